@@ -1,0 +1,67 @@
+"""The errors a person should read as one sentence.
+
+FacError
+├── InputError         what was given is wrong: a file, an argument, a mismatch   (exit 2)
+│   ├── BadRow         one row of a file, with its line
+│   ├── RunNotFound    an id or name that names no finished run
+│   └── SchemaTooNew   a workspace written by a newer version
+├── ServiceError       something outside failed: an index, a hub, a server        (exit 3)
+├── GateFailed         a check ran and the answer is no                           (exit 1)
+└── Cancelled          a person asked to stop; what is finished is kept           (exit 130)
+
+Each message says what, which value, and what to do next.
+"""
+
+
+class FacError(Exception):
+    """Anything a page or the command line shows as a sentence rather than a traceback."""
+
+    exit_code = 2
+
+
+class InputError(FacError):
+    """What was given cannot be used; nothing already stored was changed."""
+
+
+class BadRow(InputError):
+    """One row of an input file cannot become a sample."""
+
+    def __init__(self, line: int, reason: str):
+        self.line = line
+        """1-based line (or row) in the file."""
+        self.reason = reason
+        """Why, in words a person can act on."""
+        super().__init__(f"line {line}: {reason}")
+
+
+class RunNotFound(InputError):
+    """A name or id for which no finished run exists."""
+
+    def __init__(self, wanted: str, known: list[str]):
+        near = ", ".join(known[:5]) or "none yet"
+        super().__init__(
+            f"Nothing finished is called {wanted!r}. Known: {near}. "
+            f"Add data with `fac ingest` or measure it with `fac measure`."
+        )
+
+
+class SchemaTooNew(InputError):
+    """The workspace was written by a version that knows more than this one."""
+
+
+class ServiceError(FacError):
+    """A package index, a model hub or a server did not do its part."""
+
+    exit_code = 3
+
+
+class GateFailed(FacError):
+    """A gate such as `fac check` was asked and the answer is no."""
+
+    exit_code = 1
+
+
+class Cancelled(FacError):
+    """Work stopped on request between two units; finished units are kept."""
+
+    exit_code = 130
