@@ -1,0 +1,171 @@
+"""Where things are, and one frozen spec per step; a spec's hash names its run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fac.errors import InputError
+from fac.schema import EVERY_ROLE, ROLES, SCHEMA_VERSION
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEMO_INPUTS = REPOSITORY / "data" / "demo"
+DEMO_SAE = DEMO_INPUTS / "sae"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one workspace; nothing is created before something is written."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def inputs(self) -> Path:
+        """Files a person uploaded, before an ingest job reads them."""
+        return self.root / "inputs"
+
+    @property
+    def models(self) -> Path:
+        """Downloaded subject models; FAC_MODELS lets several workspaces share them."""
+        return Path(os.environ.get("FAC_MODELS") or self.root / "models")
+
+    @property
+    def queue(self) -> Path:
+        return self.root / "queue.sqlite"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+
+def workspace(given: str | Path | None = None) -> Workspace:
+    """The workspace named on the command line, else FAC_WORKSPACE, else `data/` of the clone."""
+    chosen = given or os.environ.get("FAC_WORKSPACE") or REPOSITORY / "data"
+    return Workspace(Path(chosen).resolve())
+
+
+def digest(*parts: object) -> str:
+    """12 hex digits of the SHA-256 of the parts' canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+class Spec:
+    """What a step was asked to do. Subclasses are frozen dataclasses with JSON-able fields."""
+
+    step: str
+    """Name of the step, and of the folder its runs lie in."""
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)  # type: ignore[call-overload]
+
+    def run_id(self, *inputs: str) -> str:
+        """`step-hash` over the spec, the ids or digests of its inputs and the schema version."""
+        return f"{self.step}-{digest(SCHEMA_VERSION, self.step, self.as_json(), inputs)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSpec(Spec):
+    step = "dataset"
+
+    name: str
+    """What the dataset is called from now on."""
+
+    source: str
+    """A path, or `hf:ID` for a dataset of the Hugging Face hub."""
+
+    text_field: str | None = None
+    """Column of plain text; None lets the columns speak for themselves."""
+
+    messages_field: str | None = None
+    """Column of chat messages."""
+
+    label_field: str | None = None
+    """Column copied to `label`."""
+
+    on_bad: str = "stop"
+    """stop: the first bad row ends the ingest and nothing is stored; skip: it is listed."""
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.strip() or "/" in self.name or len(self.name) > 80:
+            raise InputError(
+                f"A dataset needs a name of 1 to 80 characters without '/', got {self.name!r}."
+            )
+        if self.on_bad not in ("stop", "skip"):
+            raise InputError(f"--on-bad takes stop or skip, got {self.on_bad!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureSpec(Spec):
+    step = "measure"
+
+    dataset: str
+    """Run id of the dataset to read."""
+
+    model: str = "demo"
+    """`demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)."""
+
+    layer: int = 15
+    """Blocks that have run when the residual stream is read (hidden_states[layer])."""
+
+    sae: str = "demo"
+    """`demo`, a local folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file."""
+
+    role: str = EVERY_ROLE
+    """Whose tokens are pooled: one of ROLES, or all (kept apart by role)."""
+
+    floor: float = 0.0
+    """Peaks at or below this are not stored; any higher threshold can be asked for later."""
+
+    max_tokens: int = 1024
+    """Longer samples are read up to here; the rest is counted as cut."""
+
+    def __post_init__(self) -> None:
+        if self.floor < 0:
+            raise InputError(f"floor must not be negative, got {self.floor}.")
+        if self.role not in (*ROLES, EVERY_ROLE):
+            raise InputError(
+                f"--role takes {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}."
+            )
+        if self.max_tokens < 8:
+            raise InputError(f"max_tokens must be at least 8, got {self.max_tokens}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaeSpec(Spec):
+    """What is known of a dictionary before any data: map, neighbours, logit lens."""
+
+    step = "sae"
+
+    model: str = "demo"
+    layer: int = 15
+    sae: str = "demo"
+
+
+SPECS: dict[str, type[Spec]] = {
+    spec.step: spec for spec in (IngestSpec, MeasureSpec, SaeSpec)
+}
+
+
+def read_spec(step: str, fields: dict[str, object]) -> Spec:
+    """The spec a queue row or a manifest names.
+
+    Raises InputError for a step or a field this version does not know.
+    """
+    if step not in SPECS:
+        raise InputError(f"There is no step called {step!r}; known: {', '.join(sorted(SPECS))}.")
+    try:
+        return SPECS[step](**fields)
+    except TypeError as error:
+        raise InputError(f"A {step} spec does not fit this version: {error}.") from error

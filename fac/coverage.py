@@ -1,0 +1,171 @@
+"""The mathematics of coverage and gaps. Arrays in, numbers out; no files, no SQL, no models.
+
+Paper: arXiv 2602.10388, sections 3 and 4, appendix D; choices where it is silent: method section 6.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fac.errors import InputError
+from fac.schema import Activations, CoverageResult, Gap
+
+EPSILON = 0.01
+"""Smoothing weight of the uniform part in the smoothed KL divergence."""
+
+NEAR_CONSTANT = 0.9
+"""A feature firing in more than this share of the anchor's samples says nothing about a sample."""
+
+
+def is_active(peak: np.ndarray, threshold: float) -> np.ndarray:
+    """A_i(x) = 1[g_i(x) > threshold] (eq. 4). The SQL repeats it and a test compares the two.
+
+    Strictly above: at threshold 0 a silent feature must stay silent.
+    """
+    return np.asarray(peak) > threshold
+
+
+def pool(
+    sample: np.ndarray,
+    role: np.ndarray,
+    feature: np.ndarray,
+    position: np.ndarray,
+    value: np.ndarray,
+) -> Activations:
+    """Token activations -> g_i(x): the largest value per (sample, role, feature) (App. D, eq. 30).
+
+    All inputs have shape [n]; ties go to the first position.
+    """
+    order = np.lexsort((position, -value, feature, role, sample))
+    keys = [array[order] for array in (sample, role, feature)]
+    if len(order) == 0:
+        first = np.zeros(0, np.intp)
+    else:
+        change = np.zeros(len(order), bool)
+        change[0] = True
+        for key in keys:
+            change[1:] |= key[1:] != key[:-1]
+        first = np.flatnonzero(change)
+    counts = np.diff(np.append(first, len(order)))
+    return Activations(
+        sample=keys[0][first].astype(np.int32),
+        role=keys[1][first].astype(np.int8),
+        feature=keys[2][first].astype(np.int32),
+        peak=value[order][first].astype(np.float32),
+        position=position[order][first].astype(np.int32),
+        n_tokens=counts.astype(np.int32),
+    )
+
+
+def support(
+    activations: Activations, *, n_features: int, threshold: float, role: int | None = None
+) -> np.ndarray:
+    """Samples in which each feature is active: int64 `[n_features]`.
+
+    `role` restricts to one role's tokens; None counts a sample once whatever role fired.
+    """
+    keep = is_active(activations.peak, threshold)
+    if role is not None:
+        keep &= activations.role == role
+    pairs = np.unique(
+        np.stack([activations.feature[keep], activations.sample[keep]]).astype(np.int64), axis=1
+    )
+    return np.bincount(pairs[0], minlength=n_features)
+
+
+def present(n_samples: np.ndarray, at_least: int = 1) -> np.ndarray:
+    """F(P) or F(Q): bool `[n_features]`, features active in at least `at_least` samples (eq. 5).
+
+    Raises InputError for a support below one: a feature nobody shows is never present.
+    """
+    if at_least < 1:
+        raise InputError(f"min support must be at least 1, got {at_least}.")
+    return np.asarray(n_samples) >= at_least
+
+
+def fac(anchor: np.ndarray, dataset: np.ndarray, relevant: np.ndarray) -> CoverageResult:
+    """FAC = |F(Q) ∩ F(P)| / |F(P)| and F_miss = F(P) \\ F(Q) (eq. 6), within the relevant set F.
+
+    All three are bool `[n_features]`. The intersection keeps the ratio at most 1 (method 1.2).
+    """
+    anchor, dataset = anchor & relevant, dataset & relevant
+    covered, missing = anchor & dataset, anchor & ~dataset
+    p, q = int(anchor.sum()), int(dataset.sum())
+    c, m = int(covered.sum()), int(missing.sum())
+    return CoverageResult(
+        fac=c / p if p else math.nan,
+        n_anchor=p,
+        n_dataset=q,
+        n_covered=c,
+        n_missing=m,
+        kl_smoothed=smoothed_kl(covered=c, missing=m, dataset=q, relevant=int(relevant.sum())),
+        missing=np.flatnonzero(missing),
+    )
+
+
+def smoothed_kl(
+    *, covered: int, missing: int, dataset: int, relevant: int, epsilon: float = EPSILON
+) -> float:
+    """KL(P_F || Q_F^eps) in nats, both uniform on their supports (App. D, closed form).
+
+    c/p · log((1/p) / ((1-eps)/q + eps/f)) + m/p · log(f / (eps p)), with p = c + m. NaN when p = 0.
+    With q = 0 the mixture is the uniform part alone.
+    """
+    p = covered + missing
+    if p == 0:
+        return math.nan
+    shown = (1 - epsilon) / dataset + epsilon / relevant if dataset else epsilon / relevant
+    return covered / p * math.log(1 / p / shown) + missing / p * math.log(relevant / (epsilon * p))
+
+
+def miss_hit_rate(missing: np.ndarray, now_present: np.ndarray) -> float:
+    """Share of F_miss that is active afterwards: the number the paper's tables report (1.2 [D]).
+
+    `missing` holds feature ids, `now_present` is bool `[n_features]`. NaN for an empty F_miss.
+    """
+    return float(now_present[missing].mean()) if len(missing) else math.nan
+
+
+def everywhere_relevant(n_anchor: np.ndarray, n_samples: int, min_support: int = 1) -> np.ndarray:
+    """The relevance profile "all": bool `[n_features]`, without near-constant features.
+
+    A feature that fires in more than NEAR_CONSTANT of the anchor's samples tells nothing about
+    what a sample is about and is left out, as are features below the support.
+    """
+    return (n_anchor >= min_support) & (n_anchor <= NEAR_CONSTANT * n_samples)
+
+
+def gaps(n_samples: np.ndarray, relevant: np.ndarray, wanted: int) -> list[Gap]:
+    """Relevant features (bool `[n_features]`) seen in fewer than `wanted` samples, fewest first."""
+    short = np.flatnonzero(relevant & (np.asarray(n_samples) < wanted))
+    short = short[np.argsort(n_samples[short], kind="stable")]
+    return [Gap(int(i), int(n_samples[i]), wanted) for i in short]
+
+
+def chance_of_none(n_anchor: np.ndarray, anchor_tokens: int, dataset_tokens: int) -> np.ndarray:
+    """Probability that a dataset of this size shows none, if it were like the anchor.
+
+    Poisson with the anchor's rate per content token, which controls for size and length (longer
+    texts fire more features). Ours; near 1 the gap says nothing, near 0 it is real.
+    """
+    if anchor_tokens <= 0:
+        return np.full(len(n_anchor), np.nan)
+    return np.exp(-np.asarray(n_anchor, float) * dataset_tokens / anchor_tokens)
+
+
+def badge(chance: float, near: float, strength: float) -> str:
+    """How far a gap can be believed: "robust", "borderline" or "artefact". Ours.
+
+    chance    probability of seeing none by size alone (chance_of_none)
+    near      the dataset's highest pre-activation over the SAE's own threshold for the feature
+    strength  the anchor's highest peak over that threshold
+    An anchor that itself barely fires is an artefact; a gap that luck or a near miss could explain
+    is borderline.
+    """
+    if strength < 1.1:
+        return "artefact"
+    if chance > 0.05 or near > 0.9:
+        return "borderline"
+    return "robust"

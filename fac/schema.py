@@ -1,0 +1,162 @@
+"""What a row is: the small records passed between rooms and the arrow schema of every table.
+
+Words as in architecture section 2: sample, feature, activation, span, run, relevant, gap.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Part of every run's id; a workspace that names a larger one is refused."""
+
+ROLES = ("system", "user", "assistant")
+"""Index = the code used in arrays; the string is what tables hold."""
+
+EVERY_ROLE = "all"
+"""Asks for a sample's strongest activation over all its roles."""
+
+Message = dict[str, str]
+Chat = list[Message]
+
+
+class Activations(NamedTuple):
+    """Coordinates of everything that fired, one entry per (sample, role, feature)."""
+
+    sample: np.ndarray
+    """int32 row in the dataset."""
+
+    role: np.ndarray
+    """int8 index into ROLES: whose tokens."""
+
+    feature: np.ndarray
+    """int32 index in the SAE's dictionary."""
+
+    peak: np.ndarray
+    """float32 largest activation over that role's content tokens (paper App. D, eq. 30)."""
+
+    position: np.ndarray
+    """int32 token index of the peak in the rendered chat."""
+
+    n_tokens: np.ndarray
+    """int32 content tokens of that role on which the feature fired."""
+
+
+class Gap(NamedTuple):
+    """A relevant feature that the dataset does not show often enough."""
+
+    feature: int
+    """Index in the SAE's dictionary."""
+
+    seen: int
+    """Samples of the dataset in which it fires now."""
+
+    wanted: int
+    """Samples in which it should fire."""
+
+
+class CoverageResult(NamedTuple):
+    """FAC of one dataset against one anchor at one threshold, for one set of relevant features."""
+
+    fac: float
+    """|F(Q) ∩ F(P)| / |F(P)|; NaN where F(P) is empty (method section 6)."""
+
+    n_anchor: int
+    """|F(P)|: relevant features the anchor shows."""
+
+    n_dataset: int
+    """|F(Q)|: relevant features the dataset shows."""
+
+    n_covered: int
+    """|F(Q) ∩ F(P)|."""
+
+    n_missing: int
+    """|F_miss| = |F(P) \\ F(Q)| (eq. 6)."""
+
+    kl_smoothed: float
+    """Smoothed KL(P_F || Q_F) in nats (App. D), epsilon 0.01 over the relevant features."""
+
+    missing: np.ndarray
+    """int feature ids of F_miss, ascending."""
+
+
+ROLE_TYPE = pa.dictionary(pa.int8(), pa.string())
+
+SAMPLES = pa.schema(
+    [
+        ("sample_id", pa.string()),  # sha256 of the canonical messages, 16 hex digits
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("label", pa.string()),  # null where the source had none
+        ("meta", pa.string()),  # JSON object: source line, other columns
+    ]
+)
+
+REJECTED = pa.schema([("line", pa.int64()), ("reason", pa.string())])
+
+ACTIVATIONS = pa.schema(
+    [
+        ("sample", pa.int32()),
+        ("role", ROLE_TYPE),
+        ("feature", pa.int32()),
+        ("peak", pa.float32()),
+        ("position", pa.int32()),
+        ("n_tokens", pa.int32()),
+    ]
+)
+"""Sorted by (feature, peak descending, sample, role)."""
+
+SPANS = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("kind", pa.string()),  # "top": the best; "spread": over the quantiles of its peaks
+        ("rank", pa.int32()),  # 0 is strongest within its kind
+        ("quantile", pa.float32()),  # share of the feature's rows that are weaker
+        ("sample", pa.int32()),
+        ("role", ROLE_TYPE),
+        ("position", pa.int32()),
+        ("peak", pa.float32()),
+        ("peak_index", pa.int32()),  # index of the peak token within `tokens`
+        ("tokens", pa.list_(pa.string())),
+        ("activations", pa.list_(pa.float32())),  # same length as tokens; 0 where silent
+    ]
+)
+"""Sorted by (feature, kind descending, rank): "top" rows precede "spread" rows."""
+
+NEAR = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("rank", pa.int32()),  # 0 is the highest pre-activation of the dataset
+        ("sample", pa.int32()),
+        ("role", ROLE_TYPE),
+        ("position", pa.int32()),
+        ("pre", pa.float32()),  # SAE pre-activation, before any threshold
+        ("peak_index", pa.int32()),
+        ("tokens", pa.list_(pa.string())),
+    ]
+)
+"""The dataset's highest pre-activations of every feature, also of features that never fire."""
+
+SAMPLE_TOKENS = pa.schema(
+    [
+        ("sample", pa.int32()),
+        ("n_tokens", pa.int32()),  # tokens of the rendered chat that were read
+        ("n_content", pa.int32()),  # of those, content tokens in the measured roles
+        ("n_cut", pa.int32()),  # tokens beyond the limit, not read
+    ]
+)
+
+SAE_FEATURES = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("threshold", pa.float32()),  # JumpReLU threshold; 0 for other architectures
+        ("x", pa.float32()),  # UMAP of the decoder directions
+        ("y", pa.float32()),
+        ("promotes", pa.list_(pa.string())),  # logit lens: most promoted tokens
+        ("suppresses", pa.list_(pa.string())),
+        ("neighbours", pa.list_(pa.int32())),  # by cosine of decoder directions
+        ("cosines", pa.list_(pa.float32())),
+    ]
+)
