@@ -354,6 +354,25 @@ class SubjectModel:
 
     def residual(self, ids: Sequence[np.ndarray]) -> torch.Tensor:
         """Residual stream of a batch, right-padded: `[batch, longest, d_model]` on the device."""
+        kept: list[torch.Tensor] = []
+
+        def stop(_module: Any, _inputs: Any, output: Any) -> None:
+            kept.append(output[0] if isinstance(output, tuple) else output)
+            raise _StopForward
+
+        self._run(ids, stop)
+        return kept[0]
+
+    def forward_from(self, ids: Sequence[np.ndarray], states: torch.Tensor) -> torch.Tensor:
+        """Logits `[batch, longest, vocabulary]` when the later blocks read `states` instead."""
+
+        def replace(_module: Any, _inputs: Any, output: Any) -> Any:
+            return (states, *output[1:]) if isinstance(output, tuple) else states
+
+        return self._run(ids, replace).logits
+
+    def _run(self, ids: Sequence[np.ndarray], hook: Callable[..., Any]) -> Any:
+        """Forward a right-padded batch with `hook` on the last block read; None if it stopped."""
         import torch
 
         longest = max(len(row) for row in ids)
@@ -362,27 +381,18 @@ class SubjectModel:
         for i, row in enumerate(ids):
             padded[i, : len(row)] = row
             mask[i, : len(row)] = 1
-        kept: list[torch.Tensor] = []
-
-        def stop(_module: Any, _inputs: Any, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
-            raise _StopForward
-
-        handle = self._block.register_forward_hook(stop)
+        handle = self._block.register_forward_hook(hook)
         try:
             with torch.inference_mode():
-                self.model(
+                return self.model(
                     input_ids=torch.from_numpy(padded).to(self.device),
-                    attention_mask=None
-                    if mask.all()
-                    else torch.from_numpy(mask).to(self.device),
+                    attention_mask=None if mask.all() else torch.from_numpy(mask).to(self.device),
                     use_cache=False,
                 )
         except _StopForward:
-            pass
+            return None
         finally:
             handle.remove()
-        return kept[0]
 
 
 def _blocks(model: Any) -> Any:

@@ -100,3 +100,143 @@ def _content_states(chats: Sequence[Chat], model: SubjectModel) -> Iterator[np.n
         for row, i in enumerate(rows):
             content = np.flatnonzero(rendered[i].role != SCAFFOLD)
             yield states[row, content].half().cpu().numpy()
+
+
+def shuffled_batches(
+    folder: Path, recipe: TrainRecipe, *, start: int = 0, group: int = 8
+) -> Iterator[np.ndarray]:
+    """Endless float32 batches `[batch, d_model]`, in an order that only the recipe decides.
+
+    `group` shards are held at a time and their tokens permuted together, so memory does not grow
+    with the corpus. `start` batches are skipped without reading them: a resumed training
+    continues exactly where it stopped.
+    """
+    paths = sorted(folder.glob("shard-*.npy"))
+    sizes = {path: np.load(path, mmap_mode="r").shape[0] for path in paths}
+    number = 0
+    for epoch in range(2**31):
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(paths))
+        for first in range(0, len(order), group):
+            chosen = [paths[i] for i in order[first : first + group]]
+            full = sum(sizes[path] for path in chosen) // recipe.batch
+            if number + full <= start:
+                number += full
+                continue
+            tokens = np.concatenate([np.load(path) for path in chosen])
+            rng = np.random.default_rng([recipe.seed, epoch, first, 1])
+            where = rng.permutation(len(tokens))
+            for i in range(full):
+                if number >= start:
+                    batch = where[i * recipe.batch : (i + 1) * recipe.batch]
+                    yield tokens[batch].astype(np.float32)
+                number += 1
+
+
+def steps_per_pass(folder: Path, recipe: TrainRecipe, group: int = 8) -> int:
+    """Optimiser steps that one pass over the shards takes (about; groups drop their remainder)."""
+    sizes = [np.load(path, mmap_mode="r").shape[0] for path in sorted(folder.glob("shard-*.npy"))]
+    return max(1, sum(sizes) // recipe.batch - len(sizes) // group)
+
+
+def sparse_batch_topk() -> type:
+    """sae-lens' BatchTopK training SAE with a sparse decoder: same loss, same gradients.
+
+    The library multiplies the whole `[batch, width]` matrix of activations, of which a hundredth
+    is not zero, six times a step. Here the k·batch largest are found among those near the running
+    threshold, and only they are decoded and differentiated (2 to 3 times faster on two cores).
+    """
+    import torch
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE
+    from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+
+    class Reconstruct(torch.autograd.Function):
+        """x -> sum over the chosen (row, feature) of pre * W_dec[feature] + b_dec."""
+
+        @staticmethod
+        def forward(ctx, x, W_enc, b_enc, W_dec, b_dec, rows, cols, pre):  # type: ignore
+            acts = _csr(rows, cols, pre, len(x), len(b_enc))
+            ctx.save_for_backward(x, W_enc, W_dec, b_dec, rows, cols, pre)
+            return acts @ W_dec + b_dec
+
+        @staticmethod
+        def backward(ctx, grad):  # type: ignore
+            x, W_enc, W_dec, b_dec, rows, cols, pre = ctx.saved_tensors
+            with torch.autocast(grad.device.type, dtype=torch.bfloat16, enabled=_autocast()):
+                grad_pre = (grad @ W_dec.T)[rows, cols].float()
+            order = torch.argsort(cols, stable=True)
+            by_feature = cols[order], rows[order]
+            shape = len(W_dec), len(x)
+            grad_W_dec = _csr(*by_feature, pre[order], *shape) @ grad
+            grad_W_enc = (_csr(*by_feature, grad_pre[order], *shape) @ (x - b_dec)).T
+            grad_b_enc = torch.zeros(len(W_dec)).to(x).index_add_(0, cols, grad_pre)
+            grad_b_dec = grad.sum(0) - W_enc @ grad_b_enc
+            return None, grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec, None, None, None
+
+    def _autocast() -> bool:
+        return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+
+    def _csr(rows, cols, values, n_rows, n_cols):  # type: ignore
+        """Rows must be sorted."""
+        counts = torch.bincount(rows, minlength=n_rows)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return torch.sparse_csr_tensor(
+            starts, cols, values, (n_rows, n_cols), check_invariants=False
+        )
+
+    class SparseBatchTopK(BatchTopKTrainingSAE):
+        def choose(self, scaled: torch.Tensor) -> torch.Tensor:
+            """Flat indices, ascending, of the k·batch largest entries of `[batch, width]`."""
+            wanted = int(self.cfg.k * len(scaled))
+            flat = scaled.flatten()
+            near = torch.nonzero(flat > 0.8 * self.topk_threshold.item()).squeeze(1)
+            if len(near) < wanted:
+                near = torch.arange(len(flat), device=flat.device)
+            best = near[torch.topk(flat[near], wanted, sorted=False).indices]
+            return best[flat[best] > 0].sort().values
+
+        def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+            x = step_input.sae_in.float()
+            norms = self.W_dec.detach().norm(dim=-1)
+            with torch.no_grad():
+                hidden_pre = ((x - self.b_dec) @ self.W_enc).float() + self.b_enc
+                flat = self.choose(hidden_pre * norms)
+                rows, cols = flat // len(norms), flat % len(norms)
+                pre = hidden_pre.flatten()[flat]
+                lowest = (pre * norms[cols]).min().double()
+                rate = self.cfg.topk_threshold_lr
+                self.topk_threshold = (1 - rate) * self.topk_threshold + rate * lowest
+            with torch.autocast(x.device.type, enabled=False):
+                sae_out = Reconstruct.apply(
+                    x, self.W_enc, self.b_enc, self.W_dec, self.b_dec, rows, cols, pre
+                )
+                mse = (sae_out - x).pow(2).sum(dim=-1).mean()
+                auxiliary = self._revive(x, sae_out, step_input.dead_neuron_mask)
+            values = torch.sparse_coo_tensor(
+                torch.stack([rows, cols]), pre, hidden_pre.shape, is_coalesced=True,
+                check_invariants=False,
+            )
+            return TrainStepOutput(
+                sae_in=x,
+                sae_out=sae_out,
+                feature_acts=values,
+                hidden_pre=hidden_pre,
+                loss=mse + auxiliary,
+                losses={"mse_loss": mse, "auxiliary_reconstruction_loss": auxiliary},
+            )
+
+        def _revive(self, x, sae_out, dead):  # type: ignore
+            """Dead features reconstruct the residual error (Gao et al. 2024, A.2), as sae-lens."""
+            dead = torch.nonzero(dead).squeeze(1)
+            if len(dead) == 0:
+                return sae_out.new_tensor(0.0)
+            half = x.shape[-1] // 2
+            k = min(half, len(dead))
+            residual = (x - sae_out).detach()
+            pre = (x - self.b_dec) @ self.W_enc[:, dead] + self.b_enc[dead]
+            decoder = self.W_dec[dead]
+            chosen = (pre * decoder.norm(dim=-1)).topk(k, sorted=False).indices
+            acts = torch.zeros_like(pre).scatter(-1, chosen, pre.gather(-1, chosen))
+            error = (acts @ decoder - residual).pow(2).sum(dim=-1).mean()
+            return self.cfg.aux_loss_coefficient * min(len(dead) / half, 1.0) * error
+
+    return SparseBatchTopK

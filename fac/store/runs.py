@@ -1,0 +1,379 @@
+"""Runs: folders of parquet that exist completely or not at all.
+
+    runs/<step>/<run id>/manifest.json + *.parquet     finished, never changed again
+    runs/<step>/.tmp-<run id>/                         being computed; survives a crash, so the
+                                                       step can continue where it stopped
+    runs/<step>/.lock-<run id>                         held (flock) by the process computing it
+
+The manifest is written last and the folder is renamed after it, so a reader needs no lock: what has
+a manifest under its final name is whole. No SQL here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import fac
+from fac.config import Spec, Workspace
+from fac.errors import InputError, RunNotFound, SchemaTooNew
+from fac.schema import SCHEMA_VERSION
+
+Manifests = list[dict[str, Any]]
+Names = list[str]  # inside Runs, `list` is the method
+
+MANIFEST = "manifest.json"
+
+ROW_GROUP_ROWS = 65_536
+ROW_GROUP_BYTES = 256 * 2**20
+
+_RUN_ID = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)+")
+_NAMED_IN_MANIFEST = ("numpy", "pyarrow", "duckdb", "torch", "transformers", "sae-lens")
+
+
+@contextmanager
+def disk_room(what: str) -> Iterator[None]:
+    """Turns a full disk into one sentence naming `what` was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(disk_full(what)) from error
+
+
+def disk_full(what: str) -> str:
+    return (
+        f"The disk is full, {what} could not be written and nothing stored was changed: "
+        f"free some space, then start it again."
+    )
+
+
+class Runs:
+    """The finished runs of a workspace, and the one way to add to them."""
+
+    def __init__(self, workspace: Workspace):
+        self.root = workspace.runs
+
+    def path(self, run_id: str) -> Path:
+        """Where the run lies, or would lie. Raises RunNotFound for what cannot be an id."""
+        if not _RUN_ID.fullmatch(run_id):  # ids also come from URLs: no separators, no dots
+            raise RunNotFound(run_id, [])
+        return self.root / run_id.rsplit("-", 1)[0] / run_id
+
+    def find(self, run_id: str) -> bool:
+        """Whether the run is finished."""
+        return bool(_RUN_ID.fullmatch(run_id)) and (self.path(run_id) / MANIFEST).is_file()
+
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        """What the run says of itself.
+
+        Raises RunNotFound where there is none, SchemaTooNew where a newer version wrote it.
+        """
+        path = self.path(run_id) / MANIFEST
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            raise RunNotFound(run_id, self._ids(path.parent.parent.name)) from None
+        except ValueError as error:  # bad JSON or bad UTF-8
+            raise InputError(
+                f"The manifest of run {run_id} cannot be read ({error}): "
+                f"delete the folder {path.parent} and compute the run again."
+            ) from error
+        if found["schema"] > SCHEMA_VERSION:
+            raise SchemaTooNew(
+                f"Run {run_id} was written with schema {found['schema']}, this version reads up "
+                f"to {SCHEMA_VERSION}: update FAC Explorer or choose another workspace."
+            )
+        return found
+
+    def list(self, step: str) -> Manifests:
+        """Manifests of the finished runs of a step, newest first."""
+        found = [self.manifest(run_id) for run_id in self._ids(step)]
+        return sorted(found, key=lambda m: (m["created"], m["run"]), reverse=True)
+
+    def resolve(self, step: str, name_or_id: str) -> str:
+        """The id behind a run id or a name; of several runs with that name, the newest.
+
+        Raises RunNotFound with the names there are.
+        """
+        manifests = self.list(step)
+        for found in manifests:
+            if found["run"] == name_or_id:
+                return name_or_id
+        for found in manifests:
+            if found["facts"].get("name") == name_or_id:
+                return found["run"]
+        names = [str(m["facts"].get("name", m["run"])) for m in manifests]
+        raise RunNotFound(name_or_id, sorted(set(names)))
+
+    def table(self, run_id: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One table of a finished run, whole or some of its columns."""
+        with self._open(run_id, name) as file:
+            return file.read(columns=None if columns is None else [*columns])
+
+    def batches(self, run_id: str, name: str) -> Iterator[pa.RecordBatch]:
+        """One table of a finished run, a piece at a time."""
+        with self._open(run_id, name) as file:
+            yield from file.iter_batches()
+
+    def verify(self, run_id: str) -> Names:
+        """Files that are gone or no longer have the bytes the manifest promised."""
+        folder = self.path(run_id)
+        return [
+            name
+            for name, facts in sorted(self.manifest(run_id)["files"].items())
+            if not (folder / name).is_file() or _sha256(folder / name) != facts["sha256"]
+        ]
+
+    def scratch(self, run_id: str) -> Path:
+        """The folder a run grows in. It outlives a crash; `publish` turns it into the run."""
+        path = self._hidden("tmp", run_id)
+        with disk_room(f"run {run_id}"):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def exclusive(self, run_id: str) -> Iterator[None]:
+        """Holds the run for this process; the kernel lets go if the process dies.
+
+        Raises InputError when another process computes it now.
+        """
+        path = self._hidden("lock", run_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = path.open("a+", encoding="ascii")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "of unknown number"
+                file.close()
+                raise InputError(
+                    f"Run {run_id} is already being computed by process {holder}: "
+                    f"wait for it or cancel it on the jobs page."
+                ) from None
+            # The last holder may have removed the file between our open and our lock.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                break
+            file.close()
+        try:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            file.close()
+
+    def publish(
+        self,
+        run_id: str,
+        *,
+        spec: Spec,
+        inputs: Sequence[str],
+        facts: dict[str, Any],
+        seconds: float,
+    ) -> None:
+        """Makes what lies in `scratch(run_id)` a finished run.
+
+        Working files, whose names begin with an underscore, are dropped. A run that is finished
+        already stays as it is: same id, same content. Raises InputError on a full disk.
+        """
+        scratch, final = self.scratch(run_id), self.path(run_id)
+        if self.find(run_id):
+            shutil.rmtree(scratch)
+            return
+        files = {}
+        for path in sorted(scratch.iterdir()):
+            if path.name.startswith("_"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            elif path.name != MANIFEST:
+                files[path.name] = _file_facts(path)
+        manifest = {
+            "run": run_id,
+            "step": spec.step,
+            "schema": SCHEMA_VERSION,
+            "spec": spec.as_json(),
+            "inputs": [*inputs],
+            "facts": facts,
+            "files": files,
+            "versions": _versions(),
+            "seconds": round(seconds, 3),
+            "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+        }
+        text = json.dumps(
+            manifest, indent=1, ensure_ascii=False, allow_nan=False, default=_plain_number
+        )
+        with disk_room(f"run {run_id}"):
+            partial = scratch / f"_{MANIFEST}"
+            # a surrogate half in a file name or label is escaped, as JSON allows
+            partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+            _sync(partial)
+            partial.rename(scratch / MANIFEST)
+            _sync(scratch)
+            scratch.rename(final)
+            _sync(final.parent)
+
+    def _hidden(self, kind: str, run_id: str) -> Path:
+        final = self.path(run_id)
+        return final.parent / f".{kind}-{run_id}"
+
+    def _ids(self, step: str) -> Names:
+        home = self.root / step
+        if not home.is_dir():
+            return []
+        return sorted(path.name for path in home.iterdir() if self.find(path.name))
+
+    def _open(self, run_id: str, name: str) -> pq.ParquetFile:
+        files = self.manifest(run_id)["files"]
+        if f"{name}.parquet" not in files:
+            known = ", ".join(file.removesuffix(".parquet") for file in sorted(files))
+            raise InputError(f"Run {run_id} has no table {name!r}; it has: {known or 'none'}.")
+        path = self.path(run_id) / f"{name}.parquet"
+        try:
+            return pq.ParquetFile(path)
+        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            raise InputError(
+                f"The table {name} of run {run_id} is damaged ({str(error).splitlines()[0]}): "
+                f"delete the folder {path.parent} and compute the run again."
+            ) from error
+
+
+class ParquetAppender:
+    """Writes a table piece by piece; it appears under its name only when complete.
+
+    The bytes do not depend on how the rows were cut into pieces: row groups are refilled to
+    `row_group_rows` (fewer where a group would exceed ROW_GROUP_BYTES).
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, *, row_group_rows: int = ROW_GROUP_ROWS):
+        self.path = path
+        self.schema = schema
+        self.rows = 0
+        self._partial = path.with_name(f"_{path.name}.part")
+        self._group = row_group_rows
+        self._waiting: list[pa.Table] = []
+        with disk_room(path.name):
+            self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
+
+    def append(self, rows: pa.Table | pa.RecordBatch) -> None:
+        """Adds rows whose columns can be cast to the schema's."""
+        if isinstance(rows, pa.RecordBatch):
+            rows = pa.Table.from_batches([rows])
+        if not len(rows):
+            return
+        self._waiting.append(rows.select(self.schema.names).cast(self.schema))
+        self.rows += len(rows)
+        waiting = sum(len(table) for table in self._waiting)
+        if sum(table.nbytes for table in self._waiting) >= ROW_GROUP_BYTES:
+            self._write(waiting)
+        elif waiting >= self._group:
+            self._write(waiting - waiting % self._group)
+
+    def close(self) -> None:
+        """Writes what is left and gives the file its name."""
+        self._write(sum(len(table) for table in self._waiting))
+        with disk_room(self.path.name):
+            self._writer.close()
+            _sync(self._partial)
+            self._partial.rename(self.path)
+
+    def _write(self, n: int) -> None:
+        if not n:
+            return
+        rows = pa.concat_tables(self._waiting)
+        self._waiting = [rows.slice(n)] if n < len(rows) else []
+        for start in range(0, n, self._group):
+            group = _fresh_dictionaries(rows.slice(start, min(self._group, n - start)))
+            with disk_room(self.path.name):
+                self._writer.write_table(group, row_group_size=self._group)
+
+    def __enter__(self) -> ParquetAppender:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.close()
+            else:
+                with suppress(OSError):  # what went wrong first is what is told
+                    self._writer.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def write_table(
+    path: Path, table: pa.Table, schema: pa.Schema, *, row_group_rows: int = ROW_GROUP_ROWS
+) -> None:
+    """Writes a whole table: cast to the schema, zstd, under its name only when complete."""
+    with ParquetAppender(path, schema, row_group_rows=row_group_rows) as file:
+        file.append(table)
+
+
+def _fresh_dictionaries(table: pa.Table) -> pa.Table:
+    """Dictionaries rebuilt from the values present, so slices of one table encode alike."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            column = table.column(i).cast(field.type.value_type).combine_chunks()
+            table = table.set_column(i, field, column.dictionary_encode().cast(field.type))
+    return table
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    facts = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+    if path.suffix == ".parquet":
+        facts["rows"] = pq.read_metadata(path).num_rows
+    _sync(path)
+    return facts
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _plain_number(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} cannot be written to a manifest")
+
+
+def _versions() -> dict[str, str]:
+    found = {"fac": fac.__version__, "python": platform.python_version()}
+    for package in _NAMED_IN_MANIFEST:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # an app-only machine has no torch
+            continue
+    return found
