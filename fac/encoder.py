@@ -104,6 +104,10 @@ class Encoder(Protocol):
         """The chats in batches of similar length, token by token."""
         ...
 
+    def render(self, chats: Sequence[Chat]) -> list[Rendered]:
+        """The chats as the model reads them, without running it."""
+        ...
+
 
 class SaeEncoder:
     """The real Encoder: a subject model read by an SAE."""
@@ -125,6 +129,10 @@ class SaeEncoder:
         joined = Activations(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         order = np.lexsort((joined.feature, joined.role, joined.sample))
         return Activations(*(column[order] for column in joined))
+
+    def render(self, chats: Sequence[Chat]) -> list[Rendered]:
+        """The chats as the model reads them, without running it."""
+        return self.model.renderer.render(chats)
 
     def read(self, chats: Sequence[Chat], roles: Sequence[str] = ROLES) -> Iterator[Reading]:
         """The chats in batches of similar length, token by token.

@@ -1,0 +1,189 @@
+"""measure: texts in, one immutable run out; restarts and batch sizes change nothing."""
+
+import numpy as np
+import pytest
+
+from fac import measure as measuring
+from fac import schema
+from fac.config import IngestSpec, MeasureSpec, Workspace
+from fac.errors import Cancelled
+from fac.measure import measure
+from fac.store.runs import Runs, write_table
+from tests.lexicon import LexiconEncoder
+
+WORDS = ("tea", "coffee", "sugar", "milk")
+
+
+def chat(user, assistant=None):
+    messages = [{"role": "user", "content": user}]
+    return messages + ([{"role": "assistant", "content": assistant}] if assistant else [])
+
+
+def dataset(runs, chats, name="drinks"):
+    spec = IngestSpec(name=name, source="-")
+    run_id = spec.run_id(str(chats))
+    import pyarrow as pa
+
+    table = pa.table(
+        {
+            "sample_id": [f"{i:016x}" for i in range(len(chats))],
+            "messages": chats,
+            "label": [None] * len(chats),
+            "meta": ["{}"] * len(chats),
+        },
+        schema=schema.SAMPLES,
+    )
+    write_table(runs.scratch(run_id) / "samples.parquet", table, schema.SAMPLES)
+    facts = {"name": name, "n_samples": len(chats)}
+    runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
+    return run_id
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(Workspace(tmp_path))
+
+
+def quiet(done, total, note=""):
+    assert 0 <= done <= total
+
+
+def measured(runs, chats, encoder=None, **spec):
+    encoder = encoder or LexiconEncoder(*WORDS)
+    source = dataset(runs, chats)
+    spec = MeasureSpec(dataset=source, **spec)
+    return measure(spec, runs=runs, encoder=encoder, sae_run="sae-0", progress=quiet)
+
+
+def rows(runs, run_id, name="activations"):
+    return runs.table(run_id, name).to_pylist()
+
+
+def test_the_peak_is_the_strongest_token_of_the_role_and_counts_its_tokens(runs):
+    run = measured(runs, [chat("tea and tea!! and tea", "milk for tea!")])
+    found = [(r["role"], r["feature"], r["peak"], r["position"], r["n_tokens"]) for r in rows(runs, run)]
+    assert found == [("user", 0, 2.0, 3, 3), ("assistant", 0, 1.5, 9, 1), ("assistant", 3, 1.0, 7, 1)]
+
+
+def test_only_the_asked_role_is_pooled(runs):
+    run = measured(runs, [chat("tea", "coffee")], role="assistant")
+    assert [(r["role"], r["feature"]) for r in rows(runs, run)] == [("assistant", 1)]
+
+
+def test_peaks_at_or_below_the_floor_are_not_stored(runs):
+    run = measured(runs, [chat("tea coffee! sugar!!")], floor=1.0)
+    assert [r["feature"] for r in rows(runs, run)] == [1, 2]
+
+
+def test_rows_are_sorted_by_feature_then_strength(runs):
+    run = measured(runs, [chat("tea"), chat("coffee tea!"), chat("tea!!"), chat("tea")])
+    found = [(r["feature"], -r["peak"], r["sample"]) for r in rows(runs, run)]
+    assert found == sorted(found)
+
+
+def test_a_span_shows_every_token_and_its_activation_within_the_message(runs):
+    run = measured(runs, [chat("I like tea! with tea", "good tea")])
+    spans = rows(runs, run, "spans")
+    best = spans[0]
+    assert (best["kind"], best["rank"], best["role"], best["peak"]) == ("top", 0, "user", 1.5)
+    assert best["tokens"] == [" I", " like", " tea!", " with", " tea"]
+    assert best["activations"] == [0, 0, 1.5, 0, 1]
+    assert best["peak_index"] == 2
+    assert spans[1]["tokens"] == [" good", " tea"]
+
+
+def test_quantiles_say_which_share_of_the_rows_is_weaker(runs):
+    run = measured(runs, [chat("tea" + "!" * i) for i in range(5)])
+    top = [s for s in rows(runs, run, "spans") if s["kind"] == "top"]
+    assert [s["peak"] for s in top] == [3, 2.5, 2, 1.5, 1]
+    assert np.allclose([s["quantile"] for s in top], [0.8, 0.6, 0.4, 0.2, 0.0])
+
+
+def test_the_spread_reaches_below_the_strongest(runs):
+    run = measured(runs, [chat("tea" + "!" * (i % 40)) for i in range(200)])
+    spans = rows(runs, run, "spans")
+    spread = [s for s in spans if s["kind"] == "spread"]
+    assert len([s for s in spans if s["kind"] == "top"]) == measuring.TOP
+    assert 5 <= len(spread) <= measuring.SPREAD
+    assert min(s["quantile"] for s in spread) < 0.3
+    assert [s["peak"] for s in spread] == sorted((s["peak"] for s in spread), reverse=True)
+    assert [s["rank"] for s in spread] == list(range(len(spread)))
+
+
+def test_near_misses_name_the_closest_token_of_a_feature_that_never_fires(runs):
+    run = measured(runs, [chat("a cocoa"), chat("the coffin"), chat("water")])
+    near = [r for r in rows(runs, run, "near") if r["feature"] == WORDS.index("coffee")]
+    assert [r["sample"] for r in near] == [1, 0, 2]
+    assert near[0]["tokens"][near[0]["peak_index"]] == " coffin"
+    assert near[0]["pre"] == pytest.approx(4 / 6)
+    assert near[0]["role"] == "user"
+
+
+def test_token_counts_are_per_sample_and_scaffold_is_not_content(runs):
+    run = measured(runs, [chat("one two", "three"), chat("four")])
+    assert rows(runs, run, "sample_tokens") == [
+        {"sample": 0, "n_tokens": 5, "n_content": 3, "n_cut": 0},
+        {"sample": 1, "n_tokens": 2, "n_content": 1, "n_cut": 0},
+    ]
+    facts = runs.manifest(run)["facts"]
+    assert (facts["tokens"], facts["content_tokens"]) == (7, 4)
+    assert facts["content_tokens_by_role"] == {"system": 0, "user": 3, "assistant": 1}
+
+
+def many(n=37):
+    words = [*WORDS, "water", "and", "with"]
+    rng = np.random.default_rng(7)
+    return [
+        chat(" ".join(str(w) + "!" * int(rng.integers(3)) for w in rng.choice(words, 6)), "tea")
+        for _ in range(n)
+    ]
+
+
+def bytes_of(runs, run_id):
+    return {p.name: p.read_bytes() for p in runs.path(run_id).glob("*.parquet")}
+
+
+def test_batch_size_changes_nothing(runs, tmp_path):
+    other = Runs(Workspace(tmp_path / "other"))
+    one = measured(runs, many(), LexiconEncoder(*WORDS, rows=1))
+    two = measured(other, many(), LexiconEncoder(*WORDS, rows=16))
+    assert one == two
+    assert bytes_of(runs, one) == bytes_of(other, two)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 9, 20, 36])
+def test_a_stopped_measure_continues_and_ends_in_the_same_bytes(
+    runs, tmp_path, monkeypatch, stop_after
+):
+    monkeypatch.setattr(measuring, "PART", 8)
+    monkeypatch.setattr(measuring, "MERGE_ROWS", 40)
+    other = Runs(Workspace(tmp_path / "other"))
+    whole = measured(other, many())
+
+    source = dataset(runs, many())
+    spec = MeasureSpec(dataset=source)
+
+    def impatient(done, total, note=""):
+        if done >= stop_after:
+            raise Cancelled("asked to stop")
+
+    first = LexiconEncoder(*WORDS)
+    with pytest.raises(Cancelled):
+        measure(spec, runs=runs, encoder=first, sae_run="sae-0", progress=impatient)
+    assert not runs.find(spec.run_id(source, first.identity))
+
+    second = LexiconEncoder(*WORDS)
+    run = measure(spec, runs=runs, encoder=second, sae_run="sae-0", progress=quiet)
+    assert second.read_samples == len(many()) - stop_after // 8 * 8
+    assert bytes_of(runs, run) == bytes_of(other, whole)
+
+
+def test_asking_again_computes_nothing(runs):
+    first = measured(runs, many())
+    encoder = LexiconEncoder(*WORDS)
+    assert measured(runs, many(), encoder) == first
+    assert encoder.read_samples == 0
+
+
+def test_another_encoder_is_another_run(runs):
+    assert measured(runs, many()) != measured(runs, many(), LexiconEncoder(*WORDS[:3]))
