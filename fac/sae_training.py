@@ -8,9 +8,10 @@ The SAE sees what `fac measure` will show it: content tokens only, no template s
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,115 @@ def steps_per_pass(folder: Path, recipe: TrainRecipe, group: int = 8) -> int:
     """Optimiser steps that one pass over the shards takes (about; groups drop their remainder)."""
     sizes = [np.load(path, mmap_mode="r").shape[0] for path in sorted(folder.glob("shard-*.npy"))]
     return max(1, sum(sizes) // recipe.batch - len(sizes) // group)
+
+
+def train(
+    folder: Path,
+    recipe: TrainRecipe,
+    *,
+    work: Path,
+    out: Path,
+    model_name: str,
+    layer: int,
+    device: str,
+    report: Report,
+) -> None:
+    """Train on collected shards and write a JumpReLU SAE in half precision to `out`.
+
+    A checkpoint in `work` every 250 steps lets a killed training continue; the result is the
+    same weights up to the rounding of a resumed optimiser. The loss is the reconstruction error
+    plus sae-lens' auxiliary loss for dead features.
+    """
+    import torch
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAEConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    keep_freed_memory()
+    torch.manual_seed(recipe.seed)
+    steps = steps_per_pass(folder, recipe) * recipe.passes
+    first = next(shuffled_batches(folder, recipe))
+    sae = sparse_batch_topk()(
+        BatchTopKTrainingSAEConfig(
+            d_in=first.shape[1],
+            d_sae=recipe.width,
+            k=recipe.k,
+            device=device,
+            normalize_activations="expected_average_only_in",
+        )
+    )
+    sae.cfg.metadata.model_name = model_name
+    sae.cfg.metadata.hook_name = f"blocks.{layer - 1}.hook_resid_post"
+    trainer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=steps * recipe.batch,
+            train_batch_size_samples=recipe.batch,
+            lr=recipe.lr,
+            lr_end=recipe.lr,
+            lr_warm_up_steps=min(200, steps // 10),
+            lr_decay_steps=int(steps * recipe.lr_decay),
+            device=device,
+            autocast=True,
+            dead_feature_window=recipe.dead_window,
+        ),
+        sae,
+        iter(()),
+    )
+    checkpoint = work / "checkpoint"
+    if (checkpoint / "trainer_state.pt").exists():
+        sae.load_weights_from_checkpoint(checkpoint)
+        trainer.load_trainer_state(checkpoint)
+    else:
+        # Scaled so that the mean norm is sqrt(d_in); the decoder's bias starts at the mean.
+        scale = first.shape[1] ** 0.5 / np.linalg.norm(first, axis=1).mean()
+        trainer.activation_scaler.scaling_factor = float(scale)
+        sae.b_dec.data = torch.from_numpy(first.mean(0) * scale).to(device)
+    begun, before = time.monotonic(), trainer.n_training_steps
+    batches = shuffled_batches(folder, recipe, start=before)
+    while trainer.n_training_steps < steps:
+        step = trainer.step(torch.from_numpy(next(batches)))
+        trainer.n_training_steps += 1
+        done = trainer.n_training_steps
+        if done % 25 == 0 or done == steps:
+            variance = step.sae_in.var(0, correction=0).sum()
+            fvu = float(step.losses["mse_loss"] / variance)
+            dead = int(trainer.dead_neurons.sum())
+            rate = (done - before) * recipe.batch / (time.monotonic() - begun)
+            report(done, steps, f"FVU {fvu:.3f}, {dead} dead, {rate:,.0f} tokens/s")
+        if done % 250 == 0:
+            _save_checkpoint(trainer, checkpoint)
+    sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
+    scratch = work / "sae"
+    sae.save_inference_model(scratch)
+    _write_half(scratch, out)
+
+
+def _save_checkpoint(trainer: Any, target: Path) -> None:
+    """Whole or not at all: the old checkpoint stays until the new one is complete."""
+    scratch = target.with_name("_checkpoint")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    trainer.sae.save_model(str(scratch))
+    trainer.save_trainer_state(scratch)
+    shutil.rmtree(target, ignore_errors=True)
+    scratch.rename(target)
+
+
+def _write_half(folder: Path, out: Path) -> None:
+    """Copy an SAE folder with float16 weights; sae-lens widens them again on loading."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    config = json.loads((folder / "cfg.json").read_text())
+    config["dtype"] = "float16"
+    config["device"] = "cpu"
+    out.mkdir(parents=True, exist_ok=True)
+    weights = load_file(folder / "sae_weights.safetensors")
+    save_file(
+        {name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()},
+        out / "sae_weights.safetensors",
+    )
+    (out / "cfg.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 def sparse_batch_topk() -> type:
