@@ -153,8 +153,32 @@ class SaeSpec(Spec):
     sae: str = "demo"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProbeSpec(Spec):
+    """One text, token by token."""
+
+    step = "probe"
+
+    text: str
+    model: str = "demo"
+    layer: int = 15
+    sae: str = "demo"
+    max_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise InputError("There is no text to probe; give at least one word.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSpec(Spec):
+    """Bring the committed demo into a workspace; no model is loaded."""
+
+    step = "demo"
+
+
 SPECS: dict[str, type[Spec]] = {
-    spec.step: spec for spec in (IngestSpec, MeasureSpec, SaeSpec)
+    spec.step: spec for spec in (IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec)
 }
 
 

@@ -18,13 +18,17 @@ EPSILON = 0.01
 NEAR_CONSTANT = 0.9
 """A feature firing in more than this share of the anchor's samples says nothing about a sample."""
 
+BADGES = ("robust", "borderline", "artefact")
+
 
 def is_active(peak: np.ndarray, threshold: float) -> np.ndarray:
     """A_i(x) = 1[g_i(x) > threshold] (eq. 4). The SQL repeats it and a test compares the two.
 
     Strictly above: at threshold 0 a silent feature must stay silent.
     """
-    return np.asarray(peak) > threshold
+    # float() because NumPy compares float32 peaks with a Python number in float32, but with one of
+    # its own float64 numbers in float64: 0.1 would be below or above its own rounding.
+    return np.asarray(peak) > float(threshold)
 
 
 def pool(
@@ -155,17 +159,15 @@ def chance_of_none(n_anchor: np.ndarray, anchor_tokens: int, dataset_tokens: int
     return np.exp(-np.asarray(n_anchor, float) * dataset_tokens / anchor_tokens)
 
 
-def badge(chance: float, near: float, strength: float) -> str:
-    """How far a gap can be believed: "robust", "borderline" or "artefact". Ours.
+def badge(chance: np.ndarray, near: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """How far each gap can be believed: one of BADGES, `[n]`. Ours.
 
     chance    probability of seeing none by size alone (chance_of_none)
     near      the dataset's highest pre-activation over the SAE's own threshold for the feature
     strength  the anchor's highest peak over that threshold
     An anchor that itself barely fires is an artefact; a gap that luck or a near miss could explain
-    is borderline.
+    is borderline. NaN, where chance or near is unknown, explains nothing.
     """
-    if strength < 1.1:
-        return "artefact"
-    if chance > 0.05 or near > 0.9:
-        return "borderline"
-    return "robust"
+    explained = (np.asarray(chance) > 0.05) | (np.asarray(near) > 0.9)
+    robust, borderline, artefact = BADGES
+    return np.select([np.asarray(strength) < 1.1, explained], [artefact, borderline], robust)

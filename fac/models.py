@@ -92,6 +92,40 @@ def demo_model(home: Path, say: Callable[[str], None] = lambda _: None) -> Path:
     return target
 
 
+class Located(NamedTuple):
+    """A subject model that can be loaded now."""
+
+    folder: str
+    """What `from_pretrained` takes: a local folder or a hub id."""
+
+    revision: str | None
+    identity: str
+    """Name and revision or hash: part of every run's id."""
+
+
+def locate_model(
+    reference: str, home: Path, say: Callable[[str], None] = lambda _: None
+) -> Located:
+    """`demo`, a local folder, or a hub id, optionally `ID@REVISION`.
+
+    Raises InputError for a local folder without a config; ServiceError as `demo_model`.
+    """
+    if reference in ("demo", DEMO_MODEL):
+        folder = demo_model(home, say)
+        return Located(str(folder), None, f"{DEMO_MODEL}@{DEMO_GGUF_SHA256[:12]}")
+    path = Path(reference)
+    if path.exists() or reference.startswith((".", "/", "~")):
+        path = path.expanduser()
+        config = path / "config.json"
+        if not config.is_file():
+            raise InputError(f"{path} is no model folder: it has no config.json.")
+        sizes = [(p.name, p.stat().st_size) for p in sorted(path.glob("*.safetensors"))]
+        mark = hashlib.sha256(config.read_bytes() + json.dumps(sizes).encode()).hexdigest()[:12]
+        return Located(str(path), None, f"{path.name}@{mark}")
+    name, _, revision = reference.partition("@")
+    return Located(name, revision or None, f"{name}@{revision or 'main'}")
+
+
 def _download_wheel(home: Path) -> Path:
     scratch = home / ".tmp-wheel"
     scratch.mkdir(exist_ok=True)

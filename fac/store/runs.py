@@ -66,6 +66,42 @@ def disk_full(what: str) -> str:
     )
 
 
+def is_run_id(text: str) -> bool:
+    """Ids name folders and files and also come from URLs: no separators, no dots, no quotes."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+@contextmanager
+def lock_file(path: Path, busy: str) -> Iterator[None]:
+    """Holds an exclusive flock on `path`; the kernel lets go if the process dies.
+
+    Raises InputError "`busy` N: ..." when process N holds it.
+    """
+    while True:
+        file = path.open("a+", encoding="ascii")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "of unknown number"
+            file.close()
+            raise InputError(
+                f"{busy} {holder}: wait for it or cancel it, then try again."
+            ) from None
+        # The last holder may have removed the file between our open and our lock.
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            break
+        file.close()
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
 class Runs:
     """The finished runs of a workspace, and the one way to add to them."""
 
@@ -74,13 +110,13 @@ class Runs:
 
     def path(self, run_id: str) -> Path:
         """Where the run lies, or would lie. Raises RunNotFound for what cannot be an id."""
-        if not _RUN_ID.fullmatch(run_id):  # ids also come from URLs: no separators, no dots
+        if not is_run_id(run_id):
             raise RunNotFound(run_id, [])
         return self.root / run_id.rsplit("-", 1)[0] / run_id
 
     def find(self, run_id: str) -> bool:
         """Whether the run is finished."""
-        return bool(_RUN_ID.fullmatch(run_id)) and (self.path(run_id) / MANIFEST).is_file()
+        return is_run_id(run_id) and (self.path(run_id) / MANIFEST).is_file()
 
     def manifest(self, run_id: str) -> dict[str, Any]:
         """What the run says of itself.
@@ -158,30 +194,8 @@ class Runs:
         """
         path = self._hidden("lock", run_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = path.open("a+", encoding="ascii")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "of unknown number"
-                file.close()
-                raise InputError(
-                    f"Run {run_id} is already being computed by process {holder}: "
-                    f"wait for it or cancel it on the jobs page."
-                ) from None
-            # The last holder may have removed the file between our open and our lock.
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                break
-            file.close()
-        try:
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+        with lock_file(path, f"Run {run_id} is already being computed by process"):
             yield
-        finally:
-            path.unlink(missing_ok=True)
-            file.close()
 
     def publish(
         self,
@@ -229,6 +243,8 @@ class Runs:
             _sync(partial)
             partial.rename(scratch / MANIFEST)
             _sync(scratch)
+            if final.exists():  # a leftover whose manifest somebody removed
+                shutil.rmtree(final)
             scratch.rename(final)
             _sync(final.parent)
 

@@ -1,0 +1,648 @@
+"""The command line: every step of the dashboard, for scripts and CI gates.
+
+Exit codes: 0 done; 1 a gate failed; 2 the input or the arguments are wrong; 3 an outside service or
+model failed; 130 cancelled. With --json one object goes to stdout and everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fac import compare, demo, jobs
+from fac.config import IngestSpec, MeasureSpec, Workspace, digest, workspace
+from fac.errors import Cancelled, FacError, GateFailed, InputError
+from fac.schema import EVERY_ROLE
+from fac.store import cache as caches
+from fac.store.cache import Cache
+from fac.store.runs import Runs
+
+app = typer.Typer(
+    name="fac",
+    help="What a dataset lacks in the feature space of a model: measure it and see the gaps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="The DuckDB caches the pages read; any can be deleted and rebuilt.")
+app.add_typer(cache_app, name="cache")
+
+out = Console()
+err = Console(stderr=True)
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Model = Annotated[str, typer.Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
+Layer = Annotated[int, typer.Option(help="Blocks that have run: hidden_states[layer].")]
+SaeOption = Annotated[
+    str, typer.Option("--sae", help="`demo`, a folder, RELEASE/SAE_ID of sae-lens, or a .pth file.")
+]
+Anchor = Annotated[str, typer.Option(help="Measured dataset that shows what matters.")]
+Dataset = Annotated[str, typer.Option(help="Measured dataset in question.")]
+Threshold = Annotated[float, typer.Option(help="Active means peak > threshold, strictly.")]
+MinSupport = Annotated[int, typer.Option(help="Anchor samples a feature needs to count.")]
+Relevant = Annotated[str, typer.Option(help="all, or a file of feature ids.")]
+Role = Annotated[str, typer.Option(help="system, user, assistant or all.")]
+
+
+class Answer:
+    """What a command found: `data` for --json, `show` for people."""
+
+    def __init__(self, data: dict[str, Any], show: Callable[[], None]):
+        self.data, self.show = data, show
+
+
+def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:
+    """Register a function returning an Answer; errors become one sentence and an exit code."""
+
+    def register(function: Callable[..., Answer]) -> Callable[..., None]:
+        @wraps(function)
+        def run(*args: Any, json_: bool = False, **kwargs: Any) -> None:
+            try:
+                answer = function(*args, **kwargs)
+            except FacError as error:
+                err.print(f"[bold red]fac {name}:[/] {escape(str(error))}", soft_wrap=True)
+                raise typer.Exit(error.exit_code) from None
+            except KeyboardInterrupt:
+                err.print("Stopped; finished parts are kept.")
+                raise typer.Exit(Cancelled.exit_code) from None
+            if json_:
+                sys.stdout.write(json.dumps(_plain(answer.data), ensure_ascii=False) + "\n")
+            else:
+                answer.show()
+
+        run.__signature__ = _with_json(function)  # type: ignore[attr-defined]
+        run.__annotations__ = {
+            p.name: p.annotation for p in run.__signature__.parameters.values()  # type: ignore[attr-defined]
+        }
+        return group.command(name)(run)
+
+    return register
+
+
+def _with_json(function: Callable[..., Any]) -> Any:
+    import inspect
+
+    signature = inspect.signature(function, eval_str=True)
+    extra = inspect.Parameter(
+        "json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption
+    )
+    return signature.replace(parameters=[*signature.parameters.values(), extra])
+
+
+def _plain(value: Any) -> Any:
+    """JSON has neither NaN nor numpy: undefined is null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[..., None]]:
+    """A progress callback drawn on stderr."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(what, total=1, note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=max(total, 1), note=escape(note))
+
+        yield report
+
+
+def _facts(rows: dict[str, Any]) -> Callable[[], None]:
+    def show() -> None:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for key, value in rows.items():
+            table.add_row(key, escape(_readable(value)))
+        out.print(table)
+
+    return show
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return "undefined" if math.isnan(value) else f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+# --- data and measures ------------------------------------------------------------------------
+
+
+@command("demo")
+def demo_(
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Recompute every run from data/demo/ and compare.")
+    ] = False,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """Bring the demo into the workspace; with --rebuild compute it anew and compare."""
+    place = workspace(workspace_)
+    begun = time.monotonic()
+    with progress_bar("demo") as progress:
+        if rebuild:
+            runs = jobs.rebuild_demo(place, progress)
+        else:
+            runs = demo.materialise(place, progress)
+    result = demo_coverage(place)
+    data = {
+        "runs": runs,
+        "fac": result["fac"],
+        "n_missing": result["n_missing"],
+        "rebuilt": rebuild,
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+    return Answer(data, _facts({**data, "runs": ", ".join(runs)}))
+
+
+def demo_coverage(place: Workspace) -> dict[str, Any]:
+    """The demo's headline numbers: demo-seed against demo-anchor at threshold 0."""
+    return _coverage(place, demo.ANCHOR, demo.SEED, 0.0, 1, EVERY_ROLE, "all")[2]
+
+
+@command("ingest")
+def ingest(
+    source: Annotated[str, typer.Argument(help="A file, or hf:ID of the Hugging Face hub.")],
+    name: Annotated[str, typer.Option(help="What the dataset is called from now on.")],
+    text_field: Annotated[str | None, typer.Option(help="Column of plain text.")] = None,
+    messages_field: Annotated[str | None, typer.Option(help="Column of chats.")] = None,
+    label_field: Annotated[str | None, typer.Option(help="Column of labels.")] = None,
+    on_bad: Annotated[str, typer.Option(help="stop at the first bad row, or skip and list.")] = (
+        "stop"
+    ),
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """Read a file or a hub dataset into the workspace."""
+    spec = IngestSpec(
+        name=name,
+        source=source,
+        text_field=text_field,
+        messages_field=messages_field,
+        label_field=label_field,
+        on_bad=on_bad,
+    )
+    place = workspace(workspace_)
+    with progress_bar(f"reading {name}") as progress:
+        run_id = jobs.Steps(place).perform(spec, progress)
+    runs = Runs(place)
+    facts = runs.manifest(run_id)["facts"]
+    rejected = runs.table(run_id, "rejected").to_pylist()
+    data = {
+        "run": run_id,
+        "samples": facts["n_samples"],
+        "duplicates": facts["duplicates"],
+        "rejected": rejected,
+        "layout": facts["layout"],
+    }
+
+    def show() -> None:
+        _facts({**data, "rejected": len(rejected)})()
+        for row in rejected[:10]:
+            out.print(f"  line {row['line']}: {escape(row['reason'])}")
+        if len(rejected) > 10:
+            out.print(f"  … and {len(rejected) - 10} more")
+
+    return Answer(data, show)
+
+
+@command("measure")
+def measure(
+    name: Annotated[str, typer.Argument(help="Name or run id of a dataset.")],
+    model: Model = "demo",
+    layer: Layer = 15,
+    sae: SaeOption = "demo",
+    role: Role = EVERY_ROLE,
+    max_tokens: Annotated[int, typer.Option(help="Samples are read up to here.")] = 1024,
+    floor: Annotated[float, typer.Option(help="Peaks at or below are not stored.")] = 0.0,
+    executor: Annotated[str, typer.Option(help="local")] = "local",
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """Activations, statistics, examples and near misses of a dataset."""
+    if executor != "local":
+        raise InputError(f"The executor {executor!r} is not available; this version has: local.")
+    place = workspace(workspace_)
+    steps = jobs.Steps(place)
+    spec = MeasureSpec(
+        dataset=steps.runs.resolve("dataset", name),
+        model=model,
+        layer=layer,
+        sae=sae,
+        role=role,
+        floor=floor,
+        max_tokens=max_tokens,
+    )
+    with progress_bar(f"measuring {name}") as progress:
+        run_id = steps.perform(spec, progress)
+    facts = steps.runs.manifest(run_id)["facts"]
+    asked = ("tokens", "seconds", "tokens_per_second", "features_fired", "n_features")
+    data = {"run": run_id, **{key: facts[key] for key in asked}}
+    data |= {"samples": facts["n_samples"], "cut": facts["n_cut"], "empty": facts["n_empty"]}
+    return Answer(data, _facts(data))
+
+
+# --- coverage -----------------------------------------------------------------------------------
+
+
+def _coverage(
+    place: Workspace,
+    anchor: str,
+    dataset: str,
+    threshold: float,
+    min_support: int,
+    role: str,
+    relevant: str,
+) -> tuple[Cache, dict[str, Any], dict[str, Any]]:
+    """The cache, the arguments every compare function takes, and the result as a dict."""
+    runs = Runs(place)
+    handle = Cache(place.cache)
+    ids = {
+        "anchor": runs.resolve("measure", anchor),
+        "dataset": runs.resolve("measure", dataset),
+    }
+    for run_id in ids.values():
+        if not handle.ready(run_id):
+            caches.build(runs, run_id, place.cache)
+    wanted = compare.relevant_set(
+        relevant,
+        handle,
+        ids["anchor"],
+        min_support=min_support,
+        role=role,
+        threshold=threshold,
+    )
+    asked = {
+        **ids,
+        "threshold": threshold,
+        "min_support": min_support,
+        "role": role,
+        "relevant": wanted,
+    }
+    return handle, asked, compare.coverage_of(handle, **asked)._asdict()
+
+
+@command("coverage")
+def coverage(
+    anchor: Anchor,
+    dataset: Dataset,
+    threshold: Threshold = 0.0,
+    min_support: MinSupport = 1,
+    relevant: Relevant = "all",
+    role: Role = EVERY_ROLE,
+    list_: Annotated[bool, typer.Option("--list", help="Also the missing feature ids.")] = False,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """FAC of a dataset against an anchor, and what is missing."""
+    place = workspace(workspace_)
+    _, _, data = _coverage(place, anchor, dataset, threshold, min_support, role, relevant)
+    missing = data.pop("missing").tolist()
+    if list_:
+        data["missing"] = missing
+
+    def show() -> None:
+        _facts({k: v for k, v in data.items() if k != "missing"})()
+        if list_:
+            out.print(" ".join(map(str, missing)), soft_wrap=True)
+
+    return Answer(data, show)
+
+
+@command("gaps")
+def gaps(
+    anchor: Anchor,
+    dataset: Dataset,
+    threshold: Threshold = 0.0,
+    min_support: MinSupport = 1,
+    relevant: Relevant = "all",
+    role: Role = EVERY_ROLE,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Write the gaps as JSON lines.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Rows shown without --out.")] = 20,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """The missing features, ranked by the anchor's support, with evidence."""
+    place = workspace(workspace_)
+    handle, asked, result = _coverage(
+        place, anchor, dataset, threshold, min_support, role, relevant
+    )
+    total = result["n_missing"]
+    rows, _ = compare.gap_table(handle, **asked, limit=total if out_ else limit)
+    if out_:
+        text = "".join(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+        try:
+            out_.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{out_} cannot be written: {error.strerror}.") from error
+    data = {"n_missing": total, "rows": len(rows), "out": str(out_) if out_ else None}
+    if not out_:
+        data["gaps"] = rows
+
+    def show() -> None:
+        table = Table(title=f"{total:,} gaps of {escape(dataset)} against {escape(anchor)}")
+        for column in ("feature", "top tokens", "anchor", "expected", "near", "badge"):
+            table.add_column(column, justify="left" if column in ("top tokens",) else "right")
+        for row in rows[:limit]:
+            near = "" if row["near"] is None else f"{row['near']:.2f}"
+            table.add_row(
+                str(row["feature"]),
+                escape(row["label"]),
+                str(row["n_anchor"]),
+                f"{row['expected']:.1f}",
+                near,
+                row["badge"],
+            )
+        out.print(table)
+        if out_:
+            out.print(f"{len(rows):,} rows in {escape(str(out_))}")
+
+    return Answer(data, show)
+
+
+@command("check")
+def check(
+    new: Annotated[str, typer.Argument(help="Measured dataset, or a file to read and measure.")],
+    baseline: Annotated[str, typer.Option(help="Measured dataset it must hold up against.")],
+    anchor: Annotated[
+        str | None, typer.Option(help="What matters; the baseline itself by default.")
+    ] = None,
+    min_fac: Annotated[float | None, typer.Option(help="Fail below this FAC.")] = None,
+    no_regress: Annotated[
+        bool, typer.Option("--no-regress", help="Fail if a feature of the baseline is lost.")
+    ] = False,
+    threshold: Threshold = 0.0,
+    min_support: MinSupport = 1,
+    role: Role = EVERY_ROLE,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """A coverage gate for CI: exit 1 when coverage fell."""
+    place = workspace(workspace_)
+    name = _measured(place, new, baseline)
+    handle, asked, result = _coverage(
+        place, anchor or baseline, name, threshold, min_support, role, "all"
+    )
+    before = Runs(place).resolve("measure", baseline)
+    changed = compare.changes(handle, before, asked["dataset"], threshold=threshold, role=role)
+    gained, lost = (sorted(int(i) for i in changed[key]) for key in ("gained", "lost"))
+    data = {
+        "fac": result["fac"],
+        "n_missing": result["n_missing"],
+        "gained": gained,
+        "lost": lost,
+        "min_fac": min_fac,
+    }
+    failures = []
+    if min_fac is not None and not result["fac"] >= min_fac:
+        failures.append(f"FAC is {_readable(result['fac'])}, below {min_fac}")
+    if no_regress and lost:
+        failures.append(f"{len(lost)} features of {baseline} are lost (first: {lost[:5]})")
+    data["passed"] = not failures
+
+    def show() -> None:
+        _facts({**data, "gained": len(gained), "lost": len(lost)})()
+
+    if failures:
+        Answer(data, show).show() if "--json" not in sys.argv else sys.stdout.write(
+            json.dumps(_plain(data)) + "\n"
+        )
+        raise GateFailed("; ".join(failures) + ".")
+    return Answer(data, show)
+
+
+def _measured(place: Workspace, new: str, baseline: str) -> str:
+    """The name of a measured dataset; a file is read and measured as the baseline was."""
+    runs = Runs(place)
+    known = {m["facts"]["name"] for m in runs.list("measure")} | {
+        m["run"] for m in runs.list("measure")
+    }
+    if new in known or not Path(new).is_file():
+        return new
+    steps = jobs.Steps(place)
+    how = runs.manifest(runs.resolve("measure", baseline))["spec"]
+    with progress_bar(f"measuring {new}") as progress:
+        source = steps.perform(IngestSpec(name=Path(new).stem, source=new), progress)
+        return steps.perform(MeasureSpec(**{**how, "dataset": source}), progress)
+
+
+@command("probe")
+def probe(
+    text: Annotated[str, typer.Argument(help="Any text; it is read as one user turn.")],
+    model: Model = "demo",
+    layer: Layer = 15,
+    sae: SaeOption = "demo",
+    top: Annotated[int, typer.Option(help="Features shown.")] = 20,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """Which features fire on which token of a text."""
+    from fac.config import ProbeSpec
+
+    place = workspace(workspace_)
+    steps = jobs.Steps(place)
+    with progress_bar("reading the text") as progress:
+        run_id = steps.perform(
+            ProbeSpec(text=text, model=model, layer=layer, sae=sae), progress
+        )
+    tokens = steps.runs.table(run_id, "tokens").to_pylist()
+    active = steps.runs.table(run_id, "activations").to_pylist()
+    content = {row["position"] for row in tokens if row["role"] is not None}
+    features: dict[int, dict[str, Any]] = {}
+    for row in active:
+        if row["position"] not in content:
+            continue
+        best = features.setdefault(
+            row["feature"], {"feature": row["feature"], "peak": 0.0, "tokens": []}
+        )
+        best["tokens"].append({"position": row["position"], "value": row["value"]})
+        if row["value"] > best["peak"]:
+            best |= {"peak": row["value"], "token": tokens[row["position"]]["token"]}
+    ranked = sorted(features.values(), key=lambda f: (-f["peak"], f["feature"]))
+
+    def show() -> None:
+        table = Table(title=f"{len(ranked)} features fire")
+        for column in ("feature", "peak", "on token", "tokens"):
+            table.add_column(column, justify="right")
+        for f in ranked[:top]:
+            table.add_row(
+                str(f["feature"]), f"{f['peak']:.2f}", escape(repr(f["token"])), str(len(f["tokens"]))
+            )
+        out.print(table)
+
+    return Answer({"run": run_id, "tokens": tokens, "features": ranked}, show)
+
+
+# --- SAEs and models ----------------------------------------------------------------------------
+
+
+@command("preflight")
+def preflight(
+    model: Model = "demo",
+    layer: Layer = 15,
+    sae: SaeOption = "demo",
+    texts: Annotated[
+        Path | None, typer.Option(help="Texts to try it on; the demo anchor by default.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="How many of them.")] = 64,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """Does this SAE belong to this model and layer? Exit 1 if not."""
+    place = workspace(workspace_)
+    with progress_bar("preflight") as progress:
+        findings, quality, says = jobs.preflight(
+            place, model, layer, sae, texts or demo.INPUTS[demo.ANCHOR], samples, progress
+        )
+    data = {
+        "ok": not any(f.ok is False for f in findings),
+        "verdict": says,
+        "checks": [f._asdict() for f in findings],
+        "quality": quality._asdict() if quality else None,
+    }
+    for f in findings:
+        mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]?[/]"}[f.ok]
+        err.print(f"{mark} {f.check}: {escape(f.says)}", soft_wrap=True)
+    if not data["ok"]:
+        raise GateFailed(says)
+    return Answer(data, lambda: out.print(escape(says), soft_wrap=True))
+
+
+@command("train-sae")
+def train_sae(
+    texts: Annotated[list[Path], typer.Argument(help="Dataset files, as `fac ingest` reads them.")],
+    out_: Annotated[Path, typer.Option("--out", help="Folder of the new SAE.")],
+    model: Model = "demo",
+    layer: Layer = 15,
+    width: Annotated[int, typer.Option(help="Dictionary size.")] = 4608,
+    k: Annotated[float, typer.Option(help="Active features per token (BatchTopK).")] = 44.0,
+    passes: Annotated[int, typer.Option(help="How often every token is seen.")] = 3,
+    batch: Annotated[int, typer.Option(help="Tokens per step.")] = 4096,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
+    context: Annotated[int, typer.Option(help="Tokens read per sample.")] = 512,
+    held_out: Annotated[int, typer.Option(help="Samples kept back for the quality figures.")] = 600,
+    max_samples: Annotated[int | None, typer.Option(help="Train on so many at the most.")] = None,
+    seed: Annotated[int, typer.Option(help="Order of samples and tokens, initial weights.")] = 0,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """Train an SAE on a model's residual stream; a killed training continues."""
+    from fac.sae_training import TrainRecipe
+
+    place = workspace(workspace_)
+    recipe = TrainRecipe(width=width, k=k, passes=passes, batch=batch, lr=lr, seed=seed)
+    with progress_bar("training") as progress:
+        data = jobs.train_sae(
+            place,
+            texts,
+            out_,
+            recipe=recipe,
+            model=model,
+            layer=layer,
+            context=context,
+            held_out=held_out,
+            max_samples=max_samples,
+            progress=progress,
+        )
+    return Answer(data, _facts({**data["quality"], "out": str(out_)}))
+
+
+@command("magpie")
+def magpie(
+    out_: Annotated[Path, typer.Option("--out", help="JSON lines of chats to write.")],
+    n: Annotated[int, typer.Option(help="Samples wanted.")] = 300,
+    model: Model = "demo",
+    seed: Annotated[int, typer.Option(help="Same seed, same machine: same samples.")] = 0,
+    system: Annotated[
+        list[str] | None, typer.Option(help="System prompt that sets a topic; repeatable.")
+    ] = None,
+    must_contain: Annotated[
+        list[str] | None, typer.Option(help="Keep instructions with one of these; repeatable.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Samples drawn at once.")] = 256,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """Let a local chat model write samples, Magpie style: no prompt but its own template."""
+    recipe = demo.MagpieRecipe(
+        n=n,
+        seed=seed,
+        systems=tuple(system or ()),
+        must_contain=tuple(word.casefold() for word in must_contain or ()),
+        batch=batch,
+    )
+    place = workspace(workspace_)
+    with progress_bar("writing samples") as progress:
+        data = jobs.magpie(place, model, recipe, out_, progress)
+    return Answer(data, _facts({**data, "recipe": json.dumps(data["recipe"])}))
+
+
+# --- operations -----------------------------------------------------------------------------------
+
+
+@command("worker")
+def worker(
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="Stop when nothing waits.")
+    ] = False,
+    workspace_: WorkspaceOption = None,
+) -> Answer:
+    """Carry out queued jobs until stopped."""
+    place = workspace(workspace_)
+
+    def say(line: str) -> None:
+        err.print(f"{time.strftime('%H:%M:%S')} {escape(line)}", soft_wrap=True, highlight=False)
+
+    count = jobs.work(place, say=say, until_idle=until_idle)
+    return Answer({"jobs": count}, lambda: out.print(f"{count} jobs"))
+
+
+@command("rebuild", group=cache_app)
+def cache_rebuild(workspace_: WorkspaceOption = None) -> Answer:
+    """Build every cache anew from the runs."""
+    place = workspace(workspace_)
+    runs = Runs(place)
+    ids = [m["run"] for step in ("sae", "measure") for m in runs.list(step)]
+    with progress_bar("rebuilding") as progress:
+        for done, run_id in enumerate(ids):
+            progress(done, len(ids), run_id)
+            caches.build(runs, run_id, place.cache)
+    return Answer({"rebuilt": ids, "count": len(ids)}, lambda: out.print(f"{len(ids)} caches"))
+
+
+def main() -> None:
+    """Entry point of `python -m fac`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app(prog_name="fac")
+
+
+if __name__ == "__main__":
+    main()

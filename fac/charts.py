@@ -1,0 +1,371 @@
+"""Numbers -> Plotly figures. No Streamlit here, so that tests can look at the figure.
+
+Every colour is a middle tone that reads on the light and on the dark background: text, grid and
+fonts are left to the theme of the page. What a point is travels as an integer in `customdata`;
+texts are fetched when a person chooses a point, because hover strings for a whole dictionary would
+weigh more than everything else on the page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pyarrow as pa
+
+SHOWN = "#14958A"
+"""Teal: what a dataset shows."""
+
+MISSING = "#E08A1E"
+"""Amber: what it misses."""
+
+REST = "#7C8799"
+"""Slate: everything that is only context."""
+
+FAINT = "rgba(124, 135, 153, 0.28)"
+GRID = "rgba(124, 135, 153, 0.18)"
+
+STRENGTH = [
+    [0.0, "#9DB4C0"],
+    [0.35, "#5FB3A8"],
+    [0.7, "#14958A"],
+    [1.0, "#E08A1E"],
+]
+"""Rare to frequent; every stop is visible on white and on near-black."""
+
+DENSE = 20_000
+"""Above so many points the map shows their density first: WebGL stays quick, people do not."""
+
+
+def _figure(height: int, **layout: Any) -> go.Figure:
+    figure = go.Figure()
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        showlegend=False,
+        hoverlabel={"font": {"size": 13}},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        **layout,
+    )
+    figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
+    figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
+    return figure
+
+
+def funnel(stages: Sequence[tuple[str, int]], missing: int) -> go.Figure:
+    """From the whole dictionary to what a dataset covers, narrowing from top to bottom.
+
+    `stages` are (name, count) in narrowing order; `missing` is the remainder of the last but one
+    stage, drawn behind the last so that covered and missing share a bar.
+    """
+    names = [name for name, _ in stages]
+    counts = [count for _, count in stages]
+    top = max(counts[0], 1)
+    figure = _figure(54 * len(stages) + 20, barmode="stack", bargap=0.42)
+    colours = [REST] * (len(stages) - 2) + ["#5B8F97", SHOWN]
+    figure.add_bar(
+        y=names,
+        x=counts,
+        orientation="h",
+        marker={"color": colours, "cornerradius": 5},
+        text=[f"{count:,}" for count in counts],
+        textposition="outside" if not missing else ["outside"] * (len(stages) - 1) + ["inside"],
+        insidetextanchor="start",
+        cliponaxis=False,
+        customdata=[count / top for count in counts],
+        hovertemplate="%{y}: %{x:,} features, %{customdata:.1%} of the dictionary<extra></extra>",
+    )
+    if missing:
+        figure.add_bar(
+            y=names[-1:],
+            x=[missing],
+            orientation="h",
+            marker={"color": MISSING, "cornerradius": 5},
+            text=[f"{missing:,} missing"],
+            textposition="auto",
+            cliponaxis=False,
+            hovertemplate="missing: %{x:,} features<extra></extra>",
+        )
+    figure.update_xaxes(visible=False, range=[0, top * 1.12], fixedrange=True)
+    figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, ticksuffix="  ")
+    return figure
+
+
+def fac_bars(rows: Sequence[Mapping[str, Any]], chosen: str | None = None) -> go.Figure:
+    """FAC of several datasets against one anchor, best first.
+
+    A row holds `name`, `run`, `fac`, `n_covered`, `n_anchor`; an undefined FAC is left out.
+    """
+    rows = sorted((row for row in rows if not math.isnan(row["fac"])), key=lambda r: -r["fac"])
+    figure = _figure(46 * max(len(rows), 1) + 40, bargap=0.5)
+    figure.add_bar(
+        y=[_short(row["name"]) for row in rows],
+        x=[row["fac"] for row in rows],
+        orientation="h",
+        marker={
+            "color": [SHOWN if chosen in (None, row["run"]) else "#8FC9C3" for row in rows],
+            "cornerradius": 5,
+        },
+        text=[f"{row['fac']:.1%}" for row in rows],
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[[row["n_covered"], row["n_anchor"]] for row in rows],
+        hovertemplate="%{customdata[0]:,} of %{customdata[1]:,} features<extra></extra>",
+    )
+    figure.update_xaxes(range=[0, 1.12], tickformat=".0%", fixedrange=True, tickvals=[0, 0.5, 1])
+    figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, ticksuffix="  ")
+    return figure
+
+
+def feature_map(
+    points: pa.Table, support: np.ndarray, *, chosen: int | None = None, height: int = 420
+) -> go.Figure:
+    """UMAP of the dictionary's decoder directions, coloured by log support.
+
+    `points` has columns feature, x, y (float32); `support` is int64 `[n_features]`. Above DENSE
+    features the density lies below the points. Only ids travel, as the points' customdata.
+    """
+    feature = points["feature"].to_numpy()
+    x, y = (points[axis].to_numpy().astype(np.float32) for axis in ("x", "y"))
+    shown = support[feature]
+    figure = _figure(height, dragmode="lasso")
+    if len(feature) > DENSE:
+        figure.add_histogram2d(
+            x=x,
+            y=y,
+            nbinsx=128,
+            nbinsy=128,
+            colorscale=[[0, "rgba(124,135,153,0)"], [1, "rgba(124,135,153,0.75)"]],
+            showscale=False,
+            hoverinfo="skip",
+        )
+    silent, alive = np.flatnonzero(shown == 0), np.flatnonzero(shown > 0)
+    size = 4 if len(feature) > DENSE else 6
+    figure.add_scattergl(
+        x=x[silent],
+        y=y[silent],
+        customdata=feature[silent].astype(np.int32),
+        mode="markers",
+        marker={"size": size - 1, "color": "#8892A0", "opacity": 0.3},
+        hovertemplate="#%{customdata} silent<extra></extra>",
+    )
+    # Rare above frequent would hide nothing, but frequent features are few: draw them last.
+    alive = alive[np.argsort(shown[alive], kind="stable")]
+    top = float(np.log10(max(int(shown.max(initial=1)), 2)))
+    ticks = [10**power for power in range(int(top) + 1)]
+    figure.add_scattergl(
+        x=x[alive],
+        y=y[alive],
+        customdata=feature[alive].astype(np.int32),
+        mode="markers",
+        marker={
+            "size": size,
+            "color": np.log10(shown[alive]).astype(np.float32),
+            "colorscale": STRENGTH,
+            "cmin": 0.0,
+            "cmax": top,
+            "opacity": 0.85,
+            "colorbar": {
+                "title": {"text": "samples", "side": "right", "font": {"size": 11}},
+                "thickness": 8,
+                "len": 0.6,
+                "tickvals": [math.log10(tick) for tick in ticks],
+                "ticktext": [f"{tick:,}" for tick in ticks],
+                "outlinewidth": 0,
+                "tickfont": {"size": 11},
+            },
+        },
+        hovertemplate="#%{customdata}<extra></extra>",
+    )
+    if chosen is not None and (here := np.flatnonzero(feature == chosen)).size:
+        figure.add_scatter(
+            x=x[here],
+            y=y[here],
+            customdata=[chosen],
+            mode="markers",
+            marker={
+                "size": 16,
+                "color": "rgba(0,0,0,0)",
+                "line": {"width": 2.5, "color": "#D64550"},
+            },
+            hovertemplate="#%{customdata}<extra></extra>",
+        )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def coverage_curve(rows: Sequence[Mapping[str, Any]], threshold: float) -> go.Figure:
+    """FAC against the activation threshold, with the threshold in use marked.
+
+    A row holds `threshold`, `fac`, `n_anchor`, `n_missing`; rungs where FAC is undefined (the
+    anchor shows nothing any more) end the line.
+    """
+    rows = [row for row in rows if not math.isnan(row["fac"])]
+    figure = _figure(280, hovermode="x unified")
+    figure.add_scatter(
+        x=[row["threshold"] for row in rows],
+        y=[row["fac"] for row in rows],
+        mode="lines+markers",
+        line={"color": SHOWN, "width": 2.5, "shape": "spline", "smoothing": 0.4},
+        marker={"size": 5},
+        fill="tozeroy",
+        fillcolor="rgba(20, 149, 138, 0.10)",
+        customdata=[[row["n_anchor"], row["n_missing"]] for row in rows],
+        hovertemplate=(
+            "FAC %{y:.1%}, %{customdata[1]:,} of %{customdata[0]:,} missing<extra></extra>"
+        ),
+    )
+    figure.add_vline(x=threshold, line={"color": MISSING, "width": 2, "dash": "dot"})
+    figure.update_xaxes(title="activation threshold", fixedrange=True, rangemode="tozero")
+    figure.update_yaxes(tickformat=".0%", range=[0, 1.02], fixedrange=True)
+    return figure
+
+
+def role_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Covered and missing features by role. A row holds `role`, `fac`, `n_covered`, `n_missing`."""
+    rows = [row for row in rows if not math.isnan(row["fac"])]
+    names = [row["role"] for row in rows]
+    figure = _figure(280, barmode="stack", bargap=0.5)
+    figure.add_bar(
+        y=names,
+        x=[row["n_covered"] for row in rows],
+        orientation="h",
+        marker={"color": SHOWN, "cornerradius": 4},
+        text=[f"{row['fac']:.0%}" for row in rows],
+        textposition="auto",
+        hovertemplate="%{y}: %{x:,} covered<extra></extra>",
+    )
+    figure.add_bar(
+        y=names,
+        x=[row["n_missing"] for row in rows],
+        orientation="h",
+        marker={"color": MISSING, "cornerradius": 4},
+        hovertemplate="%{y}: %{x:,} missing<extra></extra>",
+    )
+    figure.update_xaxes(title="features of the anchor", fixedrange=True)
+    figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, ticksuffix="  ")
+    return figure
+
+
+def peak_histogram(
+    edges: Sequence[float], counts: Sequence[int], threshold: float = 0.0
+) -> go.Figure:
+    """How strongly a feature fires: its peaks in `counts` bins between `edges` [B + 1]."""
+    figure = _figure(170, bargap=0.06)
+    middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
+    figure.add_bar(
+        x=middles,
+        y=list(counts),
+        marker={
+            "color": [SHOWN if middle > threshold else REST for middle in middles],
+            "cornerradius": 3,
+        },
+        customdata=list(zip(edges, edges[1:], strict=False)),
+        hovertemplate="%{y:,} peaks of %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>",
+    )
+    figure.update_xaxes(title="peak activation", fixedrange=True, showgrid=False)
+    figure.update_yaxes(fixedrange=True, nticks=4)
+    return figure
+
+
+def support_scatter(
+    before: np.ndarray, after: np.ndarray, *, names: tuple[str, str], height: int = 440
+) -> go.Figure:
+    """Samples per feature in two datasets, log(1 + n) on both axes; ids in customdata.
+
+    `before` and `after` are int64 `[n_features]`. Features both lack are left out. Amber points
+    were lost, teal ones gained, slate ones are in both. Counts are integers, so points that would
+    coincide are spread by a fixed quarter of a step; the hover shows the true counts.
+    """
+    either = np.flatnonzero((before > 0) | (after > 0))
+    a, b = before[either], after[either]
+    spread = np.random.default_rng(0).uniform(-0.12, 0.12, (2, len(either)))
+    x = np.log1p(np.maximum(a + spread[0] * (1 + a / 8), -0.5)).astype(np.float32)
+    y = np.log1p(np.maximum(b + spread[1] * (1 + b / 8), -0.5)).astype(np.float32)
+    figure = _figure(height, dragmode="lasso")
+    top = float(np.log1p(max(int(a.max(initial=1)), int(b.max(initial=1)))))
+    figure.add_scatter(
+        x=[0, top], y=[0, top], mode="lines", line={"color": GRID, "width": 2}, hoverinfo="skip"
+    )
+    for group, colour, opacity in (
+        ((a > 0) & (b > 0), REST, 0.45),
+        ((a > 0) & (b == 0), MISSING, 0.8),
+        ((a == 0) & (b > 0), SHOWN, 0.8),
+    ):
+        figure.add_scattergl(
+            x=x[group],
+            y=y[group],
+            customdata=np.stack([either[group], a[group], b[group]], axis=1).astype(np.int32),
+            mode="markers",
+            marker={"size": 6, "color": colour, "opacity": opacity},
+            hovertemplate="#%{customdata[0]}: %{customdata[1]:,} → %{customdata[2]:,} samples"
+            "<extra></extra>",
+        )
+    ticks = [0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000]
+    ticks = [tick for tick in ticks if math.log1p(tick) <= top + 0.3]
+    axis = {"tickvals": [math.log1p(tick) for tick in ticks], "ticktext": [f"{t:,}" for t in ticks]}
+    figure.update_xaxes(title=f"samples in {_short(names[0])}", **axis)
+    figure.update_yaxes(title=f"samples in {_short(names[1])}", **axis)
+    return figure
+
+
+def token_dots(
+    tokens: Sequence[str], rows: Sequence[tuple[int, str, Sequence[float]]]
+) -> go.Figure:
+    """Which feature fires on which token: one square per (feature, token), larger where stronger.
+
+    `rows` are (feature, label, value on every token); customdata is [feature, position].
+    """
+    figure = _figure(24 * max(len(rows), 1) + 90, dragmode=False)
+    strongest = max((max(values, default=0.0) for _, _, values in rows), default=0.0) or 1.0
+    xs, ys, ids, values_shown = [], [], [], []
+    for feature, label, values in rows:
+        for position, value in enumerate(values):
+            if value > 0:
+                xs.append(position)
+                ys.append(f"#{feature} {_short(label, 22)}".strip())
+                ids.append([feature, position])
+                values_shown.append(value)
+    figure.add_scatter(
+        x=xs,
+        y=ys,
+        customdata=ids,
+        mode="markers",
+        marker={
+            "symbol": "square",
+            "size": [6 + 12 * value / strongest for value in values_shown],
+            "color": values_shown,
+            "colorscale": [[0, "#F0C48A"], [1, "#D9780F"]],
+            "line": {"width": 0},
+        },
+        text=[f"{value:.2f}" for value in values_shown],
+        hovertemplate="%{y} on token %{x}: %{text}<extra></extra>",
+    )
+    step = max(1, len(tokens) // 40)
+    shown = range(0, len(tokens), step)
+    figure.update_xaxes(
+        tickvals=list(shown),
+        ticktext=[_short(tokens[i].strip() or "␣", 12) for i in shown],
+        tickangle=-50,
+        range=[-0.7, len(tokens) - 0.3],
+        fixedrange=True,
+    )
+    figure.update_yaxes(
+        autorange="reversed",
+        fixedrange=True,
+        categoryorder="array",
+        categoryarray=[f"#{f} {_short(label, 22)}".strip() for f, label, _ in rows],
+    )
+    return figure
+
+
+def _short(text: str, limit: int = 28) -> str:
+    """For tick labels: cut, and with the tags that Plotly would interpret made harmless."""
+    text = " ".join(text.split())
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,337 @@
+"""Two measured datasets side by side: coverage, its curve, the gaps with their evidence, changes.
+
+Joins what the cache counts with what fac.coverage says about counts; used by pages and commands
+alike. An anchor is a measure run, a dataset is a measure run of the same encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fac import coverage
+from fac.errors import BadRow, InputError
+from fac.schema import EVERY_ROLE, ROLES, CoverageResult
+from fac.store.cache import Cache
+
+GAP_SORTS = (
+    "n_anchor",
+    "expected",
+    "chance",
+    "near",
+    "anchor_peak",
+    "feature",
+    "label",
+    "badge",
+    "n_dataset",
+)
+
+NAMED = 20
+"""Features that `changes` describes in full on each side."""
+
+
+def relevant_set(
+    given: str,
+    cache: Cache,
+    anchor: str,
+    *,
+    min_support: int = 1,
+    role: str = EVERY_ROLE,
+    threshold: float = 0.0,
+) -> np.ndarray:
+    """The relevant features F as bool `[n_features]`.
+
+    "all" asks fac.coverage.everywhere_relevant; anything else names a file of feature ids: a JSON
+    list, or one id per line, bare or as {"feature": id}. Raises InputError, with the line, for
+    what is no id of this dictionary.
+    """
+    about = cache.summary(anchor)
+    if given == "all":
+        n_anchor = cache.support(anchor, threshold, role)
+        return coverage.everywhere_relevant(n_anchor, about["n_samples"], min_support)
+    path = Path(given)
+    if not path.is_file():
+        raise InputError(
+            f"There is no file {given!r}, and features cannot be judged relevant for a task of "
+            f"that name here yet: take `all`, or a file with one feature id per line."
+        )
+    relevant = np.zeros(about["n_features"], bool)
+    for line, feature in _listed_ids(path):
+        if not 0 <= feature < len(relevant):
+            raise BadRow(line, f"{path} names feature {feature}; ids run to {len(relevant) - 1}.")
+        relevant[feature] = True
+    if not relevant.any():
+        raise InputError(f"{path} names no feature: write one id per line.")
+    return relevant
+
+
+def coverage_of(
+    cache: Cache,
+    anchor: str,
+    dataset: str,
+    *,
+    threshold: float = 0.0,
+    min_support: int = 1,
+    role: str = EVERY_ROLE,
+    relevant: np.ndarray,
+) -> CoverageResult:
+    """FAC and F_miss of the dataset against the anchor, within `relevant` (bool `[n_features]`).
+
+    `min_support` says how many of the anchor's samples must show a feature before the anchor
+    counts as showing it; in the dataset one is enough. Raises InputError when the two runs cannot
+    be compared.
+    """
+    _must_match(cache, anchor, dataset, role)
+    return coverage.fac(
+        coverage.present(cache.support(anchor, threshold, role), min_support),
+        coverage.present(cache.support(dataset, threshold, role)),
+        relevant,
+    )
+
+
+def curve(
+    cache: Cache,
+    anchor: str,
+    dataset: str,
+    *,
+    role: str = EVERY_ROLE,
+    relevant_given: str = "all",
+    min_support: int = 1,
+) -> list[dict[str, Any]]:
+    """Coverage on every rung of the anchor's ladder: threshold, fac (NaN where the anchor shows
+    nothing), n_anchor, n_covered, n_missing. Each row is what coverage_of says at its threshold.
+    """
+    rows = []
+    for threshold in cache.summary(anchor)["thresholds"]:
+        asked: dict[str, Any] = {"threshold": threshold, "min_support": min_support, "role": role}
+        relevant = relevant_set(relevant_given, cache, anchor, **asked)
+        found = coverage_of(cache, anchor, dataset, relevant=relevant, **asked)
+        rows.append({"threshold": threshold, **_figures(found)})
+    return rows
+
+
+def by_role(
+    cache: Cache,
+    anchor: str,
+    dataset: str,
+    *,
+    threshold: float = 0.0,
+    min_support: int = 1,
+    relevant_given: str = "all",
+) -> list[dict[str, Any]]:
+    """Coverage counting only one role's tokens, a row per role: role, fac (NaN where the anchor's
+    tokens of that role show nothing), n_anchor, n_covered, n_missing."""
+    rows = []
+    for role in ROLES:
+        asked: dict[str, Any] = {"threshold": threshold, "min_support": min_support, "role": role}
+        relevant = relevant_set(relevant_given, cache, anchor, **asked)
+        found = coverage_of(cache, anchor, dataset, relevant=relevant, **asked)
+        rows.append({"role": role, **_figures(found)})
+    return rows
+
+
+def gap_table(
+    cache: Cache,
+    anchor: str,
+    dataset: str,
+    *,
+    threshold: float = 0.0,
+    min_support: int = 1,
+    role: str = EVERY_ROLE,
+    relevant: np.ndarray,
+    search: str = "",
+    badge: str = "any",
+    sort: str = "n_anchor",
+    descending: bool = True,
+    offset: int = 0,
+    limit: int = 50,
+) -> tuple[list[dict[str, Any]], int]:
+    """One page of F_miss with the evidence for each gap, and how many gaps match.
+
+    feature, label, promotes
+    n_anchor     samples of the anchor that show it
+    n_dataset    samples of the dataset that do: none, or it were no gap
+    expected     samples that would, if the dataset were like the anchor, by content tokens
+    chance       probability of none by size alone (coverage.chance_of_none); None without tokens
+    near         the dataset's highest pre-activation over the level to reach, the larger of the
+                 SAE's own threshold and `threshold`; None where that is zero or unknown
+    anchor_peak  the anchor's highest peak
+    badge        coverage.badge of the three
+
+    Values that are equal or None come last in feature order. Raises InputError for a column
+    outside GAP_SORTS or a badge outside coverage.BADGES.
+    """
+    if sort not in GAP_SORTS:
+        raise InputError(f"Gaps sort by {', '.join(GAP_SORTS)}, got {sort!r}.")
+    if badge not in ("any", *coverage.BADGES):
+        raise InputError(f"A badge is any, {', '.join(coverage.BADGES)}, got {badge!r}.")
+    if offset < 0 or limit < 0:
+        raise InputError(f"A page starts at 0 or later, got offset {offset}, limit {limit}.")
+    table = _gaps(cache, anchor, dataset, threshold, min_support, role, relevant)
+    table = table.filter(_matching(table, search, badge))
+    order = [(sort, "descending" if descending else "ascending"), ("feature", "ascending")]
+    page = table.take(pc.sort_indices(table, sort_keys=order)).slice(offset, limit)
+    return page.to_pylist(), len(table)
+
+
+def changes(
+    cache: Cache,
+    before: str,
+    after: str,
+    *,
+    threshold: float = 0.0,
+    role: str = EVERY_ROLE,
+) -> dict[str, Any]:
+    """What changed from one run to the next.
+
+    gained, lost: feature ids, ascending; n_gained, n_lost; gained_first, lost_first: the NAMED most
+    common of them as feature, label, n_before, n_after.
+    """
+    _must_match(cache, before, after, role)
+    was, now = cache.support(before, threshold, role), cache.support(after, threshold, role)
+    found: dict[str, Any] = {}
+    for side, run, changed, n in (
+        ("gained", after, (was == 0) & (now > 0), now),
+        ("lost", before, (was > 0) & (now == 0), was),
+    ):
+        ids = np.flatnonzero(changed)
+        first = ids[np.argsort(-n[ids], kind="stable")][:NAMED].tolist()
+        rows, _ = cache.features_page(run, ids=first, limit=NAMED)
+        labels = {row["feature"]: row["label"] for row in rows}
+        found[side] = ids.tolist()
+        found[f"n_{side}"] = len(ids)
+        found[f"{side}_first"] = [
+            {"feature": i, "label": labels[i], "n_before": int(was[i]), "n_after": int(now[i])}
+            for i in first
+        ]
+    return found
+
+
+def _figures(result: CoverageResult) -> dict[str, Any]:
+    return {
+        "fac": result.fac,
+        "n_anchor": result.n_anchor,
+        "n_covered": result.n_covered,
+        "n_missing": result.n_missing,
+    }
+
+
+def _must_match(cache: Cache, one: str, other: str, role: str) -> None:
+    """Feature ids mean the same, and the same tokens were counted."""
+    first, second = cache.summary(one), cache.summary(other)
+    if first["encoder"] != second["encoder"]:
+        raise InputError(
+            f"{first['name']} and {second['name']} cannot be compared: they were measured with "
+            f"different encoders ({first['encoder']}; {second['encoder']}), so the same number "
+            f"means different features. Measure both with one model, layer and SAE."
+        )
+    if role == EVERY_ROLE and first["role"] != second["role"]:
+        raise InputError(
+            f"{first['name']} was measured over the tokens of {first['role']}, {second['name']} "
+            f"over those of {second['role']}: choose one role both have, or measure again."
+        )
+
+
+def _gaps(
+    cache: Cache,
+    anchor: str,
+    dataset: str,
+    threshold: float,
+    min_support: int,
+    role: str,
+    relevant: np.ndarray,
+) -> pa.Table:
+    """Every gap with the columns of gap_table, in feature order."""
+    asked: dict[str, Any] = {"threshold": threshold, "min_support": min_support, "role": role}
+    missing = coverage_of(cache, anchor, dataset, relevant=relevant, **asked).missing
+    about = cache.summary(anchor)
+    sae = about["sae_run"] if cache.ready(about["sae_run"]) else None
+    n_anchor = cache.support(anchor, threshold, role)[missing]
+    n_dataset = cache.support(dataset, threshold, role)[missing]
+    known = cache.evidence(anchor, dataset, sae, missing, role=role)
+    peak = known["anchor_peak"].to_numpy()
+    # The pre-activation is the dataset's highest over all roles: a miss in another role is near.
+    own = pc.fill_null(known["sae_threshold"], 0.0).to_numpy()
+    level = np.maximum(own, np.float32(threshold))
+    reach = pc.fill_null(known["near_pre"], np.nan).to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near = np.where(level > 0, reach / level, np.nan)
+        strength = np.where(level > 0, peak / level, np.inf)
+    tokens = [_content_tokens(cache.summary(run), role) for run in (anchor, dataset)]
+    chance = coverage.chance_of_none(n_anchor, *tokens)
+    ratio = tokens[1] / tokens[0] if tokens[0] else np.nan
+    return pa.table(
+        {
+            "feature": known["feature"],
+            "label": known["label"],
+            "n_anchor": n_anchor,
+            "n_dataset": n_dataset,
+            "expected": _or_none(n_anchor * ratio),
+            "chance": _or_none(chance),
+            "near": _or_none(near),
+            "anchor_peak": known["anchor_peak"],
+            "badge": pa.array(coverage.badge(chance, near, strength), pa.string()),
+            "promotes": known["promotes"],
+        }
+    )
+
+
+def _or_none(values: np.ndarray) -> pa.Array:
+    return pa.array(values, pa.float64(), mask=np.isnan(values))
+
+
+def _content_tokens(about: dict[str, Any], role: str) -> int:
+    """Content tokens that could have fired: of one role, or of all that were measured."""
+    return about["content_tokens"] if role == EVERY_ROLE else about["content_tokens_by_role"][role]
+
+
+def _matching(table: pa.Table, search: str, badge: str) -> pa.Array:
+    """Which gaps have the badge, and `search` in their label, their promoted tokens or, as a
+    number, as their id; "#12" is that id alone."""
+    keep = pa.chunked_array([pa.array(np.ones(len(table), bool))])
+    if badge != "any":
+        keep = pc.equal(table["badge"], badge)
+    search = search.strip()
+    if not search:
+        return keep
+    digits = search.removeprefix("#")
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
+    found = pc.equal(table["feature"], number)
+    if not search.startswith("#") or number < 0:
+        for text in (table["label"], pc.binary_join(table["promotes"], " ")):
+            found = pc.or_(found, pc.match_substring(text, search, ignore_case=True))
+    return pc.and_(keep, found)
+
+
+def _listed_ids(path: Path) -> Iterator[tuple[int, int]]:
+    """(line, feature id) of a JSON list or of lines; entries of a list count as lines."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text ({error.reason}): write one id per line.") from error
+    if text.lstrip().startswith("["):
+        try:
+            entries = list(enumerate(json.loads(text), start=1))
+        except ValueError as error:
+            raise InputError(f"{path} begins like a JSON list but is none: {error}.") from error
+    else:
+        lines = enumerate(text.splitlines(), start=1)
+        entries = [(n, _json_or_text(line)) for n, line in lines if line.strip()]
+    for n, entry in entries:
+        given = entry.get("feature") if isinstance(entry, dict) else entry
+        if not isinstance(given, int) or isinstance(given, bool):
+            raise BadRow(n, f"{path} has {str(entry)[:60]!r} where a feature id belongs.")
+        yield n, given
+
+
+def _json_or_text(line: str) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line.strip()

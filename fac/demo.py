@@ -1,0 +1,224 @@
+"""The demo: its committed inputs and runs, and the Magpie-style writer that made the inputs.
+
+Everything under `data/demo/` was made by this project: samples by the demo model, the SAE by
+`fac train-sae`, the runs by `fac demo --rebuild`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fac.config import DEMO_INPUTS, Workspace
+from fac.errors import GateFailed, InputError
+from fac.generator import LocalGenerator
+from fac.store import cache
+from fac.store.runs import Runs, disk_room
+
+ANCHOR, SEED = "demo-anchor", "demo-seed"
+INPUTS = {ANCHOR: DEMO_INPUTS / "anchor.jsonl", SEED: DEMO_INPUTS / "seed.jsonl"}
+COMMITTED = Workspace(DEMO_INPUTS)
+
+Progress = Callable[..., None]
+
+
+def materialise(workspace: Workspace, progress: Progress) -> list[str]:
+    """Copy the committed runs into a workspace and build their caches; returns the run ids.
+
+    Loads no model. Runs that are there already stay.
+    """
+    source, runs = Runs(COMMITTED), Runs(workspace)
+    ids = [m["run"] for step in ("dataset", "sae", "measure") for m in source.list(step)]
+    if not ids:
+        raise InputError(
+            f"{DEMO_INPUTS} holds no runs; restore data/demo from git or run `fac demo --rebuild`."
+        )
+    for done, run_id in enumerate(ids):
+        progress(done, len(ids), f"bringing in {run_id}")
+        if not runs.find(run_id):
+            adopt(source, runs, run_id)
+        if not run_id.startswith("dataset-"):
+            cache.build(runs, run_id, workspace.cache)
+    progress(len(ids), len(ids), "the demo is ready")
+    return ids
+
+
+def adopt(source: Runs, target: Runs, run_id: str) -> None:
+    """Copy a finished run from one workspace to another, whole or not at all."""
+    final = target.path(run_id)
+    scratch = final.with_name(f".adopt-{run_id}")
+    with disk_room(f"run {run_id}"):
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(source.path(run_id), scratch)
+        scratch.rename(final)
+
+
+# --- Magpie-style samples -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagpieRecipe:
+    """How samples are drawn from a chat model that is given nothing but its own template.
+
+    After Xu et al. 2024 (Magpie): the template up to the user's turn makes an aligned model write
+    an instruction; asked with it, the model answers.
+    """
+
+    n: int
+    """Samples wanted after all filters."""
+
+    seed: int = 0
+    """Base of every batch's seed."""
+
+    systems: tuple[str, ...] = ()
+    """System prompts taken in turn while instructions are drawn; none: the template's own."""
+
+    must_contain: tuple[str, ...] = ()
+    """At least one of these words must occur in the instruction, or it is dropped as off topic."""
+
+    temperature: float = 1.0
+    answer_temperature: float = 0.7
+    top_k: int = 50
+    instruction_tokens: int = 48
+    answer_tokens: int = 64
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InputError(f"The number of samples must be at least 1, got {self.n}.")
+
+
+def write_magpie(
+    recipe: MagpieRecipe, generator: LocalGenerator, out: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write `recipe.n` chats as JSON lines; returns counts of kept and dropped with reasons.
+
+    Batches already answered are kept in a journal beside `out`, so a restart continues. Raises
+    InputError when fifty batches in a row give nothing new.
+    """
+    journal = out.with_name(f"_{out.name}.journal")
+    kept: dict[str, dict[str, Any]] = {}
+    dropped: Counter[str] = Counter()
+    number = barren = 0
+    if journal.exists():
+        for line in journal.read_text("utf-8").splitlines():
+            row = json.loads(line)
+            number = row["batch"] + 1
+            dropped.update(row["dropped"])
+            kept |= {_key(chat["messages"][0]["content"]): chat for chat in row["kept"]}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as log:
+        while len(kept) < recipe.n:
+            progress(len(kept), recipe.n, f"{sum(dropped.values())} dropped")
+            fresh, reasons = _magpie_batch(recipe, generator, number, set(kept))
+            row = {"batch": number, "kept": list(fresh.values()), "dropped": reasons}
+            log.write(json.dumps(row, ensure_ascii=False) + "\n")
+            log.flush()
+            kept |= fresh
+            dropped.update(reasons)
+            number, barren = number + 1, 0 if fresh else barren + 1
+            if barren == 50:
+                raise InputError(
+                    f"Fifty batches gave no new sample ({dict(dropped)}); loosen must_contain or "
+                    f"raise the temperature."
+                )
+    chats = list(kept.values())[: recipe.n]
+    text = "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
+    out.write_text(text, encoding="utf-8")
+    journal.unlink()
+    progress(recipe.n, recipe.n, "done")
+    return {
+        "samples": len(chats),
+        "batches": number,
+        "dropped": dict(dropped.most_common()),
+        "recipe": asdict(recipe),
+    }
+
+
+def _magpie_batch(
+    recipe: MagpieRecipe, generator: LocalGenerator, number: int, known: set[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    mark = "\u2983"
+    system = recipe.systems[number % len(recipe.systems)] if recipe.systems else None
+    head = [{"role": "system", "content": system}] if system else []
+    asked = generator.render([*head, {"role": "user", "content": mark}], reply=False)
+    drawn = generator.continuations(
+        [asked.split(mark)[0]] * recipe.batch,
+        seed=recipe.seed * 1_000_003 + 2 * number,
+        max_new_tokens=recipe.instruction_tokens,
+        temperature=recipe.temperature,
+        top_k=recipe.top_k,
+    )
+    reasons: Counter[str] = Counter()
+    fresh: dict[str, str] = {}
+    for text, finished in drawn:
+        text = text.strip()
+        why = _objection(text, finished, recipe, known | set(fresh))
+        if why:
+            reasons[why] += 1
+        else:
+            fresh[_key(text)] = text
+    prompts = [generator.render([{"role": "user", "content": text}]) for text in fresh.values()]
+    answers = (
+        generator.continuations(
+            prompts,
+            seed=recipe.seed * 1_000_003 + 2 * number + 1,
+            max_new_tokens=recipe.answer_tokens,
+            temperature=recipe.answer_temperature,
+            top_k=recipe.top_k,
+        )
+        if prompts
+        else []
+    )
+    kept = {}
+    for (key, text), (answer, finished) in zip(fresh.items(), answers, strict=True):
+        answer = _whole_sentences(answer.strip(), finished)
+        if not answer:
+            reasons["answer without a finished sentence"] += 1
+            continue
+        messages = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        kept[key] = {"messages": messages}
+    return kept, dict(reasons)
+
+
+def _key(text: str) -> str:
+    """What makes two instructions the same: letters and digits, case folded."""
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
+def _objection(text: str, finished: bool, recipe: MagpieRecipe, known: set[str]) -> str | None:
+    if not finished:
+        return "instruction cut at the token limit"
+    if len(text.split()) < 3:
+        return "fewer than three words"
+    if "\ufffd" in text or any(ord(c) < 32 and c not in "\n\t" for c in text):
+        return "broken characters"
+    if _key(text) in known:
+        return "duplicate"
+    words = recipe.must_contain
+    if words and not any(word in text.casefold() for word in words):
+        return "off topic"
+    return None
+
+
+def _whole_sentences(text: str, finished: bool) -> str:
+    """The text up to its last full stop, so that a cut answer does not end in mid-sentence."""
+    if finished:
+        return text
+    end = max(text.rfind(mark) for mark in ".!?")
+    return text[: end + 1]
+
+
+def compare(committed: Workspace, rebuilt: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raises GateFailed when a rebuild disagrees with the committed demo."""
+    if rebuilt != found:
+        raise GateFailed(
+            f"The rebuilt demo differs from the one in {committed.root}: FAC {rebuilt['fac']} "
+            f"against {found['fac']}, {len(set(rebuilt['missing']) ^ set(found['missing']))} "
+            f"features differ in the missing set."
+        )

@@ -1,0 +1,261 @@
+"""The composition root: a spec -> the step that carries it out, with real encoders; the worker.
+
+The dashboard only puts specs into the queue and starts this worker as a process of its own; the
+command line calls `perform` directly. Models are loaded when the first step needs one and kept.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fac import datasets, demo
+from fac.config import DemoSpec, IngestSpec, MeasureSpec, ProbeSpec, SaeSpec, Spec, Workspace
+from fac.config import read_spec
+from fac.errors import Cancelled, FacError, InputError
+from fac.store import cache
+from fac.store.queue import Job, Queue
+from fac.store.runs import Runs
+
+if TYPE_CHECKING:
+    from fac.encoder import SaeEncoder
+
+Progress = Callable[..., None]
+IDLE_SECONDS = 0.3
+BEAT_SECONDS = 3.0
+
+
+def device() -> str:
+    """FAC_DEVICE, else `cuda` where there is one, else `cpu`."""
+    from fac.models import pick_device
+
+    return os.environ.get("FAC_DEVICE") or pick_device()
+
+
+class Steps:
+    """Carries out specs in one workspace; keeps the last encoder loaded."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.runs = Runs(workspace)
+        self._loaded: tuple[tuple[Any, ...], SaeEncoder] | None = None
+
+    def perform(self, spec: Spec, progress: Progress) -> str:
+        """Run one step to its end; returns the id of its run.
+
+        Raises FacError subclasses with a sentence; Cancelled keeps what is done.
+        """
+        if isinstance(spec, IngestSpec):
+            return datasets.ingest(spec, runs=self.runs, progress=progress)
+        if isinstance(spec, DemoSpec):
+            return demo.materialise(self.workspace, progress)[-1]
+        if isinstance(spec, MeasureSpec):
+            return self._measure(spec, progress)
+        if isinstance(spec, SaeSpec):
+            return self._describe(spec, progress)
+        if isinstance(spec, ProbeSpec):
+            return self._probe(spec, progress)
+        raise InputError(f"No step carries out a {type(spec).__name__}.")
+
+    def encoder(
+        self, spec: MeasureSpec | SaeSpec | ProbeSpec, progress: Progress
+    ) -> SaeEncoder:
+        """The encoder a spec asks for, loaded once.
+
+        Raises InputError when the SAE reads another width than the model has.
+        """
+        from fac.encoder import SaeEncoder
+        from fac.models import SubjectModel, locate_model
+        from fac.saes import load_sae
+
+        limit = getattr(spec, "max_tokens", MeasureSpec.max_tokens)
+        key = (spec.model, spec.layer, spec.sae, limit)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None
+            progress(0, 1, "loading the model and the SAE")
+            found = locate_model(
+                spec.model, self.workspace.models, lambda note: progress(0, 1, note)
+            )
+            where = device()
+            sae = load_sae(spec.sae, where)
+            model = SubjectModel(
+                found.folder,
+                layer=spec.layer,
+                device=where,
+                revision=found.revision,
+                max_tokens=limit,
+            )
+            if sae.d_in != model.d_model:
+                raise InputError(
+                    f"The SAE {spec.sae!r} reads {sae.d_in} values, but {spec.model!r} has a "
+                    f"residual stream of {model.d_model}: it belongs to another model. "
+                    f"`fac preflight` compares them."
+                )
+            if sae.trained_layer not in (None, spec.layer):
+                raise InputError(
+                    f"The SAE {spec.sae!r} reads the stream after {sae.trained_layer} blocks, not "
+                    f"{spec.layer}; give --layer {sae.trained_layer}."
+                )
+            self._loaded = key, SaeEncoder(model, sae, found.identity)
+        return self._loaded[1]
+
+    def _measure(self, spec: MeasureSpec, progress: Progress) -> str:
+        from fac.measure import measure
+
+        self.runs.manifest(spec.dataset)
+        encoder = self.encoder(spec, progress)
+        sae_run = self._describe(
+            SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae), progress, encoder
+        )
+        run_id = measure(
+            spec, runs=self.runs, encoder=encoder, sae_run=sae_run, progress=progress
+        )
+        self._cached(run_id, progress)
+        return run_id
+
+    def _describe(
+        self, spec: SaeSpec, progress: Progress, encoder: SaeEncoder | None = None
+    ) -> str:
+        from fac.dictionary import describe
+
+        encoder = encoder or self.encoder(spec, progress)
+        run_id = describe(spec, runs=self.runs, encoder=encoder, progress=progress)
+        self._cached(run_id, progress)
+        return run_id
+
+    def _probe(self, spec: ProbeSpec, progress: Progress) -> str:
+        from fac.probe import probe
+
+        encoder = self.encoder(spec, progress)
+        sae = SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae)
+        return probe(
+            spec, runs=self.runs, encoder=encoder, sae_run=sae.run_id(encoder.identity)
+        )
+
+    def _cached(self, run_id: str, progress: Progress) -> None:
+        if not cache.Cache(self.workspace.cache).ready(run_id):
+            progress(1, 1, "building the cache for browsing")
+            cache.build(self.runs, run_id, self.workspace.cache)
+
+
+# --- the worker ------------------------------------------------------------------------------
+
+
+def work(workspace: Workspace, *, say: Callable[[str], None], until_idle: bool = False) -> int:
+    """Take jobs from the queue until told to stop; returns how many were carried out.
+
+    One bad job never ends the worker. Killed at any moment, the job goes back to the queue and
+    the step continues from its finished parts.
+    """
+    queue, steps = Queue(workspace.queue), Steps(workspace)
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    name, begun, count = f"{os.uname().nodename}:{os.getpid()}", time.time(), 0
+    beating = threading.Thread(
+        target=_beat, args=(workspace, begun, stop), daemon=True, name="heartbeat"
+    )
+    beating.start()
+    say(f"worker {os.getpid()} reads {workspace.queue}")
+    try:
+        while not stop.is_set():
+            queue.recover()
+            job = queue.claim(name)
+            if job is None:
+                if until_idle:
+                    break
+                stop.wait(IDLE_SECONDS)
+                continue
+            count += 1
+            _carry_out(job, queue, steps, stop, say)
+    finally:
+        stop.set()
+        beating.join()
+    return count
+
+
+def _beat(workspace: Workspace, begun: float, stop: threading.Event) -> None:
+    queue = Queue(workspace.queue)
+    while True:
+        queue.beat(os.getpid(), begun)
+        if stop.wait(BEAT_SECONDS):
+            return
+
+
+def _carry_out(
+    job: Job, queue: Queue, steps: Steps, stop: threading.Event, say: Callable[[str], None]
+) -> None:
+    say(f"job {job.id}: {job.step} {job.spec}")
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        queue.report(job.id, done, total, note)
+        if stop.is_set():
+            raise Cancelled("the worker was asked to stop")
+
+    try:
+        run_id = steps.perform(read_spec(job.step, job.spec), progress)
+    except Cancelled as reason:
+        if not stop.is_set():  # a job of a worker that ends is left for the next one to recover
+            queue.stopped(job.id)
+        say(f"job {job.id}: stopped, {reason}")
+    except FacError as error:
+        queue.fail(job.id, str(error))
+        say(f"job {job.id}: failed, {error}")
+    except Exception as error:  # the boundary of the process: the next job must still run
+        traceback.print_exc()
+        queue.fail(
+            job.id, f"{type(error).__name__}: {error}. The log has the details; this is a bug."
+        )
+    else:
+        queue.finish(job.id, run_id)
+        say(f"job {job.id}: done, {run_id}")
+
+
+def start_worker(workspace: Workspace) -> None:
+    """Start the worker process of a workspace unless one is alive."""
+    state = Queue(workspace.queue).worker()
+    if state and state["alive"]:
+        return
+    workspace.logs.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "fac", "worker", "--workspace", str(workspace.root)]
+    with (workspace.logs / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=demo.DEMO_INPUTS.parent.parent,
+        )
+    # Marks the worker alive from now on, so that two quick reruns do not start two.
+    Queue(workspace.queue).beat(process.pid, time.time())
+
+
+def restart_worker(workspace: Workspace) -> None:
+    """End the worker (its job continues in the next one) and start a new one."""
+    state = Queue(workspace.queue).worker()
+    if state and state["alive"]:
+        os.kill(state["pid"], signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while _running(state["pid"]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    start_worker(workspace)
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.waitpid(pid, os.WNOHANG)  # reap it if it is our child
+    except ChildProcessError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,860 @@
+"""The cache: one DuckDB file per run, derived from its parquet, written once and only read after.
+
+`build` writes cache/<run id>.duckdb under another name and renames it; `Cache` attaches such files
+read-only and answers what pages and commands ask. The run id is the version, so nothing is ever
+invalidated; a file may be deleted any day and built again. The only DuckDB code.
+
+Tables of a measure run, sorted by feature so that one feature's rows lie together:
+    activations  every stored peak; `strongest` marks the row of the loudest role of its sample,
+                 so that "samples, whatever the role" is a plain count
+    features     one row per feature of the dictionary, silent ones included
+    ladder       samples above each rung of `thresholds`, per role and feature
+    spans, near, samples, meta
+Tables of an SAE run: features, meta.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from fac.errors import InputError
+from fac.schema import EVERY_ROLE, ROLES
+from fac.store.runs import Runs, disk_full, disk_room, is_run_id, lock_file
+
+SQL_VERSION = 1
+"""Of the tables below. A cache with another number is not ready, and building replaces it."""
+
+MAX_RUNGS = 24
+HISTOGRAM_BINS = 30
+ROWS_PER_BLOCK = 2_000_000
+"""Activations in memory at once while building; a feature is never split."""
+
+ROLE_CODES = {**{role: code for code, role in enumerate(ROLES)}, EVERY_ROLE: len(ROLES)}
+"""How roles are stored: the index into ROLES; one more for a sample's strongest role."""
+
+SORTABLE = (
+    "feature",
+    "label",
+    "n_samples",
+    *(f"n_{role}" for role in ROLES),
+    "n_tokens",
+    "max_peak",
+    "mean_peak",
+    "density",
+)
+SHOWN = ("all", "alive", "silent")
+
+# ---- building -----------------------------------------------------------------------------------
+
+CREATE_MEASURE = """
+    CREATE TABLE meta (version INTEGER, run VARCHAR, step VARCHAR, summary VARCHAR);
+    CREATE TABLE activations (
+        feature INTEGER NOT NULL, peak FLOAT NOT NULL, sample INTEGER NOT NULL,
+        role UTINYINT NOT NULL, position INTEGER NOT NULL, n_tokens INTEGER NOT NULL,
+        strongest BOOLEAN NOT NULL);
+    CREATE TABLE features (
+        feature INTEGER, label VARCHAR, n_samples INTEGER, n_system INTEGER, n_user INTEGER,
+        n_assistant INTEGER, n_tokens BIGINT, max_peak FLOAT, peak_system FLOAT, peak_user FLOAT,
+        peak_assistant FLOAT, mean_peak DOUBLE);
+    CREATE TABLE ladder (role UTINYINT, feature INTEGER, counts INTEGER[]);
+"""
+
+CREATE_SAE = "CREATE TABLE meta (version INTEGER, run VARCHAR, step VARCHAR, summary VARCHAR)"
+
+INSERT_META = "INSERT INTO meta VALUES ($version, $run, $step, $summary)"
+
+PEAK_RANGE = """
+    SELECT min(peak), max(peak), min(feature), max(feature), bool_and(isfinite(peak))
+    FROM read_parquet($path)
+"""
+
+ROWS_PER_FEATURE = "SELECT feature, count(*) AS n FROM read_parquet($path) GROUP BY feature"
+
+CREATE_BLOCK = """
+    CREATE OR REPLACE TEMP TABLE block AS
+    SELECT *, row_number() OVER (PARTITION BY feature, sample ORDER BY peak DESC, role) = 1
+              AS strongest
+    FROM (
+        SELECT feature, peak, sample, (list_position($roles, role) - 1)::UTINYINT AS role,
+               position, n_tokens
+        FROM read_parquet($path)
+        WHERE feature >= $first AND feature < $beyond)
+"""
+
+INSERT_ACTIVATIONS = """
+    INSERT INTO activations
+    SELECT feature, peak, sample, role, position, n_tokens, strongest
+    FROM block ORDER BY feature, peak DESC, sample, role
+"""
+
+# Sums run over sorted lists: addition of floats in the order of threads would not repeat exactly.
+INSERT_FEATURES = """
+    INSERT INTO features
+    SELECT f.feature, coalesce(l.label, ''), coalesce(b.n_samples, 0), coalesce(b.n_system, 0),
+           coalesce(b.n_user, 0), coalesce(b.n_assistant, 0), coalesce(b.n_tokens, 0),
+           coalesce(b.max_peak, 0), coalesce(b.peak_system, 0), coalesce(b.peak_user, 0),
+           coalesce(b.peak_assistant, 0), coalesce(b.mean_peak, 0)
+    FROM (SELECT range::INTEGER AS feature FROM range($first, $beyond)) f
+    LEFT JOIN (
+        SELECT feature,
+               count(*) FILTER (strongest) AS n_samples,
+               count(*) FILTER (role = 0) AS n_system,
+               count(*) FILTER (role = 1) AS n_user,
+               count(*) FILTER (role = 2) AS n_assistant,
+               sum(n_tokens) AS n_tokens,
+               max(peak) AS max_peak,
+               max(peak) FILTER (role = 0) AS peak_system,
+               max(peak) FILTER (role = 1) AS peak_user,
+               max(peak) FILTER (role = 2) AS peak_assistant,
+               list_sum(list(peak::DOUBLE ORDER BY peak) FILTER (strongest))
+                   / count(*) FILTER (strongest) AS mean_peak
+        FROM block GROUP BY feature) b USING (feature)
+    LEFT JOIN labels l USING (feature)
+    ORDER BY f.feature
+"""
+
+
+def insert_ladder(n_rungs: int) -> str:
+    """Counts above each of the parameters $t0, $t1, ... per feature, for each role and for all."""
+    above = ", ".join(f"count(*) FILTER (peak > $t{i}::FLOAT)" for i in range(n_rungs))
+    return f"""
+        INSERT INTO ladder
+        SELECT role, feature, [{above}] FROM block GROUP BY role, feature
+        UNION ALL
+        SELECT $every, feature, [{above}] FROM block WHERE strongest GROUP BY feature
+        ORDER BY 1, 2
+    """
+
+
+# A newline or a space is the whole peak token of some features: shown by a sign, not by nothing.
+CREATE_LABELS = """
+    CREATE TEMP TABLE labels AS
+    WITH peaks AS (
+        SELECT feature, peak, rank, tokens[peak_index + 1] AS token FROM spans WHERE kind = 'top'
+    ), shown AS (
+        SELECT feature, peak, rank,
+               CASE WHEN regexp_full_match(token, '\\s*\\n\\s*') THEN '↵'
+                    WHEN regexp_full_match(token, '[\\s\\p{Z}]+') THEN '␣'
+                    ELSE regexp_replace(token, '^[\\s\\p{Z}]+|[\\s\\p{Z}]+$', '', 'g') END AS token
+        FROM peaks
+    ), grouped AS (
+        SELECT feature, min_by(token, rank) AS token, lower(token) AS folded,
+               list_sum(list(peak::DOUBLE ORDER BY peak)) AS weight
+        FROM shown WHERE token <> '' GROUP BY feature, lower(token)
+    ), ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY feature ORDER BY weight DESC, folded) AS place
+        FROM grouped
+    )
+    SELECT feature, string_agg(token, ' · ' ORDER BY place) AS label
+    FROM ranked WHERE place <= 3 GROUP BY feature
+"""
+
+CREATE_SPANS = """
+    CREATE TABLE spans AS
+    SELECT * FROM read_parquet($path) ORDER BY feature, kind DESC, rank
+"""
+
+CREATE_NEAR = "CREATE TABLE near AS SELECT * FROM read_parquet($path) ORDER BY feature, rank"
+
+CREATE_SAMPLES = """
+    CREATE TABLE samples AS
+    SELECT s.file_row_number::INTEGER AS sample, s.sample_id, s.messages, s.label,
+           coalesce(t.n_tokens, 0) AS n_tokens, coalesce(t.n_content, 0) AS n_content,
+           coalesce(t.n_cut, 0) AS n_cut
+    FROM read_parquet($samples, file_row_number = true) s
+    LEFT JOIN read_parquet($tokens) t ON t.sample = s.file_row_number
+    ORDER BY 1
+"""
+
+COUNT_ALIVE = "SELECT count(*) FROM features WHERE n_samples > 0"
+
+CREATE_SAE_FEATURES = "CREATE TABLE features AS SELECT * FROM read_parquet($path) ORDER BY feature"
+
+
+def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -> Path:
+    """Writes the cache of a measure run or an SAE run, replacing any older one; returns its path.
+
+    Reads parquet in blocks of features under `memory_limit`, spilling inside `folder`, so memory
+    does not grow with the run. The same run gives the same tables. Raises InputError for a run
+    without a cache, damaged tables and a full disk; an older cache then stays.
+    """
+    manifest = runs.manifest(run_id)
+    fill = {"measure": _fill_measure, "sae": _fill_sae}.get(manifest["step"])
+    if fill is None:
+        raise InputError(
+            f"Run {run_id} has no cache: only measure and sae runs have one, "
+            f"this is a {manifest['step']} run."
+        )
+    with disk_room(f"the cache of {run_id}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    partial, spill = folder / f"{run_id}.duckdb.tmp", folder / f".spill-{run_id}"
+    busy = f"The cache of {run_id} is already being built by process"
+    with lock_file(folder / f".lock-{run_id}", busy), disk_room(f"the cache of {run_id}"):
+        try:
+            _remove(partial, spill)
+            with duckdb.connect(str(partial), config={"memory_limit": memory_limit}) as con:
+                con.execute(f"SET temp_directory = {_quoted(str(spill))}")
+                fill(con, runs, manifest)
+                con.execute("CHECKPOINT")
+            return partial.rename(folder / f"{run_id}.duckdb")
+        except duckdb.IOException as error:
+            if "No space left on device" not in str(error):
+                raise
+            raise InputError(disk_full(f"the cache of {run_id}")) from error
+        finally:
+            _remove(partial, spill)
+
+
+def _remove(partial: Path, spill: Path) -> None:
+    partial.unlink(missing_ok=True)
+    partial.with_name(partial.name + ".wal").unlink(missing_ok=True)
+    shutil.rmtree(spill, ignore_errors=True)
+
+
+def _fill_sae(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str, Any]) -> None:
+    con.execute(CREATE_SAE)
+    con.execute(CREATE_SAE_FEATURES, {"path": _parquet(runs, manifest["run"], "features")})
+    _write_meta(con, manifest, {})
+
+
+def _fill_measure(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str, Any]) -> None:
+    run, facts = manifest["run"], manifest["facts"]
+    path = _parquet(runs, run, "activations")
+    n_features = facts["n_features"]
+    low, high, first, last, finite = _row(con, PEAK_RANGE, path=path)
+    if finite is not None and not (finite and first >= 0 and last < n_features):
+        raise InputError(
+            f"The activations of run {run} are damaged: peaks must be finite and features lie "
+            f"below {n_features}; delete the run's folder and measure again."
+        )
+    floor = manifest["spec"].get("floor", 0.0)
+    thresholds = rungs(floor, low, high)
+    con.execute(CREATE_MEASURE)
+    con.execute(CREATE_SPANS, {"path": _parquet(runs, run, "spans")})
+    con.execute(CREATE_NEAR, {"path": _parquet(runs, run, "near")})
+    samples, tokens = (
+        _parquet(runs, facts["dataset"], "samples"),
+        _parquet(runs, run, "sample_tokens"),
+    )
+    con.execute(CREATE_SAMPLES, {"samples": samples, "tokens": tokens})
+    con.execute(CREATE_LABELS)
+    at = {f"t{i}": value for i, value in enumerate(thresholds)}
+    for begin, end in _blocks(con, path, n_features):
+        bounds = {"first": begin, "beyond": end}
+        con.execute(CREATE_BLOCK, {**bounds, "path": path, "roles": [*ROLES]})
+        con.execute(INSERT_ACTIVATIONS)
+        con.execute(insert_ladder(len(thresholds)), {**at, "every": ROLE_CODES[EVERY_ROLE]})
+        con.execute(INSERT_FEATURES, bounds)
+    (n_alive,) = _row(con, COUNT_ALIVE)
+    derived = {
+        "n_alive": n_alive,
+        "max_peak": high or 0.0,
+        "floor": floor,
+        "thresholds": thresholds,
+    }
+    _write_meta(con, manifest, derived)
+
+
+def rungs(floor: float, low: float | None, high: float | None) -> list[float]:
+    """The ladder: the floor, then round numbers between the smallest and the largest peak.
+
+    The finest of the series with 24, 12, 6 or 3 equal ratios per decade (the preferred numbers of
+    engineering) that stays within MAX_RUNGS rungs, over at most four decades. The numbers do not
+    depend on the run, so two runs of one SAE share rungs and their curve needs no scan.
+    """
+    if low is None or high is None:
+        return [floor]
+    low = max(low, high * 1e-4, floor)
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    inside: list[float] = []
+    for stride in (1, 2, 4, 8):
+        steps = [float(f"{step}e{decade}") for decade in decades for step in E24[::stride]]
+        inside = [step for step in steps if low < step < high]
+        if len(inside) < MAX_RUNGS:
+            break
+    return [floor, *inside]
+
+
+E24 = (
+    *(1.0, 1.1, 1.2, 1.3, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.7, 3.0),
+    *(3.3, 3.6, 3.9, 4.3, 4.7, 5.1, 5.6, 6.2, 6.8, 7.5, 8.2, 9.1),
+)
+
+
+def _blocks(
+    con: duckdb.DuckDBPyConnection, path: str, n_features: int
+) -> Iterator[tuple[int, int]]:
+    """Ranges of features that together are all of them, each of about ROWS_PER_BLOCK rows."""
+    found = con.execute(ROWS_PER_FEATURE, {"path": path}).fetchnumpy()
+    per_feature = np.zeros(n_features, np.int64)
+    per_feature[found["feature"]] = found["n"]
+    block = np.cumsum(per_feature) // ROWS_PER_BLOCK
+    edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), n_features]
+    return zip(edges[:-1], edges[1:], strict=True)
+
+
+def _write_meta(
+    con: duckdb.DuckDBPyConnection, manifest: dict[str, Any], derived: dict[str, Any]
+) -> None:
+    summary = {**manifest["facts"], "run": manifest["run"], **derived}
+    con.execute(
+        INSERT_META,
+        {
+            "version": SQL_VERSION,
+            "run": manifest["run"],
+            "step": manifest["step"],
+            "summary": json.dumps(summary, ensure_ascii=True),
+        },
+    )
+
+
+def _parquet(runs: Runs, run_id: str, name: str) -> str:
+    runs.manifest(run_id)  # says so in a sentence where the run is gone
+    return str(runs.path(run_id) / f"{name}.parquet")
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+META = "SELECT version, run, step, summary FROM {run}.meta"
+
+BYTES_NEEDED = """
+    SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = $alias
+"""
+
+LADDER = "SELECT feature, counts FROM {run}.ladder WHERE role = $role ORDER BY feature"
+
+SUPPORT_AT_RUNG = "SELECT feature, counts[$place] AS n FROM {run}.ladder WHERE role = $role"
+
+SUPPORT_BETWEEN = """
+    SELECT feature, count(*) AS n FROM {run}.activations
+    WHERE peak > $threshold::FLOAT AND peak <= $upper::FLOAT AND {rows_of_role}
+    GROUP BY feature
+"""
+
+# What stands for the features of an SAE that is not known here.
+NO_SAE = """
+    (SELECT NULL::INTEGER AS feature, NULL::FLOAT AS threshold, NULL::VARCHAR[] AS promotes
+     WHERE false)
+"""
+
+FEATURES = """
+    SELECT m.feature, m.label, m.n_samples, m.n_user, m.n_assistant, m.n_system, m.n_tokens,
+           m.max_peak, m.mean_peak,
+           m.n_samples / greatest((SELECT count(*) FROM {run}.samples), 1) AS density,
+           coalesce(s.promotes, []) AS promotes
+    FROM {run}.features m LEFT JOIN {sae} s USING (feature)
+"""
+
+FEATURES_WANTED = """
+    WHERE ($text IS NULL OR m.feature = $number OR m.label ILIKE $text ESCAPE '\\'
+           OR array_to_string(s.promotes, ' ') ILIKE $text ESCAPE '\\')
+      AND ($text IS NOT NULL OR $number IS NULL OR m.feature = $number)
+      AND ($ids IS NULL OR m.feature IN (SELECT unnest($ids)))
+      AND ($only = 'all' OR ($only = 'alive') = (m.n_samples > 0))
+"""
+
+FEATURES_PAGE = (
+    FEATURES
+    + FEATURES_WANTED
+    + "ORDER BY {sort} {direction}, m.feature LIMIT $limit OFFSET $offset"
+)
+
+FEATURES_MATCHING = (
+    "SELECT count(*) FROM {run}.features m LEFT JOIN {sae} s USING (feature)" + FEATURES_WANTED
+)
+
+ONE_FEATURE = FEATURES + "WHERE m.feature = $feature"
+
+SPANS_OF = """
+    SELECT kind, rank, quantile, sample, role, position, peak, peak_index, tokens, activations
+    FROM {run}.spans WHERE feature = $feature AND ($kind IS NULL OR kind = $kind)
+    ORDER BY kind DESC, rank
+"""
+
+NEAR_OF = """
+    SELECT n.rank, n.sample, n.role, n.position, n.pre, n.peak_index, n.tokens,
+           CASE WHEN s.threshold > 0 THEN n.pre / s.threshold END AS ratio
+    FROM {run}.near n LEFT JOIN {sae} s USING (feature)
+    WHERE n.feature = $feature ORDER BY n.rank
+"""
+
+LOUDEST = "SELECT max_peak FROM {run}.features WHERE feature = $feature"
+
+HISTOGRAM = """
+    SELECT least(floor((peak - $floor) / ($top - $floor) * $bins), $bins - 1)::INTEGER AS bin,
+           count(*) AS n
+    FROM {run}.activations WHERE feature = $feature AND strongest GROUP BY bin
+"""
+
+ROWS = """
+    SELECT sample, role, peak, position, n_tokens FROM {run}.activations
+    WHERE feature = $feature AND peak > $threshold::FLOAT AND {rows_of_role}
+    ORDER BY peak DESC, sample LIMIT $limit OFFSET $offset
+"""
+
+ROWS_MATCHING = """
+    SELECT count(*) FROM {run}.activations
+    WHERE feature = $feature AND peak > $threshold::FLOAT AND {rows_of_role}
+"""
+
+SAMPLE_COLUMNS = """
+    SELECT sample, sample_id, messages, label, n_tokens, n_content, n_cut FROM {run}.samples
+"""
+
+ONE_SAMPLE = SAMPLE_COLUMNS + "WHERE sample = $row"
+
+SAMPLES_WANTED = """
+    WHERE $text IS NULL OR label ILIKE $text ESCAPE '\\'
+       OR array_to_string([m.content for m in messages], chr(10)) ILIKE $text ESCAPE '\\'
+"""
+
+SAMPLES_PAGE = SAMPLE_COLUMNS + SAMPLES_WANTED + "ORDER BY sample LIMIT $limit OFFSET $offset"
+
+SAMPLES_MATCHING = "SELECT count(*) FROM {run}.samples" + SAMPLES_WANTED
+
+FEATURES_OF_SAMPLE = """
+    SELECT a.feature, f.label, a.role, a.peak, a.position
+    FROM {run}.activations a JOIN {run}.features f USING (feature)
+    WHERE a.sample = $row AND a.strongest ORDER BY a.peak DESC, a.feature LIMIT $limit
+"""
+
+POINTS = "SELECT feature, x, y FROM {sae} ORDER BY feature"
+
+ONE_SAE_FEATURE = """
+    SELECT feature, threshold, x, y, promotes, suppresses, neighbours, cosines
+    FROM {sae} WHERE feature = $feature
+"""
+
+EVIDENCE = """
+    SELECT a.feature, a.label, a.{peak} AS anchor_peak, nullif(d.{peak}, 0) AS dataset_peak,
+           n.pre AS near_pre, s.threshold AS sae_threshold, coalesce(s.promotes, []) AS promotes
+    FROM {anchor}.features a
+    LEFT JOIN {dataset}.features d USING (feature)
+    LEFT JOIN (SELECT feature, max(pre) AS pre FROM {dataset}.near GROUP BY feature) n
+           USING (feature)
+    LEFT JOIN {sae} s USING (feature)
+    ORDER BY a.feature
+"""
+
+
+class NotReady(InputError):
+    """A run whose cache is missing, damaged or of another version; building it helps."""
+
+    def __init__(self, run: str, why: str):
+        super().__init__(f"Run {run} cannot be shown, {why}: build it with `fac cache rebuild`.")
+
+
+class Cache:
+    """Reads the caches of a folder; one per process is enough, and threads may share it.
+
+    One in-memory DuckDB to which each file is attached, read-only, when first asked for. Every call
+    takes its own cursor and fetches its result to the end: a connection shared by threads mixes
+    their results up, and results are otherwise read lazily. After opening, DuckDB may touch no file
+    outside the folder and no setting can change; `allowed_directories` is what keeps later ATTACHes
+    possible once external access is off.
+    """
+
+    def __init__(self, folder: Path, *, memory_limit: str = "1GB"):
+        self._folder = folder.resolve()
+        self._turn = threading.Condition()
+        self._attached: dict[str, tuple[int, int, int]] = {}
+        self._readers: Counter[str] = Counter()
+        self._con = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
+        self._con.execute("SET autoinstall_known_extensions = false")
+        self._con.execute("SET autoload_known_extensions = false")
+        self._con.execute(f"SET allowed_directories = [{_quoted(f'{self._folder}/')}]")
+        self._con.execute("SET enable_external_access = false")
+        self._con.execute("SET lock_configuration = true")
+
+    def close(self) -> None:
+        self._con.close()
+
+    # ---- what there is
+
+    def ready(self, run: str) -> bool:
+        """Whether the run's cache exists, is whole and has this version's tables."""
+        try:
+            with self._reading(run):
+                return True
+        except NotReady:
+            return False
+
+    def summary(self, run: str) -> dict[str, Any]:
+        """The run's facts and, for a measure run, `n_alive`, `max_peak`, `floor`, `thresholds`.
+
+        `content_tokens` counts all measured roles together. Raises NotReady.
+        """
+        with self._reading(run) as cursor:
+            (_, _, _, text) = _row(cursor, META.format(run=_name(run)))
+        return json.loads(text)
+
+    # ---- counts per feature
+
+    def ladder(self, run: str, role: str = EVERY_ROLE) -> tuple[np.ndarray, np.ndarray]:
+        """Thresholds, float64 `[T]` ascending, and the samples above each: int64 `[T, F]`."""
+        about = self.summary(run)
+        thresholds = np.array(about["thresholds"])
+        counts = np.zeros((about["n_features"], len(thresholds)), np.int64)
+        with self._reading(run) as cursor:
+            sql = LADDER.format(run=_name(run))
+            found = cursor.execute(sql, {"role": _role(role)}).fetchnumpy()
+        if len(found["feature"]):
+            counts[found["feature"]] = np.stack(list(found["counts"]))
+        return thresholds, counts.T
+
+    def support(self, run: str, threshold: float, role: str = EVERY_ROLE) -> np.ndarray:
+        """Samples in which each feature peaks strictly above `threshold`: int64 `[n_features]`.
+
+        Exact for every threshold at or above the floor: the counts of the next rung, plus a scan
+        of the peaks between. Peaks are float32 and so is the comparison, as in
+        fac.coverage.is_active. Raises InputError below the floor, where peaks were not stored.
+        """
+        about = self.summary(run)
+        counts = np.zeros(about["n_features"], np.int64)
+        exact = _single(threshold)
+        if exact < _single(about["floor"]):
+            raise InputError(
+                f"Threshold {threshold:g} is below the floor {about['floor']:g} of run {run}, "
+                f"under which nothing was stored: ask for more, or measure with a lower floor."
+            )
+        if exact >= about["max_peak"]:
+            return counts
+        ladder = [_single(rung) for rung in about["thresholds"]]
+        place = bisect_left(ladder, exact)
+        upper = ladder[place] if place < len(ladder) else math.inf
+        asked = {"role": _role(role)}
+        with self._reading(run) as cursor:
+            if place < len(ladder):
+                sql = SUPPORT_AT_RUNG.format(run=_name(run))
+                found = cursor.execute(sql, {**asked, "place": place + 1}).fetchnumpy()
+                counts[found["feature"]] = found["n"]
+            if exact < upper:
+                sql = SUPPORT_BETWEEN.format(run=_name(run), rows_of_role=_rows_of(role))
+                between = {"threshold": exact, "upper": upper}
+                found = cursor.execute(sql, between).fetchnumpy()
+                counts[found["feature"]] += found["n"]
+        return counts
+
+    # ---- features
+
+    def features_page(
+        self,
+        run: str,
+        *,
+        search: str = "",
+        sort: str = "n_samples",
+        descending: bool = True,
+        offset: int = 0,
+        limit: int = 50,
+        only: str = "all",
+        ids: Sequence[int] | None = None,
+        sae_run: str | None = None,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """One page of the feature table, and how many features match.
+
+        `search` finds part of a label or of a promoted token, a feature number ("12"), or that
+        number alone ("#12"). Equal values are in feature order. Raises InputError for a column
+        outside SORTABLE.
+        """
+        if sort not in SORTABLE:
+            raise InputError(f"Features sort by {', '.join(SORTABLE)}, got {sort!r}.")
+        if only not in SHOWN:
+            raise InputError(f"Features shown are one of {', '.join(SHOWN)}, got {only!r}.")
+        text, number = _search(search)
+        wanted = {
+            "text": text,
+            "number": number,
+            "only": only,
+            "ids": None if ids is None else [int(i) for i in ids],
+        }
+        with self._reading(run, *_if(sae_run)) as cursor:
+            names = {"run": _name(run), "sae": _sae(sae_run)}
+            (matching,) = _row(cursor, FEATURES_MATCHING.format(**names), **wanted)
+            direction = "DESC" if descending else "ASC"
+            sql = FEATURES_PAGE.format(**names, sort=sort, direction=direction)
+            return _dicts(cursor, sql, **wanted, **_page(offset, limit)), matching
+
+    def feature(
+        self, run: str, feature: int, *, sae_run: str | None = None
+    ) -> dict[str, Any] | None:
+        """The row of `features_page` for one feature; None outside the dictionary."""
+        with self._reading(run, *_if(sae_run)) as cursor:
+            sql = ONE_FEATURE.format(run=_name(run), sae=_sae(sae_run))
+            found = _dicts(cursor, sql, feature=int(feature))
+        return found[0] if found else None
+
+    def spans(self, run: str, feature: int, kind: str | None = None) -> list[dict[str, Any]]:
+        """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
+        with self._reading(run) as cursor:
+            sql = SPANS_OF.format(run=_name(run))
+            return _dicts(cursor, sql, feature=int(feature), kind=kind)
+
+    def near(self, run: str, feature: int, *, sae_run: str | None = None) -> list[dict[str, Any]]:
+        """The dataset's highest pre-activations of the feature, highest first.
+
+        `ratio` divides them by the SAE's own threshold; None where that is zero or unknown.
+        """
+        with self._reading(run, *_if(sae_run)) as cursor:
+            sql = NEAR_OF.format(run=_name(run), sae=_sae(sae_run))
+            return _dicts(cursor, sql, feature=int(feature))
+
+    def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
+        """Its peaks, one per sample, in equal bins from the floor to the largest: edges [B+1],
+        counts [B]; both empty for a silent feature."""
+        floor = self.summary(run)["floor"]
+        with self._reading(run) as cursor:
+            loudest = cursor.execute(
+                LOUDEST.format(run=_name(run)), {"feature": int(feature)}
+            ).fetchall()
+            top = loudest[0][0] if loudest else 0.0
+            if top <= floor:
+                return [], []
+            scale = {"floor": floor, "top": top, "bins": HISTOGRAM_BINS}
+            sql = HISTOGRAM.format(run=_name(run))
+            found = cursor.execute(sql, {**scale, "feature": int(feature)}).fetchall()
+        counts = [0] * HISTOGRAM_BINS
+        for place, n in found:
+            counts[place] = n
+        return np.linspace(floor, top, HISTOGRAM_BINS + 1).tolist(), counts
+
+    def rows(
+        self,
+        run: str,
+        feature: int,
+        *,
+        threshold: float = 0.0,
+        role: str = EVERY_ROLE,
+        offset: int = 0,
+        limit: int = 20,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """The samples in which the feature is active, strongest first, and how many there are."""
+        asked = {"feature": int(feature), "threshold": _single(threshold)}
+        names = {"run": _name(run), "rows_of_role": _rows_of(role)}
+        with self._reading(run) as cursor:
+            (matching,) = _row(cursor, ROWS_MATCHING.format(**names), **asked)
+            found = _dicts(cursor, ROWS.format(**names), **asked, **_page(offset, limit))
+        return _with_role_names(found), matching
+
+    # ---- samples
+
+    def sample(self, run: str, row: int) -> dict[str, Any] | None:
+        """One sample of the measured dataset with its messages; None past the end."""
+        with self._reading(run) as cursor:
+            found = _dicts(cursor, ONE_SAMPLE.format(run=_name(run)), row=int(row))
+        return found[0] if found else None
+
+    def samples_page(
+        self, run: str, *, search: str = "", offset: int = 0, limit: int = 50
+    ) -> tuple[list[dict[str, Any]], int]:
+        """One page of the samples whose text or label contains `search`, and how many do."""
+        text = _contains(search)
+        with self._reading(run) as cursor:
+            (matching,) = _row(cursor, SAMPLES_MATCHING.format(run=_name(run)), text=text)
+            sql = SAMPLES_PAGE.format(run=_name(run))
+            return _dicts(cursor, sql, text=text, **_page(offset, limit)), matching
+
+    def sample_features(self, run: str, row: int, limit: int = 20) -> list[dict[str, Any]]:
+        """The features that peak highest in one sample."""
+        with self._reading(run) as cursor:
+            sql = FEATURES_OF_SAMPLE.format(run=_name(run))
+            return _with_role_names(_dicts(cursor, sql, row=int(row), limit=int(limit)))
+
+    # ---- the dictionary
+
+    def points(self, sae_run: str) -> pa.Table:
+        """The map of the dictionary: feature, x, y (float32), in feature order."""
+        with self._reading(sae_run) as cursor:
+            return cursor.sql(POINTS.format(sae=_sae(sae_run))).to_arrow_table()
+
+    def sae_feature(self, sae_run: str, feature: int) -> dict[str, Any] | None:
+        """What the SAE alone says of a feature; None outside the dictionary."""
+        with self._reading(sae_run) as cursor:
+            sql = ONE_SAE_FEATURE.format(sae=_sae(sae_run))
+            found = _dicts(cursor, sql, feature=int(feature))
+        return found[0] if found else None
+
+    def evidence(
+        self,
+        anchor_run: str,
+        dataset_run: str,
+        sae_run: str | None,
+        features: np.ndarray,
+        *,
+        role: str = EVERY_ROLE,
+    ) -> pa.Table:
+        """What is known of features on both sides, one row per asked feature, in the asked order.
+
+        feature, label (of the anchor), anchor_peak, dataset_peak (null where silent), near_pre (the
+        dataset's highest pre-activation), sae_threshold, promotes. Peaks are those of `role`.
+        """
+        _role(role)
+        peak = "max_peak" if role == EVERY_ROLE else f"peak_{role}"
+        with self._reading(anchor_run, dataset_run, *_if(sae_run)) as cursor:
+            names = {"anchor": _name(anchor_run), "dataset": _name(dataset_run)}
+            sql = EVIDENCE.format(**names, sae=_sae(sae_run), peak=peak)
+            every = cursor.sql(sql).to_arrow_table()
+        return every.take(pa.array(features, pa.int64()))
+
+    # ---- files
+
+    @contextmanager
+    def _reading(self, *runs: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor that sees these runs, which stay attached until it is done."""
+        with self._turn:
+            for run in runs:
+                self._attach(run)
+            self._readers.update(set(runs))
+        cursor = self._con.cursor()
+        try:
+            yield cursor
+        except duckdb.IOException as error:
+            raise NotReady(" and ".join(runs), f"its cache is damaged ({_brief(error)})") from error
+        finally:
+            cursor.close()
+            with self._turn:
+                self._readers.subtract(set(runs))
+                self._turn.notify_all()
+
+    def _attach(self, run: str) -> None:
+        """Makes the file as it is now readable under the run's name; `_turn` is held."""
+        if not is_run_id(run):
+            raise NotReady(run, "no run can have that name")
+        path = self._folder / f"{run}.duckdb"
+        while (now := _version(path)) != self._attached.get(run) or now is None:
+            if run in self._attached:  # the file was built anew or removed
+                if self._readers[run]:
+                    self._turn.wait()
+                    continue
+                del self._attached[run]
+                self._con.execute(f"DETACH {_name(run)}")
+            if now is None:
+                raise NotReady(run, "its cache is not built yet")
+            try:
+                self._con.execute(f"ATTACH {_quoted(str(path))} AS {_name(run)} (READ_ONLY)")
+            except duckdb.Error as error:
+                raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
+            try:
+                self._check(run, path)
+            except BaseException:
+                self._con.execute(f"DETACH {_name(run)}")
+                raise
+            self._attached[run] = now
+
+    def _check(self, run: str, path: Path) -> None:
+        """Raises NotReady unless the attached file is whole and has this version's tables."""
+        cursor = self._con.cursor()
+        try:
+            version, name, _, _ = _row(cursor, META.format(run=_name(run)))
+            (needed,) = _row(cursor, BYTES_NEEDED, alias=run)
+        except (duckdb.Error, ValueError) as error:
+            raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
+        finally:
+            cursor.close()
+        if version != SQL_VERSION:
+            raise NotReady(run, f"its cache has version {version}, this program {SQL_VERSION}")
+        if name != run:
+            raise NotReady(run, f"its cache belongs to {name}")
+        if path.stat().st_size < needed:
+            raise NotReady(run, "its cache is cut short")
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _name(run: str) -> str:
+    """The run as an SQL name; `_attach` refuses ids that would need escaping."""
+    return f'"{run}"'
+
+
+def _quoted(text: str) -> str:
+    """A string where SQL takes no bound value."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sae(sae_run: str | None) -> str:
+    return NO_SAE if sae_run is None else f"{_name(sae_run)}.features"
+
+
+def _if(run: str | None) -> tuple[str, ...]:
+    return () if run is None else (run,)
+
+
+def _single(threshold: float) -> float:
+    """The threshold as float32, like the peaks it is compared with."""
+    if not threshold >= 0:
+        raise InputError(f"A threshold is a number from 0 up, got {threshold!r}.")
+    with np.errstate(over="ignore"):  # beyond float32 it becomes infinite: above every peak
+        return float(np.float32(threshold))
+
+
+def _role(role: str) -> int:
+    if role not in ROLE_CODES:
+        raise InputError(f"A role is one of {', '.join(ROLE_CODES)}, got {role!r}.")
+    return ROLE_CODES[role]
+
+
+def _rows_of(role: str) -> str:
+    """The condition that leaves one row per sample."""
+    code = _role(role)
+    return "strongest" if role == EVERY_ROLE else f"role = {code}"
+
+
+def _contains(text: str) -> str | None:
+    """The ILIKE pattern for "contains `text`", in which % and _ stand for themselves."""
+    text = text.strip()
+    for special in ("\\", "%", "_"):
+        text = text.replace(special, "\\" + special)
+    return f"%{text}%" if text else None
+
+
+def _search(search: str) -> tuple[str | None, int | None]:
+    """A pattern and a feature number, each None where the search does not ask for it."""
+    asked = search.strip()
+    digits = asked.removeprefix("#")
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None
+    only_number = asked.startswith("#") and number is not None
+    return None if only_number else _contains(asked), number
+
+
+def _page(offset: int, limit: int) -> dict[str, int]:
+    if offset < 0 or limit < 0:
+        raise InputError(f"A page starts at 0 or later, got offset {offset}, limit {limit}.")
+    return {"offset": int(offset), "limit": int(limit)}
+
+
+def _row(con: duckdb.DuckDBPyConnection, sql: str, **values: object) -> tuple[Any, ...]:
+    """The only row of an answer. Raises ValueError for another number of rows."""
+    (row,) = con.execute(sql, values).fetchall() if values else con.execute(sql).fetchall()
+    return row
+
+
+def _dicts(con: duckdb.DuckDBPyConnection, sql: str, **values: object) -> list[dict[str, Any]]:
+    found = con.execute(sql, values)
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def _with_role_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "role": ROLES[row["role"]]} for row in rows]
+
+
+def _brief(error: Exception) -> str:
+    return str(error).splitlines()[0]

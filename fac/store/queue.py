@@ -1,0 +1,357 @@
+"""The queue: what is waiting, running and done, shared by the app and the worker.
+
+One SQLite file in WAL mode, so a page reads while the worker writes. Every call opens its own
+connection and is one transaction; a job changes hands in one statement, so two workers cannot both
+have it. Losing the file loses the waiting jobs and nothing else. The only SQLite code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fac.config import Spec
+from fac.errors import Cancelled, InputError, SchemaTooNew
+from fac.store.runs import disk_full
+
+QUEUE_VERSION = 1
+
+LEASE = 120.0
+"""Seconds a running job may stay silent before another worker may have it."""
+
+MAX_ATTEMPTS = 3
+"""Times a job is started before a worker that dies on it is taken as its fault."""
+
+ALIVE = 15.0
+"""Seconds since its last sign of life during which a worker counts as alive."""
+
+SCHEMA = f"""
+    CREATE TABLE job (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, step TEXT NOT NULL, spec TEXT NOT NULL,
+        status TEXT NOT NULL DEFAULT 'waiting', done INTEGER NOT NULL DEFAULT 0,
+        total INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '', run_id TEXT, error TEXT,
+        created REAL NOT NULL, started REAL, finished REAL, attempts INTEGER NOT NULL DEFAULT 0,
+        worker TEXT, host TEXT, pid INTEGER, lease REAL, stop INTEGER NOT NULL DEFAULT 0);
+    CREATE UNIQUE INDEX one_live_job_per_spec ON job (step, spec)
+        WHERE status IN ('waiting', 'running');
+    CREATE TABLE worker (host TEXT, pid INTEGER, started REAL NOT NULL, beat REAL NOT NULL,
+        PRIMARY KEY (host, pid));
+    PRAGMA user_version = {QUEUE_VERSION};
+"""
+
+COLUMNS = (
+    "id, step, spec, status, done, total, note, run_id, error, created, started, finished, attempts"
+)
+
+ENQUEUE = "INSERT INTO job (step, spec, created) VALUES (:step, :spec, :now) RETURNING id"
+
+LIVE_JOB_OF = """
+    SELECT id FROM job WHERE step = :step AND spec = :spec AND status IN ('waiting', 'running')
+"""
+
+CLAIM = f"""
+    UPDATE job SET status = 'running', worker = :worker, host = :host, pid = :pid,
+                   lease = :now + {LEASE}, started = :now, attempts = attempts + 1, stop = 0
+    WHERE id = (SELECT id FROM job WHERE status = 'waiting' ORDER BY id LIMIT 1)
+    RETURNING {COLUMNS}
+"""
+
+REPORT = f"""
+    UPDATE job SET done = :done, total = :total, note = :note, lease = :now + {LEASE}
+    WHERE id = :id AND status = 'running' AND host = :host AND pid = :pid AND stop = 0
+    RETURNING id
+"""
+
+# A result counts even if the lease was lost meanwhile: the run exists.
+FINISH = """
+    UPDATE job SET status = 'done', run_id = :run_id, error = NULL, finished = :now,
+                   done = max(done, total)
+    WHERE id = :id AND status IN ('waiting', 'running')
+"""
+
+FAIL = """
+    UPDATE job SET status = 'failed', error = :error, finished = :now
+    WHERE id = :id AND status = 'running' AND host = :host AND pid = :pid
+"""
+
+STOPPED = """
+    UPDATE job SET status = 'cancelled', finished = :now
+    WHERE id = :id AND status = 'running' AND host = :host AND pid = :pid
+"""
+
+CANCEL_WAITING = """
+    UPDATE job SET status = 'cancelled', finished = :now WHERE id = :id AND status = 'waiting'
+"""
+
+CANCEL_RUNNING = "UPDATE job SET stop = 1 WHERE id = :id AND status = 'running'"
+
+RUNNING = "SELECT id, host, pid, lease, attempts, stop FROM job WHERE status = 'running'"
+
+GIVE_BACK = """
+    UPDATE job SET status = 'waiting', worker = NULL, host = NULL, pid = NULL, lease = NULL,
+                   note = 'waiting again, its worker stopped'
+    WHERE id = :id
+"""
+
+END = "UPDATE job SET status = :status, error = :error, finished = :now WHERE id = :id"
+
+ONE = f"SELECT {COLUMNS} FROM job WHERE id = :id"
+
+NEWEST = f"SELECT {COLUMNS} FROM job ORDER BY id DESC LIMIT :limit"
+
+LIVE = f"""
+    SELECT {COLUMNS} FROM job WHERE status IN ('waiting', 'running')
+    ORDER BY status = 'waiting', id
+"""
+
+BEAT = """
+    INSERT INTO worker (host, pid, started, beat) VALUES (:host, :pid, :started, :now)
+    ON CONFLICT (host, pid) DO UPDATE SET started = excluded.started, beat = excluded.beat
+"""
+
+STILL_HERE = "UPDATE worker SET beat = :now WHERE host = :host AND pid = :pid"
+
+LAST_WORKER = "SELECT host, pid, beat FROM worker ORDER BY beat DESC LIMIT 1"
+
+
+class Job(NamedTuple):
+    """One row of the queue. Times are seconds since 1970."""
+
+    id: int
+    step: str
+    spec: dict[str, Any]
+    status: str
+    """waiting, running, done, failed or cancelled."""
+    done: int
+    total: int
+    """0 until the step knows."""
+    note: str
+    run_id: str | None
+    """What came of it, once done."""
+    error: str | None
+    """Why it failed, as a sentence."""
+    created: float
+    started: float | None
+    finished: float | None
+    attempts: int
+
+
+class Queue:
+    """The jobs of one workspace. Threads and processes may share the file."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._host = socket.gethostname()
+
+    # ---- asking for work
+
+    def enqueue(self, spec: Spec) -> int:
+        """Asks for a step; the id of the job, which is the live one where the same spec waits or
+        runs already."""
+        return self._enqueue(spec.step, _canonical(spec.as_json()))
+
+    def cancel(self, job_id: int) -> None:
+        """A waiting job ends now; a running one is asked to, and stops at its next report."""
+        with self._transaction() as con:
+            _one(con, job_id)
+            con.execute(CANCEL_WAITING, {"id": job_id, "now": time.time()})
+            con.execute(CANCEL_RUNNING, {"id": job_id})
+
+    def retry(self, job_id: int) -> int:
+        """Asks for the same thing once more; the id of the job that will do it."""
+        job = self.job(job_id)
+        return self._enqueue(job.step, _canonical(job.spec))
+
+    # ---- doing it
+
+    def claim(self, worker: str) -> Job | None:
+        """The oldest waiting job, from now on this process's; None when nothing waits."""
+        with self._transaction() as con:
+            found = con.execute(CLAIM, {"worker": worker, **self._me()}).fetchall()
+        return _job(found[0]) if found else None
+
+    def report(self, job_id: int, done: int, total: int, note: str = "") -> None:
+        """Tells how far a job is and keeps it for this process for another LEASE seconds.
+
+        Raises Cancelled when a person asked to stop, or when the job is no longer this process's.
+        """
+        me = self._me()
+        values = {"id": job_id, "done": int(done), "total": int(total), "note": _storable(note)}
+        with self._transaction() as con:
+            con.execute(STILL_HERE, me)
+            if con.execute(REPORT, {**values, **me}).fetchall():
+                return
+            job = _one(con, job_id)
+        asked = job.status == "running"
+        raise Cancelled(
+            f"Job {job_id} was cancelled; finished parts are kept."
+            if asked
+            else f"Job {job_id} is {job.status} and no longer this worker's."
+        )
+
+    def finish(self, job_id: int, run_id: str) -> None:
+        """The job is done and `run_id` is what came of it."""
+        with self._transaction() as con:
+            con.execute(FINISH, {"id": job_id, "run_id": run_id, "now": time.time()})
+
+    def fail(self, job_id: int, sentence: str) -> None:
+        """The job failed, and why. Nothing happens if it is no longer this process's."""
+        with self._transaction() as con:
+            con.execute(FAIL, {"id": job_id, "error": _storable(sentence), **self._me()})
+
+    def stopped(self, job_id: int) -> None:
+        """The job ended because someone asked it to."""
+        with self._transaction() as con:
+            con.execute(STOPPED, {"id": job_id, **self._me()})
+
+    def recover(self) -> int:
+        """Jobs whose worker died or fell silent wait again; how many were found.
+
+        One that was to stop is cancelled instead, and one started MAX_ATTEMPTS times has failed.
+        """
+        now = time.time()
+        with self._transaction() as con:
+            lost = [
+                (job_id, attempts, stop)
+                for job_id, host, pid, lease, attempts, stop in con.execute(RUNNING).fetchall()
+                if lease < now or (host == self._host and not process_exists(pid))
+            ]
+            for job_id, attempts, stop in lost:
+                if stop:
+                    ended = {"id": job_id, "status": "cancelled", "error": None, "now": now}
+                    con.execute(END, ended)
+                elif attempts >= MAX_ATTEMPTS:
+                    why = (
+                        f"The worker stopped {attempts} times while doing this and it was given "
+                        f"up: read the worker's log, then try again."
+                    )
+                    con.execute(END, {"id": job_id, "status": "failed", "error": why, "now": now})
+                else:
+                    con.execute(GIVE_BACK, {"id": job_id})
+        return len(lost)
+
+    # ---- looking at it
+
+    def job(self, job_id: int) -> Job:
+        """Raises InputError for an id that was never given out."""
+        with self._transaction() as con:
+            return _one(con, job_id)
+
+    def jobs(self, limit: int = 100) -> list[Job]:
+        """The newest jobs, newest first."""
+        with self._transaction() as con:
+            return [_job(row) for row in con.execute(NEWEST, {"limit": limit}).fetchall()]
+
+    def live(self) -> list[Job]:
+        """Running jobs, then waiting ones in the order they will be claimed."""
+        with self._transaction() as con:
+            return [_job(row) for row in con.execute(LIVE).fetchall()]
+
+    def beat(self, pid: int, started: float) -> None:
+        """A worker says that it is alive; reporting on a job says so too."""
+        with self._transaction() as con:
+            con.execute(BEAT, {**self._me(), "pid": pid, "started": started})
+
+    def worker(self) -> dict[str, Any] | None:
+        """The worker last heard of: pid, alive, seconds_since its last sign; None if never any."""
+        with self._transaction() as con:
+            found = con.execute(LAST_WORKER).fetchall()
+        if not found:
+            return None
+        host, pid, beat = found[0]
+        since = max(0.0, time.time() - beat)
+        exists = host != self._host or process_exists(pid)
+        return {"pid": pid, "alive": exists and since < ALIVE, "seconds_since": since}
+
+    # ---- the file
+
+    def _me(self) -> dict[str, Any]:
+        return {"host": self._host, "pid": os.getpid(), "now": time.time()}
+
+    def _enqueue(self, step: str, spec: str) -> int:
+        values = {"step": step, "spec": spec, "now": time.time()}
+        with self._transaction() as con:
+            found = con.execute(LIVE_JOB_OF, values).fetchall()
+            return (found or con.execute(ENQUEUE, values).fetchall())[0][0]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection inside a write transaction, committed unless an exception leaves it."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as con:
+                con.execute("PRAGMA journal_mode = WAL")
+                con.execute("PRAGMA synchronous = NORMAL")
+                con.execute("BEGIN IMMEDIATE")
+                try:
+                    self._prepare(con)
+                    yield con
+                except BaseException:
+                    con.execute("ROLLBACK")
+                    raise
+                con.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise self._explained(error) from error
+
+    def _prepare(self, con: sqlite3.Connection) -> None:
+        (version,) = con.execute("PRAGMA user_version").fetchone()
+        if version > QUEUE_VERSION:
+            raise SchemaTooNew(
+                f"The queue {self._path} was written with version {version}, this program reads "
+                f"up to {QUEUE_VERSION}: update FAC Explorer or choose another workspace."
+            )
+        if version == 0:
+            for statement in SCHEMA.split(";"):
+                con.execute(statement)
+
+    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            return InputError(disk_full(f"the queue {self._path}"))
+        if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return InputError(
+                f"The queue {self._path} is damaged ({error}): delete the file; only the jobs "
+                f"that were waiting are lost."
+            )
+        return error
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of this machine lives; one that ended and was not yet buried does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except FileNotFoundError:  # no /proc on this system, or gone just now
+        return not Path("/proc/self").exists()
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def _canonical(spec: dict[str, Any]) -> str:
+    return json.dumps(spec, sort_keys=True, separators=(",", ":"))
+
+
+def _storable(text: str) -> str:
+    """SQLite takes no halves of surrogate pairs, which a file name may hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _one(con: sqlite3.Connection, job_id: int) -> Job:
+    found = con.execute(ONE, {"id": job_id}).fetchall()
+    if not found:
+        raise InputError(f"There is no job {job_id}: `fac worker` and the jobs page list them.")
+    return _job(found[0])
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    return Job._make((*row[:2], json.loads(row[2]), *row[3:]))

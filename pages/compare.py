@@ -1,0 +1,98 @@
+"""Two datasets, or two versions of one: which features were gained and which were lost."""
+
+import streamlit as st
+
+from fac import charts, ui
+
+SIDES = {"gained": "Gained", "lost": "Lost"}
+
+
+def choose_on_scatter() -> None:
+    ids = [ui.point_id(data) for data in ui.selected_points(st.session_state["scatter"])]
+    if ids:
+        ui.keep("feature", ids[0])
+
+
+st.title("Compare")
+found = ui.measured()
+ui.stop_if_nothing_measured(found)
+if len(found) == 1:
+    ui.empty(
+        "Two are needed",
+        "Measure a second dataset, or a new version of the first.",
+        icon=":material/compare_arrows:", page=ui.DATASETS, link="Add a dataset",
+    )
+    st.stop()
+
+default_anchor = ui.default_anchor(found)
+newest = ui.default_dataset(found, default_anchor)
+columns = st.columns(3)
+with columns[0]:
+    before = ui.pick("Before", "before", found, ui.default_dataset(found, newest))
+with columns[1]:
+    after = ui.pick("After", "after", found, newest)
+with columns[2]:
+    anchor = ui.pick("Against the anchor", "anchor", found, default_anchor)
+
+titles = ui.titles(found)
+changed = ui.changes(before, after)
+was, now = ui.coverage(anchor, before), ui.coverage(anchor, after)
+with st.container(horizontal=True, gap="small"):
+    st.metric(
+        "FAC", ui.share(now.fac), delta=ui.points(now.fac - was.fac), border=True,
+        delta_description="of the anchor", help=f"It was {ui.share(was.fac)} before.",
+    )
+    st.metric("Gained", f"{changed['n_gained']:,}", border=True, help="Features only the second shows.")
+    st.metric("Lost", f"{changed['n_lost']:,}", border=True, help="Features only the first shows.")
+    st.metric("Anchor's features now covered", f"{now.n_covered:,}",
+              delta=now.n_covered - was.n_covered, border=True)
+
+left, right = st.columns([6, 5], gap="medium")
+with left.container(border=True):
+    st.markdown("**Samples that show each feature**")
+    figure = charts.support_scatter(
+        ui.cache().support(before, 0.0), ui.cache().support(after, 0.0),
+        names=(titles[before], titles[after]),
+    )
+    st.plotly_chart(
+        figure, key="scatter", on_select=choose_on_scatter, selection_mode="points",
+        config={"displaylogo": False}, alt="Support of each feature before and after",
+    )
+    st.caption("Teal was gained, amber was lost, grey is in both. Click a point to see its examples.")
+with right:
+    side = st.segmented_control(
+        "Features", list(SIDES), format_func=SIDES.get, required=True, label_visibility="collapsed",
+        **ui.linked("side", "lost" if changed["n_lost"] else "gained", valid=SIDES.__contains__),
+    )
+    ids, shows = changed[side], after if side == "gained" else before
+    if len(ids):
+        slot = st.container()
+        offset = ui.pages(len(ids), name=f"changes {side} {before} {after}")
+        rows, _ = ui.cache().features_page(shows, ids=ids, offset=offset, limit=ui.PAGE)
+        with slot:
+            ui.table(
+                rows,
+                {
+                    "feature": st.column_config.NumberColumn("#", width="small", format="plain"),
+                    "label": st.column_config.TextColumn("Peaks on", width="medium"),
+                    "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
+                    "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
+                },
+                key="changes", opens="feature", height=420,
+            )
+    else:
+        st.caption(f"No feature was {side}.")
+
+feature = ui.look("feature", None, read=int)
+if feature is not None and (facts := ui.cache().feature(after, feature)) is not None:
+    label = facts["label"] or ui.cache().feature(before, feature)["label"]
+    st.subheader(ui.plain(ui.called(feature, label)), anchor=False)
+    for column, run in zip(st.columns(2, gap="medium"), (before, after), strict=True):
+        with column.container(border=True):
+            st.markdown(f"**{ui.plain(titles[run])}**")
+            spans = ui.cache().spans(run, feature, "top")[:5]
+            if spans:
+                ui.show_examples(spans)
+            else:
+                st.caption("It never fires here. What comes nearest:")
+                ui.show_near(ui.cache().near(run, feature, sae_run=ui.sae_of(found[run]))[:3])

@@ -1,0 +1,207 @@
+"""What the anchor shows and the dataset does not: the figure, its curve, and every gap by name."""
+
+import json
+
+import streamlit as st
+
+from fac import charts, ui
+from fac.schema import EVERY_ROLE, ROLES
+
+BADGES = {"robust": ":material/verified:", "borderline": ":material/help:", "artefact": ":material/blur_on:"}
+BADGE_RULE = """
+How far a gap can be believed.
+
+**artefact**: the anchor itself barely fires (its highest peak is under 1.1 of the SAE's threshold).
+
+**borderline**: a dataset of this size would show none by luck with more than 5 % probability, or its
+own nearest miss reaches 90 % of the threshold.
+
+**robust**: neither luck nor a near miss explains it.
+"""
+SORTS = {
+    "n_anchor": "Most common in the anchor",
+    "expected": "Most expected here",
+    "chance": "Least likely by luck",
+    "near": "Nearest miss",
+    "anchor_peak": "Strongest in the anchor",
+    "feature": "Number",
+}
+RISING = ("chance", "feature")
+
+
+@st.fragment
+@ui.guard()
+def answer(anchor: str, dataset: str) -> None:
+    """FAC for the settings; moves with the slider without the rest of the page."""
+    top = max(ui.cache().summary(anchor)["thresholds"][-1], 0.1)
+    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
+        threshold = st.slider(
+            "Threshold", 0.0, top, step=ui.slider_step(top), format="%.2f",
+            help="A feature is active in a sample when its peak is strictly above.",
+            **ui.linked("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
+        )
+        role = st.segmented_control(
+            "Whose tokens", [EVERY_ROLE, *ROLES], required=True,
+            **ui.linked("role", EVERY_ROLE, valid=(EVERY_ROLE, *ROLES).__contains__),
+        )
+        support = st.number_input(
+            "Anchor support", 1, 1000, width=150,
+            help="Samples of the anchor that must show a feature before it counts as its own.",
+            **ui.linked("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
+        )
+    asked = {"threshold": threshold, "role": role, "min_support": support}
+    result = ui.coverage(anchor, dataset, **asked)
+    ui.cards(
+        ("FAC", ui.share(result.fac), "Covered ÷ anchor: the share of its features shown here too."),
+        ("Anchor", f"{result.n_anchor:,}", "Relevant features the anchor shows, F(P)."),
+        ("Dataset", f"{result.n_dataset:,}", "Relevant features the dataset shows, F(Q)."),
+        ("Covered", f"{result.n_covered:,}", "Features both show."),
+        ("Missing", f"{result.n_missing:,}", "Features only the anchor shows, F_miss."),
+        (
+            "Smoothed KL",
+            "–" if result.kl_smoothed != result.kl_smoothed else f"{result.kl_smoothed:.2f}",
+            "Divergence of the two feature sets in nats, smoothed by 0.01; 0 is identical.",
+        ),
+    )
+    left, right = st.columns([3, 2], gap="medium")
+    with left.container(border=True):
+        st.markdown("**Coverage at every threshold**")
+        rows = ui.curve(anchor, dataset, role=role, min_support=support)
+        st.plotly_chart(charts.coverage_curve(rows, threshold), config=ui.CHART, key="curve")
+    with right.container(border=True):
+        st.markdown("**By role**")
+        rows = ui.by_role(anchor, dataset, threshold=threshold, min_support=support)
+        st.plotly_chart(charts.role_bars(rows), config=ui.CHART, key="roles")
+    if result.n_missing:
+        gaps(anchor, dataset, threshold, role, support)
+    elif result.n_anchor:
+        ui.empty(
+            "Nothing is missing",
+            "The dataset shows every relevant feature of the anchor at these settings.",
+            icon=":material/task_alt:",
+        )
+    else:
+        ui.empty(
+            "The anchor shows nothing here",
+            "Lower the threshold or the support, or look at the tokens of another role.",
+            icon=":material/filter_alt_off:",
+        )
+
+
+@st.fragment
+@ui.guard()
+def gaps(anchor: str, dataset: str, threshold: float, role: str, support: int) -> None:
+    """The ranked list, and the evidence for the gap that is chosen."""
+    asked = {"threshold": threshold, "role": role, "min_support": support}
+    st.subheader("Gaps", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        search = st.text_input(
+            "Search", placeholder="A token, or #12", icon=":material/search:", **ui.linked("q", "")
+        )
+        badge = st.segmented_control(
+            "Belief", ["any", *BADGES], required=True, help=BADGE_RULE,
+            **ui.linked("badge", "any", valid=("any", *BADGES).__contains__),
+        )
+        sort = st.selectbox(
+            "Order", list(SORTS), format_func=SORTS.get, width=230,
+            **ui.linked("by", "n_anchor", valid=SORTS.__contains__),
+        )
+        st.download_button(
+            "JSONL", lambda: as_jsonl(anchor, dataset, asked), "gaps.jsonl", on_click="ignore",
+            icon=":material/download:", help="All gaps at these settings, one JSON object a line.",
+        )
+    listing = {**asked, "search": search, "badge": badge, "sort": sort,
+               "descending": sort not in RISING}
+    left, right = st.columns([6, 5], gap="medium")
+    with left:
+        slot = st.container()
+        _, total = ui.gap_table(anchor, dataset, limit=0, **listing)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(f"{total:,} gaps", width="stretch")
+            offset = ui.pages(total, name=f"gaps {search} {badge} {sort} {asked}")
+        rows, _ = ui.gap_table(anchor, dataset, offset=offset, limit=ui.PAGE, **listing)
+        with slot:
+            ui.table(
+                [{**row, "near": ui.percent(row["near"]), "chance": ui.percent(row["chance"])}
+                 for row in rows],
+                {
+                    "feature": st.column_config.NumberColumn("#", width="small", format="plain"),
+                    "label": st.column_config.TextColumn("Peaks on", width="medium"),
+                    "n_anchor": st.column_config.NumberColumn(
+                        "Anchor", format="localized", help="Samples of the anchor that show it."
+                    ),
+                    "expected": st.column_config.NumberColumn(
+                        "Expected", format="%.1f",
+                        help="Samples that would show it here, if this dataset were like the anchor.",
+                    ),
+                    "chance": st.column_config.NumberColumn(
+                        "Luck", format="%.1f%%",
+                        help="Probability that a dataset of this size shows none, by luck alone.",
+                    ),
+                    "near": st.column_config.NumberColumn(
+                        "Near", format="%.0f%%",
+                        help="How close the dataset's own nearest miss comes to firing.",
+                    ),
+                    "badge": st.column_config.TextColumn("Belief", help=BADGE_RULE),
+                },
+                key="gaps", opens="gap", height=520,
+            )
+    with right:
+        known = {row["feature"]: row for row in rows}
+        first = rows[0]["feature"] if rows else None
+        chosen = ui.look("gap", first, read=int)
+        if chosen is not None:
+            evidence(anchor, dataset, chosen, known.get(chosen))
+
+
+def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> None:
+    """One gap: what the anchor has beside what the dataset comes nearest to."""
+    sae = ui.sae_of(ui.measured()[anchor])
+    facts = ui.cache().feature(anchor, feature, sae_run=sae)
+    if facts is None:
+        st.caption(f"There is no feature {feature} in this dictionary.")
+        return
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            title = ui.plain(ui.called(feature, facts["label"]))
+            st.markdown(f"#### {title}", width="stretch")
+            if row:
+                st.badge(row["badge"], icon=BADGES[row["badge"]], color=ui.BADGE_COLOURS[row["badge"]],
+                         help=BADGE_RULE)
+        if facts["promotes"]:
+            st.html(ui.chips_html(facts["promotes"][:6], "up"))
+        st.markdown("**In the anchor**")
+        ui.show_examples(ui.cache().spans(anchor, feature, "top")[:4])
+        st.markdown("**Nearest in the dataset**")
+        near = ui.cache().near(dataset, feature, sae_run=sae)[:3]
+        if near:
+            ui.show_near(near)
+        else:
+            st.caption("Nothing comes near.")
+        st.page_link(
+            ui.FEATURES, label="The whole feature", icon=":material/arrow_forward:",
+            query_params={"feature": str(feature), "dataset": ui.titles(ui.measured())[anchor]},
+        )
+
+
+def as_jsonl(anchor: str, dataset: str, asked: dict[str, object]) -> str:
+    rows, _ = ui.gap_table(anchor, dataset, limit=10_000_000, **asked)
+    return "".join(json.dumps(row, ensure_ascii=False, default=float) + "\n" for row in rows)
+
+
+st.title("Coverage")
+found = ui.measured()
+ui.stop_if_nothing_measured(found)
+if len(found) == 1:
+    ui.empty(
+        "One dataset alone has no gaps",
+        "Coverage compares two: add the dataset you want to improve, and measure it.",
+        icon=":material/donut_large:", page=ui.DATASETS, link="Add a dataset",
+    )
+    st.stop()
+dataset_column, anchor_column = st.columns(2)
+with anchor_column:
+    anchor = ui.pick("Against the anchor", "anchor", found, ui.default_anchor(found))
+with dataset_column:
+    dataset = ui.pick("Coverage of", "dataset", found, ui.default_dataset(found, anchor))
+answer(anchor, dataset)

@@ -1,0 +1,188 @@
+"""Add a dataset, read it, see what was refused and why, have it measured."""
+
+from pathlib import PurePath
+
+import streamlit as st
+
+from fac import ui
+from fac.config import IngestSpec
+
+SOURCES = {"upload": "A file from here", "path": "A path on the server", "hub": "Hugging Face"}
+SHOWN = 8
+
+
+def add() -> None:
+    """The form; a chosen source becomes an ingest job."""
+    kind = st.segmented_control(
+        "Source", list(SOURCES), format_func=SOURCES.get, default="upload", required=True,
+        label_visibility="collapsed", key="source_kind",
+    )
+    upload, source = None, ""
+    if kind == "upload":
+        upload = st.file_uploader(
+            "JSONL, JSON, CSV, TSV or Parquet; gzip is fine", key="upload",
+            help="Plain text, messages, ShareGPT, Alpaca, prompt/completion and chosen/rejected "
+            "are recognised by their columns.",
+        )
+        stem = PurePath(upload.name).name.split(".")[0] if upload else ""
+    elif kind == "path":
+        source = st.text_input("Path", placeholder="~/data/train.jsonl.gz").strip()
+        stem = PurePath(source).name.split(".")[0]
+    else:
+        hub = st.text_input("Dataset id", placeholder="tatsu-lab/alpaca").strip()
+        source, stem = f"hf:{hub}" if hub else "", hub.rsplit("/", 1)[-1]
+    name = st.text_input("Name", value=stem, key=f"name of {stem}", max_chars=80).strip()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        skip = st.toggle(
+            "Skip bad rows", help="Bad rows are listed with their line and reason. Otherwise the "
+            "first one stops the reading and nothing is stored.",
+        )
+        with st.popover("Columns", icon=":material/view_column:", type="tertiary"):
+            st.caption("Leave empty and the columns speak for themselves.")
+            text = st.text_input("Plain text") or None
+            messages = st.text_input("Chat messages") or None
+            label = st.text_input("Label") or None
+    ready = bool(name and (upload or source))
+    if st.button("Add", type="primary", icon=":material/add:", disabled=not ready):
+        place = str(ui.save_upload(upload.name, upload.getvalue())) if upload else source
+        spec = IngestSpec(
+            name=name, source=place, text_field=text, messages_field=messages, label_field=label,
+            on_bad="skip" if skip else "stop",
+        )
+        ui.start(spec, f"Reading {name}")
+        st.rerun()
+
+
+def show_samples(run: str) -> None:
+    search = st.text_input(
+        "Search", placeholder="Search texts and labels", label_visibility="collapsed",
+        icon=":material/search:", key=f"search of {run}",
+    )
+    slot = st.container()
+    _, total = ui.samples(run, search=search, offset=0, limit=0)
+    offset = ui.pages(total, name=f"samples {search}", size=SHOWN)
+    rows, _ = ui.samples(run, search=search, offset=offset, limit=SHOWN)
+    with slot:
+        if search:
+            st.caption(f"{total:,} samples match")
+        for row in rows:
+            with st.container(border=True, gap="xsmall"):
+                if row["label"]:
+                    st.html(ui.chips_html([row["label"]], "flat"))
+                st.html(ui.chat_html(row["messages"]))
+
+
+def show_rejected(run: str) -> None:
+    refused = ui.runs().table(run, "rejected")
+    if not refused.num_rows:
+        st.caption("No row was refused.")
+        return
+    slot = st.container()
+    part = refused.slice(ui.pages(refused.num_rows, name="rejected"), ui.PAGE)
+    columns = {
+        "line": st.column_config.NumberColumn("Line", width="small", format="plain"),
+        "reason": st.column_config.TextColumn("Why", width="large"),
+    }
+    with slot:
+        ui.table(part.to_pylist(), columns, key="rejected rows")
+
+
+def measure(run: str) -> None:
+    """The button, and beside it what the dataset is read with."""
+    usual = ui.usual_encoder()
+    slot = st.container(width="content")
+    with st.popover("With", icon=":material/tune:", type="tertiary"):
+        st.caption("Features can only be compared where model, layer and SAE are the same.")
+        model = st.text_input("Model", usual["model"], help="demo, a folder or a hub id").strip()
+        layer = st.number_input("Layer", 0, 1000, usual["layer"])
+        sae = st.text_input("SAE", usual["sae"], help="demo, a folder or RELEASE/SAE_ID").strip()
+    if slot.button(
+        "Measure", type="primary", icon=":material/speed:", key=f"measure {run}",
+        help="Reads every sample with the model and keeps each feature's peak.",
+    ):
+        ui.start_measure(run, model, layer, sae)
+        st.rerun()
+
+
+def show(manifest: ui.Row, measures: list[ui.Row]) -> None:
+    """One dataset: figures, what can be done with it, and its rows."""
+    run, facts = manifest["run"], manifest["facts"]
+    st.subheader(ui.plain(facts["name"]))
+    ui.cards(
+        ("Samples", f"{facts['n_samples']:,}", "Distinct samples that were kept."),
+        ("Duplicates", f"{facts['duplicates']:,}", "Rows whose content had been seen before."),
+        ("Refused", f"{facts['n_rejected']:,}", "Rows that cannot become a sample."),
+        (
+            "Features shown",
+            f"{measures[0]['facts']['features_fired']:,}" if measures else "–",
+            "Features of the SAE that fire at least once; known once measured.",
+        ),
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        busy = ui.measuring(run)
+        if measures:
+            view = {"dataset": ui.titles(ui.measured()).get(measures[0]["run"], facts["name"])}
+            st.page_link(ui.COVERAGE, label="Its coverage", icon=":material/donut_large:",
+                         query_params=view)
+            st.page_link(ui.FEATURES, label="Its features", icon=":material/scatter_plot:",
+                         query_params=view)
+        elif busy:
+            st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
+        else:
+            measure(run)
+    what = st.segmented_control(
+        "Show", ["Samples", "Refused rows", "Provenance"], required=True, default="Samples",
+        label_visibility="collapsed", key=f"show of {run}",
+    )
+    if what == "Samples":
+        show_samples(run)
+    elif what == "Refused rows":
+        show_rejected(run)
+    else:
+        st.json({key: manifest[key] for key in ("run", "created", "seconds", "spec", "facts", "files")})
+
+
+st.title("Datasets")
+datasets = ui.runs().list("dataset")
+asked = ui.look("add", "no") == "yes"
+with st.expander("Add a dataset", icon=":material/add:", expanded=asked or not datasets):
+    add()
+ui.show_failures("dataset", "measure")
+
+if not datasets:
+    ui.empty(
+        "No dataset yet",
+        "Drop a file above. A few hundred samples are enough to see which features it shows.",
+        icon=":material/database:",
+    )
+    st.stop()
+
+measures: dict[str, list[ui.Row]] = {}
+for run in ui.measured().values():
+    measures.setdefault(run["facts"]["dataset"], []).append(run)
+
+ui.table(
+    [
+        {
+            "run": each["run"],
+            **each["facts"],
+            "state": ui.measure_state(each["run"], bool(measures.get(each["run"]))),
+            "created": each["created"],
+        }
+        for each in datasets[: ui.PAGE]
+    ],
+    {
+        "name": st.column_config.TextColumn("Dataset", width="medium"),
+        "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
+        "duplicates": st.column_config.NumberColumn("Duplicates", format="localized"),
+        "n_rejected": st.column_config.NumberColumn("Refused", format="localized"),
+        "state": st.column_config.TextColumn("State"),
+        "created": st.column_config.DatetimeColumn("Added", format="distance"),
+    },
+    key="datasets",
+    opens="open",
+    id_column="run",
+)
+known = {each["run"]: each for each in datasets}
+chosen = ui.look("open", datasets[0]["run"], valid=known.__contains__)
+show(known[chosen], measures.get(chosen, []))

@@ -1,0 +1,192 @@
+"""The dictionary as a map and a table, and one feature in full."""
+
+import streamlit as st
+
+from fac import charts, ui
+
+SORTS = {
+    "n_samples": "Most samples",
+    "max_peak": "Strongest peak",
+    "mean_peak": "Strongest on average",
+    "n_tokens": "Most tokens",
+    "feature": "Number",
+}
+EXAMPLES = {"top": "Strongest", "spread": "Across strengths", "near": "Nearest misses"}
+
+
+def choose_on_map() -> None:
+    """One point opens a feature; several narrow the table."""
+    ids = [ui.point_id(data) for data in ui.selected_points(st.session_state["map"])]
+    if len(ids) == 1:
+        ui.keep("feature", ids[0])
+    st.session_state["lasso"] = ids if len(ids) > 1 else None
+
+
+def show_map(run: str, sae: str | None, feature: int | None) -> None:
+    if sae is None:
+        st.caption("The map of this dictionary has not been drawn yet; the table is complete.")
+        return
+    figure = charts.feature_map(ui.cache().points(sae), ui.cache().support(run, 0.0), chosen=feature)
+    st.plotly_chart(
+        figure, key="map", on_select=choose_on_map, alt="Map of the dictionary's features",
+        config={"displaylogo": False, "scrollZoom": True,
+                "modeBarButtonsToRemove": ["toImage", "autoScale2d"]},
+    )
+    st.caption(
+        "Features whose decoder directions are alike lie together (UMAP). Click opens one, "
+        "a lasso narrows the table, grey ones are silent."
+    )
+
+
+def show_table(run: str, sae: str | None) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        search = st.text_input(
+            "Search", placeholder="A token, or #12", icon=":material/search:", **ui.linked("q", "")
+        )
+        sort = st.selectbox(
+            "Order", list(SORTS), format_func=SORTS.get, width=170,
+            **ui.linked("sort", "n_samples", valid=SORTS.__contains__),
+        )
+        only = st.segmented_control(
+            "Which", ["all", "alive", "silent"], required=True,
+            **ui.linked("only", "alive", valid=("all", "alive", "silent").__contains__),
+        )
+    lasso = st.session_state.get("lasso")
+    asked = {
+        "search": search, "sort": sort, "descending": sort != "feature", "only": only,
+        "ids": lasso, "sae_run": sae,
+    }
+    slot = st.container()
+    _, total = ui.cache().features_page(run, limit=0, **asked)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        kept = f", of the {len(lasso):,} chosen on the map" if lasso else ""
+        st.caption(f"{total:,} features{kept}", width="stretch")
+        offset = ui.pages(total, name=f"features {search} {sort} {only}")
+    rows, _ = ui.cache().features_page(run, offset=offset, limit=ui.PAGE, **asked)
+    with slot:
+        ui.table(
+            rows,
+            {
+                "feature": st.column_config.NumberColumn("#", width="small", format="plain"),
+                "label": st.column_config.TextColumn("Peaks on", width="medium"),
+                "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
+                "density": st.column_config.ProgressColumn(
+                    "Share", format="percent", min_value=0, max_value=1
+                ),
+                "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
+            },
+            key="features", opens="feature", height=420,
+        )
+
+
+def show_examples(run: str, sae: str | None, feature: int, silent: bool) -> None:
+    kinds = ["near"] if silent else list(EXAMPLES)
+    kind = st.segmented_control(
+        "Examples", kinds, format_func=EXAMPLES.get, required=True,
+        **ui.linked("examples", kinds[0], valid=kinds.__contains__),
+    )
+    if kind == "near":
+        near = ui.cache().near(run, feature, sae_run=sae)
+        if near:
+            st.caption("The highest pre-activations in this dataset, whether or not it fired.")
+            ui.show_near(near)
+        else:
+            st.caption("Nothing in this dataset comes near.")
+        return
+    spans = ui.cache().spans(run, feature, kind)
+    if kind == "spread":
+        st.caption("From weak to strong: what the feature means when it barely fires counts too.")
+    ui.show_examples(spans, strongest=ui.cache().feature(run, feature)["max_peak"])
+
+
+def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Row]) -> None:
+    """The dashboard of one feature."""
+    facts = ui.cache().feature(run, feature, sae_run=sae)
+    if facts is None:
+        size = found[run]["facts"]["n_features"]
+        st.info(f"This dictionary has features 0 to {size - 1:,}; there is no #{feature}.")
+        return
+    silent = facts["n_samples"] == 0
+    st.subheader(ui.plain(ui.called(feature, facts["label"])), anchor=False)
+    ui.cards(
+        ("Samples", f"{facts['n_samples']:,}", "Samples of the dataset in which it fires."),
+        ("Share", ui.share(facts["density"]), "Of the dataset's samples."),
+        ("Peak", f"{facts['max_peak']:.2f}" if not silent else "–", "Its largest activation."),
+    )
+    if not silent:
+        st.plotly_chart(
+            charts.peak_histogram(*ui.cache().histogram(run, feature)), config=ui.CHART,
+            key="peaks", alt="How strongly it fires",
+        )
+        st.caption(
+            " · ".join(
+                f"{role} {facts[f'n_{role}']:,}"
+                for role in ("system", "user", "assistant")
+                if facts[f"n_{role}"]
+            )
+            + f" · {facts['n_tokens']:,} tokens in all"
+        )
+    show_examples(run, sae, feature, silent)
+
+    if sae and (known := ui.cache().sae_feature(sae, feature)):
+        up, down = st.columns(2)
+        with up:
+            st.markdown("**Promotes**", help="Next tokens its direction makes likelier (logit lens).")
+            st.html(ui.chips_html(known["promotes"][:10], "up"))
+        with down:
+            st.markdown("**Suppresses**", help="Next tokens its direction makes less likely.")
+            st.html(ui.chips_html(known["suppresses"][:10], "down"))
+        st.markdown("**Neighbours**", help="Features with the most similar decoder direction.")
+        show_neighbours(run, known)
+
+    st.markdown("**In your datasets**")
+    show_presence(feature, ui.comparable(found, run), ui.titles(found))
+
+
+def show_neighbours(run: str, known: ui.Row) -> None:
+    near = dict(zip(known["neighbours"][:6], known["cosines"], strict=False))
+    rows, _ = ui.cache().features_page(run, ids=list(near))
+    labels = {row["feature"]: row["label"] for row in rows}
+    with st.container(horizontal=True, gap="small"):
+        for other, cosine in near.items():
+            st.page_link(
+                ui.FEATURES, icon=":material/hub:", help=f"cosine {cosine:.2f}",
+                label=ui.plain(ui.called(other, labels.get(other, ""))),
+                query_params={"feature": str(other)},
+            )
+
+
+def show_presence(feature: int, runs: list[str], titles: dict[str, str]) -> None:
+    rows = [
+        {"name": titles[run], **(ui.cache().feature(run, feature) or {})} for run in runs[: ui.PAGE]
+    ]
+    ui.table(
+        rows,
+        {
+            "name": st.column_config.TextColumn("Dataset", width="medium"),
+            "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
+            "density": st.column_config.ProgressColumn(
+                "Share", format="percent", min_value=0, max_value=1
+            ),
+            "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
+        },
+        key="presence",
+    )
+
+
+found = ui.measured()
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    st.title("Features", width="stretch")
+    ui.stop_if_nothing_measured(found)
+    anchor = ui.default_anchor(found)
+    run = ui.pick("Dataset", "dataset", found, ui.default_dataset(found, anchor), width=280)
+sae = ui.sae_of(found[run])
+first, _ = ui.cache().features_page(run, limit=1)
+feature = ui.look("feature", first[0]["feature"], read=int)
+
+left, right = st.columns([6, 5], gap="medium")
+with left:
+    show_map(run, sae, feature)
+    show_table(run, sae)
+with right.container(border=True):
+    show_feature(run, sae, feature, found)

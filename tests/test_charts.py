@@ -1,0 +1,133 @@
+"""Figures are looked at as data: what is drawn where, in which colour, and how much travels."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+
+from fac import charts
+
+
+def points(n: int) -> pa.Table:
+    rng = np.random.default_rng(0)
+    return pa.table(
+        {
+            "feature": pa.array(range(n), pa.int32()),
+            "x": pa.array(rng.normal(size=n), pa.float32()),
+            "y": pa.array(rng.normal(size=n), pa.float32()),
+        }
+    )
+
+
+def ids_on(figure) -> list[int]:
+    return [
+        int(i)
+        for trace in figure.data
+        if trace.type == "scattergl"
+        for i in np.asarray(trace.customdata).reshape(len(trace.x), -1)[:, 0]
+    ]
+
+
+def test_the_funnel_splits_its_last_bar_into_covered_and_missing():
+    stages = [("dictionary", 100), ("alive in the anchor", 80), ("relevant", 70), ("covered", 50)]
+    covered, missing = charts.funnel(stages, missing=20).data
+    assert list(covered.x) == [100, 80, 70, 50]
+    assert (list(missing.y), list(missing.x)) == (["covered"], [20])
+    assert missing.marker.color == charts.MISSING
+
+
+def test_an_undefined_coverage_is_not_drawn_as_zero():
+    rows = [
+        {"name": "a", "run": "r1", "fac": 0.25, "n_covered": 1, "n_anchor": 4},
+        {"name": "b", "run": "r2", "fac": math.nan, "n_covered": 0, "n_anchor": 0},
+        {"name": "c", "run": "r3", "fac": 0.5, "n_covered": 2, "n_anchor": 4},
+    ]
+    (bars,) = charts.fac_bars(rows).data
+    assert (list(bars.y), list(bars.x)) == (["c", "a"], [0.5, 0.25])
+
+
+def test_the_map_draws_every_feature_once_with_its_id():
+    support = np.array([0, 1, 10, 100, 0])
+    figure = charts.feature_map(points(5), support)
+    assert sorted(ids_on(figure)) == [0, 1, 2, 3, 4]
+    silent, alive = figure.data
+    assert sorted(silent.customdata) == [0, 4]
+    assert list(alive.customdata) == [1, 2, 3]
+    np.testing.assert_allclose(alive.marker.color, [0, 1, 2])
+
+
+def test_the_chosen_feature_is_ringed_on_the_map():
+    figure = charts.feature_map(points(5), np.ones(5, int), chosen=3)
+    assert list(figure.data[-1].customdata) == [3]
+    assert figure.data[-1].marker.line.width > 0
+
+
+def test_a_large_map_shows_density_below_its_points_and_stays_small():
+    few, many = points(100), points(charts.DENSE + 1)
+    kinds = [trace.type for trace in charts.feature_map(few, np.ones(100, int)).data]
+    assert "histogram2d" not in kinds
+    figure = charts.feature_map(many, np.ones(charts.DENSE + 1, int))
+    assert figure.data[0].type == "histogram2d"
+    assert len(figure.to_json()) < 80 * charts.DENSE
+
+
+def test_the_curve_stops_where_the_anchor_shows_nothing():
+    rows = [
+        {"threshold": 0.0, "fac": 0.5, "n_anchor": 4, "n_missing": 2},
+        {"threshold": 9.0, "fac": math.nan, "n_anchor": 0, "n_missing": 0},
+    ]
+    figure = charts.coverage_curve(rows, threshold=0.0)
+    assert list(figure.data[0].x) == [0.0]
+    assert figure.layout.shapes[0].x0 == 0.0
+
+
+def test_roles_without_features_are_left_out():
+    rows = [
+        {"role": "user", "fac": 0.75, "n_covered": 3, "n_missing": 1},
+        {"role": "system", "fac": math.nan, "n_covered": 0, "n_missing": 0},
+    ]
+    covered, missing = charts.role_bars(rows).data
+    assert list(covered.y) == ["user"]
+    assert (list(covered.x), list(missing.x)) == ([3], [1])
+
+
+def test_peaks_below_the_threshold_lose_their_colour():
+    (bars,) = charts.peak_histogram([0.0, 1.0, 2.0], [5, 3], threshold=1.0).data
+    assert list(bars.y) == [5, 3]
+    assert list(bars.marker.color) == [charts.REST, charts.SHOWN]
+
+
+def test_the_scatter_colours_gained_and_lost_and_leaves_out_what_neither_shows():
+    before, after = np.array([0, 5, 5, 0]), np.array([0, 5, 0, 7])
+    figure = charts.support_scatter(before, after, names=("old", "new"))
+    by_colour = {
+        trace.marker.color: [list(row) for row in trace.customdata]
+        for trace in figure.data
+        if trace.type == "scattergl"
+    }
+    assert by_colour == {
+        charts.REST: [[1, 5, 5]],
+        charts.MISSING: [[2, 5, 0]],
+        charts.SHOWN: [[3, 0, 7]],
+    }
+
+
+def test_token_dots_are_drawn_only_where_a_feature_fires():
+    figure = charts.token_dots(["a", "b", "c"], [(7, "b", [0.0, 2.0, 0.0]), (9, "", [1.0, 0.0, 1.0])])
+    assert [list(data) for data in figure.data[0].customdata] == [[7, 1], [9, 0], [9, 2]]
+
+
+def test_a_label_with_tags_stays_text():
+    figure = charts.token_dots(["<b>x</b>"], [(1, "<b>x</b>", [1.0])])
+    drawn = json.loads(figure.to_json())
+    assert "<b>" not in str(drawn["data"]) + str(drawn["layout"]["xaxis"])
+    assert "&lt;b&gt;" in drawn["data"][0]["y"][0]
+
+
+def test_empty_data_gives_an_empty_figure_rather_than_an_error():
+    assert charts.fac_bars([]).data[0].x == ()
+    assert charts.peak_histogram([], []).data[0].x == ()
+    assert charts.token_dots([], []).data[0].x == ()
+    charts.support_scatter(np.zeros(3, int), np.zeros(3, int), names=("a", "b")).to_json()
+    charts.feature_map(points(3), np.zeros(3, int)).to_json()
