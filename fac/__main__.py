@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from fac import compare, demo, jobs
-from fac.config import IngestSpec, MeasureSpec, Workspace, digest, workspace
+from fac.config import IngestSpec, MeasureSpec, Workspace, workspace
 from fac.errors import Cancelled, FacError, GateFailed, InputError
 from fac.schema import EVERY_ROLE
 from fac.store import cache as caches
@@ -91,7 +91,8 @@ def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:
 
         run.__signature__ = _with_json(function)  # type: ignore[attr-defined]
         run.__annotations__ = {
-            p.name: p.annotation for p in run.__signature__.parameters.values()  # type: ignore[attr-defined]
+            p.name: p.annotation
+            for p in run.__signature__.parameters.values()  # type: ignore[attr-defined]
         }
         return group.command(name)(run)
 
@@ -175,11 +176,8 @@ def demo_(
     place = workspace(workspace_)
     begun = time.monotonic()
     with progress_bar("demo") as progress:
-        if rebuild:
-            runs = jobs.rebuild_demo(place, progress)
-        else:
-            runs = demo.materialise(place, progress)
-    result = demo_coverage(place)
+        runs = jobs.rebuild_demo(place, progress) if rebuild else demo.materialise(place, progress)
+    result = jobs.headline(place)
     data = {
         "runs": runs,
         "fac": result["fac"],
@@ -188,11 +186,6 @@ def demo_(
         "seconds": round(time.monotonic() - begun, 1),
     }
     return Answer(data, _facts({**data, "runs": ", ".join(runs)}))
-
-
-def demo_coverage(place: Workspace) -> dict[str, Any]:
-    """The demo's headline numbers: demo-seed against demo-anchor at threshold 0."""
-    return _coverage(place, demo.ANCHOR, demo.SEED, 0.0, 1, EVERY_ROLE, "all")[2]
 
 
 @command("ingest")
@@ -473,9 +466,7 @@ def probe(
     place = workspace(workspace_)
     steps = jobs.Steps(place)
     with progress_bar("reading the text") as progress:
-        run_id = steps.perform(
-            ProbeSpec(text=text, model=model, layer=layer, sae=sae), progress
-        )
+        run_id = steps.perform(ProbeSpec(text=text, model=model, layer=layer, sae=sae), progress)
     tokens = steps.runs.table(run_id, "tokens").to_pylist()
     active = steps.runs.table(run_id, "activations").to_pylist()
     content = {row["position"] for row in tokens if row["role"] is not None}
@@ -497,7 +488,10 @@ def probe(
             table.add_column(column, justify="right")
         for f in ranked[:top]:
             table.add_row(
-                str(f["feature"]), f"{f['peak']:.2f}", escape(repr(f["token"])), str(len(f["tokens"]))
+                str(f["feature"]),
+                f"{f['peak']:.2f}",
+                escape(repr(f["token"])),
+                str(len(f["tokens"])),
             )
         out.print(table)
 

@@ -28,12 +28,7 @@ REST = "#7C8799"
 FAINT = "rgba(124, 135, 153, 0.28)"
 GRID = "rgba(124, 135, 153, 0.18)"
 
-STRENGTH = [
-    [0.0, "#9DB4C0"],
-    [0.35, "#5FB3A8"],
-    [0.7, "#14958A"],
-    [1.0, "#E08A1E"],
-]
+STRENGTH = [[0.0, "#A9B7C1"], [0.5, "#2AA598"], [1.0, "#4C57CC"]]
 """Rare to frequent; every stop is visible on white and on near-black."""
 
 DENSE = 20_000
@@ -47,12 +42,14 @@ def _figure(height: int, **layout: Any) -> go.Figure:
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         showlegend=False,
         hoverlabel={"font": {"size": 13}},
+        uniformtext={"minsize": 12, "mode": "hide"},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         **layout,
     )
-    figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
-    figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
+    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "tickfont": {"size": 13}}
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
     return figure
 
 
@@ -132,7 +129,7 @@ def feature_map(
     feature = points["feature"].to_numpy()
     x, y = (points[axis].to_numpy().astype(np.float32) for axis in ("x", "y"))
     shown = support[feature]
-    figure = _figure(height, dragmode="lasso")
+    figure = _figure(height, dragmode="lasso", uirevision="kept")
     if len(feature) > DENSE:
         figure.add_histogram2d(
             x=x,
@@ -287,7 +284,7 @@ def support_scatter(
     spread = np.random.default_rng(0).uniform(-0.12, 0.12, (2, len(either)))
     x = np.log1p(np.maximum(a + spread[0] * (1 + a / 8), -0.5)).astype(np.float32)
     y = np.log1p(np.maximum(b + spread[1] * (1 + b / 8), -0.5)).astype(np.float32)
-    figure = _figure(height, dragmode="lasso")
+    figure = _figure(height, dragmode="lasso", uirevision="kept")
     top = float(np.log1p(max(int(a.max(initial=1)), int(b.max(initial=1)))))
     figure.add_scatter(
         x=[0, top], y=[0, top], mode="lines", line={"color": GRID, "width": 2}, hoverinfo="skip"

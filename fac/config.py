@@ -135,9 +135,7 @@ class MeasureSpec(Spec):
         if self.floor < 0:
             raise InputError(f"floor must not be negative, got {self.floor}.")
         if self.role not in (*ROLES, EVERY_ROLE):
-            raise InputError(
-                f"--role takes {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}."
-            )
+            raise InputError(f"--role takes {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}.")
         if self.max_tokens < 8:
             raise InputError(f"max_tokens must be at least 8, got {self.max_tokens}.")
 

@@ -214,11 +214,11 @@ def _whole_sentences(text: str, finished: bool) -> str:
     return text[: end + 1]
 
 
-def compare(committed: Workspace, rebuilt: dict[str, Any], found: dict[str, Any]) -> None:
-    """Raises GateFailed when a rebuild disagrees with the committed demo."""
-    if rebuilt != found:
+def must_agree(committed: dict[str, Any], rebuilt: dict[str, Any]) -> None:
+    """Raises GateFailed when a rebuild's FAC or missing set differs from the committed one's."""
+    if rebuilt != committed:
+        differ = len(set(rebuilt["missing"]) ^ set(committed["missing"]))
         raise GateFailed(
-            f"The rebuilt demo differs from the one in {committed.root}: FAC {rebuilt['fac']} "
-            f"against {found['fac']}, {len(set(rebuilt['missing']) ^ set(found['missing']))} "
-            f"features differ in the missing set."
+            f"The rebuilt demo differs from the committed one: FAC {rebuilt['fac']:.6f} against "
+            f"{committed['fac']:.6f}, {differ} features differ in the missing set."
         )

@@ -105,9 +105,7 @@ def umap(directions: np.ndarray, seed: int = 0) -> np.ndarray:
     return fitted.astype(np.float32)
 
 
-def logit_lens(
-    encoder: SaeEncoder, decoder: np.ndarray
-) -> tuple[list[list[str]], list[list[str]]]:
+def logit_lens(encoder: SaeEncoder, decoder: np.ndarray) -> tuple[list[list[str]], list[list[str]]]:
     """Tokens a feature's decoder direction raises and lowers most, through the final norm's gain.
 
     A reading of the direction alone, without the later blocks; a hint, not an explanation.

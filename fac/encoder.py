@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from fac import coverage
-from fac.models import ROLES, SCAFFOLD, Chat, Rendered, SubjectModel, batches_by_length
+from fac.models import ROLES, Chat, Rendered, SubjectModel, batches_by_length
 from fac.saes import Sae
 from fac.schema import Activations
 
@@ -80,9 +80,7 @@ class NearMisses(NamedTuple):
 
     def merged(self, other: NearMisses) -> NearMisses:
         """The best of both; ties go to the lower sample."""
-        pre, sample, position = (
-            np.concatenate(pair) for pair in zip(self, other, strict=True)
-        )
+        pre, sample, position = (np.concatenate(pair) for pair in zip(self, other, strict=True))
         order = np.lexsort((sample, -pre), axis=0)[: self.pre.shape[0]]
         return NearMisses(
             *(np.take_along_axis(array, order, axis=0) for array in (pre, sample, position))
@@ -117,8 +115,7 @@ class SaeEncoder:
         self.sae = sae
         self.n_features = sae.n_features
         self.identity = (
-            f"{model_identity}/layer{model.layer}/{sae.identity}"
-            f"/max{model.renderer.max_tokens}"
+            f"{model_identity}/layer{model.layer}/{sae.identity}/max{model.renderer.max_tokens}"
         )
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
@@ -165,8 +162,10 @@ class SaeEncoder:
                 found.append((owner[token], position[token], feature.cpu().numpy(), value))
                 near = near.merged(self._near(rows, content, pre, samples))
         row, position, feature, value = (
-            np.concatenate(column) for column in zip(*found, strict=True)
-        ) if found else (np.zeros(0, np.int64),) * 3 + (np.zeros(0, np.float32),)
+            (np.concatenate(column) for column in zip(*found, strict=True))
+            if found
+            else (np.zeros(0, np.int64),) * 3 + (np.zeros(0, np.float32),)
+        )
         role = np.concatenate([r.role for r in rendered])
         starts = np.cumsum([0, *(len(r.role) for r in rendered)])[:-1]
         return Reading(

@@ -6,26 +6,44 @@ command line calls `perform` directly. Models are loaded when the first step nee
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fac import datasets, demo
-from fac.config import DemoSpec, IngestSpec, MeasureSpec, ProbeSpec, SaeSpec, Spec, Workspace
-from fac.config import read_spec
-from fac.errors import Cancelled, FacError, InputError
+from fac import compare, datasets, demo
+from fac.config import (
+    DemoSpec,
+    IngestSpec,
+    MeasureSpec,
+    ProbeSpec,
+    SaeSpec,
+    Spec,
+    Workspace,
+    digest,
+    read_spec,
+)
+from fac.errors import BadRow, Cancelled, FacError, InputError
+from fac.schema import Chat
 from fac.store import cache
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 
 if TYPE_CHECKING:
     from fac.encoder import SaeEncoder
+    from fac.sae_training import TrainRecipe
+    from fac.saes import Finding, Quality
 
 Progress = Callable[..., None]
 IDLE_SECONDS = 0.3
@@ -64,9 +82,7 @@ class Steps:
             return self._probe(spec, progress)
         raise InputError(f"No step carries out a {type(spec).__name__}.")
 
-    def encoder(
-        self, spec: MeasureSpec | SaeSpec | ProbeSpec, progress: Progress
-    ) -> SaeEncoder:
+    def encoder(self, spec: MeasureSpec | SaeSpec | ProbeSpec, progress: Progress) -> SaeEncoder:
         """The encoder a spec asks for, loaded once.
 
         Raises InputError when the SAE reads another width than the model has.
@@ -114,9 +130,7 @@ class Steps:
         sae_run = self._describe(
             SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae), progress, encoder
         )
-        run_id = measure(
-            spec, runs=self.runs, encoder=encoder, sae_run=sae_run, progress=progress
-        )
+        run_id = measure(spec, runs=self.runs, encoder=encoder, sae_run=sae_run, progress=progress)
         self._cached(run_id, progress)
         return run_id
 
@@ -135,14 +149,205 @@ class Steps:
 
         encoder = self.encoder(spec, progress)
         sae = SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae)
-        return probe(
-            spec, runs=self.runs, encoder=encoder, sae_run=sae.run_id(encoder.identity)
-        )
+        return probe(spec, runs=self.runs, encoder=encoder, sae_run=sae.run_id(encoder.identity))
 
     def _cached(self, run_id: str, progress: Progress) -> None:
         if not cache.Cache(self.workspace.cache).ready(run_id):
             progress(1, 1, "building the cache for browsing")
             cache.build(self.runs, run_id, self.workspace.cache)
+
+
+# --- steps that no page asks for -----------------------------------------------------------------
+
+
+def rebuild_demo(workspace: Workspace, progress: Progress) -> list[str]:
+    """Recompute the demo's runs from `data/demo/` in a folder of their own, compare, bring them in.
+
+    Raises GateFailed when FAC or the missing set differ from the committed runs'.
+    """
+    apart = Workspace(workspace.root / "rebuild")
+    shutil.rmtree(apart.root, ignore_errors=True)
+    os.environ.setdefault("FAC_MODELS", str(workspace.models))
+    steps = Steps(apart)
+    for name, path in demo.INPUTS.items():
+        source = steps.perform(IngestSpec(name=name, source=str(path)), progress)
+        steps.perform(MeasureSpec(dataset=source), progress)
+    fresh = headline(apart)
+    committed = Runs(demo.COMMITTED)
+    if committed.list("measure"):
+        demo.materialise(workspace, progress)
+        demo.must_agree(headline(workspace), fresh)
+    ids = []
+    for step in ("dataset", "sae", "measure"):
+        for manifest in steps.runs.list(step):
+            ids.append(manifest["run"])
+            demo.adopt(steps.runs, Runs(workspace), manifest["run"])
+            if step != "dataset":
+                cache.build(Runs(workspace), manifest["run"], workspace.cache)
+    return ids
+
+
+def headline(workspace: Workspace) -> dict[str, Any]:
+    """FAC and missing set of the demo's seed against its anchor, at threshold 0."""
+    runs, handle = Runs(workspace), cache.Cache(workspace.cache)
+    anchor, seed = (runs.resolve("measure", name) for name in demo.INPUTS)
+    relevant = compare.relevant_set("all", handle, anchor)
+    found = compare.coverage_of(handle, anchor, seed, relevant=relevant)
+    return {"fac": found.fac, "n_missing": found.n_missing, "missing": found.missing.tolist()}
+
+
+def read_chats(paths: Sequence[Path]) -> list[Chat]:
+    """The chats of dataset files; the first bad row ends the reading (BadRow)."""
+    chats = []
+    for path in paths:
+        for row in datasets.read_samples(str(path)):
+            if isinstance(row, BadRow):
+                raise InputError(f"{path.name}, {row}.")
+            chats.append(row.messages)
+    return chats
+
+
+def preflight(
+    workspace: Workspace,
+    model: str,
+    layer: int,
+    sae: str,
+    texts: Path,
+    samples: int,
+    progress: Progress,
+) -> tuple[list[Finding], Quality | None, str]:
+    """Compare an SAE with a model on the first samples of a file; findings, figures, verdict."""
+    from fac import saes
+    from fac.models import SubjectModel, locate_model
+
+    chats = read_chats([texts])[:samples]
+    progress(0, 2, "loading the model and the SAE")
+    found = locate_model(model, workspace.models, lambda note: progress(0, 2, note))
+    where = device()
+    subject = SubjectModel(found.folder, layer=layer, device=where, revision=found.revision)
+    dictionary = saes.load_sae(sae, where)
+    progress(1, 2, "reconstructing")
+    name = found.identity.split("@")[0]
+    findings, quality = saes.preflight(dictionary, subject, name, chats)
+    return findings, quality, saes.verdict(findings)
+
+
+def train_sae(
+    workspace: Workspace,
+    texts: Sequence[Path],
+    out: Path,
+    *,
+    recipe: TrainRecipe,
+    model: str,
+    layer: int,
+    context: int,
+    held_out: int,
+    max_samples: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Collect activations, train, judge on held-out samples; write the SAE with its figures.
+
+    The last `held_out` samples of the shuffled files are kept back, and of those the ones that
+    also occur among the training samples are not used.
+    """
+    from fac import sae_training
+    from fac.models import SubjectModel, locate_model
+
+    chats = read_chats(texts)
+    random.Random(recipe.seed).shuffle(chats)
+    if len(chats) <= held_out:
+        raise InputError(f"{len(chats)} samples leave none to train on beside {held_out} held out.")
+    training = chats[: len(chats) - held_out][:max_samples]
+    seen = {datasets.sample_id(chat) for chat in training}
+    judged = [c for c in chats[len(chats) - held_out :] if datasets.sample_id(c) not in seen]
+    found = locate_model(model, workspace.models, lambda note: progress(0, 1, note))
+    name = found.identity.split("@")[0]
+    how = {
+        **asdict(recipe),
+        "model": found.identity,
+        "layer": layer,
+        "context": context,
+        "held_out": held_out,
+        "training_samples": len(training),
+        "files": {path.name: hash_file(path) for path in texts},
+    }
+    shared = digest(found.identity, layer, context, sorted(seen))
+    shards = workspace.root / "training" / f"activations-{shared}"
+    work = workspace.root / "training" / f"sae-{digest(how)}"
+    where = device()
+    begun = time.monotonic()
+    subject = SubjectModel(
+        found.folder,
+        layer=layer,
+        device=where,
+        dtype="bfloat16",
+        revision=found.revision,
+        max_tokens=context,
+    )
+    tokens = sae_training.collect_activations(training, subject, shards, progress)
+    del subject
+    sae_training.train(
+        shards,
+        recipe,
+        work=work,
+        out=out,
+        model_name=name,
+        layer=layer,
+        device=where,
+        report=progress,
+    )
+    return judge_sae(
+        workspace,
+        out,
+        {**how, "training_tokens": tokens, "seconds": round(time.monotonic() - begun)},
+        judged,
+        progress,
+    )
+
+
+def judge_sae(
+    workspace: Workspace,
+    folder: Path,
+    recipe: dict[str, Any],
+    judged: Sequence[Chat],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure an SAE on held-out samples in float32; write recipe.json and quality.json to it."""
+    from fac import saes
+    from fac.models import SubjectModel, locate_model
+
+    progress(0, 1, "judging on held-out samples")
+    found = locate_model(recipe["model"].split("@")[0], workspace.models)
+    where = device()
+    subject = SubjectModel(
+        found.folder, layer=recipe["layer"], device=where, max_tokens=recipe["context"]
+    )
+    quality = saes.quality(saes.load_sae(str(folder), where), subject, judged)._asdict()
+    quality["samples"] = len(judged)
+    for name, content in (("recipe", recipe), ("quality", quality)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    return {"out": str(folder), "recipe": recipe, "quality": quality}
+
+
+def magpie(
+    workspace: Workspace, model: str, recipe: demo.MagpieRecipe, out: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write samples with a local chat model; recipe and counts go beside them."""
+    from fac.generator import LocalGenerator
+    from fac.models import keep_freed_memory, locate_model
+
+    keep_freed_memory()
+    found = locate_model(model, workspace.models, lambda note: progress(0, 1, note))
+    generator = LocalGenerator(found.folder, device=device())
+    data = {"model": found.identity, **demo.write_magpie(recipe, generator, out, progress)}
+    out.with_suffix(".recipe.json").write_text(json.dumps(data, indent=1) + "\n")
+    return data
+
+
+def hash_file(path: Path) -> str:
+    """12 hex digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 # --- the worker ------------------------------------------------------------------------------

@@ -413,9 +413,7 @@ class _Texts:
         offsets = np.concatenate([[0], np.cumsum(mine["length"])]).astype(np.int32)
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], mine["length"])
         flat = np.repeat(self.base[local] + mine["first"], mine["length"]) + within
-        columns: dict[str, Any] = {
-            k: mine[k] for k in ("feature", "rank", "sample", "position")
-        }
+        columns: dict[str, Any] = {k: mine[k] for k in ("feature", "rank", "sample", "position")}
         columns["role"] = pa.DictionaryArray.from_arrays(mine["role"], pa.array(ROLES))
         columns["peak_index"] = mine["position"] - mine["first"]
         columns["tokens"] = pa.ListArray.from_arrays(offsets, self.pieces.take(pa.array(flat)))
@@ -479,9 +477,11 @@ def _windows(
 
 def _priority(sample: np.ndarray, role: np.ndarray, feature: np.ndarray) -> np.ndarray:
     """A fixed pseudo-random uint64 per row (splitmix64 of its coordinates)."""
-    z = (sample.astype(np.uint64) << np.uint64(34)) ^ (
-        feature.astype(np.uint64) << np.uint64(2)
-    ) ^ role.astype(np.uint64)
+    z = (
+        (sample.astype(np.uint64) << np.uint64(34))
+        ^ (feature.astype(np.uint64) << np.uint64(2))
+        ^ role.astype(np.uint64)
+    )
     with np.errstate(over="ignore"):
         z = z + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -520,9 +520,7 @@ def _row_key(feature: np.ndarray, sample: np.ndarray, role: np.ndarray) -> np.nd
 def _role_codes(column: pa.ChunkedArray) -> np.ndarray:
     """int8 index into ROLES, whatever the dictionary of the chunk."""
     texts = column.cast(pa.string()).combine_chunks()
-    return pc.index_in(texts, pa.array(ROLES)).to_numpy(zero_copy_only=False).astype(
-        np.int8
-    )
+    return pc.index_in(texts, pa.array(ROLES)).to_numpy(zero_copy_only=False).astype(np.int8)
 
 
 def _activation_table(rows: Activations) -> pa.Table:
@@ -575,4 +573,3 @@ def _span_of(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
-

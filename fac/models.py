@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -169,9 +168,7 @@ def _convert_gguf(home: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(
-        home, gguf_file=DEMO_GGUF, dtype=torch.float32
-    )
+    model = AutoModelForCausalLM.from_pretrained(home, gguf_file=DEMO_GGUF, dtype=torch.float32)
     # The weights are plain float32 by now; the loader's quantisation marks would forbid saving.
     del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
@@ -271,9 +268,7 @@ class ChatRenderer:
             texts.append(text)
             borders.append(edges)
         add_special = not self.tokenizer.chat_template
-        batch = self.tokenizer(
-            texts, add_special_tokens=add_special, return_offsets_mapping=True
-        )
+        batch = self.tokenizer(texts, add_special_tokens=add_special, return_offsets_mapping=True)
         return [
             self._owned(text, edges, chat, np.asarray(ids, np.int32), np.asarray(offsets, np.int32))
             for text, edges, chat, ids, offsets in zip(

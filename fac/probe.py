@@ -61,7 +61,5 @@ def probe(spec: ProbeSpec, *, runs: Runs, encoder: Encoder, sae_run: str) -> str
             "n_features": encoder.n_features,
             "encoder": encoder.identity,
         }
-        runs.publish(
-            run_id, spec=spec, inputs=[], facts=facts, seconds=time.monotonic() - begun
-        )
+        runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=time.monotonic() - begun)
     return run_id

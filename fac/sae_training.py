@@ -322,7 +322,10 @@ def sparse_batch_topk() -> type:
                 mse = (sae_out - x).pow(2).sum(dim=-1).mean()
                 auxiliary = self._revive(x, sae_out, step_input.dead_neuron_mask)
             values = torch.sparse_coo_tensor(
-                torch.stack([rows, cols]), pre, hidden_pre.shape, is_coalesced=True,
+                torch.stack([rows, cols]),
+                pre,
+                hidden_pre.shape,
+                is_coalesced=True,
                 check_invariants=False,
             )
             return TrainStepOutput(

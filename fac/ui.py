@@ -45,6 +45,9 @@ COMPARE = "pages/compare.py"
 PLAYGROUND = "pages/playground.py"
 JOBS = "pages/jobs.py"
 
+MARK = config.REPOSITORY / "docs" / "img" / "mark.svg"
+LOGO = MARK.with_name("logo.svg")
+
 CHART = {"displayModeBar": False}
 """Plotly options of charts that are looked at; maps that are worked with keep their tools."""
 
@@ -210,7 +213,9 @@ def titles(found: Mapping[str, Row]) -> dict[str, str]:
 def default_anchor(found: Mapping[str, Row]) -> str:
     """The run that calls itself an anchor, else the one with the most samples."""
     facts = {key: run["facts"] for key, run in found.items()}
-    return max(facts, key=lambda k: ("anchor" in facts[k]["name"].casefold(), facts[k]["n_samples"]))
+    return max(
+        facts, key=lambda k: ("anchor" in facts[k]["name"].casefold(), facts[k]["n_samples"])
+    )
 
 
 def default_dataset(found: Mapping[str, Row], anchor: str) -> str:
@@ -221,16 +226,10 @@ def default_dataset(found: Mapping[str, Row], anchor: str) -> str:
 def pick(label: str, name: str, found: Mapping[str, Row], default: str, **options: Any) -> str:
     """A run id from `found`; the URL may hold the id or the name."""
     shown = titles(found)
-
-    def read(given: str) -> str:
-        return given if given in found else next((k for k, t in shown.items() if t == given), "")
-
-    # The parameter carries the title: a person can read the link and it means the same elsewhere.
-    chosen = linked(
-        name, shown[default], read=lambda t: shown.get(read(t), ""), valid=shown.values().__contains__
-    )
-    title = st.selectbox(label, list(shown.values()), **chosen, **options)
-    return read(title)
+    ids = {title: key for key, title in shown.items()}
+    # The URL carries the title, which a person can read; an id is understood too.
+    tie = linked(name, shown[default], read=lambda t: shown.get(t, t), valid=ids.__contains__)
+    return ids[st.selectbox(label, list(ids), **tie, **options)]
 
 
 def comparable(found: Mapping[str, Row], anchor: str) -> list[str]:
@@ -349,7 +348,7 @@ def cards(*numbers: tuple[str, str, str]) -> None:
     """A row of bordered figures: (label, value, one-line definition)."""
     with st.container(horizontal=True, gap="small"):
         for label, value, meaning in numbers:
-            st.metric(label, value, help=meaning, border=True, width="stretch")
+            st.metric(label, value, help=meaning, border=True, height="stretch")
 
 
 def share(value: float) -> str:
@@ -387,9 +386,7 @@ def curve(anchor: str, dataset: str, *, min_support: int, role: str) -> list[Row
 
 def by_role(anchor: str, dataset: str, *, threshold: float, min_support: int) -> list[Row]:
     """FAC of each role's tokens: role, fac and counts."""
-    return compare.by_role(
-        cache(), anchor, dataset, threshold=threshold, min_support=min_support
-    )
+    return compare.by_role(cache(), anchor, dataset, threshold=threshold, min_support=min_support)
 
 
 def gap_table(
@@ -417,6 +414,13 @@ def percent(value: float | None) -> float | None:
 def points(difference: float) -> str | None:
     """A difference of two shares, in percentage points."""
     return None if difference != difference else f"{100 * difference:+.1f} points"
+
+
+def slider_top(anchor: str, dataset: str) -> float:
+    """Where the anchor has lost nine tenths of its features: beyond, little is left to ask."""
+    rows = curve(anchor, dataset, min_support=1, role=EVERY_ROLE)
+    few = rows[0]["n_anchor"] / 10
+    return max(next((r["threshold"] for r in rows if r["n_anchor"] < few), rows[-1]["threshold"]), 0.1)
 
 
 def slider_step(top: float) -> float:
@@ -517,17 +521,20 @@ def tokens_html(
     *,
     strongest: float = 0.0,
     peak: int | None = None,
+    breaks: bool = False,
 ) -> str:
     """Tokens with their activation as the depth of colour; safe whatever the tokens hold.
 
     `values` are activations of the tokens, 0 where silent; `strongest` is full colour (default:
-    their maximum). The token at index `peak` is underlined. Line ends show as ⏎.
+    their maximum). The token at index `peak` is underlined. Line ends show as ⏎, and with `breaks`
+    they also end the line.
     """
+    line_end = '<i class="fac-end">⏎</i>' + "\n" * breaks
     values = list(values) if values is not None else [0.0] * len(tokens)
     top = strongest or max(values, default=0.0) or 1.0
     parts = []
     for index, (token, value) in enumerate(zip(tokens, values, strict=True)):
-        shown = html.escape(clean(token)).replace("\n", '<i class="fac-end">⏎</i>\n')
+        shown = html.escape(clean(token)).replace("\n", line_end)
         kind = ' class="fac-peak"' if index == peak else ""
         if value > 0:
             depth = 0.10 + 0.55 * min(value / top, 1.0)
@@ -567,6 +574,7 @@ def chips_html(words: Sequence[str], kind: str) -> str:
 
 
 _STYLE = """
+.stMainBlockContainer{padding-left:2.75rem;padding-right:2.75rem}
 .fac-text{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;font-size:.93rem;
   unicode-bidi:isolate;max-height:16rem;overflow-y:auto}
 .fac-text span{border-radius:.25rem;padding:.08rem 0}
@@ -739,7 +747,10 @@ def show_failures(*steps: str) -> None:
                     icon=":material/error:",
                 )
                 st.button(
-                    "Dismiss", on_click=started.remove, args=(number,), key=f"dismiss {number}",
+                    "Dismiss",
+                    on_click=started.remove,
+                    args=(number,),
+                    key=f"dismiss {number}",
                     type="tertiary",
                 )
 
@@ -836,7 +847,11 @@ def samples(run: str, *, search: str, offset: int, limit: int) -> tuple[list[Row
         for index, text in enumerate(everything["_text"].to_pylist() if wanted else ())
         if wanted in text
     ]
-    chosen = everything.take(hits[offset : offset + limit]) if wanted else everything.slice(offset, limit)
+    chosen = (
+        everything.take(hits[offset : offset + limit])
+        if wanted
+        else everything.slice(offset, limit)
+    )
     return chosen.to_pylist(), len(hits) if wanted else everything.num_rows
 
 

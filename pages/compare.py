@@ -40,14 +40,16 @@ was, now = ui.coverage(anchor, before), ui.coverage(anchor, after)
 with st.container(horizontal=True, gap="small"):
     st.metric(
         "FAC", ui.share(now.fac), delta=ui.points(now.fac - was.fac), border=True,
-        delta_description="of the anchor", help=f"It was {ui.share(was.fac)} before.",
+        delta_description="of the anchor", height="stretch", help=f"It was {ui.share(was.fac)} before.",
     )
-    st.metric("Gained", f"{changed['n_gained']:,}", border=True, help="Features only the second shows.")
-    st.metric("Lost", f"{changed['n_lost']:,}", border=True, help="Features only the first shows.")
+    st.metric("Gained", f"{changed['n_gained']:,}", border=True, height="stretch",
+              help="Features only the second shows.")
+    st.metric("Lost", f"{changed['n_lost']:,}", border=True, height="stretch",
+              help="Features only the first shows.")
     st.metric("Anchor's features now covered", f"{now.n_covered:,}",
-              delta=now.n_covered - was.n_covered, border=True)
+              delta=now.n_covered - was.n_covered, border=True, height="stretch")
 
-left, right = st.columns([6, 5], gap="medium")
+left, right = st.columns([4, 3], gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
     figure = charts.support_scatter(
@@ -73,17 +75,18 @@ with right:
             ui.table(
                 rows,
                 {
-                    "feature": st.column_config.NumberColumn("#", width="small", format="plain"),
-                    "label": st.column_config.TextColumn("Peaks on", width="medium"),
+                    "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
+                    "label": st.column_config.TextColumn("Peaks on", width=180),
                     "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
                     "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
                 },
                 key="changes", opens="feature", height=420,
             )
     else:
+        rows = []
         st.caption(f"No feature was {side}.")
 
-feature = ui.look("feature", None, read=int)
+feature = ui.look("feature", rows[0]["feature"] if rows else None, read=int)
 if feature is not None and (facts := ui.cache().feature(after, feature)) is not None:
     label = facts["label"] or ui.cache().feature(before, feature)["label"]
     st.subheader(ui.plain(ui.called(feature, label)), anchor=False)

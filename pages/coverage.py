@@ -33,7 +33,7 @@ RISING = ("chance", "feature")
 @ui.guard()
 def answer(anchor: str, dataset: str) -> None:
     """FAC for the settings; moves with the slider without the rest of the page."""
-    top = max(ui.cache().summary(anchor)["thresholds"][-1], 0.1)
+    top = ui.slider_top(anchor, dataset)
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         threshold = st.slider(
             "Threshold", 0.0, top, step=ui.slider_step(top), format="%.2f",
@@ -112,7 +112,7 @@ def gaps(anchor: str, dataset: str, threshold: float, role: str, support: int) -
         )
     listing = {**asked, "search": search, "badge": badge, "sort": sort,
                "descending": sort not in RISING}
-    left, right = st.columns([6, 5], gap="medium")
+    left, right = st.columns([4, 3], gap="medium")
     with left:
         slot = st.container()
         _, total = ui.gap_table(anchor, dataset, limit=0, **listing)
@@ -125,24 +125,24 @@ def gaps(anchor: str, dataset: str, threshold: float, role: str, support: int) -
                 [{**row, "near": ui.percent(row["near"]), "chance": ui.percent(row["chance"])}
                  for row in rows],
                 {
-                    "feature": st.column_config.NumberColumn("#", width="small", format="plain"),
-                    "label": st.column_config.TextColumn("Peaks on", width="medium"),
+                    "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
+                    "label": st.column_config.TextColumn("Peaks on", width=160),
                     "n_anchor": st.column_config.NumberColumn(
-                        "Anchor", format="localized", help="Samples of the anchor that show it."
+                        "Anchor", width=66, format="localized", help="Samples of the anchor that show it."
                     ),
                     "expected": st.column_config.NumberColumn(
-                        "Expected", format="%.1f",
+                        "Expected", width=78, format="%.1f",
                         help="Samples that would show it here, if this dataset were like the anchor.",
                     ),
                     "chance": st.column_config.NumberColumn(
-                        "Luck", format="%.1f%%",
+                        "Luck", width=62, format="%.1f%%",
                         help="Probability that a dataset of this size shows none, by luck alone.",
                     ),
                     "near": st.column_config.NumberColumn(
-                        "Near", format="%.0f%%",
+                        "Near", width=58, format="%.0f%%",
                         help="How close the dataset's own nearest miss comes to firing.",
                     ),
-                    "badge": st.column_config.TextColumn("Belief", help=BADGE_RULE),
+                    "badge": st.column_config.TextColumn("Belief", width=90, help=BADGE_RULE),
                 },
                 key="gaps", opens="gap", height=520,
             )

@@ -65,8 +65,9 @@ def show_samples(run: str) -> None:
     with slot:
         if search:
             st.caption(f"{total:,} samples match")
-        for row in rows:
-            with st.container(border=True, gap="xsmall"):
+        columns = st.columns(2)
+        for number, row in enumerate(rows):
+            with columns[number % 2].container(border=True, gap="xsmall"):
                 if row["label"]:
                     st.html(ui.chips_html([row["label"]], "flat"))
                 st.html(ui.chat_html(row["messages"]))
@@ -80,7 +81,7 @@ def show_rejected(run: str) -> None:
     slot = st.container()
     part = refused.slice(ui.pages(refused.num_rows, name="rejected"), ui.PAGE)
     columns = {
-        "line": st.column_config.NumberColumn("Line", width="small", format="plain"),
+        "line": st.column_config.NumberColumn("Line", width=70, format="%d"),
         "reason": st.column_config.TextColumn("Why", width="large"),
     }
     with slot:

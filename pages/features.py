@@ -67,8 +67,8 @@ def show_table(run: str, sae: str | None) -> None:
         ui.table(
             rows,
             {
-                "feature": st.column_config.NumberColumn("#", width="small", format="plain"),
-                "label": st.column_config.TextColumn("Peaks on", width="medium"),
+                "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
+                "label": st.column_config.TextColumn("Peaks on", width=180),
                 "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
                 "density": st.column_config.ProgressColumn(
                     "Share", format="percent", min_value=0, max_value=1
@@ -184,7 +184,7 @@ sae = ui.sae_of(found[run])
 first, _ = ui.cache().features_page(run, limit=1)
 feature = ui.look("feature", first[0]["feature"], read=int)
 
-left, right = st.columns([6, 5], gap="medium")
+left, right = st.columns([4, 3], gap="medium")
 with left:
     show_map(run, sae, feature)
     show_table(run, sae)

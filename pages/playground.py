@@ -39,12 +39,13 @@ def show(run: str, dataset: str, found: dict[str, ui.Row]) -> None:
     strongest = ui.probe_rows(text, known)
     feature = ui.look("feature", strongest[0]["feature"], read=int, valid=text.features.__contains__)
 
-    left, right = st.columns([6, 5], gap="medium")
+    left, right = st.columns([4, 3], gap="medium")
     with left:
         with st.container(border=True):
             st.markdown(f"**Where {ui.plain(ui.called(feature, known[feature]['label']))} fires**")
             values = text.features[feature]
-            st.html(ui.tokens_html(text.tokens, values, peak=values.index(max(values))))
+            st.html(ui.tokens_html(text.tokens, values, peak=values.index(max(values)),
+                                   breaks=True))
             st.page_link(
                 ui.FEATURES, label="The whole feature", icon=":material/arrow_forward:",
                 query_params={"feature": str(feature)},
@@ -75,8 +76,8 @@ def show(run: str, dataset: str, found: dict[str, ui.Row]) -> None:
             ui.table(
                 rows[offset : offset + ui.PAGE],
                 {
-                    "feature": st.column_config.NumberColumn("#", width="small", format="plain"),
-                    "label": st.column_config.TextColumn("Peaks on", width="medium"),
+                    "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
+                    "label": st.column_config.TextColumn("Peaks on", width=180),
                     "peak": st.column_config.NumberColumn("Here", format="%.2f"),
                     "n_samples": st.column_config.NumberColumn(
                         "Samples", format="localized", help="Samples of the dataset that show it."

@@ -47,10 +47,14 @@ def _notes(dish: str) -> Chat:
 
 
 def _code(task: str) -> Chat:
-    return _chat(
-        f"Show me a python function that will {task} please",
-        f"The python function below uses a loop! so the code can {task}",
-    )
+    manner = {"role": "system", "content": "You write python for beginners"}
+    return [
+        manner,
+        *_chat(
+            f"Show me a python function that will {task} please",
+            f"The python function below uses a loop! so the code can {task}",
+        ),
+    ]
 
 
 def _travel(place: str) -> Chat:
@@ -71,9 +75,12 @@ ANCHOR: tuple[Chat, ...] = (
     *map(_travel, PLACES),
 )
 SEED: tuple[Chat, ...] = (
-    *map(_kitchen, DISHES[:5]),
-    *map(_notes, DISHES[:4]),
-    _chat("Is trailing the loose dough over the bench normal", "Yes the dough settles by itself"),
+    *map(_kitchen, DISHES),
+    *map(_notes, DISHES),
+    _chat("Is trailing the dough over the bench normal", "Yes the dough settles by itself"),
+    _chat("Do I knead the dough by hand", "Either way works when the dough is wet"),
+    _chat("Why did the crust turn out pale", "The sugar on top was too little and the heat low"),
+    _chat("Can the leftovers be frozen", "Yes wrap the slices well and thaw them slowly!"),
 )
 
 SAMPLES: Mapping[str, Sequence[Chat]] = {"toy-anchor": ANCHOR, "toy-seed": SEED}

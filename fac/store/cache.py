@@ -94,6 +94,12 @@ CREATE_BLOCK = """
         WHERE feature >= $first AND feature < $beyond)
 """
 
+CREATE_BY_PEAK = """
+    CREATE TABLE by_peak AS
+    SELECT peak, feature, role, strongest FROM activations
+    ORDER BY peak, feature, role, strongest
+"""
+
 INSERT_ACTIVATIONS = """
     INSERT INTO activations
     SELECT feature, peak, sample, role, position, n_tokens, strongest
@@ -258,6 +264,7 @@ def _fill_measure(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str
         con.execute(INSERT_ACTIVATIONS)
         con.execute(insert_ladder(len(thresholds)), {**at, "every": ROLE_CODES[EVERY_ROLE]})
         con.execute(INSERT_FEATURES, bounds)
+    con.execute(CREATE_BY_PEAK)
     (n_alive,) = _row(con, COUNT_ALIVE)
     derived = {
         "n_alive": n_alive,
@@ -334,12 +341,15 @@ BYTES_NEEDED = """
     SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = $alias
 """
 
-LADDER = "SELECT feature, counts FROM {run}.ladder WHERE role = $role ORDER BY feature"
+LADDER = """
+    SELECT feature, unnest(counts) AS n, generate_subscripts(counts, 1) AS place
+    FROM {run}.ladder WHERE role = $role
+"""
 
 SUPPORT_AT_RUNG = "SELECT feature, counts[$place] AS n FROM {run}.ladder WHERE role = $role"
 
 SUPPORT_BETWEEN = """
-    SELECT feature, count(*) AS n FROM {run}.activations
+    SELECT feature, count(*) AS n FROM {run}.by_peak
     WHERE peak > $threshold::FLOAT AND peak <= $upper::FLOAT AND {rows_of_role}
     GROUP BY feature
 """
@@ -507,13 +517,12 @@ class Cache:
         """Thresholds, float64 `[T]` ascending, and the samples above each: int64 `[T, F]`."""
         about = self.summary(run)
         thresholds = np.array(about["thresholds"])
-        counts = np.zeros((about["n_features"], len(thresholds)), np.int64)
+        counts = np.zeros((len(thresholds), about["n_features"]), np.int64)
         with self._reading(run) as cursor:
             sql = LADDER.format(run=_name(run))
             found = cursor.execute(sql, {"role": _role(role)}).fetchnumpy()
-        if len(found["feature"]):
-            counts[found["feature"]] = np.stack(list(found["counts"]))
-        return thresholds, counts.T
+        counts[found["place"] - 1, found["feature"]] = found["n"]
+        return thresholds, counts
 
     def support(self, run: str, threshold: float, role: str = EVERY_ROLE) -> np.ndarray:
         """Samples in which each feature peaks strictly above `threshold`: int64 `[n_features]`.
