@@ -13,7 +13,7 @@ import pyarrow as pa
 from fac import schema
 from fac.config import IngestSpec, MeasureSpec, SaeSpec, Workspace
 from fac.measure import measure
-from fac.schema import Chat
+from fac.schema import Activations, Chat
 from fac.store import cache
 from fac.store.runs import Runs, write_table
 from tests.lexicon import LexiconEncoder
@@ -162,6 +162,58 @@ def publish_sae(runs: Runs, encoder: LexiconEncoder) -> str:
         "identity": encoder.identity,
     }
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
+    return run_id
+
+
+def publish_activations(
+    runs: Runs,
+    name: str,
+    activations: Activations,
+    *,
+    n_features: int,
+    n_samples: int,
+    encoder: str = "toy",
+    role: str = schema.EVERY_ROLE,
+    tokens: int = 1000,
+    spans: pa.Table | None = None,
+    near: pa.Table | None = None,
+) -> str:
+    """A finished measure run of exactly these activations, in a dataset of empty texts; its id."""
+    chat = [{"role": "user", "content": ""}]
+    dataset = publish_dataset(runs, name, [chat] * n_samples)
+    spec = MeasureSpec(dataset=dataset, role=role)
+    run_id = spec.run_id(dataset, encoder)
+    folder = runs.scratch(run_id)
+    order = np.lexsort(
+        (activations.role, activations.sample, -activations.peak, activations.feature)
+    )
+    columns = {key: array[order] for key, array in activations._asdict().items()}
+    columns["role"] = pa.array(schema.ROLES).take(pa.array(columns["role"]))
+    write_table(folder / "activations.parquet", pa.table(columns), schema.ACTIVATIONS)
+    for table, wanted, key in ((spans, schema.SPANS, "spans"), (near, schema.NEAR, "near")):
+        write_table(folder / f"{key}.parquet", table or wanted.empty_table(), wanted)
+    counts = pa.table(
+        {
+            "sample": np.arange(n_samples),
+            "n_tokens": np.full(n_samples, 9),
+            "n_content": np.full(n_samples, 7),
+            "n_cut": np.zeros(n_samples, int),
+        }
+    )
+    write_table(folder / "sample_tokens.parquet", counts, schema.SAMPLE_TOKENS)
+    facts = {
+        "name": name,
+        "dataset": dataset,
+        "sae_run": "sae-0",
+        "encoder": encoder,
+        "n_samples": n_samples,
+        "n_features": n_features,
+        "tokens": tokens,
+        "content_tokens": tokens,
+        "content_tokens_by_role": dict.fromkeys(schema.ROLES, tokens // len(schema.ROLES)),
+        "role": role,
+    }
+    runs.publish(run_id, spec=spec, inputs=[dataset], facts=facts, seconds=0.0)
     return run_id
 
 

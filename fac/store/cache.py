@@ -337,6 +337,9 @@ def _parquet(runs: Runs, run_id: str, name: str) -> str:
 
 META = "SELECT version, run, step, summary FROM {run}.meta"
 
+FILE_HEADERS = 3 * 4096
+"""Bytes before the first block of a DuckDB file."""
+
 BYTES_NEEDED = """
     SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = $alias
 """
@@ -729,8 +732,10 @@ class Cache:
         cursor = self._con.cursor()
         try:
             yield cursor
-        except duckdb.IOException as error:
-            raise NotReady(" and ".join(runs), f"its cache is damaged ({_brief(error)})") from error
+        except duckdb.Error as error:
+            if not _tells_of_damage(error):
+                raise
+            raise NotReady(" or ".join(runs), f"its cache is damaged ({_brief(error)})") from error
         finally:
             cursor.close()
             with self._turn:
@@ -776,7 +781,7 @@ class Cache:
             raise NotReady(run, f"its cache has version {version}, this program {SQL_VERSION}")
         if name != run:
             raise NotReady(run, f"its cache belongs to {name}")
-        if path.stat().st_size < needed:
+        if path.stat().st_size < needed + FILE_HEADERS:
             raise NotReady(run, "its cache is cut short")
 
 
@@ -863,6 +868,11 @@ def _dicts(con: duckdb.DuckDBPyConnection, sql: str, **values: object) -> list[d
 
 def _with_role_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "role": ROLES[row["role"]]} for row in rows]
+
+
+def _tells_of_damage(error: duckdb.Error) -> bool:
+    """Whether the file is at fault, not the question. A wrong checksum has no class of its own."""
+    return isinstance(error, duckdb.IOException) or "Corrupt database file" in str(error)
 
 
 def _brief(error: Exception) -> str:
