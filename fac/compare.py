@@ -45,16 +45,17 @@ def relevant_set(
     role: str = EVERY_ROLE,
     threshold: float = 0.0,
 ) -> np.ndarray:
-    """The relevant features F as bool `[n_features]`.
+    """The relevant features F as bool `[n_features]`, the same at every threshold.
 
-    "all" asks fac.coverage.everywhere_relevant; anything else names a file of feature ids: a JSON
-    list, or one id per line, bare or as {"feature": id}. Raises InputError, with the line, for
-    what is no id of this dictionary.
+    "all" leaves out what fires in nearly every sample of the anchor at all
+    (fac.coverage.everywhere_relevant on every stored peak); anything else names a file of feature
+    ids: a JSON list, or one id per line, bare or as {"feature": id}. Raises InputError, with the
+    line, for what is no id of this dictionary.
     """
     about = cache.summary(anchor)
     if given == "all":
-        n_anchor = cache.support(anchor, threshold, role)
-        return coverage.everywhere_relevant(n_anchor, about["n_samples"], min_support)
+        fired = cache.support(anchor, about["thresholds"][0], role)
+        return coverage.everywhere_relevant(fired, about["n_samples"])
     path = Path(given)
     if not path.is_file():
         raise InputError(

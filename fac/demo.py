@@ -10,6 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,31 +31,47 @@ Progress = Callable[..., None]
 def materialise(workspace: Workspace, progress: Progress) -> list[str]:
     """Copy the committed runs into a workspace and build their caches; returns the run ids.
 
-    Loads no model. Runs that are there already stay.
+    Loads no model. Runs and caches that are there already stay.
     """
-    source, runs = Runs(COMMITTED), Runs(workspace)
-    ids = [m["run"] for step in ("dataset", "sae", "measure") for m in source.list(step)]
-    if not ids:
+    committed = Runs(COMMITTED)
+    if not run_ids(committed):
         raise InputError(
             f"{DEMO_INPUTS} holds no runs; restore data/demo from git or run `fac demo --rebuild`."
         )
-    for done, run_id in enumerate(ids):
-        progress(done, len(ids), f"bringing in {run_id}")
-        if not runs.find(run_id):
-            adopt(source, runs, run_id)
-        if not run_id.startswith("dataset-"):
-            cache.build(runs, run_id, workspace.cache)
+    return bring_in(committed, workspace, progress)
+
+
+def run_ids(runs: Runs) -> list[str]:
+    """Every run that belongs to the demo, those others are made from first."""
+    return [m["run"] for step in ("dataset", "sae", "measure") for m in runs.list(step)]
+
+
+def bring_in(source: Runs, workspace: Workspace, progress: Progress) -> list[str]:
+    """Copy the demo's runs from one store to a workspace, with their caches; returns the ids."""
+    ids, target = run_ids(source), Runs(workspace)
+    with closing(cache.Cache(workspace.cache)) as known:
+        for done, run_id in enumerate(ids):
+            progress(done, len(ids), f"bringing in {run_id}")
+            adopt(source, target, run_id)
+            if not run_id.startswith("dataset-") and not known.ready(run_id):
+                cache.build(target, run_id, workspace.cache)
     progress(len(ids), len(ids), "the demo is ready")
     return ids
 
 
 def adopt(source: Runs, target: Runs, run_id: str) -> None:
     """Copy a finished run from one workspace to another, whole or not at all."""
+    if target.find(run_id):
+        return
     final = target.path(run_id)
     scratch = final.with_name(f".adopt-{run_id}")
-    with disk_room(f"run {run_id}"):
+    with target.exclusive(run_id), disk_room(f"run {run_id}"):
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(source.path(run_id), scratch)
+        scratch.mkdir()
+        for path in source.path(run_id).iterdir():
+            shutil.copyfile(path, scratch / path.name)
+        if final.exists():  # a leftover whose manifest somebody removed
+            shutil.rmtree(final)
         scratch.rename(final)
 
 
@@ -85,7 +102,7 @@ class MagpieRecipe:
     answer_temperature: float = 0.7
     top_k: int = 50
     instruction_tokens: int = 48
-    answer_tokens: int = 64
+    answer_tokens: int = 48
     batch: int = 128
 
     def __post_init__(self) -> None:

@@ -17,13 +17,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fac import compare, datasets, demo
 from fac.config import (
+    REPOSITORY,
     DemoSpec,
     IngestSpec,
     MeasureSpec,
@@ -37,11 +40,12 @@ from fac.config import (
 from fac.errors import BadRow, Cancelled, FacError, InputError
 from fac.schema import Chat
 from fac.store import cache
-from fac.store.queue import Job, Queue
+from fac.store.queue import Job, Queue, process_exists
 from fac.store.runs import Runs
 
 if TYPE_CHECKING:
     from fac.encoder import SaeEncoder
+    from fac.models import Located
     from fac.sae_training import TrainRecipe
     from fac.saes import Finding, Quality
 
@@ -60,8 +64,9 @@ def device() -> str:
 class Steps:
     """Carries out specs in one workspace; keeps the last encoder loaded."""
 
-    def __init__(self, workspace: Workspace):
+    def __init__(self, workspace: Workspace, *, models: Path | None = None):
         self.workspace = workspace
+        self.models = models or workspace.models
         self.runs = Runs(workspace)
         self._loaded: tuple[tuple[Any, ...], SaeEncoder] | None = None
 
@@ -96,9 +101,7 @@ class Steps:
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None
             progress(0, 1, "loading the model and the SAE")
-            found = locate_model(
-                spec.model, self.workspace.models, lambda note: progress(0, 1, note)
-            )
+            found = locate_model(spec.model, self.models, lambda note: progress(0, 1, note))
             where = device()
             sae = load_sae(spec.sae, where)
             model = SubjectModel(
@@ -122,25 +125,25 @@ class Steps:
             self._loaded = key, SaeEncoder(model, sae, found.identity)
         return self._loaded[1]
 
-    def _measure(self, spec: MeasureSpec, progress: Progress) -> str:
-        from fac.measure import measure
-
-        self.runs.manifest(spec.dataset)
-        encoder = self.encoder(spec, progress)
-        sae_run = self._describe(
-            SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae), progress, encoder
-        )
-        run_id = measure(spec, runs=self.runs, encoder=encoder, sae_run=sae_run, progress=progress)
-        self._cached(run_id, progress)
-        return run_id
-
     def _describe(
         self, spec: SaeSpec, progress: Progress, encoder: SaeEncoder | None = None
     ) -> str:
+        """The run that describes an encoder's SAE, computed once; returns its id."""
         from fac.dictionary import describe
 
         encoder = encoder or self.encoder(spec, progress)
         run_id = describe(spec, runs=self.runs, encoder=encoder, progress=progress)
+        self._cached(run_id, progress)
+        return run_id
+
+    def _measure(self, spec: MeasureSpec, progress: Progress) -> str:
+        from fac.measure import measure
+
+        self.runs.manifest(spec.dataset)  # a dataset that is gone is told before a model is loaded
+        encoder = self.encoder(spec, progress)
+        sae = SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae)
+        sae_run = self._describe(sae, progress, encoder)
+        run_id = measure(spec, runs=self.runs, encoder=encoder, sae_run=sae_run, progress=progress)
         self._cached(run_id, progress)
         return run_id
 
@@ -152,9 +155,11 @@ class Steps:
         return probe(spec, runs=self.runs, encoder=encoder, sae_run=sae.run_id(encoder.identity))
 
     def _cached(self, run_id: str, progress: Progress) -> None:
-        if not cache.Cache(self.workspace.cache).ready(run_id):
-            progress(1, 1, "building the cache for browsing")
-            cache.build(self.runs, run_id, self.workspace.cache)
+        with closing(cache.Cache(self.workspace.cache)) as known:
+            if known.ready(run_id):
+                return
+        progress(1, 1, "building the cache for browsing")
+        cache.build(self.runs, run_id, self.workspace.cache)
 
 
 # --- steps that no page asks for -----------------------------------------------------------------
@@ -163,48 +168,47 @@ class Steps:
 def rebuild_demo(workspace: Workspace, progress: Progress) -> list[str]:
     """Recompute the demo's runs from `data/demo/` in a folder of their own, compare, bring them in.
 
-    Raises GateFailed when FAC or the missing set differ from the committed runs'.
+    Returns the run ids. Raises GateFailed when FAC or the missing set differ from the committed
+    runs'; what was computed then stays in the folder for a look.
     """
     apart = Workspace(workspace.root / "rebuild")
     shutil.rmtree(apart.root, ignore_errors=True)
-    os.environ.setdefault("FAC_MODELS", str(workspace.models))
-    steps = Steps(apart)
+    steps = Steps(apart, models=workspace.models)
     for name, path in demo.INPUTS.items():
         source = steps.perform(IngestSpec(name=name, source=str(path)), progress)
         steps.perform(MeasureSpec(dataset=source), progress)
-    fresh = headline(apart)
-    committed = Runs(demo.COMMITTED)
-    if committed.list("measure"):
-        demo.materialise(workspace, progress)
-        demo.must_agree(headline(workspace), fresh)
-    ids = []
-    for step in ("dataset", "sae", "measure"):
-        for manifest in steps.runs.list(step):
-            ids.append(manifest["run"])
-            demo.adopt(steps.runs, Runs(workspace), manifest["run"])
-            if step != "dataset":
-                cache.build(Runs(workspace), manifest["run"], workspace.cache)
-    return ids
+    rebuilt = demo.run_ids(steps.runs)
+    if demo.run_ids(Runs(demo.COMMITTED)):
+        committed = demo.materialise(workspace, progress)
+        demo.must_agree(headline(workspace, committed), headline(apart, rebuilt))
+    demo.bring_in(steps.runs, workspace, progress)
+    shutil.rmtree(apart.root)
+    return rebuilt
 
 
-def headline(workspace: Workspace) -> dict[str, Any]:
-    """FAC and missing set of the demo's seed against its anchor, at threshold 0."""
-    runs, handle = Runs(workspace), cache.Cache(workspace.cache)
-    anchor, seed = (runs.resolve("measure", name) for name in demo.INPUTS)
-    relevant = compare.relevant_set("all", handle, anchor)
-    found = compare.coverage_of(handle, anchor, seed, relevant=relevant)
+def headline(workspace: Workspace, run_ids: Sequence[str] | None = None) -> dict[str, Any]:
+    """FAC and missing set of the demo's seed against its anchor, at threshold 0.
+
+    Of several measures with these names, such as one with another model, those in `run_ids` count;
+    by default the newest.
+    """
+    manifests = reversed(Runs(workspace).list(MeasureSpec.step))
+    wanted = [m for m in manifests if run_ids is None or m["run"] in run_ids]
+    named = {m["facts"]["name"]: m["run"] for m in wanted}
+    anchor, seed = (named[name] for name in demo.INPUTS)
+    with closing(cache.Cache(workspace.cache)) as handle:
+        relevant = compare.relevant_set("all", handle, anchor)
+        found = compare.coverage_of(handle, anchor, seed, relevant=relevant)
     return {"fac": found.fac, "n_missing": found.n_missing, "missing": found.missing.tolist()}
 
 
-def read_chats(paths: Sequence[Path]) -> list[Chat]:
-    """The chats of dataset files; the first bad row ends the reading (BadRow)."""
-    chats = []
+def read_chats(paths: Sequence[Path]) -> Iterator[Chat]:
+    """The chats of dataset files; the first bad row ends the reading with its file and line."""
     for path in paths:
         for row in datasets.read_samples(str(path)):
             if isinstance(row, BadRow):
                 raise InputError(f"{path.name}, {row}.")
-            chats.append(row.messages)
-    return chats
+            yield row.messages
 
 
 def preflight(
@@ -220,7 +224,7 @@ def preflight(
     from fac import saes
     from fac.models import SubjectModel, locate_model
 
-    chats = read_chats([texts])[:samples]
+    chats = list(islice(read_chats([texts]), samples))
     progress(0, 2, "loading the model and the SAE")
     found = locate_model(model, workspace.models, lambda note: progress(0, 2, note))
     where = device()
@@ -253,7 +257,7 @@ def train_sae(
     from fac import sae_training
     from fac.models import SubjectModel, locate_model
 
-    chats = read_chats(texts)
+    chats = list(read_chats(texts))
     random.Random(recipe.seed).shuffle(chats)
     if len(chats) <= held_out:
         raise InputError(f"{len(chats)} samples leave none to train on beside {held_out} held out.")
@@ -296,31 +300,29 @@ def train_sae(
         device=where,
         report=progress,
     )
-    return judge_sae(
-        workspace,
-        out,
-        {**how, "training_tokens": tokens, "seconds": round(time.monotonic() - begun)},
-        judged,
-        progress,
-    )
+    how |= {"training_tokens": tokens, "seconds": round(time.monotonic() - begun)}
+    return judge_sae(out, found, how, judged, progress)
 
 
 def judge_sae(
-    workspace: Workspace,
     folder: Path,
+    found: Located,
     recipe: dict[str, Any],
     judged: Sequence[Chat],
     progress: Progress,
 ) -> dict[str, Any]:
     """Measure an SAE on held-out samples in float32; write recipe.json and quality.json to it."""
     from fac import saes
-    from fac.models import SubjectModel, locate_model
+    from fac.models import SubjectModel
 
     progress(0, 1, "judging on held-out samples")
-    found = locate_model(recipe["model"].split("@")[0], workspace.models)
     where = device()
     subject = SubjectModel(
-        found.folder, layer=recipe["layer"], device=where, max_tokens=recipe["context"]
+        found.folder,
+        layer=recipe["layer"],
+        device=where,
+        revision=found.revision,
+        max_tokens=recipe["context"],
     )
     quality = saes.quality(saes.load_sae(str(folder), where), subject, judged)._asdict()
     quality["samples"] = len(judged)
@@ -353,58 +355,104 @@ def hash_file(path: Path) -> str:
 # --- the worker ------------------------------------------------------------------------------
 
 
-def work(workspace: Workspace, *, say: Callable[[str], None], until_idle: bool = False) -> int:
+def work(
+    workspace: Workspace,
+    *,
+    say: Callable[[str], None],
+    until_idle: bool = False,
+    steps: Steps | None = None,
+) -> int:
     """Take jobs from the queue until told to stop; returns how many were carried out.
 
     One bad job never ends the worker. Killed at any moment, the job goes back to the queue and
-    the step continues from its finished parts.
+    the step continues from its finished parts. `steps` are the workspace's own unless given.
     """
-    queue, steps = Queue(workspace.queue), Steps(workspace)
-    stop = threading.Event()
+    queue, steps = Queue(workspace.queue), steps or Steps(workspace)
+    stop, lease = threading.Event(), _Lease(queue)
+    name, count = f"{os.uname().nodename}:{os.getpid()}", 0
+    before = None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    name, begun, count = f"{os.uname().nodename}:{os.getpid()}", time.time(), 0
-    beating = threading.Thread(
-        target=_beat, args=(workspace, begun, stop), daemon=True, name="heartbeat"
-    )
+        before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    queue.recover()
+    beating = threading.Thread(target=_beat, args=(queue, lease, stop, say), name="heartbeat")
     beating.start()
     say(f"worker {os.getpid()} reads {workspace.queue}")
     try:
         while not stop.is_set():
+            if not workspace.root.exists():
+                say("the workspace is gone, so is the work")
+                break
             queue.recover()
             job = queue.claim(name)
-            if job is None:
-                if until_idle:
-                    break
+            if job is not None:
+                count += 1
+                _carry_out(job, queue, lease, steps, stop, say)
+            elif until_idle:
+                break
+            else:
                 stop.wait(IDLE_SECONDS)
-                continue
-            count += 1
-            _carry_out(job, queue, steps, stop, say)
     finally:
         stop.set()
         beating.join()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return count
 
 
-def _beat(workspace: Workspace, begun: float, stop: threading.Event) -> None:
-    queue = Queue(workspace.queue)
+class _Lease:
+    """The job in hand, kept for this worker also while its step is silent, as in a download."""
+
+    def __init__(self, queue: Queue):
+        self._queue = queue
+        self._turn = threading.Lock()
+        self._last: tuple[int, int, int, str] | None = None
+
+    def report(self, job_id: int, done: int, total: int, note: str = "") -> None:
+        """Raises Cancelled when a person asked to stop."""
+        with self._turn:
+            self._last = job_id, done, total, note
+            self._queue.report(*self._last)
+
+    def renew(self) -> None:
+        """Repeats the last report; the step itself will meet a wish to stop at its next one."""
+        with self._turn, suppress(Cancelled):
+            if self._last:
+                self._queue.report(*self._last)
+
+    def end(self) -> None:
+        with self._turn:
+            self._last = None
+
+
+def _beat(queue: Queue, lease: _Lease, stop: threading.Event, say: Callable[[str], None]) -> None:
+    begun = time.time()
     while True:
-        queue.beat(os.getpid(), begun)
+        try:
+            queue.beat(os.getpid(), begun)
+            lease.renew()
+        except FacError as error:  # a full disk may have room again by the next beat
+            say(f"no sign of life could be left: {error}")
         if stop.wait(BEAT_SECONDS):
             return
 
 
 def _carry_out(
-    job: Job, queue: Queue, steps: Steps, stop: threading.Event, say: Callable[[str], None]
+    job: Job,
+    queue: Queue,
+    lease: _Lease,
+    steps: Steps,
+    stop: threading.Event,
+    say: Callable[[str], None],
 ) -> None:
     say(f"job {job.id}: {job.step} {job.spec}")
 
     def progress(done: int, total: int, note: str = "") -> None:
-        queue.report(job.id, done, total, note)
+        lease.report(job.id, done, total, note)
         if stop.is_set():
             raise Cancelled("the worker was asked to stop")
 
     try:
+        progress(0, 0)
         run_id = steps.perform(read_spec(job.step, job.spec), progress)
     except Cancelled as reason:
         if not stop.is_set():  # a job of a worker that ends is left for the next one to recover
@@ -421,46 +469,52 @@ def _carry_out(
     else:
         queue.finish(job.id, run_id)
         say(f"job {job.id}: done, {run_id}")
+    finally:
+        lease.end()
+
+
+_starting = threading.Lock()
+_started: list[subprocess.Popen[bytes]] = []
+"""Workers of this process: kept so that those that ended can be buried."""
 
 
 def start_worker(workspace: Workspace) -> None:
     """Start the worker process of a workspace unless one is alive."""
+    with _starting:
+        _started[:] = [process for process in _started if process.poll() is None]
+        queue = Queue(workspace.queue)
+        state = queue.worker()
+        if state and state["alive"]:
+            return
+        workspace.logs.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "fac", "worker", "--workspace", str(workspace.root)]
+        with (workspace.logs / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=REPOSITORY,
+            )
+        _started.append(process)
+        # Alive from now on, so that two quick reruns do not start two.
+        queue.beat(process.pid, time.time())
+
+
+def stop_worker(workspace: Workspace) -> None:
+    """End the worker of a workspace at once; its job continues in the next one."""
     state = Queue(workspace.queue).worker()
-    if state and state["alive"]:
+    if not (state and state["alive"]):
         return
-    workspace.logs.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "fac", "worker", "--workspace", str(workspace.root)]
-    with (workspace.logs / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=demo.DEMO_INPUTS.parent.parent,
-        )
-    # Marks the worker alive from now on, so that two quick reruns do not start two.
-    Queue(workspace.queue).beat(process.pid, time.time())
+    with suppress(ProcessLookupError):  # it may end by itself just now
+        os.kill(state["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while process_exists(state["pid"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def restart_worker(workspace: Workspace) -> None:
-    """End the worker (its job continues in the next one) and start a new one."""
-    state = Queue(workspace.queue).worker()
-    if state and state["alive"]:
-        os.kill(state["pid"], signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        while _running(state["pid"]) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    """End the worker and start a new one."""
+    stop_worker(workspace)
     start_worker(workspace)
-
-
-def _running(pid: int) -> bool:
-    try:
-        os.waitpid(pid, os.WNOHANG)  # reap it if it is our child
-    except ChildProcessError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -420,7 +420,9 @@ def slider_top(anchor: str, dataset: str) -> float:
     """Where the anchor has lost nine tenths of its features: beyond, little is left to ask."""
     rows = curve(anchor, dataset, min_support=1, role=EVERY_ROLE)
     few = rows[0]["n_anchor"] / 10
-    return max(next((r["threshold"] for r in rows if r["n_anchor"] < few), rows[-1]["threshold"]), 0.1)
+    return max(
+        next((r["threshold"] for r in rows if r["n_anchor"] < few), rows[-1]["threshold"]), 0.1
+    )
 
 
 def slider_step(top: float) -> float:
@@ -466,13 +468,24 @@ def _open_row(key: str, name: str, ids: Sequence[Any]) -> None:
         keep(name, ids[chosen[0]])
 
 
-def pages(total: int, *, name: str, size: int = PAGE) -> int:
-    """Offset of the page a person is on; draws the pagination where there is more than one."""
-    count = max(1, -(-total // size))
-    if count == 1:
-        return 0
-    key = f"{st.session_state.get('page', '')}.{name}.{total}"
-    return (st.pagination(count, key=key) - 1) * size
+class Pager:
+    """Which page of a list a person is on. Ask for `offset`, show the rows, then `draw` it below.
+
+    Whatever decides which rows there are belongs into `what`: other rows start at page one.
+    """
+
+    def __init__(self, name: str, *what: object, size: int = PAGE):
+        digest = hashlib.sha256(repr(what).encode()).hexdigest()[:8]
+        self.key = f"{st.session_state.get('page', '')}.{name}.{digest}"
+        self.size = size
+        self.offset = (st.session_state.get(self.key, 1) - 1) * size
+
+    def draw(self, total: int, words: str = "") -> None:
+        count = max(1, -(-total // self.size))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(f"{total:,} {words}", width="stretch")
+            if count > 1:
+                st.pagination(count, key=self.key)
 
 
 def point_id(data: Any) -> int:

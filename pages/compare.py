@@ -20,7 +20,9 @@ if len(found) == 1:
     ui.empty(
         "Two are needed",
         "Measure a second dataset, or a new version of the first.",
-        icon=":material/compare_arrows:", page=ui.DATASETS, link="Add a dataset",
+        icon=":material/compare_arrows:",
+        page=ui.DATASETS,
+        link="Add a dataset",
     )
     st.stop()
 
@@ -39,49 +41,83 @@ changed = ui.changes(before, after)
 was, now = ui.coverage(anchor, before), ui.coverage(anchor, after)
 with st.container(horizontal=True, gap="small"):
     st.metric(
-        "FAC", ui.share(now.fac), delta=ui.points(now.fac - was.fac), border=True,
-        delta_description="of the anchor", height="stretch", help=f"It was {ui.share(was.fac)} before.",
+        "FAC",
+        ui.share(now.fac),
+        delta=ui.points(now.fac - was.fac),
+        border=True,
+        delta_description="of the anchor",
+        height="stretch",
+        help=f"It was {ui.share(was.fac)} before.",
     )
-    st.metric("Gained", f"{changed['n_gained']:,}", border=True, height="stretch",
-              help="Features only the second shows.")
-    st.metric("Lost", f"{changed['n_lost']:,}", border=True, height="stretch",
-              help="Features only the first shows.")
-    st.metric("Anchor's features now covered", f"{now.n_covered:,}",
-              delta=now.n_covered - was.n_covered, border=True, height="stretch")
+    st.metric(
+        "Gained",
+        f"{changed['n_gained']:,}",
+        border=True,
+        height="stretch",
+        help="Features only the second shows.",
+    )
+    st.metric(
+        "Lost",
+        f"{changed['n_lost']:,}",
+        border=True,
+        height="stretch",
+        help="Features only the first shows.",
+    )
+    st.metric(
+        "Anchor's features now covered",
+        f"{now.n_covered:,}",
+        delta=now.n_covered - was.n_covered,
+        border=True,
+        height="stretch",
+    )
 
 left, right = st.columns([4, 3], gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
     figure = charts.support_scatter(
-        ui.cache().support(before, 0.0), ui.cache().support(after, 0.0),
+        ui.cache().support(before, 0.0),
+        ui.cache().support(after, 0.0),
         names=(titles[before], titles[after]),
     )
     st.plotly_chart(
-        figure, key="scatter", on_select=choose_on_scatter, selection_mode="points",
-        config={"displaylogo": False}, alt="Support of each feature before and after",
+        figure,
+        key="scatter",
+        on_select=choose_on_scatter,
+        selection_mode="points",
+        config={"displaylogo": False},
+        alt="Support of each feature before and after",
     )
-    st.caption("Teal was gained, amber was lost, grey is in both. Click a point to see its examples.")
+    st.caption(
+        "Teal was gained, amber was lost, grey is in both. Click a point to see its examples."
+    )
 with right:
     side = st.segmented_control(
-        "Features", list(SIDES), format_func=SIDES.get, required=True, label_visibility="collapsed",
+        "Features",
+        list(SIDES),
+        format_func=SIDES.get,
+        required=True,
+        label_visibility="collapsed",
         **ui.linked("side", "lost" if changed["n_lost"] else "gained", valid=SIDES.__contains__),
     )
     ids, shows = changed[side], after if side == "gained" else before
     if len(ids):
-        slot = st.container()
-        offset = ui.pages(len(ids), name=f"changes {side} {before} {after}")
-        rows, _ = ui.cache().features_page(shows, ids=ids, offset=offset, limit=ui.PAGE)
-        with slot:
-            ui.table(
-                rows,
-                {
-                    "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
-                    "label": st.column_config.TextColumn("Peaks on", width=180),
-                    "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
-                    "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
-                },
-                key="changes", opens="feature", height=420,
-            )
+        pager = ui.Pager("changes", before, after, side)
+        rows, total = ui.cache().features_page(
+            shows, ids=ids, offset=pager.offset, limit=pager.size
+        )
+        ui.table(
+            rows,
+            {
+                "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
+                "label": st.column_config.TextColumn("Peaks on", width=180),
+                "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
+                "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
+            },
+            key="changes",
+            opens="feature",
+            height=420,
+        )
+        pager.draw(total, f"features {side}")
     else:
         rows = []
         st.caption(f"No feature was {side}.")

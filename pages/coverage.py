@@ -7,7 +7,11 @@ import streamlit as st
 from fac import charts, ui
 from fac.schema import EVERY_ROLE, ROLES
 
-BADGES = {"robust": ":material/verified:", "borderline": ":material/help:", "artefact": ":material/blur_on:"}
+BADGES = {
+    "robust": ":material/verified:",
+    "borderline": ":material/help:",
+    "artefact": ":material/blur_on:",
+}
 BADGE_RULE = """
 How far a gap can be believed.
 
@@ -36,23 +40,36 @@ def answer(anchor: str, dataset: str) -> None:
     top = ui.slider_top(anchor, dataset)
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         threshold = st.slider(
-            "Threshold", 0.0, top, step=ui.slider_step(top), format="%.2f",
+            "Threshold",
+            0.0,
+            top,
+            step=ui.slider_step(top),
+            format="%.2f",
             help="A feature is active in a sample when its peak is strictly above.",
             **ui.linked("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
         )
         role = st.segmented_control(
-            "Whose tokens", [EVERY_ROLE, *ROLES], required=True,
+            "Whose tokens",
+            [EVERY_ROLE, *ROLES],
+            required=True,
             **ui.linked("role", EVERY_ROLE, valid=(EVERY_ROLE, *ROLES).__contains__),
         )
         support = st.number_input(
-            "Anchor support", 1, 1000, width=150,
+            "Anchor support",
+            1,
+            1000,
+            width=150,
             help="Samples of the anchor that must show a feature before it counts as its own.",
             **ui.linked("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
         )
     asked = {"threshold": threshold, "role": role, "min_support": support}
     result = ui.coverage(anchor, dataset, **asked)
     ui.cards(
-        ("FAC", ui.share(result.fac), "Covered ÷ anchor: the share of its features shown here too."),
+        (
+            "FAC",
+            ui.share(result.fac),
+            "Covered ÷ anchor: the share of its features shown here too.",
+        ),
         ("Anchor", f"{result.n_anchor:,}", "Relevant features the anchor shows, F(P)."),
         ("Dataset", f"{result.n_dataset:,}", "Relevant features the dataset shows, F(Q)."),
         ("Covered", f"{result.n_covered:,}", "Features both show."),
@@ -99,53 +116,79 @@ def gaps(anchor: str, dataset: str, threshold: float, role: str, support: int) -
             "Search", placeholder="A token, or #12", icon=":material/search:", **ui.linked("q", "")
         )
         badge = st.segmented_control(
-            "Belief", ["any", *BADGES], required=True, help=BADGE_RULE,
+            "Belief",
+            ["any", *BADGES],
+            required=True,
+            help=BADGE_RULE,
             **ui.linked("badge", "any", valid=("any", *BADGES).__contains__),
         )
         sort = st.selectbox(
-            "Order", list(SORTS), format_func=SORTS.get, width=230,
+            "Order",
+            list(SORTS),
+            format_func=SORTS.get,
+            width=230,
             **ui.linked("by", "n_anchor", valid=SORTS.__contains__),
         )
         st.download_button(
-            "JSONL", lambda: as_jsonl(anchor, dataset, asked), "gaps.jsonl", on_click="ignore",
-            icon=":material/download:", help="All gaps at these settings, one JSON object a line.",
+            "JSONL",
+            lambda: as_jsonl(anchor, dataset, asked),
+            "gaps.jsonl",
+            on_click="ignore",
+            icon=":material/download:",
+            help="All gaps at these settings, one JSON object a line.",
         )
-    listing = {**asked, "search": search, "badge": badge, "sort": sort,
-               "descending": sort not in RISING}
+    listing = {
+        **asked,
+        "search": search,
+        "badge": badge,
+        "sort": sort,
+        "descending": sort not in RISING,
+    }
     left, right = st.columns([4, 3], gap="medium")
     with left:
-        slot = st.container()
-        _, total = ui.gap_table(anchor, dataset, limit=0, **listing)
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(f"{total:,} gaps", width="stretch")
-            offset = ui.pages(total, name=f"gaps {search} {badge} {sort} {asked}")
-        rows, _ = ui.gap_table(anchor, dataset, offset=offset, limit=ui.PAGE, **listing)
-        with slot:
-            ui.table(
-                [{**row, "near": ui.percent(row["near"]), "chance": ui.percent(row["chance"])}
-                 for row in rows],
-                {
-                    "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
-                    "label": st.column_config.TextColumn("Peaks on", width=160),
-                    "n_anchor": st.column_config.NumberColumn(
-                        "Anchor", width=66, format="localized", help="Samples of the anchor that show it."
-                    ),
-                    "expected": st.column_config.NumberColumn(
-                        "Expected", width=78, format="%.1f",
-                        help="Samples that would show it here, if this dataset were like the anchor.",
-                    ),
-                    "chance": st.column_config.NumberColumn(
-                        "Luck", width=62, format="%.1f%%",
-                        help="Probability that a dataset of this size shows none, by luck alone.",
-                    ),
-                    "near": st.column_config.NumberColumn(
-                        "Near", width=58, format="%.0f%%",
-                        help="How close the dataset's own nearest miss comes to firing.",
-                    ),
-                    "badge": st.column_config.TextColumn("Belief", width=90, help=BADGE_RULE),
-                },
-                key="gaps", opens="gap", height=520,
-            )
+        pager = ui.Pager("gaps", anchor, dataset, listing)
+        rows, total = ui.gap_table(
+            anchor, dataset, offset=pager.offset, limit=pager.size, **listing
+        )
+        ui.table(
+            [
+                {**row, "near": ui.percent(row["near"]), "chance": ui.percent(row["chance"])}
+                for row in rows
+            ],
+            {
+                "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
+                "label": st.column_config.TextColumn("Peaks on", width=160),
+                "n_anchor": st.column_config.NumberColumn(
+                    "Anchor",
+                    width=66,
+                    format="localized",
+                    help="Samples of the anchor that show it.",
+                ),
+                "expected": st.column_config.NumberColumn(
+                    "Expected",
+                    width=78,
+                    format="%.1f",
+                    help="Samples that would show it here, if this dataset were like the anchor.",
+                ),
+                "chance": st.column_config.NumberColumn(
+                    "Luck",
+                    width=62,
+                    format="%.1f%%",
+                    help="Probability that a dataset of this size shows none, by luck alone.",
+                ),
+                "near": st.column_config.NumberColumn(
+                    "Near",
+                    width=58,
+                    format="%.0f%%",
+                    help="How close the dataset's own nearest miss comes to firing.",
+                ),
+                "badge": st.column_config.TextColumn("Belief", width=90, help=BADGE_RULE),
+            },
+            key="gaps",
+            opens="gap",
+            height=520,
+        )
+        pager.draw(total, "gaps")
     with right:
         known = {row["feature"]: row for row in rows}
         first = rows[0]["feature"] if rows else None
@@ -166,8 +209,12 @@ def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> Non
             title = ui.plain(ui.called(feature, facts["label"]))
             st.markdown(f"#### {title}", width="stretch")
             if row:
-                st.badge(row["badge"], icon=BADGES[row["badge"]], color=ui.BADGE_COLOURS[row["badge"]],
-                         help=BADGE_RULE)
+                st.badge(
+                    row["badge"],
+                    icon=BADGES[row["badge"]],
+                    color=ui.BADGE_COLOURS[row["badge"]],
+                    help=BADGE_RULE,
+                )
         if facts["promotes"]:
             st.html(ui.chips_html(facts["promotes"][:6], "up"))
         st.markdown("**In the anchor**")
@@ -179,7 +226,9 @@ def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> Non
         else:
             st.caption("Nothing comes near.")
         st.page_link(
-            ui.FEATURES, label="The whole feature", icon=":material/arrow_forward:",
+            ui.FEATURES,
+            label="The whole feature",
+            icon=":material/arrow_forward:",
             query_params={"feature": str(feature), "dataset": ui.titles(ui.measured())[anchor]},
         )
 
@@ -196,7 +245,9 @@ if len(found) == 1:
     ui.empty(
         "One dataset alone has no gaps",
         "Coverage compares two: add the dataset you want to improve, and measure it.",
-        icon=":material/donut_large:", page=ui.DATASETS, link="Add a dataset",
+        icon=":material/donut_large:",
+        page=ui.DATASETS,
+        link="Add a dataset",
     )
     st.stop()
 dataset_column, anchor_column = st.columns(2)

@@ -14,13 +14,19 @@ SHOWN = 8
 def add() -> None:
     """The form; a chosen source becomes an ingest job."""
     kind = st.segmented_control(
-        "Source", list(SOURCES), format_func=SOURCES.get, default="upload", required=True,
-        label_visibility="collapsed", key="source_kind",
+        "Source",
+        list(SOURCES),
+        format_func=SOURCES.get,
+        default="upload",
+        required=True,
+        label_visibility="collapsed",
+        key="source_kind",
     )
     upload, source = None, ""
     if kind == "upload":
         upload = st.file_uploader(
-            "JSONL, JSON, CSV, TSV or Parquet; gzip is fine", key="upload",
+            "JSONL, JSON, CSV, TSV or Parquet; gzip is fine",
+            key="upload",
             help="Plain text, messages, ShareGPT, Alpaca, prompt/completion and chosen/rejected "
             "are recognised by their columns.",
         )
@@ -34,7 +40,8 @@ def add() -> None:
     name = st.text_input("Name", value=stem, key=f"name of {stem}", max_chars=80).strip()
     with st.container(horizontal=True, vertical_alignment="center"):
         skip = st.toggle(
-            "Skip bad rows", help="Bad rows are listed with their line and reason. Otherwise the "
+            "Skip bad rows",
+            help="Bad rows are listed with their line and reason. Otherwise the "
             "first one stops the reading and nothing is stored.",
         )
         with st.popover("Columns", icon=":material/view_column:", type="tertiary"):
@@ -46,7 +53,11 @@ def add() -> None:
     if st.button("Add", type="primary", icon=":material/add:", disabled=not ready):
         place = str(ui.save_upload(upload.name, upload.getvalue())) if upload else source
         spec = IngestSpec(
-            name=name, source=place, text_field=text, messages_field=messages, label_field=label,
+            name=name,
+            source=place,
+            text_field=text,
+            messages_field=messages,
+            label_field=label,
             on_bad="skip" if skip else "stop",
         )
         ui.start(spec, f"Reading {name}")
@@ -55,22 +66,21 @@ def add() -> None:
 
 def show_samples(run: str) -> None:
     search = st.text_input(
-        "Search", placeholder="Search texts and labels", label_visibility="collapsed",
-        icon=":material/search:", key=f"search of {run}",
+        "Search",
+        placeholder="Search texts and labels",
+        label_visibility="collapsed",
+        icon=":material/search:",
+        key=f"search of {run}",
     )
-    slot = st.container()
-    _, total = ui.samples(run, search=search, offset=0, limit=0)
-    offset = ui.pages(total, name=f"samples {search}", size=SHOWN)
-    rows, _ = ui.samples(run, search=search, offset=offset, limit=SHOWN)
-    with slot:
-        if search:
-            st.caption(f"{total:,} samples match")
-        columns = st.columns(2)
-        for number, row in enumerate(rows):
-            with columns[number % 2].container(border=True, gap="xsmall"):
-                if row["label"]:
-                    st.html(ui.chips_html([row["label"]], "flat"))
-                st.html(ui.chat_html(row["messages"]))
+    pager = ui.Pager("samples", run, search, size=SHOWN)
+    rows, total = ui.samples(run, search=search, offset=pager.offset, limit=SHOWN)
+    columns = st.columns(2)
+    for number, row in enumerate(rows):
+        with columns[number % 2].container(border=True, gap="xsmall"):
+            if row["label"]:
+                st.html(ui.chips_html([row["label"]], "flat"))
+            st.html(ui.chat_html(row["messages"]))
+    pager.draw(total, "samples match" if search else "samples")
 
 
 def show_rejected(run: str) -> None:
@@ -78,14 +88,14 @@ def show_rejected(run: str) -> None:
     if not refused.num_rows:
         st.caption("No row was refused.")
         return
-    slot = st.container()
-    part = refused.slice(ui.pages(refused.num_rows, name="rejected"), ui.PAGE)
+    pager = ui.Pager("refused", run)
+    part = refused.slice(pager.offset, pager.size)
     columns = {
         "line": st.column_config.NumberColumn("Line", width=70, format="%d"),
         "reason": st.column_config.TextColumn("Why", width="large"),
     }
-    with slot:
-        ui.table(part.to_pylist(), columns, key="rejected rows")
+    ui.table(part.to_pylist(), columns, key="refused rows")
+    pager.draw(refused.num_rows, "rows were refused")
 
 
 def measure(run: str) -> None:
@@ -98,7 +108,10 @@ def measure(run: str) -> None:
         layer = st.number_input("Layer", 0, 1000, usual["layer"])
         sae = st.text_input("SAE", usual["sae"], help="demo, a folder or RELEASE/SAE_ID").strip()
     if slot.button(
-        "Measure", type="primary", icon=":material/speed:", key=f"measure {run}",
+        "Measure",
+        type="primary",
+        icon=":material/speed:",
+        key=f"measure {run}",
         help="Reads every sample with the model and keeps each feature's peak.",
     ):
         ui.start_measure(run, model, layer, sae)
@@ -123,24 +136,32 @@ def show(manifest: ui.Row, measures: list[ui.Row]) -> None:
         busy = ui.measuring(run)
         if measures:
             view = {"dataset": ui.titles(ui.measured()).get(measures[0]["run"], facts["name"])}
-            st.page_link(ui.COVERAGE, label="Its coverage", icon=":material/donut_large:",
-                         query_params=view)
-            st.page_link(ui.FEATURES, label="Its features", icon=":material/scatter_plot:",
-                         query_params=view)
+            st.page_link(
+                ui.COVERAGE, label="Its coverage", icon=":material/donut_large:", query_params=view
+            )
+            st.page_link(
+                ui.FEATURES, label="Its features", icon=":material/scatter_plot:", query_params=view
+            )
         elif busy:
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
         else:
             measure(run)
     what = st.segmented_control(
-        "Show", ["Samples", "Refused rows", "Provenance"], required=True, default="Samples",
-        label_visibility="collapsed", key=f"show of {run}",
+        "Show",
+        ["Samples", "Refused rows", "Provenance"],
+        required=True,
+        default="Samples",
+        label_visibility="collapsed",
+        key=f"show of {run}",
     )
     if what == "Samples":
         show_samples(run)
     elif what == "Refused rows":
         show_rejected(run)
     else:
-        st.json({key: manifest[key] for key in ("run", "created", "seconds", "spec", "facts", "files")})
+        st.json(
+            {key: manifest[key] for key in ("run", "created", "seconds", "spec", "facts", "files")}
+        )
 
 
 st.title("Datasets")

@@ -26,11 +26,19 @@ def show_map(run: str, sae: str | None, feature: int | None) -> None:
     if sae is None:
         st.caption("The map of this dictionary has not been drawn yet; the table is complete.")
         return
-    figure = charts.feature_map(ui.cache().points(sae), ui.cache().support(run, 0.0), chosen=feature)
+    figure = charts.feature_map(
+        ui.cache().points(sae), ui.cache().support(run, 0.0), chosen=feature
+    )
     st.plotly_chart(
-        figure, key="map", on_select=choose_on_map, alt="Map of the dictionary's features",
-        config={"displaylogo": False, "scrollZoom": True,
-                "modeBarButtonsToRemove": ["toImage", "autoScale2d"]},
+        figure,
+        key="map",
+        on_select=choose_on_map,
+        alt="Map of the dictionary's features",
+        config={
+            "displaylogo": False,
+            "scrollZoom": True,
+            "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
+        },
     )
     st.caption(
         "Features whose decoder directions are alike lie together (UMAP). Click opens one, "
@@ -44,45 +52,54 @@ def show_table(run: str, sae: str | None) -> None:
             "Search", placeholder="A token, or #12", icon=":material/search:", **ui.linked("q", "")
         )
         sort = st.selectbox(
-            "Order", list(SORTS), format_func=SORTS.get, width=170,
+            "Order",
+            list(SORTS),
+            format_func=SORTS.get,
+            width=170,
             **ui.linked("sort", "n_samples", valid=SORTS.__contains__),
         )
         only = st.segmented_control(
-            "Which", ["all", "alive", "silent"], required=True,
+            "Which",
+            ["all", "alive", "silent"],
+            required=True,
             **ui.linked("only", "alive", valid=("all", "alive", "silent").__contains__),
         )
     lasso = st.session_state.get("lasso")
     asked = {
-        "search": search, "sort": sort, "descending": sort != "feature", "only": only,
-        "ids": lasso, "sae_run": sae,
+        "search": search,
+        "sort": sort,
+        "descending": sort != "feature",
+        "only": only,
+        "ids": lasso,
+        "sae_run": sae,
     }
-    slot = st.container()
-    _, total = ui.cache().features_page(run, limit=0, **asked)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        kept = f", of the {len(lasso):,} chosen on the map" if lasso else ""
-        st.caption(f"{total:,} features{kept}", width="stretch")
-        offset = ui.pages(total, name=f"features {search} {sort} {only}")
-    rows, _ = ui.cache().features_page(run, offset=offset, limit=ui.PAGE, **asked)
-    with slot:
-        ui.table(
-            rows,
-            {
-                "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
-                "label": st.column_config.TextColumn("Peaks on", width=180),
-                "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
-                "density": st.column_config.ProgressColumn(
-                    "Share", format="percent", min_value=0, max_value=1
-                ),
-                "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
-            },
-            key="features", opens="feature", height=420,
-        )
+    pager = ui.Pager("features", run, asked)
+    rows, total = ui.cache().features_page(run, offset=pager.offset, limit=pager.size, **asked)
+    ui.table(
+        rows,
+        {
+            "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
+            "label": st.column_config.TextColumn("Peaks on", width=180),
+            "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
+            "density": st.column_config.ProgressColumn(
+                "Share", format="percent", min_value=0, max_value=1
+            ),
+            "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
+        },
+        key="features",
+        opens="feature",
+        height=420,
+    )
+    pager.draw(total, f"features of the {len(lasso):,} chosen on the map" if lasso else "features")
 
 
 def show_examples(run: str, sae: str | None, feature: int, silent: bool) -> None:
     kinds = ["near"] if silent else list(EXAMPLES)
     kind = st.segmented_control(
-        "Examples", kinds, format_func=EXAMPLES.get, required=True,
+        "Examples",
+        kinds,
+        format_func=EXAMPLES.get,
+        required=True,
         **ui.linked("examples", kinds[0], valid=kinds.__contains__),
     )
     if kind == "near":
@@ -115,8 +132,10 @@ def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Ro
     )
     if not silent:
         st.plotly_chart(
-            charts.peak_histogram(*ui.cache().histogram(run, feature)), config=ui.CHART,
-            key="peaks", alt="How strongly it fires",
+            charts.peak_histogram(*ui.cache().histogram(run, feature)),
+            config=ui.CHART,
+            key="peaks",
+            alt="How strongly it fires",
         )
         st.caption(
             " · ".join(
@@ -131,7 +150,9 @@ def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Ro
     if sae and (known := ui.cache().sae_feature(sae, feature)):
         up, down = st.columns(2)
         with up:
-            st.markdown("**Promotes**", help="Next tokens its direction makes likelier (logit lens).")
+            st.markdown(
+                "**Promotes**", help="Next tokens its direction makes likelier (logit lens)."
+            )
             st.html(ui.chips_html(known["promotes"][:10], "up"))
         with down:
             st.markdown("**Suppresses**", help="Next tokens its direction makes less likely.")
@@ -150,7 +171,9 @@ def show_neighbours(run: str, known: ui.Row) -> None:
     with st.container(horizontal=True, gap="small"):
         for other, cosine in near.items():
             st.page_link(
-                ui.FEATURES, icon=":material/hub:", help=f"cosine {cosine:.2f}",
+                ui.FEATURES,
+                icon=":material/hub:",
+                help=f"cosine {cosine:.2f}",
                 label=ui.plain(ui.called(other, labels.get(other, ""))),
                 query_params={"feature": str(other)},
             )

@@ -43,9 +43,7 @@ anchor_column, dataset_column = st.columns(2)
 with anchor_column:
     anchor = ui.pick("Anchor: what could be shown", "anchor", found, ui.default_anchor(found))
 with dataset_column:
-    dataset = ui.pick(
-        "Dataset: what is shown", "dataset", found, ui.default_dataset(found, anchor)
-    )
+    dataset = ui.pick("Dataset: what is shown", "dataset", found, ui.default_dataset(found, anchor))
 
 summary = ui.cache().summary(anchor)
 results = {run: ui.coverage(anchor, run) for run in ui.comparable(found, anchor)}

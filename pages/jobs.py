@@ -26,7 +26,8 @@ def worker_card() -> None:
             words = "Jobs wait until one runs."
         st.caption(words, width="stretch")
         st.button(
-            "Restart the worker" if alive else "Start a worker", icon=":material/restart_alt:",
+            "Restart the worker" if alive else "Start a worker",
+            icon=":material/restart_alt:",
             on_click=ui.restart_worker,
             help="A running job goes back to the queue and continues from its finished parts.",
         )
@@ -40,11 +41,21 @@ def job_card(job: ui.Job) -> None:
             st.markdown(f"**{ui.plain(ui.job_title(job))}**", width="stretch")
             st.caption(ui.job_times(job))
             if job.status in ("waiting", "running"):
-                st.button("Cancel", key=f"cancel {job.id}", icon=":material/close:",
-                          on_click=ui.queue().cancel, args=(job.id,))
+                st.button(
+                    "Cancel",
+                    key=f"cancel {job.id}",
+                    icon=":material/close:",
+                    on_click=ui.queue().cancel,
+                    args=(job.id,),
+                )
             elif job.status in ("failed", "cancelled"):
-                st.button("Retry", key=f"retry {job.id}", icon=":material/refresh:",
-                          on_click=ui.retry, args=(job.id,))
+                st.button(
+                    "Retry",
+                    key=f"retry {job.id}",
+                    icon=":material/refresh:",
+                    on_click=ui.retry,
+                    args=(job.id,),
+                )
         if job.status == "running":
             ui.progress(job)
         if job.error:
@@ -57,8 +68,11 @@ def queue_now() -> None:
     newest = ui.queue().jobs(limit=SHOWN)
     if not newest:
         ui.empty(
-            "No jobs yet", "Reading and measuring a dataset are jobs, and so is every text of the "
-            "playground.", icon=":material/schedule:", page=ui.DATASETS, link="Add a dataset",
+            "No jobs yet",
+            "Reading and measuring a dataset are jobs, and so is every text of the playground.",
+            icon=":material/schedule:",
+            page=ui.DATASETS,
+            link="Add a dataset",
         )
     for job in newest:
         job_card(job)

@@ -37,55 +37,69 @@ def show(run: str, dataset: str, found: dict[str, ui.Row]) -> None:
     support = ui.cache().features_page(dataset, ids=list(text.features))[0]
     known = {row["feature"]: row for row in support}
     strongest = ui.probe_rows(text, known)
-    feature = ui.look("feature", strongest[0]["feature"], read=int, valid=text.features.__contains__)
+    feature = ui.look(
+        "feature", strongest[0]["feature"], read=int, valid=text.features.__contains__
+    )
 
     left, right = st.columns([4, 3], gap="medium")
     with left:
         with st.container(border=True):
             st.markdown(f"**Where {ui.plain(ui.called(feature, known[feature]['label']))} fires**")
             values = text.features[feature]
-            st.html(ui.tokens_html(text.tokens, values, peak=values.index(max(values)),
-                                   breaks=True))
+            st.html(
+                ui.tokens_html(text.tokens, values, peak=values.index(max(values)), breaks=True)
+            )
             st.page_link(
-                ui.FEATURES, label="The whole feature", icon=":material/arrow_forward:",
+                ui.FEATURES,
+                label="The whole feature",
+                icon=":material/arrow_forward:",
                 query_params={"feature": str(feature)},
             )
         with st.container(border=True):
             st.markdown("**The strongest features, token by token**")
             rows = [
-                (row["feature"], row["label"], text.features[row["feature"]]) for row in strongest[:14]
+                (row["feature"], row["label"], text.features[row["feature"]])
+                for row in strongest[:14]
             ]
             st.plotly_chart(
-                charts.token_dots(text.tokens, rows), key="dots", on_select=choose_on_dots,
-                selection_mode="points", config=ui.CHART,
+                charts.token_dots(text.tokens, rows),
+                key="dots",
+                on_select=choose_on_dots,
+                selection_mode="points",
+                config=ui.CHART,
             )
     with right:
         position = st.selectbox(
-            "Token", [None, *range(len(text.tokens))], key=f"token of {run}",
-            format_func=lambda i: "every token" if i is None else f"{i}: {ui.clean(text.tokens[i])!r}",
+            "Token",
+            [None, *range(len(text.tokens))],
+            key=f"token of {run}",
+            format_func=lambda i: (
+                "every token" if i is None else f"{i}: {ui.clean(text.tokens[i])!r}"
+            ),
         )
-        rows = [row for row in strongest if position is None or text.features[row["feature"]][position]]
+        rows = [
+            row for row in strongest if position is None or text.features[row["feature"]][position]
+        ]
         missing = sum(row["n_samples"] == 0 for row in rows)
-        st.caption(
-            f"{len(rows):,} features, {missing:,} of them never fire in "
-            f"{ui.plain(found[dataset]['facts']['name'])}"
+        name = ui.plain(found[dataset]["facts"]["name"])
+        st.caption(f"{len(rows):,} features, {missing:,} of them never fire in {name}")
+        pager = ui.Pager("probe", run, position)
+        ui.table(
+            rows[pager.offset : pager.offset + pager.size],
+            {
+                "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
+                "label": st.column_config.TextColumn("Peaks on", width=180),
+                "peak": st.column_config.NumberColumn("Here", format="%.2f"),
+                "n_samples": st.column_config.NumberColumn(
+                    "Samples", format="localized", help="Samples of the dataset that show it."
+                ),
+                "state": st.column_config.TextColumn("Dataset"),
+            },
+            key="probe",
+            opens="feature",
+            height=520,
         )
-        slot = st.container()
-        offset = ui.pages(len(rows), name=f"probe {run} {position}")
-        with slot:
-            ui.table(
-                rows[offset : offset + ui.PAGE],
-                {
-                    "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
-                    "label": st.column_config.TextColumn("Peaks on", width=180),
-                    "peak": st.column_config.NumberColumn("Here", format="%.2f"),
-                    "n_samples": st.column_config.NumberColumn(
-                        "Samples", format="localized", help="Samples of the dataset that show it."
-                    ),
-                    "state": st.column_config.TextColumn("Dataset"),
-                },
-                key="probe", opens="feature", height=520,
-            )
+        pager.draw(len(rows), "features")
 
 
 found = ui.measured()
@@ -94,7 +108,11 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     ui.stop_if_nothing_measured(found)
     anchor = ui.default_anchor(found)
     dataset = ui.pick(
-        "Does this dataset have them?", "dataset", found, ui.default_dataset(found, anchor), width=280
+        "Does this dataset have them?",
+        "dataset",
+        found,
+        ui.default_dataset(found, anchor),
+        width=280,
     )
 with st.form("text", border=False):
     written = st.text_area("Text", value=EXAMPLE, height=110, label_visibility="collapsed")

@@ -114,7 +114,9 @@ def test_the_scatter_colours_gained_and_lost_and_leaves_out_what_neither_shows()
 
 
 def test_token_dots_are_drawn_only_where_a_feature_fires():
-    figure = charts.token_dots(["a", "b", "c"], [(7, "b", [0.0, 2.0, 0.0]), (9, "", [1.0, 0.0, 1.0])])
+    figure = charts.token_dots(
+        ["a", "b", "c"], [(7, "b", [0.0, 2.0, 0.0]), (9, "", [1.0, 0.0, 1.0])]
+    )
     assert [list(data) for data in figure.data[0].customdata] == [[7, 1], [9, 0], [9, 2]]
 
 

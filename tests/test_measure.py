@@ -61,8 +61,14 @@ def rows(runs, run_id, name="activations"):
 
 def test_the_peak_is_the_strongest_token_of_the_role_and_counts_its_tokens(runs):
     run = measured(runs, [chat("tea and tea!! and tea", "milk for tea!")])
-    found = [(r["role"], r["feature"], r["peak"], r["position"], r["n_tokens"]) for r in rows(runs, run)]
-    assert found == [("user", 0, 2.0, 3, 3), ("assistant", 0, 1.5, 9, 1), ("assistant", 3, 1.0, 7, 1)]
+    found = [
+        (r["role"], r["feature"], r["peak"], r["position"], r["n_tokens"]) for r in rows(runs, run)
+    ]
+    assert found == [
+        ("user", 0, 2.0, 3, 3),
+        ("assistant", 0, 1.5, 9, 1),
+        ("assistant", 3, 1.0, 7, 1),
+    ]
 
 
 def test_only_the_asked_role_is_pooled(runs):

@@ -174,6 +174,7 @@ def publish_activations(
     n_samples: int,
     encoder: str = "toy",
     role: str = schema.EVERY_ROLE,
+    floor: float = 0.0,
     tokens: int = 1000,
     spans: pa.Table | None = None,
     near: pa.Table | None = None,
@@ -181,7 +182,7 @@ def publish_activations(
     """A finished measure run of exactly these activations, in a dataset of empty texts; its id."""
     chat = [{"role": "user", "content": ""}]
     dataset = publish_dataset(runs, name, [chat] * n_samples)
-    spec = MeasureSpec(dataset=dataset, role=role)
+    spec = MeasureSpec(dataset=dataset, role=role, floor=floor)
     run_id = spec.run_id(dataset, encoder)
     folder = runs.scratch(run_id)
     order = np.lexsort(

@@ -1,0 +1,1008 @@
+"""fac.store: runs are whole or absent, caches say what arrays say, a job is done by one worker."""
+
+import errno
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from fac import coverage, schema
+from fac.config import IngestSpec, SaeSpec, Workspace
+from fac.errors import Cancelled, InputError, RunNotFound, SchemaTooNew
+from fac.schema import EVERY_ROLE, ROLES, Activations
+from fac.store import cache as caching
+from fac.store import queue as queueing
+from fac.store import runs as running
+from fac.store.cache import Cache, build, rungs
+from fac.store.queue import Queue, process_exists
+from fac.store.runs import ParquetAppender, Runs, write_table
+from tests.toy import WORDS, publish_activations, toy_workspace
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NUMBERS = pa.schema([("n", pa.int64()), ("word", pa.dictionary(pa.int8(), pa.string()))])
+
+
+def numbers(*values):
+    return pa.table({"n": list(values), "word": [f"w{v % 3}" for v in values]})
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Runs(Workspace(tmp_path))
+
+
+def publish(runs, name="tea", values=(1, 2, 3), step=SaeSpec):
+    spec = step(model=name)
+    run_id = spec.run_id()
+    write_table(runs.scratch(run_id) / "numbers.parquet", numbers(*values), NUMBERS)
+    runs.publish(run_id, spec=spec, inputs=["dataset-1"], facts={"name": name}, seconds=1.5)
+    return run_id
+
+
+def test_a_published_run_says_what_it_holds(runs):
+    run_id = publish(runs)
+    manifest = runs.manifest(run_id)
+    assert manifest["run"] == run_id
+    assert manifest["step"] == "sae"
+    assert manifest["spec"] == {"model": "tea", "layer": 15, "sae": "demo"}
+    assert manifest["inputs"] == ["dataset-1"]
+    assert manifest["files"]["numbers.parquet"]["rows"] == 3
+    assert manifest["seconds"] == 1.5
+    assert runs.table(run_id, "numbers").to_pylist() == numbers(1, 2, 3).to_pylist()
+    assert runs.table(run_id, "numbers", ["n"]).column_names == ["n"]
+    assert [batch.num_rows for batch in runs.batches(run_id, "numbers")] == [3]
+    assert runs.table(run_id, "numbers").schema.equals(NUMBERS)
+
+
+def test_a_half_written_run_is_invisible(runs):
+    run_id = SaeSpec(model="half").run_id()
+    folder = runs.scratch(run_id)
+    write_table(folder / "numbers.parquet", numbers(1), NUMBERS)
+    (folder / "manifest.json").write_text("{}")
+    assert not runs.find(run_id)
+    assert runs.list("sae") == []
+    with pytest.raises(RunNotFound):
+        runs.manifest(run_id)
+    with pytest.raises(RunNotFound):
+        runs.table(run_id, "numbers")
+    assert runs.scratch(run_id) == folder and (folder / "numbers.parquet").exists()
+
+
+@pytest.mark.parametrize("dies_at", ["_sync", "_versions", "_file_facts"])
+def test_a_crash_while_publishing_leaves_no_run_and_publishing_again_works(
+    runs, monkeypatch, dies_at
+):
+    class PulledPlug(BaseException):
+        pass
+
+    def die(*_):
+        raise PulledPlug
+
+    asked = SaeSpec(model="tea")
+    path = runs.scratch(asked.run_id()) / "numbers.parquet"
+    write_table(path, numbers(1, 2, 3), NUMBERS)
+    with monkeypatch.context() as patched, pytest.raises(PulledPlug):
+        patched.setattr(running, dies_at, die)
+        runs.publish(asked.run_id(), spec=asked, inputs=[], facts={}, seconds=0)
+    assert runs.list("sae") == []
+    assert runs.find(publish(runs))
+
+
+def test_publishing_drops_working_files(runs):
+    run_id = SaeSpec(model="tea").run_id()
+    (runs.scratch(run_id) / "_part-1.parquet").write_bytes(b"part")
+    (runs.scratch(run_id) / "_shards").mkdir()
+    publish(runs)
+    assert sorted(p.name for p in runs.path(run_id).iterdir()) == [
+        "manifest.json",
+        "numbers.parquet",
+    ]
+    assert list(runs.manifest(run_id)["files"]) == ["numbers.parquet"]
+
+
+def test_a_finished_run_is_never_changed(runs):
+    run_id = publish(runs)
+    before = (runs.path(run_id) / "manifest.json").read_bytes()
+    assert publish(runs, values=(7, 8)) == run_id
+    assert (runs.path(run_id) / "manifest.json").read_bytes() == before
+    assert runs.table(run_id, "numbers")["n"].to_pylist() == [1, 2, 3]
+
+
+def test_a_changed_or_lost_file_is_told(runs):
+    run_id = publish(runs)
+    path = runs.path(run_id) / "numbers.parquet"
+    assert runs.verify(run_id) == []
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    path.write_bytes(content)
+    assert runs.verify(run_id) == ["numbers.parquet"]
+    path.unlink()
+    assert runs.verify(run_id) == ["numbers.parquet"]
+    with pytest.raises(InputError, match="damaged"):
+        runs.table(run_id, "numbers")
+
+
+def test_a_run_of_a_newer_version_is_refused_by_name(runs):
+    run_id = publish(runs)
+    path = runs.path(run_id) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
+    for ask in (lambda: runs.manifest(run_id), lambda: runs.list("sae")):
+        with pytest.raises(SchemaTooNew, match=f"{run_id} was written with schema 99"):
+            ask()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"run": ', b"\xff\xfe\x00"])
+def test_an_unreadable_manifest_is_one_sentence(runs, content):
+    run_id = publish(runs)
+    (runs.path(run_id) / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match=f"manifest of run {run_id} cannot be read"):
+        runs.manifest(run_id)
+
+
+@pytest.mark.parametrize("name", ["numbers.parquet", "activations", "../numbers"])
+def test_asking_for_a_table_the_run_does_not_have_names_those_it_has(runs, name):
+    run_id = publish(runs)
+    with pytest.raises(InputError, match="it has: numbers"):
+        runs.table(run_id, name)
+
+
+@pytest.mark.parametrize(
+    "hostile", ["", "..", "../../etc", "sae-1/../../x", 'sae-"; x', "a b-c", "sae-é", "-"]
+)
+def test_what_cannot_be_an_id_is_simply_not_found(runs, hostile):
+    assert not runs.find(hostile)
+    with pytest.raises(RunNotFound):
+        runs.manifest(hostile)
+
+
+def test_a_name_means_its_newest_run(runs):
+    first = publish(runs, "tea")
+    spec = SaeSpec(model="other")
+    write_table(runs.scratch(spec.run_id()) / "numbers.parquet", numbers(1), NUMBERS)
+    runs.publish(spec.run_id(), spec=spec, inputs=[], facts={"name": "tea"}, seconds=0)
+    assert runs.resolve("sae", "tea") == spec.run_id()
+    assert runs.resolve("sae", first) == first
+    assert [m["run"] for m in runs.list("sae")] == [spec.run_id(), first]
+    with pytest.raises(RunNotFound, match=r"'coffee'\. Known: tea"):
+        runs.resolve("sae", "coffee")
+    with pytest.raises(RunNotFound, match="none yet"):
+        runs.resolve("measure", "tea")
+
+
+@given(cuts=st.lists(st.integers(0, 40), max_size=8).map(sorted), group=st.integers(1, 17))
+def test_a_table_written_in_pieces_has_the_bytes_of_one_written_at_once(
+    tmp_path_factory, cuts, group
+):
+    folder = tmp_path_factory.mktemp("pieces")
+    whole = numbers(*range(40))
+    write_table(folder / "whole.parquet", whole, NUMBERS, row_group_rows=group)
+    edges = [0, *cuts, 40]
+    with ParquetAppender(folder / "pieces.parquet", NUMBERS, row_group_rows=group) as file:
+        for begin, end in zip(edges[:-1], edges[1:], strict=True):
+            file.append(whole.slice(begin, end - begin))
+    assert file.rows == 40
+    assert (folder / "pieces.parquet").read_bytes() == (folder / "whole.parquet").read_bytes()
+
+
+def test_a_table_that_breaks_off_leaves_no_file(tmp_path):
+    with pytest.raises(KeyError), ParquetAppender(tmp_path / "t.parquet", NUMBERS) as file:
+        file.append(numbers(1))
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_table_on_a_full_disk_is_one_sentence_and_no_file(tmp_path):
+    (tmp_path / "_t.parquet.part").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"disk is full, t\.parquet could not be written"):
+        write_table(tmp_path / "t.parquet", numbers(1, 2), NUMBERS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_publishing_on_a_full_disk_is_one_sentence_and_no_run(runs, monkeypatch):
+    monkeypatch.setattr(running.Path, "write_bytes", full_disk)
+    with pytest.raises(InputError, match="disk is full, run sae-"):
+        publish(runs)
+    monkeypatch.undo()
+    assert runs.list("sae") == []
+    assert runs.find(publish(runs))
+
+
+HOLD = """
+import sys, time
+from fac.config import workspace
+from fac.store.runs import Runs
+with Runs(workspace(sys.argv[1])).exclusive("sae-1"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_cannot_compute_one_run_and_death_lets_go(tmp_path):
+    runs = Runs(Workspace(tmp_path))
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        refused = pytest.raises(InputError, match=f"being computed by process {holder.pid}")
+        with refused, runs.exclusive("sae-1"):
+            pytest.fail("two processes held the run")
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with runs.exclusive("sae-1"):
+        pass
+    assert list((tmp_path / "runs" / "sae").iterdir()) == []
+
+
+# ---- the cache ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The toy workspace, never written to: (runs, cache folder, anchor, seed, sae)."""
+    workspace = toy_workspace(tmp_path_factory.mktemp("toy"))
+    runs = Runs(workspace)
+    anchor, seed = (runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
+    return runs, workspace.cache, anchor, seed, runs.list("sae")[0]["run"]
+
+
+@pytest.fixture
+def own(toy, tmp_path):
+    """A cache folder of the test's own with the anchor's file: (runs, folder, anchor)."""
+    runs, _, anchor, _, _ = toy
+    build(runs, anchor, tmp_path)
+    return runs, tmp_path, anchor
+
+
+@pytest.fixture
+def cache(toy):
+    cache = Cache(toy[1])
+    yield cache
+    cache.close()
+
+
+N_FEATURES, N_SAMPLES = 6, 9
+
+PEAKS = st.sampled_from([0.1, 0.3, 0.7, 1.0, 2.2, 2.25, 3.3, 1e-3, 40.0]) | st.floats(
+    2**-10, 64, width=32
+)
+
+
+@st.composite
+def firings(draw):
+    """Activations over N_FEATURES and N_SAMPLES; rungs of the ladder are among the peaks."""
+    places = st.tuples(
+        st.integers(0, N_SAMPLES - 1), st.integers(0, 2), st.integers(0, N_FEATURES - 1)
+    )
+    found = draw(st.lists(places, max_size=60, unique=True))
+    peaks = draw(st.lists(PEAKS, min_size=len(found), max_size=len(found)))
+    columns = np.array(found, int).reshape(-1, 3).T
+    return Activations(
+        sample=columns[0].astype(np.int32),
+        role=columns[1].astype(np.int8),
+        feature=columns[2].astype(np.int32),
+        peak=np.array(peaks, np.float32),
+        position=np.arange(len(found), dtype=np.int32),
+        n_tokens=np.ones(len(found), np.int32),
+    )
+
+
+def cached(folder, activations, **facts):
+    """A measure run of these activations and its cache: (cache, run id)."""
+    runs = Runs(Workspace(folder))
+    sizes = {"n_features": N_FEATURES, "n_samples": N_SAMPLES}
+    run = publish_activations(runs, "made", activations, **sizes, **facts)
+    build(runs, run, folder / "cache")
+    return Cache(folder / "cache"), run
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(activations=firings(), more=st.lists(st.floats(0, 70), max_size=3))
+def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
+    tmp_path_factory, activations, more
+):
+    cache, run = cached(tmp_path_factory.mktemp("counts"), activations)
+    ladder = cache.summary(run)["thresholds"]
+    peaks = activations.peak.tolist()[:6]
+    around = [float(np.nextafter(np.float32(p), np.float32(d))) for p in peaks for d in (0, 99)]
+    for role in (EVERY_ROLE, *ROLES):
+        code = None if role == EVERY_ROLE else ROLES.index(role)
+
+        def by_hand(threshold, code=code):
+            return coverage.support(
+                activations, n_features=N_FEATURES, threshold=threshold, role=code
+            )
+
+        for threshold in [*ladder, *peaks, *around, *more, 0.1, 2.2]:
+            counted = cache.support(run, threshold, role)
+            assert counted.tolist() == by_hand(threshold).tolist(), (role, threshold)
+        thresholds, counts = cache.ladder(run, role)
+        assert thresholds.tolist() == ladder
+        assert counts.tolist() == [by_hand(threshold).tolist() for threshold in ladder]
+    cache.close()
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@given(activations=firings())
+def test_the_statistics_of_a_feature_equal_those_of_arrays(tmp_path_factory, activations):
+    cache, run = cached(tmp_path_factory.mktemp("stats"), activations)
+    rows, matching = cache.features_page(run, sort="feature", descending=False)
+    assert matching == N_FEATURES
+    for feature, row in enumerate(rows):
+        mine = activations.feature == feature
+        sample, peak = activations.sample[mine], activations.peak[mine]
+        strongest = [peak[sample == s].max() for s in np.unique(sample)]
+        assert row["feature"] == feature
+        assert row["n_samples"] == len(strongest)
+        assert row["n_user"] == (activations.role[mine] == 1).sum()
+        assert row["n_tokens"] == mine.sum()
+        assert row["max_peak"] == max(strongest, default=0.0)
+        mean = float(np.mean(np.float64(strongest))) if strongest else 0.0
+        assert row["mean_peak"] == pytest.approx(mean)
+        assert row["density"] == pytest.approx(len(strongest) / N_SAMPLES)
+        edges, counts = cache.histogram(run, feature)
+        assert sum(counts) == len(strongest)
+        if strongest:
+            assert len(edges) == len(counts) + 1 and (edges[0], edges[-1]) == (0, row["max_peak"])
+            for i, (low, high, n) in enumerate(zip(edges[:-1], edges[1:], counts, strict=True)):
+                inside = [p for p in strongest if low * 0.999 <= p <= high * 1.001]
+                assert n <= len(inside), i
+        found, total = cache.rows(run, feature, limit=99)
+        assert total == len(found) == len(strongest)
+        assert [r["peak"] for r in found] == sorted((float(p) for p in strongest), reverse=True)
+        for r in found:
+            at = mine & (activations.sample == r["sample"]) & (activations.peak == r["peak"])
+            assert ROLES.index(r["role"]) == activations.role[at].min()
+    cache.close()
+
+
+@given(
+    low=st.floats(1e-6, 1e3, width=32),
+    spread=st.floats(1, 1e6),
+    floor=st.sampled_from([0.0, 0.5]),
+)
+def test_the_ladder_rises_from_the_floor_to_the_largest_peak(low, spread, floor):
+    assume(low > floor)
+    high = low * spread
+    found = rungs(floor, low, high)
+    assert found[0] == floor
+    assert found == sorted(set(found))
+    assert len(found) <= caching.MAX_RUNGS
+    assert all(rung < high for rung in found[1:])
+    if spread > 10:
+        assert len(found) > 3 and found[-1] > high / 3
+
+
+def test_two_runs_of_one_dictionary_share_rungs():
+    one, other = rungs(0.0, 0.5, 30.0), rungs(0.0, 0.5, 36.0)
+    assert set(one) <= set(other)
+
+
+def test_without_activations_everything_is_silent(tmp_path):
+    none = np.zeros(0)
+    cache, run = cached(tmp_path, Activations(none, none.astype(int), none, none, none, none))
+    about = cache.summary(run)
+    assert about["n_alive"] == 0 and about["max_peak"] == 0 and about["thresholds"] == [0.0]
+    assert cache.support(run, 0).tolist() == [0] * N_FEATURES
+    assert cache.histogram(run, 0) == ([], [])
+    assert cache.features_page(run, only="alive") == ([], 0)
+    cache.close()
+
+
+def made_of(feature, peak, sample=0):
+    return Activations(
+        np.array([sample]),
+        np.array([1]),
+        np.array([feature]),
+        np.array([peak], np.float32),
+        np.array([0]),
+        np.array([1]),
+    )
+
+
+@pytest.mark.parametrize(("feature", "peak"), [(N_FEATURES, 1.0), (-1, 1.0), (0, np.nan)])
+def test_activations_that_cannot_be_are_not_cached(tmp_path, feature, peak):
+    with pytest.raises(InputError, match="are damaged"):
+        cached(tmp_path, made_of(feature, peak))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_dataset_run_has_no_cache(toy, tmp_path):
+    runs = toy[0]
+    with pytest.raises(InputError, match="this is a dataset run"):
+        build(runs, runs.list("dataset")[0]["run"], tmp_path)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, float("nan")])
+def test_a_threshold_is_a_number_from_zero_up(toy, cache, threshold):
+    with pytest.raises(InputError, match="A threshold is a number from 0 up"):
+        cache.support(toy[2], threshold)
+
+
+def test_below_the_floor_nothing_is_known(tmp_path):
+    runs = Runs(Workspace(tmp_path))
+    run = publish_activations(runs, "x", made_of(0, 2.0), n_features=2, n_samples=2, floor=1.5)
+    build(runs, run, tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
+    assert cache.support(run, 1.5).tolist() == [1, 0]
+    with pytest.raises(InputError, match="below the floor 1.5"):
+        cache.support(run, 1.0)
+    cache.close()
+
+
+def test_an_unknown_role_is_told_which_there_are(toy, cache):
+    with pytest.raises(InputError, match="system, user, assistant, all, got 'robot'"):
+        cache.support(toy[2], 0, "robot")
+
+
+def tables(path):
+    with duckdb.connect(str(path), read_only=True) as con:
+        names = [name for (name,) in con.execute("SHOW TABLES").fetchall()]
+        return {name: con.execute(f"SELECT * FROM {name}").fetchall() for name in names}
+
+
+def test_a_rebuilt_cache_equals_the_first_table_by_table(toy, tmp_path, monkeypatch):
+    runs, folder, anchor, _, sae = toy
+    for blocks, size in enumerate((2_000_000, 50, 1)):
+        monkeypatch.setattr(caching, "ROWS_PER_BLOCK", size)
+        for run in (anchor, sae):
+            again = tables(build(runs, run, tmp_path / str(blocks)))
+            assert again == tables(folder / f"{run}.duckdb")
+    assert set(again) == {"meta", "features"}
+
+
+def other_version(path):
+    with duckdb.connect(str(path)) as con:
+        con.execute("UPDATE meta SET version = 99")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        Path.unlink,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not a database" * 9999),
+        lambda path: path.write_bytes(path.read_bytes()[:20_000]),
+        cut,
+        other_version,
+        lambda path: (
+            duckdb.connect(str(path.with_suffix(".x"))).close()
+            or path.with_suffix(".x").rename(path)
+        ),
+    ],
+    ids=["missing", "empty", "junk", "stump", "cut", "version", "tableless"],
+)
+def test_a_cache_that_is_not_whole_is_not_ready_until_it_is_built_again(own, spoil):
+    runs, folder, anchor = own
+    spoil(folder / f"{anchor}.duckdb")
+    cache = Cache(folder)
+    assert not cache.ready(anchor)
+    with pytest.raises(InputError, match=f"{anchor} cannot be shown.*fac cache rebuild"):
+        cache.summary(anchor)
+    build(runs, anchor, folder)
+    assert cache.ready(anchor)
+    assert cache.support(anchor, 0).sum() > 0
+    cache.close()
+
+
+def test_a_cache_of_another_run_is_not_ready(own):
+    _, folder, anchor = own
+    (folder / f"{anchor}.duckdb").rename(folder / "measure-0.duckdb")
+    cache = Cache(folder)
+    assert not cache.ready("measure-0")
+    cache.close()
+
+
+def test_a_flipped_bit_is_a_sentence_or_the_right_answer(own):
+    runs, folder, anchor = own
+    path = folder / f"{anchor}.duckdb"
+    good = path.read_bytes()
+    cache = Cache(folder)
+    right = cache.support(anchor, 0.5).tolist()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(0, len(good), 30):
+        bad = bytearray(good)
+        bad[place] ^= 8
+        (folder / "spoilt").write_bytes(bad)
+        (folder / "spoilt").rename(path)
+        try:
+            assert cache.support(anchor, 0.5).tolist() == right
+        except InputError as error:
+            assert "cache is damaged" in str(error)
+            refused += 1
+    assert refused > 0
+    build(runs, anchor, folder)
+    assert cache.support(anchor, 0.5).tolist() == right
+    cache.close()
+
+
+def test_ids_from_a_url_reach_no_sql(cache):
+    for hostile in ("", "../x", 'a-1" AS x; --', "measure-1 x", "measure"):
+        assert not cache.ready(hostile)
+
+
+def test_a_file_that_was_built_anew_is_read_anew(tmp_path):
+    first = Runs(Workspace(tmp_path / "one"))
+    second = Runs(Workspace(tmp_path / "two"))
+    sizes = {"n_features": 2, "n_samples": 3}
+    run = publish_activations(first, "x", made_of(0, 1.0), **sizes)
+    assert publish_activations(second, "x", made_of(1, 1.0), **sizes) == run
+    build(first, run, tmp_path)
+    cache = Cache(tmp_path)
+    assert cache.support(run, 0).tolist() == [1, 0]
+    build(second, run, tmp_path)
+    assert cache.support(run, 0).tolist() == [0, 1]
+    (tmp_path / f"{run}.duckdb").unlink()
+    assert not cache.ready(run)
+    build(first, run, tmp_path)
+    assert cache.support(run, 0).tolist() == [1, 0]
+    cache.close()
+
+
+def test_threads_read_right_while_files_are_built_anew(toy, tmp_path):
+    runs, _, anchor, seed, _ = toy
+    for run in (anchor, seed):
+        build(runs, run, tmp_path)
+    cache = Cache(tmp_path)
+    expected = {
+        run: (cache.support(run, 1.05).tolist(), cache.features_page(run, sort="feature"))
+        for run in (anchor, seed)
+    }
+    wrong, done = [], threading.Event()
+
+    def hammer(k):
+        run = (anchor, seed)[k % 2]
+        for _ in range(60):
+            try:
+                found = cache.support(run, 1.05).tolist(), cache.features_page(run, sort="feature")
+                assert found == expected[run]
+                assert len(cache.evidence(anchor, seed, None, np.arange(12))) == 12
+            except Exception as error:  # any failure at all must reach the test
+                wrong.append(error)
+
+    def rebuild():
+        while not done.is_set():
+            build(runs, anchor, tmp_path)
+
+    threads = [threading.Thread(target=hammer, args=(k,)) for k in range(4)]
+    builder = threading.Thread(target=rebuild)
+    for thread in (*threads, builder):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    builder.join()
+    assert wrong == []
+    cache.close()
+
+
+def test_a_build_on_a_full_disk_is_one_sentence_and_the_old_cache_stays(own, monkeypatch):
+    runs, folder, anchor = own
+
+    def fails(*_):
+        raise duckdb.IOException("IO Error: Could not write file: No space left on device")
+
+    monkeypatch.setattr(caching, "_write_meta", fails)
+    with pytest.raises(InputError, match=f"disk is full, the cache of {anchor}"):
+        build(runs, anchor, folder)
+    assert [path.name for path in folder.iterdir()] == [f"{anchor}.duckdb"]
+    cache = Cache(folder)
+    assert cache.ready(anchor)
+    cache.close()
+
+
+# ---- what pages ask -----------------------------------------------------------------------------
+
+
+def shown(page):
+    rows, _ = page
+    return [row["feature"] for row in rows]
+
+
+@pytest.mark.parametrize("descending", [True, False])
+@pytest.mark.parametrize("sort", caching.SORTABLE)
+def test_features_sort_by_any_column_and_equals_by_number(toy, cache, sort, descending):
+    rows, total = cache.features_page(toy[2], sort=sort, descending=descending)
+    assert total == len(rows) == 12
+    by_feature = sorted(rows, key=lambda row: row["feature"])
+    assert rows == sorted(by_feature, key=lambda row: row[sort], reverse=descending)
+
+
+def test_pages_put_together_are_the_whole_table(toy, cache):
+    whole, total = cache.features_page(toy[2], limit=99)
+    pages = [cache.features_page(toy[2], offset=o, limit=5) for o in range(0, 15, 5)]
+    assert sum((rows for rows, _ in pages), []) == whole
+    assert {matching for _, matching in pages} == {total}
+    assert cache.features_page(toy[2], offset=99) == ([], 12)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"sort": "1; DROP TABLE x"}, {"only": "x"}, {"offset": -1}, {"limit": -1}]
+)
+def test_a_page_that_cannot_be_is_refused(toy, cache, bad):
+    with pytest.raises(InputError):
+        cache.features_page(toy[2], **bad)
+
+
+def test_features_are_found_by_label_by_promoted_token_and_by_number(toy, cache):
+    _, _, anchor, _, sae = toy
+    by = WORDS.index
+    assert shown(cache.features_page(anchor, search="OVEN")) == [by("oven")]
+    assert shown(cache.features_page(anchor, search="quasars")) == []
+    assert shown(cache.features_page(anchor, search="quasars", sae_run=sae)) == [by("quasar")]
+    assert shown(cache.features_page(anchor, search="#2")) == [2]
+    assert shown(cache.features_page(anchor, search=" 11 ")) == [11]
+    assert shown(cache.features_page(anchor, search="#oven")) == []
+    assert shown(cache.features_page(anchor, search="#99999999999999999999")) == []
+
+
+@pytest.mark.parametrize("text", ["%", "_", "\\", "o%n", "'", '"', "{run}", "$text", "é\x00"])
+def test_searched_text_stands_for_itself(toy, cache, text):
+    assert cache.features_page(toy[2], search=text) == ([], 0)
+    assert cache.samples_page(toy[2], search=text) == ([], 0)
+
+
+def test_features_can_be_narrowed_to_the_alive_the_silent_or_a_list(toy, cache):
+    anchor = toy[2]
+    assert shown(cache.features_page(anchor, only="silent")) == [11]
+    assert len(shown(cache.features_page(anchor, only="alive"))) == 11
+    assert sorted(shown(cache.features_page(anchor, ids=[3, 11, 77]))) == [3, 11]
+    assert cache.features_page(anchor, ids=[]) == ([], 0)
+    assert shown(cache.features_page(anchor, ids=np.array([3, 11]), only="alive")) == [3]
+
+
+def test_one_feature_reads_like_its_row(toy, cache):
+    _, _, anchor, _, sae = toy
+    rows, _ = cache.features_page(anchor, sae_run=sae)
+    assert all(cache.feature(anchor, row["feature"], sae_run=sae) == row for row in rows)
+    assert cache.feature(anchor, 12) is None
+
+
+def test_a_label_is_its_strongest_frequent_tokens(tmp_path):
+    said = {
+        0: [(" Cook", 3.0), (" cook", 2.9), (" bake", 4.0), (" stew", 1.0), (" fry", 0.5)],
+        1: [("\n", 2.0), (" \n\n", 1.0), ("  ", 1.5)],
+        2: [("a\u00a0", 1.0), ("%_'\"<b>", 2.0)],
+        3: [("", 1.0)],
+    }
+    rows = [
+        {
+            "feature": feature,
+            "kind": "top",
+            "rank": rank,
+            "quantile": 0.5,
+            "sample": 0,
+            "role": "user",
+            "position": 1,
+            "peak": peak,
+            "peak_index": 1,
+            "tokens": ["before", token, "after"],
+            "activations": [0.0, peak, 0.0],
+        }
+        for feature, tokens in said.items()
+        for rank, (token, peak) in enumerate(tokens)
+    ]
+    spread = {**rows[0], "kind": "spread", "tokens": ["x", "spread", "x"], "peak": 99.0}
+    cache, run = cached(
+        tmp_path, made_of(0, 1.0), spans=pa.Table.from_pylist([*rows, spread], schema=schema.SPANS)
+    )
+    labels = {row["feature"]: row["label"] for row in cache.features_page(run)[0]}
+    assert labels == {
+        0: "Cook · bake · stew",
+        1: "↵ · ␣",
+        2: "%_'\"<b> · a",
+        3: "",
+        4: "",
+        5: "",
+    }
+    spans = cache.spans(run, 0)
+    assert [s["kind"] for s in spans] == ["top"] * 5 + ["spread"]
+    assert [s["rank"] for s in spans] == [0, 1, 2, 3, 4, 0]
+    assert cache.spans(run, 0, "spread") == spans[5:]
+    assert spans[0]["tokens"] == ["before", " Cook", "after"]
+    cache.close()
+
+
+def test_near_misses_are_measured_against_the_saes_own_threshold(toy, cache):
+    _, _, _, seed, sae = toy
+    train = WORDS.index("train")
+    best = cache.near(seed, train, sae_run=sae)[0]
+    assert best["pre"] == pytest.approx(0.8) and best["ratio"] == pytest.approx(1.0)
+    assert best["tokens"][best["peak_index"]] == " trailing"
+    assert cache.near(seed, train)[0]["ratio"] is None
+
+
+def test_a_sample_comes_with_its_messages_and_its_features(toy, cache):
+    _, _, anchor, _, _ = toy
+    sample = cache.sample(anchor, 12)
+    assert [m["role"] for m in sample["messages"]] == ["system", "user", "assistant"]
+    assert sample["messages"][0]["content"] == "You write python for beginners"
+    found = cache.sample_features(anchor, 12)
+    assert found[0]["label"] == "loop!" and found[0]["peak"] == 1.5
+    names = {WORDS[row["feature"]] for row in found}
+    assert names == {"loop", "python", "function", "please", "the"}
+    assert cache.sample(anchor, 24) is None
+
+
+def test_samples_are_found_by_their_text(toy, cache):
+    rows, matching = cache.samples_page(toy[2], search="GRANDMOTHER", limit=4)
+    assert matching == 6 and len(rows) == 4
+    assert all("grandmother" in row["messages"][0]["content"] for row in rows)
+    assert cache.samples_page(toy[2], limit=5, offset=22)[1] == 24
+    assert len(cache.samples_page(toy[2], limit=5, offset=22)[0]) == 2
+
+
+def test_the_map_has_a_point_for_every_feature(toy, cache):
+    sae = toy[4]
+    points = cache.points(sae)
+    assert points.schema.field("x").type == pa.float32()
+    assert points["feature"].to_pylist() == list(range(12))
+    known = cache.sae_feature(sae, 2)
+    assert known["promotes"] == ["recipes", "Recipe"] and known["neighbours"] == [3, 1]
+    assert cache.sae_feature(sae, 12) is None
+    assert cache.summary(sae)["identity"].startswith("lexicon/")
+
+
+def test_evidence_comes_in_the_asked_order_with_both_sides(toy, cache):
+    _, _, anchor, seed, sae = toy
+    asked = np.array([5, 0, 11])
+    rows = cache.evidence(anchor, seed, sae, asked).to_pylist()
+    assert [row["feature"] for row in rows] == [5, 0, 11]
+    loop, bake, quasar = rows
+    assert (loop["label"], loop["anchor_peak"], loop["dataset_peak"]) == ("loop!", 1.5, None)
+    assert (bake["anchor_peak"], bake["dataset_peak"]) == (1.5, 1.5)
+    assert loop["sae_threshold"] == pytest.approx(0.8)
+    assert quasar["anchor_peak"] == 0.0 and quasar["label"] == ""
+    user = cache.evidence(anchor, seed, None, asked, role="user").to_pylist()
+    assert user[0]["anchor_peak"] == 0.0 and user[1]["anchor_peak"] == 1.0
+    assert user[0]["sae_threshold"] is None and user[0]["promotes"] == []
+
+
+# ---- the queue ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue(tmp_path):
+    return Queue(tmp_path / "queue.sqlite")
+
+
+def spec(name="tea"):
+    return SaeSpec(model=name)
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = time.time()
+        monkeypatch.setattr(queueing.time, "time", lambda: self.now)
+
+
+def test_asking_twice_for_what_waits_or_runs_gives_one_job(queue):
+    first = queue.enqueue(spec())
+    assert queue.enqueue(spec()) == first
+    assert queue.claim("w").id == first
+    assert queue.enqueue(spec()) == first
+    queue.finish(first, "sae-1")
+    again = queue.enqueue(spec())
+    assert again != first
+    assert queue.job(first).status == "done" and queue.job(first).run_id == "sae-1"
+    assert queue.job(again).status == "waiting"
+
+
+def test_the_oldest_waiting_job_is_claimed_first_and_holds_what_was_asked(queue):
+    ids = [queue.enqueue(spec(name)) for name in ("tea", "milk")]
+    job = queue.claim("w")
+    assert (job.id, job.step, job.status, job.attempts) == (ids[0], "sae", "running", 1)
+    assert job.spec == {"model": "tea", "layer": 15, "sae": "demo"}
+    assert queue.claim("w").id == ids[1]
+    assert queue.claim("w") is None
+    assert [job.id for job in queue.jobs()] == ids[::-1]
+
+
+CLAIM_ALL = """
+import sys
+from pathlib import Path
+from fac.store.queue import Queue
+queue = Queue(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+while (job := queue.claim("w")) is not None:
+    print(job.id, flush=True)
+    queue.finish(job.id, "x-1")
+"""
+
+
+def test_processes_never_claim_one_job_twice(queue, tmp_path):
+    ids = [queue.enqueue(spec(str(i))) for i in range(60)]
+    command = [sys.executable, "-c", CLAIM_ALL, str(tmp_path / "queue.sqlite")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen(command, cwd=REPOSITORY, **pipes) for _ in range(3)]
+    for worker in workers:
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    claimed = [[int(n) for n in worker.communicate()[0].split()] for worker in workers]
+    assert sorted(sum(claimed, [])) == ids
+    assert {job.status for job in queue.jobs()} == {"done"}
+
+
+def test_progress_is_seen_and_keeps_the_job(queue, monkeypatch):
+    clock = Clock(monkeypatch)
+    job = queue.enqueue(spec())
+    queue.claim("w")
+    for done in range(3):
+        clock.now += queueing.LEASE - 1
+        queue.report(job, done, 3, "reading \udcff")
+    assert queue.recover() == 0
+    assert queue.live()[0][4:7] == (2, 3, "reading ?")
+
+
+def test_a_waiting_job_is_cancelled_at_once(queue):
+    job = queue.enqueue(spec())
+    queue.cancel(job)
+    assert queue.job(job).status == "cancelled"
+    assert queue.claim("w") is None
+
+
+def test_a_running_job_stops_at_its_next_report(queue):
+    job = queue.enqueue(spec())
+    queue.claim("w")
+    queue.cancel(job)
+    assert queue.job(job).status == "running"
+    with pytest.raises(Cancelled, match="finished parts are kept"):
+        queue.report(job, 1, 2)
+    queue.stopped(job)
+    assert queue.job(job).status == "cancelled"
+    queue.cancel(job)
+    assert queue.job(job).status == "cancelled"
+
+
+def test_a_failed_job_says_why_and_can_be_tried_again(queue):
+    job = queue.enqueue(spec())
+    queue.claim("w")
+    queue.fail(job, "No such file.")
+    assert queue.job(job).status == "failed" and queue.job(job).error == "No such file."
+    again = queue.retry(job)
+    assert again != job and queue.retry(job) == again
+    assert queue.job(again).spec == queue.job(job).spec
+
+
+def test_a_silent_workers_job_waits_again_and_its_worker_is_told(queue, monkeypatch):
+    clock = Clock(monkeypatch)
+    job = queue.enqueue(spec())
+    queue.claim("w")
+    clock.now += queueing.LEASE + 1
+    assert queue.recover() == 1
+    assert queue.job(job).status == "waiting"
+    with pytest.raises(Cancelled, match="no longer this worker's"):
+        queue.report(job, 1, 2)
+    queue.fail(job, "too late")
+    assert queue.job(job).status == "waiting"
+    assert queue.claim("w").attempts == 2
+
+
+CLAIM_AND_DIE = """
+import os, sys
+from pathlib import Path
+from fac.store.queue import Queue
+Queue(Path(sys.argv[1])).claim("w")
+os.kill(os.getpid(), 9)
+"""
+
+
+def claim_and_die(path):
+    """A worker that is killed while it has a job, and is not buried yet."""
+    worker = subprocess.Popen([sys.executable, "-c", CLAIM_AND_DIE, str(path)], cwd=REPOSITORY)
+    while process_exists(worker.pid):
+        time.sleep(0.01)
+    return worker
+
+
+def test_a_dead_workers_job_waits_again_at_once(queue, tmp_path):
+    job = queue.enqueue(spec())
+    worker = claim_and_die(tmp_path / "queue.sqlite")
+    assert queue.job(job).status == "running"
+    assert queue.recover() == 1
+    assert queue.job(job).status == "waiting"
+    worker.wait()
+
+
+def test_a_job_that_was_to_stop_does_not_come_back(queue, tmp_path):
+    job = queue.enqueue(spec())
+    worker = claim_and_die(tmp_path / "queue.sqlite")
+    queue.cancel(job)
+    assert queue.recover() == 1
+    assert queue.job(job).status == "cancelled"
+    worker.wait()
+
+
+def test_a_job_on_which_workers_keep_dying_is_given_up(queue, monkeypatch):
+    clock = Clock(monkeypatch)
+    job = queue.enqueue(spec())
+    for attempt in range(1, queueing.MAX_ATTEMPTS + 1):
+        assert queue.claim("w").attempts == attempt
+        clock.now += queueing.LEASE + 1
+        assert queue.recover() == 1
+    assert queue.job(job).status == "failed"
+    assert "stopped 3 times" in queue.job(job).error
+    assert queue.live() == []
+
+
+def test_a_worker_is_alive_while_its_process_lives_and_it_was_heard_of(queue, monkeypatch):
+    clock = Clock(monkeypatch)
+    assert queue.worker() is None
+    queue.beat(os.getpid(), clock.now)
+    assert queue.worker() == {"pid": os.getpid(), "alive": True, "seconds_since": 0.0}
+    clock.now += queueing.ALIVE + 1
+    assert not queue.worker()["alive"]
+    job = queue.enqueue(spec())
+    queue.claim("w")
+    queue.report(job, 1, 2)
+    assert queue.worker()["alive"]
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    clock.now += 1
+    queue.beat(gone.pid, clock.now)
+    assert queue.worker() == {"pid": gone.pid, "alive": False, "seconds_since": 0.0}
+
+
+def test_a_job_nobody_asked_for_is_a_sentence(queue):
+    for ask in (queue.job, queue.cancel, queue.retry):
+        with pytest.raises(InputError, match="There is no job 7"):
+            ask(7)
+
+
+def test_a_queue_of_a_newer_version_is_refused(queue, tmp_path):
+    queue.enqueue(spec())
+    con = sqlite3.connect(tmp_path / "queue.sqlite")
+    con.execute("PRAGMA user_version = 99")
+    con.close()
+    with pytest.raises(SchemaTooNew, match="version 99"):
+        queue.enqueue(spec("milk"))
+
+
+def test_a_damaged_queue_is_a_sentence(tmp_path):
+    (tmp_path / "queue.sqlite").write_bytes(b"not a database at all" * 999)
+    with pytest.raises(InputError, match="is damaged .*delete the file"):
+        Queue(tmp_path / "queue.sqlite").jobs()
+
+
+def test_a_full_disk_keeps_the_queue_as_it_was(queue, monkeypatch):
+    kept = queue.enqueue(spec())
+
+    class Cramped(sqlite3.Connection):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            pages = self.execute("PRAGMA page_count").fetchone()[0]
+            self.execute(f"PRAGMA max_page_count = {pages}")
+
+    whole = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: whole(*a, factory=Cramped, **k))
+    with pytest.raises(InputError, match="disk is full, the queue"):
+        queue.enqueue(IngestSpec(name="x", source="y" * 100_000))
+    assert [job.id for job in queue.jobs()] == [kept]
