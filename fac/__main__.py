@@ -2,16 +2,19 @@
 
 Exit codes: 0 done; 1 a gate failed; 2 the input or the arguments are wrong; 3 an outside service or
 model failed; 130 cancelled. With --json one object goes to stdout and everything else to stderr.
+What goes wrong is one sentence on stderr, raised anywhere below and told in `run`.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -25,7 +28,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from fac import compare, demo, jobs
-from fac.config import IngestSpec, MeasureSpec, Workspace, workspace
+from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace, read_spec, workspace
 from fac.errors import Cancelled, FacError, GateFailed, InputError
 from fac.schema import EVERY_ROLE
 from fac.store import cache as caches
@@ -33,17 +36,26 @@ from fac.store.cache import Cache
 from fac.store.runs import Runs
 
 app = typer.Typer(
-    name="fac",
     help="What a dataset lacks in the feature space of a model: measure it and see the gaps.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 cache_app = typer.Typer(help="The DuckDB caches the pages read; any can be deleted and rebuilt.")
 app.add_typer(cache_app, name="cache")
 
-out = Console()
-err = Console(stderr=True)
+NOTE_SECONDS = 10.0
+"""Between two lines of progress where stderr is a log and not a terminal."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """A reader such as `head` that has seen enough is no failure: say no more, go on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+out = _Console()
+err = _Console(stderr=True)
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -58,50 +70,51 @@ SaeOption = Annotated[
 Anchor = Annotated[str, typer.Option(help="Measured dataset that shows what matters.")]
 Dataset = Annotated[str, typer.Option(help="Measured dataset in question.")]
 Threshold = Annotated[float, typer.Option(help="Active means peak > threshold, strictly.")]
-MinSupport = Annotated[int, typer.Option(help="Anchor samples a feature needs to count.")]
+MinSupport = Annotated[int, typer.Option(min=1, help="Anchor samples a feature needs to count.")]
 Relevant = Annotated[str, typer.Option(help="all, or a file of feature ids.")]
 Role = Annotated[str, typer.Option(help="system, user, assistant or all.")]
 
 
 class Answer:
-    """What a command found: `data` for --json, `show` for people."""
+    """What a command found: `data` for --json, `show` for people; of a gate also its refusal."""
 
-    def __init__(self, data: dict[str, Any], show: Callable[[], None]):
-        self.data, self.show = data, show
+    def __init__(self, data: dict[str, Any], show: Callable[[], None], *, refusal: str = ""):
+        self.data, self.show, self.refusal = data, show, refusal
+
+    def tell(self, as_json: bool) -> None:
+        """Raises GateFailed, once all is told, if the gate refused."""
+        if as_json:
+            try:
+                # ASCII, because a name may hold what the encoding of stdout has not
+                out.file.write(json.dumps(_plain(self.data), allow_nan=False) + "\n")
+                out.file.flush()
+            except BrokenPipeError:
+                out.on_broken_pipe()
+        else:
+            self.show()
+        if self.refusal:
+            raise GateFailed(self.refusal)
 
 
 def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:
-    """Register a function returning an Answer; errors become one sentence and an exit code."""
+    """Register a function returning an Answer, with a --json option of its own."""
 
     def register(function: Callable[..., Answer]) -> Callable[..., None]:
         @wraps(function)
-        def run(*args: Any, json_: bool = False, **kwargs: Any) -> None:
-            try:
-                answer = function(*args, **kwargs)
-            except FacError as error:
-                err.print(f"[bold red]fac {name}:[/] {escape(str(error))}", soft_wrap=True)
-                raise typer.Exit(error.exit_code) from None
-            except KeyboardInterrupt:
-                err.print("Stopped; finished parts are kept.")
-                raise typer.Exit(Cancelled.exit_code) from None
-            if json_:
-                sys.stdout.write(json.dumps(_plain(answer.data), ensure_ascii=False) + "\n")
-            else:
-                answer.show()
+        def told(*args: Any, json_: bool, **kwargs: Any) -> None:
+            function(*args, **kwargs).tell(json_)
 
-        run.__signature__ = _with_json(function)  # type: ignore[attr-defined]
-        run.__annotations__ = {
+        told.__signature__ = _with_json(function)  # type: ignore[attr-defined]
+        told.__annotations__ = {
             p.name: p.annotation
-            for p in run.__signature__.parameters.values()  # type: ignore[attr-defined]
+            for p in told.__signature__.parameters.values()  # type: ignore[attr-defined]
         }
-        return group.command(name)(run)
+        return group.command(name)(told)
 
     return register
 
 
 def _with_json(function: Callable[..., Any]) -> Any:
-    import inspect
-
     signature = inspect.signature(function, eval_str=True)
     extra = inspect.Parameter(
         "json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption
@@ -126,7 +139,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[..., None]]:
-    """A progress callback drawn on stderr."""
+    """A progress callback drawn on stderr, in lines where that is no terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -135,11 +148,16 @@ def progress_bar(what: str) -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=1, note="")
+        last = time.monotonic()
 
         def report(done: int, total: int, note: str = "") -> None:
+            nonlocal last
             bar.update(task, completed=done, total=max(total, 1), note=escape(note))
+            if not err.is_terminal and time.monotonic() - last > NOTE_SECONDS:
+                last = time.monotonic()
+                err.print(f"{what}: {done:,}/{total:,} {note}", markup=False, soft_wrap=True)
 
         yield report
 
@@ -155,6 +173,8 @@ def _facts(rows: dict[str, Any]) -> Callable[[], None]:
 
 
 def _readable(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return "undefined" if math.isnan(value) else f"{value:,.4g}"
     if isinstance(value, int):
@@ -177,7 +197,7 @@ def demo_(
     begun = time.monotonic()
     with progress_bar("demo") as progress:
         runs = jobs.rebuild_demo(place, progress) if rebuild else demo.materialise(place, progress)
-    result = jobs.headline(place)
+    result = jobs.headline(place, runs)
     data = {
         "runs": runs,
         "fac": result["fac"],
@@ -282,11 +302,13 @@ def _coverage(
 ) -> tuple[Cache, dict[str, Any], dict[str, Any]]:
     """The cache, the arguments every compare function takes, and the result as a dict."""
     runs = Runs(place)
-    handle = Cache(place.cache)
+    if not math.isfinite(threshold):
+        raise InputError(f"--threshold takes a number, got {threshold}.")
     ids = {
         "anchor": runs.resolve("measure", anchor),
         "dataset": runs.resolve("measure", dataset),
     }
+    handle = Cache(place.cache)
     for run_id in ids.values():
         if not handle.ready(run_id):
             caches.build(runs, run_id, place.cache)
@@ -298,7 +320,7 @@ def _coverage(
         role=role,
         threshold=threshold,
     )
-    asked = {
+    asked: dict[str, Any] = {
         **ids,
         "threshold": threshold,
         "min_support": min_support,
@@ -345,7 +367,7 @@ def gaps(
     out_: Annotated[
         Path | None, typer.Option("--out", help="Write the gaps as JSON lines.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Rows shown without --out.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Rows shown without --out.")] = 20,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """The missing features, ranked by the anchor's support, with evidence."""
@@ -360,15 +382,14 @@ def gaps(
         try:
             out_.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise InputError(f"{out_} cannot be written: {error.strerror}.") from error
+            raise InputError(f"{str(out_)!r} cannot be written: {error.strerror}.") from error
     data = {"n_missing": total, "rows": len(rows), "out": str(out_) if out_ else None}
-    if not out_:
-        data["gaps"] = rows
+    data |= {} if out_ else {"gaps": rows}
 
     def show() -> None:
         table = Table(title=f"{total:,} gaps of {escape(dataset)} against {escape(anchor)}")
         for column in ("feature", "top tokens", "anchor", "expected", "near", "badge"):
-            table.add_column(column, justify="left" if column in ("top tokens",) else "right")
+            table.add_column(column, justify="left" if column == "top tokens" else "right")
         for row in rows[:limit]:
             near = "" if row["near"] is None else f"{row['near']:.2f}"
             table.add_row(
@@ -393,7 +414,9 @@ def check(
     anchor: Annotated[
         str | None, typer.Option(help="What matters; the baseline itself by default.")
     ] = None,
-    min_fac: Annotated[float | None, typer.Option(help="Fail below this FAC.")] = None,
+    min_fac: Annotated[float | None, typer.Option(min=0, max=1, help="Fail below this FAC.")] = (
+        None
+    ),
     no_regress: Annotated[
         bool, typer.Option("--no-regress", help="Fail if a feature of the baseline is lost.")
     ] = False,
@@ -419,36 +442,27 @@ def check(
         "min_fac": min_fac,
     }
     failures = []
-    if min_fac is not None and not result["fac"] >= min_fac:
+    if min_fac is not None and not result["fac"] >= min_fac:  # also where it is undefined
         failures.append(f"FAC is {_readable(result['fac'])}, below {min_fac}")
     if no_regress and lost:
-        failures.append(f"{len(lost)} features of {baseline} are lost (first: {lost[:5]})")
+        first = ", ".join(map(str, lost[:5]))
+        failures.append(f"{len(lost):,} features of {baseline} are lost (first: {first})")
     data["passed"] = not failures
-
-    def show() -> None:
-        _facts({**data, "gained": len(gained), "lost": len(lost)})()
-
-    if failures:
-        Answer(data, show).show() if "--json" not in sys.argv else sys.stdout.write(
-            json.dumps(_plain(data)) + "\n"
-        )
-        raise GateFailed("; ".join(failures) + ".")
-    return Answer(data, show)
+    show = _facts({**data, "gained": len(gained), "lost": len(lost)})
+    return Answer(data, show, refusal="; ".join(failures) + "." if failures else "")
 
 
 def _measured(place: Workspace, new: str, baseline: str) -> str:
-    """The name of a measured dataset; a file is read and measured as the baseline was."""
-    runs = Runs(place)
-    known = {m["facts"]["name"] for m in runs.list("measure")} | {
-        m["run"] for m in runs.list("measure")
-    }
+    """What names a measured dataset; a file is read and measured first, as the baseline was."""
+    steps = jobs.Steps(place)
+    manifests = steps.runs.list("measure")
+    known = {m["facts"]["name"] for m in manifests} | {m["run"] for m in manifests}
     if new in known or not Path(new).is_file():
         return new
-    steps = jobs.Steps(place)
-    how = runs.manifest(runs.resolve("measure", baseline))["spec"]
+    how = steps.runs.manifest(steps.runs.resolve("measure", baseline))["spec"]
     with progress_bar(f"measuring {new}") as progress:
         source = steps.perform(IngestSpec(name=Path(new).stem, source=new), progress)
-        return steps.perform(MeasureSpec(**{**how, "dataset": source}), progress)
+        return steps.perform(read_spec("measure", {**how, "dataset": source}), progress)
 
 
 @command("probe")
@@ -457,23 +471,18 @@ def probe(
     model: Model = "demo",
     layer: Layer = 15,
     sae: SaeOption = "demo",
-    top: Annotated[int, typer.Option(help="Features shown.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="Features shown.")] = 20,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Which features fire on which token of a text."""
-    from fac.config import ProbeSpec
-
     place = workspace(workspace_)
     steps = jobs.Steps(place)
     with progress_bar("reading the text") as progress:
         run_id = steps.perform(ProbeSpec(text=text, model=model, layer=layer, sae=sae), progress)
     tokens = steps.runs.table(run_id, "tokens").to_pylist()
     active = steps.runs.table(run_id, "activations").to_pylist()
-    content = {row["position"] for row in tokens if row["role"] is not None}
     features: dict[int, dict[str, Any]] = {}
     for row in active:
-        if row["position"] not in content:
-            continue
         best = features.setdefault(
             row["feature"], {"feature": row["feature"], "peak": 0.0, "tokens": []}
         )
@@ -509,7 +518,7 @@ def preflight(
     texts: Annotated[
         Path | None, typer.Option(help="Texts to try it on; the demo anchor by default.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="How many of them.")] = 64,
+    samples: Annotated[int, typer.Option(min=1, help="How many of them.")] = 64,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Does this SAE belong to this model and layer? Exit 1 if not."""
@@ -524,12 +533,15 @@ def preflight(
         "checks": [f._asdict() for f in findings],
         "quality": quality._asdict() if quality else None,
     }
-    for f in findings:
-        mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]?[/]"}[f.ok]
-        err.print(f"{mark} {f.check}: {escape(f.says)}", soft_wrap=True)
-    if not data["ok"]:
-        raise GateFailed(says)
-    return Answer(data, lambda: out.print(escape(says), soft_wrap=True))
+
+    def show() -> None:
+        for f in findings:
+            mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]?[/]"}[f.ok]
+            out.print(f"{mark} {f.check}: {escape(f.says)}", soft_wrap=True)
+        if data["ok"]:
+            out.print(escape(says), soft_wrap=True)
+
+    return Answer(data, show, refusal="" if data["ok"] else says)
 
 
 @command("train-sae")
@@ -543,9 +555,11 @@ def train_sae(
     passes: Annotated[int, typer.Option(help="How often every token is seen.")] = 3,
     batch: Annotated[int, typer.Option(help="Tokens per step.")] = 4096,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
-    context: Annotated[int, typer.Option(help="Tokens read per sample.")] = 512,
-    held_out: Annotated[int, typer.Option(help="Samples kept back for the quality figures.")] = 600,
-    max_samples: Annotated[int | None, typer.Option(help="Train on so many at the most.")] = None,
+    context: Annotated[int, typer.Option(min=8, help="Tokens read per sample.")] = 512,
+    held_out: Annotated[int, typer.Option(min=1, help="Samples kept back to judge it on.")] = 600,
+    max_samples: Annotated[int | None, typer.Option(min=1, help="Train on so many at most.")] = (
+        None
+    ),
     seed: Annotated[int, typer.Option(help="Order of samples and tokens, initial weights.")] = 0,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
@@ -582,7 +596,7 @@ def magpie(
     must_contain: Annotated[
         list[str] | None, typer.Option(help="Keep instructions with one of these; repeatable.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Samples drawn at once.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 256,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Let a local chat model write samples, Magpie style: no prompt but its own template."""
@@ -632,10 +646,34 @@ def cache_rebuild(workspace_: WorkspaceOption = None) -> Answer:
     return Answer({"rebuilt": ids, "count": len(ids)}, lambda: out.print(f"{len(ids)} caches"))
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line; the exit code. Whatever the input, never a traceback."""
+    try:
+        return app([*arguments] or ["--help"], prog_name="fac", standalone_mode=False) or 0
+    except FacError as error:
+        return _refuse(str(error), error.exit_code)
+    except typer.TyperException as error:
+        asked = getattr(error, "ctx", None)
+        path = asked.command_path if asked else "fac"
+        return _refuse(f"{error.format_message().rstrip('.')}; see `{path} --help`.")
+    except OSError as error:  # a folder that is a file, a disk that is full or read-only
+        return _refuse(f"{error.filename or 'The disk'}: {error.strerror or error}.")
+    except KeyboardInterrupt:
+        return _refuse("Stopped; finished parts are kept.", Cancelled.exit_code)
+
+
+def _refuse(sentence: str, exit_code: int = InputError.exit_code) -> int:
+    one_line = " ".join(sentence.split())
+    err.print(f"[bold red]fac:[/] {escape(one_line)}", soft_wrap=True, highlight=False)
+    return exit_code
+
+
 def main() -> None:
     """Entry point of `python -m fac`."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app(prog_name="fac")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

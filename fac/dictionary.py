@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,9 @@ from fac import schema
 from fac.config import SaeSpec
 from fac.encoder import SaeEncoder
 from fac.store.runs import Runs, write_table
+
+if TYPE_CHECKING:
+    import torch
 
 NEIGHBOURS = 10
 LENS_TOKENS = 10
@@ -112,17 +116,33 @@ def logit_lens(encoder: SaeEncoder, decoder: np.ndarray) -> tuple[list[list[str]
     """
     import torch
 
-    model, tokenizer = encoder.model.model, encoder.model.tokenizer
-    unembed = model.get_output_embeddings().weight.detach()
-    norm = getattr(model.base_model, "norm", None)
-    gain = norm.weight.detach() if norm is not None else torch.ones_like(unembed[0])
+    subject = encoder.model
+    unembed = subject.model.get_output_embeddings().weight.detach()
+    unembed = unembed[: len(subject.tokenizer)]  # some models pad their vocabulary
+    norm = subject.final_norm
     raised: list[list[str]] = []
     lowered: list[list[str]] = []
     with torch.inference_mode():
+        gain = torch.ones_like(unembed[0]) if norm is None else _gain(norm, unembed[:1])
         for first in range(0, len(decoder), 512):
             rows = torch.from_numpy(decoder[first : first + 512]).to(unembed)
+            if isinstance(norm, torch.nn.LayerNorm):
+                rows = rows - rows.mean(1, keepdim=True)
             logits = (rows * gain) @ unembed.T
             for sign, out in ((1, raised), (-1, lowered)):
                 ids = (sign * logits).topk(LENS_TOKENS, dim=1).indices.tolist()
-                out += [[tokenizer.decode([i]) for i in row] for row in ids]
+                out += [[subject.tokenizer.decode([i]) for i in row] for row in ids]
     return raised, lowered
+
+
+def _gain(norm: Any, like: torch.Tensor) -> torch.Tensor:
+    """What a norm multiplies each direction with, `[d_model]`, asked by trying.
+
+    Families disagree on what the weight means (Gemma adds one); a vector of alternating signs has
+    mean 0 and size 1, so any of them returns plus or minus its gain, and the bias cancels.
+    """
+    import torch
+
+    probe = torch.ones_like(like)
+    probe[:, 1::2] = -1
+    return ((norm(probe) - norm(-probe)) / 2 * probe)[0]

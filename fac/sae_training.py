@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Report = Callable[..., None]
 CHATS_PER_SHARD = 1024
+CHECKPOINT_STEPS = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,8 @@ def collect_activations(
         if path.exists():
             tokens += np.load(path, mmap_mode="r").shape[0]
             continue
-        shard = np.concatenate(list(_content_states(chats[first : first + CHATS_PER_SHARD], model)))
+        states = list(_content_states(chats[first : first + CHATS_PER_SHARD], model))
+        shard = np.concatenate([np.zeros((0, model.d_model), np.float16), *states])
         if not np.isfinite(shard).all():
             raise InputError(
                 f"Activations of shard {number} exceed the range of float16; this model needs "
@@ -109,13 +111,15 @@ def shuffled_batches(
     """Endless float32 batches `[batch, d_model]`, in an order that only the recipe decides.
 
     `group` shards are held at a time and their tokens permuted together, so memory does not grow
-    with the corpus. `start` batches are skipped without reading them: a resumed training
-    continues exactly where it stopped.
+    with the corpus; what does not fill a batch at the end of a group waits for the next pass.
+    `start` batches are skipped without reading them: a resumed training continues exactly where
+    it stopped. Raises InputError when a pass has not one full batch.
     """
     paths = sorted(folder.glob("shard-*.npy"))
     sizes = {path: np.load(path, mmap_mode="r").shape[0] for path in paths}
     number = 0
     for epoch in range(2**31):
+        before = number
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(paths))
         for first in range(0, len(order), group):
             chosen = [paths[i] for i in order[first : first + group]]
@@ -131,6 +135,11 @@ def shuffled_batches(
                     batch = where[i * recipe.batch : (i + 1) * recipe.batch]
                     yield tokens[batch].astype(np.float32)
                 number += 1
+        if number == before:
+            raise InputError(
+                f"{sum(sizes.values())} tokens do not fill one batch of {recipe.batch}; give more "
+                f"text or a smaller --batch."
+            )
 
 
 def steps_per_pass(folder: Path, recipe: TrainRecipe, group: int = 8) -> int:
@@ -152,7 +161,7 @@ def train(
 ) -> None:
     """Train on collected shards and write a JumpReLU SAE in half precision to `out`.
 
-    A checkpoint in `work` every 250 steps lets a killed training continue; the result is the
+    A checkpoint in `work` every CHECKPOINT_STEPS lets a killed training continue; the result is the
     same weights up to the rounding of a resumed optimiser. The loss is the reconstruction error
     plus sae-lens' auxiliary loss for dead features.
     """
@@ -212,7 +221,7 @@ def train(
             dead = int(trainer.dead_neurons.sum())
             rate = (done - before) * recipe.batch / (time.monotonic() - begun)
             report(done, steps, f"FVU {fvu:.3f}, {dead} dead, {rate:,.0f} tokens/s")
-        if done % 250 == 0:
+        if done % CHECKPOINT_STEPS == 0:
             _save_checkpoint(trainer, checkpoint)
     sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
     scratch = work / "sae"
@@ -294,6 +303,8 @@ def sparse_batch_topk() -> type:
         )
 
     class SparseBatchTopK(BatchTopKTrainingSAE):
+        topk_threshold: torch.Tensor
+
         def choose(self, scaled: torch.Tensor) -> torch.Tensor:
             """Flat indices, ascending, of the k·batch largest entries of `[batch, width]`."""
             wanted = int(self.cfg.k * len(scaled))
@@ -312,9 +323,10 @@ def sparse_batch_topk() -> type:
                 flat = self.choose(hidden_pre * norms)
                 rows, cols = flat // len(norms), flat % len(norms)
                 pre = hidden_pre.flatten()[flat]
-                lowest = (pre * norms[cols]).min().double()
-                rate = self.cfg.topk_threshold_lr
-                self.topk_threshold = (1 - rate) * self.topk_threshold + rate * lowest
+                if len(flat):
+                    lowest = (pre * norms[cols]).min().double()
+                    rate = self.cfg.topk_threshold_lr
+                    self.topk_threshold = (1 - rate) * self.topk_threshold + rate * lowest
             with torch.autocast(x.device.type, enabled=False):
                 sae_out = Reconstruct.apply(
                     x, self.W_enc, self.b_enc, self.W_dec, self.b_dec, rows, cols, pre

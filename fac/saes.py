@@ -8,6 +8,7 @@ layer: a wrong pairing gives no error anywhere, only wrong numbers.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +30,12 @@ class Sae:
     Raises InputError when the reference names no readable SAE.
     """
 
-    def __init__(self, module: Any, identity: str):
+    def __init__(self, module: Any, identity: str, stored: str):
         self.module = module
         self.identity = identity
-        """Where it came from and the hash of its weights or its release."""
+        """Where it came from and the hash of its files or its release."""
+        self.stored = stored
+        """Data type of the weights before they were widened to float32."""
         self.n_features = int(module.cfg.d_sae)
         self.d_in = int(module.cfg.d_in)
         self._pre: list[torch.Tensor] = []
@@ -60,10 +63,18 @@ class Sae:
     @property
     def trained_layer(self) -> int | None:
         """`layer` in this project's counting, from the hook name, where the metadata names one."""
-        return layer_of_hook(self.module.cfg.metadata.hook_name or "")
+        return layer_of_hook(self.hook_name or "")
+
+    @property
+    def hook_name(self) -> str | None:
+        """Where in its model it reads, where the metadata says."""
+        return self.module.cfg.metadata.hook_name
 
     def encode(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Activations and pre-activations, each `[tokens, n_features]`, of `[tokens, d_in]`."""
+        """Activations and pre-activations, each `[tokens, n_features]`, of `[tokens, d_in]`.
+
+        An activation is zero or its pre-activation.
+        """
         self._pre.clear()
         acts = self.module.encode(states)
         if not self._pre:
@@ -71,44 +82,39 @@ class Sae:
                 f"{type(self.module).__name__} does not expose its pre-activations; use a "
                 f"standard, Top-K, JumpReLU, gated or BatchTopK SAE."
             )
-        return acts, self._pre.pop()
+        pre = self._pre.pop()
+        if getattr(self.module.cfg, "rescale_acts_by_decoder_norm", False):
+            pre = pre * self.module.W_dec.norm(dim=-1)  # what sae-lens itself does after its hook
+        return acts, pre
 
 
 def layer_of_hook(name: str) -> int | None:
-    """`blocks.14.hook_resid_post` -> 15: blocks that have run when the hook fires."""
-    found = re.search(r"(?:blocks|layers|h)\.(\d+)(.*)", name)
-    if not found:
-        return None
-    before = "resid_pre" in found[2]
-    return int(found[1]) + (0 if before else 1)
+    """Blocks that have run when the hook fires: `blocks.14.hook_resid_post` and `layers.14` -> 15.
+
+    None where the name is not that of a residual stream between blocks (`hook_mlp_out`).
+    """
+    found = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.hook_resid_(pre|post))?$", name)
+    return int(found[1]) + (found[2] != "pre") if found else None
 
 
 def load_sae(reference: str, device: str = "cpu") -> Sae:
-    """`demo`, a folder with cfg.json and safetensors, `RELEASE/SAE_ID`, or the paper's .pth."""
-    from sae_lens import SAE
+    """`demo`, a folder with cfg.json and safetensors, `RELEASE/SAE_ID`, or the paper's .pth.
 
-    path = DEMO_SAE if reference == "demo" else Path(reference)
+    Raises InputError for what is no SAE, ServiceError where a release cannot be fetched.
+    """
+    path = DEMO_SAE if reference == "demo" else Path(reference).expanduser()
     if path.is_dir():
-        weights = next(iter(sorted(path.glob("*weights.safetensors"))), None)
-        if weights is None or not (path / "cfg.json").exists():
-            raise InputError(
-                f"The folder {path} holds no SAE: it needs cfg.json and sae_weights.safetensors "
-                f"as sae-lens and `fac train-sae` write them."
-            )
-        try:
-            module = SAE.load_from_disk(path, device=device, dtype="float32")
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise InputError(f"The SAE in {path} cannot be read: {_first_line(error)}") from error
-        name = "demo" if reference == "demo" else path.name
-        return Sae(module, f"{name}@{_hash(weights)}")
+        return _folder(path, "demo" if reference == "demo" else path.resolve().name, device)
     if path.suffix in (".pth", ".pt"):
-        return Sae(_paper_checkpoint(path, device), f"{path.stem}@{_hash(path)}")
+        return _paper_checkpoint(path, device)
     release, _, sae_id = reference.partition("/")
-    if not sae_id:
+    if not release.strip(".~") or not sae_id:
         raise InputError(
             f"{reference!r} is neither a folder, nor a .pth file, nor RELEASE/SAE_ID of sae-lens "
             f"(such as gemma-scope-2b-pt-res-canonical/layer_20/width_16k/canonical)."
         )
+    from sae_lens import SAE
+
     try:
         module = SAE.from_pretrained(release, sae_id, device=device)
     except ValueError as error:
@@ -117,7 +123,32 @@ def load_sae(reference: str, device: str = "cpu") -> Sae:
         raise ServiceError(
             f"The weights of {reference!r} could not be fetched: {_first_line(error)}"
         ) from error
-    return Sae(module.to(dtype=_float32()), reference)
+    stored = str(module.cfg.dtype)
+    return Sae(module.to(dtype=_float32()), reference, stored)
+
+
+def _folder(path: Path, name: str, device: str) -> Sae:
+    from sae_lens import SAE
+    from safetensors import SafetensorError, safe_open
+
+    weights, config = path / "sae_weights.safetensors", path / "cfg.json"
+    if not (weights.is_file() and config.is_file()):
+        raise InputError(
+            f"The folder {path} holds no SAE: it needs cfg.json and sae_weights.safetensors "
+            f"as sae-lens and `fac train-sae` write them."
+        )
+    try:
+        if not isinstance(json.loads(config.read_bytes()), dict):
+            raise ValueError("cfg.json is not an object")
+        module = SAE.load_from_disk(path, device=device, dtype="float32")
+        with safe_open(weights, "pt") as file:
+            stored = str(file.get_tensor("W_dec").dtype).removeprefix("torch.")
+    # What sae-lens raises for a field or a weight that is missing or of another shape.
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"The SAE in {path} cannot be read ({_first_line(error)}); restore or train it again."
+        ) from error
+    return Sae(module, f"{name}@{_hash(config, weights)}", stored)
 
 
 def _float32() -> torch.dtype:
@@ -130,41 +161,54 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+def _hash(*paths: Path) -> str:
+    """12 hex digits over the files' bytes; the config counts, since K or a scale stands there."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
 
 
-def _paper_checkpoint(path: Path, device: str) -> Any:
-    """The released TopK*.pth as a sae-lens Top-K SAE: tied decoder, K = 20 (method 2.1)."""
+def _paper_checkpoint(path: Path, device: str) -> Sae:
+    """The released TopK*.pth as a sae-lens Top-K SAE: tied decoder, K = 20 (method 2.1).
+
+    `mask` is one per feature that takes part, so the others get neither weights nor bias.
+    """
+    from pickle import UnpicklingError
+
     import torch
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
     try:
         found = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"The checkpoint {path} cannot be read: {_first_line(error)}") from error
-    config = found.get("config", {})
-    state = found.get("weights", found.get("state_dict", found))
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+        raise InputError(
+            f"The checkpoint {path} cannot be read ({_first_line(error)}); give a file that "
+            f"torch.save wrote, with tensors only."
+        ) from error
+    found = found if isinstance(found, dict) else {}
+    config = found.get("config") or {}
+    state = found.get("weights") or found.get("state_dict") or found
     missing = [key for key in ("W_enc", "b_enc", "b_dec") if key not in state]
     if missing:
         raise InputError(f"The checkpoint {path} has no {', '.join(missing)}; it is no FAC SAE.")
-    encoder = state["W_enc"].float()
-    if "mask" in state:
-        encoder = encoder * state["mask"].float()
-    d_in, width = encoder.shape
-    module = TopKSAE(
-        TopKSAEConfig(d_in=d_in, d_sae=width, k=int(config.get("topK", 20)), device=device)
-    )
+    encoder, bias, center = (state[key].float() for key in ("W_enc", "b_enc", "b_dec"))
+    width, d_in = bias.numel(), center.numel()
+    k = int(config.get("topK", 20))
+    if encoder.shape != (d_in, width) or not 1 <= k <= width:
+        raise InputError(
+            f"The checkpoint {path} does not fit together: W_enc is {list(encoder.shape)}, b_dec "
+            f"has {d_in} values, b_enc {width}, and topK is {k}."
+        )
+    mask = state.get("mask", torch.ones(())).to(encoder)
+    encoder, bias = encoder * mask, bias * mask
+    module = TopKSAE(TopKSAEConfig(d_in=d_in, d_sae=width, k=k, device=device))
     module.load_state_dict(
-        {
-            "W_enc": encoder,
-            "W_dec": encoder.T.contiguous(),
-            "b_enc": state["b_enc"].float(),
-            "b_dec": state["b_dec"].float(),
-        }
+        {"W_enc": encoder, "W_dec": encoder.T.contiguous(), "b_enc": bias, "b_dec": center}
     )
-    return module
+    stored = str(state["W_enc"].dtype).removeprefix("torch.")
+    return Sae(module, f"{path.stem}@{_hash(path)}", stored)
 
 
 # --- quality ----------------------------------------------------------------------------------
@@ -188,6 +232,9 @@ class Quality(NamedTuple):
     norm: float
     """Mean norm of the residual stream, |x|."""
 
+    ce_tokens: int
+    """Predicted content tokens behind the three cross-entropies."""
+
     ce_clean: float
     """Next-token cross-entropy of the untouched model, in nats, at content tokens."""
 
@@ -201,8 +248,13 @@ class Quality(NamedTuple):
     """(ce_zero - ce_sae) / (ce_zero - ce_clean)."""
 
 
-def quality(sae: Sae, model: SubjectModel, chats: Sequence[Chat]) -> Quality:
-    """Reconstruction and cross-entropy of an SAE on texts; needs the whole model, in float32."""
+def quality(
+    sae: Sae, model: SubjectModel, chats: Sequence[Chat], *, ce_samples: int = 128
+) -> Quality:
+    """Reconstruction of an SAE on texts, and cross-entropy on the first `ce_samples` of them.
+
+    Cross-entropy runs the whole model three times, hence the smaller number.
+    """
     import torch
 
     rendered = [r for r in model.renderer.render(chats) if (r.role != SCAFFOLD).any()]
@@ -230,20 +282,30 @@ def quality(sae: Sae, model: SubjectModel, chats: Sequence[Chat]) -> Quality:
             total += x.double().sum(0).cpu()
             squares += float(x.double().pow(2).sum())
             norms += float(x.norm(dim=-1).sum())
-            for i, new in enumerate((x, x_hat, torch.zeros_like(x))):
+            chosen = [row for row, i in enumerate(rows) if i < ce_samples]
+            for i, new in enumerate((x, x_hat, torch.zeros_like(x)) if chosen else ()):
                 patched = states.clone()
                 patched[content] = new.to(patched.dtype)
-                loss, n = _continued_loss(model, batch, patched, content)
+                some = [batch[row] for row in chosen]
+                longest = max(len(r.ids) for r in some)
+                loss, n = _continued_loss(
+                    model, some, patched[chosen, :longest], content[chosen, :longest]
+                )
                 losses[i] += loss
                 predicted += n if i == 0 else 0
     variance = squares - float(total.pow(2).sum()) / tokens
-    clean, with_sae, zero = losses / max(predicted, 1)
+    if not predicted or variance <= 0:
+        raise InputError(
+            f"{tokens} content tokens are too few to judge an SAE on; give some sentences."
+        )
+    clean, with_sae, zero = losses / predicted
     return Quality(
         tokens=tokens,
         fvu=float(error) / variance,
         l0=active / tokens,
         dead=1 - float(fired.float().mean()),
         norm=norms / tokens,
+        ce_tokens=predicted,
         ce_clean=float(clean),
         ce_sae=float(with_sae),
         ce_zero=float(zero),
@@ -305,14 +367,24 @@ def preflight(
             else f"the SAE does not name its model; asked for {model_name}",
         )
     )
-    layer = sae.trained_layer
+    hook, layer = sae.hook_name, sae.trained_layer
+    findings.append(
+        Finding(
+            "hook point",
+            None if not hook else layer is not None,
+            f"the SAE reads {hook}"
+            + ("" if layer is not None else ", which is not the residual stream between blocks")
+            if hook
+            else "the SAE names no hook point",
+        )
+    )
     findings.append(
         Finding(
             "layer",
             None if layer is None else layer == model.layer,
             f"the SAE reads the stream after {layer} blocks; asked for {model.layer}"
             if layer is not None
-            else f"the SAE names no hook point; asked for layer {model.layer}",
+            else f"the SAE names no layer; asked for {model.layer}",
         )
     )
     fits = sae.d_in == model.d_model
@@ -320,10 +392,8 @@ def preflight(
         Finding("width", fits, f"the SAE reads {sae.d_in} values, the model has {model.d_model}")
     )
     kind = str(sae.module.cfg.normalize_activations)
-    stored, used = str(sae.module.cfg.dtype), str(next(sae.module.parameters()).dtype)
-    findings.append(
-        Finding("dtype", True, f"stored as {stored}, used as {used.removeprefix('torch.')}")
-    )
+    used = str(next(sae.module.parameters()).dtype).removeprefix("torch.")
+    findings.append(Finding("dtype", True, f"stored as {sae.stored}, used as {used}"))
     if not fits:
         return findings, None
     measured = quality(sae, model, chats)
@@ -345,9 +415,15 @@ def preflight(
     findings.append(
         Finding("L0", 1 <= measured.l0 <= 0.1 * sae.n_features, f"{measured.l0:.1f} per token")
     )
+    # A short text cannot wake a large dictionary: only with room for twenty firings a feature is
+    # silence held against it.
+    enough = measured.tokens * measured.l0 >= 20 * sae.n_features
     findings.append(
         Finding(
-            "dead", measured.dead < 0.5, f"{measured.dead:.1%} of the features silent on this text"
+            "dead",
+            True if measured.dead < 0.5 else (False if enough else None),
+            f"{measured.dead:.1%} of the features silent on this text"
+            + ("" if enough else ", which is too short to tell"),
         )
     )
     findings.append(

@@ -170,7 +170,7 @@ def look(
         with suppress(ValueError):
             view[name] = read(given)
     if name not in view or not valid(view[name]):
-        view[name] = default
+        return default
     if view[name] != default and given is None:
         st.query_params[name] = str(view[name])
     return view[name]
@@ -190,6 +190,45 @@ def keep(name: str, value: object) -> None:
 
 def _keep(name: str, key: str) -> None:
     keep(name, st.session_state[key])
+
+
+def choice(
+    label: str,
+    options: Sequence[str],
+    name: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    **more: Any,
+) -> str:
+    """One of a few, all visible; the first is the default."""
+    named = names or {}
+    return st.segmented_control(
+        label,
+        options,
+        required=True,
+        format_func=lambda option: named.get(option, option),
+        **linked(name, options[0], valid=lambda value: value in options),
+        **more,
+    )
+
+
+def order(names: Mapping[str, str], name: str, *, width: int = 190) -> str:
+    """What a table is sorted by; the first is the default."""
+    first = next(iter(names))
+    return st.selectbox(
+        "Order",
+        list(names),
+        format_func=names.__getitem__,
+        width=width,
+        **linked(name, first, valid=lambda value: value in names),
+    )
+
+
+def search(name: str = "q") -> str:
+    """A box for part of a token or a feature's number."""
+    return st.text_input(
+        "Search", placeholder="A token, or #12", icon=":material/search:", **linked(name, "")
+    )
 
 
 # --- what there is to look at -----------------------------------------------------------------
@@ -403,14 +442,6 @@ def changes(before: str, after: str) -> Row:
     return compare.changes(cache(), before, after, threshold=0.0, role=EVERY_ROLE)
 
 
-BADGE_COLOURS: dict[str, Any] = {"robust": "green", "borderline": "orange", "artefact": "gray"}
-
-
-def percent(value: float | None) -> float | None:
-    """A ratio for a column that prints a percent sign."""
-    return None if value is None else 100 * value
-
-
 def points(difference: float) -> str | None:
     """A difference of two shares, in percentage points."""
     return None if difference != difference else f"{100 * difference:+.1f} points"
@@ -433,9 +464,70 @@ def slider_step(top: float) -> float:
 # --- tables -----------------------------------------------------------------------------------
 
 
+BELIEF = """
+How far a gap can be believed.
+
+**artefact**: the anchor itself barely fires; its highest peak is under 1.1 of the threshold.
+
+**borderline**: with more than 5 % probability a dataset of this size would show none by luck, or
+its own nearest miss reaches 90 % of the threshold.
+
+**robust**: neither luck nor a near miss explains it.
+"""
+
+BADGES: dict[str, tuple[str, Any]] = {
+    "robust": (":material/verified:", "green"),
+    "borderline": (":material/help:", "orange"),
+    "artefact": (":material/blur_on:", "gray"),
+}
+"""Icon and colour of each degree of belief."""
+
+_number, _text = st.column_config.NumberColumn, st.column_config.TextColumn
+_COLUMNS = {
+    "feature": _number("#", width=56, format="%d"),
+    "label": _text("Peaks on", width=170),
+    "n_samples": _number("Samples", width=80, format="localized"),
+    "density": st.column_config.ProgressColumn(
+        "Share", width=120, format="percent", min_value=0, max_value=1
+    ),
+    "max_peak": _number("Peak", width=70, format="%.2f"),
+    "peak": _number("Here", width=70, format="%.2f", help="Its peak in this text."),
+    "n_anchor": _number(
+        "Anchor", width=66, format="localized", help="Samples of the anchor that show it."
+    ),
+    "expected": _number(
+        "Expected",
+        width=78,
+        format="%.1f",
+        help="Samples that would show it here, if this dataset were like the anchor.",
+    ),
+    "chance": _number(
+        "Luck",
+        width=62,
+        format="percent",
+        help="Probability that a dataset of this size shows none, by luck alone.",
+    ),
+    "near": _number(
+        "Near",
+        width=62,
+        format="percent",
+        help="How close the dataset's own nearest miss comes to firing.",
+    ),
+    "badge": _text("Belief", width=90, help=BELIEF),
+    "name": _text("Dataset", width=190),
+    "state": _text("State", width=120),
+    "duplicates": _number("Duplicates", width=90, format="localized"),
+    "n_rejected": _number("Refused", width=90, format="localized"),
+    "created": st.column_config.DatetimeColumn("Added", format="distance"),
+    "line": _number("Line", width=70, format="%d"),
+    "reason": _text("Why", width="large"),
+}
+"""How a quantity looks in every table that shows it."""
+
+
 def table(
     rows: Sequence[Row],
-    columns: Mapping[str, Any],
+    columns: Sequence[str],
     *,
     key: str,
     opens: str | None = None,
@@ -446,12 +538,13 @@ def table(
 
     The id is kept, not the row's number: the same number is another feature once a person sorts.
     """
-    ids = [row[id_column] for row in rows]
     data = {name: [row.get(name) for row in rows] for name in columns}
-    options: dict[str, Any] = {"hide_index": True, "column_config": dict(columns), "height": height}
+    shown = {name: _COLUMNS[name] for name in columns}
+    options: dict[str, Any] = {"hide_index": True, "column_config": shown, "height": height}
     if opens is None:
         st.dataframe(data, key=key, **options)
         return
+    ids = [row[id_column] for row in rows]
     # Other rows are another table: a stale selection would point at the wrong one.
     key = f"{key}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:8]}"
     st.dataframe(
@@ -571,18 +664,16 @@ def chat_html(messages: Sequence[Mapping[str, str]], *, limit: int = 1200) -> st
         role = message["role"] if message["role"] in ("system", "user", "assistant") else "other"
         turns.append(
             f'<div class="fac-turn fac-{role}"><b>{html.escape(clean(message["role"]))}</b>'
-            f'<div class="fac-text fac-blur">{html.escape(text[:limit])}<i class="fac-end">{cut}</i>'
-            f"</div></div>"
+            f'<div class="fac-text fac-blur">{html.escape(text[:limit])}'
+            f'<i class="fac-end">{cut}</i></div></div>'
         )
     return f'<div class="fac-chat">{"".join(turns)}</div>'
 
 
 def chips_html(words: Sequence[str], kind: str) -> str:
     """Short texts as chips; `kind` is `up`, `down` or `flat`."""
-    chips = "".join(
-        f'<span class="fac-chip fac-{kind}">{html.escape(clean(w)).replace(chr(10), "⏎") or "∅"}</span>'
-        for w in words
-    )
+    shown = [html.escape(clean(word)).replace("\n", "⏎") or "∅" for word in words]
+    chips = "".join(f'<span class="fac-chip fac-{kind}">{word}</span>' for word in shown)
     return f'<div class="fac-chips fac-blur">{chips}</div>'
 
 
@@ -628,6 +719,9 @@ def show_examples(spans: Sequence[Row], *, strongest: float = 0.0) -> None:
 
 def show_near(near: Sequence[Row]) -> None:
     """The dataset's nearest misses of one feature: where it came closest to firing."""
+    if not near:
+        st.caption("Nothing in this dataset comes near.")
+        return
     st.html(
         "".join(
             _example(
@@ -721,17 +815,21 @@ def probe(run: str) -> Probe:
     return Probe(tokens, features)
 
 
-def probe_rows(text: Probe, known: Mapping[int, Row]) -> list[Row]:
-    """The text's features, strongest first, with what a dataset knows of them."""
+def probe_rows(text: Probe, dataset: str, token: int | None = None) -> list[Row]:
+    """The features of a text, or of one of its tokens, strongest first, and their support."""
+    strength = {
+        feature: max(values) if token is None else values[token]
+        for feature, values in text.features.items()
+    }
+    firing = [feature for feature, value in strength.items() if value > 0]
+    known, _ = cache().features_page(dataset, ids=firing, limit=len(firing))
     rows = [
         {
-            "feature": feature,
-            "label": known[feature]["label"],
-            "peak": max(values),
-            "n_samples": known[feature]["n_samples"],
-            "state": "has it" if known[feature]["n_samples"] else "lacks it",
+            **row,
+            "peak": strength[row["feature"]],
+            "state": "shown" if row["n_samples"] else "missing",
         }
-        for feature, values in text.features.items()
+        for row in known
     ]
     return sorted(rows, key=lambda row: -row["peak"])
 
@@ -787,10 +885,9 @@ def save_upload(name: str, content: bytes) -> Path:
 def progress(job: Job) -> None:
     """One job as a bar: how far, and what it says about itself."""
     fraction = min(job.done / job.total, 1.0) if job.total else 0.0
+    words = f"{fraction:.0%}" if job.total else "starting"
     if job.status == "waiting":
         words = "waiting"
-    else:
-        words = f"{fraction:.0%}" if job.total else "starting"
     note = f" · {plain(job.note)}" if job.note else ""
     st.progress(fraction, text=f"{plain(job_title(job))} · {words}{note}")
 

@@ -1,10 +1,10 @@
 """Two datasets, or two versions of one: which features were gained and which were lost."""
 
+from functools import partial
+
 import streamlit as st
 
 from fac import charts, ui
-
-SIDES = {"gained": "Gained", "lost": "Lost"}
 
 
 def choose_on_scatter() -> None:
@@ -28,48 +28,25 @@ if len(found) == 1:
 
 default_anchor = ui.default_anchor(found)
 newest = ui.default_dataset(found, default_anchor)
-columns = st.columns(3)
-with columns[0]:
+one, two, three = st.columns(3)
+with one:
     before = ui.pick("Before", "before", found, ui.default_dataset(found, newest))
-with columns[1]:
+with two:
     after = ui.pick("After", "after", found, newest)
-with columns[2]:
+with three:
     anchor = ui.pick("Against the anchor", "anchor", found, default_anchor)
 
 titles = ui.titles(found)
 changed = ui.changes(before, after)
 was, now = ui.coverage(anchor, before), ui.coverage(anchor, after)
+card = partial(st.metric, border=True, height="stretch")
 with st.container(horizontal=True, gap="small"):
-    st.metric(
-        "FAC",
-        ui.share(now.fac),
-        delta=ui.points(now.fac - was.fac),
-        border=True,
-        delta_description="of the anchor",
-        height="stretch",
-        help=f"It was {ui.share(was.fac)} before.",
-    )
-    st.metric(
-        "Gained",
-        f"{changed['n_gained']:,}",
-        border=True,
-        height="stretch",
-        help="Features only the second shows.",
-    )
-    st.metric(
-        "Lost",
-        f"{changed['n_lost']:,}",
-        border=True,
-        height="stretch",
-        help="Features only the first shows.",
-    )
-    st.metric(
-        "Anchor's features now covered",
-        f"{now.n_covered:,}",
-        delta=now.n_covered - was.n_covered,
-        border=True,
-        height="stretch",
-    )
+    change = ui.points(now.fac - was.fac)
+    card("FAC", ui.share(now.fac), change, help=f"It was {ui.share(was.fac)} before.")
+    card("Gained", f"{changed['n_gained']:,}", help="Features only the second shows.")
+    card("Lost", f"{changed['n_lost']:,}", help="Features only the first shows.")
+    more = now.n_covered - was.n_covered
+    card("Covered of the anchor", f"{now.n_covered:,}", more, help="Features of the anchor.")
 
 left, right = st.columns([4, 3], gap="medium")
 with left.container(border=True):
@@ -91,32 +68,16 @@ with left.container(border=True):
         "Teal was gained, amber was lost, grey is in both. Click a point to see its examples."
     )
 with right:
-    side = st.segmented_control(
-        "Features",
-        list(SIDES),
-        format_func=SIDES.get,
-        required=True,
-        label_visibility="collapsed",
-        **ui.linked("side", "lost" if changed["n_lost"] else "gained", valid=SIDES.__contains__),
-    )
+    sides = ("lost", "gained") if changed["n_lost"] else ("gained", "lost")
+    side = ui.choice("Features", sides, "side", label_visibility="collapsed")
     ids, shows = changed[side], after if side == "gained" else before
     if len(ids):
         pager = ui.Pager("changes", before, after, side)
         rows, total = ui.cache().features_page(
             shows, ids=ids, offset=pager.offset, limit=pager.size
         )
-        ui.table(
-            rows,
-            {
-                "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
-                "label": st.column_config.TextColumn("Peaks on", width=180),
-                "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
-                "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
-            },
-            key="changes",
-            opens="feature",
-            height=420,
-        )
+        columns = ("feature", "label", "n_samples", "max_peak")
+        ui.table(rows, columns, key="changes", opens="feature", height=420)
         pager.draw(total, f"features {side}")
     else:
         rows = []
@@ -124,7 +85,7 @@ with right:
 
 feature = ui.look("feature", rows[0]["feature"] if rows else None, read=int)
 if feature is not None and (facts := ui.cache().feature(after, feature)) is not None:
-    label = facts["label"] or ui.cache().feature(before, feature)["label"]
+    label = facts["label"] or (ui.cache().feature(before, feature) or facts)["label"]
     st.subheader(ui.plain(ui.called(feature, label)), anchor=False)
     for column, run in zip(st.columns(2, gap="medium"), (before, after), strict=True):
         with column.container(border=True):

@@ -1,27 +1,13 @@
 """What the anchor shows and the dataset does not: the figure, its curve, and every gap by name."""
 
 import json
+from typing import Any
 
 import streamlit as st
 
 from fac import charts, ui
 from fac.schema import EVERY_ROLE, ROLES
 
-BADGES = {
-    "robust": ":material/verified:",
-    "borderline": ":material/help:",
-    "artefact": ":material/blur_on:",
-}
-BADGE_RULE = """
-How far a gap can be believed.
-
-**artefact**: the anchor itself barely fires (its highest peak is under 1.1 of the SAE's threshold).
-
-**borderline**: a dataset of this size would show none by luck with more than 5 % probability, or its
-own nearest miss reaches 90 % of the threshold.
-
-**robust**: neither luck nor a near miss explains it.
-"""
 SORTS = {
     "n_anchor": "Most common in the anchor",
     "expected": "Most expected here",
@@ -48,12 +34,7 @@ def answer(anchor: str, dataset: str) -> None:
             help="A feature is active in a sample when its peak is strictly above.",
             **ui.linked("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
         )
-        role = st.segmented_control(
-            "Whose tokens",
-            [EVERY_ROLE, *ROLES],
-            required=True,
-            **ui.linked("role", EVERY_ROLE, valid=(EVERY_ROLE, *ROLES).__contains__),
-        )
+        role = ui.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
         support = st.number_input(
             "Anchor support",
             1,
@@ -84,13 +65,14 @@ def answer(anchor: str, dataset: str) -> None:
     with left.container(border=True):
         st.markdown("**Coverage at every threshold**")
         rows = ui.curve(anchor, dataset, role=role, min_support=support)
+        rows = [row for row in rows if row["threshold"] <= top]
         st.plotly_chart(charts.coverage_curve(rows, threshold), config=ui.CHART, key="curve")
     with right.container(border=True):
         st.markdown("**By role**")
         rows = ui.by_role(anchor, dataset, threshold=threshold, min_support=support)
         st.plotly_chart(charts.role_bars(rows), config=ui.CHART, key="roles")
     if result.n_missing:
-        gaps(anchor, dataset, threshold, role, support)
+        gaps(anchor, dataset, asked)
     elif result.n_anchor:
         ui.empty(
             "Nothing is missing",
@@ -107,28 +89,13 @@ def answer(anchor: str, dataset: str) -> None:
 
 @st.fragment
 @ui.guard()
-def gaps(anchor: str, dataset: str, threshold: float, role: str, support: int) -> None:
+def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
     """The ranked list, and the evidence for the gap that is chosen."""
-    asked = {"threshold": threshold, "role": role, "min_support": support}
     st.subheader("Gaps", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        search = st.text_input(
-            "Search", placeholder="A token, or #12", icon=":material/search:", **ui.linked("q", "")
-        )
-        badge = st.segmented_control(
-            "Belief",
-            ["any", *BADGES],
-            required=True,
-            help=BADGE_RULE,
-            **ui.linked("badge", "any", valid=("any", *BADGES).__contains__),
-        )
-        sort = st.selectbox(
-            "Order",
-            list(SORTS),
-            format_func=SORTS.get,
-            width=230,
-            **ui.linked("by", "n_anchor", valid=SORTS.__contains__),
-        )
+        search = ui.search()
+        badge = ui.choice("Belief", ("any", *ui.BADGES), "badge", help=ui.BELIEF)
+        sort = ui.order(SORTS, "by", width=230)
         st.download_button(
             "JSONL",
             lambda: as_jsonl(anchor, dataset, asked),
@@ -137,8 +104,7 @@ def gaps(anchor: str, dataset: str, threshold: float, role: str, support: int) -
             icon=":material/download:",
             help="All gaps at these settings, one JSON object a line.",
         )
-    listing = {
-        **asked,
+    listing: dict[str, Any] = {
         "search": search,
         "badge": badge,
         "sort": sort,
@@ -146,85 +112,38 @@ def gaps(anchor: str, dataset: str, threshold: float, role: str, support: int) -
     }
     left, right = st.columns([4, 3], gap="medium")
     with left:
-        pager = ui.Pager("gaps", anchor, dataset, listing)
-        rows, total = ui.gap_table(
-            anchor, dataset, offset=pager.offset, limit=pager.size, **listing
-        )
-        ui.table(
-            [
-                {**row, "near": ui.percent(row["near"]), "chance": ui.percent(row["chance"])}
-                for row in rows
-            ],
-            {
-                "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
-                "label": st.column_config.TextColumn("Peaks on", width=160),
-                "n_anchor": st.column_config.NumberColumn(
-                    "Anchor",
-                    width=66,
-                    format="localized",
-                    help="Samples of the anchor that show it.",
-                ),
-                "expected": st.column_config.NumberColumn(
-                    "Expected",
-                    width=78,
-                    format="%.1f",
-                    help="Samples that would show it here, if this dataset were like the anchor.",
-                ),
-                "chance": st.column_config.NumberColumn(
-                    "Luck",
-                    width=62,
-                    format="%.1f%%",
-                    help="Probability that a dataset of this size shows none, by luck alone.",
-                ),
-                "near": st.column_config.NumberColumn(
-                    "Near",
-                    width=58,
-                    format="%.0f%%",
-                    help="How close the dataset's own nearest miss comes to firing.",
-                ),
-                "badge": st.column_config.TextColumn("Belief", width=90, help=BADGE_RULE),
-            },
-            key="gaps",
-            opens="gap",
-            height=520,
-        )
+        pager = ui.Pager("gaps", anchor, dataset, asked, listing)
+        page = {"offset": pager.offset, "limit": pager.size}
+        rows, total = ui.gap_table(anchor, dataset, **asked, **listing, **page)
+        columns = ("feature", "label", "n_anchor", "expected", "chance", "near", "badge")
+        ui.table(rows, columns, key="gaps", opens="gap", height=520)
         pager.draw(total, "gaps")
     with right:
+        missing = ui.coverage(anchor, dataset, **asked).missing
         known = {row["feature"]: row for row in rows}
-        first = rows[0]["feature"] if rows else None
-        chosen = ui.look("gap", first, read=int)
-        if chosen is not None:
-            evidence(anchor, dataset, chosen, known.get(chosen))
+        first = next(iter(known), int(missing[0]))
+        gap = ui.look("gap", first, read=int, valid=lambda feature: feature in missing)
+        evidence(anchor, dataset, gap, known.get(gap))
 
 
 def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> None:
     """One gap: what the anchor has beside what the dataset comes nearest to."""
     sae = ui.sae_of(ui.measured()[anchor])
     facts = ui.cache().feature(anchor, feature, sae_run=sae)
-    if facts is None:
-        st.caption(f"There is no feature {feature} in this dictionary.")
-        return
+    assert facts is not None, "a gap is a feature of the anchor"
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             title = ui.plain(ui.called(feature, facts["label"]))
             st.markdown(f"#### {title}", width="stretch")
             if row:
-                st.badge(
-                    row["badge"],
-                    icon=BADGES[row["badge"]],
-                    color=ui.BADGE_COLOURS[row["badge"]],
-                    help=BADGE_RULE,
-                )
+                icon, colour = ui.BADGES[row["badge"]]
+                st.badge(row["badge"], icon=icon, color=colour, help=ui.BELIEF)
         if facts["promotes"]:
             st.html(ui.chips_html(facts["promotes"][:6], "up"))
         st.markdown("**In the anchor**")
         ui.show_examples(ui.cache().spans(anchor, feature, "top")[:4])
         st.markdown("**Nearest in the dataset**")
-        near = ui.cache().near(dataset, feature, sae_run=sae)[:3]
-        if near:
-            ui.show_near(near)
-        else:
-            st.caption("Nothing comes near.")
+        ui.show_near(ui.cache().near(dataset, feature, sae_run=sae)[:3])
         st.page_link(
             ui.FEATURES,
             label="The whole feature",
@@ -233,9 +152,9 @@ def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> Non
         )
 
 
-def as_jsonl(anchor: str, dataset: str, asked: dict[str, object]) -> str:
+def as_jsonl(anchor: str, dataset: str, asked: dict[str, Any]) -> str:
     rows, _ = ui.gap_table(anchor, dataset, limit=10_000_000, **asked)
-    return "".join(json.dumps(row, ensure_ascii=False, default=float) + "\n" for row in rows)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 st.title("Coverage")

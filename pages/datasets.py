@@ -16,7 +16,7 @@ def add() -> None:
     kind = st.segmented_control(
         "Source",
         list(SOURCES),
-        format_func=SOURCES.get,
+        format_func=SOURCES.__getitem__,
         default="upload",
         required=True,
         label_visibility="collapsed",
@@ -90,11 +90,7 @@ def show_rejected(run: str) -> None:
         return
     pager = ui.Pager("refused", run)
     part = refused.slice(pager.offset, pager.size)
-    columns = {
-        "line": st.column_config.NumberColumn("Line", width=70, format="%d"),
-        "reason": st.column_config.TextColumn("Why", width="large"),
-    }
-    ui.table(part.to_pylist(), columns, key="refused rows")
+    ui.table(part.to_pylist(), ("line", "reason"), key="refused rows")
     pager.draw(refused.num_rows, "rows were refused")
 
 
@@ -193,14 +189,7 @@ ui.table(
         }
         for each in datasets[: ui.PAGE]
     ],
-    {
-        "name": st.column_config.TextColumn("Dataset", width="medium"),
-        "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
-        "duplicates": st.column_config.NumberColumn("Duplicates", format="localized"),
-        "n_rejected": st.column_config.NumberColumn("Refused", format="localized"),
-        "state": st.column_config.TextColumn("State"),
-        "created": st.column_config.DatetimeColumn("Added", format="distance"),
-    },
+    ("name", "n_samples", "duplicates", "n_rejected", "state", "created"),
     key="datasets",
     opens="open",
     id_column="run",

@@ -1,5 +1,7 @@
 """The dictionary as a map and a table, and one feature in full."""
 
+from typing import Any
+
 import streamlit as st
 
 from fac import charts, ui
@@ -48,24 +50,11 @@ def show_map(run: str, sae: str | None, feature: int | None) -> None:
 
 def show_table(run: str, sae: str | None) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        search = st.text_input(
-            "Search", placeholder="A token, or #12", icon=":material/search:", **ui.linked("q", "")
-        )
-        sort = st.selectbox(
-            "Order",
-            list(SORTS),
-            format_func=SORTS.get,
-            width=170,
-            **ui.linked("sort", "n_samples", valid=SORTS.__contains__),
-        )
-        only = st.segmented_control(
-            "Which",
-            ["all", "alive", "silent"],
-            required=True,
-            **ui.linked("only", "alive", valid=("all", "alive", "silent").__contains__),
-        )
+        search = ui.search()
+        sort = ui.order(SORTS, "sort")
+        only = ui.choice("Which", ("alive", "silent", "all"), "only")
     lasso = st.session_state.get("lasso")
-    asked = {
+    asked: dict[str, Any] = {
         "search": search,
         "sort": sort,
         "descending": sort != "feature",
@@ -75,45 +64,22 @@ def show_table(run: str, sae: str | None) -> None:
     }
     pager = ui.Pager("features", run, asked)
     rows, total = ui.cache().features_page(run, offset=pager.offset, limit=pager.size, **asked)
-    ui.table(
-        rows,
-        {
-            "feature": st.column_config.NumberColumn("#", width=56, format="%d"),
-            "label": st.column_config.TextColumn("Peaks on", width=180),
-            "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
-            "density": st.column_config.ProgressColumn(
-                "Share", format="percent", min_value=0, max_value=1
-            ),
-            "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
-        },
-        key="features",
-        opens="feature",
-        height=420,
-    )
+    columns = ("feature", "label", "n_samples", "density", "max_peak")
+    ui.table(rows, columns, key="features", opens="feature", height=420)
     pager.draw(total, f"features of the {len(lasso):,} chosen on the map" if lasso else "features")
 
 
-def show_examples(run: str, sae: str | None, feature: int, silent: bool) -> None:
-    kinds = ["near"] if silent else list(EXAMPLES)
-    kind = st.segmented_control(
-        "Examples",
-        kinds,
-        format_func=EXAMPLES.get,
-        required=True,
-        **ui.linked("examples", kinds[0], valid=kinds.__contains__),
-    )
+def show_examples(run: str, sae: str | None, feature: int, top: float) -> None:
+    kinds = ("near",) if not top else tuple(EXAMPLES)
+    kind = ui.choice("Examples", kinds, "examples", names=EXAMPLES)
     if kind == "near":
-        near = ui.cache().near(run, feature, sae_run=sae)
-        if near:
-            st.caption("The highest pre-activations in this dataset, whether or not it fired.")
-            ui.show_near(near)
-        else:
-            st.caption("Nothing in this dataset comes near.")
+        st.caption("The highest pre-activations in this dataset, whether or not it fired.")
+        ui.show_near(ui.cache().near(run, feature, sae_run=sae))
         return
     spans = ui.cache().spans(run, feature, kind)
     if kind == "spread":
         st.caption("From weak to strong: what the feature means when it barely fires counts too.")
-    ui.show_examples(spans, strongest=ui.cache().feature(run, feature)["max_peak"])
+    ui.show_examples(spans, strongest=top)
 
 
 def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Row]) -> None:
@@ -145,7 +111,7 @@ def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Ro
             )
             + f" · {facts['n_tokens']:,} tokens in all"
         )
-    show_examples(run, sae, feature, silent)
+    show_examples(run, sae, feature, facts["max_peak"])
 
     if sae and (known := ui.cache().sae_feature(sae, feature)):
         up, down = st.columns(2)
@@ -183,18 +149,7 @@ def show_presence(feature: int, runs: list[str], titles: dict[str, str]) -> None
     rows = [
         {"name": titles[run], **(ui.cache().feature(run, feature) or {})} for run in runs[: ui.PAGE]
     ]
-    ui.table(
-        rows,
-        {
-            "name": st.column_config.TextColumn("Dataset", width="medium"),
-            "n_samples": st.column_config.NumberColumn("Samples", format="localized"),
-            "density": st.column_config.ProgressColumn(
-                "Share", format="percent", min_value=0, max_value=1
-            ),
-            "max_peak": st.column_config.NumberColumn("Peak", format="%.2f"),
-        },
-        key="presence",
-    )
+    ui.table(rows, ("name", "n_samples", "density", "max_peak"), key="presence")
 
 
 found = ui.measured()

@@ -16,7 +16,7 @@ def arriving() -> None:
         ui.stop_if_nothing_measured({})
     elif job.status == "failed":
         st.error(ui.plain(job.error or "The demo could not be set up."), icon=":material/error:")
-        st.button("Try again", on_click=ui.queue().retry, args=(job.id,), icon=":material/refresh:")
+        st.button("Try again", on_click=ui.retry, args=(job.id,), icon=":material/refresh:")
         st.page_link(ui.DATASETS, label="Or start with a dataset of your own")
     else:
         with st.container(border=True):

@@ -1,10 +1,12 @@
 """What is being worked on, what went wrong and why, and whether anybody works."""
 
+from typing import Any
+
 import streamlit as st
 
 from fac import ui
 
-STATES = {
+STATES: dict[str, tuple[str, str, Any]] = {
     "waiting": ("waiting", ":material/schedule:", "gray"),
     "running": ("running", ":material/play_arrow:", "blue"),
     "done": ("done", ":material/check:", "green"),
@@ -16,9 +18,9 @@ SHOWN = 20
 
 def worker_card() -> None:
     worker = ui.queue().worker()
-    alive = bool(worker and worker["alive"])
+    alive = worker is not None and worker["alive"]
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        if alive:
+        if worker and alive:
             st.badge("Worker alive", icon=":material/check_circle:", color="green")
             words = f"process {worker['pid']}, seen {worker['seconds_since']:.0f} s ago"
         else:

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -69,7 +69,7 @@ CREATE_MEASURE = """
         feature INTEGER, label VARCHAR, n_samples INTEGER, n_system INTEGER, n_user INTEGER,
         n_assistant INTEGER, n_tokens BIGINT, max_peak FLOAT, peak_system FLOAT, peak_user FLOAT,
         peak_assistant FLOAT, mean_peak DOUBLE);
-    CREATE TABLE ladder (role UTINYINT, feature INTEGER, counts INTEGER[]);
+    CREATE TEMP TABLE rising (role UTINYINT, feature INTEGER, counts INTEGER[]);
 """
 
 CREATE_SAE = "CREATE TABLE meta (version INTEGER, run VARCHAR, step VARCHAR, summary VARCHAR)"
@@ -137,12 +137,14 @@ def insert_ladder(n_rungs: int) -> str:
     """Counts above each of the parameters $t0, $t1, ... per feature, for each role and for all."""
     above = ", ".join(f"count(*) FILTER (peak > $t{i}::FLOAT)" for i in range(n_rungs))
     return f"""
-        INSERT INTO ladder
+        INSERT INTO rising
         SELECT role, feature, [{above}] FROM block GROUP BY role, feature
         UNION ALL
         SELECT $every, feature, [{above}] FROM block WHERE strongest GROUP BY feature
-        ORDER BY 1, 2
     """
+
+
+CREATE_LADDER = "CREATE TABLE ladder AS SELECT * FROM rising ORDER BY role, feature"
 
 
 # A newline or a space is the whole peak token of some features: shown by a sign, not by nothing.
@@ -204,24 +206,24 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
             f"Run {run_id} has no cache: only measure and sae runs have one, "
             f"this is a {manifest['step']} run."
         )
-    with disk_room(f"the cache of {run_id}"):
-        folder.mkdir(parents=True, exist_ok=True)
     partial, spill = folder / f"{run_id}.duckdb.tmp", folder / f".spill-{run_id}"
     busy = f"The cache of {run_id} is already being built by process"
-    with lock_file(folder / f".lock-{run_id}", busy), disk_room(f"the cache of {run_id}"):
-        try:
-            _remove(partial, spill)
-            with duckdb.connect(str(partial), config={"memory_limit": memory_limit}) as con:
-                con.execute(f"SET temp_directory = {_quoted(str(spill))}")
-                fill(con, runs, manifest)
-                con.execute("CHECKPOINT")
-            return partial.rename(folder / f"{run_id}.duckdb")
-        except duckdb.IOException as error:
-            if "No space left on device" not in str(error):
-                raise
-            raise InputError(disk_full(f"the cache of {run_id}")) from error
-        finally:
-            _remove(partial, spill)
+    with disk_room(f"the cache of {run_id}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock_file(folder / f".lock-{run_id}", busy):
+            try:
+                _remove(partial, spill)
+                with duckdb.connect(str(partial), config={"memory_limit": memory_limit}) as con:
+                    con.execute(f"SET temp_directory = {_quoted(str(spill))}")
+                    fill(con, runs, manifest)
+                    con.execute("CHECKPOINT")
+                return partial.rename(folder / f"{run_id}.duckdb")
+            except duckdb.IOException as error:
+                if "No space left on device" not in str(error):
+                    raise
+                raise InputError(disk_full(f"the cache of {run_id}")) from error
+            finally:
+                _remove(partial, spill)
 
 
 def _remove(partial: Path, spill: Path) -> None:
@@ -264,6 +266,7 @@ def _fill_measure(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str
         con.execute(INSERT_ACTIVATIONS)
         con.execute(insert_ladder(len(thresholds)), {**at, "every": ROLE_CODES[EVERY_ROLE]})
         con.execute(INSERT_FEATURES, bounds)
+    con.execute(CREATE_LADDER)
     con.execute(CREATE_BY_PEAK)
     (n_alive,) = _row(con, COUNT_ALIVE)
     derived = {
@@ -483,7 +486,7 @@ class Cache:
     def __init__(self, folder: Path, *, memory_limit: str = "1GB"):
         self._folder = folder.resolve()
         self._turn = threading.Condition()
-        self._attached: dict[str, tuple[int, int, int]] = {}
+        self._attached: dict[str, _File] = {}
         self._readers: Counter[str] = Counter()
         self._con = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
         self._con.execute("SET autoinstall_known_extensions = false")
@@ -510,9 +513,8 @@ class Cache:
 
         `content_tokens` counts all measured roles together. Raises NotReady.
         """
-        with self._reading(run) as cursor:
-            (_, _, _, text) = _row(cursor, META.format(run=_name(run)))
-        return json.loads(text)
+        with self._reading(run):
+            return json.loads(self._attached[run].summary)
 
     # ---- counts per feature
 
@@ -747,8 +749,11 @@ class Cache:
         if not is_run_id(run):
             raise NotReady(run, "no run can have that name")
         path = self._folder / f"{run}.duckdb"
-        while (now := _version(path)) != self._attached.get(run) or now is None:
-            if run in self._attached:  # the file was built anew or removed
+        while True:
+            now, known = _version(path), self._attached.get(run)
+            if known and known.version == now:
+                return
+            if known:  # the file was built anew or removed
                 if self._readers[run]:
                     self._turn.wait()
                     continue
@@ -761,17 +766,17 @@ class Cache:
             except duckdb.Error as error:
                 raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
             try:
-                self._check(run, path)
+                self._attached[run] = _File(now, self._checked(run, path))
             except BaseException:
                 self._con.execute(f"DETACH {_name(run)}")
                 raise
-            self._attached[run] = now
 
-    def _check(self, run: str, path: Path) -> None:
-        """Raises NotReady unless the attached file is whole and has this version's tables."""
+    def _checked(self, run: str, path: Path) -> str:
+        """The summary in the attached file. Raises NotReady unless the file is whole and has this
+        version's tables."""
         cursor = self._con.cursor()
         try:
-            version, name, _, _ = _row(cursor, META.format(run=_name(run)))
+            version, name, _, summary = _row(cursor, META.format(run=_name(run)))
             (needed,) = _row(cursor, BYTES_NEEDED, alias=run)
         except (duckdb.Error, ValueError) as error:
             raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
@@ -783,6 +788,14 @@ class Cache:
             raise NotReady(run, f"its cache belongs to {name}")
         if path.stat().st_size < needed + FILE_HEADERS:
             raise NotReady(run, "its cache is cut short")
+        return summary
+
+
+class _File(NamedTuple):
+    """An attached file."""
+
+    version: tuple[int, int, int]
+    summary: str
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

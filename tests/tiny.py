@@ -1,0 +1,249 @@
+"""Subject models and SAEs of a few thousand random weights, written to disk without a download.
+
+They are read through the same doors as real ones; only the weights mean nothing. Import this module
+inside model tests only: it loads torch.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+with warnings.catch_warnings():
+    # sae-lens imports a module that TransformerLens has moved.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from sae_lens import (
+        GatedSAE,
+        GatedSAEConfig,
+        JumpReLUSAE,
+        JumpReLUSAEConfig,
+        StandardSAE,
+        StandardSAEConfig,
+        TopKSAE,
+        TopKSAEConfig,
+    )
+
+DEFAULT_SYSTEM = "You are a helpful AI assistant named Tiny"
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\n" + DEFAULT_SYSTEM + "<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""As SmolLM2 and Qwen: a default system prompt where the chat has none."""
+
+TRIMMING = (
+    "{{ '<|endoftext|>' }}{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n\n' + message['content'] | trim + '<|im_end|>'}}"
+    "{% endfor %}"
+)
+"""As Llama 3: contents lose the white space around them."""
+
+MISTRAL = (
+    "{{ '<|endoftext|>' }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ ' ' + message['content'] + '<|im_end|>' }}{% else %}"
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% endif %}{% endfor %}"
+)
+"""As Mistral: a space of the scaffold in front of every content."""
+
+LLAMA2 = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}"
+    "{% elif message['role'] == 'user' %}"
+    "{% if loop.index0 == 1 and messages[0]['role'] == 'system' %}"
+    "{% set content = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' + "
+    "message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{{ '[INST] ' + content | trim + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] | trim + ' <|im_end|>' }}{% endif %}{% endfor %}"
+)
+"""As Llama 2: the system prompt moves into the user's turn, whose start is then not trimmed."""
+
+TEMPLATES = {
+    "chatml": CHATML,
+    "trimming": TRIMMING,
+    "mistral": MISTRAL,
+    "llama2": LLAMA2,
+    "none": None,
+}
+
+CORPUS = (
+    "The oven is hot and the bread is in the oven, so the kitchen smells of warm bread.",
+    "A helpful assistant answers the user and the system says who the assistant is.",
+    "Water the plants in the garden every morning before the sun is high over the river.",
+    "def bake(bread):\n    return oven.heat(bread)\n\nfor loaf in loaves:\n    bake(loaf)\n",
+    "What is the capital of France? The capital of France is Paris, on the river Seine.",
+) * 3
+
+
+def tokenizer(
+    template: str | None = CHATML, *, trim_offsets: bool = False
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of about 400 tokens; `trim_offsets` as GPT-NeoX has it."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=trim_offsets)
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unnamed|>"]
+    bpe.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+    )
+    wrapped.chat_template = template
+    return wrapped
+
+
+def llama(
+    folder: Path,
+    *,
+    template: str | None = CHATML,
+    layers: int = 3,
+    d_model: int = 32,
+    seed: int = 0,
+    trim_offsets: bool = False,
+) -> Path:
+    """A Llama with grouped queries; weights large enough that every block matters."""
+    torch.manual_seed(seed)
+    words = tokenizer(template, trim_offsets=trim_offsets)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=d_model,
+        intermediate_size=2 * d_model,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    return _saved(LlamaForCausalLM(config), words, folder)
+
+
+def gpt2(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A GPT-2: its blocks are `transformer.h` and it has no chat template."""
+    torch.manual_seed(0)
+    words = tokenizer(None)
+    config = GPT2Config(
+        vocab_size=len(words),
+        n_embd=d_model,
+        n_layer=layers,
+        n_head=4,
+        n_positions=256,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    return _saved(GPT2LMHeadModel(config), words, folder)
+
+
+def neox(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A GPT-NeoX (Pythia): blocks are `layers`, and offsets leave out white space."""
+    torch.manual_seed(0)
+    words = tokenizer(None, trim_offsets=True)
+    config = GPTNeoXConfig(
+        vocab_size=len(words) + 8,  # padded, as Pythia's
+        hidden_size=d_model,
+        intermediate_size=2 * d_model,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    return _saved(GPTNeoXForCausalLM(config), words, folder)
+
+
+FAMILIES = {"llama": llama, "gpt2": gpt2, "neox": neox}
+
+
+def _saved(model: torch.nn.Module, words: PreTrainedTokenizerFast, folder: Path) -> Path:
+    with torch.no_grad():  # norms start as ones, which would hide a forgotten gain
+        for name, weight in model.named_parameters():
+            if weight.ndim == 1 and "norm" in name.replace("ln_", "norm") and "bias" not in name:
+                weight.uniform_(0.5, 2.0)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+ARCHITECTURES = {
+    "standard": (StandardSAE, StandardSAEConfig, {}),
+    "standard-normed": (StandardSAE, StandardSAEConfig, {"normalize_activations": "layer_norm"}),
+    "topk": (TopKSAE, TopKSAEConfig, {"k": 5}),
+    "topk-rescaled": (TopKSAE, TopKSAEConfig, {"k": 5, "rescale_acts_by_decoder_norm": True}),
+    "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
+    "gated": (GatedSAE, GatedSAEConfig, {}),
+}
+
+
+def sae(
+    folder: Path,
+    architecture: str = "jumprelu",
+    *,
+    d_in: int = 32,
+    n_features: int = 96,
+    hook: str | None = "blocks.1.hook_resid_post",
+    model_name: str | None = "tiny",
+    seed: int = 0,
+) -> Path:
+    """Random weights, written by sae-lens' own save."""
+    kind, config, options = ARCHITECTURES[architecture]
+    torch.manual_seed(seed)
+    module = kind(config(d_in=d_in, d_sae=n_features, device="cpu", **options))
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            weight.normal_(0, 0.3)
+            if name == "threshold":
+                weight.uniform_(0.2, 3.0)
+    module.cfg.metadata.hook_name = hook
+    module.cfg.metadata.model_name = model_name
+    module.save_model(folder)
+    return folder
+
+
+def paper_checkpoint(
+    path: Path, *, d_in: int = 32, n_features: int = 96, bare: bool = False
+) -> Path:
+    """The paper's .pth: a tied Top-K SAE with a mask; `bare` without its config."""
+    torch.manual_seed(0)
+    state = {
+        "mask": torch.ones(n_features),
+        "W_enc": 0.3 * torch.randn(d_in, n_features),
+        "b_enc": 0.3 * torch.randn(n_features),
+        "b_dec": 0.3 * torch.randn(d_in),
+    }
+    config = {"d_inp": d_in, "d_hide": n_features, "topK": 7}
+    torch.save(state if bare else {"weights": state, "config": config}, path)
+    return path
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Overwrite fields of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
