@@ -418,10 +418,25 @@ def made_of(feature, peak, sample=0):
     )
 
 
-@pytest.mark.parametrize(("feature", "peak"), [(N_FEATURES, 1.0), (-1, 1.0), (0, np.nan)])
+@pytest.mark.parametrize(
+    ("feature", "peak"), [(N_FEATURES, 1.0), (-1, 1.0), (0, np.nan), (0, 0.0), (0, -1.0)]
+)
 def test_activations_that_cannot_be_are_not_cached(tmp_path, feature, peak):
     with pytest.raises(InputError, match="are damaged"):
         cached(tmp_path, made_of(feature, peak))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"PAR1")])
+@pytest.mark.parametrize("step", ["measure", "dataset"])
+def test_a_cache_of_damaged_tables_is_not_built(tmp_path, step, spoil):
+    runs = Runs(Workspace(tmp_path))
+    run = publish_activations(runs, "x", made_of(0, 2.0), n_features=2, n_samples=2)
+    spoilt = runs.list(step)[0]["run"]
+    name = {"measure": "activations", "dataset": "samples"}[step]
+    spoil(runs.path(spoilt) / f"{name}.parquet")
+    with pytest.raises(InputError, match=rf"Run {spoilt} is damaged \({name}\.parquet changed"):
+        build(runs, run, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 

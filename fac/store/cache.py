@@ -218,12 +218,23 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
                     fill(con, runs, manifest)
                     con.execute("CHECKPOINT")
                 return partial.rename(folder / f"{run_id}.duckdb")
-            except duckdb.IOException as error:
-                if "No space left on device" not in str(error):
-                    raise
-                raise InputError(disk_full(f"the cache of {run_id}")) from error
+            except duckdb.Error as error:
+                if "No space left on device" in str(error):
+                    raise InputError(disk_full(f"the cache of {run_id}")) from error
+                _blame_damaged_tables(runs, manifest, error)
+                raise
             finally:
                 _remove(partial, spill)
+
+
+def _blame_damaged_tables(runs: Runs, manifest: dict[str, Any], error: duckdb.Error) -> None:
+    """Raises InputError if a table that was read is not the one its run promised."""
+    for run in (manifest["run"], *manifest["inputs"]):
+        if runs.find(run) and (spoilt := runs.verify(run)):
+            raise InputError(
+                f"Run {run} is damaged ({', '.join(spoilt)} changed since it was written): "
+                f"delete the folder {runs.path(run)} and compute it again."
+            ) from error
 
 
 def _remove(partial: Path, spill: Path) -> None:
@@ -243,12 +254,14 @@ def _fill_measure(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str
     path = _parquet(runs, run, "activations")
     n_features = facts["n_features"]
     low, high, first, last, finite = _row(con, PEAK_RANGE, path=path)
-    if finite is not None and not (finite and first >= 0 and last < n_features):
-        raise InputError(
-            f"The activations of run {run} are damaged: peaks must be finite and features lie "
-            f"below {n_features}; delete the run's folder and measure again."
-        )
     floor = manifest["spec"].get("floor", 0.0)
+    if finite is not None and not (
+        finite and low > _single(floor) and first >= 0 and last < n_features
+    ):
+        raise InputError(
+            f"The activations of run {run} are damaged: peaks must be finite and above the floor "
+            f"{floor:g}, features below {n_features}; delete the run's folder and measure again."
+        )
     thresholds = rungs(floor, low, high)
     con.execute(CREATE_MEASURE)
     con.execute(CREATE_SPANS, {"path": _parquet(runs, run, "spans")})

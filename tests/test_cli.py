@@ -1,0 +1,631 @@
+"""The command line: what other programs rely on, and what a person reads when input is bad."""
+
+import contextlib
+import errno
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fac import __main__ as cli
+from fac import coverage, jobs
+from fac.config import REPOSITORY, Workspace
+from fac.errors import ServiceError
+from fac.schema import ROLES
+from fac.store.queue import Queue
+from fac.store.runs import Runs
+from tests import toy
+from tests.lexicon import LexiconEncoder
+from tests.test_jobs import ToySteps
+
+COMMANDS = {
+    *("demo", "ingest", "measure", "coverage", "gaps", "check", "probe"),
+    *("preflight", "train-sae", "magpie", "worker", "cache rebuild"),
+}
+
+
+class Said(NamedTuple):
+    """What one command line answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object that stands on stdout, and nothing beside it."""
+        found = json.loads(self.out, parse_constant=pytest.fail)
+        assert isinstance(found, dict)
+        assert self.out.count("\n") == 1
+        return found
+
+
+def fac(*arguments: object, place: Workspace | None = None) -> Said:
+    """Runs a command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    line = [str(a) for a in arguments] + (["--workspace", str(place.root)] if place else [])
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.run(line)
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def fac_process(*arguments: object, **options: Any) -> subprocess.Popen:
+    """Starts a command line as a shell would."""
+    command = [sys.executable, "-m", "fac", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, cwd=REPOSITORY, **pipes, **options)
+
+
+class KitchenSteps(ToySteps):
+    lexicon = toy.WORDS
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory) -> Workspace:
+    """The toy workspace; not to be changed."""
+    return toy.toy_workspace(tmp_path_factory.mktemp("kitchen"))
+
+
+@pytest.fixture
+def own_kitchen(kitchen, tmp_path) -> Workspace:
+    """A copy of the toy workspace that a test may change."""
+    shutil.copytree(kitchen.root, tmp_path / "kitchen")
+    return Workspace(tmp_path / "kitchen")
+
+
+def everything(root: Path) -> dict[str, bytes | None]:
+    """All folders and files under a folder with their content."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def assert_one_sentence(said: Said, code: int = 2) -> None:
+    assert said.code == code, said
+    assert said.out == ""
+    assert re.fullmatch(r"fac: [^\n]{10,}[.?]\n", said.err), said.err
+    assert "Traceback" not in said.err
+
+
+PAIR = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
+
+
+# --- what there is -------------------------------------------------------------------------------
+
+
+def test_these_are_the_commands():
+    groups = {group.name: group.typer_instance for group in cli.app.registered_groups}
+    found = {command.name for command in cli.app.registered_commands} | {
+        f"{name} {command.name}" for name, g in groups.items() for command in g.registered_commands
+    }
+    assert found == COMMANDS
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself_and_takes_a_workspace_and_json(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = fac(*command.split(), "--help")
+    assert said.code == 0
+    assert "--workspace" in said.out
+    assert "--json" in said.out
+    assert said.err == ""
+
+
+def test_without_a_command_the_help_is_shown():
+    assert fac() == fac("--help")
+
+
+def test_the_module_is_the_command():
+    with fac_process("coverage", "--help") as process:
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "FAC of a dataset against an anchor" in out
+
+
+# --- the contracts of --json ---------------------------------------------------------------------
+
+
+def write_lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_ingest_counts_samples_duplicates_and_rejected_rows(workspace, tmp_path):
+    rows = [{"text": "tea"}, {"text": "milk"}, {"text": "tea"}, {"text": ""}]
+    source = write_lines(tmp_path / "drinks.jsonl", *rows)
+    said = fac("ingest", source, "--name", "drinks", "--on-bad", "skip", "--json", place=workspace)
+    assert (said.code, said.err) == (0, "")
+    assert Runs(workspace).find(said.json["run"])
+    assert (said.json["samples"], said.json["duplicates"]) == (2, 1)
+    assert said.json["rejected"] == [{"line": 4, "reason": "the column 'text' is empty"}]
+
+
+def test_measure_tells_its_speed_and_what_fired(own_kitchen, monkeypatch):
+    monkeypatch.setattr(jobs, "Steps", KitchenSteps)
+    said = fac("measure", "toy-seed", "--layer", 2, "--json", place=own_kitchen)
+    assert (said.code, said.err) == (0, "")
+    found = said.json
+    assert Runs(own_kitchen).manifest(found["run"])["spec"]["layer"] == 2
+    assert found["tokens"] > 0
+    assert found["tokens_per_second"] == pytest.approx(found["tokens"] / found["seconds"], rel=0.5)
+    everyone = LexiconEncoder(*toy.WORDS).encode(toy.SEED)
+    assert found["features_fired"] == len(np.unique(everyone.feature))
+
+
+def test_coverage_has_its_figures_and_with_list_the_missing_features(kitchen):
+    said = fac("coverage", *PAIR, "--json", place=kitchen)
+    found = said.json
+    assert set(found) >= {"fac", "n_anchor", "n_dataset", "n_covered", "n_missing", "kl_smoothed"}
+    assert "missing" not in found
+    listed = fac("coverage", *PAIR, "--list", "--json", place=kitchen).json
+    assert {**found, "missing": listed["missing"]} == listed
+    missing = [toy.WORDS[i] for i in listed["missing"]]
+    assert missing == ["python", "function", "loop", "river", "mountain", "train"]
+    assert found["n_missing"] == 6
+    assert found["fac"] == pytest.approx(4 / 10)
+
+
+def test_coverage_among_the_features_of_a_file(kitchen, tmp_path):
+    chosen = tmp_path / "ids.json"
+    chosen.write_text("[0, 3]")
+    found = fac("coverage", *PAIR, "--relevant", chosen, "--list", "--json", place=kitchen).json
+    assert (found["fac"], found["missing"]) == (0.5, [3])
+
+
+def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path):
+    out = tmp_path / "gaps.jsonl"
+    said = fac("gaps", *PAIR, "--out", out, "--json", place=kitchen)
+    assert said.json == {"n_missing": 6, "rows": 6, "out": str(out)}
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    support = [row["n_anchor"] for row in rows]
+    assert support == sorted(support, reverse=True)
+    assert {toy.WORDS[row["feature"]]: row["n_dataset"] for row in rows} == dict.fromkeys(
+        ["python", "function", "loop", "river", "mountain", "train"], 0
+    )
+    train = next(row for row in rows if toy.WORDS[row["feature"]] == "train")
+    assert train["label"] == "train! · train"
+    assert train["near"] == pytest.approx(1 / toy.SAE_THRESHOLD)
+
+
+def test_without_a_file_gaps_show_as_many_rows_as_asked_for(kitchen):
+    found = fac("gaps", *PAIR, "--limit", 2, "--json", place=kitchen).json
+    assert (found["n_missing"], found["rows"], len(found["gaps"])) == (6, 2, 2)
+
+
+def test_check_passes_a_dataset_that_lost_nothing(kitchen):
+    said = fac(
+        *("check", "toy-anchor", "--baseline", "toy-seed", "--no-regress", "--min-fac", 1),
+        *("--json",),
+        place=kitchen,
+    )
+    assert said.code == 0
+    gained = [toy.WORDS[i] for i in said.json["gained"]]
+    assert gained == ["python", "function", "loop", "river", "mountain", "train"]
+    assert (said.json["fac"], said.json["lost"], said.json["passed"]) == (1.0, [], True)
+
+
+def test_a_failed_check_tells_its_figures_and_why_and_exits_with_1(kitchen):
+    asked = ("check", "toy-seed", "--baseline", "toy-anchor", "--no-regress", "--min-fac", 0.9)
+    said = fac(*asked, "--json", place=kitchen)
+    assert said.code == 1
+    assert (len(said.json["lost"]), said.json["passed"]) == (6, False)
+    assert said.err == (
+        "fac: FAC is 0.4, below 0.9; 6 features of toy-anchor are lost (first: 3, 4, 5, 6, 7).\n"
+    )
+    shown = fac(*asked, place=kitchen)
+    assert (shown.code, shown.err) == (1, said.err)
+    assert "n_missing" in shown.out
+
+
+def test_check_measures_a_file_as_the_baseline_was(own_kitchen, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "Steps", KitchenSteps)
+    rows = [{"messages": chat} for chat in toy.SEED]
+    new = write_lines(
+        tmp_path / "new.jsonl", *rows, {"text": "ignored", "messages": toy.ANCHOR[-1]}
+    )
+    said = fac("check", new, "--baseline", "toy-seed", "--no-regress", "--json", place=own_kitchen)
+    assert said.code == 0
+    gained = {toy.WORDS[i] for i in said.json["gained"]}
+    assert gained == {"train", "river", "mountain"}
+
+
+def test_probe_names_the_tokens_and_what_fires_on_them(own_kitchen, monkeypatch):
+    monkeypatch.setattr(jobs, "Steps", KitchenSteps)
+    found = fac("probe", "bake bread in the oven!", "--json", place=own_kitchen).json
+    assert [token["token"].strip() for token in found["tokens"]] == [
+        *("<user>", "bake", "bread", "in", "the", "oven!")
+    ]
+    assert [(toy.WORDS[f["feature"]], f["peak"]) for f in found["features"]] == [
+        ("oven", 1.5),
+        ("bake", 1.0),
+        ("the", 1.0),
+    ]
+    assert found["features"][0]["tokens"] == [{"position": 5, "value": 1.5}]
+
+
+def test_deleted_caches_are_built_again_and_counted(own_kitchen):
+    before = fac("coverage", *PAIR, "--list", "--json", place=own_kitchen).json
+    shutil.rmtree(own_kitchen.cache)
+    found = fac("cache", "rebuild", "--json", place=own_kitchen).json
+    assert (found["count"], len(found["rebuilt"])) == (3, 3)
+    assert {path.stem for path in own_kitchen.cache.glob("*.duckdb")} == set(found["rebuilt"])
+    assert fac("coverage", *PAIR, "--list", "--json", place=own_kitchen).json == before
+
+
+def test_coverage_builds_a_cache_that_is_missing(own_kitchen):
+    before = fac("coverage", *PAIR, "--json", place=own_kitchen).json
+    shutil.rmtree(own_kitchen.cache)
+    assert fac("coverage", *PAIR, "--json", place=own_kitchen).json == before
+
+
+def test_a_worker_that_may_stop_when_idle_counts_its_jobs(workspace, tmp_path):
+    source = write_lines(tmp_path / "drinks.jsonl", {"text": "tea"})
+    queue = Queue(workspace.queue)
+    queue.enqueue(cli.IngestSpec(name="drinks", source=str(source)))
+    queue.enqueue(cli.IngestSpec(name="none", source=str(tmp_path / "none.jsonl")))
+    said = fac("worker", "--until-idle", "--json", place=workspace)
+    assert (said.code, said.json) == (0, {"jobs": 2})
+    assert "failed, There is no file" in said.err
+
+
+def test_undefined_coverage_is_null_and_not_a_number_that_json_lacks(kitchen):
+    found = fac("coverage", *PAIR, "--threshold", 1000, "--json", place=kitchen).json
+    assert (found["fac"], found["kl_smoothed"], found["n_anchor"]) == (None, None, 0)
+    assert "undefined" in fac("coverage", *PAIR, "--threshold", 1000, place=kitchen).out
+    asked = ("check", "toy-seed", "--baseline", "toy-seed", "--threshold", 1000)
+    assert fac(*asked, "--min-fac", 0, place=kitchen).code == 1
+
+
+@given(
+    threshold=st.floats(0, 2.5, width=32),
+    min_support=st.integers(1, 14),
+    role=st.sampled_from([*ROLES, "all"]),
+)
+def test_coverage_is_what_counting_the_words_gives(kitchen, threshold, min_support, role):
+    encoder = LexiconEncoder(*toy.WORDS)
+    code = None if role == "all" else ROLES.index(role)
+
+    def support(chats, above):
+        return coverage.support(encoder.encode(chats), n_features=12, threshold=above, role=code)
+
+    relevant = support(toy.ANCHOR, 0) <= coverage.NEAR_CONSTANT * len(toy.ANCHOR)
+    relevant &= support(toy.ANCHOR, 0) > 0
+    shown = support(toy.ANCHOR, threshold) >= min_support
+    has = support(toy.SEED, threshold) > 0
+    expected = {i for i in range(12) if relevant[i] and shown[i] and not has[i]}
+    anchor = {i for i in range(12) if relevant[i] and shown[i]}
+
+    found = fac(
+        *("coverage", *PAIR, "--threshold", threshold, "--min-support", min_support),
+        *("--role", role, "--list", "--json"),
+        place=kitchen,
+    ).json
+    assert set(found["missing"]) == expected
+    assert found["n_anchor"] == len(anchor)
+    assert found["fac"] == (pytest.approx(1 - len(expected) / len(anchor)) if anchor else None)
+
+
+# --- exit codes ----------------------------------------------------------------------------------
+
+
+def test_a_service_that_fails_exits_with_3(own_kitchen, monkeypatch):
+    class Offline(KitchenSteps):
+        def encoder(self, spec, progress):
+            raise ServiceError("The package index did not answer; check the network.")
+
+    monkeypatch.setattr(jobs, "Steps", Offline)
+    said = fac("measure", "toy-seed", "--layer", 3, place=own_kitchen)
+    assert_one_sentence(said, 3)
+
+
+def test_an_interrupted_command_exits_with_130(own_kitchen, monkeypatch):
+    class Interrupted(KitchenSteps):
+        def encoder(self, spec, progress):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "Steps", Interrupted)
+    said = fac("measure", "toy-seed", "--layer", 3, place=own_kitchen)
+    assert said == (130, "", "fac: Stopped; finished parts are kept.\n")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_waiting_worker_ends_when_asked_to(workspace, sent, code):
+    with fac_process("worker", "--workspace", workspace.root) as process:
+        assert "reads" in process.stderr.readline()
+        time.sleep(0.2)
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(kitchen):
+    for extra in ("--json", "--list"):
+        with fac_process(
+            "gaps" if extra == "--json" else "coverage", *PAIR, extra, "--workspace", kitchen.root
+        ) as process:
+            process.stdout.close()
+            err = process.stderr.read()
+        assert (process.returncode, err) == (0, "")
+
+
+# --- bad arguments -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("coverage", "Missing option '--anchor'"),
+        ("nonsense", "No such command 'nonsense'"),
+        ("cache", "Missing command"),
+        ("coverage --anchor toy-anchor --dataset toy-seed --role judge", "judge"),
+        ("coverage --anchor toy-anchor --dataset toy-seed --threshold nan", "nan"),
+        ("coverage --anchor toy-anchor --dataset toy-seed --threshold inf", "inf"),
+        ("coverage --anchor toy-anchor --dataset toy-seed --threshold -1", "below the floor"),
+        ("coverage --anchor toy-anchor --dataset toy-seed --min-support 0", "--min-support"),
+        ("coverage --anchor toy-anchor --dataset toy-seed --relevant cooking", "cooking"),
+        ("coverage --anchor toy-anchor --dataset unheard-of", "toy-anchor, toy-seed"),
+        ("coverage --anchor ../../etc --dataset toy-seed", "../../etc"),
+        ("gaps --anchor toy-anchor --dataset toy-seed --out /dev/full", "No space left"),
+        ("gaps --anchor toy-anchor --dataset toy-seed --out /nowhere/x", "No such file"),
+        ("check toy-seed --baseline toy-anchor --min-fac 2", "--min-fac"),
+        ("check toy-seed --baseline unheard-of", "unheard-of"),
+        ("measure unheard-of", "unheard-of"),
+        ("measure toy-seed --role judge", "judge"),
+        ("measure toy-seed --floor -1", "floor"),
+        ("measure toy-seed --max-tokens 2", "max_tokens"),
+        ("measure toy-seed --executor ray", "ray"),
+        ("ingest README.md --name a/b", "a/b"),
+        ("ingest README.md --name ''", "name"),
+        ("ingest README.md --name x --on-bad guess", "guess"),
+        ("ingest nowhere.jsonl --name x", "nowhere.jsonl"),
+        ("probe ' '", "no text"),
+        ("probe \udcff", "U+DCFF"),
+        ("preflight --samples 0", "--samples"),
+        ("preflight --texts nowhere.jsonl", "nowhere.jsonl"),
+        ("train-sae nowhere.jsonl --out x", "nowhere.jsonl"),
+        ("train-sae README.md --out x --k 9999", "9999"),
+        ("magpie --out x.jsonl --n 0", "0"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_sentence_and_change_nothing(kitchen, line, told):
+    before = everything(kitchen.root)
+    words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)]
+    place = None if words[0] in ("nonsense", "cache") else kitchen
+    said = fac(*words, place=place)
+    assert_one_sentence(said)
+    assert told in said.err
+    assert everything(kitchen.root) == before
+
+
+def test_a_workspace_that_is_a_file_is_told(tmp_path):
+    place = Workspace(tmp_path / "file")
+    place.root.write_text("not a folder")
+    source = write_lines(tmp_path / "x.jsonl", {"text": "tea"})
+    assert_one_sentence(fac("ingest", source, "--name", "x", place=place))
+    assert_one_sentence(fac("worker", "--until-idle", place=place))
+    assert place.root.read_text() == "not a folder"
+
+
+def test_texts_are_shown_as_they_are_and_never_as_markup(own_kitchen, tmp_path):
+    name = "[red]alarm[/] :boom:"
+    source = write_lines(tmp_path / "x.jsonl", {"text": "tea"}, {"text": ""})
+    asked = ("ingest", source, "--name", name, "--text-field")
+    told = fac(*asked, "[bold]no", place=own_kitchen)
+    assert "'[bold]no'" in told.err
+    assert fac(*asked, "text", "--on-bad", "skip", place=own_kitchen).code == 0
+    said = fac("coverage", "--anchor", name, "--dataset", "toy-seed", place=own_kitchen)
+    assert f"'{name}'" in said.err
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def truncated(data: bytes) -> bytes:
+    return data[: len(data) * 2 // 3]
+
+
+def parquet_of(**columns: list) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+TEXTS = "".join(json.dumps({"text": f"sample {i}"}) + "\n" for i in range(2000)).encode()
+BAD = {
+    "empty.jsonl": (b"", "empty"),
+    "blank.jsonl": (b"\n\n \n", "no rows"),
+    "junk.jsonl": (bytes(range(256)) * 40, "binary"),
+    "truncated.jsonl.gz": (truncated(gzip.compress(TEXTS)), "gzip"),
+    "truncated.parquet": (truncated(parquet_of(text=["tea"] * 5000)), "Parquet"),
+    "not.parquet": (b"PAR1 but not really", "Parquet"),
+    "broken.jsonl": (b'{"text": "tea"}\n{"text": "milk"}\n{"text": \n', "line 3"),
+    "array.json": (b'[{"text": "tea"}, {"text"', "line 1"),
+    "numbers.jsonl": (b"1\n2\n", "line 1"),
+    "columns.csv": (b"colour,size\nred,3\n", "'colour'"),
+    "nulls.jsonl": (b'{"text": null}\n' * 3, "null"),
+    "nulls.parquet": (parquet_of(text=pa.nulls(3, pa.string())), "null"),
+    "long.jsonl": (json.dumps({"text": "x" * 5_000_000}).encode(), "5,000,000 characters"),
+    "control.jsonl": (b'{"text": "a\\u0000b"}\n', "U+0000"),
+    "surrogate.jsonl": (b'{"text": "a\\ud800b"}\n', "U+D800"),
+    "latin.jsonl": (b'{"text": "caf\xe9"}\n', "UTF-8"),
+    "utf16.csv": ("text\ntea\n".encode("utf-16"), "UTF-16"),
+    "silence.jsonl": (b'{"text": ""}\n' * 100_000, "empty"),
+    "unclosed.csv": (b'text\n"tea\nmilk\n', "quote"),
+    "roles.jsonl": (b'{"messages": [{"role": "oracle", "content": "x"}]}\n', "oracle"),
+}
+
+
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_told_in_one_sentence_and_changes_nothing(kitchen, tmp_path, name, on_bad):
+    content, told = BAD[name]
+    source = tmp_path / name
+    source.write_bytes(content)
+    before = everything(kitchen.root)
+    if name == "broken.jsonl" and on_bad == "skip":
+        pytest.skip("two of its rows are good")
+    said = fac("ingest", source, "--name", "bad", "--on-bad", on_bad, place=kitchen)
+    assert_one_sentence(said)
+    assert told in said.err
+    assert len(said.err) < 600
+    assert everything(kitchen.root) == before
+
+
+def test_a_folder_is_no_dataset(kitchen, tmp_path):
+    before = everything(kitchen.root)
+    assert_one_sentence(fac("ingest", tmp_path, "--name", "folder", place=kitchen))
+    assert everything(kitchen.root) == before
+
+
+def test_a_bad_file_is_told_the_same_way_by_a_real_process(kitchen, tmp_path):
+    source = tmp_path / "broken.jsonl"
+    source.write_bytes(BAD["broken.jsonl"][0])
+    asked = ("ingest", source, "--name", "bad", "--json", "--workspace", kitchen.root)
+    with fac_process(*asked) as process:
+        out, err = process.communicate()
+    said = Said(process.returncode, out, err)
+    assert_one_sentence(said)
+    assert "line 3" in err
+
+
+def test_a_full_disk_is_told_and_nothing_stored_changes(own_kitchen, tmp_path, monkeypatch):
+    source = write_lines(tmp_path / "drinks.jsonl", {"text": "tea"})
+    before = everything(own_kitchen.root)
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", no_room)
+    said = fac("ingest", source, "--name", "drinks", place=own_kitchen)
+    assert_one_sentence(said)
+    assert "disk is full" in said.err
+    assert everything(own_kitchen.root) == before
+
+
+NEWER = {
+    "coverage": [*PAIR],
+    "gaps": [*PAIR],
+    "check": ["toy-seed", "--baseline", "toy-anchor"],
+    "measure": ["toy-seed"],
+    "cache": ["rebuild"],
+}
+
+
+@pytest.mark.parametrize("command", NEWER)
+def test_a_workspace_from_a_newer_version_is_left_alone(own_kitchen, command):
+    for path in own_kitchen.runs.rglob("manifest.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
+    before = everything(own_kitchen.root)
+    said = fac(command, *NEWER[command], place=own_kitchen)
+    assert_one_sentence(said)
+    assert "schema 99" in said.err
+    assert everything(own_kitchen.root) == before
+
+
+def test_datasets_of_different_encoders_are_not_compared(own_kitchen):
+    runs = Runs(own_kitchen)
+    activations = LexiconEncoder("tea").encode([[{"role": "user", "content": "tea"}]])
+    toy.publish_activations(runs, "other", activations, n_features=1, n_samples=1)
+    said = fac("coverage", "--anchor", "toy-anchor", "--dataset", "other", place=own_kitchen)
+    assert_one_sentence(said)
+    assert "different encoders" in said.err
+
+
+# --- real weights, a few thousand of them --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Iterator[Path]:
+    """A folder with a small Llama, an SAE for its layer 2, and one for another width."""
+    from tests import tiny as weights
+
+    home = tmp_path_factory.mktemp("tiny")
+    weights.llama(home / "model")
+    weights.sae(home / "sae", model_name="model")
+    weights.sae(home / "wide", d_in=48)
+    rows = [{"messages": chat} for chat in toy.ANCHOR]
+    write_lines(home / "texts.jsonl", *rows)
+    return home
+
+
+def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace):
+    how = ("--model", tiny / "model", "--layer", 2, "--sae", tiny / "sae")
+    fac("ingest", tiny / "texts.jsonl", "--name", "texts", place=workspace)
+    said = fac("measure", "texts", *how, "--json", place=workspace)
+    assert said.code == 0, said.err
+    assert said.json["features_fired"] > 0
+    asked = ("coverage", "--anchor", "texts", "--dataset", "texts", "--json")
+    assert fac(*asked, place=workspace).json["fac"] == 1.0
+    found = fac("probe", "Take the early train", *how, "--json", place=workspace).json
+    assert "".join(t["token"] for t in found["tokens"] if t["role"] == "user") == (
+        "Take the early train"
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "sae", "told"),
+    [
+        (2, "wide", "reads 48 values, but"),
+        (1, "sae", "give --layer 2"),
+        (9, "sae", "Layer 9 does not exist"),
+        (2, "nowhere", "nowhere"),
+    ],
+)
+def test_the_wrong_sae_for_a_model_is_told_before_anything_is_measured(
+    tiny, workspace, layer, sae, told
+):
+    fac("ingest", tiny / "texts.jsonl", "--name", "texts", place=workspace)
+    before = everything(workspace.root)
+    how = ("--model", tiny / "model", "--layer", layer, "--sae", tiny / sae)
+    said = fac("measure", "texts", *how, place=workspace)
+    assert_one_sentence(said)
+    assert told in said.err
+    assert everything(workspace.root) == before
+
+
+def test_preflight_says_yes_or_no_and_shows_its_checks(tiny, workspace):
+    how = ("--model", tiny / "model", "--layer", 2, "--texts", tiny / "texts.jsonl", "--json")
+    said = fac("preflight", *how, "--sae", tiny / "wide", place=workspace)
+    assert said.code == 1
+    checks = {check["check"]: check["ok"] for check in said.json["checks"]}
+    assert (checks["width"], said.json["ok"]) == (False, False)
+    assert said.err.startswith("fac: This SAE does not belong to this model and layer")
+    random = fac("preflight", *how, "--sae", tiny / "sae", place=workspace).json
+    assert random["quality"]["tokens"] > 0
+    assert random["checks"][0]["ok"] is True
+
+
+def test_a_trained_sae_has_its_recipe_and_figures_and_can_be_measured_with(tiny, workspace):
+    out = workspace.root / "my-sae"
+    model = ("--model", tiny / "model", "--layer", 2)
+    said = fac(
+        *("train-sae", tiny / "texts.jsonl", "--out", out, *model),
+        *("--width", 64, "--k", 4, "--passes", 2, "--batch", 64, "--held-out", 6, "--json"),
+        place=workspace,
+    )
+    assert said.code == 0, said.err
+    assert said.json["quality"]["samples"] == 6
+    assert said.json["quality"]["l0"] > 0
+    assert json.loads((out / "recipe.json").read_text()) == said.json["recipe"]
+    fac("ingest", tiny / "texts.jsonl", "--name", "texts", place=workspace)
+    measured = fac("measure", "texts", *model, "--sae", out, "--json", place=workspace)
+    assert measured.code == 0, measured.err
+    assert measured.json["n_features"] == 64
