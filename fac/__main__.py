@@ -54,8 +54,9 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-out = _Console()
-err = _Console(stderr=True)
+# Names and texts come from datasets: no `:smile:` of theirs becomes a picture.
+out = _Console(emoji=False)
+err = _Console(emoji=False, stderr=True)
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -102,7 +103,10 @@ def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:
     def register(function: Callable[..., Answer]) -> Callable[..., None]:
         @wraps(function)
         def told(*args: Any, json_: bool, **kwargs: Any) -> None:
-            function(*args, **kwargs).tell(json_)
+            try:
+                function(*args, **kwargs).tell(json_)
+            except KeyboardInterrupt:
+                raise Cancelled("Stopped; finished parts are kept.") from None
 
         told.__signature__ = _with_json(function)  # type: ignore[attr-defined]
         told.__annotations__ = {
@@ -658,8 +662,6 @@ def run(arguments: Sequence[str]) -> int:
         return _refuse(f"{error.format_message().rstrip('.')}; see `{path} --help`.")
     except OSError as error:  # a folder that is a file, a disk that is full or read-only
         return _refuse(f"{error.filename or 'The disk'}: {error.strerror or error}.")
-    except KeyboardInterrupt:
-        return _refuse("Stopped; finished parts are kept.", Cancelled.exit_code)
 
 
 def _refuse(sentence: str, exit_code: int = InputError.exit_code) -> int:

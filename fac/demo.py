@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fac.config import DEMO_INPUTS, Workspace
-from fac.errors import GateFailed, InputError
+from fac.errors import GateFailed, InputError, disk_room
 from fac.generator import LocalGenerator
 from fac.store import cache
-from fac.store.runs import Runs, disk_room
+from fac.store.runs import Runs
 
 ANCHOR, SEED = "demo-anchor", "demo-seed"
 INPUTS = {ANCHOR: DEMO_INPUTS / "anchor.jsonl", SEED: DEMO_INPUTS / "seed.jsonl"}

@@ -9,8 +9,13 @@ FacError
 ├── GateFailed         a check ran and the answer is no                           (exit 1)
 └── Cancelled          a person asked to stop; what is finished is kept           (exit 130)
 
-Each message says what, which value, and what to do next.
+Each message says what, which value, and what to do next. A full disk may meet whatever writes:
+`disk_room` has the one sentence for it.
 """
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class FacError(Exception):
@@ -65,3 +70,22 @@ class Cancelled(FacError):
     """Work stopped on request between two units; finished units are kept."""
 
     exit_code = 130
+
+
+@contextmanager
+def disk_room(what: str) -> Iterator[None]:
+    """Turns a full disk into one sentence naming `what` was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(disk_full(what)) from error
+
+
+def disk_full(what: str) -> str:
+    """The sentence for a full disk, where something else than an OSError tells of it."""
+    return (
+        f"The disk is full, {what} could not be written and nothing stored was changed: "
+        f"free some space, then start it again."
+    )

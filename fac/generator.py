@@ -26,7 +26,7 @@ class LocalGenerator:
         self.device = device
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        self._ends = {self.tokenizer.eos_token_id, *ends} - {None}
+        self._ends = {self.tokenizer.eos_token_id, *ends} - {None}  # Llama 3 has three
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -61,6 +61,8 @@ class LocalGenerator:
         import torch
         from transformers import DynamicCache
 
+        if not prompts:
+            return []
         same = len(set(prompts)) == 1
         encoded = self.tokenizer(
             list(prompts[:1] if same else prompts),
@@ -70,7 +72,6 @@ class LocalGenerator:
         ).to(self.device)
         mask = encoded["attention_mask"]
         random = torch.Generator(self.device).manual_seed(seed)
-        stop = self.tokenizer.eos_token_id
         texts: list[list[int]] = [[] for _ in prompts]
         finished = [False] * len(prompts)
         with torch.inference_mode():
@@ -85,7 +86,7 @@ class LocalGenerator:
             for _ in range(max_new_tokens):
                 token = self._sample(logits, temperature, top_k, random)
                 for row, chosen in zip(rows.tolist(), token.squeeze(1).tolist(), strict=True):
-                    if chosen == stop:
+                    if chosen in self._ends:
                         finished[row] = True
                     elif not finished[row]:
                         texts[row].append(chosen)
@@ -123,6 +124,6 @@ class LocalGenerator:
 
         if temperature <= 0:
             return logits.argmax(-1, keepdim=True)
-        best = logits.topk(top_k, dim=-1)
+        best = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
         weights = torch.softmax(best.values.float() / temperature, dim=-1)
         return best.indices.gather(1, torch.multinomial(weights, 1, generator=random))

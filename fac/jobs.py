@@ -54,6 +54,16 @@ IDLE_SECONDS = 0.3
 BEAT_SECONDS = 3.0
 
 
+def locate(model: str, home: Path, progress: Progress) -> Located:
+    """Where a model lies, fetched if need be; from now on no library draws bars of its own."""
+    from transformers.utils import logging
+
+    from fac.models import locate_model
+
+    logging.disable_progress_bar()
+    return locate_model(model, home, lambda note: progress(0, 1, note))
+
+
 def device() -> str:
     """FAC_DEVICE, else `cuda` where there is one, else `cpu`."""
     from fac.models import pick_device
@@ -93,7 +103,7 @@ class Steps:
         Raises InputError when the SAE reads another width than the model has.
         """
         from fac.encoder import SaeEncoder
-        from fac.models import SubjectModel, locate_model
+        from fac.models import SubjectModel
         from fac.saes import load_sae
 
         limit = getattr(spec, "max_tokens", MeasureSpec.max_tokens)
@@ -101,7 +111,7 @@ class Steps:
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None
             progress(0, 1, "loading the model and the SAE")
-            found = locate_model(spec.model, self.models, lambda note: progress(0, 1, note))
+            found = locate(spec.model, self.models, progress)
             where = device()
             sae = load_sae(spec.sae, where)
             model = SubjectModel(
@@ -222,11 +232,11 @@ def preflight(
 ) -> tuple[list[Finding], Quality | None, str]:
     """Compare an SAE with a model on the first samples of a file; findings, figures, verdict."""
     from fac import saes
-    from fac.models import SubjectModel, locate_model
+    from fac.models import SubjectModel
 
     chats = list(islice(read_chats([texts]), samples))
     progress(0, 2, "loading the model and the SAE")
-    found = locate_model(model, workspace.models, lambda note: progress(0, 2, note))
+    found = locate(model, workspace.models, progress)
     where = device()
     subject = SubjectModel(found.folder, layer=layer, device=where, revision=found.revision)
     dictionary = saes.load_sae(sae, where)
@@ -255,7 +265,7 @@ def train_sae(
     also occur among the training samples are not used.
     """
     from fac import sae_training
-    from fac.models import SubjectModel, locate_model
+    from fac.models import SubjectModel
 
     chats = list(read_chats(texts))
     random.Random(recipe.seed).shuffle(chats)
@@ -264,7 +274,7 @@ def train_sae(
     training = chats[: len(chats) - held_out][:max_samples]
     seen = {datasets.sample_id(chat) for chat in training}
     judged = [c for c in chats[len(chats) - held_out :] if datasets.sample_id(c) not in seen]
-    found = locate_model(model, workspace.models, lambda note: progress(0, 1, note))
+    found = locate(model, workspace.models, progress)
     name = found.identity.split("@")[0]
     how = {
         **asdict(recipe),
@@ -336,10 +346,10 @@ def magpie(
 ) -> dict[str, Any]:
     """Write samples with a local chat model; recipe and counts go beside them."""
     from fac.generator import LocalGenerator
-    from fac.models import keep_freed_memory, locate_model
+    from fac.models import keep_freed_memory
 
     keep_freed_memory()
-    found = locate_model(model, workspace.models, lambda note: progress(0, 1, note))
+    found = locate(model, workspace.models, progress)
     generator = LocalGenerator(found.folder, device=device())
     data = {"model": found.identity, **demo.write_magpie(recipe, generator, out, progress)}
     out.with_suffix(".recipe.json").write_text(json.dumps(data, indent=1) + "\n")

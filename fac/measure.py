@@ -23,7 +23,8 @@ from fac.config import MeasureSpec
 from fac.encoder import Encoder, NearMisses, Reading
 from fac.models import Rendered
 from fac.schema import EVERY_ROLE, ROLES, Activations
-from fac.store.runs import ParquetAppender, Runs, disk_room, write_table
+from fac.errors import disk_room
+from fac.store.runs import ParquetAppender, Runs, write_table
 
 Progress = Callable[..., None]
 

@@ -176,13 +176,18 @@ def _paper_checkpoint(path: Path, device: str) -> Sae:
     `mask` is one per feature that takes part, so the others get neither weights nor bias.
     """
     from pickle import UnpicklingError
+    from zipfile import is_zipfile
 
     import torch
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
+    if not path.is_file():
+        raise InputError(f"There is no checkpoint {path}; give the path of a .pth file.")
     try:
+        if not is_zipfile(path):
+            raise ValueError("it is no archive of torch.save")
         found = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise InputError(
             f"The checkpoint {path} cannot be read ({_first_line(error)}); give a file that "
             f"torch.save wrote, with tensors only."

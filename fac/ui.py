@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import streamlit as st
+from streamlit.navigation.page import Page
 
 from fac import compare, config, jobs
 from fac.config import DemoSpec, MeasureSpec, ProbeSpec, Spec, Workspace
@@ -44,6 +45,19 @@ COVERAGE = "pages/coverage.py"
 COMPARE = "pages/compare.py"
 PLAYGROUND = "pages/playground.py"
 JOBS = "pages/jobs.py"
+
+PAGES = {
+    "": {HOME: ("Home", "home")},
+    "Measure": {
+        DATASETS: ("Datasets", "database"),
+        FEATURES: ("Features", "scatter_plot"),
+        COVERAGE: ("Coverage", "donut_large"),
+        COMPARE: ("Compare", "compare_arrows"),
+        PLAYGROUND: ("Playground", "edit_note"),
+    },
+    "System": {JOBS: ("Jobs", "schedule")},
+}
+"""Section -> file -> title and icon."""
 
 MARK = config.REPOSITORY / "docs" / "img" / "mark.svg"
 LOGO = MARK.with_name("logo.svg")
@@ -78,6 +92,31 @@ def queue() -> Queue:
 
 
 # --- the frame --------------------------------------------------------------------------------
+
+
+def navigation() -> Page:
+    """The menu; returns the page a person is on."""
+    return st.navigation(
+        {
+            section: [
+                st.Page(file, title=title, icon=f":material/{icon}:", default=file == HOME)
+                for file, (title, icon) in files.items()
+            ]
+            for section, files in PAGES.items()
+        }
+    )
+
+
+def title(text: str, **options: Any) -> None:
+    """How every page begins: its headline, inside the frame.
+
+    Streamlit runs a file of `pages/` without app.py when a link to it is the first thing a fresh
+    server is asked (1.67). A page that finds no frame around it starts over with one.
+    """
+    if "page" not in st.session_state:
+        navigation()
+        st.rerun()
+    st.title(text, anchor=False, **options)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ def choose_on_scatter() -> None:
         ui.keep("feature", ids[0])
 
 
-st.title("Compare")
+ui.title("Compare")
 found = ui.measured()
 ui.stop_if_nothing_measured(found)
 if len(found) == 1:

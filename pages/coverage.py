@@ -157,7 +157,7 @@ def as_jsonl(anchor: str, dataset: str, asked: dict[str, Any]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-st.title("Coverage")
+ui.title("Coverage")
 found = ui.measured()
 ui.stop_if_nothing_measured(found)
 if len(found) == 1:

@@ -160,7 +160,7 @@ def show(manifest: ui.Row, measures: list[ui.Row]) -> None:
         )
 
 
-st.title("Datasets")
+ui.title("Datasets")
 datasets = ui.runs().list("dataset")
 asked = ui.look("add", "no") == "yes"
 with st.expander("Add a dataset", icon=":material/add:", expanded=asked or not datasets):

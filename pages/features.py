@@ -154,7 +154,7 @@ def show_presence(feature: int, runs: list[str], titles: dict[str, str]) -> None
 
 found = ui.measured()
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    st.title("Features", width="stretch")
+    ui.title("Features", width="stretch")
     ui.stop_if_nothing_measured(found)
     anchor = ui.default_anchor(found)
     run = ui.pick("Dataset", "dataset", found, ui.default_dataset(found, anchor), width=280)

@@ -31,7 +31,7 @@ def arriving() -> None:
         st.skeleton(height=280)
 
 
-st.title("Where things stand")
+ui.title("Where things stand")
 
 found = ui.measured()
 if not found:

@@ -80,7 +80,7 @@ def queue_now() -> None:
         job_card(job)
 
 
-st.title("Jobs")
+ui.title("Jobs")
 live = bool(ui.queue().live())
 st.fragment(ui.guard()(queue_now), run_every="2s" if live else None)()
 

@@ -77,7 +77,7 @@ def show_features(text: ui.Probe, dataset: str, name: str, run: str) -> None:
 
 found = ui.measured()
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    st.title("Playground", width="stretch")
+    ui.title("Playground", width="stretch")
     ui.stop_if_nothing_measured(found)
     usual = ui.default_dataset(found, ui.default_anchor(found))
     dataset = ui.pick("Does this dataset have them?", "dataset", found, usual, width=280)

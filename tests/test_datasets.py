@@ -4,6 +4,7 @@ import csv
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -377,13 +378,13 @@ def test_texts_come_back_from_csv_whatever_needs_quoting(tmp_path, texts, tabs):
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_a_json_array_may_be_cut_anywhere_by_the_buffer(write, monkeypatch, name, size):
     """Elements are found in a window that grows; here it grows by a few characters at a time."""
-    real = datasets.io.TextIOWrapper
+    real = io.TextIOWrapper
 
     class Drip(real):
         def read(self, n=-1):
             return super().read(size)
 
-    monkeypatch.setattr(datasets.io, "TextIOWrapper", Drip)
+    monkeypatch.setattr(io, "TextIOWrapper", Drip)
     assert chats(write(name, FILES[name])) == TEXTS
 
 
@@ -756,15 +757,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_run(write, runs, monkeypatch,
     class FullDisk(pq.ParquetWriter):
         """A writer that does its work and then finds that there was no room for it."""
 
-    def fail(writer, *given):
+    def fail(writer, *given, **named):
         delattr(FullDisk, moment)  # its end closes it once more, in peace
-        getattr(writer, moment)(*given)
+        getattr(writer, moment)(*given, **named)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = write("rows.jsonl", FILES["rows.jsonl"])
     with monkeypatch.context() as patch:
         setattr(FullDisk, moment, fail)
-        patch.setattr(datasets.pq, "ParquetWriter", FullDisk)
+        patch.setattr(pq, "ParquetWriter", FullDisk)
         told = refusal(runs, path)
     assert f"disk is full, {table}.parquet could not be written and nothing stored" in told
     stored(runs, path)

@@ -28,6 +28,17 @@ TEMPLATES = ("chatml", "trimming", "mistral", "llama2", "none")
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny matrices gain nothing from threads and lose much where the machine is busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def user(text):
     return {"role": "user", "content": text}
 

@@ -24,6 +24,7 @@ with warnings.catch_warnings():
     # sae-lens imports a module that TransformerLens has moved.
     warnings.simplefilter("ignore", DeprecationWarning)
     from sae_lens import (
+        SAE,
         GatedSAE,
         GatedSAEConfig,
         JumpReLUSAE,
@@ -33,6 +34,8 @@ with warnings.catch_warnings():
         TopKSAE,
         TopKSAEConfig,
     )
+
+__all__ = ["SAE"]  # for tests that must not be the first to import sae-lens
 
 DEFAULT_SYSTEM = "You are a helpful AI assistant named Tiny"
 

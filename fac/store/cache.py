@@ -30,9 +30,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from fac.errors import InputError
+from fac.errors import InputError, disk_full, disk_room
 from fac.schema import EVERY_ROLE, ROLES
-from fac.store.runs import Runs, disk_full, disk_room, is_run_id, lock_file
+from fac.store.runs import Runs, is_run_id, lock_file
 
 SQL_VERSION = 1
 """Of the tables below. A cache with another number is not ready, and building replaces it."""

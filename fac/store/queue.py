@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fac.config import Spec
-from fac.errors import Cancelled, InputError, SchemaTooNew
-from fac.store.runs import disk_full
+from fac.errors import Cancelled, InputError, SchemaTooNew, disk_full
 
 QUEUE_VERSION = 1
 

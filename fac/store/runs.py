@@ -11,7 +11,6 @@ a manifest under its final name is whole. No SQL here.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -33,7 +32,7 @@ import pyarrow.parquet as pq
 
 import fac
 from fac.config import Spec, Workspace
-from fac.errors import InputError, RunNotFound, SchemaTooNew
+from fac.errors import InputError, RunNotFound, SchemaTooNew, disk_room
 from fac.schema import SCHEMA_VERSION
 
 Manifests = list[dict[str, Any]]
@@ -46,24 +45,6 @@ ROW_GROUP_BYTES = 256 * 2**20
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)+")
 _NAMED_IN_MANIFEST = ("numpy", "pyarrow", "duckdb", "torch", "transformers", "sae-lens")
-
-
-@contextmanager
-def disk_room(what: str) -> Iterator[None]:
-    """Turns a full disk into one sentence naming `what` was being written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(disk_full(what)) from error
-
-
-def disk_full(what: str) -> str:
-    return (
-        f"The disk is full, {what} could not be written and nothing stored was changed: "
-        f"free some space, then start it again."
-    )
 
 
 def is_run_id(text: str) -> bool:
@@ -199,6 +180,19 @@ class Runs:
             with lock_file(path, busy):
                 yield
 
+    def appender(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        *,
+        row_group_rows: int = ROW_GROUP_ROWS,
+        row_group_bytes: int = ROW_GROUP_BYTES,
+    ) -> ParquetAppender:
+        """A table in a run's scratch, for steps that are handed their runs and know no store."""
+        return ParquetAppender(
+            path, schema, row_group_rows=row_group_rows, row_group_bytes=row_group_bytes
+        )
+
     def publish(
         self,
         run_id: str,
@@ -279,15 +273,23 @@ class ParquetAppender:
     """Writes a table piece by piece; it appears under its name only when complete.
 
     The bytes do not depend on how the rows were cut into pieces: row groups are refilled to
-    `row_group_rows` (fewer where a group would exceed ROW_GROUP_BYTES).
+    `row_group_rows` (fewer where a group would exceed `row_group_bytes`).
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, row_group_rows: int = ROW_GROUP_ROWS):
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        *,
+        row_group_rows: int = ROW_GROUP_ROWS,
+        row_group_bytes: int = ROW_GROUP_BYTES,
+    ):
         self.path = path
         self.schema = schema
         self.rows = 0
         self._partial = path.with_name(f"_{path.name}.part")
         self._group = row_group_rows
+        self._group_bytes = row_group_bytes
         self._waiting: list[pa.Table] = []
         try:
             with disk_room(path.name):
@@ -305,7 +307,7 @@ class ParquetAppender:
         self._waiting.append(rows.select(self.schema.names).cast(self.schema))
         self.rows += len(rows)
         waiting = sum(len(table) for table in self._waiting)
-        if sum(table.nbytes for table in self._waiting) >= ROW_GROUP_BYTES:
+        if sum(table.nbytes for table in self._waiting) >= self._group_bytes:
             self._write(waiting)
         elif waiting >= self._group:
             self._write(waiting - waiting % self._group)

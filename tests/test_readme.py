@@ -1,0 +1,135 @@
+"""The README: its commands run, its options exist, and it says what the demo says."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fac import demo
+from fac.config import REPOSITORY, Workspace
+from tests.test_cli import Said, fac
+
+README = (REPOSITORY / "README.md").read_text("utf-8")
+
+SHOW = "pip install -r requirements.txt && streamlit run app.py"
+CHECK = "pip install -r requirements.txt -r requirements-dev.txt && pytest"
+
+NEEDS_THE_MODEL = {"measure", "probe", "preflight", "check", "train-sae", "magpie"}
+
+BLOCKS = [
+    [line for line in block.splitlines() if line.strip()]
+    for block in re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+]
+"""The lines of every block that a person may paste into a shell."""
+
+FAC_LINES = [line for block in BLOCKS for line in block if line.startswith("python -m fac ")]
+
+INLINE = [
+    *re.findall(r"`python -m (fac [^`]+)`", README),
+    *re.findall(r"`(fac [a-z][^`]+)`", README),
+]
+"""Commands that the prose mentions."""
+
+
+def needs_the_model(block: list[str]) -> bool:
+    return any(shlex.split(line)[3] in NEEDS_THE_MODEL for line in block if line in FAC_LINES)
+
+
+def run(line: str, place: Workspace) -> Said:
+    """A line of the README, `python -m fac ...`, in a workspace."""
+    return fac(*shlex.split(line, comments=True)[3:], place=place)
+
+
+def test_two_commands_are_all_a_newcomer_needs():
+    assert [SHOW] in BLOCKS
+    assert [CHECK] in BLOCKS
+
+
+def test_every_line_of_a_shell_block_is_checked_here():
+    assert {line for block in BLOCKS for line in block} == {SHOW, CHECK, *FAC_LINES}
+    assert len(FAC_LINES) >= 9
+
+
+def test_continuous_integration_runs_the_command_of_the_readme():
+    script = (REPOSITORY / ".ci" / "run").read_text("utf-8")
+    (pattern,) = re.findall(r"grep -m 1 '(.*)' README\.md", script)
+    first = next(line for line in README.splitlines() if re.search(pattern, line))
+    assert first == CHECK
+    subprocess.run(["bash", "-n", REPOSITORY / ".ci" / "run"], check=True)
+
+
+@pytest.mark.parametrize("line", [*FAC_LINES, *(f"python -m {line}" for line in INLINE)])
+def test_the_options_of_every_command_exist(line):
+    said = fac(*shlex.split(line, comments=True)[3:], "--help")
+    assert said.code == 0, said.err
+
+
+def test_the_blocks_about_the_demo_run_without_a_model(workspace):
+    light = [b for b in BLOCKS if set(b) <= set(FAC_LINES) and not needs_the_model(b)]
+    assert any("demo" in line for block in light for line in block)
+    for line in (line for block in light for line in block):
+        said = run(line, workspace)
+        assert (said.code, said.err) == (0, ""), line
+        assert said.out
+
+
+@pytest.mark.model
+def test_the_blocks_about_your_own_data_run_in_the_order_they_stand_in(
+    workspace, tmp_path, monkeypatch, demo_model_home
+):
+    monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
+    rows = demo.INPUTS[demo.SEED].read_text("utf-8").splitlines()[:12]
+    (tmp_path / "my.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert run("python -m fac demo", workspace).code == 0
+    heavy = [b for b in BLOCKS if set(b) <= set(FAC_LINES) and needs_the_model(b)]
+    assert any("measure mine" in line for block in heavy for line in block)
+    for line in (line for block in heavy for line in block):
+        said = run(line, workspace)
+        # twelve samples cannot hold up against three hundred, and the gate says so
+        expected = 1 if "--no-regress" in line else 0
+        assert said.code == expected, (line, said.err)
+
+
+def test_it_says_what_the_demo_says(workspace):
+    assert fac("demo", place=workspace).code == 0
+    asked = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED, "--json")
+    found = fac("coverage", *asked, place=workspace).json
+    assert f"{found['fac']:,.4g}" in README
+    assert f"{found['n_missing']:,}" in README
+    gaps = fac("gaps", *asked, "--limit", 5, place=workspace).json["gaps"]
+    assert len(gaps) == 5
+    for gap in gaps:
+        assert str(gap["feature"]) in README
+        assert gap["label"].split(" · ")[0] in README
+
+
+def test_its_pictures_and_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert len([t for t in targets if t.startswith("docs/img/")]) >= 6
+    gone = [t for t in targets if not re.match(r"https?:|#", t) and not (REPOSITORY / t).exists()]
+    assert gone == []
+
+
+def test_its_map_of_the_code_names_every_module():
+    (tree,) = re.findall(r"^```\n(app\.py .*?)^```$", README, re.MULTILINE | re.DOTALL)
+    rooms = {p.stem for p in (REPOSITORY / "fac").iterdir() if not p.name.startswith("__")}
+    told = set(re.findall(r"[a-z_]+", tree))
+    assert rooms - told == set()
+
+
+def test_figures_of_the_sae_are_those_of_its_own_report():
+    quality = json.loads((demo.DEMO_INPUTS / "sae" / "quality.json").read_text("utf-8"))
+    config = json.loads((demo.DEMO_INPUTS / "sae" / "cfg.json").read_text("utf-8"))
+    assert f"{config['d_sae']:,} features" in re.sub(r"\s+", " ", README)
+    assert f"{quality['fvu']:.2f}" in README
+
+
+def test_the_licence_is_the_whole_apache_licence():
+    text = Path(REPOSITORY / "LICENSE").read_text("utf-8")
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert len(text.splitlines()) > 200
