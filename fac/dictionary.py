@@ -6,6 +6,7 @@ One run per (model, layer, SAE); the pages join it to every dataset measured wit
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,11 @@ def nearest(directions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def umap(directions: np.ndarray, seed: int = 0) -> np.ndarray:
     """2-D UMAP by cosine, float32 `[n, 2]`; seeded, so the same directions give the same map."""
     from sklearn.decomposition import PCA
-    from umap import UMAP
+
+    with warnings.catch_warnings():
+        # It says which of its extras are not installed; none is needed.
+        warnings.simplefilter("ignore", ImportWarning)
+        from umap import UMAP
 
     unit = directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
     n = len(unit)

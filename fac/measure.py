@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from fac import schema
 from fac.config import MeasureSpec
 from fac.encoder import Encoder, NearMisses, Reading
+from fac.errors import disk_room
 from fac.models import Rendered
 from fac.schema import EVERY_ROLE, ROLES, Activations
-from fac.errors import disk_room
 from fac.store.runs import ParquetAppender, Runs, write_table
 
 Progress = Callable[..., None]
@@ -158,16 +158,13 @@ class _Work:
         joined = Activations(*(np.concatenate(column) for column in zip(*pooled, strict=True)))
         self.counts += np.bincount(joined.feature, minlength=len(self.counts))
         state = self.scratch / f"_state-{number:06d}.npz"
+        arrays: dict[str, Any] = {"seconds": self.seconds, "counts": self.counts}
+        arrays |= {f"near_{name}": array for name, array in self.near._asdict().items()}
+        arrays |= {f"example_{k}": array for k, array in self.examples.columns.items()}
         with disk_room("the state of the measure"):
             partial = state.with_suffix(".part")
             with partial.open("wb") as file:
-                np.savez(
-                    file,
-                    seconds=self.seconds,
-                    counts=self.counts,
-                    **{f"near_{name}": array for name, array in self.near._asdict().items()},
-                    **{f"example_{k}": array for k, array in self.examples.columns.items()},
-                )
+                np.savez(file, **arrays)
             partial.rename(state)
         write_table(self._part(number), _activation_table(joined), schema.ACTIVATIONS)
         self.done = number + 1
@@ -478,7 +475,7 @@ def _windows(
 
 def _priority(sample: np.ndarray, role: np.ndarray, feature: np.ndarray) -> np.ndarray:
     """A fixed pseudo-random uint64 per row (splitmix64 of its coordinates)."""
-    z = (
+    z: np.ndarray = (
         (sample.astype(np.uint64) << np.uint64(34))
         ^ (feature.astype(np.uint64) << np.uint64(2))
         ^ role.astype(np.uint64)

@@ -358,6 +358,7 @@ def real_chats():
 
 
 @pytest.mark.model
+@pytest.mark.filterwarnings("ignore:The 'utils' module has been deprecated:DeprecationWarning")
 def test_the_demo_encoder_equals_an_independent_reading_of_real_texts(demo_model_home):
     """Whatever the batch; about a minute on two cores."""
     if not (DEMO_SAE / "sae_weights.safetensors").exists():
