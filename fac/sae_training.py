@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +33,13 @@ CHECKPOINT_STEPS = 250
 class TrainRecipe:
     """Everything that decides the weights, beside the texts and the subject model."""
 
-    width: int = 4608
+    width: int = 8192
     """Dictionary size."""
 
-    k: float = 44.0
+    k: float = 26.0
     """Active features per token, on average over a batch (BatchTopK)."""
 
-    passes: int = 3
+    passes: int = 2
     """How often every collected token is seen."""
 
     batch: int = 4096
@@ -217,7 +218,7 @@ def train(
         done = trainer.n_training_steps
         if done % 25 == 0 or done == steps:
             variance = step.sae_in.var(0, correction=0).sum()
-            fvu = float(step.losses["mse_loss"] / variance)
+            fvu = float(step.losses["mse_loss"].detach() / variance.detach())
             dead = int(trainer.dead_neurons.sum())
             rate = (done - before) * recipe.batch / (time.monotonic() - begun)
             report(done, steps, f"FVU {fvu:.3f}, {dead} dead, {rate:,.0f} tokens/s")
@@ -298,9 +299,11 @@ def sparse_batch_topk() -> type:
         """Rows must be sorted."""
         counts = torch.bincount(rows, minlength=n_rows)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return torch.sparse_csr_tensor(
-            starts, cols, values, (n_rows, n_cols), check_invariants=False
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(
+                starts, cols, values, (n_rows, n_cols), check_invariants=False
+            )
 
     class SparseBatchTopK(BatchTopKTrainingSAE):
         topk_threshold: torch.Tensor
