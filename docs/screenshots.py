@@ -23,7 +23,7 @@ PAGES = {
     "coverage": ("/coverage?dataset=demo-seed&anchor=demo-anchor", "Nearest in the dataset"),
     "compare": ("/compare", "Samples that show each feature"),
     "playground": ("/playground?dataset=demo-seed", "Read its features"),
-    "jobs": ("/jobs", "Worker"),
+    "jobs": ("/jobs", "Worker alive"),
 }
 
 

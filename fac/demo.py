@@ -7,6 +7,7 @@ Everything under `data/demo/` was made by this project: samples by the demo mode
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fac.config import DEMO_INPUTS, Workspace
+from fac.config import DEMO_INPUTS, Workspace, digest
 from fac.errors import GateFailed, InputError, disk_room
 from fac.generator import LocalGenerator
 from fac.store import cache
@@ -115,19 +116,20 @@ def write_magpie(
 ) -> dict[str, Any]:
     """Write `recipe.n` chats as JSON lines; returns counts of kept and dropped with reasons.
 
-    Batches already answered are kept in a journal beside `out`, so a restart continues. Raises
-    InputError when fifty batches in a row give nothing new.
+    Batches already answered are kept in a journal beside `out`, so a restart with the same recipe
+    continues. Raises InputError when fifty batches in a row give nothing new.
     """
-    journal = out.with_name(f"_{out.name}.journal")
+    # Wanting more of the same continues too, so the number is not what tells recipes apart.
+    same = digest({**asdict(recipe), "n": None})
+    journal = out.with_name(f"_{out.name}.{same}.journal")
     kept: dict[str, dict[str, Any]] = {}
     dropped: Counter[str] = Counter()
     number = barren = 0
-    if journal.exists():
-        for line in journal.read_text("utf-8").splitlines():
-            row = json.loads(line)
-            number = row["batch"] + 1
-            dropped.update(row["dropped"])
-            kept |= {_key(chat["messages"][0]["content"]): chat for chat in row["kept"]}
+    for line in _whole_lines(journal):
+        row = json.loads(line)
+        number = row["batch"] + 1
+        dropped.update(row["dropped"])
+        kept |= {_key(chat["messages"][0]["content"]): chat for chat in row["kept"]}
     out.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as log:
         while len(kept) < recipe.n:
@@ -146,7 +148,9 @@ def write_magpie(
                 )
     chats = list(kept.values())[: recipe.n]
     text = "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
-    out.write_text(text, encoding="utf-8")
+    partial = out.with_name(f"_{out.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(out)
     journal.unlink()
     progress(recipe.n, recipe.n, "done")
     return {
@@ -155,6 +159,17 @@ def write_magpie(
         "dropped": dict(dropped.most_common()),
         "recipe": asdict(recipe),
     }
+
+
+def _whole_lines(journal: Path) -> list[str]:
+    """The lines of a journal; what a crash left of the last one is cut off."""
+    if not journal.exists():
+        return []
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    os.truncate(journal, len(whole))
+    # not splitlines: texts may hold line separators of Unicode
+    return whole.decode("utf-8").split("\n")[:-1]
 
 
 def _magpie_batch(

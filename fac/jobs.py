@@ -55,12 +55,9 @@ BEAT_SECONDS = 3.0
 
 
 def locate(model: str, home: Path, progress: Progress) -> Located:
-    """Where a model lies, fetched if need be; from now on no library draws bars of its own."""
-    from transformers.utils import logging
-
+    """Where a model lies; the demo model is fetched if need be, which `progress` is told of."""
     from fac.models import locate_model
 
-    logging.disable_progress_bar()
     return locate_model(model, home, lambda note: progress(0, 1, note))
 
 

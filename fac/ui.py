@@ -113,7 +113,7 @@ def title(text: str, **options: Any) -> None:
     Streamlit runs a file of `pages/` without app.py when a link to it is the first thing a fresh
     server is asked (1.67). A page that finds no frame around it starts over with one.
     """
-    if "page" not in st.session_state:
+    if not st.session_state.pop("framed", False):
         navigation()
         st.rerun()
     st.title(text, anchor=False, **options)
@@ -130,7 +130,7 @@ def guard() -> Iterator[None]:
 
 def frame(page_name: str) -> None:
     """What every page shares: the styles of foreign text, the worker, the strip of jobs."""
-    st.session_state["page"] = page_name
+    st.session_state.update(page=page_name, framed=True)
     st.html(f"<style>{_STYLE}</style>")
     _start(workspace().root)
     with st.sidebar:

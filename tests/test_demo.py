@@ -197,3 +197,32 @@ def test_a_stopped_writing_continues_with_the_next_batch(tmp_path):
 def test_fifty_batches_without_a_new_sample_end_with_a_sentence(tmp_path):
     with pytest.raises(InputError, match="Fifty batches"):
         write(tmp_path, ScriptedGenerator(*[[("too short", True)]] * 50))
+
+
+def test_a_writing_killed_in_the_middle_of_a_line_continues_with_whole_ones(tmp_path):
+    def impatient(done, total, note=""):
+        if done:
+            raise Cancelled("asked to stop")
+
+    one = ("is the sky\u2028blue today", True)
+    with pytest.raises(Cancelled):
+        write(tmp_path, ScriptedGenerator([one]), impatient)
+    (journal,) = tmp_path.glob("_out.jsonl.*.journal")
+    with journal.open("a") as file:
+        file.write('{"batch": 1, "kept": [{"mess')
+    write(tmp_path, ScriptedGenerator([("four five six", True)]))
+    rows = (tmp_path / "out.jsonl").read_text("utf-8").split("\n")[:-1]
+    asked = [json.loads(row)["messages"][0]["content"] for row in rows]
+    assert asked == [one[0], "four five six"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_the_journal_of_another_recipe_is_not_continued(tmp_path):
+    def impatient(done, total, note=""):
+        if done:
+            raise Cancelled("asked to stop")
+
+    with pytest.raises(Cancelled):
+        write(tmp_path, ScriptedGenerator([("one two three", True)]), impatient)
+    write(tmp_path, ScriptedGenerator([("a b c", True), ("d e f", True)]), seed=4)
+    assert questions(tmp_path) == ["a b c", "d e f"]

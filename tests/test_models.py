@@ -25,6 +25,7 @@ from fac.models import (
 )
 
 TEMPLATES = ("chatml", "trimming", "mistral", "llama2", "none")
+FAMILIES = ("llama", "gpt2", "neox", "gemma")
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
@@ -238,7 +239,7 @@ def some_ids(count=3):
     return [rng.integers(4, 396, size=4 + 5 * i).astype(np.int32) for i in range(count)]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layer", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_residual_stream_is_transformers_hidden_state(folders, family, layer, count):
@@ -260,7 +261,7 @@ def test_the_residual_stream_is_transformers_hidden_state(folders, family, layer
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_after_the_layer_never_run(folders, family):
     model = SubjectModel(folders[family], layer=2)
     calls = []
@@ -274,7 +275,7 @@ def test_blocks_after_the_layer_never_run(folders, family):
     assert calls == [0, 1, 0, 1, 0, 1, 2]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "neox"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_continuing_from_unchanged_states_gives_the_models_own_logits(folders, family):
     import torch
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -183,7 +185,28 @@ def neox(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
     return _saved(GPTNeoXForCausalLM(config), words, folder)
 
 
-FAMILIES = {"llama": llama, "gpt2": gpt2, "neox": neox}
+def gemma(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Gemma: its norms multiply with one plus their weight."""
+    torch.manual_seed(0)
+    words = tokenizer(None)
+    config = GemmaConfig(
+        vocab_size=len(words),
+        hidden_size=d_model,
+        intermediate_size=2 * d_model,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    return _saved(GemmaForCausalLM(config), words, folder)
+
+
+FAMILIES = {"llama": llama, "gpt2": gpt2, "neox": neox, "gemma": gemma}
 
 
 def _saved(model: torch.nn.Module, words: PreTrainedTokenizerFast, folder: Path) -> Path:
