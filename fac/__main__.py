@@ -625,6 +625,9 @@ def worker(
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="Stop when nothing waits.")
     ] = False,
+    employer: Annotated[
+        int | None, typer.Option(help="Stop when nothing waits and this process is gone.")
+    ] = None,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Carry out queued jobs until stopped."""
@@ -633,7 +636,7 @@ def worker(
     def say(line: str) -> None:
         err.print(f"{time.strftime('%H:%M:%S')} {escape(line)}", soft_wrap=True, highlight=False)
 
-    count = jobs.work(place, say=say, until_idle=until_idle)
+    count = jobs.work(place, say=say, until_idle=until_idle, employer=employer)
     return Answer({"jobs": count}, lambda: out.print(f"{count} jobs"))
 
 

@@ -367,12 +367,15 @@ def work(
     *,
     say: Callable[[str], None],
     until_idle: bool = False,
+    employer: int | None = None,
     steps: Steps | None = None,
 ) -> int:
     """Take jobs from the queue until told to stop; returns how many were carried out.
 
     One bad job never ends the worker. Killed at any moment, the job goes back to the queue and
-    the step continues from its finished parts. `steps` are the workspace's own unless given.
+    the step continues from its finished parts. A worker of an `employer`, the process id of an
+    app, finishes what waits when the app is gone and then ends. `steps` are the workspace's own
+    unless given.
     """
     queue, steps = Queue(workspace.queue), steps or Steps(workspace)
     stop, lease = threading.Event(), _Lease(queue)
@@ -380,21 +383,17 @@ def work(
     before = None
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    queue.recover()
     beating = threading.Thread(target=_beat, args=(queue, lease, stop, say), name="heartbeat")
     beating.start()
     say(f"worker {os.getpid()} reads {workspace.queue}")
     try:
         while not stop.is_set():
-            if not workspace.root.exists():
-                say("the workspace is gone, so is the work")
-                break
             queue.recover()
             job = queue.claim(name)
             if job is not None:
                 count += 1
                 _carry_out(job, queue, lease, steps, stop, say)
-            elif until_idle:
+            elif until_idle or (employer is not None and not process_exists(employer)):
                 break
             else:
                 stop.wait(IDLE_SECONDS)
@@ -482,19 +481,24 @@ def _carry_out(
 
 _starting = threading.Lock()
 _started: list[subprocess.Popen[bytes]] = []
-"""Workers of this process: kept so that those that ended can be buried."""
+"""Workers of this process, kept so that those that ended can be buried."""
+
+
+def _bury() -> None:
+    _started[:] = [process for process in _started if process.poll() is None]
 
 
 def start_worker(workspace: Workspace) -> None:
     """Start the worker process of a workspace unless one is alive."""
     with _starting:
-        _started[:] = [process for process in _started if process.poll() is None]
+        _bury()
         queue = Queue(workspace.queue)
         state = queue.worker()
         if state and state["alive"]:
             return
         workspace.logs.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "fac", "worker", "--workspace", str(workspace.root)]
+        command += ["--employer", str(os.getpid())]
         with (workspace.logs / "worker.log").open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -519,6 +523,8 @@ def stop_worker(workspace: Workspace) -> None:
     deadline = time.monotonic() + 5
     while process_exists(state["pid"]) and time.monotonic() < deadline:
         time.sleep(0.05)
+    with _starting:
+        _bury()
 
 
 def restart_worker(workspace: Workspace) -> None:

@@ -130,7 +130,7 @@ def guard() -> Iterator[None]:
 
 def frame(page_name: str) -> None:
     """What every page shares: the styles of foreign text, the worker, the strip of jobs."""
-    st.session_state.update(page=page_name, framed=True)
+    st.session_state["page"] = page_name
     st.html(f"<style>{_STYLE}</style>")
     _start(workspace().root)
     with st.sidebar:
@@ -144,6 +144,7 @@ def frame(page_name: str) -> None:
         )
     if blurred:
         st.html("<style>.fac-blur{filter:blur(.35rem)}.fac-blur:hover{filter:none}</style>")
+    st.session_state["framed"] = True
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

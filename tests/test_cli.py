@@ -425,6 +425,13 @@ def test_a_workspace_that_is_a_file_is_told(tmp_path):
     assert place.root.read_text() == "not a folder"
 
 
+def test_a_queue_that_cannot_be_opened_is_told(workspace):
+    workspace.queue.mkdir(parents=True)
+    said = fac("worker", "--until-idle", place=workspace)
+    assert_one_sentence(said)
+    assert "queue.sqlite" in said.err
+
+
 def test_texts_are_shown_as_they_are_and_never_as_markup(own_kitchen, tmp_path):
     name = "[red]alarm :boom:"
     source = write_lines(tmp_path / "x.jsonl", {"text": "tea"}, {"text": ""})

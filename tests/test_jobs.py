@@ -233,14 +233,19 @@ def test_a_step_that_is_silent_for_long_keeps_its_job(workspace, tmp_path, monke
     assert max(Counter(reported).values()) > 3
 
 
-def test_a_worker_whose_workspace_is_removed_ends(workspace):
-    steps = ToySteps(workspace)
+def test_a_worker_finishes_what_waits_after_its_app_is_gone_and_ends(workspace, tmp_path):
+    app = subprocess.Popen(["sleep", "60"])
+    queue, lines = Queue(workspace.queue), []
+    queue.enqueue(written(tmp_path / "drinks.jsonl", drinks()))
 
     def say(line: str) -> None:
-        if line.startswith("worker"):
-            shutil.rmtree(workspace.root)
+        lines.append(line)
+        if "reads" in line:
+            app.kill()
+            app.wait()
 
-    assert jobs.work(workspace, say=say, steps=steps) == 0
+    assert jobs.work(workspace, say=say, employer=app.pid) == 1
+    assert queue.jobs()[0].status == "done"
 
 
 def test_the_workspace_of_a_worker_is_the_place_of_everything_it_writes(workspace, tmp_path):

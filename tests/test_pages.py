@@ -11,12 +11,14 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
 from hypothesis import given
 from hypothesis import strategies as some
 from markdown_it import MarkdownIt
+from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
 from fac import ui
@@ -41,6 +43,21 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Workspace]:
     st.cache_resource.clear()
     st.cache_data.clear()
     return asked
+
+
+@pytest.fixture(autouse=True)
+def navigation_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a server after its first answer: app.py runs, whatever page is asked for.
+
+    AppTest forgets before every run that st.navigation has replaced the discovery of `pages/`.
+    """
+    begin = PagesManager.__init__
+
+    def begin_without_discovery(self: PagesManager, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        PagesManager.uses_pages_directory = False
+
+    monkeypatch.setattr(PagesManager, "__init__", begin_without_discovery)
 
 
 @pytest.fixture
@@ -178,13 +195,22 @@ def test_moving_the_threshold_counts_again_and_moves_the_link(toy):
     shown = metrics(at)
     assert (shown["Anchor"], shown["Covered"], shown["Missing"]) == ("3", "1", "2")
     assert shown["FAC"] == "33.3%"
-    assert at.query_params["threshold"] == ["1.2"]
+    assert at.query_params["threshold"] == "1.2"
 
 
 def test_a_link_opens_the_same_view(toy):
     at = opened("coverage", threshold="1.2", role="assistant", anchor="toy-anchor")
     assert metrics(at)["Missing"] == "2"
     assert {each.label: each.value for each in at.segmented_control}["Whose tokens"] == "assistant"
+
+
+def test_a_link_that_is_the_first_thing_a_server_is_asked_opens_inside_the_frame(toy, monkeypatch):
+    monkeypatch.undo()  # back to a server that still discovers pages/ by itself
+    monkeypatch.setenv("FAC_WORKSPACE", str(toy.root))
+    monkeypatch.setattr("fac.jobs.start_worker", lambda workspace: None)
+    at = opened("coverage", threshold="1.2")
+    assert [each.label for each in at.toggle] == ["Blur examples"]
+    assert metrics(at)["Missing"] == "2"
 
 
 def test_a_link_with_nonsense_opens_the_usual_view(toy):
@@ -196,7 +222,7 @@ def test_a_link_with_nonsense_opens_the_usual_view(toy):
 def test_gaps_are_listed_and_searched(toy):
     at = opened("coverage")
     labels = set(at.dataframe[0].value["label"])
-    assert labels == {"python", "function", "loop", "river", "mountain", "train"}
+    assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
     ran(at.text_input[0].set_value("riv").run())
     assert list(at.dataframe[0].value["label"]) == ["river"]
 
@@ -243,7 +269,7 @@ def test_compare_counts_what_came_and_went(toy):
     assert (shown["Gained"], shown["Lost"]) == ("6", "0")
     assert shown["FAC"] == "100.0%"
     labels = set(at.dataframe[0].value["label"])
-    assert labels == {"python", "function", "loop", "river", "mountain", "train"}
+    assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
 
 
 def test_datasets_of_different_encoders_are_not_compared(toy):
@@ -335,7 +361,7 @@ def ui_dataset(workspace: Workspace, name: str) -> str:
 
 def test_a_text_is_read_and_shown_token_by_token(toy):
     at = opened("playground", dataset="toy-seed")
-    ran(at.text_area[0].set_value("bake the river!").run())
+    at.text_area[0].set_value("bake the river!")
     ran(button(at, "Read its features").click().run())
     queue = Queue(toy.queue)
     (job,) = queue.jobs()
@@ -351,7 +377,7 @@ def test_a_text_is_read_and_shown_token_by_token(toy):
         "the": "shown",
     }
     assert re.search(r'class="fac-peak"[^>]*title="1.5"> river!</span>', markup(at))
-    assert at.query_params["probe"] == [run]
+    assert at.query_params["probe"] == run
 
 
 def test_jobs_are_listed_with_their_errors_and_can_be_repeated_or_cancelled(toy, started):

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -48,12 +49,12 @@ def both_steps(*, dead_share=0.0, threshold=0.0, rounds=1, b_enc=None):
     Returns two lists, one entry per round: loss, threshold, fired features, gradients.
     """
     import torch
-    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-    from sae_lens.saes.sae import TrainStepInput
+
+    from tests.tiny import sae_lens
 
     torch.manual_seed(0)
-    config = BatchTopKTrainingSAEConfig(d_in=32, d_sae=128, k=6, device="cpu")
-    dense = BatchTopKTrainingSAE(config)
+    config = sae_lens.BatchTopKTrainingSAEConfig(d_in=32, d_sae=128, k=6, device="cpu")
+    dense = sae_lens.BatchTopKTrainingSAE(config)
     with torch.no_grad():
         dense.b_dec.normal_()
         dense.W_dec.mul_(torch.rand(128, 1) + 0.5)  # norms differ, so rescaling shows
@@ -68,7 +69,7 @@ def both_steps(*, dead_share=0.0, threshold=0.0, rounds=1, b_enc=None):
         noise = torch.Generator().manual_seed(1)
         for step in range(rounds):
             x = torch.randn(64, 32, generator=noise)
-            given_step = TrainStepInput(
+            given_step = sae_lens.saes.sae.TrainStepInput(
                 sae_in=x,
                 dead_neuron_mask=dead,
                 coefficients={},
@@ -284,10 +285,10 @@ def sparse_stream(tmp_path_factory):
     return folder
 
 
-def trained(stream, home, report=quiet):
+def trained(stream, home, report=quiet, recipe=RECIPE):
     train(
         stream,
-        RECIPE,
+        recipe,
         work=home / "work",
         out=home / "out",
         model_name="tiny",
@@ -303,7 +304,8 @@ def test_a_trained_sae_is_a_half_precision_jumprelu_that_knows_where_it_belongs(
 ):
     import torch
 
-    sae = trained(sparse_stream, tmp_path)
+    # Long enough for the running mean of thresholds to arrive: 1 - 0.99^310 = 0.96.
+    sae = trained(sparse_stream, tmp_path, recipe=replace(RECIPE, passes=10))
     config = json.loads((tmp_path / "out" / "cfg.json").read_text())
     assert (config["architecture"], config["dtype"]) == ("jumprelu", "float16")
     assert (sae.stored, sae.n_features, sae.d_in) == ("float16", 48, 24)
@@ -317,7 +319,7 @@ def test_a_trained_sae_is_a_half_precision_jumprelu_that_knows_where_it_belongs(
     with torch.inference_mode():
         acts, _ = sae.encode(x)
         error = (sae.module.decode(acts) - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
-    assert error < 0.35
+    assert error < 0.2
     assert (acts > 0).sum(1).float().mean() == pytest.approx(RECIPE.k, rel=0.35)
 
 

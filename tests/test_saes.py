@@ -64,7 +64,7 @@ def test_every_architecture_is_read_as_sae_lens_reads_it(tmp_path, kind):
     assert (sae.n_features, sae.d_in, sae.trained_layer, sae.stored) == (WIDTH, D, 2, "float32")
     x = 4 * torch.randn(50, D, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        theirs = tiny.SAE.load_from_disk(folder).encode(x)
+        theirs = tiny.sae_lens.SAE.load_from_disk(folder).encode(x)
         acts, pre = sae.encode(x)
     assert torch.equal(acts, theirs)
     assert 0 < (acts > 0).float().mean() < 0.6
@@ -207,7 +207,7 @@ def test_a_release_that_cannot_be_fetched_is_the_services_fault(monkeypatch):
     def offline(*_args, **_options):
         raise ConnectionError("Max retries exceeded\nwith url")
 
-    monkeypatch.setattr(tiny.SAE, "from_pretrained", offline)
+    monkeypatch.setattr(tiny.sae_lens.SAE, "from_pretrained", offline)
     with pytest.raises(ServiceError, match="could not be fetched: Max retries exceeded$"):
         load_sae("gpt2-small-res-jb/blocks.0.hook_resid_pre")
 

@@ -25,19 +25,7 @@ from transformers import (
 with warnings.catch_warnings():
     # sae-lens imports a module that TransformerLens has moved.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from sae_lens import (
-        SAE,
-        GatedSAE,
-        GatedSAEConfig,
-        JumpReLUSAE,
-        JumpReLUSAEConfig,
-        StandardSAE,
-        StandardSAEConfig,
-        TopKSAE,
-        TopKSAEConfig,
-    )
-
-__all__ = ["SAE"]  # for tests that must not be the first to import sae-lens
+    import sae_lens
 
 DEFAULT_SYSTEM = "You are a helpful AI assistant named Tiny"
 
@@ -219,13 +207,13 @@ def _saved(model: torch.nn.Module, words: PreTrainedTokenizerFast, folder: Path)
     return folder
 
 
-ARCHITECTURES = {
-    "standard": (StandardSAE, StandardSAEConfig, {}),
-    "standard-normed": (StandardSAE, StandardSAEConfig, {"normalize_activations": "layer_norm"}),
-    "topk": (TopKSAE, TopKSAEConfig, {"k": 5}),
-    "topk-rescaled": (TopKSAE, TopKSAEConfig, {"k": 5, "rescale_acts_by_decoder_norm": True}),
-    "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
-    "gated": (GatedSAE, GatedSAEConfig, {}),
+ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
+    "standard": ("Standard", {}),
+    "standard-normed": ("Standard", {"normalize_activations": "layer_norm"}),
+    "topk": ("TopK", {"k": 5}),
+    "topk-rescaled": ("TopK", {"k": 5, "rescale_acts_by_decoder_norm": True}),
+    "jumprelu": ("JumpReLU", {}),
+    "gated": ("Gated", {}),
 }
 
 
@@ -240,9 +228,10 @@ def sae(
     seed: int = 0,
 ) -> Path:
     """Random weights, written by sae-lens' own save."""
-    kind, config, options = ARCHITECTURES[architecture]
+    kind, options = ARCHITECTURES[architecture]
+    make, config = (getattr(sae_lens, f"{kind}SAE{suffix}") for suffix in ("", "Config"))
     torch.manual_seed(seed)
-    module = kind(config(d_in=d_in, d_sae=n_features, device="cpu", **options))
+    module = make(config(d_in=d_in, d_sae=n_features, device="cpu", **options))
     with torch.no_grad():
         for name, weight in module.named_parameters():
             weight.normal_(0, 0.3)

@@ -318,6 +318,12 @@ class Queue:
                 f"The queue {self._path} is damaged ({error}): delete the file; only the jobs "
                 f"that were waiting are lost."
             )
+        # The last byte tells the kind; the others say where it happened.
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            return InputError(
+                f"The queue {self._path} cannot be opened or written ({error}): check that its "
+                f"folder exists and that you may write there."
+            )
         return error
 
 
