@@ -368,6 +368,9 @@ def gaps(
     min_support: MinSupport = 1,
     relevant: Relevant = "all",
     role: Role = EVERY_ROLE,
+    badge: Annotated[
+        str, typer.Option(help="any, robust, borderline or artefact: how far to believe a gap.")
+    ] = "any",
     out_: Annotated[
         Path | None, typer.Option("--out", help="Write the gaps as JSON lines.")
     ] = None,
@@ -379,19 +382,22 @@ def gaps(
     handle, asked, result = _coverage(
         place, anchor, dataset, threshold, min_support, role, relevant
     )
-    total = result["n_missing"]
-    rows, _ = compare.gap_table(handle, **asked, limit=total if out_ else limit)
+    missing = result["n_missing"]
+    rows, total = compare.gap_table(
+        handle, **asked, badge=badge, limit=max(missing, 1) if out_ else limit
+    )
     if out_:
         text = "".join(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
         try:
             out_.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"{str(out_)!r} cannot be written: {error.strerror}.") from error
-    data = {"n_missing": total, "rows": len(rows), "out": str(out_) if out_ else None}
+    data = {"n_missing": missing, "rows": len(rows), "out": str(out_) if out_ else None}
     data |= {} if out_ else {"gaps": rows}
 
     def show() -> None:
-        table = Table(title=f"{total:,} gaps of {escape(dataset)} against {escape(anchor)}")
+        kind = "" if badge == "any" else f"{badge} "
+        table = Table(title=f"{total:,} {kind}gaps of {escape(dataset)} against {escape(anchor)}")
         for column in ("feature", "top tokens", "anchor", "expected", "near", "badge"):
             table.add_column(column, justify="left" if column == "top tokens" else "right")
         for row in rows[:limit]:

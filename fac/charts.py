@@ -83,11 +83,12 @@ def funnel(stages: Sequence[tuple[str, int]], missing: int) -> go.Figure:
             orientation="h",
             marker={"color": MISSING, "cornerradius": 5},
             text=[f"{missing:,} missing"],
-            textposition="auto",
+            # Inside only where the words fit; beside the bar otherwise.
+            textposition="inside" if missing > 0.2 * top else "outside",
             cliponaxis=False,
             hovertemplate="missing: %{x:,} features<extra></extra>",
         )
-    figure.update_xaxes(visible=False, range=[0, top * 1.12], fixedrange=True)
+    figure.update_xaxes(visible=False, range=[0, top * 1.22], fixedrange=True)
     figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, ticksuffix="  ")
     return figure
 
@@ -98,7 +99,7 @@ def fac_bars(rows: Sequence[Mapping[str, Any]], chosen: str | None = None) -> go
     A row holds `name`, `run`, `fac`, `n_covered`, `n_anchor`; an undefined FAC is left out.
     """
     rows = sorted((row for row in rows if not math.isnan(row["fac"])), key=lambda r: -r["fac"])
-    figure = _figure(46 * max(len(rows), 1) + 40, bargap=0.5)
+    figure = _figure(46 * max(len(rows), 1) + 70, bargap=0.5)
     figure.add_bar(
         y=[_short(row["name"]) for row in rows],
         x=[row["fac"] for row in rows],
@@ -343,13 +344,14 @@ def token_dots(
         text=[f"{value:.2f}" for value in values_shown],
         hovertemplate="%{y} on token %{x}: %{text}<extra></extra>",
     )
-    step = max(1, len(tokens) // 40)
-    shown = range(0, len(tokens), step)
+    # Scaffold tokens in front of and behind the text are left out: nothing is counted there.
+    first, last = (min(xs), max(xs)) if xs else (0, len(tokens) - 1)
+    shown = range(first, last + 1, max(1, (last + 1 - first) // 30))
     figure.update_xaxes(
         tickvals=list(shown),
         ticktext=[_short(tokens[i].strip() or "␣", 12) for i in shown],
         tickangle=-50,
-        range=[-0.7, len(tokens) - 0.3],
+        range=[first - 0.7, last + 0.7],
         fixedrange=True,
     )
     figure.update_yaxes(

@@ -383,6 +383,7 @@ def work(
     before = None
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    queue.recover()  # a queue that cannot be used is told before anything starts
     beating = threading.Thread(target=_beat, args=(queue, lease, stop, say), name="heartbeat")
     beating.start()
     say(f"worker {os.getpid()} reads {workspace.queue}")

@@ -317,6 +317,17 @@ def comparable(found: Mapping[str, Row], anchor: str) -> list[str]:
     return [key for key, run in found.items() if run["facts"]["encoder"] == encoder]
 
 
+def labels(run: str, features: Sequence[int]) -> dict[int, str]:
+    """What features peak on in a run; where they are silent there, in the anchor."""
+    found = measured()
+    anchor = default_anchor({key: found[key] for key in comparable(found, run)})
+    named: dict[int, str] = {}
+    for place in (anchor, run):
+        rows, _ = cache().features_page(place, ids=features, limit=len(features))
+        named |= {row["feature"]: row["label"] for row in rows if row["label"]}
+    return {feature: named.get(feature, "") for feature in features}
+
+
 def sae_of(run: Row) -> str | None:
     """The run that holds what is known of the dictionary itself; None while it is not drawn."""
     sae = run["facts"]["sae_run"]
@@ -863,9 +874,11 @@ def probe_rows(text: Probe, dataset: str, token: int | None = None) -> list[Row]
     }
     firing = [feature for feature, value in strength.items() if value > 0]
     known, _ = cache().features_page(dataset, ids=firing, limit=len(firing))
+    names = labels(dataset, firing)
     rows = [
         {
             **row,
+            "label": names[row["feature"]],
             "peak": strength[row["feature"]],
             "state": "shown" if row["n_samples"] else "missing",
         }

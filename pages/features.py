@@ -90,7 +90,8 @@ def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Ro
         st.info(f"This dictionary has features 0 to {size - 1:,}; there is no #{feature}.")
         return
     silent = facts["n_samples"] == 0
-    st.subheader(ui.plain(ui.called(feature, facts["label"])), anchor=False)
+    label = ui.labels(run, [feature])[feature]
+    st.subheader(ui.plain(ui.called(feature, label)), anchor=False)
     ui.cards(
         ("Samples", f"{facts['n_samples']:,}", "Samples of the dataset in which it fires."),
         ("Share", ui.share(facts["density"]), "Of the dataset's samples."),
@@ -132,15 +133,14 @@ def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Ro
 
 def show_neighbours(run: str, known: ui.Row) -> None:
     near = dict(zip(known["neighbours"][:6], known["cosines"], strict=False))
-    rows, _ = ui.cache().features_page(run, ids=list(near))
-    labels = {row["feature"]: row["label"] for row in rows}
+    labels = ui.labels(run, list(near))
     with st.container(horizontal=True, gap="small"):
         for other, cosine in near.items():
             st.page_link(
                 ui.FEATURES,
                 icon=":material/hub:",
                 help=f"cosine {cosine:.2f}",
-                label=ui.plain(ui.called(other, labels.get(other, ""))),
+                label=ui.plain(ui.called(other, labels[other])),
                 query_params={"feature": str(other)},
             )
 

@@ -70,7 +70,7 @@ def show_features(text: ui.Probe, dataset: str, name: str, run: str) -> None:
     st.caption(f"{lacking:,} of {len(rows):,} never fire in {ui.plain(name)}")
     pager = ui.Pager("probe", run, token)
     shown = rows[pager.offset : pager.offset + pager.size]
-    columns = ("feature", "label", "peak", "n_samples", "state")
+    columns = ("feature", "label", "peak", "n_samples")
     ui.table(shown, columns, key="probe", opens="feature", height=460)
     pager.draw(len(rows), "features")
 
