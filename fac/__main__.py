@@ -406,7 +406,7 @@ def gaps(
                 str(row["feature"]),
                 escape(row["label"]),
                 str(row["n_anchor"]),
-                f"{row['expected']:.1f}",
+                "" if row["expected"] is None else f"{row['expected']:.1f}",
                 near,
                 row["badge"],
             )

@@ -25,7 +25,7 @@ MISSING = "#E08A1E"
 REST = "#7C8799"
 """Slate: everything that is only context."""
 
-FAINT = "rgba(124, 135, 153, 0.28)"
+PALE = "rgba(20, 149, 138, 0.4)"
 GRID = "rgba(124, 135, 153, 0.18)"
 
 STRENGTH = [[0.0, "#A9B7C1"], [0.5, "#2AA598"], [1.0, "#4C57CC"]]
@@ -105,7 +105,7 @@ def fac_bars(rows: Sequence[Mapping[str, Any]], chosen: str | None = None) -> go
         x=[row["fac"] for row in rows],
         orientation="h",
         marker={
-            "color": [SHOWN if chosen in (None, row["run"]) else "#8FC9C3" for row in rows],
+            "color": [SHOWN if chosen in (None, row["run"]) else PALE for row in rows],
             "cornerradius": 5,
         },
         text=[f"{row['fac']:.1%}" for row in rows],
@@ -245,7 +245,7 @@ def role_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
         marker={"color": MISSING, "cornerradius": 4},
         hovertemplate="%{y}: %{x:,} missing<extra></extra>",
     )
-    figure.update_xaxes(title="features of the anchor", fixedrange=True)
+    figure.update_xaxes(title="features of the anchor", fixedrange=True, tickformat=",d")
     figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, ticksuffix="  ")
     return figure
 

@@ -13,7 +13,7 @@ import hashlib
 import html
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -536,8 +536,8 @@ BADGES: dict[str, tuple[str, Any]] = {
 _number, _text = st.column_config.NumberColumn, st.column_config.TextColumn
 _COLUMNS = {
     "feature": _number("#", width=56, format="%d"),
-    "label": _text("Peaks on", width=170),
-    "n_samples": _number("Samples", width=80, format="localized"),
+    "label": _text("Peaks on", width=160),
+    "n_samples": _number("Samples", width=76, format="localized"),
     "density": st.column_config.ProgressColumn(
         "Share", width=120, format="percent", min_value=0, max_value=1
     ),
@@ -566,7 +566,7 @@ _COLUMNS = {
     ),
     "badge": _text("Belief", width=90, help=BELIEF),
     "name": _text("Dataset", width=190),
-    "state": _text("State", width=120),
+    "state": _text("State", width=110),
     "duplicates": _number("Duplicates", width=90, format="localized"),
     "n_rejected": _number("Refused", width=90, format="localized"),
     "created": st.column_config.DatetimeColumn("Added", format="distance"),
@@ -589,7 +589,7 @@ def table(
 
     The id is kept, not the row's number: the same number is another feature once a person sorts.
     """
-    data = {name: [row.get(name) for row in rows] for name in columns}
+    data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
     shown = {name: _COLUMNS[name] for name in columns}
     options: dict[str, Any] = {"hide_index": True, "column_config": shown, "height": height}
     if opens is None:
@@ -605,6 +605,14 @@ def table(
         selection_mode="single-row",
         **options,
     )
+
+
+_DECIMALS = {"near": 2, "chance": 3, "density": 3}
+
+
+def _brief(name: str, value: Any) -> Any:
+    """A ratio without the decimals that nobody reads in a percentage."""
+    return round(value, _DECIMALS[name]) if name in _DECIMALS and value is not None else value
 
 
 def _open_row(key: str, name: str, ids: Sequence[Any]) -> None:
@@ -679,12 +687,13 @@ def tokens_html(
     strongest: float = 0.0,
     peak: int | None = None,
     breaks: bool = False,
+    faded: Collection[int] = (),
 ) -> str:
     """Tokens with their activation as the depth of colour; safe whatever the tokens hold.
 
     `values` are activations of the tokens, 0 where silent; `strongest` is full colour (default:
     their maximum). The token at index `peak` is underlined. Line ends show as ⏎, and with `breaks`
-    they also end the line.
+    they also end the line. Tokens whose index is in `faded` stand back.
     """
     line_end = '<i class="fac-end">⏎</i>' + "\n" * breaks
     values = list(values) if values is not None else [0.0] * len(tokens)
@@ -701,6 +710,8 @@ def tokens_html(
             )
         elif kind:
             parts.append(f"<span{kind}>{shown}</span>")
+        elif index in faded:
+            parts.append(f'<span class="fac-end">{shown}</span>')
         else:
             parts.append(shown)
     return f'<div class="fac-text fac-blur">{"".join(parts)}</div>'
@@ -852,18 +863,22 @@ class Probe(NamedTuple):
     """One text and what fires on it."""
 
     tokens: list[str]
+    scaffold: set[int]
+    """Tokens of the chat template, which belong to nobody."""
+
     features: dict[int, list[float]]
     """Feature -> its activation on every token, 0 where silent."""
 
 
 def probe(run: str) -> Probe:
     """A finished probe run."""
-    tokens = runs().table(run, "tokens", ["token"])["token"].to_pylist()
+    table = runs().table(run, "tokens", ["token", "role"]).to_pydict()
+    tokens, roles = table["token"], table["role"]
     features: dict[int, list[float]] = {}
     for row in runs().table(run, "activations").to_pylist():
         values = features.setdefault(row["feature"], [0.0] * len(tokens))
         values[row["position"]] = row["value"]
-    return Probe(tokens, features)
+    return Probe(tokens, {i for i, role in enumerate(roles) if role is None}, features)
 
 
 def probe_rows(text: Probe, dataset: str, token: int | None = None) -> list[Row]:
@@ -880,7 +895,6 @@ def probe_rows(text: Probe, dataset: str, token: int | None = None) -> list[Row]
             **row,
             "label": names[row["feature"]],
             "peak": strength[row["feature"]],
-            "state": "shown" if row["n_samples"] else "missing",
         }
         for row in known
     ]

@@ -41,7 +41,7 @@ def job_card(job: ui.Job) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.badge(word, icon=icon, color=colour)
             st.markdown(f"**{ui.plain(ui.job_title(job))}**", width="stretch")
-            st.caption(ui.job_times(job))
+            st.caption(ui.job_times(job), width="content")
             if job.status in ("waiting", "running"):
                 st.button(
                     "Cancel",

@@ -38,7 +38,7 @@ def show_tokens(text: ui.Probe, rows: list[ui.Row], feature: int) -> None:
     with st.container(border=True):
         st.markdown(f"**Where {ui.plain(ui.called(feature, label))} fires**")
         peak = values.index(max(values))
-        st.html(ui.tokens_html(text.tokens, values, peak=peak, breaks=True))
+        st.html(ui.tokens_html(text.tokens, values, peak=peak, breaks=True, faded=text.scaffold))
         st.page_link(
             ui.FEATURES,
             label="The whole feature",
@@ -83,15 +83,15 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     dataset = ui.pick("Does this dataset have them?", "dataset", found, usual, width=280)
 facts = found[dataset]["facts"]
 
+run = ui.look("probe", "", valid=ui.runs().find)
 with st.form("text", border=False):
-    written = st.text_area("Text", value=EXAMPLE, height=110, label_visibility="collapsed")
+    before = ui.runs().manifest(run)["facts"]["text"] if run else EXAMPLE
+    written = st.text_area("Text", value=before, height=110, label_visibility="collapsed")
     sent = st.form_submit_button("Read its features", type="primary", icon=":material/play_arrow:")
 if sent and written.strip():
-    ui.keep("probe", None)
     st.session_state.pop("probe_error", None)
     st.session_state["probe_job"] = ui.start_probe(written, found[dataset])
 
-run = ui.look("probe", "", valid=ui.runs().find)
 if "probe_job" in st.session_state:
     waiting(st.session_state["probe_job"])
 elif "probe_error" in st.session_state:

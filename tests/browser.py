@@ -1,85 +1,121 @@
-"""A served app and a real browser, for tests and for the screenshots of the README."""
+"""A running dashboard and a real Chromium for tests and for the script that takes screenshots."""
+
+from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from urllib.error import URLError
 
-from fac import jobs
-from fac.config import REPOSITORY, Workspace
+from playwright.sync_api import Page, expect, sync_playwright
 
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from fac.config import REPOSITORY, Workspace
+from fac.store.queue import Queue, process_exists
+
+CHROMIUM_FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--disable-sync", "--no-first-run"),
+)
+PATIENCE = 60_000
+"""Milliseconds; a machine that also trains something is slow, not broken."""
 
 
 @contextmanager
-def serving(workspace: Workspace, log: Path) -> Iterator[str]:
-    """`streamlit run app.py` on a free port of 127.0.0.1; its worker ends with it."""
+def server(workspace: Workspace) -> Iterator[str]:
+    """`streamlit run app.py` on a free port, yielding its address; ends it and its worker."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    workspace.logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "streamlit", "run", "app.py"]
-    command += ["--server.headless=true", f"--server.port={port}", "--server.fileWatcherType=none"]
-    environment = {**os.environ, "FAC_WORKSPACE": str(workspace.root)}
-    with log.open("wb") as sink:
+    command += ["--server.headless", "true", "--server.port", str(port)]
+    with (workspace.logs / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=sink, stderr=sink
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, "FAC_WORKSPACE": str(workspace.root)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
-    url = f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{port}"
     try:
-        wait_until_up(url, process, log)
-        yield url
+        _wait_until_healthy(address, process)
+        yield address
     finally:
         process.terminate()
-        process.wait(20)
-        jobs.stop_worker(workspace)
+        process.wait(30)
+        _end_worker(workspace)
 
 
-def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Returns once the server says it is healthy."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2):
-                return
-        except (URLError, ConnectionError, TimeoutError):
-            time.sleep(0.1)
-    raise AssertionError(f"no server after 60 s: {log.read_text()}")
+def _wait_until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(URLError), urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the dashboard did not start; exit code {process.poll()}")
+
+
+def _end_worker(workspace: Workspace) -> None:
+    """The worker outlives its server on purpose; a test must not leave it behind."""
+    worker = Queue(workspace.queue).worker()
+    if worker is None or not process_exists(worker["pid"]):
+        return
+    os.kill(worker["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    while process_exists(worker["pid"]):
+        if time.monotonic() > deadline:
+            os.kill(worker["pid"], signal.SIGKILL)
+            return
+        time.sleep(0.1)
 
 
 @contextmanager
-def browsing(chromium: str, *, dark: bool = False, height: int = 1000) -> Iterator[object]:
-    """A page of a headless Chromium; a script error on the page is an error here."""
-    from playwright.sync_api import sync_playwright
-
+def chromium_page(
+    executable: str, *, scheme: str = "light", width: int = 1440, height: int = 1000
+) -> Iterator[Page]:
+    """A page that fails the test on a script error or on a request that leaves this machine."""
+    complaints: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(
-            viewport={"width": 1440, "height": height},
-            color_scheme="dark" if dark else "light",
+        browser = playwright.chromium.launch(executable_path=executable, args=[*CHROMIUM_FLAGS])
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if scheme == "dark" else "light",
+            accept_downloads=True,
         )
-        page.set_default_timeout(60_000)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: complaints.append(f"script error: {error}"))
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+                else complaints.append(f"request to {request.url}")
+            ),
+        )
         yield page
         browser.close()
+    assert not complaints, complaints
 
 
-def settled(page) -> None:  # type: ignore[no-untyped-def]
-    """Returns once the script has run to its end and nothing on the page is still loading."""
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
-    page.wait_for_function("() => !document.querySelector('[data-testid=stSkeleton]')")
-    page.wait_for_timeout(400)  # charts fade in
+def visit(page: Page, address: str, headline: str) -> None:
+    """Opens an address and waits until the page of that headline is drawn to its end."""
+    page.goto(address)
+    page.get_by_role("heading", name=headline, exact=True).wait_for()
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Until Streamlit has finished running and nothing is a skeleton any more."""
+    page.wait_for_timeout(300)
+    expect(page.locator("[data-test-script-state=running]")).to_have_count(0, timeout=PATIENCE)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=PATIENCE)
+    expect(page.get_by_test_id("stException")).to_have_count(0)

@@ -1,132 +1,146 @@
-"""The walk a newcomer takes, in a real browser."""
+"""A real walk through the dashboard, in the distribution's Chromium.
 
-import re
-import time
+On the toy workspace: toy-seed lacks six of the ten features of toy-anchor (tests/toy.py). The walk
+on the demo with its model is marked `model` and lives beside it.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page, expect
 
-from fac import demo
 from fac.config import Workspace
-from tests.browser import browsing, serving, settled
+from tests.browser import PATIENCE, chromium_page, server, settle, visit
+from tests.toy import toy_workspace
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return Workspace(tmp_path_factory.mktemp("walk"))
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return toy_workspace(tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="module")
-def shared_model(place, demo_model_home):
-    """The worker of the served workspace finds the demo model that the tests fetched."""
-    place.models.mkdir(parents=True, exist_ok=True)
-    for path in demo_model_home.iterdir():
-        target = place.models / path.name
-        if path.is_dir() and not target.exists():
-            target.symlink_to(path)
-
-
-@pytest.fixture(scope="module")
-def url(place, tmp_path_factory, chromium):
-    with serving(place, tmp_path_factory.mktemp("log") / "server.log") as url:
-        yield url
+def address(toy: Workspace, chromium: str) -> Iterator[str]:
+    """A server for all walks; it is asked only where there is a Chromium."""
+    with server(toy) as running:
+        yield running
 
 
 @pytest.fixture
-def page(chromium):
-    with browsing(chromium) as page:
-        yield page
+def page(chromium: str) -> Iterator[Page]:
+    with chromium_page(chromium) as opened:
+        yield opened
 
 
-def metric(page, label):
-    card = page.get_by_test_id("stMetric").filter(has_text=re.compile(f"^{re.escape(label)}"))
-    return card.first.get_by_test_id("stMetricValue").inner_text()
+def metric(page: Page, label: str):
+    """The figure below a label, as a person finds it."""
+    card = page.get_by_test_id("stMetric").filter(has_text=label).first
+    return card.get_by_test_id("stMetricValue")
 
 
-def number(text):
-    return float(text.replace(",", "").rstrip("%"))
+def test_a_person_walks_from_home_to_the_tokens_of_a_missing_feature(page, address):
+    visit(page, address, "Where things stand")
+    expect(metric(page, "Coverage (FAC)")).to_have_text("40.0%")
 
+    page.get_by_text("See what is missing").click()
+    page.get_by_role("heading", name="Coverage", exact=True).wait_for()
+    settle(page)
+    expect(metric(page, "Missing")).to_have_text("6")
 
-def no_error_on(page):
-    assert page.get_by_test_id("stException").count() == 0
-    assert page.get_by_test_id("stAlertContentError").count() == 0
-
-
-def test_a_first_start_shows_a_populated_home_page_within_ten_seconds(tmp_path, chromium):
-    place = Workspace(tmp_path / "fresh")
-    with browsing(chromium) as page:
-        begun = time.monotonic()
-        with serving(place, tmp_path / "server.log") as url:
-            page.goto(url)
-            page.get_by_text("From the dictionary to what is covered").wait_for()
-            took = time.monotonic() - begun
-            settled(page)
-            assert 0 < number(metric(page, "Coverage (FAC)")) < 100
-            assert number(metric(page, "Missing")) > 0
-            no_error_on(page)
-    assert took < 10, f"{took:.1f} s"
-
-
-def test_raising_the_threshold_changes_fac_and_stays_in_the_link(url, page):
-    page.goto(f"{url}/coverage?dataset=demo-seed&anchor=demo-anchor")
-    page.get_by_text("Coverage at every threshold").wait_for()
-    settled(page)
-    before = number(metric(page, "Anchor"))
-    slider = page.get_by_role("slider").first
+    slider = page.get_by_role("slider", name="Threshold")
     slider.focus()
-    for _ in range(40):
-        slider.press("ArrowRight")
-    page.wait_for_function("() => /threshold=/.test(location.search)")
-    settled(page)
-    after = number(metric(page, "Anchor"))
-    assert after < before
-    shown = metric(page, "FAC")
-    link = page.url
-    page.goto("about:blank")
-    page.goto(link)
-    page.get_by_text("Coverage at every threshold").wait_for()
-    settled(page)
-    assert (metric(page, "FAC"), number(metric(page, "Anchor"))) == (shown, after)
-    no_error_on(page)
+    for _ in range(100):
+        if float(slider.get_attribute("aria-valuetext") or 0) >= 1.1:
+            break
+        slider.press("PageUp")
+    expect(metric(page, "Missing")).to_have_text("2", timeout=PATIENCE)
+    settle(page)
+    assert "threshold=" in page.url
 
-
-def test_a_missing_feature_opens_with_highlighted_tokens(url, page):
-    page.goto(f"{url}/coverage?dataset=demo-seed&anchor=demo-anchor")
-    page.get_by_text("Nearest in the dataset").wait_for()
-    settled(page)
-    peaks = page.locator(".fac-peak")
-    assert peaks.count() > 0
-    assert peaks.first.inner_text().strip() or peaks.first.inner_text()
     page.get_by_text("The whole feature").click()
-    page.get_by_text("Neighbours").wait_for()
-    settled(page)
-    assert re.search(r"feature=\d+", page.url)
-    assert page.locator(".fac-peak").count() > 0
-    no_error_on(page)
+    page.get_by_role("heading", name="Features", exact=True).wait_for()
+    settle(page)
+    assert "feature=" in page.url
+    peak = page.locator(".fac-text .fac-peak").first
+    expect(peak).to_be_visible()
+    assert peak.evaluate("node => getComputedStyle(node).backgroundColor").startswith("rgba(224")
+    assert float(peak.get_attribute("title")) > 1
 
 
-@pytest.mark.model
-def test_an_uploaded_file_is_read_measured_and_covered(url, page, place, tmp_path, shared_model):
-    rows = demo.INPUTS[demo.SEED].read_text("utf-8").splitlines()[:12]
-    path = tmp_path / "walk.jsonl"
-    path.write_text("\n".join(rows) + "\n" + rows[0] + "\n", encoding="utf-8")
-    page.goto(f"{url}/datasets?add=yes")
-    page.locator("input[type=file]").set_input_files(path)
+def test_a_shared_link_opens_the_same_view_and_back_returns(page, address):
+    visit(page, f"{address}/coverage?dataset=toy-seed&threshold=1.2&role=assistant", "Coverage")
+    expect(metric(page, "Missing")).to_have_text("2")
+    expect(page.get_by_role("radio", name="assistant")).to_be_checked()
+
+    page.get_by_role("radio", name="user").click()
+    expect(metric(page, "Anchor")).to_have_text("0", timeout=PATIENCE)
+    settle(page)
+    assert "role=user" in page.url
+    page.go_back()
+    expect(metric(page, "Missing")).to_have_text("2", timeout=PATIENCE)
+
+
+def test_choosing_a_row_opens_its_gap_and_all_gaps_can_be_downloaded(page, address):
+    visit(page, f"{address}/coverage?dataset=toy-seed", "Coverage")
+    table = page.get_by_test_id("stDataFrame").first
+    box = table.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 20, box["y"] + 35 * 2 + 17)  # the check box of the second row
+    page.wait_for_url("**gap=*", timeout=PATIENCE)
+    settle(page)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="JSONL").click()
+    lines = Path(waiting.value.path()).read_text("utf-8").splitlines()
+    gaps = [json.loads(line) for line in lines]
+    assert {gap["feature"] for gap in gaps} == {3, 4, 5, 6, 7, 8}
+
+
+def test_a_point_of_the_map_opens_its_feature(page, address):
+    visit(page, f"{address}/features?dataset=toy-anchor&feature=0", "Features")
+    plot = page.locator(".js-plotly-plot").first
+    where = plot.evaluate(
+        """plot => {
+            const trace = plot._fullData.findIndex(t => [...(t.customdata || [])].includes(6));
+            const at = [...plot._fullData[trace].customdata].indexOf(6);
+            const {xaxis, yaxis} = plot._fullLayout;
+            const frame = plot.querySelector('.nsewdrag').getBoundingClientRect();
+            return [frame.x + xaxis.d2p(plot._fullData[trace].x[at]),
+                    frame.y + yaxis.d2p(plot._fullData[trace].y[at])];
+        }"""
+    )
+    page.mouse.move(*where)
+    page.wait_for_timeout(500)
+    page.mouse.click(*where)
+    page.wait_for_url("**feature=6*", timeout=PATIENCE)
+    expect(page.get_by_role("heading", name="#6 river")).to_be_visible(timeout=PATIENCE)
+
+
+def test_an_uploaded_file_becomes_a_dataset_while_one_watches(page, address, tmp_path):
+    visit(page, f"{address}/datasets?add=yes", "Datasets")
+    file = tmp_path / "evening.jsonl"
+    rows = [{"text": f"a sample about <b>tea</b> number {i}"} for i in range(7)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_role("textbox", name="Name")).to_have_value("evening", timeout=PATIENCE)
     page.get_by_role("button", name="Add", exact=True).click()
-    page.get_by_role("heading", name="walk").wait_for()
-    settled(page)
-    assert metric(page, "Samples") == "12"
-    assert metric(page, "Duplicates") == "1"
-    page.get_by_role("button", name="Measure", exact=False).first.click()
-    page.get_by_text("Its coverage").wait_for(timeout=240_000)
-    page.get_by_text("Its coverage").click()
-    page.get_by_text("Coverage at every threshold").wait_for()
-    settled(page)
-    assert "dataset=walk" in page.url
-    small = number(metric(page, "FAC"))
-    page.goto(f"{url}/coverage?dataset=demo-seed&anchor=demo-anchor")
-    page.get_by_text("Coverage at every threshold").wait_for()
-    settled(page)
-    assert 0 < small < number(metric(page, "FAC"))
-    no_error_on(page)
+    # The worker reads it without any help, and the page notices.
+    expect(page.get_by_role("heading", name="evening")).to_be_visible(timeout=2 * PATIENCE)
+    expect(metric(page, "Samples")).to_have_text("7")
+    expect(page.get_by_text("<b>tea</b> number 3")).to_be_visible()
+
+    visit(page, f"{address}/jobs", "Jobs")
+    expect(page.get_by_text("Read evening")).to_be_visible()
+    expect(page.get_by_text("Worker alive")).to_be_visible()
+
+
+def test_blurred_examples_clear_under_the_pointer(page, address):
+    visit(page, f"{address}/features?dataset=toy-anchor&feature=0", "Features")
+    page.get_by_text("Blur examples").click()
+    example = page.locator(".fac-text").first
+    expect(example).to_have_css("filter", "blur(5.25px)", timeout=PATIENCE)
+    example.hover()
+    expect(example).to_have_css("filter", "none")

@@ -104,6 +104,8 @@ def assert_one_sentence(said: Said, code: int = 2) -> None:
     assert "Traceback" not in said.err
 
 
+cli.NOTE_SECONDS = float("inf")  # how slow this machine is shall not be what is tested
+
 PAIR = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
 
 
@@ -208,6 +210,14 @@ def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path
 def test_without_a_file_gaps_show_as_many_rows_as_asked_for(kitchen):
     found = fac("gaps", *PAIR, "--limit", 2, "--json", place=kitchen).json
     assert (found["n_missing"], found["rows"], len(found["gaps"])) == (6, 2, 2)
+
+
+def test_gaps_of_one_badge_are_those_that_have_it(kitchen):
+    every = fac("gaps", *PAIR, "--json", place=kitchen).json["gaps"]
+    found = fac("gaps", *PAIR, "--badge", "robust", "--json", place=kitchen).json
+    assert found["gaps"] == [row for row in every if row["badge"] == "robust"]
+    assert 0 < len(found["gaps"]) < found["n_missing"] == 6
+    assert "5 robust gaps" in fac("gaps", *PAIR, "--badge", "robust", place=kitchen).out
 
 
 def test_check_passes_a_dataset_that_lost_nothing(kitchen):
@@ -324,6 +334,16 @@ def test_coverage_is_what_counting_the_words_gives(kitchen, threshold, min_suppo
     assert found["fac"] == (pytest.approx(1 - len(expected) / len(anchor)) if anchor else None)
 
 
+def test_progress_goes_to_stderr_line_by_line_where_that_is_no_terminal(
+    own_kitchen, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cli, "NOTE_SECONDS", 0.0)
+    source = write_lines(tmp_path / "drinks.jsonl", {"text": "tea"})
+    said = fac("ingest", source, "--name", "drinks", "--json", place=own_kitchen)
+    assert said.json["samples"] == 1
+    assert said.err.splitlines()[-1] == "reading drinks: 16/16 1 samples"
+
+
 # --- exit codes ----------------------------------------------------------------------------------
 
 
@@ -387,6 +407,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(kitchen):
         ("coverage --anchor ../../etc --dataset toy-seed", "../../etc"),
         ("gaps --anchor toy-anchor --dataset toy-seed --out /dev/full", "No space left"),
         ("gaps --anchor toy-anchor --dataset toy-seed --out /nowhere/x", "No such file"),
+        ("gaps --anchor toy-anchor --dataset toy-seed --badge likely", "likely"),
         ("check toy-seed --baseline toy-anchor --min-fac 2", "--min-fac"),
         ("check toy-seed --baseline unheard-of", "unheard-of"),
         ("measure unheard-of", "unheard-of"),

@@ -72,7 +72,7 @@ def test_the_blocks_about_the_demo_run_without_a_model(workspace):
     assert any("demo" in line for block in light for line in block)
     for line in (line for block in light for line in block):
         said = run(line, workspace)
-        assert (said.code, said.err) == (0, ""), line
+        assert said.code == 0, (line, said.err)
         assert said.out
 
 
@@ -96,15 +96,34 @@ def test_the_blocks_about_your_own_data_run_in_the_order_they_stand_in(
 
 def test_it_says_what_the_demo_says(workspace):
     assert fac("demo", place=workspace).code == 0
-    asked = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED, "--json")
-    found = fac("coverage", *asked, place=workspace).json
-    assert f"{found['fac']:,.4g}" in README
-    assert f"{found['n_missing']:,}" in README
-    gaps = fac("gaps", *asked, "--limit", 5, place=workspace).json["gaps"]
-    assert len(gaps) == 5
-    for gap in gaps:
-        assert str(gap["feature"]) in README
-        assert gap["label"].split(" · ")[0] in README
+    asked = [
+        line
+        for line in FAC_LINES
+        if f" coverage --anchor {demo.ANCHOR} --dataset {demo.SEED}" in line
+    ]
+    assert asked
+    for line in asked:
+        found = run(f"{line} --json", workspace).json
+        for figure in (f"{found['fac']:,.4g}", f"{found['n_missing']:,}"):
+            assert figure in README, (line, figure)
+
+    every = ("gaps", "--anchor", demo.ANCHOR, "--dataset", demo.SEED, "--limit", 10**6, "--json")
+    gaps = {gap["feature"]: gap for gap in fac(*every, place=workspace).json["gaps"]}
+    told = [
+        [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in README.splitlines()
+        if re.match(r"\| \d+ \|", row)
+    ]
+    assert len(told) >= 5
+    for feature, tokens, in_anchor, expected, near in told:
+        gap = gaps[int(feature)]
+        assert [in_anchor, expected, near] == [
+            str(gap["n_anchor"]),
+            f"{gap['expected']:.1f}",
+            f"{gap['near']:.2f}",
+        ]
+        for token in re.findall("`([^`]+)`", tokens):
+            assert token in gap["label"].split(" · ")
 
 
 def test_its_pictures_and_links_lead_somewhere():
@@ -125,7 +144,8 @@ def test_figures_of_the_sae_are_those_of_its_own_report():
     quality = json.loads((demo.DEMO_INPUTS / "sae" / "quality.json").read_text("utf-8"))
     config = json.loads((demo.DEMO_INPUTS / "sae" / "cfg.json").read_text("utf-8"))
     assert f"{config['d_sae']:,} features" in re.sub(r"\s+", " ", README)
-    assert f"{quality['fvu']:.2f}" in README
+    for name in ("fvu", "l0", "dead", "loss_recovered"):
+        assert f"{quality[name]:.3g}" in README
 
 
 def test_the_licence_is_the_whole_apache_licence():
