@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fac import demo
 from fac.config import REPOSITORY, Workspace
-from tests.browser import browsing, serving, settled
+from tests.browser import chromium_page, server, settle
 
 TEXT = "Whisk the eggs with sugar until pale, then prove that the sum of two odd numbers is even."
 
@@ -41,18 +41,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Workspace((asked.workspace or Path(scratch) / "workspace").resolve())
         demo.materialise(place, lambda *_: None)
-        with (
-            serving(place, Path(scratch) / "server.log") as url,
-            browsing(chromium, dark=asked.dark) as page,
-        ):
+        scheme = "dark" if asked.dark else "light"
+        with server(place) as address, chromium_page(chromium, scheme=scheme) as page:
             for name, (path, landmark) in PAGES.items():
-                page.goto(url + path)
+                page.goto(address + path)
                 page.get_by_text(landmark).first.wait_for()
                 if name == "playground":
                     page.locator("textarea").first.fill(TEXT)
                     page.get_by_role("button", name="Read its features").click()
                     page.locator(".fac-text").first.wait_for(timeout=300_000)
-                settled(page)
+                settle(page)
+                page.wait_for_timeout(800)  # charts fade in
                 suffix = "-dark" if asked.dark else ""
                 page.screenshot(path=asked.out / f"{name}{suffix}.png")
 

@@ -32,6 +32,7 @@ def demo_model_home() -> Path:
 
     For tests marked `model`; it takes about a minute the first time.
     """
+    import tests.tiny  # noqa: F401 - loads sae-lens without the warnings it has about itself
     from fac.models import demo_model
 
     return demo_model(Workspace(REPOSITORY / "data").models).parent

@@ -1,0 +1,68 @@
+"""What a newcomer meets: the demo at the first start, and a file of their own with the model."""
+
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+from fac import demo
+from fac.config import Workspace
+from tests.browser import PATIENCE, chromium_page, server, settle, visit
+
+pytestmark = pytest.mark.browser
+
+
+def metric(page, label):
+    card = page.get_by_test_id("stMetric").filter(has_text=label).first
+    return card.get_by_test_id("stMetricValue")
+
+
+def number(page, label):
+    return float(metric(page, label).inner_text().replace(",", "").rstrip("%"))
+
+
+def test_a_first_start_shows_a_populated_home_page_within_ten_seconds(tmp_path, chromium):
+    with chromium_page(chromium) as page:
+        begun = time.monotonic()
+        with server(Workspace(tmp_path / "fresh")) as address:
+            page.goto(address)
+            page.get_by_text("From the dictionary to what is covered").wait_for()
+            took = time.monotonic() - begun
+            settle(page)
+            assert 0 < number(page, "Coverage (FAC)") < 100
+            assert number(page, "Missing") > 100
+    assert took < 10, f"{took:.1f} s"
+
+
+@pytest.mark.model
+def test_an_uploaded_file_is_measured_and_its_coverage_shown(tmp_path, chromium, demo_model_home):
+    place = Workspace(tmp_path / "walk")
+    demo.materialise(place, lambda *_: None)
+    place.models.parent.mkdir(parents=True, exist_ok=True)
+    if not place.models.exists():
+        place.models.symlink_to(demo_model_home, target_is_directory=True)
+    rows = demo.INPUTS[demo.SEED].read_text("utf-8").splitlines()[:12]
+    file = tmp_path / "evening.jsonl"
+    file.write_text("\n".join([*rows, rows[0]]) + "\n", encoding="utf-8")
+    with chromium_page(chromium) as page, server(place) as address:
+        visit(page, f"{address}/datasets?add=yes", "Datasets")
+        page.locator("input[type=file]").set_input_files(file)
+        box = page.get_by_role("textbox", name="Name")
+        expect(box).to_have_value("evening", timeout=PATIENCE)
+        page.get_by_role("button", name="Add", exact=True).click()
+        expect(page.get_by_role("heading", name="evening")).to_be_visible(timeout=PATIENCE)
+        expect(metric(page, "Samples")).to_have_text("12")
+        expect(metric(page, "Duplicates")).to_have_text("1")
+
+        page.get_by_role("button", name="Measure").click()
+        link = page.get_by_role("link", name="Its coverage")
+        expect(link).to_be_visible(timeout=5 * PATIENCE)
+        link.click()
+        page.get_by_role("heading", name="Coverage", exact=True).wait_for()
+        settle(page)
+        assert "dataset=evening" in page.url
+        of_twelve = number(page, "FAC")
+
+        visit(page, f"{address}/coverage?dataset=demo-seed&anchor=demo-anchor", "Coverage")
+        assert 0 < of_twelve < number(page, "FAC")
+        expect(page.locator(".fac-text .fac-peak").first).to_be_visible()
