@@ -4,10 +4,9 @@ import streamlit as st
 
 from fac import ui
 
-st.set_page_config(page_title="FAC Explorer", page_icon=ui.MARK, layout="wide")
-st.logo(ui.LOGO, icon_image=ui.MARK, size="large")
-
 page = ui.navigation()
+st.set_page_config(page_title=f"{page.title} · FAC Explorer", page_icon=ui.MARK, layout="wide")
+st.logo(ui.LOGO, icon_image=ui.MARK, size="large")
 with ui.guard():
     ui.frame(page.title)
     page.run()

@@ -130,7 +130,7 @@ def feature_map(
     feature = points["feature"].to_numpy()
     x, y = (points[axis].to_numpy().astype(np.float32) for axis in ("x", "y"))
     shown = support[feature]
-    figure = _figure(height, dragmode="lasso", uirevision="kept")
+    figure = _figure(height, uirevision="kept")
     if len(feature) > DENSE:
         figure.add_histogram2d(
             x=x,
@@ -285,7 +285,7 @@ def support_scatter(
     spread = np.random.default_rng(0).uniform(-0.12, 0.12, (2, len(either)))
     x = np.log1p(np.maximum(a + spread[0] * (1 + a / 8), -0.5)).astype(np.float32)
     y = np.log1p(np.maximum(b + spread[1] * (1 + b / 8), -0.5)).astype(np.float32)
-    figure = _figure(height, dragmode="lasso", uirevision="kept")
+    figure = _figure(height, uirevision="kept")
     top = float(np.log1p(max(int(a.max(initial=1)), int(b.max(initial=1)))))
     figure.add_scatter(
         x=[0, top], y=[0, top], mode="lines", line={"color": GRID, "width": 2}, hoverinfo="skip"
