@@ -1,59 +1,88 @@
-"""Takes the screenshots of the README: every page of the demo, in a real browser.
+"""A screenshot of every page: `python docs/screenshots.py --workspace data --out docs/img`.
 
-    python -m docs.screenshots [--workspace DIR] [--out docs/img] [--dark]
-
-Starts the app on a free port of 127.0.0.1; the workspace is a fresh one unless named.
+Starts the dashboard on the workspace, drives the distribution's Chromium through it and writes
+one PNG a page, `coverage.png` and so on; `--scheme dark` writes `coverage-dark.png`.
 """
+
+from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
+import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
-from fac import demo
-from fac.config import REPOSITORY, Workspace
-from tests.browser import chromium_page, server, settle
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-TEXT = "Whisk the eggs with sugar until pale, then prove that the sum of two odd numbers is even."
+from playwright.sync_api import Page  # noqa: E402
 
-PAGES = {
-    "home": ("/", "From the dictionary to what is covered"),
-    "datasets": ("/datasets", "Provenance"),
-    "features": ("/features?dataset=demo-anchor", "Neighbours"),
-    "coverage": ("/coverage?dataset=demo-seed&anchor=demo-anchor", "Nearest in the dataset"),
-    "compare": ("/compare", "Samples that show each feature"),
-    "playground": ("/playground?dataset=demo-seed", "Read its features"),
-    "jobs": ("/jobs", "Worker alive"),
+from fac import config  # noqa: E402
+from tests.browser import chromium_page, server, settle, visit  # noqa: E402
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+HEADLINES = {
+    "home": "Where things stand",
+    "datasets": "Datasets",
+    "features": "Features",
+    "coverage": "Coverage",
+    "compare": "Compare",
+    "playground": "Playground",
+    "jobs": "Jobs",
 }
 
 
+def views(anchor: str, dataset: str, text: str | None) -> dict[str, dict[str, str]]:
+    """Query parameters with which each page is shown."""
+    pair = {"anchor": anchor, "dataset": dataset}
+    return {
+        "home": pair,
+        "datasets": {},
+        "features": {"dataset": anchor},
+        "coverage": pair,
+        "compare": {"before": dataset, "after": anchor, "anchor": anchor},
+        "playground": {"dataset": dataset, **({"probe": text} if text else {})},
+        "jobs": {},
+    }
+
+
+def read_a_text(page: Page, address: str) -> str | None:
+    """Sends the playground's example to the worker; the id of the run that comes back."""
+    visit(page, f"{address}/playground", HEADLINES["playground"])
+    page.get_by_role("button", name="Read its features").click()
+    page.wait_for_url("**probe=*", timeout=600_000)
+    return page.url.split("probe=")[1].split("&")[0]
+
+
 def main() -> None:
-    """Parse the arguments, serve, walk, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workspace", type=Path)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "img")
-    parser.add_argument("--dark", action="store_true")
-    asked = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        raise SystemExit("There is no Chromium on this machine: apt-get install chromium.")
-    asked.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Workspace((asked.workspace or Path(scratch) / "workspace").resolve())
-        demo.materialise(place, lambda *_: None)
-        scheme = "dark" if asked.dark else "light"
-        with server(place) as address, chromium_page(chromium, scheme=scheme) as page:
-            for name, (path, landmark) in PAGES.items():
-                page.goto(address + path)
-                page.get_by_text(landmark).first.wait_for()
-                if name == "playground":
-                    page.locator("textarea").first.fill(TEXT)
-                    page.get_by_role("button", name="Read its features").click()
-                    page.locator(".fac-text").first.wait_for(timeout=300_000)
-                settle(page)
-                page.wait_for_timeout(800)  # charts fade in
-                suffix = "-dark" if asked.dark else ""
-                page.screenshot(path=asked.out / f"{name}{suffix}.png")
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--workspace", type=Path, default=config.workspace().root)
+    options.add_argument("--out", type=Path, default=config.REPOSITORY / "docs" / "img")
+    options.add_argument("--scheme", choices=("light", "dark"), default="light")
+    options.add_argument("--anchor", default="demo-anchor")
+    options.add_argument("--dataset", default="demo-seed")
+    options.add_argument("--pages", nargs="*", choices=HEADLINES, default=[*HEADLINES])
+    given = options.parse_args()
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        options.error("there is no Chromium on this machine: apt-get install chromium")
+    given.out.mkdir(parents=True, exist_ok=True)
+    suffix = "-dark" if given.scheme == "dark" else ""
+    with (
+        server(config.workspace(given.workspace)) as address,
+        chromium_page(browser, scheme=given.scheme) as page,
+    ):
+        visit(page, address, HEADLINES["home"])
+        page.get_by_text("Coverage of every dataset").wait_for(timeout=120_000)
+        text = read_a_text(page, address) if "playground" in given.pages else None
+        for name in given.pages:
+            view = views(given.anchor, given.dataset, text)[name]
+            place = "" if name == "home" else name
+            visit(page, f"{address}/{place}?{urlencode(view)}", HEADLINES[name])
+            settle(page)
+            page.wait_for_timeout(1500)  # charts draw themselves in after their data arrived
+            target = given.out / f"{name}{suffix}.png"
+            page.screenshot(path=target)
+            sys.stdout.write(f"{target}\n")
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def feature_map(
         customdata=feature[silent].astype(np.int32),
         mode="markers",
         marker={"size": size - 1, "color": "#8892A0", "opacity": 0.3},
+        unselected={"marker": {"opacity": 0.15}},
         hovertemplate="#%{customdata} silent<extra></extra>",
     )
     # Rare above frequent would hide nothing, but frequent features are few: draw them last.
@@ -177,6 +178,7 @@ def feature_map(
                 "tickfont": {"size": 11},
             },
         },
+        unselected={"marker": {"opacity": 0.35}},
         hovertemplate="#%{customdata}<extra></extra>",
     )
     if chosen is not None and (here := np.flatnonzero(feature == chosen)).size:

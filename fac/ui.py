@@ -95,7 +95,11 @@ def queue() -> Queue:
 
 
 def navigation() -> Page:
-    """The menu; returns the page a person is on."""
+    """The menu; returns the page a person is on.
+
+    The browser's icon is set first: a page's own would be fetched from Google's servers.
+    """
+    st.set_page_config(page_icon=MARK, layout="wide")
     return st.navigation(
         {
             section: [
@@ -163,6 +167,12 @@ def _demo_jobs() -> list[Job]:
 def demo_job() -> Job | None:
     """The newest attempt to set up the demo."""
     return next(iter(sorted(_demo_jobs(), key=lambda job: -job.id)), None)
+
+
+def arriving() -> bool:
+    """Whether the demo is still being set up: until then one of its two halves may be missing."""
+    job = demo_job()
+    return job is not None and job.status in ("waiting", "running")
 
 
 _TROUBLE = re.compile(r"toxic|hate|offens|harm|unsafe|nsfw|abus|slur|jailbreak", re.IGNORECASE)

@@ -38,13 +38,14 @@ def show_map(run: str, sae: str | None, feature: int | None) -> None:
         alt="Map of the dictionary's features",
         config={
             "displaylogo": False,
+            "displayModeBar": True,
             "scrollZoom": True,
-            "modeBarButtonsToRemove": ["toImage", "autoScale2d"],
+            "modeBarButtonsToRemove": ["toImage", "autoScale2d", "zoomIn2d", "zoomOut2d"],
         },
     )
     st.caption(
-        "Features whose decoder directions are alike lie together (UMAP). Click opens one, "
-        "a lasso narrows the table, grey ones are silent."
+        "Features whose decoder directions are alike lie together (UMAP). A click opens "
+        "one, the lasso of the toolbar narrows the table; grey ones are silent."
     )
 
 

@@ -9,9 +9,9 @@ from fac import charts, ui
 @ui.guard()
 def arriving() -> None:
     """The first minute of a workspace: the demo's job, until there is something to look at."""
-    if ui.measured():
-        st.rerun()
     job = ui.demo_job()
+    if ui.measured() and not ui.arriving():
+        st.rerun()
     if job is None or job.status in ("done", "cancelled"):
         ui.stop_if_nothing_measured({})
     elif job.status == "failed":
@@ -34,7 +34,7 @@ def arriving() -> None:
 ui.title("Where things stand")
 
 found = ui.measured()
-if not found:
+if not found or ui.arriving():
     arriving()
     st.stop()
 

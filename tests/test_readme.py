@@ -88,7 +88,8 @@ def test_the_blocks_about_your_own_data_run_in_the_order_they_stand_in(
     heavy = [b for b in BLOCKS if set(b) <= set(FAC_LINES) and needs_the_model(b)]
     assert any("measure mine" in line for block in heavy for line in block)
     for line in (line for block in heavy for line in block):
-        said = run(line, workspace)
+        # sixty-four samples, its default, would take a minute
+        said = run(line + " --samples 8" * ("preflight" in line), workspace)
         # twelve samples cannot hold up against three hundred, and the gate says so
         expected = 1 if "--no-regress" in line else 0
         assert said.code == expected, (line, said.err)
