@@ -41,6 +41,7 @@ def _figure(height: int, **layout: Any) -> go.Figure:
         height=height,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         showlegend=False,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": REST, "activecolor": SHOWN},
         hoverlabel={"font": {"size": 13}},
         uniformtext={"minsize": 12, "mode": "hide"},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -142,13 +143,13 @@ def feature_map(
             hoverinfo="skip",
         )
     silent, alive = np.flatnonzero(shown == 0), np.flatnonzero(shown > 0)
-    size = 4 if len(feature) > DENSE else 6
+    size = 3 if len(feature) > DENSE else 4 if len(feature) > 3000 else 7
     figure.add_scattergl(
         x=x[silent],
         y=y[silent],
         customdata=feature[silent].astype(np.int32),
         mode="markers",
-        marker={"size": size - 1, "color": "#8892A0", "opacity": 0.3},
+        marker={"size": size, "color": "#8892A0", "opacity": 0.3},
         unselected={"marker": {"opacity": 0.15}},
         hovertemplate="#%{customdata} silent<extra></extra>",
     )
@@ -211,7 +212,7 @@ def coverage_curve(rows: Sequence[Mapping[str, Any]], threshold: float) -> go.Fi
         x=[row["threshold"] for row in rows],
         y=[row["fac"] for row in rows],
         mode="lines+markers",
-        line={"color": SHOWN, "width": 2.5, "shape": "spline", "smoothing": 0.4},
+        line={"color": SHOWN, "width": 2.5},
         marker={"size": 5},
         fill="tozeroy",
         fillcolor="rgba(20, 149, 138, 0.10)",

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,12 +51,18 @@ def run_ids(runs: Runs) -> list[str]:
 def bring_in(source: Runs, workspace: Workspace, progress: Progress) -> list[str]:
     """Copy the demo's runs from one store to a workspace, with their caches; returns the ids."""
     ids, target = run_ids(source), Runs(workspace)
+    for done, run_id in enumerate(ids):
+        progress(done, 2 * len(ids), f"bringing in {run_id}")
+        adopt(source, target, run_id)
     with closing(cache.Cache(workspace.cache)) as known:
-        for done, run_id in enumerate(ids):
-            progress(done, len(ids), f"bringing in {run_id}")
-            adopt(source, target, run_id)
-            if not run_id.startswith("dataset-") and not known.ready(run_id):
-                cache.build(target, run_id, workspace.cache)
+        cached = [run_id for run_id in ids if not run_id.startswith("dataset-")]
+        wanted = [run_id for run_id in cached if not known.ready(run_id)]
+    # Two at a time, because at a first start a person is waiting for this.
+    with ThreadPoolExecutor(2) as pool:
+        begun = [pool.submit(cache.build, target, run_id, workspace.cache) for run_id in wanted]
+        for done, built in enumerate(as_completed(begun)):
+            built.result()
+            progress(2 * len(ids) - len(begun) + done, 2 * len(ids), "building caches")
     progress(len(ids), len(ids), "the demo is ready")
     return ids
 

@@ -256,7 +256,7 @@ def choice(
         label,
         options,
         required=True,
-        format_func=lambda option: named.get(option, option),
+        format_func=lambda option: named.get(option, option.capitalize()),
         **linked(name, options[0], valid=lambda value: value in options),
         **more,
     )
@@ -444,6 +444,11 @@ def empty(title: str, text: str, *, icon: str, page: str | None = None, link: st
         st.space("small")
 
 
+def link(page: str, label: str, **view: str) -> None:
+    """A link with an arrow, to a page in a certain view."""
+    st.page_link(page, label=label, icon=":material/arrow_forward:", query_params=view)
+
+
 def cards(*numbers: tuple[str, str, str]) -> None:
     """A row of bordered figures: (label, value, one-line definition)."""
     with st.container(horizontal=True, gap="small"):
@@ -506,6 +511,21 @@ def changes(before: str, after: str) -> Row:
 def points(difference: float) -> str | None:
     """A difference of two shares, in percentage points."""
     return None if difference != difference else f"{100 * difference:+.1f} points"
+
+
+def threshold_slider(anchor: str, dataset: str) -> float:
+    """How strongly a feature must fire before it counts; one setting for all pages."""
+    top = slider_top(anchor, dataset)
+    return st.slider(
+        "Threshold",
+        0.0,
+        top,
+        step=slider_step(top),
+        format="%.2f",
+        help="A feature is active in a sample when its peak is strictly above. At 0 a single "
+        "token anywhere is enough; higher asks for a clear activation.",
+        **linked("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
+    )
 
 
 def slider_top(anchor: str, dataset: str) -> float:
@@ -586,6 +606,10 @@ _COLUMNS = {
 """How a quantity looks in every table that shows it."""
 
 
+ROW_HEIGHT = 35
+"""Pixels of a row of st.dataframe."""
+
+
 def table(
     rows: Sequence[Row],
     columns: Sequence[str],
@@ -593,15 +617,17 @@ def table(
     key: str,
     opens: str | None = None,
     id_column: str = "feature",
-    height: int | str = "auto",
+    height: int = 420,
 ) -> None:
-    """One page of rows. Choosing a row keeps its id as the view parameter `opens`.
+    """One page of rows, at most `height` pixels high. Choosing a row keeps its id as the view parameter `opens`.
 
     The id is kept, not the row's number: the same number is another feature once a person sorts.
     """
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
     shown = {name: _COLUMNS[name] for name in columns}
-    options: dict[str, Any] = {"hide_index": True, "column_config": shown, "height": height}
+    fits = ROW_HEIGHT * (len(rows) + 1) + 3
+    options: dict[str, Any] = {"hide_index": True, "column_config": shown}
+    options["height"] = min(height, fits)
     if opens is None:
         st.dataframe(data, key=key, **options)
         return
@@ -642,10 +668,12 @@ class Pager:
         self.size = size
         self.offset = (st.session_state.get(self.key, 1) - 1) * size
 
-    def draw(self, total: int, words: str = "") -> None:
+    def draw(self, total: int, noun: str, rest: str = "") -> None:
+        """How many there are, and the numbers of the pages where there is more than one."""
         count = max(1, -(-total // self.size))
+        words = f"{total:,} {noun}{'' if total == 1 else 's'} {rest}"
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption(f"{total:,} {words}", width="stretch")
+            st.caption(words, width="stretch")
             if count > 1:
                 st.pagination(count, key=self.key)
 

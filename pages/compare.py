@@ -77,8 +77,8 @@ with right:
             shows, ids=ids, offset=pager.offset, limit=pager.size
         )
         columns = ("feature", "label", "n_samples", "max_peak")
-        ui.table(rows, columns, key="changes", opens="feature", height=420)
-        pager.draw(total, f"features {side}")
+        ui.table(rows, columns, key="changes", opens="feature")
+        pager.draw(total, "feature", side)
     else:
         rows = []
         st.caption(f"No feature was {side}.")

@@ -23,17 +23,8 @@ RISING = ("chance", "feature")
 @ui.guard()
 def answer(anchor: str, dataset: str) -> None:
     """FAC for the settings; moves with the slider without the rest of the page."""
-    top = ui.slider_top(anchor, dataset)
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        threshold = st.slider(
-            "Threshold",
-            0.0,
-            top,
-            step=ui.slider_step(top),
-            format="%.2f",
-            help="A feature is active in a sample when its peak is strictly above.",
-            **ui.linked("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
-        )
+        threshold = ui.threshold_slider(anchor, dataset)
         role = ui.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
         support = st.number_input(
             "Anchor support",
@@ -65,7 +56,7 @@ def answer(anchor: str, dataset: str) -> None:
     with left.container(border=True):
         st.markdown("**Coverage at every threshold**")
         rows = ui.curve(anchor, dataset, role=role, min_support=support)
-        rows = [row for row in rows if row["threshold"] <= top]
+        rows = [row for row in rows if row["threshold"] <= ui.slider_top(anchor, dataset)]
         st.plotly_chart(charts.coverage_curve(rows, threshold), config=ui.CHART, key="curve")
     with right.container(border=True):
         st.markdown("**By role**")
@@ -117,7 +108,7 @@ def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
         rows, total = ui.gap_table(anchor, dataset, **asked, **listing, **page)
         columns = ("feature", "label", "n_anchor", "expected", "chance", "near", "badge")
         ui.table(rows, columns, key="gaps", opens="gap", height=520)
-        pager.draw(total, "gaps")
+        pager.draw(total, "gap")
     with right:
         missing = ui.coverage(anchor, dataset, **asked).missing
         known = {row["feature"]: row for row in rows}
@@ -144,12 +135,8 @@ def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> Non
         ui.show_examples(ui.cache().spans(anchor, feature, "top")[:4])
         st.markdown("**Nearest in the dataset**")
         ui.show_near(ui.cache().near(dataset, feature, sae_run=sae)[:3])
-        st.page_link(
-            ui.FEATURES,
-            label="The whole feature",
-            icon=":material/arrow_forward:",
-            query_params={"feature": str(feature), "dataset": ui.titles(ui.measured())[anchor]},
-        )
+        shown = ui.titles(ui.measured())[anchor]
+        ui.link(ui.FEATURES, "The whole feature", feature=str(feature), dataset=shown)
 
 
 def as_jsonl(anchor: str, dataset: str, asked: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ def show_samples(run: str) -> None:
             if row["label"]:
                 st.html(ui.chips_html([row["label"]], "flat"))
             st.html(ui.chat_html(row["messages"]))
-    pager.draw(total, "samples match" if search else "samples")
+    pager.draw(total, "sample", "found" if search else "")
 
 
 def show_rejected(run: str) -> None:
@@ -91,7 +91,7 @@ def show_rejected(run: str) -> None:
     pager = ui.Pager("refused", run)
     part = refused.slice(pager.offset, pager.size)
     ui.table(part.to_pylist(), ("line", "reason"), key="refused rows")
-    pager.draw(refused.num_rows, "rows were refused")
+    pager.draw(refused.num_rows, "row", "refused")
 
 
 def measure(run: str) -> None:

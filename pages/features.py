@@ -7,8 +7,8 @@ import streamlit as st
 from fac import charts, ui
 
 SORTS = {
-    "n_samples": "Most samples",
     "max_peak": "Strongest peak",
+    "n_samples": "Most samples",
     "mean_peak": "Strongest on average",
     "n_tokens": "Most tokens",
     "feature": "Number",
@@ -66,8 +66,8 @@ def show_table(run: str, sae: str | None) -> None:
     pager = ui.Pager("features", run, asked)
     rows, total = ui.cache().features_page(run, offset=pager.offset, limit=pager.size, **asked)
     columns = ("feature", "label", "n_samples", "density", "max_peak")
-    ui.table(rows, columns, key="features", opens="feature", height=420)
-    pager.draw(total, f"features of the {len(lasso):,} chosen on the map" if lasso else "features")
+    ui.table(rows, columns, key="features", opens="feature")
+    pager.draw(total, "feature", f"of the {len(lasso):,} chosen on the map" if lasso else "")
 
 
 def show_examples(run: str, sae: str | None, feature: int, top: float) -> None:
@@ -160,7 +160,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     anchor = ui.default_anchor(found)
     run = ui.pick("Dataset", "dataset", found, ui.default_dataset(found, anchor), width=280)
 sae = ui.sae_of(found[run])
-first, _ = ui.cache().features_page(run, limit=1)
+first, _ = ui.cache().features_page(run, sort=next(iter(SORTS)), limit=1)
 feature = ui.look("feature", first[0]["feature"], read=int)
 
 left, right = st.columns([4, 3], gap="medium")

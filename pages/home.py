@@ -31,6 +31,58 @@ def arriving() -> None:
         st.skeleton(height=280)
 
 
+@st.fragment
+@ui.guard()
+def answer(anchor: str, dataset: str) -> None:
+    """Coverage at the threshold in use, and what to do about it."""
+    found = ui.measured()
+    titles, summary = ui.titles(found), ui.cache().summary(anchor)
+    threshold = ui.threshold_slider(anchor, dataset)
+    results = {
+        run: ui.coverage(anchor, run, threshold=threshold) for run in ui.comparable(found, anchor)
+    }
+    result = results[dataset]
+    ui.cards(
+        ("Coverage (FAC)", ui.share(result.fac), "Covered, of what the anchor shows."),
+        ("Covered", f"{result.n_covered:,}", "Features of the anchor that the dataset shows too."),
+        ("Missing", f"{result.n_missing:,}", "Features of the anchor that the dataset lacks."),
+        (
+            "Samples",
+            f"{found[dataset]['facts']['n_samples']:,}",
+            f"Samples in the dataset; the anchor has {summary['n_samples']:,}.",
+        ),
+    )
+    left, right = st.columns(2, gap="medium")
+    with left.container(border=True, height="stretch"):
+        st.markdown("#### From the dictionary to what is covered")
+        stages = [
+            ("dictionary", summary["n_features"]),
+            ("alive in the anchor", summary["n_alive"]),
+            (f"relevant, above {threshold:g}" if threshold else "relevant", result.n_anchor),
+            ("covered", result.n_covered),
+        ]
+        st.plotly_chart(charts.funnel(stages, result.n_missing), config=ui.CHART, key="funnel")
+    with right.container(border=True, height="stretch"):
+        st.markdown("#### Coverage of every dataset")
+        bars = [
+            {"name": titles[run], "run": run, **each._asdict()}
+            for run, each in results.items()
+            if run != anchor
+        ]
+        if bars:
+            figure = charts.fac_bars(bars, dataset)
+            st.plotly_chart(figure, config=ui.CHART, key="every_dataset")
+        else:
+            st.caption("Only the anchor has been measured. Add a dataset to see how it compares.")
+    st.markdown("#### Next")
+    with st.container(horizontal=True, gap="small"):
+        for step in ui.next_steps(found, anchor, dataset, result):
+            with st.container(border=True, width="stretch", height="stretch", gap="xsmall"):
+                st.markdown(f"{step.icon} **{step.title}**")
+                st.caption(step.why)
+                ui.link(step.page, step.link, **step.view)
+
+
 ui.title("Where things stand")
 
 found = ui.measured()
@@ -38,63 +90,18 @@ if not found or ui.arriving():
     arriving()
     st.stop()
 
-titles = ui.titles(found)
 anchor_column, dataset_column = st.columns(2)
 with anchor_column:
     anchor = ui.pick("Anchor: what could be shown", "anchor", found, ui.default_anchor(found))
 with dataset_column:
     dataset = ui.pick("Dataset: what is shown", "dataset", found, ui.default_dataset(found, anchor))
 
-summary = ui.cache().summary(anchor)
-results = {run: ui.coverage(anchor, run) for run in ui.comparable(found, anchor)}
-if dataset not in results:
+if dataset not in ui.comparable(found, anchor):
+    titles = ui.titles(found)
     st.warning(
         f"{ui.plain(titles[dataset])} was measured with another model or SAE than "
         f"{ui.plain(titles[anchor])}, so their features are not the same. Choose another pair.",
         icon=":material/link_off:",
     )
     st.stop()
-result = results[dataset]
-
-ui.cards(
-    ("Coverage (FAC)", ui.share(result.fac), "Share of the anchor's features the dataset shows."),
-    ("Covered", f"{result.n_covered:,}", "Features of the anchor that the dataset shows too."),
-    ("Missing", f"{result.n_missing:,}", "Features of the anchor that the dataset never shows."),
-    (
-        "Samples",
-        f"{found[dataset]['facts']['n_samples']:,}",
-        f"Samples in the dataset; the anchor has {summary['n_samples']:,}.",
-    ),
-)
-
-left, right = st.columns(2, gap="medium")
-with left.container(border=True, height="stretch"):
-    st.markdown("#### From the dictionary to what is covered")
-    stages = [
-        ("dictionary", summary["n_features"]),
-        ("alive in the anchor", summary["n_alive"]),
-        ("relevant", result.n_anchor),
-        ("covered", result.n_covered),
-    ]
-    st.plotly_chart(charts.funnel(stages, result.n_missing), config=ui.CHART, key="funnel")
-with right.container(border=True, height="stretch"):
-    st.markdown("#### Coverage of every dataset")
-    bars = [
-        {"name": titles[run], "run": run, **found_result._asdict()}
-        for run, found_result in results.items()
-        if run != anchor
-    ]
-    if bars:
-        st.plotly_chart(charts.fac_bars(bars, dataset), config=ui.CHART, key="every_dataset")
-    else:
-        st.caption("Only the anchor has been measured. Add a dataset to see how it compares.")
-
-st.markdown("#### Next")
-with st.container(horizontal=True, gap="small"):
-    for step in ui.next_steps(found, anchor, dataset, result):
-        with st.container(border=True, width="stretch", height="stretch", gap="xsmall"):
-            st.markdown(f"{step.icon} **{step.title}**")
-            st.caption(step.why)
-            st.page_link(
-                step.page, label=step.link, icon=":material/arrow_forward:", query_params=step.view
-            )
+answer(anchor, dataset)

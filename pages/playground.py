@@ -39,12 +39,7 @@ def show_tokens(text: ui.Probe, rows: list[ui.Row], feature: int) -> None:
         st.markdown(f"**Where {ui.plain(ui.called(feature, label))} fires**")
         peak = values.index(max(values))
         st.html(ui.tokens_html(text.tokens, values, peak=peak, breaks=True, faded=text.scaffold))
-        st.page_link(
-            ui.FEATURES,
-            label="The whole feature",
-            icon=":material/arrow_forward:",
-            query_params={"feature": str(feature)},
-        )
+        ui.link(ui.FEATURES, "The whole feature", feature=str(feature))
     with st.container(border=True):
         st.markdown("**The strongest features, token by token**")
         dots = [(row["feature"], row["label"], text.features[row["feature"]]) for row in rows]
@@ -72,7 +67,7 @@ def show_features(text: ui.Probe, dataset: str, name: str, run: str) -> None:
     shown = rows[pager.offset : pager.offset + pager.size]
     columns = ("feature", "label", "peak", "n_samples")
     ui.table(shown, columns, key="probe", opens="feature", height=460)
-    pager.draw(len(rows), "features")
+    pager.draw(len(rows), "feature")
 
 
 found = ui.measured()

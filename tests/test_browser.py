@@ -74,9 +74,9 @@ def test_a_person_walks_from_home_to_the_tokens_of_a_missing_feature(page, addre
 def test_a_shared_link_opens_the_same_view_and_back_returns(page, address):
     visit(page, f"{address}/coverage?dataset=toy-seed&threshold=1.2&role=assistant", "Coverage")
     expect(metric(page, "Missing")).to_have_text("2")
-    expect(page.get_by_role("radio", name="assistant")).to_be_checked()
+    expect(page.get_by_role("radio", name="Assistant")).to_be_checked()
 
-    page.get_by_role("radio", name="user").click()
+    page.get_by_role("radio", name="User").click()
     expect(metric(page, "Anchor")).to_have_text("0", timeout=PATIENCE)
     settle(page)
     assert "role=user" in page.url

@@ -352,7 +352,7 @@ def test_samples_are_searched(toy):
     at = opened("datasets", open=ui_dataset(toy, "toy-seed"))
     box = next(each for each in at.text_input if each.label == "Search")
     ran(box.set_value("frozen").run())
-    assert "1 samples match" in words(at)
+    assert "1 sample found" in words(at)
     assert "Can the leftovers be frozen" in markup(at)
 
 
