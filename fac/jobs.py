@@ -519,13 +519,16 @@ def stop_worker(workspace: Workspace) -> None:
     state = Queue(workspace.queue).worker()
     if not (state and state["alive"]):
         return
+    pid = state["pid"]
     with suppress(ProcessLookupError):  # it may end by itself just now
-        os.kill(state["pid"], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while process_exists(state["pid"]) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        with _starting:
+            _bury()
+        if not process_exists(pid) and all(process.pid != pid for process in _started):
+            return
         time.sleep(0.05)
-    with _starting:
-        _bury()
 
 
 def restart_worker(workspace: Workspace) -> None:

@@ -619,7 +619,7 @@ def table(
     id_column: str = "feature",
     height: int = 420,
 ) -> None:
-    """One page of rows, at most `height` pixels high. Choosing a row keeps its id as the view parameter `opens`.
+    """One page of rows, at most `height` pixels high; choosing one keeps its id as `opens`.
 
     The id is kept, not the row's number: the same number is another feature once a person sorts.
     """
