@@ -31,9 +31,9 @@ HEADLINES = {
 }
 
 
-def views(anchor: str, dataset: str, text: str | None) -> dict[str, dict[str, str]]:
+def views(anchor: str, dataset: str, threshold: str, text: str | None) -> dict[str, dict[str, str]]:
     """Query parameters with which each page is shown."""
-    pair = {"anchor": anchor, "dataset": dataset}
+    pair = {"anchor": anchor, "dataset": dataset, "threshold": threshold}
     return {
         "home": pair,
         "datasets": {},
@@ -60,6 +60,7 @@ def main() -> None:
     options.add_argument("--scheme", choices=("light", "dark"), default="light")
     options.add_argument("--anchor", default="demo-anchor")
     options.add_argument("--dataset", default="demo-seed")
+    options.add_argument("--threshold", default="10")
     options.add_argument("--pages", nargs="*", choices=HEADLINES, default=[*HEADLINES])
     given = options.parse_args()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -75,7 +76,7 @@ def main() -> None:
         page.get_by_text("Coverage of every dataset").wait_for(timeout=120_000)
         text = read_a_text(page, address) if "playground" in given.pages else None
         for name in given.pages:
-            view = views(given.anchor, given.dataset, text)[name]
+            view = views(given.anchor, given.dataset, given.threshold, text)[name]
             place = "" if name == "home" else name
             visit(page, f"{address}/{place}?{urlencode(view)}", HEADLINES[name])
             settle(page)

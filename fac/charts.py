@@ -200,14 +200,16 @@ def feature_map(
     return figure
 
 
-def coverage_curve(rows: Sequence[Mapping[str, Any]], threshold: float) -> go.Figure:
+def coverage_curve(
+    rows: Sequence[Mapping[str, Any]], threshold: float, *, height: int = 280
+) -> go.Figure:
     """FAC against the activation threshold, with the threshold in use marked.
 
     A row holds `threshold`, `fac`, `n_anchor`, `n_missing`; rungs where FAC is undefined (the
     anchor shows nothing any more) end the line.
     """
     rows = [row for row in rows if not math.isnan(row["fac"])]
-    figure = _figure(280, hovermode="x unified")
+    figure = _figure(height, hovermode="x unified")
     figure.add_scatter(
         x=[row["threshold"] for row in rows],
         y=[row["fac"] for row in rows],

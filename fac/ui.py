@@ -383,7 +383,7 @@ def next_steps(
                 ":material/donut_large:",
                 COVERAGE,
                 "See what is missing",
-                {"anchor": shown[anchor], "dataset": shown[dataset]},
+                {"anchor": shown[anchor], "dataset": shown[dataset], **_threshold_in_use()},
             )
         )
     steps.append(
@@ -407,6 +407,11 @@ def next_steps(
         )
     )
     return steps[:3]
+
+
+def _threshold_in_use() -> dict[str, str]:
+    value = look("threshold", 0.0, read=float)
+    return {"threshold": str(value)} if value else {}
 
 
 def stop_if_nothing_measured(found: Mapping[str, Row]) -> None:
@@ -741,10 +746,12 @@ def tokens_html(
         shown = html.escape(clean(token)).replace("\n", line_end)
         kind = ' class="fac-peak"' if index == peak else ""
         if value > 0:
+            # The space that a token begins with stays white, unless it is all there is.
+            word = shown.lstrip(" ") or shown
             depth = 0.10 + 0.55 * min(value / top, 1.0)
             parts.append(
-                f'<span{kind} style="background:rgba(224,138,30,{depth:.2f})" '
-                f'title="{value:.3g}">{shown}</span>'
+                f'{shown[: len(shown) - len(word)]}<span{kind} title="{value:.3g}" '
+                f'style="background:rgba(224,138,30,{depth:.2f})">{word}</span>'
             )
         elif kind:
             parts.append(f"<span{kind}>{shown}</span>")

@@ -74,6 +74,9 @@ def answer(anchor: str, dataset: str) -> None:
             st.plotly_chart(figure, config=ui.CHART, key="every_dataset")
         else:
             st.caption("Only the anchor has been measured. Add a dataset to see how it compares.")
+        curve = ui.curve(anchor, dataset)
+        figure = charts.coverage_curve(curve, threshold, height=190)
+        st.plotly_chart(figure, config=ui.CHART, key="curve")
     st.markdown("#### Next")
     with st.container(horizontal=True, gap="small"):
         for step in ui.next_steps(found, anchor, dataset, result):

@@ -180,6 +180,13 @@ def test_home_says_where_things_stand(toy):
     assert "Read the 6 gaps of toy-seed" in words(at)
 
 
+def test_home_counts_at_the_threshold_that_was_chosen(toy):
+    at = opened("home", threshold="1.2")
+    assert metrics(at)["Missing"] == "2"
+    (link,) = [each for each in at.get("page_link") if each.proto.label == "See what is missing"]
+    assert "threshold=1.2" in link.proto.query_string
+
+
 def test_home_proposes_to_measure_what_was_only_read(toy):
     publish_dataset(Runs(toy), "fresh", [[{"role": "user", "content": "hello"}]])
     assert "Measure fresh" in words(opened("home"))
@@ -235,9 +242,7 @@ def test_gaps_are_listed_and_searched(toy):
 def test_a_gap_shows_the_anchors_examples_with_the_peak_marked(toy):
     at = opened("coverage", gap=str(WORDS.index("river")))
     assert "#6 river" in words(at)
-    assert re.search(
-        r'<span class="fac-peak" style="background:[^"]*" title="1"> river</span>', markup(at)
-    )
+    assert re.search(r' <span class="fac-peak" title="1" style="[^"]*">river</span>', markup(at))
 
 
 def test_a_dataset_against_itself_misses_nothing(toy):
@@ -379,7 +384,7 @@ def test_a_text_is_read_and_shown_token_by_token(toy):
     shown = (at.dataframe[0].value.set_index("label")["n_samples"] > 0).to_dict()
     # "river" has no label in the seed, which never says it: the anchor's is shown.
     assert shown == {"river": False, "bake! · bake": True, "the": True}
-    assert re.search(r'class="fac-peak"[^>]*title="1.5"> river!</span>', markup(at))
+    assert re.search(r'class="fac-peak" title="1.5"[^>]*>river!</span>', markup(at))
     assert at.query_params["probe"] == run
 
 
@@ -477,7 +482,7 @@ def test_the_strongest_token_has_the_deepest_colour_and_the_peak_its_mark():
     drawn = ui.tokens_html(["a", "b", "c"], [0.0, 1.0, 2.0], peak=2)
     depths = [float(depth) for depth in re.findall(r"rgba\(224,138,30,([\d.]+)\)", drawn)]
     assert depths == sorted(depths) and len(depths) == 2
-    assert re.search(r'<span class="fac-peak"[^>]*title="2">c</span>', drawn)
+    assert re.search(r'<span class="fac-peak" title="2"[^>]*>c</span>', drawn)
     assert ">a<" not in drawn.replace('<div class="fac-text fac-blur">a<', "")
 
 
