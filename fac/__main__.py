@@ -681,7 +681,9 @@ def _refuse(sentence: str, exit_code: int = InputError.exit_code) -> int:
 
 def main() -> None:
     """Entry point of `python -m fac`."""
+    # Both, also where the shell that started us in the background has them ignored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(run(sys.argv[1:]))

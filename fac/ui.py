@@ -489,9 +489,11 @@ def _curve(root: Path, anchor: str, dataset: str, min_support: int, role: str) -
     return compare.curve(shown, anchor, dataset, role=role, min_support=min_support)
 
 
-def curve(anchor: str, dataset: str, *, min_support: int, role: str) -> list[Row]:
-    """FAC on every rung of the threshold ladder."""
-    return _curve(workspace().root, anchor, dataset, min_support, role)
+def curve(anchor: str, dataset: str, *, min_support: int = 1, role: str = EVERY_ROLE) -> list[Row]:
+    """FAC on the rungs of the threshold ladder, as far as the slider goes."""
+    rows = _curve(workspace().root, anchor, dataset, min_support, role)
+    top = slider_top(anchor, dataset)
+    return [row for row in rows if row["threshold"] <= top]
 
 
 def by_role(anchor: str, dataset: str, *, threshold: float, min_support: int) -> list[Row]:
@@ -535,7 +537,7 @@ def threshold_slider(anchor: str, dataset: str) -> float:
 
 def slider_top(anchor: str, dataset: str) -> float:
     """Where the anchor has lost nine tenths of its features: beyond, little is left to ask."""
-    rows = curve(anchor, dataset, min_support=1, role=EVERY_ROLE)
+    rows = _curve(workspace().root, anchor, dataset, 1, EVERY_ROLE)
     few = rows[0]["n_anchor"] / 10
     return max(
         next((r["threshold"] for r in rows if r["n_anchor"] < few), rows[-1]["threshold"]), 0.1

@@ -56,7 +56,6 @@ def answer(anchor: str, dataset: str) -> None:
     with left.container(border=True):
         st.markdown("**Coverage at every threshold**")
         rows = ui.curve(anchor, dataset, role=role, min_support=support)
-        rows = [row for row in rows if row["threshold"] <= ui.slider_top(anchor, dataset)]
         st.plotly_chart(charts.coverage_curve(rows, threshold), config=ui.CHART, key="curve")
     with right.container(border=True):
         st.markdown("**By role**")

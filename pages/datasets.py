@@ -1,6 +1,6 @@
 """Add a dataset, read it, see what was refused and why, have it measured."""
 
-from pathlib import PurePath
+from pathlib import Path
 
 import streamlit as st
 
@@ -8,20 +8,13 @@ from fac import ui
 from fac.config import IngestSpec
 
 SOURCES = {"upload": "A file from here", "path": "A path on the server", "hub": "Hugging Face"}
+SHOWS = ("samples", "refused rows", "provenance")
 SHOWN = 8
 
 
 def add() -> None:
     """The form; a chosen source becomes an ingest job."""
-    kind = st.segmented_control(
-        "Source",
-        list(SOURCES),
-        format_func=SOURCES.__getitem__,
-        default="upload",
-        required=True,
-        label_visibility="collapsed",
-        key="source_kind",
-    )
+    kind = ui.choice("Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed")
     upload, source = None, ""
     if kind == "upload":
         upload = st.file_uploader(
@@ -30,10 +23,11 @@ def add() -> None:
             help="Plain text, messages, ShareGPT, Alpaca, prompt/completion and chosen/rejected "
             "are recognised by their columns.",
         )
-        stem = PurePath(upload.name).name.split(".")[0] if upload else ""
+        stem = Path(upload.name).name.split(".")[0] if upload else ""
     elif kind == "path":
-        source = st.text_input("Path", placeholder="~/data/train.jsonl.gz").strip()
-        stem = PurePath(source).name.split(".")[0]
+        given = st.text_input("Path", placeholder="~/data/train.jsonl.gz").strip()
+        source = str(Path(given).expanduser().absolute()) if given else ""
+        stem = Path(given).name.split(".")[0]
     else:
         hub = st.text_input("Dataset id", placeholder="tatsu-lab/alpaca").strip()
         source, stem = f"hf:{hub}" if hub else "", hub.rsplit("/", 1)[-1]
@@ -61,6 +55,8 @@ def add() -> None:
             on_bad="skip" if skip else "stop",
         )
         ui.start(spec, f"Reading {name}")
+        ui.keep("add", None)
+        ui.keep("open", None)  # the newest is shown: the one that is coming
         st.rerun()
 
 
@@ -94,22 +90,18 @@ def show_rejected(run: str) -> None:
     pager.draw(refused.num_rows, "row", "refused")
 
 
-def measure(run: str) -> None:
-    """The button, and beside it what the dataset is read with."""
+def measure(run: str, *, again: bool) -> None:
+    """What the dataset is read with, and the button. Once measured, both are in the popover."""
     usual = ui.usual_encoder()
     slot = st.container(width="content")
-    with st.popover("With", icon=":material/tune:", type="tertiary"):
+    with st.popover("Measure again" if again else "With", icon=":material/tune:", type="tertiary"):
         st.caption("Features can only be compared where model, layer and SAE are the same.")
         model = st.text_input("Model", usual["model"], help="demo, a folder or a hub id").strip()
         layer = st.number_input("Layer", 0, 1000, usual["layer"])
         sae = st.text_input("SAE", usual["sae"], help="demo, a folder or RELEASE/SAE_ID").strip()
-    if slot.button(
-        "Measure",
-        type="primary",
-        icon=":material/speed:",
-        key=f"measure {run}",
-        help="Reads every sample with the model and keeps each feature's peak.",
-    ):
+        place = st.container() if again else slot
+    explained = "Reads every sample with the model and keeps each feature's peak."
+    if place.button("Measure", type="primary", icon=":material/speed:", help=explained):
         ui.start_measure(run, model, layer, sae)
         st.rerun()
 
@@ -129,35 +121,22 @@ def show(manifest: ui.Row, measures: list[ui.Row]) -> None:
         ),
     )
     with st.container(horizontal=True, vertical_alignment="center"):
-        busy = ui.measuring(run)
         if measures:
-            view = {"dataset": ui.titles(ui.measured()).get(measures[0]["run"], facts["name"])}
-            st.page_link(
-                ui.COVERAGE, label="Its coverage", icon=":material/donut_large:", query_params=view
-            )
-            st.page_link(
-                ui.FEATURES, label="Its features", icon=":material/scatter_plot:", query_params=view
-            )
-        elif busy:
+            view = {"dataset": ui.titles(ui.measured())[measures[0]["run"]]}
+            ui.link(ui.COVERAGE, "Its coverage", **view)
+            ui.link(ui.FEATURES, "Its features", **view)
+        if ui.measuring(run):
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
         else:
-            measure(run)
-    what = st.segmented_control(
-        "Show",
-        ["Samples", "Refused rows", "Provenance"],
-        required=True,
-        default="Samples",
-        label_visibility="collapsed",
-        key=f"show of {run}",
-    )
-    if what == "Samples":
+            measure(run, again=bool(measures))
+    what = ui.choice("Show", SHOWS, "rows", label_visibility="collapsed")
+    if what == "samples":
         show_samples(run)
-    elif what == "Refused rows":
+    elif what == "refused rows":
         show_rejected(run)
     else:
-        st.json(
-            {key: manifest[key] for key in ("run", "created", "seconds", "spec", "facts", "files")}
-        )
+        told = ("run", "created", "seconds", "spec", "facts", "files")
+        st.json({key: manifest[key] for key in told})
 
 
 ui.title("Datasets")
@@ -179,21 +158,12 @@ measures: dict[str, list[ui.Row]] = {}
 for run in ui.measured().values():
     measures.setdefault(run["facts"]["dataset"], []).append(run)
 
-ui.table(
-    [
-        {
-            "run": each["run"],
-            **each["facts"],
-            "state": ui.measure_state(each["run"], bool(measures.get(each["run"]))),
-            "created": each["created"],
-        }
-        for each in datasets[: ui.PAGE]
-    ],
-    ("name", "n_samples", "duplicates", "n_rejected", "state", "created"),
-    key="datasets",
-    opens="open",
-    id_column="run",
-)
+rows = [
+    {**each, **each["facts"], "state": ui.measure_state(each["run"], each["run"] in measures)}
+    for each in datasets[: ui.PAGE]
+]
+columns = ("name", "n_samples", "duplicates", "n_rejected", "state", "created")
+ui.table(rows, columns, key="datasets", opens="open", id_column="run")
 known = {each["run"]: each for each in datasets}
 chosen = ui.look("open", datasets[0]["run"], valid=known.__contains__)
 show(known[chosen], measures.get(chosen, []))

@@ -346,6 +346,14 @@ def test_a_dataset_is_measured_like_the_anchor(toy):
     assert "Being measured" in words(at)
 
 
+def test_what_has_been_measured_can_be_measured_with_another_sae(toy):
+    at = opened("datasets", open=ui_dataset(toy, "toy-seed"))
+    sae = next(each for each in at.text_input if each.label == "SAE")
+    ran(sae.set_value("release/other").run())
+    ran(button(at, "Measure").click().run())
+    assert Queue(toy.queue).jobs()[0].spec["sae"] == "release/other"
+
+
 def test_a_job_that_failed_is_explained_where_it_was_started(toy):
     run = publish_dataset(Runs(toy), "fresh", [[{"role": "user", "content": "hello"}]])
     at = opened("datasets", open=run)
