@@ -133,11 +133,12 @@ def feature_map(
     shown = support[feature]
     figure = _figure(height, uirevision="kept")
     if len(feature) > DENSE:
-        figure.add_histogram2d(
-            x=x,
-            y=y,
-            nbinsx=128,
-            nbinsy=128,
+        counts, across, up = np.histogram2d(x, y, bins=128)
+        figure.add_heatmap(
+            x=((across[1:] + across[:-1]) / 2).astype(np.float32),
+            y=((up[1:] + up[:-1]) / 2).astype(np.float32),
+            z=counts.T.astype(np.float32),
+            zsmooth="best",
             colorscale=[[0, "rgba(124,135,153,0)"], [1, "rgba(124,135,153,0.75)"]],
             showscale=False,
             hoverinfo="skip",

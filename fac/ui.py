@@ -811,6 +811,9 @@ _STYLE = """
 
 def show_examples(spans: Sequence[Row], *, strongest: float = 0.0) -> None:
     """Spans of one feature, strongest first, on one colour scale so that they can be compared."""
+    if not spans:
+        st.caption("No example of this kind was kept.")
+        return
     top = strongest or max((span["peak"] for span in spans), default=0.0)
     st.html(
         "".join(

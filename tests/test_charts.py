@@ -66,10 +66,11 @@ def test_the_chosen_feature_is_ringed_on_the_map():
 def test_a_large_map_shows_density_below_its_points_and_stays_small():
     few, many = points(100), points(charts.DENSE + 1)
     kinds = [trace.type for trace in charts.feature_map(few, np.ones(100, int)).data]
-    assert "histogram2d" not in kinds
+    assert "heatmap" not in kinds
     figure = charts.feature_map(many, np.ones(charts.DENSE + 1, int))
-    assert figure.data[0].type == "histogram2d"
-    assert len(figure.to_json()) < 80 * charts.DENSE
+    assert figure.data[0].type == "heatmap"
+    assert figure.data[0].z.sum() == charts.DENSE + 1
+    assert len(figure.to_json()) < 40 * charts.DENSE
 
 
 def test_the_curve_stops_where_the_anchor_shows_nothing():

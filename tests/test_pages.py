@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit as st
 from hypothesis import given
@@ -23,12 +24,14 @@ from streamlit.testing.v1 import AppTest
 
 from fac import ui
 from fac.config import REPOSITORY, DemoSpec, IngestSpec, MeasureSpec, ProbeSpec, Workspace
+from fac.measure import measure
 from fac.probe import probe
-from fac.schema import SCHEMA_VERSION
+from fac.schema import SCHEMA_VERSION, Activations
+from fac.store import cache
 from fac.store.queue import Queue
 from fac.store.runs import Runs
 from tests.lexicon import LexiconEncoder
-from tests.toy import WORDS, publish_dataset, toy_workspace
+from tests.toy import WORDS, publish_activations, publish_dataset, toy_workspace
 
 APP = REPOSITORY / "app.py"
 PAGES = ("home", "datasets", "features", "coverage", "compare", "playground", "jobs")
@@ -265,6 +268,18 @@ def test_a_silent_feature_shows_what_comes_nearest(toy):
     assert "#5 loop!" in words(at), "named as in the anchor"
 
 
+def test_a_feature_without_kept_examples_says_so(empty):
+    fired = Activations(*(np.array([number]) for number in (0, 1, 2, 1.5, 3, 1)))
+    runs = Runs(empty)
+    for name in ("anchor", "other"):
+        run = publish_activations(runs, name, fired, n_features=4, n_samples=1)
+        cache.build(runs, run, empty.cache)
+    at = opened("features", feature="2")
+    assert metrics(at)["Samples"] == "1"
+    assert "No example of this kind was kept." in words(at)
+    assert "has not been drawn yet" in words(at), "nor is there a map without an SAE run"
+
+
 def test_a_number_outside_the_dictionary_is_answered_with_its_range(toy):
     assert "features 0 to 11; there is no #99" in words(opened("features", feature="99"))
 
@@ -285,9 +300,6 @@ def test_compare_counts_what_came_and_went(toy):
 
 def test_datasets_of_different_encoders_are_not_compared(toy):
     other = LexiconEncoder("bake", "river")
-    from fac.measure import measure
-    from fac.store import cache
-
     runs = Runs(toy)
     dataset = publish_dataset(runs, "other", [[{"role": "user", "content": "bake"}]])
     spec = MeasureSpec(dataset=dataset, model="other")
