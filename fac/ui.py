@@ -632,9 +632,8 @@ def table(
     """
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
     shown = {name: _COLUMNS[name] for name in columns}
-    fits = ROW_HEIGHT * (len(rows) + 1) + 3
     options: dict[str, Any] = {"hide_index": True, "column_config": shown}
-    options["height"] = min(height, fits)
+    options["height"] = height if ROW_HEIGHT * (len(rows) + 1) > height else "auto"
     if opens is None:
         st.dataframe(data, key=key, **options)
         return
