@@ -7,9 +7,10 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from fac.errors import InputError
-from fac.schema import EVERY_ROLE, ROLES, SCHEMA_VERSION
+from fac.schema import EVERY_ROLE, EXPLAINERS, ROLES, SCHEMA_VERSION
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_INPUTS = REPOSITORY / "data" / "demo"
@@ -45,6 +46,16 @@ class Workspace:
         return self.root / "queue.sqlite"
 
     @property
+    def decisions(self) -> Path:
+        """What people said: the one file of a workspace that cannot be computed again."""
+        return self.root / "decisions.sqlite"
+
+    @property
+    def tasks(self) -> Path:
+        """Task profiles of this workspace, beside the built-in ones."""
+        return self.root / "tasks.toml"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -70,9 +81,13 @@ class Spec:
     def as_json(self) -> dict[str, object]:
         return asdict(self)  # type: ignore[call-overload]
 
+    operational: ClassVar[tuple[str, ...]] = ()
+    """Fields that change how a run is made, not what it is: limits, speed. Not in its id."""
+
     def run_id(self, *inputs: str) -> str:
         """`step-hash` over the spec, the ids or digests of its inputs and the schema version."""
-        return f"{self.step}-{digest(SCHEMA_VERSION, self.step, self.as_json(), inputs)}"
+        said = {k: v for k, v in self.as_json().items() if k not in self.operational}
+        return f"{self.step}-{digest(SCHEMA_VERSION, self.step, said, inputs)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +190,141 @@ class DemoSpec(Spec):
     step = "demo"
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskSpec(Spec):
+    """What every step that asks a language model has in common."""
+
+    operational = ("budget_tokens", "budget_usd", "price_in", "price_out", "concurrency")
+
+    model: str = ""
+    """The name the server knows the model by; "" where no language model is asked."""
+
+    endpoint: str = ""
+    """Base URL of an OpenAI-compatible server; "" is OPENAI_BASE_URL, else OpenAI's."""
+
+    attempt: int = 0
+    """Another number asks anew what was answered before."""
+
+    budget_tokens: int | None = None
+    """The run stops before it would use more tokens than this."""
+
+    budget_usd: float | None = None
+    """The run stops before it would cost more; needs both prices."""
+
+    price_in: float | None = None
+    """US dollars per million prompt tokens."""
+
+    price_out: float | None = None
+    """US dollars per million completion tokens."""
+
+    concurrency: int = 8
+    """Questions on their way at once."""
+
+    def __post_init__(self) -> None:
+        if "@" in self.endpoint.split("//")[-1].split("/")[0]:
+            raise InputError(
+                "The endpoint carries a password; give the key as OPENAI_API_KEY instead."
+            )
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise InputError(f"The endpoint must be an http(s) address, got {self.endpoint!r}.")
+        if not 1 <= self.concurrency <= 256:
+            raise InputError(f"concurrency must be 1 to 256, got {self.concurrency}.")
+        if any(x is not None and x < 0 for x in (self.price_in, self.price_out)):
+            raise InputError("A price must not be negative.")
+        if any(x is not None and x <= 0 for x in (self.budget_tokens, self.budget_usd)):
+            raise InputError("A budget must be above zero.")
+        if self.budget_usd is not None and None in (self.price_in, self.price_out):
+            raise InputError(
+                "A budget in dollars needs both prices per million tokens: "
+                "give --price-in and --price-out."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainSpec(AskSpec):
+    step = "explain"
+
+    measure: str
+    """Run id of the measure whose features are explained, usually the anchor's."""
+
+    features: tuple[int, ...] = ()
+    """Which; empty is every feature that fires."""
+
+    explainer: str = "tokens"
+    """One of EXPLAINERS."""
+
+    source: str = ""
+    """The file to import, for the explainer `external`."""
+
+    scores: tuple[str, ...] = ()
+    """Of a language model's or imported explanations: detection, fuzzing."""
+
+    explanations: str = ""
+    """Run id of explanations to score with `model`; "" scores the ones made here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
+        object.__setattr__(self, "scores", tuple(self.scores))
+        if self.explainer not in EXPLAINERS:
+            raise InputError(
+                f"The explainer must be one of {', '.join(EXPLAINERS)}, got {self.explainer!r}."
+            )
+        if unknown := set(self.scores) - {"detection", "fuzzing"}:
+            raise InputError(f"Scores are detection and fuzzing, got {', '.join(sorted(unknown))}.")
+        if (self.explainer == "llm" or self.scores) and not self.model:
+            raise InputError(
+                "Explaining or scoring with a language model needs its name: give --model "
+                "(and --endpoint, or OPENAI_BASE_URL, for a server that is not OpenAI's)."
+            )
+        if self.explainer == "external" and not self.source:
+            raise InputError("Importing explanations needs a file: give --file.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSpec(AskSpec):
+    step = "relevance"
+
+    measure: str
+    """Run id of the measure whose features are judged."""
+
+    task: str
+    """Name of a task profile."""
+
+    rubric: tuple[str, ...] = ()
+    """What makes a feature relevant, one criterion each; part of the spec, so an edited profile
+    is judged anew."""
+
+    judge: str = "llm"
+    """llm: verdicts on explanation and spans. labels: contrast of firing rates by label."""
+
+    features: tuple[int, ...] = ()
+    """Which; empty is every feature that fires."""
+
+    explanations: tuple[str, ...] = ()
+    """Run ids of the explanations a language model reads, the first that has one wins."""
+
+    label: str = ""
+    """The label that marks the task, for the judge `labels`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
+        for name in ("rubric", "explanations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.judge not in ("llm", "labels"):
+            raise InputError(f"The judge must be llm or labels, got {self.judge!r}.")
+        if self.judge == "llm" and not self.model:
+            raise InputError("A language model as judge needs a name: give --model.")
+        if self.judge == "llm" and not self.rubric:
+            raise InputError(f"The task {self.task!r} has no rubric to judge by.")
+        if self.judge == "labels" and not self.label:
+            raise InputError("The judge `labels` needs the label that marks the task: --label.")
+
+
 SPECS: dict[str, type[Spec]] = {
-    spec.step: spec for spec in (IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec)
+    spec.step: spec
+    for spec in (IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec)
 }
 
 

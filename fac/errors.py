@@ -6,7 +6,9 @@ FacError
 │   ├── RunNotFound    an id or name that names no finished run
 │   └── SchemaTooNew   a workspace written by a newer version
 ├── ServiceError       something outside failed: an index, a hub, a server        (exit 3)
+├── BadReply           a model answered, but not with what was asked              (exit 3)
 ├── GateFailed         a check ran and the answer is no                           (exit 1)
+│   └── BudgetReached  a spend cap stopped the run; what was paid for is kept
 └── Cancelled          a person asked to stop; what is finished is kept           (exit 130)
 
 Each message says what, which value, and what to do next. A full disk may meet whatever writes:
@@ -60,10 +62,20 @@ class ServiceError(FacError):
     exit_code = 3
 
 
+class BadReply(FacError):
+    """A language model's reply does not have the form that was asked for."""
+
+    exit_code = 3
+
+
 class GateFailed(FacError):
     """A gate such as `fac check` was asked and the answer is no."""
 
     exit_code = 1
+
+
+class BudgetReached(GateFailed):
+    """The next question could cost more than is left; every reply paid for is kept."""
 
 
 class Cancelled(FacError):

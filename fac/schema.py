@@ -19,6 +19,21 @@ ROLES = ("system", "user", "assistant")
 EVERY_ROLE = "all"
 """Asks for a sample's strongest activation over all its roles."""
 
+LEVELS = ("yes", "probably", "maybe", "no")
+"""The paper's scale for relevance and for a fitting explanation, best first."""
+
+RELEVANT = LEVELS[:3]
+"""Levels at which a feature counts as relevant to a task (App. K: at least Maybe)."""
+
+CANNOT_TELL = "cannot_tell"
+"""An answer of its own, no level between others: the rater or explainer abstains."""
+
+UNREADABLE = "unreadable"
+"""A judge's reply that could not be parsed: counted, never guessed."""
+
+EXPLAINERS = ("tokens", "llm", "external")
+"""Where an explanation comes from: token statistics, a language model, an imported file."""
+
 Message = dict[str, str]
 Chat = list[Message]
 
@@ -160,3 +175,80 @@ SAE_FEATURES = pa.schema(
         ("cosines", pa.list_(pa.float32())),
     ]
 )
+
+EXPLANATIONS = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("explainer", pa.string()),  # one of EXPLAINERS
+        ("text", pa.string()),  # null where the explainer abstained or its reply was unreadable
+        ("status", pa.string()),  # explained, cannot_tell, unreadable, failed
+        ("reason", pa.string()),  # why there is no text; "" otherwise
+        ("source", pa.string()),  # model, method version or file that it comes from
+        ("prompt_hash", pa.string()),  # "" without a language model
+        ("inputs", pa.string()),  # JSON: the spans, near misses and logit-lens tokens it saw
+    ]
+)
+"""Sorted by feature; one row per feature and run."""
+
+SCORES = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("score", pa.string()),  # auroc, detection (balanced accuracy), fuzzing (the same)
+        ("value", pa.float64()),  # null where undefined
+        ("low", pa.float64()),  # 95 % interval
+        ("high", pa.float64()),
+        ("n", pa.int32()),  # held-out examples that were scored
+        ("n_positive", pa.int32()),  # of those, examples on which the feature fires
+        ("n_unreadable", pa.int32()),  # examples without a readable answer; not in n
+    ]
+)
+"""Sorted by (feature, score). Scored on samples that the explanation was not made from."""
+
+EXAMPLES = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("number", pa.int32()),  # place in the shuffled test of this feature, from 0
+        ("source_feature", pa.int32()),  # whose span of the measure run: (feature, kind, rank)
+        ("source_kind", pa.string()),
+        ("source_rank", pa.int32()),
+        ("positive", pa.bool_()),  # whether `feature` fires in it
+        ("hard", pa.bool_()),  # a negative taken from a decoder neighbour
+        ("detected", pa.bool_()),  # what the language model said; null where it was not asked
+        ("fuzzed", pa.bool_()),  # whether it called the marked tokens right; null likewise
+        ("fuzz_right", pa.bool_()),  # whether the marks shown for fuzzing were the true ones
+    ]
+)
+"""The held-out test of each feature, for language models and people alike."""
+
+RELEVANCE = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("level", pa.string()),  # one of LEVELS, cannot_tell, unreadable, or failed
+        ("rationale", pa.string()),
+        ("effect", pa.float64()),  # label contrast: firing rate with the label minus without
+        ("p", pa.float64()),  # one-sided exact p (Fisher)
+        ("q", pa.float64()),  # after Benjamini-Hochberg over all judged features
+        ("n_with", pa.int32()),  # samples with the label in which it fires
+        ("n_without", pa.int32()),  # samples without it in which it fires
+        ("prompt_hash", pa.string()),
+    ]
+)
+"""Sorted by feature; the effect columns are null for a language model's verdict."""
+
+REPLIES = pa.schema(
+    [
+        ("key", pa.string()),  # what was asked, of whom: digest of prompt, model and endpoint
+        ("about", pa.string()),  # e.g. explain/123, detection/123/0, judge/123
+        ("prompt", pa.string()),  # the exact messages, as JSON
+        ("reply", pa.string()),  # null where none came
+        ("finish", pa.string()),  # stop, length, ...
+        ("failure", pa.string()),  # why none came, or why it could not be read; "" otherwise
+        ("model", pa.string()),  # what the server says answered
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("estimated", pa.bool_()),  # the server counted no tokens, so we did
+        ("cost", pa.float64()),  # US dollars; null where no price is known
+        ("at", pa.string()),  # ISO time
+    ]
+)
+"""Replies cannot be recomputed identically, so they are kept with the run they were asked for."""
