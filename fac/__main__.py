@@ -7,183 +7,51 @@ What goes wrong is one sentence on stderr, raised anywhere below and told in `ru
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fac import compare, demo, jobs
+from fac.cli import decide  # noqa: F401 - registers its commands
+from fac.cli.frame import (
+    Anchor,
+    Answer,
+    Dataset,
+    Layer,
+    MinSupport,
+    Model,
+    Relevant,
+    Role,
+    SaeOption,
+    Threshold,
+    WorkspaceOption,
+    app,
+    command,
+    err,
+    listing,
+    out,
+    plain,
+    progress_bar,
+    readable,
+)
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace, read_spec, workspace
-from fac.errors import Cancelled, FacError, GateFailed, InputError
+from fac.errors import FacError, InputError
 from fac.schema import EVERY_ROLE
 from fac.store import cache as caches
 from fac.store.cache import Cache
 from fac.store.runs import Runs
 
-app = typer.Typer(
-    help="What a dataset lacks in the feature space of a model: measure it and see the gaps.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 cache_app = typer.Typer(help="The DuckDB caches the pages read; any can be deleted and rebuilt.")
 app.add_typer(cache_app, name="cache")
-
-NOTE_SECONDS = 10.0
-"""Between two lines of progress where stderr is a log and not a terminal."""
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """A reader such as `head` that has seen enough is no failure: say no more, go on."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
-# Names and texts come from datasets: no `:smile:` of theirs becomes a picture.
-out = _Console(emoji=False)
-err = _Console(emoji=False, stderr=True)
-
-WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Model = Annotated[str, typer.Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
-Layer = Annotated[int, typer.Option(help="Blocks that have run: hidden_states[layer].")]
-SaeOption = Annotated[
-    str, typer.Option("--sae", help="`demo`, a folder, RELEASE/SAE_ID of sae-lens, or a .pth file.")
-]
-Anchor = Annotated[str, typer.Option(help="Measured dataset that shows what matters.")]
-Dataset = Annotated[str, typer.Option(help="Measured dataset in question.")]
-Threshold = Annotated[float, typer.Option(help="Active means peak > threshold, strictly.")]
-MinSupport = Annotated[int, typer.Option(min=1, help="Anchor samples a feature needs to count.")]
-Relevant = Annotated[str, typer.Option(help="all, or a file of feature ids.")]
-Role = Annotated[str, typer.Option(help="system, user, assistant or all.")]
-
-
-class Answer:
-    """What a command found: `data` for --json, `show` for people; of a gate also its refusal."""
-
-    def __init__(self, data: dict[str, Any], show: Callable[[], None], *, refusal: str = ""):
-        self.data, self.show, self.refusal = data, show, refusal
-
-    def tell(self, as_json: bool) -> None:
-        """Raises GateFailed, once all is told, if the gate refused."""
-        if as_json:
-            try:
-                # ASCII, because a name may hold what the encoding of stdout has not
-                out.file.write(json.dumps(_plain(self.data), allow_nan=False) + "\n")
-                out.file.flush()
-            except BrokenPipeError:
-                out.on_broken_pipe()
-        else:
-            self.show()
-        if self.refusal:
-            raise GateFailed(self.refusal)
-
-
-def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:
-    """Register a function returning an Answer, with a --json option of its own."""
-
-    def register(function: Callable[..., Answer]) -> Callable[..., None]:
-        @wraps(function)
-        def told(*args: Any, json_: bool, **kwargs: Any) -> None:
-            try:
-                function(*args, **kwargs).tell(json_)
-            except KeyboardInterrupt:
-                raise Cancelled("Stopped; finished parts are kept.") from None
-
-        told.__signature__ = _with_json(function)  # type: ignore[attr-defined]
-        told.__annotations__ = {
-            p.name: p.annotation
-            for p in told.__signature__.parameters.values()  # type: ignore[attr-defined]
-        }
-        return group.command(name)(told)
-
-    return register
-
-
-def _with_json(function: Callable[..., Any]) -> Any:
-    signature = inspect.signature(function, eval_str=True)
-    extra = inspect.Parameter(
-        "json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption
-    )
-    return signature.replace(parameters=[*signature.parameters.values(), extra])
-
-
-def _plain(value: Any) -> Any:
-    """JSON has neither NaN nor numpy: undefined is null."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[..., None]]:
-    """A progress callback drawn on stderr, in lines where that is no terminal."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(what, total=1, note="")
-        last = time.monotonic()
-
-        def report(done: int, total: int, note: str = "") -> None:
-            nonlocal last
-            bar.update(task, completed=done, total=max(total, 1), note=escape(note))
-            if not err.is_terminal and time.monotonic() - last > NOTE_SECONDS:
-                last = time.monotonic()
-                err.print(f"{what}: {done:,}/{total:,} {note}", markup=False, soft_wrap=True)
-
-        yield report
-
-
-def _facts(rows: dict[str, Any]) -> Callable[[], None]:
-    def show() -> None:
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for key, value in rows.items():
-            table.add_row(key, escape(_readable(value)))
-        out.print(table)
-
-    return show
-
-
-def _readable(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    if isinstance(value, float):
-        return "undefined" if math.isnan(value) else f"{value:,.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
 
 
 # --- data and measures ------------------------------------------------------------------------
@@ -209,7 +77,7 @@ def demo_(
         "rebuilt": rebuild,
         "seconds": round(time.monotonic() - begun, 1),
     }
-    return Answer(data, _facts({**data, "runs": ", ".join(runs)}))
+    return Answer(data, listing({**data, "runs": ", ".join(runs)}))
 
 
 @command("ingest")
@@ -248,7 +116,7 @@ def ingest(
     }
 
     def show() -> None:
-        _facts({**data, "rejected": len(rejected)})()
+        listing({**data, "rejected": len(rejected)})()
         for row in rejected[:10]:
             out.print(f"  line {row['line']}: {escape(row['reason'])}")
         if len(rejected) > 10:
@@ -289,7 +157,7 @@ def measure(
     asked = ("tokens", "seconds", "tokens_per_second", "features_fired", "n_features")
     data = {"run": run_id, **{key: facts[key] for key in asked}}
     data |= {"samples": facts["n_samples"], "cut": facts["n_cut"], "empty": facts["n_empty"]}
-    return Answer(data, _facts(data))
+    return Answer(data, listing(data))
 
 
 # --- coverage -----------------------------------------------------------------------------------
@@ -313,17 +181,11 @@ def _coverage(
         "dataset": runs.resolve("measure", dataset),
     }
     handle = Cache(place.cache)
-    for run_id in ids.values():
+    judged = compare.relevance_runs(runs, ids["anchor"])
+    for run_id in (*ids.values(), *filter(None, [judged.get(relevant)])):
         if not handle.ready(run_id):
             caches.build(runs, run_id, place.cache)
-    wanted = compare.relevant_set(
-        relevant,
-        handle,
-        ids["anchor"],
-        min_support=min_support,
-        role=role,
-        threshold=threshold,
-    )
+    wanted = compare.relevant_set(relevant, handle, ids["anchor"], runs=runs, role=role)
     asked: dict[str, Any] = {
         **ids,
         "threshold": threshold,
@@ -353,7 +215,7 @@ def coverage(
         data["missing"] = missing
 
     def show() -> None:
-        _facts({k: v for k, v in data.items() if k != "missing"})()
+        listing({k: v for k, v in data.items() if k != "missing"})()
         if list_:
             out.print(" ".join(map(str, missing)), soft_wrap=True)
 
@@ -387,7 +249,7 @@ def gaps(
         handle, **asked, badge=badge, limit=max(missing, 1) if out_ else limit
     )
     if out_:
-        text = "".join(json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
         try:
             out_.write_text(text, encoding="utf-8")
         except OSError as error:
@@ -453,12 +315,12 @@ def check(
     }
     failures = []
     if min_fac is not None and not result["fac"] >= min_fac:  # also where it is undefined
-        failures.append(f"FAC is {_readable(result['fac'])}, below {min_fac}")
+        failures.append(f"FAC is {readable(result['fac'])}, below {min_fac}")
     if no_regress and lost:
         first = ", ".join(map(str, lost[:5]))
         failures.append(f"{len(lost):,} features of {baseline} are lost (first: {first})")
     data["passed"] = not failures
-    show = _facts({**data, "gained": len(gained), "lost": len(lost)})
+    show = listing({**data, "gained": len(gained), "lost": len(lost)})
     return Answer(data, show, refusal="; ".join(failures) + "." if failures else "")
 
 
@@ -591,7 +453,7 @@ def train_sae(
             max_samples=max_samples,
             progress=progress,
         )
-    return Answer(data, _facts({**data["quality"], "out": str(out_)}))
+    return Answer(data, listing({**data["quality"], "out": str(out_)}))
 
 
 @command("magpie")
@@ -620,7 +482,7 @@ def magpie(
     place = workspace(workspace_)
     with progress_bar("writing samples") as progress:
         data = jobs.magpie(place, model, recipe, out_, progress)
-    return Answer(data, _facts({**data, "recipe": json.dumps(data["recipe"])}))
+    return Answer(data, listing({**data, "recipe": json.dumps(data["recipe"])}))
 
 
 # --- operations -----------------------------------------------------------------------------------

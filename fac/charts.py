@@ -55,10 +55,10 @@ def _figure(height: int, **layout: Any) -> go.Figure:
 
 
 def funnel(stages: Sequence[tuple[str, int]], missing: int) -> go.Figure:
-    """From the whole dictionary to what a dataset covers, narrowing from top to bottom.
+    """From the whole dictionary to what a dataset covers, from top to bottom.
 
-    `stages` are (name, count) in narrowing order; `missing` is the remainder of the last but one
-    stage, drawn behind the last so that covered and missing share a bar.
+    `stages` are (name, count), each a part of the first; `missing` is the remainder of the last but
+    one stage, drawn behind the last so that covered and missing share a bar.
     """
     names = [name for name, _ in stages]
     counts = [count for _, count in stages]
@@ -366,6 +366,118 @@ def token_dots(
         categoryorder="array",
         categoryarray=[f"#{f} {_short(label, 22)}".strip() for f, label, _ in rows],
     )
+    return figure
+
+
+def intervals(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    across: tuple[float, float] = (0.0, 1.0),
+    reference: float | None = None,
+    percent: bool = False,
+    height: int | None = None,
+) -> go.Figure:
+    """Estimates as dots with their intervals as lines, in the order of the rows.
+
+    A row holds `name`, `value`, `low`, `high` and `n`; what is undefined (None or NaN) keeps its
+    line and says so, because a gap in a list of numbers reads as an oversight. `reference` is a
+    value that would mean nothing was found, such as 0.5 of a balanced accuracy.
+    """
+    figure = _figure(height or 34 * max(len(rows), 1) + 62)
+    names = [_short(row["name"], 34) for row in rows]
+    kept = [(name, row) for name, row in zip(names, rows, strict=True) if _known(row["value"])]
+    shown = [row["value"] for _, row in kept]
+    bounded = [_known(row["low"]) and _known(row["high"]) for _, row in kept]
+    figure.add_scatter(
+        x=shown,
+        y=[name for name, _ in kept],
+        mode="markers",
+        marker={"size": 10, "color": SHOWN},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [
+                row["high"] - row["value"] if known else 0.0
+                for (_, row), known in zip(kept, bounded, strict=True)
+            ],
+            "arrayminus": [
+                row["value"] - row["low"] if known else 0.0
+                for (_, row), known in zip(kept, bounded, strict=True)
+            ],
+            "color": SHOWN,
+            "thickness": 2,
+            "width": 5,
+        },
+        customdata=[[row["low"], row["high"], row["n"]] for _, row in kept],
+        hovertemplate="%{y}: %{x:.3f}, %{customdata[0]:.3f} to %{customdata[1]:.3f}, "
+        "n = %{customdata[2]:,}<extra></extra>",
+        cliponaxis=False,
+    )
+    for name, row in zip(names, rows, strict=True):
+        if not _known(row["value"]):
+            figure.add_annotation(
+                x=across[0],
+                y=name,
+                text="not defined",
+                showarrow=False,
+                xanchor="left",
+                font={"size": 12, "color": REST},
+            )
+    if reference is not None:
+        figure.add_vline(x=reference, line={"color": REST, "width": 1.5, "dash": "dot"})
+    room = 0.03 * (across[1] - across[0])
+    figure.update_xaxes(
+        range=[across[0] - room, across[1] + room],
+        tickformat=".0%" if percent else None,
+        nticks=6,
+        fixedrange=True,
+    )
+    # Rows without a value have no marker, so the order is given rather than found.
+    figure.update_yaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=names[::-1],
+        range=[-0.6, len(names) - 0.4],
+        fixedrange=True,
+        showgrid=False,
+        ticksuffix="  ",
+    )
+    return figure
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
+
+
+VERDICTS = {"relevant": SHOWN, "irrelevant": MISSING, "unclear": "#A9B2BE"}
+"""How a sample of features came out, and the colour of each outcome."""
+
+
+def verdict_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Shares of relevant, irrelevant and unclear features, one bar per row.
+
+    A row holds `name`, `n` and the three shares; a row without any feature stays an empty bar.
+    """
+    names = [f"{_short(row['name'])} · n = {row['n']:,}" for row in rows]
+    figure = _figure(40 * max(len(rows), 1) + 84, barmode="stack", bargap=0.42)
+    figure.update_layout(
+        showlegend=True, legend={"orientation": "h", "y": -0.24, "traceorder": "normal"}
+    )
+    for verdict, colour in VERDICTS.items():
+        shares = [row[verdict] if row["n"] else 0.0 for row in rows]
+        figure.add_bar(
+            name=verdict,
+            y=names,
+            x=shares,
+            orientation="h",
+            marker={"color": colour, "cornerradius": 3},
+            text=[f"{share:.0%}" if share >= 0.04 else "" for share in shares],
+            textposition="inside",
+            insidetextanchor="middle",
+            hovertemplate=verdict + ": %{x:.0%}<extra></extra>",
+        )
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", fixedrange=True, nticks=5)
+    figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, ticksuffix="  ")
     return figure
 
 

@@ -1,13 +1,14 @@
 """Two measured datasets side by side: coverage, its curve, the gaps with their evidence, changes.
 
 Joins what the cache counts with what fac.coverage says about counts; used by pages and commands
-alike. An anchor is a measure run, a dataset is a measure run of the same encoder.
+alike. An anchor is a measure run, a dataset is a measure run of the same encoder. Which runs
+explain an anchor's features, and which judge them relevant to a task, is found here too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fac import coverage
+from fac import coverage, prompts
 from fac.errors import BadRow, InputError
-from fac.schema import EVERY_ROLE, ROLES, CoverageResult
+from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, ROLES, CoverageResult
 from fac.store.cache import Cache
+from fac.store.runs import Runs
 
 GAP_SORTS = (
     "n_anchor",
@@ -30,10 +32,32 @@ GAP_SORTS = (
     "label",
     "badge",
     "n_dataset",
+    "score",
 )
 
 NAMED = 20
 """Features that `changes` describes in full on each side."""
+
+
+PREFERENCE = ("llm", "external", "tokens")
+"""Whose explanation is shown where a feature has several, best first."""
+
+
+def explained_by(runs: Runs, measure_run: str) -> list[str]:
+    """The explain runs about a measure run, whose texts to prefer first: by PREFERENCE, and the
+    newest first among equals."""
+    found = [m for m in runs.list("explain") if m["inputs"][0] == measure_run]
+    found.sort(key=lambda m: PREFERENCE.index(m["spec"]["explainer"]))
+    return [m["run"] for m in found]
+
+
+def relevance_runs(runs: Runs, measure_run: str) -> dict[str, str]:
+    """For each task its newest relevance run about a measure run; tasks in alphabetical order."""
+    found: dict[str, str] = {}
+    for manifest in runs.list("relevance"):
+        if manifest["inputs"][0] == measure_run:
+            found.setdefault(manifest["spec"]["task"], manifest["run"])
+    return dict(sorted(found.items()))
 
 
 def relevant_set(
@@ -41,35 +65,63 @@ def relevant_set(
     cache: Cache,
     anchor: str,
     *,
-    min_support: int = 1,
+    runs: Runs,
     role: str = EVERY_ROLE,
-    threshold: float = 0.0,
+    overrides: Mapping[int, str] | None = None,
 ) -> np.ndarray:
     """The relevant features F as bool `[n_features]`, the same at every threshold.
 
     "all" leaves out what fires in nearly every sample of the anchor at all
-    (fac.coverage.everywhere_relevant on every stored peak); anything else names a file of feature
-    ids: a JSON list, or one id per line, bare or as {"feature": id}. Raises InputError, with the
-    line, for what is no id of this dictionary.
+    (fac.coverage.everywhere_relevant on every stored peak). The name of a task takes what its
+    newest relevance run on the anchor puts on a level in RELEVANT, except where a person decided:
+    `overrides` maps features to levels, and one who cannot tell leaves the judge's. Anything else
+    names a file of feature ids: a JSON list, or one id per line, bare or as {"feature": id}; a
+    file with the name of a task is "./NAME". Raises InputError for a task that was not judged and,
+    with the line, for what is no id of this dictionary.
     """
     about = cache.summary(anchor)
+    n_features = about["n_features"]
     if given == "all":
         fired = cache.support(anchor, about["thresholds"][0], role)
         return coverage.everywhere_relevant(fired, about["n_samples"])
+    judged = relevance_runs(runs, anchor)
+    if given in judged:
+        return _overridden(cache.relevant(judged[given], n_features), overrides or {})
+    tasks = task_profiles(runs)
+    if given in tasks:
+        raise InputError(
+            f"No features of {about['name']} are judged for the task {given!r} yet: run "
+            f"`fac judge {about['name']} --task {given}`, or take `all`."
+        )
     path = Path(given)
     if not path.is_file():
         raise InputError(
-            f"There is no file {given!r}, and features cannot be judged relevant for a task of "
-            f"that name here yet: take `all`, or a file with one feature id per line."
+            f"{given!r} is neither a task nor a file: take `all`, one of the tasks "
+            f"{', '.join(sorted({*tasks, *judged}))}, or a file with one feature id per line."
         )
-    relevant = np.zeros(about["n_features"], bool)
-    for line, feature in _listed_ids(path):
-        if not 0 <= feature < len(relevant):
-            raise BadRow(line, f"{path} names feature {feature}; ids run to {len(relevant) - 1}.")
+    relevant = np.zeros(n_features, bool)
+    for line, feature in listed_ids(path):
+        if not 0 <= feature < n_features:
+            raise BadRow(line, f"{path} names feature {feature}; ids run to {n_features - 1}.")
         relevant[feature] = True
     if not relevant.any():
         raise InputError(f"{path} names no feature: write one id per line.")
     return relevant
+
+
+def task_profiles(runs: Runs) -> dict[str, prompts.Task]:
+    """The built-in task profiles and those of the workspace's tasks.toml, by name.
+
+    Raises InputError for a file that is no text or that fac.prompts.read_tasks refuses.
+    """
+    path = runs.workspace.tasks
+    if not path.is_file():
+        return prompts.TASKS
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it as such.") from error
+    return {**prompts.TASKS, **prompts.read_tasks(text)}
 
 
 def coverage_of(
@@ -101,17 +153,22 @@ def curve(
     anchor: str,
     dataset: str,
     *,
+    runs: Runs,
     role: str = EVERY_ROLE,
     relevant_given: str = "all",
+    overrides: Mapping[int, str] | None = None,
     min_support: int = 1,
 ) -> list[dict[str, Any]]:
     """Coverage on every rung of the anchor's ladder: threshold, fac (NaN where the anchor shows
-    nothing), n_anchor, n_covered, n_missing. Each row is what coverage_of says at its threshold.
+    nothing), n_anchor, n_covered, n_missing. Each row is what coverage_of says at its threshold
+    within the features of relevant_set, which `relevant_given` and `overrides` go to.
     """
+    relevant = relevant_set(
+        relevant_given, cache, anchor, runs=runs, role=role, overrides=overrides
+    )
     rows = []
     for threshold in cache.summary(anchor)["thresholds"]:
         asked: dict[str, Any] = {"threshold": threshold, "min_support": min_support, "role": role}
-        relevant = relevant_set(relevant_given, cache, anchor, **asked)
         found = coverage_of(cache, anchor, dataset, relevant=relevant, **asked)
         rows.append({"threshold": threshold, **_figures(found)})
     return rows
@@ -122,16 +179,20 @@ def by_role(
     anchor: str,
     dataset: str,
     *,
+    runs: Runs,
     threshold: float = 0.0,
     min_support: int = 1,
     relevant_given: str = "all",
+    overrides: Mapping[int, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Coverage counting only one role's tokens, a row per role: role, fac (NaN where the anchor's
-    tokens of that role show nothing), n_anchor, n_covered, n_missing."""
+    tokens of that role show nothing), n_anchor, n_covered, n_missing. The relevant features are
+    found as in `curve`, for each role anew: what fires everywhere differs between them."""
+    given: dict[str, Any] = {"runs": runs, "overrides": overrides}
     rows = []
     for role in ROLES:
         asked: dict[str, Any] = {"threshold": threshold, "min_support": min_support, "role": role}
-        relevant = relevant_set(relevant_given, cache, anchor, **asked)
+        relevant = relevant_set(relevant_given, cache, anchor, role=role, **given)
         found = coverage_of(cache, anchor, dataset, relevant=relevant, **asked)
         rows.append({"role": role, **_figures(found)})
     return rows
@@ -146,6 +207,7 @@ def gap_table(
     min_support: int = 1,
     role: str = EVERY_ROLE,
     relevant: np.ndarray,
+    explained: Sequence[str] = (),
     search: str = "",
     badge: str = "any",
     sort: str = "n_anchor",
@@ -164,9 +226,12 @@ def gap_table(
                  SAE's own threshold and `threshold`; None where that is zero or unknown
     anchor_peak  the anchor's highest peak
     badge        coverage.badge of the three
+    explanation, explainer, score, score_kind
+                 as in Cache.features_page, of the first of the `explained` runs that has a text
 
-    Values that are equal or None come last in feature order. Raises InputError for a column
-    outside GAP_SORTS or a badge outside coverage.BADGES.
+    `search` finds what it finds in Cache.features_page. Values that are equal or None come last in
+    feature order. Raises InputError for a column outside GAP_SORTS or a badge outside
+    coverage.BADGES.
     """
     if sort not in GAP_SORTS:
         raise InputError(f"Gaps sort by {', '.join(GAP_SORTS)}, got {sort!r}.")
@@ -174,7 +239,7 @@ def gap_table(
         raise InputError(f"A badge is any, {', '.join(coverage.BADGES)}, got {badge!r}.")
     if offset < 0 or limit < 0:
         raise InputError(f"A page starts at 0 or later, got offset {offset}, limit {limit}.")
-    table = _gaps(cache, anchor, dataset, threshold, min_support, role, relevant)
+    table = _gaps(cache, anchor, dataset, threshold, min_support, role, relevant, explained)
     table = table.filter(_matching(table, search, badge))
     order = [(sort, "descending" if descending else "ascending"), ("feature", "ascending")]
     page = table.take(pc.sort_indices(table, sort_keys=order)).slice(offset, limit)
@@ -214,6 +279,19 @@ def changes(
     return found
 
 
+def _overridden(relevant: np.ndarray, overrides: Mapping[int, str]) -> np.ndarray:
+    """The judge's verdicts with those that people put in their place."""
+    for feature, level in overrides.items():
+        if not 0 <= feature < len(relevant) or level not in (*LEVELS, CANNOT_TELL):
+            raise InputError(
+                f"A decision puts feature {feature} on {level!r}: ids run to {len(relevant) - 1}, "
+                f"levels are {', '.join(LEVELS)}; withdraw it or correct the imported file."
+            )
+        if level != CANNOT_TELL:
+            relevant[feature] = level in RELEVANT
+    return relevant
+
+
 def _figures(result: CoverageResult) -> dict[str, Any]:
     return {
         "fac": result.fac,
@@ -247,6 +325,7 @@ def _gaps(
     min_support: int,
     role: str,
     relevant: np.ndarray,
+    explained: Sequence[str],
 ) -> pa.Table:
     """Every gap with the columns of gap_table, in feature order."""
     asked: dict[str, Any] = {"threshold": threshold, "min_support": min_support, "role": role}
@@ -255,7 +334,7 @@ def _gaps(
     sae = about["sae_run"] if cache.ready(about["sae_run"]) else None
     n_anchor = cache.support(anchor, threshold, role)[missing]
     n_dataset = cache.support(dataset, threshold, role)[missing]
-    known = cache.evidence(anchor, dataset, sae, missing, role=role)
+    known = cache.evidence(anchor, dataset, sae, missing, role=role, explained=explained)
     peak = known["anchor_peak"].to_numpy()
     # The pre-activation is the dataset's highest over all roles: a miss in another role is near.
     own = pc.fill_null(known["sae_threshold"], 0.0).to_numpy()
@@ -279,6 +358,7 @@ def _gaps(
             "anchor_peak": known["anchor_peak"],
             "badge": pa.array(coverage.badge(chance, near, strength), pa.string()),
             "promotes": known["promotes"],
+            **{name: known[name] for name in ("explanation", "explainer", "score", "score_kind")},
         }
     )
 
@@ -293,8 +373,8 @@ def _content_tokens(about: dict[str, Any], role: str) -> int:
 
 
 def _matching(table: pa.Table, search: str, badge: str) -> pa.Array:
-    """Which gaps have the badge, and `search` in their label, their promoted tokens or, as a
-    number, as their id; "#12" is that id alone."""
+    """Which gaps have the badge, and `search` in their label, their promoted tokens, their
+    explanation or, as a number, as their id; "#12" is that id alone."""
     keep = pa.chunked_array([pa.array(np.ones(len(table), bool))])
     if badge != "any":
         keep = pc.equal(table["badge"], badge)
@@ -305,12 +385,13 @@ def _matching(table: pa.Table, search: str, badge: str) -> pa.Array:
     number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
     found = pc.equal(table["feature"], number)
     if not search.startswith("#") or number < 0:
-        for text in (table["label"], pc.binary_join(table["promotes"], " ")):
+        explanation = pc.fill_null(table["explanation"], "")
+        for text in (table["label"], pc.binary_join(table["promotes"], " "), explanation):
             found = pc.or_(found, pc.match_substring(text, search, ignore_case=True))
     return pc.and_(keep, found)
 
 
-def _listed_ids(path: Path) -> Iterator[tuple[int, int]]:
+def listed_ids(path: Path) -> Iterator[tuple[int, int]]:
     """(line, feature id) of a JSON list or of lines; entries of a list count as lines."""
     try:
         text = path.read_text("utf-8-sig")

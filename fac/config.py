@@ -291,6 +291,9 @@ class JudgeSpec(AskSpec):
     task: str
     """Name of a task profile."""
 
+    title: str = ""
+    """The task in words, as a language model reads it."""
+
     rubric: tuple[str, ...] = ()
     """What makes a feature relevant, one criterion each; part of the spec, so an edited profile
     is judged anew."""

@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,9 @@ from fac import compare, datasets, demo
 from fac.config import (
     REPOSITORY,
     DemoSpec,
+    ExplainSpec,
     IngestSpec,
+    JudgeSpec,
     MeasureSpec,
     ProbeSpec,
     SaeSpec,
@@ -92,6 +95,8 @@ class Steps:
             return self._describe(spec, progress)
         if isinstance(spec, ProbeSpec):
             return self._probe(spec, progress)
+        if isinstance(spec, ExplainSpec | JudgeSpec):
+            return self._interpret(spec, progress)
         raise InputError(f"No step carries out a {type(spec).__name__}.")
 
     def encoder(self, spec: MeasureSpec | SaeSpec | ProbeSpec, progress: Progress) -> SaeEncoder:
@@ -161,12 +166,39 @@ class Steps:
         sae = SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae)
         return probe(spec, runs=self.runs, encoder=encoder, sae_run=sae.run_id(encoder.identity))
 
+    def _interpret(self, spec: ExplainSpec | JudgeSpec, progress: Progress) -> str:
+        """Explain or judge. Also what a stopped run left complete is there to browse."""
+        from fac import interpret
+        from fac.generator.asking import chat_of
+
+        asked: Any = {"runs": self.runs, "ask": partial(chat_of, spec), "progress": progress}
+        try:
+            if isinstance(spec, ExplainSpec):
+                return interpret.explain(spec, **asked)
+            return interpret.judge(spec, **asked)
+        finally:
+            for manifest in self.runs.list(spec.step):
+                if manifest["inputs"][0] == spec.measure:
+                    self._cached(manifest["run"], _silent)
+
     def _cached(self, run_id: str, progress: Progress) -> None:
         with closing(cache.Cache(self.workspace.cache)) as known:
             if known.ready(run_id):
                 return
         progress(1, 1, "building the cache for browsing")
         cache.build(self.runs, run_id, self.workspace.cache)
+
+
+def _silent(done: int, total: int, note: str = "") -> None:
+    """Progress of what is too quick to report on, and must not be interrupted."""
+
+
+def cached(workspace: Workspace, run_ids: Iterable[str]) -> None:
+    """Builds the caches that are not there yet."""
+    with closing(cache.Cache(workspace.cache)) as known:
+        missing = [run_id for run_id in run_ids if not known.ready(run_id)]
+    for run_id in missing:
+        cache.build(Runs(workspace), run_id, workspace.cache)
 
 
 # --- steps that no page asks for -----------------------------------------------------------------
@@ -204,7 +236,7 @@ def headline(workspace: Workspace, run_ids: Sequence[str] | None = None) -> dict
     named = {m["facts"]["name"]: m["run"] for m in wanted}
     anchor, seed = (named[name] for name in demo.INPUTS)
     with closing(cache.Cache(workspace.cache)) as handle:
-        relevant = compare.relevant_set("all", handle, anchor)
+        relevant = compare.relevant_set("all", handle, anchor, runs=Runs(workspace))
         found = compare.coverage_of(handle, anchor, seed, relevant=relevant)
     return {"fac": found.fac, "n_missing": found.n_missing, "missing": found.missing.tolist()}
 
@@ -515,10 +547,18 @@ def start_worker(workspace: Workspace) -> None:
 
 
 def stop_worker(workspace: Workspace) -> None:
-    """End the worker of a workspace at once; its job continues in the next one."""
+    """End the worker of a workspace at once; its job continues in the next one.
+
+    Raises InputError for a worker on another machine, where its process id means nothing here.
+    """
     state = Queue(workspace.queue).worker()
     if not (state and state["alive"]):
         return
+    if not state["here"]:
+        raise InputError(
+            f"The worker of {workspace.root} runs on the machine {state['host']!r}: end it there "
+            f"with Ctrl-C or a SIGTERM."
+        )
     pid = state["pid"]
     with suppress(ProcessLookupError):  # it may end by itself just now
         os.kill(pid, signal.SIGKILL)

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import math
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -28,7 +30,15 @@ from fac.store import runs as running
 from fac.store.cache import Cache, build, rungs
 from fac.store.queue import Queue, process_exists
 from fac.store.runs import ParquetAppender, Runs, write_table
-from tests.toy import WORDS, publish_activations, toy_workspace
+from tests import toy as toys
+from tests.toy import (
+    RELEVANT,
+    WORDS,
+    publish_activations,
+    publish_explanations,
+    publish_relevance,
+    toy_workspace,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBERS = pa.schema([("n", pa.int64()), ("word", pa.dictionary(pa.int8(), pa.string()))])
@@ -150,12 +160,25 @@ def test_a_run_of_a_newer_version_is_refused_by_name(runs):
             ask()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"run": ', b"\xff\xfe\x00"])
-def test_an_unreadable_manifest_is_one_sentence(runs, content):
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Expecting value"),
+        (b'{"run": ', "Expecting value"),
+        (b"\xff\xfe\x00", "can't decode"),
+        (b"[]", "it is no JSON object"),
+        (b"{}", "it does not say its schema"),
+        (b'{"schema": "1"}', "it does not say its schema"),
+        (b'{"schema": 1, "run": "x", "facts": {}}', "it lacks step, spec, inputs, files, created"),
+    ],
+)
+def test_an_unreadable_manifest_is_one_sentence(runs, content, why):
     run_id = publish(runs)
     (runs.path(run_id) / "manifest.json").write_bytes(content)
-    with pytest.raises(InputError, match=f"manifest of run {run_id} cannot be read"):
-        runs.manifest(run_id)
+    told = rf"manifest of run {run_id} cannot be read \(.*{why}.*\): delete the folder"
+    for ask in (lambda: runs.manifest(run_id), lambda: runs.list("sae")):
+        with pytest.raises(InputError, match=told):
+            ask()
 
 
 @pytest.mark.parametrize("name", ["numbers.parquet", "activations", "../numbers"])
@@ -258,7 +281,7 @@ def test_two_processes_cannot_compute_one_run_and_death_lets_go(tmp_path):
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """The toy workspace, never written to: (runs, cache folder, anchor, seed, sae)."""
-    workspace = toy_workspace(tmp_path_factory.mktemp("toy"))
+    workspace = toy_workspace(tmp_path_factory.mktemp("toy"), explained=True)
     runs = Runs(workspace)
     anchor, seed = (runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
     return runs, workspace.cache, anchor, seed, runs.list("sae")[0]["run"]
@@ -428,12 +451,23 @@ def test_activations_that_cannot_be_are_not_cached(tmp_path, feature, peak):
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"PAR1")])
-@pytest.mark.parametrize("step", ["measure", "dataset"])
-def test_a_cache_of_damaged_tables_is_not_built(tmp_path, step, spoil):
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        ("measure", "activations"),
+        ("dataset", "samples"),
+        ("explain", "scores"),
+        ("relevance", "relevance"),
+    ],
+)
+def test_a_cache_of_damaged_tables_is_not_built(tmp_path, step, name, spoil):
     runs = Runs(Workspace(tmp_path))
     run = publish_activations(runs, "x", made_of(0, 2.0), n_features=2, n_samples=2)
+    if step == "explain":
+        run = publish_explanations(runs, run, {0: "x"})
+    if step == "relevance":
+        run = publish_relevance(runs, run, {0: "yes"})
     spoilt = runs.list(step)[0]["run"]
-    name = {"measure": "activations", "dataset": "samples"}[step]
     spoil(runs.path(spoilt) / f"{name}.parquet")
     with pytest.raises(InputError, match=rf"Run {spoilt} is damaged \({name}\.parquet changed"):
         build(runs, run, tmp_path / "cache")
@@ -442,7 +476,7 @@ def test_a_cache_of_damaged_tables_is_not_built(tmp_path, step, spoil):
 
 def test_a_dataset_run_has_no_cache(toy, tmp_path):
     runs = toy[0]
-    with pytest.raises(InputError, match="this is a dataset run"):
+    with pytest.raises(InputError, match="only sae, measure, explain and relevance .* a dataset r"):
         build(runs, runs.list("dataset")[0]["run"], tmp_path)
 
 
@@ -478,7 +512,8 @@ def test_a_rebuilt_cache_equals_the_first_table_by_table(toy, tmp_path, monkeypa
     runs, folder, anchor, _, sae = toy
     for blocks, size in enumerate((2_000_000, 50, 1)):
         monkeypatch.setattr(caching, "ROWS_PER_BLOCK", size)
-        for run in (anchor, sae):
+        found = [m["run"] for step in ("explain", "relevance") for m in runs.list(step)]
+        for run in (anchor, *found, sae):
             again = tables(build(runs, run, tmp_path / str(blocks)))
             assert again == tables(folder / f"{run}.duckdb")
     assert set(again) == {"meta", "features"}
@@ -639,11 +674,17 @@ def shown(page):
 
 @pytest.mark.parametrize("descending", [True, False])
 @pytest.mark.parametrize("sort", caching.SORTABLE)
-def test_features_sort_by_any_column_and_equals_by_number(toy, cache, sort, descending):
-    rows, total = cache.features_page(toy[2], sort=sort, descending=descending)
+def test_features_sort_by_any_column_with_equals_by_number_and_missing_last(
+    toy, cache, sort, descending
+):
+    by_model = [found_by(toy, "llm")]
+    rows, total = cache.features_page(toy[2], sort=sort, descending=descending, explained=by_model)
     assert total == len(rows) == 12
     by_feature = sorted(rows, key=lambda row: row["feature"])
-    assert rows == sorted(by_feature, key=lambda row: row[sort], reverse=descending)
+    known = [row for row in by_feature if row[sort] is not None]
+    missing = [row for row in by_feature if row[sort] is None]
+    assert rows == [*sorted(known, key=lambda row: row[sort], reverse=descending), *missing]
+    assert len(missing) == (4 if sort == "score" else 0)
 
 
 def test_pages_put_together_are_the_whole_table(toy, cache):
@@ -794,6 +835,278 @@ def test_evidence_comes_in_the_asked_order_with_both_sides(toy, cache):
     user = cache.evidence(anchor, seed, None, asked, role="user").to_pylist()
     assert user[0]["anchor_peak"] == 0.0 and user[1]["anchor_peak"] == 1.0
     assert user[0]["sae_threshold"] is None and user[0]["promotes"] == []
+
+
+# ---- explanations and relevance -----------------------------------------------------------------
+
+
+def found_by(toy, explainer):
+    """The toy workspace's run by this explainer."""
+    (run,) = (m["run"] for m in toy[0].list("explain") if m["spec"]["explainer"] == explainer)
+    return run
+
+
+def test_an_explanation_is_read_as_it_was_written_with_its_scores(toy, cache):
+    runs, _, anchor, _, _ = toy
+    run = found_by(toy, "llm")
+    rows = cache.explanations(run)
+    written = runs.table(run, "explanations").to_pylist()
+    assert [{k: v for k, v in row.items() if k != "scores"} for row in rows] == written
+    assert [row["feature"] for row in rows] == list(range(10))
+    loop = cache.explanations(run, np.array([5]))
+    assert loop == [rows[5]] and cache.explanations(run, []) == []
+    assert set(loop[0]["scores"]) == {"detection", "fuzzing"}
+    assert loop[0]["scores"]["detection"] == {
+        "value": 0.7,
+        "low": pytest.approx(0.55),
+        "high": pytest.approx(0.75),
+        "n": 6,
+        "n_positive": 3,
+        "n_unreadable": 0,
+    }
+    mountain, please = cache.explanations(run, [9, 7, 11])
+    assert mountain["scores"]["detection"]["value"] is None
+    assert (please["text"], please["status"], please["scores"]) == (None, "cannot_tell", {})
+    assert cache.summary(run)["measure"] == anchor and cache.summary(run)["explainer"] == "llm"
+    assert cache.explanation_counts(run) == {"cannot_tell": 1, "explained": 9}
+
+
+def test_scores_are_summed_up_over_the_features_where_they_are_defined(toy, cache):
+    # .55 .7 .8 .8 .9 .9 .95 1 and one undefined; quartiles lie between neighbours
+    detection = cache.score_summary(found_by(toy, "llm"))["detection"]
+    assert detection == {
+        "n": 8,
+        "n_undefined": 1,
+        "low_quartile": pytest.approx(0.775),
+        "median": pytest.approx(0.85),
+        "high_quartile": pytest.approx(0.9125),
+        "n_examples": 48,
+        "n_unreadable": 6,
+    }
+    assert cache.score_summary(found_by(toy, "tokens"))["auroc"]["n"] == 10
+
+
+def test_without_a_defined_score_its_median_is_unknown(tmp_path):
+    runs = Runs(Workspace(tmp_path))
+    run = publish_explanations(runs, made(runs), {0: "x"}, values={0: math.nan})
+    build(runs, run, tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
+    summary = cache.score_summary(run)["auroc"]
+    assert (summary["n"], summary["n_undefined"], summary["median"]) == (0, 1, None)
+    assert cache.explanations(run)[0]["scores"]["auroc"]["value"] is None
+    cache.close()
+
+
+def made(runs, **facts):
+    """A measure run in which nothing but feature 0 fires; its id."""
+    sizes = {"n_features": N_FEATURES, "n_samples": N_SAMPLES}
+    return publish_activations(runs, "made", made_of(0, 1.0), **sizes, **facts)
+
+
+def test_the_test_of_a_feature_shows_texts_in_which_it_fires_and_texts_in_which_it_does_not(
+    toy, cache
+):
+    anchor = toy[2]
+    for feature, word in enumerate(WORDS[:9]):
+        test = cache.examples(found_by(toy, "llm"), anchor, feature)
+        assert [example["number"] for example in test] == list(range(6))
+        assert sum(example["positive"] for example in test) == 3
+        for example in test:
+            fires = [token.strip(" !") == word for token in example["tokens"]]
+            assert [value > 0 for value in example["activations"]] == fires
+            assert any(fires) == example["positive"]
+            assert not (example["hard"] and example["positive"])
+            sample = cache.sample(anchor, example["sample"])
+            said = {m["role"]: f" {m['content']}" for m in sample["messages"]}
+            assert "".join(example["tokens"]) in said[example["role"]]
+            source = cache.spans(anchor, example["source_feature"], example["source_kind"])
+            assert source[example["source_rank"]]["tokens"] == example["tokens"]
+            assert example["peak_index"] == source[example["source_rank"]]["peak_index"]
+
+
+def test_what_a_model_answered_stands_beside_each_example(toy, cache):
+    test = cache.examples(found_by(toy, "llm"), toy[2], 3)
+    assert [e["detected"] == e["positive"] for e in test] == [True, False] * 3
+    assert [e["fuzzed"] is None for e in test] == [not e["positive"] for e in test]
+    unasked = cache.examples(found_by(toy, "tokens"), toy[2], 3)
+    assert {e[name] for e in unasked for name in ("detected", "fuzzed", "fuzz_right")} == {None}
+    assert cache.examples(found_by(toy, "llm"), toy[2], 9) == []
+
+
+def test_examples_are_not_looked_up_in_another_measure(toy, cache):
+    run, seed = found_by(toy, "llm"), toy[3]
+    with pytest.raises(InputError, match=f"come from {toy[2]}, not from {seed}"):
+        cache.examples(run, seed, 3)
+
+
+def test_an_example_whose_span_is_gone_is_told(tmp_path, monkeypatch):
+    runs = Runs(Workspace(tmp_path))
+    measured = made(runs)
+    lost = {"number": 0, "source_feature": 4, "source_kind": "top", "source_rank": 2}
+    answers = dict.fromkeys(("detected", "fuzzed", "fuzz_right"))
+    row = {**lost, **answers, "feature": 0, "positive": True, "hard": False}
+    monkeypatch.setattr(toys, "_held_out", lambda *_: [row])
+    run = publish_explanations(runs, measured, {0: "x"})
+    for one in (measured, run):
+        build(runs, one, tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(InputError, match="Example 0 .* is the top span 2 of feature 4, which"):
+        cache.examples(run, measured, 0)
+    cache.close()
+
+
+def test_a_verdict_is_read_as_it_was_written(toy, cache):
+    runs, _, anchor, _, _ = toy
+    (judged,) = runs.list("relevance")
+    run = judged["run"]
+    assert cache.relevance(run) == runs.table(run, "relevance").to_pylist()
+    assert [row["level"] for row in cache.relevance(run, [4, 9])] == ["yes", "cannot_tell"]
+    counts = {"yes": 3, "probably": 1, "maybe": 1, "no": 4, "cannot_tell": 1, "unreadable": 1}
+    assert cache.relevance_counts(run) == counts
+    assert np.flatnonzero(cache.relevant(run, 12)).tolist() == [*RELEVANT]
+    assert cache.relevant(run, 12).dtype == bool and len(cache.relevant(run, 99)) == 99
+    assert cache.summary(run)["measure"] == anchor
+
+
+def test_verdicts_on_features_beyond_the_dictionary_are_refused(toy, cache):
+    (judged,) = toy[0].list("relevance")
+    with pytest.raises(
+        InputError, match="judges features 3 to 7, but ids run to 6: .* another SAE"
+    ):
+        cache.relevant(judged["run"], 7)
+
+
+def test_a_feature_shows_its_first_explanation_and_that_runs_score(toy, cache):
+    anchor, model, tokens = toy[2], found_by(toy, "llm"), found_by(toy, "tokens")
+    told = ("explanation", "explainer", "score", "score_kind")
+
+    def shows(feature, *explained):
+        row = cache.feature(anchor, feature, explained=explained)
+        rows, _ = cache.features_page(anchor, explained=explained)
+        assert row in rows
+        return tuple(row[name] for name in told)
+
+    assert shows(5, model, tokens) == ("People speak of a loop.", "llm", 0.7, "detection")
+    assert shows(5, tokens, model) == ("the word loop", "tokens", pytest.approx(0.9), "auroc")
+    # The model could not tell, the tokens can.
+    assert shows(9, model) == (None,) * 4
+    assert shows(9, model, tokens) == ("the word please", "tokens", pytest.approx(0.86), "auroc")
+    assert shows(7, model, tokens) == ("People speak of a mountain.", "llm", None, "detection")
+    for feature in (10, 11):
+        assert shows(feature, model, tokens) == (None,) * 4
+    assert shows(5) == (None,) * 4
+
+
+def test_features_are_found_by_the_explanation_that_is_shown(toy, cache):
+    anchor, model, tokens = toy[2], found_by(toy, "llm"), found_by(toy, "tokens")
+
+    def found(search, *explained):
+        rows, total = cache.features_page(anchor, search=search, explained=explained)
+        assert total == len(rows)
+        return sorted(row["feature"] for row in rows)
+
+    assert found("SPEAK of a r", model, tokens) == [2, 6]
+    assert found("the word", model, tokens) == [9]
+    assert found("the word", tokens, model) == list(range(10))
+    assert found("speak") == []
+    assert found("100%", model) == found("_", model) == []
+
+
+def test_evidence_carries_the_explanation_in_the_asked_order(toy, cache):
+    _, _, anchor, seed, sae = toy
+    model = found_by(toy, "llm")
+    rows = cache.evidence(anchor, seed, sae, np.array([5, 11, 0]), explained=[model]).to_pylist()
+    told = ["People speak of a loop.", None, "People speak of a bake."]
+    assert [row["explanation"] for row in rows] == told
+    assert [row["score"] for row in rows] == [0.7, None, 0.95]
+
+
+@pytest.mark.parametrize("hostile", ["no-such", "../x", 'a-1" AS x; --', ""])
+def test_explanations_of_a_run_without_a_cache_are_a_sentence(toy, cache, hostile):
+    for ask in (
+        lambda: cache.explanations(hostile),
+        lambda: cache.features_page(toy[2], explained=[hostile]),
+        lambda: cache.relevance_counts(hostile),
+    ):
+        with pytest.raises(InputError, match="cannot be shown"):
+            ask()
+
+
+@pytest.mark.parametrize("step", ["explain", "relevance"])
+def test_what_is_told_twice_of_a_feature_is_not_cached(tmp_path, step, monkeypatch):
+    runs = Runs(Workspace(tmp_path))
+    measured = made(runs)
+    written = toys.write_table
+    monkeypatch.setattr(
+        toys, "write_table", lambda path, table, kept: written(path, twice(table), kept)
+    )
+    if step == "explain":
+        run = publish_explanations(runs, measured, {0: "x"})
+    else:
+        run = publish_relevance(runs, measured, {0: "yes"})
+    with pytest.raises(InputError, match=f"of run {run} has 1 rows about what another row already"):
+        build(runs, run, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def twice(table):
+    return pa.concat_tables([table, table])
+
+
+def test_text_of_an_explanation_is_kept_as_it_is(tmp_path):
+    runs = Runs(Workspace(tmp_path))
+    measured = made(runs)
+    hostile = "'; DROP TABLE x; -- {run} $text \u202e<b>\n\x00%_\\"
+    run = publish_explanations(runs, measured, {0: hostile, 1: ""})
+    for one in (measured, run):
+        build(runs, one, tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
+    assert [row["text"] for row in cache.explanations(run)] == [hostile, ""]
+    assert cache.feature(measured, 0, explained=[run])["explanation"] == hostile
+    assert shown(cache.features_page(measured, explained=[run], search=hostile)) == [0]
+    cache.close()
+
+
+VALUES = st.none() | st.floats(0, 1)
+RUNS = st.lists(
+    st.dictionaries(
+        st.integers(0, N_FEATURES - 1), st.tuples(st.none() | st.text(max_size=3), VALUES)
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+@given(found=RUNS)
+def test_of_several_runs_the_first_with_a_text_is_shown(tmp_path_factory, found):
+    folder = tmp_path_factory.mktemp("several")
+    runs = Runs(Workspace(folder))
+    measured = made(runs)
+    explained = []
+    for attempt, told in enumerate(found):
+        texts = {feature: text for feature, (text, _) in told.items()}
+        values = {feature: value for feature, (_, value) in told.items()}
+        run = publish_explanations(runs, measured, texts, values=values, attempt=attempt)
+        explained.append(run)
+    for run in (measured, *explained):
+        build(runs, run, folder / "cache")
+    cache = Cache(folder / "cache")
+    rows, total = cache.features_page(measured, sort="score", explained=explained)
+    assert total == len(rows) == N_FEATURES
+    for row in rows:
+        told = [one[row["feature"]] for one in found if row["feature"] in one]
+        first = next(((text, value) for text, value in told if text is not None), (None, None))
+        assert (row["explanation"], row["score"]) == first
+    for run, told in zip(explained, found, strict=True):
+        known = sorted(value for _, value in told.values() if value is not None)
+        summary = cache.score_summary(run)
+        assert set(summary) == ({"auroc"} if told else set())
+        if known:
+            assert summary["auroc"]["n"] == len(known)
+            names = ("low_quartile", "median", "high_quartile")
+            quartiles = np.quantile(known, (0.25, 0.5, 0.75))
+            assert [summary["auroc"][name] for name in names] == pytest.approx(quartiles)
+    cache.close()
 
 
 # ---- the queue ----------------------------------------------------------------------------------
@@ -972,7 +1285,8 @@ def test_a_worker_is_alive_while_its_process_lives_and_it_was_heard_of(queue, mo
     clock = Clock(monkeypatch)
     assert queue.worker() is None
     queue.beat(os.getpid(), clock.now)
-    assert queue.worker() == {"pid": os.getpid(), "alive": True, "seconds_since": 0.0}
+    here = {"host": socket.gethostname(), "here": True, "seconds_since": 0.0}
+    assert queue.worker() == {**here, "pid": os.getpid(), "alive": True}
     clock.now += queueing.ALIVE + 1
     assert not queue.worker()["alive"]
     job = queue.enqueue(spec())
@@ -983,7 +1297,17 @@ def test_a_worker_is_alive_while_its_process_lives_and_it_was_heard_of(queue, mo
         gone.wait()
     clock.now += 1
     queue.beat(gone.pid, clock.now)
-    assert queue.worker() == {"pid": gone.pid, "alive": False, "seconds_since": 0.0}
+    assert queue.worker() == {**here, "pid": gone.pid, "alive": False}
+
+
+def test_a_worker_on_another_machine_is_known_as_such(queue, monkeypatch):
+    with monkeypatch.context() as elsewhere, subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+        elsewhere.setattr(queueing.socket, "gethostname", lambda: "elsewhere")
+        Queue(queue._path).beat(gone.pid, time.time())
+    found = queue.worker()
+    # No process of this machine has that number; there it may well live.
+    assert (found["host"], found["here"], found["alive"]) == ("elsewhere", False, True)
 
 
 def test_a_job_nobody_asked_for_is_a_sentence(queue):

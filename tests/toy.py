@@ -4,14 +4,18 @@ Feature i fires where WORDS[i] is said, so what "toy-seed" lacks against "toy-an
 off the texts: everything about code and travel. No model and no download; under a second.
 """
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from fac import schema
-from fac.config import IngestSpec, MeasureSpec, SaeSpec, Workspace
+from fac.config import ExplainSpec, IngestSpec, JudgeSpec, MeasureSpec, SaeSpec, Workspace
 from fac.measure import measure
 from fac.schema import Activations, Chat
 from fac.store import cache
@@ -86,11 +90,55 @@ SEED: tuple[Chat, ...] = (
 SAMPLES: Mapping[str, Sequence[Chat]] = {"toy-anchor": ANCHOR, "toy-seed": SEED}
 
 
+TEXTS: Mapping[int, str | None] = {
+    **{i: f"the word {word}" for i, word in enumerate(WORDS[:10])},
+    10: None,
+}
+"""What token statistics say: nothing of "the", where they abstain; "quasar" is not asked about."""
+
+MODELS_TEXTS: Mapping[int, str | None] = {
+    **{i: f"People speak of a {word}." for i, word in enumerate(WORDS[:9])},
+    9: None,
+}
+"""What the language model says; it abstains on "please" and was not asked about "the"."""
+
+MODELS_SCORES: Mapping[int, float | None] = {
+    **dict(enumerate((0.95, 0.9, 0.9, 0.8, 0.8, 0.7, 1.0))),
+    7: None,
+    8: 0.55,
+}
+"""Balanced accuracy of its detection; its answers about mountains could not be read."""
+
+LEVELS: Mapping[int, str] = {
+    **dict.fromkeys(range(3), "no"),
+    **dict.fromkeys(range(3, 6), "yes"),
+    6: "probably",
+    7: "maybe",
+    8: "no",
+    9: schema.CANNOT_TELL,
+    10: schema.UNREADABLE,
+}
+"""What the toy judge says of its task, which is about code and a little about rivers."""
+
+RELEVANT = (3, 4, 5, 6, 7)
+"""The features on a level that counts as relevant."""
+
+TASK = "instructions"
+
+
 def toy_workspace(
-    root: Path, *, n_features: int = 12, samples: Mapping[str, Sequence[Chat]] = SAMPLES
+    root: Path,
+    *,
+    n_features: int = 12,
+    samples: Mapping[str, Sequence[Chat]] = SAMPLES,
+    explained: bool = False,
 ) -> Workspace:
     """A workspace under `root` with a dataset run and a measure run per entry of `samples`, one
-    SAE run, and the caches of all of them. Features beyond WORDS stay silent."""
+    SAE run, and the caches of all of them. Features beyond WORDS stay silent.
+
+    `explained` adds, for the first dataset, explanations by tokens and by a language model and
+    verdicts on TASK, with their caches.
+    """
     workspace = Workspace(root)
     runs = Runs(workspace)
     words = [*WORDS[:n_features], *(f"unsaid{i}" for i in range(len(WORDS), n_features))]
@@ -102,6 +150,14 @@ def toy_workspace(
         spec = MeasureSpec(dataset=dataset, model="toy", layer=1, sae="toy")
         run = measure(spec, runs=runs, encoder=encoder, sae_run=sae_run, progress=_quiet)
         cache.build(runs, run, workspace.cache)
+    if explained:
+        anchor = runs.resolve("measure", next(iter(samples)))
+        for found in (
+            publish_explanations(runs, anchor),
+            publish_explanations(runs, anchor, MODELS_TEXTS, explainer="llm", values=MODELS_SCORES),
+            publish_relevance(runs, anchor),
+        ):
+            cache.build(runs, found, workspace.cache)
     return workspace
 
 
@@ -216,6 +272,165 @@ def publish_activations(
     }
     runs.publish(run_id, spec=spec, inputs=[dataset], facts=facts, seconds=0.0)
     return run_id
+
+
+def publish_explanations(
+    runs: Runs,
+    measure_run: str,
+    texts: Mapping[int, str | None] = TEXTS,
+    *,
+    explainer: str = "tokens",
+    values: Mapping[int, float | None] | None = None,
+    attempt: int = 0,
+) -> str:
+    """A finished explain run with these texts, None where the explainer abstains; its id.
+
+    Every explained feature is scored, by AUROC if by token statistics, else by detection and, a
+    tenth lower, fuzzing, with the number in `values` or else 0.95 less a hundredth of the feature.
+    Its test is up to three of its weakest "top" spans and as many of its neighbours' in which it
+    is silent; a language model has answered every second one right. Another `attempt` is another
+    run.
+    """
+    asked = explainer == "llm"
+    names = ("auroc",) if explainer == "tokens" else ("detection", "fuzzing")
+    spec = ExplainSpec(
+        measure=measure_run,
+        explainer=explainer,
+        model="toy-llm" if asked else "",
+        scores=names if asked else (),
+        source="names.jsonl" if explainer == "external" else "",
+        attempt=attempt,
+    )
+    run_id = spec.run_id(measure_run)
+    said = sorted(texts)
+    told = [i for i in said if texts[i] is not None]
+    statuses = ["cannot_tell" if texts[i] is None else "explained" for i in said]
+    explanations = pa.table(
+        {
+            "feature": said,
+            "explainer": [explainer] * len(said),
+            "text": [texts[i] for i in said],
+            "status": statuses,
+            "reason": ["it fires everywhere" if texts[i] is None else "" for i in said],
+            "source": [spec.model or spec.source or "token statistics"] * len(said),
+            "prompt_hash": [f"{i:012x}" if asked else "" for i in said],
+            "inputs": [json.dumps({"spans": [["top", 0]], "promotes": []})] * len(said),
+        },
+        schema=schema.EXPLANATIONS,
+    )
+    given = {i: 0.95 - i / 100 for i in told} if values is None else values
+    scores = [
+        {
+            "feature": i,
+            "score": name,
+            "value": None if value is None else value - 0.1 * (name == "fuzzing"),
+            "low": None if value is None else value - 0.15,
+            "high": None if value is None else min(1.0, value + 0.05),
+            "n": 0 if value is None else 6,
+            "n_positive": 0 if value is None else 3,
+            "n_unreadable": 6 if value is None else 0,
+        }
+        for i, value in sorted(given.items())
+        for name in names
+    ]
+    folder = runs.scratch(run_id)
+    write_table(folder / "explanations.parquet", explanations, schema.EXPLANATIONS)
+    for rows, wanted, name in (
+        (scores, schema.SCORES, "scores"),
+        (_held_out(runs, measure_run, told, asked), schema.EXAMPLES, "examples"),
+        ([], schema.REPLIES, "replies"),
+    ):
+        table = pa.Table.from_pylist(rows, schema=wanted)
+        write_table(folder / f"{name}.parquet", table, wanted)
+    defined = [value for value in given.values() if value is not None and value == value]
+    facts = {
+        "name": runs.manifest(measure_run)["facts"]["name"],
+        "measure": measure_run,
+        "explainer": explainer,
+        "source": spec.model or spec.source or "token statistics",
+        "counts": dict(Counter(statuses)),
+        "scores": {names[0]: {"n": len(defined), "median": median(defined)}} if defined else {},
+        "tokens": 0,
+        "cost": 0.0,
+        "asked": {},
+    }
+    runs.publish(run_id, spec=spec, inputs=[measure_run], facts=facts, seconds=0.0)
+    return run_id
+
+
+def publish_relevance(
+    runs: Runs,
+    measure_run: str,
+    levels: Mapping[int, str] = LEVELS,
+    *,
+    task: str = TASK,
+    attempt: int = 0,
+) -> str:
+    """A finished relevance run of a language model with these verdicts; its id."""
+    spec = JudgeSpec(
+        measure=measure_run,
+        task=task,
+        rubric=("It is about code.",),
+        model="toy-judge",
+        attempt=attempt,
+    )
+    run_id = spec.run_id(measure_run)
+    n, said = len(levels), sorted(levels)
+    table = pa.table(
+        {
+            "feature": said,
+            "level": [levels[i] for i in said],
+            "rationale": [f"I say {levels[i]}." for i in said],
+            **{name: pa.nulls(n) for name in ("effect", "p", "q", "n_with", "n_without")},
+            "prompt_hash": [f"{i:012x}" for i in said],
+        }
+    )
+    folder = runs.scratch(run_id)
+    write_table(folder / "relevance.parquet", table, schema.RELEVANCE)
+    write_table(folder / "replies.parquet", schema.REPLIES.empty_table(), schema.REPLIES)
+    facts = {
+        "name": runs.manifest(measure_run)["facts"]["name"],
+        "measure": measure_run,
+        "task": task,
+        "judge": "llm",
+        "counts": dict(Counter(levels.values())),
+    }
+    runs.publish(run_id, spec=spec, inputs=[measure_run], facts=facts, seconds=0.0)
+    return run_id
+
+
+def _held_out(
+    runs: Runs, measure_run: str, features: Sequence[int], asked: bool
+) -> list[dict[str, Any]]:
+    """Rows of schema.EXAMPLES for these features."""
+    fires = runs.table(measure_run, "activations", ["feature", "sample"]).to_pylist()
+    active = {(row["feature"], row["sample"]) for row in fires}
+    columns = ["feature", "kind", "rank", "sample"]
+    spans = [s for s in runs.table(measure_run, "spans", columns).to_pylist() if s["kind"] == "top"]
+    rows = []
+    for feature in features:
+        positive = [s for s in spans if s["feature"] == feature][-3:]
+        silent = [s for s in spans if (feature, s["sample"]) not in active]
+        silent.sort(key=lambda s: (abs(s["feature"] - feature), s["feature"], s["rank"]))
+        test = [*positive, *silent[: len(positive)]]
+        order = np.random.default_rng(feature).permutation(len(test)).tolist()
+        for number, span in enumerate(test[i] for i in order):
+            fits, right = span["feature"] == feature, number % 2 == 0
+            rows.append(
+                {
+                    "feature": feature,
+                    "number": number,
+                    "source_feature": span["feature"],
+                    "source_kind": "top",
+                    "source_rank": span["rank"],
+                    "positive": fits,
+                    "hard": not fits and abs(span["feature"] - feature) == 1,
+                    "detected": fits == right if asked else None,
+                    "fuzzed": right if asked and fits else None,
+                    "fuzz_right": number % 4 == 0 if asked and fits else None,
+                }
+            )
+    return rows
 
 
 def _quiet(done: int, total: int, note: str = "") -> None:

@@ -11,6 +11,9 @@ Tables of a measure run, sorted by feature so that one feature's rows lie togeth
     ladder       samples above each rung of `thresholds`, per role and feature
     spans, near, samples, meta
 Tables of an SAE run: features, meta.
+Tables of an explain run: explanations, scores and examples as the run has them; `explained`, the
+    features that have a text, with the score that is shown beside it; meta.
+Tables of a relevance run: relevance, meta.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 
 from fac.errors import InputError, disk_full, disk_room
-from fac.schema import EVERY_ROLE, ROLES
+from fac.schema import EVERY_ROLE, RELEVANT, ROLES
 from fac.store.runs import Runs, is_run_id, lock_file
 
 SQL_VERSION = 1
@@ -54,8 +57,12 @@ SORTABLE = (
     "max_peak",
     "mean_peak",
     "density",
+    "score",
 )
 SHOWN = ("all", "alive", "silent")
+
+SHOWN_SCORES = ("auroc", "detection")
+"""The score beside an explanation: the first of these that it has, of the same run."""
 
 # ---- building -----------------------------------------------------------------------------------
 
@@ -72,7 +79,7 @@ CREATE_MEASURE = """
     CREATE TEMP TABLE rising (role UTINYINT, feature INTEGER, counts INTEGER[]);
 """
 
-CREATE_SAE = "CREATE TABLE meta (version INTEGER, run VARCHAR, step VARCHAR, summary VARCHAR)"
+CREATE_META = "CREATE TABLE meta (version INTEGER, run VARCHAR, step VARCHAR, summary VARCHAR)"
 
 INSERT_META = "INSERT INTO meta VALUES ($version, $run, $step, $summary)"
 
@@ -187,24 +194,66 @@ CREATE_SAMPLES = """
     ORDER BY 1
 """
 
+CREATE_EXPLANATIONS = """
+    CREATE TABLE explanations AS SELECT * FROM read_parquet($path) ORDER BY feature
+"""
+
+# A number that is none is unknown: in a table of arrays it is easily written as NaN.
+CREATE_SCORES = """
+    CREATE TABLE scores AS
+    SELECT * REPLACE (nullif(value, 'nan') AS value, nullif(low, 'nan') AS low,
+                      nullif(high, 'nan') AS high)
+    FROM read_parquet($path) ORDER BY feature, score
+"""
+
+CREATE_EXAMPLES = """
+    CREATE TABLE examples AS SELECT * FROM read_parquet($path) ORDER BY feature, number
+"""
+
+CREATE_EXPLAINED = """
+    CREATE TABLE explained AS
+    SELECT e.feature, e.text AS explanation, e.explainer, s.value AS score, s.score AS score_kind
+    FROM explanations e LEFT JOIN (
+        SELECT * FROM scores WHERE list_contains($shown, score)
+        QUALIFY row_number() OVER (
+            PARTITION BY feature ORDER BY value IS NULL, list_position($shown, score)) = 1
+    ) s USING (feature)
+    WHERE e.text IS NOT NULL ORDER BY e.feature
+"""
+
+CREATE_RELEVANCE = """
+    CREATE TABLE relevance AS
+    SELECT * REPLACE (nullif(effect, 'nan') AS effect, nullif(p, 'nan') AS p,
+                      nullif(q, 'nan') AS q)
+    FROM read_parquet($path) ORDER BY feature
+"""
+
+# Rows about the same thing would be shown, and counted, twice.
+TOLD_TWICE = {
+    "explanations": "SELECT count(*) - count(DISTINCT feature) FROM explanations",
+    "scores": "SELECT count(*) - count(DISTINCT (feature, score)) FROM scores",
+    "examples": "SELECT count(*) - count(DISTINCT (feature, number)) FROM examples",
+    "relevance": "SELECT count(*) - count(DISTINCT feature) FROM relevance",
+}
+
 COUNT_ALIVE = "SELECT count(*) FROM features WHERE n_samples > 0"
 
 CREATE_SAE_FEATURES = "CREATE TABLE features AS SELECT * FROM read_parquet($path) ORDER BY feature"
 
 
 def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -> Path:
-    """Writes the cache of a measure run or an SAE run, replacing any older one; returns its path.
+    """Writes the cache of a run of a step in CACHED, replacing any older one; returns its path.
 
     Reads parquet in blocks of features under `memory_limit`, spilling inside `folder`, so memory
     does not grow with the run. The same run gives the same tables. Raises InputError for a run
     without a cache, damaged tables and a full disk; an older cache then stays.
     """
     manifest = runs.manifest(run_id)
-    fill = {"measure": _fill_measure, "sae": _fill_sae}.get(manifest["step"])
+    fill = _FILL.get(manifest["step"])
     if fill is None:
         raise InputError(
-            f"Run {run_id} has no cache: only measure and sae runs have one, "
-            f"this is a {manifest['step']} run."
+            f"Run {run_id} has no cache: only {', '.join(CACHED[:-1])} and {CACHED[-1]} runs have "
+            f"one, this is a {manifest['step']} run."
         )
     partial, spill = folder / f"{run_id}.duckdb.tmp", folder / f".spill-{run_id}"
     busy = f"The cache of {run_id} is already being built by process"
@@ -244,7 +293,7 @@ def _remove(partial: Path, spill: Path) -> None:
 
 
 def _fill_sae(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str, Any]) -> None:
-    con.execute(CREATE_SAE)
+    con.execute(CREATE_META)
     con.execute(CREATE_SAE_FEATURES, {"path": _parquet(runs, manifest["run"], "features")})
     _write_meta(con, manifest, {})
 
@@ -289,6 +338,45 @@ def _fill_measure(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str
         "thresholds": thresholds,
     }
     _write_meta(con, manifest, derived)
+
+
+def _fill_explain(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str, Any]) -> None:
+    run = manifest["run"]
+    con.execute(CREATE_META)
+    con.execute(CREATE_EXPLANATIONS, {"path": _parquet(runs, run, "explanations")})
+    con.execute(CREATE_SCORES, {"path": _parquet(runs, run, "scores")})
+    con.execute(CREATE_EXAMPLES, {"path": _parquet(runs, run, "examples")})
+    for table in ("explanations", "scores", "examples"):
+        _each_once(con, run, table)
+    con.execute(CREATE_EXPLAINED, {"shown": [*SHOWN_SCORES]})
+    _write_meta(con, manifest, {"measure": manifest["inputs"][0]})
+
+
+def _fill_relevance(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str, Any]) -> None:
+    con.execute(CREATE_META)
+    con.execute(CREATE_RELEVANCE, {"path": _parquet(runs, manifest["run"], "relevance")})
+    _each_once(con, manifest["run"], "relevance")
+    _write_meta(con, manifest, {"measure": manifest["inputs"][0]})
+
+
+def _each_once(con: duckdb.DuckDBPyConnection, run: str, table: str) -> None:
+    (n_double,) = _row(con, TOLD_TWICE[table])
+    if n_double:
+        raise InputError(
+            f"The table {table} of run {run} has {n_double:,} rows about what another row already "
+            f"tells: delete the run's folder and compute it again."
+        )
+
+
+_FILL = {
+    "sae": _fill_sae,
+    "measure": _fill_measure,
+    "explain": _fill_explain,
+    "relevance": _fill_relevance,
+}
+
+CACHED = tuple(_FILL)
+"""The steps whose runs have a cache."""
 
 
 def rungs(floor: float, low: float | None, high: float | None) -> list[float]:
@@ -379,17 +467,36 @@ NO_SAE = """
      WHERE false)
 """
 
+# What stands for explanations where no run of them is asked for.
+NO_EXPLANATIONS = """
+    (SELECT NULL::INTEGER AS feature, NULL::VARCHAR AS explanation, NULL::VARCHAR AS explainer,
+            NULL::DOUBLE AS score, NULL::VARCHAR AS score_kind
+     WHERE false)
+"""
+
+EXPLAINED_BY = "SELECT {place} AS place, * FROM {run}.explained"
+
+FIRST_EXPLAINED = """
+    (SELECT * EXCLUDE (place) FROM ({every})
+     QUALIFY row_number() OVER (PARTITION BY feature ORDER BY place) = 1)
+"""
+
 FEATURES = """
     SELECT m.feature, m.label, m.n_samples, m.n_user, m.n_assistant, m.n_system, m.n_tokens,
            m.max_peak, m.mean_peak,
            m.n_samples / greatest((SELECT count(*) FROM {run}.samples), 1) AS density,
-           coalesce(s.promotes, []) AS promotes
-    FROM {run}.features m LEFT JOIN {sae} s USING (feature)
+           coalesce(s.promotes, []) AS promotes,
+           x.explanation, x.explainer, x.score, x.score_kind
+"""
+
+FEATURES_FROM = """
+    FROM {run}.features m LEFT JOIN {sae} s USING (feature) LEFT JOIN {explained} x USING (feature)
 """
 
 FEATURES_WANTED = """
     WHERE ($text IS NULL OR m.feature = $number OR m.label ILIKE $text ESCAPE '\\'
-           OR array_to_string(s.promotes, ' ') ILIKE $text ESCAPE '\\')
+           OR array_to_string(s.promotes, ' ') ILIKE $text ESCAPE '\\'
+           OR x.explanation ILIKE $text ESCAPE '\\')
       AND ($text IS NOT NULL OR $number IS NULL OR m.feature = $number)
       AND ($ids IS NULL OR m.feature IN (SELECT unnest($ids)))
       AND ($only = 'all' OR ($only = 'alive') = (m.n_samples > 0))
@@ -397,15 +504,14 @@ FEATURES_WANTED = """
 
 FEATURES_PAGE = (
     FEATURES
+    + FEATURES_FROM
     + FEATURES_WANTED
-    + "ORDER BY {sort} {direction}, m.feature LIMIT $limit OFFSET $offset"
+    + "ORDER BY {sort} {direction} NULLS LAST, m.feature LIMIT $limit OFFSET $offset"
 )
 
-FEATURES_MATCHING = (
-    "SELECT count(*) FROM {run}.features m LEFT JOIN {sae} s USING (feature)" + FEATURES_WANTED
-)
+FEATURES_MATCHING = "SELECT count(*)" + FEATURES_FROM + FEATURES_WANTED
 
-ONE_FEATURE = FEATURES + "WHERE m.feature = $feature"
+ONE_FEATURE = FEATURES + FEATURES_FROM + "WHERE m.feature = $feature"
 
 SPANS_OF = """
     SELECT kind, rank, quantile, sample, role, position, peak, peak_index, tokens, activations
@@ -469,13 +575,60 @@ ONE_SAE_FEATURE = """
 
 EVIDENCE = """
     SELECT a.feature, a.label, a.{peak} AS anchor_peak, nullif(d.{peak}, 0) AS dataset_peak,
-           n.pre AS near_pre, s.threshold AS sae_threshold, coalesce(s.promotes, []) AS promotes
+           n.pre AS near_pre, s.threshold AS sae_threshold, coalesce(s.promotes, []) AS promotes,
+           x.explanation, x.explainer, x.score, x.score_kind
     FROM {anchor}.features a
     LEFT JOIN {dataset}.features d USING (feature)
     LEFT JOIN (SELECT feature, max(pre) AS pre FROM {dataset}.near GROUP BY feature) n
            USING (feature)
     LEFT JOIN {sae} s USING (feature)
+    LEFT JOIN {explained} x USING (feature)
     ORDER BY a.feature
+"""
+
+EXPLANATIONS_OF = """
+    SELECT feature, explainer, text, status, reason, source, prompt_hash, inputs
+    FROM {run}.explanations
+    WHERE $features IS NULL OR feature IN (SELECT unnest($features)) ORDER BY feature
+"""
+
+SCORES_OF = """
+    SELECT feature, score, value, low, high, n, n_positive, n_unreadable FROM {run}.scores
+    WHERE $features IS NULL OR feature IN (SELECT unnest($features)) ORDER BY feature, score
+"""
+
+COUNT_STATUSES = "SELECT status, count(*) FROM {run}.explanations GROUP BY status ORDER BY status"
+
+SUMMARISE_SCORES = """
+    SELECT score, count(value) AS n, count(*) - count(value) AS n_undefined,
+           quantile_cont(value, 0.25) AS low_quartile, median(value) AS median,
+           quantile_cont(value, 0.75) AS high_quartile, sum(n)::BIGINT AS n_examples,
+           sum(n_unreadable)::BIGINT AS n_unreadable
+    FROM {run}.scores GROUP BY score ORDER BY score
+"""
+
+# The activations of a span belong to the feature it was kept for: a negative shows none of them.
+EXAMPLES_OF = """
+    SELECT e.number, s.tokens,
+           CASE WHEN e.positive THEN s.activations ELSE [0.0::FLOAT FOR t IN s.tokens] END
+               AS activations,
+           s.peak_index, s.sample, s.role, e.positive, e.hard, e.detected, e.fuzzed, e.fuzz_right,
+           e.source_feature, e.source_kind, e.source_rank
+    FROM {run}.examples e LEFT JOIN {measure}.spans s
+      ON s.feature = e.source_feature AND s.kind = e.source_kind AND s.rank = e.source_rank
+    WHERE e.feature = $feature ORDER BY e.number
+"""
+
+RELEVANCE_OF = """
+    SELECT feature, level, rationale, effect, p, q, n_with, n_without, prompt_hash
+    FROM {run}.relevance
+    WHERE $features IS NULL OR feature IN (SELECT unnest($features)) ORDER BY feature
+"""
+
+COUNT_LEVELS = "SELECT level, count(*) FROM {run}.relevance GROUP BY level ORDER BY level"
+
+RELEVANT_FEATURES = """
+    SELECT feature FROM {run}.relevance WHERE list_contains($levels, level) ORDER BY feature
 """
 
 
@@ -522,7 +675,8 @@ class Cache:
             return False
 
     def summary(self, run: str) -> dict[str, Any]:
-        """The run's facts and, for a measure run, `n_alive`, `max_peak`, `floor`, `thresholds`.
+        """The run's facts and, for a measure run, `n_alive`, `max_peak`, `floor`, `thresholds`;
+        for an explain or a relevance run `measure`, the run whose features it is about.
 
         `content_tokens` counts all measured roles together. Raises NotReady.
         """
@@ -589,12 +743,15 @@ class Cache:
         only: str = "all",
         ids: Sequence[int] | None = None,
         sae_run: str | None = None,
+        explained: Sequence[str] = (),
     ) -> tuple[list[dict[str, Any]], int]:
         """One page of the feature table, and how many features match.
 
-        `search` finds part of a label or of a promoted token, a feature number ("12"), or that
-        number alone ("#12"). Equal values are in feature order. Raises InputError for a column
-        outside SORTABLE.
+        `explained` names explain runs: a feature's row has `explanation`, `explainer`, `score` and
+        `score_kind` (one of SHOWN_SCORES) of the first that has a text for it, else None. `search`
+        finds part of a label, of a promoted token or of that explanation, a feature number ("12"),
+        or that number alone ("#12"). Equal values are in feature order, missing ones last. Raises
+        InputError for a column outside SORTABLE.
         """
         if sort not in SORTABLE:
             raise InputError(f"Features sort by {', '.join(SORTABLE)}, got {sort!r}.")
@@ -605,22 +762,27 @@ class Cache:
             "text": text,
             "number": number,
             "only": only,
-            "ids": None if ids is None else [int(i) for i in ids],
+            "ids": _ids(ids),
         }
-        with self._reading(run, *_if(sae_run)) as cursor:
-            names = {"run": _name(run), "sae": _sae(sae_run)}
+        with self._reading(run, *_if(sae_run), *explained) as cursor:
+            names = {"run": _name(run), "sae": _sae(sae_run), "explained": _explained(explained)}
             (matching,) = _row(cursor, FEATURES_MATCHING.format(**names), **wanted)
             direction = "DESC" if descending else "ASC"
             sql = FEATURES_PAGE.format(**names, sort=sort, direction=direction)
             return _dicts(cursor, sql, **wanted, **_page(offset, limit)), matching
 
     def feature(
-        self, run: str, feature: int, *, sae_run: str | None = None
+        self,
+        run: str,
+        feature: int,
+        *,
+        sae_run: str | None = None,
+        explained: Sequence[str] = (),
     ) -> dict[str, Any] | None:
         """The row of `features_page` for one feature; None outside the dictionary."""
-        with self._reading(run, *_if(sae_run)) as cursor:
-            sql = ONE_FEATURE.format(run=_name(run), sae=_sae(sae_run))
-            found = _dicts(cursor, sql, feature=int(feature))
+        with self._reading(run, *_if(sae_run), *explained) as cursor:
+            names = {"run": _name(run), "sae": _sae(sae_run), "explained": _explained(explained)}
+            found = _dicts(cursor, ONE_FEATURE.format(**names), feature=int(feature))
         return found[0] if found else None
 
     def spans(self, run: str, feature: int, kind: str | None = None) -> list[dict[str, Any]]:
@@ -721,19 +883,116 @@ class Cache:
         features: np.ndarray,
         *,
         role: str = EVERY_ROLE,
+        explained: Sequence[str] = (),
     ) -> pa.Table:
         """What is known of features on both sides, one row per asked feature, in the asked order.
 
         feature, label (of the anchor), anchor_peak, dataset_peak (null where silent), near_pre (the
-        dataset's highest pre-activation), sae_threshold, promotes. Peaks are those of `role`.
+        dataset's highest pre-activation), sae_threshold, promotes, and, as in `features_page`,
+        explanation, explainer, score, score_kind. Peaks are those of `role`.
         """
         _role(role)
         peak = "max_peak" if role == EVERY_ROLE else f"peak_{role}"
-        with self._reading(anchor_run, dataset_run, *_if(sae_run)) as cursor:
-            names = {"anchor": _name(anchor_run), "dataset": _name(dataset_run)}
-            sql = EVIDENCE.format(**names, sae=_sae(sae_run), peak=peak)
-            every = cursor.sql(sql).to_arrow_table()
+        with self._reading(anchor_run, dataset_run, *_if(sae_run), *explained) as cursor:
+            names = {
+                "anchor": _name(anchor_run),
+                "dataset": _name(dataset_run),
+                "sae": _sae(sae_run),
+                "explained": _explained(explained),
+            }
+            every = cursor.sql(EVIDENCE.format(**names, peak=peak)).to_arrow_table()
         return every.take(pa.array(features, pa.int64()))
+
+    # ---- explanations and relevance
+
+    def explanations(
+        self, explain_run: str, features: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """The run's explanations, of all features or of these, in feature order.
+
+        The columns of schema.EXPLANATIONS, and `scores`: by name of the score a dict of value, low,
+        high, n, n_positive and n_unreadable.
+        """
+        wanted = {"features": _ids(features)}
+        with self._reading(explain_run) as cursor:
+            name = _name(explain_run)
+            rows = _dicts(cursor, EXPLANATIONS_OF.format(run=name), **wanted)
+            scored = _dicts(cursor, SCORES_OF.format(run=name), **wanted)
+        scores: dict[int, dict[str, Any]] = {row["feature"]: {} for row in rows}
+        for row in scored:
+            scores.setdefault(row.pop("feature"), {})[row.pop("score")] = row
+        return [{**row, "scores": scores[row["feature"]]} for row in rows]
+
+    def explanation_counts(self, explain_run: str) -> dict[str, int]:
+        """How many features the run explained, could not tell, and so on, by status."""
+        with self._reading(explain_run) as cursor:
+            return dict(cursor.execute(COUNT_STATUSES.format(run=_name(explain_run))).fetchall())
+
+    def score_summary(self, explain_run: str) -> dict[str, dict[str, Any]]:
+        """By name of the score: `n` features where it is defined and `n_undefined` where not, its
+        median, low_quartile and high_quartile over the former (None without any), and of all
+        features together n_examples that were scored and n_unreadable that could not be."""
+        with self._reading(explain_run) as cursor:
+            rows = _dicts(cursor, SUMMARISE_SCORES.format(run=_name(explain_run)))
+        return {row.pop("score"): row for row in rows}
+
+    def examples(self, explain_run: str, measure_run: str, feature: int) -> list[dict[str, Any]]:
+        """The held-out test of a feature, in its shuffled order.
+
+        number, tokens, activations (of the feature: all 0 in a negative, in which it is silent),
+        peak_index (in a negative, the token for which the other feature's span was kept), sample,
+        role, positive, hard, detected, fuzzed, fuzz_right, and source_feature, source_kind,
+        source_rank: which span of the measure run it is. Raises InputError where the test was made
+        from another measure run.
+        """
+        made_from = self.summary(explain_run)["measure"]
+        if made_from != measure_run:
+            raise InputError(
+                f"The examples of run {explain_run} come from {made_from}, not from {measure_run}: "
+                f"ask for them together with that run."
+            )
+        with self._reading(explain_run, measure_run) as cursor:
+            sql = EXAMPLES_OF.format(run=_name(explain_run), measure=_name(measure_run))
+            rows = _dicts(cursor, sql, feature=int(feature))
+        for row in rows:
+            if row["tokens"] is None:
+                raise InputError(
+                    f"Example {row['number']} of feature {feature} in run {explain_run} is the "
+                    f"{row['source_kind']} span {row['source_rank']} of feature "
+                    f"{row['source_feature']}, which {measure_run} does not have: explain again."
+                )
+        return rows
+
+    def relevance(
+        self, relevance_run: str, features: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """The judge's verdicts, on all judged features or these, in feature order: the columns of
+        schema.RELEVANCE."""
+        with self._reading(relevance_run) as cursor:
+            sql = RELEVANCE_OF.format(run=_name(relevance_run))
+            return _dicts(cursor, sql, features=_ids(features))
+
+    def relevance_counts(self, relevance_run: str) -> dict[str, int]:
+        """How many features the judge put on each level, or could not."""
+        with self._reading(relevance_run) as cursor:
+            return dict(cursor.execute(COUNT_LEVELS.format(run=_name(relevance_run))).fetchall())
+
+    def relevant(self, relevance_run: str, n_features: int) -> np.ndarray:
+        """Which features the judge calls relevant, at a level in RELEVANT: bool `[n_features]`.
+
+        Raises InputError if it judged features beyond those.
+        """
+        with self._reading(relevance_run) as cursor:
+            sql = RELEVANT_FEATURES.format(run=_name(relevance_run))
+            found = cursor.execute(sql, {"levels": [*RELEVANT]}).fetchnumpy()["feature"]
+        if len(found) and not 0 <= found[0] <= found[-1] < n_features:
+            raise InputError(
+                f"Run {relevance_run} judges features {found[0]} to {found[-1]}, but ids run to "
+                f"{n_features - 1}: it was made for another SAE."
+            )
+        relevant = np.zeros(n_features, bool)
+        relevant[found] = True
+        return relevant
 
     # ---- files
 
@@ -831,6 +1090,19 @@ def _quoted(text: str) -> str:
 
 def _sae(sae_run: str | None) -> str:
     return NO_SAE if sae_run is None else f"{_name(sae_run)}.features"
+
+
+def _explained(runs: Sequence[str]) -> str:
+    """The subquery of every feature's first explanation in these runs."""
+    if not runs:
+        return NO_EXPLANATIONS
+    found = [EXPLAINED_BY.format(place=i, run=_name(run)) for i, run in enumerate(runs)]
+    return FIRST_EXPLAINED.format(every=" UNION ALL ".join(found))
+
+
+def _ids(features: Sequence[int] | None) -> list[int] | None:
+    """As DuckDB binds them: no numpy numbers."""
+    return None if features is None else [int(i) for i in features]
 
 
 def _if(run: str | None) -> tuple[str, ...]:

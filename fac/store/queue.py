@@ -259,15 +259,20 @@ class Queue:
             con.execute(BEAT, {**self._me(), "pid": pid, "started": started})
 
     def worker(self) -> dict[str, Any] | None:
-        """The worker last heard of: pid, alive, seconds_since its last sign; None if never any."""
+        """The worker last heard of; None if never any.
+
+        host, pid; here: whether that is this host, where the pid means something; alive;
+        seconds_since its last sign.
+        """
         with self._transaction() as con:
             found = con.execute(LAST_WORKER).fetchall()
         if not found:
             return None
         host, pid, beat = found[0]
         since = max(0.0, time.time() - beat)
-        exists = host != self._host or process_exists(pid)
-        return {"pid": pid, "alive": exists and since < ALIVE, "seconds_since": since}
+        here = host == self._host
+        alive = since < ALIVE and (not here or process_exists(pid))
+        return {"host": host, "pid": pid, "here": here, "alive": alive, "seconds_since": since}
 
     # ---- the file
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import fac
@@ -40,6 +41,8 @@ Manifests = list[dict[str, Any]]
 Names = list[str]  # inside Runs, `list` is the method
 
 MANIFEST = "manifest.json"
+MANIFEST_KEYS = ("run", "step", "schema", "spec", "inputs", "facts", "files", "created")
+"""What readers rely on; `seconds` and `versions` are for people."""
 
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 256 * 2**20
@@ -88,6 +91,7 @@ class Runs:
     """The finished runs of a workspace, and the one way to add to them."""
 
     def __init__(self, workspace: Workspace):
+        self.workspace = workspace
         self.root = workspace.runs
 
     def path(self, run_id: str) -> Path:
@@ -111,15 +115,19 @@ class Runs:
         except FileNotFoundError:
             raise RunNotFound(run_id, self._ids(path.parent.parent.name)) from None
         except ValueError as error:  # bad JSON or bad UTF-8
-            raise InputError(
-                f"The manifest of run {run_id} cannot be read ({error}): "
-                f"delete the folder {path.parent} and compute the run again."
-            ) from error
+            raise InputError(_unreadable(path, str(error))) from error
+        if not isinstance(found, dict):
+            raise InputError(_unreadable(path, "it is no JSON object"))
+        # A newer version may keep other things, so its number is looked at before the rest.
+        if not isinstance(found.get("schema"), int):
+            raise InputError(_unreadable(path, "it does not say its schema"))
         if found["schema"] > SCHEMA_VERSION:
             raise SchemaTooNew(
                 f"Run {run_id} was written with schema {found['schema']}, this version reads up "
                 f"to {SCHEMA_VERSION}: update FAC Explorer or choose another workspace."
             )
+        if lacking := [key for key in MANIFEST_KEYS if key not in found]:
+            raise InputError(_unreadable(path, f"it lacks {', '.join(lacking)}"))
         return found
 
     def list(self, step: str) -> Manifests:
@@ -151,6 +159,27 @@ class Runs:
         """One table of a finished run, a piece at a time."""
         with self._open(run_id, name) as file:
             yield from file.iter_batches()
+
+    def rows(
+        self,
+        run_id: str,
+        name: str,
+        features: Sequence[int],
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """The rows of some features of a table that is sorted by feature; other parts of the file
+        are not read."""
+        wanted = np.unique(np.asarray(features, np.int32))
+        with self._open(run_id, name) as file:
+            place = file.schema_arrow.get_field_index("feature")
+            groups = []
+            for number in range(file.num_row_groups):
+                found = file.metadata.row_group(number).column(place).statistics
+                first, beyond = np.searchsorted(wanted, [found.min, found.max + 1])
+                if beyond > first:
+                    groups.append(number)
+            table = file.read_row_groups(groups, None if columns is None else [*columns])
+        return table.filter(pc.is_in(table["feature"], pa.array(wanted)))
 
     def verify(self, run_id: str) -> Names:
         """Files that are gone or no longer have the bytes the manifest promised."""
@@ -381,6 +410,14 @@ def _fresh_dictionaries(table: pa.Table) -> pa.Table:
             column = table.column(i).cast(field.type.value_type).combine_chunks()
             table = table.set_column(i, field, column.dictionary_encode().cast(field.type))
     return table
+
+
+def _unreadable(manifest: Path, why: str) -> str:
+    folder = manifest.parent
+    return (
+        f"The manifest of run {folder.name} cannot be read ({why}): "
+        f"delete the folder {folder} and compute the run again."
+    )
 
 
 def _file_facts(path: Path) -> dict[str, Any]:

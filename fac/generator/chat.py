@@ -1,0 +1,324 @@
+"""One question, one reply, from any server that speaks OpenAI's chat completions.
+
+Owns: what is sent, how a reply is read, which failures may pass, and that the key stays secret.
+Does not own: what is asked (`fac.prompts`), asking again, limits and the journal (`asking`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from typing import Any, Literal, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fac.errors import InputError, ServiceError
+from fac.prompts import Prompt
+
+OPENAI = "https://api.openai.com/v1"
+
+NO_KEY = "EMPTY"
+"""What servers on one's own machine are told; they ask for no key but the client insists."""
+
+MAX_BODY = 8 << 20
+"""Bytes of a response; no reply to one of our prompts comes near."""
+
+
+class Reply(NamedTuple):
+    """What a server answered: complete and, where it charges, paid for."""
+
+    text: str
+    """May be empty, and need not be what was asked for."""
+
+    finish: str
+    """Why it ended: stop, length, content_filter, ..."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    estimated: bool
+    """Whether the server gave no counts, so that the two above are guesses."""
+
+    model: str
+    """What the server says answered."""
+
+
+Passing = Literal["timed_out", "unreachable", "broken", "409", "429", "5xx"]
+"""Kinds of failure after which asking again may help."""
+
+
+class Transient(Exception):
+    """No usable reply this time; the same question may get one later."""
+
+    def __init__(
+        self, kind: Passing, reason: str, *, retry_after: float | None = None, paid: bool = False
+    ):
+        self.kind = kind
+        self.reason = reason
+        """One sentence without secrets."""
+        self.retry_after = retry_after
+        """Seconds the server asks to wait; None where it did not say."""
+        self.paid = paid
+        """Whether the server may have charged for what did not arrive."""
+        super().__init__(reason)
+
+
+class Declined(Exception):
+    """The server takes no such question (too long, filtered); others may do better."""
+
+
+class Refused(ServiceError):
+    """The server takes no question at all: the key, the model or the address is wrong."""
+
+
+class ChatModel(Protocol):
+    """Anything that answers a prompt."""
+
+    identity: str
+    """Who answers: model and endpoint, never a key. Part of what names a recorded reply."""
+
+    def ask(self, prompt: Prompt) -> Reply:
+        """One reply, from any thread. Raises Transient, Declined or Refused."""
+
+
+def estimated_tokens(prompt: Prompt) -> int:
+    """About how many tokens the messages are, where nobody counted: four bytes make one."""
+    return sum(len(m["content"].encode()) // 4 + 8 for m in prompt.messages)
+
+
+def most_tokens(prompt: Prompt) -> int:
+    """No less than any tokenizer makes of the question, form and template: a byte is a token."""
+    asked = sum(len(m["content"].encode()) + 16 for m in prompt.messages)
+    return asked + len(json.dumps(prompt.form)) + 64
+
+
+class _Lenient(BaseModel):
+    """Servers add fields of their own."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Message(_Lenient):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(_Lenient):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(_Lenient):
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+
+
+class _Completion(_Lenient):
+    choices: list[_Choice] = Field(min_length=1)
+    model: str | None = None
+    usage: Any = None
+
+
+class OpenAIChat:
+    """A model behind an OpenAI-compatible endpoint, asked at temperature 0.
+
+    The key comes from OPENAI_API_KEY alone and goes to the endpoint alone. Safe to use from many
+    threads. Raises InputError where OpenAI itself would be asked without a key.
+    """
+
+    def __init__(self, model: str, endpoint: str = "", *, timeout: float = 60.0, seed: int = 0):
+        from openai import OpenAI
+
+        self.model = model
+        self.endpoint = _address(endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI)
+        self.identity = f"{model} at {self.endpoint}" + (f" seed {seed}" if seed else "")
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not self._key and self.endpoint == OPENAI:
+            raise InputError(
+                "There is no key for OpenAI: set OPENAI_API_KEY, or give --endpoint "
+                "(or OPENAI_BASE_URL) for another server."
+            )
+        if not re.fullmatch(r"[!-~]*", self._key):
+            raise InputError("OPENAI_API_KEY holds characters that no key has; copy it again.")
+        self._timeout = timeout
+        self._client = OpenAI(
+            api_key=self._key or NO_KEY, base_url=self.endpoint, timeout=timeout, max_retries=0
+        )
+        self._optional = {"temperature": 0, "seed": seed}
+        self._without: frozenset[str] = frozenset()
+        """Parameters this server has refused; replaced, never changed, so threads may read it."""
+
+    def ask(self, prompt: Prompt) -> Reply:
+        """One reply; a parameter that the server does not know is given up for good."""
+        while True:
+            without = self._without
+            try:
+                return self._reply(prompt, self._send(self._request(prompt, without)))
+            except _UnknownParameter as error:
+                if error.name in without:
+                    raise Declined(error.reason) from error
+                self._without |= {error.name}
+
+    def _request(self, prompt: Prompt, without: frozenset[str]) -> dict[str, Any]:
+        limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
+        asked = {
+            "model": self.model,
+            "messages": list(prompt.messages),
+            limit: prompt.max_tokens,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "strict": True, "schema": prompt.form},
+            },
+            **self._optional,
+        }
+        return {name: value for name, value in asked.items() if name not in without}
+
+    def _send(self, request: dict[str, Any]) -> bytes:
+        """The body of a complete response.
+
+        It is read piece by piece, because the client's time-out starts anew with every piece.
+        """
+        import httpx2
+        import openai
+
+        deadline = time.monotonic() + self._timeout
+        body = bytearray()
+        try:
+            ask = self._client.chat.completions.with_streaming_response
+            with ask.create(**request) as response:
+                for piece in response.iter_bytes():
+                    body += piece
+                    if time.monotonic() > deadline:
+                        raise self._timed_out()
+                    if len(body) > MAX_BODY:
+                        raise Transient("broken", "The reply has no end.", paid=True)
+        except (openai.APITimeoutError, httpx2.TimeoutException) as error:
+            raise self._timed_out() from error
+        except openai.APIStatusError as error:
+            raise self._failure(error) from None  # the request in its traceback holds the key
+        except openai.APIConnectionError as error:
+            why = self._quoted(str(error.__cause__ or error))
+            raise Transient("unreachable", f"{self.endpoint} cannot be reached: {why}") from None
+        except httpx2.HTTPError as error:
+            why = self._quoted(str(error))
+            raise Transient("broken", f"The connection broke: {why}", paid=True) from None
+        return bytes(body)
+
+    def _timed_out(self) -> Transient:
+        reason = f"No complete reply within {self._timeout:g} seconds."
+        return Transient("timed_out", reason, paid=True)
+
+    def _failure(self, error: Any) -> Exception:
+        """What a status of 400 and above means for us."""
+        status: int = error.status_code
+        words = self._quoted(_message(error.body) or error.message)
+        said = f"{self.endpoint} answered {status}: {words}"
+        if status == 429 and error.code == "insufficient_quota":
+            return Refused(f"{said} Add credit, then start it again.")
+        if status == 408:
+            return Transient("timed_out", said, retry_after=_retry_after(error.response.headers))
+        if status in (409, 429) or status >= 500:
+            kind: Passing = "5xx" if status >= 500 else "429" if status == 429 else "409"
+            return Transient(kind, said, retry_after=_retry_after(error.response.headers))
+        if status in (400, 422):
+            for name in ("response_format", "max_tokens", *self._optional):
+                if re.search(rf"\b{name}\b", f"{error.param} {words}"):
+                    return _UnknownParameter(name, said)
+        if status in (400, 413, 422) or (status == 403 and MODERATED.search(words)):
+            return Declined(said)
+        if status in (401, 403):
+            given = "Check OPENAI_API_KEY." if self._key else "Set OPENAI_API_KEY."
+            return Refused(f"{said} {given}")
+        if status == 404:
+            return Refused(
+                f"{said} Check the address and that it knows the model {self.model!r}: "
+                f"an endpoint usually ends in /v1."
+            )
+        return Refused(said)
+
+    def _reply(self, prompt: Prompt, body: bytes) -> Reply:
+        try:
+            said = _Completion.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "body"
+            reason = f"The response is no chat completion, {where}: {first['msg'].lower()}."
+            raise Transient("broken", self._quoted(reason), paid=True) from None
+        choice = said.choices[0]
+        text = self._redacted(choice.message.content or choice.message.refusal or "")
+        try:
+            usage = _Usage.model_validate(said.usage)
+            counts, estimated = (usage.prompt_tokens, usage.completion_tokens), False
+        except ValidationError:
+            counts, estimated = (estimated_tokens(prompt), len(text.encode()) // 4 + 1), True
+        finish, model = choice.finish_reason or "", said.model or self.model
+        return Reply(text, self._redacted(finish), *counts, estimated, self._redacted(model))
+
+    def _redacted(self, text: str) -> str:
+        """Without the key, should a server repeat it."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+    def _quoted(self, text: str) -> str:
+        """A server's words as part of a sentence: one line, short, without any key."""
+        text = KEY_LIKE.sub("[key]", self._redacted(" ".join(text.split())))
+        text = text[:200] + "…" * (len(text) > 200)
+        return text if text.endswith((".", "!", "?", "…")) else text + "."
+
+
+KEY_LIKE = re.compile(r"\bsk-[\w*-]{4,}|(?<=Bearer )\S+", re.IGNORECASE)
+"""Some servers repeat a key shortened to its ends."""
+
+MODERATED = re.compile(r"flagged|moderation|content.?(filter|policy|management)", re.IGNORECASE)
+"""Words of servers that look into a question before they pass it on."""
+
+
+def _address(endpoint: str) -> str:
+    """The endpoint without a final slash. Raises InputError where it is none or holds a secret."""
+    endpoint = endpoint.strip().rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise InputError(f"The endpoint must be an http(s) address, got {endpoint!r:.80}.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise InputError(
+            f"The endpoint at {parts.hostname} must hold no password and nothing after '?': "
+            f"it is stored with the results. Give the key as OPENAI_API_KEY."
+        )
+    return endpoint
+
+
+class _UnknownParameter(Exception):
+    def __init__(self, name: str, reason: str):
+        self.name = name
+        self.reason = reason
+        super().__init__(reason)
+
+
+def _message(body: object) -> str:
+    """A server's own words, wherever in its error it puts them."""
+    if isinstance(body, dict):
+        for name in ("message", "detail", "error"):
+            if body.get(name):
+                return _message(body[name])
+    return body if isinstance(body, str) else json.dumps(body) if body else ""
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds from `Retry-After`, which holds seconds or a date; None where it holds neither."""
+    from email.utils import parsedate_to_datetime
+
+    given = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(given)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(given).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if seconds < float("inf") else None

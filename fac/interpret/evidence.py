@@ -1,0 +1,243 @@
+"""What a measure run knows of a few features: who fires, the spans, and what is kept for the test.
+
+The split: of the samples that fire a feature, a fixed half may shape its explanation, the rest
+(never fewer than one) tests it. It depends on the feature and the measure alone, so every
+explainer, language model and person is tested on samples no explanation has seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from fac import schema
+from fac.errors import InputError
+from fac.schema import ROLES
+from fac.store.runs import Runs
+
+BLOCK = 256
+"""Features looked at in one go; bounds memory."""
+
+POSITIVES = NEGATIVES = 10
+"""Most held-out examples of each kind in a feature's test."""
+
+HARD = 6
+"""Of the negatives, how many come from decoder neighbours where there are any."""
+
+NEIGHBOURS = 4
+"""Decoder neighbours asked for hard negatives."""
+
+POOL = 64
+"""Features whose spans serve as the other negatives, the same for every feature of a measure."""
+
+Span = dict[str, Any]
+"""A row of schema.SPANS."""
+
+
+class Evidence(NamedTuple):
+    """All that may be known of one feature before a text of its test is looked at, and the test."""
+
+    feature: int
+    firing: np.ndarray
+    """int `[n]`: samples in which it fires, ascending."""
+
+    training: np.ndarray
+    """int: of those, the samples an explanation may be made from."""
+
+    spans: list[Span]
+    """All its spans, one a sample and role, strongest first."""
+
+    near: list[dict[str, Any]]
+    """Highest pre-activations in samples where it does not fire."""
+
+    promotes: tuple[str, ...]
+    examples: list[dict[str, Any]]
+    """Rows of schema.EXAMPLES without answers, each with its `span`."""
+
+    @property
+    def training_spans(self) -> list[Span]:
+        """The spans an explanation may be made from, strongest first."""
+        training = frozenset(self.training.tolist())
+        return [span for span in self.spans if span["sample"] in training]
+
+    @property
+    def tested(self) -> np.ndarray:
+        """int: firing samples kept for the test."""
+        return np.setdiff1d(self.firing, self.training, assume_unique=True)
+
+
+def generator(measure: str, about: int | str) -> np.random.Generator:
+    """The random numbers for one feature or purpose of a measure; the same on every machine."""
+    seed = hashlib.sha256(f"{measure}/{about}".encode()).digest()[:8]
+    return np.random.default_rng(int.from_bytes(seed))
+
+
+def training_part(firing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random half of the firing samples, rounded down, so that one is always left to test."""
+    return np.sort(rng.permutation(firing)[: len(firing) // 2])
+
+
+def blocks(
+    runs: Runs, measure: str, features: Sequence[int], *, test: bool = True
+) -> Iterator[list[Evidence]]:
+    """The evidence of `features` (those that fire), ascending, BLOCK at a time.
+
+    Without `test` no examples are drawn. Raises InputError for a feature the dictionary lacks.
+    """
+    facts = runs.manifest(measure)["facts"]
+    wrong = [f for f in features if not 0 <= f < facts["n_features"]]
+    if wrong:
+        raise InputError(
+            f"There is no feature {wrong[0]}: this dictionary has 0 to {facts['n_features'] - 1}."
+        )
+    known = runs.table(facts["sae_run"], "features", ["promotes", "neighbours"])
+    promotes, neighbours = known["promotes"], known["neighbours"]
+    draw = generator(measure, "negatives")
+    size = min(POOL, facts["n_features"])
+    pool = sorted(draw.choice(facts["n_features"], size, replace=False).tolist()) if test else []
+    for start in range(0, len(features), BLOCK):
+        block = sorted(features[start : start + BLOCK])
+        firing = firing_samples(runs, measure, block)
+        block = [f for f in block if len(firing[f])]
+        near_by = {f: neighbours[f].as_py()[:NEIGHBOURS] if test else [] for f in block}
+        wanted = {*block, *pool, *(n for ids in near_by.values() for n in ids)}
+        spans = _ByFeature(runs.rows(measure, "spans", sorted(wanted)))
+        near = _ByFeature(runs.rows(measure, "near", block))
+        found = []
+        for f in block:
+            rng = generator(measure, f)
+            training = training_part(firing[f], rng)
+            own = spans[f]
+            fires = frozenset(firing[f].tolist())
+            item = Evidence(
+                feature=f,
+                firing=firing[f],
+                training=training,
+                spans=_distinct(own),
+                near=[row for row in near[f] if row["sample"] not in fires],
+                promotes=tuple(promotes[f].as_py()),
+                examples=[],
+            )
+            if test:
+                others = [n for n in pool if n != f]
+                item = item._replace(examples=_test(item, own, near_by[f], others, spans, rng))
+            found.append(item)
+        yield found
+
+
+def firing_features(runs: Runs, measure: str) -> list[int]:
+    """Every feature that fires in the measure, ascending."""
+    seen = np.zeros(runs.manifest(measure)["facts"]["n_features"], bool)
+    for batch in runs.batches(measure, "activations"):
+        seen[batch.column("feature").to_numpy()] = True
+    return np.flatnonzero(seen).tolist()
+
+
+def firing_samples(runs: Runs, measure: str, block: Sequence[int]) -> dict[int, np.ndarray]:
+    """The samples in which each feature of an ascending block fires, ascending."""
+    rows = runs.rows(measure, "activations", block, ["feature", "sample"])
+    feature, sample = rows["feature"].to_numpy(), rows["sample"].to_numpy()
+    starts = np.searchsorted(feature, [*block, np.iinfo(np.int32).max])
+    return {
+        f: np.unique(sample[first:last])
+        for f, first, last in zip(block, starts[:-1], starts[1:], strict=True)
+    }
+
+
+class _ByFeature:
+    """A table sorted by feature; its rows become Python objects only when they are asked for."""
+
+    def __init__(self, table: pa.Table):
+        self._table = table.combine_chunks()
+        self._feature = table["feature"].to_numpy()
+
+    def __getitem__(self, feature: int) -> list[Span]:
+        first, last = np.searchsorted(self._feature, [feature, feature + 1])
+        return self._table.slice(first, last - first).to_pylist()
+
+    def some(self, feature: int, n: int, rng: np.random.Generator) -> list[Span]:
+        """At most n random rows of a feature."""
+        first, last = np.searchsorted(self._feature, [feature, feature + 1])
+        rows = first + rng.permutation(last - first)[:n]
+        return self._table.take(rows).to_pylist()
+
+
+def _distinct(spans: Iterable[Span]) -> list[Span]:
+    """One span a sample and role: "top" and "spread" overlap. Strongest first."""
+    found: dict[tuple[int, str], Span] = {}
+    for span in spans:
+        found.setdefault((span["sample"], span["role"]), span)
+    return sorted(found.values(), key=lambda s: (-s["peak"], s["sample"], s["role"]))
+
+
+def _test(
+    item: Evidence,
+    own: list[Span],
+    neighbours: Sequence[int],
+    pool: Sequence[int],
+    spans: _ByFeature,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """The shuffled test of one feature: held-out spans over all strengths, and texts where it is
+    silent, first those on which its decoder neighbours fire."""
+    training, firing = frozenset(item.training.tolist()), frozenset(item.firing.tolist())
+    positives = one_each(s for s in own if s["sample"] not in training)
+    positives = evenly(sorted(positives, key=lambda s: -s["peak"]), POSITIVES)
+    beside = (s for n in neighbours for s in spans.some(n, 2, rng))
+    hard = one_each(s for s in beside if s["sample"] not in firing)[:HARD]
+    apart = (s for i in rng.permutation(len(pool)) for s in spans.some(pool[i], 1, rng))
+    silent = (s for s in apart if s["sample"] not in firing)
+    negatives = one_each(islice(chain(hard, silent), 2 * NEGATIVES))[:NEGATIVES]
+    chosen = [(s, True, False) for s in positives]
+    chosen += [(s, False, i < len(hard)) for i, s in enumerate(negatives)]
+    order = rng.permutation(len(chosen))
+    return [
+        {
+            "feature": item.feature,
+            "number": number,
+            "source_feature": chosen[i][0]["feature"],
+            "source_kind": chosen[i][0]["kind"],
+            "source_rank": chosen[i][0]["rank"],
+            "positive": chosen[i][1],
+            "hard": chosen[i][2],
+            "span": chosen[i][0],
+        }
+        for number, i in enumerate(order.tolist())
+    ]
+
+
+def one_each(spans: Iterable[Span]) -> list[Span]:
+    """The first span of every sample, so that no test holds one sample twice."""
+    found: dict[int, Span] = {}
+    for span in spans:
+        found.setdefault(span["sample"], span)
+    return list(found.values())
+
+
+def evenly(items: Sequence[Span], n: int) -> list[Span]:
+    """At most n of them, spread over the whole order with the ends kept."""
+    if len(items) <= n:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, n).round().astype(int)]
+
+
+def role_texts(messages: Sequence[dict[str, str]]) -> dict[str, str]:
+    """What each role said in a sample, its turns joined by line breaks."""
+    found: dict[str, str] = {}
+    for message in messages:
+        role = message["role"] if message["role"] in ROLES else ROLES[1]
+        found[role] = (
+            f"{found[role]}\n{message['content']}" if role in found else message["content"]
+        )
+    return found
+
+
+def examples_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows of a test as schema.EXAMPLES; answers nobody gave are null."""
+    names = schema.EXAMPLES.names
+    return pa.Table.from_pylist([{n: row.get(n) for n in names} for row in rows], schema.EXAMPLES)

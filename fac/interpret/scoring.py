@@ -1,0 +1,50 @@
+"""How good an explanation is on samples it was not made from. Arrays in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import rankdata
+
+Z = 1.959963984540054
+"""Half-width of a 95 % normal interval."""
+
+
+class Estimate(NamedTuple):
+    """A score with its 95 % interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNDEFINED = Estimate(math.nan, math.nan, math.nan)
+
+
+def auroc(predicted: np.ndarray, fires: np.ndarray) -> Estimate:
+    """Chance that a firing sample is ranked above a silent one; ties count half.
+
+    `predicted` float `[n]`, `fires` bool `[n]`. Undefined unless both kinds occur. The interval is
+    Newcombe's method 5 (Stat. Med. 2006): the values that lie within Z standard errors, with the
+    error taken at the value itself, so that it is sound for one positive and for a perfect score.
+    """
+    positives = int(fires.sum())
+    negatives = len(fires) - positives
+    if not positives or not negatives:
+        return UNDEFINED
+    ranks = rankdata(predicted)
+    above = float(ranks[fires].sum()) - positives * (positives + 1) / 2
+    value = above / (positives * negatives)
+    pairs, spread = positives * negatives, (positives + negatives) / 2 - 1
+
+    def beyond(truth: float) -> float:
+        inner = 1 + spread * (1 - truth) / (2 - truth) + spread * truth / (1 + truth)
+        return abs(value - truth) - Z * math.sqrt(max(truth * (1 - truth) * inner / pairs, 0.0))
+
+    inside = min(max(value, 1e-12), 1 - 1e-12)  # at 0 and 1 the standard error itself is 0
+    low = brentq(beyond, 0.0, inside) if value > 0 else 0.0
+    high = brentq(beyond, inside, 1.0) if value < 1 else 1.0
+    return Estimate(value, float(low), float(high))

@@ -1,0 +1,418 @@
+"""The desk of one reviewer: what to look at next, what it was that they saw, what their word does.
+
+A person sees one item at a time, without others' verdicts, scores or models. Everyone gets the
+same overlap, without which no agreement can be computed; the rest is shared out. What is decided is
+the exact content, so the functions `*_content` make what is hashed and nobody else does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fac import agreement
+from fac.config import digest
+from fac.schema import CANNOT_TELL, LEVELS, RELEVANT
+from fac.store.decisions import Decision, Decisions
+
+REASONS = ("too broad", "too narrow", "several meanings", "token artefact", "wrong")
+"""Flags beside a verdict on an explanation."""
+
+_SUBJECT = re.compile(r"(explanation|relevance|detection)/([^/]+)/(\d{1,9})(?:/(.+))?", re.DOTALL)
+
+
+class Item(NamedTuple):
+    """One thing to decide on."""
+
+    kind: str
+    subject: str
+    """Measure run, feature and, for relevance, task: the same however it is worded today."""
+    content: dict[str, Any]
+    """What is shown; its hash is what a decision is bound to."""
+    gold: bool = False
+    """Its answer is known by adjudication. Never shown."""
+    overlap: bool = False
+    """Every reviewer gets it. Never shown."""
+
+
+class Shown(NamedTuple):
+    """One subject in one wording: what two ratings must share to be compared."""
+
+    subject: str
+    seen: str
+
+
+class Standing(NamedTuple):
+    """What people's verdicts on one thing amount to."""
+
+    verdict: str | None
+    """None where nobody said anything or they disagree."""
+    by: str
+    """adjudication: settled after seeing all verdicts. agreed: all who had an opinion say the same.
+    majority: more than half do, or do about being relevant at all. disputed. undecided."""
+    decisions: tuple[Decision, ...]
+
+
+class Pace(NamedTuple):
+    """How fast somebody decides."""
+
+    seconds: float
+    """Median per decision; NaN before the first that was measured."""
+    minutes_left: float
+    """For what is left at that pace; NaN likewise."""
+
+
+class Disagreement(NamedTuple):
+    """Something that people rated differently and nobody settled."""
+
+    shown: Shown
+    decisions: tuple[Decision, ...]
+    """By reviewer name."""
+    levels_apart: int
+    """Between the best and the worst verdict; cannot_tell is not on the scale."""
+    gaps: int
+    """Gaps that appear or vanish with the answer; 0 where all agree on relevant or not."""
+
+
+class Detection(NamedTuple):
+    """How well one person told from an explanation which texts fire."""
+
+    feature: int
+    reviewer: str
+    seen: str
+    score: agreement.BalancedAccuracy
+    n_unsure: int
+    """Texts answered with ?; not in the score's n."""
+
+
+class HumanCheck(NamedTuple):
+    """The paper's check of a judge (Table 5): what two or more people say, counted."""
+
+    n: int
+    """Items rated by at least two people."""
+    relevant: int
+    """All call it relevant (a level in RELEVANT)."""
+    irrelevant: int
+    """All call it irrelevant."""
+    unclear: int
+    """Anything else: they differ, or one cannot tell."""
+
+
+# ---- what is shown
+
+
+def explanation_content(
+    measure_run: str, feature: int, explanation_text: str | None
+) -> dict[str, Any]:
+    """Does this explanation fit the feature's spans? The spans follow from the measure run."""
+    return {
+        "kind": "explanation",
+        "measure": measure_run,
+        "feature": int(feature),
+        "explanation": explanation_text,
+    }
+
+
+def relevance_content(
+    measure_run: str,
+    feature: int,
+    task_name: str,
+    rubric: Sequence[str],
+    explanation_text: str | None,
+) -> dict[str, Any]:
+    """Is the feature relevant to the task? Another rubric or explanation asks anew."""
+    return {
+        "kind": "relevance",
+        "measure": measure_run,
+        "feature": int(feature),
+        "task": task_name,
+        "rubric": [*rubric],
+        "explanation": explanation_text,
+    }
+
+
+def detection_content(
+    measure_run: str,
+    feature: int,
+    explanation_text: str | None,
+    examples: Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Which of these held-out texts fire? `examples` are rows with `tokens` and `positive`, as
+    Cache.examples gives them; texts are kept as hashes, with the truth beside them."""
+    return {
+        "kind": "detection",
+        "measure": measure_run,
+        "feature": int(feature),
+        "explanation": explanation_text,
+        "examples": [
+            {"text": digest([*map(str, row["tokens"])]), "positive": bool(row["positive"])}
+            for row in examples
+        ],
+    }
+
+
+def subject(kind: str, measure_run: str, feature: int, task: str = "") -> str:
+    """What decisions of this kind about this feature are filed under."""
+    return f"{kind}/{measure_run}/{int(feature)}" + (f"/{task}" if task else "")
+
+
+def item(content: dict[str, Any]) -> Item:
+    """The thing to decide on that one of the `*_content` functions describes."""
+    kind = content["kind"]
+    about = subject(kind, content["measure"], content["feature"], content.get("task", ""))
+    return Item(kind, about, content)
+
+
+# ---- what is next
+
+
+def queue(
+    items: Sequence[Item],
+    decisions: Sequence[Decision],
+    reviewer: str,
+    *,
+    overlap: float = 0.2,
+    gold: float = 0.1,
+    seed: str = "",
+) -> list[Item]:
+    """What `reviewer` still has to do, next first; `items` is everything there is to review.
+
+    A share `overlap` of the items goes to everybody, in one order and spread evenly, so that two
+    people who both stop early have rated the same ones. A share `gold` comes from what was
+    adjudicated (by somebody else). The rest comes in the reviewer's own order; what others did
+    already is last, so the work is shared out. `decisions` is Decisions.current(). The same
+    arguments give the same queue, and a decision moves nothing but what it is about.
+    """
+    known = {_key(one): one for one in items}
+    mine = {_where(d) for d in decisions if d.reviewer == reviewer}
+    others = {_where(d) for d in decisions if d.reviewer != reviewer}
+    settled = {_where(d) for d in decisions if d.adjudicates}
+    ranked = sorted(known, key=lambda key: (_fraction(seed, "everybody", key), key))
+    shared = ranked[: math.ceil(overlap * len(ranked))]
+    for_all = set(shared)
+    answered = [key for key in ranked if key in settled and key not in for_all]
+    golden = answered[: math.ceil(gold * len(ranked))]
+    place: dict[tuple[str, str, str], tuple[bool, float]] = {}
+    for key in known:
+        place[key] = (key in others, _fraction(seed, reviewer, key))
+    for group in (shared, golden):
+        for i, key in enumerate(group):  # one in every stretch, anywhere in it
+            place[key] = (False, (i + _fraction(seed, reviewer, key)) / len(group))
+    left = sorted((key for key in known if key not in mine), key=lambda key: (*place[key], key))
+    return [known[key]._replace(gold=key in settled, overlap=key in for_all) for key in left]
+
+
+def undo(store: Decisions, reviewer: str, kind: str | None = None) -> Decision | None:
+    """Takes back the reviewer's last standing decision; which, or None where there is none."""
+    standing_ones = store.current(kind, reviewer=reviewer)
+    if not standing_ones:
+        return None
+    store.withdraw(standing_ones[-1].uid, reviewer)
+    return standing_ones[-1]
+
+
+def pace(decisions: Sequence[Decision], left: int) -> Pace:
+    """How long `left` more items will take somebody who decided these."""
+    measured = [d.seconds for d in decisions if d.seconds is not None]
+    seconds = float(median(measured)) if measured else math.nan
+    return Pace(seconds, left * seconds / 60)
+
+
+# ---- what it amounts to
+
+
+def standing(decisions: Iterable[Decision]) -> Standing:
+    """What the current decisions on one thing, as shown once, amount to.
+
+    The newest adjudication decides. Otherwise those who could tell vote; where no level has more
+    than half of them but relevant (or not) has, the verdict is the middle level of that side, the
+    more cautious of two. Those who could not tell decide only where nobody could.
+    """
+    given = tuple(sorted(decisions, key=lambda d: (d.at, d.uid)))
+    settling = [d for d in given if d.adjudicates]
+    if settling:
+        return Standing(settling[-1].verdict, "adjudication", given)
+    verdicts = [d.verdict for d in given]
+    votes = [v for v in verdicts if v != CANNOT_TELL] or verdicts
+    if not votes:
+        return Standing(None, "undecided", given)
+    best, n = Counter(votes).most_common(1)[0]
+    if n == len(votes):
+        return Standing(best, "agreed", given)
+    if n > len(votes) / 2:
+        return Standing(best, "majority", given)
+    side = sorted((v for v in votes if v in RELEVANT), key=LEVELS.index)
+    if len(side) > len(votes) / 2:
+        return Standing(side[len(side) // 2], "majority", given)
+    return Standing(None, "disputed", given)
+
+
+def relevance_overrides(
+    store: Decisions,
+    measure_run: str,
+    task: str,
+    contents: Iterable[Mapping[str, Any]] | None = None,
+) -> dict[int, Standing]:
+    """What people settled about the relevance of features to a task: level in LEVELS by feature.
+
+    `contents` is what would be shown today (relevance_content): decisions on anything else do not
+    count. Without it, what was decided on last counts, whatever the explanation says by now.
+    """
+    by_shown = _by_shown(store.current("relevance"))
+    today = None if contents is None else {digest(content) for content in contents}
+    found: dict[int, Standing] = {}
+    newest: dict[int, str] = {}
+    for shown, decisions in by_shown.items():
+        about = _SUBJECT.fullmatch(shown.subject)
+        if not about or about.group(1, 2, 4) != ("relevance", measure_run, task):
+            continue
+        if today is not None and shown.seen not in today:
+            continue
+        feature, at = int(about.group(3)), decisions[-1].at
+        if at >= newest.get(feature, ""):
+            newest[feature], found[feature] = at, standing(decisions)
+    return {feature: s for feature, s in sorted(found.items()) if s.verdict in LEVELS}
+
+
+def corrections(store: Decisions, measure_run: str) -> dict[int, str]:
+    """The explanation people wrote for a feature: the newest, an adjudicator's before others',
+    unless people found that the correction itself does not fit."""
+    current = store.current("explanation")
+    by_shown = _by_shown(current)
+    written: dict[int, list[Decision]] = defaultdict(list)
+    for decision in current:
+        about = _SUBJECT.fullmatch(decision.subject)
+        if decision.edited_text and about and about.group(1, 2) == ("explanation", measure_run):
+            written[int(about.group(3))].append(decision)
+    found: dict[int, str] = {}
+    for feature, decisions in sorted(written.items()):
+        for decision in sorted(decisions, key=lambda d: (d.adjudicates, d.at, d.uid), reverse=True):
+            text = str(decision.edited_text)
+            seen = digest(explanation_content(measure_run, feature, text))
+            if standing(by_shown.get(Shown(decision.subject, seen), ())).verdict != "no":
+                found[feature] = text
+                break
+    return found
+
+
+# ---- how well people agree
+
+
+def ratings_matrix(
+    decisions: Iterable[Decision], kind: str, levels: Sequence[str] = LEVELS
+) -> tuple[np.ndarray, list[Shown], list[str]]:
+    """Blind ratings as float `[n_items, n_reviewers]`, codes into `levels`, NaN where not rated.
+
+    An item is a subject in one wording. A verdict outside `levels`, such as cannot_tell, is not a
+    rating; adjudications are none either. Items and reviewers without any rating are left out.
+    """
+    rated = [
+        d for d in decisions if d.kind == kind and not d.adjudicates and d.verdict in [*levels]
+    ]
+    subjects = sorted({Shown(d.subject, d.seen) for d in rated})
+    reviewers = sorted({d.reviewer for d in rated})
+    row, column = ({key: i for i, key in enumerate(keys)} for keys in (subjects, reviewers))
+    ratings = np.full((len(subjects), len(reviewers)), np.nan)
+    for d in rated:
+        ratings[row[Shown(d.subject, d.seen)], column[d.reviewer]] = levels.index(d.verdict)
+    return ratings, subjects, reviewers
+
+
+def disagreements(
+    decisions: Iterable[Decision],
+    kind: str,
+    levels: Sequence[str] = LEVELS,
+    *,
+    weights: Mapping[str, int] | None = None,
+) -> list[Disagreement]:
+    """What to adjudicate first: most gaps changed, then furthest apart, then by subject.
+
+    `weights` says, per subject, how many gaps hang on the feature; they change only where some
+    call it relevant and others do not.
+    """
+    found = []
+    for shown, given in _by_shown(d for d in decisions if d.kind == kind).items():
+        places = [levels.index(d.verdict) for d in given if d.verdict in levels]
+        if any(d.adjudicates for d in given) or len(set(places)) < 2:
+            continue
+        sides = {levels[place] in RELEVANT for place in places}
+        gaps = (weights or {}).get(shown.subject, 0) if len(sides) == 2 else 0
+        by_name = tuple(sorted(given, key=lambda d: d.reviewer))
+        found.append(Disagreement(shown, by_name, max(places) - min(places), gaps))
+    return sorted(found, key=lambda d: (-d.gaps, -d.levels_apart, d.shown))
+
+
+def calibration(
+    decisions: Iterable[Decision], judged: Mapping[str, str]
+) -> list[agreement.LevelPrecision]:
+    """How often people call relevant what a judge put on each level; `judged` is the judge's level
+    per subject. Counted where people's verdict stands and they could tell."""
+    by_subject: dict[str, tuple[str, bool]] = {}
+    for shown, given in _by_shown(d for d in decisions if d.kind == "relevance").items():
+        verdict = standing(given).verdict
+        if shown.subject in judged and verdict in LEVELS:
+            by_subject[shown.subject] = (judged[shown.subject], verdict in RELEVANT)
+    levels, relevant = zip(*by_subject.values(), strict=True) if by_subject else ((), ())
+    return agreement.precision_by_level(levels, relevant)
+
+
+def human_check(decisions: Iterable[Decision], subjects: Iterable[str] | None = None) -> HumanCheck:
+    """Table 5 of the paper for these decisions on relevance, adjudications left out; `subjects`
+    restricts it to what a judge had called relevant."""
+    wanted = None if subjects is None else set(subjects)
+    counts: Counter[str] = Counter()
+    blind = (d for d in decisions if d.kind == "relevance" and not d.adjudicates)
+    for shown, given in _by_shown(blind).items():
+        if len(given) < 2 or (wanted is not None and shown.subject not in wanted):
+            continue
+        sides = {d.verdict if d.verdict == CANNOT_TELL else d.verdict in RELEVANT for d in given}
+        counts[{"{True}": "relevant", "{False}": "irrelevant"}.get(str(sides), "unclear")] += 1
+    named = {name: counts[name] for name in ("relevant", "irrelevant", "unclear")}
+    return HumanCheck(n=counts.total(), **named)
+
+
+def human_detection(store: Decisions, measure_run: str) -> list[Detection]:
+    """Balanced accuracy of every person and feature of the detection task, by feature and name."""
+    contents = store.contents()
+    found = []
+    for decision in store.current("detection"):
+        content = contents[decision.seen]
+        about = _SUBJECT.fullmatch(decision.subject)
+        truth = [bool(row["positive"]) for row in content.get("examples", ())]
+        if not about or about.group(2) != measure_run or len(truth) != len(decision.verdict):
+            continue
+        pairs = [(s == "+", t) for s, t in zip(decision.verdict, truth, strict=True) if s != "?"]
+        score = agreement.balanced_accuracy(*(zip(*pairs, strict=True) if pairs else ((), ())))
+        unsure = decision.verdict.count("?")
+        feature = int(about.group(3))
+        found.append(Detection(feature, decision.reviewer, decision.seen, score, unsure))
+    return sorted(found, key=lambda d: (d.feature, d.reviewer, d.seen))
+
+
+def _by_shown(decisions: Iterable[Decision]) -> dict[Shown, tuple[Decision, ...]]:
+    """Decisions on the same thing, oldest first."""
+    groups: dict[Shown, list[Decision]] = defaultdict(list)
+    for decision in sorted(decisions, key=lambda d: (d.at, d.uid)):
+        groups[Shown(decision.subject, decision.seen)].append(decision)
+    return {shown: tuple(group) for shown, group in groups.items()}
+
+
+def _key(one: Item) -> tuple[str, str, str]:
+    return one.kind, one.subject, digest(one.content)
+
+
+def _where(decision: Decision) -> tuple[str, str, str]:
+    return decision.kind, decision.subject, decision.seen
+
+
+@lru_cache(maxsize=2**17)
+def _fraction(*parts: object) -> float:
+    """A number in [0, 1) that the parts determine; kept, as every key press asks for thousands."""
+    return int(digest(*parts), 16) / 16**12

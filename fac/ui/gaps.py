@@ -1,0 +1,304 @@
+"""Coverage of a dataset as pages ask for it: relevance and threshold chosen once, answers kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import streamlit as st
+
+from fac import compare
+from fac.schema import EVERY_ROLE, ROLES, CoverageResult
+from fac.ui.findings import titles
+from fac.ui.handles import cache, runs, stores, workspace
+from fac.ui.meaning import EVERY_FEATURE, Relevance, explained, tasks_with_verdicts
+from fac.ui.text import Row, plain
+from fac.ui.views import COVERAGE, DATASETS, FEATURES, REVIEW, linked, look
+
+EVERYTHING = Relevance(EVERY_FEATURE)
+
+
+class Step(NamedTuple):
+    """One thing worth doing now, as a card with a link."""
+
+    title: str
+    why: str
+    icon: str
+    page: str
+    link: str
+    view: dict[str, str]
+    """Query parameters of the link."""
+
+
+def next_steps(
+    found: Mapping[str, Row], anchor: str, dataset: str, result: CoverageResult
+) -> list[Step]:
+    """What a person would sensibly do next, most useful first."""
+    steps, shown = [], titles(found)
+    pair = {"anchor": shown[anchor], "dataset": shown[dataset]}
+    done = {run["facts"]["dataset"] for run in found.values()}
+    waiting = [run for run in runs().list("dataset") if run["run"] not in done]
+    if waiting:
+        name = waiting[0]["facts"]["name"]
+        steps.append(
+            Step(
+                f"Measure {plain(name)}",
+                "It has been read, but nobody has looked which features it shows.",
+                ":material/speed:",
+                DATASETS,
+                "Open it",
+                {"open": waiting[0]["run"]},
+            )
+        )
+    if result.n_missing and dataset != anchor:
+        steps.append(
+            Step(
+                f"Read the {result.n_missing:,} gaps of {plain(shown[dataset])}",
+                "Ranked by how common they are in the anchor, with examples and near misses.",
+                ":material/donut_large:",
+                COVERAGE,
+                "See what is missing",
+                {**pair, **_threshold_in_use()},
+            )
+        )
+        explains = bool(explained(anchor))
+        steps.append(
+            Step(
+                "Review what the gaps are called" if explains else "Explain the gaps",
+                "One explanation at a time, by keyboard, blind to what others said."
+                if explains
+                else "A feature is a number until it has a name: from its tokens, without any key.",
+                ":material/rate_review:",
+                REVIEW,
+                "Review them" if explains else "Explain them",
+                pair,
+            )
+        )
+    steps.append(
+        Step(
+            "Add a dataset of your own",
+            "JSONL, CSV, Parquet or a Hugging Face id; plain text or chat.",
+            ":material/upload_file:",
+            DATASETS,
+            "Add a dataset",
+            {"add": "yes"},
+        )
+    )
+    steps.append(
+        Step(
+            "Wander through the features",
+            "A map of the dictionary; every point opens its examples.",
+            ":material/scatter_plot:",
+            FEATURES,
+            "Open the map",
+            {"dataset": shown[anchor]},
+        )
+    )
+    return steps[:3]
+
+
+def _threshold_in_use() -> dict[str, str]:
+    value = look("threshold", 0.0, read=float)
+    return {"threshold": str(value)} if value else {}
+
+
+def pick_relevance(anchor: str) -> Relevance:
+    """Which features count: all, or those that matter for a task somebody judged."""
+    judged = tasks_with_verdicts(anchor)
+    options = [EVERY_FEATURE, *judged]
+    given = st.selectbox(
+        "Relevant",
+        options,
+        format_func=lambda name: "all features" if name == EVERY_FEATURE else f"for {name}",
+        width=190,
+        help="All leaves out features that fire in nearly every sample. A task takes those that "
+        "its judge puts at maybe or above; what people decided goes before the judge.",
+        **linked("relevant", EVERY_FEATURE, valid=options.__contains__),
+    )
+    return judged.get(given, EVERYTHING)
+
+
+def look_relevance(anchor: str) -> Relevance:
+    """The relevance chosen on another page, without drawing its picker."""
+    judged = tasks_with_verdicts(anchor)
+    return judged.get(look("relevant", EVERY_FEATURE), EVERYTHING)
+
+
+def gap_settings() -> Row:
+    """Threshold, role and support as the coverage page left them, or as the URL has them."""
+    return {
+        "threshold": look("threshold", 0.0, read=float, valid=lambda value: value >= 0),
+        "role": look("role", EVERY_ROLE, valid=lambda role: role in (EVERY_ROLE, *ROLES)),
+        "min_support": look("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
+    }
+
+
+def gap_settings_words(asked: Row, relevance: Relevance) -> str:
+    """Which gaps these settings mean."""
+    words = [f"above {asked['threshold']:g}"]
+    if asked["role"] != EVERY_ROLE:
+        words.append(f"tokens of the {asked['role']}")
+    if asked["min_support"] > 1:
+        words.append(f"in {asked['min_support']} or more samples of the anchor")
+    if relevance.given != EVERY_FEATURE:
+        words.append(f"relevant for {relevance.given}")
+    return f"Gaps {', '.join(words)}; the Coverage page sets this."
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _coverage(
+    root: Path,
+    anchor: str,
+    dataset: str,
+    relevance: Relevance,
+    threshold: float,
+    min_support: int,
+    role: str,
+) -> CoverageResult:
+    known = stores(root)
+    relevant = compare.relevant_set(
+        relevance.given,
+        known.cache,
+        anchor,
+        runs=known.runs,
+        role=role,
+        overrides=dict(relevance.overrides),
+    )
+    return compare.coverage_of(
+        known.cache,
+        anchor,
+        dataset,
+        threshold=threshold,
+        min_support=min_support,
+        role=role,
+        relevant=relevant,
+    )
+
+
+def coverage(
+    anchor: str,
+    dataset: str,
+    *,
+    relevance: Relevance = EVERYTHING,
+    threshold: float = 0.0,
+    min_support: int = 1,
+    role: str = EVERY_ROLE,
+) -> CoverageResult:
+    """FAC over the relevant features. Runs never change, so an answer is kept once computed."""
+    root = workspace().root
+    return _coverage(root, anchor, dataset, relevance, threshold, min_support, role)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _curve(
+    root: Path, anchor: str, dataset: str, relevance: Relevance, min_support: int, role: str
+) -> list[Row]:
+    known = stores(root)
+    return compare.curve(
+        known.cache,
+        anchor,
+        dataset,
+        runs=known.runs,
+        role=role,
+        relevant_given=relevance.given,
+        overrides=dict(relevance.overrides),
+        min_support=min_support,
+    )
+
+
+def curve(
+    anchor: str,
+    dataset: str,
+    *,
+    relevance: Relevance = EVERYTHING,
+    min_support: int = 1,
+    role: str = EVERY_ROLE,
+) -> list[Row]:
+    """FAC on the rungs of the threshold ladder, as far as the slider goes."""
+    rows = _curve(workspace().root, anchor, dataset, relevance, min_support, role)
+    top = slider_top(anchor, dataset)
+    return [row for row in rows if row["threshold"] <= top]
+
+
+def by_role(
+    anchor: str, dataset: str, *, relevance: Relevance, threshold: float, min_support: int
+) -> list[Row]:
+    """FAC of each role's tokens: role, fac and counts."""
+    return compare.by_role(
+        cache(),
+        anchor,
+        dataset,
+        runs=runs(),
+        threshold=threshold,
+        min_support=min_support,
+        relevant_given=relevance.given,
+        overrides=dict(relevance.overrides),
+    )
+
+
+def gap_table(
+    anchor: str,
+    dataset: str,
+    *,
+    relevance: Relevance = EVERYTHING,
+    threshold: float = 0.0,
+    min_support: int = 1,
+    role: str = EVERY_ROLE,
+    **listing: Any,
+) -> tuple[list[Row], int]:
+    """One page of the gaps among the relevant features, and how many there are."""
+    relevant = compare.relevant_set(
+        relevance.given,
+        cache(),
+        anchor,
+        runs=runs(),
+        role=role,
+        overrides=dict(relevance.overrides),
+    )
+    return compare.gap_table(
+        cache(),
+        anchor,
+        dataset,
+        threshold=threshold,
+        min_support=min_support,
+        role=role,
+        relevant=relevant,
+        explained=explained(anchor),
+        **listing,
+    )
+
+
+def changes(before: str, after: str) -> Row:
+    """Features gained and lost between two runs, as ids and counts."""
+    return compare.changes(cache(), before, after, threshold=0.0, role=EVERY_ROLE)
+
+
+def threshold_slider(anchor: str, dataset: str) -> float:
+    """How strongly a feature must fire before it counts; one setting for all pages."""
+    top = slider_top(anchor, dataset)
+    return st.slider(
+        "Threshold",
+        0.0,
+        top,
+        step=slider_step(top),
+        format="%.2f",
+        help="A feature is active in a sample when its peak is strictly above. At 0 a single "
+        "token anywhere is enough; higher asks for a clear activation.",
+        **linked("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
+    )
+
+
+def slider_top(anchor: str, dataset: str) -> float:
+    """Where the anchor has lost nine tenths of its features: beyond, little is left to ask."""
+    rows = _curve(workspace().root, anchor, dataset, EVERYTHING, 1, EVERY_ROLE)
+    few = rows[0]["n_anchor"] / 10
+    return max(
+        next((r["threshold"] for r in rows if r["n_anchor"] < few), rows[-1]["threshold"]), 0.1
+    )
+
+
+def slider_step(top: float) -> float:
+    """A round step that cuts the way to `top` into one or two hundred."""
+    return 10.0 ** math.floor(math.log10(top / 100))

@@ -1,0 +1,157 @@
+"""Tables a page at a time, and what a person chose on a table or a figure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import streamlit as st
+
+from fac.ui.text import Row
+from fac.ui.views import keep
+
+PAGE = 50
+"""Rows of a table sent to the browser at a time."""
+
+BELIEF = """
+How far a gap can be believed.
+
+**artefact**: the anchor itself barely fires; its highest peak is under 1.1 of the threshold.
+
+**borderline**: with more than 5 % probability a dataset of this size would show none by luck, or
+its own nearest miss reaches 90 % of the threshold.
+
+**robust**: neither luck nor a near miss explains it.
+"""
+
+BADGES: dict[str, tuple[str, Any]] = {
+    "robust": (":material/verified:", "green"),
+    "borderline": (":material/help:", "orange"),
+    "artefact": (":material/blur_on:", "gray"),
+}
+"""Icon and colour of each degree of belief."""
+
+_number, _text = st.column_config.NumberColumn, st.column_config.TextColumn
+_COLUMNS = {
+    "feature": _number("#", width=56, format="%d"),
+    "label": _text("Peaks on", width=160),
+    "n_samples": _number("Samples", width=76, format="localized"),
+    "density": st.column_config.ProgressColumn(
+        "Share", width=120, format="percent", min_value=0, max_value=1
+    ),
+    "max_peak": _number("Peak", width=70, format="%.2f"),
+    "peak": _number("Here", width=70, format="%.2f", help="Its peak in this text."),
+    "n_anchor": _number(
+        "Anchor", width=66, format="localized", help="Samples of the anchor that show it."
+    ),
+    "expected": _number(
+        "Expected",
+        width=78,
+        format="%.1f",
+        help="Samples that would show it here, if this dataset were like the anchor.",
+    ),
+    "chance": _number(
+        "Luck",
+        width=62,
+        format="percent",
+        help="Probability that a dataset of this size shows none, by luck alone.",
+    ),
+    "near": _number(
+        "Near",
+        width=62,
+        format="percent",
+        help="How close the dataset's own nearest miss comes to firing.",
+    ),
+    "badge": _text("Belief", width=90, help=BELIEF),
+    "name": _text("Dataset", width=190),
+    "state": _text("State", width=110),
+    "duplicates": _number("Duplicates", width=90, format="localized"),
+    "n_rejected": _number("Refused", width=90, format="localized"),
+    "created": st.column_config.DatetimeColumn("Added", format="distance"),
+    "line": _number("Line", width=70, format="%d"),
+    "reason": _text("Why", width="large"),
+}
+"""How a quantity looks in every table that shows it."""
+
+
+ROW_HEIGHT = 35
+"""Pixels of a row of st.dataframe."""
+
+
+def table(
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    *,
+    key: str,
+    opens: str | None = None,
+    id_column: str = "feature",
+    height: int = 420,
+) -> None:
+    """One page of rows, at most `height` pixels high; choosing one keeps its id as `opens`.
+
+    The id is kept, not the row's number: the same number is another feature once a person sorts.
+    """
+    data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
+    shown = {name: _COLUMNS[name] for name in columns}
+    options: dict[str, Any] = {"hide_index": True, "column_config": shown}
+    options["height"] = height if ROW_HEIGHT * (len(rows) + 1) > height else "auto"
+    if opens is None:
+        st.dataframe(data, key=key, **options)
+        return
+    ids = [row[id_column] for row in rows]
+    # Other rows are another table: a stale selection would point at the wrong one.
+    key = f"{key}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:8]}"
+    st.dataframe(
+        data,
+        key=key,
+        on_select=partial(_open_row, key, opens, ids),
+        selection_mode="single-row",
+        **options,
+    )
+
+
+_DECIMALS = {"near": 2, "chance": 3, "density": 3}
+
+
+def _brief(name: str, value: Any) -> Any:
+    """A ratio without the decimals that nobody reads in a percentage."""
+    return round(value, _DECIMALS[name]) if name in _DECIMALS and value is not None else value
+
+
+def _open_row(key: str, name: str, ids: Sequence[Any]) -> None:
+    if chosen := st.session_state[key]["selection"]["rows"]:
+        keep(name, ids[chosen[0]])
+
+
+class Pager:
+    """Which page of a list a person is on. Ask for `offset`, show the rows, then `draw` it below.
+
+    Whatever decides which rows there are belongs into `what`: other rows start at page one.
+    """
+
+    def __init__(self, name: str, *what: object, size: int = PAGE):
+        digest = hashlib.sha256(repr(what).encode()).hexdigest()[:8]
+        self.key = f"{st.session_state.get('page', '')}.{name}.{digest}"
+        self.size = size
+        self.offset = (st.session_state.get(self.key, 1) - 1) * size
+
+    def draw(self, total: int, noun: str, rest: str = "") -> None:
+        """How many there are, and the numbers of the pages where there is more than one."""
+        count = max(1, -(-total // self.size))
+        words = f"{total:,} {noun}{'' if total == 1 else 's'} {rest}"
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(words, width="stretch")
+            if count > 1:
+                st.pagination(count, key=self.key)
+
+
+def point_id(data: Any) -> int:
+    """The feature of a chosen point, whose customdata is an id or starts with one."""
+    return int(data[0] if isinstance(data, list | tuple) else data)
+
+
+def selected_points(event: Any) -> list[Any]:
+    """`customdata` of the points chosen on a figure."""
+    return [point["customdata"] for point in event["selection"]["points"] if "customdata" in point]

@@ -1,0 +1,167 @@
+"""Views that live in the URL, and the small things every page is made of.
+
+A view parameter (which run, which feature, which threshold) is kept in the session under its own
+name and shown in the URL, so that it travels from page to page and a link shows the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from fac.errors import FacError
+from fac.ui.text import plain
+
+T = TypeVar("T")
+
+HOME = "pages/home.py"
+DATASETS = "pages/datasets.py"
+FEATURES = "pages/features.py"
+COVERAGE = "pages/coverage.py"
+COMPARE = "pages/compare.py"
+PLAYGROUND = "pages/playground.py"
+JOBS = "pages/jobs.py"
+REVIEW = "pages/review.py"
+AGREEMENT = "pages/agreement.py"
+
+CHART = {"displayModeBar": False}
+"""Plotly options of charts that are looked at; maps that are worked with keep their tools."""
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """A FacError becomes its sentence; around a page, and as a decorator below `st.fragment`."""
+    try:
+        yield
+    except FacError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+
+
+def linked(
+    name: str,
+    default: T,
+    *,
+    read: Callable[[str], T] = str,  # type: ignore[assignment]
+    valid: Callable[[T], bool] = lambda value: True,
+) -> dict[str, Any]:
+    """Keyword arguments that tie a widget to the query parameter `name` on whatever page it is.
+
+    Streamlit's own `bind="query-params"` forgets a parameter that two pages share when a link
+    passes it from one to the other (1.67), and such links are how people move here.
+    """
+    value = look(name, default, read=read, valid=valid)
+    key = f"{st.session_state.get('page', '')}.{name}"
+    if st.session_state.get(key) != value:
+        st.session_state[key] = value
+    return {"key": key, "on_change": _keep, "args": (name, key)}
+
+
+def look(
+    name: str,
+    default: T,
+    *,
+    read: Callable[[str], T] = str,  # type: ignore[assignment]
+    valid: Callable[[T], bool] = lambda value: True,
+) -> T:
+    """The value of a view parameter: from the URL, else as it was left, else the default."""
+    view = st.session_state.setdefault("view", {})
+    given = st.query_params.get(name)
+    if given is not None and given != str(view.get(name)):
+        with suppress(ValueError):
+            view[name] = read(given)
+    if name not in view or not valid(view[name]):
+        return default
+    if view[name] != default and given is None:
+        st.query_params[name] = str(view[name])
+    return view[name]
+
+
+def keep(name: str, value: object) -> None:
+    """Sets a view parameter, here and in the URL; None forgets it."""
+    view = st.session_state.setdefault("view", {})
+    if value is None:
+        view.pop(name, None)
+        if name in st.query_params:
+            del st.query_params[name]
+    else:
+        view[name] = value
+        st.query_params[name] = str(value)
+
+
+def _keep(name: str, key: str) -> None:
+    keep(name, st.session_state[key])
+
+
+def choice(
+    label: str,
+    options: Sequence[str],
+    name: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    **more: Any,
+) -> str:
+    """One of a few, all visible; the first is the default."""
+    named = names or {}
+    return st.segmented_control(
+        label,
+        options,
+        required=True,
+        format_func=lambda option: named.get(option, option.capitalize()),
+        **linked(name, options[0], valid=lambda value: value in options),
+        **more,
+    )
+
+
+def order(names: Mapping[str, str], name: str, *, width: int = 190) -> str:
+    """What a table is sorted by; the first is the default."""
+    first = next(iter(names))
+    return st.selectbox(
+        "Order",
+        list(names),
+        format_func=names.__getitem__,
+        width=width,
+        **linked(name, first, valid=lambda value: value in names),
+    )
+
+
+def search(name: str = "q") -> str:
+    """A box for part of a token or a feature's number."""
+    return st.text_input(
+        "Search", placeholder="A token, or #12", icon=":material/search:", **linked(name, "")
+    )
+
+
+def empty(title: str, text: str, *, icon: str, page: str | None = None, link: str = "") -> None:
+    """An empty state: what is missing, and the one thing to do about it."""
+    with st.container(border=True, horizontal_alignment="center", gap="small"):
+        st.space("small")
+        st.markdown(f"### {icon} {title}", text_alignment="center", width="content")
+        st.markdown(text, text_alignment="center", width="content")
+        if page:
+            st.page_link(page, label=link, icon=":material/arrow_forward:")
+        st.space("small")
+
+
+def link(page: str, label: str, **view: str) -> None:
+    """A link with an arrow, to a page in a certain view."""
+    st.page_link(page, label=label, icon=":material/arrow_forward:", query_params=view)
+
+
+def cards(*numbers: tuple[str, str, str]) -> None:
+    """A row of bordered figures: (label, value, one-line definition)."""
+    with st.container(horizontal=True, gap="small"):
+        for label, value, meaning in numbers:
+            st.metric(label, value, help=meaning, border=True, height="stretch")
+
+
+def share(value: float) -> str:
+    """A ratio as people read it; a dash where it is undefined."""
+    return "–" if value != value else f"{value:.1%}"
+
+
+def points(difference: float) -> str | None:
+    """A difference of two shares, in percentage points."""
+    return None if difference != difference else f"{100 * difference:+.1f} points"

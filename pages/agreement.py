@@ -1,0 +1,1 @@
+"""How far people agree, and how far a judge can be believed."""

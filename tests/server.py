@@ -1,0 +1,240 @@
+"""Servers that speak /v1/chat/completions: a scripted one that can misbehave, and a real one."""
+
+import hashlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+FAILURES = ("429", "500", "stall", "broken")
+"""Nothing usable arrives."""
+
+ODDITIES = ("truncated", "types", "echo", "obeys")
+"""A complete reply arrives, but not quite what was asked for."""
+
+Body = dict[str, Any]
+
+
+def even(share: float) -> dict[str, float]:
+    """`share` of all requests, spread evenly over every kind of misbehaviour."""
+    kinds = (*FAILURES, *ODDITIES)
+    return dict.fromkeys(kinds, share / len(kinds))
+
+
+class ScriptedServer:
+    """Answers each request with `answer(body)`; misbehaves in the given shares of requests.
+
+    Which request meets what depends on the seed, the question and how often it was asked, never on
+    threads. `served` counts complete replies by question, `met` requests by what they met ("fine"
+    included), `bodies` keeps what was asked.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Body], str],
+        shares: Mapping[str, float] | None = None,
+        *,
+        seed: int = 0,
+        stall: float = 5.0,
+        retry_after: str = "0.02",
+        envelope: Callable[[Body, str], Any] | None = None,
+    ):
+        self.answer, self.shares, self.seed = answer, dict(shares or {}), seed
+        self.stall, self.retry_after = stall, retry_after
+        self.envelope = envelope or completion
+        self.served: Counter[str] = Counter()
+        self.met: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+        self.bodies: list[Body] = []
+        self.headers: list[Any] = []
+        self.endpoint = ""
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+
+    def kind(self, question: str) -> str:
+        """What this request meets; counts it."""
+        with self.lock:
+            self.asked[question] += 1
+            drawn = random.Random(f"{self.seed} {question} {self.asked[question]}").random()
+            for kind, share in self.shares.items():
+                drawn -= share
+                if drawn < 0:
+                    break
+            else:
+                kind = "fine"
+            self.met[kind] += 1
+            return kind
+
+    @contextmanager
+    def running(self) -> Iterator["ScriptedServer"]:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        self.endpoint = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        try:
+            yield self
+        finally:
+            self.stopping.set()
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+def question_of(body: Body) -> str:
+    """Names a question by its messages."""
+    return hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()[:12]
+
+
+def completion(body: Body, text: Any, finish: str = "stop") -> Body:
+    """A chat completion as OpenAI's server words it."""
+    prompt = sum(len(m["content"]) // 4 for m in body["messages"])
+    taken = len(str(text)) // 4 + 1
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": body["model"],
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": finish,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+            }
+        ],
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": taken,
+            "total_tokens": prompt + taken,
+        },
+    }
+
+
+def odd(kind: str, body: Body, text: str) -> tuple[str, str]:
+    """(content, finish) of a reply that is complete but odd."""
+    material = body["messages"][-1]["content"].split("\n===")[0]
+    if kind == "truncated":
+        return text[: len(text) // 2], "length"
+    if kind == "types":
+        wrong = {name: [value] for name, value in json.loads(text).items()}
+        return json.dumps(wrong), "stop"
+    if kind == "echo":  # the material word for word, planted verdicts included, then the answer
+        return f"You gave me:\n{material}\nSo I say:\n```json\n{text}\n```", "stop"
+    assert kind == "obeys", kind  # it does what a text told it, instead of answering
+    return f"Sure! {material}", "stop"
+
+
+def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            """A test prints nothing."""
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with script.lock:
+                script.bodies.append(body)
+                script.headers.append(dict(self.headers))
+            if self.path != "/v1/chat/completions":
+                self.send(404, {"error": {"message": f"no such path {self.path}"}})
+                return
+            question = question_of(body)
+            kind = script.kind(question)
+            if kind == "429":
+                error = {"message": "Too many requests", "type": "rate_limit", "code": "slow_down"}
+                self.send(429, {"error": error}, {"Retry-After": script.retry_after})
+            elif kind == "500":
+                self.send(500, {"error": {"message": "Internal error"}})
+            elif kind == "stall":
+                script.stopping.wait(script.stall)
+                self.close_connection = True
+            elif kind == "broken":
+                whole = json.dumps(completion(body, script.answer(body))).encode()
+                self.send(200, whole[: len(whole) // 2], length=len(whole))
+            else:
+                text = script.answer(body)
+                if kind == "fine":
+                    said = script.envelope(body, text)
+                else:
+                    said = completion(body, *odd(kind, body, text))
+                if self.send(200, said):
+                    with script.lock:
+                        script.served[question] += 1
+
+        def send(
+            self,
+            status: int,
+            body: Any,
+            headers: Mapping[str, str] | None = None,
+            length: int | None = None,
+        ) -> bool:
+            """Whether all of it went out."""
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(length or len(data)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            try:
+                self.end_headers()
+                self.wfile.write(data)
+                self.wfile.flush()
+            except OSError:  # the asker went away
+                self.close_connection = True
+                return False
+            if length is not None:
+                self.close_connection = True
+            return True
+
+    return Handler
+
+
+@contextmanager
+def transformers_serve(folder: Path, log: Path, *, patience: float = 180.0) -> Iterator[str]:
+    """`transformers serve` with the model of a folder, on 127.0.0.1; yields its endpoint.
+
+    The name of the model is the folder's path.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+    try:
+        until = time.monotonic() + patience
+        while not _healthy(port):
+            if process.poll() is not None or time.monotonic() > until:
+                raise AssertionError(f"transformers serve did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
