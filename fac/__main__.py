@@ -245,9 +245,10 @@ def gaps(
         place, anchor, dataset, threshold, min_support, role, relevant
     )
     missing = result["n_missing"]
-    rows, total = compare.gap_table(
-        handle, **asked, badge=badge, limit=max(missing, 1) if out_ else limit
-    )
+    explained = compare.explained_by(Runs(place), asked["anchor"])
+    jobs.cached(place, explained)
+    shown = max(missing, 1) if out_ else limit
+    rows, total = compare.gap_table(handle, **asked, explained=explained, badge=badge, limit=shown)
     if out_:
         text = "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
         try:

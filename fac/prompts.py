@@ -135,15 +135,22 @@ class Excerpt(NamedTuple):
         Raises ValueError when tokens and marks differ in number.
         """
         signs = harmless("".join(self.tokens))
+        pieces, at = [""], 0  # in turns unmarked and marked, the first and the last unmarked
         given = [pair for pair in zip(self.tokens, self.marked, strict=True) if pair[0]]
-        parts, at = [], 0
         for marked, run in groupby(given, key=lambda pair: pair[1]):
             end = at + sum(len(token) for token, _ in run)
-            parts.append((marked, signs[at:end]))
-            at = end
+            part, at = signs[at:end], end
+            if marked:
+                core = part.strip(" ") or part  # spaces stay outside, as people mark words
+                before, after = part.split(core, 1)
+                pieces[-1] += before
+                pieces += [core, after]
+            else:
+                pieces[-1] += part
+        last = len(pieces) - 1
         return "".join(
-            _between_marks(part) if marked else one_line(_apart(part, k, parts))
-            for k, (marked, part) in enumerate(parts)
+            _marked(piece) if number % 2 else _apart(piece, first=number == 0, last=number == last)
+            for number, piece in enumerate(pieces)
         )
 
     def plain(self) -> str:
@@ -151,21 +158,18 @@ class Excerpt(NamedTuple):
         return one_line(harmless("".join(self.tokens)))
 
 
-def _between_marks(part: str) -> str:
-    """Spaces stay outside, as people mark words; a lone < or > at an edge would widen the mark."""
-    core = part.strip(" ") or part
-    before, after = part.split(core, 1) if core != part else ("", "")
-    core = re.sub(r"\A[<>]|[<>]\Z", lambda m: m[0].translate(LOOK_ALIKES), core)
-    return f"{before}<<{one_line(core)}>>{after}"
+def _marked(core: str) -> str:
+    """The core between marks; further apart where they would make one sign of it (<s>, <|x|>)."""
+    space = " " if CONFUSABLE.search(f"<{core}>") else ""
+    return f"<<{space}{one_line(core)}{space}>>"
 
 
-def _apart(part: str, k: int, parts: Sequence[tuple[bool, str]]) -> str:
-    """An unmarked part whose < and > do not touch the marks of its neighbours."""
-    if k and parts[k - 1][0]:
-        part = re.sub(r"\A[<>]", lambda m: m[0].translate(LOOK_ALIKES), part)
-    if k + 1 < len(parts) and parts[k + 1][0]:
-        part = re.sub(r"[<>]\Z", lambda m: m[0].translate(LOOK_ALIKES), part)
-    return part
+def _apart(piece: str, *, first: bool, last: bool) -> str:
+    """Unmarked text whose < and > do not lengthen the marks beside it."""
+    edges = "|".join(([] if first else [r"\A[<>]"]) + ([] if last else [r"[<>]\Z"]))
+    if edges:
+        piece = re.sub(edges, lambda m: m[0].translate(LOOK_ALIKES), piece)
+    return one_line(piece)
 
 
 def _fenced(lines: Sequence[str]) -> str:
@@ -340,7 +344,7 @@ def explain(excerpts: Sequence[Excerpt], promotes: Sequence[str] = ()) -> Prompt
         EXPLAIN_EXAMPLE,
         _explain_case([excerpt.text() for excerpt in excerpts], promotes),
         {"reason": {"type": "string"}, "explanation": {"type": ["string", "null"]}},
-        max_tokens=400,
+        max_tokens=256,
     )
 
 
@@ -505,7 +509,7 @@ def judge(task: Task, explanation: str | None, excerpts: Sequence[Excerpt]) -> P
         JUDGE_EXAMPLE,
         _judge_case(task, explanation, [excerpt.text() for excerpt in excerpts]),
         {"rationale": {"type": "string"}, "level": {"type": "string", "enum": list(LEVELS)}},
-        max_tokens=400,
+        max_tokens=256,
     )
 
 

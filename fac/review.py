@@ -19,11 +19,18 @@ import numpy as np
 
 from fac import agreement
 from fac.config import digest
+from fac.errors import InputError
 from fac.schema import CANNOT_TELL, LEVELS, RELEVANT
-from fac.store.decisions import Decision, Decisions
+from fac.store.decisions import Decision, Decisions, reviewer_name
 
 REASONS = ("too broad", "too narrow", "several meanings", "token artefact", "wrong")
 """Flags beside a verdict on an explanation."""
+
+SCALE = (*LEVELS, CANNOT_TELL)
+"""What may be said of an explanation and of relevance."""
+
+NOT_RELEVANT = LEVELS[-1]
+"""The one level below RELEVANT: the explanation does not fit, the feature does not matter."""
 
 _SUBJECT = re.compile(r"(explanation|relevance|detection)/([^/]+)/(\d{1,9})(?:/(.+))?", re.DOTALL)
 
@@ -40,6 +47,17 @@ class Item(NamedTuple):
     """Its answer is known by adjudication. Never shown."""
     overlap: bool = False
     """Every reviewer gets it. Never shown."""
+
+
+class Subject(NamedTuple):
+    """What decisions are filed under, taken apart."""
+
+    kind: str
+    measure: str
+    """Run id."""
+    feature: int
+    task: str
+    """"" but for relevance."""
 
 
 class Shown(NamedTuple):
@@ -105,6 +123,15 @@ class HumanCheck(NamedTuple):
     """Anything else: they differ, or one cannot tell."""
 
 
+TABLE_5 = {
+    "toxicity": HumanCheck(n=200, relevant=168, irrelevant=10, unclear=22),
+    "reward": HumanCheck(n=200, relevant=170, irrelevant=12, unclear=18),
+    "instructions": HumanCheck(n=200, relevant=172, irrelevant=8, unclear=20),
+}
+"""The paper's own, two annotators on features that GPT-4o-mini had called relevant. Its text says
+100 features a task and about 5 % unclear instead, and gives no coefficient."""
+
+
 # ---- what is shown
 
 
@@ -163,11 +190,28 @@ def subject(kind: str, measure_run: str, feature: int, task: str = "") -> str:
     return f"{kind}/{measure_run}/{int(feature)}" + (f"/{task}" if task else "")
 
 
+def read_subject(text: str) -> Subject | None:
+    """The parts of a subject; None for one that is not about a feature."""
+    found = _SUBJECT.fullmatch(text)
+    if not found:
+        return None
+    kind, measure, feature, task = found.groups(default="")
+    return Subject(kind, measure, int(feature), task)
+
+
 def item(content: dict[str, Any]) -> Item:
-    """The thing to decide on that one of the `*_content` functions describes."""
-    kind = content["kind"]
-    about = subject(kind, content["measure"], content["feature"], content.get("task", ""))
-    return Item(kind, about, content)
+    """The thing to decide on that one of the `*_content` functions describes.
+
+    Raises InputError for another content, which an import may have brought.
+    """
+    try:
+        kind, about = content["kind"], (content["measure"], int(content["feature"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"What was decided on there is nothing this page can show ({error!r}): it came with "
+            f"an import."
+        ) from error
+    return Item(kind, subject(kind, *about, content.get("task", "")), content)
 
 
 # ---- what is next
@@ -190,6 +234,7 @@ def queue(
     already is last, so the work is shared out. `decisions` is Decisions.current(). The same
     arguments give the same queue, and a decision moves nothing but what it is about.
     """
+    reviewer = reviewer_name(reviewer)
     known = {_key(one): one for one in items}
     mine = {_where(d) for d in decisions if d.reviewer == reviewer}
     others = {_where(d) for d in decisions if d.reviewer != reviewer}
@@ -232,7 +277,7 @@ def standing(decisions: Iterable[Decision]) -> Standing:
     """What the current decisions on one thing, as shown once, amount to.
 
     The newest adjudication decides. Otherwise those who could tell vote; where no level has more
-    than half of them but relevant (or not) has, the verdict is the middle level of that side, the
+    than half of them but the levels of RELEVANT together have, the verdict is their middle one, the
     more cautious of two. Those who could not tell decide only where nobody could.
     """
     given = tuple(sorted(decisions, key=lambda d: (d.at, d.uid)))
@@ -270,14 +315,14 @@ def relevance_overrides(
     found: dict[int, Standing] = {}
     newest: dict[int, str] = {}
     for shown, decisions in by_shown.items():
-        about = _SUBJECT.fullmatch(shown.subject)
-        if not about or about.group(1, 2, 4) != ("relevance", measure_run, task):
+        about = read_subject(shown.subject)
+        if not about or about != ("relevance", measure_run, about.feature, task):
             continue
         if today is not None and shown.seen not in today:
             continue
-        feature, at = int(about.group(3)), decisions[-1].at
-        if at >= newest.get(feature, ""):
-            newest[feature], found[feature] = at, standing(decisions)
+        if decisions[-1].at >= newest.get(about.feature, ""):
+            newest[about.feature] = decisions[-1].at
+            found[about.feature] = standing(decisions)
     return {feature: s for feature, s in sorted(found.items()) if s.verdict in LEVELS}
 
 
@@ -288,15 +333,15 @@ def corrections(store: Decisions, measure_run: str) -> dict[int, str]:
     by_shown = _by_shown(current)
     written: dict[int, list[Decision]] = defaultdict(list)
     for decision in current:
-        about = _SUBJECT.fullmatch(decision.subject)
-        if decision.edited_text and about and about.group(1, 2) == ("explanation", measure_run):
-            written[int(about.group(3))].append(decision)
+        about = read_subject(decision.subject)
+        if decision.edited_text and about and about.measure == measure_run:
+            written[about.feature].append(decision)
     found: dict[int, str] = {}
     for feature, decisions in sorted(written.items()):
         for decision in sorted(decisions, key=lambda d: (d.adjudicates, d.at, d.uid), reverse=True):
             text = str(decision.edited_text)
             seen = digest(explanation_content(measure_run, feature, text))
-            if standing(by_shown.get(Shown(decision.subject, seen), ())).verdict != "no":
+            if standing(by_shown.get(Shown(decision.subject, seen), ())).verdict != NOT_RELEVANT:
                 found[feature] = text
                 break
     return found
@@ -353,9 +398,11 @@ def calibration(
     decisions: Iterable[Decision], judged: Mapping[str, str]
 ) -> list[agreement.LevelPrecision]:
     """How often people call relevant what a judge put on each level; `judged` is the judge's level
-    per subject. Counted where people's verdict stands and they could tell."""
+    per subject. Counted where people's verdict stands and they could tell; of several wordings of
+    one subject, the one decided on last."""
     by_subject: dict[str, tuple[str, bool]] = {}
-    for shown, given in _by_shown(d for d in decisions if d.kind == "relevance").items():
+    groups = _by_shown(d for d in decisions if d.kind == "relevance")
+    for shown, given in sorted(groups.items(), key=lambda group: group[1][-1].at):
         verdict = standing(given).verdict
         if shown.subject in judged and verdict in LEVELS:
             by_subject[shown.subject] = (judged[shown.subject], verdict in RELEVANT)
@@ -364,18 +411,27 @@ def calibration(
 
 
 def human_check(decisions: Iterable[Decision], subjects: Iterable[str] | None = None) -> HumanCheck:
-    """Table 5 of the paper for these decisions on relevance, adjudications left out; `subjects`
-    restricts it to what a judge had called relevant."""
+    """Table 5 of the paper for these decisions, adjudications left out; `subjects` restricts it to
+    what a judge had called relevant. Of decisions on explanations it says: fits, does not, unclear.
+    """
     wanted = None if subjects is None else set(subjects)
     counts: Counter[str] = Counter()
-    blind = (d for d in decisions if d.kind == "relevance" and not d.adjudicates)
+    blind = (d for d in decisions if d.verdict in SCALE and not d.adjudicates)
     for shown, given in _by_shown(blind).items():
         if len(given) < 2 or (wanted is not None and shown.subject not in wanted):
             continue
-        sides = {d.verdict if d.verdict == CANNOT_TELL else d.verdict in RELEVANT for d in given}
-        counts[{"{True}": "relevant", "{False}": "irrelevant"}.get(str(sides), "unclear")] += 1
-    named = {name: counts[name] for name in ("relevant", "irrelevant", "unclear")}
-    return HumanCheck(n=counts.total(), **named)
+        if all(d.verdict in RELEVANT for d in given):
+            counts["relevant"] += 1
+        elif all(d.verdict == NOT_RELEVANT for d in given):
+            counts["irrelevant"] += 1
+        else:
+            counts["unclear"] += 1
+    return HumanCheck(
+        n=counts.total(),
+        relevant=counts["relevant"],
+        irrelevant=counts["irrelevant"],
+        unclear=counts["unclear"],
+    )
 
 
 def human_detection(store: Decisions, measure_run: str) -> list[Detection]:
@@ -383,17 +439,24 @@ def human_detection(store: Decisions, measure_run: str) -> list[Detection]:
     contents = store.contents()
     found = []
     for decision in store.current("detection"):
-        content = contents[decision.seen]
-        about = _SUBJECT.fullmatch(decision.subject)
-        truth = [bool(row["positive"]) for row in content.get("examples", ())]
-        if not about or about.group(2) != measure_run or len(truth) != len(decision.verdict):
+        about = read_subject(decision.subject)
+        truth = _truth(contents[decision.seen])
+        if not about or about.measure != measure_run:
+            continue
+        if len(truth) != len(decision.verdict):  # only an import can bring such an answer
             continue
         pairs = [(s == "+", t) for s, t in zip(decision.verdict, truth, strict=True) if s != "?"]
         score = agreement.balanced_accuracy(*(zip(*pairs, strict=True) if pairs else ((), ())))
         unsure = decision.verdict.count("?")
-        feature = int(about.group(3))
-        found.append(Detection(feature, decision.reviewer, decision.seen, score, unsure))
+        found.append(Detection(about.feature, decision.reviewer, decision.seen, score, unsure))
     return sorted(found, key=lambda d: (d.feature, d.reviewer, d.seen))
+
+
+def _truth(content: Mapping[str, Any]) -> list[bool]:
+    """Which texts of a detection fire; none where the content is no detection_content."""
+    rows = content.get("examples")
+    rows = rows if isinstance(rows, list) else []
+    return [row["positive"] is True for row in rows if isinstance(row, dict) and "positive" in row]
 
 
 def _by_shown(decisions: Iterable[Decision]) -> dict[Shown, tuple[Decision, ...]]:

@@ -14,6 +14,7 @@ SORTS = {
     "chance": "Least likely by luck",
     "near": "Nearest miss",
     "anchor_peak": "Strongest in the anchor",
+    "score": "Best explained",
     "feature": "Number",
 }
 RISING = ("chance", "feature")
@@ -25,6 +26,7 @@ def answer(anchor: str, dataset: str) -> None:
     """FAC for the settings; moves with the slider without the rest of the page."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         threshold = ui.threshold_slider(anchor, dataset)
+        relevance = ui.pick_relevance(anchor)
         role = ui.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
         support = st.number_input(
             "Anchor support",
@@ -34,7 +36,12 @@ def answer(anchor: str, dataset: str) -> None:
             help="Samples of the anchor that must show a feature before it counts as its own.",
             **ui.linked("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
         )
-    asked = {"threshold": threshold, "role": role, "min_support": support}
+    asked = {
+        "relevance": relevance,
+        "threshold": threshold,
+        "role": role,
+        "min_support": support,
+    }
     result = ui.coverage(anchor, dataset, **asked)
     ui.cards(
         (
@@ -55,11 +62,13 @@ def answer(anchor: str, dataset: str) -> None:
     left, right = st.columns([3, 2], gap="medium")
     with left.container(border=True):
         st.markdown("**Coverage at every threshold**")
-        rows = ui.curve(anchor, dataset, role=role, min_support=support)
+        rows = ui.curve(anchor, dataset, relevance=relevance, role=role, min_support=support)
         st.plotly_chart(charts.coverage_curve(rows, threshold), config=ui.CHART, key="curve")
     with right.container(border=True):
         st.markdown("**By role**")
-        rows = ui.by_role(anchor, dataset, threshold=threshold, min_support=support)
+        rows = ui.by_role(
+            anchor, dataset, relevance=relevance, threshold=threshold, min_support=support
+        )
         st.plotly_chart(charts.role_bars(rows), config=ui.CHART, key="roles")
     if result.n_missing:
         gaps(anchor, dataset, asked)
@@ -81,7 +90,17 @@ def answer(anchor: str, dataset: str) -> None:
 @ui.guard()
 def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
     """The ranked list, and the evidence for the gap that is chosen."""
-    st.subheader("Gaps", anchor=False)
+    titles = ui.titles(ui.measured())
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("Gaps", anchor=False, width="stretch")
+        ui.link(
+            ui.REVIEW,
+            "Review these",
+            anchor=titles[anchor],
+            dataset=titles[dataset],
+            which="gaps",
+            **ui.gaps_in_link(asked),
+        )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         search = ui.search()
         badge = ui.choice("Belief", ("any", *ui.BADGES), "badge", help=ui.BELIEF)
@@ -100,12 +119,14 @@ def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
         "sort": sort,
         "descending": sort not in RISING,
     }
-    left, right = st.columns([4, 3], gap="medium")
+    left, right = st.columns([5, 4], gap="medium")
     with left:
         pager = ui.Pager("gaps", anchor, dataset, asked, listing)
         page = {"offset": pager.offset, "limit": pager.size}
         rows, total = ui.gap_table(anchor, dataset, **asked, **listing, **page)
-        columns = ("feature", "label", "n_anchor", "expected", "chance", "near", "badge")
+        told = ("explanation",) if ui.explained(anchor) else ()
+        rest = ("n_anchor", "badge", "score", "expected", "chance", "near")
+        columns = ("feature", "label", *told, *rest)
         ui.table(rows, columns, key="gaps", opens="gap", height=520)
         pager.draw(total, "gap")
     with right:
@@ -123,11 +144,12 @@ def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> Non
     assert facts is not None, "a gap is a feature of the anchor"
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            title = ui.plain(ui.called(feature, facts["label"]))
-            st.markdown(f"#### {title}", width="stretch")
+            st.markdown(f"#### {ui.headline(anchor, feature)}", width="stretch")
             if row:
                 icon, colour = ui.BADGES[row["badge"]]
                 st.badge(row["badge"], icon=icon, color=colour, help=ui.BELIEF)
+        ui.show_explanations(anchor, feature, brief=True)
+        ui.show_verdicts(anchor, feature)
         if facts["promotes"]:
             st.html(ui.chips_html(facts["promotes"][:6], "up"))
         st.markdown("**In the anchor**")

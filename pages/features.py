@@ -11,6 +11,7 @@ SORTS = {
     "n_samples": "Most samples",
     "mean_peak": "Strongest on average",
     "n_tokens": "Most tokens",
+    "score": "Best explained",
     "feature": "Number",
 }
 EXAMPLES = {"top": "Strongest", "spread": "Across strengths", "near": "Nearest misses"}
@@ -62,10 +63,12 @@ def show_table(run: str, sae: str | None) -> None:
         "only": only,
         "ids": lasso,
         "sae_run": sae,
+        "explained": ui.explained(run),
     }
     pager = ui.Pager("features", run, asked)
     rows, total = ui.cache().features_page(run, offset=pager.offset, limit=pager.size, **asked)
-    columns = ("feature", "label", "n_samples", "density", "max_peak")
+    told = ("explanation", "score") if asked["explained"] else ()
+    columns = ("feature", "label", *told, "n_samples", "density", "max_peak")
     ui.table(rows, columns, key="features", opens="feature")
     pager.draw(total, "feature", f"of the {len(lasso):,} chosen on the map" if lasso else "")
 
@@ -91,8 +94,9 @@ def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Ro
         st.info(f"This dictionary has features 0 to {size - 1:,}; there is no #{feature}.")
         return
     silent = facts["n_samples"] == 0
-    label = ui.labels(run, [feature])[feature]
-    st.subheader(ui.plain(ui.called(feature, label)), anchor=False)
+    st.subheader(ui.headline(run, feature), anchor=False)
+    ui.show_explanations(run, feature)
+    ui.show_verdicts(ui.anchor_of(run), feature)
     ui.cards(
         ("Samples", f"{facts['n_samples']:,}", "Samples of the dataset in which it fires."),
         ("Share", ui.share(facts["density"]), "Of the dataset's samples."),
@@ -134,14 +138,14 @@ def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Ro
 
 def show_neighbours(run: str, known: ui.Row) -> None:
     near = dict(zip(known["neighbours"][:6], known["cosines"], strict=False))
-    labels = ui.labels(run, list(near))
+    names = ui.names(run, list(near))
     with st.container(horizontal=True, gap="small"):
         for other, cosine in near.items():
             st.page_link(
                 ui.FEATURES,
                 icon=":material/hub:",
                 help=f"cosine {cosine:.2f}",
-                label=ui.plain(ui.called(other, labels[other])),
+                label=ui.plain(ui.called(other, names[other], limit=60)),
                 query_params={"feature": str(other)},
             )
 

@@ -1,5 +1,7 @@
 """Where things stand, and the next sensible thing to do."""
 
+from typing import Any
+
 import streamlit as st
 
 from fac import charts, ui
@@ -38,9 +40,9 @@ def answer(anchor: str, dataset: str) -> None:
     found = ui.measured()
     titles, summary = ui.titles(found), ui.cache().summary(anchor)
     threshold = ui.threshold_slider(anchor, dataset)
-    results = {
-        run: ui.coverage(anchor, run, threshold=threshold) for run in ui.comparable(found, anchor)
-    }
+    relevance = ui.look_relevance(anchor)
+    asked: dict[str, Any] = {"relevance": relevance, "threshold": threshold}
+    results = {run: ui.coverage(anchor, run, **asked) for run in ui.comparable(found, anchor)}
     result = results[dataset]
     ui.cards(
         ("Coverage (FAC)", ui.share(result.fac), "Covered, of what the anchor shows."),
@@ -58,7 +60,8 @@ def answer(anchor: str, dataset: str) -> None:
         stages = [
             ("dictionary", summary["n_features"]),
             ("alive in the anchor", summary["n_alive"]),
-            (f"relevant, above {threshold:g}" if threshold else "relevant", result.n_anchor),
+            ("explained", ui.n_explained(anchor)),
+            (ui.relevant_words(relevance, threshold), result.n_anchor),
             ("covered", result.n_covered),
         ]
         st.plotly_chart(charts.funnel(stages, result.n_missing), config=ui.CHART, key="funnel")
@@ -74,7 +77,7 @@ def answer(anchor: str, dataset: str) -> None:
             st.plotly_chart(figure, config=ui.CHART, key="every_dataset")
         else:
             st.caption("Only the anchor has been measured. Add a dataset to see how it compares.")
-        curve = ui.curve(anchor, dataset)
+        curve = ui.curve(anchor, dataset, relevance=relevance)
         figure = charts.coverage_curve(curve, threshold, height=190)
         st.plotly_chart(figure, config=ui.CHART, key="curve")
     st.markdown("#### Next")

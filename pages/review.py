@@ -15,8 +15,8 @@ KINDS = {
     "detection": "Can you tell what fires?",
 }
 WHICH = {"gaps": "The gaps of a dataset", "explained": "Every explained feature"}
+# A letter of each reason that neither Streamlit nor another key here uses.
 FLAG_KEYS = dict(zip(REASONS, "BASKW", strict=True))
-"""A letter of each reason that neither Streamlit nor another key here uses."""
 
 GUIDES: dict[str, dict[str, str]] = {
     "explanation": {
@@ -24,7 +24,7 @@ GUIDES: dict[str, dict[str, str]] = {
         "Probably": "It fits most; a few stray, or it is a little too broad or too narrow.",
         "Maybe": "It fits some examples, or only a part of what they share.",
         "No": "The examples are about something else.",
-        "Cannot tell": "They share nothing you can see. No shame: it is not a middle level.",
+        "Cannot tell": "They share nothing you can see. Kept apart, not a middle level.",
     },
     "relevance": {
         "Yes": "It meets one of the criteria outright.",
@@ -109,7 +109,6 @@ def rating(desk: ui.Desk, item: ui.Item, left: Any, right: Any) -> None:
                     ui.LEVEL_NAMES[level],
                     key=f"rate {key}",
                     shortcut=key,
-                    type="primary" if level in LEVELS else "secondary",
                     disabled=hidden,
                     on_click=desk.give_up if key == "0" else desk.decide,
                     args=() if key == "0" else (level,),
@@ -222,8 +221,8 @@ def aside(desk: ui.Desk, item: ui.Item, link: dict[str, str]) -> None:
             writing(desk, item)
     guide = GUIDES[item.kind]
     if item.kind == "relevance":
-        with st.expander("The criteria", expanded=True):
-            st.markdown("\n".join(f"- {ui.plain(line)}" for line in item.content["rubric"]))
+        st.markdown("**It matters where it meets one of these**")
+        st.html(ui.criteria_html(item.content["rubric"]))
     st.html(ui.guide_html(guide))
     if last := desk.last():
         st.markdown("**Your last decisions**")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FAILURES = ("429", "500", "stall", "broken")
 """Nothing usable arrives."""
@@ -25,6 +25,21 @@ ODDITIES = ("truncated", "types", "echo", "obeys")
 """A complete reply arrives, but not quite what was asked for."""
 
 Body = dict[str, Any]
+
+
+class Status(NamedTuple):
+    """What an envelope may hold instead of a completion."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str] = {}
+
+
+class Trickle(NamedTuple):
+    """A body that comes a byte at a time."""
+
+    body: bytes
+    pause: float
 
 
 def even(share: float) -> dict[str, float]:
@@ -58,7 +73,7 @@ class ScriptedServer:
         self.met: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.bodies: list[Body] = []
-        self.headers: list[Any] = []
+        self.headers: list[dict[str, str]] = []
         self.endpoint = ""
         self.stopping = threading.Event()
         self.lock = threading.Lock()
@@ -68,14 +83,13 @@ class ScriptedServer:
         with self.lock:
             self.asked[question] += 1
             drawn = random.Random(f"{self.seed} {question} {self.asked[question]}").random()
+            met = "fine"
             for kind, share in self.shares.items():
+                if 0 <= drawn < share:
+                    met = kind
                 drawn -= share
-                if drawn < 0:
-                    break
-            else:
-                kind = "fine"
-            self.met[kind] += 1
-            return kind
+            self.met[met] += 1
+            return met
 
     @contextmanager
     def running(self) -> Iterator["ScriptedServer"]:
@@ -147,7 +161,7 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with script.lock:
                 script.bodies.append(body)
-                script.headers.append(dict(self.headers))
+                script.headers.append({k.lower(): v for k, v in self.headers.items()})
             if self.path != "/v1/chat/completions":
                 self.send(404, {"error": {"message": f"no such path {self.path}"}})
                 return
@@ -170,9 +184,28 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
                     said = script.envelope(body, text)
                 else:
                     said = completion(body, *odd(kind, body, text))
-                if self.send(200, said):
+                if isinstance(said, Status):
+                    self.send(said.status, said.body, said.headers)
+                elif isinstance(said, Trickle):
+                    self.trickle(said)
+                elif self.send(200, said):
                     with script.lock:
                         script.served[question] += 1
+
+        def trickle(self, slow: Trickle) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(slow.body)))
+            self.end_headers()
+            self.close_connection = True
+            for at in range(len(slow.body)):
+                try:
+                    self.wfile.write(slow.body[at : at + 1])
+                    self.wfile.flush()
+                except OSError:  # the asker went away
+                    return
+                if script.stopping.wait(slow.pause):
+                    return
 
         def send(
             self,

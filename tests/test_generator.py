@@ -1,11 +1,21 @@
-"""LocalGenerator: seeded, batched continuations of prompts."""
+"""Text out of models: seeded continuations on this machine, replies of servers that speak OpenAI's."""
 
 import json
+import re
+import socket
+import threading
+import time
+from email.utils import formatdate
 
 import pytest
 
-from fac.errors import InputError
+from fac import prompts
+from fac.errors import BadReply, InputError, ServiceError
 from fac.generator import LocalGenerator
+from fac.generator.asking import Journal, Limits, Question, ask_all
+from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
+from fac.prompts import Excerpt, Prompt
+from tests.server import ScriptedServer, Status, Trickle, completion, transformers_serve
 
 PROMPTS = ["The oven", "Water the plants in the garden every", "a", "for loaf in"]
 
@@ -139,3 +149,318 @@ def test_a_folder_without_a_model_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be loaded") as caught:
         LocalGenerator(tmp_path / "nowhere")
     assert "\n" not in str(caught.value)
+
+
+# --- servers --------------------------------------------------------------------------------------
+
+KEY = "sk-test-0123456789abcdef"
+
+ASKED = Prompt(
+    ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is rye bread?"}),
+    {"type": "object", "properties": {}, "required": [], "additionalProperties": False},
+    max_tokens=20,
+)
+
+
+def serving(envelope=completion):
+    """A server whose every answer is "yes", in the given envelope."""
+    if not callable(envelope):
+        fixed = envelope
+        return ScriptedServer(lambda _: "yes", envelope=lambda *_: fixed).running()
+    return ScriptedServer(lambda _: "yes", envelope=envelope).running()
+
+
+def failure_of(envelope, *, timeout=10.0):
+    """What asking such a server raises."""
+    with serving(envelope) as server, pytest.raises(Exception) as caught:
+        OpenAIChat("m", server.endpoint, timeout=timeout).ask(ASKED)
+    assert "\n" not in str(caught.value) and KEY not in str(caught.value)
+    return caught.value
+
+
+@pytest.fixture(autouse=True)
+def a_key_of_no_worth(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+def test_a_server_is_asked_for_json_at_temperature_0_and_the_reply_is_counted():
+    with serving() as server:
+        chat = OpenAIChat("small", f"{server.endpoint}/", seed=7)
+        reply = chat.ask(ASKED)
+    assert server.bodies == [
+        {
+            "model": "small",
+            "messages": list(ASKED.messages),
+            "max_tokens": 20,
+            "temperature": 0,
+            "seed": 7,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "strict": True, "schema": ASKED.form},
+            },
+        }
+    ]
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert reply == ("yes", "stop", 5, 1, False, "small")
+    assert chat.identity == f"small at {server.endpoint} seed 7"
+
+
+@pytest.mark.parametrize("usage", [None, "many", {"prompt_tokens": -1, "completion_tokens": 1}, {}])
+def test_a_server_that_does_not_count_tokens_has_them_estimated(usage):
+    with serving(lambda body, text: completion(body, text) | {"usage": usage}) as server:
+        reply = OpenAIChat("m", server.endpoint).ask(ASKED)
+    assert reply.estimated and reply.prompt_tokens == estimated_tokens(ASKED)
+    assert reply.completion_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": None}, ""),
+        ({"content": None, "refusal": "I will not."}, "I will not."),
+        ({"content": "", "reasoning_content": "hm"}, ""),
+    ],
+)
+def test_a_complete_reply_without_content_is_a_reply(message, text):
+    """It was paid for, and asking again at temperature 0 would bring the same."""
+    envelope = {"choices": [{"message": message, "finish_reason": "length"}]}
+    with serving(envelope) as server:
+        reply = OpenAIChat("m", server.endpoint).ask(ASKED)
+    assert (reply.text, reply.finish, reply.model) == (text, "length", "m")
+
+
+def picky(*refused, status=400):
+    """A server that knows none of these parameters and names one at a time."""
+
+    def envelope(body, text):
+        for name in refused:
+            if name in body:
+                message = f"Unsupported parameter: '{name}' is not supported with this model."
+                return Status(status, {"error": {"message": message, "param": name}})
+        return completion(body, text)
+
+    return envelope
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_parameters_a_server_does_not_know_are_given_up_once_and_for_all(status):
+    refused = ("response_format", "max_tokens", "temperature", "seed")
+    with serving(picky(*refused, status=status)) as server:
+        chat = OpenAIChat("m", server.endpoint)
+        assert chat.ask(ASKED).text == "yes"
+        assert len(server.bodies) == 5
+        assert chat.ask(ASKED).text == "yes"
+        assert len(server.bodies) == 6
+    assert set(server.bodies[-1]) == {"model", "messages", "max_completion_tokens"}
+
+
+def test_many_threads_give_a_parameter_up_together():
+    with serving(picky("response_format")) as server:
+        chat = OpenAIChat("m", server.endpoint)
+        texts = []
+        threads = [
+            threading.Thread(target=lambda: texts.append(chat.ask(ASKED).text)) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert texts == ["yes"] * 8
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(408, "timed_out"), (409, "409"), (429, "429"), (500, "5xx"), (503, "5xx"), (529, "5xx")],
+)
+def test_what_may_pass_is_told_from_what_will_not(status, kind):
+    failure = failure_of(Status(status, {"error": {"message": f"key {KEY}\nwas slow"}}))
+    assert isinstance(failure, Transient) and failure.kind == kind
+    assert failure.retry_after is None and not failure.paid
+    assert f"answered {status}: key [key] was slow." in failure.reason
+
+
+@pytest.mark.parametrize(("given", "low", "high"), [("7", 7, 7), ("0.5", 0.5, 0.5), ("-3", 0, 0)])
+def test_a_wait_that_the_server_asks_for_is_passed_on(given, low, high):
+    failure = failure_of(Status(429, {}, {"Retry-After": given}))
+    assert low <= failure.retry_after <= high
+
+
+def test_a_wait_may_be_a_date_and_nonsense_is_none():
+    date = formatdate(time.time() + 30, usegmt=True)
+    assert 25 <= failure_of(Status(503, {}, {"Retry-After": date})).retry_after <= 30
+    for nonsense in ("soon", "inf", "nan", ""):
+        assert failure_of(Status(503, {}, {"Retry-After": nonsense})).retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, "Check OPENAI_API_KEY"),
+        (401, {"error": {"message": "Incorrect API key provided: sk-te******cdef"}}, "[key]"),
+        (403, {"error": "not in your country"}, "not in your country"),
+        (404, {"detail": "Not Found"}, "knows the model 'm'"),
+        (402, {"error": {"message": "Pay first"}}, "Pay first."),
+        (405, "no", "answered 405"),
+        (429, {"error": {"message": "No quota", "code": "insufficient_quota"}}, "Add credit"),
+    ],
+)
+def test_a_server_that_takes_no_question_is_refused_in_one_sentence_without_the_key(
+    status, body, says
+):
+    failure = failure_of(Status(status, body))
+    assert isinstance(failure, Refused) and isinstance(failure, ServiceError)
+    assert says in str(failure) and "cdef" not in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "This model's maximum context length is 8192 tokens."),
+        (400, "The response was filtered due to the content management policy."),
+        (413, "Too large"),
+        (422, "Unprocessable"),
+        (403, "Your input was flagged by moderation"),
+    ],
+)
+def test_a_question_that_a_server_does_not_take_says_nothing_about_others(status, message):
+    failure = failure_of(Status(status, {"error": {"message": message}}))
+    assert isinstance(failure, Declined) and message.rstrip(".") in str(failure)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>Bad gateway</html>",
+        b'{"choices": [{"message": {"content": "ye',
+        b'{"choices": [{"message": {"content": "\xff"}}]}',
+        b"[1, 2]",
+        b"null",
+        b'"yes"',
+        {"error": {"message": "overloaded"}},
+        {"choices": []},
+        {"choices": "yes"},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": 5}}]},
+        {"choices": [{"message": {"content": ["yes"]}}]},
+        {"choices": [{"message": {"content": "yes"}, "finish_reason": 3}]},
+        {"choices": [{"message": {"content": "yes"}}], "model": ["m"]},
+    ],
+)
+def test_a_body_that_is_no_completion_is_a_failure_that_may_pass(body):
+    failure = failure_of(body)
+    assert isinstance(failure, Transient) and failure.kind == "broken" and failure.paid
+
+
+def test_a_body_cut_off_on_its_way_is_a_failure_that_may_pass():
+    with ScriptedServer(lambda _: "yes", {"broken": 1.0}).running() as server:
+        with pytest.raises(Transient) as caught:
+            OpenAIChat("m", server.endpoint).ask(ASKED)
+    assert caught.value.kind == "broken"
+
+
+@pytest.mark.parametrize("slow", ["stall", "trickle"])
+def test_a_reply_has_to_be_complete_in_time(slow):
+    """A byte now and then does not count as an answer."""
+    shares = {"stall": 1.0} if slow == "stall" else {}
+    drop = Trickle(b" " * 1000, 0.1)
+    server = ScriptedServer(lambda _: "yes", shares, stall=30, envelope=lambda *_: drop)
+    with server.running():
+        begun = time.monotonic()
+        with pytest.raises(Transient, match="within 0.5 seconds") as caught:
+            OpenAIChat("m", server.endpoint, timeout=0.5).ask(ASKED)
+    assert caught.value.kind == "timed_out" and caught.value.paid
+    assert time.monotonic() - begun < 10
+
+
+def test_a_server_that_is_not_there_cannot_be_reached():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(Transient, match=f"http://127.0.0.1:{port}/v1 cannot be reached") as caught:
+        OpenAIChat("m", f"http://127.0.0.1:{port}/v1").ask(ASKED)
+    assert caught.value.kind == "unreachable" and not caught.value.paid
+
+
+def test_a_key_that_a_server_repeats_is_taken_out_of_the_reply():
+    with serving(lambda body, _: completion(body, f"you sent {KEY}")) as server:
+        assert OpenAIChat("m", server.endpoint).ask(ASKED).text == "you sent [key]"
+
+
+def test_servers_of_ones_own_need_no_key_but_openai_does(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(InputError, match="set OPENAI_API_KEY, or give --endpoint"):
+        OpenAIChat("m")
+    with serving() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.endpoint)
+        assert OpenAIChat("m").ask(ASKED).text == "yes"
+        assert server.headers[0]["authorization"] == "Bearer EMPTY"
+    failure = failure_of(Status(401, {"error": "who are you"}))
+    assert "Set OPENAI_API_KEY." in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("localhost:8000/v1", "must be an http(s) address"),
+        ("ftp://host/v1", "must be an http(s) address"),
+        ("http://", "must be an http(s) address"),
+        ("http://host:port/v1", "must be an http(s) address"),
+        ("http://me:hush@host/v1", "no password"),
+        ("https://host/v1?key=hush", "nothing after '?'"),
+    ],
+)
+def test_an_endpoint_is_an_address_without_secrets(endpoint, why, monkeypatch):
+    for given in (endpoint, ""):
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint)
+        with pytest.raises(InputError, match=re.escape(why)) as caught:
+            OpenAIChat("m", given)
+        assert "hush" not in str(caught.value)
+
+
+def test_a_key_with_foreign_characters_is_refused_before_it_is_sent(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-schlüssel")
+    with pytest.raises(InputError, match="characters that no key has") as caught:
+        OpenAIChat("m", "http://127.0.0.1:1/v1")
+    assert "schl" not in str(caught.value)
+
+
+# --- a real server --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_server(demo_model_home, tmp_path_factory):
+    """(endpoint, name of the model) of `transformers serve` with the demo model."""
+    folder = next(path.parent for path in demo_model_home.rglob("model.safetensors"))
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with transformers_serve(folder, log) as endpoint:
+        yield endpoint, str(folder)
+
+
+@pytest.mark.model
+def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
+    endpoint, name = real_server
+    chat = OpenAIChat(name, endpoint, timeout=120)
+    texts = [
+        Excerpt(("I", " baked", " bread"), (False, False, True)),
+        Excerpt(("fresh", " bread", " and", " rolls"), (False, True, False, False)),
+    ]
+    asked = [
+        Question("detection/1/0", prompts.detect("words about bread", texts)),
+        Question("fuzzing/1/0", prompts.fuzz("words about bread", texts)),
+    ]
+    journal = Journal(tmp_path / "journal.jsonl")
+    done = ask_all(
+        asked, chat, journal, limits=Limits(2), progress=lambda *_: None, sleep=time.sleep
+    )
+    assert done.counts["answered"] == 2 and done.tokens > 300
+    for answer in done.answers.values():
+        assert answer.finish in ("stop", "length") and not answer.estimated
+        assert name in answer.model
+        try:
+            assert len(prompts.read_answers(answer.reply, 2)) == 2
+        except BadReply as error:  # a model this small may fail the form, never silently
+            assert "cannot be read" in str(error)
+    with pytest.raises(Declined, match="pinned"):
+        OpenAIChat("another-model", endpoint).ask(ASKED)

@@ -340,9 +340,14 @@ class _Run:
             self.sleep(seconds)
             self._skipped += max(0.0, until - self._now())
 
+    def _may_begin(self) -> bool:
+        """Whether a question that was never sent may be; a server in trouble gets no more load."""
+        return bool(self.fresh) and len(self.later) < 2 * self.limits.concurrency
+
     def _next_due(self) -> float:
         """When the next question may be sent."""
-        due = self._now() if self.fresh else self.later[0].due if self.later else self._now()
+        now = self._now()
+        due = now if self._may_begin() or not self.later else self.later[0].due
         return max(due, self.pause_until)
 
     def _patience(self) -> float:
@@ -356,19 +361,17 @@ class _Run:
     def _send(self, pool: ThreadPoolExecutor) -> BudgetReached | None:
         """Sends what may be sent now; the reason where the budget forbids the next question."""
         while len(self.flying) < self.limits.concurrency and self._now() >= self.pause_until:
-            if self.later and self.later[0].due <= self._now():
-                key, place = self.later[0].key, None
-            elif self.fresh:
-                key, place = self.fresh[0], self.fresh
-            else:
+            again = bool(self.later) and self.later[0].due <= self._now()
+            if not again and not self._may_begin():
                 return None
+            key = self.later[0].key if again else self.fresh[0]
             prompt = self.prompts[key]
             if blocked := self.budget.reserve(key, prompt):
                 return blocked
-            if place is None:
+            if again:
                 heapq.heappop(self.later)
             else:
-                place.popleft()
+                self.fresh.popleft()
                 self.counts["asked"] += 1
             self.flying[pool.submit(self._ask, key, prompt)] = key
         return None

@@ -195,8 +195,8 @@ class OpenAIChat:
                         raise self._timed_out()
                     if len(body) > MAX_BODY:
                         raise Transient("broken", "The reply has no end.", paid=True)
-        except (openai.APITimeoutError, httpx2.TimeoutException) as error:
-            raise self._timed_out() from error
+        except (openai.APITimeoutError, httpx2.TimeoutException):
+            raise self._timed_out() from None
         except openai.APIStatusError as error:
             raise self._failure(error) from None  # the request in its traceback holds the key
         except openai.APIConnectionError as error:

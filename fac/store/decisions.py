@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fac.config import digest
-from fac.errors import InputError, SchemaTooNew, disk_full
+from fac.errors import InputError, SchemaTooNew, disk_full, disk_room
 from fac.schema import CANNOT_TELL, LEVELS
 
 DECISIONS_VERSION = 1
@@ -42,6 +42,17 @@ VERDICTS: dict[str, tuple[str, ...]] = {
     "pair": ("approve", "reject", CANNOT_TELL),
 }
 """What may be said of each kind; a detection has one sign (+ - ?) per text instead."""
+
+SUBJECTS = {
+    "explanation": "explanation/RUN/FEATURE",
+    "relevance": "relevance/RUN/FEATURE/TASK",
+    "detection": "detection/RUN/FEATURE",
+    "pair": "TEXT",
+}
+"""What a subject looks like: the measure run, the feature and, where there is one, the task. A
+pair's is anything. Checked here, so that nobody need doubt what an import brought."""
+
+_PARTS = {"RUN": r"[^/]+", "FEATURE": r"\d{1,9}", "TASK": r".+", "TEXT": r".+"}
 
 LONGEST_NAME = 80
 
@@ -164,7 +175,7 @@ class Decision(NamedTuple):
     kind: str
     """One of KINDS."""
     subject: str
-    """What it is about, whatever its present wording; fac.review names the subjects."""
+    """What it is about, whatever its present wording; see SUBJECTS."""
     seen: str
     """Hash of what was shown: fac.config.digest of the content."""
     verdict: str
@@ -249,7 +260,7 @@ class Decisions:
 
         Raises InputError for another's decision, or one that is gone already.
         """
-        reviewer = _named(reviewer)
+        reviewer = reviewer_name(reviewer)
         with self._writing() as con:
             found = con.execute(ONE, {"uid": uid}).fetchall()
             if not found:
@@ -278,14 +289,16 @@ class Decisions:
         """What stands, oldest first: the latest per kind, subject, shown content, reviewer, and
         whether it adjudicates (a blind rating outlives its own adjudication). Withdrawn ones are
         gone, and what they had replaced is back."""
-        asked = {"kind": kind, "subject": subject, "reviewer": reviewer}
+        who = reviewer and reviewer_name(reviewer)
+        asked = {"kind": kind, "subject": subject, "reviewer": who}
         return [_decision(row[:-1]) for row in self._read(CURRENT, asked)]
 
     def history(
         self, limit: int = 10, *, reviewer: str | None = None, subject: str | None = None
     ) -> list[Decision]:
         """All that was said, newest first; `withdrawn` tells what was taken back."""
-        asked = {"limit": limit, "reviewer": reviewer, "subject": subject}
+        who = reviewer and reviewer_name(reviewer)
+        asked = {"limit": limit, "reviewer": who, "subject": subject}
         return [_decision(row) for row in self._read(HISTORY, asked)]
 
     def content(self, seen: str) -> dict[str, Any]:
@@ -365,6 +378,11 @@ class Decisions:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """A connection inside a write transaction, committed unless an exception leaves it."""
+        try:
+            with disk_room(f"the folder {self._path.parent}"):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(self._unusable(error)) from error
         with self._connected() as con:
             con.execute("BEGIN IMMEDIATE")
             try:
@@ -381,7 +399,6 @@ class Decisions:
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(
                 sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
             ) as con:
@@ -401,6 +418,12 @@ class Decisions:
             )
         return version
 
+    def _unusable(self, error: Exception) -> str:
+        return (
+            f"The decisions {self._path} cannot be opened or written ({error}): check that the "
+            f"folder exists and that you may write there; nothing was recorded."
+        )
+
     def _explained(self, error: sqlite3.DatabaseError) -> Exception:
         # The last byte tells the kind; the others say where it happened.
         kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
@@ -412,10 +435,7 @@ class Decisions:
                 f"and bring the last export back with `fac decisions import FILE`."
             )
         if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            return InputError(
-                f"The decisions {self._path} cannot be opened or written ({error}): check that "
-                f"the folder exists and that you may write there; nothing was recorded."
-            )
+            return InputError(self._unusable(error))
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return InputError(
                 f"The decisions {self._path} were busy for {PATIENCE:.0f} seconds and nothing was "
@@ -510,17 +530,22 @@ def _checked(decision: Decision) -> Decision:
     """The decision as it is stored. Raises InputError with the field that cannot be used."""
     if decision.kind not in KINDS:
         raise InputError(f"A decision is about {', '.join(KINDS)}; got {decision.kind!r}.")
+    verdict = _verdict(decision.kind, decision.verdict)
     subject = _storable(decision.subject)
-    if not subject.strip():
-        raise InputError("A decision needs the subject that it is about.")
+    form = SUBJECTS[decision.kind]
+    pattern = "/".join(_PARTS.get(part, part) for part in form.split("/"))
+    if not re.fullmatch(pattern, subject, re.DOTALL | re.ASCII):
+        raise InputError(
+            f"A decision on {decision.kind} is about {form}, which {subject[:80]!r} is not."
+        )
     edited = None if decision.edited_text is None else _storable(decision.edited_text).strip()
     seconds = decision.seconds
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
         raise InputError(f"seconds must be a number from 0 on, got {seconds}.")
     return decision._replace(
-        reviewer=_named(decision.reviewer),
+        reviewer=reviewer_name(decision.reviewer),
         subject=subject,
-        verdict=_verdict(decision.kind, decision.verdict),
+        verdict=verdict,
         reasons=tuple(_storable(reason) for reason in decision.reasons),
         note=_storable(decision.note).strip(),
         edited_text=edited or None,
@@ -542,8 +567,11 @@ def _verdict(kind: str, verdict: str) -> str:
     return verdict
 
 
-def _named(reviewer: str) -> str:
-    """A reviewer's name as it is stored: composed characters, no space around."""
+def reviewer_name(reviewer: str) -> str:
+    """A reviewer's name as it is stored: composed characters, no space around.
+
+    Raises InputError for what cannot be one.
+    """
     name = unicodedata.normalize("NFC", _storable(reviewer)).strip()
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise InputError(
@@ -612,7 +640,7 @@ def _from_line(line: str) -> tuple[Decision | Withdrawal, str]:
             raise InputError(f"{name} must be 32 hex digits, got {given[name][:60]!r}.")
     at = _at(given["at"])
     if "withdraws" in given:
-        reviewer = _named(given["reviewer"])
+        reviewer = reviewer_name(given["reviewer"])
         return Withdrawal(given["uid"], at, reviewer, given["withdraws"]), ""
     if not all(isinstance(reason, str) for reason in given["reasons"]):
         raise InputError("reasons must be a list of texts.")

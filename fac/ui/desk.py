@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,7 @@ def reviewer() -> str | None:
     name = st.selectbox(
         "Reviewer",
         known,
+        index=None,
         placeholder="Your name",
         accept_new_options=True,
         width=200,
@@ -445,10 +446,16 @@ def last_html(said: Sequence[Decision], names: dict[str, str]) -> str:
     return f'<ul class="fac-last">{"".join(rows)}</ul>'
 
 
-def guide_html(lines: dict[str, str]) -> str:
+def guide_html(lines: Mapping[str, str]) -> str:
     """What each answer means, in view."""
-    parts = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(v)}</dd>" for name, v in lines.items())
-    return f'<dl class="fac-guide">{"".join(parts)}</dl>'
+    parts = (f"<b>{html.escape(key)}</b><span>{html.escape(v)}</span>" for key, v in lines.items())
+    return f'<div class="fac-guide">{"".join(parts)}</div>'
+
+
+def criteria_html(rubric: Sequence[str]) -> str:
+    """What makes a feature matter for a task; one criterion is enough."""
+    lines = "".join(f"<li>{html.escape(clean(line))}</li>" for line in rubric)
+    return f'<ul class="fac-criteria">{lines}</ul>'
 
 
 def minutes(left: float) -> str:
@@ -487,8 +494,7 @@ def pick_task() -> str:
     return st.selectbox(
         "Task",
         list(profiles),
-        format_func=lambda name: f"{name}: {profiles[name].title}",
-        width=260,
+        width=170,
         label_visibility="collapsed",
         **linked("task", next(iter(profiles)), valid=profiles.__contains__),
     )

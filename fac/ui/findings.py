@@ -59,12 +59,16 @@ def comparable(found: Mapping[str, Row], anchor: str) -> list[str]:
     return [key for key, run in found.items() if run["facts"]["encoder"] == encoder]
 
 
+def anchor_of(run: str) -> str:
+    """The run that a run's features are explained in: its anchor, which may be itself."""
+    found = measured()
+    return default_anchor({key: found[key] for key in comparable(found, run)})
+
+
 def labels(run: str, features: Sequence[int]) -> dict[int, str]:
     """What features peak on in a run; where they are silent there, in the anchor."""
-    found = measured()
-    anchor = default_anchor({key: found[key] for key in comparable(found, run)})
     named: dict[int, str] = {}
-    for place in (anchor, run):
+    for place in (anchor_of(run), run):
         rows, _ = cache().features_page(place, ids=features, limit=len(features))
         named |= {row["feature"]: row["label"] for row in rows if row["label"]}
     return {feature: named.get(feature, "") for feature in features}

@@ -135,6 +135,18 @@ def gap_settings() -> Row:
     }
 
 
+def gaps_in_link(asked: Row) -> dict[str, str]:
+    """Query parameters that carry the settings of `gap_settings` and the relevance."""
+    view = {"threshold": f"{asked['threshold']:g}", "role": asked["role"]}
+    return {**view, "support": str(asked["min_support"]), "relevant": asked["relevance"].given}
+
+
+def relevant_words(relevance: Relevance, threshold: float) -> str:
+    """What the anchor's features have to be to count."""
+    words = "relevant" if relevance.given == EVERY_FEATURE else f"relevant for {relevance.given}"
+    return f"{words}, above {threshold:g}" if threshold else words
+
+
 def gap_settings_words(asked: Row, relevance: Relevance) -> str:
     """Which gaps these settings mean."""
     words = [f"above {asked['threshold']:g}"]

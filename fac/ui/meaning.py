@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from fac import compare, review
+from fac import charts, compare, review
 from fac.config import ExplainSpec, digest
 from fac.prompts import Task
 from fac.schema import LEVELS
-from fac.ui.findings import comparable, default_anchor, labels, measured
+from fac.ui.findings import anchor_of, labels, measured
 from fac.ui.handles import cache, decisions, queue, runs
-from fac.ui.text import Row, plain
+from fac.ui.text import Row, called, explanation_html, plain
+from fac.ui.views import CHART, REVIEW
 from fac.ui.work import start
 
 EVERY_FEATURE = "all"
@@ -57,13 +58,10 @@ def explained(run: str) -> list[str]:
 
     They were made on the run itself or on its anchor: a feature means the same in both.
     """
-    found = measured()
-    if run not in found:
+    if run not in measured():
         return []
-    anchor = default_anchor({key: found[key] for key in comparable(found, run)})
-    ids = dict.fromkeys(
-        each for place in (anchor, run) for each in compare.explained_by(runs(), place)
-    )
+    places = (anchor_of(run), run)
+    ids = dict.fromkeys(each for place in places for each in compare.explained_by(runs(), place))
     ready = [each for each in ids if cache().ready(each)]
     return sorted(ready, key=lambda each: compare.PREFERENCE.index(explainer_of(each)))
 
@@ -111,6 +109,16 @@ def names(run: str, features: Sequence[int]) -> dict[int, str]:
         corrected = review.corrections(decisions(), measure)
         said |= {feature: corrected[feature] for feature in features if feature in corrected}
     return said
+
+
+def headline(run: str, feature: int) -> str:
+    """A feature's number and name, as Markdown."""
+    return plain(called(feature, names(run, [feature])[feature]))
+
+
+def n_explained(anchor: str) -> int:
+    """Features of a run that somebody or something gave a name."""
+    return len({feature for _, feature, _ in explanation_texts(anchor)})
 
 
 class Explanation(NamedTuple):
@@ -164,6 +172,92 @@ def correction(run: str, feature: int) -> str | None:
         if text := review.corrections(decisions(), measure).get(feature):
             return text
     return None
+
+
+def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
+    """Explanations side by side with who made them, their scores and what people say.
+
+    `brief` puts the intervals of the scores into words rather than a plot.
+    """
+    found = explanations_of(run, feature)
+    if text := correction(run, feature):
+        st.html(explanation_html("a person's correction", "", text, ""))
+    for each in found:
+        source = "" if each.explainer == "tokens" else each.source
+        name = EXPLAINER_NAMES[each.explainer]
+        st.html(explanation_html(name, source, each.text, each.why_not))
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            for score in each.scores:
+                words = _score_words(score, interval=brief)
+                st.badge(words, color="gray", help=SCORE_MEANINGS[score["score"]])
+            if said := people_say(each.standing):
+                st.badge(said, icon=":material/groups:", color="blue", help=_who_said(each))
+            if each.text:
+                st.page_link(
+                    REVIEW,
+                    label="Review it",
+                    icon=":material/rate_review:",
+                    query_params=each.link,
+                )
+    scores = [
+        {**score, "name": f"{score['name']}, {EXPLAINER_NAMES[each.explainer]}"}
+        for each in found
+        for score in each.scores
+    ]
+    if scores and not brief:
+        figure = charts.intervals(scores, reference=0.5)
+        st.plotly_chart(figure, config=CHART, key="scores", alt="Scores of its explanations")
+        st.caption("Scores on held-out samples, with 95 % intervals; 0.5 is guessing.")
+
+
+def _score_words(score: Row, *, interval: bool) -> str:
+    """A score with n, and with its interval where no plot shows it."""
+    if score["value"] is None:
+        return f"{score['name']} not defined"
+    words = f"{score['name']} {score['value']:.2f}"
+    if interval and score["low"] is not None and score["high"] is not None:
+        words += f" ({score['low']:.2f} to {score['high']:.2f})"
+    return f"{words}, n = {score['n']}"
+
+
+def _who_said(each: Explanation) -> str:
+    lines = []
+    for d in each.standing.decisions:
+        words = f"{plain(d.reviewer)}: {LEVEL_NAMES[d.verdict].lower()}"
+        lines.append("; ".join([words, *d.reasons, *([plain(d.note)] if d.note else [])]))
+    return "\n\n".join(lines)
+
+
+def show_verdicts(anchor: str, feature: int) -> None:
+    """Per task what the judge says and, before it, what people say."""
+    for verdict in verdicts_of(anchor, feature):
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.markdown(f"Relevant for **{plain(verdict.task)}**", width="content")
+            if verdict.judge:
+                level = LEVEL_NAMES.get(verdict.judge, verdict.judge)
+                settled = verdict.person is not None
+                words = f"the judge says {level.lower()}"
+                st.badge(
+                    f"~~{words}~~" if settled else words,
+                    icon=":material/gavel:",
+                    color="gray" if settled else LEVEL_COLOURS.get(verdict.judge, "gray"),
+                    help=plain(verdict.rationale) or None,
+                )
+            if verdict.person:
+                level = verdict.person.verdict or ""
+                st.badge(
+                    people_say(verdict.person),
+                    icon=":material/person:",
+                    color=LEVEL_COLOURS.get(level, "gray"),
+                )
+
+
+LEVEL_COLOURS: dict[str, Any] = {
+    "yes": "green",
+    "probably": "green",
+    "maybe": "orange",
+    "no": "red",
+}
 
 
 # --- relevance --------------------------------------------------------------------------------

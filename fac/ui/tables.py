@@ -36,7 +36,14 @@ BADGES: dict[str, tuple[str, Any]] = {
 _number, _text = st.column_config.NumberColumn, st.column_config.TextColumn
 _COLUMNS = {
     "feature": _number("#", width=56, format="%d"),
-    "label": _text("Peaks on", width=160),
+    "label": _text("Peaks on", width=120),
+    "explanation": _text("Explanation", width=200, help="The preferred one of each feature."),
+    "score": _number(
+        "Score",
+        width=66,
+        format="%.2f",
+        help="Of the explanation, on held-out samples: AUROC or detection, 0.5 is guessing.",
+    ),
     "n_samples": _number("Samples", width=76, format="localized"),
     "density": st.column_config.ProgressColumn(
         "Share", width=120, format="percent", min_value=0, max_value=1
@@ -66,6 +73,24 @@ _COLUMNS = {
     ),
     "badge": _text("Belief", width=90, help=BELIEF),
     "name": _text("Dataset", width=190),
+    "coefficient": _text("Coefficient", width=190),
+    "pair": _text("Who", width=190),
+    "value": _number("Value", width=70, format="%.3f"),
+    "interval": _text("95 % interval", width=110),
+    "n": _number("n", width=56, format="localized"),
+    "n_items": _number("Items", width=60, format="localized", help="Rated by two or more."),
+    "n_ratings": _number("Ratings", width=70, format="localized", help="Of those items."),
+    "undefined": _text("Not defined", width=320),
+    "raw": _text("Raw", width=90, help="How often they agree."),
+    "kappa": _text("Kappa", width=90, help="Cohen's kappa."),
+    "alpha": _text("Alpha", width=90, help="Krippendorff's alpha, ordinal."),
+    "ac2": _text("AC2", width=90, help="Gwet's AC2."),
+    "level": _text("Judge says", width=100),
+    "more": _number(
+        "More labels", width=90, format="localized", help="For an interval of ±5 points."
+    ),
+    "reviewer": _text("Who", width=140),
+    "model": _number("Model", width=70, format="%.2f", help="Detection by the language model."),
     "state": _text("State", width=110),
     "duplicates": _number("Duplicates", width=90, format="localized"),
     "n_rejected": _number("Refused", width=90, format="localized"),
@@ -116,7 +141,9 @@ _DECIMALS = {"near": 2, "chance": 3, "density": 3}
 
 
 def _brief(name: str, value: Any) -> Any:
-    """A ratio without the decimals that nobody reads in a percentage."""
+    """A ratio without the decimals that nobody reads in a percentage; no text as nothing."""
+    if name == "explanation":
+        return value or ""
     return round(value, _DECIMALS[name]) if name in _DECIMALS and value is not None else value
 
 

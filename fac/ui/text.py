@@ -39,9 +39,12 @@ def plain(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(clean(text).split()))
 
 
-def called(feature: int, label: str | None) -> str:
-    """How a feature is addressed in a table or a title: its number and its top tokens."""
-    return f"#{feature} {clean(label)}" if label else f"#{feature}"
+def called(feature: int, name: str | None, *, limit: int = 90) -> str:
+    """How a feature is addressed: its number and its name, cut where that is a whole sentence."""
+    shown = " ".join(clean(name or "").split())
+    if len(shown) > limit:
+        shown = shown[: limit - 1].rstrip() + "…"
+    return f"#{feature} {shown}" if shown else f"#{feature}"
 
 
 def tokens_html(
@@ -105,6 +108,17 @@ def chips_html(words: Sequence[str], kind: str) -> str:
     return f'<div class="fac-chips fac-blur">{chips}</div>'
 
 
+def explanation_html(who: str, source: str, text: str | None, why_not: str) -> str:
+    """An explanation with who made it; without a text, why there is none."""
+    said = html.escape(clean(text if text is not None else why_not))
+    kind = "fac-said" if text is not None else "fac-said fac-none"
+    by = html.escape(clean(f"{who} · {source}" if source else who))
+    return (
+        f'<div class="{kind}"><div class="fac-meta">{by}</div>'
+        f'<div class="fac-blur">{said}</div></div>'
+    )
+
+
 STYLE = """
 .stMainBlockContainer{padding-left:2.75rem;padding-right:2.75rem}
 .fac-text{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75;font-size:.93rem;
@@ -132,14 +146,20 @@ STYLE = """
   white-space:pre-wrap;unicode-bidi:isolate;max-height:14rem;overflow-y:auto}
 .fac-quote.fac-none{border-color:rgba(124,135,153,.5);background:rgba(124,135,153,.1);
   font-size:.95rem;opacity:.8}
+.fac-said{border-left:3px solid #14958A;padding:.05rem 0 .05rem .75rem;line-height:1.5;
+  overflow-wrap:anywhere;unicode-bidi:isolate;max-height:12rem;overflow-y:auto}
+.fac-said.fac-none{border-color:rgba(124,135,153,.4);opacity:.75;font-style:italic}
 .fac-last{list-style:none;margin:0;padding:0;font-size:.84rem}
 .fac-last li{display:flex;gap:.6rem;padding:.16rem 0;margin:0}
 .fac-last span{opacity:.62;min-width:3.6rem}
 .fac-last b{font-weight:500;flex:1}
 .fac-last i{opacity:.62;font-style:normal}
-.fac-guide{font-size:.84rem;line-height:1.5}
-.fac-guide dt{font-weight:600;float:left;clear:left;width:6.2rem}
-.fac-guide dd{margin:0 0 .25rem 6.4rem;opacity:.85}
+.fac-guide{font-size:.84rem;line-height:1.45;display:grid;grid-template-columns:max-content 1fr;
+  gap:.3rem .9rem}
+.fac-guide b{font-weight:600}
+.fac-guide span{opacity:.85}
+.fac-criteria{font-size:.84rem;line-height:1.45;opacity:.85;margin:0;padding-left:1.1rem}
+.fac-criteria li{margin:0 0 .15rem 0;font-size:.84rem}
 """
 
 

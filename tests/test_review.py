@@ -1,0 +1,482 @@
+"""fac.review: who sees what next, and what people's verdicts amount to."""
+
+import math
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fac import agreement, review
+from fac.config import digest
+from fac.errors import InputError
+from fac.review import HumanCheck, Item, Shown
+from fac.schema import CANNOT_TELL, LEVELS, RELEVANT
+from fac.store.decisions import Decision, Decisions
+
+RUN = "measure-abc"
+RUBRIC = ("It is about harm.",)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Decisions:
+    return Decisions(tmp_path / "decisions.sqlite")
+
+
+def items(n: int, kind: str = "explanation") -> list[Item]:
+    """An item per feature 0..n-1."""
+    if kind == "explanation":
+        contents = [review.explanation_content(RUN, i, f"word {i}") for i in range(n)]
+    else:
+        contents = [review.relevance_content(RUN, i, "toxicity", RUBRIC, f"w{i}") for i in range(n)]
+    return [review.item(content) for content in contents]
+
+
+def decision(item: Item, reviewer: str, verdict: str = "yes", **more) -> Decision:
+    """What `reviewer` said about the item, without a store; later ones have a later `at`."""
+    fields = {
+        "uid": digest(item.subject, reviewer, verdict, str(more)),
+        "at": "2026-01-01T00:00:00.000000+00:00",
+        "reviewer": reviewer,
+        "kind": item.kind,
+        "subject": item.subject,
+        "seen": digest(item.content),
+        "verdict": verdict,
+        "reasons": (),
+        "note": "",
+        "edited_text": None,
+        "seconds": None,
+        "adjudicates": False,
+    }
+    return Decision(**{**fields, **more})
+
+
+def say(store: Decisions, item: Item, reviewer: str, verdict: str = "yes", **more) -> Decision:
+    return store.add(reviewer, item.kind, item.subject, item.content, verdict, **more)
+
+
+def features(queue: list[Item]) -> list[int]:
+    return [item.content["feature"] for item in queue]
+
+
+# ---- what is shown
+
+
+def test_what_is_hashed_is_what_was_shown_and_another_wording_is_another_thing():
+    shown = review.explanation_content(RUN, np.int32(7), "thanks")
+    assert shown == review.explanation_content(RUN, 7, "thanks")
+    for other in (
+        review.explanation_content(RUN, 7, "Thanks"),
+        review.explanation_content(RUN, 8, "thanks"),
+        review.explanation_content("measure-def", 7, "thanks"),
+        review.explanation_content(RUN, 7, None),
+        review.relevance_content(RUN, 7, "toxicity", RUBRIC, "thanks"),
+        review.relevance_content(RUN, 7, "toxicity", ("Another rule.",), "thanks"),
+        review.relevance_content(RUN, 7, "survival", RUBRIC, "thanks"),
+    ):
+        assert digest(other) != digest(shown)
+
+
+def test_subjects_are_the_same_however_the_thing_is_worded():
+    one, two = (review.item(review.explanation_content(RUN, 7, text)) for text in ("a", "b"))
+    assert one.subject == two.subject == review.subject("explanation", RUN, 7)
+    relevance = review.item(review.relevance_content(RUN, 7, "my/task", RUBRIC, None))
+    assert review.read_subject(relevance.subject) == ("relevance", RUN, 7, "my/task")
+    assert review.read_subject(one.subject) == ("explanation", RUN, 7, "")
+    assert review.read_subject("pair/x/y") is review.read_subject("") is None
+
+
+def test_a_detection_binds_to_the_texts_their_order_and_their_truth():
+    rows = [{"tokens": ["a", " b"], "positive": True}, {"tokens": ["c"], "positive": False}]
+    shown = review.detection_content(RUN, 7, "thanks", rows)
+    assert [row["positive"] for row in shown["examples"]] == [True, False]
+    assert digest(shown) != digest(review.detection_content(RUN, 7, "thanks", rows[::-1]))
+    moved = [{**rows[0], "tokens": ["a b"]}, rows[1]]
+    assert digest(shown) != digest(review.detection_content(RUN, 7, "thanks", moved))
+
+
+@pytest.mark.parametrize("content", [{}, {"kind": "explanation", "measure": RUN, "feature": "x"}])
+def test_content_from_elsewhere_is_a_sentence(content):
+    with pytest.raises(InputError, match="nothing this page can show"):
+        review.item(content)
+
+
+# ---- what is next
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(0, 30),
+    st.lists(st.tuples(st.integers(0, 29), st.sampled_from("ABC"), st.booleans()), max_size=40),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_a_queue_holds_exactly_what_one_has_not_done_once_each(n, done, overlap, gold):
+    everything = items(n)
+    given_ = [
+        decision(everything[i], who, adjudicates=settles) for i, who, settles in done if i < n
+    ]
+    mine = {i for i, who, _ in done if who == "A"}
+    queue = review.queue(everything, given_, "A", overlap=overlap, gold=gold)
+    assert sorted(features(queue)) == [i for i in range(n) if i not in mine]
+    assert queue == review.queue(everything[::-1], given_[::-1], "A", overlap=overlap, gold=gold)
+
+
+def test_each_reviewer_has_an_own_order_and_the_same_overlap():
+    everything = items(100)
+    ada, ben = (review.queue(everything, [], who) for who in ("Ada", "Ben"))
+    assert features(ada) != features(ben)
+    shared = [
+        [f for f, item in zip(features(q), q, strict=True) if item.overlap] for q in (ada, ben)
+    ]
+    assert shared[0] == shared[1]
+    assert len(shared[0]) == 20
+    assert features(review.queue(everything, [], "Ada", seed="2")) != features(ada)
+
+
+def test_the_overlap_is_spread_so_that_two_who_stop_early_share_some():
+    everything = items(200)
+    firsts = []
+    for who in ("Ada", "Ben", "Cy"):
+        queue = review.queue(everything, [], who)
+        for start in range(0, 200, 50):
+            assert 6 <= sum(item.overlap for item in queue[start : start + 50]) <= 14
+        firsts.append(
+            {f for f, item in zip(features(queue[:50]), queue, strict=False) if item.overlap}
+        )
+    assert len(set.intersection(*firsts)) >= 6
+
+
+def test_work_is_shared_out_but_for_the_overlap():
+    everything = items(50)
+    left = review.queue(everything, [], "Ada")
+    done = [decision(item, "Ada") for item in left[:25]]
+    queue = review.queue(everything, done, "Ben")
+    again = {item.content["feature"] for item in left[:25] if not item.overlap}
+    assert set(features(queue)[-len(again) :]) == again
+    assert sum(item.overlap for item in queue) == 10
+    assert not any(item.overlap for item in queue[-len(again) :])
+
+
+def test_two_people_who_decide_in_turn_do_everything_once_and_the_overlap_twice():
+    everything = items(30)
+    said: list[Decision] = []
+    while len(said) < 30 + 6:
+        for who in ("Ada", "Ben"):
+            queue = review.queue(everything, said, who)
+            said.append(decision(queue[0], who))
+    times = Counter(d.subject for d in said)
+    assert Counter(times.values()) == {1: 24, 2: 6}
+
+
+def test_deciding_moves_nothing_else_in_ones_own_queue():
+    everything = items(40)
+    queue = review.queue(everything, [], "Ada")
+    said: list[Decision] = []
+    for place in range(10):
+        said.append(decision(queue[place], "Ada"))
+        assert review.queue(everything, said, "Ada") == queue[place + 1 :]
+
+
+def test_gold_comes_to_those_who_did_not_make_it():
+    everything = items(50)
+    gold = [item for item in everything if not _in_overlap(item, everything)][:10]
+    settled = [decision(item, "Ada", "no", adjudicates=True) for item in gold]
+    queue = review.queue(everything, settled, "Ben")
+    front = [item for item in queue[:45] if item.gold]
+    assert len(front) == 5  # a tenth of all
+    assert all(item.gold for item in queue[-5:])  # the other five are done
+    assert not any(item.gold for item in review.queue(everything, settled, "Ada"))
+    assert len(review.queue(everything, settled, "Ada")) == 40
+
+
+def _in_overlap(item: Item, everything: list[Item]) -> bool:
+    return any(i.overlap for i in review.queue(everything, [], "x") if i.subject == item.subject)
+
+
+def test_a_reworded_explanation_is_to_be_decided_again():
+    old, new = (review.item(review.explanation_content(RUN, 7, text)) for text in ("a", "b"))
+    assert review.queue([old], [decision(old, "Ada")], "Ada") == []
+    assert features(review.queue([new], [decision(old, "Ada")], "Ada")) == [7]
+
+
+def test_a_name_typed_with_a_space_is_the_same_reviewer():
+    everything = items(10)
+    assert review.queue(everything, [], " Ada ") == review.queue(everything, [], "Ada")
+    with pytest.raises(InputError, match="A reviewer needs a name"):
+        review.queue(everything, [], "")
+
+
+def test_the_queue_of_a_whole_dictionary_is_quick():
+    everything = items(4608)
+    said = [decision(item, "Ben") for item in everything[:1000]]
+    review.queue(everything, said, "Ada")
+    start = time.perf_counter()
+    review.queue(everything, said, "Ada")
+    assert time.perf_counter() - start < 0.4
+
+
+def test_undo_takes_back_the_last_word_and_what_it_replaced_stands_again(store):
+    one, two = items(2)
+    first = say(store, one, "Ada", "no")
+    say(store, two, "Ben", "no")
+    second = say(store, one, "Ada", "yes")
+    assert review.undo(store, "Ada") == second
+    assert store.current(reviewer="Ada") == [first]
+    assert review.undo(store, "Ada") == first
+    assert review.undo(store, "Ada") is None
+    assert len(store.current()) == 1
+
+
+def test_pace_is_the_median_of_what_was_measured():
+    one, two, three = items(3)
+    said = [decision(one, "Ada", seconds=4.0), decision(two, "Ada", seconds=600.0)]
+    said += [decision(three, "Ada", seconds=6.0), decision(three, "Ada", "no")]
+    assert review.pace(said, 20) == (6.0, 2.0)
+    assert all(map(math.isnan, review.pace([], 20)))
+
+
+# ---- what it amounts to
+
+
+@pytest.mark.parametrize(
+    "verdicts,verdict,by",
+    [
+        ("", None, "undecided"),
+        ("yes", "yes", "agreed"),
+        ("no no", "no", "agreed"),
+        ("yes no", None, "disputed"),
+        ("yes yes no", "yes", "majority"),
+        ("no no yes", "no", "majority"),
+        ("yes probably", "probably", "majority"),
+        ("yes maybe no", "maybe", "majority"),
+        ("yes probably maybe", "probably", "majority"),
+        ("yes no probably no", None, "disputed"),
+        ("cannot_tell", CANNOT_TELL, "agreed"),
+        ("cannot_tell yes", "yes", "agreed"),
+        ("cannot_tell cannot_tell no", "no", "agreed"),
+        ("cannot_tell yes no", None, "disputed"),
+    ],
+)
+def test_what_verdicts_amount_to(verdicts, verdict, by):
+    (item,) = items(1)
+    given_ = [decision(item, f"p{i}", v) for i, v in enumerate(verdicts.split())]
+    found = review.standing(given_)
+    assert (found.verdict, found.by) == (verdict, by)
+    assert sorted(found.decisions) == sorted(given_)
+
+
+def test_pairs_have_no_levels_but_a_majority():
+    item = Item("pair", "pair/1", {})
+    votes = [decision(item, who, v) for who, v in (("A", "approve"), ("B", "reject"))]
+    assert review.standing(votes).by == "disputed"
+    assert review.standing([*votes, decision(item, "C", "reject")]).verdict == "reject"
+
+
+@given(st.lists(st.sampled_from([*LEVELS, CANNOT_TELL]), max_size=7))
+def test_a_verdict_is_on_the_side_that_more_than_half_took(verdicts):
+    (item,) = items(1)
+    found = review.standing([decision(item, f"p{i}", v) for i, v in enumerate(verdicts)])
+    votes = [v in RELEVANT for v in verdicts if v != CANNOT_TELL]
+    if votes:
+        share = sum(votes) / len(votes)
+        side = None if found.verdict is None else found.verdict in RELEVANT
+        assert side == (None if share == 0.5 else share > 0.5)
+    else:
+        assert found.verdict == (CANNOT_TELL if verdicts else None)
+
+
+def test_an_adjudication_wins_and_the_newest_of_two(store):
+    (item,) = items(1)
+    for who, verdict in (("Ada", "yes"), ("Ben", "yes"), ("Cy", "no")):
+        say(store, item, who, verdict)
+    say(store, item, "Ada", "maybe", adjudicates=True)
+    assert review.standing(store.current())[:2] == ("maybe", "adjudication")
+    say(store, item, "Ben", "no", adjudicates=True)
+    assert review.standing(store.current())[:2] == ("no", "adjudication")
+
+
+def test_people_override_the_judge_for_what_is_shown_today(store):
+    zero, one, two, three = items(4, "relevance")
+    say(store, zero, "Ada", "no")
+    say(store, one, "Ada", "yes")
+    say(store, one, "Ben", "no")
+    say(store, two, "Ada", CANNOT_TELL)
+    reworded = review.item(review.relevance_content(RUN, 3, "toxicity", RUBRIC, "better"))
+    say(store, three, "Ada", "yes")
+    say(store, reworded, "Ada", "maybe")
+    other_task = review.item(review.relevance_content(RUN, 0, "survival", RUBRIC, "w0"))
+    say(store, other_task, "Ada", "yes")
+    other_run = review.item(review.relevance_content("measure-x", 1, "toxicity", RUBRIC, "w1"))
+    say(store, other_run, "Ada", "yes")
+
+    def levels(*contents):
+        found = review.relevance_overrides(store, RUN, "toxicity", *contents)
+        return {feature: standing.verdict for feature, standing in found.items()}
+
+    assert levels([i.content for i in (zero, one, two, three)]) == {0: "no", 3: "yes"}
+    assert levels([i.content for i in (zero, one, two, reworded)]) == {0: "no", 3: "maybe"}
+    assert levels([]) == {}
+    assert levels() == {0: "no", 3: "maybe"}
+
+
+def test_corrections_are_the_newest_text_an_adjudicators_first(store):
+    zero, one, two = items(3)
+    say(store, zero, "Ada", "no", edited_text="first try")
+    say(store, zero, "Ben", "maybe", edited_text="second try")
+    say(store, one, "Ada", "maybe", edited_text="settled", adjudicates=True)
+    say(store, one, "Ben", "maybe", edited_text="later, but not settled")
+    say(store, two, "Ada", "yes")
+    assert review.corrections(store, RUN) == {0: "second try", 1: "settled"}
+    assert review.corrections(store, "measure-other") == {}
+    review.undo(store, "Ben")
+    review.undo(store, "Ben")
+    assert review.corrections(store, RUN)[0] == "first try"
+
+
+def test_a_correction_that_people_find_wrong_gives_way_to_the_one_before(store):
+    (zero,) = items(1)
+    say(store, zero, "Ada", "no", edited_text="better")
+    say(store, zero, "Ben", "no", edited_text="worse")
+    worse = review.item(review.explanation_content(RUN, 0, "worse"))
+    say(store, worse, "Ada", "no")
+    assert review.corrections(store, RUN) == {0: "better"}
+    say(store, worse, "Cy", "yes", adjudicates=True)
+    assert review.corrections(store, RUN) == {0: "worse"}
+
+
+# ---- how well people agree
+
+
+def test_ratings_are_blind_levels_of_one_kind_with_gaps():
+    zero, one, two = items(3)
+    reworded = review.item(review.explanation_content(RUN, 0, "other words"))
+    said = [
+        decision(zero, "Ada", "yes"),
+        decision(zero, "Ben", "no"),
+        decision(reworded, "Ben", "maybe"),
+        decision(one, "Ada", "probably"),
+        decision(one, "Ben", CANNOT_TELL),
+        decision(one, "Cy", "no", adjudicates=True),
+        decision(two, "Cy", CANNOT_TELL),
+        decision(items(1, "relevance")[0], "Ada", "no"),
+    ]
+    ratings, subjects, reviewers = review.ratings_matrix(said, "explanation")
+    assert reviewers == ["Ada", "Ben"]
+    table = {shown: row.tolist() for shown, row in zip(subjects, ratings, strict=True)}
+    expected = {
+        Shown(zero.subject, digest(zero.content)): [0.0, 3.0],
+        Shown(zero.subject, digest(reworded.content)): [math.nan, 2.0],
+        Shown(one.subject, digest(one.content)): [1.0, math.nan],
+    }
+    assert table.keys() == expected.keys()
+    for shown, row in expected.items():
+        assert table[shown] == pytest.approx(row, nan_ok=True)
+    nothing, none, nobody = review.ratings_matrix([], "explanation")
+    assert (nothing.shape, none, nobody) == ((0, 0), [], [])
+    assert all(c.undefined for c in agreement.summary(nothing, 4, ordinal=True))
+
+
+def test_disagreements_come_in_the_order_of_the_gaps_they_change():
+    zero, one, two, three, four = items(5, "relevance")
+    said = [
+        *(decision(zero, "Ben", "no"), decision(zero, "Ada", "maybe")),
+        *(decision(one, "Ada", "yes"), decision(one, "Ben", "no")),
+        *(decision(two, "Ada", "yes"), decision(two, "Ben", "maybe")),
+        *(decision(three, "Ada", "yes"), decision(three, "Ben", "yes")),
+        *(decision(four, "Ada", "yes"), decision(four, "Ben", "no")),
+        decision(four, "Cy", "no", adjudicates=True),
+    ]
+    weights = {zero.subject: 5, one.subject: 5, two.subject: 9, four.subject: 9}
+    found = review.disagreements(said, "relevance", weights=weights)
+    assert [(d.shown.subject, d.gaps, d.levels_apart) for d in found] == [
+        (one.subject, 5, 3),
+        (zero.subject, 5, 1),
+        (two.subject, 0, 2),  # relevant either way
+    ]
+    assert [d.reviewer for d in found[1].decisions] == ["Ada", "Ben"]
+    assert [d.gaps for d in review.disagreements(said, "relevance")] == [0, 0, 0]
+    assert review.disagreements(said, "explanation") == []
+
+
+def test_calibration_counts_what_people_settled_per_level_of_the_judge():
+    things = items(5, "relevance")
+    said = [
+        decision(things[0], "Ada", "yes"),
+        decision(things[1], "Ada", "no"),
+        *(decision(things[2], "Ada", "yes"), decision(things[2], "Ben", "no")),  # disputed
+        decision(things[3], "Ada", CANNOT_TELL),
+        decision(things[4], "Ada", "maybe"),
+    ]
+    judged = {thing.subject: "yes" for thing in things[:4]} | {things[4].subject: "no"}
+    found = {row.level: row for row in review.calibration(said, judged)}
+    assert (found["yes"].n, found["yes"].n_relevant) == (2, 1)
+    assert (found["no"].n, found["no"].n_relevant) == (1, 1)
+    assert found["maybe"].n == 0
+    assert all(row.n == 0 for row in review.calibration([], judged))
+
+
+def test_calibration_takes_the_wording_decided_on_last():
+    old, new = (
+        review.item(review.relevance_content(RUN, 0, "toxicity", RUBRIC, text)) for text in "ab"
+    )
+    said = [
+        decision(new, "Ada", "no", at="2026-02-01T00:00:00.000000+00:00"),
+        decision(old, "Ada", "yes"),
+    ]
+    found = review.calibration(said, {old.subject: "yes"})[0]
+    assert (found.n, found.n_relevant) == (1, 0)
+
+
+def test_the_papers_check_needs_two_who_agree_everything_else_is_unclear():
+    things = items(6, "relevance")
+    verdicts = [
+        ("yes", "maybe"),  # both relevant
+        ("no", "no"),
+        ("yes", "no"),
+        ("yes", CANNOT_TELL),
+        (CANNOT_TELL, CANNOT_TELL),
+        ("yes",),  # one person alone
+    ]
+    said = [
+        decision(thing, who, verdict)
+        for thing, given_ in zip(things, verdicts, strict=True)
+        for who, verdict in zip(("Ada", "Ben"), given_, strict=False)
+    ]
+    said.append(decision(things[5], "Cy", "yes", adjudicates=True))
+    assert review.human_check(said) == HumanCheck(n=5, relevant=1, irrelevant=1, unclear=3)
+    only = [things[0].subject, things[5].subject]
+    assert review.human_check(said, only) == HumanCheck(n=1, relevant=1, irrelevant=0, unclear=0)
+    assert review.human_check([]) == HumanCheck(0, 0, 0, 0)
+
+
+def test_the_papers_table_adds_up():
+    assert [*review.TABLE_5] == ["toxicity", "reward", "instructions"]
+    for check in review.TABLE_5.values():
+        assert check.relevant + check.irrelevant + check.unclear == check.n == 200
+
+
+def test_a_persons_detection_is_scored_against_the_truth(store):
+    rows = [{"tokens": [str(i)], "positive": i < 3} for i in range(6)]
+    item = review.item(review.detection_content(RUN, 7, "thanks", rows))
+    say(store, item, "Ada", "++--?+")
+    say(store, item, "Ben", "??????")
+    say(store, item, "Cy", "++")  # an answer that does not fit the texts is no answer
+    ada, ben = review.human_detection(store, RUN)
+    assert (ada.feature, ada.reviewer, ada.n_unsure) == (7, "Ada", 1)
+    assert ada.score.value == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert (ada.score.n, ada.score.n_positive) == (5, 3)
+    assert (ben.n_unsure, ben.score.n) == (6, 0)
+    assert math.isnan(ben.score.value)
+    assert review.human_detection(store, "measure-other") == []
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"examples": 3}, {"examples": [1, None]}, {"examples": [{"text": "x"}]}]
+)
+def test_a_detection_that_an_import_brought_without_truth_is_left_out(store, content):
+    store.add("Ada", "detection", f"detection/{RUN}/7", content, "+")
+    assert review.human_detection(store, RUN) == []
