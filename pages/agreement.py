@@ -46,8 +46,10 @@ def coefficients(kind: str, task: str) -> None:
         st.caption("1 is perfect; 0 is what chance alone would give, but for raw agreement.")
     with right.container(border=True, height="stretch"):
         st.markdown("**In numbers**")
-        columns = ("coefficient", "value", "interval", "n_items", "n_ratings", "undefined")
+        columns = ("coefficient", "estimate", "interval", "n_items", "n_ratings")
         ui.table(ui.coefficient_rows(found.coefficients), columns, key="coefficients")
+        for why, names in ui.undefined(found.coefficients).items():
+            st.caption(f"{', '.join(names)}: not defined, {ui.plain(why)}.")
     if ui.paradox(found.coefficients):
         st.info(
             "People agree often, and still kappa and alpha are low: nearly all ratings are the "
@@ -57,8 +59,8 @@ def coefficients(kind: str, task: str) -> None:
         )
     if found.pairs:
         with st.expander(f"Pair by pair ({len(found.pairs)})"):
-            columns = ("pair", "n_items", "raw", "kappa", "alpha", "ac2")
-            ui.table(ui.pair_rows(found.pairs), columns, key="pairs")
+            shown = ("pair", "n_items", "raw", "kappa", "alpha", "ac2")
+            ui.table(ui.pair_rows(found.pairs), shown, key="pairs")
 
 
 def judge(task: str) -> None:
@@ -155,7 +157,7 @@ def detections() -> None:
         ),
     )
     columns = ("feature", "reviewer", "value", "interval", "n", "model")
-    ui.table(rows, columns, key="detections", opens="feature")
+    ui.table(rows, columns, key="detections")
     st.caption("Balanced accuracy on held-out texts: 0.5 is guessing. Few texts, wide intervals.")
 
 

@@ -197,8 +197,7 @@ def aside(desk: ui.Desk, item: ui.Item, link: dict[str, str]) -> None:
                 "Note",
                 shortcut="N",
                 icon=":material/edit_note:",
-                on_click=setattr,
-                args=(draft, "writing", not draft.writing),
+                on_click=desk.write,
             )
         if st.session_state.get("blur") and not draft.unblurred:
             st.button(
@@ -256,7 +255,8 @@ def writing(desk: ui.Desk, item: ui.Item) -> None:
             desk.draft.edited = ""
     desk.draft.note = st.text_area("Note", value=desk.draft.note, key=f"note {seen}", height=68)
     st.caption("Escape leaves the field; then a key rates, and both are kept with it.")
-    ui.focus_writing()
+    if desk.draft.typing:
+        ui.focus_writing()
 
 
 def done(desk: ui.Desk) -> None:
@@ -303,9 +303,8 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         which = ui.choice("Features", tuple(WHICH), "which", names=WHICH)
         every = kind == "explanation" and st.toggle(
             "Every explanation of a feature",
-            key="every",
-            persist_state="session",
             help="Otherwise the preferred one: a correction, a model's, then the tokens'.",
+            **ui.linked("every", False, read="True".__eq__),
         )
         asked = ui.gap_settings()
         relevance = ui.look_relevance(anchor)

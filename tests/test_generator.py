@@ -1,4 +1,4 @@
-"""Text out of models: seeded continuations on this machine, replies of servers that speak OpenAI's."""
+"""Text out of models: seeded continuations on this machine, replies of OpenAI-compatible servers."""
 
 import json
 import re
@@ -354,9 +354,9 @@ def test_a_body_that_is_no_completion_is_a_failure_that_may_pass(body):
 
 
 def test_a_body_cut_off_on_its_way_is_a_failure_that_may_pass():
-    with ScriptedServer(lambda _: "yes", {"broken": 1.0}).running() as server:
-        with pytest.raises(Transient) as caught:
-            OpenAIChat("m", server.endpoint).ask(ASKED)
+    server = ScriptedServer(lambda _: "yes", {"broken": 1.0})
+    with server.running(), pytest.raises(Transient) as caught:
+        OpenAIChat("m", server.endpoint).ask(ASKED)
     assert caught.value.kind == "broken"
 
 

@@ -77,7 +77,8 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: Ask, progress: Progress) -> s
             finished: list[int] = []
             statuses: Counter[str] = Counter()
             values: dict[str, list[float]] = {}
-            for block in evidence.blocks(runs, spec.measure, features):
+            reads = bool(spec.model)  # only a language model reads the texts of the test
+            for block in evidence.blocks(runs, spec.measure, features, texts=reads):
                 for result in explainer.block(block):
                     finished.append(result.explanation["feature"])
                     statuses[result.explanation["status"]] += 1
@@ -88,6 +89,7 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: Ask, progress: Progress) -> s
                         if score["value"] is not None:
                             values.setdefault(score["score"], []).append(score["value"])
                 out.add("replies", asking.take())
+                out.flush()
                 if asking.stopped:
                     break
                 progress(len(finished), len(features), "explained")
@@ -140,6 +142,7 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: Ask, progress: Progress) -> str:
                 out.add("relevance", block)
                 finished += [row["feature"] for row in block]
                 levels.update(row["level"] for row in block)
+                out.flush()
                 progress(len(finished), len(features), "judged")
         said = {
             "name": facts["name"],
@@ -204,12 +207,13 @@ def _publish(
 
 
 class _Tables:
-    """The tables of one run while they grow."""
+    """The tables of one run while they grow; `flush` writes what was added since the last."""
 
     def __init__(self, folder: Path, tables: Mapping[str, pa.Schema]):
         self._stack = ExitStack()
         self._folder, self._schemas = folder, tables
         self._out: dict[str, ParquetAppender] = {}
+        self._rows: dict[str, list[Row]] = {name: [] for name in tables}
 
     def __enter__(self) -> _Tables:
         for name, wanted in self._schemas.items():
@@ -218,13 +222,18 @@ class _Tables:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        if exception[0] is None:
+            self.flush()
         self._stack.__exit__(*exception)
 
     def add(self, name: str, rows: Sequence[Row]) -> None:
-        if rows:
-            wanted = self._schemas[name]
-            known = [{column: row.get(column) for column in wanted.names} for row in rows]
-            self._out[name].append(pa.Table.from_pylist(known, wanted))
+        names = self._schemas[name].names
+        self._rows[name] += [{column: row.get(column) for column in names} for row in rows]
+
+    def flush(self) -> None:
+        for name, rows in self._rows.items():
+            self._out[name].append(pa.Table.from_pylist(rows, self._schemas[name]))
+            rows.clear()
 
 
 class _Asking:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fac import schema
 from fac.errors import InputError
 from fac.schema import ROLES
 from fac.store.runs import Runs
@@ -52,12 +51,9 @@ class Evidence(NamedTuple):
     spans: list[Span]
     """All its spans, one a sample and role, strongest first."""
 
-    near: list[dict[str, Any]]
-    """Highest pre-activations in samples where it does not fire."""
-
     promotes: tuple[str, ...]
     examples: list[dict[str, Any]]
-    """Rows of schema.EXAMPLES without answers, each with its `span`."""
+    """Rows of schema.EXAMPLES without answers; each with its `span`, where texts were wanted."""
 
     @property
     def training_spans(self) -> list[Span]:
@@ -83,11 +79,12 @@ def training_part(firing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def blocks(
-    runs: Runs, measure: str, features: Sequence[int], *, test: bool = True
+    runs: Runs, measure: str, features: Sequence[int], *, test: bool = True, texts: bool = True
 ) -> Iterator[list[Evidence]]:
     """The evidence of `features` (those that fire), ascending, BLOCK at a time.
 
-    Without `test` no examples are drawn. Raises InputError for a feature the dictionary lacks.
+    Without `test` no examples are drawn; without `texts` they name their spans only. Raises
+    InputError for a feature the dictionary lacks.
     """
     facts = runs.manifest(measure)["facts"]
     wrong = [f for f in features if not 0 <= f < facts["n_features"]]
@@ -107,25 +104,25 @@ def blocks(
         near_by = {f: neighbours[f].as_py()[:NEIGHBOURS] if test else [] for f in block}
         wanted = {*block, *pool, *(n for ids in near_by.values() for n in ids)}
         spans = _ByFeature(runs.rows(measure, "spans", sorted(wanted)))
-        near = _ByFeature(runs.rows(measure, "near", block))
         found = []
         for f in block:
             rng = generator(measure, f)
             training = training_part(firing[f], rng)
             own = spans[f]
-            fires = frozenset(firing[f].tolist())
             item = Evidence(
                 feature=f,
                 firing=firing[f],
                 training=training,
                 spans=_distinct(own),
-                near=[row for row in near[f] if row["sample"] not in fires],
                 promotes=tuple(promotes[f].as_py()),
                 examples=[],
             )
             if test:
                 others = [n for n in pool if n != f]
-                item = item._replace(examples=_test(item, own, near_by[f], others, spans, rng))
+                chosen = _test(item, own, near_by[f], others, spans, rng)
+                if texts:
+                    chosen = [row | {"span": spans.row(row.pop("at"))} for row in chosen]
+                item = item._replace(examples=chosen)
             found.append(item)
         yield found
 
@@ -150,21 +147,37 @@ def firing_samples(runs: Runs, measure: str, block: Sequence[int]) -> dict[int, 
 
 
 class _ByFeature:
-    """A table sorted by feature; its rows become Python objects only when they are asked for."""
+    """Spans sorted by feature; their texts become Python objects only when they are asked for."""
 
     def __init__(self, table: pa.Table):
         self._table = table.combine_chunks()
-        self._feature = table["feature"].to_numpy()
+        self._feature, self._sample = (table[name].to_numpy() for name in ("feature", "sample"))
+        self._kind, self._rank = table["kind"].to_pylist(), table["rank"].to_pylist()
 
     def __getitem__(self, feature: int) -> list[Span]:
-        first, last = np.searchsorted(self._feature, [feature, feature + 1])
-        return self._table.slice(first, last - first).to_pylist()
+        """All of a feature, each with its place `at` in the table."""
+        first, last = self._range(feature)
+        rows = self._table.slice(first, last - first).to_pylist()
+        return [row | {"at": first + i} for i, row in enumerate(rows)]
 
-    def some(self, feature: int, n: int, rng: np.random.Generator) -> list[Span]:
-        """At most n random rows of a feature."""
+    def some(self, feature: int, n: int, rng: np.random.Generator) -> Iterator[Span]:
+        """At most n random ones of a feature, without their texts."""
+        first, last = self._range(feature)
+        for at in (first + rng.permutation(last - first)[:n]).tolist():
+            yield {
+                "feature": feature,
+                "sample": int(self._sample[at]),
+                "kind": self._kind[at],
+                "rank": self._rank[at],
+                "at": at,
+            }
+
+    def row(self, at: int) -> Span:
+        return self._table.slice(at, 1).to_pylist()[0]
+
+    def _range(self, feature: int) -> tuple[int, int]:
         first, last = np.searchsorted(self._feature, [feature, feature + 1])
-        rows = first + rng.permutation(last - first)[:n]
-        return self._table.take(rows).to_pylist()
+        return int(first), int(last)
 
 
 def _distinct(spans: Iterable[Span]) -> list[Span]:
@@ -205,7 +218,7 @@ def _test(
             "source_rank": chosen[i][0]["rank"],
             "positive": chosen[i][1],
             "hard": chosen[i][2],
-            "span": chosen[i][0],
+            "at": chosen[i][0]["at"],
         }
         for number, i in enumerate(order.tolist())
     ]
@@ -235,9 +248,3 @@ def role_texts(messages: Sequence[dict[str, str]]) -> dict[str, str]:
             f"{found[role]}\n{message['content']}" if role in found else message["content"]
         )
     return found
-
-
-def examples_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Rows of a test as schema.EXAMPLES; answers nobody gave are null."""
-    names = schema.EXAMPLES.names
-    return pa.Table.from_pylist([{n: row.get(n) for n in names} for row in rows], schema.EXAMPLES)

@@ -321,6 +321,7 @@ class ParquetAppender:
         self._group = row_group_rows
         self._group_bytes = row_group_bytes
         self._waiting: list[pa.Table] = []
+        self._waiting_rows = self._waiting_bytes = 0
         # A peak seldom repeats: split by bytes it takes half of what a dictionary of peaks does.
         split = [field.name for field in schema if pa.types.is_floating(field.type)]
         try:
@@ -342,17 +343,19 @@ class ParquetAppender:
             rows = pa.Table.from_batches([rows])
         if not len(rows):
             return
-        self._waiting.append(rows.select(self.schema.names).cast(self.schema))
+        rows = rows.select(self.schema.names).cast(self.schema)
+        self._waiting.append(rows)
         self.rows += len(rows)
-        waiting = sum(len(table) for table in self._waiting)
-        if sum(table.nbytes for table in self._waiting) >= self._group_bytes:
-            self._write(waiting)
-        elif waiting >= self._group:
-            self._write(waiting - waiting % self._group)
+        self._waiting_rows += len(rows)
+        self._waiting_bytes += rows.nbytes
+        if self._waiting_bytes >= self._group_bytes:
+            self._write(self._waiting_rows)
+        elif self._waiting_rows >= self._group:
+            self._write(self._waiting_rows - self._waiting_rows % self._group)
 
     def close(self) -> None:
         """Writes what is left and gives the file its name."""
-        self._write(sum(len(table) for table in self._waiting))
+        self._write(self._waiting_rows)
         with disk_room(self.path.name):
             self._writer.close()
             _sync(self._partial)
@@ -363,6 +366,8 @@ class ParquetAppender:
             return
         rows = pa.concat_tables(self._waiting)
         self._waiting = [rows.slice(n)] if n < len(rows) else []
+        self._waiting_rows = len(rows) - n
+        self._waiting_bytes = sum(table.nbytes for table in self._waiting)
         for start in range(0, n, self._group):
             group = _fresh_dictionaries(rows.slice(start, min(self._group, n - start)))
             with disk_room(self.path.name):

@@ -97,6 +97,7 @@ from fac.ui.raters import (
     raters,
     said,
     settle,
+    undefined,
 )
 from fac.ui.shell import (
     LOGO,
@@ -286,6 +287,7 @@ __all__ = [
     "title",
     "titles",
     "tokens_html",
+    "undefined",
     "usual_encoder",
     "wanted_features",
 ]

@@ -165,6 +165,8 @@ class Draft:
     edited: str = ""
     writing: bool = False
     """Whether the note and the correction are open."""
+    typing: bool = False
+    """Whether they were opened to be written in, so that the cursor belongs there."""
     revealed: bool = False
     """Whether somebody who wanted to look first has asked for the explanation."""
     unblurred: bool = False
@@ -291,6 +293,10 @@ class Desk:
 
     def flag(self, reason: str) -> None:
         self.draft.reasons ^= {reason}
+
+    def write(self) -> None:
+        """Opens the note and the correction, or closes them; what was written stays."""
+        self.draft.writing = self.draft.typing = not self.draft.writing
 
     def mark(self, text: int) -> None:
         """Says that a text fires, or no longer."""
@@ -465,16 +471,24 @@ def minutes(left: float) -> str:
     return f"{left:.0f} min" if left < 90 else f"{left / 60:.1f} h"
 
 
+# A script that comes first is dropped by the browser's sanitiser, so something precedes it. The
+# fields may arrive a moment after it does.
 _FOCUS = """
-<script>
+<span></span><script>
 (() => {
-  const fields = document.querySelectorAll('[class*="st-key-writing"] textarea');
-  fields.forEach(field => {
-    if (field.dataset.fac) return;
-    field.dataset.fac = '1';
-    field.addEventListener('keydown', event => { if (event.key === 'Escape') field.blur(); });
-  });
-  if (fields.length && !document.activeElement.matches('textarea')) fields[0].focus();
+  const began = Date.now();
+  const look = () => {
+    const fields = document.querySelectorAll('.st-key-writing textarea');
+    if (!fields.length) {
+      if (Date.now() - began < 2000) requestAnimationFrame(look);
+      return;
+    }
+    fields.forEach(field => field.addEventListener('keydown', event => {
+      if (event.key === 'Escape') field.blur();
+    }));
+    fields[0].focus();
+  };
+  look();
 })();
 </script>
 """

@@ -58,18 +58,26 @@ def _raters(root: Path, kind: str, task: str, state: tuple[str, ...]) -> Raters:
 
 
 def coefficient_rows(found: Sequence[agreement.Coefficient]) -> list[Row]:
-    """Rows of a table; what is undefined says why."""
+    """Rows of a table; what is not defined says so."""
     return [
         {
             "coefficient": each.name,
-            "value": _number(each.value),
+            "estimate": _defined(each),
             "interval": _range(each.low, each.high),
             "n_items": each.n_items,
             "n_ratings": each.n_ratings,
-            "undefined": f"not defined: {each.undefined}" if each.undefined else "",
         }
         for each in found
     ]
+
+
+def undefined(found: Sequence[agreement.Coefficient]) -> dict[str, list[str]]:
+    """Why coefficients have no value, and which."""
+    reasons: dict[str, list[str]] = {}
+    for each in found:
+        if each.undefined:
+            reasons.setdefault(each.undefined, []).append(each.name)
+    return reasons
 
 
 def pair_rows(found: Sequence[agreement.PairAgreement]) -> list[Row]:

@@ -80,7 +80,7 @@ _COLUMNS = {
     "n": _number("n", width=56, format="localized"),
     "n_items": _number("Items", width=60, format="localized", help="Rated by two or more."),
     "n_ratings": _number("Ratings", width=70, format="localized", help="Of those items."),
-    "undefined": _text("Not defined", width=320),
+    "estimate": _text("Estimate", width=90),
     "raw": _text("Raw", width=90, help="How often they agree."),
     "kappa": _text("Kappa", width=90, help="Cohen's kappa."),
     "alpha": _text("Alpha", width=90, help="Krippendorff's alpha, ordinal."),
