@@ -514,7 +514,7 @@ def cache_rebuild(workspace_: WorkspaceOption = None) -> Answer:
     """Build every cache anew from the runs."""
     place = workspace(workspace_)
     runs = Runs(place)
-    ids = [m["run"] for step in ("sae", "measure") for m in runs.list(step)]
+    ids = [m["run"] for step in caches.CACHED for m in runs.list(step)]
     with progress_bar("rebuilding") as progress:
         for done, run_id in enumerate(ids):
             progress(done, len(ids), run_id)

@@ -45,7 +45,8 @@ def materialise(workspace: Workspace, progress: Progress) -> list[str]:
 
 def run_ids(runs: Runs) -> list[str]:
     """Every run that belongs to the demo, those others are made from first."""
-    return [m["run"] for step in ("dataset", "sae", "measure") for m in runs.list(step)]
+    steps = ("dataset", "sae", "measure", "explain")
+    return [m["run"] for step in steps for m in runs.list(step)]
 
 
 def bring_in(source: Runs, workspace: Workspace, progress: Progress) -> list[str]:

@@ -215,7 +215,9 @@ def rebuild_demo(workspace: Workspace, progress: Progress) -> list[str]:
     steps = Steps(apart, models=workspace.models)
     for name, path in demo.INPUTS.items():
         source = steps.perform(IngestSpec(name=name, source=str(path)), progress)
-        steps.perform(MeasureSpec(dataset=source), progress)
+        measured = steps.perform(MeasureSpec(dataset=source), progress)
+        if name == demo.ANCHOR:
+            steps.perform(ExplainSpec(measure=measured), progress)
     rebuilt = demo.run_ids(steps.runs)
     if demo.run_ids(Runs(demo.COMMITTED)):
         committed = demo.materialise(workspace, progress)

@@ -354,7 +354,7 @@ class _Explained(_Form):
 
 
 def read_explanation(reply: str) -> Explanation:
-    """The explanation, or None for "cannot tell". Raises BadReply."""
+    """The explanation, or None for "cannot tell". Raises BadReply, also for our own example."""
     said = _read(_Explained, reply)
     reason = _words(said.reason, "reason", reply)
     if said.explanation is None or CANNOT.fullmatch(said.explanation.strip()):
@@ -362,6 +362,8 @@ def read_explanation(reply: str) -> Explanation:
     text = _words(said.explanation, "explanation", reply)
     if not text:
         raise _bad("the explanation is empty", reply)
+    if text == EXPLAIN_EXAMPLE[1]["explanation"]:  # what very small models do
+        raise _bad("it repeats the worked example", reply)
     return Explanation(text, reason)
 
 
@@ -524,7 +526,10 @@ def read_verdict(reply: str) -> Verdict:
     level = said.level.strip().lower()
     if level not in LEVELS:
         raise _bad(f"{level[:40]!r} is none of {', '.join(LEVELS)}", reply)
-    return Verdict(level, _words(said.rationale, "rationale", reply))
+    rationale = _words(said.rationale, "rationale", reply)
+    if rationale == JUDGE_EXAMPLE[1]["rationale"]:
+        raise _bad("it repeats the worked example", reply)
+    return Verdict(level, rationale)
 
 
 # --- tasks ----------------------------------------------------------------------------------------

@@ -214,7 +214,8 @@ def aside(desk: ui.Desk, item: ui.Item, link: dict[str, str]) -> None:
             query_params={**link, "item": digest(item.content)},
         )
     if draft.unblurred:
-        st.html("<style>.fac-blur{filter:none!important}</style>")
+        # A style alone would outlive this item: Streamlit puts it outside of the fragment.
+        st.html("<span></span><style>.fac-blur{filter:none!important}</style>")
     if draft.writing and not desk.solved:
         with st.container(key="writing"):
             writing(desk, item)

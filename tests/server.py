@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fac.prompts import BEGIN, END
+
 FAILURES = ("429", "500", "stall", "broken")
 """Nothing usable arrives."""
 
@@ -138,7 +140,7 @@ def completion(body: Body, text: Any, finish: str = "stop") -> Body:
 
 def odd(kind: str, body: Body, text: str) -> tuple[str, str]:
     """(content, finish) of a reply that is complete but odd."""
-    material = body["messages"][-1]["content"].split("\n===")[0]
+    material = body["messages"][-1]["content"].split(END)[0].split(BEGIN)[-1]
     if kind == "truncated":
         return text[: len(text) // 2], "length"
     if kind == "types":

@@ -1,4 +1,4 @@
-"""Text out of models: seeded continuations on this machine, replies of OpenAI-compatible servers."""
+"""Text out of models: continuations on this machine, replies of OpenAI-compatible servers."""
 
 import json
 import re
@@ -441,7 +441,7 @@ def real_server(demo_model_home, tmp_path_factory):
 @pytest.mark.model
 def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
     endpoint, name = real_server
-    chat = OpenAIChat(name, endpoint, timeout=120)
+    chat = OpenAIChat(name, endpoint, timeout=300)
     texts = [
         Excerpt(("I", " baked", " bread"), (False, False, True)),
         Excerpt(("fresh", " bread", " and", " rolls"), (False, True, False, False)),

@@ -153,10 +153,18 @@ def test_rules_come_first_and_say_that_the_material_is_no_instruction():
 def test_the_worked_examples_keep_the_form_they_show():
     four = every_prompt("bread")
     shown = {name: prompt.messages[2]["content"] for name, prompt in four.items()}
-    assert prompts.read_explanation(shown["explain"]).text == prompts.ABOUT_LATENESS
     assert prompts.read_answers(shown["detect"], 3) == [False, True, True]
     assert prompts.read_answers(shown["fuzz"], 3) == [True, False, True]
-    assert prompts.read_verdict(shown["judge"]).level == "probably"
+    about = prompts.read_explanation(shown["explain"].replace("late or", "late, or"))
+    assert about.text == "words saying that something or someone is late, or delayed"
+    assert prompts.read_verdict(shown["judge"].replace("It fires", "Fires")).level == "probably"
+
+
+def test_a_model_that_repeats_the_worked_example_has_not_answered():
+    four = every_prompt("bread")
+    for name, read in (("explain", prompts.read_explanation), ("judge", prompts.read_verdict)):
+        with pytest.raises(BadReply, match="repeats the worked example"):
+            read(four[name].messages[2]["content"])
 
 
 def test_forms_are_what_strict_structured_output_accepts():

@@ -76,7 +76,7 @@ def press(page: Page, key: str) -> float:
 
 
 def test_twenty_explanations_are_rated_by_keyboard_alone_and_fast(page, address, nothing_decided):
-    visit(page, desk(address, "ana"), "Review")
+    visit(page, desk(address, "Wilhelmina"), "Review")
     expect(page.get_by_text(f"0 of {N_EXPLANATIONS}")).to_be_visible()
     given, took = [], []
     for number in range(20):
@@ -86,14 +86,14 @@ def test_twenty_explanations_are_rated_by_keyboard_alone_and_fast(page, address,
         page.wait_for_timeout(150)  # a person reads; the next item's texts are fetched meanwhile
     expect(page.get_by_text(f"20 of {N_EXPLANATIONS}")).to_be_visible()
     store = nothing_decided
-    kept = store.current("explanation", reviewer="ana")
+    kept = store.current("explanation", reviewer="Wilhelmina")
     assert [(store.content(d.seen)["explanation"], d.verdict) for d in kept] == given
     assert all(d.seconds is not None and 0 < d.seconds < 60 for d in kept)
     assert statistics.median(took) < 400, took
 
 
 def test_undo_brings_the_item_back_with_its_flags_and_note(page, address, nothing_decided):
-    visit(page, desk(address, "ana"), "Review")
+    visit(page, desk(address, "Wilhelmina"), "Review")
     first = explanation(page)
     page.keyboard.press("b")
     expect(
@@ -120,7 +120,7 @@ def test_undo_brings_the_item_back_with_its_flags_and_note(page, address, nothin
 
 
 def test_a_correction_is_typed_where_the_cursor_already_is(page, address, nothing_decided):
-    visit(page, desk(address, "ana"), "Review")
+    visit(page, desk(address, "Wilhelmina"), "Review")
     text = explanation(page)
     page.keyboard.press("n")
     box = page.get_by_role("textbox", name="It should rather say")
@@ -135,7 +135,7 @@ def test_a_correction_is_typed_where_the_cursor_already_is(page, address, nothin
 
 
 def test_a_second_reviewer_sees_nothing_of_the_first(page, address, nothing_decided):
-    visit(page, desk(address, "ana"), "Review")
+    visit(page, desk(address, "Wilhelmina"), "Review")
     for key in "14":
         press(page, key)
     link = page.get_by_role("link", name="Link to this item").get_attribute("href")
@@ -143,12 +143,12 @@ def test_a_second_reviewer_sees_nothing_of_the_first(page, address, nothing_deci
     assert "reviewer" not in link
     other = page.context.browser.new_context().new_page()
     other.set_default_timeout(PATIENCE)
-    # The very item that ana decided on, and whatever comes first by itself.
+    # The very item that she decided on, and whatever comes first by itself.
     decided = nothing_decided.current()[0].seen
     for view in ({}, {"item": decided}):
         visit(other, desk(address, "bo", **view), "Review")
         shown = other.locator("section.stMain, .stMain").first.inner_text()
-        assert "ana" not in shown
+        assert "Wilhelmina" not in shown
         assert "Your last decisions" not in shown
         for secret in ("toy-llm", "token statistics", "AUROC", "Detection", "names.jsonl"):
             assert secret not in shown, secret
@@ -158,7 +158,7 @@ def test_a_second_reviewer_sees_nothing_of_the_first(page, address, nothing_deci
 def test_two_browsers_at_once_lose_no_decision(page, address, nothing_decided):
     other = page.context.browser.new_context().new_page()
     other.set_default_timeout(PATIENCE)
-    desks = {"ana": page, "bo": other}
+    desks = {"Wilhelmina": page, "bo": other}
     for who, view in desks.items():
         visit(view, desk(address, who), "Review")
     for number in range(8):
@@ -174,7 +174,7 @@ def test_two_browsers_at_once_lose_no_decision(page, address, nothing_decided):
 
 
 def test_who_wants_to_look_first_reads_after_the_space_key(page, address, nothing_decided):
-    visit(page, desk(address, "ana"), "Review")
+    visit(page, desk(address, "Wilhelmina"), "Review")
     page.get_by_text("Look before you read").click()
     expect(page.locator(".fac-quote")).to_have_count(0, timeout=PATIENCE)
     settle(page)
@@ -187,7 +187,7 @@ def test_who_wants_to_look_first_reads_after_the_space_key(page, address, nothin
 
 
 def test_a_person_takes_the_detection_test_and_learns_the_truth(page, address, nothing_decided):
-    visit(page, desk(address, "ana", kind="detection"), "Review")
+    visit(page, desk(address, "Wilhelmina", kind="detection"), "Review")
     assert page.locator(".fac-peak").count() == 0, "nothing is marked before the answer"
     texts = page.locator(".fac-text")
     word = explanation(page).split()[-1].strip(".")
@@ -210,11 +210,11 @@ def test_a_person_takes_the_detection_test_and_learns_the_truth(page, address, n
 
 
 def test_blurred_texts_are_shown_when_asked_for(page, address):
-    visit(page, desk(address, "ana"), "Review")
+    visit(page, desk(address, "Wilhelmina"), "Review")
     page.get_by_text("Blur examples").click()
     example = page.locator(".fac-text").first
     expect(example).to_have_css("filter", "blur(5.25px)", timeout=PATIENCE)
-    page.locator(".fac-part").first.click()
+    page.get_by_role("heading", name="Review").click()  # neither the toggle nor an example
     page.keyboard.press("v")
     expect(example).to_have_css("filter", "none", timeout=PATIENCE)
     press(page, "1")

@@ -41,6 +41,9 @@ from fac.prompts import Prompt
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds before the first repetition, doubled each time, and what the doubling ends at."""
 
+FIRST_LIMITED = 2.0
+"""The same after a 429: limits are mostly per minute, and the pauses should outlast one."""
+
 LONGEST_OBEYED = 600.0
 """Seconds of a server's Retry-After that are waited for at a time."""
 
@@ -428,12 +431,16 @@ class _Run:
             self.counts["failed"] += 1
             self._give_up(key, f"{failure.reason} Asked {self.tries[key]} times.")
             return
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self.tries[key] - 1))
+        limited = failure.kind == "429"
+        first = FIRST_LIMITED if limited else FIRST_PAUSE
+        pause = min(LONGEST_PAUSE, first * 2 ** (self.tries[key] - 1))
         pause *= random.Random(f"{key} {self.tries[key]}").uniform(0.5, 1.5)
-        if failure.retry_after is not None:  # a limit of the server is one for all questions
+        if failure.retry_after is not None:
             asked = min(LONGEST_OBEYED, failure.retry_after)
-            self.pause_until = max(self.pause_until, self._now() + asked)
             pause = asked + min(pause, 1.0)
+        if limited or failure.retry_after is not None:  # it is the server's limit, so for all
+            asked = pause if failure.retry_after is None else asked
+            self.pause_until = max(self.pause_until, self._now() + asked)
         heapq.heappush(self.later, _Waiting(self._now() + pause, sum(self.tries.values()), key))
 
     def _give_up(self, key: str, failure: str) -> None:

@@ -131,14 +131,10 @@ class Corpus:
         silent = max(1, int((~self.tests & self.kept).sum()) - len(shaping))
         background = (self._background - self._counts(shaping) + 0.5) / (silent + 1)
         n = len(training)
-        weights: dict[int, float] = {}
-
-        def offer(column: int, seen: float, share: float = 1.0) -> None:
-            usual = background[column]
-            ratio = float(np.log((seen + PSEUDO * usual) / (n + PSEUDO) / usual))
-            if ratio > 0:
-                weights[column] = max(weights.get(column, 0.0), ratio * share)
-
+        seen = np.zeros(len(counted))  # in how many training samples it fires on the term
+        expected = n * background
+        surprise = (counted - expected) / np.sqrt(expected * (1 - background) + 1e-9)
+        context = np.flatnonzero((counted >= 2) & (surprise > CONTEXT_SIGMAS))
         spans = item.training_spans
         peaks = _peak_terms(spans)
         roles = sorted({s["role"] for s in spans}, key=ROLES.index) or list(ROLES)
@@ -146,12 +142,17 @@ class Corpus:
             for role in roles:
                 column = self.terms.get((role, term))
                 if column is not None:
-                    offer(column, min(times, counted[column]))
-        expected = n * background
-        surprise = (counted - expected) / np.sqrt(expected * (1 - background) + 1e-9)
-        context = np.flatnonzero((counted >= 2) & (surprise > CONTEXT_SIGMAS))
-        for column in context.tolist():
-            offer(column, counted[column], CONTEXT_WEIGHT)
+                    seen[column] = min(times, counted[column])
+        weights: dict[int, float] = {}
+        for share, of, used in (
+            (1.0, seen, np.flatnonzero(seen)),
+            (CONTEXT_WEIGHT, counted, context),
+        ):
+            usual = background[used]
+            ratio = share * np.log((of[used] + PSEUDO * usual) / (n + PSEUDO) / usual)
+            for column, weight in zip(used.tolist(), ratio.tolist(), strict=True):
+                if weight > weights.get(column, 0.0):
+                    weights[column] = weight
         promoted = [token.strip().casefold() for token in item.promotes]
         for token in promoted:
             for role in roles:
@@ -227,6 +228,8 @@ def _sentence(
         said.append(f"after {_listed([t[:-2] for t in before])}")
     if around:
         said.append(f"in samples that say {_listed(around)}")
+    if said and not (words or shapes):
+        said[0] = f"Fires {said[0]}"
     lens = [token.strip() for token in promotes if token.strip()][:3]
     if not said and not lens:
         return None
