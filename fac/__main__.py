@@ -182,10 +182,14 @@ def _coverage(
     }
     handle = Cache(place.cache)
     judged = compare.relevance_runs(runs, ids["anchor"])
-    for run_id in (*ids.values(), *filter(None, [judged.get(relevant)])):
-        if not handle.ready(run_id):
-            caches.build(runs, run_id, place.cache)
-    wanted = compare.relevant_set(relevant, handle, ids["anchor"], runs=runs, role=role)
+    jobs.cached(place, [*ids.values(), *filter(None, [judged.get(relevant)])])
+    people: dict[int, str] = {}
+    if relevant in judged:
+        said = jobs.people_say(place, handle, ids["anchor"], relevant)
+        people = {feature: one.verdict for feature, one in said.items() if one.verdict}
+    wanted = compare.relevant_set(
+        relevant, handle, ids["anchor"], runs=runs, role=role, overrides=people
+    )
     asked: dict[str, Any] = {
         **ids,
         "threshold": threshold,
@@ -261,16 +265,18 @@ def gaps(
     def show() -> None:
         kind = "" if badge == "any" else f"{badge} "
         table = Table(title=f"{total:,} {kind}gaps of {escape(dataset)} against {escape(anchor)}")
-        for column in ("feature", "top tokens", "anchor", "expected", "near", "badge"):
-            table.add_column(column, justify="left" if column == "top tokens" else "right")
+        told = "explanation" if any(row["explanation"] for row in rows) else "top tokens"
+        table.add_column("feature", justify="right", no_wrap=True)
+        table.add_column(told)
+        for column in ("anchor", "expected", "near", "badge"):
+            table.add_column(column, justify="right", no_wrap=True)
         for row in rows[:limit]:
-            near = "" if row["near"] is None else f"{row['near']:.2f}"
             table.add_row(
                 str(row["feature"]),
-                escape(row["label"]),
+                escape(row["explanation"] or row["label"]),
                 str(row["n_anchor"]),
                 "" if row["expected"] is None else f"{row['expected']:.1f}",
-                near,
+                "" if row["near"] is None else f"{row['near']:.2f}",
                 row["badge"],
             )
         out.print(table)

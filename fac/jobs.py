@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fac import compare, datasets, demo
+from fac import compare, datasets, demo, review
 from fac.config import (
     REPOSITORY,
     DemoSpec,
@@ -43,6 +43,7 @@ from fac.config import (
 from fac.errors import BadRow, Cancelled, FacError, InputError
 from fac.schema import Chat
 from fac.store import cache
+from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue, process_exists
 from fac.store.runs import Runs
 
@@ -199,6 +200,31 @@ def cached(workspace: Workspace, run_ids: Iterable[str]) -> None:
         missing = [run_id for run_id in run_ids if not known.ready(run_id)]
     for run_id in missing:
         cache.build(Runs(workspace), run_id, workspace.cache)
+
+
+def people_say(
+    workspace: Workspace, handle: cache.Cache, measure: str, task: str
+) -> dict[int, review.Standing]:
+    """What people settled, by feature, about relevance to a task: of what is shown today.
+
+    A verdict on an explanation or a rubric that has changed since does not count; the feature is
+    undecided again.
+    """
+    store, runs = Decisions(workspace.decisions), Runs(workspace)
+    features = [*review.relevance_overrides(store, measure, task)]
+    if not features:
+        return {}
+    profile = compare.task_profiles(runs).get(task)
+    explained = [run for run in compare.explained_by(runs, measure) if handle.ready(run)]
+    rows, _ = handle.features_page(measure, ids=features, limit=len(features), explained=explained)
+    texts = {row["feature"]: row["explanation"] for row in rows}
+    texts |= review.corrections(store, measure)
+    rubric = profile.rubric if profile else ()
+    contents = [
+        review.relevance_content(measure, feature, task, rubric, texts.get(feature) or None)
+        for feature in features
+    ]
+    return review.relevance_overrides(store, measure, task, contents)
 
 
 # --- steps that no page asks for -----------------------------------------------------------------

@@ -134,37 +134,30 @@ def detection(desk: ui.Desk, item: ui.Item, left: Any, right: Any) -> None:
     texts, solved = desk.card(item).texts, desk.solved
     with left:
         for number, text in enumerate(texts):
-            with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-                if solved:
-                    sign = solved[1].verdict[number]
-                    right_so = (sign == "+") == text["positive"]
-                    st.badge(
-                        "fires" if text["positive"] else "silent",
-                        icon=":material/check:" if right_so else ":material/close:",
-                        color="green" if right_so else "red" if sign != "?" else "gray",
-                        width=92,
-                    )
-                    st.html(ui.solved_html(text), width="stretch")
-                else:
-                    marked = number in desk.draft.fires
-                    st.button(
-                        "fires" if marked else "–",
-                        key=f"mark {number}",
-                        shortcut=str((number + 1) % 10),
-                        type="primary" if marked else "secondary",
-                        on_click=desk.mark,
-                        args=(number,),
-                        width=92,
-                    )
-                    st.html(ui.text_html(text), width="stretch")
+            sign, shown = st.columns([1, 6], gap="small", vertical_alignment="center")
+            if solved:
+                truth_badge(sign, text["positive"], solved[1].verdict[number])
+                shown.html(ui.solved_html(text))
+            else:
+                marked = number in desk.draft.fires
+                sign.button(
+                    "fires" if marked else "–",
+                    key=f"mark {number}",
+                    shortcut=str((number + 1) % 10),
+                    type="primary" if marked else "secondary",
+                    on_click=desk.mark,
+                    args=(number,),
+                    width="stretch",
+                )
+                shown.html(ui.text_html(text))
     with right:
         progress(desk)
         st.markdown("**In which texts does it fire?**")
         st.html(ui.quote_html(item.content["explanation"]))
         if solved:
             hits = sum(
-                (sign == "+") == text["positive"]
-                for sign, text in zip(solved[1].verdict, texts, strict=True)
+                said == ("+" if text["positive"] else "-")
+                for said, text in zip(solved[1].verdict, texts, strict=True)
             )
             st.markdown(f"**{hits} of {len(texts)} right.**")
             st.button("Next", shortcut="Enter", type="primary", on_click=desk.advance)
@@ -172,6 +165,16 @@ def detection(desk: ui.Desk, item: ui.Item, left: Any, right: Any) -> None:
             with st.container(horizontal=True):
                 st.button("Done", shortcut="Enter", type="primary", on_click=desk.submit)
                 st.button("Cannot tell", shortcut="X", on_click=desk.give_up)
+
+
+def truth_badge(place: Any, fires: bool, said: str) -> None:
+    """What a text does, and whether that is what was said."""
+    right = (said == "+") == fires and said != "?"
+    place.badge(
+        "fires" if fires else "silent",
+        icon=":material/check:" if right else ":material/close:",
+        color="green" if right else "gray" if said == "?" else "red",
+    )
 
 
 def progress(desk: ui.Desk) -> None:

@@ -27,11 +27,12 @@ LAYERS = [
         *("dictionary", "probe", "compare", "demo"),
     },
     {"jobs", "charts"},
+    {"cli"},
     {"ui", "__main__"},
 ]
 HEIGHT = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-HEAVY = ("torch", "transformers", "sae_lens", "umap", "sklearn")
+HEAVY = ("torch", "transformers", "sae_lens", "umap", "sklearn", "openai")
 
 
 @cache
@@ -128,14 +129,15 @@ def test_sql_stays_in_the_store():
         ]
         told[path.relative_to(REPOSITORY)] = any(verb.search(text) for text in strings)
     sql = {path for path, found in told.items() if found}
-    assert {path.name for path in sql} == {"cache.py", "queue.py"}
+    assert {path.name for path in sql} == {"cache.py", "decisions.py", "queue.py"}
     assert {path.parent for path in sql} == {Path("fac/store")}
 
 
 def test_databases_are_opened_in_the_store_alone():
     for path in sorted(FAC.rglob("*.py")):
         found = every_import(path.read_text("utf-8")) & {"duckdb", "sqlite3"}
-        expected = {"cache.py": {"duckdb"}, "queue.py": {"sqlite3"}}.get(path.name, set())
+        opens = {"cache.py": {"duckdb"}, "queue.py": {"sqlite3"}, "decisions.py": {"sqlite3"}}
+        expected = opens.get(path.name, set())
         assert found == expected, path.name
 
 
@@ -146,8 +148,19 @@ def test_pages_know_no_arrays_no_databases_and_no_language_model():
 
 
 def test_streamlit_stays_in_the_shared_frame_and_the_pages():
-    users = {p.name for p in FAC.rglob("*.py") if "streamlit" in every_import(p.read_text("utf-8"))}
-    assert users == {"ui.py"}
+    users = {p for p in FAC.rglob("*.py") if "streamlit" in every_import(p.read_text("utf-8"))}
+    assert {path.parent for path in users} == {FAC / "ui"}
+
+
+def test_what_a_language_model_is_told_stands_in_one_room():
+    for path in sorted(FAC.rglob("*.py")):
+        told = [
+            dict(zip(map(ast.unparse, filter(None, node.keys)), node.values, strict=False))
+            for node in nodes(path.read_text("utf-8"))
+            if isinstance(node, ast.Dict)
+        ]
+        system = [d for d in told if "'role'" in d and ast.unparse(d["'role'"]) == "'system'"]
+        assert bool(system) == (path.name == "prompts.py"), path.name
 
 
 @pytest.mark.parametrize("door", ["fac.ui", "fac.jobs", "fac.__main__"])

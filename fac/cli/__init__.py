@@ -1,0 +1,1 @@
+"""Commands beyond the first few, and what all of them share."""

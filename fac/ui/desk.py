@@ -446,10 +446,10 @@ def last_html(said: Sequence[Decision], names: dict[str, str]) -> str:
         flags = f" · {', '.join(decision.reasons)}" if decision.reasons else ""
         took = "" if decision.seconds is None else f"{decision.seconds:.0f} s"
         rows.append(
-            f"<li><span>#{html.escape(feature)}</span>"
-            f"<b>{html.escape(verdict + flags)}</b><i>{took}</i></li>"
+            f"<span>#{html.escape(feature)}</span>"
+            f"<b>{html.escape(verdict + flags)}</b><i>{took}</i>"
         )
-    return f'<ul class="fac-last">{"".join(rows)}</ul>'
+    return f'<div class="fac-last">{"".join(rows)}</div>'
 
 
 def guide_html(lines: Mapping[str, str]) -> str:

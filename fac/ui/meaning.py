@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import streamlit as st
@@ -17,7 +18,7 @@ from fac.config import ExplainSpec, digest
 from fac.prompts import Task
 from fac.schema import LEVELS
 from fac.ui.findings import anchor_of, labels, measured
-from fac.ui.handles import cache, decisions, queue, runs
+from fac.ui.handles import cache, decisions, queue, runs, stores, workspace
 from fac.ui.text import Row, called, explanation_html, plain
 from fac.ui.views import CHART, REVIEW
 from fac.ui.work import start
@@ -88,13 +89,18 @@ def explanation_texts(run: str, *, every: bool = False) -> list[tuple[str, int, 
             shown.setdefault((feature, text), (measure, feature, text))
     for explain_run in explain_runs:
         measure = explained_measure(explain_run)
-        for row in cache().explanations(explain_run):
-            if row["text"] is not None:
-                key = row["feature"], row["text"]
-                shown.setdefault(key, (measure, *key))
+        for said in _texts(workspace().root, explain_run):
+            shown.setdefault(said, (measure, *said))
     if every:
         return list(shown.values())
     return list({feature: shown[feature, text] for feature, text in reversed(shown)}.values())
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _texts(root: Path, explain_run: str) -> list[tuple[int, str]]:
+    """(feature, text) of a whole run, which never changes."""
+    rows = stores(root).cache.explanations(explain_run)
+    return [(row["feature"], row["text"]) for row in rows if row["text"] is not None]
 
 
 def names(run: str, features: Sequence[int]) -> dict[int, str]:
@@ -199,6 +205,13 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
                     icon=":material/rate_review:",
                     query_params=each.link,
                 )
+    if not found:
+        st.page_link(
+            REVIEW,
+            label="Not explained yet: have it explained",
+            icon=":material/format_quote:",
+            query_params={"which": "explained"},
+        )
     scores = [
         {**score, "name": f"{score['name']}, {EXPLAINER_NAMES[each.explainer]}"}
         for each in found

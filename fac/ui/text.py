@@ -149,11 +149,10 @@ STYLE = """
 .fac-said{border-left:3px solid #14958A;padding:.05rem 0 .05rem .75rem;line-height:1.5;
   overflow-wrap:anywhere;unicode-bidi:isolate;max-height:12rem;overflow-y:auto}
 .fac-said.fac-none{border-color:rgba(124,135,153,.4);opacity:.75;font-style:italic}
-.fac-last{list-style:none;margin:0;padding:0;font-size:.84rem}
-.fac-last li{display:flex;gap:.6rem;padding:.16rem 0;margin:0}
-.fac-last span{opacity:.62;min-width:3.6rem}
-.fac-last b{font-weight:500;flex:1}
-.fac-last i{opacity:.62;font-style:normal}
+.fac-last{font-size:.84rem;line-height:1.35;display:grid;gap:.25rem .9rem;
+  grid-template-columns:max-content 1fr max-content}
+.fac-last span,.fac-last i{opacity:.62;font-style:normal}
+.fac-last b{font-weight:500}
 .fac-guide{font-size:.84rem;line-height:1.45;display:grid;grid-template-columns:max-content 1fr;
   gap:.3rem .9rem}
 .fac-guide b{font-weight:600}
