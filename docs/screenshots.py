@@ -27,6 +27,8 @@ HEADLINES = {
     "coverage": "Coverage",
     "compare": "Compare",
     "playground": "Playground",
+    "review": "Review",
+    "agreement": "Agreement",
     "jobs": "Jobs",
 }
 
@@ -41,6 +43,8 @@ def views(anchor: str, dataset: str, threshold: str, text: str | None) -> dict[s
         "coverage": pair,
         "compare": {"before": dataset, "after": anchor, "anchor": anchor},
         "playground": {"dataset": dataset, **({"probe": text} if text else {})},
+        "review": {**pair, "reviewer": "you"},
+        "agreement": {"kind": "relevance"},
         "jobs": {},
     }
 

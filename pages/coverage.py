@@ -27,6 +27,8 @@ def answer(anchor: str, dataset: str) -> None:
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
         threshold = ui.threshold_slider(anchor, dataset)
         relevance = ui.pick_relevance(anchor)
+        with st.popover("Judge", icon=":material/gavel:", help="Which features matter for a task"):
+            ui.judge_form(anchor)
         role = ui.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
         support = st.number_input(
             "Anchor support",
@@ -182,4 +184,5 @@ with anchor_column:
     anchor = ui.pick("Against the anchor", "anchor", found, ui.default_anchor(found))
 with dataset_column:
     dataset = ui.pick("Coverage of", "dataset", found, ui.default_dataset(found, anchor))
+ui.show_failures("relevance")
 answer(anchor, dataset)

@@ -354,4 +354,7 @@ def items() -> list[ui.Item]:
 setting = (who, kind, anchor, task, every, frozenset(features or ()), which, *explain_runs)
 ui.open_desk(who, kind, setting, items, first=ui.look("item", None))
 view = {"kind": kind, "anchor": titles[anchor], "dataset": titles[dataset], "which": which}
-work({**view, **({"task": task} if task else {})})
+view |= ui.gaps_in_link({**asked, "relevance": relevance}) if which == "gaps" else {}
+view |= {"task": task} if task else {}
+view |= {"every": "True"} if every else {}
+work(view)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fac.config import REPOSITORY, Workspace
+from tests.server import transformers_serve
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -36,6 +37,16 @@ def demo_model_home() -> Path:
     from fac.models import demo_model
 
     return demo_model(Workspace(REPOSITORY / "data").models).parent
+
+
+@pytest.fixture(scope="session")
+def real_server(
+    demo_model_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """(endpoint, name of the model) of `transformers serve` with the demo model."""
+    folder = next(path.parent for path in demo_model_home.rglob("model.safetensors"))
+    with transformers_serve(folder, tmp_path_factory.mktemp("serve") / "log") as endpoint:
+        yield endpoint, str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -203,6 +203,18 @@ def test_each_repetition_waits_longer_and_not_all_the_same(journal):
     assert pauses("two") != slept
 
 
+def test_a_limit_without_a_wait_is_outlasted_by_more_than_a_minute_on_average(journal):
+    """Most limits are per minute; a question must not be given up within one."""
+    total = []
+    for number in range(20):
+        slept = []
+        model = Flaky(*[Transient("429", "slow down")] * 5)
+        one = [Question("a", prompt(f"limited {number}"))]
+        assert ask(one, model, journal, limits=ONE, sleep=slept.append).answers["a"].ok
+        total.append(sum(slept))
+    assert min(total) > 30 and sum(total) / len(total) > 55
+
+
 def _steps(slept):
     """Long pauses are slept in pieces of at most five seconds."""
     steps, piece = [], 0.0
@@ -251,7 +263,7 @@ def test_a_question_that_nothing_helps_is_left_and_asked_again_next_time(journal
     asked = ask(questions(5), ScriptedChat(answer), journal, retries=2)
     lost = asked.answers["judge/2"]
     assert not lost.ok and lost.reply is None
-    assert lost.failure == "The server answered 500: boom. Asked 3 times."
+    assert lost.failure == "The server answered 500: boom. Attempts: 3."
     assert (asked.counts["failed"], asked.counts["answered"]) == (1, 4)
     assert lost.key not in journal.read()
     again = ScriptedChat(echo)

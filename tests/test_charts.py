@@ -114,6 +114,48 @@ def test_the_scatter_colours_gained_and_lost_and_leaves_out_what_neither_shows()
     }
 
 
+def estimate(name: str, value: float | None, low: float | None, high: float | None) -> dict:
+    return {"name": name, "value": value, "low": low, "high": high, "n": 9}
+
+
+def test_estimates_carry_their_intervals_in_the_order_they_were_given():
+    rows = [estimate("first", 0.5, 0.25, 0.875), estimate("second", -0.25, -0.5, 0.0)]
+    figure = charts.intervals(rows, across=(-0.5, 1.0), reference=0.0)
+    (dots,) = figure.data
+    assert (list(dots.y), list(dots.x)) == (["first", "second"], [0.5, -0.25])
+    assert (list(dots.error_x.arrayminus), list(dots.error_x.array)) == (
+        [0.25, 0.25],
+        [0.375, 0.25],
+    )
+    assert list(figure.layout.yaxis.categoryarray) == ["second", "first"], "top to bottom"
+    low, high = figure.layout.xaxis.range
+    assert low < -0.5 and high > 1.0
+    assert figure.layout.shapes[0].x0 == 0.0
+
+
+def test_an_estimate_that_is_not_defined_is_said_to_be_so_and_not_drawn_as_zero():
+    rows = [estimate("a", math.nan, math.nan, math.nan), estimate("b", None, None, None)]
+    figure = charts.intervals([*rows, estimate("c", 1.0, None, None)])
+    assert list(figure.data[0].y) == ["c"]
+    assert list(figure.data[0].error_x.array) == [0.0], "a value without an interval is a dot"
+    assert [(note.y, note.text) for note in figure.layout.annotations] == [
+        ("a", "not defined"),
+        ("b", "not defined"),
+    ]
+
+
+def test_shares_of_verdicts_fill_a_bar_and_nothing_counted_stays_empty():
+    rows = [
+        {"name": "paper", "n": 200, "relevant": 0.84, "irrelevant": 0.05, "unclear": 0.11},
+        {"name": "here", "n": 0, "relevant": 0.0, "irrelevant": 0.0, "unclear": 0.0},
+    ]
+    bars = {trace.name: trace for trace in charts.verdict_bars(rows).data}
+    assert list(bars) == ["relevant", "irrelevant", "unclear"]
+    assert [sum(trace.x[i] for trace in bars.values()) for i in (0, 1)] == [1.0, 0.0]
+    assert list(bars["relevant"].y) == ["paper · n = 200", "here · n = 0"]
+    assert bars["irrelevant"].marker.color == charts.MISSING
+
+
 def test_token_dots_are_drawn_only_where_a_feature_fires():
     figure = charts.token_dots(
         ["a", "b", "c"], [(7, "b", [0.0, 2.0, 0.0]), (9, "", [1.0, 0.0, 1.0])]
@@ -134,3 +176,5 @@ def test_empty_data_gives_an_empty_figure_rather_than_an_error():
     assert charts.token_dots([], []).data[0].x == ()
     charts.support_scatter(np.zeros(3, int), np.zeros(3, int), names=("a", "b")).to_json()
     charts.feature_map(points(3), np.zeros(3, int)).to_json()
+    assert charts.intervals([]).data[0].x == ()
+    assert charts.verdict_bars([]).data[0].x == ()

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from fac import __main__ as cli
 from fac import coverage, jobs
+from fac.cli import frame
 from fac.config import REPOSITORY, Workspace
 from fac.errors import ServiceError
 from fac.schema import ROLES
@@ -37,6 +38,8 @@ from tests.test_jobs import ToySteps
 COMMANDS = {
     *("demo", "ingest", "measure", "coverage", "gaps", "check", "probe"),
     *("preflight", "train-sae", "magpie", "worker", "cache rebuild"),
+    *("explain", "judge", "agreement", "decisions export", "decisions import"),
+    *("review export", "review import"),
 }
 
 
@@ -104,7 +107,7 @@ def assert_one_sentence(said: Said, code: int = 2) -> None:
     assert "Traceback" not in said.err
 
 
-cli.NOTE_SECONDS = float("inf")  # how slow this machine is shall not be what is tested
+frame.NOTE_SECONDS = float("inf")  # how slow this machine is shall not be what is tested
 
 PAIR = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
 

@@ -15,7 +15,7 @@ from fac.generator import LocalGenerator
 from fac.generator.asking import Journal, Limits, Question, ask_all
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.prompts import Excerpt, Prompt
-from tests.server import ScriptedServer, Status, Trickle, completion, transformers_serve
+from tests.server import ScriptedServer, Status, Trickle, completion
 
 PROMPTS = ["The oven", "Water the plants in the garden every", "a", "for loaf in"]
 
@@ -427,15 +427,6 @@ def test_a_key_with_foreign_characters_is_refused_before_it_is_sent(monkeypatch)
 
 
 # --- a real server --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def real_server(demo_model_home, tmp_path_factory):
-    """(endpoint, name of the model) of `transformers serve` with the demo model."""
-    folder = next(path.parent for path in demo_model_home.rglob("model.safetensors"))
-    log = tmp_path_factory.mktemp("serve") / "log"
-    with transformers_serve(folder, log) as endpoint:
-        yield endpoint, str(folder)
 
 
 @pytest.mark.model

@@ -5,10 +5,13 @@ The toy workspace can be read by eye (tests/toy.py): toy-anchor shows eleven wor
 So FAC is 4 of 10, and python, function, loop, river, mountain and train are missing.
 """
 
+import ast
 import html
+import json
 import re
 import subprocess
 import sys
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,19 +25,41 @@ from markdown_it import MarkdownIt
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from fac import ui
-from fac.config import REPOSITORY, DemoSpec, IngestSpec, MeasureSpec, ProbeSpec, Workspace
+from fac import review, ui
+from fac.config import (
+    REPOSITORY,
+    DemoSpec,
+    ExplainSpec,
+    IngestSpec,
+    JudgeSpec,
+    MeasureSpec,
+    ProbeSpec,
+    Workspace,
+)
 from fac.measure import measure
 from fac.probe import probe
+from fac.prompts import TASKS
 from fac.schema import SCHEMA_VERSION, Activations
 from fac.store import cache
+from fac.store.decisions import Decision, Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
 from tests.lexicon import LexiconEncoder
-from tests.toy import WORDS, publish_activations, publish_dataset, toy_workspace
+from tests.toy import (
+    MODELS_TEXTS,
+    TASK,
+    WORDS,
+    publish_activations,
+    publish_dataset,
+    publish_explanations,
+    toy_workspace,
+)
 
 APP = REPOSITORY / "app.py"
-PAGES = ("home", "datasets", "features", "coverage", "compare", "playground", "jobs")
+PAGES = (
+    *("home", "datasets", "features", "coverage", "compare", "playground"),
+    *("review", "agreement", "jobs"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +97,37 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 @pytest.fixture
 def toy(empty: Workspace) -> Workspace:
     return toy_workspace(empty.root)
+
+
+@pytest.fixture
+def explained(empty: Workspace) -> Workspace:
+    """The toy with explanations by tokens and by a language model, and a judge of TASK."""
+    return toy_workspace(empty.root, explained=True)
+
+
+def anchor_run(workspace: Workspace) -> str:
+    return Runs(workspace).resolve("measure", "toy-anchor")
+
+
+def rate(
+    workspace: Workspace,
+    who: str,
+    feature: int,
+    verdict: str,
+    *,
+    kind: str = "explanation",
+    **more: Any,
+) -> Decision:
+    """What a person says about the language model's explanation, or about TASK."""
+    run, text = anchor_run(workspace), MODELS_TEXTS[feature]
+    content = (
+        review.explanation_content(run, feature, text)
+        if kind == "explanation"
+        else review.relevance_content(run, feature, TASK, TASKS[TASK].rubric, text)
+    )
+    item = review.item(content)
+    store = Decisions(workspace.decisions)
+    return store.add(who, kind, item.subject, content, verdict, **more)
 
 
 def opened(page: str, **view: str) -> AppTest:
@@ -158,7 +214,7 @@ def test_without_demo_and_data_a_page_leads_to_the_datasets(empty):
     queue = Queue(empty.queue)
     opened("home")
     queue.cancel(queue.jobs()[0].id)
-    for page in ("home", "features", "coverage", "compare", "playground"):
+    for page in ("home", "features", "coverage", "compare", "playground", "review", "agreement"):
         assert "Add a dataset" in words(opened(page)), page
 
 
@@ -238,7 +294,8 @@ def test_gaps_are_listed_and_searched(toy):
     at = opened("coverage")
     labels = set(at.dataframe[0].value["label"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
-    ran(at.text_input[0].set_value("riv").run())
+    box = next(each for each in at.text_input if each.label == "Search")
+    ran(box.set_value("riv").run())
     assert list(at.dataframe[0].value["label"]) == ["river"]
 
 
@@ -456,6 +513,330 @@ def test_a_workspace_of_a_newer_version_is_refused_in_words(toy):
     assert "99" in at.error[0].value or "newer" in at.error[0].value
 
 
+# --- explanations and relevance ---------------------------------------------------------------
+
+
+def test_home_counts_what_is_explained_and_proposes_to_review_it(explained):
+    at = opened("home")
+    (funnel, *_) = (json.loads(chart.proto.spec) for chart in at.get("plotly_chart"))
+    stages = dict(zip(funnel["data"][0]["y"], funnel["data"][0]["x"], strict=True))
+    assert stages["explained"] == 10  # the tokens abstain on "the"; nobody asked about "quasar"
+    assert "Review what the gaps are called" in words(at)
+
+
+def test_home_proposes_to_explain_gaps_that_have_no_names(toy):
+    assert "Explain the gaps" in words(opened("home"))
+
+
+def test_a_feature_shows_its_explanations_side_by_side_with_their_scores(explained):
+    at = opened("features", feature=str(WORDS.index("river")), dataset="toy-seed")
+    read = Reader(markup(at)).text
+    assert at.subheader[0].value == r"\#6 People speak of a river\."
+    assert "language model · toy-llmPeople speak of a river." in read
+    assert "token statisticsthe word river" in read
+    said = words(at)
+    assert "AUROC 0.89, n = 6" in said and "Detection 1.00, n = 6" in said
+    assert "the judge says probably" in said
+
+
+def test_an_explainer_that_cannot_tell_says_why(explained):
+    at = opened("features", feature=str(WORDS.index("the")), dataset="toy-anchor")
+    assert "cannot tell: it fires everywhere" in Reader(markup(at)).text
+    assert at.subheader[0].value == r"\#10 the", "named by its tokens"
+
+
+def test_a_persons_correction_becomes_the_name_and_a_persons_verdict_goes_before_the_judge(
+    explained,
+):
+    river = WORDS.index("river")
+    rate(explained, "ana", river, "maybe", edited_text="Water on its way", reasons=("too broad",))
+    rate(explained, "ana", river, "no", kind="relevance")
+    at = opened("features", feature=str(river), dataset="toy-anchor")
+    assert at.subheader[0].value == r"\#6 Water on its way"
+    said = words(at)
+    assert "1 person: maybe" in said
+    assert "~~the judge says probably~~" in said and "1 person: no" in said
+    # Of the judge's five relevant features (RELEVANT) the person took one away.
+    assert metrics(opened("coverage", relevant=TASK))["Missing"] == "4"
+
+
+def test_features_and_gaps_are_found_by_their_explanation(explained):
+    at = opened("features", dataset="toy-anchor", q="speak of a riv")
+    assert list(at.dataframe[0].value["explanation"]) == ["People speak of a river."]
+    at = opened("coverage", q="speak of a riv")
+    assert list(at.dataframe[0].value["feature"]) == [WORDS.index("river")]
+
+
+def test_coverage_counts_what_a_judge_calls_relevant(explained):
+    at = opened("coverage")
+    relevant = next(each for each in at.selectbox if each.label == "Relevant")
+    ran(relevant.set_value(TASK).run())
+    shown = metrics(at)
+    # python, function, loop, river, mountain: the seed says none of them.
+    assert (shown["Anchor"], shown["Covered"], shown["FAC"]) == ("5", "0", "0.0%")
+    assert at.query_params["relevant"] == TASK
+    (link,) = [each for each in at.get("page_link") if each.proto.label == "Review these"]
+    assert f"relevant={TASK}" in link.proto.query_string
+
+
+# --- review -----------------------------------------------------------------------------------
+
+
+def shown_explanation(at: AppTest) -> str:
+    (quote,) = re.findall(r'<div class="fac-quote[^"]*">(.*?)</div>', markup(at))
+    return html.unescape(quote)
+
+
+def test_who_reviews_is_asked_first(explained):
+    assert "Who is reviewing?" in words(opened("review"))
+
+
+def test_a_rating_is_kept_with_what_was_shown_and_the_next_item_comes(explained):
+    at = opened("review", reviewer="ana")
+    first = shown_explanation(at)
+    ran(button(at, "Too narrow").click().run())
+    ran(button(at, "Probably").click().run())
+    store = Decisions(explained.decisions)
+    (said,) = store.current()
+    assert (said.reviewer, said.kind, said.verdict) == ("ana", "explanation", "probably")
+    assert said.reasons == ("too narrow",)
+    assert store.content(said.seen)["explanation"] == first != shown_explanation(at)
+    assert "1 of 6" in next(bar.proto.text for bar in at.get("progress"))
+
+    ran(button(at, "Undo").click().run())
+    assert store.current() == []
+    assert shown_explanation(at) == first
+
+
+def test_before_the_decision_nobody_elses_verdict_nor_the_explainer_is_in_sight(explained):
+    said = rate(explained, "zacharias", WORDS.index("river"), "no", note="nonsense")
+    at = opened("review", reviewer="ana", item=said.seen)
+    assert shown_explanation(at) == "People speak of a river."
+    sight = words(at) + Reader(markup(at)).text
+    for secret in ("zacharias", "nonsense", "toy-llm", "language model ·", "AUROC", "gold"):
+        assert secret not in sight, secret
+
+
+def test_every_explanation_of_a_feature_can_be_put_on_the_desk(explained):
+    at = opened("review", reviewer="ana", which="explained", every="True")
+    assert "0 of 19" in next(bar.proto.text for bar in at.get("progress"))
+    at = opened("review", reviewer="ana", which="explained")
+    assert "0 of 10" in next(bar.proto.text for bar in at.get("progress"))
+
+
+def test_relevance_is_asked_with_the_tasks_criteria(explained):
+    at = opened("review", reviewer="ana", kind="relevance", task=TASK)
+    assert f"Does this feature matter for {TASKS[TASK].title}?" in words(at)
+    assert TASKS[TASK].rubric[0] in Reader(markup(at)).text
+    ran(button(at, "No").click().run())
+    (said,) = Decisions(explained.decisions).current("relevance")
+    assert said.subject.endswith(f"/{TASK}") and said.verdict == "no"
+
+
+def test_the_truth_of_a_detection_comes_after_the_answer(explained):
+    at = opened("review", reviewer="ana", kind="detection", which="explained")
+    assert 'class="fac-peak"' not in markup(at)
+    assert "silent" not in words(at)
+    ran(button(at, "Cannot tell").click().run())
+    (said,) = Decisions(explained.decisions).current("detection")
+    assert said.verdict == "??????"
+    assert markup(at).count('class="fac-peak"') == 3
+    assert "0 of 6 right." in words(at)
+    before = shown_explanation(at)
+    ran(button(at, "Next").click().run())
+    assert shown_explanation(at) != before
+
+
+def test_a_link_to_what_nobody_knows_says_so_and_shows_the_next_item(explained):
+    at = opened("review", reviewer="ana", item="0123456789ab")
+    assert "not among the chosen features" in words(at)
+    assert shown_explanation(at)
+
+
+def test_all_reviewed_leads_to_the_agreement(explained):
+    at = opened("review", reviewer="ana")
+    for _ in range(6):
+        ran(button(at, "Yes").click().run())
+    assert "All reviewed" in words(at)
+    ran(button(at, "Undo the last").click().run())
+    assert shown_explanation(at)
+
+
+def test_decisions_that_cannot_be_read_are_told_in_a_sentence(explained):
+    explained.decisions.write_bytes(b"this is no database at all" * 99)
+    at = opened("review", reviewer="ana")
+    assert len(at.error) == 1 and "damaged" in words(at)
+
+
+def test_without_explanations_token_statistics_are_one_button_away(toy):
+    at = opened("review", reviewer="ana")
+    assert "Nothing is explained yet" in words(at)
+    ran(button(at, "Explain by tokens").click().run())
+    (job,) = Queue(toy.queue).jobs()
+    spec = ExplainSpec(**job.spec)
+    assert (spec.measure, spec.explainer, spec.features) == (anchor_run(toy), "tokens", ())
+    assert "on their way" in words(at)
+
+
+def test_a_language_model_is_asked_about_the_gaps_within_a_budget(toy, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hidden-1")
+    at = opened("review", reviewer="ana")
+    assert "OPENAI_API_KEY is set" in words(at)
+    assert "sk-hidden-1" not in words(at) + markup(at) + str(at.session_state)
+    ran(button(at, "Explain").click().run())
+    assert "needs its name" in words(at), "no model was named"
+    box = {each.label: each for each in (*at.text_input, *at.number_input)}
+    box["Model"].set_value("small-model")
+    box["Endpoint"].set_value("http://127.0.0.1:9/v1")
+    box["Token budget"].set_value(5000)
+    ran(button(at, "Explain").click().run())
+    (job,) = Queue(toy.queue).jobs()
+    spec = ExplainSpec(**job.spec)
+    assert (spec.explainer, spec.model, spec.endpoint) == (
+        "llm",
+        "small-model",
+        "http://127.0.0.1:9/v1",
+    )
+    assert spec.features == (3, 4, 5, 6, 7, 8) and spec.budget_tokens == 5000
+    assert spec.scores == ("detection", "fuzzing")
+    assert "sk-hidden-1" not in json.dumps(job.spec)
+
+
+def test_a_judge_is_asked_by_the_tasks_criteria_or_by_the_datas_labels(explained):
+    at = opened("coverage")
+    box = {each.label: each for each in (*at.text_input, *at.selectbox)}
+    box["Task"].set_value("toxicity")
+    box["Model"].set_value("small-model")
+    ran(button(at, "Judge").click().run())
+    box = {each.label: each for each in (*at.radio, *at.selectbox)}
+    box["Judge"].set_value("labels")
+    box["Task"].set_value("toxicity")
+    ran(button(at, "Judge").click().run())
+    by_labels, by_model = (JudgeSpec(**job.spec) for job in Queue(explained.queue).jobs())
+    assert (by_model.model, by_model.rubric) == ("small-model", TASKS["toxicity"].rubric)
+    assert len(by_model.explanations) == 2, "it reads what both explainers said"
+    assert (by_labels.judge, by_labels.label, by_labels.model) == ("labels", "toy", "")
+    assert {ui.job_title(job) for job in Queue(explained.queue).jobs()} == {
+        "Judge toy-anchor for toxicity"
+    }
+
+
+def test_without_a_key_the_form_says_where_it_belongs(toy, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "OPENAI_API_KEY is not set" in words(opened("review", reviewer="ana"))
+
+
+def test_where_sign_in_is_configured_a_name_cannot_be_picked(explained):
+    at = AppTest.from_file(APP, default_timeout=60)
+    at.secrets["auth"] = {"client_id": "x", "cookie_secret": "y"}
+    at.run()
+    at.query_params["reviewer"] = "somebody else"
+    ran(at.switch_page("pages/review.py").run())
+    assert button(at, "Sign in")
+    assert "Reviewer" not in {each.label for each in at.selectbox}
+    assert "Who is reviewing?" in words(at)
+
+
+def test_an_explanation_cannot_act(empty):
+    toy_workspace(empty.root)
+    runs, nasty_text = Runs(empty), "<img src=x onerror=alert(1)> :red[x] <script>1</script>"
+    run = publish_explanations(runs, anchor_run(empty), dict.fromkeys(range(10), nasty_text))
+    cache.build(runs, run, empty.cache)
+    for page in ("review", "features", "coverage"):
+        at = opened(page, reviewer="ana")
+        assert nasty_text in Reader(re.sub(r"<style>.*?</style>", "", markup(at))).text, page
+
+
+# --- agreement --------------------------------------------------------------------------------
+
+
+def test_agreement_needs_people(explained):
+    assert "Nobody has decided anything here yet" in words(opened("agreement"))
+
+
+def test_what_is_not_defined_is_said_to_be_so_and_why(explained):
+    rate(explained, "ana", 0, "yes")
+    rate(explained, "ana", 1, "no")
+    at = opened("agreement")
+    assert metrics(at)["Rated by two or more"] == "0"
+    assert set(at.dataframe[0].value["estimate"]) == {"not defined"}
+    assert "no item was rated by two" in words(at)
+
+
+def test_agreement_is_what_the_ratings_say(explained):
+    for feature, ana, bo in ((0, "yes", "yes"), (1, "no", "no"), (2, "yes", "no"), (3, "no", "no")):
+        rate(explained, "ana", feature, ana)
+        rate(explained, "bo", feature, bo)
+    at = opened("agreement")
+    shown = dict(zip(*(at.dataframe[0].value[c] for c in ("coefficient", "estimate")), strict=True))
+    # 3 of 4 agree; by chance 1/2 * 1/4 + 1/2 * 3/4 = 1/2, so kappa is (3/4 - 1/2) / (1/2).
+    assert (shown["raw agreement"], shown["Cohen's kappa"]) == ("0.75", "0.50")
+    assert metrics(at)["To settle"] == "1"
+
+
+def test_a_disagreement_is_settled_in_place(explained):
+    river = WORDS.index("river")
+    rate(explained, "ana", river, "yes", kind="relevance")
+    rate(explained, "bo", river, "no", kind="relevance")
+    at = opened("agreement", kind="relevance", task=TASK, reviewer="cleo")
+    assert "changes 1 gap" in words(at), "toy-seed lacks it"
+    ran(button(at, "No").click().run())
+    settled = [d for d in Decisions(explained.decisions).current("relevance") if d.adjudicates]
+    assert [(d.reviewer, d.verdict) for d in settled] == [("cleo", "no")]
+    assert "Nothing is left to settle." in words(at)
+
+
+def test_a_judge_is_held_against_people(explained):
+    for feature, verdict in ((3, "yes"), (4, "no"), (8, "no")):
+        rate(explained, "ana", feature, verdict, kind="relevance")
+        rate(explained, "bo", feature, verdict, kind="relevance")
+    at = opened("agreement", kind="relevance", task=TASK)
+    table = next(each.value for each in at.dataframe if "more" in each.value)
+    by_level = table.set_index("level")
+    # The judge says yes of 3 and 4, no of 8.
+    assert (by_level.loc["yes", "n"], by_level.loc["yes", "value"]) == (2, 0.5)
+    assert (by_level.loc["no", "n"], by_level.loc["no", "value"]) == (1, 0.0)
+    assert by_level.loc["yes", "more"] > 300
+    (bars,) = (
+        spec
+        for spec in (json.loads(chart.proto.spec) for chart in at.get("plotly_chart"))
+        if spec["data"][0].get("name") == "relevant"
+    )
+    names, shares = bars["data"][0]["y"], bars["data"][0]["x"]
+    assert shares[names.index("paper: toxicity · n = 200")] == 0.84
+    assert shares[names.index(f"here: {TASK} · n = 2")] == 0.5
+
+
+def test_peoples_detection_stands_beside_the_models(explained):
+    run, feature = anchor_run(explained), WORDS.index("river")
+    with closing(cache.Cache(explained.cache)) as known:
+        explain = next(r["run"] for r in Runs(explained).list("explain") if r["spec"]["model"])
+        test = known.examples(explain, run, feature)
+    content = review.detection_content(run, feature, MODELS_TEXTS[feature], test)
+    signs = "".join("+" if row["positive"] else "-" for row in test)
+    item = review.item(content)
+    Decisions(explained.decisions).add("ana", "detection", item.subject, content, signs)
+    at = opened("agreement", kind="detection")
+    assert metrics(at)["People"] == "100.0%"
+    (row,) = at.dataframe[0].value.to_dict("records")
+    assert (row["feature"], row["reviewer"], row["value"], row["n"]) == (feature, "ana", 1.0, 6)
+
+
+def test_decisions_arrive_from_elsewhere_and_a_line_that_cannot_is_named(explained, tmp_path):
+    elsewhere = Workspace(tmp_path / "elsewhere")
+    said = rate(explained, "ana", 0, "yes")
+    content = Decisions(explained.decisions).content(said.seen)
+    Decisions(elsewhere.decisions).add("bo", "explanation", said.subject, content, "no")
+    lines = "\n".join([*Decisions(elsewhere.decisions).export(), "not json"])
+    at = opened("agreement")
+    ran(at.file_uploader[0].upload("decisions.jsonl", lines.encode()).run())
+    ran(button(at, "Import them").click().run())
+    assert "1 added" in words(at)
+    assert {d.reviewer for d in Decisions(explained.decisions).current()} == {"ana", "bo"}
+    assert metrics(at)["Rated by two or more"] == "1"
+    assert any("reason" in each.value and list(each.value["line"]) == [2] for each in at.dataframe)
+
+
 # --- foreign text -----------------------------------------------------------------------------
 
 
@@ -548,6 +929,17 @@ def test_examples_are_blurred_at_once_where_labels_warn(toy, monkeypatch):
     )
     manifest.write_text(manifest.read_text().replace('"toy": 1', '"toxic": 1'))
     assert opened("home").toggle[0].value
+
+
+def test_no_page_prints_a_string_that_was_meant_for_its_reader():
+    # Streamlit shows every bare string of a page but its docstring.
+    for path in sorted((REPOSITORY / "pages").glob("*.py")):
+        bare = [
+            node.lineno
+            for node in ast.parse(path.read_text("utf-8")).body[1:]
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ]
+        assert not bare, (path.name, bare)
 
 
 # --- the web process --------------------------------------------------------------------------

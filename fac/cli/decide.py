@@ -294,7 +294,8 @@ def agreement_(
         raise InputError(f"--kind takes explanation or relevance, got {kind!r}.")
     current = Decisions(workspace(workspace_).decisions).current(kind)
     if task:
-        current = [d for d in current if d.subject.endswith(f"/{task}")]
+        about = {d.subject: review.read_subject(d.subject) for d in current}
+        current = [d for d in current if (of := about[d.subject]) and of.task == task]
     ratings, subjects, reviewers = review.ratings_matrix(current, kind)
     found = agreement.summary(ratings, len(LEVELS), ordinal=True, seed=seed, resamples=resamples)
     pairs = agreement.pairwise(
@@ -320,6 +321,8 @@ def agreement_(
             defined = not math.isnan(c.value)
             value = f"{c.value:.4f}" if defined else "not defined"
             interval = f"{c.low:.3f} to {c.high:.3f}" if defined else escape(c.undefined)
+            if defined and math.isnan(c.low):
+                interval = "every resample is the same"
             table.add_row(c.name, value, interval, readable(c.n_items))
         out.print(table)
         listing(check._asdict())()

@@ -429,19 +429,19 @@ class _Run:
         self.tries[key] += 1
         if self.tries[key] > self.retries:
             self.counts["failed"] += 1
-            self._give_up(key, f"{failure.reason} Asked {self.tries[key]} times.")
+            self._give_up(key, f"{failure.reason} Attempts: {self.tries[key]}.")
             return
-        limited = failure.kind == "429"
+        limited, asked_for = failure.kind == "429", failure.retry_after
         first = FIRST_LIMITED if limited else FIRST_PAUSE
         pause = min(LONGEST_PAUSE, first * 2 ** (self.tries[key] - 1))
         pause *= random.Random(f"{key} {self.tries[key]}").uniform(0.5, 1.5)
-        if failure.retry_after is not None:
-            asked = min(LONGEST_OBEYED, failure.retry_after)
-            pause = asked + min(pause, 1.0)
-        if limited or failure.retry_after is not None:  # it is the server's limit, so for all
-            asked = pause if failure.retry_after is None else asked
-            self.pause_until = max(self.pause_until, self._now() + asked)
-        heapq.heappush(self.later, _Waiting(self._now() + pause, sum(self.tries.values()), key))
+        everyone = pause if limited else 0.0  # a limit of the server is one for all questions
+        if asked_for is not None:
+            everyone = min(LONGEST_OBEYED, asked_for)
+            pause = everyone + min(pause, 1.0)
+        now = self._now()
+        self.pause_until = max(self.pause_until, now + everyone)
+        heapq.heappush(self.later, _Waiting(now + pause, sum(self.tries.values()), key))
 
     def _give_up(self, key: str, failure: str) -> None:
         """Leaves one question without a reply; all the run, where no question has got one."""

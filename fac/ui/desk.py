@@ -79,7 +79,7 @@ def _signs_in() -> bool:
 
 
 def _signed_in() -> str | None:
-    if not st.user.is_logged_in:
+    if not st.user.get("is_logged_in"):
         st.button("Sign in", icon=":material/login:", type="primary", on_click=st.login)
         return None
     name = str(st.user.get("email") or st.user.get("name") or st.user.get("sub"))

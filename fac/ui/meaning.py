@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from fac import charts, compare, review
-from fac.config import ExplainSpec, digest
+from fac.config import ExplainSpec, JudgeSpec, digest
 from fac.prompts import Task
 from fac.schema import LEVELS
 from fac.ui.findings import anchor_of, labels, measured
@@ -392,6 +392,38 @@ def explain_form(anchor: str, features: Sequence[int]) -> None:
                     scores=("detection", "fuzzing") if scored else (),
                 ),
                 "Asking the model for explanations",
+            )
+
+
+def judge_form(anchor: str) -> None:
+    """Asks which features matter for a task: a language model by the task's criteria, or the
+    labels of the data by how much more often each feature fires with one of them."""
+    profiles = tasks()
+    with st.form("judge", border=False):
+        task = st.selectbox("Task", list(profiles), format_func=lambda name: profiles[name].title)
+        given = (
+            runs().manifest(runs().manifest(anchor)["facts"]["dataset"])["facts"].get("labels", {})
+        )
+        judges = {"llm": "A language model", **({"labels": "The data's labels"} if given else {})}
+        judge = st.radio("Judge", list(judges), format_func=judges.__getitem__, horizontal=True)
+        label = st.selectbox("Label that marks the task", list(given)) if given else ""
+        _key_line()
+        model, endpoint, budget = _server_fields()
+        if st.form_submit_button("Judge", icon=":material/gavel:"):
+            asks = judge == "llm"
+            _ask(
+                lambda: JudgeSpec(
+                    measure=anchor,
+                    task=task,
+                    rubric=profiles[task].rubric,
+                    judge=judge,
+                    explanations=tuple(explained(anchor)) if asks else (),
+                    label="" if asks else label,
+                    model=model if asks else "",
+                    endpoint=endpoint if asks else "",
+                    budget_tokens=budget if asks else None,
+                ),
+                f"Judging which features matter for {task}",
             )
 
 

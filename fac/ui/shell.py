@@ -97,7 +97,12 @@ def frame(page_name: str) -> None:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _start(root: Path) -> None:
-    """Once per server and workspace: a first start asks for the demo, any start for a worker."""
+    """Once per server and workspace: a first start asks for the demo, any start for a worker.
+
+    Streamlit puts its secrets into the environment when it reads them; the worker, which inherits
+    that, finds an API key there.
+    """
+    st.secrets.load_if_toml_exists()
     place = Workspace(root)
     if not runs().list("measure") and not demo_jobs():
         queue().enqueue(DemoSpec())

@@ -22,6 +22,8 @@ _VERBS = {
     "sae": "Map the dictionary",
     "probe": "Read a text",
     "demo": "Set up the demo",
+    "explain": "Explain",
+    "relevance": "Judge",
 }
 
 
@@ -32,11 +34,21 @@ def job_title(job: Job) -> str:
         return f"{verb} {job.spec['name']}"
     if job.step == "measure":
         return f"{verb} {dataset_name(job.spec['dataset'])}"
+    if job.step == "explain":
+        by = {"tokens": "by its tokens", "external": "from a file"}.get(job.spec["explainer"])
+        return f"{verb} {measured_name(job.spec['measure'])} {by or 'with ' + job.spec['model']}"
+    if job.step == "relevance":
+        return f"{verb} {measured_name(job.spec['measure'])} for {job.spec['task']}"
     return verb
 
 
 def dataset_name(run: str) -> str:
     """Name of a dataset run; its id while it is unknown here."""
+    return runs().manifest(run)["facts"]["name"] if runs().find(run) else run
+
+
+def measured_name(run: str) -> str:
+    """Name of the dataset that a measure run measured; the run's id while it is unknown here."""
     return runs().manifest(run)["facts"]["name"] if runs().find(run) else run
 
 

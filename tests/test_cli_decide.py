@@ -1,0 +1,261 @@
+"""Explaining, judging and deciding from the command line, with a real server and without any."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fac import review
+from fac.config import Workspace
+from fac.prompts import TASKS, Prompt
+from fac.schema import LEVELS, UNREADABLE
+from fac.store.decisions import Decisions
+from fac.store.runs import Runs
+from tests import toy
+from tests.server import ScriptedServer
+from tests.test_cli import PAIR, assert_one_sentence, fac
+from tests.test_interpret import honest
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return toy.toy_workspace(tmp_path_factory.mktemp("kitchen"))
+
+
+@pytest.fixture
+def place(kitchen: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the toy workspace that a test may change."""
+    shutil.copytree(kitchen.root, tmp_path / "kitchen")
+    return Workspace(tmp_path / "kitchen")
+
+
+@pytest.fixture
+def server() -> ScriptedServer:
+    def answer(body: dict[str, Any]) -> str:
+        form = body["response_format"]["json_schema"]["schema"]
+        return honest(Prompt(tuple(body["messages"]), form, 1))
+
+    return ScriptedServer(answer)
+
+
+def test_explain_needs_no_key_and_prints_the_median_auroc(place, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    said = fac("explain", "toy-anchor", "--missing-from", "toy-seed", "--json", place=place)
+    assert said.code == 0, said.err
+    missing = fac("coverage", *PAIR, "--list", "--json", place=place).json["missing"]
+    data = said.json
+    assert data["n_features"] == len(missing) == data["counts"]["explained"]
+    rows = Runs(place).table(data["run"], "scores").to_pylist()
+    assert [row["feature"] for row in rows] == missing
+    assert data["scores"]["auroc"]["median"] == np.median([row["value"] for row in rows])
+    words = fac("explain", "toy-anchor", "--missing-from", "toy-seed", place=place)
+    assert f"median auroc  {data['scores']['auroc']['median']:.4f} over" in words.out
+
+
+def test_gaps_carry_their_explanations(place):
+    fac("explain", "toy-anchor", place=place)
+    rows = fac("gaps", *PAIR, "--json", place=place).json["gaps"]
+    by = {row["feature"]: row for row in rows}
+    assert "“python”" in by[3]["explanation"]
+    assert by[3]["explainer"] == "tokens" and by[3]["score"] == 1.0
+
+
+def test_explain_and_judge_ask_a_server_once_and_coverage_counts_what_it_found(
+    place, server, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test")
+    with server.running():
+        model = ("--model", "m", "--endpoint", server.endpoint)
+        told = fac(
+            *("explain", "toy-anchor", "--explainer", "llm", "--score", "detection"),
+            *("--features", "3,#6", "--price-in", 1, "--price-out", 2, "--budget-usd", 1),
+            *(*model, "--json"),
+            place=place,
+        )
+        assert told.code == 0, told.err
+        assert told.json["scores"]["detection"] == {"n": 2, "median": 1.0}
+        assert told.json["cost"] > 0
+        judged = fac("judge", "toy-anchor", "--task", "toxicity", *model, "--json", place=place)
+        assert judged.code == 0, judged.err
+    assert set(server.served.values()) == {1}
+    assert judged.json["counts"]["yes"] >= 1
+    said = fac("coverage", *PAIR, "--relevant", "toxicity", "--json", place=place).json
+    assert said["n_anchor"] == judged.json["counts"]["yes"]
+    for path in place.root.rglob("*"):
+        if path.is_file():
+            assert b"sk-secret-of-this-test" not in path.read_bytes(), path
+    assert "sk-secret" not in told.out + told.err + judged.out + judged.err
+
+
+def test_a_persons_verdict_overrides_the_judge_until_the_wording_changes(place, server):
+    with server.running():
+        model = ("--model", "m", "--endpoint", server.endpoint)
+        fac("judge", "toy-anchor", "--task", "toxicity", *model, place=place)
+        runs = Runs(place)
+        anchor = runs.resolve("measure", "toy-anchor")
+        ask = ("coverage", *PAIR, "--relevant", "toxicity", "--json")
+        before = fac(*ask, place=place).json["n_anchor"]
+        content = review.relevance_content(anchor, 6, "toxicity", TASKS["toxicity"].rubric, None)
+        store = Decisions(place.decisions)
+        about = review.subject("relevance", anchor, 6, "toxicity")
+        store.add("ana", "relevance", about, content, "yes")
+        assert fac(*ask, place=place).json["n_anchor"] == before + 1
+        fac("explain", "toy-anchor", place=place)  # feature 6 now has an explanation
+        assert fac(*ask, place=place).json["n_anchor"] == before
+
+
+def test_label_contrast_judges_without_a_model(place):
+    said = fac(
+        *("judge", "toy-anchor", "--task", "reward", "--judge", "labels", "--label", "nobody"),
+        place=place,
+    )
+    assert_one_sentence(said)
+    assert "'nobody'" in said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (("explain", "toy-anchor", "--explainer", "llm"), "--model"),
+        (("explain", "toy-anchor", "--explainer", "guess"), "tokens, llm, external"),
+        (("explain", "toy-anchor", "--features", "x"), "numbers such as"),
+        (("explain", "toy-anchor", "--features", "99"), "no feature 99"),
+        (("explain", "nothing"), "toy-anchor"),
+        (("explain", "toy-anchor", "--features", "1", "--missing-from", "toy-seed"), "not both"),
+        (("explain", "toy-anchor", "--explainer", "external"), "--file"),
+        (("judge", "toy-anchor", "--task", "nonsense"), "toxicity"),
+        (("judge", "toy-anchor", "--task", "reward"), "--model"),
+        (
+            ("judge", "toy-anchor", "--task", "reward", "--model", "m", "--budget-usd", "1"),
+            "both prices",
+        ),
+        (
+            ("judge", "toy-anchor", "--task", "reward", "--model", "m", "--endpoint", "ftp://x"),
+            "http",
+        ),
+        (("agreement", "--kind", "pair"), "explanation or relevance"),
+        (("coverage", *PAIR, "--relevant", "reward"), "fac judge"),
+    ],
+)
+def test_bad_input_is_one_sentence(place, line, why):
+    said = fac(*line, place=place)
+    assert_one_sentence(said)
+    assert why in said.err
+
+
+def test_openai_without_a_key_is_one_sentence(place, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    said = fac("judge", "toy-anchor", "--task", "reward", "--model", "gpt-4o-mini", place=place)
+    assert_one_sentence(said)
+    assert "OPENAI_API_KEY" in said.err
+
+
+def test_a_server_that_is_not_there_is_exit_code_3(place, monkeypatch):
+    from fac.generator import asking
+
+    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.001)
+    line = ("--task", "reward", "--model", "m", "--endpoint", "http://127.0.0.1:9/v1")
+    assert_one_sentence(fac("judge", "toy-anchor", *line, place=place), code=3)
+
+
+# --- decisions ------------------------------------------------------------------------------------
+
+
+def decided(place: Workspace) -> Decisions:
+    """Two reviewers on three explanations; they differ on one."""
+    store = Decisions(place.decisions)
+    for feature, (one, other) in {1: ("yes", "yes"), 2: ("yes", "no"), 3: ("no", "no")}.items():
+        content = review.explanation_content("measure-1", feature, f"text {feature}")
+        about = review.subject("explanation", "measure-1", feature)
+        store.add("ana", "explanation", about, content, one, seconds=2.0)
+        store.add("ben", "explanation", about, content, other)
+    return store
+
+
+@pytest.mark.parametrize("group", ["decisions", "review"])
+def test_decisions_travel_between_workspaces(place, tmp_path, group):
+    decided(place)
+    file = tmp_path / "decisions.jsonl"
+    assert fac(group, "export", "--out", file, "--json", place=place).json["rows"] == 6
+    there = Workspace(tmp_path / "there")
+    assert fac(group, "import", file, "--json", place=there).json["added"] == 6
+    again = fac(group, "import", file, "--json", place=there).json
+    assert (again["added"], again["known"]) == (0, 6)
+    assert [*Decisions(there.decisions).export()] == file.read_text().splitlines()
+    assert fac(group, "export", place=there).out.splitlines() == file.read_text().splitlines()
+
+
+def test_a_bad_line_of_an_import_fails_the_command_and_keeps_the_others(place, tmp_path):
+    store = decided(place)
+    lines = [*store.export()]
+    file = tmp_path / "decisions.jsonl"
+    file.write_text("\n".join([lines[0], "nonsense", *lines[1:]]) + "\n")
+    there = Workspace(tmp_path / "there")
+    said = fac("decisions", "import", file, place=there)
+    assert said.code == 1
+    assert "line 2" in said.err
+    assert len(Decisions(there.decisions).current()) == 6
+
+
+def test_agreement_prints_every_coefficient(place):
+    decided(place)
+    data = fac("agreement", "--json", place=place).json
+    assert data["items"] == 3 and data["reviewers"] == ["ana", "ben"]
+    by = {c["name"]: c for c in data["coefficients"]}
+    assert by["raw agreement"]["value"] == pytest.approx(2 / 3)
+    # yes/yes, yes/no, no/no: chance agrees in 1/3 * 2/3 + 2/3 * 1/3 = 4/9, so kappa is 2/5
+    assert next(c["value"] for n, c in by.items() if n.startswith("Cohen")) == pytest.approx(0.4)
+    assert data["human_check"]["n"] == 3
+    words = fac("agreement", place=place)
+    assert "0.6667" in words.out
+
+
+def test_agreement_of_nobody_is_not_defined(place):
+    said = fac("agreement", place=place)
+    assert said.code == 0
+    assert "not defined" in said.out
+    assert all(
+        c["value"] is None for c in fac("agreement", "--json", place=place).json["coefficients"]
+    )
+
+
+# --- a real server --------------------------------------------------------------------------------
+
+
+@pytest.mark.model
+def test_a_real_model_behind_a_real_server_explains_scores_and_judges(place, real_server, tmp_path):
+    endpoint, name = real_server
+    model = ("--model", name, "--endpoint", endpoint, "--concurrency", 2, "--json")
+    runs = Runs(place)
+    told = fac(
+        *("explain", "toy-anchor", "--explainer", "llm", "--features", 3, *model), place=place
+    )
+    assert told.code == 0, told.err
+    assert sum(told.json["counts"].values()) == 1 and not told.json["counts"].get("failed")
+    (reply,) = runs.table(told.json["run"], "replies").to_pylist()
+    assert reply["reply"] is not None and reply["completion_tokens"] > 0
+    assert json.loads(reply["prompt"])[-1]["role"] == "user"
+    names = tmp_path / "names.jsonl"
+    names.write_text('{"index": 3, "description": "the word python"}\n')
+    scored = fac(
+        *("explain", "toy-anchor", "--explainer", "external", "--file", names),
+        *("--score", "detection", "--score", "fuzzing", *model),
+        place=place,
+    )
+    assert scored.code == 0, scored.err
+    scores = runs.table(scored.json["run"], "scores").to_pylist()
+    replies = runs.table(scored.json["run"], "replies").to_pylist()
+    assert {row["score"] for row in scores} == {"detection", "fuzzing"}
+    assert all(row["n"] + row["n_unreadable"] > 0 for row in scores)
+    assert scored.json["asked"]["answered"] == len(replies)
+    assert scored.json["asked"].get("unreadable", 0) == sum(bool(r["failure"]) for r in replies)
+    line = ("judge", "toy-anchor", "--task", "reward", "--features", 3, *model)
+    judged = fac(*line, place=place)
+    assert judged.code == 0, judged.err
+    (verdict,) = runs.table(judged.json["run"], "relevance").to_pylist()
+    assert verdict["level"] in {*LEVELS, UNREADABLE}
+    assert fac(*line, place=place).json["run"] == judged.json["run"]
