@@ -277,6 +277,8 @@ class ExplainSpec(AskSpec):
                 "Explaining or scoring with a language model needs its name: give --model "
                 "(and --endpoint, or OPENAI_BASE_URL, for a server that is not OpenAI's)."
             )
+        if self.explanations and not self.scores:
+            raise InputError("Scoring a run of explanations needs --score detection or fuzzing.")
         if self.explainer == "external" and not self.source:
             raise InputError("Importing explanations needs a file: give --file.")
 

@@ -288,6 +288,7 @@ found = ui.measured()
 with st.container(horizontal=True, vertical_alignment="bottom"):
     ui.title("Review", width="stretch")
     ui.stop_if_nothing_measured(found)
+    more = st.container(width="content")
     who = ui.reviewer()
 
 anchor = default = ui.default_anchor(found)
@@ -314,13 +315,13 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         relevance = ui.look_relevance(anchor)
         if which == "gaps":
             st.caption(ui.gap_settings_words(asked, relevance))
-    explain_runs = ui.explained(anchor)
-    features = ui.wanted_features(anchor, dataset, which, relevance, asked)
-    if explain_runs:
-        with st.popover("Explain more", icon=":material/add:"):
-            explain_offer(anchor, sorted(features or ()))
 
 titles = ui.titles(found)
+explain_runs = ui.explained(anchor)
+features = ui.wanted_features(anchor, dataset, which, relevance, asked)
+if explain_runs:
+    with more.popover("Explain more", icon=":material/add:"):
+        explain_offer(anchor, sorted(features or ()))
 if not explain_runs:
     ui.empty(
         "Nothing is explained yet",

@@ -500,6 +500,37 @@ def test_imported_explanations_stand_beside_others_and_can_be_scored(
     assert {r["feature"]: r["value"] for r in rows(runs, run, "scores")} == {3: 1.0, 6: 1.0}
 
 
+def test_explanations_of_another_run_can_be_scored_by_a_model(runs: Runs) -> None:
+    names = explained(runs)
+
+    def reader(prompt: Prompt) -> str:
+        """Knows a fitting text by the first word that the token statistics name."""
+        (word,) = re.findall(r"Description: Peaks on “(\w+)”", case(prompt))
+        lines = TEXT.findall(case(prompt))
+        return json.dumps({n: int(word in line.casefold()) for n, line in lines})
+
+    run = explained(
+        runs,
+        ScriptedChat(reader),
+        explanations=names,
+        model="m",
+        scores=("detection",),
+        features=(2, 3),
+    )
+    (first, second) = rows(runs, run, "explanations")
+    assert first["explainer"] == second["explainer"] == "tokens"
+    assert "“python”" in second["text"]
+    assert {r["feature"]: r["value"] for r in rows(runs, run, "scores")} == {2: 1.0, 3: 1.0}
+    with pytest.raises(InputError, match="same measure"):
+        spec = ExplainSpec(
+            measure=runs.resolve("measure", "toy-seed"),
+            explanations=names,
+            model="m",
+            scores=("detection",),
+        )
+        interpret.explain(spec, runs=runs, ask=lambda: ScriptedChat([]), progress=quiet)
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

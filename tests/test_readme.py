@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fac import demo
+from fac import demo, prompts
 from fac.config import REPOSITORY, Workspace
+from fac.store.runs import Runs
 from tests.test_cli import Said, fac
 
 README = (REPOSITORY / "README.md").read_text("utf-8")
@@ -95,6 +96,17 @@ def test_the_blocks_about_your_own_data_run_in_the_order_they_stand_in(
         assert said.code == expected, (line, said.err)
 
 
+def found_missing(workspace: Workspace) -> int:
+    pair = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED)
+    return fac("coverage", *pair, "--json", place=workspace).json["n_missing"]
+
+
+def test_its_task_profile_can_be_read():
+    (profile,) = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (task,) = prompts.read_tasks(profile).values()
+    assert task.name == "medicine" and len(task.rubric) == 2
+
+
 def test_it_says_what_the_demo_says(workspace):
     assert fac("demo", place=workspace).code == 0
     asked = [
@@ -107,6 +119,13 @@ def test_it_says_what_the_demo_says(workspace):
         found = run(f"{line} --json", workspace).json
         for figure in (f"{found['fac']:,.4g}", f"{found['n_missing']:,}"):
             assert figure in README, (line, figure)
+
+    (line,) = (line for line in FAC_LINES if " explain demo-anchor" in line)
+    some = run(f"{line} --json", workspace).json["scores"]["auroc"]
+    assert some["n"] == found_missing(workspace)
+    of_all = Runs(workspace).list("explain")[-1]["facts"]["scores"]["auroc"]
+    for figure in (f"{some['median']:.4f}", f"{of_all['median']:.4f}", f"{of_all['n']:,}"):
+        assert figure in README
 
     every = ("gaps", "--anchor", demo.ANCHOR, "--dataset", demo.SEED, "--limit", 10**6, "--json")
     gaps = {gap["feature"]: gap for gap in fac(*every, place=workspace).json["gaps"]}

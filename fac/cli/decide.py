@@ -87,6 +87,9 @@ def explain(
     place = workspace(workspace_)
     runs = Runs(place)
     measure = runs.resolve("measure", name)
+    if scored:
+        given = runs.manifest(runs.resolve("explain", scored))["spec"]
+        explainer, file = given["explainer"], given["source"]
     spec = ExplainSpec(
         measure=measure,
         explainer=explainer,

@@ -346,6 +346,12 @@ class _Result(NamedTuple):
 def _given_texts(spec: ExplainSpec, runs: Runs) -> tuple[dict[int, Row], str]:
     """Explanations that exist already, by feature, and what tells them apart from others."""
     if spec.explanations:
+        about = runs.manifest(spec.explanations)
+        if about["step"] != ExplainSpec.step or about["inputs"][0] != spec.measure:
+            raise InputError(
+                f"{spec.explanations} does not explain features of {spec.measure}: name a run of "
+                f"`fac explain` on the same measure."
+            )
         rows = runs.table(spec.explanations, "explanations").to_pylist()
         return {row["feature"]: row for row in rows}, ""
     if spec.explainer == "external":

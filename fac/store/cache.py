@@ -61,6 +61,9 @@ SORTABLE = (
 )
 SHOWN = ("all", "alive", "silent")
 
+QUIET = "SET enable_progress_bar = false"
+"""DuckDB would draw one on standard output, in the middle of a command's JSON."""
+
 SHOWN_SCORES = ("auroc", "detection")
 """The score beside an explanation: the first of these that it has, of the same run."""
 
@@ -263,6 +266,7 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
             try:
                 _remove(partial, spill)
                 with duckdb.connect(str(partial), config={"memory_limit": memory_limit}) as con:
+                    con.execute(QUIET)
                     con.execute(f"SET temp_directory = {_quoted(str(spill))}")
                     fill(con, runs, manifest)
                     con.execute("CHECKPOINT")
@@ -655,6 +659,7 @@ class Cache:
         self._attached: dict[str, _File] = {}
         self._readers: Counter[str] = Counter()
         self._con = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
+        self._con.execute(QUIET)
         self._con.execute("SET autoinstall_known_extensions = false")
         self._con.execute("SET autoload_known_extensions = false")
         self._con.execute(f"SET allowed_directories = [{_quoted(f'{self._folder}/')}]")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from fac import charts, compare, review
+from fac import charts, compare, jobs, review
 from fac.config import ExplainSpec, JudgeSpec, digest
 from fac.prompts import Task
 from fac.schema import LEVELS
@@ -230,7 +230,7 @@ def _score_words(score: Row, *, interval: bool) -> str:
     words = f"{score['name']} {score['value']:.2f}"
     if interval and score["low"] is not None and score["high"] is not None:
         words += f" ({score['low']:.2f} to {score['high']:.2f})"
-    return f"{words}, n = {score['n']}"
+    return f"{words}, n = {score['n']:,}"
 
 
 def _who_said(each: Explanation) -> str:
@@ -305,7 +305,7 @@ def tasks_with_verdicts(anchor: str) -> dict[str, Relevance]:
     """The tasks for which features were judged, with people's verdicts of today."""
     found = {}
     for task, run in judged(anchor).items():
-        settled = review.relevance_overrides(decisions(), anchor, task)
+        settled = jobs.people_say(workspace(), cache(), anchor, task)
         levels = {feature: one.verdict for feature, one in settled.items() if one.verdict}
         found[task] = Relevance(task, run, tuple(sorted(levels.items())))
     return found
@@ -328,7 +328,7 @@ def verdicts_of(anchor: str, feature: int) -> list[Verdict]:
     runs_of = judged(anchor)
     for task in dict.fromkeys((*runs_of, *tasks())):
         rows = cache().relevance(runs_of[task], [feature]) if task in runs_of else []
-        person = review.relevance_overrides(decisions(), anchor, task).get(feature)
+        person = jobs.people_say(workspace(), cache(), anchor, task).get(feature)
         if rows or person:
             level, why = (rows[0]["level"], _why(rows[0])) if rows else (None, "")
             found.append(Verdict(task, level, why, person))
