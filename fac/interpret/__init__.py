@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from fac import agreement, prompts, schema
 from fac.config import AskSpec, ExplainSpec, JudgeSpec, digest
-from fac.errors import BadReply, BudgetReached, Cancelled, ServiceError
+from fac.errors import BadReply, BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator.asking import Answer, Journal, Question, ask_all, key_of, limits_of
 from fac.generator.chat import ChatModel
 from fac.interpret import evidence, external, statistics
