@@ -10,14 +10,14 @@ import pytest
 
 from fac import review
 from fac.config import Workspace
-from fac.prompts import TASKS, Prompt
+from fac.prompts import TASKS
 from fac.schema import LEVELS, UNREADABLE
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 from tests import toy
 from tests.server import ScriptedServer
 from tests.test_cli import PAIR, assert_one_sentence, fac
-from tests.test_interpret import honest
+from tests.test_interpret import honest, prompt_of
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,7 @@ def place(kitchen: Workspace, tmp_path: Path) -> Workspace:
 @pytest.fixture
 def server() -> ScriptedServer:
     def answer(body: dict[str, Any]) -> str:
-        form = body["response_format"]["json_schema"]["schema"]
-        return honest(Prompt(tuple(body["messages"]), form, 1))
+        return honest(prompt_of(body))
 
     return ScriptedServer(answer)
 

@@ -69,6 +69,12 @@ def honest(prompt: Prompt) -> str:
     return json.dumps(said)
 
 
+def prompt_of(body: dict[str, Any]) -> Prompt:
+    """What a server was asked, as it was asked."""
+    form = body["response_format"]["json_schema"]["schema"]
+    return Prompt(tuple(body["messages"]), form, body["max_tokens"])
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return toy.toy_workspace(tmp_path_factory.mktemp("world"))
@@ -384,9 +390,7 @@ print(interpret.explain(spec, runs=Runs(Workspace(__import__("pathlib").Path(sys
 def test_killed_at_any_moment_every_reply_is_recorded_once_and_none_is_lost(runs: Runs) -> None:
     def slow(body: dict[str, Any]) -> str:
         time.sleep(0.02)
-        return honest(
-            Prompt(tuple(body["messages"]), body["response_format"]["json_schema"]["schema"], 1)
-        )
+        return honest(prompt_of(body))
 
     server = ScriptedServer(slow)
     luck = random.Random(5)
@@ -427,8 +431,7 @@ def test_a_server_that_misbehaves_in_a_third_of_all_cases_is_survived(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(body: dict[str, Any]) -> str:
-        form = body["response_format"]["json_schema"]["schema"]
-        return honest(Prompt(tuple(body["messages"]), form, 1))
+        return honest(prompt_of(body))
 
     server = ScriptedServer(answer, even(0.3), stall=1.0)
     monkeypatch.setattr(asking, "FIRST_PAUSE", 0.01)

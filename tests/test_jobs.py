@@ -17,13 +17,25 @@ import pytest
 
 from fac import coverage, demo, jobs
 from fac import measure as measuring
-from fac.config import REPOSITORY, DemoSpec, IngestSpec, MeasureSpec, ProbeSpec, Spec, Workspace
+from fac.config import (
+    REPOSITORY,
+    DemoSpec,
+    ExplainSpec,
+    IngestSpec,
+    MeasureSpec,
+    ProbeSpec,
+    Spec,
+    Workspace,
+)
 from fac.errors import GateFailed, InputError
 from fac.schema import Chat
 from fac.store.cache import Cache
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
+from tests import toy
 from tests.lexicon import LexiconEncoder, brute_force_support
+from tests.server import ScriptedServer
+from tests.test_interpret import honest, prompt_of
 from tests.toy import publish_sae
 
 WORDS = ("tea", "coffee", "sugar", "milk")
@@ -195,6 +207,41 @@ def test_a_cancelled_measure_keeps_its_finished_parts(workspace, tmp_path, monke
     patient = ToySteps(workspace)
     assert worked(workspace, patient)[-1].status == "done"
     assert patient.words.read_samples == 40 - 16
+
+
+def test_a_cancelled_explanation_is_browsable_and_goes_on_where_it_was(workspace, monkeypatch):
+    toy.toy_workspace(workspace.root, samples={"toy-anchor": toy.ANCHOR})
+    queue = Queue(workspace.queue)
+    runs = Runs(workspace)
+    server = ScriptedServer(lambda body: honest(prompt_of(body)))
+    with server.running():
+        spec = ExplainSpec(
+            measure=runs.resolve("measure", "toy-anchor"),
+            explainer="llm",
+            model="m",
+            endpoint=server.endpoint,
+            concurrency=1,
+        )
+        job = queue.enqueue(spec)
+        report = Queue.report
+
+        def impatient(self: Queue, job_id: int, done: int, total: int, note: str = "") -> None:
+            if sum(server.served.values()) >= 4:
+                queue.cancel(job_id)
+            report(self, job_id, done, total, note)
+
+        monkeypatch.setattr(Queue, "report", impatient)
+        jobs.work(workspace, say=print, until_idle=True)
+        assert queue.job(job).status == "cancelled"
+        (part,) = runs.list("explain")
+        assert Cache(workspace.cache).ready(part["run"])
+        monkeypatch.setattr(Queue, "report", report)
+        again = queue.retry(job)
+        jobs.work(workspace, say=print, until_idle=True)
+    done = queue.job(again)
+    assert done.status == "done", done.error
+    assert len(Cache(workspace.cache).explanations(done.run_id)) == 11
+    assert sorted(server.served.values()) == [1] * 11
 
 
 def test_asking_twice_does_the_work_once(workspace, tmp_path):

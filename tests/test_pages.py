@@ -545,19 +545,28 @@ def test_an_explainer_that_cannot_tell_says_why(explained):
     assert at.subheader[0].value == r"\#10 the", "named by its tokens"
 
 
-def test_a_persons_correction_becomes_the_name_and_a_persons_verdict_goes_before_the_judge(
-    explained,
-):
+def test_a_persons_correction_becomes_the_name(explained):
     river = WORDS.index("river")
     rate(explained, "ana", river, "maybe", edited_text="Water on its way", reasons=("too broad",))
-    rate(explained, "ana", river, "no", kind="relevance")
     at = opened("features", feature=str(river), dataset="toy-anchor")
     assert at.subheader[0].value == r"\#6 Water on its way"
-    said = words(at)
-    assert "1 person: maybe" in said
-    assert "~~the judge says probably~~" in said and "1 person: no" in said
+    assert "1 person: maybe" in words(at)
+
+
+def test_a_persons_verdict_goes_before_the_judges_and_is_shown_as_such(explained):
+    mountain = WORDS.index("mountain")
+    rate(explained, "ana", mountain, "no", kind="relevance")
+    said = words(opened("features", feature=str(mountain), dataset="toy-anchor"))
+    assert "~~the judge says maybe~~" in said and "1 person: no" in said
     # Of the judge's five relevant features (RELEVANT) the person took one away.
     assert metrics(opened("coverage", relevant=TASK))["Missing"] == "4"
+
+
+def test_a_verdict_on_words_that_changed_since_no_longer_counts(explained):
+    mountain = WORDS.index("mountain")
+    rate(explained, "ana", mountain, "no", kind="relevance")
+    rate(explained, "ana", mountain, "maybe", edited_text="High places")
+    assert metrics(opened("coverage", relevant=TASK))["Missing"] == "5"
 
 
 def test_features_and_gaps_are_found_by_their_explanation(explained):
