@@ -71,7 +71,6 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: Ask, progress: Progress) -> s
         features = [*spec.features] or evidence.firing_features(runs, spec.measure)
         asking = _Asking(spec, chat, runs, run_id, len(features), progress)
         explainer = _Explainer(spec, runs, given, asking)
-        source = explainer.source
         tables = {n: getattr(schema, n.upper()) for n in ("explanations", "scores", "examples")}
         with _Tables(runs.scratch(run_id), tables | {"replies": schema.REPLIES}) as out:
             finished: list[int] = []
@@ -90,17 +89,16 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: Ask, progress: Progress) -> s
                             values.setdefault(score["score"], []).append(score["value"])
                 out.add("replies", asking.take())
                 out.flush()
+                asking.report(len(finished), "explained")
                 if asking.stopped:
                     break
-                progress(len(finished), len(features), "explained")
-        done = asking.stopped is None
         said = {
             "name": facts["name"],
             "measure": spec.measure,
             "explainer": spec.explainer,
-            "source": source,
+            "source": explainer.source,
             "n_features": len(finished),
-            "silent": len(features) - len(finished) if done else None,
+            "silent": None if asking.stopped else len(features) - len(finished),
             "counts": dict(sorted(statuses.items())),
             "scores": {
                 name: {"n": len(found), "median": float(np.median(found))}
@@ -143,7 +141,9 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: Ask, progress: Progress) -> str:
                 finished += [row["feature"] for row in block]
                 levels.update(row["level"] for row in block)
                 out.flush()
-                progress(len(finished), len(features), "judged")
+                asking.report(len(finished), "judged")
+                if asking.stopped:
+                    break
         said = {
             "name": facts["name"],
             "measure": spec.measure,
@@ -267,6 +267,14 @@ class _Asking:
                 answers = (Answer(**row) for row in rows)
                 self._before |= {a.key: a for a in answers if a.reply is not None}
 
+    def report(self, done: int, note: str) -> None:
+        """Progress between blocks; a wish to stop ends the run after what is complete."""
+        if self.stopped is None:
+            try:
+                self._progress(done, self._total, note)
+            except Cancelled as error:
+                self.stopped = error
+
     def __call__(self, questions: Sequence[Question], block: int, note: str) -> dict[str, Answer]:
         """Answers by `about`; some lack once the run was stopped."""
         assert self._chat is not None, "a run that asks has a model"
@@ -367,6 +375,7 @@ class _Explainer:
         self._corpus: statistics.Corpus | None = None
         self.source = spec.model or (Path(spec.source).name if spec.source else statistics.METHOD)
         if spec.explainer == "tokens" and not given:
+            asking.report(0, "counting the words of every sample")
             facts = runs.manifest(spec.measure)["facts"]
             chats = (
                 chat
@@ -580,5 +589,3 @@ def _verdicts(
         asking.done += len(items)
         out.add("replies", asking.take())
         yield block
-        if asking.stopped:
-            return

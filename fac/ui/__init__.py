@@ -9,6 +9,7 @@
     meaning    explanations, relevance, people's verdicts
     gaps       coverage for the chosen relevance, next steps
     desk       the review desk of one session
+    card       how the item on it looks, and its keys
     raters     agreement, judges, disputes
     shell      menu, styles, worker, strip of jobs
 
@@ -16,23 +17,19 @@ Each imports only from those above it. What a number means is elsewhere (fac.cov
 fac.agreement), and what a figure looks like is in fac.charts.
 """
 
+from fac.ui.card import (
+    quote_html,
+    show_item,
+)
 from fac.ui.desk import (
     Desk,
     Item,
-    criteria_html,
     detection_items,
     explanation_items,
-    focus_writing,
-    guide_html,
-    last_html,
-    minutes,
     open_desk,
     pick_task,
-    quote_html,
     relevance_items,
     reviewer,
-    solved_html,
-    text_html,
     wanted_features,
 )
 from fac.ui.findings import (
@@ -85,7 +82,6 @@ from fac.ui.meaning import (
     names,
     show_explanations,
     show_verdicts,
-    tasks,
 )
 from fac.ui.raters import (
     calibration_rows,
@@ -199,7 +195,6 @@ __all__ = [
     "coefficient_rows",
     "comparable",
     "coverage",
-    "criteria_html",
     "curve",
     "decisions",
     "default_anchor",
@@ -213,14 +208,12 @@ __all__ = [
     "explained",
     "explaining",
     "explanation_items",
-    "focus_writing",
     "frame",
     "gap_settings",
     "gap_settings_words",
     "gap_table",
     "gaps_in_link",
     "guard",
-    "guide_html",
     "headline",
     "human_check_row",
     "human_detection_rows",
@@ -228,7 +221,6 @@ __all__ = [
     "job_title",
     "judge_form",
     "keep",
-    "last_html",
     "link",
     "linked",
     "log_tail",
@@ -237,7 +229,6 @@ __all__ = [
     "measure_state",
     "measured",
     "measuring",
-    "minutes",
     "n_explained",
     "names",
     "navigation",
@@ -275,16 +266,14 @@ __all__ = [
     "show_examples",
     "show_explanations",
     "show_failures",
+    "show_item",
     "show_near",
     "show_verdicts",
-    "solved_html",
     "start",
     "start_measure",
     "start_probe",
     "stop_if_nothing_measured",
     "table",
-    "tasks",
-    "text_html",
     "threshold_slider",
     "title",
     "titles",

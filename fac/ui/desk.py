@@ -7,10 +7,9 @@ written. The decisions themselves live in the store; losing a session loses no m
 
 from __future__ import annotations
 
-import html
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -416,90 +415,6 @@ def _texts(measure: str, feature: int, asked: Iterable[Row]) -> list[Row]:
     return [
         {**known.get(each["text"], {"tokens": ["(this text is gone)"]}), **each} for each in asked
     ]
-
-
-def text_html(row: Row) -> str:
-    """A held-out text as the test shows it: no token marked."""
-    return tokens_html(row["tokens"])
-
-
-def solved_html(row: Row) -> str:
-    """The same text with what the feature does in it."""
-    if not row["positive"] or "activations" not in row:
-        return tokens_html(row["tokens"])
-    return tokens_html(row["tokens"], row["activations"], peak=row["peak_index"])
-
-
-def quote_html(text: str | None) -> str:
-    """An explanation as the thing that is asked about."""
-    if text is None:
-        return '<div class="fac-quote fac-none">No explanation: judge by the examples.</div>'
-    return f'<div class="fac-quote fac-blur">{html.escape(clean(text))}</div>'
-
-
-def last_html(said: Sequence[Decision], names: dict[str, str]) -> str:
-    """The last decisions, newest first: feature, verdict, seconds."""
-    rows = []
-    for decision in said:
-        feature = decision.subject.split("/")[2]
-        verdict = names.get(decision.verdict, decision.verdict)
-        flags = f" · {', '.join(decision.reasons)}" if decision.reasons else ""
-        took = "" if decision.seconds is None else f"{decision.seconds:.0f} s"
-        rows.append(
-            f"<span>#{html.escape(feature)}</span>"
-            f"<b>{html.escape(verdict + flags)}</b><i>{took}</i>"
-        )
-    return f'<div class="fac-last">{"".join(rows)}</div>'
-
-
-def guide_html(lines: Mapping[str, str]) -> str:
-    """What each answer means, in view."""
-    parts = (f"<b>{html.escape(key)}</b><span>{html.escape(v)}</span>" for key, v in lines.items())
-    return f'<div class="fac-guide">{"".join(parts)}</div>'
-
-
-def criteria_html(rubric: Sequence[str]) -> str:
-    """What makes a feature matter for a task; one criterion is enough."""
-    lines = "".join(f"<li>{html.escape(clean(line))}</li>" for line in rubric)
-    return f'<ul class="fac-criteria">{lines}</ul>'
-
-
-def minutes(left: float) -> str:
-    """A time to come as people say it."""
-    if left < 1:
-        return "under a minute"
-    return f"{left:.0f} min" if left < 90 else f"{left / 60:.1f} h"
-
-
-# A script that comes first is dropped by the browser's sanitiser, so something precedes it. The
-# fields may arrive a moment after it does.
-_FOCUS = """
-<span></span><script>
-(() => {
-  const began = Date.now();
-  const look = () => {
-    const fields = document.querySelectorAll('.st-key-writing textarea');
-    if (!fields.length) {
-      if (Date.now() - began < 2000) requestAnimationFrame(look);
-      return;
-    }
-    fields.forEach(field => field.addEventListener('keydown', event => {
-      if (event.key === 'Escape') field.blur();
-    }));
-    fields[0].focus();
-  };
-  look();
-})();
-</script>
-"""
-
-
-def focus_writing() -> None:
-    """The first text field of the container `writing` has the cursor; Escape leaves it.
-
-    Streamlit cannot move the cursor, and who works by keyboard should not reach for the mouse.
-    """
-    st.html(_FOCUS, unsafe_allow_javascript=True)
 
 
 def pick_task() -> str:
