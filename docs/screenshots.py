@@ -44,7 +44,7 @@ def views(anchor: str, dataset: str, threshold: str, text: str | None) -> dict[s
         "compare": {"before": dataset, "after": anchor, "anchor": anchor},
         "playground": {"dataset": dataset, **({"probe": text} if text else {})},
         "review": {**pair, "reviewer": "you"},
-        "agreement": {"kind": "relevance"},
+        "agreement": {"kind": "explanation"},
         "jobs": {},
     }
 
