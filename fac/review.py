@@ -99,6 +99,20 @@ class Disagreement(NamedTuple):
     """Gaps that appear or vanish with the answer; 0 where all agree on relevant or not."""
 
 
+class Record(NamedTuple):
+    """One reviewer's work on one kind of question."""
+
+    reviewer: str
+    n: int
+    """Blind decisions that stand, cannot tell included."""
+    seconds: float
+    """Median per decision; NaN where none was measured."""
+    n_gold: int
+    """Of those, decisions on items whose answer was settled by adjudication."""
+    gold_right: int
+    """Of these, on the settled level or next to it."""
+
+
 class Detection(NamedTuple):
     """How well one person told from an explanation which texts fire."""
 
@@ -392,6 +406,30 @@ def disagreements(
         by_name = tuple(sorted(given, key=lambda d: d.reviewer))
         found.append(Disagreement(shown, by_name, max(places) - min(places), gaps))
     return sorted(found, key=lambda d: (-d.gaps, -d.levels_apart, d.shown))
+
+
+def records(decisions: Iterable[Decision], kind: str) -> list[Record]:
+    """Every reviewer's work, by name: how much, how fast, how often right where it is known."""
+    given = [d for d in decisions if d.kind == kind]
+    settled = {
+        shown: standing(each).verdict
+        for shown, each in _by_shown(given).items()
+        if any(d.adjudicates for d in each)
+    }
+    by_name: dict[str, list[Decision]] = defaultdict(list)
+    for decision in given:
+        if not decision.adjudicates:
+            by_name[decision.reviewer].append(decision)
+    found = []
+    for name, own in sorted(by_name.items()):
+        gold = [(d.verdict, settled.get(Shown(d.subject, d.seen))) for d in own]
+        known = [(said, truth) for said, truth in gold if truth in LEVELS]
+        right = [
+            said in LEVELS and abs(LEVELS.index(said) - LEVELS.index(str(truth))) <= 1
+            for said, truth in known
+        ]
+        found.append(Record(name, len(own), pace(own, 0).seconds, len(known), sum(right)))
+    return found
 
 
 def calibration(

@@ -50,6 +50,9 @@ def coefficients(kind: str, task: str) -> None:
         ui.table(ui.coefficient_rows(found.coefficients), columns, key="coefficients")
         for why, names in ui.undefined(found.coefficients).items():
             st.caption(f"{', '.join(names)}: not defined, {ui.plain(why)}.")
+        st.markdown("**Who decided**")
+        did = ("reviewer", "decisions", "seconds", "gold")
+        ui.table(ui.record_rows(kind, task), did, key="records")
     if ui.paradox(found.coefficients):
         st.info(
             "People agree often, and still kappa and alpha are low: nearly all ratings are the "

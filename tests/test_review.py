@@ -480,3 +480,21 @@ def test_a_persons_detection_is_scored_against_the_truth(store):
 def test_a_detection_that_an_import_brought_without_truth_is_left_out(store, content):
     store.add("Ada", "detection", f"detection/{RUN}/7", content, "+")
     assert review.human_detection(store, RUN) == []
+
+
+def test_a_reviewers_record_counts_how_often_they_were_right_where_it_is_settled():
+    one, two, three = items(3)
+    said = [
+        decision(one, "ana", "yes", seconds=2.0),
+        decision(two, "ana", "no", seconds=6.0),
+        decision(three, "ana", "cannot_tell", seconds=4.0),
+        decision(one, "ben", "maybe"),
+        decision(one, "eva", "probably", adjudicates=True),
+        decision(two, "eva", "probably", adjudicates=True),
+    ]
+    ana, ben = review.records(said, "explanation")
+    # yes is next to probably, no is not; nobody settled the third
+    assert ana == ("ana", 3, 4.0, 2, 1)
+    assert (ben.reviewer, ben.n, ben.n_gold, ben.gold_right) == ("ben", 1, 1, 1)
+    assert math.isnan(ben.seconds)
+    assert review.records(said, "relevance") == []

@@ -34,7 +34,10 @@ class Raters(NamedTuple):
 def said(kind: str = "", task: str = "") -> list[Decision]:
     """What stands, of one kind and about one task where these are named."""
     found = decisions().current(kind or None)
-    return [d for d in found if d.subject.endswith(f"/{task}")] if task else found
+    if not task:
+        return found
+    about = {d.subject: review.read_subject(d.subject) for d in found}
+    return [d for d in found if (of := about[d.subject]) and of.task == task]
 
 
 def raters(kind: str, task: str = "") -> Raters:
@@ -55,6 +58,19 @@ def _raters(root: Path, kind: str, task: str, state: tuple[str, ...]) -> Raters:
         agreement.summary(ratings, size, ordinal=True) if names else [],
         agreement.pairwise(ratings, names, size, ordinal=True) if len(names) > 2 else [],
     )
+
+
+def record_rows(kind: str, task: str = "") -> list[Row]:
+    """Every reviewer's work: how much, how fast, and how often right where that is settled."""
+    return [
+        {
+            "reviewer": each.reviewer,
+            "decisions": each.n,
+            "seconds": None if math.isnan(each.seconds) else each.seconds,
+            "gold": f"{each.gold_right:,} of {each.n_gold:,}" if each.n_gold else "–",
+        }
+        for each in review.records(said(kind, task), kind)
+    ]
 
 
 def coefficient_rows(found: Sequence[agreement.Coefficient]) -> list[Row]:

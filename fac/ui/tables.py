@@ -89,6 +89,13 @@ _COLUMNS = {
     "more": _number(
         "More labels", width=90, format="localized", help="For an interval of ±5 points."
     ),
+    "decisions": _number("Decisions", width=80, format="localized"),
+    "seconds": _number("Seconds", width=80, format="%.1f", help="Median per decision."),
+    "gold": _text(
+        "Settled items",
+        width=110,
+        help="How often they were within one level of what adjudication settled.",
+    ),
     "reviewer": _text("Who", width=140),
     "model": _number("Model", width=70, format="%.2f", help="Detection by the language model."),
     "state": _text("State", width=110),
