@@ -194,7 +194,9 @@ class DemoSpec(Spec):
 class AskSpec(Spec):
     """What every step that asks a language model has in common."""
 
-    operational = ("budget_tokens", "budget_usd", "price_in", "price_out", "concurrency")
+    operational: ClassVar[tuple[str, ...]] = (
+        *("budget_tokens", "budget_usd", "price_in", "price_out", "concurrency"),
+    )
 
     model: str = ""
     """The name the server knows the model by; "" where no language model is asked."""
@@ -327,9 +329,147 @@ class JudgeSpec(AskSpec):
             raise InputError("The judge `labels` needs the label that marks the task: --label.")
 
 
+WRITERS = ("local", "steered", "openai")
+"""What writes candidates: a local model, the same steered along the feature, a server."""
+
+METHODS = ("two-step", "one-step", "unguided", "random")
+"""two-step: from approved pairs. The others are baselines through the same path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteSpec(AskSpec):
+    """What both steps of a synthesis have in common."""
+
+    operational: ClassVar[tuple[str, ...]] = (*AskSpec.operational, "batch")
+
+    writer: str = "local"
+    """One of WRITERS; `model` is the local model (`demo`, a folder, a hub id) or the server's."""
+
+    profile: str = "instruction"
+    """The form of a sample, one of fac.prompts.PROFILES."""
+
+    candidates: int = 4
+    """Texts written per gap (paper: n in step 1, m in step 2)."""
+
+    threshold: float = 0.0
+    """A text passes with g_i(x) above this (paper: delta)."""
+
+    seed: int = 0
+    temperature: float = 0.8
+    max_new_tokens: int = 64
+
+    strength: float = 1.0
+    """Of steering, in units of the feature's usual peak in the anchor."""
+
+    batch: int = 64
+    """Texts a local model writes at once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.writer not in WRITERS:
+            raise InputError(f"The writer must be one of {', '.join(WRITERS)}: {self.writer!r}.")
+        if not 1 <= self.candidates <= 64:
+            raise InputError(f"Candidates per gap must be 1 to 64, got {self.candidates}.")
+        if not self.threshold >= 0:
+            raise InputError(f"The threshold must not be negative, got {self.threshold}.")
+        if not 0 <= self.temperature <= 2:
+            raise InputError(f"The temperature must be 0 to 2, got {self.temperature}.")
+        if not 8 <= self.max_new_tokens <= 4096:
+            raise InputError(f"max_new_tokens must be 8 to 4,096, got {self.max_new_tokens}.")
+        if self.writer == "openai" and not self.model:
+            raise InputError("A server's model needs a name: give --model.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsSpec(WriteSpec):
+    """Step 1: candidates for every gap, and from them a contrastive pair each."""
+
+    step = "pairs"
+
+    anchor: str
+    """Run id of the anchor's measure."""
+
+    dataset: str
+    """Run id of the measure that has the gaps."""
+
+    features: tuple[int, ...] = ()
+    """The gaps to close."""
+
+    explanations: tuple[str, ...] = ()
+    """Run ids of explanations, the first that has one wins."""
+
+    margin: float = 1.0
+    """How far above the threshold a positive, and above its negative, must fire."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
+        object.__setattr__(self, "explanations", tuple(self.explanations))
+        if not self.features:
+            raise InputError("No gaps are chosen: name at least one feature.")
+        if self.margin < 0:
+            raise InputError(f"The margin must not be negative, got {self.margin}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescoreSpec(Spec):
+    """One pair as a person edited it, measured again."""
+
+    step = "rescore"
+
+    pairs: str
+    """Run id of the pairs it comes from."""
+
+    feature: int
+    positive: str
+    """The edited text of the user's turn."""
+
+    negative: str
+
+    def __post_init__(self) -> None:
+        if not self.positive.strip() or not self.negative.strip():
+            raise InputError("Both sides of a pair need a text.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeSpec(WriteSpec):
+    """Step 2: candidates from approved pairs, filtered by the SAE."""
+
+    step = "synthetic"
+
+    pairs: str
+    """Run id of the pairs."""
+
+    approved: tuple[str, ...] = ()
+    """Ids of the approved pairs to write from; checked against people's decisions."""
+
+    method: str = "two-step"
+    """One of METHODS."""
+
+    keep: int = 1
+    """Best samples kept per gap."""
+
+    evaluation: tuple[str, ...] = ()
+    """Files no kept sample may overlap with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("approved", "evaluation"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.method not in METHODS:
+            raise InputError(f"The method must be one of {', '.join(METHODS)}: {self.method!r}.")
+        if not 1 <= self.keep <= self.candidates:
+            raise InputError(
+                f"Kept per gap must be 1 to the {self.candidates} candidates, got {self.keep}."
+            )
+
+
 SPECS: dict[str, type[Spec]] = {
     spec.step: spec
-    for spec in (IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec)
+    for spec in (
+        *(IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec),
+        *(PairsSpec, RescoreSpec, SynthesizeSpec),
+    )
 }
 
 

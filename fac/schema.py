@@ -252,3 +252,70 @@ REPLIES = pa.schema(
     ]
 )
 """Replies cannot be recomputed identically, so they are kept with the run they were asked for."""
+
+CHAT_TYPE = SAMPLES.field("messages").type
+
+CANDIDATES = pa.schema(
+    [
+        ("candidate", pa.string()),  # names feature, style and number; unique in a run
+        ("feature", pa.int32()),  # the gap it was written for; -1 where it was for none
+        ("pair", pa.string()),  # the approved pair it was written from; "" in step 1
+        ("style", pa.string()),  # how it was asked for
+        ("messages", CHAT_TYPE),  # empty where there is no text
+        ("extra", pa.string()),  # JSON: label, rejected, choices, by profile
+        ("problem", pa.string()),  # failed, unreadable, empty, refusal, cut off; "" otherwise
+        ("tokens", pa.int32()),  # generated
+        ("finished", pa.bool_()),  # whether it ended by itself
+        ("prompt_hash", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)
+"""Synthetic texts before any filter, in the order of `candidate`."""
+
+HITS = pa.schema(
+    [
+        ("candidate", pa.string()),
+        ("feature", pa.int32()),
+        ("peak", pa.float32()),
+        ("role", ROLE_TYPE),
+        ("position", pa.int32()),
+    ]
+)
+"""Every candidate against every gap: one row where it fires, its strongest role."""
+
+PAIRS = pa.schema(
+    [
+        ("pair", pa.string()),  # digest of feature and both texts: an edited pair is another
+        ("feature", pa.int32()),
+        ("status", pa.string()),  # proposed, failed
+        ("reason", pa.string()),  # why it failed; "" otherwise
+        (
+            "origin",
+            pa.string(),
+        ),  # of the positive: own, pool (another gap's candidate), anchor, person
+        ("candidate", pa.string()),  # the positive's candidate; "" for anchor and person
+        ("positive", CHAT_TYPE),
+        ("positive_peak", pa.float32()),
+        ("positive_tokens", pa.list_(pa.string())),
+        ("positive_activations", pa.list_(pa.float32())),
+        ("negative", CHAT_TYPE),
+        ("negative_origin", pa.string()),  # edit (of the positive), own, pool, person
+        ("negative_peak", pa.float32()),  # 0 where it is silent, as measured
+        ("negative_tokens", pa.list_(pa.string())),
+        ("negative_activations", pa.list_(pa.float32())),
+    ]
+)
+"""Sorted by feature; one proposed pair a gap."""
+
+VERDICTS = pa.schema(
+    [
+        ("candidate", pa.string()),
+        ("feature", pa.int32()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),  # why it was dropped; "" for kept ones
+        ("peak", pa.float32()),  # g_i(x) for its own gap, 0 where silent
+        ("rank", pa.int32()),  # by peak among its gap's candidates that pass, from 0; -1 else
+        ("gains", pa.list_(pa.int32())),  # gaps that no better kept sample covers
+    ]
+)
+"""One row for every candidate of a synthesis."""
