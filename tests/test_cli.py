@@ -340,7 +340,7 @@ def test_coverage_is_what_counting_the_words_gives(kitchen, threshold, min_suppo
 def test_progress_goes_to_stderr_line_by_line_where_that_is_no_terminal(
     own_kitchen, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(cli, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(frame, "NOTE_SECONDS", 0.0)
     source = write_lines(tmp_path / "drinks.jsonl", {"text": "tea"})
     said = fac("ingest", source, "--name", "drinks", "--json", place=own_kitchen)
     assert said.json["samples"] == 1

@@ -213,10 +213,12 @@ def test_a_name_typed_with_a_space_is_the_same_reviewer():
 def test_the_queue_of_a_whole_dictionary_is_quick():
     everything = items(4608)
     said = [decision(item, "Ben") for item in everything[:1000]]
-    review.queue(everything, said, "Ada")
-    start = time.perf_counter()
-    review.queue(everything, said, "Ada")
-    assert time.perf_counter() - start < 0.4
+    seconds = []
+    for _ in range(4):  # the first one hashes every item; others may want the processor too
+        start = time.process_time()
+        review.queue(everything, said, "Ada")
+        seconds.append(time.process_time() - start)
+    assert min(seconds[1:]) < 0.4
 
 
 def test_undo_takes_back_the_last_word_and_what_it_replaced_stands_again(store):
