@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from fac import coverage, prompts
 from fac.errors import BadRow, InputError
-from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, ROLES, CoverageResult
+from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, ROLES, UNREADABLE, CoverageResult
 from fac.store.cache import Cache
 from fac.store.runs import Runs
 
@@ -58,6 +58,29 @@ def relevance_runs(runs: Runs, measure_run: str) -> dict[str, str]:
         if manifest["inputs"][0] == measure_run:
             found.setdefault(manifest["spec"]["task"], manifest["run"])
     return dict(sorted(found.items()))
+
+
+def judged_words(runs: Runs, cache: Cache, anchor: str, task: str) -> str:
+    """What a judge left out, as a sentence; "" where it spoke of every feature that fires.
+
+    Coverage within a task is about the features somebody was asked about, and no others.
+    """
+    run = relevance_runs(runs, anchor).get(task)
+    if run is None:
+        return ""
+    counts = runs.manifest(run)["facts"]["counts"]
+    silent = {name: counts.get(name, 0) for name in (UNREADABLE, "failed")}
+    asked, alive = sum(counts.values()), cache.summary(anchor)["n_alive"]
+    said = []
+    if asked < alive:
+        said.append(f"the judge was asked about {asked:,} of {alive:,} features that fire")
+    if silent[UNREADABLE]:
+        said.append(f"{silent[UNREADABLE]:,} of its replies could not be read")
+    if silent["failed"]:
+        said.append(f"{silent['failed']:,} never came")
+    if not said:
+        return ""
+    return f"For {task}, {', '.join(said)}: coverage speaks of the features with a verdict alone."
 
 
 def relevant_set(

@@ -45,6 +45,8 @@ def answer(anchor: str, dataset: str) -> None:
         "min_support": support,
     }
     result = ui.coverage(anchor, dataset, **asked)
+    if words := ui.judged_words(anchor, relevance):
+        st.caption(f":material/gavel: {ui.plain(words)}")
     ui.cards(
         (
             "FAC",

@@ -529,3 +529,16 @@ def two_runs(folder, first, second, other: Activations | None = None):
     for run in found:
         build(runs, run, folder / "cache")
     return Cache(folder / "cache"), *found
+
+
+def test_a_judge_that_left_something_out_is_told_in_words(tmp_path):
+    place = toy_workspace(tmp_path)
+    runs, handle = Runs(place), Cache(place.cache)
+    anchor = runs.resolve("measure", "toy-anchor")
+    assert compare.judged_words(runs, handle, anchor, TASK) == "", "nobody was asked"
+    publish_relevance(runs, anchor, {3: "yes", 6: "no", 7: "unreadable"})
+    said = compare.judged_words(runs, handle, anchor, TASK)
+    assert "asked about 3 of 11 features that fire, 1 of its replies could not be read" in said
+    publish_relevance(runs, anchor, dict.fromkeys(range(11), "no"), attempt=1)
+    assert compare.judged_words(runs, handle, anchor, TASK) == ""
+    assert compare.judged_words(runs, handle, anchor, "all") == ""

@@ -126,6 +126,13 @@ def look_relevance(anchor: str) -> Relevance:
     return judged.get(look("relevant", EVERY_FEATURE), EVERYTHING)
 
 
+def judged_words(anchor: str, relevance: Relevance) -> str:
+    """What the judge of the chosen task left out, as a sentence; "" where it left out nothing."""
+    if relevance.given == EVERY_FEATURE:
+        return ""
+    return compare.judged_words(runs(), cache(), anchor, relevance.given)
+
+
 def gap_settings() -> Row:
     """Threshold, role and support as the coverage page left them, or as the URL has them."""
     return {
