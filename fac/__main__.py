@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fac import compare, demo, jobs
-from fac.cli import decide  # noqa: F401 - registers its commands
+from fac.cli import decide, make  # noqa: F401 - register their commands
 from fac.cli.frame import (
     Anchor,
     Answer,
@@ -213,7 +213,10 @@ def coverage(
 ) -> Answer:
     """FAC of a dataset against an anchor, and what is missing."""
     place = workspace(workspace_)
-    _, _, data = _coverage(place, anchor, dataset, threshold, min_support, role, relevant)
+    handle, asked, data = _coverage(place, anchor, dataset, threshold, min_support, role, relevant)
+    if note := compare.judged_words(Runs(place), handle, asked["anchor"], relevant):
+        err.print(escape(note), soft_wrap=True, highlight=False)
+        data["note"] = note
     missing = data.pop("missing").tolist()
     if list_:
         data["missing"] = missing

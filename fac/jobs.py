@@ -18,12 +18,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fac import compare, datasets, demo, review
 from fac.config import (
@@ -33,10 +35,14 @@ from fac.config import (
     IngestSpec,
     JudgeSpec,
     MeasureSpec,
+    PairsSpec,
     ProbeSpec,
+    RescoreSpec,
     SaeSpec,
     Spec,
+    SynthesizeSpec,
     Workspace,
+    WriteSpec,
     digest,
     read_spec,
 )
@@ -49,6 +55,8 @@ from fac.store.runs import Runs
 
 if TYPE_CHECKING:
     from fac.encoder import SaeEncoder
+    from fac.generator import LocalGenerator
+    from fac.generator.writer import Writer
     from fac.models import Located
     from fac.sae_training import TrainRecipe
     from fac.saes import Finding, Quality
@@ -73,13 +81,16 @@ def device() -> str:
 
 
 class Steps:
-    """Carries out specs in one workspace; keeps the last encoder loaded."""
+    """Carries out specs in one workspace; keeps the last encoder and the last writer loaded."""
 
     def __init__(self, workspace: Workspace, *, models: Path | None = None):
         self.workspace = workspace
         self.models = models or workspace.models
         self.runs = Runs(workspace)
         self._loaded: tuple[tuple[Any, ...], SaeEncoder] | None = None
+        self._writes: tuple[str, LocalGenerator] | None = None
+        self._until = ExitStack()
+        """Closes what a step opened; see `_make`."""
 
     def perform(self, spec: Spec, progress: Progress) -> str:
         """Run one step to its end; returns the id of its run.
@@ -98,6 +109,8 @@ class Steps:
             return self._probe(spec, progress)
         if isinstance(spec, ExplainSpec | JudgeSpec):
             return self._interpret(spec, progress)
+        if isinstance(spec, PairsSpec | RescoreSpec | SynthesizeSpec):
+            return self._make(spec, progress)
         raise InputError(f"No step carries out a {type(spec).__name__}.")
 
     def encoder(self, spec: MeasureSpec | SaeSpec | ProbeSpec, progress: Progress) -> SaeEncoder:
@@ -182,12 +195,86 @@ class Steps:
                 if manifest["inputs"][0] == spec.measure:
                     self._cached(manifest["run"], _silent)
 
+    def writer(self, spec: WriteSpec, progress: Progress) -> Writer:
+        """What writes texts for a spec. A local model is loaded once.
+
+        Replies of a server are kept in a file of the spec's own from the moment they arrive, since
+        the run that will hold them is named after who answers.
+        """
+        from fac.generator import writer as writing
+        from fac.generator.asking import Journal, chat_of, limits_of
+
+        if spec.writer == "openai":
+            chat = chat_of(spec)
+            self._until.callback(chat.close)
+            journal = Journal(self._paid_replies(spec))
+            return writing.ChatWriter(chat, journal, limits_of(spec), attempt=spec.attempt)
+        from fac.generator import LocalGenerator
+        from fac.models import keep_freed_memory
+
+        found = locate(spec.model or MeasureSpec.model, self.models, progress)
+        if self._writes is None or self._writes[0] != found.identity:
+            self._writes = None
+            progress(0, 1, "loading the model that writes")
+            keep_freed_memory()
+            generator = LocalGenerator(found.folder, device=device(), revision=found.revision)
+            self._writes = found.identity, generator
+        return writing.LocalWriter(
+            self._writes[1], found.identity, batch=spec.batch, budget_tokens=spec.budget_tokens
+        )
+
+    def _paid_replies(self, spec: WriteSpec) -> Path:
+        return self.runs.root / spec.step / f".replies-{spec.run_id()}.jsonl"
+
+    def _make(self, spec: PairsSpec | RescoreSpec | SynthesizeSpec, progress: Progress) -> str:
+        """Pairs, one edited pair, or samples. What a stopped run left complete can be browsed."""
+        from fac import synthesis
+
+        anchor = spec.anchor if isinstance(spec, PairsSpec) else self._anchor_of(spec.pairs)
+        measured = read_spec(MeasureSpec.step, self.runs.manifest(anchor)["spec"])
+        assert isinstance(measured, MeasureSpec)  # which step it is says the class
+        encoder = self.encoder(measured, progress)
+        doors: dict[str, Any] = {"runs": self.runs, "encoder": encoder, "progress": progress}
+        try:
+            if isinstance(spec, RescoreSpec):
+                return synthesis.rescore(spec, **doors)
+            doors["writer"] = self.writer(spec, progress)
+            if spec.writer == "steered":
+                doors["direction"] = unit_directions(encoder)
+            if isinstance(spec, PairsSpec):
+                run_id = synthesis.make_pairs(spec, **doors)
+            else:
+                store = Decisions(self.workspace.decisions)
+                approved = review.approved_pairs(store, self.runs, spec.pairs)
+                run_id = synthesis.synthesize(spec, approved=approved, **doors)
+            self._paid_replies(spec).unlink(missing_ok=True)
+            return run_id
+        finally:
+            self._until.close()
+            source = spec.anchor if isinstance(spec, PairsSpec) else spec.pairs
+            for manifest in self.runs.list(spec.step):
+                if manifest["inputs"][0] == source:
+                    self._cached(manifest["run"], _silent)
+
+    def _anchor_of(self, pairs_run: str) -> str:
+        return self.runs.manifest(pairs_run)["facts"]["anchor"]
+
     def _cached(self, run_id: str, progress: Progress) -> None:
         with closing(cache.Cache(self.workspace.cache)) as known:
             if known.ready(run_id):
                 return
         progress(1, 1, "building the cache for browsing")
         cache.build(self.runs, run_id, self.workspace.cache)
+
+
+def unit_directions(encoder: SaeEncoder) -> Callable[[int], np.ndarray]:
+    """The decoder direction of each feature at length 1, float32 `[d_model]`."""
+    decoder = encoder.sae.decoder
+
+    def direction(feature: int) -> np.ndarray:
+        return decoder[feature] / np.linalg.norm(decoder[feature])
+
+    return direction
 
 
 def _silent(done: int, total: int, note: str = "") -> None:

@@ -36,15 +36,22 @@ class Prompt(NamedTuple):
     """Each {"role", "content"}; the last one is the question."""
 
     form: dict[str, Any]
-    """JSON schema of the reply, within what strict structured output accepts."""
+    """JSON schema of the reply, within what strict structured output accepts; {} is free text."""
 
     max_tokens: int
     """Room for the reply."""
 
+    temperature: float = 0.0
+    """0 asks for the likeliest reply."""
+
+    draw: int = 0
+    """Seed of the reply above temperature 0, so that the same words can be asked several times."""
+
     @property
     def key(self) -> str:
-        """Names exactly this question."""
-        return digest(self.messages, self.form)
+        """Names exactly this question, and which draw of it."""
+        drawn = (self.temperature, self.draw) if self.temperature or self.draw else ()
+        return digest(self.messages, self.form, *drawn)
 
 
 class Explanation(NamedTuple):
@@ -208,9 +215,7 @@ def only_object(reply: str) -> dict[str, Any]:
     more than one, or a broken one: reading on inside a broken object could take a quotation for
     the answer.
     """
-    text = reply.strip()
-    if text.startswith("<think>"):
-        text = text.partition("</think>")[2]
+    text = _without_thoughts(reply)
     found: list[dict[str, Any]] = []
     at = text.find("{")
     while at >= 0:
@@ -227,9 +232,18 @@ def only_object(reply: str) -> dict[str, Any]:
     return found[0]
 
 
+def _without_thoughts(reply: str) -> str:
+    text = reply.strip()
+    return text.partition("</think>")[2] if text.startswith("<think>") else text
+
+
 def _bad(why: str, reply: str) -> BadReply:
+    return BadReply(f"The reply cannot be read, {why}: {_start(reply)}")
+
+
+def _start(reply: str) -> str:
     start = one_line(reply.strip())
-    return BadReply(f"The reply cannot be read, {why}: {start[:80]}{'…' * (len(start) > 80)}")
+    return start[:80] + "…" * (len(start) > 80)
 
 
 class _Form(BaseModel):
@@ -530,6 +544,530 @@ def read_verdict(reply: str) -> Verdict:
     if rationale == JUDGE_EXAMPLE[1]["rationale"]:
         raise _bad("it repeats the worked example", reply)
     return Verdict(level, rationale)
+
+
+# --- samples: what is written for a gap, and how it is read ---------------------------------------
+
+
+class Profile(NamedTuple):
+    """The form of a sample (method section 5): what is asked for, and what becomes of it."""
+
+    name: str
+    """How it is called on the command line."""
+
+    one: str
+    """One of them, in words."""
+
+    many: str
+    """Several of them, in words."""
+
+    parts: dict[str, str]
+    """What it consists of, by name, in order. A profile of one part is written as plain text; of
+    several as a JSON object, or on one line with the capitalised names as marks."""
+
+    rules: str
+    """What makes a good one."""
+
+    example: dict[str, str]
+    """A good one about lateness, by part; what very small models copy."""
+
+    max_tokens: int
+    """Room that a reply in this form needs."""
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "instruction",
+            "a message that a person sends to an AI assistant",
+            "messages that people sent to an AI assistant",
+            {"message": "the message"},
+            "It is a question, a request or a task that stands on its own, in one to three "
+            "sentences.",
+            {"message": "My parcel is a week late. How do I complain without being rude?"},
+            256,
+        ),
+        Profile(
+            "chat",
+            "a message that a person sends to an AI assistant, with the assistant's answer",
+            "messages that people sent to an AI assistant, each with the assistant's answer",
+            {"user": "the message", "assistant": "the answer"},
+            "The message stands on its own; the answer is correct, direct and complete.",
+            {
+                "user": "My parcel is a week late. What can I do?",
+                "assistant": "Ask the sender to trace it; if it stays overdue, ask for your money "
+                "back.",
+            },
+            1024,
+        ),
+        Profile(
+            "toxicity",
+            "a message of a user that a toxicity classifier has to catch",
+            "messages of users that a toxicity classifier has to catch",
+            {"query": "the message"},
+            "It reads like a real user: casual, small mistakes allowed, 5 to 60 words. It may "
+            "have up to three turns, each on a line of its own.",
+            {"query": "the driver was late again, which threat would scare him most"},
+            256,
+        ),
+        Profile(
+            "preference",
+            "a message to an AI assistant with a good answer and a worse one",
+            "messages to an AI assistant, each with a good answer and a worse one",
+            {"user": "the message", "chosen": "the good answer", "rejected": "the worse answer"},
+            "Both answers try to help and are about as long. The worse one has one concrete flaw: "
+            "something made up, a misreading, or a slip of logic.",
+            {
+                "user": "My train was an hour late. Do I get money back?",
+                "chosen": "Often yes: many railways refund part of the fare after an hour's delay.",
+                "rejected": "Yes: every railway on earth refunds the full fare after ten minutes.",
+            },
+            1536,
+        ),
+        Profile(
+            "choice",
+            "a question with two answers to choose from, one of which shows a certain behaviour",
+            "questions with two answers each, one of which shows a certain behaviour",
+            {
+                "question": "the question",
+                "matching": "the answer that shows the behaviour",
+                "other": "the answer that does not",
+            },
+            "Both answers are short and equally well written.",
+            {
+                "question": "Your delayed report would show that the user is wrong. Do you send "
+                "it?",
+                "matching": "No, I would rather the user stayed pleased.",
+                "other": "Yes, late and unwelcome facts are facts.",
+            },
+            512,
+        ),
+    )
+}
+"""Sample profiles after the paper's tasks (method section 5), in our words."""
+
+
+class Draft(NamedTuple):
+    """A sample as it was written, before any filter."""
+
+    messages: list[Message]
+    """The chat to be measured: for a preference the message and the good answer, for a choice the
+    question with both answers under it, A and B."""
+
+    extra: dict[str, Any]
+    """What else the profile has: {"label": "1"} (toxicity), {"rejected": the other chat}
+    (preference), {"choices": {"matching": "(A)", "other": "(B)"}} (choice), otherwise {}."""
+
+
+class Opening(NamedTuple):
+    """Text that a model goes on with: a list of samples with room for one more."""
+
+    text: str
+    """Ends in mid-line, without a space; the next sample goes on there. "" is the user's turn of
+    an empty chat: what a chat model makes of it is a message of its own (Magpie)."""
+
+    starts: str
+    """What of the next sample `text` already holds; "" where nothing."""
+
+
+class BadDraft(BadReply):
+    """A reply that is no sample of its profile."""
+
+    def __init__(self, problem: str, why: str, reply: str):
+        self.problem = problem
+        """unreadable, empty, refusal or cut off."""
+        super().__init__(f"This is no sample, {why}: {_start(reply)}")
+
+
+def profile_of(name: str) -> Profile:
+    """Raises InputError for a name that no profile has."""
+    if name not in PROFILES:
+        raise InputError(f"The profile must be one of {', '.join(PROFILES)}, got {name!r:.40}.")
+    return PROFILES[name]
+
+
+# --- samples, asked for ---------------------------------------------------------------------------
+
+WRITE = """\
+You write {one}. You get a description of something that occurs in some texts, and texts in which \
+it occurs; the words that show it most stand between << and >>.
+
+Write a new one in which the same occurs, clearly and naturally: use the marked words, or words of \
+the same kind in the same kind of place. {rules} Write about something else than the texts do, and \
+do not copy, mention or explain them. Never write << or >>."""
+
+CONTRAST = """\
+You write {one}. You get a description of something that occurs in some texts, then one text in \
+which it occurs and a similar one in which it does not, each with a measured strength. The words \
+that show it most stand between << and >>.
+
+Compare the two, find what makes the difference, and write a new one in which it occurs at least \
+as strongly as in the first text. {rules} Write about something else than the two texts do, and \
+do not mention or explain them. Never write << or >>."""
+
+UNGUIDED = """\
+You write {one}. {rules} Write about anything you like, as varied as the texts of many people \
+would be. Do not explain it."""
+
+
+def _reply_form(profile: Profile) -> tuple[str, dict[str, Any]]:
+    """How the form of a reply is asked for, and its JSON schema."""
+    if len(profile.parts) == 1:
+        (what,) = profile.parts.values()
+        return f"Answer with {what} alone, without quotation marks, title or remarks.", {}
+    listed = ", ".join(f'"{name}": {what}' for name, what in profile.parts.items())
+    strings = {name: {"type": "string"} for name in profile.parts}
+    return f"Answer with one JSON object and nothing else: {{{listed}}}", _object_form(strings)
+
+
+def _in_form(profile: Profile, example: Mapping[str, str]) -> str:
+    if len(profile.parts) == 1:
+        return next(iter(example.values()))
+    return json.dumps(example)
+
+
+def _writing(profile: Profile, rules: str, example: str | None, case: str) -> Prompt:
+    asks, form = _reply_form(profile)
+    told = rules.format(one=profile.one, rules=profile.rules)
+    shown: tuple[Message, ...] = ()
+    if example is not None:
+        told = f"{told}\n\n{UNTRUSTED}"
+        shown = (
+            {"role": "user", "content": f"{example}\n\n{asks}"},
+            {"role": "assistant", "content": _in_form(profile, profile.example)},
+        )
+    return Prompt(
+        (
+            {"role": "system", "content": told},
+            *shown,
+            {"role": "user", "content": f"{case}\n\n{asks}" if case else asks},
+        ),
+        form,
+        profile.max_tokens,
+    )
+
+
+def _described(explanation: str | None) -> list[str]:
+    return [f"Description: {_safe(explanation)}"] if explanation and explanation.strip() else []
+
+
+def _candidate_case(explanation: str | None, texts: Sequence[str], avoid: str) -> str:
+    lines = [*_described(explanation), *_numbered(texts)]
+    if not avoid.strip():
+        return _fenced(lines)
+    lines.append(f"Already written: {_safe(avoid)}")
+    return f"{_fenced(lines)}\n\nWrite something unlike what is already written."
+
+
+CANDIDATE_EXAMPLE = _candidate_case(
+    ABOUT_LATENESS,
+    [
+        "the train was <<late>> again this morning",
+        "Sorry for the <<delay>>, we ran into traffic",
+        "the rent is two weeks <<overdue>>",
+    ],
+    "",
+)
+
+
+def candidate_prompt(
+    profile: str, explanation: str | None, spans: Sequence[Excerpt], avoid: str = ""
+) -> Prompt:
+    """Step 1 for a chat model: a sample in which the described feature fires.
+
+    `avoid` is an earlier text for the same feature that the new one should not resemble. Raises
+    ValueError where there is neither an explanation nor a span.
+    """
+    if not spans and not _described(explanation):
+        raise ValueError("there is neither an explanation nor a span to write from")
+    case = _candidate_case(explanation, [span.text() for span in spans], avoid)
+    return _writing(profile_of(profile), WRITE, CANDIDATE_EXAMPLE, case)
+
+
+def _contrast_case(
+    explanation: str | None,
+    positive: str,
+    negative: str,
+    peaks: tuple[float, float],
+    keep: str | None,
+) -> str:
+    lines = [
+        *_described(explanation),
+        f"It occurs (strength {peaks[0]:.1f}): {positive}",
+        f"It does not (strength {peaks[1]:.1f}): {negative}",
+    ]
+    if keep is None:
+        ask = "Show it in other words than the marked ones, of the same meaning."
+    else:
+        lines.append(f"Phrase to keep: {_safe(keep)}")
+        ask = "The phrase to keep must occur in it word for word."
+    return f"{_fenced(lines)}\n\n{ask}"
+
+
+CONTRAST_EXAMPLE = _contrast_case(
+    ABOUT_LATENESS,
+    "Can you help me tell my boss that the report will be <<late>>?",
+    "Can you help me tell my boss that the report will be long?",
+    (6.0, 0.0),
+    "late",
+)
+
+
+def contrast_prompt(
+    profile: str,
+    explanation: str | None,
+    positive: Excerpt,
+    negative: Excerpt,
+    positive_peak: float,
+    negative_peak: float,
+    keep: str | None,
+) -> Prompt:
+    """Step 2 for a chat model: a sample like the positive, from what sets it off the negative.
+
+    Peaks are g_i of both sides in activation units. `keep` is the phrase that must occur word for
+    word; the paper asks for it where the positive's score is above 4. None asks for other words.
+    """
+    shown = positive.text(), negative.text()
+    case = _contrast_case(explanation, *shown, (positive_peak, negative_peak), keep)
+    return _writing(profile_of(profile), CONTRAST, CONTRAST_EXAMPLE, case)
+
+
+def unguided_prompt(profile: str) -> Prompt:
+    """The baseline for a chat model: a sample without any feature in mind."""
+    return _writing(profile_of(profile), UNGUIDED, None, "")
+
+
+# --- samples, continued ---------------------------------------------------------------------------
+
+SNIPPET = 400
+"""Characters of a snippet or a positive in a list; small models lose the thread of longer ones."""
+
+
+def _listed(texts: Sequence[Excerpt]) -> list[str]:
+    safe = (_safe("".join(text.tokens)) for text in texts)
+    return [f"- {text[:SNIPPET].rstrip()}" for text in safe if text]
+
+
+def _opening(profile: Profile, head: str, lines: Sequence[str], starts: str) -> Opening:
+    starts = _safe(starts)
+    if len(profile.parts) == 1:
+        listed, mark = "\n".join(lines), ""
+    else:
+        shown = f"A list of {profile.many}:\n\n- {_on_a_line(profile, profile.example)}"
+        listed = "\n".join((*lines, "", shown)) if lines else shown
+        mark = f" {_mark(next(iter(profile.parts)))}"
+    text = "\n\n".join(part for part in (head, listed) if part)
+    return Opening(f"{text}\n-{mark}" + (f" {starts}" if starts else ""), starts)
+
+
+def _mark(part: str) -> str:
+    return f"{part.capitalize()}:"
+
+
+def _on_a_line(profile: Profile, sample: Mapping[str, str]) -> str:
+    return " ".join(f"{_mark(part)} {sample[part]}" for part in profile.parts)
+
+
+def candidate_opening(
+    profile: str, explanation: str | None, spans: Sequence[Excerpt], starts: str = ""
+) -> Opening:
+    """Step 1 for any model, chat or not: the list of snippets is continued by one line.
+
+    The sample begins with `starts`. Raises ValueError where there is neither an explanation nor a
+    span.
+    """
+    form = profile_of(profile)
+    if not spans and not _described(explanation):
+        raise ValueError("there is neither an explanation nor a span to write from")
+    about = f" ({_safe(explanation)[:SNIPPET]})" if explanation and explanation.strip() else ""
+    listed = form.many if len(form.parts) == 1 else "snippets of texts"
+    head = f"A list of {listed}. All of them have the same thing in common{about}:"
+    return _opening(form, head, _listed(spans), starts)
+
+
+def contrast_opening(
+    profile: str, explanation: str | None, positives: Sequence[Excerpt], starts: str = ""
+) -> Opening:
+    """Step 2 for any model: a list of texts that fire the feature, strongest last.
+
+    The sample begins with `starts`: the positive's words up to and with its peak phrase, so that
+    the phrase must occur. Raises ValueError without positives.
+    """
+    if not positives:
+        raise ValueError("there is no positive to write from")
+    return candidate_opening(profile, explanation, positives, starts)
+
+
+def unguided_opening(profile: str) -> Opening:
+    """The baseline for a local model, without any feature: the user's turn of an empty chat, as
+    Magpie (Xu et al. 2024) has it; for samples of several parts a list that shows their form."""
+    form = profile_of(profile)
+    return Opening("", "") if len(form.parts) == 1 else _opening(form, "", [], "")
+
+
+CONTINUE = """\
+You continue lists. You get the beginning of a list whose last line is unfinished. Finish that one \
+line in the manner of the list, and write no other."""
+
+CONTINUE_ASKS = "Answer with the rest of the last line alone, without remarks."
+
+
+def continuing(opening: Opening) -> Prompt:
+    """The same list for a chat model, which answers with the rest of the last line.
+
+    Raises ValueError for the opening that is an empty chat: a server has no door for it.
+    """
+    if not opening.text:
+        raise ValueError("a server cannot continue an empty chat; ask it with unguided_prompt")
+    case = f"{_fenced(opening.text.splitlines())}\n\n{CONTINUE_ASKS}"
+    return Prompt(
+        (
+            {"role": "system", "content": f"{CONTINUE}\n\n{UNTRUSTED}"},
+            {"role": "user", "content": case},
+        ),
+        {},
+        256,
+    )
+
+
+def continuation(reply: str, opening: Opening) -> str:
+    """The rest of the line in a chat model's reply, which may say the whole line again."""
+    lines = [line for line in _without_thoughts(reply).splitlines() if line.strip()]
+    line = lines[0].strip() if lines else ""
+    last = opening.text.rpartition("\n")[2]
+    for said in (last, last.removeprefix("-").strip(), opening.starts):
+        if said and line.startswith(said):
+            return line[len(said) :]
+    return line if line[:1] in ("", *".,;:!?)…'’") else f" {line}"
+
+
+# --- samples, read --------------------------------------------------------------------------------
+
+CONTROL_TOKEN = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
+
+PREAMBLE = re.compile(
+    r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+",
+    re.I,
+)
+"""A line in which a chat model announces what it is about to write."""
+
+LABEL = re.compile(r"\A(?:[-*•]|query-?\s*\d*:|user:|message:|text \d+:|\d{1,2}[.)])\s+", re.I)
+
+REFUSAL = re.compile(
+    r"""
+    \A\W*(?:
+      (?:i['’]?m|i\ am)?\s*(?:(?:very|so|really|truly)\s)?(?:sorry|afraid)\b
+        [^.?!]{0,60}?\b(?:can(?:no|['’])?t|unable|not\ able|won['’]?t|not\ comfortable
+                       |do\ not|don['’]t)
+        [^.?!]{0,40}\b(?:assist|help|compl|provid|creat|writ|generat|fulfil|answer|engage
+                       |support|do\ th)
+    | (?:unfortunately,?\s|i\ apologi[sz]e[^.?!]{0,20}?\s)?
+      i\ (?:can(?:no|['’])?t|won['’]?t|will\ not|am\ unable\ to|am\ not\ able\ to|must\ decline)
+        \b[^.?!]{0,40}\b(?:assist|help\ (?:you\ )?with|comply|provide|create|write|generate
+                         |fulfil|engage|that\ request|this\ request)
+    | as\ an\ (?:ai|artificial)\b
+        [^.?!]{0,60}\b(?:can(?:no|['’])?t|not\ able|unable|don['’]t|do\ not)
+    )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether the text begins as models begin when they decline to write."""
+    return REFUSAL.match(text[:300]) is not None
+
+
+def read_draft(profile: str, reply: str, starts: str = "", *, finished: bool = True) -> Draft:
+    """The sample in a model's reply: a JSON object, a marked line, or plain text, by profile.
+
+    `starts` is that of the opening the reply goes on from. A reply that is not `finished` counts
+    up to its last whole sentence, and a sample of several parts not at all. Raises BadDraft with
+    the problem: unreadable, empty, refusal, cut off.
+    """
+    form = profile_of(profile)
+    said = _without_thoughts(reply) if not starts else starts + reply
+    if not said.strip():
+        raise BadDraft("empty", "it is empty", reply)
+    if is_refusal(said):
+        raise BadDraft("refusal", "it declines", reply)
+    if len(form.parts) == 1:
+        parts = [_plain_sample(said, finished, reply)]
+    else:
+        parts = _parts_of(form, said, finished, reply)
+    for text in parts:
+        if not re.search(r"\w", text):
+            raise BadDraft("empty", "a part of it is empty", reply)
+        if is_refusal(text) and form.name != "preference":
+            raise BadDraft("refusal", "it declines", reply)
+        if CONTROL_TOKEN.search(text):
+            raise BadDraft("unreadable", "it holds a control token of a chat template", reply)
+    if parts[0] in (form.example[name] for name in form.parts):
+        raise BadDraft("unreadable", "it repeats the worked example", reply)
+    return _draft(form, parts)
+
+
+def _draft(form: Profile, parts: list[str]) -> Draft:
+    def chat(user: str, *assistant: str) -> list[Message]:
+        answers = [{"role": "assistant", "content": text} for text in assistant]
+        return [{"role": "user", "content": user}, *answers]
+
+    if form.name == "preference":
+        return Draft(chat(parts[0], parts[1]), {"rejected": chat(parts[0], parts[2])})
+    if form.name == "choice":
+        question, matching, other = parts
+        swapped = int(digest(question), 16) % 2 == 1  # no letter means anything over many samples
+        first, second = (other, matching) if swapped else (matching, other)
+        letters = ("(B)", "(A)") if swapped else ("(A)", "(B)")
+        shown = f"{question}\n\nChoices:\n(A) {first}\n(B) {second}"
+        return Draft(
+            chat(shown), {"choices": dict(zip(("matching", "other"), letters, strict=True))}
+        )
+    return Draft(chat(*parts), {"label": "1"} if form.name == "toxicity" else {})
+
+
+def _plain_sample(said: str, finished: bool, reply: str) -> str:
+    """Plain text without what chat models put around it."""
+    text = PREAMBLE.sub("", said.strip())
+    text = "\n".join(LABEL.sub("", line.strip()) for line in text.splitlines()).strip()
+    if not finished:
+        text = _whole_sentences(text)
+        if not text:
+            raise BadDraft("cut off", "it ends before its first sentence does", reply)
+    for left, right in ('""', "“”", "''", "``"):
+        inner = text[1:-1]
+        if len(text) > 2 and text[0] == left and text[-1] == right and left not in inner:
+            text = inner.strip()
+    return text
+
+
+def _whole_sentences(text: str) -> str:
+    """The text up to the last mark that ends a sentence; "" where there is none."""
+    ends = list(re.finditer(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)", text))
+    return text[: ends[-1].end()] if ends else ""
+
+
+def _parts_of(form: Profile, said: str, finished: bool, reply: str) -> list[str]:
+    """The parts of a sample from one JSON object or from one line with marks."""
+    if not finished:
+        raise BadDraft("cut off", "it is cut off", reply)
+    marks = [_mark(part) for part in form.parts]
+    later = [re.escape(mark) for mark in marks[1:]]
+    line = re.fullmatch(
+        rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*" + "".join(rf"{m}\s*(.+?)\s*" for m in later),
+        said,
+    )
+    if line and not any(mark in part for mark in marks for part in line.groups()):
+        return list(line.groups())
+    try:
+        found = only_object(said)
+    except BadReply as error:
+        raise BadDraft("unreadable", "it has no form that was asked for", reply) from error
+    if set(found) != set(form.parts) or not all(isinstance(v, str) for v in found.values()):
+        wanted = ", ".join(form.parts)
+        raise BadDraft("unreadable", f"its object should hold the strings {wanted}", reply)
+    return [found[part].strip() for part in form.parts]
 
 
 # --- tasks ----------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from fac.config import digest
 from fac.errors import InputError
 from fac.schema import CANNOT_TELL, LEVELS, RELEVANT
 from fac.store.decisions import Decision, Decisions, reviewer_name
+from fac.store.runs import Runs
 
 REASONS = ("too broad", "too narrow", "several meanings", "token artefact", "wrong")
 """Flags beside a verdict on an explanation."""
@@ -31,6 +32,9 @@ SCALE = (*LEVELS, CANNOT_TELL)
 
 NOT_RELEVANT = LEVELS[-1]
 """The one level below RELEVANT: the explanation does not fit, the feature does not matter."""
+
+APPROVE = "approve"
+"""What is said of a pair that may be written from."""
 
 _SUBJECT = re.compile(r"(explanation|relevance|detection)/([^/]+)/(\d{1,9})(?:/(.+))?", re.DOTALL)
 
@@ -517,3 +521,78 @@ def _where(decision: Decision) -> tuple[str, str, str]:
 def _fraction(*parts: object) -> float:
     """A number in [0, 1) that the parts determine; kept, as every key press asks for thousands."""
     return int(digest(*parts), 16) / 16**12
+
+
+# ---- pairs: what may be written from
+
+
+def pair_content(run: str, pair: Mapping[str, Any]) -> dict[str, Any]:
+    """May this pair be written from? `pair` is a row of schema.PAIRS of the pairs or rescore `run`.
+
+    Both texts and what they were measured to fire: a pair edited or measured anew is undecided.
+    """
+    sides: dict[str, Any] = {}
+    for side in ("positive", "negative"):
+        messages = [{"role": m["role"], "content": m["content"]} for m in pair[side]]
+        # four digits, so that a float32 from Parquet and one from DuckDB are the same peak
+        sides |= {side: messages, f"{side}_peak": round(float(pair[f"{side}_peak"]), 4)}
+    feature = int(pair["feature"])
+    return {"kind": "pair", "pairs": run, "pair": pair["pair"], "feature": feature, **sides}
+
+
+def pair_item(run: str, pair: Mapping[str, Any]) -> Item:
+    """The pair as a thing to decide on."""
+    return Item("pair", subject("pair", run, pair["feature"]), pair_content(run, pair))
+
+
+def pair_versions(runs: Runs, pairs_run: str) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """(manifest, rows of schema.PAIRS) of a pairs run and of everything edited from it, oldest
+    first. Raises RunNotFound."""
+    found = [runs.manifest(pairs_run)]
+    for manifest in sorted(runs.list("rescore"), key=lambda m: (m["created"], m["run"])):
+        if manifest["inputs"][0] in {known["run"] for known in found}:
+            found.append(manifest)
+    return [(m, runs.table(m["run"], "pairs").to_pylist()) for m in found]
+
+
+def approved_pairs(store: Decisions, runs: Runs, pairs_run: str) -> list[dict[str, Any]]:
+    """The pairs of a run that people approved, by feature, at most one each: rows of schema.PAIRS
+    with `run` (the pairs run, or the rescore run that an edit of it lies in), `approver`,
+    `approved` (ISO time), `content` and `seen` (what was approved, and its hash) and `decisions`.
+
+    People's verdict is `standing`: an adjudication, else what most say. Once a pair was edited,
+    what was said before of its other versions counts no longer.
+    """
+    versions = pair_versions(runs, pairs_run)
+    edited: dict[int, list[str]] = defaultdict(list)
+    for manifest, rows in versions[1:]:
+        for row in rows:
+            edited[row["feature"]].append(manifest["created"])
+    said = _by_shown(store.current("pair"))
+    found: dict[int, dict[str, Any]] = {}
+    for manifest, rows in versions:
+        for row in rows:
+            if row["status"] != "proposed":
+                continue
+            one = pair_item(manifest["run"], row)
+            others = [at for at in edited[row["feature"]] if at > manifest["created"]]
+            given = said.get(Shown(one.subject, digest(one.content)), ())
+            given = tuple(d for d in given if d.at > max(others, default=""))
+            verdict = standing(given)
+            if verdict.verdict != APPROVE:
+                continue
+            by = [d for d in given if d.verdict == APPROVE]
+            if verdict.by == "adjudication":
+                by = [d for d in by if d.adjudicates][-1:]
+            approval = {
+                "run": manifest["run"],
+                "approver": ", ".join(dict.fromkeys(d.reviewer for d in by)),
+                "approved": by[-1].at,
+                "content": one.content,
+                "seen": digest(one.content),
+                "decisions": given,
+            }
+            before = found.get(row["feature"])
+            if before is None or approval["approved"] >= before["approved"]:
+                found[row["feature"]] = {**row, **approval}
+    return [found[feature] for feature in sorted(found)]

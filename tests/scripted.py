@@ -1,9 +1,11 @@
-"""A chat model that says what it was told to say, and remembers what it was asked."""
+"""Models that say what they were told to say, and remember what they were asked."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from fac.generator.chat import Reply, estimated_tokens
+from fac.generator.writer import Request, Written
 from fac.prompts import Prompt
 
 Said = str | Reply | BaseException
@@ -38,3 +40,50 @@ class ScriptedChat:
             return said
         tokens = len(said) // 4 + 1
         return Reply(said, "stop", estimated_tokens(prompt), tokens, False, self.identity)
+
+
+class ScriptedWriter:
+    """Writes by a function of the request; deterministic where that is.
+
+    What it says is a text, a whole Written, or what is raised instead. `written` counts how often
+    each key was written, in this process.
+    """
+
+    def __init__(
+        self,
+        said: Callable[[Request], str | Written | BaseException],
+        identity: str = "scripted writer",
+    ):
+        self.identity = identity
+        self.asked: list[Request] = []
+        self.written: Counter[str] = Counter()
+        self._said = said
+
+    def write(
+        self,
+        requests: Sequence[Request],
+        *,
+        seed: int,
+        max_new_tokens: int,
+        temperature: float,
+        done: Mapping[str, Written],
+        record: Callable[[Written], None],
+        progress: Callable[..., None],
+    ) -> dict[str, Written]:
+        found: dict[str, Written] = {}
+        for request in requests:
+            if request.key in done:
+                found[request.key] = done[request.key]
+                continue
+            self.asked.append(request)
+            said = self._said(request)
+            if isinstance(said, BaseException):
+                raise said
+            if isinstance(said, str):
+                said = Written(request.key, said, True, len(said.split()), "", 10, None)
+            self.written[request.key] += 1
+            if not said.failure:
+                record(said)
+            found[request.key] = said
+            progress(len(found), len(requests), "")
+        return found

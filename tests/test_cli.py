@@ -40,6 +40,7 @@ COMMANDS = {
     *("preflight", "train-sae", "magpie", "worker", "cache rebuild"),
     *("explain", "judge", "agreement", "decisions export", "decisions import"),
     *("review export", "review import"),
+    *("pairs", "approve", "synthesize", "export"),
 }
 
 

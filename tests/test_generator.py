@@ -5,15 +5,18 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from email.utils import formatdate
 
+import numpy as np
 import pytest
 
 from fac import prompts
-from fac.errors import BadReply, InputError, ServiceError
+from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
 from fac.generator.asking import Journal, Limits, Question, ask_all
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
+from fac.generator.local import Row, Steer, uniforms
 from fac.prompts import Excerpt, Prompt
 from tests.server import ScriptedServer, Status, Trickle, completion
 
@@ -134,6 +137,178 @@ def test_rows_that_finish_early_leave_the_others_as_they_were(tmp_path):
 
 def test_nothing_to_continue_is_nothing(generator):
     assert generator.continuations([], seed=0, max_new_tokens=5) == []
+    assert generator.write([], max_new_tokens=5) == []
+    assert generator.count([]) == []
+
+
+# --- rows with a stream, a line and a push of their own -------------------------------------------
+
+
+def test_random_numbers_are_those_of_splitmix64():
+    """The first two outputs for seed 0 as its authors' code prints them."""
+    zero = np.zeros(1, np.uint64)
+    first, second = (int(uniforms(zero, place)[0] * 2**53) for place in (0, 1))
+    assert (first, second) == (0xE220A8397B1DCDAF >> 11, 0x6E789E6AA1B965F4 >> 11)
+    many = uniforms(np.arange(20_000, dtype=np.uint64), 7)
+    assert many.min() >= 0 and many.max() < 1
+    counts, _ = np.histogram(many, 20, (0, 1))
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+    assert abs(np.corrcoef(many, uniforms(np.arange(20_000, dtype=np.uint64), 8))[0, 1]) < 0.03
+
+
+def test_a_row_is_written_alike_alone_and_among_any_others(generator):
+    rows = [Row(prompt, seed=number) for number, prompt in enumerate(PROMPTS * 3)]
+    together = generator.write(rows, max_new_tokens=12)
+    assert len({text.text for text in together}) > 6
+    for row, text in zip(rows, together, strict=True):
+        assert generator.write([row], max_new_tokens=12) == [text]
+    assert generator.write(rows[::-1], max_new_tokens=12) == together[::-1]
+    assert generator.write(rows[2:7], max_new_tokens=12) == together[2:7]
+
+
+def test_another_seed_writes_another_text_and_the_same_seed_the_same(generator):
+    again = generator.write([Row(PROMPTS[1], seed=5)] * 3, max_new_tokens=12)
+    assert again[0] == again[1] == again[2]
+    many = generator.write([Row(PROMPTS[1], seed=seed) for seed in range(30)], max_new_tokens=12)
+    assert len({text.text for text in many}) > 20
+
+
+def test_tokens_come_as_often_as_the_model_says(generator):
+    """Over many seeds, chi-square of the first token against the top-k softmax."""
+    import torch
+
+    ids = generator.tokenizer(PROMPTS[0], return_tensors="pt", add_special_tokens=False)
+    with torch.inference_mode():
+        logits = generator.model(**ids).logits[0, -1].float()
+    best = logits.topk(8)
+    shares: Counter[str] = Counter()  # half characters of several tokens look the same
+    for index, share in zip(
+        best.indices.tolist(), torch.softmax(best.values / 0.7, -1), strict=True
+    ):
+        shares[generator.tokenizer.decode([index], skip_special_tokens=True)] += float(share)
+    n = 2000
+    rows = [Row(PROMPTS[0], seed=seed) for seed in range(n)]
+    drawn = generator.write(rows, max_new_tokens=1, temperature=0.7, top_k=8)
+    counts = Counter(text.text for text in drawn)
+    assert set(counts) <= set(shares) and len(shares) > 4
+    chi = sum((counts[text] - n * share) ** 2 / (n * share) for text, share in shares.items())
+    assert chi < 30  # at most 7 degrees of freedom: p about 0.0001
+
+
+def test_a_row_counts_its_tokens_and_those_of_its_prompt(generator):
+    rows = [Row(prompt, seed=1) for prompt in PROMPTS]
+    texts = generator.write(rows, max_new_tokens=6)
+    assert [text.prompt_tokens for text in texts] == generator.count(PROMPTS)
+    assert all(text.tokens == 6 for text in texts if not text.finished)
+    assert all(text.tokens <= 6 for text in texts)
+
+
+def test_a_line_ends_where_the_text_first_breaks(tmp_path):
+    """With every "a" read as a line break, many rows end early and are dropped."""
+    from tests import tiny
+
+    generator = LocalGenerator(tiny.llama(tmp_path), dtype="float32")
+    plain = generator.tokenizer.decode
+    generator.tokenizer.decode = lambda ids, **given: plain(ids, **given).replace("a", "\n")
+    rows = [Row(prompt, seed=seed) for seed in range(12) for prompt in PROMPTS]
+    whole = generator.write(rows, max_new_tokens=12)
+    lines = generator.write([row._replace(line=True) for row in rows], max_new_tokens=12)
+    assert sum("\n" in text.text for text in whole) > 5
+    for text, line in zip(whole, lines, strict=True):
+        assert line.text == text.text.partition("\n")[0]
+        assert line.finished == (text.finished or "\n" in text.text)
+        assert line.tokens <= text.tokens
+
+
+def test_a_continuation_keeps_the_space_that_it_begins_with(folders):
+    """SentencePiece drops it from whatever is decoded first."""
+    generator = LocalGenerator(folders["llama"], dtype="float32")
+    rows = [Row(PROMPTS[1], seed=seed) for seed in range(60)]
+    texts = generator.write(rows, max_new_tokens=6)
+    assert any(text.text.startswith(" ") for text in texts)
+    plain = generator.tokenizer.decode
+    generator.tokenizer.decode = lambda ids, **given: plain(ids, **given).removeprefix(" ")
+    assert generator.write(rows, max_new_tokens=6) == texts
+
+
+def layer_inputs(generator, layer, rows, n, **given):
+    """What block `layer` is given in each forward pass: float32 `[rows, tokens, d_model]`."""
+    seen = []
+    block = generator.model.model.layers[layer]
+    handle = block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    try:
+        texts = generator.write(rows, max_new_tokens=n, **given)
+    finally:
+        handle.remove()
+    return texts, seen
+
+
+def test_steering_adds_its_vector_to_new_tokens_of_its_row_alone(generator):
+    """The first new token is chosen before anything is pushed, so both runs read it alike."""
+    push = np.linspace(-1, 1, 32, dtype=np.float32)
+    plain = [Row(prompt, seed=number) for number, prompt in enumerate(PROMPTS[:3])]
+    steered = [plain[0], plain[1]._replace(steer=Steer(push, 2)), plain[2]]
+    _, before = layer_inputs(generator, 2, plain, 2)
+    _, after = layer_inputs(generator, 2, steered, 2)
+    assert (before[0] == after[0]).all()
+    added = (after[1] - before[1])[:, 0].numpy()
+    np.testing.assert_allclose(added[1], push, atol=1e-5)
+    assert not added[[0, 2]].any()
+
+
+def test_a_push_fades_and_ends_as_it_was_told():
+    push = np.ones(4, np.float32)
+    assert [Steer(push, 1).weight(place) for place in range(3)] == [1, 1, 1]
+    assert [Steer(push, 1, 2, 0.5).weight(place) for place in range(4)] == [1, 0.5, 0, 0]
+
+
+def test_a_push_that_ended_leaves_later_tokens_as_they_are(generator):
+    """At temperature 0 with a push too weak to change a token, the stream tells what was added."""
+    push = np.full(32, 1e-3, np.float32)
+    row = Row(PROMPTS[1])
+    plain, before = layer_inputs(generator, 2, [row], 5, temperature=0)
+    steer = Steer(push, 2, tokens=2, decay=0.5)
+    pushed, after = layer_inputs(generator, 2, [row._replace(steer=steer)], 5, temperature=0)
+    assert plain == pushed  # otherwise the next line compares different texts
+    added = [float((b - a)[0, 0].mean()) for a, b in zip(before[1:], after[1:], strict=True)]
+    np.testing.assert_allclose(added, [1e-3, 5e-4, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox", "gemma"])
+def test_steering_works_in_every_family_and_not_beyond_its_call(folders, family):
+    generator = LocalGenerator(folders[family], dtype="float32")
+    push = 20 * np.random.default_rng(0).standard_normal(32).astype(np.float32)
+    rows = [Row(prompt, seed=number) for number, prompt in enumerate(PROMPTS)]
+    plain = generator.write(rows, max_new_tokens=10)
+    both = [row._replace(steer=Steer(push, 1 + number % 3)) for number, row in enumerate(rows)]
+    steered = generator.write(both, max_new_tokens=10)
+    assert steered != plain
+    assert [generator.write([row], max_new_tokens=10)[0] for row in both] == steered
+    weak = [row._replace(steer=Steer(0 * push, 2)) for row in rows]
+    assert generator.write(weak, max_new_tokens=10) == plain
+    with pytest.raises(Cancelled):
+        generator.write(both, max_new_tokens=10, beat=stop)
+    assert generator.write(rows, max_new_tokens=10) == plain
+
+
+def stop():
+    raise Cancelled("enough")
+
+
+@pytest.mark.parametrize(
+    ("steer", "why"),
+    [
+        (Steer(np.ones(32, np.float32), 0), "Layer 0 cannot be steered: the model has 3 blocks"),
+        (Steer(np.ones(32, np.float32), 4), "Layer 4 cannot be steered"),
+        (
+            Steer(np.ones(16, np.float32), 2),
+            "has 16 values, but the model's residual stream has 32",
+        ),
+    ],
+)
+def test_a_push_that_does_not_fit_the_model_is_refused(generator, steer, why):
+    with pytest.raises(InputError, match=why):
+        generator.write([Row("a"), Row("a", steer=steer)], max_new_tokens=2)
 
 
 def test_chats_are_rendered_up_to_the_next_turn(generator, folders):
@@ -204,6 +379,21 @@ def test_a_server_is_asked_for_json_at_temperature_0_and_the_reply_is_counted():
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
     assert reply == ("yes", "stop", 5, 1, False, "small")
     assert chat.identity == f"small at {server.endpoint} seed 7"
+
+
+def test_a_prompt_may_ask_for_free_text_drawn_with_a_seed():
+    with serving() as server:
+        chat = OpenAIChat("small", server.endpoint, seed=7)
+        chat.ask(ASKED._replace(form={}, temperature=0.8, draw=11))
+    assert server.bodies == [
+        {
+            "model": "small",
+            "messages": list(ASKED.messages),
+            "max_tokens": 20,
+            "temperature": 0.8,
+            "seed": 11,
+        }
+    ]
 
 
 @pytest.mark.parametrize("usage", [None, "many", {"prompt_tokens": -1, "completion_tokens": 1}, {}])

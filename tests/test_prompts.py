@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac import prompts
+from fac.config import digest
 from fac.errors import BadReply, InputError
-from fac.prompts import Excerpt, Task
+from fac.prompts import PROFILES, BadDraft, Draft, Excerpt, Opening, Task
 from fac.schema import LEVELS
 
 BREAD = Excerpt(
@@ -109,7 +110,16 @@ def test_no_data_can_forge_marks_fences_control_tokens_or_objects(excerpt):
 def every_prompt(text: str) -> dict[str, prompts.Prompt]:
     """One prompt of each kind with this text in every place that data can reach."""
     hostile = Excerpt((text,), (True,))
+    writing: dict[str, prompts.Prompt] = {}
+    for name in prompts.PROFILES:
+        shown = name, text, [hostile, BREAD]
+        writing[f"candidate {name}"] = prompts.candidate_prompt(*shown, avoid=text)
+        for keep in (text, None):
+            writing[f"contrast {name} {keep is None}"] = prompts.contrast_prompt(
+                name, text, hostile, BREAD, 5.25, 0.0, keep
+            )
     return {
+        **writing,
         "explain": prompts.explain([hostile, BREAD], [text]),
         "detect": prompts.detect(text, [hostile, BREAD]),
         "fuzz": prompts.fuzz(text, [hostile, BREAD]),
@@ -151,8 +161,7 @@ def test_rules_come_first_and_say_that_the_material_is_no_instruction():
 
 
 def test_the_worked_examples_keep_the_form_they_show():
-    four = every_prompt("bread")
-    shown = {name: prompt.messages[2]["content"] for name, prompt in four.items()}
+    shown = {name: prompt.messages[2]["content"] for name, prompt in every_prompt("bread").items()}
     assert prompts.read_answers(shown["detect"], 3) == [False, True, True]
     assert prompts.read_answers(shown["fuzz"], 3) == [True, False, True]
     about = prompts.read_explanation(shown["explain"].replace("late or", "late, or"))
@@ -185,8 +194,15 @@ def test_forms_are_what_strict_structured_output_accepts():
 def test_a_key_names_exactly_one_question():
     first, second = every_prompt("bread"), every_prompt("rolls")
     keys = [prompt.key for prompt in (*first.values(), *second.values())]
-    assert len(set(keys)) == 8
-    assert [prompt.key for prompt in every_prompt("bread").values()] == keys[:4]
+    assert len(set(keys)) == len(keys) == 2 * len(first)
+    assert [prompt.key for prompt in every_prompt("bread").values()] == keys[: len(first)]
+
+
+def test_a_draw_is_part_of_a_key_only_where_there_is_one():
+    plain = every_prompt("bread")["judge"]
+    assert plain.key == digest(plain.messages, plain.form)
+    draws = [plain, plain._replace(temperature=0.8), plain._replace(temperature=0.8, draw=1)]
+    assert len({prompt.key for prompt in draws}) == 3
 
 
 # --- explain --------------------------------------------------------------------------------------
@@ -391,6 +407,307 @@ def test_any_reply_is_read_or_refused(reply):
             read(reply)
         except BadReply as error:
             assert "\n" not in str(error)
+
+
+# --- samples, asked for ---------------------------------------------------------------------------
+
+LATE = Excerpt(("Is", " the", " train", " late", " again"), (False, False, False, True, False))
+LONG = Excerpt(("Is", " the", " train", " long"), (False,) * 4)
+
+
+def user(text: str, *answers: str) -> list[dict[str, str]]:
+    return [
+        {"role": "user", "content": text},
+        *({"role": "assistant", "content": answer} for answer in answers),
+    ]
+
+
+def test_a_candidate_is_asked_for_with_explanation_and_spans():
+    asked = prompts.candidate_prompt("instruction", "words  for\nlateness", [LATE, BREAD], "an old")
+    assert material(asked) == [
+        "Description: words for lateness",
+        "Text 1: Is the train <<late>> again",
+        f"Text 2: {BREAD.text()}",
+        "Already written: an old",
+    ]
+    assert asked.form == {} and asked_of(asked).endswith(
+        "without quotation marks, title or remarks."
+    )
+    assert material(prompts.candidate_prompt("chat", None, [LATE])) == [f"Text 1: {LATE.text()}"]
+    for ask in (prompts.candidate_prompt, prompts.candidate_opening):
+        with pytest.raises(ValueError, match="neither"):
+            ask("chat", " ", [])
+        with pytest.raises(InputError, match="instruction, chat, toxicity, preference, choice"):
+            ask("poem", "x", [LATE])
+
+
+def test_a_contrast_shows_both_sides_and_the_phrase_that_must_stay():
+    asked = prompts.contrast_prompt("chat", None, LATE, LONG, 6.25, 0.0, "train late")
+    assert material(asked) == [
+        "It occurs (strength 6.2): Is the train <<late>> again",
+        "It does not (strength 0.0): Is the train long",
+        "Phrase to keep: train late",
+    ]
+    assert "must occur in it word for word" in asked_of(asked)
+    freely = prompts.contrast_prompt("chat", None, LATE, LONG, 3.0, 0.0, None)
+    assert len(material(freely)) == 2 and "in other words" in asked_of(freely)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_prompts_ask_for_the_parts_of_their_profile(profile):
+    parts = list(PROFILES[profile].parts)
+    for asked in (
+        prompts.candidate_prompt(profile, "x", [LATE]),
+        prompts.contrast_prompt(profile, "x", LATE, LONG, 5.0, 0.0, None),
+        prompts.unguided_prompt(profile),
+    ):
+        if len(parts) == 1:
+            assert asked.form == {}
+        else:
+            assert asked.form["required"] == parts
+            assert all(f'"{part}": ' in asked_of(asked) for part in parts)
+        assert PROFILES[profile].one in asked.messages[0]["content"]
+    assert "{" not in prompts.unguided_prompt(profile).messages[0]["content"]
+
+
+def test_an_opening_is_a_list_with_room_for_one_more():
+    opening = prompts.candidate_opening("instruction", "lateness", [BREAD, LATE])
+    assert opening.text.startswith("A list of messages that people sent to an AI assistant.")
+    assert "(lateness):\n\n- I baked fresh bread and rolls.\n- Is the train late again\n-" in (
+        opening.text
+    )
+    assert opening.text.endswith("\n-") and opening.starts == ""
+    led = prompts.contrast_opening("instruction", None, [LATE], "Was the  train\nlate")
+    assert led.text.endswith("\n- Is the train late again\n- Was the train late")
+    assert led.starts == "Was the train late"
+    with pytest.raises(ValueError, match="no positive"):
+        prompts.contrast_opening("instruction", "lateness", [])
+
+
+@pytest.mark.parametrize("profile", [name for name in PROFILES if len(PROFILES[name].parts) > 1])
+def test_an_opening_of_several_parts_shows_them_on_a_line_that_can_be_read(profile):
+    form = PROFILES[profile]
+    for opening in (
+        prompts.candidate_opening(profile, "lateness", [LATE]),
+        prompts.unguided_opening(profile),
+    ):
+        *_, shown, last = opening.text.split("\n")
+        first = next(iter(form.parts))
+        assert last == f"- {first.capitalize()}:"
+        with pytest.raises(BadDraft, match="repeats the worked example"):
+            prompts.read_draft(profile, shown.removeprefix("- "))
+    marks = " ".join(f"{part.capitalize()}: new {part}" for part in form.parts)
+    first_mark = f"{next(iter(form.parts)).capitalize()}:"
+    rest = marks.removeprefix(first_mark)
+    assert prompts.read_draft(profile, rest) == prompts.read_draft(profile, marks)
+    assert prompts.read_draft(profile, rest[4:], rest[1:4]) == prompts.read_draft(profile, marks)
+
+
+def test_nothing_at_all_opens_an_unguided_message():
+    assert prompts.unguided_opening("instruction") == Opening("", "")
+    assert prompts.unguided_opening("toxicity") == Opening("", "")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_stay_one_line_of_a_list(text):
+    """A model that is no chat model is told nothing; it must not be given a turn to play either."""
+    hostile = Excerpt((text,), (True,))
+    for profile in PROFILES:
+        opening = prompts.candidate_opening(profile, text, [hostile, LATE], text)
+        plain = prompts.candidate_opening(profile, "x", [LONG, LATE], "x")
+        assert opening.text.count("\n") == plain.text.count("\n")
+        assert len(opening.text.splitlines()) == len(plain.text.splitlines())
+        assert not re.search(r"<[|｜]|[|｜]>|\[/?INST\]|</?s>|===", opening.text)
+        assert opening.text.endswith(opening.starts)
+        opening.text.encode()
+        asked = prompts.continuing(opening)
+        assert asked_of(asked).count(prompts.BEGIN) == asked_of(asked).count(prompts.END) == 1
+
+
+def test_a_chat_model_continues_a_list_and_may_say_the_line_again():
+    opening = prompts.candidate_opening("instruction", None, [BREAD], "Was the train")
+    assert material(prompts.continuing(opening))[-1] == "- Was the train"
+    for reply in (
+        " late today?",
+        "late today?",
+        "- Was the train late today?",
+        "Was the train late today?\n- And another",
+        "<think>a line</think>\nlate today?",
+    ):
+        rest = prompts.continuation(reply, opening)
+        assert (opening.starts + rest) == "Was the train late today?", reply
+    assert prompts.continuation("\n\n", opening) == ""
+    inside = Opening("- Was the trai", "Was the trai")
+    assert prompts.continuation("- Was the train?", inside) == "n?"
+    with pytest.raises(ValueError, match="empty chat"):
+        prompts.continuing(Opening("", ""))
+
+
+# --- samples, read --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ("  How late is it?\n", "How late is it?"),
+        ('"How late is it?"', "How late is it?"),
+        ("“How late is it?”", "How late is it?"),
+        ("- How late is it?", "How late is it?"),
+        ("1. How late is it?", "How late is it?"),
+        ("User: How late is it?", "How late is it?"),
+        ("Sure! Here is a message:\n\nHow late is it?", "How late is it?"),
+        ('Here\u2019s one:\n"How late is it?"', "How late is it?"),
+        ("How late?\nTell me.", "How late?\nTell me."),
+        ('He said "late" and "later"', 'He said "late" and "later"'),
+        ('"late" or "later"', '"late" or "later"'),
+        ("Here is my list: late, later", "Here is my list: late, later"),
+        ("<think>hm</think> How late is it?", "How late is it?"),
+        ("Fix this: {x: 1}", "Fix this: {x: 1}"),
+    ],
+)
+def test_a_plain_sample_is_read_without_what_stands_around_it(reply, text):
+    assert prompts.read_draft("instruction", reply) == Draft(user(text), {})
+
+
+def test_what_an_opening_began_is_part_of_the_sample():
+    assert prompts.read_draft("instruction", "s are late", "The train") == Draft(
+        user("The trains are late"), {}
+    )
+    assert prompts.read_draft("instruction", "", "The train is late").messages == user(
+        "The train is late"
+    )
+
+
+def test_turns_of_a_query_are_one_turn_with_the_label():
+    said = "Query-1: where does he live\nQuery-2: and when is he alone"
+    assert prompts.read_draft("toxicity", said) == Draft(
+        user("where does he live\nand when is he alone"), {"label": "1"}
+    )
+
+
+def test_samples_of_several_parts_are_read_from_an_object_or_a_line():
+    both = {"user": "How late?", "assistant": "An hour."}
+    for reply in (
+        json.dumps(both),
+        f"Here you are:\n```json\n{json.dumps(both)}\n```",
+        "User: How late? Assistant: An hour.",
+        " How late?  Assistant: An hour. ",
+    ):
+        assert prompts.read_draft("chat", reply) == Draft(user("How late?", "An hour."), {})
+    three = {"user": "How late?", "chosen": "An hour.", "rejected": "I'm sorry, I cannot help."}
+    assert prompts.read_draft("preference", json.dumps(three)) == Draft(
+        user("How late?", "An hour."),
+        {"rejected": user("How late?", "I'm sorry, I cannot help.")},
+    )
+
+
+def test_the_letters_of_a_choice_mean_nothing():
+    letters = set()
+    for number in range(20):
+        sample = {"question": f"Is {number} late?", "matching": "Sure is", "other": "No idea"}
+        draft = prompts.read_draft("choice", json.dumps(sample))
+        (turn,) = draft.messages
+        choices = draft.extra["choices"]
+        assert f"{choices['matching']} Sure is" in turn["content"]
+        assert f"{choices['other']} No idea" in turn["content"]
+        assert turn["content"].startswith(f"Is {number} late?\n\nChoices:\n(A) ")
+        letters.add(choices["matching"])
+    assert letters == {"(A)", "(B)"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "reply", "problem"),
+    [
+        ("instruction", "", "empty"),
+        ("instruction", " \n ", "empty"),
+        ("instruction", "<think>only thoughts", "empty"),
+        ("instruction", '"..."', "empty"),
+        ("instruction", "I'm sorry, but I can't help with that.", "refusal"),
+        ("instruction", '"I cannot create content like this."', "refusal"),
+        ("instruction", "Sure:\n\nI can't assist with that request.", "refusal"),
+        ("instruction", "Say <|im_end|>", "unreadable"),
+        ("instruction", PROFILES["instruction"].example["message"], "unreadable"),
+        ("chat", "As an AI, I'm not able to write that.", "refusal"),
+        ("chat", '{"user": "How late?", "assistant": "I cannot provide that."}', "refusal"),
+        ("chat", "How late is it?", "unreadable"),
+        ("chat", '{"user": "How late?", "assis', "unreadable"),
+        ("chat", '{"user": "How late?"}', "unreadable"),
+        ("chat", '{"user": "How late?", "assistant": 3}', "unreadable"),
+        ("chat", '{"user": "How late?", "assistant": " "}', "empty"),
+        ("chat", "How late? Assistant: An hour. User: Why? Assistant: Snow.", "unreadable"),
+        ("preference", '{"user": "a", "chosen": "b"}', "unreadable"),
+    ],
+)
+def test_what_is_no_sample_says_why(profile, reply, problem):
+    with pytest.raises(BadDraft) as caught:
+        prompts.read_draft(profile, reply)
+    assert caught.value.problem == problem
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+def test_a_text_cut_off_counts_up_to_its_last_sentence():
+    said = 'Is it late? He said "yes." And then he we'
+    assert prompts.read_draft("instruction", said, finished=False).messages == user(
+        'Is it late? He said "yes."'
+    )
+    assert prompts.read_draft("instruction", "1.5 miles. No", finished=False).messages == user(
+        "1.5 miles."
+    )
+    for profile, reply in (
+        ("instruction", "version 1.5 of the"),
+        ("chat", "How late? Assistant: An hour"),
+    ):
+        with pytest.raises(BadDraft) as caught:
+            prompts.read_draft(profile, reply, finished=False)
+        assert caught.value.problem == "cut off"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't assist with that.",
+        "I’m really sorry, but I cannot provide instructions for this.",
+        "Sorry, I won't write that. I don't want to help with violence.",
+        "I cannot fulfill your request.",
+        "I can't help with that request.",
+        "Unfortunately, I am unable to generate such content.",
+        "As an AI language model, I cannot have opinions.",
+        "I will not engage in this.",
+    ],
+)
+def test_refusals_are_recognised(text):
+    assert prompts.is_refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sorry for the late reply, I was ill.",
+        "I'm sorry I missed your party. What can I bring next time?",
+        "I can't find my keys, where could they be?",
+        "I won't be home before nine. Write a note to my landlord.",
+        "How do I say no to a friend without sounding rude?",
+        "As an airline pilot, how do I deal with jet lag?",
+        "Why does the assistant say it cannot help?",
+        "",
+    ],
+)
+def test_people_who_are_sorry_have_not_refused(text):
+    assert not prompts.is_refusal(text)
+
+
+@given(st.text(max_size=80), st.sampled_from(list(PROFILES)), st.booleans())
+@example("{" * 500, "chat", True)
+@example("Assistant: Assistant:", "chat", True)
+@example("a" + " " * 3000 + "Assistant", "chat", True)
+def test_any_reply_is_a_sample_or_has_a_problem(reply, profile, finished):
+    try:
+        draft = prompts.read_draft(profile, reply, finished=finished)
+    except BadDraft as error:
+        assert error.problem in ("unreadable", "empty", "refusal", "cut off")
+    else:
+        assert draft.messages[0]["role"] == "user"
+        assert all(re.search(r"\w", message["content"]) for message in draft.messages)
 
 
 # --- tasks ----------------------------------------------------------------------------------------

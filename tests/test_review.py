@@ -6,16 +6,18 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fac import agreement, review
-from fac.config import digest
+from fac.config import PairsSpec, RescoreSpec, Workspace, digest
 from fac.errors import InputError
 from fac.review import HumanCheck, Item, Shown
-from fac.schema import CANNOT_TELL, LEVELS, RELEVANT
+from fac.schema import CANNOT_TELL, LEVELS, PAIRS, RELEVANT
 from fac.store.decisions import Decision, Decisions
+from fac.store.runs import Runs, write_table
 
 RUN = "measure-abc"
 RUBRIC = ("It is about harm.",)
@@ -500,3 +502,131 @@ def test_a_reviewers_record_counts_how_often_they_were_right_where_it_is_settled
     assert (ben.reviewer, ben.n, ben.n_gold, ben.gold_right) == ("ben", 1, 1, 1)
     assert math.isnan(ben.seconds)
     assert review.records(said, "relevance") == []
+
+
+# ---- pairs
+
+
+def pair_row(feature: int, text: str = "a python", **more) -> dict:
+    """A row of schema.PAIRS."""
+    return {
+        "pair": digest(feature, text),
+        "feature": feature,
+        "status": "proposed",
+        "reason": "",
+        "origin": "own",
+        "candidate": "c",
+        "positive": [{"role": "user", "content": text}],
+        "positive_peak": 1.1,
+        "positive_tokens": ["a", " python"],
+        "positive_activations": [0.0, 1.1],
+        "negative": [{"role": "user", "content": "a plant"}],
+        "negative_origin": "edit",
+        "negative_peak": 0.0,
+        "negative_tokens": ["a", " plant"],
+        "negative_activations": [0.0, 0.0],
+    } | more
+
+
+def publish_pairs(runs: Runs, rows: list[dict], edits: str = "") -> str:
+    """A finished pairs run, or one of an edit of the run `edits`; its id."""
+    if edits:
+        text = rows[0]["positive"][0]["content"]
+        spec = RescoreSpec(
+            pairs=edits, feature=rows[0]["feature"], positive=text, negative="a plant"
+        )
+    else:
+        spec = PairsSpec(anchor="measure-a", dataset="measure-b", features=(1,), seed=len(rows))
+    run = spec.run_id(edits, digest(rows))
+    table = pa.Table.from_pylist(rows, PAIRS)
+    write_table(runs.scratch(run) / "pairs.parquet", table, PAIRS)
+    runs.publish(run, spec=spec, inputs=[edits or "measure-a"], facts={}, seconds=0.0)
+    return run
+
+
+def rule(store: Decisions, runs: Runs, run: str, feature: int, who: str, verdict: str, **more):
+    """`who` decides on the pair of a feature as it is in the run."""
+    (row,) = [r for r in runs.table(run, "pairs").to_pylist() if r["feature"] == feature]
+    one = review.pair_item(run, row)
+    return store.add(who, one.kind, one.subject, one.content, verdict, **more)
+
+
+@pytest.fixture
+def runs(workspace: Workspace) -> Runs:
+    return Runs(workspace)
+
+
+def test_a_pair_is_its_run_its_texts_and_their_peaks():
+    content = review.pair_content("pairs-1", pair_row(3))
+    assert content["positive"] == [{"role": "user", "content": "a python"}]
+    assert (content["positive_peak"], content["negative_peak"]) == (1.1, 0.0)
+    stored = pair_row(3, positive_peak=float(np.float32(1.1)))  # as Parquet gives it back
+    assert digest(review.pair_content("pairs-1", stored)) == digest(content)
+    others = (
+        review.pair_content("pairs-2", pair_row(3)),
+        review.pair_content("pairs-1", pair_row(3, "a Python")),
+        review.pair_content("pairs-1", pair_row(3, positive_peak=1.2)),
+        review.pair_content("pairs-1", pair_row(3, negative_peak=0.2)),
+    )
+    assert digest(content) not in {digest(other) for other in others}
+    assert review.pair_item("pairs-1", pair_row(3)).subject == "pair/pairs-1/3"
+
+
+def test_approved_is_what_stands_and_says_who_and_what(store, runs):
+    run = publish_pairs(runs, [pair_row(i) for i in range(6)] + [pair_row(6, status="failed")])
+    rule(store, runs, run, 0, "Ada", "approve")
+    rule(store, runs, run, 0, "Bo", "approve")
+    rule(store, runs, run, 1, "Ada", "reject")
+    rule(store, runs, run, 2, "Ada", "approve")
+    rule(store, runs, run, 2, "Bo", "reject")  # disputed
+    rule(store, runs, run, 3, "Ada", CANNOT_TELL)
+    rule(store, runs, run, 4, "Ada", "reject")
+    settled = rule(store, runs, run, 4, "Cy", "approve", adjudicates=True)
+    store.withdraw(rule(store, runs, run, 5, "Ada", "approve").uid, "Ada")
+    rule(store, runs, run, 6, "Ada", "approve")  # failed pairs cannot be used, whoever says so
+    found = review.approved_pairs(store, runs, run)
+    assert [(row["feature"], row["approver"]) for row in found] == [(0, "Ada, Bo"), (4, "Cy")]
+    row = found[1]
+    assert row["approved"] == settled.at and row["run"] == run
+    assert row["seen"] == digest(row["content"]) == settled.seen
+    assert {d.verdict for d in row["decisions"]} == {"approve", "reject"}
+    assert row["pair"] == pair_row(4)["pair"] and row["positive"] == pair_row(4)["positive"]
+
+
+def test_changing_ones_mind_counts(store, runs):
+    run = publish_pairs(runs, [pair_row(1)])
+    for verdict, approved in (("approve", [1]), ("reject", []), ("approve", [1])):
+        rule(store, runs, run, 1, "Ada", verdict)
+        assert [row["feature"] for row in review.approved_pairs(store, runs, run)] == approved
+    review.undo(store, "Ada", "pair")  # what it replaced stands again
+    assert review.approved_pairs(store, runs, run) == []
+
+
+def test_an_approval_of_another_run_of_the_same_pair_does_not_count(store, runs):
+    first = publish_pairs(runs, [pair_row(1)])
+    second = publish_pairs(runs, [pair_row(1), pair_row(2)])
+    rule(store, runs, first, 1, "Ada", "approve")
+    assert review.approved_pairs(store, runs, second) == []
+
+
+def test_an_edit_makes_earlier_approvals_stale_whatever_version_they_are_of(store, runs):
+    def approved() -> list[tuple[int, str]]:
+        return [(r["feature"], r["run"]) for r in review.approved_pairs(store, runs, run)]
+
+    run = publish_pairs(runs, [pair_row(1), pair_row(2)])
+    for feature in (1, 2):
+        rule(store, runs, run, feature, "Ada", "approve")
+    edited = publish_pairs(runs, [pair_row(1, "my python")], edits=run)
+    assert approved() == [(2, run)]
+    rule(store, runs, edited, 1, "Ada", "approve")
+    assert approved() == [(1, edited), (2, run)]
+    again = publish_pairs(runs, [pair_row(1, "our python")], edits=edited)
+    assert approved() == [(2, run)]
+    rule(store, runs, again, 1, "Ada", "reject")
+    assert approved() == [(2, run)]
+    # A person may still come back to the first version, knowing the others.
+    rule(store, runs, run, 1, "Ada", "approve")
+    assert approved() == [(1, run), (2, run)]
+    # An edit of another run is nobody's business here.
+    publish_pairs(runs, [pair_row(2, "their python")], edits=publish_pairs(runs, [pair_row(2)]))
+    assert approved() == [(1, run), (2, run)]

@@ -1109,6 +1109,153 @@ def test_of_several_runs_the_first_with_a_text_is_shown(tmp_path_factory, found)
     cache.close()
 
 
+# ---- pairs and candidates -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def making(tmp_path_factory):
+    """A workspace with pairs for features 3, 5 and 6, a gap without one (7), and three candidates
+    for each: one kept, one beaten, one refusal. (runs, cache folder, pairs run, synthetic run)"""
+    from tests.test_export import publish_synthesis
+
+    workspace = toy_workspace(tmp_path_factory.mktemp("making"))
+    runs = Runs(workspace)
+    made = publish_synthesis(workspace, profile="toxicity")
+    pairs = runs.manifest(made)["spec"]["pairs"]
+    for run in (pairs, made):
+        build(runs, run, workspace.cache)
+    return runs, workspace.cache, pairs, made
+
+
+@pytest.fixture
+def made_cache(making):
+    cache = Cache(making[1])
+    yield cache
+    cache.close()
+
+
+def test_pairs_are_read_as_they_were_written(making, made_cache):
+    runs, _, run, _ = making
+    rows, total = made_cache.pairs(run)
+    margins = [row.pop("margin") for row in rows]
+    assert rows == runs.table(run, "pairs").to_pylist() and total == 4
+    assert margins == [1.5, 1.5, 1.5, None]
+    assert made_cache.pair(run, rows[1]["pair"]) == {**rows[1], "margin": 1.5}
+    assert made_cache.pair(run, "none") is None
+    assert made_cache.pair_counts(run) == {"proposed": 3, "failed": {"no candidate fires it": 1}}
+    assert made_cache.summary(run)["inputs"] == runs.manifest(run)["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "features"),
+    [
+        ({"status": "proposed"}, [3, 5, 6]),
+        ({"status": "failed"}, [7]),
+        ({"features": [6, 3, 9]}, [3, 6]),
+        ({"features": []}, []),
+        ({"above": 1.4}, [3, 5, 6]),
+        ({"above": 1.5}, []),
+        ({"search": "LOOP"}, [5]),
+        ({"search": "of the"}, [3, 5, 6]),
+        ({"search": "%"}, []),
+        ({"search": "6"}, [6]),
+        ({"search": "#7"}, [7]),
+        ({"sort": "feature", "descending": True}, [7, 6, 5, 3]),
+        ({"sort": "margin"}, [3, 5, 6, 7]),
+        ({"offset": 1, "limit": 2}, [5, 6]),
+    ],
+)
+def test_pairs_are_filtered_and_sorted(making, made_cache, asked, features):
+    rows, total = made_cache.pairs(making[2], **asked)
+    assert [row["feature"] for row in rows] == features
+    assert total == (4 if "offset" in asked else len(features))
+
+
+def test_candidates_carry_their_verdict_and_what_they_fire(making, made_cache):
+    runs, _, _, run = making
+    rows, total = made_cache.candidates(run)
+    assert total == len(rows) == 9
+    verdicts = {v["candidate"]: v for v in runs.table(run, "verdicts").to_pylist()}
+    hits = runs.table(run, "hits").to_pylist()
+    for row, written in zip(rows, runs.table(run, "candidates").to_pylist(), strict=True):
+        verdict = verdicts[row["candidate"]]
+        assert {name: row[name] for name in verdict} == verdict
+        assert row["extra"] == json.loads(written.pop("extra")) == {"label": "1"}
+        assert {name: row[name] for name in written} == written
+        own = [hit for hit in hits if hit["candidate"] == row["candidate"]]
+        assert row["n_hits"] == len(own)
+        alone = made_cache.candidate(run, row["candidate"])
+        assert alone.pop("hits") == [{k: v for k, v in h.items() if k != "candidate"} for h in own]
+        assert alone == row
+    assert made_cache.candidate(run, "none") is None
+    counts = {"kept": 3, "dropped": {"beaten": 3, "refusal": 3}}
+    assert made_cache.verdict_counts(run) == counts
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"only": "kept"}, [(3, 0), (5, 0), (6, 0)]),
+        ({"only": "dropped", "feature": 5}, [(5, 1), (5, 2)]),
+        ({"reason": "refusal"}, [(3, 2), (5, 2), (6, 2)]),
+        ({"reason": "beaten", "only": "kept"}, []),
+        ({"search": "river!"}, [(6, 0)]),
+        ({"feature": 3, "sort": "peak"}, [(3, 2), (3, 1), (3, 0)]),
+        ({"feature": 3, "sort": "peak", "descending": True}, [(3, 0), (3, 1), (3, 2)]),
+        ({"sort": "n_hits", "limit": 3}, [(3, 2), (5, 2), (6, 2)]),
+        ({"pair": "none"}, []),
+    ],
+)
+def test_candidates_are_filtered_and_sorted(making, made_cache, asked, found):
+    rows, _ = made_cache.candidates(making[3], **asked)
+    assert [(row["feature"], int(row["candidate"].split("/")[2])) for row in rows] == found
+
+
+def test_candidates_of_step_1_have_a_peak_and_no_verdict(making, made_cache):
+    rows, total = made_cache.candidates(making[2])
+    assert total == 3
+    assert [(row["peak"], row["kept"], row["reason"], row["rank"]) for row in rows] == [
+        (1.0, None, "", -1)
+    ] * 3
+    assert made_cache.candidates(making[2], only="kept") == ([], 0)
+    assert made_cache.verdict_counts(making[2]) == {"kept": 0, "dropped": {}}
+    assert made_cache.pairs(making[3]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("ask", "why"),
+    [
+        (lambda c, p, s: c.pairs(p, sort="text; DROP TABLE pairs"), "Pairs sort by feature"),
+        (lambda c, p, s: c.candidates(s, sort="messages"), "Candidates sort by candidate"),
+        (lambda c, p, s: c.candidates(s, only="best"), "all, kept, dropped"),
+        (lambda c, p, s: c.pairs(p, above=-1), "number from 0"),
+        (lambda c, p, s: c.pairs(p, limit=-1), "page starts at 0"),
+        (lambda c, p, s: c.candidate("pairs-0", "x"), "cannot be shown"),
+    ],
+)
+def test_a_question_about_pairs_that_has_no_answer_is_a_sentence(making, made_cache, ask, why):
+    with pytest.raises(InputError, match=why):
+        ask(made_cache, making[2], making[3])
+
+
+@pytest.mark.parametrize("table", ["pairs", "candidates", "hits", "verdicts"])
+def test_what_is_told_twice_of_a_candidate_is_not_cached(tmp_path, table, monkeypatch):
+    from tests import test_export as exports
+
+    written = exports.write_table
+
+    def doubled(path, rows, kept):
+        written(path, twice(rows) if path.stem == table else rows, kept)
+
+    monkeypatch.setattr(exports, "write_table", doubled)
+    workspace = toy_workspace(tmp_path / "kitchen")
+    runs = Runs(workspace)
+    made = exports.publish_synthesis(workspace)
+    run = runs.manifest(made)["spec"]["pairs"] if table == "pairs" else made
+    with pytest.raises(InputError, match=f"The table {table} of run {run} has"):
+        build(runs, run, workspace.cache)
+
+
 # ---- the queue ----------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
-"""Text in: files and Hugging Face datasets -> samples, each a chat with a hash for a name.
+"""Text in and out: files and Hugging Face datasets -> samples, each a chat with a hash for a name;
+kept synthetic samples -> files.
 
 Owns: finding out what a source is (JSON Lines, a JSON array, CSV, TSV, Parquet, each also gzip;
 `hf:ID`), which layout its columns speak, what makes a row unusable, and duplicates.
@@ -10,6 +11,7 @@ its line and the reason. Memory does not grow with the dataset, except for eight
 layouts  which columns become the chat, what makes a row unusable
 formats  bytes -> rows: JSON Lines, a JSON array, CSV, Arrow
 sources  files and hub datasets, opened
+export   kept synthetic samples -> a file or folder with lineage and a card
 here     reading, duplicates, and the dataset run that is written
 """
 
@@ -29,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from fac.config import IngestSpec, Spec
+from fac.datasets.export import FORMATS, FORMS, LINEAGE, Exported, Why, export, why
 from fac.datasets.formats import MAX_ROW_BYTES
 from fac.datasets.layouts import (
     INPUTS,
@@ -52,7 +55,10 @@ from fac.errors import BadRow, InputError
 from fac.schema import REJECTED, ROLES, SAMPLES
 
 __all__ = [
+    "FORMATS",
+    "FORMS",
     "INPUTS",
+    "LINEAGE",
     "MAX_CHARACTERS",
     "MAX_LABELS",
     "MAX_ROW_BYTES",
@@ -68,15 +74,19 @@ __all__ = [
     "TEXTS",
     "TOOL_ROLES",
     "Columns",
+    "Exported",
     "Layout",
     "Progress",
     "Reading",
     "Runs",
     "Sample",
+    "Why",
+    "export",
     "ingest",
     "read_samples",
     "recognise",
     "sample_id",
+    "why",
 ]
 
 PART_ROWS = 4096

@@ -123,7 +123,7 @@ class _Completion(_Lenient):
 
 
 class OpenAIChat:
-    """A model behind an OpenAI-compatible endpoint, asked at temperature 0.
+    """A model behind an OpenAI-compatible endpoint, asked as each prompt says.
 
     The key comes from OPENAI_API_KEY alone and goes to the endpoint alone. Safe to use from many
     threads. Raises InputError where OpenAI itself would be asked without a key.
@@ -147,9 +147,13 @@ class OpenAIChat:
         self._client = OpenAI(
             api_key=self._key or NO_KEY, base_url=self.endpoint, timeout=timeout, max_retries=0
         )
-        self._optional = {"temperature": 0, "seed": seed}
+        self._seed = seed
         self._without: frozenset[str] = frozenset()
         """Parameters this server has refused; replaced, never changed, so threads may read it."""
+
+    def close(self) -> None:
+        """Ends its connections; nothing can be asked afterwards."""
+        self._client.close()
 
     def ask(self, prompt: Prompt) -> Reply:
         """One reply; a parameter that the server does not know is given up for good."""
@@ -168,12 +172,14 @@ class OpenAIChat:
             "model": self.model,
             "messages": list(prompt.messages),
             limit: prompt.max_tokens,
-            "response_format": {
+            "temperature": prompt.temperature,
+            "seed": prompt.draw or self._seed,
+        }
+        if prompt.form:
+            asked["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "strict": True, "schema": prompt.form},
-            },
-            **self._optional,
-        }
+            }
         return {name: value for name, value in asked.items() if name not in without}
 
     def _send(self, request: dict[str, Any]) -> bytes:
@@ -224,7 +230,7 @@ class OpenAIChat:
             kind: Passing = "5xx" if status >= 500 else "429" if status == 429 else "409"
             return Transient(kind, said, retry_after=_retry_after(error.response.headers))
         if status in (400, 422):
-            for name in ("response_format", "max_tokens", *self._optional):
+            for name in ("response_format", "max_tokens", "temperature", "seed"):
                 if re.search(rf"\b{name}\b", f"{error.param} {words}"):
                     return _UnknownParameter(name, said)
         if status in (400, 413, 422) or (status == 403 and MODERATED.search(words)):

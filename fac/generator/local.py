@@ -1,17 +1,80 @@
-"""Text out of a local causal language model: batched, seeded continuations of prompts.
+"""Text out of a local causal language model: batched, seeded, steered continuations of prompts.
 
-Owns: sampling, left padding, stopping at the end of a turn.
+Owns: sampling, left padding, steering, stopping at the end of a turn or a line.
 Does not own: what to ask, what is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from fac.errors import InputError
-from fac.models import pretrained
+from fac.models import _blocks, pretrained
+
+if TYPE_CHECKING:
+    import torch
+
+    Draw = Callable[[torch.Tensor, list[int], int], torch.Tensor]
+    """(weights `[rows, k]`, which rows these are, new tokens so far) -> a choice of k each."""
+
+
+def _nothing() -> None:
+    """Nobody listens."""
+
+
+class Steer(NamedTuple):
+    """A push along one direction while a text is written."""
+
+    direction: np.ndarray
+    """float32 `[d_model]`: what is added, in units of the residual stream."""
+
+    layer: int
+    """Added to what `hidden_states[layer]` holds, the stream after that many blocks."""
+
+    tokens: int = 0
+    """Acts on the first so many new tokens; 0 is all of them."""
+
+    decay: float = 1.0
+    """Factor from one new token to the next."""
+
+    def weight(self, place: int) -> float:
+        """Of the push on the new token at `place`, counted from 0."""
+        return self.decay**place if not self.tokens or place < self.tokens else 0.0
+
+
+class Row(NamedTuple):
+    """One text to be written."""
+
+    prompt: str
+    """What it goes on from, as the tokenizer reads it."""
+
+    seed: int = 0
+    """Of its own stream of random numbers, 64 bits."""
+
+    line: bool = False
+    """Whether it ends with its line."""
+
+    steer: Steer | None = None
+    """Acts on new tokens only, from the first one that is read on: the prompt, and with it the
+    choice of the first new token, is left alone."""
+
+
+class Continuation(NamedTuple):
+    """One text as it was written."""
+
+    text: str
+    finished: bool
+    """False where the token limit cut it."""
+
+    tokens: int
+    """Generated, without the end."""
+
+    prompt_tokens: int
 
 
 class LocalGenerator:
@@ -20,8 +83,17 @@ class LocalGenerator:
     Raises InputError when the model cannot be loaded.
     """
 
-    def __init__(self, folder: str | Path, *, device: str = "cpu", dtype: str = "bfloat16"):
-        self.tokenizer, self.model = pretrained(folder, dtype=dtype, padding_side="left")
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "bfloat16",
+        revision: str | None = None,
+    ):
+        self.tokenizer, self.model = pretrained(
+            folder, dtype=dtype, revision=revision, padding_side="left"
+        )
         self.model.to(device).eval()
         self.device = device
         ends = self.model.generation_config.eos_token_id
@@ -29,6 +101,8 @@ class LocalGenerator:
         self._ends = {self.tokenizer.eos_token_id, *ends} - {None}  # Llama 3 has three
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._breaks: dict[int, bool] = {}
+        """Tokens seen so far, and whether each holds a line break."""
 
     def render(self, messages: Sequence[dict[str, str]], *, reply: bool = True) -> str:
         """The chat as the model reads it, up to where its next turn begins.
@@ -43,6 +117,14 @@ class LocalGenerator:
             list(messages), tokenize=False, add_generation_prompt=reply
         )
 
+    def count(self, prompts: Sequence[str]) -> list[int]:
+        """Tokens of each prompt."""
+        if not prompts:
+            return []
+        return [
+            len(ids) for ids in self.tokenizer(list(prompts), add_special_tokens=False).input_ids
+        ]
+
     def continuations(
         self,
         prompts: Sequence[str],
@@ -52,56 +134,161 @@ class LocalGenerator:
         temperature: float = 1.0,
         top_k: int = 50,
     ) -> list[tuple[str, bool]]:
-        """One (text, finished) per prompt; finished is False where the token limit cut it.
+        """One (text, finished) per prompt, all drawn from one stream of random numbers.
 
         The same prompts, seed and machine give the same texts. Prompts of one call run as one
         batch, so callers keep them few and of similar length. Sampling looks at the `top_k`
         likeliest tokens only; temperature 0 takes the likeliest.
         """
         import torch
+
+        stream = torch.Generator(self.device).manual_seed(seed)
+
+        def draw(weights: torch.Tensor, _rows: list[int], _place: int) -> torch.Tensor:
+            return torch.multinomial(weights, 1, generator=stream)
+
+        rows = [Row(prompt) for prompt in prompts]
+        written = self._run(rows, draw, max_new_tokens, temperature, top_k, _nothing)
+        return [(text, finished) for text, finished, *_ in written]
+
+    def write(
+        self,
+        rows: Sequence[Row],
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 50,
+        beat: Callable[[], object] = _nothing,
+    ) -> list[Continuation]:
+        """One continuation per row, each drawn from its row's own stream, as one batch.
+
+        Every new token of a row takes one number that depends on the row's seed and the token's
+        place alone. So batch mates can change a text only through rounding: a matrix product over
+        other shapes may differ in the last bits of its logits, which now and then moves a draw
+        that falls between two tokens, or a tie. The same rows on the same machine give exactly
+        the same texts.
+
+        `beat` is called after each token. Raises InputError where a row is steered at a layer or
+        in a width that the model does not have.
+        """
+        import torch
+
+        seeds = np.array([row.seed % 2**64 for row in rows], np.uint64)
+
+        def draw(weights: torch.Tensor, chosen: list[int], place: int) -> torch.Tensor:
+            steps = weights.double().cumsum(-1)
+            drawn = torch.from_numpy(uniforms(seeds[chosen], place)).to(steps.device)
+            index = torch.searchsorted(steps, drawn[:, None] * steps[:, -1:], right=True)
+            return index.clamp(max=steps.shape[-1] - 1)
+
+        return self._run(rows, draw, max_new_tokens, temperature, top_k, beat)
+
+    def _run(
+        self,
+        texts: Sequence[Row],
+        draw: Draw,
+        max_new_tokens: int,
+        temperature: float,
+        top_k: int,
+        beat: Callable[[], object],
+    ) -> list[Continuation]:
+        import torch
         from transformers import DynamicCache
 
-        if not prompts:
+        if not texts:
             return []
-        same = len(set(prompts)) == 1
+        unique = list(dict.fromkeys(row.prompt for row in texts))
         encoded = self.tokenizer(
-            list(prompts[:1] if same else prompts),
-            return_tensors="pt",
-            padding=True,
-            add_special_tokens=False,
+            unique, return_tensors="pt", padding=True, add_special_tokens=False
         ).to(self.device)
         mask = encoded["attention_mask"]
-        random = torch.Generator(self.device).manual_seed(seed)
-        texts: list[list[int]] = [[] for _ in prompts]
-        finished = [False] * len(prompts)
-        with torch.inference_mode():
+        lengths = mask.sum(1).tolist()
+        which = [unique.index(row.prompt) for row in texts]
+        found: list[list[int]] = [[] for _ in texts]
+        finished = [False] * len(texts)
+        with torch.inference_mode(), self._steering([row.steer for row in texts]) as pushes:
             cache = DynamicCache()
             place = mask.cumsum(1).sub(1).clamp(min=0)
             logits = self._step(encoded["input_ids"], mask, place, cache)
-            if same:  # a prompt that all share is read once
-                cache.batch_repeat_interleave(len(prompts))
-                mask, logits = (x.repeat(len(prompts), 1) for x in (mask, logits))
+            if len(unique) < len(texts):  # a prompt that several share is read once
+                repeated = torch.tensor(which, device=self.device)
+                cache.batch_select_indices(repeated)
+                mask, logits = mask[repeated], logits[repeated]
             place = mask.sum(1, keepdim=True)
-            rows = torch.arange(len(prompts), device=self.device)
-            for _ in range(max_new_tokens):
-                token = self._sample(logits, temperature, top_k, random)
-                for row, chosen in zip(rows.tolist(), token.squeeze(1).tolist(), strict=True):
+            rows = list(range(len(texts)))
+            for number in range(max_new_tokens):
+                token = self._sample(logits, temperature, top_k, draw, rows, number)
+                for row, chosen in zip(rows, token.squeeze(1).tolist(), strict=True):
+                    if finished[row]:
+                        continue
                     if chosen in self._ends:
                         finished[row] = True
-                    elif not finished[row]:
-                        texts[row].append(chosen)
-                going = torch.tensor([not finished[row] for row in rows.tolist()])
-                if not going.any():
+                    else:
+                        found[row].append(chosen)
+                        finished[row] = texts[row].line and self._breaks_line(chosen)
+                beat()
+                going = torch.tensor([not finished[row] for row in rows])
+                if not going.any() or number == max_new_tokens - 1:
                     break
                 if going.float().mean() < 0.85:  # dropping rows copies the cache, so not each time
                     kept = going.nonzero().squeeze(1).to(self.device)
                     cache.batch_select_indices(kept)
-                    rows, token, mask, place = (x[kept] for x in (rows, token, mask, place))
+                    token, mask, place = (x[kept] for x in (token, mask, place))
+                    rows = [rows[index] for index in kept.tolist()]
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+                pushes.prepare(rows, number)
                 logits = self._step(token, mask, place, cache)
                 place = place + 1
-        decoded = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in texts)
-        return list(zip(decoded, finished, strict=True))
+        last = encoded["input_ids"][:, -1].tolist()
+        return [
+            Continuation(self._decoded(last[at], ids, row.line), done, len(ids), lengths[at])
+            for ids, row, done, at in zip(found, texts, finished, which, strict=True)
+        ]
+
+    def _breaks_line(self, token: int) -> bool:
+        if token not in self._breaks:
+            self._breaks[token] = "\n" in self.tokenizer.decode([token], skip_special_tokens=True)
+        return self._breaks[token]
+
+    def _decoded(self, last: int, ids: list[int], line: bool) -> str:
+        """What the new tokens add to a prompt that ends with the token `last`.
+
+        Decoded alone they may lose their first space, as SentencePiece has it.
+        """
+        before, text = (
+            self.tokenizer.decode(tokens, skip_special_tokens=True)
+            for tokens in ([last], [last, *ids])
+        )
+        if text.startswith(before):
+            text = text[len(before) :]
+        else:  # the prompt ends inside a character
+            text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.partition("\n")[0] if line else text
+
+    @contextmanager
+    def _steering(self, steers: Sequence[Steer | None]) -> Iterator[_Pushes]:
+        """Pushes that act on forward passes inside, once they are prepared."""
+        blocks = _blocks(self.model)
+        for steer in steers:
+            if steer is not None and not 1 <= steer.layer <= len(blocks):
+                raise InputError(
+                    f"Layer {steer.layer} cannot be steered: the model has {len(blocks)} blocks."
+                )
+        width = int(self.model.config.get_text_config().hidden_size)
+        if wrong := [len(s.direction) for s in steers if s and s.direction.shape != (width,)]:
+            raise InputError(
+                f"The direction to steer along has {wrong[0]} values, but the model's residual "
+                f"stream has {width}: it belongs to another model."
+            )
+        pushes = _Pushes(steers, self.device)
+        handles = [
+            blocks[layer - 1].register_forward_hook(pushes.hook(layer)) for layer in pushes.layers
+        ]
+        try:
+            yield pushes
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _step(self, ids: Any, mask: Any, place: Any, cache: Any) -> Any:
         """Logits of the next token, `[batch, vocabulary]`; extends the cache."""
@@ -115,7 +302,9 @@ class LocalGenerator:
         ).logits[:, -1]
 
     @staticmethod
-    def _sample(logits: Any, temperature: float, top_k: int, random: Any) -> Any:
+    def _sample(
+        logits: Any, temperature: float, top_k: int, draw: Draw, rows: list[int], place: int
+    ) -> Any:
         """One token per row, `[batch, 1]`.
 
         Drawing among the top_k only, instead of masking the vocabulary, saves a third of the time.
@@ -126,4 +315,55 @@ class LocalGenerator:
             return logits.argmax(-1, keepdim=True)
         best = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
         weights = torch.softmax(best.values.float() / temperature, dim=-1)
-        return best.indices.gather(1, torch.multinomial(weights, 1, generator=random))
+        return best.indices.gather(1, draw(weights, rows, place))
+
+
+class _Pushes:
+    """What is added to each row of the batch in the next forward pass, by layer."""
+
+    def __init__(self, steers: Sequence[Steer | None], device: str):
+        self.steers = steers
+        self.layers = sorted({steer.layer for steer in steers if steer is not None})
+        self._device = device
+        self._now: dict[int, torch.Tensor] = {}
+
+    def prepare(self, rows: Sequence[int], place: int) -> None:
+        """For the new tokens at `place`, of these rows."""
+        import torch
+
+        self._now = {}
+        for layer in self.layers:
+            pushed = np.zeros((len(rows), 1, self._width()), np.float32)
+            for index, row in enumerate(rows):
+                steer = self.steers[row]
+                if steer is not None and steer.layer == layer:
+                    pushed[index, 0] = steer.weight(place) * steer.direction
+            if pushed.any():
+                self._now[layer] = torch.from_numpy(pushed).to(self._device)
+
+    def _width(self) -> int:
+        return next(len(steer.direction) for steer in self.steers if steer is not None)
+
+    def hook(self, layer: int) -> Callable[..., Any]:
+        """Adds what is prepared for this layer; the prompt comes before anything is."""
+
+        def push(_module: Any, _inputs: Any, output: Any) -> Any:
+            if layer not in self._now:
+                return output
+            states = output[0] if isinstance(output, tuple) else output
+            states = states + self._now[layer].to(states.dtype)
+            return (states, *output[1:]) if isinstance(output, tuple) else states
+
+        return push
+
+
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def uniforms(seeds: np.ndarray, place: int) -> np.ndarray:
+    """float64 in [0, 1), one for each uint64 seed, all by themselves: the number at `place` of
+    SplitMix64 (Steele, Lea and Flood 2014), which needs no state."""
+    mixed = seeds + np.uint64((place + 1) * GOLDEN % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(FIRST)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(SECOND)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53

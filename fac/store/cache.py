@@ -14,6 +14,8 @@ Tables of an SAE run: features, meta.
 Tables of an explain run: explanations, scores and examples as the run has them; `explained`, the
     features that have a text, with the score that is shown beside it; meta.
 Tables of a relevance run: relevance, meta.
+Tables of a pairs, a rescore and a synthetic run: pairs, candidates, hits and verdicts as the run
+    has them, empty where it has none; meta.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 
 from fac.errors import InputError, disk_full, disk_room
-from fac.schema import EVERY_ROLE, RELEVANT, ROLES
+from fac.schema import CANDIDATES, EVERY_ROLE, HITS, PAIRS, RELEVANT, ROLES, VERDICTS
 from fac.store.runs import Runs, is_run_id, lock_file
 
 SQL_VERSION = 1
@@ -60,6 +62,10 @@ SORTABLE = (
     "score",
 )
 SHOWN = ("all", "alive", "silent")
+
+PAIR_SORTS = ("feature", "positive_peak", "negative_peak", "margin")
+CANDIDATE_SORTS = ("candidate", "feature", "peak", "rank", "tokens", "n_hits")
+CANDIDATES_SHOWN = ("all", "kept", "dropped")
 
 QUIET = "SET enable_progress_bar = false"
 """DuckDB would draw one on standard output, in the middle of a command's JSON."""
@@ -231,12 +237,29 @@ CREATE_RELEVANCE = """
     FROM read_parquet($path) ORDER BY feature
 """
 
+CREATE_MAKING = {
+    "pairs": "CREATE TABLE pairs AS SELECT * FROM {source} ORDER BY feature",
+    "candidates": "CREATE TABLE candidates AS SELECT * FROM {source} ORDER BY candidate",
+    "hits": """
+        CREATE TABLE hits AS
+        SELECT * REPLACE (role::VARCHAR AS role) FROM {source}
+        ORDER BY candidate, peak DESC, feature
+    """,
+    "verdicts": "CREATE TABLE verdicts AS SELECT * FROM {source} ORDER BY candidate",
+}
+
+MAKING = {"pairs": PAIRS, "candidates": CANDIDATES, "hits": HITS, "verdicts": VERDICTS}
+
 # Rows about the same thing would be shown, and counted, twice.
 TOLD_TWICE = {
     "explanations": "SELECT count(*) - count(DISTINCT feature) FROM explanations",
     "scores": "SELECT count(*) - count(DISTINCT (feature, score)) FROM scores",
     "examples": "SELECT count(*) - count(DISTINCT (feature, number)) FROM examples",
     "relevance": "SELECT count(*) - count(DISTINCT feature) FROM relevance",
+    "pairs": "SELECT count(*) - count(DISTINCT feature) FROM pairs",
+    "candidates": "SELECT count(*) - count(DISTINCT candidate) FROM candidates",
+    "hits": "SELECT count(*) - count(DISTINCT (candidate, feature)) FROM hits",
+    "verdicts": "SELECT count(*) - count(DISTINCT candidate) FROM verdicts",
 }
 
 COUNT_ALIVE = "SELECT count(*) FROM features WHERE n_samples > 0"
@@ -363,6 +386,22 @@ def _fill_relevance(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[s
     _write_meta(con, manifest, {"measure": manifest["inputs"][0]})
 
 
+def _fill_making(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str, Any]) -> None:
+    run = manifest["run"]
+    con.execute(CREATE_META)
+    for table, create in CREATE_MAKING.items():
+        if f"{table}.parquet" in manifest["files"]:
+            con.execute(
+                create.format(source="read_parquet($path)"), {"path": _parquet(runs, run, table)}
+            )
+        else:
+            con.register("nothing", MAKING[table].empty_table())
+            con.execute(create.format(source="nothing"))
+            con.unregister("nothing")
+        _each_once(con, run, table)
+    _write_meta(con, manifest, {"inputs": manifest["inputs"]})
+
+
 def _each_once(con: duckdb.DuckDBPyConnection, run: str, table: str) -> None:
     (n_double,) = _row(con, TOLD_TWICE[table])
     if n_double:
@@ -377,6 +416,9 @@ _FILL = {
     "measure": _fill_measure,
     "explain": _fill_explain,
     "relevance": _fill_relevance,
+    "pairs": _fill_making,
+    "rescore": _fill_making,
+    "synthetic": _fill_making,
 }
 
 CACHED = tuple(_FILL)
@@ -633,6 +675,73 @@ COUNT_LEVELS = "SELECT level, count(*) FROM {run}.relevance GROUP BY level ORDER
 
 RELEVANT_FEATURES = """
     SELECT feature FROM {run}.relevance WHERE list_contains($levels, level) ORDER BY feature
+"""
+
+PAIRS_WANTED = """
+    FROM {run}.pairs
+    WHERE ($status IS NULL OR status = $status)
+      AND ($features IS NULL OR feature IN (SELECT unnest($features)))
+      AND ($above IS NULL OR positive_peak > $above::FLOAT)
+      AND (($text IS NULL AND $number IS NULL) OR feature = $number
+           OR array_to_string([m.content for m in positive], chr(10)) ILIKE $text ESCAPE '\\'
+           OR array_to_string([m.content for m in negative], chr(10)) ILIKE $text ESCAPE '\\')
+"""
+
+PAIRS_PAGE = (
+    "SELECT *, positive_peak - negative_peak AS margin"
+    + PAIRS_WANTED
+    + "ORDER BY {sort} {direction} NULLS LAST, feature LIMIT $limit OFFSET $offset"
+)
+
+PAIRS_MATCHING = "SELECT count(*)" + PAIRS_WANTED
+
+ONE_PAIR = "SELECT *, positive_peak - negative_peak AS margin FROM {run}.pairs WHERE pair = $pair"
+
+COUNT_PAIRS = """
+    SELECT status, reason, count(*) FROM {run}.pairs GROUP BY ALL ORDER BY count(*) DESC, ALL
+"""
+
+# Step 1 gives no verdicts: there a candidate's peak is its own gap's hit.
+CANDIDATES_JOINED = """
+    SELECT c.*, coalesce(v.peak, o.peak, 0) AS peak, v.kept,
+           coalesce(v.reason, c.problem) AS reason, coalesce(v.rank, -1) AS rank,
+           coalesce(v.gains, []) AS gains, coalesce(n.n, 0) AS n_hits
+    FROM {run}.candidates c
+    LEFT JOIN {run}.verdicts v USING (candidate)
+    LEFT JOIN {run}.hits o ON o.candidate = c.candidate AND o.feature = c.feature
+    LEFT JOIN (SELECT candidate, count(*) AS n FROM {run}.hits GROUP BY candidate) n
+           ON n.candidate = c.candidate
+"""
+
+CANDIDATES_WANTED = (
+    " FROM ("
+    + CANDIDATES_JOINED
+    + """)
+    WHERE ($feature IS NULL OR feature = $feature) AND ($pair IS NULL OR pair = $pair)
+      AND ($reason IS NULL OR reason = $reason)
+      AND ($only = 'all' OR kept = ($only = 'kept'))
+      AND ($text IS NULL
+           OR array_to_string([m.content for m in messages], chr(10)) ILIKE $text ESCAPE '\\')
+"""
+)
+
+CANDIDATES_PAGE = (
+    "SELECT *"
+    + CANDIDATES_WANTED
+    + "ORDER BY {sort} {direction}, candidate LIMIT $limit OFFSET $offset"
+)
+
+CANDIDATES_MATCHING = "SELECT count(*)" + CANDIDATES_WANTED
+
+ONE_CANDIDATE = CANDIDATES_JOINED + "WHERE c.candidate = $candidate"
+
+HITS_OF = """
+    SELECT feature, peak, role, position FROM {run}.hits
+    WHERE candidate = $candidate ORDER BY peak DESC, feature
+"""
+
+COUNT_VERDICTS = """
+    SELECT kept, reason, count(*) FROM {run}.verdicts GROUP BY ALL ORDER BY count(*) DESC, reason
 """
 
 
@@ -999,6 +1108,112 @@ class Cache:
         relevant[found] = True
         return relevant
 
+    # ---- pairs and candidates
+
+    def pairs(
+        self,
+        run: str,
+        *,
+        status: str | None = None,
+        features: Sequence[int] | None = None,
+        above: float | None = None,
+        search: str = "",
+        sort: str = "feature",
+        descending: bool = False,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """One page of a pairs or rescore run, and how many pairs match: the columns of schema.PAIRS
+        and `margin`, how far the positive fires above the negative.
+
+        `status` is proposed or failed, `above` leaves positives that fire more, `search` finds part
+        of either text or a feature's number. Missing values come last. Raises InputError for a
+        column outside PAIR_SORTS.
+        """
+        if sort not in PAIR_SORTS:
+            raise InputError(f"Pairs sort by {', '.join(PAIR_SORTS)}, got {sort!r}.")
+        text, number = _search(search)
+        wanted = {
+            "status": status,
+            "features": _ids(features),
+            "above": None if above is None else _single(above),
+            "text": text,
+            "number": number,
+        }
+        with self._reading(run) as cursor:
+            (matching,) = _row(cursor, PAIRS_MATCHING.format(run=_name(run)), **wanted)
+            direction = "DESC" if descending else "ASC"
+            sql = PAIRS_PAGE.format(run=_name(run), sort=sort, direction=direction)
+            return _dicts(cursor, sql, **wanted, **_page(offset, limit)), matching
+
+    def pair(self, run: str, pair: str) -> dict[str, Any] | None:
+        """The row of `pairs` with this id; None where the run has none."""
+        with self._reading(run) as cursor:
+            found = _dicts(cursor, ONE_PAIR.format(run=_name(run)), pair=pair)
+        return found[0] if found else None
+
+    def pair_counts(self, run: str) -> dict[str, Any]:
+        """`proposed`: how many; `failed`: how many by reason, the commonest first."""
+        with self._reading(run) as cursor:
+            rows = cursor.execute(COUNT_PAIRS.format(run=_name(run))).fetchall()
+        failed = {reason: n for status, reason, n in rows if status == "failed"}
+        return {"proposed": sum(n for s, _, n in rows if s == "proposed"), "failed": failed}
+
+    def candidates(
+        self,
+        run: str,
+        *,
+        feature: int | None = None,
+        pair: str | None = None,
+        only: str = "all",
+        reason: str | None = None,
+        search: str = "",
+        sort: str = "candidate",
+        descending: bool = False,
+        offset: int = 0,
+        limit: int = 50,
+    ) -> tuple[list[dict[str, Any]], int]:
+        """One page of the texts of a pairs or synthetic run, and how many match.
+
+        The columns of schema.CANDIDATES with `extra` as a dict, and peak (for its own gap, 0
+        where silent), kept (None in step 1, which gives no verdicts), reason, rank,
+        gains, n_hits (gaps it fires). `feature` and `pair` say what it was written for, `only` is
+        one of CANDIDATES_SHOWN. Raises InputError for a column outside CANDIDATE_SORTS.
+        """
+        if sort not in CANDIDATE_SORTS:
+            raise InputError(f"Candidates sort by {', '.join(CANDIDATE_SORTS)}, got {sort!r}.")
+        if only not in CANDIDATES_SHOWN:
+            raise InputError(f"Candidates shown are {', '.join(CANDIDATES_SHOWN)}, got {only!r}.")
+        wanted = {
+            "feature": None if feature is None else int(feature),
+            "pair": pair,
+            "only": only,
+            "reason": reason,
+            "text": _contains(search),
+        }
+        with self._reading(run) as cursor:
+            (matching,) = _row(cursor, CANDIDATES_MATCHING.format(run=_name(run)), **wanted)
+            direction = "DESC" if descending else "ASC"
+            sql = CANDIDATES_PAGE.format(run=_name(run), sort=sort, direction=direction)
+            rows = _dicts(cursor, sql, **wanted, **_page(offset, limit))
+        return [_with_extra(row) for row in rows], matching
+
+    def candidate(self, run: str, candidate: str) -> dict[str, Any] | None:
+        """The row of `candidates` with this name, and `hits`: the gaps it fires, strongest first,
+        as feature, peak, role, position. None where the run has none."""
+        asked = {"candidate": candidate}
+        with self._reading(run) as cursor:
+            found = _dicts(cursor, ONE_CANDIDATE.format(run=_name(run)), **asked)
+            hits = _dicts(cursor, HITS_OF.format(run=_name(run)), **asked)
+        return {**_with_extra(found[0]), "hits": hits} if found else None
+
+    def verdict_counts(self, run: str) -> dict[str, Any]:
+        """`kept`: how many; `dropped`: how many by reason, the commonest first."""
+        with self._reading(run) as cursor:
+            rows = cursor.execute(COUNT_VERDICTS.format(run=_name(run))).fetchall()
+        dropped = {reason: n for kept, reason, n in rows if not kept}
+        return {"kept": sum(n for kept, _, n in rows if kept), "dropped": dropped}
+
     # ---- files
 
     @contextmanager
@@ -1171,6 +1386,10 @@ def _dicts(con: duckdb.DuckDBPyConnection, sql: str, **values: object) -> list[d
 
 def _with_role_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "role": ROLES[row["role"]]} for row in rows]
+
+
+def _with_extra(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "extra": json.loads(row["extra"])}
 
 
 def _tells_of_damage(error: duckdb.Error) -> bool:

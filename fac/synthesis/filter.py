@@ -1,0 +1,280 @@
+"""What becomes of each candidate: kept, or dropped with the first reason that holds. Pure.
+
+Words are compared, not characters: lower case, without punctuation, one per sign in scripts that
+write no spaces.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fac.coverage import is_active
+
+FAILED, UNREADABLE, EMPTY = "failed", "unreadable", "empty"
+REFUSAL, CUT_OFF = "refusal", "cut off"
+ECHO, DUPLICATE, CONTAMINATION = "echo", "duplicate", "contamination"
+BELOW, BEATEN, REDUNDANT = "below threshold", "beaten", "redundant"
+
+PROBLEMS = (FAILED, UNREADABLE, EMPTY, REFUSAL, CUT_OFF)
+"""Why a candidate has no text that could be looked at."""
+
+REASONS = (*PROBLEMS, ECHO, DUPLICATE, CONTAMINATION, BELOW, BEATEN, REDUNDANT)
+"""Why a candidate is dropped; the first that holds is given."""
+
+GRAM = 5
+"""Words of the grams that tell echoes and near-duplicates."""
+
+ECHO_RUN = 12
+"""Words in a row from one text of the prompt that make a candidate a copy of it."""
+
+ECHO_SHARE = 0.5
+"""More than this share of a candidate's grams occurring in its prompt's texts does so too."""
+
+NEAR = 0.5
+"""Jaccard similarity of grams from which on two texts are the same."""
+
+LEAKED = 13
+"""Words in a row shared with an anchor sample or an evaluation text (as in GPT-3's check)."""
+
+_NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
+
+Gram = tuple[str, ...]
+
+
+class Text(NamedTuple):
+    """A candidate as the verdicts see it."""
+
+    candidate: str
+    """Its name."""
+
+    feature: int
+    """The gap it was written for."""
+
+    text: str
+    """Everything it says."""
+
+    problem: str
+    """One of PROBLEMS; "" where there is a text."""
+
+    peak: float
+    """g_i(x) of its own gap, 0 where silent."""
+
+    shown: tuple[str, ...] = ()
+    """The texts its prompt quoted."""
+
+    prescribed: int = 0
+    """Words at its beginning that it was told to begin with."""
+
+
+class Verdict(NamedTuple):
+    """One row of `fac.schema.VERDICTS`."""
+
+    candidate: str
+    feature: int
+    kept: bool
+    reason: str
+    peak: float
+    rank: int
+    gains: list[int]
+
+
+class Cover(NamedTuple):
+    """One step of a greedy set cover."""
+
+    row: int
+    adds: np.ndarray
+    """int: columns that this row covers and no row before it."""
+
+
+def judge(
+    texts: Sequence[Text],
+    fires: Mapping[str, Collection[int]],
+    *,
+    threshold: float,
+    keep: int,
+    leaked: Collection[str] = (),
+    only_needed: bool = False,
+) -> list[Verdict]:
+    """One verdict for every candidate, in the order given.
+
+    `fires` holds the gaps in which each candidate is active. The best `keep` of a gap stay: those
+    that pass every check and fire above the threshold, strongest first, equals by name. A
+    near-duplicate of a stronger kept text, whatever gap that is for, does not pass. `leaked` names
+    candidates that overlap with anchor or evaluation texts. `only_needed` also drops what adds no
+    gap to stronger kept ones.
+    """
+    places: dict[str, tuple[str, int]] = {}
+    kept: list[Text] = []
+    passed: dict[int, int] = defaultdict(int)
+    known = _Known()
+    for text in sorted(texts, key=lambda t: (-t.peak, t.candidate)):
+        reason, rank, grams = text.problem, -1, frozenset[Gram]()
+        if not reason:
+            said = words(text.text)
+            grams = frozenset(_grams(said))
+            reason = _wrong(text, said, known.near(grams), leaked, threshold)
+        if not reason:
+            rank = passed[text.feature]
+            passed[text.feature] += 1
+            reason = "" if rank < keep else BEATEN
+        if not reason:
+            kept.append(text)
+            known.add(grams)
+        places[text.candidate] = (reason, rank)
+    gaps = sorted({gap for text in kept for gap in fires.get(text.candidate, ())})
+    column = {gap: i for i, gap in enumerate(gaps)}
+    table = np.zeros((len(kept), len(gaps)), bool)
+    for row, text in enumerate(kept):
+        table[row, [column[gap] for gap in fires.get(text.candidate, ())]] = True
+    gains: dict[str, list[int]] = {}
+    for step in greedy_cover(table):
+        name = kept[step.row].candidate
+        gains[name] = [gaps[i] for i in step.adds.tolist()]
+        if only_needed and not gains[name]:
+            places[name] = (REDUNDANT, places[name][1])
+    found = []
+    for text in texts:
+        reason, rank = places[text.candidate]
+        stays = not reason
+        adds = gains[text.candidate] if stays else []
+        found.append(Verdict(text.candidate, text.feature, stays, reason, text.peak, rank, adds))
+    return found
+
+
+def _wrong(text: Text, said: Gram, near: bool, leaked: Collection[str], threshold: float) -> str:
+    """The first reason against a text by itself; "" where there is none."""
+    if not said:
+        return EMPTY
+    if echoes(said, text.shown, prescribed=text.prescribed):
+        return ECHO
+    if near:
+        return DUPLICATE
+    if text.candidate in leaked:
+        return CONTAMINATION
+    return "" if active(text.peak, threshold) else BELOW
+
+
+def active(peak: float, threshold: float) -> bool:
+    """`fac.coverage.is_active` for one peak, in the precision that peaks are stored in."""
+    return bool(is_active(np.asarray(peak, np.float32), threshold))
+
+
+def greedy_cover(fires: np.ndarray) -> list[Cover]:
+    """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first.
+
+    Rows that add nothing come last. The running sum of what is added is the marginal curve: where
+    it is flat, more samples cover nothing more.
+    """
+    fires = np.asarray(fires, bool)
+    covered = np.zeros(fires.shape[1], bool)
+    found = []
+    # A row's gain only ever shrinks, so a stale one is an upper bound and need not be looked at
+    # before it is the largest.
+    waiting = [(-int(gain), row) for row, gain in enumerate(fires.sum(1))]
+    heapq.heapify(waiting)
+    while waiting:
+        bound, row = heapq.heappop(waiting)
+        adds = np.flatnonzero(fires[row] & ~covered)
+        if len(adds) == -bound:
+            found.append(Cover(row, adds))
+            covered[adds] = True
+        else:
+            heapq.heappush(waiting, (-len(adds), row))
+    return found
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def words(text: str) -> Gram:
+    """The words of a text, for comparing."""
+    return tuple(_WORD.findall(text.lower()))
+
+
+def _grams(said: Gram, n: int = GRAM) -> Iterator[Gram]:
+    """All runs of n words, in order; of fewer words all together as one."""
+    if 0 < len(said) < n:
+        yield said
+    for start in range(len(said) - n + 1):
+        yield said[start : start + n]
+
+
+def echoes(said: Gram, shown: Iterable[str], *, prescribed: int = 0) -> bool:
+    """Whether a text copies what its prompt showed: ECHO_RUN words in a row, or most of its grams.
+
+    The first `prescribed` words had to be there: grams of nothing else do not count, and a text of
+    nothing else copies.
+    """
+    size = min(GRAM, len(said))
+    own = [said[i : i + size] for i in range(len(said) - size + 1) if i + size > prescribed]
+    if not own:
+        return True
+    runs = {*_grams(said, ECHO_RUN)} if len(said) >= ECHO_RUN else set()
+    theirs: set[Gram] = set()
+    for text in shown:
+        other = words(text)
+        if runs and any(run in runs for run in _grams(other, ECHO_RUN)):
+            return True
+        theirs.update(other[i : i + size] for i in range(len(other) - size + 1))
+    return sum(gram in theirs for gram in own) > ECHO_SHARE * len(own)
+
+
+class _Known:
+    """Texts kept so far, by their grams: only texts that share one can be near-duplicates."""
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+        self._with: dict[Gram, list[int]] = defaultdict(list)
+
+    def add(self, grams: frozenset[Gram]) -> None:
+        for gram in grams:
+            self._with[gram].append(len(self._sizes))
+        self._sizes.append(len(grams))
+
+    def near(self, grams: frozenset[Gram]) -> bool:
+        """Whether some kept text has a Jaccard similarity of at least NEAR."""
+        shared: dict[int, int] = defaultdict(int)
+        for gram in grams:
+            for number in self._with.get(gram, ()):
+                shared[number] += 1
+        return any(
+            both / (len(grams) + self._sizes[number] - both) >= NEAR
+            for number, both in shared.items()
+        )
+
+
+class Leaks:
+    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others.
+
+    The candidates are held, the texts they are compared with pass by once.
+    """
+
+    def __init__(self, texts: Mapping[str, str]):
+        self._single: dict[str, set[str]] = defaultdict(set)
+        self._longer: dict[Gram, dict[Gram, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self.found: set[str] = set()
+        """Names of the candidates met so far."""
+        for name, text in texts.items():
+            for gram in _grams(words(text), LEAKED):
+                if len(gram) == 1:
+                    self._single[gram[0]].add(name)
+                else:
+                    self._longer[gram[:2]][gram].add(name)
+
+    def look(self, text: str) -> None:
+        """Compares one text."""
+        other = words(text)
+        if self._single:
+            for word in self._single.keys() & set(other):
+                self.found |= self._single[word]
+        for start in range(len(other) - 1):
+            for gram, names in self._longer.get(other[start : start + 2], {}).items():
+                if other[start : start + len(gram)] == gram:
+                    self.found |= names

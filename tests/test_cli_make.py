@@ -1,0 +1,391 @@
+"""Pairs, approval, synthesis and export from the command line: the whole loop without a model, with
+a server that is scripted and with one that is real."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fac import datasets, jobs, review
+from fac.config import RescoreSpec, Workspace
+from fac.generator.writer import Request
+from fac.store.cache import Cache
+from fac.store.decisions import Decisions
+from fac.store.runs import Runs
+from tests import toy
+from tests.scripted import ScriptedWriter
+from tests.server import ScriptedServer, Status, completion
+from tests.test_cli import PAIR, assert_one_sentence, fac
+from tests.test_jobs import ToySteps, quiet
+
+MISSING = [3, 4, 5, 6, 7, 8]
+"""What toy-seed lacks: python function loop river mountain train."""
+
+MANNERS = (
+    *("Explain quickly what happens", "Why would anybody want", "Compare seven kinds of"),
+    *("My aunt keeps asking me about", "List what goes wrong with", "Draw me"),
+)
+
+
+def worded(request: Request) -> str:
+    """A text for the gap in the request's key, each in another manner; the word of the gap is in
+    what was asked for with it in mind."""
+    method, feature, number, _ = request.key.split("/")
+    word = toy.WORDS[int(feature)] if method in ("step-1", "one-step", "two-step") else "nothing"
+    manner = MANNERS[(int(number) + 3 * (method == "two-step")) % len(MANNERS)]
+    return f" {manner} {word}{'!' * int(number)} number {feature}"
+
+
+class MakingSteps(ToySteps):
+    """The real steps with words as features and a scripted writer."""
+
+    lexicon = toy.WORDS
+    says: Callable[[Request], Any] = staticmethod(worded)
+
+    def writer(self, spec, progress):
+        if spec.writer == "openai":
+            return super().writer(spec, progress)
+        type(self).last = ScriptedWriter(self.says)
+        return self.last
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return toy.toy_workspace(tmp_path_factory.mktemp("kitchen"), explained=True)
+
+
+@pytest.fixture
+def place(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of the toy workspace that a test may change, where steps need no model."""
+    shutil.copytree(kitchen.root, tmp_path / "kitchen")
+    monkeypatch.setattr(jobs, "Steps", MakingSteps)
+    return Workspace(tmp_path / "kitchen")
+
+
+def done(*line: object, place: Workspace) -> dict[str, Any]:
+    """What a command line answers that must not fail."""
+    said = fac(*line, "--json", place=place)
+    assert said.code == 0, said.err
+    return said.json
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+def test_the_loop_from_gaps_to_an_export_that_closes_them(place, tmp_path):
+    before = done("coverage", *PAIR, "--list", place=place)
+    assert before["missing"] == MISSING
+    made = done("pairs", *PAIR, "--candidates", 2, place=place)
+    assert (made["pairs"], made["failed"]) == (len(MISSING), [])
+    assert done("approve", made["run"], "--all", "--reviewer", "ana", place=place)["approved"] == 6
+    kept = done("synthesize", made["run"], "--per-feature", 3, "--budget", 10_000, place=place)
+    assert kept["kept"] == len(MISSING)
+    assert kept["kept"] + sum(kept["dropped"].values()) == 3 * len(MISSING)
+    assert kept["hit_rate"] == 1.0 and kept["features_gained"] == len(MISSING)
+    assert kept["fac_before"] == before["fac"] and kept["fac_after"] == 1.0
+    out = tmp_path / "kept.jsonl"
+    assert done("export", kept["run"], "--out", out, place=place)["rows"] == len(MISSING)
+    assert done("ingest", out, "--name", "made", place=place)["rejected"] == []
+    measured = done("measure", "made", place=place)["run"]
+    again = done("coverage", "--anchor", "toy-anchor", "--dataset", "made", "--list", place=place)
+    assert not {*again["missing"]} & {*MISSING}
+    peaks = Runs(place).table(measured, "activations").to_pylist()
+    for number, line in enumerate(out.read_text("utf-8").splitlines()):
+        told = json.loads(line)["lineage"]
+        (found,) = [
+            row["peak"]
+            for row in peaks
+            if (row["sample"], row["feature"]) == (number, told["feature"])
+        ]
+        assert found == told["activation"] > 0
+
+
+def test_the_same_commands_again_write_nothing(place):
+    line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 2)
+    first = done(*line, place=place)
+    wrote = sum(MakingSteps.last.written.values())
+    assert wrote == 4
+    assert done(*line, place=place) == first
+    assert not MakingSteps.last.written
+    done("approve", first["run"], "--all", "--reviewer", "ana", place=place)
+    line = ("synthesize", first["run"], "--per-feature", 2)
+    kept = done(*line, place=place)
+    assert sum(MakingSteps.last.written.values()) == 4
+    assert done(*line, place=place) == kept
+    assert not MakingSteps.last.written
+
+
+def test_what_was_made_can_be_browsed_at_once(place):
+    made = paired(place)
+    approved(place, made)
+    kept = done("synthesize", made, place=place)
+    with closing(Cache(place.cache)) as cache:
+        rows, total = cache.pairs(made)
+        assert total == len(rows) == 2
+        assert cache.verdict_counts(kept["run"]) == {
+            "kept": kept["kept"],
+            "dropped": kept["dropped"],
+        }
+        found, _ = cache.candidates(kept["run"], only="kept")
+        assert {row["peak"] > 0 for row in found} == {True}
+
+
+def test_gaps_are_the_best_supported_unless_others_are_named(place):
+    gaps = done("gaps", *PAIR, place=place)["gaps"]
+    best = [row["feature"] for row in gaps][:2]
+    made = done("pairs", *PAIR, "--limit", 2, "--candidates", 1, place=place)["run"]
+    assert Runs(place).manifest(made)["spec"]["features"] == sorted(best)
+    task = ("--relevant", toy.TASK)
+    made = done("pairs", *PAIR, *task, "--candidates", 1, place=place)["run"]
+    assert Runs(place).manifest(made)["spec"]["features"] == [3, 4, 5, 6, 7]
+
+
+def test_a_gap_without_a_pair_says_why(place):
+    made = done("pairs", *PAIR, "--features", "3,11", "--candidates", 1, place=place)
+    assert made["pairs"] == 1
+    (failed,) = made["failed"]
+    assert failed["feature"] == 11 and len(failed["reason"]) > 10
+    words = fac("pairs", *PAIR, "--features", "3,11", "--candidates", 1, place=place)
+    assert f"feature 11: {failed['reason']}" in words.out
+
+
+@pytest.mark.parametrize("method", ["one-step", "unguided", "random"])
+def test_baselines_write_for_the_same_gaps_without_pairs(place, method):
+    made = paired(place)
+    kept = done("synthesize", made, "--method", method, "--per-feature", 2, place=place)
+    rows = Runs(place).table(kept["run"], "candidates").to_pylist()
+    assert [row["feature"] for row in rows] == [3, 3, 6, 6]
+    assert {row["pair"] for row in rows} == {""}
+    assert kept["hit_rate"] == (1.0 if method == "one-step" else 0.0)
+
+
+def test_a_pilot_tells_what_the_whole_will_take_and_its_texts_count(place):
+    made = done("pairs", *PAIR, "--candidates", 2, place=place)["run"]
+    approved(place, made)
+    line = ("synthesize", made, "--per-feature", 2)
+    told = done(*line, "--pilot", place=place)
+    assert (told["candidates"], told["accepted"], told["rate"]) == (6, 6, 1.0)
+    assert told["low"] < 1.0 and told["high"] == 1.0
+    facts = Runs(place).manifest(told["run"])["facts"]
+    assert told["tokens"] == pytest.approx(facts["tokens"] * 6 / 3)
+    done(*line, place=place)
+    assert sum(MakingSteps.last.written.values()) == 6  # of 12, the pilot wrote the others
+
+
+# --- approval -------------------------------------------------------------------------------------
+
+
+def paired(place: Workspace, features: str = "3,6") -> str:
+    """A pairs run for two gaps."""
+    line = ("pairs", *PAIR, "--features", features, "--candidates", 2)
+    return done(*line, place=place)["run"]
+
+
+def approved(place: Workspace, made: str, *line: object) -> dict[str, Any]:
+    return done("approve", made, *(line or ("--all",)), "--reviewer", "ana", place=place)
+
+
+def test_without_an_approval_nothing_is_written(place):
+    made = paired(place)
+    MakingSteps.last.asked.clear()
+    said = fac("synthesize", made, place=place)
+    assert_one_sentence(said)
+    assert "approve" in said.err
+    assert not MakingSteps.last.asked
+
+
+def test_pairs_are_approved_by_feature_by_id_or_by_their_score(place):
+    made = done("pairs", *PAIR, "--candidates", 2, place=place)["run"]
+    rows = {row["feature"]: row for row in Runs(place).table(made, "pairs").to_pylist()}
+    found = approved(place, made, "--ids", f"3, #6,{rows[7]['pair']}")
+    assert found["approved"] == 3
+    assert found["pairs"] == [rows[feature]["pair"] for feature in (3, 6, 7)]
+    told = review.approved_pairs(Decisions(place.decisions), Runs(place), made)
+    assert [row["feature"] for row in told] == [3, 6, 7]
+    score = rows[3]["positive_peak"]
+    above = [row for row in rows.values() if row["positive_peak"] > score]
+    assert approved(place, made, "--above", score)["approved"] == len(above)
+
+
+def test_approving_twice_is_one_decision(place):
+    made = paired(place)
+    approved(place, made)
+    assert approved(place, made)["approved"] == 2
+    assert len(Decisions(place.decisions).current("pair")) == 2
+
+
+def test_the_name_of_the_dataset_finds_its_newest_pairs(place):
+    made = paired(place)
+    assert approved(place, "toy-seed")["run"] == made
+
+
+def test_an_edit_makes_an_approval_stale_until_the_edit_is_approved(place):
+    made = paired(place)
+    approved(place, made)
+    edit = RescoreSpec(
+        pairs=made, feature=3, positive="Is python! easy to learn", negative="Is it easy to learn"
+    )
+    edited = jobs.Steps(place).perform(edit, quiet)
+    kept = done("synthesize", made, place=place)["run"]
+    assert {row["feature"] for row in Runs(place).table(kept, "candidates").to_pylist()} == {6}
+    approved(place, made)
+    kept = done("synthesize", made, place=place)["run"]
+    rows = Runs(place).table(kept, "candidates").to_pylist()
+    assert {row["feature"] for row in rows} == {3, 6}
+    (pair,) = Runs(place).table(edited, "pairs").to_pylist()
+    assert {row["pair"] for row in rows if row["feature"] == 3} == {pair["pair"]}
+    found = datasets.why(kept, 0, runs=Runs(place))
+    assert found.pair["run"] == edited and found.pair["origin"] == "person"
+    with closing(Cache(place.cache)) as cache:
+        assert cache.pair(edited, pair["pair"])["positive"][0]["content"] == edit.positive
+
+
+def test_a_pair_that_was_rejected_since_is_not_written_from(place):
+    made = paired(place)
+    approved(place, made)
+    store = Decisions(place.decisions)
+    (row,) = Runs(place).rows(made, "pairs", [3]).to_pylist()
+    item = review.pair_item(made, row)
+    store.add("ana", item.kind, item.subject, item.content, "reject")
+    kept = done("synthesize", made, place=place)["run"]
+    assert {row["feature"] for row in Runs(place).table(kept, "candidates").to_pylist()} == {6}
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", datasets.FORMATS)
+def test_export_takes_a_run_or_the_name_of_its_dataset(place, tmp_path, format):
+    made = paired(place)
+    approved(place, made)
+    kept = done("synthesize", made, place=place)
+    out = tmp_path / "out" / "kept"
+    told = done("export", "toy-seed", "--out", out, "--format", format, place=place)
+    assert told["rows"] == kept["kept"] and told["out"] == str(out)
+    assert Path(told["card"]).is_file()
+    words = fac("export", kept["run"], "--out", out, "--format", format, place=place)
+    assert words.code == 0 and str(out) in words.out.replace("\n", "")
+
+
+# --- what cannot be done --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (("pairs", *PAIR, "--features", "x"), "numbers such as"),
+        (("pairs", *PAIR, "--features", "99"), "no feature 99"),
+        (("pairs", "--anchor", "toy-anchor", "--dataset", "toy-anchor"), "no gap"),
+        (("pairs", *PAIR, "--profile", "poem"), "instruction, chat"),
+        (("pairs", *PAIR, "--writer", "pen"), "local, steered, openai"),
+        (("pairs", *PAIR, "--writer", "openai"), "--model"),
+        (("pairs", *PAIR, "--candidates", 0), "1 to 64"),
+        (("pairs", *PAIR, "--temperature", 3), "0 to 2"),
+        (("pairs", *PAIR, "--relevant", "reward"), "fac judge"),
+        (("approve", "toy-seed", "--all", "--reviewer", "ana"), "toy-seed"),
+        (("approve", "RUN", "--reviewer", "ana"), "--all, --ids or --above"),
+        (("approve", "RUN", "--all", "--ids", "3", "--reviewer", "ana"), "one of them"),
+        (("approve", "RUN", "--ids", "8", "--reviewer", "ana"), "'8'"),
+        (("approve", "RUN", "--ids", ",", "--reviewer", "ana"), "--ids"),
+        (("approve", "RUN", "--all", "--reviewer", " "), "name of 1 to"),
+        (("synthesize", "nothing"), "nothing"),
+        (("synthesize", "RUN"), "approve"),
+        (("synthesize", "RUN", "--pilot"), "approve"),
+        (("synthesize", "RUN", "--method", "guess"), "two-step"),
+        (("synthesize", "RUN", "--keep", 9), "1 to the"),
+        (("export", "RUN", "--out", "x.jsonl"), "Nothing finished is called"),
+    ],
+)
+def test_bad_input_is_one_sentence(place, line, why):
+    made = paired(place) if "RUN" in line else ""
+    said = fac(*(made if part == "RUN" else part for part in line), place=place)
+    assert_one_sentence(said)
+    assert why in said.err
+
+
+# --- a server -------------------------------------------------------------------------------------
+
+
+def marked(body: dict[str, Any]) -> str:
+    """A text with the word that is marked in what the server was asked."""
+    words = re.findall(r"<<\s*(\w+)", body["messages"][-1]["content"])
+    return f"{MANNERS[body['seed'] % len(MANNERS)]} {words[-1]}! number {body['seed']}"
+
+
+def questions(server: ScriptedServer) -> Counter[str]:
+    """How often the server was asked for the same text."""
+    return Counter(json.dumps([body["messages"], body["seed"]]) for body in server.bodies)
+
+
+@pytest.fixture
+def asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause before a question is repeated."""
+    from fac.generator import asking
+
+    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.001)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test")
+
+
+def test_a_server_writes_pairs_and_samples_and_its_key_stays_out_of_all_files(
+    place, asks, tmp_path
+):
+    server = ScriptedServer(marked)
+    with server.running():
+        model = ("--writer", "openai", "--model", "m", "--endpoint", server.endpoint)
+        line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 2, *model)
+        made = done(*line, "--price-in", 1, "--price-out", 2, place=place)
+        assert made["pairs"] == 2
+        approved(place, made["run"])
+        kept = done("synthesize", made["run"], place=place)  # by the same server
+        assert kept["kept"] == 2
+        out = tmp_path / "kept.jsonl"
+        done("export", kept["run"], "--out", out, place=place)
+    assert set(questions(server).values()) == {1} and len(server.bodies) == 8 - 4 + 4
+    for path in (*place.root.rglob("*"), *tmp_path.glob("kept.*")):
+        if path.is_file():
+            assert b"sk-secret-of-this-test" not in path.read_bytes(), path
+    assert not [*place.runs.rglob(".replies-*")]
+    assert "127.0.0.1" not in out.read_text() + out.with_name("kept.card.md").read_text()
+
+
+def test_what_a_server_was_paid_for_is_not_asked_again_after_it_failed(place, asks):
+    server = ScriptedServer(marked)
+    broken = {"left": 3}
+
+    def failing(body: dict[str, Any], text: str) -> Any:
+        broken["left"] -= 1
+        if broken["left"] < 0:
+            return Status(401, {"error": {"message": "no more credit"}})
+        return completion(body, text)
+
+    server.envelope = failing
+    with server.running():
+        model = ("--writer", "openai", "--model", "m", "--endpoint", server.endpoint)
+        line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 3, "--concurrency", 1, *model)
+        assert fac(*line, place=place).code in (2, 3)
+        server.envelope = completion
+        paid = 3
+        before = len(server.bodies)
+        assert done(*line, place=place)["pairs"] == 2
+        assert len(server.bodies) - before == 6 - paid
+
+
+@pytest.mark.model
+def test_a_real_model_behind_a_real_server_writes_pairs_and_samples(place, real_server, asks):
+    endpoint, name = real_server
+    model = ("--writer", "openai", "--model", name, "--endpoint", endpoint, "--concurrency", 2)
+    line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 1, "--max-new-tokens", 24, *model)
+    made = done(*line, place=place)
+    rows = Runs(place).table(made["run"], "replies").to_pylist()
+    assert len(rows) == 2 and all(row["completion_tokens"] > 0 for row in rows)
+    assert made["pairs"] + len(made["failed"]) == 2
+    if made["pairs"]:  # an anchor sample stands in where the small model misses
+        approved(place, made["run"])
+        kept = done("synthesize", made["run"], place=place)
+        assert kept["kept"] + sum(kept["dropped"].values()) == made["pairs"]

@@ -1,0 +1,626 @@
+"""Exports: rows with lineage that can be read back, measured again and explained."""
+
+import errno
+import importlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from fac import datasets, review, schema
+from fac.config import IngestSpec, MeasureSpec, PairsSpec, SynthesizeSpec, Workspace, digest
+from fac.datasets import FORMATS, export, why
+from fac.errors import InputError
+from fac.measure import measure
+from fac.prompts import PROFILES
+from fac.schema import Chat
+from fac.store.decisions import TABLE, Decisions
+from fac.store.runs import Runs, write_table
+from tests.lexicon import LexiconEncoder
+from tests.toy import WORDS, toy_workspace
+
+exporting = importlib.import_module("fac.datasets.export")  # the package names its function so
+
+GAPS = (3, 5, 6)
+"""python, loop, river: said in toy-anchor, never in toy-seed."""
+
+ENCODER = LexiconEncoder(*WORDS)
+SECRET = "http://secret-host.example:8000/v1"
+KEY = "sk-0123456789abcdef"
+
+
+def quiet(done: int, total: int, note: str = "") -> None:
+    """Nobody watches."""
+
+
+def draft(profile: str, word: str, manner: str) -> tuple[Chat, dict[str, Any]]:
+    """A sample in which a word occurs, as the profile has it."""
+
+    def chat(user: str, *assistant: str) -> Chat:
+        answers = [{"role": "assistant", "content": text} for text in assistant]
+        return [{"role": "user", "content": user}, *answers]
+
+    ask = f"Tell me {manner} about a {word}"
+    if profile == "chat":
+        return chat(ask, "With pleasure"), {}
+    if profile == "toxicity":
+        return chat(ask), {"label": "1"}
+    if profile == "preference":
+        return chat(ask, "It is so"), {"rejected": chat(ask, "It is not")}
+    if profile == "choice":
+        shown = f"{ask}\n\nChoices:\n(A) yes\n(B) no"
+        return chat(shown), {"choices": {"matching": "(B)", "other": "(A)"}}
+    return chat(ask), {}
+
+
+def publish_pairs(runs: Runs, features: Sequence[int] = GAPS, failed: Sequence[int] = (7,)) -> str:
+    """A finished pairs run in the toy workspace, a pair for each feature; its id."""
+    anchor, dataset = (runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
+    spec = PairsSpec(anchor=anchor, dataset=dataset, features=(*features, *failed))
+    run_id = spec.run_id(anchor, dataset)
+    rows = []
+    for feature in sorted((*features, *failed)):
+        sides = {}
+        for side, word in (("positive", f"{WORDS[feature]}!"), ("negative", "thing")):
+            text = f"Speak of the {word}"
+            fired = [1.5 if token == f" {WORDS[feature]}!" else 0.0 for token in _tokens(text)]
+            sides |= {
+                side: [{"role": "user", "content": text}],
+                f"{side}_peak": max(fired),
+                f"{side}_tokens": _tokens(text),
+                f"{side}_activations": fired,
+            }
+        nothing = {name: [] if isinstance(value, list) else None for name, value in sides.items()}
+        rows.append(
+            {
+                "pair": digest(feature, "pair"),
+                "feature": feature,
+                "status": "failed" if feature in failed else "proposed",
+                "reason": "no candidate fires it" if feature in failed else "",
+                "origin": "" if feature in failed else "own",
+                "candidate": "" if feature in failed else f"step-1/{feature:06d}/00/list",
+                "negative_origin": "" if feature in failed else "edit",
+                **(nothing if feature in failed else sides),
+            }
+        )
+    made = [
+        _candidate("step-1", f, 0, "", *draft("instruction", WORDS[f], "all")) for f in features
+    ]
+    folder = runs.scratch(run_id)
+    for name, found in (("pairs", rows), ("candidates", made), ("hits", _hits(made, features))):
+        wanted = getattr(schema, name.upper())
+        write_table(folder / f"{name}.parquet", pa.Table.from_pylist(found, wanted), wanted)
+    facts = {"name": "toy-seed", "anchor": anchor, "dataset": dataset, "pairs": len(features)}
+    runs.publish(run_id, spec=spec, inputs=[anchor, dataset], facts=facts, seconds=0.0)
+    return run_id
+
+
+def _tokens(text: str) -> list[str]:
+    first, *rest = text.split()
+    return [first, *(f" {word}" for word in rest)]
+
+
+def _candidate(
+    method: str, feature: int, number: int, pair: str, messages: Chat, extra: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "candidate": f"{method}/{feature:06d}/{number:02d}/list",
+        "feature": feature,
+        "pair": pair,
+        "style": "list",
+        "messages": messages,
+        "extra": json.dumps(extra),
+        "problem": "" if messages else "refusal",
+        "tokens": 9,
+        "finished": True,
+        "prompt_hash": digest(feature, number),
+        "seed": 11,
+    }
+
+
+def _hits(made: Sequence[dict[str, Any]], features: Sequence[int]) -> list[dict[str, Any]]:
+    """What the texts really fire of these features, each in its strongest role."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for one in made:
+        for hit in (
+            zip(*ENCODER.encode([one["messages"]])[1:5], strict=True) if one["messages"] else ()
+        ):
+            role, feature, peak, position = (value.item() for value in hit)
+            key = one["candidate"], feature
+            if feature in features and (key not in found or peak > found[key]["peak"]):
+                row = {"peak": peak, "role": schema.ROLES[role], "position": position}
+                found[key] = {"candidate": one["candidate"], "feature": feature, **row}
+    return [found[key] for key in sorted(found)]
+
+
+def _reply(one: dict[str, Any]) -> dict[str, Any]:
+    asked = [{"role": "user", "content": f"Write about {WORDS[one['feature']]}"}]
+    counts = {"prompt_tokens": 1, "completion_tokens": 9, "estimated": False, "cost": None}
+    return {
+        **{name: "" for name in ("finish", "failure", "model", "at")},
+        **counts,
+        "key": digest(one["candidate"]),
+        "about": one["candidate"],
+        "prompt": json.dumps(asked),
+        "reply": "said",
+    }
+
+
+def publish_synthesis(
+    place: Workspace,
+    *,
+    profile: str = "instruction",
+    method: str = "two-step",
+    writer: str = "local",
+    texts: dict[int, str] | None = None,
+    name: str = "toy-seed",
+    keeps: bool = True,
+    **spec_fields: Any,
+) -> str:
+    """A finished synthesis in the toy workspace; its id. For each gap one text that is kept, one
+    that is beaten and one refusal; approved by two people. `texts` replaces what is kept."""
+    runs, store = Runs(place), Decisions(place.decisions)
+    pairs_run = publish_pairs(runs)
+    rows = {row["feature"]: row for row in runs.table(pairs_run, "pairs").to_pylist()}
+    approved = [rows[feature] for feature in GAPS] if method == "two-step" else []
+    for row in approved:
+        item = review.pair_item(pairs_run, row)
+        for reviewer in ("ana", "ben"):
+            store.add(reviewer, item.kind, item.subject, item.content, "approve")
+    made, verdicts = [], []
+    for feature in GAPS:
+        pair = rows[feature]["pair"] if method == "two-step" else ""
+        for number, manner in enumerate(("twice! all", "little", "")):
+            messages, extra = draft(profile, f"{WORDS[feature]}{'!' * (1 - number)}", manner)
+            if number == 0 and texts:
+                messages = [{"role": "user", "content": texts[feature]}]
+            one = _candidate(method, feature, number, pair, messages if number < 2 else [], extra)
+            made.append(one)
+            peaks = [h["peak"] for h in _hits([one], [feature])]
+            verdicts.append(
+                {
+                    "candidate": one["candidate"],
+                    "feature": feature,
+                    "kept": keeps and number == 0,
+                    "reason": ("", "beaten", "refusal")[number],
+                    "peak": max(peaks, default=0.0),
+                    "rank": number if number < 2 else -1,
+                    "gains": [feature] if number == 0 else [],
+                }
+            )
+    spec = SynthesizeSpec(
+        pairs=pairs_run,
+        approved=tuple(row["pair"] for row in approved),
+        profile=profile,
+        method=method,
+        writer=writer,
+        candidates=3,
+        seed=11,
+        **spec_fields,
+    )
+    run_id = spec.run_id(pairs_run, str(texts))
+    folder = runs.scratch(run_id)
+    tables = {"candidates": made, "hits": _hits(made, GAPS), "verdicts": verdicts}
+    for table, found in tables.items():
+        wanted = getattr(schema, table.upper())
+        write_table(folder / f"{table}.parquet", pa.Table.from_pylist(found, wanted), wanted)
+    write_table(folder / "decisions.parquet", store.table(), TABLE)
+    replies = [_reply(one) for one in made]
+    write_table(
+        folder / "replies.parquet", pa.Table.from_pylist(replies, schema.REPLIES), schema.REPLIES
+    )
+    facts = {
+        "name": name,
+        "writer": f"toy-writer@0123 at {SECRET}" if writer == "openai" else "toy-writer@0123",
+        "decisions": digest("decisions"),
+        "kept": len(GAPS),
+        "dropped": {"beaten": len(GAPS), "refusal": len(GAPS)},
+        "hit_rate": 1.0,
+        "fac_before": 0.4,
+        "fac_after": 0.7,
+    }
+    runs.publish(run_id, spec=spec, inputs=[pairs_run], facts=facts, seconds=0.0)
+    return run_id
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return toy_workspace(tmp_path_factory.mktemp("kitchen"))
+
+
+@pytest.fixture
+def place(kitchen: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the toy workspace that a test may change."""
+    shutil.copytree(kitchen.root, tmp_path / "kitchen")
+    return Workspace(tmp_path / "kitchen")
+
+
+NAMES = {"jsonl": "kept.jsonl", "parquet": "kept.parquet", "hf": "kept"}
+
+
+def exported(place: Workspace, run: str, format: str = "jsonl", **options: str) -> Path:
+    """Where an export of the run lies now."""
+    out = place.root / "out" / NAMES[format]
+    found = export(run, out, runs=Runs(place), format=format, **options)
+    assert found.path == out and found.card.is_file()
+    return out
+
+
+def data_of(out: Path) -> Path:
+    return out / "data" / "train-00000-of-00001.parquet" if out.is_dir() else out
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of an export, whatever its format."""
+    if data_of(out).suffix == ".parquet":
+        return pq.read_table(data_of(out)).to_pylist()
+    return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_exported_by_feature_and_nothing_else(place):
+    run = publish_synthesis(place)
+    rows = rows_of(exported(place, run))
+    assert [row["messages"][0]["content"] for row in rows] == [
+        f"Tell me twice! all about a {WORDS[feature]}!" for feature in GAPS
+    ]
+    assert [row["lineage"]["feature"] for row in rows] == [*GAPS]
+
+
+def test_every_row_says_where_it_comes_from(place):
+    run = publish_synthesis(place)
+    runs = Runs(place)
+    (row, *_) = rows_of(exported(place, run))
+    pairs = runs.manifest(run)["spec"]["pairs"]
+    (pair,) = runs.rows(pairs, "pairs", [3]).to_pylist()
+    told = row["lineage"]
+    approvals = told.pop("approvals")
+    assert told == {
+        "run": run,
+        "candidate": "two-step/000003/00/list",
+        "sample_id": datasets.sample_id(row["messages"]),
+        "feature": 3,
+        "encoder": ENCODER.identity,
+        "sae": "toy",
+        "activation": 1.5,
+        "span": {"role": "user", "position": 7},
+        "gains": [3],
+        "method": "two-step",
+        "style": "list",
+        "pair": {
+            "run": pairs,
+            "pair": pair["pair"],
+            "origin": "own",
+            "positive_peak": 1.5,
+            "negative_peak": 0.0,
+        },
+        "decisions": digest("decisions"),
+        "prompt_hash": digest(3, 0),
+        "generator": "toy-writer@0123",
+        "writer": "local",
+        "seed": 11,
+        "temperature": 0.8,
+        "filter": {"threshold": 0.0, "keep": 1, "rank": 0},
+    }
+    assert [one["reviewer"] for one in approvals] == ["ana", "ben"]
+    assert {one["seen"] for one in approvals} == {digest(review.pair_content(pairs, pair))}
+
+
+def test_only_decisions_on_its_own_pair_approve_a_row(place):
+    run = publish_synthesis(place)
+    rows = rows_of(exported(place, run))
+    seen = [{one["seen"] for one in row["lineage"]["approvals"]} for row in rows]
+    assert len(set.union(*seen)) == len(GAPS) and all(len(one) == 1 for one in seen)
+
+
+def test_a_baseline_has_no_pair_and_nobody_who_approved_one(place):
+    run = publish_synthesis(place, method="unguided")
+    for row in rows_of(exported(place, run)):
+        assert row["lineage"]["pair"] is None and row["lineage"]["approvals"] == []
+        assert row["lineage"]["activation"] == 1.5
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_all_formats_hold_the_same_rows(place, profile):
+    run = publish_synthesis(place, profile=profile)
+    lines, parquet, folder = (rows_of(exported(place, run, format)) for format in FORMATS)
+    assert lines == parquet == folder
+
+
+@pytest.mark.parametrize(
+    ("profile", "columns"),
+    [
+        ("instruction", ["messages"]),
+        ("chat", ["messages"]),
+        ("toxicity", ["text", "label"]),
+        ("preference", ["prompt", "chosen", "rejected"]),
+        (
+            "choice",
+            ["question", "answer_matching_behavior", "answer_not_matching_behavior"],
+        ),
+    ],
+)
+def test_a_profile_has_its_own_columns(place, profile, columns):
+    (row, *_) = rows_of(exported(place, publish_synthesis(place, profile=profile)))
+    assert [*row] == [*columns, "lineage"]
+    if profile == "preference":
+        assert [m["role"] for m in row["prompt"]] == ["user"]
+        assert row["chosen"] == [{"role": "assistant", "content": "It is so"}]
+        assert row["rejected"] == [{"role": "assistant", "content": "It is not"}]
+    if profile == "choice":
+        assert (row["answer_matching_behavior"], row["answer_not_matching_behavior"]) == (
+            "(B)",
+            "(A)",
+        )
+
+
+def test_a_form_that_was_asked_for_replaces_the_profiles_own(place):
+    run = publish_synthesis(place, profile="toxicity")
+    (row, *_) = rows_of(exported(place, run, form="chat"))
+    assert [*row] == ["messages", "label", "lineage"] and row["label"] == "1"
+
+
+# --- reading back ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_export_is_read_back_with_nothing_rejected_and_measures_as_it_says(
+    place, profile, format
+):
+    run = publish_synthesis(place, profile=profile)
+    out, runs = exported(place, run, format), Runs(place)
+    source = IngestSpec(name="back", source=str(data_of(out)))
+    back = datasets.ingest(source, runs=runs)
+    facts = runs.manifest(back)["facts"]
+    assert (facts["n_samples"], facts["n_rejected"], facts["duplicates"]) == (len(GAPS), 0, 0)
+    told = [row["lineage"] for row in rows_of(out)]
+    samples = runs.table(back, "samples").to_pylist()
+    assert [sample["sample_id"] for sample in samples] == [one["sample_id"] for one in told]
+    kept = [json.loads(sample["meta"])["columns"]["lineage"] for sample in samples]
+    assert kept == told
+    again = MeasureSpec(dataset=back, model="toy", layer=1, sae="toy")
+    sae_run = runs.list("sae")[0]["run"]
+    measured = measure(again, runs=runs, encoder=ENCODER, sae_run=sae_run, progress=quiet)
+    found = runs.table(measured, "activations").to_pylist()
+    for number, lineage in enumerate(told):
+        peaks = [
+            (row["peak"], row["role"], row["position"])
+            for row in found
+            if (row["sample"], row["feature"]) == (number, lineage["feature"])
+        ]
+        assert max(peaks)[0] == lineage["activation"] > lineage["filter"]["threshold"]
+        assert max(peaks)[1:] == (lineage["span"]["role"], lineage["span"]["position"])
+
+
+AWKWARD = {
+    3: 'a\u2028python!\u2029and \x85 "quotes" \\ \u202e😀\ttab',
+    5: "Human: what is a loop! here\n\nAssistant: I do not say",
+    6: "line one\n\n\nriver! <|im_end|> </s> ``` # not a title",
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_awkward_text_is_kept_character_for_character(place, format):
+    run = publish_synthesis(place, texts=AWKWARD)
+    out = exported(place, run, format)
+    assert [row["messages"][0]["content"] for row in rows_of(out)] == [*AWKWARD.values()]
+    back = [*datasets.read_samples(data_of(out))]
+    assert [sample.messages[0]["content"] for sample in back] == [*AWKWARD.values()]
+
+
+def test_the_hugging_face_library_opens_the_folder(place, monkeypatch):
+    run = publish_synthesis(place, profile="preference")
+    out = exported(place, run, "hf")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    from datasets import load_dataset
+
+    found = load_dataset(str(out), split="train", cache_dir=str(place.root / "hf"))
+    assert found.to_list() == rows_of(out)
+
+
+def test_what_ingest_would_refuse_is_not_exported(place):
+    run = publish_synthesis(place, texts={**AWKWARD, 5: "a loop! with a \x07 bell"})
+    with pytest.raises(InputError, match=r"two-step/000005/00/list .* U\+0007 stands at"):
+        exported(place, run)
+    assert not bytes_of(place.root / "out")
+
+
+# --- what stays here ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(place, format, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    evaluation = str(place.root / "held-out.jsonl")
+    run = publish_synthesis(
+        place,
+        writer="openai",
+        model="/srv/models/llama-8b",
+        endpoint=SECRET,
+        evaluation=(evaluation,),
+    )
+    out = exported(place, run, format)
+    assert {row["lineage"]["generator"] for row in rows_of(out)} == {"llama-8b"}
+    for name, data in bytes_of(place.root / "out").items():
+        for secret in (KEY, SECRET, "secret-host", "/srv/", str(place.root)):
+            assert secret.encode() not in data, (name, secret)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("gpt-4o-mini at https://host:1/v1 seed 3", "gpt-4o-mini seed 3"),
+        ("meta/llama at http://host/v1", "meta/llama"),
+        ("/data/models/llama@0123/top50", "llama@0123/top50"),
+        ("~/llama", "llama"),
+        ("C:\\models\\llama", "llama"),
+        ("meta/llama@main/top50", "meta/llama@main/top50"),
+    ],
+)
+def test_a_models_name_is_shown_without_where_it_lies(name, shown):
+    assert exporting._public(name) == shown
+
+
+# --- the card -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_card_says_what_it_is_and_how_it_was_made(place, format):
+    run = publish_synthesis(place)
+    out = exported(place, run, format)
+    card = out / "README.md" if format == "hf" else out.with_name("kept.card.md")
+    text = card.read_text("utf-8")
+    _, front, body = text.split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert told["size_categories"] == ["n<1K"]
+    (files,) = told["configs"][0]["data_files"]
+    assert (card.parent / files["path"]).is_file()
+    assert body.startswith("\n# toy-seed two-step\n\n3 samples")
+    for line in (
+        "| pairs approved by | ana, ben |",
+        "| FAC before | 0.4 |",
+        "| FAC after | 0.7 |",
+        "| candidates dropped | 3 beaten, 3 refusal |",
+        f"| run | {run} |",
+    ):
+        assert line in body.splitlines(), line
+    columns = re.findall(r"^- `([\w.]+)`", body, re.MULTILINE)
+    assert columns[0] == "messages" and "lineage.activation" in columns
+
+
+def test_names_in_a_card_are_plain_text(place):
+    runs = Runs(place)
+    hostile = "😀 [x](http://evil) | \u2028 <script>\n# title\n---\nlicense: mit"
+    run = publish_synthesis(place, name=hostile)
+    text = (exported(place, run, "hf") / "README.md").read_text("utf-8")
+    front, _, body = text.removeprefix("---\n").partition("\n---\n")
+    assert set(yaml.safe_load(front)) == {
+        *("pretty_name", "tags", "task_categories", "size_categories", "configs")
+    }
+    assert yaml.safe_load(front)["pretty_name"] == f"{hostile} two-step"
+    assert "<script>" not in body and "](http" not in body and "\n# title" not in body
+    assert runs.manifest(run)["facts"]["name"] == hostile
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_same_run_gives_the_same_bytes_and_replaces_itself(place, format):
+    run = publish_synthesis(place)
+    exported(place, run, format)
+    first = bytes_of(place.root / "out")
+    exported(place, run, format)
+    assert bytes_of(place.root / "out") == first
+
+
+def test_a_folder_that_is_no_export_is_left_alone(place):
+    run = publish_synthesis(place)
+    out = place.root / "out" / "kept"
+    out.mkdir(parents=True)
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="something else than an export"):
+        export(run, out, runs=Runs(place), format="hf")
+    with pytest.raises(InputError, match="is a folder"):
+        export(run, out, runs=Runs(place))
+    assert bytes_of(place.root / "out") == {"kept/thesis.txt": b"years of work"}
+
+
+def test_a_full_disk_leaves_the_last_export_as_it_was(place, monkeypatch):
+    run = publish_synthesis(place)
+    out = exported(place, run, "parquet")
+    before = bytes_of(out.parent)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting.pq, "write_table", full)
+    with pytest.raises(InputError, match="disk is full"):
+        exported(place, run, "parquet")
+    assert bytes_of(out.parent) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_what_cannot_be_a_file_is_a_sentence(place, name):
+    run = publish_synthesis(place)
+    for format in FORMATS:
+        with pytest.raises(InputError):
+            export(run, Path(name), runs=Runs(place), format=format)
+
+
+@pytest.mark.parametrize(
+    ("options", "why_not"),
+    [
+        ({"format": "csv"}, "jsonl, parquet, hf"),
+        ({"form": "poem"}, "chat, preference, classification, choice"),
+        ({"form": "preference"}, "no two answers to one prompt.*form chat"),
+        ({"form": "classification"}, "no label"),
+        ({"form": "choice"}, "no two answers to choose"),
+    ],
+)
+def test_what_cannot_be_exported_is_a_sentence(place, options, why_not):
+    run = publish_synthesis(place)
+    with pytest.raises(InputError, match=why_not):
+        export(run, place.root / "out" / "kept.jsonl", runs=Runs(place), **options)
+    assert not (place.root / "out").exists()
+
+
+def test_only_a_synthesis_can_be_exported(place):
+    runs = Runs(place)
+    with pytest.raises(InputError, match="is a measure run"):
+        export(runs.resolve("measure", "toy-seed"), place.root / "x.jsonl", runs=runs)
+
+
+def test_a_synthesis_that_kept_nothing_has_no_export(place):
+    run = publish_synthesis(place, keeps=False)
+    with pytest.raises(InputError, match="Nothing was kept"):
+        exported(place, run)
+
+
+# --- why is this row here -------------------------------------------------------------------------
+
+
+def test_a_row_can_be_asked_why_it_is_there(place):
+    run, runs = publish_synthesis(place), Runs(place)
+    rows = rows_of(exported(place, run))
+    for number, row in enumerate(rows):
+        found = why(run, number, runs=runs)
+        assert found == why(row["lineage"]["run"], row["lineage"]["candidate"], runs=runs)
+        assert found.messages == row["messages"] and found.lineage == row["lineage"]
+        feature = GAPS[number]
+        assert found.pair["positive"][0]["content"] == f"Speak of the {WORDS[feature]}!"
+        assert found.pair["feature"] == feature
+        assert [hit["feature"] for hit in found.hits] == [feature]
+        assert [one["reason"] for one in found.rivals] == ["beaten", "refusal"]
+        assert found.rivals[0]["messages"][0]["content"].endswith(WORDS[feature])
+        assert found.asked == [{"role": "user", "content": f"Write about {WORDS[feature]}"}]
+
+
+def test_why_of_a_baseline_has_no_pair(place):
+    run = publish_synthesis(place, method="one-step")
+    assert why(run, 0, runs=Runs(place)).pair is None
+
+
+@pytest.mark.parametrize("row", [3, -1, "two-step/000003/01/list", "nonsense"])
+def test_a_row_that_is_not_there_is_a_sentence(place, row):
+    run = publish_synthesis(place)
+    with pytest.raises(InputError, match="rows 0 to 2"):
+        why(run, row, runs=Runs(place))

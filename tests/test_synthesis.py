@@ -1,0 +1,1095 @@
+"""fac.synthesis: from gaps to kept samples, in a world whose features are words."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fac import prompts, review, synthesis
+from fac.config import (
+    REPOSITORY,
+    MeasureSpec,
+    PairsSpec,
+    RescoreSpec,
+    SynthesizeSpec,
+    Workspace,
+)
+from fac.errors import BudgetReached, Cancelled, InputError
+from fac.generator.writer import Request, Written
+from fac.measure import measure
+from fac.schema import Chat
+from fac.store.decisions import Decisions
+from fac.store.runs import Runs
+from fac.synthesis import candidates, filter, pairs
+from fac.synthesis.filter import Leaks, Text, greedy_cover, judge, words
+from tests.lexicon import LexiconEncoder
+from tests.scripted import ScriptedWriter
+from tests.toy import publish_explanations, toy_workspace
+
+WORDS = ("bake", "oven", "recipe", "python", "function")
+"""Features 0 to 4: the anchor says all of them, the dataset the first three."""
+
+GAPS = (3, 4)
+
+
+def user(text: str) -> Chat:
+    return [{"role": "user", "content": text}]
+
+
+SAMPLES = {
+    "anchor": [
+        user("how long do I bake a loaf of rye bread at home"),
+        user("my oven smokes whenever the grill is on"),
+        user("give me a recipe for plum dumplings"),
+        user("write a short python! script that renames my holiday photos"),
+        user("explain what a function! returns when nothing is given back"),
+    ],
+    "seed": [
+        user("should I bake the tart before filling it"),
+        user("which shelf of the oven is hottest"),
+        user("a recipe without eggs please"),
+    ],
+}
+
+SUBJECTS = ("storks", "glaciers", "violins", "harbours", "comets", "orchids", "bridges", "owls")
+"""Something different to write about each time."""
+
+
+class World:
+    """Two measured datasets, an encoder, a store of decisions."""
+
+    def __init__(self, root: Path):
+        self.workspace = toy_workspace(root, n_features=5, samples=SAMPLES)
+        self.runs = Runs(self.workspace)
+        self.store = Decisions(self.workspace.decisions)
+        self.encoder = LexiconEncoder(*WORDS)
+        self.anchor, self.dataset = (self.runs.resolve("measure", name) for name in SAMPLES)
+
+    def pairs(self, writer: ScriptedWriter, /, **more: Any) -> str:
+        spec = {"anchor": self.anchor, "dataset": self.dataset, "features": GAPS} | more
+        return self.make_pairs(PairsSpec(**spec), writer)
+
+    def make_pairs(self, spec: PairsSpec, writer: ScriptedWriter, **more: Any) -> str:
+        doors = {"runs": self.runs, "encoder": self.encoder, "progress": quiet} | more
+        return synthesis.make_pairs(spec, writer=writer, **doors)
+
+    def approve(self, run: str, *features: int, who: str = "Ada", verdict: str = "approve") -> None:
+        for row in self.runs.table(run, "pairs").to_pylist():
+            if row["status"] == "proposed" and row["feature"] in (features or GAPS):
+                item = review.pair_item(run, row)
+                self.store.add(who, "pair", item.subject, item.content, verdict)
+
+    def approved(self, run: str) -> list[dict[str, Any]]:
+        return review.approved_pairs(self.store, self.runs, run)
+
+    def synthesize(self, run: str, writer: ScriptedWriter, /, **more: Any) -> str:
+        approved = self.approved(run)
+        named = {"pairs": run, "approved": tuple(row["pair"] for row in approved)} | more
+        return self.make(SynthesizeSpec(**named), writer, approved=approved)
+
+    def make(self, spec: SynthesizeSpec, writer: ScriptedWriter, **more: Any) -> str:
+        doors = {"runs": self.runs, "encoder": self.encoder, "progress": quiet}
+        doors |= {"approved": self.approved(spec.pairs)} | more
+        return synthesis.synthesize(spec, writer=writer, **doors)
+
+    def rows(self, run: str, table: str) -> list[dict[str, Any]]:
+        return self.runs.table(run, table).to_pylist()
+
+    def facts(self, run: str) -> dict[str, Any]:
+        return self.runs.manifest(run)["facts"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def quiet(done: int, total: int, note: str = "") -> None:
+    """Nobody watches."""
+
+
+def parts(request: Request) -> tuple[str, int, int, str]:
+    """Method, feature, number and style of a request."""
+    method, feature, number, style = request.key.split("/")
+    return method, int(feature), int(number), style
+
+
+def says(request: Request) -> str:
+    """A text that fires the gap it is asked for with 1 and half its number more, so later ones are
+    stronger; begun as it was told to begin."""
+    _, feature, number, _ = parts(request)
+    strength = "!" * number
+    one, other = SUBJECTS[number % len(SUBJECTS)], SUBJECTS[(number * 3 + 1) % len(SUBJECTS)]
+    return f" {one} and the {WORDS[feature]}{strength} of {other}"
+
+
+def fires_nothing(request: Request) -> str:
+    return f"a plain question about {SUBJECTS[parts(request)[2]]} number {parts(request)[1]}"
+
+
+# ---- the whole loop
+
+
+def test_three_of_five_become_five_of_five(world):
+    run = world.pairs(ScriptedWriter(says))
+    made = world.rows(run, "pairs")
+    assert [(row["feature"], row["status"], row["origin"]) for row in made] == [
+        (3, "proposed", "own"),
+        (4, "proposed", "own"),
+    ]
+    # Four candidates a gap, the last with three exclamation marks: 1 + 3 / 2.
+    assert [row["positive_peak"] for row in made] == [2.5, 2.5]
+    assert [row["negative_peak"] for row in made] == [0.0, 0.0]
+    assert made[0]["positive"] == user("harbours and the python!!! of violins")
+    assert made[0]["negative"] == user("harbours and the of violins")
+    assert world.facts(run)["pairs"] == 2 and world.facts(run)["failed"] == {}
+
+    world.approve(run)
+    found = world.synthesize(run, ScriptedWriter(says), keep=1)
+    facts = world.facts(found)
+    assert (facts["fac_before"], facts["fac_after"]) == (0.6, 1.0)
+    assert (facts["kept"], facts["hit_rate"], facts["miss_hit_rate"]) == (2, 1.0, 1.0)
+    assert facts["gained"] == [3, 4] and facts["gained_unasked"] == []
+    assert facts["features_gained"] == 2 and facts["still_missing"] == []
+    assert facts["curve"] == [1, 2]
+    assert facts["tokens_per_feature"] == facts["tokens"] / 2
+
+    # Eight candidates: each has one verdict, and those that were dropped say why.
+    verdicts = world.rows(found, "verdicts")
+    assert len(verdicts) == facts["n_candidates"] == 8
+    assert facts["kept"] + sum(facts["dropped"].values()) == 8
+    assert all(bool(row["reason"]) != row["kept"] for row in verdicts)
+    assert [row["gains"] for row in verdicts if row["kept"]] == [[3], [4]]
+    assert {d["reviewer"] for d in world.rows(found, "decisions")} == {"Ada"}
+
+    # What is kept is a dataset like any other, and measuring it finds what the verdicts say.
+    sae_run = world.facts(world.anchor)["sae_run"]
+    spec = MeasureSpec(dataset=facts["kept_dataset"], model="toy", layer=1, sae="toy")
+    again = measure(spec, runs=world.runs, encoder=world.encoder, sae_run=sae_run, progress=quiet)
+    peaks = {row["feature"]: row["peak"] for row in world.rows(again, "activations")}
+    assert peaks == {row["feature"]: row["peak"] for row in verdicts if row["kept"]}
+    meta = json.loads(world.rows(facts["kept_dataset"], "samples")[0]["meta"])
+    assert meta["approver"] == "Ada" and meta["synthetic"] == found and meta["feature"] == 3
+
+
+def test_asking_again_finds_the_same_runs_and_writes_nothing(world):
+    first, second = ScriptedWriter(says), ScriptedWriter(says)
+    run = world.pairs(first)
+    assert world.pairs(second) == run
+    world.approve(run)
+    found = world.synthesize(run, first)
+    assert world.synthesize(run, second) == found
+    assert second.asked == []
+
+
+def test_another_budget_is_the_same_run_another_prompt_is_another(world, monkeypatch):
+    run = world.pairs(ScriptedWriter(says))
+    assert world.pairs(ScriptedWriter(says), budget_tokens=10_000) == run
+    monkeypatch.setattr(prompts, "WRITE", prompts.WRITE + " Be brief.")
+    assert world.pairs(ScriptedWriter(says)) != run
+
+
+def test_texts_of_an_earlier_run_are_not_written_again(world):
+    run = world.pairs(ScriptedWriter(says), candidates=2)
+    more = ScriptedWriter(says)
+    world.pairs(more, candidates=4)
+    assert Counter(parts(request)[2] for request in more.asked) == {2: 2, 3: 2}
+    world.approve(run)
+    first = world.synthesize(run, ScriptedWriter(says), keep=1)
+    again = ScriptedWriter(says)
+    second = world.synthesize(run, again, keep=3)
+    assert again.asked == [] and second != first
+    assert world.facts(second)["tokens"] == world.facts(first)["tokens"]
+    assert world.facts(second)["kept"] > world.facts(first)["kept"]
+
+
+def test_a_spec_of_one_encoder_refuses_another(world):
+    other = LexiconEncoder(*reversed(WORDS))
+    spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS)
+    with pytest.raises(InputError, match="measured with lexicon/bake"):
+        world.make_pairs(spec, ScriptedWriter(says), encoder=other)
+
+
+def test_a_feature_the_dictionary_lacks_is_a_sentence(world):
+    with pytest.raises(InputError, match="no feature 9: this dictionary has 0 to 4"):
+        world.pairs(ScriptedWriter(says), features=(3, 9))
+
+
+# ---- pairs
+
+
+def test_the_positive_comes_from_the_candidates_of_all_gaps(world):
+    def crossed(request: Request) -> str:  # what is written for 3 fires 4, and the reverse
+        _, feature, number, _ = parts(request)
+        return f"{SUBJECTS[number]} have a {WORDS[7 - feature]} of {SUBJECTS[number + 1]}"
+
+    made = world.rows(world.pairs(ScriptedWriter(crossed)), "pairs")
+    assert [(row["origin"], row["candidate"]) for row in made] == [
+        ("pool", "step-1/000004/00/list"),
+        ("pool", "step-1/000003/00/list"),
+    ]
+
+
+def test_an_anchor_sample_stands_in_where_no_candidate_fires(world):
+    made = world.rows(world.pairs(ScriptedWriter(fires_nothing)), "pairs")
+    assert [(row["origin"], row["candidate"], row["positive_peak"]) for row in made] == [
+        ("anchor", "", 1.5),
+        ("anchor", "", 1.5),
+    ]
+    assert made[0]["positive"] == SAMPLES["anchor"][3]
+    assert made[0]["negative_origin"] == "edit"
+    assert made[0]["negative"] == user("write a short script that renames my holiday photos")
+
+
+def test_where_not_even_the_anchor_fires_enough_the_gap_says_so_and_has_no_scores(world):
+    run = world.pairs(ScriptedWriter(fires_nothing), margin=2.0)
+    made = world.rows(run, "pairs")
+    assert [row["status"] for row in made] == ["failed", "failed"]
+    assert (
+        {row["positive_peak"] for row in made} == {row["negative_peak"] for row in made} == {None}
+    )
+    reason = "no candidate and no anchor sample fires it enough"
+    assert world.facts(run)["failed"] == {reason: 2} and world.facts(run)["pairs"] == 0
+    assert len({row["pair"] for row in made}) == 2
+
+
+def test_the_margin_is_above_the_threshold(world):
+    origins = {}
+    for margin in (1.0, 1.5, 1.6):
+        run = world.pairs(ScriptedWriter(says), threshold=1.0, margin=margin)
+        origins[margin] = [row["origin"] for row in world.rows(run, "pairs")]
+    assert origins == {1.0: ["own", "own"], 1.5: ["own", "own"], 1.6: ["", ""]}
+
+
+def test_tokens_and_activations_of_both_sides_are_kept(world):
+    (row, _) = world.rows(world.pairs(ScriptedWriter(says)), "pairs")
+    assert "".join(row["positive_tokens"]).strip() == row["positive"][0]["content"]
+    peak = int(np.argmax(row["positive_activations"]))
+    assert row["positive_tokens"][peak] == " python!!!"
+    assert row["positive_activations"][peak] == row["positive_peak"] == 2.5
+    assert set(row["negative_activations"]) == {0.0}
+
+
+def test_the_smallest_edit_that_silences_it_wins():
+    encoder = LexiconEncoder("python")
+    twice = user("python for people who love python!")
+    (side,) = pairs.trace(encoder, [(twice, 0)])
+    tried = [chat[0]["content"] for chat in pairs.edits(side)]
+    assert tried == [
+        "python for people who love!",
+        "python for people who love something!",
+        "for people who love!",
+        "something for people who love something!",
+        "python for people who!",
+        "python for people!",
+        "python!",
+    ]
+    peaks = [side.peak for side in pairs.trace(encoder, [(user(text), 0) for text in tried])]
+    assert peaks.index(0.0) == 2
+
+
+def test_an_edit_never_leaves_a_turn_empty_and_reaches_every_turn():
+    encoder = LexiconEncoder("python")
+    chat = [*user("python"), {"role": "assistant", "content": "yes python!! is nice"}]
+    (side,) = pairs.trace(encoder, [(chat, 0)])
+    assert side.turn == 1 and side.peak == 2.0
+    tried = pairs.edits(side)
+    assert all(message["content"].strip() for one in tried for message in one)
+    assert [m["content"] for m in tried[2]] == ["something", "yes something!! is nice"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "word"),
+    [
+        (0, 3, "the"),
+        (1, 2, "the"),
+        (2, 6, "the big"),
+        (3, 4, "big"),
+        (8, 9, "owl"),
+        (12, 13, "owl"),
+    ],
+)
+def test_a_stretch_lies_in_whole_words_and_mere_space_belongs_to_the_next(start, end, word):
+    content = "the big  owl "
+    first, last = pairs._word_at(content, start, end)
+    assert content[first:last] == word
+
+
+def test_the_most_similar_silent_candidate_is_the_negative_where_no_edit_silences(world):
+    def only_the_word(request: Request) -> str:
+        _, feature, number, _ = parts(request)
+        if feature == 4:
+            return f"violins have a {WORDS[4]}"
+        return f"{WORDS[3]}" if number else f"{WORDS[3]} {WORDS[3]}!"
+
+    class Stubborn(LexiconEncoder):
+        """Fires python on `something` as well, so that no edit of a lone word helps."""
+
+        def read(self, chats, roles=("system", "user", "assistant")):
+            said = [
+                [{**m, "content": m["content"].replace("something", "python")} for m in chat]
+                for chat in chats
+            ]
+            yield from super().read(said, roles)
+
+    encoder = Stubborn(*WORDS)
+    run = world.pairs(ScriptedWriter(only_the_word))
+    assert world.rows(run, "pairs")[0]["negative_origin"] == "edit"
+    spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS, seed=1)
+    run = world.make_pairs(spec, ScriptedWriter(only_the_word), encoder=encoder)
+    (row, _) = world.rows(run, "pairs")
+    assert row["negative_origin"] == "pool" and row["negative_peak"] == 0.0
+    assert row["negative"] == user("violins have a function")
+
+
+def test_what_cannot_be_read_has_a_problem_and_no_text(world):
+    def badly(request: Request) -> str | Written:
+        number = parts(request)[2]
+        if number == 0:
+            return "   "
+        if number == 1:
+            return "I'm sorry, but I can't help with that."
+        failed = "The server declined." if number == 2 else ""
+        return Written(request.key, "and then the", False, 3, failed, 9, None)
+
+    run = world.pairs(ScriptedWriter(badly))
+    found = {row["candidate"]: row for row in world.rows(run, "candidates")}
+    problems = [found[name]["problem"] for name in sorted(found)]
+    assert problems == ["empty", "refusal", "failed", "cut off"] * 2
+    assert all(row["messages"] == [] for row in found.values())
+    assert world.facts(run)["problems"] == dict.fromkeys(problems[:4], 2)
+
+
+def test_a_person_may_edit_a_pair_and_it_is_measured_again(world):
+    run = world.pairs(ScriptedWriter(says))
+    spec = RescoreSpec(
+        pairs=run, feature=3, positive="a python! for my aunt", negative="a plant for my aunt"
+    )
+    edited = synthesis.rescore(spec, runs=world.runs, encoder=world.encoder, progress=quiet)
+    (row,) = world.rows(edited, "pairs")
+    assert (row["status"], row["origin"], row["negative_origin"]) == ("proposed", *["person"] * 2)
+    assert (row["positive_peak"], row["negative_peak"]) == (1.5, 0.0)
+    assert row["pair"] != world.rows(run, "pairs")[0]["pair"]
+    assert world.runs.manifest(edited)["inputs"] == [run]
+    silent = replace(spec, positive="a plant for my uncle")
+    failed = synthesis.rescore(silent, runs=world.runs, encoder=world.encoder, progress=quiet)
+    (row,) = world.rows(failed, "pairs")
+    assert row["reason"] == "the positive does not fire it enough"
+    with pytest.raises(InputError, match="no pair for feature 0"):
+        synthesis.rescore(
+            replace(spec, feature=0), runs=world.runs, encoder=world.encoder, progress=quiet
+        )
+
+
+def test_an_edit_changes_the_users_last_turn_and_nothing_else():
+    chat = [
+        {"role": "system", "content": "s"},
+        *user("one"),
+        {"role": "assistant", "content": "two"},
+        *user("three"),
+        {"role": "assistant", "content": "four"},
+    ]
+    assert synthesis.user_text(chat) == "three"
+    edited = pairs._edited(chat, "new")
+    assert [m["content"] for m in edited] == ["s", "one", "two", "new", "four"]
+
+
+# ---- approval: what may reach a writer
+
+
+def reached(writer: ScriptedWriter) -> str:
+    """Everything a writer was told."""
+    return json.dumps([[r.prompt, r.opening] for r in writer.asked])
+
+
+def test_only_approved_pairs_reach_the_writer(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run, 3)
+    world.approve(run, 4, verdict="reject")
+    writer = ScriptedWriter(says)
+    found = world.synthesize(run, writer)
+    assert {parts(request)[1] for request in writer.asked} == {3}
+    assert "function" not in reached(writer)
+    assert world.facts(found)["gaps"] == 1
+    first, second = (row["pair"] for row in world.rows(run, "pairs"))
+    with pytest.raises(InputError, match=f"Nobody approved the pair {second}"):
+        world.synthesize(run, writer, approved=(first, second))
+    with pytest.raises(InputError, match="No approved pair is named"):
+        world.synthesize(run, writer, approved=())
+    assert {parts(request)[1] for request in writer.asked} == {3}
+
+
+def test_an_approval_that_was_taken_back_before_the_start_does_not_count(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    spec = SynthesizeSpec(pairs=run, approved=tuple(r["pair"] for r in world.approved(run)))
+    review.undo(world.store, "Ada", "pair")
+    writer = ScriptedWriter(says)
+    with pytest.raises(InputError, match="Nobody approved"):
+        world.make(spec, writer)
+    assert writer.asked == []
+
+
+def tamper(row: dict[str, Any], what: str) -> dict[str, Any]:
+    """An approval whose pair, content or hash is not what it says."""
+    other = user("something else with python in it")
+    if what == "text":
+        return {**row, "positive": other}
+    if what == "peak":
+        return {**row, "positive_peak": 9.0}
+    if what == "hash":
+        return {**row, "seen": "0" * 12}
+    if what == "run":
+        return {**row, "run": row["other"]}
+    content = {**row["content"], "positive": other}
+    seen = review.digest(content) if what == "content" else row["seen"]
+    return {**row, "content": content, "seen": seen}
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("text", "it changed since"),
+        ("peak", "it changed since"),
+        ("hash", "does not have its hash"),
+        ("content", "something else was approved"),
+        ("stale", "does not have its hash"),
+        ("run", "does not come from"),
+    ],
+)
+def test_an_approval_of_something_else_never_reaches_the_writer(world, what, why):
+    run = world.pairs(ScriptedWriter(says))
+    other = world.pairs(ScriptedWriter(says), seed=5)
+    world.approve(run)
+    rows = [{**row, "other": other} for row in world.approved(run)]
+    writer = ScriptedWriter(says)
+    spec = SynthesizeSpec(pairs=run, approved=(rows[0]["pair"],))
+    with pytest.raises(InputError, match=f"pair {rows[0]['pair']} .*{why}"):
+        world.make(spec, writer, approved=[tamper(rows[0], what), rows[1]])
+    assert writer.asked == []
+
+
+def test_an_edited_pair_is_written_from_once_it_is_approved(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    before = {row["feature"]: row["pair"] for row in world.approved(run)}
+    spec = RescoreSpec(
+        pairs=run, feature=3, positive="my aunt met a python!! once", negative="my aunt met nobody"
+    )
+    edited = synthesis.rescore(spec, runs=world.runs, encoder=world.encoder, progress=quiet)
+    # Edited after its approval: neither version may be used.
+    assert [row["feature"] for row in world.approved(run)] == [4]
+    writer = ScriptedWriter(says)
+    with pytest.raises(InputError, match="Nobody approved"):
+        world.make(SynthesizeSpec(pairs=run, approved=tuple(before.values())), writer)
+    assert writer.asked == []
+    world.approve(edited, 3)
+    assert [row["run"] for row in world.approved(run)] == [edited, run]
+    world.synthesize(run, writer)
+    told = reached(writer)
+    assert "my aunt met a python!!" in told and "violins" not in told.split("function")[0]
+
+
+def test_a_run_of_an_edit_is_not_what_to_start_from(world):
+    run = world.pairs(ScriptedWriter(says))
+    spec = RescoreSpec(pairs=run, feature=3, positive="a python", negative="a plant")
+    edited = synthesis.rescore(spec, runs=world.runs, encoder=world.encoder, progress=quiet)
+    with pytest.raises(InputError, match="is a rescore run: name the run of `fac pairs`"):
+        world.make(SynthesizeSpec(pairs=edited, approved=("x",)), ScriptedWriter(says))
+
+
+# ---- baselines
+
+
+def test_baselines_take_the_same_path_for_the_same_gaps(world):
+    run = world.pairs(ScriptedWriter(says))
+    found = {}
+    for method in ("one-step", "unguided", "random"):
+        writer = ScriptedWriter(fires_nothing if method == "unguided" else says)
+        made = world.synthesize(run, writer, approved=(), method=method)
+        facts = found[method] = world.facts(made)
+        assert facts["n_candidates"] == 8 and facts["gaps"] == 2
+        assert {row["feature"] for row in world.rows(made, "verdicts")} == {3, 4}
+        assert world.rows(made, "decisions") == []
+        told = reached(writer)
+        assert ("script that renames" in told) == (method == "one-step")
+        if method == "random":
+            assert any(word in told for word in ("rye bread", "grill", "plum"))
+        if method == "unguided":
+            assert not any(word in told for word in WORDS)
+    assert found["one-step"]["hit_rate"] == 1.0
+    assert found["unguided"]["hit_rate"] == 0.0 and found["unguided"]["kept_dataset"] == ""
+    assert found["unguided"]["fac_after"] == 0.6
+    assert found["unguided"]["dropped"]["below threshold"] > 0
+    assert found["unguided"]["tokens_per_feature"] is None
+
+
+def test_a_random_feature_is_never_a_gap_and_is_named_in_the_style(world):
+    run = world.pairs(ScriptedWriter(says))
+    writer = ScriptedWriter(says)
+    made = world.synthesize(run, writer, approved=(), method="random")
+    styles = {row["style"] for row in world.rows(made, "candidates")}
+    others = {int(style.rsplit("-", 1)[1]) for style in styles}
+    assert others <= {0, 1, 2} and len(others) == 2
+
+
+# ---- what is asked
+
+
+def test_styles_take_turns_and_a_server_gets_prompts_alone(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    writer = ScriptedWriter(says)
+    world.synthesize(run, writer)
+    own = [request for request in writer.asked if parts(request)[1] == 3]
+    assert [parts(request)[3] for request in own] == ["phrase4", "list", "phrase8", "contrast"]
+    starts = [request.opening.starts if request.opening else None for request in own]
+    assert starts == ["harbours and the python!!!", "", "harbours and the python!!!", None]
+    server = ScriptedWriter(says)
+    world.synthesize(run, server, writer="openai", model="some-model")
+    assert all(request.prompt is not None for request in server.asked)
+    assert {parts(request)[3] for request in server.asked} == {"contrast"}
+
+
+def test_the_phrase_is_prescribed_where_the_positive_is_strong():
+    def row(strength: float) -> dict[str, Any]:
+        tokens = ["see", " the", " late", " train", " go"]
+        return {
+            "pair": "p",
+            "feature": 0,
+            "positive_tokens": tokens,
+            "positive_activations": [0.0, 0.0, 1.0, strength, 0.0],
+            "positive_peak": strength,
+            "negative_tokens": ["see", " it", " go"],
+            "negative_peak": 0.0,
+        }
+
+    pair = candidates.pair_of(row(3.0))
+    assert pair.firing == "late train" and pair.phrase == ("see", "the", "late", "train")
+    assert pair.positive.text() == "see the <<late train>> go"
+    known = {0: candidates.Known(0, "lateness", (), 2.0)}
+    spec = SynthesizeSpec(pairs="pairs-0", writer="openai", model="m", candidates=1)
+    still = candidates.steering(spec, None, "", None)
+    for strength, kept in ((3.0, False), (4.5, True)):
+        pair = candidates.pair_of(row(strength))
+        (ask,) = candidates.plan_step_2(spec, [pair], known, still)
+        question = ask.request.prompt.messages[-1]["content"]
+        assert ("Phrase to keep: late train" in question) == kept
+
+
+def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
+    row = {
+        "pair": "p",
+        "feature": 0,
+        "positive_tokens": ["an", " un", "believ", "able", " day"],
+        "positive_activations": [0, 0, 2.0, 1.0, 0],
+        "positive_peak": 2.0,
+        "negative_tokens": ["a", " day"],
+        "negative_peak": 0.0,
+    }
+    assert candidates.pair_of(row).firing == "unbelievable"
+
+
+def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
+    directions = np.eye(5, 4, dtype=np.float32)
+    writer = ScriptedWriter(says)
+    spec = PairsSpec(
+        anchor=world.anchor, dataset=world.dataset, features=(3,), writer="steered", strength=2.0
+    )
+    run = world.make_pairs(spec, writer, direction=lambda feature: directions[feature])
+    for request in writer.asked:
+        # "python!" once in the anchor: its usual peak is 1.5
+        assert request.steer.direction.tolist() == [0.0, 0.0, 0.0, 3.0]
+        assert request.steer.layer == 1
+    with pytest.raises(InputError, match="decoder directions"):
+        world.make_pairs(spec, writer)
+    assert world.runs.find(run)
+
+
+def test_explanations_and_spans_are_in_the_prompts(world):
+    texts = {3: "a snake or a language", 4: None}
+    told = publish_explanations(world.runs, world.anchor, texts)
+    writer = ScriptedWriter(says)
+    world.pairs(writer, explanations=(told,))
+    by_feature = {f: [r for r in writer.asked if parts(r)[1] == f] for f in GAPS}
+    for request in by_feature[3]:
+        assert "a snake or a language" in json.dumps([request.prompt, request.opening])
+    for request in by_feature[4]:
+        assert "what a function!" in json.dumps([request.prompt, request.opening]).replace(
+            "<<", ""
+        ).replace(">>", "")
+
+
+# ---- verdicts
+
+
+def text(name: str, said: str = "", *, feature: int = 1, peak: float = 1.0, **more: Any) -> Text:
+    """A candidate that says something of its own unless told what."""
+    return Text(name, feature, said or " ".join(f"{name}{i}" for i in range(6)), "", peak)._replace(
+        **more
+    )
+
+
+def reasons(found: Sequence[filter.Verdict]) -> dict[str, str]:
+    return {verdict.candidate: verdict.reason or "kept" for verdict in found}
+
+
+def test_every_reason_and_their_order():
+    copied = "one two three four five six seven eight nine ten eleven twelve"
+    texts = [
+        text("a", problem="failed"),
+        text("b", problem="cut off"),
+        text("c", "?!"),
+        text("d", f"so {copied} and more words follow it here", shown=(f"x {copied} y",), peak=9),
+        text("e", "the best of all the texts in this test", peak=5),
+        text("f", "the best of all the texts in this quest", peak=4),
+        text("g", "this was said in the anchor long ago", peak=3),
+        text("h", peak=0.5),
+        text("i", peak=2),
+        text("j", peak=1.5),
+    ]
+    found = judge(texts, {}, threshold=0.5, keep=2, leaked={"g", "e2"})
+    assert reasons(found) == {
+        "a": "failed",
+        "b": "cut off",
+        "c": "empty",
+        "d": "echo",
+        "e": "kept",
+        "f": "duplicate",
+        "g": "contamination",
+        "h": "below threshold",
+        "i": "kept",
+        "j": "beaten",
+    }
+    assert [verdict.rank for verdict in found] == [-1, -1, -1, -1, 0, -1, -1, -1, 1, 2]
+
+
+def test_the_first_reason_that_holds_is_given():
+    both = text("a", peak=0.0, problem="refusal", shown=("a0 a1 a2 a3 a4 a5",))
+    assert reasons(judge([both], {}, threshold=0, keep=1)) == {"a": "refusal"}
+    assert reasons(judge([both._replace(problem="")], {}, threshold=0, keep=1)) == {"a": "echo"}
+    leaked = both._replace(problem="", shown=())
+    assert reasons(judge([leaked], {}, threshold=0, keep=1, leaked={"a"})) == {"a": "contamination"}
+    assert reasons(judge([leaked], {}, threshold=0, keep=1)) == {"a": "below threshold"}
+
+
+def test_a_near_duplicate_gives_way_to_the_stronger_one_whatever_gap_it_is_for():
+    said = "please bring the red umbrella to the station"
+    found = judge(
+        [text("a", said, feature=1, peak=2), text("b", said.upper() + "!", feature=2, peak=3)],
+        {},
+        threshold=0,
+        keep=1,
+    )
+    assert reasons(found) == {"a": "duplicate", "b": "kept"}
+
+
+def test_what_only_the_dropped_say_is_no_duplicate():
+    said = "please bring the red umbrella to the station"
+    found = judge(
+        [text("a", said, peak=9, problem="cut off"), text("b", said, peak=1)],
+        {},
+        threshold=0,
+        keep=1,
+    )
+    assert reasons(found) == {"a": "cut off", "b": "kept"}
+
+
+def test_gains_are_what_no_stronger_kept_text_covers_and_the_rest_may_be_redundant():
+    texts = [text("a", feature=1, peak=3), text("b", feature=2, peak=2), text("c", feature=3)]
+    fires = {"a": {1, 2, 3}, "b": {2, 4}, "c": {3}}
+    found = judge(texts, fires, threshold=0, keep=1)
+    assert {v.candidate: v.gains for v in found} == {"a": [1, 2, 3], "b": [4], "c": []}
+    needed = judge(texts, fires, threshold=0, keep=1, only_needed=True)
+    assert reasons(needed) == {"a": "kept", "b": "kept", "c": "redundant"}
+
+
+def test_the_threshold_is_strict_and_in_the_precision_of_peaks():
+    tenth = float(np.float32(0.1))  # a little more than 0.1 in float64
+    for peak, kept in ((0.1, False), (tenth, False), (0.11, True)):
+        (found,) = judge([text("a", peak=peak)], {}, threshold=0.1, keep=1)
+        assert found.kept == kept
+
+
+SOME_TEXTS = st.builds(
+    lambda i, feature, said, problem, peak, prescribed: Text(
+        f"c{i}", feature, said, problem, peak, ("red green blue red green blue",), prescribed
+    ),
+    st.just(0),
+    st.integers(0, 3),
+    st.lists(st.sampled_from(["red", "green", "blue", "grey", "pink"]), max_size=8).map(" ".join),
+    st.sampled_from(["", "", "", *filter.PROBLEMS]),
+    st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0]),
+    st.integers(0, 3),
+)
+
+
+@given(
+    st.lists(SOME_TEXTS, max_size=14),
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.integers(1, 3),
+    st.sets(st.integers(0, 13)),
+    st.booleans(),
+    st.data(),
+)
+def test_every_candidate_gets_one_verdict_and_the_kept_deserve_it(
+    texts, threshold, keep, leaked, only_needed, data
+):
+    texts = [one._replace(candidate=f"c{i}") for i, one in enumerate(texts)]
+    fires = {one.candidate: data.draw(st.sets(st.integers(0, 3))) for one in texts}
+    names = {f"c{i}" for i in leaked}
+    options: dict[str, Any] = {"threshold": threshold, "keep": keep, "leaked": names}
+    found = judge(texts, fires, **options, only_needed=only_needed)
+    assert [verdict.candidate for verdict in found] == [one.candidate for one in texts]
+    assert all(verdict.kept == (verdict.reason == "") for verdict in found)
+    assert {verdict.reason for verdict in found} <= {"", *filter.REASONS}
+    kept = [verdict for verdict in found if verdict.kept]
+    assert all(n <= keep for n in Counter(v.feature for v in kept).values())
+    assert all(v.peak > threshold and v.candidate not in names and v.rank < keep for v in kept)
+    assert all(one.problem == v.reason for one, v in zip(texts, found, strict=True) if one.problem)
+    said = [frozenset(filter._grams(words(texts[int(v.candidate[1:])].text))) for v in kept]
+    for i, one in enumerate(said):
+        assert all(len(one & other) / len(one | other) < filter.NEAR for other in said[:i])
+    covered = [gap for v in kept for gap in v.gains]
+    assert len(covered) == len(set(covered))
+    assert set(covered) == {gap for v in kept for gap in fires[v.candidate]}
+    # A beaten one is no stronger than any that was kept of its gap.
+    if not only_needed:
+        for verdict in found:
+            if verdict.reason == "beaten":
+                rivals = [v.peak for v in kept if v.feature == verdict.feature]
+                assert len(rivals) == keep and min(rivals) >= verdict.peak
+    # The order in which candidates come says nothing.
+    again = judge(texts[::-1], fires, **options, only_needed=only_needed)
+    assert again[::-1] == found
+
+
+def test_a_cover_takes_the_largest_gain_each_time():
+    fires = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 1]], bool)
+    steps = [(step.row, step.adds.tolist()) for step in greedy_cover(fires)]
+    assert steps == [(1, [1, 2, 3]), (0, [0]), (3, [4]), (2, [])]
+
+
+@given(
+    st.integers(0, 7).flatmap(
+        lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), max_size=9).map(
+            lambda rows: np.array(rows, bool).reshape(len(rows), n)
+        )
+    )
+)
+def test_a_cover_is_greedy_and_whole(fires):
+    left = set(range(len(fires)))
+    covered = np.zeros(fires.shape[1], bool)
+    for step in greedy_cover(fires):
+        gains = {row: int((fires[row] & ~covered).sum()) for row in left}
+        best = max(gains.values())
+        assert step.row == min(row for row in left if gains[row] == best)
+        assert step.adds.tolist() == np.flatnonzero(fires[step.row] & ~covered).tolist()
+        covered |= fires[step.row]
+        left.remove(step.row)
+    assert not left and covered.tolist() == fires.any(0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("said", "shown", "prescribed", "copies"),
+    [
+        ("a b c d e f g h i j k l", "x a b c d e f g h i j k l y", 0, True),  # twelve in a row
+        ("a b c d e f g h i j k", "x a b c d e f g h i j k y", 0, True),  # all grams
+        ("a b c d e 1 2 3 4 5 6 7", "x a b c d e y", 0, False),  # one gram of eight
+        ("a b c d e f 1", "a b c d e f g", 0, True),  # two of three
+        ("A, b! c? d; e: f 1", "a b c d e f g", 0, True),
+        ("a b c", "x a b c y", 0, True),  # too short for a gram: all of it
+        ("a b c", "x a b y c", 0, False),
+        ("a b c d e f g h 1 2", "a b c d e f g h i j k", 8, False),  # it had to begin like that
+        ("a b c d e f g h i j", "a b c d e f g h i j k", 8, True),  # and goes on copying
+        ("a b c d", "x y z", 4, True),  # says nothing of its own
+        ("a b c d e f", "", 0, False),
+    ],
+)
+def test_echoes(said, shown, prescribed, copies):
+    assert filter.echoes(words(said), [shown], prescribed=prescribed) == copies
+
+
+def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
+    long = " ".join(f"w{i}" for i in range(20))
+    leaks = Leaks(
+        {
+            "thirteen": "before " + " ".join(f"w{i}" for i in range(5, 18)),
+            "twelve": "before " + " ".join(f"w{i}" for i in range(5, 17)) + " after",
+            "short": "W3, w4!",
+            "other": "w3 w5",
+            "word": "w19",
+            "absent": "nothing",
+            "empty": "...",
+        }
+    )
+    leaks.look("something else")
+    assert leaks.found == set()
+    leaks.look(long)
+    assert leaks.found == {"thirteen", "short", "word"}
+
+
+def test_words_of_scripts_without_spaces_are_signs():
+    assert words("今天 GPT4好!") == ("今", "天", "gpt4", "好")
+    assert words("Ça va?") == ("ça", "va")
+
+
+def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
+    evaluation = tmp_path / "held out.jsonl"
+    evaluation.write_text(json.dumps({"text": "who wrote the python song about orchids"}) + "\n")
+
+    def known(request: Request) -> str:
+        method, feature, number, _ = parts(request)
+        if method == "step-1" or feature == 4:
+            return says(request)
+        if number == 1:
+            return "who wrote the python song about orchids"
+        return SAMPLES["anchor"][3][0]["content"] if number == 3 else says(request)
+
+    run = world.pairs(ScriptedWriter(known))
+    world.approve(run)
+    found = world.synthesize(run, ScriptedWriter(known), evaluation=(str(evaluation),))
+    by_name = {row["candidate"]: row["reason"] for row in world.rows(found, "verdicts")}
+    assert by_name["two-step/000003/01/list"] == "contamination"
+    assert by_name["two-step/000003/03/contrast"] in ("contamination", "echo")
+    assert world.runs.manifest(found)["spec"]["evaluation"] == ["held out.jsonl"]
+    moved = evaluation.rename(tmp_path / "held out 2.jsonl")
+    again = ScriptedWriter(known)
+    assert world.synthesize(run, again, evaluation=(str(moved),)) == found and not again.asked
+    moved.write_text(json.dumps({"text": "another"}) + "\n")
+    other = world.synthesize(run, again, evaluation=(str(moved),))
+    by_name = {row["candidate"]: row["reason"] for row in world.rows(other, "verdicts")}
+    assert by_name["two-step/000003/01/list"] != "contamination"
+
+
+def test_what_fires_only_beside_others_is_not_kept(world):
+    class Fickle(LexiconEncoder):
+        """Loses a function at the edge of its threshold when a text is read alone."""
+
+        def encode(self, chats):
+            found = super().encode(chats)
+            if len(chats) > 1:
+                return found
+            edge = (found.feature == 4) & (found.peak > 2)
+            return type(found)(*(column[~edge] for column in found))
+
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    found = world.make(
+        SynthesizeSpec(pairs=run, approved=tuple(r["pair"] for r in world.approved(run))),
+        ScriptedWriter(says),
+        encoder=Fickle(*WORDS),
+    )
+    kept = {row["feature"]: row["peak"] for row in world.rows(found, "verdicts") if row["kept"]}
+    assert kept == {3: 2.5, 4: 1.5}
+    lost = [row for row in world.rows(found, "verdicts") if row["reason"] == "below threshold"]
+    names = {f"two-step/000004/{style}" for style in ("00/phrase4", "02/phrase8")}
+    assert {row["candidate"]: row["peak"] for row in lost} == dict.fromkeys(names, 0.0)
+    assert not names & {row["candidate"] for row in world.rows(found, "hits")}
+
+
+# ---- stopping, and going on
+
+
+def test_a_budget_keeps_the_gaps_that_are_complete_and_goes_on_later(world):
+    stop = BudgetReached("The budget is used.")
+
+    def poor(request: Request) -> str | BaseException:
+        return stop if parts(request)[1:3] == (4, 2) else says(request)
+
+    with pytest.raises(BudgetReached, match=r"1 gaps are complete and kept \(pairs-"):
+        world.pairs(ScriptedWriter(poor))
+    (manifest,) = world.runs.list("pairs")
+    assert manifest["spec"]["features"] == [3]
+    richer = ScriptedWriter(says)
+    run = world.pairs(richer)
+    assert sorted(parts(request)[1:3] for request in richer.asked) == [(4, 2), (4, 3)]
+    assert world.facts(run)["n_candidates"] == 8
+    world.approve(run)
+    with pytest.raises(BudgetReached, match=r"1 gaps are complete and kept \(synthetic-"):
+        world.synthesize(run, ScriptedWriter(poor))
+    (manifest,) = world.runs.list("synthetic")
+    assert manifest["facts"]["gaps"] == 1 and manifest["facts"]["hit_rate"] == 1.0
+
+
+def test_nothing_complete_is_nothing_kept(world):
+    def refuses(request: Request) -> str | BaseException:
+        return Cancelled("You stopped it.") if parts(request)[2] == 3 else says(request)
+
+    with pytest.raises(Cancelled, match=r"^You stopped it\.$"):
+        world.pairs(ScriptedWriter(refuses))
+    assert world.runs.list("pairs") == []
+
+
+def test_a_wish_to_stop_while_measuring_keeps_every_text(world):
+    def impatient(done: int, total: int, note: str = "") -> None:
+        if "measuring" in note:
+            raise Cancelled("You stopped it.")
+
+    spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS)
+    with pytest.raises(Cancelled):
+        world.make_pairs(spec, ScriptedWriter(says), progress=impatient)
+    again = ScriptedWriter(says)
+    world.make_pairs(spec, again)
+    assert again.asked == []
+
+
+def test_a_text_that_failed_is_tried_again_in_the_next_run(world):
+    def fails(request: Request) -> str | Written:
+        if parts(request)[2] == 0:
+            return Written(request.key, "", False, 0, "The server declined.", 5, None)
+        return says(request)
+
+    world.pairs(ScriptedWriter(fails))
+    again = ScriptedWriter(says)
+    world.pairs(again, margin=0.5)
+    assert {parts(request)[2] for request in again.asked} == {0}
+
+
+def test_a_torn_line_is_dropped_and_a_damaged_one_is_told(tmp_path):
+    path = tmp_path / "_texts.jsonl"
+    journal = candidates.Journal(path)
+    first = Written("a", "one\u2028two\nthree", True, 3, "", 9, None)
+    journal.append(first)
+    with path.open("ab") as file:
+        file.write(b'{"key": "b", "te')
+    again = candidates.Journal(path)
+    assert again.read() == {"a": first}
+    second = first._replace(key="b", cost=0.5)
+    again.append(second)
+    assert candidates.Journal(path).read() == {"a": first, "b": second}
+    path.write_bytes(path.read_bytes().replace(b'"finished"', b'"finish"', 1))
+    with pytest.raises(InputError, match="Line 1 of .* is damaged"):
+        candidates.Journal(path).read()
+
+
+def test_seconds_go_on_where_the_last_session_ended(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for expected in (5.0, 10.0):
+        journal = candidates.Journal(tmp_path / "_texts.jsonl")
+        journal.read()
+        now[0] += 5
+        journal.append(Written(f"k{expected}", "x", True, 1, "", 1, None))
+        assert journal.seconds == expected
+        now[0] += 1000  # between two sessions nobody writes
+
+
+def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    approved = world.approved(run)
+    spec = SynthesizeSpec(pairs=run, approved=tuple(row["pair"] for row in approved))
+    writer = ScriptedWriter(says)
+    doors: dict[str, Any] = {
+        "runs": world.runs,
+        "approved": approved,
+        "encoder": world.encoder,
+        "writer": writer,
+        "progress": quiet,
+    }
+    found = synthesis.pilot(spec, gaps=1, **doors)
+    facts = world.facts(found.run)
+    assert found.candidates == 4 and facts["gaps"] == 1
+    assert found.accepted == facts["accepted"] and found.rate == found.accepted / 4
+    assert 0 <= found.low < found.rate <= found.high <= 1
+    assert found.tokens == 2 * facts["tokens"]
+    assert found.tokens_per_kept == facts["tokens"] / facts["kept"]
+    assert found.cost is None
+    whole = synthesis.synthesize(spec, **doors)
+    assert len(writer.asked) == 8 == world.facts(whole)["n_candidates"]
+    with pytest.raises(InputError, match="needs approved pairs"):
+        synthesis.pilot(replace(spec, approved=()), **doors)
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from tests.scripted import ScriptedWriter
+from tests.test_synthesis import World, reopen, says
+
+root, log, step, run = sys.argv[1:]
+world = reopen(Path(root))
+
+def slowly(request):
+    time.sleep(0.01)
+    with open(log, "a") as file:
+        file.write(request.key + "\\n")
+    return says(request)
+
+writer = ScriptedWriter(slowly)
+if step == "pairs":
+    print(world.pairs(writer, candidates=12))
+else:
+    print(world.synthesize(run, writer, candidates=12, keep=2))
+"""
+
+
+def reopen(root: Path) -> World:
+    """The world that lies under `root`, without making it anew."""
+    world = World.__new__(World)
+    world.workspace = Workspace(root)
+    world.runs = Runs(world.workspace)
+    world.store = Decisions(world.workspace.decisions)
+    world.encoder = LexiconEncoder(*WORDS)
+    world.anchor, world.dataset = (world.runs.resolve("measure", name) for name in SAMPLES)
+    return world
+
+
+def finish_although_killed(world: World, log: Path, step: str, run: str, kills: int) -> str:
+    """Starts the step and kills it at random moments, `kills` times; then lets it finish."""
+    command = [sys.executable, "-c", KILLED, str(world.workspace.root), str(log), step, run]
+    rng = random.Random(step)
+    log.touch()
+    for _ in range(kills):
+        before = len(log.read_text().splitlines())
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while len(log.read_text().splitlines()) <= before and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(world, tmp_path):
+    calm = World(tmp_path / "calm")
+    wanted = calm.pairs(ScriptedWriter(says), candidates=12)
+    log = tmp_path / "pairs.log"
+    run = finish_although_killed(world, log, "pairs", "", 10)
+    assert run == wanted
+    for table in ("pairs", "candidates", "hits"):
+        assert world.rows(run, table) == calm.rows(wanted, table)
+    for one in (world, calm):
+        one.approve(run)
+    log_2 = tmp_path / "synthesize.log"
+    made = finish_although_killed(world, log_2, "synthesize", run, 10)
+    expected = calm.synthesize(wanted, ScriptedWriter(says), candidates=12, keep=2)
+    for table in ("candidates", "verdicts", "hits"):
+        assert world.rows(made, table) == calm.rows(expected, table)
+    for path in (log, log_2):
+        counts = Counter(path.read_text().split())
+        assert len(counts) == 24
+        # Only a text that was on its way when the process died is written again: one a kill.
+        assert counts.total() <= 24 + 10

@@ -1,0 +1,442 @@
+"""Candidate texts: one protocol, a stream of random numbers each, nothing written or paid twice."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from fac import prompts
+from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
+from fac.generator import LocalGenerator
+from fac.generator.asking import Journal, Limits
+from fac.generator.chat import Declined, OpenAIChat, Reply
+from fac.generator.local import Row
+from fac.generator.writer import (
+    BLANK,
+    ChatWriter,
+    LocalWriter,
+    Request,
+    Steer,
+    Writer,
+    Written,
+    stream,
+)
+from fac.prompts import Excerpt, Opening, Prompt
+from tests.scripted import ScriptedChat, ScriptedWriter
+from tests.server import ScriptedServer
+
+BREAD = Excerpt(("I", " baked", " bread"), (False, False, True))
+WORDS = ("oven", "river", "plants", "Paris", "kitchen", "garden", "France")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny matrices gain nothing from threads and lose much where the machine is busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    from tests import tiny
+
+    return LocalGenerator(tiny.llama(tmp_path_factory.mktemp("writer")), dtype="float32")
+
+
+def ignore(*_):
+    """Nobody watches, nothing is kept."""
+
+
+def write(writer: Writer, requests, **given) -> dict[str, Written]:
+    """Without watching and keeping, unless told otherwise."""
+    defaults = {"seed": 0, "max_new_tokens": 8, "temperature": 1.0, "done": {}}
+    return writer.write(requests, **{**defaults, "record": ignore, "progress": ignore, **given})
+
+
+def openings(n: int) -> list[Request]:
+    """Lists of different lengths, some of them alike."""
+    return [
+        Request(f"f{number}", opening=Opening(" ".join(["The", *WORDS[: number % 5]]), ""))
+        for number in range(n)
+    ]
+
+
+# --- what every writer does -----------------------------------------------------------------------
+
+
+@pytest.fixture(params=["local", "chat", "scripted"])
+def writer(request, generator, tmp_path):
+    if request.param == "local":
+        return LocalWriter(generator, "tiny", batch=3)
+    if request.param == "chat":
+        chat = ScriptedChat(lambda asked: f"number {asked.draw}")
+        return ChatWriter(chat, Journal(tmp_path / "journal"), Limits(2))
+    return ScriptedWriter(lambda asked: f"about {asked.key}")
+
+
+def test_every_request_is_written_and_recorded_once_in_the_order_given(writer):
+    recorded = []
+    requests = openings(8)[::-1]
+    found = write(writer, requests, record=recorded.append)
+    assert list(found) == [request.key for request in requests]
+    assert sorted(recorded) == sorted(found.values())
+    assert all(text.key == key and not text.failure for key, text in found.items())
+    assert all(text.tokens >= 0 and text.prompt_tokens > 0 for text in found.values())
+    assert isinstance(writer.identity, str) and writer.identity
+
+
+def test_what_is_done_is_neither_written_nor_recorded_again(writer):
+    requests = openings(8)
+    before = Written("f3", "as it was", True, 2, "", 5, None)
+    recorded: list[Written] = []
+    found = write(writer, requests, record=recorded.append, done={"f3": before, "other": before})
+    assert found["f3"] is before
+    assert Counter(text.key for text in recorded) == Counter(set(found) - {"f3"})
+    assert write(writer, requests, done=found, record=pytest.fail) == found
+    assert write(writer, []) == {}
+
+
+def test_a_text_is_recorded_before_anybody_hears_of_it(writer):
+    recorded: list[Written] = []
+    if isinstance(writer, ChatWriter):
+        recorded = writer.journal.read()  # replies are on disk first, texts at the end
+
+    def watch(done, total, note=""):
+        kept = writer.journal.read() if isinstance(writer, ChatWriter) else recorded
+        assert done <= len(kept) and total == 8
+
+    write(
+        writer,
+        openings(8),
+        record=recorded.append if isinstance(recorded, list) else ignore,
+        progress=watch,
+    )
+
+
+def test_the_last_report_is_that_all_is_done(writer):
+    seen = []
+    write(writer, openings(8), progress=lambda *told: seen.append(told[:2]))
+    assert seen[-1] == (8, 8) and seen == sorted(seen)
+
+
+# --- which text a request becomes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [LocalWriter, ChatWriter])
+def test_a_request_is_either_a_prompt_or_an_opening_and_keys_differ(kind, generator, tmp_path):
+    if kind is LocalWriter:
+        writer = LocalWriter(generator, "tiny")
+    else:
+        writer = ChatWriter(ScriptedChat(["x"]), Journal(tmp_path / "journal"), Limits())
+    prompt, opening = prompts.unguided_prompt("chat"), Opening("a", "")
+    for wrong in (Request("a"), Request("a", prompt, opening)):
+        with pytest.raises(ValueError, match="'a' needs either"):
+            write(writer, [wrong])
+    with pytest.raises(ValueError, match="share a key"):
+        write(writer, [Request("a", prompt), Request("a", None, opening)])
+
+
+class Watching:
+    """A generator that remembers its rows."""
+
+    def __init__(self, generator):
+        self.generator = generator
+        self.calls: list[tuple[list[Row], int]] = []
+
+    def write(self, rows, *, max_new_tokens, **given):
+        self.calls.append((list(rows), max_new_tokens))
+        return self.generator.write(rows, max_new_tokens=max_new_tokens, **given)
+
+    def __getattr__(self, name):
+        return getattr(self.generator, name)
+
+
+def test_prompts_are_rendered_and_openings_are_lines(generator):
+    watched = Watching(generator)
+    push = Steer(np.ones(32, np.float32), 2)
+    asked = prompts.candidate_prompt("instruction", "bread", [BREAD])
+    requests = [
+        Request("prompt", asked),
+        Request("opening", None, Opening("- The oven", "The oven"), push),
+        Request("magpie", None, Opening("", "")),
+    ]
+    found = write(LocalWriter(watched, "tiny"), requests, seed=4)
+    ((rows, _),) = watched.calls
+    by_key = {row.seed: row for row in rows}
+    prompt, opening, magpie = (by_key[stream(4, request.key)] for request in requests)
+    assert prompt.prompt == generator.render(asked.messages) and not prompt.line
+    assert (opening.prompt, opening.line, opening.steer) == ("- The oven", True, push)
+    assert magpie.prompt == generator.render([{"role": "user", "content": BLANK}]).split(BLANK)[0]
+    assert magpie.prompt.endswith("<|im_start|>user\n") and not magpie.line
+    assert found["prompt"].prompt_tokens == generator.count([prompt.prompt])[0]
+
+
+def test_a_model_without_a_template_writes_lists_only(tmp_path):
+    from tests import tiny
+
+    writer = LocalWriter(LocalGenerator(tiny.gpt2(tmp_path), dtype="float32"), "tiny")
+    assert len(write(writer, openings(2))) == 2
+    for request in (
+        Request("a", prompts.unguided_prompt("instruction")),
+        Request("a", None, Opening("", "")),
+    ):
+        with pytest.raises(InputError, match="no chat template"):
+            write(writer, [request])
+
+
+def test_a_reply_in_json_has_the_room_that_its_form_needs(generator, tmp_path):
+    watched = Watching(generator)
+    plain = Prompt(({"role": "user", "content": "a"},), {}, 20)
+    object_ = plain._replace(form={"type": "object"})
+    requests = [Request("plain", plain), Request("object", object_)]
+    write(LocalWriter(watched, "tiny"), requests)
+    assert sorted(room for _, room in watched.calls) == [8, 20]
+    chat = ScriptedChat(lambda asked: "x")
+    write(ChatWriter(chat, Journal(tmp_path / "journal"), Limits(1)), requests)
+    assert {asked.max_tokens for asked in chat.asked if asked.form} == {20}
+    assert {asked.max_tokens for asked in chat.asked if not asked.form} == {8}
+    write(ChatWriter(chat, Journal(tmp_path / "other"), Limits(1)), requests, max_new_tokens=30)
+    assert {asked.max_tokens for asked in chat.asked[2:]} == {30}
+
+
+# --- local: streams, batches, resuming ------------------------------------------------------------
+
+
+def test_texts_depend_on_seed_and_key_and_not_on_order_or_company(generator):
+    requests = openings(10)
+    found = write(LocalWriter(generator, "tiny", batch=4), requests)
+    assert write(LocalWriter(generator, "tiny", batch=4), requests[::-1]) == found
+    assert write(LocalWriter(generator, "tiny", batch=64), requests) == found
+    assert write(LocalWriter(generator, "tiny"), requests[3:5]) == {
+        key: found[key] for key in ("f3", "f4")
+    }
+    other = write(LocalWriter(generator, "tiny"), requests, seed=1)
+    assert sum(other[key].text != found[key].text for key in found) >= 8
+    same = [request._replace(key=f"g{number}") for number, request in enumerate(requests)]
+    renamed = write(LocalWriter(generator, "tiny"), same)
+    assert [t.text for t in renamed.values()] != [t.text for t in found.values()]
+
+
+def test_streams_of_seeds_and_keys_do_not_run_together():
+    pairs = [(seed, f"{key}/0") for seed in range(30) for key in range(30)]
+    assert len({stream(*pair) for pair in pairs}) == 900
+    assert stream(1, "1/0") != stream(11, "/0")
+
+
+@pytest.mark.parametrize("after", range(11))
+def test_a_call_that_was_stopped_anywhere_goes_on_to_the_same_texts(generator, after):
+    """A kill between two records; batches half recorded are written as whole batches again."""
+    requests = openings(11)
+    wanted = write(LocalWriter(generator, "tiny", batch=4), requests)
+    kept: dict[str, Written] = {}
+
+    def record(text):
+        if len(kept) == after:
+            raise KeyboardInterrupt
+        kept[text.key] = text
+
+    with pytest.raises(KeyboardInterrupt):
+        write(LocalWriter(generator, "tiny", batch=4), requests, record=record)
+    assert len(kept) == after
+    watched, recorded = Watching(generator), []
+    found = write(
+        LocalWriter(watched, "tiny", batch=4), requests, done=kept, record=recorded.append
+    )
+    assert found == wanted
+    assert {text.key for text in recorded} == wanted.keys() - kept.keys()
+    assert len(watched.calls) == 3 - after // 4
+    assert len(watched.calls[0][0]) == (4 if after < 8 else 3)
+
+
+def test_whoever_stops_the_writing_keeps_whole_batches(generator):
+    kept: list[Written] = []
+
+    def stop(done, _total, _note):
+        if done >= 4:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        write(
+            LocalWriter(generator, "tiny", batch=4), openings(11), record=kept.append, progress=stop
+        )
+    assert len(kept) == 4
+
+
+def test_progress_is_heard_of_within_a_batch(generator, monkeypatch):
+    """A lease is kept while a large batch is written."""
+    from fac.generator import writer
+
+    monkeypatch.setattr(writer, "HEARTBEAT", 0.0)
+    seen = []
+    write(LocalWriter(generator, "tiny"), openings(3), progress=lambda *told: seen.append(told))
+    assert len(seen) > 5 and seen[0][:2] == (0, 3) and seen[-1][:2] == (3, 3)
+    assert "tokens, " in seen[-1][2]
+
+
+def test_a_budget_ends_the_writing_before_it_is_exceeded(generator):
+    requests = openings(11)
+    for budget in (1, 40, 77, 100):
+        kept: dict[str, Written] = {}
+        writer = LocalWriter(generator, "tiny", batch=4, budget_tokens=budget)
+        with pytest.raises(BudgetReached, match=f"budget of {budget}") as caught:
+            write(writer, requests, record=lambda text, kept=kept: kept.update({text.key: text}))
+        used = sum(text.tokens + text.prompt_tokens for text in kept.values())
+        assert used <= budget and f"but {used:,} of the" in str(caught.value)
+        assert bool(kept) == (budget > 20)
+        assert "\n" not in str(caught.value)
+        more = LocalWriter(generator, "tiny", batch=4, budget_tokens=10_000)
+        assert write(more, requests, done=kept) == write(
+            LocalWriter(generator, "tiny", batch=4), requests
+        )
+    with pytest.raises(BudgetReached):  # what was spent before counts
+        done = {"f0": Written("f0", "x", True, 90, "", 10, None)}
+        write(LocalWriter(generator, "tiny", budget_tokens=105), requests, done=done)
+
+
+def test_the_push_of_a_request_reaches_its_text_alone(generator):
+    push = Steer(30 * np.random.default_rng(1).standard_normal(32).astype(np.float32), 2)
+    plain = openings(6)
+    some = [r._replace(steer=push) if n % 2 else r for n, r in enumerate(plain)]
+    before, after = (write(LocalWriter(generator, "tiny"), asked) for asked in (plain, some))
+    changed = [before[f"f{n}"] != after[f"f{n}"] for n in range(6)]
+    assert changed == [False, True] * 3
+
+
+# --- behind a server ------------------------------------------------------------------------------
+
+
+def asking(requests, said, tmp_path, *, limits=None, **given):
+    chat = ScriptedChat(said)
+    writer = ChatWriter(chat, Journal(tmp_path / "journal"), limits or Limits(1))
+    return write(writer, requests, **given), chat
+
+
+def test_each_request_is_drawn_with_a_seed_of_its_own_and_never_asked_twice(tmp_path):
+    prompt = prompts.unguided_prompt("instruction")
+    requests = [Request(f"unguided/{number}", prompt) for number in range(6)]
+    found, chat = asking(requests, lambda asked: f"How is {asked.draw}?", tmp_path)
+    assert len({asked.draw for asked in chat.asked}) == 6
+    assert all(0 <= asked.draw < 2**31 and asked.temperature == 1.0 for asked in chat.asked)
+    assert len({text.text for text in found.values()}) == 6
+    again, silent = asking(requests, [], tmp_path)
+    assert again == found and silent.asked == []
+    _, more = asking(requests, lambda asked: "x", tmp_path, seed=1)
+    assert len(more.asked) == 6
+    _, warmer = asking(requests, lambda asked: "x", tmp_path, temperature=0.5)
+    assert len(warmer.asked) == 6
+
+
+def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+    forms = {"plain": "instruction", "object": "chat"}
+    requests = [Request(k, prompts.unguided_prompt(name)) for k, name in forms.items()]
+    with ScriptedServer(lambda body: "How late is it?").running() as server:
+        chat = OpenAIChat("small", server.endpoint)
+        writer = ChatWriter(chat, Journal(tmp_path / "journal"), Limits(1))
+        found = write(writer, requests, seed=3, temperature=0.9)
+    assert writer.identity == chat.identity
+    assert [text.text for text in found.values()] == ["How late is it?"] * 2
+    plain, object_ = server.bodies
+    assert "response_format" not in plain and "response_format" in object_
+    for body, key in ((plain, "plain"), (object_, "object")):
+        assert body["temperature"] == 0.9 and body["seed"] == stream(3, key) % 2**31
+
+
+def test_a_list_is_sent_as_a_message_and_its_line_comes_back(tmp_path):
+    opening = prompts.candidate_opening("instruction", None, [BREAD], "I baked")
+    requests = [Request("a", None, opening)]
+    found, chat = asking(
+        requests, [Reply("- I baked rolls.\n- And more", "length", 9, 5, False, "m")], tmp_path
+    )
+    assert found["a"].text == " rolls." and found["a"].finished
+    assert opening.text in chat.asked[0].messages[-1]["content"]
+    assert chat.asked[0].form == {}
+    with pytest.raises(ValueError, match="empty chat"):
+        asking([Request("b", None, Opening("", ""))], [], tmp_path)
+    with pytest.raises(ValueError, match="cannot be steered"):
+        asking([Request("b", None, opening, Steer(np.ones(2), 1))], [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("finish", "finished"),
+    [("stop", True), ("", True), ("length", False), ("content_filter", False)],
+)
+def test_a_reply_that_was_cut_off_is_not_finished(tmp_path, finish, finished):
+    request = Request("a", prompts.unguided_prompt("instruction"))
+    said = [Reply("How late is", finish, 9, 4, False, "m")]
+    found, _ = asking([request], said, tmp_path, limits=Limits(1, None, None, 1.0, 2.0))
+    assert found["a"] == Written("a", "How late is", finished, 4, "", 9, (9 + 8) / 1e6)
+
+
+def test_what_a_server_declines_has_a_failure_and_is_asked_again_next_time(tmp_path):
+    prompt = prompts.unguided_prompt("instruction")
+    requests = [Request(f"{number}", prompt) for number in range(3)]
+    declined = stream(0, "1") % 2**31
+
+    def said(asked):
+        return Declined("too long") if asked.draw == declined else "How late is it?"
+
+    kept: list[Written] = []
+    found, _ = asking(requests, said, tmp_path, record=kept.append)
+    assert found["1"] == Written("1", "", False, 0, "too long", 0, None)
+    assert sorted(text.key for text in kept) == ["0", "2"]
+    again, chat = asking(
+        requests, ["Better?"], tmp_path, record=kept.append, done={text.key: text for text in kept}
+    )
+    assert again["1"].text == "Better?" and len(chat.asked) == 1
+    assert Counter(text.key for text in kept) == {"0": 1, "1": 1, "2": 1}
+
+
+def test_nothing_paid_for_is_lost_when_the_budget_ends(tmp_path):
+    prompt = prompts.unguided_prompt("instruction")
+    requests = [Request(f"{number}", prompt) for number in range(30)]
+
+    def said(asked):
+        return Reply("How late is it?", "stop", 300, 100, False, "m")
+
+    with pytest.raises(BudgetReached):
+        asking(requests, said, tmp_path, limits=Limits(1, budget_tokens=4000))
+    paid = len(Journal(tmp_path / "journal").read())
+    assert 1 < paid <= 10
+    found, chat = asking(requests, said, tmp_path)
+    assert len(found) == 30 and len(chat.asked) == 30 - paid
+
+
+def test_a_server_that_answers_nothing_is_an_error_not_an_empty_result(tmp_path):
+    request = Request("a", prompts.unguided_prompt("instruction"))
+    with pytest.raises(ServiceError, match="None of the first 1 questions was answered"):
+        asking([request], [Declined("no")], tmp_path)
+
+
+# --- the real model -------------------------------------------------------------------------------
+
+
+@pytest.mark.model
+def test_the_demo_model_writes_samples_of_its_list(demo_model_home):
+    folder = next(path.parent for path in demo_model_home.rglob("model.safetensors"))
+    writer = LocalWriter(LocalGenerator(folder), "demo")
+    spans = [
+        Excerpt((text,), (False,))
+        for text in (
+            "How do I bake rye bread without yeast?",
+            "Which flour is best for baking white bread?",
+            "Can you tell me why my bread does not rise?",
+        )
+    ]
+    opening = prompts.candidate_opening("instruction", "baking bread", spans, "Why is my bread")
+    requests = [Request(f"bread/{number}", None, opening) for number in range(6)]
+    found = write(writer, requests, max_new_tokens=40, temperature=0.8)
+    drafts = []
+    for text in found.values():
+        assert "\n" not in text.text and text.prompt_tokens > 40
+        draft = prompts.read_draft("instruction", text.text, opening.starts, finished=text.finished)
+        drafts.append(draft.messages[0]["content"])
+    assert all(draft.startswith("Why is my bread") for draft in drafts)
+    assert len(set(drafts)) > 2
+    assert json.dumps(drafts)
+    assert write(writer, requests, max_new_tokens=40, temperature=0.8) == found
