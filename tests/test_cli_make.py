@@ -10,13 +10,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fac import datasets, jobs, review
-from fac.config import RescoreSpec, Workspace
+from fac.config import PairsSpec, RescoreSpec, Spec, SynthesizeSpec, Workspace
 from fac.generator.writer import Request
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
+from fac.store.queue import Queue
 from fac.store.runs import Runs
 from tests import toy
 from tests.scripted import ScriptedWriter
@@ -273,6 +275,31 @@ def test_export_takes_a_run_or_the_name_of_its_dataset(place, tmp_path, format):
     assert words.code == 0 and str(out) in words.out.replace("\n", "")
 
 
+# --- the worker -----------------------------------------------------------------------------------
+
+
+def test_the_worker_carries_out_what_a_page_asks_for(place):
+    runs, queue = Runs(place), Queue(place.queue)
+    anchor, dataset = (runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
+
+    def worked(spec: Spec) -> str:
+        number = queue.enqueue(spec)
+        jobs.work(place, say=lambda _: None, until_idle=True, steps=MakingSteps(place))
+        job = queue.job(number)
+        assert job.status == "done" and job.run_id, job.error
+        with closing(Cache(place.cache)) as cache:
+            assert cache.ready(job.run_id)
+        return job.run_id
+
+    made = worked(PairsSpec(anchor=anchor, dataset=dataset, features=(3, 6), candidates=2))
+    edit = {"positive": "Is python! easy to learn", "negative": "Is it easy to learn"}
+    worked(RescoreSpec(pairs=made, feature=3, **edit))
+    approved(place, made)
+    pairs = review.approved_pairs(Decisions(place.decisions), runs, made)
+    kept = worked(SynthesizeSpec(pairs=made, approved=tuple(row["pair"] for row in pairs)))
+    assert runs.manifest(kept)["facts"]["kept"] == 2
+
+
 # --- what cannot be done --------------------------------------------------------------------------
 
 
@@ -374,6 +401,60 @@ def test_what_a_server_was_paid_for_is_not_asked_again_after_it_failed(place, as
         before = len(server.bodies)
         assert done(*line, place=place)["pairs"] == 2
         assert len(server.bodies) - before == 6 - paid
+
+
+def test_a_budget_stops_before_it_is_exceeded_and_more_of_it_goes_on(place, asks):
+    server = ScriptedServer(marked)
+    with server.running():
+        model = ("--writer", "openai", "--model", "m", "--endpoint", server.endpoint)
+        line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 2, *model)
+        said = fac(*line, "--budget", 2300, "--concurrency", 1, "--json", place=place)
+        assert_one_sentence(said, code=1)
+        assert "budget of 2,300" in said.err
+        assert 0 < len(server.bodies) < 4
+        assert done(*line, "--budget", 100_000, place=place)["pairs"] == 2
+    assert set(questions(server).values()) == {1} and len(server.bodies) == 4
+
+
+# --- a model --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writer", ["local", "steered"])
+def test_a_model_in_a_folder_writes_with_its_own_tokens_and_features(workspace, tmp_path, writer):
+    from tests import tiny
+
+    model, sae = tiny.llama(tmp_path / "model"), tiny.sae(tmp_path / "sae")
+    how = ("--model", model, "--layer", 2, "--sae", sae)
+    for name, texts in (("wide", ("bread and butter", "a long river", "loops")), ("own", ("tea",))):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        done("ingest", file, "--name", name, place=workspace)
+        done("measure", name, *how, place=workspace)
+    gaps = ("--anchor", "wide", "--dataset", "own", "--limit", 3)
+    writing = ("--writer", writer, "--model", model, "--max-new-tokens", 8)
+    line = ("pairs", *gaps, "--candidates", 2, "--margin", 0, *writing)
+    made = done(*line, place=workspace)
+    runs = Runs(workspace)
+    rows = runs.table(made["run"], "candidates").to_pylist()
+    assert len(rows) == 6 and all(0 < row["tokens"] <= 8 for row in rows)
+    assert made["pairs"] + len(made["failed"]) == 3 and made["pairs"] > 0
+    assert done(*line, place=workspace) == made
+    approved(workspace, made["run"])
+    kept = done("synthesize", made["run"], place=workspace)
+    assert runs.manifest(kept["run"])["spec"]["writer"] == writer
+    assert kept["kept"] + sum(kept["dropped"].values()) == 2 * made["pairs"]
+    for verdict in runs.table(kept["run"], "verdicts").to_pylist():
+        assert verdict["peak"] > 0 or not verdict["kept"]
+
+
+def test_directions_have_length_one():
+    class Encoder:
+        class sae:  # noqa: N801 - stands for the attribute
+            decoder = np.array([[3, 4], [0, -2]], np.float32)
+
+    direction = jobs.unit_directions(Encoder())
+    assert direction(0).tolist() == pytest.approx([0.6, 0.8])
+    assert direction(1).tolist() == [0.0, -1.0]
 
 
 @pytest.mark.model

@@ -30,6 +30,7 @@ from fac.store import runs as running
 from fac.store.cache import Cache, build, rungs
 from fac.store.queue import Queue, process_exists
 from fac.store.runs import ParquetAppender, Runs, write_table
+from tests import test_export as exports
 from tests import toy as toys
 from tests.toy import (
     RELEVANT,
@@ -1116,11 +1117,9 @@ def test_of_several_runs_the_first_with_a_text_is_shown(tmp_path_factory, found)
 def making(tmp_path_factory):
     """A workspace with pairs for features 3, 5 and 6, a gap without one (7), and three candidates
     for each: one kept, one beaten, one refusal. (runs, cache folder, pairs run, synthetic run)"""
-    from tests.test_export import publish_synthesis
-
     workspace = toy_workspace(tmp_path_factory.mktemp("making"))
     runs = Runs(workspace)
-    made = publish_synthesis(workspace, profile="toxicity")
+    made = exports.publish_synthesis(workspace, profile="toxicity")
     pairs = runs.manifest(made)["spec"]["pairs"]
     for run in (pairs, made):
         build(runs, run, workspace.cache)
@@ -1240,8 +1239,6 @@ def test_a_question_about_pairs_that_has_no_answer_is_a_sentence(making, made_ca
 
 @pytest.mark.parametrize("table", ["pairs", "candidates", "hits", "verdicts"])
 def test_what_is_told_twice_of_a_candidate_is_not_cached(tmp_path, table, monkeypatch):
-    from tests import test_export as exports
-
     written = exports.write_table
 
     def doubled(path, rows, kept):

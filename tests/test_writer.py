@@ -1,6 +1,5 @@
 """Candidate texts: one protocol, a stream of random numbers each, nothing written or paid twice."""
 
-import json
 from collections import Counter
 
 import numpy as np
@@ -102,20 +101,17 @@ def test_what_is_done_is_neither_written_nor_recorded_again(writer):
 
 
 def test_a_text_is_recorded_before_anybody_hears_of_it(writer):
+    """A server's reply is in the journal first; its texts are recorded when all are there."""
     recorded: list[Written] = []
-    if isinstance(writer, ChatWriter):
-        recorded = writer.journal.read()  # replies are on disk first, texts at the end
+    told = []
 
     def watch(done, total, note=""):
         kept = writer.journal.read() if isinstance(writer, ChatWriter) else recorded
+        told.append(done)
         assert done <= len(kept) and total == 8
 
-    write(
-        writer,
-        openings(8),
-        record=recorded.append if isinstance(recorded, list) else ignore,
-        progress=watch,
-    )
+    write(writer, openings(8), record=recorded.append, progress=watch)
+    assert max(told) == 8
 
 
 def test_the_last_report_is_that_all_is_done(writer):
@@ -438,5 +434,4 @@ def test_the_demo_model_writes_samples_of_its_list(demo_model_home):
         drafts.append(draft.messages[0]["content"])
     assert all(draft.startswith("Why is my bread") for draft in drafts)
     assert len(set(drafts)) > 2
-    assert json.dumps(drafts)
     assert write(writer, requests, max_new_tokens=40, temperature=0.8) == found

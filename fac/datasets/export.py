@@ -231,6 +231,9 @@ class _Synthesis:
         for hit in sorted(self._rows("hits"), key=lambda h: (-h["peak"], h["feature"])):
             self.hits[hit["candidate"]].append(hit)
         self.decisions = self._rows("decisions")
+        self._said: dict[str, list[dict[str, Any]]] = {}
+        for decision in self.decisions:
+            self._said.setdefault(decision["subject"], []).append(decision)
         about = runs.manifest(self.spec["pairs"])["facts"]
         self.anchor, self.dataset = (runs.manifest(about[side]) for side in ("anchor", "dataset"))
         self.sae = runs.manifest(self.anchor["facts"]["sae_run"])["facts"]["name"]
@@ -302,16 +305,15 @@ class _Synthesis:
     @cached_property
     def _pairs(self) -> dict[str, dict[str, Any]]:
         """The pairs that decisions of this run are about, by id."""
-        about = {decision["subject"].split("/")[1] for decision in self.decisions}
+        about = {subject.split("/")[1] for subject in self._said}
         rows = {run: self._runs.table(run, "pairs").to_pylist() for run in sorted(about)}
         return {row["pair"]: {"run": run, **row} for run in rows for row in rows[run]}
 
     def _approvals(self, pair: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         if pair is None:
             return []
-        subject = f"pair/{pair['run']}/{pair['feature']}"
-        said = [d for d in self.decisions if d["subject"] == subject and d["verdict"] == "approve"]
-        return [{name: d[name] for name in APPROVAL.names} for d in said]
+        said = self._said[f"pair/{pair['run']}/{pair['feature']}"]
+        return [{n: d[n] for n in APPROVAL.names} for d in said if d["verdict"] == "approve"]
 
     def rivals(self, candidate: str) -> list[dict[str, Any]]:
         """Verdicts on the other candidates for the same gap, strongest first, with their texts."""
@@ -553,4 +555,5 @@ def _card(made: _Synthesis, table: pa.Table, form: str, data: str) -> str:
 def _in_words(value: object) -> str:
     """A value as plain text in a Markdown table: names come from people and datasets."""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "undefined" if value is None else text
     return re.sub(r"([\\`*_{}\[\]()<>#|!~])", r"\\\1", " ".join(text.split()))

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+import weakref
 from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -147,6 +148,8 @@ class OpenAIChat:
         self._client = OpenAI(
             api_key=self._key or NO_KEY, base_url=self.endpoint, timeout=timeout, max_retries=0
         )
+        # Left to the garbage collector, sockets may be found open before the client closes them.
+        weakref.finalize(self, self._client.close)
         self._seed = seed
         self._without: frozenset[str] = frozenset()
         """Parameters this server has refused; replaced, never changed, so threads may read it."""

@@ -698,7 +698,7 @@ PAIRS_MATCHING = "SELECT count(*)" + PAIRS_WANTED
 ONE_PAIR = "SELECT *, positive_peak - negative_peak AS margin FROM {run}.pairs WHERE pair = $pair"
 
 COUNT_PAIRS = """
-    SELECT status, reason, count(*) FROM {run}.pairs GROUP BY ALL ORDER BY count(*) DESC, ALL
+    SELECT status, reason, count(*) FROM {run}.pairs GROUP BY ALL ORDER BY count(*) DESC, reason
 """
 
 # Step 1 gives no verdicts: there a candidate's peak is its own gap's hit.
