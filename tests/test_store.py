@@ -477,7 +477,7 @@ def test_a_cache_of_damaged_tables_is_not_built(tmp_path, step, name, spoil):
 
 def test_a_dataset_run_has_no_cache(toy, tmp_path):
     runs = toy[0]
-    with pytest.raises(InputError, match="only sae, measure, explain and relevance .* a dataset r"):
+    with pytest.raises(InputError, match="only sae, measure, .* and synthetic .* a dataset r"):
         build(runs, runs.list("dataset")[0]["run"], tmp_path)
 
 

@@ -544,8 +544,7 @@ def _card(made: _Synthesis, table: pa.Table, form: str, data: str) -> str:
             "\n## Columns\n",
             *notes,
             "\n## To check it\n",
-            f"```sh\npython -m fac ingest {Path(data).name} --name check\n"
-            f"python -m fac measure check\n```\n",
+            f"```sh\npython -m fac ingest {data} --name check\npython -m fac measure check\n```\n",
             "Measured with the same model, layer and SAE, every row fires its feature above the "
             "threshold. Nobody checked what the texts claim; they are made up.\n",
         )
