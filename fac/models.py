@@ -472,7 +472,7 @@ class SubjectModel:
         self.model.to(device).eval()
         self.device = device
         self.layer = layer
-        blocks = _blocks(self.model)
+        blocks = decoder_blocks(self.model)
         if not 1 <= layer <= len(blocks):
             raise InputError(
                 f"Layer {layer} does not exist: {folder} has {len(blocks)} blocks; "
@@ -530,7 +530,7 @@ class SubjectModel:
             handle.remove()
 
 
-def _blocks(model: Any) -> Any:
+def decoder_blocks(model: Any) -> Any:
     """The decoder blocks: the outermost ModuleList whose length is the configured depth."""
     import torch
 

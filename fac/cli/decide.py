@@ -178,7 +178,7 @@ def _features(
     if features is not None and missing_from is not None:
         raise InputError("Give --features or --missing-from, not both.")
     if features is not None:
-        return tuple(_ids(features))
+        return tuple(feature_ids(features))
     if missing_from is None:
         return ()
     runs = Runs(place)
@@ -199,7 +199,7 @@ def _features(
     return tuple(found.missing.tolist())
 
 
-def _ids(given: str) -> list[int]:
+def feature_ids(given: str) -> list[int]:
     if Path(given).is_file():
         return [feature for _, feature in compare.listed_ids(Path(given))]
     parts = [part.strip().removeprefix("#") for part in given.split(",") if part.strip()]

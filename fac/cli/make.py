@@ -18,8 +18,8 @@ from fac.cli.decide import (
     Features,
     PriceIn,
     PriceOut,
+    feature_ids,
 )
-from fac.cli.decide import _ids as feature_ids
 from fac.cli.frame import (
     Anchor,
     Answer,

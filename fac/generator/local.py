@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fac.errors import InputError
-from fac.models import _blocks, pretrained
+from fac.models import decoder_blocks, pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -268,7 +268,7 @@ class LocalGenerator:
     @contextmanager
     def _steering(self, steers: Sequence[Steer | None]) -> Iterator[_Pushes]:
         """Pushes that act on forward passes inside, once they are prepared."""
-        blocks = _blocks(self.model)
+        blocks = decoder_blocks(self.model)
         for steer in steers:
             if steer is not None and not 1 <= steer.layer <= len(blocks):
                 raise InputError(
