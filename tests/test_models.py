@@ -265,7 +265,7 @@ def test_the_residual_stream_is_transformers_hidden_state(folders, family, layer
 def test_blocks_after_the_layer_never_run(folders, family):
     model = SubjectModel(folders[family], layer=2)
     calls = []
-    blocks = models._blocks(model.model)
+    blocks = models.decoder_blocks(model.model)
     assert len(blocks) == 3
     for i, block in enumerate(blocks):
         block.register_forward_pre_hook(lambda *_, i=i: calls.append(i))
