@@ -58,7 +58,7 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: Ask, progress: Progress) -> s
     `ask` opens the chat model of the spec. Raises BudgetReached, Cancelled or ServiceError after
     publishing what is complete; InputError for features or files that do not fit.
     """
-    facts = runs.manifest(spec.measure)["facts"]
+    runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
     chat = ask() if spec.model else None
     given, told = _given_texts(spec, runs)
     inputs = [spec.measure, *([spec.explanations] if spec.explanations else [])]
@@ -93,22 +93,16 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: Ask, progress: Progress) -> s
                 if asking.stopped:
                     break
         said = {
-            "name": facts["name"],
-            "measure": spec.measure,
             "explainer": spec.explainer,
             "source": explainer.source,
-            "n_features": len(finished),
             "silent": None if asking.stopped else len(features) - len(finished),
             "counts": dict(sorted(statuses.items())),
             "scores": {
                 name: {"n": len(found), "median": float(np.median(found))}
                 for name, found in sorted(values.items())
             },
-            **asking.facts(),
         }
-        return _publish(
-            spec, runs, run_id, parts, inputs, finished, said, asking, time.monotonic() - begun
-        )
+        return _publish(spec, runs, run_id, parts, inputs, finished, said, asking, begun)
 
 
 def judge(spec: JudgeSpec, *, runs: Runs, ask: Ask, progress: Progress) -> str:
@@ -116,7 +110,7 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: Ask, progress: Progress) -> str:
 
     Raises as `explain` does; InputError for a label no sample carries.
     """
-    facts = runs.manifest(spec.measure)["facts"]
+    runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
     chat = ask() if spec.judge == "llm" else None
     inputs = [spec.measure, *spec.explanations]
     parts = [*inputs, _identity(chat)]
@@ -145,18 +139,12 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: Ask, progress: Progress) -> str:
                 if asking.stopped:
                     break
         said = {
-            "name": facts["name"],
-            "measure": spec.measure,
             "task": spec.task,
             "judge": spec.judge,
             "source": chat.identity if chat else f"label {spec.label}",
-            "n_features": len(finished),
             "counts": dict(sorted(levels.items())),
-            **asking.facts(),
         }
-        return _publish(
-            spec, runs, run_id, parts, inputs, finished, said, asking, time.monotonic() - begun
-        )
+        return _publish(spec, runs, run_id, parts, inputs, finished, said, asking, begun)
 
 
 def _identity(chat: ChatModel | None) -> str:
@@ -175,23 +163,31 @@ def _identity(chat: ChatModel | None) -> str:
 
 
 def _publish(
-    spec: AskSpec,
+    spec: ExplainSpec | JudgeSpec,
     runs: Runs,
     run_id: str,
     parts: Sequence[str],
     inputs: Sequence[str],
     finished: Sequence[int],
-    facts: Row,
+    said: Row,
     asking: _Asking,
-    seconds: float,
+    begun: float,
 ) -> str:
     """The finished run; of a stopped one what is complete, as the run that asked for just that."""
+    seconds = time.monotonic() - begun
+    facts = {
+        "name": runs.manifest(spec.measure)["facts"]["name"],
+        "measure": spec.measure,
+        "n_features": len(finished),
+        **said,
+        **asking.facts(),
+    }
     if asking.stopped is None:
         runs.publish(run_id, spec=spec, inputs=inputs, facts=facts, seconds=seconds)
         return run_id
     if not finished:
         raise asking.stopped
-    smaller = replace(spec, features=tuple(finished))  # type: ignore[call-arg]
+    smaller = replace(spec, features=tuple(finished))
     part = smaller.run_id(*parts)
     if not runs.find(part):
         with runs.exclusive(part):
