@@ -128,9 +128,10 @@ def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
         pager = ui.Pager("gaps", anchor, dataset, asked, listing)
         page = {"offset": pager.offset, "limit": pager.size}
         rows, total = ui.gap_table(anchor, dataset, **asked, **listing, **page)
-        told = ("explanation",) if ui.explained(anchor) else ()
-        rest = ("n_anchor", "badge", "score", "expected", "chance", "near")
-        columns = ("feature", "label", *told, *rest)
+        explained = bool(ui.explained(anchor))
+        text, score = (("explanation",), ("score",)) if explained else ((), ())
+        rest = ("n_anchor", "badge", *score, "expected", "chance", "near")
+        columns = ("feature", "label", *text, *rest)
         ui.table(rows, columns, key="gaps", opens="gap", height=520)
         pager.draw(total, "gap")
     with right:

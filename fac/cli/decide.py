@@ -88,7 +88,8 @@ def explain(
     runs = Runs(place)
     measure = runs.resolve("measure", name)
     if scored:
-        given = runs.manifest(runs.resolve("explain", scored))["spec"]
+        scored = runs.resolve("explain", scored)
+        given = runs.manifest(scored)["spec"]
         explainer, file = given["explainer"], given["source"]
     spec = ExplainSpec(
         measure=measure,
