@@ -58,7 +58,8 @@ def bring_in(source: Runs, workspace: Workspace, progress: Progress) -> list[str
     with closing(cache.Cache(workspace.cache)) as known:
         cached = [run_id for run_id in ids if not run_id.startswith("dataset-")]
         wanted = [run_id for run_id in cached if not known.ready(run_id)]
-    # Two at a time, because at a first start a person is waiting for this.
+    # Two at a time and the largest first, because at a first start a person is waiting for this.
+    wanted.sort(key=lambda run_id: -sum(f.stat().st_size for f in target.path(run_id).iterdir()))
     with ThreadPoolExecutor(2) as pool:
         begun = [pool.submit(cache.build, target, run_id, workspace.cache) for run_id in wanted]
         for done, built in enumerate(as_completed(begun)):

@@ -7,12 +7,12 @@ import streamlit as st
 from fac import charts, ui
 
 
-@st.fragment(run_every="1s")
+@st.fragment(run_every="500ms")
 @ui.guard()
 def arriving() -> None:
     """The first minute of a workspace: the demo's job, until there is something to look at."""
     job = ui.demo_job()
-    if ui.measured() and not ui.arriving():
+    if not ui.arriving() and ui.measured():
         st.rerun()
     if job is None or job.status in ("done", "cancelled"):
         ui.stop_if_nothing_measured({})
@@ -28,9 +28,6 @@ def arriving() -> None:
                 "in a moment you see what the second lacks against the first."
             )
             ui.progress(job)
-        for column in st.columns(4):
-            column.skeleton(height=96)
-        st.skeleton(height=280)
 
 
 @st.fragment
@@ -94,6 +91,11 @@ ui.title("Where things stand")
 found = ui.measured()
 if not found or ui.arriving():
     arriving()
+    if ui.arriving():
+        # Still frames: moving ones would take from the cores that the demo is waiting for.
+        for column in st.columns(4):
+            column.container(border=True, height=96)
+        st.container(border=True, height=280)
     st.stop()
 
 anchor_column, dataset_column = st.columns(2)

@@ -122,7 +122,7 @@ INSERT_ACTIVATIONS = """
     FROM block ORDER BY feature, peak DESC, sample, role
 """
 
-# Sums run over sorted lists: addition of floats in the order of threads would not repeat exactly.
+# Sums are of whole numbers: addition of floats in the order of threads would not repeat exactly.
 INSERT_FEATURES = """
     INSERT INTO features
     SELECT f.feature, coalesce(l.label, ''), coalesce(b.n_samples, 0), coalesce(b.n_system, 0),
@@ -141,7 +141,7 @@ INSERT_FEATURES = """
                max(peak) FILTER (role = 0) AS peak_system,
                max(peak) FILTER (role = 1) AS peak_user,
                max(peak) FILTER (role = 2) AS peak_assistant,
-               list_sum(list(peak::DOUBLE ORDER BY peak) FILTER (strongest))
+               sum((peak::DOUBLE * $scale)::BIGINT) FILTER (strongest) / $scale
                    / count(*) FILTER (strongest) AS mean_peak
         FROM block GROUP BY feature) b USING (feature)
     LEFT JOIN labels l USING (feature)
@@ -151,12 +151,15 @@ INSERT_FEATURES = """
 
 def insert_ladder(n_rungs: int) -> str:
     """Counts above each of the parameters $t0, $t1, ... per feature, for each role and for all."""
-    above = ", ".join(f"count(*) FILTER (peak > $t{i}::FLOAT)" for i in range(n_rungs))
+    above = ", ".join(f"count(*) FILTER (peak > $t{i}::FLOAT) AS c{i}" for i in range(n_rungs))
+    total = ", ".join(f"sum(c{i})::INTEGER" for i in range(n_rungs))
     return f"""
         INSERT INTO rising
-        SELECT role, feature, [{above}] FROM block GROUP BY role, feature
+        WITH counted AS MATERIALIZED (
+            SELECT feature, role, strongest, {above} FROM block GROUP BY feature, role, strongest)
+        SELECT role, feature, [{total}] FROM counted GROUP BY role, feature
         UNION ALL
-        SELECT $every, feature, [{above}] FROM block WHERE strongest GROUP BY feature
+        SELECT $every, feature, [{total}] FROM counted WHERE strongest GROUP BY feature
     """
 
 
@@ -354,7 +357,7 @@ def _fill_measure(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str
         con.execute(CREATE_BLOCK, {**bounds, "path": path, "roles": [*ROLES]})
         con.execute(INSERT_ACTIVATIONS)
         con.execute(insert_ladder(len(thresholds)), {**at, "every": ROLE_CODES[EVERY_ROLE]})
-        con.execute(INSERT_FEATURES, bounds)
+        con.execute(INSERT_FEATURES, {**bounds, "scale": whole_scale(high)})
     con.execute(CREATE_LADDER)
     con.execute(CREATE_BY_PEAK)
     (n_alive,) = _row(con, COUNT_ALIVE)
@@ -423,6 +426,12 @@ _FILL = {
 
 CACHED = tuple(_FILL)
 """The steps whose runs have a cache."""
+
+
+def whole_scale(high: float | None) -> float:
+    """A power of two by which peaks up to `high` become whole numbers of at most 62 bits; a
+    float32 loses nothing unless it is below 2**-38 of `high`."""
+    return math.ldexp(1.0, 62 - math.frexp(high or 1.0)[1])
 
 
 def rungs(floor: float, low: float | None, high: float | None) -> list[float]:
