@@ -92,6 +92,22 @@ def test_a_prompt_that_all_share_is_continued_as_if_it_stood_alone(generator):
     assert len(set(drawn)) > 10
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox", "gemma"])
+def test_prompts_that_begin_alike_are_continued_as_if_they_stood_alone(folders, family):
+    generator = LocalGenerator(folders[family], dtype="float32")
+    head = "Water the plants in the garden every morning. " * 4
+    prompts = [head + rest for rest in ("The oven", "a", "for loaf in the garden", "")]
+    assert min(generator.count(prompts)) > 33
+    read = []
+    handle = generator.model.register_forward_pre_hook(
+        lambda _module, _inputs, named: read.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    together = greedy(generator, prompts)
+    handle.remove()
+    assert together == [greedy(generator, [prompt])[0] for prompt in prompts]
+    assert sum(read[:2]) < min(generator.count(prompts)) + 4 * 12  # the head once
+
+
 def test_temperature_0_and_one_candidate_both_take_the_likeliest(generator):
     one = generator.continuations(PROMPTS, seed=9, max_new_tokens=12, top_k=1)
     assert one == greedy(generator, PROMPTS)

@@ -198,18 +198,14 @@ class LocalGenerator:
         if not texts:
             return []
         unique = list(dict.fromkeys(row.prompt for row in texts))
-        encoded = self.tokenizer(
-            unique, return_tensors="pt", padding=True, add_special_tokens=False
-        ).to(self.device)
-        mask = encoded["attention_mask"]
-        lengths = mask.sum(1).tolist()
+        prompts = self.tokenizer(unique, add_special_tokens=False).input_ids
+        lengths = [len(ids) for ids in prompts]
         which = [unique.index(row.prompt) for row in texts]
         found: list[list[int]] = [[] for _ in texts]
         finished = [False] * len(texts)
         with torch.inference_mode(), self._steering([row.steer for row in texts]) as pushes:
             cache = DynamicCache()
-            place = mask.cumsum(1).sub(1).clamp(min=0)
-            logits = self._step(encoded["input_ids"], mask, place, cache)
+            mask, logits = self._read(prompts, cache)
             if len(unique) < len(texts):  # a prompt that several share is read once
                 repeated = torch.tensor(which, device=self.device)
                 cache.batch_select_indices(repeated)
@@ -239,11 +235,29 @@ class LocalGenerator:
                 pushes.prepare(rows, number)
                 logits = self._step(token, mask, place, cache)
                 place = place + 1
-        last = encoded["input_ids"][:, -1].tolist()
         return [
-            Continuation(self._decoded(last[at], ids, row.line), done, len(ids), lengths[at])
+            Continuation(self._decoded(prompts[at][-1], ids, row.line), done, len(ids), lengths[at])
             for ids, row, done, at in zip(found, texts, finished, which, strict=True)
         ]
+
+    def _read(self, prompts: list[list[int]], cache: Any) -> tuple[Any, Any]:
+        """Attention mask `[batch, length]` and logits of the next token after each prompt; fills
+        the cache. What all prompts begin with is read once."""
+        import torch
+
+        same = _shared(prompts)
+        rest = self.tokenizer.pad(
+            {"input_ids": [ids[same:] for ids in prompts]}, return_tensors="pt"
+        ).to(self.device)
+        mask = rest["attention_mask"]
+        if same:
+            head = torch.tensor([prompts[0][:same]], device=self.device)
+            whole = torch.ones_like(head)
+            self._step(head, whole, whole.cumsum(1) - 1, cache)
+            cache.batch_repeat_interleave(len(prompts))
+            mask = torch.cat([whole.expand(len(prompts), -1), mask], 1)
+        place = mask.cumsum(1).sub(1).clamp(min=0)[:, same:]
+        return mask, self._step(rest["input_ids"], mask, place, cache)
 
     def _breaks_line(self, token: int) -> bool:
         if token not in self._breaks:
@@ -355,6 +369,20 @@ class _Pushes:
             return (states, *output[1:]) if isinstance(output, tuple) else states
 
         return push
+
+
+WORTHWHILE = 32
+"""Tokens that prompts must share for their beginning to be read apart."""
+
+
+def _shared(prompts: list[list[int]]) -> int:
+    """Tokens that all prompts begin with, leaving each at least one; 0 where that is few."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)  # the two that differ earliest
+    most = min(map(len, prompts)) - 1
+    same = next((i for i in range(most) if first[i] != last[i]), most)
+    return same if same >= WORTHWHILE else 0
 
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

@@ -1,0 +1,123 @@
+"""The benchmarks' own arithmetic, and one small run of each through the real model."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.synthesis import METHODS, OVER, Rationed, interval, summary, table
+from fac.config import REPOSITORY, Workspace
+from fac.generator.writer import Request, Written
+from fac.prompts import Opening
+from fac.store.runs import Runs
+from tests.scripted import ScriptedWriter
+
+HOW = {"seed": 0, "max_new_tokens": 8, "temperature": 1.0, "progress": lambda *_: None}
+
+
+def text_of(request, tokens):
+    return Written(request.key, request.key, True, tokens, "", 5, None)
+
+
+def requests_for(*keys):
+    return [Request(key, opening=Opening("a list\n-", "")) for key in keys]
+
+
+def test_texts_count_for_a_gap_until_they_have_used_its_tokens():
+    asked = requests_for("m/000002/01/a", "m/000001/00/a", "m/000001/01/b", "m/000001/02/a")
+    lengths = dict(zip([one.key for one in asked], (9, 6, 5, 1), strict=True))
+    writer = Rationed(ScriptedWriter(lambda one: text_of(one, lengths[one.key])), 10)
+    recorded = []
+    found = writer.write(asked, record=recorded.append, done={}, **HOW)
+    assert [one.key for one in found.values()] == [one.key for one in asked]
+    assert {key: one.tokens for key, one in found.items()} == {
+        "m/000002/01/a": 9,
+        "m/000001/00/a": 6,
+        "m/000001/01/b": 0,  # would be eleven
+        "m/000001/02/a": 0,  # a shorter one after it does not slip in
+    }
+    assert {one.failure for one in found.values() if not one.tokens} == {OVER}
+    assert sorted(one.key for one in recorded) == ["m/000001/00/a", "m/000002/01/a"]
+
+
+def test_what_is_done_counts_but_is_not_recorded_again():
+    asked = requests_for("m/000001/00/a", "m/000001/01/a")
+    done = {asked[0].key: text_of(asked[0], 6)}
+    recorded = []
+    writer = Rationed(ScriptedWriter(lambda one: text_of(one, 6)), 10)
+    found = writer.write(asked, record=recorded.append, done=done, **HOW)
+    assert (recorded, found[asked[1].key].failure) == ([], OVER)
+
+
+def test_without_tokens_nothing_is_written():
+    inner = ScriptedWriter(lambda one: text_of(one, 1))
+    writer = Rationed(inner, 0)
+    assert writer.identity != inner.identity
+    found = writer.write(requests_for("m/000001/00/a"), record=[].append, done={}, **HOW)
+    assert [one.failure for one in found.values()] == [OVER]
+    assert not inner.asked
+
+
+def row(seed, method, hit, after):
+    return {
+        "seed": seed,
+        "method": method,
+        "hit": hit,
+        "fac_before": 0.5,
+        "fac_after": after,
+        "tokens": 100,
+        "seconds": 2.0,
+    }
+
+
+def test_hit_rates_are_means_over_gaps_and_seeds_and_differences_are_paired():
+    rows = [
+        row(0, "one-step", [True, False, False, False], 0.6),
+        row(1, "one-step", [True, True, False, False], 0.7),
+        row(0, "two-step", [True, True, True, False], 0.8),
+        row(1, "two-step", [True, True, True, False], 0.8),
+    ]
+    one, two = summary(rows)
+    assert (one["method"], two["method"]) == ("one-step", "two-step")
+    assert one["hit_rate"] == pytest.approx(3 / 8)
+    assert two["hit_rate"] == pytest.approx(3 / 4)
+    assert one["two_step_ahead"] == pytest.approx(3 / 8)
+    assert two["two_step_ahead"] == 0
+    assert one["fac_gain"] == pytest.approx(0.15)
+    assert one["fac_gain_range"] == pytest.approx((0.1, 0.2))
+    low, high = one["hit_rate_interval"]
+    assert 0 <= low < 3 / 8 < high <= 1
+    assert "| one-step | 0.38" in table([one, two])
+    assert "| 0.1500 (0.1000 to 0.2000) |" in table([one, two])
+
+
+def test_an_interval_of_equal_gaps_is_a_point_and_of_many_gaps_a_normal_one():
+    assert interval(np.full(5, 0.25)) == (0.25, 0.25)
+    values = np.repeat([0.0, 1.0], 200)
+    low, high = interval(values)
+    half = 1.96 * 0.5 / np.sqrt(400)
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.005)
+
+
+@pytest.mark.model
+def test_the_synthesis_benchmark_measures_every_method(tmp_path, demo_model_home, monkeypatch):
+    monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
+    out, place = tmp_path / "out.json", Workspace(tmp_path / "place")
+    command = [sys.executable, "-m", "benchmarks.synthesis", "--workspace", str(place.root)]
+    command += ["--gaps", "3", "--seeds", "1", "--candidates", "1", "--tokens", "40"]
+    ended = subprocess.run(
+        [*command, "--out", str(out)], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(out.read_text("utf-8"))
+    assert [one["method"] for one in told["methods"]] == [*METHODS]
+    assert len(re.findall(r"^\| .* \|$", ended.stdout, re.MULTILINE)) == len(METHODS) + 1
+    for one in told["rows"]:
+        facts = Runs(place).manifest(one["run"])["facts"]
+        texts = 3 * (2 if METHODS[one["method"]].get("twice") else 1)
+        assert sum(one["dropped"].values()) + one["kept"] == texts
+        assert one["tokens"] == facts["tokens"] <= 40 * texts
+        assert sum(one["hit"]) == facts["gaps_hit"]
