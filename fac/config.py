@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fac.errors import InputError
 from fac.schema import EVERY_ROLE, EXPLAINERS, ROLES, SCHEMA_VERSION
@@ -449,6 +450,9 @@ class SynthesizeSpec(WriteSpec):
     keep: int = 1
     """Best samples kept per gap."""
 
+    only_needed: bool = False
+    """Also drops a sample that covers no gap which better kept ones leave open."""
+
     evaluation: tuple[str, ...] = ()
     """Files no kept sample may overlap with."""
 
@@ -462,6 +466,22 @@ class SynthesizeSpec(WriteSpec):
             raise InputError(
                 f"Kept per gap must be 1 to the {self.candidates} candidates, got {self.keep}."
             )
+
+
+INHERITED = (
+    *("profile", "writer", "model", "endpoint", "seed", "temperature", "max_new_tokens"),
+    *("strength", "candidates", "threshold"),
+)
+"""What a synthesis is asked with as its pairs were, unless it is asked otherwise."""
+
+
+def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
+    """The settings that go on from one spec that writes to the next, which has this writer."""
+    found = {name: before[name] for name in INHERITED if name in before}
+    if writer and (writer == "openai") != (found.get("writer") == "openai"):
+        # the name of a server's model means nothing on this machine, and the other way round
+        found = {name: value for name, value in found.items() if name not in ("model", "endpoint")}
+    return found
 
 
 SPECS: dict[str, type[Spec]] = {

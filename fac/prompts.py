@@ -946,6 +946,18 @@ def continuation(reply: str, opening: Opening) -> str:
 
 CONTROL_TOKEN = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
 
+CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""What no dataset may hold: a sample that is kept must be one that can be read back."""
+
+MARKED = re.compile(r"(?:<<|‹‹)([^<>‹›\n]{1,200})(?:>>|››)")
+"""The marks of prompts around words of the writer's own; small models cannot leave them out."""
+
+PARROTED = re.compile(
+    r"\bIt (?:occurs|does not) \(strength \d|\bPhrase to keep:|\bAlready written: |"
+    rf"\bDescription: .*\nText 1: |{BEGIN}|{END}"
+)
+"""Lines of the prompts above, which very small models say again instead of writing."""
+
 PREAMBLE = re.compile(
     r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+",
     re.I,
@@ -988,6 +1000,7 @@ def read_draft(profile: str, reply: str, starts: str = "", *, finished: bool = T
     """
     form = profile_of(profile)
     said = _without_thoughts(reply) if not starts else starts + reply
+    said = MARKED.sub(r"\1", said)
     if not said.strip():
         raise BadDraft("empty", "it is empty", reply)
     if is_refusal(said):
@@ -1003,6 +1016,11 @@ def read_draft(profile: str, reply: str, starts: str = "", *, finished: bool = T
             raise BadDraft("refusal", "it declines", reply)
         if CONTROL_TOKEN.search(text):
             raise BadDraft("unreadable", "it holds a control token of a chat template", reply)
+        if PARROTED.search(text):
+            raise BadDraft("unreadable", "it repeats lines of its prompt", reply)
+        if control := CONTROL_CHARACTER.search(text):
+            code = f"U+{ord(control[0]):04X}"
+            raise BadDraft("unreadable", f"it holds the control character {code}", reply)
     if parts[0] in (form.example[name] for name in form.parts):
         raise BadDraft("unreadable", "it repeats the worked example", reply)
     return _draft(form, parts)

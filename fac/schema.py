@@ -283,6 +283,17 @@ HITS = pa.schema(
 )
 """Every candidate against every gap: one row where it fires, its strongest role."""
 
+TRACES = pa.schema(
+    [
+        ("candidate", pa.string()),
+        ("feature", pa.int32()),
+        ("tokens", pa.list_(pa.string())),  # its content tokens, of every role
+        ("activations", pa.list_(pa.float32())),  # same length as tokens; 0 where silent
+    ]
+)
+"""Every kept candidate token by token, one row for each gap that it fires; by (candidate, feature).
+As it was measured alone, so a peak is that of HITS or a little above."""
+
 PAIRS = pa.schema(
     [
         ("pair", pa.string()),  # digest of feature and both texts: an edited pair is another

@@ -476,7 +476,7 @@ def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(place, form
     ],
 )
 def test_a_models_name_is_shown_without_where_it_lies(name, shown):
-    assert exporting._public(name) == shown
+    assert datasets.public_name(name) == shown
 
 
 # --- the card -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fac import prompts
 from fac.config import digest
+from fac.datasets.layouts import Row, Sample, Wanted, recognise, sample_of
 from fac.errors import BadReply, InputError
 from fac.prompts import PROFILES, BadDraft, Draft, Excerpt, Opening, Task
 from fac.schema import LEVELS
@@ -626,6 +627,13 @@ def test_the_letters_of_a_choice_mean_nothing():
         ("instruction", '"I cannot create content like this."', "refusal"),
         ("instruction", "Sure:\n\nI can't assist with that request.", "refusal"),
         ("instruction", "Say <|im_end|>", "unreadable"),
+        ("instruction", "Say\x00 it", "unreadable"),
+        ("instruction", "It does not (strength 0.0): the report will be long", "unreadable"),
+        ("instruction", f"How late? {prompts.END}", "unreadable"),
+        ("instruction", "Say it \x1b[31mloud", "unreadable"),
+        ("instruction", "Half \ud83d", "unreadable"),
+        ("chat", '{"user": "How late?", "assistant": "An\\u0008 hour."}', "unreadable"),
+        ("preference", '{"user": "a", "chosen": "b", "rejected": "c\\ud83d"}', "unreadable"),
         ("instruction", PROFILES["instruction"].example["message"], "unreadable"),
         ("chat", "As an AI, I'm not able to write that.", "refusal"),
         ("chat", '{"user": "How late?", "assistant": "I cannot provide that."}', "refusal"),
@@ -643,6 +651,17 @@ def test_what_is_no_sample_says_why(profile, reply, problem):
         prompts.read_draft(profile, reply)
     assert caught.value.problem == problem
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+def test_what_is_read_from_a_reply_is_what_a_dataset_takes():
+    signs = [*map(chr, (*range(0x2100), *range(0xD7F0, 0xE010), 0xFEFF, 0xFFFD, 0x1F600, 0x10FFFF))]
+    rows = [{"messages": user(f"a{sign}b")} for sign in signs]
+    layout = recognise(rows[65:66], Wanted(None, None, None), "a test")
+    for sign, row in zip(signs, rows, strict=True):
+        taken = isinstance(sample_of(Row(1, row), layout), Sample)
+        assert (prompts.CONTROL_CHARACTER.search(sign) is None) == taken, ascii(sign)
+    for sign, read in (("\x00", False), ("\x7f", False), ("\udfff", False), ("\t", True)):
+        assert (prompts.CONTROL_CHARACTER.search(sign) is None) == read
 
 
 def test_a_text_cut_off_counts_up_to_its_last_sentence():

@@ -1,8 +1,8 @@
 """fac.synthesis: from gaps to kept samples, in a world whose features are words."""
 
 import json
-import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,7 +113,11 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A fresh world, in which a gap's candidates are asked for in these styles."""
+    styles = (candidates.PHRASE, candidates.LIST, candidates.SENTENCE, candidates.CONTRAST)
+    monkeypatch.setitem(candidates.STEP_2, "local", styles)
+    monkeypatch.setitem(candidates.STEP_2, "steered", styles)
     return World(tmp_path)
 
 
@@ -555,7 +559,7 @@ def test_styles_take_turns_and_a_server_gets_prompts_alone(world):
     writer = ScriptedWriter(says)
     world.synthesize(run, writer)
     own = [request for request in writer.asked if parts(request)[1] == 3]
-    assert [parts(request)[3] for request in own] == ["phrase4", "list", "phrase8", "contrast"]
+    assert [parts(request)[3] for request in own] == ["phrase", "list", "sentence", "contrast"]
     starts = [request.opening.starts if request.opening else None for request in own]
     assert starts == ["harbours and the python!!!", "", "harbours and the python!!!", None]
     server = ScriptedWriter(says)
@@ -813,9 +817,11 @@ def test_a_cover_is_greedy_and_whole(fires):
         ("A, b! c? d; e: f 1", "a b c d e f g", 0, True),
         ("a b c", "x a b c y", 0, True),  # too short for a gram: all of it
         ("a b c", "x a b y c", 0, False),
-        ("a b c d e f g h 1 2", "a b c d e f g h i j k", 8, False),  # it had to begin like that
-        ("a b c d e f g h i j", "a b c d e f g h i j k", 8, True),  # and goes on copying
+        ("a b c d e f g h 1 2 3 4", "a b c d e f g h i j", 8, False),  # it had to begin like that
+        ("a b c d e f g h i j", "a b c d e f g h i j k", 6, True),  # and goes on copying
         ("a b c d", "x y z", 4, True),  # says nothing of its own
+        ("a b c d 1 2 3", "x y z", 4, True),  # and three words are little
+        ("a b c d 1 2 3 4", "x y z", 4, False),
         ("a b c d e f", "", 0, False),
     ],
 )
@@ -875,16 +881,52 @@ def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
     assert by_name["two-step/000003/01/list"] != "contamination"
 
 
+def test_what_is_kept_is_told_token_by_token(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    found = world.synthesize(run, ScriptedWriter(says), candidates=2)
+    kept = {r["candidate"]: r for r in world.rows(found, "candidates")}
+    hits = {(r["candidate"], r["feature"]): r["peak"] for r in world.rows(found, "hits")}
+    traces = world.rows(found, "traces")
+    names = [v["candidate"] for v in world.rows(found, "verdicts") if v["kept"]]
+    assert [row["candidate"] for row in traces] == names and len(names) == 2
+    for row in traces:
+        (message,) = kept[row["candidate"]]["messages"]
+        assert "".join(row["tokens"]).split() == message["content"].split()
+        loud = [t.strip(" !") for t, a in zip(row["tokens"], row["activations"], strict=True) if a]
+        assert {*loud} == {WORDS[row["feature"]]}
+        assert max(row["activations"]) == hits[row["candidate"], row["feature"]]
+
+
+def test_what_will_be_asked_is_known_before_anybody_is_asked(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    approved = world.approved(run)
+    named = tuple(row["pair"] for row in approved)
+    for method in ("two-step", "one-step", "unguided", "random"):
+        writer = ScriptedWriter(says)
+        spec = SynthesizeSpec(pairs=run, approved=named, method=method, candidates=3)
+        told = synthesis.first_asked(spec, runs=world.runs, approved=approved)
+        world.make(spec, writer)
+        assert [ask.request for ask in told] == writer.asked[:3]
+        steered = replace(spec, writer="steered")
+        pushed = synthesis.first_asked(steered, runs=world.runs, approved=approved)
+        assert [ask.request for ask in pushed] == [ask.request for ask in told]
+    spec = SynthesizeSpec(pairs=run, approved=("nobody's",))
+    with pytest.raises(InputError, match="Nobody approved the pair nobody's"):
+        synthesis.first_asked(spec, runs=world.runs, approved=approved)
+
+
 def test_what_fires_only_beside_others_is_not_kept(world):
     class Fickle(LexiconEncoder):
         """Loses a function at the edge of its threshold when a text is read alone."""
 
-        def encode(self, chats):
-            found = super().encode(chats)
-            if len(chats) > 1:
-                return found
-            edge = (found.feature == 4) & (found.peak > 2)
-            return type(found)(*(column[~edge] for column in found))
+        def read(self, chats, *roles):
+            columns = ("sample", "position", "feature", "value", "role")
+            for found in super().read(chats, *roles):
+                edge = (found.feature == 4) & (found.value > 2) & (len(chats) == 1)
+                stays = {name: getattr(found, name)[~edge] for name in columns}
+                yield found._replace(**stays)
 
     run = world.pairs(ScriptedWriter(says))
     world.approve(run)
@@ -896,7 +938,7 @@ def test_what_fires_only_beside_others_is_not_kept(world):
     kept = {row["feature"]: row["peak"] for row in world.rows(found, "verdicts") if row["kept"]}
     assert kept == {3: 2.5, 4: 1.5}
     lost = [row for row in world.rows(found, "verdicts") if row["reason"] == "below threshold"]
-    names = {f"two-step/000004/{style}" for style in ("00/phrase4", "02/phrase8")}
+    names = {f"two-step/000004/{style}" for style in ("00/phrase", "02/sentence")}
     assert {row["candidate"]: row["peak"] for row in lost} == dict.fromkeys(names, 0.0)
     assert not names & {row["candidate"] for row in world.rows(found, "hits")}
 
@@ -923,6 +965,42 @@ def test_a_budget_keeps_the_gaps_that_are_complete_and_goes_on_later(world):
         world.synthesize(run, ScriptedWriter(poor))
     (manifest,) = world.runs.list("synthetic")
     assert manifest["facts"]["gaps"] == 1 and manifest["facts"]["hit_rate"] == 1.0
+
+
+def test_a_baseline_that_was_stopped_publishes_what_it_can_name_or_says_why_not(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    stop = BudgetReached("The budget is used.")
+
+    def poor(request: Request) -> str | BaseException:
+        return stop if parts(request)[1:3] == (4, 2) else says(request)
+
+    for method in ("one-step", "unguided", "random"):
+        said = "^The budget is used. A baseline that names no pairs .* and 1 of 2 are complete"
+        with pytest.raises(BudgetReached, match=said):
+            world.synthesize(run, ScriptedWriter(poor), approved=(), method=method)
+        assert world.runs.list("synthetic") == []
+        richer = ScriptedWriter(says)
+        whole = world.synthesize(run, richer, approved=(), method=method)
+        assert sorted(parts(request)[1:3] for request in richer.asked) == [(4, 2), (4, 3)]
+        assert world.facts(whole)["gaps"] == 2
+        shutil.rmtree(world.runs.path(whole))
+    with pytest.raises(BudgetReached, match=r"1 gaps are complete and kept \(synthetic-"):
+        world.synthesize(run, ScriptedWriter(poor), method="one-step", seed=1)
+    (manifest,) = world.runs.list("synthetic")
+    assert manifest["facts"]["gaps"] == 1 and manifest["facts"]["method"] == "one-step"
+
+
+def test_what_is_kept_says_who_wrote_it_and_not_where(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    where = {"writer": "openai", "model": "lab/llama-8b", "endpoint": "http://gpu-host:8000/v1"}
+    writer = ScriptedWriter(says, "lab/llama-8b at http://gpu-host:8000/v1")
+    found = world.synthesize(run, writer, **where)
+    for row in world.rows(world.facts(found)["kept_dataset"], "samples"):
+        told = json.loads(row["meta"])
+        assert (told["generator"], told["writer"]) == ("lab/llama-8b", "openai")
+        assert "gpu-host" not in row["meta"]
 
 
 def test_nothing_complete_is_nothing_kept(world):
@@ -1015,27 +1093,56 @@ def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
         synthesis.pilot(replace(spec, approved=()), **doors)
 
 
-KILLED = """
-import os, sys, time
+MORTAL = """
+import os, signal, sys, threading, time
 from pathlib import Path
+from fac.config import PairsSpec, SynthesizeSpec
 from tests.scripted import ScriptedWriter
-from tests.test_synthesis import World, reopen, says
+from tests.test_synthesis import GAPS, reopen, says
 
-root, log, step, run = sys.argv[1:]
-world = reopen(Path(root))
+root, log, step, run, phase, left, delay = sys.argv[1:]
+left = int(left)
+
+def mark(kind, what):
+    global left
+    with open(log, "a") as file:
+        file.write(f"{kind} {what}\\n")
+    left -= kind == phase
+    if left == 0:
+        left = -1
+        threading.Timer(float(delay), os.kill, (os.getpid(), signal.SIGKILL)).start()
+    time.sleep(0.005)
 
 def slowly(request):
-    time.sleep(0.01)
-    with open(log, "a") as file:
-        file.write(request.key + "\\n")
+    mark("text", request.key)
     return says(request)
 
+def progress(done, total, note=""):
+    if not note.startswith("writing"):
+        mark("note", note)
+
+def file_appears(event, about):
+    if event == "os.rename":
+        mark("file", os.path.basename(about[1]))
+
+world = reopen(Path(root))
+sys.addaudithook(file_appears)
 writer = ScriptedWriter(slowly)
 if step == "pairs":
-    print(world.pairs(writer, candidates=12))
+    spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS, candidates=12)
+    print(world.make_pairs(spec, writer, progress=progress))
 else:
-    print(world.synthesize(run, writer, candidates=12, keep=2))
+    named = tuple(row["pair"] for row in world.approved(run))
+    spec = SynthesizeSpec(pairs=run, approved=named, candidates=12, keep=2)
+    print(world.make(spec, writer, progress=progress))
 """
+"""A step in a process of its own that writes down what it does: `text` before each is written,
+`note` for all else that it reports, `file` before one gets its name. It dies by SIGKILL some
+seconds after the given mark of a phase."""
+
+DEATHS = (("text", 4),) * 3 + (("note", 2),) * 3 + (("file", 4),) * 4
+"""Ten phases to die in, and after how many marks of it at most: that many there are before a step
+ends. No death while texts are written follows one after which all of them are there."""
 
 
 def reopen(root: Path) -> World:
@@ -1049,47 +1156,71 @@ def reopen(root: Path) -> World:
     return world
 
 
-def finish_although_killed(world: World, log: Path, step: str, run: str, kills: int) -> str:
-    """Starts the step and kills it at random moments, `kills` times; then lets it finish."""
-    command = [sys.executable, "-c", KILLED, str(world.workspace.root), str(log), step, run]
-    rng = random.Random(step)
-    log.touch()
-    for _ in range(kills):
-        before = len(log.read_text().splitlines())
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while len(log.read_text().splitlines()) <= before and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+def go(world: World, log: Path, step: str, run: str, phase: str = "", left: int = -1) -> str:
+    """Lets a step run to its end; the run's id. With a phase: to its death, at a random moment
+    after so many marks of it; where it died."""
+    delay = random.Random(f"{step}{phase}{left}{log.exists() and log.stat().st_size}").random() / 70
+    command = [sys.executable, "-c", MORTAL, str(world.workspace.root), str(log), step, run]
     done = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+        [*command, phase, str(left), str(delay)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert done.returncode == (-signal.SIGKILL if phase else 0), done.stderr
+    return log.read_text().splitlines()[-1] if phase else done.stdout.strip()
 
 
-def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(world, tmp_path):
-    calm = World(tmp_path / "calm")
-    wanted = calm.pairs(ScriptedWriter(says), candidates=12)
-    log = tmp_path / "pairs.log"
-    run = finish_although_killed(world, log, "pairs", "", 10)
-    assert run == wanted
-    for table in ("pairs", "candidates", "hits"):
-        assert world.rows(run, table) == calm.rows(wanted, table)
-    for one in (world, calm):
-        one.approve(run)
-    log_2 = tmp_path / "synthesize.log"
-    made = finish_although_killed(world, log_2, "synthesize", run, 10)
-    expected = calm.synthesize(wanted, ScriptedWriter(says), candidates=12, keep=2)
-    for table in ("candidates", "verdicts", "hits"):
-        assert world.rows(made, table) == calm.rows(expected, table)
-    for path in (log, log_2):
-        counts = Counter(path.read_text().split())
-        assert len(counts) == 24
+def leftovers(world: World) -> list[str]:
+    """Folders in which a run grows, and files that no manifest knows."""
+    runs = [path.parent for path in world.workspace.runs.rglob("manifest.json")]
+    known = {run / name for run in runs for name in world.runs.manifest(run.name)["files"]}
+    return [
+        str(path)
+        for path in world.workspace.runs.rglob("*")
+        if path.name.startswith(".tmp-")
+        or (path.is_file() and path not in known and path.name != "manifest.json")
+        and not path.name.startswith(".lock-")
+    ]
+
+
+def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(tmp_path):
+    world, log = World(tmp_path / "mortal"), tmp_path / "log"
+    shutil.copytree(tmp_path / "mortal", tmp_path / "calm")
+    calm = reopen(tmp_path / "calm")
+    rng = random.Random(9)
+
+    def lives(step: str, run: str = "") -> str:
+        """Dies ten times, in all phases, then finishes; the run's id."""
+        before = len(log.read_text().splitlines()) if log.exists() else 0
+        deaths = [go(world, log, step, run, phase, rng.randint(1, most)) for phase, most in DEATHS]
+        assert {death.split()[0] for death in deaths} == {phase for phase, _ in DEATHS}
+        assert world.runs.list("pairs" if step == "pairs" else "synthetic") == []
+        found = go(world, log, step, run)
+        marks = log.read_text().splitlines()[before:]
+        written = Counter(mark for mark in marks if mark.startswith("text"))
+        assert len(written) == 24
         # Only a text that was on its way when the process died is written again: one a kill.
-        assert counts.total() <= 24 + 10
+        assert written.total() <= 24 + sum(death.startswith("text") for death in deaths)
+        return found
+
+    def same(run: str, tables: Sequence[str]) -> None:
+        assert world.runs.verify(run) == []
+        for table in tables:
+            assert world.rows(run, table) == calm.rows(run, table), table
+
+    run = lives("pairs")
+    assert go(calm, tmp_path / "calm.log", "pairs", "") == run
+    same(run, ("pairs", "candidates", "hits"))
+    world.approve(run)
+    for name in ("decisions.sqlite", "decisions.sqlite-wal", "decisions.sqlite-shm"):
+        if (world.workspace.root / name).exists():
+            shutil.copy(world.workspace.root / name, calm.workspace.root / name)
+    made = lives("synthesize", run)
+    assert go(calm, tmp_path / "calm.log", "synthesize", run) == made
+    same(made, ("candidates", "verdicts", "hits", "decisions"))
+    assert world.facts(made)["kept"] == 4
+    same(world.facts(made)["kept_dataset"], ("samples", "rejected"))
+    assert leftovers(world) == leftovers(calm) == []

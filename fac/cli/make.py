@@ -33,7 +33,16 @@ from fac.cli.frame import (
     out,
     progress_bar,
 )
-from fac.config import METHODS, WRITERS, PairsSpec, SynthesizeSpec, Workspace, digest, workspace
+from fac.config import (
+    METHODS,
+    WRITERS,
+    PairsSpec,
+    SynthesizeSpec,
+    Workspace,
+    digest,
+    inherited,
+    workspace,
+)
 from fac.errors import InputError
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
@@ -269,6 +278,9 @@ def synthesize(
         int | None, typer.Option(help="Texts written per approved pair; of the pairs if not given.")
     ] = None,
     keep: Annotated[int, typer.Option(help="Best samples kept per gap.")] = SynthesizeSpec.keep,
+    only_needed: Annotated[
+        bool, typer.Option("--only-needed", help="Drop samples that cover no gap of their own.")
+    ] = False,
     method: Annotated[
         str, typer.Option(help=f"{METHODS[0]}, or a baseline: {', '.join(METHODS[1:])}.")
     ] = METHODS[0],
@@ -323,6 +335,7 @@ def synthesize(
         approved=tuple(row["pair"] for row in approved),
         method=method,
         keep=keep,
+        only_needed=only_needed,
         evaluation=tuple(str(path.resolve()) for path in evaluation or ()),
         budget_tokens=budget,
         budget_usd=budget_usd,
@@ -330,7 +343,7 @@ def synthesize(
         price_out=price_out,
         concurrency=concurrency,
         batch=batch,
-        **{**_as_before(runs, run_id, writer), **asked},
+        **{**inherited(runs.manifest(run_id)["spec"], writer), **asked},
     )
     if pilot:
         return _pilot(place, spec)
@@ -357,22 +370,6 @@ def _pilot(place: Workspace, spec: SynthesizeSpec) -> Answer:
         run_id = jobs.Steps(place).perform(few, progress)
     found = synthesis.forecast(Runs(place).manifest(run_id), len(spec.approved))
     return Answer(found._asdict(), listing(found._asdict()))
-
-
-INHERITED = (
-    *("profile", "writer", "model", "endpoint", "seed", "temperature", "max_new_tokens"),
-    *("strength", "candidates", "threshold"),
-)
-"""What a synthesis is asked with as its pairs were, unless it is asked otherwise."""
-
-
-def _as_before(runs: Runs, pairs_run: str, writer: str | None) -> dict[str, Any]:
-    before = runs.manifest(pairs_run)["spec"]
-    found = {name: before[name] for name in INHERITED if name in before}
-    if writer and (writer == "openai") != (found.get("writer") == "openai"):
-        # the name of a server's model means nothing on this machine, and the other way round
-        found = {name: value for name, value in found.items() if name not in ("model", "endpoint")}
-    return found
 
 
 @command("export")

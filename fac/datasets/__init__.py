@@ -31,7 +31,17 @@ import numpy as np
 import pyarrow as pa
 
 from fac.config import IngestSpec, Spec
-from fac.datasets.export import FORMATS, FORMS, LINEAGE, Exported, Why, export, why
+from fac.datasets.export import (
+    FORM_OF,
+    FORMATS,
+    FORMS,
+    LINEAGE,
+    Exported,
+    Why,
+    export,
+    public_name,
+    why,
+)
 from fac.datasets.formats import MAX_ROW_BYTES
 from fac.datasets.layouts import (
     INPUTS,
@@ -80,9 +90,11 @@ __all__ = [
     "Reading",
     "Runs",
     "Sample",
+    "FORM_OF",
     "Why",
     "export",
     "ingest",
+    "public_name",
     "read_samples",
     "recognise",
     "sample_id",

@@ -237,7 +237,7 @@ class _Synthesis:
         about = runs.manifest(self.spec["pairs"])["facts"]
         self.anchor, self.dataset = (runs.manifest(about[side]) for side in ("anchor", "dataset"))
         self.sae = runs.manifest(self.anchor["facts"]["sae_run"])["facts"]["name"]
-        self.generator = _public(
+        self.generator = public_name(
             self.spec["model"] if self.spec["writer"] == "openai" else self.facts["writer"]
         )
 
@@ -335,8 +335,8 @@ def _chat(messages: Sequence[Mapping[str, str]]) -> Chat:
     return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
-def _public(name: str) -> str:
-    """A model's name without where it lies: no address of a server, no folder."""
+def public_name(name: str) -> str:
+    """A model's name as it may leave this machine: no address of a server, no folder."""
     name = re.sub(r"\s*(\bat\s+)?\bhttps?://\S+", "", name)
     return re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/~\\][^\s@]*[/\\]", "", name)
 

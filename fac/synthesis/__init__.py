@@ -25,10 +25,11 @@ import pyarrow as pa
 from fac import coverage, datasets, schema
 from fac.agreement import wilson
 from fac.config import IngestSpec, PairsSpec, SynthesizeSpec, digest
-from fac.encoder import Encoder
+from fac.encoder import Encoder, Reading
 from fac.errors import BadRow, InputError
 from fac.generator.writer import Writer
-from fac.schema import CANDIDATES, HITS, REJECTED, REPLIES, SAMPLES, VERDICTS
+from fac.models import SCAFFOLD
+from fac.schema import CANDIDATES, HITS, REJECTED, REPLIES, SAMPLES, TRACES, VERDICTS
 from fac.store import decisions
 from fac.store.runs import Runs, write_table
 from fac.synthesis import candidates as making
@@ -39,6 +40,7 @@ from fac.synthesis.pairs import make_pairs, pair_id, rescore, same_encoder, user
 
 __all__ = [
     "Forecast",
+    "first_asked",
     "forecast",
     "greedy_cover",
     "judge",
@@ -73,7 +75,8 @@ def synthesize(
 
     The run holds candidates, hits, verdicts, replies and the decisions it rests on; what is kept
     is a dataset run too. Raises InputError for a pair that nobody approved as it is, BudgetReached,
-    Cancelled or ServiceError after publishing the gaps whose texts are all there.
+    Cancelled or ServiceError after publishing the gaps whose texts are all there; of a baseline
+    that names no pairs nothing is published before all of them are.
     """
     work = _Work(spec, runs, approved, encoder, writer, direction)
     run_id = work.run_id
@@ -88,7 +91,9 @@ def synthesize(
             return run_id
         lacking = {ask.feature for ask in work.plan if ask.request.key not in texts.written}
         pairs = [row["pair"] for row in work.pairs if row["feature"] not in lacking]
-        # A baseline for all gaps has no smaller spec that names some of them.
+        if not spec.approved:  # then no smaller spec names some of the gaps
+            complete = len(work.gaps) - len(lacking)
+            raise making.stopped_whole(texts.stopped, complete, len(work.gaps))
         if not pairs:
             raise texts.stopped
         smaller = replace(spec, approved=tuple(pairs))
@@ -124,7 +129,7 @@ class _Work:
         self.pairs = approved_as_they_are(spec, runs, approved)
         self.every_gap: list[int] = self.about["features"]
         self.gaps = [row["feature"] for row in self.pairs] or self.every_gap
-        self.plan = self._planned(direction)
+        self.plan = _planned(spec, runs, self.about, self.pairs, self.gaps, direction)
         self.evaluation = {path: _digest_of(path) for path in spec.evaluation}
         said = [[row["run"], row["seen"], row["approver"]] for row in self.pairs]
         self.decisions = digest(said, [d.uid for row in self.pairs for d in row["decisions"]])
@@ -132,23 +137,6 @@ class _Work:
         named = replace(spec, evaluation=tuple(sorted(self.evaluation.values())))
         parts = (spec.pairs, encoder.identity, writer.identity, self.decisions, asked)
         self.run_id = named.run_id(*parts)
-
-    def _planned(self, direction: Direction | None) -> list[Ask]:
-        spec, runs = self.spec, self.runs
-        if spec.method == "unguided":
-            return making.plan_unguided(spec, self.gaps)
-        push = making.steering(spec, runs, self.anchor, direction)
-        told = self.about["explanations"]
-        known = making.known_features(runs, self.anchor, self.gaps, told)
-        if spec.method == "two-step":
-            pairs = [making.pair_of(row) for row in self.pairs]
-            return making.plan_step_2(spec, pairs, known, push)
-        if spec.method == "one-step":
-            return making.plan_step_1(spec, known.values(), "one-step", push)
-        others = _others(runs, self.anchor, self.gaps, self.every_gap, spec.seed)
-        strange = making.known_features(runs, self.anchor, [*others.values()], told)
-        asks = making.plan_step_1(spec, strange.values(), "random", push)
-        return _instead(asks, others)
 
     def publish(self, texts: making.Texts, progress: Progress) -> None:
         """Measures what was written, judges it, and writes the runs."""
@@ -160,7 +148,7 @@ class _Work:
             self.encoder, chats, self.every_gap, threshold=spec.threshold, progress=progress
         )
         leaks = self._leaked(made, progress)
-        found, fires = self._judged(made, score.hits, leaks, progress)
+        found, fires, traces = self._judged(made, score.hits, leaks, progress)
         kept = [one for one, verdict in zip(made, found, strict=True) if verdict.kept]
         dataset = self._publish_dataset(kept, found, score.hits)
         facts = {
@@ -186,6 +174,7 @@ class _Work:
         for name, table, wanted in (
             ("candidates", making.candidate_table(made, spec), CANDIDATES),
             ("hits", making.hit_table(made, score.hits), HITS),
+            ("traces", pa.Table.from_pylist(traces, TRACES), TRACES),
             ("verdicts", pa.Table.from_pylist([v._asdict() for v in found], VERDICTS), VERDICTS),
             ("replies", making.reply_table(made, spec, self.writer.identity), REPLIES),
             ("decisions", pa.Table.from_pylist(said, decisions.TABLE), decisions.TABLE),
@@ -205,9 +194,9 @@ class _Work:
         hits: Sequence[dict[int, making.Hit]],
         leaks: frozenset[str],
         progress: Progress,
-    ) -> tuple[list[Verdict], np.ndarray]:
-        """Verdicts in the order of `made`, and the features `[n_features]` (bool) that kept
-        samples fire.
+    ) -> tuple[list[Verdict], np.ndarray, list[Row]]:
+        """Verdicts in the order of `made`, the features `[n_features]` (bool) that kept samples
+        fire, and where they do: rows of schema.TRACES.
 
         What is to be kept is measured once more, alone: whoever measures the export must find it
         above the threshold, and a peak at the edge may depend on the texts read beside it. The
@@ -215,7 +204,7 @@ class _Work:
         """
         threshold = self.spec.threshold
         place = {one.name: i for i, one in enumerate(made)}
-        alone: set[str] = set()
+        alone: dict[str, list[Row]] = {}
         fires: dict[str, np.ndarray] = {}
         while True:
             texts = [_text(one, own) for one, own in zip(made, hits, strict=True)]
@@ -225,32 +214,34 @@ class _Work:
                 )
                 for one, own in zip(made, hits, strict=True)
             }
-            found = judge(texts, active, threshold=threshold, keep=self.spec.keep, leaked=leaks)
+            found = judge(
+                texts,
+                active,
+                threshold=threshold,
+                keep=self.spec.keep,
+                leaked=leaks,
+                only_needed=self.spec.only_needed,
+            )
             fresh = [v.candidate for v in found if v.kept and v.candidate not in alone]
             if not fresh:
+                stay = sorted(verdict.candidate for verdict in found if verdict.kept)
                 kept = np.zeros(self.encoder.n_features, bool)
-                for verdict in found:
-                    if verdict.kept:
-                        kept[fires[verdict.candidate]] = True
-                return found, kept
+                for name in stay:
+                    kept[fires[name]] = True
+                return found, kept, [row for name in stay for row in alone[name]]
             for number, name in enumerate(fresh):
                 progress(number, len(fresh), "measuring what is kept, each text alone")
                 own = hits[place[name]]
-                peaks = self._peaks(made[place[name]])
+                (reading,) = self.encoder.read([made[place[name]].messages])
+                peaks = np.zeros(self.encoder.n_features, np.float32)
+                np.maximum.at(peaks, reading.feature, reading.value)
                 fires[name] = np.flatnonzero(coverage.is_active(peaks, threshold))
                 for feature in [*own]:
                     lower = min(own[feature].peak, float(peaks[feature]))
                     own[feature] = own[feature]._replace(peak=lower)
                     if not lower > 0:
                         del own[feature]
-            alone.update(fresh)
-
-    def _peaks(self, one: Candidate) -> np.ndarray:
-        """g_i(x) of one text alone: float32 `[n_features]`."""
-        found = self.encoder.encode([one.messages])
-        peaks = np.zeros(self.encoder.n_features, np.float32)
-        np.maximum.at(peaks, found.feature, found.peak)
-        return peaks
+                alone[name] = _traced(name, reading, sorted(own))
 
     def _leaked(self, made: Sequence[Candidate], progress: Progress) -> frozenset[str]:
         """Candidates that overlap with a sample of the anchor or a text for evaluation."""
@@ -310,6 +301,9 @@ class _Work:
         spec = self.spec
         by_name = {verdict.candidate: verdict for verdict in found}
         approver = {row["pair"]: row["approver"] for row in self.pairs}
+        # A dataset may leave this machine; where a server stands means nothing there.
+        writes = spec.model if spec.writer == "openai" else self.writer.identity
+        generator = datasets.public_name(writes)
         rows = []
         for one in kept:
             verdict = by_name[one.name]
@@ -325,7 +319,8 @@ class _Work:
                 "pair": one.ask.pair,
                 "approver": approver.get(one.ask.pair, ""),
                 "prompt_hash": one.ask.prompt_hash,
-                "writer": self.writer.identity,
+                "generator": generator,
+                "writer": spec.writer,
                 "seed": making.seed_of(spec),
                 **one.extra,
             }
@@ -451,6 +446,45 @@ def _text(one: Candidate, hits: Mapping[int, making.Hit]) -> verdicts.Text:
     )
 
 
+def _planned(
+    spec: SynthesizeSpec,
+    runs: Runs,
+    about: Mapping[str, Any],
+    pairs: Sequence[Row],
+    gaps: Sequence[int],
+    direction: Direction | None,
+) -> list[Ask]:
+    """What is asked for these gaps; `about` is what the pairs run says of itself."""
+    if spec.method == "unguided":
+        return making.plan_unguided(spec, gaps)
+    anchor, told = about["anchor"], about["explanations"]
+    push = making.steering(spec, runs, anchor, direction)
+    known = making.known_features(runs, anchor, gaps, told)
+    if spec.method == "two-step":
+        return making.plan_step_2(spec, [making.pair_of(row) for row in pairs], known, push)
+    if spec.method == "one-step":
+        return making.plan_step_1(spec, known.values(), "one-step", push)
+    others = _others(runs, anchor, gaps, about["features"], spec.seed)
+    strange = making.known_features(runs, anchor, [*others.values()], told)
+    return _instead(making.plan_step_1(spec, strange.values(), "random", push), others)
+
+
+def _traced(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
+    """A text that was read alone, token by token for each of the gaps: rows of schema.TRACES."""
+    (rendered,) = reading.rendered
+    content = np.flatnonzero(rendered.role != SCAFFOLD)
+    pieces = rendered.pieces(0, len(rendered.ids))
+    tokens = [pieces[position] for position in content.tolist()]
+    rows = []
+    for gap in gaps:
+        values = np.zeros(len(rendered.ids), np.float32)
+        own = reading.feature == gap
+        values[reading.position[own]] = reading.value[own]
+        row = {"candidate": candidate, "feature": gap, "tokens": tokens}
+        rows.append({**row, "activations": values[content].tolist()})
+    return rows
+
+
 def _others(
     runs: Runs, anchor: str, gaps: Sequence[int], every_gap: Sequence[int], seed: int
 ) -> dict[int, int]:
@@ -548,6 +582,22 @@ def _digest_of(path: str) -> str:
 # --- before paying for all ------------------------------------------------------------------------
 
 
+def first_asked(
+    spec: SynthesizeSpec, *, runs: Runs, approved: Sequence[Mapping[str, Any]]
+) -> list[Ask]:
+    """What a writer will be asked for the first gap, candidate by candidate, before anybody is.
+
+    No model is needed: how a steered writer is pushed is left out, the words are the same. Raises
+    InputError where the spec names a pair that is not `approved` as it is.
+    """
+    if spec.writer == "steered":
+        spec = replace(spec, writer="local")
+    about = runs.manifest(spec.pairs)["facts"]
+    pairs = approved_as_they_are(spec, runs, approved)
+    gaps = [row["feature"] for row in pairs] or about["features"]
+    return _planned(spec, runs, about, pairs[:1], gaps[:1], None)
+
+
 class Forecast(NamedTuple):
     """What a whole synthesis will take, from a few of its gaps."""
 
@@ -572,9 +622,10 @@ class Forecast(NamedTuple):
     """None where nothing was kept, or no price is known."""
 
     tokens: float
+    prompt_tokens: float
     seconds: float
     cost: float | None
-    """Expected for all gaps."""
+    """Expected for all gaps; `tokens` are those of the texts."""
 
 
 def pilot(
@@ -633,6 +684,7 @@ def forecast(manifest: Mapping[str, Any], gaps: int) -> Forecast:
         seconds_per_kept=per_kept("seconds"),
         cost_per_kept=per_kept("cost"),
         tokens=facts["tokens"] * share,
+        prompt_tokens=facts["prompt_tokens"] * share,
         seconds=facts["seconds"] * share,
         cost=facts["cost"] * share if facts["cost"] is not None else None,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ Row = dict[str, Any]
 Direction = Callable[[int], np.ndarray]
 """Unit decoder direction of a feature, float `[d_model]`."""
 
+_SENTENCE_END = re.compile(r"[.?!…][\"'”’)]*\s+|\n+")
+
 # --- styles: the table that experiments change ----------------------------------------------------
 
 
@@ -46,27 +49,31 @@ class Style(NamedTuple):
     """opening: a list of snippets that is continued; prompt: an instruction."""
 
     words: int = 0
-    """Step 2: the text begins with this many last words of the positive up to its peak, and the
+    """Step 2: the text begins with at most so many words of the positive, up to its peak, and the
     positive itself is not shown, or a small model would copy the rest of it; 0: it is shown, and
     the text begins as it likes."""
 
+    sentence: bool = False
+    """The words begin where the sentence of the peak does, unless that is too long."""
+
 
 LIST, ASK = Style("list", "opening"), Style("ask", "prompt")
-PHRASE_4, PHRASE_8 = Style("phrase4", "opening", 4), Style("phrase8", "opening", 8)
+SENTENCE, PHRASE = Style("sentence", "opening", 12, sentence=True), Style("phrase", "opening", 4)
 CONTRAST = Style("contrast", "prompt")
 
 STEP_1 = {"local": (LIST, ASK), "steered": (LIST, ASK), "openai": (ASK,)}
 STEP_2 = {
-    "local": (PHRASE_4, LIST, PHRASE_8, CONTRAST),
-    "steered": (PHRASE_4, LIST, PHRASE_8, CONTRAST),
+    "local": (SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
+    "steered": (SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
     "openai": (CONTRAST,),
 }
-"""The styles of a gap's candidates, in turns, by writer. Styles fail on different features."""
+"""The styles of a gap's candidates, in turns, by writer. Styles fail on different features; those
+that begin with the positive's own words come first, since small models follow nothing else well."""
 
-SHOWN = 8
+SHOWN = 4
 """Anchor spans (or positives and spans) that a request quotes; each candidate gets others."""
 
-AROUND = 48
+AROUND = 32
 """Tokens of a text that a request quotes, ending a little after its peak."""
 
 KEEP_ABOVE = 4.0
@@ -176,6 +183,9 @@ class Pair(NamedTuple):
     phrase: tuple[str, ...]
     """Words of the positive up to and including the one of its peak."""
 
+    sentence: int
+    """How many of them, at the end, belong to the sentence of the peak."""
+
     firing: str
     """The words about the peak on which it fires."""
 
@@ -195,6 +205,8 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
     before, firing = "".join(tokens[:first]), "".join(tokens[first : last + 1])
     if before and not before[-1].isspace() and not firing[:1].isspace():  # begins inside a word
         firing = before.split()[-1] + firing
+    ends = [end.end() for end in _SENTENCE_END.finditer("".join(tokens[:peak]))]
+    sentence = "".join(tokens[: peak + 1])[max(ends, default=0) :].split()
     negative = row["negative_tokens"]
     beyond = min(len(negative), max(peak + 9, AROUND))
     shown = negative[max(0, beyond - AROUND) : beyond]
@@ -204,6 +216,7 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
         positive=excerpt(tokens, values.tolist()),
         positive_peak=row["positive_peak"],
         phrase=tuple("".join(tokens[: peak + 1]).split()),
+        sentence=len(sentence),
         firing=" ".join(firing.split()),
         negative=Excerpt(tuple(shown), (False,) * len(shown)),
         negative_peak=row["negative_peak"],
@@ -254,8 +267,11 @@ def plan_step_2(
                 shown: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             else:
                 spans = _turned(feature.spans, number)
-                starts = " ".join(pair.phrase[-style.words :]) if style.words else ""
-                shown = spans if starts and spans else (*spans[: SHOWN - 1], pair.positive)
+                starts = _beginning(pair, style)
+                shown = (*spans[: SHOWN - 1], pair.positive)
+                if starts:
+                    # A span that goes on from the same words would only be copied.
+                    shown = _without(starts, feature.spans, number)
                 asked["opening"] = prompts.contrast_opening(
                     spec.profile, explanation, shown, starts
                 )
@@ -313,6 +329,20 @@ def _turned(spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
     """SHOWN of the spans; another number begins elsewhere among them."""
     start = number % len(spans) if spans else 0
     return (*spans[start:], *spans[:start])[:SHOWN]
+
+
+def _beginning(pair: Pair, style: Style) -> str:
+    """The words of the positive with which a text of the style begins; "" where it may choose."""
+    words = style.words
+    if style.sentence:
+        words = pair.sentence if 0 < pair.sentence <= words else 2 * words // 3
+    return " ".join(pair.phrase[-words:]) if words else ""
+
+
+def _without(starts: str, spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
+    """SHOWN of the spans that do not hold those words; all of them where none is left."""
+    held = [span for span in spans if starts not in " ".join("".join(span.tokens).split())]
+    return _turned(held or spans, number)
 
 
 def _plain(excerpts: Iterable[Excerpt]) -> tuple[str, ...]:
@@ -667,6 +697,17 @@ def stopped_after(
     return type(stopped)(
         f"{str(stopped).rstrip('.')}. {what} are complete and kept ({run_id}); started again, "
         f"nothing is written twice."
+    )
+
+
+def stopped_whole(
+    stopped: BudgetReached | Cancelled | ServiceError, complete: int, gaps: int
+) -> BudgetReached | Cancelled | ServiceError:
+    """The same reason, saying why nothing is finished yet."""
+    return type(stopped)(
+        f"{str(stopped).rstrip('.')}. A baseline that names no pairs is finished with all its gaps "
+        f"or not at all, and {complete:,} of {gaps:,} are complete; started again, nothing is "
+        f"written twice."
     )
 
 

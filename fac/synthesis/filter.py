@@ -36,6 +36,9 @@ ECHO_RUN = 12
 ECHO_SHARE = 0.5
 """More than this share of a candidate's grams occurring in its prompt's texts does so too."""
 
+ECHO_OWN = 4
+"""Words that a text must add to those it was told to begin with."""
+
 NEAR = 0.5
 """Jaccard similarity of grams from which on two texts are the same."""
 
@@ -210,12 +213,12 @@ def echoes(said: Gram, shown: Iterable[str], *, prescribed: int = 0) -> bool:
     """Whether a text copies what its prompt showed: ECHO_RUN words in a row, or most of its grams.
 
     The first `prescribed` words had to be there: grams of nothing else do not count, and a text of
-    nothing else copies.
+    little else copies.
     """
+    if prescribed and len(said) < prescribed + ECHO_OWN:
+        return True
     size = min(GRAM, len(said))
     own = [said[i : i + size] for i in range(len(said) - size + 1) if i + size > prescribed]
-    if not own:
-        return True
     runs = {*_grams(said, ECHO_RUN)} if len(said) >= ECHO_RUN else set()
     theirs: set[Gram] = set()
     for text in shown:
