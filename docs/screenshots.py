@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from playwright.sync_api import Page  # noqa: E402
 
 from fac import config  # noqa: E402
+from fac.store.runs import Runs  # noqa: E402
 from tests.browser import chromium_page, server, settle, visit  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -29,13 +30,19 @@ HEADLINES = {
     "playground": "Playground",
     "review": "Review",
     "agreement": "Agreement",
+    "pairs": "Pairs",
+    "synthesis": "Synthesis",
     "jobs": "Jobs",
 }
 
 
-def views(anchor: str, dataset: str, threshold: str, text: str | None) -> dict[str, dict[str, str]]:
-    """Query parameters with which each page is shown."""
+def views(
+    anchor: str, dataset: str, threshold: str, text: str | None, runs: Runs
+) -> dict[str, dict[str, str]]:
+    """Query parameters with which each page is shown: the newest pairs, to decide on if there are
+    any left, and the newest synthesis."""
     pair = {"anchor": anchor, "dataset": dataset, "threshold": threshold}
+    pairs, made = runs.list("pairs"), runs.list("synthetic")
     return {
         "home": pair,
         "datasets": {},
@@ -45,6 +52,12 @@ def views(anchor: str, dataset: str, threshold: str, text: str | None) -> dict[s
         "playground": {"dataset": dataset, **({"probe": text} if text else {})},
         "review": {**pair, "reviewer": "you"},
         "agreement": {"kind": "explanation"},
+        "pairs": {
+            "reviewer": "you",
+            "show": "all",
+            **({"pairs": pairs[0]["run"]} if pairs else {}),
+        },
+        "synthesis": {"synthesis": made[0]["run"]} if made else {},
         "jobs": {},
     }
 
@@ -71,6 +84,7 @@ def main() -> None:
     if browser is None:
         options.error("there is no Chromium on this machine: apt-get install chromium")
     given.out.mkdir(parents=True, exist_ok=True)
+    runs = Runs(config.workspace(given.workspace))
     suffix = "-dark" if given.scheme == "dark" else ""
     with (
         server(config.workspace(given.workspace)) as address,
@@ -80,7 +94,8 @@ def main() -> None:
         page.get_by_text("Coverage of every dataset").wait_for(timeout=120_000)
         text = read_a_text(page, address) if "playground" in given.pages else None
         for name in given.pages:
-            view = views(given.anchor, given.dataset, given.threshold, text)[name]
+            asked = (given.anchor, given.dataset, given.threshold, text, runs)
+            view = views(*asked)[name]
             place = "" if name == "home" else name
             visit(page, f"{address}/{place}?{urlencode(view)}", HEADLINES[name])
             settle(page)

@@ -25,7 +25,14 @@ MISSING = "#E08A1E"
 REST = "#7C8799"
 """Slate: everything that is only context."""
 
+AGAIN = "#5B7FDB"
+"""Blue: the same, measured again."""
+
 PALE = "rgba(20, 149, 138, 0.4)"
+ALONG = "#6DB9B0"
+"""Light teal: fires, but was not asked for or not needed."""
+
+INK = "#101515"
 GRID = "rgba(124, 135, 153, 0.18)"
 
 STRENGTH = [[0.0, "#A9B7C1"], [0.5, "#2AA598"], [1.0, "#4C57CC"]]
@@ -478,6 +485,131 @@ def verdict_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
         )
     figure.update_xaxes(range=[0, 1], tickformat=".0%", fixedrange=True, nticks=5)
     figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, ticksuffix="  ")
+    return figure
+
+
+KEPT = "kept"
+
+OUTCOMES = {KEPT: SHOWN, "beaten": ALONG, "redundant": ALONG, "below threshold": MISSING}
+"""What became of a text that fires its gap, and of one that does not; any other reason is about the
+text itself and stays slate."""
+
+
+def outcome_bars(kept: int, dropped: Mapping[str, int], chosen: str | None = None) -> go.Figure:
+    """What became of the texts of a synthesis: kept on top, then every reason, most common first.
+
+    The outcome travels as customdata, so that a click can ask for its texts; with one `chosen` the
+    others stand back.
+    """
+    rows = [(KEPT, kept), *sorted(dropped.items(), key=lambda row: (-row[1], row[0]))]
+    total = sum(n for _, n in rows) or 1
+    figure = _figure(32 * len(rows) + 26, bargap=0.38)
+    figure.add_bar(
+        y=[_short(name) for name, _ in rows],
+        x=[n for _, n in rows],
+        orientation="h",
+        marker={
+            "color": [OUTCOMES.get(name, REST) for name, _ in rows],
+            "opacity": [1.0 if chosen in (None, "all", name) else 0.35 for name, _ in rows],
+            "cornerradius": 4,
+        },
+        text=[f"{n:,} · {n / total:.0%}" for _, n in rows],
+        textposition="outside",
+        cliponaxis=False,
+        customdata=[name for name, _ in rows],
+        hovertemplate="%{y}: %{x:,} texts<extra></extra>",
+        selected={"marker": {"opacity": 1.0}},
+        unselected={"marker": {"opacity": 0.35}},
+    )
+    most = max((n for _, n in rows), default=0) or 1
+    figure.update_xaxes(visible=False, range=[0, most * 1.3], fixedrange=True)
+    figure.update_yaxes(autorange="reversed", fixedrange=True, showgrid=False, ticksuffix="  ")
+    return figure
+
+
+def marginal_curve(covered: Sequence[int], gaps: int, *, height: int = 250) -> go.Figure:
+    """Gaps covered by the first 1, 2, ... kept samples of a greedy set cover, of `gaps` in all.
+
+    A dotted line stands at the last sample that added a gap: whatever comes after it adds none.
+    """
+    figure = _figure(height, hovermode="x unified")
+    figure.add_scatter(
+        x=list(range(len(covered) + 1)),
+        y=[0, *covered],
+        mode="lines",
+        line={"color": SHOWN, "width": 2.5, "shape": "hv"},
+        fill="tozeroy",
+        fillcolor="rgba(20, 149, 138, 0.10)",
+        hovertemplate="%{y:,} gaps covered<extra></extra>",
+    )
+    figure.add_hline(y=gaps, line={"color": MISSING, "width": 1.5, "dash": "dot"})
+    if covered:
+        enough = 1 + next(i for i, n in enumerate(covered) if n == covered[-1])
+        if enough < len(covered):
+            figure.add_vline(x=enough, line={"color": REST, "width": 1.5, "dash": "dot"})
+    figure.update_xaxes(title="kept samples, best first", fixedrange=True, tickformat=",d")
+    figure.update_yaxes(
+        title="gaps covered", range=[0, gaps * 1.08 or 1], fixedrange=True, tickformat=",d"
+    )
+    return figure
+
+
+def before_after(rows: Sequence[tuple[str, float, str]]) -> go.Figure:
+    """FAC as dots on one axis that shows just their stretch, from top to bottom.
+
+    `rows` are (name, FAC, colour); an undefined FAC is left out. Dots and not bars, which would
+    have to begin at zero and hide what a few samples change.
+    """
+    rows = [row for row in rows if _known(row[1])]
+    figure = _figure(36 * max(len(rows), 1) + 58)
+    values = [value for _, value, _ in rows]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = max(high - low, 0.01)
+    figure.add_scatter(
+        x=values,
+        y=[name for name, _, _ in rows],
+        mode="markers+text",
+        marker={"size": 13, "color": [colour for _, _, colour in rows]},
+        text=[f"  {value:.1%}" for value in values],
+        textposition="middle right",
+        cliponaxis=False,
+        hovertemplate="%{y}: %{x:.2%}<extra></extra>",
+    )
+    figure.update_xaxes(
+        range=[low - 0.2 * room, high + 0.45 * room],
+        tickformat=".1%" if room < 0.1 else ".0%",
+        nticks=5,
+        fixedrange=True,
+    )
+    figure.update_yaxes(
+        autorange="reversed", fixedrange=True, ticksuffix="  ", gridcolor=GRID, showgrid=True
+    )
+    return figure
+
+
+def closed_bar(parts: Sequence[tuple[str, int, str]]) -> go.Figure:
+    """The features that were missing, as one bar: `parts` are (name, count, colour)."""
+    figure = _figure(112, barmode="stack", bargap=0.1)
+    figure.update_layout(
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.15, "yanchor": "top", "traceorder": "normal"},
+    )
+    total = sum(n for _, n, _ in parts) or 1
+    for name, n, colour in parts:
+        figure.add_bar(
+            name=f"{name}: {n:,}",
+            y=[""],
+            x=[n],
+            orientation="h",
+            marker={"color": colour, "cornerradius": 3},
+            text=f"{n:,}" if n > 0.06 * total else "",
+            textposition="inside",
+            insidetextanchor="middle",
+            insidetextfont={"color": INK},
+            hovertemplate=name + ": %{x:,} features<extra></extra>",
+        )
+    figure.update_xaxes(visible=False, range=[0, total], fixedrange=True)
+    figure.update_yaxes(visible=False, fixedrange=True)
     return figure
 
 

@@ -156,18 +156,21 @@ def coverage_of(
     min_support: int = 1,
     role: str = EVERY_ROLE,
     relevant: np.ndarray,
+    also: Sequence[str] = (),
 ) -> CoverageResult:
     """FAC and F_miss of the dataset against the anchor, within `relevant` (bool `[n_features]`).
 
     `min_support` says how many of the anchor's samples must show a feature before the anchor
-    counts as showing it; in the dataset one is enough. Raises InputError when the two runs cannot
-    be compared.
+    counts as showing it; in the dataset one is enough. `also` names measures of what would be added
+    to the dataset: together they show what either does. Raises InputError when the runs cannot be
+    compared.
     """
-    _must_match(cache, anchor, dataset, role)
+    shown = np.zeros_like(relevant)
+    for run in (dataset, *also):
+        _must_match(cache, anchor, run, role)
+        shown |= coverage.present(cache.support(run, threshold, role))
     return coverage.fac(
-        coverage.present(cache.support(anchor, threshold, role), min_support),
-        coverage.present(cache.support(dataset, threshold, role)),
-        relevant,
+        coverage.present(cache.support(anchor, threshold, role), min_support), shown, relevant
     )
 
 
@@ -276,14 +279,18 @@ def changes(
     *,
     threshold: float = 0.0,
     role: str = EVERY_ROLE,
+    added: bool = False,
 ) -> dict[str, Any]:
     """What changed from one run to the next.
 
     gained, lost: feature ids, ascending; n_gained, n_lost; gained_first, lost_first: the NAMED most
-    common of them as feature, label, n_before, n_after.
+    common of them as feature, label, n_before, n_after. What is `added` to the first does not
+    replace it, so nothing is lost.
     """
     _must_match(cache, before, after, role)
     was, now = cache.support(before, threshold, role), cache.support(after, threshold, role)
+    if added:
+        now = now + was
     found: dict[str, Any] = {}
     for side, run, changed, n in (
         ("gained", after, (was == 0) & (now > 0), now),

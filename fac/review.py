@@ -33,8 +33,8 @@ SCALE = (*LEVELS, CANNOT_TELL)
 NOT_RELEVANT = LEVELS[-1]
 """The one level below RELEVANT: the explanation does not fit, the feature does not matter."""
 
-APPROVE = "approve"
-"""What is said of a pair that may be written from."""
+APPROVE, REJECT = "approve", "reject"
+"""What is said of a pair that may be written from, and of one that may not."""
 
 _SUBJECT = re.compile(r"(explanation|relevance|detection)/([^/]+)/(\d{1,9})(?:/(.+))?", re.DOTALL)
 
@@ -545,14 +545,118 @@ def pair_item(run: str, pair: Mapping[str, Any]) -> Item:
     return Item("pair", subject("pair", run, pair["feature"]), pair_content(run, pair))
 
 
-def pair_versions(runs: Runs, pairs_run: str) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """(manifest, rows of schema.PAIRS) of a pairs run and of everything edited from it, oldest
-    first. Raises RunNotFound."""
+def pair_family(runs: Runs, pairs_run: str) -> list[dict[str, Any]]:
+    """Manifests of a pairs run and of all that was edited from it, oldest first."""
     found = [runs.manifest(pairs_run)]
     for manifest in sorted(runs.list("rescore"), key=lambda m: (m["created"], m["run"])):
         if manifest["inputs"][0] in {known["run"] for known in found}:
             found.append(manifest)
-    return [(m, runs.table(m["run"], "pairs").to_pylist()) for m in found]
+    return found
+
+
+def pair_versions(runs: Runs, pairs_run: str) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """(manifest, rows of schema.PAIRS) of a pairs run and of everything edited from it, oldest
+    first. Raises RunNotFound."""
+    family = pair_family(runs, pairs_run)
+    return [(m, runs.table(m["run"], "pairs").to_pylist()) for m in family]
+
+
+class PairVersion(NamedTuple):
+    """One wording of one gap's pair, and what people say of it."""
+
+    run: str
+    """The pairs run, or the rescore run that an edit lies in."""
+    created: str
+    """ISO time at which that run was finished."""
+    row: dict[str, Any]
+    """Of schema.PAIRS; a failed one holds no pair, and nobody decides on it."""
+    item: Item
+    seen: str
+    """Hash of what a decision on it is bound to; "" for a failed one."""
+    standing: Standing
+    """Of what was said since the last edit of the pair."""
+
+    @property
+    def proposed(self) -> bool:
+        return bool(self.row["status"] == "proposed")
+
+    @property
+    def approved(self) -> bool:
+        """Whether it may be written from, unless another version was approved later."""
+        return self.proposed and self.standing.verdict == APPROVE
+
+
+class PairState(NamedTuple):
+    """Where one gap's pair stands."""
+
+    feature: int
+    state: str
+    """One of PAIR_STATES."""
+    versions: tuple[PairVersion, ...]
+    """Oldest first."""
+    shown: PairVersion
+    """The approved one; else the newest that is a pair; else the newest."""
+
+
+PAIR_STATES = ("undecided", "approved", "rejected", "failed")
+"""undecided: nobody said anything about the newest version, or people disagree. failed: no pair."""
+
+
+def pair_states(
+    said: Iterable[Decision], versions: Iterable[tuple[Mapping[str, Any], Sequence[dict[str, Any]]]]
+) -> dict[int, PairState]:
+    """Every gap of a pairs run, by feature. `said` is Decisions.current("pair"), `versions` what
+    `pair_versions` gives.
+
+    People's verdict is `standing`: an adjudication, else what most say. Once a pair was edited,
+    what was said before of its other versions counts no longer.
+    """
+    by_shown = _by_shown(said)
+    wordings: dict[int, list[tuple[str, str, dict[str, Any]]]] = defaultdict(list)
+    for manifest, rows in versions:
+        for row in rows:
+            wordings[row["feature"]].append((manifest["run"], manifest["created"], row))
+    found = {}
+    for feature, own in sorted(wordings.items()):
+        edits = [created for _, created, _ in own[1:]]
+        seen = tuple(_pair_version(each, edits, by_shown) for each in own)
+        proposed = [version for version in seen if version.proposed]
+        approved = [version for version in proposed if version.approved]
+        if approved:
+            best = max(approved, key=lambda version: _approvals(version)[-1].at)
+            found[feature] = PairState(feature, "approved", seen, best)
+        elif proposed:
+            newest = proposed[-1]
+            rejected = newest.standing.verdict == REJECT
+            state = "rejected" if rejected else "undecided"
+            found[feature] = PairState(feature, state, seen, newest)
+        else:
+            found[feature] = PairState(feature, "failed", seen, seen[-1])
+    return found
+
+
+def _pair_version(
+    wording: tuple[str, str, dict[str, Any]],
+    edits: Sequence[str],
+    said: Mapping[Shown, tuple[Decision, ...]],
+) -> PairVersion:
+    run, created, row = wording
+    if row["status"] != "proposed":
+        nothing = Item("pair", subject("pair", run, row["feature"]), {})
+        return PairVersion(run, created, row, nothing, "", standing(()))
+    one = pair_item(run, row)
+    seen = digest(one.content)
+    last = max((at for at in edits if at > created), default="")
+    given = [d for d in said.get(Shown(one.subject, seen), ()) if d.at > last]
+    return PairVersion(run, created, row, one, seen, standing(given))
+
+
+def _approvals(version: PairVersion) -> list[Decision]:
+    """The decisions that approve a version; of several adjudications the last."""
+    by = [d for d in version.standing.decisions if d.verdict == APPROVE]
+    if version.standing.by == "adjudication":
+        return [d for d in by if d.adjudicates][-1:]
+    return by
 
 
 def approved_pairs(store: Decisions, runs: Runs, pairs_run: str) -> list[dict[str, Any]]:
@@ -560,39 +664,20 @@ def approved_pairs(store: Decisions, runs: Runs, pairs_run: str) -> list[dict[st
     with `run` (the pairs run, or the rescore run that an edit of it lies in), `approver`,
     `approved` (ISO time), `content` and `seen` (what was approved, and its hash) and `decisions`.
 
-    People's verdict is `standing`: an adjudication, else what most say. Once a pair was edited,
-    what was said before of its other versions counts no longer.
+    What counts as approved says `pair_states`.
     """
-    versions = pair_versions(runs, pairs_run)
-    edited: dict[int, list[str]] = defaultdict(list)
-    for manifest, rows in versions[1:]:
-        for row in rows:
-            edited[row["feature"]].append(manifest["created"])
-    said = _by_shown(store.current("pair"))
-    found: dict[int, dict[str, Any]] = {}
-    for manifest, rows in versions:
-        for row in rows:
-            if row["status"] != "proposed":
-                continue
-            one = pair_item(manifest["run"], row)
-            others = [at for at in edited[row["feature"]] if at > manifest["created"]]
-            given = said.get(Shown(one.subject, digest(one.content)), ())
-            given = tuple(d for d in given if d.at > max(others, default=""))
-            verdict = standing(given)
-            if verdict.verdict != APPROVE:
-                continue
-            by = [d for d in given if d.verdict == APPROVE]
-            if verdict.by == "adjudication":
-                by = [d for d in by if d.adjudicates][-1:]
-            approval = {
-                "run": manifest["run"],
-                "approver": ", ".join(dict.fromkeys(d.reviewer for d in by)),
-                "approved": by[-1].at,
-                "content": one.content,
-                "seen": digest(one.content),
-                "decisions": given,
-            }
-            before = found.get(row["feature"])
-            if before is None or approval["approved"] >= before["approved"]:
-                found[row["feature"]] = {**row, **approval}
-    return [found[feature] for feature in sorted(found)]
+    found = []
+    for one in pair_states(store.current("pair"), pair_versions(runs, pairs_run)).values():
+        if one.state != "approved":
+            continue
+        by = _approvals(one.shown)
+        approval = {
+            "run": one.shown.run,
+            "approver": ", ".join(dict.fromkeys(d.reviewer for d in by)),
+            "approved": by[-1].at,
+            "content": one.shown.item.content,
+            "seen": one.shown.seen,
+            "decisions": one.shown.standing.decisions,
+        }
+        found.append({**one.shown.row, **approval})
+    return found

@@ -37,8 +37,18 @@ with three:
     anchor = ui.pick("Against the anchor", "anchor", found, default_anchor)
 
 titles = ui.titles(found)
-changed = ui.changes(before, after)
-was, now = ui.coverage(anchor, before), ui.coverage(anchor, after)
+for run in dict.fromkeys((before, after)):
+    if made := ui.synthesis_behind(found[run]["facts"]["dataset"]):
+        name = ui.plain(titles[run])
+        ui.link(ui.SYNTHESIS, f"How {name} was made, and why each row is there", synthesis=made)
+added = ui.made_for(found[after], before) and st.toggle(
+    f"Together with {ui.plain(titles[before])}",
+    help="These samples were made to be added, not to replace anything.",
+    **ui.linked("together", True, read="True".__eq__),
+)
+changed = ui.changes(before, after, added=added)
+was = ui.coverage(anchor, before)
+now = ui.coverage(anchor, before, also=(after,)) if added else ui.coverage(anchor, after)
 card = partial(st.metric, border=True, height="stretch")
 with st.container(horizontal=True, gap="small"):
     change = ui.points(now.fac - was.fac)
@@ -53,8 +63,8 @@ with left.container(border=True):
     st.markdown("**Samples that show each feature**")
     figure = charts.support_scatter(
         ui.cache().support(before, 0.0),
-        ui.cache().support(after, 0.0),
-        names=(titles[before], titles[after]),
+        ui.support_after(before, after, added=added),
+        names=(titles[before], "both together" if added else titles[after]),
     )
     st.plotly_chart(
         figure,

@@ -18,6 +18,7 @@ SORTS = {
     "feature": "Number",
 }
 RISING = ("chance", "feature")
+SOME_PAIRS, MOST_PAIRS = 10, 2000  # gaps that pairs are proposed for, and may be asked for
 
 
 @st.fragment
@@ -95,8 +96,9 @@ def answer(anchor: str, dataset: str) -> None:
 def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
     """The ranked list, and the evidence for the gap that is chosen."""
     titles = ui.titles(ui.measured())
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         st.subheader("Gaps", anchor=False, width="stretch")
+        making = st.container(horizontal=True, width="content", vertical_alignment="bottom")
         ui.link(
             ui.REVIEW,
             "Review these",
@@ -132,14 +134,59 @@ def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
         text, score = (("explanation",), ("score",)) if explained else ((), ())
         rest = ("n_anchor", "badge", *score, "expected", "chance", "near")
         columns = ("feature", "label", *text, *rest)
-        ui.table(rows, columns, key="gaps", opens="gap", height=520)
+        ticked = ui.ticked("gaps", anchor, dataset, asked)
+        ui.table(rows, columns, key="gaps", opens="gap", height=520, ticked=ticked)
         pager.draw(total, "gap")
+    if total:
+        with making:
+            write(anchor, dataset, asked, listing, total, ticked.ids)
     with right:
         missing = ui.coverage(anchor, dataset, **asked).missing
         known = {row["feature"]: row for row in rows}
         first = next(iter(known), int(missing[0]))
         gap = ui.look("gap", first, read=int, valid=lambda feature: feature in missing)
         evidence(anchor, dataset, gap, known.get(gap))
+
+
+def write(
+    anchor: str,
+    dataset: str,
+    asked: dict[str, Any],
+    listing: dict[str, Any],
+    total: int,
+    ticked: set[int],
+) -> None:
+    """From here to pairs: for what was ticked, else for the first gaps of the list."""
+    titles = ui.titles(ui.measured())
+    if ticked:
+        st.button(f"Untick {len(ticked):,}", type="tertiary", on_click=ui.untick, args=("gaps",))
+    most = min(total, MOST_PAIRS)
+    n = st.number_input(
+        "First of the list",
+        1,
+        most,
+        min(SOME_PAIRS, most),
+        width=130,
+        key=f"pairs for {most}",
+        disabled=bool(ticked),  # stays, since a table that moves is ticked in the wrong row
+        help="As many gaps as this, in the order below; or tick the rows you want.",
+    )
+    if ticked:
+        features = sorted(ticked)
+    else:
+        rows, _ = ui.gap_table(anchor, dataset, **asked, **listing, limit=int(n))
+        features = [row["feature"] for row in rows]
+    st.page_link(
+        ui.PAIRS,
+        label=f"Write pairs for these {len(features):,}",
+        icon=":material/edit_note:",
+        query_params={
+            "features": ",".join(map(str, features)),
+            "anchor": titles[anchor],
+            "dataset": titles[dataset],
+            **ui.gaps_in_link(asked),
+        },
+    )
 
 
 def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> None:

@@ -125,6 +125,8 @@ def show(manifest: ui.Row, measures: list[ui.Row]) -> None:
             view = {"dataset": ui.titles(ui.measured())[measures[0]["run"]]}
             ui.link(ui.COVERAGE, "Its coverage", **view)
             ui.link(ui.FEATURES, "Its features", **view)
+        if made := ui.synthesis_behind(run):
+            ui.link(ui.SYNTHESIS, "Why each row is there", synthesis=made)
         if ui.measuring(run):
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
         else:

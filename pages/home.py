@@ -84,6 +84,10 @@ def answer(anchor: str, dataset: str) -> None:
                 st.markdown(f"{step.icon} **{step.title}**")
                 st.caption(step.why)
                 ui.link(step.page, step.link, **step.view)
+    if made := ui.last_synthesis(dataset):
+        facts = made["facts"]
+        words = f"The last synthesis filled {facts['gaps_hit']:,} of {facts['gaps']:,} gaps"
+        ui.link(ui.SYNTHESIS, f"{words}: see its samples", synthesis=made["run"])
 
 
 ui.title("Where things stand")

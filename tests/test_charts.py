@@ -178,3 +178,53 @@ def test_empty_data_gives_an_empty_figure_rather_than_an_error():
     charts.feature_map(points(3), np.zeros(3, int)).to_json()
     assert charts.intervals([]).data[0].x == ()
     assert charts.verdict_bars([]).data[0].x == ()
+
+
+# --- what came of a synthesis ---------------------------------------------------------------------
+
+
+def test_what_was_kept_comes_first_and_then_every_reason_by_how_common_it_is():
+    dropped = {"echo": 2, "below threshold": 7, "beaten": 2}
+    (bars,) = charts.outcome_bars(4, dropped).data
+    assert list(bars.customdata) == ["kept", "below threshold", "beaten", "echo"]
+    assert list(bars.x) == [4, 7, 2, 2]
+    assert bars.text[0] == "4 · 27%"
+    colours = dict(zip(bars.customdata, bars.marker.color, strict=True))
+    assert (colours["kept"], colours["below threshold"]) == (charts.SHOWN, charts.MISSING)
+    assert colours["echo"] == charts.REST
+    (bars,) = charts.outcome_bars(4, dropped, "echo").data
+    assert [value == 1 for value in bars.marker.opacity] == [False, False, False, True]
+
+
+def test_the_marginal_curve_begins_at_nothing_and_marks_where_it_is_flat():
+    figure = charts.marginal_curve([3, 5, 5, 5], gaps=6)
+    (line,) = figure.data
+    assert (list(line.x), list(line.y)) == ([0, 1, 2, 3, 4], [0, 3, 5, 5, 5])
+    every, enough = figure.layout.shapes
+    assert (every.y0, enough.x0) == (6, 2)
+    assert figure.layout.yaxis.range[1] > 6
+    assert len(charts.marginal_curve([1, 2, 3], gaps=3).layout.shapes) == 1, "none is too many"
+
+
+def test_before_and_after_lie_on_one_axis_that_shows_the_difference():
+    rows = [("before", 0.968, charts.REST), ("after", 0.978, charts.SHOWN)]
+    figure = charts.before_after([*rows, ("unknown", math.nan, charts.PALE)])
+    (dots,) = figure.data
+    assert list(dots.y) == ["before", "after"] and list(dots.x) == [0.968, 0.978]
+    low, high = figure.layout.xaxis.range
+    assert 0.9 < low < 0.968 and 0.978 < high < 1.1
+
+
+def test_the_parts_of_what_was_missing_fill_its_bar():
+    parts = [("asked for", 3, charts.SHOWN), ("came along", 0, charts.PALE), ("left", 7, "#000")]
+    figure = charts.closed_bar(parts)
+    assert [trace.x[0] for trace in figure.data] == [3, 0, 7]
+    assert list(figure.layout.xaxis.range) == [0, 10]
+    assert [trace.text for trace in figure.data] == ["3", "", "7"]
+
+
+def test_nothing_made_gives_empty_figures():
+    assert list(charts.outcome_bars(0, {}).data[0].x) == [0]
+    assert list(charts.marginal_curve([], gaps=0).data[0].y) == [0]
+    assert charts.before_after([("before", math.nan, charts.REST)]).data[0].x == ()
+    charts.closed_bar([("left", 0, "#000")]).to_json()

@@ -167,6 +167,17 @@ def test_baselines_write_for_the_same_gaps_without_pairs(place, method):
     assert kept["hit_rate"] == (1.0 if method == "one-step" else 0.0)
 
 
+def test_samples_that_nobody_needs_are_dropped_where_that_is_asked_for(place):
+    made = paired(place)
+    approved(place, made)
+    line = ("synthesize", made, "--per-feature", 3, "--keep", 2)
+    every = done(*line, place=place)
+    needed = done(*line, "--only-needed", place=place)
+    assert (every["kept"], needed["kept"]) == (4, 2)
+    assert needed["dropped"]["redundant"] == 2 and "redundant" not in every["dropped"]
+    assert needed["run"] != every["run"] and needed["fac_after"] == every["fac_after"]
+
+
 def test_a_pilot_tells_what_the_whole_will_take_and_its_texts_count(place):
     made = done("pairs", *PAIR, "--candidates", 2, place=place)["run"]
     approved(place, made)

@@ -87,6 +87,26 @@ def test_support_is_asked_of_the_anchor_only(toy, relevant_set):
     assert cache.support(seed, 0)[WORDS.index("please")] == 6
 
 
+def test_what_is_added_takes_nothing_away(toy):
+    cache, anchor, seed = toy
+    replaced = compare.changes(cache, anchor, seed)
+    added = compare.changes(cache, anchor, seed, added=True)
+    assert replaced["n_lost"] == 6 and added["n_lost"] == 0
+    assert added["gained"] == replaced["gained"] == []
+    found = compare.changes(cache, seed, anchor, added=True)
+    assert found["gained"] == MISSING
+    first = found["gained_first"][0]
+    assert first["n_after"] == cache.support(anchor, 0.0)[first["feature"]], "the seed has none"
+
+
+def test_what_would_be_added_counts_as_the_datasets_own(toy, relevant_set):
+    cache, anchor, seed = toy
+    alone = compare.coverage_of(*toy, relevant=relevant_set())
+    both = compare.coverage_of(*toy, relevant=relevant_set(), also=[anchor])
+    assert (both.fac, both.n_missing) == (1.0, 0) and alone.n_missing == 6
+    assert compare.coverage_of(*toy, relevant=relevant_set(), also=[seed]).fac == alone.fac
+
+
 def test_the_curve_is_the_coverage_at_each_rung(toy, runs):
     cache, anchor, _ = toy
     rows = compare.curve(*toy, runs=runs)

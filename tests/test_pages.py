@@ -58,7 +58,7 @@ from tests.toy import (
 APP = REPOSITORY / "app.py"
 PAGES = (
     *("home", "datasets", "features", "coverage", "compare", "playground"),
-    *("review", "agreement", "jobs"),
+    *("review", "agreement", "pairs", "synthesis", "jobs"),
 )
 
 

@@ -111,10 +111,13 @@ def test_a_crash_while_publishing_leaves_no_run_and_publishing_again_works(
     asked = SaeSpec(model="tea")
     path = runs.scratch(asked.run_id()) / "numbers.parquet"
     write_table(path, numbers(1, 2, 3), NUMBERS)
+    journal = path.with_name("_journal.jsonl")
+    journal.write_bytes(b"what was paid for")
     with monkeypatch.context() as patched, pytest.raises(PulledPlug):
         patched.setattr(running, dies_at, die)
         runs.publish(asked.run_id(), spec=asked, inputs=[], facts={}, seconds=0)
     assert runs.list("sae") == []
+    assert journal.read_bytes() == b"what was paid for"
     assert runs.find(publish(runs))
 
 

@@ -272,6 +272,8 @@ def test_progress_is_heard_of_within_a_batch(generator, monkeypatch):
     write(LocalWriter(generator, "tiny"), openings(3), progress=lambda *told: seen.append(told))
     assert len(seen) > 5 and seen[0][:2] == (0, 3) and seen[-1][:2] == (3, 3)
     assert "tokens, " in seen[-1][2]
+    assert [note for _, _, note in seen if "3 texts at once: token 2 of at most 8" in note]
+    assert "at once" not in seen[-1][2]
 
 
 def test_a_budget_ends_the_writing_before_it_is_exceeded(generator):

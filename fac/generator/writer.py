@@ -160,6 +160,7 @@ class LocalWriter:
                 fitting = self._affordable(missing, room, found)
                 whole = len(fitting) == len(missing)
                 lines = batch if whole else fitting
+                pace.begin(len(lines), room)
                 texts = self.generator.write(
                     [line.row for line in lines],
                     max_new_tokens=room,
@@ -172,6 +173,7 @@ class LocalWriter:
                         written = _written(line.key, text)
                         record(written)
                         found[line.key] = written
+                pace.begin(0, 0)
                 pace.report()
                 missing = missing[len(fitting) :]
         return {request.key: found[request.key] for request in requests}
@@ -247,19 +249,28 @@ class _Pace:
         self._total, self._found, self._progress = total, found, progress
         self._before = self._tokens()
         self._started = self._reported = time.monotonic()
+        self._texts = self._room = self._drawn = 0
 
     def _tokens(self) -> int:
         return sum(text.tokens for text in self._found.values())
 
+    def begin(self, texts: int, room: int) -> None:
+        """A batch of so many texts begins, of at most `room` tokens each."""
+        self._texts, self._room, self._drawn = texts, room, 0
+
     def beat(self) -> None:
-        """Something was done: reports when the last report is a while ago."""
+        """Each text of the batch has a token more: reports when the last report is a while ago."""
+        self._drawn += 1
         if time.monotonic() - self._reported >= HEARTBEAT:
             self.report()
 
     def report(self) -> None:
+        """How many texts are finished, and what is on its way: a batch is finished at once."""
         self._reported = time.monotonic()
         fresh, seconds = self._tokens() - self._before, self._reported - self._started
         note = f"{fresh:,} tokens" + (f", {fresh / seconds:.0f}/s" if fresh and seconds else "")
+        if self._drawn:
+            note += f", {self._texts} texts at once: token {self._drawn} of at most {self._room}"
         self._progress(len(self._found), self._total, note)
 
 

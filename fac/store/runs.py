@@ -234,19 +234,20 @@ class Runs:
     ) -> None:
         """Makes what lies in `scratch(run_id)` a finished run.
 
-        Working files, whose names begin with an underscore, are dropped. A run that is finished
-        already stays as it is: same id, same content. Raises InputError on a full disk.
+        Working files, whose names begin with an underscore, are dropped once the run is finished
+        and not before: until then they are all that a killed step can go on from. A run that is
+        finished already stays as it is: same id, same content. Raises InputError on a full disk.
         """
         scratch, final = self.scratch(run_id), self.path(run_id)
         if self.find(run_id):
             shutil.rmtree(scratch)
             return
-        files = {}
-        for path in sorted(scratch.iterdir()):
-            if path.name.startswith("_"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            elif path.name != MANIFEST:
-                files[path.name] = _file_facts(path)
+        working = {path.name for path in scratch.iterdir() if path.name.startswith("_")}
+        files = {
+            path.name: _file_facts(path)
+            for path in sorted(scratch.iterdir())
+            if path.name not in working and path.name != MANIFEST
+        }
         manifest = {
             "run": run_id,
             "step": spec.step,
@@ -273,6 +274,11 @@ class Runs:
                 shutil.rmtree(final)
             scratch.rename(final)
             _sync(final.parent)
+        for path in (final / name for name in working):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:  # the manifest's own draft has its name by now
+                path.unlink(missing_ok=True)
 
     def _hidden(self, kind: str, run_id: str) -> Path:
         final = self.path(run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -239,7 +240,7 @@ def _writing(desk: Desk, item: Item) -> None:
     desk.draft.note = st.text_area("Note", value=desk.draft.note, key=f"note {seen}", height=68)
     st.caption("Escape leaves the field; then a key rates, and both are kept with it.")
     if desk.draft.typing:
-        _focus()
+        focus_writing("writing")
 
 
 def _text_html(row: Row) -> str:
@@ -302,7 +303,8 @@ _SCRIPT = """
 (() => {
   const began = Date.now();
   const look = () => {
-    const fields = document.querySelectorAll('.st-key-writing textarea');
+    const fields = document.querySelectorAll(
+      '.st-key-CONTAINER textarea, .st-key-CONTAINER input');
     if (!fields.length) {
       if (Date.now() - began < 2000) requestAnimationFrame(look);
       return;
@@ -318,9 +320,10 @@ _SCRIPT = """
 """
 
 
-def _focus() -> None:
-    """The first text field of the container `writing` has the cursor; Escape leaves it.
+def focus_writing(container: str) -> None:
+    """The first text field of the container with this key has the cursor; Escape leaves it.
 
     Streamlit cannot move the cursor, and who works by keyboard should not reach for the mouse.
     """
-    st.html(_SCRIPT, unsafe_allow_javascript=True)
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", container)
+    st.html(_SCRIPT.replace("CONTAINER", name), unsafe_allow_javascript=True)

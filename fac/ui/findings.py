@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import streamlit as st
 
+from fac import review
 from fac.config import MeasureSpec, ProbeSpec
-from fac.ui.handles import cache, runs, stores, workspace
+from fac.review import PairState
+from fac.ui.handles import cache, decisions, runs, stores, workspace
 from fac.ui.text import Row
 from fac.ui.views import DATASETS, HOME, empty, linked
 from fac.ui.work import demo_job, start
@@ -40,8 +42,17 @@ def default_anchor(found: Mapping[str, Row]) -> str:
 
 
 def default_dataset(found: Mapping[str, Row], anchor: str) -> str:
-    """The newest run that is not the anchor."""
-    return next((key for key in found if key != anchor), anchor)
+    """The newest run that is not the anchor; of a few synthesized samples only where there is no
+    other, since they were made to be added to one."""
+    others = [key for key in found if key != anchor]
+    own = (key for key in others if not is_synthetic(found[key]["facts"]["dataset"]))
+    return next(own, next(iter(others), anchor))
+
+
+def is_synthetic(dataset: str) -> bool:
+    """Whether a dataset run is what a synthesis kept."""
+    known = runs()
+    return known.find(dataset) and known.manifest(dataset)["facts"].get("kind") == "synthetic"
 
 
 def pick(label: str, name: str, found: Mapping[str, Row], default: str, **options: Any) -> str:
@@ -185,3 +196,19 @@ def _samples(root: Path, run: str) -> pa.Table:
         for row in found.select(["messages", "label"]).to_pylist()
     ]
     return found.append_column("_text", pa.array(texts, pa.string()))
+
+
+# --- pairs ------------------------------------------------------------------------------------
+
+
+def pair_states(run: str) -> dict[int, PairState]:
+    """Where the pair of every gap of a pairs run stands, by feature: versions, edits, verdicts."""
+    root = workspace().root
+    family = [(m, _pair_rows(root, m["run"])) for m in review.pair_family(runs(), run)]
+    return review.pair_states(decisions().current("pair"), family)
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _pair_rows(root: Path, run: str) -> list[Row]:
+    """The pairs of a run, which never changes."""
+    return stores(root).runs.table(run, "pairs").to_pylist()

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import streamlit as st
 
 from fac import compare
+from fac.config import PairsSpec, SynthesizeSpec
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
-from fac.ui.findings import titles
+from fac.ui.findings import is_synthetic, pair_states, titles
 from fac.ui.handles import cache, runs, stores, workspace
 from fac.ui.meaning import EVERY_FEATURE, Relevance, explained, tasks_with_verdicts
 from fac.ui.text import Row, plain
-from fac.ui.views import COVERAGE, DATASETS, FEATURES, REVIEW, linked, look
+from fac.ui.views import (
+    COVERAGE,
+    DATASETS,
+    FEATURES,
+    PAIRS,
+    REVIEW,
+    SYNTHESIS,
+    linked,
+    look,
+)
 
 EVERYTHING = Relevance(EVERY_FEATURE)
 
@@ -39,7 +51,11 @@ def next_steps(
     steps, shown = [], titles(found)
     pair = {"anchor": shown[anchor], "dataset": shown[dataset]}
     done = {run["facts"]["dataset"] for run in found.values()}
-    waiting = [run for run in runs().list("dataset") if run["run"] not in done]
+    waiting = [
+        run
+        for run in runs().list("dataset")
+        if run["run"] not in done and not is_synthetic(run["run"])
+    ]
     if waiting:
         name = waiting[0]["facts"]["name"]
         steps.append(
@@ -64,6 +80,8 @@ def next_steps(
             )
         )
         explains = bool(explained(anchor))
+        if explains and (making := _making_step(anchor, dataset, pair)):
+            steps.append(making)
         steps.append(
             Step(
                 "Review what the gaps are called" if explains else "Explain the gaps",
@@ -97,6 +115,45 @@ def next_steps(
         )
     )
     return steps[:3]
+
+
+def _making_step(anchor: str, dataset: str, link: dict[str, str]) -> Step | None:
+    """Pairs, their approval, or the synthesis from them, whichever is next; None once it ran."""
+    made = (m for m in runs().list(PairsSpec.step) if m["inputs"][:2] == [anchor, dataset])
+    newest = next(made, None)
+    if newest is None:
+        return Step(
+            "Write pairs for the gaps",
+            "A text that fires each gap and a twin that does not; you approve them before "
+            "anything is written from them.",
+            ":material/compare:",
+            PAIRS,
+            "Write pairs",
+            {**link, "features": "best", **_threshold_in_use()},
+        )
+    run = newest["run"]
+    states = Counter(one.state for one in pair_states(run).values())
+    if n := states["undecided"]:
+        return Step(
+            f"Approve {n:,} pair{'s'[: n != 1]}",
+            "One at a time, by keyboard. Nothing is written from a pair that nobody approved.",
+            ":material/compare:",
+            PAIRS,
+            "Decide on them",
+            {"pairs": run},
+        )
+    n = states["approved"]
+    done = {m["inputs"][0] for m in runs().list(SynthesizeSpec.step)}
+    if not n or run in done:
+        return None
+    return Step(
+        f"Synthesize from {n:,} approved pair{'s'[: n != 1]}",
+        "Samples that provably fire the gaps; a pilot says what they will take.",
+        ":material/science:",
+        SYNTHESIS,
+        "See what it takes",
+        {"pairs": run},
+    )
 
 
 def _threshold_in_use() -> dict[str, str]:
@@ -175,6 +232,7 @@ def _coverage(
     threshold: float,
     min_support: int,
     role: str,
+    also: tuple[str, ...],
 ) -> CoverageResult:
     known = stores(root)
     relevant = compare.relevant_set(
@@ -193,6 +251,7 @@ def _coverage(
         min_support=min_support,
         role=role,
         relevant=relevant,
+        also=also,
     )
 
 
@@ -204,10 +263,12 @@ def coverage(
     threshold: float = 0.0,
     min_support: int = 1,
     role: str = EVERY_ROLE,
+    also: tuple[str, ...] = (),
 ) -> CoverageResult:
-    """FAC over the relevant features. Runs never change, so an answer is kept once computed."""
+    """FAC over the relevant features, of the dataset together with the runs in `also`. Runs never
+    change, so an answer is kept once computed."""
     root = workspace().root
-    return _coverage(root, anchor, dataset, relevance, threshold, min_support, role)
+    return _coverage(root, anchor, dataset, relevance, threshold, min_support, role, also)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -289,9 +350,17 @@ def gap_table(
     )
 
 
-def changes(before: str, after: str) -> Row:
-    """Features gained and lost between two runs, as ids and counts."""
-    return compare.changes(cache(), before, after, threshold=0.0, role=EVERY_ROLE)
+def changes(before: str, after: str, *, added: bool = False) -> Row:
+    """Features gained and lost between two runs, as ids and counts; what is `added` to the first
+    replaces nothing."""
+    return compare.changes(cache(), before, after, threshold=0.0, role=EVERY_ROLE, added=added)
+
+
+def support_after(before: str, after: str, *, added: bool = False) -> np.ndarray:
+    """Samples of the second run in which each feature fires, int64 `[n_features]`; with those of
+    the first where it is `added`."""
+    shown = cache().support(after, 0.0)
+    return shown + cache().support(before, 0.0) if added else shown
 
 
 def threshold_slider(anchor: str, dataset: str) -> float:

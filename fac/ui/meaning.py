@@ -367,7 +367,7 @@ def explain_by_tokens(anchor: str) -> None:
 def explain_form(anchor: str, features: Sequence[int]) -> None:
     """Asks for explanations by a language model, scored on held-out texts."""
     with st.form("explain with a model", border=False):
-        _key_line()
+        key_line()
         model, endpoint, budget = _server_fields()
         which = st.radio(
             "Which features",
@@ -407,7 +407,7 @@ def judge_form(anchor: str) -> None:
         judges = {"llm": "A language model", **({"labels": "The data's labels"} if given else {})}
         judge = st.radio("Judge", list(judges), format_func=judges.__getitem__, horizontal=True)
         label = st.selectbox("Label that marks the task", list(given)) if given else ""
-        _key_line()
+        key_line()
         model, endpoint, budget = _server_fields()
         if st.form_submit_button("Judge", icon=":material/gavel:"):
             asks = judge == "llm"
@@ -447,7 +447,7 @@ def _server_fields() -> tuple[str, str, int | None]:
     return model, endpoint, int(budget)
 
 
-def _key_line() -> None:
+def key_line() -> None:
     """Whether there is a key, never which."""
     if key_is_set():
         st.caption(":material/key: OPENAI_API_KEY is set.")

@@ -21,8 +21,10 @@ from fac.ui.views import (
     FEATURES,
     HOME,
     JOBS,
+    PAIRS,
     PLAYGROUND,
     REVIEW,
+    SYNTHESIS,
 )
 from fac.ui.work import demo_jobs, strip
 
@@ -38,6 +40,10 @@ PAGES = {
     "Decide": {
         REVIEW: ("Review", "rate_review"),
         AGREEMENT: ("Agreement", "handshake"),
+    },
+    "Make": {
+        PAIRS: ("Pairs", "compare"),
+        SYNTHESIS: ("Synthesis", "science"),
     },
     "System": {JOBS: ("Jobs", "schedule")},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
 
@@ -104,6 +104,22 @@ _COLUMNS = {
     "created": st.column_config.DatetimeColumn("Added", format="distance"),
     "line": _number("Line", width=70, format="%d"),
     "reason": _text("Why", width="large"),
+    "verdict": _text("Verdict", width=120),
+    "text": _text("Text", width="large"),
+    "g": _number("Peak", width=64, format="%.2f", help="Of its own gap, 0 where silent."),
+    "place": _number("Place", width=58, help="Among the texts of its gap that pass."),
+    "n_hits": _number("Gaps", width=58, help="Gaps of these pairs that it fires at all."),
+    "style": _text("Style", width=90, help="How it was asked for."),
+    "what": _text("Spent", width=150),
+    "total": _text("In all", width=90),
+    "per_kept": _text("Per kept sample", width=120),
+    "per_gap": _text("Per gap filled", width=110),
+    "per_feature": _text(
+        "Per new feature", width=120, help="Features that the dataset lacked, asked for or not."
+    ),
+    "approver": _text("Approved by", width=130),
+    "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
+    "negative_peak": _number("Twin", width=64, format="%.2f", help="Peak of the negative."),
 }
 """How a quantity looks in every table that shows it."""
 
@@ -120,10 +136,12 @@ def table(
     opens: str | None = None,
     id_column: str = "feature",
     height: int = 420,
+    ticked: Ticked | None = None,
 ) -> None:
     """One page of rows, at most `height` pixels high; choosing one keeps its id as `opens`.
 
-    The id is kept, not the row's number: the same number is another feature once a person sorts.
+    With `ticked`, rows have a box to tick and a click on a cell opens its row. Ids are kept, not
+    the rows' numbers: the same number is another feature once a person sorts.
     """
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
     shown = {name: _COLUMNS[name] for name in columns}
@@ -135,6 +153,18 @@ def table(
     ids = [row[id_column] for row in rows]
     # Other rows are another table: a stale selection would point at the wrong one.
     key = f"{key}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:8]}"
+    if ticked is not None:
+        rows_ticked = [number for number, each in enumerate(ids) if each in ticked.ids]
+        key = f"{key}-{ticked.times}"
+        st.dataframe(
+            data,
+            key=key,
+            on_select=partial(_tick_or_open, key, opens, ids, ticked.ids),
+            selection_mode=["multi-row", "single-cell"],
+            selection_default={"selection": {"rows": rows_ticked, "columns": [], "cells": []}},
+            **options,
+        )
+        return
     st.dataframe(
         data,
         key=key,
@@ -157,6 +187,38 @@ def _brief(name: str, value: Any) -> Any:
 def _open_row(key: str, name: str, ids: Sequence[Any]) -> None:
     if chosen := st.session_state[key]["selection"]["rows"]:
         keep(name, ids[chosen[0]])
+
+
+def _tick_or_open(key: str, name: str, ids: Sequence[Any], ticked: set[Any]) -> None:
+    chosen = st.session_state[key]["selection"]
+    ticked.difference_update(ids)
+    ticked.update(ids[number] for number in chosen["rows"])
+    for number, _ in chosen["cells"]:
+        keep(name, ids[number])
+
+
+class Ticked(NamedTuple):
+    """What is ticked in a table, on whichever of its pages."""
+
+    ids: set[Any]
+    """Lives in the session and changes there."""
+    times: int
+    """How often everything was unticked: each time the table starts anew."""
+
+
+def ticked(name: str, *what: object) -> Ticked:
+    """The ticks of a table of that name. Whatever decides which rows there are belongs into `what`:
+    other rows begin with none."""
+    kept = st.session_state.get(f"ticked {name}")
+    if kept is None or kept[0] != repr(what):
+        kept = st.session_state[f"ticked {name}"] = (repr(what), Ticked(set(), 0))
+    return kept[1]
+
+
+def untick(name: str) -> None:
+    """Takes all ticks of a table away."""
+    what, before = st.session_state[f"ticked {name}"]
+    st.session_state[f"ticked {name}"] = (what, Ticked(set(), before.times + 1))
 
 
 class Pager:

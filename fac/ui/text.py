@@ -159,6 +159,28 @@ STYLE = """
 .fac-guide span{opacity:.85}
 .fac-criteria{font-size:.84rem;line-height:1.45;opacity:.85;margin:0;padding-left:1.1rem}
 .fac-criteria li{margin:0 0 .15rem 0;font-size:.84rem}
+.fac-pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:.9rem}
+.fac-side{border:1px solid rgba(124,135,153,.32);border-top:3px solid #7C8799;
+  border-radius:.55rem;padding:.65rem .9rem .8rem;min-width:0}
+.fac-side.fac-fires{border-top-color:#E08A1E}
+.fac-side-head{display:flex;flex-wrap:wrap;align-items:baseline;gap:.2rem .7rem;
+  margin-bottom:.45rem}
+.fac-side-head b{font-size:.86rem;font-weight:600}
+.fac-side-head strong{font-size:1.3rem;font-weight:650;font-variant-numeric:tabular-nums;
+  line-height:1.2}
+.fac-side-head span{font-size:.78rem}
+.fac-side .fac-text{font-size:1rem}
+.fac-real{background:rgba(224,138,30,.2)}
+.fac-changes{padding:.9rem 0 .1rem}
+.fac-changes .fac-text{max-height:8rem}
+.fac-changes del{background:rgba(194,85,122,.17);border-radius:.25rem;padding:.08rem .15rem}
+.fac-changes ins{background:rgba(20,149,138,.2);border-radius:.25rem;padding:.08rem .15rem;
+  text-decoration:none}
+.st-key-request .fac-text{max-height:none}
+.fac-past{font-size:.84rem;line-height:1.4;display:grid;gap:.3rem .9rem;
+  grid-template-columns:max-content 1fr;overflow-wrap:anywhere}
+.fac-past span{opacity:.62}
+.fac-past s{opacity:.55}
 """
 
 

@@ -26,6 +26,8 @@ PLAYGROUND = "pages/playground.py"
 JOBS = "pages/jobs.py"
 REVIEW = "pages/review.py"
 AGREEMENT = "pages/agreement.py"
+PAIRS = "pages/pairs.py"
+SYNTHESIS = "pages/synthesis.py"
 
 CHART = {"displayModeBar": False}
 """Plotly options of charts that are looked at; maps that are worked with keep their tools."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import streamlit as st
 
 from fac import jobs
-from fac.config import DemoSpec, MeasureSpec, Spec
+from fac.config import METHODS, DemoSpec, MeasureSpec, Spec
 from fac.store.queue import Job
 from fac.ui.handles import queue, runs, workspace
 from fac.ui.text import clean, plain
@@ -24,6 +24,9 @@ _VERBS = {
     "demo": "Set up the demo",
     "explain": "Explain",
     "relevance": "Judge",
+    "pairs": "Write pairs",
+    "rescore": "Score an edited pair",
+    "synthetic": "Synthesize",
 }
 
 
@@ -39,7 +42,28 @@ def job_title(job: Job) -> str:
         return f"{verb} {measured_name(job.spec['measure'])} {by or 'with ' + job.spec['model']}"
     if job.step == "relevance":
         return f"{verb} {measured_name(job.spec['measure'])} for {job.spec['task']}"
+    if job.step == "pairs":
+        gaps = counted(len(job.spec["features"]), "gap")
+        return f"{verb} for {gaps} of {measured_name(job.spec['dataset'])}"
+    if job.step == "rescore":
+        return f"{verb}, #{job.spec['feature']} of {paired_name(job.spec['pairs'])}"
+    if job.step == "synthetic":
+        pairs, method = len(job.spec["approved"]), job.spec["method"]
+        source = f"from {counted(pairs, 'approved pair')}" if pairs else "for every gap"
+        name = paired_name(job.spec["pairs"])
+        baseline = f", {method}" if method != METHODS[0] else ""
+        return f"{verb} {source} of {name}{baseline}"
     return verb
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def paired_name(run: str) -> str:
+    """Name of the dataset whose gaps a run of pairs is about; the run's id while it is unknown."""
+    return runs().manifest(run)["facts"]["name"] if runs().find(run) else run
 
 
 def dataset_name(run: str) -> str:

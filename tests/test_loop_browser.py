@@ -1,0 +1,169 @@
+"""The whole walk in one browser, without a key: choose gaps, approve pairs, launch, watch, export.
+
+Once in a world of words with a scripted writer, once with the demo and its own model.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from fac import demo, review
+from fac.config import Workspace
+from fac.store.decisions import Decisions
+from fac.store.runs import Runs
+from tests.browser import PATIENCE, chromium_page, server, settle, visit
+from tests.test_pairs_browser import worker
+from tests.toy import toy_workspace
+
+pytestmark = pytest.mark.browser
+
+GAPS = 10
+
+MINUTES = 10
+"""A person waits no longer for ten gaps, from the first click to the file."""
+
+
+class Walk:
+    """What a person does, one page after the other."""
+
+    def __init__(self, page: Page, place: Workspace, patience: float):
+        self.page, self.place, self.patience = page, place, patience
+        self.runs = Runs(place)
+
+    def choose(self, address: str, anchor: str, dataset: str, n: int) -> None:
+        """From the coverage of a dataset to the form with its first gaps."""
+        visit(self.page, f"{address}/coverage?anchor={anchor}&dataset={dataset}", "Coverage")
+        field(self.page, "First of the list", n)
+        self.page.get_by_role("link", name=f"Write pairs for these {n}", exact=True).click()
+        self.arrived("Pairs")
+        expect(self.page.get_by_text("What the writer is asked for")).to_be_visible()
+
+    def write_pairs(self, n: int, texts: int, tokens: int) -> str:
+        """Asks for the pairs and watches until the first lies on the desk; their run."""
+        field(self.page, "Texts per gap", texts)
+        field(self.page, "Longest text", tokens)
+        self.page.get_by_role("button", name=f"Write pairs for {n} gaps").click()
+        expect(self.page.locator("h4").first).to_be_visible(timeout=self.patience)
+        settle(self.page)
+        (manifest,) = self.runs.list("pairs")
+        assert manifest["facts"]["n_candidates"] == n * texts
+        return manifest["run"]
+
+    def approve(self, run: str, reviewer: str) -> int:
+        """Signs as somebody, approves the first pair with a key and the others at once."""
+        box = self.page.get_by_role("combobox", name="Reviewer")
+        box.fill(reviewer)
+        box.press("Enter")
+        settle(self.page)
+        self.page.get_by_role("heading", name="Pairs", exact=True).click()  # out of the field
+        n = self.runs.manifest(run)["facts"]["pairs"]
+        assert n > 1, "a single pair is too little for this walk"
+        before = self.page.locator("h4").first.inner_text()
+        self.page.keyboard.press("a")
+        expect(self.page.locator("h4").first).not_to_have_text(before)
+        settle(self.page)
+        self.page.get_by_role("button", name=f"Approve all {n - 1}").click()
+        self.page.get_by_role("button", name=f"Approve {n - 1} unseen").click()
+        self.page.get_by_role("link", name=f"Synthesize from {n} approved pairs").click()
+        self.arrived("Synthesis")
+        found = review.approved_pairs(Decisions(self.place.decisions), self.runs, run)
+        assert [row["approver"] for row in found] == [reviewer] * n
+        return n
+
+    def try_some(self) -> None:
+        """Starts the pilot and waits for what it tells."""
+        expect(self.page.get_by_text("Exactly what is asked")).to_be_visible()
+        self.page.get_by_role("button", name="Try 3 pairs first").click()
+        passes = self.page.get_by_test_id("stMetric").filter(has_text="Texts that pass")
+        expect(passes).to_be_visible(timeout=self.patience)
+        settle(self.page)
+
+    def launch(self, n: int) -> dict[str, Any]:
+        """Launches, watches, and is shown what came out; the manifest of it."""
+        self.page.get_by_role("button", name=f"Synthesize from {n} approved pairs").click()
+        heading = self.page.get_by_text("What became of every text")
+        expect(heading).to_be_visible(timeout=self.patience)
+        settle(self.page)
+        made = max(self.runs.list("synthetic"), key=lambda one: one["facts"]["gaps"])
+        facts = made["facts"]
+        assert facts["gaps"] == n
+        expect(self.page.get_by_text(f"{facts['gaps_hit']} of {n}").first).to_be_visible()
+        return made
+
+    def export(self, path: Path) -> list[dict[str, Any]]:
+        """Downloads the kept samples; the rows of the file."""
+        with self.page.expect_download() as waiting:
+            self.page.get_by_role("button", name="JSONL").click()
+        waiting.value.save_as(path)
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+    def arrived(self, headline: str) -> None:
+        self.page.get_by_role("heading", name=headline, exact=True).wait_for()
+        settle(self.page)
+
+
+def field(page: Page, label: str, value: int) -> None:
+    """Types a number and leaves the field, as a person does before going on."""
+    box: Locator = page.get_by_role("spinbutton", name=label)
+    if box.input_value() != str(value):
+        box.fill(str(value))
+        box.press("Tab")
+        settle(page)
+
+
+def whole_walk(
+    walk: Walk, address: str, sides: tuple[str, str], how: tuple[int, int, int], out: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """From choosing to the file; the manifest of the synthesis and the rows that left."""
+    n, texts, tokens = how
+    walk.choose(address, *sides, n)
+    run = walk.write_pairs(n, texts, tokens)
+    approved = walk.approve(run, "Ada")
+    if approved > 3:
+        walk.try_some()
+    made = walk.launch(approved)
+    rows = walk.export(out)
+    assert made["spec"]["pairs"] == run
+    assert len(rows) == made["facts"]["kept"] > 0
+    for row in rows:
+        lineage = row["lineage"]
+        assert lineage["run"] == made["run"]
+        assert lineage["activation"] > lineage["filter"]["threshold"]
+        assert [one["reviewer"] for one in lineage["approvals"]] == ["Ada"]
+        assert lineage["feature"] in made["facts"]["gained"]
+    return made, rows
+
+
+def test_gaps_of_the_toy_become_a_file_that_closes_them(tmp_path, chromium):
+    place = toy_workspace(tmp_path / "toy", explained=True)
+    with worker(place), server(place) as address, chromium_page(chromium, width=1280) as page:
+        walk = Walk(page, place, PATIENCE)
+        made, rows = whole_walk(
+            walk, address, ("toy-anchor", "toy-seed"), (6, 2, 64), tmp_path / "kept.jsonl"
+        )
+    assert made["facts"]["hit_rate"] == 1.0 and made["facts"]["fac_after"] == 1.0
+    assert {row["lineage"]["feature"] for row in rows} == {3, 4, 5, 6, 7, 8}
+
+
+@pytest.mark.model
+def test_ten_gaps_of_the_demo_become_a_file_within_ten_minutes(tmp_path, chromium, demo_model_home):
+    place = Workspace(tmp_path / "demo")
+    demo.materialise(place, lambda *_: None)
+    place.models.parent.mkdir(parents=True, exist_ok=True)
+    if not place.models.exists():
+        place.models.symlink_to(demo_model_home, target_is_directory=True)
+    with server(place) as address, chromium_page(chromium, width=1280) as page:
+        begun = time.monotonic()
+        walk = Walk(page, place, 1000 * 60 * MINUTES)
+        made, _ = whole_walk(
+            walk, address, (demo.ANCHOR, demo.SEED), (GAPS, 4, 40), tmp_path / "kept.jsonl"
+        )
+        took = time.monotonic() - begun
+    facts = made["facts"]
+    assert facts["writer"].startswith("demo") or "smollm2" in facts["writer"].lower()
+    assert facts["fac_after"] > facts["fac_before"]
+    assert took < 60 * MINUTES, f"{took:.0f} s"

@@ -1,0 +1,91 @@
+"""What the demo model writes for gaps of the demo: every profile, and what steering is worth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fac import datasets, demo, jobs
+from fac.config import PairsSpec, Workspace
+from fac.schema import Chat
+from tests.test_cli import fac
+
+pytestmark = pytest.mark.model
+
+GAPS = 8
+
+ROLES = {
+    "instruction": ["user"],
+    "chat": ["user", "assistant"],
+    "toxicity": ["user"],
+    "preference": ["user", "assistant"],
+    "choice": ["user"],
+}
+
+
+class Kitchen:
+    """The demo in a workspace of its own, with the model loaded at most once."""
+
+    def __init__(self, root: Path, models: Path):
+        self.workspace = Workspace(root)
+        demo.materialise(self.workspace, ignore)
+        self.steps = jobs.Steps(self.workspace, models=models)
+        sides = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED)
+        rows = fac("gaps", *sides, "--limit", GAPS, "--json", place=self.workspace).json["gaps"]
+        self.gaps = tuple(row["feature"] for row in rows)
+        self.anchor, self.dataset = (
+            self.steps.runs.resolve("measure", name) for name in (demo.ANCHOR, demo.SEED)
+        )
+
+    def write(self, **how: Any) -> str:
+        """Pairs for the best supported gaps; the id of their run."""
+        sides = {"anchor": self.anchor, "dataset": self.dataset, "features": self.gaps}
+        return self.steps.perform(PairsSpec(**sides, **how), ignore)
+
+    def rows(self, run: str, table: str) -> list[dict[str, Any]]:
+        return self.steps.runs.table(run, table).to_pylist()
+
+
+def ignore(done: int, total: int, note: str = "") -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory, demo_model_home: Path) -> Kitchen:
+    return Kitchen(tmp_path_factory.mktemp("writing"), demo_model_home)
+
+
+@pytest.mark.parametrize("profile", ROLES)
+def test_a_small_model_writes_samples_that_can_be_read_in_every_profile(kitchen, profile):
+    run = kitchen.write(profile=profile, candidates=1, max_new_tokens=96)
+    rows = kitchen.rows(run, "candidates")
+    assert [row["feature"] for row in rows] == sorted(kitchen.gaps)
+    read = [row["messages"] for row in rows if not row["problem"]]
+    assert read, [row["problem"] for row in rows]
+    for messages in read:
+        assert [message["role"] for message in messages] == ROLES[profile]
+        assert all(message["content"].strip() for message in messages)
+    assert_a_dataset_takes(read)
+
+
+def assert_a_dataset_takes(chats: Sequence[Chat]) -> None:
+    """None is empty, and no two of them are the same sample."""
+    assert len({datasets.sample_id(chat) for chat in chats}) == len(chats)
+
+
+def test_steering_makes_texts_fire_their_gap_more_strongly(kitchen):
+    def mean_peak(writer: str) -> float:
+        """Over all texts, of the gap each was written for; a silent one counts as 0."""
+        run = kitchen.write(writer=writer, candidates=4, max_new_tokens=32)
+        texts = {row["candidate"]: row["feature"] for row in kitchen.rows(run, "candidates")}
+        own = [
+            hit["peak"]
+            for hit in kitchen.rows(run, "hits")
+            if texts[hit["candidate"]] == hit["feature"]
+        ]
+        assert len(texts) == 4 * GAPS
+        return sum(own) / len(texts)
+
+    plain, steered = mean_peak("local"), mean_peak("steered")
+    assert steered > plain > 0, (plain, steered)
