@@ -219,6 +219,7 @@ def test_blurred_pairs_are_shown_when_asked_for(page, address, run):
     for part in (text, changes):
         expect(part).to_have_css("filter", "blur(5.25px)", timeout=PATIENCE)
     page.get_by_role("heading", name="Pairs", exact=True).click()  # neither toggle nor text
+    settle(page)  # the style comes before the button
     page.keyboard.press("v")
     for part in (text, changes):
         expect(part).to_have_css("filter", "none", timeout=PATIENCE)

@@ -416,6 +416,15 @@ def test_a_link_to_pairs_nobody_knows_says_so_and_shows_the_newest(place):
     assert on_desk(at) in (3, 6)
 
 
+def test_runs_of_the_same_minute_are_told_apart(place):
+    made = [paired(place, features) for features in ((3, 6), (7, 8))]
+    for run, features in zip(made, ((3, 6), (7, 8)), strict=True):
+        at = opened("pairs", pairs=run, reviewer="ana")
+        picker = field(at, "selectbox", "Pairs")
+        assert len({*picker.options}) == 2
+        assert on_desk(ran(at.run())) in features
+
+
 def test_texts_of_a_pair_cannot_act(place):
     run = paired(place, (3,), says=lambda request: f" {HOSTILE} python!")
     at = opened("pairs", pairs=run, reviewer="ana")
@@ -573,6 +582,8 @@ def test_home_leads_from_explained_gaps_to_pairs_to_approval_to_synthesis(place)
     assert link(at, "See what it takes") == {"pairs": run}
     told(place, run)
     assert "Synthesize from" not in words(opened("home"))
+    decide(place, run, 6, "ana")  # approved after all: what is written by now was not from it
+    assert "Synthesize from 2 approved pairs" in words(opened("home"))
 
 
 def test_gaps_without_names_are_explained_first(place):

@@ -132,7 +132,8 @@ def _making_step(anchor: str, dataset: str, link: dict[str, str]) -> Step | None
             {**link, "features": "best", **_threshold_in_use()},
         )
     run = newest["run"]
-    states = Counter(one.state for one in pair_states(run).values())
+    standing = pair_states(run)
+    states = Counter(one.state for one in standing.values())
     if n := states["undecided"]:
         return Step(
             f"Approve {n:,} pair{'s'[: n != 1]}",
@@ -143,8 +144,14 @@ def _making_step(anchor: str, dataset: str, link: dict[str, str]) -> Step | None
             {"pairs": run},
         )
     n = states["approved"]
-    done = {m["inputs"][0] for m in runs().list(SynthesizeSpec.step)}
-    if not n or run in done:
+    # A pilot took some of them; what was approved since nobody has written from yet.
+    written = {
+        pair
+        for m in runs().list(SynthesizeSpec.step)
+        if m["inputs"][0] == run
+        for pair in m["spec"]["approved"]
+    }
+    if all(s.shown.row["pair"] in written for s in standing.values() if s.state == "approved"):
         return None
     return Step(
         f"Synthesize from {n:,} approved pair{'s'[: n != 1]}",

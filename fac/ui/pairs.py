@@ -242,14 +242,19 @@ def left_by(job: Job) -> str | None:
 
 
 def pairs_runs() -> dict[str, str]:
-    """What the pairs runs are called, newest first: dataset, gaps and time."""
+    """What the pairs runs are called, newest first: dataset, gaps and time, and a piece of the id
+    where that is not enough: a picker cannot tell options apart that read the same."""
     found = {}
     for manifest in runs().list(PairsSpec.step):
         facts = manifest["facts"]
         when = datetime.fromisoformat(manifest["created"]).astimezone()
         n = len(facts["features"])
         found[manifest["run"]] = f"{facts['name']} · {n:,} gaps · {when:%d %b %H:%M}"
-    return found
+    often = Counter(found.values())
+    return {
+        run: name if often[name] == 1 else f"{name} · {run.rsplit('-', 1)[1][:6]}"
+        for run, name in found.items()
+    }
 
 
 # --- the desk ---------------------------------------------------------------------------------
