@@ -52,8 +52,20 @@ def form(asked: str, anchor: str, dataset: str) -> None:
             persist_state="session",
             help="A positive fires by so much above the threshold, and above its negative.",
         )
+        fields["attempt"] = st.number_input(
+            "Attempt",
+            0,
+            1000,
+            value=0,
+            width=110,
+            key="pairs.attempt",
+            persist_state="session",
+            help="The same settings find the same texts again; another number writes anew.",
+        )
         go = st.container(width="content")
         told = st.container(width="stretch")
+    if ui.lacks_model(fields):
+        return
     spec = ui.pairs_spec(anchor, dataset, features, settings["threshold"], fields)
     shown = ui.requests_for(spec, features[0])
     with right:
@@ -97,7 +109,8 @@ def chosen(asked: str, anchor: str) -> list[ui.Row]:
     n_features = ui.cache().summary(anchor)["n_features"]
     features = ui.read_features(asked, n_features)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{len(features):,} gaps, as chosen**", width="stretch")
+        n = len(features)
+        st.markdown(f"**{n:,} gap{'s'[: n != 1]}, as chosen**", width="stretch")
         st.button(
             "Best supported instead",
             type="tertiary",

@@ -251,22 +251,22 @@ def test_a_synthesis_begins_as_its_pairs_were_made_and_follows_what_is_set(place
     assert (spec.budget_tokens, spec.writer, spec.method) == (5000, "local", "two-step")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("keep", 9, "Kept per gap must be 1 to the 2 candidates, got 9."),
-        ("model server", "", "A server's model needs a name: give --model."),
-    ],
-)
-def test_settings_that_cannot_be_are_one_sentence_and_no_launch(place, name, value, said):
+def test_settings_that_cannot_be_are_one_sentence_and_no_launch(place):
     approve(place, pairs_run(place), *GAPS)
     at = opened("synthesis")
-    if name == "keep":
-        field(at, name).set_value(value)
-    else:
-        at.segmented_control(key=f"synthesis {pairs_run(place)}.writer").set_value("openai")
+    field(at, "keep").set_value(9)
     ran(at.run())
+    said = "Kept per gap must be 1 to the 2 candidates, got 9."
     assert [re.sub(r"\\(.)", r"\1", each.value) for each in at.error] == [said]
+    assert not any("Synthesize from" in label for label in labels(at))
+
+
+def test_a_server_is_asked_nothing_before_its_model_has_a_name(place):
+    approve(place, pairs_run(place), *GAPS)
+    at = opened("synthesis")
+    at.segmented_control(key=f"synthesis {pairs_run(place)}.writer").set_value("openai")
+    ran(at.run())
+    assert not at.error and any("which name the server knows" in each.value for each in at.info)
     assert not any("Synthesize from" in label for label in labels(at))
 
 

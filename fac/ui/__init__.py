@@ -245,6 +245,7 @@ from fac.ui.work import (
 )
 from fac.ui.writing import (
     duration,
+    lacks_model,
     show_job,
     show_request,
     show_stopped,
@@ -342,6 +343,7 @@ __all__ = [
     "launch_synthesis",
     "ledger_rows",
     "left_by",
+    "lacks_model",
     "link",
     "linked",
     "live_syntheses",

@@ -249,7 +249,9 @@ def pairs_runs() -> dict[str, str]:
         facts = manifest["facts"]
         when = datetime.fromisoformat(manifest["created"]).astimezone()
         n = len(facts["features"])
-        found[manifest["run"]] = f"{facts['name']} · {n:,} gaps · {when:%d %b %H:%M}"
+        found[manifest["run"]] = (
+            f"{facts['name']} · {n:,} gap{'s'[: n != 1]} · {when:%d %b %H:%M}"
+        )
     often = Counter(found.values())
     return {
         run: name if often[name] == 1 else f"{name} · {run.rsplit('-', 1)[1][:6]}"
@@ -549,11 +551,9 @@ def _laid_out(setting: tuple[Any, ...], states: Mapping[int, PairState]) -> Pair
     own = [d for d in own if d.subject in known and not d.adjudicates]
     decided = {(d.subject, d.seen) for d in own}
     listed = [one for one in viewed(states, show, above) if one.shown.proposed]
-    todo = [
-        one.feature
-        for one in listed
-        if show != "undecided" or (one.shown.item.subject, one.shown.seen) not in decided
-    ]
+    if show == "undecided":  # what people disagree on comes again, after what is new to this one
+        listed.sort(key=lambda one: (one.shown.item.subject, one.shown.seen) in decided)
+    todo = [one.feature for one in listed]
     features = [one.feature for one in states.values()]
     return PairDesk(
         setting=setting,
@@ -709,6 +709,7 @@ def show_failed(desk: PairDesk, states: Mapping[int, PairState]) -> None:
         features=ids,
         anchor=facts["anchor"],
         dataset=facts["dataset"],
+        threshold=str(facts["threshold"]),
     )
 
 

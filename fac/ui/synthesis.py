@@ -27,7 +27,7 @@ from fac.ui.pairs import STATE_NAMES, gap_rows
 from fac.ui.text import Row, plain
 from fac.ui.views import keep, linked
 from fac.ui.work import save_upload, start
-from fac.ui.writing import duration, writer_fields
+from fac.ui.writing import duration, lacks_model, writer_fields
 
 METHOD_NAMES = {
     "two-step": "From approved pairs",
@@ -120,6 +120,8 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
     before = runs().manifest(run)["spec"]
     name = f"synthesis {run}"
     chosen = writer_fields(name, before)
+    if lacks_model(chosen):
+        st.stop()
 
     def tie(field: str) -> Row:
         return {"key": f"{name}.{field}", "persist_state": "session"}

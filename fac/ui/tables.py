@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -128,6 +130,9 @@ ROW_HEIGHT = 35
 """Pixels of a row of st.dataframe."""
 
 
+_one_at_a_time = threading.Lock()
+
+
 def table(
     rows: Sequence[Row],
     columns: Sequence[str],
@@ -143,6 +148,9 @@ def table(
     With `ticked`, rows have a box to tick and a click on a cell opens its row. Ids are kept, not
     the rows' numbers: the same number is another feature once a person sorts.
     """
+    # Streamlit imports it when the first table is drawn; two sessions at once would get half of it.
+    with _one_at_a_time:
+        importlib.import_module("pandas")
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
     shown = {name: _COLUMNS[name] for name in columns}
     options: dict[str, Any] = {"hide_index": True, "column_config": shown}

@@ -140,6 +140,14 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
     return chosen
 
 
+def lacks_model(fields: Mapping[str, Any]) -> bool:
+    """Whether a server was chosen and not yet the model that it should ask; then says so."""
+    lacks = fields["writer"] == "openai" and not fields["model"]
+    if lacks:
+        st.info("Say by which name the server knows its model.", icon=":material/dns:")
+    return lacks
+
+
 def _server(tie: Any, known: Mapping[str, Any]) -> Row:
     """Where the server is, what it costs, how much of it is wanted."""
     key_line()
