@@ -279,7 +279,7 @@ def synthesize(
     ] = None,
     keep: Annotated[int, typer.Option(help="Best samples kept per gap.")] = SynthesizeSpec.keep,
     only_needed: Annotated[
-        bool, typer.Option("--only-needed", help="Drop samples that cover no gap of their own.")
+        bool, typer.Option("--only-needed", help="Drop samples whose gaps better ones all cover.")
     ] = False,
     method: Annotated[
         str, typer.Option(help=f"{METHODS[0]}, or a baseline: {', '.join(METHODS[1:])}.")

@@ -249,9 +249,7 @@ def pairs_runs() -> dict[str, str]:
         facts = manifest["facts"]
         when = datetime.fromisoformat(manifest["created"]).astimezone()
         n = len(facts["features"])
-        found[manifest["run"]] = (
-            f"{facts['name']} · {n:,} gap{'s'[: n != 1]} · {when:%d %b %H:%M}"
-        )
+        found[manifest["run"]] = f"{facts['name']} · {n:,} gap{'s'[: n != 1]} · {when:%d %b %H:%M}"
     often = Counter(found.values())
     return {
         run: name if often[name] == 1 else f"{name} · {run.rsplit('-', 1)[1][:6]}"

@@ -156,8 +156,8 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
                 **tie("method"),
             )
             chosen["only_needed"] = st.toggle(
-                "Only samples that cover a gap of their own",
-                help="Drops a sample whose gaps are all covered by stronger ones.",
+                "Only samples that add a gap",
+                help="Drops a sample whose gaps the others kept cover anyway.",
                 **tie("only_needed"),
             )
             chosen["attempt"] = st.number_input(

@@ -238,9 +238,10 @@ def duration(seconds: float) -> str:
 def show_stopped(job: Job, go_on: Callable[[], None] | None = None) -> None:
     """A job that ended before its end: why, and the button that goes on with it, by `go_on` where
     it is not simply asked for again."""
-    stopped = "Cancelled." if job.status == "cancelled" else plain(job.error or "It failed.")
+    cancelled = job.status == "cancelled"
+    why = "Cancelled. Every finished text is kept." if cancelled else job.error or "It failed."
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.warning(stopped, icon=":material/pause_circle:")
+        st.warning(plain(why), icon=":material/pause_circle:")
         st.button(
             "Go on",
             key=f"resume {job.id}",
