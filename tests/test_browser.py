@@ -89,7 +89,7 @@ def test_choosing_a_row_opens_its_gap_and_all_gaps_can_be_downloaded(page, addre
     table = page.get_by_test_id("stDataFrame").first
     box = table.bounding_box()
     assert box is not None
-    page.mouse.click(box["x"] + 20, box["y"] + 35 * 2 + 17)  # the check box of the second row
+    page.mouse.click(box["x"] + 120, box["y"] + 35 * 2 + 17)  # a cell of the second row
     page.wait_for_url("**gap=*", timeout=PATIENCE)
     settle(page)
     with page.expect_download() as waiting:

@@ -214,6 +214,7 @@ def test_blurred_texts_are_shown_when_asked_for(page, address):
     page.get_by_text("Blur examples").click()
     example = page.locator(".fac-text").first
     expect(example).to_have_css("filter", "blur(5.25px)", timeout=PATIENCE)
+    settle(page)  # the toggle draws the whole page anew, and a key pressed meanwhile is lost
     page.get_by_role("heading", name="Review").click()  # neither the toggle nor an example
     page.keyboard.press("v")
     expect(example).to_have_css("filter", "none", timeout=PATIENCE)
