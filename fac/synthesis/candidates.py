@@ -172,6 +172,13 @@ class Ask(NamedTuple):
         prompt, opening = self.request.prompt, self.request.opening
         return prompt.key if prompt else digest(opening)
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """What the writer is given; the role `opening` marks a text that it goes on with."""
+        prompt, opening = self.request.prompt, self.request.opening
+        begun = [{"role": "opening", "content": opening.text}] if opening else []
+        return [dict(message) for message in prompt.messages] if prompt else begun
+
 
 class Pair(NamedTuple):
     """An approved pair as a writer is told of it."""
@@ -651,14 +658,12 @@ def reply_table(candidates: Sequence[Candidate], spec: WriteSpec, identity: str)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     rows = []
     for one in sorted(candidates, key=lambda one: one.name):
-        prompt, opening, text = one.ask.request.prompt, one.ask.request.opening, one.written
-        begun = [{"role": "opening", "content": opening.text}] if opening else []
-        asked = list(prompt.messages) if prompt else begun
+        text = one.written
         rows.append(
             {
                 "key": reply_key(one.ask, spec, identity),
                 "about": one.name,
-                "prompt": json.dumps(asked, ensure_ascii=False),
+                "prompt": json.dumps(one.ask.messages, ensure_ascii=False),
                 "reply": None if text.failure else text.text,
                 "finish": "" if text.failure else "stop" if text.finished else "length",
                 "failure": text.failure,

@@ -36,7 +36,7 @@ from fac.ui.tables import table
 from fac.ui.text import Row, called, clean, plain, show_examples, tokens_html
 from fac.ui.views import PAIRS, SYNTHESIS, keep, link, look
 from fac.ui.work import start
-from fac.ui.writing import duration
+from fac.ui.writing import Asked, by_style, duration
 
 BEST = "best"
 """In the address in place of features: the best supported gaps, as many as the form says."""
@@ -121,36 +121,12 @@ def pairs_spec(
     )
 
 
-class Request(NamedTuple):
-    """One way in which a gap is asked for."""
-
-    style: str
-    texts: int
-    """Of the texts of a gap, how many are asked for like this."""
-    messages: list[dict[str, str]]
-    """What the writer is given; the role `opening` marks a text that it goes on with."""
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        opening = any(message["role"] == "opening" for message in self.messages)
-        return "A text to go on with" if opening else "An instruction"
-
-
-def requests_for(spec: PairsSpec, feature: int) -> list[Request]:
+def requests_for(spec: PairsSpec, feature: int) -> list[Asked]:
     """Exactly what the writer will be asked for one gap, each style once; none for a gap that the
     anchor has no example of."""
     known = making.known_features(runs(), spec.anchor, [feature], spec.explanations)
     steering = making.Steering(lambda _: np.zeros(0), 0.0, 0)  # is felt, not read
-    plan = making.plan_step_1(spec, known.values(), "step-1", steering)
-    texts = Counter(ask.style for ask in plan)
-    found: dict[str, Request] = {}
-    for ask in plan:
-        prompt, opening = ask.request.prompt, ask.request.opening
-        begun = [{"role": "opening", "content": opening.text}] if opening else []
-        messages = [dict(m) for m in prompt.messages] if prompt else begun
-        found.setdefault(ask.style, Request(ask.style, texts[ask.style], messages))
-    return list(found.values())
+    return by_style(making.plan_step_1(spec, known.values(), "step-1", steering))
 
 
 class Estimate(NamedTuple):
@@ -165,7 +141,7 @@ class Estimate(NamedTuple):
     """As fast as the last run with this writer; None where there was none."""
 
 
-def estimate_pairs(spec: PairsSpec, shown: Sequence[Request]) -> Estimate:
+def estimate_pairs(spec: PairsSpec, shown: Sequence[Asked]) -> Estimate:
     """What a spec may take, given the requests of its first gap."""
     texts = len(spec.features) * spec.candidates
     characters = sum(len(m["content"]) * one.texts for one in shown for m in one.messages)

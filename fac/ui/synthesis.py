@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import streamlit as st
 
@@ -27,7 +27,7 @@ from fac.ui.pairs import STATE_NAMES, gap_rows
 from fac.ui.text import Row, plain
 from fac.ui.views import keep, linked
 from fac.ui.work import save_upload, start
-from fac.ui.writing import duration, lacks_model, writer_fields
+from fac.ui.writing import Asked, by_style, duration, lacks_model, writer_fields
 
 METHOD_NAMES = {
     "two-step": "From approved pairs",
@@ -201,28 +201,9 @@ def _evaluation_files(tie: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-class Asked(NamedTuple):
-    """One way in which the texts of a gap are asked for."""
-
-    style: str
-    texts: int
-    """Of the texts of a gap, how many are asked for like this."""
-
-    messages: list[dict[str, str]]
-    """What the writer is given; the role `opening` marks a text that it goes on with."""
-
-
 def requests_of(spec: SynthesizeSpec, approved: Sequence[Row]) -> list[Asked]:
     """Exactly what the writer will be asked for the first gap, each style once."""
-    asks = synthesis.first_asked(spec, runs=runs(), approved=approved)
-    styles = [ask.style.split("-of-")[0] for ask in asks]
-    found: dict[str, Asked] = {}
-    for style, ask in zip(styles, asks, strict=True):
-        prompt, opening = ask.request.prompt, ask.request.opening
-        begun = [{"role": "opening", "content": opening.text}] if opening else []
-        messages = [dict(m) for m in prompt.messages] if prompt else begun
-        found.setdefault(style, Asked(style, styles.count(style), messages))
-    return list(found.values())
+    return by_style(synthesis.first_asked(spec, runs=runs(), approved=approved))
 
 
 # --- what it will take ------------------------------------------------------------------------

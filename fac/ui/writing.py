@@ -7,13 +7,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
 
 from fac.config import WRITERS, inherited
 from fac.prompts import PROFILES
 from fac.store.queue import Job
+from fac.synthesis.candidates import Ask
 from fac.ui.handles import queue
 from fac.ui.meaning import key_line
 from fac.ui.text import Row, chat_html, plain
@@ -184,6 +185,33 @@ def _server(tie: Any, known: Mapping[str, Any]) -> Row:
         **tie("budget_usd"),
     )
     return {"endpoint": endpoint, **prices, "budget_usd": budget}
+
+
+class Asked(NamedTuple):
+    """One way in which the texts of a gap are asked for."""
+
+    style: str
+    texts: int
+    """Of the texts of a gap, how many are asked for like this."""
+
+    messages: list[dict[str, str]]
+    """What the writer is given; the role `opening` marks a text that it goes on with."""
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        opening = any(message["role"] == "opening" for message in self.messages)
+        return "A text to go on with" if opening else "An instruction"
+
+
+def by_style(asks: Sequence[Ask]) -> list[Asked]:
+    """The requests for one gap, each style once, in their order."""
+    # A random feature's style says of which feature it is.
+    styles = [ask.style.split("-of-")[0] for ask in asks]
+    found: dict[str, Asked] = {}
+    for style, ask in zip(styles, asks, strict=True):
+        found.setdefault(style, Asked(style, styles.count(style), ask.messages))
+    return list(found.values())
 
 
 def show_request(asked: Sequence[Mapping[str, str]]) -> None:
