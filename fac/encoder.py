@@ -6,22 +6,27 @@ Does not own: where texts come from, what is stored, what counts as active.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from fac import coverage
 from fac.errors import InputError
-from fac.models import ROLES, Chat, Rendered, SubjectModel, batches_by_length
-from fac.saes import Sae
+from fac.models import ROLES, Chat, Rendered, SubjectModel, batches_by_length, by_beginning
+from fac.saes import Block, Sae
 from fac.schema import Activations
 
 if TYPE_CHECKING:
     import torch
 
-DENSE_BYTES = 64 * 2**20
-"""Largest `[tokens, n_features]` block of float32 that the SAE is asked for at once."""
+DENSE = 16 * 2**20
+"""Values of the largest `[tokens, features]` block that the SAE is asked for at once."""
+
+SCOUTS = 16
+"""Samples of the first batch that say what a near miss must reach."""
 
 NEAR_KEPT = 3
 """Highest pre-activations kept per feature: the near misses of a dataset."""
@@ -56,7 +61,8 @@ class Reading(NamedTuple):
     """int8 owner of the token."""
 
     near: NearMisses
-    """The batch's highest pre-activation of every feature."""
+    """The batch's highest pre-activations of every feature, as far as they are among the highest
+    of all that this call has read by now."""
 
     def pooled(self) -> Activations:
         """g_i(x) per role (paper App. D)."""
@@ -84,11 +90,42 @@ class NearMisses(NamedTuple):
 
     def merged(self, other: NearMisses) -> NearMisses:
         """The best of both; ties go to the lower sample."""
-        pre, sample, position = (np.concatenate(pair) for pair in zip(self, other, strict=True))
-        order = np.lexsort((sample, -pre), axis=0)[: self.pre.shape[0]]
-        return NearMisses(
-            *(np.take_along_axis(array, order, axis=0) for array in (pre, sample, position))
+        new = np.flatnonzero(other.sample[0] >= 0)
+        if not len(new):
+            return self
+        pre, sample, position = (
+            np.concatenate([mine[:, new], its[:, new]])
+            for mine, its in zip(self, other, strict=True)
         )
+        order = np.lexsort((sample, -pre), axis=0)[: len(self.pre)]
+        merged = NearMisses(*(array.copy() for array in self))
+        for array, both in zip(merged, (pre, sample, position), strict=True):
+            array[:, new] = np.take_along_axis(both, order, axis=0)
+        return merged
+
+    @classmethod
+    def highest(
+        cls,
+        n_features: int,
+        feature: np.ndarray,
+        pre: np.ndarray,
+        sample: np.ndarray,
+        position: np.ndarray,
+    ) -> NearMisses:
+        """Of pre-activations, each array `[n]`, in any order; the earlier of equal positions."""
+        order = np.lexsort((position, -pre, sample, feature))
+        feature, pre, sample, position = (x[order] for x in (feature, pre, sample, position))
+        best = np.ones(len(feature), bool)  # of its sample
+        best[1:] = (feature[1:] != feature[:-1]) | (sample[1:] != sample[:-1])
+        feature, pre, sample, position = (x[best] for x in (feature, pre, sample, position))
+        order = np.lexsort((sample, -pre, feature))
+        feature, pre, sample, position = (x[order] for x in (feature, pre, sample, position))
+        rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
+        kept = rank < NEAR_KEPT
+        near = cls.none(n_features)
+        for array, column in zip(near, (pre, sample, position), strict=True):
+            array[rank[kept], feature[kept]] = column[kept]
+        return near
 
 
 class Encoder(Protocol):
@@ -152,85 +189,171 @@ class SaeEncoder:
         """
         wanted = [ROLES.index(role) for role in roles]
         rendered = self.model.renderer.render(chats)
-        for rows in batches_by_length([len(r.ids) for r in rendered]):
-            yield self._read_batch(rows, [rendered[i] for i in rows], wanted)
+        near = _Near(self.n_features)
+        for shared, group in by_beginning([r.ids for r in rendered]):
+            for rows in batches_by_length([len(rendered[i].ids) - shared for i in group]):
+                samples = [group[row] for row in rows]
+                yield self._read_batch(
+                    samples, [rendered[i] for i in samples], wanted, shared, near
+                )
 
     def _read_batch(
-        self, samples: list[int], rendered: list[Rendered], wanted: list[int]
+        self,
+        samples: list[int],
+        rendered: list[Rendered],
+        wanted: list[int],
+        shared: int,
+        near: _Near,
     ) -> Reading:
-        import torch
-
-        content = [np.flatnonzero(np.isin(r.role, wanted)) for r in rendered]
-        spoken = [row for row, positions in enumerate(content) if len(positions)]
-        near = _Near(self.n_features)
-        found: list[tuple[np.ndarray, ...]] = []
-        if spoken:
-            # In the order of the samples, so that of equal near misses the lower sample is kept.
-            spoken.sort(key=lambda row: samples[row])
-            states = self.model.residual([rendered[row].ids for row in spoken])
-            place = np.repeat(np.arange(len(spoken)), [len(content[row]) for row in spoken])
-            position = np.concatenate([content[row] for row in spoken])
-            step = max(1, DENSE_BYTES // (4 * self.n_features))
-            with torch.inference_mode():
-                for first in range(0, len(place), step):
-                    chunk = slice(first, first + step)
-                    acts, pre = self.sae.encode(states[place[chunk], position[chunk]].float())
-                    fired = torch.nonzero(acts, as_tuple=True)
-                    value = acts[fired].cpu().numpy()
-                    token, feature = (index.cpu().numpy() for index in fired)
-                    token += first
-                    found.append((place[token], position[token], feature, value))
-                    near.offer(place[chunk], position[chunk], pre)
-        nothing = (*(np.zeros(0, np.int64),) * 3, np.zeros(0, np.float32))
-        columns = [np.concatenate(column) for column in zip(nothing, *found, strict=True)]
-        at, where, features, values = columns
-        rows = np.asarray(spoken, np.int64)
-        role = np.concatenate([r.role for r in rendered])
+        alike: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
+        for row, r in enumerate(rendered):
+            if np.isin(r.role, wanted).any():
+                alike[r.ids.tobytes(), r.role.tobytes()].append(row)
+        found = _Entries.none()
+        if alike:  # equal texts are run once
+            texts = [rendered[rows[0]] for rows in alike.values()]
+            content = [np.flatnonzero(np.isin(r.role, wanted)) for r in texts]
+            text = np.repeat(np.arange(len(texts)), [len(positions) for positions in content])
+            position = np.concatenate(content)
+            states = self.model.residual([r.ids for r in texts], shared)[text, position]
+            told = [[samples[row] for row in rows] for rows in alike.values()]
+            found = self._entries(states, text, position, near.bar).of(told)
+        fired = found.fired(self.n_features)
         starts = np.cumsum([0, *(len(r.role) for r in rendered)])[:-1]
+        row_of = np.zeros(max(samples) + 1, np.int64)
+        row_of[samples] = np.arange(len(samples))
+        roles = np.concatenate([r.role for r in rendered])
         return Reading(
             samples=samples,
             rendered=rendered,
-            sample=np.asarray(samples, np.int32)[rows[at]],
-            position=where.astype(np.int32),
-            feature=features.astype(np.int32),
-            value=values,
-            role=role[starts[rows[at]] + where],
-            near=near.strongest(np.asarray(samples, np.int32)[rows]),
+            sample=fired.sample.astype(np.int32),
+            position=fired.position.astype(np.int32),
+            feature=fired.feature.astype(np.int32),
+            value=fired.value,
+            role=roles[starts[row_of[fired.sample]] + fired.position],
+            near=near.offer(found),
         )
+
+    def _entries(
+        self, states: torch.Tensor, text: np.ndarray, position: np.ndarray, bar: np.ndarray
+    ) -> _Entries:
+        """What is active or reaches the bar in residual streams `[tokens, d_model]`.
+
+        `text`, ascending, and `position` say where each token stands.
+        """
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            lowest = torch.from_numpy(bar).to(states.device)
+            for block in self.sae.blocks(states.float(), DENSE):
+                pre, cut, reach = block.pre, block.cut, lowest[block.features]
+                if np.isneginf(bar[0]):
+                    reach = _scouted(pre, text[block.tokens])
+                if cut.ndim == reach.ndim == 1:  # one pass over the block instead of three
+                    below = torch.nextafter(reach, reach.new_tensor(-torch.inf))
+                    flat = _where(pre > torch.minimum(cut, below))
+                else:
+                    flat = _where((pre > cut) | (pre >= reach))
+                token, column = flat // pre.shape[1], flat % pre.shape[1]
+                value = pre.flatten()[flat]
+                active = value > cut.expand(pre.shape)[token, column]
+                columns = (x.cpu().numpy() for x in (token, column, value, active))
+                found.append(_Entries.at(block, text, position, *columns))
+        return _Entries(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _scouted(pre: torch.Tensor, text: np.ndarray) -> torch.Tensor:
+    """What a near miss must reach while none is known: float32 `[features]`, or, where too few
+    texts could say so, `[tokens, features]`, the highest of each token's own text.
+
+    `pre` is `[tokens, features]`; `text`, ascending, says whose each token is. At least NEAR_KEPT
+    samples do reach it, so nothing below can be among the highest.
+    """
+    import torch
+
+    edges = [0, *(np.flatnonzero(np.diff(text)) + 1).tolist(), len(text)]
+    some = list(pairwise(edges))[:SCOUTS]
+    highest = torch.stack([pre[first:last].amax(0) for first, last in some])
+    if len(some) >= NEAR_KEPT:
+        return highest.topk(NEAR_KEPT, dim=0).values[-1]
+    sizes = torch.tensor([last - first for first, last in some], device=pre.device)
+    return highest.repeat_interleave(sizes, 0)
+
+
+def _where(mask: torch.Tensor) -> torch.Tensor:
+    """Places of the true values in the flattened mask, ascending."""
+    import torch
+
+    if mask.device.type == "cpu":  # numpy skips what is false much faster
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
+
+
+class _Entries(NamedTuple):
+    """Pre-activations of single tokens and features; every array has one entry for each."""
+
+    sample: np.ndarray
+    """Or the text, until `of` says who has it."""
+
+    position: np.ndarray
+    feature: np.ndarray
+    value: np.ndarray
+    active: np.ndarray
+
+    @classmethod
+    def none(cls) -> _Entries:
+        place = np.zeros(0, np.int64)
+        return cls(place, place, place, np.zeros(0, np.float32), np.zeros(0, bool))
+
+    @classmethod
+    def at(
+        cls,
+        block: Block,
+        text: np.ndarray,
+        position: np.ndarray,
+        token: np.ndarray,
+        column: np.ndarray,
+        value: np.ndarray,
+        active: np.ndarray,
+    ) -> _Entries:
+        """From places in a block of tokens and features to places in texts and dictionary."""
+        token = token + block.tokens.start
+        return cls(text[token], position[token], column + block.features.start, value, active)
+
+    def of(self, samples: Sequence[Sequence[int]]) -> _Entries:
+        """From texts to the samples that have them: each entry once for every one."""
+        sizes = np.array([len(some) for some in samples])
+        every = np.concatenate([np.asarray(some, np.int64) for some in samples])
+        times = sizes[self.sample]
+        row = np.repeat(np.arange(len(times)), times)
+        copy = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
+        repeated = _Entries(*(column[row] for column in self))
+        return repeated._replace(sample=every[(np.cumsum(sizes) - sizes)[repeated.sample] + copy])
+
+    def fired(self, n_features: int) -> _Entries:
+        """The active ones, by sample, position and feature."""
+        kept = _Entries(*(column[self.active] for column in self))
+        longest = 1 + kept.position.max(initial=0)
+        order = np.argsort((kept.sample * longest + kept.position) * n_features + kept.feature)
+        return _Entries(*(column[order] for column in kept))
 
 
 class _Near:
-    """The highest pre-activation of every feature in each sample of a batch, chunk by chunk."""
+    """The highest pre-activations that one call of `read` has met so far."""
 
     def __init__(self, n_features: int):
-        self.n_features = n_features
-        self.best: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._best = NearMisses.none(n_features)
 
-    def offer(self, place: np.ndarray, position: np.ndarray, pre: torch.Tensor) -> None:
-        """`pre` is `[tokens, n_features]`; `place`, ascending, says whose token each one is."""
-        import torch
+    @property
+    def bar(self) -> np.ndarray:
+        """float32 `[n_features]`: below which nothing can be among the highest any more."""
+        return self._best.pre[-1]
 
-        cuts = np.flatnonzero(np.diff(place)) + 1
-        for first, last in zip([0, *cuts], [*cuts, len(place)], strict=True):
-            highest, index = pre[first:last].max(0)
-            where = torch.from_numpy(position[first:last].astype(np.int32)).to(pre.device)[index]
-            sample = int(place[first])
-            if sample in self.best:  # a sample cut in two; the earlier position wins a tie
-                before, earlier = self.best[sample]
-                where = torch.where(highest > before, where, earlier)
-                highest = torch.maximum(highest, before)
-            self.best[sample] = highest, where
-
-    def strongest(self, samples: np.ndarray) -> NearMisses:
-        """The NEAR_KEPT best; `samples` names the places, ascending."""
-        import torch
-
-        near = NearMisses.none(self.n_features)
-        if self.best:
-            pre, where = (torch.stack(column) for column in zip(*self.best.values(), strict=True))
-            which = pre.argsort(dim=0, descending=True, stable=True)[:NEAR_KEPT]
-            kept = len(which)
-            near.pre[:kept] = pre.gather(0, which).cpu().numpy()
-            near.position[:kept] = where.gather(0, which).cpu().numpy()
-            near.sample[:kept] = samples[np.fromiter(self.best, int)][which.cpu().numpy()]
-        return near
+    def offer(self, found: _Entries) -> NearMisses:
+        """The best of a batch."""
+        high = found.value >= self.bar[found.feature]
+        sample, position, feature, pre, _ = (column[high] for column in found)
+        new = NearMisses.highest(self._best.pre.shape[1], feature, pre, sample, position)
+        self._best = self._best.merged(new)
+        return new

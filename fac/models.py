@@ -10,6 +10,7 @@ dashboard imports this package's other rooms and must start without them.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import fcntl
 import hashlib
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -486,17 +488,35 @@ class SubjectModel:
         self._block = blocks[layer - 1]
         self.final_norm = _final_norm(self.model, blocks)
         """The norm between the last block and the unembedding; None where there is none."""
+        self._head: tuple[np.ndarray, Any, torch.Tensor] | None = None
+        """The last shared beginning: its tokens, keys and values, and residual stream."""
 
-    def residual(self, ids: Sequence[np.ndarray]) -> torch.Tensor:
-        """Residual stream of a batch, right-padded: `[batch, longest, d_model]` on the device."""
-        kept: list[torch.Tensor] = []
+    def residual(self, ids: Sequence[np.ndarray], shared: int = 0) -> torch.Tensor:
+        """Residual stream of a batch, right-padded: `[batch, longest, d_model]` on the device.
 
-        def stop(_module: Any, _inputs: Any, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
-            raise _StopForward
+        The first `shared` tokens, the same in all rows and fewer than the shortest has, are run
+        once, and the later ones read their keys and values. What stands at the padding means
+        nothing.
+        """
+        import torch
 
-        self._run(ids, stop)
-        return kept[0]
+        if not shared:
+            return self._until_layer(ids)
+        head = np.asarray(ids[0][:shared])
+        if self._head is None or not np.array_equal(self._head[0], head):
+            cache = self._new_cache()
+            states = self._until_layer([head], cache)
+            if cache.get_seq_length() != shared:
+                raise InputError(
+                    f"{type(self.model).__name__} keeps no keys and values of what it has read; "
+                    f"only transformers with attention can be read."
+                )
+            self._head = head, cache, states
+        _, cache, before = self._head
+        cache = copy.deepcopy(cache)
+        cache.batch_repeat_interleave(len(ids))
+        after = self._until_layer([row[shared:] for row in ids], cache)
+        return torch.cat([before.expand(len(ids), -1, -1), after], 1)
 
     def forward_from(self, ids: Sequence[np.ndarray], states: torch.Tensor) -> torch.Tensor:
         """Logits `[batch, longest, vocabulary]` when the later blocks read `states` instead."""
@@ -506,23 +526,41 @@ class SubjectModel:
 
         return self._run(ids, replace).logits
 
-    def _run(self, ids: Sequence[np.ndarray], hook: Callable[..., Any]) -> Any:
-        """Forward a right-padded batch with `hook` on the last block read; None if it stopped."""
+    def _new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
+    def _until_layer(self, ids: Sequence[np.ndarray], cache: Any = None) -> torch.Tensor:
+        kept: list[torch.Tensor] = []
+
+        def stop(_module: Any, _inputs: Any, output: Any) -> None:
+            kept.append(output[0] if isinstance(output, tuple) else output)
+            raise _StopForward
+
+        self._run(ids, stop, cache)
+        return kept[0]
+
+    def _run(self, ids: Sequence[np.ndarray], hook: Callable[..., Any], cache: Any = None) -> Any:
+        """Forward a right-padded batch with `hook` on the last block read; None if it stopped.
+
+        No mask: padding comes after the tokens, where attention that looks back only never sees
+        it, and without one attention takes its fast way.
+        """
         import torch
 
         longest = max(len(row) for row in ids)
         padded = np.zeros((len(ids), longest), np.int64)
-        mask = np.zeros((len(ids), longest), np.int64)
         for i, row in enumerate(ids):
             padded[i, : len(row)] = row
-            mask[i, : len(row)] = 1
+        tokens = torch.from_numpy(padded)
+        if self.device != "cpu":
+            tokens = tokens.pin_memory().to(self.device, non_blocking=True)
         handle = self._block.register_forward_hook(hook)
         try:
             with torch.inference_mode():
                 return self.model(
-                    input_ids=torch.from_numpy(padded).to(self.device),
-                    attention_mask=None if mask.all() else torch.from_numpy(mask).to(self.device),
-                    use_cache=False,
+                    input_ids=tokens, past_key_values=cache, use_cache=cache is not None
                 )
         except _StopForward:
             return None
@@ -553,6 +591,53 @@ def _final_norm(model: Any, blocks: Any) -> Any:
             after = children[places[0] + 1 :]
             return next((c for c in after if "norm" in type(c).__name__.lower()), None)
     return None
+
+
+WORTHWHILE = 16
+"""Tokens that rows must share for their beginning to be run apart."""
+
+TOGETHER = 32
+"""Rows that must share it: fewer would leave both them and the rest in small batches."""
+
+DEEPEST = 64
+"""Times WORTHWHILE tokens, up to where groups are told apart by their beginnings."""
+
+
+def by_beginning(ids: Sequence[np.ndarray]) -> list[tuple[int, list[int]]]:
+    """Groups of rows, and how many tokens all rows of a group begin with.
+
+    Each row is in one group and has at least one token beyond what it shares. A group has TOGETHER
+    rows that share WORTHWHILE tokens, or it is the one of the rows left over, which share 0. Chats
+    without a system prompt, for one, all begin with the template's.
+    """
+    found: list[tuple[int, list[int]]] = []
+
+    def split(rows: Sequence[int], depth: int) -> list[int]:
+        """Takes groups out of rows that share `depth` times WORTHWHILE tokens; returns the rest."""
+        left: list[int] = []
+        deeper: dict[bytes, list[int]] = defaultdict(list)
+        first, last = depth * WORTHWHILE, (depth + 1) * WORTHWHILE
+        for row in rows:
+            goes_on = len(ids[row]) > last and depth < DEEPEST
+            (deeper[ids[row][first:last].tobytes()] if goes_on else left).append(row)
+        for some in deeper.values():
+            left += split(some, depth + 1) if len(some) >= TOGETHER else some
+        if depth and len(left) >= TOGETHER:
+            found.append((_shared([ids[row] for row in left]), sorted(left)))
+            return []
+        return left
+
+    if rest := split(range(len(ids)), 0):
+        found.append((0, sorted(rest)))
+    return found
+
+
+def _shared(ids: Sequence[np.ndarray]) -> int:
+    """Tokens that all rows begin with, leaving each at least one."""
+    most = min(map(len, ids)) - 1
+    heads = np.stack([row[:most] for row in ids])
+    differ = np.flatnonzero((heads != heads[0]).any(0))
+    return int(differ[0]) if len(differ) else most
 
 
 def batches_by_length(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,8 +39,25 @@ class Sae:
         self.n_features = int(module.cfg.d_sae)
         self.d_in = int(module.cfg.d_in)
         self._pre: list[torch.Tensor] = []
+        self._cut = self._own_cuts()
         hook = module.hook_sae_acts_pre
         hook.register_forward_hook(lambda _m, _i, output: self._pre.append(output))
+
+    def _own_cuts(self) -> torch.Tensor | None:
+        """float32 `[n_features]`: above which pre-activation each feature is active; None where
+        that depends on the other features or is not known to be so simple."""
+        import torch
+        from sae_lens.saes.jumprelu_sae import JumpReLUSAE
+        from sae_lens.saes.standard_sae import StandardSAE
+
+        if type(getattr(self.module, "activation_fn", None)) is not torch.nn.ReLU:
+            return None
+        zero = torch.zeros(self.n_features, device=self.module.W_enc.device)
+        if type(self.module) is StandardSAE:
+            return zero
+        if type(self.module) is JumpReLUSAE:
+            return torch.maximum(self.module.threshold.detach().float(), zero)
+        return None
 
     @property
     def thresholds(self) -> np.ndarray:
@@ -86,6 +103,46 @@ class Sae:
         if getattr(self.module.cfg, "rescale_acts_by_decoder_norm", False):
             pre = pre * self.module.W_dec.norm(dim=-1)  # what sae-lens itself does after its hook
         return acts, pre
+
+    def blocks(self, states: torch.Tensor, most: int) -> Iterator[Block]:
+        """Pre-activations of `[tokens, d_in]`, in blocks of about `most` values that together are
+        all of `[tokens, n_features]`.
+
+        Each element-wise pass over `[tokens, n_features]` costs as much as a good part of the
+        matrix product, so what is active is said by a cut instead of a second array. SAEs whose
+        features do not look at each other are cut along the dictionary: their weights pass through
+        memory once, however many tokens there are.
+        """
+        import torch
+
+        if self._cut is not None:
+            inputs = self.module.process_sae_in(states)
+            weights, bias, cut = self.module.W_enc, self.module.b_enc, self._cut
+            size = max(1, most // max(1, len(states)))
+            for first in range(0, self.n_features, size):
+                part = slice(first, min(first + size, self.n_features))
+                pre = torch.addmm(bias[part], inputs, weights[:, part])
+                yield Block(slice(0, len(states)), part, pre, cut[part])
+            return
+        size, every = max(1, most // self.n_features), slice(0, self.n_features)
+        for first in range(0, len(states), size):
+            rows = slice(first, min(first + size, len(states)))
+            acts, pre = self.encode(states[rows])
+            # An activation is its pre-activation or zero, and never negative.
+            yield Block(rows, every, pre, torch.where(acts > 0, 0.0, torch.inf))
+
+
+class Block(NamedTuple):
+    """Some tokens' pre-activations of some features; a feature is active above its cut."""
+
+    tokens: slice
+    features: slice
+
+    pre: torch.Tensor
+    """float32 `[tokens, features]`."""
+
+    cut: torch.Tensor
+    """float32 `[features]` or `[tokens, features]`."""
 
 
 def layer_of_hook(name: str) -> int | None:

@@ -121,8 +121,10 @@ class ByHand:
             if key in self.doubtful:
                 continue
             values = dict(self.fired[key])
-            assert found.peak[i] == pytest.approx(max(values.values()), rel=1e-3)
-            assert values[int(found.position[i])] == pytest.approx(found.peak[i], rel=1e-3)
+            # A pre-activation is a sum of terms around 10, so near zero only its size is certain.
+            assert found.peak[i] == pytest.approx(max(values.values()), rel=1e-3, abs=1e-4)
+            at = values[int(found.position[i])]
+            assert at == pytest.approx(found.peak[i], rel=1e-3, abs=1e-4)
             assert found.n_tokens[i] == len(values)
 
     def agree_near(self, near: NearMisses) -> None:
@@ -204,18 +206,70 @@ def test_asking_for_roles_leaves_out_the_others_tokens(encoders, roles):
     expected.agree_near(near)
 
 
-@pytest.mark.parametrize("tokens", [1, 5])
-def test_reading_in_small_chunks_changes_nothing(encoders, monkeypatch, tokens):
-    encoder = encoders["jumprelu"]
-    widths = []
-    encode = encoder.sae.encode
-    monkeypatch.setattr(encoder.sae, "encode", lambda x: (widths.append(len(x)), encode(x))[1])
-    monkeypatch.setattr(encoding, "DENSE_BYTES", tokens * 4 * encoder.n_features)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("values", [96, 5 * 96, 300])
+def test_reading_in_small_blocks_changes_nothing(encoders, monkeypatch, kind, values):
+    encoder = encoders[kind]
+    sizes = []
+    blocks = encoder.sae.blocks
+
+    def watched(states, most):
+        for block in blocks(states, most):
+            sizes.append(block.pre.numel())
+            yield block
+
+    monkeypatch.setattr(encoder.sae, "blocks", watched)
+    monkeypatch.setattr(encoding, "DENSE", values)
     found, near = read_all(encoder, SOME)
-    assert max(widths) == tokens
+    assert max(sizes) <= values and len(sizes) > len(SOME)
     expected = by_hand(encoder, SOME)
     expected.agree(found)
     expected.agree_near(near)
+
+
+@pytest.mark.parametrize("kind", ["jumprelu", "topk"])
+@settings(max_examples=10, deadline=None)
+@given(
+    texts=st.lists(TEXT, min_size=1, max_size=4),
+    which=st.lists(st.integers(0, 3), min_size=1, max_size=12),
+)
+def test_a_text_that_several_samples_have_counts_for_each_of_them(encoders, kind, texts, which):
+    encoder = encoders[kind]
+    chats = [[{"role": "user", "content": texts[i % len(texts)]}] for i in which]
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        residual = encoder.model.residual
+        patch.setattr(
+            encoder.model, "residual", lambda ids, *a: (read.extend(ids), residual(ids, *a))[1]
+        )
+        found, near = read_all(encoder, chats)
+    assert len({row.tobytes() for row in read}) == len(read)
+    expected = by_hand(encoder, chats)
+    expected.agree(found)
+    expected.agree_near(near)
+
+
+def test_what_chats_begin_with_is_run_once(encoders):
+    """The template's own system prompt, and one that samples bring and that is measured itself."""
+    encoder = encoders["jumprelu"]
+    own = {"role": "system", "content": "Answer as a baker who is fond of warm bread and ovens."}
+    said = [f"The oven number {i} is hot, and the river is {'long ' * (i % 5)}." for i in range(40)]
+    plain = [[{"role": "user", "content": text}] for text in said]
+    chats = [*plain, *([own, *chat] for chat in plain), *SOME]
+    ran = []
+    with pytest.MonkeyPatch.context() as patch:
+        run = encoder.model._run
+        patch.setattr(
+            encoder.model, "_run", lambda ids, *a: (ran.append(sum(map(len, ids))), run(ids, *a))[1]
+        )
+        found, near = read_all(encoder, chats)
+    whole = sum(len(r.ids) for r in encoder.render(chats))
+    assert sum(ran) < 0.7 * whole
+    expected = by_hand(encoder, chats)
+    expected.agree(found)
+    expected.agree_near(near)
+    system = found.role == ROLES.index("system")
+    assert set(found.sample[system].tolist()) == {*range(40, 80), 81}
 
 
 def test_equal_near_misses_go_to_the_lower_sample(encoders):

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fac import models
@@ -17,15 +17,18 @@ from fac.models import (
     DEMO_MODEL,
     ROLES,
     SCAFFOLD,
+    TOGETHER,
+    WORTHWHILE,
     ChatRenderer,
     SubjectModel,
     batches_by_length,
+    by_beginning,
     demo_model,
     locate_model,
 )
 
 TEMPLATES = ("chatml", "trimming", "mistral", "llama2", "none")
-FAMILIES = ("llama", "gpt2", "neox", "gemma")
+FAMILIES = ("llama", "gpt2", "neox", "gemma", "mistral")
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
@@ -321,6 +324,59 @@ def test_folders_without_a_whole_model_are_refused_in_one_sentence(tmp_path):
     assert SubjectModel(whole, layer=1).n_blocks == 3
     broken(whole, "config.json", b"{ not json")
     broken(whole, "config.json", b'{"model_type": "no-such-family"}')
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shared", [1, 17, 40])
+def test_a_beginning_run_once_changes_no_state(folders, family, shared):
+    import torch
+
+    model = SubjectModel(folders[family], layer=2)
+    for seed in range(2):  # another beginning after the first
+        rng = np.random.default_rng(seed)
+        head = rng.integers(4, 396, size=shared)
+        batch = [
+            np.concatenate([head, rng.integers(4, 396, size=1 + 5 * i)]).astype(np.int32)
+            for i in range(4)
+        ]
+        for _ in range(2):  # and the same again
+            whole, apart = model.residual(batch), model.residual(batch, shared)
+            assert apart.shape == whole.shape
+            for row, ids in enumerate(batch):
+                mine, plain = apart[row, : len(ids)], whole[row, : len(ids)]
+                torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
+
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from([0, 5, 20, 50, 1100]), st.lists(st.integers(1, 3), max_size=3)),
+    max_size=8,
+)
+
+
+@settings(max_examples=50)
+@given(rows=ROWS, times=st.integers(1, 40))
+def test_groups_hold_every_row_once_and_share_what_they_say(rows, times):
+    ids = [np.array([7] * n + tail, np.int32) for n, tail in rows] * times
+    groups = by_beginning(ids)
+    assert sorted(row for _, group in groups for row in group) == list(range(len(ids)))
+    for shared, group in groups:
+        assert len({ids[row][:shared].tobytes() for row in group}) == 1
+        assert not shared or min(len(ids[row]) for row in group) > shared
+        assert not shared or (shared >= WORTHWHILE and len(group) >= TOGETHER)
+    assert sum(shared == 0 for shared, _ in groups) <= 1
+
+
+def test_samples_with_the_same_system_prompt_are_one_group():
+    rng = np.random.default_rng(0)
+    template, other = rng.integers(0, 99, 24), rng.integers(0, 99, 60)
+    longer = np.concatenate([other, rng.integers(0, 99, 40)])
+
+    def rows(head, n):
+        return [np.concatenate([head, [200 + i, 3, 4]]).astype(np.int32) for i in range(n)]
+
+    ids = [*rows(template, 100), *rows(longer, 50), *rows(other, 40), *rows(other[:3], 9)]
+    found = sorted((shared, len(group)) for shared, group in by_beginning(ids))
+    assert found == [(0, 9), (24, 100), (60, 40), (100, 50)]
 
 
 @given(

@@ -19,6 +19,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -194,7 +196,28 @@ def gemma(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
     return _saved(GemmaForCausalLM(config), words, folder)
 
 
-FAMILIES = {"llama": llama, "gpt2": gpt2, "neox": neox, "gemma": gemma}
+def mistral(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Mistral: attention sees only so many tokens back."""
+    torch.manual_seed(0)
+    words = tokenizer(MISTRAL)
+    config = MistralConfig(
+        vocab_size=len(words),
+        hidden_size=d_model,
+        intermediate_size=2 * d_model,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=12,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    return _saved(MistralForCausalLM(config), words, folder)
+
+
+FAMILIES = {"llama": llama, "gpt2": gpt2, "neox": neox, "gemma": gemma, "mistral": mistral}
 
 
 def _saved(model: torch.nn.Module, words: PreTrainedTokenizerFast, folder: Path) -> Path:
