@@ -5,7 +5,9 @@
 takes gaps of the demo at random among those that enough anchor samples show, and lets every method
 of `fac synthesize` write for the same ones, through the same filter: every text of a method beyond
 the tokens that each may use for a gap is thrown away unseen. Approvals come from this script, in a
-workspace of its own. Finished parts are runs like any other, so a second start goes on.
+workspace of its own. Finished parts are runs like any other, so a second start goes on. `--show
+FILE` prints the table of what an earlier `--out FILE` wrote; the README's comes from
+benchmarks/synthesis.json.
 """
 
 from __future__ import annotations
@@ -248,7 +250,9 @@ def told(done: int, total: int, note: str = "") -> None:
 def main() -> None:
     """Measures, prints the table, and writes all numbers beside the workspace if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--workspace", type=Path, required=True, help="a folder of its own")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--workspace", type=Path, help="a folder of its own")
+    where.add_argument("--show", type=Path, help="print the table of an earlier measurement")
     parser.add_argument("--gaps", type=int, default=60)
     parser.add_argument("--min-support", type=int, default=4, help="anchor samples that show it")
     parser.add_argument("--seeds", type=int, default=3)
@@ -257,6 +261,9 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=40, help="longest text")
     parser.add_argument("--out", type=Path, help="every number as JSON")
     asked = vars(parser.parse_args())
+    if shown := asked.pop("show"):
+        print(table(summary(json.loads(shown.read_text("utf-8"))["rows"])))
+        return
     out, place = asked.pop("out"), Workspace(asked.pop("workspace"))
     demo.materialise(place, lambda *_: None)
     rows = measure(place, **asked)

@@ -128,6 +128,25 @@ class NearMisses(NamedTuple):
         return near
 
 
+class Batch(NamedTuple):
+    """Samples that go through the model together."""
+
+    samples: list[int]
+    """Index of each in the list that was given, also of those with nothing to read."""
+
+    alike: list[list[int]]
+    """Those with something to read, the ones that read alike together."""
+
+    ids: list[np.ndarray]
+    """int32 token ids of each text, up to its last token that counts."""
+
+    content: list[np.ndarray]
+    """Positions of each text's tokens that count."""
+
+    shared: int
+    """Tokens with which all texts begin."""
+
+
 class Encoder(Protocol):
     """Whatever can say which features fire in a chat."""
 
@@ -187,50 +206,57 @@ class SaeEncoder:
 
         Peaks do not depend on the batch beyond float32 rounding: padding is masked.
         """
-        wanted = [ROLES.index(role) for role in roles]
         rendered = self.model.renderer.render(chats)
         near = _Near(self.n_features)
-        for shared, group in by_beginning([r.ids for r in rendered]):
-            for rows in batches_by_length([len(rendered[i].ids) - shared for i in group]):
-                samples = [group[row] for row in rows]
-                yield self._read_batch(
-                    samples, [rendered[i] for i in samples], wanted, shared, near
-                )
+        for batch in self.batches(rendered, roles):
+            yield self._read_batch(batch, rendered, near)
 
-    def _read_batch(
-        self,
-        samples: list[int],
-        rendered: list[Rendered],
-        wanted: list[int],
-        shared: int,
-        near: _Near,
-    ) -> Reading:
-        alike: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
-        for row, r in enumerate(rendered):
-            if np.isin(r.role, wanted).any():
-                alike[r.ids.tobytes(), r.role.tobytes()].append(row)
+    def batches(self, rendered: Sequence[Rendered], roles: Sequence[str] = ROLES) -> list[Batch]:
+        """What is run together: texts of similar length that begin alike, equal ones once, each
+        only as far as its last token of these roles."""
+        wanted = [ROLES.index(role) for role in roles]
+        content = [np.flatnonzero(np.isin(r.role, wanted)) for r in rendered]
+        ids = [r.ids[: c[-1] + 1 if len(c) else 0] for r, c in zip(rendered, content, strict=True)]
+        found = []
+        for shared, group in by_beginning(ids):
+            lengths = [max(0, len(ids[i]) - shared) for i in group]
+            for rows in batches_by_length(lengths, max_padded=self.model.batch_tokens):
+                texts: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
+                for i in (group[row] for row in rows):
+                    if len(ids[i]):
+                        texts[ids[i].tobytes(), content[i].tobytes()].append(i)
+                alike = [*texts.values()]
+                once = [some[0] for some in alike]
+                found.append(
+                    Batch(
+                        [group[row] for row in rows],
+                        alike,
+                        [ids[i] for i in once],
+                        [content[i] for i in once],
+                        shared,
+                    )
+                )
+        return found
+
+    def _read_batch(self, batch: Batch, rendered: Sequence[Rendered], near: _Near) -> Reading:
         found = _Entries.none()
-        if alike:  # equal texts are run once
-            texts = [rendered[rows[0]] for rows in alike.values()]
-            content = [np.flatnonzero(np.isin(r.role, wanted)) for r in texts]
-            text = np.repeat(np.arange(len(texts)), [len(positions) for positions in content])
-            position = np.concatenate(content)
-            states = self.model.residual([r.ids for r in texts], shared)[text, position]
-            told = [[samples[row] for row in rows] for rows in alike.values()]
-            found = self._entries(states, text, position, near.bar).of(told)
+        if batch.ids:
+            text = np.repeat(np.arange(len(batch.ids)), [len(some) for some in batch.content])
+            position = np.concatenate(batch.content)
+            states = self.model.residual(batch.ids, batch.shared)[text, position]
+            found = self._entries(states, text, position, near.bar).of(batch.alike)
         fired = found.fired(self.n_features)
-        starts = np.cumsum([0, *(len(r.role) for r in rendered)])[:-1]
-        row_of = np.zeros(max(samples) + 1, np.int64)
-        row_of[samples] = np.arange(len(samples))
-        roles = np.concatenate([r.role for r in rendered])
+        mine = [rendered[i] for i in batch.samples]
+        starts = np.zeros(max(batch.samples) + 1, np.int64)
+        starts[batch.samples] = np.cumsum([0, *(len(r.role) for r in mine)])[:-1]
         return Reading(
-            samples=samples,
-            rendered=rendered,
+            samples=batch.samples,
+            rendered=mine,
             sample=fired.sample.astype(np.int32),
             position=fired.position.astype(np.int32),
             feature=fired.feature.astype(np.int32),
             value=fired.value,
-            role=roles[starts[row_of[fired.sample]] + fired.position],
+            role=np.concatenate([r.role for r in mine])[starts[fired.sample] + fired.position],
             near=near.offer(found),
         )
 

@@ -444,6 +444,11 @@ def pretrained(
         ) from error
 
 
+CPU_BATCH, GPU_BATCH = 512, 16_384
+"""On a CPU what a block computes for a batch should stay in its caches: four times as many tokens
+are a tenth slower each. An accelerator wants enough to keep it busy."""
+
+
 class _StopForward(Exception):
     """Raised by the hook at the wanted layer, so that later blocks never run."""
 
@@ -485,6 +490,8 @@ class SubjectModel:
         self.d_model = int(config.hidden_size)
         limit = getattr(config, "max_position_embeddings", None) or max_tokens
         self.renderer = ChatRenderer(self.tokenizer, min(max_tokens, limit))
+        self.batch_tokens = CPU_BATCH if device == "cpu" else GPU_BATCH
+        """Tokens, padding included, that are best run together on this device."""
         self._block = blocks[layer - 1]
         self.final_norm = _final_norm(self.model, blocks)
         """The norm between the last block and the unembedding; None where there is none."""

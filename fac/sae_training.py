@@ -99,7 +99,8 @@ def collect_activations(
 
 def _content_states(chats: Sequence[Chat], model: SubjectModel) -> Iterator[np.ndarray]:
     rendered = [r for r in model.renderer.render(chats) if (r.role != SCAFFOLD).any()]
-    for rows in batches_by_length([len(r.ids) for r in rendered]):
+    lengths = [len(r.ids) for r in rendered]
+    for rows in batches_by_length(lengths, max_padded=model.batch_tokens):
         states = model.residual([rendered[i].ids for i in rows])
         for row, i in enumerate(rows):
             content = np.flatnonzero(rendered[i].role != SCAFFOLD)
