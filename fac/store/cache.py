@@ -47,7 +47,7 @@ SQL_VERSION = 2
 """Of the tables below. A cache with another number is not ready, and building replaces it."""
 
 MAX_RUNGS = 24
-PEAKS_PER_RUNG = 1_000_000
+PEAKS_PER_RUNG = 500_000
 """Between two rungs of a large run; what a count at any other threshold reads at most."""
 
 CELLS_PER_E = 500
@@ -590,11 +590,11 @@ BYTES_NEEDED = """
 
 RUNGS = "SELECT threshold FROM {run}.rungs ORDER BY rung"
 
-SUPPORT_AT_RUNG = "SELECT n FROM {run}.ladder WHERE rung = $rung ORDER BY role, feature"
+# Rows come in the order in which they were inserted: to sort them again would take longer.
+SUPPORT_AT_RUNG = "SELECT n FROM {run}.ladder WHERE rung = $rung"
 
 SUPPORT_BETWEEN = """
-    SELECT who, count(*) AS n FROM {run}.by_peak
-    WHERE peak > $threshold::FLOAT AND peak <= $upper::FLOAT GROUP BY who
+    SELECT who FROM {run}.by_peak WHERE peak > $threshold::FLOAT AND peak <= $upper::FLOAT
 """
 
 # Tables of one row a feature that are small enough to stay in memory once asked for.
@@ -640,16 +640,16 @@ UNLESS_BY = " AND feature NOT IN (SELECT feature FROM {run}.explained)"
 
 ALSO_IN = " OR m.feature IN (SELECT feature FROM {place} WHERE contains(folded, lower($text)))"
 
+# Spans and near misses lie in the order in which they are shown.
 SPANS_OF = """
     SELECT kind, rank, quantile, sample, role, position, peak, peak_index, tokens, activations
     FROM {run}.spans WHERE feature = $feature AND ($kind IS NULL OR kind = $kind)
-    ORDER BY kind DESC, rank
 """
 
 NEAR_OF = """
     SELECT n.rank, n.sample, n.role, n.position, n.pre, n.peak_index, n.tokens,
            CASE WHEN $threshold > 0 THEN n.pre / $threshold::FLOAT END AS ratio
-    FROM {run}.near n WHERE n.feature = $feature ORDER BY n.rank
+    FROM {run}.near n WHERE n.feature = $feature
 """
 
 HISTOGRAM = """
@@ -708,6 +708,14 @@ SUMMARISE_SCORES = """
     FROM {run}.scores GROUP BY score ORDER BY score
 """
 
+SOURCES_OF = "SELECT DISTINCT source_feature FROM {run}.examples WHERE feature = $feature"
+
+# One part a feature, because only an equality keeps DuckDB from reading the lists of all spans.
+SPANS_OF_ONE = """
+    SELECT feature, kind, rank, tokens, activations, peak_index, sample, role
+    FROM {measure}.spans WHERE feature = {feature}
+"""
+
 # The activations of a span belong to the feature it was kept for: a negative shows none of them.
 EXAMPLES_OF = """
     SELECT e.number, s.tokens,
@@ -715,7 +723,7 @@ EXAMPLES_OF = """
                AS activations,
            s.peak_index, s.sample, s.role, e.positive, e.hard, e.detected, e.fuzzed, e.fuzz_right,
            e.source_feature, e.source_kind, e.source_rank
-    FROM {run}.examples e LEFT JOIN {measure}.spans s
+    FROM {run}.examples e LEFT JOIN ({spans}) s
       ON s.feature = e.source_feature AND s.kind = e.source_kind AND s.rank = e.source_rank
     WHERE e.feature = $feature ORDER BY e.number
 """
@@ -1130,6 +1138,13 @@ class Cache:
             scores.setdefault(row.pop("feature"), {})[row.pop("score")] = row
         return [{**row, "scores": scores[row["feature"]]} for row in rows]
 
+    def texts(self, explain_run: str) -> list[tuple[int, str]]:
+        """(feature, text) of every explanation that has one, in feature order."""
+        with self._reading(explain_run) as cursor:
+            known = self._whole(cursor, explain_run, "explained")
+        columns = (known["feature"].to_pylist(), known["explanation"].to_pylist())
+        return list(zip(*columns, strict=True))
+
     def explanation_counts(self, explain_run: str) -> dict[str, int]:
         """How many features the run explained, could not tell, and so on, by status."""
         with self._reading(explain_run) as cursor:
@@ -1159,8 +1174,16 @@ class Cache:
                 f"ask for them together with that run."
             )
         with self._reading(explain_run, measure_run) as cursor:
-            sql = EXAMPLES_OF.format(run=_name(explain_run), measure=_name(measure_run))
-            rows = _dicts(cursor, sql, feature=int(feature))
+            name, asked = _name(explain_run), {"feature": int(feature)}
+            sources = cursor.execute(SOURCES_OF.format(run=name), asked).fetchall()
+            if not sources:
+                return []
+            parts = [
+                SPANS_OF_ONE.format(measure=_name(measure_run), feature=int(source))
+                for (source,) in sources
+            ]
+            sql = EXAMPLES_OF.format(run=name, spans=" UNION ALL ".join(parts))
+            rows = _dicts(cursor, sql, **asked)
         for row in rows:
             if row["tokens"] is None:
                 raise InputError(
@@ -1422,11 +1445,11 @@ def _support(
         counts += cursor.execute(sql, {"rung": rung}).fetchnumpy()["n"].reshape(counts.shape)
     if threshold < upper:
         between = {"threshold": threshold, "upper": upper}
-        found = cursor.execute(SUPPORT_BETWEEN.format(run=_name(run)), between).fetchnumpy()
-        who, n = found["who"], found["n"]
-        strongest = (who & 1) == 1
-        np.add.at(counts, ((who >> 1) & 3, who >> 3), n)
-        np.add.at(counts[-1], who[strongest] >> 3, n[strongest])
+        who = cursor.execute(SUPPORT_BETWEEN.format(run=_name(run)), between).fetchnumpy()["who"]
+        # Feature, role, and whether it is the strongest of its sample: see CREATE_BY_PEAK.
+        found = np.bincount(who, minlength=8 * about["n_features"]).reshape(-1, 4, 2)
+        counts[:-1] += found[:, : len(ROLES)].sum(axis=2, dtype=np.int32).T
+        counts[-1] += found[:, :, 1].sum(axis=1, dtype=np.int32)
     return counts
 
 
