@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import duckdb
 import numpy as np
@@ -342,11 +343,16 @@ def cached(folder, activations, **facts):
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
-@given(activations=firings(), more=st.lists(st.floats(0, 70), max_size=3))
+@given(
+    activations=firings(),
+    more=st.lists(st.floats(0, 70), max_size=3),
+    together=st.sampled_from([1, 5, caching.PEAKS_PER_RUNG]),
+)
 def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
-    tmp_path_factory, activations, more
+    tmp_path_factory, activations, more, together
 ):
-    cache, run = cached(tmp_path_factory.mktemp("counts"), activations)
+    with mock.patch.object(caching, "PEAKS_PER_RUNG", together):
+        cache, run = cached(tmp_path_factory.mktemp("counts"), activations)
     ladder = cache.summary(run)["thresholds"]
     peaks = activations.peak.tolist()[:3]
     around = [float(np.nextafter(np.float32(p), np.float32(d))) for p in peaks for d in (0, 99)]
@@ -361,10 +367,60 @@ def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
         for threshold in [*ladder, *peaks, *around, *more, 0.1, 2.2]:
             counted = cache.support(run, threshold, role)
             assert counted.tolist() == by_hand(threshold).tolist(), (role, threshold)
-        thresholds, counts = cache.ladder(run, role)
-        assert thresholds.tolist() == ladder
-        assert counts.tolist() == [by_hand(threshold).tolist() for threshold in ladder]
     cache.close()
+
+
+def rungs_of(cache_folder, run):
+    return [rung[1] for rung in tables(cache_folder / f"{run}.duckdb")["rungs"]]
+
+
+def test_finer_rungs_come_where_many_peaks_lie(tmp_path, monkeypatch):
+    n = 4000
+    peak = np.random.default_rng(0).uniform(1.0, 10.0, n).astype(np.float32)
+    feature, sample = np.arange(n) % 2, np.arange(n)
+    dense = Activations(sample, np.ones(n, int), feature, peak, np.zeros(n, int), np.ones(n, int))
+    sizes = {"n_features": 2, "n_samples": n}
+    found = {}
+    for together in (50, 500, 10**6):
+        monkeypatch.setattr(caching, "PEAKS_PER_RUNG", together)
+        runs = Runs(Workspace(tmp_path / str(together)))
+        run = publish_activations(runs, "made", dense, **sizes)
+        build(runs, run, tmp_path / str(together))
+        found[together] = rungs_of(tmp_path / str(together), run)
+        cache = Cache(tmp_path / str(together))
+        offered = [float(np.float32(rung)) for rung in cache.summary(run)["thresholds"]]
+        for threshold in (*found[together], 3.3):
+            counted = [(peak[feature == i] > np.float32(threshold)).sum() for i in range(2)]
+            assert cache.support(run, threshold).tolist() == counted
+        cache.close()
+        assert found[together] == sorted({*found[together], *offered})
+        between = np.histogram(peak, [*found[together], np.inf])[0]
+        assert between.max() <= together + 20  # one cell more
+    assert found[10**6] == offered
+    assert len(found[50]) > len(found[500])
+    monkeypatch.setattr(caching, "LADDER_CELLS", 2 * (len(offered) + 10))
+    monkeypatch.setattr(caching, "PEAKS_PER_RUNG", 50)
+    build(runs, run, tmp_path / "few")
+    assert len(offered) < len(rungs_of(tmp_path / "few", run)) <= len(offered) + 10
+
+
+def test_what_was_counted_once_is_kept_within_bounds_and_not_shared(toy, cache, monkeypatch):
+    counted = mock.Mock(side_effect=caching._support)
+    monkeypatch.setattr(caching, "_support", counted)
+    right = cache.support(toy[2], 0.7).tolist()
+    spoilt = cache.support(toy[2], 0.7, "user")
+    spoilt += 100
+    assert cache.support(toy[2], 0.7).tolist() == right
+    assert (cache.support(toy[2], 0.7, "user") < 100).all()
+    assert counted.call_count == 1
+    one = sum(each.nbytes for each in cache._kept.values())
+    monkeypatch.setattr(caching, "KEPT_BYTES", 3 * one)
+    for threshold in (0.8, 0.9, 1.0, 0.8):
+        cache.support(toy[2], threshold)
+    assert counted.call_count == 4
+    assert sum(each.nbytes for each in cache._kept.values()) == 3 * one
+    assert cache.support(toy[2], 0.7).tolist() == right  # had to go, as the longest unused
+    assert counted.call_count == 5
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
@@ -795,15 +851,11 @@ def test_near_misses_are_measured_against_the_saes_own_threshold(toy, cache):
     assert cache.near(seed, train)[0]["ratio"] is None
 
 
-def test_a_sample_comes_with_its_messages_and_its_features(toy, cache):
+def test_a_sample_comes_with_its_messages(toy, cache):
     _, _, anchor, _, _ = toy
     sample = cache.sample(anchor, 12)
     assert [m["role"] for m in sample["messages"]] == ["system", "user", "assistant"]
     assert sample["messages"][0]["content"] == "You write python for beginners"
-    found = cache.sample_features(anchor, 12)
-    assert found[0]["label"] == "loop!" and found[0]["peak"] == 1.5
-    names = {WORDS[row["feature"]] for row in found}
-    assert names == {"loop", "python", "function", "please", "the"}
     assert cache.sample(anchor, 24) is None
 
 
@@ -1301,6 +1353,7 @@ def test_the_oldest_waiting_job_is_claimed_first_and_holds_what_was_asked(queue)
 CLAIM_ALL = """
 import sys
 from pathlib import Path
+from unittest import mock
 from fac.store.queue import Queue
 queue = Queue(Path(sys.argv[1]))
 print("ready", flush=True)
@@ -1384,6 +1437,7 @@ def test_a_silent_workers_job_waits_again_and_its_worker_is_told(queue, monkeypa
 CLAIM_AND_DIE = """
 import os, sys
 from pathlib import Path
+from unittest import mock
 from fac.store.queue import Queue
 Queue(Path(sys.argv[1])).claim("w")
 os.kill(os.getpid(), 9)

@@ -4,11 +4,15 @@
 read-only and answers what pages and commands ask. The run id is the version, so nothing is ever
 invalidated; a file may be deleted any day and built again. The only DuckDB code.
 
+Texts that are searched have a `folded` form, in lower case, beside them.
+
 Tables of a measure run, sorted by feature so that one feature's rows lie together:
     activations  every stored peak; `strongest` marks the row of the loudest role of its sample,
                  so that "samples, whatever the role" is a plain count
     features     one row per feature of the dictionary, silent ones included
-    ladder       samples above each rung of `thresholds`, per role and feature
+    ladder       samples above each of `rungs`, per role and feature: the thresholds that pages
+                 offer, and finer ones between them where many peaks lie
+    by_peak      the same peaks sorted by peak: those between two rungs lie together
     spans, near, samples, meta
 Tables of an SAE run: features, meta.
 Tables of an explain run: explanations, scores and examples as the run has them; `explained`, the
@@ -24,9 +28,8 @@ import json
 import math
 import shutil
 import threading
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,15 +37,25 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fac.errors import InputError, disk_full, disk_room
 from fac.schema import CANDIDATES, EVERY_ROLE, HITS, PAIRS, RELEVANT, ROLES, VERDICTS
 from fac.store.runs import Runs, is_run_id, lock_file
 
-SQL_VERSION = 1
+SQL_VERSION = 2
 """Of the tables below. A cache with another number is not ready, and building replaces it."""
 
 MAX_RUNGS = 24
+PEAKS_PER_RUNG = 500_000
+"""Between two rungs of a large run; what a count at any other threshold reads at most."""
+
+CELLS_PER_E = 500
+"""Of the histogram from which finer rungs are chosen: peaks of one cell differ by 0.2 %."""
+
+LADDER_CELLS = 2**24
+"""Rungs times features that finer rungs may lead to: in memory, while building, 16 bytes each."""
+
 HISTOGRAM_BINS = 30
 ROWS_PER_BLOCK = 2_000_000
 """Activations in memory at once while building; a feature is never split."""
@@ -61,6 +74,9 @@ SORTABLE = (
     "density",
     "score",
 )
+SORTED_BY = {"density": "n_samples"}
+"""Columns that rise with another, by which the table is sorted."""
+
 SHOWN = ("all", "alive", "silent")
 
 PAIR_SORTS = ("feature", "positive_peak", "negative_peak", "margin")
@@ -69,6 +85,10 @@ CANDIDATES_SHOWN = ("all", "kept", "dropped")
 
 QUIET = "SET enable_progress_bar = false"
 """DuckDB would draw one on standard output, in the middle of a command's JSON."""
+
+KEPT_BYTES = 256 * 2**20
+"""Of small tables and counts that a Cache keeps in memory. Of 65,536 features a table takes about
+5 MB and the counts at one threshold 1 MB; a curve asks for those at every rung of two runs."""
 
 SHOWN_SCORES = ("auroc", "detection")
 """The score beside an explanation: the first of these that it has, of the same run."""
@@ -84,8 +104,9 @@ CREATE_MEASURE = """
     CREATE TABLE features (
         feature INTEGER, label VARCHAR, n_samples INTEGER, n_system INTEGER, n_user INTEGER,
         n_assistant INTEGER, n_tokens BIGINT, max_peak FLOAT, peak_system FLOAT, peak_user FLOAT,
-        peak_assistant FLOAT, mean_peak DOUBLE);
-    CREATE TEMP TABLE rising (role UTINYINT, feature INTEGER, counts INTEGER[]);
+        peak_assistant FLOAT, mean_peak DOUBLE, folded VARCHAR);
+    CREATE TABLE rungs (rung INTEGER, threshold FLOAT);
+    CREATE TABLE ladder (rung INTEGER, role UTINYINT, feature INTEGER, n INTEGER);
 """
 
 CREATE_META = "CREATE TABLE meta (version INTEGER, run VARCHAR, step VARCHAR, summary VARCHAR)"
@@ -95,6 +116,12 @@ INSERT_META = "INSERT INTO meta VALUES ($version, $run, $step, $summary)"
 PEAK_RANGE = """
     SELECT min(peak), max(peak), min(feature), max(feature), bool_and(isfinite(peak))
     FROM read_parquet($path)
+"""
+
+# Cells of equal ratio: a peak lies in the cell whose number is the floor of its scaled logarithm.
+PEAKS_PER_CELL = """
+    SELECT floor(ln(peak) * $scale)::INTEGER AS cell, count(*) AS n FROM read_parquet($path)
+    GROUP BY cell ORDER BY cell
 """
 
 ROWS_PER_FEATURE = "SELECT feature, count(*) AS n FROM read_parquet($path) GROUP BY feature"
@@ -110,10 +137,11 @@ CREATE_BLOCK = """
         WHERE feature >= $first AND feature < $beyond)
 """
 
+# `who` is 8 feature + 2 role + strongest: one number sorts and groups faster than three.
 CREATE_BY_PEAK = """
     CREATE TABLE by_peak AS
-    SELECT peak, feature, role, strongest FROM activations
-    ORDER BY peak, feature, role, strongest
+    SELECT peak, feature::BIGINT * 8 + role * 2 + strongest::INTEGER AS who FROM activations
+    ORDER BY peak, who
 """
 
 INSERT_ACTIVATIONS = """
@@ -128,7 +156,7 @@ INSERT_FEATURES = """
     SELECT f.feature, coalesce(l.label, ''), coalesce(b.n_samples, 0), coalesce(b.n_system, 0),
            coalesce(b.n_user, 0), coalesce(b.n_assistant, 0), coalesce(b.n_tokens, 0),
            coalesce(b.max_peak, 0), coalesce(b.peak_system, 0), coalesce(b.peak_user, 0),
-           coalesce(b.peak_assistant, 0), coalesce(b.mean_peak, 0)
+           coalesce(b.peak_assistant, 0), coalesce(b.mean_peak, 0), lower(coalesce(l.label, ''))
     FROM (SELECT range::INTEGER AS feature FROM range($first, $beyond)) f
     LEFT JOIN (
         SELECT feature,
@@ -149,22 +177,9 @@ INSERT_FEATURES = """
 """
 
 
-def insert_ladder(n_rungs: int) -> str:
-    """Counts above each of the parameters $t0, $t1, ... per feature, for each role and for all."""
-    above = ", ".join(f"count(*) FILTER (peak > $t{i}::FLOAT) AS c{i}" for i in range(n_rungs))
-    total = ", ".join(f"sum(c{i})::INTEGER" for i in range(n_rungs))
-    return f"""
-        INSERT INTO rising
-        WITH counted AS MATERIALIZED (
-            SELECT feature, role, strongest, {above} FROM block GROUP BY feature, role, strongest)
-        SELECT role, feature, [{total}] FROM counted GROUP BY role, feature
-        UNION ALL
-        SELECT $every, feature, [{total}] FROM counted WHERE strongest GROUP BY feature
-    """
+PEAKS_OF_BLOCK = "SELECT feature, role, strongest, peak FROM block"
 
-
-CREATE_LADDER = "CREATE TABLE ladder AS SELECT * FROM rising ORDER BY role, feature"
-
+INSERT_RUNG = "INSERT INTO ladder SELECT $rung, role, feature, n FROM counted"
 
 # A newline or a space is the whole peak token of some features: shown by a sign, not by nothing.
 CREATE_LABELS = """
@@ -200,7 +215,9 @@ CREATE_SAMPLES = """
     CREATE TABLE samples AS
     SELECT s.file_row_number::INTEGER AS sample, s.sample_id, s.messages, s.label,
            coalesce(t.n_tokens, 0) AS n_tokens, coalesce(t.n_content, 0) AS n_content,
-           coalesce(t.n_cut, 0) AS n_cut
+           coalesce(t.n_cut, 0) AS n_cut,
+           lower(concat_ws(chr(10), array_to_string([m.content for m in s.messages], chr(10)),
+                           s.label)) AS folded
     FROM read_parquet($samples, file_row_number = true) s
     LEFT JOIN read_parquet($tokens) t ON t.sample = s.file_row_number
     ORDER BY 1
@@ -224,7 +241,8 @@ CREATE_EXAMPLES = """
 
 CREATE_EXPLAINED = """
     CREATE TABLE explained AS
-    SELECT e.feature, e.text AS explanation, e.explainer, s.value AS score, s.score AS score_kind
+    SELECT e.feature, e.text AS explanation, e.explainer, s.value AS score, s.score AS score_kind,
+           lower(e.text) AS folded
     FROM explanations e LEFT JOIN (
         SELECT * FROM scores WHERE list_contains($shown, score)
         QUALIFY row_number() OVER (
@@ -267,7 +285,11 @@ TOLD_TWICE = {
 
 COUNT_ALIVE = "SELECT count(*) FROM features WHERE n_samples > 0"
 
-CREATE_SAE_FEATURES = "CREATE TABLE features AS SELECT * FROM read_parquet($path) ORDER BY feature"
+CREATE_SAE_FEATURES = """
+    CREATE TABLE features AS
+    SELECT *, lower(array_to_string(promotes, ' ')) AS folded FROM read_parquet($path)
+    ORDER BY feature
+"""
 
 
 def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -> Path:
@@ -351,14 +373,15 @@ def _fill_measure(con: duckdb.DuckDBPyConnection, runs: Runs, manifest: dict[str
     )
     con.execute(CREATE_SAMPLES, {"samples": samples, "tokens": tokens})
     con.execute(CREATE_LABELS)
-    at = {f"t{i}": value for i, value in enumerate(thresholds)}
+    steps = _finer(con, path, thresholds, high, n_features)
+    counts = np.zeros((len(steps), len(ROLE_CODES), n_features), np.int32)
     for begin, end in _blocks(con, path, n_features):
         bounds = {"first": begin, "beyond": end}
         con.execute(CREATE_BLOCK, {**bounds, "path": path, "roles": [*ROLES]})
         con.execute(INSERT_ACTIVATIONS)
-        con.execute(insert_ladder(len(thresholds)), {**at, "every": ROLE_CODES[EVERY_ROLE]})
+        _count_above(con, steps, counts[:, :, begin:end], begin)
         con.execute(INSERT_FEATURES, {**bounds, "scale": whole_scale(high)})
-    con.execute(CREATE_LADDER)
+    _write_ladder(con, steps, counts)
     con.execute(CREATE_BY_PEAK)
     (n_alive,) = _row(con, COUNT_ALIVE)
     derived = {
@@ -454,6 +477,68 @@ def rungs(floor: float, low: float | None, high: float | None) -> list[float]:
     return [floor, *inside]
 
 
+def _finer(
+    con: duckdb.DuckDBPyConnection,
+    path: str,
+    thresholds: list[float],
+    high: float | None,
+    n_features: int,
+) -> np.ndarray:
+    """The thresholds as float32, ascending, and others between them wherever more than
+    about PEAKS_PER_RUNG peaks would lie between two."""
+    coarse = np.array(thresholds, np.float32)
+    most = LADDER_CELLS // n_features
+    if high is None or len(coarse) >= most:
+        return coarse
+    found = con.execute(PEAKS_PER_CELL, {"path": path, "scale": CELLS_PER_E}).fetchnumpy()
+    # The upper edge of a cell, as a peak could be: what is exact is the comparison with it.
+    edge = np.exp((found["cell"] + 1) / CELLS_PER_E).astype(np.float32)
+    rung = np.searchsorted(coarse, edge)
+    steps, below, last = [], 0, -1
+    for i, n in enumerate(found["n"].tolist()):
+        if rung[i] != last:
+            last, below = rung[i], 0
+        elif below + n > PEAKS_PER_RUNG:
+            steps.append(edge[i - 1])
+            below = 0
+        below += n
+    if len(coarse) + len(steps) > most:
+        steps = steps[:: -(-len(steps) // (most - len(coarse)))]
+    return np.unique(np.concatenate([coarse, np.array(steps, np.float32)]))
+
+
+def _count_above(
+    con: duckdb.DuckDBPyConnection, steps: np.ndarray, counts: np.ndarray, first: int
+) -> None:
+    """Fills int32 `[rungs, roles, features of the block]`: the samples above each rung, for each
+    role and for the strongest of all."""
+    block = con.execute(PEAKS_OF_BLOCK).fetchnumpy()
+    n_steps, _, n_features = counts.shape
+    # A peak is above every rung before this one, and on none of those that follow.
+    passed = np.searchsorted(steps, block["peak"], side="left")
+    cell = (block["feature"] - first) * (n_steps + 1) + passed
+    for code in range(len(ROLES) + 1):
+        mine = block["strongest"] if code == len(ROLES) else block["role"] == code
+        at = np.bincount(cell[mine], minlength=n_features * (n_steps + 1))
+        rising = at.reshape(n_features, n_steps + 1)[:, ::-1].cumsum(axis=1)
+        counts[:, code] = rising[:, -2::-1].T
+
+
+def _write_ladder(con: duckdb.DuckDBPyConnection, steps: np.ndarray, counts: np.ndarray) -> None:
+    n_roles, n_features = counts.shape[1:]
+    con.executemany(
+        "INSERT INTO rungs VALUES (?, ?)", [(i, float(step)) for i, step in enumerate(steps)]
+    )
+    columns = {
+        "role": np.repeat(np.arange(n_roles, dtype=np.uint8), n_features),
+        "feature": np.tile(np.arange(n_features, dtype=np.int32), n_roles),
+    }
+    for rung, above in enumerate(counts):
+        con.register("counted", pa.table({**columns, "n": above.ravel()}))
+        con.execute(INSERT_RUNG, {"rung": rung})
+        con.unregister("counted")
+
+
 E24 = (
     *(1.0, 1.1, 1.2, 1.3, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.7, 3.0),
     *(3.3, 3.6, 3.9, 4.3, 4.7, 5.1, 5.6, 6.2, 6.8, 7.5, 8.2, 9.1),
@@ -503,85 +588,69 @@ BYTES_NEEDED = """
     SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = $alias
 """
 
-LADDER = """
-    SELECT feature, unnest(counts) AS n, generate_subscripts(counts, 1) AS place
-    FROM {run}.ladder WHERE role = $role
-"""
+RUNGS = "SELECT threshold FROM {run}.rungs ORDER BY rung"
 
-SUPPORT_AT_RUNG = "SELECT feature, counts[$place] AS n FROM {run}.ladder WHERE role = $role"
+# Rows come in the order in which they were inserted: to sort them again would take longer.
+SUPPORT_AT_RUNG = "SELECT n FROM {run}.ladder WHERE rung = $rung"
 
 SUPPORT_BETWEEN = """
-    SELECT feature, count(*) AS n FROM {run}.by_peak
-    WHERE peak > $threshold::FLOAT AND peak <= $upper::FLOAT AND {rows_of_role}
-    GROUP BY feature
+    SELECT who FROM {run}.by_peak WHERE peak > $threshold::FLOAT AND peak <= $upper::FLOAT
 """
 
-# What stands for the features of an SAE that is not known here.
-NO_SAE = """
-    (SELECT NULL::INTEGER AS feature, NULL::FLOAT AS threshold, NULL::VARCHAR[] AS promotes
-     WHERE false)
-"""
+# Tables of one row a feature that are small enough to stay in memory once asked for.
+WHOLE = {
+    "features": """
+        SELECT feature, label, n_samples, n_user, n_assistant, n_system, n_tokens, max_peak,
+               mean_peak, peak_system, peak_user, peak_assistant
+        FROM {run}.features ORDER BY feature
+    """,
+    "near": "SELECT feature, pre FROM {run}.near WHERE rank = 0 ORDER BY feature",
+    "lens": "SELECT feature, threshold, promotes FROM {run}.features ORDER BY feature",
+    "points": "SELECT feature, x, y FROM {run}.features ORDER BY feature",
+    "explained": """
+        SELECT feature, explanation, explainer, score, score_kind FROM {run}.explained
+        ORDER BY feature
+    """,
+}
+
+EXPLAINED = {
+    "explanation": pa.string(),
+    "explainer": pa.string(),
+    "score": pa.float64(),
+    "score_kind": pa.string(),
+}
 
 # What stands for explanations where no run of them is asked for.
 NO_EXPLANATIONS = """
-    (SELECT NULL::INTEGER AS feature, NULL::VARCHAR AS explanation, NULL::VARCHAR AS explainer,
-            NULL::DOUBLE AS score, NULL::VARCHAR AS score_kind
-     WHERE false)
-"""
-
-EXPLAINED_BY = "SELECT {place} AS place, * FROM {run}.explained"
-
-FIRST_EXPLAINED = """
-    (SELECT * EXCLUDE (place) FROM ({every})
-     QUALIFY row_number() OVER (PARTITION BY feature ORDER BY place) = 1)
-"""
-
-FEATURES = """
-    SELECT m.feature, m.label, m.n_samples, m.n_user, m.n_assistant, m.n_system, m.n_tokens,
-           m.max_peak, m.mean_peak,
-           m.n_samples / greatest((SELECT count(*) FROM {run}.samples), 1) AS density,
-           coalesce(s.promotes, []) AS promotes,
-           x.explanation, x.explainer, x.score, x.score_kind
-"""
-
-FEATURES_FROM = """
-    FROM {run}.features m LEFT JOIN {sae} s USING (feature) LEFT JOIN {explained} x USING (feature)
+    (SELECT NULL::INTEGER AS feature, NULL::DOUBLE AS score, NULL::VARCHAR AS folded WHERE false)
 """
 
 FEATURES_WANTED = """
-    WHERE ($text IS NULL OR m.feature = $number OR m.label ILIKE $text ESCAPE '\\'
-           OR array_to_string(s.promotes, ' ') ILIKE $text ESCAPE '\\'
-           OR x.explanation ILIKE $text ESCAPE '\\')
+    SELECT m.feature FROM {run}.features m {joined}
+    WHERE ($text IS NULL OR m.feature = $number OR contains(m.folded, lower($text)) {also_in})
       AND ($text IS NOT NULL OR $number IS NULL OR m.feature = $number)
       AND ($ids IS NULL OR m.feature IN (SELECT unnest($ids)))
       AND ($only = 'all' OR ($only = 'alive') = (m.n_samples > 0))
+    ORDER BY {sort} {direction} NULLS LAST, m.feature
 """
 
-FEATURES_PAGE = (
-    FEATURES
-    + FEATURES_FROM
-    + FEATURES_WANTED
-    + "ORDER BY {sort} {direction} NULLS LAST, m.feature LIMIT $limit OFFSET $offset"
-)
+EXPLAINED_BY = "SELECT feature, score, folded FROM {run}.explained WHERE true"
 
-FEATURES_MATCHING = "SELECT count(*)" + FEATURES_FROM + FEATURES_WANTED
+UNLESS_BY = " AND feature NOT IN (SELECT feature FROM {run}.explained)"
 
-ONE_FEATURE = FEATURES + FEATURES_FROM + "WHERE m.feature = $feature"
+ALSO_IN = " OR m.feature IN (SELECT feature FROM {place} WHERE contains(folded, lower($text)))"
 
+# Spans and near misses lie in the order in which they are shown.
 SPANS_OF = """
     SELECT kind, rank, quantile, sample, role, position, peak, peak_index, tokens, activations
     FROM {run}.spans WHERE feature = $feature AND ($kind IS NULL OR kind = $kind)
-    ORDER BY kind DESC, rank
 """
 
 NEAR_OF = """
     SELECT n.rank, n.sample, n.role, n.position, n.pre, n.peak_index, n.tokens,
-           CASE WHEN s.threshold > 0 THEN n.pre / s.threshold END AS ratio
-    FROM {run}.near n LEFT JOIN {sae} s USING (feature)
-    WHERE n.feature = $feature ORDER BY n.rank
+           CASE WHEN $threshold > 0 THEN n.pre / $threshold::FLOAT END AS ratio
+    FROM {run}.near n WHERE n.feature = $feature
 """
-
-LOUDEST = "SELECT max_peak FROM {run}.features WHERE feature = $feature"
 
 HISTOGRAM = """
     SELECT least(floor((peak - $floor) / ($top - $floor) * $bins), $bins - 1)::INTEGER AS bin,
@@ -607,38 +676,15 @@ SAMPLE_COLUMNS = """
 ONE_SAMPLE = SAMPLE_COLUMNS + "WHERE sample = $row"
 
 SAMPLES_WANTED = """
-    WHERE $text IS NULL OR label ILIKE $text ESCAPE '\\'
-       OR array_to_string([m.content for m in messages], chr(10)) ILIKE $text ESCAPE '\\'
+    SELECT sample FROM {run}.samples WHERE $text IS NULL OR contains(folded, lower($text))
+    ORDER BY sample
 """
 
-SAMPLES_PAGE = SAMPLE_COLUMNS + SAMPLES_WANTED + "ORDER BY sample LIMIT $limit OFFSET $offset"
-
-SAMPLES_MATCHING = "SELECT count(*) FROM {run}.samples" + SAMPLES_WANTED
-
-FEATURES_OF_SAMPLE = """
-    SELECT a.feature, f.label, a.role, a.peak, a.position
-    FROM {run}.activations a JOIN {run}.features f USING (feature)
-    WHERE a.sample = $row AND a.strongest ORDER BY a.peak DESC, a.feature LIMIT $limit
-"""
-
-POINTS = "SELECT feature, x, y FROM {sae} ORDER BY feature"
+SOME_SAMPLES = SAMPLE_COLUMNS + "WHERE sample IN (SELECT unnest($rows)) ORDER BY sample"
 
 ONE_SAE_FEATURE = """
     SELECT feature, threshold, x, y, promotes, suppresses, neighbours, cosines
-    FROM {sae} WHERE feature = $feature
-"""
-
-EVIDENCE = """
-    SELECT a.feature, a.label, a.{peak} AS anchor_peak, nullif(d.{peak}, 0) AS dataset_peak,
-           n.pre AS near_pre, s.threshold AS sae_threshold, coalesce(s.promotes, []) AS promotes,
-           x.explanation, x.explainer, x.score, x.score_kind
-    FROM {anchor}.features a
-    LEFT JOIN {dataset}.features d USING (feature)
-    LEFT JOIN (SELECT feature, max(pre) AS pre FROM {dataset}.near GROUP BY feature) n
-           USING (feature)
-    LEFT JOIN {sae} s USING (feature)
-    LEFT JOIN {explained} x USING (feature)
-    ORDER BY a.feature
+    FROM {run}.features WHERE feature = $feature
 """
 
 EXPLANATIONS_OF = """
@@ -662,6 +708,14 @@ SUMMARISE_SCORES = """
     FROM {run}.scores GROUP BY score ORDER BY score
 """
 
+SOURCES_OF = "SELECT DISTINCT source_feature FROM {run}.examples WHERE feature = $feature"
+
+# One part a feature, because only an equality keeps DuckDB from reading the lists of all spans.
+SPANS_OF_ONE = """
+    SELECT feature, kind, rank, tokens, activations, peak_index, sample, role
+    FROM {measure}.spans WHERE feature = {feature}
+"""
+
 # The activations of a span belong to the feature it was kept for: a negative shows none of them.
 EXAMPLES_OF = """
     SELECT e.number, s.tokens,
@@ -669,7 +723,7 @@ EXAMPLES_OF = """
                AS activations,
            s.peak_index, s.sample, s.role, e.positive, e.hard, e.detected, e.fuzzed, e.fuzz_right,
            e.source_feature, e.source_kind, e.source_rank
-    FROM {run}.examples e LEFT JOIN {measure}.spans s
+    FROM {run}.examples e LEFT JOIN ({spans}) s
       ON s.feature = e.source_feature AND s.kind = e.source_kind AND s.rank = e.source_rank
     WHERE e.feature = $feature ORDER BY e.number
 """
@@ -692,8 +746,10 @@ PAIRS_WANTED = """
       AND ($features IS NULL OR feature IN (SELECT unnest($features)))
       AND ($above IS NULL OR positive_peak > $above::FLOAT)
       AND (($text IS NULL AND $number IS NULL) OR feature = $number
-           OR array_to_string([m.content for m in positive], chr(10)) ILIKE $text ESCAPE '\\'
-           OR array_to_string([m.content for m in negative], chr(10)) ILIKE $text ESCAPE '\\')
+           OR contains(lower(array_to_string([m.content for m in positive], chr(10))),
+                       lower($text))
+           OR contains(lower(array_to_string([m.content for m in negative], chr(10))),
+                       lower($text)))
 """
 
 PAIRS_PAGE = (
@@ -730,7 +786,8 @@ CANDIDATES_WANTED = (
       AND ($reason IS NULL OR reason = $reason)
       AND ($only = 'all' OR kept = ($only = 'kept'))
       AND ($text IS NULL
-           OR array_to_string([m.content for m in messages], chr(10)) ILIKE $text ESCAPE '\\')
+           OR contains(lower(array_to_string([m.content for m in messages], chr(10))),
+                       lower($text)))
 """
 )
 
@@ -776,6 +833,7 @@ class Cache:
         self._turn = threading.Condition()
         self._attached: dict[str, _File] = {}
         self._readers: Counter[str] = Counter()
+        self._kept: dict[tuple[object, ...], Any] = {}
         self._con = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
         self._con.execute(QUIET)
         self._con.execute("SET autoinstall_known_extensions = false")
@@ -808,17 +866,6 @@ class Cache:
 
     # ---- counts per feature
 
-    def ladder(self, run: str, role: str = EVERY_ROLE) -> tuple[np.ndarray, np.ndarray]:
-        """Thresholds, float64 `[T]` ascending, and the samples above each: int64 `[T, F]`."""
-        about = self.summary(run)
-        thresholds = np.array(about["thresholds"])
-        counts = np.zeros((len(thresholds), about["n_features"]), np.int64)
-        with self._reading(run) as cursor:
-            sql = LADDER.format(run=_name(run))
-            found = cursor.execute(sql, {"role": _role(role)}).fetchnumpy()
-        counts[found["place"] - 1, found["feature"]] = found["n"]
-        return thresholds, counts
-
     def support(self, run: str, threshold: float, role: str = EVERY_ROLE) -> np.ndarray:
         """Samples in which each feature peaks strictly above `threshold`: int64 `[n_features]`.
 
@@ -826,31 +873,17 @@ class Cache:
         of the peaks between. Peaks are float32 and so is the comparison, as in
         fac.coverage.is_active. Raises InputError below the floor, where peaks were not stored.
         """
-        about = self.summary(run)
-        counts = np.zeros(about["n_features"], np.int64)
-        exact = _single(threshold)
-        if exact < _single(about["floor"]):
-            raise InputError(
-                f"Threshold {threshold:g} is below the floor {about['floor']:g} of run {run}, "
-                f"under which nothing was stored: ask for more, or measure with a lower floor."
-            )
-        if exact >= about["max_peak"]:
-            return counts
-        ladder = [_single(rung) for rung in about["thresholds"]]
-        place = bisect_left(ladder, exact)
-        upper = ladder[place] if place < len(ladder) else math.inf
-        asked = {"role": _role(role)}
+        code, exact = _role(role), _single(threshold)
         with self._reading(run) as cursor:
-            if place < len(ladder):
-                sql = SUPPORT_AT_RUNG.format(run=_name(run))
-                found = cursor.execute(sql, {**asked, "place": place + 1}).fetchnumpy()
-                counts[found["feature"]] = found["n"]
-            if exact < upper:
-                sql = SUPPORT_BETWEEN.format(run=_name(run), rows_of_role=_rows_of(role))
-                between = {"threshold": exact, "upper": upper}
-                found = cursor.execute(sql, between).fetchnumpy()
-                counts[found["feature"]] += found["n"]
-        return counts
+            about = json.loads(self._attached[run].summary)
+            if exact < _single(about["floor"]):
+                raise InputError(
+                    f"Threshold {threshold:g} is below the floor {about['floor']:g} of run {run}, "
+                    f"under which nothing was stored: ask for more, or measure with a lower floor."
+                )
+            # A page asks for one threshold several times, and for every role.
+            counts = self._once(run, exact, lambda: _support(cursor, run, exact, about))
+        return counts[code].astype(np.int64)
 
     # ---- features
 
@@ -881,18 +914,22 @@ class Cache:
         if only not in SHOWN:
             raise InputError(f"Features shown are one of {', '.join(SHOWN)}, got {only!r}.")
         text, number = _search(search)
-        wanted = {
-            "text": text,
-            "number": number,
-            "only": only,
-            "ids": _ids(ids),
-        }
+        wanted = {"text": text, "number": number, "only": only, "ids": _ids(ids)}
+        page = _page(offset, limit)
         with self._reading(run, *_if(sae_run), *explained) as cursor:
-            names = {"run": _name(run), "sae": _sae(sae_run), "explained": _explained(explained)}
-            (matching,) = _row(cursor, FEATURES_MATCHING.format(**names), **wanted)
-            direction = "DESC" if descending else "ASC"
-            sql = FEATURES_PAGE.format(**names, sort=sort, direction=direction)
-            return _dicts(cursor, sql, **wanted, **_page(offset, limit)), matching
+            places = [f"{_name(each)}.features" for each in _if(sae_run)]
+            places += [_explained(explained)] if explained else []
+            joined = f"LEFT JOIN {_explained(explained)} x USING (feature)"
+            sql = FEATURES_WANTED.format(
+                run=_name(run),
+                also_in="".join(ALSO_IN.format(place=place) for place in places if text),
+                joined=joined if sort == "score" else "",
+                sort=f"m.{SORTED_BY.get(sort, sort)}" if sort != "score" else "x.score",
+                direction="DESC" if descending else "ASC",
+            )
+            found = cursor.execute(sql, wanted).fetchnumpy()["feature"]
+            shown = found[page["offset"] :][: page["limit"]]
+            return self._features(cursor, run, shown, sae_run, explained).to_pylist(), len(found)
 
     def feature(
         self,
@@ -904,9 +941,56 @@ class Cache:
     ) -> dict[str, Any] | None:
         """The row of `features_page` for one feature; None outside the dictionary."""
         with self._reading(run, *_if(sae_run), *explained) as cursor:
-            names = {"run": _name(run), "sae": _sae(sae_run), "explained": _explained(explained)}
-            found = _dicts(cursor, ONE_FEATURE.format(**names), feature=int(feature))
-        return found[0] if found else None
+            if not 0 <= feature < len(self._whole(cursor, run, "features")):
+                return None
+            asked = np.array([feature])
+            return self._features(cursor, run, asked, sae_run, explained).to_pylist()[0]
+
+    def _features(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        run: str,
+        features: np.ndarray,
+        sae_run: str | None,
+        explained: Sequence[str],
+    ) -> pa.Table:
+        """The rows of `features_page` for these features."""
+        own = _of(self._whole(cursor, run, "features"), features)
+        n_samples = max(json.loads(self._attached[run].summary)["n_samples"], 1)
+        told = self._explained_of(cursor, features, explained)
+        shown = own.drop_columns([f"peak_{role}" for role in ROLES])
+        return pa.table(
+            {
+                **dict(zip(shown.column_names, shown.columns, strict=True)),
+                "density": own["n_samples"].to_numpy() / n_samples,
+                "promotes": self._lens_of(cursor, features, sae_run)["promotes"],
+                **{name: told[name] for name in EXPLAINED},
+            }
+        )
+
+    def _lens_of(
+        self, cursor: duckdb.DuckDBPyConnection, features: np.ndarray, sae_run: str | None
+    ) -> pa.Table:
+        """threshold, null where it is unknown, and promotes, empty there, of these features."""
+        if sae_run is None:
+            empty = pa.array([[]] * len(features), pa.list_(pa.string()))
+            return pa.table({"threshold": pa.nulls(len(features), pa.float32()), "promotes": empty})
+        found = _of(self._whole(cursor, sae_run, "lens"), features)
+        known = pc.coalesce(found["promotes"], pa.scalar([], found["promotes"].type))
+        return found.set_column(found.column_names.index("promotes"), "promotes", known)
+
+    def _explained_of(
+        self, cursor: duckdb.DuckDBPyConnection, features: np.ndarray, explained: Sequence[str]
+    ) -> pa.Table:
+        """The columns EXPLAINED of these features, of the first run that has a text for each."""
+        found = pa.table({name: pa.nulls(len(features), kind) for name, kind in EXPLAINED.items()})
+        for run in explained:
+            told = _of(self._whole(cursor, run, "explained"), features)
+            lacking = pc.is_null(found["explanation"])
+            found = pa.table(
+                {name: pc.if_else(lacking, told[name], found[name]) for name in EXPLAINED}
+            )
+        return found
 
     def spans(self, run: str, feature: int, kind: str | None = None) -> list[dict[str, Any]]:
         """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
@@ -920,18 +1004,17 @@ class Cache:
         `ratio` divides them by the SAE's own threshold; None where that is zero or unknown.
         """
         with self._reading(run, *_if(sae_run)) as cursor:
-            sql = NEAR_OF.format(run=_name(run), sae=_sae(sae_run))
-            return _dicts(cursor, sql, feature=int(feature))
+            (own,) = self._lens_of(cursor, np.array([feature]), sae_run)["threshold"].to_pylist()
+            sql = NEAR_OF.format(run=_name(run))
+            return _dicts(cursor, sql, feature=int(feature), threshold=own)
 
     def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
         """Its peaks, one per sample, in equal bins from the floor to the largest: edges [B+1],
         counts [B]; both empty for a silent feature."""
         floor = self.summary(run)["floor"]
         with self._reading(run) as cursor:
-            loudest = cursor.execute(
-                LOUDEST.format(run=_name(run)), {"feature": int(feature)}
-            ).fetchall()
-            top = loudest[0][0] if loudest else 0.0
+            known = _of(self._whole(cursor, run, "features"), np.array([feature]))
+            top = known["max_peak"][0].as_py() or 0.0
             if top <= floor:
                 return [], []
             scale = {"floor": floor, "top": top, "bins": HISTOGRAM_BINS}
@@ -972,29 +1055,25 @@ class Cache:
         self, run: str, *, search: str = "", offset: int = 0, limit: int = 50
     ) -> tuple[list[dict[str, Any]], int]:
         """One page of the samples whose text or label contains `search`, and how many do."""
-        text = _contains(search)
+        page = _page(offset, limit)
         with self._reading(run) as cursor:
-            (matching,) = _row(cursor, SAMPLES_MATCHING.format(run=_name(run)), text=text)
-            sql = SAMPLES_PAGE.format(run=_name(run))
-            return _dicts(cursor, sql, text=text, **_page(offset, limit)), matching
-
-    def sample_features(self, run: str, row: int, limit: int = 20) -> list[dict[str, Any]]:
-        """The features that peak highest in one sample."""
-        with self._reading(run) as cursor:
-            sql = FEATURES_OF_SAMPLE.format(run=_name(run))
-            return _with_role_names(_dicts(cursor, sql, row=int(row), limit=int(limit)))
+            wanted = {"text": search.strip() or None}
+            sql = SAMPLES_WANTED.format(run=_name(run))
+            found = cursor.execute(sql, wanted).fetchnumpy()["sample"]
+            shown = found[page["offset"] :][: page["limit"]].tolist()
+            return _dicts(cursor, SOME_SAMPLES.format(run=_name(run)), rows=shown), len(found)
 
     # ---- the dictionary
 
     def points(self, sae_run: str) -> pa.Table:
         """The map of the dictionary: feature, x, y (float32), in feature order."""
         with self._reading(sae_run) as cursor:
-            return cursor.sql(POINTS.format(sae=_sae(sae_run))).to_arrow_table()
+            return self._whole(cursor, sae_run, "points")
 
     def sae_feature(self, sae_run: str, feature: int) -> dict[str, Any] | None:
         """What the SAE alone says of a feature; None outside the dictionary."""
         with self._reading(sae_run) as cursor:
-            sql = ONE_SAE_FEATURE.format(sae=_sae(sae_run))
+            sql = ONE_SAE_FEATURE.format(run=_name(sae_run))
             found = _dicts(cursor, sql, feature=int(feature))
         return found[0] if found else None
 
@@ -1016,15 +1095,28 @@ class Cache:
         """
         _role(role)
         peak = "max_peak" if role == EVERY_ROLE else f"peak_{role}"
+        features = np.asarray(features, np.int64)
         with self._reading(anchor_run, dataset_run, *_if(sae_run), *explained) as cursor:
-            names = {
-                "anchor": _name(anchor_run),
-                "dataset": _name(dataset_run),
-                "sae": _sae(sae_run),
-                "explained": _explained(explained),
+            anchor, dataset = (
+                _of(self._whole(cursor, run, "features"), features)
+                for run in (anchor_run, dataset_run)
+            )
+            near = _of(self._whole(cursor, dataset_run, "near"), features)
+            lens = self._lens_of(cursor, features, sae_run)
+            told = self._explained_of(cursor, features, explained)
+        shown = dataset[peak]
+        return pa.table(
+            {
+                "feature": anchor["feature"],
+                "label": anchor["label"],
+                "anchor_peak": anchor[peak],
+                "dataset_peak": pc.if_else(pc.equal(shown, 0), None, shown),
+                "near_pre": near["pre"],
+                "sae_threshold": lens["threshold"],
+                "promotes": lens["promotes"],
+                **{name: told[name] for name in EXPLAINED},
             }
-            every = cursor.sql(EVIDENCE.format(**names, peak=peak)).to_arrow_table()
-        return every.take(pa.array(features, pa.int64()))
+        )
 
     # ---- explanations and relevance
 
@@ -1045,6 +1137,13 @@ class Cache:
         for row in scored:
             scores.setdefault(row.pop("feature"), {})[row.pop("score")] = row
         return [{**row, "scores": scores[row["feature"]]} for row in rows]
+
+    def texts(self, explain_run: str) -> list[tuple[int, str]]:
+        """(feature, text) of every explanation that has one, in feature order."""
+        with self._reading(explain_run) as cursor:
+            known = self._whole(cursor, explain_run, "explained")
+        columns = (known["feature"].to_pylist(), known["explanation"].to_pylist())
+        return list(zip(*columns, strict=True))
 
     def explanation_counts(self, explain_run: str) -> dict[str, int]:
         """How many features the run explained, could not tell, and so on, by status."""
@@ -1075,8 +1174,16 @@ class Cache:
                 f"ask for them together with that run."
             )
         with self._reading(explain_run, measure_run) as cursor:
-            sql = EXAMPLES_OF.format(run=_name(explain_run), measure=_name(measure_run))
-            rows = _dicts(cursor, sql, feature=int(feature))
+            name, asked = _name(explain_run), {"feature": int(feature)}
+            sources = cursor.execute(SOURCES_OF.format(run=name), asked).fetchall()
+            if not sources:
+                return []
+            parts = [
+                SPANS_OF_ONE.format(measure=_name(measure_run), feature=int(source))
+                for (source,) in sources
+            ]
+            sql = EXAMPLES_OF.format(run=name, spans=" UNION ALL ".join(parts))
+            rows = _dicts(cursor, sql, **asked)
         for row in rows:
             if row["tokens"] is None:
                 raise InputError(
@@ -1198,7 +1305,7 @@ class Cache:
             "pair": pair,
             "only": only,
             "reason": reason,
-            "text": _contains(search),
+            "text": search.strip() or None,
         }
         with self._reading(run) as cursor:
             (matching,) = _row(cursor, CANDIDATES_MATCHING.format(run=_name(run)), **wanted)
@@ -1222,6 +1329,29 @@ class Cache:
             rows = cursor.execute(COUNT_VERDICTS.format(run=_name(run))).fetchall()
         dropped = {reason: n for kept, reason, n in rows if not kept}
         return {"kept": sum(n for kept, _, n in rows if kept), "dropped": dropped}
+
+    # ---- what stays in memory
+
+    def _whole(self, cursor: duckdb.DuckDBPyConnection, run: str, name: str) -> pa.Table:
+        """One of the tables WHOLE, in feature order; within `_reading` of the run."""
+        sql = WHOLE[name].format(run=_name(run))
+        return self._once(run, name, lambda: cursor.sql(sql).to_arrow_table().combine_chunks())
+
+    def _once(self, run: str, what: object, make: Callable[[], Any]) -> Any:
+        """What `make` answers about an attached run, kept for the next time: its file, by whose
+        version it is known, never changes. The longest unused goes beyond KEPT_BYTES."""
+        key = (run, self._attached[run].version, what)
+        with self._turn:
+            if key in self._kept:
+                self._kept[key] = self._kept.pop(key)
+                return self._kept[key]
+        made = make()
+        with self._turn:
+            self._kept[key] = made
+            total = sum(each.nbytes for each in self._kept.values())
+            while total > KEPT_BYTES and len(self._kept) > 1:
+                total -= self._kept.pop(next(iter(self._kept))).nbytes
+        return made
 
     # ---- files
 
@@ -1299,6 +1429,30 @@ class _File(NamedTuple):
     summary: str
 
 
+def _support(
+    cursor: duckdb.DuckDBPyConnection, run: str, threshold: float, about: dict[str, Any]
+) -> np.ndarray:
+    """Samples above the float32 threshold, int32 `[roles, n_features]`."""
+    counts = np.zeros((len(ROLE_CODES), about["n_features"]), np.int32)
+    if threshold >= about["max_peak"]:
+        return counts
+    rungs = cursor.execute(RUNGS.format(run=_name(run))).fetchnumpy()["threshold"]
+    rung = int(np.searchsorted(rungs, np.float32(threshold)))
+    upper = math.inf
+    if rung < len(rungs):
+        upper = float(rungs[rung])
+        sql = SUPPORT_AT_RUNG.format(run=_name(run))
+        counts += cursor.execute(sql, {"rung": rung}).fetchnumpy()["n"].reshape(counts.shape)
+    if threshold < upper:
+        between = {"threshold": threshold, "upper": upper}
+        who = cursor.execute(SUPPORT_BETWEEN.format(run=_name(run)), between).fetchnumpy()["who"]
+        # Feature, role, and whether it is the strongest of its sample: see CREATE_BY_PEAK.
+        found = np.bincount(who, minlength=8 * about["n_features"]).reshape(-1, 4, 2)
+        counts[:-1] += found[:, : len(ROLES)].sum(axis=2, dtype=np.int32).T
+        counts[-1] += found[:, :, 1].sum(axis=1, dtype=np.int32)
+    return counts
+
+
 def _version(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
@@ -1317,16 +1471,26 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _sae(sae_run: str | None) -> str:
-    return NO_SAE if sae_run is None else f"{_name(sae_run)}.features"
-
-
 def _explained(runs: Sequence[str]) -> str:
     """The subquery of every feature's first explanation in these runs."""
     if not runs:
         return NO_EXPLANATIONS
-    found = [EXPLAINED_BY.format(place=i, run=_name(run)) for i, run in enumerate(runs)]
-    return FIRST_EXPLAINED.format(every=" UNION ALL ".join(found))
+    found = [EXPLAINED_BY.format(run=_name(run)) for run in runs]
+    for i in range(1, len(runs)):
+        found[i] += "".join(UNLESS_BY.format(run=_name(run)) for run in runs[:i])
+    return f"({' UNION ALL '.join(found)})"
+
+
+def _of(table: pa.Table, features: np.ndarray) -> pa.Table:
+    """The rows of these features in their order, from a table in feature order; null where there
+    is none."""
+    known = table["feature"].to_numpy()
+    place = np.searchsorted(known, features)
+    lacking = place >= len(known)
+    place[lacking] = 0
+    if len(known):
+        lacking |= known[place] != features
+    return table.take(pa.array(place, pa.int64(), mask=lacking))
 
 
 def _ids(features: Sequence[int] | None) -> list[int] | None:
@@ -1358,21 +1522,13 @@ def _rows_of(role: str) -> str:
     return "strongest" if role == EVERY_ROLE else f"role = {code}"
 
 
-def _contains(text: str) -> str | None:
-    """The ILIKE pattern for "contains `text`", in which % and _ stand for themselves."""
-    text = text.strip()
-    for special in ("\\", "%", "_"):
-        text = text.replace(special, "\\" + special)
-    return f"%{text}%" if text else None
-
-
 def _search(search: str) -> tuple[str | None, int | None]:
-    """A pattern and a feature number, each None where the search does not ask for it."""
+    """A text and a feature number, each None where the search does not ask for it."""
     asked = search.strip()
     digits = asked.removeprefix("#")
     number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None
     only_number = asked.startswith("#") and number is not None
-    return None if only_number else _contains(asked), number
+    return None if only_number else asked or None, number
 
 
 def _page(offset: int, limit: int) -> dict[str, int]:

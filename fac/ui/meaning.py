@@ -99,8 +99,7 @@ def explanation_texts(run: str, *, every: bool = False) -> list[tuple[str, int, 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def _texts(root: Path, explain_run: str) -> list[tuple[int, str]]:
     """(feature, text) of a whole run, which never changes."""
-    rows = stores(root).cache.explanations(explain_run)
-    return [(row["feature"], row["text"]) for row in rows if row["text"] is not None]
+    return stores(root).cache.texts(explain_run)
 
 
 def names(run: str, features: Sequence[int]) -> dict[int, str]:
