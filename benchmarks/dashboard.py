@@ -123,17 +123,20 @@ class Session:
         )
         self._until = ExitStack()
         self._socket = self._until.enter_context(link)
-        self._page, self._query = "", ""
-        self._script = ""
+        self._page = self._script = ""
+        self.query = ""
+        """Of the page's address, as the page has set it."""
         self.widgets: dict[str, tuple[str, Any, str]] = {}
         """By id: kind, message and fragment of every widget of the page, as last sent."""
+        self.texts: list[str] = []
+        """What the last run wrote as Markdown."""
 
     def close(self) -> None:
         self._until.close()
 
     def open(self, page: str, query: str = "") -> Rerun:
         """Another page, as a link does; "" is the first one."""
-        self._page, self._query, self._script = page, query, ""
+        self._page, self.query, self._script = page, query, ""
         return self._run([])
 
     def again(self) -> Rerun:
@@ -174,7 +177,7 @@ class Session:
     def _run(self, states: list[WidgetState], fragment: str = "") -> Rerun:
         message = BackMsg()
         asked = message.rerun_script
-        asked.query_string, asked.fragment_id = self._query, fragment
+        asked.query_string, asked.fragment_id = self.query, fragment
         asked.page_script_hash, asked.page_name = self._script, self._page
         asked.widget_states.widgets.extend(states)
         frames: list[bytes] = []
@@ -184,6 +187,7 @@ class Session:
             frames.append(frame)
         took = time.perf_counter() - begun
         frames.append(frame)
+        self.texts.clear()
         if not fragment:
             self.widgets.clear()
         for one in frames:
@@ -211,13 +215,15 @@ class Session:
         if kind == "navigation":
             self._script, self._page = message.navigation.page_script_hash, ""
         elif kind == "page_info_changed":
-            self._query = message.page_info_changed.query_string
+            self.query = message.page_info_changed.query_string
         elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
             element = message.delta.new_element
             name = str(element.WhichOneof("type"))
             body = getattr(element, name)
             if name == "exception":
                 raise AssertionError(f"the page failed: {body.type}: {body.message}")
+            if name == "markdown":
+                self.texts.append(body.body)
             if getattr(body, "id", ""):
                 self.widgets.pop(body.id, None)
                 self.widgets[body.id] = (name, body, message.delta.fragment_id)
