@@ -57,11 +57,13 @@ def decoder(n: int, d: int, seed: int = 0) -> np.ndarray:
 def surveyed(n: int, d: int) -> dict[str, Any]:
     """One survey in this process: seconds of its parts, peak memory, faithfulness."""
     directions = decoder(n, d)
-    before = _peak()
-    clock = {"begun": time.perf_counter()}
+    begun, said = time.perf_counter(), ""
 
     def told(done: int, total: int, note: str) -> None:
-        clock[note] = time.perf_counter()
+        nonlocal said
+        if note != said:
+            print(f"{time.perf_counter() - begun:6.0f} s  {note}", file=sys.stderr, flush=True)
+            said = note
 
     neighbours, cosines, xy = dictionary.survey(directions, progress=told)
     ended = time.perf_counter()
@@ -69,9 +71,8 @@ def surveyed(n: int, d: int) -> dict[str, Any]:
     recall, close = true_neighbours(directions, neighbours)
     return {
         "size": f"{n}x{d}",
-        "seconds": ended - clock["begun"],
+        "seconds": ended - begun,
         "decoder_mb": directions.nbytes / 1e6,
-        "before_mb": before,
         "peak_mb": peak,
         "recall": recall,
         "recall_close": close,
@@ -125,9 +126,12 @@ def main() -> None:
     """Surveys each size in a process of its own and prints a row for it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", nargs="*", default=SIZES, help="features x width of the model")
+    parser.add_argument("--approximate", action="store_true", help="search at every size")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
+        if asked.approximate:
+            dictionary.EXACT = 0
         print(json.dumps(surveyed(*map(int, asked.one.split("x")))))
         return
     print(
@@ -136,6 +140,7 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|")
     for size in asked.sizes:
         command = [sys.executable, "-m", "benchmarks.map", "--one", size]
+        command += ["--approximate"] if asked.approximate else []
         ended = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, check=True
         )

@@ -1,15 +1,18 @@
-"""The benchmark of the pages: it drives each of them, and leaves the workspace as it was."""
+"""The benchmarks of the pages and of the map; what is measured is left as it was."""
 
 import re
 import subprocess
 import sys
 from hashlib import sha256
 
+import numpy as np
 import pytest
 
 from benchmarks.dashboard import Session, server
+from benchmarks.map import decoder, true_neighbours, trustworthiness
 from benchmarks.pages import VISITS, Figures, borrowed, table
 from fac.config import REPOSITORY
+from fac.dictionary import nearest
 from fac.store.decisions import Decisions
 from tests.toy import toy_workspace
 
@@ -81,3 +84,28 @@ def test_what_is_done_in_a_borrowed_workspace_stays_there(tmp_path):
 def test_percentiles_are_in_milliseconds_and_the_largest_message_counts():
     told = table([Figures("home", "open", [0.1] * 19 + [0.5], [1_000, 251_400])])
     assert told.splitlines()[-1] == "| home | open | 100 | 120 | 251 |"
+
+
+def test_the_map_is_timed_and_compared_with_the_truth():
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.map", "--approximate"]
+    ended = subprocess.run(
+        [*command, "--sizes", "600x64"], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert ended.returncode == 0, ended.stderr
+    (row,) = re.findall(r"^\| 600 x 64 \|(.*)\|$", ended.stdout, re.M)
+    megabytes, seconds, beyond, found, close, trust = map(str.strip, row.split("|"))
+    assert 0 < float(seconds) < 300 and float(beyond) > 0 and megabytes == "0"
+    assert 90 < float(found.rstrip("%")) <= float(close.rstrip("%")) <= 100
+    assert 0.7 < float(trust) <= 1
+
+
+def test_a_map_of_the_directions_themselves_is_trusted_and_a_shuffled_one_is_not():
+    flat = decoder(400, 2)
+    angle = np.arctan2(flat[:, 1], flat[:, 0])
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert trustworthiness(flat, circle) > 0.999
+    shuffled = np.random.default_rng(0).permutation(circle)
+    assert 0.4 < trustworthiness(flat, shuffled) < 0.6
+    true, _ = nearest(flat, 5)
+    assert true_neighbours(flat, true) == (1.0, 1.0)
+    assert true_neighbours(flat, np.full_like(true, -1)) == (0.0, 0.0)
