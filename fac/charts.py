@@ -38,27 +38,35 @@ GRID = "rgba(124, 135, 153, 0.18)"
 STRENGTH = [[0.0, "#A9B7C1"], [0.5, "#2AA598"], [1.0, "#4C57CC"]]
 """Rare to frequent; every stop is visible on white and on near-black."""
 
-DENSE = 20_000
-"""Above so many points the map shows their density first: WebGL stays quick, people do not."""
+DENSE = 10_000
+"""Above so many points a figure shows their density, and single points for THINNED of them: WebGL
+would stay quick, but people see a blot, and a megabyte has to arrive first."""
+
+THINNED = 5_000
+"""And at most two in each of 64 x 64 places, so that the shades stay visible between them."""
+
+Window = tuple[float, float, float, float]
+"""A part of a map: left, right, bottom, top."""
 
 
 def _figure(height: int, **layout: Any) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        showlegend=False,
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": REST, "activecolor": SHOWN},
-        hoverlabel={"font": {"size": 13}},
-        uniformtext={"minsize": 12, "mode": "hide"},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        **layout,
-    )
+    """An empty figure. Its layout is given at once: an update takes as long as a query."""
     axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "tickfont": {"size": 13}}
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    return figure
+    return go.Figure(
+        layout={
+            "height": height,
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+            "showlegend": False,
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": REST, "activecolor": SHOWN},
+            "hoverlabel": {"font": {"size": 13}},
+            "uniformtext": {"minsize": 12, "mode": "hide"},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "xaxis": axis,
+            "yaxis": axis,
+            **layout,
+        }
+    )
 
 
 def funnel(stages: Sequence[tuple[str, int]], missing: int) -> go.Figure:
@@ -128,30 +136,37 @@ def fac_bars(rows: Sequence[Mapping[str, Any]], chosen: str | None = None) -> go
 
 
 def feature_map(
-    points: pa.Table, support: np.ndarray, *, chosen: int | None = None, height: int = 420
+    points: pa.Table,
+    support: np.ndarray,
+    *,
+    chosen: int | None = None,
+    window: Window | None = None,
+    height: int = 420,
 ) -> go.Figure:
     """UMAP of the dictionary's decoder directions, coloured by log support.
 
-    `points` has columns feature, x, y (float32); `support` is int64 `[n_features]`. Above DENSE
-    features the density lies below the points. Only ids travel, as the points' customdata.
+    `points` has columns feature, x, y (float32); `support` is int64 `[n_features]`. Only what lies
+    in the window is drawn. Above DENSE features that is their density and, everywhere on it, the
+    most common, THINNED in all; below, each of them. Only ids travel, as the points' customdata.
     """
     feature = points["feature"].to_numpy()
     x, y = (points[axis].to_numpy().astype(np.float32) for axis in ("x", "y"))
     shown = support[feature]
     figure = _figure(height, uirevision="kept")
+    # One scale for every window: the same colour is the same number.
+    top = float(np.log10(max(int(shown.max(initial=1)), 2)))
+    if window is not None:
+        here = inside(window, x, y)
+        feature, x, y, shown = feature[here], x[here], y[here], shown[here]
+        figure.update_xaxes(range=window[:2])
+        figure.update_yaxes(range=window[2:])
+    size = 4 if len(feature) > 3000 else 7
     if len(feature) > DENSE:
-        counts, across, up = np.histogram2d(x, y, bins=128)
-        figure.add_heatmap(
-            x=((across[1:] + across[:-1]) / 2).astype(np.float32),
-            y=((up[1:] + up[:-1]) / 2).astype(np.float32),
-            z=counts.T.astype(np.float32),
-            zsmooth="best",
-            colorscale=[[0, "rgba(124,135,153,0)"], [1, "rgba(124,135,153,0.75)"]],
-            showscale=False,
-            hoverinfo="skip",
-        )
+        size = 3
+        figure.add_heatmap(**_density(x, y))
+        some = _thinned(x, y, shown)
+        feature, x, y, shown = feature[some], x[some], y[some], shown[some]
     silent, alive = np.flatnonzero(shown == 0), np.flatnonzero(shown > 0)
-    size = 3 if len(feature) > DENSE else 4 if len(feature) > 3000 else 7
     figure.add_scattergl(
         x=x[silent],
         y=y[silent],
@@ -163,7 +178,6 @@ def feature_map(
     )
     # Rare above frequent would hide nothing, but frequent features are few: draw them last.
     alive = alive[np.argsort(shown[alive], kind="stable")]
-    top = float(np.log10(max(int(shown.max(initial=1)), 2)))
     ticks = [10**power for power in range(int(top) + 1)]
     figure.add_scattergl(
         x=x[alive],
@@ -190,10 +204,10 @@ def feature_map(
         unselected={"marker": {"opacity": 0.35}},
         hovertemplate="#%{customdata}<extra></extra>",
     )
-    if chosen is not None and (here := np.flatnonzero(feature == chosen)).size:
+    if (ring := _row_of(points, chosen)) is not None:
         figure.add_scatter(
-            x=x[here],
-            y=y[here],
+            x=[ring[0]],
+            y=[ring[1]],
             customdata=[chosen],
             mode="markers",
             marker={
@@ -206,6 +220,68 @@ def feature_map(
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     return figure
+
+
+def inside(window: Window, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which points lie in the window: bool `[n]`."""
+    left, right, bottom, top = window
+    return (x >= left) & (x <= right) & (y >= bottom) & (y <= top)
+
+
+def encircled(
+    across: Sequence[float], up: Sequence[float], x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """Which points a closed line runs round, bool `[n]`: a ray from them crosses it an odd number
+    of times."""
+    found = np.zeros(len(x), bool)
+    for i in range(len(across)):
+        (x0, y0), (x1, y1) = (across[i - 1], up[i - 1]), (across[i], up[i])
+        if y0 == y1:
+            continue
+        crosses = (y0 > y) != (y1 > y)
+        found ^= crosses & (x < x0 + (y - y0) * ((x1 - x0) / (y1 - y0)))
+    return found
+
+
+def _row_of(points: pa.Table, feature: int | None) -> tuple[float, float] | None:
+    """Where a feature lies on the map."""
+    found = np.flatnonzero(points["feature"].to_numpy() == feature) if feature is not None else ()
+    return next(((points["x"][int(i)].as_py(), points["y"][int(i)].as_py()) for i in found), None)
+
+
+def _density(x: np.ndarray, y: np.ndarray, bins: int = 128) -> dict[str, Any]:
+    """A heatmap of how many points lie where, as arguments of `add_heatmap`.
+
+    By the square root: the crowds of a map hold a hundred times what its edges do, which would be
+    invisible beside them.
+    """
+    counts, across, up = np.histogram2d(x, y, bins=bins)
+    return {
+        "x": ((across[1:] + across[:-1]) / 2).astype(np.float32),
+        "y": ((up[1:] + up[:-1]) / 2).astype(np.float32),
+        "z": np.sqrt(counts.T).astype(np.float32),
+        "zsmooth": "best",
+        "colorscale": [[0, "rgba(124,135,153,0)"], [1, "rgba(124,135,153,0.8)"]],
+        "showscale": False,
+        "hoverinfo": "skip",
+    }
+
+
+def _thinned(
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray, *, cells: int = 64, each: int = 2
+) -> np.ndarray:
+    """Rows of at most THINNED points: of every cell of a grid the heaviest, then of every cell the
+    next, so that no neighbourhood is without one."""
+    place = np.zeros(len(x), np.int64)
+    for values in (x, y):
+        low, high = float(values.min()), float(values.max())
+        step = np.clip((values - low) / ((high - low) or 1.0) * cells, 0, cells - 1)
+        place = place * cells + step.astype(np.int64)
+    order = np.lexsort((-weight, place))
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    turn = np.arange(len(x)) - np.repeat(starts, np.diff(starts, append=len(x)))
+    first = np.flatnonzero(turn < each)
+    return order[first[np.argsort(turn[first], kind="stable")][:THINNED]]
 
 
 def coverage_curve(
@@ -291,7 +367,8 @@ def support_scatter(
 
     `before` and `after` are int64 `[n_features]`. Features both lack are left out. Amber points
     were lost, teal ones gained, slate ones are in both. Counts are integers, so points that would
-    coincide are spread by a fixed quarter of a step; the hover shows the true counts.
+    coincide are spread by a fixed quarter of a step; the hover shows the true counts. Above DENSE
+    features their density is drawn, and of each colour an even choice of points.
     """
     either = np.flatnonzero((before > 0) | (after > 0))
     a, b = before[either], after[either]
@@ -303,15 +380,22 @@ def support_scatter(
     figure.add_scatter(
         x=[0, top], y=[0, top], mode="lines", line={"color": GRID, "width": 2}, hoverinfo="skip"
     )
+    most = len(either)
+    if most > DENSE:
+        figure.add_heatmap(**_density(x, y))
+        most = THINNED // 2
     for group, colour, opacity in (
         ((a > 0) & (b > 0), REST, 0.45),
         ((a > 0) & (b == 0), MISSING, 0.8),
         ((a == 0) & (b > 0), SHOWN, 0.8),
     ):
+        rows = np.flatnonzero(group)
+        if len(rows) > most:
+            rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
         figure.add_scattergl(
-            x=x[group],
-            y=y[group],
-            customdata=np.stack([either[group], a[group], b[group]], axis=1).astype(np.int32),
+            x=x[rows],
+            y=y[rows],
+            customdata=np.stack([either[rows], a[rows], b[rows]], axis=1).astype(np.int32),
             mode="markers",
             marker={"size": 6, "color": colour, "opacity": opacity},
             hovertemplate="#%{customdata[0]}: %{customdata[1]:,} → %{customdata[2]:,} samples"

@@ -234,6 +234,26 @@ def gap_table(
     role: str = EVERY_ROLE,
     relevant: np.ndarray,
     explained: Sequence[str] = (),
+    **listing: Any,
+) -> tuple[list[dict[str, Any]], int]:
+    """One page of F_miss with the evidence for each gap, and how many gaps match: the rows of
+    `gaps`, listed by `gaps_page`, whose arguments `listing` holds."""
+    table = gaps(
+        cache,
+        anchor,
+        dataset,
+        threshold=threshold,
+        min_support=min_support,
+        role=role,
+        relevant=relevant,
+        explained=explained,
+    )
+    return gaps_page(table, **listing)
+
+
+def gaps_page(
+    table: pa.Table,
+    *,
     search: str = "",
     badge: str = "any",
     sort: str = "n_anchor",
@@ -241,19 +261,7 @@ def gap_table(
     offset: int = 0,
     limit: int = 50,
 ) -> tuple[list[dict[str, Any]], int]:
-    """One page of F_miss with the evidence for each gap, and how many gaps match.
-
-    feature, label, promotes
-    n_anchor     samples of the anchor that show it
-    n_dataset    samples of the dataset that do: none, or it were no gap
-    expected     samples that would, if the dataset were like the anchor, by content tokens
-    chance       probability of none by size alone (coverage.chance_of_none); None without tokens
-    near         the dataset's highest pre-activation over the level to reach, the larger of the
-                 SAE's own threshold and `threshold`; None where that is zero or unknown
-    anchor_peak  the anchor's highest peak
-    badge        coverage.badge of the three
-    explanation, explainer, score, score_kind
-                 as in Cache.features_page, of the first of the `explained` runs that has a text
+    """One page of what `gaps` found, and how many of them match.
 
     `search` finds what it finds in Cache.features_page. Values that are equal or None come last in
     feature order. Raises InputError for a column outside GAP_SORTS or a badge outside
@@ -265,7 +273,6 @@ def gap_table(
         raise InputError(f"A badge is any, {', '.join(coverage.BADGES)}, got {badge!r}.")
     if offset < 0 or limit < 0:
         raise InputError(f"A page starts at 0 or later, got offset {offset}, limit {limit}.")
-    table = _gaps(cache, anchor, dataset, threshold, min_support, role, relevant, explained)
     table = table.filter(_matching(table, search, badge))
     order = [(sort, "descending" if descending else "ascending"), ("feature", "ascending")]
     page = table.take(pc.sort_indices(table, sort_keys=order)).slice(offset, limit)
@@ -311,6 +318,7 @@ def changes(
 
 def _overridden(relevant: np.ndarray, overrides: Mapping[int, str]) -> np.ndarray:
     """The judge's verdicts with those that people put in their place."""
+    relevant = relevant.copy()  # whoever found it may give it to others too
     for feature, level in overrides.items():
         if not 0 <= feature < len(relevant) or level not in (*LEVELS, CANNOT_TELL):
             raise InputError(
@@ -347,17 +355,31 @@ def _must_match(cache: Cache, one: str, other: str, role: str) -> None:
         )
 
 
-def _gaps(
+def gaps(
     cache: Cache,
     anchor: str,
     dataset: str,
-    threshold: float,
-    min_support: int,
-    role: str,
+    *,
+    threshold: float = 0.0,
+    min_support: int = 1,
+    role: str = EVERY_ROLE,
     relevant: np.ndarray,
-    explained: Sequence[str],
+    explained: Sequence[str] = (),
 ) -> pa.Table:
-    """Every gap with the columns of gap_table, in feature order."""
+    """Every gap of F_miss with its evidence, in feature order.
+
+    feature, label, promotes
+    n_anchor     samples of the anchor that show it
+    n_dataset    samples of the dataset that do: none, or it were no gap
+    expected     samples that would, if the dataset were like the anchor, by content tokens
+    chance       probability of none by size alone (coverage.chance_of_none); None without tokens
+    near         the dataset's highest pre-activation over the level to reach, the larger of the
+                 SAE's own threshold and `threshold`; None where that is zero or unknown
+    anchor_peak  the anchor's highest peak
+    badge        coverage.badge of the three
+    explanation, explainer, score, score_kind
+                 as in Cache.features_page, of the first of the `explained` runs that has a text
+    """
     asked: dict[str, Any] = {"threshold": threshold, "min_support": min_support, "role": role}
     missing = coverage_of(cache, anchor, dataset, relevant=relevant, **asked).missing
     about = cache.summary(anchor)

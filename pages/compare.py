@@ -75,7 +75,8 @@ with left.container(border=True):
         alt="Support of each feature before and after",
     )
     st.caption(
-        "Teal was gained, amber was lost, grey is in both. Click a point to see its examples."
+        "Teal was gained, amber was lost, grey is in both; of very many, shades show where they "
+        "are and points some of them. Click a point to see its examples."
     )
 with right:
     sides = ("lost", "gained") if changed["n_lost"] else ("gained", "lost")

@@ -17,51 +17,18 @@ SORTS = {
 EXAMPLES = {"top": "Strongest", "spread": "Across strengths", "near": "Nearest misses"}
 
 
-def choose_on_map() -> None:
-    """One point opens a feature; several narrow the table."""
-    ids = [ui.point_id(data) for data in ui.selected_points(st.session_state["map"])]
-    if len(ids) == 1:
-        ui.keep("feature", ids[0])
-    st.session_state["lasso"] = ids if len(ids) > 1 else None
-
-
-def show_map(run: str, sae: str | None, feature: int | None) -> None:
-    if sae is None:
-        st.caption("The map of this dictionary has not been drawn yet; the table is complete.")
-        return
-    figure = charts.feature_map(
-        ui.cache().points(sae), ui.cache().support(run, 0.0), chosen=feature
-    )
-    st.plotly_chart(
-        figure,
-        key="map",
-        on_select=choose_on_map,
-        alt="Map of the dictionary's features",
-        config={
-            "displaylogo": False,
-            "displayModeBar": True,
-            "scrollZoom": True,
-            "modeBarButtonsToRemove": ["toImage", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-        },
-    )
-    st.caption(
-        "Features whose decoder directions are alike lie together (UMAP). A click opens "
-        "one, the lasso of the toolbar narrows the table; grey ones are silent."
-    )
-
-
 def show_table(run: str, sae: str | None) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         search = ui.search()
         sort = ui.order(SORTS, "sort")
         only = ui.choice("Which", ("alive", "silent", "all"), "only")
-    lasso = st.session_state.get("lasso")
+    taken, words = ui.features_on_map(sae)
     asked: dict[str, Any] = {
         "search": search,
         "sort": sort,
         "descending": sort != "feature",
         "only": only,
-        "ids": lasso,
+        "ids": taken,
         "sae_run": sae,
         "explained": ui.explained(run),
     }
@@ -70,7 +37,7 @@ def show_table(run: str, sae: str | None) -> None:
     told = ("explanation", "score") if asked["explained"] else ()
     columns = ("feature", "label", *told, "n_samples", "density", "max_peak")
     ui.table(rows, columns, key="features", opens="feature")
-    pager.draw(total, "feature", f"of the {len(lasso):,} chosen on the map" if lasso else "")
+    pager.draw(total, "feature", words)
 
 
 def show_examples(run: str, sae: str | None, feature: int, top: float) -> None:
@@ -169,7 +136,10 @@ feature = ui.look("feature", first[0]["feature"], read=int)
 
 left, right = st.columns([4, 3], gap="medium")
 with left:
-    show_map(run, sae, feature)
+    if sae is None:
+        st.caption("The map of this dictionary has not been drawn yet; the table is complete.")
+    else:
+        ui.show_map(run, sae, feature)
     show_table(run, sae)
 with right.container(border=True):
     show_feature(run, sae, feature, found)

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from fac import charts
 
@@ -24,7 +25,7 @@ def ids_on(figure) -> list[int]:
     return [
         int(i)
         for trace in figure.data
-        if trace.type == "scattergl"
+        if trace.type == "scattergl" and len(trace.x)
         for i in np.asarray(trace.customdata).reshape(len(trace.x), -1)[:, 0]
     ]
 
@@ -67,10 +68,45 @@ def test_a_large_map_shows_density_below_its_points_and_stays_small():
     few, many = points(100), points(charts.DENSE + 1)
     kinds = [trace.type for trace in charts.feature_map(few, np.ones(100, int)).data]
     assert "heatmap" not in kinds
-    figure = charts.feature_map(many, np.ones(charts.DENSE + 1, int))
+    support = np.arange(charts.DENSE + 1)
+    figure = charts.feature_map(many, support)
     assert figure.data[0].type == "heatmap"
-    assert figure.data[0].z.sum() == charts.DENSE + 1
-    assert len(figure.to_json()) < 40 * charts.DENSE
+    assert np.square(figure.data[0].z).sum() == pytest.approx(charts.DENSE + 1), "of all of them"
+    drawn = ids_on(figure)
+    assert len(drawn) == len({*drawn}) <= charts.THINNED
+    assert charts.DENSE in drawn, "the most common of all is the most common of its place"
+    assert len(figure.to_json()) < 400_000
+    top = charts.feature_map(many, support, window=(-9, 9, -9, 9))
+    assert ids_on(top) == drawn, "a window round everything changes nothing"
+
+
+def test_a_window_shows_every_point_in_it_and_no_other():
+    many = points(charts.DENSE + 1)
+    x, y = (many[axis].to_numpy() for axis in ("x", "y"))
+    figure = charts.feature_map(many, np.ones(len(x), int), window=(0.5, 1.5, -1, 0.25))
+    assert {trace.type for trace in figure.data} == {"scattergl"}
+    here = (x >= 0.5) & (x <= 1.5) & (y >= -1) & (y <= 0.25)
+    assert sorted(ids_on(figure)) == np.flatnonzero(here).tolist()
+    assert figure.layout.xaxis.range == (0.5, 1.5)
+
+
+def test_points_of_one_place_are_thinned_and_lonely_ones_stay():
+    crowd = np.zeros(charts.DENSE + 1, np.float32)
+    crowd[-1] = 9
+    at = pa.table({"feature": np.arange(len(crowd)), "x": crowd, "y": crowd})
+    figure = charts.feature_map(at, np.arange(len(crowd)))
+    last = len(crowd) - 1
+    assert sorted(ids_on(figure)) == [last - 2, last - 1, last], "two of the crowd, the commonest"
+
+
+def test_a_loop_takes_the_points_it_runs_round():
+    x, y = np.array([0.5, 1.5, 0.5, 0.1]), np.array([0.6, 0.5, 1.5, 0.85])
+    corner = charts.encircled([0, 1, 1], [0, 0, 1], x, y)  # a triangle below the diagonal
+    assert corner.tolist() == [False, False, False, False]
+    whole = charts.encircled([0, 1, 1, 0], [0, 0, 1, 1], x, y)
+    assert whole.tolist() == [True, False, False, True]
+    dented = charts.encircled([0, 1, 1, 0.5, 0], [0, 0, 1, 0.2, 1], x, y)
+    assert dented.tolist() == [False, False, False, False]
 
 
 def test_the_curve_stops_where_the_anchor_shows_nothing():
@@ -112,6 +148,25 @@ def test_the_scatter_colours_gained_and_lost_and_leaves_out_what_neither_shows()
         charts.MISSING: [[2, 5, 0]],
         charts.SHOWN: [[3, 0, 7]],
     }
+
+
+def test_a_large_scatter_draws_some_of_each_colour_over_the_density_of_all():
+    n = 3 * charts.DENSE
+    before, after = np.full(n, 5), np.full(n, 5)
+    before[:7000], after[7000:9000] = 0, 0
+    figure = charts.support_scatter(before, after, names=("old", "new"))
+    (shades,) = (trace for trace in figure.data if trace.type == "heatmap")
+    assert np.square(shades.z).sum() == pytest.approx(n)
+    drawn = {trace.marker.color: trace for trace in figure.data if trace.type == "scattergl"}
+    some = charts.THINNED // 2
+    assert [len(drawn[c].x) for c in (charts.SHOWN, charts.MISSING, charts.REST)] == [
+        some,
+        2000,
+        some,
+    ]
+    ids = drawn[charts.SHOWN].customdata[:, 0]
+    assert ids.max() < 7000 and ids.mean() == np.clip(ids.mean(), 3300, 3700), "an even choice"
+    assert len(figure.to_json()) < 500_000
 
 
 def estimate(name: str, value: float | None, low: float | None, high: float | None) -> dict:

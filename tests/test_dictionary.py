@@ -6,9 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fac import dictionary
 from fac.config import SaeSpec, Workspace
-from fac.dictionary import LENS_TOKENS, describe, logit_lens, nearest, umap
+from fac.dictionary import (
+    LENS_TOKENS,
+    MAP,
+    describe,
+    likely_nearest,
+    logit_lens,
+    nearest,
+    principal,
+    survey,
+    umap,
+)
 from fac.encoder import SaeEncoder
+from fac.errors import Cancelled
 from fac.models import SubjectModel
 from fac.saes import load_sae
 from fac.store.runs import Runs
@@ -71,6 +83,75 @@ def test_the_map_keeps_clusters_of_directions_together():
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     assert (group[distance.argmin(1)] == group).all()
+
+
+def families(n=400, d=48, groups=40, seed=0):
+    """Directions in tight groups, and the group of each."""
+    rng = np.random.default_rng(seed)
+    group = np.arange(n) % groups
+    centers = rng.normal(size=(groups, d)) * 2
+    return (centers[group] + rng.normal(size=(n, d))).astype(np.float32), group
+
+
+def test_principal_components_keep_the_cosines_of_what_has_no_more_dimensions():
+    rng = np.random.default_rng(0)
+    flat = (rng.normal(size=(5000, 6)) @ rng.normal(size=(6, 40))).astype(np.float32)
+    flat[0] = 0
+    reduced = principal(flat, 6)
+    assert reduced.shape == (5000, 6)
+    unit = dictionary._unit(flat[:300])
+    assert reduced[:300] @ reduced[:300].T == pytest.approx(unit @ unit.T, abs=1e-4)
+    assert (principal(flat, 6) == reduced).all()
+    spread = np.square(reduced).sum(0)
+    assert (np.diff(spread) <= 0).all(), "what spreads most comes first"
+    assert principal(flat[:4], 50).shape == (4, 4)
+
+
+def test_likely_neighbours_are_nearly_the_true_ones_at_their_true_cosines():
+    directions, _ = families()
+    found, cosines = likely_nearest(directions, principal(directions, 24), 10)
+    true, _ = nearest(directions, 10)
+    unit = dictionary._unit(directions)
+    assert np.mean([len({*a} & {*b}) for a, b in zip(found, true, strict=True)]) > 9.7
+    for i in range(len(directions)):
+        assert i not in found[i] and len({*found[i]}) == 10
+        assert cosines[i] == pytest.approx(unit[found[i]] @ unit[i], abs=1e-5)
+    assert (np.diff(cosines, axis=1) <= 0).all()
+
+
+def test_a_large_dictionary_is_surveyed_by_an_approximate_search(monkeypatch):
+    directions, group = families()
+    monkeypatch.setattr(dictionary, "EXACT", 100)
+    told = []
+    asked = {"progress": lambda done, total, note: told.append((done, total))}
+    neighbours, cosines, xy = survey(directions, **asked)
+    assert neighbours.shape == cosines.shape == (400, 10)
+    assert xy.shape == (400, 2) and xy.dtype == np.float32 and np.isfinite(xy).all()
+    assert (group[neighbours[:, :9]] == group[:, None]).mean() > 0.95
+    apart = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert (group[apart.argmin(1)] == group).mean() > 0.95
+    done = [each for each, _ in told]
+    assert done == sorted(done) and done[-1] == MAP and {total for _, total in told} == {MAP}
+    assert len([each for each in {*done} if each > dictionary.NEAR]) > 3, "epochs are told"
+    assert (survey(directions, **asked)[2] == xy).all()
+
+
+def test_a_small_dictionary_is_surveyed_by_every_cosine():
+    directions, _ = families(80)
+    neighbours, cosines, xy = survey(directions, progress=lambda *_: None)
+    found, cosine = nearest(directions, 10)
+    assert (neighbours == found).all() and (cosines == cosine).all()
+    assert (xy == umap(directions)).all()
+
+
+def test_a_map_can_be_cancelled_while_it_is_drawn():
+    def told(done, total, note):
+        if done > 80:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        survey(families()[0], progress=told)
 
 
 @pytest.fixture(scope="module")

@@ -441,6 +441,8 @@ def test_samples_are_searched(toy):
     ran(box.set_value("frozen").run())
     assert "1 sample found" in words(at)
     assert "Can the leftovers be frozen" in markup(at)
+    ran(box.set_value("nobody said this").run())
+    assert "0 samples found" in words(at)
 
 
 def ui_dataset(workspace: Workspace, name: str) -> str:

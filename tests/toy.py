@@ -229,6 +229,7 @@ def publish_activations(
     n_features: int,
     n_samples: int,
     encoder: str = "toy",
+    sae_run: str = "sae-0",
     role: str = schema.EVERY_ROLE,
     floor: float = 0.0,
     tokens: int = 1000,
@@ -261,7 +262,7 @@ def publish_activations(
     facts = {
         "name": name,
         "dataset": dataset,
-        "sae_run": "sae-0",
+        "sae_run": sae_run,
         "encoder": encoder,
         "n_samples": n_samples,
         "n_features": n_features,

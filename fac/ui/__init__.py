@@ -6,6 +6,7 @@
     work       jobs: asked for, watched, failed
     findings   measured runs and their names, features, samples
     tables     a page of rows at a time
+    atlas      the map of a dictionary
     meaning    explanations, relevance, people's verdicts
     gaps       coverage for the chosen relevance, next steps
     desk       the review desk of one session
@@ -21,6 +22,10 @@ Each imports only from those above it. What a number means is elsewhere (fac.cov
 fac.agreement), and what a figure looks like is in fac.charts.
 """
 
+from fac.ui.atlas import (
+    features_on_map,
+    show_map,
+)
 from fac.ui.card import (
     quote_html,
     show_item,
@@ -317,6 +322,7 @@ __all__ = [
     "explaining",
     "explanation_items",
     "fac_rows",
+    "features_on_map",
     "figure",
     "finished_synthesis",
     "forecast",
@@ -420,6 +426,7 @@ __all__ = [
     "show_forecast",
     "show_item",
     "show_job",
+    "show_map",
     "show_near",
     "show_pair",
     "show_progress",

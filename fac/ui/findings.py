@@ -181,7 +181,7 @@ def samples(run: str, *, search: str, offset: int, limit: int) -> tuple[list[Row
         if wanted in text
     ]
     chosen = (
-        everything.take(hits[offset : offset + limit])
+        everything.take(pa.array(hits[offset : offset + limit], pa.int64()))
         if wanted
         else everything.slice(offset, limit)
     )

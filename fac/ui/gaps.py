@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import streamlit as st
 
 from fac import compare
 from fac.config import PairsSpec, SynthesizeSpec
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
-from fac.ui.findings import is_synthetic, pair_states, titles
+from fac.ui.findings import is_synthetic, measured, pair_states, sae_of, titles
 from fac.ui.handles import cache, runs, stores, workspace
 from fac.ui.meaning import EVERY_FEATURE, Relevance, explained, tasks_with_verdicts
 from fac.ui.text import Row, plain
@@ -241,8 +242,23 @@ def _coverage(
     role: str,
     also: tuple[str, ...],
 ) -> CoverageResult:
+    return compare.coverage_of(
+        stores(root).cache,
+        anchor,
+        dataset,
+        threshold=threshold,
+        min_support=min_support,
+        role=role,
+        relevant=_relevant(root, anchor, relevance, role),
+        also=also,
+    )
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _relevant(root: Path, anchor: str, relevance: Relevance, role: str) -> np.ndarray:
+    """The relevant features, bool `[n_features]`; nobody may change it."""
     known = stores(root)
-    relevant = compare.relevant_set(
+    found = compare.relevant_set(
         relevance.given,
         known.cache,
         anchor,
@@ -250,16 +266,8 @@ def _coverage(
         role=role,
         overrides=dict(relevance.overrides),
     )
-    return compare.coverage_of(
-        known.cache,
-        anchor,
-        dataset,
-        threshold=threshold,
-        min_support=min_support,
-        role=role,
-        relevant=relevant,
-        also=also,
-    )
+    found.flags.writeable = False
+    return found
 
 
 def coverage(
@@ -313,15 +321,49 @@ def by_role(
     anchor: str, dataset: str, *, relevance: Relevance, threshold: float, min_support: int
 ) -> list[Row]:
     """FAC of each role's tokens: role, fac and counts."""
+    return _by_role(workspace().root, anchor, dataset, relevance, threshold, min_support)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _by_role(
+    root: Path, anchor: str, dataset: str, relevance: Relevance, threshold: float, min_support: int
+) -> list[Row]:
+    known = stores(root)
     return compare.by_role(
-        cache(),
+        known.cache,
         anchor,
         dataset,
-        runs=runs(),
+        runs=known.runs,
         threshold=threshold,
         min_support=min_support,
         relevant_given=relevance.given,
         overrides=dict(relevance.overrides),
+    )
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _gaps(
+    root: Path,
+    anchor: str,
+    dataset: str,
+    relevance: Relevance,
+    threshold: float,
+    min_support: int,
+    role: str,
+    rests_on: tuple[str, ...],
+) -> pa.Table:
+    """All of them, from which every page, order and search of the list is taken. `rests_on` are
+    the explain runs and, last, the run of the SAE where that can be shown."""
+    known = stores(root)
+    return compare.gaps(
+        known.cache,
+        anchor,
+        dataset,
+        threshold=threshold,
+        min_support=min_support,
+        role=role,
+        relevant=_relevant(root, anchor, relevance, role),
+        explained=rests_on[:-1],
     )
 
 
@@ -336,25 +378,10 @@ def gap_table(
     **listing: Any,
 ) -> tuple[list[Row], int]:
     """One page of the gaps among the relevant features, and how many there are."""
-    relevant = compare.relevant_set(
-        relevance.given,
-        cache(),
-        anchor,
-        runs=runs(),
-        role=role,
-        overrides=dict(relevance.overrides),
-    )
-    return compare.gap_table(
-        cache(),
-        anchor,
-        dataset,
-        threshold=threshold,
-        min_support=min_support,
-        role=role,
-        relevant=relevant,
-        explained=explained(anchor),
-        **listing,
-    )
+    rests_on = (*explained(anchor), sae_of(measured()[anchor]) or "")
+    asked = (relevance, threshold, min_support, role, rests_on)
+    found = _gaps(workspace().root, anchor, dataset, *asked)
+    return compare.gaps_page(found, **listing)
 
 
 def changes(before: str, after: str, *, added: bool = False) -> Row:

@@ -376,11 +376,17 @@ def candidates_page(run: str, *, outcome: str, **listing: Any) -> tuple[list[Row
     only = outcome if outcome in (ALL, KEPT) else "dropped"
     reason = None if outcome in (ALL, KEPT) else outcome
     rows, total = cache().candidates(run, only=only, reason=reason, **listing)
-    for row in rows:
-        row["verdict"] = KEPT if row["kept"] else row["reason"]
-        row["g"], row["place"] = row["peak"], row["rank"] + 1 if row["rank"] >= 0 else None
-        row["text"] = clean(" ".join(said_in(row["messages"]).split()))[:160]
-    return rows, total
+    shown = [
+        {
+            **row,
+            "verdict": KEPT if row["kept"] else row["reason"],
+            "g": row["peak"],
+            "place": row["rank"] + 1 if row["rank"] >= 0 else None,
+            "text": clean(" ".join(said_in(row["messages"]).split()))[:160],
+        }
+        for row in rows
+    ]
+    return shown, total
 
 
 def said_in(messages: Sequence[Mapping[str, str]]) -> str:
