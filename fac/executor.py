@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
@@ -49,6 +50,9 @@ AHEAD = 2
 
 DEATHS = 3
 """Deaths of each worker, with nothing finished between them, until it is no accident."""
+
+PATIENCE_SECONDS = 900
+"""Without any worker, until it is told that the cluster has no room for one."""
 
 Told = Callable[[int, int], None]
 Make = Callable[[], Any]
@@ -185,7 +189,7 @@ class Pool:
         made, numbered = pickle.dumps(make), enumerate(items)
         again: deque[tuple[int, Any]] = deque()
         flying: dict[Any, _Call] = {}
-        exhausted = False
+        exhausted, since = False, time.monotonic()
         try:
             while True:
                 for hand in self._hands:
@@ -201,6 +205,14 @@ class Pool:
                         room -= 1
                 if exhausted and not flying:
                     return
+                if flying:
+                    since = time.monotonic()
+                elif time.monotonic() - since > PATIENCE_SECONDS:
+                    raise ServiceError(
+                        f"No worker of Ray could start within {PATIENCE_SECONDS // 60} minutes: "
+                        f"others hold the cluster's cores, see `ray status`; finished parts are "
+                        f"kept."
+                    )
                 greeting = {hand.hello: hand for hand in self._hands if hand.hello is not None}
                 found, _ = self._ray.wait([*flying, *greeting], timeout=POLL_SECONDS)
                 if not found:

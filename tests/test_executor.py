@@ -1,7 +1,9 @@
 """Ray: the same tables as here, whoever dies meanwhile, and nothing open to other machines."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fac import executor, jobs
+from fac import demo, executor, jobs
 from fac import measure as measuring
 from fac.config import REPOSITORY, MeasureSpec, Workspace
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
@@ -27,6 +29,7 @@ from fac.prompts import Opening
 from fac.store.runs import Runs
 from fac.synthesis.candidates import score
 from tests.lexicon import LexiconEncoder
+from tests.test_jobs import drinks, written
 from tests.test_measure import WORDS, bytes_of, chat, dataset, many, quiet
 
 needs_ray = pytest.mark.skipif(
@@ -228,6 +231,15 @@ def test_workers_that_die_again_and_again_end_it_with_a_sentence(pool, tmp_path)
 
 
 @needs_ray
+def test_a_cluster_whose_cores_are_taken_is_told(pool, monkeypatch):
+    monkeypatch.setattr(executor, "PATIENCE_SECONDS", 1)
+    late = Pool(Where("ray", workers=1))  # wants all cores, which the first pool has
+    with pytest.raises(ServiceError, match="others hold the cluster's cores"):
+        remote(late, partial(LexiconEncoder, *WORDS))
+    late.close()
+
+
+@needs_ray
 def test_a_machine_with_another_model_is_refused(pool, tmp_path):
     encoder = remote(pool, partial(LexiconEncoder, *WORDS))
     encoder.identity = "lexicon/other"
@@ -372,18 +384,23 @@ def test_a_killed_driver_leaves_no_worker_and_loses_no_part(tmp_path, parts_of_e
 
 @needs_ray
 @pytest.mark.model
-def test_the_real_steps_give_the_same_runs(tmp_path, demo_model_home, monkeypatch, pool):
+def test_the_command_gives_the_same_run_with_either_executor(tmp_path, demo_model_home):
     """One worker with all cores computes exactly what this process does."""
-    monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
-    from tests.test_jobs import drinks, written
-
+    place = Workspace(tmp_path / "here")
+    demo.materialise(place, quiet)  # with the description of the SAE
+    jobs.Steps(place).perform(written(tmp_path / "drinks.jsonl", drinks(12)), quiet)
+    shutil.copytree(place.root, tmp_path / "there")
     found = []
-    for name in ("local", "ray"):
-        workspace = Workspace(tmp_path / name)
-        steps = jobs.Steps(workspace, where=Where(name, workers=1 if name == "ray" else None))
-        source = steps.perform(written(tmp_path / "drinks.jsonl", drinks(12)), quiet)
-        run = steps.perform(MeasureSpec(dataset=source), lambda *_: None)
-        found.append((run, bytes_of(Runs(workspace), run)))
-        if steps._pool:
-            steps._pool.close()
+    for name, options in (("here", []), ("there", ["--executor", "ray", "--workers", "1"])):
+        command = [sys.executable, "-m", "fac", "measure", "drinks", "--json", *options]
+        done = subprocess.run(
+            [*command, "--workspace", str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, "FAC_MODELS": str(demo_model_home)},
+        )
+        assert done.returncode == 0, done.stderr
+        run = json.loads(done.stdout)["run"]
+        found.append((run, bytes_of(Runs(Workspace(tmp_path / name)), run)))
     assert found[0] == found[1]
