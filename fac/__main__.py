@@ -23,9 +23,11 @@ from rich.table import Table
 from fac import compare, demo, jobs
 from fac.cli import decide, make  # noqa: F401 - register their commands
 from fac.cli.frame import (
+    Address,
     Anchor,
     Answer,
     Dataset,
+    Executor,
     Layer,
     MinSupport,
     Model,
@@ -33,6 +35,7 @@ from fac.cli.frame import (
     Role,
     SaeOption,
     Threshold,
+    Workers,
     WorkspaceOption,
     app,
     command,
@@ -45,6 +48,7 @@ from fac.cli.frame import (
 )
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace, read_spec, workspace
 from fac.errors import FacError, InputError
+from fac.executor import chosen
 from fac.schema import EVERY_ROLE
 from fac.store import cache as caches
 from fac.store.cache import Cache
@@ -134,14 +138,14 @@ def measure(
     role: Role = EVERY_ROLE,
     max_tokens: Annotated[int, typer.Option(help="Samples are read up to here.")] = 1024,
     floor: Annotated[float, typer.Option(help="Peaks at or below are not stored.")] = 0.0,
-    executor: Annotated[str, typer.Option(help="local")] = "local",
+    executor: Executor = None,
+    address: Address = None,
+    workers: Workers = None,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Activations, statistics, examples and near misses of a dataset."""
-    if executor != "local":
-        raise InputError(f"The executor {executor!r} is not available; this version has: local.")
     place = workspace(workspace_)
-    steps = jobs.Steps(place)
+    steps = jobs.Steps(place, where=chosen(executor, address, workers))
     spec = MeasureSpec(
         dataset=steps.runs.resolve("dataset", name),
         model=model,

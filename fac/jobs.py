@@ -47,6 +47,7 @@ from fac.config import (
     read_spec,
 )
 from fac.errors import BadRow, Cancelled, FacError, InputError
+from fac.executor import Pool, RayEncoder, RayWriter, Where, chosen
 from fac.schema import Chat
 from fac.store import cache
 from fac.store.decisions import Decisions
@@ -54,14 +55,15 @@ from fac.store.queue import Job, Queue, process_exists
 from fac.store.runs import Runs
 
 if TYPE_CHECKING:
-    from fac.encoder import SaeEncoder
+    from fac.encoder import Encoder, SaeEncoder
     from fac.generator import LocalGenerator
-    from fac.generator.writer import Writer
+    from fac.generator.writer import LocalWriter, Writer
     from fac.models import Located
     from fac.sae_training import TrainRecipe
-    from fac.saes import Finding, Quality
+    from fac.saes import Finding, Quality, Sae
 
 Progress = Callable[..., None]
+LOADING = "waiting for the workers to load the model"
 IDLE_SECONDS = 0.3
 BEAT_SECONDS = 3.0
 
@@ -80,15 +82,77 @@ def device() -> str:
     return os.environ.get("FAC_DEVICE") or pick_device()
 
 
+def load_encoder(
+    model: str, layer: int, sae: str, max_tokens: int, home: Path, progress: Progress | None = None
+) -> SaeEncoder:
+    """A subject model and its SAE on this machine; models lie in FAC_MODELS, or else in `home`.
+
+    Raises InputError when the SAE reads another width or layer than it is asked for.
+    """
+    from fac.encoder import SaeEncoder
+    from fac.models import SubjectModel
+    from fac.saes import load_sae
+
+    found = locate(model, _models(home), progress or _silent)
+    where = device()
+    dictionary = load_sae(sae, where)
+    subject = SubjectModel(
+        found.folder,
+        layer=layer,
+        device=where,
+        revision=found.revision,
+        max_tokens=max_tokens,
+    )
+    if dictionary.d_in != subject.d_model:
+        raise InputError(
+            f"The SAE {sae!r} reads {dictionary.d_in} values, but {model!r} has a "
+            f"residual stream of {subject.d_model}: it belongs to another model. "
+            f"`fac preflight` compares them."
+        )
+    if dictionary.trained_layer not in (None, layer):
+        raise InputError(
+            f"The SAE {sae!r} reads the stream after {dictionary.trained_layer} blocks, not "
+            f"{layer}; give --layer {dictionary.trained_layer}."
+        )
+    return SaeEncoder(subject, dictionary, found.identity)
+
+
+def load_generator(found: Located) -> LocalGenerator:
+    """A model of this machine that writes."""
+    from fac.generator import LocalGenerator
+    from fac.models import keep_freed_memory
+
+    keep_freed_memory()
+    return LocalGenerator(found.folder, device=device(), revision=found.revision)
+
+
+def load_writer(model: str, home: Path, batch: int) -> LocalWriter:
+    """The same as a writer; models lie in FAC_MODELS, or else in `home`."""
+    from fac.generator.writer import LocalWriter
+
+    found = locate(model, _models(home), _silent)
+    return LocalWriter(load_generator(found), found.identity, batch=batch)
+
+
+def _models(home: Path) -> Path:
+    """A worker on another machine has a folder of its own."""
+    return Path(os.environ.get("FAC_MODELS") or home)
+
+
 class Steps:
     """Carries out specs in one workspace; keeps the last encoder and the last writer loaded."""
 
-    def __init__(self, workspace: Workspace, *, models: Path | None = None):
+    def __init__(
+        self, workspace: Workspace, *, models: Path | None = None, where: Where | None = None
+    ):
+        """`where` models run; by default as the environment says, see `executor.chosen`."""
         self.workspace = workspace
         self.models = models or workspace.models
+        self.where = where or chosen()
         self.runs = Runs(workspace)
         self._loaded: tuple[tuple[Any, ...], SaeEncoder] | None = None
         self._writes: tuple[str, LocalGenerator] | None = None
+        self._pool: Pool | None = None
         self._until = ExitStack()
         """Closes what a step opened; see `_make`."""
 
@@ -118,38 +182,27 @@ class Steps:
 
         Raises InputError when the SAE reads another width than the model has.
         """
-        from fac.encoder import SaeEncoder
-        from fac.models import SubjectModel
-        from fac.saes import load_sae
-
-        limit = getattr(spec, "max_tokens", MeasureSpec.max_tokens)
-        key = (spec.model, spec.layer, spec.sae, limit)
-        if self._loaded is None or self._loaded[0] != key:
+        asked = _asked(spec)
+        if self._loaded is None or self._loaded[0] != asked:
             self._loaded = None
             progress(0, 1, "loading the model and the SAE")
-            found = locate(spec.model, self.models, progress)
-            where = device()
-            sae = load_sae(spec.sae, where)
-            model = SubjectModel(
-                found.folder,
-                layer=spec.layer,
-                device=where,
-                revision=found.revision,
-                max_tokens=limit,
-            )
-            if sae.d_in != model.d_model:
-                raise InputError(
-                    f"The SAE {spec.sae!r} reads {sae.d_in} values, but {spec.model!r} has a "
-                    f"residual stream of {model.d_model}: it belongs to another model. "
-                    f"`fac preflight` compares them."
-                )
-            if sae.trained_layer not in (None, spec.layer):
-                raise InputError(
-                    f"The SAE {spec.sae!r} reads the stream after {sae.trained_layer} blocks, not "
-                    f"{spec.layer}; give --layer {sae.trained_layer}."
-                )
-            self._loaded = key, SaeEncoder(model, sae, found.identity)
+            self._loaded = asked, load_encoder(*asked, self.models, progress)
         return self._loaded[1]
+
+    def reader(self, spec: MeasureSpec, progress: Progress) -> Encoder:
+        """What a spec's texts are read with, wherever that is: `encoder`, or workers of Ray."""
+        if self.where.executor == "local":
+            return self.encoder(spec, progress)
+        pool = self._workers(progress)
+        make = partial(load_encoder, *_asked(spec), self.models)
+        return RayEncoder(pool, make, partial(progress, 0, 1, LOADING))
+
+    def _workers(self, progress: Progress) -> Pool:
+        """The pool, started once."""
+        if self._pool is None:
+            progress(0, 1, "starting the workers of Ray")
+            self._pool = Pool(self.where)
+        return self._pool
 
     def _describe(
         self, spec: SaeSpec, progress: Progress, encoder: SaeEncoder | None = None
@@ -166,10 +219,18 @@ class Steps:
         from fac.measure import measure
 
         self.runs.manifest(spec.dataset)  # a dataset that is gone is told before a model is loaded
-        encoder = self.encoder(spec, progress)
+        encoder = self.reader(spec, progress)
         sae = SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae)
-        sae_run = self._describe(sae, progress, encoder)
-        run_id = measure(spec, runs=self.runs, encoder=encoder, sae_run=sae_run, progress=progress)
+        how: dict[str, Any] = {"runs": self.runs, "encoder": encoder, "progress": progress}
+        if isinstance(encoder, RayEncoder):
+            how["executor"] = encoder.read_parts
+            sae_run = sae.run_id(encoder.identity)
+            if not self.runs.find(sae_run):  # which needs the weights here, once
+                self._describe(sae, progress, self.encoder(spec, progress))
+                self._loaded = None
+        else:
+            sae_run = self._describe(sae, progress, self.encoder(spec, progress))
+        run_id = measure(spec, sae_run=sae_run, **how)
         self._cached(run_id, progress)
         return run_id
 
@@ -209,16 +270,17 @@ class Steps:
             self._until.callback(chat.close)
             journal = Journal(self._paid_replies(spec))
             return writing.ChatWriter(chat, journal, limits_of(spec), attempt=spec.attempt)
-        from fac.generator import LocalGenerator
-        from fac.models import keep_freed_memory
-
-        found = locate(spec.model or MeasureSpec.model, self.models, progress)
+        model = spec.model or MeasureSpec.model
+        if self.where.executor == "ray":
+            pool = self._workers(progress)
+            make = partial(load_writer, model, self.models, spec.batch)
+            waiting = partial(progress, 0, 1, LOADING)
+            return RayWriter(pool, make, budget_tokens=spec.budget_tokens, waiting=waiting)
+        found = locate(model, self.models, progress)
         if self._writes is None or self._writes[0] != found.identity:
             self._writes = None
             progress(0, 1, "loading the model that writes")
-            keep_freed_memory()
-            generator = LocalGenerator(found.folder, device=device(), revision=found.revision)
-            self._writes = found.identity, generator
+            self._writes = found.identity, load_generator(found)
         return writing.LocalWriter(
             self._writes[1], found.identity, batch=spec.batch, budget_tokens=spec.budget_tokens
         )
@@ -233,14 +295,14 @@ class Steps:
         anchor = spec.anchor if isinstance(spec, PairsSpec) else self._anchor_of(spec.pairs)
         measured = read_spec(MeasureSpec.step, self.runs.manifest(anchor)["spec"])
         assert isinstance(measured, MeasureSpec)  # which step it is says the class
-        encoder = self.encoder(measured, progress)
+        encoder = self.reader(measured, progress)
         doors: dict[str, Any] = {"runs": self.runs, "encoder": encoder, "progress": progress}
         try:
             if isinstance(spec, RescoreSpec):
                 return synthesis.rescore(spec, **doors)
             doors["writer"] = self.writer(spec, progress)
             if spec.writer == "steered":
-                doors["direction"] = unit_directions(encoder)
+                doors["direction"] = self._directions(encoder, measured)
             if isinstance(spec, PairsSpec):
                 run_id = synthesis.make_pairs(spec, **doors)
             else:
@@ -256,6 +318,13 @@ class Steps:
                 if manifest["inputs"][0] == source:
                     self._cached(manifest["run"], _silent)
 
+    def _directions(self, encoder: Encoder, spec: MeasureSpec) -> Callable[[int], np.ndarray]:
+        if isinstance(encoder, RayEncoder):
+            from fac.saes import load_sae
+
+            return directions_of(load_sae(spec.sae, "cpu"))
+        return unit_directions(self.encoder(spec, _silent))
+
     def _anchor_of(self, pairs_run: str) -> str:
         return self.runs.manifest(pairs_run)["facts"]["anchor"]
 
@@ -267,9 +336,20 @@ class Steps:
         cache.build(self.runs, run_id, self.workspace.cache)
 
 
+def _asked(spec: MeasureSpec | SaeSpec | ProbeSpec) -> tuple[str, int, str, int]:
+    """What `load_encoder` needs to know of a spec."""
+    limit = getattr(spec, "max_tokens", MeasureSpec.max_tokens)
+    return spec.model, spec.layer, spec.sae, limit
+
+
 def unit_directions(encoder: SaeEncoder) -> Callable[[int], np.ndarray]:
+    """`directions_of` an encoder's SAE."""
+    return directions_of(encoder.sae)
+
+
+def directions_of(sae: Sae) -> Callable[[int], np.ndarray]:
     """The decoder direction of each feature at length 1, float32 `[d_model]`."""
-    decoder = encoder.sae.decoder
+    decoder = sae.decoder
 
     def direction(feature: int) -> np.ndarray:
         return decoder[feature] / np.linalg.norm(decoder[feature])
@@ -489,12 +569,8 @@ def magpie(
     workspace: Workspace, model: str, recipe: demo.MagpieRecipe, out: Path, progress: Progress
 ) -> dict[str, Any]:
     """Write samples with a local chat model; recipe and counts go beside them."""
-    from fac.generator import LocalGenerator
-    from fac.models import keep_freed_memory
-
-    keep_freed_memory()
     found = locate(model, workspace.models, progress)
-    generator = LocalGenerator(found.folder, device=device())
+    generator = load_generator(found)
     data = {"model": found.identity, **demo.write_magpie(recipe, generator, out, progress)}
     out.with_suffix(".recipe.json").write_text(json.dumps(data, indent=1) + "\n")
     return data

@@ -26,13 +26,14 @@ LAYERS = [
         *("measure", "interpret", "synthesis", "review", "experiments"),
         *("dictionary", "probe", "compare", "demo"),
     },
+    {"executor"},
     {"jobs", "charts"},
     {"cli"},
     {"ui", "__main__"},
 ]
 HEIGHT = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-HEAVY = ("torch", "transformers", "sae_lens", "umap", "sklearn", "openai")
+HEAVY = ("torch", "transformers", "sae_lens", "umap", "sklearn", "openai", "ray")
 
 
 @cache
@@ -202,7 +203,7 @@ def test_what_is_caught_is_named_or_raised_again():
 
 
 def test_every_dependency_has_one_exact_version():
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-scale.txt"):
         for line in (REPOSITORY / name).read_text().splitlines():
             if line.strip() and not line.startswith("#"):
                 assert re.fullmatch(r"[a-z0-9-]+(\[[a-z]+\])?==[0-9][0-9a-z.]*", line), line

@@ -184,6 +184,97 @@ def test_a_stopped_measure_continues_and_ends_in_the_same_bytes(
     assert bytes_of(runs, run) == bytes_of(other, whole)
 
 
+class Backwards(LexiconEncoder):
+    """Reads the last samples first, as an encoder may that sorts by length."""
+
+    def read(self, chats, *rest):
+        return reversed([*super().read(chats, *rest)])
+
+
+def test_neither_parts_nor_the_order_of_batches_change_anything(runs, tmp_path, monkeypatch):
+    whole = measured(runs, many(100))
+    monkeypatch.setattr(measuring, "PART", 7)
+    monkeypatch.setattr(measuring, "MERGE_ROWS", 40)
+    monkeypatch.setattr(measuring, "HELD_ROWS", 5)
+    other = Runs(Workspace(tmp_path / "other"))
+    assert measured(other, many(100), Backwards(*WORDS)) == whole
+    assert bytes_of(other, whole) == bytes_of(runs, whole)
+
+
+def test_of_equal_peaks_the_first_samples_are_shown(runs):
+    run = measured(runs, [chat("tea")] * 3 + [chat("tea!")] + [chat("tea")] * 40, Backwards(*WORDS))
+    top = [s["sample"] for s in rows(runs, run, "spans") if s["kind"] == "top"]
+    assert top == [3, 0, 1, 2, *range(4, 10)]
+
+
+def test_the_strongest_and_the_drawn_rows_are_those_of_all_rows(runs, monkeypatch):
+    monkeypatch.setattr(measuring, "PART", 16)
+    run = measured(runs, many(150))
+    spans, every = rows(runs, run, "spans"), runs.table(run, "activations").to_pylist()
+    for feature in range(len(WORDS)):
+        ranked = [row for row in every if row["feature"] == feature]  # sorted by strength already
+        shown = [s for s in spans if s["feature"] == feature]
+        place = {(row["sample"], row["role"]): i for i, row in enumerate(ranked)}
+        top = [(row["sample"], row["role"]) for row in ranked[: measuring.TOP]]
+        assert [(s["sample"], s["role"]) for s in shown if s["kind"] == "top"] == top
+        samples, roles = (np.array([row[k] for row in ranked]) for k in ("sample", "role"))
+        codes = np.array([schema.ROLES.index(role) for role in roles], np.int8)
+        drawn = measuring._priority(samples, codes, np.full(len(ranked), feature))
+        pool = {*np.argsort(drawn)[: measuring.SPREAD_POOL].tolist()}
+        spread = [place[s["sample"], s["role"]] for s in shown if s["kind"] == "spread"]
+        assert {*spread} <= pool - {*range(measuring.TOP)}
+        for s in shown:
+            weaker = len(ranked) - 1 - place[s["sample"], s["role"]]
+            assert s["quantile"] == pytest.approx(weaker / len(ranked))
+
+
+def shuffled(encoder, seed=0, stop=None):
+    """An executor that has all parts at once and gives them in another order."""
+
+    def read(tasks, tell):
+        waiting = [*tasks]
+        for count, i in enumerate(np.random.default_rng(seed).permutation(len(waiting)).tolist()):
+            if count == stop:
+                raise Cancelled("asked to stop")
+            yield waiting[i].number, measuring.read_part(encoder, waiting[i], lambda *_: None)
+
+    return read
+
+
+def test_parts_may_come_in_any_order_and_none_is_read_twice(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "PART", 8)
+    other = Runs(Workspace(tmp_path / "other"))
+    whole = measured(other, many(100))
+
+    how = {"runs": runs, "sae_run": "sae-0", "progress": quiet}
+    spec = MeasureSpec(dataset=dataset(runs, many(100)))
+    first, second = LexiconEncoder(*WORDS), LexiconEncoder(*WORDS)
+    with pytest.raises(Cancelled):
+        measure(spec, encoder=first, executor=shuffled(first, stop=6), **how)
+    # A part that was being written when the process was killed counts for nothing.
+    run_id = spec.run_id(spec.dataset, first.identity)
+    missing = next(i for i in range(13) if not (runs.scratch(run_id) / f"_part-{i:06d}").exists())
+    (runs.scratch(run_id) / f"_part-{missing:06d}.new").mkdir()
+    (runs.scratch(run_id) / f"_part-{missing:06d}.new" / "near.parquet").write_bytes(b"PAR1")
+    run = measure(spec, encoder=second, executor=shuffled(second, seed=1), **how)
+    assert first.read_samples + second.read_samples == 100
+    assert bytes_of(runs, run) == bytes_of(other, whole)
+    assert not [*runs.path(run).glob("_*")]
+
+
+def test_rows_below_the_bar_are_not_sent():
+    encoder, chats = LexiconEncoder(*WORDS), many(40)
+    task = measuring.Task(0, 0, chats, schema.ROLES, 0.0, measuring.Bar.none(len(WORDS)))
+    open_to_all = measuring.read_part(encoder, task, lambda *_: None)
+    high = measuring.Bar(
+        *(np.full_like(array, edge) for array, edge in zip(task.bar, (9, 0, 9), strict=True))
+    )
+    closed = measuring.read_part(encoder, task._replace(bar=high), lambda *_: None)
+    assert len(open_to_all.examples) and len(open_to_all.near)
+    assert (len(closed.examples), len(closed.near)) == (0, 0)
+    assert closed.activations.equals(open_to_all.activations)
+
+
 def test_asking_again_computes_nothing(runs):
     first = measured(runs, many())
     encoder = LexiconEncoder(*WORDS)

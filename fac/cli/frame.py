@@ -58,6 +58,15 @@ Dataset = Annotated[str, typer.Option(help="Measured dataset in question.")]
 Threshold = Annotated[float, typer.Option(help="Active means peak > threshold, strictly.")]
 MinSupport = Annotated[int, typer.Option(min=1, help="Anchor samples a feature needs to count.")]
 Relevant = Annotated[str, typer.Option(help="all, a judged task, or a file of feature ids.")]
+Executor = Annotated[
+    str | None, typer.Option(help="Where models run: local, or ray; default FAC_EXECUTOR.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster, HOST:PORT; without, a Ray of this machine.")
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Of Ray; default one an accelerator, else one a machine.")
+]
 Role = Annotated[str, typer.Option(help="system, user, assistant or all.")]
 
 

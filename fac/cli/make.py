@@ -21,12 +21,15 @@ from fac.cli.decide import (
     feature_ids,
 )
 from fac.cli.frame import (
+    Address,
     Anchor,
     Answer,
     Dataset,
+    Executor,
     MinSupport,
     Relevant,
     Threshold,
+    Workers,
     WorkspaceOption,
     command,
     listing,
@@ -44,6 +47,7 @@ from fac.config import (
     workspace,
 )
 from fac.errors import InputError
+from fac.executor import Where, chosen
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -98,9 +102,13 @@ def pairs(
     price_out: PriceOut = None,
     concurrency: Concurrency = 8,
     batch: Batch = PairsSpec.batch,
+    executor: Executor = None,
+    address: Address = None,
+    workers: Workers = None,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Step 1: for every gap a text that fires the feature and a near-twin that does not."""
+    where = chosen(executor, address, workers)
     place = workspace(workspace_)
     runs = Runs(place)
     sides = runs.resolve("measure", anchor), runs.resolve("measure", dataset)
@@ -135,7 +143,7 @@ def pairs(
         ),
     )
     with progress_bar("writing pairs") as progress:
-        run_id = jobs.Steps(place).perform(spec, progress)
+        run_id = jobs.Steps(place, where=where).perform(spec, progress)
     rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
     failed = [
         {"feature": row["feature"], "reason": row["reason"]}
@@ -310,9 +318,13 @@ def synthesize(
     price_out: PriceOut = None,
     concurrency: Concurrency = 8,
     batch: Batch = SynthesizeSpec.batch,
+    executor: Executor = None,
+    address: Address = None,
+    workers: Workers = None,
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Step 2: samples from the approved pairs, each kept or dropped with a reason."""
+    where = chosen(executor, address, workers)
     place = workspace(workspace_)
     runs = Runs(place)
     run_id = _pairs_run(runs, pairs)
@@ -346,9 +358,9 @@ def synthesize(
         **{**inherited(runs.manifest(run_id)["spec"], writer), **asked},
     )
     if pilot:
-        return _pilot(place, spec)
+        return _pilot(place, spec, where)
     with progress_bar("synthesizing") as progress:
-        made = jobs.Steps(place).perform(spec, progress)
+        made = jobs.Steps(place, where=where).perform(spec, progress)
     facts = runs.manifest(made)["facts"]
     data = {"run": made, "dataset": facts["kept_dataset"], **{key: facts[key] for key in TOLD}}
 
@@ -359,7 +371,7 @@ def synthesize(
     return Answer(data, show)
 
 
-def _pilot(place: Workspace, spec: SynthesizeSpec) -> Answer:
+def _pilot(place: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
     """Writes for a few of the pairs; their texts count, the whole run does not write them again."""
     from fac import synthesis  # with the encoder's room, which no other command of this file needs
 
@@ -367,7 +379,7 @@ def _pilot(place: Workspace, spec: SynthesizeSpec) -> Answer:
         raise InputError("A pilot needs approved pairs: approve some with `fac approve`.")
     few = replace(spec, approved=synthesis.pilot_pairs(spec.approved))
     with progress_bar("trying a few gaps") as progress:
-        run_id = jobs.Steps(place).perform(few, progress)
+        run_id = jobs.Steps(place, where=where).perform(few, progress)
     found = synthesis.forecast(Runs(place).manifest(run_id), len(spec.approved))
     return Answer(found._asdict(), listing(found._asdict()))
 

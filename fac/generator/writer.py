@@ -152,36 +152,62 @@ class LocalWriter:
         """
         _checked(requests)
         found = {request.key: done[request.key] for request in requests if request.key in done}
-        pace = _Pace(len(requests), found, progress)
+        pace = Pace(len(requests), found, progress)
         pace.report()
-        for room, batch in self._batches(requests, seed, max_new_tokens):
-            missing = [line for line in batch if line.key not in found]
-            while missing:
-                fitting = self._affordable(missing, room, found)
-                whole = len(fitting) == len(missing)
-                lines = batch if whole else fitting
-                pace.begin(len(lines), room)
-                texts = self.generator.write(
-                    [line.row for line in lines],
-                    max_new_tokens=room,
-                    temperature=temperature,
-                    top_k=self.top_k,
-                    beat=pace.beat,
-                )
-                for line, text in zip(lines, texts, strict=True):
+        batches = [*self._batches(requests, seed, max_new_tokens)]
+        while wave := self._wave(batches, found):
+            for batch, texts in self._continued(wave, temperature, pace):
+                for line, text in zip(batch.lines, texts, strict=True):
                     if line.key not in found:
                         written = _written(line.key, text)
                         record(written)
                         found[line.key] = written
-                pace.begin(0, 0)
                 pace.report()
-                missing = missing[len(fitting) :]
         return {request.key: found[request.key] for request in requests}
+
+    def _wave(self, batches: Sequence[Batch], found: Mapping[str, Written]) -> list[Batch]:
+        """The batches to be written next: all that the budget has room for whatever they come to.
+
+        A batch that it has only room for in part waits until all before it are written, and then
+        is cut, so that what is written does not depend on how many batches are written at once.
+        """
+        wave: list[Batch] = []
+        reserved = 0
+        for batch in batches:
+            missing = [line for line in batch.lines if line.key not in found]
+            if not missing:
+                continue
+            fitting = self._affordable(missing, batch.room, found, reserved)
+            if len(fitting) < len(missing):
+                if wave:
+                    break
+                if not fitting:
+                    raise self._exhausted(missing[0].length + batch.room, found)
+                return [batch._replace(lines=fitting)]
+            wave.append(batch)
+            reserved += sum(line.length + batch.room for line in missing)
+        return wave
+
+    def _continued(
+        self, batches: Sequence[Batch], temperature: float, pace: Pace
+    ) -> Iterator[tuple[Batch, list[Continuation]]]:
+        """The batches with their texts, in the order in which they are finished."""
+        for batch in batches:
+            pace.begin(len(batch.lines), batch.room)
+            texts = self.generator.write(
+                [line.row for line in batch.lines],
+                max_new_tokens=batch.room,
+                temperature=temperature,
+                top_k=self.top_k,
+                beat=pace.beat,
+            )
+            pace.begin(0, 0)
+            yield batch, texts
 
     def _batches(
         self, requests: Sequence[Request], seed: int, max_new_tokens: int
-    ) -> Iterator[tuple[int, list[_Line]]]:
-        """(room, lines) of each batch: alike in length, equal prompts side by side."""
+    ) -> Iterator[Batch]:
+        """Lines alike in length, equal prompts side by side."""
         rows = [self._row(request, seed) for request in requests]
         lengths = self.generator.count([row.prompt for row in rows])
         lines = [
@@ -192,7 +218,7 @@ class LocalWriter:
         for room, alike in groupby(lines, key=lambda line: line.room):
             equal = list(alike)
             for first in range(0, len(equal), self.batch):
-                yield room, equal[first : first + self.batch]
+                yield Batch(room, equal[first : first + self.batch])
 
     def _row(self, request: Request, seed: int) -> Row:
         number = stream(seed, request.key)
@@ -207,21 +233,24 @@ class LocalWriter:
         return Row(text, number, steer=request.steer)
 
     def _affordable(
-        self, lines: Sequence[_Line], room: int, found: Mapping[str, Written]
+        self, lines: Sequence[_Line], room: int, found: Mapping[str, Written], reserved: int
     ) -> list[_Line]:
         """As many of the first lines as the budget has room for, whatever they come to."""
         if self.budget_tokens is None:
             return list(lines)
-        used = sum(text.prompt_tokens + text.tokens for text in found.values())
-        most = used + np.cumsum([line.length + room for line in lines])
-        fitting = int(np.searchsorted(most, self.budget_tokens, side="right"))
-        if not fitting:
-            raise BudgetReached(
-                f"The next text could take {lines[0].length + room:,} tokens, but {used:,} of the "
-                f"budget of {self.budget_tokens:,} are used. Every text so far is kept; raise the "
-                f"budget to go on."
-            )
-        return list(lines[:fitting])
+        most = _used(found) + reserved + np.cumsum([line.length + room for line in lines])
+        return list(lines[: int(np.searchsorted(most, self.budget_tokens, side="right"))])
+
+    def _exhausted(self, tokens: int, found: Mapping[str, Written]) -> BudgetReached:
+        return BudgetReached(
+            f"The next text could take {tokens:,} tokens, but {_used(found):,} of the budget of "
+            f"{self.budget_tokens:,} are used. Every text so far is kept; raise the budget to go "
+            f"on."
+        )
+
+
+def _used(found: Mapping[str, Written]) -> int:
+    return sum(text.prompt_tokens + text.tokens for text in found.values())
 
 
 BLANK = "\u2983"
@@ -238,11 +267,20 @@ class _Line(NamedTuple):
     row: Row
 
 
+class Batch(NamedTuple):
+    """Lines that are written together."""
+
+    room: int
+    """Tokens each may have."""
+
+    lines: list[_Line]
+
+
 def _written(key: str, text: Continuation) -> Written:
     return Written(key, text.text, text.finished, text.tokens, "", text.prompt_tokens, None)
 
 
-class _Pace:
+class Pace:
     """Reports how far the writing is, and how fast it goes."""
 
     def __init__(self, total: int, found: Mapping[str, Written], progress: Callable[..., None]):

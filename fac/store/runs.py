@@ -155,10 +155,17 @@ class Runs:
         with self._open(run_id, name) as file:
             return file.read(columns=None if columns is None else [*columns])
 
-    def batches(self, run_id: str, name: str) -> Iterator[pa.RecordBatch]:
-        """One table of a finished run, a piece at a time."""
+    def batches(
+        self,
+        run_id: str,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        rows: int = ROW_GROUP_ROWS,
+    ) -> Iterator[pa.RecordBatch]:
+        """One table of a finished run, at most so many rows at a time."""
         with self._open(run_id, name) as file:
-            yield from file.iter_batches()
+            yield from file.iter_batches(rows, columns=None if columns is None else [*columns])
 
     def rows(
         self,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from fac.encoder import Encoder
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError, disk_room
 from fac.generator.writer import Request, Steer, Writer, Written
 from fac.prompts import BadDraft, Excerpt
-from fac.schema import CANDIDATES, HITS, REPLIES, ROLES, Chat
+from fac.schema import CANDIDATES, HITS, REPLIES, ROLES, Activations, Chat
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
 
@@ -583,6 +583,15 @@ class Scores(NamedTuple):
     """bool `[n_features]`: active above the threshold in at least one text."""
 
 
+@runtime_checkable
+class EncodesEach(Protocol):
+    """An Encoder that can work on several lists of chats at once."""
+
+    def encode_each(self, parts: Iterable[Sequence[Chat]]) -> Iterator[Activations]:
+        """`Encoder.encode` of each, in their order."""
+        ...
+
+
 def score(
     encoder: Encoder,
     chats: Sequence[Chat],
@@ -597,10 +606,15 @@ def score(
     features = np.zeros(encoder.n_features, bool)
     hits: list[dict[int, Hit]] = [{} for _ in chats]
     spoken = [i for i, chat in enumerate(chats) if chat]
-    for start in range(0, len(spoken), ENCODED):
-        part = spoken[start : start + ENCODED]
+    parts = [spoken[start : start + ENCODED] for start in range(0, len(spoken), ENCODED)]
+    told = ([chats[i] for i in part] for part in parts)
+    if isinstance(encoder, EncodesEach):
+        each = encoder.encode_each(told)
+    else:
+        each = map(encoder.encode, told)
+    for start, part in zip(range(0, len(spoken), ENCODED), parts, strict=True):
         progress(start, len(spoken), "measuring the texts")
-        found = encoder.encode([chats[i] for i in part])
+        found = next(each)
         features[found.feature[is_active(found.peak, threshold)]] = True
         rows = np.flatnonzero(wanted[found.feature])
         for sample, role, feature, peak, position in zip(
