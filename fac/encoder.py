@@ -217,22 +217,23 @@ class SaeEncoder:
         wanted = [ROLES.index(role) for role in roles]
         content = [np.flatnonzero(np.isin(r.role, wanted)) for r in rendered]
         ids = [r.ids[: c[-1] + 1 if len(c) else 0] for r, c in zip(rendered, content, strict=True)]
-        found = []
-        for shared, group in by_beginning(ids):
-            lengths = [max(0, len(ids[i]) - shared) for i in group]
+        texts: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
+        for i, spoken in enumerate(ids):
+            texts[spoken.tobytes(), content[i].tobytes()].append(i)
+        silent = texts.pop((b"", b""), [])
+        found = [Batch(silent, [], [], [], 0)] if silent else []
+        every = [*texts.values()]
+        once = [alike[0] for alike in every]
+        for shared, group in by_beginning([ids[i] for i in once]):
+            lengths = [len(ids[once[text]]) - shared for text in group]
             for rows in batches_by_length(lengths, max_padded=self.model.batch_tokens):
-                texts: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
-                for i in (group[row] for row in rows):
-                    if len(ids[i]):
-                        texts[ids[i].tobytes(), content[i].tobytes()].append(i)
-                alike = [*texts.values()]
-                once = [some[0] for some in alike]
+                some = [group[row] for row in rows]
                 found.append(
                     Batch(
-                        [group[row] for row in rows],
-                        alike,
-                        [ids[i] for i in once],
-                        [content[i] for i in once],
+                        sorted(i for text in some for i in every[text]),
+                        [every[text] for text in some],
+                        [ids[once[text]] for text in some],
+                        [content[once[text]] for text in some],
                         shared,
                     )
                 )
