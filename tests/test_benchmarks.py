@@ -102,6 +102,20 @@ def test_an_interval_of_equal_gaps_is_a_point_and_of_many_gaps_a_normal_one():
     assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.005)
 
 
+def test_the_readme_shows_what_was_measured_and_the_bars_hold():
+    told = json.loads((REPOSITORY / "benchmarks" / "synthesis.json").read_text("utf-8"))
+    assert told["asked"] | {"gaps": 60, "min_support": 4, "seeds": 3} == told["asked"]
+    assert {(one["seed"], one["method"]) for one in told["rows"]} == {
+        (seed, name) for seed in range(3) for name in METHODS
+    }
+    found = summary(told["rows"])
+    assert table(found) in (REPOSITORY / "README.md").read_text("utf-8")
+    rate = {one["method"]: one["hit_rate"] for one in found}
+    assert rate["two-step"] >= 0.8
+    assert rate["two-step"] >= rate["one-step, tokens of both steps"] + 0.05
+    assert rate["two-step, steered"] >= rate["two-step"]
+
+
 @pytest.mark.model
 def test_the_synthesis_benchmark_measures_every_method(tmp_path, demo_model_home, monkeypatch):
     monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
