@@ -11,8 +11,9 @@ tokens per second (each text's tokens as the model sees them, the template's inc
     ours             chats in, peaks out
     one at a time    the released algorithm's loop: render, tokenise, run and encode each text by
                      itself, take the largest activation over its content
-    sae-lens         TransformerLens' `run_with_cache` of the one hook point, stopped there, on our
-                     batches, then sae-lens' own encode and a maximum over each text's content
+    sae-lens         TransformerLens' `run_with_cache` as sae-lens' tutorials call it, on our
+                     batches, then sae-lens' encode and a maximum over each text's content
+    sae-lens, cut    the same, told to keep the one hook point and to stop there
 
 and, for a dictionary of another width with random weights, the forward and the SAE's matrix product
 alone. All ways must find the same peaks, away from ties, before anything is timed.
@@ -29,6 +30,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -46,6 +48,9 @@ from fac.schema import Activations
 TIE = 1e-3
 """Peaks may differ by this share of the larger one, and so far from its threshold that a feature
 fires in one way only."""
+
+
+AGAINST = ("bare forward", "one at a time", "sae-lens", "sae-lens, cut")
 
 
 class Way(NamedTuple):
@@ -107,10 +112,16 @@ def lens(folder: str) -> Any:
     return TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
 
 
-def by_lens(model: Any, encoder: SaeEncoder, chats: Sequence[Chat]) -> dict[tuple[int, int], float]:
+def _hook(layer: int) -> str:
+    """What TransformerLens calls the stream after so many blocks."""
+    return f"blocks.{layer - 1}.hook_out"
+
+
+def by_lens(
+    model: Any, encoder: SaeEncoder, chats: Sequence[Chat], **how: Any
+) -> dict[tuple[int, int], float]:
     """sae-lens' own route, on batches of similar length: peaks by (sample, feature)."""
-    layer = encoder.model.layer
-    hook = f"blocks.{layer - 1}.hook_out"
+    hook = _hook(encoder.model.layer)
     rendered = encoder.render(chats)
     peaks = {}
     for rows in batches_by_length(
@@ -123,9 +134,7 @@ def by_lens(model: Any, encoder: SaeEncoder, chats: Sequence[Chat]) -> dict[tupl
             tokens[row, : len(rendered[i].ids)] = torch.from_numpy(rendered[i].ids.astype(int))
             content[row, : len(rendered[i].ids)] = torch.from_numpy(rendered[i].role >= 0)
         with torch.inference_mode():
-            _, cache = model.run_with_cache(
-                tokens, names_filter=[hook], stop_at_layer=layer, prepend_bos=False
-            )
+            _, cache = model.run_with_cache(tokens, prepend_bos=False, **how)
             acts = encoder.sae.module.encode(cache[hook])
             best = torch.where(content[..., None], acts, 0).amax(1)
             for row, feature in best.nonzero().tolist():
@@ -219,10 +228,14 @@ def whole_way(
     worst = [must_agree("ours, plain", mine, peaks_of(plain()), encoder.sae)]
     worst.append(must_agree("one at a time", mine, loop(encoder, chats), encoder.sae))
     if peer is not None:
-        ways.append(Way("sae-lens", lambda: by_lens(peer, encoder, chats)))
-        worst.append(must_agree("sae-lens", mine, by_lens(peer, encoder, chats), encoder.sae))
+        layer = encoder.model.layer
+        cut = {"names_filter": [_hook(layer)], "stop_at_layer": layer}
+        for name, how in [("sae-lens", dict[str, Any]()), ("sae-lens, cut", cut)]:
+            way = partial(by_lens, peer, encoder, chats, **how)
+            worst.append(must_agree(name, mine, way(), encoder.sae))
+            ways.append(Way(name, way))
     seconds = timed(ways, rounds)
-    against = [name for name in ("bare forward", "one at a time", "sae-lens") if name in seconds]
+    against = [name for name in AGAINST if name in seconds]
     padded = sum(len(ids) * max(map(len, ids)) for ids in batches)
     run = sum(map(len, (ids for batch in batches for ids in batch)))
     return (
@@ -298,9 +311,9 @@ def wide(encoder: SaeEncoder, chats: Sequence[Chat], width: int, rounds: int) ->
 def main() -> None:
     """Checks that all ways agree, times them in turn, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--short", type=int, default=512, help="short chats")
-    parser.add_argument("--long", type=int, default=48, help="long chats")
-    parser.add_argument("--rounds", type=int, default=5, help="of each way")
+    parser.add_argument("--short", type=int, default=192, help="short chats")
+    parser.add_argument("--long", type=int, default=16, help="long chats")
+    parser.add_argument("--rounds", type=int, default=3, help="of each way")
     parser.add_argument("--width", type=int, default=65_536, help="of the random dictionary; 0: no")
     parser.add_argument("--no-lens", action="store_true", help="leave TransformerLens out")
     asked = parser.parse_args()
@@ -314,8 +327,8 @@ def main() -> None:
             peer = lens(found.folder)
         short = demo_chats(asked.short, longest=40)
         long = demo_chats(asked.long, longest=0, words=180)
-        print(whole_way("short", encoder, short, peer, asked.rounds))
-        print(whole_way("long", encoder, long, peer, asked.rounds))
+        print(whole_way("short", encoder, short, peer, asked.rounds), flush=True)
+        print(whole_way("long", encoder, long, peer, asked.rounds), flush=True)
         if asked.width:
             print(wide(encoder, short[: asked.short // 4], asked.width, asked.rounds))
 

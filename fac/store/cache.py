@@ -179,7 +179,8 @@ INSERT_FEATURES = """
 
 PEAKS_OF_BLOCK = "SELECT feature, role, strongest, peak FROM block"
 
-INSERT_RUNG = "INSERT INTO ladder SELECT $rung, role, feature, n FROM counted"
+INSERT_STEPS = "INSERT INTO rungs SELECT rung, threshold FROM counted"
+INSERT_RUNGS = "INSERT INTO ladder SELECT rung, role, feature, n FROM counted"
 
 # A newline or a space is the whole peak token of some features: shown by a sign, not by nothing.
 CREATE_LABELS = """
@@ -525,18 +526,29 @@ def _count_above(
 
 
 def _write_ladder(con: duckdb.DuckDBPyConnection, steps: np.ndarray, counts: np.ndarray) -> None:
-    n_roles, n_features = counts.shape[1:]
-    con.executemany(
-        "INSERT INTO rungs VALUES (?, ?)", [(i, float(step)) for i, step in enumerate(steps)]
-    )
-    columns = {
-        "role": np.repeat(np.arange(n_roles, dtype=np.uint8), n_features),
-        "feature": np.tile(np.arange(n_features, dtype=np.int32), n_roles),
-    }
-    for rung, above in enumerate(counts):
-        con.register("counted", pa.table({**columns, "n": above.ravel()}))
-        con.execute(INSERT_RUNG, {"rung": rung})
-        con.unregister("counted")
+    n_steps, n_roles, n_features = counts.shape
+    steps_told = pa.table({"rung": np.arange(n_steps, dtype=np.int32), "threshold": steps})
+    _insert(con, INSERT_STEPS, steps_told)
+    role = np.repeat(np.arange(n_roles, dtype=np.uint8), n_features)
+    feature = np.tile(np.arange(n_features, dtype=np.int32), n_roles)
+    together = max(1, ROWS_PER_BLOCK // len(role))
+    for first in range(0, n_steps, together):
+        above = counts[first : first + together]
+        rung = np.repeat(np.arange(first, first + len(above), dtype=np.int32), len(role))
+        table = {
+            "rung": rung,
+            "role": np.tile(role, len(above)),
+            "feature": np.tile(feature, len(above)),
+            "n": above.ravel(),
+        }
+        _insert(con, INSERT_RUNGS, pa.table(table))
+
+
+def _insert(con: duckdb.DuckDBPyConnection, sql: str, rows: pa.Table) -> None:
+    """Carries out an INSERT that reads the rows as `counted`."""
+    con.register("counted", rows)
+    con.execute(sql)
+    con.unregister("counted")
 
 
 E24 = (
