@@ -173,10 +173,8 @@ def must_agree(
 
 
 def timed(ways: Sequence[Way], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, in turn, so that all meet the same machine."""
+    """Seconds of each way, in turn, so that all meet the same machine; each has run before."""
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
-    for way in ways:
-        way.run()
     for number in range(rounds):
         for way in ways if number % 2 == 0 else reversed(ways):
             begun = time.perf_counter()
@@ -301,6 +299,7 @@ def wide(encoder: SaeEncoder, chats: Sequence[Chat], width: int, rounds: int) ->
         with nothing_shared():
             return other.encode(chats)
 
+    alone()
     found = plain()
     l0 = found.n_tokens.sum() / sum(len(at) for some in content for at in some)
     seconds = timed([Way("forward and product", alone), Way("ours, plain", plain)], rounds)

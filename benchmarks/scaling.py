@@ -46,6 +46,8 @@ def step(encoder: SaeEncoder, chats: Sequence[Chat], size: int, rounds: int) -> 
         Way("ours", lambda: encoder.encode(chats)),
         Way("forward", lambda: [encoder.model.residual(ids) for ids in batches]),
     ]
+    for way in ways:
+        way.run()
     seconds = timed(ways, rounds)
     ours, forward = (statistics.median(seconds[way.name]) for way in ways)
     return Step(size, sum(len(r.ids) for r in rendered), ours, forward)

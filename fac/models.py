@@ -603,7 +603,7 @@ def _final_norm(model: Any, blocks: Any) -> Any:
 WORTHWHILE = 16
 """Tokens that rows must share for their beginning to be run apart."""
 
-TOGETHER = 32
+TOGETHER = 8
 """Rows that must share it: fewer would leave both them and the rest in small batches."""
 
 DEEPEST = 64
