@@ -336,6 +336,8 @@ def _connected(address: str) -> Any:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Its workers would run at the lowest priority, which on a busy machine is no speed at all.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
