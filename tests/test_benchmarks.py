@@ -141,18 +141,16 @@ def test_the_synthesis_benchmark_measures_every_method(tmp_path, demo_model_home
 def test_the_extraction_benchmarks_print_every_way(demo_model_home, monkeypatch):
     monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
 
-    def printed(module, *options):
-        command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", *options]
+    def printed(module, options):
+        command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", *options.split()]
         ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    told = printed("extract", *"--short 34 --long 2 --rounds 1 --width 16384".split())
+    told = printed("extract", "--short 34 --long 2 --rounds 1 --width 16384")
     for name in ("bare forward", "ours, plain", "ours", "one at a time", "sae-lens"):
         assert len(re.findall(rf"^\| {name} \| [\d,]+ \|", told, re.MULTILINE)) >= 2
     assert "| forward and product |" in told
-    told = printed(
-        "scaling",
-        *"--chats 4 8 --words 10 20 --widths 1024 2048 --at-length 4 --rounds 1".split(),
-    )
+    sizes = "--chats 4 8 --words 10 20 --widths 1024 2048 --at-length 4 --rounds 1"
+    told = printed("scaling", sizes)
     assert len(re.findall(r"^\| slope \| \| -?[\d.]+ \| \| -?[\d.]+ \|", told, re.MULTILINE)) == 3
