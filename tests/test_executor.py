@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from functools import partial
 from importlib.util import find_spec
@@ -343,9 +342,23 @@ def _descendants(pid):
 
 
 @needs_ray
-def test_the_handler_of_a_request_to_end_is_still_ours(pool):
-    assert threading.current_thread() is threading.main_thread()
-    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.default_int_handler)
+def test_the_handler_of_a_request_to_end_is_still_ours():
+    told = """
+import signal
+from fac.executor import Pool, Where
+
+def ours(*_):
+    print("asked to end")
+
+signal.signal(signal.SIGTERM, ours)
+pool = Pool(Where("ray"))
+assert signal.getsignal(signal.SIGTERM) is ours
+signal.raise_signal(signal.SIGTERM)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert (ended.returncode, ended.stdout) == (0, "asked to end\n"), ended.stderr
 
 
 @needs_ray
