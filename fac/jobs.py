@@ -611,6 +611,7 @@ def work(
     beating.start()
     say(f"worker {os.getpid()} reads {workspace.queue}")
     try:
+        _renew_caches(workspace, stop, say)
         while not stop.is_set():
             queue.recover()
             job = queue.claim(name)
@@ -627,6 +628,21 @@ def work(
         if before is not None:
             signal.signal(signal.SIGTERM, before)
     return count
+
+
+def _renew_caches(workspace: Workspace, stop: threading.Event, say: Callable[[str], None]) -> None:
+    """Builds the caches that are gone or were written by another version of this program."""
+    runs = Runs(workspace)
+    known = [manifest["run"] for step in cache.CACHED for manifest in runs.list(step)]
+    with closing(cache.Cache(workspace.cache)) as handle:
+        missing = [run_id for run_id in known if not handle.ready(run_id)]
+    for run_id in missing:
+        if stop.is_set():
+            return
+        try:
+            cache.build(runs, run_id, workspace.cache)
+        except FacError as error:
+            say(f"no cache for {run_id}: {error}")
 
 
 class _Lease:

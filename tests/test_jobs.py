@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from fac.config import (
 )
 from fac.errors import GateFailed, InputError
 from fac.schema import Chat
+from fac.store import cache as caching
 from fac.store.cache import Cache
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
@@ -264,6 +266,27 @@ def test_a_deleted_cache_comes_back_with_the_next_request(workspace, tmp_path):
     queue.enqueue(spec)
     worked(workspace, steps)
     assert Cache(workspace.cache).ready(job.run_id)
+
+
+def test_a_worker_builds_caches_of_another_version_and_minds_no_damaged_run(
+    workspace, tmp_path, monkeypatch, capsys
+):
+    steps = ToySteps(workspace)
+    measured = steps.perform(ingested(workspace, tmp_path / "drinks.jsonl"), quiet)
+    with closing(Cache(workspace.cache)) as known:
+        assert known.ready(measured)
+        monkeypatch.setattr(caching, "SQL_VERSION", caching.SQL_VERSION + 1)
+    with closing(Cache(workspace.cache)) as known:
+        assert not known.ready(measured)
+    spans = Runs(workspace).path(measured) / "spans.parquet"
+    whole = spans.read_bytes()
+    spans.write_bytes(whole[:40])
+    jobs.work(workspace, say=print, until_idle=True, steps=steps)
+    assert f"no cache for {measured}: " in capsys.readouterr().out
+    spans.write_bytes(whole)
+    jobs.work(workspace, say=print, until_idle=True, steps=steps)
+    with closing(Cache(workspace.cache)) as known:
+        assert known.ready(measured)
 
 
 def test_a_step_that_is_silent_for_long_keeps_its_job(workspace, tmp_path, monkeypatch):

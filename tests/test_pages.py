@@ -9,6 +9,7 @@ import ast
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -161,6 +162,18 @@ def words(at: AppTest) -> str:
 
 def button(at: AppTest, label: str):
     return next(each for each in at.button if each.label == label)
+
+
+@pytest.mark.parametrize("page", ["home", "features", "coverage"])
+def test_measured_datasets_without_a_cache_are_told_to_be_on_their_way(toy: Workspace, page: str):
+    shutil.rmtree(toy.cache)
+    said = words(opened(page))
+    assert "Being prepared for browsing" in said and "2 measured datasets" in said
+    assert "Nothing has been measured" not in said
+    for step in ("measure", "sae"):
+        for manifest in Runs(toy).list(step):
+            cache.build(Runs(toy), manifest["run"], toy.cache)
+    assert "Being prepared" not in words(opened(page))
 
 
 # --- a first start ----------------------------------------------------------------------------

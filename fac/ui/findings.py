@@ -104,6 +104,15 @@ def stop_if_nothing_measured(found: Mapping[str, Row]) -> None:
             page=HOME,
             link="Watch it arrive",
         )
+    elif hidden := len(runs().list(MeasureSpec.step)):
+        empty(
+            "Being prepared for browsing",
+            f"{hidden:,} measured datasets get their cache anew, as after an update. That takes "
+            f"seconds each, minutes for very large ones; the first page shows them as they arrive.",
+            icon=":material/hourglass_top:",
+            page=HOME,
+            link="Watch them arrive",
+        )
     else:
         empty(
             "Nothing has been measured yet",
