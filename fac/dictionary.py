@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 10
 LENS_TOKENS = 10
+BAR_SECONDS = 0.1
+"""Between two words of UMAP on how far it is."""
+
 COMPONENTS = 50
 """Principal components given to UMAP: enough for neighbourhoods, a tenth of the time."""
 
@@ -109,8 +112,7 @@ def survey(
     directions `[n, d]`.
 
     Up to EXACT features all cosines are looked at and UMAP finds its own neighbours among
-    COMPONENTS principal components; beyond, both rest on one approximate search, and beside the
-    decoder no more than a fifth of its size is held.
+    COMPONENTS principal components; beyond, both rest on one approximate search.
     """
     near = _part(progress, LENS, NEAR, "neighbours by decoder direction")
     if len(decoder) <= EXACT:
@@ -253,7 +255,12 @@ def _fitted(
             random_state=seed,
             n_jobs=1,
             # Its only word on how far it is goes to a progress bar.
-            tqdm_kwds={"disable": False, "file": _Bar(progress), "bar_format": "{percentage}"},
+            tqdm_kwds={
+                "disable": False,
+                "file": _Bar(progress),
+                "bar_format": "{percentage}",
+                "mininterval": BAR_SECONDS,
+            },
             **given,
         ).fit_transform(reduced)
     return fitted.astype(np.float32)
