@@ -30,6 +30,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -286,7 +287,7 @@ class Ours:
         }
 
 
-class Peer:
+class Peer(ABC):
     """Another store: the pages from the questions that a subclass answers."""
 
     name: str
@@ -294,44 +295,45 @@ class Peer:
     def __init__(self, place: Place):
         self.place = place
 
+    @abstractmethod
     def counts(self, run: str, threshold: float) -> np.ndarray:
         """Samples above the threshold per role, and of any: int64 `[roles + 1, n_features]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def firing(self, run: str) -> np.ndarray:
         """Samples in which each feature fires at all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def page(self, sort: str, offset: int) -> tuple[list[int], list[str | None], int]:
         """Features of a page of the table, their explanations, and how many fire."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self, run: str, features: list[int]) -> dict[int, tuple[int, float, str]]:
         """n_samples, max_peak and label of these features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def peaks(self, feature: int) -> np.ndarray:
         """The anchor's peaks of a feature, one per sample."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spans(self, feature: int) -> list[tuple[list[str], list[float]]]:
-        raise NotImplementedError
+        """Tokens and activations of the strongest examples."""
 
+    @abstractmethod
     def near(self, features: list[int]) -> list[tuple[int, list[str], float]]:
         """Near misses of the dataset: feature, tokens, pre-activation, highest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lens(self, feature: int) -> tuple[list[str], list[int]]:
         """promotes and neighbours."""
-        raise NotImplementedError
 
+    @abstractmethod
     def points(self) -> np.ndarray:
         """x, y of every feature."""
-        raise NotImplementedError
 
+    @abstractmethod
     def told(self, features: list[int]) -> dict[int, tuple[str, float]]:
         """Explanation and score of those of these features that have one."""
-        raise NotImplementedError
 
     def gap_page(self, threshold: float) -> dict[str, Any]:
         runs = (self.place.anchor, self.place.dataset)

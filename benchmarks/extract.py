@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
 
 from fac import encoder as encoding
@@ -80,7 +81,10 @@ def demo_chats(count: int, *, longest: int, words: int = 0) -> list[Chat]:
 @contextmanager
 def nothing_shared() -> Any:
     """Every text is run from its first token."""
-    whole = lambda ids: [(0, list(range(len(ids))))]  # noqa: E731
+
+    def whole(ids: Sequence[np.ndarray]) -> list[tuple[int, list[int]]]:
+        return [(0, list(range(len(ids))))]
+
     with mock.patch.object(encoding, "by_beginning", whole):
         yield
 

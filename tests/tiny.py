@@ -7,6 +7,7 @@ inside model tests only: it loads torch.
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -157,20 +158,27 @@ def gpt2(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
     return _saved(GPT2LMHeadModel(config), words, folder)
 
 
+def sizes(layers: int, d_model: int) -> dict[str, Any]:
+    """What configurations of one generation of models call alike."""
+    return {
+        "hidden_size": d_model,
+        "intermediate_size": 2 * d_model,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+
+
 def neox(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
     """A GPT-NeoX (Pythia): blocks are `layers`, and offsets leave out white space."""
     torch.manual_seed(0)
     words = tokenizer(None, trim_offsets=True)
     config = GPTNeoXConfig(
         vocab_size=len(words) + 8,  # padded, as Pythia's
-        hidden_size=d_model,
-        intermediate_size=2 * d_model,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=2,
+        **sizes(layers, d_model),
     )
     return _saved(GPTNeoXForCausalLM(config), words, folder)
 
@@ -181,16 +189,9 @@ def gemma(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
     words = tokenizer(None)
     config = GemmaConfig(
         vocab_size=len(words),
-        hidden_size=d_model,
-        intermediate_size=2 * d_model,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
+        **sizes(layers, d_model),
         num_key_value_heads=1,
         head_dim=8,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=2,
         pad_token_id=2,
     )
     return _saved(GemmaForCausalLM(config), words, folder)
@@ -202,16 +203,9 @@ def mistral(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
     words = tokenizer(MISTRAL)
     config = MistralConfig(
         vocab_size=len(words),
-        hidden_size=d_model,
-        intermediate_size=2 * d_model,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
+        **sizes(layers, d_model),
         num_key_value_heads=2,
         sliding_window=12,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=2,
         pad_token_id=2,
     )
     return _saved(MistralForCausalLM(config), words, folder)
