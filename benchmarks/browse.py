@@ -13,12 +13,13 @@ checked equal before anything is timed:
                 table, the feature's row in both runs, histogram, strongest examples, near misses,
                 explanation, logit lens and neighbours, and the names of six neighbours
 
-against `pandas`, the Parquet tables in memory as frames (of Arrow columns where they hold lists),
-a frame of what is known per feature computed before, rows found by comparing columns; `Parquet`,
-the same frames but activations, spans and near misses read for each question, with the columns and
-rows it needs; and `SQLite`, one file with a primary key (feature, ...) on every table, so that a
+against `pandas`, the Parquet tables in memory as frames (of Arrow columns where they hold lists), a
+frame of what is known per feature computed before, rows found by comparing columns; `Parquet`, the
+same frames but activations, spans and near misses read for each question, with the columns and rows
+it needs; and `SQLite`, one file with a primary key (feature, ...) on every table, so that a
 feature's rows lie together, and indexes on the columns that the table is sorted by. Both are given
-what our cache computes once: the features table and which row is the strongest of its sample.
+what our cache computes once: the features table and which row is the strongest of its sample. Every
+file is read once before, so that no store waits for the disk.
 """
 
 from __future__ import annotations
@@ -764,6 +765,15 @@ def _line(page: str, store: str, took: np.ndarray, ours: np.ndarray) -> str:
     )
 
 
+def read_once(folder: Path) -> None:
+    """Reads every file in it, so that what is timed is no store's luck with the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(2**24):
+                    pass
+
+
 def note(words: str) -> None:
     print(f"{time.monotonic() - _begun:6.0f} s  {words}", file=sys.stderr, flush=True)
 
@@ -791,6 +801,7 @@ def main(arguments: list[str] | None = None) -> None:
     ids = write(workspace, size_of(args), note)
     if built := build_all(workspace, ids, args.rebuild):
         print("\n".join(built), end="\n\n", flush=True)
+    read_once(workspace.cache)
     with closing(Cache(workspace.cache)) as cache:
         named = (ids[what] for what in ("anchor", "dataset", "sae", "explain"))
         place = Place(Runs(workspace), cache, *named)
@@ -811,6 +822,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         if args.against:
             stores = [makers[name]() for name in args.against]
+            read_once(workspace.root)
             print("\n" + "\n".join(compared(place, stores, args.repeat, args.few)))
 
 

@@ -8,9 +8,10 @@ explain an anchor's features, and which judge them relevant to a task, is found 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +23,24 @@ from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, ROLES, UNREADA
 from fac.store.cache import Cache
 from fac.store.runs import Runs
 
-GAP_SORTS = (
-    "n_anchor",
-    "expected",
-    "chance",
-    "near",
-    "anchor_peak",
-    "feature",
-    "label",
-    "badge",
-    "n_dataset",
-    "score",
+WORDS = ("label", "promotes", "explanation", "explainer", "score_kind")
+
+GAP_COLUMNS = (
+    *("feature", "label", "n_anchor", "n_dataset", "expected", "chance", "near", "anchor_peak"),
+    *("badge", "promotes", "explanation", "explainer", "score", "score_kind"),
 )
+"""Of a row of `gaps_page`."""
+
+GAP_SORTS = tuple(name for name in GAP_COLUMNS if name not in WORDS or name == "label")
+
+
+class Gaps(NamedTuple):
+    """Every gap. Words of thousands of features take longer than their figures, so they are looked
+    up for those that are shown or searched."""
+
+    figures: pa.Table
+    words: Callable[[np.ndarray], pa.Table]
+
 
 NAMED = 20
 """Features that `changes` describes in full on each side."""
@@ -238,7 +245,7 @@ def gap_table(
 ) -> tuple[list[dict[str, Any]], int]:
     """One page of F_miss with the evidence for each gap, and how many gaps match: the rows of
     `gaps`, listed by `gaps_page`, whose arguments `listing` holds."""
-    table = gaps(
+    found = gaps(
         cache,
         anchor,
         dataset,
@@ -248,11 +255,11 @@ def gap_table(
         relevant=relevant,
         explained=explained,
     )
-    return gaps_page(table, **listing)
+    return gaps_page(found, **listing)
 
 
 def gaps_page(
-    table: pa.Table,
+    found: Gaps,
     *,
     search: str = "",
     badge: str = "any",
@@ -273,10 +280,24 @@ def gaps_page(
         raise InputError(f"A badge is any, {', '.join(coverage.BADGES)}, got {badge!r}.")
     if offset < 0 or limit < 0:
         raise InputError(f"A page starts at 0 or later, got offset {offset}, limit {limit}.")
-    table = table.filter(_matching(table, search, badge))
+    table, search = found.figures, search.strip()
+    if search or sort == "label":
+        table = _with_words(table, found)
+    if search or badge != "any":
+        table = table.filter(_matching(table, search, badge))
     order = [(sort, "descending" if descending else "ascending"), ("feature", "ascending")]
-    page = table.take(pc.sort_indices(table, sort_keys=order)).slice(offset, limit)
-    return page.to_pylist(), len(table)
+    shown = pc.sort_indices(table, sort_keys=order).slice(offset, limit)
+    return _with_words(table.take(shown), found).select(GAP_COLUMNS).to_pylist(), len(table)
+
+
+def _with_words(table: pa.Table, found: Gaps) -> pa.Table:
+    """The gaps with what is said of their features."""
+    if "label" in table.column_names:
+        return table
+    words = found.words(table["feature"].to_numpy())
+    for name in WORDS:
+        table = table.append_column(name, words[name])
+    return table
 
 
 def changes(
@@ -365,10 +386,9 @@ def gaps(
     role: str = EVERY_ROLE,
     relevant: np.ndarray,
     explained: Sequence[str] = (),
-) -> pa.Table:
+) -> Gaps:
     """Every gap of F_miss with its evidence, in feature order.
 
-    feature, label, promotes
     n_anchor     samples of the anchor that show it
     n_dataset    samples of the dataset that do: none, or it were no gap
     expected     samples that would, if the dataset were like the anchor, by content tokens
@@ -377,7 +397,7 @@ def gaps(
                  SAE's own threshold and `threshold`; None where that is zero or unknown
     anchor_peak  the anchor's highest peak
     badge        coverage.badge of the three
-    explanation, explainer, score, score_kind
+    score, and the words label, promotes, explanation, explainer, score_kind
                  as in Cache.features_page, of the first of the `explained` runs that has a text
     """
     asked: dict[str, Any] = {"threshold": threshold, "min_support": min_support, "role": role}
@@ -398,21 +418,19 @@ def gaps(
     tokens = [_content_tokens(cache.summary(run), role) for run in (anchor, dataset)]
     chance = coverage.chance_of_none(n_anchor, *tokens)
     ratio = tokens[1] / tokens[0] if tokens[0] else np.nan
-    return pa.table(
-        {
-            "feature": known["feature"],
-            "label": known["label"],
-            "n_anchor": n_anchor,
-            "n_dataset": n_dataset,
-            "expected": _or_none(n_anchor * ratio),
-            "chance": _or_none(chance),
-            "near": _or_none(near),
-            "anchor_peak": known["anchor_peak"],
-            "badge": pa.array(coverage.badge(chance, near, strength), pa.string()),
-            "promotes": known["promotes"],
-            **{name: known[name] for name in ("explanation", "explainer", "score", "score_kind")},
-        }
-    )
+    figures = {
+        "feature": known["feature"],
+        "n_anchor": n_anchor,
+        "n_dataset": n_dataset,
+        "expected": _or_none(n_anchor * ratio),
+        "chance": _or_none(chance),
+        "near": _or_none(near),
+        "anchor_peak": known["anchor_peak"],
+        "badge": pa.array(coverage.badge(chance, near, strength), pa.string()),
+        "score": known["score"],
+    }
+    words = partial(cache.described, anchor, sae_run=sae, explained=explained)
+    return Gaps(pa.table(figures), words)
 
 
 def _or_none(values: np.ndarray) -> pa.Array:
@@ -430,7 +448,6 @@ def _matching(table: pa.Table, search: str, badge: str) -> pa.Array:
     keep = pa.chunked_array([pa.array(np.ones(len(table), bool))])
     if badge != "any":
         keep = pc.equal(table["badge"], badge)
-    search = search.strip()
     if not search:
         return keep
     digits = search.removeprefix("#")

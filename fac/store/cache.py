@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import threading
 from collections import Counter
@@ -47,7 +48,7 @@ SQL_VERSION = 2
 """Of the tables below. A cache with another number is not ready, and building replaces it."""
 
 MAX_RUNGS = 24
-PEAKS_PER_RUNG = 500_000
+PEAKS_PER_RUNG = 250_000
 """Between two rungs of a large run; what a count at any other threshold reads at most."""
 
 CELLS_PER_E = 500
@@ -600,8 +601,6 @@ BYTES_NEEDED = """
     SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = $alias
 """
 
-RUNGS = "SELECT threshold FROM {run}.rungs ORDER BY rung"
-
 # Rows come in the order in which they were inserted: to sort them again would take longer.
 SUPPORT_AT_RUNG = "SELECT n FROM {run}.ladder WHERE rung = $rung"
 
@@ -609,19 +608,34 @@ SUPPORT_BETWEEN = """
     SELECT who FROM {run}.by_peak WHERE peak > $threshold::FLOAT AND peak <= $upper::FLOAT
 """
 
-# Tables of one row a feature that are small enough to stay in memory once asked for.
+# Small enough to stay in memory once asked for. All but the rungs are in feature order.
 WHOLE = {
+    "rungs": "SELECT threshold FROM {run}.rungs ORDER BY rung",
     "features": """
         SELECT feature, label, n_samples, n_user, n_assistant, n_system, n_tokens, max_peak,
                mean_peak, peak_system, peak_user, peak_assistant
         FROM {run}.features ORDER BY feature
     """,
     "near": "SELECT feature, pre FROM {run}.near WHERE rank = 0 ORDER BY feature",
-    "lens": "SELECT feature, threshold, promotes FROM {run}.features ORDER BY feature",
-    "points": "SELECT feature, x, y FROM {run}.features ORDER BY feature",
+    "dictionary": """
+        SELECT feature, threshold, x, y, promotes, suppresses, neighbours, cosines
+        FROM {run}.features ORDER BY feature
+    """,
     "explained": """
         SELECT feature, explanation, explainer, score, score_kind FROM {run}.explained
         ORDER BY feature
+    """,
+    "explanations": """
+        SELECT feature, explainer, text, status, reason, source, prompt_hash, inputs
+        FROM {run}.explanations ORDER BY feature
+    """,
+    "scores": """
+        SELECT feature, score, value, low, high, n, n_positive, n_unreadable FROM {run}.scores
+        ORDER BY feature, score
+    """,
+    "relevance": """
+        SELECT feature, level, rationale, effect, p, q, n_with, n_without, prompt_hash
+        FROM {run}.relevance ORDER BY feature
     """,
 }
 
@@ -632,43 +646,30 @@ EXPLAINED = {
     "score_kind": pa.string(),
 }
 
-# What stands for explanations where no run of them is asked for.
-NO_EXPLANATIONS = """
-    (SELECT NULL::INTEGER AS feature, NULL::DOUBLE AS score, NULL::VARCHAR AS folded WHERE false)
+FEATURES_FOUND = """
+    SELECT feature FROM {run}.features
+    WHERE feature = $number OR contains(folded, lower($text)) {also_in}
 """
 
-FEATURES_WANTED = """
-    SELECT m.feature FROM {run}.features m {joined}
-    WHERE ($text IS NULL OR m.feature = $number OR contains(m.folded, lower($text)) {also_in})
-      AND ($text IS NOT NULL OR $number IS NULL OR m.feature = $number)
-      AND ($ids IS NULL OR m.feature IN (SELECT unnest($ids)))
-      AND ($only = 'all' OR ($only = 'alive') = (m.n_samples > 0))
-    ORDER BY {sort} {direction} NULLS LAST, m.feature
-"""
-
-EXPLAINED_BY = "SELECT feature, score, folded FROM {run}.explained WHERE true"
+EXPLAINED_BY = "SELECT feature, folded FROM {run}.explained WHERE true"
 
 UNLESS_BY = " AND feature NOT IN (SELECT feature FROM {run}.explained)"
 
-ALSO_IN = " OR m.feature IN (SELECT feature FROM {place} WHERE contains(folded, lower($text)))"
+ALSO_IN = " OR feature IN (SELECT feature FROM {place} WHERE contains(folded, lower($text)))"
 
 # Spans and near misses lie in the order in which they are shown.
 SPANS_OF = """
     SELECT kind, rank, quantile, sample, role, position, peak, peak_index, tokens, activations
-    FROM {run}.spans WHERE feature = $feature AND ($kind IS NULL OR kind = $kind)
+    FROM {run}.spans WHERE feature = {feature}
 """
 
 NEAR_OF = """
     SELECT n.rank, n.sample, n.role, n.position, n.pre, n.peak_index, n.tokens,
            CASE WHEN $threshold > 0 THEN n.pre / $threshold::FLOAT END AS ratio
-    FROM {run}.near n WHERE n.feature = $feature
+    FROM {run}.near n WHERE n.feature = {feature}
 """
 
-HISTOGRAM = """
-    SELECT least(floor((peak - $floor) / ($top - $floor) * $bins), $bins - 1)::INTEGER AS bin,
-           count(*) AS n
-    FROM {run}.activations WHERE feature = $feature AND strongest GROUP BY bin
-"""
+PEAKS_OF = "SELECT peak FROM {run}.activations WHERE feature = {feature} AND strongest"
 
 ROWS = """
     SELECT sample, role, peak, position, n_tokens FROM {run}.activations
@@ -693,22 +694,6 @@ SAMPLES_WANTED = """
 """
 
 SOME_SAMPLES = SAMPLE_COLUMNS + "WHERE sample IN (SELECT unnest($rows)) ORDER BY sample"
-
-ONE_SAE_FEATURE = """
-    SELECT feature, threshold, x, y, promotes, suppresses, neighbours, cosines
-    FROM {run}.features WHERE feature = $feature
-"""
-
-EXPLANATIONS_OF = """
-    SELECT feature, explainer, text, status, reason, source, prompt_hash, inputs
-    FROM {run}.explanations
-    WHERE $features IS NULL OR feature IN (SELECT unnest($features)) ORDER BY feature
-"""
-
-SCORES_OF = """
-    SELECT feature, score, value, low, high, n, n_positive, n_unreadable FROM {run}.scores
-    WHERE $features IS NULL OR feature IN (SELECT unnest($features)) ORDER BY feature, score
-"""
 
 COUNT_STATUSES = "SELECT status, count(*) FROM {run}.explanations GROUP BY status ORDER BY status"
 
@@ -738,12 +723,6 @@ EXAMPLES_OF = """
     FROM {run}.examples e LEFT JOIN ({spans}) s
       ON s.feature = e.source_feature AND s.kind = e.source_kind AND s.rank = e.source_rank
     WHERE e.feature = $feature ORDER BY e.number
-"""
-
-RELEVANCE_OF = """
-    SELECT feature, level, rationale, effect, p, q, n_with, n_without, prompt_hash
-    FROM {run}.relevance
-    WHERE $features IS NULL OR feature IN (SELECT unnest($features)) ORDER BY feature
 """
 
 COUNT_LEVELS = "SELECT level, count(*) FROM {run}.relevance GROUP BY level ORDER BY level"
@@ -894,7 +873,8 @@ class Cache:
                     f"under which nothing was stored: ask for more, or measure with a lower floor."
                 )
             # A page asks for one threshold several times, and for every role.
-            counts = self._once(run, exact, lambda: _support(cursor, run, exact, about))
+            rungs = self._whole(cursor, run, "rungs")["threshold"].to_numpy()
+            counts = self._once(run, exact, lambda: _support(cursor, run, exact, about, rungs))
         return counts[code].astype(np.int64)
 
     # ---- features
@@ -925,23 +905,80 @@ class Cache:
             raise InputError(f"Features sort by {', '.join(SORTABLE)}, got {sort!r}.")
         if only not in SHOWN:
             raise InputError(f"Features shown are one of {', '.join(SHOWN)}, got {only!r}.")
-        text, number = _search(search)
-        wanted = {"text": text, "number": number, "only": only, "ids": _ids(ids)}
         page = _page(offset, limit)
         with self._reading(run, *_if(sae_run), *explained) as cursor:
-            places = [f"{_name(each)}.features" for each in _if(sae_run)]
-            places += [_explained(explained)] if explained else []
-            joined = f"LEFT JOIN {_explained(explained)} x USING (feature)"
-            sql = FEATURES_WANTED.format(
-                run=_name(run),
-                also_in="".join(ALSO_IN.format(place=place) for place in places if text),
-                joined=joined if sort == "score" else "",
-                sort=f"m.{SORTED_BY.get(sort, sort)}" if sort != "score" else "x.score",
-                direction="DESC" if descending else "ASC",
-            )
-            found = cursor.execute(sql, wanted).fetchnumpy()["feature"]
+            table = self._whole(cursor, run, "features")
+            wanted = self._found(cursor, run, search, _if(sae_run), explained)
+            if ids is not None:
+                asked = np.zeros(len(table), bool)
+                asked[[i for i in ids if 0 <= i < len(table)]] = True
+                wanted &= asked
+            if only != "all":
+                wanted &= (table["n_samples"].to_numpy() > 0) == (only == "alive")
+            order = self._ordered(cursor, run, sort, descending, explained)
+            found = order[wanted[order]]
             shown = found[page["offset"] :][: page["limit"]]
             return self._features(cursor, run, shown, sae_run, explained).to_pylist(), len(found)
+
+    def described(
+        self,
+        run: str,
+        features: np.ndarray,
+        *,
+        sae_run: str | None = None,
+        explained: Sequence[str] = (),
+    ) -> pa.Table:
+        """The rows of `features_page` for these features, in their order."""
+        with self._reading(run, *_if(sae_run), *explained) as cursor:
+            return self._features(cursor, run, features, sae_run, explained)
+
+    def _found(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        run: str,
+        search: str,
+        sae_runs: Sequence[str],
+        explained: Sequence[str],
+    ) -> np.ndarray:
+        """Which features `search` finds: bool `[n_features]`."""
+        text, number = _search(search)
+        found = np.full(len(self._whole(cursor, run, "features")), text is None and number is None)
+        if text is not None:
+            places = [f"{_name(each)}.features" for each in sae_runs]
+            places += [_explained(explained)] if explained else []
+            also_in = "".join(ALSO_IN.format(place=place) for place in places)
+            sql = FEATURES_FOUND.format(run=_name(run), also_in=also_in)
+            asked = {"text": text, "number": number}
+            found[cursor.execute(sql, asked).fetchnumpy()["feature"]] = True
+        elif number is not None:
+            found[number : number + 1] = True
+        return found
+
+    def _ordered(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        run: str,
+        sort: str,
+        descending: bool,
+        explained: Sequence[str],
+    ) -> np.ndarray:
+        """All features in the order of the table: int64 `[n_features]`, kept."""
+        table = self._whole(cursor, run, "features")
+
+        def order() -> np.ndarray:
+            if sort == "score":
+                features = table["feature"].to_numpy()
+                values = self._explained_of(cursor, features, explained, "score")["score"]
+            else:
+                values = table[SORTED_BY.get(sort, sort)]
+            direction = "descending" if descending else "ascending"
+            keys = [("value", direction, "at_end"), ("feature", "ascending", "at_end")]
+            columns = pa.table({"value": values, "feature": table["feature"]})
+            return pc.sort_indices(columns, sort_keys=keys).to_numpy()
+
+        # Scores alone stand in other files.
+        by = [(each, self._attached[each].version) for each in explained if sort == "score"]
+        return self._once(run, ("order", sort, descending, *by), order)
 
     def feature(
         self,
@@ -969,46 +1006,58 @@ class Cache:
         """The rows of `features_page` for these features."""
         own = _of(self._whole(cursor, run, "features"), features)
         n_samples = max(json.loads(self._attached[run].summary)["n_samples"], 1)
-        told = self._explained_of(cursor, features, explained)
+        told = self._explained_of(cursor, features, explained, *EXPLAINED)
         shown = own.drop_columns([f"peak_{role}" for role in ROLES])
         return pa.table(
             {
                 **dict(zip(shown.column_names, shown.columns, strict=True)),
                 "density": own["n_samples"].to_numpy() / n_samples,
-                "promotes": self._lens_of(cursor, features, sae_run)["promotes"],
+                "promotes": self._lens_of(cursor, features, sae_run, "promotes"),
                 **{name: told[name] for name in EXPLAINED},
             }
         )
 
     def _lens_of(
-        self, cursor: duckdb.DuckDBPyConnection, features: np.ndarray, sae_run: str | None
-    ) -> pa.Table:
-        """threshold, null where it is unknown, and promotes, empty there, of these features."""
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        features: np.ndarray,
+        sae_run: str | None,
+        name: str,
+    ) -> pa.Array:
+        """`threshold`, null where it is unknown, or `promotes`, empty there, of these features."""
         if sae_run is None:
-            empty = pa.array([[]] * len(features), pa.list_(pa.string()))
-            return pa.table({"threshold": pa.nulls(len(features), pa.float32()), "promotes": empty})
-        found = _of(self._whole(cursor, sae_run, "lens"), features)
-        known = pc.coalesce(found["promotes"], pa.scalar([], found["promotes"].type))
-        return found.set_column(found.column_names.index("promotes"), "promotes", known)
+            unknown: dict[str, pa.Array] = {
+                "threshold": pa.nulls(len(features), pa.float32()),
+                "promotes": pa.array([[]] * len(features), pa.list_(pa.string())),
+            }
+            return unknown[name]
+        known = self._whole(cursor, sae_run, "dictionary").select(["feature", name])
+        found = _of(known, features)[name]
+        return pc.coalesce(found, pa.scalar([], found.type)) if name == "promotes" else found
 
     def _explained_of(
-        self, cursor: duckdb.DuckDBPyConnection, features: np.ndarray, explained: Sequence[str]
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        features: np.ndarray,
+        explained: Sequence[str],
+        *names: str,
     ) -> pa.Table:
-        """The columns EXPLAINED of these features, of the first run that has a text for each."""
-        found = pa.table({name: pa.nulls(len(features), kind) for name, kind in EXPLAINED.items()})
+        """These columns of EXPLAINED, of the first run that has a text for each feature."""
+        found = {name: pa.nulls(len(features), EXPLAINED[name]) for name in names}
+        lacking = pa.array(np.ones(len(features), bool))
         for run in explained:
-            told = _of(self._whole(cursor, run, "explained"), features)
-            lacking = pc.is_null(found["explanation"])
-            found = pa.table(
-                {name: pc.if_else(lacking, told[name], found[name]) for name in EXPLAINED}
-            )
-        return found
+            known = self._whole(cursor, run, "explained")
+            told = _of(known.select(["feature", *names]), features)
+            for name in names:
+                found[name] = pc.if_else(lacking, told[name], found[name])
+            lacking = pc.and_(lacking, pc.is_null(told["feature"]))
+        return pa.table(found)
 
     def spans(self, run: str, feature: int, kind: str | None = None) -> list[dict[str, Any]]:
         """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
         with self._reading(run) as cursor:
-            sql = SPANS_OF.format(run=_name(run))
-            return _dicts(cursor, sql, feature=int(feature), kind=kind)
+            rows = _dicts(cursor, SPANS_OF.format(run=_name(run), feature=int(feature)))
+        return [row for row in rows if kind in (None, row["kind"])]
 
     def near(self, run: str, feature: int, *, sae_run: str | None = None) -> list[dict[str, Any]]:
         """The dataset's highest pre-activations of the feature, highest first.
@@ -1016,9 +1065,9 @@ class Cache:
         `ratio` divides them by the SAE's own threshold; None where that is zero or unknown.
         """
         with self._reading(run, *_if(sae_run)) as cursor:
-            (own,) = self._lens_of(cursor, np.array([feature]), sae_run)["threshold"].to_pylist()
-            sql = NEAR_OF.format(run=_name(run))
-            return _dicts(cursor, sql, feature=int(feature), threshold=own)
+            (own,) = self._lens_of(cursor, np.array([feature]), sae_run, "threshold").to_pylist()
+            sql = NEAR_OF.format(run=_name(run), feature=int(feature))
+            return _dicts(cursor, sql, threshold=own)
 
     def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
         """Its peaks, one per sample, in equal bins from the floor to the largest: edges [B+1],
@@ -1029,13 +1078,12 @@ class Cache:
             top = known["max_peak"][0].as_py() or 0.0
             if top <= floor:
                 return [], []
-            scale = {"floor": floor, "top": top, "bins": HISTOGRAM_BINS}
-            sql = HISTOGRAM.format(run=_name(run))
-            found = cursor.execute(sql, {**scale, "feature": int(feature)}).fetchall()
-        counts = [0] * HISTOGRAM_BINS
-        for place, n in found:
-            counts[place] = n
-        return np.linspace(floor, top, HISTOGRAM_BINS + 1).tolist(), counts
+            sql = PEAKS_OF.format(run=_name(run), feature=int(feature))
+            peaks = cursor.execute(sql).fetchnumpy()["peak"]
+        edges = np.linspace(floor, top, HISTOGRAM_BINS + 1)
+        place = np.floor((peaks.astype(float) - floor) / (top - floor) * HISTOGRAM_BINS)
+        counts = np.bincount(np.minimum(place, HISTOGRAM_BINS - 1).astype(int))
+        return edges.tolist(), np.pad(counts, (0, HISTOGRAM_BINS - len(counts))).tolist()
 
     def rows(
         self,
@@ -1080,14 +1128,15 @@ class Cache:
     def points(self, sae_run: str) -> pa.Table:
         """The map of the dictionary: feature, x, y (float32), in feature order."""
         with self._reading(sae_run) as cursor:
-            return self._whole(cursor, sae_run, "points")
+            known = self._whole(cursor, sae_run, "dictionary")
+            return known.select(["feature", "x", "y"])
 
     def sae_feature(self, sae_run: str, feature: int) -> dict[str, Any] | None:
         """What the SAE alone says of a feature; None outside the dictionary."""
         with self._reading(sae_run) as cursor:
-            sql = ONE_SAE_FEATURE.format(run=_name(sae_run))
-            found = _dicts(cursor, sql, feature=int(feature))
-        return found[0] if found else None
+            known = self._whole(cursor, sae_run, "dictionary")
+        found = _of(known, np.array([feature])).to_pylist()[0]
+        return found if found["feature"] is not None else None
 
     def evidence(
         self,
@@ -1099,34 +1148,31 @@ class Cache:
         role: str = EVERY_ROLE,
         explained: Sequence[str] = (),
     ) -> pa.Table:
-        """What is known of features on both sides, one row per asked feature, in the asked order.
+        """Figures of features on both sides, one row per asked feature, in the asked order.
 
-        feature, label (of the anchor), anchor_peak, dataset_peak (null where silent), near_pre (the
-        dataset's highest pre-activation), sae_threshold, promotes, and, as in `features_page`,
-        explanation, explainer, score, score_kind. Peaks are those of `role`.
+        feature, anchor_peak, dataset_peak (null where silent), near_pre (the dataset's highest
+        pre-activation), sae_threshold, and score as in `features_page`. Peaks are those of `role`.
         """
         _role(role)
         peak = "max_peak" if role == EVERY_ROLE else f"peak_{role}"
         features = np.asarray(features, np.int64)
         with self._reading(anchor_run, dataset_run, *_if(sae_run), *explained) as cursor:
             anchor, dataset = (
-                _of(self._whole(cursor, run, "features"), features)
+                _of(self._whole(cursor, run, "features").select(["feature", peak]), features)
                 for run in (anchor_run, dataset_run)
             )
             near = _of(self._whole(cursor, dataset_run, "near"), features)
-            lens = self._lens_of(cursor, features, sae_run)
-            told = self._explained_of(cursor, features, explained)
+            own = self._lens_of(cursor, features, sae_run, "threshold")
+            score = self._explained_of(cursor, features, explained, "score")["score"]
         shown = dataset[peak]
         return pa.table(
             {
                 "feature": anchor["feature"],
-                "label": anchor["label"],
                 "anchor_peak": anchor[peak],
                 "dataset_peak": pc.if_else(pc.equal(shown, 0), None, shown),
                 "near_pre": near["pre"],
-                "sae_threshold": lens["threshold"],
-                "promotes": lens["promotes"],
-                **{name: told[name] for name in EXPLAINED},
+                "sae_threshold": own,
+                "score": score,
             }
         )
 
@@ -1140,11 +1186,12 @@ class Cache:
         The columns of schema.EXPLANATIONS, and `scores`: by name of the score a dict of value, low,
         high, n, n_positive and n_unreadable.
         """
-        wanted = {"features": _ids(features)}
         with self._reading(explain_run) as cursor:
-            name = _name(explain_run)
-            rows = _dicts(cursor, EXPLANATIONS_OF.format(run=name), **wanted)
-            scored = _dicts(cursor, SCORES_OF.format(run=name), **wanted)
+            told, scores_told = (
+                self._whole(cursor, explain_run, name) for name in ("explanations", "scores")
+            )
+        rows = _about(told, features).to_pylist()
+        scored = _about(scores_told, features).to_pylist()
         scores: dict[int, dict[str, Any]] = {row["feature"]: {} for row in rows}
         for row in scored:
             scores.setdefault(row.pop("feature"), {})[row.pop("score")] = row
@@ -1211,8 +1258,8 @@ class Cache:
         """The judge's verdicts, on all judged features or these, in feature order: the columns of
         schema.RELEVANCE."""
         with self._reading(relevance_run) as cursor:
-            sql = RELEVANCE_OF.format(run=_name(relevance_run))
-            return _dicts(cursor, sql, features=_ids(features))
+            judged = self._whole(cursor, relevance_run, "relevance")
+        return _about(judged, features).to_pylist()
 
     def relevance_counts(self, relevance_run: str) -> dict[str, int]:
         """How many features the judge put on each level, or could not."""
@@ -1345,7 +1392,7 @@ class Cache:
     # ---- what stays in memory
 
     def _whole(self, cursor: duckdb.DuckDBPyConnection, run: str, name: str) -> pa.Table:
-        """One of the tables WHOLE, in feature order; within `_reading` of the run."""
+        """One of the tables WHOLE; within `_reading` of the run."""
         sql = WHOLE[name].format(run=_name(run))
         return self._once(run, name, lambda: cursor.sql(sql).to_arrow_table().combine_chunks())
 
@@ -1389,9 +1436,9 @@ class Cache:
 
     def _attach(self, run: str) -> None:
         """Makes the file as it is now readable under the run's name; `_turn` is held."""
-        if not is_run_id(run):
+        if run not in self._attached and not is_run_id(run):
             raise NotReady(run, "no run can have that name")
-        path = self._folder / f"{run}.duckdb"
+        path = f"{self._folder}/{run}.duckdb"
         while True:
             now, known = _version(path), self._attached.get(run)
             if known and known.version == now:
@@ -1405,7 +1452,7 @@ class Cache:
             if now is None:
                 raise NotReady(run, "its cache is not built yet")
             try:
-                self._con.execute(f"ATTACH {_quoted(str(path))} AS {_name(run)} (READ_ONLY)")
+                self._con.execute(f"ATTACH {_quoted(path)} AS {_name(run)} (READ_ONLY)")
             except duckdb.Error as error:
                 raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
             try:
@@ -1414,7 +1461,7 @@ class Cache:
                 self._con.execute(f"DETACH {_name(run)}")
                 raise
 
-    def _checked(self, run: str, path: Path) -> str:
+    def _checked(self, run: str, path: str) -> str:
         """The summary in the attached file. Raises NotReady unless the file is whole and has this
         version's tables."""
         cursor = self._con.cursor()
@@ -1429,7 +1476,7 @@ class Cache:
             raise NotReady(run, f"its cache has version {version}, this program {SQL_VERSION}")
         if name != run:
             raise NotReady(run, f"its cache belongs to {name}")
-        if path.stat().st_size < needed + FILE_HEADERS:
+        if os.stat(path).st_size < needed + FILE_HEADERS:
             raise NotReady(run, "its cache is cut short")
         return summary
 
@@ -1442,13 +1489,16 @@ class _File(NamedTuple):
 
 
 def _support(
-    cursor: duckdb.DuckDBPyConnection, run: str, threshold: float, about: dict[str, Any]
+    cursor: duckdb.DuckDBPyConnection,
+    run: str,
+    threshold: float,
+    about: dict[str, Any],
+    rungs: np.ndarray,
 ) -> np.ndarray:
     """Samples above the float32 threshold, int32 `[roles, n_features]`."""
     counts = np.zeros((len(ROLE_CODES), about["n_features"]), np.int32)
     if threshold >= about["max_peak"]:
         return counts
-    rungs = cursor.execute(RUNGS.format(run=_name(run))).fetchnumpy()["threshold"]
     rung = int(np.searchsorted(rungs, np.float32(threshold)))
     upper = math.inf
     if rung < len(rungs):
@@ -1459,15 +1509,16 @@ def _support(
         between = {"threshold": threshold, "upper": upper}
         who = cursor.execute(SUPPORT_BETWEEN.format(run=_name(run)), between).fetchnumpy()["who"]
         # Feature, role, and whether it is the strongest of its sample: see CREATE_BY_PEAK.
-        found = np.bincount(who, minlength=8 * about["n_features"]).reshape(-1, 4, 2)
-        counts[:-1] += found[:, : len(ROLES)].sum(axis=2, dtype=np.int32).T
-        counts[-1] += found[:, :, 1].sum(axis=1, dtype=np.int32)
+        by_who = np.bincount(who, minlength=8 * about["n_features"]).reshape(-1, 8).T
+        role_strongest = np.ascontiguousarray(by_who, np.int32).reshape(4, 2, -1)[: len(ROLES)]
+        counts[:-1] += role_strongest.sum(axis=1)
+        counts[-1] += role_strongest[:, 1].sum(axis=0)
     return counts
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: str) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
@@ -1485,8 +1536,6 @@ def _quoted(text: str) -> str:
 
 def _explained(runs: Sequence[str]) -> str:
     """The subquery of every feature's first explanation in these runs."""
-    if not runs:
-        return NO_EXPLANATIONS
     found = [EXPLAINED_BY.format(run=_name(run)) for run in runs]
     for i in range(1, len(runs)):
         found[i] += "".join(UNLESS_BY.format(run=_name(run)) for run in runs[:i])
@@ -1503,6 +1552,16 @@ def _of(table: pa.Table, features: np.ndarray) -> pa.Table:
     if len(known):
         lacking |= known[place] != features
     return table.take(pa.array(place, pa.int64(), mask=lacking))
+
+
+def _about(table: pa.Table, features: Sequence[int] | None) -> pa.Table:
+    """Every row about these features, or about all, from a table in feature order, in its order."""
+    if features is None:
+        return table
+    known, asked = table["feature"].to_numpy(), np.unique(np.array(features, np.int64))
+    first, beyond = (np.searchsorted(known, asked, side).tolist() for side in ("left", "right"))
+    rows = [row for bounds in zip(first, beyond, strict=True) for row in range(*bounds)]
+    return table.take(pa.array(rows, pa.int64()))
 
 
 def _ids(features: Sequence[int] | None) -> list[int] | None:

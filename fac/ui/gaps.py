@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import streamlit as st
 
 from fac import compare
@@ -351,7 +350,7 @@ def _gaps(
     min_support: int,
     role: str,
     rests_on: tuple[str, ...],
-) -> pa.Table:
+) -> compare.Gaps:
     """All of them, from which every page, order and search of the list is taken. `rests_on` are
     the explain runs and, last, the run of the SAE where that can be shown."""
     known = stores(root)
