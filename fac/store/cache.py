@@ -57,6 +57,10 @@ CELLS_PER_E = 500
 LADDER_CELLS = 2**24
 """Rungs times features that finer rungs may lead to: in memory, while building, 16 bytes each."""
 
+BLOCK_BYTES = 65536
+"""Of a file, read and checked at once. With DuckDB's own 256 kB, one feature's rows are a small part
+of what is read for them."""
+
 HISTOGRAM_BINS = 30
 ROWS_PER_BLOCK = 2_000_000
 """Activations in memory at once while building; a feature is never split."""
@@ -79,6 +83,9 @@ SORTED_BY = {"density": "n_samples"}
 """Columns that rise with another, by which the table is sorted."""
 
 SHOWN = ("all", "alive", "silent")
+
+SPAN_KINDS = {None: "('top', 'spread')", "top": "('top')", "spread": "('spread')"}
+"""The kinds of span that are asked for, in SQL."""
 
 PAIR_SORTS = ("feature", "positive_peak", "negative_peak", "margin")
 CANDIDATE_SORTS = ("candidate", "feature", "peak", "rank", "tokens", "n_hits")
@@ -315,7 +322,8 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
         with lock_file(folder / f".lock-{run_id}", busy):
             try:
                 _remove(partial, spill)
-                with duckdb.connect(str(partial), config={"memory_limit": memory_limit}) as con:
+                how = {"memory_limit": memory_limit, "default_block_size": BLOCK_BYTES}
+                with duckdb.connect(str(partial), config=how) as con:
                     con.execute(QUIET)
                     con.execute(f"SET temp_directory = {_quoted(str(spill))}")
                     fill(con, runs, manifest)
@@ -660,13 +668,12 @@ ALSO_IN = " OR feature IN (SELECT feature FROM {place} WHERE contains(folded, lo
 # Spans and near misses lie in the order in which they are shown.
 SPANS_OF = """
     SELECT kind, rank, quantile, sample, role, position, peak, peak_index, tokens, activations
-    FROM {run}.spans WHERE feature = {feature}
+    FROM {run}.spans WHERE feature = {feature} AND kind IN {kinds}
 """
 
 NEAR_OF = """
-    SELECT n.rank, n.sample, n.role, n.position, n.pre, n.peak_index, n.tokens,
-           CASE WHEN $threshold > 0 THEN n.pre / $threshold::FLOAT END AS ratio
-    FROM {run}.near n WHERE n.feature = {feature}
+    SELECT rank, sample, role, position, pre, peak_index, tokens
+    FROM {run}.near WHERE feature = {feature}
 """
 
 PEAKS_OF = "SELECT peak FROM {run}.activations WHERE feature = {feature} AND strongest"
@@ -1056,8 +1063,8 @@ class Cache:
     def spans(self, run: str, feature: int, kind: str | None = None) -> list[dict[str, Any]]:
         """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
         with self._reading(run) as cursor:
-            rows = _dicts(cursor, SPANS_OF.format(run=_name(run), feature=int(feature)))
-        return [row for row in rows if kind in (None, row["kind"])]
+            asked = {"feature": int(feature), "kinds": SPAN_KINDS[kind]}
+            return _dicts(cursor, SPANS_OF.format(run=_name(run), **asked))
 
     def near(self, run: str, feature: int, *, sae_run: str | None = None) -> list[dict[str, Any]]:
         """The dataset's highest pre-activations of the feature, highest first.
@@ -1066,8 +1073,8 @@ class Cache:
         """
         with self._reading(run, *_if(sae_run)) as cursor:
             (own,) = self._lens_of(cursor, np.array([feature]), sae_run, "threshold").to_pylist()
-            sql = NEAR_OF.format(run=_name(run), feature=int(feature))
-            return _dicts(cursor, sql, threshold=own)
+            rows = _dicts(cursor, NEAR_OF.format(run=_name(run), feature=int(feature)))
+        return [{**row, "ratio": row["pre"] / own if own else None} for row in rows]
 
     def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
         """Its peaks, one per sample, in equal bins from the floor to the largest: edges [B+1],
