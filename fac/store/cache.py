@@ -58,8 +58,8 @@ LADDER_CELLS = 2**24
 """Rungs times features that finer rungs may lead to: in memory, while building, 16 bytes each."""
 
 BLOCK_BYTES = 65536
-"""Of a file, read and checked at once. With DuckDB's own 256 kB, one feature's rows are a small part
-of what is read for them."""
+"""Of a file, read and checked at once. With DuckDB's own 256 kB one feature's rows are a small part of
+what is read for them."""
 
 HISTOGRAM_BINS = 30
 ROWS_PER_BLOCK = 2_000_000
