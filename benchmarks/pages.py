@@ -193,7 +193,7 @@ def first_page(address: str, executable: str) -> float:
         begun = time.perf_counter()
         page.goto(address, wait_until="commit")
         page.get_by_test_id("stMetric").first.wait_for()
-        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        page.locator(".fac-curve").first.wait_for()
         page.wait_for_function("!document.querySelector('[data-test-script-state=running]')")
         return time.perf_counter() - begun
 
@@ -206,7 +206,7 @@ def static_bytes(address: str, executable: str) -> int:
             "requestfinished", lambda request: sizes.append(request.sizes()["responseBodySize"])
         )
         page.goto(address)
-        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        page.locator(".fac-curve").first.wait_for()
         page.wait_for_timeout(500)
         return sum(sizes)
 

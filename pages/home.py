@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from fac import charts, ui
+from fac import ui
 
 
 @st.fragment(run_every="500ms")
@@ -61,7 +61,7 @@ def answer(anchor: str, dataset: str) -> None:
             (ui.relevant_words(relevance, threshold), result.n_anchor),
             ("covered", result.n_covered),
         ]
-        st.plotly_chart(charts.funnel(stages, result.n_missing), config=ui.CHART, key="funnel")
+        st.html(ui.funnel_html(stages, result.n_missing))
     with right.container(border=True, height="stretch"):
         st.markdown("#### Coverage of every dataset")
         bars = [
@@ -70,13 +70,10 @@ def answer(anchor: str, dataset: str) -> None:
             if run != anchor
         ]
         if bars:
-            figure = charts.fac_bars(bars, dataset)
-            st.plotly_chart(figure, config=ui.CHART, key="every_dataset")
+            st.html(ui.fac_bars_html(bars, dataset))
         else:
             st.caption("Only the anchor has been measured. Add a dataset to see how it compares.")
-        curve = ui.curve(anchor, dataset, relevance=relevance)
-        figure = charts.coverage_curve(curve, threshold, height=190)
-        st.plotly_chart(figure, config=ui.CHART, key="curve")
+        st.html(ui.curve_html(ui.curve(anchor, dataset, relevance=relevance), threshold))
     st.markdown("#### Next")
     with st.container(horizontal=True, gap="small"):
         for step in ui.next_steps(found, anchor, dataset, result):

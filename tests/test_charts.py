@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from fac import charts
+from fac.ui import bars
 
 
 def points(n: int) -> pa.Table:
@@ -32,20 +34,57 @@ def ids_on(figure) -> list[int]:
 
 def test_the_funnel_splits_its_last_bar_into_covered_and_missing():
     stages = [("dictionary", 100), ("alive in the anchor", 80), ("relevant", 70), ("covered", 50)]
-    covered, missing = charts.funnel(stages, missing=20).data
-    assert list(covered.x) == [100, 80, 70, 50]
-    assert (list(missing.y), list(missing.x)) == (["covered"], [20])
-    assert missing.marker.color == charts.MISSING
+    drawn = bars.funnel_html(stages, missing=20)
+    widths = re.findall(
+        r'class="([^"]*)" style="width:calc\(\(100% - 4.5rem\) \* ([\d.]+)\)"', drawn
+    )
+    shown = [(kind.removeprefix("fac-inside "), float(width)) for kind, width in widths]
+    rest, relevant = ("fac-slate", "fac-relevant")
+    both = [("fac-shown", 0.5), ("fac-missed", 0.2)]
+    assert shown == [(rest, 1.0), (rest, 0.8), (relevant, 0.7), *both]
+    assert "covered: 50 features, 50.0% of the dictionary" in drawn and "20 missing" in drawn
+    assert "missing" not in bars.funnel_html(stages, missing=0)
 
 
 def test_an_undefined_coverage_is_not_drawn_as_zero():
     rows = [
         {"name": "a", "run": "r1", "fac": 0.25, "n_covered": 1, "n_anchor": 4},
         {"name": "b", "run": "r2", "fac": math.nan, "n_covered": 0, "n_anchor": 0},
-        {"name": "c", "run": "r3", "fac": 0.5, "n_covered": 2, "n_anchor": 4},
+        {"name": "<c>", "run": "r3", "fac": 0.5, "n_covered": 2, "n_anchor": 4},
     ]
-    (bars,) = charts.fac_bars(rows).data
-    assert (list(bars.y), list(bars.x)) == (["c", "a"], [0.5, 0.25])
+    drawn = bars.fac_bars_html(rows, "r3")
+    assert re.findall(r"<span>(.*?)</span>", drawn) == ["&lt;c&gt;", "a"]
+    assert re.findall(
+        r'class="(fac-shown|fac-pale)" style="display:block;width:([\d.]+)%', drawn
+    ) == [
+        ("fac-shown", "50.00"),
+        ("fac-pale", "25.00"),
+    ]
+
+
+def test_the_curve_lies_where_its_numbers_are():
+    rows = [
+        {"threshold": 0.0, "fac": 1.0, "n_anchor": 8, "n_missing": 0},
+        {"threshold": 1.0, "fac": 0.5, "n_anchor": 4, "n_missing": 2},
+        {"threshold": 4.0, "fac": 0.25, "n_anchor": 4, "n_missing": 3},
+        {"threshold": 8.0, "fac": math.nan, "n_anchor": 0, "n_missing": 0},
+    ]
+    drawn = bars.curve_html(rows, 2.0)
+    area = re.search(r'fac-area" style="clip-path:polygon\((.*?)\)"', drawn)[1]
+    corners = ["0.00% 0.00%", "25.00% 50.00%", "100.00% 75.00%", "100.00% 100%", "0.00% 100%"]
+    assert area.split(", ") == corners
+    assert 'class="fac-now" style="left:50.00%"' in drawn
+    # A strip reaches half-way to the next rung; its dot is placed within it.
+    strips = re.findall(
+        r'fac-rung" style="left:([\d.]+)%;width:([\d.]+)%"><u style="left:([\d.]+)%', drawn
+    )
+    assert [tuple(map(float, strip)) for strip in strips] == [
+        (0.0, 12.5, 0.0),
+        (12.5, 50.0, 25.0),
+        (62.5, 37.5, 100.0),
+    ]
+    assert "above 1: FAC 50.0%, 2 of 4 missing" in drawn
+    assert "nothing at any threshold" in bars.curve_html(rows[-1:], 0.0)
 
 
 def test_the_map_draws_every_feature_once_with_its_id():
@@ -226,7 +265,6 @@ def test_a_label_with_tags_stays_text():
 
 
 def test_empty_data_gives_an_empty_figure_rather_than_an_error():
-    assert charts.fac_bars([]).data[0].x == ()
     assert charts.peak_histogram([], []).data[0].x == ()
     assert charts.token_dots([], []).data[0].x == ()
     charts.support_scatter(np.zeros(3, int), np.zeros(3, int), names=("a", "b")).to_json()

@@ -58,8 +58,8 @@ LADDER_CELLS = 2**24
 """Rungs times features that finer rungs may lead to: in memory, while building, 16 bytes each."""
 
 BLOCK_BYTES = 65536
-"""Of a file, read and checked at once. With DuckDB's own 256 kB one feature's rows are a small part of
-what is read for them."""
+"""Of a file, read and checked at once: with DuckDB's own 256 kB, one feature's rows are a small
+part of what is read for them."""
 
 HISTOGRAM_BINS = 30
 ROWS_PER_BLOCK = 2_000_000
@@ -322,7 +322,10 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
         with lock_file(folder / f".lock-{run_id}", busy):
             try:
                 _remove(partial, spill)
-                how = {"memory_limit": memory_limit, "default_block_size": BLOCK_BYTES}
+                how: dict[str, Any] = {
+                    "memory_limit": memory_limit,
+                    "default_block_size": BLOCK_BYTES,
+                }
                 with duckdb.connect(str(partial), config=how) as con:
                     con.execute(QUIET)
                     con.execute(f"SET temp_directory = {_quoted(str(spill))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from streamlit.navigation.page import Page
 
 from fac import config, jobs
 from fac.config import DemoSpec, Workspace
+from fac.errors import InputError
+from fac.ui import bars, text
+from fac.ui.findings import default_anchor, default_dataset, measured
+from fac.ui.gaps import curve
 from fac.ui.handles import queue, runs, workspace
-from fac.ui.text import STYLE
 from fac.ui.views import (
     AGREEMENT,
     COMPARE,
@@ -85,7 +89,7 @@ def title(text: str, **options: Any) -> None:
 def frame(page_name: str) -> None:
     """What every page shares: the styles of foreign text, the worker, the strip of jobs."""
     st.session_state["page"] = page_name
-    st.html(f"<style>{STYLE}</style>")
+    st.html(f"<style>{text.STYLE}{bars.STYLE}</style>")
     _start(workspace().root)
     with st.sidebar:
         strip()
@@ -99,6 +103,16 @@ def frame(page_name: str) -> None:
     if blurred:
         st.html("<style>.fac-blur{filter:blur(.35rem)}.fac-blur:hover{filter:none}</style>")
     st.session_state["framed"] = True
+
+
+def prepare() -> None:
+    """Before a browser asks: the worker, and what the first page is made of where there is
+    something to show. What is wrong with the workspace is for the page to say."""
+    with suppress(InputError):
+        _start(workspace().root)
+        if found := measured():
+            anchor = default_anchor(found)
+            curve(anchor, default_dataset(found, anchor))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

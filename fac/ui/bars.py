@@ -1,0 +1,164 @@
+"""The charts of the first page, as HTML: a browser that was never here draws them without waiting
+for Plotly's 4.7 MB."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fac.ui.text import clean
+
+ROOM = "4.5rem"
+"""Beside the longest bar, for its number."""
+
+TICKS = 6
+"""Numbers below a curve at most."""
+
+STYLE = """
+.fac-bars{display:grid;grid-template-columns:fit-content(40%) 1fr;gap:1.15rem .9rem;
+  align-items:center;padding:.5rem 0 .7rem;font-size:.88rem}
+.fac-bars>span{text-align:right;opacity:.68;overflow-wrap:anywhere}
+.fac-bars>div{display:flex;align-items:center;height:1.85rem;font-variant-numeric:tabular-nums}
+.fac-bars i{height:100%;min-width:2px;border-radius:.3rem;font-style:normal}
+.fac-bars b{font-weight:400;opacity:.75;padding-left:.45rem;white-space:nowrap}
+.fac-bars .fac-track{background:rgba(124,135,153,.16);border-radius:.3rem;height:100%;
+  width:calc(100% - 4.5rem)}
+.fac-bars .fac-inside{display:flex;align-items:center;padding:0 .5rem;white-space:nowrap}
+.fac-slate{background:#7C8799}
+.fac-relevant{background:#5B8F97}
+.fac-shown{background:#14958A;color:#fff}
+.fac-missed{background:#E08A1E;color:#101515}
+.fac-pale{background:rgba(20,149,138,.4)}
+.fac-curve{display:grid;grid-template-columns:max-content 1fr;column-gap:.6rem;font-size:.82rem;
+  padding:.8rem .6rem 0 0}
+.fac-curve>div{position:relative;height:7.5rem}
+.fac-curve .fac-rise{width:2.4rem}
+.fac-curve .fac-rise span{position:absolute;right:0;transform:translateY(50%);opacity:.68}
+.fac-curve hr{position:absolute;left:0;right:0;margin:0;border:0;
+  border-top:1px solid rgba(124,135,153,.22)}
+.fac-area,.fac-line{position:absolute;inset:0;background:#14958A}
+.fac-area{opacity:.12}
+.fac-now{position:absolute;top:0;bottom:0;border-left:2px dotted #E08A1E;margin-left:-1px}
+.fac-rung{position:absolute;top:0;bottom:0}
+.fac-rung u{position:absolute;width:.42rem;height:.42rem;margin:0 0 -.21rem -.21rem;
+  border-radius:50%;background:#14958A}
+.fac-rung em{display:none;position:absolute;bottom:calc(100% + .2rem);white-space:nowrap;
+  font-style:normal;padding:.15rem .5rem;border-radius:.35rem;background:#14958A;color:#fff;
+  z-index:1}
+.fac-rung:hover em{display:block}
+.fac-rung:hover u{outline:4px solid rgba(20,149,138,.3)}
+.fac-curve .fac-along{grid-column:2;height:1.5rem}
+.fac-along span{position:absolute;top:.3rem;transform:translateX(-50%);opacity:.68}
+.fac-curve p{grid-column:2;text-align:center;margin:0;opacity:.68;font-size:.82rem}
+"""
+
+
+def funnel_html(stages: Sequence[tuple[str, int]], missing: int) -> str:
+    """From the whole dictionary to what a dataset covers, from top to bottom.
+
+    `stages` are (name, count), each a part of the first; `missing` is the remainder of the last but
+    one stage, drawn behind the last so that covered and missing share a bar.
+    """
+    top = max(stages[0][1], 1)
+    rows = []
+    for place, (name, count) in enumerate(stages):
+        last = place == len(stages) - 1
+        kind = "fac-shown" if last else "fac-relevant" if place == len(stages) - 2 else "fac-slate"
+        parts = _bar(count, top, kind, f"{count:,}", inside=last and missing > 0)
+        if last and missing:
+            parts += _bar(missing, top, "fac-missed", f"{missing:,} missing", inside=True)
+        share = f"{name}: {count:,} features, {count / top:.1%} of the dictionary"
+        rows.append(f"{_named(name)}<div title='{html.escape(share, quote=True)}'>{parts}</div>")
+    return f'<div class="fac-bars">{"".join(rows)}</div>'
+
+
+def _bar(count: int, top: int, kind: str, words: str, *, inside: bool) -> str:
+    """A bar with its number: in it where asked for and where the words fit, else after it."""
+    width = f"width:calc((100% - {ROOM}) * {count / top:.4f})"
+    if inside and count / top > 0.2:
+        return f'<i class="fac-inside {kind}" style="{width}">{words}</i>'
+    return f'<i class="{kind}" style="{width}"></i><b>{words}</b>'
+
+
+def _named(name: str) -> str:
+    return f"<span>{html.escape(clean(name))}</span>"
+
+
+def fac_bars_html(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
+    """FAC of several datasets against one anchor, best first, each on a track of 100 %.
+
+    A row holds `name`, `run`, `fac`, `n_covered`, `n_anchor`; an undefined FAC is left out.
+    """
+    rows = sorted((row for row in rows if not math.isnan(row["fac"])), key=lambda r: -r["fac"])
+    shown = []
+    for row in rows:
+        kind = "fac-shown" if row["run"] == chosen else "fac-pale"
+        counts = f"{row['n_covered']:,} of {row['n_anchor']:,} features"
+        shown.append(
+            f'{_named(row["name"])}<div title="{counts}"><div class="fac-track">'
+            f'<i class="{kind}" style="display:block;width:{row["fac"]:.2%}"></i></div>'
+            f"<b>{row['fac']:.1%}</b></div>"
+        )
+    return f'<div class="fac-bars">{"".join(shown)}</div>'
+
+
+def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:
+    """FAC against the activation threshold, with the threshold in use marked.
+
+    A row holds `threshold`, `fac`, `n_anchor`, `n_missing`; rungs where FAC is undefined (the
+    anchor shows nothing any more) end the line.
+    """
+    rows = [row for row in rows if not math.isnan(row["fac"])]
+    if not rows:
+        return '<div class="fac-meta">The anchor shows nothing at any threshold.</div>'
+    top = max(rows[-1]["threshold"], threshold) or 1.0
+    points = [(row["threshold"] / top, row["fac"]) for row in rows]
+    line = [(f"{x:.2%}", f"{1 - fac:.2%}") for x, fac in points]
+    below = ", ".join(f"{x} {y}" for x, y in line)
+    # A line is the narrow place between itself a little higher and itself a little lower.
+    above = ", ".join(f"{x} calc({y} - 1.5px)" for x, y in line)
+    back = ", ".join(f"{x} calc({y} + 1.5px)" for x, y in reversed(line))
+    grid = "".join(f'<hr style="bottom:{level}%">' for level in (0, 50, 100))
+    rise = "".join(f'<span style="bottom:{level}%">{level}%</span>' for level in (0, 50, 100))
+    step = _round_step(top)
+    along = "".join(
+        f'<span style="left:{n * step / top:.2%}">{n * step:g}</span>'
+        for n in range(int(top / step + 1e-9) + 1)
+    )
+    said = f"FAC from {rows[0]['fac']:.0%} at {rows[0]['threshold']:g} to {rows[-1]['fac']:.0%}"
+    return (
+        f'<div class="fac-curve" role="img" aria-label="{said} at {rows[-1]["threshold"]:g}">'
+        f'<div class="fac-rise">{rise}</div><div>{grid}'
+        f'<div class="fac-area" style="clip-path:polygon({below}, {line[-1][0]} 100%, '
+        f'{line[0][0]} 100%)"></div>'
+        f'<div class="fac-line" style="clip-path:polygon({above}, {back})"></div>'
+        f'<div class="fac-now" style="left:{threshold / top:.2%}"></div>'
+        f"{_rungs(rows, points)}</div>"
+        f'<div class="fac-along">{along}</div><p>activation threshold</p></div>'
+    )
+
+
+def _rungs(rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[float, float]]) -> str:
+    """A dot for each rung, in a strip around it that says its numbers under the pointer."""
+    edges = [0.0]
+    edges += [(a + b) / 2 for (a, _), (b, _) in zip(points[:-1], points[1:], strict=True)]
+    edges.append(1.0)
+    shown = []
+    for row, (x, fac), left, right in zip(rows, points, edges[:-1], edges[1:], strict=True):
+        width = max(right - left, 1e-6)
+        side = "right" if x > 0.5 else "left"
+        shown.append(
+            f'<div class="fac-rung" style="left:{left:.2%};width:{width:.2%}">'
+            f'<u style="left:{(x - left) / width:.2%};bottom:{fac:.2%}"></u>'
+            f'<em style="{side}:0">above {row["threshold"]:g}: FAC {row["fac"]:.1%}, '
+            f"{row['n_missing']:,} of {row['n_anchor']:,} missing</em></div>"
+        )
+    return "".join(shown)
+
+
+def _round_step(top: float) -> float:
+    """1, 2 or 5 times a power of ten, of which at most TICKS - 1 fit below `top`."""
+    power = 10.0 ** math.floor(math.log10(top / (TICKS - 1)))
+    return next(power * n for n in (1, 2, 5, 10) if top / (power * n) <= TICKS - 1)
