@@ -16,6 +16,7 @@ from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from markdown_it import MarkdownIt
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from fac import review, ui
+from fac import compare, review, ui
 from fac.config import (
     REPOSITORY,
     DemoSpec,
@@ -517,6 +518,24 @@ def test_a_running_job_is_seen_from_every_page(toy):
     at = opened("coverage")
     (bar,) = at.get("progress")
     assert (bar.proto.value, "12 rows/s" in bar.proto.text) == (25, True)
+
+
+def test_a_server_prepares_the_first_page_before_anybody_asks(toy, started, monkeypatch):
+    counted = mock.Mock(side_effect=compare.curve)
+    monkeypatch.setattr(compare, "curve", counted)
+    ui.prepare()
+    assert started == [toy] and counted.call_count == 1
+    opened("home")
+    assert started == [toy] and counted.call_count == 1, "nothing is left for the page to do"
+
+
+def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
+    for manifest in toy.runs.glob("measure/*/manifest.json"):
+        manifest.write_text(
+            manifest.read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 99')
+        )
+    ui.prepare()
+    assert len(opened("home").error) == 1, "the page says what is wrong"
 
 
 def test_a_workspace_of_a_newer_version_is_refused_in_words(toy):
