@@ -311,6 +311,22 @@ def wide(encoder: SaeEncoder, chats: Sequence[Chat], width: int, rounds: int) ->
     return table(title, seconds, tokens, ["forward and product"]) + "\n"
 
 
+def halved(encoder: SaeEncoder, half: SaeEncoder, chats: Sequence[Chat], rounds: int) -> str:
+    """What a model held in bfloat16 wins, and how far its peaks are from those of float32."""
+    tokens = sum(len(r.ids) for r in encoder.render(chats))
+    ways = [Way(e.model.dtype, partial(e.encode, chats)) for e in (encoder, half)]
+    exact, rough = (peaks_of(e.encode(chats)) for e in (encoder, half))
+    both = exact.keys() & rough.keys()
+    off = np.quantile([abs(exact[key] - rough[key]) / exact[key] for key in both], [0.5, 0.95])
+    title = f"precision: {len(chats)} chats"
+    return (
+        table(title, timed(ways, rounds), tokens, [encoder.model.dtype])
+        + f"\n\n{len(both) / len(exact.keys() | rough.keys()):.1%} of what fires in either fires "
+        f"in both; peaks of {half.model.dtype} are off by {off[0]:.1%} (median), {off[1]:.1%} "
+        f"(95 %).\n"
+    )
+
+
 def main() -> None:
     """Checks that all ways agree, times them in turn, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -333,7 +349,11 @@ def main() -> None:
         print(whole_way("short", encoder, short, peer, asked.rounds), flush=True)
         print(whole_way("long", encoder, long, peer, asked.rounds), flush=True)
         if asked.width:
-            print(wide(encoder, short[: asked.short // 4], asked.width, asked.rounds))
+            print(wide(encoder, short[: asked.short // 4], asked.width, asked.rounds), flush=True)
+        spec = MeasureSpec(dataset="none")
+        how = spec.model, spec.layer, spec.sae, spec.max_tokens
+        half = jobs.load_encoder(*how, jobs.PRECISIONS[1], place.models)
+        print(halved(encoder, half, short, asked.rounds))
 
 
 if __name__ == "__main__":

@@ -183,8 +183,11 @@ class SaeEncoder:
         self.model = model
         self.sae = sae
         self.n_features = sae.n_features
+        # Peaks of two precisions differ in their third digit: runs of both are not to be compared.
+        held = "" if model.dtype == "float32" else f" in {model.dtype}"
         self.identity = (
-            f"{model_identity}/layer{model.layer}/{sae.identity}/max{model.renderer.max_tokens}"
+            f"{model_identity}{held}/layer{model.layer}/{sae.identity}"
+            f"/max{model.renderer.max_tokens}"
         )
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
@@ -244,7 +247,7 @@ class SaeEncoder:
         if batch.ids:
             text = np.repeat(np.arange(len(batch.ids)), [len(some) for some in batch.content])
             position = np.concatenate(batch.content)
-            states = self.model.residual(batch.ids, batch.shared)[text, position]
+            states = self.model.residual(batch.ids, batch.shared)[text, position].float()
             found = self._entries(states, text, position, near.bar).of(batch.alike)
         fired = found.fired(self.n_features)
         mine = [rendered[i] for i in batch.samples]

@@ -82,8 +82,25 @@ def device() -> str:
     return os.environ.get("FAC_DEVICE") or pick_device()
 
 
+PRECISIONS = ("float32", "bfloat16")
+
+
+def precision() -> str:
+    """FAC_DTYPE: what a subject model's weights and residual stream are held in, else float32."""
+    chosen = os.environ.get("FAC_DTYPE") or PRECISIONS[0]
+    if chosen not in PRECISIONS:
+        raise InputError(f"FAC_DTYPE takes {' or '.join(PRECISIONS)}, got {chosen!r}.")
+    return chosen
+
+
 def load_encoder(
-    model: str, layer: int, sae: str, max_tokens: int, home: Path, progress: Progress | None = None
+    model: str,
+    layer: int,
+    sae: str,
+    max_tokens: int,
+    dtype: str,
+    home: Path,
+    progress: Progress | None = None,
 ) -> SaeEncoder:
     """A subject model and its SAE on this machine; models lie in FAC_MODELS, or else in `home`.
 
@@ -100,6 +117,7 @@ def load_encoder(
         found.folder,
         layer=layer,
         device=where,
+        dtype=dtype,
         revision=found.revision,
         max_tokens=max_tokens,
     )
@@ -336,10 +354,10 @@ class Steps:
         cache.build(self.runs, run_id, self.workspace.cache)
 
 
-def _asked(spec: MeasureSpec | SaeSpec | ProbeSpec) -> tuple[str, int, str, int]:
-    """What `load_encoder` needs to know of a spec."""
+def _asked(spec: MeasureSpec | SaeSpec | ProbeSpec) -> tuple[str, int, str, int, str]:
+    """What `load_encoder` needs to know of a spec and of this machine's choice."""
     limit = getattr(spec, "max_tokens", MeasureSpec.max_tokens)
-    return spec.model, spec.layer, spec.sae, limit
+    return spec.model, spec.layer, spec.sae, limit, precision()
 
 
 def unit_directions(encoder: SaeEncoder) -> Callable[[int], np.ndarray]:

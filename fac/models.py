@@ -478,6 +478,7 @@ class SubjectModel:
         self.tokenizer, self.model = pretrained(folder, dtype=dtype, revision=revision)
         self.model.to(device).eval()
         self.device = device
+        self.dtype = dtype
         self.layer = layer
         blocks = decoder_blocks(self.model)
         if not 1 <= layer <= len(blocks):

@@ -151,6 +151,8 @@ def test_the_extraction_benchmarks_print_every_way(demo_model_home, monkeypatch)
     for name in ("bare forward", "ours, plain", "ours", "one at a time", "sae-lens"):
         assert len(re.findall(rf"^\| {name} \| [\d,]+ \|", told, re.MULTILINE)) >= 2
     assert "| forward and product |" in told
+    assert re.search(r"^\| bfloat16 \| [\d,]+ \|", told, re.MULTILINE)
+    assert float(re.search(r"([\d.]+)% of what fires in either fires in both", told)[1]) > 95
     sizes = "--chats 4 8 --words 10 20 --widths 1024 2048 --at-length 4 --rounds 1"
     told = printed("scaling", sizes)
     assert len(re.findall(r"^\| slope \| \| -?[\d.]+ \| \| -?[\d.]+ \|", told, re.MULTILINE)) == 3

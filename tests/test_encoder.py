@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fac import encoder as encoding
-from fac.config import DEMO_INPUTS, DEMO_SAE, REPOSITORY
+from fac import jobs
+from fac.config import DEMO_INPUTS, DEMO_SAE, REPOSITORY, MeasureSpec, Workspace
 from fac.encoder import NEAR_KEPT, NearMisses, SaeEncoder
 from fac.errors import InputError
 from fac.models import ROLES, SubjectModel, batches_by_length
@@ -319,16 +320,43 @@ def test_the_identity_names_all_that_decides_a_number(home, encoders):
     folder = home / "llama"
     sae, other = (load_sae(str(tiny.sae(home / n / "s", seed=i))) for i, n in enumerate("ab"))
     made = {
-        SaeEncoder(SubjectModel(folder, layer=layer, max_tokens=limit), one, name).identity
-        for layer, limit, one, name in (
-            (2, 512, sae, "tiny@1"),
-            (1, 512, sae, "tiny@1"),
-            (2, 100, sae, "tiny@1"),
-            (2, 512, other, "tiny@1"),
-            (2, 512, sae, "tiny@2"),
+        SaeEncoder(SubjectModel(folder, layer=layer, max_tokens=limit, **how), one, name).identity
+        for layer, limit, one, name, how in (
+            (2, 512, sae, "tiny@1", {}),
+            (1, 512, sae, "tiny@1", {}),
+            (2, 100, sae, "tiny@1", {}),
+            (2, 512, other, "tiny@1", {}),
+            (2, 512, sae, "tiny@2", {}),
+            (2, 512, sae, "tiny@1", {"dtype": "bfloat16"}),
         )
     }
-    assert len(made) == 5
+    assert len(made) == 6
+
+
+def test_a_model_in_bfloat16_is_read_nearly_alike(home):
+    from tests import tiny
+
+    sae = str(tiny.sae(home / "rough"))
+    exact, rough = (
+        jobs.load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home)
+        for dtype in jobs.PRECISIONS
+    )
+    one, two = (
+        {k[:3]: k[3] for k in zip(*e.encode(SOME)[:4], strict=True)} for e in (exact, rough)
+    )
+    assert (
+        exact.identity != rough.identity == exact.identity.replace("/layer", " in bfloat16/layer")
+    )
+    both = one.keys() & two.keys()
+    assert len(both) > 0.9 * len(one.keys() | two.keys()) > 0
+    off = [abs(one[key] - two[key]) / one[key] for key in both]
+    assert 0 < np.median(off) < 0.02
+
+
+def test_another_precision_is_refused_in_words(monkeypatch, tmp_path):
+    monkeypatch.setenv("FAC_DTYPE", "float16")
+    with pytest.raises(InputError, match="FAC_DTYPE takes float32 or bfloat16, got 'float16'"):
+        jobs.Steps(Workspace(tmp_path)).encoder(MeasureSpec(dataset="x"), lambda *_: None)
 
 
 # --- near misses ------------------------------------------------------------------------------
