@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import URLError
 
@@ -42,18 +43,18 @@ PATIENCE = 60_000
 
 
 @contextmanager
-def server(workspace: Workspace) -> Iterator[str]:
+def server(workspace: Workspace, script: Path = REPOSITORY / "app.py") -> Iterator[str]:
     """`streamlit run app.py` on a free port, yielding its address; ends it and its worker."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     workspace.logs.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "streamlit", "run", "app.py"]
+    command = [sys.executable, "-m", "streamlit", "run", script.name]
     command += ["--server.headless", "true", "--server.port", str(port)]
     with (workspace.logs / "server.log").open("ab") as log:
         process = subprocess.Popen(
             command,
-            cwd=REPOSITORY,
+            cwd=script.parent,
             env={**os.environ, "FAC_WORKSPACE": str(workspace.root)},
             stdout=log,
             stderr=subprocess.STDOUT,

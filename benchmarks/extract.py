@@ -349,7 +349,7 @@ def main() -> None:
         print(whole_way("short", encoder, short, peer, asked.rounds), flush=True)
         print(whole_way("long", encoder, long, peer, asked.rounds), flush=True)
         if asked.width:
-            print(wide(encoder, short[: asked.short // 4], asked.width, asked.rounds), flush=True)
+            print(wide(encoder, short, asked.width, asked.rounds), flush=True)
         spec = MeasureSpec(dataset="none")
         how = spec.model, spec.layer, spec.sae, spec.max_tokens
         half = jobs.load_encoder(*how, jobs.PRECISIONS[1], place.models)

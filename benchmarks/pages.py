@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.dashboard import BROWSERS, Rerun, Session, chromium_page, server
-from fac.config import Workspace
+from fac.config import REPOSITORY, Workspace
 from fac.store.runs import Runs
 
 Act = Callable[[Session, int], Rerun]
@@ -31,6 +31,10 @@ Act = Callable[[Session, int], Rerun]
 
 WORDS = ("the", "bake", "river", "code", "in", "love", "why", "train", "of", "#12")
 """Searched for: some are in many labels, some in none."""
+
+
+TIMES_OPENED = 5
+"""Fresh servers whose first page a fresh Chromium draws."""
 
 
 class Figures(NamedTuple):
@@ -187,15 +191,26 @@ def _figures(page: str, what: str, runs: Sequence[Rerun]) -> Figures:
     return Figures(page, what, [run.seconds for run in runs], [run.bytes for run in runs])
 
 
-def first_page(address: str, executable: str) -> float:
-    """Seconds from the request until the first page of a fresh server is drawn, its charts too."""
+def first_page(address: str, executable: str, last: str = ".fac-curve") -> float:
+    """Seconds from the request until the first page of a fresh server is drawn, which is when a
+    number of it and `last` are there and nothing runs any more."""
     with chromium_page(executable) as page:
         begun = time.perf_counter()
         page.goto(address, wait_until="commit")
         page.get_by_test_id("stMetric").first.wait_for()
-        page.locator(".fac-curve").first.wait_for()
+        page.locator(last).first.wait_for()
         page.wait_for_function("!document.querySelector('[data-test-script-state=running]')")
         return time.perf_counter() - begun
+
+
+@contextmanager
+def bare_page() -> Iterator[Path]:
+    """A script that shows one number: what of a first page is Streamlit's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "bare.py"
+        script.write_text("import streamlit as st\n\nst.metric('One', 1)\n")
+        shutil.copytree(REPOSITORY / ".streamlit", Path(folder) / ".streamlit")
+        yield script
 
 
 def static_bytes(address: str, executable: str) -> int:
@@ -234,10 +249,12 @@ def main() -> None:
     browser = None if asked.quick or asked.no_browser else _browser(parser)
     with borrowed(Workspace(asked.workspace.resolve())) as place:
         if browser:
-            waits = []
-            for _ in range(3):
+            waits, bare = [], []
+            for _ in range(TIMES_OPENED):
                 with server(place) as address:
                     waits.append(first_page(address, browser))
+                with bare_page() as script, server(place, script) as address:
+                    bare.append(first_page(address, browser, "[data-testid=stMetric]"))
             with server(place) as address:
                 static = static_bytes(address, browser)
         given = links(place)
@@ -257,10 +274,14 @@ def main() -> None:
     )
     if browser:
         print(
-            f"First page in Chromium after the server is up: {np.median(waits):.1f} s "
-            f"({', '.join(f'{w:.1f}' for w in waits)}); "
-            f"Streamlit's own files: {static / 1e6:.1f} MB."
+            f"First page in Chromium after the server is up: {_seconds(waits)}; a bare page of "
+            f"Streamlit: {_seconds(bare)}. Streamlit's own files: {static / 1e6:.1f} MB."
         )
+
+
+def _seconds(found: Sequence[float]) -> str:
+    """The median, and each."""
+    return f"{np.median(found):.1f} s ({', '.join(f'{each:.1f}' for each in found)})"
 
 
 def _browser(parser: argparse.ArgumentParser) -> str:

@@ -42,25 +42,42 @@ def pool(
 
     All inputs have shape [n]; ties go to the first position.
     """
-    order = np.lexsort((position, -value, feature, role, sample))
-    keys = [array[order] for array in (sample, role, feature)]
-    if len(order) == 0:
-        first = np.zeros(0, np.intp)
-    else:
-        change = np.zeros(len(order), bool)
-        change[0] = True
-        for key in keys:
-            change[1:] |= key[1:] != key[:-1]
-        first = np.flatnonzero(change)
-    counts = np.diff(np.append(first, len(order)))
+    top, counts = strongest(sample, role, feature, position, value=value)
     return Activations(
-        sample=keys[0][first].astype(np.int32),
-        role=keys[1][first].astype(np.int8),
-        feature=keys[2][first].astype(np.int32),
-        peak=value[order][first].astype(np.float32),
-        position=position[order][first].astype(np.int32),
+        sample=sample[top].astype(np.int32),
+        role=role[top].astype(np.int8),
+        feature=feature[top].astype(np.int32),
+        peak=value[top].astype(np.float32),
+        position=position[top].astype(np.int32),
         n_tokens=counts.astype(np.int32),
     )
+
+
+def strongest(*keys: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of all entries that agree in every key but the last, which has the largest value, and how
+    many they are: two arrays `[groups]`, in the order of the keys.
+
+    Each input is `[n]`; keys are whole numbers from 0 up, values are no NaN. Of equal values the
+    one with the lowest last key. Raises OverflowError for keys that 63 bits do not hold together.
+    """
+    if not len(value):
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    # One whole number sorts in a third of the time of several keys.
+    place, sizes = np.zeros(len(value), np.int64), [1 + int(key.max()) for key in keys]
+    if math.prod(sizes) >= 2**63:
+        raise OverflowError(f"Too much to be sorted at once: keys up to {sizes}.")
+    for key, size in zip(keys, sizes, strict=True):
+        place = place * size + key
+    order = np.argsort(place)
+    group = place[order] // sizes[-1]
+    first = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+    counts = np.diff(np.append(first, len(order)))
+    ranked = value[order]
+    best = np.maximum.reduceat(ranked, first)
+    own = np.repeat(np.arange(len(first)), counts)
+    top = np.flatnonzero(ranked == best[own])
+    earliest = np.append(True, own[top[1:]] != own[top[:-1]])
+    return order[top[earliest]], counts
 
 
 def support(

@@ -113,12 +113,10 @@ class NearMisses(NamedTuple):
         position: np.ndarray,
     ) -> NearMisses:
         """Of pre-activations, each array `[n]`, in any order; the earlier of equal positions."""
-        order = np.lexsort((position, -pre, sample, feature))
-        feature, pre, sample, position = (x[order] for x in (feature, pre, sample, position))
-        best = np.ones(len(feature), bool)  # of its sample
-        best[1:] = (feature[1:] != feature[:-1]) | (sample[1:] != sample[:-1])
-        feature, pre, sample, position = (x[best] for x in (feature, pre, sample, position))
-        order = np.lexsort((sample, -pre, feature))
+        top, _ = coverage.strongest(feature, sample, position, value=pre)
+        feature, pre, sample, position = (x[top] for x in (feature, pre, sample, position))
+        falling = (feature.astype(np.int64) << 32) - _whole(pre)
+        order = np.argsort(falling, kind="stable")  # which leaves equal ones by sample
         feature, pre, sample, position = (x[order] for x in (feature, pre, sample, position))
         rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
         kept = rank < NEAR_KEPT
@@ -367,6 +365,12 @@ class _Entries(NamedTuple):
         longest = 1 + kept.position.max(initial=0)
         order = np.argsort((kept.sample * longest + kept.position) * n_features + kept.feature)
         return _Entries(*(column[order] for column in kept))
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """int64 of at most 32 bits in the order of these float32."""
+    bits = (values + np.float32(0)).view(np.int32).astype(np.int64)  # no negative zero
+    return np.where(bits < 0, -(bits + 2**31), bits)
 
 
 class _Near:

@@ -538,6 +538,13 @@ def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
     assert len(opened("home").error) == 1, "the page says what is wrong"
 
 
+def test_a_server_starts_where_no_worker_can_be_started(empty, monkeypatch):
+    monkeypatch.setattr(
+        "fac.jobs.start_worker", mock.Mock(side_effect=PermissionError("read-only"))
+    )
+    ui.prepare()
+
+
 def test_a_workspace_of_a_newer_version_is_refused_in_words(toy):
     for manifest in toy.runs.glob("measure/*/manifest.json"):
         text = manifest.read_text()

@@ -12,7 +12,6 @@ from streamlit.navigation.page import Page
 
 from fac import config, jobs
 from fac.config import DemoSpec, Workspace
-from fac.errors import InputError
 from fac.ui import bars, text
 from fac.ui.findings import default_anchor, default_dataset, measured
 from fac.ui.gaps import curve
@@ -107,8 +106,8 @@ def frame(page_name: str) -> None:
 
 def prepare() -> None:
     """Before a browser asks: the worker, and what the first page is made of where there is
-    something to show. What is wrong with the workspace is for the page to say."""
-    with suppress(InputError):
+    something to show. Whatever is wrong, the page asks the same again and says so."""
+    with suppress(Exception):
         _start(workspace().root)
         if found := measured():
             anchor = default_anchor(found)
