@@ -285,9 +285,13 @@ def wide(encoder: SaeEncoder, chats: Sequence[Chat], width: int, rounds: int) ->
     def spoken(states: torch.Tensor, where: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat([states[row, at] for row, at in enumerate(where)])
 
-    with torch.inference_mode():
-        sample = spoken(encoder.model.residual(batches[-1]), content[-1])
-    other = SaeEncoder(encoder.model, wide_sae(width, encoder.sae.d_in, sample, 32), "wide")
+    with torch.inference_mode():  # of every length: the longest chats alone are no sample
+        states = [
+            spoken(encoder.model.residual(ids), where)
+            for ids, where in zip(batches, content, strict=True)
+        ]
+    dictionary = wide_sae(width, encoder.sae.d_in, torch.cat(states), 32)
+    other = SaeEncoder(encoder.model, dictionary, "wide")
     weights, bias = other.sae.module.W_enc, other.sae.module.b_enc
     step = encoding.DENSE // width
 

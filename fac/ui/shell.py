@@ -13,9 +13,10 @@ from streamlit.navigation.page import Page
 from fac import config, jobs
 from fac.config import DemoSpec, Workspace
 from fac.ui import bars, text
-from fac.ui.findings import default_anchor, default_dataset, measured
-from fac.ui.gaps import curve
+from fac.ui.findings import comparable, default_anchor, default_dataset, measured
+from fac.ui.gaps import coverage, curve
 from fac.ui.handles import queue, runs, workspace
+from fac.ui.meaning import n_explained
 from fac.ui.views import (
     AGREEMENT,
     COMPARE,
@@ -112,6 +113,9 @@ def prepare() -> None:
         if found := measured():
             anchor = default_anchor(found)
             curve(anchor, default_dataset(found, anchor))
+            for run in comparable(found, anchor):
+                coverage(anchor, run)
+            n_explained(anchor)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
