@@ -28,7 +28,6 @@ REST = "#7C8799"
 AGAIN = "#5B7FDB"
 """Blue: the same, measured again."""
 
-PALE = "rgba(20, 149, 138, 0.4)"
 ALONG = "#6DB9B0"
 """Light teal: fires, but was not asked for or not needed."""
 

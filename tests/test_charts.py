@@ -301,7 +301,7 @@ def test_the_marginal_curve_begins_at_nothing_and_marks_where_it_is_flat():
 
 def test_before_and_after_lie_on_one_axis_that_shows_the_difference():
     rows = [("before", 0.968, charts.REST), ("after", 0.978, charts.SHOWN)]
-    figure = charts.before_after([*rows, ("unknown", math.nan, charts.PALE)])
+    figure = charts.before_after([*rows, ("unknown", math.nan, charts.ALONG)])
     (dots,) = figure.data
     assert list(dots.y) == ["before", "after"] and list(dots.x) == [0.968, 0.978]
     low, high = figure.layout.xaxis.range
@@ -309,7 +309,7 @@ def test_before_and_after_lie_on_one_axis_that_shows_the_difference():
 
 
 def test_the_parts_of_what_was_missing_fill_its_bar():
-    parts = [("asked for", 3, charts.SHOWN), ("came along", 0, charts.PALE), ("left", 7, "#000")]
+    parts = [("asked for", 3, charts.SHOWN), ("came along", 0, charts.ALONG), ("left", 7, "#000")]
     figure = charts.closed_bar(parts)
     assert [trace.x[0] for trace in figure.data] == [3, 0, 7]
     assert list(figure.layout.xaxis.range) == [0, 10]

@@ -1077,7 +1077,7 @@ class Cache:
         with self._reading(run, *_if(sae_run)) as cursor:
             (own,) = self._lens_of(cursor, np.array([feature]), sae_run, "threshold").to_pylist()
             rows = _dicts(cursor, NEAR_OF.format(run=_name(run), feature=int(feature)))
-        return [{**row, "ratio": row["pre"] / own if own else None} for row in rows]
+        return [{**row, "ratio": row["pre"] / own if own and own > 0 else None} for row in rows]
 
     def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
         """Its peaks, one per sample, in equal bins from the floor to the largest: edges [B+1],

@@ -17,14 +17,13 @@ TICKS = 6
 """Numbers below a curve at most."""
 
 STYLE = """
-.fac-bars{display:grid;grid-template-columns:fit-content(40%) 1fr;gap:1.15rem .9rem;
-  align-items:center;padding:.5rem 0 .7rem;font-size:.88rem}
+.fac-bars{display:grid;grid-template-columns:fit-content(40%) 1fr;
+  gap:1.15rem .9rem;align-items:center;padding:.5rem 0 .7rem;font-size:.88rem}
 .fac-bars>span{text-align:right;opacity:.68;overflow-wrap:anywhere}
 .fac-bars>div{display:flex;align-items:center;height:1.85rem;font-variant-numeric:tabular-nums}
 .fac-bars i{height:100%;min-width:2px;border-radius:.3rem;font-style:normal}
 .fac-bars b{font-weight:400;opacity:.75;padding-left:.45rem;white-space:nowrap}
-.fac-bars .fac-track{background:rgba(124,135,153,.16);border-radius:.3rem;height:100%;
-  width:calc(100% - 4.5rem)}
+.fac-bars .fac-track{background:rgba(124,135,153,.16);border-radius:.3rem;height:100%}
 .fac-bars .fac-inside{display:flex;align-items:center;padding:0 .5rem;white-space:nowrap}
 .fac-slate{background:#7C8799}
 .fac-relevant{background:#5B8F97}
@@ -97,7 +96,8 @@ def fac_bars_html(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
         kind = "fac-shown" if row["run"] == chosen else "fac-pale"
         counts = f"{row['n_covered']:,} of {row['n_anchor']:,} features"
         shown.append(
-            f'{_named(row["name"])}<div title="{counts}"><div class="fac-track">'
+            f'{_named(row["name"])}<div title="{counts}">'
+            f'<div class="fac-track" style="width:calc(100% - {ROOM})">'
             f'<i class="{kind}" style="display:block;width:{row["fac"]:.2%}"></i></div>'
             f"<b>{row['fac']:.1%}</b></div>"
         )
