@@ -16,17 +16,19 @@ FAC = REPOSITORY / "fac"
 
 LAYERS = [
     {"errors"},
-    {"schema"},
+    {"registry", "schema"},
     {"config"},
+    {"manifest"},
     {"prompts", "coverage", "agreement"},
     {"models"},
     {"saes"},
     {"datasets", "encoder", "generator", "sae_training", "store"},
     {
-        *("measure", "interpret", "synthesis", "review", "experiments"),
+        *("measure", "interpret", "synthesis", "review", "experiments", "ingest", "export"),
         *("dictionary", "probe", "compare", "demo"),
     },
     {"executor"},
+    {"questions"},
     {"jobs", "charts"},
     {"cli"},
     {"ui", "__main__"},
