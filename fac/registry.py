@@ -1,7 +1,7 @@
-"""Parts that are found by their file: adding one touches its file and its test, nothing that lists it.
+"""Parts that are found by their file: adding one touches that file and its test, no list of them.
 
-A package of parts holds one module a part. The module's name is the part's name, and its instance of
-the package's record says what the part is called, what it needs and what it does.
+A package of parts holds one module a part. The module's name is the part's name, and its instance
+of the package's record says what the part is called, what it needs and what it does.
 """
 
 from __future__ import annotations
