@@ -30,11 +30,11 @@ from fac.synthesis import user_text
 from fac.ui.card import focus_writing
 from fac.ui.findings import pair_states
 from fac.ui.gaps import gap_table
-from fac.ui.handles import cache, decisions, queue, runs
 from fac.ui.meaning import explanation_texts, names
+from fac.ui.stores import cache, decisions, queue, runs
 from fac.ui.tables import table
 from fac.ui.text import Row, called, clean, plain, show_examples, tokens_html
-from fac.ui.views import PAIRS, SYNTHESIS, keep, link, look
+from fac.ui.views import PAIRS, SYNTHESIS, get_param, link, set_param
 from fac.ui.work import start
 from fac.ui.writing import Asked, by_style, duration
 
@@ -64,10 +64,10 @@ def asked_features() -> str:
     """
     given = st.query_params
     if "pairs" in given:
-        keep("features", None)
+        set_param("features", None)
     elif "features" in given:
-        keep("pairs", None)
-    return look("features", "")
+        set_param("pairs", None)
+    return get_param("features", "")
 
 
 def read_features(text: str, n_features: int) -> tuple[int, ...]:
@@ -194,8 +194,8 @@ def pairs_awaited() -> Job | None:
     if job.status != "done":
         return job
     forget_pairs_job()
-    keep("features", None)
-    keep("pairs", job.run_id)
+    set_param("features", None)
+    set_param("pairs", job.run_id)
     return None
 
 
@@ -398,7 +398,7 @@ class PairDesk:
     def _fresh(self) -> None:
         """Another pair, or the same anew: nothing written yet, the clock not yet running."""
         self.draft, self.shown_at, self.drawn = Draft(), None, None
-        keep("feature", None)
+        set_param("feature", None)
 
     def look_at(self, run: str) -> None:
         """Puts another version of the pair on the desk."""
@@ -513,7 +513,7 @@ def open_pair_desk(
             here.todo.appendleft(first)
             here.draft, here.shown_at, here.drawn = Draft(), None, None
         else:
-            keep("feature", None)
+            set_param("feature", None)
     return here
 
 
