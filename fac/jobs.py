@@ -48,6 +48,7 @@ from fac.config import (
 )
 from fac.errors import BadRow, Cancelled, FacError, InputError
 from fac.executor import Pool, RayEncoder, RayWriter, Where, chosen
+from fac.ingest import ingest
 from fac.schema import Chat
 from fac.store import cache
 from fac.store.decisions import Decisions
@@ -180,7 +181,7 @@ class Steps:
         Raises FacError subclasses with a sentence; Cancelled keeps what is done.
         """
         if isinstance(spec, IngestSpec):
-            return datasets.ingest(spec, runs=self.runs, progress=progress)
+            return ingest(spec, runs=self.runs, progress=progress)
         if isinstance(spec, DemoSpec):
             return demo.materialise(self.workspace, progress)[-1]
         if isinstance(spec, MeasureSpec):
