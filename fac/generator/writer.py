@@ -14,7 +14,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fac import prompts
 from fac.config import digest
 from fac.errors import BudgetReached
 from fac.generator.batch_chat import (
@@ -27,7 +26,8 @@ from fac.generator.batch_chat import (
 )
 from fac.generator.chat import ChatModel
 from fac.generator.local import Continuation, LocalGenerator, Row, Steer
-from fac.prompts import Opening, Prompt
+from fac.prompts import Prompt, openings
+from fac.prompts.openings import Opening
 
 __all__ = ["ChatWriter", "LocalWriter", "Request", "Steer", "Writer", "Written", "stream"]
 
@@ -393,7 +393,7 @@ class ChatWriter:
     def _prompt(request: Request, seed: int, max_new_tokens: int, temperature: float) -> Prompt:
         prompt = request.prompt
         if request.opening is not None:
-            prompt = prompts.continuing(request.opening)
+            prompt = openings.continuing(request.opening)
         assert prompt is not None  # _checked
         return prompt._replace(
             max_tokens=_room(request, max_new_tokens),
@@ -407,7 +407,7 @@ def _answered(request: Request, answer: RecordedReply) -> Written:
     finished = answer.ok and answer.finish not in ("length", "content_filter")
     if request.opening is not None and answer.ok:
         finished = finished or "\n" in text.strip()
-        text = prompts.continuation(text, request.opening)
+        text = openings.continuation(text, request.opening)
     return Written(
         request.key,
         text,
