@@ -23,9 +23,9 @@ from fac.coverage import is_active
 from fac.generator.names import public_name
 from fac.schema import ROLES, CoverageResult
 from fac.ui.findings import measured, titles
-from fac.ui.handles import cache, queue, runs, stores, workspace
 from fac.ui.meaning import explained, explanation_texts, headline
 from fac.ui.pairs import pair_html, turns_of
+from fac.ui.stores import cache, queue, runs, stores, workspace
 from fac.ui.synthesis import open_launch, open_result, syntheses, synthesis_title
 from fac.ui.text import (
     Row,
@@ -37,7 +37,7 @@ from fac.ui.text import (
     show_examples,
     tokens_html,
 )
-from fac.ui.views import COMPARE, PAIRS, keep, link, linked, look
+from fac.ui.views import COMPARE, PAIRS, get_param, link, param_widget, set_param
 from fac.ui.work import counted, start
 from fac.ui.writing import show_request
 
@@ -73,10 +73,10 @@ def shown_result() -> Row | None:
     a launch is asked for instead."""
     asked = st.query_params
     if "pairs" in asked and "synthesis" not in asked:
-        keep("synthesis", None)
+        set_param("synthesis", None)
     wanted = asked.get("synthesis")
     found = syntheses()
-    run = look("synthesis", "", valid=found.__contains__)
+    run = get_param("synthesis", "", valid=found.__contains__)
     if not run:
         if wanted:
             st.warning(
@@ -84,7 +84,7 @@ def shown_result() -> Row | None:
                 f"deleted, or lie in another workspace.",
                 icon=":material/search_off:",
             )
-            keep("synthesis", None)
+            set_param("synthesis", None)
         return None
     if "pairs" in asked:
         del asked["pairs"]
@@ -346,7 +346,7 @@ def unasked_rows(manifest: Row, offset: int, limit: int) -> tuple[list[Row], int
 
 def look_outcome(facts: Row) -> str | None:
     """The outcome that somebody asked for; None for the usual one."""
-    return look("reason", None, valid=_outcomes(facts).__contains__)
+    return get_param("reason", None, valid=_outcomes(facts).__contains__)
 
 
 def pick_outcome(facts: Row) -> str:
@@ -358,7 +358,7 @@ def pick_outcome(facts: Row) -> str:
         options,
         format_func=lambda each: f"{each} · {counts[each]:,}",
         width=210,
-        **linked("reason", options[0], valid=options.__contains__),
+        **param_widget("reason", options[0], valid=options.__contains__),
     )
 
 
@@ -519,7 +519,7 @@ def chosen_candidate(rows: Sequence[Row], manifest: Row, outcome: str) -> str | 
     """The text in view: the one the address names, unless another outcome was asked for since;
     else the first of the list."""
     first = rows[0]["candidate"] if rows else None
-    given = look("candidate", first)
+    given = get_param("candidate", first)
     row = cache().candidate(manifest["run"], given) if given else None
     if row is None:
         return first
