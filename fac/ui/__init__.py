@@ -2,7 +2,7 @@
 
     text       foreign text made harmless, tokens with their activations
     views      what is shown lives in the URL; empty states, links, cards
-    handles    the stores of the workspace
+    stores     the stores of the workspace
     work       jobs: asked for, watched, failed
     findings   measured runs and their names, features, samples
     tables     a page of rows at a time
@@ -76,12 +76,6 @@ from fac.ui.gaps import (
     relevant_words,
     support_after,
     threshold_slider,
-)
-from fac.ui.handles import (
-    cache,
-    decisions,
-    queue,
-    runs,
 )
 from fac.ui.meaning import (
     LEVEL_NAMES,
@@ -165,6 +159,12 @@ from fac.ui.shell import (
     navigation,
     prepare,
     title,
+)
+from fac.ui.stores import (
+    cache,
+    decisions,
+    queue,
+    runs,
 )
 from fac.ui.synthesis import (
     approved_pairs,

@@ -17,7 +17,7 @@ import streamlit as st
 
 from fac import charts
 from fac.charts import Window
-from fac.ui.handles import stores, workspace
+from fac.ui.stores import stores, workspace
 from fac.ui.tables import point_id, selected_points
 from fac.ui.views import get_param, set_param
 

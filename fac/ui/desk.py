@@ -22,7 +22,6 @@ from fac.review import Item
 from fac.schema import CANNOT_TELL
 from fac.store.decisions import Decision
 from fac.ui.gaps import coverage
-from fac.ui.handles import cache, decisions
 from fac.ui.meaning import (
     Relevance,
     explained,
@@ -30,6 +29,7 @@ from fac.ui.meaning import (
     explanation_texts,
     tasks,
 )
+from fac.ui.stores import cache, decisions
 from fac.ui.text import Row, clean, example_html, tokens_html
 from fac.ui.views import param_widget, set_param
 

@@ -12,7 +12,7 @@ import streamlit as st
 from fac import review
 from fac.config import MeasureSpec, ProbeSpec
 from fac.review import PairState
-from fac.ui.handles import cache, decisions, runs, stores, workspace
+from fac.ui.stores import cache, decisions, runs, stores, workspace
 from fac.ui.text import Row
 from fac.ui.views import DATASETS, HOME, empty, param_widget
 from fac.ui.work import demo_job, start

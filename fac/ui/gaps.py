@@ -15,8 +15,8 @@ from fac import compare
 from fac.config import PairsSpec, SynthesizeSpec
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui.findings import is_synthetic, measured, pair_states, sae_of, titles
-from fac.ui.handles import cache, runs, stores, workspace
 from fac.ui.meaning import EVERY_FEATURE, Relevance, explained, tasks_with_verdicts
+from fac.ui.stores import cache, runs, stores, workspace
 from fac.ui.text import Row, plain
 from fac.ui.views import (
     COVERAGE,

@@ -18,7 +18,7 @@ from fac.config import ExplainSpec, JudgeSpec, digest
 from fac.prompts import Task
 from fac.schema import LEVELS
 from fac.ui.findings import anchor_of, labels, measured
-from fac.ui.handles import cache, decisions, queue, runs, stores, workspace
+from fac.ui.stores import cache, decisions, queue, runs, stores, workspace
 from fac.ui.text import Row, called, explanation_html, plain
 from fac.ui.views import CHART, REVIEW
 from fac.ui.work import start

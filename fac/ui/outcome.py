@@ -22,9 +22,9 @@ from fac.config import MeasureSpec, read_spec
 from fac.coverage import is_active
 from fac.schema import ROLES, CoverageResult
 from fac.ui.findings import measured, titles
-from fac.ui.handles import cache, queue, runs, stores, workspace
 from fac.ui.meaning import explained, explanation_texts, headline
 from fac.ui.pairs import pair_html, turns_of
+from fac.ui.stores import cache, queue, runs, stores, workspace
 from fac.ui.synthesis import open_launch, open_result, syntheses, synthesis_title
 from fac.ui.text import (
     Row,

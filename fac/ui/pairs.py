@@ -30,8 +30,8 @@ from fac.synthesis import user_text
 from fac.ui.card import focus_writing
 from fac.ui.findings import pair_states
 from fac.ui.gaps import gap_table
-from fac.ui.handles import cache, decisions, queue, runs
 from fac.ui.meaning import explanation_texts, names
+from fac.ui.stores import cache, decisions, queue, runs
 from fac.ui.tables import table
 from fac.ui.text import Row, called, clean, plain, show_examples, tokens_html
 from fac.ui.views import PAIRS, SYNTHESIS, get_param, link, set_param

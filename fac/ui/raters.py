@@ -14,8 +14,8 @@ from fac.schema import LEVELS, RELEVANT
 from fac.store.decisions import Decision
 from fac.ui.findings import comparable, measured
 from fac.ui.gaps import coverage
-from fac.ui.handles import cache, decisions, stores, workspace
 from fac.ui.meaning import explained, judged
+from fac.ui.stores import cache, decisions, stores, workspace
 from fac.ui.text import Row
 
 WITHIN = 0.05

@@ -15,8 +15,8 @@ from fac.config import WRITERS, inherited
 from fac.prompts import PROFILES
 from fac.store.queue import Job
 from fac.synthesis.candidates import Ask
-from fac.ui.handles import queue
 from fac.ui.meaning import key_line
+from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
 from fac.ui.work import progress, retry
 
