@@ -92,24 +92,29 @@ def samples(
     stores: Stores, dataset: str, *, search: str, offset: int, limit: int
 ) -> tuple[list[Row], int]:
     """Samples of a dataset run whose text or label holds `search`, and how many there are."""
-    table = stores.runs.table(dataset, "samples")
-    if needle := search.casefold():
-        haystacks = _searchable(stores, dataset).to_pylist()
-        matches = [row for row, text in enumerate(haystacks) if needle in text]
-        page = pa.array(matches[offset : offset + limit], pa.int64())
-        return table.take(page).to_pylist(), len(matches)
-    return table.slice(offset, limit).to_pylist(), table.num_rows
+    table = _samples(stores, dataset)
+    if not (needle := search.casefold()):
+        return table.slice(offset, limit).to_pylist(), table.num_rows
+    texts = _searchable(stores, dataset)["text"].to_pylist()
+    matches = [row for row, text in enumerate(texts) if needle in text]
+    page = pa.array(matches[offset : offset + limit], pa.int64())
+    return table.take(page).to_pylist(), len(matches)
 
 
 @remembered_for_good
-def _searchable(stores: Stores, dataset: str) -> pa.ChunkedArray:
+def _samples(stores: Stores, dataset: str) -> pa.Table:
+    return stores.runs.table(dataset, "samples")
+
+
+@remembered_for_good
+def _searchable(stores: Stores, dataset: str) -> pa.Table:
     """The texts and the label of every sample, in lower case."""
-    rows = stores.runs.table(dataset, "samples", ["messages", "label"]).to_pylist()
+    rows = _samples(stores, dataset).select(["messages", "label"]).to_pylist()
     texts = [
         "\n".join([*(m["content"] or "" for m in row["messages"]), row["label"] or ""]).casefold()
         for row in rows
     ]
-    return pa.chunked_array([pa.array(texts, pa.string())])
+    return pa.table({"text": pa.array(texts, pa.string())})
 
 
 class Probe(NamedTuple):
@@ -143,7 +148,5 @@ def probe_rows(stores: Stores, text: Probe, dataset: str, token: int | None = No
     firing = [feature for feature, peak in peaks.items() if peak > 0]
     rows, _ = stores.cache.features_page(dataset, ids=firing, limit=len(firing))
     names = labels(stores, dataset, firing)
-    rows = [
-        {**row, "label": names[row["feature"]], "peak": peaks[row["feature"]]} for row in rows
-    ]
+    rows = [{**row, "label": names[row["feature"]], "peak": peaks[row["feature"]]} for row in rows]
     return sorted(rows, key=lambda row: -row["peak"])

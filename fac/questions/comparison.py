@@ -55,15 +55,16 @@ def coverage(stores: Stores, comparison: Comparison) -> CoverageResult:
 
     Raises InputError when the runs cannot be compared.
     """
-    return _coverage(stores, comparison)
+    return _within(stores, comparison, _relevant(stores, comparison))
 
 
 @remembered_for_good
 def curve(stores: Stores, comparison: Comparison) -> list[Row]:
     """Coverage at every threshold of the anchor's grid: threshold, fac (NaN where the anchor shows
     nothing), n_anchor, n_covered, n_missing."""
+    relevant = _relevant(stores, comparison)
     return [
-        {"threshold": t, **_figures(_coverage(stores, replace(comparison, threshold=t)))}
+        {"threshold": t, **_figures(_within(stores, replace(comparison, threshold=t), relevant))}
         for t in stores.cache.summary(comparison.anchor)["thresholds"]
     ]
 
@@ -73,15 +74,20 @@ def by_role(stores: Stores, comparison: Comparison) -> list[Row]:
     """Coverage counting only one role's tokens, a row per role: role, fac (NaN where the anchor's
     tokens of that role show nothing), n_anchor, n_covered, n_missing. The relevant features are
     those of each role: what fires everywhere differs between them."""
-    return [
-        {"role": role, **_figures(_coverage(stores, replace(comparison, role=role)))}
-        for role in ROLES
-    ]
+    rows = []
+    for role in ROLES:
+        of_role = replace(comparison, role=role)
+        result = _within(stores, of_role, _relevant(stores, of_role))
+        rows.append({"role": role, **_figures(result)})
+    return rows
 
 
-def _coverage(stores: Stores, comparison: Comparison) -> CoverageResult:
+def _relevant(stores: Stores, comparison: Comparison) -> np.ndarray:
+    return relevant_set(stores, comparison.anchor, comparison.relevance, comparison.role)
+
+
+def _within(stores: Stores, comparison: Comparison, relevant: np.ndarray) -> CoverageResult:
     anchor, threshold, role = comparison.anchor, comparison.threshold, comparison.role
-    relevant = relevant_set(stores, anchor, comparison.relevance, role)
     in_dataset = np.zeros_like(relevant)
     for run in (comparison.dataset, *comparison.added):
         _must_match(stores, anchor, run, role)

@@ -193,7 +193,8 @@ def unjudged(stores: Stores, anchor: str, task: str) -> str:
         clauses.append(f"{n_failed:,} never came")
     if not clauses:
         return ""
-    return f"For {task}, {', '.join(clauses)}: coverage speaks of the features with a verdict alone."
+    limits = ", ".join(clauses)
+    return f"For {task}, {limits}: coverage speaks of the features with a verdict alone."
 
 
 class TaskVerdict(NamedTuple):
