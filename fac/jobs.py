@@ -262,7 +262,7 @@ class Steps:
     def _interpret(self, spec: ExplainSpec | JudgeSpec, progress: Progress) -> str:
         """Explain or judge. Also what a stopped run left complete is there to browse."""
         from fac import interpret
-        from fac.generator.asking import chat_of
+        from fac.generator.batch_chat import chat_of
 
         asked: Any = {"runs": self.runs, "ask": partial(chat_of, spec), "progress": progress}
         try:
@@ -281,12 +281,12 @@ class Steps:
         the run that will hold them is named after who answers.
         """
         from fac.generator import writer as writing
-        from fac.generator.asking import Journal, chat_of, limits_of
+        from fac.generator.batch_chat import ReplyJournal, chat_of, limits_of
 
         if spec.writer == "openai":
             chat = chat_of(spec)
             self._until.callback(chat.close)
-            journal = Journal(self._paid_replies(spec))
+            journal = ReplyJournal(self._paid_replies(spec))
             return writing.ChatWriter(chat, journal, limits_of(spec), attempt=spec.attempt)
         model = spec.model or MeasureSpec.model
         if self.where.executor == "ray":

@@ -206,11 +206,11 @@ def approved(place: Workspace, made: str, *line: object) -> dict[str, Any]:
 
 def test_without_an_approval_nothing_is_written(place):
     made = paired(place)
-    MakingSteps.last.asked.clear()
+    MakingSteps.last.requests.clear()
     said = fac("synthesize", made, place=place)
     assert_one_sentence(said)
     assert "approve" in said.err
-    assert not MakingSteps.last.asked
+    assert not MakingSteps.last.requests
 
 
 def test_pairs_are_approved_by_feature_by_id_or_by_their_score(place):
@@ -364,9 +364,9 @@ def questions(server: ScriptedServer) -> Counter[str]:
 @pytest.fixture
 def asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause before a question is repeated."""
-    from fac.generator import asking
+    from fac.generator import batch_chat
 
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(batch_chat, "FIRST_PAUSE", 0.001)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test")
 
 

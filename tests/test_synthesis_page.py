@@ -28,7 +28,7 @@ from fac.config import (
 )
 from fac.datasets import read_samples
 from fac.generator.writer import Request
-from fac.prompts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
@@ -277,7 +277,7 @@ def test_the_request_shown_is_the_request_made(place):
     shown = {each for each in read(at).split("⏎")}
     ran(button(at, launch_label(4)).click().run())
     work_off(place)
-    first = PageSteps.last.asked[0]
+    first = PageSteps.last.requests[0]
     told = first.opening.text if first.opening else first.prompt.messages[-1]["content"]
     assert " ".join(told.split()) in " ".join(" ".join(shown).split())
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fac import coverage, prompts, review
+from fac import coverage, review
 from fac.errors import BadRow, InputError
+from fac.prompts.relevance import TASKS, TaskProfile, read_tasks
 from fac.questions.catalogue import Row
 from fac.questions.explanations import explain_runs
 from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, UNREADABLE
@@ -44,19 +45,19 @@ class Relevance:
     """What the file lists."""
 
 
-def task_profiles(runs: Runs) -> dict[str, prompts.Task]:
+def task_profiles(runs: Runs) -> dict[str, TaskProfile]:
     """The built-in task profiles and those of the workspace's tasks.toml, by name.
 
-    Raises InputError for a file that is no text or that fac.prompts.read_tasks refuses.
+    Raises InputError for a file that is no text or that fac.prompts.relevance.read_tasks refuses.
     """
     path = runs.workspace.tasks
     if not path.is_file():
-        return prompts.TASKS
+        return TASKS
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it as such.") from error
-    return {**prompts.TASKS, **prompts.read_tasks(text)}
+    return {**TASKS, **read_tasks(text)}
 
 
 def relevance_runs(runs: Runs, measure: str) -> dict[str, str]:
