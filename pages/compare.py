@@ -10,7 +10,7 @@ from fac import charts, ui
 def choose_on_scatter() -> None:
     ids = [ui.point_id(data) for data in ui.selected_points(st.session_state["scatter"])]
     if ids:
-        ui.keep("feature", ids[0])
+        ui.set_param("feature", ids[0])
 
 
 ui.title("Compare")
@@ -44,7 +44,7 @@ for run in dict.fromkeys((before, after)):
 added = ui.made_for(found[after], before) and st.toggle(
     f"Together with {ui.plain(titles[before])}",
     help="These samples were made to be added, not to replace anything.",
-    **ui.linked("together", True, read="True".__eq__),
+    **ui.param_widget("together", True, read="True".__eq__),
 )
 changed = ui.changes(before, after, added=added)
 was = ui.coverage(anchor, before)
@@ -94,7 +94,7 @@ with right:
         rows = []
         st.caption(f"No feature was {side}.")
 
-feature = ui.look("feature", rows[0]["feature"] if rows else None, read=int)
+feature = ui.get_param("feature", rows[0]["feature"] if rows else None, read=int)
 if feature is not None and (facts := ui.cache().feature(after, feature)) is not None:
     label = facts["label"] or (ui.cache().feature(before, feature) or facts)["label"]
     st.subheader(ui.plain(ui.called(feature, label)), anchor=False)

@@ -37,7 +37,7 @@ def answer(anchor: str, dataset: str) -> None:
             1000,
             width=150,
             help="Samples of the anchor that must show a feature before it counts as its own.",
-            **ui.linked("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
+            **ui.param_widget("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
         )
     asked = {
         "relevance": relevance,
@@ -144,7 +144,7 @@ def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
         missing = ui.coverage(anchor, dataset, **asked).missing
         known = {row["feature"]: row for row in rows}
         first = next(iter(known), int(missing[0]))
-        gap = ui.look("gap", first, read=int, valid=lambda feature: feature in missing)
+        gap = ui.get_param("gap", first, read=int, valid=lambda feature: feature in missing)
         evidence(anchor, dataset, gap, known.get(gap))
 
 

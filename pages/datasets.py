@@ -55,8 +55,8 @@ def add() -> None:
             on_bad="skip" if skip else "stop",
         )
         ui.start(spec, f"Reading {name}")
-        ui.keep("add", None)
-        ui.keep("open", None)  # the newest is shown: the one that is coming
+        ui.set_param("add", None)
+        ui.set_param("open", None)  # the newest is shown: the one that is coming
         st.rerun()
 
 
@@ -143,7 +143,7 @@ def show(manifest: ui.Row, measures: list[ui.Row]) -> None:
 
 ui.title("Datasets")
 datasets = ui.runs().list("dataset")
-asked = ui.look("add", "no") == "yes"
+asked = ui.get_param("add", "no") == "yes"
 with st.expander("Add a dataset", icon=":material/add:", expanded=asked or not datasets):
     add()
 ui.show_failures("dataset", "measure")
@@ -167,5 +167,5 @@ rows = [
 columns = ("name", "n_samples", "duplicates", "n_rejected", "state", "created")
 ui.table(rows, columns, key="datasets", opens="open", id_column="run")
 known = {each["run"]: each for each in datasets}
-chosen = ui.look("open", datasets[0]["run"], valid=known.__contains__)
+chosen = ui.get_param("open", datasets[0]["run"], valid=known.__contains__)
 show(known[chosen], measures.get(chosen, []))

@@ -132,7 +132,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     run = ui.pick("Dataset", "dataset", found, ui.default_dataset(found, anchor), width=280)
 sae = ui.sae_of(found[run])
 first, _ = ui.cache().features_page(run, sort=next(iter(SORTS)), limit=1)
-feature = ui.look("feature", first[0]["feature"], read=int)
+feature = ui.get_param("feature", first[0]["feature"], read=int)
 
 left, right = st.columns([4, 3], gap="medium")
 with left:

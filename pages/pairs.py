@@ -114,7 +114,7 @@ def chosen(asked: str, anchor: str) -> list[ui.Row]:
         st.button(
             "Best supported instead",
             type="tertiary",
-            on_click=ui.keep,
+            on_click=ui.set_param,
             args=("features", ui.BEST),
         )
     return ui.gap_rows(anchor, features)
@@ -192,12 +192,12 @@ def work(run: str, who: str | None) -> None:
             step=1.0,
             width=120,
             help="Only pairs whose positive fires more strongly than this.",
-            **ui.linked("above", 0.0, read=float, valid=lambda value: value >= 0),
+            **ui.param_widget("above", 0.0, read=float, valid=lambda value: value >= 0),
         )
         actions = st.container(
             horizontal=True, width="stretch", horizontal_alignment="right", gap="xsmall"
         )
-    first = ui.look("feature", None, read=int)
+    first = ui.get_param("feature", None, read=int)
     desk = ui.open_pair_desk(run, who, show, above, states, first=first)
     with actions:
         ui.show_approve_all(desk, states, show, above)
@@ -240,7 +240,7 @@ def decide(newest: str, names: dict[str, str], place: Any) -> None:
             list(names),
             format_func=names.__getitem__,
             width=310,
-            **ui.linked("pairs", newest, valid=names.__contains__),
+            **ui.param_widget("pairs", newest, valid=names.__contains__),
         )
         who = ui.reviewer()
         ui.link(ui.PAIRS, "Write others", features=ui.BEST)
@@ -273,10 +273,10 @@ if job:
         ui.link(ui.PAIRS, "Decide on what was complete", pairs=left)
     st.button("Leave it", on_click=ui.forget_pairs_job, type="tertiary")
 ui.show_failures("rescore")
-asked = ui.look("features", "")
+asked = ui.get_param("features", "")
 if not asked and names:
     newest = next(iter(names))
-    given = ui.look("pairs", newest)
+    given = ui.get_param("pairs", newest)
     if given not in names:
         st.warning(
             f"There are no pairs called {ui.plain(given)} here; these are the newest.",

@@ -10,7 +10,7 @@ DOTS = 14
 
 def choose_on_dots() -> None:
     if chosen := ui.selected_points(st.session_state["dots"]):
-        ui.keep("feature", ui.point_id(chosen[0]))
+        ui.set_param("feature", ui.point_id(chosen[0]))
 
 
 @st.fragment(run_every="1s")
@@ -25,7 +25,7 @@ def waiting(job_id: int) -> None:
         return
     del st.session_state["probe_job"]
     if job.status == "done":
-        ui.keep("probe", job.run_id)
+        ui.set_param("probe", job.run_id)
     else:
         st.session_state["probe_error"] = job.error or "The job was cancelled."
     st.rerun()
@@ -78,7 +78,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     dataset = ui.pick("Does this dataset have them?", "dataset", found, usual, width=280)
 facts = found[dataset]["facts"]
 
-run = ui.look("probe", "", valid=ui.runs().find)
+run = ui.get_param("probe", "", valid=ui.runs().find)
 with st.form("text", border=False):
     before = ui.runs().manifest(run)["facts"]["text"] if run else EXAMPLE
     written = st.text_area("Text", value=before, height=110, label_visibility="collapsed")
@@ -99,7 +99,7 @@ elif not (text := ui.probe(run)).features:
     st.info("No feature fires on this text. Try a longer one.", icon=":material/info:")
 else:
     rows = ui.probe_rows(text, dataset)
-    chosen = ui.look(
+    chosen = ui.get_param(
         "feature", rows[0]["feature"], read=int, valid=lambda feature: feature in text.features
     )
     left, right = st.columns([4, 3], gap="medium")

@@ -91,7 +91,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         every = kind == "explanation" and st.toggle(
             "Every explanation of a feature",
             help="Otherwise the preferred one: a correction, a model's, then the tokens'.",
-            **ui.linked("every", False, read="True".__eq__),
+            **ui.param_widget("every", False, read="True".__eq__),
         )
         asked = ui.gap_settings()
         relevance = ui.look_relevance(anchor)
@@ -135,7 +135,7 @@ def items() -> list[ui.Item]:
 
 
 setting = (who, kind, anchor, task, every, frozenset(features or ()), which, *explain_runs)
-ui.open_desk(who, kind, setting, items, first=ui.look("item", None))
+ui.open_desk(who, kind, setting, items, first=ui.get_param("item", None))
 view = {"kind": kind, "anchor": titles[anchor], "dataset": titles[dataset], "which": which}
 view |= ui.gaps_in_link({**asked, "relevance": relevance}) if which == "gaps" else {}
 view |= {"task": task} if task else {}

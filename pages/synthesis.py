@@ -201,8 +201,8 @@ def figures(facts: ui.Row) -> None:
 
 def choose_outcome() -> None:
     chosen = ui.selected_points(st.session_state["outcomes"])
-    ui.keep("reason", chosen[0] if chosen else None)
-    ui.keep("candidate", None)
+    ui.set_param("reason", chosen[0] if chosen else None)
+    ui.set_param("candidate", None)
 
 
 @st.fragment

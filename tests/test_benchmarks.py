@@ -11,7 +11,7 @@ import pytest
 from benchmarks.synthesis import METHODS, OVER, Rationed, interval, summary, table
 from fac.config import REPOSITORY, Workspace
 from fac.generator.writer import Request, Written
-from fac.prompts import Opening
+from fac.prompts.openings import Opening
 from fac.store.runs import Runs
 from tests.scripted import ScriptedWriter
 
@@ -58,7 +58,7 @@ def test_without_tokens_nothing_is_written():
     assert writer.identity != inner.identity
     found = writer.write(requests_for("m/000001/00/a"), record=[].append, done={}, **HOW)
     assert [one.failure for one in found.values()] == [OVER]
-    assert not inner.asked
+    assert not inner.requests
 
 
 def row(seed, method, hit, after):

@@ -5,10 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fac import prompts
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
-from fac.generator.asking import Journal, Limits
+from fac.generator.batch_chat import Limits, ReplyJournal
 from fac.generator.chat import Declined, OpenAIChat, Reply
 from fac.generator.local import Row
 from fac.generator.writer import (
@@ -21,7 +20,8 @@ from fac.generator.writer import (
     Written,
     stream,
 )
-from fac.prompts import Excerpt, Opening, Prompt
+from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts.openings import Opening, candidate_opening
 from tests.scripted import ScriptedChat, ScriptedWriter
 from tests.server import ScriptedServer
 
@@ -74,7 +74,7 @@ def writer(request, generator, tmp_path):
         return LocalWriter(generator, "tiny", batch=3)
     if request.param == "chat":
         chat = ScriptedChat(lambda asked: f"number {asked.draw}")
-        return ChatWriter(chat, Journal(tmp_path / "journal"), Limits(2))
+        return ChatWriter(chat, ReplyJournal(tmp_path / "journal"), Limits(2))
     return ScriptedWriter(lambda asked: f"about {asked.key}")
 
 
@@ -128,8 +128,8 @@ def test_a_request_is_either_a_prompt_or_an_opening_and_keys_differ(kind, genera
     if kind is LocalWriter:
         writer = LocalWriter(generator, "tiny")
     else:
-        writer = ChatWriter(ScriptedChat(["x"]), Journal(tmp_path / "journal"), Limits())
-    prompt, opening = prompts.unguided_prompt("chat"), Opening("a", "")
+        writer = ChatWriter(ScriptedChat(["x"]), ReplyJournal(tmp_path / "journal"), Limits())
+    prompt, opening = drafts.unguided_prompt("chat"), Opening("a", "")
     for wrong in (Request("a"), Request("a", prompt, opening)):
         with pytest.raises(ValueError, match="'a' needs either"):
             write(writer, [wrong])
@@ -155,7 +155,7 @@ class Watching:
 def test_prompts_are_rendered_and_openings_are_lines(generator):
     watched = Watching(generator)
     push = Steer(np.ones(32, np.float32), 2)
-    asked = prompts.candidate_prompt("instruction", "bread", [BREAD])
+    asked = drafts.candidate_prompt("instruction", "bread", [BREAD])
     requests = [
         Request("prompt", asked),
         Request("opening", None, Opening("- The oven", "The oven"), push),
@@ -178,7 +178,7 @@ def test_a_model_without_a_template_writes_lists_only(tmp_path):
     writer = LocalWriter(LocalGenerator(tiny.gpt2(tmp_path), dtype="float32"), "tiny")
     assert len(write(writer, openings(2))) == 2
     for request in (
-        Request("a", prompts.unguided_prompt("instruction")),
+        Request("a", drafts.unguided_prompt("instruction")),
         Request("a", None, Opening("", "")),
     ):
         with pytest.raises(InputError, match="no chat template"):
@@ -193,11 +193,13 @@ def test_a_reply_in_json_has_the_room_that_its_form_needs(generator, tmp_path):
     write(LocalWriter(watched, "tiny"), requests)
     assert sorted(room for _, room in watched.calls) == [8, 20]
     chat = ScriptedChat(lambda asked: "x")
-    write(ChatWriter(chat, Journal(tmp_path / "journal"), Limits(1)), requests)
-    assert {asked.max_tokens for asked in chat.asked if asked.form} == {20}
-    assert {asked.max_tokens for asked in chat.asked if not asked.form} == {8}
-    write(ChatWriter(chat, Journal(tmp_path / "other"), Limits(1)), requests, max_new_tokens=30)
-    assert {asked.max_tokens for asked in chat.asked[2:]} == {30}
+    write(ChatWriter(chat, ReplyJournal(tmp_path / "journal"), Limits(1)), requests)
+    assert {asked.max_tokens for asked in chat.prompts if asked.form} == {20}
+    assert {asked.max_tokens for asked in chat.prompts if not asked.form} == {8}
+    write(
+        ChatWriter(chat, ReplyJournal(tmp_path / "other"), Limits(1)), requests, max_new_tokens=30
+    )
+    assert {asked.max_tokens for asked in chat.prompts[2:]} == {30}
 
 
 # --- local: streams, batches, resuming ------------------------------------------------------------
@@ -310,32 +312,32 @@ def test_the_push_of_a_request_reaches_its_text_alone(generator):
 
 def asking(requests, said, tmp_path, *, limits=None, **given):
     chat = ScriptedChat(said)
-    writer = ChatWriter(chat, Journal(tmp_path / "journal"), limits or Limits(1))
+    writer = ChatWriter(chat, ReplyJournal(tmp_path / "journal"), limits or Limits(1))
     return write(writer, requests, **given), chat
 
 
 def test_each_request_is_drawn_with_a_seed_of_its_own_and_never_asked_twice(tmp_path):
-    prompt = prompts.unguided_prompt("instruction")
+    prompt = drafts.unguided_prompt("instruction")
     requests = [Request(f"unguided/{number}", prompt) for number in range(6)]
     found, chat = asking(requests, lambda asked: f"How is {asked.draw}?", tmp_path)
-    assert len({asked.draw for asked in chat.asked}) == 6
-    assert all(0 <= asked.draw < 2**31 and asked.temperature == 1.0 for asked in chat.asked)
+    assert len({asked.draw for asked in chat.prompts}) == 6
+    assert all(0 <= asked.draw < 2**31 and asked.temperature == 1.0 for asked in chat.prompts)
     assert len({text.text for text in found.values()}) == 6
     again, silent = asking(requests, [], tmp_path)
-    assert again == found and silent.asked == []
+    assert again == found and silent.prompts == []
     _, more = asking(requests, lambda asked: "x", tmp_path, seed=1)
-    assert len(more.asked) == 6
+    assert len(more.prompts) == 6
     _, warmer = asking(requests, lambda asked: "x", tmp_path, temperature=0.5)
-    assert len(warmer.asked) == 6
+    assert len(warmer.prompts) == 6
 
 
 def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
     forms = {"plain": "instruction", "object": "chat"}
-    requests = [Request(k, prompts.unguided_prompt(name)) for k, name in forms.items()]
+    requests = [Request(k, drafts.unguided_prompt(name)) for k, name in forms.items()]
     with ScriptedServer(lambda body: "How late is it?").running() as server:
         chat = OpenAIChat("small", server.endpoint)
-        writer = ChatWriter(chat, Journal(tmp_path / "journal"), Limits(1))
+        writer = ChatWriter(chat, ReplyJournal(tmp_path / "journal"), Limits(1))
         found = write(writer, requests, seed=3, temperature=0.9)
     assert writer.identity == chat.identity
     assert [text.text for text in found.values()] == ["How late is it?"] * 2
@@ -346,14 +348,14 @@ def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkey
 
 
 def test_a_list_is_sent_as_a_message_and_its_line_comes_back(tmp_path):
-    opening = prompts.candidate_opening("instruction", None, [BREAD], "I baked")
+    opening = candidate_opening("instruction", None, [BREAD], "I baked")
     requests = [Request("a", None, opening)]
     found, chat = asking(
         requests, [Reply("- I baked rolls.\n- And more", "length", 9, 5, False, "m")], tmp_path
     )
     assert found["a"].text == " rolls." and found["a"].finished
-    assert opening.text in chat.asked[0].messages[-1]["content"]
-    assert chat.asked[0].form == {}
+    assert opening.text in chat.prompts[0].messages[-1]["content"]
+    assert chat.prompts[0].form == {}
     with pytest.raises(ValueError, match="empty chat"):
         asking([Request("b", None, Opening("", ""))], [], tmp_path)
     with pytest.raises(ValueError, match="cannot be steered"):
@@ -365,14 +367,14 @@ def test_a_list_is_sent_as_a_message_and_its_line_comes_back(tmp_path):
     [("stop", True), ("", True), ("length", False), ("content_filter", False)],
 )
 def test_a_reply_that_was_cut_off_is_not_finished(tmp_path, finish, finished):
-    request = Request("a", prompts.unguided_prompt("instruction"))
+    request = Request("a", drafts.unguided_prompt("instruction"))
     said = [Reply("How late is", finish, 9, 4, False, "m")]
     found, _ = asking([request], said, tmp_path, limits=Limits(1, None, None, 1.0, 2.0))
     assert found["a"] == Written("a", "How late is", finished, 4, "", 9, (9 + 8) / 1e6)
 
 
 def test_what_a_server_declines_has_a_failure_and_is_asked_again_next_time(tmp_path):
-    prompt = prompts.unguided_prompt("instruction")
+    prompt = drafts.unguided_prompt("instruction")
     requests = [Request(f"{number}", prompt) for number in range(3)]
     declined = stream(0, "1") % 2**31
 
@@ -386,12 +388,12 @@ def test_what_a_server_declines_has_a_failure_and_is_asked_again_next_time(tmp_p
     again, chat = asking(
         requests, ["Better?"], tmp_path, record=kept.append, done={text.key: text for text in kept}
     )
-    assert again["1"].text == "Better?" and len(chat.asked) == 1
+    assert again["1"].text == "Better?" and len(chat.prompts) == 1
     assert Counter(text.key for text in kept) == {"0": 1, "1": 1, "2": 1}
 
 
 def test_nothing_paid_for_is_lost_when_the_budget_ends(tmp_path):
-    prompt = prompts.unguided_prompt("instruction")
+    prompt = drafts.unguided_prompt("instruction")
     requests = [Request(f"{number}", prompt) for number in range(30)]
 
     def said(asked):
@@ -399,14 +401,14 @@ def test_nothing_paid_for_is_lost_when_the_budget_ends(tmp_path):
 
     with pytest.raises(BudgetReached):
         asking(requests, said, tmp_path, limits=Limits(1, budget_tokens=4000))
-    paid = len(Journal(tmp_path / "journal").read())
+    paid = len(ReplyJournal(tmp_path / "journal").read())
     assert 1 < paid <= 10
     found, chat = asking(requests, said, tmp_path)
-    assert len(found) == 30 and len(chat.asked) == 30 - paid
+    assert len(found) == 30 and len(chat.prompts) == 30 - paid
 
 
 def test_a_server_that_answers_nothing_is_an_error_not_an_empty_result(tmp_path):
-    request = Request("a", prompts.unguided_prompt("instruction"))
+    request = Request("a", drafts.unguided_prompt("instruction"))
     with pytest.raises(ServiceError, match="None of the first 1 questions was answered"):
         asking([request], [Declined("no")], tmp_path)
 
@@ -426,13 +428,13 @@ def test_the_demo_model_writes_samples_of_its_list(demo_model_home):
             "Can you tell me why my bread does not rise?",
         )
     ]
-    opening = prompts.candidate_opening("instruction", "baking bread", spans, "Why is my bread")
+    opening = candidate_opening("instruction", "baking bread", spans, "Why is my bread")
     requests = [Request(f"bread/{number}", None, opening) for number in range(6)]
     found = write(writer, requests, max_new_tokens=40, temperature=0.8)
     drafts = []
     for text in found.values():
         assert "\n" not in text.text and text.prompt_tokens > 40
-        draft = prompts.read_draft("instruction", text.text, opening.starts, finished=text.finished)
+        draft = drafts.read_draft("instruction", text.text, opening.starts, finished=text.finished)
         drafts.append(draft.messages[0]["content"])
     assert all(draft.startswith("Why is my bread") for draft in drafts)
     assert len(set(drafts)) > 2

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from fac import compare, datasets, jobs, prompts, review
+from fac import compare, jobs, review
+from fac import export as exports
 from fac.cli.decide import (
     BudgetUsd,
     Concurrency,
@@ -48,13 +49,14 @@ from fac.config import (
 )
 from fac.errors import InputError
 from fac.executor import Where, choose_executor
+from fac.prompts import profiles
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 
 Writer = Annotated[str | None, typer.Option(help=f"What writes: {', '.join(WRITERS)}.")]
 Profile = Annotated[
-    str | None, typer.Option(help=f"The form of a sample: {', '.join(prompts.PROFILES)}.")
+    str | None, typer.Option(help=f"The form of a sample: {', '.join(profiles.PROFILES)}.")
 ]
 Model = Annotated[
     str | None,
@@ -389,16 +391,16 @@ def export(
     run: Annotated[str, typer.Argument(help="Run of a synthesis, or its name.")],
     out_: Annotated[Path, typer.Option("--out", help="File, or folder for the format hf.")],
     format_: Annotated[
-        str, typer.Option("--format", help=f"{', '.join(datasets.FORMATS)}.")
-    ] = datasets.FORMATS[0],
+        str, typer.Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
+    ] = exports.EXPORT_FORMATS[0],
     form: Annotated[
-        str, typer.Option(help=f"{', '.join(datasets.FORMS)}; by the profile if not given.")
+        str, typer.Option(help=f"{', '.join(exports.FORMS)}; by the profile if not given.")
     ] = "",
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Write the kept samples with their lineage, and a dataset card."""
     runs = Runs(workspace(workspace_))
-    found = datasets.export(
+    found = exports.export(
         runs.resolve("synthetic", run), out_, runs=runs, format=format_, form=form
     )
     data = {

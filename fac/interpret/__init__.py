@@ -22,15 +22,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fac import agreement, prompts, schema
+from fac import agreement, schema
 from fac.config import AskSpec, ExplainSpec, JudgeSpec, digest
 from fac.errors import BadReply, BudgetReached, Cancelled, InputError, ServiceError
-from fac.generator.asking import Answer, Journal, Question, ask_all, key_of, limits_of
+from fac.generator.batch_chat import (
+    Question,
+    RecordedReply,
+    ReplyJournal,
+    ask_batch,
+    limits_of,
+    reply_key,
+)
 from fac.generator.chat import ChatModel
 from fac.interpret import evidence, external, statistics
 from fac.interpret.contrast import contrast
 from fac.interpret.evidence import Evidence, Span
 from fac.interpret.scoring import Estimate
+from fac.prompts import Excerpt, Prompt, explaining, relevance, scoring
 from fac.schema import CANNOT_TELL, UNREADABLE
 from fac.store.runs import ParquetAppender, Runs
 
@@ -151,13 +159,13 @@ def _identity(chat: ChatModel | None) -> str:
     """Who answers, to which words: an edited prompt is a new run."""
     if chat is None:
         return ""
-    sample = prompts.Excerpt(("a", "b"), (True, False))
-    task = prompts.Task("t", "t", ("r",))
+    sample = Excerpt(("a", "b"), (True, False))
+    task = relevance.TaskProfile("t", "t", ("r",))
     asked = (
-        prompts.explain([sample]),
-        prompts.detect("e", [sample]),
-        prompts.fuzz("e", [sample]),
-        prompts.judge(task, "e", [sample]),
+        explaining.explain([sample]),
+        scoring.detect("e", [sample]),
+        scoring.fuzz("e", [sample]),
+        relevance.judge(task, "e", [sample]),
     )
     return f"{chat.identity} {digest([prompt.key for prompt in asked])}"
 
@@ -246,7 +254,7 @@ class _Asking:
     ):
         self._spec, self._chat, self._progress, self._total = spec, chat, progress, total
         self._counts: Counter[str] = Counter()
-        self._taken: dict[str, Answer] = {}
+        self._taken: dict[str, RecordedReply] = {}
         self._tokens, self._cost = 0, 0.0
         self._unread: list[str] = []
         self.done = 0
@@ -255,12 +263,12 @@ class _Asking:
         """Why nothing more is asked; what is known still answers."""
         if chat is None:
             return
-        self._journal = Journal(runs.scratch(run_id) / "_journal.jsonl")
-        self._before: dict[str, Answer] = {}
+        self._journal = ReplyJournal(runs.scratch(run_id) / "_journal.jsonl")
+        self._before: dict[str, RecordedReply] = {}
         for manifest in runs.list(spec.step):
             if manifest["spec"].get("model"):
                 rows = runs.table(manifest["run"], "replies").to_pylist()
-                answers = (Answer(**row) for row in rows)
+                answers = (RecordedReply(**row) for row in rows)
                 self._before |= {a.key: a for a in answers if a.reply is not None}
 
     def report(self, done: int, note: str) -> None:
@@ -271,7 +279,9 @@ class _Asking:
             except Cancelled as error:
                 self.stopped = error
 
-    def __call__(self, questions: Sequence[Question], block: int, note: str) -> dict[str, Answer]:
+    def __call__(
+        self, questions: Sequence[Question], block: int, note: str
+    ) -> dict[str, RecordedReply]:
         """Answers by `about`; some lack once the run was stopped."""
         assert self._chat is not None, "a run that asks has a model"
 
@@ -279,26 +289,26 @@ class _Asking:
             share = block * done // max(total, 1)
             self._progress(self.done + share, self._total, f"{note}, {detail}")
 
-        found: dict[str, Answer] = {}
+        found: dict[str, RecordedReply] = {}
         if self.stopped is None:
             try:
-                asked = ask_all(
+                asked = ask_batch(
                     questions,
                     self._chat,
                     self._journal,
                     attempt=self._spec.attempt,
                     limits=limits_of(self._spec),
-                    known=self._before,
+                    earlier=self._before,
                     progress=told,
                 )
             except (BudgetReached, Cancelled, ServiceError) as error:
                 self.stopped = error
             else:
-                found = asked.answers
+                found = asked.replies
                 self._counts.update(asked.counts)
         if self.stopped is not None:
             known = self._before | self._journal.read()
-            keys = {q.about: key_of(q, self._chat, self._spec.attempt) for q in questions}
+            keys = {q.about: reply_key(q, self._chat, self._spec.attempt) for q in questions}
             found = {
                 about: known[key]._replace(about=about)
                 for about, key in keys.items()
@@ -307,7 +317,7 @@ class _Asking:
         self._taken |= found
         return found
 
-    def read(self, answer: Answer, parse: Callable[[str], Any]) -> Any:
+    def read(self, answer: RecordedReply, parse: Callable[[str], Any]) -> Any:
         """What a reply says; raises BadReply, and the reply is listed with why."""
         if answer.reply is None:
             raise BadReply(answer.failure)
@@ -427,7 +437,7 @@ class _Explainer:
             if not spans:  # one firing sample in all: better an explanation than a score
                 item.examples[:], spans = [], [e["span"] for e in item.examples if e["positive"]]
             shown[item.feature] = evidence.evenly(spans, SHOWN)
-            prompt = prompts.explain([_excerpt(s) for s in shown[item.feature]], item.promotes)
+            prompt = explaining.explain([_excerpt(s) for s in shown[item.feature]], item.promotes)
             questions[item.feature] = Question(f"explain/{item.feature}", prompt)
         answers = self._asking([*questions.values()], len(items) // 3, "explaining")
         results = {}
@@ -439,7 +449,7 @@ class _Explainer:
             said: Row = {"text": None, "prompt_hash": question.prompt.key}
             said["inputs"] = json.dumps({"spans": _places(shown[item.feature])})
             try:
-                read = self._asking.read(answer, prompts.read_explanation)
+                read = self._asking.read(answer, explaining.read_explanation)
             except BadReply as error:
                 said["status"] = FAILED if answer.reply is None else UNREADABLE
                 said["reason"] = str(error)
@@ -472,7 +482,7 @@ class _Explainer:
             unreadable = 0
             for question, part in paper:
                 try:
-                    parse = partial(prompts.read_answers, n=len(part))
+                    parse = partial(scoring.read_answers, n=len(part))
                     said = self._asking.read(answers[question.about], parse)
                 except BadReply:
                     unreadable += len(part)
@@ -514,10 +524,10 @@ def _score(
     }
 
 
-def _paper(score: str, text: str, rows: Sequence[Row]) -> prompts.Prompt:
+def _paper(score: str, text: str, rows: Sequence[Row]) -> Prompt:
     if score == "detection":
-        return prompts.detect(text, [_excerpt(row["span"], marks=False) for row in rows])
-    return prompts.fuzz(text, [_excerpt(r["span"], right=r["fuzz_right"]) for r in rows])
+        return scoring.detect(text, [_excerpt(row["span"], marks=False) for row in rows])
+    return scoring.fuzz(text, [_excerpt(r["span"], right=r["fuzz_right"]) for r in rows])
 
 
 def _marked(examples: Sequence[Row]) -> list[Row]:
@@ -528,7 +538,7 @@ def _marked(examples: Sequence[Row]) -> list[Row]:
     return positives
 
 
-def _excerpt(span: Span, *, marks: bool = True, right: bool = True) -> prompts.Excerpt:
+def _excerpt(span: Span, *, marks: bool = True, right: bool = True) -> Excerpt:
     """A span as a language model sees it: TOKENS around the peak, firing tokens marked.
 
     Wrong marks are as many, on silent tokens spread over the text.
@@ -541,7 +551,7 @@ def _excerpt(span: Span, *, marks: bool = True, right: bool = True) -> prompts.E
         silent = np.flatnonzero(~marked)
         chosen = np.linspace(0, len(silent) - 1, min(int(marked.sum()), len(silent))).round()
         marked = np.isin(np.arange(len(marked)), silent[chosen.astype(int)])
-    return prompts.Excerpt(tuple(tokens[window]), tuple((marked & marks).tolist()))
+    return Excerpt(tuple(tokens[window]), tuple((marked & marks).tolist()))
 
 
 def _places(spans: Sequence[Span]) -> list[list[Any]]:
@@ -556,7 +566,7 @@ def _verdicts(
     spec: JudgeSpec, runs: Runs, features: Sequence[int], asking: _Asking, out: _Tables
 ) -> Iterator[list[Row]]:
     """A language model's verdicts, a block at a time."""
-    task = prompts.Task(spec.task, spec.title or spec.task, spec.rubric)
+    task = relevance.TaskProfile(spec.task, spec.title or spec.task, spec.rubric)
     texts: dict[int, str] = {}
     for run in reversed(spec.explanations):
         rows = runs.table(run, "explanations", ["feature", "text"]).to_pylist()
@@ -565,7 +575,7 @@ def _verdicts(
         questions = {}
         for item in items:
             excerpts = [_excerpt(s) for s in evidence.evenly(item.spans, SHOWN)]
-            prompt = prompts.judge(task, texts.get(item.feature), excerpts)
+            prompt = relevance.judge(task, texts.get(item.feature), excerpts)
             questions[item.feature] = Question(f"judge/{item.feature}", prompt)
         answers = asking([*questions.values()], len(items), "judging")
         block = []
@@ -575,7 +585,7 @@ def _verdicts(
                 continue
             row: Row = {"feature": feature, "prompt_hash": question.prompt.key}
             try:
-                verdict = asking.read(answer, prompts.read_verdict)
+                verdict = asking.read(answer, relevance.read_judgement)
             except BadReply as error:
                 row["level"] = FAILED if answer.reply is None else UNREADABLE
                 row["rationale"] = str(error)

@@ -1,6 +1,72 @@
-"""What is kept on disk, each kind in one file.
+"""What a workspace holds on disk, each kind in a module of its own, and all of them together.
 
-runs     finished work: parquet and a manifest, immutable (no SQL)
-cache    DuckDB files derived from runs, the only DuckDB code
-queue    jobs waiting and running, the only SQLite code
+runs       finished work: parquet and a manifest, immutable (no SQL)
+cache      DuckDB files derived from runs, the only DuckDB code
+queue      jobs waiting and running, in SQLite
+decisions  what people decided, in SQLite
+memo       answers from runs and caches, remembered while those do not change
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fac.config import Workspace
+from fac.store.cache import Cache
+from fac.store.decisions import Decisions
+from fac.store.memo import Memo, remembered
+from fac.store.queue import Queue
+from fac.store.runs import Manifests, Runs
+
+
+class RememberedRuns(Runs):
+    """Runs whose manifests are read once."""
+
+    def __init__(self, workspace: Workspace, memo: Memo):
+        super().__init__(workspace)
+        self.memo = memo
+
+    def rests_on(self, about: str) -> tuple[Path, ...]:
+        """The folder of a step, or of a run: it is renamed into place when whole."""
+        return (self.path(about) if self.find(about) else self.root / about,)
+
+    @remembered
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        return super().manifest(run_id)
+
+    @remembered
+    def list(self, step: str) -> Manifests:
+        return super().list(step)
+
+
+class Stores(NamedTuple):
+    """What one workspace holds; threads may share every part."""
+
+    runs: Runs
+    cache: Cache
+    queue: Queue
+    decisions: Decisions
+
+    @property
+    def memo(self) -> Memo | None:
+        return self.cache.memo
+
+    def rests_on(self, *_: object) -> tuple[Path, ...]:
+        """Where a new run or cache shows: the folder of each step, and of the caches."""
+        root = self.runs.root
+        steps = sorted(root.iterdir()) if root.is_dir() else []
+        return (self.cache.folder, root, *steps)
+
+
+def open_stores(workspace: Workspace, *, remember: bool) -> Stores:
+    """The stores of a workspace. Where they `remember`, a question to runs, cache or a function
+    that is `remembered` is answered once while the runs and caches stay as they are; such answers
+    are shared and must not be changed."""
+    memo = Memo() if remember else None
+    return Stores(
+        Runs(workspace) if memo is None else RememberedRuns(workspace, memo),
+        Cache(workspace.cache, memo=memo),
+        Queue(workspace.queue),
+        Decisions(workspace.decisions),
+    )

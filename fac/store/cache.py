@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import numpy as np
@@ -42,7 +42,10 @@ import pyarrow.compute as pc
 
 from fac.errors import InputError, disk_full, disk_room
 from fac.schema import CANDIDATES, EVERY_ROLE, HITS, PAIRS, RELEVANT, ROLES, VERDICTS
+from fac.store.memo import Memo, remembered
 from fac.store.runs import Runs, is_run_id, lock_file
+
+T = TypeVar("T")
 
 SQL_VERSION = 2
 """Of the tables below. A cache with another number is not ready, and building replaces it."""
@@ -93,10 +96,6 @@ CANDIDATES_SHOWN = ("all", "kept", "dropped")
 
 QUIET = "SET enable_progress_bar = false"
 """DuckDB would draw one on standard output, in the middle of a command's JSON."""
-
-KEPT_BYTES = 256 * 2**20
-"""Of small tables and counts that a Cache keeps in memory. Of 65,536 features a table takes about
-5 MB and the counts at one threshold 1 MB; a curve asks for those at every rung of two runs."""
 
 SHOWN_SCORES = ("auroc", "detection")
 """The score beside an explanation: the first of these that it has, of the same run."""
@@ -829,17 +828,18 @@ class Cache:
     possible once external access is off.
     """
 
-    def __init__(self, folder: Path, *, memory_limit: str = "1GB"):
-        self._folder = folder.resolve()
+    def __init__(self, folder: Path, *, memory_limit: str = "1GB", memo: Memo | None = None):
+        self.folder = folder.resolve()
+        self.memo = memo
+        self._tables = memo or Memo()
         self._turn = threading.Condition()
         self._attached: dict[str, _File] = {}
         self._readers: Counter[str] = Counter()
-        self._kept: dict[tuple[object, ...], Any] = {}
         self._con = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
         self._con.execute(QUIET)
         self._con.execute("SET autoinstall_known_extensions = false")
         self._con.execute("SET autoload_known_extensions = false")
-        self._con.execute(f"SET allowed_directories = [{_quoted(f'{self._folder}/')}]")
+        self._con.execute(f"SET allowed_directories = [{_quoted(f'{self.folder}/')}]")
         self._con.execute("SET enable_external_access = false")
         self._con.execute("SET lock_configuration = true")
 
@@ -848,6 +848,7 @@ class Cache:
 
     # ---- what there is
 
+    @remembered
     def ready(self, run: str) -> bool:
         """Whether the run's cache exists, is whole and has this version's tables."""
         try:
@@ -856,6 +857,7 @@ class Cache:
         except NotReady:
             return False
 
+    @remembered
     def summary(self, run: str) -> dict[str, Any]:
         """The run's facts and, for a measure run, `n_alive`, `max_peak`, `floor`, `thresholds`;
         for an explain or a relevance run `measure`, the run whose features it is about.
@@ -867,6 +869,7 @@ class Cache:
 
     # ---- counts per feature
 
+    @remembered
     def support(self, run: str, threshold: float, role: str = EVERY_ROLE) -> np.ndarray:
         """Samples in which each feature peaks strictly above `threshold`: int64 `[n_features]`.
 
@@ -889,6 +892,7 @@ class Cache:
 
     # ---- features
 
+    @remembered
     def features_page(
         self,
         run: str,
@@ -990,6 +994,7 @@ class Cache:
         by = [(each, self._attached[each].version) for each in explained if sort == "score"]
         return self._once(run, ("order", sort, descending, *by), order)
 
+    @remembered
     def feature(
         self,
         run: str,
@@ -1063,12 +1068,14 @@ class Cache:
             lacking = pc.and_(lacking, pc.is_null(told["feature"]))
         return pa.table(found)
 
+    @remembered
     def spans(self, run: str, feature: int, kind: str | None = None) -> list[dict[str, Any]]:
         """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
         with self._reading(run) as cursor:
             asked = {"feature": int(feature), "kinds": SPAN_KINDS[kind]}
             return _dicts(cursor, SPANS_OF.format(run=_name(run), **asked))
 
+    @remembered
     def near(self, run: str, feature: int, *, sae_run: str | None = None) -> list[dict[str, Any]]:
         """The dataset's highest pre-activations of the feature, highest first.
 
@@ -1079,6 +1086,7 @@ class Cache:
             rows = _dicts(cursor, NEAR_OF.format(run=_name(run), feature=int(feature)))
         return [{**row, "ratio": row["pre"] / own if own and own > 0 else None} for row in rows]
 
+    @remembered
     def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
         """Its peaks, one per sample, in equal bins from the floor to the largest: edges [B+1],
         counts [B]; both empty for a silent feature."""
@@ -1135,12 +1143,14 @@ class Cache:
 
     # ---- the dictionary
 
+    @remembered
     def points(self, sae_run: str) -> pa.Table:
         """The map of the dictionary: feature, x, y (float32), in feature order."""
         with self._reading(sae_run) as cursor:
             known = self._whole(cursor, sae_run, "dictionary")
             return known.select(["feature", "x", "y"])
 
+    @remembered
     def sae_feature(self, sae_run: str, feature: int) -> dict[str, Any] | None:
         """What the SAE alone says of a feature; None outside the dictionary."""
         with self._reading(sae_run) as cursor:
@@ -1188,6 +1198,7 @@ class Cache:
 
     # ---- explanations and relevance
 
+    @remembered
     def explanations(
         self, explain_run: str, features: Sequence[int] | None = None
     ) -> list[dict[str, Any]]:
@@ -1214,11 +1225,13 @@ class Cache:
         columns = (known["feature"].to_pylist(), known["explanation"].to_pylist())
         return list(zip(*columns, strict=True))
 
+    @remembered
     def explanation_counts(self, explain_run: str) -> dict[str, int]:
         """How many features the run explained, could not tell, and so on, by status."""
         with self._reading(explain_run) as cursor:
             return dict(cursor.execute(COUNT_STATUSES.format(run=_name(explain_run))).fetchall())
 
+    @remembered
     def score_summary(self, explain_run: str) -> dict[str, dict[str, Any]]:
         """By name of the score: `n` features where it is defined and `n_undefined` where not, its
         median, low_quartile and high_quartile over the former (None without any), and of all
@@ -1227,6 +1240,7 @@ class Cache:
             rows = _dicts(cursor, SUMMARISE_SCORES.format(run=_name(explain_run)))
         return {row.pop("score"): row for row in rows}
 
+    @remembered
     def examples(self, explain_run: str, measure_run: str, feature: int) -> list[dict[str, Any]]:
         """The held-out test of a feature, in its shuffled order.
 
@@ -1262,6 +1276,7 @@ class Cache:
                 )
         return rows
 
+    @remembered
     def relevance(
         self, relevance_run: str, features: Sequence[int] | None = None
     ) -> list[dict[str, Any]]:
@@ -1271,11 +1286,13 @@ class Cache:
             judged = self._whole(cursor, relevance_run, "relevance")
         return _about(judged, features).to_pylist()
 
+    @remembered
     def relevance_counts(self, relevance_run: str) -> dict[str, int]:
         """How many features the judge put on each level, or could not."""
         with self._reading(relevance_run) as cursor:
             return dict(cursor.execute(COUNT_LEVELS.format(run=_name(relevance_run))).fetchall())
 
+    @remembered
     def relevant(self, relevance_run: str, n_features: int) -> np.ndarray:
         """Which features the judge calls relevant, at a level in RELEVANT: bool `[n_features]`.
 
@@ -1295,6 +1312,7 @@ class Cache:
 
     # ---- pairs and candidates
 
+    @remembered
     def pairs(
         self,
         run: str,
@@ -1331,12 +1349,14 @@ class Cache:
             sql = PAIRS_PAGE.format(run=_name(run), sort=sort, direction=direction)
             return _dicts(cursor, sql, **wanted, **_page(offset, limit)), matching
 
+    @remembered
     def pair(self, run: str, pair: str) -> dict[str, Any] | None:
         """The row of `pairs` with this id; None where the run has none."""
         with self._reading(run) as cursor:
             found = _dicts(cursor, ONE_PAIR.format(run=_name(run)), pair=pair)
         return found[0] if found else None
 
+    @remembered
     def pair_counts(self, run: str) -> dict[str, Any]:
         """`proposed`: how many; `failed`: how many by reason, the commonest first."""
         with self._reading(run) as cursor:
@@ -1344,6 +1364,7 @@ class Cache:
         failed = {reason: n for status, reason, n in rows if status == "failed"}
         return {"proposed": sum(n for s, _, n in rows if s == "proposed"), "failed": failed}
 
+    @remembered
     def candidates(
         self,
         run: str,
@@ -1383,6 +1404,7 @@ class Cache:
             rows = _dicts(cursor, sql, **wanted, **_page(offset, limit))
         return [_with_extra(row) for row in rows], matching
 
+    @remembered
     def candidate(self, run: str, candidate: str) -> dict[str, Any] | None:
         """The row of `candidates` with this name, and `hits`: the gaps it fires, strongest first,
         as feature, peak, role, position. None where the run has none."""
@@ -1392,6 +1414,7 @@ class Cache:
             hits = _dicts(cursor, HITS_OF.format(run=_name(run)), **asked)
         return {**_with_extra(found[0]), "hits": hits} if found else None
 
+    @remembered
     def verdict_counts(self, run: str) -> dict[str, Any]:
         """`kept`: how many; `dropped`: how many by reason, the commonest first."""
         with self._reading(run) as cursor:
@@ -1406,21 +1429,14 @@ class Cache:
         sql = WHOLE[name].format(run=_name(run))
         return self._once(run, name, lambda: cursor.sql(sql).to_arrow_table().combine_chunks())
 
-    def _once(self, run: str, what: object, make: Callable[[], Any]) -> Any:
-        """What `make` answers about an attached run, kept for the next time: its file, by whose
-        version it is known, never changes. The longest unused goes beyond KEPT_BYTES."""
-        key = (run, self._attached[run].version, what)
-        with self._turn:
-            if key in self._kept:
-                self._kept[key] = self._kept.pop(key)
-                return self._kept[key]
-        made = make()
-        with self._turn:
-            self._kept[key] = made
-            total = sum(each.nbytes for each in self._kept.values())
-            while total > KEPT_BYTES and len(self._kept) > 1:
-                total -= self._kept.pop(next(iter(self._kept))).nbytes
-        return made
+    def _once(self, run: str, what: object, compute: Callable[[], T]) -> T:
+        """What `compute` answers about an attached run, remembered even where answers are not: its
+        file, by whose version it is known, never changes."""
+        return self._tables.get((run, self._attached[run].version, what), (), compute)
+
+    def rests_on(self, *_: object) -> tuple[Path, ...]:
+        """Its folder: files are renamed into it and removed, never written again."""
+        return (self.folder,)
 
     # ---- files
 
@@ -1448,7 +1464,7 @@ class Cache:
         """Makes the file as it is now readable under the run's name; `_turn` is held."""
         if run not in self._attached and not is_run_id(run):
             raise NotReady(run, "no run can have that name")
-        path = f"{self._folder}/{run}.duckdb"
+        path = f"{self.folder}/{run}.duckdb"
         while True:
             now, known = _version(path), self._attached.get(run)
             if known and known.version == now:

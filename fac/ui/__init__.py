@@ -2,7 +2,7 @@
 
     text       foreign text made harmless, tokens with their activations
     views      what is shown lives in the URL; empty states, links, cards
-    handles    the stores of the workspace
+    stores     the stores of the workspace
     work       jobs: asked for, watched, failed
     findings   measured runs and their names, features, samples
     tables     a page of rows at a time
@@ -76,12 +76,6 @@ from fac.ui.gaps import (
     relevant_words,
     support_after,
     threshold_slider,
-)
-from fac.ui.handles import (
-    cache,
-    decisions,
-    queue,
-    runs,
 )
 from fac.ui.meaning import (
     LEVEL_NAMES,
@@ -166,6 +160,12 @@ from fac.ui.shell import (
     prepare,
     title,
 )
+from fac.ui.stores import (
+    cache,
+    decisions,
+    queue,
+    runs,
+)
 from fac.ui.synthesis import (
     approved_pairs,
     arrived_synthesis,
@@ -223,14 +223,14 @@ from fac.ui.views import (
     cards,
     choice,
     empty,
+    get_param,
     guard,
-    keep,
     link,
-    linked,
-    look,
     order,
+    param_widget,
     points,
     search,
+    set_param,
     share,
 )
 from fac.ui.work import (
@@ -348,7 +348,7 @@ __all__ = [
     "job_title",
     "judge_form",
     "judged_words",
-    "keep",
+    "set_param",
     "lacks_model",
     "last_synthesis",
     "launch_fields",
@@ -356,10 +356,10 @@ __all__ = [
     "ledger_rows",
     "left_by",
     "link",
-    "linked",
+    "param_widget",
     "live_syntheses",
     "log_tail",
-    "look",
+    "get_param",
     "look_outcome",
     "look_relevance",
     "made_for",

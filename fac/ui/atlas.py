@@ -17,9 +17,9 @@ import streamlit as st
 
 from fac import charts
 from fac.charts import Window
-from fac.ui.handles import stores, workspace
+from fac.ui.stores import stores, workspace
 from fac.ui.tables import point_id, selected_points
-from fac.ui.views import keep, look
+from fac.ui.views import get_param, set_param
 
 TOOLS = {
     "displaylogo": False,
@@ -77,7 +77,7 @@ def _taken(sae: str) -> None:
     st.session_state["lasso"] = None
     if _large(sae) and shapes["box"]:
         (across, up) = (sorted(shapes["box"][-1][axis]) for axis in ("x", "y"))
-        keep("window", _written((across[0], across[-1], up[0], up[-1])))
+        set_param("window", _written((across[0], across[-1], up[0], up[-1])))
     elif _large(sae) and shapes["lasso"]:
         x, y, feature = _places(workspace().root, sae)
         loop = shapes["lasso"][-1]
@@ -88,18 +88,18 @@ def _taken(sae: str) -> None:
     else:
         ids = [point_id(data) for data in selected_points(st.session_state["map"])]
         if len(ids) == 1:
-            keep("feature", ids[0])
+            set_param("feature", ids[0])
         st.session_state["lasso"] = ids if len(ids) > 1 else None
 
 
 def _everything() -> None:
-    keep("window", None)
+    set_param("window", None)
     st.session_state["lasso"] = None
 
 
 def _window() -> Window | None:
     """The part of the map in view; None where it is all of it."""
-    return _read(look("window", "", valid=lambda text: not text or _read(text) is not None))
+    return _read(get_param("window", "", valid=lambda text: not text or _read(text) is not None))
 
 
 def _read(text: str) -> Window | None:

@@ -22,7 +22,6 @@ from fac.review import Item
 from fac.schema import CANNOT_TELL
 from fac.store.decisions import Decision
 from fac.ui.gaps import coverage
-from fac.ui.handles import cache, decisions
 from fac.ui.meaning import (
     Relevance,
     explained,
@@ -30,8 +29,9 @@ from fac.ui.meaning import (
     explanation_texts,
     tasks,
 )
+from fac.ui.stores import cache, decisions
 from fac.ui.text import Row, clean, example_html, tokens_html
-from fac.ui.views import keep, linked
+from fac.ui.views import param_widget, set_param
 
 STRONGEST, SPREAD = 3, 7
 """Examples shown of each kind: what it means when it barely fires counts too."""
@@ -56,7 +56,9 @@ def reviewer() -> str | None:
     if _signs_in():
         return _signed_in()
     known = list(dict.fromkeys(d.reviewer for d in decisions().history(500)))
-    tie = linked("reviewer", None)  # the address says who, so that a bookmark is somebody's desk
+    tie = param_widget(
+        "reviewer", None
+    )  # the address says who, so that a bookmark is somebody's desk
     chosen = st.session_state.get(tie["key"])
     if chosen and chosen not in known:
         known.insert(0, chosen)
@@ -263,7 +265,7 @@ class Desk:
         gone = self.todo.popleft()
         self.cards.pop(digest(gone.content), None)
         self.draft, self.solved, self.shown_at = Draft(), None, None
-        keep("item", None)
+        set_param("item", None)
 
     def undo(self, uid: str | None = None) -> None:
         """Takes a decision back, the last one unless named, and puts its item on the desk again
@@ -350,7 +352,7 @@ def _bring_up(here: Desk, seen: str) -> None:
                 "The item of this link is not among the chosen features in this wording, and "
                 "nobody decided on it; here is the next one instead."
             )
-            keep("item", None)
+            set_param("item", None)
             return
     here.todo.appendleft(asked)
     here.draft, here.solved, here.shown_at = Draft(), None, None
@@ -425,5 +427,5 @@ def pick_task() -> str:
         list(profiles),
         width=170,
         label_visibility="collapsed",
-        **linked("task", next(iter(profiles)), valid=profiles.__contains__),
+        **param_widget("task", next(iter(profiles)), valid=profiles.__contains__),
     )

@@ -12,9 +12,9 @@ import streamlit as st
 from fac import review
 from fac.config import MeasureSpec, ProbeSpec
 from fac.review import PairState
-from fac.ui.handles import cache, decisions, runs, stores, workspace
+from fac.ui.stores import cache, decisions, runs, stores, workspace
 from fac.ui.text import Row
-from fac.ui.views import DATASETS, HOME, empty, linked
+from fac.ui.views import DATASETS, HOME, empty, param_widget
 from fac.ui.work import demo_job, start
 
 
@@ -60,7 +60,7 @@ def pick(label: str, name: str, found: Mapping[str, Row], default: str, **option
     shown = titles(found)
     ids = {title: key for key, title in shown.items()}
     # The URL carries the title, which a person can read; an id is understood too.
-    tie = linked(name, shown[default], read=lambda t: shown.get(t, t), valid=ids.__contains__)
+    tie = param_widget(name, shown[default], read=lambda t: shown.get(t, t), valid=ids.__contains__)
     return ids[st.selectbox(label, list(ids), **tie, **options)]
 
 

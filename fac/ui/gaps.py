@@ -15,8 +15,8 @@ from fac import compare
 from fac.config import PairsSpec, SynthesizeSpec
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui.findings import is_synthetic, measured, pair_states, sae_of, titles
-from fac.ui.handles import cache, runs, stores, workspace
 from fac.ui.meaning import EVERY_FEATURE, Relevance, explained, tasks_with_verdicts
+from fac.ui.stores import cache, runs, stores, workspace
 from fac.ui.text import Row, plain
 from fac.ui.views import (
     COVERAGE,
@@ -25,8 +25,8 @@ from fac.ui.views import (
     PAIRS,
     REVIEW,
     SYNTHESIS,
-    linked,
-    look,
+    get_param,
+    param_widget,
 )
 
 EVERYTHING = Relevance(EVERY_FEATURE)
@@ -151,7 +151,7 @@ def _making_step(anchor: str, dataset: str, link: dict[str, str]) -> Step | None
         if m["inputs"][0] == run
         for pair in m["spec"]["approved"]
     }
-    if all(s.shown.row["pair"] in written for s in standing.values() if s.state == "approved"):
+    if all(s.version.row["pair"] in written for s in standing.values() if s.state == "approved"):
         return None
     return Step(
         f"Synthesize from {n:,} approved pair{'s'[: n != 1]}",
@@ -164,7 +164,7 @@ def _making_step(anchor: str, dataset: str, link: dict[str, str]) -> Step | None
 
 
 def _threshold_in_use() -> dict[str, str]:
-    value = look("threshold", 0.0, read=float)
+    value = get_param("threshold", 0.0, read=float)
     return {"threshold": str(value)} if value else {}
 
 
@@ -179,7 +179,7 @@ def pick_relevance(anchor: str) -> Relevance:
         width=190,
         help="All leaves out features that fire in nearly every sample. A task takes those that "
         "its judge puts at maybe or above; what people decided goes before the judge.",
-        **linked("relevant", EVERY_FEATURE, valid=options.__contains__),
+        **param_widget("relevant", EVERY_FEATURE, valid=options.__contains__),
     )
     return judged.get(given, EVERYTHING)
 
@@ -187,7 +187,7 @@ def pick_relevance(anchor: str) -> Relevance:
 def look_relevance(anchor: str) -> Relevance:
     """The relevance chosen on another page, without drawing its picker."""
     judged = tasks_with_verdicts(anchor)
-    return judged.get(look("relevant", EVERY_FEATURE), EVERYTHING)
+    return judged.get(get_param("relevant", EVERY_FEATURE), EVERYTHING)
 
 
 def judged_words(anchor: str, relevance: Relevance) -> str:
@@ -200,9 +200,9 @@ def judged_words(anchor: str, relevance: Relevance) -> str:
 def gap_settings() -> Row:
     """Threshold, role and support as the coverage page left them, or as the URL has them."""
     return {
-        "threshold": look("threshold", 0.0, read=float, valid=lambda value: value >= 0),
-        "role": look("role", EVERY_ROLE, valid=lambda role: role in (EVERY_ROLE, *ROLES)),
-        "min_support": look("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
+        "threshold": get_param("threshold", 0.0, read=float, valid=lambda value: value >= 0),
+        "role": get_param("role", EVERY_ROLE, valid=lambda role: role in (EVERY_ROLE, *ROLES)),
+        "min_support": get_param("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
     }
 
 
@@ -407,7 +407,7 @@ def threshold_slider(anchor: str, dataset: str) -> float:
         format="%.2f",
         help="A feature is active in a sample when its peak is strictly above. At 0 a single "
         "token anywhere is enough; higher asks for a clear activation.",
-        **linked("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
+        **param_widget("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
     )
 
 

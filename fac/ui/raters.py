@@ -14,8 +14,8 @@ from fac.schema import LEVELS, RELEVANT
 from fac.store.decisions import Decision
 from fac.ui.findings import comparable, measured
 from fac.ui.gaps import coverage
-from fac.ui.handles import cache, decisions, stores, workspace
 from fac.ui.meaning import explained, judged
+from fac.ui.stores import cache, decisions, stores, workspace
 from fac.ui.text import Row
 
 WITHIN = 0.05
@@ -214,7 +214,7 @@ def gaps_on(anchor: str) -> dict[int, int]:
     return counts
 
 
-def settle(who: str, kind: str, shown: review.Shown, verdict: str) -> None:
+def settle(who: str, kind: str, shown: review.Wording, verdict: str) -> None:
     """Records an adjudication of exactly what the raters saw."""
     content = decisions().content(shown.seen)
     decisions().add(who, kind, shown.subject, content, verdict, adjudicates=True)

@@ -15,8 +15,8 @@ from fac.config import DemoSpec, Workspace
 from fac.ui import bars, text
 from fac.ui.findings import comparable, default_anchor, default_dataset, measured
 from fac.ui.gaps import coverage, curve
-from fac.ui.handles import queue, runs, workspace
 from fac.ui.meaning import n_explained
+from fac.ui.stores import queue, runs, workspace
 from fac.ui.views import (
     AGREEMENT,
     COMPARE,

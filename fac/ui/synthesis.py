@@ -21,11 +21,11 @@ from fac.errors import InputError
 from fac.store.queue import Job
 from fac.synthesis import Forecast
 from fac.ui.findings import is_synthetic, pair_states
-from fac.ui.handles import cache, decisions, queue, runs
 from fac.ui.meaning import headline
 from fac.ui.pairs import STATE_NAMES, gap_rows
+from fac.ui.stores import cache, decisions, queue, runs
 from fac.ui.text import Row, plain
-from fac.ui.views import keep, linked
+from fac.ui.views import param_widget, set_param
 from fac.ui.work import save_upload, start
 from fac.ui.writing import Asked, by_style, duration, lacks_model, writer_fields
 
@@ -55,7 +55,7 @@ def pick_pairs(found: Mapping[str, str], **options: Any) -> str:
         "Pairs",
         list(found),
         format_func=found.__getitem__,
-        **linked("pairs", default, valid=found.__contains__),
+        **param_widget("pairs", default, valid=found.__contains__),
         **options,
     )
 
@@ -99,16 +99,16 @@ def synthesis_title(run: Row) -> str:
 
 def open_result(run: str) -> None:
     """Shows a finished synthesis from the next run of the page on."""
-    keep("synthesis", run)
+    set_param("synthesis", run)
     for name in ("candidate", "reason"):
-        keep(name, None)
+        set_param(name, None)
 
 
 def open_launch(pairs: str | None = None) -> None:
     """Shows the form from the next run of the page on."""
-    keep("synthesis", None)
+    set_param("synthesis", None)
     if pairs:
-        keep("pairs", pairs)
+        set_param("pairs", pairs)
 
 
 # --- what will be asked -----------------------------------------------------------------------

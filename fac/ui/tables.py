@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from fac.ui.text import Row
-from fac.ui.views import keep
+from fac.ui.views import set_param
 
 PAGE = 50
 """Rows of a table sent to the browser at a time."""
@@ -194,7 +194,7 @@ def _brief(name: str, value: Any) -> Any:
 
 def _open_row(key: str, name: str, ids: Sequence[Any]) -> None:
     if chosen := st.session_state[key]["selection"]["rows"]:
-        keep(name, ids[chosen[0]])
+        set_param(name, ids[chosen[0]])
 
 
 def _tick_or_open(key: str, name: str, ids: Sequence[Any], ticked: set[Any]) -> None:
@@ -202,7 +202,7 @@ def _tick_or_open(key: str, name: str, ids: Sequence[Any], ticked: set[Any]) -> 
     ticked.difference_update(ids)
     ticked.update(ids[number] for number in chosen["rows"])
     for number, _ in chosen["cells"]:
-        keep(name, ids[number])
+        set_param(name, ids[number])
 
 
 class Ticked(NamedTuple):

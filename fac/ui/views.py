@@ -42,7 +42,7 @@ def guard() -> Iterator[None]:
         st.error(plain(str(error)), icon=":material/error:")
 
 
-def linked(
+def param_widget(
     name: str,
     default: T,
     *,
@@ -54,14 +54,14 @@ def linked(
     Streamlit's own `bind="query-params"` forgets a parameter that two pages share when a link
     passes it from one to the other (1.67), and such links are how people move here.
     """
-    value = look(name, default, read=read, valid=valid)
+    value = get_param(name, default, read=read, valid=valid)
     key = f"{st.session_state.get('page', '')}.{name}"
     if st.session_state.get(key) != value:
         st.session_state[key] = value
-    return {"key": key, "on_change": _keep, "args": (name, key)}
+    return {"key": key, "on_change": _set_from_widget, "args": (name, key)}
 
 
-def look(
+def get_param(
     name: str,
     default: T,
     *,
@@ -81,7 +81,7 @@ def look(
     return view[name]
 
 
-def keep(name: str, value: object) -> None:
+def set_param(name: str, value: object) -> None:
     """Sets a view parameter, here and in the URL; None forgets it."""
     view = st.session_state.setdefault("view", {})
     if value is None:
@@ -93,8 +93,8 @@ def keep(name: str, value: object) -> None:
         st.query_params[name] = str(value)
 
 
-def _keep(name: str, key: str) -> None:
-    keep(name, st.session_state[key])
+def _set_from_widget(name: str, key: str) -> None:
+    set_param(name, st.session_state[key])
 
 
 def choice(
@@ -112,7 +112,7 @@ def choice(
         options,
         required=True,
         format_func=lambda option: named.get(option, option.capitalize()),
-        **linked(name, options[0], valid=lambda value: value in options),
+        **param_widget(name, options[0], valid=lambda value: value in options),
         **more,
     )
 
@@ -125,14 +125,14 @@ def order(names: Mapping[str, str], name: str, *, width: int = 190) -> str:
         list(names),
         format_func=names.__getitem__,
         width=width,
-        **linked(name, first, valid=lambda value: value in names),
+        **param_widget(name, first, valid=lambda value: value in names),
     )
 
 
 def search(name: str = "q") -> str:
     """A box for part of a token or a feature's number."""
     return st.text_input(
-        "Search", placeholder="A token, or #12", icon=":material/search:", **linked(name, "")
+        "Search", placeholder="A token, or #12", icon=":material/search:", **param_widget(name, "")
     )
 
 

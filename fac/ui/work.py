@@ -12,7 +12,7 @@ import streamlit as st
 from fac import jobs
 from fac.config import METHODS, DemoSpec, MeasureSpec, Spec
 from fac.store.queue import Job
-from fac.ui.handles import queue, runs, workspace
+from fac.ui.stores import queue, runs, workspace
 from fac.ui.text import clean, plain
 from fac.ui.views import guard
 

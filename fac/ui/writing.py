@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from fac.config import WRITERS, inherited
-from fac.prompts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.store.queue import Job
 from fac.synthesis.candidates import Ask
-from fac.ui.handles import queue
 from fac.ui.meaning import key_line
+from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
 from fac.ui.work import progress, retry
 
