@@ -25,10 +25,11 @@ LAYERS = [
     {"datasets", "encoder", "generator", "sae_training", "store"},
     {
         *("measure", "interpret", "synthesis", "review", "experiments", "ingest", "export"),
-        *("dictionary", "probe", "compare", "demo"),
+        *("dictionary", "probe", "demo"),
     },
     {"executor"},
     {"questions"},
+    {"compare"},
     {"jobs", "charts"},
     {"cli"},
     {"ui", "__main__"},

@@ -7,7 +7,7 @@ import pytest
 
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
-from fac.generator.asking import Journal, Limits
+from fac.generator.batch_chat import Limits, ReplyJournal
 from fac.generator.chat import Declined, OpenAIChat, Reply
 from fac.generator.local import Row
 from fac.generator.writer import (
@@ -74,7 +74,7 @@ def writer(request, generator, tmp_path):
         return LocalWriter(generator, "tiny", batch=3)
     if request.param == "chat":
         chat = ScriptedChat(lambda asked: f"number {asked.draw}")
-        return ChatWriter(chat, Journal(tmp_path / "journal"), Limits(2))
+        return ChatWriter(chat, ReplyJournal(tmp_path / "journal"), Limits(2))
     return ScriptedWriter(lambda asked: f"about {asked.key}")
 
 
@@ -128,7 +128,7 @@ def test_a_request_is_either_a_prompt_or_an_opening_and_keys_differ(kind, genera
     if kind is LocalWriter:
         writer = LocalWriter(generator, "tiny")
     else:
-        writer = ChatWriter(ScriptedChat(["x"]), Journal(tmp_path / "journal"), Limits())
+        writer = ChatWriter(ScriptedChat(["x"]), ReplyJournal(tmp_path / "journal"), Limits())
     prompt, opening = drafts.unguided_prompt("chat"), Opening("a", "")
     for wrong in (Request("a"), Request("a", prompt, opening)):
         with pytest.raises(ValueError, match="'a' needs either"):
@@ -193,11 +193,13 @@ def test_a_reply_in_json_has_the_room_that_its_form_needs(generator, tmp_path):
     write(LocalWriter(watched, "tiny"), requests)
     assert sorted(room for _, room in watched.calls) == [8, 20]
     chat = ScriptedChat(lambda asked: "x")
-    write(ChatWriter(chat, Journal(tmp_path / "journal"), Limits(1)), requests)
-    assert {asked.max_tokens for asked in chat.asked if asked.form} == {20}
-    assert {asked.max_tokens for asked in chat.asked if not asked.form} == {8}
-    write(ChatWriter(chat, Journal(tmp_path / "other"), Limits(1)), requests, max_new_tokens=30)
-    assert {asked.max_tokens for asked in chat.asked[2:]} == {30}
+    write(ChatWriter(chat, ReplyJournal(tmp_path / "journal"), Limits(1)), requests)
+    assert {asked.max_tokens for asked in chat.prompts if asked.form} == {20}
+    assert {asked.max_tokens for asked in chat.prompts if not asked.form} == {8}
+    write(
+        ChatWriter(chat, ReplyJournal(tmp_path / "other"), Limits(1)), requests, max_new_tokens=30
+    )
+    assert {asked.max_tokens for asked in chat.prompts[2:]} == {30}
 
 
 # --- local: streams, batches, resuming ------------------------------------------------------------
@@ -310,7 +312,7 @@ def test_the_push_of_a_request_reaches_its_text_alone(generator):
 
 def asking(requests, said, tmp_path, *, limits=None, **given):
     chat = ScriptedChat(said)
-    writer = ChatWriter(chat, Journal(tmp_path / "journal"), limits or Limits(1))
+    writer = ChatWriter(chat, ReplyJournal(tmp_path / "journal"), limits or Limits(1))
     return write(writer, requests, **given), chat
 
 
@@ -318,15 +320,15 @@ def test_each_request_is_drawn_with_a_seed_of_its_own_and_never_asked_twice(tmp_
     prompt = drafts.unguided_prompt("instruction")
     requests = [Request(f"unguided/{number}", prompt) for number in range(6)]
     found, chat = asking(requests, lambda asked: f"How is {asked.draw}?", tmp_path)
-    assert len({asked.draw for asked in chat.asked}) == 6
-    assert all(0 <= asked.draw < 2**31 and asked.temperature == 1.0 for asked in chat.asked)
+    assert len({asked.draw for asked in chat.prompts}) == 6
+    assert all(0 <= asked.draw < 2**31 and asked.temperature == 1.0 for asked in chat.prompts)
     assert len({text.text for text in found.values()}) == 6
     again, silent = asking(requests, [], tmp_path)
-    assert again == found and silent.asked == []
+    assert again == found and silent.prompts == []
     _, more = asking(requests, lambda asked: "x", tmp_path, seed=1)
-    assert len(more.asked) == 6
+    assert len(more.prompts) == 6
     _, warmer = asking(requests, lambda asked: "x", tmp_path, temperature=0.5)
-    assert len(warmer.asked) == 6
+    assert len(warmer.prompts) == 6
 
 
 def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkeypatch, tmp_path):
@@ -335,7 +337,7 @@ def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkey
     requests = [Request(k, drafts.unguided_prompt(name)) for k, name in forms.items()]
     with ScriptedServer(lambda body: "How late is it?").running() as server:
         chat = OpenAIChat("small", server.endpoint)
-        writer = ChatWriter(chat, Journal(tmp_path / "journal"), Limits(1))
+        writer = ChatWriter(chat, ReplyJournal(tmp_path / "journal"), Limits(1))
         found = write(writer, requests, seed=3, temperature=0.9)
     assert writer.identity == chat.identity
     assert [text.text for text in found.values()] == ["How late is it?"] * 2
@@ -352,8 +354,8 @@ def test_a_list_is_sent_as_a_message_and_its_line_comes_back(tmp_path):
         requests, [Reply("- I baked rolls.\n- And more", "length", 9, 5, False, "m")], tmp_path
     )
     assert found["a"].text == " rolls." and found["a"].finished
-    assert opening.text in chat.asked[0].messages[-1]["content"]
-    assert chat.asked[0].form == {}
+    assert opening.text in chat.prompts[0].messages[-1]["content"]
+    assert chat.prompts[0].form == {}
     with pytest.raises(ValueError, match="empty chat"):
         asking([Request("b", None, Opening("", ""))], [], tmp_path)
     with pytest.raises(ValueError, match="cannot be steered"):
@@ -386,7 +388,7 @@ def test_what_a_server_declines_has_a_failure_and_is_asked_again_next_time(tmp_p
     again, chat = asking(
         requests, ["Better?"], tmp_path, record=kept.append, done={text.key: text for text in kept}
     )
-    assert again["1"].text == "Better?" and len(chat.asked) == 1
+    assert again["1"].text == "Better?" and len(chat.prompts) == 1
     assert Counter(text.key for text in kept) == {"0": 1, "1": 1, "2": 1}
 
 
@@ -399,10 +401,10 @@ def test_nothing_paid_for_is_lost_when_the_budget_ends(tmp_path):
 
     with pytest.raises(BudgetReached):
         asking(requests, said, tmp_path, limits=Limits(1, budget_tokens=4000))
-    paid = len(Journal(tmp_path / "journal").read())
+    paid = len(ReplyJournal(tmp_path / "journal").read())
     assert 1 < paid <= 10
     found, chat = asking(requests, said, tmp_path)
-    assert len(found) == 30 and len(chat.asked) == 30 - paid
+    assert len(found) == 30 and len(chat.prompts) == 30 - paid
 
 
 def test_a_server_that_answers_nothing_is_an_error_not_an_empty_result(tmp_path):

@@ -16,7 +16,14 @@ import numpy as np
 
 from fac.config import digest
 from fac.errors import BudgetReached
-from fac.generator.asking import HEARTBEAT, Answer, Journal, Limits, Question, ask_all
+from fac.generator.batch_chat import (
+    HEARTBEAT,
+    Limits,
+    Question,
+    RecordedReply,
+    ReplyJournal,
+    ask_batch,
+)
 from fac.generator.chat import ChatModel
 from fac.generator.local import Continuation, LocalGenerator, Row, Steer
 from fac.prompts import Prompt, openings
@@ -313,7 +320,7 @@ class Pace:
 
 
 class ChatWriter:
-    """A model behind a server, asked through `ask_all`: its retries, its budget, its journal.
+    """A model behind a server, asked through `ask_batch`: its retries, its budget, its journal.
 
     Every reply is in the journal before anything else happens, and a request of the same key, seed
     and temperature is never asked for again, so nothing is paid twice; the journal is also where
@@ -323,14 +330,14 @@ class ChatWriter:
     def __init__(
         self,
         chat: ChatModel,
-        journal: Journal,
+        journal: ReplyJournal,
         limits: Limits,
         *,
-        known: Mapping[str, Answer] | None = None,
+        earlier: Mapping[str, RecordedReply] | None = None,
         attempt: int = 0,
     ):
         self.chat, self.journal, self.limits = chat, journal, limits
-        self.known, self.attempt = dict(known or {}), attempt
+        self.earlier, self.attempt = dict(earlier or {}), attempt
         self.identity = chat.identity
 
     def write(
@@ -344,7 +351,7 @@ class ChatWriter:
         record: Callable[[Written], None],
         progress: Callable[..., None],
     ) -> dict[str, Written]:
-        """See `Writer`; also raises what `ask_all` does, and ValueError for a steered request.
+        """See `Writer`; also raises what `ask_batch` does, and ValueError for a steered request.
 
         Texts are recorded when all are there; until then the journal holds them. An opening is
         sent as the list that a chat model is to go on with. A reply ends where the server says so,
@@ -360,27 +367,27 @@ class ChatWriter:
         ]
         before = len(requests) - len(missing)
 
-        def report(asked: int, total: int, note: str = "") -> None:
-            progress(before + asked, before + total, note)
+        def report(answered: int, total: int, note: str = "") -> None:
+            progress(before + answered, before + total, note)
 
-        asked = ask_all(
+        batch = ask_batch(
             questions,
             self.chat,
             self.journal,
             limits=self.limits,
             progress=report,
-            known=self.known,
+            earlier=self.earlier,
             attempt=self.attempt,
         )
-        found: dict[str, Written] = {}
+        written: dict[str, Written] = {}
         for request in requests:
             if request.key in done:
-                found[request.key] = done[request.key]
+                written[request.key] = done[request.key]
                 continue
-            found[request.key] = written = _answered(request, asked.answers[request.key])
-            if not written.failure:
-                record(written)
-        return found
+            written[request.key] = text = _answered(request, batch.replies[request.key])
+            if not text.failure:
+                record(text)
+        return written
 
     @staticmethod
     def _prompt(request: Request, seed: int, max_new_tokens: int, temperature: float) -> Prompt:
@@ -395,7 +402,7 @@ class ChatWriter:
         )
 
 
-def _answered(request: Request, answer: Answer) -> Written:
+def _answered(request: Request, answer: RecordedReply) -> Written:
     text = answer.reply or ""
     finished = answer.ok and answer.finish not in ("length", "content_filter")
     if request.opening is not None and answer.ok:
