@@ -47,7 +47,8 @@ from fac.config import (
     read_spec,
 )
 from fac.errors import BadRow, Cancelled, FacError, InputError
-from fac.executor import Pool, RayEncoder, RayWriter, Where, chosen
+from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
+from fac.ingest import ingest
 from fac.schema import Chat
 from fac.store import cache
 from fac.store.decisions import Decisions
@@ -163,10 +164,10 @@ class Steps:
     def __init__(
         self, workspace: Workspace, *, models: Path | None = None, where: Where | None = None
     ):
-        """`where` models run; by default as the environment says, see `executor.chosen`."""
+        """`where` models run; by default as the environment says, see `choose_executor`."""
         self.workspace = workspace
         self.models = models or workspace.models
-        self.where = where or chosen()
+        self.where = where or choose_executor()
         self.runs = Runs(workspace)
         self._loaded: tuple[tuple[Any, ...], SaeEncoder] | None = None
         self._writes: tuple[str, LocalGenerator] | None = None
@@ -180,7 +181,7 @@ class Steps:
         Raises FacError subclasses with a sentence; Cancelled keeps what is done.
         """
         if isinstance(spec, IngestSpec):
-            return datasets.ingest(spec, runs=self.runs, progress=progress)
+            return ingest(spec, runs=self.runs, progress=progress)
         if isinstance(spec, DemoSpec):
             return demo.materialise(self.workspace, progress)[-1]
         if isinstance(spec, MeasureSpec):
