@@ -15,10 +15,10 @@ from fac.config import WRITERS, WriteSpec, inherited
 from fac.prompts.profiles import PROFILES
 from fac.store.queue import Job
 from fac.synthesis.candidates import Ask
+from fac.ui.jobs import progress, retry
 from fac.ui.meaning import key_line
 from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
-from fac.ui.work import progress, retry
 
 WRITER_NAMES = {
     "local": "A model here",
