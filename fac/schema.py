@@ -1,7 +1,7 @@
 """What a row is: the small records passed between rooms and the arrow schema of every table.
 
-What the words mean (sample, feature, activation, span, run, relevant, gap) stands in the glossary of
-docs/contributing.md.
+What the words mean (sample, feature, activation, span, run, relevant, gap) stands in the glossary
+of docs/contributing.md.
 """
 
 from __future__ import annotations
