@@ -1,0 +1,317 @@
+"""How far coverage and its gaps can be believed: tests, intervals, yardsticks, growth. Arrays only.
+
+docs/statistics.md has a section on each estimator: its formula, where it comes from, what a check
+on simulated and real text gave, and when not to use it.
+
+Incidence is given as pairs of equal length: which sample fires which feature, every pair once.
+Features that do not count (not relevant, or not shown by the anchor) are left out beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from fac.errors import InputError
+
+FALSE_DISCOVERIES = 0.05
+"""Share of the gaps called certain that may be chance (Benjamini-Hochberg)."""
+
+LEVEL = 0.95
+"""Of every interval here."""
+
+GROWTH_TERMS = 5
+"""K of Efron and Thisted: counts of counts beyond it say nothing reliable."""
+
+
+class Incidence(NamedTuple):
+    """Which sample fires which feature, each pair once."""
+
+    sample: np.ndarray
+    """int `[pairs]`, 0 to n_samples - 1."""
+
+    feature: np.ndarray
+    """int `[pairs]`, 0 to n_features - 1."""
+
+    n_samples: int
+    n_features: int
+
+    def support(self) -> np.ndarray:
+        """Samples that fire each feature, int64 `[n_features]`."""
+        return np.bincount(self.feature, minlength=self.n_features)
+
+    def only_here(self, features: np.ndarray) -> np.ndarray:
+        """Of each sample, how many of `features` (bool `[n_features]`) it alone fires: int64
+        `[n_samples]`."""
+        single = (self.support() == 1) & features
+        return np.bincount(self.sample[single[self.feature]], minlength=self.n_samples)
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+# --- gaps -----------------------------------------------------------------------------------------
+
+
+class GapTest(NamedTuple):
+    """Per feature of the anchor, how surprising the dataset's count is."""
+
+    expected: np.ndarray
+    """float64: samples that would fire it, if the dataset were like the anchor."""
+
+    ratio: np.ndarray
+    """float64: rate in the dataset over rate in the anchor, by content tokens."""
+
+    ratio_low: np.ndarray
+    ratio_high: np.ndarray
+
+    p: np.ndarray
+    """float64: probability of so few or fewer."""
+
+    certain: np.ndarray
+    """bool: passes Benjamini-Hochberg at FALSE_DISCOVERIES over all features asked."""
+
+
+def gap_test(
+    n_anchor: np.ndarray, n_dataset: np.ndarray, *, anchor_tokens: int, dataset_tokens: int
+) -> GapTest:
+    """Whether features fire less often in a dataset than an anchor leads one to expect.
+
+    `n_anchor` and `n_dataset` count samples that fire a feature, int `[features]`, for the features
+    of the anchor that are asked about. If both fire it at one rate per content token, then of all
+    n_anchor + n_dataset samples a share of r / (1 + r) is the dataset's, r = dataset_tokens over
+    anchor_tokens: the lower tail of that binomial is the p-value. It allows for the anchor's
+    sampling error too. Ratios have Clopper-Pearson intervals of the same binomial.
+
+    Raises InputError without content tokens on either side, where no rate is defined.
+    """
+    if anchor_tokens <= 0 or dataset_tokens <= 0:
+        raise InputError(
+            f"Rates need content tokens on both sides, got {anchor_tokens:,} in the anchor and "
+            f"{dataset_tokens:,} in the dataset."
+        )
+    r = dataset_tokens / anchor_tokens
+    n_anchor, n_dataset = np.asarray(n_anchor), np.asarray(n_dataset)
+    n = n_anchor + n_dataset
+    p = stats.binom.cdf(n_dataset, n, r / (1 + r))
+    tail = (1 - LEVEL) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = np.where(n_dataset == 0, 0.0, stats.beta.ppf(tail, n_dataset, n_anchor + 1))
+        high = np.where(n_anchor == 0, 1.0, stats.beta.ppf(1 - tail, n_dataset + 1, n_anchor))
+        odds = [share / (1 - share) / r for share in (low, high)]
+        ratio = n_dataset / n_anchor / r
+    return GapTest(n_anchor * r, ratio, odds[0], odds[1], p, benjamini_hochberg(p))
+
+
+def benjamini_hochberg(p: np.ndarray, level: float = FALSE_DISCOVERIES) -> np.ndarray:
+    """Which hypotheses are rejected at a false discovery rate: bool `[n]` (Benjamini and Hochberg
+    1995). The largest k with p_(k) <= level k / n, and all with a p-value not above that one."""
+    if not len(p):
+        return np.zeros(0, bool)
+    ordered = np.sort(p)
+    passes = np.flatnonzero(ordered <= level * np.arange(1, len(p) + 1) / len(p))
+    return p <= ordered[passes[-1]] if len(passes) else np.zeros(len(p), bool)
+
+
+# --- coverage -------------------------------------------------------------------------------------
+
+
+def fac_interval(anchor: Incidence, dataset: Incidence) -> Interval:
+    """FAC with a 95 % interval by the two-sample delete-one jackknife.
+
+    f = c / p: p features fire in the anchor, c of them in the dataset too. Without sample i of the
+    dataset it is (c - u_i) / p, u_i the features of the anchor that only i fires there; without
+    sample j of the anchor (c - b_j) / (p - a_j), a_j the features that only j fires in the anchor
+    and b_j those of them that the dataset fires. The variance is the sum over both sides of
+    (n - 1) / n times the squared distances from their mean. It is about FAC at these sizes: of
+    larger samples FAC is another figure.
+
+    NaN bounds where a side has fewer than two samples; all NaN where the anchor fires nothing.
+    """
+    in_anchor, in_dataset = anchor.support() > 0, dataset.support() > 0
+    p, c = int(in_anchor.sum()), int((in_anchor & in_dataset).sum())
+    if p == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    value = c / p
+    if min(anchor.n_samples, dataset.n_samples) < 2:
+        return Interval(value, math.nan, math.nan)
+    without_i = (c - dataset.only_here(in_anchor)) / p
+    a, b = anchor.only_here(in_anchor), anchor.only_here(in_anchor & in_dataset)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        without_j = (c - b) / (p - a)
+    # Where one sample is all that the anchor fires, FAC without it is not defined.
+    if not np.isfinite(without_j).all():
+        return Interval(value, math.nan, math.nan)
+    half = _z() * math.sqrt(_jackknife_variance(without_i) + _jackknife_variance(without_j))
+    return Interval(value, max(value - half, 0.0), min(value + half, 1.0))
+
+
+def _jackknife_variance(without: np.ndarray) -> float:
+    n = len(without)
+    return float((n - 1) / n * ((without - without.mean()) ** 2).sum())
+
+
+def _z() -> float:
+    return float(stats.norm.ppf((1 + LEVEL) / 2))
+
+
+class Yardstick(NamedTuple):
+    """What random draws of the anchor reach at a dataset's size."""
+
+    low: float
+    median: float
+    high: float
+    """Of 95 % of the draws; NaN where the anchor's half is too small for the dataset."""
+
+    against: float
+    """FAC of the dataset against the same halves, on average."""
+
+    @property
+    def share(self) -> float:
+        """What the dataset reaches of what was to be expected."""
+        return self.against / self.median if self.median else math.nan
+
+
+def yardstick(
+    anchor: Incidence,
+    anchor_tokens: np.ndarray,
+    dataset_support: np.ndarray,
+    dataset_tokens: int,
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> Yardstick:
+    """FAC that samples of the anchor itself reach at the dataset's number of content tokens.
+
+    Each draw splits the anchor in two: samples of one half, in random order, up to
+    `dataset_tokens`, are compared with the other half, so that no sample stands on both sides; the
+    dataset is compared with that other half too. `anchor_tokens` are content tokens per sample,
+    int `[n_samples]`, `dataset_support` is int `[n_features]`.
+
+    The halves must have the tokens: a dataset larger than half of the anchor has no yardstick.
+    """
+    nothing = Yardstick(math.nan, math.nan, math.nan, math.nan)
+    if anchor.n_samples < 4 or dataset_tokens <= 0:
+        return nothing
+    reached, against = [], []
+    for _ in range(draws):
+        order = rng.permutation(anchor.n_samples)
+        half = anchor.n_samples // 2
+        spent = np.cumsum(anchor_tokens[order[:half]])
+        if spent[-1] < dataset_tokens:
+            return nothing
+        # The sample that crosses the line belongs to the draw where that comes nearer to it.
+        n = int(np.searchsorted(spent, dataset_tokens))
+        before = int(spent[n - 1]) if n else 0
+        n += int(spent[n] - dataset_tokens < dataset_tokens - before)
+        drawn, other = np.zeros((2, anchor.n_samples), bool)
+        drawn[order[:n]], other[order[half:]] = True, True
+        there = _fired_by(anchor, other)
+        if not there.any():
+            continue
+        reached.append(float(_fired_by(anchor, drawn)[there].mean()))
+        against.append(float((dataset_support > 0)[there].mean()))
+    if not reached:
+        return nothing
+    tail = (1 - LEVEL) / 2
+    low, median, high = np.quantile(reached, [tail, 0.5, 1 - tail])
+    return Yardstick(float(low), float(median), float(high), float(np.mean(against)))
+
+
+def _fired_by(incidence: Incidence, samples: np.ndarray) -> np.ndarray:
+    """Features that some of the samples (bool `[n_samples]`) fire: bool `[n_features]`."""
+    features = np.zeros(incidence.n_features, bool)
+    features[incidence.feature[samples[incidence.sample]]] = True
+    return features
+
+
+# --- growth ---------------------------------------------------------------------------------------
+
+
+def growth(dataset: Incidence, times: float) -> Interval:
+    """Features that `times` as many samples more like these would newly fire (0 < times <= 1).
+
+    Efron and Thisted 1976: with Q_k the features fired by exactly k samples, t = times and K =
+    GROWTH_TERMS, D = sum over k <= K of w_k Q_k, w_k = -(-t)^k P(Bin(K, 1 / (1 + t)) >= k). Its
+    variance phi (sum w_k^2 Q_k + max(D, 0)) is inflated by how unevenly the singletons lie, phi =
+    max(1, n / (n - 1) sum (u_i - mean u)^2 / Q_1), u_i the features that only sample i fires: a
+    sample brings many at once.
+
+    Raises InputError for other `times`: beyond twice the size nothing is known.
+    """
+    if not 0 < times <= 1:
+        raise InputError(f"Growth can be told up to twice the size, got {times:g} times more.")
+    support = dataset.support()
+    k = np.arange(1, GROWTH_TERMS + 1)
+    weights = -((-times) ** k) * stats.binom.sf(k - 1, GROWTH_TERMS, 1 / (1 + times))
+    counts = np.array([(support == n).sum() for n in k])
+    estimate = float(weights @ counts)
+    only = dataset.only_here(np.ones(dataset.n_features, bool))
+    n, singletons = dataset.n_samples, int(counts[0])
+    phi = 1.0
+    if singletons and n > 1:
+        phi = max(1.0, n / (n - 1) * float(((only - only.mean()) ** 2).sum()) / singletons)
+    error = math.sqrt(phi * (float(weights**2 @ counts) + max(estimate, 0.0)))
+    silent = dataset.n_features - int((support > 0).sum())
+    low, high = (min(max(estimate + s * _z() * error, 0.0), silent) for s in (-1, 1))
+    return Interval(min(max(estimate, 0.0), silent), low, high)
+
+
+def rarefaction(support: np.ndarray, n_samples: int, sizes: np.ndarray) -> np.ndarray:
+    """Features that a random part of the samples fires, expected: float64 `[sizes]` (Hurlbert
+    1971). A part of m samples misses a feature of support k with probability C(n - k, m) / C(n, m).
+    """
+    support = np.asarray(support)[np.asarray(support) > 0]
+    m = np.asarray(sizes)[:, None]
+    misses = stats.hypergeom.pmf(0, n_samples, support[None, :], m)
+    return (1 - misses).sum(axis=1)
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def strata_of(n_active: np.ndarray, n_strata: int = 10) -> np.ndarray:
+    """Samples in groups of about one size: int `[n_samples]`, by quantiles of their active
+    features. Samples with equally many stand in one group."""
+    edges = np.unique(np.quantile(n_active, np.linspace(0, 1, n_strata + 1)[1:-1]))
+    return np.searchsorted(edges, n_active, side="left")
+
+
+def label_contrast(
+    incidence: Incidence, has_label: np.ndarray, strata: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Common odds ratio and one-sided p-value of each feature firing with a label, given strata.
+
+    Cochran-Mantel-Haenszel with a continuity correction (Mantel and Haenszel 1959): within each
+    stratum the number of labelled samples that fire a feature is hypergeometric if label and
+    feature are unrelated; sums of differences and of variances over the strata give z. Length,
+    which fires more features of every kind, is thereby held equal. `has_label` is bool
+    `[n_samples]`; the p-value is 1 where no stratum can tell.
+    """
+    groups, of_sample = np.unique(strata, return_inverse=True)
+    shape = (len(groups), incidence.n_features)
+    cell = of_sample[incidence.sample] * incidence.n_features + incidence.feature
+    size = shape[0] * shape[1]
+    fires = np.bincount(cell, minlength=size).reshape(shape).astype(float)
+    labelled = has_label[incidence.sample]
+    with_label = np.bincount(cell[labelled], minlength=size).reshape(shape).astype(float)
+    n = np.bincount(of_sample).astype(float)[:, None]
+    n_label = np.bincount(of_sample, weights=has_label).astype(float)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.nan_to_num(
+            n_label * (n - n_label) * fires * (n - fires) / (n * n * (n - 1)), posinf=0.0
+        ).sum(axis=0)
+        surplus = (with_label - n_label * fires / n).sum(axis=0)
+        z = np.where(variance > 0, (surplus - 0.5) / np.sqrt(variance), -np.inf)
+        agree = (with_label * (n - n_label - fires + with_label) / n).sum(axis=0)
+        differ = ((n_label - with_label) * (fires - with_label) / n).sum(axis=0)
+        odds = agree / differ
+    return odds, np.where(variance > 0, stats.norm.sf(z), 1.0)

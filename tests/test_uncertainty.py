@@ -1,0 +1,256 @@
+"""Estimators of doubt: each equals a slow computation of its definition on small data."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fac.errors import InputError
+from fac.uncertainty import (
+    GROWTH_TERMS,
+    Incidence,
+    benjamini_hochberg,
+    fac_interval,
+    gap_test,
+    growth,
+    label_contrast,
+    rarefaction,
+    strata_of,
+    yardstick,
+)
+
+counts = st.lists(st.integers(0, 30), min_size=1, max_size=12)
+
+
+def incidence(matrix) -> Incidence:
+    """From a bool matrix, samples x features."""
+    matrix = np.asarray(matrix, bool)
+    sample, feature = np.nonzero(matrix)
+    return Incidence(sample, feature, *matrix.shape)
+
+
+def matrices(samples: int = 7, features: int = 6):
+    row = st.lists(st.booleans(), min_size=features, max_size=features)
+    return st.lists(row, min_size=2, max_size=samples)
+
+
+# --- gaps
+
+
+@given(counts, st.integers(1, 400), st.integers(1, 400), st.data())
+def test_the_gap_test_is_the_lower_tail_of_a_binomial(n_anchor, t_anchor, t_dataset, data):
+    n_dataset = data.draw(st.lists(st.integers(0, 30), min_size=len(n_anchor)))[: len(n_anchor)]
+    test = gap_test(
+        np.array(n_anchor), np.array(n_dataset), anchor_tokens=t_anchor, dataset_tokens=t_dataset
+    )
+    share = t_dataset / (t_anchor + t_dataset)
+    for a, d, p in zip(n_anchor, n_dataset, test.p, strict=True):
+        n = a + d
+        tail = sum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(d + 1))
+        assert p == pytest.approx(min(tail, 1.0), rel=1e-9)
+
+
+def test_of_zero_counts_the_probability_has_a_closed_form():
+    test = gap_test(np.array([3, 10]), np.zeros(2, int), anchor_tokens=100, dataset_tokens=50)
+    assert test.p == pytest.approx([1.5**-3, 1.5**-10])
+    assert test.expected.tolist() == [1.5, 5.0]
+
+
+@given(st.integers(1, 25), st.integers(0, 25), st.floats(0.05, 4))
+def test_the_interval_of_a_ratio_solves_the_equation_it_promises(a, d, r):
+    test = gap_test(
+        np.array([a]), np.array([d]), anchor_tokens=10_000, dataset_tokens=round(10_000 * r)
+    )
+    r = round(10_000 * r) / 10_000
+    assert test.ratio_low[0] <= test.ratio[0] + 1e-12 <= test.ratio_high[0] + 1e-9
+
+    def share(ratio):
+        return ratio * r / (1 + ratio * r)
+
+    assert stats.binom.cdf(d, a + d, share(test.ratio_high[0])) == pytest.approx(0.025, rel=1e-6)
+    if d:
+        assert stats.binom.sf(d - 1, a + d, share(test.ratio_low[0])) == pytest.approx(0.025, 1e-6)
+    else:
+        assert test.ratio_low[0] == 0
+
+
+def test_without_tokens_there_is_no_rate():
+    with pytest.raises(InputError, match="content tokens on both sides"):
+        gap_test(np.array([1]), np.array([0]), anchor_tokens=0, dataset_tokens=5)
+
+
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_benjamini_hochberg_is_its_definition(p):
+    n, ordered = len(p), sorted(p)
+    k = max((i for i in range(1, n + 1) if ordered[i - 1] <= 0.05 * i / n), default=0)
+    limit = ordered[k - 1] if k else -1.0
+    assert benjamini_hochberg(np.array(p)).tolist() == [value <= limit for value in p]
+
+
+# --- coverage
+
+
+def fac(anchor: np.ndarray, dataset: np.ndarray) -> float:
+    p = anchor.any(axis=0)
+    return float((p & dataset.any(axis=0)).sum() / p.sum()) if p.any() else math.nan
+
+
+@given(matrices(), matrices())
+def test_the_interval_of_fac_is_the_jackknife_done_by_leaving_out(anchor, dataset):
+    anchor, dataset = np.array(anchor), np.array(dataset)
+    interval = fac_interval(incidence(anchor), incidence(dataset))
+    value = fac(anchor, dataset)
+    assert interval.value == pytest.approx(value, nan_ok=True)
+    left = [fac(anchor, np.delete(dataset, i, axis=0)) for i in range(len(dataset))]
+    right = [fac(np.delete(anchor, j, axis=0), dataset) for j in range(len(anchor))]
+    if not np.isfinite([value, *right]).all():
+        assert math.isnan(interval.low) and math.isnan(interval.high)
+        return
+    variance = sum(
+        (len(f) - 1) / len(f) * sum((x - np.mean(f)) ** 2 for x in f) for f in (left, right)
+    )
+    half = stats.norm.ppf(0.975) * math.sqrt(variance)
+    assert interval.low == pytest.approx(max(value - half, 0), abs=1e-12)
+    assert interval.high == pytest.approx(min(value + half, 1), abs=1e-12)
+
+
+def test_one_sample_has_no_interval():
+    interval = fac_interval(incidence([[1, 1]]), incidence([[1, 0], [0, 0]]))
+    assert interval.value == 0.5 and math.isnan(interval.low)
+
+
+def test_the_yardstick_of_equal_samples_is_all_of_it():
+    same = incidence(np.ones((10, 3)))
+    result = yardstick(
+        same, np.full(10, 4), np.array([1, 0, 0]), 8, draws=20, rng=np.random.default_rng(0)
+    )
+    assert (result.low, result.median, result.high) == (1, 1, 1)
+    assert result.against == pytest.approx(1 / 3) and result.share == pytest.approx(1 / 3)
+
+
+def test_the_yardstick_is_the_mean_over_all_splits():
+    rng = np.random.default_rng(3)
+    matrix = rng.random((6, 8)) < 0.3
+    # A draw of one sample from three, against the other three: all of them, by hand.
+    values = []
+    for half in combinations(range(6), 3):
+        other = [i for i in range(6) if i not in half]
+        there = matrix[other].any(axis=0)
+        values += [float(matrix[i][there].mean()) for i in half if there.any()]
+    result = yardstick(
+        incidence(matrix),
+        np.full(6, 5),
+        np.ones(8, int),
+        5,
+        draws=4000,
+        rng=np.random.default_rng(1),
+    )
+    assert result.median == pytest.approx(np.median(values), abs=0.05)
+    assert result.against == 1.0
+
+
+def test_a_dataset_larger_than_half_the_anchor_has_no_yardstick():
+    result = yardstick(
+        incidence(np.ones((10, 3))),
+        np.full(10, 4),
+        np.ones(3, int),
+        21,
+        draws=3,
+        rng=np.random.default_rng(0),
+    )
+    assert math.isnan(result.median) and math.isnan(result.share)
+
+
+# --- growth
+
+
+@given(matrices(), st.sampled_from([0.25, 0.5, 1.0]))
+def test_growth_is_the_weighted_sum_of_counts_of_counts(matrix, times):
+    data = incidence(matrix)
+    support = np.array(matrix).sum(axis=0)
+    total = spread = 0.0
+    for k in range(1, GROWTH_TERMS + 1):
+        at_least = sum(
+            math.comb(GROWTH_TERMS, j) * (1 / (1 + times)) ** j * (times / (1 + times)) ** (5 - j)
+            for j in range(k, GROWTH_TERMS + 1)
+        )
+        weight = (-1) ** (k + 1) * times**k * at_least
+        total += weight * (support == k).sum()
+        spread += weight**2 * (support == k).sum()
+    silent = int((support == 0).sum())
+    assert growth(data, times).value == pytest.approx(min(max(total, 0), silent))
+    only = [int(((np.array(matrix)[i] > 0) & (support == 1)).sum()) for i in range(len(matrix))]
+    n, single = len(matrix), (support == 1).sum()
+    phi = max(1.0, np.var(only, ddof=1) * 1.0 * n / single) if single else 1.0
+    half = stats.norm.ppf(0.975) * math.sqrt(phi * (spread + max(total, 0)))
+    assert growth(data, times).high == pytest.approx(min(max(total + half, 0), silent))
+
+
+def test_beyond_twice_the_size_growth_is_refused():
+    with pytest.raises(InputError, match="up to twice the size"):
+        growth(incidence([[1]]), 1.5)
+
+
+@given(matrices())
+@settings(max_examples=30)
+def test_rarefaction_is_the_mean_over_all_parts(matrix):
+    matrix = np.array(matrix)
+    n = len(matrix)
+    sizes = np.arange(1, n + 1)
+    by_hand = [
+        np.mean([matrix[list(part)].any(axis=0).sum() for part in combinations(range(n), m)])
+        for m in sizes
+    ]
+    assert rarefaction(matrix.sum(axis=0), n, sizes) == pytest.approx(by_hand)
+
+
+# --- labels
+
+
+@given(matrices(samples=12), st.data())
+@settings(max_examples=50)
+def test_the_label_contrast_is_that_of_statsmodels_formula_by_stratum(matrix, data):
+    matrix = np.array(matrix)
+    n = len(matrix)
+    label = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    strata = np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+    odds, p = label_contrast(incidence(matrix), label, strata)
+    for f in range(matrix.shape[1]):
+        surplus = variance = agree = differ = 0.0
+        for s in np.unique(strata):
+            here = strata == s
+            size, fires = here.sum(), matrix[here, f]
+            a = (fires & label[here]).sum()
+            b, c = (~fires & label[here]).sum(), (fires & ~label[here]).sum()
+            d = size - a - b - c
+            surplus += a - (a + b) * (a + c) / size
+            if size > 1:
+                variance += (a + b) * (c + d) * (a + c) * (b + d) / (size**2 * (size - 1))
+            agree, differ = agree + a * d / size, differ + b * c / size
+        if variance == 0:
+            assert p[f] == 1.0
+            continue
+        assert p[f] == pytest.approx(stats.norm.sf((surplus - 0.5) / math.sqrt(variance)))
+        if differ:
+            assert odds[f] == pytest.approx(agree / differ)
+
+
+def test_length_alone_is_no_relevance():
+    rng = np.random.default_rng(0)
+    long = np.repeat([False, True], 200)
+    matrix = rng.random((400, 60)) < np.where(long, 0.5, 0.1)[:, None]
+    label = rng.random(400) < np.where(long, 0.8, 0.2)
+    _, plain = label_contrast(incidence(matrix), label, np.zeros(400, int))
+    _, stratified = label_contrast(incidence(matrix), label, strata_of(matrix.sum(axis=1)))
+    assert benjamini_hochberg(plain).sum() > 40
+    assert benjamini_hochberg(stratified).sum() <= 2
+
+
+def test_strata_hold_about_as_many_samples_each():
+    strata = strata_of(np.arange(100), 4)
+    assert np.bincount(strata).tolist() == [25, 25, 25, 25]
+    assert strata_of(np.full(9, 3)).tolist() == [0] * 9
