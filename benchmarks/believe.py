@@ -1,0 +1,305 @@
+"""How far gaps, intervals and forecasts can be believed: `python -m benchmarks.believe`.
+
+Chats of the corpus, a third each from three sources, are measured once with the demo model (ten
+minutes on two cores; a killed measure goes on). Then everything is drawn from them at random, where
+the truth is known: halves of one population have no gaps; a source against the mix has true ones,
+which a half that the test did not see confirms; FAC at given sizes and features at twice the size
+are averages over the repeats, which the intervals should cover.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from fac.jobs.steps import Steps
+
+from fac.config import REPOSITORY, IngestSpec, MeasureSpec, Workspace
+from fac.store.runs import Runs
+from fac.uncertainty import (
+    Incidence,
+    benjamini_hochberg,
+    fac_interval,
+    gap_test,
+    growth,
+    label_contrast,
+    rarefaction,
+    strata_of,
+)
+
+CORPUS = REPOSITORY.parent / "shared" / "data" / "sae_corpus.jsonl.gz"
+TOXICITY = REPOSITORY.parent / "shared" / "data" / "toxicity_surge.jsonl"
+
+SETTINGS = ((400, 100), (400, 200), (400, 400), (800, 100), (800, 400), (1200, 600))
+"""Samples of the anchor and of the dataset, for intervals of FAC."""
+
+SIZES = (100, 200, 400, 600, 800, 1200)
+"""Samples from which twice as many are forecast."""
+
+
+class Population(NamedTuple):
+    """Measured samples, from which everything is drawn."""
+
+    sample: np.ndarray
+    feature: np.ndarray
+    """int `[pairs]`: which sample fires which feature above the threshold."""
+
+    tokens: np.ndarray
+    """int `[n_samples]`: content tokens."""
+
+    label: np.ndarray
+    """str `[n_samples]`."""
+
+    n_features: int
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.tokens)
+
+    def part(self, samples: np.ndarray) -> Incidence:
+        """Some of the samples, renumbered in their order."""
+        number = np.full(self.n_samples, -1)
+        number[samples] = np.arange(len(samples))
+        inside = number[self.sample] >= 0
+        sample = number[self.sample[inside]]
+        return Incidence(sample, self.feature[inside], len(samples), self.n_features)
+
+    def support(self, samples: np.ndarray) -> np.ndarray:
+        return self.part(samples).support()
+
+
+def load(runs: Runs, measure: str, threshold: float | None) -> tuple[Population, float]:
+    """A measured dataset at a threshold, by default that of clear firing: its median peak."""
+    facts = runs.manifest(measure)["facts"]
+    table = runs.table(measure, "activations", ["sample", "feature", "peak"])
+    peak = table["peak"].to_numpy()
+    threshold = float(np.median(peak)) if threshold is None else threshold
+    clear = peak > threshold
+    pairs = np.stack([table[name].to_numpy()[clear] for name in ("sample", "feature")])
+    sample, feature = np.unique(pairs, axis=1)
+    tokens = runs.table(measure, "sample_tokens", ["sample", "n_content"])
+    content = np.zeros(facts["n_samples"], np.int64)
+    content[tokens["sample"].to_numpy()] = tokens["n_content"].to_numpy()
+    labels = runs.table(facts["dataset"], "samples", ["label"])["label"].to_numpy()
+    return Population(sample, feature, content, labels.astype(str), facts["n_features"]), threshold
+
+
+def write_corpus(folder: Path, each: int) -> list[Path]:
+    """`each` chats of every source in random order, and half of them cut to half their words."""
+    by_source: dict[str, list[Any]] = {}
+    with gzip.open(CORPUS, "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            by_source.setdefault(row["source"].split("/")[0], []).append(row["messages"])
+    draw = random.Random(0)
+    rows = []
+    for source, chats in sorted(by_source.items()):
+        rows += [{"messages": chat, "label": source} for chat in draw.sample(chats, each)]
+    draw.shuffle(rows)
+    cut = [{**row, "messages": [*map(_halved, row["messages"])]} for row in rows[: len(rows) // 2]]
+    paths = []
+    for name, part in (("mix", rows), ("cut", cut)):
+        paths.append(folder / f"{name}.jsonl")
+        paths[-1].write_text("".join(json.dumps(row) + "\n" for row in part), "utf-8")
+    return paths
+
+
+def _halved(message: dict[str, str]) -> dict[str, str]:
+    words = message["content"].split(" ")
+    return {**message, "content": " ".join(words[: max(len(words) // 2, 1)])}
+
+
+def measured(workspace: Workspace, paths: Sequence[Path]) -> list[str]:
+    """The measure run of every file; what was measured before is taken as it is."""
+    steps = Steps(workspace)
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        if done % 200 == 0:
+            print(f"{done:,} of {total:,} {note}", flush=True)
+
+    ids = []
+    for path in paths:
+        spec = IngestSpec(name=path.stem, source=str(path), label_field="label", on_bad="skip")
+        dataset = steps.perform(spec, progress)
+        ids.append(steps.perform(MeasureSpec(dataset=dataset), progress))
+    return ids
+
+
+# --- what is checked ------------------------------------------------------------------------------
+
+
+def certain_gaps(
+    population: Population, anchor: np.ndarray, dataset: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features that the dataset's samples show too seldom for certain, and the expected counts."""
+    in_anchor, in_dataset = population.support(anchor), population.support(dataset)
+    asked_about = np.flatnonzero(in_anchor)
+    test = gap_test(
+        in_anchor[asked_about],
+        in_dataset[asked_about],
+        anchor_tokens=int(population.tokens[anchor].sum()),
+        dataset_tokens=int(population.tokens[dataset].sum()),
+    )
+    return asked_about[test.certain], test.expected[test.certain]
+
+
+def null_splits(population: Population, splits: int, rng: np.random.Generator) -> list[int]:
+    """Certain gaps between random halves of one population."""
+    counts = []
+    for _ in range(splits):
+        first, second = np.array_split(rng.permutation(population.n_samples), 2)
+        counts.append(len(certain_gaps(population, first, second)[0]))
+    return counts
+
+
+def held_out(
+    population: Population, source: str, repeats: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Certain gaps of one source against the mix, on average, and the share of them that a half of
+    the source which the test did not see fires at most half as often as expected."""
+    n_gaps = n_confirmed = 0
+    mine, rest = (np.flatnonzero((population.label == source) == same) for same in (True, False))
+    for _ in range(repeats):
+        dataset, unseen = np.array_split(rng.permutation(mine), 2)
+        anchor = rng.permutation(rest)[: population.n_samples // 2]
+        gaps, _ = certain_gaps(population, anchor, dataset)
+        rate = population.tokens[unseen].sum() / population.tokens[anchor].sum()
+        expected = population.support(anchor)[gaps] * rate
+        n_gaps += len(gaps)
+        n_confirmed += int((population.support(unseen)[gaps] <= expected / 2).sum())
+    return n_gaps / repeats, n_confirmed / n_gaps if n_gaps else float("nan")
+
+
+def interval_of_fac(
+    population: Population, n_anchor: int, n_dataset: int, repeats: int, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """(mean FAC, share of the intervals that cover it, mean half-width)."""
+    intervals = []
+    for _ in range(repeats):
+        order = rng.permutation(population.n_samples)
+        anchor, dataset = order[:n_anchor], order[n_anchor : n_anchor + n_dataset]
+        intervals.append(fac_interval(population.part(anchor), population.part(dataset)))
+    truth = float(np.mean([each.value for each in intervals]))
+    covered = np.mean([each.low <= truth <= each.high for each in intervals])
+    return truth, float(covered), float(np.mean([each.high - each.low for each in intervals])) / 2
+
+
+def forecast(
+    population: Population, n: int, repeats: int, rng: np.random.Generator
+) -> tuple[float, float, float]:
+    """Of n samples doubled: (new features by rarefaction, share covered, mean half-width)."""
+    whole = population.support(np.arange(population.n_samples))
+    at_n, at_twice = rarefaction(whole, population.n_samples, np.array([n, 2 * n]))
+    truth, intervals = float(at_twice - at_n), []
+    for _ in range(repeats):
+        part = population.part(rng.permutation(population.n_samples)[:n])
+        intervals.append(growth(part, 1.0))
+    covered = np.mean([each.low <= truth <= each.high for each in intervals])
+    return truth, float(covered), float(np.mean([each.high - each.low for each in intervals])) / 2
+
+
+def cut_against_whole(whole: Population, cut: Population) -> tuple[int, int]:
+    """Certain gaps of text cut to half against other, whole text: by tokens and by samples."""
+    n = cut.n_samples
+    anchor = np.arange(n, whole.n_samples)
+    in_anchor, in_cut = whole.support(anchor), cut.support(np.arange(n))
+    features = np.flatnonzero(in_anchor)
+    counts = []
+    for exposure in (
+        {"anchor_tokens": int(whole.tokens[anchor].sum()), "dataset_tokens": int(cut.tokens.sum())},
+        {"anchor_tokens": len(anchor), "dataset_tokens": n},
+    ):
+        test = gap_test(in_anchor[features], in_cut[features], **exposure)
+        counts.append(int(test.certain.sum()))
+    return counts[0], counts[1]
+
+
+def relevance(population: Population, label: str) -> tuple[int, int, int, int]:
+    """Features relevant for a label and for its absence: as they are, and stratified."""
+    everything = np.arange(population.n_samples)
+    incidence = population.part(everything)
+    strata = strata_of(np.bincount(population.sample, minlength=population.n_samples))
+    counts = []
+    for groups in (np.zeros(population.n_samples, int), strata):
+        for has in (population.label == label, population.label != label):
+            _, p = label_contrast(incidence, has, groups)
+            counts.append(int(benjamini_hochberg(p[incidence.support() > 0]).sum()))
+    return counts[0], counts[1], counts[2], counts[3]
+
+
+def permuted(population: Population, label: str, times: int, rng: np.random.Generator) -> float:
+    """Relevant features, on average, where the labels mean nothing."""
+    incidence = population.part(np.arange(population.n_samples))
+    strata = strata_of(np.bincount(population.sample, minlength=population.n_samples))
+    fires = incidence.support() > 0
+    counts = []
+    for _ in range(times):
+        has = rng.permutation(population.label == label)
+        _, p = label_contrast(incidence, has, strata)
+        counts.append(int(benjamini_hochberg(p[fires]).sum()))
+    return float(np.mean(counts))
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def report(
+    whole: Population, cut: Population, toxic: Population, options: argparse.Namespace
+) -> Iterator[str]:
+    """Every table, line by line."""
+    rng = np.random.default_rng(options.seed)
+    counts = null_splits(whole, options.splits, rng)
+    yield f"Null: {np.mean(counts):.2f} certain gaps a split ({max(counts)} at most), "
+    yield f"{options.splits} random halves of {whole.n_samples:,} chats."
+    yield "\n| source against the rest | certain gaps | confirmed on an unseen half |"
+    yield "|---|---|---|"
+    for source in sorted(set(whole.label)):
+        n, share = held_out(whole, source, options.splits, rng)
+        yield f"| {source} | {n:,.0f} | {share:.2f} |"
+    yield "\n| anchor | dataset | FAC | covered | half-width |"
+    yield "|---|---|---|---|---|"
+    for n_anchor, n_dataset in SETTINGS:
+        value, share, half = interval_of_fac(whole, n_anchor, n_dataset, options.repeats, rng)
+        yield f"| {n_anchor:,} | {n_dataset:,} | {value:.3f} | {share:.2f} | {half:.3f} |"
+    yield "\n| samples | new features at twice as many | covered | half-width |"
+    yield "|---|---|---|---|"
+    for n in SIZES:
+        value, share, half = forecast(whole, n, options.repeats, rng)
+        yield f"| {n:,} | {value:,.0f} | {share:.2f} | {half:,.0f} |"
+    by_tokens, by_samples = cut_against_whole(whole, cut)
+    yield f"\nText cut to half: {by_tokens} certain gaps by tokens, {by_samples} by samples."
+    plain, plain_not, stratified, stratified_not = relevance(toxic, "1")
+    yield (
+        f"\nRelevant for label 1 and for label 0 of {toxic.n_samples} comments: {plain:,} and "
+        f"{plain_not:,}; given active features {stratified:,} and {stratified_not:,}; with "
+        f"permuted labels {permuted(toxic, '1', 20, rng):.2f}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--each", type=int, default=800, help="Chats of each source.")
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--threshold", type=float, help="By default the mix's median peak.")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    workspace = Workspace(options.workspace.resolve())
+    workspace.inputs.mkdir(parents=True, exist_ok=True)
+    paths = [*write_corpus(workspace.inputs, options.each), TOXICITY]
+    mix, cut, toxic = measured(workspace, paths)
+    runs = Runs(workspace)
+    whole, threshold = load(runs, mix, options.threshold)
+    print(f"\nClear firing: peaks above {threshold:.2f}.\n")
+    for line in report(whole, load(runs, cut, threshold)[0], load(runs, toxic, None)[0], options):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
