@@ -249,6 +249,11 @@ SCORERS: Registry[Any] = Registry("fac.interpret.scorers", "SCORER")
 JUDGES: Registry[Any] = Registry("fac.interpret.judges", "JUDGE")
 
 
+def model_scores() -> tuple[str, ...]:
+    """Scores that a language model gives by reading, so that a spec has to ask for them."""
+    return tuple(name for name, scorer in SCORERS.items() if scorer.needs_model)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExplainSpec(AskSpec):
     step = "explain"
@@ -266,7 +271,7 @@ class ExplainSpec(AskSpec):
     """The file to import, for an explainer that needs one."""
 
     scores: tuple[str, ...] = ()
-    """Those of SCORERS that a language model gives by reading."""
+    """Some of `model_scores()`."""
 
     explanations: str = ""
     """Run id of explanations to score with `model`; "" scores the ones made here."""
@@ -280,7 +285,7 @@ class ExplainSpec(AskSpec):
                 f"The explainer must be one of {', '.join(EXPLAINERS)}, got {self.explainer!r}."
             )
         explainer = EXPLAINERS[self.explainer]
-        scores = [name for name, scorer in SCORERS.items() if scorer.needs_model]
+        scores = model_scores()
         if unknown := set(self.scores) - {*scores}:
             names = ", ".join(sorted(unknown))
             raise InputError(f"Scores are {' and '.join(scores)}, got {names}.")
@@ -343,8 +348,8 @@ class JudgeSpec(AskSpec):
             )
 
 
-WRITERS = ("local", "steered", "openai")
-"""What writes candidates: a local model, the same steered along the feature, a server."""
+WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")
+"""What writes candidates, in order of preference."""
 
 METHODS = ("two-step", "one-step", "unguided", "random")
 """two-step: from approved pairs. The others are baselines through the same path."""
@@ -390,7 +395,7 @@ class WriteSpec(AskSpec):
             raise InputError(f"The temperature must be 0 to 2, got {self.temperature}.")
         if not 8 <= self.max_new_tokens <= 4096:
             raise InputError(f"max_new_tokens must be 8 to 4,096, got {self.max_new_tokens}.")
-        if self.writer == "openai" and not self.model:
+        if not self.model and WRITERS[self.writer].server:
             raise InputError("A server's model needs a name: give --model.")
 
 
@@ -491,7 +496,7 @@ INHERITED = (
 def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
     """The settings that go on from one spec that writes to the next, which has this writer."""
     found = {name: before[name] for name in INHERITED if name in before}
-    if writer and (writer == "openai") != (found.get("writer") == "openai"):
+    if writer and WRITERS[writer].server != WRITERS[found.get("writer", WriteSpec.writer)].server:
         # the name of a server's model means nothing on this machine, and the other way round
         found = {name: value for name, value in found.items() if name not in ("model", "endpoint")}
     return found

@@ -106,7 +106,7 @@ class Explainer:
 
     @property
     def needs_nothing(self) -> bool:
-        """Whether the measure run suffices: the text says where a feature fires, not its meaning."""
+        """Whether the measure run suffices; the text then says where a feature fires, no more."""
         return not self.needs_model and not self.needs_file
 
 
@@ -133,6 +133,9 @@ class Judge:
     title: str
     judge: Callable[[StepRun[JudgeSpec]], Iterator[list[Row]]]
     """Rows of schema.RELEVANCE, a block of features at a time."""
+
+    preference: int
+    """The lowest is offered first."""
 
     needs_model: bool = False
     """And a rubric that the model judges by."""

@@ -79,4 +79,4 @@ def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
     yield contrast(run)
 
 
-JUDGE = Judge(title="The data's labels", judge=_judge, needs_label=True)
+JUDGE = Judge(title="The data's labels", judge=_judge, preference=1, needs_label=True)

@@ -39,4 +39,4 @@ def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
         ]
 
 
-JUDGE = Judge(title="A language model", judge=_judge, needs_model=True)
+JUDGE = Judge(title="A language model", judge=_judge, preference=0, needs_model=True)
