@@ -48,7 +48,7 @@ from fac.config import (
     workspace,
 )
 from fac.errors import InputError
-from fac.executor import Where, chosen
+from fac.executor import Where, choose_executor
 from fac.prompts import profiles
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
@@ -110,7 +110,7 @@ def pairs(
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Step 1: for every gap a text that fires the feature and a near-twin that does not."""
-    where = chosen(executor, address, workers)
+    where = choose_executor(executor, address, workers)
     place = workspace(workspace_)
     runs = Runs(place)
     sides = runs.resolve("measure", anchor), runs.resolve("measure", dataset)
@@ -326,7 +326,7 @@ def synthesize(
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Step 2: samples from the approved pairs, each kept or dropped with a reason."""
-    where = chosen(executor, address, workers)
+    where = choose_executor(executor, address, workers)
     place = workspace(workspace_)
     runs = Runs(place)
     run_id = _pairs_run(runs, pairs)

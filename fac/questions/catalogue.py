@@ -8,53 +8,54 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fac.config import MeasureSpec
+from fac.manifest import MeasureManifest
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
 Row = dict[str, Any]
 
 
-def measured(stores: Stores) -> dict[str, Row]:
+def measured(stores: Stores) -> dict[str, MeasureManifest]:
     """Manifests of the measure runs that can be shown, by run id, newest first."""
     manifests = stores.runs.list(MeasureSpec.step)
-    return {m["run"]: m for m in manifests if stores.cache.ready(m["run"])}
+    return {m.run: m for m in manifests if stores.cache.ready(m.run)}
 
 
-def titles(manifests: Mapping[str, Row]) -> dict[str, str]:
+def titles(manifests: Mapping[str, MeasureManifest]) -> dict[str, str]:
     """What each run is called: its dataset's name, with a piece of the id where names repeat."""
-    names = [manifest["facts"]["name"] for manifest in manifests.values()]
+    names = [manifest.facts.name for manifest in manifests.values()]
     return {
         run: name if names.count(name) == 1 else f"{name} · {run.rsplit('-', 1)[1][:6]}"
         for run, name in zip(manifests, names, strict=True)
     }
 
 
-def default_anchor(manifests: Mapping[str, Row]) -> str:
+def default_anchor(manifests: Mapping[str, MeasureManifest]) -> str:
     """The run that calls itself an anchor, else the one with the most samples."""
-    facts = {run: manifest["facts"] for run, manifest in manifests.items()}
+    facts = {run: manifest.facts for run, manifest in manifests.items()}
     return max(
-        facts, key=lambda run: ("anchor" in facts[run]["name"].casefold(), facts[run]["n_samples"])
+        facts, key=lambda run: ("anchor" in facts[run].name.casefold(), facts[run].n_samples)
     )
 
 
-def default_dataset(stores: Stores, manifests: Mapping[str, Row], anchor: str) -> str:
+def default_dataset(stores: Stores, manifests: Mapping[str, MeasureManifest], anchor: str) -> str:
     """The newest run that is not the anchor; of a few synthesized samples only where there is no
     other, since they were made to be added to one."""
     others = [run for run in manifests if run != anchor]
-    collected = (r for r in others if not is_synthetic(stores, manifests[r]["facts"]["dataset"]))
+    collected = (r for r in others if not is_synthetic(stores, manifests[r].facts.dataset))
     return next(collected, next(iter(others), anchor))
 
 
 def is_synthetic(stores: Stores, dataset: str) -> bool:
     """Whether a dataset run holds the samples of a synthesis."""
     runs = stores.runs
-    return runs.find(dataset) and runs.manifest(dataset)["facts"].get("kind") == "synthetic"
+    return runs.find(dataset) and runs.manifest(dataset).facts.kind == "synthetic"
 
 
-def comparable(manifests: Mapping[str, Row], anchor: str) -> list[str]:
+def comparable(manifests: Mapping[str, MeasureManifest], anchor: str) -> list[str]:
     """Runs whose features mean the same as the anchor's: same model, layer and SAE."""
-    encoder = manifests[anchor]["facts"]["encoder"]
-    return [run for run, m in manifests.items() if m["facts"]["encoder"] == encoder]
+    encoder = manifests[anchor].facts.encoder
+    return [run for run, m in manifests.items() if m.facts.encoder == encoder]
 
 
 def anchor_of(stores: Stores, run: str) -> str:
@@ -72,20 +73,24 @@ def labels(stores: Stores, run: str, features: Sequence[int]) -> dict[int, str]:
     return by_feature
 
 
-def sae_of(stores: Stores, manifest: Row) -> str | None:
+def sae_of(stores: Stores, manifest: MeasureManifest) -> str | None:
     """The run about a measure run's dictionary itself; None while it cannot be shown."""
-    sae = manifest["facts"]["sae_run"]
-    return sae if stores.cache.ready(sae) else None
+    return manifest.facts.sae_run if stores.cache.ready(manifest.facts.sae_run) else None
 
 
-def usual_encoder(stores: Stores) -> Row:
-    """Model, layer and SAE of the anchor, so that what is measured next can be compared with it."""
+class Encoder(NamedTuple):
+    """What a dataset is measured with."""
+
+    model: str
+    layer: int
+    sae: str
+
+
+def usual_encoder(stores: Stores) -> Encoder:
+    """That of the anchor, so that what is measured next can be compared with it."""
     manifests = measured(stores)
-    if manifests:
-        facts = manifests[default_anchor(manifests)]["facts"]
-    else:
-        facts = MeasureSpec(dataset="").as_json()
-    return {name: facts[name] for name in ("model", "layer", "sae")}
+    used = manifests[default_anchor(manifests)].facts if manifests else MeasureSpec(dataset="")
+    return Encoder(used.model, used.layer, used.sae)
 
 
 def samples(

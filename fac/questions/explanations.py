@@ -33,9 +33,9 @@ STATUS_NAMES = {
 def explain_runs(runs: Runs, measure: str) -> list[str]:
     """The explain runs about a measure run, whose texts to prefer first: by PREFERENCE, and the
     newest first among equals."""
-    manifests = [m for m in runs.list("explain") if m["inputs"][0] == measure]
-    manifests.sort(key=lambda m: PREFERENCE.index(m["spec"]["explainer"]))
-    return [m["run"] for m in manifests]
+    manifests = [m for m in runs.list("explain") if m.inputs.measure == measure]
+    manifests.sort(key=lambda m: PREFERENCE.index(m.spec.explainer))
+    return [m.run for m in manifests]
 
 
 def explained(stores: Stores, run: str) -> list[str]:
@@ -53,12 +53,12 @@ def explained(stores: Stores, run: str) -> list[str]:
 
 def explainer_of(stores: Stores, explain_run: str) -> str:
     """One of schema.EXPLAINERS."""
-    return str(stores.runs.manifest(explain_run)["spec"]["explainer"])
+    return str(stores.runs.manifest(explain_run).spec.explainer)
 
 
 def explained_measure(stores: Stores, explain_run: str) -> str:
     """The measure run whose features it explains."""
-    return str(stores.runs.manifest(explain_run)["inputs"][0])
+    return stores.runs.manifest(explain_run).inputs.measure
 
 
 def corrections(stores: Stores, run: str) -> dict[int, tuple[str, str]]:

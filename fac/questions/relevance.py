@@ -64,8 +64,8 @@ def relevance_runs(runs: Runs, measure: str) -> dict[str, str]:
     """For each task its newest relevance run about a measure run; tasks in alphabetical order."""
     by_task: dict[str, str] = {}
     for manifest in runs.list("relevance"):
-        if manifest["inputs"][0] == measure:
-            by_task.setdefault(manifest["spec"]["task"], manifest["run"])
+        if manifest.inputs.measure == measure:
+            by_task.setdefault(manifest.spec.task, manifest.run)
     return dict(sorted(by_task.items()))
 
 
@@ -183,7 +183,7 @@ def unjudged(stores: Stores, anchor: str, task: str) -> str:
     run = relevance_runs(stores.runs, anchor).get(task)
     if run is None:
         return ""
-    counts = stores.runs.manifest(run)["facts"]["counts"]
+    counts = stores.runs.manifest(run).facts.counts
     n_judged, n_alive = sum(counts.values()), stores.cache.summary(anchor)["n_alive"]
     clauses = []
     if n_judged < n_alive:

@@ -25,6 +25,7 @@ from fac.export import EXPORT_FORMATS
 from fac.generator.names import public_name
 from fac.schema import ROLES, CoverageResult
 from fac.ui.findings import measured, titles
+from fac.ui.jobs import counted, start
 from fac.ui.meaning import explained, explanation_texts, headline
 from fac.ui.pairs import pair_html, turns_of
 from fac.ui.stores import cache, queue, runs, stores, workspace
@@ -40,7 +41,6 @@ from fac.ui.text import (
     tokens_html,
 )
 from fac.ui.views import COMPARE, PAIRS, get_param, link, param_widget, set_param
-from fac.ui.work import counted, start
 from fac.ui.writing import show_request
 
 KEPT = "kept"
