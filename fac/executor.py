@@ -36,7 +36,8 @@ from fac.config import REPOSITORY
 from fac.encoder import Encoder, Reading
 from fac.errors import InputError, ServiceError
 from fac.generator.local import Continuation
-from fac.generator.writer import Batch, LocalWriter, Pace, Request
+from fac.generator.writer import Request
+from fac.generator.writers.local import LineBatch, LocalWriter, Pace
 from fac.measure import CountBatch, Part, PartTask, ReportRead, read_part
 from fac.models import Chat, Rendered
 from fac.schema import ROLES, Activations
@@ -532,13 +533,13 @@ class RayWriter(LocalWriter):
 
     def _batches(
         self, requests: Sequence[Request], seed: int, max_new_tokens: int
-    ) -> Iterator[Batch]:
+    ) -> Iterator[LineBatch]:
         item = [*requests], seed, max_new_tokens
         yield from self._pool.one(self._factory, _cut, item)
 
     def _continued(
-        self, batches: Sequence[Batch], temperature: float, pace: Pace
-    ) -> Iterator[tuple[Batch, list[Continuation]]]:
+        self, batches: Sequence[LineBatch], temperature: float, pace: Pace
+    ) -> Iterator[tuple[LineBatch, list[Continuation]]]:
         items = ((self.identity, batch, temperature) for batch in batches)
         beat = partial(_reported, pace)
         for index, texts in self._pool.map(self._factory, _continue, items, beat):
@@ -555,12 +556,12 @@ def _about_writer(writer: LocalWriter, _item: None, _count: CountBatch) -> str:
 
 def _cut(
     writer: LocalWriter, item: tuple[list[Request], int, int], _count: CountBatch
-) -> list[Batch]:
+) -> list[LineBatch]:
     return [*writer._batches(*item)]
 
 
 def _continue(
-    writer: LocalWriter, item: tuple[str, Batch, float], _count: CountBatch
+    writer: LocalWriter, item: tuple[str, LineBatch, float], _count: CountBatch
 ) -> list[Continuation]:
     identity, batch, temperature = item
     if writer.identity != identity:

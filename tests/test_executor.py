@@ -21,7 +21,8 @@ from fac.config import REPOSITORY, MeasureSpec, Workspace
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.generator.local import Continuation
-from fac.generator.writer import LocalWriter, Request
+from fac.generator.writer import Request
+from fac.generator.writers.local import LocalWriter
 from fac.jobs.steps import Steps
 from fac.measure import measure, scratch
 from fac.prompts.openings import Opening

@@ -34,8 +34,7 @@ from fac.jobs.steps import Steps
 from fac.jobs.worker import Worker
 from fac.measure import scratch
 from fac.schema import Chat
-from fac.store import cache as caching
-from fac.store.cache import Cache
+from fac.store.cache import Cache, files, fill
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from tests import toy
@@ -279,7 +278,8 @@ def test_a_worker_builds_caches_of_another_version_and_minds_no_damaged_run(
     measured = steps.perform(ingested(workspace, tmp_path / "drinks.jsonl"), quiet)
     with closing(Cache(workspace.cache)) as known:
         assert known.ready(measured)
-        monkeypatch.setattr(caching, "SQL_VERSION", caching.SQL_VERSION + 1)
+        for module in (files, fill):
+            monkeypatch.setattr(module, "SQL_VERSION", module.SQL_VERSION + 1)
     with closing(Cache(workspace.cache)) as known:
         assert not known.ready(measured)
     spans = Runs(workspace).path(measured) / "spans.parquet"

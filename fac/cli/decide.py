@@ -26,7 +26,15 @@ from fac.cli.frame import (
     perform,
     readable,
 )
-from fac.config import ExplainSpec, JudgeSpec, Workspace, workspace
+from fac.config import (
+    EXPLAINERS,
+    JUDGES,
+    ExplainSpec,
+    JudgeSpec,
+    Workspace,
+    model_scores,
+    workspace,
+)
 from fac.errors import InputError
 from fac.schema import LEVELS
 from fac.store.cache import Cache
@@ -61,14 +69,22 @@ Attempt = Annotated[int, typer.Option(help="Another number asks anew what was an
 def explain(
     name: Measured,
     explainer: Annotated[
-        str, typer.Option(help="tokens (no language model), llm, or external (with --file).")
+        str,
+        typer.Option(
+            help=", ".join(
+                f"{name} ({EXPLAINERS[name].title}"
+                f"{', with --file' if EXPLAINERS[name].needs_file else ''})"
+                for name in EXPLAINERS
+            )
+        ),
     ] = "tokens",
     features: Features = None,
     missing_from: MissingFrom = None,
     threshold: Threshold = 0.0,
     min_support: MinSupport = 1,
     score: Annotated[
-        list[str] | None, typer.Option(help="detection or fuzzing, by --model; repeatable.")
+        list[str] | None,
+        typer.Option(help=f"{' or '.join(model_scores())}, by --model; repeatable."),
     ] = None,
     scored: Annotated[
         str, typer.Option(help="Run of explanations to score instead of making new ones.")
@@ -144,6 +160,7 @@ def judge(
             f"There is no task profile {task!r}: {', '.join(sorted(profiles))} are known; "
             f"{place.tasks} holds your own."
         )
+    by_model = judge_ in JUDGES and JUDGES[judge_].needs_model
     spec = JudgeSpec(
         measure=measure,
         task=task,
@@ -152,7 +169,7 @@ def judge(
         judge=judge_,
         label=label,
         features=_features(place, measure, features, missing_from, threshold, min_support),
-        explanations=tuple(compare.explained_by(runs, measure)) if judge_ == "llm" else (),
+        explanations=tuple(compare.explained_by(runs, measure)) if by_model else (),
         model=model,
         endpoint=endpoint,
         attempt=attempt,

@@ -392,7 +392,7 @@ def export(
     out_: Annotated[Path, typer.Option("--out", help="File, or folder for the format hf.")],
     format_: Annotated[
         str, typer.Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
-    ] = exports.EXPORT_FORMATS[0],
+    ] = next(iter(exports.EXPORT_FORMATS)),
     form: Annotated[
         str, typer.Option(help=f"{', '.join(exports.FORMS)}; by the profile if not given.")
     ] = "",

@@ -14,7 +14,7 @@ from fac.errors import InputError
 if TYPE_CHECKING:
     from fac.encoder import SaeEncoder
     from fac.generator import LocalGenerator
-    from fac.generator.writer import LocalWriter
+    from fac.generator.writers.local import LocalWriter
     from fac.models import Located, SubjectModel
     from fac.saes import Sae
 
@@ -120,7 +120,7 @@ def load_generator(located: Located) -> LocalGenerator:
 
 def load_writer(model: str, home: Path, batch: int) -> LocalWriter:
     """The same as a writer; models lie in FAC_MODELS, or else in `home`."""
-    from fac.generator.writer import LocalWriter
+    from fac.generator.writers.local import LocalWriter
 
     located = locate(model, _models(home), silent)
     return LocalWriter(load_generator(located), located.identity, batch=batch)

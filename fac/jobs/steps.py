@@ -15,6 +15,7 @@ import numpy as np
 
 from fac import demo, review
 from fac.config import (
+    WRITERS,
     DemoSpec,
     ExplainSpec,
     IngestSpec,
@@ -115,21 +116,21 @@ class Steps:
         Replies of a server are kept in a file of the spec's own from the moment they arrive, since
         the run that will hold them is named after who answers.
         """
-        from fac.generator import writer as writing
-        from fac.generator.batch_chat import ReplyJournal, chat_of, limits_of
+        from fac.generator.writer import Means
 
-        if spec.writer == "openai":
-            chat = chat_of(spec)
-            self._while_writing.callback(chat.close)
-            journal = ReplyJournal(self._paid_replies(spec))
-            return writing.ChatWriter(chat, journal, limits_of(spec), attempt=spec.attempt)
-        model = spec.model or MeasureSpec.model
+        local = partial(self._local_writer, progress=progress)
+        means = Means(local, self._paid_replies(spec), self._while_writing)
+        return WRITERS[spec.writer].open(spec, means)
+
+    def _local_writer(self, spec: WriteSpec, progress: Progress) -> Writer:
+        from fac.generator.writers.local import LocalWriter
+
+        model, budget = spec.model or MeasureSpec.model, spec.budget_tokens
         if self.where.executor == "ray":
             factory = partial(load_writer, model, self.models, spec.batch)
             waiting = partial(progress, 0, 1, LOADING)
-            return RayWriter(
-                self._workers(progress), factory, budget_tokens=spec.budget_tokens, waiting=waiting
-            )
+            pool = self._workers(progress)
+            return RayWriter(pool, factory, budget_tokens=budget, waiting=waiting)
         located = locate(model, self.models, progress)
 
         def load() -> LocalGenerator:
@@ -137,9 +138,7 @@ class Steps:
             return load_generator(located)
 
         generator = self._generators.get(located.identity, load)
-        return writing.LocalWriter(
-            generator, located.identity, batch=spec.batch, budget_tokens=spec.budget_tokens
-        )
+        return LocalWriter(generator, located.identity, batch=spec.batch, budget_tokens=budget)
 
     def _paid_replies(self, spec: WriteSpec) -> Path:
         return self.runs.root / spec.step / f".replies-{spec.run_id()}.jsonl"
@@ -156,7 +155,7 @@ class Steps:
         encoder = self.reader(measured, progress)
         with self._while_writing:
             doors: dict[str, Any] = {"encoder": encoder, "writer": self.writer(spec, progress)}
-            if spec.writer == "steered":
+            if WRITERS[spec.writer].steers:
                 doors["direction"] = self._directions(encoder, measured)
             yield doors
         self._paid_replies(spec).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from fac.config import METHODS, DemoSpec, MeasureSpec, Spec
+from fac.config import EXPLAINERS, METHODS, DemoSpec, MeasureSpec, Spec
 from fac.jobs import worker
 from fac.store.queue import Job
 from fac.ui.stores import queue, runs, workspace
@@ -38,8 +38,8 @@ def job_title(job: Job) -> str:
     if job.step == "measure":
         return f"{verb} {dataset_name(job.spec['dataset'])}"
     if job.step == "explain":
-        by = {"tokens": "by its tokens", "external": "from a file"}.get(job.spec["explainer"])
-        return f"{verb} {measured_name(job.spec['measure'])} {by or 'with ' + job.spec['model']}"
+        how = EXPLAINERS[job.spec["explainer"]].job_title.format(model=job.spec["model"])
+        return f"{verb} {measured_name(job.spec['measure'])} {how}"
     if job.step == "relevance":
         return f"{verb} {measured_name(job.spec['measure'])} for {job.spec['task']}"
     if job.step == "pairs":

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from fac.config import WRITERS, inherited
+from fac.config import WRITERS, WriteSpec, inherited
 from fac.prompts.profiles import PROFILES
 from fac.store.queue import Job
 from fac.synthesis.candidates import Ask
@@ -53,8 +53,8 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
 
     writer = st.segmented_control(
         "Writer",
-        WRITERS,
-        default=before.get("writer", WRITERS[0]),
+        [*WRITERS],
+        default=before.get("writer", WriteSpec.writer),
         required=True,
         format_func=WRITER_NAMES.__getitem__,
         help="Steering pushes the local model along the feature's own direction while it writes. "
