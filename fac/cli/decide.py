@@ -12,17 +12,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from fac import agreement, compare, jobs, review
+from fac import agreement, compare, review
 from fac.cli.frame import (
     Answer,
     MinSupport,
     Threshold,
     WorkspaceOption,
     app,
+    build_caches,
     command,
     listing,
     out,
-    progress_bar,
+    perform,
     readable,
 )
 from fac.config import (
@@ -123,8 +124,7 @@ def explain(
         price_out=price_out,
         concurrency=concurrency,
     )
-    with progress_bar("explaining") as progress:
-        run_id = jobs.Steps(place).perform(spec, progress)
+    run_id = perform(place, spec, "explaining")
     return _told(runs, run_id, ("name", "explainer", "source", "n_features"))
 
 
@@ -179,8 +179,7 @@ def judge(
         price_out=price_out,
         concurrency=concurrency,
     )
-    with progress_bar("judging") as progress:
-        run_id = jobs.Steps(place).perform(spec, progress)
+    run_id = perform(place, spec, "judging")
     return _told(runs, run_id, ("name", "task", "judge", "source", "n_features"))
 
 
@@ -201,7 +200,7 @@ def _features(
         return ()
     runs = Runs(place)
     dataset = runs.resolve("measure", missing_from)
-    jobs.cached(place, [measure, dataset])
+    build_caches(place, [measure, dataset])
     with closing(Cache(place.cache)) as handle:
         relevant = compare.relevant_set("all", handle, measure, runs=runs)
         found = compare.coverage_of(

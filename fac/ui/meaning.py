@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from fac import charts, compare, jobs, review
+from fac import charts, compare, review
 from fac.config import (
     EXPLAINERS,
     JUDGES,
@@ -24,6 +24,7 @@ from fac.config import (
     model_scores,
 )
 from fac.prompts.relevance import TaskProfile
+from fac.questions.relevance import people_verdicts
 from fac.schema import LEVELS
 from fac.ui.findings import anchor_of, labels, measured
 from fac.ui.jobs import start
@@ -297,7 +298,7 @@ def tasks_with_verdicts(anchor: str) -> dict[str, Relevance]:
     """The tasks for which features were judged, with people's verdicts of today."""
     found = {}
     for task, run in judged(anchor).items():
-        settled = jobs.people_say(workspace(), cache(), anchor, task)
+        settled = people_verdicts(stores(), anchor, task)
         levels = {feature: one.verdict for feature, one in settled.items() if one.verdict}
         found[task] = Relevance(task, run, tuple(sorted(levels.items())))
     return found
@@ -320,7 +321,7 @@ def verdicts_of(anchor: str, feature: int) -> list[Verdict]:
     runs_of = judged(anchor)
     for task in dict.fromkeys((*runs_of, *tasks())):
         rows = cache().relevance(runs_of[task], [feature]) if task in runs_of else []
-        person = jobs.people_say(workspace(), cache(), anchor, task).get(feature)
+        person = people_verdicts(stores(), anchor, task).get(feature)
         if rows or person:
             level, why = (rows[0]["level"], _why(rows[0])) if rows else (None, "")
             found.append(Verdict(task, level, why, person))
