@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ import pyarrow as pa
 from fac.config import IngestSpec, Spec
 from fac.datasets import MAX_CHARACTERS, Progress, Reading, Sample, read_samples
 from fac.errors import BadRow, InputError
+from fac.manifest import DatasetFacts
 from fac.schema import REJECTED, ROLES, SAMPLES
 
 PART_ROWS = 4096
@@ -57,7 +58,7 @@ class Runs(Protocol):
         *,
         spec: Spec,
         inputs: Sequence[str],
-        facts: dict[str, Any],
+        facts: DatasetFacts,
         seconds: float,
     ) -> None: ...
 
@@ -89,13 +90,13 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
             return run_id
         scratch = runs.scratch(run_id)
         try:
-            facts = _write(reading, runs, scratch, skip=spec.on_bad == "skip", report=report)
+            facts = _write(reading, runs, scratch, spec, report)
             runs.publish(
                 run_id,
                 # the name alone: a manifest may leave this machine, the path means nothing there
                 spec=replace(spec, source=reading.name),
                 inputs=[digest],
-                facts={"name": spec.name, "source": reading.name, **facts},
+                facts=facts,
                 seconds=time.monotonic() - started,
             )
         finally:
@@ -104,8 +105,8 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
 
 
 def _write(
-    reading: Reading, runs: Runs, scratch: Path, *, skip: bool, report: Progress
-) -> dict[str, Any]:
+    reading: Reading, runs: Runs, scratch: Path, spec: IngestSpec, report: Progress
+) -> DatasetFacts:
     """Writes both tables of a dataset run into `scratch` and returns its facts."""
     seen = SeenIds()
     labels: Counter[str] = Counter()
@@ -125,7 +126,7 @@ def _write(
         for part in _parts(reading):
             bad = [row for row in part if isinstance(row, BadRow)]
             good = [row for row in part if isinstance(row, Sample)]
-            if bad and not skip:
+            if bad and spec.on_bad != "skip":
                 raise BadRow(
                     bad[0].line,
                     f"{bad[0].reason} (in {reading.name}); nothing was stored: correct the row, or "
@@ -154,15 +155,19 @@ def _write(
         )
     if reading.layout is None or not n_samples:
         raise InputError(f"{reading.name} has no rows: give a file with at least one sample.")
-    return {
-        "n_samples": n_samples,
-        "duplicates": n_rows - n_rejected - n_samples,
-        "n_rejected": n_rejected,
-        "kind": reading.kind,
-        **reading.layout.facts,
-        "roles": roles,
-        "labels": dict(labels.most_common()),
-    }
+    return DatasetFacts(
+        name=spec.name,
+        source=reading.name,
+        n_samples=n_samples,
+        duplicates=n_rows - n_rejected - n_samples,
+        n_rejected=n_rejected,
+        kind=reading.kind,
+        layout=reading.layout.name,
+        columns=reading.layout.chat_columns,
+        note=reading.layout.note,
+        roles=roles,
+        labels=dict(labels.most_common()),
+    )
 
 
 def _parts(rows: Reading) -> Iterator[list[Sample | BadRow]]:

@@ -84,7 +84,7 @@ def export(
     form, and an `out` that cannot be written or holds something else.
     """
     synthesis = SynthesisRun(run_id, runs)
-    form = form or FORM_OF.get(synthesis.spec["profile"], "chat")
+    form = form or FORM_OF.get(synthesis.spec.profile, "chat")
     for choice, choices in ((format, EXPORT_FORMATS), (form, FORMS)):
         if choice not in choices:
             raise InputError(f"An export is one of {', '.join(choices)}; got {choice!r}.")
