@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -17,8 +17,9 @@ from fac.config import SynthesizeSpec
 from fac.datasets import sample_id
 from fac.errors import InputError
 from fac.generator.names import public_name
-from fac.manifest import AnyManifest, MeasureFacts, PairsManifest, SynthesisManifest
+from fac.manifest import MeasureFacts, PairsManifest, SynthesisManifest
 from fac.schema import Chat
+from fac.store.runs import Runs
 
 APPROVAL = pa.struct(
     [
@@ -77,13 +78,6 @@ LINEAGE = pa.struct(
 """Why a row is there; the same in every format."""
 
 
-class FinishedRuns(Protocol):
-    """The part of the run store that exporting needs."""
-
-    def manifest(self, run_id: str) -> AnyManifest: ...
-    def table(self, run_id: str, name: str) -> pa.Table: ...
-
-
 class ExportRow(NamedTuple):
     """A kept sample."""
 
@@ -96,7 +90,7 @@ class ExportRow(NamedTuple):
 class SynthesisRun:
     """A finished synthesis with the runs it came from."""
 
-    def __init__(self, run_id: str, runs: FinishedRuns):
+    def __init__(self, run_id: str, runs: Runs):
         self.run_id, self._runs = run_id, runs
         manifest: SynthesisManifest = runs.manifest(run_id)
         if manifest.step != SynthesizeSpec.step:
