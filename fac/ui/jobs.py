@@ -9,8 +9,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from fac import jobs
-from fac.config import METHODS, DemoSpec, MeasureSpec, Spec
+from fac.config import EXPLAINERS, METHODS, DemoSpec, MeasureSpec, Spec
+from fac.jobs import worker
 from fac.store.queue import Job
 from fac.ui.stores import queue, runs, workspace
 from fac.ui.text import clean, plain
@@ -38,8 +38,8 @@ def job_title(job: Job) -> str:
     if job.step == "measure":
         return f"{verb} {dataset_name(job.spec['dataset'])}"
     if job.step == "explain":
-        by = {"tokens": "by its tokens", "external": "from a file"}.get(job.spec["explainer"])
-        return f"{verb} {measured_name(job.spec['measure'])} {by or 'with ' + job.spec['model']}"
+        how = EXPLAINERS[job.spec["explainer"]].job_title.format(model=job.spec["model"])
+        return f"{verb} {measured_name(job.spec['measure'])} {how}"
     if job.step == "relevance":
         return f"{verb} {measured_name(job.spec['measure'])} for {job.spec['task']}"
     if job.step == "pairs":
@@ -80,7 +80,7 @@ def start(spec: Spec, said: str) -> int:
     """Puts a job into the queue, makes sure that somebody works, and says so."""
     job = queue().enqueue(spec)
     st.session_state.setdefault("started", []).append(job)
-    jobs.start_worker(workspace())
+    worker.start_worker(workspace())
     st.toast(plain(said), icon=":material/schedule:")
     return job
 
@@ -176,13 +176,13 @@ def _alive() -> bool:
 
 
 def restart_worker() -> None:
-    jobs.restart_worker(workspace())
+    worker.restart_worker(workspace())
 
 
 def retry(job: int) -> None:
     """Puts a job that ended badly back into the queue."""
     queue().retry(job)
-    jobs.start_worker(workspace())
+    worker.start_worker(workspace())
 
 
 def job_times(job: Job) -> str:

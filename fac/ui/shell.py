@@ -10,8 +10,9 @@ from typing import Any
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from fac import config, jobs
+from fac import config
 from fac.config import DemoSpec, Workspace
+from fac.jobs import worker
 from fac.ui import bars, text
 from fac.ui.findings import comparable, default_anchor, default_dataset, measured
 from fac.ui.gaps import coverage, curve
@@ -129,7 +130,7 @@ def _start(root: Path) -> None:
     place = Workspace(root)
     if not runs().list("measure") and not demo_jobs():
         queue().enqueue(DemoSpec())
-    jobs.start_worker(place)
+    worker.start_worker(place)
 
 
 _TROUBLE = re.compile(r"toxic|hate|offens|harm|unsafe|nsfw|abus|slur|jailbreak", re.IGNORECASE)

@@ -1,0 +1,98 @@
+"""Spans -> explanations -> their scores on held-out samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fac.config import ExplainSpec
+from fac.errors import InputError
+from fac.interpret.explainers import tokens
+from fac.interpret.parts import EXPLAINERS, SCORERS, FeatureExplanation, OpenExplainer
+from fac.interpret.step_run import Blocks, OpenChat, Progress, StepRun, perform
+from fac.manifest import ExplainFacts
+from fac.store.runs import Runs
+
+
+def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> str:
+    """Explain features of a measure run and score it on held-out samples; returns the run's id.
+
+    `ask` opens the chat model of the spec. Raises BudgetReached, Cancelled or ServiceError after
+    publishing what is complete; InputError for features or files that do not fit.
+    """
+    runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
+    chat = ask() if spec.model else None
+    earlier = spec.explanations
+    explainer = _earlier(spec, runs) if earlier else EXPLAINERS[spec.explainer].open(spec, runs)
+    return perform(
+        spec,
+        partial(_explained, explainer=explainer),
+        tables=("explanations", "scores", "examples"),
+        verb="explained",
+        runs=runs,
+        chat=chat,
+        inputs=[spec.measure, *([earlier] if earlier else [])],
+        # ids of all explain runs have named the token statistics, whoever explains
+        versions=[explainer.version, tokens.METHOD],
+        progress=progress,
+    )
+
+
+def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
+    """Takes over the explanations of the run that the spec scores."""
+    manifest = runs.manifest(spec.explanations)
+    if manifest.step != ExplainSpec.step or manifest.inputs.measure != spec.measure:
+        raise InputError(
+            f"{spec.explanations} does not explain features of {spec.measure}: name a run of "
+            f"`fac explain` on the same measure."
+        )
+    rows = runs.table(spec.explanations, "explanations").to_pylist()
+    texts = {row.pop("feature"): FeatureExplanation(**row) for row in rows}
+    return OpenExplainer.of_texts(texts)
+
+
+def _explained(run: StepRun[ExplainSpec], *, explainer: OpenExplainer) -> Blocks:
+    spec = run.spec
+    source = spec.model or Path(spec.source).name or explainer.source
+    unasked = [name for name, scorer in SCORERS.items() if not scorer.needs_model]
+    scorers = [SCORERS[name] for name in (*unasked, *spec.scores)]
+    statuses: Counter[str] = Counter()
+    values: dict[str, list[float]] = {}
+    for items in run.evidence(texts=bool(spec.model)):  # only a model reads the texts of the test
+        explanations = explainer.explain(run, items)
+        for item in items:
+            if item.feature in explanations:
+                explanations[item.feature].examples = item.examples
+        for scorer in scorers:
+            scorer.score(run, explanations)
+        statuses.update(explanation.status for explanation in explanations.values())
+        scores = [score for explanation in explanations.values() for score in explanation.scores]
+        for score in scores:
+            if score["value"] is not None:
+                values.setdefault(score["score"], []).append(score["value"])
+        yield {
+            "explanations": [
+                vars(explanation)
+                | {
+                    "feature": feature,
+                    "explainer": explanation.explainer or spec.explainer,
+                    "source": explanation.source or source,
+                }
+                for feature, explanation in explanations.items()
+            ],
+            "scores": scores,
+            "examples": [row for each in explanations.values() for row in each.examples],
+        }
+    return ExplainFacts(
+        explainer=spec.explainer,
+        source=source,
+        silent=None if run.stopped else len(run.features) - statuses.total(),
+        counts=dict(sorted(statuses.items())),
+        scores={
+            name: {"n": len(numbers), "median": float(np.median(numbers))}
+            for name, numbers in sorted(values.items())
+        },
+    )
