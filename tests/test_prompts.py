@@ -687,7 +687,7 @@ def test_what_is_read_from_a_reply_is_what_a_dataset_takes():
 
 
 def test_a_text_cut_off_counts_up_to_its_last_sentence():
-    reply = 'Is it late? He reply "yes." And then he we'
+    reply = 'Is it late? He said "yes." And then he we'
     assert drafts.read_draft("instruction", reply, finished=False).messages == user(
         'Is it late? He said "yes."'
     )
