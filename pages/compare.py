@@ -4,7 +4,7 @@ from functools import partial
 
 import streamlit as st
 
-from fac import charts, ui
+from fac import maps, ui
 
 
 def choose_on_scatter() -> None:
@@ -61,7 +61,7 @@ with st.container(horizontal=True, gap="small"):
 left, right = st.columns([4, 3], gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
-    figure = charts.support_scatter(
+    figure = maps.support_scatter(
         ui.cache().support(before, 0.0),
         ui.support_after(before, after, added=added),
         names=(titles[before], "both together" if added else titles[after]),

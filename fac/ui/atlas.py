@@ -15,8 +15,8 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
-from fac import charts
-from fac.charts import Window
+from fac import maps
+from fac.maps import Window
 from fac.ui.stores import stores, workspace
 from fac.ui.tables import point_id, selected_points
 from fac.ui.views import get_param, set_param
@@ -65,7 +65,7 @@ def features_on_map(sae: str | None) -> tuple[list[int] | None, str]:
     if sae is None or (window := _window()) is None:
         return None, ""
     x, y, feature = _places(workspace().root, sae)
-    found = feature[charts.inside(window, x, y)].tolist()
+    found = feature[maps.inside(window, x, y)].tolist()
     return found, f"of the {len(found):,} in this part of the map"
 
 
@@ -81,9 +81,9 @@ def _taken(sae: str) -> None:
     elif _large(sae) and shapes["lasso"]:
         x, y, feature = _places(workspace().root, sae)
         loop = shapes["lasso"][-1]
-        found = charts.encircled(loop["x"], loop["y"], x, y)
+        found = maps.encircled(loop["x"], loop["y"], x, y)
         if (window := _window()) is not None:
-            found &= charts.inside(window, x, y)
+            found &= maps.inside(window, x, y)
         st.session_state["lasso"] = feature[found].tolist() or None
     else:
         ids = [point_id(data) for data in selected_points(st.session_state["map"])]
@@ -117,7 +117,7 @@ def _written(window: Window) -> str:
 
 
 def _large(sae: str) -> bool:
-    return len(_places(workspace().root, sae)[2]) > charts.DENSE
+    return len(_places(workspace().root, sae)[2]) > maps.DENSE
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -135,6 +135,6 @@ def _figure(
     """A figure weighs a quarter of a megabyte; the same view is asked for whenever anything else
     on the page changes."""
     known = stores(root).cache
-    return charts.feature_map(
+    return maps.feature_map(
         known.points(sae), known.support(run, 0.0), chosen=feature, window=window
     )
