@@ -53,22 +53,20 @@ class Exam(NamedTuple):
             if any(question.about not in replies for question, _ in sheet):
                 del explanations[feature]
                 continue
-            unreadable = 0
+            answered: list[Row] = []
             for question, part in sheet:
                 parse = partial(scoring.read_answers, n=len(part))
                 answers = run.read(replies[question.about], parse)
-                if isinstance(answers, Unread):
-                    unreadable += len(part)
-                    continue
-                for row, yes in zip(part, answers, strict=True):
-                    row[self.answer] = yes
+                if not isinstance(answers, Unread):
+                    answered += part
+                    for row, yes in zip(part, answers, strict=True):
+                        row[self.answer] = yes
             if sheet:
-                answered = [r for _, part in sheet for r in part if r.get(self.answer) is not None]
                 truth = [bool(row[self.truth]) for row in answered]
                 accuracy = agreement.balanced_accuracy([r[self.answer] for r in answered], truth)
-                explanations[feature].scores.append(
-                    score_row(feature, self.score, accuracy, n_unreadable=unreadable)
-                )
+                unreadable = sum(len(part) for _, part in sheet) - len(answered)
+                row = score_row(feature, self.score, accuracy, n_unreadable=unreadable)
+                explanations[feature].scores.append(row)
 
 
 def score_row(
