@@ -8,10 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 from fac import agreement
-from fac.config import ExplainSpec
 from fac.generator.batch_chat import Question
-from fac.interpret.parts import FeatureExplanation, Row
-from fac.interpret.step_run import StepRun, Unread
+from fac.interpret.parts import Explanations
+from fac.interpret.step_run import ExplainRun, Row, Unread
 from fac.prompts import Prompt, scoring
 
 PER_QUESTION = 5
@@ -36,7 +35,7 @@ class Exam(NamedTuple):
     truth: str
     """Column of the examples with the right answer."""
 
-    def take(self, run: StepRun[ExplainSpec], explanations: dict[int, FeatureExplanation]) -> None:
+    def take(self, run: ExplainRun, explanations: Explanations) -> None:
         """Has the model take it for every explained feature; drops the unanswered."""
         sheets: dict[int, list[tuple[Question, list[Row]]]] = {}
         for feature, explanation in explanations.items():

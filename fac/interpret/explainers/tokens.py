@@ -16,9 +16,9 @@ import numpy as np
 
 from fac.config import ExplainSpec
 from fac.interpret.evidence import Evidence, Span, generator, positions, role_texts
-from fac.interpret.parts import EXPLAINED, Explainer, FeatureExplanation, OpenExplainer
-from fac.interpret.step_run import StepRun
-from fac.schema import CANNOT_TELL, ROLES, Chat
+from fac.interpret.parts import Explainer, Explanations, FeatureExplanation, OpenExplainer
+from fac.interpret.step_run import ExplainRun
+from fac.schema import ROLES, Chat
 from fac.store.runs import Runs
 
 METHOD = "token statistics 1"
@@ -151,7 +151,6 @@ class Corpus:
         inputs = {"spans": positions(spans), "promotes": [*item.promotes][:3]}
         return FeatureExplanation(
             text=text,
-            status=EXPLAINED if text else CANNOT_TELL,
             reason="" if text else "nothing that it peaks on or near stands out",
             inputs=json.dumps(inputs),
             prediction=self._predict(item, weights),
@@ -255,9 +254,7 @@ def _listed(words: Sequence[str]) -> str:
 def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
     corpora: list[Corpus] = []  # counted once the first block is there
 
-    def explain(
-        run: StepRun[ExplainSpec], items: Sequence[Evidence]
-    ) -> dict[int, FeatureExplanation]:
+    def explain(run: ExplainRun, items: Sequence[Evidence]) -> Explanations:
         if not corpora:
             run.report(0, "counting the words of every sample")
             facts = runs.manifest(spec.measure).facts
