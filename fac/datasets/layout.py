@@ -23,13 +23,10 @@ class Column(NamedTuple):
     part: str
     """What it is to the layout: the key by which its function finds the column's name. The column
     `rejected` is no part of the chat but kept beside it."""
-
     names: tuple[str, ...]
     """What it may be called, in lower case; of an optional column, the first that is there."""
-
     required: bool = True
     """A layout is recognised by these."""
-
     may_be_label: bool = False
     """Also read where --label-field names it."""
 
@@ -49,13 +46,10 @@ class Layout:
 
     title: str
     """What people call it, for lists."""
-
     preference: int
     """Of the layouts whose columns are all there, those with the lowest are meant."""
-
     columns: tuple[Column, ...]
     """In the order of the layout's name, which ends with the last required one."""
-
     chat: Callable[[Columns, Mapping[str, str]], Chat]
     """A row and the names of its columns by part -> the chat. Raises UnusableRow."""
 
@@ -68,11 +62,9 @@ class Layout:
         """
         options: list[list[str | None]] = []
         for column in self.columns:
-            present: list[str | None] = [names[name] for name in column.names if name in names]
-            present = [
-                name for name in present if name != first and (column.may_be_label or name != label)
-            ]
-            options.append(present if column.required else (present or [None])[:1])
+            excluded = {first} if column.may_be_label else {first, label}
+            present = [names[n] for n in column.names if n in names and names[n] not in excluded]
+            options.append([*present] if column.required else [*present, None][:1])
         if first is not None:
             options[0] = [first]
         parts = [column.part for column in self.columns]
