@@ -6,7 +6,7 @@ Each layout is a module of `fac.datasets.layouts`; nothing lists them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import NamedTuple
@@ -65,7 +65,7 @@ class Layout:
             excluded = {first} if column.may_be_label else {first, label}
             present = [names[n] for n in column.names if n in names and names[n] not in excluded]
             options.append([*present] if column.required else [*present, None][:1])
-        if first is not None:
+        if first:
             options[0] = [first]
         parts = [column.part for column in self.columns]
         return [
@@ -166,25 +166,22 @@ def recognise(rows: Iterable[Columns], options: ColumnOptions, source: str) -> S
             f"with --text-field COLUMN (plain text) or --messages-field COLUMN (chats)."
         )
     (candidate,) = candidates
-    label = names.get("label", "label")  # which may come after the first rows
-    if label in candidate.chat_columns:
-        return SourceLayout(candidate.layout, candidate.columns, options.label_field)
-    return SourceLayout(candidate.layout, candidate.columns, options.label_field or label)
+    usual: str | None = names.get("label", "label")  # which may come after the first rows
+    if usual in candidate.chat_columns:
+        usual = None
+    return replace(candidate, label=options.label_field or usual)
 
 
 def _candidates(names: Mapping[str, str], options: ColumnOptions) -> Sequence[SourceLayout]:
     """Layouts these columns (lower-case name -> name) could mean; only the most preferred."""
-    for layout, column in (
-        (LAYOUTS["text"], options.text_field),
-        (LAYOUTS["messages"], options.messages_field),
-    ):
-        if column:
-            matches = layout.matches(names, options.label_field, column)
-            return [SourceLayout(layout, columns) for columns in matches]
+    first = options.text_field or options.messages_field
+    layouts = [layout for _, layout in LAYOUTS.items()]
+    if first:
+        layouts = [LAYOUTS["text" if options.text_field else "messages"]]
     matching = [
         SourceLayout(layout, columns)
-        for _, layout in LAYOUTS.items()
-        for columns in layout.matches(names, options.label_field)
+        for layout in layouts
+        for columns in layout.matches(names, options.label_field, first)
     ]
     best = min((match.layout.preference for match in matching), default=0)
     return [match for match in matching if match.layout.preference == best]
