@@ -15,7 +15,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from fac import jobs, review, synthesis, ui
+from fac import review, synthesis, ui
+from fac.cli import frame
 from fac.config import (
     METHODS,
     WRITERS,
@@ -139,7 +140,7 @@ def done(made: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
 def copied(source: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     shutil.copytree(source.root, folder / "workspace")
     monkeypatch.setenv("FAC_WORKSPACE", str(folder / "workspace"))
-    monkeypatch.setattr(jobs, "Steps", PageSteps)
+    monkeypatch.setattr(frame, "Steps", PageSteps)
     return Workspace(folder / "workspace")
 
 

@@ -20,6 +20,8 @@ import streamlit as st
 from fac import charts, compare, export
 from fac.config import MeasureSpec, read_spec
 from fac.coverage import is_active
+from fac.datasets import FORMATS
+from fac.export import EXPORT_FORMATS
 from fac.generator.names import public_name
 from fac.schema import ROLES, CoverageResult
 from fac.ui.findings import measured, titles
@@ -660,9 +662,9 @@ def show_exports(manifest: Row, form: str) -> None:
     """Files to download, their card, and a folder on the server."""
     name = export_name(manifest)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        for format, label in (("jsonl", "JSONL"), ("parquet", "Parquet")):
+        for format in (name for name, written in EXPORT_FORMATS.items() if not written.data_file):
             st.download_button(
-                label,
+                FORMATS[format].title,
                 partial(export_file, manifest, format, form),
                 f"{name}.{format}",
                 on_click="ignore",
