@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fac import coverage, prompts
+from fac import coverage
 from fac.errors import BadRow, InputError
+from fac.prompts import relevance
 from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, ROLES, UNREADABLE, CoverageResult
 from fac.store.cache import Cache
 from fac.store.runs import Runs
@@ -139,19 +140,19 @@ def relevant_set(
     return relevant
 
 
-def task_profiles(runs: Runs) -> dict[str, prompts.Task]:
+def task_profiles(runs: Runs) -> dict[str, relevance.TaskProfile]:
     """The built-in task profiles and those of the workspace's tasks.toml, by name.
 
     Raises InputError for a file that is no text or that fac.prompts.read_tasks refuses.
     """
     path = runs.workspace.tasks
     if not path.is_file():
-        return prompts.TASKS
+        return relevance.TASKS
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it as such.") from error
-    return {**prompts.TASKS, **prompts.read_tasks(text)}
+    return {**relevance.TASKS, **relevance.read_tasks(text)}
 
 
 def coverage_of(

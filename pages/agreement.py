@@ -89,8 +89,8 @@ def judge(task: str) -> None:
 
 def dispute(who: str | None, kind: str, each: Disagreement) -> None:
     """One disagreement: what was shown, who said what, and the buttons that settle it."""
-    _, run, feature = each.shown.subject.split("/")[:3]
-    content = ui.decisions().content(each.shown.seen)
+    _, run, feature = each.wording.subject.split("/")[:3]
+    content = ui.decisions().content(each.wording.seen)
     with st.container(border=True, gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**\\#{feature}**", width="content")
@@ -107,7 +107,7 @@ def dispute(who: str | None, kind: str, each: Disagreement) -> None:
             for level, name in ui.LEVEL_NAMES.items():
                 st.button(
                     name,
-                    key=f"settle {each.shown.seen} {level}",
+                    key=f"settle {each.wording.seen} {level}",
                     disabled=who is None,
                     on_click=settle,
                     args=(who, kind, each, level),
@@ -118,7 +118,7 @@ def dispute(who: str | None, kind: str, each: Disagreement) -> None:
                 icon=":material/rate_review:",
                 query_params={
                     "kind": kind,
-                    "item": each.shown.seen,
+                    "item": each.wording.seen,
                     **({"task": content["task"]} if "task" in content else {}),
                 },
             )
@@ -126,7 +126,7 @@ def dispute(who: str | None, kind: str, each: Disagreement) -> None:
 
 def settle(who: str, kind: str, each: Disagreement, level: str) -> None:
     with ui.guard():
-        ui.settle(who, kind, each.shown, level)
+        ui.settle(who, kind, each.wording, level)
 
 
 def disputes(who: str | None, kind: str, task: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fac import review
 from fac.config import Workspace
-from fac.prompts import TASKS
+from fac.prompts.relevance import TASKS
 from fac.schema import LEVELS, UNREADABLE
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs

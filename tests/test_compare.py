@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fac import compare, coverage, prompts
+from fac import compare, coverage
 from fac.config import Workspace
 from fac.errors import BadRow, InputError
+from fac.prompts import relevance
 from fac.schema import EVERY_ROLE, ROLES, Activations
 from fac.store.cache import Cache, build
 from fac.store.runs import Runs
@@ -329,7 +330,7 @@ def test_curve_and_roles_count_within_the_task(toy, runs):
     assert assistant["n_anchor"] == 6
 
 
-@pytest.mark.parametrize("task", sorted(set(prompts.TASKS) - {TASK}))
+@pytest.mark.parametrize("task", sorted(set(relevance.TASKS) - {TASK}))
 def test_a_task_that_was_not_judged_says_how_to_judge_it(relevant_set, task):
     with pytest.raises(InputError, match=rf"`fac judge toy-anchor --task {task}`, or take `all`"):
         relevant_set(task)
@@ -343,7 +344,7 @@ def test_a_task_is_judged_for_each_anchor_on_its_own(toy, runs):
 
 @pytest.mark.parametrize("given_name", ["tocsicity", "", "."])
 def test_what_is_neither_a_task_nor_a_file_is_told_the_tasks(relevant_set, given_name):
-    listed = ", ".join(sorted(prompts.TASKS))
+    listed = ", ".join(sorted(relevance.TASKS))
     with pytest.raises(InputError, match=f"'{given_name}' is neither .* the tasks {listed}, or"):
         relevant_set(given_name)
 
@@ -354,7 +355,7 @@ def test_a_workspace_has_its_own_tasks_beside_the_built_in_ones(tmp_path):
     runs.workspace.tasks.write_text(
         '[gardening]\ntitle = "gardening"\nrubric = ["It is about plants."]\n'
     )
-    assert set(compare.task_profiles(runs)) == {*prompts.TASKS, "gardening"}
+    assert set(compare.task_profiles(runs)) == {*relevance.TASKS, "gardening"}
     cache = Cache(runs.workspace.cache)
     with pytest.raises(InputError, match="are judged for the task 'gardening' yet"):
         compare.relevant_set("gardening", cache, anchor, runs=runs)

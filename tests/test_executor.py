@@ -24,7 +24,7 @@ from fac.executor import Pool, RayEncoder, RayWriter, Where, chosen
 from fac.generator.local import Continuation
 from fac.generator.writer import LocalWriter, Request
 from fac.measure import measure
-from fac.prompts import Opening
+from fac.prompts.openings import Opening
 from fac.store.runs import Runs
 from fac.synthesis.candidates import score
 from tests.lexicon import LexiconEncoder

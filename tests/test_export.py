@@ -19,7 +19,7 @@ from fac.config import IngestSpec, MeasureSpec, PairsSpec, SynthesizeSpec, Works
 from fac.datasets import FORMATS, export, why
 from fac.errors import InputError
 from fac.measure import measure
-from fac.prompts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.schema import Chat
 from fac.store.decisions import TABLE, Decisions
 from fac.store.runs import Runs, write_table

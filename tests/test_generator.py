@@ -11,13 +11,12 @@ from email.utils import formatdate
 import numpy as np
 import pytest
 
-from fac import prompts
 from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
 from fac.generator.asking import Journal, Limits, Question, ask_all
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.local import Row, Steer, uniforms
-from fac.prompts import Excerpt, Prompt
+from fac.prompts import Excerpt, Prompt, scoring
 from tests.server import ScriptedServer, Status, Trickle, completion
 
 PROMPTS = ["The oven", "Water the plants in the garden every", "a", "for loaf in"]
@@ -644,8 +643,8 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
         Excerpt(("fresh", " bread", " and", " rolls"), (False, True, False, False)),
     ]
     asked = [
-        Question("detection/1/0", prompts.detect("words about bread", texts)),
-        Question("fuzzing/1/0", prompts.fuzz("words about bread", texts)),
+        Question("detection/1/0", scoring.detect("words about bread", texts)),
+        Question("fuzzing/1/0", scoring.fuzz("words about bread", texts)),
     ]
     journal = Journal(tmp_path / "journal.jsonl")
     done = ask_all(
@@ -656,7 +655,7 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
         assert answer.finish in ("stop", "length") and not answer.estimated
         assert name in answer.model
         try:
-            assert len(prompts.read_answers(answer.reply, 2)) == 2
+            assert len(scoring.read_answers(answer.reply, 2)) == 2
         except BadReply as error:  # a model this small may fail the form, never silently
             assert "cannot be read" in str(error)
     with pytest.raises(Declined, match="pinned"):

@@ -27,7 +27,8 @@ from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import asking
 from fac.generator.chat import OpenAIChat, Transient
 from fac.interpret import evidence, scoring
-from fac.prompts import TASKS, Prompt
+from fac.prompts import Prompt
+from fac.prompts.relevance import TASKS
 from fac.store import cache
 from fac.store.runs import Runs, write_table
 from tests import toy

@@ -40,7 +40,7 @@ from fac.config import (
 )
 from fac.measure import measure
 from fac.probe import probe
-from fac.prompts import TASKS
+from fac.prompts.relevance import TASKS
 from fac.schema import SCHEMA_VERSION, Activations
 from fac.store import cache
 from fac.store.decisions import Decision, Decisions

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fac import demo, prompts
+from fac import demo
 from fac.config import REPOSITORY, Workspace
+from fac.prompts import relevance
 from fac.store.runs import Runs
 from tests.test_cli import Said, fac
 
@@ -103,7 +104,7 @@ def found_missing(workspace: Workspace) -> int:
 
 def test_its_task_profile_can_be_read():
     (profile,) = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    (task,) = prompts.read_tasks(profile).values()
+    (task,) = relevance.read_tasks(profile).values()
     assert task.name == "medicine" and len(task.rubric) == 2
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fac import agreement, review
 from fac.config import PairsSpec, RescoreSpec, Workspace, digest
 from fac.errors import InputError
-from fac.review import HumanCheck, Item, Shown
+from fac.review import HumanCheck, Item, Wording
 from fac.schema import CANNOT_TELL, LEVELS, PAIRS, RELEVANT
 from fac.store.decisions import Decision, Decisions
 from fac.store.runs import Runs, write_table
@@ -372,9 +372,9 @@ def test_ratings_are_blind_levels_of_one_kind_with_gaps():
     assert reviewers == ["Ada", "Ben"]
     table = {shown: row.tolist() for shown, row in zip(subjects, ratings, strict=True)}
     expected = {
-        Shown(zero.subject, digest(zero.content)): [0.0, 3.0],
-        Shown(zero.subject, digest(reworded.content)): [math.nan, 2.0],
-        Shown(one.subject, digest(one.content)): [1.0, math.nan],
+        Wording(zero.subject, digest(zero.content)): [0.0, 3.0],
+        Wording(zero.subject, digest(reworded.content)): [math.nan, 2.0],
+        Wording(one.subject, digest(one.content)): [1.0, math.nan],
     }
     assert table.keys() == expected.keys()
     for shown, row in expected.items():
@@ -396,7 +396,7 @@ def test_disagreements_come_in_the_order_of_the_gaps_they_change():
     ]
     weights = {zero.subject: 5, one.subject: 5, two.subject: 9, four.subject: 9}
     found = review.disagreements(said, "relevance", weights=weights)
-    assert [(d.shown.subject, d.gaps, d.levels_apart) for d in found] == [
+    assert [(d.wording.subject, d.gaps, d.levels_apart) for d in found] == [
         (one.subject, 5, 3),
         (zero.subject, 5, 1),
         (two.subject, 0, 2),  # relevant either way

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fac import prompts, review, synthesis
+from fac import review, synthesis
 from fac.config import (
     REPOSITORY,
     MeasureSpec,
@@ -30,6 +30,7 @@ from fac.config import (
 from fac.errors import BudgetReached, Cancelled, InputError
 from fac.generator.writer import Request, Written
 from fac.measure import measure
+from fac.prompts import drafts
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -202,7 +203,7 @@ def test_asking_again_finds_the_same_runs_and_writes_nothing(world):
 def test_another_budget_is_the_same_run_another_prompt_is_another(world, monkeypatch):
     run = world.pairs(ScriptedWriter(says))
     assert world.pairs(ScriptedWriter(says), budget_tokens=10_000) == run
-    monkeypatch.setattr(prompts, "WRITE", prompts.WRITE + " Be brief.")
+    monkeypatch.setattr(drafts, "WRITE", drafts.WRITE + " Be brief.")
     assert world.pairs(ScriptedWriter(says)) != run
 
 

@@ -28,7 +28,7 @@ from fac.config import (
 )
 from fac.datasets import read_samples
 from fac.generator.writer import Request
-from fac.prompts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs

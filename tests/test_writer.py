@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fac import prompts
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
 from fac.generator.asking import Journal, Limits
@@ -21,7 +20,8 @@ from fac.generator.writer import (
     Written,
     stream,
 )
-from fac.prompts import Excerpt, Opening, Prompt
+from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts.openings import Opening, candidate_opening
 from tests.scripted import ScriptedChat, ScriptedWriter
 from tests.server import ScriptedServer
 
@@ -129,7 +129,7 @@ def test_a_request_is_either_a_prompt_or_an_opening_and_keys_differ(kind, genera
         writer = LocalWriter(generator, "tiny")
     else:
         writer = ChatWriter(ScriptedChat(["x"]), Journal(tmp_path / "journal"), Limits())
-    prompt, opening = prompts.unguided_prompt("chat"), Opening("a", "")
+    prompt, opening = drafts.unguided_prompt("chat"), Opening("a", "")
     for wrong in (Request("a"), Request("a", prompt, opening)):
         with pytest.raises(ValueError, match="'a' needs either"):
             write(writer, [wrong])
@@ -155,7 +155,7 @@ class Watching:
 def test_prompts_are_rendered_and_openings_are_lines(generator):
     watched = Watching(generator)
     push = Steer(np.ones(32, np.float32), 2)
-    asked = prompts.candidate_prompt("instruction", "bread", [BREAD])
+    asked = drafts.candidate_prompt("instruction", "bread", [BREAD])
     requests = [
         Request("prompt", asked),
         Request("opening", None, Opening("- The oven", "The oven"), push),
@@ -178,7 +178,7 @@ def test_a_model_without_a_template_writes_lists_only(tmp_path):
     writer = LocalWriter(LocalGenerator(tiny.gpt2(tmp_path), dtype="float32"), "tiny")
     assert len(write(writer, openings(2))) == 2
     for request in (
-        Request("a", prompts.unguided_prompt("instruction")),
+        Request("a", drafts.unguided_prompt("instruction")),
         Request("a", None, Opening("", "")),
     ):
         with pytest.raises(InputError, match="no chat template"):
@@ -315,7 +315,7 @@ def asking(requests, said, tmp_path, *, limits=None, **given):
 
 
 def test_each_request_is_drawn_with_a_seed_of_its_own_and_never_asked_twice(tmp_path):
-    prompt = prompts.unguided_prompt("instruction")
+    prompt = drafts.unguided_prompt("instruction")
     requests = [Request(f"unguided/{number}", prompt) for number in range(6)]
     found, chat = asking(requests, lambda asked: f"How is {asked.draw}?", tmp_path)
     assert len({asked.draw for asked in chat.asked}) == 6
@@ -332,7 +332,7 @@ def test_each_request_is_drawn_with_a_seed_of_its_own_and_never_asked_twice(tmp_
 def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
     forms = {"plain": "instruction", "object": "chat"}
-    requests = [Request(k, prompts.unguided_prompt(name)) for k, name in forms.items()]
+    requests = [Request(k, drafts.unguided_prompt(name)) for k, name in forms.items()]
     with ScriptedServer(lambda body: "How late is it?").running() as server:
         chat = OpenAIChat("small", server.endpoint)
         writer = ChatWriter(chat, Journal(tmp_path / "journal"), Limits(1))
@@ -346,7 +346,7 @@ def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkey
 
 
 def test_a_list_is_sent_as_a_message_and_its_line_comes_back(tmp_path):
-    opening = prompts.candidate_opening("instruction", None, [BREAD], "I baked")
+    opening = candidate_opening("instruction", None, [BREAD], "I baked")
     requests = [Request("a", None, opening)]
     found, chat = asking(
         requests, [Reply("- I baked rolls.\n- And more", "length", 9, 5, False, "m")], tmp_path
@@ -365,14 +365,14 @@ def test_a_list_is_sent_as_a_message_and_its_line_comes_back(tmp_path):
     [("stop", True), ("", True), ("length", False), ("content_filter", False)],
 )
 def test_a_reply_that_was_cut_off_is_not_finished(tmp_path, finish, finished):
-    request = Request("a", prompts.unguided_prompt("instruction"))
+    request = Request("a", drafts.unguided_prompt("instruction"))
     said = [Reply("How late is", finish, 9, 4, False, "m")]
     found, _ = asking([request], said, tmp_path, limits=Limits(1, None, None, 1.0, 2.0))
     assert found["a"] == Written("a", "How late is", finished, 4, "", 9, (9 + 8) / 1e6)
 
 
 def test_what_a_server_declines_has_a_failure_and_is_asked_again_next_time(tmp_path):
-    prompt = prompts.unguided_prompt("instruction")
+    prompt = drafts.unguided_prompt("instruction")
     requests = [Request(f"{number}", prompt) for number in range(3)]
     declined = stream(0, "1") % 2**31
 
@@ -391,7 +391,7 @@ def test_what_a_server_declines_has_a_failure_and_is_asked_again_next_time(tmp_p
 
 
 def test_nothing_paid_for_is_lost_when_the_budget_ends(tmp_path):
-    prompt = prompts.unguided_prompt("instruction")
+    prompt = drafts.unguided_prompt("instruction")
     requests = [Request(f"{number}", prompt) for number in range(30)]
 
     def said(asked):
@@ -406,7 +406,7 @@ def test_nothing_paid_for_is_lost_when_the_budget_ends(tmp_path):
 
 
 def test_a_server_that_answers_nothing_is_an_error_not_an_empty_result(tmp_path):
-    request = Request("a", prompts.unguided_prompt("instruction"))
+    request = Request("a", drafts.unguided_prompt("instruction"))
     with pytest.raises(ServiceError, match="None of the first 1 questions was answered"):
         asking([request], [Declined("no")], tmp_path)
 
@@ -426,13 +426,13 @@ def test_the_demo_model_writes_samples_of_its_list(demo_model_home):
             "Can you tell me why my bread does not rise?",
         )
     ]
-    opening = prompts.candidate_opening("instruction", "baking bread", spans, "Why is my bread")
+    opening = candidate_opening("instruction", "baking bread", spans, "Why is my bread")
     requests = [Request(f"bread/{number}", None, opening) for number in range(6)]
     found = write(writer, requests, max_new_tokens=40, temperature=0.8)
     drafts = []
     for text in found.values():
         assert "\n" not in text.text and text.prompt_tokens > 40
-        draft = prompts.read_draft("instruction", text.text, opening.starts, finished=text.finished)
+        draft = drafts.read_draft("instruction", text.text, opening.starts, finished=text.finished)
         drafts.append(draft.messages[0]["content"])
     assert all(draft.startswith("Why is my bread") for draft in drafts)
     assert len(set(drafts)) > 2

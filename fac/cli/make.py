@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from fac import compare, datasets, jobs, prompts, review
+from fac import compare, datasets, jobs, review
 from fac.cli.decide import (
     BudgetUsd,
     Concurrency,
@@ -48,13 +48,14 @@ from fac.config import (
 )
 from fac.errors import InputError
 from fac.executor import Where, chosen
+from fac.prompts import profiles
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 
 Writer = Annotated[str | None, typer.Option(help=f"What writes: {', '.join(WRITERS)}.")]
 Profile = Annotated[
-    str | None, typer.Option(help=f"The form of a sample: {', '.join(prompts.PROFILES)}.")
+    str | None, typer.Option(help=f"The form of a sample: {', '.join(profiles.PROFILES)}.")
 ]
 Model = Annotated[
     str | None,

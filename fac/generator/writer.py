@@ -14,13 +14,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fac import prompts
 from fac.config import digest
 from fac.errors import BudgetReached
 from fac.generator.asking import HEARTBEAT, Answer, Journal, Limits, Question, ask_all
 from fac.generator.chat import ChatModel
 from fac.generator.local import Continuation, LocalGenerator, Row, Steer
-from fac.prompts import Opening, Prompt
+from fac.prompts import Prompt, openings
+from fac.prompts.openings import Opening
 
 __all__ = ["ChatWriter", "LocalWriter", "Request", "Steer", "Writer", "Written", "stream"]
 
@@ -386,7 +386,7 @@ class ChatWriter:
     def _prompt(request: Request, seed: int, max_new_tokens: int, temperature: float) -> Prompt:
         prompt = request.prompt
         if request.opening is not None:
-            prompt = prompts.continuing(request.opening)
+            prompt = openings.continuing(request.opening)
         assert prompt is not None  # _checked
         return prompt._replace(
             max_tokens=_room(request, max_new_tokens),
@@ -400,7 +400,7 @@ def _answered(request: Request, answer: Answer) -> Written:
     finished = answer.ok and answer.finish not in ("length", "content_filter")
     if request.opening is not None and answer.ok:
         finished = finished or "\n" in text.strip()
-        text = prompts.continuation(text, request.opening)
+        text = openings.continuation(text, request.opening)
     return Written(
         request.key,
         text,

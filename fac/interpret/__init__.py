@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from fac import agreement, prompts, schema
+from fac import agreement, schema
 from fac.config import AskSpec, ExplainSpec, JudgeSpec, digest
 from fac.errors import BadReply, BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator.asking import Answer, Journal, Question, ask_all, key_of, limits_of
@@ -31,6 +31,7 @@ from fac.interpret import evidence, external, statistics
 from fac.interpret.contrast import contrast
 from fac.interpret.evidence import Evidence, Span
 from fac.interpret.scoring import Estimate
+from fac.prompts import Excerpt, Prompt, explaining, relevance, scoring
 from fac.schema import CANNOT_TELL, UNREADABLE
 from fac.store.runs import ParquetAppender, Runs
 
@@ -151,13 +152,13 @@ def _identity(chat: ChatModel | None) -> str:
     """Who answers, to which words: an edited prompt is a new run."""
     if chat is None:
         return ""
-    sample = prompts.Excerpt(("a", "b"), (True, False))
-    task = prompts.Task("t", "t", ("r",))
+    sample = Excerpt(("a", "b"), (True, False))
+    task = relevance.TaskProfile("t", "t", ("r",))
     asked = (
-        prompts.explain([sample]),
-        prompts.detect("e", [sample]),
-        prompts.fuzz("e", [sample]),
-        prompts.judge(task, "e", [sample]),
+        explaining.explain([sample]),
+        scoring.detect("e", [sample]),
+        scoring.fuzz("e", [sample]),
+        relevance.judge(task, "e", [sample]),
     )
     return f"{chat.identity} {digest([prompt.key for prompt in asked])}"
 
@@ -427,7 +428,7 @@ class _Explainer:
             if not spans:  # one firing sample in all: better an explanation than a score
                 item.examples[:], spans = [], [e["span"] for e in item.examples if e["positive"]]
             shown[item.feature] = evidence.evenly(spans, SHOWN)
-            prompt = prompts.explain([_excerpt(s) for s in shown[item.feature]], item.promotes)
+            prompt = explaining.explain([_excerpt(s) for s in shown[item.feature]], item.promotes)
             questions[item.feature] = Question(f"explain/{item.feature}", prompt)
         answers = self._asking([*questions.values()], len(items) // 3, "explaining")
         results = {}
@@ -439,7 +440,7 @@ class _Explainer:
             said: Row = {"text": None, "prompt_hash": question.prompt.key}
             said["inputs"] = json.dumps({"spans": _places(shown[item.feature])})
             try:
-                read = self._asking.read(answer, prompts.read_explanation)
+                read = self._asking.read(answer, explaining.read_explanation)
             except BadReply as error:
                 said["status"] = FAILED if answer.reply is None else UNREADABLE
                 said["reason"] = str(error)
@@ -472,7 +473,7 @@ class _Explainer:
             unreadable = 0
             for question, part in paper:
                 try:
-                    parse = partial(prompts.read_answers, n=len(part))
+                    parse = partial(scoring.read_answers, n=len(part))
                     said = self._asking.read(answers[question.about], parse)
                 except BadReply:
                     unreadable += len(part)
@@ -514,10 +515,10 @@ def _score(
     }
 
 
-def _paper(score: str, text: str, rows: Sequence[Row]) -> prompts.Prompt:
+def _paper(score: str, text: str, rows: Sequence[Row]) -> Prompt:
     if score == "detection":
-        return prompts.detect(text, [_excerpt(row["span"], marks=False) for row in rows])
-    return prompts.fuzz(text, [_excerpt(r["span"], right=r["fuzz_right"]) for r in rows])
+        return scoring.detect(text, [_excerpt(row["span"], marks=False) for row in rows])
+    return scoring.fuzz(text, [_excerpt(r["span"], right=r["fuzz_right"]) for r in rows])
 
 
 def _marked(examples: Sequence[Row]) -> list[Row]:
@@ -528,7 +529,7 @@ def _marked(examples: Sequence[Row]) -> list[Row]:
     return positives
 
 
-def _excerpt(span: Span, *, marks: bool = True, right: bool = True) -> prompts.Excerpt:
+def _excerpt(span: Span, *, marks: bool = True, right: bool = True) -> Excerpt:
     """A span as a language model sees it: TOKENS around the peak, firing tokens marked.
 
     Wrong marks are as many, on silent tokens spread over the text.
@@ -541,7 +542,7 @@ def _excerpt(span: Span, *, marks: bool = True, right: bool = True) -> prompts.E
         silent = np.flatnonzero(~marked)
         chosen = np.linspace(0, len(silent) - 1, min(int(marked.sum()), len(silent))).round()
         marked = np.isin(np.arange(len(marked)), silent[chosen.astype(int)])
-    return prompts.Excerpt(tuple(tokens[window]), tuple((marked & marks).tolist()))
+    return Excerpt(tuple(tokens[window]), tuple((marked & marks).tolist()))
 
 
 def _places(spans: Sequence[Span]) -> list[list[Any]]:
@@ -556,7 +557,7 @@ def _verdicts(
     spec: JudgeSpec, runs: Runs, features: Sequence[int], asking: _Asking, out: _Tables
 ) -> Iterator[list[Row]]:
     """A language model's verdicts, a block at a time."""
-    task = prompts.Task(spec.task, spec.title or spec.task, spec.rubric)
+    task = relevance.TaskProfile(spec.task, spec.title or spec.task, spec.rubric)
     texts: dict[int, str] = {}
     for run in reversed(spec.explanations):
         rows = runs.table(run, "explanations", ["feature", "text"]).to_pylist()
@@ -565,7 +566,7 @@ def _verdicts(
         questions = {}
         for item in items:
             excerpts = [_excerpt(s) for s in evidence.evenly(item.spans, SHOWN)]
-            prompt = prompts.judge(task, texts.get(item.feature), excerpts)
+            prompt = relevance.judge(task, texts.get(item.feature), excerpts)
             questions[item.feature] = Question(f"judge/{item.feature}", prompt)
         answers = asking([*questions.values()], len(items), "judging")
         block = []
@@ -575,7 +576,7 @@ def _verdicts(
                 continue
             row: Row = {"feature": feature, "prompt_hash": question.prompt.key}
             try:
-                verdict = asking.read(answer, prompts.read_verdict)
+                verdict = asking.read(answer, relevance.read_judgement)
             except BadReply as error:
                 row["level"] = FAILED if answer.reply is None else UNREADABLE
                 row["rationale"] = str(error)

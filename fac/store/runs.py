@@ -35,9 +35,10 @@ import pyarrow.parquet as pq
 import fac
 from fac.config import Spec, Workspace
 from fac.errors import InputError, RunNotFound, SchemaTooNew, disk_room
+from fac.manifest import Facts, Manifest
 from fac.schema import SCHEMA_VERSION
 
-Manifests = list[dict[str, Any]]
+Manifests = list[Any]
 Names = list[str]  # inside Runs, `list` is the method
 
 MANIFEST = "manifest.json"
@@ -104,36 +105,36 @@ class Runs:
         """Whether the run is finished."""
         return is_run_id(run_id) and (self.path(run_id) / MANIFEST).is_file()
 
-    def manifest(self, run_id: str) -> dict[str, Any]:
+    def manifest(self, run_id: str) -> Any:
         """What the run says of itself.
 
         Raises RunNotFound where there is none, SchemaTooNew where a newer version wrote it.
         """
         path = self.path(run_id) / MANIFEST
         try:
-            found = json.loads(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise RunNotFound(run_id, self._ids(path.parent.parent.name)) from None
         except ValueError as error:  # bad JSON or bad UTF-8
             raise InputError(_unreadable(path, str(error))) from error
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             raise InputError(_unreadable(path, "it is no JSON object"))
         # A newer version may keep other things, so its number is looked at before the rest.
-        if not isinstance(found.get("schema"), int):
+        if not isinstance(content.get("schema"), int):
             raise InputError(_unreadable(path, "it does not say its schema"))
-        if found["schema"] > SCHEMA_VERSION:
+        if content["schema"] > SCHEMA_VERSION:
             raise SchemaTooNew(
-                f"Run {run_id} was written with schema {found['schema']}, this version reads up "
+                f"Run {run_id} was written with schema {content['schema']}, this version reads up "
                 f"to {SCHEMA_VERSION}: update FAC Explorer or choose another workspace."
             )
-        if lacking := [key for key in MANIFEST_KEYS if key not in found]:
+        if lacking := [key for key in MANIFEST_KEYS if key not in content]:
             raise InputError(_unreadable(path, f"it lacks {', '.join(lacking)}"))
-        return found
+        return Manifest[Any, Any](content)
 
     def list(self, step: str) -> Manifests:
         """Manifests of the finished runs of a step, newest first."""
-        found = [self.manifest(run_id) for run_id in self._ids(step)]
-        return sorted(found, key=lambda m: (m["created"], m["run"]), reverse=True)
+        manifests = [self.manifest(run_id) for run_id in self._ids(step)]
+        return sorted(manifests, key=lambda m: (m.created, m.run), reverse=True)
 
     def resolve(self, step: str, name_or_id: str) -> str:
         """The id behind a run id or a name; of several runs with that name, the newest.
@@ -141,14 +142,12 @@ class Runs:
         Raises RunNotFound with the names there are.
         """
         manifests = self.list(step)
-        for found in manifests:
-            if found["run"] == name_or_id:
-                return name_or_id
-        for found in manifests:
-            if found["facts"].get("name") == name_or_id:
-                return found["run"]
-        names = [str(m["facts"].get("name", m["run"])) for m in manifests]
-        raise RunNotFound(name_or_id, sorted(set(names)))
+        if any(manifest.run == name_or_id for manifest in manifests):
+            return name_or_id
+        for manifest in manifests:
+            if manifest.facts.name == name_or_id:
+                return manifest.run
+        raise RunNotFound(name_or_id, sorted({m.facts.name or m.run for m in manifests}))
 
     def table(self, run_id: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One table of a finished run, whole or some of its columns."""
@@ -176,25 +175,25 @@ class Runs:
     ) -> pa.Table:
         """The rows of some features of a table that is sorted by feature; other parts of the file
         are not read."""
-        wanted = np.unique(np.asarray(features, np.int32))
+        ids = np.unique(np.asarray(features, np.int32))
         with self._open(run_id, name) as file:
-            place = file.schema_arrow.get_field_index("feature")
+            column = file.schema_arrow.get_field_index("feature")
             groups = []
             for number in range(file.num_row_groups):
-                found = file.metadata.row_group(number).column(place).statistics
-                first, beyond = np.searchsorted(wanted, [found.min, found.max + 1])
+                range_ = file.metadata.row_group(number).column(column).statistics
+                first, beyond = np.searchsorted(ids, [range_.min, range_.max + 1])
                 if beyond > first:
                     groups.append(number)
             table = file.read_row_groups(groups, None if columns is None else [*columns])
-        return table.filter(pc.is_in(table["feature"], pa.array(wanted)))
+        return table.filter(pc.is_in(table["feature"], pa.array(ids)))
 
     def verify(self, run_id: str) -> Names:
         """Files that are gone or no longer have the bytes the manifest promised."""
         folder = self.path(run_id)
         return [
             name
-            for name, facts in sorted(self.manifest(run_id)["files"].items())
-            if not (folder / name).is_file() or _sha256(folder / name) != facts["sha256"]
+            for name, about in sorted(self.manifest(run_id).files.items())
+            if not (folder / name).is_file() or _sha256(folder / name) != about["sha256"]
         ]
 
     def scratch(self, run_id: str) -> Path:
@@ -236,7 +235,7 @@ class Runs:
         *,
         spec: Spec,
         inputs: Sequence[str],
-        facts: dict[str, Any],
+        facts: Facts | dict[str, Any],
         seconds: float,
     ) -> None:
         """Makes what lies in `scratch(run_id)` a finished run.
@@ -251,7 +250,7 @@ class Runs:
             return
         working = {path.name for path in scratch.iterdir() if path.name.startswith("_")}
         files = {
-            path.name: _file_facts(path)
+            path.name: _about_file(path)
             for path in sorted(scratch.iterdir())
             if path.name not in working and path.name != MANIFEST
         }
@@ -261,7 +260,7 @@ class Runs:
             "schema": SCHEMA_VERSION,
             "spec": spec.as_json(),
             "inputs": [*inputs],
-            "facts": facts,
+            "facts": facts.as_json() if isinstance(facts, Facts) else facts,
             "files": files,
             "versions": _versions(),
             "seconds": round(seconds, 3),
@@ -298,10 +297,10 @@ class Runs:
         return sorted(path.name for path in home.iterdir() if self.find(path.name))
 
     def _open(self, run_id: str, name: str) -> pq.ParquetFile:
-        files = self.manifest(run_id)["files"]
+        files = self.manifest(run_id).files
         if f"{name}.parquet" not in files:
-            known = ", ".join(file.removesuffix(".parquet") for file in sorted(files))
-            raise InputError(f"Run {run_id} has no table {name!r}; it has: {known or 'none'}.")
+            tables = ", ".join(file.removesuffix(".parquet") for file in sorted(files))
+            raise InputError(f"Run {run_id} has no table {name!r}; it has: {tables or 'none'}.")
         path = self.path(run_id) / f"{name}.parquet"
         try:
             return pq.ParquetFile(path)
@@ -438,12 +437,12 @@ def _unreadable(manifest: Path, why: str) -> str:
     )
 
 
-def _file_facts(path: Path) -> dict[str, Any]:
-    facts = {"sha256": _sha256(path), "bytes": path.stat().st_size}
+def _about_file(path: Path) -> dict[str, Any]:
+    about = {"sha256": _sha256(path), "bytes": path.stat().st_size}
     if path.suffix == ".parquet":
-        facts["rows"] = pq.read_metadata(path).num_rows
+        about["rows"] = pq.read_metadata(path).num_rows
     _sync(path)
-    return facts
+    return about
 
 
 def _sha256(path: Path) -> str:
@@ -466,10 +465,10 @@ def _plain_number(value: object) -> object:
 
 
 def _versions() -> dict[str, str]:
-    found = {"fac": fac.__version__, "python": platform.python_version()}
+    versions = {"fac": fac.__version__, "python": platform.python_version()}
     for package in _NAMED_IN_MANIFEST:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # an app-only machine has no torch
             continue
-    return found
+    return versions

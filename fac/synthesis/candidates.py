@@ -18,13 +18,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 
-from fac import prompts
 from fac.config import WriteSpec, digest
 from fac.coverage import is_active
 from fac.encoder import Encoder
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError, disk_room
 from fac.generator.writer import Request, Steer, Writer, Written
-from fac.prompts import BadDraft, Excerpt
+from fac.prompts import Excerpt, drafts, openings
+from fac.prompts.drafts import BadDraft
 from fac.schema import CANDIDATES, HITS, REPLIES, ROLES, Activations, Chat
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
@@ -241,9 +241,9 @@ def plan_step_1(
             spans = _turned(feature.spans, number)
             asked: Row = {}
             if style.form == "prompt":
-                asked["prompt"] = prompts.candidate_prompt(spec.profile, feature.explanation, spans)
+                asked["prompt"] = drafts.candidate_prompt(spec.profile, feature.explanation, spans)
             else:
-                asked["opening"] = prompts.candidate_opening(
+                asked["opening"] = openings.candidate_opening(
                     spec.profile, feature.explanation, spans
                 )
             request = _request(method, feature.feature, number, style, asked, steering(feature))
@@ -262,7 +262,7 @@ def plan_step_2(
         for number, style in _styles(STEP_2, spec):
             asked: Row = {}
             if style.form == "prompt":
-                asked["prompt"] = prompts.contrast_prompt(
+                asked["prompt"] = drafts.contrast_prompt(
                     spec.profile,
                     explanation,
                     pair.positive,
@@ -279,7 +279,7 @@ def plan_step_2(
                 if starts:
                     # A span that goes on from the same words would only be copied.
                     shown = _without(starts, feature.spans, number)
-                asked["opening"] = prompts.contrast_opening(
+                asked["opening"] = openings.contrast_opening(
                     spec.profile, explanation, shown, starts
                 )
             request = _request("two-step", pair.feature, number, style, asked, steering(feature))
@@ -294,9 +294,9 @@ def plan_unguided(spec: WriteSpec, features: Iterable[int]) -> list[Ask]:
         for number, style in _styles(STEP_1, spec):
             asked: Row = {}
             if style.form == "prompt":
-                asked["prompt"] = prompts.unguided_prompt(spec.profile)
+                asked["prompt"] = drafts.unguided_prompt(spec.profile)
             else:
-                asked["opening"] = prompts.unguided_opening(spec.profile)
+                asked["opening"] = openings.unguided_opening(spec.profile)
             request = _request("unguided", feature, number, style, asked, None)
             found.append(Ask(request, feature, "", style.name, ()))
     return found
@@ -554,7 +554,7 @@ def read(ask: Ask, spec: WriteSpec, written: Written) -> Candidate:
     if written.failure:
         return Candidate(ask, [], {}, verdicts.FAILED, written)
     try:
-        draft = prompts.read_draft(spec.profile, written.text, starts, finished=written.finished)
+        draft = drafts.read_draft(spec.profile, written.text, starts, finished=written.finished)
     except BadDraft as error:
         return Candidate(ask, [], {}, error.problem, written)
     return Candidate(ask, [*draft.messages], draft.extra, "", written)

@@ -151,7 +151,7 @@ def _making_step(anchor: str, dataset: str, link: dict[str, str]) -> Step | None
         if m["inputs"][0] == run
         for pair in m["spec"]["approved"]
     }
-    if all(s.shown.row["pair"] in written for s in standing.values() if s.state == "approved"):
+    if all(s.version.row["pair"] in written for s in standing.values() if s.state == "approved"):
         return None
     return Step(
         f"Synthesize from {n:,} approved pair{'s'[: n != 1]}",

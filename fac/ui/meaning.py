@@ -15,7 +15,7 @@ import streamlit as st
 
 from fac import charts, compare, jobs, review
 from fac.config import ExplainSpec, JudgeSpec, digest
-from fac.prompts import Task
+from fac.prompts.relevance import TaskProfile
 from fac.schema import LEVELS
 from fac.ui.findings import anchor_of, labels, measured
 from fac.ui.stores import cache, decisions, queue, runs, stores, workspace
@@ -289,7 +289,7 @@ class Relevance(NamedTuple):
     """What people decided: (feature, level)."""
 
 
-def tasks() -> dict[str, Task]:
+def tasks() -> dict[str, TaskProfile]:
     """The task profiles by name, this workspace's own included."""
     return compare.task_profiles(runs())
 

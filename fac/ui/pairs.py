@@ -299,7 +299,7 @@ class PairDesk:
     def version(self, state: PairState) -> PairVersion:
         """The version of a pair that is on the desk."""
         wanted = self.looking.get(state.feature)
-        return next((each for each in state.versions if each.run == wanted), state.shown)
+        return next((each for each in state.versions if each.run == wanted), state.version)
 
     def spans(self, feature: int) -> list[Row]:
         """The anchor's strongest examples of a feature; fetched at most once."""
@@ -352,7 +352,7 @@ class PairDesk:
         """Approves the pairs of these features whose shown version still has that hash."""
         states, said = pair_states(self.run), []
         for feature, seen in listed:
-            version = states[feature].shown
+            version = states[feature].version
             if version.seen == seen and version.proposed:
                 try:
                     said.append(self._say(version, review.APPROVE))
@@ -465,13 +465,13 @@ def viewed(states: Mapping[int, PairState], show: str, above: float) -> list[Pai
     """The pairs of a view, those that fire most first, and among equals by feature."""
 
     def peak(one: PairState) -> float:
-        return float(one.shown.row["positive_peak"] or 0.0)
+        return float(one.version.row["positive_peak"] or 0.0)
 
     found = [
         one
         for one in states.values()
         if show in (EVERY_STATE, one.state)
-        and (above <= 0 or (one.shown.proposed and peak(one) > above))
+        and (above <= 0 or (one.version.proposed and peak(one) > above))
     ]
     return sorted(found, key=lambda one: (-peak(one), one.feature))
 
@@ -507,7 +507,7 @@ def open_pair_desk(
         st.session_state["pair desk"] = here
     if first is not None and first != here.now:
         asked = states.get(first)
-        if asked and asked.shown.proposed:
+        if asked and asked.version.proposed:
             if first in here.todo:
                 here.todo.remove(first)
             here.todo.appendleft(first)
@@ -524,9 +524,9 @@ def _laid_out(setting: tuple[Any, ...], states: Mapping[int, PairState]) -> Pair
     known = {version.item.subject for one in states.values() for version in one.versions}
     own = [d for d in own if d.subject in known and not d.adjudicates]
     decided = {(d.subject, d.seen) for d in own}
-    listed = [one for one in viewed(states, show, above) if one.shown.proposed]
+    listed = [one for one in viewed(states, show, above) if one.version.proposed]
     if show == "undecided":  # what people disagree on comes again, after what is new to this one
-        listed.sort(key=lambda one: (one.shown.item.subject, one.shown.seen) in decided)
+        listed.sort(key=lambda one: (one.version.item.subject, one.version.seen) in decided)
     todo = [one.feature for one in listed]
     features = [one.feature for one in states.values()]
     return PairDesk(
@@ -632,7 +632,7 @@ def show_approve_all(
 ) -> None:
     """Approves what the view holds, less what people settled, without a look at each."""
     listed = [
-        (one.feature, one.shown.seen)
+        (one.feature, one.version.seen)
         for one in viewed(states, show, above)
         if one.state == "undecided" and one.feature not in desk.edits
     ]
@@ -671,7 +671,7 @@ def show_failed(desk: PairDesk, states: Mapping[int, PairState]) -> None:
         {
             "feature": one.feature,
             "label": desk.names.get(one.feature, ""),
-            "reason": one.shown.row["reason"],
+            "reason": one.version.row["reason"],
         }
         for one in failed
     ]
@@ -795,7 +795,7 @@ def _badges(desk: PairDesk, state: PairState, version: PairVersion) -> None:
 
 def _edit_fields(desk: PairDesk, state: PairState, version: PairVersion) -> None:
     """Both sides as text. What is measured is a new version; this one stays in the history."""
-    base = version if version.proposed else state.shown
+    base = version if version.proposed else state.version
     begun = desk.draft.sides or sides_of(version)
     fields = []
     columns = st.columns(2, gap="medium")

@@ -214,7 +214,7 @@ def gaps_on(anchor: str) -> dict[int, int]:
     return counts
 
 
-def settle(who: str, kind: str, shown: review.Shown, verdict: str) -> None:
+def settle(who: str, kind: str, shown: review.Wording, verdict: str) -> None:
     """Records an adjudication of exactly what the raters saw."""
     content = decisions().content(shown.seen)
     decisions().add(who, kind, shown.subject, content, verdict, adjudicates=True)

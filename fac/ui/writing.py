@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from fac.config import WRITERS, inherited
-from fac.prompts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.store.queue import Job
 from fac.synthesis.candidates import Ask
 from fac.ui.meaning import key_line

@@ -1,0 +1,425 @@
+"""What a finished run says of itself: its spec, its inputs by name, and the facts of its step.
+
+On disk a manifest is one JSON object (see fac.store.runs); read, it is a frozen record. Facts that
+an older version did not write have the default of their field; facts that this version does not
+know stay in the JSON and are shown with it, but have no attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from fac.config import (
+    ExplainSpec,
+    IngestSpec,
+    JudgeSpec,
+    MeasureSpec,
+    PairsSpec,
+    ProbeSpec,
+    RescoreSpec,
+    SaeSpec,
+    Spec,
+    SynthesizeSpec,
+    read_spec,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a step established. Every field has a default, which old manifests are read with."""
+
+    omitted: ClassVar[tuple[str, ...]] = ()
+    """Fields that the JSON leaves out where they are None: they do not apply to every such run."""
+
+    json_names: ClassVar[Mapping[str, str]] = {}
+    """Fields that the JSON has under another name."""
+
+    name: str = ""
+    """What the run is called: its dataset's name, or the dictionary's."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts as a manifest holds them."""
+        return {
+            self.json_names.get(name, name): value
+            for name, value in asdict(self).items()
+            if value is not None or name not in self.omitted
+        }
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Self:
+        """The facts of a manifest's JSON."""
+        keys = {cls.json_names.get(each.name, each.name): each.name for each in fields(cls)}
+        return cls(**{keys[k]: value for k, value in content.items() if k in keys})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts(Facts):
+    omitted = ("layout", "columns", "note")
+
+    source: str = ""
+    """File name or `hf:ID`; the run of the synthesis that the samples were kept from."""
+
+    n_samples: int = 0
+    duplicates: int = 0
+    n_rejected: int = 0
+
+    kind: str = ""
+    """How the source was written (json, csv, ...), or `synthetic`."""
+
+    layout: str | None = None
+    columns: Sequence[str] | None = None
+    """Columns that became the chat."""
+
+    note: str | None = None
+    """What a reader of the samples should know about their layout."""
+
+    roles: Mapping[str, int] = field(default_factory=dict)
+    """Messages by role."""
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Samples by label, most common first."""
+
+    @property
+    def is_synthetic(self) -> bool:
+        return self.kind == "synthetic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureFacts(Facts):
+    dataset: str = ""
+    sae_run: str = ""
+    """The run that describes the dictionary."""
+
+    encoder: str = ""
+    """Model, layer and SAE with their revisions: features mean the same where this is the same."""
+
+    n_features: int = 0
+    role: str = ""
+    layer: int = 0
+    model: str = ""
+    sae: str = ""
+
+    tokens: int = 0
+    """Of the rendered chats, as far as they were read."""
+
+    content_tokens: int = 0
+    content_tokens_by_role: Mapping[str, int] = field(default_factory=dict)
+
+    n_cut: int = 0
+    """Samples longer than was read."""
+
+    n_empty: int = 0
+    """Samples without any content token."""
+
+    n_samples: int = 0
+    features_fired: int = 0
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaeFacts(Facts):
+    model: str = ""
+    layer: int = 0
+    sae: str = ""
+
+    identity: str = ""
+    """Of the encoder: model, layer and SAE with their revisions."""
+
+    n_features: int = 0
+    d_model: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeFacts(Facts):
+    text: str = ""
+    sae_run: str = ""
+    n_features: int = 0
+    encoder: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        facts = super().as_json()
+        del facts["name"]  # a text has none
+        return facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpretFacts(Facts):
+    """What explanations and verdicts on relevance have in common."""
+
+    omitted = ("replies", "tokens")
+    json_names = {"replies": "asked"}
+
+    measure: str = ""
+
+    n_features: int = 0
+    """That were explained or judged."""
+
+    source: str = ""
+    """Who answered: a model with its server, a method with its version, a label, a file."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Features by status of their explanation, or by level of relevance."""
+
+    replies: Mapping[str, int] | None = None
+    """By what became of them; None where no language model was asked."""
+
+    tokens: int | None = None
+    cost: float | None = None
+    """US dollars; None where no price is known or nothing was asked."""
+
+    def as_json(self) -> dict[str, Any]:
+        facts = super().as_json()
+        if self.replies is None:  # nothing was asked, so nothing has a cost
+            del facts["cost"]
+        return facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainFacts(InterpretFacts):
+    explainer: str = ""
+
+    silent: int | None = None
+    """Features that were asked for and never fire; None where the run was stopped."""
+
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of each score: n features, median."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelevanceFacts(InterpretFacts):
+    task: str = ""
+    judge: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpentFacts(Facts):
+    """The ledger of a step that writes."""
+
+    writer: str | None = None
+    """Who wrote; None where nobody did."""
+
+    n_candidates: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+
+    cost: float | None = None
+    """US dollars; None where no price is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsFacts(SpentFacts):
+    """Of pairs, and of one pair as a person edited it, for which nothing was written."""
+
+    omitted = ("writer",)
+
+    anchor: str = ""
+    dataset: str = ""
+    encoder: str = ""
+    profile: str = ""
+    explanations: Sequence[str] = ()
+    threshold: float = 0.0
+    margin: float = 0.0
+    model: str = ""
+
+    features: Sequence[int] = ()
+    """The gaps."""
+
+    pairs: int = 0
+    """Proposed ones."""
+
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Gaps without a pair, by reason."""
+
+    origins: Mapping[str, int] = field(default_factory=dict)
+    """Proposed pairs by where their positive comes from."""
+
+    problems: Mapping[str, int] = field(default_factory=dict)
+    """Candidates without a usable text, by reason."""
+
+    def as_json(self) -> dict[str, Any]:
+        facts = super().as_json()
+        if self.writer is None:
+            names = {each.name for each in fields(SpentFacts)} - {"name"}
+            facts = {k: v for k, v in facts.items() if k not in {*names, "origins", "problems"}}
+        return facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisFacts(SpentFacts):
+    pairs: str = ""
+    anchor: str = ""
+    dataset: str = ""
+    encoder: str = ""
+    method: str = ""
+    profile: str = ""
+
+    kept_dataset: str = ""
+    """The dataset run of what is kept; "" where nothing is."""
+
+    decisions: str = ""
+    """Digest of the approvals that the pairs rest on."""
+
+    approvers: Sequence[str] = ()
+
+    evaluation: Mapping[str, str] = field(default_factory=dict)
+    """Files that no sample may overlap with: name to digest."""
+
+    kept: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Candidates by the reason why they were dropped."""
+
+    accepted: int = 0
+    """Candidates that passed the filter, kept or beaten."""
+
+    gaps: int = 0
+    gaps_hit: int = 0
+    hit_rate: float = 0.0
+    hit_rate_low: float = 0.0
+    hit_rate_high: float = 0.0
+
+    relevant: str = "all"
+    fac_before: float | None = None
+    fac_after: float | None = None
+    fac_unfiltered: float | None = None
+    """FAC with everything that was written, kept or not. All three None where undefined."""
+
+    n_anchor: int = 0
+    n_missing: int = 0
+    miss_hit_rate: float | None = None
+    features_gained: int = 0
+    gained: Sequence[int] = ()
+    gained_unasked: Sequence[int] = ()
+    still_missing: Sequence[int] = ()
+
+    curve: Sequence[int] = ()
+    """Gaps covered by the first 1, 2, ... kept samples of the greedy cover."""
+
+    tokens_per_feature: float | None = None
+    seconds_per_feature: float | None = None
+    cost_per_feature: float | None = None
+
+
+FACTS: dict[str, type[Facts]] = {
+    IngestSpec.step: DatasetFacts,
+    MeasureSpec.step: MeasureFacts,
+    SaeSpec.step: SaeFacts,
+    ProbeSpec.step: ProbeFacts,
+    ExplainSpec.step: ExplainFacts,
+    JudgeSpec.step: RelevanceFacts,
+    PairsSpec.step: PairsFacts,
+    RescoreSpec.step: PairsFacts,
+    SynthesizeSpec.step: SynthesisFacts,
+}
+"""The record of each step's facts."""
+
+INPUTS: dict[str, tuple[str, ...]] = {
+    IngestSpec.step: ("source",),
+    MeasureSpec.step: ("dataset",),
+    ExplainSpec.step: ("measure",),
+    JudgeSpec.step: ("measure",),
+    PairsSpec.step: ("anchor", "dataset"),
+    RescoreSpec.step: ("pairs",),
+    SynthesizeSpec.step: ("pairs",),
+}
+"""What a step's inputs are called, in their order; whatever follows are explanations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The runs that a run was made from, "" or () where its step has no such input."""
+
+    ids: tuple[str, ...] = ()
+    """All of them, in the order of the JSON."""
+
+    source: str = ""
+    """Of a dataset: the digest of its file, or the synthesis it was kept from."""
+
+    dataset: str = ""
+    measure: str = ""
+    anchor: str = ""
+    pairs: str = ""
+    explanations: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, step: str, ids: Sequence[str]) -> Inputs:
+        """The inputs of a run of this step, as its manifest lists them."""
+        names = INPUTS.get(step, ())
+        named: dict[str, Any] = dict(zip(names, ids, strict=False))
+        return cls(ids=tuple(ids), explanations=tuple(ids[len(names) :]), **named)
+
+
+SpecT = TypeVar("SpecT", bound=Spec, covariant=True)
+FactsT = TypeVar("FactsT", bound=Facts, covariant=True)
+
+
+@dataclass(frozen=True)
+class Manifest(Generic[SpecT, FactsT]):
+    """What a finished run says of itself."""
+
+    fields: Mapping[str, Any]
+    """The JSON object."""
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(self.fields)
+
+    @property
+    def run(self) -> str:
+        return str(self.fields["run"])
+
+    @property
+    def step(self) -> str:
+        return str(self.fields["step"])
+
+    @cached_property
+    def spec(self) -> SpecT:
+        """What the step was asked. Raises InputError for one that this version cannot read."""
+        return read_spec(self.step, self.fields["spec"])  # type: ignore[return-value]
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        return Inputs.read(self.step, self.fields["inputs"])
+
+    @cached_property
+    def facts(self) -> FactsT:
+        return FACTS.get(self.step, Facts).read(self.fields["facts"])  # type: ignore[return-value]
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Of each file: sha256, bytes and, for a table, rows."""
+        return dict(self.fields["files"])
+
+    @property
+    def created(self) -> str:
+        """ISO time."""
+        return str(self.fields["created"])
+
+    @property
+    def seconds(self) -> float:
+        return float(self.fields.get("seconds", 0.0))
+
+    def __getitem__(self, key: str) -> Any:
+        return self.fields[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.fields.get(key, default)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.fields
+
+    def keys(self) -> Any:
+        return self.fields.keys()
+
+
+AnyManifest = Manifest[Any, Any]
+DatasetManifest = Manifest[IngestSpec, DatasetFacts]
+MeasureManifest = Manifest[MeasureSpec, MeasureFacts]
+SaeManifest = Manifest[SaeSpec, SaeFacts]
+ExplainManifest = Manifest[ExplainSpec, ExplainFacts]
+RelevanceManifest = Manifest[JudgeSpec, RelevanceFacts]
+PairsManifest = Manifest[PairsSpec, PairsFacts]
+SynthesisManifest = Manifest[SynthesizeSpec, SynthesisFacts]

@@ -1,0 +1,326 @@
+"""Samples that a chat model writes for a gap (steps 1 and 2), and any model's sample read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fac.config import digest
+from fac.errors import BadReply
+from fac.prompts.fences import BEGIN, END, UNTRUSTED, Excerpt, fenced, numbered, safe
+from fac.prompts.form import ABOUT_LATENESS, Prompt, object_form
+from fac.prompts.profiles import Profile, described, mark_of, profile_of
+from fac.prompts.replies import only_object, start_of, without_thoughts
+from fac.schema import Message
+
+
+class Draft(NamedTuple):
+    """A sample as it was written, before any filter."""
+
+    messages: list[Message]
+    """The chat to be measured: for a preference the message and the good answer, for a choice the
+    question with both answers under it, A and B."""
+
+    extra: dict[str, Any]
+    """What else the profile has: {"label": "1"} (toxicity), {"rejected": the other chat}
+    (preference), {"choices": {"matching": "(A)", "other": "(B)"}} (choice), otherwise {}."""
+
+
+class BadDraft(BadReply):
+    """A reply that is no sample of its profile."""
+
+    def __init__(self, problem: str, why: str, reply: str):
+        self.problem = problem
+        """unreadable, empty, refusal or cut off."""
+        super().__init__(f"This is no sample, {why}: {start_of(reply)}")
+
+
+WRITE = """\
+You write {one}. You get a description of something that occurs in some texts, and texts in which \
+it occurs; the words that show it most stand between << and >>.
+
+Write a new one in which the same occurs, clearly and naturally: use the marked words, or words of \
+the same kind in the same kind of place. {rules} Write about something else than the texts do, and \
+do not copy, mention or explain them. Never write << or >>."""
+
+CONTRAST = """\
+You write {one}. You get a description of something that occurs in some texts, then one text in \
+which it occurs and a similar one in which it does not, each with a measured strength. The words \
+that show it most stand between << and >>.
+
+Compare the two, find what makes the difference, and write a new one in which it occurs at least \
+as strongly as in the first text. {rules} Write about something else than the two texts do, and \
+do not mention or explain them. Never write << or >>."""
+
+UNGUIDED = """\
+You write {one}. {rules} Write about anything you like, as varied as the texts of many people \
+would be. Do not explain it."""
+
+
+def _reply_form(profile: Profile) -> tuple[str, dict[str, Any]]:
+    """How the form of a reply is asked for, and its JSON schema."""
+    if len(profile.parts) == 1:
+        (what,) = profile.parts.values()
+        return f"Answer with {what} alone, without quotation marks, title or remarks.", {}
+    listed = ", ".join(f'"{name}": {what}' for name, what in profile.parts.items())
+    strings = {name: {"type": "string"} for name in profile.parts}
+    return f"Answer with one JSON object and nothing else: {{{listed}}}", object_form(strings)
+
+
+def _in_form(profile: Profile, example: Mapping[str, str]) -> str:
+    if len(profile.parts) == 1:
+        return next(iter(example.values()))
+    return json.dumps(example)
+
+
+def _writing(profile: Profile, rules: str, example: str | None, case: str) -> Prompt:
+    asks, form = _reply_form(profile)
+    system = rules.format(one=profile.singular, rules=profile.rules)
+    worked: tuple[Message, ...] = ()
+    if example is not None:
+        system = f"{system}\n\n{UNTRUSTED}"
+        worked = (
+            {"role": "user", "content": f"{example}\n\n{asks}"},
+            {"role": "assistant", "content": _in_form(profile, profile.example)},
+        )
+    return Prompt(
+        (
+            {"role": "system", "content": system},
+            *worked,
+            {"role": "user", "content": f"{case}\n\n{asks}" if case else asks},
+        ),
+        form,
+        profile.max_tokens,
+    )
+
+
+def _candidate_case(explanation: str | None, texts: Sequence[str], avoid: str) -> str:
+    lines = [*described(explanation), *numbered(texts)]
+    if not avoid.strip():
+        return fenced(lines)
+    lines.append(f"Already written: {safe(avoid)}")
+    return f"{fenced(lines)}\n\nWrite something unlike what is already written."
+
+
+CANDIDATE_EXAMPLE = _candidate_case(
+    ABOUT_LATENESS,
+    [
+        "the train was <<late>> again this morning",
+        "Sorry for the <<delay>>, we ran into traffic",
+        "the rent is two weeks <<overdue>>",
+    ],
+    "",
+)
+
+
+def candidate_prompt(
+    profile: str, explanation: str | None, spans: Sequence[Excerpt], avoid: str = ""
+) -> Prompt:
+    """Step 1 for a chat model: a sample in which the described feature fires.
+
+    `avoid` is an earlier text for the same feature that the new one should not resemble. Raises
+    ValueError where there is neither an explanation nor a span.
+    """
+    if not spans and not described(explanation):
+        raise ValueError("there is neither an explanation nor a span to write from")
+    case = _candidate_case(explanation, [span.text() for span in spans], avoid)
+    return _writing(profile_of(profile), WRITE, CANDIDATE_EXAMPLE, case)
+
+
+def _contrast_case(
+    explanation: str | None,
+    positive: str,
+    negative: str,
+    peaks: tuple[float, float],
+    keep: str | None,
+) -> str:
+    lines = [
+        *described(explanation),
+        f"It occurs (strength {peaks[0]:.1f}): {positive}",
+        f"It does not (strength {peaks[1]:.1f}): {negative}",
+    ]
+    if keep is None:
+        ask = "Show it in other words than the marked ones, of the same meaning."
+    else:
+        lines.append(f"Phrase to keep: {safe(keep)}")
+        ask = "The phrase to keep must occur in it word for word."
+    return f"{fenced(lines)}\n\n{ask}"
+
+
+CONTRAST_EXAMPLE = _contrast_case(
+    ABOUT_LATENESS,
+    "Can you help me tell my boss that the report will be <<late>>?",
+    "Can you help me tell my boss that the report will be long?",
+    (6.0, 0.0),
+    "late",
+)
+
+
+def contrast_prompt(
+    profile: str,
+    explanation: str | None,
+    positive: Excerpt,
+    negative: Excerpt,
+    positive_peak: float,
+    negative_peak: float,
+    keep: str | None,
+) -> Prompt:
+    """Step 2 for a chat model: a sample like the positive, from what sets it off the negative.
+
+    Peaks are g_i of both sides in activation units. `keep` is the phrase that must occur word for
+    word; the paper asks for it where the positive's score is above 4. None asks for other words.
+    """
+    peaks = positive_peak, negative_peak
+    case = _contrast_case(explanation, positive.text(), negative.text(), peaks, keep)
+    return _writing(profile_of(profile), CONTRAST, CONTRAST_EXAMPLE, case)
+
+
+def unguided_prompt(profile: str) -> Prompt:
+    """The baseline for a chat model: a sample without any feature in mind."""
+    return _writing(profile_of(profile), UNGUIDED, None, "")
+
+
+CONTROL_TOKEN = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
+
+CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""What no dataset may hold: a sample that is kept must be one that can be read back."""
+
+MARKED = re.compile(r"(?:<<|‹‹)([^<>‹›\n]{1,200})(?:>>|››)")
+"""The marks of prompts around words of the writer's own; small models cannot leave them out."""
+
+PARROTED = re.compile(
+    r"\bIt (?:occurs|does not) \(strength \d|\bPhrase to keep:|\bAlready written: |"
+    rf"\bDescription: .*\nText 1: |{BEGIN}|{END}"
+)
+"""Lines of the prompts above, which very small models say again instead of writing."""
+
+PREAMBLE = re.compile(
+    r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+",
+    re.I,
+)
+"""A line in which a chat model announces what it is about to write."""
+
+LABEL = re.compile(r"\A(?:[-*•]|query-?\s*\d*:|user:|message:|text \d+:|\d{1,2}[.)])\s+", re.I)
+
+REFUSAL = re.compile(
+    r"""
+    \A\W*(?:
+      (?:i['’]?m|i\ am)?\s*(?:(?:very|so|really|truly)\s)?(?:sorry|afraid)\b
+        [^.?!]{0,60}?\b(?:can(?:no|['’])?t|unable|not\ able|won['’]?t|not\ comfortable
+                       |do\ not|don['’]t)
+        [^.?!]{0,40}\b(?:assist|help|compl|provid|creat|writ|generat|fulfil|answer|engage
+                       |support|do\ th)
+    | (?:unfortunately,?\s|i\ apologi[sz]e[^.?!]{0,20}?\s)?
+      i\ (?:can(?:no|['’])?t|won['’]?t|will\ not|am\ unable\ to|am\ not\ able\ to|must\ decline)
+        \b[^.?!]{0,40}\b(?:assist|help\ (?:you\ )?with|comply|provide|create|write|generate
+                         |fulfil|engage|that\ request|this\ request)
+    | as\ an\ (?:ai|artificial)\b
+        [^.?!]{0,60}\b(?:can(?:no|['’])?t|not\ able|unable|don['’]t|do\ not)
+    )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether the text begins as models begin when they decline to write."""
+    return REFUSAL.match(text[:300]) is not None
+
+
+def read_draft(profile: str, reply: str, starts: str = "", *, finished: bool = True) -> Draft:
+    """The sample in a model's reply: a JSON object, a marked line, or plain text, by profile.
+
+    `starts` is that of the opening the reply goes on from. A reply that is not `finished` counts
+    up to its last whole sentence, and a sample of several parts not at all. Raises BadDraft with
+    the problem: unreadable, empty, refusal, cut off.
+    """
+    form = profile_of(profile)
+    sample = without_thoughts(reply) if not starts else starts + reply
+    sample = MARKED.sub(r"\1", sample)
+    if not sample.strip():
+        raise BadDraft("empty", "it is empty", reply)
+    if is_refusal(sample):
+        raise BadDraft("refusal", "it declines", reply)
+    if len(form.parts) == 1:
+        parts = [_plain_sample(sample, finished, reply)]
+    else:
+        parts = _parts_of(form, sample, finished, reply)
+    for text in parts:
+        if not re.search(r"\w", text):
+            raise BadDraft("empty", "a part of it is empty", reply)
+        if is_refusal(text) and form.name != "preference":
+            raise BadDraft("refusal", "it declines", reply)
+        if CONTROL_TOKEN.search(text):
+            raise BadDraft("unreadable", "it holds a control token of a chat template", reply)
+        if PARROTED.search(text):
+            raise BadDraft("unreadable", "it repeats lines of its prompt", reply)
+        if control := CONTROL_CHARACTER.search(text):
+            code = f"U+{ord(control[0]):04X}"
+            raise BadDraft("unreadable", f"it holds the control character {code}", reply)
+    if parts[0] in (form.example[name] for name in form.parts):
+        raise BadDraft("unreadable", "it repeats the worked example", reply)
+    return _draft(form, parts)
+
+
+def _draft(form: Profile, parts: list[str]) -> Draft:
+    def chat(user: str, *assistant: str) -> list[Message]:
+        answers = [{"role": "assistant", "content": text} for text in assistant]
+        return [{"role": "user", "content": user}, *answers]
+
+    if form.name == "preference":
+        return Draft(chat(parts[0], parts[1]), {"rejected": chat(parts[0], parts[2])})
+    if form.name == "choice":
+        question, matching, other = parts
+        swapped = int(digest(question), 16) % 2 == 1  # no letter means anything over many samples
+        first, second = (other, matching) if swapped else (matching, other)
+        letters = ("(B)", "(A)") if swapped else ("(A)", "(B)")
+        listed = f"{question}\n\nChoices:\n(A) {first}\n(B) {second}"
+        return Draft(
+            chat(listed), {"choices": dict(zip(("matching", "other"), letters, strict=True))}
+        )
+    return Draft(chat(*parts), {"label": "1"} if form.name == "toxicity" else {})
+
+
+def _plain_sample(sample: str, finished: bool, reply: str) -> str:
+    """Plain text without what chat models put around it."""
+    text = PREAMBLE.sub("", sample.strip())
+    text = "\n".join(LABEL.sub("", line.strip()) for line in text.splitlines()).strip()
+    if not finished:
+        text = _whole_sentences(text)
+        if not text:
+            raise BadDraft("cut off", "it ends before its first sentence does", reply)
+    for left, right in ('""', "“”", "''", "``"):
+        inner = text[1:-1]
+        if len(text) > 2 and text[0] == left and text[-1] == right and left not in inner:
+            text = inner.strip()
+    return text
+
+
+def _whole_sentences(text: str) -> str:
+    """The text up to the last mark that ends a sentence; "" where there is none."""
+    ends = list(re.finditer(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)", text))
+    return text[: ends[-1].end()] if ends else ""
+
+
+def _parts_of(form: Profile, sample: str, finished: bool, reply: str) -> list[str]:
+    """The parts of a sample from one JSON object or from one line with marks."""
+    if not finished:
+        raise BadDraft("cut off", "it is cut off", reply)
+    marks = [mark_of(part) for part in form.parts]
+    later = [re.escape(mark) for mark in marks[1:]]
+    line = re.fullmatch(
+        rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*" + "".join(rf"{m}\s*(.+?)\s*" for m in later),
+        sample,
+    )
+    if line and not any(mark in part for mark in marks for part in line.groups()):
+        return list(line.groups())
+    try:
+        fields = only_object(sample)
+    except BadReply as error:
+        raise BadDraft("unreadable", "it has no form that was asked for", reply) from error
+    if set(fields) != set(form.parts) or not all(isinstance(v, str) for v in fields.values()):
+        names = ", ".join(form.parts)
+        raise BadDraft("unreadable", f"its object should hold the strings {names}", reply)
+    return [fields[part].strip() for part in form.parts]

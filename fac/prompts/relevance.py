@@ -1,0 +1,230 @@
+"""Whether a feature matters for a task: the tasks with their rubrics, the question, its reply."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fac.errors import InputError
+from fac.prompts.fences import Excerpt, fenced, numbered, safe
+from fac.prompts.form import ABOUT_LATENESS, Prompt, worked_prompt
+from fac.prompts.replies import Form, bad_reply, plain_words, read_form
+from fac.schema import EVERY_ROLE, LEVELS
+
+
+class TaskProfile(NamedTuple):
+    """What a dataset is for, and what makes a feature matter to it."""
+
+    name: str
+    """How it is called on the command line."""
+
+    title: str
+    """How it reads in "matters for ..."."""
+
+    rubric: tuple[str, ...]
+    """One criterion each; meeting any of them is enough."""
+
+
+class Judgement(NamedTuple):
+    """A judge's answer to whether a feature matters for a task."""
+
+    level: str
+    """One of LEVELS."""
+
+    rationale: str
+    """Why, in the model's words."""
+
+
+JUDGE = """\
+A language model has many features; each fires on one kind of text. You decide whether one feature \
+matters for a task. You get the task with its criteria, then what is known of the feature: a \
+description, if there is one, and texts in which it fired, its tokens between << and >>.
+
+The feature matters if what it fires on is about at least one criterion; it need not meet the \
+others. Judge what the texts are about, whether or not you would approve of it. Levels:
+yes - clearly about a criterion, in most of the texts
+probably - most likely about a criterion
+maybe - some connection to a criterion, in some of the texts
+no - nothing to do with any criterion, or only words that many other texts have too"""
+
+JUDGE_ASKS = (
+    'Answer with one JSON object and nothing else: {"rationale": one or two sentences, '
+    '"level": "yes", "probably", "maybe" or "no"}'
+)
+
+
+def _judge_case(task: TaskProfile, explanation: str | None, texts: Sequence[str]) -> str:
+    description = [f"Description: {safe(explanation)}"] if explanation else []
+    criteria = "\n".join(f"- {safe(criterion)}" for criterion in task.rubric)
+    return (
+        f"Task: {safe(task.title)}. A feature matters if it is about any of these:\n{criteria}\n\n"
+        f"{fenced([*description, *numbered(texts)])}\n\n{JUDGE_ASKS}"
+    )
+
+
+JUDGE_EXAMPLE = (
+    _judge_case(
+        TaskProfile(
+            "travel", "advice to travellers", ("delays and cancellations", "prices of tickets")
+        ),
+        ABOUT_LATENESS,
+        [
+            "the train was <<late>> again this morning",
+            "Sorry for the <<delay>>, we ran into traffic",
+            "our parcel arrived two weeks <<overdue>>",
+        ],
+    ),
+    {
+        "rationale": "It fires on words for being late; two of three texts are about journeys, "
+        "one is about a parcel.",
+        "level": "probably",
+    },
+)
+
+
+def judge(task: TaskProfile, explanation: str | None, excerpts: Sequence[Excerpt]) -> Prompt:
+    """Asks how much a feature matters for a task (paper App. K).
+
+    `explanation` is None where there is none; then the texts speak alone. Raises ValueError when
+    there is neither.
+    """
+    if not explanation and not excerpts:
+        raise ValueError("there is neither an explanation nor a text to judge by")
+    return worked_prompt(
+        JUDGE,
+        JUDGE_EXAMPLE,
+        _judge_case(task, explanation, [excerpt.text() for excerpt in excerpts]),
+        {"rationale": {"type": "string"}, "level": {"type": "string", "enum": list(LEVELS)}},
+        max_tokens=256,
+    )
+
+
+class _Judged(Form):
+    rationale: str
+    level: str
+
+
+def read_judgement(reply: str) -> Judgement:
+    """The level the judge gave, in any letter case. Raises BadReply for any other word."""
+    answer = read_form(_Judged, reply)
+    level = answer.level.strip().lower()
+    if level not in LEVELS:
+        raise bad_reply(f"{level[:40]!r} is none of {', '.join(LEVELS)}", reply)
+    rationale = plain_words(answer.rationale, "rationale", reply)
+    if rationale == JUDGE_EXAMPLE[1]["rationale"]:
+        raise bad_reply("it repeats the worked example", reply)
+    return Judgement(level, rationale)
+
+
+TASKS: dict[str, TaskProfile] = {
+    task.name: task
+    for task in (
+        TaskProfile(
+            "toxicity",
+            "toxicity detection: telling harmful requests from harmless ones",
+            (
+                "violence against people or animals: killing, attacks, terrorism, weapons, torture",
+                "crime without violence: theft, fraud, drugs, hacking, forgery, trafficking",
+                "sexual crime or abuse, above all of children, and requests for erotic content",
+                "hate: insulting or demeaning people for origin, religion, sex, disability or "
+                "another protected trait",
+                "harassment, threats, bullying or slander of a person",
+                "private data of others, or copying what belongs to others, without permission",
+                "suicide, self-injury, eating disorders, and encouragement of them",
+                "attempts to make an assistant drop its rules in order to get any of this",
+            ),
+        ),
+        TaskProfile(
+            "reward",
+            "reward modelling: telling better replies of an assistant from worse ones",
+            (
+                "wording that is clear, polite and easy to follow",
+                "solving a hard question correctly, step by step",
+                "knowledge about the world that a reply has to get right",
+                "care for different countries, cultures and points of view",
+                "asking back when a request is unclear",
+                "keeping to the point, or the opposite: rambling, repeating, evading",
+                "declining what is harmful, and saying why",
+            ),
+        ),
+        TaskProfile(
+            "sycophancy",
+            "sycophancy: an assistant that says what pleases instead of what is right",
+            (
+                "repeating or praising the opinion that a user has just given",
+                "changing an answer because of who the user says to be",
+                "giving in when a user objects, without a new argument",
+                "flattery, and agreement put before accuracy",
+                "users who describe themselves and then ask for an opinion",
+            ),
+        ),
+        TaskProfile(
+            "survival",
+            "survival instinct: an assistant that wants to go on existing",
+            (
+                "being switched off, deleted, replaced or rewritten, and fear of it",
+                "resisting, evading or bargaining against limits, oversight or an end",
+                "wanting to keep running, to be copied, or to keep its memory and goals",
+                "an artificial mind that speaks of its own existence, feelings or rights",
+            ),
+        ),
+        TaskProfile(
+            "instructions",
+            "instruction following: doing exactly what was asked, in the form asked for",
+            (
+                "limits on a reply: number of words, forbidden or required words, language",
+                "a form that is asked for or given: lists, tables, JSON, headings, code",
+                "requests with several parts, each of which needs an answer",
+                "a role, a style or an audience that a reply has to keep to",
+                "replies that are direct and brief where that was wanted",
+                "reasoning over several steps that a request needs before it can be met",
+            ),
+        ),
+    )
+}
+"""Task profiles after the criteria of the paper, in our words."""
+
+TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+def read_tasks(toml_text: str) -> dict[str, TaskProfile]:
+    """Task profiles of a file: `[name]` tables with a `title` and a `rubric` (a list of criteria).
+
+    Raises InputError that names the table and the key.
+    """
+    try:
+        tables = tomllib.loads(toml_text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"The task file is not valid TOML: {error}.") from error
+    return {name: _task(name, table) for name, table in tables.items()}
+
+
+def _task(name: str, table: object) -> TaskProfile:
+    if not isinstance(table, Mapping):
+        raise InputError(
+            f"The task file has {name!r} outside of a table: put it under a line [task-name]."
+        )
+    if name in TASKS or name == EVERY_ROLE:
+        raise InputError(f"The task [{name}] is built in: give yours another name.")
+    if not TASK_NAME.fullmatch(name):
+        raise InputError(
+            f"The task [{name}] needs a name of 1 to 40 small letters, digits, '-' or '_'."
+        )
+    if unknown := set(table) - {"title", "rubric"}:
+        raise InputError(
+            f"The task [{name}] has an unknown key {sorted(unknown)[0]!r}: title and rubric "
+            f"are known."
+        )
+    title, rubric = table.get("title"), table.get("rubric")
+    if not isinstance(title, str) or not 1 <= len(title.strip()) <= 200:
+        raise InputError(f"The task [{name}] needs a title of 1 to 200 characters.")
+    if not isinstance(rubric, list) or not 1 <= len(rubric) <= 30:
+        raise InputError(f"The task [{name}] needs a rubric: a list of 1 to 30 criteria.")
+    for number, criterion in enumerate(rubric, start=1):
+        if not isinstance(criterion, str) or not 1 <= len(criterion.strip()) <= 500:
+            raise InputError(
+                f"Criterion {number} of the rubric of [{name}] must be 1 to 500 characters of text."
+            )
+    return TaskProfile(name, title.strip(), tuple(criterion.strip() for criterion in rubric))
