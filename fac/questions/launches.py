@@ -29,7 +29,7 @@ def approved_pairs(stores: Stores, run: str) -> list[Row]:
 
 def basis_rows(stores: Stores, run: str, approved: Sequence[Row]) -> list[Row]:
     """Approved pairs as the table shows them: with what their gaps are called."""
-    anchor = stores.runs.manifest(run)["facts"]["anchor"]
+    anchor = stores.runs.manifest(run).facts.anchor
     gaps = gap_rows(stores, anchor, [row["feature"] for row in approved])
     by_feature = {row["feature"]: row for row in gaps}
     return [{**by_feature[row["feature"]], **row} for row in approved]
@@ -50,11 +50,8 @@ def pilot_spec(spec: SynthesizeSpec) -> SynthesizeSpec:
 def finished_synthesis(stores: Stores, spec: SynthesizeSpec) -> str | None:
     """The newest run of exactly these settings and pairs that can be shown."""
     identity = _identity(spec)
-    for run, manifest in syntheses(stores, spec.pairs).items():
-        before = read_spec(SynthesizeSpec.step, manifest["spec"])
-        if isinstance(before, SynthesizeSpec) and _identity(before) == identity:
-            return run
-    return None
+    manifests = syntheses(stores, spec.pairs)
+    return next((run for run, each in manifests.items() if _identity(each.spec) == identity), None)
 
 
 def _identity(spec: SynthesizeSpec) -> Row:

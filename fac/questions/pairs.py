@@ -126,11 +126,11 @@ def estimate_pairs(
     n_texts = len(spec.features) * spec.candidates
     characters = sum(len(m["content"]) * style.texts for style in requests for m in style.messages)
     paces = (
-        facts["seconds"] / facts["n_candidates"]
+        facts.seconds / facts.n_candidates
         for manifest in stores.runs.list(spec.step)
-        if all(manifest["spec"].get(name) == getattr(spec, name) for name in ("writer", "model"))
-        and (facts := manifest["facts"])["n_candidates"]
-        and facts["seconds"]
+        if (manifest.spec.writer, manifest.spec.model) == (spec.writer, spec.model)
+        and (facts := manifest.facts).n_candidates
+        and facts.seconds
     )
     pace = next(paces, None)
     return PairsEstimate(
@@ -158,10 +158,10 @@ def left_by(stores: Stores, job: Job) -> str | None:
     if job.started is None:  # cancelled before anybody began
         return None
     for manifest in stores.runs.list(job.step):
-        created = datetime.fromisoformat(manifest["created"]).timestamp()
-        spec = manifest["spec"]
-        if created >= job.started and all(spec[k] == job.spec[k] for k in ("anchor", "dataset")):
-            return str(manifest["run"])
+        created, inputs = datetime.fromisoformat(manifest.created).timestamp(), manifest.inputs
+        compared = (job.spec["anchor"], job.spec["dataset"])
+        if created >= job.started and (inputs.anchor, inputs.dataset) == compared:
+            return manifest.run
     return None
 
 
@@ -173,10 +173,9 @@ def pairs_titles(stores: Stores) -> dict[str, str]:
     where that is not enough: a picker cannot tell options apart that read the same."""
     titles = {}
     for manifest in stores.runs.list(PairsSpec.step):
-        facts = manifest["facts"]
-        when = datetime.fromisoformat(manifest["created"]).astimezone()
-        n = len(facts["features"])
-        titles[manifest["run"]] = f"{facts['name']} · {n:,} gap{'s'[: n != 1]} · {when:%d %b %H:%M}"
+        when = datetime.fromisoformat(manifest.created).astimezone()
+        name, n = manifest.facts.name, len(manifest.facts.features)
+        titles[manifest.run] = f"{name} · {n:,} gap{'s'[: n != 1]} · {when:%d %b %H:%M}"
     counts = Counter(titles.values())
     return {
         run: title if counts[title] == 1 else f"{title} · {run.rsplit('-', 1)[1][:6]}"
@@ -187,7 +186,7 @@ def pairs_titles(stores: Stores) -> dict[str, str]:
 def pair_states(stores: Stores, run: str) -> dict[int, PairState]:
     """Where the pair of every gap of a pairs run stands, by feature: versions, edits, verdicts."""
     family = review.pair_family(stores.runs, run)
-    versions = [(manifest, _pair_rows(stores, manifest["run"])) for manifest in family]
+    versions = [(manifest, _pair_rows(stores, manifest.run)) for manifest in family]
     return review.pair_states(stores.decisions.current("pair"), versions)
 
 
@@ -371,7 +370,7 @@ def pair_queue(
     """The queue of a view; `setting` is the run, who decides (None only looks), the state that is
     shown, and the peak above which pairs are."""
     run, who, show, above = setting
-    facts = stores.runs.manifest(run)["facts"]
+    facts = stores.runs.manifest(run).facts
     subjects = {version.item.subject for pair in states.values() for version in pair.versions}
     decisions = [
         d
@@ -391,8 +390,8 @@ def pair_queue(
         acts=[(d,) for d in decisions],
         moved=moved,
         run=run,
-        anchor=facts["anchor"],
-        threshold=facts["threshold"],
-        names=names(stores, facts["anchor"], list(states)),
-        explanations=preferred_texts(stores, facts["anchor"]),
+        anchor=facts.anchor,
+        threshold=facts.threshold,
+        names=names(stores, facts.anchor, list(states)),
+        explanations=preferred_texts(stores, facts.anchor),
     )

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from fac import agreement, review
 from fac.questions.catalogue import comparable, measured
 from fac.questions.comparison import Comparison, coverage
-from fac.questions.explanations import explained, judged
+from fac.questions.explanations import explained
+from fac.questions.relevance import judged
 from fac.schema import LEVELS, RELEVANT
 from fac.store import Stores
 from fac.store.decisions import Decision
@@ -156,8 +157,8 @@ def judge_levels(stores: Stores, task: str) -> dict[str, str]:
     return {
         review.subject("relevance", run, row["feature"], task): row["level"]
         for run in measured(stores)
-        if (relevance_run := judged(stores, run).get(task))
-        for row in stores.cache.relevance(relevance_run)
+        if (relevance := judged(stores, run).get(task))
+        for row in stores.cache.relevance(relevance.run)
     }
 
 
@@ -218,11 +219,11 @@ def gaps_on(stores: Stores, anchor: str) -> Counter[int]:
 
 
 def settle(
-    stores: Stores, reviewer: str, kind: str, shown: review.Shown, verdict: str
+    stores: Stores, reviewer: str, kind: str, wording: review.Wording, verdict: str
 ) -> Decision:
     """Records an adjudication of exactly what the raters saw."""
-    content = stores.decisions.content(shown.seen)
-    return stores.decisions.add(reviewer, kind, shown.subject, content, verdict, adjudicates=True)
+    content = stores.decisions.content(wording.seen)
+    return stores.decisions.add(reviewer, kind, wording.subject, content, verdict, adjudicates=True)
 
 
 def human_detection_rows(stores: Stores) -> list[Row]:

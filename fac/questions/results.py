@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fac import compare, datasets
-from fac.config import MeasureSpec, Spec, read_spec
+from fac import datasets
+from fac.config import MeasureSpec, SynthesizeSpec
 from fac.coverage import is_active
+from fac.manifest import MeasureManifest, SynthesisFacts, SynthesisManifest
 from fac.questions.catalogue import is_synthetic
+from fac.questions.comparison import Comparison, coverage
 from fac.schema import CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
@@ -35,13 +38,13 @@ BEGINNING = 160
 # --- which ------------------------------------------------------------------------------------
 
 
-def syntheses(stores: Stores, pairs: str = "") -> dict[str, Row]:
+def syntheses(stores: Stores, pairs: str = "") -> dict[str, SynthesisManifest]:
     """Manifests of finished syntheses that can be shown, by run id, newest first; with `pairs` of
     that run alone."""
     return {
-        manifest["run"]: manifest
-        for manifest in stores.runs.list("synthetic")
-        if pairs in ("", manifest["spec"]["pairs"]) and stores.cache.ready(manifest["run"])
+        manifest.run: manifest
+        for manifest in stores.runs.list(SynthesizeSpec.step)
+        if pairs in ("", manifest.inputs.pairs) and stores.cache.ready(manifest.run)
     }
 
 
@@ -49,45 +52,45 @@ def synthesis_behind(stores: Stores, dataset: str) -> str | None:
     """The synthesis that a dataset run was kept from, where it can be shown."""
     if not is_synthetic(stores, dataset):
         return None
-    source = str(stores.runs.manifest(dataset)["facts"]["source"])
+    source: str = stores.runs.manifest(dataset).facts.source
     return source if stores.cache.ready(source) else None
 
 
-def was_made_for(stores: Stores, measure: Row, dataset: str) -> bool:
+def was_made_for(stores: Stores, measure: MeasureManifest, dataset: str) -> bool:
     """Whether what a measure measured was synthesized for the gaps of that measured dataset."""
-    run = synthesis_behind(stores, measure["facts"]["dataset"])
-    return run is not None and stores.runs.manifest(run)["facts"]["dataset"] == dataset
+    run = synthesis_behind(stores, measure.facts.dataset)
+    return run is not None and stores.runs.manifest(run).facts.dataset == dataset
 
 
-def last_synthesis(stores: Stores, dataset: str) -> Row | None:
+def last_synthesis(stores: Stores, dataset: str) -> SynthesisManifest | None:
     """The newest synthesis for gaps of a measured dataset."""
     manifests = syntheses(stores).values()
-    return next((each for each in manifests if each["facts"]["dataset"] == dataset), None)
+    return next((each for each in manifests if each.facts.dataset == dataset), None)
 
 
-def synthesis_title(manifest: Row) -> str:
+def synthesis_title(manifest: SynthesisManifest) -> str:
     """What a synthesis is called."""
-    facts, piece = manifest["facts"], manifest["run"].rsplit("-", 1)[1][:6]
-    kept = f"{facts['kept']:,} of {facts['n_candidates']:,} kept"
-    return f"{facts['name']} · {facts['method']} · {kept} · {piece}"
+    facts, piece = manifest.facts, manifest.run.rsplit("-", 1)[1][:6]
+    kept = f"{facts.kept:,} of {facts.n_candidates:,} kept"
+    return f"{facts.name} · {facts.method} · {kept} · {piece}"
 
 
 # --- in numbers -------------------------------------------------------------------------------
 
 
-def ledger_rows(facts: Row) -> list[Row]:
+def ledger_rows(facts: SynthesisFacts) -> list[Row]:
     """What it took: in all, per kept sample, per gap that got one, per newly covered feature."""
     parts = {
-        "per_kept": facts["kept"],
-        "per_gap": facts["gaps_hit"],
-        "per_feature": facts["features_gained"],
+        "per_kept": facts.kept,
+        "per_gap": facts.gaps_hit,
+        "per_feature": facts.features_gained,
     }
     spent = (
-        ("Texts written", facts["n_candidates"], "{:,.1f}"),
-        ("Tokens written", facts["tokens"], "{:,.0f}"),
-        ("Tokens of prompts", facts["prompt_tokens"], "{:,.0f}"),
-        ("Seconds of writing", facts["seconds"], "{:,.1f}"),
-        ("US dollars", facts["cost"], "{:,.4f}"),
+        ("Texts written", facts.n_candidates, "{:,.1f}"),
+        ("Tokens written", facts.tokens, "{:,.0f}"),
+        ("Tokens of prompts", facts.prompt_tokens, "{:,.0f}"),
+        ("Seconds of writing", facts.seconds, "{:,.1f}"),
+        ("US dollars", facts.cost, "{:,.4f}"),
     )
     return [
         {
@@ -107,8 +110,8 @@ def samples_needed(curve: Sequence[int]) -> int:
 
 def gaps_of(stores: Stores, run: str) -> list[int]:
     """Every gap that the synthesis's run of pairs is about."""
-    pairs = stores.runs.manifest(run)["spec"]["pairs"]
-    return list(stores.runs.manifest(pairs)["facts"]["features"])
+    pairs = stores.runs.manifest(run).inputs.pairs
+    return list(stores.runs.manifest(pairs).facts.features)
 
 
 def remaining(stores: Stores, run: str) -> list[int]:
@@ -124,12 +127,12 @@ def covered_gaps(stores: Stores, run: str) -> set[int]:
     return {gap for row in verdicts for gap in row["gains"]}
 
 
-def unasked_rows(stores: Stores, facts: Row, explained: Sequence[str], **page: int) -> Any:
+def unasked_rows(stores: Stores, facts: SynthesisFacts, explained: Sequence[str], **page: int) -> Any:
     """One page of the features gained that nobody asked for, as the anchor knows them, and how
     many there are; `explained` are the explain runs whose texts to show."""
     return stores.cache.features_page(
-        facts["anchor"],
-        ids=facts["gained_unasked"],
+        facts.anchor,
+        ids=facts.gained_unasked,
         explained=explained,
         sort="n_samples",
         descending=True,
@@ -152,59 +155,51 @@ class Remeasured(NamedTuple):
     """Of the dataset with the kept samples, both as measured."""
 
 
-def remeasured(stores: Stores, manifest: Row, measures: Mapping[str, Row]) -> Remeasured | None:
+def remeasured(stores: Stores, manifest: SynthesisManifest, measures: Mapping[str, MeasureManifest]) -> Remeasured | None:
     """What the newest measure of what was kept says, with the anchor's model, layer and SAE; None
     where there is none yet. `measures` are the manifests of the measure runs, newest first."""
-    kept, encoder = manifest["facts"]["kept_dataset"], manifest["facts"]["encoder"]
+    kept, encoder = manifest.facts.kept_dataset, manifest.facts.encoder
     for run, measure in measures.items():
-        if (measure["facts"]["dataset"], measure["facts"]["encoder"]) == (kept, encoder):
-            return _remeasured(stores, manifest["run"], run)
+        if (measure.facts.dataset, measure.facts.encoder) == (kept, encoder):
+            return _remeasured(stores, manifest.run, run)
     return None
 
 
 @remembered_for_good
 def _remeasured(stores: Stores, synthetic: str, measure: str) -> Remeasured:
     manifest = stores.runs.manifest(synthetic)
-    facts, threshold = manifest["facts"], manifest["spec"]["threshold"]
-    rows = stores.runs.table(facts["kept_dataset"], "samples", ["meta"]).to_pylist()
+    facts, threshold = manifest.facts, manifest.spec.threshold
+    rows = stores.runs.table(facts.kept_dataset, "samples", ["meta"]).to_pylist()
     gaps = [json.loads(row["meta"])["feature"] for row in rows]
     columns = ["sample", "feature", "peak"]
     peaks = stores.runs.rows(measure, "activations", sorted(set(gaps)), columns)
     active = peaks.filter(pa.array(is_active(peaks["peak"].to_numpy(), threshold)))
     fires = set(zip(active["sample"].to_pylist(), active["feature"].to_pylist(), strict=True))
-    together = compare.coverage_of(
-        stores.cache,
-        facts["anchor"],
-        facts["dataset"],
-        threshold=threshold,
-        relevant=compare.relevant_set("all", stores.cache, facts["anchor"], runs=stores.runs),
-        also=[measure],
-    )
+    comparison = Comparison(facts.anchor, facts.dataset, threshold=threshold, added=(measure,))
     confirmed = sum((sample, gap) in fires for sample, gap in enumerate(gaps))
-    return Remeasured(measure, len(gaps), confirmed, together)
+    return Remeasured(measure, len(gaps), confirmed, coverage(stores, comparison))
 
 
-def remeasuring(stores: Stores, manifest: Row) -> Job | None:
+def remeasuring(stores: Stores, manifest: SynthesisManifest) -> Job | None:
     """The live job that measures what was kept."""
-    kept = manifest["facts"]["kept_dataset"]
+    kept = manifest.facts.kept_dataset
     jobs = stores.queue.live()
     return next((j for j in jobs if j.step == MeasureSpec.step and j.spec["dataset"] == kept), None)
 
 
-def remeasure_spec(stores: Stores, manifest: Row) -> Spec:
+def remeasure_spec(stores: Stores, manifest: SynthesisManifest) -> MeasureSpec:
     """What measures the kept samples exactly as the anchor was."""
-    facts = manifest["facts"]
-    anchor = stores.runs.manifest(facts["anchor"])["spec"]
-    return read_spec(MeasureSpec.step, {**anchor, "dataset": facts["kept_dataset"]})
+    facts = manifest.facts
+    return replace(stores.runs.manifest(facts.anchor).spec, dataset=facts.kept_dataset)
 
 
 # --- the texts --------------------------------------------------------------------------------
 
 
-def outcomes(facts: Row) -> dict[str, int]:
+def outcomes(facts: SynthesisFacts) -> dict[str, int]:
     """How many texts came to each end, those that were kept first where there are any."""
-    kept = {KEPT: facts["kept"]} if facts["kept"] else {}
-    return {**kept, ALL: facts["n_candidates"], **facts["dropped"]}
+    kept = {KEPT: facts.kept} if facts.kept else {}
+    return {**kept, ALL: facts.n_candidates, **facts.dropped}
 
 
 def outcome_of(candidate: Row) -> str:
@@ -247,7 +242,7 @@ class Trace(NamedTuple):
 
 def traces(stores: Stores, run: str, candidate: str) -> dict[int, Trace]:
     """Where a kept text fires, by gap; nothing for a text that was dropped."""
-    if "traces.parquet" not in stores.runs.manifest(run)["files"]:  # from before texts were traced
+    if "traces.parquet" not in stores.runs.manifest(run).files:  # from before texts were traced
         return {}
     rows = _trace_rows(stores, run).get(candidate, [])
     return {
@@ -337,18 +332,18 @@ def forms_of(profile: str) -> list[str]:
     return list(dict.fromkeys((datasets.FORM_OF.get(profile, "chat"), "chat")))
 
 
-def export_name(manifest: Row) -> str:
+def export_name(manifest: SynthesisManifest) -> str:
     """What a file of this synthesis is called, without its ending."""
-    facts = manifest["facts"]
-    name = f"{facts['name']}-{facts['method']}-{manifest['run'].rsplit('-', 1)[1][:6]}"
+    facts = manifest.facts
+    name = f"{facts.name}-{facts.method}-{manifest.run.rsplit('-', 1)[1][:6]}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "kept"
 
 
 def export_file(
-    stores: Stores, manifest: Row, format: str, form: str, *, card: bool = False
+    stores: Stores, manifest: SynthesisManifest, format: str, form: str, *, card: bool = False
 ) -> bytes:
     """The kept samples as one file, or the card that belongs to it."""
     with tempfile.TemporaryDirectory(prefix="fac-export-") as folder:
         out = Path(folder) / f"{export_name(manifest)}.{format}"
-        export = datasets.export(manifest["run"], out, runs=stores.runs, format=format, form=form)
+        export = datasets.export(manifest.run, out, runs=stores.runs, format=format, form=form)
         return (export.card if card else export.path).read_bytes()

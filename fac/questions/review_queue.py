@@ -18,6 +18,7 @@ from fac.config import digest
 from fac.errors import FacError
 from fac.questions.explanations import explain_runs
 from fac.review import Item
+from fac.review.order import Pace
 from fac.schema import CANNOT_TELL
 from fac.store import Stores
 from fac.store.decisions import Decision
@@ -105,7 +106,7 @@ class ReviewQueue(Generic[Entry]):
         """What the reviewer decided here, oldest first."""
         return [decision for act in self.acts for decision in act]
 
-    def pace(self, left: int) -> review.Pace:
+    def pace(self, left: int) -> Pace:
         """How long `left` more entries will take."""
         return review.pace(self.decisions, left)
 

@@ -102,11 +102,11 @@ def pick_task() -> str:
 
 
 def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
-    """How far this view is, how fast, how long still; `minutes` says that time in words."""
+    """How far this view is, how fast, how long still; `minutes` has that in words, "" if unknown."""
     whole = max(queue.total, left, 1)
     words = f"{whole - left:,} of {whole:,}"
     seconds = queue.pace(left).seconds
-    if seconds == seconds:
+    if seconds == seconds and minutes:
         words += f" · {seconds:.0f} s each · {minutes} left"
     st.progress((whole - left) / whole, text=words)
 
