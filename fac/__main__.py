@@ -48,7 +48,7 @@ from fac.cli.frame import (
 )
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace, read_spec, workspace
 from fac.errors import FacError, InputError
-from fac.executor import chosen
+from fac.executor import choose_executor
 from fac.schema import EVERY_ROLE
 from fac.store import cache as caches
 from fac.store.cache import Cache
@@ -145,7 +145,7 @@ def measure(
 ) -> Answer:
     """Activations, statistics, examples and near misses of a dataset."""
     place = workspace(workspace_)
-    steps = jobs.Steps(place, where=chosen(executor, address, workers))
+    steps = jobs.Steps(place, where=choose_executor(executor, address, workers))
     spec = MeasureSpec(
         dataset=steps.runs.resolve("dataset", name),
         model=model,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fac.errors import InputError
+from fac.registry import Registry
 from fac.schema import EVERY_ROLE, EXPLAINERS, ROLES, SCHEMA_VERSION
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -330,8 +331,8 @@ class JudgeSpec(AskSpec):
             raise InputError("The judge `labels` needs the label that marks the task: --label.")
 
 
-WRITERS = ("local", "steered", "openai")
-"""What writes candidates: a local model, the same steered along the feature, a server."""
+WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")
+"""What writes candidates, in order of preference."""
 
 METHODS = ("two-step", "one-step", "unguided", "random")
 """two-step: from approved pairs. The others are baselines through the same path."""
@@ -377,7 +378,7 @@ class WriteSpec(AskSpec):
             raise InputError(f"The temperature must be 0 to 2, got {self.temperature}.")
         if not 8 <= self.max_new_tokens <= 4096:
             raise InputError(f"max_new_tokens must be 8 to 4,096, got {self.max_new_tokens}.")
-        if self.writer == "openai" and not self.model:
+        if not self.model and WRITERS[self.writer].server:
             raise InputError("A server's model needs a name: give --model.")
 
 
@@ -478,7 +479,7 @@ INHERITED = (
 def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
     """The settings that go on from one spec that writes to the next, which has this writer."""
     found = {name: before[name] for name in INHERITED if name in before}
-    if writer and (writer == "openai") != (found.get("writer") == "openai"):
+    if writer and WRITERS[writer].server != WRITERS[found.get("writer", WriteSpec.writer)].server:
         # the name of a server's model means nothing on this machine, and the other way round
         found = {name: value for name, value in found.items() if name not in ("model", "endpoint")}
     return found

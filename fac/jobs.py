@@ -30,6 +30,7 @@ import numpy as np
 from fac import compare, datasets, demo, review
 from fac.config import (
     REPOSITORY,
+    WRITERS,
     DemoSpec,
     ExplainSpec,
     IngestSpec,
@@ -47,7 +48,8 @@ from fac.config import (
     read_spec,
 )
 from fac.errors import BadRow, Cancelled, FacError, InputError
-from fac.executor import Pool, RayEncoder, RayWriter, Where, chosen
+from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
+from fac.ingest import ingest
 from fac.schema import Chat
 from fac.store import cache
 from fac.store.decisions import Decisions
@@ -57,7 +59,8 @@ from fac.store.runs import Runs
 if TYPE_CHECKING:
     from fac.encoder import Encoder, SaeEncoder
     from fac.generator import LocalGenerator
-    from fac.generator.writer import LocalWriter, Writer
+    from fac.generator.writer import Writer
+    from fac.generator.writers.local import LocalWriter
     from fac.models import Located
     from fac.sae_training import TrainRecipe
     from fac.saes import Finding, Quality, Sae
@@ -146,7 +149,7 @@ def load_generator(found: Located) -> LocalGenerator:
 
 def load_writer(model: str, home: Path, batch: int) -> LocalWriter:
     """The same as a writer; models lie in FAC_MODELS, or else in `home`."""
-    from fac.generator.writer import LocalWriter
+    from fac.generator.writers.local import LocalWriter
 
     found = locate(model, _models(home), _silent)
     return LocalWriter(load_generator(found), found.identity, batch=batch)
@@ -163,10 +166,10 @@ class Steps:
     def __init__(
         self, workspace: Workspace, *, models: Path | None = None, where: Where | None = None
     ):
-        """`where` models run; by default as the environment says, see `executor.chosen`."""
+        """`where` models run; by default as the environment says, see `choose_executor`."""
         self.workspace = workspace
         self.models = models or workspace.models
-        self.where = where or chosen()
+        self.where = where or choose_executor()
         self.runs = Runs(workspace)
         self._loaded: tuple[tuple[Any, ...], SaeEncoder] | None = None
         self._writes: tuple[str, LocalGenerator] | None = None
@@ -180,7 +183,7 @@ class Steps:
         Raises FacError subclasses with a sentence; Cancelled keeps what is done.
         """
         if isinstance(spec, IngestSpec):
-            return datasets.ingest(spec, runs=self.runs, progress=progress)
+            return ingest(spec, runs=self.runs, progress=progress)
         if isinstance(spec, DemoSpec):
             return demo.materialise(self.workspace, progress)[-1]
         if isinstance(spec, MeasureSpec):
@@ -262,7 +265,7 @@ class Steps:
     def _interpret(self, spec: ExplainSpec | JudgeSpec, progress: Progress) -> str:
         """Explain or judge. Also what a stopped run left complete is there to browse."""
         from fac import interpret
-        from fac.generator.asking import chat_of
+        from fac.generator.batch_chat import chat_of
 
         asked: Any = {"runs": self.runs, "ask": partial(chat_of, spec), "progress": progress}
         try:
@@ -280,14 +283,14 @@ class Steps:
         Replies of a server are kept in a file of the spec's own from the moment they arrive, since
         the run that will hold them is named after who answers.
         """
-        from fac.generator import writer as writing
-        from fac.generator.asking import Journal, chat_of, limits_of
+        from fac.generator.writer import Means
 
-        if spec.writer == "openai":
-            chat = chat_of(spec)
-            self._until.callback(chat.close)
-            journal = Journal(self._paid_replies(spec))
-            return writing.ChatWriter(chat, journal, limits_of(spec), attempt=spec.attempt)
+        local = partial(self._local_writer, progress=progress)
+        return WRITERS[spec.writer].open(spec, Means(local, self._paid_replies(spec), self._until))
+
+    def _local_writer(self, spec: WriteSpec, progress: Progress) -> Writer:
+        from fac.generator.writers.local import LocalWriter
+
         model = spec.model or MeasureSpec.model
         if self.where.executor == "ray":
             pool = self._workers(progress)
@@ -299,7 +302,7 @@ class Steps:
             self._writes = None
             progress(0, 1, "loading the model that writes")
             self._writes = found.identity, load_generator(found)
-        return writing.LocalWriter(
+        return LocalWriter(
             self._writes[1], found.identity, batch=spec.batch, budget_tokens=spec.budget_tokens
         )
 

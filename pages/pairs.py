@@ -57,7 +57,7 @@ from fac.ui.views import (
     param_widget,
     set_param,
 )
-from fac.ui.work import counted, show_failures, start
+from fac.ui.jobs import counted, show_failures, start
 from fac.ui.writing import (
     duration,
     lacks_model,

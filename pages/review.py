@@ -23,7 +23,7 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
 from fac.ui.views import AGREEMENT, choice, empty, get_param, guard, param_widget, set_param
-from fac.ui.work import show_failures
+from fac.ui.jobs import show_failures
 
 KINDS = {
     "explanation": "Explanations",

@@ -8,8 +8,9 @@ from functools import partial
 
 import streamlit as st
 
-from fac import charts, datasets
+from fac import charts
 from fac.config import SynthesizeSpec
+from fac.generator.names import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions.catalogue import measured, titles
 from fac.questions.explanations import explained
@@ -257,7 +258,7 @@ def show_header(manifest: SynthesisManifest) -> None:
         )
         link(PAIRS, "Its pairs", pairs=spec.pairs)
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
-    writer = datasets.public_name(spec.model if spec.writer == "openai" else facts.writer or "")
+    writer = public_name(spec.model if spec.writer == "openai" else facts.writer or "")
     st.caption(
         plain(
             f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by "

@@ -8,7 +8,7 @@ from fac.generator.chat import Reply, estimated_tokens
 from fac.generator.writer import Request, Written
 from fac.prompts import Prompt
 
-Said = str | Reply | BaseException
+Scripted = str | Reply | BaseException
 """A text, a whole reply, or what is raised instead."""
 
 
@@ -18,28 +18,32 @@ class ScriptedChat:
     Deterministic where its function is; safe to ask from many threads.
     """
 
-    def __init__(self, said: Callable[[Prompt], Said] | Sequence[Said], identity: str = "scripted"):
+    def __init__(
+        self, script: Callable[[Prompt], Scripted] | Sequence[Scripted], identity: str = "scripted"
+    ):
         self.identity = identity
-        self.asked: list[Prompt] = []
-        self._said = said
+        self.prompts: list[Prompt] = []
+        self._script = script
         self._lock = threading.Lock()
 
     def ask(self, prompt: Prompt) -> Reply:
         with self._lock:
-            number = len(self.asked)
-            self.asked.append(prompt)
-        if callable(self._said):
-            said = self._said(prompt)
+            number = len(self.prompts)
+            self.prompts.append(prompt)
+        if callable(self._script):
+            reply = self._script(prompt)
         else:
-            if number >= len(self._said):
-                raise AssertionError(f"asked {number + 1} times, the script has {len(self._said)}")
-            said = self._said[number]
-        if isinstance(said, BaseException):
-            raise said
-        if isinstance(said, Reply):
-            return said
-        tokens = len(said) // 4 + 1
-        return Reply(said, "stop", estimated_tokens(prompt), tokens, False, self.identity)
+            if number >= len(self._script):
+                raise AssertionError(
+                    f"asked {number + 1} times, the script has {len(self._script)}"
+                )
+            reply = self._script[number]
+        if isinstance(reply, BaseException):
+            raise reply
+        if isinstance(reply, Reply):
+            return reply
+        tokens = len(reply) // 4 + 1
+        return Reply(reply, "stop", estimated_tokens(prompt), tokens, False, self.identity)
 
 
 class ScriptedWriter:
@@ -51,13 +55,13 @@ class ScriptedWriter:
 
     def __init__(
         self,
-        said: Callable[[Request], str | Written | BaseException],
+        script: Callable[[Request], str | Written | BaseException],
         identity: str = "scripted writer",
     ):
         self.identity = identity
-        self.asked: list[Request] = []
+        self.requests: list[Request] = []
         self.written: Counter[str] = Counter()
-        self._said = said
+        self._script = script
 
     def write(
         self,
@@ -70,20 +74,20 @@ class ScriptedWriter:
         record: Callable[[Written], None],
         progress: Callable[..., None],
     ) -> dict[str, Written]:
-        found: dict[str, Written] = {}
+        texts: dict[str, Written] = {}
         for request in requests:
             if request.key in done:
-                found[request.key] = done[request.key]
+                texts[request.key] = done[request.key]
                 continue
-            self.asked.append(request)
-            said = self._said(request)
-            if isinstance(said, BaseException):
-                raise said
-            if isinstance(said, str):
-                said = Written(request.key, said, True, len(said.split()), "", 10, None)
+            self.requests.append(request)
+            text = self._script(request)
+            if isinstance(text, BaseException):
+                raise text
+            if isinstance(text, str):
+                text = Written(request.key, text, True, len(text.split()), "", 10, None)
             self.written[request.key] += 1
-            if not said.failure:
-                record(said)
-            found[request.key] = said
-            progress(len(found), len(requests), "")
-        return found
+            if not text.failure:
+                record(text)
+            texts[request.key] = text
+            progress(len(texts), len(requests), "")
+        return texts

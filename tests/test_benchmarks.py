@@ -58,7 +58,7 @@ def test_without_tokens_nothing_is_written():
     assert writer.identity != inner.identity
     found = writer.write(requests_for("m/000001/00/a"), record=[].append, done={}, **HOW)
     assert [one.failure for one in found.values()] == [OVER]
-    assert not inner.asked
+    assert not inner.requests
 
 
 def row(seed, method, hit, after):

@@ -154,9 +154,9 @@ def test_openai_without_a_key_is_one_sentence(place, monkeypatch):
 
 
 def test_a_server_that_is_not_there_is_exit_code_3(place, monkeypatch):
-    from fac.generator import asking
+    from fac.generator import batch_chat
 
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(batch_chat, "FIRST_PAUSE", 0.001)
     line = ("--task", "reward", "--model", "m", "--endpoint", "http://127.0.0.1:9/v1")
     assert_one_sentence(fac("judge", "toy-anchor", *line, place=place), code=3)
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fac import datasets, jobs, review
+from fac import jobs, review
 from fac.config import PairsSpec, RescoreSpec, Spec, SynthesizeSpec, Workspace
+from fac.export import EXPORT_FORMATS, provenance
 from fac.generator.writer import Request
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
@@ -206,11 +207,11 @@ def approved(place: Workspace, made: str, *line: object) -> dict[str, Any]:
 
 def test_without_an_approval_nothing_is_written(place):
     made = paired(place)
-    MakingSteps.last.asked.clear()
+    MakingSteps.last.requests.clear()
     said = fac("synthesize", made, place=place)
     assert_one_sentence(said)
     assert "approve" in said.err
-    assert not MakingSteps.last.asked
+    assert not MakingSteps.last.requests
 
 
 def test_pairs_are_approved_by_feature_by_id_or_by_their_score(place):
@@ -253,7 +254,7 @@ def test_an_edit_makes_an_approval_stale_until_the_edit_is_approved(place):
     assert {row["feature"] for row in rows} == {3, 6}
     (pair,) = Runs(place).table(edited, "pairs").to_pylist()
     assert {row["pair"] for row in rows if row["feature"] == 3} == {pair["pair"]}
-    found = datasets.why(kept, 0, runs=Runs(place))
+    found = provenance(kept, 0, runs=Runs(place))
     assert found.pair["run"] == edited and found.pair["origin"] == "person"
     with closing(Cache(place.cache)) as cache:
         assert cache.pair(edited, pair["pair"])["positive"][0]["content"] == edit.positive
@@ -273,7 +274,7 @@ def test_a_pair_that_was_rejected_since_is_not_written_from(place):
 # --- export ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", datasets.FORMATS)
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
 def test_export_takes_a_run_or_the_name_of_its_dataset(place, tmp_path, format):
     made = paired(place)
     approved(place, made)
@@ -364,9 +365,9 @@ def questions(server: ScriptedServer) -> Counter[str]:
 @pytest.fixture
 def asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause before a question is repeated."""
-    from fac.generator import asking
+    from fac.generator import batch_chat
 
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(batch_chat, "FIRST_PAUSE", 0.001)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
-from fac.generator.asking import Journal, Limits, Question, ask_all
+from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.local import Row, Steer, uniforms
 from fac.prompts import Excerpt, Prompt, scoring
@@ -646,8 +646,8 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
         Question("detection/1/0", scoring.detect("words about bread", texts)),
         Question("fuzzing/1/0", scoring.fuzz("words about bread", texts)),
     ]
-    journal = Journal(tmp_path / "journal.jsonl")
-    done = ask_all(
+    journal = ReplyJournal(tmp_path / "journal.jsonl")
+    done = ask_batch(
         asked, chat, journal, limits=Limits(2), progress=lambda *_: None, sleep=time.sleep
     )
     assert done.counts["answered"] == 2 and done.tokens > 300

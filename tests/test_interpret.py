@@ -24,7 +24,7 @@ from scipy.stats import fisher_exact
 from fac import interpret
 from fac.config import ExplainSpec, JudgeSpec, Workspace
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
-from fac.generator import asking
+from fac.generator import batch_chat
 from fac.generator.chat import OpenAIChat, Transient
 from fac.interpret import evidence, scoring
 from fac.prompts import Prompt
@@ -228,11 +228,11 @@ def test_a_model_that_reads_well_explains_and_passes_both_tests(runs: Runs) -> N
     }
     assert all(row["low"] < 1.0 == row["high"] for row in scores.values())
     replies = rows(runs, run, "replies")
-    assert len(replies) == len(chat.asked) == len({r["key"] for r in replies})
+    assert len(replies) == len(chat.prompts) == len({r["key"] for r in replies})
     for reply in replies:
         assert json.loads(reply["prompt"])[0]["role"] == "system"
     facts = runs.manifest(run)["facts"]
-    assert facts["asked"]["asked"] == len(chat.asked)
+    assert facts["asked"]["asked"] == len(chat.prompts)
     assert facts["tokens"] == sum(r["prompt_tokens"] + r["completion_tokens"] for r in replies)
     assert facts["cost"] is None, "no price was given"
 
@@ -260,8 +260,8 @@ def test_the_test_hides_marks_in_detection_and_moves_half_of_them_in_fuzzing(run
     explained(
         runs, chat, explainer="llm", model="m", features=(3,), scores=("detection", "fuzzing")
     )
-    detection = [p for p in chat.asked if "occurs anywhere" in p.messages[0]["content"]]
-    fuzzing = [p for p in chat.asked if "the marked words are" in p.messages[0]["content"]]
+    detection = [p for p in chat.prompts if "occurs anywhere" in p.messages[0]["content"]]
+    fuzzing = [p for p in chat.prompts if "the marked words are" in p.messages[0]["content"]]
     assert detection and fuzzing
     assert not any(MARKED.search(case(p)) for p in detection)
     right = [
@@ -328,7 +328,7 @@ def test_cancelled_explanations_are_kept_and_the_rest_is_asked_once(runs: Runs) 
     chat = ScriptedChat(honest)
 
     def impatient(done: int, total: int, note: str = "") -> None:
-        if len(chat.asked) >= 4:
+        if len(chat.prompts) >= 4:
             raise Cancelled("Job 1 was cancelled; finished parts are kept.")
 
     spec = ExplainSpec(measure=anchor_of(runs), explainer="llm", model="m", concurrency=1)
@@ -342,7 +342,7 @@ def test_cancelled_explanations_are_kept_and_the_rest_is_asked_once(runs: Runs) 
     ]
     run = interpret.explain(spec, runs=runs, ask=lambda: chat, progress=quiet)
     assert len(rows(runs, run, "explanations")) == 11
-    assert len(chat.asked) == 11, "every question was asked once in all"
+    assert len(chat.prompts) == 11, "every question was asked once in all"
     assert len({r["key"] for r in rows(runs, run, "replies")}) == 11
 
 
@@ -358,28 +358,28 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(runs: Runs) -> None:
     )
     assert 0 < spent <= 5000
     assert "complete and kept" in str(stopped.value)
-    asked = len(chat.asked)
+    asked = len(chat.prompts)
     run = explained(runs, chat, budget_tokens=10_000_000, **fields)
-    assert asked < len(chat.asked) == 11
+    assert asked < len(chat.prompts) == 11
     assert len(rows(runs, run, "explanations")) == 11
 
 
 def test_replies_of_a_finished_run_are_not_asked_for_again_by_a_larger_one(runs: Runs) -> None:
     chat = ScriptedChat(honest)
     explained(runs, chat, explainer="llm", model="m", features=(3, 6))
-    assert len(chat.asked) == 2
+    assert len(chat.prompts) == 2
     run = explained(runs, chat, explainer="llm", model="m", features=(3, 6, 7))
-    assert len(chat.asked) == 3
+    assert len(chat.prompts) == 3
     assert runs.manifest(run)["facts"]["asked"]["reused"] == 2
     explained(runs, chat, explainer="llm", model="m", features=(3, 6, 7), attempt=1)
-    assert len(chat.asked) == 6, "another attempt asks anew"
+    assert len(chat.prompts) == 6, "another attempt asks anew"
 
 
 KILLED = """
 import sys
 from fac import interpret
 from fac.config import ExplainSpec, Workspace
-from fac.generator.asking import chat_of
+from fac.generator.batch_chat import chat_of
 from fac.store.runs import Runs
 spec = ExplainSpec(measure=sys.argv[2], explainer="llm", model="m", endpoint=sys.argv[3],
                    scores=("detection", "fuzzing"), concurrency=4)
@@ -435,7 +435,7 @@ def test_a_server_that_misbehaves_in_a_third_of_all_cases_is_survived(
         return honest(prompt_of(body))
 
     server = ScriptedServer(answer, even(0.3), stall=1.0)
-    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(batch_chat, "FIRST_PAUSE", 0.01)
     with server.running():
         chat = OpenAIChat("m", server.endpoint, timeout=0.4)
         spec = ExplainSpec(
@@ -470,11 +470,11 @@ def test_a_dead_server_ends_the_run_with_a_sentence(runs: Runs) -> None:
 
 def explained_fast(runs: Runs, chat: ScriptedChat) -> str:
     """Without the pauses between repetitions."""
-    pause, asking.FIRST_PAUSE = asking.FIRST_PAUSE, 0.001
+    pause, batch_chat.FIRST_PAUSE = batch_chat.FIRST_PAUSE, 0.001
     try:
         return explained(runs, chat, explainer="llm", model="m")
     finally:
-        asking.FIRST_PAUSE = pause
+        batch_chat.FIRST_PAUSE = pause
 
 
 # --- imported explanations ------------------------------------------------------------------------
@@ -565,7 +565,7 @@ def test_a_judge_reads_explanation_and_spans_and_its_verdicts_are_kept(runs: Run
     chat = ScriptedChat(honest)
     run = judged(runs, chat, rubric=("code",), model="m", features=(3, 6), explanations=(names,))
     assert {r["feature"]: r["level"] for r in rows(runs, run, "relevance")} == {3: "yes", 6: "no"}
-    assert "Description: Peaks on “python”" in "".join(case(p) for p in chat.asked)
+    assert "Description: Peaks on “python”" in "".join(case(p) for p in chat.prompts)
     facts = runs.manifest(run)["facts"]
     assert facts["counts"] == {"no": 1, "yes": 1}
     assert runs.manifest(run)["inputs"] == [anchor_of(runs), names]
@@ -575,7 +575,7 @@ def test_an_edited_rubric_is_judged_anew(runs: Runs) -> None:
     chat = ScriptedChat(honest)
     first = judged(runs, chat, rubric=("code",), model="m", features=(3,))
     assert first != judged(runs, chat, rubric=("code", "loops"), model="m", features=(3,))
-    assert len(chat.asked) == 2
+    assert len(chat.prompts) == 2
 
 
 def labelled(runs: Runs, labels: list[str | None]) -> None:

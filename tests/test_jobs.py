@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from fac import coverage, demo, jobs
-from fac import measure as measuring
 from fac.config import (
     REPOSITORY,
     DemoSpec,
@@ -29,9 +28,9 @@ from fac.config import (
     Workspace,
 )
 from fac.errors import GateFailed, InputError
+from fac.measure import scratch
 from fac.schema import Chat
-from fac.store import cache as caching
-from fac.store.cache import Cache
+from fac.store.cache import Cache, files, fill
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from tests import toy
@@ -194,7 +193,7 @@ def test_a_spec_of_another_version_fails_with_a_sentence(workspace, monkeypatch)
 
 
 def test_a_cancelled_measure_keeps_its_finished_parts(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "PART", 8)
+    monkeypatch.setattr(scratch, "PART", 8)
     spec = ingested(workspace, tmp_path / "drinks.jsonl")
     queue = Queue(workspace.queue)
     job = queue.enqueue(spec)
@@ -275,7 +274,8 @@ def test_a_worker_builds_caches_of_another_version_and_minds_no_damaged_run(
     measured = steps.perform(ingested(workspace, tmp_path / "drinks.jsonl"), quiet)
     with closing(Cache(workspace.cache)) as known:
         assert known.ready(measured)
-        monkeypatch.setattr(caching, "SQL_VERSION", caching.SQL_VERSION + 1)
+        for module in (files, fill):
+            monkeypatch.setattr(module, "SQL_VERSION", module.SQL_VERSION + 1)
     with closing(Cache(workspace.cache)) as known:
         assert not known.ready(measured)
     spans = Runs(workspace).path(measured) / "spans.parquet"
@@ -333,10 +333,11 @@ def worker_process(place: Workspace, steps: str) -> subprocess.Popen:
     """A worker in a process of its own, with small parts."""
     code = f"""
         from pathlib import Path
-        from fac import jobs, measure
+        from fac import jobs
         from fac.config import Workspace
+        from fac.measure import scratch
         from tests import test_jobs
-        measure.PART = 4
+        scratch.PART = 4
         place = Workspace(Path({str(place.root)!r}))
         jobs.work(place, say=print, until_idle=True, steps=test_jobs.{steps}(place))
     """
@@ -347,7 +348,7 @@ def worker_process(place: Workspace, steps: str) -> subprocess.Popen:
 def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     workspace, tmp_path, monkeypatch, how
 ):
-    monkeypatch.setattr(measuring, "PART", 4)
+    monkeypatch.setattr(scratch, "PART", 4)
     undisturbed = Workspace(tmp_path / "undisturbed")
     for place in (workspace, undisturbed):
         spec = ingested(place, tmp_path / "drinks.jsonl")
@@ -355,8 +356,8 @@ def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     (whole,) = worked(undisturbed)
 
     with worker_process(workspace, "NapSteps") as process:
-        scratch = workspace.runs / "measure" / f".tmp-{whole.run_id}"
-        eventually(lambda: len(list(scratch.glob("_part-??????"))) >= 3)
+        folder = workspace.runs / "measure" / f".tmp-{whole.run_id}"
+        eventually(lambda: len(list(folder.glob("_part-??????"))) >= 3)
         process.send_signal(how)
     assert process.returncode == (-how if how == signal.SIGKILL else 0)
     assert Runs(workspace).list("measure") == []

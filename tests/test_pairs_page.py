@@ -548,7 +548,7 @@ def told(place: Workspace, run: str) -> set[int]:
     spec = SynthesizeSpec(pairs=run, approved=tuple(row["pair"] for row in rows_now), candidates=2)
     MakingSteps.last = None
     steps.perform(spec, quiet)
-    asked: list[Request] = MakingSteps.last.asked
+    asked: list[Request] = MakingSteps.last.requests
     return {int(request.key.split("/")[1]) for request in asked}
 
 

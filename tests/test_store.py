@@ -25,10 +25,12 @@ from fac import coverage, schema
 from fac.config import IngestSpec, SaeSpec, Workspace
 from fac.errors import Cancelled, InputError, RunNotFound, SchemaTooNew
 from fac.schema import EVERY_ROLE, ROLES, Activations
-from fac.store import cache as caching
 from fac.store import queue as queueing
 from fac.store import runs as running
-from fac.store.cache import Cache, build, rungs
+from fac.store.cache import SORTABLE, Cache, build, fill, measure
+from fac.store.cache import support as supporting
+from fac.store.cache.support import threshold_grid
+from fac.store.memo import Memo
 from fac.store.queue import Queue, process_exists
 from fac.store.runs import ParquetAppender, Runs, write_table
 from tests import test_export as exports
@@ -316,7 +318,7 @@ PEAKS = st.sampled_from([0.1, 0.3, 0.7, 1.0, 2.2, 2.25, 3.3, 1e-3, 40.0]) | st.f
 
 @st.composite
 def firings(draw):
-    """Activations over N_FEATURES and N_SAMPLES; rungs of the ladder are among the peaks."""
+    """Activations over N_FEATURES and N_SAMPLES; thresholds of the grid are among the peaks."""
     places = st.tuples(
         st.integers(0, N_SAMPLES - 1), st.integers(0, 2), st.integers(0, N_FEATURES - 1)
     )
@@ -346,14 +348,14 @@ def cached(folder, activations, **facts):
 @given(
     activations=firings(),
     more=st.lists(st.floats(0, 70), max_size=3),
-    together=st.sampled_from([1, 5, caching.PEAKS_PER_RUNG]),
+    together=st.sampled_from([1, 5, supporting.PEAKS_BETWEEN]),
 )
 def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
     tmp_path_factory, activations, more, together
 ):
-    with mock.patch.object(caching, "PEAKS_PER_RUNG", together):
+    with mock.patch.object(supporting, "PEAKS_BETWEEN", together):
         cache, run = cached(tmp_path_factory.mktemp("counts"), activations)
-    ladder = cache.summary(run)["thresholds"]
+    grid = cache.summary(run)["thresholds"]
     peaks = activations.peak.tolist()[:3]
     around = [float(np.nextafter(np.float32(p), np.float32(d))) for p in peaks for d in (0, 99)]
     for role in (EVERY_ROLE, *ROLES):
@@ -364,63 +366,68 @@ def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
                 activations, n_features=N_FEATURES, threshold=threshold, role=code
             )
 
-        for threshold in [*ladder, *peaks, *around, *more, 0.1, 2.2]:
+        for threshold in [*grid, *peaks, *around, *more, 0.1, 2.2]:
             counted = cache.support(run, threshold, role)
             assert counted.tolist() == by_hand(threshold).tolist(), (role, threshold)
     cache.close()
 
 
-def rungs_of(cache_folder, run):
-    return [rung[1] for rung in tables(cache_folder / f"{run}.duckdb")["rungs"]]
+def test_finer_thresholds_come_where_many_peaks_lie(tmp_path, monkeypatch):
+    grids = []
 
+    def refined(*args):
+        grids.append(supporting.refined(*args))
+        return grids[-1]
 
-def test_finer_rungs_come_where_many_peaks_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "refined", refined)
     n = 4000
     peak = np.random.default_rng(0).uniform(1.0, 10.0, n).astype(np.float32)
     feature, sample = np.arange(n) % 2, np.arange(n)
     dense = Activations(sample, np.ones(n, int), feature, peak, np.zeros(n, int), np.ones(n, int))
     sizes = {"n_features": 2, "n_samples": n}
-    found = {}
+    by_limit = {}
     for together in (50, 500, 10**6):
-        monkeypatch.setattr(caching, "PEAKS_PER_RUNG", together)
+        monkeypatch.setattr(supporting, "PEAKS_BETWEEN", together)
         runs = Runs(Workspace(tmp_path / str(together)))
         run = publish_activations(runs, "made", dense, **sizes)
         build(runs, run, tmp_path / str(together))
-        found[together] = rungs_of(tmp_path / str(together), run)
+        grid = by_limit[together] = grids.pop().tolist()
         cache = Cache(tmp_path / str(together))
-        offered = [float(np.float32(rung)) for rung in cache.summary(run)["thresholds"]]
-        for threshold in (*found[together], 3.3):
+        offered = [float(np.float32(t)) for t in cache.summary(run)["thresholds"]]
+        for threshold in (*grid, 3.3):
             counted = [(peak[feature == i] > np.float32(threshold)).sum() for i in range(2)]
             assert cache.support(run, threshold).tolist() == counted
         cache.close()
-        assert found[together] == sorted({*found[together], *offered})
-        between = np.histogram(peak, [*found[together], np.inf])[0]
+        assert grid == sorted({*grid, *offered})
+        between = np.histogram(peak, [*grid, np.inf])[0]
         assert between.max() <= together + 20  # one cell more
-    assert found[10**6] == offered
-    assert len(found[50]) > len(found[500])
-    monkeypatch.setattr(caching, "LADDER_CELLS", 2 * (len(offered) + 10))
-    monkeypatch.setattr(caching, "PEAKS_PER_RUNG", 50)
+    assert by_limit[10**6] == offered
+    assert len(by_limit[50]) > len(by_limit[500])
+    monkeypatch.setattr(supporting, "GRID_CELLS", 2 * (len(offered) + 10))
+    monkeypatch.setattr(supporting, "PEAKS_BETWEEN", 50)
     build(runs, run, tmp_path / "few")
-    assert len(offered) < len(rungs_of(tmp_path / "few", run)) <= len(offered) + 10
+    assert len(offered) < len(grids.pop()) <= len(offered) + 10
 
 
-def test_what_was_counted_once_is_kept_within_bounds_and_not_shared(toy, cache, monkeypatch):
-    counted = mock.Mock(side_effect=caching._support)
-    monkeypatch.setattr(caching, "_support", counted)
+def test_what_was_counted_once_is_remembered_within_bounds_and_not_shared(toy, monkeypatch):
+    counted = mock.Mock(side_effect=Cache._counts)
+    monkeypatch.setattr(Cache, "_counts", lambda *args: counted(*args))
+    cache = Cache(toy[1])
     right = cache.support(toy[2], 0.7).tolist()
     spoilt = cache.support(toy[2], 0.7, "user")
     spoilt += 100
     assert cache.support(toy[2], 0.7).tolist() == right
     assert (cache.support(toy[2], 0.7, "user") < 100).all()
     assert counted.call_count == 1
-    one = sum(each.nbytes for each in cache._kept.values())
-    monkeypatch.setattr(caching, "KEPT_BYTES", 3 * one)
-    for threshold in (0.8, 0.9, 1.0, 0.8):
+    cache.close()
+    counted.reset_mock()
+    cache = Cache(toy[1], memo=Memo(max_bytes=8 * (16 * len(right) + 200)))
+    for threshold in (0.7, *np.arange(0.8, 2.0, 0.1), 1.9):
         cache.support(toy[2], threshold)
-    assert counted.call_count == 4
-    assert sum(each.nbytes for each in cache._kept.values()) <= 3 * one
+    assert counted.call_count == 13
     assert cache.support(toy[2], 0.7).tolist() == right  # had to go, as the longest unused
-    assert counted.call_count == 5
+    assert counted.call_count == 14
+    cache.close()
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
@@ -462,21 +469,20 @@ def test_the_statistics_of_a_feature_equal_those_of_arrays(tmp_path_factory, act
     spread=st.floats(1, 1e6),
     floor=st.sampled_from([0.0, 0.5]),
 )
-def test_the_ladder_rises_from_the_floor_to_the_largest_peak(low, spread, floor):
+def test_the_threshold_grid_rises_from_the_floor_to_the_largest_peak(low, spread, floor):
     assume(low > floor)
     high = low * spread
-    found = rungs(floor, low, high)
-    assert found[0] == floor
-    assert found == sorted(set(found))
-    assert len(found) <= caching.MAX_RUNGS
-    assert all(rung < high for rung in found[1:])
+    grid = threshold_grid(floor, low, high)
+    assert grid[0] == floor
+    assert grid == sorted(set(grid))
+    assert len(grid) <= supporting.MAX_THRESHOLDS
+    assert all(threshold < high for threshold in grid[1:])
     if spread > 10:
-        assert len(found) > 3 and found[-1] > high / 3
+        assert len(grid) > 3 and grid[-1] > high / 3
 
 
-def test_two_runs_of_one_dictionary_share_rungs():
-    one, other = rungs(0.0, 0.5, 30.0), rungs(0.0, 0.5, 36.0)
-    assert set(one) <= set(other)
+def test_two_runs_of_one_dictionary_share_thresholds():
+    assert set(threshold_grid(0.0, 0.5, 30.0)) <= set(threshold_grid(0.0, 0.5, 36.0))
 
 
 def test_without_activations_everything_is_silent(tmp_path):
@@ -571,17 +577,12 @@ def tables(path):
 def test_a_rebuilt_cache_equals_the_first_table_by_table(toy, tmp_path, monkeypatch):
     runs, folder, anchor, _, sae = toy
     for blocks, size in enumerate((2_000_000, 50, 1)):
-        monkeypatch.setattr(caching, "ROWS_PER_BLOCK", size)
-        found = [m["run"] for step in ("explain", "relevance") for m in runs.list(step)]
-        for run in (anchor, *found, sae):
+        monkeypatch.setattr(measure, "ROWS_PER_BLOCK", size)
+        derived = [m["run"] for step in ("explain", "relevance") for m in runs.list(step)]
+        for run in (anchor, *derived, sae):
             again = tables(build(runs, run, tmp_path / str(blocks)))
             assert again == tables(folder / f"{run}.duckdb")
-    assert set(again) == {"meta", "features"}
-
-
-def other_version(path):
-    with duckdb.connect(str(path)) as con:
-        con.execute("UPDATE meta SET version = 99")
+    assert all(again.values())
 
 
 def cut(path):
@@ -596,17 +597,28 @@ def cut(path):
         lambda path: path.write_bytes(b"not a database" * 9999),
         lambda path: path.write_bytes(path.read_bytes()[:20_000]),
         cut,
-        other_version,
         lambda path: (
             duckdb.connect(str(path.with_suffix(".x"))).close()
             or path.with_suffix(".x").rename(path)
         ),
     ],
-    ids=["missing", "empty", "junk", "stump", "cut", "version", "tableless"],
+    ids=["missing", "empty", "junk", "stump", "cut", "tableless"],
 )
 def test_a_cache_that_is_not_whole_is_not_ready_until_it_is_built_again(own, spoil):
     runs, folder, anchor = own
     spoil(folder / f"{anchor}.duckdb")
+    is_ready_once_built_again(runs, folder, anchor)
+
+
+def test_a_cache_of_another_version_is_not_ready_until_it_is_built_again(own, monkeypatch):
+    runs, folder, anchor = own
+    with monkeypatch.context() as later:
+        later.setattr(fill, "SQL_VERSION", fill.SQL_VERSION + 1)
+        build(runs, anchor, folder)
+    is_ready_once_built_again(runs, folder, anchor)
+
+
+def is_ready_once_built_again(runs, folder, anchor):
     cache = Cache(folder)
     assert not cache.ready(anchor)
     with pytest.raises(InputError, match=f"{anchor} cannot be shown.*fac cache rebuild"):
@@ -715,7 +727,7 @@ def test_a_build_on_a_full_disk_is_one_sentence_and_the_old_cache_stays(own, mon
     def fails(*_):
         raise duckdb.IOException("IO Error: Could not write file: No space left on device")
 
-    monkeypatch.setattr(caching, "_write_meta", fails)
+    monkeypatch.setattr(measure, "write_meta", fails)
     with pytest.raises(InputError, match=f"disk is full, the cache of {anchor}"):
         build(runs, anchor, folder)
     assert [path.name for path in folder.iterdir()] == [f"{anchor}.duckdb"]
@@ -733,7 +745,7 @@ def shown(page):
 
 
 @pytest.mark.parametrize("descending", [True, False])
-@pytest.mark.parametrize("sort", caching.SORTABLE)
+@pytest.mark.parametrize("sort", SORTABLE)
 def test_features_sort_by_any_column_with_equals_by_number_and_missing_last(
     toy, cache, sort, descending
 ):

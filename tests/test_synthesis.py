@@ -197,7 +197,7 @@ def test_asking_again_finds_the_same_runs_and_writes_nothing(world):
     world.approve(run)
     found = world.synthesize(run, first)
     assert world.synthesize(run, second) == found
-    assert second.asked == []
+    assert second.requests == []
 
 
 def test_another_budget_is_the_same_run_another_prompt_is_another(world, monkeypatch):
@@ -211,12 +211,12 @@ def test_texts_of_an_earlier_run_are_not_written_again(world):
     run = world.pairs(ScriptedWriter(says), candidates=2)
     more = ScriptedWriter(says)
     world.pairs(more, candidates=4)
-    assert Counter(parts(request)[2] for request in more.asked) == {2: 2, 3: 2}
+    assert Counter(parts(request)[2] for request in more.requests) == {2: 2, 3: 2}
     world.approve(run)
     first = world.synthesize(run, ScriptedWriter(says), keep=1)
     again = ScriptedWriter(says)
     second = world.synthesize(run, again, keep=3)
-    assert again.asked == [] and second != first
+    assert again.requests == [] and second != first
     assert world.facts(second)["tokens"] == world.facts(first)["tokens"]
     assert world.facts(second)["kept"] > world.facts(first)["kept"]
 
@@ -417,7 +417,7 @@ def test_an_edit_changes_the_users_last_turn_and_nothing_else():
 
 def reached(writer: ScriptedWriter) -> str:
     """Everything a writer was told."""
-    return json.dumps([[r.prompt, r.opening] for r in writer.asked])
+    return json.dumps([[r.prompt, r.opening] for r in writer.requests])
 
 
 def test_only_approved_pairs_reach_the_writer(world):
@@ -426,7 +426,7 @@ def test_only_approved_pairs_reach_the_writer(world):
     world.approve(run, 4, verdict="reject")
     writer = ScriptedWriter(says)
     found = world.synthesize(run, writer)
-    assert {parts(request)[1] for request in writer.asked} == {3}
+    assert {parts(request)[1] for request in writer.requests} == {3}
     assert "function" not in reached(writer)
     assert world.facts(found)["gaps"] == 1
     first, second = (row["pair"] for row in world.rows(run, "pairs"))
@@ -434,7 +434,7 @@ def test_only_approved_pairs_reach_the_writer(world):
         world.synthesize(run, writer, approved=(first, second))
     with pytest.raises(InputError, match="No approved pair is named"):
         world.synthesize(run, writer, approved=())
-    assert {parts(request)[1] for request in writer.asked} == {3}
+    assert {parts(request)[1] for request in writer.requests} == {3}
 
 
 def test_an_approval_that_was_taken_back_before_the_start_does_not_count(world):
@@ -445,7 +445,7 @@ def test_an_approval_that_was_taken_back_before_the_start_does_not_count(world):
     writer = ScriptedWriter(says)
     with pytest.raises(InputError, match="Nobody approved"):
         world.make(spec, writer)
-    assert writer.asked == []
+    assert writer.requests == []
 
 
 def tamper(row: dict[str, Any], what: str) -> dict[str, Any]:
@@ -484,7 +484,7 @@ def test_an_approval_of_something_else_never_reaches_the_writer(world, what, why
     spec = SynthesizeSpec(pairs=run, approved=(rows[0]["pair"],))
     with pytest.raises(InputError, match=f"pair {rows[0]['pair']} .*{why}"):
         world.make(spec, writer, approved=[tamper(rows[0], what), rows[1]])
-    assert writer.asked == []
+    assert writer.requests == []
 
 
 def test_an_edited_pair_is_written_from_once_it_is_approved(world):
@@ -500,7 +500,7 @@ def test_an_edited_pair_is_written_from_once_it_is_approved(world):
     writer = ScriptedWriter(says)
     with pytest.raises(InputError, match="Nobody approved"):
         world.make(SynthesizeSpec(pairs=run, approved=tuple(before.values())), writer)
-    assert writer.asked == []
+    assert writer.requests == []
     world.approve(edited, 3)
     assert [row["run"] for row in world.approved(run)] == [edited, run]
     world.synthesize(run, writer)
@@ -559,14 +559,14 @@ def test_styles_take_turns_and_a_server_gets_prompts_alone(world):
     world.approve(run)
     writer = ScriptedWriter(says)
     world.synthesize(run, writer)
-    own = [request for request in writer.asked if parts(request)[1] == 3]
+    own = [request for request in writer.requests if parts(request)[1] == 3]
     assert [parts(request)[3] for request in own] == ["phrase", "list", "sentence", "contrast"]
     starts = [request.opening.starts if request.opening else None for request in own]
     assert starts == ["harbours and the python!!!", "", "harbours and the python!!!", None]
     server = ScriptedWriter(says)
     world.synthesize(run, server, writer="openai", model="some-model")
-    assert all(request.prompt is not None for request in server.asked)
-    assert {parts(request)[3] for request in server.asked} == {"contrast"}
+    assert all(request.prompt is not None for request in server.requests)
+    assert {parts(request)[3] for request in server.requests} == {"contrast"}
 
 
 def test_the_phrase_is_prescribed_where_the_positive_is_strong():
@@ -615,7 +615,7 @@ def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
         anchor=world.anchor, dataset=world.dataset, features=(3,), writer="steered", strength=2.0
     )
     run = world.make_pairs(spec, writer, direction=lambda feature: directions[feature])
-    for request in writer.asked:
+    for request in writer.requests:
         # "python!" once in the anchor: its usual peak is 1.5
         assert request.steer.direction.tolist() == [0.0, 0.0, 0.0, 3.0]
         assert request.steer.layer == 1
@@ -629,7 +629,7 @@ def test_explanations_and_spans_are_in_the_prompts(world):
     told = publish_explanations(world.runs, world.anchor, texts)
     writer = ScriptedWriter(says)
     world.pairs(writer, explanations=(told,))
-    by_feature = {f: [r for r in writer.asked if parts(r)[1] == f] for f in GAPS}
+    by_feature = {f: [r for r in writer.requests if parts(r)[1] == f] for f in GAPS}
     for request in by_feature[3]:
         assert "a snake or a language" in json.dumps([request.prompt, request.opening])
     for request in by_feature[4]:
@@ -875,7 +875,7 @@ def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
     assert world.runs.manifest(found)["spec"]["evaluation"] == ["held out.jsonl"]
     moved = evaluation.rename(tmp_path / "held out 2.jsonl")
     again = ScriptedWriter(known)
-    assert world.synthesize(run, again, evaluation=(str(moved),)) == found and not again.asked
+    assert world.synthesize(run, again, evaluation=(str(moved),)) == found and not again.requests
     moved.write_text(json.dumps({"text": "another"}) + "\n")
     other = world.synthesize(run, again, evaluation=(str(moved),))
     by_name = {row["candidate"]: row["reason"] for row in world.rows(other, "verdicts")}
@@ -909,7 +909,7 @@ def test_what_will_be_asked_is_known_before_anybody_is_asked(world):
         spec = SynthesizeSpec(pairs=run, approved=named, method=method, candidates=3)
         told = synthesis.first_asked(spec, runs=world.runs, approved=approved)
         world.make(spec, writer)
-        assert [ask.request for ask in told] == writer.asked[:3]
+        assert [ask.request for ask in told] == writer.requests[:3]
         steered = replace(spec, writer="steered")
         pushed = synthesis.first_asked(steered, runs=world.runs, approved=approved)
         assert [ask.request for ask in pushed] == [ask.request for ask in told]
@@ -962,7 +962,7 @@ def test_a_budget_keeps_the_gaps_that_are_complete_and_goes_on_later(world):
     assert manifest["spec"]["features"] == [3]
     richer = ScriptedWriter(says)
     run = world.pairs(richer)
-    assert sorted(parts(request)[1:3] for request in richer.asked) == [(4, 2), (4, 3)]
+    assert sorted(parts(request)[1:3] for request in richer.requests) == [(4, 2), (4, 3)]
     assert world.facts(run)["n_candidates"] == 8
     world.approve(run)
     with pytest.raises(BudgetReached, match=r"1 gaps are complete and kept \(synthetic-"):
@@ -986,7 +986,7 @@ def test_a_baseline_that_was_stopped_publishes_what_it_can_name_or_says_why_not(
         assert world.runs.list("synthetic") == []
         richer = ScriptedWriter(says)
         whole = world.synthesize(run, richer, approved=(), method=method)
-        assert sorted(parts(request)[1:3] for request in richer.asked) == [(4, 2), (4, 3)]
+        assert sorted(parts(request)[1:3] for request in richer.requests) == [(4, 2), (4, 3)]
         assert world.facts(whole)["gaps"] == 2
         shutil.rmtree(world.runs.path(whole))
     with pytest.raises(BudgetReached, match=r"1 gaps are complete and kept \(synthetic-"):
@@ -1026,7 +1026,7 @@ def test_a_wish_to_stop_while_measuring_keeps_every_text(world):
         world.make_pairs(spec, ScriptedWriter(says), progress=impatient)
     again = ScriptedWriter(says)
     world.make_pairs(spec, again)
-    assert again.asked == []
+    assert again.requests == []
 
 
 def test_a_text_that_failed_is_tried_again_in_the_next_run(world):
@@ -1038,7 +1038,7 @@ def test_a_text_that_failed_is_tried_again_in_the_next_run(world):
     world.pairs(ScriptedWriter(fails))
     again = ScriptedWriter(says)
     world.pairs(again, margin=0.5)
-    assert {parts(request)[2] for request in again.asked} == {0}
+    assert {parts(request)[2] for request in again.requests} == {0}
 
 
 def test_a_torn_line_is_dropped_and_a_damaged_one_is_told(tmp_path):
@@ -1092,7 +1092,7 @@ def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
     assert found.tokens_per_kept == facts["tokens"] / facts["kept"]
     assert found.cost is None
     whole = synthesis.synthesize(spec, **doors)
-    assert len(writer.asked) == 8 == world.facts(whole)["n_candidates"]
+    assert len(writer.requests) == 8 == world.facts(whole)["n_candidates"]
     with pytest.raises(InputError, match="needs approved pairs"):
         synthesis.pilot(replace(spec, approved=()), **doors)
 

@@ -15,7 +15,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from fac import datasets, jobs, review, synthesis, ui
+from fac import jobs, review, synthesis, ui
 from fac.config import (
     METHODS,
     WRITERS,
@@ -27,6 +27,7 @@ from fac.config import (
     read_spec,
 )
 from fac.datasets import read_samples
+from fac.export import export, provenance
 from fac.generator.writer import Request
 from fac.prompts.profiles import PROFILES
 from fac.store.decisions import Decisions
@@ -277,7 +278,7 @@ def test_the_request_shown_is_the_request_made(place):
     shown = {each for each in read(at).split("⏎")}
     ran(button(at, launch_label(4)).click().run())
     work_off(place)
-    first = PageSteps.last.asked[0]
+    first = PageSteps.last.requests[0]
     told = first.opening.text if first.opening else first.prompt.messages[-1]["content"]
     assert " ".join(told.split()) in " ".join(" ".join(shown).split())
 
@@ -465,7 +466,7 @@ def test_a_kept_text_is_coloured_where_it_fires_and_says_why_it_is_there(done):
         if row["kept"] and row["feature"] == 6
     )
     at = shown(done, candidate=name)
-    told = datasets.why(run, name, runs=Runs(done))
+    told = provenance(run, name, runs=Runs(done))
     peak = re.search(r'<span class="fac-peak"[^>]*>([^<]*)</span>', markup(at))
     assert peak and peak[1].strip(" !") == "river"
     assert "Why is this row here?" in words(at)
@@ -595,7 +596,7 @@ def test_the_files_are_those_of_the_command_line(done, tmp_path):
     manifest, runs = result_of(done), Runs(done)
     for format in ("jsonl", "parquet"):
         out = tmp_path / f"{ui.outcome.export_name(manifest)}.{format}"
-        found = datasets.export(manifest["run"], out, runs=runs, format=format)
+        found = export(manifest["run"], out, runs=runs, format=format)
         assert ui.outcome.export_file(manifest, format, "chat") == out.read_bytes()
         card = ui.outcome.export_file(manifest, format, "chat", card=True)
         assert card == found.card.read_bytes()

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from fac import compare, datasets, jobs, review
+from fac import compare, jobs, review
+from fac import export as exports
 from fac.cli.decide import (
     BudgetUsd,
     Concurrency,
@@ -47,7 +48,7 @@ from fac.config import (
     workspace,
 )
 from fac.errors import InputError
-from fac.executor import Where, chosen
+from fac.executor import Where, choose_executor
 from fac.prompts import profiles
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
@@ -109,7 +110,7 @@ def pairs(
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Step 1: for every gap a text that fires the feature and a near-twin that does not."""
-    where = chosen(executor, address, workers)
+    where = choose_executor(executor, address, workers)
     place = workspace(workspace_)
     runs = Runs(place)
     sides = runs.resolve("measure", anchor), runs.resolve("measure", dataset)
@@ -325,7 +326,7 @@ def synthesize(
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Step 2: samples from the approved pairs, each kept or dropped with a reason."""
-    where = chosen(executor, address, workers)
+    where = choose_executor(executor, address, workers)
     place = workspace(workspace_)
     runs = Runs(place)
     run_id = _pairs_run(runs, pairs)
@@ -390,16 +391,16 @@ def export(
     run: Annotated[str, typer.Argument(help="Run of a synthesis, or its name.")],
     out_: Annotated[Path, typer.Option("--out", help="File, or folder for the format hf.")],
     format_: Annotated[
-        str, typer.Option("--format", help=f"{', '.join(datasets.FORMATS)}.")
-    ] = datasets.FORMATS[0],
+        str, typer.Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
+    ] = exports.EXPORT_FORMATS[0],
     form: Annotated[
-        str, typer.Option(help=f"{', '.join(datasets.FORMS)}; by the profile if not given.")
+        str, typer.Option(help=f"{', '.join(exports.FORMS)}; by the profile if not given.")
     ] = "",
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Write the kept samples with their lineage, and a dataset card."""
     runs = Runs(workspace(workspace_))
-    found = datasets.export(
+    found = exports.export(
         runs.resolve("synthetic", run), out_, runs=runs, format=format_, form=form
     )
     data = {

@@ -1,7 +1,7 @@
 """One question, one reply, from any server that speaks OpenAI's chat completions.
 
 Owns: what is sent, how a reply is read, which failures may pass, and that the key stays secret.
-Does not own: what is asked (`fac.prompts`), asking again, limits and the journal (`asking`).
+Does not own: what is asked (`fac.prompts`), asking again, limits and the journal (`batch_chat`).
 """
 
 from __future__ import annotations

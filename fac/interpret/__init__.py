@@ -25,7 +25,14 @@ import pyarrow as pa
 from fac import agreement, schema
 from fac.config import AskSpec, ExplainSpec, JudgeSpec, digest
 from fac.errors import BadReply, BudgetReached, Cancelled, InputError, ServiceError
-from fac.generator.asking import Answer, Journal, Question, ask_all, key_of, limits_of
+from fac.generator.batch_chat import (
+    Question,
+    RecordedReply,
+    ReplyJournal,
+    ask_batch,
+    limits_of,
+    reply_key,
+)
 from fac.generator.chat import ChatModel
 from fac.interpret import evidence, external, statistics
 from fac.interpret.contrast import contrast
@@ -247,7 +254,7 @@ class _Asking:
     ):
         self._spec, self._chat, self._progress, self._total = spec, chat, progress, total
         self._counts: Counter[str] = Counter()
-        self._taken: dict[str, Answer] = {}
+        self._taken: dict[str, RecordedReply] = {}
         self._tokens, self._cost = 0, 0.0
         self._unread: list[str] = []
         self.done = 0
@@ -256,12 +263,12 @@ class _Asking:
         """Why nothing more is asked; what is known still answers."""
         if chat is None:
             return
-        self._journal = Journal(runs.scratch(run_id) / "_journal.jsonl")
-        self._before: dict[str, Answer] = {}
+        self._journal = ReplyJournal(runs.scratch(run_id) / "_journal.jsonl")
+        self._before: dict[str, RecordedReply] = {}
         for manifest in runs.list(spec.step):
             if manifest["spec"].get("model"):
                 rows = runs.table(manifest["run"], "replies").to_pylist()
-                answers = (Answer(**row) for row in rows)
+                answers = (RecordedReply(**row) for row in rows)
                 self._before |= {a.key: a for a in answers if a.reply is not None}
 
     def report(self, done: int, note: str) -> None:
@@ -272,7 +279,9 @@ class _Asking:
             except Cancelled as error:
                 self.stopped = error
 
-    def __call__(self, questions: Sequence[Question], block: int, note: str) -> dict[str, Answer]:
+    def __call__(
+        self, questions: Sequence[Question], block: int, note: str
+    ) -> dict[str, RecordedReply]:
         """Answers by `about`; some lack once the run was stopped."""
         assert self._chat is not None, "a run that asks has a model"
 
@@ -280,26 +289,26 @@ class _Asking:
             share = block * done // max(total, 1)
             self._progress(self.done + share, self._total, f"{note}, {detail}")
 
-        found: dict[str, Answer] = {}
+        found: dict[str, RecordedReply] = {}
         if self.stopped is None:
             try:
-                asked = ask_all(
+                asked = ask_batch(
                     questions,
                     self._chat,
                     self._journal,
                     attempt=self._spec.attempt,
                     limits=limits_of(self._spec),
-                    known=self._before,
+                    earlier=self._before,
                     progress=told,
                 )
             except (BudgetReached, Cancelled, ServiceError) as error:
                 self.stopped = error
             else:
-                found = asked.answers
+                found = asked.replies
                 self._counts.update(asked.counts)
         if self.stopped is not None:
             known = self._before | self._journal.read()
-            keys = {q.about: key_of(q, self._chat, self._spec.attempt) for q in questions}
+            keys = {q.about: reply_key(q, self._chat, self._spec.attempt) for q in questions}
             found = {
                 about: known[key]._replace(about=about)
                 for about, key in keys.items()
@@ -308,7 +317,7 @@ class _Asking:
         self._taken |= found
         return found
 
-    def read(self, answer: Answer, parse: Callable[[str], Any]) -> Any:
+    def read(self, answer: RecordedReply, parse: Callable[[str], Any]) -> Any:
         """What a reply says; raises BadReply, and the reply is listed with why."""
         if answer.reply is None:
             raise BadReply(answer.failure)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fac import datasets
+from fac import export
 from fac.config import MeasureSpec, SynthesizeSpec
 from fac.coverage import is_active
 from fac.manifest import MeasureManifest, SynthesisFacts, SynthesisManifest
@@ -259,9 +259,9 @@ def _trace_rows(stores: Stores, run: str) -> dict[str, list[Row]]:
 
 
 @remembered_for_good
-def why(stores: Stores, run: str, candidate: str) -> datasets.Why:
+def provenance(stores: Stores, run: str, candidate: str) -> export.Provenance:
     """Everything that led to a kept row."""
-    return datasets.why(run, candidate, runs=stores.runs)
+    return export.provenance(run, candidate, runs=stores.runs)
 
 
 def lineage_rows(lineage: Row) -> list[tuple[str, str]]:
@@ -329,7 +329,7 @@ def extra_texts(extra: Row) -> list[tuple[str, str]]:
 
 def forms_of(profile: str) -> list[str]:
     """The forms that samples of a profile can take, its own first."""
-    return list(dict.fromkeys((datasets.FORM_OF.get(profile, "chat"), "chat")))
+    return list(dict.fromkeys((export.FORM_OF.get(profile, "chat"), "chat")))
 
 
 def export_name(manifest: SynthesisManifest) -> str:
@@ -345,5 +345,5 @@ def export_file(
     """The kept samples as one file, or the card that belongs to it."""
     with tempfile.TemporaryDirectory(prefix="fac-export-") as folder:
         out = Path(folder) / f"{export_name(manifest)}.{format}"
-        export = datasets.export(manifest.run, out, runs=stores.runs, format=format, form=form)
-        return (export.card if card else export.path).read_bytes()
+        files = export.export(manifest.run, out, runs=stores.runs, format=format, form=form)
+        return (files.card if card else files.path).read_bytes()

@@ -27,6 +27,7 @@ from fac.agreement import wilson
 from fac.config import IngestSpec, PairsSpec, SynthesizeSpec, digest
 from fac.encoder import Encoder, Reading
 from fac.errors import BadRow, InputError
+from fac.generator.names import public_name
 from fac.generator.writer import Writer
 from fac.models import SCAFFOLD
 from fac.schema import CANDIDATES, HITS, REJECTED, REPLIES, SAMPLES, TRACES, VERDICTS
@@ -303,7 +304,7 @@ class _Work:
         approver = {row["pair"]: row["approver"] for row in self.pairs}
         # A dataset may leave this machine; where a server stands means nothing there.
         writes = spec.model if spec.writer == "openai" else self.writer.identity
-        generator = datasets.public_name(writes)
+        generator = public_name(writes)
         rows = []
         for one in kept:
             verdict = by_name[one.name]

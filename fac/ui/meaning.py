@@ -18,10 +18,10 @@ from fac.config import ExplainSpec, JudgeSpec, digest
 from fac.prompts.relevance import TaskProfile
 from fac.schema import LEVELS
 from fac.ui.findings import anchor_of, labels, measured
+from fac.ui.jobs import start
 from fac.ui.stores import cache, decisions, queue, runs, stores, workspace
 from fac.ui.text import Row, called, explanation_html, plain
 from fac.ui.views import CHART, REVIEW
-from fac.ui.work import start
 
 EVERY_FEATURE = "all"
 """Every feature but those that fire nearly everywhere."""

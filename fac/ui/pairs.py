@@ -23,7 +23,7 @@ from fac.ui.review_html import guide_html, history_html, pair_html
 from fac.ui.stores import stores
 from fac.ui.text import called, plain, show_examples
 from fac.ui.views import PAIRS, set_param
-from fac.ui.work import start
+from fac.ui.jobs import start
 from fac.ui.writing import duration
 
 STATE_NAMES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from fac import datasets
+from fac import export
 from fac.manifest import SynthesisManifest
 from fac.questions.explanations import texts
 from fac.questions.results import (
@@ -19,15 +19,15 @@ from fac.questions.results import (
     extra_texts,
     lineage_rows,
     outcome_of,
+    provenance,
     traces,
     whole_text,
-    why,
 )
 from fac.ui.meaning import headline
 from fac.ui.review_html import escaped, pair_html, steps_html, traced_html
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, example_html, explanation_html, plain, show_examples
-from fac.ui.work import counted
+from fac.ui.jobs import counted
 from fac.ui.writing import show_request
 
 REASON_WORDS = {
@@ -82,7 +82,7 @@ def _text_html(text: str) -> str:
 def _show_lineage(manifest: SynthesisManifest, candidate: str, feature: int) -> None:
     """Why a kept row is there: gap, explanation, pair, request, and what else was written."""
     anchor = manifest.facts.anchor
-    origin = why(stores(), manifest.run, candidate)
+    origin = provenance(stores(), manifest.run, candidate)
     st.markdown("**Why is this row here?**")
     explanations = {gap: text for _, gap, text in texts(stores(), anchor)}
     if text := explanations.get(feature):
@@ -94,9 +94,9 @@ def _show_lineage(manifest: SynthesisManifest, candidate: str, feature: int) -> 
     if origin.pair:
         with st.expander("The pair it was written from"):
             st.html(pair_html(origin.pair, manifest.spec.threshold))
-    if origin.asked is not None:
+    if origin.prompt is not None:
         with st.expander("Exactly what its writer was given"):
-            show_request(origin.asked)
+            show_request(origin.prompt)
     if origin.rivals:
         with st.expander(f"{counted(len(origin.rivals), 'other text')} for this gap"):
             st.html(_rivals_html(origin.rivals))
@@ -155,12 +155,12 @@ def _show_hits(row: Row, threshold: float) -> None:
 
 def show_exports(manifest: SynthesisManifest, form: str) -> None:
     """Files to download, their card, and a folder on the server."""
-    name, export = export_name(manifest), partial(export_file, stores(), manifest)
+    name, content = export_name(manifest), partial(export_file, stores(), manifest)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for format, label in (("jsonl", "JSONL"), ("parquet", "Parquet")):
             st.download_button(
                 label,
-                partial(export, format, form),
+                partial(content, format, form),
                 f"{name}.{format}",
                 on_click="ignore",
                 icon=":material/download:",
@@ -168,7 +168,7 @@ def show_exports(manifest: SynthesisManifest, form: str) -> None:
             )
         st.download_button(
             "Dataset card",
-            partial(export, "jsonl", form, card=True),
+            partial(content, "jsonl", form, card=True),
             f"{name}.card.md",
             on_click="ignore",
             icon=":material/description:",
@@ -185,7 +185,7 @@ def show_exports(manifest: SynthesisManifest, form: str) -> None:
         pressed = st.button("Write the folder", icon=":material/folder:", disabled=not path)
     if pressed:
         out = Path(path).expanduser().absolute()
-        exported = datasets.export(manifest.run, out, runs=stores().runs, format="hf", form=form)
+        exported = export.export(manifest.run, out, runs=stores().runs, format="hf", form=form)
         st.success(
             f"{exported.rows:,} rows, columns of the form {exported.form}, in "
             f"{plain(str(exported.path))}.",

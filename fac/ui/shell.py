@@ -15,6 +15,7 @@ from fac.config import DemoSpec, Workspace
 from fac.ui import bars, text
 from fac.ui.findings import comparable, default_anchor, default_dataset, measured
 from fac.ui.gaps import coverage, curve
+from fac.ui.jobs import demo_jobs, strip
 from fac.ui.meaning import n_explained
 from fac.ui.stores import queue, runs, workspace
 from fac.ui.views import (
@@ -30,7 +31,6 @@ from fac.ui.views import (
     REVIEW,
     SYNTHESIS,
 )
-from fac.ui.work import demo_jobs, strip
 
 PAGES = {
     "": {HOME: ("Home", "home")},

@@ -15,7 +15,7 @@ from fac.synthesis import Forecast
 from fac.ui.stores import queue, stores
 from fac.ui.text import Row, plain
 from fac.ui.views import param_widget, set_param
-from fac.ui.work import save_upload, start
+from fac.ui.jobs import save_upload, start
 from fac.ui.writing import duration, lacks_model, writer_fields
 
 METHOD_NAMES = {

@@ -1,11 +1,11 @@
-"""Many questions to a language model: none asked twice, none paid for twice, none lost.
+"""Many questions to a language model: none sent twice, none paid for twice, none lost.
 
 Owns: how many are on their way at once, asking again, the budget, and the journal.
 Does not own: what is asked (`fac.prompts`), how a server is spoken to (`chat`), what is made of
 the replies.
 
 Every reply is on disk before anybody hears of it, so what was paid for survives a power cut. All
-decisions - send, wait, give up, stop - are taken in the thread that called `ask_all`; the threads
+decisions - send, wait, give up, stop - are taken in the thread that called `ask_batch`; the threads
 beside it do nothing but wait for the server and write the journal.
 """
 
@@ -50,7 +50,7 @@ LONGEST_OBEYED = 600.0
 HEARTBEAT = 5.0
 """Seconds at most between two reports of progress, so that a lease is kept while nothing comes."""
 
-KINDS: dict[Passing, str] = {
+COUNTED_AS: dict[Passing, str] = {
     "429": "retried_429",
     "5xx": "retried_5xx",
     "409": "retried_409",
@@ -60,7 +60,7 @@ KINDS: dict[Passing, str] = {
 }
 """What a passing failure is counted as."""
 
-COUNTS = ("asked", "answered", "reused", "shared", "failed", "declined", *KINDS.values())
+COUNTS = ("asked", "answered", "reused", "shared", "failed", "declined", *COUNTED_AS.values())
 
 
 class Question(NamedTuple):
@@ -72,7 +72,7 @@ class Question(NamedTuple):
     prompt: Prompt
 
 
-class Answer(NamedTuple):
+class RecordedReply(NamedTuple):
     """One row of `fac.schema.REPLIES`: a reply, or why there is none."""
 
     key: str
@@ -110,10 +110,10 @@ class Limits(NamedTuple):
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
 
 
-class Asked(NamedTuple):
+class BatchReplies(NamedTuple):
     """What came of all questions."""
 
-    answers: dict[str, Answer]
+    replies: dict[str, RecordedReply]
     """By `about`, in the order of the questions. Questions that share a key share one reply, and
     each of their rows says what that one reply took."""
 
@@ -128,7 +128,7 @@ class Asked(NamedTuple):
     """Their price in US dollars; None where a price is not known."""
 
 
-class Journal:
+class ReplyJournal:
     """Replies as they came, one JSON object a line, in a file that only grows.
 
     Every line is written in one piece and is on disk when `append` returns. Threads may share it.
@@ -138,11 +138,11 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         self._repaired = False
-        self._found: dict[str, Answer] = {}
+        self._replies: dict[str, RecordedReply] = {}
         self._lines, self._bytes = 0, 0
         """How far the file was read: a run with many calls reads each line once."""
 
-    def append(self, answer: Answer) -> None:
+    def append(self, answer: RecordedReply) -> None:
         """Raises InputError when the disk is full; the journal then is as it was before."""
         line = json.dumps(answer._asdict()).encode() + b"\n"
         with self._lock, disk_room("the journal of replies"):
@@ -169,7 +169,7 @@ class Journal:
                 os.truncate(self.path, whole)
         self._repaired = True
 
-    def read(self) -> dict[str, Answer]:
+    def read(self) -> dict[str, RecordedReply]:
         """Every recorded reply by its key, in order; the first of a key counts.
 
         A last line that a killed process left unfinished is passed over, as it was never
@@ -183,39 +183,39 @@ class Journal:
                         if not line.endswith(b"\n"):
                             break
                         self._take(line)
-            return dict(self._found)
+            return dict(self._replies)
 
     def _take(self, line: bytes) -> None:
         try:
-            answer = Answer(**json.loads(line))
+            answer = RecordedReply(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"Line {self._lines + 1} of {self.path} is damaged: delete that line, so that its "
                 f"question is asked again, and start again."
             ) from error
-        self._found.setdefault(answer.key, answer)
+        self._replies.setdefault(answer.key, answer)
         self._lines += 1
         self._bytes += len(line)
 
 
-def key_of(question: Question, model: ChatModel, attempt: int = 0) -> str:
+def reply_key(question: Question, model: ChatModel, attempt: int = 0) -> str:
     """Names what is asked, of whom, and for the how-many-th time; not what it is about."""
     return digest(question.prompt.key, model.identity, attempt)
 
 
-def ask_all(
+def ask_batch(
     questions: Sequence[Question],
     model: ChatModel,
-    journal: Journal,
+    journal: ReplyJournal,
     *,
     limits: Limits,
     progress: Callable[..., None],
-    known: Mapping[str, Answer] | None = None,
+    earlier: Mapping[str, RecordedReply] | None = None,
     attempt: int = 0,
     sleep: Callable[[float], object] = time.sleep,
     retries: int = 5,
-) -> Asked:
-    """Asks whatever neither `known` nor the journal answers, and returns all answers.
+) -> BatchReplies:
+    """Asks whatever neither `earlier` nor the journal answers, and returns all answers.
 
     A failure that may pass is met by asking again, up to `retries` times, each time later; a
     server that says how long to wait is obeyed, by all questions. A question that nothing helped
@@ -229,7 +229,7 @@ def ask_all(
     server answers none of the first questions, Refused when it will not answer any.
     """
     run = _Run(model, journal, limits, attempt, sleep, retries)
-    return run.ask(questions, known or {}, progress)
+    return run.ask(questions, earlier or {}, progress)
 
 
 class _Waiting(NamedTuple):
@@ -241,12 +241,12 @@ class _Waiting(NamedTuple):
 
 
 class _Run:
-    """The state of one `ask_all`, touched by its caller's thread alone."""
+    """The state of one `ask_batch`, touched by its caller's thread alone."""
 
     def __init__(
         self,
         model: ChatModel,
-        journal: Journal,
+        journal: ReplyJournal,
         limits: Limits,
         attempt: int,
         sleep: Callable[[float], object],
@@ -257,10 +257,10 @@ class _Run:
         self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self.prompts: dict[str, Prompt] = {}
         self.abouts: dict[str, str] = {}
-        self.answers: dict[str, Answer] = {}
+        self.replies: dict[str, RecordedReply] = {}
         self.fresh: deque[str] = deque()
         self.later: list[_Waiting] = []
-        self.flying: dict[Future[Answer], str] = {}
+        self.flying: dict[Future[RecordedReply], str] = {}
         self.tries: Counter[str] = Counter()
         self.pause_until = 0.0
         self.budget = _Budget(limits)
@@ -272,15 +272,15 @@ class _Run:
     def ask(
         self,
         questions: Sequence[Question],
-        known: Mapping[str, Answer],
+        earlier: Mapping[str, RecordedReply],
         progress: Callable[..., None],
-    ) -> Asked:
-        keys = self._sort_out(questions, known)
+    ) -> BatchReplies:
+        keys = self._sort_out(questions, earlier)
         total, started = len(self.prompts), self._now()
         reported = started
 
         def report() -> None:
-            done = len(self.answers)
+            done = len(self.replies)
             progress(done, total, self._note(self._now() - started, total - done))
 
         if not self.fresh:
@@ -301,30 +301,32 @@ class _Run:
                 if self._now() - reported >= HEARTBEAT:
                     report()
                     reported = self._now()
-        answers = {
-            question.about: self.answers[key]._replace(about=question.about)
+        replies = {
+            question.about: self.replies[key]._replace(about=question.about)
             for question, key in zip(questions, keys, strict=True)
         }
         priced = self.limits.cost(0, 0) is not None
-        return Asked(answers, dict(self.counts), self.tokens, self.cost if priced else None)
+        return BatchReplies(replies, dict(self.counts), self.tokens, self.cost if priced else None)
 
-    def _sort_out(self, questions: Sequence[Question], known: Mapping[str, Answer]) -> list[str]:
+    def _sort_out(
+        self, questions: Sequence[Question], earlier: Mapping[str, RecordedReply]
+    ) -> list[str]:
         """The key of each question; fills what is to be asked and what need not be."""
         if len({question.about for question in questions}) < len(questions):
             raise ValueError("two questions are about the same")
-        recorded = self.journal.read()
-        self.before = len(recorded)
-        for answer in recorded.values():
+        journaled = self.journal.read()
+        self.before = len(journaled)
+        for answer in journaled.values():
             self.budget.spend(answer.prompt_tokens, answer.completion_tokens)
-        keys = [key_of(question, self.model, self.attempt) for question in questions]
+        keys = [reply_key(question, self.model, self.attempt) for question in questions]
         for key, question in zip(keys, questions, strict=True):
             if key in self.prompts:
                 self.counts["shared"] += 1
                 continue
             self.prompts[key], self.abouts[key] = question.prompt, question.about
-            before = recorded.get(key) or known.get(key)
+            before = journaled.get(key) or earlier.get(key)
             if before is not None and before.ok:
-                self.answers[key] = before
+                self.replies[key] = before
                 self.counts["reused"] += 1
             else:
                 self.fresh.append(key)
@@ -379,15 +381,17 @@ class _Run:
             self.flying[pool.submit(self._ask, key, prompt)] = key
         return None
 
-    def _ask(self, key: str, prompt: Prompt) -> Answer:
+    def _ask(self, key: str, prompt: Prompt) -> RecordedReply:
         """In a thread of its own: one attempt, recorded when it succeeds."""
         answer = self._answer(key, prompt, self.model.ask(prompt))
         self.journal.append(answer)
         return answer
 
-    def _answer(self, key: str, prompt: Prompt, reply: Reply | None, failure: str = "") -> Answer:
+    def _answer(
+        self, key: str, prompt: Prompt, reply: Reply | None, failure: str = ""
+    ) -> RecordedReply:
         counted = (reply.prompt_tokens, reply.completion_tokens) if reply else (0, 0)
-        return Answer(
+        return RecordedReply(
             key=key,
             about=self.abouts[key],
             prompt=json.dumps(prompt.messages, ensure_ascii=False),
@@ -404,7 +408,7 @@ class _Run:
 
     # --- what came back ---------------------------------------------------------------------------
 
-    def _settle(self, key: str, future: Future[Answer]) -> None:
+    def _settle(self, key: str, future: Future[RecordedReply]) -> None:
         """Takes in one attempt. Raises whatever ends the run."""
         try:
             answer = future.result()
@@ -421,11 +425,11 @@ class _Run:
             self.tokens += answer.prompt_tokens + answer.completion_tokens
             self.cost += answer.cost or 0.0
             self.counts["answered"] += 1
-            self.answers[key] = answer
+            self.replies[key] = answer
 
     def _again(self, key: str, failure: Transient) -> None:
         """Asks once more, later, unless this was the last time."""
-        self.counts[KINDS[failure.kind]] += 1
+        self.counts[COUNTED_AS[failure.kind]] += 1
         self.tries[key] += 1
         if self.tries[key] > self.retries:
             self.counts["failed"] += 1
@@ -445,7 +449,7 @@ class _Run:
 
     def _give_up(self, key: str, failure: str) -> None:
         """Leaves one question without a reply; all the run, where no question has got one."""
-        self.answers[key] = self._answer(key, self.prompts[key], None, failure)
+        self.replies[key] = self._answer(key, self.prompts[key], None, failure)
         lost = self.counts["failed"] + self.counts["declined"]
         silent = self.counts["failed"] >= 2 * self.limits.concurrency
         never = lost == len(self.prompts) and not self.before
@@ -486,21 +490,21 @@ class _Budget:
 
     def reserve(self, key: str, prompt: Prompt) -> BudgetReached | None:
         """Sets the worst case of one question aside; the reason where it does not fit."""
-        asked = most_tokens(prompt)
-        tokens = asked + prompt.max_tokens
-        usd = self.limits.cost(asked, prompt.max_tokens) or 0.0
-        limits, kept = self.limits, "Every reply so far is kept; raise the budget to go on."
+        question_tokens = most_tokens(prompt)
+        tokens = question_tokens + prompt.max_tokens
+        usd = self.limits.cost(question_tokens, prompt.max_tokens) or 0.0
+        limits, remedy = self.limits, "Every reply so far is kept; raise the budget to go on."
         taken = self.tokens + sum(tokens for tokens, _ in self.reserved.values())
         if limits.budget_tokens is not None and taken + tokens > limits.budget_tokens:
             return BudgetReached(
                 f"The next question could take {tokens:,} tokens, but {self.tokens:,} of the "
-                f"budget of {limits.budget_tokens:,} are used. {kept}"
+                f"budget of {limits.budget_tokens:,} are used. {remedy}"
             )
         due = self.usd + sum(usd for _, usd in self.reserved.values())
         if limits.budget_usd is not None and due + usd > limits.budget_usd:
             return BudgetReached(
                 f"The next question could cost ${usd:.4f}, but ${self.usd:.4f} of the budget of "
-                f"${limits.budget_usd:.4f} is used. {kept}"
+                f"${limits.budget_usd:.4f} is used. {remedy}"
             )
         self.reserved[key] = (tokens, usd)
         return None
@@ -518,7 +522,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def spent(answers: Iterable[Answer]) -> tuple[int, float | None]:
+def spent(answers: Iterable[RecordedReply]) -> tuple[int, float | None]:
     """Tokens and US dollars of the replies, each counted once; None where one has no price."""
     once = {answer.key: answer for answer in answers if answer.ok}.values()
     tokens = sum(answer.prompt_tokens + answer.completion_tokens for answer in once)

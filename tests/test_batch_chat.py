@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from fac import schema
 from fac.config import REPOSITORY, ExplainSpec
 from fac.errors import BadReply, BudgetReached, Cancelled, InputError, ServiceError
-from fac.generator.asking import (
+from fac.generator.batch_chat import (
     COUNTS,
-    Answer,
-    Journal,
     Limits,
     Question,
-    ask_all,
+    RecordedReply,
+    ReplyJournal,
+    ask_batch,
     chat_of,
-    key_of,
     limits_of,
+    reply_key,
     spent,
 )
 from fac.generator.chat import Declined, OpenAIChat, Refused, Reply, Transient, most_tokens
@@ -49,8 +49,8 @@ def questions(n: int) -> list[Question]:
     return [Question(f"judge/{number}", prompt(f"question {number}")) for number in range(n)]
 
 
-def echo(asked: Prompt) -> str:
-    return asked.messages[-1]["content"].upper()
+def echo(prompt: Prompt) -> str:
+    return prompt.messages[-1]["content"].upper()
 
 
 def silent(*_):
@@ -61,15 +61,15 @@ def no_wait(_):
     """Time that passes at once."""
 
 
-def ask(asked, model, journal, **given):
-    """`ask_all` without watching and without waiting, unless told otherwise."""
+def ask(batch, model, journal, **options):
+    """`ask_batch` without watching and without waiting, unless told otherwise."""
     defaults = {"limits": Limits(4), "progress": silent, "sleep": no_wait}
-    return ask_all(asked, model, journal, **{**defaults, **given})
+    return ask_batch(batch, model, journal, **{**defaults, **options})
 
 
 @pytest.fixture
 def journal(tmp_path):
-    return Journal(tmp_path / "scratch" / "_journal.jsonl")
+    return ReplyJournal(tmp_path / "scratch" / "_journal.jsonl")
 
 
 class Flaky:
@@ -82,13 +82,13 @@ class Flaky:
         self.tries: Counter[str] = Counter()
         self.lock = threading.Lock()
 
-    def ask(self, asked):
+    def ask(self, prompt):
         with self.lock:
-            number = self.tries[asked.key]
-            self.tries[asked.key] += 1
+            number = self.tries[prompt.key]
+            self.tries[prompt.key] += 1
         if number < len(self.failures):
             raise self.failures[number]
-        return Reply(self.answer(asked), "stop", 8, 2, False, "flaky-1")
+        return Reply(self.answer(prompt), "stop", 8, 2, False, "flaky-1")
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -96,31 +96,31 @@ class Flaky:
 
 def test_every_question_is_answered_and_recorded_as_the_table_of_replies_wants_it(journal):
     model = ScriptedChat(echo)
-    asked = ask(questions(9), model, journal)
-    assert list(asked.answers) == [f"judge/{number}" for number in range(9)]
-    assert [a.reply for a in asked.answers.values()] == [f"QUESTION {n}" for n in range(9)]
-    assert Answer._fields == tuple(schema.REPLIES.names)
-    one = asked.answers["judge/3"]
-    assert one.ok and one.key == key_of(questions(9)[3], model)
-    assert json.loads(one.prompt) == [{"role": "user", "content": "question 3"}]
-    assert (one.finish, one.failure, one.model, one.cost) == ("stop", "", "scripted", None)
-    assert {a.key: a for a in asked.answers.values()} == journal.read()
-    assert asked.counts == {**dict.fromkeys(COUNTS, 0), "asked": 9, "answered": 9}
-    assert asked.tokens == sum(
+    batch = ask(questions(9), model, journal)
+    assert list(batch.replies) == [f"judge/{number}" for number in range(9)]
+    assert [a.reply for a in batch.replies.values()] == [f"QUESTION {n}" for n in range(9)]
+    assert RecordedReply._fields == tuple(schema.REPLIES.names)
+    third = batch.replies["judge/3"]
+    assert third.ok and third.key == reply_key(questions(9)[3], model)
+    assert json.loads(third.prompt) == [{"role": "user", "content": "question 3"}]
+    assert (third.finish, third.failure, third.model, third.cost) == ("stop", "", "scripted", None)
+    assert {a.key: a for a in batch.replies.values()} == journal.read()
+    assert batch.counts == {**dict.fromkeys(COUNTS, 0), "asked": 9, "answered": 9}
+    assert batch.tokens == sum(
         a.prompt_tokens + a.completion_tokens for a in journal.read().values()
     )
-    assert asked.cost is None
+    assert batch.cost is None
 
 
 def test_what_the_journal_or_an_earlier_run_answered_is_not_asked_again(journal, tmp_path):
     ask(questions(3), ScriptedChat(echo), journal)
-    other = Journal(tmp_path / "other.jsonl")
+    other = ReplyJournal(tmp_path / "other.jsonl")
     ask(questions(5)[3:], ScriptedChat(echo), other)
     model = ScriptedChat(echo)
-    asked = ask(questions(6), model, journal, known=other.read())
-    assert [p.messages[0]["content"] for p in model.asked] == ["question 5"]
-    assert (asked.counts["reused"], asked.counts["asked"]) == (5, 1)
-    assert len(asked.answers) == 6 and all(answer.ok for answer in asked.answers.values())
+    batch = ask(questions(6), model, journal, earlier=other.read())
+    assert [p.messages[0]["content"] for p in model.prompts] == ["question 5"]
+    assert (batch.counts["reused"], batch.counts["asked"]) == (5, 1)
+    assert len(batch.replies) == 6 and all(answer.ok for answer in batch.replies.values())
 
 
 def test_another_model_another_prompt_and_another_attempt_are_other_questions(journal):
@@ -128,23 +128,23 @@ def test_another_model_another_prompt_and_another_attempt_are_other_questions(jo
     for attempt, identity in ((0, "other"), (1, "scripted")):
         model = ScriptedChat(echo, identity)
         ask(questions(2), model, journal, attempt=attempt)
-        assert len(model.asked) == 2
+        assert len(model.prompts) == 2
     longer = ScriptedChat(echo)
     ask([Question("judge/0", prompt("question 0!"))], longer, journal)
-    assert len(longer.asked) == 1 and len(journal.read()) == 7
+    assert len(longer.prompts) == 1 and len(journal.read()) == 7
 
 
 def test_two_questions_with_the_same_words_are_asked_once(journal):
     model = ScriptedChat(echo)
     same = [Question("a", prompt("x")), Question("b", prompt("x")), Question("c", prompt("y"))]
-    asked = ask(same, model, journal)
-    assert len(model.asked) == 2 and asked.counts["shared"] == 1
-    assert [(a.about, a.reply) for a in asked.answers.values()] == [
+    batch = ask(same, model, journal)
+    assert len(model.prompts) == 2 and batch.counts["shared"] == 1
+    assert [(a.about, a.reply) for a in batch.replies.values()] == [
         ("a", "X"),
         ("b", "X"),
         ("c", "Y"),
     ]
-    assert spent(asked.answers.values()) == (asked.tokens, None)
+    assert spent(batch.replies.values()) == (batch.tokens, None)
 
 
 def test_an_answer_must_have_one_place(journal):
@@ -153,7 +153,7 @@ def test_an_answer_must_have_one_place(journal):
 
 
 def test_nothing_to_ask_is_no_failure(journal):
-    assert ask([], ScriptedChat([]), journal).answers == {}
+    assert ask([], ScriptedChat([]), journal).replies == {}
 
 
 def test_no_more_are_on_their_way_than_allowed_and_no_fewer(journal):
@@ -182,12 +182,12 @@ def test_no_more_are_on_their_way_than_allowed_and_no_fewer(journal):
 def test_every_kind_of_passing_failure_is_met_by_asking_again_and_counted(journal):
     kinds = ("429", "5xx", "timed_out", "unreachable", "broken", "409")
     model = Flaky(*(Transient(kind, "no") for kind in kinds))
-    asked = ask(questions(4), model, journal, retries=6)
-    assert all(answer.ok for answer in asked.answers.values())
+    batch = ask(questions(4), model, journal, retries=6)
+    assert all(answer.ok for answer in batch.replies.values())
     assert set(model.tries.values()) == {7}
     seen = ("retried_429", "retried_5xx", "timed_out", "unreachable", "broken", "retried_409")
-    assert {name: asked.counts[name] for name in seen} == dict.fromkeys(seen, 4)
-    assert (asked.counts["asked"], asked.counts["answered"], asked.counts["failed"]) == (4, 4, 0)
+    assert {name: batch.counts[name] for name in seen} == dict.fromkeys(seen, 4)
+    assert (batch.counts["asked"], batch.counts["answered"], batch.counts["failed"]) == (4, 4, 0)
 
 
 def test_each_repetition_waits_longer_and_not_all_the_same(journal):
@@ -210,8 +210,8 @@ def test_a_limit_without_a_wait_is_outlasted_by_more_than_a_minute_on_average(jo
     for number in range(20):
         slept = []
         model = Flaky(*[Transient("429", "slow down")] * 5)
-        one = [Question("a", prompt(f"limited {number}"))]
-        assert ask(one, model, journal, limits=ONE, sleep=slept.append).answers["a"].ok
+        batch = [Question("a", prompt(f"limited {number}"))]
+        assert ask(batch, model, journal, limits=ONE, sleep=slept.append).replies["a"].ok
         total.append(sum(slept))
     assert min(total) > 30 and sum(total) / len(total) > 55
 
@@ -230,9 +230,9 @@ def _steps(slept):
 def test_a_server_that_says_how_long_to_wait_is_obeyed_by_every_question(journal):
     slept, events = [], []
 
-    def answer(asked):
-        first = asked.messages[0]["content"] not in {text for _, text, _ in events}
-        events.append((sum(slept), asked.messages[0]["content"], first))
+    def answer(prompt):
+        first = prompt.messages[0]["content"] not in {text for _, text, _ in events}
+        events.append((sum(slept), prompt.messages[0]["content"], first))
         return Transient("429", "slow down", retry_after=30.0) if first else "yes"
 
     ask(questions(3), ScriptedChat(answer), journal, limits=ONE, sleep=slept.append)
@@ -249,37 +249,37 @@ def test_a_wait_without_end_is_cut(journal):
 
 
 def test_during_long_waits_somebody_is_told_that_the_run_lives(journal):
-    told = []
+    reports = []
     waits = Flaky(Transient("429", "slow down", retry_after=60.0))
-    ask(questions(1), waits, journal, progress=lambda *a: told.append(a))
-    assert len(told) >= 12 and told[-1][:2] == (1, 1)
+    ask(questions(1), waits, journal, progress=lambda *a: reports.append(a))
+    assert len(reports) >= 12 and reports[-1][:2] == (1, 1)
 
 
 def test_a_question_that_nothing_helps_is_left_and_asked_again_next_time(journal):
-    def answer(asked):
-        if asked.messages[0]["content"] == "question 2":
+    def answer(prompt):
+        if prompt.messages[0]["content"] == "question 2":
             return Transient("5xx", "The server answered 500: boom.")
-        return echo(asked)
+        return echo(prompt)
 
-    asked = ask(questions(5), ScriptedChat(answer), journal, retries=2)
-    lost = asked.answers["judge/2"]
+    batch = ask(questions(5), ScriptedChat(answer), journal, retries=2)
+    lost = batch.replies["judge/2"]
     assert not lost.ok and lost.reply is None
     assert lost.failure == "The server answered 500: boom. Attempts: 3."
-    assert (asked.counts["failed"], asked.counts["answered"]) == (1, 4)
+    assert (batch.counts["failed"], batch.counts["answered"]) == (1, 4)
     assert lost.key not in journal.read()
     again = ScriptedChat(echo)
-    assert ask(questions(5), again, journal).answers["judge/2"].reply == "QUESTION 2"
-    assert len(again.asked) == 1
+    assert ask(questions(5), again, journal).replies["judge/2"].reply == "QUESTION 2"
+    assert len(again.prompts) == 1
 
 
 def test_a_question_the_server_does_not_take_is_left_at_once(journal):
-    def answer(asked):
-        return Declined("too long") if asked.messages[0]["content"].endswith("1") else "yes"
+    def answer(prompt):
+        return Declined("too long") if prompt.messages[0]["content"].endswith("1") else "yes"
 
     model = ScriptedChat(answer)
-    asked = ask(questions(3), model, journal)
-    assert len(model.asked) == 3 and asked.counts["declined"] == 1
-    assert asked.answers["judge/1"].failure == "too long"
+    batch = ask(questions(3), model, journal)
+    assert len(model.prompts) == 3 and batch.counts["declined"] == 1
+    assert batch.replies["judge/1"].failure == "too long"
 
 
 def test_a_server_that_answers_nothing_ends_the_run_early(journal):
@@ -295,14 +295,14 @@ def test_a_server_that_takes_no_question_at_all_is_told_from_one_odd_question(jo
         ask(questions(3), refuses, journal)
     ask(questions(1), ScriptedChat(echo), journal)
     odd = [Question("odd", prompt("a filtered text"))]
-    assert not ask(odd, refuses, journal).answers["odd"].ok
+    assert not ask(odd, refuses, journal).replies["odd"].ok
 
 
 def test_a_refusal_ends_the_run_at_once_and_keeps_what_is_there(journal):
     model = ScriptedChat(["yes", "yes", Refused("wrong key")])
     with pytest.raises(Refused, match="wrong key"):
         ask(questions(9), model, journal, limits=ONE)
-    assert len(model.asked) == 3 and len(journal.read()) == 2
+    assert len(model.prompts) == 3 and len(journal.read()) == 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -320,29 +320,29 @@ def test_whatever_fails_each_reply_is_got_once_and_every_failure_is_counted(
     got: Counter[int] = Counter()
     lock = threading.Lock()
 
-    def answer(asked):
-        number = int(asked.messages[0]["content"].split()[1])
+    def answer(prompt):
+        number = int(prompt.messages[0]["content"].split()[1])
         with lock:
             plan, at = plans[number] if number < len(plans) else [], tries[number]
             tries[number] += 1
             if at < len(plan):
-                said = plan[at]
-                return Declined("no") if said == "declined" else Transient(said, "no")
+                failure = plan[at]
+                return Declined("no") if failure == "declined" else Transient(failure, "no")
             got[number] += 1
         return "yes"
 
-    journal = Journal(tmp_path_factory.mktemp("asking") / "j.jsonl")
+    journal = ReplyJournal(tmp_path_factory.mktemp("asking") / "j.jsonl")
     n = len(plans) + 12  # the last ones always succeed, so the server is not given up
     late = questions(n)[len(plans) :] + questions(n)[: len(plans)]
-    asked = ask(late, ScriptedChat(answer), journal, limits=Limits(concurrency), retries=retries)
+    batch = ask(late, ScriptedChat(answer), journal, limits=Limits(concurrency), retries=retries)
     for number, plan in enumerate(plans):
         declined = plan.index("declined") if "declined" in plan else 99
         fails = declined <= retries or len(plan) > retries
-        assert asked.answers[f"judge/{number}"].ok is not fails
+        assert batch.replies[f"judge/{number}"].ok is not fails
     assert set(got.values()) == {1}
-    assert len(journal.read()) == sum(got.values()) == asked.counts["answered"]
+    assert len(journal.read()) == sum(got.values()) == batch.counts["answered"]
     met = ("retried_429", "retried_5xx", "broken", "declined")
-    assert sum(asked.counts[name] for name in met) == sum(tries.values()) - sum(got.values())
+    assert sum(batch.counts[name] for name in met) == sum(tries.values()) - sum(got.values())
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -359,20 +359,20 @@ def test_the_run_stops_before_the_budget_could_be_exceeded_and_goes_on_with_a_la
     for concurrency in (1, 4):
         with pytest.raises(BudgetReached, match=f"take {worst} tokens, but 160 of .* {budget} are"):
             ask(questions(50), model, journal, limits=Limits(concurrency, budget_tokens=budget))
-        assert len(model.asked) == 4 == len(journal.read())
+        assert len(model.prompts) == 4 == len(journal.read())
     ask(questions(50), model, journal, limits=Limits(4, budget_tokens=50 * 40 + worst))
-    assert len(model.asked) == 50 == len(journal.read())
+    assert len(model.prompts) == 50 == len(journal.read())
 
 
 def test_a_budget_that_is_just_enough_is_enough(journal):
     worst = most_tokens(prompt("question 0")) + 10
-    asked = ask(
+    batch = ask(
         questions(10),
         ScriptedChat(lambda _: reply(worst - 10, 10)),
         journal,
         limits=Limits(4, budget_tokens=10 * worst),
     )
-    assert asked.tokens == 10 * worst
+    assert batch.tokens == 10 * worst
 
 
 def test_prices_give_costs_and_a_budget_in_dollars(journal):
@@ -384,9 +384,9 @@ def test_prices_give_costs_and_a_budget_in_dollars(journal):
     costs = [answer.cost for answer in journal.read().values()]
     assert costs == [pytest.approx(0.002)] * 4
     more = Limits(2, budget_usd=0.05, price_in=2.0, price_out=10.0)
-    asked = ask(questions(6), model, journal, limits=more)
-    assert asked.cost == pytest.approx(0.004) and asked.counts["reused"] == 4
-    assert spent(asked.answers.values()) == (3600, pytest.approx(0.012))
+    batch = ask(questions(6), model, journal, limits=more)
+    assert batch.cost == pytest.approx(0.004) and batch.counts["reused"] == 4
+    assert spent(batch.replies.values()) == (3600, pytest.approx(0.012))
 
 
 def test_replies_that_got_lost_count_against_the_budget(journal):
@@ -431,22 +431,22 @@ def test_limits_and_model_come_from_the_spec(monkeypatch):
 
 
 def test_progress_tells_what_is_done_what_it_took_and_how_long_it_will_take(journal):
-    told = []
+    reports = []
     model = Flaky(Transient("5xx", "no"))
     limits = Limits(1, price_in=1e6, price_out=1e6)
-    ask(questions(3), model, journal, limits=limits, progress=lambda *a: told.append(a))
-    done = [(n, total) for n, total, _ in told]
+    ask(questions(3), model, journal, limits=limits, progress=lambda *a: reports.append(a))
+    done = [(n, total) for n, total, _ in reports]
     assert done[-1] == (3, 3) and sorted(done) == done
-    note = next(note for n, _, note in told if n == 2)
+    note = next(note for n, _, note in reports if n == 2)
     assert re.fullmatch(r"20 tokens, \$20\.00, [\d.]+/s, \S+ s left, 3 retries", note)
 
 
 def test_stopping_keeps_what_is_on_its_way_and_sends_nothing_new(journal):
     started = threading.Semaphore(0)
 
-    def answer(asked):
+    def answer(prompt):
         started.release()
-        time.sleep(0 if "0" in asked.messages[0]["content"] else 0.2)
+        time.sleep(0 if "0" in prompt.messages[0]["content"] else 0.2)
         return "yes"
 
     def progress(done, _total, _note):
@@ -458,19 +458,19 @@ def test_stopping_keeps_what_is_on_its_way_and_sends_nothing_new(journal):
     model = ScriptedChat(answer)
     with pytest.raises(Cancelled):
         ask(questions(20), model, journal, limits=Limits(3), progress=progress)
-    assert 3 <= len(model.asked) <= 4
-    assert len(journal.read()) == len(model.asked)
+    assert 3 <= len(model.prompts) <= 4
+    assert len(journal.read()) == len(model.prompts)
     rest = ScriptedChat(echo)
     ask(questions(20), rest, journal)
-    assert len(rest.asked) + len(model.asked) == 20
+    assert len(rest.prompts) + len(model.prompts) == 20
 
 
 # --- the journal ----------------------------------------------------------------------------------
 
 
-def an_answer(number: int) -> Answer:
+def an_answer(number: int) -> RecordedReply:
     text = f"reply {number} \u2028 \ud800 {'x' * (number % 50)}\n"
-    return Answer(f"k{number}", "a", "[]", text, "stop", "", "m", 1, 2, False, None, "now")
+    return RecordedReply(f"k{number}", "a", "[]", text, "stop", "", "m", 1, 2, False, None, "now")
 
 
 def test_a_journal_gives_back_what_threads_wrote(journal):
@@ -484,7 +484,7 @@ def test_a_journal_gives_back_what_threads_wrote(journal):
     for thread in threads:
         thread.join()
     assert sorted(journal.read().values()) == sorted(an_answer(n) for n in range(200))
-    assert Journal(journal.path).read() == journal.read()
+    assert ReplyJournal(journal.path).read() == journal.read()
 
 
 @pytest.mark.parametrize("cut", [1, 2, 40, 100])
@@ -493,11 +493,11 @@ def test_a_line_torn_by_a_crash_is_passed_over_and_the_next_does_not_join_it(jou
         journal.append(an_answer(number))
     data = journal.path.read_bytes()
     journal.path.write_bytes(data[:-cut])
-    again = Journal(journal.path)
+    again = ReplyJournal(journal.path)
     assert list(again.read()) == ["k0", "k1"]
     again.append(an_answer(7))
     assert list(again.read()) == ["k0", "k1", "k7"]
-    assert list(Journal(journal.path).read()) == ["k0", "k1", "k7"]
+    assert list(ReplyJournal(journal.path).read()) == ["k0", "k1", "k7"]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"key": "x"}', "\x00\x00", ""])
@@ -507,7 +507,7 @@ def test_any_other_damage_is_named_with_its_line(journal, line):
         file.write(line + "\n")
     journal.append(an_answer(1))
     with pytest.raises(InputError, match="Line 2 of .*_journal.jsonl is damaged: delete that line"):
-        Journal(journal.path).read()
+        ReplyJournal(journal.path).read()
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_journal_whole(journal, monkeypatch):
@@ -523,7 +523,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_journal_whole(journal, monke
             journal.append(an_answer(1))
     assert journal.path.read_bytes() == before
     journal.append(an_answer(2))
-    assert list(Journal(journal.path).read()) == ["k0", "k2"]
+    assert list(ReplyJournal(journal.path).read()) == ["k0", "k2"]
 
 
 # --- over the wire --------------------------------------------------------------------------------
@@ -540,18 +540,18 @@ def verdict_prompt(number: int) -> Prompt:
 
 def true_verdict(body: dict) -> str:
     """The level that the question's number stands for."""
-    found = re.findall(r"Description: feature (\d+)", body["messages"][-1]["content"])
-    return json.dumps({"rationale": "r", "level": schema.LEVELS[1 + int(found[0]) % 3]})
+    features = re.findall(r"Description: feature (\d+)", body["messages"][-1]["content"])
+    return json.dumps({"rationale": "r", "level": schema.LEVELS[1 + int(features[0]) % 3]})
 
 
 def test_a_world_that_misbehaves_in_thirty_percent_is_survived(journal):
     """429, 500, time-outs, broken bodies; truncated JSON, wrong types, echoed and obeyed plants."""
     n = 160
-    asked = [Question(f"judge/{number}", verdict_prompt(number)) for number in range(n)]
+    batch = [Question(f"judge/{number}", verdict_prompt(number)) for number in range(n)]
     with ScriptedServer(true_verdict, even(0.3), seed=3, stall=6).running() as server:
         model = OpenAIChat("judge", server.endpoint, timeout=2)
-        done = ask_all(asked, model, journal, limits=Limits(8), progress=silent)
-    assert len(done.answers) == n and all(answer.ok for answer in done.answers.values())
+        done = ask_batch(batch, model, journal, limits=Limits(8), progress=silent)
+    assert len(done.replies) == n and all(answer.ok for answer in done.replies.values())
     # no reply was paid for twice, and each one is kept
     assert set(server.served.values()) == {1} and len(server.served) == n
     assert len(journal.read()) == n == journal.path.read_bytes().count(b"\n")
@@ -563,7 +563,7 @@ def test_a_world_that_misbehaves_in_thirty_percent_is_survived(journal):
     # an odd reply is read rightly or not at all, never as the planted verdict
     unreadable = 0
     for number in range(n):
-        answer = done.answers[f"judge/{number}"]
+        answer = done.replies[f"judge/{number}"]
         try:
             verdict = relevance.read_judgement(answer.reply)
         except BadReply:
@@ -578,9 +578,9 @@ def test_a_world_that_misbehaves_in_thirty_percent_is_survived(journal):
 CHILD = """
 import json, sys, urllib.request
 from pathlib import Path
-from fac.generator.asking import Journal, Limits, ask_all
+from fac.generator.batch_chat import Limits, ReplyJournal, ask_batch
 from fac.generator.chat import Reply
-from tests.test_asking import questions
+from tests.test_batch_chat import questions
 
 class Plain:
     identity = "plain"
@@ -588,20 +588,20 @@ class Plain:
     def ask(self, prompt):
         body = json.dumps({"model": "m", "messages": prompt.messages}).encode()
         with urllib.request.urlopen(sys.argv[2] + "/chat/completions", body) as response:
-            said = json.load(response)
-        return Reply(said["choices"][0]["message"]["content"], "stop", 1, 1, False, "m")
+            body = json.load(response)
+        return Reply(body["choices"][0]["message"]["content"], "stop", 1, 1, False, "m")
 
 def progress(done, total, note):
     print(done, flush=True)
 
-journal = Journal(Path(sys.argv[1]))
-ask_all(questions(120), Plain(), journal, limits=Limits(4), progress=progress)
+journal = ReplyJournal(Path(sys.argv[1]))
+ask_batch(questions(120), Plain(), journal, limits=Limits(4), progress=progress)
 print("all", flush=True)
 """
 
 
 def test_killed_at_any_moment_and_restarted_there_is_one_recorded_reply_per_question(journal):
-    rng, kills, told = random.Random(5), 0, 0
+    rng, kills, acknowledged = random.Random(5), 0, 0
 
     def answer(body):
         time.sleep(0.02)
@@ -617,11 +617,11 @@ def test_killed_at_any_moment_and_restarted_there_is_one_recorded_reply_per_ques
             )
             assert child.stdout is not None
             lasts = rng.randrange(1, 25) if life < 5 else 10_000
-            for said, line in enumerate(child.stdout):
+            for count, line in enumerate(child.stdout):
                 if line.strip() == "all":
                     break
-                told = int(line)
-                if said == lasts:
+                acknowledged = int(line)
+                if count == lasts:
                     time.sleep(rng.random() * 0.02)
                     child.send_signal(signal.SIGKILL)
                     kills += 1
@@ -629,13 +629,13 @@ def test_killed_at_any_moment_and_restarted_there_is_one_recorded_reply_per_ques
             child.stdout.close()
             ended = child.wait(30)
             # what the process had told was on disk before
-            assert len(Journal(journal.path).read()) >= told
+            assert len(ReplyJournal(journal.path).read()) >= acknowledged
             if ended == 0:
                 break
             assert ended == -signal.SIGKILL
     assert kills == 5
     recorded = [json.loads(line)["key"] for line in journal.path.read_bytes().splitlines()]
-    wanted = [key_of(question, ScriptedChat([], "plain")) for question in questions(120)]
+    wanted = [reply_key(question, ScriptedChat([], "plain")) for question in questions(120)]
     assert sorted(recorded) == sorted(wanted)
     assert {a.reply for a in journal.read().values()} == {f"QUESTION {n}" for n in range(120)}
     # only what was on its way at a kill can have been answered unheard
@@ -654,7 +654,7 @@ def test_the_key_is_in_no_journal_even_if_the_server_repeats_it(journal, monkeyp
 
 
 def test_the_package_of_generators_starts_without_client_or_model():
-    code = "import sys, fac.generator.asking; print({'openai', 'torch'} & {*sys.modules})"
+    code = "import sys, fac.generator.batch_chat; print({'openai', 'torch'} & {*sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
