@@ -8,8 +8,8 @@ from fac import charts
 from fac.questions import raters
 from fac.questions.catalogue import measured
 from fac.review import Disagreement
-from fac.ui.findings import stop_if_nothing_measured
-from fac.ui.meaning import LEVEL_NAMES
+from fac.ui.pickers import stop_if_nothing_measured
+from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.review import pick_task, reviewer
 from fac.ui.review_html import quote_html
 from fac.ui.shell import title
@@ -64,8 +64,8 @@ def show_coefficients(kind: str, task: str) -> None:
         for why, names in raters.undefined(people.coefficients).items():
             st.caption(f"{', '.join(names)}: not defined, {plain(why)}.")
         st.markdown("**Who decided**")
-        columns = ("reviewer", "decisions", "seconds", "gold")
-        table(raters.record_rows(stores(), kind, task), columns, key="records")
+        rows = raters.record_rows(stores(), kind, task)
+        table(rows, ("reviewer", "decisions", "seconds", "gold"), key="records")
     if raters.paradox(people.coefficients):
         st.info(
             "People agree often, and still kappa and alpha are low: nearly all ratings are the "
@@ -75,8 +75,8 @@ def show_coefficients(kind: str, task: str) -> None:
         )
     if people.pairs:
         with st.expander(f"Pair by pair ({len(people.pairs)})"):
-            columns = ("pair", "n_items", *raters.COLUMNS)
-            table(raters.rater_pair_rows(people.pairs), columns, key="pairs")
+            rows = raters.rater_pair_rows(people.pairs)
+            table(rows, ("pair", "n_items", *raters.COLUMNS), key="pairs")
 
 
 def show_judge(task: str) -> None:

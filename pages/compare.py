@@ -5,6 +5,8 @@ from functools import partial
 import streamlit as st
 
 from fac import charts, ui
+from fac.questions.results import synthesis_behind, was_made_for
+from fac.ui.stores import stores
 
 
 def choose_on_scatter() -> None:
@@ -38,10 +40,10 @@ with three:
 
 titles = ui.titles(found)
 for run in dict.fromkeys((before, after)):
-    if made := ui.synthesis_behind(found[run]["facts"]["dataset"]):
+    if made := synthesis_behind(stores(), found[run]["facts"]["dataset"]):
         name = ui.plain(titles[run])
         ui.link(ui.SYNTHESIS, f"How {name} was made, and why each row is there", synthesis=made)
-added = ui.made_for(found[after], before) and st.toggle(
+added = was_made_for(stores(), found[after], before) and st.toggle(
     f"Together with {ui.plain(titles[before])}",
     help="These samples were made to be added, not to replace anything.",
     **ui.param_widget("together", True, read="True".__eq__),

@@ -5,6 +5,8 @@ from pathlib import Path
 import streamlit as st
 
 from fac import ui
+from fac.questions.results import synthesis_behind
+from fac.ui.stores import stores
 from fac.config import IngestSpec
 
 SOURCES = {"upload": "A file from here", "path": "A path on the server", "hub": "Hugging Face"}
@@ -125,7 +127,7 @@ def show(manifest: ui.Row, measures: list[ui.Row]) -> None:
             view = {"dataset": ui.titles(ui.measured())[measures[0]["run"]]}
             ui.link(ui.COVERAGE, "Its coverage", **view)
             ui.link(ui.FEATURES, "Its features", **view)
-        if made := ui.synthesis_behind(run):
+        if made := synthesis_behind(stores(), run):
             ui.link(ui.SYNTHESIS, "Why each row is there", synthesis=made)
         if ui.measuring(run):
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")

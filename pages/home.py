@@ -5,6 +5,8 @@ from typing import Any
 import streamlit as st
 
 from fac import ui
+from fac.questions.results import last_synthesis
+from fac.ui.stores import stores
 
 
 @st.fragment(run_every="500ms")
@@ -81,7 +83,7 @@ def answer(anchor: str, dataset: str) -> None:
                 st.markdown(f"{step.icon} **{step.title}**")
                 st.caption(step.why)
                 ui.link(step.page, step.link, **step.view)
-    if made := ui.last_synthesis(dataset):
+    if made := last_synthesis(stores(), dataset):
         facts = made["facts"]
         words = f"The last synthesis filled {facts['gaps_hit']:,} of {facts['gaps']:,} gaps"
         ui.link(ui.SYNTHESIS, f"{words}: see its samples", synthesis=made["run"])

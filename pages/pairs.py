@@ -9,9 +9,9 @@ from streamlit.delta_generator import DeltaGenerator
 from fac.config import PairsSpec
 from fac.manifest import MeasureManifest
 from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
-from fac.questions.comparison import coverage
+from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
-from fac.questions.gaps import gap_table
+from fac.questions.gaps import GapList, gap_page
 from fac.questions.pairs import (
     PairQueue,
     PairsEstimate,
@@ -30,15 +30,20 @@ from fac.questions.pairs import (
 )
 from fac.review import PairState
 from fac.store.queue import Job
-from fac.ui.findings import pick, stop_if_nothing_measured
-from fac.ui.gaps import gap_settings, gap_settings_words, look_relevance
-from fac.ui.meaning import headline
+from fac.ui.jobs import counted, show_failures, start
+from fac.ui.explanations import headline
 from fac.ui.pairs import (
     STATE_NAMES,
     open_pairs,
     session_queue,
     show_pair,
     show_pairs_progress,
+)
+from fac.ui.pickers import (
+    comparison_in_url,
+    gaps_in_words,
+    pick_run,
+    stop_if_nothing_measured,
 )
 from fac.ui.review import reviewer, undo_last_button
 from fac.ui.shell import title
@@ -57,7 +62,6 @@ from fac.ui.views import (
     param_widget,
     set_param,
 )
-from fac.ui.jobs import counted, show_failures, start
 from fac.ui.writing import (
     duration,
     lacks_model,
@@ -126,11 +130,11 @@ def show_waiting() -> None:
 @guard()
 def show_form(features_text: str, anchor: str, dataset: str) -> None:
     """The gaps beside exactly what the writer is asked for the first; who writes; the button."""
-    settings = {**gap_settings(), "relevance": look_relevance(anchor)}
+    comparison = comparison_in_url(anchor, dataset)
     left, right = st.columns(2, gap="medium")
     with left:
         if features_text == BEST:
-            rows = best_gaps(anchor, dataset, settings)
+            rows = best_gaps(comparison)
         else:
             rows = chosen_gaps(features_text, anchor)
         explained = any(row.get("explanation") for row in rows)
@@ -170,7 +174,7 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         dataset=dataset,
         features=features,
         explanations=tuple(explain_runs(stores().runs, anchor)),
-        threshold=settings["threshold"],
+        threshold=comparison.threshold,
         **fields,
     )
     requests = pair_requests(stores(), spec, features[0])
@@ -178,9 +182,7 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         show_requests(anchor, features[0], requests, spec.candidates)
     pairs_for = f"pairs for {counted(len(features), 'gap')}"
     pressed = go.button(f"Write {pairs_for}", type="primary", icon=":material/edit_note:")
-    estimate.caption(
-        estimate_words(estimate_pairs(stores(), spec, requests), spec.budget_tokens)
-    )
+    estimate.caption(estimate_words(estimate_pairs(stores(), spec, requests), spec.budget_tokens))
     if pressed:
         st.session_state["pairs job"] = start(spec, f"Writing {pairs_for}")
         st.rerun()
@@ -199,9 +201,7 @@ def estimate_words(estimate: PairsEstimate, budget: int | None) -> str:
     return words
 
 
-def show_requests(
-    anchor: str, feature: int, requests: list[StyleRequest], candidates: int
-) -> None:
+def show_requests(anchor: str, feature: int, requests: list[StyleRequest], candidates: int) -> None:
     """What the writer is given for one gap, word for word."""
     st.markdown(f"**What the writer is asked for {headline(anchor, feature)}**")
     if not requests:
@@ -238,9 +238,9 @@ def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
     return gap_rows(stores(), anchor, features)
 
 
-def best_gaps(anchor: str, dataset: str, settings: dict[str, Any]) -> list[Row]:
+def best_gaps(comparison: Comparison) -> list[Row]:
     """The gaps that most of the anchor's samples show, as many as somebody wants."""
-    total = coverage(anchor, dataset, **settings).n_missing
+    total = coverage(stores(), comparison).n_missing
     if not total:
         empty(
             "Nothing is missing",
@@ -261,19 +261,18 @@ def best_gaps(anchor: str, dataset: str, settings: dict[str, Any]) -> list[Row]:
             key=f"best {most}",
             help="Those that most samples of the anchor show.",
         )
-        words = gap_settings_words(settings, settings["relevance"])
-        st.caption(words, width="stretch")
-    return gap_table(anchor, dataset, sort="n_anchor", limit=int(n), **settings)[0]
+        st.caption(gaps_in_words(comparison), width="stretch")
+    return gap_page(stores(), comparison, GapList(sort="n_anchor"), limit=int(n))[0]
 
 
 def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about pairs that are not written yet."""
     dataset_column, anchor_column = st.columns(2, gap="medium")
     with anchor_column:
-        anchor = pick("Shown by the anchor", "anchor", manifests, default_anchor(manifests))
+        anchor = pick_run("Shown by the anchor", "anchor", manifests, default_anchor(manifests))
     with dataset_column:
-        usual = default_dataset(manifests, anchor)
-        dataset = pick("Missing in", "dataset", manifests, usual)
+        usual = default_dataset(stores(), manifests, anchor)
+        dataset = pick_run("Missing in", "dataset", manifests, usual)
     if dataset == anchor or dataset not in comparable(manifests, anchor):
         st.warning(
             "Choose a dataset other than the anchor, measured with the same model and SAE.",
@@ -345,7 +344,7 @@ def show_approve_all(queue: PairQueue, pairs: list[PairState], above: float) -> 
     """Approves what the view holds, less what people settled, without a look at each, after saying
     what that means."""
     unseen = [
-        (pair.feature, pair.shown.seen)
+        (pair.feature, pair.version.seen)
         for pair in pairs
         if pair.state == "undecided" and pair.feature not in queue.edits
     ]
@@ -379,7 +378,7 @@ def show_failed(queue: PairQueue, pairs: list[PairState]) -> None:
         {
             "feature": pair.feature,
             "label": queue.names.get(pair.feature, ""),
-            "reason": pair.shown.row["reason"],
+            "reason": pair.version.row["reason"],
         }
         for pair in sorted(pairs, key=lambda pair: pair.feature)
     ]

@@ -15,15 +15,20 @@ from fac.questions.review_queue import (
     relevance_items,
 )
 from fac.review import Item
-from fac.ui.findings import pick, stop_if_nothing_measured
-from fac.ui.gaps import gap_settings, gap_settings_words, gaps_in_link, look_relevance
-from fac.ui.meaning import explain_by_tokens, explain_form, explaining
+from fac.ui.explanations import explain_by_tokens, explain_form, explaining
+from fac.ui.pickers import (
+    comparison_in_url,
+    gaps_in_words,
+    pick_run,
+    stop_if_nothing_measured,
+    url_of,
+)
+from fac.ui.jobs import show_failures
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
 from fac.ui.views import AGREEMENT, choice, empty, get_param, guard, param_widget, set_param
-from fac.ui.jobs import show_failures
 
 KINDS = {
     "explanation": "Explanations",
@@ -104,24 +109,23 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
             help="Hides the explanation until Space, so that you form your own view first.",
         )
     with st.popover("Which features", icon=":material/tune:"):
-        anchor = pick("Explained in", "anchor", manifests, default)
-        dataset = pick("Dataset", "dataset", manifests, default_dataset(manifests, anchor))
+        anchor = pick_run("Explained in", "anchor", manifests, default)
+        usual = default_dataset(stores(), manifests, anchor)
+        dataset = pick_run("Dataset", "dataset", manifests, usual)
         which = choice("Features", tuple(WHICH), "which", names=WHICH)
         every = kind == "explanation" and st.toggle(
             "Every explanation of a feature",
             help="Otherwise the preferred one: a correction, a model's, then the tokens'.",
             **param_widget("every", False, read="True".__eq__),
         )
-        settings = gap_settings()
-        relevance = look_relevance(anchor)
+        comparison = comparison_in_url(anchor, dataset)
         if which == "gaps":
-            st.caption(gap_settings_words(settings, relevance))
+            st.caption(gaps_in_words(comparison))
 
 explain_runs = explained(stores(), anchor)
 features = None
 if which == "gaps" and dataset != anchor:
-    gaps = coverage(anchor, dataset, relevance=relevance, **settings).missing
-    features = set(gaps.tolist())
+    features = set(coverage(stores(), comparison).missing.tolist())
 if explain_runs:
     with more.popover("Explain more", icon=":material/add:"):
         explain_offer(anchor, sorted(features or ()))
@@ -129,8 +133,7 @@ names = titles(manifests)
 if not explain_runs:
     empty(
         "Nothing is explained yet",
-        f"A feature of {plain(names[anchor])} is a number until something says what it "
-        "fires on.",
+        f"A feature of {plain(names[anchor])} is a number until something says what it fires on.",
         icon=":material/rate_review:",
     )
     explain_offer(anchor, sorted(features or ()))
@@ -167,14 +170,14 @@ def session_queue(who: str, first: str | None) -> ItemQueue:
     if queue is None or queue.setting != setting:
         queue = item_queue(stores(), setting, who, kind, items(), lambda: set_param("item", None))
         st.session_state["review queue"] = queue
-    if first and (queue.top is None or digest(queue.top.content) != first):
-        if not queue.bring_up_linked(first):
-            set_param("item", None)
+    in_view = bool(queue.top) and digest(queue.top.content) == first
+    if first and not in_view and not queue.bring_up_linked(first):
+        set_param("item", None)
     return queue
 
 
 link = {"kind": kind, "anchor": names[anchor], "dataset": names[dataset], "which": which}
-link |= gaps_in_link({**settings, "relevance": relevance}) if which == "gaps" else {}
+link |= url_of(comparison) if which == "gaps" else {}
 link |= {"task": task} if task else {}
 link |= {"every": "True"} if every else {}
 show_queue(session_queue(who, get_param("item", None)), link)

@@ -2,8 +2,7 @@
 text fires, and out as a dataset in which every row says why it is there."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import streamlit as st
@@ -46,9 +45,9 @@ from fac.questions.results import (
 )
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
-from fac.ui.findings import stop_if_nothing_measured
+from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.jobs import counted, show_failures, start
-from fac.ui.meaning import headline
+from fac.ui.explanations import headline
 from fac.ui.pairs import STATE_NAMES
 from fac.ui.results import show_candidate, show_exports
 from fac.ui.shell import title
@@ -205,7 +204,9 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
 def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """Exactly what the writer is given for the first gap."""
     styles = {each.style: each for each in launch_requests(stores(), spec, approved)}
-    names = {style: f"{style} · {each.texts} of {spec.candidates}" for style, each in styles.items()}
+    names = {
+        style: f"{style} · {each.texts} of {spec.candidates}" for style, each in styles.items()
+    }
     anchor = stores().runs.manifest(spec.pairs).facts.anchor
     st.markdown(f"**Exactly what is asked, for {headline(anchor, approved[0]['feature'])}**")
     style = choice("Style", tuple(styles), "style", names=names, label_visibility="collapsed")
@@ -253,9 +254,7 @@ def show_header(manifest: SynthesisManifest) -> None:
     spec, facts = manifest.spec, manifest.facts
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         pick_result("Result", syntheses(stores()), manifest.run)
-        st.button(
-            "New synthesis", icon=":material/add:", on_click=open_launch, args=(spec.pairs,)
-        )
+        st.button("New synthesis", icon=":material/add:", on_click=open_launch, args=(spec.pairs,))
         link(PAIRS, "Its pairs", pairs=spec.pairs)
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
     writer = public_name(spec.model if spec.writer == "openai" else facts.writer or "")
@@ -312,9 +311,7 @@ def show_figures(facts: SynthesisFacts) -> None:
     per = facts.tokens_per_feature
     with st.container(horizontal=True, gap="small"):
         figure = partial(st.metric, border=True, height="stretch")
-        figure(
-            "Kept", f"{facts.kept:,}", help=f"Of {facts.n_candidates:,} texts written."
-        )
+        figure("Kept", f"{facts.kept:,}", help=f"Of {facts.n_candidates:,} texts written.")
         figure(
             "Gaps filled",
             f"{facts.gaps_hit:,} of {facts.gaps:,}",
@@ -430,9 +427,7 @@ def show_change(manifest: SynthesisManifest) -> None:
         bars = [
             ("before", fac_value(facts.fac_before), charts.REST),
             ("with what is kept", fac_value(facts.fac_after), charts.SHOWN),
-            *(
-                [("the same, measured again", again.together.fac, charts.AGAIN)] if again else []
-            ),
+            *([("the same, measured again", again.together.fac, charts.AGAIN)] if again else []),
             ("with all, unfiltered", fac_value(facts.fac_unfiltered), charts.ALONG),
         ]
         st.plotly_chart(charts.before_after(bars), config=CHART, key="fac")
@@ -488,10 +483,15 @@ def show_remeasured(manifest: SynthesisManifest, again: Remeasured | None) -> No
         st.button(
             "Measure what is kept",
             icon=":material/speed:",
-            on_click=lambda: start(remeasure_spec(stores(), manifest), "Measuring what was kept"),
+            on_click=start_remeasure,
+            args=(manifest,),
             help="As a dataset of its own, with the anchor's model, layer and SAE: an independent "
             "check of every row, and the way to compare feature by feature.",
         )
+
+
+def start_remeasure(manifest: SynthesisManifest) -> None:
+    start(remeasure_spec(stores(), manifest), "Measuring what was kept")
 
 
 def link_remaining(run: str, facts: SynthesisFacts) -> None:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fac import compare, review
+from fac import review
 from fac.config import PairsSpec, RescoreSpec
 from fac.errors import FacError, InputError
-from fac.questions.explanations import explain_runs, names, texts
+from fac.questions.explanations import names, texts
 from fac.questions.review_queue import Draft, ReviewQueue
 from fac.review import PairState, PairVersion
 from fac.store import Stores
@@ -199,13 +199,13 @@ def in_state(states: Mapping[int, PairState], show: str, above: float) -> list[P
     """The pairs of a view, those that fire most first, and among equals by feature."""
 
     def peak(pair: PairState) -> float:
-        return float(pair.shown.row["positive_peak"] or 0.0)
+        return float(pair.version.row["positive_peak"] or 0.0)
 
     pairs = [
         pair
         for pair in states.values()
         if show in (EVERY_STATE, pair.state)
-        and (above <= 0 or (pair.shown.proposed and peak(pair) > above))
+        and (above <= 0 or (pair.version.proposed and peak(pair) > above))
     ]
     return sorted(pairs, key=lambda pair: (-peak(pair), pair.feature))
 
@@ -258,7 +258,7 @@ class PairQueue(ReviewQueue[int]):
     def version(self, pair: PairState) -> PairVersion:
         """The version of a pair that is in view."""
         run = self.versions.get(pair.feature)
-        return next((each for each in pair.versions if each.run == run), pair.shown)
+        return next((each for each in pair.versions if each.run == run), pair.version)
 
     def spans(self, feature: int) -> list[Row]:
         """The anchor's strongest examples of a feature."""
@@ -293,7 +293,7 @@ class PairQueue(ReviewQueue[int]):
         states = pair_states(self.stores, self.run)
         decisions: list[Decision] = []
         for feature, seen in pairs:
-            version = states[feature].shown
+            version = states[feature].version
             if version.seen == seen and version.proposed:
                 try:
                     decisions.append(self.add(version.item, review.APPROVE, Draft()))
@@ -378,9 +378,9 @@ def pair_queue(
         if d.subject in subjects and not d.adjudicates
     ]
     decided = {(d.subject, d.seen) for d in decisions}
-    pairs = [pair for pair in in_state(states, show, above) if pair.shown.proposed]
+    pairs = [pair for pair in in_state(states, show, above) if pair.version.proposed]
     if show == "undecided":  # what people disagree on comes again, after what is new to this one
-        pairs.sort(key=lambda pair: (pair.shown.item.subject, pair.shown.seen) in decided)
+        pairs.sort(key=lambda pair: (pair.version.item.subject, pair.version.seen) in decided)
     return PairQueue(
         stores=stores,
         setting=setting,

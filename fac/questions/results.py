@@ -127,7 +127,9 @@ def covered_gaps(stores: Stores, run: str) -> set[int]:
     return {gap for row in verdicts for gap in row["gains"]}
 
 
-def unasked_rows(stores: Stores, facts: SynthesisFacts, explained: Sequence[str], **page: int) -> Any:
+def unasked_rows(
+    stores: Stores, facts: SynthesisFacts, explained: Sequence[str], **page: int
+) -> Any:
     """One page of the features gained that nobody asked for, as the anchor knows them, and how
     many there are; `explained` are the explain runs whose texts to show."""
     return stores.cache.features_page(
@@ -155,7 +157,9 @@ class Remeasured(NamedTuple):
     """Of the dataset with the kept samples, both as measured."""
 
 
-def remeasured(stores: Stores, manifest: SynthesisManifest, measures: Mapping[str, MeasureManifest]) -> Remeasured | None:
+def remeasured(
+    stores: Stores, manifest: SynthesisManifest, measures: Mapping[str, MeasureManifest]
+) -> Remeasured | None:
     """What the newest measure of what was kept says, with the anchor's model, layer and SAE; None
     where there is none yet. `measures` are the manifests of the measure runs, newest first."""
     kept, encoder = manifest.facts.kept_dataset, manifest.facts.encoder

@@ -143,9 +143,7 @@ class ReviewQueue(Generic[Entry]):
         self.trouble = ""
         return decision
 
-    def add(
-        self, item: Item, verdict: str, draft: Draft, seconds: float | None = None
-    ) -> Decision:
+    def add(self, item: Item, verdict: str, draft: Draft, seconds: float | None = None) -> Decision:
         """Writes one decision. Raises FacError where it is refused."""
         return self.stores.decisions.add(
             self.reviewer or "",
@@ -344,9 +342,7 @@ def relevance_items(
     """Does the feature matter for the task? What was never explained is shown by its examples."""
     explained = {feature: text for _, feature, text in texts}
     return [
-        review.item(
-            review.relevance_content(anchor, feature, task, rubric, explained.get(feature))
-        )
+        review.item(review.relevance_content(anchor, feature, task, rubric, explained.get(feature)))
         for feature in sorted(explained if features is None else features)
     ]
 

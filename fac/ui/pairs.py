@@ -1,4 +1,4 @@
-"""The pair in view and its keys: both sides, what differs, what is known of it, how it is edited."""
+"""The pair in view and its keys: both sides, what differs, its evidence, how it is edited."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import streamlit as st
 from fac import review
 from fac.questions.pairs import PairQueue, pair_queue, sides_of
 from fac.review import PairState, PairVersion
+from fac.ui.jobs import start
 from fac.ui.review import (
     focus_writing,
     note_button,
@@ -23,7 +24,6 @@ from fac.ui.review_html import guide_html, history_html, pair_html
 from fac.ui.stores import stores
 from fac.ui.text import called, plain, show_examples
 from fac.ui.views import PAIRS, set_param
-from fac.ui.jobs import start
 from fac.ui.writing import duration
 
 STATE_NAMES = {
@@ -77,7 +77,7 @@ def open_pairs(
         st.session_state["pair queue"] = queue
     if first is not None and first != queue.top:
         pair = states.get(first)
-        if pair and pair.shown.proposed:
+        if pair and pair.version.proposed:
             queue.bring_up(first)
         else:
             _forget_link()
@@ -227,7 +227,7 @@ def _show_badges(queue: PairQueue, pair: PairState, version: PairVersion) -> Non
 
 def _show_edit(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     """Both sides as text. What is measured is a new version; this one stays in the history."""
-    base = version if version.proposed else pair.shown
+    base = version if version.proposed else pair.version
     before = queue.draft.sides or sides_of(version)
     columns = st.columns(2, gap="medium")
     positive, negative = (
@@ -240,9 +240,7 @@ def _show_edit(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     )
     queue.draft.sides = (positive, negative)
     with st.container(horizontal=True, vertical_alignment="center"):
-        pressed = st.button(
-            "Measure it", shortcut="Enter", type="primary", icon=":material/speed:"
-        )
+        pressed = st.button("Measure it", shortcut="Enter", type="primary", icon=":material/speed:")
         st.button("Close", on_click=queue.draft.edit)
         turns = " Other turns stay as they are." if len(base.row["positive"]) > 1 else ""
         st.caption(f"Escape leaves a field, then Enter measures.{turns}", width="stretch")

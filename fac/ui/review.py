@@ -14,7 +14,7 @@ from fac.questions.relevance import task_profiles
 from fac.questions.review_queue import ItemQueue, ReviewQueue
 from fac.review import REASONS, Item
 from fac.schema import LEVELS
-from fac.ui.meaning import LEVEL_NAMES
+from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.review_html import criteria_html, examples_html, guide_html, last_html, quote_html
 from fac.ui.stores import stores
 from fac.ui.text import Row, clean, plain, tokens_html
@@ -102,7 +102,7 @@ def pick_task() -> str:
 
 
 def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
-    """How far this view is, how fast, how long still; `minutes` has that in words, "" if unknown."""
+    """How far this view is and how fast; `minutes` says how long still, "" where that is unknown."""
     whole = max(queue.total, left, 1)
     words = f"{whole - left:,} of {whole:,}"
     seconds = queue.pace(left).seconds
@@ -202,9 +202,7 @@ def show_item(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
         _show_aside(queue, item, link)
 
 
-def _show_rating(
-    queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator
-) -> None:
+def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator) -> None:
     """Examples, then what is said about them, then five keys."""
     draft = queue.draft
     left.html(examples_html(queue.spans(item)))

@@ -12,10 +12,10 @@ from fac.config import METHODS, SynthesizeSpec
 from fac.errors import InputError
 from fac.questions.launches import approved_pairs
 from fac.synthesis import Forecast
+from fac.ui.jobs import save_upload, start
 from fac.ui.stores import queue, stores
 from fac.ui.text import Row, plain
 from fac.ui.views import param_widget, set_param
-from fac.ui.jobs import save_upload, start
 from fac.ui.writing import duration, lacks_model, writer_fields
 
 METHOD_NAMES = {

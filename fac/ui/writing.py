@@ -14,8 +14,7 @@ import streamlit as st
 from fac.config import WRITERS, WriteSpec, inherited
 from fac.prompts.profiles import PROFILES
 from fac.store.queue import Job
-from fac.ui.jobs import progress, retry
-from fac.ui.meaning import key_line
+from fac.ui.jobs import key_line, progress, retry
 from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
 
