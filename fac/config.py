@@ -62,9 +62,9 @@ class Workspace:
         return self.root / "logs"
 
 
-def workspace(given: str | Path | None = None) -> Workspace:
+def workspace(root: str | Path | None = None) -> Workspace:
     """The workspace named on the command line, else FAC_WORKSPACE, else `data/` of the clone."""
-    chosen = given or os.environ.get("FAC_WORKSPACE") or REPOSITORY / "data"
+    chosen = root or os.environ.get("FAC_WORKSPACE") or REPOSITORY / "data"
     return Workspace(Path(chosen).resolve())
 
 
@@ -88,8 +88,8 @@ class Spec:
 
     def run_id(self, *inputs: str) -> str:
         """`step-hash` over the spec, the ids or digests of its inputs and the schema version."""
-        said = {k: v for k, v in self.as_json().items() if k not in self.operational}
-        return f"{self.step}-{digest(SCHEMA_VERSION, self.step, said, inputs)}"
+        question = {k: v for k, v in self.as_json().items() if k not in self.operational}
+        return f"{self.step}-{digest(SCHEMA_VERSION, self.step, question, inputs)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -478,11 +478,16 @@ INHERITED = (
 
 def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
     """The settings that go on from one spec that writes to the next, which has this writer."""
-    found = {name: before[name] for name in INHERITED if name in before}
-    if writer and WRITERS[writer].server != WRITERS[found.get("writer", WriteSpec.writer)].server:
+    settings = {name: before[name] for name in INHERITED if name in before}
+    if (
+        writer
+        and WRITERS[writer].server != WRITERS[settings.get("writer", WriteSpec.writer)].server
+    ):
         # the name of a server's model means nothing on this machine, and the other way round
-        found = {name: value for name, value in found.items() if name not in ("model", "endpoint")}
-    return found
+        settings = {
+            name: value for name, value in settings.items() if name not in ("model", "endpoint")
+        }
+    return settings
 
 
 SPECS: dict[str, type[Spec]] = {

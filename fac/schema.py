@@ -1,6 +1,7 @@
 """What a row is: the small records passed between rooms and the arrow schema of every table.
 
-Words as in architecture section 2: sample, feature, activation, span, run, relevant, gap.
+What the words mean (sample, feature, activation, span, run, relevant, gap) stands in the glossary
+of docs/contributing.md.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class CoverageResult(NamedTuple):
     """FAC of one dataset against one anchor at one threshold, for one set of relevant features."""
 
     fac: float
-    """|F(Q) ∩ F(P)| / |F(P)|; NaN where F(P) is empty (method section 6)."""
+    """|F(Q) ∩ F(P)| / |F(P)|; NaN where F(P) is empty (method choice M2)."""
 
     n_anchor: int
     """|F(P)|: relevant features the anchor shows."""
