@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import streamlit as st
+from fac.ui.outcome import REASON_WORDS
 from streamlit.testing.v1 import AppTest
 
 from fac import review, synthesis, ui
@@ -35,7 +36,6 @@ from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
-from fac.ui.outcome import REASON_WORDS
 from fac.ui.synthesis import METHOD_NAMES
 from fac.ui.writing import PROFILE_NAMES, WRITER_NAMES
 from tests import toy
