@@ -16,6 +16,7 @@ from fac.questions.review_queue import (
 )
 from fac.review import Item
 from fac.ui.explanations import explain_by_tokens, explain_form, explaining
+from fac.ui.jobs import show_failures
 from fac.ui.pickers import (
     comparison_in_url,
     gaps_in_words,
@@ -23,12 +24,13 @@ from fac.ui.pickers import (
     stop_if_nothing_measured,
     url_of,
 )
-from fac.ui.jobs import show_failures
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
 from fac.ui.views import AGREEMENT, choice, empty, get_param, guard, param_widget, set_param
+
+PAGE = {"title": "Review", "section": "Decide", "icon": "rate_review", "order": 60}
 
 KINDS = {
     "explanation": "Explanations",
