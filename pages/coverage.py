@@ -45,12 +45,12 @@ PAGE = {"title": "Coverage", "section": "Measure", "icon": "donut_large", "order
 
 SOME_PAIRS, MOST_PAIRS = 10, 2000  # gaps that pairs are proposed for, and may be asked for
 
+# Icon and colour of each degree of belief.
 BADGE_LOOKS: dict[str, tuple[str, Any]] = {
     "robust": (":material/verified:", "green"),
     "borderline": (":material/help:", "orange"),
     "artefact": (":material/blur_on:", "gray"),
 }
-"""Icon and colour of each degree of belief."""
 
 
 @st.fragment
