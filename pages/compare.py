@@ -4,7 +4,7 @@ from functools import partial
 
 import streamlit as st
 
-from fac import charts
+from fac import maps
 from fac.questions.catalogue import default_anchor, default_dataset, measured, sae_of, titles
 from fac.questions.comparison import Comparison, changes, coverage
 from fac.questions.results import synthesis_behind, was_made_for
@@ -86,7 +86,7 @@ with st.container(horizontal=True, gap="small"):
 left, right = st.columns([4, 3], gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
-    figure = charts.support_scatter(
+    figure = maps.support_scatter(
         n_before,
         n_after + n_before if added else n_after,
         names=(names[before], "both together" if added else names[after]),

@@ -31,6 +31,7 @@ LAYERS = [
     {"questions"},
     {"compare"},
     {"jobs", "charts"},
+    {"maps"},
     {"cli"},
     {"ui", "__main__"},
 ]

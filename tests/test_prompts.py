@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac.config import digest
-from fac.datasets import ColumnOptions, Row, Sample, recognise, sample_of
+from fac.datasets import ColumnOptions, Sample, SourceRow, recognise, sample_of
 from fac.errors import BadReply, InputError
 from fac.prompts import (
     Excerpt,
@@ -676,7 +676,7 @@ def test_what_is_read_from_a_reply_is_what_a_dataset_takes():
     rows = [{"messages": user(f"a{sign}b")} for sign in signs]
     layout = recognise(rows[65:66], ColumnOptions(None, None, None), "a test")
     for sign, row in zip(signs, rows, strict=True):
-        taken = isinstance(sample_of(Row(1, row), layout), Sample)
+        taken = isinstance(sample_of(SourceRow(1, row), layout), Sample)
         assert (drafts.CONTROL_CHARACTER.search(sign) is None) == taken, ascii(sign)
     for sign, read in (("\x00", False), ("\x7f", False), ("\udfff", False), ("\t", True)):
         assert (drafts.CONTROL_CHARACTER.search(sign) is None) == read

@@ -15,8 +15,8 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
-from fac import charts
-from fac.charts import Window
+from fac import maps
+from fac.maps import Window
 from fac.ui.stores import stores, workspace
 from fac.ui.tables import point_id, selected_points
 from fac.ui.views import get_param, set_param
@@ -65,7 +65,7 @@ def features_on_map(sae: str | None) -> tuple[list[int] | None, str]:
     if sae is None or (window := _window()) is None:
         return None, ""
     x, y, feature = _places(sae)
-    inside = feature[charts.inside(window, x, y)].tolist()
+    inside = feature[maps.inside(window, x, y)].tolist()
     return inside, f"of the {len(inside):,} in this part of the map"
 
 
@@ -81,9 +81,9 @@ def _select(sae: str) -> None:
     elif _large(sae) and shapes["lasso"]:
         x, y, feature = _places(sae)
         loop = shapes["lasso"][-1]
-        inside = charts.encircled(loop["x"], loop["y"], x, y)
+        inside = maps.encircled(loop["x"], loop["y"], x, y)
         if (window := _window()) is not None:
-            inside &= charts.inside(window, x, y)
+            inside &= maps.inside(window, x, y)
         st.session_state["lasso"] = feature[inside].tolist() or None
     else:
         ids = [point_id(data) for data in selected_points(st.session_state["map"])]
@@ -117,7 +117,7 @@ def _written(window: Window) -> str:
 
 
 def _large(sae: str) -> bool:
-    return len(_places(sae)[2]) > charts.DENSE
+    return len(_places(sae)[2]) > maps.DENSE
 
 
 def _places(sae: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,6 +134,6 @@ def _figure(
     """A figure weighs a quarter of a megabyte; the same view is asked for whenever anything else
     on the page changes."""
     cache = stores(root).cache
-    return charts.feature_map(
+    return maps.feature_map(
         cache.points(sae), cache.support(run, 0.0), chosen=feature, window=window
     )
