@@ -8,8 +8,8 @@ from fac import charts
 from fac.questions import raters
 from fac.questions.catalogue import measured
 from fac.review import Disagreement
-from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.explanations import LEVEL_NAMES
+from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.review import pick_task, reviewer
 from fac.ui.review_html import quote_html
 from fac.ui.shell import title
@@ -17,6 +17,8 @@ from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
 from fac.ui.text import plain
 from fac.ui.views import CHART, REVIEW, cards, choice, empty, guard, share
+
+PAGE = {"title": "Agreement", "section": "Decide", "icon": "handshake", "order": 70}
 
 KINDS = {
     "explanation": "Explanations",

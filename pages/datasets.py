@@ -5,9 +5,9 @@ from pathlib import Path
 import streamlit as st
 
 from fac import ui
+from fac.config import IngestSpec
 from fac.questions.results import synthesis_behind
 from fac.ui.stores import stores
-from fac.config import IngestSpec
 
 SOURCES = {"upload": "A file from here", "path": "A path on the server", "hub": "Hugging Face"}
 SHOWS = ("samples", "refused rows", "provenance")

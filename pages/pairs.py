@@ -1,7 +1,6 @@
 """From gaps to contrastive pairs: what to ask for, and every pair decided on by a person."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -30,8 +29,8 @@ from fac.questions.pairs import (
 )
 from fac.review import PairState
 from fac.store.queue import Job
-from fac.ui.jobs import counted, show_failures, start
 from fac.ui.explanations import headline
+from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pairs import (
     STATE_NAMES,
     open_pairs,
@@ -70,6 +69,8 @@ from fac.ui.writing import (
     show_stopped,
     writer_fields,
 )
+
+PAGE = {"title": "Pairs", "section": "Make", "icon": "compare", "order": 80}
 
 SOME, MOST = 10, 2000  # gaps that are proposed where nobody chose any, and that may be asked for
 

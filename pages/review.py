@@ -16,6 +16,7 @@ from fac.questions.review_queue import (
 )
 from fac.review import Item
 from fac.ui.explanations import explain_by_tokens, explain_form, explaining
+from fac.ui.jobs import show_failures
 from fac.ui.pickers import (
     comparison_in_url,
     gaps_in_words,
@@ -23,12 +24,13 @@ from fac.ui.pickers import (
     stop_if_nothing_measured,
     url_of,
 )
-from fac.ui.jobs import show_failures
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
 from fac.ui.views import AGREEMENT, choice, empty, get_param, guard, param_widget, set_param
+
+PAGE = {"title": "Review", "section": "Decide", "icon": "rate_review", "order": 60}
 
 KINDS = {
     "explanation": "Explanations",
@@ -170,7 +172,7 @@ def session_queue(who: str, first: str | None) -> ItemQueue:
     if queue is None or queue.setting != setting:
         queue = item_queue(stores(), setting, who, kind, items(), lambda: set_param("item", None))
         st.session_state["review queue"] = queue
-    in_view = bool(queue.top) and digest(queue.top.content) == first
+    in_view = queue.top is not None and digest(queue.top.content) == first
     if first and not in_view and not queue.bring_up_linked(first):
         set_param("item", None)
     return queue

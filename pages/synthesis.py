@@ -45,10 +45,10 @@ from fac.questions.results import (
 )
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
-from fac.ui.pickers import stop_if_nothing_measured
-from fac.ui.jobs import counted, show_failures, start
 from fac.ui.explanations import headline
+from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pairs import STATE_NAMES
+from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.results import show_candidate, show_exports
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -80,6 +80,8 @@ from fac.ui.views import (
     share,
 )
 from fac.ui.writing import duration, show_job, show_request, show_stopped
+
+PAGE = {"title": "Synthesis", "section": "Make", "icon": "science", "order": 90}
 
 ROWS = 25
 SORTS = {"peak": "Strongest", "feature": "Gap", "tokens": "Longest", "n_hits": "Most gaps"}

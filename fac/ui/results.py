@@ -23,8 +23,8 @@ from fac.questions.results import (
     traces,
     whole_text,
 )
-from fac.ui.jobs import counted
 from fac.ui.explanations import headline
+from fac.ui.jobs import counted
 from fac.ui.review_html import escaped, pair_html, steps_html, traced_html
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, example_html, explanation_html, plain, show_examples
