@@ -18,14 +18,13 @@ import pyarrow.compute as pc
 
 from fac import coverage
 from fac.errors import BadRow, InputError
-from fac.questions.explanations import PREFERENCE
 from fac.questions.explanations import explain_runs as explained_by
 from fac.questions.relevance import listed_ids, relevance_runs, task_profiles
 from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, ROLES, UNREADABLE, CoverageResult
 from fac.store.cache import Cache
 from fac.store.runs import Runs
 
-__all__ = ["PREFERENCE", "explained_by", "listed_ids", "relevance_runs", "task_profiles"]
+__all__ = ["explained_by", "listed_ids", "relevance_runs", "task_profiles"]
 
 WORDS = ("label", "promotes", "explanation", "explainer", "score_kind")
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from fac.errors import InputError
 from fac.registry import Registry
-from fac.schema import EVERY_ROLE, EXPLAINERS, ROLES, SCHEMA_VERSION
+from fac.schema import EVERY_ROLE, ROLES, SCHEMA_VERSION
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_INPUTS = REPOSITORY / "data" / "demo"
@@ -244,6 +244,16 @@ class AskSpec(Spec):
             )
 
 
+EXPLAINERS: Registry[Any] = Registry("fac.interpret.explainers", "EXPLAINER")
+SCORERS: Registry[Any] = Registry("fac.interpret.scorers", "SCORER")
+JUDGES: Registry[Any] = Registry("fac.interpret.judges", "JUDGE")
+
+
+def model_scores() -> tuple[str, ...]:
+    """Scores that a language model gives by reading, so that a spec has to ask for them."""
+    return tuple(name for name, scorer in SCORERS.items() if scorer.needs_model)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExplainSpec(AskSpec):
     step = "explain"
@@ -258,10 +268,10 @@ class ExplainSpec(AskSpec):
     """One of EXPLAINERS."""
 
     source: str = ""
-    """The file to import, for the explainer `external`."""
+    """The file to import, for an explainer that needs one."""
 
     scores: tuple[str, ...] = ()
-    """Of a language model's or imported explanations: detection, fuzzing."""
+    """Some of `model_scores()`."""
 
     explanations: str = ""
     """Run id of explanations to score with `model`; "" scores the ones made here."""
@@ -274,16 +284,19 @@ class ExplainSpec(AskSpec):
             raise InputError(
                 f"The explainer must be one of {', '.join(EXPLAINERS)}, got {self.explainer!r}."
             )
-        if unknown := set(self.scores) - {"detection", "fuzzing"}:
-            raise InputError(f"Scores are detection and fuzzing, got {', '.join(sorted(unknown))}.")
-        if (self.explainer == "llm" or self.scores) and not self.model:
+        explainer = EXPLAINERS[self.explainer]
+        scores = model_scores()
+        if unknown := set(self.scores) - {*scores}:
+            names = ", ".join(sorted(unknown))
+            raise InputError(f"Scores are {' and '.join(scores)}, got {names}.")
+        if (explainer.needs_model or self.scores) and not self.model:
             raise InputError(
                 "Explaining or scoring with a language model needs its name: give --model "
                 "(and --endpoint, or OPENAI_BASE_URL, for a server that is not OpenAI's)."
             )
         if self.explanations and not self.scores:
-            raise InputError("Scoring a run of explanations needs --score detection or fuzzing.")
-        if self.explainer == "external" and not self.source:
+            raise InputError(f"Scoring a run of explanations needs --score {' or '.join(scores)}.")
+        if explainer.needs_file and not self.source:
             raise InputError("Importing explanations needs a file: give --file.")
 
 
@@ -305,7 +318,8 @@ class JudgeSpec(AskSpec):
     is judged anew."""
 
     judge: str = "llm"
-    """llm: verdicts on explanation and spans. labels: contrast of firing rates by label."""
+    """One of JUDGES. llm: verdicts on explanation and spans. labels: contrast of firing rates by
+    label."""
 
     features: tuple[int, ...] = ()
     """Which; empty is every feature that fires."""
@@ -314,21 +328,24 @@ class JudgeSpec(AskSpec):
     """Run ids of the explanations a language model reads, the first that has one wins."""
 
     label: str = ""
-    """The label that marks the task, for the judge `labels`."""
+    """The label that marks the task, for a judge that needs one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
         for name in ("rubric", "explanations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.judge not in ("llm", "labels"):
-            raise InputError(f"The judge must be llm or labels, got {self.judge!r}.")
-        if self.judge == "llm" and not self.model:
+        if self.judge not in JUDGES:
+            raise InputError(f"The judge must be {' or '.join(JUDGES)}, got {self.judge!r}.")
+        judge = JUDGES[self.judge]
+        if judge.needs_model and not self.model:
             raise InputError("A language model as judge needs a name: give --model.")
-        if self.judge == "llm" and not self.rubric:
+        if judge.needs_model and not self.rubric:
             raise InputError(f"The task {self.task!r} has no rubric to judge by.")
-        if self.judge == "labels" and not self.label:
-            raise InputError("The judge `labels` needs the label that marks the task: --label.")
+        if judge.needs_label and not self.label:
+            raise InputError(
+                f"The judge `{self.judge}` needs the label that marks the task: --label."
+            )
 
 
 WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")

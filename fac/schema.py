@@ -32,9 +32,6 @@ CANNOT_TELL = "cannot_tell"
 UNREADABLE = "unreadable"
 """A judge's reply that could not be parsed: counted, never guessed."""
 
-EXPLAINERS = ("tokens", "llm", "external")
-"""Where an explanation comes from: token statistics, a language model, an imported file."""
-
 Message = dict[str, str]
 Chat = list[Message]
 
@@ -180,7 +177,7 @@ SAE_FEATURES = pa.schema(
 EXPLANATIONS = pa.schema(
     [
         ("feature", pa.int32()),
-        ("explainer", pa.string()),  # one of EXPLAINERS
+        ("explainer", pa.string()),  # a file of fac/interpret/explainers
         ("text", pa.string()),  # null where the explainer abstained or its reply was unreadable
         ("status", pa.string()),  # explained, cannot_tell, unreadable, failed
         ("reason", pa.string()),  # why there is no text; "" otherwise

@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from fac import charts
-from fac.config import JudgeSpec
+from fac.config import JUDGES, JudgeSpec
 from fac.coverage import BADGES
 from fac.questions.catalogue import default_anchor, default_dataset, measured, sae_of, titles
 from fac.questions.comparison import Comparison, by_role, coverage, telling_curve
@@ -120,13 +120,16 @@ def judge_form(anchor: str) -> None:
     with st.form("judge", border=False):
         task = st.selectbox("Task", list(profiles), format_func=lambda name: profiles[name].title)
         labels = runs.manifest(runs.manifest(anchor).facts.dataset).facts.labels
-        judges = {"llm": "A language model", **({"labels": "The data's labels"} if labels else {})}
-        judge = st.radio("Judge", list(judges), format_func=judges.__getitem__, horizontal=True)
+        judges = [name for name in JUDGES if labels or not JUDGES[name].needs_label]
+        judges.sort(key=lambda name: JUDGES[name].needs_label)
+        judge = st.radio(
+            "Judge", judges, format_func=lambda name: JUDGES[name].title, horizontal=True
+        )
         label = st.selectbox("Label that marks the task", list(labels)) if labels else ""
         key_line()
         model, endpoint, budget = server_fields()
         if st.form_submit_button("Judge", icon=":material/gavel:"):
-            asks = judge == "llm"
+            asks = JUDGES[judge].needs_model
             spec = JudgeSpec(
                 measure=anchor,
                 task=task,

@@ -5,6 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from fac.config import IngestSpec, MeasureSpec
+from fac.datasets import file_titles, in_a_row, layout_titles
 from fac.manifest import DatasetManifest, MeasureManifest
 from fac.questions.catalogue import measured, samples, titles, usual_encoder
 from fac.questions.results import synthesis_behind
@@ -27,11 +28,11 @@ def add() -> None:
     kind = choice("Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed")
     upload, source = None, ""
     if kind == "upload":
+        layouts = in_a_row(layout_titles(), "and")
         upload = st.file_uploader(
-            "JSONL, JSON, CSV, TSV or Parquet; gzip is fine",
+            f"{in_a_row(file_titles())}; gzip is fine",
             key="upload",
-            help="Plain text, messages, ShareGPT, Alpaca, prompt/completion and chosen/rejected "
-            "are recognised by their columns.",
+            help=f"{layouts[0].upper()}{layouts[1:]} are recognised by their columns.",
         )
         stem = Path(upload.name).name.split(".")[0] if upload else ""
     elif kind == "path":

@@ -20,7 +20,9 @@ TOY_PYTHON = f"""#!{sys.executable}
 import os, sys
 if sys.argv[1:3] != ["-m", "fac"]:
     os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
-from fac import __main__ as cli, jobs
+from fac import __main__ as cli
+from fac.cli import frame
+from fac.jobs import steps
 from tests import toy
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
@@ -32,21 +34,21 @@ def says(request):
     manner = MANNERS.split("|")[(int(number) + 2 * (method == "two-step")) % 4]
     return f" {{manner}} {{toy.WORDS[int(feature)]}}! number {{feature}}"
 
-class Steps(jobs.Steps):
+class ScriptedSteps(steps.Steps):
     words = LexiconEncoder(*toy.WORDS)
 
     def encoder(self, spec, progress):
         return self.words
 
-    def _describe(self, spec, progress, encoder=None):
+    def describe_sae(self, spec, progress, encoder=None):
         run = toy.publish_sae(self.runs, self.words)
-        self._cached(run, progress)
+        self.build_cache(run, progress)
         return run
 
     def writer(self, spec, progress):
         return ScriptedWriter(says)
 
-jobs.Steps = Steps
+frame.Steps = ScriptedSteps
 sys.exit(cli.run(sys.argv[3:]))
 """
 """A `python` whose `-m fac` measures words and lets a script write."""

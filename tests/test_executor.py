@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fac import demo, executor, jobs
+from fac import demo, executor
 from fac.config import REPOSITORY, MeasureSpec, Workspace
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LocalWriter
+from fac.jobs.steps import Steps
 from fac.measure import measure, scratch
 from fac.prompts.openings import Opening
 from fac.store.runs import Runs
@@ -401,7 +402,7 @@ def test_the_command_gives_the_same_run_with_either_executor(tmp_path, demo_mode
     """One worker with all cores computes exactly what this process does."""
     place = Workspace(tmp_path / "here")
     demo.materialise(place, quiet)  # with the description of the SAE
-    jobs.Steps(place).perform(written(tmp_path / "drinks.jsonl", drinks(12)), quiet)
+    Steps(place).perform(written(tmp_path / "drinks.jsonl", drinks(12)), quiet)
     shutil.copytree(place.root, tmp_path / "there")
     found = []
     for name, options in (("here", []), ("there", ["--executor", "ray", "--workers", "1"])):

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from fac import jobs, review, synthesis
+from fac import review, synthesis
+from fac.cli import frame
 from fac.config import (
     METHODS,
     WRITERS,
@@ -137,7 +138,7 @@ def done(made: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
 def copied(source: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     shutil.copytree(source.root, folder / "workspace")
     monkeypatch.setenv("FAC_WORKSPACE", str(folder / "workspace"))
-    monkeypatch.setattr(jobs, "Steps", PageSteps)
+    monkeypatch.setattr(frame, "Steps", PageSteps)
     return Workspace(folder / "workspace")
 
 

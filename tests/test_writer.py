@@ -11,7 +11,7 @@ from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
 from fac.generator.batch_chat import Limits, ReplyJournal
 from fac.generator.chat import Declined, OpenAIChat, Reply
-from fac.generator.local import Row
+from fac.generator.local import PromptRow
 from fac.generator.writer import Means, Request, Steer, Writer, Written, stream
 from fac.generator.writers import local
 from fac.generator.writers.local import BLANK, LocalWriter
@@ -138,7 +138,7 @@ class Watching:
 
     def __init__(self, generator):
         self.generator = generator
-        self.calls: list[tuple[list[Row], int]] = []
+        self.calls: list[tuple[list[PromptRow], int]] = []
 
     def write(self, rows, *, max_new_tokens, **options):
         self.calls.append((list(rows), max_new_tokens))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from fac import compare, jobs, review
+from fac import compare, review
 from fac import export as exports
 from fac.cli.decide import (
     BudgetUsd,
@@ -32,10 +32,11 @@ from fac.cli.frame import (
     Threshold,
     Workers,
     WorkspaceOption,
+    build_caches,
     command,
     listing,
     out,
-    progress_bar,
+    perform,
 )
 from fac.config import (
     METHODS,
@@ -50,6 +51,8 @@ from fac.config import (
 from fac.errors import InputError
 from fac.executor import Where, choose_executor
 from fac.prompts import profiles
+from fac.questions.relevance import people_verdicts
+from fac.store import open_stores
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -144,8 +147,7 @@ def pairs(
             attempt=attempt,
         ),
     )
-    with progress_bar("writing pairs") as progress:
-        run_id = jobs.Steps(place, where=where).perform(spec, progress)
+    run_id = perform(place, spec, "writing pairs", where)
     rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
     failed = [
         {"feature": row["feature"], "reason": row["reason"]}
@@ -176,11 +178,11 @@ def _gaps(
     """What the dataset lacks, best supported by the anchor first."""
     runs = Runs(place)
     judged = compare.relevance_runs(runs, anchor)
-    jobs.cached(place, [anchor, dataset, *filter(None, [judged.get(relevant)])])
+    build_caches(place, [anchor, dataset, *filter(None, [judged.get(relevant)])])
     with closing(Cache(place.cache)) as handle:
         people: dict[int, str] = {}
         if relevant in judged:
-            said = jobs.people_say(place, handle, anchor, relevant)
+            said = people_verdicts(open_stores(place, remember=False), anchor, relevant)
             people = {feature: one.verdict for feature, one in said.items() if one.verdict}
         wanted = compare.relevant_set(relevant, handle, anchor, runs=runs, overrides=people)
         asked: dict[str, Any] = {
@@ -361,8 +363,7 @@ def synthesize(
     )
     if pilot:
         return _pilot(place, spec, where)
-    with progress_bar("synthesizing") as progress:
-        made = jobs.Steps(place, where=where).perform(spec, progress)
+    made = perform(place, spec, "synthesizing", where)
     facts = runs.manifest(made)["facts"]
     data = {"run": made, "dataset": facts["kept_dataset"], **{key: facts[key] for key in TOLD}}
 
@@ -380,8 +381,7 @@ def _pilot(place: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
     if not spec.approved:
         raise InputError("A pilot needs approved pairs: approve some with `fac approve`.")
     few = replace(spec, approved=synthesis.pilot_pairs(spec.approved))
-    with progress_bar("trying a few gaps") as progress:
-        run_id = jobs.Steps(place, where=where).perform(few, progress)
+    run_id = perform(place, few, "trying a few gaps", where)
     found = synthesis.forecast(Runs(place).manifest(run_id), len(spec.approved))
     return Answer(found._asdict(), listing(found._asdict()))
 
@@ -392,7 +392,7 @@ def export(
     out_: Annotated[Path, typer.Option("--out", help="File, or folder for the format hf.")],
     format_: Annotated[
         str, typer.Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
-    ] = exports.EXPORT_FORMATS[0],
+    ] = next(iter(exports.EXPORT_FORMATS)),
     form: Annotated[
         str, typer.Option(help=f"{', '.join(exports.FORMS)}; by the profile if not given.")
     ] = "",

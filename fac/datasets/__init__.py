@@ -1,12 +1,16 @@
 """Rows of text: files and Hugging Face datasets -> samples, each a chat with a hash for a name.
 
-Owns: finding out what a source is (JSON Lines, a JSON array, CSV, TSV, Parquet, each also gzip;
-`hf:ID`), which layout its columns speak, what makes a row unusable.
-Does not own: what becomes of the samples (`fac.ingest`), tokens.
+Owns: finding out which format a source has and which layout its columns speak, what makes a row
+unusable, and how rows are written in a format.
+Does not own: what becomes of the samples (`fac.ingest`), what is exported (`fac.export`), tokens.
 
-layouts  which columns become the chat, what makes a row unusable
-formats  bytes -> rows: JSON Lines, a JSON array, CSV, Arrow
-sources  files and hub datasets, opened
+format   formats, found in formats/, and which one a source has
+layout   layouts, found in layouts/, and which one the columns speak
+sources  bytes of files
+lines, delimited, batches  what several formats share
+rows     a row before anybody knows what it says
+turns    a column's value -> turns of a chat
+samples  a row -> a sample, or why it is none
 here     reading
 """
 
@@ -16,31 +20,52 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from fac.datasets.formats import MAX_ROW_BYTES
-from fac.datasets.layouts import (
-    MAX_CHARACTERS,
-    Columns,
-    Layout,
-    Sample,
-    Wanted,
-    recognise,
-    sample_id,
-    sample_of,
+from fac.datasets.format import (
+    FORMATS,
+    Format,
+    export_formats,
+    file_titles,
+    in_a_row,
+    open_source,
 )
-from fac.datasets.sources import Hub, Progress, Source, open_file, readable
+from fac.datasets.layout import (
+    LAYOUTS,
+    ColumnOptions,
+    Layout,
+    SourceLayout,
+    layout_titles,
+    recognise,
+)
+from fac.datasets.lines import MAX_ROW_BYTES, json_line
+from fac.datasets.rows import MAX_CHARACTERS, Columns, Row
+from fac.datasets.samples import Sample, sample_id, sample_of
+from fac.datasets.sources import Progress, Source, readable
 from fac.errors import BadRow, InputError
 
 __all__ = [
+    "FORMATS",
+    "LAYOUTS",
     "MAX_CHARACTERS",
     "MAX_ROW_BYTES",
     "PEEK_ROWS",
+    "ColumnOptions",
     "Columns",
+    "Format",
     "Layout",
     "Progress",
     "Reading",
+    "Row",
     "Sample",
+    "SourceLayout",
+    "file_titles",
+    "export_formats",
+    "in_a_row",
+    "json_line",
+    "layout_titles",
     "read_samples",
+    "recognise",
     "sample_id",
+    "sample_of",
 ]
 
 PEEK_ROWS = 1000
@@ -56,18 +81,16 @@ def read_samples(
 ) -> Reading:
     """Opens a path or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one likes.
 
-    Without options the columns say which layout it is; see `Layout`. Raises InputError for what
-    cannot be opened, ServiceError when the hub does not answer.
+    Without options the columns say which layout it is. Raises InputError for what cannot be opened,
+    ServiceError when the hub does not answer.
     """
     if text_field and messages_field:
         raise InputError(
             f"--text-field {text_field} and --messages-field {messages_field} exclude each other: "
             f"give the one that holds the samples."
         )
-    wanted = Wanted(text_field, messages_field, label_field)
-    if str(source).startswith("hf:"):
-        return Reading(Hub(str(source)), wanted)
-    return Reading(open_file(Path(source)), wanted)
+    format, opened = open_source(str(source))
+    return Reading(opened, format.kind, ColumnOptions(text_field, messages_field, label_field))
 
 
 class Reading:
@@ -77,14 +100,14 @@ class Reading:
     Parquet, a broken JSON array, an open quote in CSV, columns that name no layout.
     """
 
-    def __init__(self, source: Source, wanted: Wanted):
+    def __init__(self, source: Source, kind: str, options: ColumnOptions):
         self._source = source
-        self._wanted = wanted
+        self._options = options
         self.name = source.name
         """What the source is called in sentences and manifests: a file name or a hub id."""
-        self.kind = source.kind
-        """json, csv, tsv, parquet or hf."""
-        self.layout: Layout | None = None
+        self.kind = kind
+        """What run ids and manifests call its format."""
+        self.layout: SourceLayout | None = None
         """Known once the first readable row was met."""
 
     @property
@@ -119,6 +142,6 @@ class Reading:
             if self.layout is None and self._source.columns:  # no rows, but columns to object to
                 self._decide([dict.fromkeys(self._source.columns)])
 
-    def _decide(self, rows: list[Columns]) -> Layout:
-        self.layout = recognise(rows, self._wanted, self.name)
+    def _decide(self, rows: list[Columns]) -> SourceLayout:
+        self.layout = recognise(rows, self._options, self.name)
         return self.layout

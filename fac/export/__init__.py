@@ -19,16 +19,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fac.datasets import in_a_row
 from fac.errors import InputError
 from fac.export.card import dataset_card
 from fac.export.files import (
     CARD,
     EXPORT_FORMATS,
-    HF_FILE,
     must_be_an_export,
     read_back,
     temporary_folder,
-    write_rows,
 )
 from fac.export.forms import FORM_OF, FORMS, export_table
 from fac.export.lineage import LINEAGE, FinishedRuns, SynthesisRun
@@ -91,20 +90,22 @@ def export(
             raise InputError(f"An export is one of {', '.join(choices)}; got {choice!r}.")
     rows = synthesis.export_rows()
     table = export_table(rows, form)
-    if format == "hf":
+    write, data_file = EXPORT_FORMATS[format]
+    if data_file:
         must_be_an_export(out)
     elif out.is_dir():
-        raise InputError(f"{str(out)!r} is a folder: name a file, or give --format hf.")
+        folders = in_a_row([name for name, written in EXPORT_FORMATS.items() if written.data_file])
+        raise InputError(f"{str(out)!r} is a folder: name a file, or give --format {folders}.")
     with temporary_folder(out) as folder:
         whole = folder / out.name
-        data = whole / HF_FILE if format == "hf" else whole
+        data = whole / data_file
         data.parent.mkdir(parents=True, exist_ok=True)
-        write_rows(table, data, format)
+        write(table, data)
         read_back(data, rows)
-        text = dataset_card(synthesis, table, form, HF_FILE if format == "hf" else out.name)
-        card = whole / CARD if format == "hf" else folder / f"{out.stem}.card.md"
+        text = dataset_card(synthesis, table, form, data_file or out.name)
+        card = whole / CARD if data_file else folder / f"{out.stem}.card.md"
         card.write_text(text, encoding="utf-8")
-        if format == "hf":
+        if data_file:
             if out.exists():
                 out.rename(folder / "before")
             whole.rename(out)

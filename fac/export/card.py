@@ -6,7 +6,8 @@ import re
 
 import pyarrow as pa
 
-from fac.export.files import MADE_BY, json_line
+from fac.datasets import json_line
+from fac.export.files import MADE_BY
 from fac.export.lineage import SynthesisRun
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from fac.datasets import read_samples
+from fac.datasets import export_formats, read_samples
 from fac.errors import BadRow, InputError, disk_room
 from fac.export.lineage import ExportRow
 
-EXPORT_FORMATS = ("jsonl", "parquet", "hf")
-"""A file of JSON lines, a Parquet file, a folder as the Hugging Face hub has them."""
+EXPORT_FORMATS = export_formats()
+"""How samples are written, by the format's name."""
 
 CARD = "README.md"
 MADE_BY = "fac-explorer"
 """A tag of the card, by which a folder is known as an export."""
-
-HF_FILE = "data/train-00000-of-00001.parquet"
-
-# Line ends to some readers, which would cut a JSON line in two; YAML takes no bare U+007F.
-_ESCAPED = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x7f\x85\u2028\u2029"})
-
-
-def json_line(value: object) -> str:
-    """JSON without any sign that some reader ends a line at; YAML reads it as well."""
-    return json.dumps(value, ensure_ascii=False).translate(_ESCAPED)
-
-
-def write_rows(table: pa.Table, path: Path, format: str) -> None:
-    """Writes the rows of an export; the same rows give the same bytes."""
-    if format == "jsonl":
-        lines = (f"{json_line(row)}\n" for row in table.to_pylist())
-        path.write_text("".join(lines), encoding="utf-8")
-    else:
-        pq.write_table(table, path, compression="zstd")
 
 
 @contextmanager

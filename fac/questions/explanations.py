@@ -10,17 +10,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fac import review
-from fac.config import digest
+from fac.config import EXPLAINERS, digest
 from fac.questions.catalogue import Row, anchor_of, labels, measured
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.runs import Runs
-
-PREFERENCE = ("llm", "external", "tokens")
-"""Whose explanation is shown where a feature has several, best first."""
-
-TITLES = {"tokens": "token statistics", "llm": "language model", "external": "imported"}
-"""What each explainer is called."""
 
 STATUS_NAMES = {
     "cannot_tell": "cannot tell",
@@ -31,10 +25,10 @@ STATUS_NAMES = {
 
 
 def explain_runs(runs: Runs, measure: str) -> list[str]:
-    """The explain runs about a measure run, whose texts to prefer first: by PREFERENCE, and the
-    newest first among equals."""
+    """The explain runs about a measure run, whose texts to prefer first: by their explainer, and
+    the newest first among equals."""
     manifests = [m for m in runs.list("explain") if m.inputs.measure == measure]
-    manifests.sort(key=lambda m: PREFERENCE.index(m.spec.explainer))
+    manifests.sort(key=lambda m: EXPLAINERS[m.spec.explainer].preference)
     return [m.run for m in manifests]
 
 
@@ -48,11 +42,11 @@ def explained(stores: Stores, run: str) -> list[str]:
     measures = (anchor_of(stores, run), run)
     ids = dict.fromkeys(each for m in measures for each in explain_runs(stores.runs, m))
     ready = [each for each in ids if stores.cache.ready(each)]
-    return sorted(ready, key=lambda each: PREFERENCE.index(explainer_of(stores, each)))
+    return sorted(ready, key=lambda each: EXPLAINERS[explainer_of(stores, each)].preference)
 
 
 def explainer_of(stores: Stores, explain_run: str) -> str:
-    """One of schema.EXPLAINERS."""
+    """One of EXPLAINERS."""
     return str(stores.runs.manifest(explain_run).spec.explainer)
 
 
@@ -100,7 +94,11 @@ def names(stores: Stores, run: str, features: Sequence[int]) -> dict[int, str]:
     """What features are called: a correction, else a language model's or an imported explanation,
     else the tokens they peak on."""
     by_feature = labels(stores, run, features)
-    explain_runs = [e for e in explained(stores, run) if explainer_of(stores, e) != "tokens"]
+    explain_runs = [
+        each
+        for each in explained(stores, run)
+        if not EXPLAINERS[explainer_of(stores, each)].needs_nothing
+    ]
     if explain_runs:
         rows, _ = stores.cache.features_page(
             run, ids=features, limit=len(features), explained=explain_runs

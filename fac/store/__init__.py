@@ -32,7 +32,7 @@ class RememberedRuns(Runs):
         return (self.path(about) if self.find(about) else self.root / about,)
 
     @remembered
-    def manifest(self, run_id: str) -> dict[str, Any]:
+    def manifest(self, run_id: str) -> Any:
         return super().manifest(run_id)
 
     @remembered

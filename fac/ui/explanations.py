@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from fac import charts
-from fac.config import ExplainSpec
-from fac.questions.explanations import TITLES, Explanation, correction, explanations_of, names
+from fac.config import EXPLAINERS, SCORERS, ExplainSpec, model_scores
+from fac.questions.explanations import Explanation, correction, explanations_of, names
 from fac.questions.relevance import verdicts_of
 from fac.review import Standing
 from fac.schema import LEVELS
@@ -25,15 +25,6 @@ LEVEL_COLOURS: dict[str, Any] = {
     "probably": "green",
     "maybe": "orange",
     "no": "red",
-}
-
-SCORE_NAMES = {"auroc": "AUROC", "detection": "Detection", "fuzzing": "Fuzzing"}
-SCORE_MEANINGS = {
-    "auroc": "How well the explanation's words rank held-out samples: firing before silent ones.",
-    "detection": "Balanced accuracy of a language model that reads the explanation and says which "
-    "held-out texts fire.",
-    "fuzzing": "Balanced accuracy of a language model that says whether the marked tokens are the "
-    "right ones.",
 }
 
 
@@ -52,14 +43,14 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
         st.html(explanation_html("a person's correction", "", text, ""))
     scores: list[Row] = []
     for each in explanations:
-        explainer = TITLES[each.explainer]
-        source = "" if each.explainer == "tokens" else each.source
-        st.html(explanation_html(explainer, source, each.text, each.why_not))
+        explainer = EXPLAINERS[each.explainer]
+        source = "" if explainer.needs_nothing else each.source
+        st.html(explanation_html(explainer.title, source, each.text, each.why_not))
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
             for score in each.scores:
                 words = _score_words(score, interval=brief)
-                st.badge(words, color="gray", help=SCORE_MEANINGS[score["score"]])
-                scores.append({**score, "name": f"{_score_name(score)}, {explainer}"})
+                st.badge(words, color="gray", help=SCORERS[score["score"]].meaning)
+                scores.append({**score, "name": f"{SCORERS[score['score']].title}, {explainer.title}"})
             if words := people_say(each.standing):
                 st.badge(words, icon=":material/groups:", color="blue", help=_reviews(each))
             if each.text:
@@ -74,15 +65,12 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
         st.caption("Scores on held-out samples, with 95 % intervals; 0.5 is guessing.")
 
 
-def _score_name(score: Row) -> str:
-    return SCORE_NAMES.get(score["score"], score["score"])
-
-
 def _score_words(score: Row, *, interval: bool) -> str:
     """A score with n, and with its interval where no plot shows it."""
+    title = SCORERS[score["score"]].title
     if score["value"] is None:
-        return f"{_score_name(score)} not defined"
-    words = f"{_score_name(score)} {score['value']:.2f}"
+        return f"{title} not defined"
+    words = f"{title} {score['value']:.2f}"
     if interval and score["low"] is not None and score["high"] is not None:
         words += f" ({score['low']:.2f} to {score['high']:.2f})"
     return f"{words}, n = {score['n']:,}"
@@ -160,7 +148,8 @@ def explain_form(anchor: str, features: Sequence[int]) -> None:
             }.__getitem__,
             horizontal=True,
         )
-        scored = st.toggle("Score them on held-out texts", value=True, help="Detection, fuzzing.")
+        listed = ", ".join(model_scores()).capitalize()
+        scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
         if st.form_submit_button("Explain", icon=":material/smart_toy:"):
             spec = ExplainSpec(
                 measure=anchor,
@@ -169,7 +158,7 @@ def explain_form(anchor: str, features: Sequence[int]) -> None:
                 model=model,
                 endpoint=endpoint,
                 budget_tokens=budget,
-                scores=("detection", "fuzzing") if scored else (),
+                scores=model_scores() if scored else (),
             )
             start(spec, "Asking the model for explanations")
             st.rerun()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from fac import jobs
-from fac.config import METHODS, DemoSpec, Spec
+from fac.config import EXPLAINERS, METHODS, DemoSpec, Spec
+from fac.jobs import worker
 from fac.store.queue import Job
 from fac.ui.stores import stores, workspace
 from fac.ui.text import plain
@@ -38,8 +38,8 @@ def job_title(job: Job) -> str:
     if job.step == "measure":
         return f"{verb} {name_of(job.spec['dataset'])}"
     if job.step == "explain":
-        by = {"tokens": "by its tokens", "external": "from a file"}.get(job.spec["explainer"])
-        return f"{verb} {name_of(job.spec['measure'])} {by or 'with ' + job.spec['model']}"
+        how = EXPLAINERS[job.spec["explainer"]].job_title.format(model=job.spec["model"])
+        return f"{verb} {name_of(job.spec['measure'])} {how}"
     if job.step == "relevance":
         return f"{verb} {name_of(job.spec['measure'])} for {job.spec['task']}"
     if job.step == "pairs":
@@ -70,7 +70,7 @@ def start(spec: Spec, announcement: str) -> int:
     """Puts a job into the queue, makes sure that somebody works, and says so."""
     job = stores().queue.enqueue(spec)
     st.session_state.setdefault("started", []).append(job)
-    jobs.start_worker(workspace())
+    worker.start_worker(workspace())
     st.toast(plain(announcement), icon=":material/schedule:")
     return job
 
@@ -144,18 +144,18 @@ def _jobs_now() -> None:
 
 
 def _alive() -> bool:
-    worker = stores().queue.worker()
-    return bool(worker and worker["alive"])
+    state = stores().queue.worker()
+    return bool(state and state["alive"])
 
 
 def restart_worker() -> None:
-    jobs.restart_worker(workspace())
+    worker.restart_worker(workspace())
 
 
 def retry(job: int) -> None:
     """Puts a job that ended badly back into the queue."""
     stores().queue.retry(job)
-    jobs.start_worker(workspace())
+    worker.start_worker(workspace())
 
 
 def demo_jobs() -> list[Job]:

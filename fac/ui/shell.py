@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from fac import config, jobs
+from fac import config
 from fac.config import DemoSpec, IngestSpec, MeasureSpec, Workspace
 from fac.errors import FacError, InputError
+from fac.jobs import worker
 from fac.manifest import DatasetManifest
 from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
 from fac.questions.comparison import Comparison, coverage, curve
@@ -139,7 +140,7 @@ def _start(root: Path) -> None:
     st.secrets.load_if_toml_exists()
     if not stores().runs.list(MeasureSpec.step) and not demo_jobs():
         stores().queue.enqueue(DemoSpec())
-    jobs.start_worker(Workspace(root))
+    worker.start_worker(Workspace(root))
 
 
 _TROUBLE = re.compile(r"toxic|hate|offens|harm|unsafe|nsfw|abus|slur|jailbreak", re.IGNORECASE)

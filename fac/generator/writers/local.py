@@ -11,7 +11,7 @@ import numpy as np
 
 from fac.errors import BudgetReached
 from fac.generator.batch_chat import HEARTBEAT
-from fac.generator.local import Continuation, LocalGenerator, Row
+from fac.generator.local import Continuation, LocalGenerator, PromptRow
 from fac.generator.writer import Request, WriterKind, Written, check_requests, room_of, stream
 
 
@@ -124,17 +124,17 @@ class LocalWriter:
             for first in range(0, len(equal), self.batch):
                 yield LineBatch(room, equal[first : first + self.batch])
 
-    def _row(self, request: Request, seed: int) -> Row:
+    def _row(self, request: Request, seed: int) -> PromptRow:
         number = stream(seed, request.key)
         opening = request.opening
         if opening is not None and opening.text:
-            return Row(opening.text, number, line=True, steer=request.steer)
+            return PromptRow(opening.text, number, line=True, steer=request.steer)
         if request.prompt is not None:
             text = self.generator.render(request.prompt.messages)
         else:
             chat = self.generator.render([{"role": "user", "content": BLANK}], reply=False)
             text = chat.partition(BLANK)[0]
-        return Row(text, number, steer=request.steer)
+        return PromptRow(text, number, steer=request.steer)
 
     def _affordable(
         self, lines: Sequence[_Line], room: int, written: Mapping[str, Written], reserved: int
@@ -168,7 +168,7 @@ class _Line(NamedTuple):
     length: int
     prompt: str
     key: str
-    row: Row
+    row: PromptRow
 
 
 class LineBatch(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from fac.errors import InputError, disk_full, disk_room
+from fac.manifest import AnyManifest
 from fac.store.cache.candidates import fill_candidates
 from fac.store.cache.dictionary import fill_sae
 from fac.store.cache.explanations import fill_explain
@@ -22,7 +23,7 @@ BLOCK_BYTES = 65536
 """Of a file, read and checked at once: with DuckDB's own 256 kB, one feature's rows are a small
 part of what is read for them."""
 
-FILLS: dict[str, Callable[[Connection, Runs, dict[str, Any]], None]] = {
+FILLS: dict[str, Callable[[Connection, Runs, AnyManifest], None]] = {
     "sae": fill_sae,
     "measure": fill_measure,
     "explain": fill_explain,
@@ -44,7 +45,7 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
     without a cache, damaged tables and a full disk; an older cache then stays.
     """
     manifest = runs.manifest(run_id)
-    fill = FILLS.get(manifest["step"])
+    fill = FILLS.get(manifest.step)
     if fill is None:
         raise InputError(
             f"Run {run_id} has no cache: only {', '.join(CACHED[:-1])} and {CACHED[-1]} runs have "
@@ -73,9 +74,9 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
                 _remove(partial, spill)
 
 
-def _blame_damaged_tables(runs: Runs, manifest: dict[str, Any], error: duckdb.Error) -> None:
+def _blame_damaged_tables(runs: Runs, manifest: AnyManifest, error: duckdb.Error) -> None:
     """Raises InputError if a table that was read is not the one its run promised."""
-    for run in (manifest["run"], *manifest["inputs"]):
+    for run in (manifest.run, *manifest.inputs.ids):
         if runs.find(run) and (spoilt := runs.verify(run)):
             raise InputError(
                 f"Run {run} is damaged ({', '.join(spoilt)} changed since it was written): "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fac.errors import InputError
+from fac.manifest import AnyManifest
 from fac.schema import CANDIDATES, HITS, PAIRS, VERDICTS
 from fac.store.cache.files import Files
 from fac.store.cache.fill import parquet, refuse_doubles, write_meta
@@ -40,10 +41,10 @@ KEYS = {
 }
 
 
-def fill_candidates(con: Connection, runs: Runs, manifest: dict[str, Any]) -> None:
-    run = manifest["run"]
+def fill_candidates(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
+    run = manifest.run
     for table, create in CREATE.items():
-        if f"{table}.parquet" in manifest["files"]:
+        if f"{table}.parquet" in manifest.files:
             path = parquet(runs, run, table)
             con.execute(create.format(source="read_parquet($path)"), {"path": path})
         else:
@@ -51,7 +52,7 @@ def fill_candidates(con: Connection, runs: Runs, manifest: dict[str, Any]) -> No
             con.execute(create.format(source="nothing"))
             con.unregister("nothing")
         refuse_doubles(con, run, table, KEYS[table])
-    write_meta(con, manifest, {"inputs": manifest["inputs"]})
+    write_meta(con, manifest, {"inputs": [*manifest.inputs.ids]})
 
 
 PAIR_COLUMNS = "*, positive_peak - negative_peak AS margin"
@@ -110,7 +111,7 @@ COUNT_VERDICTS = """
 """
 
 
-class Candidates(Files):
+class CandidateQueries(Files):
     """Pairs, and texts with what became of them."""
 
     @remembered

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fac.errors import InputError
+from fac.manifest import AnyManifest
 from fac.store.cache.files import Files
 from fac.store.cache.fill import parquet, refuse_doubles, write_meta
 from fac.store.cache.sql import Connection, Rows, dicts, sql_name
@@ -52,16 +53,16 @@ CREATE_EXPLAINED = """
 """
 
 
-def fill_explain(con: Connection, runs: Runs, manifest: dict[str, Any]) -> None:
-    run = manifest["run"]
+def fill_explain(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
+    run = manifest.run
     for table, create in CREATE.items():
         con.execute(create, {"path": parquet(runs, run, table)})
         refuse_doubles(con, run, table, KEYS[table])
     con.execute(CREATE_EXPLAINED, {"preference": [*SCORE_PREFERENCE]})
-    write_meta(con, manifest, {"measure": manifest["inputs"][0]})
+    write_meta(con, manifest, {"measure": manifest.inputs.measure})
 
 
-EXPLAINED = """
+SELECT_EXPLAINED = """
     SELECT feature, explanation, explainer, score, score_kind FROM {run}.explained
     ORDER BY feature
 """
@@ -73,12 +74,12 @@ EXPLAINED_COLUMNS = {
     "score_kind": pa.string(),
 }
 
-EXPLANATIONS = """
+SELECT_EXPLANATIONS = """
     SELECT feature, explainer, text, status, reason, source, prompt_hash, inputs
     FROM {run}.explanations ORDER BY feature
 """
 
-SCORES = """
+SELECT_SCORES = """
     SELECT feature, score, value, low, high, n, n_positive, n_unreadable FROM {run}.scores
     ORDER BY feature, score
 """
@@ -114,7 +115,7 @@ EXAMPLES_OF = """
 """
 
 
-class Explanations(Files):
+class ExplanationQueries(Files):
     """Texts, their scores, and what those were measured on."""
 
     @remembered
@@ -125,8 +126,8 @@ class Explanations(Files):
         high, n, n_positive and n_unreadable.
         """
         with self._reading(explain_run):
-            texts = self._table(explain_run, EXPLANATIONS)
-            values = self._table(explain_run, SCORES)
+            texts = self._table(explain_run, SELECT_EXPLANATIONS)
+            values = self._table(explain_run, SELECT_SCORES)
         rows = rows_about(texts, features).to_pylist()
         scores: dict[int, dict[str, Any]] = {row["feature"]: {} for row in rows}
         for score in rows_about(values, features).to_pylist():
@@ -136,7 +137,7 @@ class Explanations(Files):
     def texts(self, explain_run: str) -> list[tuple[int, str]]:
         """(feature, text) of every explanation that has one, in feature order."""
         with self._reading(explain_run):
-            table = self._table(explain_run, EXPLAINED)
+            table = self._table(explain_run, SELECT_EXPLAINED)
         columns = (table["feature"].to_pylist(), table["explanation"].to_pylist())
         return list(zip(*columns, strict=True))
 
@@ -196,7 +197,9 @@ class Explanations(Files):
         columns = {name: pa.nulls(len(features), EXPLAINED_COLUMNS[name]) for name in names}
         lacking = pa.array(np.ones(len(features), bool))
         for run in explain_runs:
-            of_run = aligned(self._table(run, EXPLAINED).select(["feature", *names]), features)
+            of_run = aligned(
+                self._table(run, SELECT_EXPLAINED).select(["feature", *names]), features
+            )
             for name in names:
                 columns[name] = pc.if_else(lacking, of_run[name], columns[name])
             lacking = pc.and_(lacking, pc.is_null(of_run["feature"]))

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from fac.errors import InputError
 from fac.schema import EVERY_ROLE, ROLES
-from fac.store.cache.dictionary import Dictionary
-from fac.store.cache.explanations import EXPLAINED_COLUMNS, Explanations
+from fac.store.cache.dictionary import DictionaryQueries
+from fac.store.cache.explanations import EXPLAINED_COLUMNS, ExplanationQueries
 from fac.store.cache.sql import Connection, page_bounds, read_search, role_code, sql_name
 from fac.store.cache.tables import aligned
 from fac.store.memo import remembered
@@ -36,13 +36,13 @@ FEATURES_SHOWN = ("all", "alive", "silent")
 
 HISTOGRAM_BINS = 30
 
-FEATURES = """
+SELECT_FEATURES = """
     SELECT feature, label, n_samples, n_user, n_assistant, n_system, n_tokens, max_peak,
            mean_peak, peak_system, peak_user, peak_assistant
     FROM {run}.features ORDER BY feature
 """
 
-HIGHEST_NEAR = "SELECT feature, pre FROM {run}.near WHERE rank = 0 ORDER BY feature"
+SELECT_HIGHEST_NEAR = "SELECT feature, pre FROM {run}.near WHERE rank = 0 ORDER BY feature"
 
 FEATURES_MATCHING = """
     SELECT feature FROM {run}.features
@@ -58,7 +58,7 @@ UNLESS_BY = " AND feature NOT IN (SELECT feature FROM {run}.explained)"
 PEAKS_OF = "SELECT peak FROM {run}.activations WHERE feature = {feature} AND strongest"
 
 
-class Features(Dictionary, Explanations):
+class FeatureQueries(DictionaryQueries, ExplanationQueries):
     """One row a feature."""
 
     @remembered
@@ -92,7 +92,7 @@ class Features(Dictionary, Explanations):
             )
         page = page_bounds(offset, limit)
         with self._reading(run, sae_run, *explained) as cursor:
-            table = self._table(run, FEATURES)
+            table = self._table(run, SELECT_FEATURES)
             matches = self._matching(cursor, run, search, sae_run, explained)
             if ids is not None:
                 listed = np.zeros(len(table), bool)
@@ -128,7 +128,7 @@ class Features(Dictionary, Explanations):
     ) -> dict[str, Any] | None:
         """The row of `features_page` for one feature; None outside the dictionary."""
         with self._reading(run, sae_run, *explained):
-            if not 0 <= feature < len(self._table(run, FEATURES)):
+            if not 0 <= feature < len(self._table(run, SELECT_FEATURES)):
                 return None
             return self._described(run, np.array([feature]), sae_run, explained).to_pylist()[0]
 
@@ -138,7 +138,7 @@ class Features(Dictionary, Explanations):
         counts [B]; both empty for a silent feature."""
         with self._reading(run) as cursor:
             floor = self._summary(run)["floor"]
-            row = aligned(self._table(run, FEATURES), np.array([feature]))
+            row = aligned(self._table(run, SELECT_FEATURES), np.array([feature]))
             top = row["max_peak"][0].as_py() or 0.0
             if top <= floor:
                 return [], []
@@ -169,10 +169,10 @@ class Features(Dictionary, Explanations):
         features = np.asarray(features, np.int64)
         with self._reading(anchor_run, dataset_run, sae_run, *explained):
             anchor, dataset = (
-                aligned(self._table(run, FEATURES).select(["feature", peak]), features)
+                aligned(self._table(run, SELECT_FEATURES).select(["feature", peak]), features)
                 for run in (anchor_run, dataset_run)
             )
-            near = aligned(self._table(dataset_run, HIGHEST_NEAR), features)
+            near = aligned(self._table(dataset_run, SELECT_HIGHEST_NEAR), features)
             thresholds = self._sae_thresholds(sae_run, features)
             score = self._first_explained(explained, features, "score")["score"]
         dataset_peak = dataset[peak]
@@ -198,7 +198,7 @@ class Features(Dictionary, Explanations):
         """Which features `search` finds: bool `[n_features]`."""
         text, number = read_search(search)
         everything = text is None and number is None
-        matches = np.full(len(self._table(run, FEATURES)), everything)
+        matches = np.full(len(self._table(run, SELECT_FEATURES)), everything)
         if text is not None:
             sql = FEATURES_MATCHING.format(run=sql_name(run))
             if sae_run is not None:
@@ -215,7 +215,7 @@ class Features(Dictionary, Explanations):
         self, run: str, sort: str, descending: bool, explained: Sequence[str]
     ) -> np.ndarray:
         """All features in the order of the table: int64 `[n_features]`, remembered."""
-        table = self._table(run, FEATURES)
+        table = self._table(run, SELECT_FEATURES)
 
         def order() -> np.ndarray:
             if sort == "score":
@@ -236,7 +236,7 @@ class Features(Dictionary, Explanations):
         self, run: str, features: np.ndarray, sae_run: str | None, explained: Sequence[str]
     ) -> pa.Table:
         """The rows of `features_page` for these features."""
-        rows = aligned(self._table(run, FEATURES), features)
+        rows = aligned(self._table(run, SELECT_FEATURES), features)
         n_samples = max(self._summary(run)["n_samples"], 1)
         counts = rows.drop_columns([f"peak_{role}" for role in ROLES])
         texts = self._first_explained(explained, features, *EXPLAINED_COLUMNS)

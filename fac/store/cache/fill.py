@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fac.errors import InputError
+from fac.manifest import AnyManifest
 from fac.store.cache.files import SQL_VERSION
 from fac.store.cache.sql import Connection, one_row
 from fac.store.runs import Runs
@@ -17,16 +18,16 @@ INSERT_META = "INSERT INTO meta VALUES ($version, $run, $step, $summary)"
 COUNT_DOUBLES = "SELECT count(*) - count(DISTINCT ({key})) FROM {table}"
 
 
-def write_meta(con: Connection, manifest: dict[str, Any], derived: dict[str, Any]) -> None:
+def write_meta(con: Connection, manifest: AnyManifest, derived: dict[str, Any]) -> None:
     """Says whose tables these are; the summary is the run's facts and what was derived here."""
-    summary = {**manifest["facts"], "run": manifest["run"], **derived}
+    summary = {**manifest.fields["facts"], "run": manifest.run, **derived}
     con.execute(CREATE_META)
     con.execute(
         INSERT_META,
         {
             "version": SQL_VERSION,
-            "run": manifest["run"],
-            "step": manifest["step"],
+            "run": manifest.run,
+            "step": manifest.step,
             "summary": json.dumps(summary, ensure_ascii=True),
         },
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from fac.errors import InputError
+from fac.manifest import AnyManifest
 from fac.schema import ROLES
 from fac.store.cache.fill import parquet, write_meta
 from fac.store.cache.sql import ROLE_CODES, Connection, float32, one_row
@@ -125,12 +125,12 @@ INSERT_FEATURES = """
 COUNT_ALIVE = "SELECT count(*) FROM features WHERE n_samples > 0"
 
 
-def fill_measure(con: Connection, runs: Runs, manifest: dict[str, Any]) -> None:
-    run, facts = manifest["run"], manifest["facts"]
+def fill_measure(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
+    run, facts = manifest.run, manifest.facts
     path = parquet(runs, run, "activations")
-    n_features = facts["n_features"]
+    n_features = facts.n_features
     low, high, first, last, finite = one_row(con, PEAK_RANGE, path=path)
-    floor = manifest["spec"].get("floor", 0.0)
+    floor = manifest.spec.floor
     if finite is not None and not (
         finite and low > float32(floor) and first >= 0 and last < n_features
     ):
@@ -141,7 +141,7 @@ def fill_measure(con: Connection, runs: Runs, manifest: dict[str, Any]) -> None:
     con.execute(CREATE_TABLES)
     con.execute(CREATE_SPANS, {"path": parquet(runs, run, "spans")})
     con.execute(CREATE_NEAR, {"path": parquet(runs, run, "near")})
-    samples = parquet(runs, facts["dataset"], "samples")
+    samples = parquet(runs, facts.dataset, "samples")
     tokens = parquet(runs, run, "sample_tokens")
     con.execute(CREATE_SAMPLES, {"samples": samples, "tokens": tokens})
     con.execute(CREATE_LABELS)

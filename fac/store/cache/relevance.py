@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from fac.errors import InputError
+from fac.manifest import AnyManifest
 from fac.schema import RELEVANT
 from fac.store.cache.files import Files
 from fac.store.cache.fill import parquet, refuse_doubles, write_meta
@@ -24,7 +24,7 @@ CREATE_RELEVANCE = """
     FROM read_parquet($path) ORDER BY feature
 """
 
-RELEVANCE = """
+SELECT_RELEVANCE = """
     SELECT feature, level, rationale, effect, p, q, n_with, n_without, prompt_hash
     FROM {run}.relevance ORDER BY feature
 """
@@ -36,13 +36,13 @@ RELEVANT_FEATURES = """
 """
 
 
-def fill_relevance(con: Connection, runs: Runs, manifest: dict[str, Any]) -> None:
-    con.execute(CREATE_RELEVANCE, {"path": parquet(runs, manifest["run"], "relevance")})
-    refuse_doubles(con, manifest["run"], "relevance", "feature")
-    write_meta(con, manifest, {"measure": manifest["inputs"][0]})
+def fill_relevance(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
+    con.execute(CREATE_RELEVANCE, {"path": parquet(runs, manifest.run, "relevance")})
+    refuse_doubles(con, manifest.run, "relevance", "feature")
+    write_meta(con, manifest, {"measure": manifest.inputs.measure})
 
 
-class Relevance(Files):
+class RelevanceQueries(Files):
     """A judge's verdicts."""
 
     @remembered
@@ -50,7 +50,7 @@ class Relevance(Files):
         """The judge's verdicts, on all judged features or these, in feature order: the columns of
         schema.RELEVANCE."""
         with self._reading(relevance_run):
-            table = self._table(relevance_run, RELEVANCE)
+            table = self._table(relevance_run, SELECT_RELEVANCE)
         return rows_about(table, features).to_pylist()
 
     @remembered

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fac.schema import EVERY_ROLE, ROLES
-from fac.store.cache.dictionary import Dictionary
+from fac.store.cache.dictionary import DictionaryQueries
 from fac.store.cache.sql import Rows, dicts, float32, page_bounds, role_code, sql_name
 from fac.store.memo import remembered
 
@@ -31,7 +31,7 @@ FIRING_ROWS = """
     WHERE feature = $feature AND peak > $threshold::FLOAT AND {one_per_sample}
 """
 
-SAMPLES = """
+SELECT_SAMPLES = """
     SELECT sample, sample_id, messages, label, n_tokens, n_content, n_cut FROM {run}.samples
 """
 
@@ -41,7 +41,7 @@ SAMPLES_MATCHING = """
 """
 
 
-class Samples(Dictionary):
+class SampleQueries(DictionaryQueries):
     """Spans and samples."""
 
     @remembered
@@ -89,7 +89,7 @@ class Samples(Dictionary):
 
     def sample(self, run: str, row: int) -> dict[str, Any] | None:
         """One sample of the measured dataset with its messages; None past the end."""
-        rows = self._rows(run, SAMPLES + "WHERE sample = $row", row=int(row))
+        rows = self._rows(run, SELECT_SAMPLES + "WHERE sample = $row", row=int(row))
         return rows[0] if rows else None
 
     def samples_page(
@@ -102,5 +102,5 @@ class Samples(Dictionary):
             values = {"text": search.strip() or None}
             matching = cursor.execute(sql, values).fetchnumpy()["sample"]
             on_page = matching[page["offset"] :][: page["limit"]].tolist()
-            sql = SAMPLES + "WHERE sample IN (SELECT unnest($rows)) ORDER BY sample"
+            sql = SELECT_SAMPLES + "WHERE sample IN (SELECT unnest($rows)) ORDER BY sample"
             return dicts(cursor, sql.format(run=sql_name(run)), rows=on_page), len(matching)

@@ -63,7 +63,7 @@ CREATE_BY_PEAK = """
     ORDER BY peak, who
 """
 
-THRESHOLDS = "SELECT threshold FROM {run}.rungs ORDER BY rung"
+SELECT_THRESHOLDS = "SELECT threshold FROM {run}.rungs ORDER BY rung"
 
 # Rows come in the order in which they were inserted: to sort them again would take longer.
 SUPPORT_ON_GRID = "SELECT n FROM {run}.ladder WHERE rung = $rung"
@@ -162,7 +162,7 @@ def _insert(con: Connection, sql: str, columns: Mapping[str, object]) -> None:
     con.unregister("counted")
 
 
-class Support(Files):
+class SupportQueries(Files):
     """Counts of samples."""
 
     @remembered
@@ -192,7 +192,7 @@ class Support(Files):
         counts = np.zeros((len(ROLE_CODES), n_features), np.int32)
         if threshold >= summary["max_peak"]:
             return counts
-        grid = self._table(run, THRESHOLDS)["threshold"].to_numpy()
+        grid = self._table(run, SELECT_THRESHOLDS)["threshold"].to_numpy()
         at = int(np.searchsorted(grid, np.float32(threshold)))
         upper = math.inf
         if at < len(grid):

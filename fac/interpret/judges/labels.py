@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from scipy.stats import false_discovery_control, hypergeom
 
+from fac.config import JudgeSpec
 from fac.errors import InputError
 from fac.interpret.evidence import firing_features, firing_samples
-from fac.store.runs import Runs
+from fac.interpret.parts import Judge, Row
+from fac.interpret.step_run import StepRun
 
 LEVELS_BY_Q = ((0.01, "yes"), (0.05, "probably"), (0.2, "maybe"))
 """Level of a feature that fires more often with the label, by its false discovery rate. Ours."""
@@ -19,37 +19,39 @@ PART = 4096
 """Features read at once."""
 
 
-def contrast(runs: Runs, measure: str, label: str, features: Sequence[int]) -> list[dict[str, Any]]:
-    """One row of schema.RELEVANCE per asked feature that fires, ascending.
+def contrast(run: StepRun[JudgeSpec]) -> list[Row]:
+    """One row of schema.RELEVANCE per feature of the run that fires, ascending.
 
     p is Fisher's exact probability that a feature fires at least as often among the labelled
     samples if the label did not matter (one-sided, hypergeometric tail); q is Benjamini-Hochberg's
     over all features that fire, so that asking for fewer does not make them look better. Unlabelled
     samples take no part. Raises InputError for a label nobody, or everybody, carries.
     """
-    dataset = runs.manifest(measure)["facts"]["dataset"]
-    given = runs.table(dataset, "samples", ["label"])["label"].to_pylist()
-    labelled = np.array([value is not None for value in given])
-    carries = np.array([value == label for value in given])
+    from scipy.stats import false_discovery_control, hypergeom
+
+    runs, measure, label = run.runs, run.spec.measure, run.spec.label
+    facts = runs.manifest(measure).facts
+    labels = runs.table(facts.dataset, "samples", ["label"])["label"].to_pylist()
+    labelled = np.array([value is not None for value in labels])
+    carries = np.array([value == label for value in labels])
     n, with_label = int(labelled.sum()), int(carries.sum())
     if with_label in (0, n):
-        known = sorted({value for value in given if value is not None})[:8]
+        names = sorted({value for value in labels if value is not None})[:8]
         raise InputError(
             f"The label {label!r} must divide the samples, but {with_label:,} of {n:,} labelled "
-            f"ones carry it; labels here: {', '.join(known) or 'none'}."
+            f"ones carry it; labels here: {', '.join(names) or 'none'}."
         )
-    size = runs.manifest(measure)["facts"]["n_features"]
-    fires_with, fires = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    fires_with, fires = np.zeros((2, facts.n_features), np.int64)
     alive = np.array(firing_features(runs, measure))
     for start in range(0, len(alive), PART):
-        found = firing_samples(runs, measure, alive[start : start + PART].tolist())
-        for feature, samples in found.items():
+        part = alive[start : start + PART].tolist()
+        for feature, samples in firing_samples(runs, measure, part).items():
             fires[feature] = labelled[samples].sum()
             fires_with[feature] = carries[samples].sum()
     p = hypergeom.sf(fires_with[alive] - 1, n, with_label, fires[alive])
     q = false_discovery_control(np.clip(p, 0.0, 1.0))
     effect = fires_with / with_label - (fires - fires_with) / (n - with_label)
-    asked = set(features)
+    features = set(run.features)
     return [
         {
             "feature": int(f),
@@ -63,7 +65,7 @@ def contrast(runs: Runs, measure: str, label: str, features: Sequence[int]) -> l
             "prompt_hash": "",
         }
         for i, f in enumerate(alive)
-        if f in asked
+        if f in features
     ]
 
 
@@ -71,3 +73,10 @@ def _level(effect: float, q: float) -> str:
     if effect <= 0:
         return "no"
     return next((level for limit, level in LEVELS_BY_Q if q <= limit), "no")
+
+
+def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
+    yield contrast(run)
+
+
+JUDGE = Judge(title="The data's labels", judge=_judge, preference=1, needs_label=True)

@@ -1,16 +1,8 @@
-"""fac.store: runs are whole or absent, caches say what arrays say, a job is done by one worker."""
+"""fac.store.cache: caches say what arrays say."""
 
-import errno
 import json
 import math
-import os
-import signal
-import socket
-import sqlite3
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -22,17 +14,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fac import coverage, schema
-from fac.config import IngestSpec, SaeSpec, Workspace
-from fac.errors import Cancelled, InputError, RunNotFound, SchemaTooNew
+from fac.config import Workspace
+from fac.errors import InputError
 from fac.schema import EVERY_ROLE, ROLES, Activations
-from fac.store import queue as queueing
-from fac.store import runs as running
 from fac.store.cache import SORTABLE, Cache, build, fill, measure
 from fac.store.cache import support as supporting
 from fac.store.cache.support import threshold_grid
 from fac.store.memo import Memo
-from fac.store.queue import Queue, process_exists
-from fac.store.runs import ParquetAppender, Runs, write_table
+from fac.store.runs import Runs
 from tests import test_export as exports
 from tests import toy as toys
 from tests.toy import (
@@ -44,246 +33,6 @@ from tests.toy import (
     toy_workspace,
 )
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-NUMBERS = pa.schema([("n", pa.int64()), ("word", pa.dictionary(pa.int8(), pa.string()))])
-
-
-def numbers(*values):
-    return pa.table({"n": list(values), "word": [f"w{v % 3}" for v in values]})
-
-
-def full_disk(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-# ---- runs ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def runs(tmp_path):
-    return Runs(Workspace(tmp_path))
-
-
-def publish(runs, name="tea", values=(1, 2, 3), step=SaeSpec):
-    spec = step(model=name)
-    run_id = spec.run_id()
-    write_table(runs.scratch(run_id) / "numbers.parquet", numbers(*values), NUMBERS)
-    runs.publish(run_id, spec=spec, inputs=["dataset-1"], facts={"name": name}, seconds=1.5)
-    return run_id
-
-
-def test_a_published_run_says_what_it_holds(runs):
-    run_id = publish(runs)
-    manifest = runs.manifest(run_id)
-    assert manifest["run"] == run_id
-    assert manifest["step"] == "sae"
-    assert manifest["spec"] == {"model": "tea", "layer": 15, "sae": "demo"}
-    assert manifest["inputs"] == ["dataset-1"]
-    assert manifest["files"]["numbers.parquet"]["rows"] == 3
-    assert manifest["seconds"] == 1.5
-    assert runs.table(run_id, "numbers").to_pylist() == numbers(1, 2, 3).to_pylist()
-    assert runs.table(run_id, "numbers", ["n"]).column_names == ["n"]
-    assert [batch.num_rows for batch in runs.batches(run_id, "numbers")] == [3]
-    assert runs.table(run_id, "numbers").schema.equals(NUMBERS)
-
-
-def test_a_half_written_run_is_invisible(runs):
-    run_id = SaeSpec(model="half").run_id()
-    folder = runs.scratch(run_id)
-    write_table(folder / "numbers.parquet", numbers(1), NUMBERS)
-    (folder / "manifest.json").write_text("{}")
-    assert not runs.find(run_id)
-    assert runs.list("sae") == []
-    with pytest.raises(RunNotFound):
-        runs.manifest(run_id)
-    with pytest.raises(RunNotFound):
-        runs.table(run_id, "numbers")
-    assert runs.scratch(run_id) == folder and (folder / "numbers.parquet").exists()
-
-
-@pytest.mark.parametrize("dies_at", ["_sync", "_versions", "_file_facts"])
-def test_a_crash_while_publishing_leaves_no_run_and_publishing_again_works(
-    runs, monkeypatch, dies_at
-):
-    class PulledPlug(BaseException):
-        pass
-
-    def die(*_):
-        raise PulledPlug
-
-    asked = SaeSpec(model="tea")
-    path = runs.scratch(asked.run_id()) / "numbers.parquet"
-    write_table(path, numbers(1, 2, 3), NUMBERS)
-    journal = path.with_name("_journal.jsonl")
-    journal.write_bytes(b"what was paid for")
-    with monkeypatch.context() as patched, pytest.raises(PulledPlug):
-        patched.setattr(running, dies_at, die)
-        runs.publish(asked.run_id(), spec=asked, inputs=[], facts={}, seconds=0)
-    assert runs.list("sae") == []
-    assert journal.read_bytes() == b"what was paid for"
-    assert runs.find(publish(runs))
-
-
-def test_publishing_drops_working_files(runs):
-    run_id = SaeSpec(model="tea").run_id()
-    (runs.scratch(run_id) / "_part-1.parquet").write_bytes(b"part")
-    (runs.scratch(run_id) / "_shards").mkdir()
-    publish(runs)
-    assert sorted(p.name for p in runs.path(run_id).iterdir()) == [
-        "manifest.json",
-        "numbers.parquet",
-    ]
-    assert list(runs.manifest(run_id)["files"]) == ["numbers.parquet"]
-
-
-def test_a_finished_run_is_never_changed(runs):
-    run_id = publish(runs)
-    before = (runs.path(run_id) / "manifest.json").read_bytes()
-    assert publish(runs, values=(7, 8)) == run_id
-    assert (runs.path(run_id) / "manifest.json").read_bytes() == before
-    assert runs.table(run_id, "numbers")["n"].to_pylist() == [1, 2, 3]
-
-
-def test_a_changed_or_lost_file_is_told(runs):
-    run_id = publish(runs)
-    path = runs.path(run_id) / "numbers.parquet"
-    assert runs.verify(run_id) == []
-    content = bytearray(path.read_bytes())
-    content[7] ^= 1
-    path.write_bytes(content)
-    assert runs.verify(run_id) == ["numbers.parquet"]
-    path.unlink()
-    assert runs.verify(run_id) == ["numbers.parquet"]
-    with pytest.raises(InputError, match="damaged"):
-        runs.table(run_id, "numbers")
-
-
-def test_a_run_of_a_newer_version_is_refused_by_name(runs):
-    run_id = publish(runs)
-    path = runs.path(run_id) / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
-    for ask in (lambda: runs.manifest(run_id), lambda: runs.list("sae")):
-        with pytest.raises(SchemaTooNew, match=f"{run_id} was written with schema 99"):
-            ask()
-
-
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        (b"", "Expecting value"),
-        (b'{"run": ', "Expecting value"),
-        (b"\xff\xfe\x00", "can't decode"),
-        (b"[]", "it is no JSON object"),
-        (b"{}", "it does not say its schema"),
-        (b'{"schema": "1"}', "it does not say its schema"),
-        (b'{"schema": 1, "run": "x", "facts": {}}', "it lacks step, spec, inputs, files, created"),
-    ],
-)
-def test_an_unreadable_manifest_is_one_sentence(runs, content, why):
-    run_id = publish(runs)
-    (runs.path(run_id) / "manifest.json").write_bytes(content)
-    told = rf"manifest of run {run_id} cannot be read \(.*{why}.*\): delete the folder"
-    for ask in (lambda: runs.manifest(run_id), lambda: runs.list("sae")):
-        with pytest.raises(InputError, match=told):
-            ask()
-
-
-@pytest.mark.parametrize("name", ["numbers.parquet", "activations", "../numbers"])
-def test_asking_for_a_table_the_run_does_not_have_names_those_it_has(runs, name):
-    run_id = publish(runs)
-    with pytest.raises(InputError, match="it has: numbers"):
-        runs.table(run_id, name)
-
-
-@pytest.mark.parametrize(
-    "hostile", ["", "..", "../../etc", "sae-1/../../x", 'sae-"; x', "a b-c", "sae-é", "-"]
-)
-def test_what_cannot_be_an_id_is_simply_not_found(runs, hostile):
-    assert not runs.find(hostile)
-    with pytest.raises(RunNotFound):
-        runs.manifest(hostile)
-
-
-def test_a_name_means_its_newest_run(runs):
-    first = publish(runs, "tea")
-    spec = SaeSpec(model="other")
-    write_table(runs.scratch(spec.run_id()) / "numbers.parquet", numbers(1), NUMBERS)
-    runs.publish(spec.run_id(), spec=spec, inputs=[], facts={"name": "tea"}, seconds=0)
-    assert runs.resolve("sae", "tea") == spec.run_id()
-    assert runs.resolve("sae", first) == first
-    assert [m["run"] for m in runs.list("sae")] == [spec.run_id(), first]
-    with pytest.raises(RunNotFound, match=r"'coffee'\. Known: tea"):
-        runs.resolve("sae", "coffee")
-    with pytest.raises(RunNotFound, match="none yet"):
-        runs.resolve("measure", "tea")
-
-
-@given(cuts=st.lists(st.integers(0, 40), max_size=8).map(sorted), group=st.integers(1, 17))
-def test_a_table_written_in_pieces_has_the_bytes_of_one_written_at_once(
-    tmp_path_factory, cuts, group
-):
-    folder = tmp_path_factory.mktemp("pieces")
-    whole = numbers(*range(40))
-    write_table(folder / "whole.parquet", whole, NUMBERS, row_group_rows=group)
-    edges = [0, *cuts, 40]
-    with ParquetAppender(folder / "pieces.parquet", NUMBERS, row_group_rows=group) as file:
-        for begin, end in zip(edges[:-1], edges[1:], strict=True):
-            file.append(whole.slice(begin, end - begin))
-    assert file.rows == 40
-    assert (folder / "pieces.parquet").read_bytes() == (folder / "whole.parquet").read_bytes()
-
-
-def test_a_table_that_breaks_off_leaves_no_file(tmp_path):
-    with pytest.raises(KeyError), ParquetAppender(tmp_path / "t.parquet", NUMBERS) as file:
-        file.append(numbers(1))
-        raise KeyError
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_table_on_a_full_disk_is_one_sentence_and_no_file(tmp_path):
-    (tmp_path / "_t.parquet.part").symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r"disk is full, t\.parquet could not be written"):
-        write_table(tmp_path / "t.parquet", numbers(1, 2), NUMBERS)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_publishing_on_a_full_disk_is_one_sentence_and_no_run(runs, monkeypatch):
-    monkeypatch.setattr(running.Path, "write_bytes", full_disk)
-    with pytest.raises(InputError, match="disk is full, run sae-"):
-        publish(runs)
-    monkeypatch.undo()
-    assert runs.list("sae") == []
-    assert runs.find(publish(runs))
-
-
-HOLD = """
-import sys, time
-from fac.config import workspace
-from fac.store.runs import Runs
-with Runs(workspace(sys.argv[1])).exclusive("sae-1"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_two_processes_cannot_compute_one_run_and_death_lets_go(tmp_path):
-    runs = Runs(Workspace(tmp_path))
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        refused = pytest.raises(InputError, match=f"being computed by process {holder.pid}")
-        with refused, runs.exclusive("sae-1"):
-            pytest.fail("two processes held the run")
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-    with runs.exclusive("sae-1"):
-        pass
-    assert list((tmp_path / "runs" / "sae").iterdir()) == []
-
-
-# ---- the cache ----------------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
@@ -291,11 +40,11 @@ def toy(tmp_path_factory):
     workspace = toy_workspace(tmp_path_factory.mktemp("toy"), explained=True)
     runs = Runs(workspace)
     anchor, seed = (runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
-    return runs, workspace.cache, anchor, seed, runs.list("sae")[0]["run"]
+    return runs, workspace.cache, anchor, seed, runs.list("sae")[0].run
 
 
 @pytest.fixture
-def own(toy, tmp_path):
+def anchor_copy(toy, tmp_path):
     """A cache folder of the test's own with the anchor's file: (runs, folder, anchor)."""
     runs, _, anchor, _, _ = toy
     build(runs, anchor, tmp_path)
@@ -319,19 +68,19 @@ PEAKS = st.sampled_from([0.1, 0.3, 0.7, 1.0, 2.2, 2.25, 3.3, 1e-3, 40.0]) | st.f
 @st.composite
 def firings(draw):
     """Activations over N_FEATURES and N_SAMPLES; thresholds of the grid are among the peaks."""
-    places = st.tuples(
+    firing = st.tuples(
         st.integers(0, N_SAMPLES - 1), st.integers(0, 2), st.integers(0, N_FEATURES - 1)
     )
-    found = draw(st.lists(places, max_size=60, unique=True))
-    peaks = draw(st.lists(PEAKS, min_size=len(found), max_size=len(found)))
-    columns = np.array(found, int).reshape(-1, 3).T
+    drawn = draw(st.lists(firing, max_size=60, unique=True))
+    peaks = draw(st.lists(PEAKS, min_size=len(drawn), max_size=len(drawn)))
+    columns = np.array(drawn, int).reshape(-1, 3).T
     return Activations(
         sample=columns[0].astype(np.int32),
         role=columns[1].astype(np.int8),
         feature=columns[2].astype(np.int32),
         peak=np.array(peaks, np.float32),
-        position=np.arange(len(found), dtype=np.int32),
-        n_tokens=np.ones(len(found), np.int32),
+        position=np.arange(len(drawn), dtype=np.int32),
+        n_tokens=np.ones(len(drawn), np.int32),
     )
 
 
@@ -455,10 +204,10 @@ def test_the_statistics_of_a_feature_equal_those_of_arrays(tmp_path_factory, act
             for i, (low, high, n) in enumerate(zip(edges[:-1], edges[1:], counts, strict=True)):
                 inside = [p for p in strongest if low * 0.999 <= p <= high * 1.001]
                 assert n <= len(inside), i
-        found, total = cache.rows(run, feature, limit=99)
-        assert total == len(found) == len(strongest)
-        assert [r["peak"] for r in found] == sorted((float(p) for p in strongest), reverse=True)
-        for r in found:
+        samples, total = cache.rows(run, feature, limit=99)
+        assert total == len(samples) == len(strongest)
+        assert [r["peak"] for r in samples] == sorted((float(p) for p in strongest), reverse=True)
+        for r in samples:
             at = mine & (activations.sample == r["sample"]) & (activations.peak == r["peak"])
             assert ROLES.index(r["role"]) == activations.role[at].min()
     cache.close()
@@ -533,7 +282,7 @@ def test_a_cache_of_damaged_tables_is_not_built(tmp_path, step, name, spoil):
         run = publish_explanations(runs, run, {0: "x"})
     if step == "relevance":
         run = publish_relevance(runs, run, {0: "yes"})
-    spoilt = runs.list(step)[0]["run"]
+    spoilt = runs.list(step)[0].run
     spoil(runs.path(spoilt) / f"{name}.parquet")
     with pytest.raises(InputError, match=rf"Run {spoilt} is damaged \({name}\.parquet changed"):
         build(runs, run, tmp_path / "cache")
@@ -543,7 +292,7 @@ def test_a_cache_of_damaged_tables_is_not_built(tmp_path, step, name, spoil):
 def test_a_dataset_run_has_no_cache(toy, tmp_path):
     runs = toy[0]
     with pytest.raises(InputError, match="only sae, measure, .* and synthetic .* a dataset r"):
-        build(runs, runs.list("dataset")[0]["run"], tmp_path)
+        build(runs, runs.list("dataset")[0].run, tmp_path)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, float("nan")])
@@ -578,7 +327,7 @@ def test_a_rebuilt_cache_equals_the_first_table_by_table(toy, tmp_path, monkeypa
     runs, folder, anchor, _, sae = toy
     for blocks, size in enumerate((2_000_000, 50, 1)):
         monkeypatch.setattr(measure, "ROWS_PER_BLOCK", size)
-        derived = [m["run"] for step in ("explain", "relevance") for m in runs.list(step)]
+        derived = [m.run for step in ("explain", "relevance") for m in runs.list(step)]
         for run in (anchor, *derived, sae):
             again = tables(build(runs, run, tmp_path / str(blocks)))
             assert again == tables(folder / f"{run}.duckdb")
@@ -604,14 +353,14 @@ def cut(path):
     ],
     ids=["missing", "empty", "junk", "stump", "cut", "tableless"],
 )
-def test_a_cache_that_is_not_whole_is_not_ready_until_it_is_built_again(own, spoil):
-    runs, folder, anchor = own
+def test_a_cache_that_is_not_whole_is_not_ready_until_it_is_built_again(anchor_copy, spoil):
+    runs, folder, anchor = anchor_copy
     spoil(folder / f"{anchor}.duckdb")
     is_ready_once_built_again(runs, folder, anchor)
 
 
-def test_a_cache_of_another_version_is_not_ready_until_it_is_built_again(own, monkeypatch):
-    runs, folder, anchor = own
+def test_a_cache_of_another_version_is_not_ready_until_it_is_built_again(anchor_copy, monkeypatch):
+    runs, folder, anchor = anchor_copy
     with monkeypatch.context() as later:
         later.setattr(fill, "SQL_VERSION", fill.SQL_VERSION + 1)
         build(runs, anchor, folder)
@@ -629,25 +378,25 @@ def is_ready_once_built_again(runs, folder, anchor):
     cache.close()
 
 
-def test_a_cache_of_another_run_is_not_ready(own):
-    _, folder, anchor = own
+def test_a_cache_of_another_run_is_not_ready(anchor_copy):
+    _, folder, anchor = anchor_copy
     (folder / f"{anchor}.duckdb").rename(folder / "measure-0.duckdb")
     cache = Cache(folder)
     assert not cache.ready("measure-0")
     cache.close()
 
 
-def test_a_flipped_bit_is_a_sentence_or_the_right_answer(own):
-    runs, folder, anchor = own
+def test_a_flipped_bit_is_a_sentence_or_the_right_answer(anchor_copy):
+    runs, folder, anchor = anchor_copy
     path = folder / f"{anchor}.duckdb"
     good = path.read_bytes()
     cache = Cache(folder)
     right = cache.support(anchor, 0.5).tolist()
     rng = np.random.default_rng(0)
     refused = 0
-    for place in rng.integers(0, len(good), 20):
+    for offset in rng.integers(0, len(good), 20):
         bad = bytearray(good)
-        bad[place] ^= 8
+        bad[offset] ^= 8
         (folder / "spoilt").write_bytes(bad)
         (folder / "spoilt").rename(path)
         try:
@@ -699,8 +448,11 @@ def test_threads_read_right_while_files_are_built_anew(toy, tmp_path):
         run = (anchor, seed)[k % 2]
         for _ in range(20):
             try:
-                found = cache.support(run, 1.05).tolist(), cache.features_page(run, sort="feature")
-                assert found == expected[run]
+                answers = (
+                    cache.support(run, 1.05).tolist(),
+                    cache.features_page(run, sort="feature"),
+                )
+                assert answers == expected[run]
                 assert len(cache.evidence(anchor, seed, None, np.arange(12))) == 12
             except Exception as error:  # any failure at all must reach the test
                 wrong.append(error)
@@ -721,8 +473,8 @@ def test_threads_read_right_while_files_are_built_anew(toy, tmp_path):
     cache.close()
 
 
-def test_a_build_on_a_full_disk_is_one_sentence_and_the_old_cache_stays(own, monkeypatch):
-    runs, folder, anchor = own
+def test_a_build_on_a_full_disk_is_one_sentence_and_the_old_cache_stays(anchor_copy, monkeypatch):
+    runs, folder, anchor = anchor_copy
 
     def fails(*_):
         raise duckdb.IOException("IO Error: Could not write file: No space left on device")
@@ -749,13 +501,13 @@ def shown(page):
 def test_features_sort_by_any_column_with_equals_by_number_and_missing_last(
     toy, cache, sort, descending
 ):
-    by_model = [found_by(toy, "llm")]
+    by_model = [run_by(toy, "llm")]
     rows, total = cache.features_page(toy[2], sort=sort, descending=descending, explained=by_model)
     assert total == len(rows) == 12
     by_feature = sorted(rows, key=lambda row: row["feature"])
-    known = [row for row in by_feature if row[sort] is not None]
+    defined = [row for row in by_feature if row[sort] is not None]
     missing = [row for row in by_feature if row[sort] is None]
-    assert rows == [*sorted(known, key=lambda row: row[sort], reverse=descending), *missing]
+    assert rows == [*sorted(defined, key=lambda row: row[sort], reverse=descending), *missing]
     assert len(missing) == (4 if sort == "score" else 0)
 
 
@@ -810,7 +562,7 @@ def test_one_feature_reads_like_its_row(toy, cache):
 
 
 def test_a_label_is_its_strongest_frequent_tokens(tmp_path):
-    said = {
+    tokens_of = {
         0: [(" Cook", 3.0), (" cook", 2.9), (" bake", 4.0), (" stew", 1.0), (" fry", 0.5)],
         1: [("\n", 2.0), (" \n\n", 1.0), ("  ", 1.5)],
         2: [("a\u00a0", 1.0), ("%_'\"<b>", 2.0)],
@@ -830,7 +582,7 @@ def test_a_label_is_its_strongest_frequent_tokens(tmp_path):
             "tokens": ["before", token, "after"],
             "activations": [0.0, peak, 0.0],
         }
-        for feature, tokens in said.items()
+        for feature, tokens in tokens_of.items()
         for rank, (token, peak) in enumerate(tokens)
     ]
     spread = {**rows[0], "kind": "spread", "tokens": ["x", "spread", "x"], "peak": 99.0}
@@ -884,26 +636,26 @@ def test_the_map_has_a_point_for_every_feature(toy, cache):
     points = cache.points(sae)
     assert points.schema.field("x").type == pa.float32()
     assert points["feature"].to_pylist() == list(range(12))
-    known = cache.sae_feature(sae, 2)
-    assert known["promotes"] == ["recipes", "Recipe"] and known["neighbours"] == [3, 1]
+    lens = cache.sae_feature(sae, 2)
+    assert lens["promotes"] == ["recipes", "Recipe"] and lens["neighbours"] == [3, 1]
     assert cache.sae_feature(sae, 12) is None
     assert cache.summary(sae)["identity"].startswith("lexicon/")
 
 
 def test_evidence_comes_in_the_asked_order_with_both_sides(toy, cache):
     _, _, anchor, seed, sae = toy
-    asked = np.array([5, 0, 11])
-    rows = cache.evidence(anchor, seed, sae, asked).to_pylist()
+    features = np.array([5, 0, 11])
+    rows = cache.evidence(anchor, seed, sae, features).to_pylist()
     assert [row["feature"] for row in rows] == [5, 0, 11]
     loop, bake, quasar = rows
     assert (loop["anchor_peak"], loop["dataset_peak"]) == (1.5, None)
     assert (bake["anchor_peak"], bake["dataset_peak"]) == (1.5, 1.5)
     assert loop["sae_threshold"] == pytest.approx(0.8)
     assert quasar["anchor_peak"] == 0.0
-    user = cache.evidence(anchor, seed, None, asked, role="user").to_pylist()
+    user = cache.evidence(anchor, seed, None, features, role="user").to_pylist()
     assert user[0]["anchor_peak"] == 0.0 and user[1]["anchor_peak"] == 1.0
     assert user[0]["sae_threshold"] is None
-    words = cache.described(anchor, asked).to_pylist()
+    words = cache.described(anchor, features).to_pylist()
     assert [row["label"] for row in words] == ["loop!", "bake! · bake", ""]
     assert [row["promotes"] for row in words] == [[], [], []]
     assert words == [cache.feature(anchor, i) for i in (5, 0, 11)]
@@ -912,15 +664,15 @@ def test_evidence_comes_in_the_asked_order_with_both_sides(toy, cache):
 # ---- explanations and relevance -----------------------------------------------------------------
 
 
-def found_by(toy, explainer):
+def run_by(toy, explainer):
     """The toy workspace's run by this explainer."""
-    (run,) = (m["run"] for m in toy[0].list("explain") if m["spec"]["explainer"] == explainer)
+    (run,) = (m.run for m in toy[0].list("explain") if m.spec.explainer == explainer)
     return run
 
 
 def test_an_explanation_is_read_as_it_was_written_with_its_scores(toy, cache):
     runs, _, anchor, _, _ = toy
-    run = found_by(toy, "llm")
+    run = run_by(toy, "llm")
     rows = cache.explanations(run)
     written = runs.table(run, "explanations").to_pylist()
     assert [{k: v for k, v in row.items() if k != "scores"} for row in rows] == written
@@ -945,7 +697,7 @@ def test_an_explanation_is_read_as_it_was_written_with_its_scores(toy, cache):
 
 def test_scores_are_summed_up_over_the_features_where_they_are_defined(toy, cache):
     # .55 .7 .8 .8 .9 .9 .95 1 and one undefined; quartiles lie between neighbours
-    detection = cache.score_summary(found_by(toy, "llm"))["detection"]
+    detection = cache.score_summary(run_by(toy, "llm"))["detection"]
     assert detection == {
         "n": 8,
         "n_undefined": 1,
@@ -955,7 +707,7 @@ def test_scores_are_summed_up_over_the_features_where_they_are_defined(toy, cach
         "n_examples": 48,
         "n_unreadable": 6,
     }
-    assert cache.score_summary(found_by(toy, "tokens"))["auroc"]["n"] == 10
+    assert cache.score_summary(run_by(toy, "tokens"))["auroc"]["n"] == 10
 
 
 def test_without_a_defined_score_its_median_is_unknown(tmp_path):
@@ -980,7 +732,7 @@ def test_the_test_of_a_feature_shows_texts_in_which_it_fires_and_texts_in_which_
 ):
     anchor = toy[2]
     for feature, word in enumerate(WORDS[:9]):
-        test = cache.examples(found_by(toy, "llm"), anchor, feature)
+        test = cache.examples(run_by(toy, "llm"), anchor, feature)
         assert [example["number"] for example in test] == list(range(6))
         assert sum(example["positive"] for example in test) == 3
         for example in test:
@@ -989,24 +741,24 @@ def test_the_test_of_a_feature_shows_texts_in_which_it_fires_and_texts_in_which_
             assert any(fires) == example["positive"]
             assert not (example["hard"] and example["positive"])
             sample = cache.sample(anchor, example["sample"])
-            said = {m["role"]: f" {m['content']}" for m in sample["messages"]}
-            assert "".join(example["tokens"]) in said[example["role"]]
+            texts = {m["role"]: f" {m['content']}" for m in sample["messages"]}
+            assert "".join(example["tokens"]) in texts[example["role"]]
             source = cache.spans(anchor, example["source_feature"], example["source_kind"])
             assert source[example["source_rank"]]["tokens"] == example["tokens"]
             assert example["peak_index"] == source[example["source_rank"]]["peak_index"]
 
 
 def test_what_a_model_answered_stands_beside_each_example(toy, cache):
-    test = cache.examples(found_by(toy, "llm"), toy[2], 3)
+    test = cache.examples(run_by(toy, "llm"), toy[2], 3)
     assert [e["detected"] == e["positive"] for e in test] == [True, False] * 3
     assert [e["fuzzed"] is None for e in test] == [not e["positive"] for e in test]
-    unasked = cache.examples(found_by(toy, "tokens"), toy[2], 3)
+    unasked = cache.examples(run_by(toy, "tokens"), toy[2], 3)
     assert {e[name] for e in unasked for name in ("detected", "fuzzed", "fuzz_right")} == {None}
-    assert cache.examples(found_by(toy, "llm"), toy[2], 9) == []
+    assert cache.examples(run_by(toy, "llm"), toy[2], 9) == []
 
 
 def test_examples_are_not_looked_up_in_another_measure(toy, cache):
-    run, seed = found_by(toy, "llm"), toy[3]
+    run, seed = run_by(toy, "llm"), toy[3]
     with pytest.raises(InputError, match=f"come from {toy[2]}, not from {seed}"):
         cache.examples(run, seed, 3)
 
@@ -1019,8 +771,8 @@ def test_an_example_whose_span_is_gone_is_told(tmp_path, monkeypatch):
     row = {**lost, **answers, "feature": 0, "positive": True, "hard": False}
     monkeypatch.setattr(toys, "_held_out", lambda *_: [row])
     run = publish_explanations(runs, measured, {0: "x"})
-    for one in (measured, run):
-        build(runs, one, tmp_path / "cache")
+    for each in (measured, run):
+        build(runs, each, tmp_path / "cache")
     cache = Cache(tmp_path / "cache")
     with pytest.raises(InputError, match="Example 0 .* is the top span 2 of feature 4, which"):
         cache.examples(run, measured, 0)
@@ -1030,7 +782,7 @@ def test_an_example_whose_span_is_gone_is_told(tmp_path, monkeypatch):
 def test_a_verdict_is_read_as_it_was_written(toy, cache):
     runs, _, anchor, _, _ = toy
     (judged,) = runs.list("relevance")
-    run = judged["run"]
+    run = judged.run
     assert cache.relevance(run) == runs.table(run, "relevance").to_pylist()
     assert [row["level"] for row in cache.relevance(run, [4, 9])] == ["yes", "cannot_tell"]
     counts = {"yes": 3, "probably": 1, "maybe": 1, "no": 4, "cannot_tell": 1, "unreadable": 1}
@@ -1045,18 +797,18 @@ def test_verdicts_on_features_beyond_the_dictionary_are_refused(toy, cache):
     with pytest.raises(
         InputError, match="judges features 3 to 7, but ids run to 6: .* another SAE"
     ):
-        cache.relevant(judged["run"], 7)
+        cache.relevant(judged.run, 7)
 
 
 def test_a_feature_shows_its_first_explanation_and_that_runs_score(toy, cache):
-    anchor, model, tokens = toy[2], found_by(toy, "llm"), found_by(toy, "tokens")
-    told = ("explanation", "explainer", "score", "score_kind")
+    anchor, model, tokens = toy[2], run_by(toy, "llm"), run_by(toy, "tokens")
+    columns = ("explanation", "explainer", "score", "score_kind")
 
     def shows(feature, *explained):
         row = cache.feature(anchor, feature, explained=explained)
         rows, _ = cache.features_page(anchor, explained=explained)
         assert row in rows
-        return tuple(row[name] for name in told)
+        return tuple(row[name] for name in columns)
 
     assert shows(5, model, tokens) == ("People speak of a loop.", "llm", 0.7, "detection")
     assert shows(5, tokens, model) == ("the word loop", "tokens", pytest.approx(0.9), "auroc")
@@ -1070,7 +822,7 @@ def test_a_feature_shows_its_first_explanation_and_that_runs_score(toy, cache):
 
 
 def test_features_are_found_by_the_explanation_that_is_shown(toy, cache):
-    anchor, model, tokens = toy[2], found_by(toy, "llm"), found_by(toy, "tokens")
+    anchor, model, tokens = toy[2], run_by(toy, "llm"), run_by(toy, "tokens")
 
     def found(search, *explained):
         rows, total = cache.features_page(anchor, search=search, explained=explained)
@@ -1086,11 +838,11 @@ def test_features_are_found_by_the_explanation_that_is_shown(toy, cache):
 
 def test_figures_and_words_carry_the_explanation_in_the_asked_order(toy, cache):
     _, _, anchor, seed, sae = toy
-    asked, model = np.array([5, 11, 0]), found_by(toy, "llm")
-    rows = cache.described(anchor, asked, explained=[model]).to_pylist()
-    told = ["People speak of a loop.", None, "People speak of a bake."]
-    assert [row["explanation"] for row in rows] == told
-    figures = cache.evidence(anchor, seed, sae, asked, explained=[model])
+    features, model = np.array([5, 11, 0]), run_by(toy, "llm")
+    rows = cache.described(anchor, features, explained=[model]).to_pylist()
+    texts = ["People speak of a loop.", None, "People speak of a bake."]
+    assert [row["explanation"] for row in rows] == texts
+    figures = cache.evidence(anchor, seed, sae, features, explained=[model])
     for scores in (figures["score"].to_pylist(), [row["score"] for row in rows]):
         assert scores == [0.7, None, 0.95]
 
@@ -1132,8 +884,8 @@ def test_text_of_an_explanation_is_kept_as_it_is(tmp_path):
     measured = made(runs)
     hostile = "'; DROP TABLE x; -- {run} $text \u202e<b>\n\x00%_\\"
     run = publish_explanations(runs, measured, {0: hostile, 1: ""})
-    for one in (measured, run):
-        build(runs, one, tmp_path / "cache")
+    for each in (measured, run):
+        build(runs, each, tmp_path / "cache")
     cache = Cache(tmp_path / "cache")
     assert [row["text"] for row in cache.explanations(run)] == [hostile, ""]
     assert cache.feature(measured, 0, explained=[run])["explanation"] == hostile
@@ -1151,15 +903,15 @@ RUNS = st.lists(
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
-@given(found=RUNS)
-def test_of_several_runs_the_first_with_a_text_is_shown(tmp_path_factory, found):
+@given(by_run=RUNS)
+def test_of_several_runs_the_first_with_a_text_is_shown(tmp_path_factory, by_run):
     folder = tmp_path_factory.mktemp("several")
     runs = Runs(Workspace(folder))
     measured = made(runs)
     explained = []
-    for attempt, told in enumerate(found):
-        texts = {feature: text for feature, (text, _) in told.items()}
-        values = {feature: value for feature, (_, value) in told.items()}
+    for attempt, explanations in enumerate(by_run):
+        texts = {feature: text for feature, (text, _) in explanations.items()}
+        values = {feature: value for feature, (_, value) in explanations.items()}
         run = publish_explanations(runs, measured, texts, values=values, attempt=attempt)
         explained.append(run)
     for run in (measured, *explained):
@@ -1168,17 +920,19 @@ def test_of_several_runs_the_first_with_a_text_is_shown(tmp_path_factory, found)
     rows, total = cache.features_page(measured, sort="score", explained=explained)
     assert total == len(rows) == N_FEATURES
     for row in rows:
-        told = [one[row["feature"]] for one in found if row["feature"] in one]
-        first = next(((text, value) for text, value in told if text is not None), (None, None))
+        explanations = [each[row["feature"]] for each in by_run if row["feature"] in each]
+        first = next(
+            ((text, value) for text, value in explanations if text is not None), (None, None)
+        )
         assert (row["explanation"], row["score"]) == first
-    for run, told in zip(explained, found, strict=True):
-        known = sorted(value for _, value in told.values() if value is not None)
+    for run, explanations in zip(explained, by_run, strict=True):
+        scores = sorted(value for _, value in explanations.values() if value is not None)
         summary = cache.score_summary(run)
-        assert set(summary) == ({"auroc"} if told else set())
-        if known:
-            assert summary["auroc"]["n"] == len(known)
+        assert set(summary) == ({"auroc"} if explanations else set())
+        if scores:
+            assert summary["auroc"]["n"] == len(scores)
             names = ("low_quartile", "median", "high_quartile")
-            quartiles = np.quantile(known, (0.25, 0.5, 0.75))
+            quartiles = np.quantile(scores, (0.25, 0.5, 0.75))
             assert [summary["auroc"][name] for name in names] == pytest.approx(quartiles)
     cache.close()
 
@@ -1193,7 +947,7 @@ def making(tmp_path_factory):
     workspace = toy_workspace(tmp_path_factory.mktemp("making"))
     runs = Runs(workspace)
     made = exports.publish_synthesis(workspace, profile="toxicity")
-    pairs = runs.manifest(made)["spec"]["pairs"]
+    pairs = runs.manifest(made).inputs.pairs
     for run in (pairs, made):
         build(runs, run, workspace.cache)
     return runs, workspace.cache, pairs, made
@@ -1215,11 +969,11 @@ def test_pairs_are_read_as_they_were_written(making, made_cache):
     assert made_cache.pair(run, rows[1]["pair"]) == {**rows[1], "margin": 1.5}
     assert made_cache.pair(run, "none") is None
     assert made_cache.pair_counts(run) == {"proposed": 3, "failed": {"no candidate fires it": 1}}
-    assert made_cache.summary(run)["inputs"] == runs.manifest(run)["inputs"]
+    assert made_cache.summary(run)["inputs"] == [*runs.manifest(run).inputs.ids]
 
 
 @pytest.mark.parametrize(
-    ("asked", "features"),
+    ("filters", "features"),
     [
         ({"status": "proposed"}, [3, 5, 6]),
         ({"status": "failed"}, [7]),
@@ -1237,10 +991,10 @@ def test_pairs_are_read_as_they_were_written(making, made_cache):
         ({"offset": 1, "limit": 2}, [5, 6]),
     ],
 )
-def test_pairs_are_filtered_and_sorted(making, made_cache, asked, features):
-    rows, total = made_cache.pairs(making[2], **asked)
+def test_pairs_are_filtered_and_sorted(making, made_cache, filters, features):
+    rows, total = made_cache.pairs(making[2], **filters)
     assert [row["feature"] for row in rows] == features
-    assert total == (4 if "offset" in asked else len(features))
+    assert total == (4 if "offset" in filters else len(features))
 
 
 def test_candidates_carry_their_verdict_and_what_they_fire(making, made_cache):
@@ -1254,10 +1008,12 @@ def test_candidates_carry_their_verdict_and_what_they_fire(making, made_cache):
         assert {name: row[name] for name in verdict} == verdict
         assert row["extra"] == json.loads(written.pop("extra")) == {"label": "1"}
         assert {name: row[name] for name in written} == written
-        own = [hit for hit in hits if hit["candidate"] == row["candidate"]]
-        assert row["n_hits"] == len(own)
+        fired = [hit for hit in hits if hit["candidate"] == row["candidate"]]
+        assert row["n_hits"] == len(fired)
         alone = made_cache.candidate(run, row["candidate"])
-        assert alone.pop("hits") == [{k: v for k, v in h.items() if k != "candidate"} for h in own]
+        assert alone.pop("hits") == [
+            {k: v for k, v in h.items() if k != "candidate"} for h in fired
+        ]
         assert alone == row
     assert made_cache.candidate(run, "none") is None
     counts = {"kept": 3, "dropped": {"beaten": 3, "refusal": 3}}
@@ -1265,7 +1021,7 @@ def test_candidates_carry_their_verdict_and_what_they_fire(making, made_cache):
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("filters", "candidates"),
     [
         ({"only": "kept"}, [(3, 0), (5, 0), (6, 0)]),
         ({"only": "dropped", "feature": 5}, [(5, 1), (5, 2)]),
@@ -1278,9 +1034,9 @@ def test_candidates_carry_their_verdict_and_what_they_fire(making, made_cache):
         ({"pair": "none"}, []),
     ],
 )
-def test_candidates_are_filtered_and_sorted(making, made_cache, asked, found):
-    rows, _ = made_cache.candidates(making[3], **asked)
-    assert [(row["feature"], int(row["candidate"].split("/")[2])) for row in rows] == found
+def test_candidates_are_filtered_and_sorted(making, made_cache, filters, candidates):
+    rows, _ = made_cache.candidates(making[3], **filters)
+    assert [(row["feature"], int(row["candidate"].split("/")[2])) for row in rows] == candidates
 
 
 def test_candidates_of_step_1_have_a_peak_and_no_verdict(making, made_cache):
@@ -1321,246 +1077,6 @@ def test_what_is_told_twice_of_a_candidate_is_not_cached(tmp_path, table, monkey
     workspace = toy_workspace(tmp_path / "kitchen")
     runs = Runs(workspace)
     made = exports.publish_synthesis(workspace)
-    run = runs.manifest(made)["spec"]["pairs"] if table == "pairs" else made
+    run = runs.manifest(made).inputs.pairs if table == "pairs" else made
     with pytest.raises(InputError, match=f"The table {table} of run {run} has"):
         build(runs, run, workspace.cache)
-
-
-# ---- the queue ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def queue(tmp_path):
-    return Queue(tmp_path / "queue.sqlite")
-
-
-def spec(name="tea"):
-    return SaeSpec(model=name)
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self, monkeypatch):
-        self.now = time.time()
-        monkeypatch.setattr(queueing.time, "time", lambda: self.now)
-
-
-def test_asking_twice_for_what_waits_or_runs_gives_one_job(queue):
-    first = queue.enqueue(spec())
-    assert queue.enqueue(spec()) == first
-    assert queue.claim("w").id == first
-    assert queue.enqueue(spec()) == first
-    queue.finish(first, "sae-1")
-    again = queue.enqueue(spec())
-    assert again != first
-    assert queue.job(first).status == "done" and queue.job(first).run_id == "sae-1"
-    assert queue.job(again).status == "waiting"
-
-
-def test_the_oldest_waiting_job_is_claimed_first_and_holds_what_was_asked(queue):
-    ids = [queue.enqueue(spec(name)) for name in ("tea", "milk")]
-    job = queue.claim("w")
-    assert (job.id, job.step, job.status, job.attempts) == (ids[0], "sae", "running", 1)
-    assert job.spec == {"model": "tea", "layer": 15, "sae": "demo"}
-    assert queue.claim("w").id == ids[1]
-    assert queue.claim("w") is None
-    assert [job.id for job in queue.jobs()] == ids[::-1]
-
-
-CLAIM_ALL = """
-import sys
-from pathlib import Path
-from unittest import mock
-from fac.store.queue import Queue
-queue = Queue(Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-while (job := queue.claim("w")) is not None:
-    print(job.id, flush=True)
-    queue.finish(job.id, "x-1")
-"""
-
-
-def test_processes_never_claim_one_job_twice(queue, tmp_path):
-    ids = [queue.enqueue(spec(str(i))) for i in range(60)]
-    command = [sys.executable, "-c", CLAIM_ALL, str(tmp_path / "queue.sqlite")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    workers = [subprocess.Popen(command, cwd=REPOSITORY, **pipes) for _ in range(3)]
-    for worker in workers:
-        assert worker.stdout.readline() == "ready\n"
-    for worker in workers:
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    claimed = [[int(n) for n in worker.communicate()[0].split()] for worker in workers]
-    assert sorted(sum(claimed, [])) == ids
-    assert {job.status for job in queue.jobs()} == {"done"}
-
-
-def test_progress_is_seen_and_keeps_the_job(queue, monkeypatch):
-    clock = Clock(monkeypatch)
-    job = queue.enqueue(spec())
-    queue.claim("w")
-    for done in range(3):
-        clock.now += queueing.LEASE - 1
-        queue.report(job, done, 3, "reading \udcff")
-    assert queue.recover() == 0
-    assert queue.live()[0][4:7] == (2, 3, "reading ?")
-
-
-def test_a_waiting_job_is_cancelled_at_once(queue):
-    job = queue.enqueue(spec())
-    queue.cancel(job)
-    assert queue.job(job).status == "cancelled"
-    assert queue.claim("w") is None
-
-
-def test_a_running_job_stops_at_its_next_report(queue):
-    job = queue.enqueue(spec())
-    queue.claim("w")
-    queue.cancel(job)
-    assert queue.job(job).status == "running"
-    with pytest.raises(Cancelled, match="finished parts are kept"):
-        queue.report(job, 1, 2)
-    queue.stopped(job)
-    assert queue.job(job).status == "cancelled"
-    queue.cancel(job)
-    assert queue.job(job).status == "cancelled"
-
-
-def test_a_failed_job_says_why_and_can_be_tried_again(queue):
-    job = queue.enqueue(spec())
-    queue.claim("w")
-    queue.fail(job, "No such file.")
-    assert queue.job(job).status == "failed" and queue.job(job).error == "No such file."
-    again = queue.retry(job)
-    assert again != job and queue.retry(job) == again
-    assert queue.job(again).spec == queue.job(job).spec
-
-
-def test_a_silent_workers_job_waits_again_and_its_worker_is_told(queue, monkeypatch):
-    clock = Clock(monkeypatch)
-    job = queue.enqueue(spec())
-    queue.claim("w")
-    clock.now += queueing.LEASE + 1
-    assert queue.recover() == 1
-    assert queue.job(job).status == "waiting"
-    with pytest.raises(Cancelled, match="no longer this worker's"):
-        queue.report(job, 1, 2)
-    queue.fail(job, "too late")
-    assert queue.job(job).status == "waiting"
-    assert queue.claim("w").attempts == 2
-
-
-CLAIM_AND_DIE = """
-import os, sys
-from pathlib import Path
-from unittest import mock
-from fac.store.queue import Queue
-Queue(Path(sys.argv[1])).claim("w")
-os.kill(os.getpid(), 9)
-"""
-
-
-def claim_and_die(path):
-    """A worker that is killed while it has a job, and is not buried yet."""
-    worker = subprocess.Popen([sys.executable, "-c", CLAIM_AND_DIE, str(path)], cwd=REPOSITORY)
-    while process_exists(worker.pid):
-        time.sleep(0.01)
-    return worker
-
-
-def test_a_dead_workers_job_waits_again_at_once(queue, tmp_path):
-    job = queue.enqueue(spec())
-    worker = claim_and_die(tmp_path / "queue.sqlite")
-    assert queue.job(job).status == "running"
-    assert queue.recover() == 1
-    assert queue.job(job).status == "waiting"
-    worker.wait()
-
-
-def test_a_job_that_was_to_stop_does_not_come_back(queue, tmp_path):
-    job = queue.enqueue(spec())
-    worker = claim_and_die(tmp_path / "queue.sqlite")
-    queue.cancel(job)
-    assert queue.recover() == 1
-    assert queue.job(job).status == "cancelled"
-    worker.wait()
-
-
-def test_a_job_on_which_workers_keep_dying_is_given_up(queue, monkeypatch):
-    clock = Clock(monkeypatch)
-    job = queue.enqueue(spec())
-    for attempt in range(1, queueing.MAX_ATTEMPTS + 1):
-        assert queue.claim("w").attempts == attempt
-        clock.now += queueing.LEASE + 1
-        assert queue.recover() == 1
-    assert queue.job(job).status == "failed"
-    assert "stopped 3 times" in queue.job(job).error
-    assert queue.live() == []
-
-
-def test_a_worker_is_alive_while_its_process_lives_and_it_was_heard_of(queue, monkeypatch):
-    clock = Clock(monkeypatch)
-    assert queue.worker() is None
-    queue.beat(os.getpid(), clock.now)
-    here = {"host": socket.gethostname(), "here": True, "seconds_since": 0.0}
-    assert queue.worker() == {**here, "pid": os.getpid(), "alive": True}
-    clock.now += queueing.ALIVE + 1
-    assert not queue.worker()["alive"]
-    job = queue.enqueue(spec())
-    queue.claim("w")
-    queue.report(job, 1, 2)
-    assert queue.worker()["alive"]
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-    clock.now += 1
-    queue.beat(gone.pid, clock.now)
-    assert queue.worker() == {**here, "pid": gone.pid, "alive": False}
-
-
-def test_a_worker_on_another_machine_is_known_as_such(queue, monkeypatch):
-    with monkeypatch.context() as elsewhere, subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-        elsewhere.setattr(queueing.socket, "gethostname", lambda: "elsewhere")
-        Queue(queue._path).beat(gone.pid, time.time())
-    found = queue.worker()
-    # No process of this machine has that number; there it may well live.
-    assert (found["host"], found["here"], found["alive"]) == ("elsewhere", False, True)
-
-
-def test_a_job_nobody_asked_for_is_a_sentence(queue):
-    for ask in (queue.job, queue.cancel, queue.retry):
-        with pytest.raises(InputError, match="There is no job 7"):
-            ask(7)
-
-
-def test_a_queue_of_a_newer_version_is_refused(queue, tmp_path):
-    queue.enqueue(spec())
-    con = sqlite3.connect(tmp_path / "queue.sqlite")
-    con.execute("PRAGMA user_version = 99")
-    con.close()
-    with pytest.raises(SchemaTooNew, match="version 99"):
-        queue.enqueue(spec("milk"))
-
-
-def test_a_damaged_queue_is_a_sentence(tmp_path):
-    (tmp_path / "queue.sqlite").write_bytes(b"not a database at all" * 999)
-    with pytest.raises(InputError, match="is damaged .*delete the file"):
-        Queue(tmp_path / "queue.sqlite").jobs()
-
-
-def test_a_full_disk_keeps_the_queue_as_it_was(queue, monkeypatch):
-    kept = queue.enqueue(spec())
-
-    class Cramped(sqlite3.Connection):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            pages = self.execute("PRAGMA page_count").fetchone()[0]
-            self.execute(f"PRAGMA max_page_count = {pages}")
-
-    whole = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: whole(*a, factory=Cramped, **k))
-    with pytest.raises(InputError, match="disk is full, the queue"):
-        queue.enqueue(IngestSpec(name="x", source="y" * 100_000))
-    assert [job.id for job in queue.jobs()] == [kept]

@@ -8,16 +8,19 @@ prediction is the explanation's score. It describes where a feature fires, not w
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
-from fac.interpret.evidence import Evidence, Span, generator, role_texts
-from fac.interpret.scoring import Estimate, auroc
-from fac.schema import ROLES, Chat
+from fac.config import ExplainSpec
+from fac.interpret.evidence import Evidence, Span, generator, positions, role_texts
+from fac.interpret.parts import EXPLAINED, Explainer, FeatureExplanation, OpenExplainer
+from fac.interpret.step_run import StepRun
+from fac.schema import CANNOT_TELL, ROLES, Chat
+from fac.store.runs import Runs
 
 METHOD = "token statistics 1"
 """Changes when the same spans would give another explanation."""
@@ -41,7 +44,7 @@ Term = tuple[str, str]
 """(role, what is looked for): a word, `#` a shape, `~` one of its ends, `a b` two in a row."""
 
 
-class Explained(NamedTuple):
+class TokenExplanation(NamedTuple):
     """An explanation with what it rests on."""
 
     text: str | None
@@ -56,10 +59,10 @@ class Explained(NamedTuple):
 
 def terms_of(text: str) -> list[tuple[int, int, list[str]]]:
     """(first character, beyond the last, terms) of every word of a text."""
-    found = list(_WORD.finditer(text))
-    low = [m.group().casefold() for m in found]
+    matches = list(_WORD.finditer(text))
+    low = [m.group().casefold() for m in matches]
     words = []
-    for i, match in enumerate(found):
+    for i, match in enumerate(matches):
         word, plain = match.group(), low[i]
         terms = [plain]
         if shape := _shape(word):
@@ -68,7 +71,7 @@ def terms_of(text: str) -> list[tuple[int, int, list[str]]]:
             terms += [f"~{plain[-3:]}", f"{plain[:4]}~"]
         if i:
             terms += [f"{low[i - 1]} {plain}", f"{low[i - 1]} _"]
-        if i + 1 < len(found):
+        if i + 1 < len(matches):
             terms.append(f"_ {low[i + 1]}")
         words.append((match.start(), match.end(), terms))
     return words
@@ -90,6 +93,8 @@ class Corpus:
     """Which terms occur in which samples of a dataset: bool `[samples, terms]`, sparse."""
 
     def __init__(self, chats: Iterable[Chat], n_samples: int, measure: str):
+        from scipy import sparse
+
         rng = generator(measure, "corpus")
         keep = np.ones(n_samples, bool)
         if n_samples > MAX_SAMPLES:
@@ -104,14 +109,14 @@ class Corpus:
         for row, chat in enumerate(chats):
             if not keep[row]:
                 continue
-            said = {
+            occurring = {
                 (role, term)
                 for role, text in role_texts(chat).items()
                 for _, _, terms in terms_of(text)
                 for term in terms
             }
-            columns += [self.terms.setdefault(key, len(self.terms)) for key in sorted(said)]
-            rows += [row] * len(said)
+            columns += [self.terms.setdefault(key, len(self.terms)) for key in sorted(occurring)]
+            rows += [row] * len(occurring)
         self.by_sample = sparse.csr_matrix(
             (np.ones(len(rows), np.float32), (rows, columns)), (n_samples, len(self.terms))
         )
@@ -123,7 +128,7 @@ class Corpus:
         """Of the given samples, how many say each term: float `[terms]`."""
         return np.asarray(self.by_sample[samples].sum(axis=0)).ravel()
 
-    def explain(self, item: Evidence) -> Explained:
+    def explain(self, item: Evidence) -> TokenExplanation:
         """The explanation of one feature from its training samples."""
         training = item.training[self.kept[item.training]]
         counted = self._counts(training)
@@ -153,10 +158,9 @@ class Corpus:
             for column, weight in zip(used.tolist(), ratio.tolist(), strict=True):
                 if weight > weights.get(column, 0.0):
                     weights[column] = weight
-        promoted = [token.strip().casefold() for token in item.promotes]
-        for token in promoted:
+        for token in item.promotes:
             for role in roles:
-                column = self.terms.get((role, token))
+                column = self.terms.get((role, token.strip().casefold()))
                 if column is not None:
                     weight = -float(np.log(background[column])) * LENS_WEIGHT
                     weights[column] = max(weights.get(column, 0.0), weight)
@@ -166,10 +170,12 @@ class Corpus:
             item.promotes, len(spans), peaks, named, [names[column] for column in context.tolist()]
         )
         reason = "" if text else "nothing that it peaks on or near stands out"
-        return Explained(text, reason, named)
+        return TokenExplanation(text, reason, named)
 
-    def score(self, item: Evidence, weights: Mapping[Term, float]) -> tuple[Estimate, int, int]:
-        """AUROC on held-out samples, with their number and how many of them fire."""
+    def predict(
+        self, item: Evidence, weights: Mapping[Term, float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(float how surely, bool whether) each held-out sample fires."""
         firing = np.zeros(len(self.kept), bool)
         firing[item.firing] = True
         held = self.kept & self.tests & ~firing
@@ -177,24 +183,24 @@ class Corpus:
         rows = np.flatnonzero(held)
         columns = [self.terms[term] for term in weights]
         predicted = self.by_term[:, columns] @ np.array([*weights.values()], np.float64)
-        return auroc(predicted[rows], firing[rows]), len(rows), int(firing[rows].sum())
+        return predicted[rows], firing[rows]
 
 
 def _peak_terms(spans: Sequence[Span]) -> dict[str, tuple[int, float]]:
     """Of each term on whose words the feature fires: in how many spans, and how strongly in sum."""
-    found: dict[str, tuple[int, float]] = {}
+    peaks: dict[str, tuple[int, float]] = {}
     for span in spans:
         edges = np.cumsum([0, *map(len, span["tokens"])])
         activation = np.asarray(span["activations"])
-        said: dict[str, float] = {}
+        strongest: dict[str, float] = {}
         for first, beyond, terms in terms_of("".join(span["tokens"])):
             strength = activation[(edges[:-1] < beyond) & (edges[1:] > first)].max(initial=0.0)
             if strength > 0:
-                said |= {term: max(strength, said.get(term, 0.0)) for term in terms}
-        for term, strength in said.items():
-            times, total = found.get(term, (0, 0.0))
-            found[term] = times + 1, total + float(strength)
-    return found
+                strongest |= {t: max(strength, strongest.get(t, 0.0)) for t in terms}
+        for term, strength in strongest.items():
+            times, total = peaks.get(term, (0, 0.0))
+            peaks[term] = times + 1, total + float(strength)
+    return peaks
 
 
 def _sentence(
@@ -219,23 +225,23 @@ def _sentence(
     around = sorted(
         {t for _, t in context if t.isalnum() and t not in peaks}, key=lambda t: (-best[t], t)
     )[:3]
-    said = []
+    clauses = []
     if words:
-        said.append(f"Peaks on {_listed(words)}")
+        clauses.append(f"Peaks on {_listed(words)}")
     if shapes:
-        said.append(f"mostly {_SHAPES[shapes[0]]}" if words else f"Peaks on {_SHAPES[shapes[0]]}")
+        clauses.append(f"{'mostly' if words else 'Peaks on'} {_SHAPES[shapes[0]]}")
     if before:
-        said.append(f"after {_listed([t[:-2] for t in before])}")
+        clauses.append(f"after {_listed([t[:-2] for t in before])}")
     if around:
-        said.append(f"in samples that say {_listed(around)}")
-    if said and not (words or shapes):
-        said[0] = f"Fires {said[0]}"
+        clauses.append(f"in samples that say {_listed(around)}")
+    if clauses and not (words or shapes):
+        clauses[0] = f"Fires {clauses[0]}"
     lens = [token.strip() for token in promotes if token.strip()][:3]
-    if not said and not lens:
+    if not clauses and not lens:
         return None
-    if lens and len(said) < 3:
-        said.append(f"{'makes' if said else 'Makes'} {_listed(lens)} likelier next")
-    return ", ".join(said)
+    if lens and len(clauses) < 3:
+        clauses.append(f"{'makes' if clauses else 'Makes'} {_listed(lens)} likelier next")
+    return ", ".join(clauses)
 
 
 _SHAPES = {
@@ -254,3 +260,38 @@ def _is_word(term: str) -> bool:
 
 def _listed(words: Sequence[str]) -> str:
     return ", ".join("“↵”" if word == "\n" else f"“{word}”" for word in words)
+
+
+def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
+    corpora: list[Corpus] = []  # counted once the first block is there
+
+    def explain(
+        run: StepRun[ExplainSpec], items: Sequence[Evidence]
+    ) -> dict[int, FeatureExplanation]:
+        if not corpora:
+            run.report(0, "counting the words of every sample")
+            facts = runs.manifest(spec.measure).facts
+            chats = (
+                chat
+                for batch in runs.batches(facts.dataset, "samples")
+                for chat in batch.column("messages").to_pylist()
+            )
+            corpora.append(Corpus(chats, facts.n_samples, spec.measure))
+        return {item.feature: _explained(corpora[0], item) for item in items}
+
+    return OpenExplainer(explain, source=METHOD)
+
+
+def _explained(corpus: Corpus, item: Evidence) -> FeatureExplanation:
+    text, reason, weights = corpus.explain(item)
+    inputs = {"spans": positions(item.training_spans), "promotes": [*item.promotes][:3]}
+    return FeatureExplanation(
+        text=text,
+        status=EXPLAINED if text else CANNOT_TELL,
+        reason=reason,
+        inputs=json.dumps(inputs),
+        prediction=corpus.predict(item, weights),
+    )
+
+
+EXPLAINER = Explainer(title="token statistics", job_title="by its tokens", preference=2, open=_open)
