@@ -109,9 +109,7 @@ with right:
     ids, shows = changed[side], after if side == "gained" else before
     if len(ids):
         pager = Pager("changes", before, after, side)
-        rows, total = cache.features_page(
-            shows, ids=ids, offset=pager.offset, limit=pager.size
-        )
+        rows, total = cache.features_page(shows, ids=ids, offset=pager.offset, limit=pager.size)
         columns = ("feature", "label", "n_samples", "max_peak")
         table(rows, columns, key="changes", opens="feature")
         pager.draw(total, "feature", side)

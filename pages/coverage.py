@@ -172,9 +172,7 @@ def gaps(comparison: Comparison) -> None:
     left, right = st.columns([5, 4], gap="medium")
     with left:
         pager = Pager("gaps", comparison, listing)
-        rows, total = gap_page(
-            stores(), comparison, listing, offset=pager.offset, limit=pager.size
-        )
+        rows, total = gap_page(stores(), comparison, listing, offset=pager.offset, limit=pager.size)
         ticks = ticked("gaps", comparison)
         shown = shown_columns(explained=bool(explained(stores(), anchor)))
         table(rows, shown, key="gaps", opens="gap", height=520, ticked=ticks)

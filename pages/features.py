@@ -75,7 +75,9 @@ def examples(run: str, sae: str | None, feature: int, top: float) -> None:
     show_examples(spans, strongest=top)
 
 
-def show_feature(run: str, sae: str | None, feature: int, manifests: dict[str, MeasureManifest]) -> None:
+def show_feature(
+    run: str, sae: str | None, feature: int, manifests: dict[str, MeasureManifest]
+) -> None:
     """The dashboard of one feature."""
     facts = stores().cache.feature(run, feature, sae_run=sae)
     if facts is None:
@@ -137,9 +139,7 @@ def show_neighbours(run: str, direction: Row) -> None:
 
 def show_presence(feature: int, runs: list[str], names: dict[str, str]) -> None:
     cache = stores().cache
-    rows = [
-        {"name": names[run], **(cache.feature(run, feature) or {})} for run in runs[:PAGE_ROWS]
-    ]
+    rows = [{"name": names[run], **(cache.feature(run, feature) or {})} for run in runs[:PAGE_ROWS]]
     table(rows, ("name", "n_samples", "density", "max_peak"), key="presence")
 
 

@@ -23,11 +23,11 @@ from fac.config import PairsSpec, RescoreSpec, SynthesizeSpec, Workspace
 from fac.errors import BudgetReached
 from fac.generator.writer import Request
 from fac.jobs.worker import Worker
+from fac.questions.pairs import differences
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
-from fac.questions.pairs import differences
 from fac.ui import review_html
 from tests.test_cli_make import MISSING, MakingSteps, worded
 from tests.test_jobs import quiet

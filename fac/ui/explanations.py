@@ -50,7 +50,9 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
             for score in each.scores:
                 words = _score_words(score, interval=brief)
                 st.badge(words, color="gray", help=SCORERS[score["score"]].meaning)
-                scores.append({**score, "name": f"{SCORERS[score['score']].title}, {explainer.title}"})
+                scores.append(
+                    {**score, "name": f"{SCORERS[score['score']].title}, {explainer.title}"}
+                )
             if words := people_say(each.standing):
                 st.badge(words, icon=":material/groups:", color="blue", help=_reviews(each))
             if each.text:

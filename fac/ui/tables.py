@@ -99,7 +99,6 @@ def column_config(names: Sequence[str]) -> dict[str, Any]:
     return {name: _COLUMNS[name] for name in names}
 
 
-
 ROW_HEIGHT = 35
 """Pixels of a row of st.dataframe."""
 
