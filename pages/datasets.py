@@ -137,9 +137,9 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
     run, facts = manifest.run, manifest.facts
     st.subheader(plain(facts.name))
     cards(
-        ("Samples", f"{facts['n_samples']:,}", "Distinct samples that were kept."),
-        ("Duplicates", f"{facts['duplicates']:,}", "Rows whose content had been seen before."),
-        ("Refused", f"{facts['n_rejected']:,}", "Rows that cannot become a sample."),
+        ("Samples", f"{facts.n_samples:,}", "Distinct samples that were kept."),
+        ("Duplicates", f"{facts.duplicates:,}", "Rows whose content had been seen before."),
+        ("Refused", f"{facts.n_rejected:,}", "Rows that cannot become a sample."),
         (
             "Features shown",
             f"{measures[0].facts.features_fired:,}" if measures else "–",

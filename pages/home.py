@@ -240,7 +240,7 @@ def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | No
     syntheses: list[SynthesisManifest] = runs.list(SynthesizeSpec.step)
     written = {pair for m in syntheses if m.inputs.pairs == run for pair in m.spec.approved}
     approved = (state for state in states.values() if state.state == "approved")
-    if all(state.shown.row["pair"] in written for state in approved):
+    if all(state.version.row["pair"] in written for state in approved):
         return None
     return Step(
         f"Synthesize from {n:,} approved pair{'s'[: n != 1]}",
