@@ -138,7 +138,8 @@ def unasked_rows(
         explained=explained,
         sort="n_samples",
         descending=True,
-        **page,
+        offset=offset,
+        limit=limit,
     )
 
 
