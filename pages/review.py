@@ -172,7 +172,7 @@ def session_queue(who: str, first: str | None) -> ItemQueue:
     if queue is None or queue.setting != setting:
         queue = item_queue(stores(), setting, who, kind, items(), lambda: set_param("item", None))
         st.session_state["review queue"] = queue
-    in_view = bool(queue.top) and digest(queue.top.content) == first
+    in_view = queue.top is not None and digest(queue.top.content) == first
     if first and not in_view and not queue.bring_up_linked(first):
         set_param("item", None)
     return queue

@@ -186,7 +186,7 @@ def pairs_titles(stores: Stores) -> dict[str, str]:
 def pair_states(stores: Stores, run: str) -> dict[int, PairState]:
     """Where the pair of every gap of a pairs run stands, by feature: versions, edits, verdicts."""
     family = review.pair_family(stores.runs, run)
-    versions = [(manifest, _pair_rows(stores, manifest.run)) for manifest in family]
+    versions = [(manifest, _pair_rows(stores, str(manifest["run"]))) for manifest in family]
     return review.pair_states(stores.decisions.current("pair"), versions)
 
 
@@ -306,9 +306,9 @@ class PairQueue(ReviewQueue[int]):
             self.todo = deque(feature for feature in self.todo if feature not in decided)
             self.renew()
 
-    def undo(self, uid: str | None = None) -> list[Decision]:
+    def withdraw(self, uid: str | None) -> list[Decision]:
         """Takes one act back; its pairs are in view again as they were decided on."""
-        withdrawn = super().undo(uid)
+        withdrawn = super().withdraw(uid)
         for decision in withdrawn:
             self.versions[feature_of(decision)] = decision.subject.split("/")[1]
         return withdrawn

@@ -128,8 +128,13 @@ def covered_gaps(stores: Stores, run: str) -> set[int]:
 
 
 def unasked_rows(
-    stores: Stores, facts: SynthesisFacts, explained: Sequence[str], **page: int
-) -> Any:
+    stores: Stores,
+    facts: SynthesisFacts,
+    explained: Sequence[str],
+    *,
+    offset: int,
+    limit: int,
+) -> tuple[list[Row], int]:
     """One page of the features gained that nobody asked for, as the anchor knows them, and how
     many there are; `explained` are the explain runs whose texts to show."""
     return stores.cache.features_page(
@@ -138,7 +143,8 @@ def unasked_rows(
         explained=explained,
         sort="n_samples",
         descending=True,
-        **page,
+        offset=offset,
+        limit=limit,
     )
 
 

@@ -167,9 +167,13 @@ class ReviewQueue(Generic[Entry]):
         self.todo.rotate(-1)
         self.renew()
 
-    def undo(self, uid: str | None = None) -> list[Decision]:
+    def undo(self, uid: str | None = None) -> None:
         """Takes one act back, the last unless a decision is named: its entries are on top again, a
-        single one with what was ticked and written. Returns the decisions taken back."""
+        single one with what was ticked and written."""
+        self.withdraw(uid)
+
+    def withdraw(self, uid: str | None) -> list[Decision]:
+        """Does what `undo` says; the decisions that were taken back."""
         acts = (a for a in reversed(self.acts) if uid is None or uid in {d.uid for d in a})
         act = next(acts, None)
         if act is None or self.reviewer is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -13,7 +12,7 @@ from fac.config import digest
 from fac.questions.relevance import task_profiles
 from fac.questions.review_queue import ItemQueue, ReviewQueue
 from fac.review import REASONS, Item
-from fac.schema import LEVELS
+from fac.schema import CANNOT_TELL, LEVELS
 from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.review_html import criteria_html, examples_html, guide_html, last_html, quote_html
 from fac.ui.stores import stores
@@ -102,7 +101,7 @@ def pick_task() -> str:
 
 
 def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
-    """How far this view is and how fast; `minutes` says how long still, "" where that is unknown."""
+    """How far this view is and how fast; `minutes` says how long still, "" where nobody knows."""
     whole = max(queue.total, left, 1)
     words = f"{whole - left:,} of {whole:,}"
     seconds = queue.pace(left).seconds
@@ -225,16 +224,16 @@ def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: Delt
             )
         else:
             st.html(quote_html(item.content["explanation"]))
-        rate = {str(i): (level, partial(queue.decide, level)) for i, level in enumerate(LEVELS, 1)}
-        rate["0"] = ("cannot_tell", queue.give_up)
+        keys = {**{str(i): level for i, level in enumerate(LEVELS, 1)}, "0": CANNOT_TELL}
         with st.container(horizontal=True, gap="xsmall"):
-            for key, (level, decide) in rate.items():
+            for key, level in keys.items():
                 st.button(
                     LEVEL_NAMES[level],
                     key=f"rate {key}",
                     shortcut=key,
                     disabled=hidden,
-                    on_click=decide,
+                    on_click=queue.decide,
+                    args=(level,),
                 )
         if item.kind == "explanation":
             st.caption("What is wrong with it, if anything; then rate")
