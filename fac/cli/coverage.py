@@ -47,7 +47,7 @@ def coverage_(
     """FAC of a dataset against an anchor, and what is missing."""
     comparison = options.comparison(stores, role)
     data = coverage(stores, comparison)._asdict()
-    if note := unjudged(stores, comparison.anchor, options.relevant):
+    if note := unjudged(stores, comparison.anchor, comparison.relevance):
         err.print(escape(note), soft_wrap=True, highlight=False)
         data["note"] = note
     missing = data.pop("missing").tolist()
