@@ -19,9 +19,10 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> 
     """
     runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
     chat = ask() if JUDGES[spec.judge].needs_model else None
+    answers = f"label {spec.label}" if JUDGES[spec.judge].needs_label else spec.judge
     return perform(
         spec,
-        partial(_judged, source=chat.identity if chat else f"label {spec.label}"),
+        partial(_judged, source=chat.identity if chat else answers),
         tables=("relevance",),
         verb="judged",
         runs=runs,
