@@ -16,7 +16,9 @@ from fac.schema import EVERY_ROLE, ROLES
 from fac.store.cache.interpret import EXPLAINED_COLUMNS, ExplanationQueries
 from fac.store.cache.tables import (
     Connection,
+    Rows,
     aligned,
+    dicts,
     page_bounds,
     parquet,
     read_search,
@@ -63,6 +65,20 @@ OR_IN = " OR feature IN (SELECT feature FROM {source} WHERE contains(folded, low
 EXPLAINED_BY = "SELECT feature, folded FROM {run}.explained WHERE true"
 
 UNLESS_BY = " AND feature NOT IN (SELECT feature FROM {run}.explained)"
+
+SPAN_KINDS = {None: "('top', 'spread')", "top": "('top')", "spread": "('spread')"}
+"""The kinds of span that are asked for, in SQL."""
+
+# Spans and near misses lie in the order in which they are shown.
+SPANS_OF = """
+    SELECT kind, rank, quantile, sample, role, position, peak, peak_index, tokens, activations
+    FROM {run}.spans WHERE feature = {feature} AND kind IN {kinds}
+"""
+
+NEAR_OF = """
+    SELECT rank, sample, role, position, pre, peak_index, tokens
+    FROM {run}.near WHERE feature = {feature}
+"""
 
 PEAKS_OF = "SELECT peak FROM {run}.activations WHERE feature = {feature} AND strongest"
 
@@ -186,6 +202,25 @@ class FeatureQueries(ExplanationQueries):
             if not 0 <= feature < len(self._table(run, SELECT_FEATURES)):
                 return None
             return self._described(run, np.array([feature]), sae_run, explained).to_pylist()[0]
+
+    @remembered
+    def spans(self, run: str, feature: int, kind: str | None = None) -> Rows:
+        """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
+        names = {"run": sql_name(run), "feature": int(feature), "kinds": SPAN_KINDS[kind]}
+        with self._reading(run) as cursor:
+            return dicts(cursor, SPANS_OF.format(**names))
+
+    @remembered
+    def near(self, run: str, feature: int, *, sae_run: str | None = None) -> Rows:
+        """The dataset's highest pre-activations of the feature, highest first.
+
+        `ratio` divides them by the SAE's own threshold; None where that is zero or unknown.
+        """
+        with self._reading(run, sae_run) as cursor:
+            (threshold,) = self._sae_thresholds(sae_run, np.array([feature])).to_pylist()
+            rows = dicts(cursor, NEAR_OF.format(run=sql_name(run), feature=int(feature)))
+        divides = threshold is not None and threshold > 0
+        return [{**row, "ratio": row["pre"] / threshold if divides else None} for row in rows]
 
     @remembered
     def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
