@@ -28,7 +28,7 @@ from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
-from fac.ui.views import AGREEMENT, choice, empty, get_param, guard, param_widget, set_param
+from fac.ui.views import choice, empty, get_param, guard, param_widget, set_param
 
 PAGE = {"title": "Review", "section": "Decide", "icon": "rate_review", "order": 60}
 
@@ -79,7 +79,7 @@ def show_end(queue: ItemQueue) -> None:
             "All reviewed",
             f"You decided on {len(queue.decisions):,}. See how far people agree.",
             icon=":material/task_alt:",
-            page=AGREEMENT,
+            page="agreement",
             link="Agreement",
         )
         undo_last_button(queue)

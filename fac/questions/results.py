@@ -128,12 +128,7 @@ def covered_gaps(stores: Stores, run: str) -> set[int]:
 
 
 def unasked_rows(
-    stores: Stores,
-    facts: SynthesisFacts,
-    explained: Sequence[str],
-    *,
-    offset: int,
-    limit: int,
+    stores: Stores, facts: SynthesisFacts, explained: Sequence[str], *, offset: int, limit: int
 ) -> tuple[list[Row], int]:
     """One page of the features gained that nobody asked for, as the anchor knows them, and how
     many there are; `explained` are the explain runs whose texts to show."""

@@ -55,12 +55,7 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
 
     keep, threshold, _, _ = st.columns(4)
     chosen["keep"] = keep.number_input(
-        "Kept per gap",
-        1,
-        64,
-        value=1,
-        help="The strongest of those that pass.",
-        **tie("keep"),
+        "Kept per gap", 1, 64, value=1, help="The strongest of those that pass.", **tie("keep")
     )
     chosen["threshold"] = threshold.number_input(
         "Threshold",
@@ -113,11 +108,7 @@ def _evaluation_files(tie: Any) -> list[str]:
         "From here", accept_multiple_files=True, key=tie("upload")["key"], help="Any dataset file."
     )
     paths = st.multiselect(
-        "On the server",
-        [],
-        accept_new_options=True,
-        placeholder="Type a path",
-        **tie("evaluation"),
+        "On the server", [], accept_new_options=True, placeholder="Type a path", **tie("evaluation")
     )
     files = [str(save_upload(file.name, file.getvalue())) for file in uploads]
     for name in paths:

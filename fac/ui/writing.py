@@ -18,11 +18,7 @@ from fac.ui.jobs import key_line, progress, retry
 from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
 
-WRITER_NAMES = {
-    "local": "A model here",
-    "steered": "The same, steered",
-    "openai": "A server",
-}
+WRITER_NAMES = {"local": "A model here", "steered": "The same, steered", "openai": "A server"}
 
 PROFILE_NAMES = {
     "instruction": "Messages to an assistant",
