@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from fac import __main__ as cli
 from fac import coverage
 from fac.cli import frame
-from fac.config import REPOSITORY, Workspace
+from fac.config import REPOSITORY, IngestSpec, Workspace
 from fac.errors import ServiceError
 from fac.schema import ROLES
 from fac.store.queue import Queue
@@ -293,8 +293,8 @@ def test_coverage_builds_a_cache_that_is_missing(own_kitchen):
 def test_a_worker_that_may_stop_when_idle_counts_its_jobs(workspace, tmp_path):
     source = write_lines(tmp_path / "drinks.jsonl", {"text": "tea"})
     queue = Queue(workspace.queue)
-    queue.enqueue(cli.IngestSpec(name="drinks", source=str(source)))
-    queue.enqueue(cli.IngestSpec(name="none", source=str(tmp_path / "none.jsonl")))
+    queue.enqueue(IngestSpec(name="drinks", source=str(source)))
+    queue.enqueue(IngestSpec(name="none", source=str(tmp_path / "none.jsonl")))
     said = fac("worker", "--until-idle", "--json", place=workspace)
     assert (said.code, said.json) == (0, {"jobs": 2})
     assert "failed, There is no file" in said.err

@@ -11,9 +11,8 @@ import numpy as np
 from fac.errors import InputError
 from fac.manifest import AnyManifest
 from fac.schema import ROLES
-from fac.store.cache.fill import parquet, write_meta
-from fac.store.cache.sql import ROLE_CODES, Connection, float32, one_row
 from fac.store.cache.support import count_above, refined, threshold_grid, write_grid
+from fac.store.cache.tables import ROLE_CODES, Connection, float32, one_row, parquet, write_meta
 from fac.store.runs import Runs
 
 ROWS_PER_BLOCK = 2_000_000
