@@ -25,12 +25,13 @@ from fac.ui.tables import table
 from fac.ui.text import Row, plain
 from fac.ui.views import choice, empty, get_param, guard, link, param_widget, set_param
 from fac.ui.writing import (
+    ATTEMPT_HELP,
     duration,
     lacks_model,
     show_job,
     show_request,
     show_stopped,
-    writer_fields,
+    writer_form,
 )
 
 PAGE = {"title": "Pairs", "section": "Make", "icon": "compare", "order": 80}
@@ -106,32 +107,15 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         table(rows, columns, key="asked", height=300)
     features = tuple(row["feature"] for row in rows)
     st.markdown("**How they are written**")
-    fields = writer_fields("pairs", {})
+    form = writer_form("pairs", {})
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        fields["margin"] = st.number_input(
-            "Margin",
-            0.0,
-            1000.0,
-            value=PairsSpec.margin,
-            step=0.5,
-            width=130,
-            key="pairs.margin",
-            persist_state="session",
-            help="A positive fires by so much above the threshold, and above its negative.",
-        )
-        fields["attempt"] = st.number_input(
-            "Attempt",
-            0,
-            1000,
-            value=0,
-            width=110,
-            key="pairs.attempt",
-            persist_state="session",
-            help="The same settings find the same texts again; another number writes anew.",
-        )
+        help = "A positive fires by so much above the threshold, and above its negative."
+        margin = PairsSpec.margin
+        form.number("margin", st, "Margin", 0.0, 1000.0, margin, help, step=0.5, width=130)
+        form.number("attempt", st, "Attempt", 0, 1000, 0, ATTEMPT_HELP, width=110)
         go = st.container(width="content")
         estimate = st.container(width="stretch")
-    if lacks_model(fields):
+    if lacks_model(form):
         return
     spec = PairsSpec(
         anchor=anchor,
@@ -139,7 +123,7 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         features=features,
         explanations=tuple(explain_runs(stores().runs, anchor)),
         threshold=comparison.threshold,
-        **fields,
+        **form.values,
     )
     requests = pairs.pair_requests(stores(), spec, features[0])
     with right:
