@@ -39,9 +39,10 @@ import numpy as np
 import torch
 
 from fac import encoder as encoding
-from fac import jobs
 from fac.config import DEMO_INPUTS, MeasureSpec, Workspace
 from fac.encoder import Batch, SaeEncoder
+from fac.jobs import loading
+from fac.jobs.steps import Steps
 from fac.models import Chat, Rendered, batches_by_length
 from fac.saes import Sae
 from fac.schema import Activations
@@ -342,11 +343,11 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Workspace(Path(folder))
-        steps = jobs.Steps(place)
+        steps = Steps(place)
         encoder = steps.encoder(MeasureSpec(dataset="none"), lambda *_: None)
         peer = None
         if not asked.no_lens:
-            found = jobs.locate(MeasureSpec.model, place.models, lambda *_: None)
+            found = loading.locate(MeasureSpec.model, place.models, lambda *_: None)
             peer = lens(found.folder)
         short = demo_chats(asked.short, longest=40)
         long = demo_chats(asked.long, longest=0, words=180)
@@ -356,7 +357,7 @@ def main() -> None:
             print(wide(encoder, short, asked.width, asked.rounds), flush=True)
         spec = MeasureSpec(dataset="none")
         how = spec.model, spec.layer, spec.sae, spec.max_tokens
-        half = jobs.load_encoder(*how, jobs.PRECISIONS[1], place.models)
+        half = loading.load_encoder(*how, loading.PRECISIONS[1], place.models)
         print(halved(encoder, half, short, asked.rounds))
 
 

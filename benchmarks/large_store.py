@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from fac import schema
 from fac.config import DEMO_INPUTS, ExplainSpec, IngestSpec, MeasureSpec, SaeSpec, Workspace, digest
-from fac.datasets.layouts import sample_id
+from fac.datasets import sample_id
 from fac.errors import InputError
 from fac.measure import AFTER, BEFORE, SPREAD, TOP
 from fac.schema import ROLES

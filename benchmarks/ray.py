@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from fac import jobs
 from fac.config import DEMO_INPUTS, IngestSpec, MeasureSpec, Workspace
 from fac.executor import RayEncoder, Where
+from fac.jobs.steps import Steps
 from fac.measure import measure
 from fac.store.runs import Runs
 
@@ -52,7 +52,7 @@ def compare(texts: Path, samples: int, turns: int, workers: int | None, root: Pa
     few = root / "texts.jsonl"
     with texts.open(encoding="utf-8") as file:
         few.write_text("".join(line for line, _ in zip(file, range(samples), strict=False)))
-    steps = {name: jobs.Steps(place, where=Where(name)) for name in ("local", "ray")}
+    steps = {name: Steps(place, where=Where(name)) for name in ("local", "ray")}
     steps["ray"].where = Where("ray", workers=workers)
     source = steps["local"].perform(IngestSpec(name="texts", source=str(few)), quiet)
     spec = MeasureSpec(dataset=source)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.extract import Way, demo_chats, plain_batches, timed, wide_sae
-from fac import jobs
 from fac.config import MeasureSpec, Workspace
 from fac.encoder import SaeEncoder
+from fac.jobs.steps import Steps
 from fac.models import Chat
 
 
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        steps = jobs.Steps(Workspace(Path(folder)))
+        steps = Steps(Workspace(Path(folder)))
         encoder = steps.encoder(MeasureSpec(dataset="none"), lambda *_: None)
         short = demo_chats(max(asked.chats), longest=40)
         grown = [step(encoder, short[:n], n, asked.rounds) for n in asked.chats]

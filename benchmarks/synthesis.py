@@ -24,9 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from fac import compare, demo, jobs, review, synthesis
+from fac import compare, demo, review, synthesis
 from fac.config import MeasureSpec, PairsSpec, SynthesizeSpec, Workspace
 from fac.generator.writer import Request, Writer, Written
+from fac.jobs import loading
+from fac.jobs.steps import Steps
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -96,13 +98,13 @@ def measure(
     max_new_tokens: int,
 ) -> list[dict[str, Any]]:
     """One row per seed and method: kept samples by gap, FAC before and after, tokens, seconds."""
-    runs, steps = Runs(place), jobs.Steps(place)
+    runs, steps = Runs(place), Steps(place)
     anchor, dataset = (runs.resolve("measure", name) for name in (demo.ANCHOR, demo.SEED))
     features = choose(place, anchor, dataset, gaps, min_support)
     measured = MeasureSpec(**runs.manifest(anchor)["spec"])
     encoder = steps.encoder(measured, told)
     doors: dict[str, Any] = {"runs": runs, "encoder": encoder, "progress": told}
-    doors["direction"] = jobs.unit_directions(encoder)
+    doors["direction"] = loading.decoder_directions(encoder.sae)
     rows = []
     for seed in range(seeds):
         first = PairsSpec(

@@ -20,8 +20,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from fac import compare, demo, jobs
-from fac.cli import decide, make  # noqa: F401 - register their commands
+from fac import compare, demo
+from fac.cli import decide, frame, make  # noqa: F401 - register their commands
 from fac.cli.frame import (
     Address,
     Anchor,
@@ -38,19 +38,26 @@ from fac.cli.frame import (
     Workers,
     WorkspaceOption,
     app,
+    build_caches,
     command,
     err,
     listing,
     out,
+    perform,
     plain,
     progress_bar,
     readable,
 )
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace, read_spec, workspace
 from fac.errors import FacError, InputError
-from fac.executor import chosen
+from fac.executor import choose_executor
+from fac.jobs import training
+from fac.jobs.rebuild import headline, rebuild_demo
+from fac.jobs.worker import Worker
+from fac.questions.relevance import people_verdicts
 from fac.schema import EVERY_ROLE
 from fac.store import cache as caches
+from fac.store import open_stores
 from fac.store.cache import Cache
 from fac.store.runs import Runs
 
@@ -72,8 +79,8 @@ def demo_(
     place = workspace(workspace_)
     begun = time.monotonic()
     with progress_bar("demo") as progress:
-        runs = jobs.rebuild_demo(place, progress) if rebuild else demo.materialise(place, progress)
-    result = jobs.headline(place, runs)
+        runs = rebuild_demo(place, progress) if rebuild else demo.materialise(place, progress)
+    result = headline(place, runs)
     data = {
         "runs": runs,
         "fac": result["fac"],
@@ -106,8 +113,7 @@ def ingest(
         on_bad=on_bad,
     )
     place = workspace(workspace_)
-    with progress_bar(f"reading {name}") as progress:
-        run_id = jobs.Steps(place).perform(spec, progress)
+    run_id = perform(place, spec, f"reading {name}")
     runs = Runs(place)
     facts = runs.manifest(run_id)["facts"]
     rejected = runs.table(run_id, "rejected").to_pylist()
@@ -145,7 +151,7 @@ def measure(
 ) -> Answer:
     """Activations, statistics, examples and near misses of a dataset."""
     place = workspace(workspace_)
-    steps = jobs.Steps(place, where=chosen(executor, address, workers))
+    steps = frame.Steps(place, where=choose_executor(executor, address, workers))
     spec = MeasureSpec(
         dataset=steps.runs.resolve("dataset", name),
         model=model,
@@ -186,10 +192,10 @@ def _coverage(
     }
     handle = Cache(place.cache)
     judged = compare.relevance_runs(runs, ids["anchor"])
-    jobs.cached(place, [*ids.values(), *filter(None, [judged.get(relevant)])])
+    build_caches(place, [*ids.values(), *filter(None, [judged.get(relevant)])])
     people: dict[int, str] = {}
     if relevant in judged:
-        said = jobs.people_say(place, handle, ids["anchor"], relevant)
+        said = people_verdicts(open_stores(place, remember=False), ids["anchor"], relevant)
         people = {feature: one.verdict for feature, one in said.items() if one.verdict}
     wanted = compare.relevant_set(
         relevant, handle, ids["anchor"], runs=runs, role=role, overrides=people
@@ -257,7 +263,7 @@ def gaps(
     )
     missing = result["n_missing"]
     explained = compare.explained_by(Runs(place), asked["anchor"])
-    jobs.cached(place, explained)
+    build_caches(place, explained)
     shown = max(missing, 1) if out_ else limit
     rows, total = compare.gap_table(handle, **asked, explained=explained, badge=badge, limit=shown)
     if out_:
@@ -340,7 +346,7 @@ def check(
 
 def _measured(place: Workspace, new: str, baseline: str) -> str:
     """What names a measured dataset; a file is read and measured first, as the baseline was."""
-    steps = jobs.Steps(place)
+    steps = frame.Steps(place)
     manifests = steps.runs.list("measure")
     known = {m["facts"]["name"] for m in manifests} | {m["run"] for m in manifests}
     if new in known or not Path(new).is_file():
@@ -362,7 +368,7 @@ def probe(
 ) -> Answer:
     """Which features fire on which token of a text."""
     place = workspace(workspace_)
-    steps = jobs.Steps(place)
+    steps = frame.Steps(place)
     with progress_bar("reading the text") as progress:
         run_id = steps.perform(ProbeSpec(text=text, model=model, layer=layer, sae=sae), progress)
     tokens = steps.runs.table(run_id, "tokens").to_pylist()
@@ -410,7 +416,7 @@ def preflight(
     """Does this SAE belong to this model and layer? Exit 1 if not."""
     place = workspace(workspace_)
     with progress_bar("preflight") as progress:
-        findings, quality, says = jobs.preflight(
+        findings, quality, says = training.preflight(
             place, model, layer, sae, texts or demo.INPUTS[demo.ANCHOR], samples, progress
         )
     data = {
@@ -455,7 +461,7 @@ def train_sae(
     place = workspace(workspace_)
     recipe = TrainRecipe(width=width, k=k, passes=passes, batch=batch, lr=lr, seed=seed)
     with progress_bar("training") as progress:
-        data = jobs.train_sae(
+        data = training.train_sae(
             place,
             texts,
             out_,
@@ -495,7 +501,7 @@ def magpie(
     )
     place = workspace(workspace_)
     with progress_bar("writing samples") as progress:
-        data = jobs.magpie(place, model, recipe, out_, progress)
+        data = training.magpie(place, model, recipe, out_, progress)
     return Answer(data, listing({**data, "recipe": json.dumps(data["recipe"])}))
 
 
@@ -518,7 +524,7 @@ def worker(
     def say(line: str) -> None:
         err.print(f"{time.strftime('%H:%M:%S')} {escape(line)}", soft_wrap=True, highlight=False)
 
-    count = jobs.work(place, say=say, until_idle=until_idle, employer=employer)
+    count = Worker(place, say=say).run(until_idle=until_idle, employer=employer)
     return Answer({"jobs": count}, lambda: out.print(f"{count} jobs"))
 
 

@@ -7,8 +7,7 @@ explain an anchor's features, and which judge them relevant to a task, is found 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,13 @@ import pyarrow.compute as pc
 
 from fac import coverage
 from fac.errors import BadRow, InputError
-from fac.prompts import relevance
+from fac.questions.explanations import explain_runs as explained_by
+from fac.questions.relevance import listed_ids, relevance_runs, task_profiles
 from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, ROLES, UNREADABLE, CoverageResult
 from fac.store.cache import Cache
 from fac.store.runs import Runs
+
+__all__ = ["explained_by", "listed_ids", "relevance_runs", "task_profiles"]
 
 WORDS = ("label", "promotes", "explanation", "explainer", "score_kind")
 
@@ -45,27 +47,6 @@ class Gaps(NamedTuple):
 
 NAMED = 20
 """Features that `changes` describes in full on each side."""
-
-
-PREFERENCE = ("llm", "external", "tokens")
-"""Whose explanation is shown where a feature has several, best first."""
-
-
-def explained_by(runs: Runs, measure_run: str) -> list[str]:
-    """The explain runs about a measure run, whose texts to prefer first: by PREFERENCE, and the
-    newest first among equals."""
-    found = [m for m in runs.list("explain") if m["inputs"][0] == measure_run]
-    found.sort(key=lambda m: PREFERENCE.index(m["spec"]["explainer"]))
-    return [m["run"] for m in found]
-
-
-def relevance_runs(runs: Runs, measure_run: str) -> dict[str, str]:
-    """For each task its newest relevance run about a measure run; tasks in alphabetical order."""
-    found: dict[str, str] = {}
-    for manifest in runs.list("relevance"):
-        if manifest["inputs"][0] == measure_run:
-            found.setdefault(manifest["spec"]["task"], manifest["run"])
-    return dict(sorted(found.items()))
 
 
 def judged_words(runs: Runs, cache: Cache, anchor: str, task: str) -> str:
@@ -138,21 +119,6 @@ def relevant_set(
     if not relevant.any():
         raise InputError(f"{path} names no feature: write one id per line.")
     return relevant
-
-
-def task_profiles(runs: Runs) -> dict[str, relevance.TaskProfile]:
-    """The built-in task profiles and those of the workspace's tasks.toml, by name.
-
-    Raises InputError for a file that is no text or that fac.prompts.read_tasks refuses.
-    """
-    path = runs.workspace.tasks
-    if not path.is_file():
-        return relevance.TASKS
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason}): save it as such.") from error
-    return {**relevance.TASKS, **relevance.read_tasks(text)}
 
 
 def coverage_of(
@@ -459,31 +425,3 @@ def _matching(table: pa.Table, search: str, badge: str) -> pa.Array:
         for text in (table["label"], pc.binary_join(table["promotes"], " "), explanation):
             found = pc.or_(found, pc.match_substring(text, search, ignore_case=True))
     return pc.and_(keep, found)
-
-
-def listed_ids(path: Path) -> Iterator[tuple[int, int]]:
-    """(line, feature id) of a JSON list or of lines; entries of a list count as lines."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text ({error.reason}): write one id per line.") from error
-    if text.lstrip().startswith("["):
-        try:
-            entries = list(enumerate(json.loads(text), start=1))
-        except ValueError as error:
-            raise InputError(f"{path} begins like a JSON list but is none: {error}.") from error
-    else:
-        lines = enumerate(text.splitlines(), start=1)
-        entries = [(n, _json_or_text(line)) for n, line in lines if line.strip()]
-    for n, entry in entries:
-        given = entry.get("feature") if isinstance(entry, dict) else entry
-        if not isinstance(given, int) or isinstance(given, bool):
-            raise BadRow(n, f"{path} has {str(entry)[:60]!r} where a feature id belongs.")
-        yield n, given
-
-
-def _json_or_text(line: str) -> object:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return line.strip()

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fac.errors import InputError
-from fac.schema import EVERY_ROLE, EXPLAINERS, ROLES, SCHEMA_VERSION
+from fac.registry import Registry
+from fac.schema import EVERY_ROLE, ROLES, SCHEMA_VERSION
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_INPUTS = REPOSITORY / "data" / "demo"
@@ -61,9 +62,9 @@ class Workspace:
         return self.root / "logs"
 
 
-def workspace(given: str | Path | None = None) -> Workspace:
+def workspace(root: str | Path | None = None) -> Workspace:
     """The workspace named on the command line, else FAC_WORKSPACE, else `data/` of the clone."""
-    chosen = given or os.environ.get("FAC_WORKSPACE") or REPOSITORY / "data"
+    chosen = root or os.environ.get("FAC_WORKSPACE") or REPOSITORY / "data"
     return Workspace(Path(chosen).resolve())
 
 
@@ -87,8 +88,8 @@ class Spec:
 
     def run_id(self, *inputs: str) -> str:
         """`step-hash` over the spec, the ids or digests of its inputs and the schema version."""
-        said = {k: v for k, v in self.as_json().items() if k not in self.operational}
-        return f"{self.step}-{digest(SCHEMA_VERSION, self.step, said, inputs)}"
+        question = {k: v for k, v in self.as_json().items() if k not in self.operational}
+        return f"{self.step}-{digest(SCHEMA_VERSION, self.step, question, inputs)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +244,16 @@ class AskSpec(Spec):
             )
 
 
+EXPLAINERS: Registry[Any] = Registry("fac.interpret.explainers", "EXPLAINER")
+SCORERS: Registry[Any] = Registry("fac.interpret.scorers", "SCORER")
+JUDGES: Registry[Any] = Registry("fac.interpret.judges", "JUDGE")
+
+
+def model_scores() -> tuple[str, ...]:
+    """Scores that a language model gives by reading, so that a spec has to ask for them."""
+    return tuple(name for name, scorer in SCORERS.items() if scorer.needs_model)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExplainSpec(AskSpec):
     step = "explain"
@@ -257,10 +268,10 @@ class ExplainSpec(AskSpec):
     """One of EXPLAINERS."""
 
     source: str = ""
-    """The file to import, for the explainer `external`."""
+    """The file to import, for an explainer that needs one."""
 
     scores: tuple[str, ...] = ()
-    """Of a language model's or imported explanations: detection, fuzzing."""
+    """Some of `model_scores()`."""
 
     explanations: str = ""
     """Run id of explanations to score with `model`; "" scores the ones made here."""
@@ -273,16 +284,19 @@ class ExplainSpec(AskSpec):
             raise InputError(
                 f"The explainer must be one of {', '.join(EXPLAINERS)}, got {self.explainer!r}."
             )
-        if unknown := set(self.scores) - {"detection", "fuzzing"}:
-            raise InputError(f"Scores are detection and fuzzing, got {', '.join(sorted(unknown))}.")
-        if (self.explainer == "llm" or self.scores) and not self.model:
+        explainer = EXPLAINERS[self.explainer]
+        scores = model_scores()
+        if unknown := set(self.scores) - {*scores}:
+            names = ", ".join(sorted(unknown))
+            raise InputError(f"Scores are {' and '.join(scores)}, got {names}.")
+        if (explainer.needs_model or self.scores) and not self.model:
             raise InputError(
                 "Explaining or scoring with a language model needs its name: give --model "
                 "(and --endpoint, or OPENAI_BASE_URL, for a server that is not OpenAI's)."
             )
         if self.explanations and not self.scores:
-            raise InputError("Scoring a run of explanations needs --score detection or fuzzing.")
-        if self.explainer == "external" and not self.source:
+            raise InputError(f"Scoring a run of explanations needs --score {' or '.join(scores)}.")
+        if explainer.needs_file and not self.source:
             raise InputError("Importing explanations needs a file: give --file.")
 
 
@@ -304,7 +318,8 @@ class JudgeSpec(AskSpec):
     is judged anew."""
 
     judge: str = "llm"
-    """llm: verdicts on explanation and spans. labels: contrast of firing rates by label."""
+    """One of JUDGES. llm: verdicts on explanation and spans. labels: contrast of firing rates by
+    label."""
 
     features: tuple[int, ...] = ()
     """Which; empty is every feature that fires."""
@@ -313,25 +328,28 @@ class JudgeSpec(AskSpec):
     """Run ids of the explanations a language model reads, the first that has one wins."""
 
     label: str = ""
-    """The label that marks the task, for the judge `labels`."""
+    """The label that marks the task, for a judge that needs one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
         for name in ("rubric", "explanations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.judge not in ("llm", "labels"):
-            raise InputError(f"The judge must be llm or labels, got {self.judge!r}.")
-        if self.judge == "llm" and not self.model:
+        if self.judge not in JUDGES:
+            raise InputError(f"The judge must be {' or '.join(JUDGES)}, got {self.judge!r}.")
+        judge = JUDGES[self.judge]
+        if judge.needs_model and not self.model:
             raise InputError("A language model as judge needs a name: give --model.")
-        if self.judge == "llm" and not self.rubric:
+        if judge.needs_model and not self.rubric:
             raise InputError(f"The task {self.task!r} has no rubric to judge by.")
-        if self.judge == "labels" and not self.label:
-            raise InputError("The judge `labels` needs the label that marks the task: --label.")
+        if judge.needs_label and not self.label:
+            raise InputError(
+                f"The judge `{self.judge}` needs the label that marks the task: --label."
+            )
 
 
-WRITERS = ("local", "steered", "openai")
-"""What writes candidates: a local model, the same steered along the feature, a server."""
+WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")
+"""What writes candidates, in order of preference."""
 
 METHODS = ("two-step", "one-step", "unguided", "random")
 """two-step: from approved pairs. The others are baselines through the same path."""
@@ -377,7 +395,7 @@ class WriteSpec(AskSpec):
             raise InputError(f"The temperature must be 0 to 2, got {self.temperature}.")
         if not 8 <= self.max_new_tokens <= 4096:
             raise InputError(f"max_new_tokens must be 8 to 4,096, got {self.max_new_tokens}.")
-        if self.writer == "openai" and not self.model:
+        if not self.model and WRITERS[self.writer].server:
             raise InputError("A server's model needs a name: give --model.")
 
 
@@ -477,11 +495,16 @@ INHERITED = (
 
 def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
     """The settings that go on from one spec that writes to the next, which has this writer."""
-    found = {name: before[name] for name in INHERITED if name in before}
-    if writer and (writer == "openai") != (found.get("writer") == "openai"):
+    settings = {name: before[name] for name in INHERITED if name in before}
+    if (
+        writer
+        and WRITERS[writer].server != WRITERS[settings.get("writer", WriteSpec.writer)].server
+    ):
         # the name of a server's model means nothing on this machine, and the other way round
-        found = {name: value for name, value in found.items() if name not in ("model", "endpoint")}
-    return found
+        settings = {
+            name: value for name, value in settings.items() if name not in ("model", "endpoint")
+        }
+    return settings
 
 
 SPECS: dict[str, type[Spec]] = {

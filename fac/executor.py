@@ -9,7 +9,8 @@ had in hand is done again.
 These are Ray's core actors and not a pool of Ray Data, whose workers live for one pass over one
 data set: a synthesis measures a few hundred texts, decides, and measures again, and would load the
 model anew each time. It would also need all chats in its object store before the first part, tell
-nothing of the tokens inside a part, and could not give later parts the bar that earlier ones set.
+nothing of the tokens inside a part, and could not give later parts the admission
+thresholds that earlier ones set.
 
 Needs requirements-scale.txt for `ray`, which is imported when the first pool starts.
 """
@@ -35,8 +36,9 @@ from fac.config import REPOSITORY
 from fac.encoder import Encoder, Reading
 from fac.errors import InputError, ServiceError
 from fac.generator.local import Continuation
-from fac.generator.writer import Batch, LocalWriter, Pace, Request
-from fac.measure import Part, Task, Tell, read_part
+from fac.generator.writer import Request
+from fac.generator.writers.local import LineBatch, LocalWriter, Pace
+from fac.measure import CountBatch, Part, PartTask, ReportRead, read_part
 from fac.models import Chat, Rendered
 from fac.schema import ROLES, Activations
 
@@ -54,8 +56,11 @@ DEATHS = 3
 PATIENCE_SECONDS = 900
 """Without any worker, until it is told that the cluster has no room for one."""
 
-Told = Callable[[int, int], None]
-Make = Callable[[], Any]
+Factory = Callable[[], Any]
+"""Loads what a worker applies functions to; picklable."""
+
+Function = Callable[[Any, Any, CountBatch], Any]
+"""(what a Factory loaded, an item, count_batch) -> the item's result."""
 
 
 class Where(NamedTuple):
@@ -69,10 +74,10 @@ class Where(NamedTuple):
     """None is one for every accelerator, or one for every machine where there is none."""
 
 
-def chosen(
+def choose_executor(
     executor: str | None = None, address: str | None = None, workers: int | None = None
 ) -> Where:
-    """What was asked for, else what FAC_EXECUTOR, FAC_RAY_ADDRESS and FAC_RAY_WORKERS say.
+    """Where the options say, else where FAC_EXECUTOR, FAC_RAY_ADDRESS and FAC_RAY_WORKERS say.
 
     Raises InputError for an executor that does not exist, or options it does not have.
     """
@@ -97,54 +102,55 @@ def chosen(
 
 
 class _Worker:
-    """The actor: keeps what it was asked to make, and applies functions to it."""
+    """The actor: holds what it once loaded, and applies functions to it."""
 
     def __init__(self, threads: int):
         self._threads = threads
-        self._made: dict[bytes, Any] = {}
-        self._now = (-1, 0, 0)
+        self._loaded: dict[bytes, Any] = {}
+        self._current = (-1, 0, 0)
 
     def hello(self) -> tuple[str, str]:
         """Where it runs, and which code."""
         return socket.gethostname(), code_digest()
 
-    def far(self) -> tuple[int, int, int]:
+    def current(self) -> tuple[int, int, int]:
         """(number of the call, samples, tokens) of what it works on now."""
-        return self._now
+        return self._current
 
-    def call(self, number: int, make: bytes, function: Callable[..., Any], item: Any) -> Any:
-        """function(what `make` made, item, told)."""
-        self._now = number, 0, 0
+    def call(self, number: int, factory: bytes, function: Function, item: Any) -> Any:
+        """function(what the pickled factory loads, item, count_batch)."""
+        self._current = number, 0, 0
 
-        def told(samples: int, tokens: int) -> None:
-            _, before, tokens_before = self._now
-            self._now = number, before + samples, tokens_before + tokens
+        def count_batch(samples: int, tokens: int) -> None:
+            _, before, tokens_before = self._current
+            self._current = number, before + samples, tokens_before + tokens
 
-        if make not in self._made:
-            while len(self._made) > 1:  # an encoder and a writer stay side by side, as in `local`
-                del self._made[next(iter(self._made))]
-            self._made[make] = pickle.loads(make)()
+        if factory not in self._loaded:
+            while len(self._loaded) > 1:  # an encoder and a writer stay side by side, as in `local`
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[factory] = pickle.loads(factory)()
             if "torch" in sys.modules:
                 import torch
 
                 torch.set_num_threads(self._threads)
-        return function(self._made[make], item, told)
+        return function(self._loaded[factory], item, count_batch)
 
 
-class _Hand:
+class _Remote:
     """A worker as the driver sees it."""
 
     def __init__(self, actor: Any, hello: Any):
         self.actor = actor
         self.hello = hello
         """Reference to its first answer; None once that is here."""
-        self.asked: Any = None
-        """Reference to its answer how far it is."""
-        self.now = (-1, 0, 0)
+        self.poll: Any = None
+        """Reference to its next `current`."""
+        self.current = (-1, 0, 0)
+        """The last one that came."""
 
 
 class _Call(NamedTuple):
-    hand: _Hand
+    worker: _Remote
     number: int
     item: Any
 
@@ -159,53 +165,53 @@ class Pool:
     def __init__(self, where: Where):
         self._ray = _connected(where.address)
         self._cores, self._gpus, self.size = _share(self._ray.nodes(), where.workers)
-        self._hands = [self._hire() for _ in range(self.size)]
+        self._workers = [self._hire() for _ in range(self.size)]
         self._deaths = 0
 
-    def _hire(self) -> _Hand:
+    def _hire(self) -> _Remote:
         actor = (
             self._ray.remote(concurrency_groups={"work": 1, "talk": 1})(_Worker)
             .options(num_cpus=self._cores, num_gpus=self._gpus, scheduling_strategy="SPREAD")
             .remote(self._cores)
         )
-        return _Hand(actor, actor.hello.options(concurrency_group="talk").remote())
+        return _Remote(actor, actor.hello.options(concurrency_group="talk").remote())
 
     def map(
         self,
-        make: Make,
-        function: Callable[[Any, Any, Told], Any],
+        factory: Factory,
+        function: Function,
         items: Iterable[Any],
-        beat: Told = lambda samples, tokens: None,
+        beat: ReportRead = lambda samples, tokens: None,
     ) -> Iterator[tuple[int, Any]]:
-        """(index, function(made, item, told)) of every item, in the order in which they finish.
+        """(index, the function's result) of every item, in the order in which they finish.
 
-        `make` and `function` are picklable and known by name where the workers run. Items are taken
-        when a worker has room for them. beat(samples, tokens) is called every POLL_SECONDS with
-        what the calls on their way have told so far; what it raises ends everything at once, and
-        workers in the middle of something are ended too.
+        `factory` and `function` are picklable and known by name where the workers run. Items are
+        taken when a worker has room for them. beat(samples, tokens) is called every POLL_SECONDS
+        with what the calls on their way have counted so far; what it raises ends everything at
+        once, and workers in the middle of something are ended too.
 
         Raises what a call raised; ServiceError when workers die again and again.
         """
-        made, numbered = pickle.dumps(make), enumerate(items)
-        again: deque[tuple[int, Any]] = deque()
-        flying: dict[Any, _Call] = {}
+        pickled, numbered = pickle.dumps(factory), enumerate(items)
+        retries: deque[tuple[int, Any]] = deque()
+        in_flight: dict[Any, _Call] = {}
         exhausted, since = False, time.monotonic()
         try:
             while True:
-                for hand in self._hands:
-                    room = AHEAD - sum(call.hand is hand for call in flying.values())
-                    while hand.hello is None and room > 0 and not exhausted:
-                        task = again.popleft() if again else next(numbered, None)
+                for worker in self._workers:
+                    room = AHEAD - sum(call.worker is worker for call in in_flight.values())
+                    while worker.hello is None and room > 0 and not exhausted:
+                        task = retries.popleft() if retries else next(numbered, None)
                         if task is None:
                             exhausted = True
                             break
-                        asked = hand.actor.call.options(concurrency_group="work")
-                        ref = asked.remote(task[0], made, function, task[1])
-                        flying[ref] = _Call(hand, *task)
+                        call = worker.actor.call.options(concurrency_group="work")
+                        ref = call.remote(task[0], pickled, function, task[1])
+                        in_flight[ref] = _Call(worker, *task)
                         room -= 1
-                if exhausted and not flying:
+                if exhausted and not in_flight:
                     return
-                if flying:
+                if in_flight:
                     since = time.monotonic()
                 elif time.monotonic() - since > PATIENCE_SECONDS:
                     raise ServiceError(
@@ -213,39 +219,41 @@ class Pool:
                         f"others hold the cluster's cores, see `ray status`; finished parts are "
                         f"kept."
                     )
-                greeting = {hand.hello: hand for hand in self._hands if hand.hello is not None}
-                found, _ = self._ray.wait([*flying, *greeting], timeout=POLL_SECONDS)
-                if not found:
-                    self._ask_how_far(flying)
-                beat(*self._so_far(flying))
-                for ref in found:
+                greeting = {
+                    worker.hello: worker for worker in self._workers if worker.hello is not None
+                }
+                ready, _ = self._ray.wait([*in_flight, *greeting], timeout=POLL_SECONDS)
+                if not ready:
+                    self._poll(in_flight)
+                beat(*self._read_so_far(in_flight))
+                for ref in ready:
                     if ref in greeting:
-                        self._greet(greeting[ref], flying, again)
-                    elif ref in flying:  # not if its worker was found dead a moment ago
-                        call = flying[ref]
+                        self._greet(greeting[ref], in_flight, retries)
+                    elif ref in in_flight:  # not if its worker was found dead a moment ago
+                        call = in_flight[ref]
                         answered, result = self._result(ref)
                         if not answered:
-                            self._bury(call.hand, result, flying, again)
+                            self._replace_dead(call.worker, result, in_flight, retries)
                             exhausted = False
                             continue
-                        del flying[ref]
+                        del in_flight[ref]
                         self._deaths = 0
                         yield call.number, result
                         result = None  # so that it does not live as long as the next one takes
         finally:
-            for hand in {call.hand for call in flying.values()}:
-                self._replace(hand)
+            for worker in {call.worker for call in in_flight.values()}:
+                self._replace(worker)
 
-    def one(self, make: Make, function: Callable[[Any, Any, Told], Any], item: Any) -> Any:
+    def one(self, factory: Factory, function: Function, item: Any) -> Any:
         """The result of one call."""
-        ((_, result),) = self.map(make, function, [item])
+        ((_, result),) = self.map(factory, function, [item])
         return result
 
     def close(self) -> None:
         """End the workers. The next pool of this process uses the same Ray."""
-        for hand in self._hands:
-            self._ray.kill(hand.actor)
-        self._hands = []
+        for worker in self._workers:
+            self._ray.kill(worker.actor)
+        self._workers = []
 
     def _result(self, ref: Any) -> tuple[bool, Any]:
         """(True, the result) or (False, why its worker is gone). Raises what the call raised."""
@@ -257,40 +265,46 @@ class Pool:
         except (broken.RayActorError, broken.ObjectLostError, broken.WorkerCrashedError) as error:
             return False, error
 
-    def _greet(self, hand: _Hand, flying: dict[Any, _Call], again: deque[tuple[int, Any]]) -> None:
+    def _greet(
+        self, worker: _Remote, in_flight: dict[Any, _Call], retries: deque[tuple[int, Any]]
+    ) -> None:
         try:
-            answered, said = self._result(hand.hello)
+            answered, greeting = self._result(worker.hello)
         except (ImportError, AttributeError, pickle.UnpicklingError) as error:
             raise InputError(_OTHER_CODE.format("A worker of Ray", error)) from error
         if not answered:
-            if "ModuleNotFoundError" in str(said):
+            if "ModuleNotFoundError" in str(greeting):
                 raise InputError(_OTHER_CODE.format("A worker of Ray", "it does not find `fac`"))
-            self._bury(hand, said, flying, again)
+            self._replace_dead(worker, greeting, in_flight, retries)
             return
-        host, code = said
+        host, code = greeting
         if code != code_digest():
             raise InputError(_OTHER_CODE.format(f"The worker on {host}", "another version"))
-        hand.hello = None
+        worker.hello = None
 
-    def _ask_how_far(self, flying: dict[Any, _Call]) -> None:
-        for hand in {call.hand for call in flying.values()}:
-            if hand.asked is None:
-                hand.asked = hand.actor.far.options(concurrency_group="talk").remote()
+    def _poll(self, in_flight: dict[Any, _Call]) -> None:
+        for worker in {call.worker for call in in_flight.values()}:
+            if worker.poll is None:
+                worker.poll = worker.actor.current.options(concurrency_group="talk").remote()
 
-    def _so_far(self, flying: dict[Any, _Call]) -> tuple[int, int]:
-        asked = {hand.asked: hand for hand in self._hands if hand.asked is not None}
-        if asked:
-            for ref in self._ray.wait([*asked], num_returns=len(asked), timeout=0)[0]:
-                asked[ref].asked = None
-                answered, said = self._result(ref)
+    def _read_so_far(self, in_flight: dict[Any, _Call]) -> tuple[int, int]:
+        polls = {worker.poll: worker for worker in self._workers if worker.poll is not None}
+        if polls:
+            for ref in self._ray.wait([*polls], num_returns=len(polls), timeout=0)[0]:
+                polls[ref].poll = None
+                answered, current = self._result(ref)
                 if answered:  # if not, the call it is in the middle of will tell
-                    asked[ref].now = said
-        here = {(id(call.hand), call.number) for call in flying.values()}
-        now = [h.now for h in self._hands if (id(h), h.now[0]) in here]
-        return sum(samples for _, samples, _ in now), sum(tokens for *_, tokens in now)
+                    polls[ref].current = current
+        calls = {(id(call.worker), call.number) for call in in_flight.values()}
+        counts = [w.current for w in self._workers if (id(w), w.current[0]) in calls]
+        return sum(samples for _, samples, _ in counts), sum(tokens for *_, tokens in counts)
 
-    def _bury(
-        self, dead: _Hand, why: object, flying: dict[Any, _Call], again: deque[tuple[int, Any]]
+    def _replace_dead(
+        self,
+        dead: _Remote,
+        why: object,
+        in_flight: dict[Any, _Call],
+        retries: deque[tuple[int, Any]],
     ) -> None:
         self._deaths += 1
         if self._deaths > DEATHS * self.size:
@@ -300,13 +314,13 @@ class Pool:
                 f"({reason}). Often their machine has too little memory: take fewer --workers; "
                 f"finished parts are kept."
             )
-        lost = [ref for ref, call in flying.items() if call.hand is dead]
-        again.extend((call.number, call.item) for call in map(flying.pop, lost))
+        lost = [ref for ref, call in in_flight.items() if call.worker is dead]
+        retries.extend((call.number, call.item) for call in map(in_flight.pop, lost))
         self._replace(dead)
 
-    def _replace(self, hand: _Hand) -> None:
-        self._ray.kill(hand.actor)
-        self._hands[self._hands.index(hand)] = self._hire()
+    def _replace(self, worker: _Remote) -> None:
+        self._ray.kill(worker.actor)
+        self._workers[self._workers.index(worker)] = self._hire()
 
 
 _OTHER_CODE = (
@@ -318,11 +332,11 @@ _OTHER_CODE = (
 @cache
 def code_digest() -> str:
     """12 hex digits of this package's source, which must be the same on every machine."""
-    found = hashlib.sha256()
+    code = hashlib.sha256()
     home = Path(__file__).parent
     for path in sorted(home.rglob("*.py")):
-        found.update(f"{path.relative_to(home)}\n".encode() + path.read_bytes())
-    return found.hexdigest()[:12]
+        code.update(f"{path.relative_to(home)}\n".encode() + path.read_bytes())
+    return code.hexdigest()[:12]
 
 
 def _connected(address: str) -> Any:
@@ -363,9 +377,9 @@ def _connected(address: str) -> Any:
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        place = f"The Ray cluster at {address!r}" if address else "A Ray of this machine"
+        cluster = f"The Ray cluster at {address!r}" if address else "A Ray of this machine"
         raise ServiceError(
-            f"{place} cannot be reached ({why}): see `ray status` there, and that RAY_AUTH_TOKEN "
+            f"{cluster} cannot be reached ({why}): see `ray status` there, and that RAY_AUTH_TOKEN "
             f"is the same on both machines."
         ) from error
     finally:
@@ -408,56 +422,58 @@ class RayEncoder:
     or a list of chats is read by one worker, as it would be here.
     """
 
-    def __init__(self, pool: Pool, make: Make, waiting: Callable[[], None] = lambda: None):
+    def __init__(self, pool: Pool, factory: Factory, waiting: Callable[[], None] = lambda: None):
         """waiting() is called again and again until the first worker has loaded the model."""
-        self._pool, self._make = pool, make
-        ((_, about),) = pool.map(make, _about_encoder, [None], lambda *_: waiting())
+        self._pool, self._factory = pool, factory
+        ((_, about),) = pool.map(factory, _about_encoder, [None], lambda *_: waiting())
         self.identity, self.n_features = about
 
-    def read_parts(self, tasks: Iterable[Task], tell: Tell) -> Iterator[tuple[int, Part]]:
+    def read_parts(
+        self, tasks: Iterable[PartTask], report: ReportRead
+    ) -> Iterator[tuple[int, Part]]:
         """A `fac.measure.Executor`."""
         samples = tokens = 0
         numbers: list[int] = []
 
-        def asked() -> Iterator[tuple[str, Task]]:
+        def items() -> Iterator[tuple[str, PartTask]]:
             for task in tasks:
                 numbers.append(task.number)
                 yield self.identity, task
 
         def beat(now_samples: int, now_tokens: int) -> None:
-            tell(samples + now_samples, tokens + now_tokens)
+            report(samples + now_samples, tokens + now_tokens)
 
-        for index, part in self._pool.map(self._make, _read_part, asked(), beat):
+        for index, part in self._pool.map(self._factory, _read_part, items(), beat):
             samples += len(part.texts)
             tokens += int(part.texts.column("n_tokens").to_numpy().sum())
             yield numbers[index], part
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
         """See `Encoder`."""
-        (found,) = self.encode_each([chats])
-        return found
+        (activations,) = self.encode_each([chats])
+        return activations
 
     def encode_each(self, parts: Iterable[Sequence[Chat]]) -> Iterator[Activations]:
         """`encode` of several lists, in their order; as many at once as there are workers."""
-        asked = ((self.identity, [*part]) for part in parts)
+        items = ((self.identity, [*part]) for part in parts)
         early: dict[int, Activations] = {}
         due = 0
-        for index, found in self._pool.map(self._make, _encode, asked):
-            early[index] = found
+        for index, activations in self._pool.map(self._factory, _encode, items):
+            early[index] = activations
             while due in early:
                 yield early.pop(due)
                 due += 1
 
     def read(self, chats: Sequence[Chat], roles: Sequence[str] = ROLES) -> Iterator[Reading]:
         """See `Encoder`."""
-        yield from self._pool.one(self._make, _read, (self.identity, [*chats], tuple(roles)))
+        yield from self._pool.one(self._factory, _read, (self.identity, [*chats], tuple(roles)))
 
     def render(self, chats: Sequence[Chat]) -> list[Rendered]:
         """See `Encoder`."""
-        return self._pool.one(self._make, _render, (self.identity, [*chats]))
+        return self._pool.one(self._factory, _render, (self.identity, [*chats]))
 
 
-def _about_encoder(encoder: Encoder, _item: None, _told: Told) -> tuple[str, int]:
+def _about_encoder(encoder: Encoder, _item: None, _count: CountBatch) -> tuple[str, int]:
     return encoder.identity, encoder.n_features
 
 
@@ -470,24 +486,24 @@ def _same(encoder: Encoder, identity: str) -> Encoder:
     return encoder
 
 
-def _read_part(encoder: Encoder, item: tuple[str, Task], told: Told) -> Part:
+def _read_part(encoder: Encoder, item: tuple[str, PartTask], count_batch: CountBatch) -> Part:
     identity, task = item
-    return read_part(_same(encoder, identity), task, told)
+    return read_part(_same(encoder, identity), task, count_batch)
 
 
-def _encode(encoder: Encoder, item: tuple[str, list[Chat]], _told: Told) -> Activations:
+def _encode(encoder: Encoder, item: tuple[str, list[Chat]], _count: CountBatch) -> Activations:
     identity, chats = item
     return _same(encoder, identity).encode(chats)
 
 
 def _read(
-    encoder: Encoder, item: tuple[str, list[Chat], tuple[str, ...]], _told: Told
+    encoder: Encoder, item: tuple[str, list[Chat], tuple[str, ...]], _count: CountBatch
 ) -> list[Reading]:
     identity, chats, roles = item
     return [*_same(encoder, identity).read(chats, roles)]
 
 
-def _render(encoder: Encoder, item: tuple[str, list[Chat]], _told: Told) -> list[Rendered]:
+def _render(encoder: Encoder, item: tuple[str, list[Chat]], _count: CountBatch) -> list[Rendered]:
     identity, chats = item
     return _same(encoder, identity).render(chats)
 
@@ -505,28 +521,28 @@ class RayWriter(LocalWriter):
     def __init__(
         self,
         pool: Pool,
-        make: Make,
+        factory: Factory,
         *,
         budget_tokens: int | None = None,
         waiting: Callable[[], None] = lambda: None,
     ):
-        """`make` gives a LocalWriter; for `waiting` see `RayEncoder`."""
-        self._pool, self._make = pool, make
-        ((_, self.identity),) = pool.map(make, _about_writer, [None], lambda *_: waiting())
+        """`factory` gives a LocalWriter; for `waiting` see `RayEncoder`."""
+        self._pool, self._factory = pool, factory
+        ((_, self.identity),) = pool.map(factory, _about_writer, [None], lambda *_: waiting())
         self.budget_tokens = budget_tokens
 
     def _batches(
         self, requests: Sequence[Request], seed: int, max_new_tokens: int
-    ) -> Iterator[Batch]:
-        asked = [*requests], seed, max_new_tokens
-        yield from self._pool.one(self._make, _cut, asked)
+    ) -> Iterator[LineBatch]:
+        item = [*requests], seed, max_new_tokens
+        yield from self._pool.one(self._factory, _cut, item)
 
     def _continued(
-        self, batches: Sequence[Batch], temperature: float, pace: Pace
-    ) -> Iterator[tuple[Batch, list[Continuation]]]:
-        asked = ((self.identity, batch, temperature) for batch in batches)
+        self, batches: Sequence[LineBatch], temperature: float, pace: Pace
+    ) -> Iterator[tuple[LineBatch, list[Continuation]]]:
+        items = ((self.identity, batch, temperature) for batch in batches)
         beat = partial(_reported, pace)
-        for index, texts in self._pool.map(self._make, _continue, asked, beat):
+        for index, texts in self._pool.map(self._factory, _continue, items, beat):
             yield batches[index], texts
 
 
@@ -534,16 +550,18 @@ def _reported(pace: Pace, _samples: int, _tokens: int) -> None:
     pace.report()
 
 
-def _about_writer(writer: LocalWriter, _item: None, _told: Told) -> str:
+def _about_writer(writer: LocalWriter, _item: None, _count: CountBatch) -> str:
     return writer.identity
 
 
-def _cut(writer: LocalWriter, item: tuple[list[Request], int, int], _told: Told) -> list[Batch]:
+def _cut(
+    writer: LocalWriter, item: tuple[list[Request], int, int], _count: CountBatch
+) -> list[LineBatch]:
     return [*writer._batches(*item)]
 
 
 def _continue(
-    writer: LocalWriter, item: tuple[str, Batch, float], _told: Told
+    writer: LocalWriter, item: tuple[str, LineBatch, float], _count: CountBatch
 ) -> list[Continuation]:
     identity, batch, temperature = item
     if writer.identity != identity:

@@ -43,7 +43,8 @@ class Registry(Generic[Part]):
         return name in self.names
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        """Names of all parts, by their `preference` where they have one; imports them."""
+        return iter(sorted(self.names, key=lambda name: getattr(self[name], "preference", 0)))
 
     def items(self) -> list[tuple[str, Part]]:
         """Every part with its name."""

@@ -1,6 +1,7 @@
 """What a row is: the small records passed between rooms and the arrow schema of every table.
 
-Words as in architecture section 2: sample, feature, activation, span, run, relevant, gap.
+What the words mean (sample, feature, activation, span, run, relevant, gap) stands in the glossary
+of docs/contributing.md.
 """
 
 from __future__ import annotations
@@ -30,9 +31,6 @@ CANNOT_TELL = "cannot_tell"
 
 UNREADABLE = "unreadable"
 """A judge's reply that could not be parsed: counted, never guessed."""
-
-EXPLAINERS = ("tokens", "llm", "external")
-"""Where an explanation comes from: token statistics, a language model, an imported file."""
 
 Message = dict[str, str]
 Chat = list[Message]
@@ -77,7 +75,7 @@ class CoverageResult(NamedTuple):
     """FAC of one dataset against one anchor at one threshold, for one set of relevant features."""
 
     fac: float
-    """|F(Q) ∩ F(P)| / |F(P)|; NaN where F(P) is empty (method section 6)."""
+    """|F(Q) ∩ F(P)| / |F(P)|; NaN where F(P) is empty (method choice M2)."""
 
     n_anchor: int
     """|F(P)|: relevant features the anchor shows."""
@@ -179,7 +177,7 @@ SAE_FEATURES = pa.schema(
 EXPLANATIONS = pa.schema(
     [
         ("feature", pa.int32()),
-        ("explainer", pa.string()),  # one of EXPLAINERS
+        ("explainer", pa.string()),  # a file of fac/interpret/explainers
         ("text", pa.string()),  # null where the explainer abstained or its reply was unreadable
         ("status", pa.string()),  # explained, cannot_tell, unreadable, failed
         ("reason", pa.string()),  # why there is no text; "" otherwise

@@ -6,6 +6,7 @@ import streamlit as st
 
 from fac import ui
 from fac.config import IngestSpec
+from fac.datasets import file_titles, in_a_row, layout_titles
 
 SOURCES = {"upload": "A file from here", "path": "A path on the server", "hub": "Hugging Face"}
 SHOWS = ("samples", "refused rows", "provenance")
@@ -17,11 +18,11 @@ def add() -> None:
     kind = ui.choice("Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed")
     upload, source = None, ""
     if kind == "upload":
+        layouts = in_a_row(layout_titles(), "and")
         upload = st.file_uploader(
-            "JSONL, JSON, CSV, TSV or Parquet; gzip is fine",
+            f"{in_a_row(file_titles())}; gzip is fine",
             key="upload",
-            help="Plain text, messages, ShareGPT, Alpaca, prompt/completion and chosen/rejected "
-            "are recognised by their columns.",
+            help=f"{layouts[0].upper()}{layouts[1:]} are recognised by their columns.",
         )
         stem = Path(upload.name).name.split(".")[0] if upload else ""
     elif kind == "path":

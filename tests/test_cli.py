@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fac import __main__ as cli
-from fac import coverage, jobs
+from fac import coverage
 from fac.cli import frame
 from fac.config import REPOSITORY, Workspace
 from fac.errors import ServiceError
@@ -164,7 +164,7 @@ def test_ingest_counts_samples_duplicates_and_rejected_rows(workspace, tmp_path)
 
 
 def test_measure_tells_its_speed_and_what_fired(own_kitchen, monkeypatch):
-    monkeypatch.setattr(jobs, "Steps", KitchenSteps)
+    monkeypatch.setattr(frame, "Steps", KitchenSteps)
     said = fac("measure", "toy-seed", "--layer", 2, "--json", place=own_kitchen)
     assert (said.code, said.err) == (0, "")
     found = said.json
@@ -250,7 +250,7 @@ def test_a_failed_check_tells_its_figures_and_why_and_exits_with_1(kitchen):
 
 
 def test_check_measures_a_file_as_the_baseline_was(own_kitchen, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "Steps", KitchenSteps)
+    monkeypatch.setattr(frame, "Steps", KitchenSteps)
     rows = [{"messages": chat} for chat in toy.SEED]
     new = write_lines(
         tmp_path / "new.jsonl", *rows, {"text": "ignored", "messages": toy.ANCHOR[-1]}
@@ -262,7 +262,7 @@ def test_check_measures_a_file_as_the_baseline_was(own_kitchen, tmp_path, monkey
 
 
 def test_probe_names_the_tokens_and_what_fires_on_them(own_kitchen, monkeypatch):
-    monkeypatch.setattr(jobs, "Steps", KitchenSteps)
+    monkeypatch.setattr(frame, "Steps", KitchenSteps)
     found = fac("probe", "bake bread in the oven!", "--json", place=own_kitchen).json
     assert [token["token"].strip() for token in found["tokens"]] == [
         *("<user>", "bake", "bread", "in", "the", "oven!")
@@ -356,7 +356,7 @@ def test_a_service_that_fails_exits_with_3(own_kitchen, monkeypatch):
         def encoder(self, spec, progress):
             raise ServiceError("The package index did not answer; check the network.")
 
-    monkeypatch.setattr(jobs, "Steps", Offline)
+    monkeypatch.setattr(frame, "Steps", Offline)
     said = fac("measure", "toy-seed", "--layer", 3, place=own_kitchen)
     assert_one_sentence(said, 3)
 
@@ -366,7 +366,7 @@ def test_an_interrupted_command_exits_with_130(own_kitchen, monkeypatch):
         def encoder(self, spec, progress):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "Steps", Interrupted)
+    monkeypatch.setattr(frame, "Steps", Interrupted)
     said = fac("measure", "toy-seed", "--layer", 3, place=own_kitchen)
     assert said == (130, "", "fac: Stopped; finished parts are kept.\n")
 

@@ -119,7 +119,7 @@ def test_label_contrast_judges_without_a_model(place):
     ("line", "why"),
     [
         (("explain", "toy-anchor", "--explainer", "llm"), "--model"),
-        (("explain", "toy-anchor", "--explainer", "guess"), "tokens, llm, external"),
+        (("explain", "toy-anchor", "--explainer", "guess"), "llm, external, tokens"),
         (("explain", "toy-anchor", "--features", "x"), "numbers such as"),
         (("explain", "toy-anchor", "--features", "99"), "no feature 99"),
         (("explain", "nothing"), "toy-anchor"),

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fac import datasets, jobs, review
+from fac import review
+from fac.cli import frame
 from fac.config import PairsSpec, RescoreSpec, Spec, SynthesizeSpec, Workspace
+from fac.export import EXPORT_FORMATS, provenance
 from fac.generator.writer import Request
+from fac.jobs import loading
+from fac.jobs.worker import Worker
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
@@ -66,7 +70,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def place(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A copy of the toy workspace that a test may change, where steps need no model."""
     shutil.copytree(kitchen.root, tmp_path / "kitchen")
-    monkeypatch.setattr(jobs, "Steps", MakingSteps)
+    monkeypatch.setattr(frame, "Steps", MakingSteps)
     return Workspace(tmp_path / "kitchen")
 
 
@@ -244,7 +248,7 @@ def test_an_edit_makes_an_approval_stale_until_the_edit_is_approved(place):
     edit = RescoreSpec(
         pairs=made, feature=3, positive="Is python! easy to learn", negative="Is it easy to learn"
     )
-    edited = jobs.Steps(place).perform(edit, quiet)
+    edited = MakingSteps(place).perform(edit, quiet)
     kept = done("synthesize", made, place=place)["run"]
     assert {row["feature"] for row in Runs(place).table(kept, "candidates").to_pylist()} == {6}
     approved(place, made)
@@ -253,7 +257,7 @@ def test_an_edit_makes_an_approval_stale_until_the_edit_is_approved(place):
     assert {row["feature"] for row in rows} == {3, 6}
     (pair,) = Runs(place).table(edited, "pairs").to_pylist()
     assert {row["pair"] for row in rows if row["feature"] == 3} == {pair["pair"]}
-    found = datasets.why(kept, 0, runs=Runs(place))
+    found = provenance(kept, 0, runs=Runs(place))
     assert found.pair["run"] == edited and found.pair["origin"] == "person"
     with closing(Cache(place.cache)) as cache:
         assert cache.pair(edited, pair["pair"])["positive"][0]["content"] == edit.positive
@@ -273,7 +277,7 @@ def test_a_pair_that_was_rejected_since_is_not_written_from(place):
 # --- export ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", datasets.FORMATS)
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
 def test_export_takes_a_run_or_the_name_of_its_dataset(place, tmp_path, format):
     made = paired(place)
     approved(place, made)
@@ -295,7 +299,7 @@ def test_the_worker_carries_out_what_a_page_asks_for(place):
 
     def worked(spec: Spec) -> str:
         number = queue.enqueue(spec)
-        jobs.work(place, say=lambda _: None, until_idle=True, steps=MakingSteps(place))
+        Worker(place, say=lambda _: None, steps=MakingSteps(place)).run(until_idle=True)
         job = queue.job(number)
         assert job.status == "done" and job.run_id, job.error
         with closing(Cache(place.cache)) as cache:
@@ -463,7 +467,7 @@ def test_directions_have_length_one():
         class sae:  # noqa: N801 - stands for the attribute
             decoder = np.array([[3, 4], [0, -2]], np.float32)
 
-    direction = jobs.unit_directions(Encoder())
+    direction = loading.decoder_directions(Encoder().sae)
     assert direction(0).tolist() == pytest.approx([0.6, 0.8])
     assert direction(1).tolist() == [0.0, -1.0]
 

@@ -14,7 +14,7 @@ from fac.prompts import relevance
 from fac.schema import EVERY_ROLE, ROLES, Activations
 from fac.store.cache import Cache, build
 from fac.store.runs import Runs
-from tests.test_store import N_FEATURES, N_SAMPLES, firings, made_of
+from tests.test_cache import N_FEATURES, N_SAMPLES, firings, made_of
 from tests.toy import (
     RELEVANT,
     TASK,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,9 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fac import datasets
+from fac import ingest as ingesting
 from fac.config import IngestSpec, Workspace
-from fac.datasets import MAX_CHARACTERS, Sample, ingest, read_samples, sample_id
+from fac.datasets import MAX_CHARACTERS, Sample, read_samples, sample_id
 from fac.errors import BadRow, Cancelled, InputError, ServiceError
+from fac.ingest import MAX_LABELS, OTHER_LABELS, SeenIds, ingest
+from fac.schema import REJECTED, SAMPLES
 from fac.store.runs import Runs
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -399,7 +403,7 @@ def test_a_sample_is_named_by_the_hash_of_its_messages():
 
 
 def test_the_first_of_equal_samples_is_kept_and_the_rest_counted(write, runs, monkeypatch):
-    monkeypatch.setattr(datasets, "PART_ROWS", 3)  # equal samples fall into different parts
+    monkeypatch.setattr(ingesting, "PART_ROWS", 3)  # equal samples fall into different parts
     texts = ["a", "b", "a", "c", "b", "a", "d"]
     content = json_lines(*({"text": t, "label": str(i)} for i, t in enumerate(texts)))
     facts, samples = stored(runs, write("rows.jsonl", content))
@@ -412,9 +416,9 @@ def test_the_first_of_equal_samples_is_kept_and_the_rest_counted(write, runs, mo
 @QUICK
 @given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=12))
 def test_what_was_seen_is_known_whatever_the_parts(parts):
-    seen, expected = datasets._Seen(), set()
+    seen, expected = SeenIds(), set()
     for part in parts:
-        new = seen.add(datasets.np.array(part, "uint64"))
+        new = seen.add(np.array(part, "uint64"))
         for value, is_new in zip(part, new, strict=True):
             assert is_new == (value not in expected)
             expected.add(value)
@@ -444,11 +448,11 @@ def test_the_facts_say_what_came_in(write, runs):
 
 
 def test_a_label_column_of_free_text_does_not_fill_the_manifest(write, runs):
-    n = datasets.MAX_LABELS + 5
+    n = MAX_LABELS + 5
     content = json_lines(*({"text": str(i), "label": f"label {i}"} for i in range(n)))
     facts, _ = stored(runs, write("rows.jsonl", content))
-    assert facts["labels"].pop(datasets.OTHER_LABELS) == 5
-    assert len(facts["labels"]) == datasets.MAX_LABELS
+    assert facts["labels"].pop(OTHER_LABELS) == 5
+    assert len(facts["labels"]) == MAX_LABELS
 
 
 def test_the_same_content_is_the_same_run_wherever_it_lies(write, runs, tmp_path):
@@ -474,13 +478,13 @@ def test_the_same_content_is_the_same_run_wherever_it_lies(write, runs, tmp_path
 def test_the_tables_of_a_run_have_their_schemas_even_when_nothing_was_rejected(write, runs):
     path = write("rows.jsonl", FILES["rows.jsonl"])
     run = ingest(IngestSpec(name="mine", source=str(path)), runs=runs)
-    assert runs.table(run, "samples").schema.equals(datasets.SAMPLES)
-    assert runs.table(run, "rejected").schema.equals(datasets.REJECTED)
+    assert runs.table(run, "samples").schema.equals(SAMPLES)
+    assert runs.table(run, "rejected").schema.equals(REJECTED)
     assert runs.verify(run) == []
 
 
 def test_progress_grows_up_to_the_size_of_the_file(write, runs, monkeypatch):
-    monkeypatch.setattr(datasets, "PART_ROWS", 10)
+    monkeypatch.setattr(ingesting, "PART_ROWS", 10)
     path = write("rows.jsonl", json_lines(*({"text": str(i)} for i in range(95))))
     told = []
     ingest(
@@ -782,7 +786,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 import resource
 from pathlib import Path
 from fac.config import IngestSpec, Workspace
-from fac.datasets import ingest
+from fac.ingest import ingest
 from fac.store.runs import Runs
 small = Path({str(tmp_path)!r}, "small.jsonl")
 with Path({str(path)!r}).open() as file:

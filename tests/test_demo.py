@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
-from fac import demo, jobs
+from fac import demo
 from fac.config import DEMO_INPUTS, Workspace
 from fac.errors import Cancelled, GateFailed, InputError
+from fac.jobs import rebuild
+from fac.jobs.steps import Steps
 from fac.store.cache import Cache
 from fac.store.runs import Runs
 
@@ -72,9 +74,9 @@ def test_the_demo_arrives_with_caches_and_without_a_model(tmp_path):
 def test_bringing_the_demo_in_twice_changes_nothing(tmp_path):
     place = Workspace(tmp_path)
     first = demo.materialise(place, quiet)
-    before = jobs.headline(place)
+    before = rebuild.headline(place)
     assert demo.materialise(place, quiet) == first
-    assert jobs.headline(place) == before
+    assert rebuild.headline(place) == before
     assert 0 < before["fac"] < 1
     assert before["n_missing"] == len(before["missing"]) > 0
 
@@ -99,9 +101,9 @@ def test_a_rebuild_from_the_samples_agrees_on_a_part(tmp_path, demo_model_home, 
     lines = demo.INPUTS[demo.SEED].read_text("utf-8").splitlines()[:64]
     part = tmp_path / "part.jsonl"
     part.write_text("\n".join(lines), encoding="utf-8")
-    steps = jobs.Steps(Workspace(tmp_path / "w"))
-    monkeypatch.setattr(steps, "_describe", lambda *_: "sae-0")
-    monkeypatch.setattr(steps, "_cached", lambda *_: None)
+    steps = Steps(Workspace(tmp_path / "w"))
+    monkeypatch.setattr(steps, "describe_sae", lambda *_: "sae-0")
+    monkeypatch.setattr(steps, "build_cache", lambda *_: None)
     source = steps.perform(IngestSpec(name="part", source=str(part)), quiet)
     run = steps.perform(MeasureSpec(dataset=source), quiet)
 

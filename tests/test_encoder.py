@@ -10,10 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fac import encoder as encoding
-from fac import jobs
 from fac.config import DEMO_INPUTS, DEMO_SAE, REPOSITORY, MeasureSpec, Workspace
 from fac.encoder import NEAR_KEPT, NearMisses, SaeEncoder
 from fac.errors import InputError
+from fac.jobs import loading
+from fac.jobs.steps import Steps
 from fac.models import ROLES, SubjectModel, batches_by_length
 from fac.probe import read_text
 from fac.saes import load_sae
@@ -338,8 +339,8 @@ def test_a_model_in_bfloat16_is_read_nearly_alike(home):
 
     sae = str(tiny.sae(home / "rough"))
     exact, rough = (
-        jobs.load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home)
-        for dtype in jobs.PRECISIONS
+        loading.load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home)
+        for dtype in loading.PRECISIONS
     )
     one, two = (
         {k[:3]: k[3] for k in zip(*e.encode(SOME)[:4], strict=True)} for e in (exact, rough)
@@ -356,7 +357,7 @@ def test_a_model_in_bfloat16_is_read_nearly_alike(home):
 def test_another_precision_is_refused_in_words(monkeypatch, tmp_path):
     monkeypatch.setenv("FAC_DTYPE", "float16")
     with pytest.raises(InputError, match="FAC_DTYPE takes float32 or bfloat16, got 'float16'"):
-        jobs.Steps(Workspace(tmp_path)).encoder(MeasureSpec(dataset="x"), lambda *_: None)
+        Steps(Workspace(tmp_path)).encoder(MeasureSpec(dataset="x"), lambda *_: None)
 
 
 # --- near misses ------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ TOY_PYTHON = f"""#!{sys.executable}
 import os, sys
 if sys.argv[1:3] != ["-m", "fac"]:
     os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
-from fac import __main__ as cli, jobs
+from fac import __main__ as cli
+from fac.cli import frame
+from fac.jobs import steps
 from tests import toy
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
@@ -32,21 +34,21 @@ def says(request):
     manner = MANNERS.split("|")[(int(number) + 2 * (method == "two-step")) % 4]
     return f" {{manner}} {{toy.WORDS[int(feature)]}}! number {{feature}}"
 
-class Steps(jobs.Steps):
+class ScriptedSteps(steps.Steps):
     words = LexiconEncoder(*toy.WORDS)
 
     def encoder(self, spec, progress):
         return self.words
 
-    def _describe(self, spec, progress, encoder=None):
+    def describe_sae(self, spec, progress, encoder=None):
         run = toy.publish_sae(self.runs, self.words)
-        self._cached(run, progress)
+        self.build_cache(run, progress)
         return run
 
     def writer(self, spec, progress):
         return ScriptedWriter(says)
 
-jobs.Steps = Steps
+frame.Steps = ScriptedSteps
 sys.exit(cli.run(sys.argv[3:]))
 """
 """A `python` whose `-m fac` measures words and lets a script write."""
@@ -123,12 +125,15 @@ def test_every_sample_that_the_demo_exports_fires_its_gap_when_it_is_measured_an
     tmp_path, demo_model_home
 ):
     """More than ten gaps, through the command line alone and from the texts alone."""
+    lines = (REPOSITORY / "data" / "demo" / "seed.jsonl").read_text("utf-8").splitlines()
+    few = tmp_path / "few.jsonl"  # is measured twice, and lacks more than ten gaps all the same
+    few.write_text("\n".join(lines[:40]), "utf-8")
     place = Workspace(tmp_path / "demo")
     place.models.parent.mkdir(parents=True, exist_ok=True)
     if not place.models.exists():
         place.models.symlink_to(demo_model_home, target_is_directory=True)
     told = close_gaps(
-        REPOSITORY / "data" / "demo" / "seed.jsonl",
+        few,
         *("--limit", 12, "--candidates", 3, "--max-new-tokens", 40),
         place=place,
         python=Path(sys.executable).parent,

@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fac import demo, executor, jobs
-from fac import measure as measuring
+from fac import demo, executor
 from fac.config import REPOSITORY, MeasureSpec, Workspace
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
-from fac.executor import Pool, RayEncoder, RayWriter, Where, chosen
+from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.generator.local import Continuation
-from fac.generator.writer import LocalWriter, Request
-from fac.measure import measure
+from fac.generator.writer import Request
+from fac.generator.writers.local import LocalWriter
+from fac.jobs.steps import Steps
+from fac.measure import measure, scratch
 from fac.prompts.openings import Opening
 from fac.store.runs import Runs
 from fac.synthesis.candidates import score
@@ -39,16 +40,16 @@ needs_ray = pytest.mark.skipif(
 
 
 def test_options_win_over_the_environment(monkeypatch):
-    assert chosen() == Where("local")
+    assert choose_executor() == Where("local")
     monkeypatch.setenv("FAC_EXECUTOR", "ray")
     monkeypatch.setenv("FAC_RAY_ADDRESS", "head:6379")
     monkeypatch.setenv("FAC_RAY_WORKERS", "3")
-    assert chosen() == Where("ray", "head:6379", 3)
-    assert chosen("ray", "other:1", 2) == Where("ray", "other:1", 2)
-    assert chosen("local") == Where("local")
+    assert choose_executor() == Where("ray", "head:6379", 3)
+    assert choose_executor("ray", "other:1", 2) == Where("ray", "other:1", 2)
+    assert choose_executor("local") == Where("local")
     monkeypatch.setenv("FAC_RAY_WORKERS", "many")
     with pytest.raises(InputError, match="many"):
-        chosen()
+        choose_executor()
 
 
 def test_without_ray_a_sentence_says_what_to_install(monkeypatch):
@@ -129,7 +130,7 @@ def pool():
 
 @pytest.fixture
 def parts_of_eight(monkeypatch):
-    monkeypatch.setattr(measuring, "PART", 8)
+    monkeypatch.setattr(scratch, "PART", 8)
 
 
 def remote(pool, make):
@@ -368,18 +369,18 @@ def test_a_killed_driver_leaves_no_worker_and_loses_no_part(tmp_path, parts_of_e
     diary = tmp_path / "diary"
     code = f"""
         from functools import partial
-        from fac import measure as measuring
         from fac.executor import Pool, RayEncoder, Where
+        from fac.measure import scratch
         from tests.test_executor import SlowEncoder, measured, many, place, quiet
         from pathlib import Path
-        measuring.PART = 8
+        scratch.PART = 8
         encoder = RayEncoder(Pool(Where("ray")), partial(SlowEncoder, {str(diary)!r}, 0.1))
         measured(place(Path({str(tmp_path)!r}), "there"), many(100), encoder, lambda *_: None)
     """
     driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY)
-    scratch = there.root / "measure" / f".tmp-{run}"
+    folder = there.root / "measure" / f".tmp-{run}"
     until = time.monotonic() + 60
-    while len([*scratch.glob("_part-??????")]) < 3:
+    while len([*folder.glob("_part-??????")]) < 3:
         assert time.monotonic() < until and driver.poll() is None
         time.sleep(0.05)
     driver.kill()
@@ -388,7 +389,7 @@ def test_a_killed_driver_leaves_no_worker_and_loses_no_part(tmp_path, parts_of_e
     while Path(f"/proc/{worker}").exists():
         assert time.monotonic() < until
         time.sleep(0.1)
-    kept = len([*scratch.glob("_part-??????")])
+    kept = len([*folder.glob("_part-??????")])
     encoder = LexiconEncoder(*WORDS)
     assert measured(there, many(100), encoder) == run
     assert encoder.read_samples == 100 - 8 * kept
@@ -401,7 +402,7 @@ def test_the_command_gives_the_same_run_with_either_executor(tmp_path, demo_mode
     """One worker with all cores computes exactly what this process does."""
     place = Workspace(tmp_path / "here")
     demo.materialise(place, quiet)  # with the description of the SAE
-    jobs.Steps(place).perform(written(tmp_path / "drinks.jsonl", drinks(12)), quiet)
+    Steps(place).perform(written(tmp_path / "drinks.jsonl", drinks(12)), quiet)
     shutil.copytree(place.root, tmp_path / "there")
     found = []
     for name, options in (("here", []), ("there", ["--executor", "ray", "--workers", "1"])):

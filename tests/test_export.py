@@ -1,7 +1,6 @@
 """Exports: rows with lineage that can be read back, measured again and explained."""
 
 import errno
-import importlib
 import json
 import re
 import shutil
@@ -16,8 +15,10 @@ import yaml
 
 from fac import datasets, review, schema
 from fac.config import IngestSpec, MeasureSpec, PairsSpec, SynthesizeSpec, Workspace, digest
-from fac.datasets import FORMATS, export, why
 from fac.errors import InputError
+from fac.export import EXPORT_FORMATS, export, provenance
+from fac.generator.names import public_name
+from fac.ingest import ingest
 from fac.measure import measure
 from fac.prompts.profiles import PROFILES
 from fac.schema import Chat
@@ -25,8 +26,6 @@ from fac.store.decisions import TABLE, Decisions
 from fac.store.runs import Runs, write_table
 from tests.lexicon import LexiconEncoder
 from tests.toy import WORDS, toy_workspace
-
-exporting = importlib.import_module("fac.datasets.export")  # the package names its function so
 
 GAPS = (3, 5, 6)
 """python, loop, river: said in toy-anchor, never in toy-seed."""
@@ -340,7 +339,7 @@ def test_a_baseline_has_no_pair_and_nobody_who_approved_one(place):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_all_formats_hold_the_same_rows(place, profile):
     run = publish_synthesis(place, profile=profile)
-    lines, parquet, folder = (rows_of(exported(place, run, format)) for format in FORMATS)
+    lines, parquet, folder = (rows_of(exported(place, run, format)) for format in EXPORT_FORMATS)
     assert lines == parquet == folder
 
 
@@ -380,7 +379,7 @@ def test_a_form_that_was_asked_for_replaces_the_profiles_own(place):
 # --- reading back ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_an_export_is_read_back_with_nothing_rejected_and_measures_as_it_says(
     place, profile, format
@@ -388,7 +387,7 @@ def test_an_export_is_read_back_with_nothing_rejected_and_measures_as_it_says(
     run = publish_synthesis(place, profile=profile)
     out, runs = exported(place, run, format), Runs(place)
     source = IngestSpec(name="back", source=str(data_of(out)))
-    back = datasets.ingest(source, runs=runs)
+    back = ingest(source, runs=runs)
     facts = runs.manifest(back)["facts"]
     assert (facts["n_samples"], facts["n_rejected"], facts["duplicates"]) == (len(GAPS), 0, 0)
     told = [row["lineage"] for row in rows_of(out)]
@@ -417,7 +416,7 @@ AWKWARD = {
 }
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
 def test_awkward_text_is_kept_character_for_character(place, format):
     run = publish_synthesis(place, texts=AWKWARD)
     out = exported(place, run, format)
@@ -446,7 +445,7 @@ def test_what_ingest_would_refuse_is_not_exported(place):
 # --- what stays here ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
 def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(place, format, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     evaluation = str(place.root / "held-out.jsonl")
@@ -476,13 +475,13 @@ def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(place, form
     ],
 )
 def test_a_models_name_is_shown_without_where_it_lies(name, shown):
-    assert datasets.public_name(name) == shown
+    assert public_name(name) == shown
 
 
 # --- the card -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
 def test_the_card_says_what_it_is_and_how_it_was_made(place, format):
     run = publish_synthesis(place)
     out = exported(place, run, format)
@@ -523,7 +522,7 @@ def test_names_in_a_card_are_plain_text(place):
 # --- writing --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORT_FORMATS)
 def test_the_same_run_gives_the_same_bytes_and_replaces_itself(place, format):
     run = publish_synthesis(place)
     exported(place, run, format)
@@ -552,7 +551,7 @@ def test_a_full_disk_leaves_the_last_export_as_it_was(place, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(exporting.pq, "write_table", full)
+    monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(InputError, match="disk is full"):
         exported(place, run, "parquet")
     assert bytes_of(out.parent) == before
@@ -561,7 +560,7 @@ def test_a_full_disk_leaves_the_last_export_as_it_was(place, monkeypatch):
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])
 def test_what_cannot_be_a_file_is_a_sentence(place, name):
     run = publish_synthesis(place)
-    for format in FORMATS:
+    for format in EXPORT_FORMATS:
         with pytest.raises(InputError):
             export(run, Path(name), runs=Runs(place), format=format)
 
@@ -602,8 +601,8 @@ def test_a_row_can_be_asked_why_it_is_there(place):
     run, runs = publish_synthesis(place), Runs(place)
     rows = rows_of(exported(place, run))
     for number, row in enumerate(rows):
-        found = why(run, number, runs=runs)
-        assert found == why(row["lineage"]["run"], row["lineage"]["candidate"], runs=runs)
+        found = provenance(run, number, runs=runs)
+        assert found == provenance(row["lineage"]["run"], row["lineage"]["candidate"], runs=runs)
         assert found.messages == row["messages"] and found.lineage == row["lineage"]
         feature = GAPS[number]
         assert found.pair["positive"][0]["content"] == f"Speak of the {WORDS[feature]}!"
@@ -611,16 +610,16 @@ def test_a_row_can_be_asked_why_it_is_there(place):
         assert [hit["feature"] for hit in found.hits] == [feature]
         assert [one["reason"] for one in found.rivals] == ["beaten", "refusal"]
         assert found.rivals[0]["messages"][0]["content"].endswith(WORDS[feature])
-        assert found.asked == [{"role": "user", "content": f"Write about {WORDS[feature]}"}]
+        assert found.prompt == [{"role": "user", "content": f"Write about {WORDS[feature]}"}]
 
 
 def test_why_of_a_baseline_has_no_pair(place):
     run = publish_synthesis(place, method="one-step")
-    assert why(run, 0, runs=Runs(place)).pair is None
+    assert provenance(run, 0, runs=Runs(place)).pair is None
 
 
 @pytest.mark.parametrize("row", [3, -1, "two-step/000003/01/list", "nonsense"])
 def test_a_row_that_is_not_there_is_a_sentence(place, row):
     run = publish_synthesis(place)
     with pytest.raises(InputError, match="rows 0 to 2"):
-        why(run, row, runs=Runs(place))
+        provenance(run, row, runs=Runs(place))

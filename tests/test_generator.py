@@ -15,7 +15,7 @@ from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
-from fac.generator.local import Row, Steer, uniforms
+from fac.generator.local import PromptRow, Steer, uniforms
 from fac.prompts import Excerpt, Prompt, scoring
 from tests.server import ScriptedServer, Status, Trickle, completion
 
@@ -108,10 +108,10 @@ def test_prompts_that_begin_alike_are_continued_as_if_they_stood_alone(folders, 
 
 
 def test_temperature_0_and_one_candidate_both_take_the_likeliest(generator):
-    one = generator.continuations(PROMPTS, seed=9, max_new_tokens=12, top_k=1)
-    assert one == greedy(generator, PROMPTS)
+    likeliest = generator.continuations(PROMPTS, seed=9, max_new_tokens=12, top_k=1)
+    assert likeliest == greedy(generator, PROMPTS)
     many = generator.continuations(PROMPTS, seed=9, max_new_tokens=12, top_k=10**6)
-    assert many != one
+    assert many != likeliest
 
 
 def test_a_text_is_finished_at_any_of_the_models_end_tokens(folders, tmp_path):
@@ -120,18 +120,18 @@ def test_a_text_is_finished_at_any_of_the_models_end_tokens(folders, tmp_path):
 
     folder = tiny.llama(tmp_path)
     plain = LocalGenerator(folder, dtype="float32")
-    asked = plain.tokenizer(PROMPTS[0], return_tensors="pt", add_special_tokens=False)
-    out = plain.model.generate(**asked, max_new_tokens=5, do_sample=False)
-    *said, stop = out[0, asked["input_ids"].shape[1] :].tolist()
-    assert stop not in said
-    four = plain.tokenizer.decode(said)
+    inputs = plain.tokenizer(PROMPTS[0], return_tensors="pt", add_special_tokens=False)
+    out = plain.model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    *new_tokens, stop = out[0, inputs["input_ids"].shape[1] :].tolist()
+    assert stop not in new_tokens
+    text = plain.tokenizer.decode(new_tokens)
     settings = folder / "generation_config.json"
     ends = [plain.tokenizer.eos_token_id, stop]
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token_id": ends}))
     stopping = LocalGenerator(folder, dtype="float32")
     assert greedy(plain, PROMPTS[:1])[0][1] is False
-    assert greedy(stopping, PROMPTS[:1]) == [(four, True)]
-    assert greedy(stopping, PROMPTS[:1], 4) == [(four, False)]
+    assert greedy(stopping, PROMPTS[:1]) == [(text, True)]
+    assert greedy(stopping, PROMPTS[:1], 4) == [(text, False)]
 
 
 def test_rows_that_finish_early_leave_the_others_as_they_were(tmp_path):
@@ -162,7 +162,7 @@ def test_nothing_to_continue_is_nothing(generator):
 def test_random_numbers_are_those_of_splitmix64():
     """The first two outputs for seed 0 as its authors' code prints them."""
     zero = np.zeros(1, np.uint64)
-    first, second = (int(uniforms(zero, place)[0] * 2**53) for place in (0, 1))
+    first, second = (int(uniforms(zero, number)[0] * 2**53) for number in (0, 1))
     assert (first, second) == (0xE220A8397B1DCDAF >> 11, 0x6E789E6AA1B965F4 >> 11)
     many = uniforms(np.arange(20_000, dtype=np.uint64), 7)
     assert many.min() >= 0 and many.max() < 1
@@ -172,7 +172,7 @@ def test_random_numbers_are_those_of_splitmix64():
 
 
 def test_a_row_is_written_alike_alone_and_among_any_others(generator):
-    rows = [Row(prompt, seed=number) for number, prompt in enumerate(PROMPTS * 3)]
+    rows = [PromptRow(prompt, seed=number) for number, prompt in enumerate(PROMPTS * 3)]
     together = generator.write(rows, max_new_tokens=12)
     assert len({text.text for text in together}) > 6
     for row, text in zip(rows, together, strict=True):
@@ -182,9 +182,11 @@ def test_a_row_is_written_alike_alone_and_among_any_others(generator):
 
 
 def test_another_seed_writes_another_text_and_the_same_seed_the_same(generator):
-    again = generator.write([Row(PROMPTS[1], seed=5)] * 3, max_new_tokens=12)
+    again = generator.write([PromptRow(PROMPTS[1], seed=5)] * 3, max_new_tokens=12)
     assert again[0] == again[1] == again[2]
-    many = generator.write([Row(PROMPTS[1], seed=seed) for seed in range(30)], max_new_tokens=12)
+    many = generator.write(
+        [PromptRow(PROMPTS[1], seed=seed) for seed in range(30)], max_new_tokens=12
+    )
     assert len({text.text for text in many}) > 20
 
 
@@ -202,7 +204,7 @@ def test_tokens_come_as_often_as_the_model_says(generator):
     ):
         shares[generator.tokenizer.decode([index], skip_special_tokens=True)] += float(share)
     n = 2000
-    rows = [Row(PROMPTS[0], seed=seed) for seed in range(n)]
+    rows = [PromptRow(PROMPTS[0], seed=seed) for seed in range(n)]
     drawn = generator.write(rows, max_new_tokens=1, temperature=0.7, top_k=8)
     counts = Counter(text.text for text in drawn)
     assert set(counts) <= set(shares) and len(shares) > 4
@@ -211,7 +213,7 @@ def test_tokens_come_as_often_as_the_model_says(generator):
 
 
 def test_a_row_counts_its_tokens_and_those_of_its_prompt(generator):
-    rows = [Row(prompt, seed=1) for prompt in PROMPTS]
+    rows = [PromptRow(prompt, seed=1) for prompt in PROMPTS]
     texts = generator.write(rows, max_new_tokens=6)
     assert [text.prompt_tokens for text in texts] == generator.count(PROMPTS)
     assert all(text.tokens == 6 for text in texts if not text.finished)
@@ -224,8 +226,8 @@ def test_a_line_ends_where_the_text_first_breaks(tmp_path):
 
     generator = LocalGenerator(tiny.llama(tmp_path), dtype="float32")
     plain = generator.tokenizer.decode
-    generator.tokenizer.decode = lambda ids, **given: plain(ids, **given).replace("a", "\n")
-    rows = [Row(prompt, seed=seed) for seed in range(12) for prompt in PROMPTS]
+    generator.tokenizer.decode = lambda ids, **options: plain(ids, **options).replace("a", "\n")
+    rows = [PromptRow(prompt, seed=seed) for seed in range(12) for prompt in PROMPTS]
     whole = generator.write(rows, max_new_tokens=12)
     lines = generator.write([row._replace(line=True) for row in rows], max_new_tokens=12)
     assert sum("\n" in text.text for text in whole) > 5
@@ -238,21 +240,21 @@ def test_a_line_ends_where_the_text_first_breaks(tmp_path):
 def test_a_continuation_keeps_the_space_that_it_begins_with(folders):
     """SentencePiece drops it from whatever is decoded first."""
     generator = LocalGenerator(folders["llama"], dtype="float32")
-    rows = [Row(PROMPTS[1], seed=seed) for seed in range(60)]
+    rows = [PromptRow(PROMPTS[1], seed=seed) for seed in range(60)]
     texts = generator.write(rows, max_new_tokens=6)
     assert any(text.text.startswith(" ") for text in texts)
     plain = generator.tokenizer.decode
-    generator.tokenizer.decode = lambda ids, **given: plain(ids, **given).removeprefix(" ")
+    generator.tokenizer.decode = lambda ids, **options: plain(ids, **options).removeprefix(" ")
     assert generator.write(rows, max_new_tokens=6) == texts
 
 
-def layer_inputs(generator, layer, rows, n, **given):
+def layer_inputs(generator, layer, rows, n, **options):
     """What block `layer` is given in each forward pass: float32 `[rows, tokens, d_model]`."""
     seen = []
     block = generator.model.model.layers[layer]
     handle = block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     try:
-        texts = generator.write(rows, max_new_tokens=n, **given)
+        texts = generator.write(rows, max_new_tokens=n, **options)
     finally:
         handle.remove()
     return texts, seen
@@ -261,7 +263,7 @@ def layer_inputs(generator, layer, rows, n, **given):
 def test_steering_adds_its_vector_to_new_tokens_of_its_row_alone(generator):
     """The first new token is chosen before anything is pushed, so both runs read it alike."""
     push = np.linspace(-1, 1, 32, dtype=np.float32)
-    plain = [Row(prompt, seed=number) for number, prompt in enumerate(PROMPTS[:3])]
+    plain = [PromptRow(prompt, seed=number) for number, prompt in enumerate(PROMPTS[:3])]
     steered = [plain[0], plain[1]._replace(steer=Steer(push, 2)), plain[2]]
     _, before = layer_inputs(generator, 2, plain, 2)
     _, after = layer_inputs(generator, 2, steered, 2)
@@ -273,14 +275,14 @@ def test_steering_adds_its_vector_to_new_tokens_of_its_row_alone(generator):
 
 def test_a_push_fades_and_ends_as_it_was_told():
     push = np.ones(4, np.float32)
-    assert [Steer(push, 1).weight(place) for place in range(3)] == [1, 1, 1]
-    assert [Steer(push, 1, 2, 0.5).weight(place) for place in range(4)] == [1, 0.5, 0, 0]
+    assert [Steer(push, 1).weight(number) for number in range(3)] == [1, 1, 1]
+    assert [Steer(push, 1, 2, 0.5).weight(number) for number in range(4)] == [1, 0.5, 0, 0]
 
 
 def test_a_push_that_ended_leaves_later_tokens_as_they_are(generator):
     """At temperature 0 with a push too weak to change a token, the stream tells what was added."""
     push = np.full(32, 1e-3, np.float32)
-    row = Row(PROMPTS[1])
+    row = PromptRow(PROMPTS[1])
     plain, before = layer_inputs(generator, 2, [row], 5, temperature=0)
     steer = Steer(push, 2, tokens=2, decay=0.5)
     pushed, after = layer_inputs(generator, 2, [row._replace(steer=steer)], 5, temperature=0)
@@ -293,7 +295,7 @@ def test_a_push_that_ended_leaves_later_tokens_as_they_are(generator):
 def test_steering_works_in_every_family_and_not_beyond_its_call(folders, family):
     generator = LocalGenerator(folders[family], dtype="float32")
     push = 20 * np.random.default_rng(0).standard_normal(32).astype(np.float32)
-    rows = [Row(prompt, seed=number) for number, prompt in enumerate(PROMPTS)]
+    rows = [PromptRow(prompt, seed=number) for number, prompt in enumerate(PROMPTS)]
     plain = generator.write(rows, max_new_tokens=10)
     both = [row._replace(steer=Steer(push, 1 + number % 3)) for number, row in enumerate(rows)]
     steered = generator.write(both, max_new_tokens=10)
@@ -323,7 +325,7 @@ def stop():
 )
 def test_a_push_that_does_not_fit_the_model_is_refused(generator, steer, why):
     with pytest.raises(InputError, match=why):
-        generator.write([Row("a"), Row("a", steer=steer)], max_new_tokens=2)
+        generator.write([PromptRow("a"), PromptRow("a", steer=steer)], max_new_tokens=2)
 
 
 def test_chats_are_rendered_up_to_the_next_turn(generator, folders):
@@ -485,9 +487,9 @@ def test_what_may_pass_is_told_from_what_will_not(status, kind):
     assert f"answered {status}: key [key] was slow." in failure.reason
 
 
-@pytest.mark.parametrize(("given", "low", "high"), [("7", 7, 7), ("0.5", 0.5, 0.5), ("-3", 0, 0)])
-def test_a_wait_that_the_server_asks_for_is_passed_on(given, low, high):
-    failure = failure_of(Status(429, {}, {"Retry-After": given}))
+@pytest.mark.parametrize(("header", "low", "high"), [("7", 7, 7), ("0.5", 0.5, 0.5), ("-3", 0, 0)])
+def test_a_wait_that_the_server_asks_for_is_passed_on(header, low, high):
+    failure = failure_of(Status(429, {}, {"Retry-After": header}))
     assert low <= failure.retry_after <= high
 
 
@@ -617,10 +619,10 @@ def test_servers_of_ones_own_need_no_key_but_openai_does(monkeypatch):
     ],
 )
 def test_an_endpoint_is_an_address_without_secrets(endpoint, why, monkeypatch):
-    for given in (endpoint, ""):
+    for address in (endpoint, ""):
         monkeypatch.setenv("OPENAI_BASE_URL", endpoint)
         with pytest.raises(InputError, match=re.escape(why)) as caught:
-            OpenAIChat("m", given)
+            OpenAIChat("m", address)
         assert "hush" not in str(caught.value)
 
 
@@ -642,13 +644,13 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
         Excerpt(("I", " baked", " bread"), (False, False, True)),
         Excerpt(("fresh", " bread", " and", " rolls"), (False, True, False, False)),
     ]
-    asked = [
+    questions = [
         Question("detection/1/0", scoring.detect("words about bread", texts)),
         Question("fuzzing/1/0", scoring.fuzz("words about bread", texts)),
     ]
     journal = ReplyJournal(tmp_path / "journal.jsonl")
     done = ask_batch(
-        asked, chat, journal, limits=Limits(2), progress=lambda *_: None, sleep=time.sleep
+        questions, chat, journal, limits=Limits(2), progress=lambda *_: None, sleep=time.sleep
     )
     assert done.counts["answered"] == 2 and done.tokens > 300
     for answer in done.answers.values():

@@ -26,7 +26,9 @@ from fac.config import ExplainSpec, JudgeSpec, Workspace
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import batch_chat
 from fac.generator.chat import OpenAIChat, Transient
-from fac.interpret import evidence, scoring
+from fac.interpret import evidence
+from fac.interpret.exam import PER_QUESTION
+from fac.interpret.scorers.auroc import auroc
 from fac.prompts import Prompt
 from fac.prompts.relevance import TASKS
 from fac.store import cache
@@ -179,23 +181,21 @@ def test_auroc_is_the_share_of_pairs_ranked_rightly(rows: list[tuple[int, bool]]
     predicted = np.array([p for p, _ in rows], float)
     fires = np.array([f for _, f in rows])
     pairs = [(p > n) + (p == n) / 2 for p in predicted[fires] for n in predicted[~fires]]
-    found = scoring.auroc(predicted, fires)
+    found = auroc(predicted, fires)
     assert found.value == pytest.approx(np.mean(pairs))
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
 def test_the_interval_of_a_perfect_auroc_knows_how_little_one_positive_says() -> None:
-    one = scoring.auroc(np.array([1.0, 0.0, 0.0, 0.0]), np.array([True, False, False, False]))
-    many = scoring.auroc(np.arange(80.0), np.arange(80) >= 40)
+    one = auroc(np.array([1.0, 0.0, 0.0, 0.0]), np.array([True, False, False, False]))
+    many = auroc(np.arange(80.0), np.arange(80) >= 40)
     assert one.value == many.value == 1.0
     assert one.low < 0.5 < 0.9 < many.low
     assert one.high == many.high == 1.0
 
 
 def test_the_interval_solves_the_equation_it_promises() -> None:
-    found = scoring.auroc(
-        np.array([3.0, 2, 2, 1, 4, 1, 0, 0, 2, 1]), np.array([True] * 4 + [False] * 6)
-    )
+    found = auroc(np.array([3.0, 2, 2, 1, 4, 1, 0, 0, 2, 1]), np.array([True] * 4 + [False] * 6))
     m, n = 4, 6
     for bound in (found.low, found.high):
         spread = (m + n) / 2 - 1
@@ -209,7 +209,7 @@ def test_the_interval_solves_the_equation_it_promises() -> None:
 
 
 def test_auroc_is_undefined_without_both_kinds() -> None:
-    assert math.isnan(scoring.auroc(np.array([1.0, 2.0]), np.array([True, True])).value)
+    assert math.isnan(auroc(np.array([1.0, 2.0]), np.array([True, True])).value)
 
 
 # --- a language model -----------------------------------------------------------------------------
@@ -457,7 +457,7 @@ def test_a_server_that_misbehaves_in_a_third_of_all_cases_is_survived(
     assert len(unreadable) == counts.get("unreadable", 0)
     listed = Counter(row["status"] for row in rows(runs, run, "explanations"))
     lost = sum(row["n_unreadable"] for row in rows(runs, run, "scores"))
-    assert listed["unreadable"] + math.ceil(lost / interpret.PER_QUESTION) <= len(unreadable)
+    assert listed["unreadable"] + math.ceil(lost / PER_QUESTION) <= len(unreadable)
     assert len(server.met) >= 5, "the server did misbehave in several ways"
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fac import coverage, demo, jobs
-from fac import measure as measuring
+from fac import coverage, demo
 from fac.config import (
     REPOSITORY,
     DemoSpec,
@@ -29,9 +28,13 @@ from fac.config import (
     Workspace,
 )
 from fac.errors import GateFailed, InputError
+from fac.jobs import rebuild, worker
+from fac.jobs.loading import Progress
+from fac.jobs.steps import Steps
+from fac.jobs.worker import Worker
+from fac.measure import scratch
 from fac.schema import Chat
-from fac.store import cache as caching
-from fac.store.cache import Cache
+from fac.store.cache import Cache, files, fill
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from tests import toy
@@ -56,7 +59,7 @@ class SlowLexicon(LexiconEncoder):
             yield reading
 
 
-class ToySteps(jobs.Steps):
+class ToySteps(Steps):
     """The real steps, with an encoder of words and a dictionary on a circle."""
 
     lexicon = WORDS
@@ -69,9 +72,9 @@ class ToySteps(jobs.Steps):
     def encoder(self, spec, progress):
         return self.words
 
-    def _describe(self, spec, progress, encoder=None):
+    def describe_sae(self, spec, progress, encoder=None):
         run_id = publish_sae(self.runs, self.words)
-        self._cached(run_id, progress)
+        self.build_cache(run_id, progress)
         return run_id
 
 
@@ -81,10 +84,10 @@ class NapSteps(ToySteps):
     meanwhile = staticmethod(lambda _: time.sleep(0.03))
 
 
-class RecordingSteps(jobs.Steps):
+class RecordingSteps(Steps):
     """Every step only notes who carried it out."""
 
-    def perform(self, spec: Spec, progress: jobs.Progress) -> str:
+    def perform(self, spec: Spec, progress: Progress) -> str:
         with (self.workspace.root / "diary.txt").open("a") as diary:
             diary.write(f"{os.getpid()} {spec.as_json()['text']}\n")
         time.sleep(0.01)
@@ -111,7 +114,7 @@ def written(path: Path, chats: Sequence[Chat]) -> IngestSpec:
 
 def ingested(place: Workspace, path: Path) -> MeasureSpec:
     """A dataset of drinks in the workspace, and what measuring it is asked with."""
-    run_id = jobs.Steps(place).perform(written(path, drinks()), quiet)
+    run_id = Steps(place).perform(written(path, drinks()), quiet)
     return MeasureSpec(dataset=run_id, model="toy", layer=1, sae="toy")
 
 
@@ -119,9 +122,9 @@ def quiet(done: int, total: int, note: str = "") -> None:
     assert 0 <= done <= max(total, 1)
 
 
-def worked(place: Workspace, steps: jobs.Steps | None = None) -> list[Job]:
+def worked(place: Workspace, steps: Steps | None = None) -> list[Job]:
     """All jobs, oldest first, after a worker found nothing more to do."""
-    jobs.work(place, say=lambda _: None, until_idle=True, steps=steps or ToySteps(place))
+    Worker(place, say=lambda _: None, steps=steps or ToySteps(place)).run(until_idle=True)
     return Queue(place.queue).jobs()[::-1]
 
 
@@ -194,7 +197,7 @@ def test_a_spec_of_another_version_fails_with_a_sentence(workspace, monkeypatch)
 
 
 def test_a_cancelled_measure_keeps_its_finished_parts(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "PART", 8)
+    monkeypatch.setattr(scratch, "PART", 8)
     spec = ingested(workspace, tmp_path / "drinks.jsonl")
     queue = Queue(workspace.queue)
     job = queue.enqueue(spec)
@@ -233,13 +236,13 @@ def test_a_cancelled_explanation_is_browsable_and_goes_on_where_it_was(workspace
             report(self, job_id, done, total, note)
 
         monkeypatch.setattr(Queue, "report", impatient)
-        jobs.work(workspace, say=print, until_idle=True)
+        Worker(workspace, say=print).run(until_idle=True)
         assert queue.job(job).status == "cancelled"
         (part,) = runs.list("explain")
         assert Cache(workspace.cache).ready(part["run"])
         monkeypatch.setattr(Queue, "report", report)
         again = queue.retry(job)
-        jobs.work(workspace, say=print, until_idle=True)
+        Worker(workspace, say=print).run(until_idle=True)
     done = queue.job(again)
     assert done.status == "done", done.error
     assert len(Cache(workspace.cache).explanations(done.run_id)) == 11
@@ -275,22 +278,23 @@ def test_a_worker_builds_caches_of_another_version_and_minds_no_damaged_run(
     measured = steps.perform(ingested(workspace, tmp_path / "drinks.jsonl"), quiet)
     with closing(Cache(workspace.cache)) as known:
         assert known.ready(measured)
-        monkeypatch.setattr(caching, "SQL_VERSION", caching.SQL_VERSION + 1)
+        for module in (files, fill):
+            monkeypatch.setattr(module, "SQL_VERSION", module.SQL_VERSION + 1)
     with closing(Cache(workspace.cache)) as known:
         assert not known.ready(measured)
     spans = Runs(workspace).path(measured) / "spans.parquet"
     whole = spans.read_bytes()
     spans.write_bytes(whole[:40])
-    jobs.work(workspace, say=print, until_idle=True, steps=steps)
+    Worker(workspace, say=print, steps=steps).run(until_idle=True)
     assert f"no cache for {measured}: " in capsys.readouterr().out
     spans.write_bytes(whole)
-    jobs.work(workspace, say=print, until_idle=True, steps=steps)
+    Worker(workspace, say=print, steps=steps).run(until_idle=True)
     with closing(Cache(workspace.cache)) as known:
         assert known.ready(measured)
 
 
 def test_a_step_that_is_silent_for_long_keeps_its_job(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "BEAT_SECONDS", 0.01)
     spec = ingested(workspace, tmp_path / "drinks.jsonl")
     reported = []
     real = Queue.report
@@ -314,7 +318,7 @@ def test_a_worker_finishes_what_waits_after_its_app_is_gone_and_ends(workspace, 
             app.kill()
             app.wait()
 
-    assert jobs.work(workspace, say=say, employer=app.pid) == 1
+    assert Worker(workspace, say=say).run(employer=app.pid) == 1
     assert queue.jobs()[0].status == "done"
 
 
@@ -333,12 +337,13 @@ def worker_process(place: Workspace, steps: str) -> subprocess.Popen:
     """A worker in a process of its own, with small parts."""
     code = f"""
         from pathlib import Path
-        from fac import jobs, measure
         from fac.config import Workspace
+        from fac.jobs.worker import Worker
+        from fac.measure import scratch
         from tests import test_jobs
-        measure.PART = 4
+        scratch.PART = 4
         place = Workspace(Path({str(place.root)!r}))
-        jobs.work(place, say=print, until_idle=True, steps=test_jobs.{steps}(place))
+        Worker(place, say=print, steps=test_jobs.{steps}(place)).run(until_idle=True)
     """
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY)
 
@@ -347,7 +352,7 @@ def worker_process(place: Workspace, steps: str) -> subprocess.Popen:
 def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     workspace, tmp_path, monkeypatch, how
 ):
-    monkeypatch.setattr(measuring, "PART", 4)
+    monkeypatch.setattr(scratch, "PART", 4)
     undisturbed = Workspace(tmp_path / "undisturbed")
     for place in (workspace, undisturbed):
         spec = ingested(place, tmp_path / "drinks.jsonl")
@@ -355,8 +360,8 @@ def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     (whole,) = worked(undisturbed)
 
     with worker_process(workspace, "NapSteps") as process:
-        scratch = workspace.runs / "measure" / f".tmp-{whole.run_id}"
-        eventually(lambda: len(list(scratch.glob("_part-??????"))) >= 3)
+        folder = workspace.runs / "measure" / f".tmp-{whole.run_id}"
+        eventually(lambda: len(list(folder.glob("_part-??????"))) >= 3)
         process.send_signal(how)
     assert process.returncode == (-how if how == signal.SIGKILL else 0)
     assert Runs(workspace).list("measure") == []
@@ -393,28 +398,28 @@ def test_two_workers_never_run_one_job(workspace):
 def app_worker(workspace) -> Iterator[Workspace]:
     """A workspace whose worker, if one was started, ends with the test."""
     yield workspace
-    jobs.stop_worker(workspace)
+    worker.stop_worker(workspace)
 
 
 def test_the_app_starts_one_worker_that_works_and_can_be_replaced(app_worker, tmp_path):
     queue = Queue(app_worker.queue)
-    jobs.start_worker(app_worker)
+    worker.start_worker(app_worker)
     first = queue.worker()
-    jobs.start_worker(app_worker)
+    worker.start_worker(app_worker)
     assert first["alive"]
     assert queue.worker()["pid"] == first["pid"]
 
     job = queue.enqueue(written(tmp_path / "drinks.jsonl", drinks()))
     eventually(lambda: queue.job(job).status == "done")
 
-    jobs.restart_worker(app_worker)
+    worker.restart_worker(app_worker)
     second = queue.worker()
     assert second["alive"]
     assert second["pid"] != first["pid"]
     job = queue.enqueue(IngestSpec(name="again", source=str(tmp_path / "drinks.jsonl")))
     eventually(lambda: queue.job(job).status == "done")
 
-    jobs.stop_worker(app_worker)
+    worker.stop_worker(app_worker)
     assert not queue.worker()["alive"]
     assert f"worker {second['pid']} reads" in (app_worker.logs / "worker.log").read_text()
 
@@ -431,22 +436,22 @@ def toy_demo(tmp_path, monkeypatch) -> Workspace:
         written(inputs[name], chats)
     monkeypatch.setattr(demo, "INPUTS", inputs)
     monkeypatch.setattr(demo, "COMMITTED", Workspace(tmp_path / "committed"))
-    monkeypatch.setattr(jobs, "Steps", ToySteps)
+    monkeypatch.setattr(rebuild, "Steps", ToySteps)
     return demo.COMMITTED
 
 
 def test_a_rebuilt_demo_says_what_the_committed_one_says(workspace, toy_demo, tmp_path):
-    first = jobs.rebuild_demo(workspace, quiet)
+    first = rebuild.rebuild_demo(workspace, quiet)
     shutil.copytree(workspace.runs, toy_demo.runs)
 
     other = Workspace(tmp_path / "other")
     assert demo.materialise(other, quiet) == first
     before = bytes_of(other, first[-1])
-    assert jobs.rebuild_demo(other, quiet) == first
+    assert rebuild.rebuild_demo(other, quiet) == first
     assert bytes_of(other, first[-1]) == before
     assert not (other.root / "rebuild").exists()
 
-    said = jobs.headline(other, first)
+    said = rebuild.headline(other, first)
     supports = [
         brute_force_support(LexiconEncoder(*WORDS), chats, 0) for chats in (drinks(), drinks()[:2])
     ]
@@ -456,33 +461,33 @@ def test_a_rebuilt_demo_says_what_the_committed_one_says(workspace, toy_demo, tm
 
 
 def test_a_measure_with_another_encoder_does_not_change_what_the_demo_says(workspace, toy_demo):
-    ids = jobs.rebuild_demo(workspace, quiet)
-    before = jobs.headline(workspace, ids)
+    ids = rebuild.rebuild_demo(workspace, quiet)
+    before = rebuild.headline(workspace, ids)
     steps = ToySteps(workspace)
     steps.words = LexiconEncoder(*WORDS[:2])
     dataset = steps.runs.resolve("dataset", demo.ANCHOR)
     steps.perform(MeasureSpec(dataset=dataset), quiet)
-    assert jobs.headline(workspace, ids) == before
+    assert rebuild.headline(workspace, ids) == before
 
 
 def test_a_demo_that_no_longer_comes_out_the_same_is_a_failed_gate(
     workspace, toy_demo, monkeypatch
 ):
-    jobs.rebuild_demo(workspace, quiet)
+    rebuild.rebuild_demo(workspace, quiet)
     shutil.copytree(workspace.runs, toy_demo.runs)
-    real = jobs.headline
+    real = rebuild.headline
 
     def moved(place, ids=None):
         said = real(place, ids)
         return said if place.root.name == "rebuild" else {**said, "fac": said["fac"] / 2}
 
-    monkeypatch.setattr(jobs, "headline", moved)
+    monkeypatch.setattr(rebuild, "headline", moved)
     with pytest.raises(GateFailed, match="differs from the committed one"):
-        jobs.rebuild_demo(workspace, quiet)
+        rebuild.rebuild_demo(workspace, quiet)
 
 
 def test_the_demo_comes_in_through_the_queue_with_its_caches(workspace, toy_demo, tmp_path):
-    jobs.rebuild_demo(Workspace(tmp_path / "made"), quiet)
+    rebuild.rebuild_demo(Workspace(tmp_path / "made"), quiet)
     shutil.copytree(tmp_path / "made" / "runs", toy_demo.runs)
     Queue(workspace.queue).enqueue(DemoSpec())
     (job,) = worked(workspace)

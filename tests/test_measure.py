@@ -3,11 +3,21 @@
 import numpy as np
 import pytest
 
-from fac import measure as measuring
 from fac import schema
 from fac.config import IngestSpec, MeasureSpec, Workspace
 from fac.errors import Cancelled
-from fac.measure import measure
+from fac.measure import (
+    SPREAD,
+    TOP,
+    AdmissionThresholds,
+    PartTask,
+    examples,
+    measure,
+    ordering,
+    read_part,
+    scratch,
+    tables,
+)
 from fac.store.runs import Runs, write_table
 from tests.lexicon import LexiconEncoder
 
@@ -109,8 +119,8 @@ def test_the_spread_reaches_below_the_strongest(runs):
     run = measured(runs, [chat("tea" + "!" * (i % 40)) for i in range(200)])
     spans = rows(runs, run, "spans")
     spread = [s for s in spans if s["kind"] == "spread"]
-    assert len([s for s in spans if s["kind"] == "top"]) == measuring.TOP
-    assert 5 <= len(spread) <= measuring.SPREAD
+    assert len([s for s in spans if s["kind"] == "top"]) == TOP
+    assert 5 <= len(spread) <= SPREAD
     assert min(s["quantile"] for s in spread) < 0.3
     assert [s["peak"] for s in spread] == sorted((s["peak"] for s in spread), reverse=True)
     assert [s["rank"] for s in spread] == list(range(len(spread)))
@@ -161,8 +171,8 @@ def test_batch_size_changes_nothing(runs, tmp_path):
 def test_a_stopped_measure_continues_and_ends_in_the_same_bytes(
     runs, tmp_path, monkeypatch, stop_after
 ):
-    monkeypatch.setattr(measuring, "PART", 8)
-    monkeypatch.setattr(measuring, "MERGE_ROWS", 40)
+    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(tables, "MERGE_ROWS", 40)
     other = Runs(Workspace(tmp_path / "other"))
     whole = measured(other, many())
 
@@ -193,9 +203,9 @@ class Backwards(LexiconEncoder):
 
 def test_neither_parts_nor_the_order_of_batches_change_anything(runs, tmp_path, monkeypatch):
     whole = measured(runs, many(100))
-    monkeypatch.setattr(measuring, "PART", 7)
-    monkeypatch.setattr(measuring, "MERGE_ROWS", 40)
-    monkeypatch.setattr(measuring, "HELD_ROWS", 5)
+    monkeypatch.setattr(scratch, "PART", 7)
+    monkeypatch.setattr(tables, "MERGE_ROWS", 40)
+    monkeypatch.setattr(examples, "HELD_ROWS", 5)
     other = Runs(Workspace(tmp_path / "other"))
     assert measured(other, many(100), Backwards(*WORDS)) == whole
     assert bytes_of(other, whole) == bytes_of(runs, whole)
@@ -208,21 +218,21 @@ def test_of_equal_peaks_the_first_samples_are_shown(runs):
 
 
 def test_the_strongest_and_the_drawn_rows_are_those_of_all_rows(runs, monkeypatch):
-    monkeypatch.setattr(measuring, "PART", 16)
+    monkeypatch.setattr(scratch, "PART", 16)
     run = measured(runs, many(150))
     spans, every = rows(runs, run, "spans"), runs.table(run, "activations").to_pylist()
     for feature in range(len(WORDS)):
         ranked = [row for row in every if row["feature"] == feature]  # sorted by strength already
         shown = [s for s in spans if s["feature"] == feature]
         place = {(row["sample"], row["role"]): i for i, row in enumerate(ranked)}
-        top = [(row["sample"], row["role"]) for row in ranked[: measuring.TOP]]
+        top = [(row["sample"], row["role"]) for row in ranked[:TOP]]
         assert [(s["sample"], s["role"]) for s in shown if s["kind"] == "top"] == top
         samples, roles = (np.array([row[k] for row in ranked]) for k in ("sample", "role"))
         codes = np.array([schema.ROLES.index(role) for role in roles], np.int8)
-        drawn = measuring._priority(samples, codes, np.full(len(ranked), feature))
-        pool = {*np.argsort(drawn)[: measuring.SPREAD_POOL].tolist()}
+        drawn = ordering.draw_priority(samples, codes, np.full(len(ranked), feature))
+        pool = {*np.argsort(drawn)[: examples.SPREAD_POOL].tolist()}
         spread = [place[s["sample"], s["role"]] for s in shown if s["kind"] == "spread"]
-        assert {*spread} <= pool - {*range(measuring.TOP)}
+        assert {*spread} <= pool - {*range(TOP)}
         for s in shown:
             weaker = len(ranked) - 1 - place[s["sample"], s["role"]]
             assert s["quantile"] == pytest.approx(weaker / len(ranked))
@@ -236,13 +246,13 @@ def shuffled(encoder, seed=0, stop=None):
         for count, i in enumerate(np.random.default_rng(seed).permutation(len(waiting)).tolist()):
             if count == stop:
                 raise Cancelled("asked to stop")
-            yield waiting[i].number, measuring.read_part(encoder, waiting[i], lambda *_: None)
+            yield waiting[i].number, read_part(encoder, waiting[i], lambda *_: None)
 
     return read
 
 
 def test_parts_may_come_in_any_order_and_none_is_read_twice(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "PART", 8)
+    monkeypatch.setattr(scratch, "PART", 8)
     other = Runs(Workspace(tmp_path / "other"))
     whole = measured(other, many(100))
 
@@ -262,14 +272,14 @@ def test_parts_may_come_in_any_order_and_none_is_read_twice(runs, tmp_path, monk
     assert not [*runs.path(run).glob("_*")]
 
 
-def test_rows_below_the_bar_are_not_sent():
+def test_rows_below_the_admission_thresholds_are_not_sent():
     encoder, chats = LexiconEncoder(*WORDS), many(40)
-    task = measuring.Task(0, 0, chats, schema.ROLES, 0.0, measuring.Bar.none(len(WORDS)))
-    open_to_all = measuring.read_part(encoder, task, lambda *_: None)
-    high = measuring.Bar(
-        *(np.full_like(array, edge) for array, edge in zip(task.bar, (9, 0, 9), strict=True))
+    task = PartTask(0, 0, chats, schema.ROLES, 0.0, AdmissionThresholds.none(len(WORDS)))
+    open_to_all = read_part(encoder, task, lambda *_: None)
+    high = AdmissionThresholds(
+        *(np.full_like(array, edge) for array, edge in zip(task.admission, (9, 0, 9), strict=True))
     )
-    closed = measuring.read_part(encoder, task._replace(bar=high), lambda *_: None)
+    closed = read_part(encoder, task._replace(admission=high), lambda *_: None)
     assert len(open_to_all.examples) and len(open_to_all.near)
     assert (len(closed.examples), len(closed.near)) == (0, 0)
     assert closed.activations.equals(open_to_all.activations)

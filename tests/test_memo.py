@@ -129,8 +129,8 @@ def test_stores_that_remember_answer_as_those_that_do_not(tmp_path):
     plain = open_stores(workspace, remember=False)
     assert plain.memo is None
     runs, cache = stores.runs, stores.cache
-    anchor, explain = runs.resolve("measure", "toy-anchor"), runs.list("explain")[0]["run"]
-    sae = runs.list("sae")[0]["run"]
+    anchor, explain = runs.resolve("measure", "toy-anchor"), runs.list("explain")[0].run
+    sae = runs.list("sae")[0].run
     for _ in range(2):
         assert cache.ready(anchor) and not cache.ready("measure-000000000000")
         assert cache.summary(anchor) == plain.cache.summary(anchor)
@@ -160,7 +160,7 @@ def test_new_runs_and_lost_caches_are_noticed_at_once(tmp_path):
     assert stores.cache.feature(anchor, 0)["label"].startswith(WORDS[0])
     assert len(runs.list("dataset")) == 2
     publish_dataset(runs, "new", [[{"role": "user", "content": "hello"}]])
-    assert {m["facts"]["name"] for m in runs.list("dataset")} == {"toy-anchor", "toy-seed", "new"}
+    assert {m.facts.name for m in runs.list("dataset")} == {"toy-anchor", "toy-seed", "new"}
     (workspace.cache / f"{anchor}.duckdb").unlink()
     assert not stores.cache.ready(anchor)
     with pytest.raises(NotReady):

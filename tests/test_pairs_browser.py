@@ -28,11 +28,11 @@ pytestmark = pytest.mark.browser
 WORKER = """
 import sys
 from pathlib import Path
-from fac import jobs
 from fac.config import Workspace
+from fac.jobs.worker import Worker
 from tests.test_cli_make import MakingSteps
 place = Workspace(Path(sys.argv[1]))
-jobs.work(place, say=lambda _: None, steps=MakingSteps(place))
+Worker(place, say=lambda _: None, steps=MakingSteps(place)).run()
 """
 
 

@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as some
 from streamlit.testing.v1 import AppTest
 
-from fac import compare, jobs, review
+from fac import compare, review
+from fac.cli import frame
 from fac.config import PairsSpec, RescoreSpec, SynthesizeSpec, Workspace
 from fac.errors import BudgetReached
 from fac.generator.writer import Request
+from fac.jobs.worker import Worker
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
@@ -60,7 +62,7 @@ def place(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def worked(place: Workspace, steps: type[MakingSteps] = MakingSteps) -> None:
     """The worker does all that waits."""
-    jobs.work(place, say=lambda _: None, until_idle=True, steps=steps(place))
+    Worker(place, say=lambda _: None, steps=steps(place)).run(until_idle=True)
 
 
 def sides(place: Workspace) -> dict[str, str]:
@@ -204,7 +206,7 @@ def test_a_form_and_the_command_line_ask_for_the_same_run(place):
     from tests.test_cli_make import done
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "Steps", MakingSteps)
+        patch.setattr(frame, "Steps", MakingSteps)
         made = done("pairs", *PAIR, "--features", "3,6", place=place)["run"]
     ran(button(opened("pairs", features="3,6"), "Write pairs for 2 gaps").click().run())
     worked(place)

@@ -15,7 +15,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from fac import datasets, jobs, review, synthesis, ui
+from fac import review, synthesis, ui
+from fac.cli import frame
 from fac.config import (
     METHODS,
     WRITERS,
@@ -27,6 +28,7 @@ from fac.config import (
     read_spec,
 )
 from fac.datasets import read_samples
+from fac.export import export, provenance
 from fac.generator.writer import Request
 from fac.prompts.profiles import PROFILES
 from fac.store.decisions import Decisions
@@ -138,7 +140,7 @@ def done(made: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
 def copied(source: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     shutil.copytree(source.root, folder / "workspace")
     monkeypatch.setenv("FAC_WORKSPACE", str(folder / "workspace"))
-    monkeypatch.setattr(jobs, "Steps", PageSteps)
+    monkeypatch.setattr(frame, "Steps", PageSteps)
     return Workspace(folder / "workspace")
 
 
@@ -465,7 +467,7 @@ def test_a_kept_text_is_coloured_where_it_fires_and_says_why_it_is_there(done):
         if row["kept"] and row["feature"] == 6
     )
     at = shown(done, candidate=name)
-    told = datasets.why(run, name, runs=Runs(done))
+    told = provenance(run, name, runs=Runs(done))
     peak = re.search(r'<span class="fac-peak"[^>]*>([^<]*)</span>', markup(at))
     assert peak and peak[1].strip(" !") == "river"
     assert "Why is this row here?" in words(at)
@@ -595,7 +597,7 @@ def test_the_files_are_those_of_the_command_line(done, tmp_path):
     manifest, runs = result_of(done), Runs(done)
     for format in ("jsonl", "parquet"):
         out = tmp_path / f"{ui.outcome.export_name(manifest)}.{format}"
-        found = datasets.export(manifest["run"], out, runs=runs, format=format)
+        found = export(manifest["run"], out, runs=runs, format=format)
         assert ui.outcome.export_file(manifest, format, "chat") == out.read_bytes()
         card = ui.outcome.export_file(manifest, format, "chat", card=True)
         assert card == found.card.read_bytes()

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from fac import datasets, demo, jobs
+from fac import datasets, demo
 from fac.config import PairsSpec, Workspace
+from fac.jobs.steps import Steps
 from fac.schema import Chat
 from tests.test_cli import fac
 
@@ -30,7 +31,7 @@ class Kitchen:
     def __init__(self, root: Path, models: Path):
         self.workspace = Workspace(root)
         demo.materialise(self.workspace, ignore)
-        self.steps = jobs.Steps(self.workspace, models=models)
+        self.steps = Steps(self.workspace, models=models)
         sides = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED)
         rows = fac("gaps", *sides, "--limit", GAPS, "--json", place=self.workspace).json["gaps"]
         self.gaps = tuple(row["feature"] for row in rows)

@@ -12,20 +12,29 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from fac import agreement, compare, jobs, review
+from fac import agreement, compare, review
 from fac.cli.frame import (
     Answer,
     MinSupport,
     Threshold,
     WorkspaceOption,
     app,
+    build_caches,
     command,
     listing,
     out,
-    progress_bar,
+    perform,
     readable,
 )
-from fac.config import ExplainSpec, JudgeSpec, Workspace, workspace
+from fac.config import (
+    EXPLAINERS,
+    JUDGES,
+    ExplainSpec,
+    JudgeSpec,
+    Workspace,
+    model_scores,
+    workspace,
+)
 from fac.errors import InputError
 from fac.schema import LEVELS
 from fac.store.cache import Cache
@@ -60,14 +69,22 @@ Attempt = Annotated[int, typer.Option(help="Another number asks anew what was an
 def explain(
     name: Measured,
     explainer: Annotated[
-        str, typer.Option(help="tokens (no language model), llm, or external (with --file).")
+        str,
+        typer.Option(
+            help=", ".join(
+                f"{name} ({EXPLAINERS[name].title}"
+                f"{', with --file' if EXPLAINERS[name].needs_file else ''})"
+                for name in EXPLAINERS
+            )
+        ),
     ] = "tokens",
     features: Features = None,
     missing_from: MissingFrom = None,
     threshold: Threshold = 0.0,
     min_support: MinSupport = 1,
     score: Annotated[
-        list[str] | None, typer.Option(help="detection or fuzzing, by --model; repeatable.")
+        list[str] | None,
+        typer.Option(help=f"{' or '.join(model_scores())}, by --model; repeatable."),
     ] = None,
     scored: Annotated[
         str, typer.Option(help="Run of explanations to score instead of making new ones.")
@@ -107,8 +124,7 @@ def explain(
         price_out=price_out,
         concurrency=concurrency,
     )
-    with progress_bar("explaining") as progress:
-        run_id = jobs.Steps(place).perform(spec, progress)
+    run_id = perform(place, spec, "explaining")
     return _told(runs, run_id, ("name", "explainer", "source", "n_features"))
 
 
@@ -144,6 +160,7 @@ def judge(
             f"There is no task profile {task!r}: {', '.join(sorted(profiles))} are known; "
             f"{place.tasks} holds your own."
         )
+    by_model = judge_ in JUDGES and JUDGES[judge_].needs_model
     spec = JudgeSpec(
         measure=measure,
         task=task,
@@ -152,7 +169,7 @@ def judge(
         judge=judge_,
         label=label,
         features=_features(place, measure, features, missing_from, threshold, min_support),
-        explanations=tuple(compare.explained_by(runs, measure)) if judge_ == "llm" else (),
+        explanations=tuple(compare.explained_by(runs, measure)) if by_model else (),
         model=model,
         endpoint=endpoint,
         attempt=attempt,
@@ -162,8 +179,7 @@ def judge(
         price_out=price_out,
         concurrency=concurrency,
     )
-    with progress_bar("judging") as progress:
-        run_id = jobs.Steps(place).perform(spec, progress)
+    run_id = perform(place, spec, "judging")
     return _told(runs, run_id, ("name", "task", "judge", "source", "n_features"))
 
 
@@ -184,7 +200,7 @@ def _features(
         return ()
     runs = Runs(place)
     dataset = runs.resolve("measure", missing_from)
-    jobs.cached(place, [measure, dataset])
+    build_caches(place, [measure, dataset])
     with closing(Cache(place.cache)) as handle:
         relevant = compare.relevant_set("all", handle, measure, runs=runs)
         found = compare.coverage_of(

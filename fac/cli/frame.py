@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -20,7 +20,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fac.config import Spec, Workspace
 from fac.errors import Cancelled, GateFailed
+from fac.executor import Where
+from fac.jobs.loading import silent
+from fac.jobs.steps import Steps
 
 app = typer.Typer(
     help="What a dataset lacks in the feature space of a model: measure it and see the gaps.",
@@ -158,6 +162,19 @@ def progress_bar(what: str) -> Iterator[Callable[..., None]]:
                 err.print(f"{what}: {done:,}/{total:,} {note}", markup=False, soft_wrap=True)
 
         yield report
+
+
+def build_caches(workspace: Workspace, run_ids: Iterable[str]) -> None:
+    """Those that are not there yet."""
+    steps = Steps(workspace)
+    for run_id in run_ids:
+        steps.build_cache(run_id, silent)
+
+
+def perform(workspace: Workspace, spec: Spec, what: str, where: Where | None = None) -> str:
+    """Carries out a step with its progress drawn; returns the id of its run."""
+    with progress_bar(what) as progress:
+        return Steps(workspace, where=where).perform(spec, progress)
 
 
 def listing(rows: dict[str, Any]) -> Callable[[], None]:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from fac import compare, datasets, jobs, review
+from fac import compare, review
+from fac import export as exports
 from fac.cli.decide import (
     BudgetUsd,
     Concurrency,
@@ -31,10 +32,11 @@ from fac.cli.frame import (
     Threshold,
     Workers,
     WorkspaceOption,
+    build_caches,
     command,
     listing,
     out,
-    progress_bar,
+    perform,
 )
 from fac.config import (
     METHODS,
@@ -47,8 +49,10 @@ from fac.config import (
     workspace,
 )
 from fac.errors import InputError
-from fac.executor import Where, chosen
+from fac.executor import Where, choose_executor
 from fac.prompts import profiles
+from fac.questions.relevance import people_verdicts
+from fac.store import open_stores
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -109,7 +113,7 @@ def pairs(
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Step 1: for every gap a text that fires the feature and a near-twin that does not."""
-    where = chosen(executor, address, workers)
+    where = choose_executor(executor, address, workers)
     place = workspace(workspace_)
     runs = Runs(place)
     sides = runs.resolve("measure", anchor), runs.resolve("measure", dataset)
@@ -143,8 +147,7 @@ def pairs(
             attempt=attempt,
         ),
     )
-    with progress_bar("writing pairs") as progress:
-        run_id = jobs.Steps(place, where=where).perform(spec, progress)
+    run_id = perform(place, spec, "writing pairs", where)
     rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
     failed = [
         {"feature": row["feature"], "reason": row["reason"]}
@@ -175,11 +178,11 @@ def _gaps(
     """What the dataset lacks, best supported by the anchor first."""
     runs = Runs(place)
     judged = compare.relevance_runs(runs, anchor)
-    jobs.cached(place, [anchor, dataset, *filter(None, [judged.get(relevant)])])
+    build_caches(place, [anchor, dataset, *filter(None, [judged.get(relevant)])])
     with closing(Cache(place.cache)) as handle:
         people: dict[int, str] = {}
         if relevant in judged:
-            said = jobs.people_say(place, handle, anchor, relevant)
+            said = people_verdicts(open_stores(place, remember=False), anchor, relevant)
             people = {feature: one.verdict for feature, one in said.items() if one.verdict}
         wanted = compare.relevant_set(relevant, handle, anchor, runs=runs, overrides=people)
         asked: dict[str, Any] = {
@@ -325,7 +328,7 @@ def synthesize(
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Step 2: samples from the approved pairs, each kept or dropped with a reason."""
-    where = chosen(executor, address, workers)
+    where = choose_executor(executor, address, workers)
     place = workspace(workspace_)
     runs = Runs(place)
     run_id = _pairs_run(runs, pairs)
@@ -360,8 +363,7 @@ def synthesize(
     )
     if pilot:
         return _pilot(place, spec, where)
-    with progress_bar("synthesizing") as progress:
-        made = jobs.Steps(place, where=where).perform(spec, progress)
+    made = perform(place, spec, "synthesizing", where)
     facts = runs.manifest(made)["facts"]
     data = {"run": made, "dataset": facts["kept_dataset"], **{key: facts[key] for key in TOLD}}
 
@@ -379,8 +381,7 @@ def _pilot(place: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
     if not spec.approved:
         raise InputError("A pilot needs approved pairs: approve some with `fac approve`.")
     few = replace(spec, approved=synthesis.pilot_pairs(spec.approved))
-    with progress_bar("trying a few gaps") as progress:
-        run_id = jobs.Steps(place, where=where).perform(few, progress)
+    run_id = perform(place, few, "trying a few gaps", where)
     found = synthesis.forecast(Runs(place).manifest(run_id), len(spec.approved))
     return Answer(found._asdict(), listing(found._asdict()))
 
@@ -390,16 +391,16 @@ def export(
     run: Annotated[str, typer.Argument(help="Run of a synthesis, or its name.")],
     out_: Annotated[Path, typer.Option("--out", help="File, or folder for the format hf.")],
     format_: Annotated[
-        str, typer.Option("--format", help=f"{', '.join(datasets.FORMATS)}.")
-    ] = datasets.FORMATS[0],
+        str, typer.Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
+    ] = next(iter(exports.EXPORT_FORMATS)),
     form: Annotated[
-        str, typer.Option(help=f"{', '.join(datasets.FORMS)}; by the profile if not given.")
+        str, typer.Option(help=f"{', '.join(exports.FORMS)}; by the profile if not given.")
     ] = "",
     workspace_: WorkspaceOption = None,
 ) -> Answer:
     """Write the kept samples with their lineage, and a dataset card."""
     runs = Runs(workspace(workspace_))
-    found = datasets.export(
+    found = exports.export(
         runs.resolve("synthetic", run), out_, runs=runs, format=format_, form=form
     )
     data = {

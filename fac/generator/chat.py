@@ -92,8 +92,8 @@ def estimated_tokens(prompt: Prompt) -> int:
 
 def most_tokens(prompt: Prompt) -> int:
     """No less than any tokenizer makes of the question, form and template: a byte is a token."""
-    asked = sum(len(m["content"].encode()) + 16 for m in prompt.messages)
-    return asked + len(json.dumps(prompt.form)) + 64
+    question_bytes = sum(len(m["content"].encode()) + 16 for m in prompt.messages)
+    return question_bytes + len(json.dumps(prompt.form)) + 64
 
 
 class _Lenient(BaseModel):
@@ -171,7 +171,7 @@ class OpenAIChat:
 
     def _request(self, prompt: Prompt, without: frozenset[str]) -> dict[str, Any]:
         limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-        asked = {
+        request = {
             "model": self.model,
             "messages": list(prompt.messages),
             limit: prompt.max_tokens,
@@ -179,11 +179,11 @@ class OpenAIChat:
             "seed": prompt.draw or self._seed,
         }
         if prompt.form:
-            asked["response_format"] = {
+            request["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "strict": True, "schema": prompt.form},
             }
-        return {name: value for name, value in asked.items() if name not in without}
+        return {name: value for name, value in request.items() if name not in without}
 
     def _send(self, request: dict[str, Any]) -> bytes:
         """The body of a complete response.
@@ -224,46 +224,48 @@ class OpenAIChat:
         """What a status of 400 and above means for us."""
         status: int = error.status_code
         words = self._quoted(_message(error.body) or error.message)
-        said = f"{self.endpoint} answered {status}: {words}"
+        sentence = f"{self.endpoint} answered {status}: {words}"
         if status == 429 and error.code == "insufficient_quota":
-            return Refused(f"{said} Add credit, then start it again.")
+            return Refused(f"{sentence} Add credit, then start it again.")
         if status == 408:
-            return Transient("timed_out", said, retry_after=_retry_after(error.response.headers))
+            return Transient(
+                "timed_out", sentence, retry_after=_retry_after(error.response.headers)
+            )
         if status in (409, 429) or status >= 500:
             kind: Passing = "5xx" if status >= 500 else "429" if status == 429 else "409"
-            return Transient(kind, said, retry_after=_retry_after(error.response.headers))
+            return Transient(kind, sentence, retry_after=_retry_after(error.response.headers))
         if status in (400, 422):
             for name in ("response_format", "max_tokens", "temperature", "seed"):
                 if re.search(rf"\b{name}\b", f"{error.param} {words}"):
-                    return _UnknownParameter(name, said)
+                    return _UnknownParameter(name, sentence)
         if status in (400, 413, 422) or (status == 403 and MODERATED.search(words)):
-            return Declined(said)
+            return Declined(sentence)
         if status in (401, 403):
-            given = "Check OPENAI_API_KEY." if self._key else "Set OPENAI_API_KEY."
-            return Refused(f"{said} {given}")
+            advice = "Check OPENAI_API_KEY." if self._key else "Set OPENAI_API_KEY."
+            return Refused(f"{sentence} {advice}")
         if status == 404:
             return Refused(
-                f"{said} Check the address and that it knows the model {self.model!r}: "
+                f"{sentence} Check the address and that it knows the model {self.model!r}: "
                 f"an endpoint usually ends in /v1."
             )
-        return Refused(said)
+        return Refused(sentence)
 
     def _reply(self, prompt: Prompt, body: bytes) -> Reply:
         try:
-            said = _Completion.model_validate_json(body)
+            completion = _Completion.model_validate_json(body)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "body"
             reason = f"The response is no chat completion, {where}: {first['msg'].lower()}."
             raise Transient("broken", self._quoted(reason), paid=True) from None
-        choice = said.choices[0]
+        choice = completion.choices[0]
         text = self._redacted(choice.message.content or choice.message.refusal or "")
         try:
-            usage = _Usage.model_validate(said.usage)
+            usage = _Usage.model_validate(completion.usage)
             counts, estimated = (usage.prompt_tokens, usage.completion_tokens), False
         except ValidationError:
             counts, estimated = (estimated_tokens(prompt), len(text.encode()) // 4 + 1), True
-        finish, model = choice.finish_reason or "", said.model or self.model
+        finish, model = choice.finish_reason or "", completion.model or self.model
         return Reply(text, self._redacted(finish), *counts, estimated, self._redacted(model))
 
     def _redacted(self, text: str) -> str:
@@ -322,12 +324,12 @@ def _retry_after(headers: Any) -> float | None:
     """Seconds from `Retry-After`, which holds seconds or a date; None where it holds neither."""
     from email.utils import parsedate_to_datetime
 
-    given = headers.get("retry-after", "").strip()
+    header = headers.get("retry-after", "").strip()
     try:
-        seconds = float(given)
+        seconds = float(header)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(given).timestamp() - time.time()
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
         except ValueError:
             return None
     return max(0.0, seconds) if seconds < float("inf") else None

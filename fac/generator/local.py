@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fac.errors import InputError
-from fac.models import decoder_blocks, pretrained
+from fac.models import decoder_blocks, pretrained, shared_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +42,12 @@ class Steer(NamedTuple):
     decay: float = 1.0
     """Factor from one new token to the next."""
 
-    def weight(self, place: int) -> float:
-        """Of the push on the new token at `place`, counted from 0."""
-        return self.decay**place if not self.tokens or place < self.tokens else 0.0
+    def weight(self, number: int) -> float:
+        """Of the push on the new token of this number, counted from 0."""
+        return self.decay**number if not self.tokens or number < self.tokens else 0.0
 
 
-class Row(NamedTuple):
+class PromptRow(NamedTuple):
     """One text to be written."""
 
     prompt: str
@@ -144,16 +144,16 @@ class LocalGenerator:
 
         stream = torch.Generator(self.device).manual_seed(seed)
 
-        def draw(weights: torch.Tensor, _rows: list[int], _place: int) -> torch.Tensor:
+        def draw(weights: torch.Tensor, _rows: list[int], _number: int) -> torch.Tensor:
             return torch.multinomial(weights, 1, generator=stream)
 
-        rows = [Row(prompt) for prompt in prompts]
+        rows = [PromptRow(prompt) for prompt in prompts]
         written = self._run(rows, draw, max_new_tokens, temperature, top_k, _nothing)
         return [(text, finished) for text, finished, *_ in written]
 
     def write(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[PromptRow],
         *,
         max_new_tokens: int,
         temperature: float = 1.0,
@@ -175,9 +175,9 @@ class LocalGenerator:
 
         seeds = np.array([row.seed % 2**64 for row in rows], np.uint64)
 
-        def draw(weights: torch.Tensor, chosen: list[int], place: int) -> torch.Tensor:
+        def draw(weights: torch.Tensor, chosen: list[int], number: int) -> torch.Tensor:
             steps = weights.double().cumsum(-1)
-            drawn = torch.from_numpy(uniforms(seeds[chosen], place)).to(steps.device)
+            drawn = torch.from_numpy(uniforms(seeds[chosen], number)).to(steps.device)
             index = torch.searchsorted(steps, drawn[:, None] * steps[:, -1:], right=True)
             return index.clamp(max=steps.shape[-1] - 1)
 
@@ -185,7 +185,7 @@ class LocalGenerator:
 
     def _run(
         self,
-        texts: Sequence[Row],
+        texts: Sequence[PromptRow],
         draw: Draw,
         max_new_tokens: int,
         temperature: float,
@@ -201,7 +201,7 @@ class LocalGenerator:
         prompts = self.tokenizer(unique, add_special_tokens=False).input_ids
         lengths = [len(ids) for ids in prompts]
         which = [unique.index(row.prompt) for row in texts]
-        found: list[list[int]] = [[] for _ in texts]
+        new_tokens: list[list[int]] = [[] for _ in texts]
         finished = [False] * len(texts)
         with torch.inference_mode(), self._steering([row.steer for row in texts]) as pushes:
             cache = DynamicCache()
@@ -210,34 +210,34 @@ class LocalGenerator:
                 repeated = torch.tensor(which, device=self.device)
                 cache.batch_select_indices(repeated)
                 mask, logits = mask[repeated], logits[repeated]
-            place = mask.sum(1, keepdim=True)
+            position = mask.sum(1, keepdim=True)
             rows = list(range(len(texts)))
             for number in range(max_new_tokens):
                 token = self._sample(logits, temperature, top_k, draw, rows, number)
-                for row, chosen in zip(rows, token.squeeze(1).tolist(), strict=True):
+                for row, drawn in zip(rows, token.squeeze(1).tolist(), strict=True):
                     if finished[row]:
                         continue
-                    if chosen in self._ends:
+                    if drawn in self._ends:
                         finished[row] = True
                     else:
-                        found[row].append(chosen)
-                        finished[row] = texts[row].line and self._breaks_line(chosen)
+                        new_tokens[row].append(drawn)
+                        finished[row] = texts[row].line and self._breaks_line(drawn)
                 beat()
                 going = torch.tensor([not finished[row] for row in rows])
                 if not going.any() or number == max_new_tokens - 1:
                     break
                 if going.float().mean() < 0.85:  # dropping rows copies the cache, so not each time
-                    kept = going.nonzero().squeeze(1).to(self.device)
-                    cache.batch_select_indices(kept)
-                    token, mask, place = (x[kept] for x in (token, mask, place))
-                    rows = [rows[index] for index in kept.tolist()]
+                    going_rows = going.nonzero().squeeze(1).to(self.device)
+                    cache.batch_select_indices(going_rows)
+                    token, mask, position = (x[going_rows] for x in (token, mask, position))
+                    rows = [rows[index] for index in going_rows.tolist()]
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
                 pushes.prepare(rows, number)
-                logits = self._step(token, mask, place, cache)
-                place = place + 1
+                logits = self._step(token, mask, position, cache)
+                position = position + 1
         return [
             Continuation(self._decoded(prompts[at][-1], ids, row.line), done, len(ids), lengths[at])
-            for ids, row, done, at in zip(found, texts, finished, which, strict=True)
+            for ids, row, done, at in zip(new_tokens, texts, finished, which, strict=True)
         ]
 
     def _read(self, prompts: list[list[int]], cache: Any) -> tuple[Any, Any]:
@@ -245,7 +245,8 @@ class LocalGenerator:
         the cache. What all prompts begin with is read once."""
         import torch
 
-        same = _shared(prompts)
+        same = shared_tokens([np.asarray(ids) for ids in prompts]) if len(prompts) > 1 else 0
+        same = same if same >= SHARED_LEAST else 0
         rest = self.tokenizer.pad(
             {"input_ids": [ids[same:] for ids in prompts]}, return_tensors="pt"
         ).to(self.device)
@@ -256,8 +257,8 @@ class LocalGenerator:
             self._step(head, whole, whole.cumsum(1) - 1, cache)
             cache.batch_repeat_interleave(len(prompts))
             mask = torch.cat([whole.expand(len(prompts), -1), mask], 1)
-        place = mask.cumsum(1).sub(1).clamp(min=0)[:, same:]
-        return mask, self._step(rest["input_ids"], mask, place, cache)
+        position = mask.cumsum(1).sub(1).clamp(min=0)[:, same:]
+        return mask, self._step(rest["input_ids"], mask, position, cache)
 
     def _breaks_line(self, token: int) -> bool:
         if token not in self._breaks:
@@ -304,12 +305,12 @@ class LocalGenerator:
             for handle in handles:
                 handle.remove()
 
-    def _step(self, ids: Any, mask: Any, place: Any, cache: Any) -> Any:
+    def _step(self, ids: Any, mask: Any, position: Any, cache: Any) -> Any:
         """Logits of the next token, `[batch, vocabulary]`; extends the cache."""
         return self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=place,
+            position_ids=position,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -317,7 +318,7 @@ class LocalGenerator:
 
     @staticmethod
     def _sample(
-        logits: Any, temperature: float, top_k: int, draw: Draw, rows: list[int], place: int
+        logits: Any, temperature: float, top_k: int, draw: Draw, rows: list[int], number: int
     ) -> Any:
         """One token per row, `[batch, 1]`.
 
@@ -329,7 +330,7 @@ class LocalGenerator:
             return logits.argmax(-1, keepdim=True)
         best = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
         weights = torch.softmax(best.values.float() / temperature, dim=-1)
-        return best.indices.gather(1, draw(weights, rows, place))
+        return best.indices.gather(1, draw(weights, rows, number))
 
 
 class _Pushes:
@@ -341,8 +342,8 @@ class _Pushes:
         self._device = device
         self._now: dict[int, torch.Tensor] = {}
 
-    def prepare(self, rows: Sequence[int], place: int) -> None:
-        """For the new tokens at `place`, of these rows."""
+    def prepare(self, rows: Sequence[int], number: int) -> None:
+        """For the new tokens at this number, of these rows."""
         import torch
 
         self._now = {}
@@ -351,7 +352,7 @@ class _Pushes:
             for index, row in enumerate(rows):
                 steer = self.steers[row]
                 if steer is not None and steer.layer == layer:
-                    pushed[index, 0] = steer.weight(place) * steer.direction
+                    pushed[index, 0] = steer.weight(number) * steer.direction
             if pushed.any():
                 self._now[layer] = torch.from_numpy(pushed).to(self._device)
 
@@ -371,27 +372,16 @@ class _Pushes:
         return push
 
 
-WORTHWHILE = 32
+SHARED_LEAST = 32
 """Tokens that prompts must share for their beginning to be read apart."""
-
-
-def _shared(prompts: list[list[int]]) -> int:
-    """Tokens that all prompts begin with, leaving each at least one; 0 where that is few."""
-    if len(prompts) < 2:
-        return 0
-    first, last = min(prompts), max(prompts)  # the two that differ earliest
-    most = min(map(len, prompts)) - 1
-    same = next((i for i in range(most) if first[i] != last[i]), most)
-    return same if same >= WORTHWHILE else 0
-
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def uniforms(seeds: np.ndarray, place: int) -> np.ndarray:
-    """float64 in [0, 1), one for each uint64 seed, all by themselves: the number at `place` of
+def uniforms(seeds: np.ndarray, number: int) -> np.ndarray:
+    """float64 in [0, 1), one for each uint64 seed, all by themselves: the one of this `number` of
     SplitMix64 (Steele, Lea and Flood 2014), which needs no state."""
-    mixed = seeds + np.uint64((place + 1) * GOLDEN % 2**64)
+    mixed = seeds + np.uint64((number + 1) * GOLDEN % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(FIRST)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(SECOND)
     return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53

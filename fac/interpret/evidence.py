@@ -16,8 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from fac.errors import InputError
+from fac.prompts import Excerpt
 from fac.schema import ROLES
 from fac.store.runs import Runs
+
+SHOWN = 10
+"""Spans a language model sees of a feature (paper App. K)."""
+
+EXCERPT = 32
+"""Tokens of each, ending a little after the peak (paper: at most 32)."""
 
 BLOCK = 256
 """Features looked at in one go; bounds memory."""
@@ -86,50 +93,48 @@ def blocks(
     Without `test` no examples are drawn; without `texts` they name their spans only. Raises
     InputError for a feature the dictionary lacks.
     """
-    facts = runs.manifest(measure)["facts"]
-    wrong = [f for f in features if not 0 <= f < facts["n_features"]]
+    facts = runs.manifest(measure).facts
+    size = facts.n_features
+    wrong = [f for f in features if not 0 <= f < size]
     if wrong:
-        raise InputError(
-            f"There is no feature {wrong[0]}: this dictionary has 0 to {facts['n_features'] - 1}."
-        )
-    known = runs.table(facts["sae_run"], "features", ["promotes", "neighbours"])
-    promotes, neighbours = known["promotes"], known["neighbours"]
-    draw = generator(measure, "negatives")
-    size = min(POOL, facts["n_features"])
-    pool = sorted(draw.choice(facts["n_features"], size, replace=False).tolist()) if test else []
+        raise InputError(f"There is no feature {wrong[0]}: this dictionary has 0 to {size - 1}.")
+    dictionary = runs.table(facts.sae_run, "features", ["promotes", "neighbours"])
+    promotes, neighbours = dictionary["promotes"], dictionary["neighbours"]
+    draw = generator(measure, "negatives").choice(size, min(POOL, size), replace=False)
+    pool = sorted(draw.tolist()) if test else []
     for start in range(0, len(features), BLOCK):
         block = sorted(features[start : start + BLOCK])
         firing = firing_samples(runs, measure, block)
         block = [f for f in block if len(firing[f])]
         near_by = {f: neighbours[f].as_py()[:NEIGHBOURS] if test else [] for f in block}
-        wanted = {*block, *pool, *(n for ids in near_by.values() for n in ids)}
-        spans = _ByFeature(runs.rows(measure, "spans", sorted(wanted)))
-        found = []
+        features_of_test = {*block, *pool, *(n for ids in near_by.values() for n in ids)}
+        spans = _ByFeature(runs.rows(measure, "spans", sorted(features_of_test)))
+        items = []
         for f in block:
             rng = generator(measure, f)
             training = training_part(firing[f], rng)
-            own = spans[f]
+            spans_of_feature = spans[f]
             item = Evidence(
                 feature=f,
                 firing=firing[f],
                 training=training,
-                spans=_distinct(own),
+                spans=_distinct(spans_of_feature),
                 promotes=tuple(promotes[f].as_py()),
                 examples=[],
             )
             if test:
                 others = [n for n in pool if n != f]
-                chosen = _test(item, own, near_by[f], others, spans, rng)
+                chosen = _test(item, spans_of_feature, near_by[f], others, spans, rng)
                 if texts:
                     chosen = [row | {"span": spans.row(row.pop("at"))} for row in chosen]
                 item = item._replace(examples=chosen)
-            found.append(item)
-        yield found
+            items.append(item)
+        yield items
 
 
 def firing_features(runs: Runs, measure: str) -> list[int]:
     """Every feature that fires in the measure, ascending."""
-    seen = np.zeros(runs.manifest(measure)["facts"]["n_features"], bool)
+    seen = np.zeros(runs.manifest(measure).facts.n_features, bool)
     for batch in runs.batches(measure, "activations"):
         seen[batch.column("feature").to_numpy()] = True
     return np.flatnonzero(seen).tolist()
@@ -182,15 +187,15 @@ class _ByFeature:
 
 def _distinct(spans: Iterable[Span]) -> list[Span]:
     """One span a sample and role: "top" and "spread" overlap. Strongest first."""
-    found: dict[tuple[int, str], Span] = {}
+    firsts: dict[tuple[int, str], Span] = {}
     for span in spans:
-        found.setdefault((span["sample"], span["role"]), span)
-    return sorted(found.values(), key=lambda s: (-s["peak"], s["sample"], s["role"]))
+        firsts.setdefault((span["sample"], span["role"]), span)
+    return sorted(firsts.values(), key=lambda s: (-s["peak"], s["sample"], s["role"]))
 
 
 def _test(
     item: Evidence,
-    own: list[Span],
+    all_spans: list[Span],
     neighbours: Sequence[int],
     pool: Sequence[int],
     spans: _ByFeature,
@@ -199,7 +204,7 @@ def _test(
     """The shuffled test of one feature: held-out spans over all strengths, and texts where it is
     silent, first those on which its decoder neighbours fire."""
     training, firing = frozenset(item.training.tolist()), frozenset(item.firing.tolist())
-    positives = one_each(s for s in own if s["sample"] not in training)
+    positives = one_each(s for s in all_spans if s["sample"] not in training)
     positives = evenly(sorted(positives, key=lambda s: -s["peak"]), POSITIVES)
     beside = (s for n in neighbours for s in spans.some(n, 2, rng))
     hard = one_each(s for s in beside if s["sample"] not in firing)[:HARD]
@@ -226,10 +231,10 @@ def _test(
 
 def one_each(spans: Iterable[Span]) -> list[Span]:
     """The first span of every sample, so that no test holds one sample twice."""
-    found: dict[int, Span] = {}
+    firsts: dict[int, Span] = {}
     for span in spans:
-        found.setdefault(span["sample"], span)
-    return list(found.values())
+        firsts.setdefault(span["sample"], span)
+    return list(firsts.values())
 
 
 def evenly(items: Sequence[Span], n: int) -> list[Span]:
@@ -241,10 +246,29 @@ def evenly(items: Sequence[Span], n: int) -> list[Span]:
 
 def role_texts(messages: Sequence[dict[str, str]]) -> dict[str, str]:
     """What each role said in a sample, its turns joined by line breaks."""
-    found: dict[str, str] = {}
+    turns: dict[str, list[str]] = {}
     for message in messages:
         role = message["role"] if message["role"] in ROLES else ROLES[1]
-        found[role] = (
-            f"{found[role]}\n{message['content']}" if role in found else message["content"]
-        )
-    return found
+        turns.setdefault(role, []).append(message["content"])
+    return {role: "\n".join(texts) for role, texts in turns.items()}
+
+
+def excerpt_of(span: Span, *, marks: bool = True, right: bool = True) -> Excerpt:
+    """A span as a language model sees it: EXCERPT tokens around the peak, firing tokens marked.
+
+    Wrong marks are as many, on silent tokens spread over the text.
+    """
+    tokens, active = span["tokens"], np.asarray(span["activations"]) > 0
+    beyond = min(len(tokens), max(span["peak_index"] + 5, EXCERPT))
+    window = slice(max(0, beyond - EXCERPT), beyond)
+    marked = active[window]
+    if not right:
+        silent = np.flatnonzero(~marked)
+        chosen = np.linspace(0, len(silent) - 1, min(int(marked.sum()), len(silent))).round()
+        marked = np.isin(np.arange(len(marked)), silent[chosen.astype(int)])
+    return Excerpt(tuple(tokens[window]), tuple((marked & marks).tolist()))
+
+
+def positions(spans: Sequence[Span]) -> list[list[Any]]:
+    """Which spans an explanation was made from: (sample, role, position)."""
+    return [[s["sample"], s["role"], s["position"]] for s in spans]

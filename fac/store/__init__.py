@@ -32,7 +32,7 @@ class RememberedRuns(Runs):
         return (self.path(about) if self.find(about) else self.root / about,)
 
     @remembered
-    def manifest(self, run_id: str) -> dict[str, Any]:
+    def manifest(self, run_id: str) -> Any:
         return super().manifest(run_id)
 
     @remembered
@@ -63,10 +63,10 @@ def open_stores(workspace: Workspace, *, remember: bool) -> Stores:
     """The stores of a workspace. Where they `remember`, a question to runs, cache or a function
     that is `remembered` is answered once while the runs and caches stay as they are; such answers
     are shared and must not be changed."""
-    memo = Memo() if remember else None
+    memo = Memo()
     return Stores(
-        Runs(workspace) if memo is None else RememberedRuns(workspace, memo),
-        Cache(workspace.cache, memo=memo),
+        RememberedRuns(workspace, memo) if remember else Runs(workspace),
+        Cache(workspace.cache, memo=memo, remember=remember),
         Queue(workspace.queue),
         Decisions(workspace.decisions),
     )

@@ -1,4 +1,4 @@
-"""Decisions: what people said, about exactly what they saw.
+"""Decisions: what people judged, about exactly what they saw.
 
 One SQLite file in WAL mode, append-only: a new verdict is a new row, taking one back is a row as
 well, and triggers refuse to change or delete. What was shown is stored once under its hash, and
@@ -16,9 +16,11 @@ import sqlite3
 import time
 import unicodedata
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ import pyarrow as pa
 from fac.config import digest
 from fac.errors import InputError, SchemaTooNew, disk_full, disk_room
 from fac.schema import CANNOT_TELL, LEVELS
+from fac.store.exchange import canonical_json, iso_time, json_line, read_line
+from fac.store.sqlite import error_kind, storable, transaction
 
 DECISIONS_VERSION = 1
 
@@ -116,7 +120,10 @@ ALL = f"SELECT {COLUMNS} FROM {WITH_WITHDRAWAL} ORDER BY d.at, d.uid"
 
 ONE = f"SELECT {COLUMNS} FROM {WITH_WITHDRAWAL} WHERE d.uid = :uid"
 
-EXPORT = f"SELECT {COLUMNS}, c.body FROM {WITH_WITHDRAWAL} JOIN content c ON c.seen = d.seen"
+EXPORT = f"""
+    SELECT {COLUMNS}, c.body FROM {WITH_WITHDRAWAL} JOIN content c ON c.seen = d.seen
+    ORDER BY d.at, d.uid
+"""
 
 WITHDRAWALS = "SELECT uid, at, reviewer, withdraws FROM withdrawal ORDER BY at, uid"
 
@@ -230,14 +237,14 @@ class Decisions:
         Raises InputError for a verdict that the kind does not know, or a file that cannot be
         written; then nothing was recorded.
         """
-        body = _body(content)
+        body = canonical_json(content)
         seen = digest(dict(content))
         if digest(json.loads(body)) != seen:
             raise InputError("What was shown must be a JSON object with texts as keys.")
         decision = _checked(
             Decision(
                 uid=uuid.uuid4().hex,
-                at=_iso(datetime.now(UTC)),
+                at=iso_time(datetime.now(UTC)),
                 reviewer=reviewer,
                 kind=kind,
                 subject=subject,
@@ -252,7 +259,7 @@ class Decisions:
         )
         with self._writing() as con:
             decision = decision._replace(at=_next_at(con, decision.reviewer))
-            _keep(con, decision, body)
+            _insert(con, decision, body)
         return decision
 
     def withdraw(self, uid: str, reviewer: str) -> None:
@@ -262,10 +269,9 @@ class Decisions:
         """
         reviewer = reviewer_name(reviewer)
         with self._writing() as con:
-            found = con.execute(ONE, {"uid": uid}).fetchall()
-            if not found:
+            decision = _stored(con, uid)
+            if decision is None:
                 raise InputError(f"There is no decision {uid!r}: the review page lists the last.")
-            decision = _decision(found[0])
             if decision.reviewer != reviewer:
                 raise InputError(
                     f"This decision is {decision.reviewer}'s, not {reviewer}'s: people take back "
@@ -273,9 +279,8 @@ class Decisions:
                 )
             if decision.withdrawn:
                 raise InputError(f"Decision {uid} was taken back already, {decision.withdrawn}.")
-            _take_back(
-                con, Withdrawal(uuid.uuid4().hex, _next_at(con, reviewer), reviewer, decision.uid)
-            )
+            withdrawal = Withdrawal(uuid.uuid4().hex, _next_at(con, reviewer), reviewer, uid)
+            con.execute(WITHDRAW, withdrawal._asdict())
 
     # ---- looking
 
@@ -289,32 +294,32 @@ class Decisions:
         """What stands, oldest first: the latest per kind, subject, shown content, reviewer, and
         whether it adjudicates (a blind rating outlives its own adjudication). Withdrawn ones are
         gone, and what they had replaced is back."""
-        who = reviewer and reviewer_name(reviewer)
-        asked = {"kind": kind, "subject": subject, "reviewer": who}
-        return [_decision(row[:-1]) for row in self._read(CURRENT, asked)]
+        name = reviewer and reviewer_name(reviewer)
+        rows = self._read(CURRENT, kind=kind, subject=subject, reviewer=name)
+        return [_decision(row[:-1]) for row in rows]
 
     def history(
         self, limit: int = 10, *, reviewer: str | None = None, subject: str | None = None
     ) -> list[Decision]:
         """All that was said, newest first; `withdrawn` tells what was taken back."""
-        who = reviewer and reviewer_name(reviewer)
-        asked = {"limit": limit, "reviewer": who, "subject": subject}
-        return [_decision(row) for row in self._read(HISTORY, asked)]
+        name = reviewer and reviewer_name(reviewer)
+        rows = self._read(HISTORY, limit=limit, reviewer=name, subject=subject)
+        return [_decision(row) for row in rows]
 
     def content(self, seen: str) -> dict[str, Any]:
         """What was shown under this hash. Raises InputError where nothing was."""
-        found = self._read(BODY, {"seen": seen})
-        if not found:
+        rows = self._read(BODY, seen=seen)
+        if not rows:
             raise InputError(f"No decision was made about content {seen!r}.")
-        return json.loads(found[0][0])
+        return json.loads(rows[0][0])
 
     def contents(self) -> dict[str, dict[str, Any]]:
         """Everything that was ever shown and decided on, by hash."""
-        return {seen: json.loads(body) for seen, body in self._read(BODIES, {})}
+        return {seen: json.loads(body) for seen, body in self._read(BODIES)}
 
     def table(self) -> pa.Table:
         """Every decision, withdrawn ones included, oldest first, with the columns of TABLE."""
-        rows = [_decision(row)._asdict() for row in self._read(ALL, {})]
+        rows = [_decision(row)._asdict() for row in self._read(ALL)]
         return pa.Table.from_pylist(rows, TABLE)
 
     # ---- leaving and arriving
@@ -322,14 +327,14 @@ class Decisions:
     def export(self) -> Iterator[str]:
         """Everything as JSON lines, oldest first, each decision with what was shown; then the
         withdrawals. `load` reads it here or elsewhere."""
-        rows = self._read(f"{EXPORT} ORDER BY d.at, d.uid", {})
-        taken_back = self._read(WITHDRAWALS, {})
+        rows = self._read(EXPORT)
+        withdrawals = self._read(WITHDRAWALS)
         for *row, body in rows:
             fields = _decision(tuple(row))._asdict()
             del fields["withdrawn"]  # has a line of its own
-            yield _line({**fields, "content": json.loads(body)})
-        for withdrawal in map(Withdrawal._make, taken_back):
-            yield _line(withdrawal._asdict())
+            yield json_line({**fields, "content": json.loads(body)})
+        for withdrawal in map(Withdrawal._make, withdrawals):
+            yield json_line(withdrawal._asdict())
 
     def load(self, lines: Iterable[str]) -> dict[str, Any]:
         """Adds exported lines in any order; a line that is here already changes nothing.
@@ -338,42 +343,40 @@ class Decisions:
         tells another story under a known uid is rejected, as is content that does not have its
         hash. All in one transaction.
         """
-        known = added = 0
+        counts: Counter[str] = Counter()
         rejected: list[dict[str, Any]] = []
-        later: list[tuple[int, Withdrawal]] = []
+        withdrawals: list[tuple[int, Withdrawal]] = []  # of decisions that may come further down
         with self._writing() as con:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
+            records: Iterable[tuple[int, str | Withdrawal]]
+            records = chain(enumerate(lines, start=1), withdrawals)
+            for number, line in records:
                 try:
-                    read, body = _from_line(line)
-                    if isinstance(read, Withdrawal):
-                        later.append((number, read))
+                    if isinstance(line, Withdrawal):
+                        is_new = _load_withdrawal(con, line)
+                    elif line.strip():
+                        record, body = _from_line(line)
+                        if isinstance(record, Withdrawal):
+                            withdrawals.append((number, record))
+                            continue
+                        is_new = _load_decision(con, record, body)
+                    else:
                         continue
-                    new = _load_decision(con, read, body)
                 except InputError as error:
                     rejected.append({"line": number, "reason": str(error)})
-                    continue
-                added, known = added + new, known + (not new)
-            for number, withdrawal in later:  # whatever order the lines came in
-                try:
-                    new = _load_withdrawal(con, withdrawal)
-                except InputError as error:
-                    rejected.append({"line": number, "reason": str(error)})
-                    continue
-                added, known = added + new, known + (not new)
-        rejected.sort(key=lambda r: r["line"])
-        return {"added": added, "known": known, "rejected": rejected}
+                else:
+                    counts["added" if is_new else "known"] += 1
+        rejected.sort(key=lambda rejection: rejection["line"])
+        return {"added": counts["added"], "known": counts["known"], "rejected": rejected}
 
     # ---- the file
 
-    def _read(self, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _read(self, query: str, **values: object) -> list[tuple[Any, ...]]:
         """Rows of one query; none where nobody decided anything yet. Waits for no writer."""
         if not self._path.exists():
             return []
         with self._connected() as con:
-            made = self._version(con)  # 0 while the first writer is still at it
-            return con.execute(query, values).fetchall() if made else []
+            # 0 while the first writer is still at it.
+            return con.execute(query, values).fetchall() if self._version(con) else []
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -383,18 +386,11 @@ class Decisions:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(self._unusable(error)) from error
-        with self._connected() as con:
-            con.execute("BEGIN IMMEDIATE")
-            try:
-                if not self._version(con):
-                    for statement in STATEMENTS:
-                        con.execute(statement)
-                yield con
-            except BaseException:
-                if con.in_transaction:  # a full disk has rolled back by itself
-                    con.execute("ROLLBACK")
-                raise
-            con.execute("COMMIT")
+        with self._connected() as con, transaction(con):
+            if not self._version(con):
+                for statement in STATEMENTS:
+                    con.execute(statement)
+            yield con
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -425,8 +421,7 @@ class Decisions:
         )
 
     def _explained(self, error: sqlite3.DatabaseError) -> Exception:
-        # The last byte tells the kind; the others say where it happened.
-        kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        kind = error_kind(error)
         if kind == sqlite3.SQLITE_FULL:
             return InputError(disk_full(f"the decision in {self._path}"))
         if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
@@ -452,7 +447,7 @@ def _write_ahead(con: sqlite3.Connection) -> None:
             con.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if error_kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 
@@ -460,7 +455,7 @@ def _write_ahead(con: sqlite3.Connection) -> None:
 # ---- rows
 
 
-def _keep(con: sqlite3.Connection, decision: Decision, body: str) -> None:
+def _insert(con: sqlite3.Connection, decision: Decision, body: str) -> None:
     stored = con.execute(BODY, {"seen": decision.seen}).fetchall()
     if not stored:
         con.execute(ADD_CONTENT, {"seen": decision.seen, "body": body})
@@ -472,17 +467,13 @@ def _keep(con: sqlite3.Connection, decision: Decision, body: str) -> None:
     con.execute(ADD, {**decision._asdict(), "reasons": json.dumps(decision.reasons)})
 
 
-def _take_back(con: sqlite3.Connection, withdrawal: Withdrawal) -> None:
-    con.execute(WITHDRAW, withdrawal._asdict())
-
-
 def _next_at(con: sqlite3.Connection, reviewer: str) -> str:
     """Now, or just after the reviewer's last word where the clock went backwards."""
     now = datetime.now(UTC)
     (last,) = con.execute(LAST_AT, {"reviewer": reviewer}).fetchone()
     if last:
         now = max(now, datetime.fromisoformat(last) + timedelta(microseconds=1))
-    return _iso(now)
+    return iso_time(now)
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:
@@ -494,32 +485,43 @@ def _decision(row: tuple[Any, ...]) -> Decision:
     )
 
 
+def _stored(con: sqlite3.Connection, uid: str) -> Decision | None:
+    rows = con.execute(ONE, {"uid": uid}).fetchall()
+    return _decision(rows[0]) if rows else None
+
+
+def _from_line(line: str) -> tuple[Decision | Withdrawal, str]:
+    """What an exported line says, with the JSON of what was shown. Raises InputError."""
+    fields, body = read_line(line)
+    if "withdraws" in fields:
+        return Withdrawal(**{**fields, "reviewer": reviewer_name(fields["reviewer"])}), body
+    return _checked(Decision(**fields)), body
+
+
 def _load_decision(con: sqlite3.Connection, decision: Decision, body: str) -> bool:
     """Whether it was new. Raises InputError where the uid is known with other fields."""
-    found = con.execute(ONE, {"uid": decision.uid}).fetchall()
-    if not found:
-        _keep(con, decision, body)
-        return True
-    if _decision(found[0])._replace(withdrawn="") != decision:
+    stored = _stored(con, decision.uid)
+    if stored is None:
+        _insert(con, decision, body)
+    elif stored._replace(withdrawn="") != decision:
         raise InputError(f"decision {decision.uid} is known with another content; it stays.")
-    return False
+    return stored is None
 
 
 def _load_withdrawal(con: sqlite3.Connection, withdrawal: Withdrawal) -> bool:
-    found = con.execute(WITHDRAWAL, {"uid": withdrawal.uid}).fetchall()
-    if found:
-        if Withdrawal._make(found[0]) != withdrawal:
+    rows = con.execute(WITHDRAWAL, {"uid": withdrawal.uid}).fetchall()
+    if rows:
+        if Withdrawal._make(rows[0]) != withdrawal:
             raise InputError(f"withdrawal {withdrawal.uid} is known with another content.")
         return False
-    meant = con.execute(ONE, {"uid": withdrawal.withdraws}).fetchall()
-    if not meant:
+    decision = _stored(con, withdrawal.withdraws)
+    if decision is None:
         raise InputError(f"it withdraws decision {withdrawal.withdraws}, which is not known.")
-    decision = _decision(meant[0])
     if decision.reviewer != withdrawal.reviewer:
         raise InputError(f"{withdrawal.reviewer} withdraws a decision of {decision.reviewer}.")
     if decision.withdrawn:  # taken back here as well, under another uid: the same fact
         return False
-    _take_back(con, withdrawal)
+    con.execute(WITHDRAW, withdrawal._asdict())
     return True
 
 
@@ -531,14 +533,14 @@ def _checked(decision: Decision) -> Decision:
     if decision.kind not in KINDS:
         raise InputError(f"A decision is about {', '.join(KINDS)}; got {decision.kind!r}.")
     verdict = _verdict(decision.kind, decision.verdict)
-    subject = _storable(decision.subject)
+    subject = storable(decision.subject)
     form = SUBJECTS[decision.kind]
     pattern = "/".join(_PARTS.get(part, part) for part in form.split("/"))
     if not re.fullmatch(pattern, subject, re.DOTALL | re.ASCII):
         raise InputError(
             f"A decision on {decision.kind} is about {form}, which {subject[:80]!r} is not."
         )
-    edited = None if decision.edited_text is None else _storable(decision.edited_text).strip()
+    edited = None if decision.edited_text is None else storable(decision.edited_text).strip()
     seconds = decision.seconds
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
         raise InputError(f"seconds must be a number from 0 on, got {seconds}.")
@@ -546,8 +548,8 @@ def _checked(decision: Decision) -> Decision:
         reviewer=reviewer_name(decision.reviewer),
         subject=subject,
         verdict=verdict,
-        reasons=tuple(_storable(reason) for reason in decision.reasons),
-        note=_storable(decision.note).strip(),
+        reasons=tuple(storable(reason) for reason in decision.reasons),
+        note=storable(decision.note).strip(),
         edited_text=edited or None,
         seconds=None if seconds is None else float(seconds),
         adjudicates=bool(decision.adjudicates),
@@ -572,96 +574,10 @@ def reviewer_name(reviewer: str) -> str:
 
     Raises InputError for what cannot be one.
     """
-    name = unicodedata.normalize("NFC", _storable(reviewer)).strip()
+    name = unicodedata.normalize("NFC", storable(reviewer)).strip()
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise InputError(
             f"A reviewer needs a name of 1 to {LONGEST_NAME} printable characters, "
             f"got {reviewer[:LONGEST_NAME]!r}."
         )
     return name
-
-
-def _storable(text: str) -> str:
-    """SQLite takes no halves of surrogate pairs, which text cut by a tokenizer may hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _body(content: Mapping[str, Any]) -> str:
-    """The canonical JSON of what was shown; ASCII, so halves of surrogate pairs survive."""
-    try:
-        return json.dumps(dict(content), sort_keys=True, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"What was shown must be a plain JSON object: {error}.") from error
-
-
-def _iso(when: datetime) -> str:
-    return when.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _line(fields: dict[str, Any]) -> str:
-    return json.dumps(fields, sort_keys=True, allow_nan=False)
-
-
-DAY_AHEAD = timedelta(days=1)
-"""A time further in the future is a wrong clock, and would win over every later decision."""
-
-_SAID = ("uid", "at", "reviewer", "kind", "subject", "seen", "verdict", "reasons", "note")
-_TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys((*_SAID, "withdraws"), (str,)),
-    "reasons": (list,),
-    "edited_text": (str, type(None)),
-    "seconds": (int, float, type(None)),
-    "adjudicates": (bool,),
-    "content": (dict,),
-}
-_DECISION_FIELDS = {*_SAID, "edited_text", "seconds", "adjudicates", "content"}
-_WITHDRAWAL_FIELDS = set(Withdrawal._fields)
-
-
-def _from_line(line: str) -> tuple[Decision | Withdrawal, str]:
-    """What an exported line says, with the JSON of what was shown. Raises InputError."""
-    try:
-        given = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"it is not JSON ({error}).") from error
-    if not isinstance(given, dict):
-        raise InputError("it is not a JSON object.")
-    fields = _WITHDRAWAL_FIELDS if "withdraws" in given else _DECISION_FIELDS
-    if wrong := sorted(fields - set(given)):
-        raise InputError(f"it has no {', '.join(wrong)}.")
-    if wrong := sorted(set(given) - fields):
-        raise InputError(f"it has unknown fields: {', '.join(wrong)[:200]}.")
-    for name in sorted(fields):
-        value = given[name]
-        if not isinstance(value, _TYPES[name]) or (name == "seconds" and value is True):
-            raise InputError(f"{name} must not be {str(value)[:60]!r}.")
-    for name in ("uid", "withdraws"):
-        if name in given and not re.fullmatch(r"[0-9a-f]{32}", given[name]):
-            raise InputError(f"{name} must be 32 hex digits, got {given[name][:60]!r}.")
-    at = _at(given["at"])
-    if "withdraws" in given:
-        reviewer = reviewer_name(given["reviewer"])
-        return Withdrawal(given["uid"], at, reviewer, given["withdraws"]), ""
-    if not all(isinstance(reason, str) for reason in given["reasons"]):
-        raise InputError("reasons must be a list of texts.")
-    content = given.pop("content")
-    body = _body(content)
-    if digest(content) != given["seen"]:
-        raise InputError(f"content does not have the hash {given['seen'][:60]!r}.")
-    return _checked(Decision(**{**given, "at": at, "reasons": tuple(given["reasons"])})), body
-
-
-def _at(text: str) -> str:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(f"at must be an ISO time, got {text[:60]!r}.") from error
-    if when.tzinfo is None:
-        raise InputError(f"at needs a time zone, got {text!r}.")
-    try:
-        at = _iso(when)
-    except OverflowError as error:  # the year 9999 in another zone
-        raise InputError(f"at must be an ISO time, got {text!r}.") from error
-    if when > datetime.now(UTC) + DAY_AHEAD:
-        raise InputError(f"at lies in the future ({at}): its clock was wrong.")
-    return at

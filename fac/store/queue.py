@@ -2,7 +2,7 @@
 
 One SQLite file in WAL mode, so a page reads while the worker writes. Every call opens its own
 connection and is one transaction; a job changes hands in one statement, so two workers cannot both
-have it. Losing the file loses the waiting jobs and nothing else. The only SQLite code.
+have it. Losing the file loses the waiting jobs and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from fac.config import Spec
 from fac.errors import Cancelled, InputError, SchemaTooNew, disk_full
+from fac.store.sqlite import error_kind, storable, transaction
 
 QUEUE_VERSION = 1
 
@@ -101,7 +102,7 @@ GIVE_BACK = """
 
 END = "UPDATE job SET status = :status, error = :error, finished = :now WHERE id = :id"
 
-ONE = f"SELECT {COLUMNS} FROM job WHERE id = :id"
+JOB_OF = f"SELECT {COLUMNS} FROM job WHERE id = :id"
 
 NEWEST = f"SELECT {COLUMNS} FROM job ORDER BY id DESC LIMIT :limit"
 
@@ -159,7 +160,7 @@ class Queue:
     def cancel(self, job_id: int) -> None:
         """A waiting job ends now; a running one is asked to, and stops at its next report."""
         with self._transaction() as con:
-            _one(con, job_id)
+            _job_of(con, job_id)
             con.execute(CANCEL_WAITING, {"id": job_id, "now": time.time()})
             con.execute(CANCEL_RUNNING, {"id": job_id})
 
@@ -173,8 +174,8 @@ class Queue:
     def claim(self, worker: str) -> Job | None:
         """The oldest waiting job, from now on this process's; None when nothing waits."""
         with self._transaction() as con:
-            found = con.execute(CLAIM, {"worker": worker, **self._me()}).fetchall()
-        return _job(found[0]) if found else None
+            rows = con.execute(CLAIM, {"worker": worker, **self._me()}).fetchall()
+        return _job(rows[0]) if rows else None
 
     def report(self, job_id: int, done: int, total: int, note: str = "") -> None:
         """Tells how far a job is and keeps it for this process for another LEASE seconds.
@@ -182,16 +183,15 @@ class Queue:
         Raises Cancelled when a person asked to stop, or when the job is no longer this process's.
         """
         me = self._me()
-        values = {"id": job_id, "done": int(done), "total": int(total), "note": _storable(note)}
+        values = {"id": job_id, "done": int(done), "total": int(total), "note": storable(note)}
         with self._transaction() as con:
             con.execute(STILL_HERE, me)
             if con.execute(REPORT, {**values, **me}).fetchall():
                 return
-            job = _one(con, job_id)
-        asked = job.status == "running"
+            job = _job_of(con, job_id)
         raise Cancelled(
             f"Job {job_id} was cancelled; finished parts are kept."
-            if asked
+            if job.status == "running"
             else f"Job {job_id} is {job.status} and no longer this worker's."
         )
 
@@ -203,7 +203,7 @@ class Queue:
     def fail(self, job_id: int, sentence: str) -> None:
         """The job failed, and why. Nothing happens if it is no longer this process's."""
         with self._transaction() as con:
-            con.execute(FAIL, {"id": job_id, "error": _storable(sentence), **self._me()})
+            con.execute(FAIL, {"id": job_id, "error": storable(sentence), **self._me()})
 
     def stopped(self, job_id: int) -> None:
         """The job ended because someone asked it to."""
@@ -241,7 +241,7 @@ class Queue:
     def job(self, job_id: int) -> Job:
         """Raises InputError for an id that was never given out."""
         with self._transaction() as con:
-            return _one(con, job_id)
+            return _job_of(con, job_id)
 
     def jobs(self, limit: int = 100) -> list[Job]:
         """The newest jobs, newest first."""
@@ -265,10 +265,10 @@ class Queue:
         seconds_since its last sign.
         """
         with self._transaction() as con:
-            found = con.execute(LAST_WORKER).fetchall()
-        if not found:
+            rows = con.execute(LAST_WORKER).fetchall()
+        if not rows:
             return None
-        host, pid, beat = found[0]
+        host, pid, beat = rows[0]
         since = max(0.0, time.time() - beat)
         here = host == self._host
         alive = since < ALIVE and (not here or process_exists(pid))
@@ -282,8 +282,8 @@ class Queue:
     def _enqueue(self, step: str, spec: str) -> int:
         values = {"step": step, "spec": spec, "now": time.time()}
         with self._transaction() as con:
-            found = con.execute(LIVE_JOB_OF, values).fetchall()
-            return (found or con.execute(ENQUEUE, values).fetchall())[0][0]
+            live = con.execute(LIVE_JOB_OF, values).fetchall()
+            return (live or con.execute(ENQUEUE, values).fetchall())[0][0]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -293,14 +293,9 @@ class Queue:
             with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as con:
                 con.execute("PRAGMA journal_mode = WAL")
                 con.execute("PRAGMA synchronous = NORMAL")
-                con.execute("BEGIN IMMEDIATE")
-                try:
+                with transaction(con):
                     self._prepare(con)
                     yield con
-                except BaseException:
-                    con.execute("ROLLBACK")
-                    raise
-                con.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error
 
@@ -316,15 +311,15 @@ class Queue:
                 con.execute(statement)
 
     def _explained(self, error: sqlite3.DatabaseError) -> Exception:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        kind = error_kind(error)
+        if kind == sqlite3.SQLITE_FULL:
             return InputError(disk_full(f"the queue {self._path}"))
-        if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return InputError(
                 f"The queue {self._path} is damaged ({error}): delete the file; only the jobs "
                 f"that were waiting are lost."
             )
-        # The last byte tells the kind; the others say where it happened.
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             return InputError(
                 f"The queue {self._path} cannot be opened or written ({error}): check that its "
                 f"folder exists and that you may write there."
@@ -351,16 +346,11 @@ def _canonical(spec: dict[str, Any]) -> str:
     return json.dumps(spec, sort_keys=True, separators=(",", ":"))
 
 
-def _storable(text: str) -> str:
-    """SQLite takes no halves of surrogate pairs, which a file name may hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _one(con: sqlite3.Connection, job_id: int) -> Job:
-    found = con.execute(ONE, {"id": job_id}).fetchall()
-    if not found:
+def _job_of(con: sqlite3.Connection, job_id: int) -> Job:
+    rows = con.execute(JOB_OF, {"id": job_id}).fetchall()
+    if not rows:
         raise InputError(f"There is no job {job_id}: `fac worker` and the jobs page list them.")
-    return _job(found[0])
+    return _job(rows[0])
 
 
 def _job(row: tuple[Any, ...]) -> Job:

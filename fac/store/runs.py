@@ -250,7 +250,7 @@ class Runs:
             return
         working = {path.name for path in scratch.iterdir() if path.name.startswith("_")}
         files = {
-            path.name: _about_file(path)
+            path.name: _file_facts(path)
             for path in sorted(scratch.iterdir())
             if path.name not in working and path.name != MANIFEST
         }
@@ -437,7 +437,7 @@ def _unreadable(manifest: Path, why: str) -> str:
     )
 
 
-def _about_file(path: Path) -> dict[str, Any]:
+def _file_facts(path: Path) -> dict[str, Any]:
     about = {"sha256": _sha256(path), "bytes": path.stat().st_size}
     if path.suffix == ".parquet":
         about["rows"] = pq.read_metadata(path).num_rows

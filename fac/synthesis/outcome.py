@@ -13,6 +13,7 @@ import pyarrow as pa
 from fac import coverage, datasets, schema
 from fac.agreement import wilson
 from fac.config import IngestSpec, SynthesizeSpec
+from fac.generator.names import public_name
 from fac.manifest import DatasetFacts
 from fac.schema import REJECTED, SAMPLES
 from fac.store.runs import Runs, write_table
@@ -114,7 +115,7 @@ def publish_dataset(
     if not kept:
         return ""
     # A dataset may leave this machine; where a server stands means nothing there.
-    generator = datasets.public_name(spec.model if spec.writer == "openai" else writer)
+    generator = public_name(spec.model if spec.writer == "openai" else writer)
     rows: list[Row] = []
     for candidate, verdict in kept:
         ask, messages = candidate.ask, candidate.messages

@@ -3,7 +3,7 @@
     text       foreign text made harmless, tokens with their activations
     views      what is shown lives in the URL; empty states, links, cards
     stores     the stores of the workspace
-    work       jobs: asked for, watched, failed
+    jobs       jobs: asked for, watched, failed
     findings   measured runs and their names, features, samples
     tables     a page of rows at a time
     atlas      the map of a dictionary
@@ -76,6 +76,23 @@ from fac.ui.gaps import (
     relevant_words,
     support_after,
     threshold_slider,
+)
+from fac.ui.jobs import (
+    Job,
+    arriving,
+    demo_job,
+    job_times,
+    job_title,
+    log_tail,
+    measure_state,
+    measuring,
+    progress,
+    restart_worker,
+    retry,
+    save_upload,
+    show_failures,
+    start,
+    start_measure,
 )
 from fac.ui.meaning import (
     LEVEL_NAMES,
@@ -232,23 +249,6 @@ from fac.ui.views import (
     search,
     set_param,
     share,
-)
-from fac.ui.work import (
-    Job,
-    arriving,
-    demo_job,
-    job_times,
-    job_title,
-    log_tail,
-    measure_state,
-    measuring,
-    progress,
-    restart_worker,
-    retry,
-    save_upload,
-    show_failures,
-    start,
-    start_measure,
 )
 from fac.ui.writing import (
     duration,

@@ -12,10 +12,10 @@ import streamlit as st
 from fac import review
 from fac.config import MeasureSpec, ProbeSpec
 from fac.review import PairState
+from fac.ui.jobs import demo_job, start
 from fac.ui.stores import cache, decisions, runs, stores, workspace
 from fac.ui.text import Row
 from fac.ui.views import DATASETS, HOME, empty, param_widget
-from fac.ui.work import demo_job, start
 
 
 def measured() -> dict[str, Row]:

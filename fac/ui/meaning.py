@@ -13,15 +13,24 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from fac import charts, compare, jobs, review
-from fac.config import ExplainSpec, JudgeSpec, digest
+from fac import charts, compare, review
+from fac.config import (
+    EXPLAINERS,
+    JUDGES,
+    SCORERS,
+    ExplainSpec,
+    JudgeSpec,
+    digest,
+    model_scores,
+)
 from fac.prompts.relevance import TaskProfile
+from fac.questions.relevance import people_verdicts
 from fac.schema import LEVELS
 from fac.ui.findings import anchor_of, labels, measured
+from fac.ui.jobs import start
 from fac.ui.stores import cache, decisions, queue, runs, stores, workspace
 from fac.ui.text import Row, called, explanation_html, plain
 from fac.ui.views import CHART, REVIEW
-from fac.ui.work import start
 
 EVERY_FEATURE = "all"
 """Every feature but those that fire nearly everywhere."""
@@ -34,21 +43,6 @@ STATUS_NAMES = {
     "failed": "no reply",
 }
 """Why an explainer gave no text."""
-
-EXPLAINER_NAMES = {
-    "tokens": "token statistics",
-    "llm": "language model",
-    "external": "imported",
-}
-
-SCORE_NAMES = {"auroc": "AUROC", "detection": "Detection", "fuzzing": "Fuzzing"}
-SCORE_MEANINGS = {
-    "auroc": "How well the explanation's words rank held-out samples: firing before silent ones.",
-    "detection": "Balanced accuracy of a language model that reads the explanation and says which "
-    "held-out texts fire.",
-    "fuzzing": "Balanced accuracy of a language model that says whether the marked tokens are the "
-    "right ones.",
-}
 
 
 # --- explanations -----------------------------------------------------------------------------
@@ -64,11 +58,11 @@ def explained(run: str) -> list[str]:
     places = (anchor_of(run), run)
     ids = dict.fromkeys(each for place in places for each in compare.explained_by(runs(), place))
     ready = [each for each in ids if cache().ready(each)]
-    return sorted(ready, key=lambda each: compare.PREFERENCE.index(explainer_of(each)))
+    return sorted(ready, key=lambda each: EXPLAINERS[explainer_of(each)].preference)
 
 
 def explainer_of(explain_run: str) -> str:
-    """One of schema.EXPLAINERS."""
+    """One of EXPLAINERS."""
     return str(runs().manifest(explain_run)["spec"]["explainer"])
 
 
@@ -106,7 +100,7 @@ def names(run: str, features: Sequence[int]) -> dict[int, str]:
     """What features are called: a correction, else a language model's or an imported explanation,
     else the tokens they peak on."""
     said = labels(run, features)
-    told = [each for each in explained(run) if explainer_of(each) != "tokens"]
+    told = [each for each in explained(run) if not EXPLAINERS[explainer_of(each)].needs_nothing]
     if told:
         rows, _ = cache().features_page(run, ids=features, limit=len(features), explained=told)
         said |= {row["feature"]: row["explanation"] for row in rows if row["explanation"]}
@@ -161,7 +155,7 @@ def explanations_of(run: str, feature: int) -> list[Explanation]:
                     row["text"],
                     "" if row["text"] else f"{why}: {row['reason']}" if row["reason"] else why,
                     [
-                        {"name": SCORE_NAMES.get(name, name), "score": name, **score}
+                        {"name": SCORERS[name].title, "score": name, **score}
                         for name, score in row["scores"].items()
                     ],
                     review.standing(given),
@@ -188,13 +182,13 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
     if text := correction(run, feature):
         st.html(explanation_html("a person's correction", "", text, ""))
     for each in found:
-        source = "" if each.explainer == "tokens" else each.source
-        name = EXPLAINER_NAMES[each.explainer]
+        source = "" if EXPLAINERS[each.explainer].needs_nothing else each.source
+        name = EXPLAINERS[each.explainer].title
         st.html(explanation_html(name, source, each.text, each.why_not))
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
             for score in each.scores:
                 words = _score_words(score, interval=brief)
-                st.badge(words, color="gray", help=SCORE_MEANINGS[score["score"]])
+                st.badge(words, color="gray", help=SCORERS[score["score"]].meaning)
             if said := people_say(each.standing):
                 st.badge(said, icon=":material/groups:", color="blue", help=_who_said(each))
             if each.text:
@@ -212,7 +206,7 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
             query_params={"which": "explained"},
         )
     scores = [
-        {**score, "name": f"{score['name']}, {EXPLAINER_NAMES[each.explainer]}"}
+        {**score, "name": f"{score['name']}, {EXPLAINERS[each.explainer].title}"}
         for each in found
         for score in each.scores
     ]
@@ -304,7 +298,7 @@ def tasks_with_verdicts(anchor: str) -> dict[str, Relevance]:
     """The tasks for which features were judged, with people's verdicts of today."""
     found = {}
     for task, run in judged(anchor).items():
-        settled = jobs.people_say(workspace(), cache(), anchor, task)
+        settled = people_verdicts(stores(), anchor, task)
         levels = {feature: one.verdict for feature, one in settled.items() if one.verdict}
         found[task] = Relevance(task, run, tuple(sorted(levels.items())))
     return found
@@ -327,7 +321,7 @@ def verdicts_of(anchor: str, feature: int) -> list[Verdict]:
     runs_of = judged(anchor)
     for task in dict.fromkeys((*runs_of, *tasks())):
         rows = cache().relevance(runs_of[task], [feature]) if task in runs_of else []
-        person = jobs.people_say(workspace(), cache(), anchor, task).get(feature)
+        person = people_verdicts(stores(), anchor, task).get(feature)
         if rows or person:
             level, why = (rows[0]["level"], _why(rows[0])) if rows else (None, "")
             found.append(Verdict(task, level, why, person))
@@ -377,7 +371,8 @@ def explain_form(anchor: str, features: Sequence[int]) -> None:
             }.__getitem__,
             horizontal=True,
         )
-        scored = st.toggle("Score them on held-out texts", value=True, help="Detection, fuzzing.")
+        listed = ", ".join(model_scores()).capitalize()
+        scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
         if st.form_submit_button("Explain", icon=":material/smart_toy:"):
             chosen = tuple(features) if which == "gaps" else ()
             _ask(
@@ -388,7 +383,7 @@ def explain_form(anchor: str, features: Sequence[int]) -> None:
                     model=model,
                     endpoint=endpoint,
                     budget_tokens=budget,
-                    scores=("detection", "fuzzing") if scored else (),
+                    scores=model_scores() if scored else (),
                 ),
                 "Asking the model for explanations",
             )
@@ -403,13 +398,15 @@ def judge_form(anchor: str) -> None:
         given = (
             runs().manifest(runs().manifest(anchor)["facts"]["dataset"])["facts"].get("labels", {})
         )
-        judges = {"llm": "A language model", **({"labels": "The data's labels"} if given else {})}
-        judge = st.radio("Judge", list(judges), format_func=judges.__getitem__, horizontal=True)
+        judges = [name for name in JUDGES if given or not JUDGES[name].needs_label]
+        judge = st.radio(
+            "Judge", judges, format_func=lambda name: JUDGES[name].title, horizontal=True
+        )
         label = st.selectbox("Label that marks the task", list(given)) if given else ""
         key_line()
         model, endpoint, budget = _server_fields()
         if st.form_submit_button("Judge", icon=":material/gavel:"):
-            asks = judge == "llm"
+            asks = JUDGES[judge].needs_model
             _ask(
                 lambda: JudgeSpec(
                     measure=anchor,

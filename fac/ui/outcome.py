@@ -17,11 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
-from fac import charts, compare, datasets
+from fac import charts, compare, export
 from fac.config import MeasureSpec, read_spec
 from fac.coverage import is_active
+from fac.datasets import FORMATS
+from fac.export import EXPORT_FORMATS
+from fac.generator.names import public_name
 from fac.schema import ROLES, CoverageResult
 from fac.ui.findings import measured, titles
+from fac.ui.jobs import counted, start
 from fac.ui.meaning import explained, explanation_texts, headline
 from fac.ui.pairs import pair_html, turns_of
 from fac.ui.stores import cache, queue, runs, stores, workspace
@@ -37,7 +41,6 @@ from fac.ui.text import (
     tokens_html,
 )
 from fac.ui.views import COMPARE, PAIRS, get_param, link, param_widget, set_param
-from fac.ui.work import counted, start
 from fac.ui.writing import show_request
 
 KEPT = "kept"
@@ -104,7 +107,7 @@ def result_header(manifest: Row) -> None:
         link(PAIRS, "Its pairs", pairs=manifest["spec"]["pairs"])
     spec, facts = manifest["spec"], manifest["facts"]
     by = f", approved by {', '.join(facts['approvers'])}" if facts["approvers"] else ""
-    who = datasets.public_name(spec["model"] if spec["writer"] == "openai" else facts["writer"])
+    who = public_name(spec["model"] if spec["writer"] == "openai" else facts["writer"])
     st.caption(
         plain(
             f"{facts['method']} for {facts['gaps']:,} gaps of {facts['name']}{by}; written by "
@@ -454,16 +457,16 @@ def extra_words(extra: Row) -> list[tuple[str, str]]:
 
 
 @st.cache_data(max_entries=128, show_spinner=False)
-def _why(root: Path, run: str, candidate: str) -> datasets.Why:
-    return datasets.why(run, candidate, runs=stores(root).runs)
+def _why(root: Path, run: str, candidate: str) -> export.Provenance:
+    return export.provenance(run, candidate, runs=stores(root).runs)
 
 
-def why(run: str, candidate: str) -> datasets.Why:
+def why(run: str, candidate: str) -> export.Provenance:
     """Everything that led to a kept row."""
     return _why(workspace().root, run, candidate)
 
 
-def lineage_html(told: datasets.Why) -> str:
+def lineage_html(told: export.Provenance) -> str:
     """How a row came to be there, step by step, in small print."""
     lineage = told.lineage
     filtered = lineage["filter"]
@@ -563,9 +566,9 @@ def show_candidate(manifest: Row, candidate: str) -> None:
     if told.pair:
         with st.expander("The pair it was written from"):
             st.html(pair_html(told.pair, manifest["spec"]["threshold"]))
-    if told.asked is not None:
+    if told.prompt is not None:
         with st.expander("Exactly what its writer was given"):
-            show_request(told.asked)
+            show_request(told.prompt)
     if told.rivals:
         with st.expander(f"{counted(len(told.rivals), 'other text')} for this gap"):
             st.html(_rivals_html(told.rivals))
@@ -631,7 +634,7 @@ def _rivals_html(rivals: Sequence[Row]) -> str:
 
 def forms_of(profile: str) -> list[str]:
     """The forms that samples of a profile can take, its own first."""
-    return list(dict.fromkeys((datasets.FORM_OF.get(profile, "chat"), "chat")))
+    return list(dict.fromkeys((export.FORM_OF.get(profile, "chat"), "chat")))
 
 
 def export_name(manifest: Row) -> str:
@@ -645,23 +648,23 @@ def export_file(manifest: Row, format: str, form: str, *, card: bool = False) ->
     """The kept samples as one file, or the card that belongs to it."""
     with tempfile.TemporaryDirectory(prefix="fac-export-") as folder:
         out = Path(folder) / f"{export_name(manifest)}.{format}"
-        found = datasets.export(manifest["run"], out, runs=runs(), format=format, form=form)
+        found = export.export(manifest["run"], out, runs=runs(), format=format, form=form)
         return (found.card if card else found.path).read_bytes()
 
 
-def export_folder(manifest: Row, given: str, form: str) -> datasets.Exported:
+def export_folder(manifest: Row, given: str, form: str) -> export.Exported:
     """Writes the kept samples to a new folder on the server, as the Hugging Face hub has them."""
     out = Path(given).expanduser().absolute()
-    return datasets.export(manifest["run"], out, runs=runs(), format="hf", form=form)
+    return export.export(manifest["run"], out, runs=runs(), format="hf", form=form)
 
 
 def show_exports(manifest: Row, form: str) -> None:
     """Files to download, their card, and a folder on the server."""
     name = export_name(manifest)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        for format, label in (("jsonl", "JSONL"), ("parquet", "Parquet")):
+        for format in (name for name, written in EXPORT_FORMATS.items() if not written.data_file):
             st.download_button(
-                label,
+                FORMATS[format].title,
                 partial(export_file, manifest, format, form),
                 f"{name}.{format}",
                 on_click="ignore",

@@ -30,12 +30,12 @@ from fac.synthesis import user_text
 from fac.ui.card import focus_writing
 from fac.ui.findings import pair_states
 from fac.ui.gaps import gap_table
+from fac.ui.jobs import start
 from fac.ui.meaning import explanation_texts, names
 from fac.ui.stores import cache, decisions, queue, runs
 from fac.ui.tables import table
 from fac.ui.text import Row, called, clean, plain, show_examples, tokens_html
 from fac.ui.views import PAIRS, SYNTHESIS, get_param, link, set_param
-from fac.ui.work import start
 from fac.ui.writing import Asked, by_style, duration
 
 BEST = "best"

@@ -10,11 +10,13 @@ from typing import Any
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from fac import config, jobs
+from fac import config
 from fac.config import DemoSpec, Workspace
+from fac.jobs import worker
 from fac.ui import bars, text
 from fac.ui.findings import comparable, default_anchor, default_dataset, measured
 from fac.ui.gaps import coverage, curve
+from fac.ui.jobs import demo_jobs, strip
 from fac.ui.meaning import n_explained
 from fac.ui.stores import queue, runs, workspace
 from fac.ui.views import (
@@ -30,7 +32,6 @@ from fac.ui.views import (
     REVIEW,
     SYNTHESIS,
 )
-from fac.ui.work import demo_jobs, strip
 
 PAGES = {
     "": {HOME: ("Home", "home")},
@@ -129,7 +130,7 @@ def _start(root: Path) -> None:
     place = Workspace(root)
     if not runs().list("measure") and not demo_jobs():
         queue().enqueue(DemoSpec())
-    jobs.start_worker(place)
+    worker.start_worker(place)
 
 
 _TROUBLE = re.compile(r"toxic|hate|offens|harm|unsafe|nsfw|abus|slur|jailbreak", re.IGNORECASE)

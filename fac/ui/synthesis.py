@@ -21,12 +21,12 @@ from fac.errors import InputError
 from fac.store.queue import Job
 from fac.synthesis import Forecast
 from fac.ui.findings import is_synthetic, pair_states
+from fac.ui.jobs import save_upload, start
 from fac.ui.meaning import headline
 from fac.ui.pairs import STATE_NAMES, gap_rows
 from fac.ui.stores import cache, decisions, queue, runs
 from fac.ui.text import Row, plain
 from fac.ui.views import param_widget, set_param
-from fac.ui.work import save_upload, start
 from fac.ui.writing import Asked, by_style, duration, lacks_model, writer_fields
 
 METHOD_NAMES = {

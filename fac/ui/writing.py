@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from fac.config import WRITERS, inherited
+from fac.config import WRITERS, WriteSpec, inherited
 from fac.prompts.profiles import PROFILES
 from fac.store.queue import Job
 from fac.synthesis.candidates import Ask
+from fac.ui.jobs import progress, retry
 from fac.ui.meaning import key_line
 from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
-from fac.ui.work import progress, retry
 
 WRITER_NAMES = {
     "local": "A model here",
@@ -53,8 +53,8 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
 
     writer = st.segmented_control(
         "Writer",
-        WRITERS,
-        default=before.get("writer", WRITERS[0]),
+        [*WRITERS],
+        default=before.get("writer", WriteSpec.writer),
         required=True,
         format_func=WRITER_NAMES.__getitem__,
         help="Steering pushes the local model along the feature's own direction while it writes. "

@@ -1,0 +1,123 @@
+"""Datasets of the Hugging Face hub, and folders in the hub's layout."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
+from fac.datasets.format import Export, Format
+from fac.datasets.rows import Row, listed
+from fac.datasets.sources import Origin, Progress
+from fac.errors import InputError, ServiceError, disk_full
+
+SCHEME = "hf:"
+
+
+class _HubSource:
+    """A dataset of the Hugging Face hub, or a folder in the hub's layout."""
+
+    def __init__(self, origin: Origin):
+        source = origin.address
+        name, *parts = re.split(r":(?![^\[]*\])", source.removeprefix(SCHEME))  # not in train[:9]
+        name, _, revision = name.partition("@")
+        if not name or len(parts) > 2 or not all(parts):
+            raise InputError(
+                f"{source!r} names no dataset: write hf:ID, hf:ID:SPLIT or hf:ID:CONFIG:SPLIT."
+            )
+        split = parts[-1] if parts else None
+        config = parts[0] if len(parts) == 2 else None
+        self._data, split = _load_from_hub(name, config, split, revision or None)
+        public = Path(name).name if Path(name).is_dir() else name
+        self.name = SCHEME + public + (f"@{revision}" if revision else "")
+        self.name += "".join(f":{part}" for part in (config, split) if part)
+        self.columns: Sequence[str] = readable_columns(self._data.features.arrow_schema)
+        self.done = 0
+        self.total = len(self._data)
+
+    def digest(self, report: Progress) -> str:
+        sha = hashlib.sha256(repr(sorted(self._data.features.items())).encode())
+        for batch in self._batches():
+            sha.update(batch.serialize())
+            report(0, self.total, "checking the rows")
+        return sha.hexdigest()
+
+    def peeked_enough(self) -> bool:
+        return True  # every row has every column
+
+    def rows(self) -> Iterator[Row]:
+        self.done = 0
+        named = {
+            column: feature.names
+            for column, feature in self._data.features.items()
+            if hasattr(feature, "names")  # ClassLabel stores numbers
+        }
+        for batch in self._batches():
+            for row in batch_rows(batch, self.done):
+                for column, names in named.items():
+                    code = row.columns.get(column) if row.columns else None
+                    if row.columns and isinstance(code, int) and 0 <= code < len(names):
+                        row.columns[column] = names[code]
+                yield row
+            self.done += len(batch)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        readable = self._data.select_columns([*self.columns]).with_format("arrow")
+        for table in readable.iter(batch_size=BATCH_ROWS):
+            yield from table.to_batches()
+
+
+def _load_from_hub(
+    name: str, config: str | None, split: str | None, revision: str | None
+) -> tuple[Any, str]:
+    """The dataset and the name of its split: the only one, else `train`."""
+    import datasets  # takes a second, and only the worker ever asks for it
+
+    try:
+        splits = datasets.load_dataset(name, config, split=split, revision=revision)
+    except (
+        datasets.exceptions.DatasetsError,
+        FileNotFoundError,
+        ValueError,  # a config or split it has not
+        RuntimeError,  # it would run code of its own
+    ) as error:
+        raise InputError(
+            f"The hub dataset {name!r} cannot be used: {_first_line(error)}"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise InputError(disk_full(f"the copy of {name}")) from error
+        raise ServiceError(
+            f"The hub did not serve {name!r} ({_first_line(error).rstrip('.')}): check the "
+            f"network and start it again."
+        ) from error
+    if split is not None:
+        return splits, split  # the one asked for
+    names = [*splits]
+    if len(names) > 1 and "train" not in names:
+        raise InputError(
+            f"The hub dataset {name!r} has the splits {listed(names)}: "
+            f"name one, as in hf:{name}:{names[0]}."
+        )
+    split = "train" if "train" in names else names[0]
+    return splits[split], split
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+FORMAT = Format(
+    title="Hugging Face",
+    preference=5,
+    kind="hf",
+    scheme=SCHEME,
+    open=_HubSource,
+    export=Export(write_parquet, "data/train-00000-of-00001.parquet"),
+)

@@ -1,0 +1,60 @@
+"""JSON Lines: one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+
+from fac.datasets.format import Export, Format
+from fac.datasets.lines import TOO_LONG, json_line, numbered_lines, object_row
+from fac.datasets.rows import Row
+from fac.datasets.sources import Origin, TextSource
+
+
+def _rows(stream: IO[bytes], origin: Origin) -> Iterator[Row]:
+    decode = json.JSONDecoder(strict=False).decode  # control characters get a better reason later
+    for line in numbered_lines(stream):
+        if line.too_long:
+            yield Row(line.number, None, TOO_LONG)
+            continue
+        try:
+            text = line.data.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            byte = line.data[error.start]
+            yield Row(line.number, None, f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8")
+            continue
+        if not text.strip():
+            continue
+        try:
+            value = decode(text)
+        except json.JSONDecodeError as error:
+            reason = f"it is not JSON ({error.msg} at column {error.colno})"
+            yield Row(line.number, None, reason)
+        except ValueError:  # Python refuses integers of thousands of digits
+            yield Row(line.number, None, "it holds a number of too many digits")
+        except RecursionError:
+            yield Row(line.number, None, "its JSON is nested too deeply")
+        else:
+            yield object_row(line.number, value)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    lines = (f"{json_line(row)}\n" for row in table.to_pylist())
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+FORMAT = Format(
+    title="JSONL",
+    spelled_out="JSON Lines",
+    preference=0,
+    kind="json",
+    suffixes=(".jsonl", ".ndjson"),
+    start="{",
+    open=partial(TextSource, read_rows=_rows),
+    export=Export(_write),
+)

@@ -1,0 +1,34 @@
+"""Preferences: the chosen side is the sample, after a prompt column where it is only the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fac.datasets.layout import SYSTEM, Column, Layout
+from fac.datasets.rows import Columns
+from fac.datasets.turns import turns, with_system
+from fac.schema import Chat
+
+
+def _chat(row: Columns, names: Mapping[str, str]) -> Chat:
+    prompt = names.get("prompt")
+    chat = turns(row, names["chosen"], "assistant" if prompt else "user", transcript=True)
+    if prompt and chat[0]["role"] == "assistant":
+        question = turns(row, prompt, "user", transcript=True)
+        if question[-1] == {"role": "assistant", "content": ""}:  # "...\n\nAssistant:"
+            question.pop()
+        chat = question + chat
+    return with_system(row, names, chat)
+
+
+LAYOUT = Layout(
+    title="chosen/rejected",
+    preference=0,
+    columns=(
+        Column("chosen", ("chosen",), may_be_label=True),
+        Column("rejected", ("rejected",), may_be_label=True),
+        Column("prompt", ("prompt", "instruction", "question", "query"), required=False),
+        SYSTEM,
+    ),
+    chat=_chat,
+)

@@ -1,0 +1,11 @@
+"""A prompt and its completion under any of their usual names."""
+
+from fac.datasets.layout import INPUT, REPLY, SYSTEM, Column, Layout
+from fac.datasets.turns import chat_of_exchange
+
+LAYOUT = Layout(
+    title="prompt/completion",
+    preference=2,
+    columns=(Column("prompt", ("prompt", "question", "query")), INPUT, REPLY, SYSTEM),
+    chat=chat_of_exchange,
+)

@@ -1,0 +1,140 @@
+"""A step: the kept samples of a synthesis as a file or folder for training, row by row with the
+reason why it is there, and a dataset card.
+
+Owns: the columns of an export, its lineage, the card.
+Does not own: what is kept (`fac.synthesis`), how a file format is read and written
+(`fac.datasets`), where runs lie (the `runs` it is given).
+
+Before an export gets its name it is read back as `ingest` would read it, so it can be measured
+again: nothing may be rejected, and no text may have changed.
+
+lineage  why a row is there
+forms    its columns
+card     what a reader of the file needs to know
+files    written beside their place, read back, then moved there
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fac.datasets import in_a_row
+from fac.errors import InputError
+from fac.export.card import dataset_card
+from fac.export.files import (
+    CARD,
+    EXPORT_FORMATS,
+    must_be_an_export,
+    read_back,
+    temporary_folder,
+)
+from fac.export.forms import FORM_OF, FORMS, export_table
+from fac.export.lineage import LINEAGE, FinishedRuns, SynthesisRun
+from fac.schema import Chat
+
+__all__ = [
+    "EXPORT_FORMATS",
+    "FORM_OF",
+    "FORMS",
+    "LINEAGE",
+    "Exported",
+    "Provenance",
+    "export",
+    "provenance",
+]
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    rows: int
+    form: str
+    """One of FORMS."""
+    path: Path
+    """The file, or the folder."""
+    card: Path
+
+
+class Provenance(NamedTuple):
+    """Everything that led to one row of an export."""
+
+    messages: Chat
+    lineage: dict[str, Any]
+    """As in LINEAGE."""
+    pair: dict[str, Any] | None
+    """The pair it was written from, a row of schema.PAIRS; None for baselines."""
+    hits: list[dict[str, Any]]
+    """Every gap it fires, strongest first: rows of schema.HITS."""
+    rivals: list[dict[str, Any]]
+    """The other texts written for its gap, best first: rows of schema.VERDICTS with `messages`."""
+    prompt: Any
+    """What its writer was given: messages, or the text that it went on from; None where the run
+    does not say."""
+
+
+def export(
+    run_id: str, out: Path, *, runs: FinishedRuns, format: str = "jsonl", form: str = ""
+) -> Exported:
+    """Writes the kept samples of a synthesis to `out`, by feature and then best first, and a card.
+
+    The card lies in the folder, or beside the file as NAME.card.md. `form` is one of FORMS; ""
+    takes what the run's profile says. The same run gives the same bytes; whatever is wrong, `out`
+    stays as it was. Raises InputError for a run without kept samples, samples that do not have the
+    form, and an `out` that cannot be written or holds something else.
+    """
+    synthesis = SynthesisRun(run_id, runs)
+    form = form or FORM_OF.get(synthesis.spec["profile"], "chat")
+    for choice, choices in ((format, EXPORT_FORMATS), (form, FORMS)):
+        if choice not in choices:
+            raise InputError(f"An export is one of {', '.join(choices)}; got {choice!r}.")
+    rows = synthesis.export_rows()
+    table = export_table(rows, form)
+    write, data_file = EXPORT_FORMATS[format]
+    if data_file:
+        must_be_an_export(out)
+    elif out.is_dir():
+        folders = in_a_row([name for name, written in EXPORT_FORMATS.items() if written.data_file])
+        raise InputError(f"{str(out)!r} is a folder: name a file, or give --format {folders}.")
+    with temporary_folder(out) as folder:
+        whole = folder / out.name
+        data = whole / data_file
+        data.parent.mkdir(parents=True, exist_ok=True)
+        write(table, data)
+        read_back(data, rows)
+        text = dataset_card(synthesis, table, form, data_file or out.name)
+        card = whole / CARD if data_file else folder / f"{out.stem}.card.md"
+        card.write_text(text, encoding="utf-8")
+        if data_file:
+            if out.exists():
+                out.rename(folder / "before")
+            whole.rename(out)
+            return Exported(len(rows), form, out, out / CARD)
+        whole.replace(out)
+        return Exported(len(rows), form, out, card.replace(out.with_name(card.name)))
+
+
+def provenance(run_id: str, row: int | str, *, runs: FinishedRuns) -> Provenance:
+    """What led to a row of the run's export: its number from 0, or its candidate.
+
+    Every row names its run and its candidate, so an exported file is enough to ask. Raises
+    InputError for a row that the export does not have.
+    """
+    synthesis = SynthesisRun(run_id, runs)
+    rows = synthesis.export_rows()
+    candidates = [row.lineage["candidate"] for row in rows]
+    number = candidates.index(row) if row in candidates else row
+    if isinstance(number, str) or not 0 <= number < len(rows):
+        raise InputError(
+            f"The export of {run_id} has the rows 0 to {len(rows) - 1}, none of them is {row!r}."
+        )
+    messages, _, lineage = rows[number]
+    candidate = lineage["candidate"]
+    return Provenance(
+        messages=messages,
+        lineage=lineage,
+        pair=synthesis.pair_of(candidate),
+        hits=synthesis.hits[candidate],
+        rivals=synthesis.rivals(candidate),
+        prompt=synthesis.prompt(candidate),
+    )

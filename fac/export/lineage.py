@@ -1,0 +1,214 @@
+"""Why a row is in an export: the columns of its lineage, and the synthesis they are read from.
+
+Lineage is a list of what may leave this machine: names, hashes, numbers. Addresses of servers, keys
+and folders are not on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from fac.datasets import sample_id
+from fac.errors import InputError
+from fac.generator.names import public_name
+from fac.schema import Chat
+
+APPROVAL = pa.struct(
+    [
+        ("reviewer", pa.string()),
+        ("at", pa.string()),  # ISO time
+        ("seen", pa.string()),  # hash of the pair as it was shown
+    ]
+)
+
+PAIR = pa.struct(
+    [
+        ("run", pa.string()),  # the pairs run, or the rescore run of an edited pair
+        ("pair", pa.string()),
+        ("origin", pa.string()),
+        ("positive_peak", pa.float32()),
+        ("negative_peak", pa.float32()),
+    ]
+)
+
+LINEAGE = pa.struct(
+    [
+        ("run", pa.string()),  # of the synthesis
+        ("candidate", pa.string()),  # in that run
+        ("sample_id", pa.string()),  # hash of the messages, as in a dataset run
+        ("feature", pa.int32()),  # the gap it was written for; null where for none
+        ("encoder", pa.string()),  # model, layer and SAE with their revisions
+        ("sae", pa.string()),  # its name and the hash of its weights
+        ("activation", pa.float32()),  # g_i(x) of that feature; null where there is none
+        (
+            "span",
+            pa.struct([("role", pa.string()), ("position", pa.int32())]),
+        ),  # where its peak is: whose turn, which token of the rendered chat
+        ("gains", pa.list_(pa.int32())),  # gaps that no better kept sample covers
+        ("method", pa.string()),  # two-step, or which baseline
+        ("style", pa.string()),  # how it was asked for
+        ("pair", PAIR),  # null for baselines
+        ("approvals", pa.list_(APPROVAL)),  # who approved the pair
+        ("decisions", pa.string()),  # digest of every decision the run was made with
+        ("prompt_hash", pa.string()),
+        ("generator", pa.string()),  # the model that wrote it, with its revision where known
+        ("writer", pa.string()),  # local, steered, openai
+        ("seed", pa.int64()),
+        ("temperature", pa.float64()),
+        (
+            "filter",
+            pa.struct(
+                [
+                    ("threshold", pa.float64()),  # activation > threshold, strictly
+                    ("keep", pa.int32()),  # best kept per gap
+                    ("rank", pa.int32()),  # among its gap's candidates that pass, from 0
+                ]
+            ),
+        ),
+    ]
+)
+"""Why a row is there; the same in every format."""
+
+
+class FinishedRuns(Protocol):
+    """The part of the run store that exporting needs."""
+
+    def manifest(self, run_id: str) -> dict[str, Any]: ...
+    def table(self, run_id: str, name: str) -> pa.Table: ...
+
+
+class ExportRow(NamedTuple):
+    """A kept sample."""
+
+    messages: Chat
+    extra: dict[str, Any]
+    """What its profile has beside the messages; see schema.CANDIDATES."""
+    lineage: dict[str, Any]
+
+
+class SynthesisRun:
+    """A finished synthesis with the runs it came from."""
+
+    def __init__(self, run_id: str, runs: FinishedRuns):
+        self.run_id, self._runs = run_id, runs
+        self.manifest = runs.manifest(run_id)
+        if self.manifest["step"] != "synthetic":
+            raise InputError(
+                f"{run_id} is a {self.manifest['step']} run: only what `fac synthesize` made can "
+                f"be exported."
+            )
+        self.spec, self.facts = self.manifest["spec"], self.manifest["facts"]
+        self._candidates = {row["candidate"]: row for row in self._rows("candidates")}
+        self._verdicts = {row["candidate"]: row for row in self._rows("verdicts")}
+        self.hits: dict[str, list[dict[str, Any]]] = {name: [] for name in self._candidates}
+        for hit in sorted(self._rows("hits"), key=lambda h: (-h["peak"], h["feature"])):
+            self.hits[hit["candidate"]].append(hit)
+        self.decisions = self._rows("decisions")
+        self._decisions_on: dict[str, list[dict[str, Any]]] = {}
+        for decision in self.decisions:
+            self._decisions_on.setdefault(decision["subject"], []).append(decision)
+        pairs = runs.manifest(self.spec["pairs"])["facts"]
+        self.anchor, self.dataset = (runs.manifest(pairs[side]) for side in ("anchor", "dataset"))
+        self.sae = runs.manifest(self.anchor["facts"]["sae_run"])["facts"]["name"]
+        self.generator = public_name(
+            self.spec["model"] if self.spec["writer"] == "openai" else self.facts["writer"]
+        )
+
+    def _rows(self, table: str) -> list[dict[str, Any]]:
+        return self._runs.table(self.run_id, table).to_pylist()
+
+    def export_rows(self) -> list[ExportRow]:
+        """The kept samples, by feature and rank. Raises InputError where there are none."""
+        verdicts = [verdict for verdict in self._verdicts.values() if verdict["kept"]]
+        if not verdicts:
+            raise InputError(
+                f"Nothing was kept in {self.run_id}, so there is nothing to export; its verdicts "
+                f"say why each text was dropped."
+            )
+        verdicts.sort(key=lambda v: (v["feature"], v["rank"], v["candidate"]))
+        return [self._export_row(verdict) for verdict in verdicts]
+
+    def _export_row(self, verdict: Mapping[str, Any]) -> ExportRow:
+        candidate = self._candidates[verdict["candidate"]]
+        messages = plain_chat(candidate["messages"])
+        feature = candidate["feature"] if candidate["feature"] >= 0 else None
+        hits = self.hits[verdict["candidate"]]
+        hit = next((hit for hit in hits if hit["feature"] == feature), None)
+        pair = self.pair_of(verdict["candidate"])
+        lineage = {
+            "run": self.run_id,
+            "candidate": verdict["candidate"],
+            "sample_id": sample_id(messages),
+            "feature": feature,
+            "encoder": self.anchor["facts"]["encoder"],
+            "sae": self.sae,
+            "activation": hit["peak"] if hit else None,
+            "span": {name: hit[name] for name in ("role", "position")} if hit else None,
+            "gains": verdict["gains"],
+            "method": self.spec["method"],
+            "style": candidate["style"],
+            "pair": {name: pair[name] for name in PAIR.names} if pair else None,
+            "approvals": self._approvals(pair),
+            "decisions": self.facts["decisions"],
+            "prompt_hash": candidate["prompt_hash"],
+            "generator": self.generator,
+            "writer": self.spec["writer"],
+            "seed": candidate["seed"],
+            "temperature": self.spec["temperature"],
+            "filter": {
+                "threshold": self.spec["threshold"],
+                "keep": self.spec["keep"],
+                "rank": verdict["rank"],
+            },
+        }
+        return ExportRow(messages, json.loads(candidate["extra"]), lineage)
+
+    def pair_of(self, candidate: str) -> dict[str, Any] | None:
+        """The pair a candidate was written from, with the run it lies in; None for baselines."""
+        name = self._candidates[candidate]["pair"]
+        if not name:
+            return None
+        if name not in self._pairs:
+            raise InputError(
+                f"Nobody's approval of the pair {name!r} is among the decisions of {self.run_id}, "
+                f"yet {candidate} was written from it: the run is damaged, synthesize again."
+            )
+        return self._pairs[name]
+
+    @cached_property
+    def _pairs(self) -> dict[str, dict[str, Any]]:
+        """The pairs that decisions of this run are about, by id."""
+        runs = sorted({subject.split("/")[1] for subject in self._decisions_on})
+        rows = {run: self._runs.table(run, "pairs").to_pylist() for run in runs}
+        return {row["pair"]: {"run": run, **row} for run in rows for row in rows[run]}
+
+    def _approvals(self, pair: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        if pair is None:
+            return []
+        decisions = self._decisions_on[f"pair/{pair['run']}/{pair['feature']}"]
+        return [{n: d[n] for n in APPROVAL.names} for d in decisions if d["verdict"] == "approve"]
+
+    def rivals(self, candidate: str) -> list[dict[str, Any]]:
+        """Verdicts on the other candidates for the same gap, strongest first, with their texts."""
+        feature = self._candidates[candidate]["feature"]
+        others = [
+            {**verdict, "messages": plain_chat(self._candidates[name]["messages"])}
+            for name, verdict in self._verdicts.items()
+            if name != candidate and self._candidates[name]["feature"] == feature
+        ]
+        return sorted(others, key=lambda v: (-v["peak"], v["candidate"]))
+
+    def prompt(self, candidate: str) -> Any:
+        """What was asked for the text, as JSON has it; None where the run does not say."""
+        prompts = {row["about"]: row["prompt"] for row in self._rows("replies")}
+        return json.loads(prompts[candidate]) if candidate in prompts else None
+
+
+def plain_chat(messages: Sequence[Mapping[str, str]]) -> Chat:
+    """A chat without what a table adds to its messages."""
+    return [{"role": m["role"], "content": m["content"]} for m in messages]

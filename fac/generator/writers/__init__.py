@@ -1,0 +1,1 @@
+"""What writes candidates, one file each; `fac.config.WRITERS` finds them."""

@@ -1,0 +1,206 @@
+"""A step: the samples of a source become a dataset run.
+
+Owns: duplicates, what happens to bad rows, the dataset run that is written.
+Does not own: how files are read (`fac.datasets`), where runs lie and how they are published (the
+`runs` it is given).
+
+Nothing is repaired. A text is kept character for character, and a row that cannot be is named with
+its line and the reason. Memory does not grow with the dataset, except for eight bytes a sample.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from fac.config import IngestSpec, Spec
+from fac.datasets import MAX_CHARACTERS, Progress, Reading, Sample, read_samples
+from fac.errors import BadRow, InputError
+from fac.schema import REJECTED, ROLES, SAMPLES
+
+PART_ROWS = 4096
+PART_CHARACTERS = 16 * MAX_CHARACTERS
+"""A part is written when it has this many rows or characters, whichever comes first."""
+
+MAX_LABELS = 1000
+OTHER_LABELS = "(other labels)"
+"""A column of free text may be called `label`; the manifest counts this many values by name."""
+
+
+class Table(Protocol):
+    """A table that is written part by part."""
+
+    def append(self, rows: pa.Table) -> None: ...
+
+
+class Runs(Protocol):
+    """The part of the run store that ingesting needs."""
+
+    def find(self, run_id: str) -> bool: ...
+    def scratch(self, run_id: str) -> Path: ...
+    def exclusive(self, run_id: str) -> AbstractContextManager[None]: ...
+    def appender(
+        self, path: Path, schema: pa.Schema, *, row_group_rows: int, row_group_bytes: int
+    ) -> AbstractContextManager[Table]: ...
+    def publish(
+        self,
+        run_id: str,
+        *,
+        spec: Spec,
+        inputs: Sequence[str],
+        facts: dict[str, Any],
+        seconds: float,
+    ) -> None: ...
+
+
+def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) -> str:
+    """The id of the dataset run that holds the samples of `spec.source`.
+
+    The id follows from the source's bytes, the dataset's name and the options, wherever the file
+    lies; a run that exists already is not written again. Writes samples.parquet and
+    rejected.parquet, sample order as in the source, the first of several equal samples.
+
+    Raises InputError for a source that cannot be used, BadRow for a bad row unless the spec says
+    skip, ServiceError when the hub does not answer. In all cases nothing is stored.
+    """
+    started = time.monotonic()
+    report = progress or (lambda done, total, note="": None)
+    reading = read_samples(
+        spec.source,
+        text_field=spec.text_field,
+        messages_field=spec.messages_field,
+        label_field=spec.label_field,
+    )
+    digest = reading.digest(report)
+    run_id = replace(spec, source=reading.kind).run_id(digest)
+    if runs.find(run_id):
+        return run_id
+    with runs.exclusive(run_id):
+        if runs.find(run_id):
+            return run_id
+        scratch = runs.scratch(run_id)
+        try:
+            facts = _write(reading, runs, scratch, skip=spec.on_bad == "skip", report=report)
+            runs.publish(
+                run_id,
+                # the name alone: a manifest may leave this machine, the path means nothing there
+                spec=replace(spec, source=reading.name),
+                inputs=[digest],
+                facts={"name": spec.name, "source": reading.name, **facts},
+                seconds=time.monotonic() - started,
+            )
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)  # gone already when published
+    return run_id
+
+
+def _write(
+    reading: Reading, runs: Runs, scratch: Path, *, skip: bool, report: Progress
+) -> dict[str, Any]:
+    """Writes both tables of a dataset run into `scratch` and returns its facts."""
+    seen = SeenIds()
+    labels: Counter[str] = Counter()
+    roles = dict.fromkeys(ROLES, 0)
+    n_rows = n_samples = n_rejected = 0
+    first_bad: BadRow | None = None
+
+    def table(name: str, schema: pa.Schema) -> AbstractContextManager[Table]:
+        return runs.appender(
+            scratch / f"{name}.parquet",
+            schema,
+            row_group_rows=PART_ROWS,
+            row_group_bytes=PART_CHARACTERS,
+        )
+
+    with table("samples", SAMPLES) as samples, table("rejected", REJECTED) as rejected:
+        for part in _parts(reading):
+            bad = [row for row in part if isinstance(row, BadRow)]
+            good = [row for row in part if isinstance(row, Sample)]
+            if bad and not skip:
+                raise BadRow(
+                    bad[0].line,
+                    f"{bad[0].reason} (in {reading.name}); nothing was stored: correct the row, or "
+                    f"give --on-bad skip to leave such rows out and have them listed.",
+                )
+            new = seen.add(np.array([int(s.sample_id, 16) for s in good], np.uint64))
+            fresh = [sample for sample, is_new in zip(good, new, strict=True) if is_new]
+            samples.append(pa.Table.from_pylist([sample._asdict() for sample in fresh], SAMPLES))
+            reasons = [{"line": row.line, "reason": row.reason} for row in bad]
+            rejected.append(pa.Table.from_pylist(reasons, REJECTED))
+            n_rows += len(part)
+            n_samples += len(fresh)
+            n_rejected += len(bad)
+            first_bad = first_bad or (bad[0] if bad else None)
+            for sample in fresh:
+                if sample.label is not None:
+                    by_name = sample.label in labels or len(labels) < MAX_LABELS
+                    labels[sample.label if by_name else OTHER_LABELS] += 1
+                for message in sample.messages:
+                    roles[message["role"]] += 1
+            report(reading.done, reading.total, f"{n_samples:,} samples")
+    if first_bad and not n_samples:
+        raise InputError(
+            f"None of the {n_rows:,} rows of {reading.name} can be used; "
+            f"line {first_bad.line}: {first_bad.reason}."
+        )
+    if reading.layout is None or not n_samples:
+        raise InputError(f"{reading.name} has no rows: give a file with at least one sample.")
+    return {
+        "n_samples": n_samples,
+        "duplicates": n_rows - n_rejected - n_samples,
+        "n_rejected": n_rejected,
+        "kind": reading.kind,
+        **reading.layout.facts,
+        "roles": roles,
+        "labels": dict(labels.most_common()),
+    }
+
+
+def _parts(rows: Reading) -> Iterator[list[Sample | BadRow]]:
+    part: list[Sample | BadRow] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        if isinstance(row, Sample):
+            size += len(row.meta) + sum(len(message["content"]) for message in row.messages)
+        if len(part) >= PART_ROWS or size >= PART_CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+class SeenIds:
+    """The ids met so far, in sorted arrays of which each is longer than the next together.
+
+    Eight bytes an id where a set takes about a hundred; an id is merged log2(parts) times.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[np.ndarray] = []
+
+    def add(self, ids: np.ndarray) -> np.ndarray:
+        """Takes uint64 `[n]` and tells which are met for the first time: bool `[n]`."""
+        new = np.zeros(len(ids), bool)
+        values, first = np.unique(ids, return_index=True)
+        fresh = np.ones(len(values), bool)
+        for array in self._arrays:
+            nearest = np.minimum(np.searchsorted(array, values), len(array) - 1)
+            fresh &= array[nearest] != values
+        new[first[fresh]] = True
+        if fresh.any():
+            self._arrays.append(values[fresh])
+        while len(self._arrays) > 1 and len(self._arrays[-2]) <= 2 * len(self._arrays[-1]):
+            merged = np.concatenate([self._arrays.pop(), self._arrays.pop()])
+            merged.sort(kind="stable")
+            self._arrays.append(merged)
+        return new

@@ -1,0 +1,1 @@
+"""Ways to explain features, one file each; see fac.interpret.parts.Explainer."""

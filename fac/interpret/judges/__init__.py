@@ -1,0 +1,1 @@
+"""Judges of relevance, one file each; see fac.interpret.parts.Judge."""

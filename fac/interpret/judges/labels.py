@@ -1,0 +1,82 @@
+"""Which features tell a label apart: firing rates with and without it, tested exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fac.config import JudgeSpec
+from fac.errors import InputError
+from fac.interpret.evidence import firing_features, firing_samples
+from fac.interpret.parts import Judge, Row
+from fac.interpret.step_run import StepRun
+
+LEVELS_BY_Q = ((0.01, "yes"), (0.05, "probably"), (0.2, "maybe"))
+"""Level of a feature that fires more often with the label, by its false discovery rate. Ours."""
+
+PART = 4096
+"""Features read at once."""
+
+
+def contrast(run: StepRun[JudgeSpec]) -> list[Row]:
+    """One row of schema.RELEVANCE per feature of the run that fires, ascending.
+
+    p is Fisher's exact probability that a feature fires at least as often among the labelled
+    samples if the label did not matter (one-sided, hypergeometric tail); q is Benjamini-Hochberg's
+    over all features that fire, so that asking for fewer does not make them look better. Unlabelled
+    samples take no part. Raises InputError for a label nobody, or everybody, carries.
+    """
+    from scipy.stats import false_discovery_control, hypergeom
+
+    runs, measure, label = run.runs, run.spec.measure, run.spec.label
+    facts = runs.manifest(measure).facts
+    labels = runs.table(facts.dataset, "samples", ["label"])["label"].to_pylist()
+    labelled = np.array([value is not None for value in labels])
+    carries = np.array([value == label for value in labels])
+    n, with_label = int(labelled.sum()), int(carries.sum())
+    if with_label in (0, n):
+        names = sorted({value for value in labels if value is not None})[:8]
+        raise InputError(
+            f"The label {label!r} must divide the samples, but {with_label:,} of {n:,} labelled "
+            f"ones carry it; labels here: {', '.join(names) or 'none'}."
+        )
+    fires_with, fires = np.zeros((2, facts.n_features), np.int64)
+    alive = np.array(firing_features(runs, measure))
+    for start in range(0, len(alive), PART):
+        part = alive[start : start + PART].tolist()
+        for feature, samples in firing_samples(runs, measure, part).items():
+            fires[feature] = labelled[samples].sum()
+            fires_with[feature] = carries[samples].sum()
+    p = hypergeom.sf(fires_with[alive] - 1, n, with_label, fires[alive])
+    q = false_discovery_control(np.clip(p, 0.0, 1.0))
+    effect = fires_with / with_label - (fires - fires_with) / (n - with_label)
+    features = set(run.features)
+    return [
+        {
+            "feature": int(f),
+            "level": _level(float(effect[f]), float(q[i])),
+            "rationale": "",
+            "effect": float(effect[f]),
+            "p": float(p[i]),
+            "q": float(q[i]),
+            "n_with": int(fires_with[f]),
+            "n_without": int(fires[f] - fires_with[f]),
+            "prompt_hash": "",
+        }
+        for i, f in enumerate(alive)
+        if f in features
+    ]
+
+
+def _level(effect: float, q: float) -> str:
+    if effect <= 0:
+        return "no"
+    return next((level for limit, level in LEVELS_BY_Q if q <= limit), "no")
+
+
+def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
+    yield contrast(run)
+
+
+JUDGE = Judge(title="The data's labels", judge=_judge, preference=1, needs_label=True)

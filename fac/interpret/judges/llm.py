@@ -1,0 +1,42 @@
+"""A language model judges relevance, from a feature's explanation and its spans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fac.config import JudgeSpec
+from fac.generator.batch_chat import Question
+from fac.interpret.evidence import SHOWN, evenly, excerpt_of
+from fac.interpret.parts import Judge, Row
+from fac.interpret.step_run import StepRun, Unread
+from fac.prompts import relevance
+
+
+def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
+    spec = run.spec
+    task = relevance.TaskProfile(spec.task, spec.title or spec.task, spec.rubric)
+    texts: dict[int, str] = {}
+    for explain_run in reversed(spec.explanations):
+        rows = run.runs.table(explain_run, "explanations", ["feature", "text"]).to_pylist()
+        texts |= {row["feature"]: row["text"] for row in rows if row["text"]}
+    for items in run.evidence(test=False):
+        questions = {}
+        for item in items:
+            excerpts = [excerpt_of(span) for span in evenly(item.spans, SHOWN)]
+            prompt = relevance.judge(task, texts.get(item.feature), excerpts)
+            questions[item.feature] = Question(f"judge/{item.feature}", prompt)
+        judgements = run.ask_each(
+            questions, relevance.read_judgement, share=len(items), note="judging"
+        )
+        yield [
+            {
+                "feature": feature,
+                "level": reply.status if isinstance(reply, Unread) else reply.level,
+                "rationale": reply.reason if isinstance(reply, Unread) else reply.rationale,
+                "prompt_hash": questions[feature].prompt.key,
+            }
+            for feature, reply in judgements.items()
+        ]
+
+
+JUDGE = Judge(title="A language model", judge=_judge, preference=0, needs_model=True)

@@ -1,0 +1,1 @@
+"""Scores of explanations, one file each; see fac.interpret.parts.Scorer."""

@@ -1,0 +1,70 @@
+"""How well an explanation's prediction ranks samples that it was not made from."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fac.config import ExplainSpec
+from fac.interpret.exam import score_row
+from fac.interpret.parts import ScoredExplanation, Scorer
+from fac.interpret.step_run import StepRun
+
+Z = 1.959963984540054
+"""Half-width of a 95 % normal interval."""
+
+
+class Auroc(NamedTuple):
+    """With its 95 % interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Samples."""
+    n_positive: int
+    """Of them, how many fire."""
+
+
+def auroc(predicted: np.ndarray, fires: np.ndarray) -> Auroc:
+    """Chance that a firing sample is ranked above a silent one; ties count half.
+
+    `predicted` float `[n]`, `fires` bool `[n]`. Undefined unless both kinds occur. The interval is
+    Newcombe's method 5 (Stat. Med. 2006): the values that lie within Z standard errors, with the
+    error taken at the value itself, so that it is sound for one positive and for a perfect score.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import rankdata
+
+    positives = int(fires.sum())
+    negatives = len(fires) - positives
+    if not positives or not negatives:
+        return Auroc(math.nan, math.nan, math.nan, len(fires), positives)
+    ranks = rankdata(predicted)
+    above = float(ranks[fires].sum()) - positives * (positives + 1) / 2
+    value = above / (positives * negatives)
+    pairs, spread = positives * negatives, (positives + negatives) / 2 - 1
+
+    def beyond(truth: float) -> float:
+        inner = 1 + spread * (1 - truth) / (2 - truth) + spread * truth / (1 + truth)
+        return abs(value - truth) - Z * math.sqrt(max(truth * (1 - truth) * inner / pairs, 0.0))
+
+    inside = min(max(value, 1e-12), 1 - 1e-12)  # at 0 and 1 the standard error itself is 0
+    low = brentq(beyond, 0.0, inside) if value > 0 else 0.0
+    high = brentq(beyond, inside, 1.0) if value < 1 else 1.0
+    return Auroc(value, float(low), float(high), len(fires), positives)
+
+
+def _score(run: StepRun[ExplainSpec], results: dict[int, ScoredExplanation]) -> None:
+    for feature, result in results.items():
+        if result.explanation.prediction:
+            result.scores.append(score_row(feature, "auroc", auroc(*result.explanation.prediction)))
+
+
+SCORER = Scorer(
+    title="AUROC",
+    meaning="How well the explanation's words rank held-out samples: firing before silent ones.",
+    score=_score,
+)

@@ -1,0 +1,31 @@
+"""Fuzzing (Paulo et al. 2024): does a reader of the explanation tell which tokens fire?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fac.interpret.evidence import excerpt_of
+from fac.interpret.exam import Exam
+from fac.interpret.parts import Row, Scorer
+from fac.prompts import Prompt, scoring
+
+
+def _marked(examples: list[Row]) -> list[Row]:
+    """The positives; every second one gets marks on tokens where it is silent."""
+    positives = [row for row in examples if row["positive"]]
+    for number, row in enumerate(positives):
+        row["fuzz_right"] = number % 2 == 0
+    return positives
+
+
+def _prompt(text: str, examples: Sequence[Row]) -> Prompt:
+    return scoring.fuzz(text, [excerpt_of(r["span"], right=r["fuzz_right"]) for r in examples])
+
+
+SCORER = Scorer(
+    title="Fuzzing",
+    meaning="Balanced accuracy of a language model that says whether the marked tokens are the "
+    "right ones.",
+    score=Exam("fuzzing", _marked, _prompt, answer="fuzzed", truth="fuzz_right").take,
+    needs_model=True,
+)

@@ -1,0 +1,300 @@
+"""One explain or relevance run while it grows: its tables, its line to a chat model, its end.
+
+Stopped at any moment, a run continues without asking twice; stopped by a person, a budget or a
+server that gave up, what is complete is published as a smaller run.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import pyarrow as pa
+
+from fac import schema
+from fac.config import ExplainSpec, JudgeSpec, digest
+from fac.errors import BadReply, BudgetReached, Cancelled, ServiceError
+from fac.generator.batch_chat import (
+    Question,
+    RecordedReply,
+    ReplyJournal,
+    ask_batch,
+    limits_of,
+    reply_key,
+)
+from fac.generator.chat import ChatModel
+from fac.interpret import evidence
+from fac.interpret.evidence import Evidence
+from fac.manifest import InterpretFacts
+from fac.prompts import Excerpt, explaining, relevance, scoring
+from fac.schema import UNREADABLE
+from fac.store.runs import ParquetAppender, Runs
+
+Progress = Callable[..., None]
+OpenChat = Callable[[], ChatModel]
+"""Opens the chat model; called only when there is something to ask."""
+
+FAILED = "failed"
+
+Row = dict[str, Any]
+SpecT = TypeVar("SpecT", bound=ExplainSpec | JudgeSpec)
+ReadT = TypeVar("ReadT")
+
+
+class Unread(NamedTuple):
+    """A question without a readable reply."""
+
+    status: str
+    """FAILED: there is no reply. UNREADABLE: it has no form that was asked for."""
+
+    reason: str
+
+
+class StepRun(Generic[SpecT]):
+    """What a part works with: spec and runs, the evidence, and the model to ask."""
+
+    def __init__(
+        self,
+        spec: SpecT,
+        runs: Runs,
+        run_id: str,
+        *,
+        chat: ChatModel | None,
+        progress: Progress,
+    ):
+        self.spec, self.runs = spec, runs
+        self.features = [*spec.features] or evidence.firing_features(runs, spec.measure)
+        self.stopped: BudgetReached | Cancelled | ServiceError | None = None
+        """Why nothing more is asked; earlier replies still answer."""
+        self._chat, self._progress = chat, progress
+        self._done = 0  # features before the present block
+        self._counts: Counter[str] = Counter()
+        self._fresh: dict[str, RecordedReply] = {}
+        self._tokens, self._cost = 0, 0.0
+        self._journal = ReplyJournal(runs.scratch(run_id) / "_journal.jsonl")
+        self._earlier: dict[str, RecordedReply] = {}
+        for manifest in runs.list(spec.step) if chat else ():
+            if manifest.facts.replies is not None:
+                rows = runs.table(manifest.run, "replies").to_pylist()
+                replies = (RecordedReply(**row) for row in rows)
+                self._earlier |= {reply.key: reply for reply in replies if reply.ok}
+
+    def evidence(self, *, test: bool = True, texts: bool = True) -> Iterator[list[Evidence]]:
+        """The evidence of the run's features, a block at a time."""
+        blocks = evidence.blocks(
+            self.runs, self.spec.measure, self.features, test=test, texts=texts
+        )
+        for block in blocks:
+            yield block
+            self._done += len(block)
+
+    def report(self, done: int, note: str) -> None:
+        """Progress between blocks; a wish to stop ends the run after what is complete."""
+        if self.stopped is None:
+            try:
+                self._progress(done, len(self.features), note)
+            except Cancelled as error:
+                self.stopped = error
+
+    def ask(
+        self, questions: Sequence[Question], *, share: int, note: str
+    ) -> dict[str, RecordedReply]:
+        """Replies by `about`; some lack once the run was stopped. `share`: features of progress
+        that the questions are worth."""
+        assert self._chat is not None, "a run that asks has a model"
+
+        def report(done: int, total: int, detail: str = "") -> None:
+            so_far = self._done + share * done // max(total, 1)
+            self._progress(so_far, len(self.features), f"{note}, {detail}")
+
+        replies: dict[str, RecordedReply] = {}
+        if self.stopped is None:
+            try:
+                batch = ask_batch(
+                    questions,
+                    self._chat,
+                    self._journal,
+                    attempt=self.spec.attempt,
+                    limits=limits_of(self.spec),
+                    earlier=self._earlier,
+                    progress=report,
+                )
+            except (BudgetReached, Cancelled, ServiceError) as error:
+                self.stopped = error
+            else:
+                replies = batch.replies
+                self._counts.update(batch.counts)
+        if self.stopped is not None:
+            recorded = self._earlier | self._journal.read()
+            for question in questions:
+                key = reply_key(question, self._chat, self.spec.attempt)
+                if key in recorded:
+                    replies[question.about] = recorded[key]._replace(about=question.about)
+        self._fresh |= replies
+        return replies
+
+    def ask_each(
+        self,
+        questions: Mapping[int, Question],
+        parse: Callable[[str], ReadT],
+        *,
+        share: int,
+        note: str,
+    ) -> dict[int, ReadT | Unread]:
+        """One question a feature: what each reply says; some lack once the run was stopped."""
+        replies = self.ask([*questions.values()], share=share, note=note)
+        return {
+            feature: self.read(replies[question.about], parse)
+            for feature, question in questions.items()
+            if question.about in replies
+        }
+
+    def read(self, reply: RecordedReply, parse: Callable[[str], ReadT]) -> ReadT | Unread:
+        """What a reply says. One that `parse` refuses is listed with why."""
+        if reply.reply is None:
+            return Unread(FAILED, reply.failure)
+        try:
+            return parse(reply.reply)
+        except BadReply as error:
+            self._fresh[reply.about] = reply._replace(failure=str(error))
+            self._counts[UNREADABLE] += 1
+            return Unread(UNREADABLE, str(error))
+
+    def take_replies(self) -> list[Row]:
+        """The replies since the last time, for the run's table; one row for each key."""
+        rows = {reply.key: reply._asdict() for reply in self._fresh.values()}
+        self._tokens += sum(r["prompt_tokens"] + r["completion_tokens"] for r in rows.values())
+        self._cost += sum(r["cost"] or 0.0 for r in rows.values())
+        self._fresh = {}
+        return [*rows.values()]
+
+    def spent(self) -> Row:
+        """Fields of InterpretFacts: counts, tokens and cost of all that was asked."""
+        if self._chat is None:
+            return {}
+        priced = None not in (self.spec.price_in, self.spec.price_out)
+        return {
+            "replies": dict(sorted(self._counts.items())),
+            "tokens": self._tokens,
+            "cost": self._cost if priced else None,
+        }
+
+
+class Step(ABC, Generic[SpecT]):
+    """What explaining and judging do each in its own way."""
+
+    tables: Mapping[str, pa.Schema]
+    """The run's tables besides `replies`; the first has the features that are complete."""
+
+    verb: str
+    """What is done to features, for progress."""
+
+    @abstractmethod
+    def blocks(self, run: StepRun[SpecT]) -> Iterator[dict[str, list[Row]]]:
+        """Rows of every table, a block of features at a time."""
+
+    @abstractmethod
+    def facts(self, run: StepRun[SpecT], n_features: int) -> InterpretFacts:
+        """Those of this step alone, once `n_features` are complete."""
+
+
+def perform(
+    step: Step[SpecT],
+    spec: SpecT,
+    *,
+    runs: Runs,
+    chat: ChatModel | None,
+    inputs: Sequence[str],
+    versions: Sequence[str] = (),
+    progress: Progress,
+) -> str:
+    """The run of the spec, finished before or now; returns its id.
+
+    `versions` are what tells it from other runs besides its inputs. Raises BudgetReached, Cancelled
+    or ServiceError after publishing what is complete.
+    """
+    parts = [*inputs, *versions, identity(chat)]
+    run_id = spec.run_id(*parts)
+    if runs.find(run_id):
+        return run_id
+    with runs.exclusive(run_id):
+        begun = time.monotonic()
+        run = StepRun(spec, runs, run_id, chat=chat, progress=progress)
+        (first, *_), features = step.tables, []
+        with _RunTables(runs.scratch(run_id), {**step.tables, "replies": schema.REPLIES}) as tables:
+            for block in step.blocks(run):
+                features += [row["feature"] for row in block[first]]
+                for name, rows in {**block, "replies": run.take_replies()}.items():
+                    tables.append(name, rows)
+                run.report(len(features), step.verb)
+                if run.stopped:
+                    break
+        facts = replace(
+            step.facts(run, len(features)),
+            name=runs.manifest(spec.measure).facts.name,
+            measure=spec.measure,
+            n_features=len(features),
+            **run.spent(),
+        )
+        about: Row = {"inputs": inputs, "facts": facts, "seconds": time.monotonic() - begun}
+        if run.stopped is None:
+            runs.publish(run_id, spec=spec, **about)
+            return run_id
+        if not features:
+            raise run.stopped
+        smaller = replace(spec, features=tuple(features))
+        part = smaller.run_id(*parts)
+        if not runs.find(part):
+            with runs.exclusive(part):
+                home, scratch = runs.scratch(run_id), runs.scratch(part)
+                for path in home.glob("*.parquet"):
+                    path.rename(scratch / path.name)
+                runs.publish(part, spec=smaller, **about)
+        raise type(run.stopped)(
+            f"{str(run.stopped).rstrip('.')}. {len(features):,} features are complete and kept "
+            f"({part}); started again, nothing is asked twice."
+        )
+
+
+def identity(chat: ChatModel | None) -> str:
+    """Who answers, to which words: an edited prompt is a new run."""
+    if chat is None:
+        return ""
+    sample = Excerpt(("a", "b"), (True, False))
+    task = relevance.TaskProfile("t", "t", ("r",))
+    prompts = (
+        explaining.explain([sample]),
+        scoring.detect("e", [sample]),
+        scoring.fuzz("e", [sample]),
+        relevance.judge(task, "e", [sample]),
+    )
+    return f"{chat.identity} {digest([prompt.key for prompt in prompts])}"
+
+
+class _RunTables:
+    """The tables of one run while they grow."""
+
+    def __init__(self, folder: Path, schemas: Mapping[str, pa.Schema]):
+        self._stack, self._folder, self._schemas = ExitStack(), folder, schemas
+        self._files: dict[str, ParquetAppender] = {}
+
+    def __enter__(self) -> _RunTables:
+        for name, columns in self._schemas.items():
+            appender = ParquetAppender(self._folder / f"{name}.parquet", columns)
+            self._files[name] = self._stack.enter_context(appender)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)
+
+    def append(self, name: str, rows: Sequence[Row]) -> None:
+        """Columns that a row lacks are null; others than the table's are left out."""
+        names = self._schemas[name].names
+        rows = [{column: row.get(column) for column in names} for row in rows]
+        self._files[name].append(pa.Table.from_pylist(rows, self._schemas[name]))

@@ -1,0 +1,30 @@
+"""A dataset -> which features fire where: activations, examples and near misses, as one run.
+
+The dataset is cut into parts of a fixed number of samples. A part is a unit of its own: `read_part`
+turns its chats into tables, on whatever machine; the parts' results merge to the same run in
+whatever order they come. A finished part lies on disk and is never computed again, so a killed
+measure continues and ends in the same bytes. Re-measuring an export is this same function.
+
+Memory does not grow with the dataset: what is held across parts is bounded by the dictionary (a few
+examples a feature), and the parts become sorted tables by way of files, one range of features each.
+"""
+
+from fac.measure.examples import SPREAD, TOP
+from fac.measure.parts import AdmissionThresholds, CountBatch, Part, PartTask, read_part
+from fac.measure.run import Executor, ReportRead, measure
+from fac.measure.spans import AFTER, BEFORE
+
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "SPREAD",
+    "TOP",
+    "AdmissionThresholds",
+    "CountBatch",
+    "Executor",
+    "Part",
+    "PartTask",
+    "ReportRead",
+    "measure",
+    "read_part",
+]

@@ -1,0 +1,39 @@
+"""Weights on disk -> a subject model whose residual stream can be read.
+
+Owns: finding, verifying and loading models; rendering chats and knowing which token belongs to
+whom; the truncated forward pass; device and dtype.
+Does not own: what is stored, what counts as active, where texts come from.
+
+torch and transformers are imported inside the functions that need them, because the dashboard
+imports this package and must start without them.
+"""
+
+from fac.models.batching import batches_by_length, by_beginning, shared_tokens
+from fac.models.chats import ROLES, SCAFFOLD, Chat, ChatRenderer, Rendered
+from fac.models.locating import Located, demo_model, locate_model
+from fac.models.subject import (
+    SubjectModel,
+    decoder_blocks,
+    keep_freed_memory,
+    pick_device,
+    pretrained,
+)
+
+__all__ = [
+    "ROLES",
+    "SCAFFOLD",
+    "Chat",
+    "ChatRenderer",
+    "Located",
+    "Rendered",
+    "SubjectModel",
+    "batches_by_length",
+    "by_beginning",
+    "decoder_blocks",
+    "demo_model",
+    "keep_freed_memory",
+    "locate_model",
+    "pick_device",
+    "pretrained",
+    "shared_tokens",
+]

@@ -1,0 +1,227 @@
+"""A causal language model whose residual stream can be read: the truncated forward pass."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fac.errors import InputError
+from fac.models.chats import ChatRenderer
+
+if TYPE_CHECKING:
+    import torch
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse freed blocks instead of returning them to the kernel.
+
+    Every forward pass allocates and frees tens of megabytes; by default glibc maps each such block
+    anew and the page faults cost a third of the time on two cores. Does nothing elsewhere.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    libc.mallopt(m_top_pad, 64 * 2**20)
+
+
+def pick_device() -> str:
+    """`cuda` where there is one, else `cpu`; FAC_DEVICE overrides at the composition root."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pretrained(
+    folder: str | Path, *, dtype: str, revision: str | None = None, **tokenizer: Any
+) -> tuple[Any, Any]:
+    """Tokenizer and causal language model of a local folder or a hub id.
+
+    Raises InputError when there is none that transformers can read.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # this project draws its own
+
+    try:
+        return (
+            AutoTokenizer.from_pretrained(folder, revision=revision, **tokenizer),
+            AutoModelForCausalLM.from_pretrained(
+                folder, revision=revision, dtype=getattr(torch, dtype)
+            ),
+        )
+    # RuntimeError: weights of another shape; ImportError: a tokenizer that needs a package.
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"The model {str(folder)!r} cannot be loaded ({why}); give a complete local folder or "
+            f"a hub id that this machine can reach."
+        ) from error
+
+
+CPU_BATCH, GPU_BATCH = 512, 16_384
+"""On a CPU what a block computes for a batch should stay in its caches: four times as many tokens
+are a tenth slower each. An accelerator wants enough to keep it busy."""
+
+
+class _StopForward(Exception):
+    """Raised by the hook at the wanted layer, so that later blocks never run."""
+
+
+class SubjectModel:
+    """A causal language model read at the residual stream after its first `layer` blocks.
+
+    `layer` counts blocks that have run, as Hugging Face's `hidden_states[layer]` and the paper's
+    "layer 16" do; sae-lens calls the same tensor `blocks.{layer-1}.hook_resid_post`. (After the
+    last block Hugging Face's list holds the normed stream; here it is not normed.)
+
+    Raises InputError for a model that cannot be loaded or a layer it does not have.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        layer: int,
+        device: str = "cpu",
+        dtype: str = "float32",
+        revision: str | None = None,
+        max_tokens: int = 1024,
+    ):
+        if device == "cpu":
+            keep_freed_memory()
+        self.tokenizer, self.model = pretrained(folder, dtype=dtype, revision=revision)
+        self.model.to(device).eval()
+        self.device = device
+        self.dtype = dtype
+        self.layer = layer
+        blocks = decoder_blocks(self.model)
+        if not 1 <= layer <= len(blocks):
+            raise InputError(
+                f"Layer {layer} does not exist: {folder} has {len(blocks)} blocks; "
+                f"give 1 to {len(blocks)}."
+            )
+        self.n_blocks = len(blocks)
+        config = self.model.config.get_text_config()
+        self.d_model = int(config.hidden_size)
+        limit = getattr(config, "max_position_embeddings", None) or max_tokens
+        self.renderer = ChatRenderer(self.tokenizer, min(max_tokens, limit))
+        self.batch_tokens = CPU_BATCH if device == "cpu" else GPU_BATCH
+        """Tokens, padding included, that are best run together on this device."""
+        self._block = blocks[layer - 1]
+        self.final_norm = _final_norm(self.model, blocks)
+        """The norm between the last block and the unembedding; None where there is none."""
+        self._head: tuple[np.ndarray, Any, torch.Tensor] | None = None
+        """The last shared beginning: its tokens, keys and values, and residual stream."""
+
+    def residual(self, ids: Sequence[np.ndarray], shared: int = 0) -> torch.Tensor:
+        """Residual stream of a batch, right-padded: `[batch, longest, d_model]` on the device.
+
+        The first `shared` tokens, the same in all rows and fewer than the shortest has, are run
+        once, and the later ones read their keys and values. What stands at the padding means
+        nothing.
+        """
+        import torch
+
+        if not shared:
+            return self._until_layer(ids)
+        head = np.asarray(ids[0][:shared])
+        if self._head is None or not np.array_equal(self._head[0], head):
+            cache = self._new_cache()
+            states = self._until_layer([head], cache)
+            if cache.get_seq_length() != shared:
+                raise InputError(
+                    f"{type(self.model).__name__} keeps no keys and values of what it has read; "
+                    f"only transformers with attention can be read."
+                )
+            self._head = head, cache, states
+        _, cache, before = self._head
+        cache = copy.deepcopy(cache)
+        cache.batch_repeat_interleave(len(ids))
+        after = self._until_layer([row[shared:] for row in ids], cache)
+        return torch.cat([before.expand(len(ids), -1, -1), after], 1)
+
+    def forward_from(self, ids: Sequence[np.ndarray], states: torch.Tensor) -> torch.Tensor:
+        """Logits `[batch, longest, vocabulary]` when the later blocks read `states` instead."""
+
+        def replace(_module: Any, _inputs: Any, output: Any) -> Any:
+            return (states, *output[1:]) if isinstance(output, tuple) else states
+
+        return self._run(ids, replace).logits
+
+    def _new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
+    def _until_layer(self, ids: Sequence[np.ndarray], cache: Any = None) -> torch.Tensor:
+        kept: list[torch.Tensor] = []
+
+        def stop(_module: Any, _inputs: Any, output: Any) -> None:
+            kept.append(output[0] if isinstance(output, tuple) else output)
+            raise _StopForward
+
+        self._run(ids, stop, cache)
+        return kept[0]
+
+    def _run(self, ids: Sequence[np.ndarray], hook: Callable[..., Any], cache: Any = None) -> Any:
+        """Forward a right-padded batch with `hook` on the last block read; None if it stopped.
+
+        No mask: padding comes after the tokens, where attention that looks back only never sees
+        it, and without one attention takes its fast way.
+        """
+        import torch
+
+        longest = max(len(row) for row in ids)
+        padded = np.zeros((len(ids), longest), np.int64)
+        for i, row in enumerate(ids):
+            padded[i, : len(row)] = row
+        tokens = torch.from_numpy(padded)
+        if self.device != "cpu":
+            tokens = tokens.pin_memory().to(self.device, non_blocking=True)
+        handle = self._block.register_forward_hook(hook)
+        try:
+            with torch.inference_mode():
+                return self.model(
+                    input_ids=tokens, past_key_values=cache, use_cache=cache is not None
+                )
+        except _StopForward:
+            return None
+        finally:
+            handle.remove()
+
+
+def decoder_blocks(model: Any) -> Any:
+    """The decoder blocks: the outermost ModuleList whose length is the configured depth."""
+    import torch
+
+    depth = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+            return module
+    raise InputError(
+        f"{type(model).__name__} has no list of {depth} decoder blocks; only causal transformers "
+        f"with a residual stream can be read."
+    )
+
+
+def _final_norm(model: Any, blocks: Any) -> Any:
+    """The first norm that lies beside the blocks and after them, whatever the family calls it."""
+    for parent in model.modules():
+        children = list(parent.children())
+        places = [i for i, child in enumerate(children) if child is blocks]
+        if places:
+            after = children[places[0] + 1 :]
+            return next((c for c in after if "norm" in type(c).__name__.lower()), None)
+    return None

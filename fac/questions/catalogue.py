@@ -1,0 +1,157 @@
+"""What there is to look at: measured runs and what they are called, features, samples, a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from fac.config import MeasureSpec
+from fac.manifest import MeasureManifest
+from fac.store import Stores
+from fac.store.memo import remembered_for_good
+
+Row = dict[str, Any]
+
+
+def measured(stores: Stores) -> dict[str, MeasureManifest]:
+    """Manifests of the measure runs that can be shown, by run id, newest first."""
+    manifests = stores.runs.list(MeasureSpec.step)
+    return {m.run: m for m in manifests if stores.cache.ready(m.run)}
+
+
+def titles(manifests: Mapping[str, MeasureManifest]) -> dict[str, str]:
+    """What each run is called: its dataset's name, with a piece of the id where names repeat."""
+    names = [manifest.facts.name for manifest in manifests.values()]
+    return {
+        run: name if names.count(name) == 1 else f"{name} · {run.rsplit('-', 1)[1][:6]}"
+        for run, name in zip(manifests, names, strict=True)
+    }
+
+
+def default_anchor(manifests: Mapping[str, MeasureManifest]) -> str:
+    """The run that calls itself an anchor, else the one with the most samples."""
+    facts = {run: manifest.facts for run, manifest in manifests.items()}
+    return max(
+        facts, key=lambda run: ("anchor" in facts[run].name.casefold(), facts[run].n_samples)
+    )
+
+
+def default_dataset(stores: Stores, manifests: Mapping[str, MeasureManifest], anchor: str) -> str:
+    """The newest run that is not the anchor; of a few synthesized samples only where there is no
+    other, since they were made to be added to one."""
+    others = [run for run in manifests if run != anchor]
+    collected = (r for r in others if not is_synthetic(stores, manifests[r].facts.dataset))
+    return next(collected, next(iter(others), anchor))
+
+
+def is_synthetic(stores: Stores, dataset: str) -> bool:
+    """Whether a dataset run holds the samples of a synthesis."""
+    runs = stores.runs
+    return runs.find(dataset) and runs.manifest(dataset).facts.kind == "synthetic"
+
+
+def comparable(manifests: Mapping[str, MeasureManifest], anchor: str) -> list[str]:
+    """Runs whose features mean the same as the anchor's: same model, layer and SAE."""
+    encoder = manifests[anchor].facts.encoder
+    return [run for run, m in manifests.items() if m.facts.encoder == encoder]
+
+
+def anchor_of(stores: Stores, run: str) -> str:
+    """The run that a run's features are explained in: its anchor, which may be itself."""
+    manifests = measured(stores)
+    return default_anchor({key: manifests[key] for key in comparable(manifests, run)})
+
+
+def labels(stores: Stores, run: str, features: Sequence[int]) -> dict[int, str]:
+    """What features peak on in a run; where they are silent there, in the anchor."""
+    by_feature: dict[int, str] = dict.fromkeys(features, "")
+    for measure in (anchor_of(stores, run), run):
+        rows, _ = stores.cache.features_page(measure, ids=features, limit=len(features))
+        by_feature |= {row["feature"]: row["label"] for row in rows if row["label"]}
+    return by_feature
+
+
+def sae_of(stores: Stores, manifest: MeasureManifest) -> str | None:
+    """The run about a measure run's dictionary itself; None while it cannot be shown."""
+    return manifest.facts.sae_run if stores.cache.ready(manifest.facts.sae_run) else None
+
+
+class Encoder(NamedTuple):
+    """What a dataset is measured with."""
+
+    model: str
+    layer: int
+    sae: str
+
+
+def usual_encoder(stores: Stores) -> Encoder:
+    """That of the anchor, so that what is measured next can be compared with it."""
+    manifests = measured(stores)
+    used = manifests[default_anchor(manifests)].facts if manifests else MeasureSpec(dataset="")
+    return Encoder(used.model, used.layer, used.sae)
+
+
+def samples(
+    stores: Stores, dataset: str, *, search: str, offset: int, limit: int
+) -> tuple[list[Row], int]:
+    """Samples of a dataset run whose text or label holds `search`, and how many there are."""
+    table = _samples(stores, dataset)
+    if not (needle := search.casefold()):
+        return table.slice(offset, limit).to_pylist(), table.num_rows
+    texts = _searchable(stores, dataset)["text"].to_pylist()
+    matches = [row for row, text in enumerate(texts) if needle in text]
+    page = pa.array(matches[offset : offset + limit], pa.int64())
+    return table.take(page).to_pylist(), len(matches)
+
+
+@remembered_for_good
+def _samples(stores: Stores, dataset: str) -> pa.Table:
+    return stores.runs.table(dataset, "samples")
+
+
+@remembered_for_good
+def _searchable(stores: Stores, dataset: str) -> pa.Table:
+    """The texts and the label of every sample, in lower case."""
+    rows = _samples(stores, dataset).select(["messages", "label"]).to_pylist()
+    texts = [
+        "\n".join([*(m["content"] or "" for m in row["messages"]), row["label"] or ""]).casefold()
+        for row in rows
+    ]
+    return pa.table({"text": pa.array(texts, pa.string())})
+
+
+class Probe(NamedTuple):
+    """One text and what fires on it."""
+
+    tokens: list[str]
+    scaffold: set[int]
+    """Tokens of the chat template, which belong to nobody."""
+
+    features: dict[int, list[float]]
+    """Feature -> its activation on every token, 0 where silent."""
+
+
+def probe(stores: Stores, run: str) -> Probe:
+    """A finished probe run."""
+    table = stores.runs.table(run, "tokens", ["token", "role"]).to_pydict()
+    tokens, roles = table["token"], table["role"]
+    features: dict[int, list[float]] = {}
+    for row in stores.runs.table(run, "activations").to_pylist():
+        values = features.setdefault(row["feature"], [0.0] * len(tokens))
+        values[row["position"]] = row["value"]
+    return Probe(tokens, {i for i, role in enumerate(roles) if role is None}, features)
+
+
+def probe_rows(stores: Stores, text: Probe, dataset: str, token: int | None = None) -> list[Row]:
+    """The features of a text, or of one of its tokens, strongest first, and their support."""
+    peaks = {
+        feature: max(values) if token is None else values[token]
+        for feature, values in text.features.items()
+    }
+    firing = [feature for feature, peak in peaks.items() if peak > 0]
+    rows, _ = stores.cache.features_page(dataset, ids=firing, limit=len(firing))
+    names = labels(stores, dataset, firing)
+    rows = [{**row, "label": names[row["feature"]], "peak": peaks[row["feature"]]} for row in rows]
+    return sorted(rows, key=lambda row: -row["peak"])

@@ -1,0 +1,206 @@
+"""The cache of an explain run: explanations, scores and the held-out test as the run has them, and
+`explained`, the features that have a text, with the score that is shown beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fac.errors import InputError
+from fac.manifest import AnyManifest
+from fac.store.cache.files import Files
+from fac.store.cache.fill import parquet, refuse_doubles, write_meta
+from fac.store.cache.sql import Connection, Rows, dicts, sql_name
+from fac.store.cache.tables import aligned, rows_about
+from fac.store.memo import remembered
+from fac.store.runs import Runs
+
+SCORE_PREFERENCE = ("auroc", "detection")
+"""The score beside an explanation: the first of these that it has, of the same run."""
+
+# A number that is none is unknown: in a table of arrays it is easily written as NaN.
+CREATE = {
+    "explanations": """
+        CREATE TABLE explanations AS SELECT * FROM read_parquet($path) ORDER BY feature
+    """,
+    "scores": """
+        CREATE TABLE scores AS
+        SELECT * REPLACE (nullif(value, 'nan') AS value, nullif(low, 'nan') AS low,
+                          nullif(high, 'nan') AS high)
+        FROM read_parquet($path) ORDER BY feature, score
+    """,
+    "examples": """
+        CREATE TABLE examples AS SELECT * FROM read_parquet($path) ORDER BY feature, number
+    """,
+}
+
+KEYS = {"explanations": "feature", "scores": "feature, score", "examples": "feature, number"}
+
+CREATE_EXPLAINED = """
+    CREATE TABLE explained AS
+    SELECT e.feature, e.text AS explanation, e.explainer, s.value AS score, s.score AS score_kind,
+           lower(e.text) AS folded
+    FROM explanations e LEFT JOIN (
+        SELECT * FROM scores WHERE list_contains($preference, score)
+        QUALIFY row_number() OVER (
+            PARTITION BY feature ORDER BY value IS NULL, list_position($preference, score)) = 1
+    ) s USING (feature)
+    WHERE e.text IS NOT NULL ORDER BY e.feature
+"""
+
+
+def fill_explain(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
+    run = manifest.run
+    for table, create in CREATE.items():
+        con.execute(create, {"path": parquet(runs, run, table)})
+        refuse_doubles(con, run, table, KEYS[table])
+    con.execute(CREATE_EXPLAINED, {"preference": [*SCORE_PREFERENCE]})
+    write_meta(con, manifest, {"measure": manifest.inputs.measure})
+
+
+SELECT_EXPLAINED = """
+    SELECT feature, explanation, explainer, score, score_kind FROM {run}.explained
+    ORDER BY feature
+"""
+
+EXPLAINED_COLUMNS = {
+    "explanation": pa.string(),
+    "explainer": pa.string(),
+    "score": pa.float64(),
+    "score_kind": pa.string(),
+}
+
+SELECT_EXPLANATIONS = """
+    SELECT feature, explainer, text, status, reason, source, prompt_hash, inputs
+    FROM {run}.explanations ORDER BY feature
+"""
+
+SELECT_SCORES = """
+    SELECT feature, score, value, low, high, n, n_positive, n_unreadable FROM {run}.scores
+    ORDER BY feature, score
+"""
+
+COUNT_STATUSES = "SELECT status, count(*) FROM {run}.explanations GROUP BY status ORDER BY status"
+
+SUMMARISE_SCORES = """
+    SELECT score, count(value) AS n, count(*) - count(value) AS n_undefined,
+           quantile_cont(value, 0.25) AS low_quartile, median(value) AS median,
+           quantile_cont(value, 0.75) AS high_quartile, sum(n)::BIGINT AS n_examples,
+           sum(n_unreadable)::BIGINT AS n_unreadable
+    FROM {run}.scores GROUP BY score ORDER BY score
+"""
+
+SOURCES_OF = "SELECT DISTINCT source_feature FROM {run}.examples WHERE feature = $feature"
+
+# One part a feature, because only an equality keeps DuckDB from reading the lists of all spans.
+SPANS_OF_SOURCE = """
+    SELECT feature, kind, rank, tokens, activations, peak_index, sample, role
+    FROM {measure}.spans WHERE feature = {feature}
+"""
+
+# The activations of a span belong to the feature it was kept for: a negative shows none of them.
+EXAMPLES_OF = """
+    SELECT e.number, s.tokens,
+           CASE WHEN e.positive THEN s.activations ELSE [0.0::FLOAT FOR t IN s.tokens] END
+               AS activations,
+           s.peak_index, s.sample, s.role, e.positive, e.hard, e.detected, e.fuzzed, e.fuzz_right,
+           e.source_feature, e.source_kind, e.source_rank
+    FROM {run}.examples e LEFT JOIN ({spans}) s
+      ON s.feature = e.source_feature AND s.kind = e.source_kind AND s.rank = e.source_rank
+    WHERE e.feature = $feature ORDER BY e.number
+"""
+
+
+class ExplanationQueries(Files):
+    """Texts, their scores, and what those were measured on."""
+
+    @remembered
+    def explanations(self, explain_run: str, features: Sequence[int] | None = None) -> Rows:
+        """The run's explanations, of all features or of these, in feature order.
+
+        The columns of schema.EXPLANATIONS, and `scores`: by name of the score a dict of value, low,
+        high, n, n_positive and n_unreadable.
+        """
+        with self._reading(explain_run):
+            texts = self._table(explain_run, SELECT_EXPLANATIONS)
+            values = self._table(explain_run, SELECT_SCORES)
+        rows = rows_about(texts, features).to_pylist()
+        scores: dict[int, dict[str, Any]] = {row["feature"]: {} for row in rows}
+        for score in rows_about(values, features).to_pylist():
+            scores.setdefault(score.pop("feature"), {})[score.pop("score")] = score
+        return [{**row, "scores": scores[row["feature"]]} for row in rows]
+
+    def texts(self, explain_run: str) -> list[tuple[int, str]]:
+        """(feature, text) of every explanation that has one, in feature order."""
+        with self._reading(explain_run):
+            table = self._table(explain_run, SELECT_EXPLAINED)
+        columns = (table["feature"].to_pylist(), table["explanation"].to_pylist())
+        return list(zip(*columns, strict=True))
+
+    @remembered
+    def explanation_counts(self, explain_run: str) -> dict[str, int]:
+        """How many features the run explained, could not tell, and so on, by status."""
+        with self._reading(explain_run) as cursor:
+            return dict(cursor.execute(COUNT_STATUSES.format(run=sql_name(explain_run))).fetchall())
+
+    @remembered
+    def score_summary(self, explain_run: str) -> dict[str, dict[str, Any]]:
+        """By name of the score: `n` features where it is defined and `n_undefined` where not, its
+        median, low_quartile and high_quartile over the former (None without any), and of all
+        features together n_examples that were scored and n_unreadable that could not be."""
+        return {row.pop("score"): row for row in self._rows(explain_run, SUMMARISE_SCORES)}
+
+    @remembered
+    def examples(self, explain_run: str, measure_run: str, feature: int) -> Rows:
+        """The held-out test of a feature, in its shuffled order.
+
+        number, tokens, activations (of the feature: all 0 in a negative, in which it is silent),
+        peak_index (in a negative, the token for which the other feature's span was kept), sample,
+        role, positive, hard, detected, fuzzed, fuzz_right, and source_feature, source_kind,
+        source_rank: which span of the measure run it is. Raises InputError where the test was made
+        from another measure run.
+        """
+        source_run = self.summary(explain_run)["measure"]
+        if source_run != measure_run:
+            raise InputError(
+                f"The examples of run {explain_run} come from {source_run}, not from "
+                f"{measure_run}: ask for them together with that run."
+            )
+        with self._reading(explain_run, measure_run) as cursor:
+            name, values = sql_name(explain_run), {"feature": int(feature)}
+            sources = cursor.execute(SOURCES_OF.format(run=name), values).fetchall()
+            if not sources:
+                return []
+            parts = [
+                SPANS_OF_SOURCE.format(measure=sql_name(measure_run), feature=int(source))
+                for (source,) in sources
+            ]
+            sql = EXAMPLES_OF.format(run=name, spans=" UNION ALL ".join(parts))
+            rows = dicts(cursor, sql, **values)
+        for row in rows:
+            if row["tokens"] is None:
+                raise InputError(
+                    f"Example {row['number']} of feature {feature} in run {explain_run} is the "
+                    f"{row['source_kind']} span {row['source_rank']} of feature "
+                    f"{row['source_feature']}, which {measure_run} does not have: explain again."
+                )
+        return rows
+
+    def _first_explained(
+        self, explain_runs: Sequence[str], features: np.ndarray, *names: str
+    ) -> pa.Table:
+        """These EXPLAINED_COLUMNS, of the first run that has a text for each feature."""
+        columns = {name: pa.nulls(len(features), EXPLAINED_COLUMNS[name]) for name in names}
+        lacking = pa.array(np.ones(len(features), bool))
+        for run in explain_runs:
+            of_run = aligned(
+                self._table(run, SELECT_EXPLAINED).select(["feature", *names]), features
+            )
+            for name in names:
+                columns[name] = pc.if_else(lacking, of_run[name], columns[name])
+            lacking = pc.and_(lacking, pc.is_null(of_run["feature"]))
+        return pa.table(columns)

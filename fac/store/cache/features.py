@@ -1,0 +1,260 @@
+"""Features of a measure run: the table of them, with what the SAE and explanations say, a feature's
+histogram, and the figures of both sides of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fac.errors import InputError
+from fac.schema import EVERY_ROLE, ROLES
+from fac.store.cache.dictionary import DictionaryQueries
+from fac.store.cache.explanations import EXPLAINED_COLUMNS, ExplanationQueries
+from fac.store.cache.sql import Connection, page_bounds, read_search, role_code, sql_name
+from fac.store.cache.tables import aligned
+from fac.store.memo import remembered
+
+SORTABLE = (
+    "feature",
+    "label",
+    "n_samples",
+    *(f"n_{role}" for role in ROLES),
+    "n_tokens",
+    "max_peak",
+    "mean_peak",
+    "density",
+    "score",
+)
+SORTED_BY = {"density": "n_samples"}
+"""Columns that rise with another, by which the table is sorted."""
+
+FEATURES_SHOWN = ("all", "alive", "silent")
+
+HISTOGRAM_BINS = 30
+
+SELECT_FEATURES = """
+    SELECT feature, label, n_samples, n_user, n_assistant, n_system, n_tokens, max_peak,
+           mean_peak, peak_system, peak_user, peak_assistant
+    FROM {run}.features ORDER BY feature
+"""
+
+SELECT_HIGHEST_NEAR = "SELECT feature, pre FROM {run}.near WHERE rank = 0 ORDER BY feature"
+
+FEATURES_MATCHING = """
+    SELECT feature FROM {run}.features
+    WHERE feature = $number OR contains(folded, lower($text))
+"""
+
+OR_IN = " OR feature IN (SELECT feature FROM {source} WHERE contains(folded, lower($text)))"
+
+EXPLAINED_BY = "SELECT feature, folded FROM {run}.explained WHERE true"
+
+UNLESS_BY = " AND feature NOT IN (SELECT feature FROM {run}.explained)"
+
+PEAKS_OF = "SELECT peak FROM {run}.activations WHERE feature = {feature} AND strongest"
+
+
+class FeatureQueries(DictionaryQueries, ExplanationQueries):
+    """One row a feature."""
+
+    @remembered
+    def features_page(
+        self,
+        run: str,
+        *,
+        search: str = "",
+        sort: str = "n_samples",
+        descending: bool = True,
+        offset: int = 0,
+        limit: int = 50,
+        only: str = "all",
+        ids: Sequence[int] | None = None,
+        sae_run: str | None = None,
+        explained: Sequence[str] = (),
+    ) -> tuple[list[dict[str, Any]], int]:
+        """One page of the feature table, and how many features match.
+
+        `explained` names explain runs: a feature's row has `explanation`, `explainer`, `score` and
+        `score_kind` (one of SCORE_PREFERENCE) of the first that has a text for it, else None.
+        `search` finds part of a label, of a promoted token or of that explanation, a feature number
+        ("12"), or that number alone ("#12"). Equal values are in feature order, missing ones last.
+        Raises InputError for a column outside SORTABLE.
+        """
+        if sort not in SORTABLE:
+            raise InputError(f"Features sort by {', '.join(SORTABLE)}, got {sort!r}.")
+        if only not in FEATURES_SHOWN:
+            raise InputError(
+                f"Features shown are one of {', '.join(FEATURES_SHOWN)}, got {only!r}."
+            )
+        page = page_bounds(offset, limit)
+        with self._reading(run, sae_run, *explained) as cursor:
+            table = self._table(run, SELECT_FEATURES)
+            matches = self._matching(cursor, run, search, sae_run, explained)
+            if ids is not None:
+                listed = np.zeros(len(table), bool)
+                listed[[i for i in ids if 0 <= i < len(table)]] = True
+                matches &= listed
+            if only != "all":
+                matches &= (table["n_samples"].to_numpy() > 0) == (only == "alive")
+            order = self._ordered(run, sort, descending, explained)
+            matching = order[matches[order]]
+            on_page = matching[page["offset"] :][: page["limit"]]
+            return self._described(run, on_page, sae_run, explained).to_pylist(), len(matching)
+
+    def described(
+        self,
+        run: str,
+        features: np.ndarray,
+        *,
+        sae_run: str | None = None,
+        explained: Sequence[str] = (),
+    ) -> pa.Table:
+        """The rows of `features_page` for these features, in their order."""
+        with self._reading(run, sae_run, *explained):
+            return self._described(run, features, sae_run, explained)
+
+    @remembered
+    def feature(
+        self,
+        run: str,
+        feature: int,
+        *,
+        sae_run: str | None = None,
+        explained: Sequence[str] = (),
+    ) -> dict[str, Any] | None:
+        """The row of `features_page` for one feature; None outside the dictionary."""
+        with self._reading(run, sae_run, *explained):
+            if not 0 <= feature < len(self._table(run, SELECT_FEATURES)):
+                return None
+            return self._described(run, np.array([feature]), sae_run, explained).to_pylist()[0]
+
+    @remembered
+    def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
+        """Its peaks, one per sample, in equal bins from the floor to the largest: edges [B+1],
+        counts [B]; both empty for a silent feature."""
+        with self._reading(run) as cursor:
+            floor = self._summary(run)["floor"]
+            row = aligned(self._table(run, SELECT_FEATURES), np.array([feature]))
+            top = row["max_peak"][0].as_py() or 0.0
+            if top <= floor:
+                return [], []
+            sql = PEAKS_OF.format(run=sql_name(run), feature=int(feature))
+            peaks = cursor.execute(sql).fetchnumpy()["peak"]
+        edges = np.linspace(floor, top, HISTOGRAM_BINS + 1)
+        bins = np.floor((peaks.astype(float) - floor) / (top - floor) * HISTOGRAM_BINS)
+        counts = np.bincount(np.minimum(bins, HISTOGRAM_BINS - 1).astype(int))
+        return edges.tolist(), np.pad(counts, (0, HISTOGRAM_BINS - len(counts))).tolist()
+
+    def evidence(
+        self,
+        anchor_run: str,
+        dataset_run: str,
+        sae_run: str | None,
+        features: np.ndarray,
+        *,
+        role: str = EVERY_ROLE,
+        explained: Sequence[str] = (),
+    ) -> pa.Table:
+        """Figures of features on both sides, one row per feature, in the order of `features`.
+
+        feature, anchor_peak, dataset_peak (null where silent), near_pre (the dataset's highest
+        pre-activation), sae_threshold, and score as in `features_page`. Peaks are those of `role`.
+        """
+        role_code(role)
+        peak = "max_peak" if role == EVERY_ROLE else f"peak_{role}"
+        features = np.asarray(features, np.int64)
+        with self._reading(anchor_run, dataset_run, sae_run, *explained):
+            anchor, dataset = (
+                aligned(self._table(run, SELECT_FEATURES).select(["feature", peak]), features)
+                for run in (anchor_run, dataset_run)
+            )
+            near = aligned(self._table(dataset_run, SELECT_HIGHEST_NEAR), features)
+            thresholds = self._sae_thresholds(sae_run, features)
+            score = self._first_explained(explained, features, "score")["score"]
+        dataset_peak = dataset[peak]
+        return pa.table(
+            {
+                "feature": anchor["feature"],
+                "anchor_peak": anchor[peak],
+                "dataset_peak": pc.if_else(pc.equal(dataset_peak, 0), None, dataset_peak),
+                "near_pre": near["pre"],
+                "sae_threshold": thresholds,
+                "score": score,
+            }
+        )
+
+    def _matching(
+        self,
+        cursor: Connection,
+        run: str,
+        search: str,
+        sae_run: str | None,
+        explained: Sequence[str],
+    ) -> np.ndarray:
+        """Which features `search` finds: bool `[n_features]`."""
+        text, number = read_search(search)
+        everything = text is None and number is None
+        matches = np.full(len(self._table(run, SELECT_FEATURES)), everything)
+        if text is not None:
+            sql = FEATURES_MATCHING.format(run=sql_name(run))
+            if sae_run is not None:
+                sql += OR_IN.format(source=f"{sql_name(sae_run)}.features")
+            if explained:
+                sql += OR_IN.format(source=_first_explanations(explained))
+            values = {"text": text, "number": number}
+            matches[cursor.execute(sql, values).fetchnumpy()["feature"]] = True
+        elif number is not None:
+            matches[number : number + 1] = True
+        return matches
+
+    def _ordered(
+        self, run: str, sort: str, descending: bool, explained: Sequence[str]
+    ) -> np.ndarray:
+        """All features in the order of the table: int64 `[n_features]`, remembered."""
+        table = self._table(run, SELECT_FEATURES)
+
+        def order() -> np.ndarray:
+            if sort == "score":
+                features = table["feature"].to_numpy()
+                values = self._first_explained(explained, features, "score")["score"]
+            else:
+                values = table[SORTED_BY.get(sort, sort)]
+            direction = "descending" if descending else "ascending"
+            keys = [("value", direction, "at_end"), ("feature", "ascending", "at_end")]
+            columns = pa.table({"value": values, "feature": table["feature"]})
+            return pc.sort_indices(columns, sort_keys=keys).to_numpy()
+
+        # Scores alone stand in other files.
+        by = [(each, self._attached[each].version) for each in explained if sort == "score"]
+        return self._once(run, ("order", sort, descending, *by), order)
+
+    def _described(
+        self, run: str, features: np.ndarray, sae_run: str | None, explained: Sequence[str]
+    ) -> pa.Table:
+        """The rows of `features_page` for these features."""
+        rows = aligned(self._table(run, SELECT_FEATURES), features)
+        n_samples = max(self._summary(run)["n_samples"], 1)
+        counts = rows.drop_columns([f"peak_{role}" for role in ROLES])
+        texts = self._first_explained(explained, features, *EXPLAINED_COLUMNS)
+        return pa.table(
+            {
+                **dict(zip(counts.column_names, counts.columns, strict=True)),
+                "density": rows["n_samples"].to_numpy() / n_samples,
+                "promotes": self._promoted(sae_run, features),
+                **dict(zip(texts.column_names, texts.columns, strict=True)),
+            }
+        )
+
+
+def _first_explanations(runs: Sequence[str]) -> str:
+    """The subquery of every feature's first explanation in these runs."""
+    parts = [
+        EXPLAINED_BY.format(run=sql_name(run))
+        + "".join(UNLESS_BY.format(run=sql_name(earlier)) for earlier in runs[:i])
+        for i, run in enumerate(runs)
+    ]
+    return f"({' UNION ALL '.join(parts)})"
