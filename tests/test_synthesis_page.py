@@ -18,7 +18,6 @@ from streamlit.testing.v1 import AppTest
 from fac import review, synthesis, ui
 from fac.cli import frame
 from fac.config import (
-    METHODS,
     WRITERS,
     MeasureSpec,
     PairsSpec,
@@ -36,7 +35,6 @@ from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
 from fac.ui.outcome import REASON_WORDS
-from fac.ui.synthesis import METHOD_NAMES
 from fac.ui.writing import PROFILE_NAMES, WRITER_NAMES
 from tests import toy
 from tests.test_cli_make import MANNERS, MakingSteps, worded
@@ -287,7 +285,6 @@ def test_the_request_shown_is_the_request_made(place):
 def test_every_choice_has_a_name():
     assert list(WRITER_NAMES) == list(WRITERS)
     assert list(PROFILE_NAMES) == list(PROFILES)
-    assert list(METHOD_NAMES) == list(METHODS)
     assert list(REASON_WORDS) == list(verdicts.REASONS)
 
 

@@ -1,22 +1,18 @@
 """Gaps -> pairs -> (a person's approval) -> candidates -> verdicts -> kept samples.
 
-plan         what is asked of a writer for a gap      methods    two steps, and its baselines
-writing      texts as they come, and their journal    candidates what was written, and what it took
-hits         what texts fire                          edits      the smallest change that silences
-step         what both steps share
-pairs        step 1: a text that fires each gap, and its near-twin that does not
-rescore      a pair as a person edited it             approval   what may reach a writer
-synthesize   step 2, from approved pairs to what is kept
-filter       what becomes of each candidate           outcome    figures, and the dataset
-forecast     what a whole synthesis will take
+plan        what is asked of a writer for a gap    methods     two steps, and their baselines
+writing     texts as they come, and their run      candidates  what was written, and what it took
+hits        what texts fire                        edits       the smallest change that silences one
+pairs       step 1: a text that fires each gap, and its near-twin that does not
+synthesize  step 2, from approved pairs to what is kept
+filter      what becomes of each candidate         outcome     figures, dataset, forecast
 
 Every text is on disk before it counts; every candidate ends as kept or dropped with a reason; and
 no text that nobody approved reaches a writer.
 """
 
-from fac.synthesis.forecast import PILOT, Forecast, forecast, pilot_pairs
-from fac.synthesis.pairs import make_pairs
-from fac.synthesis.rescore import rescore, user_text
+from fac.synthesis.outcome import PILOT, Forecast, forecast, pilot_pairs
+from fac.synthesis.pairs import make_pairs, rescore, user_text
 from fac.synthesis.synthesize import first_asked, synthesize
 
 __all__ = [

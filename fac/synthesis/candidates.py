@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -15,8 +15,7 @@ from fac.prompts import drafts
 from fac.prompts.drafts import BadDraft
 from fac.schema import CANDIDATES, REPLIES, Chat
 from fac.synthesis import filter as verdicts
-from fac.synthesis.plan import Ask, Row
-from fac.synthesis.writing import reply_key, seed_of
+from fac.synthesis.plan import Ask, Row, reply_key, seed_of
 
 
 class Candidate(NamedTuple):
@@ -108,14 +107,14 @@ def reply_table(candidates: Sequence[Candidate], spec: WriteSpec, identity: str)
 
 
 def spent(candidates: Sequence[Candidate], seconds: float, identity: str) -> Row:
-    """What the texts took, for a run's facts; `cost` is None where no price is known."""
+    """What the texts took, for a run's facts; `price` is None where no price is known."""
     costs = [candidate.written.cost for candidate in candidates]
-    known = [cost for cost in costs if cost is not None]
+    prices = [price for price in costs if price is not None]
     return {
         "writer": identity,
         "n_candidates": len(candidates),
         "tokens": sum(candidate.written.tokens for candidate in candidates),
         "prompt_tokens": sum(candidate.written.prompt_tokens for candidate in candidates),
         "seconds": round(seconds, 3),
-        "cost": float(sum(known)) if len(known) == len(costs) and costs else None,
+        "cost": float(sum(prices)) if len(prices) == len(costs) and costs else None,
     }

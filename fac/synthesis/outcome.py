@@ -1,4 +1,5 @@
-"""What a synthesis amounts to: figures of its run, and what is kept as a dataset run of its own."""
+"""What a synthesis amounts to: figures of its run, a dataset run of what is kept, and what a few
+of the gaps say about all of them."""
 
 from __future__ import annotations
 
@@ -6,22 +7,22 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from fac import coverage, datasets, schema
 from fac.agreement import wilson
-from fac.config import IngestSpec, SynthesizeSpec
+from fac.config import IngestSpec, SynthesizeSpec, digest
 from fac.generator.names import public_name
-from fac.manifest import DatasetFacts
+from fac.manifest import DatasetFacts, SynthesisManifest
 from fac.schema import REJECTED, SAMPLES
 from fac.store.runs import Runs, write_table
 from fac.synthesis.candidates import Candidate
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.hits import support_of
-from fac.synthesis.plan import Row
-from fac.synthesis.writing import seed_of
+from fac.synthesis.plan import Row, seed_of
 
 
 def coverage_gained(
@@ -165,3 +166,65 @@ def publish_dataset(
         )
         runs.publish(dataset, spec=ingest, inputs=[run_id], facts=facts, seconds=0.0)
     return dataset
+
+
+PILOT = 3
+"""Gaps of a pilot."""
+
+
+class Forecast(NamedTuple):
+    """What a whole synthesis will take, from a few of its gaps."""
+
+    run: str
+    """The pilot, a finished run like any other."""
+
+    candidates: int
+    accepted: int
+    """Of those, texts that passed every check and fire their gap."""
+
+    rate: float
+    low: float
+    high: float
+    """Wilson's 95 % interval of the acceptance rate."""
+
+    hit_rate: float
+    """Share of the pilot's gaps that got a sample."""
+
+    tokens_per_kept: float | None
+    seconds_per_kept: float | None
+    cost_per_kept: float | None
+    """None where nothing was kept, or no price is known."""
+
+    tokens: float
+    prompt_tokens: float
+    seconds: float
+    cost: float | None
+    """Expected for all gaps; `tokens` are those of the texts."""
+
+
+def pilot_pairs(approved: Sequence[str], gaps: int = PILOT) -> tuple[str, ...]:
+    """Which of the pairs a pilot takes: always the same, in no order of features or scores."""
+    return tuple(sorted({*approved}, key=lambda name: digest("pilot", name))[:gaps])
+
+
+def forecast(manifest: SynthesisManifest, gaps: int) -> Forecast:
+    """What `gaps` gaps will take if they go as those of a finished run did."""
+    facts = manifest.facts
+    n, share = facts.n_candidates, gaps / facts.gaps
+    low, high = wilson(facts.accepted, n)
+    return Forecast(
+        run=manifest.run,
+        candidates=n,
+        accepted=facts.accepted,
+        rate=facts.accepted / n,
+        low=low,
+        high=high,
+        hit_rate=facts.hit_rate,
+        tokens_per_kept=facts.tokens / facts.kept if facts.kept else None,
+        seconds_per_kept=facts.seconds / facts.kept if facts.kept else None,
+        cost_per_kept=facts.cost / facts.kept if facts.kept and facts.cost is not None else None,
+        tokens=facts.tokens * share,
+        prompt_tokens=facts.prompt_tokens * share,
+        seconds=facts.seconds * share,
+        cost=facts.cost * share if facts.cost is not None else None,
+    )

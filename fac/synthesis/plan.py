@@ -18,7 +18,6 @@ from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
 from fac.prompts import Excerpt, Prompt, drafts, openings
 from fac.prompts.openings import Opening
-from fac.registry import Registry
 from fac.store.runs import Runs
 
 Progress = Callable[..., None]
@@ -126,31 +125,28 @@ def around(tokens: Sequence[str], peak: int) -> slice:
     return slice(max(0, beyond - AROUND), beyond)
 
 
-class Steering(NamedTuple):
-    """How a writer is steered; a spec that does not ask for it steers nothing."""
-
-    direction: Direction
-    strength: float
-    layer: int
-
-    def __call__(self, brief: FeatureBrief) -> Steer | None:
-        if not self.strength:
-            return None
-        push = np.asarray(self.direction(brief.feature), np.float32)
-        scaled = push * np.float32(self.strength * brief.usual_peak)
-        return Steer(scaled, self.layer, STEERED_TOKENS, STEERED_DECAY)
+Steering = Callable[[FeatureBrief], Steer | None]
+"""How a writer is pushed for a feature."""
 
 
-UNSTEERED = Steering(lambda feature: np.zeros(0), 0.0, 0)
+def unsteered(brief: FeatureBrief) -> None:
+    """For writers that are not."""
 
 
 def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | None) -> Steering:
     """What the spec asks for. Raises InputError where no decoder directions are at hand for it."""
     if spec.writer != "steered":
-        return UNSTEERED
+        return unsteered
     if direction is None:
         raise InputError("A steered writer needs the SAE's decoder directions; load its SAE.")
-    return Steering(direction, spec.strength, runs.manifest(anchor).facts.layer)
+    layer = runs.manifest(anchor).facts.layer
+
+    def steer(brief: FeatureBrief) -> Steer | None:
+        push = np.asarray(direction(brief.feature), np.float32)
+        scaled = push * np.float32(spec.strength * brief.usual_peak)
+        return Steer(scaled, layer, STEERED_TOKENS, STEERED_DECAY)
+
+    return steer if spec.strength else unsteered
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -221,6 +217,19 @@ def ask_from_anchor(
     return asks
 
 
+def seed_of(spec: WriteSpec) -> int:
+    """The writer's seed; another attempt has another one."""
+    return spec.seed if not spec.attempt else int(digest(spec.seed, spec.attempt), 16) % 2**31
+
+
+def reply_key(ask: Ask, spec: WriteSpec, identity: str) -> str:
+    """Names a text by everything it depends on, whatever run asks for it."""
+    steer = ask.request.steer
+    pushed = digest(steer.direction.tobytes().hex(), *steer[1:]) if steer else ""
+    how = (seed_of(spec), spec.temperature, spec.max_new_tokens)
+    return digest(ask.request.key, ask.prompt_hash, pushed, identity, *how)
+
+
 def in_turns(styles: Styles, spec: WriteSpec) -> Iterator[tuple[int, Style]]:
     """Number and style of each of a gap's candidates."""
     for number in range(spec.candidates):
@@ -275,6 +284,3 @@ class Method:
 
     needs_pairs: bool = False
     """Whether it writes from nothing but approved pairs."""
-
-
-METHODS: Registry[Method] = Registry("fac.synthesis.methods", "METHOD")

@@ -6,6 +6,7 @@ writer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from fac import coverage, datasets
-from fac.config import PairsSpec, SynthesizeSpec, digest
+from fac.config import METHODS, PairsSpec, RescoreSpec, SynthesizeSpec, digest
 from fac.encoder import Encoder, Reading
 from fac.errors import BadRow, InputError
 from fac.generator.writer import Writer
@@ -25,13 +26,12 @@ from fac.store import decisions
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
 from fac.synthesis import outcome
-from fac.synthesis.approval import approved_as_they_are
 from fac.synthesis.candidates import Candidate, spent
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.hits import Hit, score
-from fac.synthesis.plan import METHODS, Ask, Direction, Grounds, Progress, Row
-from fac.synthesis.step import Step, quiet, same_encoder
-from fac.synthesis.writing import Stopped, Texts
+from fac.synthesis.pairs import PROPOSED, pair_id
+from fac.synthesis.plan import Ask, Direction, Grounds, Progress, Row
+from fac.synthesis.writing import Step, Stopped, Texts, quiet, same_encoder
 
 
 def synthesize(
@@ -284,3 +284,77 @@ def _traced(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
         row = {"candidate": candidate, "feature": gap, "tokens": tokens}
         rows.append({**row, "activations": values[content].tolist()})
     return rows
+
+
+# --- approval -------------------------------------------------------------------------------------
+
+
+def approved_as_they_are(
+    spec: SynthesizeSpec, runs: Runs, approved: Sequence[Mapping[str, Any]]
+) -> list[Row]:
+    """The pairs that the spec names, by feature, with who approved them.
+
+    Raises InputError naming the pair where nobody approved it, or approved something else than
+    what is in the run; and where the method needs pairs and none is named.
+    """
+    by_id = {row["pair"]: row for row in approved}
+    pairs = []
+    for name in dict.fromkeys(spec.approved):
+        if name not in by_id:
+            raise InputError(
+                f"Nobody approved the pair {name} as it is now: approve it again (`fac approve "
+                f"{spec.pairs}`), or leave it out."
+            )
+        row = dict(by_id[name])
+        if why := _unlike(row, spec.pairs, runs):
+            raise InputError(
+                f"The approval of the pair {name} (feature {row['feature']}) does not count: "
+                f"{why}. Look at it and approve it again."
+            )
+        pairs.append(row)
+    if not pairs and METHODS[spec.method].needs_pairs:
+        raise InputError(
+            f"No approved pair is named, and {spec.method} writes from nothing else: approve pairs "
+            f"first."
+        )
+    features = Counter(row["feature"] for row in pairs)
+    if double := [feature for feature, n in features.items() if n > 1]:
+        raise InputError(f"Feature {double[0]} has two approved pairs: name one of them.")
+    return sorted(pairs, key=lambda row: row["feature"])
+
+
+def _unlike(row: Mapping[str, Any], pairs_run: str, runs: Runs) -> str:
+    """Why an approval is not one of this very pair; "" where it is."""
+    content = row["content"]
+    if digest(content) != row["seen"]:
+        return "what was approved does not have its hash"
+    if not _edited_from(runs, row["run"], pairs_run):
+        return f"it lies in {row['run']}, which does not come from {pairs_run}"
+    stored = [
+        pair
+        for pair in runs.rows(row["run"], "pairs", [row["feature"]]).to_pylist()
+        if pair["pair"] == row["pair"]
+    ]
+    if not stored or stored[0]["status"] != PROPOSED:
+        return f"the run {row['run']} has no such pair"
+    (pair,) = stored
+    if pair_id(pair["feature"], pair["positive"], pair["negative"]) != row["pair"]:
+        return "its texts are not those it is named after"
+    if any(row[name] != pair[name] for name in pair):
+        return "it changed since"
+    approved = {"pairs": row["run"], "pair": row["pair"], "feature": row["feature"]}
+    for side in ("positive", "negative"):
+        approved |= {side: pair[side], f"{side}_peak": round(float(pair[f"{side}_peak"]), 4)}
+    if any(content.get(name) != value for name, value in approved.items()):
+        return "something else was approved"
+    return ""
+
+
+def _edited_from(runs: Runs, run_id: str, pairs_run: str) -> bool:
+    """Whether a run is the pairs run or, by one or more edits, comes from it."""
+    while run_id != pairs_run:
+        manifest = runs.manifest(run_id)
+        if manifest.step != RescoreSpec.step:
+            return False
+        run_id = manifest.inputs.pairs
+    return True

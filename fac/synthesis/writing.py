@@ -1,6 +1,7 @@
-"""Writing: the texts of a step as they come.
+"""A step that writes for gaps: its texts as they come, and what a stop leaves of it.
 
-Every text is on disk before it counts, so a killed run writes nothing twice and loses nothing.
+Every text is on disk before it counts, so a killed run writes nothing twice and loses nothing; one
+that was stopped publishes the gaps whose texts are all there.
 """
 
 from __future__ import annotations
@@ -8,15 +9,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Self, TypeVar
 
-from fac.config import WriteSpec, digest
+import pyarrow as pa
+
+from fac.config import WriteSpec
+from fac.encoder import Encoder
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError, disk_room
 from fac.generator.writer import Writer, Written
-from fac.store.runs import Runs
-from fac.synthesis.plan import Ask, Progress
+from fac.schema import CANDIDATES, HITS, REPLIES
+from fac.store.runs import Runs, write_table
+from fac.synthesis.candidates import Candidate, candidate_table, read, reply_table
+from fac.synthesis.hits import Hit, hit_table
+from fac.synthesis.plan import Ask, Direction, Progress, reply_key, seed_of
 
 ROUNDS = 8
 """Texts a server is asked for before they count, in times of the questions on their way at once."""
@@ -86,66 +94,6 @@ class CandidateJournal:
                 raise
 
 
-def write(
-    asks: Sequence[Ask],
-    spec: WriteSpec,
-    *,
-    runs: Runs,
-    run_id: str,
-    writer: Writer,
-    progress: Progress,
-) -> Texts:
-    """Writes what neither the run's journal nor an earlier run of the step has."""
-    journal = CandidateJournal(runs.scratch(run_id) / "_texts.jsonl")
-    names = {ask.request.key: reply_key(ask, spec, writer.identity) for ask in asks}
-    texts = {key: text for key, text in journal.read().items() if key in names}
-    earlier, before = _earlier(runs, spec, names.keys() - texts.keys(), names)
-    texts |= earlier
-
-    def record(text: Written) -> None:
-        journal.append(text)
-        texts[text.key] = text
-
-    stopped: Stopped | None = None
-    requests = [ask.request for ask in asks]
-    # A server's texts are recorded when a call ends; a local writer cuts its batches from all.
-    size = ROUNDS * spec.concurrency if spec.writer == "openai" else max(1, len(requests))
-    failed: dict[str, Written] = {}
-    try:
-        progress(len(texts), len(requests), "writing")
-        for start in range(0, len(requests), size):
-
-            def report(done: int, of: int, note: str = "", *, before: int = start) -> None:
-                progress(before + done, len(requests), f"writing, {note}" if note else "writing")
-
-            replies = writer.write(
-                requests[start : start + size],
-                seed=seed_of(spec),
-                max_new_tokens=spec.max_new_tokens,
-                temperature=spec.temperature,
-                done=dict(texts),
-                record=record,
-                progress=report,
-            )
-            failed |= {key: text for key, text in replies.items() if text.failure}
-    except (BudgetReached, Cancelled, ServiceError) as error:
-        stopped = error
-    return Texts(failed | texts, before + journal.seconds, stopped)
-
-
-def seed_of(spec: WriteSpec) -> int:
-    """The writer's seed; another attempt has another one."""
-    return spec.seed if not spec.attempt else int(digest(spec.seed, spec.attempt), 16) % 2**31
-
-
-def reply_key(ask: Ask, spec: WriteSpec, identity: str) -> str:
-    """Names a text by everything it depends on, whatever run asks for it."""
-    steer = ask.request.steer
-    pushed = digest(steer.direction.tobytes().hex(), *steer[1:]) if steer else ""
-    how = (seed_of(spec), spec.temperature, spec.max_new_tokens)
-    return digest(ask.request.key, ask.prompt_hash, pushed, identity, *how)
-
-
 def _earlier(
     runs: Runs, spec: WriteSpec, lacking: Collection[str], names: Mapping[str, str]
 ) -> tuple[dict[str, Written], float]:
@@ -172,3 +120,138 @@ def _earlier(
                 cost=row["cost"],
             )
     return texts, seconds
+
+
+SpecT = TypeVar("SpecT", bound=WriteSpec)
+
+
+class Step(ABC, Generic[SpecT]):
+    """What is asked of whom, and what the answers amount to."""
+
+    plan: list[Ask]
+    run_id: str
+
+    def __init__(
+        self,
+        spec: SpecT,
+        *,
+        runs: Runs,
+        encoder: Encoder,
+        writer: Writer,
+        direction: Direction | None,
+    ):
+        self.spec, self.runs, self.encoder, self.writer = spec, runs, encoder, writer
+        self.direction = direction
+        self.doors = {"runs": runs, "encoder": encoder, "writer": writer, "direction": direction}
+
+    @abstractmethod
+    def publish(self, texts: Texts, progress: Progress) -> None:
+        """Measures what was written and finishes the run."""
+
+    @abstractmethod
+    def part(self, lacking: Collection[int], stopped: Stopped) -> tuple[Self, int]:
+        """The step for the gaps that lack no text, and how many these are.
+
+        Raises `stopped`, or why no part of the step can be finished, where there is none.
+        """
+
+    def run(self, progress: Progress) -> str:
+        """Writes what is not there yet and publishes; the run's id.
+
+        Raises what stopped the writing, after publishing the gaps whose texts are all there.
+        """
+        if self.runs.find(self.run_id):
+            return self.run_id
+        with self.runs.exclusive(self.run_id):
+            texts = self._write(progress)
+            if texts.stopped is None:
+                self.publish(texts, progress)
+                return self.run_id
+            lacking = {ask.feature for ask in self.plan if ask.request.key not in texts.written}
+            part, complete = self.part(lacking, texts.stopped)
+            if not self.runs.find(part.run_id):
+                with self.runs.exclusive(part.run_id):
+                    part.publish(texts, quiet)
+            raise type(texts.stopped)(
+                f"{str(texts.stopped).rstrip('.')}. {complete:,} gaps are complete and kept "
+                f"({part.run_id}); started again, nothing is written twice."
+            )
+
+    def _write(self, progress: Progress) -> Texts:
+        """Writes what neither the run's journal nor an earlier run of the step has."""
+        spec, requests = self.spec, [ask.request for ask in self.plan]
+        journal = CandidateJournal(self.runs.scratch(self.run_id) / "_texts.jsonl")
+        names = dict(zip((each.key for each in requests), self.reply_keys(), strict=True))
+        texts = {key: text for key, text in journal.read().items() if key in names}
+        earlier, before = _earlier(self.runs, spec, names.keys() - texts.keys(), names)
+        texts |= earlier
+
+        def record(text: Written) -> None:
+            journal.append(text)
+            texts[text.key] = text
+
+        stopped: Stopped | None = None
+        # A server's texts are recorded when a call ends; a local writer cuts its batches from all.
+        size = ROUNDS * spec.concurrency if spec.writer == "openai" else max(1, len(requests))
+        failed: dict[str, Written] = {}
+        try:
+            progress(len(texts), len(requests), "writing")
+            for start in range(0, len(requests), size):
+
+                def report(done: int, of: int, note: str = "", *, before: int = start) -> None:
+                    note = f"writing, {note}" if note else "writing"
+                    progress(before + done, len(requests), note)
+
+                replies = self.writer.write(
+                    requests[start : start + size],
+                    seed=seed_of(spec),
+                    max_new_tokens=spec.max_new_tokens,
+                    temperature=spec.temperature,
+                    done=dict(texts),
+                    record=record,
+                    progress=report,
+                )
+                failed |= {key: text for key, text in replies.items() if text.failure}
+        except (BudgetReached, Cancelled, ServiceError) as error:
+            stopped = error
+        return Texts(failed | texts, before + journal.seconds, stopped)
+
+    def reply_keys(self) -> list[str]:
+        """Of every text that is asked for."""
+        return [reply_key(ask, self.spec, self.writer.identity) for ask in self.plan]
+
+    def candidates(self, texts: Texts) -> list[Candidate]:
+        """What was written, in the order of the plan."""
+        return [read(ask, self.spec, texts.written[ask.request.key]) for ask in self.plan]
+
+    def write_tables(
+        self,
+        written: Sequence[Candidate],
+        hits: Sequence[Mapping[int, Hit]],
+        **tables: tuple[Sequence[Mapping[str, object]], pa.Schema],
+    ) -> None:
+        """The tables of every step that writes, and others as rows with their schema."""
+        folder = self.runs.scratch(self.run_id)
+        replies = reply_table(written, self.spec, self.writer.identity)
+        for name, table, schema in (
+            ("candidates", candidate_table(written, self.spec), CANDIDATES),
+            ("hits", hit_table([each.name for each in written], hits), HITS),
+            ("replies", replies, REPLIES),
+            *((name, pa.Table.from_pylist([*rows], s), s) for name, (rows, s) in tables.items()),
+        ):
+            write_table(folder / f"{name}.parquet", table, schema)
+
+
+def quiet(done: int, total: int, note: str = "") -> None:
+    """Nobody is asked whether to go on: the rest is quick."""
+
+
+def same_encoder(runs: Runs, measures: Iterable[str], encoder: Encoder) -> None:
+    """Raises InputError where a measure was made by another encoder: peaks would not compare."""
+    for run in measures:
+        other = runs.manifest(run).facts.encoder
+        if other != encoder.identity:
+            raise InputError(
+                f"{run} was measured with {other}, not with {encoder.identity}: measure anchor and "
+                f"dataset with one model and one SAE."
+            )

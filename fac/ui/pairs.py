@@ -16,7 +16,6 @@ from datetime import datetime
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-import numpy as np
 import streamlit as st
 
 from fac import compare, review
@@ -25,7 +24,7 @@ from fac.errors import FacError, InputError
 from fac.review import PairState, PairVersion
 from fac.store.decisions import Decision
 from fac.store.queue import Job
-from fac.synthesis import candidates as making
+from fac.synthesis import plan as making
 from fac.synthesis import user_text
 from fac.ui.card import focus_writing
 from fac.ui.findings import pair_states
@@ -124,9 +123,8 @@ def pairs_spec(
 def requests_for(spec: PairsSpec, feature: int) -> list[Asked]:
     """Exactly what the writer will be asked for one gap, each style once; none for a gap that the
     anchor has no example of."""
-    known = making.known_features(runs(), spec.anchor, [feature], spec.explanations)
-    steering = making.Steering(lambda _: np.zeros(0), 0.0, 0)  # is felt, not read
-    return by_style(making.plan_step_1(spec, known.values(), "step-1", steering))
+    known = making.feature_briefs(runs(), spec.anchor, [feature], spec.explanations)
+    return by_style(making.ask_from_anchor(spec, known.values(), "step-1", making.unsteered))
 
 
 class Estimate(NamedTuple):

@@ -14,7 +14,7 @@ import streamlit as st
 from fac.config import WRITERS, WriteSpec, inherited
 from fac.prompts.profiles import PROFILES
 from fac.store.queue import Job
-from fac.synthesis.candidates import Ask
+from fac.synthesis.plan import Ask
 from fac.ui.jobs import progress, retry
 from fac.ui.meaning import key_line
 from fac.ui.stores import queue
