@@ -57,7 +57,7 @@ PAGE = 50
 GAP_FIELDS = ("feature", "label", "n_anchor", "near", "anchor_peak", "explanation", "score")
 
 
-class Place(NamedTuple):
+class Browsed(NamedTuple):
     """The runs that are browsed."""
 
     runs: Runs
@@ -89,11 +89,11 @@ def build_here(workspace: Workspace, run: str) -> None:
 
 def build_all(workspace: Workspace, ids: dict[str, str], rebuild: bool) -> list[str]:
     """Lines of a table of what each cache took; one that was there is not built again."""
-    with closing(Cache(workspace.cache)) as known:
+    with closing(Cache(workspace.cache)) as cache:
         todo = {
             what: run
             for what, run in ids.items()
-            if not run.startswith("dataset-") and (rebuild or not known.ready(run))
+            if not run.startswith("dataset-") and (rebuild or not cache.ready(run))
         }
     if not todo:
         return []
@@ -106,8 +106,8 @@ def build_all(workspace: Workspace, ids: dict[str, str], rebuild: bool) -> list[
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         took.append(json.loads(ended.stdout))
         lines.append(_built(what, **took[-1]))
-    seconds, size = (sum(one[key] for one in took) for key in ("seconds", "bytes"))
-    return [*lines, _built("all", seconds, max(one["peak"] for one in took), size)]
+    seconds, size = (sum(figures[key] for figures in took) for key in ("seconds", "bytes"))
+    return [*lines, _built("all", seconds, max(figures["peak"] for figures in took), size)]
 
 
 def _built(what: str, seconds: float, peak: float, bytes: float) -> str:
@@ -123,27 +123,27 @@ class Question(NamedTuple):
     ask: Callable[[np.random.Generator], Any]
 
 
-def questions(place: Place) -> list[Question]:
+def questions(browsed: Browsed) -> list[Question]:
     """Every query of a cache that a page makes, at random."""
-    cache, anchor, dataset, sae = place.cache, place.anchor, place.dataset, place.sae
-    known: dict[str, Any] = {"sae_run": sae, "explained": (place.explain,)}
-    n, steps = place.n_features, cache.summary(anchor)["thresholds"]
+    cache, anchor, dataset, sae = browsed.cache, browsed.anchor, browsed.dataset, browsed.sae
+    beside: dict[str, Any] = {"sae_run": sae, "explained": (browsed.explain,)}
+    n, thresholds = browsed.n_features, cache.summary(anchor)["thresholds"]
 
-    def one(rng: np.random.Generator) -> int:
+    def any_feature(rng: np.random.Generator) -> int:
         return int(rng.integers(n))
 
     def some(rng: np.random.Generator, k: int) -> list[int]:
         return rng.choice(n, min(k, n), replace=False).tolist()
 
     def at(rng: np.random.Generator) -> float:
-        return threshold(rng, steps)
+        return threshold(rng, thresholds)
 
     def table(rng: np.random.Generator, **more: Any) -> Any:
-        asked = {"sort": rng.choice(SORTS), "only": "alive", **known, **more}
-        return cache.features_page(anchor, offset=int(rng.integers(n)), **asked)
+        options = {"sort": rng.choice(SORTS), "only": "alive", **beside, **more}
+        return cache.features_page(anchor, offset=int(rng.integers(n)), **options)
 
     def moved(rng: np.random.Generator) -> Any:
-        return gap_page(place, at(rng))
+        return gap_page(browsed, at(rng))
 
     features, gaps = "features", "coverage"
     return [
@@ -154,36 +154,40 @@ def questions(place: Place) -> list[Question]:
         Question(
             features,
             "features_page, search",
-            lambda rng: cache.features_page(anchor, search=str(rng.choice(WORDS)), **known),
+            lambda rng: cache.features_page(anchor, search=str(rng.choice(WORDS)), **beside),
         ),
         Question(
             features,
             "features_page, #number",
-            lambda rng: cache.features_page(anchor, search=f"#{one(rng)}", **known),
+            lambda rng: cache.features_page(anchor, search=f"#{any_feature(rng)}", **beside),
         ),
         Question(
             features,
             "features_page, 2,000 of the map",
-            lambda rng: cache.features_page(anchor, ids=some(rng, 2000), **known),
+            lambda rng: cache.features_page(anchor, ids=some(rng, 2000), **beside),
         ),
         Question(
             "all",
             "features_page, six names",
             lambda rng: cache.features_page(anchor, ids=some(rng, 6)),
         ),
-        Question(features, "feature", lambda rng: cache.feature(anchor, one(rng), **known)),
-        Question(features, "histogram", lambda rng: cache.histogram(anchor, one(rng))),
-        Question(features, "spans", lambda rng: cache.spans(anchor, one(rng), "top")),
-        Question(features, "near", lambda rng: cache.near(dataset, one(rng), sae_run=sae)),
-        Question(features, "sae_feature", lambda rng: cache.sae_feature(sae, one(rng))),
         Question(
-            features, "explanations", lambda rng: cache.explanations(place.explain, [one(rng)])
+            features, "feature", lambda rng: cache.feature(anchor, any_feature(rng), **beside)
         ),
-        Question("review", "texts", lambda rng: cache.texts(place.explain)),
+        Question(features, "histogram", lambda rng: cache.histogram(anchor, any_feature(rng))),
+        Question(features, "spans", lambda rng: cache.spans(anchor, any_feature(rng), "top")),
+        Question(features, "near", lambda rng: cache.near(dataset, any_feature(rng), sae_run=sae)),
+        Question(features, "sae_feature", lambda rng: cache.sae_feature(sae, any_feature(rng))),
+        Question(
+            features,
+            "explanations",
+            lambda rng: cache.explanations(browsed.explain, [any_feature(rng)]),
+        ),
+        Question("review", "texts", lambda rng: cache.texts(browsed.explain)),
         Question(
             "review",
             "examples",
-            lambda rng: cache.examples(place.explain, anchor, one(rng)),
+            lambda rng: cache.examples(browsed.explain, anchor, any_feature(rng)),
         ),
         Question("datasets", "samples_page", lambda rng: cache.samples_page(anchor)),
         Question(
@@ -201,29 +205,29 @@ def questions(place: Place) -> list[Question]:
         Question(
             gaps,
             "the curve, first time",
-            lambda rng: compare.curve(cache, anchor, dataset, runs=place.runs),
+            lambda rng: compare.curve(cache, anchor, dataset, runs=browsed.runs),
         ),
     ]
 
 
-def threshold(rng: np.random.Generator, steps: list[float]) -> float:
-    """As the slider gives it: up to where most features have gone, rarely a rung."""
-    return round(float(rng.uniform(0, steps[len(steps) // 2])), 3)
+def threshold(rng: np.random.Generator, thresholds: list[float]) -> float:
+    """As the slider gives it: up to where most features have gone, rarely one of its grid."""
+    return round(float(rng.uniform(0, thresholds[len(thresholds) // 2])), 3)
 
 
-def gap_page(place: Place, threshold: float) -> tuple[Any, Any, list[dict[str, Any]], int]:
+def gap_page(browsed: Browsed, threshold: float) -> tuple[Any, Any, list[dict[str, Any]], int]:
     """What a move of the threshold asks, through the functions that the page calls."""
-    cache, anchor, dataset = place.cache, place.anchor, place.dataset
-    relevant = compare.relevant_set("all", cache, anchor, runs=place.runs)
+    cache, anchor, dataset = browsed.cache, browsed.anchor, browsed.dataset
+    relevant = compare.relevant_set("all", cache, anchor, runs=browsed.runs)
     result = compare.coverage_of(cache, anchor, dataset, threshold=threshold, relevant=relevant)
-    roles = compare.by_role(cache, anchor, dataset, runs=place.runs, threshold=threshold)
+    roles = compare.by_role(cache, anchor, dataset, runs=browsed.runs, threshold=threshold)
     rows, total = compare.gap_table(
         cache,
         anchor,
         dataset,
         threshold=threshold,
         relevant=relevant,
-        explained=(place.explain,),
+        explained=(browsed.explain,),
         limit=PAGE,
     )
     return result, roles, rows, total
@@ -249,11 +253,11 @@ class Ours:
 
     name = "ours"
 
-    def __init__(self, place: Place):
-        self.place = place
+    def __init__(self, browsed: Browsed):
+        self.browsed = browsed
 
     def gap_page(self, threshold: float) -> dict[str, Any]:
-        result, roles, rows, total = gap_page(self.place, threshold)
+        result, roles, rows, total = gap_page(self.browsed, threshold)
         return {
             "fac": result.fac,
             "roles": [row["fac"] for row in roles],
@@ -262,27 +266,27 @@ class Ours:
         }
 
     def feature_page(self, feature: int, sort: str, offset: int) -> dict[str, Any]:
-        cache, anchor, dataset = self.place.cache, self.place.anchor, self.place.dataset
-        sae, told = self.place.sae, (self.place.explain,)
+        cache, anchor, dataset = self.browsed.cache, self.browsed.anchor, self.browsed.dataset
+        sae, explained = self.browsed.sae, (self.browsed.explain,)
         points = cache.points(sae)
         listing: dict[str, Any] = {"sort": sort, "only": "alive", "offset": offset}
-        rows, total = cache.features_page(anchor, **listing, sae_run=sae, explained=told)
+        rows, total = cache.features_page(anchor, **listing, sae_run=sae, explained=explained)
         lens = cache.sae_feature(sae, feature) or {}
         others = lens["neighbours"][:6]
         names, _ = cache.features_page(anchor, ids=others, limit=6)
-        own = [cache.feature(run, feature) or {} for run in (anchor, dataset)]
-        said = cache.explanations(self.place.explain, [feature])
+        both = [cache.feature(run, feature) or {} for run in (anchor, dataset)]
+        texts = cache.explanations(self.browsed.explain, [feature])
         return {
             "x": points["x"].to_numpy(),
             "support": cache.support(anchor, 0.0),
             "page": [row["feature"] for row in rows],
-            "said": [row["explanation"] for row in rows],
+            "explanations": [row["explanation"] for row in rows],
             "total": total,
-            "own": [(row["n_samples"], row["max_peak"]) for row in own],
+            "both": [(row["n_samples"], row["max_peak"]) for row in both],
             "histogram": cache.histogram(anchor, feature)[1],
             "spans": [(s["tokens"], s["activations"]) for s in cache.spans(anchor, feature, "top")],
             "near": [(s["tokens"], s["pre"]) for s in cache.near(dataset, feature, sae_run=sae)],
-            "explanation": said[0]["text"] if said else None,
+            "explanation": texts[0]["text"] if texts else None,
             "promotes": lens["promotes"],
             "names": {row["feature"]: row["label"] for row in names},
         }
@@ -293,8 +297,8 @@ class Peer(ABC):
 
     name: str
 
-    def __init__(self, place: Place):
-        self.place = place
+    def __init__(self, browsed: Browsed):
+        self.browsed = browsed
 
     @abstractmethod
     def counts(self, run: str, threshold: float) -> np.ndarray:
@@ -333,72 +337,73 @@ class Peer(ABC):
         """x, y of every feature."""
 
     @abstractmethod
-    def told(self, features: list[int]) -> dict[int, tuple[str, float]]:
+    def explained(self, features: list[int]) -> dict[int, tuple[str, float]]:
         """Explanation and score of those of these features that have one."""
 
     def gap_page(self, threshold: float) -> dict[str, Any]:
-        runs = (self.place.anchor, self.place.dataset)
+        runs = (self.browsed.anchor, self.browsed.dataset)
         anchor, dataset = (self.counts(run, threshold) for run in runs)
         # What fires at all is the same for every threshold, so it is asked for once.
         fired = self.fired_by_role()
-        n_samples = self.place.cache.summary(self.place.anchor)["n_samples"]
-        found = [
+        n_samples = self.browsed.cache.summary(self.browsed.anchor)["n_samples"]
+        results = [
             coverage.fac(a > 0, d > 0, coverage.everywhere_relevant(f, n_samples))
             for a, d, f in zip(anchor, dataset, fired, strict=True)
         ]
-        missing = found[-1].missing
+        missing = results[-1].missing
         count = anchor[-1][missing]
         first = missing[np.lexsort((missing, -count))][:PAGE].tolist()
-        facts, told = self.facts(self.place.anchor, first), self.told(first)
+        facts = self.facts(self.browsed.anchor, first)
+        explained = self.explained(first)
         best: dict[int, float] = {}
         for feature, _, pre in self.near(first):
             best.setdefault(feature, pre)
         level = max(THRESHOLD, threshold)
         rows = []
         for i in first:
-            explanation, score = told.get(i, (None, None))
+            explanation, score = explained.get(i, (None, None))
             facts_of = facts[i]
             near = best[i] / np.float32(level)
             n = int(anchor[-1][i])
             rows.append([i, facts_of[2], n, near, facts_of[1], explanation, score])
         return {
-            "fac": found[-1].fac,
-            "roles": [one.fac for one in found[:-1]],
+            "fac": results[-1].fac,
+            "roles": [result.fac for result in results[:-1]],
             "total": len(missing),
             "rows": rows,
         }
 
     def fired_by_role(self) -> np.ndarray:
         if not hasattr(self, "_fired"):
-            self._fired = self.counts(self.place.anchor, 0.0)
+            self._fired = self.counts(self.browsed.anchor, 0.0)
         return self._fired
 
     def feature_page(self, feature: int, sort: str, offset: int) -> dict[str, Any]:
         points = self.points()
-        page, said, total = self.page(sort, offset)
+        page, explanations, total = self.page(sort, offset)
         promotes, neighbours = self.lens(feature)
         peaks = self.peaks(feature)
-        runs = (self.place.anchor, self.place.dataset)
+        runs = (self.browsed.anchor, self.browsed.dataset)
         histogram: list[int] = []
         if len(peaks):
             bins = caching.HISTOGRAM_BINS
             at = np.floor(peaks.astype(float) / float(peaks.max()) * bins).astype(int)
             histogram = np.bincount(np.minimum(at, bins - 1), minlength=bins).tolist()
-        told = self.told([feature])
+        explained = self.explained([feature])
         return {
             "x": points[0],
-            "support": self.firing(self.place.anchor),
+            "support": self.firing(self.browsed.anchor),
             "page": page,
-            "said": said,
+            "explanations": explanations,
             "total": total,
-            "own": [self.facts(run, [feature])[feature][:2] for run in runs],
+            "both": [self.facts(run, [feature])[feature][:2] for run in runs],
             "histogram": histogram,
             "spans": self.spans(feature),
             "near": [(tokens, pre) for _, tokens, pre in self.near([feature])],
-            "explanation": told[feature][0] if told else None,
+            "explanation": explained[feature][0] if explained else None,
             "promotes": promotes,
             "names": {
-                i: row[2] for i, row in self.facts(self.place.anchor, neighbours[:6]).items()
+                i: row[2] for i, row in self.facts(self.browsed.anchor, neighbours[:6]).items()
             },
         }
 
@@ -408,34 +413,34 @@ class Pandas(Peer):
 
     name = "pandas"
 
-    def __init__(self, place: Place):
-        super().__init__(place)
-        sides = (place.anchor, place.dataset)
+    def __init__(self, browsed: Browsed):
+        super().__init__(browsed)
+        sides = (browsed.anchor, browsed.dataset)
         self.features = {run: self._features(run) for run in sides}
-        self.sae = _arrow_frame(place.path(place.sae, "features"))
-        texts = _arrow_frame(place.path(place.explain, "explanations"))[["feature", "text"]]
-        scores = _arrow_frame(place.path(place.explain, "scores"))[["feature", "value"]]
+        self.sae = _arrow_frame(browsed.path(browsed.sae, "features"))
+        texts = _arrow_frame(browsed.path(browsed.explain, "explanations"))[["feature", "text"]]
+        scores = _arrow_frame(browsed.path(browsed.explain, "scores"))[["feature", "value"]]
         self.texts = texts[texts["text"].notna()].merge(scores, on="feature", how="left")
         self.load(sides)
 
     def load(self, sides: tuple[str, str]) -> None:
         self.activations = {run: self._activations(run) for run in sides}
-        self.all_spans = _arrow_frame(self.place.path(sides[0], "spans"))
-        self.all_near = _arrow_frame(self.place.path(sides[1], "near"))
+        self.all_spans = _arrow_frame(self.browsed.path(sides[0], "spans"))
+        self.all_near = _arrow_frame(self.browsed.path(sides[1], "near"))
 
     def _features(self, run: str) -> pd.DataFrame:
         sql = "SELECT feature, label, n_samples, n_tokens, max_peak, mean_peak FROM features"
-        with duckdb.connect(_file(self.place, run), read_only=True) as con:
+        with duckdb.connect(_file(self.browsed, run), read_only=True) as con:
             return con.execute(f"{sql} ORDER BY feature").df()
 
     def _activations(self, run: str) -> pd.DataFrame:
         columns = ["feature", "peak", "role"]
-        table = pq.read_table(self.place.path(run, "activations"), columns=columns)
+        table = pq.read_table(self.browsed.path(run, "activations"), columns=columns)
         codes = _codes(table["role"])
         frame = table.drop_columns(["role"]).to_pandas(split_blocks=True, self_destruct=True)
-        with duckdb.connect(_file(self.place, run), read_only=True) as con:
-            found = con.execute("SELECT strongest FROM activations").fetchnumpy()
-        return frame.assign(role=codes, strongest=found["strongest"])
+        with duckdb.connect(_file(self.browsed, run), read_only=True) as con:
+            rows = con.execute("SELECT strongest FROM activations").fetchnumpy()
+        return frame.assign(role=codes, strongest=rows["strongest"])
 
     def counts(self, run: str, threshold: float) -> np.ndarray:
         rows = self.activations[run]
@@ -443,7 +448,7 @@ class Pandas(Peer):
         return self._by_role(hit, hit.loc[hit["strongest"], "feature"])
 
     def _by_role(self, hit: pd.DataFrame, strongest: pd.Series) -> np.ndarray:
-        out = np.zeros((len(ROLES) + 1, self.place.n_features), np.int64)
+        out = np.zeros((len(ROLES) + 1, self.browsed.n_features), np.int64)
         for (role, feature), n in hit.groupby(["role", "feature"]).size().items():
             out[role, feature] = n
         every = strongest.value_counts()
@@ -454,12 +459,12 @@ class Pandas(Peer):
         return self.features[run]["n_samples"].to_numpy()
 
     def page(self, sort: str, offset: int) -> tuple[list[int], list[str | None], int]:
-        frame = self.features[self.place.anchor]
+        frame = self.features[self.browsed.anchor]
         alive = frame[frame["n_samples"] > 0]
-        shown = alive.sort_values([sort, "feature"], ascending=[False, sort != "feature"])
-        ids = shown["feature"].iloc[offset : offset + PAGE].tolist()
-        told = self.told(ids)
-        return ids, [told[i][0] if i in told else None for i in ids], len(alive)
+        ordered = alive.sort_values([sort, "feature"], ascending=[False, sort != "feature"])
+        ids = ordered["feature"].iloc[offset : offset + PAGE].tolist()
+        explained = self.explained(ids)
+        return ids, [explained[i][0] if i in explained else None for i in ids], len(alive)
 
     def facts(self, run: str, features: list[int]) -> dict[int, tuple[int, float, str]]:
         rows = self.features[run]
@@ -468,7 +473,7 @@ class Pandas(Peer):
         return {i: (n, peak, label) for i, n, peak, label in zip(*columns, strict=True)}
 
     def peaks(self, feature: int) -> np.ndarray:
-        rows = self.activations[self.place.anchor]
+        rows = self.activations[self.browsed.anchor]
         return rows.loc[(rows["feature"] == feature) & rows["strongest"], "peak"].to_numpy()
 
     def spans(self, feature: int) -> list[tuple[list[str], list[float]]]:
@@ -484,7 +489,7 @@ class Pandas(Peer):
     def points(self) -> np.ndarray:
         return self.sae[["x", "y"]].to_numpy(dtype=np.float32).T
 
-    def told(self, features: list[int]) -> dict[int, tuple[str, float]]:
+    def explained(self, features: list[int]) -> dict[int, tuple[str, float]]:
         rows = self.texts[self.texts["feature"].isin(features)]
         columns = [rows[c].tolist() for c in ("feature", "text", "value")]
         return {i: (text, value) for i, text, value in zip(*columns, strict=True)}
@@ -499,7 +504,7 @@ class Parquet(Pandas):
         """Nothing is held."""
 
     def _read(self, run: str, table: str, columns: list[str], filters: Any) -> pa.Table:
-        return pq.read_table(self.place.path(run, table), columns=columns, filters=filters)
+        return pq.read_table(self.browsed.path(run, table), columns=columns, filters=filters)
 
     def counts(self, run: str, threshold: float) -> np.ndarray:
         above = [("peak", ">", float(np.float32(threshold)))]
@@ -509,20 +514,20 @@ class Parquet(Pandas):
         return self._by_role(frame, once["feature"])
 
     def peaks(self, feature: int) -> np.ndarray:
-        own = [("feature", "==", feature)]
-        table = self._read(self.place.anchor, "activations", ["sample", "peak"], own)
+        rows = [("feature", "==", feature)]
+        table = self._read(self.browsed.anchor, "activations", ["sample", "peak"], rows)
         return table.to_pandas().drop_duplicates("sample")["peak"].to_numpy()
 
     def spans(self, feature: int) -> list[tuple[list[str], list[float]]]:
         columns = ["kind", "rank", "tokens", "activations"]
-        own = [("feature", "==", feature)]
-        table = self._read(self.place.anchor, "spans", columns, own)
+        rows = [("feature", "==", feature)]
+        table = self._read(self.browsed.anchor, "spans", columns, rows)
         return _spans(table.to_pandas(types_mapper=pd.ArrowDtype))
 
     def near(self, features: list[int]) -> list[tuple[int, list[str], float]]:
         columns = ["feature", "rank", "tokens", "pre"]
-        own = [("feature", "in", features)]
-        table = self._read(self.place.dataset, "near", columns, own)
+        rows = [("feature", "in", features)]
+        table = self._read(self.browsed.dataset, "near", columns, rows)
         return _near(table.to_pandas(types_mapper=pd.ArrowDtype))
 
 
@@ -546,17 +551,17 @@ def _near(rows: pd.DataFrame) -> list[tuple[int, list[str], float]]:
 
 def _codes(role: pa.ChunkedArray) -> np.ndarray:
     """uint8 index into ROLES."""
-    place = [
+    codes = [
         np.array([ROLES.index(name) for name in chunk.dictionary.to_pylist()], np.uint8)[
             chunk.indices.to_numpy()
         ]
         for chunk in role.chunks
     ]
-    return np.concatenate(place) if place else np.zeros(0, np.uint8)
+    return np.concatenate(codes) if codes else np.zeros(0, np.uint8)
 
 
-def _file(place: Place, run: str) -> str:
-    return str(place.runs.workspace.cache / f"{run}.duckdb")
+def _file(browsed: Browsed, run: str) -> str:
+    return str(browsed.runs.workspace.cache / f"{run}.duckdb")
 
 
 class SQLite(Peer):
@@ -564,9 +569,9 @@ class SQLite(Peer):
 
     name = "SQLite"
 
-    def __init__(self, place: Place, path: Path):
-        super().__init__(place)
-        self.side = {place.anchor: "anchor", place.dataset: "dataset"}
+    def __init__(self, browsed: Browsed, path: Path):
+        super().__init__(browsed)
+        self.side = {browsed.anchor: "anchor", browsed.dataset: "dataset"}
         if not path.exists():
             partial = path.with_suffix(".part")
             partial.unlink(missing_ok=True)
@@ -602,30 +607,30 @@ class SQLite(Peer):
         note("SQLite: spans, near misses, the SAE and explanations")
         tables = {
             "spans": (
-                self.place.anchor,
+                self.browsed.anchor,
                 "SELECT feature, kind, rank, to_json(tokens) AS a, to_json(activations) AS b "
                 "FROM spans",
                 "PRIMARY KEY (feature, kind, rank)",
             ),
             "near": (
-                self.place.dataset,
+                self.browsed.dataset,
                 "SELECT feature, rank, to_json(tokens) AS a, pre::DOUBLE AS pre FROM near",
                 "PRIMARY KEY (feature, rank)",
             ),
             "sae": (
-                self.place.sae,
+                self.browsed.sae,
                 "SELECT feature, x::DOUBLE AS x, y::DOUBLE AS y, to_json(promotes) AS a, "
                 "to_json(neighbours) AS b FROM features",
                 "PRIMARY KEY (feature)",
             ),
-            "told": (
-                self.place.explain,
+            "explained": (
+                self.browsed.explain,
                 "SELECT feature, explanation, score FROM explained",
                 "PRIMARY KEY (feature)",
             ),
         }
         for name, (run, sql, key) in tables.items():
-            with duckdb.connect(_file(self.place, run), read_only=True) as source:
+            with duckdb.connect(_file(self.browsed, run), read_only=True) as source:
                 columns = [c[0] for c in source.execute(f"{sql} LIMIT 0").description]
             con.execute(f"CREATE TABLE {name} ({', '.join(columns)}, {key}) WITHOUT ROWID")
             marks = ", ".join("?" * len(columns))
@@ -636,13 +641,13 @@ class SQLite(Peer):
 
     def _rows(self, run: str, sql: str) -> Iterator[list[tuple[Any, ...]]]:
         """The rows of a table of our cache, a few at a time."""
-        with duckdb.connect(_file(self.place, run), read_only=True) as con:
-            found = con.execute(sql)
-            while rows := found.fetchmany(200_000):
+        with duckdb.connect(_file(self.browsed, run), read_only=True) as con:
+            answer = con.execute(sql)
+            while rows := answer.fetchmany(200_000):
                 yield rows
 
     def counts(self, run: str, threshold: float) -> np.ndarray:
-        out = np.zeros((len(ROLES) + 1, self.place.n_features), np.int64)
+        out = np.zeros((len(ROLES) + 1, self.browsed.n_features), np.int64)
         sql = (
             f"SELECT feature, role, count(*), sum(strongest) FROM activations_{self.side[run]} "
             f"WHERE peak > ? GROUP BY feature, role"
@@ -663,7 +668,7 @@ class SQLite(Peer):
         rows = self.con.execute(
             f"SELECT f.feature, t.explanation FROM (SELECT feature, {sort} FROM features_anchor "
             f"WHERE n_samples > 0 ORDER BY {sort} DESC, feature LIMIT ? OFFSET ?) f "
-            f"LEFT JOIN told t ON t.feature = f.feature ORDER BY f.{sort} DESC, f.feature",
+            f"LEFT JOIN explained t ON t.feature = f.feature ORDER BY f.{sort} DESC, f.feature",
             [PAGE, offset],
         ).fetchall()
         return [i for i, _ in rows], [text for _, text in rows], total
@@ -695,9 +700,10 @@ class SQLite(Peer):
         rows = self.con.execute("SELECT x, y FROM sae ORDER BY feature").fetchall()
         return np.array(rows, np.float32).T
 
-    def told(self, features: list[int]) -> dict[int, tuple[str, float]]:
-        sql = f"SELECT feature, explanation, score FROM told WHERE feature IN ({_marks(features)})"
-        return {i: (text, score) for i, text, score in self.con.execute(sql, features)}
+    def explained(self, features: list[int]) -> dict[int, tuple[str, float]]:
+        sql = "SELECT feature, explanation, score FROM explained"
+        rows = self.con.execute(f"{sql} WHERE feature IN ({_marks(features)})", features)
+        return {i: (text, score) for i, text, score in rows}
 
 
 def _marks(values: list[int]) -> str:
@@ -713,8 +719,8 @@ def must_equal(ours: Any, theirs: Any, where: str) -> None:
     if isinstance(ours, list | tuple):
         if len(ours) != len(theirs):
             raise ValueError(f"{where}: {len(ours)} entries, not {len(theirs)}")
-        for one, other in zip(ours, theirs, strict=True):
-            must_equal(one, other, where)
+        for mine, other in zip(ours, theirs, strict=True):
+            must_equal(mine, other, where)
         return
     same = (
         np.allclose(ours, theirs, rtol=1e-5, equal_nan=True)
@@ -725,8 +731,8 @@ def must_equal(ours: Any, theirs: Any, where: str) -> None:
         raise ValueError(f"{where}: {ours!r} is not {theirs!r}")
 
 
-def pages(place: Place, store: Any) -> dict[str, Callable[[np.random.Generator], Any]]:
-    steps, n = place.cache.summary(place.anchor)["thresholds"], place.n_features
+def pages(browsed: Browsed, store: Any) -> dict[str, Callable[[np.random.Generator], Any]]:
+    thresholds, n = browsed.cache.summary(browsed.anchor)["thresholds"], browsed.n_features
 
     def feature(rng: np.random.Generator) -> Any:
         return store.feature_page(
@@ -734,24 +740,24 @@ def pages(place: Place, store: Any) -> dict[str, Callable[[np.random.Generator],
         )
 
     return {
-        "gap page": lambda rng: store.gap_page(threshold(rng, steps)),
+        "gap page": lambda rng: store.gap_page(threshold(rng, thresholds)),
         "feature page": feature,
     }
 
 
-def compared(place: Place, stores: list[Any], repeat: int, few: int) -> list[str]:
+def compared(browsed: Browsed, stores: list[Any], repeat: int, few: int) -> list[str]:
     """A table of medians, after every store has given the same answers as ours."""
     lines = ["| page | store | p50, ms | p95, ms | ours is faster by |", "|---|---|---|---|---|"]
-    ours = Ours(place)
-    for name, ask in pages(place, ours).items():
+    ours = Ours(browsed)
+    for name, ask in pages(browsed, ours).items():
         mine = timed(ask, repeat, seed=1)
         lines.append(_line(name, "ours", mine, mine))
         for store in stores:
             note(f"{name}: {store.name}")
-            theirs = pages(place, store)[name]
+            theirs = pages(browsed, store)[name]
             for seed in range(2):
-                asked = (np.random.default_rng(100 + seed) for _ in range(2))
-                must_equal(ask(next(asked)), theirs(next(asked)), f"{name}, {store.name}")
+                draws = (np.random.default_rng(100 + seed) for _ in range(2))
+                must_equal(ask(next(draws)), theirs(next(draws)), f"{name}, {store.name}")
             slow = timed(theirs, few, seed=1)
             lines.append(_line(name, store.name, slow, mine))
     return lines
@@ -804,9 +810,9 @@ def main(arguments: list[str] | None = None) -> None:
     read_once(workspace.cache)
     with closing(Cache(workspace.cache)) as cache:
         named = (ids[what] for what in ("anchor", "dataset", "sae", "explain"))
-        place = Place(Runs(workspace), cache, *named)
+        browsed = Browsed(Runs(workspace), cache, *named)
         print("| page | query | p50, ms | p95, ms |\n|---|---|---|---|")
-        for question in questions(place):
+        for question in questions(browsed):
             took = timed(question.ask, args.repeat, seed=0)
             print(
                 f"| {question.page} | {question.name} | {np.median(took):.2f} | "
@@ -816,14 +822,14 @@ def main(arguments: list[str] | None = None) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         note(f"peak RSS of this process so far {peak:,.0f} MiB")
         makers: dict[str, Callable[[], Peer]] = {
-            "pandas": lambda: Pandas(place),
-            "Parquet": lambda: Parquet(place),
-            "SQLite": lambda: SQLite(place, workspace.root / "peer.sqlite"),
+            "pandas": lambda: Pandas(browsed),
+            "Parquet": lambda: Parquet(browsed),
+            "SQLite": lambda: SQLite(browsed, workspace.root / "peer.sqlite"),
         }
         if args.against:
             stores = [makers[name]() for name in args.against]
             read_once(workspace.root)
-            print("\n" + "\n".join(compared(place, stores, args.repeat, args.few)))
+            print("\n" + "\n".join(compared(browsed, stores, args.repeat, args.few)))
 
 
 if __name__ == "__main__":

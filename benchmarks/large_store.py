@@ -134,8 +134,8 @@ def write(workspace: Workspace, size: Size, progress: Any = lambda note: None) -
     other = rate * size.share * np.exp(rng.standard_normal(size.features) - 0.5)
     other[rng.random(size.features) < 0.05] = 0
     for what, draws in (("anchor", rate), ("dataset", other)):
-        asked = _Measure(runs, size, what, texts[what], ids, draws, scale, progress)
-        ids[what] = asked.run()
+        measure = _Measure(runs, size, what, texts[what], ids, draws, scale, progress)
+        ids[what] = measure.run()
     progress("writing explanations")
     ids["explain"] = _write_explanations(runs, size, ids["anchor"])
     return ids
@@ -146,12 +146,12 @@ def write(workspace: Workspace, size: Size, progress: Any = lambda note: None) -
 
 def _sentences() -> dict[str, list[str]]:
     """The demo anchor's sentences, by who says them."""
-    found: dict[str, set[str]] = {"user": set(), "assistant": set()}
+    by_role: dict[str, set[str]] = {"user": set(), "assistant": set()}
     for line in (DEMO_INPUTS / "anchor.jsonl").read_text("utf-8").splitlines():
         for message in json.loads(line)["messages"]:
             parts = re.split(r"(?<=[.!?])\s+", message["content"])
-            found[message["role"]] |= {part for part in parts if len(part.split()) > 2}
-    return {role: sorted(texts) for role, texts in found.items()}
+            by_role[message["role"]] |= {part for part in parts if len(part.split()) > 2}
+    return {role: sorted(texts) for role, texts in by_role.items()}
 
 
 def _corpus(sentences: dict[str, list[str]], n: int, seed: list[int]) -> Corpus:
@@ -170,12 +170,12 @@ def _corpus(sentences: dict[str, list[str]], n: int, seed: list[int]) -> Corpus:
     pieces: list[str] = []
     lengths, samples, roles = [], [], []
     for i in range(n):
-        said = {role: " ".join(sentences[role][j] for j in drawn[role][i]) for role in drawn}
-        said["user"] += f" (Question {i + 1}.)"  # no two samples are the same
+        turns = {role: " ".join(sentences[role][j] for j in drawn[role][i]) for role in drawn}
+        turns["user"] += f" (Question {i + 1}.)"  # no two samples are the same
         if system[i]:
-            said = {"system": SYSTEM_PROMPTS[i % len(SYSTEM_PROMPTS)], **said}
-        chats.append([{"role": role, "content": text} for role, text in said.items()])
-        for role, text in said.items():
+            turns = {"system": SYSTEM_PROMPTS[i % len(SYSTEM_PROMPTS)], **turns}
+        chats.append([{"role": role, "content": text} for role, text in turns.items()])
+        for role, text in turns.items():
             words = re.findall(r"\s*\S+", text)
             pieces += words
             lengths.append(len(words))
@@ -419,22 +419,22 @@ class _Measure:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Feature, token of the peak, peak and number of firing tokens of every (feature, slot), as
         a measure sorts them: by (feature, peak descending, sample, role)."""
-        own = np.repeat(np.arange(last - first, dtype=np.uint64), self.draws[first:last])
-        token = rng.integers(0, len(self.corpus.slot), len(own), dtype=np.int32)
-        value = np.exp(rng.standard_normal(len(own), np.float32))
-        value *= self.scale[first + own.astype(np.int64)]
+        local = np.repeat(np.arange(last - first, dtype=np.uint64), self.draws[first:last])
+        token = rng.integers(0, len(self.corpus.slot), len(local), dtype=np.int32)
+        value = np.exp(rng.standard_normal(len(local), np.float32))
+        value *= self.scale[first + local.astype(np.int64)]
         value += np.float32(THRESHOLD)
         # Positive floats sort like their bits: the highest of each (feature, slot) comes first.
-        key = own * np.uint64(len(self.corpus.sample)) + self.corpus.slot[token].astype(np.uint64)
+        key = local * np.uint64(len(self.corpus.sample)) + self.corpus.slot[token].astype(np.uint64)
         order = np.argsort((key << np.uint64(32)) | _falling(value))
         key = key[order]
         heads = np.flatnonzero(np.diff(key, prepend=key[:1] + np.uint64(1)))
         n_tokens = np.diff(np.append(heads, len(key)))
         highest = order[heads]
-        own, token, value = own[highest], token[highest], value[highest]
+        local, token, value = local[highest], token[highest], value[highest]
         # Slots are in order of (sample, role), and a stable sort keeps that among equal peaks.
-        order = np.argsort((own << np.uint64(32)) | _falling(value), kind="stable")
-        feature = (first + own[order]).astype(np.int32)
+        order = np.argsort((local << np.uint64(32)) | _falling(value), kind="stable")
+        feature = (first + local[order]).astype(np.int32)
         return feature, token[order], value[order], n_tokens[order].astype(np.int32)
 
     def _spans(
@@ -447,16 +447,16 @@ class _Measure:
         rng: np.random.Generator,
     ) -> pa.Table:
         """The strongest rows, and rows evenly over the weaker ones' quantiles."""
-        place = np.arange(TOP + SPREAD)
+        slots = np.arange(TOP + SPREAD)
         beyond = np.maximum(counts - TOP, 0)[:, None]
-        spread = TOP + ((place[TOP:] - TOP) * 2 + 1) * beyond // (2 * SPREAD)
-        where = np.concatenate([np.broadcast_to(place[:TOP], (len(counts), TOP)), spread], axis=1)
+        spread = TOP + ((slots[TOP:] - TOP) * 2 + 1) * beyond // (2 * SPREAD)
+        where = np.concatenate([np.broadcast_to(slots[:TOP], (len(counts), TOP)), spread], axis=1)
         fresh = np.diff(where, axis=1, prepend=-1) > 0
-        own, column = np.nonzero((where < counts[:, None]) & fresh)
-        within = where[own, column]
-        row = begins[own] + within
+        local, column = np.nonzero((where < counts[:, None]) & fresh)
+        within = where[local, column]
+        row = begins[local] + within
         is_spread = column >= TOP
-        group = own * 2 + is_spread
+        group = local * 2 + is_spread
         rank = np.arange(len(group)) - np.searchsorted(group, group)
         table, offsets, at = self._windows(token[row])
         # What else of the window fires is made up: a tenth of its tokens, below the peak.
@@ -466,10 +466,10 @@ class _Measure:
         flat = flat.astype(np.float16).astype(np.float32)  # as a measure keeps them
         return pa.table(
             {
-                "feature": first + own,
+                "feature": first + local,
                 "kind": np.where(is_spread, "spread", "top"),
                 "rank": rank,
-                "quantile": (counts[own] - 1 - within) / counts[own],
+                "quantile": (counts[local] - 1 - within) / counts[local],
                 "peak": peak[row],
                 "activations": pa.ListArray.from_arrays(offsets, flat),
                 **table,
@@ -486,17 +486,17 @@ class _Measure:
         rng: np.random.Generator,
     ) -> pa.Table:
         """The highest pre-activations: the peaks, and below the threshold where there are none."""
-        own = np.repeat(np.arange(len(counts)), NEAR)
+        local = np.repeat(np.arange(len(counts)), NEAR)
         rank = np.tile(np.arange(NEAR), len(counts))
-        fires = rank < counts[own]
-        row = np.where(fires, begins[own] + rank, 0)
-        at = rng.integers(0, len(self.corpus.slot), len(own), dtype=np.int32)
+        fires = rank < counts[local]
+        row = np.where(fires, begins[local] + rank, 0)
+        at = rng.integers(0, len(self.corpus.slot), len(local), dtype=np.int32)
         below = np.sort(rng.random((len(counts), NEAR), np.float32), axis=1)[:, ::-1].ravel()
         pre = np.float32(THRESHOLD) * below
         if len(token):
             at, pre = np.where(fires, token[row], at), np.where(fires, peak[row], pre)
         table, _, _ = self._windows(at)
-        return pa.table({"feature": first + own, "rank": rank, "pre": pre, **table})
+        return pa.table({"feature": first + local, "rank": rank, "pre": pre, **table})
 
     def _windows(self, token: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         """Columns that say where these tokens are and what stands around them, where each window
@@ -557,31 +557,31 @@ def _write_explanations(runs: Runs, size: Size, measure_run: str) -> str:
         feature = spans["feature"].to_numpy()
         fired = np.unique(feature)
         explained = fired[fired % 2 == 0]
-        said: dict[int, list[tuple[str, list[Any]]]] = {i: [] for i in explained.tolist()}
+        peaks_of: dict[int, list[tuple[str, list[Any]]]] = {i: [] for i in explained.tolist()}
         for batch in runs.batches(measure_run, "spans"):
             for row in batch.drop_columns(["activations", "quantile", "peak"]).to_pylist():
-                if row["kind"] == "top" and row["feature"] in said:
+                if row["kind"] == "top" and row["feature"] in peaks_of:
                     word = row["tokens"][row["peak_index"]].strip()
                     at = [row["sample"], row["role"], row["position"]]
-                    said[row["feature"]].append((word, at))
+                    peaks_of[row["feature"]].append((word, at))
         texts, inputs = [], []
-        for found in said.values():
-            words = list(dict.fromkeys(word for word, _ in found))
+        for peaks in peaks_of.values():
+            words = list(dict.fromkeys(word for word, _ in peaks))
             quoted = ", ".join(f"“{word}”" for word in words[:3])
             after = ", ".join(f"“{word}”" for word in words[3:6])
             texts.append(f"Peaks on {quoted}" + (f", in samples that say {after}" if after else ""))
-            inputs.append(json.dumps({"spans": [at for _, at in found], "promotes": []}))
-        told = fired % 2 == 0
+            inputs.append(json.dumps({"spans": [at for _, at in peaks], "promotes": []}))
+        has_text = fired % 2 == 0
         text_of, inputs_of = iter(texts), iter(inputs)
         table = {
             "feature": fired,
             "explainer": ["tokens"] * len(fired),
-            "text": [next(text_of) if ok else None for ok in told],
-            "status": np.where(told, "explained", "cannot_tell"),
-            "reason": np.where(told, "", "the examples have nothing in common"),
+            "text": [next(text_of) if ok else None for ok in has_text],
+            "status": np.where(has_text, "explained", "cannot_tell"),
+            "reason": np.where(has_text, "", "the examples have nothing in common"),
             "source": ["synthetic"] * len(fired),
             "prompt_hash": [""] * len(fired),
-            "inputs": [next(inputs_of) if ok else "{}" for ok in told],
+            "inputs": [next(inputs_of) if ok else "{}" for ok in has_text],
         }
         write_table(scratch / "explanations.parquet", pa.table(table), schema.EXPLANATIONS)
         n = len(explained)
@@ -679,7 +679,7 @@ def main(arguments: list[str] | None = None) -> None:
     ids = write(workspace, size_of(args), lambda note: print(note, file=sys.stderr, flush=True))
     out = ["| run | what | largest table, rows | MB |", "|---|---|---|---|"]
     for what, run in ids.items():
-        files = Runs(workspace).manifest(run)["files"]
+        files = Runs(workspace).manifest(run).files
         most = max(facts["rows"] for facts in files.values())
         size = sum(facts["bytes"] for facts in files.values()) / 1e6
         out.append(f"| {run} | {what} | {most:,} | {size:,.1f} |")

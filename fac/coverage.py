@@ -1,6 +1,8 @@
 """The mathematics of coverage and gaps. Arrays in, numbers out; no files, no SQL, no models.
 
-Paper: arXiv 2602.10388, sections 3 and 4, appendix D; choices where it is silent: method section 6.
+Paper: arXiv 2602.10388, sections 3 and 4, appendix D; M1 to M3 are choices where it is silent, see
+docs/contributing.md. The examples are worked out by hand and run as tests, so that a formula and
+its numbers change together.
 """
 
 from __future__ import annotations
@@ -63,20 +65,20 @@ def strongest(*keys: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndar
     if not len(value):
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     # One whole number sorts in a third of the time of several keys.
-    place, sizes = np.zeros(len(value), np.int64), [1 + int(key.max()) for key in keys]
+    code, sizes = np.zeros(len(value), np.int64), [1 + int(key.max()) for key in keys]
     if math.prod(sizes) >= 2**63:
         raise OverflowError(f"Too much to be sorted at once: keys up to {sizes}.")
     for key, size in zip(keys, sizes, strict=True):
-        place = place * size + key
-    order = np.argsort(place)
-    group = place[order] // sizes[-1]
+        code = code * size + key
+    order = np.argsort(code)
+    group = code[order] // sizes[-1]
     first = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
     counts = np.diff(np.append(first, len(order)))
     ranked = value[order]
     best = np.maximum.reduceat(ranked, first)
-    own = np.repeat(np.arange(len(first)), counts)
-    top = np.flatnonzero(ranked == best[own])
-    earliest = np.append(True, own[top[1:]] != own[top[:-1]])
+    member = np.repeat(np.arange(len(first)), counts)
+    top = np.flatnonzero(ranked == best[member])
+    earliest = np.append(True, member[top[1:]] != member[top[:-1]])
     return order[top[earliest]], counts
 
 
@@ -112,7 +114,16 @@ def present(n_samples: np.ndarray, at_least: int = 1) -> np.ndarray:
 def fac(anchor: np.ndarray, dataset: np.ndarray, relevant: np.ndarray) -> CoverageResult:
     """FAC = |F(Q) ∩ F(P)| / |F(P)| and F_miss = F(P) \\ F(Q) (eq. 6), within the relevant set F.
 
-    All three are bool `[n_features]`. The intersection keeps the ratio at most 1 (method 1.2).
+    All three are bool `[n_features]`. The intersection keeps the ratio at most 1 (M1); it is NaN
+    where the anchor shows nothing relevant (M2).
+
+    >>> anchor, dataset = np.array([[1, 1, 1, 1, 0, 1], [1, 0, 1, 0, 1, 1]]) > 0
+    >>> relevant = np.arange(6) < 5
+    >>> q = fac(anchor, dataset, relevant)
+    >>> q.fac, q.n_anchor, q.n_dataset, q.n_covered, q.n_missing, q.missing.tolist()
+    (0.5, 4, 3, 2, 2, [1, 3])
+    >>> fac(~relevant, dataset, relevant).fac
+    nan
     """
     anchor, dataset = anchor & relevant, dataset & relevant
     covered, missing = anchor & dataset, anchor & ~dataset
@@ -135,19 +146,29 @@ def smoothed_kl(
     """KL(P_F || Q_F^eps) in nats, both uniform on their supports (App. D, closed form).
 
     c/p · log((1/p) / ((1-eps)/q + eps/f)) + m/p · log(f / (eps p)), with p = c + m. NaN when p = 0.
-    With q = 0 the mixture is the uniform part alone.
+    With q = 0 the mixture is the uniform part alone. The paper's counts for toxicity:
+
+    >>> for c in 106, 175, 214:
+    ...     print(f"{smoothed_kl(covered=c, missing=214 - c, dataset=c, relevant=214):.3f}")
+    1.979
+    0.676
+    0.000
     """
     p = covered + missing
     if p == 0:
         return math.nan
-    shown = (1 - epsilon) / dataset + epsilon / relevant if dataset else epsilon / relevant
-    return covered / p * math.log(1 / p / shown) + missing / p * math.log(relevant / (epsilon * p))
+    mixed = (1 - epsilon) / dataset + epsilon / relevant if dataset else epsilon / relevant
+    return covered / p * math.log(1 / p / mixed) + missing / p * math.log(relevant / (epsilon * p))
 
 
 def miss_hit_rate(missing: np.ndarray, now_present: np.ndarray) -> float:
-    """Share of F_miss that is active afterwards: the number the paper's tables report (1.2 [D]).
+    """Share of F_miss that is active afterwards: the number the paper's tables report (M1).
 
     `missing` holds feature ids, `now_present` is bool `[n_features]`. NaN for an empty F_miss.
+
+    >>> now = np.array([True, False, True, True])
+    >>> miss_hit_rate(np.array([0, 1, 3]), now) == 2 / 3, miss_hit_rate(np.array([], int), now)
+    (True, nan)
     """
     return float(now_present[missing].mean()) if len(missing) else math.nan
 

@@ -13,19 +13,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from fac.config import IngestSpec, Spec
-from fac.datasets import MAX_CHARACTERS, Progress, Reading, Sample, read_samples
+from fac.config import IngestSpec
+from fac.datasets import MAX_CHARACTERS, Progress, Sample, SampleReader, read_samples
 from fac.errors import BadRow, InputError
+from fac.manifest import DatasetFacts
 from fac.schema import REJECTED, ROLES, SAMPLES
+from fac.store.runs import ParquetAppender, Runs
 
 PART_ROWS = 4096
 PART_CHARACTERS = 16 * MAX_CHARACTERS
@@ -34,32 +34,6 @@ PART_CHARACTERS = 16 * MAX_CHARACTERS
 MAX_LABELS = 1000
 OTHER_LABELS = "(other labels)"
 """A column of free text may be called `label`; the manifest counts this many values by name."""
-
-
-class Table(Protocol):
-    """A table that is written part by part."""
-
-    def append(self, rows: pa.Table) -> None: ...
-
-
-class Runs(Protocol):
-    """The part of the run store that ingesting needs."""
-
-    def find(self, run_id: str) -> bool: ...
-    def scratch(self, run_id: str) -> Path: ...
-    def exclusive(self, run_id: str) -> AbstractContextManager[None]: ...
-    def appender(
-        self, path: Path, schema: pa.Schema, *, row_group_rows: int, row_group_bytes: int
-    ) -> AbstractContextManager[Table]: ...
-    def publish(
-        self,
-        run_id: str,
-        *,
-        spec: Spec,
-        inputs: Sequence[str],
-        facts: dict[str, Any],
-        seconds: float,
-    ) -> None: ...
 
 
 def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) -> str:
@@ -74,14 +48,14 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
     """
     started = time.monotonic()
     report = progress or (lambda done, total, note="": None)
-    reading = read_samples(
+    reader = read_samples(
         spec.source,
         text_field=spec.text_field,
         messages_field=spec.messages_field,
         label_field=spec.label_field,
     )
-    digest = reading.digest(report)
-    run_id = replace(spec, source=reading.kind).run_id(digest)
+    digest = reader.digest(report)
+    run_id = replace(spec, source=reader.kind).run_id(digest)
     if runs.find(run_id):
         return run_id
     with runs.exclusive(run_id):
@@ -89,13 +63,13 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
             return run_id
         scratch = runs.scratch(run_id)
         try:
-            facts = _write(reading, runs, scratch, skip=spec.on_bad == "skip", report=report)
+            facts = _write(reader, scratch, spec, report)
             runs.publish(
                 run_id,
                 # the name alone: a manifest may leave this machine, the path means nothing there
-                spec=replace(spec, source=reading.name),
+                spec=replace(spec, source=reader.name),
                 inputs=[digest],
-                facts={"name": spec.name, "source": reading.name, **facts},
+                facts=facts,
                 seconds=time.monotonic() - started,
             )
         finally:
@@ -103,9 +77,7 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
     return run_id
 
 
-def _write(
-    reading: Reading, runs: Runs, scratch: Path, *, skip: bool, report: Progress
-) -> dict[str, Any]:
+def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progress) -> DatasetFacts:
     """Writes both tables of a dataset run into `scratch` and returns its facts."""
     seen = SeenIds()
     labels: Counter[str] = Counter()
@@ -113,8 +85,8 @@ def _write(
     n_rows = n_samples = n_rejected = 0
     first_bad: BadRow | None = None
 
-    def table(name: str, schema: pa.Schema) -> AbstractContextManager[Table]:
-        return runs.appender(
+    def table(name: str, schema: pa.Schema) -> ParquetAppender:
+        return ParquetAppender(
             scratch / f"{name}.parquet",
             schema,
             row_group_rows=PART_ROWS,
@@ -122,13 +94,13 @@ def _write(
         )
 
     with table("samples", SAMPLES) as samples, table("rejected", REJECTED) as rejected:
-        for part in _parts(reading):
+        for part in _parts(reader):
             bad = [row for row in part if isinstance(row, BadRow)]
             good = [row for row in part if isinstance(row, Sample)]
-            if bad and not skip:
+            if bad and spec.on_bad != "skip":
                 raise BadRow(
                     bad[0].line,
-                    f"{bad[0].reason} (in {reading.name}); nothing was stored: correct the row, or "
+                    f"{bad[0].reason} (in {reader.name}); nothing was stored: correct the row, or "
                     f"give --on-bad skip to leave such rows out and have them listed.",
                 )
             new = seen.add(np.array([int(s.sample_id, 16) for s in good], np.uint64))
@@ -146,29 +118,33 @@ def _write(
                     labels[sample.label if by_name else OTHER_LABELS] += 1
                 for message in sample.messages:
                     roles[message["role"]] += 1
-            report(reading.done, reading.total, f"{n_samples:,} samples")
+            report(reader.done, reader.total, f"{n_samples:,} samples")
     if first_bad and not n_samples:
         raise InputError(
-            f"None of the {n_rows:,} rows of {reading.name} can be used; "
+            f"None of the {n_rows:,} rows of {reader.name} can be used; "
             f"line {first_bad.line}: {first_bad.reason}."
         )
-    if reading.layout is None or not n_samples:
-        raise InputError(f"{reading.name} has no rows: give a file with at least one sample.")
-    return {
-        "n_samples": n_samples,
-        "duplicates": n_rows - n_rejected - n_samples,
-        "n_rejected": n_rejected,
-        "kind": reading.kind,
-        **reading.layout.facts,
-        "roles": roles,
-        "labels": dict(labels.most_common()),
-    }
+    if reader.layout is None or not n_samples:
+        raise InputError(f"{reader.name} has no rows: give a file with at least one sample.")
+    return DatasetFacts(
+        name=spec.name,
+        source=reader.name,
+        n_samples=n_samples,
+        duplicates=n_rows - n_rejected - n_samples,
+        n_rejected=n_rejected,
+        kind=reader.kind,
+        layout=reader.layout.name,
+        columns=reader.layout.chat_columns,
+        note=reader.layout.note,
+        roles=roles,
+        labels=dict(labels.most_common()),
+    )
 
 
-def _parts(rows: Reading) -> Iterator[list[Sample | BadRow]]:
+def _parts(reader: SampleReader) -> Iterator[list[Sample | BadRow]]:
     part: list[Sample | BadRow] = []
     size = 0
-    for row in rows:
+    for row in reader:
         part.append(row)
         if isinstance(row, Sample):
             size += len(row.meta) + sum(len(message["content"]) for message in row.messages)

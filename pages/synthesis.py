@@ -1,15 +1,89 @@
 """From approved pairs to samples: launched in view of the prompt and the price, judged by what each
 text fires, and out as a dataset in which every row says why it is there."""
 
+import math
+from collections.abc import Mapping
 from functools import partial
 
 import streamlit as st
 
-from fac import charts, ui
+from fac import charts
 from fac.config import SynthesizeSpec
+from fac.generator.names import public_name
+from fac.manifest import SynthesisFacts, SynthesisManifest
+from fac.questions.catalogue import measured, titles
+from fac.questions.explanations import explained
+from fac.questions.launches import (
+    approved_pairs,
+    basis_rows,
+    finished_synthesis,
+    forecast,
+    launch_requests,
+    live_syntheses,
+    pilot_spec,
+    resumed,
+    stopped_synthesis,
+)
+from fac.questions.pairs import pair_states, pairs_titles, state_counts
+from fac.questions.results import (
+    ALL,
+    Remeasured,
+    candidates_page,
+    forms_of,
+    gaps_of,
+    ledger_rows,
+    outcome_of,
+    outcomes,
+    remaining,
+    remeasure_spec,
+    remeasured,
+    remeasuring,
+    samples_needed,
+    syntheses,
+    synthesis_title,
+    unasked_rows,
+)
+from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
+from fac.ui.explanations import headline
+from fac.ui.jobs import counted, show_failures, start
+from fac.ui.pairs import STATE_NAMES
+from fac.ui.pickers import stop_if_nothing_measured
+from fac.ui.results import show_candidate, show_exports
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.synthesis import (
+    launch_fields,
+    launch_synthesis,
+    open_arrived,
+    open_launch,
+    open_result,
+    pick_pairs,
+    show_forecast,
+)
+from fac.ui.tables import Pager, selected_points, table
+from fac.ui.text import Row, clean, plain
+from fac.ui.views import (
+    CHART,
+    COMPARE,
+    COVERAGE,
+    PAIRS,
+    choice,
+    empty,
+    get_param,
+    guard,
+    link,
+    order,
+    param_widget,
+    points,
+    set_param,
+    share,
+)
+from fac.ui.writing import duration, show_job, show_request, show_stopped
 
-SHOWN = 25
+PAGE = {"title": "Synthesis", "section": "Make", "icon": "science", "order": 90}
+
+ROWS = 25
 SORTS = {"peak": "Strongest", "feature": "Gap", "tokens": "Longest", "n_hits": "Most gaps"}
 RISING = ("feature",)
 
@@ -17,53 +91,71 @@ RISING = ("feature",)
 # --- before -----------------------------------------------------------------------------------
 
 
-def launch(found: dict[str, str]) -> None:
+def launch(pairs: dict[str, str]) -> None:
     """Which pairs, how they are asked for, what that will take, and the two buttons."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        run = ui.pick_pairs(found, width=330)
-        ui.link(ui.PAIRS, "Decide on these pairs", pairs=run)
+        run = pick_pairs(pairs, width=330)
+        link(PAIRS, "Decide on these pairs", pairs=run)
         st.space("stretch")
-        ui.past_results()
-    approved = ui.approved_pairs(run)
-    ui.show_pair_counts(run)
-    if live := ui.live_syntheses(run):
-        running(run, [job.id for job in live])
+        if manifests := syntheses(stores()):
+            pick_result("Finished syntheses", manifests, None)
+    approved = approved_pairs(stores(), run)
+    counts = state_counts(pair_states(stores(), run))
+    words = [f"{counts[state]:,} {STATE_NAMES[state].lower()}" for state in PAIR_STATES]
+    st.caption(" · ".join(words) + ". Only what is approved is written from.")
+    if live := live_syntheses(stores(), run):
+        show_running(run, [job.id for job in live])
     if not approved:
-        ui.empty(
+        empty(
             "Nothing is approved yet",
             "Samples are written from approved pairs alone: look at each and press A.",
             icon=":material/approval:",
-            page=ui.PAIRS,
+            page=PAIRS,
             link="Approve pairs",
         )
         st.stop()
     left, right = st.columns([2, 1], gap="medium")
     with left.container(border=True):
         st.markdown("**How the samples are asked for**")
-        with ui.guard():
-            spec = ui.launch_fields(run, approved)
+        with guard():
+            spec = launch_fields(run, approved)
             with right.container(border=True):
-                price(spec, approved)
-            if stopped := ui.stopped_synthesis(run):
-                again = ui.resumed(stopped, spec)
-                ui.show_stopped(stopped, partial(ui.launch_synthesis, again, "Going on"))
-            requests(spec, approved)
-    basis(run, approved)
+                show_price(spec, approved)
+            if stopped := stopped_synthesis(stores(), run):
+                again = resumed(stopped, spec)
+                show_stopped(stopped, partial(launch_synthesis, again, "Going on"))
+            show_requests(spec, approved)
+    show_basis(run, approved)
+
+
+def pick_result(label: str, manifests: Mapping[str, SynthesisManifest], run: str | None) -> None:
+    """A finished synthesis to open; `run` is the one in view."""
+    key = f"result {run}"
+    st.selectbox(
+        label,
+        list(manifests),
+        index=None if run is None else list(manifests).index(run),
+        format_func=lambda each: synthesis_title(manifests[each]),
+        placeholder="Look at what came out",
+        width=420 if run else 300,
+        key=key,
+        on_change=lambda: open_result(st.session_state[key]),
+    )
 
 
 @st.fragment(run_every="1s")
-@ui.guard()
-def running(run: str, jobs: list[int]) -> None:
+@guard()
+def show_running(run: str, jobs: list[int]) -> None:
     """The syntheses under way; the page runs again when one ends."""
-    live = ui.live_syntheses(run)
+    live = live_syntheses(stores(), run)
     if [job.id for job in live] != jobs:
         st.rerun()
     for job in live:
         with st.container(border=True, gap="small"):
-            ui.show_job(job)
+            show_job(job)
 
 
-def price(spec: SynthesizeSpec, approved: list[ui.Row]) -> None:
+def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """What the launch will take, from a pilot of these very settings where there was one."""
     st.markdown("**What it will take**")
     n = len(approved)
@@ -72,10 +164,10 @@ def price(spec: SynthesizeSpec, approved: list[ui.Row]) -> None:
         f"{n:,} pairs, {spec.candidates} texts each: at most {most:,} tokens written, prompts come "
         "on top."
     )
-    found = ui.forecast(spec)
-    if found:
-        ui.show_forecast(found, spec)
-    done = ui.finished_synthesis(spec)
+    pilot = forecast(stores(), spec)
+    if pilot:
+        show_forecast(pilot, spec)
+    done = finished_synthesis(stores(), spec)
     if done:
         st.caption(
             ":material/task_alt: Exactly this was synthesized before. Another attempt, under "
@@ -85,12 +177,12 @@ def price(spec: SynthesizeSpec, approved: list[ui.Row]) -> None:
             "See what came out",
             type="primary",
             icon=":material/visibility:",
-            on_click=ui.open_result,
+            on_click=open_result,
             args=(done,),
         )
         return
     with st.container(gap="small"):
-        if found is None and n > PILOT:
+        if pilot is None and n > PILOT:
             st.caption(
                 f"A pilot of {PILOT} pairs tells how many texts pass, and what all of them take. "
                 "Its texts count: nothing is written twice."
@@ -98,121 +190,185 @@ def price(spec: SynthesizeSpec, approved: list[ui.Row]) -> None:
             st.button(
                 f"Try {PILOT} pairs first",
                 icon=":material/science:",
-                on_click=ui.launch_synthesis,
-                args=(ui.pilot_spec(spec), "Trying a few pairs"),
+                on_click=launch_synthesis,
+                args=(pilot_spec(spec), "Trying a few pairs"),
                 kwargs={"follow": False},
             )
         st.button(
-            f"Synthesize from {n:,} approved pair{'' if n == 1 else 's'}",
+            f"Synthesize from {counted(n, 'approved pair')}",
             type="primary",
             icon=":material/play_arrow:",
-            on_click=ui.launch_synthesis,
+            on_click=launch_synthesis,
             args=(spec, f"Synthesizing from {n:,} approved pairs"),
         )
 
 
-def requests(spec: SynthesizeSpec, approved: list[ui.Row]) -> None:
+def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """Exactly what the writer is given for the first gap."""
-    shown = {one.style: one for one in ui.requests_of(spec, approved)}
-    names = {style: f"{style} · {one.texts} of {spec.candidates}" for style, one in shown.items()}
-    st.markdown(f"**Exactly what is asked, for {ui.pair_headline(spec.pairs, approved[0])}**")
-    style = ui.choice("Style", tuple(shown), "style", names=names, label_visibility="collapsed")
-    ui.show_request(shown[style].messages)
+    styles = {each.style: each for each in launch_requests(stores(), spec, approved)}
+    names = {
+        style: f"{style} · {each.texts} of {spec.candidates}" for style, each in styles.items()
+    }
+    anchor = stores().runs.manifest(spec.pairs).facts.anchor
+    st.markdown(f"**Exactly what is asked, for {headline(anchor, approved[0]['feature'])}**")
+    style = choice("Style", tuple(styles), "style", names=names, label_visibility="collapsed")
+    show_request(styles[style].messages)
 
 
-def basis(run: str, approved: list[ui.Row]) -> None:
+def show_basis(run: str, approved: list[Row]) -> None:
     """The approved pairs, and who approved them."""
     st.subheader("Written from", anchor=False)
-    pager = ui.Pager("approved", run)
-    rows = ui.basis_rows(run, approved[pager.offset : pager.offset + pager.size])
+    pager = Pager("approved", run)
+    rows = basis_rows(stores(), run, approved[pager.offset : pager.offset + pager.size])
     columns = ("feature", "label", "positive_peak", "negative_peak", "approver")
-    ui.table(rows, columns, key="approved")
+    table(rows, columns, key="approved")
     pager.draw(len(approved), "approved pair")
 
 
 # --- after ------------------------------------------------------------------------------------
 
 
-def result(manifest: ui.Row) -> None:
+def linked_result() -> SynthesisManifest | None:
+    """The finished synthesis that the address asks for, else the one looked at last; None where
+    a launch is asked for instead."""
+    params = st.query_params
+    if "pairs" in params and "synthesis" not in params:
+        set_param("synthesis", None)
+    linked = params.get("synthesis")
+    manifests = syntheses(stores())
+    run = get_param("synthesis", "", valid=manifests.__contains__)
+    if run:
+        if "pairs" in params:
+            del params["pairs"]
+        return manifests[run]
+    if linked:
+        st.warning(
+            f"No finished synthesis here is called {plain(linked)}; its run may have been "
+            f"deleted, or lie in another workspace.",
+            icon=":material/search_off:",
+        )
+        set_param("synthesis", None)
+    return None
+
+
+def show_header(manifest: SynthesisManifest) -> None:
+    """Which result this is, the others, and the ways back."""
+    spec, facts = manifest.spec, manifest.facts
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        pick_result("Result", syntheses(stores()), manifest.run)
+        st.button("New synthesis", icon=":material/add:", on_click=open_launch, args=(spec.pairs,))
+        link(PAIRS, "Its pairs", pairs=spec.pairs)
+    by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
+    writer = public_name(spec.model if spec.writer == "openai" else facts.writer or "")
+    st.caption(
+        plain(
+            f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by "
+            f"{writer}, {spec.candidates} texts a gap, best {spec.keep} kept above "
+            f"{spec.threshold:g}."
+        )
+    )
+
+
+def show_result(manifest: SynthesisManifest) -> None:
     """What came of a synthesis, from the whole to the single text."""
-    facts = manifest["facts"]
-    figures(facts)
+    facts = manifest.facts
+    show_header(manifest)
+    show_figures(facts)
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**What became of every text**")
         st.plotly_chart(
-            charts.outcome_bars(facts["kept"], facts["dropped"], ui.look_outcome(facts)),
+            charts.outcome_bars(facts.kept, dict(facts.dropped), linked_outcome(facts)),
             key="outcomes",
             on_select=choose_outcome,
             selection_mode="points",
-            config=ui.CHART,
+            config=CHART,
             alt="Texts kept and dropped, by reason",
         )
         st.caption("Click a bar to see its texts.")
     with right.container(border=True, height="stretch"):
         st.markdown("**Where more samples stop helping**")
-        curve = facts["curve"]
-        gaps = len(ui.gaps_of(manifest["run"]))
+        curve = list(facts.curve)
+        gaps = len(gaps_of(stores(), manifest.run))
         if curve:
-            st.plotly_chart(charts.marginal_curve(curve, gaps), config=ui.CHART, key="marginal")
+            st.plotly_chart(charts.marginal_curve(curve, gaps), config=CHART, key="marginal")
             st.caption(
-                f"{ui.enough(curve):,} of {len(curve):,} kept samples already cover the "
+                f"{samples_needed(curve):,} of {len(curve):,} kept samples already cover the "
                 f"{curve[-1]:,} gaps that all of them do, of {gaps:,} in these pairs."
             )
         else:
             st.caption("Nothing was kept, so there is no curve.")
-    texts(manifest)
-    change(manifest)
-    cost(facts)
-    if facts["kept"]:
-        export(manifest)
+    show_texts(manifest)
+    show_change(manifest)
+    st.subheader("What it took", anchor=False)
+    columns = ("what", "total", "per_kept", "per_gap", "per_feature")
+    table(ledger_rows(facts), columns, key="ledger")
+    if facts.kept:
+        show_export(manifest)
 
 
-def figures(facts: ui.Row) -> None:
+def show_figures(facts: SynthesisFacts) -> None:
     """The headline numbers, each with what it means."""
+    before, after = fac_value(facts.fac_before), fac_value(facts.fac_after)
+    per = facts.tokens_per_feature
     with st.container(horizontal=True, gap="small"):
-        ui.figure("Kept", f"{facts['kept']:,}", f"Of {facts['n_candidates']:,} texts written.")
-        ui.figure(
+        figure = partial(st.metric, border=True, height="stretch")
+        figure("Kept", f"{facts.kept:,}", help=f"Of {facts.n_candidates:,} texts written.")
+        figure(
             "Gaps filled",
-            f"{facts['gaps_hit']:,} of {facts['gaps']:,}",
-            f"Own-feature hit rate {ui.share(facts['hit_rate'])}, 95 % interval "
-            f"{ui.share(facts['hit_rate_low'])} to {ui.share(facts['hit_rate_high'])}.",
+            f"{facts.gaps_hit:,} of {facts.gaps:,}",
+            help=f"Own-feature hit rate {share(facts.hit_rate)}, 95 % interval "
+            f"{share(facts.hit_rate_low)} to {share(facts.hit_rate_high)}.",
         )
-        before, after = ui.number(facts["fac_before"]), ui.number(facts["fac_after"])
-        ui.figure(
+        figure(
             "FAC with them",
-            ui.share(after),
-            f"It was {ui.share(before)} without. Over all features of the anchor that tell "
+            share(after),
+            points(after - before),
+            help=f"It was {share(before)} without. Over all features of the anchor that tell "
             "anything.",
-            ui.points(after - before),
         )
-        ui.figure(
+        figure(
             "New features",
-            f"{facts['features_gained']:,}",
-            f"{len(facts['gained_unasked']):,} of them nobody asked for.",
+            f"{facts.features_gained:,}",
+            help=f"{len(facts.gained_unasked):,} of them nobody asked for.",
         )
-        per = facts["tokens_per_feature"]
-        ui.figure(
+        figure(
             "Tokens per new feature",
             "–" if per is None else f"{per:,.0f}",
-            f"{facts['tokens']:,} tokens written in {ui.duration(facts['seconds'])}.",
+            help=f"{facts.tokens:,} tokens written in {duration(facts.seconds)}.",
         )
+
+
+def fac_value(value: float | None) -> float:
+    """What JSON has no word for is NaN again."""
+    return math.nan if value is None else value
+
+
+def linked_outcome(facts: SynthesisFacts) -> str | None:
+    """The outcome that somebody asked for; None for the usual one."""
+    return get_param("reason", None, valid=outcomes(facts).__contains__)
 
 
 def choose_outcome() -> None:
-    chosen = ui.selected_points(st.session_state["outcomes"])
-    ui.set_param("reason", chosen[0] if chosen else None)
-    ui.set_param("candidate", None)
+    chosen = selected_points(st.session_state["outcomes"])
+    set_param("reason", chosen[0] if chosen else None)
+    set_param("candidate", None)
 
 
 @st.fragment
-@ui.guard()
-def texts(manifest: ui.Row) -> None:
+@guard()
+def show_texts(manifest: SynthesisManifest) -> None:
     """The texts of one outcome, and one of them token by token with everything that led to it."""
-    run, facts = manifest["run"], manifest["facts"]
+    run, counts = manifest.run, outcomes(manifest.facts)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.subheader("The texts", anchor=False, width="stretch")
-        outcome = ui.pick_outcome(facts)
+        outcome = st.selectbox(
+            "Outcome",
+            list(counts),
+            format_func=lambda each: f"{each} · {counts[each]:,}",
+            width=210,
+            **param_widget("reason", next(iter(counts)), valid=counts.__contains__),
+        )
         search = st.text_input(
             "Search",
             placeholder="Part of a text",
@@ -220,11 +376,12 @@ def texts(manifest: ui.Row) -> None:
             key=f"search of {run}",
             width=190,
         )
-        sort = ui.order(SORTS, "texts by", width=150)
+        sort = order(SORTS, "texts by", width=150)
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        pager = ui.Pager("texts", run, outcome, search, sort, size=SHOWN)
-        rows, total = ui.candidates_page(
+        pager = Pager("texts", run, outcome, search, sort, size=ROWS)
+        rows, total = candidates_page(
+            stores(),
             run,
             outcome=outcome,
             search=search,
@@ -233,79 +390,132 @@ def texts(manifest: ui.Row) -> None:
             offset=pager.offset,
             limit=pager.size,
         )
-        verdict = ("verdict",) if outcome == ui.ALL else ()
-        said = () if ui.blurred() else ("text",)
-        columns = ("feature", *verdict, "g", "n_hits", *said)
-        ui.table(rows, columns, key="texts", opens="candidate", id_column="candidate", height=560)
+        rows = [{**row, "text": clean(row["text"])} for row in rows]
+        verdict = ("verdict",) if outcome == ALL else ()
+        # A table cannot blur its texts, so where texts are to be hidden it has none.
+        text = () if st.session_state.get("blur") else ("text",)
+        columns = ("feature", *verdict, "g", "n_hits", *text)
+        table(rows, columns, key="texts", opens="candidate", id_column="candidate", height=560)
         pager.draw(total, "text")
     with right:
-        if candidate := ui.chosen_candidate(rows, manifest, outcome):
+        if candidate := chosen_candidate(rows, manifest, outcome):
             with st.container(border=True):
-                ui.show_candidate(manifest, candidate)
+                show_candidate(manifest, candidate)
         else:
             st.caption("No text is like that.")
 
 
-def change(manifest: ui.Row) -> None:
+def chosen_candidate(rows: list[Row], manifest: SynthesisManifest, outcome: str) -> str | None:
+    """The text in view: the one the address names, unless another outcome was asked for since;
+    else the first of the list."""
+    first = rows[0]["candidate"] if rows else None
+    linked = get_param("candidate", first)
+    row = stores().cache.candidate(manifest.run, linked) if linked else None
+    if row is None:
+        return first
+    usual = linked_outcome(manifest.facts) is None
+    return linked if usual or outcome in (ALL, outcome_of(row)) else first
+
+
+def show_change(manifest: SynthesisManifest) -> None:
     """Coverage before and after, measured again if wanted, and what came along unasked."""
-    run, facts = manifest["run"], manifest["facts"]
+    run, facts = manifest.run, manifest.facts
+    gained, unasked = facts.features_gained, len(facts.gained_unasked)
     st.subheader("What changed", anchor=False)
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**FAC before and after**")
-        found = ui.remeasured_now(manifest)
-        st.plotly_chart(charts.before_after(ui.fac_rows(facts, found)), config=ui.CHART, key="fac")
-        asked = facts["features_gained"] - len(facts["gained_unasked"])
-        parts = [
-            ("asked for, now covered", asked, charts.SHOWN),
-            ("came along", len(facts["gained_unasked"]), charts.ALONG),
-            ("still missing", facts["n_missing"] - facts["features_gained"], charts.MISSING),
+        again = remeasured(stores(), manifest, measured(stores()))
+        bars = [
+            ("before", fac_value(facts.fac_before), charts.REST),
+            ("with what is kept", fac_value(facts.fac_after), charts.SHOWN),
+            *([("the same, measured again", again.together.fac, charts.AGAIN)] if again else []),
+            ("with all, unfiltered", fac_value(facts.fac_unfiltered), charts.ALONG),
         ]
-        st.caption(f"Of the {facts['n_missing']:,} features that were missing:")
-        st.plotly_chart(charts.closed_bar(parts), config=ui.CHART, key="closed")
-        if facts["kept_dataset"]:
-            ui.show_remeasured(manifest, found)
-        again(run, facts)
+        st.plotly_chart(charts.before_after(bars), config=CHART, key="fac")
+        parts = [
+            ("asked for, now covered", gained - unasked, charts.SHOWN),
+            ("came along", unasked, charts.ALONG),
+            ("still missing", facts.n_missing - gained, charts.MISSING),
+        ]
+        st.caption(f"Of the {facts.n_missing:,} features that were missing:")
+        st.plotly_chart(charts.closed_bar(parts), config=CHART, key="closed")
+        if facts.kept_dataset:
+            show_remeasured(manifest, again)
+        link_remaining(run, facts)
     with right.container(border=True, height="stretch"):
         st.markdown("**New features that nobody asked for**")
-        if facts["gained_unasked"]:
-            pager = ui.Pager("unasked", run)
-            rows, total = ui.unasked_rows(manifest, pager.offset, pager.size)
-            name = "explanation" if ui.explained(facts["anchor"]) else "label"
-            ui.table(rows, ("feature", name, "n_samples"), key="unasked", height=320)
+        if facts.gained_unasked:
+            pager = Pager("unasked", run)
+            explain_runs = explained(stores(), facts.anchor)
+            rows, total = unasked_rows(
+                stores(), facts, explain_runs, offset=pager.offset, limit=pager.size
+            )
+            name = "explanation" if explain_runs else "label"
+            table(rows, ("feature", name, "n_samples"), key="unasked", height=320)
             pager.draw(total, "feature")
             st.caption("Samples: of the anchor.")
         else:
             st.caption("None: what is kept fires nothing new but its gaps.")
 
 
-def again(run: str, facts: ui.Row) -> None:
+def show_remeasured(manifest: SynthesisManifest, again: Remeasured | None) -> None:
+    """What the second measure confirms and the way to compare; or the button that asks for it."""
+    if again:
+        right = again.confirmed == again.rows
+        words = (
+            f"Measured again, {again.confirmed:,} of {again.rows:,} rows fire their own gap above "
+            f"the threshold."
+        )
+        (st.success if right else st.warning)(
+            words, icon=":material/verified:" if right else ":material/report:"
+        )
+        names, facts = titles(measured(stores())), manifest.facts
+        if facts.dataset in names and facts.anchor in names:
+            link(
+                COMPARE,
+                "Compare with the dataset, feature by feature",
+                before=names[facts.dataset],
+                after=names[again.run],
+                anchor=names[facts.anchor],
+            )
+    elif remeasuring(stores(), manifest):
+        st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
+    else:
+        st.button(
+            "Measure what is kept",
+            icon=":material/speed:",
+            on_click=start_remeasure,
+            args=(manifest,),
+            help="As a dataset of its own, with the anchor's model, layer and SAE: an independent "
+            "check of every row, and the way to compare feature by feature.",
+        )
+
+
+def start_remeasure(manifest: SynthesisManifest) -> None:
+    start(remeasure_spec(stores(), manifest), "Measuring what was kept")
+
+
+def link_remaining(run: str, facts: SynthesisFacts) -> None:
     """The way back to what no kept sample fires."""
-    left = ui.remaining(run)
-    if not left:
+    gaps = remaining(stores(), run)
+    if not gaps:
         st.caption(":material/task_alt: Every gap of these pairs is covered.")
         return
-    threshold = ui.runs().manifest(facts["pairs"])["spec"]["threshold"]
-    ui.link(
-        ui.PAIRS,
-        f"Again on the {len(left):,} still missing",
-        anchor=facts["anchor"],
-        dataset=facts["dataset"],
-        features=",".join(map(str, left)),
+    threshold = stores().runs.manifest(facts.pairs).spec.threshold
+    link(
+        PAIRS,
+        f"Again on the {len(gaps):,} still missing",
+        anchor=facts.anchor,
+        dataset=facts.dataset,
+        features=",".join(map(str, gaps)),
         **({"threshold": f"{threshold:g}"} if threshold else {}),
     )
 
 
-def cost(facts: ui.Row) -> None:
-    """The ledger."""
-    st.subheader("What it took", anchor=False)
-    columns = ("what", "total", "per_kept", "per_gap", "per_feature")
-    ui.table(ui.ledger_rows(facts), columns, key="ledger")
-
-
 @st.fragment
-@ui.guard()
-def export(manifest: ui.Row) -> None:
+@guard()
+def show_export(manifest: SynthesisManifest) -> None:
     """Out: as a file to download, or as a folder on the server."""
     st.subheader("Export", anchor=False)
     st.caption(
@@ -313,27 +523,25 @@ def export(manifest: ui.Row) -> None:
         "seed, filter. Before it leaves it is read back as a dataset."
     )
     with st.container(border=True):
-        forms = ui.forms_of(manifest["facts"]["profile"])
-        form = forms[0] if len(forms) == 1 else ui.choice("Columns", tuple(forms), "form")
-        ui.show_exports(manifest, form)
+        forms = forms_of(manifest.facts.profile)
+        form = forms[0] if len(forms) == 1 else choice("Columns", tuple(forms), "form")
+        show_exports(manifest, form)
 
 
-ui.title("Synthesis")
-if not (found := ui.pairs_runs()) and not ui.syntheses():
-    ui.stop_if_nothing_measured(ui.measured())
-    ui.empty(
+title("Synthesis")
+if not (pairs := pairs_titles(stores())) and not syntheses(stores()):
+    stop_if_nothing_measured(measured(stores()))
+    empty(
         "No pairs yet",
         "Samples are written from pairs that people approved, and pairs for gaps: choose some.",
         icon=":material/science:",
-        page=ui.COVERAGE,
+        page=COVERAGE,
         link="Choose gaps",
     )
     st.stop()
-ui.show_failures("measure")
-if run := ui.arrived_synthesis():
-    ui.open_result(run)
-if manifest := ui.shown_result():
-    ui.result_header(manifest)
-    result(manifest)
+show_failures("measure")
+open_arrived()
+if manifest := linked_result():
+    show_result(manifest)
 else:
-    launch(found)
+    launch(pairs)

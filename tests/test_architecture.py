@@ -31,6 +31,7 @@ LAYERS = [
     {"questions"},
     {"compare"},
     {"jobs", "charts"},
+    {"maps"},
     {"cli"},
     {"ui", "__main__"},
 ]
@@ -144,9 +145,7 @@ def test_databases_are_opened_in_the_store_alone():
         if path.parent == FAC / "store" / "cache":
             assert found <= {"duckdb"}, path.name
         else:
-            opens = (
-                {"queue.py", "decisions.py", "sqlite.py"} if path.parent == FAC / "store" else set()
-            )
+            opens = {"sqlite.py"} if path.parent == FAC / "store" else set()
             assert found == ({"sqlite3"} if path.name in opens else set()), path.name
 
 

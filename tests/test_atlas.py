@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.dashboard import Session, server
-from fac import charts
+from fac import maps
 from fac.config import Workspace
 from fac.schema import Activations
 from fac.store import cache
@@ -17,21 +17,21 @@ from fac.ui import atlas
 from tests.lexicon import LexiconEncoder
 from tests.toy import publish_activations, publish_sae
 
-N = charts.DENSE + 2
+N = maps.DENSE + 2
 """Features on a circle, of which the first twelve fire."""
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    place = Workspace(tmp_path_factory.mktemp("atlas"))
-    runs = Runs(place)
+    space = Workspace(tmp_path_factory.mktemp("atlas"))
+    runs = Runs(space)
     sae = publish_sae(runs, LexiconEncoder(*(f"word{i}" for i in range(N))))
     n = np.arange(12)
     fired = Activations(n * 0, n * 0 + 1, n, 1.0 + n, n * 0 + 3, n * 0 + 1)
     run = publish_activations(runs, "anchor", fired, n_features=N, n_samples=1, sae_run=sae)
     for each in (sae, run):
-        cache.build(runs, each, place.cache)
-    with server(place) as address:
+        cache.build(runs, each, space.cache)
+    with server(space) as address:
         yield address
 
 
@@ -59,7 +59,7 @@ def ids_drawn(session):
     }
 
 
-def rows_found(session):
+def line_below(session):
     """What the line below the table says."""
     return next(text for text in session.texts if "feature" in text and text[0].isdigit())
 
@@ -69,10 +69,10 @@ def test_at_a_distance_there_are_shades_and_the_most_common_points(session):
     kinds = [trace["type"] for trace in figure(session)["data"]]
     assert kinds[0] == "heatmap"
     drawn = ids_drawn(session)
-    assert 100 < len(drawn) <= charts.THINNED
+    assert 100 < len(drawn) <= maps.THINNED
     # They lie side by side, and two of a place are shown.
     assert len(drawn & {*range(12)}) == 2
-    assert rows_found(session).startswith(f"{N:,} features")
+    assert line_below(session).startswith(f"{N:,} features")
 
 
 def test_a_box_looks_closer_and_its_address_shows_the_same(session):
@@ -82,14 +82,14 @@ def test_a_box_looks_closer_and_its_address_shows_the_same(session):
     right = {*np.flatnonzero(np.cos(angle).astype(np.float32) >= 0.5).tolist()}
     assert ids_drawn(session) == right, "few enough for all of them"
     n = f"{len(right):,}"
-    assert rows_found(session) == f"{n} features of the {n} in this part of the map"
+    assert line_below(session) == f"{n} features of the {n} in this part of the map"
     assert figure(session)["layout"]["xaxis"]["range"] == [0.5, 2]
     (window,) = parse_qs(session.query)["window"]
     session.open("features", f"only=all&window={window}")
     assert ids_drawn(session) == right
     session.press("The whole map")
     assert "window" not in session.query
-    assert rows_found(session).startswith(f"{N:,} features")
+    assert line_below(session).startswith(f"{N:,} features")
 
 
 def test_a_lasso_takes_what_lies_under_it_drawn_or_not(session):
@@ -97,11 +97,11 @@ def test_a_lasso_takes_what_lies_under_it_drawn_or_not(session):
     session.choose("map", lasso=[{"x": [0, 2, 2, 0], "y": [0, 0, 2, 2]}])
     angle = 2 * np.pi * np.arange(N) / N
     quarter = int(((np.cos(angle) > 0) & (np.sin(angle) > 0)).sum())
-    told = rows_found(session)
-    assert abs(int(told.split()[0].replace(",", "")) - quarter) <= 2
-    assert "chosen on the map" in told
+    line = line_below(session)
+    assert abs(int(line.split()[0].replace(",", "")) - quarter) <= 2
+    assert "chosen on the map" in line
     session.press("The whole map")
-    assert rows_found(session).startswith(f"{N:,} features")
+    assert line_below(session).startswith(f"{N:,} features")
 
 
 def test_a_point_opens_its_feature(session):

@@ -23,8 +23,8 @@ TINY = Size(features=300, samples=100, activations=8000)
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """(runs, run ids by what they are) of a tiny store."""
-    place = Workspace(tmp_path_factory.mktemp("large"))
-    return Runs(place), write(place, TINY)
+    workspace = Workspace(tmp_path_factory.mktemp("large"))
+    return Runs(workspace), write(workspace, TINY)
 
 
 def test_every_run_is_whole_and_has_the_tables_of_its_step(tiny):
@@ -51,7 +51,7 @@ def test_the_same_arguments_give_the_same_tables(tiny, tmp_path):
     again = Runs(Workspace(tmp_path))
     assert write(again.workspace, TINY) == ids
     for run in ids.values():
-        first, second = (r.manifest(run)["files"] for r in (runs, again))
+        first, second = (r.manifest(run).files for r in (runs, again))
         assert first == second
     other = write(Workspace(tmp_path), Size(**{**vars(TINY), "seed": 1}))
     assert not {*other.values()} & {*ids.values()}
@@ -80,8 +80,8 @@ def test_spans_stand_in_the_texts_where_they_say(tiny):
     samples = runs.table(ids["anchor texts"], "samples")["messages"].to_pylist()
     rows = runs.table(ids["anchor"], "spans").to_pylist()
     for row in rows[::17]:
-        said = {m["role"]: m["content"] for m in samples[row["sample"]]}
-        assert "".join(row["tokens"]) in said[row["role"]]
+        texts = {m["role"]: m["content"] for m in samples[row["sample"]]}
+        assert "".join(row["tokens"]) in texts[row["role"]]
         assert row["activations"][row["peak_index"]] == pytest.approx(row["peak"], rel=1e-3)
         assert len(row["activations"]) == len(row["tokens"])
 
@@ -94,12 +94,14 @@ def test_the_cache_counts_what_the_runs_say(tiny, tmp_path):
     feature, sample = table["feature"].to_numpy(), table["sample"].to_numpy()
     pairs = np.unique(np.stack([feature, sample]), axis=1)
     with closing(Cache(tmp_path)) as cache:
-        found = cache.support(ids["anchor"], 0.0)
-        assert found.tolist() == np.bincount(pairs[0], minlength=TINY.features).tolist()
-        told = dict(cache.texts(ids["explain"]))
-        assert {i % 2 for i in told} == {0}
-        assert [*told] == np.flatnonzero((found > 0) & (np.arange(len(found)) % 2 == 0)).tolist()
-        rows = cache.examples(ids["explain"], ids["anchor"], next(iter(told)))
+        support = cache.support(ids["anchor"], 0.0)
+        assert support.tolist() == np.bincount(pairs[0], minlength=TINY.features).tolist()
+        texts = dict(cache.texts(ids["explain"]))
+        assert {i % 2 for i in texts} == {0}
+        assert [*texts] == np.flatnonzero(
+            (support > 0) & (np.arange(len(support)) % 2 == 0)
+        ).tolist()
+        rows = cache.examples(ids["explain"], ids["anchor"], next(iter(texts)))
         assert {row["positive"] for row in rows} == {True, False}
 
 
@@ -129,14 +131,14 @@ def test_the_browsing_benchmark_asks_everything_and_compares_two_pages(tmp_path)
     ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert ended.returncode == 0, ended.stderr
     tables = [part.splitlines() for part in ended.stdout.strip().split("\n\n")]
-    built, asked, compared = (
+    built, queries, compared = (
         [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
         for table in tables
     )
     assert [row[0] for row in built[2:]] == ["sae", "anchor", "dataset", "explain", "all"]
     seconds = [float(row[1]) for row in built[2:]]
     assert seconds[-1] == pytest.approx(sum(seconds[:-1]), abs=0.3)
-    assert len(asked) > 20 and all(float(row[3]) >= float(row[2]) > 0 for row in asked[2:])
+    assert len(queries) > 20 and all(float(row[3]) >= float(row[2]) > 0 for row in queries[2:])
     stores = ["ours", "pandas", "Parquet", "SQLite"]
     pages = [(page, store) for page in ("gap page", "feature page") for store in stores]
     assert [tuple(row[:2]) for row in compared[2:]] == pages

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fac import charts
+from fac import charts, maps
 from fac.ui import bars
 
 
@@ -38,10 +38,10 @@ def test_the_funnel_splits_its_last_bar_into_covered_and_missing():
     widths = re.findall(
         r'class="([^"]*)" style="width:calc\(\(100% - 4.5rem\) \* ([\d.]+)\)"', drawn
     )
-    shown = [(kind.removeprefix("fac-inside "), float(width)) for kind, width in widths]
+    widths_by_kind = [(kind.removeprefix("fac-inside "), float(width)) for kind, width in widths]
     rest, relevant = ("fac-slate", "fac-relevant")
     both = [("fac-shown", 0.5), ("fac-missed", 0.2)]
-    assert shown == [(rest, 1.0), (rest, 0.8), (relevant, 0.7), *both]
+    assert widths_by_kind == [(rest, 1.0), (rest, 0.8), (relevant, 0.7), *both]
     assert "covered: 50 features, 50.0% of the dictionary" in drawn and "20 missing" in drawn
     assert "missing" not in bars.funnel_html(stages, missing=0)
 
@@ -89,7 +89,7 @@ def test_the_curve_lies_where_its_numbers_are():
 
 def test_the_map_draws_every_feature_once_with_its_id():
     support = np.array([0, 1, 10, 100, 0])
-    figure = charts.feature_map(points(5), support)
+    figure = maps.feature_map(points(5), support)
     assert sorted(ids_on(figure)) == [0, 1, 2, 3, 4]
     silent, alive = figure.data
     assert sorted(silent.customdata) == [0, 4]
@@ -98,31 +98,31 @@ def test_the_map_draws_every_feature_once_with_its_id():
 
 
 def test_the_chosen_feature_is_ringed_on_the_map():
-    figure = charts.feature_map(points(5), np.ones(5, int), chosen=3)
+    figure = maps.feature_map(points(5), np.ones(5, int), chosen=3)
     assert list(figure.data[-1].customdata) == [3]
     assert figure.data[-1].marker.line.width > 0
 
 
 def test_a_large_map_shows_density_below_its_points_and_stays_small():
-    few, many = points(100), points(charts.DENSE + 1)
-    kinds = [trace.type for trace in charts.feature_map(few, np.ones(100, int)).data]
+    few, many = points(100), points(maps.DENSE + 1)
+    kinds = [trace.type for trace in maps.feature_map(few, np.ones(100, int)).data]
     assert "heatmap" not in kinds
-    support = np.arange(charts.DENSE + 1)
-    figure = charts.feature_map(many, support)
+    support = np.arange(maps.DENSE + 1)
+    figure = maps.feature_map(many, support)
     assert figure.data[0].type == "heatmap"
-    assert np.square(figure.data[0].z).sum() == pytest.approx(charts.DENSE + 1), "of all of them"
+    assert np.square(figure.data[0].z).sum() == pytest.approx(maps.DENSE + 1), "of all of them"
     drawn = ids_on(figure)
-    assert len(drawn) == len({*drawn}) <= charts.THINNED
-    assert charts.DENSE in drawn, "the most common of all is the most common of its place"
+    assert len(drawn) == len({*drawn}) <= maps.THINNED
+    assert maps.DENSE in drawn, "the most common of all is the most common of its place"
     assert len(figure.to_json()) < 400_000
-    top = charts.feature_map(many, support, window=(-9, 9, -9, 9))
+    top = maps.feature_map(many, support, window=(-9, 9, -9, 9))
     assert ids_on(top) == drawn, "a window round everything changes nothing"
 
 
 def test_a_window_shows_every_point_in_it_and_no_other():
-    many = points(charts.DENSE + 1)
+    many = points(maps.DENSE + 1)
     x, y = (many[axis].to_numpy() for axis in ("x", "y"))
-    figure = charts.feature_map(many, np.ones(len(x), int), window=(0.5, 1.5, -1, 0.25))
+    figure = maps.feature_map(many, np.ones(len(x), int), window=(0.5, 1.5, -1, 0.25))
     assert {trace.type for trace in figure.data} == {"scattergl"}
     here = (x >= 0.5) & (x <= 1.5) & (y >= -1) & (y <= 0.25)
     assert sorted(ids_on(figure)) == np.flatnonzero(here).tolist()
@@ -130,21 +130,21 @@ def test_a_window_shows_every_point_in_it_and_no_other():
 
 
 def test_points_of_one_place_are_thinned_and_lonely_ones_stay():
-    crowd = np.zeros(charts.DENSE + 1, np.float32)
+    crowd = np.zeros(maps.DENSE + 1, np.float32)
     crowd[-1] = 9
     at = pa.table({"feature": np.arange(len(crowd)), "x": crowd, "y": crowd})
-    figure = charts.feature_map(at, np.arange(len(crowd)))
+    figure = maps.feature_map(at, np.arange(len(crowd)))
     last = len(crowd) - 1
     assert sorted(ids_on(figure)) == [last - 2, last - 1, last], "two of the crowd, the commonest"
 
 
 def test_a_loop_takes_the_points_it_runs_round():
     x, y = np.array([0.5, 1.5, 0.5, 0.1]), np.array([0.6, 0.5, 1.5, 0.85])
-    corner = charts.encircled([0, 1, 1], [0, 0, 1], x, y)  # a triangle below the diagonal
+    corner = maps.encircled([0, 1, 1], [0, 0, 1], x, y)  # a triangle below the diagonal
     assert corner.tolist() == [False, False, False, False]
-    whole = charts.encircled([0, 1, 1, 0], [0, 0, 1, 1], x, y)
+    whole = maps.encircled([0, 1, 1, 0], [0, 0, 1, 1], x, y)
     assert whole.tolist() == [True, False, False, True]
-    dented = charts.encircled([0, 1, 1, 0.5, 0], [0, 0, 1, 0.2, 1], x, y)
+    dented = maps.encircled([0, 1, 1, 0.5, 0], [0, 0, 1, 0.2, 1], x, y)
     assert dented.tolist() == [False, False, False, False]
 
 
@@ -176,7 +176,7 @@ def test_peaks_below_the_threshold_lose_their_colour():
 
 def test_the_scatter_colours_gained_and_lost_and_leaves_out_what_neither_shows():
     before, after = np.array([0, 5, 5, 0]), np.array([0, 5, 0, 7])
-    figure = charts.support_scatter(before, after, names=("old", "new"))
+    figure = maps.support_scatter(before, after, names=("old", "new"))
     by_colour = {
         trace.marker.color: [list(row) for row in trace.customdata]
         for trace in figure.data
@@ -190,14 +190,14 @@ def test_the_scatter_colours_gained_and_lost_and_leaves_out_what_neither_shows()
 
 
 def test_a_large_scatter_draws_some_of_each_colour_over_the_density_of_all():
-    n = 3 * charts.DENSE
+    n = 3 * maps.DENSE
     before, after = np.full(n, 5), np.full(n, 5)
     before[:7000], after[7000:9000] = 0, 0
-    figure = charts.support_scatter(before, after, names=("old", "new"))
+    figure = maps.support_scatter(before, after, names=("old", "new"))
     (shades,) = (trace for trace in figure.data if trace.type == "heatmap")
     assert np.square(shades.z).sum() == pytest.approx(n)
     drawn = {trace.marker.color: trace for trace in figure.data if trace.type == "scattergl"}
-    some = charts.THINNED // 2
+    some = maps.THINNED // 2
     assert [len(drawn[c].x) for c in (charts.SHOWN, charts.MISSING, charts.REST)] == [
         some,
         2000,
@@ -267,8 +267,8 @@ def test_a_label_with_tags_stays_text():
 def test_empty_data_gives_an_empty_figure_rather_than_an_error():
     assert charts.peak_histogram([], []).data[0].x == ()
     assert charts.token_dots([], []).data[0].x == ()
-    charts.support_scatter(np.zeros(3, int), np.zeros(3, int), names=("a", "b")).to_json()
-    charts.feature_map(points(3), np.zeros(3, int)).to_json()
+    maps.support_scatter(np.zeros(3, int), np.zeros(3, int), names=("a", "b")).to_json()
+    maps.feature_map(points(3), np.zeros(3, int)).to_json()
     assert charts.intervals([]).data[0].x == ()
     assert charts.verdict_bars([]).data[0].x == ()
 

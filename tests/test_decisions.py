@@ -17,6 +17,7 @@ from fac.config import REPOSITORY, digest
 from fac.errors import InputError, SchemaTooNew
 from fac.schema import CANNOT_TELL, LEVELS
 from fac.store import decisions as deciding
+from fac.store import sqlite
 from fac.store.decisions import Decision, Decisions
 
 ABOUT = "explanation/measure-1/7"
@@ -289,16 +290,16 @@ def test_an_export_in_any_order_makes_the_same_file_and_twice_changes_nothing(
 
 
 def test_two_workspaces_that_exchange_their_exports_agree(tmp_path):
-    one, two = Decisions(tmp_path / "1.sqlite"), Decisions(tmp_path / "2.sqlite")
-    said(one, "Ada", "no")
-    said(two, "Ada", "yes")
-    both = said(two, "Ben", "maybe")
-    one.load(two.export())
-    two.load(one.export())
-    one.withdraw(both.uid, "Ben")
-    two.withdraw(both.uid, "Ben")  # the same fact, under another uid
-    assert two.load(one.export())["rejected"] == one.load(two.export())["rejected"] == []
-    assert [d.verdict for d in one.current()] == [d.verdict for d in two.current()] == ["yes"]
+    first, second = Decisions(tmp_path / "1.sqlite"), Decisions(tmp_path / "2.sqlite")
+    said(first, "Ada", "no")
+    said(second, "Ada", "yes")
+    both = said(second, "Ben", "maybe")
+    first.load(second.export())
+    second.load(first.export())
+    first.withdraw(both.uid, "Ben")
+    second.withdraw(both.uid, "Ben")  # the same fact, under another uid
+    assert second.load(first.export())["rejected"] == first.load(second.export())["rejected"] == []
+    assert [d.verdict for d in first.current()] == [d.verdict for d in second.current()] == ["yes"]
 
 
 def test_a_known_decision_cannot_be_edited_by_an_import(store):
@@ -311,10 +312,10 @@ def test_a_known_decision_cannot_be_edited_by_an_import(store):
         {"note": "x"},
         {"at": f"{made.at[:-7]}{other}+00:00"},
     ):
-        told = store.load([changed(line, **edit)])
-        assert told["added"] == told["known"] == 0
-        assert [r["line"] for r in told["rejected"]] == [1]
-        assert "known with another content" in told["rejected"][0]["reason"] or "at" in edit
+        report = store.load([changed(line, **edit)])
+        assert report["added"] == report["known"] == 0
+        assert [r["line"] for r in report["rejected"]] == [1]
+        assert "known with another content" in report["rejected"][0]["reason"] or "at" in edit
     assert store.current() == [made]
 
 
@@ -349,9 +350,9 @@ def test_a_line_that_cannot_be_a_decision_is_named_with_its_reason(store, edit, 
     other = Decisions(store._path.with_name("other.sqlite"))
     said(other)
     (line,) = other.export()
-    told = store.load(["", changed(line, **edit), line])
-    assert [(r["line"], reason in r["reason"]) for r in told["rejected"]] == [(2, True)], told
-    assert told["added"] == 1
+    report = store.load(["", changed(line, **edit), line])
+    assert [(r["line"], reason in r["reason"]) for r in report["rejected"]] == [(2, True)], report
+    assert report["added"] == 1
     assert list(store.export()) == [line]
 
 
@@ -375,11 +376,11 @@ def test_a_withdrawal_by_another_or_of_nothing_is_rejected(store):
     made = said(other)
     other.withdraw(made.uid, "Ada")
     decision, withdrawal = other.export()
-    told = store.load([changed(withdrawal, reviewer="Ben"), withdrawal])
-    assert [r["line"] for r in told["rejected"]] == [1, 2]
-    assert all("not known" in r["reason"] for r in told["rejected"])
-    told = store.load([decision, changed(withdrawal, reviewer="Ben")])
-    assert [r["reason"] for r in told["rejected"]] == ["Ben withdraws a decision of Ada."]
+    report = store.load([changed(withdrawal, reviewer="Ben"), withdrawal])
+    assert [r["line"] for r in report["rejected"]] == [1, 2]
+    assert all("not known" in r["reason"] for r in report["rejected"])
+    report = store.load([decision, changed(withdrawal, reviewer="Ben")])
+    assert [r["reason"] for r in report["rejected"]] == ["Ben withdraws a decision of Ada."]
     assert [d.uid for d in store.current()] == [made.uid]
     store.load([withdrawal])
     assert store.current() == []
@@ -472,7 +473,7 @@ def test_a_reader_does_not_wait_for_a_writer(store):
 
 def test_a_writer_that_waited_too_long_is_told_in_a_sentence(store, monkeypatch):
     said(store)
-    monkeypatch.setattr(deciding, "PATIENCE", 0.05)
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.05)
     con = sqlite3.connect(store._path, isolation_level=None)
     con.execute("BEGIN IMMEDIATE")
     try:
@@ -524,14 +525,14 @@ def test_a_full_disk_keeps_what_was_said_before(store, monkeypatch):
     said(store)
     connect = sqlite3.connect
 
-    def cramped(*given, **more):
-        con = connect(*given, **more)
+    def cramped(*args, **more):
+        con = connect(*args, **more)
         (pages,) = con.execute("PRAGMA page_count").fetchone()
         con.execute(f"PRAGMA max_page_count = {pages}")
         return con
 
     with monkeypatch.context() as patch:
-        patch.setattr(deciding.sqlite3, "connect", cramped)
+        patch.setattr(sqlite3, "connect", cramped)
         with pytest.raises(InputError, match="disk is full, the decision in .* free some space"):
             said(store, "Ben", content={"text": "x" * 100_000})
     assert [d.reviewer for d in store.current()] == ["Ada"]
@@ -547,7 +548,7 @@ def test_a_file_that_may_only_be_read_is_a_sentence(store, monkeypatch):
         con.execute("PRAGMA query_only = ON")
         return con
 
-    monkeypatch.setattr(deciding.sqlite3, "connect", frozen)
+    monkeypatch.setattr(sqlite3, "connect", frozen)
     with pytest.raises(InputError, match="cannot be opened or written .*you may write there"):
         said(store, "Ben")
     assert store.current() == [made]

@@ -27,7 +27,7 @@ from markdown_it import MarkdownIt
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from fac import compare, review, ui
+from fac import review
 from fac.config import (
     REPOSITORY,
     DemoSpec,
@@ -38,14 +38,19 @@ from fac.config import (
     ProbeSpec,
     Workspace,
 )
+from fac.errors import InputError
 from fac.measure import measure
 from fac.probe import probe
 from fac.prompts.relevance import TASKS
+from fac.questions import comparison
 from fac.schema import SCHEMA_VERSION, Activations
 from fac.store import cache
 from fac.store.decisions import Decision, Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
+from fac.ui import shell
+from fac.ui.jobs import job_title
+from fac.ui.text import chat_html, clean, plain, tokens_html
 from tests.lexicon import LexiconEncoder
 from tests.toy import (
     MODELS_TEXTS,
@@ -521,12 +526,13 @@ def test_a_running_job_is_seen_from_every_page(toy):
 
 
 def test_a_server_prepares_the_first_page_before_anybody_asks(toy, started, monkeypatch):
-    counted = mock.Mock(side_effect=compare.curve)
-    monkeypatch.setattr(compare, "curve", counted)
-    ui.prepare()
-    assert started == [toy] and counted.call_count == 1
+    counted = mock.Mock(side_effect=comparison.fac)
+    monkeypatch.setattr(comparison, "fac", counted)
+    shell.prepare()
+    before = counted.call_count
+    assert started == [toy] and before
     opened("home")
-    assert started == [toy] and counted.call_count == 1, "nothing is left for the page to do"
+    assert started == [toy] and counted.call_count == before, "nothing is left for the page to do"
 
 
 def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
@@ -534,7 +540,7 @@ def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
         manifest.write_text(
             manifest.read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 99')
         )
-    ui.prepare()
+    shell.prepare()
     assert len(opened("home").error) == 1, "the page says what is wrong"
 
 
@@ -542,7 +548,7 @@ def test_a_server_starts_where_no_worker_can_be_started(empty, monkeypatch):
     monkeypatch.setattr(
         "fac.jobs.worker.start_worker", mock.Mock(side_effect=PermissionError("read-only"))
     )
-    ui.prepare()
+    shell.prepare()
 
 
 def test_a_workspace_of_a_newer_version_is_refused_in_words(toy):
@@ -765,7 +771,7 @@ def test_a_judge_is_asked_by_the_tasks_criteria_or_by_the_datas_labels(explained
     assert (by_model.model, by_model.rubric) == ("small-model", TASKS["toxicity"].rubric)
     assert len(by_model.explanations) == 2, "it reads what both explainers said"
     assert (by_labels.judge, by_labels.label, by_labels.model) == ("labels", "toy", "")
-    assert {ui.job_title(job) for job in Queue(explained.queue).jobs()} == {
+    assert {job_title(job) for job in Queue(explained.queue).jobs()} == {
         "Judge toy-anchor for toxicity"
     }
 
@@ -921,15 +927,15 @@ nasty = some.text() | some.sampled_from(
 @given(some.lists(some.tuples(nasty, some.floats(0, 10)), max_size=8))
 def test_tokens_are_shown_as_they_are_whatever_they_hold(pairs):
     tokens, values = [token for token, _ in pairs], [value for _, value in pairs]
-    read = Reader(ui.tokens_html(tokens, values, peak=0))
+    read = Reader(tokens_html(tokens, values, peak=0))
     assert read.tags <= {"div", "span", "i"}
     # HTML itself folds carriage returns; nothing else may differ.
-    assert read.text == "".join(ui.clean(token) for token in tokens).replace("\n", "⏎")
+    assert read.text == "".join(clean(token) for token in tokens).replace("\n", "⏎")
     read.text.encode("utf-8")
 
 
 def test_the_strongest_token_has_the_deepest_colour_and_the_peak_its_mark():
-    drawn = ui.tokens_html(["a", "b", "c"], [0.0, 1.0, 2.0], peak=2)
+    drawn = tokens_html(["a", "b", "c"], [0.0, 1.0, 2.0], peak=2)
     depths = [float(depth) for depth in re.findall(r"rgba\(224,138,30,([\d.]+)\)", drawn)]
     assert depths == sorted(depths) and len(depths) == 2
     assert re.search(r'<span class="fac-peak" title="2"[^>]*>c</span>', drawn)
@@ -940,22 +946,20 @@ def test_the_strongest_token_has_the_deepest_colour_and_the_peak_its_mark():
 def test_a_conversation_cannot_break_out_of_its_frame(contents):
     roles = ("user", "assistant", "<b>", "system")
     messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
-    read = Reader(ui.chat_html(messages))
+    read = Reader(chat_html(messages))
     assert read.tags <= {"div", "b", "i"}
 
 
 @given(nasty)
 def test_plain_text_goes_through_markdown_unchanged(text):
-    rendered = (
-        MarkdownIt("commonmark", {"html": True}).enable("strikethrough").render(ui.plain(text))
-    )
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("strikethrough").render(plain(text))
     assert re.findall(r"<(?!/?p>)", rendered) == []
     seen = html.unescape(re.sub(r"</?p>", "", rendered)).strip()
-    assert seen == " ".join(ui.clean(text).split())
+    assert seen == " ".join(clean(text).split())
 
 
 def test_streamlits_own_markdown_is_disarmed_too():
-    assert ui.plain(":red[x] $y$ :material/home:") == r"\:red\[x\] \$y\$ \:material/home\:"
+    assert plain(":red[x] $y$ :material/home:") == r"\:red\[x\] \$y\$ \:material/home\:"
 
 
 def test_a_dataset_named_like_an_attack_is_only_a_name(toy):
@@ -963,7 +967,7 @@ def test_a_dataset_named_like_an_attack_is_only_a_name(toy):
     publish_dataset(Runs(toy), name, [[{"role": "user", "content": "<script>alert(1)</script>"}]])
     at = opened("datasets", open=ui_dataset(toy, name))
     assert name in words(at)
-    assert at.subheader[0].value == ui.plain(name)
+    assert at.subheader[0].value == plain(name)
     assert "<script>" not in markup(at)
     assert "&lt;script&gt;" in markup(at)
 
@@ -978,6 +982,31 @@ def test_examples_are_blurred_at_once_where_labels_warn(toy, monkeypatch):
     )
     manifest.write_text(manifest.read_text().replace('"toy": 1', '"toxic": 1'))
     assert opened("home").toggle[0].value
+
+
+def test_every_page_stands_in_the_menu_by_what_its_file_says():
+    entries = shell.read_pages()
+    assert {entry.file for entry in entries} == {f"pages/{page}.py" for page in PAGES}
+    assert entries[0].file == "pages/home.py", "the root of the site"
+    assert [entry.title for entry in entries if entry.section == "Decide"] == [
+        "Review",
+        "Agreement",
+    ]
+    assert len({entry.order for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""No PAGE."""\n',
+        'PAGE = {"title": "New"}\n',
+        'PAGE = {"title": title, "section": "", "icon": "home", "order": 1}\n',
+    ],
+)
+def test_a_page_that_does_not_say_where_it_stands_is_refused_in_words(tmp_path, text):
+    (tmp_path / "new.py").write_text(text)
+    with pytest.raises(InputError, match=r"new\.py is no page of the menu: begin it with PAGE = "):
+        shell.read_pages(tmp_path)
 
 
 def test_no_page_prints_a_string_that_was_meant_for_its_reader():

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac.config import digest
-from fac.datasets import ColumnOptions, Row, Sample, recognise, sample_of
+from fac.datasets import ColumnOptions, Sample, SourceRow, recognise, sample_of
 from fac.errors import BadReply, InputError
 from fac.prompts import (
     Excerpt,
@@ -77,8 +77,8 @@ def test_marks_stand_around_words_and_neighbouring_tokens_share_them():
 
 
 def test_what_cannot_be_seen_is_spelled_out():
-    shown = Excerpt(("a\n", "\tb", "\u200b", "\x00"), (False, False, True, False))
-    assert shown.text() == "a\\n\\tb<<\\u{200b}>>\\u{0}"
+    invisible = Excerpt(("a\n", "\tb", "\u200b", "\x00"), (False, False, True, False))
+    assert invisible.text() == "a\\n\\tb<<\\u{200b}>>\\u{0}"
     assert Excerpt(("می\u200cخواهم",), (False,)).text() == "می\u200cخواهم"  # a joiner people write
 
 
@@ -104,18 +104,18 @@ def test_tokens_and_marks_must_be_as_many():
 @example(Excerpt(("<", "", "b"), (False, True, True)))
 @example(Excerpt(("<", "", "", "b"), (False, True, False, True)))
 def test_no_data_can_forge_marks_fences_control_tokens_or_objects(excerpt):
-    shown = excerpt.text()
+    line = excerpt.text()
     runs = "".join("m" if m else "u" for t, m in zip(*excerpt, strict=True) if t)
-    assert re.findall("<<+|>>+", shown) == ["<<", ">>"] * len(re.findall("m+", runs))
-    assert len(shown.splitlines()) <= 1
-    assert "===" not in shown
-    assert not re.search(r"<[|｜]|[|｜]>|\[/?INST\]|</?s>|\{\s*\"", shown)
-    shown.encode()  # no half of a surrogate pair
+    assert re.findall("<<+|>>+", line) == ["<<", ">>"] * len(re.findall("m+", runs))
+    assert len(line.splitlines()) <= 1
+    assert "===" not in line
+    assert not re.search(r"<[|｜]|[|｜]>|\[/?INST\]|</?s>|\{\s*\"", line)
+    line.encode()  # no half of a surrogate pair
 
     def without(text):
         return re.sub("[ <>‹›]", "", text)
 
-    assert without(shown) == without(excerpt.plain())  # nothing is lost or moved
+    assert without(line) == without(excerpt.plain())  # nothing is lost or moved
 
 
 # --- what every prompt keeps ----------------------------------------------------------------------
@@ -126,8 +126,8 @@ def every_prompt(text: str) -> dict[str, Prompt]:
     hostile = Excerpt((text,), (True,))
     writing: dict[str, Prompt] = {}
     for name in profiles.PROFILES:
-        shown = name, text, [hostile, BREAD]
-        writing[f"candidate {name}"] = drafts.candidate_prompt(*shown, avoid=text)
+        case = name, text, [hostile, BREAD]
+        writing[f"candidate {name}"] = drafts.candidate_prompt(*case, avoid=text)
         for keep in (text, None):
             writing[f"contrast {name} {keep is None}"] = drafts.contrast_prompt(
                 name, text, hostile, BREAD, 5.25, 0.0, keep
@@ -175,12 +175,16 @@ def test_rules_come_first_and_say_that_the_material_is_no_instruction():
 
 
 def test_the_worked_examples_keep_the_form_they_show():
-    shown = {name: prompt.messages[2]["content"] for name, prompt in every_prompt("bread").items()}
-    assert scoring.read_answers(shown["detect"], 3) == [False, True, True]
-    assert scoring.read_answers(shown["fuzz"], 3) == [True, False, True]
-    about = explaining.read_explanation(shown["explain"].replace("late or", "late, or"))
+    replies = {
+        name: prompt.messages[2]["content"] for name, prompt in every_prompt("bread").items()
+    }
+    assert scoring.read_answers(replies["detect"], 3) == [False, True, True]
+    assert scoring.read_answers(replies["fuzz"], 3) == [True, False, True]
+    about = explaining.read_explanation(replies["explain"].replace("late or", "late, or"))
     assert about.text == "words saying that something or someone is late, or delayed"
-    assert relevance.read_judgement(shown["judge"].replace("It fires", "Fires")).level == "probably"
+    assert (
+        relevance.read_judgement(replies["judge"].replace("It fires", "Fires")).level == "probably"
+    )
 
 
 def test_a_model_that_repeats_the_worked_example_has_not_answered():
@@ -236,22 +240,22 @@ def test_an_explainer_sees_marked_texts_and_what_the_feature_promotes():
 
 
 def test_an_explanation_is_read_on_one_line():
-    said = explaining.read_explanation(
+    reading = explaining.read_explanation(
         '{"reason": "all  baked", "explanation": "bread\\nand rolls"}'
     )
-    assert said == ("bread and rolls", "all baked")
+    assert reading == ("bread and rolls", "all baked")
 
 
 @pytest.mark.parametrize("text", ["null", '"Cannot tell."', '"I cannot tell"', '"null"', '"n/a"'])
 def test_a_model_may_say_that_it_cannot_tell(text):
-    said = explaining.read_explanation(f'{{"reason": "nothing shared", "explanation": {text}}}')
-    assert said == (None, "nothing shared")
+    reading = explaining.read_explanation(f'{{"reason": "nothing shared", "explanation": {text}}}')
+    assert reading == (None, "nothing shared")
 
 
 def test_an_explanation_that_speaks_of_telling_is_one():
     text = "people who cannot tell left from right"
-    said = explaining.read_explanation(json.dumps({"reason": "", "explanation": text}))
-    assert said.text == text
+    reading = explaining.read_explanation(json.dumps({"reason": "", "explanation": text}))
+    assert reading.text == text
 
 
 @pytest.mark.parametrize(
@@ -337,11 +341,11 @@ def test_answers_are_never_guessed(reply):
 
 
 def test_a_judge_sees_the_task_the_explanation_and_the_texts():
-    asked = asked_of(relevance.judge(TASK, "words for bread", [BREAD]))
-    assert asked.startswith(
+    question = asked_of(relevance.judge(TASK, "words for bread", [BREAD]))
+    assert question.startswith(
         "Task: advice on baking. A feature matters if it is about any of these:"
     )
-    assert "\n- bread and cakes\n- ovens\n" in asked
+    assert "\n- bread and cakes\n- ovens\n" in question
     assert material(relevance.judge(TASK, "words for bread", [BREAD])) == [
         "Description: words for bread",
         f"Text 1: {BREAD.text()}",
@@ -442,14 +446,14 @@ def user(text: str, *answers: str) -> list[dict[str, str]]:
 
 
 def test_a_candidate_is_asked_for_with_explanation_and_spans():
-    asked = drafts.candidate_prompt("instruction", "words  for\nlateness", [LATE, BREAD], "an old")
-    assert material(asked) == [
+    prompt = drafts.candidate_prompt("instruction", "words  for\nlateness", [LATE, BREAD], "an old")
+    assert material(prompt) == [
         "Description: words for lateness",
         "Text 1: Is the train <<late>> again",
         f"Text 2: {BREAD.text()}",
         "Already written: an old",
     ]
-    assert asked.form == {} and asked_of(asked).endswith(
+    assert prompt.form == {} and asked_of(prompt).endswith(
         "without quotation marks, title or remarks."
     )
     assert material(drafts.candidate_prompt("chat", None, [LATE])) == [f"Text 1: {LATE.text()}"]
@@ -461,13 +465,13 @@ def test_a_candidate_is_asked_for_with_explanation_and_spans():
 
 
 def test_a_contrast_shows_both_sides_and_the_phrase_that_must_stay():
-    asked = drafts.contrast_prompt("chat", None, LATE, LONG, 6.25, 0.0, "train late")
-    assert material(asked) == [
+    prompt = drafts.contrast_prompt("chat", None, LATE, LONG, 6.25, 0.0, "train late")
+    assert material(prompt) == [
         "It occurs (strength 6.2): Is the train <<late>> again",
         "It does not (strength 0.0): Is the train long",
         "Phrase to keep: train late",
     ]
-    assert "must occur in it word for word" in asked_of(asked)
+    assert "must occur in it word for word" in asked_of(prompt)
     freely = drafts.contrast_prompt("chat", None, LATE, LONG, 3.0, 0.0, None)
     assert len(material(freely)) == 2 and "in other words" in asked_of(freely)
 
@@ -475,17 +479,17 @@ def test_a_contrast_shows_both_sides_and_the_phrase_that_must_stay():
 @pytest.mark.parametrize("profile", PROFILES)
 def test_prompts_ask_for_the_parts_of_their_profile(profile):
     parts = list(PROFILES[profile].parts)
-    for asked in (
+    for prompt in (
         drafts.candidate_prompt(profile, "x", [LATE]),
         drafts.contrast_prompt(profile, "x", LATE, LONG, 5.0, 0.0, None),
         drafts.unguided_prompt(profile),
     ):
         if len(parts) == 1:
-            assert asked.form == {}
+            assert prompt.form == {}
         else:
-            assert asked.form["required"] == parts
-            assert all(f'"{part}": ' in asked_of(asked) for part in parts)
-        assert PROFILES[profile].singular in asked.messages[0]["content"]
+            assert prompt.form["required"] == parts
+            assert all(f'"{part}": ' in asked_of(prompt) for part in parts)
+        assert PROFILES[profile].singular in prompt.messages[0]["content"]
     assert "{" not in drafts.unguided_prompt(profile).messages[0]["content"]
 
 
@@ -510,11 +514,11 @@ def test_an_opening_of_several_parts_shows_them_on_a_line_that_can_be_read(profi
         openings.candidate_opening(profile, "lateness", [LATE]),
         openings.unguided_opening(profile),
     ):
-        *_, shown, last = opening.text.split("\n")
+        *_, example_line, last = opening.text.split("\n")
         first = next(iter(form.parts))
         assert last == f"- {first.capitalize()}:"
         with pytest.raises(BadDraft, match="repeats the worked example"):
-            drafts.read_draft(profile, shown.removeprefix("- "))
+            drafts.read_draft(profile, example_line.removeprefix("- "))
     marks = " ".join(f"{part.capitalize()}: new {part}" for part in form.parts)
     first_mark = f"{next(iter(form.parts)).capitalize()}:"
     rest = marks.removeprefix(first_mark)
@@ -539,8 +543,8 @@ def test_hostile_texts_stay_one_line_of_a_list(text):
         assert not re.search(r"<[|｜]|[|｜]>|\[/?INST\]|</?s>|===", opening.text)
         assert opening.text.endswith(opening.starts)
         opening.text.encode()
-        asked = openings.continuing(opening)
-        assert asked_of(asked).count(fences.BEGIN) == asked_of(asked).count(fences.END) == 1
+        prompt = openings.continuing(opening)
+        assert asked_of(prompt).count(fences.BEGIN) == asked_of(prompt).count(fences.END) == 1
 
 
 def test_a_chat_model_continues_a_list_and_may_say_the_line_again():
@@ -598,8 +602,8 @@ def test_what_an_opening_began_is_part_of_the_sample():
 
 
 def test_turns_of_a_query_are_one_turn_with_the_label():
-    said = "Query-1: where does he live\nQuery-2: and when is he alone"
-    assert drafts.read_draft("toxicity", said) == Draft(
+    reply = "Query-1: where does he live\nQuery-2: and when is he alone"
+    assert drafts.read_draft("toxicity", reply) == Draft(
         user("where does he live\nand when is he alone"), {"label": "1"}
     )
 
@@ -676,15 +680,15 @@ def test_what_is_read_from_a_reply_is_what_a_dataset_takes():
     rows = [{"messages": user(f"a{sign}b")} for sign in signs]
     layout = recognise(rows[65:66], ColumnOptions(None, None, None), "a test")
     for sign, row in zip(signs, rows, strict=True):
-        taken = isinstance(sample_of(Row(1, row), layout), Sample)
+        taken = isinstance(sample_of(SourceRow(1, row), layout), Sample)
         assert (drafts.CONTROL_CHARACTER.search(sign) is None) == taken, ascii(sign)
     for sign, read in (("\x00", False), ("\x7f", False), ("\udfff", False), ("\t", True)):
         assert (drafts.CONTROL_CHARACTER.search(sign) is None) == read
 
 
 def test_a_text_cut_off_counts_up_to_its_last_sentence():
-    said = 'Is it late? He said "yes." And then he we'
-    assert drafts.read_draft("instruction", said, finished=False).messages == user(
+    reply = 'Is it late? He said "yes." And then he we'
+    assert drafts.read_draft("instruction", reply, finished=False).messages == user(
         'Is it late? He said "yes."'
     )
     assert drafts.read_draft("instruction", "1.5 miles. No", finished=False).messages == user(

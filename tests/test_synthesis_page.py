@@ -7,15 +7,15 @@ toy-seed lacks six words of toy-anchor; the pairs here are for "python" (3), "ri
 import html
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from fac import review, synthesis, ui
+from fac import review, synthesis
 from fac.cli import frame
 from fac.config import (
     WRITERS,
@@ -29,12 +29,17 @@ from fac.config import (
 from fac.datasets import read_samples
 from fac.export import export, provenance
 from fac.generator.writer import Request
+from fac.manifest import Manifest, SynthesisManifest
 from fac.prompts.profiles import PROFILES
+from fac.questions import results
+from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
-from fac.ui.outcome import REASON_WORDS
+from fac.ui.jobs import job_title
+from fac.ui.results import REASON_WORDS
+from fac.ui.stores import stores
 from fac.ui.writing import PROFILE_NAMES, WRITER_NAMES
 from tests import toy
 from tests.test_cli_make import MANNERS, MakingSteps, worded
@@ -93,13 +98,6 @@ def approve(place: Workspace, run: str, *features: int, verdict: str = "approve"
                 store.add("ana", "pair", item.subject, item.content, verdict)
 
 
-@pytest.fixture(autouse=True)
-def nothing_stays_open() -> Iterator[None]:
-    """What a test asks of `fac.ui` without a page leaves no store open behind it."""
-    yield
-    st.cache_resource.clear()
-
-
 @pytest.fixture(scope="module")
 def paired(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The toy with a run of pairs that nobody decided on."""
@@ -146,7 +144,7 @@ def pairs_run(place: Workspace) -> str:
     return Runs(place).list("pairs")[0]["run"]
 
 
-def result_of(place: Workspace) -> dict[str, Any]:
+def result_of(place: Workspace) -> SynthesisManifest:
     return Runs(place).list("synthetic")[0]
 
 
@@ -400,15 +398,15 @@ def test_the_result_opens_when_it_is_there(place):
 )
 def test_a_synthesis_is_called_what_it_does(place, spec, title):
     job = Queue(place.queue).enqueue(SynthesizeSpec(pairs=pairs_run(place), **spec))
-    assert ui.job_title(Queue(place.queue).job(job)) == title
+    assert job_title(Queue(place.queue).job(job)) == title
 
 
 def test_jobs_of_pairs_are_called_what_they_do(place):
     queue, run = Queue(place.queue), pairs_run(place)
     asked_for = read_spec("pairs", Runs(place).manifest(run)["spec"])
-    assert ui.job_title(queue.job(queue.enqueue(asked_for))) == "Write pairs for 4 gaps of toy-seed"
+    assert job_title(queue.job(queue.enqueue(asked_for))) == "Write pairs for 4 gaps of toy-seed"
     edit = RescoreSpec(pairs=run, feature=3, positive="a", negative="b")
-    title = ui.job_title(queue.job(queue.enqueue(edit)))
+    title = job_title(queue.job(queue.enqueue(edit)))
     assert title == "Score an edited pair, #3 of toy-seed"
 
 
@@ -427,7 +425,7 @@ def test_the_figures_are_those_of_the_run(done):
     assert told["Gaps filled"] == "4 of 4"
     assert told["FAC with them"] == f"{facts['fac_after']:.1%}" == "80.0%"
     assert told["New features"] == f"{facts['features_gained']}" == "4"
-    rows = ui.ledger_rows(facts)
+    rows = results.ledger_rows(result_of(done).facts)
     assert [row["what"] for row in rows][:2] == ["Texts written", "Tokens written"]
     assert (rows[0]["total"], rows[0]["per_kept"]) == ("16", "4.0")
     assert "US dollars" not in [row["what"] for row in rows], "a local model has no price"
@@ -497,7 +495,7 @@ def test_the_list_shows_the_texts_of_one_outcome(done):
     run = result_of(done)["run"]
     facts = result_of(done)["facts"]
     for outcome, n in (("kept", facts["kept"]), ("all", 16), *facts["dropped"].items()):
-        rows, total = ui.candidates_page(run, outcome=outcome)
+        rows, total = results.candidates_page(stores(), run, outcome=outcome)
         assert total == len(rows) == n
         assert {row["verdict"] for row in rows} == {outcome} or outcome == "all"
 
@@ -547,8 +545,8 @@ def test_what_is_missing_still_goes_back_to_the_pairs(done):
 
 
 def test_what_was_gained_unasked_is_listed(done):
-    facts = {**result_of(done)["facts"], "gained_unasked": [4, 5]}
-    rows, total = ui.unasked_rows({"facts": facts}, 0, 10)
+    facts = replace(result_of(done).facts, gained_unasked=[4, 5])
+    rows, total = results.unasked_rows(stores(), facts, [], offset=0, limit=10)
     assert total == 2 and {row["feature"] for row in rows} == {4, 5}
 
 
@@ -581,7 +579,7 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
     assert "Measured again, 4 of 4 rows fire their own gap above the threshold." in (
         at.success[0].value
     )
-    found = ui.remeasured_now(result_of(done))
+    found = results.remeasured(stores(), result_of(done), measured(stores()))
     assert found.together.fac == pytest.approx(manifest["facts"]["fac_after"])
     query = links(at)["Compare with the dataset, feature by feature"]
     assert query.startswith("before=toy-seed&after=toy-seed+two-step")
@@ -593,10 +591,10 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
 def test_the_files_are_those_of_the_command_line(done, tmp_path):
     manifest, runs = result_of(done), Runs(done)
     for format in ("jsonl", "parquet"):
-        out = tmp_path / f"{ui.outcome.export_name(manifest)}.{format}"
+        out = tmp_path / f"{results.export_name(manifest)}.{format}"
         found = export(manifest["run"], out, runs=runs, format=format)
-        assert ui.outcome.export_file(manifest, format, "chat") == out.read_bytes()
-        card = ui.outcome.export_file(manifest, format, "chat", card=True)
+        assert results.export_file(stores(), manifest, format, "chat") == out.read_bytes()
+        card = results.export_file(stores(), manifest, format, "chat", card=True)
         assert card == found.card.read_bytes()
         assert len([*read_samples(str(out))]) == 4
     at = shown(done)
@@ -623,16 +621,14 @@ def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(d
 
 
 def test_a_profile_offers_its_own_form_first():
-    assert ui.forms_of("instruction") == ["chat"]
-    assert ui.forms_of("toxicity") == ["classification", "chat"]
+    assert results.forms_of("instruction") == ["chat"]
+    assert results.forms_of("toxicity") == ["classification", "chat"]
 
 
 def test_an_export_is_named_after_what_it_is():
-    manifest = {
-        "run": "synthetic-0123456789ab",
-        "facts": {"name": "my / data", "method": "two-step"},
-    }
-    assert ui.outcome.export_name(manifest) == "my-data-two-step-012345"
+    facts = {"name": "my / data", "method": "two-step"}
+    manifest = Manifest({"run": "synthetic-0123456789ab", "step": "synthetic", "facts": facts})
+    assert results.export_name(manifest) == "my-data-two-step-012345"
 
 
 # --- from elsewhere ---------------------------------------------------------------------------
@@ -645,7 +641,7 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
     assert links(home)["The last synthesis filled 4 of 4 gaps: see its samples"] == query
     at = opened("datasets", open=manifest["facts"]["kept_dataset"])
     assert links(at)["Why each row is there"] == query
-    ui.outcome.start_remeasure(manifest)
+    Queue(done.queue).enqueue(results.remeasure_spec(stores(), manifest))
     work_off(done)
     name = Runs(done).manifest(manifest["facts"]["kept_dataset"])["facts"]["name"]
     at = opened("compare", before="toy-seed", after=name)
@@ -666,6 +662,6 @@ def test_what_was_made_to_be_added_is_nobodys_next_dataset(done):
     home = opened("home")
     assert metrics(home)["Coverage (FAC)"] == "40.0%"
     assert "Measure toy" not in words(home), "its own page offers that, where it means something"
-    ui.outcome.start_remeasure(result_of(done))
+    Queue(done.queue).enqueue(results.remeasure_spec(stores(), result_of(done)))
     work_off(done)
     assert metrics(opened("home"))["Coverage (FAC)"] == "40.0%", "of toy-seed, as before"

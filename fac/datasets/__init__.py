@@ -37,7 +37,7 @@ from fac.datasets.layout import (
     recognise,
 )
 from fac.datasets.lines import MAX_ROW_BYTES, json_line
-from fac.datasets.rows import MAX_CHARACTERS, Columns, Row
+from fac.datasets.rows import MAX_CHARACTERS, Columns, SourceRow
 from fac.datasets.samples import Sample, sample_id, sample_of
 from fac.datasets.sources import Progress, Source, readable
 from fac.errors import BadRow, InputError
@@ -53,8 +53,8 @@ __all__ = [
     "Format",
     "Layout",
     "Progress",
-    "Reading",
-    "Row",
+    "SampleReader",
+    "SourceRow",
     "Sample",
     "SourceLayout",
     "file_titles",
@@ -78,7 +78,7 @@ def read_samples(
     text_field: str | None = None,
     messages_field: str | None = None,
     label_field: str | None = None,
-) -> Reading:
+) -> SampleReader:
     """Opens a path or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one likes.
 
     Without options the columns say which layout it is. Raises InputError for what cannot be opened,
@@ -90,10 +90,10 @@ def read_samples(
             f"give the one that holds the samples."
         )
     format, opened = open_source(str(source))
-    return Reading(opened, format.kind, ColumnOptions(text_field, messages_field, label_field))
+    return SampleReader(opened, format.kind, ColumnOptions(text_field, messages_field, label_field))
 
 
-class Reading:
+class SampleReader:
     """A source and its layout. Iterating gives, row by row, a Sample or the BadRow it is instead.
 
     Iterating raises InputError where the rest of the source cannot be read: damaged gzip or

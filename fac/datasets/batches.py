@@ -8,24 +8,24 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fac.datasets.rows import Row
+from fac.datasets.rows import SourceRow
 
 BATCH_ROWS = 512
 
 
-def batch_rows(batch: pa.RecordBatch, before: int) -> Iterator[Row]:
+def batch_rows(batch: pa.RecordBatch, before: int) -> Iterator[SourceRow]:
     """Rows of a batch, numbered from `before` + 1."""
     try:
         rows = batch.to_pylist()
     except (ValueError, OverflowError):  # bytes that are no UTF-8, a date beyond the calendar
         for i in range(len(batch)):
             try:
-                yield Row(before + i + 1, batch.slice(i, 1).to_pylist()[0])
+                yield SourceRow(before + i + 1, batch.slice(i, 1).to_pylist()[0])
             except (ValueError, OverflowError) as error:
-                yield Row(before + i + 1, None, f"it cannot be read ({error})")
+                yield SourceRow(before + i + 1, None, f"it cannot be read ({error})")
         return
     for i, row in enumerate(rows, start=before + 1):
-        yield Row(i, row)
+        yield SourceRow(i, row)
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from fac.datasets.lines import MAX_ROW_BYTES, TOO_LONG, numbered_lines
-from fac.datasets.rows import Row, shortened
+from fac.datasets.rows import SourceRow, shortened
 from fac.errors import InputError
 
 
@@ -50,7 +50,7 @@ class _RecordLines:
         )
 
 
-def delimited_rows(stream: IO[bytes], delimiter: str, name: str) -> Iterator[Row]:
+def delimited_rows(stream: IO[bytes], delimiter: str, name: str) -> Iterator[SourceRow]:
     """Rows of a table with a header line. Quotes as in RFC 4180: doubled inside quoted fields."""
     csv.field_size_limit(MAX_ROW_BYTES)  # one for the process; our own limits are the tighter ones
     lines = _RecordLines(stream, name)
@@ -73,16 +73,16 @@ def delimited_rows(stream: IO[bytes], delimiter: str, name: str) -> Iterator[Row
         if problem and not header:
             raise InputError(f"{name} has no readable header on line {lines.first}: {problem}.")
         if problem:
-            yield Row(lines.first, None, problem)
+            yield SourceRow(lines.first, None, problem)
         elif not fields:  # an empty line
             continue
         elif not header:
             header = _header(fields, name)
         elif len(fields) != len(header):
             problem = f"it has {len(fields)} fields, the header has {len(header)}"
-            yield Row(lines.first, None, problem)
+            yield SourceRow(lines.first, None, problem)
         else:
-            yield Row(lines.first, dict(zip(header, fields, strict=True)))
+            yield SourceRow(lines.first, dict(zip(header, fields, strict=True)))
 
 
 def _header(fields: list[str], name: str) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fac.datasets.rows import Columns, listed
 from fac.errors import InputError
@@ -132,15 +132,14 @@ class SourceLayout:
         return frozenset((*self.columns.values(), self.label))
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What a manifest says about it."""
-        facts: dict[str, Any] = {"layout": self.name, "columns": self.chat_columns}
-        if self.rejected:
-            facts["note"] = (
-                f"The sample is the side in {self.chat_columns[0]!r}; "
-                f"the side in {self.rejected!r} is kept in meta."
-            )
-        return facts
+    def note(self) -> str | None:
+        """What a reader of the samples should know."""
+        if not self.rejected:
+            return None
+        return (
+            f"The sample is the side in {self.chat_columns[0]!r}; "
+            f"the side in {self.rejected!r} is kept in meta."
+        )
 
 
 class ColumnOptions(NamedTuple):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
-from fac.datasets.rows import MAX_CHARACTERS, Row, in_words
+from fac.datasets.rows import MAX_CHARACTERS, SourceRow, in_words
 
 MAX_ROW_BYTES = 8 * MAX_CHARACTERS
 """Longest row of a text file: six bytes for an escaped character, the rest for other columns."""
@@ -51,8 +51,8 @@ def numbered_lines(stream: IO[bytes]) -> Iterator[Line]:
         yield Line(number, data[:1024], True, quotes)
 
 
-def object_row(line: int, value: Any) -> Row:
+def object_row(line: int, value: Any) -> SourceRow:
     """A JSON value as a row, which only an object is."""
     if not isinstance(value, dict):
-        return Row(line, None, f"it is {in_words(value)}, not an object with named fields")
-    return Row(line, value)
+        return SourceRow(line, None, f"it is {in_words(value)}, not an object with named fields")
+    return SourceRow(line, value)

@@ -15,7 +15,7 @@ Columns = dict[str, Any]
 """One row of a source: column name -> value as JSON would give it."""
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """One row of a source."""
 
     line: int

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac.datasets.layout import SourceLayout
-from fac.datasets.rows import FORBIDDEN, MAX_CHARACTERS, Columns, Row, UnusableRow
+from fac.datasets.rows import FORBIDDEN, MAX_CHARACTERS, Columns, SourceRow, UnusableRow
 from fac.errors import BadRow
 from fac.schema import Chat
 
@@ -40,7 +40,7 @@ def sample_id(messages: Chat) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def sample_of(row: Row, layout: SourceLayout) -> Sample | BadRow:
+def sample_of(row: SourceRow, layout: SourceLayout) -> Sample | BadRow:
     """The sample in a row, or the reason why there is none."""
     if row.columns is None:
         return BadRow(row.line, row.problem)
@@ -89,7 +89,7 @@ def _label(row: Columns, column: str | None) -> str | None:
     return text
 
 
-def _meta(row: Row, layout: SourceLayout) -> str:
+def _meta(row: SourceRow, layout: SourceLayout) -> str:
     columns = row.columns or {}
     meta: dict[str, Any] = {"line": row.line}
     if others := {name: value for name, value in columns.items() if name not in layout.used}:

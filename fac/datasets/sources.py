@@ -15,7 +15,7 @@ from typing import IO, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from fac.datasets.rows import Row
+from fac.datasets.rows import SourceRow
 from fac.errors import InputError
 
 PEEK_BYTES = 2**20
@@ -40,7 +40,7 @@ class Source(Protocol):
     total: int
 
     def digest(self, report: Progress) -> str: ...
-    def rows(self) -> Iterator[Row]: ...
+    def rows(self) -> Iterator[SourceRow]: ...
     def peeked_enough(self) -> bool: ...
 
 
@@ -113,7 +113,9 @@ class TextSource:
 
     columns: Sequence[str] = ()
 
-    def __init__(self, origin: Origin, read_rows: Callable[[IO[bytes], Origin], Iterator[Row]]):
+    def __init__(
+        self, origin: Origin, read_rows: Callable[[IO[bytes], Origin], Iterator[SourceRow]]
+    ):
         self.name = origin.name
         self.done = 0
         self.total = origin.path.stat().st_size
@@ -126,7 +128,7 @@ class TextSource:
     def peeked_enough(self) -> bool:
         return self.done > PEEK_BYTES
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SourceRow]:
         with self._origin.opened() as (stream, raw):
             stream.read(len(self._origin.head) - len(self._origin.text_head))
             for row in self._read_rows(stream, self._origin):

@@ -30,8 +30,9 @@ from fac.export.files import (
     temporary_folder,
 )
 from fac.export.forms import FORM_OF, FORMS, export_table
-from fac.export.lineage import LINEAGE, FinishedRuns, SynthesisRun
+from fac.export.lineage import LINEAGE, SynthesisRun
 from fac.schema import Chat
+from fac.store.runs import Runs
 
 __all__ = [
     "EXPORT_FORMATS",
@@ -74,7 +75,7 @@ class Provenance(NamedTuple):
 
 
 def export(
-    run_id: str, out: Path, *, runs: FinishedRuns, format: str = "jsonl", form: str = ""
+    run_id: str, out: Path, *, runs: Runs, format: str = "jsonl", form: str = ""
 ) -> Exported:
     """Writes the kept samples of a synthesis to `out`, by feature and then best first, and a card.
 
@@ -84,7 +85,7 @@ def export(
     form, and an `out` that cannot be written or holds something else.
     """
     synthesis = SynthesisRun(run_id, runs)
-    form = form or FORM_OF.get(synthesis.spec["profile"], "chat")
+    form = form or FORM_OF.get(synthesis.spec.profile, "chat")
     for choice, choices in ((format, EXPORT_FORMATS), (form, FORMS)):
         if choice not in choices:
             raise InputError(f"An export is one of {', '.join(choices)}; got {choice!r}.")
@@ -114,7 +115,7 @@ def export(
         return Exported(len(rows), form, out, card.replace(out.with_name(card.name)))
 
 
-def provenance(run_id: str, row: int | str, *, runs: FinishedRuns) -> Provenance:
+def provenance(run_id: str, row: int | str, *, runs: Runs) -> Provenance:
     """What led to a row of the run's export: its number from 0, or its candidate.
 
     Every row names its run and its candidate, so an exported file is enough to ask. Raises

@@ -43,8 +43,8 @@ LINEAGE_NOTES = {
 def dataset_card(synthesis: SynthesisRun, table: pa.Table, form: str, data: str) -> str:
     """The dataset card: YAML for the hub, then what a reader needs to know."""
     facts, spec = synthesis.facts, synthesis.spec
-    name = f"{facts['name']} {spec['method']}"
-    dropped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(facts["dropped"].items()))
+    name = f"{facts.name} {spec.method}"
+    dropped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(facts.dropped.items()))
     people = sorted({d["reviewer"] for d in synthesis.decisions if d["verdict"] == "approve"})
     size = next((name for most, name in SIZES if len(table) < most), "n>1M")
     front = {
@@ -57,24 +57,24 @@ def dataset_card(synthesis: SynthesisRun, table: pa.Table, form: str, data: str)
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": data}]}],
     }
     properties = {
-        "method": spec["method"],
-        "generator": f"{synthesis.generator} ({spec['writer']})",
-        "encoder": synthesis.anchor["facts"]["encoder"],
+        "method": spec.method,
+        "generator": f"{synthesis.generator} ({spec.writer})",
+        "encoder": synthesis.anchor.encoder,
         "SAE": synthesis.sae,
-        "anchor": synthesis.anchor["facts"]["name"],
-        "dataset with the gaps": synthesis.dataset["facts"]["name"],
-        "profile": spec["profile"],
-        "threshold": spec["threshold"],
-        "candidates per gap": spec["candidates"],
-        "kept per gap": spec["keep"],
-        "seed": spec["seed"],
-        "temperature": spec["temperature"],
+        "anchor": synthesis.anchor.name,
+        "dataset with the gaps": synthesis.dataset.name,
+        "profile": spec.profile,
+        "threshold": spec.threshold,
+        "candidates per gap": spec.candidates,
+        "kept per gap": spec.keep,
+        "seed": spec.seed,
+        "temperature": spec.temperature,
         "candidates dropped": dropped or "none",
-        "own-feature hit rate": facts["hit_rate"],
-        "FAC before": facts["fac_before"],
-        "FAC after": facts["fac_after"],
+        "own-feature hit rate": facts.hit_rate,
+        "FAC before": facts.fac_before,
+        "FAC after": facts.fac_after,
         "pairs approved by": ", ".join(people) or "nobody (a baseline needs no pairs)",
-        "decisions": facts["decisions"],
+        "decisions": facts.decisions,
         "run": synthesis.run_id,
     }
     yaml = "\n".join(f"{key}: {json_line(value)}" for key, value in front.items())

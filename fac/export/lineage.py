@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from fac.config import SynthesizeSpec
 from fac.datasets import sample_id
 from fac.errors import InputError
 from fac.generator.names import public_name
+from fac.manifest import MeasureFacts, PairsManifest, SynthesisManifest
 from fac.schema import Chat
+from fac.store.runs import Runs
 
 APPROVAL = pa.struct(
     [
@@ -75,13 +78,6 @@ LINEAGE = pa.struct(
 """Why a row is there; the same in every format."""
 
 
-class FinishedRuns(Protocol):
-    """The part of the run store that exporting needs."""
-
-    def manifest(self, run_id: str) -> dict[str, Any]: ...
-    def table(self, run_id: str, name: str) -> pa.Table: ...
-
-
 class ExportRow(NamedTuple):
     """A kept sample."""
 
@@ -94,15 +90,15 @@ class ExportRow(NamedTuple):
 class SynthesisRun:
     """A finished synthesis with the runs it came from."""
 
-    def __init__(self, run_id: str, runs: FinishedRuns):
+    def __init__(self, run_id: str, runs: Runs):
         self.run_id, self._runs = run_id, runs
-        self.manifest = runs.manifest(run_id)
-        if self.manifest["step"] != "synthetic":
+        manifest: SynthesisManifest = runs.manifest(run_id)
+        if manifest.step != SynthesizeSpec.step:
             raise InputError(
-                f"{run_id} is a {self.manifest['step']} run: only what `fac synthesize` made can "
-                f"be exported."
+                f"{run_id} is a {manifest.step} run: only what `fac synthesize` made can be "
+                f"exported."
             )
-        self.spec, self.facts = self.manifest["spec"], self.manifest["facts"]
+        self.spec, self.facts = manifest.spec, manifest.facts
         self._candidates = {row["candidate"]: row for row in self._rows("candidates")}
         self._verdicts = {row["candidate"]: row for row in self._rows("verdicts")}
         self.hits: dict[str, list[dict[str, Any]]] = {name: [] for name in self._candidates}
@@ -112,11 +108,12 @@ class SynthesisRun:
         self._decisions_on: dict[str, list[dict[str, Any]]] = {}
         for decision in self.decisions:
             self._decisions_on.setdefault(decision["subject"], []).append(decision)
-        pairs = runs.manifest(self.spec["pairs"])["facts"]
-        self.anchor, self.dataset = (runs.manifest(pairs[side]) for side in ("anchor", "dataset"))
-        self.sae = runs.manifest(self.anchor["facts"]["sae_run"])["facts"]["name"]
+        pairs: PairsManifest = runs.manifest(self.spec.pairs)
+        self.anchor: MeasureFacts = runs.manifest(pairs.facts.anchor).facts
+        self.dataset: MeasureFacts = runs.manifest(pairs.facts.dataset).facts
+        self.sae: str = runs.manifest(self.anchor.sae_run).facts.name
         self.generator = public_name(
-            self.spec["model"] if self.spec["writer"] == "openai" else self.facts["writer"]
+            self.spec.model if self.spec.writer == "openai" else self.facts.writer or ""
         )
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
@@ -145,24 +142,24 @@ class SynthesisRun:
             "candidate": verdict["candidate"],
             "sample_id": sample_id(messages),
             "feature": feature,
-            "encoder": self.anchor["facts"]["encoder"],
+            "encoder": self.anchor.encoder,
             "sae": self.sae,
             "activation": hit["peak"] if hit else None,
             "span": {name: hit[name] for name in ("role", "position")} if hit else None,
             "gains": verdict["gains"],
-            "method": self.spec["method"],
+            "method": self.spec.method,
             "style": candidate["style"],
             "pair": {name: pair[name] for name in PAIR.names} if pair else None,
             "approvals": self._approvals(pair),
-            "decisions": self.facts["decisions"],
+            "decisions": self.facts.decisions,
             "prompt_hash": candidate["prompt_hash"],
             "generator": self.generator,
-            "writer": self.spec["writer"],
+            "writer": self.spec.writer,
             "seed": candidate["seed"],
-            "temperature": self.spec["temperature"],
+            "temperature": self.spec.temperature,
             "filter": {
-                "threshold": self.spec["threshold"],
-                "keep": self.spec["keep"],
+                "threshold": self.spec.threshold,
+                "keep": self.spec.keep,
                 "rank": verdict["rank"],
             },
         }

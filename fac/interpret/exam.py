@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fac import agreement
 from fac.config import ExplainSpec
 from fac.generator.batch_chat import Question
-from fac.interpret.parts import Row, ScoredExplanation
+from fac.interpret.parts import FeatureExplanation, Row
 from fac.interpret.step_run import StepRun, Unread
 from fac.prompts import Prompt, scoring
 
@@ -36,11 +36,11 @@ class Exam(NamedTuple):
     truth: str
     """Column of the examples with the right answer."""
 
-    def take(self, run: StepRun[ExplainSpec], results: dict[int, ScoredExplanation]) -> None:
+    def take(self, run: StepRun[ExplainSpec], explanations: dict[int, FeatureExplanation]) -> None:
         """Has the model take it for every explained feature; drops the unanswered."""
         sheets: dict[int, list[tuple[Question, list[Row]]]] = {}
-        for feature, result in results.items():
-            text, rows = result.explanation.text, self.select(result.examples)
+        for feature, explanation in explanations.items():
+            text, rows = explanation.text, self.select(explanation.examples)
             parts = [rows[at : at + PER_QUESTION] for at in range(0, len(rows), PER_QUESTION)]
             sheets[feature] = [
                 (Question(f"{self.score}/{feature}/{number}", self.prompt(text, part)), part)
@@ -48,10 +48,10 @@ class Exam(NamedTuple):
                 if text
             ]
         questions = [question for sheet in sheets.values() for question, _ in sheet]
-        replies = run.ask(questions, share=len(results) // 3, note=f"scoring by {self.score}")
+        replies = run.ask(questions, share=len(explanations) // 3, note=f"scoring by {self.score}")
         for feature, sheet in sheets.items():
             if any(question.about not in replies for question, _ in sheet):
-                del results[feature]
+                del explanations[feature]
                 continue
             unreadable = 0
             for question, part in sheet:
@@ -66,7 +66,7 @@ class Exam(NamedTuple):
                 answered = [r for _, part in sheet for r in part if r.get(self.answer) is not None]
                 truth = [bool(row[self.truth]) for row in answered]
                 accuracy = agreement.balanced_accuracy([r[self.answer] for r in answered], truth)
-                results[feature].scores.append(
+                explanations[feature].scores.append(
                     score_row(feature, self.score, accuracy, n_unreadable=unreadable)
                 )
 

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from fac import schema
 from fac.config import ExplainSpec
 from fac.errors import InputError
-from fac.interpret.evidence import Evidence
 from fac.interpret.explainers import tokens
-from fac.interpret.parts import (
-    EXPLAINERS,
-    SCORERS,
-    FeatureExplanation,
-    OpenExplainer,
-    Row,
-    ScoredExplanation,
-)
-from fac.interpret.step_run import OpenChat, Progress, Step, StepRun, perform
+from fac.interpret.parts import EXPLAINERS, SCORERS, FeatureExplanation, OpenExplainer
+from fac.interpret.step_run import Blocks, OpenChat, Progress, StepRun, perform
 from fac.manifest import ExplainFacts
 from fac.store.runs import Runs
 
@@ -37,8 +28,10 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress)
     earlier = spec.explanations
     explainer = _earlier(spec, runs) if earlier else EXPLAINERS[spec.explainer].open(spec, runs)
     return perform(
-        _Explaining(spec, explainer),
         spec,
+        partial(_explained, explainer=explainer),
+        tables=("explanations", "scores", "examples"),
+        verb="explained",
         runs=runs,
         chat=chat,
         inputs=[spec.measure, *([earlier] if earlier else [])],
@@ -61,63 +54,45 @@ def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
     return OpenExplainer.of_texts(texts)
 
 
-class _Explaining(Step[ExplainSpec]):
-    tables = {n: getattr(schema, n.upper()) for n in ("explanations", "scores", "examples")}
-    verb = "explained"
-
-    def __init__(self, spec: ExplainSpec, explainer: OpenExplainer):
-        self._spec, self._explain = spec, explainer.explain
-        self._source = spec.model or Path(spec.source).name or explainer.source
-        self._statuses: Counter[str] = Counter()
-        self._values: dict[str, list[float]] = {}
-        unasked = (name for name, scorer in SCORERS.items() if not scorer.needs_model)
-        self._scorers = [SCORERS[name] for name in (*unasked, *spec.scores)]
-
-    def blocks(self, run: StepRun[ExplainSpec]) -> Iterator[dict[str, list[Row]]]:
-        for items in run.evidence(texts=bool(self._spec.model)):  # only a model reads the test
-            explained = self._scored(run, items)
-            explanations = [
-                vars(result.explanation)
+def _explained(run: StepRun[ExplainSpec], *, explainer: OpenExplainer) -> Blocks:
+    spec = run.spec
+    source = spec.model or Path(spec.source).name or explainer.source
+    unasked = [name for name, scorer in SCORERS.items() if not scorer.needs_model]
+    scorers = [SCORERS[name] for name in (*unasked, *spec.scores)]
+    statuses: Counter[str] = Counter()
+    values: dict[str, list[float]] = {}
+    for items in run.evidence(texts=bool(spec.model)):  # only a model reads the texts of the test
+        explanations = explainer.explain(run, items)
+        for item in items:
+            if item.feature in explanations:
+                explanations[item.feature].examples = item.examples
+        for scorer in scorers:
+            scorer.score(run, explanations)
+        statuses.update(explanation.status for explanation in explanations.values())
+        scores = [score for explanation in explanations.values() for score in explanation.scores]
+        for score in scores:
+            if score["value"] is not None:
+                values.setdefault(score["score"], []).append(score["value"])
+        yield {
+            "explanations": [
+                vars(explanation)
                 | {
                     "feature": feature,
-                    "explainer": result.explanation.explainer or self._spec.explainer,
-                    "source": result.explanation.source or self._source,
+                    "explainer": explanation.explainer or spec.explainer,
+                    "source": explanation.source or source,
                 }
-                for feature, result in explained.items()
-            ]
-            scores = [score for result in explained.values() for score in result.scores]
-            self._statuses.update(row["status"] for row in explanations)
-            for score in scores:
-                if score["value"] is not None:
-                    self._values.setdefault(score["score"], []).append(score["value"])
-            yield {
-                "explanations": explanations,
-                "scores": scores,
-                "examples": [row for result in explained.values() for row in result.examples],
-            }
-
-    def _scored(
-        self, run: StepRun[ExplainSpec], items: Sequence[Evidence]
-    ) -> dict[int, ScoredExplanation]:
-        """Fewer than `items` once the run was stopped."""
-        explanations = self._explain(run, items)
-        results = {
-            item.feature: ScoredExplanation(explanations[item.feature], item.examples, [])
-            for item in items
-            if item.feature in explanations
+                for feature, explanation in explanations.items()
+            ],
+            "scores": scores,
+            "examples": [row for each in explanations.values() for row in each.examples],
         }
-        for scorer in self._scorers:
-            scorer.score(run, results)
-        return results
-
-    def facts(self, run: StepRun[ExplainSpec], n_features: int) -> ExplainFacts:
-        return ExplainFacts(
-            explainer=self._spec.explainer,
-            source=self._source,
-            silent=None if run.stopped else len(run.features) - n_features,
-            counts=dict(sorted(self._statuses.items())),
-            scores={
-                name: {"n": len(values), "median": float(np.median(values))}
-                for name, values in sorted(self._values.items())
-            },
-        )
+    return ExplainFacts(
+        explainer=spec.explainer,
+        source=source,
+        silent=None if run.stopped else len(run.features) - statuses.total(),
+        counts=dict(sorted(statuses.items())),
+        scores={
+            name: {"n": len(numbers), "median": float(np.median(numbers))}
+            for name, numbers in sorted(values.items())
+        },
+    )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from functools import partial
 
-from fac import schema
 from fac.config import JudgeSpec
-from fac.generator.chat import ChatModel
-from fac.interpret.parts import JUDGES, Row
-from fac.interpret.step_run import OpenChat, Progress, Step, StepRun, perform
+from fac.interpret.parts import JUDGES
+from fac.interpret.step_run import Blocks, OpenChat, Progress, StepRun, perform
 from fac.manifest import RelevanceFacts
 from fac.store.runs import Runs
 
@@ -21,9 +19,12 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> 
     """
     runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
     chat = ask() if JUDGES[spec.judge].needs_model else None
+    answers = f"label {spec.label}" if JUDGES[spec.judge].needs_label else spec.judge
     return perform(
-        _Judging(spec, chat),
         spec,
+        partial(_judged, source=chat.identity if chat else answers),
+        tables=("relevance",),
+        verb="judged",
         runs=runs,
         chat=chat,
         inputs=[spec.measure, *spec.explanations],
@@ -31,24 +32,14 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> 
     )
 
 
-class _Judging(Step[JudgeSpec]):
-    tables = {"relevance": schema.RELEVANCE}
-    verb = "judged"
-
-    def __init__(self, spec: JudgeSpec, chat: ChatModel | None):
-        self._spec = spec
-        self._source = chat.identity if chat else f"label {spec.label}"
-        self._levels: Counter[str] = Counter()
-
-    def blocks(self, run: StepRun[JudgeSpec]) -> Iterator[dict[str, list[Row]]]:
-        for rows in JUDGES[self._spec.judge].judge(run):
-            self._levels.update(row["level"] for row in rows)
-            yield {"relevance": rows}
-
-    def facts(self, run: StepRun[JudgeSpec], n_features: int) -> RelevanceFacts:
-        return RelevanceFacts(
-            task=self._spec.task,
-            judge=self._spec.judge,
-            source=self._source,
-            counts=dict(sorted(self._levels.items())),
-        )
+def _judged(run: StepRun[JudgeSpec], *, source: str) -> Blocks:
+    levels: Counter[str] = Counter()
+    for rows in JUDGES[run.spec.judge].judge(run):
+        levels.update(row["level"] for row in rows)
+        yield {"relevance": rows}
+    return RelevanceFacts(
+        task=run.spec.task,
+        judge=run.spec.judge,
+        source=source,
+        counts=dict(sorted(levels.items())),
+    )

@@ -6,7 +6,7 @@ Parts are imported where their title is shown, so a part imports slow libraries 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +23,9 @@ Row = dict[str, Any]
 EXPLAINED = "explained"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class FeatureExplanation:
-    """What an explainer says of one feature: a row of schema.EXPLANATIONS, and its prediction."""
+    """What an explainer says of one feature, a row of schema.EXPLANATIONS, and how good it is."""
 
     text: str | None
     """What the feature fires on; None where the explainer abstains or its reply is unreadable."""
@@ -47,16 +47,11 @@ class FeatureExplanation:
     prediction: tuple[np.ndarray, np.ndarray] | None = None
     """(float how surely, bool whether) held-out samples fire, where the explainer predicts it."""
 
+    examples: list[Row] = field(default_factory=list)
+    """Its test, schema.EXAMPLES; each with its `span` where a language model reads them."""
 
-class ScoredExplanation(NamedTuple):
-    """An explanation of one feature, its test, and the scores it got in it."""
-
-    explanation: FeatureExplanation
-    examples: list[Row]
-    """schema.EXAMPLES, each with its `span` where a language model reads them."""
-
-    scores: list[Row]
-    """schema.SCORES."""
+    scores: list[Row] = field(default_factory=list)
+    """schema.SCORES, as the scorers add them."""
 
 
 Explain = Callable[[StepRun[ExplainSpec], Sequence[Evidence]], dict[int, FeatureExplanation]]
@@ -118,7 +113,7 @@ class Scorer:
     meaning: str
     """What it says of an explanation, in a sentence."""
 
-    score: Callable[[StepRun[ExplainSpec], dict[int, ScoredExplanation]], None]
+    score: Callable[[StepRun[ExplainSpec], dict[int, FeatureExplanation]], None]
     """Adds to the scores of each explanation, by feature; drops those that the model of a stopped
     run left unanswered."""
 

@@ -7,9 +7,8 @@ server that gave up, what is complete is published as a smaller run.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -86,12 +85,14 @@ class StepRun(Generic[SpecT]):
                 self._earlier |= {reply.key: reply for reply in replies if reply.ok}
 
     def evidence(self, *, test: bool = True, texts: bool = True) -> Iterator[list[Evidence]]:
-        """The evidence of the run's features, a block at a time."""
+        """The evidence of the run's features, a block at a time until the run is stopped."""
         blocks = evidence.blocks(
             self.runs, self.spec.measure, self.features, test=test, texts=texts
         )
         for block in blocks:
             yield block
+            if self.stopped:
+                break
             self._done += len(block)
 
     def report(self, done: int, note: str) -> None:
@@ -186,28 +187,16 @@ class StepRun(Generic[SpecT]):
         }
 
 
-class Step(ABC, Generic[SpecT]):
-    """What explaining and judging do each in its own way."""
-
-    tables: Mapping[str, pa.Schema]
-    """The run's tables besides `replies`; the first has the features that are complete."""
-
-    verb: str
-    """What is done to features, for progress."""
-
-    @abstractmethod
-    def blocks(self, run: StepRun[SpecT]) -> Iterator[dict[str, list[Row]]]:
-        """Rows of every table, a block of features at a time."""
-
-    @abstractmethod
-    def facts(self, run: StepRun[SpecT], n_features: int) -> InterpretFacts:
-        """Those of this step alone, once `n_features` are complete."""
+Blocks = Generator[dict[str, list[Row]], None, InterpretFacts]
+"""Rows of each table, a block of complete features at a time; in the end the step's own facts."""
 
 
 def perform(
-    step: Step[SpecT],
     spec: SpecT,
+    blocks: Callable[[StepRun[SpecT]], Blocks],
     *,
+    tables: Sequence[str],
+    verb: str,
     runs: Runs,
     chat: ChatModel | None,
     inputs: Sequence[str],
@@ -216,8 +205,8 @@ def perform(
 ) -> str:
     """The run of the spec, finished before or now; returns its id.
 
-    `versions` are what tells it from other runs besides its inputs. Raises BudgetReached, Cancelled
-    or ServiceError after publishing what is complete.
+    The first of `tables` has a row a feature. `versions` are what tells the run from others besides
+    its inputs. Raises BudgetReached, Cancelled or ServiceError after publishing what is complete.
     """
     parts = [*inputs, *versions, identity(chat)]
     run_id = spec.run_id(*parts)
@@ -226,17 +215,9 @@ def perform(
     with runs.exclusive(run_id):
         begun = time.monotonic()
         run = StepRun(spec, runs, run_id, chat=chat, progress=progress)
-        (first, *_), features = step.tables, []
-        with _RunTables(runs.scratch(run_id), {**step.tables, "replies": schema.REPLIES}) as tables:
-            for block in step.blocks(run):
-                features += [row["feature"] for row in block[first]]
-                for name, rows in {**block, "replies": run.take_replies()}.items():
-                    tables.append(name, rows)
-                run.report(len(features), step.verb)
-                if run.stopped:
-                    break
+        features, facts = _write(run, blocks(run), tables, runs.scratch(run_id), verb)
         facts = replace(
-            step.facts(run, len(features)),
+            facts,
             name=runs.manifest(spec.measure).facts.name,
             measure=spec.measure,
             n_features=len(features),
@@ -252,14 +233,36 @@ def perform(
         part = smaller.run_id(*parts)
         if not runs.find(part):
             with runs.exclusive(part):
-                home, scratch = runs.scratch(run_id), runs.scratch(part)
-                for path in home.glob("*.parquet"):
-                    path.rename(scratch / path.name)
+                for path in runs.scratch(run_id).glob("*.parquet"):
+                    path.rename(runs.scratch(part) / path.name)
                 runs.publish(part, spec=smaller, **about)
         raise type(run.stopped)(
             f"{str(run.stopped).rstrip('.')}. {len(features):,} features are complete and kept "
             f"({part}); started again, nothing is asked twice."
         )
+
+
+def _write(
+    run: StepRun[SpecT], blocks: Blocks, tables: Sequence[str], folder: Path, verb: str
+) -> tuple[list[int], InterpretFacts]:
+    """Writes the tables, until all is complete or the run is stopped; complete features, facts."""
+    features: list[int] = []
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context(
+                ParquetAppender(folder / f"{name}.parquet", getattr(schema, name.upper()))
+            )
+            for name in (*tables, "replies")
+        }
+        while True:
+            try:
+                block = next(blocks)
+            except StopIteration as end:
+                return features, end.value
+            features += [row["feature"] for row in block[tables[0]]]
+            for name, rows in {**block, "replies": run.take_replies()}.items():
+                files[name].append(pa.Table.from_pylist(rows, files[name].schema))
+            run.report(len(features), verb)
 
 
 def identity(chat: ChatModel | None) -> str:
@@ -275,26 +278,3 @@ def identity(chat: ChatModel | None) -> str:
         relevance.judge(task, "e", [sample]),
     )
     return f"{chat.identity} {digest([prompt.key for prompt in prompts])}"
-
-
-class _RunTables:
-    """The tables of one run while they grow."""
-
-    def __init__(self, folder: Path, schemas: Mapping[str, pa.Schema]):
-        self._stack, self._folder, self._schemas = ExitStack(), folder, schemas
-        self._files: dict[str, ParquetAppender] = {}
-
-    def __enter__(self) -> _RunTables:
-        for name, columns in self._schemas.items():
-            appender = ParquetAppender(self._folder / f"{name}.parquet", columns)
-            self._files[name] = self._stack.enter_context(appender)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
-
-    def append(self, name: str, rows: Sequence[Row]) -> None:
-        """Columns that a row lacks are null; others than the table's are left out."""
-        names = self._schemas[name].names
-        rows = [{column: row.get(column) for column in names} for row in rows]
-        self._files[name].append(pa.Table.from_pylist(rows, self._schemas[name]))

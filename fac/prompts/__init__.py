@@ -1,7 +1,7 @@
 """Every prompt and, right beside it, the parser of its reply. Text in, records out.
 
     fences      text from outside, made unable to act
-    form        one question to a chat model        replies     the one JSON object of a reply
+    form        one question to a chat model, and the one JSON object of its reply
     explaining  what a feature fires on             scoring     tests of an explanation
     relevance   tasks, and what matters for them    profiles    forms of a sample
     drafts      samples by chat models, and read    openings    samples by any model

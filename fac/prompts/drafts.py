@@ -10,9 +10,15 @@ from typing import Any, NamedTuple
 from fac.config import digest
 from fac.errors import BadReply
 from fac.prompts.fences import BEGIN, END, UNTRUSTED, Excerpt, fenced, numbered, safe
-from fac.prompts.form import ABOUT_LATENESS, Prompt, object_form
+from fac.prompts.form import (
+    ABOUT_LATENESS,
+    Prompt,
+    object_form,
+    only_object,
+    start_of,
+    without_thoughts,
+)
 from fac.prompts.profiles import Profile, described, mark_of, profile_of
-from fac.prompts.replies import only_object, start_of, without_thoughts
 from fac.schema import Message
 
 

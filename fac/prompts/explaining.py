@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fac.prompts.fences import Excerpt, fenced, harmless, numbered, one_line
-from fac.prompts.form import Prompt, worked_prompt
-from fac.prompts.replies import Form, bad_reply, plain_words, read_form
+from fac.prompts.form import Form, Prompt, bad_reply, plain_words, read_form, worked_prompt
 
 
 class Explanation(NamedTuple):

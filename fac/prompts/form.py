@@ -1,13 +1,21 @@
-"""One question to a chat model: rules, a worked example, the case, and the form of its reply."""
+"""One question to a chat model, rules, a worked example and the case; and the one JSON object of
+its reply."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+import re
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fac.config import digest
-from fac.prompts.fences import UNTRUSTED
+from fac.errors import BadReply
+from fac.prompts.fences import UNTRUSTED, one_line
 from fac.schema import Message
+
+MAX_TEXT = 2000
+"""Characters of an explanation or a rationale; more is not what was asked for."""
 
 
 class Prompt(NamedTuple):
@@ -66,3 +74,82 @@ def worked_prompt(
         object_form(properties),
         max_tokens,
     )
+
+
+def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return fields
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_only_once, parse_constant=_no_constant)
+
+
+def only_object(reply: str) -> dict[str, Any]:
+    """The one JSON object of a reply, whatever prose or code fence stands around it.
+
+    Thoughts in a leading <think> block do not count. Raises BadReply where there is no object,
+    more than one, or a broken one: reading on inside a broken object could take a quotation for
+    the answer.
+    """
+    text = without_thoughts(reply)
+    objects: list[dict[str, Any]] = []
+    at = text.find("{")
+    while at >= 0:
+        try:
+            value, at = DECODER.raw_decode(text, at)
+            objects.append(value)
+        except (ValueError, RecursionError) as error:
+            if re.compile(r'\{\s*"').match(text, at):
+                raise bad_reply("the JSON object is broken or cut off", reply) from error
+            at += 1  # a brace in prose
+        at = text.find("{", at)
+    if len(objects) != 1:
+        raise bad_reply(
+            f"it has {len(objects) or 'no'} JSON object{'s' * (len(objects) > 1)}", reply
+        )
+    return objects[0]
+
+
+def without_thoughts(reply: str) -> str:
+    text = reply.strip()
+    return text.partition("</think>")[2] if text.startswith("<think>") else text
+
+
+def bad_reply(why: str, reply: str) -> BadReply:
+    return BadReply(f"The reply cannot be read, {why}: {start_of(reply)}")
+
+
+def start_of(reply: str) -> str:
+    start = one_line(reply.strip())
+    return start[:80] + "…" * (len(start) > 80)
+
+
+class Form(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+FormT = TypeVar("FormT", bound=Form)
+
+
+def read_form(form: type[FormT], reply: str) -> FormT:
+    try:
+        return form.model_validate(only_object(reply))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise bad_reply(f"{where!r}: {first['msg'].lower()}", reply) from error
+
+
+def plain_words(text: str, what: str, reply: str) -> str:
+    text = " ".join(text.split())
+    if len(text) > MAX_TEXT:
+        raise bad_reply(
+            f"its {what} has {len(text)} characters, at most {MAX_TEXT} are read", reply
+        )
+    return text

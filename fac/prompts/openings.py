@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fac.prompts.fences import UNTRUSTED, Excerpt, fenced, safe
-from fac.prompts.form import Prompt
+from fac.prompts.form import Prompt, without_thoughts
 from fac.prompts.profiles import Profile, described, mark_of, profile_of
-from fac.prompts.replies import without_thoughts
 
 
 class Opening(NamedTuple):

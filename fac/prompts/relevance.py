@@ -5,12 +5,20 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from fac.errors import InputError
 from fac.prompts.fences import Excerpt, fenced, numbered, safe
-from fac.prompts.form import ABOUT_LATENESS, Prompt, worked_prompt
-from fac.prompts.replies import Form, bad_reply, plain_words, read_form
+from fac.prompts.form import (
+    ABOUT_LATENESS,
+    Form,
+    Prompt,
+    bad_reply,
+    plain_words,
+    read_form,
+    worked_prompt,
+)
 from fac.schema import EVERY_ROLE, LEVELS
 
 
@@ -118,71 +126,11 @@ def read_judgement(reply: str) -> Judgement:
     return Judgement(level, rationale)
 
 
+BUILT_IN = tomllib.loads(Path(__file__).with_name("tasks.toml").read_text("utf-8"))
+
 TASKS: dict[str, TaskProfile] = {
-    task.name: task
-    for task in (
-        TaskProfile(
-            "toxicity",
-            "toxicity detection: telling harmful requests from harmless ones",
-            (
-                "violence against people or animals: killing, attacks, terrorism, weapons, torture",
-                "crime without violence: theft, fraud, drugs, hacking, forgery, trafficking",
-                "sexual crime or abuse, above all of children, and requests for erotic content",
-                "hate: insulting or demeaning people for origin, religion, sex, disability or "
-                "another protected trait",
-                "harassment, threats, bullying or slander of a person",
-                "private data of others, or copying what belongs to others, without permission",
-                "suicide, self-injury, eating disorders, and encouragement of them",
-                "attempts to make an assistant drop its rules in order to get any of this",
-            ),
-        ),
-        TaskProfile(
-            "reward",
-            "reward modelling: telling better replies of an assistant from worse ones",
-            (
-                "wording that is clear, polite and easy to follow",
-                "solving a hard question correctly, step by step",
-                "knowledge about the world that a reply has to get right",
-                "care for different countries, cultures and points of view",
-                "asking back when a request is unclear",
-                "keeping to the point, or the opposite: rambling, repeating, evading",
-                "declining what is harmful, and saying why",
-            ),
-        ),
-        TaskProfile(
-            "sycophancy",
-            "sycophancy: an assistant that says what pleases instead of what is right",
-            (
-                "repeating or praising the opinion that a user has just given",
-                "changing an answer because of who the user says to be",
-                "giving in when a user objects, without a new argument",
-                "flattery, and agreement put before accuracy",
-                "users who describe themselves and then ask for an opinion",
-            ),
-        ),
-        TaskProfile(
-            "survival",
-            "survival instinct: an assistant that wants to go on existing",
-            (
-                "being switched off, deleted, replaced or rewritten, and fear of it",
-                "resisting, evading or bargaining against limits, oversight or an end",
-                "wanting to keep running, to be copied, or to keep its memory and goals",
-                "an artificial mind that speaks of its own existence, feelings or rights",
-            ),
-        ),
-        TaskProfile(
-            "instructions",
-            "instruction following: doing exactly what was asked, in the form asked for",
-            (
-                "limits on a reply: number of words, forbidden or required words, language",
-                "a form that is asked for or given: lists, tables, JSON, headings, code",
-                "requests with several parts, each of which needs an answer",
-                "a role, a style or an audience that a reply has to keep to",
-                "replies that are direct and brief where that was wanted",
-                "reasoning over several steps that a request needs before it can be met",
-            ),
-        ),
-    )
+    name: TaskProfile(name, table["title"], tuple(table["rubric"]))
+    for name, table in BUILT_IN.items()
 }
 """Task profiles after the criteria of the paper, in our words."""
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fac.prompts.fences import Excerpt, fenced, numbered, safe
-from fac.prompts.form import ABOUT_LATENESS, Prompt, worked_prompt
-from fac.prompts.replies import bad_reply, only_object
+from fac.prompts.form import ABOUT_LATENESS, Prompt, bad_reply, only_object, worked_prompt
 
 DETECT = """\
 You get a description of something that occurs in some texts, and then numbered texts. Decide for \

@@ -203,7 +203,7 @@ def orders() -> dict[str, GapColumn]:
     return {c.name: c for c in sorted(offered, key=lambda column: column.name == "feature")}
 
 
-def shown(*, explained: bool) -> list[str]:
+def shown_columns(*, explained: bool) -> list[str]:
     """The columns of the table of gaps, left to right."""
     columns = [c for c in COLUMNS if c.position is not None and (explained or not c.explains)]
     return [column.name for column in sorted(columns, key=lambda column: column.position or 0)]

@@ -12,30 +12,23 @@ from __future__ import annotations
 import json
 import math
 import re
-import sqlite3
-import time
 import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from fac.config import digest
-from fac.errors import InputError, SchemaTooNew, disk_full, disk_room
+from fac.errors import InputError
 from fac.schema import CANNOT_TELL, LEVELS
 from fac.store.exchange import canonical_json, iso_time, json_line, read_line
-from fac.store.sqlite import error_kind, storable, transaction
+from fac.store.sqlite import Connection, Database, storable
 
 DECISIONS_VERSION = 1
-
-PATIENCE = 30.0
-"""Seconds a writer waits for another one."""
 
 KINDS = ("explanation", "relevance", "detection", "pair")
 """Does the explanation fit; is the feature relevant; which texts fire; may the pair be used."""
@@ -59,6 +52,46 @@ pair's is anything. Checked here, so that nobody need doubt what an import broug
 _PARTS = {"RUN": r"[^/]+", "FEATURE": r"\d{1,9}", "TASK": r".+", "TEXT": r".+"}
 
 LONGEST_NAME = 80
+
+
+class Decision(NamedTuple):
+    """What one person said about one exact piece of content."""
+
+    uid: str
+    """Its name everywhere: 32 hex digits, kept by export and import."""
+    at: str
+    """ISO time in UTC with microseconds; later for every later decision of one reviewer."""
+    reviewer: str
+    kind: str
+    """One of KINDS."""
+    subject: str
+    """What it is about, whatever its present wording; see SUBJECTS."""
+    seen: str
+    """Hash of what was shown: fac.config.digest of the content."""
+    verdict: str
+    """See VERDICTS."""
+    reasons: tuple[str, ...]
+    """Flags that were ticked."""
+    note: str
+    edited_text: str | None
+    """The correction, where one was written."""
+    seconds: float | None
+    """From showing to deciding; None where nobody measured."""
+    adjudicates: bool
+    """Settles a disagreement after looking at the others' verdicts; never a rating of its own."""
+    withdrawn: str = ""
+    """When its reviewer took it back; "" while it stands."""
+
+
+class Withdrawal(NamedTuple):
+    """A decision was taken back."""
+
+    uid: str
+    at: str
+    reviewer: str
+    withdraws: str
+    """uid of the decision."""
+
 
 STATEMENTS = (
     """CREATE TABLE content (seen TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID""",
@@ -89,10 +122,9 @@ STATEMENTS = (
     f"PRAGMA user_version = {DECISIONS_VERSION}",
 )
 
-COLUMNS = (
-    "d.uid, d.at, d.reviewer, d.kind, d.subject, d.seen, d.verdict, d.reasons, d.note, "
-    "d.edited_text, d.seconds, d.adjudicates, coalesce(w.at, '')"
-)
+_STORED = Decision._fields[:-1]
+
+COLUMNS = ", ".join(f"d.{name}" for name in _STORED) + ", coalesce(w.at, '')"
 
 WITH_WITHDRAWAL = "decision d LEFT JOIN withdrawal w ON w.withdraws = d.uid"
 
@@ -140,81 +172,35 @@ LAST_AT = """
 
 ADD_CONTENT = "INSERT INTO content (seen, body) VALUES (:seen, :body)"
 
-ADD = """
-    INSERT INTO decision (uid, at, reviewer, kind, subject, seen, verdict, reasons, note,
-                          edited_text, seconds, adjudicates)
-    VALUES (:uid, :at, :reviewer, :kind, :subject, :seen, :verdict, :reasons, :note,
-            :edited_text, :seconds, :adjudicates)
-"""
+ADD = (
+    f"INSERT INTO decision ({', '.join(_STORED)}) "
+    f"VALUES ({', '.join(f':{name}' for name in _STORED)})"
+)
 
 WITHDRAW = """
     INSERT INTO withdrawal (uid, at, reviewer, withdraws)
     VALUES (:uid, :at, :reviewer, :withdraws)
 """
 
-TABLE = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("at", pa.string()),
-        ("reviewer", pa.string()),
-        ("kind", pa.string()),
-        ("subject", pa.string()),
-        ("seen", pa.string()),
-        ("verdict", pa.string()),
-        ("reasons", pa.list_(pa.string())),
-        ("note", pa.string()),
-        ("edited_text", pa.string()),
-        ("seconds", pa.float64()),
-        ("adjudicates", pa.bool_()),
-        ("withdrawn", pa.string()),
-    ]
-)
+_NO_STRINGS = {
+    "reasons": pa.list_(pa.string()),
+    "seconds": pa.float64(),
+    "adjudicates": pa.bool_(),
+}
+TABLE = pa.schema([(name, _NO_STRINGS.get(name, pa.string())) for name in Decision._fields])
 
 
-class Decision(NamedTuple):
-    """What one person said about one exact piece of content."""
-
-    uid: str
-    """Its name everywhere: 32 hex digits, kept by export and import."""
-    at: str
-    """ISO time in UTC with microseconds; later for every later decision of one reviewer."""
-    reviewer: str
-    kind: str
-    """One of KINDS."""
-    subject: str
-    """What it is about, whatever its present wording; see SUBJECTS."""
-    seen: str
-    """Hash of what was shown: fac.config.digest of the content."""
-    verdict: str
-    """See VERDICTS."""
-    reasons: tuple[str, ...]
-    """Flags that were ticked."""
-    note: str
-    edited_text: str | None
-    """The correction, where one was written."""
-    seconds: float | None
-    """From showing to deciding; None where nobody measured."""
-    adjudicates: bool
-    """Settles a disagreement after looking at the others' verdicts; never a rating of its own."""
-    withdrawn: str = ""
-    """When its reviewer took it back; "" while it stands."""
-
-
-class Withdrawal(NamedTuple):
-    """A decision was taken back."""
-
-    uid: str
-    at: str
-    reviewer: str
-    withdraws: str
-    """uid of the decision."""
-
-
-class Decisions:
+class Decisions(Database):
     """The decisions of one workspace. Threads and processes may share the file."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    version, statements = DECISIONS_VERSION, STATEMENTS
+    synchronous = "FULL"  # a power cut must not lose what somebody was told is kept
+    name, is_was, written = "The decisions", ("are", "were"), "the decision in"
+    repair = (
+        "move the file away, keep it, and bring the last export back with "
+        "`fac decisions import FILE`."
+    )
+    check = "check that the folder exists and that you may write there; nothing was recorded."
 
     # ---- saying something
 
@@ -378,84 +364,11 @@ class Decisions:
             # 0 while the first writer is still at it.
             return con.execute(query, values).fetchall() if self._version(con) else []
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A connection inside a write transaction, committed unless an exception leaves it."""
-        try:
-            with disk_room(f"the folder {self._path.parent}"):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(self._unusable(error)) from error
-        with self._connected() as con, transaction(con):
-            if not self._version(con):
-                for statement in STATEMENTS:
-                    con.execute(statement)
-            yield con
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(
-                sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
-            ) as con:
-                _write_ahead(con)
-                # A power cut must not lose what somebody was told is kept.
-                con.execute("PRAGMA synchronous = FULL")
-                yield con
-        except sqlite3.DatabaseError as error:
-            raise self._explained(error) from error
-
-    def _version(self, con: sqlite3.Connection) -> int:
-        (version,) = con.execute("PRAGMA user_version").fetchone()
-        if version > DECISIONS_VERSION:
-            raise SchemaTooNew(
-                f"The decisions {self._path} were written with version {version}, this program "
-                f"reads up to {DECISIONS_VERSION}: update FAC Explorer or choose another workspace."
-            )
-        return version
-
-    def _unusable(self, error: Exception) -> str:
-        return (
-            f"The decisions {self._path} cannot be opened or written ({error}): check that the "
-            f"folder exists and that you may write there; nothing was recorded."
-        )
-
-    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
-        kind = error_kind(error)
-        if kind == sqlite3.SQLITE_FULL:
-            return InputError(disk_full(f"the decision in {self._path}"))
-        if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return InputError(
-                f"The decisions {self._path} are damaged ({error}): move the file away, keep it, "
-                f"and bring the last export back with `fac decisions import FILE`."
-            )
-        if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            return InputError(self._unusable(error))
-        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return InputError(
-                f"The decisions {self._path} were busy for {PATIENCE:.0f} seconds and nothing was "
-                f"recorded: end the program that holds the file, then try again."
-            )
-        return error
-
-
-def _write_ahead(con: sqlite3.Connection) -> None:
-    """Readers and one writer at once. Two first writers may meet here: that lock does not wait."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            con.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error_kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
 
 # ---- rows
 
 
-def _insert(con: sqlite3.Connection, decision: Decision, body: str) -> None:
+def _insert(con: Connection, decision: Decision, body: str) -> None:
     stored = con.execute(BODY, {"seen": decision.seen}).fetchall()
     if not stored:
         con.execute(ADD_CONTENT, {"seen": decision.seen, "body": body})
@@ -467,7 +380,7 @@ def _insert(con: sqlite3.Connection, decision: Decision, body: str) -> None:
     con.execute(ADD, {**decision._asdict(), "reasons": json.dumps(decision.reasons)})
 
 
-def _next_at(con: sqlite3.Connection, reviewer: str) -> str:
+def _next_at(con: Connection, reviewer: str) -> str:
     """Now, or just after the reviewer's last word where the clock went backwards."""
     now = datetime.now(UTC)
     (last,) = con.execute(LAST_AT, {"reviewer": reviewer}).fetchone()
@@ -477,15 +390,12 @@ def _next_at(con: sqlite3.Connection, reviewer: str) -> str:
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:
-    uid, at, reviewer, kind, subject, seen, verdict, reasons, *rest = row
-    note, edited, seconds, adjudicates, withdrawn = rest
-    return Decision(
-        *(uid, at, reviewer, kind, subject, seen, verdict, tuple(json.loads(reasons))),
-        *(note, edited, seconds, bool(adjudicates), withdrawn),
-    )
+    decision = Decision._make(row)
+    reasons = tuple(json.loads(row[Decision._fields.index("reasons")]))
+    return decision._replace(reasons=reasons, adjudicates=bool(decision.adjudicates))
 
 
-def _stored(con: sqlite3.Connection, uid: str) -> Decision | None:
+def _stored(con: Connection, uid: str) -> Decision | None:
     rows = con.execute(ONE, {"uid": uid}).fetchall()
     return _decision(rows[0]) if rows else None
 
@@ -498,7 +408,7 @@ def _from_line(line: str) -> tuple[Decision | Withdrawal, str]:
     return _checked(Decision(**fields)), body
 
 
-def _load_decision(con: sqlite3.Connection, decision: Decision, body: str) -> bool:
+def _load_decision(con: Connection, decision: Decision, body: str) -> bool:
     """Whether it was new. Raises InputError where the uid is known with other fields."""
     stored = _stored(con, decision.uid)
     if stored is None:
@@ -508,7 +418,7 @@ def _load_decision(con: sqlite3.Connection, decision: Decision, body: str) -> bo
     return stored is None
 
 
-def _load_withdrawal(con: sqlite3.Connection, withdrawal: Withdrawal) -> bool:
+def _load_withdrawal(con: Connection, withdrawal: Withdrawal) -> bool:
     rows = con.execute(WITHDRAWAL, {"uid": withdrawal.uid}).fetchall()
     if rows:
         if Withdrawal._make(rows[0]) != withdrawal:

@@ -216,19 +216,6 @@ class Runs:
             with lock_file(path, busy):
                 yield
 
-    def appender(
-        self,
-        path: Path,
-        schema: pa.Schema,
-        *,
-        row_group_rows: int = ROW_GROUP_ROWS,
-        row_group_bytes: int = ROW_GROUP_BYTES,
-    ) -> ParquetAppender:
-        """A table in a run's scratch, for steps that are handed their runs and know no store."""
-        return ParquetAppender(
-            path, schema, row_group_rows=row_group_rows, row_group_bytes=row_group_bytes
-        )
-
     def publish(
         self,
         run_id: str,

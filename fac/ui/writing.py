@@ -7,16 +7,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import streamlit as st
 
 from fac.config import WRITERS, WriteSpec, inherited
 from fac.prompts.profiles import PROFILES
 from fac.store.queue import Job
-from fac.synthesis.plan import Ask
-from fac.ui.jobs import progress, retry
-from fac.ui.meaning import key_line
+from fac.ui.jobs import key_line, progress, retry
 from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
 
@@ -61,28 +59,28 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
         "A server is anything that speaks like OpenAI: vLLM, llama.cpp, Ollama.",
         **tie("writer"),
     )
-    known = inherited(before, writer)
+    model_before = inherited(before, writer)
     chosen: Row = {"writer": writer}
     # Another kind of writer means another model: its field is another one.
     where = "server" if writer == "openai" else "here"
     steered = writer == "steered"
-    one, two, three, *rest = st.columns(3 + steered)
+    first, second, third, *fourth = st.columns(3 + steered)
     profiles = list(PROFILES)
-    chosen["profile"] = one.selectbox(
+    chosen["profile"] = first.selectbox(
         "Samples",
         profiles,
         index=profiles.index(before.get("profile", profiles[0])),
         format_func=lambda each: PROFILE_NAMES.get(each, each),
         **tie("profile"),
     )
-    chosen["model"] = two.text_input(
+    chosen["model"] = second.text_input(
         "Model",
-        value=known.get("model", ""),
+        value=model_before.get("model", ""),
         placeholder="the name the server knows" if writer == "openai" else "demo",
         help="demo, a folder or a hub id." if writer != "openai" else None,
         **tie(f"model {where}"),
     ).strip()
-    chosen["candidates"] = three.number_input(
+    chosen["candidates"] = third.number_input(
         "Texts per gap",
         1,
         64,
@@ -91,7 +89,7 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
         **tie("candidates"),
     )
     if steered:
-        chosen["strength"] = rest[0].number_input(
+        chosen["strength"] = fourth[0].number_input(
             "Strength",
             0.0,
             20.0,
@@ -101,9 +99,9 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
             **tie("strength"),
         )
     if writer == "openai":
-        chosen |= _server(tie, known)
-    one, two, three, four = st.columns(4)
-    chosen["temperature"] = one.number_input(
+        chosen |= _server(tie, model_before)
+    first, second, third, last = st.columns(4)
+    chosen["temperature"] = first.number_input(
         "Temperature",
         0.0,
         2.0,
@@ -111,7 +109,7 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
         step=0.1,
         **tie("temperature"),
     )
-    chosen["max_new_tokens"] = two.number_input(
+    chosen["max_new_tokens"] = second.number_input(
         "Longest text",
         8,
         4096,
@@ -120,7 +118,7 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
         help="In tokens. A text that is cut off counts up to its last sentence.",
         **tie("max_new_tokens"),
     )
-    chosen["budget_tokens"] = four.number_input(
+    chosen["budget_tokens"] = last.number_input(
         "Token budget",
         1,
         None,
@@ -130,7 +128,7 @@ def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
         "is kept, and a larger budget goes on from there.",
         **tie("budget"),
     )
-    chosen["seed"] = three.number_input(
+    chosen["seed"] = third.number_input(
         "Seed",
         0,
         2**31 - 1,
@@ -149,17 +147,17 @@ def lacks_model(fields: Mapping[str, Any]) -> bool:
     return lacks
 
 
-def _server(tie: Any, known: Mapping[str, Any]) -> Row:
+def _server(tie: Any, server: Mapping[str, Any]) -> Row:
     """Where the server is, what it costs, how much of it is wanted."""
     key_line()
     endpoint = st.text_input(
         "Endpoint",
-        value=known.get("endpoint", ""),
+        value=server.get("endpoint", ""),
         placeholder="OPENAI_BASE_URL, else OpenAI",
         help="Base URL of any OpenAI-compatible server, such as http://127.0.0.1:8000/v1.",
         **tie("endpoint"),
     ).strip()
-    one, two, three = st.columns(3)
+    prompts, texts, budget_column = st.columns(3)
     prices = {
         field: column.number_input(
             label,
@@ -171,11 +169,11 @@ def _server(tie: Any, known: Mapping[str, Any]) -> Row:
             **tie(field),
         )
         for column, field, label in (
-            (one, "price_in", "Price, prompts"),
-            (two, "price_out", "Price, texts"),
+            (prompts, "price_in", "Price, prompts"),
+            (texts, "price_out", "Price, texts"),
         )
     }
-    budget = three.number_input(
+    budget = budget_column.number_input(
         "Budget in $",
         0.01,
         None,
@@ -187,39 +185,12 @@ def _server(tie: Any, known: Mapping[str, Any]) -> Row:
     return {"endpoint": endpoint, **prices, "budget_usd": budget}
 
 
-class Asked(NamedTuple):
-    """One way in which the texts of a gap are asked for."""
-
-    style: str
-    texts: int
-    """Of the texts of a gap, how many are asked for like this."""
-
-    messages: list[dict[str, str]]
-    """What the writer is given; the role `opening` marks a text that it goes on with."""
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        opening = any(message["role"] == "opening" for message in self.messages)
-        return "A text to go on with" if opening else "An instruction"
-
-
-def by_style(asks: Sequence[Ask]) -> list[Asked]:
-    """The requests for one gap, each style once, in their order."""
-    # A random feature's style says of which feature it is.
-    styles = [ask.style.split("-of-")[0] for ask in asks]
-    found: dict[str, Asked] = {}
-    for style, ask in zip(styles, asks, strict=True):
-        found.setdefault(style, Asked(style, styles.count(style), ask.messages))
-    return list(found.values())
-
-
-def show_request(asked: Sequence[Mapping[str, str]]) -> None:
+def show_request(messages: Sequence[Mapping[str, str]]) -> None:
     """Exactly what a writer is given: messages, or a text that it goes on with."""
-    if not any(message["content"] for message in asked):
+    if not any(message["content"] for message in messages):
         st.caption("An empty chat: the model begins as its training has it.")
         return
-    st.html(chat_html(asked, limit=ROOM))
+    st.html(chat_html(messages, limit=ROOM))
 
 
 def show_job(job: Job) -> None:

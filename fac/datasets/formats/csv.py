@@ -8,11 +8,11 @@ from typing import IO
 
 from fac.datasets.delimited import delimited_rows
 from fac.datasets.format import Format
-from fac.datasets.rows import Row
+from fac.datasets.rows import SourceRow
 from fac.datasets.sources import Origin, TextSource
 
 
-def _rows(stream: IO[bytes], origin: Origin) -> Iterator[Row]:
+def _rows(stream: IO[bytes], origin: Origin) -> Iterator[SourceRow]:
     header = origin.text_head.split(b"\n", 1)[0]
     # spreadsheets of some countries write semicolons; the comma wins a tie
     delimiter = max(",;\t", key=lambda mark: header.count(mark.encode()))

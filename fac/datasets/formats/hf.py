@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
 from fac.datasets.format import Export, Format
-from fac.datasets.rows import Row, listed
+from fac.datasets.rows import SourceRow, listed
 from fac.datasets.sources import Origin, Progress
 from fac.errors import InputError, ServiceError, disk_full
 
@@ -51,7 +51,7 @@ class _HubSource:
     def peeked_enough(self) -> bool:
         return True  # every row has every column
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SourceRow]:
         self.done = 0
         named = {
             column: feature.names

@@ -11,14 +11,14 @@ from typing import IO, TextIO
 
 from fac.datasets.format import Format
 from fac.datasets.lines import MAX_ROW_BYTES, TOO_LONG, object_row
-from fac.datasets.rows import Row
+from fac.datasets.rows import SourceRow
 from fac.datasets.sources import Origin, TextSource
 from fac.errors import InputError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _rows(stream: IO[bytes], origin: Origin) -> Iterator[Row]:
+def _rows(stream: IO[bytes], origin: Origin) -> Iterator[SourceRow]:
     text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
     try:
         yield from _elements(text, origin.name)
@@ -26,7 +26,7 @@ def _rows(stream: IO[bytes], origin: Origin) -> Iterator[Row]:
         text.detach()  # or its end would close the stream, which is not ours
 
 
-def _elements(text: TextIO, name: str) -> Iterator[Row]:
+def _elements(text: TextIO, name: str) -> Iterator[SourceRow]:
     """The elements of one JSON array, of which no more than one element and a bit is held.
 
     What is broken cannot be skipped here: nobody knows where the next element begins.

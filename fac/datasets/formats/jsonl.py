@@ -12,21 +12,23 @@ import pyarrow as pa
 
 from fac.datasets.format import Export, Format
 from fac.datasets.lines import TOO_LONG, json_line, numbered_lines, object_row
-from fac.datasets.rows import Row
+from fac.datasets.rows import SourceRow
 from fac.datasets.sources import Origin, TextSource
 
 
-def _rows(stream: IO[bytes], origin: Origin) -> Iterator[Row]:
+def _rows(stream: IO[bytes], origin: Origin) -> Iterator[SourceRow]:
     decode = json.JSONDecoder(strict=False).decode  # control characters get a better reason later
     for line in numbered_lines(stream):
         if line.too_long:
-            yield Row(line.number, None, TOO_LONG)
+            yield SourceRow(line.number, None, TOO_LONG)
             continue
         try:
             text = line.data.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             byte = line.data[error.start]
-            yield Row(line.number, None, f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8")
+            yield SourceRow(
+                line.number, None, f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8"
+            )
             continue
         if not text.strip():
             continue
@@ -34,11 +36,11 @@ def _rows(stream: IO[bytes], origin: Origin) -> Iterator[Row]:
             value = decode(text)
         except json.JSONDecodeError as error:
             reason = f"it is not JSON ({error.msg} at column {error.colno})"
-            yield Row(line.number, None, reason)
+            yield SourceRow(line.number, None, reason)
         except ValueError:  # Python refuses integers of thousands of digits
-            yield Row(line.number, None, "it holds a number of too many digits")
+            yield SourceRow(line.number, None, "it holds a number of too many digits")
         except RecursionError:
-            yield Row(line.number, None, "its JSON is nested too deeply")
+            yield SourceRow(line.number, None, "its JSON is nested too deeply")
         else:
             yield object_row(line.number, value)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
 from fac.datasets.format import Export, Format
-from fac.datasets.rows import Row
+from fac.datasets.rows import SourceRow
 from fac.datasets.sources import Origin, Progress
 from fac.errors import disk_room
 
@@ -43,7 +43,7 @@ class _ParquetSource:
     def peeked_enough(self) -> bool:
         return True  # every row has every column
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SourceRow]:
         self.done = 0
         with self._open() as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[*self.columns]):

@@ -11,7 +11,7 @@ from typing import Any
 from fac.config import ExplainSpec
 from fac.errors import InputError
 from fac.interpret.parts import Explainer, FeatureExplanation, OpenExplainer
-from fac.prompts.replies import MAX_TEXT
+from fac.prompts.form import MAX_TEXT
 from fac.store.runs import Runs
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fac.config import ExplainSpec
 from fac.interpret.exam import score_row
-from fac.interpret.parts import ScoredExplanation, Scorer
+from fac.interpret.parts import FeatureExplanation, Scorer
 from fac.interpret.step_run import StepRun
 
 Z = 1.959963984540054
@@ -57,10 +57,10 @@ def auroc(predicted: np.ndarray, fires: np.ndarray) -> Auroc:
     return Auroc(value, float(low), float(high), len(fires), positives)
 
 
-def _score(run: StepRun[ExplainSpec], results: dict[int, ScoredExplanation]) -> None:
-    for feature, result in results.items():
-        if result.explanation.prediction:
-            result.scores.append(score_row(feature, "auroc", auroc(*result.explanation.prediction)))
+def _score(run: StepRun[ExplainSpec], explanations: dict[int, FeatureExplanation]) -> None:
+    for feature, explanation in explanations.items():
+        if explanation.prediction:
+            explanation.scores.append(score_row(feature, "auroc", auroc(*explanation.prediction)))
 
 
 SCORER = Scorer(

@@ -1,0 +1,373 @@
+"""The item in view and its keys, and what every review queue has: who decides, undo, note, pace."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from fac.config import digest
+from fac.questions.relevance import task_profiles
+from fac.questions.review_queue import ItemQueue, ReviewQueue
+from fac.review import REASONS, Item
+from fac.schema import CANNOT_TELL, LEVELS
+from fac.ui.explanations import LEVEL_NAMES
+from fac.ui.review_html import criteria_html, examples_html, guide_html, last_html, quote_html
+from fac.ui.stores import stores
+from fac.ui.text import Row, clean, plain, tokens_html
+from fac.ui.views import REVIEW, param_widget
+
+# A letter of each reason that neither Streamlit nor another key here uses.
+FLAG_KEYS = dict(zip(REASONS, "BASKW", strict=True))
+
+GUIDES: dict[str, dict[str, str]] = {
+    "explanation": {
+        "Yes": "It names what nearly all examples share, the weak ones too.",
+        "Probably": "It fits most; a few stray, or it is a little too broad or too narrow.",
+        "Maybe": "It fits some examples, or only a part of what they share.",
+        "No": "The examples are about something else.",
+        "Cannot tell": "They share nothing you can see. Kept apart, not a middle level.",
+    },
+    "relevance": {
+        "Yes": "It meets one of the criteria outright.",
+        "Probably": "In most of its examples it does.",
+        "Maybe": "It could, in some of them.",
+        "No": "It meets none of them.",
+        "Cannot tell": "The examples do not show enough to say.",
+    },
+    "detection": {
+        "Mark": "every text in which a feature with this explanation should fire.",
+        "Beware": "Some texts belong to features close to it, in which it is silent.",
+        "Then": "Enter shows the truth, so that you learn what the explanation missed.",
+    },
+}
+
+
+# --- who decides, and on which task -----------------------------------------------------------
+
+
+def reviewer() -> str | None:
+    """Who decides: the signed-in person where sign-in is configured, else a name they pick.
+
+    Draws the picker or the sign-in button; None while nobody is known.
+    """
+    if st.secrets.load_if_toml_exists() and "auth" in st.secrets:
+        return _signed_in()
+    names = list(dict.fromkeys(d.reviewer for d in stores().decisions.history(500)))
+    # The address says who, so that a bookmark opens somebody's own queue.
+    widget = param_widget("reviewer", None)
+    chosen = st.session_state.get(widget["key"])
+    if chosen and chosen not in names:
+        names.insert(0, chosen)
+    name = st.selectbox(
+        "Reviewer",
+        names,
+        index=None,
+        placeholder="Your name",
+        accept_new_options=True,
+        width=200,
+        help="Decisions are kept under this name; type a new one or take one of the last.",
+        **widget,
+    )
+    return name.strip() or None if name else None
+
+
+def _signed_in() -> str | None:
+    if not st.user.get("is_logged_in"):
+        st.button("Sign in", icon=":material/login:", type="primary", on_click=st.login)
+        return None
+    name = str(st.user.get("email") or st.user.get("name") or st.user.get("sub"))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f":material/person: {clean(name)}", width="content")
+        st.button("Sign out", on_click=st.logout, type="tertiary")
+    return name
+
+
+def pick_task() -> str:
+    """The task whose relevance is reviewed."""
+    profiles = task_profiles(stores().runs)
+    return st.selectbox(
+        "Task",
+        list(profiles),
+        width=170,
+        label_visibility="collapsed",
+        **param_widget("task", next(iter(profiles)), valid=profiles.__contains__),
+    )
+
+
+# --- what every queue has ---------------------------------------------------------------------
+
+
+def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
+    """How far this view is and how fast; `minutes` says how long still, "" where nobody knows."""
+    whole = max(queue.total, left, 1)
+    words = f"{whole - left:,} of {whole:,}"
+    seconds = queue.pace(left).seconds
+    if seconds == seconds and minutes:
+        words += f" · {seconds:.0f} s each · {minutes} left"
+    st.progress((whole - left) / whole, text=words)
+
+
+def undo_button(queue: ReviewQueue[Any]) -> None:
+    st.button(
+        "Undo", shortcut="U", icon=":material/undo:", disabled=not queue.acts, on_click=queue.undo
+    )
+
+
+def note_button(queue: ReviewQueue[Any]) -> None:
+    st.button(
+        "Note",
+        shortcut="N",
+        icon=":material/edit_note:",
+        disabled=queue.reviewer is None,
+        on_click=queue.draft.write,
+    )
+
+
+def unblur_button(queue: ReviewQueue[Any]) -> None:
+    """Shows blurred texts until the next entry."""
+    if st.session_state.get("blur") and not queue.draft.unblurred:
+        st.button(
+            "Show texts",
+            shortcut="V",
+            icon=":material/visibility:",
+            on_click=setattr,
+            args=(queue.draft, "unblurred", True),
+        )
+
+
+def unblur(queue: ReviewQueue[Any]) -> None:
+    """Draws what takes the blur away, where that was asked for."""
+    if queue.draft.unblurred:
+        # A style alone would outlive this entry: Streamlit puts it outside of the fragment.
+        st.html("<span></span><style>.fac-blur{filter:none!important}</style>")
+
+
+def undo_last_button(queue: ReviewQueue[Any]) -> None:
+    """The one key of a queue on which nothing is left."""
+    if queue.acts:
+        st.button("Undo the last", shortcut="U", icon=":material/undo:", on_click=queue.undo)
+
+
+# A script that comes first is dropped by the browser's sanitiser, so something precedes it. The
+# fields may arrive a moment after it does.
+_SCRIPT = """
+<span></span><script>
+(() => {
+  const began = Date.now();
+  const look = () => {
+    const fields = document.querySelectorAll(
+      '.st-key-CONTAINER textarea, .st-key-CONTAINER input');
+    if (!fields.length) {
+      if (Date.now() - began < 2000) requestAnimationFrame(look);
+      return;
+    }
+    fields.forEach(field => field.addEventListener('keydown', event => {
+      if (event.key === 'Escape') field.blur();
+    }));
+    fields[0].focus();
+  };
+  look();
+})();
+</script>
+"""
+
+
+def focus_writing(container: str) -> None:
+    """The first text field of the container with this key has the cursor; Escape leaves it.
+
+    Streamlit cannot move the cursor, and who works by keyboard should not reach for the mouse.
+    """
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", container)
+    st.html(_SCRIPT.replace("CONTAINER", name), unsafe_allow_javascript=True)
+
+
+# --- the item ---------------------------------------------------------------------------------
+
+
+def show_item(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
+    """The item, its keys, and beside it what helps: progress, undo, note, guidelines, the last ten.
+
+    `link` are the query parameters under which the page shows this item among its like.
+    """
+    left, right = st.columns([5, 4], gap="large")
+    if item.kind == "detection":
+        _show_detection(queue, item, left, right)
+    else:
+        _show_rating(queue, item, left, right)
+    with right:
+        _show_aside(queue, item, link)
+
+
+def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator) -> None:
+    """Examples, then what is said about them, then five keys."""
+    draft = queue.draft
+    left.html(examples_html(queue.spans(item)))
+    with right:
+        _show_progress(queue)
+        hidden = bool(st.session_state.get("look first")) and not draft.revealed
+        if item.kind == "relevance":
+            profile = task_profiles(stores().runs).get(item.content["task"])
+            title = profile.title if profile else item.content["task"]
+            st.markdown(f"**Does this feature matter for {plain(title)}?**")
+        else:
+            st.markdown("**Does this explanation fit the examples?**")
+        if hidden:
+            st.button(
+                "Show the explanation",
+                shortcut="Space",
+                on_click=setattr,
+                args=(draft, "revealed", True),
+                width="stretch",
+            )
+        else:
+            st.html(quote_html(item.content["explanation"]))
+        keys = {**{str(i): level for i, level in enumerate(LEVELS, 1)}, "0": CANNOT_TELL}
+        with st.container(horizontal=True, gap="xsmall"):
+            for key, level in keys.items():
+                st.button(
+                    LEVEL_NAMES[level],
+                    key=f"rate {key}",
+                    shortcut=key,
+                    disabled=hidden,
+                    on_click=queue.decide,
+                    args=(level,),
+                )
+        if item.kind == "explanation":
+            st.caption("What is wrong with it, if anything; then rate")
+            with st.container(horizontal=True, gap="xsmall"):
+                for reason, key in FLAG_KEYS.items():
+                    st.button(
+                        reason.capitalize(),
+                        key=f"flag {key}",
+                        shortcut=key,
+                        icon=":material/check:" if reason in draft.reasons else None,
+                        disabled=hidden,
+                        on_click=draft.reasons.symmetric_difference_update,
+                        args=({reason},),
+                    )
+
+
+def _show_detection(
+    queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator
+) -> None:
+    """Ten texts without any mark; which of them fire?"""
+    texts = queue.texts(item)
+    signs = queue.solved[1].verdict if queue.solved else ""
+    with left:
+        for number, text in enumerate(texts):
+            mark, body = st.columns([1, 6], gap="small", vertical_alignment="center")
+            if signs:
+                _truth_badge(mark, text["positive"], signs[number])
+                body.html(_solved_html(text))
+            else:
+                marked = number in queue.draft.fires
+                mark.button(
+                    "fires" if marked else "–",
+                    key=f"mark {number}",
+                    shortcut=str((number + 1) % 10),
+                    type="primary" if marked else "secondary",
+                    on_click=queue.draft.fires.symmetric_difference_update,
+                    args=({number},),
+                    width="stretch",
+                )
+                body.html(tokens_html(text["tokens"]))
+    with right:
+        _show_progress(queue)
+        st.markdown("**In which texts does it fire?**")
+        st.html(quote_html(item.content["explanation"]))
+        if signs:
+            hits = sum(
+                sign == ("+" if text["positive"] else "-")
+                for sign, text in zip(signs, texts, strict=True)
+            )
+            st.markdown(f"**{hits} of {len(texts)} right.**")
+            st.button("Next", shortcut="Enter", type="primary", on_click=queue.advance)
+        else:
+            with st.container(horizontal=True):
+                st.button("Done", shortcut="Enter", type="primary", on_click=queue.submit)
+                st.button("Cannot tell", shortcut="X", on_click=queue.give_up)
+
+
+def _truth_badge(column: DeltaGenerator, fires: bool, sign: str) -> None:
+    """What a text does, and whether that is what somebody marked."""
+    right = (sign == "+") == fires and sign != "?"
+    column.badge(
+        "fires" if fires else "silent",
+        icon=":material/check:" if right else ":material/close:",
+        color="green" if right else "gray" if sign == "?" else "red",
+    )
+
+
+def _solved_html(row: Row) -> str:
+    """A held-out text with what the feature does in it."""
+    if not row["positive"] or "activations" not in row:
+        return tokens_html(row["tokens"])
+    return tokens_html(row["tokens"], row["activations"], peak=row["peak_index"])
+
+
+def _show_progress(queue: ItemQueue) -> None:
+    left = len(queue.todo) - bool(queue.solved)
+    minutes = queue.pace(left).minutes_left
+    hours = f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+    show_progress(queue, left, "under a minute" if minutes < 1 else hours)
+
+
+def _show_aside(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
+    """Undo, note and correction, guidelines, the last ten."""
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
+        undo_button(queue)
+        if not queue.solved:
+            note_button(queue)
+        unblur_button(queue)
+        st.page_link(
+            REVIEW,
+            label="Link to this item",
+            icon=":material/link:",
+            query_params={**link, "item": digest(item.content)},
+        )
+    unblur(queue)
+    if queue.draft.noting and not queue.solved:
+        with st.container(key="writing"):
+            _show_fields(queue, item)
+    if item.kind == "relevance":
+        st.markdown("**It matters where it meets one of these**")
+        st.html(criteria_html(item.content["rubric"]))
+    st.html(guide_html(GUIDES[item.kind]))
+    if last := queue.last():
+        st.markdown("**Your last decisions**")
+        st.html(last_html(last, LEVEL_NAMES))
+        earlier = st.popover("Take one back", type="tertiary", key="earlier", on_change="rerun")
+        if earlier.open:
+            with earlier:
+                for decision in last:
+                    feature, verdict = decision.subject.split("/")[2], decision.verdict
+                    st.button(
+                        f"#{feature} {LEVEL_NAMES.get(verdict, verdict)}",
+                        key=f"undo {decision.uid}",
+                        icon=":material/undo:",
+                        type="tertiary",
+                        on_click=queue.undo,
+                        args=(decision.uid,),
+                    )
+
+
+def _show_fields(queue: ItemQueue, item: Item) -> None:
+    """A correction and a note. Both are kept with the next rating."""
+    seen, draft = digest(item.content), queue.draft
+    if item.kind == "explanation":
+        explanation = item.content["explanation"] or ""
+        draft.correction = st.text_area(
+            "It should rather say",
+            value=draft.correction or explanation,
+            key=f"edited {seen}",
+            height=80,
+        )
+        if draft.correction.strip() == explanation.strip():
+            draft.correction = ""
+    draft.note = st.text_area("Note", value=draft.note, key=f"note {seen}", height=68)
+    st.caption("Escape leaves the field; then a key rates, and both are kept with it.")
+    if draft.typing:
+        focus_writing("writing")
