@@ -40,7 +40,7 @@ import torch
 
 from fac import encoder as encoding
 from fac.config import DEMO_INPUTS, MeasureSpec, Workspace
-from fac.encoder import Batch, SaeEncoder
+from fac.encoder import SaeEncoder, TextBatch
 from fac.jobs import loading
 from fac.jobs.steps import Steps
 from fac.models import Chat, Rendered, batches_by_length
@@ -90,7 +90,7 @@ def nothing_shared() -> Any:
         yield
 
 
-def plain_batches(encoder: SaeEncoder, rendered: Sequence[Rendered]) -> list[Batch]:
+def plain_batches(encoder: SaeEncoder, rendered: Sequence[Rendered]) -> list[TextBatch]:
     """What `ours, plain` runs."""
     with nothing_shared():
         return encoder.batches(rendered)
@@ -294,7 +294,7 @@ def wide(encoder: SaeEncoder, chats: Sequence[Chat], width: int, rounds: int) ->
     dictionary = wide_sae(width, encoder.sae.d_in, torch.cat(states), 32)
     other = SaeEncoder(encoder.model, dictionary, "wide")
     weights, bias = other.sae.module.W_enc, other.sae.module.b_enc
-    step = encoding.DENSE // width
+    step = encoding.BLOCK_VALUES // width
 
     def alone() -> None:
         with torch.inference_mode():
