@@ -18,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 from fac import review, synthesis
 from fac.cli import frame
 from fac.config import (
+    METHODS,
     WRITERS,
     MeasureSpec,
     PairsSpec,
