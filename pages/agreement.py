@@ -16,7 +16,7 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
 from fac.ui.text import plain
-from fac.ui.views import CHART, cards, choice, empty, guard, share
+from fac.ui.views import CHART, cards, choice, empty, guard, link, share
 
 PAGE = {"title": "Agreement", "section": "Decide", "icon": "handshake", "order": 70}
 
@@ -123,16 +123,9 @@ def show_dispute(who: str | None, kind: str, each: Disagreement) -> None:
                     on_click=settle,
                     args=(who, kind, each, level),
                 )
-            st.page_link(
-                "review",
-                label="See the examples",
-                icon=":material/rate_review:",
-                query_params={
-                    "kind": kind,
-                    "item": each.wording.seen,
-                    **({"task": content["task"]} if "task" in content else {}),
-                },
-            )
+            view = {"kind": kind, "item": each.wording.seen}
+            view |= {"task": content["task"]} if "task" in content else {}
+            link("review", "See the examples", icon=":material/rate_review:", **view)
 
 
 def settle(who: str, kind: str, each: Disagreement, level: str) -> None:

@@ -272,12 +272,8 @@ def show_queue(run: str, who: str | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         show_pairs_progress(queue)
         if n := counts["approved"]:
-            st.page_link(
-                "synthesis",
-                label=f"Synthesize from {counted(n, 'approved pair')}",
-                icon=":material/science:",
-                query_params={"pairs": run},
-            )
+            words = f"Synthesize from {counted(n, 'approved pair')}"
+            link("synthesis", words, icon=":material/science:", pairs=run)
     if queue.trouble:
         st.error(plain(queue.trouble), icon=":material/error:")
     if show == "failed":
