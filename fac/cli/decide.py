@@ -287,7 +287,7 @@ def agreement_(
     coefficients = agreement.summary(
         ratings, len(LEVELS), ordinal=True, seed=seed, resamples=resamples
     )
-    pairs = agreement.pairwise(
+    pairs = agreement.between_raters(
         ratings, reviewers, len(LEVELS), ordinal=True, seed=seed, resamples=resamples
     )
     check = review.human_check(d for d in current if d.kind == kind)
