@@ -18,7 +18,6 @@ from streamlit.testing.v1 import AppTest
 from fac import review, synthesis
 from fac.cli import frame
 from fac.config import (
-    METHODS,
     WRITERS,
     MeasureSpec,
     PairsSpec,
@@ -41,7 +40,6 @@ from fac.synthesis import filter as verdicts
 from fac.ui.jobs import job_title
 from fac.ui.results import REASON_WORDS
 from fac.ui.stores import stores
-from fac.ui.synthesis import METHOD_NAMES
 from fac.ui.writing import PROFILE_NAMES, WRITER_NAMES
 from tests import toy
 from tests.test_cli_make import MANNERS, MakingSteps, worded
@@ -285,7 +283,6 @@ def test_the_request_shown_is_the_request_made(place):
 def test_every_choice_has_a_name():
     assert list(WRITER_NAMES) == list(WRITERS)
     assert list(PROFILE_NAMES) == list(PROFILES)
-    assert list(METHOD_NAMES) == list(METHODS)
     assert list(REASON_WORDS) == list(verdicts.REASONS)
 
 

@@ -18,13 +18,6 @@ from fac.ui.text import Row, plain
 from fac.ui.views import param_widget, set_param
 from fac.ui.writing import duration, lacks_model, writer_fields
 
-METHOD_NAMES = {
-    "two-step": "From approved pairs",
-    "one-step": "Baseline: from the explanation alone",
-    "unguided": "Baseline: told nothing",
-    "random": "Baseline: for some other feature",
-}
-
 
 def pick_pairs(titles: Mapping[str, str], **options: Any) -> str:
     """Which run of pairs, of those with these titles; by default the newest that somebody approved
@@ -77,8 +70,8 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
         with st.popover("Method and more", icon=":material/tune:"):
             chosen["method"] = st.selectbox(
                 "Method",
-                METHODS,
-                format_func=METHOD_NAMES.__getitem__,
+                [*METHODS],
+                format_func=lambda name: METHODS[name].title,
                 help="Baselines write for the same gaps, to see what the pairs are worth.",
                 **tie("method"),
             )
