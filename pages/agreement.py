@@ -7,7 +7,7 @@ import streamlit as st
 from fac import charts
 from fac.questions import raters
 from fac.questions.catalogue import measured
-from fac.review import Disagreement
+from fac.questions.ratings import Disagreement
 from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.review import pick_task, reviewer
