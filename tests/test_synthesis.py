@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,17 @@ SUBJECTS = ("storks", "glaciers", "violins", "harbours", "comets", "orchids", "b
 class World:
     """Two measured datasets, an encoder, a store of decisions."""
 
-    def __init__(self, root: Path):
-        self.workspace = toy_workspace(root, n_features=5, samples=SAMPLES)
-        self.runs = Runs(self.workspace)
-        self.store = Decisions(self.workspace.decisions)
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.runs = Runs(workspace)
+        self.store = Decisions(workspace.decisions)
         self.encoder = LexiconEncoder(*WORDS)
         self.anchor, self.dataset = (self.runs.resolve("measure", name) for name in SAMPLES)
+
+    def copy(self, root: Path) -> "World":
+        """Another world with the same content, under `root`."""
+        shutil.copytree(self.workspace.root, root)
+        return reopen(root)
 
     def pairs(self, writer: ScriptedWriter, /, **more: Any) -> str:
         spec = {"anchor": self.anchor, "dataset": self.dataset, "features": GAPS} | more
@@ -116,13 +121,25 @@ class World:
         return self.runs.manifest(run)["facts"]
 
 
+def reopen(root: Path) -> World:
+    """The world that lies under `root`."""
+    return World(Workspace(root))
+
+
+@pytest.fixture(scope="module")
+def first_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Measured once; tests work on copies."""
+    root = tmp_path_factory.mktemp("first world")
+    return World(toy_workspace(root, n_features=5, samples=SAMPLES))
+
+
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(first_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh world, in which a gap's candidates are asked for in these styles."""
     styles = (two_step.PHRASE, plan.LIST, two_step.SENTENCE, two_step.CONTRAST)
     monkeypatch.setitem(two_step.STEP_2, "local", styles)
     monkeypatch.setitem(two_step.STEP_2, "steered", styles)
-    return World(tmp_path)
+    return first_world.copy(tmp_path / "world")
 
 
 def quiet(done: int, total: int, note: str = "") -> None:
@@ -1100,83 +1117,97 @@ def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
 
 
 MORTAL = """
-import os, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
 from fac.config import PairsSpec, SynthesizeSpec
 from tests.scripted import ScriptedWriter
 from tests.test_synthesis import GAPS, reopen, says
 
-root, log, step, run, phase, left, delay = sys.argv[1:]
-left = int(left)
+def live(root, log, step, run, phase, left, delay):
+    signal.alarm(120)
 
-def mark(kind, what):
-    global left
-    with open(log, "a") as file:
-        file.write(f"{kind} {what}\\n")
-    left -= kind == phase
-    if left == 0:
-        left = -1
-        threading.Timer(float(delay), os.kill, (os.getpid(), signal.SIGKILL)).start()
-    time.sleep(0.005)
+    def mark(kind, what):
+        nonlocal left
+        with open(log, "a") as file:
+            file.write(f"{kind} {what}\\n")
+        left -= kind == phase
+        if left == 0:
+            left = -1
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        time.sleep(0.005)
 
-def slowly(request):
-    mark("text", request.key)
-    return says(request)
+    def slowly(request):
+        mark("text", request.key)
+        return says(request)
 
-def progress(done, total, note=""):
-    if not note.startswith("writing"):
-        mark("note", note)
+    def progress(done, total, note=""):
+        if not note.startswith("writing"):
+            mark("note", note)
 
-def file_appears(event, about):
-    if event == "os.rename":
-        mark("file", os.path.basename(about[1]))
+    def file_appears(event, about):
+        if event == "os.rename":
+            mark("file", os.path.basename(about[1]))
 
-world = reopen(Path(root))
-sys.addaudithook(file_appears)
-writer = ScriptedWriter(slowly)
-if step == "pairs":
-    spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS, candidates=12)
-    print(world.make_pairs(spec, writer, progress=progress))
-else:
-    named = tuple(row["pair"] for row in world.approved(run))
-    spec = SynthesizeSpec(pairs=run, approved=named, candidates=12, keep=2)
-    print(world.make(spec, writer, progress=progress))
+    world = reopen(Path(root))
+    sys.addaudithook(file_appears)
+    writer = ScriptedWriter(slowly)
+    if step == "pairs":
+        spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS, candidates=12)
+        print(world.make_pairs(spec, writer, progress=progress), flush=True)
+    else:
+        named = tuple(row["pair"] for row in world.approved(run))
+        spec = SynthesizeSpec(pairs=run, approved=named, candidates=12, keep=2)
+        print(world.make(spec, writer, progress=progress), flush=True)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        live(**json.loads(line))
+        os._exit(0)
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""A step in a process of its own that writes down what it does: `text` before each is written,
+"""Steps, each in a process of its own that writes down what it does: `text` before each is written,
 `note` for all else that it reports, `file` before one gets its name. It dies by SIGKILL some
-seconds after the given mark of a phase."""
+seconds after the given mark of a phase. They are forked from one that has imported everything,
+which would take most of the time otherwise."""
 
 DEATHS = (("text", 4),) * 3 + (("note", 2),) * 3 + (("file", 4),) * 4
 """Ten phases to die in, and after how many marks of it at most: that many there are before a step
 ends. No death while texts are written follows one after which all of them are there."""
 
 
-def reopen(root: Path) -> World:
-    """The world that lies under `root`, without making it anew."""
-    world = World.__new__(World)
-    world.workspace = Workspace(root)
-    world.runs = Runs(world.workspace)
-    world.store = Decisions(world.workspace.decisions)
-    world.encoder = LexiconEncoder(*WORDS)
-    world.anchor, world.dataset = (world.runs.resolve("measure", name) for name in SAMPLES)
-    return world
+class Mortals:
+    """Lets steps run in processes of their own."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", MORTAL]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.nursery = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
+
+    def go(
+        self, world: World, log: Path, step: str, run: str, phase: str = "", left: int = -1
+    ) -> str:
+        """Lets a step run to its end; the run's id. With a phase: to its death, at a random moment
+        after so many marks of it; where it died."""
+        seed = f"{step}{phase}{left}{log.exists() and log.stat().st_size}"
+        life = {"root": str(world.workspace.root), "log": str(log), "step": step, "run": run}
+        life |= {"phase": phase, "left": left, "delay": random.Random(seed).random() / 70}
+        self.nursery.stdin.write(json.dumps(life) + "\n")
+        self.nursery.stdin.flush()
+        answer = ""
+        while not (line := self.nursery.stdout.readline()).startswith("ended"):
+            assert line, "the nursery is gone"
+            answer = line.strip()
+        assert int(line.split()[1]) == (-signal.SIGKILL if phase else 0)
+        return log.read_text().splitlines()[-1] if phase else answer
 
 
-def go(world: World, log: Path, step: str, run: str, phase: str = "", left: int = -1) -> str:
-    """Lets a step run to its end; the run's id. With a phase: to its death, at a random moment
-    after so many marks of it; where it died."""
-    delay = random.Random(f"{step}{phase}{left}{log.exists() and log.stat().st_size}").random() / 70
-    command = [sys.executable, "-c", MORTAL, str(world.workspace.root), str(log), step, run]
-    done = subprocess.run(
-        [*command, phase, str(left), str(delay)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == (-signal.SIGKILL if phase else 0), done.stderr
-    return log.read_text().splitlines()[-1] if phase else done.stdout.strip()
+@pytest.fixture
+def mortals() -> Iterator[Mortals]:
+    mortals = Mortals()
+    yield mortals
+    with mortals.nursery as nursery:
+        nursery.stdin.close()
 
 
 def leftovers(world: World) -> list[str]:
@@ -1192,10 +1223,11 @@ def leftovers(world: World) -> list[str]:
     ]
 
 
-def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(tmp_path):
-    world, log = World(tmp_path / "mortal"), tmp_path / "log"
-    shutil.copytree(tmp_path / "mortal", tmp_path / "calm")
-    calm = reopen(tmp_path / "calm")
+def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(
+    first_world, mortals, tmp_path
+):
+    world, calm = (first_world.copy(tmp_path / name) for name in ("mortal", "calm"))
+    log, go = tmp_path / "log", mortals.go
     rng = random.Random(9)
 
     def lives(step: str, run: str = "") -> str:
