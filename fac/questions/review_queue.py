@@ -191,6 +191,8 @@ class ReviewQueue(Generic[Entry]):
             self.trouble = str(error)
         at, left = self.acts.index(act), act[len(withdrawn) :]
         self.acts[at : at + 1] = [left] if left and withdrawn else []
+        if not withdrawn:
+            return []
         for entry in reversed(entries):
             self.bring_up(entry)
         self.renew()
