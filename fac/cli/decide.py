@@ -288,7 +288,7 @@ def agreement_(
     coefficients = agreement.summary(
         ratings, len(LEVELS), ordinal=True, seed=seed, resamples=resamples
     )
-    pairs = agreement.pairwise(
+    pairs = agreement.between_raters(
         ratings, reviewers, len(LEVELS), ordinal=True, seed=seed, resamples=resamples
     )
     check = human_check(d for d in current if d.kind == kind)

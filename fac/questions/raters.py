@@ -38,7 +38,7 @@ class Raters(NamedTuple):
     names: list[str]
     n_ratings: int
     coefficients: list[agreement.Coefficient]
-    pairs: list[agreement.PairAgreement]
+    pairs: list[agreement.RaterAgreement]
 
 
 def standing_decisions(stores: Stores, kind: str = "", task: str = "") -> list[Decision]:
@@ -71,7 +71,7 @@ def _raters(stores: Stores, kind: str, uids: tuple[str, ...]) -> Raters:
         names,
         sum(d.verdict in LEVELS and not d.adjudicates for d in decisions),
         agreement.summary(ratings, size, ordinal=True) if names else [],
-        agreement.pairwise(ratings, names, size, ordinal=True) if len(names) > 2 else [],
+        agreement.between_raters(ratings, names, size, ordinal=True) if len(names) > 2 else [],
     )
 
 
@@ -120,7 +120,7 @@ COLUMNS = {
 """The coefficients that matter most between two raters, by their column."""
 
 
-def rater_pair_rows(pairs: Sequence[agreement.PairAgreement]) -> list[Row]:
+def rater_pair_rows(pairs: Sequence[agreement.RaterAgreement]) -> list[Row]:
     """A row per pair of raters with the coefficients of COLUMNS; "not defined" in words."""
     rows = []
     for pair in pairs:
