@@ -5,12 +5,9 @@ unusable, and how rows are written in a format.
 Does not own: what becomes of the samples (`fac.ingest`), what is exported (`fac.export`), tokens.
 
 format   formats, found in formats/, and which one a source has
-layout   layouts, found in layouts/, and which one the columns speak
-sources  bytes of files
-lines, delimited, batches  what several formats share
-rows     a row before anybody knows what it says
-turns    a column's value -> turns of a chat
-samples  a row -> a sample, or why it is none
+layout   layouts, found in layouts/, which one the columns speak, and a row -> a sample
+sources  files opened, and what several formats share
+rows     a row before anybody knows what it says, and the turns in a column
 here     reading
 """
 
@@ -21,11 +18,17 @@ from itertools import chain
 from pathlib import Path
 
 from fac.datasets.format import FORMATS, export_formats, file_titles, in_a_row, open_source
-from fac.datasets.layout import ColumnOptions, SourceLayout, layout_titles, recognise
-from fac.datasets.lines import json_line
+from fac.datasets.layout import (
+    ColumnOptions,
+    Sample,
+    SourceLayout,
+    layout_titles,
+    recognise,
+    sample_id,
+    sample_of,
+)
 from fac.datasets.rows import MAX_CHARACTERS, Columns
-from fac.datasets.samples import Sample, sample_id, sample_of
-from fac.datasets.sources import Progress, Source, readable
+from fac.datasets.sources import Progress, Source, json_line, readable
 from fac.errors import BadRow, InputError
 
 __all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "export_formats"]

@@ -8,10 +8,9 @@ Does not own: what is kept (`fac.synthesis`), how a file format is read and writ
 Before an export gets its name it is read back as `ingest` would read it, so it can be measured
 again: nothing may be rejected, and no text may have changed.
 
-lineage  why a row is there
-forms    its columns
-card     what a reader of the file needs to know
-here     written beside its place, read back, then moved there
+rows  their columns, and why each is there
+card  what a reader of the file needs to know
+here  written beside its place, read back, then moved there
 """
 
 import tempfile
@@ -23,8 +22,7 @@ from typing import Any, NamedTuple
 from fac.datasets import export_formats, in_a_row, read_samples
 from fac.errors import BadRow, InputError, disk_room
 from fac.export.card import MADE_BY, dataset_card
-from fac.export.forms import FORM_OF, FORMS, export_table
-from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
+from fac.export.rows import FORM_OF, FORMS, LINEAGE, ExportRow, SynthesisRun, export_table
 from fac.schema import Chat
 from fac.store.runs import Runs
 

@@ -9,10 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
 from fac.datasets.format import Export, Format
 from fac.datasets.rows import SourceRow, listed
-from fac.datasets.sources import Origin, Progress, Source
+from fac.datasets.sources import (
+    BATCH_ROWS,
+    Origin,
+    Progress,
+    Source,
+    batch_rows,
+    readable_columns,
+    write_parquet,
+)
 from fac.errors import InputError, ServiceError, disk_full
 
 SCHEME = "hf:"

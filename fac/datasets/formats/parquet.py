@@ -7,10 +7,16 @@ from contextlib import contextmanager
 
 import pyarrow.parquet as pq
 
-from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
 from fac.datasets.format import Export, Format
 from fac.datasets.rows import SourceRow
-from fac.datasets.sources import Origin, Source
+from fac.datasets.sources import (
+    BATCH_ROWS,
+    Origin,
+    Source,
+    batch_rows,
+    readable_columns,
+    write_parquet,
+)
 from fac.errors import disk_room
 
 
