@@ -67,7 +67,7 @@ class SampleReader:
     """
 
     def __init__(self, source: Source, kind: str, options: ColumnOptions):
-        self._source = source
+        self.source = source
         self._options = options
         self.name = source.name
         """What the source is called in sentences and manifests: a file name or a hub id."""
@@ -76,23 +76,14 @@ class SampleReader:
         self.layout: SourceLayout | None = None
         """Known once the first readable row was met."""
 
-    @property
-    def done(self) -> int:
-        """Bytes or rows read so far, of `total`."""
-        return self._source.done
-
-    @property
-    def total(self) -> int:
-        return self._source.total
-
     def digest(self, report: Progress) -> str:
         """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""
         with readable(self.name):
-            return "sha256:" + self._source.digest(report)
+            return "sha256:" + self.source.digest(report)
 
     def __iter__(self) -> Iterator[Sample | BadRow]:
         with readable(self.name):
-            rows = self._source.rows()
+            rows = self.source.rows()
             for row in rows:
                 if row.columns is None:
                     yield BadRow(row.line, row.problem)
@@ -100,13 +91,13 @@ class SampleReader:
                 peeked = [row]
                 for row in rows:
                     peeked.append(row)
-                    if len(peeked) >= PEEK_ROWS or self._source.peeked_enough():
+                    if len(peeked) >= PEEK_ROWS or self.source.peeked_enough():
                         break
                 layout = self._decide([r.columns for r in peeked if r.columns is not None])
                 for row in chain(peeked, rows):
                     yield sample_of(row, layout)
-            if self.layout is None and self._source.columns:  # no rows, but columns to object to
-                self._decide([dict.fromkeys(self._source.columns)])
+            if self.layout is None and self.source.columns:  # no rows, but columns to object to
+                self._decide([dict.fromkeys(self.source.columns)])
 
     def _decide(self, rows: list[Columns]) -> SourceLayout:
         self.layout = recognise(rows, self._options, self.name)

@@ -99,7 +99,6 @@ class Source(ABC):
 
     columns: Sequence[str] = ()
     """Known before the first row; empty where every row names its own."""
-
     done = total = 0
     """Bytes or rows read so far, and all of them."""
 
@@ -168,9 +167,6 @@ def readable(name: str) -> Iterator[None]:
         raise InputError(
             f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
         ) from error
-
-
-# --- lines and tables of text ---
 
 
 def json_line(value: object) -> str:
@@ -259,9 +255,8 @@ class DelimitedSource(TextSource):
         self.delimiter = max(delimiters, key=lambda mark: header.count(mark.encode()))
 
     def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
-        csv.field_size_limit(
-            MAX_ROW_BYTES
-        )  # one for the process; our own limits are the tighter ones
+        # one limit for the process; our own limits are the tighter ones
+        csv.field_size_limit(MAX_ROW_BYTES)
         lines = _RecordLines(stream, self.name)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         header: list[str] = []
@@ -280,59 +275,65 @@ class DelimitedSource(TextSource):
                 span = f" up to line {lines.last}" if lines.last > lines.first else ""
                 problem = f"it is not proper CSV ({error}){span}"
             if problem and not header:
-                raise InputError(
-                    f"{self.name} has no readable header on line {lines.first}: {problem}."
-                )
+                where = f"{self.name} has no readable header on line {lines.first}"
+                raise InputError(f"{where}: {problem}.")
+            if fields and not header:
+                header = self._header(fields)
+                continue
+            if fields and len(fields) != len(header):
+                problem = f"it has {len(fields)} fields, the header has {len(header)}"
             if problem:
                 yield SourceRow(lines.first, None, problem)
-            elif not fields:  # an empty line
-                continue
-            elif not header:
-                header = _header(fields, self.name)
-            elif len(fields) != len(header):
-                problem = f"it has {len(fields)} fields, the header has {len(header)}"
-                yield SourceRow(lines.first, None, problem)
-            else:
+            elif fields:  # the line is not empty
                 yield SourceRow(lines.first, dict(zip(header, fields, strict=True)))
 
-
-def _header(fields: list[str], name: str) -> list[str]:
-    names = [field or f"column {i}" for i, field in enumerate(fields, start=1)]
-    twice = [field for field, n in Counter(names).items() if n > 1]
-    if twice:
-        raise InputError(f"{name} has several columns called {shortened(twice[0])}: rename one.")
-    return names
-
-
-# --- Arrow ---
+    def _header(self, fields: list[str]) -> list[str]:
+        names = [field or f"column {i}" for i, field in enumerate(fields, start=1)]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise InputError(
+                    f"{self.name} has several columns called {shortened(name)}: rename one."
+                )
+        return names
 
 
-def batch_rows(batch: pa.RecordBatch, before: int) -> Iterator[SourceRow]:
-    """Rows of a batch, numbered from `before` + 1."""
+class BatchSource(Source):
+    """Rows in Arrow batches, each with every column that holds no bytes: images and sound are no
+    text and would fill the memory."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[pa.RecordBatch]: ...
+
+    def rows(self) -> Iterator[SourceRow]:
+        self.done = 0
+        for batch in self.batches():
+            yield from _batch_rows(batch, self.done + 1)
+            self.done += len(batch)
+
+
+def _batch_rows(batch: pa.RecordBatch, first: int) -> Iterator[SourceRow]:
     try:
-        rows = batch.to_pylist()
-    except (ValueError, OverflowError):  # bytes that are no UTF-8, a date beyond the calendar
+        for i, row in enumerate(batch.to_pylist(), start=first):
+            yield SourceRow(i, row)
+    except (ValueError, OverflowError) as error:  # no UTF-8, a date beyond the calendar
+        if len(batch) == 1:
+            yield SourceRow(first, None, f"it cannot be read ({error})")
+            return
         for i in range(len(batch)):
-            try:
-                yield SourceRow(before + i + 1, batch.slice(i, 1).to_pylist()[0])
-            except (ValueError, OverflowError) as error:
-                yield SourceRow(before + i + 1, None, f"it cannot be read ({error})")
-        return
-    for i, row in enumerate(rows, start=before + 1):
-        yield SourceRow(i, row)
+            yield from _batch_rows(batch.slice(i, 1), first + i)
+
+
+def readable_columns(schema: pa.Schema) -> list[str]:
+    """Columns without bytes in them."""
+
+    def holds_bytes(kind: pa.DataType) -> bool:
+        if pa.types.is_nested(kind):
+            return any(holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    return [field.name for field in schema if not holds_bytes(field.type)]
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
     """The same rows give the same bytes."""
     pq.write_table(table, path, compression="zstd")
-
-
-def readable_columns(schema: pa.Schema) -> list[str]:
-    """Columns without bytes in them: images and sound are no text and would fill the memory."""
-    return [field.name for field in schema if not _holds_bytes(field.type)]
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_nested(kind):
-        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -90,6 +90,23 @@ class ExportRow(NamedTuple):
     lineage: dict[str, Any]
 
 
+class Provenance(NamedTuple):
+    """Everything that led to one row of an export."""
+
+    messages: Chat
+    lineage: dict[str, Any]
+    """As in LINEAGE."""
+    pair: dict[str, Any] | None
+    """The pair it was written from, a row of schema.PAIRS; None for baselines."""
+    hits: list[dict[str, Any]]
+    """Every gap it fires, strongest first: rows of schema.HITS."""
+    rivals: list[dict[str, Any]]
+    """The other texts written for its gap, best first: rows of schema.VERDICTS with `messages`."""
+    prompt: Any
+    """What its writer was given: messages, or the text that it went on from; None where the run
+    does not say."""
+
+
 class SynthesisRun:
     """A finished synthesis with the runs it came from."""
 
@@ -104,9 +121,9 @@ class SynthesisRun:
         self.spec, self.facts = manifest.spec, manifest.facts
         self._candidates = {row["candidate"]: row for row in self._rows("candidates")}
         self._verdicts = {row["candidate"]: row for row in self._rows("verdicts")}
-        self.hits: dict[str, list[dict[str, Any]]] = {name: [] for name in self._candidates}
+        self._hits: dict[str, list[dict[str, Any]]] = {name: [] for name in self._candidates}
         for hit in sorted(self._rows("hits"), key=lambda h: (-h["peak"], h["feature"])):
-            self.hits[hit["candidate"]].append(hit)
+            self._hits[hit["candidate"]].append(hit)
         self.decisions = self._rows("decisions")
         self._approvals: dict[str, list[dict[str, Any]]] = {}
         for decision in self.decisions:
@@ -139,9 +156,9 @@ class SynthesisRun:
         candidate = self._candidates[verdict["candidate"]]
         messages = candidate["messages"]
         feature = candidate["feature"] if candidate["feature"] >= 0 else None
-        hits = self.hits[verdict["candidate"]]
+        hits = self._hits[verdict["candidate"]]
         hit = next((hit for hit in hits if hit["feature"] == feature), None)
-        pair = self.pair_of(verdict["candidate"])
+        pair = self._pair_of(verdict["candidate"])
         subject = f"pair/{pair['run']}/{pair['feature']}" if pair else ""
         lineage = {
             "run": self.run_id,
@@ -171,7 +188,7 @@ class SynthesisRun:
         }
         return ExportRow(messages, json.loads(candidate["extra"]), lineage)
 
-    def pair_of(self, candidate: str) -> dict[str, Any] | None:
+    def _pair_of(self, candidate: str) -> dict[str, Any] | None:
         """The pair a candidate was written from, with the run it lies in; None for baselines."""
         name = self._candidates[candidate]["pair"]
         if not name:
@@ -193,20 +210,20 @@ class SynthesisRun:
             for row in self._runs.table(run, "pairs").to_pylist()
         }
 
-    def rivals(self, candidate: str) -> list[dict[str, Any]]:
-        """Verdicts on the other candidates for the same gap, strongest first, with their texts."""
+    def provenance(self, row: ExportRow) -> Provenance:
+        """What led to a row."""
+        candidate = row.lineage["candidate"]
         feature = self._candidates[candidate]["feature"]
-        others = [
+        rivals = [
             {**verdict, "messages": self._candidates[name]["messages"]}
             for name, verdict in self._verdicts.items()
             if name != candidate and self._candidates[name]["feature"] == feature
         ]
-        return sorted(others, key=lambda v: (-v["peak"], v["candidate"]))
-
-    def prompt(self, candidate: str) -> Any:
-        """What was asked for the text, as JSON has it; None where the run does not say."""
-        prompts = {row["about"]: row["prompt"] for row in self._rows("replies")}
-        return json.loads(prompts[candidate]) if candidate in prompts else None
+        rivals.sort(key=lambda verdict: (-verdict["peak"], verdict["candidate"]))
+        prompts = {reply["about"]: reply["prompt"] for reply in self._rows("replies")}
+        prompt = json.loads(prompts[candidate]) if candidate in prompts else None
+        pair, hits = self._pair_of(candidate), self._hits[candidate]
+        return Provenance(row.messages, row.lineage, pair, hits, rivals, prompt)
 
 
 def export_table(samples: Sequence[ExportRow], form: str) -> pa.Table:
