@@ -312,7 +312,7 @@ def test_a_writer_on_workers_writes_what_one_here_does(pool, budget):
 @needs_ray
 def test_ray_of_this_machine_listens_on_this_machine_only(pool):
     """Every socket of Ray's processes, as the kernel lists them."""
-    pool.one(partial(LexiconEncoder, *WORDS), executor._about_encoder, None)
+    remote(pool, partial(LexiconEncoder, *WORDS))
     inodes = set()
     ours = {os.getpid(), *_descendants(os.getpid())}
     for pid in ours:
