@@ -351,8 +351,8 @@ class JudgeSpec(AskSpec):
 WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")
 """What writes candidates, in order of preference."""
 
-METHODS = ("two-step", "one-step", "unguided", "random")
-"""two-step: from approved pairs. The others are baselines through the same path."""
+METHODS: Registry[Any] = Registry("fac.synthesis.methods", "METHOD")
+"""Two steps, from approved pairs, and baselines through the same path."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ import numpy as np
 from fac import coverage
 from fac.errors import InputError
 from fac.models import ROLES, Chat, Rendered, SubjectModel, batches_by_length, by_beginning
-from fac.saes import Block, Sae
+from fac.saes import Sae
 from fac.schema import Activations
 
 if TYPE_CHECKING:
     import torch
 
-DENSE = 16 * 2**20
+BLOCK_VALUES = 16 * 2**20
 """Values of the largest `[tokens, features]` block that the SAE is asked for at once."""
 
 SCOUTS = 16
@@ -119,14 +119,14 @@ class NearMisses(NamedTuple):
         order = np.argsort(falling, kind="stable")  # which leaves equal ones by sample
         feature, pre, sample, position = (x[order] for x in (feature, pre, sample, position))
         rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
-        kept = rank < NEAR_KEPT
+        top_few = rank < NEAR_KEPT
         near = cls.none(n_features)
         for array, column in zip(near, (pre, sample, position), strict=True):
-            array[rank[kept], feature[kept]] = column[kept]
+            array[rank[top_few], feature[top_few]] = column[top_few]
         return near
 
 
-class Batch(NamedTuple):
+class TextBatch(NamedTuple):
     """Samples that go through the model together."""
 
     samples: list[int]
@@ -208,46 +208,48 @@ class SaeEncoder:
         Peaks do not depend on the batch beyond float32 rounding: padding is masked.
         """
         rendered = self.model.renderer.render(chats)
-        near = _Near(self.n_features)
+        highest = NearMisses.none(self.n_features)
         for batch in self.batches(rendered, roles):
-            yield self._read_batch(batch, rendered, near)
+            reading = self._read_batch(batch, rendered, highest.pre[-1])
+            highest = highest.merged(reading.near)
+            yield reading
 
-    def batches(self, rendered: Sequence[Rendered], roles: Sequence[str] = ROLES) -> list[Batch]:
+    def batches(
+        self, rendered: Sequence[Rendered], roles: Sequence[str] = ROLES
+    ) -> list[TextBatch]:
         """What is run together: texts of similar length that begin alike, equal ones once, each
         only as far as its last token of these roles."""
-        wanted = [ROLES.index(role) for role in roles]
-        content = [np.flatnonzero(np.isin(r.role, wanted)) for r in rendered]
+        codes = [ROLES.index(role) for role in roles]
+        content = [np.flatnonzero(np.isin(r.role, codes)) for r in rendered]
         ids = [r.ids[: c[-1] + 1 if len(c) else 0] for r, c in zip(rendered, content, strict=True)]
         texts: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
         for i, spoken in enumerate(ids):
             texts[spoken.tobytes(), content[i].tobytes()].append(i)
         silent = texts.pop((b"", b""), [])
-        found = [Batch(silent, [], [], [], 0)] if silent else []
+        batches = [TextBatch(silent, [], [], [], 0)] if silent else []
         every = [*texts.values()]
-        once = [alike[0] for alike in every]
-        for shared, group in by_beginning([ids[i] for i in once]):
-            lengths = [len(ids[once[text]]) - shared for text in group]
+        once = [ids[same[0]] for same in every]
+        for shared, group in by_beginning(once):
+            lengths = [len(once[text]) - shared for text in group]
             for rows in batches_by_length(lengths, max_padded=self.model.batch_tokens):
-                some = [group[row] for row in rows]
-                found.append(
-                    Batch(
-                        sorted(i for text in some for i in every[text]),
-                        [every[text] for text in some],
-                        [ids[once[text]] for text in some],
-                        [content[once[text]] for text in some],
-                        shared,
-                    )
-                )
-        return found
+                alike = [every[group[row]] for row in rows]
+                samples = sorted(i for same in alike for i in same)
+                firsts = [same[0] for same in alike]
+                columns = [ids[i] for i in firsts], [content[i] for i in firsts]
+                batches.append(TextBatch(samples, alike, *columns, shared))
+        return batches
 
-    def _read_batch(self, batch: Batch, rendered: Sequence[Rendered], near: _Near) -> Reading:
-        found = _Entries.none()
+    def _read_batch(
+        self, batch: TextBatch, rendered: Sequence[Rendered], admission: np.ndarray
+    ) -> Reading:
+        """`admission` (float32 `[n_features]`) is what a near miss must reach by now."""
+        entries = _Entries.none()
         if batch.ids:
-            text = np.repeat(np.arange(len(batch.ids)), [len(some) for some in batch.content])
+            text = np.repeat(np.arange(len(batch.ids)), [len(tokens) for tokens in batch.content])
             position = np.concatenate(batch.content)
             states = self.model.residual(batch.ids, batch.shared)[text, position].float()
-            found = self._entries(states, text, position, near.bar).of(batch.alike)
-        fired = found.fired(self.n_features)
+            entries = self._entries(states, text, position, admission).of(batch.alike)
+        fired = entries.fired(self.n_features)
         mine = [rendered[i] for i in batch.samples]
         starts = np.zeros(max(batch.samples) + 1, np.int64)
         starts[batch.samples] = np.cumsum([0, *(len(r.role) for r in mine)])[:-1]
@@ -259,24 +261,24 @@ class SaeEncoder:
             feature=fired.feature.astype(np.int32),
             value=fired.value,
             role=np.concatenate([r.role for r in mine])[starts[fired.sample] + fired.position],
-            near=near.offer(found),
+            near=entries.highest(self.n_features, admission),
         )
 
     def _entries(
-        self, states: torch.Tensor, text: np.ndarray, position: np.ndarray, bar: np.ndarray
+        self, states: torch.Tensor, text: np.ndarray, position: np.ndarray, admission: np.ndarray
     ) -> _Entries:
-        """What is active or reaches the bar in residual streams `[tokens, d_model]`.
+        """What of residual streams `[tokens, d_model]` is active or is admitted.
 
         `text`, ascending, and `position` say where each token stands.
         """
         import torch
 
-        found = []
+        blocks = []
         with torch.inference_mode():
-            lowest = torch.from_numpy(bar).to(states.device)
-            for block in self.sae.blocks(states.float(), DENSE):
+            lowest = torch.from_numpy(admission).to(states.device)
+            for block in self.sae.blocks(states.float(), BLOCK_VALUES):
                 pre, cut, reach = block.pre, block.cut, lowest[block.features]
-                if np.isneginf(bar[0]):
+                if np.isneginf(admission[0]):
                     reach = _scouted(pre, text[block.tokens])
                 if cut.ndim == reach.ndim == 1:  # one pass over the block instead of three
                     below = torch.nextafter(reach, reach.new_tensor(-torch.inf))
@@ -287,8 +289,10 @@ class SaeEncoder:
                 value = pre.flatten()[flat]
                 active = value > cut.expand(pre.shape)[token, column]
                 columns = (x.cpu().numpy() for x in (token, column, value, active))
-                found.append(_Entries.at(block, text, position, *columns))
-        return _Entries(*(np.concatenate(column) for column in zip(*found, strict=True)))
+                row, feature, *rest = columns
+                row = row + block.tokens.start
+                blocks.append((text[row], position[row], feature + block.features.start, *rest))
+        return _Entries(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
 def _scouted(pre: torch.Tensor, text: np.ndarray) -> torch.Tensor:
@@ -331,28 +335,13 @@ class _Entries(NamedTuple):
 
     @classmethod
     def none(cls) -> _Entries:
-        place = np.zeros(0, np.int64)
-        return cls(place, place, place, np.zeros(0, np.float32), np.zeros(0, bool))
-
-    @classmethod
-    def at(
-        cls,
-        block: Block,
-        text: np.ndarray,
-        position: np.ndarray,
-        token: np.ndarray,
-        column: np.ndarray,
-        value: np.ndarray,
-        active: np.ndarray,
-    ) -> _Entries:
-        """From places in a block of tokens and features to places in texts and dictionary."""
-        token = token + block.tokens.start
-        return cls(text[token], position[token], column + block.features.start, value, active)
+        empty = np.zeros(0, np.int64)
+        return cls(empty, empty, empty, np.zeros(0, np.float32), np.zeros(0, bool))
 
     def of(self, samples: Sequence[Sequence[int]]) -> _Entries:
         """From texts to the samples that have them: each entry once for every one."""
-        sizes = np.array([len(some) for some in samples])
-        every = np.concatenate([np.asarray(some, np.int64) for some in samples])
+        sizes = np.array([len(same) for same in samples])
+        every = np.concatenate([np.asarray(same, np.int64) for same in samples])
         times = sizes[self.sample]
         row = np.repeat(np.arange(len(times)), times)
         copy = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
@@ -361,33 +350,21 @@ class _Entries(NamedTuple):
 
     def fired(self, n_features: int) -> _Entries:
         """The active ones, by sample, position and feature."""
-        kept = _Entries(*(column[self.active] for column in self))
-        longest = 1 + kept.position.max(initial=0)
-        order = np.argsort((kept.sample * longest + kept.position) * n_features + kept.feature)
-        return _Entries(*(column[order] for column in kept))
+        active = _Entries(*(column[self.active] for column in self))
+        longest = 1 + active.position.max(initial=0)
+        order = np.argsort(
+            (active.sample * longest + active.position) * n_features + active.feature
+        )
+        return _Entries(*(column[order] for column in active))
+
+    def highest(self, n_features: int, admission: np.ndarray) -> NearMisses:
+        """Of those that reach the admission threshold of their feature."""
+        high = self.value >= admission[self.feature]
+        sample, position, feature, pre, _ = (column[high] for column in self)
+        return NearMisses.highest(n_features, feature, pre, sample, position)
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
     """int64 of at most 32 bits in the order of these float32."""
     bits = (values + np.float32(0)).view(np.int32).astype(np.int64)  # no negative zero
     return np.where(bits < 0, -(bits + 2**31), bits)
-
-
-class _Near:
-    """The highest pre-activations that one call of `read` has met so far."""
-
-    def __init__(self, n_features: int):
-        self._best = NearMisses.none(n_features)
-
-    @property
-    def bar(self) -> np.ndarray:
-        """float32 `[n_features]`: below which nothing can be among the highest any more."""
-        return self._best.pre[-1]
-
-    def offer(self, found: _Entries) -> NearMisses:
-        """The best of a batch."""
-        high = found.value >= self.bar[found.feature]
-        sample, position, feature, pre, _ = (column[high] for column in found)
-        new = NearMisses.highest(self._best.pre.shape[1], feature, pre, sample, position)
-        self._best = self._best.merged(new)
-        return new

@@ -62,10 +62,10 @@ class Sae:
     @property
     def thresholds(self) -> np.ndarray:
         """float32 `[n_features]`: JumpReLU thresholds; zeros for other architectures."""
-        found = getattr(self.module, "threshold", None)
-        if found is None:
+        thresholds = getattr(self.module, "threshold", None)
+        if thresholds is None:
             return np.zeros(self.n_features, np.float32)
-        return found.detach().float().cpu().numpy()
+        return thresholds.detach().float().cpu().numpy()
 
     @property
     def decoder(self) -> np.ndarray:
@@ -150,8 +150,8 @@ def layer_of_hook(name: str) -> int | None:
 
     None where the name is not that of a residual stream between blocks (`hook_mlp_out`).
     """
-    found = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.hook_resid_(pre|post))?$", name)
-    return int(found[1]) + (found[2] != "pre") if found else None
+    hook = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.hook_resid_(pre|post))?$", name)
+    return int(hook[1]) + (hook[2] != "pre") if hook else None
 
 
 def load_sae(reference: str, device: str = "cpu") -> Sae:
@@ -220,15 +220,15 @@ def _first_line(error: Exception) -> str:
 
 def _hash(*paths: Path) -> str:
     """12 hex digits over the files' bytes; the config counts, since K or a scale stands there."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:12]
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def _paper_checkpoint(path: Path, device: str) -> Sae:
-    """The released TopK*.pth as a sae-lens Top-K SAE: tied decoder, K = 20 (method 2.1).
+    """The released TopK*.pth as a sae-lens Top-K SAE: tied decoder, K = 20 as the paper has it.
 
     `mask` is one per feature that takes part, so the others get neither weights nor bias.
     """
@@ -243,15 +243,15 @@ def _paper_checkpoint(path: Path, device: str) -> Sae:
     try:
         if not is_zipfile(path):
             raise ValueError("it is no archive of torch.save")
-        found = torch.load(path, map_location=device, weights_only=True)
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise InputError(
             f"The checkpoint {path} cannot be read ({_first_line(error)}); give a file that "
             f"torch.save wrote, with tensors only."
         ) from error
-    found = found if isinstance(found, dict) else {}
-    config = found.get("config") or {}
-    state = found.get("weights") or found.get("state_dict") or found
+    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    config = checkpoint.get("config") or {}
+    state = checkpoint.get("weights") or checkpoint.get("state_dict") or checkpoint
     missing = [key for key in ("W_enc", "b_enc", "b_dec") if key not in state]
     if missing:
         raise InputError(f"The checkpoint {path} has no {', '.join(missing)}; it is no FAC SAE.")
@@ -348,10 +348,10 @@ def quality(
             for i, new in enumerate((x, x_hat, torch.zeros_like(x)) if chosen else ()):
                 patched = states.clone()
                 patched[content] = new.to(patched.dtype)
-                some = [batch[row] for row in chosen]
-                longest = max(len(r.ids) for r in some)
+                continued = [batch[row] for row in chosen]
+                longest = max(len(r.ids) for r in continued)
                 loss, n = _continued_loss(
-                    model, some, patched[chosen, :longest], content[chosen, :longest]
+                    model, continued, patched[chosen, :longest], content[chosen, :longest]
                 )
                 losses[i] += loss
                 predicted += n if i == 0 else 0
@@ -395,10 +395,10 @@ def _continued_loss(
     for row, r in enumerate(batch):
         targets[row, : len(r.ids)] = torch.from_numpy(r.ids.astype(np.int64))
     # A content token's loss is read where it is predicted from another content token.
-    asked = content[:, :-1] & content[:, 1:]
-    picked = logits[:, :-1][asked].float()
-    loss = torch.nn.functional.cross_entropy(picked, targets[:, 1:][asked], reduction="sum")
-    return float(loss), int(asked.sum())
+    predicted = content[:, :-1] & content[:, 1:]
+    picked = logits[:, :-1][predicted].float()
+    loss = torch.nn.functional.cross_entropy(picked, targets[:, 1:][predicted], reduction="sum")
+    return float(loss), int(predicted.sum())
 
 
 class Finding(NamedTuple):
@@ -417,94 +417,71 @@ def preflight(
 
     The quality is None when the widths differ, since nothing can be computed then.
     """
-    findings = []
-    trained_on = sae.trained_on
-    same = None if not trained_on else _same_model(trained_on, model_name)
-    findings.append(
+    trained_on, hook, layer = sae.trained_on, sae.hook_name, sae.trained_layer
+    no_stream = "" if layer is not None else ", which is not the residual stream between blocks"
+    model_says = f"says it was trained on {trained_on}" if trained_on else "does not name its model"
+    layer_says = "names no layer" if layer is None else f"reads the stream after {layer} blocks"
+    fits = sae.d_in == model.d_model
+    used = str(next(sae.module.parameters()).dtype).removeprefix("torch.")
+    findings = [
         Finding(
             "model",
-            same,
-            f"the SAE says it was trained on {trained_on}; asked for {model_name}"
-            if trained_on
-            else f"the SAE does not name its model; asked for {model_name}",
-        )
-    )
-    hook, layer = sae.hook_name, sae.trained_layer
-    findings.append(
+            _same_model(trained_on, model_name) if trained_on else None,
+            f"the SAE {model_says}; asked for {model_name}",
+        ),
         Finding(
             "hook point",
-            None if not hook else layer is not None,
-            f"the SAE reads {hook}"
-            + ("" if layer is not None else ", which is not the residual stream between blocks")
-            if hook
-            else "the SAE names no hook point",
-        )
-    )
-    findings.append(
+            layer is not None if hook else None,
+            f"the SAE reads {hook}{no_stream}" if hook else "the SAE names no hook point",
+        ),
         Finding(
             "layer",
             None if layer is None else layer == model.layer,
-            f"the SAE reads the stream after {layer} blocks; asked for {model.layer}"
-            if layer is not None
-            else f"the SAE names no layer; asked for {model.layer}",
-        )
-    )
-    fits = sae.d_in == model.d_model
-    findings.append(
-        Finding("width", fits, f"the SAE reads {sae.d_in} values, the model has {model.d_model}")
-    )
-    kind = str(sae.module.cfg.normalize_activations)
-    used = str(next(sae.module.parameters()).dtype).removeprefix("torch.")
-    findings.append(Finding("dtype", True, f"stored as {sae.stored}, used as {used}"))
+            f"the SAE {layer_says}; asked for {model.layer}",
+        ),
+        Finding("width", fits, f"the SAE reads {sae.d_in} values, the model has {model.d_model}"),
+        Finding("dtype", True, f"stored as {sae.stored}, used as {used}"),
+    ]
     if not fits:
         return findings, None
+    kind = str(sae.module.cfg.normalize_activations)
     measured = quality(sae, model, chats)
-    findings.append(
+    # A short text cannot wake a large dictionary: only with room for twenty firings a feature is
+    # silence held against it.
+    enough = measured.tokens * measured.l0 >= 20 * sae.n_features
+    too_short = "" if enough else ", which is too short to tell"
+    findings += [
         Finding(
             "scale",
             None if kind == "none" else True,
             f"input normalisation {kind!r}; the stream's mean norm here is {measured.norm:.1f}",
-        )
-    )
-    findings.append(
+        ),
         Finding(
             "reconstruction",
             measured.fvu < 0.5,
             f"FVU {measured.fvu:.3f} on {measured.tokens:,} tokens (0 is perfect, 1 is no better "
             f"than the mean)",
-        )
-    )
-    findings.append(
-        Finding("L0", 1 <= measured.l0 <= 0.1 * sae.n_features, f"{measured.l0:.1f} per token")
-    )
-    # A short text cannot wake a large dictionary: only with room for twenty firings a feature is
-    # silence held against it.
-    enough = measured.tokens * measured.l0 >= 20 * sae.n_features
-    findings.append(
+        ),
+        Finding("L0", 1 <= measured.l0 <= 0.1 * sae.n_features, f"{measured.l0:.1f} per token"),
         Finding(
             "dead",
             True if measured.dead < 0.5 else (False if enough else None),
-            f"{measured.dead:.1%} of the features silent on this text"
-            + ("" if enough else ", which is too short to tell"),
-        )
-    )
-    findings.append(
+            f"{measured.dead:.1%} of the features silent on this text{too_short}",
+        ),
         Finding(
             "loss recovered",
             measured.loss_recovered > 0.8,
             f"{measured.loss_recovered:.3f} of the cross-entropy that zeroing the stream costs "
             f"({measured.ce_clean:.3f} clean, {measured.ce_sae:.3f} with the SAE, "
             f"{measured.ce_zero:.3f} zeroed)",
-        )
-    )
+        ),
+    ]
     return findings, measured
 
 
-def _same_model(one: str, other: str) -> bool:
-    def bare(name: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", name.rsplit("/", 1)[-1].split("@")[0].lower())
-
-    return bare(one) == bare(other)
+def _same_model(*names: str) -> bool:
+    bare = {re.sub(r"[^a-z0-9]", "", n.rsplit("/", 1)[-1].split("@")[0].lower()) for n in names}
+    return len(bare) == 1
 
 
 def verdict(findings: Sequence[Finding]) -> str:

@@ -17,7 +17,7 @@ from fac import coverage, schema
 from fac.config import Workspace
 from fac.errors import InputError
 from fac.schema import EVERY_ROLE, ROLES, Activations
-from fac.store.cache import SORTABLE, Cache, build, fill, measure
+from fac.store.cache import SORTABLE, Cache, build, measure, tables
 from fac.store.cache import support as supporting
 from fac.store.cache.support import threshold_grid
 from fac.store.memo import Memo
@@ -317,7 +317,7 @@ def test_an_unknown_role_is_told_which_there_are(toy, cache):
         cache.support(toy[2], 0, "robot")
 
 
-def tables(path):
+def contents(path):
     with duckdb.connect(str(path), read_only=True) as con:
         names = [name for (name,) in con.execute("SHOW TABLES").fetchall()]
         return {name: con.execute(f"SELECT * FROM {name}").fetchall() for name in names}
@@ -329,8 +329,8 @@ def test_a_rebuilt_cache_equals_the_first_table_by_table(toy, tmp_path, monkeypa
         monkeypatch.setattr(measure, "ROWS_PER_BLOCK", size)
         derived = [m.run for step in ("explain", "relevance") for m in runs.list(step)]
         for run in (anchor, *derived, sae):
-            again = tables(build(runs, run, tmp_path / str(blocks)))
-            assert again == tables(folder / f"{run}.duckdb")
+            again = contents(build(runs, run, tmp_path / str(blocks)))
+            assert again == contents(folder / f"{run}.duckdb")
     assert all(again.values())
 
 
@@ -362,7 +362,7 @@ def test_a_cache_that_is_not_whole_is_not_ready_until_it_is_built_again(anchor_c
 def test_a_cache_of_another_version_is_not_ready_until_it_is_built_again(anchor_copy, monkeypatch):
     runs, folder, anchor = anchor_copy
     with monkeypatch.context() as later:
-        later.setattr(fill, "SQL_VERSION", fill.SQL_VERSION + 1)
+        later.setattr(tables, "SQL_VERSION", tables.SQL_VERSION + 1)
         build(runs, anchor, folder)
     is_ready_once_built_again(runs, folder, anchor)
 

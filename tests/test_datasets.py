@@ -18,20 +18,18 @@ from hypothesis import strategies as st
 from fac.config import IngestSpec
 from fac.datasets import (
     FORMATS,
-    LAYOUTS,
     MAX_CHARACTERS,
-    MAX_ROW_BYTES,
     PEEK_ROWS,
-    Format,
-    Layout,
     Sample,
-    SourceRow,
     file_titles,
     layout_titles,
     read_samples,
     sample_id,
 )
-from fac.datasets.layout import Column
+from fac.datasets.format import Format
+from fac.datasets.layout import LAYOUTS, Column, Layout
+from fac.datasets.lines import MAX_ROW_BYTES
+from fac.datasets.rows import SourceRow
 from fac.datasets.sources import TextSource
 from fac.errors import BadRow, InputError, ServiceError
 from fac.ingest import ingest
@@ -270,9 +268,10 @@ def test_every_kind_of_file_gives_the_same_samples_also_gzipped(write, name):
 
 
 def test_a_format_is_one_file(write, monkeypatch):
-    def paragraphs(stream, origin):
-        for line, text in enumerate(stream.read().decode().split("\n\n"), start=1):
-            yield SourceRow(line, {"text": text})
+    class Paragraphs(TextSource):
+        def read(self, stream):
+            for line, text in enumerate(stream.read().decode().split("\n\n"), start=1):
+                yield SourceRow(line, {"text": text})
 
     path = write("rows.txt", "a\n\nb")
     with pytest.raises(InputError, match="give .jsonl, .json, .csv, .tsv or .parquet"):
@@ -281,7 +280,7 @@ def test_a_format_is_one_file(write, monkeypatch):
         title="plain text",
         preference=9,
         kind="txt",
-        open=lambda origin: TextSource(origin, paragraphs),
+        open=Paragraphs,
         suffixes=(".txt",),
     )
     register(monkeypatch, FORMATS, "plain", plain)

@@ -34,7 +34,7 @@ from fac.jobs.steps import Steps
 from fac.jobs.worker import Worker
 from fac.measure import scratch
 from fac.schema import Chat
-from fac.store.cache import Cache, files, fill
+from fac.store.cache import Cache, files, tables
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from tests import toy
@@ -278,7 +278,7 @@ def test_a_worker_builds_caches_of_another_version_and_minds_no_damaged_run(
     measured = steps.perform(ingested(workspace, tmp_path / "drinks.jsonl"), quiet)
     with closing(Cache(workspace.cache)) as known:
         assert known.ready(measured)
-        for module in (files, fill):
+        for module in (files, tables):
             monkeypatch.setattr(module, "SQL_VERSION", module.SQL_VERSION + 1)
     with closing(Cache(workspace.cache)) as known:
         assert not known.ready(measured)

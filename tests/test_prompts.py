@@ -8,7 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac.config import digest
-from fac.datasets import ColumnOptions, Sample, SourceRow, recognise, sample_of
+from fac.datasets.layout import ColumnOptions, recognise
+from fac.datasets.rows import SourceRow
+from fac.datasets.samples import Sample, sample_of
 from fac.errors import BadReply, InputError
 from fac.prompts import (
     Excerpt,

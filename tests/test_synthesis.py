@@ -26,6 +26,7 @@ from fac.config import (
     RescoreSpec,
     SynthesizeSpec,
     Workspace,
+    digest,
 )
 from fac.errors import BudgetReached, Cancelled, InputError
 from fac.generator.writer import Request, Written
@@ -34,8 +35,10 @@ from fac.prompts import drafts
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
-from fac.synthesis import candidates, filter, pairs
+from fac.synthesis import edits, filter, pairs, plan
 from fac.synthesis.filter import Leaks, Text, greedy_cover, judge, words
+from fac.synthesis.methods import two_step
+from fac.synthesis.writing import CandidateJournal
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
 from tests.toy import publish_explanations, toy_workspace
@@ -116,9 +119,9 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh world, in which a gap's candidates are asked for in these styles."""
-    styles = (candidates.PHRASE, candidates.LIST, candidates.SENTENCE, candidates.CONTRAST)
-    monkeypatch.setitem(candidates.STEP_2, "local", styles)
-    monkeypatch.setitem(candidates.STEP_2, "steered", styles)
+    styles = (two_step.PHRASE, plan.LIST, two_step.SENTENCE, two_step.CONTRAST)
+    monkeypatch.setitem(two_step.STEP_2, "local", styles)
+    monkeypatch.setitem(two_step.STEP_2, "steered", styles)
     return World(tmp_path)
 
 
@@ -291,8 +294,8 @@ def test_tokens_and_activations_of_both_sides_are_kept(world):
 def test_the_smallest_edit_that_silences_it_wins():
     encoder = LexiconEncoder("python")
     twice = user("python for people who love python!")
-    (side,) = pairs.trace(encoder, [(twice, 0)])
-    tried = [chat[0]["content"] for chat in pairs.edits(side)]
+    (side,) = edits.trace(encoder, [(twice, 0)])
+    tried = [chat[0]["content"] for chat in edits.edits(side)]
     assert tried == [
         "python for people who love!",
         "python for people who love something!",
@@ -302,16 +305,16 @@ def test_the_smallest_edit_that_silences_it_wins():
         "python for people!",
         "python!",
     ]
-    peaks = [side.peak for side in pairs.trace(encoder, [(user(text), 0) for text in tried])]
+    peaks = [side.peak for side in edits.trace(encoder, [(user(text), 0) for text in tried])]
     assert peaks.index(0.0) == 2
 
 
 def test_an_edit_never_leaves_a_turn_empty_and_reaches_every_turn():
     encoder = LexiconEncoder("python")
     chat = [*user("python"), {"role": "assistant", "content": "yes python!! is nice"}]
-    (side,) = pairs.trace(encoder, [(chat, 0)])
+    (side,) = edits.trace(encoder, [(chat, 0)])
     assert side.turn == 1 and side.peak == 2.0
-    tried = pairs.edits(side)
+    tried = edits.edits(side)
     assert all(message["content"].strip() for one in tried for message in one)
     assert [m["content"] for m in tried[2]] == ["something", "yes something!! is nice"]
 
@@ -329,7 +332,7 @@ def test_an_edit_never_leaves_a_turn_empty_and_reaches_every_turn():
 )
 def test_a_stretch_lies_in_whole_words_and_mere_space_belongs_to_the_next(start, end, word):
     content = "the big  owl "
-    first, last = pairs._word_at(content, start, end)
+    first, last = edits._word_at(content, start, end)
     assert content[first:last] == word
 
 
@@ -460,7 +463,7 @@ def tamper(row: dict[str, Any], what: str) -> dict[str, Any]:
     if what == "run":
         return {**row, "run": row["other"]}
     content = {**row["content"], "positive": other}
-    seen = review.digest(content) if what == "content" else row["seen"]
+    seen = digest(content) if what == "content" else row["seen"]
     return {**row, "content": content, "seen": seen}
 
 
@@ -582,15 +585,14 @@ def test_the_phrase_is_prescribed_where_the_positive_is_strong():
             "negative_peak": 0.0,
         }
 
-    pair = candidates.pair_of(row(3.0))
+    pair = two_step.pair_brief(row(3.0))
     assert pair.firing == "late train" and pair.phrase == ("see", "the", "late", "train")
     assert pair.positive.text() == "see the <<late train>> go"
-    known = {0: candidates.Known(0, "lateness", (), 2.0)}
+    known = {0: plan.FeatureBrief(0, "lateness", (), 2.0)}
     spec = SynthesizeSpec(pairs="pairs-0", writer="openai", model="m", candidates=1)
-    still = candidates.steering(spec, None, "", None)
     for strength, kept in ((3.0, False), (4.5, True)):
-        pair = candidates.pair_of(row(strength))
-        (ask,) = candidates.plan_step_2(spec, [pair], known, still)
+        pair = two_step.pair_brief(row(strength))
+        (ask,) = two_step.ask_from_pairs(spec, [pair], known, plan.unsteered)
         question = ask.request.prompt.messages[-1]["content"]
         assert ("Phrase to keep: late train" in question) == kept
 
@@ -605,7 +607,7 @@ def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
         "negative_tokens": ["a", " day"],
         "negative_peak": 0.0,
     }
-    assert candidates.pair_of(row).firing == "unbelievable"
+    assert two_step.pair_brief(row).firing == "unbelievable"
 
 
 def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
@@ -648,7 +650,7 @@ def text(name: str, said: str = "", *, feature: int = 1, peak: float = 1.0, **mo
     )
 
 
-def reasons(found: Sequence[filter.Verdict]) -> dict[str, str]:
+def reasons(found: Sequence[filter.CandidateVerdict]) -> dict[str, str]:
     return {verdict.candidate: verdict.reason or "kept" for verdict in found}
 
 
@@ -658,7 +660,7 @@ def test_every_reason_and_their_order():
         text("a", problem="failed"),
         text("b", problem="cut off"),
         text("c", "?!"),
-        text("d", f"so {copied} and more words follow it here", shown=(f"x {copied} y",), peak=9),
+        text("d", f"so {copied} and more words follow it here", quoted=(f"x {copied} y",), peak=9),
         text("e", "the best of all the texts in this test", peak=5),
         text("f", "the best of all the texts in this quest", peak=4),
         text("g", "this was said in the anchor long ago", peak=3),
@@ -683,10 +685,10 @@ def test_every_reason_and_their_order():
 
 
 def test_the_first_reason_that_holds_is_given():
-    both = text("a", peak=0.0, problem="refusal", shown=("a0 a1 a2 a3 a4 a5",))
+    both = text("a", peak=0.0, problem="refusal", quoted=("a0 a1 a2 a3 a4 a5",))
     assert reasons(judge([both], {}, threshold=0, keep=1)) == {"a": "refusal"}
     assert reasons(judge([both._replace(problem="")], {}, threshold=0, keep=1)) == {"a": "echo"}
-    leaked = both._replace(problem="", shown=())
+    leaked = both._replace(problem="", quoted=())
     assert reasons(judge([leaked], {}, threshold=0, keep=1, leaked={"a"})) == {"a": "contamination"}
     assert reasons(judge([leaked], {}, threshold=0, keep=1)) == {"a": "below threshold"}
 
@@ -767,7 +769,7 @@ def test_every_candidate_gets_one_verdict_and_the_kept_deserve_it(
     assert all(one.problem == v.reason for one, v in zip(texts, found, strict=True) if one.problem)
     said = [frozenset(filter._grams(words(texts[int(v.candidate[1:])].text))) for v in kept]
     for i, one in enumerate(said):
-        assert all(len(one & other) / len(one | other) < filter.NEAR for other in said[:i])
+        assert all(len(one & other) / len(one | other) < filter.SAME_TEXT for other in said[:i])
     covered = [gap for v in kept for gap in v.gains]
     assert len(covered) == len(set(covered))
     assert set(covered) == {gap for v in kept for gap in fires[v.candidate]}
@@ -843,10 +845,10 @@ def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
             "empty": "...",
         }
     )
-    leaks.look("something else")
-    assert leaks.found == set()
-    leaks.look(long)
-    assert leaks.found == {"thirteen", "short", "word"}
+    leaks.compare("something else")
+    assert leaks.candidates == set()
+    leaks.compare(long)
+    assert leaks.candidates == {"thirteen", "short", "word"}
 
 
 def test_words_of_scripts_without_spaces_are_signs():
@@ -1043,26 +1045,26 @@ def test_a_text_that_failed_is_tried_again_in_the_next_run(world):
 
 def test_a_torn_line_is_dropped_and_a_damaged_one_is_told(tmp_path):
     path = tmp_path / "_texts.jsonl"
-    journal = candidates.Journal(path)
+    journal = CandidateJournal(path)
     first = Written("a", "one\u2028two\nthree", True, 3, "", 9, None)
     journal.append(first)
     with path.open("ab") as file:
         file.write(b'{"key": "b", "te')
-    again = candidates.Journal(path)
+    again = CandidateJournal(path)
     assert again.read() == {"a": first}
     second = first._replace(key="b", cost=0.5)
     again.append(second)
-    assert candidates.Journal(path).read() == {"a": first, "b": second}
+    assert CandidateJournal(path).read() == {"a": first, "b": second}
     path.write_bytes(path.read_bytes().replace(b'"finished"', b'"finish"', 1))
     with pytest.raises(InputError, match="Line 1 of .* is damaged"):
-        candidates.Journal(path).read()
+        CandidateJournal(path).read()
 
 
 def test_seconds_go_on_where_the_last_session_ended(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for expected in (5.0, 10.0):
-        journal = candidates.Journal(tmp_path / "_texts.jsonl")
+        journal = CandidateJournal(tmp_path / "_texts.jsonl")
         journal.read()
         now[0] += 5
         journal.append(Written(f"k{expected}", "x", True, 1, "", 1, None))
@@ -1083,7 +1085,9 @@ def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
         "writer": writer,
         "progress": quiet,
     }
-    found = synthesis.pilot(spec, gaps=1, **doors)
+    few = replace(spec, approved=synthesis.pilot_pairs(spec.approved, 1))
+    tried = world.runs.manifest(synthesis.synthesize(few, **doors))
+    found = synthesis.forecast(tried, len(spec.approved))
     facts = world.facts(found.run)
     assert found.candidates == 4 and facts["gaps"] == 1
     assert found.accepted == facts["accepted"] and found.rate == found.accepted / 4
@@ -1093,8 +1097,6 @@ def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
     assert found.cost is None
     whole = synthesis.synthesize(spec, **doors)
     assert len(writer.requests) == 8 == world.facts(whole)["n_candidates"]
-    with pytest.raises(InputError, match="needs approved pairs"):
-        synthesis.pilot(replace(spec, approved=()), **doors)
 
 
 MORTAL = """

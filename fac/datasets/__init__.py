@@ -20,53 +20,16 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from fac.datasets.format import (
-    FORMATS,
-    Format,
-    export_formats,
-    file_titles,
-    in_a_row,
-    open_source,
-)
-from fac.datasets.layout import (
-    LAYOUTS,
-    ColumnOptions,
-    Layout,
-    SourceLayout,
-    layout_titles,
-    recognise,
-)
-from fac.datasets.lines import MAX_ROW_BYTES, json_line
-from fac.datasets.rows import MAX_CHARACTERS, Columns, SourceRow
+from fac.datasets.format import FORMATS, export_formats, file_titles, in_a_row, open_source
+from fac.datasets.layout import ColumnOptions, SourceLayout, layout_titles, recognise
+from fac.datasets.lines import json_line
+from fac.datasets.rows import MAX_CHARACTERS, Columns
 from fac.datasets.samples import Sample, sample_id, sample_of
 from fac.datasets.sources import Progress, Source, readable
 from fac.errors import BadRow, InputError
 
-__all__ = [
-    "FORMATS",
-    "LAYOUTS",
-    "MAX_CHARACTERS",
-    "MAX_ROW_BYTES",
-    "PEEK_ROWS",
-    "ColumnOptions",
-    "Columns",
-    "Format",
-    "Layout",
-    "Progress",
-    "SampleReader",
-    "SourceRow",
-    "Sample",
-    "SourceLayout",
-    "file_titles",
-    "export_formats",
-    "in_a_row",
-    "json_line",
-    "layout_titles",
-    "read_samples",
-    "recognise",
-    "sample_id",
-    "sample_of",
-]
+__all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "export_formats"]
+__all__ += ["file_titles", "in_a_row", "json_line", "layout_titles", "read_samples", "sample_id"]
 
 PEEK_ROWS = 1000
 """How many rows the columns are collected from before the layout is decided."""

@@ -23,7 +23,6 @@ class Export(NamedTuple):
 
     write: Callable[[pa.Table, Path], None]
     """The same rows give the same bytes."""
-
     data_file: str = ""
     """Where the rows lie in the folder that an export is; empty where it is a file."""
 
@@ -34,31 +33,21 @@ class Format:
 
     title: str
     """What people call it, for buttons and lists."""
-
     preference: int
     """The lower ones stand first in lists; the lowest of a kind where nothing tells them apart."""
-
     kind: str
     """What run ids and manifests call it: formats that only their text tells apart have one."""
-
     open: Callable[[Origin], Source]
-    """Raises InputError for what it cannot read."""
-
     suffixes: tuple[str, ...] = ()
     """Of its files, the usual one first; none where it is no file."""
-
     scheme: str = ""
     """What a source that is no file begins with."""
-
     magic: bytes = b""
     """What files that are no text begin with."""
-
     start: str = ""
-    """What its text begins with, of whatever name the file."""
-
+    """What its text begins with, whatever the file is called."""
     export: Export | None = None
     """None where it is only read."""
-
     spelled_out: str = ""
     """The title in sentences, where it differs."""
 

@@ -6,7 +6,7 @@ Each layout is a module of `fac.datasets.layouts`; nothing lists them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import NamedTuple
@@ -23,13 +23,10 @@ class Column(NamedTuple):
     part: str
     """What it is to the layout: the key by which its function finds the column's name. The column
     `rejected` is no part of the chat but kept beside it."""
-
     names: tuple[str, ...]
     """What it may be called, in lower case; of an optional column, the first that is there."""
-
     required: bool = True
     """A layout is recognised by these."""
-
     may_be_label: bool = False
     """Also read where --label-field names it."""
 
@@ -49,13 +46,10 @@ class Layout:
 
     title: str
     """What people call it, for lists."""
-
     preference: int
     """Of the layouts whose columns are all there, those with the lowest are meant."""
-
     columns: tuple[Column, ...]
     """In the order of the layout's name, which ends with the last required one."""
-
     chat: Callable[[Columns, Mapping[str, str]], Chat]
     """A row and the names of its columns by part -> the chat. Raises UnusableRow."""
 
@@ -68,12 +62,10 @@ class Layout:
         """
         options: list[list[str | None]] = []
         for column in self.columns:
-            present: list[str | None] = [names[name] for name in column.names if name in names]
-            present = [
-                name for name in present if name != first and (column.may_be_label or name != label)
-            ]
-            options.append(present if column.required else (present or [None])[:1])
-        if first is not None:
+            excluded = {first} if column.may_be_label else {first, label}
+            present = [names[n] for n in column.names if n in names and names[n] not in excluded]
+            options.append([*present] if column.required else [*present, None][:1])
+        if first:
             options[0] = [first]
         parts = [column.part for column in self.columns]
         return [
@@ -174,25 +166,22 @@ def recognise(rows: Iterable[Columns], options: ColumnOptions, source: str) -> S
             f"with --text-field COLUMN (plain text) or --messages-field COLUMN (chats)."
         )
     (candidate,) = candidates
-    label = names.get("label", "label")  # which may come after the first rows
-    if label in candidate.chat_columns:
-        return SourceLayout(candidate.layout, candidate.columns, options.label_field)
-    return SourceLayout(candidate.layout, candidate.columns, options.label_field or label)
+    usual: str | None = names.get("label", "label")  # which may come after the first rows
+    if usual in candidate.chat_columns:
+        usual = None
+    return replace(candidate, label=options.label_field or usual)
 
 
 def _candidates(names: Mapping[str, str], options: ColumnOptions) -> Sequence[SourceLayout]:
     """Layouts these columns (lower-case name -> name) could mean; only the most preferred."""
-    for layout, column in (
-        (LAYOUTS["text"], options.text_field),
-        (LAYOUTS["messages"], options.messages_field),
-    ):
-        if column:
-            matches = layout.matches(names, options.label_field, column)
-            return [SourceLayout(layout, columns) for columns in matches]
+    first = options.text_field or options.messages_field
+    layouts = [layout for _, layout in LAYOUTS.items()]
+    if first:
+        layouts = [LAYOUTS["text" if options.text_field else "messages"]]
     matching = [
         SourceLayout(layout, columns)
-        for _, layout in LAYOUTS.items()
-        for columns in layout.matches(names, options.label_field)
+        for layout in layouts
+        for columns in layout.matches(names, options.label_field, first)
     ]
     best = min((match.layout.preference for match in matching), default=0)
     return [match for match in matching if match.layout.preference == best]

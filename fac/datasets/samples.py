@@ -19,16 +19,12 @@ class Sample(NamedTuple):
 
     line: int
     """1-based line of the file where it begins; the row for Parquet and the hub."""
-
     sample_id: str
     """Hash of the messages: equal samples have equal ids whatever file they came from."""
-
     messages: Chat
     """At least one message, roles from schema.ROLES; a plain text is one user turn."""
-
     label: str | None
     """What the label column holds, as text."""
-
     meta: str
     """JSON object: `line`, `columns` (those that are neither text nor label), and `rejected`."""
 

@@ -1,5 +1,4 @@
-"""What was named as a source: its bytes, its digest, its rows, and what cannot be opened or breaks
-off."""
+"""What was named as a source, opened: its digest, its rows, and what cannot be read."""
 
 from __future__ import annotations
 
@@ -8,7 +7,8 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
@@ -21,27 +21,11 @@ from fac.errors import InputError
 PEEK_BYTES = 2**20
 """How far into a text file the columns are collected before the layout is decided."""
 
-_HEAD_BYTES = 2**16
 _BOM = b"\xef\xbb\xbf"
 
 
 class Progress(Protocol):
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
-
-
-class Source(Protocol):
-    """What rows are read from."""
-
-    name: str
-    """What it is called in sentences and manifests: a file name or a hub id."""
-    columns: Sequence[str]
-    """Known before the first row; empty where every row names its own."""
-    done: int
-    total: int
-
-    def digest(self, report: Progress) -> str: ...
-    def rows(self) -> Iterator[SourceRow]: ...
-    def peeked_enough(self) -> bool: ...
 
 
 class Origin(NamedTuple):
@@ -61,11 +45,6 @@ class Origin(NamedTuple):
         """A file's name, printable also where it is no UTF-8."""
         return (self.path.name or self.address).encode("utf-8", "backslashreplace").decode()
 
-    @property
-    def text_head(self) -> bytes:
-        """The first bytes of a text, without a byte order mark."""
-        return self.head.removeprefix(_BOM)
-
     @contextmanager
     def opened(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         """The unzipped bytes, and the file, whose position tells how far reading has come."""
@@ -75,16 +54,6 @@ class Origin(NamedTuple):
                 return
             with gzip.GzipFile(fileobj=raw) as plain, io.BufferedReader(plain) as stream:
                 yield stream, raw
-
-    def digest(self, total: int, report: Progress) -> str:
-        """The hash of the file as it lies there."""
-        sha = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while chunk := file.read(2**20):
-                sha.update(chunk)
-                if file.tell() % 2**26 == 0:
-                    report(0, total, "checking the file")
-        return sha.hexdigest()
 
 
 def file_origin(address: str) -> Origin:
@@ -101,37 +70,64 @@ def file_origin(address: str) -> Origin:
         with path.open("rb") as file:
             origin = origin._replace(zipped=file.read(2) == b"\x1f\x8b")
         with origin.opened() as (stream, _):
-            head = stream.read(_HEAD_BYTES)
+            head = stream.read(2**16)
         if not head:
             raise InputError(f"{name} is empty: give a file with at least one sample.")
     return origin._replace(head=head)
 
 
-class TextSource:
-    """A text file whose rows some reader knows to find: its bytes, behind the byte order mark, and
-    its origin -> rows."""
+class Source(ABC):
+    """What rows are read from, as often as one likes."""
 
     columns: Sequence[str] = ()
+    """Known before the first row; empty where every row names its own."""
 
-    def __init__(
-        self, origin: Origin, read_rows: Callable[[IO[bytes], Origin], Iterator[SourceRow]]
-    ):
+    done = total = 0
+    """Bytes or rows read so far, and all of them."""
+
+    def __init__(self, origin: Origin):
+        """Raises InputError for what cannot be read."""
+        self.origin = origin
         self.name = origin.name
-        self.done = 0
-        self.total = origin.path.stat().st_size
-        self._origin = origin
-        self._read_rows = read_rows
+        """What it is called in sentences and manifests: a file name or a hub id."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[SourceRow]: ...
 
     def digest(self, report: Progress) -> str:
-        return self._origin.digest(self.total, report)
+        """The hash of the file as it lies there."""
+        sha = hashlib.sha256()
+        with self.origin.path.open("rb") as file:
+            while chunk := file.read(2**20):
+                sha.update(chunk)
+                if file.tell() % 2**26 == 0:
+                    report(0, self.total, "checking the file")
+        return sha.hexdigest()
+
+    def peeked_enough(self) -> bool:
+        """Whether the rows read so far say which columns there are."""
+        return True
+
+
+class TextSource(Source):
+    """A text file; each format finds its rows in its own way."""
+
+    def __init__(self, origin: Origin):
+        super().__init__(origin)
+        self.total = origin.path.stat().st_size
+        self.head = origin.head.removeprefix(_BOM)
+
+    @abstractmethod
+    def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
+        """Rows of the text, without its byte order mark."""
 
     def peeked_enough(self) -> bool:
         return self.done > PEEK_BYTES
 
     def rows(self) -> Iterator[SourceRow]:
-        with self._origin.opened() as (stream, raw):
-            stream.read(len(self._origin.head) - len(self._origin.text_head))
-            for row in self._read_rows(stream, self._origin):
+        with self.origin.opened() as (stream, raw):
+            stream.read(len(self.origin.head) - len(self.head))
+            for row in self.read(stream):
                 self.done = raw.tell()
                 yield row
             self.done = self.total
@@ -146,14 +142,11 @@ def readable(name: str) -> Iterator[None]:
         raise InputError(
             f"{name} is a damaged or truncated gzip file ({error}): fetch it again."
         ) from error
-    except pa.ArrowException as error:
-        raise InputError(_damaged_parquet(name, error)) from error
-    except OSError as error:
-        if error.errno is None:  # Arrow speaks of damaged pages as input and output errors
-            raise InputError(_damaged_parquet(name, error)) from error
-        raise InputError(f"{name} cannot be read: {error.strerror}.") from error
-
-
-def _damaged_parquet(name: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0].rstrip(".")[:200]
-    return f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{name} cannot be read: {error.strerror}.") from error
+        # Arrow speaks of damaged pages as input and output errors
+        reason = str(error).splitlines()[0].rstrip(".")[:200]
+        raise InputError(
+            f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
+        ) from error

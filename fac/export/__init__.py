@@ -11,39 +11,32 @@ again: nothing may be rejected, and no text may have changed.
 lineage  why a row is there
 forms    its columns
 card     what a reader of the file needs to know
-files    written beside their place, read back, then moved there
+here     written beside its place, read back, then moved there
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fac.datasets import in_a_row
-from fac.errors import InputError
-from fac.export.card import dataset_card
-from fac.export.files import (
-    CARD,
-    EXPORT_FORMATS,
-    must_be_an_export,
-    read_back,
-    temporary_folder,
-)
+from fac.datasets import export_formats, in_a_row, read_samples
+from fac.errors import BadRow, InputError, disk_room
+from fac.export.card import MADE_BY, dataset_card
 from fac.export.forms import FORM_OF, FORMS, export_table
-from fac.export.lineage import LINEAGE, SynthesisRun
+from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
 from fac.schema import Chat
 from fac.store.runs import Runs
 
-__all__ = [
-    "EXPORT_FORMATS",
-    "FORM_OF",
-    "FORMS",
-    "LINEAGE",
-    "Exported",
-    "Provenance",
-    "export",
-    "provenance",
-]
+__all__ = ["EXPORT_FORMATS", "FORM_OF", "FORMS", "LINEAGE", "Exported", "Provenance"]
+__all__ += ["export", "provenance"]
+
+EXPORT_FORMATS = export_formats()
+"""How samples are written, by the format's name."""
+
+CARD = "README.md"
 
 
 class Exported(NamedTuple):
@@ -93,16 +86,16 @@ def export(
     table = export_table(rows, form)
     write, data_file = EXPORT_FORMATS[format]
     if data_file:
-        must_be_an_export(out)
+        _must_be_an_export(out)
     elif out.is_dir():
         folders = in_a_row([name for name, written in EXPORT_FORMATS.items() if written.data_file])
         raise InputError(f"{str(out)!r} is a folder: name a file, or give --format {folders}.")
-    with temporary_folder(out) as folder:
+    with _temporary_folder(out) as folder:
         whole = folder / out.name
         data = whole / data_file
         data.parent.mkdir(parents=True, exist_ok=True)
         write(table, data)
-        read_back(data, rows)
+        _read_back(data, rows)
         text = dataset_card(synthesis, table, form, data_file or out.name)
         card = whole / CARD if data_file else folder / f"{out.stem}.card.md"
         card.write_text(text, encoding="utf-8")
@@ -139,3 +132,42 @@ def provenance(run_id: str, row: int | str, *, runs: Runs) -> Provenance:
         rivals=synthesis.rivals(candidate),
         prompt=synthesis.prompt(candidate),
     )
+
+
+@contextmanager
+def _temporary_folder(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out` that is gone afterwards."""
+    if not out.name or out.name == "..":
+        raise InputError(f"{str(out)!r} is no name for an export: give a file or a new folder.")
+    try:
+        with disk_room(out.name):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+                yield Path(folder)
+    except OSError as error:
+        raise InputError(f"{str(out)!r} cannot be written: {error.strerror}.") from error
+
+
+def _must_be_an_export(out: Path) -> None:
+    """Raises InputError where `out` is something else than an export, which is not replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    card = out / CARD
+    tagged = card.is_file() and MADE_BY in card.read_text("utf-8", errors="replace")
+    if not tagged or {path.name for path in out.iterdir()} != {CARD, "data"}:
+        raise InputError(f"{str(out)!r} holds something else than an export: name a new folder.")
+
+
+def _read_back(path: Path, rows: Sequence[ExportRow]) -> None:
+    """Raises InputError where `ingest` would refuse a row or find another text in it."""
+    for row, exported in zip(read_samples(path), rows, strict=True):
+        name = exported.lineage["candidate"]
+        if isinstance(row, BadRow):
+            raise InputError(
+                f"The text of {name} can be no sample ({row.reason}): synthesize with another seed."
+            )
+        if row.sample_id != exported.lineage["sample_id"]:
+            raise InputError(
+                f"The text of {name} would be read back as {row.messages!r:.80}: choose the form "
+                f"chat."
+            )

@@ -7,8 +7,10 @@ import re
 import pyarrow as pa
 
 from fac.datasets import json_line
-from fac.export.files import MADE_BY
 from fac.export.lineage import SynthesisRun
+
+MADE_BY = "fac-explorer"
+"""A tag of the card, by which a folder is known as an export."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 

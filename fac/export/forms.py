@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from fac.errors import InputError
-from fac.export.lineage import LINEAGE, ExportRow, plain_chat
+from fac.export.lineage import LINEAGE, ExportRow
 from fac.schema import CHAT_TYPE
 
 FORMS = ("chat", "preference", "classification", "choice")
@@ -35,7 +35,7 @@ def _as_chat(sample: ExportRow) -> dict[str, Any]:
 
 
 def _as_preference(sample: ExportRow) -> dict[str, Any]:
-    rejected = plain_chat(sample.extra.get("rejected", []))
+    rejected = sample.extra.get("rejected", [])
     *prompt, chosen = sample.messages
     if not prompt or rejected[:-1] != prompt:
         raise _unlike(sample, "preference", "no two answers to one prompt")

@@ -7,7 +7,7 @@ and folders are not on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -22,58 +22,57 @@ from fac.schema import Chat
 from fac.store.runs import Runs
 
 APPROVAL = pa.struct(
-    [
-        ("reviewer", pa.string()),
-        ("at", pa.string()),  # ISO time
-        ("seen", pa.string()),  # hash of the pair as it was shown
-    ]
+    {
+        "reviewer": pa.string(),
+        "at": pa.string(),  # ISO time
+        "seen": pa.string(),  # hash of the pair as it was shown
+    }
 )
 
 PAIR = pa.struct(
-    [
-        ("run", pa.string()),  # the pairs run, or the rescore run of an edited pair
-        ("pair", pa.string()),
-        ("origin", pa.string()),
-        ("positive_peak", pa.float32()),
-        ("negative_peak", pa.float32()),
-    ]
+    {
+        "run": pa.string(),  # the pairs run, or the rescore run of an edited pair
+        "pair": pa.string(),
+        "origin": pa.string(),
+        "positive_peak": pa.float32(),
+        "negative_peak": pa.float32(),
+    }
 )
 
+FILTER = pa.struct(
+    {
+        "threshold": pa.float64(),  # activation > threshold, strictly
+        "keep": pa.int32(),  # best kept per gap
+        "rank": pa.int32(),  # among its gap's candidates that pass, from 0
+    }
+)
+
+SPAN = pa.struct({"role": pa.string(), "position": pa.int32()})
+"""Where a peak is: whose turn, which token of the rendered chat."""
+
 LINEAGE = pa.struct(
-    [
-        ("run", pa.string()),  # of the synthesis
-        ("candidate", pa.string()),  # in that run
-        ("sample_id", pa.string()),  # hash of the messages, as in a dataset run
-        ("feature", pa.int32()),  # the gap it was written for; null where for none
-        ("encoder", pa.string()),  # model, layer and SAE with their revisions
-        ("sae", pa.string()),  # its name and the hash of its weights
-        ("activation", pa.float32()),  # g_i(x) of that feature; null where there is none
-        (
-            "span",
-            pa.struct([("role", pa.string()), ("position", pa.int32())]),
-        ),  # where its peak is: whose turn, which token of the rendered chat
-        ("gains", pa.list_(pa.int32())),  # gaps that no better kept sample covers
-        ("method", pa.string()),  # two-step, or which baseline
-        ("style", pa.string()),  # how it was asked for
-        ("pair", PAIR),  # null for baselines
-        ("approvals", pa.list_(APPROVAL)),  # who approved the pair
-        ("decisions", pa.string()),  # digest of every decision the run was made with
-        ("prompt_hash", pa.string()),
-        ("generator", pa.string()),  # the model that wrote it, with its revision where known
-        ("writer", pa.string()),  # local, steered, openai
-        ("seed", pa.int64()),
-        ("temperature", pa.float64()),
-        (
-            "filter",
-            pa.struct(
-                [
-                    ("threshold", pa.float64()),  # activation > threshold, strictly
-                    ("keep", pa.int32()),  # best kept per gap
-                    ("rank", pa.int32()),  # among its gap's candidates that pass, from 0
-                ]
-            ),
-        ),
-    ]
+    {
+        "run": pa.string(),  # of the synthesis
+        "candidate": pa.string(),  # in that run
+        "sample_id": pa.string(),  # hash of the messages, as in a dataset run
+        "feature": pa.int32(),  # the gap it was written for; null where for none
+        "encoder": pa.string(),  # model, layer and SAE with their revisions
+        "sae": pa.string(),  # its name and the hash of its weights
+        "activation": pa.float32(),  # g_i(x) of that feature; null where there is none
+        "span": SPAN,
+        "gains": pa.list_(pa.int32()),  # gaps that no better kept sample covers
+        "method": pa.string(),  # two-step, or which baseline
+        "style": pa.string(),  # how it was asked for
+        "pair": PAIR,  # null for baselines
+        "approvals": pa.list_(APPROVAL),  # who approved the pair
+        "decisions": pa.string(),  # digest of every decision the run was made with
+        "prompt_hash": pa.string(),
+        "generator": pa.string(),  # the model that wrote it, with its revision where known
+        "writer": pa.string(),  # local, steered, openai
+        "seed": pa.int64(),
+        "temperature": pa.float64(),
+        "filter": FILTER,
+    }
 )
 """Why a row is there; the same in every format."""
 
@@ -105,9 +104,11 @@ class SynthesisRun:
         for hit in sorted(self._rows("hits"), key=lambda h: (-h["peak"], h["feature"])):
             self.hits[hit["candidate"]].append(hit)
         self.decisions = self._rows("decisions")
-        self._decisions_on: dict[str, list[dict[str, Any]]] = {}
+        self._approvals: dict[str, list[dict[str, Any]]] = {}
         for decision in self.decisions:
-            self._decisions_on.setdefault(decision["subject"], []).append(decision)
+            if decision["verdict"] == "approve":
+                approval = {name: decision[name] for name in APPROVAL.names}
+                self._approvals.setdefault(decision["subject"], []).append(approval)
         pairs: PairsManifest = runs.manifest(self.spec.pairs)
         self.anchor: MeasureFacts = runs.manifest(pairs.facts.anchor).facts
         self.dataset: MeasureFacts = runs.manifest(pairs.facts.dataset).facts
@@ -132,11 +133,12 @@ class SynthesisRun:
 
     def _export_row(self, verdict: Mapping[str, Any]) -> ExportRow:
         candidate = self._candidates[verdict["candidate"]]
-        messages = plain_chat(candidate["messages"])
+        messages = candidate["messages"]
         feature = candidate["feature"] if candidate["feature"] >= 0 else None
         hits = self.hits[verdict["candidate"]]
         hit = next((hit for hit in hits if hit["feature"] == feature), None)
         pair = self.pair_of(verdict["candidate"])
+        subject = f"pair/{pair['run']}/{pair['feature']}" if pair else ""
         lineage = {
             "run": self.run_id,
             "candidate": verdict["candidate"],
@@ -145,12 +147,12 @@ class SynthesisRun:
             "encoder": self.anchor.encoder,
             "sae": self.sae,
             "activation": hit["peak"] if hit else None,
-            "span": {name: hit[name] for name in ("role", "position")} if hit else None,
+            "span": {name: hit[name] for name in SPAN.names} if hit else None,
             "gains": verdict["gains"],
             "method": self.spec.method,
             "style": candidate["style"],
             "pair": {name: pair[name] for name in PAIR.names} if pair else None,
-            "approvals": self._approvals(pair),
+            "approvals": self._approvals.get(subject, []),
             "decisions": self.facts.decisions,
             "prompt_hash": candidate["prompt_hash"],
             "generator": self.generator,
@@ -180,21 +182,18 @@ class SynthesisRun:
     @cached_property
     def _pairs(self) -> dict[str, dict[str, Any]]:
         """The pairs that decisions of this run are about, by id."""
-        runs = sorted({subject.split("/")[1] for subject in self._decisions_on})
-        rows = {run: self._runs.table(run, "pairs").to_pylist() for run in runs}
-        return {row["pair"]: {"run": run, **row} for run in rows for row in rows[run]}
-
-    def _approvals(self, pair: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-        if pair is None:
-            return []
-        decisions = self._decisions_on[f"pair/{pair['run']}/{pair['feature']}"]
-        return [{n: d[n] for n in APPROVAL.names} for d in decisions if d["verdict"] == "approve"]
+        runs = sorted({decision["subject"].split("/")[1] for decision in self.decisions})
+        return {
+            row["pair"]: {"run": run, **row}
+            for run in runs
+            for row in self._runs.table(run, "pairs").to_pylist()
+        }
 
     def rivals(self, candidate: str) -> list[dict[str, Any]]:
         """Verdicts on the other candidates for the same gap, strongest first, with their texts."""
         feature = self._candidates[candidate]["feature"]
         others = [
-            {**verdict, "messages": plain_chat(self._candidates[name]["messages"])}
+            {**verdict, "messages": self._candidates[name]["messages"]}
             for name, verdict in self._verdicts.items()
             if name != candidate and self._candidates[name]["feature"] == feature
         ]
@@ -204,8 +203,3 @@ class SynthesisRun:
         """What was asked for the text, as JSON has it; None where the run does not say."""
         prompts = {row["about"]: row["prompt"] for row in self._rows("replies")}
         return json.loads(prompts[candidate]) if candidate in prompts else None
-
-
-def plain_chat(messages: Sequence[Mapping[str, str]]) -> Chat:
-    """A chat without what a table adds to its messages."""
-    return [{"role": m["role"], "content": m["content"]} for m in messages]

@@ -8,7 +8,7 @@ explainer, language model and person is tested on samples no explanation has see
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -113,22 +113,15 @@ def blocks(
         for f in block:
             rng = generator(measure, f)
             training = training_part(firing[f], rng)
-            spans_of_feature = spans[f]
-            item = Evidence(
-                feature=f,
-                firing=firing[f],
-                training=training,
-                spans=_distinct(spans_of_feature),
-                promotes=tuple(promotes[f].as_py()),
-                examples=[],
-            )
+            own_spans, examples = spans[f], []
             if test:
                 others = [n for n in pool if n != f]
-                chosen = _test(item, spans_of_feature, near_by[f], others, spans, rng)
+                near = near_by[f]
+                examples = _test(f, own_spans, firing[f], training, near, others, spans, rng)
                 if texts:
-                    chosen = [row | {"span": spans.row(row.pop("at"))} for row in chosen]
-                item = item._replace(examples=chosen)
-            items.append(item)
+                    examples = [row | {"span": spans.row(row.pop("at"))} for row in examples]
+            promoted = tuple(promotes[f].as_py())
+            items.append(Evidence(f, firing[f], training, _distinct(own_spans), promoted, examples))
         yield items
 
 
@@ -185,17 +178,30 @@ class _ByFeature:
         return int(first), int(last)
 
 
+def _firsts(spans: Iterable[Span], key: Callable[[Span], object]) -> list[Span]:
+    """The first span of each key."""
+    firsts: dict[object, Span] = {}
+    for span in spans:
+        firsts.setdefault(key(span), span)
+    return list(firsts.values())
+
+
 def _distinct(spans: Iterable[Span]) -> list[Span]:
     """One span a sample and role: "top" and "spread" overlap. Strongest first."""
-    firsts: dict[tuple[int, str], Span] = {}
-    for span in spans:
-        firsts.setdefault((span["sample"], span["role"]), span)
-    return sorted(firsts.values(), key=lambda s: (-s["peak"], s["sample"], s["role"]))
+    firsts = _firsts(spans, lambda s: (s["sample"], s["role"]))
+    return sorted(firsts, key=lambda s: (-s["peak"], s["sample"], s["role"]))
+
+
+def one_each(spans: Iterable[Span]) -> list[Span]:
+    """The first span of every sample, so that no test holds one sample twice."""
+    return _firsts(spans, lambda s: s["sample"])
 
 
 def _test(
-    item: Evidence,
-    all_spans: list[Span],
+    feature: int,
+    own_spans: list[Span],
+    firing: np.ndarray,
+    training: np.ndarray,
     neighbours: Sequence[int],
     pool: Sequence[int],
     spans: _ByFeature,
@@ -203,38 +209,28 @@ def _test(
 ) -> list[dict[str, Any]]:
     """The shuffled test of one feature: held-out spans over all strengths, and texts where it is
     silent, first those on which its decoder neighbours fire."""
-    training, firing = frozenset(item.training.tolist()), frozenset(item.firing.tolist())
-    positives = one_each(s for s in all_spans if s["sample"] not in training)
+    seen, fires = frozenset(training.tolist()), frozenset(firing.tolist())
+    positives = one_each(s for s in own_spans if s["sample"] not in seen)
     positives = evenly(sorted(positives, key=lambda s: -s["peak"]), POSITIVES)
     beside = (s for n in neighbours for s in spans.some(n, 2, rng))
-    hard = one_each(s for s in beside if s["sample"] not in firing)[:HARD]
+    hard = one_each(s for s in beside if s["sample"] not in fires)[:HARD]
     apart = (s for i in rng.permutation(len(pool)) for s in spans.some(pool[i], 1, rng))
-    silent = (s for s in apart if s["sample"] not in firing)
+    silent = (s for s in apart if s["sample"] not in fires)
     negatives = one_each(islice(chain(hard, silent), 2 * NEGATIVES))[:NEGATIVES]
     chosen = [(s, True, False) for s in positives]
     chosen += [(s, False, i < len(hard)) for i, s in enumerate(negatives)]
-    order = rng.permutation(len(chosen))
+    shuffled = [chosen[i] for i in rng.permutation(len(chosen)).tolist()]
     return [
         {
-            "feature": item.feature,
+            "feature": feature,
             "number": number,
-            "source_feature": chosen[i][0]["feature"],
-            "source_kind": chosen[i][0]["kind"],
-            "source_rank": chosen[i][0]["rank"],
-            "positive": chosen[i][1],
-            "hard": chosen[i][2],
-            "at": chosen[i][0]["at"],
+            **{f"source_{name}": span[name] for name in ("feature", "kind", "rank")},
+            "positive": positive,
+            "hard": is_hard,
+            "at": span["at"],
         }
-        for number, i in enumerate(order.tolist())
+        for number, (span, positive, is_hard) in enumerate(shuffled)
     ]
-
-
-def one_each(spans: Iterable[Span]) -> list[Span]:
-    """The first span of every sample, so that no test holds one sample twice."""
-    firsts: dict[int, Span] = {}
-    for span in spans:
-        firsts.setdefault(span["sample"], span)
-    return list(firsts.values())
 
 
 def evenly(items: Sequence[Span], n: int) -> list[Span]:

@@ -8,10 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 from fac import agreement
-from fac.config import ExplainSpec
 from fac.generator.batch_chat import Question
-from fac.interpret.parts import FeatureExplanation, Row
-from fac.interpret.step_run import StepRun, Unread
+from fac.interpret.parts import Explanations
+from fac.interpret.step_run import ExplainRun, Row, Unread
 from fac.prompts import Prompt, scoring
 
 PER_QUESTION = 5
@@ -36,7 +35,7 @@ class Exam(NamedTuple):
     truth: str
     """Column of the examples with the right answer."""
 
-    def take(self, run: StepRun[ExplainSpec], explanations: dict[int, FeatureExplanation]) -> None:
+    def take(self, run: ExplainRun, explanations: Explanations) -> None:
         """Has the model take it for every explained feature; drops the unanswered."""
         sheets: dict[int, list[tuple[Question, list[Row]]]] = {}
         for feature, explanation in explanations.items():
@@ -53,22 +52,20 @@ class Exam(NamedTuple):
             if any(question.about not in replies for question, _ in sheet):
                 del explanations[feature]
                 continue
-            unreadable = 0
+            answered: list[Row] = []
             for question, part in sheet:
                 parse = partial(scoring.read_answers, n=len(part))
                 answers = run.read(replies[question.about], parse)
-                if isinstance(answers, Unread):
-                    unreadable += len(part)
-                    continue
-                for row, yes in zip(part, answers, strict=True):
-                    row[self.answer] = yes
+                if not isinstance(answers, Unread):
+                    answered += part
+                    for row, yes in zip(part, answers, strict=True):
+                        row[self.answer] = yes
             if sheet:
-                answered = [r for _, part in sheet for r in part if r.get(self.answer) is not None]
                 truth = [bool(row[self.truth]) for row in answered]
                 accuracy = agreement.balanced_accuracy([r[self.answer] for r in answered], truth)
-                explanations[feature].scores.append(
-                    score_row(feature, self.score, accuracy, n_unreadable=unreadable)
-                )
+                unreadable = sum(len(part) for _, part in sheet) - len(answered)
+                row = score_row(feature, self.score, accuracy, n_unreadable=unreadable)
+                explanations[feature].scores.append(row)
 
 
 def score_row(

@@ -11,8 +11,8 @@ import numpy as np
 from fac.config import ExplainSpec
 from fac.errors import InputError
 from fac.interpret.explainers import tokens
-from fac.interpret.parts import EXPLAINERS, SCORERS, FeatureExplanation, OpenExplainer
-from fac.interpret.step_run import Blocks, OpenChat, Progress, StepRun, perform
+from fac.interpret.parts import EXPLAINERS, SCORERS, FeatureExplanation, OpenExplainer, repeating
+from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, Progress, perform
 from fac.manifest import ExplainFacts
 from fac.store.runs import Runs
 
@@ -51,10 +51,10 @@ def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
         )
     rows = runs.table(spec.explanations, "explanations").to_pylist()
     texts = {row.pop("feature"): FeatureExplanation(**row) for row in rows}
-    return OpenExplainer.of_texts(texts)
+    return repeating(texts)
 
 
-def _explained(run: StepRun[ExplainSpec], *, explainer: OpenExplainer) -> Blocks:
+def _explained(run: ExplainRun, *, explainer: OpenExplainer) -> Blocks:
     spec = run.spec
     source = spec.model or Path(spec.source).name or explainer.source
     unasked = [name for name, scorer in SCORERS.items() if not scorer.needs_model]

@@ -7,7 +7,7 @@ from functools import partial
 
 from fac.config import JudgeSpec
 from fac.interpret.parts import JUDGES
-from fac.interpret.step_run import Blocks, OpenChat, Progress, StepRun, perform
+from fac.interpret.step_run import Blocks, JudgeRun, OpenChat, Progress, perform
 from fac.manifest import RelevanceFacts
 from fac.store.runs import Runs
 
@@ -32,7 +32,7 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> 
     )
 
 
-def _judged(run: StepRun[JudgeSpec], *, source: str) -> Blocks:
+def _judged(run: JudgeRun, *, source: str) -> Blocks:
     levels: Counter[str] = Counter()
     for rows in JUDGES[run.spec.judge].judge(run):
         levels.update(row["level"] for row in rows)

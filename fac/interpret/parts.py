@@ -5,20 +5,19 @@ Parts are imported where their title is shown, so a part imports slow libraries 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fac import config
-from fac.config import ExplainSpec, JudgeSpec
+from fac.config import ExplainSpec
 from fac.interpret.evidence import Evidence
-from fac.interpret.step_run import StepRun
+from fac.interpret.step_run import ExplainRun, JudgeRun, Row
 from fac.registry import Registry
+from fac.schema import CANNOT_TELL
 from fac.store.runs import Runs
-
-Row = dict[str, Any]
 
 EXPLAINED = "explained"
 
@@ -30,9 +29,11 @@ class FeatureExplanation:
     text: str | None
     """What the feature fires on; None where the explainer abstains or its reply is unreadable."""
 
-    status: str = EXPLAINED
     reason: str = ""
     """Why there is no text."""
+
+    status: str = ""
+    """"" is EXPLAINED, or CANNOT_TELL where there is no text."""
 
     inputs: str | None = None
     """JSON: what the explanation was made from."""
@@ -53,31 +54,32 @@ class FeatureExplanation:
     scores: list[Row] = field(default_factory=list)
     """schema.SCORES, as the scorers add them."""
 
+    def __post_init__(self) -> None:
+        self.status = self.status or (EXPLAINED if self.text else CANNOT_TELL)
 
-Explain = Callable[[StepRun[ExplainSpec], Sequence[Evidence]], dict[int, FeatureExplanation]]
-"""Explains a block of features; leaves out those that it says nothing of."""
+
+Explanations = dict[int, FeatureExplanation]
+"""By feature."""
 
 
 class OpenExplainer(NamedTuple):
     """An explainer that has read what it needs of its spec."""
 
-    explain: Explain
+    explain: Callable[[ExplainRun, Sequence[Evidence]], Explanations]
+    """Explains a block of features; leaves out those that it says nothing of."""
+
     version: str = ""
     """Another version is another run: digest of a file, of prompts, of a method."""
 
     source: str = ""
     """Who explains, where neither a model nor a file does."""
 
-    @classmethod
-    def of_texts(cls, texts: Mapping[int, FeatureExplanation], version: str = "") -> OpenExplainer:
-        """Explanations that exist already, by feature."""
 
-        def explain(
-            run: StepRun[ExplainSpec], items: Sequence[Evidence]
-        ) -> dict[int, FeatureExplanation]:
-            return {i.feature: texts[i.feature] for i in items if i.feature in texts}
-
-        return cls(explain, version)
+def repeating(texts: Explanations, version: str = "") -> OpenExplainer:
+    """Says again what is said of features already."""
+    return OpenExplainer(
+        lambda _, items: {i.feature: texts[i.feature] for i in items if i.feature in texts}, version
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ class Scorer:
     meaning: str
     """What it says of an explanation, in a sentence."""
 
-    score: Callable[[StepRun[ExplainSpec], dict[int, FeatureExplanation]], None]
+    score: Callable[[ExplainRun, Explanations], None]
     """Adds to the scores of each explanation, by feature; drops those that the model of a stopped
     run left unanswered."""
 
@@ -126,7 +128,7 @@ class Judge:
     """A judge of relevance; `JUDGE` of a file of fac/interpret/judges."""
 
     title: str
-    judge: Callable[[StepRun[JudgeSpec]], Iterator[list[Row]]]
+    judge: Callable[[JudgeRun], Iterator[list[Row]]]
     """Rows of schema.RELEVANCE, a block of features at a time."""
 
     preference: int

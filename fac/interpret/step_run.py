@@ -59,13 +59,7 @@ class StepRun(Generic[SpecT]):
     """What a part works with: spec and runs, the evidence, and the model to ask."""
 
     def __init__(
-        self,
-        spec: SpecT,
-        runs: Runs,
-        run_id: str,
-        *,
-        chat: ChatModel | None,
-        progress: Progress,
+        self, spec: SpecT, runs: Runs, run_id: str, chat: ChatModel | None, progress: Progress
     ):
         self.spec, self.runs = spec, runs
         self.features = [*spec.features] or evidence.firing_features(runs, spec.measure)
@@ -86,10 +80,8 @@ class StepRun(Generic[SpecT]):
 
     def evidence(self, *, test: bool = True, texts: bool = True) -> Iterator[list[Evidence]]:
         """The evidence of the run's features, a block at a time until the run is stopped."""
-        blocks = evidence.blocks(
-            self.runs, self.spec.measure, self.features, test=test, texts=texts
-        )
-        for block in blocks:
+        measure = self.spec.measure
+        for block in evidence.blocks(self.runs, measure, self.features, test=test, texts=texts):
             yield block
             if self.stopped:
                 break
@@ -187,6 +179,8 @@ class StepRun(Generic[SpecT]):
         }
 
 
+ExplainRun = StepRun[ExplainSpec]
+JudgeRun = StepRun[JudgeSpec]
 Blocks = Generator[dict[str, list[Row]], None, InterpretFacts]
 """Rows of each table, a block of complete features at a time; in the end the step's own facts."""
 
@@ -214,7 +208,7 @@ def perform(
         return run_id
     with runs.exclusive(run_id):
         begun = time.monotonic()
-        run = StepRun(spec, runs, run_id, chat=chat, progress=progress)
+        run = StepRun(spec, runs, run_id, chat, progress)
         features, facts = _write(run, blocks(run), tables, runs.scratch(run_id), verb)
         facts = replace(
             facts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fac.config import digest
@@ -75,21 +75,16 @@ def _reply_form(profile: Profile) -> tuple[str, dict[str, Any]]:
     return f"Answer with one JSON object and nothing else: {{{listed}}}", object_form(strings)
 
 
-def _in_form(profile: Profile, example: Mapping[str, str]) -> str:
-    if len(profile.parts) == 1:
-        return next(iter(example.values()))
-    return json.dumps(example)
-
-
 def _writing(profile: Profile, rules: str, example: str | None, case: str) -> Prompt:
     asks, form = _reply_form(profile)
     system = rules.format(one=profile.singular, rules=profile.rules)
     worked: tuple[Message, ...] = ()
     if example is not None:
+        answer = json.dumps(profile.example) if form else "".join(profile.example.values())
         system = f"{system}\n\n{UNTRUSTED}"
         worked = (
             {"role": "user", "content": f"{example}\n\n{asks}"},
-            {"role": "assistant", "content": _in_form(profile, profile.example)},
+            {"role": "assistant", "content": answer},
         )
     return Prompt(
         (

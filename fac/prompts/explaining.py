@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fac.prompts.fences import Excerpt, fenced, harmless, numbered, one_line
-from fac.prompts.form import Form, Prompt, bad_reply, plain_words, read_form, worked_prompt
+from fac.prompts.form import (
+    LATE_TEXTS,
+    Form,
+    Prompt,
+    bad_reply,
+    plain_words,
+    read_form,
+    worked_prompt,
+)
 
 
 class Explanation(NamedTuple):
@@ -51,11 +59,7 @@ def _explain_case(texts: Sequence[str], promotes: Sequence[str]) -> str:
 
 EXPLAIN_EXAMPLE = (
     _explain_case(
-        [
-            "the train was <<late>> again this morning",
-            "Sorry for the <<delay>>, we ran into traffic",
-            "our parcel arrived two weeks <<overdue>>",
-        ],
+        LATE_TEXTS,
         (),
     ),
     {

@@ -45,6 +45,12 @@ class Prompt(NamedTuple):
 
 ABOUT_LATENESS = "words saying that something or someone is late or delayed"
 
+LATE_TEXTS = (
+    "the train was <<late>> again this morning",
+    "Sorry for the <<delay>>, we ran into traffic",
+    "our parcel arrived two weeks <<overdue>>",
+)
+
 
 def object_form(properties: dict[str, Any]) -> dict[str, Any]:
     """A JSON schema in the dialect of strict structured output: all required, nothing else."""

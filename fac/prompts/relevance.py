@@ -12,6 +12,7 @@ from fac.errors import InputError
 from fac.prompts.fences import Excerpt, fenced, numbered, safe
 from fac.prompts.form import (
     ABOUT_LATENESS,
+    LATE_TEXTS,
     Form,
     Prompt,
     bad_reply,
@@ -78,11 +79,7 @@ JUDGE_EXAMPLE = (
             "travel", "advice to travellers", ("delays and cancellations", "prices of tickets")
         ),
         ABOUT_LATENESS,
-        [
-            "the train was <<late>> again this morning",
-            "Sorry for the <<delay>>, we ran into traffic",
-            "our parcel arrived two weeks <<overdue>>",
-        ],
+        LATE_TEXTS,
     ),
     {
         "rationale": "It fires on words for being late; two of three texts are about journeys, "

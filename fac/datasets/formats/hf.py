@@ -1,11 +1,9 @@
 """Datasets of the Hugging Face hub, and folders in the hub's layout."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,17 @@ import pyarrow as pa
 from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
 from fac.datasets.format import Export, Format
 from fac.datasets.rows import SourceRow, listed
-from fac.datasets.sources import Origin, Progress
+from fac.datasets.sources import Origin, Progress, Source
 from fac.errors import InputError, ServiceError, disk_full
 
 SCHEME = "hf:"
 
 
-class _HubSource:
+class _HubSource(Source):
     """A dataset of the Hugging Face hub, or a folder in the hub's layout."""
 
     def __init__(self, origin: Origin):
+        super().__init__(origin)
         source = origin.address
         name, *parts = re.split(r":(?![^\[]*\])", source.removeprefix(SCHEME))  # not in train[:9]
         name, _, revision = name.partition("@")
@@ -37,8 +36,7 @@ class _HubSource:
         public = Path(name).name if Path(name).is_dir() else name
         self.name = SCHEME + public + (f"@{revision}" if revision else "")
         self.name += "".join(f":{part}" for part in (config, split) if part)
-        self.columns: Sequence[str] = readable_columns(self._data.features.arrow_schema)
-        self.done = 0
+        self.columns = readable_columns(self._data.features.arrow_schema)
         self.total = len(self._data)
 
     def digest(self, report: Progress) -> str:
@@ -47,9 +45,6 @@ class _HubSource:
             sha.update(batch.serialize())
             report(0, self.total, "checking the rows")
         return sha.hexdigest()
-
-    def peeked_enough(self) -> bool:
-        return True  # every row has every column
 
     def rows(self) -> Iterator[SourceRow]:
         self.done = 0

@@ -1,29 +1,27 @@
 """One JSON array of objects."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import IO, TextIO
 
 from fac.datasets.format import Format
 from fac.datasets.lines import MAX_ROW_BYTES, TOO_LONG, object_row
 from fac.datasets.rows import SourceRow
-from fac.datasets.sources import Origin, TextSource
+from fac.datasets.sources import TextSource
 from fac.errors import InputError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _rows(stream: IO[bytes], origin: Origin) -> Iterator[SourceRow]:
-    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
-    try:
-        yield from _elements(text, origin.name)
-    finally:
-        text.detach()  # or its end would close the stream, which is not ours
+class _Array(TextSource):
+    def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
+        text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+        try:
+            yield from _elements(text, self.name)
+        finally:
+            text.detach()  # or its end would close the stream, which is not ours
 
 
 def _elements(text: TextIO, name: str) -> Iterator[SourceRow]:
@@ -99,5 +97,5 @@ FORMAT = Format(
     kind="json",
     suffixes=(".json",),
     start="[",
-    open=partial(TextSource, read_rows=_rows),
+    open=_Array,
 )

@@ -1,10 +1,7 @@
 """JSON Lines: one object a line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -13,36 +10,39 @@ import pyarrow as pa
 from fac.datasets.format import Export, Format
 from fac.datasets.lines import TOO_LONG, json_line, numbered_lines, object_row
 from fac.datasets.rows import SourceRow
-from fac.datasets.sources import Origin, TextSource
+from fac.datasets.sources import TextSource
 
 
-def _rows(stream: IO[bytes], origin: Origin) -> Iterator[SourceRow]:
-    decode = json.JSONDecoder(strict=False).decode  # control characters get a better reason later
-    for line in numbered_lines(stream):
-        if line.too_long:
-            yield SourceRow(line.number, None, TOO_LONG)
-            continue
-        try:
-            text = line.data.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            byte = line.data[error.start]
-            yield SourceRow(
-                line.number, None, f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8"
-            )
-            continue
-        if not text.strip():
-            continue
-        try:
-            value = decode(text)
-        except json.JSONDecodeError as error:
-            reason = f"it is not JSON ({error.msg} at column {error.colno})"
-            yield SourceRow(line.number, None, reason)
-        except ValueError:  # Python refuses integers of thousands of digits
-            yield SourceRow(line.number, None, "it holds a number of too many digits")
-        except RecursionError:
-            yield SourceRow(line.number, None, "its JSON is nested too deeply")
-        else:
-            yield object_row(line.number, value)
+class _Lines(TextSource):
+    def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
+        decode = json.JSONDecoder(
+            strict=False
+        ).decode  # control characters get a better reason later
+        for line in numbered_lines(stream):
+            if line.too_long:
+                yield SourceRow(line.number, None, TOO_LONG)
+                continue
+            try:
+                text = line.data.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                byte = line.data[error.start]
+                yield SourceRow(
+                    line.number, None, f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8"
+                )
+                continue
+            if not text.strip():
+                continue
+            try:
+                value = decode(text)
+            except json.JSONDecodeError as error:
+                reason = f"it is not JSON ({error.msg} at column {error.colno})"
+                yield SourceRow(line.number, None, reason)
+            except ValueError:  # Python refuses integers of thousands of digits
+                yield SourceRow(line.number, None, "it holds a number of too many digits")
+            except RecursionError:
+                yield SourceRow(line.number, None, "its JSON is nested too deeply")
+            else:
+                yield object_row(line.number, value)
 
 
 def _write(table: pa.Table, path: Path) -> None:
@@ -57,6 +57,6 @@ FORMAT = Format(
     kind="json",
     suffixes=(".jsonl", ".ndjson"),
     start="{",
-    open=partial(TextSource, read_rows=_rows),
+    open=_Lines,
     export=Export(_write),
 )

@@ -10,7 +10,13 @@ from typing import Any
 
 from fac.config import ExplainSpec
 from fac.errors import InputError
-from fac.interpret.parts import Explainer, FeatureExplanation, OpenExplainer
+from fac.interpret.parts import (
+    Explainer,
+    Explanations,
+    FeatureExplanation,
+    OpenExplainer,
+    repeating,
+)
 from fac.prompts.form import MAX_TEXT
 from fac.store.runs import Runs
 
@@ -34,7 +40,7 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
             content = gzip.decompress(data)
         except (OSError, EOFError) as error:
             raise InputError(f"{path} is no whole gzip file: {error}.") from error
-    texts: dict[int, FeatureExplanation] = {}
+    texts: Explanations = {}
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
@@ -62,7 +68,7 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
         )
     if not texts:
         raise InputError(f"{path} holds no explanations.")
-    return OpenExplainer.of_texts(texts, version=hashlib.sha256(data).hexdigest()[:12])
+    return repeating(texts, version=hashlib.sha256(data).hexdigest()[:12])
 
 
 EXPLAINER = Explainer(

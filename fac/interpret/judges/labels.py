@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fac.config import JudgeSpec
 from fac.errors import InputError
 from fac.interpret.evidence import firing_features, firing_samples
-from fac.interpret.parts import Judge, Row
-from fac.interpret.step_run import StepRun
+from fac.interpret.parts import Judge
+from fac.interpret.step_run import JudgeRun, Row
 
 LEVELS_BY_Q = ((0.01, "yes"), (0.05, "probably"), (0.2, "maybe"))
 """Level of a feature that fires more often with the label, by its false discovery rate. Ours."""
@@ -19,7 +18,7 @@ PART = 4096
 """Features read at once."""
 
 
-def contrast(run: StepRun[JudgeSpec]) -> list[Row]:
+def contrast(run: JudgeRun) -> list[Row]:
     """One row of schema.RELEVANCE per feature of the run that fires, ascending.
 
     p is Fisher's exact probability that a feature fires at least as often among the labelled
@@ -75,7 +74,7 @@ def _level(effect: float, q: float) -> str:
     return next((level for limit, level in LEVELS_BY_Q if q <= limit), "no")
 
 
-def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
+def _judge(run: JudgeRun) -> Iterator[list[Row]]:
     yield contrast(run)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fac.config import JudgeSpec
 from fac.generator.batch_chat import Question
 from fac.interpret.evidence import SHOWN, evenly, excerpt_of
-from fac.interpret.parts import Judge, Row
-from fac.interpret.step_run import StepRun, Unread
+from fac.interpret.parts import Judge
+from fac.interpret.step_run import JudgeRun, Row, Unread
 from fac.prompts import relevance
 
 
-def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
+def _judge(run: JudgeRun) -> Iterator[list[Row]]:
     spec = run.spec
     task = relevance.TaskProfile(spec.task, spec.title or spec.task, spec.rubric)
     texts: dict[int, str] = {}

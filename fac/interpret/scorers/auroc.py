@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fac.config import ExplainSpec
 from fac.interpret.exam import score_row
-from fac.interpret.parts import FeatureExplanation, Scorer
-from fac.interpret.step_run import StepRun
+from fac.interpret.parts import Explanations, Scorer
+from fac.interpret.step_run import ExplainRun
 
 Z = 1.959963984540054
 """Half-width of a 95 % normal interval."""
@@ -57,7 +56,7 @@ def auroc(predicted: np.ndarray, fires: np.ndarray) -> Auroc:
     return Auroc(value, float(low), float(high), len(fires), positives)
 
 
-def _score(run: StepRun[ExplainSpec], explanations: dict[int, FeatureExplanation]) -> None:
+def _score(run: ExplainRun, explanations: Explanations) -> None:
     for feature, explanation in explanations.items():
         if explanation.prediction:
             explanation.scores.append(score_row(feature, "auroc", auroc(*explanation.prediction)))

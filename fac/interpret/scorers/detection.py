@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from fac.interpret.evidence import excerpt_of
 from fac.interpret.exam import Exam
-from fac.interpret.parts import Row, Scorer
+from fac.interpret.parts import Scorer
+from fac.interpret.step_run import Row
 from fac.prompts import Prompt, scoring
 
 

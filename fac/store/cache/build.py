@@ -12,11 +12,10 @@ import duckdb
 from fac.errors import InputError, disk_full, disk_room
 from fac.manifest import AnyManifest
 from fac.store.cache.candidates import fill_candidates
-from fac.store.cache.dictionary import fill_sae
-from fac.store.cache.explanations import fill_explain
+from fac.store.cache.features import fill_sae
+from fac.store.cache.interpret import fill_explain, fill_relevance
 from fac.store.cache.measure import fill_measure
-from fac.store.cache.relevance import fill_relevance
-from fac.store.cache.sql import QUIET, Connection, quoted
+from fac.store.cache.tables import QUIET, Connection, quoted
 from fac.store.runs import Runs, lock_file
 
 BLOCK_BYTES = 65536

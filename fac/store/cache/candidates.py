@@ -11,8 +11,15 @@ from fac.errors import InputError
 from fac.manifest import AnyManifest
 from fac.schema import CANDIDATES, HITS, PAIRS, VERDICTS
 from fac.store.cache.files import Files
-from fac.store.cache.fill import parquet, refuse_doubles, write_meta
-from fac.store.cache.sql import Connection, Rows, float32, read_search, sql_name
+from fac.store.cache.tables import (
+    Connection,
+    Rows,
+    float32,
+    parquet,
+    read_search,
+    refuse_doubles,
+    write_meta,
+)
 from fac.store.memo import remembered
 from fac.store.runs import Runs
 
@@ -20,38 +27,35 @@ PAIR_SORTS = ("feature", "positive_peak", "negative_peak", "margin")
 CANDIDATE_SORTS = ("candidate", "feature", "peak", "rank", "tokens", "n_hits")
 CANDIDATES_SHOWN = ("all", "kept", "dropped")
 
-SCHEMAS = {"pairs": PAIRS, "candidates": CANDIDATES, "hits": HITS, "verdicts": VERDICTS}
-
-CREATE = {
-    "pairs": "CREATE TABLE pairs AS SELECT * FROM {source} ORDER BY feature",
-    "candidates": "CREATE TABLE candidates AS SELECT * FROM {source} ORDER BY candidate",
-    "hits": """
-        CREATE TABLE hits AS
-        SELECT * REPLACE (role::VARCHAR AS role) FROM {source}
-        ORDER BY candidate, peak DESC, feature
-    """,
-    "verdicts": "CREATE TABLE verdicts AS SELECT * FROM {source} ORDER BY candidate",
+TABLES = {
+    "pairs": (PAIRS, "feature"),
+    "candidates": (CANDIDATES, "candidate"),
+    "hits": (HITS, "candidate, feature"),
+    "verdicts": (VERDICTS, "candidate"),
 }
+"""With their schema, and what no two rows share."""
 
-KEYS = {
-    "pairs": "feature",
-    "candidates": "candidate",
-    "hits": "candidate, feature",
-    "verdicts": "candidate",
-}
+CREATE_TABLE = "CREATE TABLE {table} AS SELECT * FROM {source} ORDER BY {key}"
+
+CREATE_HITS = """
+    CREATE TABLE hits AS
+    SELECT * REPLACE (role::VARCHAR AS role) FROM {source} ORDER BY candidate, peak DESC, feature
+"""
 
 
 def fill_candidates(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
     run = manifest.run
-    for table, create in CREATE.items():
+    for table, (schema, key) in TABLES.items():
+        create = CREATE_HITS if table == "hits" else CREATE_TABLE
+        names = {"table": table, "key": key}
         if f"{table}.parquet" in manifest.files:
             path = parquet(runs, run, table)
-            con.execute(create.format(source="read_parquet($path)"), {"path": path})
+            con.execute(create.format(source="read_parquet($path)", **names), {"path": path})
         else:
-            con.register("nothing", SCHEMAS[table].empty_table())
-            con.execute(create.format(source="nothing"))
+            con.register("nothing", schema.empty_table())
+            con.execute(create.format(source="nothing", **names))
             con.unregister("nothing")
-        refuse_doubles(con, run, table, KEYS[table])
+        refuse_doubles(con, run, table, key)
     write_meta(con, manifest, {"inputs": [*manifest.inputs.ids]})
 
 
@@ -152,14 +156,12 @@ class CandidateQueries(Files):
     @remembered
     def pair(self, run: str, pair: str) -> dict[str, Any] | None:
         """The row of `pairs` with this id; None where the run has none."""
-        rows = self._rows(run, ONE_PAIR, pair=pair)
-        return rows[0] if rows else None
+        return self._first(run, ONE_PAIR, pair=pair)
 
     @remembered
     def pair_counts(self, run: str) -> dict[str, Any]:
         """`proposed`: how many; `failed`: how many by reason, the commonest first."""
-        with self._reading(run) as cursor:
-            rows = cursor.execute(COUNT_PAIRS.format(run=sql_name(run))).fetchall()
+        rows = self._fetch(run, COUNT_PAIRS)
         failed = {reason: n for status, reason, n in rows if status == "failed"}
         return {"proposed": sum(n for s, _, n in rows if s == "proposed"), "failed": failed}
 
@@ -204,16 +206,15 @@ class CandidateQueries(Files):
     def candidate(self, run: str, candidate: str) -> dict[str, Any] | None:
         """The row of `candidates` with this name, and `hits`: the gaps it fires, strongest first,
         as feature, peak, role, position. None where the run has none."""
-        rows = self._rows(run, ONE_CANDIDATE, candidate=candidate)
-        if not rows:
+        row = self._first(run, ONE_CANDIDATE, candidate=candidate)
+        if row is None:
             return None
-        return {**_with_extra(rows[0]), "hits": self._rows(run, HITS_OF, candidate=candidate)}
+        return {**_with_extra(row), "hits": self._rows(run, HITS_OF, candidate=candidate)}
 
     @remembered
     def verdict_counts(self, run: str) -> dict[str, Any]:
         """`kept`: how many; `dropped`: how many by reason, the commonest first."""
-        with self._reading(run) as cursor:
-            rows = cursor.execute(COUNT_VERDICTS.format(run=sql_name(run))).fetchall()
+        rows = self._fetch(run, COUNT_VERDICTS)
         dropped = {reason: n for kept, reason, n in rows if not kept}
         return {"kept": sum(n for kept, _, n in rows if kept), "dropped": dropped}
 

@@ -15,8 +15,9 @@ import duckdb
 import pyarrow as pa
 
 from fac.errors import InputError
-from fac.store.cache.sql import (
+from fac.store.cache.tables import (
     QUIET,
+    SQL_VERSION,
     Connection,
     Rows,
     dicts,
@@ -29,9 +30,6 @@ from fac.store.memo import Memo, remembered
 from fac.store.runs import is_run_id
 
 T = TypeVar("T")
-
-SQL_VERSION = 2
-"""Of the tables in a file. One with another number is not ready, and building replaces it."""
 
 META = "SELECT version, run, step, summary FROM {run}.meta"
 
@@ -125,6 +123,14 @@ class Files:
         with self._reading(run) as cursor:
             return dicts(cursor, sql.format(run=sql_name(run)), **values)
 
+    def _first(self, run: str, sql: str, **values: object) -> dict[str, Any] | None:
+        """The first row of a query; None where it has none."""
+        return next(iter(self._rows(run, sql, **values)), None)
+
+    def _fetch(self, run: str, sql: str) -> list[tuple[Any, ...]]:
+        with self._reading(run) as cursor:
+            return cursor.execute(sql.format(run=sql_name(run))).fetchall()
+
     def _page(
         self,
         run: str,
@@ -200,23 +206,20 @@ class Files:
                 raise NotReady(run, "its cache is not built yet")
             try:
                 self._con.execute(f"ATTACH {quoted(str(path))} AS {sql_name(run)} (READ_ONLY)")
-            except duckdb.Error as error:
+                try:
+                    self._attached[run] = _File(version, self._checked(run, path))
+                except BaseException:
+                    self._con.execute(f"DETACH {sql_name(run)}")
+                    raise
+            except (duckdb.Error, ValueError) as error:
                 raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
-            try:
-                self._attached[run] = _File(version, self._checked(run, path))
-            except BaseException:
-                self._con.execute(f"DETACH {sql_name(run)}")
-                raise
 
     def _checked(self, run: str, path: Path) -> str:
-        """The summary in the attached file. Raises NotReady unless the file is whole and has this
-        version's tables."""
-        try:
-            with closing(self._con.cursor()) as cursor:
-                version, name, _, summary = one_row(cursor, META.format(run=sql_name(run)))
-                (n_bytes,) = one_row(cursor, BYTES_NEEDED, alias=run)
-        except (duckdb.Error, ValueError) as error:
-            raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
+        """The summary in the attached file. Raises NotReady, or an error of SQL, unless the file is
+        whole and has this version's tables."""
+        with closing(self._con.cursor()) as cursor:
+            version, name, _, summary = one_row(cursor, META.format(run=sql_name(run)))
+            (n_bytes,) = one_row(cursor, BYTES_NEEDED, alias=run)
         if version != SQL_VERSION:
             raise NotReady(run, f"its cache has version {version}, this program {SQL_VERSION}")
         if name != run:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fac.schema import EVERY_ROLE, ROLES
-from fac.store.cache.dictionary import DictionaryQueries
-from fac.store.cache.sql import Rows, dicts, float32, page_bounds, role_code, sql_name
+from fac.store.cache.features import FeatureQueries
+from fac.store.cache.tables import Rows, dicts, float32, page_bounds, role_code, sql_name
 from fac.store.memo import remembered
 
 SPAN_KINDS = {None: "('top', 'spread')", "top": "('top')", "spread": "('spread')"}
@@ -41,7 +41,7 @@ SAMPLES_MATCHING = """
 """
 
 
-class SampleQueries(DictionaryQueries):
+class SampleQueries(FeatureQueries):
     """Spans and samples."""
 
     @remembered
@@ -89,8 +89,7 @@ class SampleQueries(DictionaryQueries):
 
     def sample(self, run: str, row: int) -> dict[str, Any] | None:
         """One sample of the measured dataset with its messages; None past the end."""
-        rows = self._rows(run, SELECT_SAMPLES + "WHERE sample = $row", row=int(row))
-        return rows[0] if rows else None
+        return self._first(run, SELECT_SAMPLES + "WHERE sample = $row", row=int(row))
 
     def samples_page(
         self, run: str, *, search: str = "", offset: int = 0, limit: int = 50

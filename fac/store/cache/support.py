@@ -17,7 +17,7 @@ import pyarrow as pa
 from fac.errors import InputError
 from fac.schema import EVERY_ROLE, ROLES
 from fac.store.cache.files import Files
-from fac.store.cache.sql import ROLE_CODES, Connection, float32, role_code, sql_name
+from fac.store.cache.tables import ROLE_CODES, Connection, float32, role_code, sql_name
 from fac.store.memo import remembered
 
 MAX_THRESHOLDS = 24

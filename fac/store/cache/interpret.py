@@ -1,5 +1,5 @@
-"""The cache of an explain run: explanations, scores and the held-out test as the run has them, and
-`explained`, the features that have a text, with the score that is shown beside it."""
+"""The caches of explain and relevance runs: their tables as the run has them, and `explained`, the
+features that have a text, with the score that is shown beside it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ import pyarrow.compute as pc
 
 from fac.errors import InputError
 from fac.manifest import AnyManifest
+from fac.schema import RELEVANT
 from fac.store.cache.files import Files
-from fac.store.cache.fill import parquet, refuse_doubles, write_meta
-from fac.store.cache.sql import Connection, Rows, dicts, sql_name
-from fac.store.cache.tables import aligned, rows_about
+from fac.store.cache.tables import (
+    Connection,
+    Rows,
+    aligned,
+    dicts,
+    parquet,
+    refuse_doubles,
+    rows_about,
+    sql_name,
+    write_meta,
+)
 from fac.store.memo import remembered
 from fac.store.runs import Runs
 
@@ -23,22 +32,19 @@ SCORE_PREFERENCE = ("auroc", "detection")
 """The score beside an explanation: the first of these that it has, of the same run."""
 
 # A number that is none is unknown: in a table of arrays it is easily written as NaN.
-CREATE = {
-    "explanations": """
-        CREATE TABLE explanations AS SELECT * FROM read_parquet($path) ORDER BY feature
-    """,
-    "scores": """
-        CREATE TABLE scores AS
-        SELECT * REPLACE (nullif(value, 'nan') AS value, nullif(low, 'nan') AS low,
-                          nullif(high, 'nan') AS high)
-        FROM read_parquet($path) ORDER BY feature, score
-    """,
-    "examples": """
-        CREATE TABLE examples AS SELECT * FROM read_parquet($path) ORDER BY feature, number
-    """,
-}
+KNOWN_SCORES = """
+    * REPLACE (nullif(value, 'nan') AS value, nullif(low, 'nan') AS low,
+               nullif(high, 'nan') AS high)
+"""
 
-KEYS = {"explanations": "feature", "scores": "feature, score", "examples": "feature, number"}
+TABLES = {
+    "explanations": ("*", "feature"),
+    "scores": (KNOWN_SCORES, "feature, score"),
+    "examples": ("*", "feature, number"),
+}
+"""Of an explain run: its columns, and what no two rows share, which is their order."""
+
+CREATE_TABLE = "CREATE TABLE {table} AS SELECT {columns} FROM read_parquet($path) ORDER BY {key}"
 
 CREATE_EXPLAINED = """
     CREATE TABLE explained AS
@@ -55,9 +61,10 @@ CREATE_EXPLAINED = """
 
 def fill_explain(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
     run = manifest.run
-    for table, create in CREATE.items():
+    for table, (columns, key) in TABLES.items():
+        create = CREATE_TABLE.format(table=table, columns=columns, key=key)
         con.execute(create, {"path": parquet(runs, run, table)})
-        refuse_doubles(con, run, table, KEYS[table])
+        refuse_doubles(con, run, table, key)
     con.execute(CREATE_EXPLAINED, {"preference": [*SCORE_PREFERENCE]})
     write_meta(con, manifest, {"measure": manifest.inputs.measure})
 
@@ -144,8 +151,7 @@ class ExplanationQueries(Files):
     @remembered
     def explanation_counts(self, explain_run: str) -> dict[str, int]:
         """How many features the run explained, could not tell, and so on, by status."""
-        with self._reading(explain_run) as cursor:
-            return dict(cursor.execute(COUNT_STATUSES.format(run=sql_name(explain_run))).fetchall())
+        return dict(self._fetch(explain_run, COUNT_STATUSES))
 
     @remembered
     def score_summary(self, explain_run: str) -> dict[str, dict[str, Any]]:
@@ -204,3 +210,66 @@ class ExplanationQueries(Files):
                 columns[name] = pc.if_else(lacking, of_run[name], columns[name])
             lacking = pc.and_(lacking, pc.is_null(of_run["feature"]))
         return pa.table(columns)
+
+
+# ---- relevance
+
+# Unknown numbers as in `scores` above.
+CREATE_RELEVANCE = """
+    CREATE TABLE relevance AS
+    SELECT * REPLACE (nullif(effect, 'nan') AS effect, nullif(p, 'nan') AS p,
+                      nullif(q, 'nan') AS q)
+    FROM read_parquet($path) ORDER BY feature
+"""
+
+SELECT_RELEVANCE = """
+    SELECT feature, level, rationale, effect, p, q, n_with, n_without, prompt_hash
+    FROM {run}.relevance ORDER BY feature
+"""
+
+COUNT_LEVELS = "SELECT level, count(*) FROM {run}.relevance GROUP BY level ORDER BY level"
+
+RELEVANT_FEATURES = """
+    SELECT feature FROM {run}.relevance WHERE list_contains($levels, level) ORDER BY feature
+"""
+
+
+def fill_relevance(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
+    con.execute(CREATE_RELEVANCE, {"path": parquet(runs, manifest.run, "relevance")})
+    refuse_doubles(con, manifest.run, "relevance", "feature")
+    write_meta(con, manifest, {"measure": manifest.inputs.measure})
+
+
+class RelevanceQueries(Files):
+    """A judge's verdicts."""
+
+    @remembered
+    def relevance(self, relevance_run: str, features: Sequence[int] | None = None) -> Rows:
+        """The judge's verdicts, on all judged features or these, in feature order: the columns of
+        schema.RELEVANCE."""
+        with self._reading(relevance_run):
+            table = self._table(relevance_run, SELECT_RELEVANCE)
+        return rows_about(table, features).to_pylist()
+
+    @remembered
+    def relevance_counts(self, relevance_run: str) -> dict[str, int]:
+        """How many features the judge put on each level, or could not."""
+        return dict(self._fetch(relevance_run, COUNT_LEVELS))
+
+    @remembered
+    def relevant(self, relevance_run: str, n_features: int) -> np.ndarray:
+        """Which features the judge calls relevant, at a level in RELEVANT: bool `[n_features]`.
+
+        Raises InputError if it judged features beyond those.
+        """
+        with self._reading(relevance_run) as cursor:
+            sql = RELEVANT_FEATURES.format(run=sql_name(relevance_run))
+            features = cursor.execute(sql, {"levels": [*RELEVANT]}).fetchnumpy()["feature"]
+        if len(features) and not 0 <= features[0] <= features[-1] < n_features:
+            raise InputError(
+                f"Run {relevance_run} judges features {features[0]} to {features[-1]}, but ids run "
+                f"to {n_features - 1}: it was made for another SAE."
+            )
+        relevant = np.zeros(n_features, bool)
+        relevant[features] = True
+        return relevant
