@@ -44,11 +44,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.large_store import THRESHOLD, add_size, size_of, write
-from fac import compare, coverage
+from fac import coverage
 from fac.config import Workspace
+from fac.questions import comparison, gaps
+from fac.questions.comparison import Comparison
 from fac.schema import ROLES
+from fac.store import Stores
 from fac.store import cache as caching
 from fac.store.cache import Cache
+from fac.store.decisions import Decisions
+from fac.store.queue import Queue
 from fac.store.runs import Runs
 
 SORTS = ("max_peak", "n_samples", "mean_peak", "n_tokens", "feature")
@@ -70,6 +75,12 @@ class Browsed(NamedTuple):
     @property
     def n_features(self) -> int:
         return int(self.cache.summary(self.anchor)["n_features"])
+
+    @property
+    def stores(self) -> Stores:
+        """Which remember nothing, so that every question is answered anew."""
+        workspace = self.runs.workspace
+        return Stores(self.runs, self.cache, Queue(workspace.queue), Decisions(workspace.decisions))
 
     def path(self, run: str, table: str) -> Path:
         return self.runs.path(run) / f"{table}.parquet"
@@ -205,7 +216,7 @@ def questions(browsed: Browsed) -> list[Question]:
         Question(
             gaps,
             "the curve, first time",
-            lambda rng: compare.curve(cache, anchor, dataset, runs=browsed.runs),
+            lambda rng: comparison.curve(browsed.stores, Comparison(anchor, dataset)),
         ),
     ]
 
@@ -217,19 +228,10 @@ def threshold(rng: np.random.Generator, thresholds: list[float]) -> float:
 
 def gap_page(browsed: Browsed, threshold: float) -> tuple[Any, Any, list[dict[str, Any]], int]:
     """What a move of the threshold asks, through the functions that the page calls."""
-    cache, anchor, dataset = browsed.cache, browsed.anchor, browsed.dataset
-    relevant = compare.relevant_set("all", cache, anchor, runs=browsed.runs)
-    result = compare.coverage_of(cache, anchor, dataset, threshold=threshold, relevant=relevant)
-    roles = compare.by_role(cache, anchor, dataset, runs=browsed.runs, threshold=threshold)
-    rows, total = compare.gap_table(
-        cache,
-        anchor,
-        dataset,
-        threshold=threshold,
-        relevant=relevant,
-        explained=(browsed.explain,),
-        limit=PAGE,
-    )
+    stores, question = browsed.stores, Comparison(browsed.anchor, browsed.dataset, threshold)
+    result = comparison.coverage(stores, question)
+    roles = comparison.by_role(stores, question)
+    rows, total = gaps.gap_page(stores, question, explain_runs=(browsed.explain,), limit=PAGE)
     return result, roles, rows, total
 
 
