@@ -49,11 +49,9 @@ from fac.config import Workspace
 from fac.questions import comparison, gaps
 from fac.questions.comparison import Comparison
 from fac.schema import ROLES
-from fac.store import Stores
+from fac.store import Stores, open_stores
 from fac.store import cache as caching
 from fac.store.cache import Cache
-from fac.store.decisions import Decisions
-from fac.store.queue import Queue
 from fac.store.runs import Runs
 
 SORTS = ("max_peak", "n_samples", "mean_peak", "n_tokens", "feature")
@@ -65,8 +63,8 @@ GAP_FIELDS = ("feature", "label", "n_anchor", "near", "anchor_peak", "explanatio
 class Browsed(NamedTuple):
     """The runs that are browsed."""
 
-    runs: Runs
-    cache: Cache
+    stores: Stores
+    """Which remember nothing, so that every question is answered anew."""
     anchor: str
     dataset: str
     sae: str
@@ -77,10 +75,12 @@ class Browsed(NamedTuple):
         return int(self.cache.summary(self.anchor)["n_features"])
 
     @property
-    def stores(self) -> Stores:
-        """Which remember nothing, so that every question is answered anew."""
-        workspace = self.runs.workspace
-        return Stores(self.runs, self.cache, Queue(workspace.queue), Decisions(workspace.decisions))
+    def runs(self) -> Runs:
+        return self.stores.runs
+
+    @property
+    def cache(self) -> Cache:
+        return self.stores.cache
 
     def path(self, run: str, table: str) -> Path:
         return self.runs.path(run) / f"{table}.parquet"
@@ -810,9 +810,10 @@ def main(arguments: list[str] | None = None) -> None:
     if built := build_all(workspace, ids, args.rebuild):
         print("\n".join(built), end="\n\n", flush=True)
     read_once(workspace.cache)
-    with closing(Cache(workspace.cache)) as cache:
+    stores = open_stores(workspace, remember=False)
+    with closing(stores.cache):
         named = (ids[what] for what in ("anchor", "dataset", "sae", "explain"))
-        browsed = Browsed(Runs(workspace), cache, *named)
+        browsed = Browsed(stores, *named)
         print("| page | query | p50, ms | p95, ms |\n|---|---|---|---|")
         for question in questions(browsed):
             took = timed(question.ask, args.repeat, seed=0)
