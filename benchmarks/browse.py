@@ -830,9 +830,9 @@ def main(arguments: list[str] | None = None) -> None:
             "SQLite": lambda: SQLite(browsed, workspace.root / "peer.sqlite"),
         }
         if args.against:
-            stores = [makers[name]() for name in args.against]
+            peers = [makers[name]() for name in args.against]
             read_once(workspace.root)
-            print("\n" + "\n".join(compared(browsed, stores, args.repeat, args.few)))
+            print("\n" + "\n".join(compared(browsed, peers, args.repeat, args.few)))
 
 
 if __name__ == "__main__":
