@@ -18,6 +18,7 @@ from streamlit.testing.v1 import AppTest
 from fac import review, synthesis
 from fac.cli import frame
 from fac.config import (
+    METHODS,
     WRITERS,
     MeasureSpec,
     PairsSpec,
@@ -40,7 +41,6 @@ from fac.synthesis import filter as verdicts
 from fac.ui.jobs import job_title
 from fac.ui.results import REASON_WORDS
 from fac.ui.stores import stores
-from fac.ui.writing import PROFILE_NAMES, WRITER_NAMES
 from tests import toy
 from tests.test_cli_make import MANNERS, MakingSteps, worded
 from tests.test_jobs import quiet
@@ -281,8 +281,9 @@ def test_the_request_shown_is_the_request_made(place):
 
 
 def test_every_choice_has_a_name():
-    assert list(WRITER_NAMES) == list(WRITERS)
-    assert list(PROFILE_NAMES) == list(PROFILES)
+    assert all(kind.title for _, kind in WRITERS.items())
+    assert all(profile.title for profile in PROFILES.values())
+    assert all(method.title for _, method in METHODS.items())
     assert list(REASON_WORDS) == list(verdicts.REASONS)
 
 

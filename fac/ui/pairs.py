@@ -14,16 +14,16 @@ from fac.review import PairState, PairVersion
 from fac.ui.jobs import start
 from fac.ui.review import (
     focus_writing,
+    key_button,
     note_button,
     show_progress,
-    unblur,
     unblur_button,
     undo_button,
 )
 from fac.ui.review_html import guide_html, history_html, pair_html
 from fac.ui.stores import stores
 from fac.ui.text import called, plain, show_examples
-from fac.ui.views import PAIRS, set_param
+from fac.ui.views import link, set_param
 from fac.ui.writing import duration
 
 STATE_NAMES = {
@@ -135,48 +135,18 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     measuring = pair.feature in queue.edits
     decidable = queue.reviewer is not None and version.proposed and not measuring
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-        st.button(
-            "Approve",
-            shortcut="A",
-            type="primary",
-            icon=":material/check:",
-            disabled=not decidable,
-            on_click=queue.decide,
-            args=(review.APPROVE,),
-        )
-        st.button(
-            "Reject",
-            shortcut="X",
-            icon=":material/close:",
-            disabled=not decidable,
-            on_click=queue.decide,
-            args=(review.REJECT,),
-        )
-        st.button(
-            "Edit",
-            shortcut="E",
-            icon=":material/edit:",
-            disabled=measuring,
-            on_click=queue.draft.edit,
-        )
-        st.button(
-            "Skip",
-            shortcut="S",
-            icon=":material/skip_next:",
-            disabled=len(queue.todo) < 2,
-            on_click=queue.skip,
-        )
+        approve = {"disabled": not decidable, "type": "primary"}
+        key_button("Approve", "A", "check", queue.decide, review.APPROVE, **approve)
+        key_button("Reject", "X", "close", queue.decide, review.REJECT, disabled=not decidable)
+        key_button("Edit", "E", "edit", queue.draft.edit, disabled=measuring)
+        key_button("Skip", "S", "skip_next", queue.skip, disabled=len(queue.todo) < 2)
         undo_button(queue)
         note_button(queue)
         unblur_button(queue)
-        st.page_link(
-            PAIRS,
-            label="Link",
-            icon=":material/link:",
-            query_params={"pairs": queue.run, "feature": str(pair.feature)},
-            help="To this pair, for somebody else.",
+        view = {"pairs": queue.run, "feature": str(pair.feature)}
+        link(
+            "pairs", "Link", icon=":material/link:", help="To this pair, for somebody else.", **view
         )
-    unblur(queue)
     if queue.draft.noting:
         with st.container(key="writing note"):
             queue.draft.note = st.text_input(

@@ -17,7 +17,7 @@ from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.review_html import criteria_html, examples_html, guide_html, last_html, quote_html
 from fac.ui.stores import stores
 from fac.ui.text import Row, clean, plain, tokens_html
-from fac.ui.views import REVIEW, param_widget
+from fac.ui.views import link, param_widget
 
 # A letter of each reason that neither Streamlit nor another key here uses.
 FLAG_KEYS = dict(zip(REASONS, "BASKW", strict=True))
@@ -110,37 +110,26 @@ def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
     st.progress((whole - left) / whole, text=words)
 
 
+def key_button(label: str, key: str, icon: str, action: Any, *args: Any, **options: Any) -> None:
+    """A button that a key presses too."""
+    icon = f":material/{icon}:"
+    st.button(label, shortcut=key, icon=icon, on_click=action, args=args, **options)
+
+
 def undo_button(queue: ReviewQueue[Any]) -> None:
-    st.button(
-        "Undo", shortcut="U", icon=":material/undo:", disabled=not queue.acts, on_click=queue.undo
-    )
+    key_button("Undo", "U", "undo", queue.undo, disabled=not queue.acts)
 
 
 def note_button(queue: ReviewQueue[Any]) -> None:
-    st.button(
-        "Note",
-        shortcut="N",
-        icon=":material/edit_note:",
-        disabled=queue.reviewer is None,
-        on_click=queue.draft.write,
-    )
+    key_button("Note", "N", "edit_note", queue.draft.write, disabled=queue.reviewer is None)
 
 
 def unblur_button(queue: ReviewQueue[Any]) -> None:
     """Shows blurred texts until the next entry."""
-    if st.session_state.get("blur") and not queue.draft.unblurred:
-        st.button(
-            "Show texts",
-            shortcut="V",
-            icon=":material/visibility:",
-            on_click=setattr,
-            args=(queue.draft, "unblurred", True),
-        )
-
-
-def unblur(queue: ReviewQueue[Any]) -> None:
-    """Draws what takes the blur away, where that was asked for."""
-    if queue.draft.unblurred:
+    draft = queue.draft
+    if st.session_state.get("blur") and not draft.unblurred:
+        key_button("Show texts", "V", "visibility", setattr, draft, "unblurred", True)
+    if draft.unblurred:
         # A style alone would outlive this entry: Streamlit puts it outside of the fragment.
         st.html("<span></span><style>.fac-blur{filter:none!important}</style>")
 
@@ -148,7 +137,7 @@ def unblur(queue: ReviewQueue[Any]) -> None:
 def undo_last_button(queue: ReviewQueue[Any]) -> None:
     """The one key of a queue on which nothing is left."""
     if queue.acts:
-        st.button("Undo the last", shortcut="U", icon=":material/undo:", on_click=queue.undo)
+        key_button("Undo the last", "U", "undo", queue.undo)
 
 
 # A script that comes first is dropped by the browser's sanitiser, so something precedes it. The
@@ -187,10 +176,10 @@ def focus_writing(container: str) -> None:
 # --- the item ---------------------------------------------------------------------------------
 
 
-def show_item(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
+def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
     """The item, its keys, and beside it what helps: progress, undo, note, guidelines, the last ten.
 
-    `link` are the query parameters under which the page shows this item among its like.
+    `view` are the query parameters under which the page shows this item among its like.
     """
     left, right = st.columns([5, 4], gap="large")
     if item.kind == "detection":
@@ -198,7 +187,7 @@ def show_item(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
     else:
         _show_rating(queue, item, left, right)
     with right:
-        _show_aside(queue, item, link)
+        _show_aside(queue, item, view)
 
 
 def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator) -> None:
@@ -315,20 +304,15 @@ def _show_progress(queue: ItemQueue) -> None:
     show_progress(queue, left, "under a minute" if minutes < 1 else hours)
 
 
-def _show_aside(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
+def _show_aside(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
     """Undo, note and correction, guidelines, the last ten."""
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
         undo_button(queue)
         if not queue.solved:
             note_button(queue)
         unblur_button(queue)
-        st.page_link(
-            REVIEW,
-            label="Link to this item",
-            icon=":material/link:",
-            query_params={**link, "item": digest(item.content)},
-        )
-    unblur(queue)
+        seen = digest(item.content)
+        link("review", "Link to this item", icon=":material/link:", **view, item=seen)
     if queue.draft.noting and not queue.solved:
         with st.container(key="writing"):
             _show_fields(queue, item)
