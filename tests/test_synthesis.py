@@ -120,8 +120,7 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh world, in which a gap's candidates are asked for in these styles."""
     styles = (two_step.PHRASE, plan.LIST, two_step.SENTENCE, two_step.CONTRAST)
-    monkeypatch.setitem(two_step.STEP_2, "local", styles)
-    monkeypatch.setitem(two_step.STEP_2, "steered", styles)
+    monkeypatch.setitem(two_step.STEP_2, plan.HERE, styles)
     return World(tmp_path)
 
 
