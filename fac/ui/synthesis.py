@@ -99,7 +99,7 @@ def _evaluation_files(form: Form) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def launch_synthesis(spec: SynthesizeSpec, words: str, *, follow: bool = True) -> None:
+def launch_synthesis(spec: SynthesizeSpec, words: str, follow: bool = True) -> None:
     """Starts a synthesis; with `follow` its result is opened when it is there."""
     job = start(spec, words)
     if follow:
