@@ -4,8 +4,6 @@ Lineage is a list of what may leave this machine: names, hashes, numbers. Addres
 and folders are not on it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cached_property
