@@ -16,7 +16,7 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
 from fac.ui.text import plain
-from fac.ui.views import CHART, cards, choice, empty, guard, link, share
+from fac.ui.views import CHART, action_button, cards, choice, empty, guard, link, share
 
 PAGE = {"title": "Agreement", "section": "Decide", "icon": "handshake", "order": 70}
 
@@ -116,13 +116,8 @@ def show_dispute(who: str | None, kind: str, each: Disagreement) -> None:
         with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
             st.caption("Settle it:", width="content")
             for level, name in LEVEL_NAMES.items():
-                st.button(
-                    name,
-                    key=f"settle {each.wording.seen} {level}",
-                    disabled=who is None,
-                    on_click=settle,
-                    args=(who, kind, each, level),
-                )
+                options = {"key": f"settle {each.wording.seen} {level}", "disabled": who is None}
+                action_button(name, "", settle, who, kind, each, level, **options)
             view = {"kind": kind, "item": each.wording.seen}
             view |= {"task": content["task"]} if "task" in content else {}
             link("review", "See the examples", icon=":material/rate_review:", **view)

@@ -23,7 +23,16 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import table
 from fac.ui.text import Row, plain
-from fac.ui.views import choice, empty, get_param, guard, link, param_widget, set_param
+from fac.ui.views import (
+    action_button,
+    choice,
+    empty,
+    get_param,
+    guard,
+    link,
+    param_widget,
+    set_param,
+)
 from fac.ui.writing import (
     ATTEMPT_HELP,
     duration,
@@ -181,9 +190,8 @@ def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
     features = pairs.read_features(features_text, stores().cache.summary(anchor)["n_features"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{counted(len(features), 'gap')}, as chosen**", width="stretch")
-        st.button(
-            "Best supported instead", type="tertiary", on_click=set_param, args=("features", BEST)
-        )
+        best = (set_param, "features", BEST)
+        action_button("Best supported instead", "", *best, type="tertiary")
     return pairs.gap_rows(stores(), anchor, features)
 
 
@@ -305,9 +313,7 @@ def show_approve_all(queue: pairs.PairQueue, states: list[PairState], above: flo
             + f"will stand as approved by **{plain(queue.reviewer)}**. Undo takes all of it "
             "back."
         )
-        st.button(
-            f"Approve {n:,} unseen", type="primary", on_click=queue.approve_all, args=(unseen,)
-        )
+        action_button(f"Approve {n:,} unseen", "", queue.approve_all, unseen, type="primary")
 
 
 def show_failed(queue: pairs.PairQueue, states: list[PairState]) -> None:

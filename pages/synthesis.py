@@ -8,7 +8,7 @@ from functools import partial
 import streamlit as st
 
 from fac import charts
-from fac.config import SynthesizeSpec
+from fac.config import WRITERS, SynthesizeSpec
 from fac.generator.names import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions import launches, results
@@ -37,6 +37,7 @@ from fac.ui.tables import Pager, selected_points, table
 from fac.ui.text import Row, clean, plain
 from fac.ui.views import (
     CHART,
+    action_button,
     cards,
     choice,
     empty,
@@ -143,13 +144,7 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
             ":material/task_alt: Exactly this was synthesized before. Another attempt, under "
             "Method and more, writes anew."
         )
-        st.button(
-            "See what came out",
-            type="primary",
-            icon=":material/visibility:",
-            on_click=open_result,
-            args=(done,),
-        )
+        action_button("See what came out", "visibility", open_result, done, type="primary")
         return
     with st.container(gap="small"):
         if pilot is None and n > PILOT:
@@ -157,20 +152,11 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
                 f"A pilot of {PILOT} pairs tells how many texts pass, and what all of them take. "
                 "Its texts count: nothing is written twice."
             )
-            st.button(
-                f"Try {PILOT} pairs first",
-                icon=":material/science:",
-                on_click=launch_synthesis,
-                args=(launches.pilot_spec(spec), "Trying a few pairs"),
-                kwargs={"follow": False},
-            )
-        st.button(
-            f"Synthesize from {counted(n, 'approved pair')}",
-            type="primary",
-            icon=":material/play_arrow:",
-            on_click=launch_synthesis,
-            args=(spec, f"Synthesizing from {n:,} approved pairs"),
-        )
+            trial = (launch_synthesis, launches.pilot_spec(spec), "Trying a few pairs", False)
+            action_button(f"Try {PILOT} pairs first", "science", *trial)
+        label = f"Synthesize from {counted(n, 'approved pair')}"
+        launch = (launch_synthesis, spec, f"Synthesizing from {n:,} approved pairs")
+        action_button(label, "play_arrow", *launch, type="primary")
 
 
 def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
@@ -226,10 +212,10 @@ def show_header(manifest: SynthesisManifest) -> None:
     spec, facts = manifest.spec, manifest.facts
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         pick_result("Result", results.syntheses(stores()), manifest.run)
-        st.button("New synthesis", icon=":material/add:", on_click=open_launch, args=(spec.pairs,))
+        action_button("New synthesis", "add", open_launch, spec.pairs)
         link("pairs", "Its pairs", pairs=spec.pairs)
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
-    writer = public_name(spec.model if spec.writer == "openai" else facts.writer or "")
+    writer = public_name(spec.model if WRITERS[spec.writer].server else facts.writer or "")
     st.caption(
         plain(
             f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by "
@@ -451,14 +437,11 @@ def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | Non
     elif results.remeasuring(stores(), manifest):
         st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
     else:
-        st.button(
-            "Measure what is kept",
-            icon=":material/speed:",
-            on_click=start_remeasure,
-            args=(manifest,),
-            help="As a dataset of its own, with the anchor's model, layer and SAE: an independent "
-            "check of every row, and the way to compare feature by feature.",
+        help = (
+            "As a dataset of its own, with the anchor's model, layer and SAE: an independent check "
+            "of every row, and the way to compare feature by feature."
         )
+        action_button("Measure what is kept", "speed", start_remeasure, manifest, help=help)
 
 
 def start_remeasure(manifest: SynthesisManifest) -> None:

@@ -18,8 +18,7 @@ from fac.config import digest
 from fac.errors import FacError
 from fac.questions.explanations import explain_runs, explained, explained_measure, texts
 from fac.questions.relevance import task_profiles
-from fac.review import Item
-from fac.review.order import Pace
+from fac.review import Item, Pace
 from fac.schema import CANNOT_TELL
 from fac.store import Stores
 from fac.store.decisions import Decision
@@ -191,6 +190,8 @@ class ReviewQueue(Generic[Entry]):
             self.trouble = str(error)
         at, left = self.acts.index(act), act[len(withdrawn) :]
         self.acts[at : at + 1] = [left] if left and withdrawn else []
+        if not withdrawn:
+            return []
         for entry in reversed(entries):
             self.bring_up(entry)
         self.renew()

@@ -14,7 +14,6 @@ from fac.review import PairState, PairVersion
 from fac.ui.jobs import start
 from fac.ui.review import (
     focus_writing,
-    key_button,
     note_button,
     show_progress,
     unblur_button,
@@ -23,7 +22,7 @@ from fac.ui.review import (
 from fac.ui.review_html import guide_html, history_html, pair_html
 from fac.ui.stores import stores
 from fac.ui.text import called, plain, show_examples
-from fac.ui.views import link, set_param
+from fac.ui.views import action_button, link, set_param
 from fac.ui.writing import duration
 
 STATE_NAMES = {
@@ -135,11 +134,13 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     measuring = pair.feature in queue.edits
     decidable = queue.reviewer is not None and version.proposed and not measuring
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-        approve = {"disabled": not decidable, "type": "primary"}
-        key_button("Approve", "A", "check", queue.decide, review.APPROVE, **approve)
-        key_button("Reject", "X", "close", queue.decide, review.REJECT, disabled=not decidable)
-        key_button("Edit", "E", "edit", queue.draft.edit, disabled=measuring)
-        key_button("Skip", "S", "skip_next", queue.skip, disabled=len(queue.todo) < 2)
+        approve = (queue.decide, review.APPROVE)
+        off = not decidable
+        action_button("Approve", "check", *approve, shortcut="A", disabled=off, type="primary")
+        action_button("Reject", "close", queue.decide, review.REJECT, shortcut="X", disabled=off)
+        action_button("Edit", "edit", queue.draft.edit, shortcut="E", disabled=measuring)
+        last = len(queue.todo) < 2
+        action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
         undo_button(queue)
         note_button(queue)
         unblur_button(queue)
@@ -230,13 +231,10 @@ def _show_history(queue: PairQueue, pair: PairState, version: PairVersion) -> No
             for number, each in enumerate(pair.versions, start=1):
                 when = datetime.fromisoformat(each.created).astimezone()
                 how = "edited" if each.row["origin"] == "person" else "written"
-                st.button(
-                    f"{number} · {how} {when:%H:%M}",
-                    key=f"version {each.run} {pair.feature}",
-                    type="primary" if each is version else "secondary",
-                    on_click=queue.look_at,
-                    args=(each.run,),
-                )
+                words = f"{number} · {how} {when:%H:%M}"
+                options = {"key": f"version {each.run} {pair.feature}"}
+                options["type"] = "primary" if each is version else "secondary"
+                action_button(words, "", queue.look_at, each.run, **options)
     history = [
         (number, decision)
         for number, each in enumerate(pair.versions, start=1)

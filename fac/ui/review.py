@@ -17,7 +17,7 @@ from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.review_html import criteria_html, examples_html, guide_html, last_html, quote_html
 from fac.ui.stores import stores
 from fac.ui.text import Row, clean, plain, tokens_html
-from fac.ui.views import link, param_widget
+from fac.ui.views import action_button, link, param_widget
 
 # A letter of each reason that neither Streamlit nor another key here uses.
 FLAG_KEYS = dict(zip(REASONS, "BASKW", strict=True))
@@ -110,25 +110,21 @@ def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
     st.progress((whole - left) / whole, text=words)
 
 
-def key_button(label: str, key: str, icon: str, action: Any, *args: Any, **options: Any) -> None:
-    """A button that a key presses too."""
-    icon = f":material/{icon}:"
-    st.button(label, shortcut=key, icon=icon, on_click=action, args=args, **options)
-
-
 def undo_button(queue: ReviewQueue[Any]) -> None:
-    key_button("Undo", "U", "undo", queue.undo, disabled=not queue.acts)
+    action_button("Undo", "undo", queue.undo, shortcut="U", disabled=not queue.acts)
 
 
 def note_button(queue: ReviewQueue[Any]) -> None:
-    key_button("Note", "N", "edit_note", queue.draft.write, disabled=queue.reviewer is None)
+    looks = queue.reviewer is None
+    action_button("Note", "edit_note", queue.draft.write, shortcut="N", disabled=looks)
 
 
 def unblur_button(queue: ReviewQueue[Any]) -> None:
     """Shows blurred texts until the next entry."""
     draft = queue.draft
     if st.session_state.get("blur") and not draft.unblurred:
-        key_button("Show texts", "V", "visibility", setattr, draft, "unblurred", True)
+        show = (setattr, draft, "unblurred", True)
+        action_button("Show texts", "visibility", *show, shortcut="V")
     if draft.unblurred:
         # A style alone would outlive this entry: Streamlit puts it outside of the fragment.
         st.html("<span></span><style>.fac-blur{filter:none!important}</style>")
@@ -137,7 +133,7 @@ def unblur_button(queue: ReviewQueue[Any]) -> None:
 def undo_last_button(queue: ReviewQueue[Any]) -> None:
     """The one key of a queue on which nothing is left."""
     if queue.acts:
-        key_button("Undo the last", "U", "undo", queue.undo)
+        action_button("Undo the last", "undo", queue.undo, shortcut="U")
 
 
 # A script that comes first is dropped by the browser's sanitiser, so something precedes it. The
@@ -204,39 +200,23 @@ def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: Delt
         else:
             st.markdown("**Does this explanation fit the examples?**")
         if hidden:
-            st.button(
-                "Show the explanation",
-                shortcut="Space",
-                on_click=setattr,
-                args=(draft, "revealed", True),
-                width="stretch",
-            )
+            show = (setattr, draft, "revealed", True)
+            action_button("Show the explanation", "", *show, shortcut="Space", width="stretch")
         else:
             st.html(quote_html(item.content["explanation"]))
         keys = {**{str(i): level for i, level in enumerate(LEVELS, 1)}, "0": CANNOT_TELL}
         with st.container(horizontal=True, gap="xsmall"):
             for key, level in keys.items():
-                st.button(
-                    LEVEL_NAMES[level],
-                    key=f"rate {key}",
-                    shortcut=key,
-                    disabled=hidden,
-                    on_click=queue.decide,
-                    args=(level,),
-                )
+                options = {"key": f"rate {key}", "shortcut": key, "disabled": hidden}
+                action_button(LEVEL_NAMES[level], "", queue.decide, level, **options)
         if item.kind == "explanation":
             st.caption("What is wrong with it, if anything; then rate")
             with st.container(horizontal=True, gap="xsmall"):
                 for reason, key in FLAG_KEYS.items():
-                    st.button(
-                        reason.capitalize(),
-                        key=f"flag {key}",
-                        shortcut=key,
-                        icon=":material/check:" if reason in draft.reasons else None,
-                        disabled=hidden,
-                        on_click=draft.reasons.symmetric_difference_update,
-                        args=({reason},),
-                    )
+                    icon = "check" if reason in draft.reasons else ""
+                    options = {"key": f"flag {key}", "shortcut": key, "disabled": hidden}
+                    flip = draft.reasons.symmetric_difference_update
+                    action_button(reason.capitalize(), icon, flip, {reason}, **options)
 
 
 def _show_detection(
@@ -328,14 +308,9 @@ def _show_aside(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
             with earlier:
                 for decision in last:
                     feature, verdict = decision.subject.split("/")[2], decision.verdict
-                    st.button(
-                        f"#{feature} {LEVEL_NAMES.get(verdict, verdict)}",
-                        key=f"undo {decision.uid}",
-                        icon=":material/undo:",
-                        type="tertiary",
-                        on_click=queue.undo,
-                        args=(decision.uid,),
-                    )
+                    words = f"#{feature} {LEVEL_NAMES.get(verdict, verdict)}"
+                    options = {"key": f"undo {decision.uid}", "type": "tertiary"}
+                    action_button(words, "undo", queue.undo, decision.uid, **options)
 
 
 def _show_fields(queue: ItemQueue, item: Item) -> None:

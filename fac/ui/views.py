@@ -144,6 +144,12 @@ def link(
     )
 
 
+def action_button(label: str, icon: str, action: Any, *args: Any, **options: Any) -> None:
+    """A button that does something before the page runs again; `icon` is a Material symbol."""
+    symbol = f":material/{icon}:" if icon else None
+    st.button(label, icon=symbol, on_click=action, args=args, **options)
+
+
 def file_of(page: str) -> str:
     """The file of a page by its stem, as Streamlit names pages."""
     return page if page.endswith(".py") else f"pages/{page}.py"

@@ -17,6 +17,7 @@ from fac.store.queue import Job
 from fac.ui.jobs import key_line, progress, retry
 from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
+from fac.ui.views import action_button
 
 T = TypeVar("T", int, float)
 
@@ -163,14 +164,9 @@ def show_job(job: Job) -> None:
     progress(job)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(_pace(job), width="stretch")
-        st.button(
-            "Cancel",
-            key=f"cancel {job.id}",
-            icon=":material/close:",
-            on_click=queue().cancel,
-            args=(job.id,),
-            help="Every finished text is kept: started again, nothing is written twice.",
-        )
+        help = "Every finished text is kept: started again, nothing is written twice."
+        cancel = queue().cancel
+        action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}", help=help)
 
 
 def _pace(job: Job) -> str:
@@ -206,10 +202,6 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None) -> None:
     why = "Cancelled. Every finished text is kept." if cancelled else job.error or "It failed."
     with st.container(horizontal=True, vertical_alignment="center"):
         st.warning(plain(why), icon=":material/pause_circle:")
-        st.button(
-            "Go on",
-            key=f"resume {job.id}",
-            icon=":material/resume:",
-            on_click=go_on or partial(retry, job.id),
-            help="From where it stopped; nothing is written twice.",
-        )
+        help = "From where it stopped; nothing is written twice."
+        again = go_on or partial(retry, job.id)
+        action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
