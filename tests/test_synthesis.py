@@ -137,8 +137,7 @@ def first_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def world(first_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh world, in which a gap's candidates are asked for in these styles."""
     styles = (two_step.PHRASE, plan.LIST, two_step.SENTENCE, two_step.CONTRAST)
-    monkeypatch.setitem(two_step.STEP_2, "local", styles)
-    monkeypatch.setitem(two_step.STEP_2, "steered", styles)
+    monkeypatch.setitem(two_step.STEP_2, plan.HERE, styles)
     return first_world.copy(tmp_path / "world")
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from fac import coverage, datasets, schema
 from fac.agreement import wilson
-from fac.config import IngestSpec, SynthesizeSpec, digest
+from fac.config import WRITERS, IngestSpec, SynthesizeSpec, digest
 from fac.generator.names import public_name
 from fac.manifest import DatasetFacts, SynthesisManifest
 from fac.schema import REJECTED, SAMPLES
@@ -116,7 +116,7 @@ def publish_dataset(
     if not kept:
         return ""
     # A dataset may leave this machine; where a server stands means nothing there.
-    generator = public_name(spec.model if spec.writer == "openai" else writer)
+    generator = public_name(spec.model if WRITERS[spec.writer].server else writer)
     rows: list[Row] = []
     for candidate, verdict in kept:
         ask, messages = candidate.ask, candidate.messages

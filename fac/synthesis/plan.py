@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fac.config import SynthesizeSpec, WriteSpec, digest
+from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
 from fac.errors import InputError
 from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
@@ -46,10 +46,12 @@ class Style(NamedTuple):
 
 LIST, ASK = Style("list", "opening"), Style("ask", "prompt")
 
-Styles = Mapping[str, tuple[Style, ...]]
-"""The styles of a gap's candidates, in turns, by writer."""
+HERE, SERVER = False, True
 
-STEP_1: Styles = {"local": (LIST, ASK), "steered": (LIST, ASK), "openai": (ASK,)}
+Styles = Mapping[bool, tuple[Style, ...]]
+"""The styles of a gap's candidates, in turns, of writers on this machine and of servers."""
+
+STEP_1: Styles = {HERE: (LIST, ASK), SERVER: (ASK,)}
 
 QUOTED = 4
 """Anchor spans (or positives and spans) that a request quotes; each candidate gets others."""
@@ -135,7 +137,7 @@ def unsteered(brief: FeatureBrief) -> None:
 
 def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | None) -> Steering:
     """What the spec asks for. Raises InputError where no decoder directions are at hand for it."""
-    if spec.writer != "steered":
+    if not WRITERS[spec.writer].steers:
         return unsteered
     if direction is None:
         raise InputError("A steered writer needs the SAE's decoder directions; load its SAE.")
@@ -232,8 +234,9 @@ def reply_key(ask: Ask, spec: WriteSpec, identity: str) -> str:
 
 def in_turns(styles: Styles, spec: WriteSpec) -> Iterator[tuple[int, Style]]:
     """Number and style of each of a gap's candidates."""
+    turns = styles[WRITERS[spec.writer].server]
     for number in range(spec.candidates):
-        yield number, styles[spec.writer][number % len(styles[spec.writer])]
+        yield number, turns[number % len(turns)]
 
 
 def turned(spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:

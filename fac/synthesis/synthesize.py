@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from fac import coverage, datasets
-from fac.config import METHODS, PairsSpec, RescoreSpec, SynthesizeSpec, digest
+from fac.config import METHODS, WRITERS, PairsSpec, RescoreSpec, SynthesizeSpec, digest
 from fac.encoder import Encoder, Reading
 from fac.errors import BadRow, InputError
 from fac.generator.writer import Writer
@@ -67,7 +67,7 @@ def first_asked(
     No model is needed: how a steered writer is pushed is left out, the words are the same. Raises
     InputError where the spec names a pair that is not `approved` as it is.
     """
-    if spec.writer == "steered":
+    if WRITERS[spec.writer].steers:
         spec = replace(spec, writer="local")
     about = runs.manifest(spec.pairs).facts
     pairs = approved_as_they_are(spec, runs, approved)

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 import pyarrow as pa
 
-from fac.config import WriteSpec
+from fac.config import WRITERS, WriteSpec
 from fac.encoder import Encoder
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError, disk_room
 from fac.generator.writer import Writer, Written
@@ -192,7 +192,7 @@ class Step(ABC, Generic[SpecT]):
 
         stopped: Stopped | None = None
         # A server's texts are recorded when a call ends; a local writer cuts its batches from all.
-        size = ROUNDS * spec.concurrency if spec.writer == "openai" else max(1, len(requests))
+        size = ROUNDS * spec.concurrency if WRITERS[spec.writer].server else max(1, len(requests))
         failed: dict[str, Written] = {}
         try:
             progress(len(texts), len(requests), "writing")

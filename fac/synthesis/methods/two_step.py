@@ -10,8 +10,10 @@ from fac.config import WriteSpec
 from fac.prompts import Excerpt, Prompt, drafts, openings
 from fac.prompts.openings import Opening
 from fac.synthesis.plan import (
+    HERE,
     LIST,
     QUOTED,
+    SERVER,
     Ask,
     FeatureBrief,
     Grounds,
@@ -30,9 +32,8 @@ SENTENCE, PHRASE = Style("sentence", "opening", 12, sentence=True), Style("phras
 CONTRAST = Style("contrast", "prompt")
 
 STEP_2: Styles = {
-    "local": (SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
-    "steered": (SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
-    "openai": (CONTRAST,),
+    HERE: (SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
+    SERVER: (CONTRAST,),
 }
 """Styles fail on different features; those that begin with the positive's own words come first,
 since small models follow nothing else well."""
