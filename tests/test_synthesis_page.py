@@ -41,8 +41,6 @@ from fac.synthesis import filter as verdicts
 from fac.ui.jobs import job_title
 from fac.ui.results import REASON_WORDS
 from fac.ui.stores import stores
-from fac.ui.synthesis import METHOD_NAMES
-from fac.ui.writing import PROFILE_NAMES, WRITER_NAMES
 from tests import toy
 from tests.test_cli_make import MANNERS, MakingSteps, worded
 from tests.test_jobs import quiet
@@ -283,9 +281,9 @@ def test_the_request_shown_is_the_request_made(place):
 
 
 def test_every_choice_has_a_name():
-    assert list(WRITER_NAMES) == list(WRITERS)
-    assert list(PROFILE_NAMES) == list(PROFILES)
-    assert list(METHOD_NAMES) == list(METHODS)
+    assert all(kind.title for _, kind in WRITERS.items())
+    assert all(profile.title for profile in PROFILES.values())
+    assert all(method.title for _, method in METHODS.items())
     assert list(REASON_WORDS) == list(verdicts.REASONS)
 
 
@@ -630,7 +628,8 @@ def test_a_profile_offers_its_own_form_first():
 
 def test_an_export_is_named_after_what_it_is():
     facts = {"name": "my / data", "method": "two-step"}
-    manifest = Manifest({"run": "synthetic-0123456789ab", "step": "synthetic", "facts": facts})
+    about = {"run": "synthetic-0123456789ab", "step": "synthetic", "facts": facts}
+    manifest = Manifest.read({**about, "created": "", "files": {}, "inputs": []})
     assert results.export_name(manifest) == "my-data-two-step-012345"
 
 

@@ -116,7 +116,7 @@ def _weight(answer: Any) -> int:
     if isinstance(answer, np.ndarray):
         answer.flags.writeable = False
         return answer.nbytes + 100
-    if isinstance(answer, pa.Table):
+    if isinstance(answer, pa.Table | pa.Array | pa.ChunkedArray):
         return answer.nbytes + 1000
     if isinstance(answer, dict):
         return 200 + sum(60 + _weight(value) for value in answer.values())

@@ -172,9 +172,9 @@ def _whole_scale(high: float | None) -> float:
 
 def _blocks(con: Connection, path: str, n_features: int) -> Iterator[tuple[int, int]]:
     """Ranges of features that together are all of them, each of about ROWS_PER_BLOCK rows."""
-    counted = con.execute(ROWS_PER_FEATURE, {"path": path}).fetchnumpy()
+    rows = con.execute(ROWS_PER_FEATURE, {"path": path}).fetchnumpy()
     per_feature = np.zeros(n_features, np.int64)
-    per_feature[counted["feature"]] = counted["n"]
+    per_feature[rows["feature"]] = rows["n"]
     block = np.cumsum(per_feature) // ROWS_PER_BLOCK
     edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), n_features]
     return zip(edges[:-1], edges[1:], strict=True)

@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac import agreement
-from fac.review.items import NOT_RELEVANT, SCALE, Wording, by_wording, read_subject
-from fac.review.order import pace
-from fac.review.standings import standing
+from fac.review import NOT_RELEVANT, SCALE, Wording, by_wording, pace, read_subject, standing
 from fac.schema import LEVELS, RELEVANT
 from fac.store.decisions import Decision, Decisions
 
