@@ -112,7 +112,7 @@ def test_a_new_scorer_scores_and_is_named(workspace: Workspace) -> None:
     fac("explain", "toy-anchor", workspace=workspace)
     done = fac("explain", "toy-anchor", "--explainer", "loud", "--json", workspace=workspace)
     assert done.json["scores"]["length"] == {"n": 11, "median": 0.1}
-    gaps = fac("gaps", *PAIR, "--json", place=workspace).json["gaps"]
+    gaps = fac("gaps", *PAIR, "--json", workspace=workspace).json["gaps"]
     assert {(row["score_kind"], row["score"]) for row in gaps} <= {
         ("length", 0.1),
         ("length", 0.11),
