@@ -8,8 +8,6 @@ Nothing is repaired. A text is kept character for character, and a row that cann
 its line and the reason. Memory does not grow with the dataset, except for eight bytes a sample.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Rows of Arrow batches, which Parquet files and hub datasets come in."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rows of a table with a header line and a delimiter, as CSV and TSV have them."""
+"""What CSV and TSV have in common."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import IO
 
 from fac.datasets.lines import MAX_ROW_BYTES, TOO_LONG, numbered_lines
 from fac.datasets.rows import SourceRow, shortened
+from fac.datasets.sources import Origin, TextSource
 from fac.errors import InputError
 
 
@@ -50,39 +51,51 @@ class _RecordLines:
         )
 
 
-def delimited_rows(stream: IO[bytes], delimiter: str, name: str) -> Iterator[SourceRow]:
-    """Rows of a table with a header line. Quotes as in RFC 4180: doubled inside quoted fields."""
-    csv.field_size_limit(MAX_ROW_BYTES)  # one for the process; our own limits are the tighter ones
-    lines = _RecordLines(stream, name)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    header: list[str] = []
-    while True:
-        lines.begin()
-        problem, fields = "", []
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except _LongLine:
-            problem = TOO_LONG
-        except csv.Error as error:
-            if "unexpected end" in str(error):
-                raise lines.open_quote() from error
-            span = f" up to line {lines.last}" if lines.last > lines.first else ""
-            problem = f"it is not proper CSV ({error}){span}"
-        if problem and not header:
-            raise InputError(f"{name} has no readable header on line {lines.first}: {problem}.")
-        if problem:
-            yield SourceRow(lines.first, None, problem)
-        elif not fields:  # an empty line
-            continue
-        elif not header:
-            header = _header(fields, name)
-        elif len(fields) != len(header):
-            problem = f"it has {len(fields)} fields, the header has {len(header)}"
-            yield SourceRow(lines.first, None, problem)
-        else:
-            yield SourceRow(lines.first, dict(zip(header, fields, strict=True)))
+class DelimitedSource(TextSource):
+    """A table with a header line. Quotes as in RFC 4180: doubled inside quoted fields."""
+
+    def __init__(self, origin: Origin, *, delimiters: str):
+        """Of several delimiters the one that the header has most of; the first wins a tie."""
+        super().__init__(origin)
+        header = self.head.split(b"\n", 1)[0]
+        self.delimiter = max(delimiters, key=lambda mark: header.count(mark.encode()))
+
+    def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
+        csv.field_size_limit(
+            MAX_ROW_BYTES
+        )  # one for the process; our own limits are the tighter ones
+        lines = _RecordLines(stream, self.name)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        header: list[str] = []
+        while True:
+            lines.begin()
+            problem, fields = "", []
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except _LongLine:
+                problem = TOO_LONG
+            except csv.Error as error:
+                if "unexpected end" in str(error):
+                    raise lines.open_quote() from error
+                span = f" up to line {lines.last}" if lines.last > lines.first else ""
+                problem = f"it is not proper CSV ({error}){span}"
+            if problem and not header:
+                raise InputError(
+                    f"{self.name} has no readable header on line {lines.first}: {problem}."
+                )
+            if problem:
+                yield SourceRow(lines.first, None, problem)
+            elif not fields:  # an empty line
+                continue
+            elif not header:
+                header = _header(fields, self.name)
+            elif len(fields) != len(header):
+                problem = f"it has {len(fields)} fields, the header has {len(header)}"
+                yield SourceRow(lines.first, None, problem)
+            else:
+                yield SourceRow(lines.first, dict(zip(header, fields, strict=True)))
 
 
 def _header(fields: list[str], name: str) -> list[str]:

@@ -3,8 +3,6 @@
 Each layout is a module of `fac.datasets.layouts`; nothing lists them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Lines of a text file, one row each or part of one, and a row as one line."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple

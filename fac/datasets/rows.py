@@ -1,7 +1,5 @@
 """One row of a source, before it is known what it says, and the words for what is wrong with it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,26 +24,6 @@ class SourceRow(NamedTuple):
 
 class UnusableRow(ValueError):
     """Why a row cannot become a sample."""
-
-
-def value_in(columns: Columns, name: str) -> Any:
-    """What a column that must hold something holds. Raises UnusableRow where it does not."""
-    value = columns.get(name)
-    if value is None:
-        if name not in columns:
-            raise UnusableRow(f"there is no {name!r}; the row has {listed([*columns])}")
-        raise UnusableRow(f"the column {name!r} is null")
-    if isinstance(value, str) and not value.strip():
-        raise UnusableRow(f"the column {name!r} is empty")
-    return value
-
-
-def optional_text(columns: Columns, name: str | None) -> str:
-    """The text of a column that may be missing, null or empty."""
-    value = columns.get(name) if name else None
-    if value is not None and not isinstance(value, str):
-        raise UnusableRow(f"the column {name!r} holds {in_words(value)}, not text")
-    return value or ""
 
 
 def in_words(value: Any) -> str:

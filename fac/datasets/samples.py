@@ -1,7 +1,5 @@
 """One row -> one sample: the checks it must pass, its id, its label and what is kept beside it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any, NamedTuple

@@ -1,21 +1,11 @@
 """A column's value -> the turns of a chat: plain text, a list of messages, or a transcript."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from fac.datasets.rows import (
-    Columns,
-    UnusableRow,
-    in_words,
-    listed,
-    optional_text,
-    shortened,
-    value_in,
-)
+from fac.datasets.rows import Columns, UnusableRow, in_words, listed, shortened
 from fac.schema import ROLES, Chat
 
 ROLE_NAMES = {
@@ -31,7 +21,7 @@ _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ ]?")
 def chat_of_messages(row: Columns, names: Mapping[str, str]) -> Chat:
     """The list of messages in the column `chat`, after what the column `system` says."""
     column = names["chat"]
-    value = value_in(row, column)
+    value = _value(row, column)
     if isinstance(value, str):  # CSV has no lists
         value = _json_list(value, column)
     return with_system(row, names, _messages(value, column))
@@ -40,14 +30,14 @@ def chat_of_messages(row: Columns, names: Mapping[str, str]) -> Chat:
 def chat_of_exchange(row: Columns, names: Mapping[str, str]) -> Chat:
     """What the column `prompt` asks, with the column `input` below it, and the `reply`."""
     question = turns(row, names["prompt"], "user")
-    if details := optional_text(row, names.get("input")):
+    if details := _optional_text(row, names.get("input")):
         question[-1]["content"] += f"\n\n{details}"
     return with_system(row, names, question + turns(row, names["reply"], "assistant"))
 
 
 def with_system(row: Columns, names: Mapping[str, str], chat: Chat) -> Chat:
     """A chat behind the text of the column `system`, where it has no system turn itself."""
-    text = optional_text(row, names.get("system"))
+    text = _optional_text(row, names.get("system"))
     if not text or chat[0]["role"] == "system":
         return chat
     return [{"role": "system", "content": text}, *chat]
@@ -55,13 +45,33 @@ def with_system(row: Columns, names: Mapping[str, str], chat: Chat) -> Chat:
 
 def turns(row: Columns, column: str, role: str, *, transcript: bool = False) -> Chat:
     """A column as turns: a text is one turn of `role`, a list is a chat."""
-    value = value_in(row, column)
+    value = _value(row, column)
     if isinstance(value, list):
         return _messages(value, column)
     if not isinstance(value, str):
         raise UnusableRow(f"the column {column!r} holds {in_words(value)}, not text")
     chat = _transcript(value) if transcript else []
     return chat or [{"role": role, "content": value}]
+
+
+def _value(columns: Columns, name: str) -> Any:
+    """What a column that must hold something holds. Raises UnusableRow where it does not."""
+    value = columns.get(name)
+    if value is None:
+        if name not in columns:
+            raise UnusableRow(f"there is no {name!r}; the row has {listed([*columns])}")
+        raise UnusableRow(f"the column {name!r} is null")
+    if isinstance(value, str) and not value.strip():
+        raise UnusableRow(f"the column {name!r} is empty")
+    return value
+
+
+def _optional_text(columns: Columns, name: str | None) -> str:
+    """The text of a column that may be missing, null or empty."""
+    value = columns.get(name) if name else None
+    if value is not None and not isinstance(value, str):
+        raise UnusableRow(f"the column {name!r} holds {in_words(value)}, not text")
+    return value or ""
 
 
 def _transcript(text: str) -> Chat:

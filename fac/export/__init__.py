@@ -14,8 +14,6 @@ card     what a reader of the file needs to know
 here     written beside its place, read back, then moved there
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

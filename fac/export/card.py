@@ -1,7 +1,5 @@
 """The dataset card of an export."""
 
-from __future__ import annotations
-
 import re
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """The columns of an export: what a training script of that form expects."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

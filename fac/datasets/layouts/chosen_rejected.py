@@ -1,7 +1,5 @@
 """Preferences: the chosen side is the sample, after a prompt column where it is only the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from fac.datasets.layout import SYSTEM, Column, Layout
