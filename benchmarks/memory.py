@@ -30,6 +30,7 @@ import pyarrow as pa
 from fac import schema
 from fac.config import REPOSITORY, IngestSpec, MeasureSpec, Workspace
 from fac.encoder import Encoder, NearMisses, Reading
+from fac.manifest import DatasetFacts
 from fac.measure import measure
 from fac.models import ROLES, Chat, Rendered
 from fac.schema import Activations
@@ -60,7 +61,7 @@ def dataset(runs: Runs, samples: int) -> str:
                     schema=schema.SAMPLES,
                 )
             )
-    facts = {"name": spec.name, "n_samples": samples}
+    facts = DatasetFacts(name=spec.name, n_samples=samples)
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
     return run_id
 
@@ -157,7 +158,7 @@ def child(samples: int, width: int, fake: bool, root: Path) -> dict[str, Any]:
     manifest = runs.manifest(run_id)
     return {
         "samples": samples,
-        "rows": manifest["files"]["activations.parquet"]["rows"],
+        "rows": manifest.files["activations.parquet"]["rows"],
         "before": before / 1024,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "reading": last[0] - begun,

@@ -17,6 +17,7 @@ import pyarrow as pa
 from fac import schema
 from fac.config import SaeSpec
 from fac.encoder import SaeEncoder
+from fac.manifest import SaeFacts
 from fac.store.runs import Runs, write_table
 
 if TYPE_CHECKING:
@@ -81,15 +82,15 @@ def describe(spec: SaeSpec, *, runs: Runs, encoder: SaeEncoder, progress: Progre
             run_id,
             spec=spec,
             inputs=[],
-            facts={
-                "name": encoder.sae.identity,
-                "model": spec.model,
-                "layer": spec.layer,
-                "sae": spec.sae,
-                "identity": encoder.identity,
-                "n_features": encoder.n_features,
-                "d_model": encoder.sae.d_in,
-            },
+            facts=SaeFacts(
+                name=encoder.sae.identity,
+                model=spec.model,
+                layer=spec.layer,
+                sae=spec.sae,
+                identity=encoder.identity,
+                n_features=encoder.n_features,
+                d_model=encoder.sae.d_in,
+            ),
             seconds=time.monotonic() - begun,
         )
     return run_id

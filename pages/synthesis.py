@@ -8,7 +8,7 @@ from functools import partial
 import streamlit as st
 
 from fac import charts
-from fac.config import SynthesizeSpec
+from fac.config import WRITERS, SynthesizeSpec
 from fac.generator.names import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions import launches, results
@@ -215,7 +215,7 @@ def show_header(manifest: SynthesisManifest) -> None:
         action_button("New synthesis", "add", open_launch, spec.pairs)
         link("pairs", "Its pairs", pairs=spec.pairs)
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
-    writer = public_name(spec.model if spec.writer == "openai" else facts.writer or "")
+    writer = public_name(spec.model if WRITERS[spec.writer].server else facts.writer or "")
     st.caption(
         plain(
             f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by "

@@ -228,8 +228,8 @@ def test_describing_a_dictionary_is_one_run_that_is_found_again(tmp_path, encode
     neighbours, cosines = nearest(encoder.sae.decoder, 10)
     assert table.column("neighbours").to_pylist() == neighbours.tolist()
     assert table.column("cosines").to_pylist() == cosines.tolist()
-    facts = runs.manifest(run_id)["facts"]
-    assert (facts["n_features"], facts["d_model"]) == (40, 32)
-    assert facts["identity"] == encoder.identity
+    facts = runs.manifest(run_id).facts
+    assert (facts.n_features, facts.d_model) == (40, 32)
+    assert facts.identity == encoder.identity
     reported = len(notes)
     assert described() == run_id and len(notes) == reported

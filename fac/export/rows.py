@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from fac.config import SynthesizeSpec
+from fac.config import WRITERS, SynthesizeSpec
 from fac.datasets import sample_id
 from fac.errors import InputError
 from fac.generator.names import public_name
@@ -135,7 +135,7 @@ class SynthesisRun:
         self.dataset: MeasureFacts = runs.manifest(pairs.facts.dataset).facts
         self.sae: str = runs.manifest(self.anchor.sae_run).facts.name
         self.generator = public_name(
-            self.spec.model if self.spec.writer == "openai" else self.facts.writer or ""
+            self.spec.model if WRITERS[self.spec.writer].server else self.facts.writer or ""
         )
 
     def _rows(self, table: str) -> list[dict[str, Any]]:

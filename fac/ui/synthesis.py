@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from fac.config import METHODS, SynthesizeSpec
+from fac.config import METHODS, WRITERS, SynthesizeSpec
 from fac.errors import InputError
 from fac.questions.launches import approved_pairs
 from fac.synthesis import Forecast
@@ -143,7 +143,7 @@ def show_forecast(forecast: Forecast, spec: SynthesizeSpec) -> None:
         )
         st.metric("Time", duration(forecast.seconds), help=f"Of writing, for all {n:,} pairs.")
         cost = "unknown" if forecast.cost is None else f"${forecast.cost:,.2f}"
-        free = spec.writer != "openai"
+        free = not WRITERS[spec.writer].server
         st.metric("Cost", "none" if free else cost, help="Give both prices to know it.")
     st.caption(
         f"Between {forecast.low:.0%} and {forecast.high:.0%} of the texts pass (95 %); "
