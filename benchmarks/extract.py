@@ -147,10 +147,12 @@ def by_lens(
     return peaks
 
 
-def peaks_of(found: Activations) -> dict[tuple[int, int], float]:
+def peaks_of(activations: Activations) -> dict[tuple[int, int], float]:
     """By (sample, feature), over all roles."""
     peaks: dict[tuple[int, int], float] = {}
-    for sample, feature, peak in zip(found.sample, found.feature, found.peak, strict=True):
+    for sample, feature, peak in zip(
+        activations.sample, activations.feature, activations.peak, strict=True
+    ):
         key = int(sample), int(feature)
         peaks[key] = max(peaks.get(key, 0.0), float(peak))
     return peaks
@@ -163,15 +165,15 @@ def must_agree(
     within TIE of its threshold, or if a peak differs by more than TIE."""
     worst = 0.0
     for key in mine.keys() | other.keys():
-        one, two = mine.get(key), other.get(key)
+        mine_peak, other_peak = mine.get(key), other.get(key)
         threshold = max(float(sae.thresholds[key[1]]), 0.0)
-        if one is None or two is None:
-            there = one if two is None else two
+        if mine_peak is None or other_peak is None:
+            there = mine_peak if other_peak is None else other_peak
             assert there is not None
             if there > threshold * (1 + TIE) + TIE:
                 raise SystemExit(f"{name}: feature {key[1]} fires in one way only ({there}).")
         else:
-            worst = max(worst, abs(one - two) / max(one, two))
+            worst = max(worst, abs(mine_peak - other_peak) / max(mine_peak, other_peak))
     if worst > TIE:
         raise SystemExit(f"{name}: a peak differs by {worst:.2e} of itself.")
     return worst
@@ -309,8 +311,8 @@ def wide(encoder: SaeEncoder, chats: Sequence[Chat], width: int, rounds: int) ->
             return other.encode(chats)
 
     alone()
-    found = plain()
-    l0 = found.n_tokens.sum() / sum(len(at) for some in content for at in some)
+    read = plain()
+    l0 = read.n_tokens.sum() / sum(len(at) for some in content for at in some)
     seconds = timed([Way("forward and product", alone), Way("ours, plain", plain)], rounds)
     title = f"width {width:,}, {l0:.0f} active a token: {len(chats)} chats"
     return table(title, seconds, tokens, ["forward and product"]) + "\n"
@@ -340,25 +342,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each way")
     parser.add_argument("--width", type=int, default=65_536, help="of the random dictionary; 0: no")
     parser.add_argument("--no-lens", action="store_true", help="leave TransformerLens out")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = Workspace(Path(folder))
-        steps = Steps(place)
+        space = Workspace(Path(folder))
+        steps = Steps(space)
         encoder = steps.encoder(MeasureSpec(dataset="none"), lambda *_: None)
         peer = None
-        if not asked.no_lens:
-            found = loading.locate(MeasureSpec.model, place.models, lambda *_: None)
-            peer = lens(found.folder)
-        short = demo_chats(asked.short, longest=40)
-        long = demo_chats(asked.long, longest=0, words=180)
-        print(whole_way("short", encoder, short, peer, asked.rounds), flush=True)
-        print(whole_way("long", encoder, long, peer, asked.rounds), flush=True)
-        if asked.width:
-            print(wide(encoder, short, asked.width, asked.rounds), flush=True)
+        if not options.no_lens:
+            located = loading.locate(MeasureSpec.model, space.models, lambda *_: None)
+            peer = lens(located.folder)
+        short = demo_chats(options.short, longest=40)
+        long = demo_chats(options.long, longest=0, words=180)
+        print(whole_way("short", encoder, short, peer, options.rounds), flush=True)
+        print(whole_way("long", encoder, long, peer, options.rounds), flush=True)
+        if options.width:
+            print(wide(encoder, short, options.width, options.rounds), flush=True)
         spec = MeasureSpec(dataset="none")
         how = spec.model, spec.layer, spec.sae, spec.max_tokens
-        half = loading.load_encoder(*how, loading.PRECISIONS[1], place.models)
-        print(halved(encoder, half, short, asked.rounds))
+        half = loading.load_encoder(*how, loading.PRECISIONS[1], space.models)
+        print(halved(encoder, half, short, options.rounds))
 
 
 if __name__ == "__main__":

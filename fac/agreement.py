@@ -60,7 +60,7 @@ class Coefficient(NamedTuple):
     """Why there is no value; "" where there is one."""
 
 
-class PairAgreement(NamedTuple):
+class RaterAgreement(NamedTuple):
     """Two raters on the items both rated."""
 
     first: str
@@ -104,7 +104,7 @@ def cohen_kappa(a: np.ndarray, b: np.ndarray, weights: str = "identity") -> floa
     """Cohen's kappa of two raters over the items both rated (1960); with linear or quadratic
     disagreement between codes, weighted kappa (1968). NaN where chance alone explains everything.
     """
-    _known("weights", weights, KAPPA_WEIGHTS)
+    _check_choice("weights", weights, KAPPA_WEIGHTS)
     return _point(partial(_kappa, weights=weights), np.column_stack([a, b]))
 
 
@@ -114,7 +114,7 @@ def krippendorff_alpha(ratings: np.ndarray, level: str = "nominal") -> float:
     Items with fewer than two ratings do not count. NaN where all ratings are the same: then
     nothing shows that the raters could have told things apart.
     """
-    _known("level", level, ALPHA_LEVELS)
+    _check_choice("level", level, ALPHA_LEVELS)
     return _point(partial(_alpha, level=level), ratings)
 
 
@@ -124,23 +124,23 @@ def gwet(ratings: np.ndarray, n_categories: int, weights: str = "identity") -> f
     `n_categories` is the length of the scale, used or not: chance agreement depends on it. Items
     with one rating count towards how common a category is, as Gwet has it.
     """
-    _known("weights", weights, GWET_WEIGHTS)
+    _check_choice("weights", weights, GWET_WEIGHTS)
     ratings = _checked(ratings, n_categories)
     return _point(partial(_gwet, k=n_categories, weights=weights), ratings)
 
 
-def balanced_accuracy(said: Sequence[bool], truth: Sequence[bool]) -> BalancedAccuracy:
-    """How well `said` matches `truth`, both kinds of examples weighing the same.
+def balanced_accuracy(answers: Sequence[bool], truth: Sequence[bool]) -> BalancedAccuracy:
+    """How well `answers` match `truth`, both kinds of examples weighing the same.
 
     The interval joins Wilson's intervals of the two shares by recovering their variances.
     """
-    answers, positive = np.asarray(said, bool), np.asarray(truth, bool)
-    if answers.shape != positive.shape:
-        raise InputError(f"{answers.size} answers do not fit {positive.size} examples.")
+    answered, positive = np.asarray(answers, bool), np.asarray(truth, bool)
+    if answered.shape != positive.shape:
+        raise InputError(f"{answered.size} answers do not fit {positive.size} examples.")
     n, n_positive = positive.size, int(positive.sum())
     if n_positive in (0, n):
         return BalancedAccuracy(math.nan, math.nan, math.nan, n, n_positive)
-    hits, passed = int(answers[positive].sum()), int((~answers[~positive]).sum())
+    hits, passed = int(answered[positive].sum()), int((~answered[~positive]).sum())
     shares = hits / n_positive, passed / (n - n_positive)
     limits = wilson(hits, n_positive), wilson(passed, n - n_positive)
     value = sum(shares) / 2
@@ -179,7 +179,7 @@ def summary(
     pairable = per_item >= 2
     n_items, n_ratings = int(pairable.sum()), int(per_item[pairable].sum())
 
-    found = []
+    coefficients = []
     for name, estimate in _coefficients(n_categories, ordinal):
         two_only = name.startswith("Cohen")
         if n_items == 0:
@@ -192,11 +192,11 @@ def summary(
         if not why and math.isnan(value):
             why = "every rating is in the same category, so chance alone would agree as well"
         low, high = (math.nan, math.nan) if why else _interval(estimate(rows, drawn.astype(float)))
-        found.append(Coefficient(name, value, low, high, n_items, n_ratings, why))
-    return found
+        coefficients.append(Coefficient(name, value, low, high, n_items, n_ratings, why))
+    return coefficients
 
 
-def pairwise(
+def between_raters(
     ratings: np.ndarray,
     names: Sequence[str],
     n_categories: int,
@@ -204,19 +204,21 @@ def pairwise(
     ordinal: bool,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> list[PairAgreement]:
+) -> list[RaterAgreement]:
     """`summary` of every two raters on the items both rated, in the order of `names`."""
     ratings = _checked(ratings, n_categories)
     if len(names) != ratings.shape[1]:
         raise InputError(f"{len(names)} names do not fit {ratings.shape[1]} raters.")
-    found = []
+    agreements = []
     for i, first in enumerate(names):
         for j in range(i + 1, len(names)):
-            two = ratings[:, [i, j]]
-            both = two[~np.isnan(two).any(axis=1)]
-            told = summary(both, n_categories, ordinal=ordinal, seed=seed, resamples=resamples)
-            found.append(PairAgreement(first, names[j], told))
-    return found
+            columns = ratings[:, [i, j]]
+            both = columns[~np.isnan(columns).any(axis=1)]
+            coefficients = summary(
+                both, n_categories, ordinal=ordinal, seed=seed, resamples=resamples
+            )
+            agreements.append(RaterAgreement(first, names[j], coefficients))
+    return agreements
 
 
 # ---- what a judge's levels are worth
@@ -245,16 +247,16 @@ def precision_by_level(
         raise InputError(
             f"{len(judge_levels)} levels do not fit {len(human_relevant)} human verdicts."
         )
-    found = []
+    precisions = []
     for level in (*LEVELS, *sorted(set(judge_levels) - set(LEVELS))):
-        said = [
+        verdicts = [
             human
             for judge, human in zip(judge_levels, human_relevant, strict=True)
             if judge == level and human is not None
         ]
-        n, k = len(said), sum(map(bool, said))
-        found.append(LevelPrecision(level, n, k, k / n if n else math.nan, *wilson(k, n)))
-    return found
+        n, k = len(verdicts), sum(map(bool, verdicts))
+        precisions.append(LevelPrecision(level, n, k, k / n if n else math.nan, *wilson(k, n)))
+    return precisions
 
 
 def labels_for(half_width: float, precision: float, n: int) -> int:
@@ -304,11 +306,11 @@ def _kappa(rows: np.ndarray, times: np.ndarray, *, weights: str) -> np.ndarray:
     """1 - observed over expected disagreement; NaN where none is expected."""
     both = ~np.isnan(rows).any(axis=1)
     rows, times = rows[both], times[:, both]
-    codes, place = np.unique(rows, return_inverse=True)
-    place = place.reshape(rows.shape)
+    codes, index = np.unique(rows, return_inverse=True)
+    index = index.reshape(rows.shape)
     apart = _distance(codes, weights)
-    first, second = (np.eye(len(codes))[place[:, i]] for i in (0, 1))
-    observed = times @ apart[place[:, 0], place[:, 1]]
+    first, second = (np.eye(len(codes))[index[:, i]] for i in (0, 1))
+    observed = times @ apart[index[:, 0], index[:, 1]]
     expected = np.einsum("bi,ij,bj->b", times @ first, apart, times @ second)
     return 1 - _ratio(observed * times.sum(axis=1), expected)
 
@@ -410,23 +412,23 @@ def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
 
 def _checked(ratings: np.ndarray, n_categories: int | None = None) -> np.ndarray:
     """Ratings as float `[n_items, n_raters]`. Raises InputError for what is no rating."""
-    given = np.asarray(ratings, float)
-    if given.ndim != 2:
-        raise InputError(f"Ratings must be a table of items by raters, got {given.ndim} axes.")
-    if np.isinf(given).any():
+    table = np.asarray(ratings, float)
+    if table.ndim != 2:
+        raise InputError(f"Ratings must be a table of items by raters, got {table.ndim} axes.")
+    if np.isinf(table).any():
         raise InputError("A rating must be a number or missing, got infinity.")
     if n_categories is not None:
         if n_categories < 2:
             raise InputError(f"A scale needs at least two categories, got {n_categories}.")
-        said = given[~np.isnan(given)]
-        wrong = said[(said < 0) | (said >= n_categories) | (said != np.floor(said))]
+        codes = table[~np.isnan(table)]
+        wrong = codes[(codes < 0) | (codes >= n_categories) | (codes != np.floor(codes))]
         if wrong.size:
             raise InputError(
                 f"Ratings must be codes from 0 to {n_categories - 1}, got {wrong[0]:g}."
             )
-    return given
+    return table
 
 
-def _known(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise InputError(f"{what} must be one of {', '.join(known)}, got {given!r}.")
+def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InputError(f"{what} must be one of {', '.join(choices)}, got {value!r}.")

@@ -92,10 +92,13 @@ def support(
     keep = is_active(activations.peak, threshold)
     if role is not None:
         keep &= activations.role == role
-    pairs = np.unique(
-        np.stack([activations.feature[keep], activations.sample[keep]]).astype(np.int64), axis=1
-    )
-    return np.bincount(pairs[0], minlength=n_features)
+    return distinct_samples(activations.feature[keep], activations.sample[keep], n_features)
+
+
+def distinct_samples(feature: np.ndarray, sample: np.ndarray, n_features: int) -> np.ndarray:
+    """Samples of each feature among these `[n]` pairs, each counted once: int64 `[n_features]`."""
+    pairs = np.unique(feature.astype(np.int64) << 32 | sample)
+    return np.bincount(pairs >> 32, minlength=n_features)
 
 
 def present(n_samples: np.ndarray, at_least: int = 1) -> np.ndarray:

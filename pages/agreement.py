@@ -7,7 +7,7 @@ import streamlit as st
 from fac import charts
 from fac.questions import raters
 from fac.questions.catalogue import measured
-from fac.review import Disagreement
+from fac.questions.ratings import Disagreement
 from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.review import pick_task, reviewer
@@ -16,7 +16,7 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
 from fac.ui.text import plain
-from fac.ui.views import CHART, REVIEW, cards, choice, empty, guard, share
+from fac.ui.views import CHART, action_button, cards, choice, empty, guard, link, share
 
 PAGE = {"title": "Agreement", "section": "Decide", "icon": "handshake", "order": 70}
 
@@ -42,11 +42,7 @@ def show_coefficients(kind: str, task: str) -> None:
     both = people.coefficients[0].n_items if people.coefficients else 0
     disputes = raters.disputes(stores(), kind, task)
     cards(
-        (
-            "People",
-            f"{len(people.names):,}",
-            "Who rated at least one item; models do not count.",
-        ),
+        ("People", f"{len(people.names):,}", "Who rated at least one item; models do not count."),
         ("Ratings", f"{people.n_ratings:,}", "On the four levels; cannot tell is kept apart."),
         ("Rated by two or more", f"{both:,}", "Items from which agreement is computed."),
         ("To settle", f"{len(disputes):,}", "Items on which people differ."),
@@ -120,23 +116,11 @@ def show_dispute(who: str | None, kind: str, each: Disagreement) -> None:
         with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
             st.caption("Settle it:", width="content")
             for level, name in LEVEL_NAMES.items():
-                st.button(
-                    name,
-                    key=f"settle {each.wording.seen} {level}",
-                    disabled=who is None,
-                    on_click=settle,
-                    args=(who, kind, each, level),
-                )
-            st.page_link(
-                REVIEW,
-                label="See the examples",
-                icon=":material/rate_review:",
-                query_params={
-                    "kind": kind,
-                    "item": each.wording.seen,
-                    **({"task": content["task"]} if "task" in content else {}),
-                },
-            )
+                options = {"key": f"settle {each.wording.seen} {level}", "disabled": who is None}
+                action_button(name, "", settle, who, kind, each, level, **options)
+            view = {"kind": kind, "item": each.wording.seen}
+            view |= {"task": content["task"]} if "task" in content else {}
+            link("review", "See the examples", icon=":material/rate_review:", **view)
 
 
 def settle(who: str, kind: str, each: Disagreement, level: str) -> None:
@@ -184,7 +168,7 @@ def show_nobody() -> None:
         "Nobody has decided anything here yet",
         "Agreement needs two people who rated the same items; a fifth of every queue is shared.",
         icon=":material/handshake:",
-        page=REVIEW,
+        page="review",
         link="Review",
     )
 

@@ -7,52 +7,24 @@ from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import PairsSpec
 from fac.manifest import MeasureManifest
+from fac.questions import pairs
 from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
 from fac.questions.gaps import GapList, gap_page
-from fac.questions.pairs import (
-    PairQueue,
-    PairsEstimate,
-    StyleRequest,
-    estimate_pairs,
-    gap_rows,
-    in_state,
-    is_live,
-    left_by,
-    newest_attempt,
-    pair_requests,
-    pair_states,
-    pairs_titles,
-    read_features,
-    state_counts,
-)
 from fac.review import PairState
 from fac.store.queue import Job
 from fac.ui.explanations import headline
 from fac.ui.jobs import counted, show_failures, start
-from fac.ui.pairs import (
-    STATE_NAMES,
-    open_pairs,
-    session_queue,
-    show_pair,
-    show_pairs_progress,
-)
-from fac.ui.pickers import (
-    comparison_in_url,
-    gaps_in_words,
-    pick_run,
-    stop_if_nothing_measured,
-)
+from fac.ui.pairs import STATE_NAMES, open_pairs, session_queue, show_pair, show_pairs_progress
+from fac.ui.pickers import comparison_in_url, gaps_in_words, pick_run, stop_if_nothing_measured
 from fac.ui.review import reviewer, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import table
 from fac.ui.text import Row, plain
 from fac.ui.views import (
-    COVERAGE,
-    PAIRS,
-    SYNTHESIS,
+    action_button,
     choice,
     empty,
     get_param,
@@ -62,12 +34,13 @@ from fac.ui.views import (
     set_param,
 )
 from fac.ui.writing import (
+    ATTEMPT_HELP,
     duration,
     lacks_model,
     show_job,
     show_request,
     show_stopped,
-    writer_fields,
+    writer_form,
 )
 
 PAGE = {"title": "Pairs", "section": "Make", "icon": "compare", "order": 80}
@@ -103,7 +76,7 @@ def awaited_job() -> Job | None:
     number = st.session_state.get("pairs job")
     if number is None:
         return None
-    job = newest_attempt(stores(), number)
+    job = pairs.newest_attempt(stores(), number)
     if job.status != "done":
         return job
     forget_job()
@@ -122,7 +95,7 @@ def forget_job() -> None:
 def show_waiting() -> None:
     """The pairs that were asked for, until they are there."""
     job = awaited_job()
-    if job is None or not is_live(job):
+    if job is None or not pairs.is_live(job):
         st.rerun()
     show_job(job)
 
@@ -143,32 +116,15 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         table(rows, columns, key="asked", height=300)
     features = tuple(row["feature"] for row in rows)
     st.markdown("**How they are written**")
-    fields = writer_fields("pairs", {})
+    form = writer_form("pairs", {})
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        fields["margin"] = st.number_input(
-            "Margin",
-            0.0,
-            1000.0,
-            value=PairsSpec.margin,
-            step=0.5,
-            width=130,
-            key="pairs.margin",
-            persist_state="session",
-            help="A positive fires by so much above the threshold, and above its negative.",
-        )
-        fields["attempt"] = st.number_input(
-            "Attempt",
-            0,
-            1000,
-            value=0,
-            width=110,
-            key="pairs.attempt",
-            persist_state="session",
-            help="The same settings find the same texts again; another number writes anew.",
-        )
+        help = "A positive fires by so much above the threshold, and above its negative."
+        margin = PairsSpec.margin
+        form.number("margin", st, "Margin", 0.0, 1000.0, margin, help, step=0.5, width=130)
+        form.number("attempt", st, "Attempt", 0, 1000, 0, ATTEMPT_HELP, width=110)
         go = st.container(width="content")
         estimate = st.container(width="stretch")
-    if lacks_model(fields):
+    if lacks_model(form):
         return
     spec = PairsSpec(
         anchor=anchor,
@@ -176,20 +132,22 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         features=features,
         explanations=tuple(explain_runs(stores().runs, anchor)),
         threshold=comparison.threshold,
-        **fields,
+        **form.values,
     )
-    requests = pair_requests(stores(), spec, features[0])
+    requests = pairs.pair_requests(stores(), spec, features[0])
     with right:
         show_requests(anchor, features[0], requests, spec.candidates)
     pairs_for = f"pairs for {counted(len(features), 'gap')}"
     pressed = go.button(f"Write {pairs_for}", type="primary", icon=":material/edit_note:")
-    estimate.caption(estimate_words(estimate_pairs(stores(), spec, requests), spec.budget_tokens))
+    estimate.caption(
+        estimate_words(pairs.estimate_pairs(stores(), spec, requests), spec.budget_tokens)
+    )
     if pressed:
         st.session_state["pairs job"] = start(spec, f"Writing {pairs_for}")
         st.rerun()
 
 
-def estimate_words(estimate: PairsEstimate, budget: int | None) -> str:
+def estimate_words(estimate: pairs.PairsEstimate, budget: int | None) -> str:
     """An estimate as a sentence or two."""
     words = (
         f"{estimate.texts:,} texts: up to {estimate.most_tokens:,} new tokens, and about "
@@ -202,7 +160,9 @@ def estimate_words(estimate: PairsEstimate, budget: int | None) -> str:
     return words
 
 
-def show_requests(anchor: str, feature: int, requests: list[StyleRequest], candidates: int) -> None:
+def show_requests(
+    anchor: str, feature: int, requests: list[pairs.StyleRequest], candidates: int
+) -> None:
     """What the writer is given for one gap, word for word."""
     st.markdown(f"**What the writer is asked for {headline(anchor, feature)}**")
     if not requests:
@@ -227,16 +187,12 @@ def show_requests(anchor: str, feature: int, requests: list[StyleRequest], candi
 
 def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
     """The gaps of the address."""
-    features = read_features(features_text, stores().cache.summary(anchor)["n_features"])
+    features = pairs.read_features(features_text, stores().cache.summary(anchor)["n_features"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{counted(len(features), 'gap')}, as chosen**", width="stretch")
-        st.button(
-            "Best supported instead",
-            type="tertiary",
-            on_click=set_param,
-            args=("features", BEST),
-        )
-    return gap_rows(stores(), anchor, features)
+        best = (set_param, "features", BEST)
+        action_button("Best supported instead", "", *best, type="tertiary")
+    return pairs.gap_rows(stores(), anchor, features)
 
 
 def best_gaps(comparison: Comparison) -> list[Row]:
@@ -247,7 +203,7 @@ def best_gaps(comparison: Comparison) -> list[Row]:
             "Nothing is missing",
             "The dataset shows every relevant feature of the anchor at these settings.",
             icon=":material/task_alt:",
-            page=COVERAGE,
+            page="coverage",
             link="Change the settings",
         )
         st.stop()
@@ -290,7 +246,7 @@ def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
 @guard()
 def await_edits() -> None:
     """Looks whether an edit has been measured; draws nothing."""
-    queue: PairQueue = st.session_state["pair queue"]
+    queue: pairs.PairQueue = st.session_state["pair queue"]
     if queue.arrived():
         st.rerun()
 
@@ -300,8 +256,8 @@ def await_edits() -> None:
 def show_queue(run: str, who: str | None) -> None:
     """The view, its counts and the pair on top; a key press draws this and nothing else."""
     session_queue()
-    states = pair_states(stores(), run)
-    counts = state_counts(states)
+    states = pairs.pair_states(stores(), run)
+    counts = pairs.state_counts(states)
     names = {state: f"{words} {counts[state]:,}" for state, words in STATE_NAMES.items()}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         show = choice("Show", tuple(STATE_NAMES), "show", names=names)
@@ -320,20 +276,16 @@ def show_queue(run: str, who: str | None) -> None:
     first = get_param("feature", None, read=int)
     queue = open_pairs(run, who, show, above, states, first=first)
     with actions:
-        show_approve_all(queue, in_state(states, show, above), above)
+        show_approve_all(queue, pairs.in_state(states, show, above), above)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         show_pairs_progress(queue)
         if n := counts["approved"]:
-            st.page_link(
-                SYNTHESIS,
-                label=f"Synthesize from {counted(n, 'approved pair')}",
-                icon=":material/science:",
-                query_params={"pairs": run},
-            )
+            words = f"Synthesize from {counted(n, 'approved pair')}"
+            link("synthesis", words, icon=":material/science:", pairs=run)
     if queue.trouble:
         st.error(plain(queue.trouble), icon=":material/error:")
     if show == "failed":
-        show_failed(queue, in_state(states, "failed", 0.0))
+        show_failed(queue, pairs.in_state(states, "failed", 0.0))
     elif queue.top is None:
         show_end(queue)
     else:
@@ -341,12 +293,12 @@ def show_queue(run: str, who: str | None) -> None:
         queue.in_view()
 
 
-def show_approve_all(queue: PairQueue, pairs: list[PairState], above: float) -> None:
+def show_approve_all(queue: pairs.PairQueue, states: list[PairState], above: float) -> None:
     """Approves what the view holds, less what people settled, without a look at each, after saying
     what that means."""
     unseen = [
         (pair.feature, pair.version.seen)
-        for pair in pairs
+        for pair in states
         if pair.state == "undecided" and pair.feature not in queue.edits
     ]
     if not unseen or not queue.reviewer:
@@ -361,17 +313,12 @@ def show_approve_all(queue: PairQueue, pairs: list[PairState], above: float) -> 
             + f"will stand as approved by **{plain(queue.reviewer)}**. Undo takes all of it "
             "back."
         )
-        st.button(
-            f"Approve {n:,} unseen",
-            type="primary",
-            on_click=queue.approve_all,
-            args=(unseen,),
-        )
+        action_button(f"Approve {n:,} unseen", "", queue.approve_all, unseen, type="primary")
 
 
-def show_failed(queue: PairQueue, pairs: list[PairState]) -> None:
+def show_failed(queue: pairs.PairQueue, states: list[PairState]) -> None:
     """The gaps without a pair, and why."""
-    if not pairs:
+    if not states:
         st.caption("Every gap of this run has a pair.")
         return
     facts = stores().runs.manifest(queue.run).facts
@@ -381,11 +328,11 @@ def show_failed(queue: PairQueue, pairs: list[PairState]) -> None:
             "label": queue.names.get(pair.feature, ""),
             "reason": pair.version.row["reason"],
         }
-        for pair in sorted(pairs, key=lambda pair: pair.feature)
+        for pair in sorted(states, key=lambda pair: pair.feature)
     ]
     table(rows, ("feature", "label", "reason"), key="failed", height=390)
     link(
-        PAIRS,
+        "pairs",
         f"Try these {len(rows):,} with other settings",
         features=",".join(str(row["feature"]) for row in rows),
         anchor=facts.anchor,
@@ -394,7 +341,7 @@ def show_failed(queue: PairQueue, pairs: list[PairState]) -> None:
     )
 
 
-def show_end(queue: PairQueue) -> None:
+def show_end(queue: pairs.PairQueue) -> None:
     """Nothing is left in this view, or there was nothing."""
     if queue.total:
         empty(
@@ -423,7 +370,7 @@ def decide(newest: str, titles: dict[str, str], corner: DeltaGenerator) -> None:
             **param_widget("pairs", newest, valid=titles.__contains__),
         )
         who = reviewer()
-        link(PAIRS, "Write others", features=BEST)
+        link("pairs", "Write others", features=BEST)
     if who is None:
         st.info(
             "Choose or type your name above to decide; until then you look.",
@@ -441,15 +388,15 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     corner = st.container(horizontal=True, width="content", vertical_alignment="bottom")
 linked_features()
 job = awaited_job()
-titles = pairs_titles(stores())
-if job and is_live(job):
+titles = pairs.pairs_titles(stores())
+if job and pairs.is_live(job):
     show_waiting()
     st.stop()
 if job:
     show_stopped(job)
-    left = left_by(stores(), job)
+    left = pairs.left_by(stores(), job)
     if left:
-        link(PAIRS, "Decide on what was complete", pairs=left)
+        link("pairs", "Decide on what was complete", pairs=left)
     st.button("Leave it", on_click=forget_job, type="tertiary")
 show_failures("rescore")
 features_text = get_param("features", "")
@@ -465,5 +412,5 @@ if not features_text and titles:
 else:
     if titles:
         with corner:
-            link(PAIRS, "Pairs there are", pairs=next(iter(titles)))
+            link("pairs", "Pairs there are", pairs=next(iter(titles)))
     ask(features_text or BEST, manifests)

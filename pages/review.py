@@ -5,16 +5,8 @@ import streamlit as st
 from fac.config import digest
 from fac.questions.catalogue import default_anchor, default_dataset, measured, titles
 from fac.questions.comparison import coverage
-from fac.questions.explanations import explained, explained_measure, texts
-from fac.questions.relevance import task_profiles
-from fac.questions.review_queue import (
-    ItemQueue,
-    detection_items,
-    explanation_items,
-    item_queue,
-    relevance_items,
-)
-from fac.review import Item
+from fac.questions.explanations import explained
+from fac.questions.review_queue import ItemQueue, item_queue, items_of
 from fac.ui.explanations import explain_by_tokens, explain_form, explaining
 from fac.ui.jobs import show_failures
 from fac.ui.pickers import (
@@ -28,7 +20,7 @@ from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
-from fac.ui.views import AGREEMENT, choice, empty, get_param, guard, param_widget, set_param
+from fac.ui.views import choice, empty, get_param, guard, param_widget, set_param
 
 PAGE = {"title": "Review", "section": "Decide", "icon": "rate_review", "order": 60}
 
@@ -79,7 +71,7 @@ def show_end(queue: ItemQueue) -> None:
             "All reviewed",
             f"You decided on {len(queue.decisions):,}. See how far people agree.",
             icon=":material/task_alt:",
-            page=AGREEMENT,
+            page="agreement",
             link="Agreement",
         )
         undo_last_button(queue)
@@ -152,25 +144,14 @@ if who is None:
     st.stop()
 
 
-def items() -> list[Item]:
-    """Everything of this kind that could be asked."""
-    explanations = texts(stores(), anchor, every=every)
-    if kind == "relevance":
-        rubric = task_profiles(stores().runs)[task].rubric
-        return relevance_items(anchor, explanations, features, task, rubric)
-    if kind == "detection":
-        measures = {run: explained_measure(stores(), run) for run in explain_runs}
-        return detection_items(stores(), measures, explanations, features)
-    return explanation_items(explanations, features)
-
-
 def session_queue(who: str, first: str | None) -> ItemQueue:
     """The queue of this session, laid out anew where the settings changed. `first` is the hash of
     an item that a link asks for: it comes to the top, decided or not."""
     queue: ItemQueue | None = st.session_state.get("review queue")
     setting = (who, kind, anchor, task, every, frozenset(features or ()), which, *explain_runs)
     if queue is None or queue.setting != setting:
-        queue = item_queue(stores(), setting, who, kind, items(), lambda: set_param("item", None))
+        items = items_of(stores(), kind, anchor, features, task=task, every=every)
+        queue = item_queue(stores(), setting, who, kind, items, lambda: set_param("item", None))
         st.session_state["review queue"] = queue
     in_view = queue.top is not None and digest(queue.top.content) == first
     if first and not in_view and not queue.bring_up_linked(first):

@@ -8,41 +8,13 @@ from functools import partial
 import streamlit as st
 
 from fac import charts
-from fac.config import SynthesizeSpec
+from fac.config import WRITERS, SynthesizeSpec
 from fac.generator.names import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
+from fac.questions import launches, results
 from fac.questions.catalogue import measured, titles
 from fac.questions.explanations import explained
-from fac.questions.launches import (
-    approved_pairs,
-    basis_rows,
-    finished_synthesis,
-    forecast,
-    launch_requests,
-    live_syntheses,
-    pilot_spec,
-    resumed,
-    stopped_synthesis,
-)
 from fac.questions.pairs import pair_states, pairs_titles, state_counts
-from fac.questions.results import (
-    ALL,
-    Remeasured,
-    candidates_page,
-    forms_of,
-    gaps_of,
-    ledger_rows,
-    outcome_of,
-    outcomes,
-    remaining,
-    remeasure_spec,
-    remeasured,
-    remeasuring,
-    samples_needed,
-    syntheses,
-    synthesis_title,
-    unasked_rows,
-)
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
 from fac.ui.explanations import headline
@@ -65,9 +37,8 @@ from fac.ui.tables import Pager, selected_points, table
 from fac.ui.text import Row, clean, plain
 from fac.ui.views import (
     CHART,
-    COMPARE,
-    COVERAGE,
-    PAIRS,
+    action_button,
+    cards,
     choice,
     empty,
     get_param,
@@ -95,22 +66,22 @@ def launch(pairs: dict[str, str]) -> None:
     """Which pairs, how they are asked for, what that will take, and the two buttons."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         run = pick_pairs(pairs, width=330)
-        link(PAIRS, "Decide on these pairs", pairs=run)
+        link("pairs", "Decide on these pairs", pairs=run)
         st.space("stretch")
-        if manifests := syntheses(stores()):
+        if manifests := results.syntheses(stores()):
             pick_result("Finished syntheses", manifests, None)
-    approved = approved_pairs(stores(), run)
+    approved = launches.approved_pairs(stores(), run)
     counts = state_counts(pair_states(stores(), run))
     words = [f"{counts[state]:,} {STATE_NAMES[state].lower()}" for state in PAIR_STATES]
     st.caption(" · ".join(words) + ". Only what is approved is written from.")
-    if live := live_syntheses(stores(), run):
+    if live := launches.live_syntheses(stores(), run):
         show_running(run, [job.id for job in live])
     if not approved:
         empty(
             "Nothing is approved yet",
             "Samples are written from approved pairs alone: look at each and press A.",
             icon=":material/approval:",
-            page=PAIRS,
+            page="pairs",
             link="Approve pairs",
         )
         st.stop()
@@ -121,8 +92,8 @@ def launch(pairs: dict[str, str]) -> None:
             spec = launch_fields(run, approved)
             with right.container(border=True):
                 show_price(spec, approved)
-            if stopped := stopped_synthesis(stores(), run):
-                again = resumed(stopped, spec)
+            if stopped := launches.stopped_synthesis(stores(), run):
+                again = launches.resumed(stopped, spec)
                 show_stopped(stopped, partial(launch_synthesis, again, "Going on"))
             show_requests(spec, approved)
     show_basis(run, approved)
@@ -135,7 +106,7 @@ def pick_result(label: str, manifests: Mapping[str, SynthesisManifest], run: str
         label,
         list(manifests),
         index=None if run is None else list(manifests).index(run),
-        format_func=lambda each: synthesis_title(manifests[each]),
+        format_func=lambda each: results.synthesis_title(manifests[each]),
         placeholder="Look at what came out",
         width=420 if run else 300,
         key=key,
@@ -147,7 +118,7 @@ def pick_result(label: str, manifests: Mapping[str, SynthesisManifest], run: str
 @guard()
 def show_running(run: str, jobs: list[int]) -> None:
     """The syntheses under way; the page runs again when one ends."""
-    live = live_syntheses(stores(), run)
+    live = launches.live_syntheses(stores(), run)
     if [job.id for job in live] != jobs:
         st.rerun()
     for job in live:
@@ -164,22 +135,16 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
         f"{n:,} pairs, {spec.candidates} texts each: at most {most:,} tokens written, prompts come "
         "on top."
     )
-    pilot = forecast(stores(), spec)
+    pilot = launches.forecast(stores(), spec)
     if pilot:
         show_forecast(pilot, spec)
-    done = finished_synthesis(stores(), spec)
+    done = launches.finished_synthesis(stores(), spec)
     if done:
         st.caption(
             ":material/task_alt: Exactly this was synthesized before. Another attempt, under "
             "Method and more, writes anew."
         )
-        st.button(
-            "See what came out",
-            type="primary",
-            icon=":material/visibility:",
-            on_click=open_result,
-            args=(done,),
-        )
+        action_button("See what came out", "visibility", open_result, done, type="primary")
         return
     with st.container(gap="small"):
         if pilot is None and n > PILOT:
@@ -187,25 +152,16 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
                 f"A pilot of {PILOT} pairs tells how many texts pass, and what all of them take. "
                 "Its texts count: nothing is written twice."
             )
-            st.button(
-                f"Try {PILOT} pairs first",
-                icon=":material/science:",
-                on_click=launch_synthesis,
-                args=(pilot_spec(spec), "Trying a few pairs"),
-                kwargs={"follow": False},
-            )
-        st.button(
-            f"Synthesize from {counted(n, 'approved pair')}",
-            type="primary",
-            icon=":material/play_arrow:",
-            on_click=launch_synthesis,
-            args=(spec, f"Synthesizing from {n:,} approved pairs"),
-        )
+            trial = (launch_synthesis, launches.pilot_spec(spec), "Trying a few pairs", False)
+            action_button(f"Try {PILOT} pairs first", "science", *trial)
+        label = f"Synthesize from {counted(n, 'approved pair')}"
+        launch = (launch_synthesis, spec, f"Synthesizing from {n:,} approved pairs")
+        action_button(label, "play_arrow", *launch, type="primary")
 
 
 def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """Exactly what the writer is given for the first gap."""
-    styles = {each.style: each for each in launch_requests(stores(), spec, approved)}
+    styles = {each.style: each for each in launches.launch_requests(stores(), spec, approved)}
     names = {
         style: f"{style} · {each.texts} of {spec.candidates}" for style, each in styles.items()
     }
@@ -219,7 +175,7 @@ def show_basis(run: str, approved: list[Row]) -> None:
     """The approved pairs, and who approved them."""
     st.subheader("Written from", anchor=False)
     pager = Pager("approved", run)
-    rows = basis_rows(stores(), run, approved[pager.offset : pager.offset + pager.size])
+    rows = launches.basis_rows(stores(), run, approved[pager.offset : pager.offset + pager.size])
     columns = ("feature", "label", "positive_peak", "negative_peak", "approver")
     table(rows, columns, key="approved")
     pager.draw(len(approved), "approved pair")
@@ -235,7 +191,7 @@ def linked_result() -> SynthesisManifest | None:
     if "pairs" in params and "synthesis" not in params:
         set_param("synthesis", None)
     linked = params.get("synthesis")
-    manifests = syntheses(stores())
+    manifests = results.syntheses(stores())
     run = get_param("synthesis", "", valid=manifests.__contains__)
     if run:
         if "pairs" in params:
@@ -255,11 +211,11 @@ def show_header(manifest: SynthesisManifest) -> None:
     """Which result this is, the others, and the ways back."""
     spec, facts = manifest.spec, manifest.facts
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        pick_result("Result", syntheses(stores()), manifest.run)
-        st.button("New synthesis", icon=":material/add:", on_click=open_launch, args=(spec.pairs,))
-        link(PAIRS, "Its pairs", pairs=spec.pairs)
+        pick_result("Result", results.syntheses(stores()), manifest.run)
+        action_button("New synthesis", "add", open_launch, spec.pairs)
+        link("pairs", "Its pairs", pairs=spec.pairs)
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
-    writer = public_name(spec.model if spec.writer == "openai" else facts.writer or "")
+    writer = public_name(spec.model if WRITERS[spec.writer].server else facts.writer or "")
     st.caption(
         plain(
             f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by "
@@ -289,12 +245,12 @@ def show_result(manifest: SynthesisManifest) -> None:
     with right.container(border=True, height="stretch"):
         st.markdown("**Where more samples stop helping**")
         curve = list(facts.curve)
-        gaps = len(gaps_of(stores(), manifest.run))
+        gaps = len(results.gaps_of(stores(), manifest.run))
         if curve:
             st.plotly_chart(charts.marginal_curve(curve, gaps), config=CHART, key="marginal")
             st.caption(
-                f"{samples_needed(curve):,} of {len(curve):,} kept samples already cover the "
-                f"{curve[-1]:,} gaps that all of them do, of {gaps:,} in these pairs."
+                f"{results.samples_needed(curve):,} of {len(curve):,} kept samples already cover "
+                f"the {curve[-1]:,} gaps that all of them do, of {gaps:,} in these pairs."
             )
         else:
             st.caption("Nothing was kept, so there is no curve.")
@@ -302,7 +258,7 @@ def show_result(manifest: SynthesisManifest) -> None:
     show_change(manifest)
     st.subheader("What it took", anchor=False)
     columns = ("what", "total", "per_kept", "per_gap", "per_feature")
-    table(ledger_rows(facts), columns, key="ledger")
+    table(results.ledger_rows(facts), columns, key="ledger")
     if facts.kept:
         show_export(manifest)
 
@@ -311,32 +267,31 @@ def show_figures(facts: SynthesisFacts) -> None:
     """The headline numbers, each with what it means."""
     before, after = fac_value(facts.fac_before), fac_value(facts.fac_after)
     per = facts.tokens_per_feature
-    with st.container(horizontal=True, gap="small"):
-        figure = partial(st.metric, border=True, height="stretch")
-        figure("Kept", f"{facts.kept:,}", help=f"Of {facts.n_candidates:,} texts written.")
-        figure(
+    cards(
+        ("Kept", f"{facts.kept:,}", f"Of {facts.n_candidates:,} texts written."),
+        (
             "Gaps filled",
             f"{facts.gaps_hit:,} of {facts.gaps:,}",
-            help=f"Own-feature hit rate {share(facts.hit_rate)}, 95 % interval "
+            f"Own-feature hit rate {share(facts.hit_rate)}, 95 % interval "
             f"{share(facts.hit_rate_low)} to {share(facts.hit_rate_high)}.",
-        )
-        figure(
+        ),
+        (
             "FAC with them",
             share(after),
+            f"It was {share(before)} without. Over all features of the anchor that tell anything.",
             points(after - before),
-            help=f"It was {share(before)} without. Over all features of the anchor that tell "
-            "anything.",
-        )
-        figure(
+        ),
+        (
             "New features",
             f"{facts.features_gained:,}",
-            help=f"{len(facts.gained_unasked):,} of them nobody asked for.",
-        )
-        figure(
+            f"{len(facts.gained_unasked):,} of them nobody asked for.",
+        ),
+        (
             "Tokens per new feature",
             "–" if per is None else f"{per:,.0f}",
-            help=f"{facts.tokens:,} tokens written in {duration(facts.seconds)}.",
-        )
+            f"{facts.tokens:,} tokens written in {duration(facts.seconds)}.",
+        ),
+    )
 
 
 def fac_value(value: float | None) -> float:
@@ -346,7 +301,7 @@ def fac_value(value: float | None) -> float:
 
 def linked_outcome(facts: SynthesisFacts) -> str | None:
     """The outcome that somebody asked for; None for the usual one."""
-    return get_param("reason", None, valid=outcomes(facts).__contains__)
+    return get_param("reason", None, valid=results.outcomes(facts).__contains__)
 
 
 def choose_outcome() -> None:
@@ -359,7 +314,7 @@ def choose_outcome() -> None:
 @guard()
 def show_texts(manifest: SynthesisManifest) -> None:
     """The texts of one outcome, and one of them token by token with everything that led to it."""
-    run, counts = manifest.run, outcomes(manifest.facts)
+    run, counts = manifest.run, results.outcomes(manifest.facts)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.subheader("The texts", anchor=False, width="stretch")
         outcome = st.selectbox(
@@ -380,7 +335,7 @@ def show_texts(manifest: SynthesisManifest) -> None:
     left, right = st.columns([5, 4], gap="medium")
     with left:
         pager = Pager("texts", run, outcome, search, sort, size=ROWS)
-        rows, total = candidates_page(
+        rows, total = results.candidates_page(
             stores(),
             run,
             outcome=outcome,
@@ -391,7 +346,7 @@ def show_texts(manifest: SynthesisManifest) -> None:
             limit=pager.size,
         )
         rows = [{**row, "text": clean(row["text"])} for row in rows]
-        verdict = ("verdict",) if outcome == ALL else ()
+        verdict = ("verdict",) if outcome == results.ALL else ()
         # A table cannot blur its texts, so where texts are to be hidden it has none.
         text = () if st.session_state.get("blur") else ("text",)
         columns = ("feature", *verdict, "g", "n_hits", *text)
@@ -414,7 +369,7 @@ def chosen_candidate(rows: list[Row], manifest: SynthesisManifest, outcome: str)
     if row is None:
         return first
     usual = linked_outcome(manifest.facts) is None
-    return linked if usual or outcome in (ALL, outcome_of(row)) else first
+    return linked if usual or outcome in (results.ALL, results.outcome_of(row)) else first
 
 
 def show_change(manifest: SynthesisManifest) -> None:
@@ -425,7 +380,7 @@ def show_change(manifest: SynthesisManifest) -> None:
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**FAC before and after**")
-        again = remeasured(stores(), manifest, measured(stores()))
+        again = results.remeasured(stores(), manifest, measured(stores()))
         bars = [
             ("before", fac_value(facts.fac_before), charts.REST),
             ("with what is kept", fac_value(facts.fac_after), charts.SHOWN),
@@ -448,7 +403,7 @@ def show_change(manifest: SynthesisManifest) -> None:
         if facts.gained_unasked:
             pager = Pager("unasked", run)
             explain_runs = explained(stores(), facts.anchor)
-            rows, total = unasked_rows(
+            rows, total = results.unasked_rows(
                 stores(), facts, explain_runs, offset=pager.offset, limit=pager.size
             )
             name = "explanation" if explain_runs else "label"
@@ -459,7 +414,7 @@ def show_change(manifest: SynthesisManifest) -> None:
             st.caption("None: what is kept fires nothing new but its gaps.")
 
 
-def show_remeasured(manifest: SynthesisManifest, again: Remeasured | None) -> None:
+def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | None) -> None:
     """What the second measure confirms and the way to compare; or the button that asks for it."""
     if again:
         right = again.confirmed == again.rows
@@ -473,38 +428,35 @@ def show_remeasured(manifest: SynthesisManifest, again: Remeasured | None) -> No
         names, facts = titles(measured(stores())), manifest.facts
         if facts.dataset in names and facts.anchor in names:
             link(
-                COMPARE,
+                "compare",
                 "Compare with the dataset, feature by feature",
                 before=names[facts.dataset],
                 after=names[again.run],
                 anchor=names[facts.anchor],
             )
-    elif remeasuring(stores(), manifest):
+    elif results.remeasuring(stores(), manifest):
         st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
     else:
-        st.button(
-            "Measure what is kept",
-            icon=":material/speed:",
-            on_click=start_remeasure,
-            args=(manifest,),
-            help="As a dataset of its own, with the anchor's model, layer and SAE: an independent "
-            "check of every row, and the way to compare feature by feature.",
+        help = (
+            "As a dataset of its own, with the anchor's model, layer and SAE: an independent check "
+            "of every row, and the way to compare feature by feature."
         )
+        action_button("Measure what is kept", "speed", start_remeasure, manifest, help=help)
 
 
 def start_remeasure(manifest: SynthesisManifest) -> None:
-    start(remeasure_spec(stores(), manifest), "Measuring what was kept")
+    start(results.remeasure_spec(stores(), manifest), "Measuring what was kept")
 
 
 def link_remaining(run: str, facts: SynthesisFacts) -> None:
     """The way back to what no kept sample fires."""
-    gaps = remaining(stores(), run)
+    gaps = results.remaining(stores(), run)
     if not gaps:
         st.caption(":material/task_alt: Every gap of these pairs is covered.")
         return
     threshold = stores().runs.manifest(facts.pairs).spec.threshold
     link(
-        PAIRS,
+        "pairs",
         f"Again on the {len(gaps):,} still missing",
         anchor=facts.anchor,
         dataset=facts.dataset,
@@ -523,19 +475,19 @@ def show_export(manifest: SynthesisManifest) -> None:
         "seed, filter. Before it leaves it is read back as a dataset."
     )
     with st.container(border=True):
-        forms = forms_of(manifest.facts.profile)
+        forms = results.forms_of(manifest.facts.profile)
         form = forms[0] if len(forms) == 1 else choice("Columns", tuple(forms), "form")
         show_exports(manifest, form)
 
 
 title("Synthesis")
-if not (pairs := pairs_titles(stores())) and not syntheses(stores()):
+if not (pairs := pairs_titles(stores())) and not results.syntheses(stores()):
     stop_if_nothing_measured(measured(stores()))
     empty(
         "No pairs yet",
         "Samples are written from pairs that people approved, and pairs for gaps: choose some.",
         icon=":material/science:",
-        page=COVERAGE,
+        page="coverage",
         link="Choose gaps",
     )
     st.stop()

@@ -84,7 +84,9 @@ def test_alpha_of_krippendorffs_example_with_missing_cells(level, value):
 )
 def test_alpha_of_krippendorffs_examples_with_two_observers(first, second, value):
     # 2011, sections A and B: 0.095 and 0.692
-    ratings = np.array([["abcde".index(letter) for letter in said] for said in (first, second)]).T
+    ratings = np.array(
+        [["abcde".index(letter) for letter in letters] for letters in (first, second)]
+    ).T
     assert round(agreement.krippendorff_alpha(ratings.astype(float)), 4) == value
 
 
@@ -102,8 +104,8 @@ def test_gwet_of_the_same_units(weights, value):
     [("identity", 0.8493305), ("linear", 0.900), ("quadratic", 0.940), ("ordinal", 0.925)],
 )
 def test_gwet_of_the_abstractors(weights, value):
-    found = agreement.gwet(rated(ABSTRACTORS), 3, weights)
-    assert found == pytest.approx(value, abs=5e-8 if weights == "identity" else 5e-4)
+    coefficient = agreement.gwet(rated(ABSTRACTORS), 3, weights)
+    assert coefficient == pytest.approx(value, abs=5e-8 if weights == "identity" else 5e-4)
 
 
 def test_gwets_case_of_high_agreement_that_kappa_denies():
@@ -114,15 +116,15 @@ def test_gwets_case_of_high_agreement_that_kappa_denies():
 
 
 def test_the_paradox_shows_in_kappa_and_alpha_but_not_in_ac1():
-    found = by_name(agreement.summary(rated(PARADOX), 2, ordinal=False))
-    assert found["raw agreement"].value == pytest.approx(0.9)
-    assert found["Cohen's kappa"].value == pytest.approx(-1 / 19)
-    assert round(found["Krippendorff's alpha"].value, 4) == -0.0474
-    assert round(found["Gwet's AC1"].value, 4) == 0.8895
-    assert all(c.low < c.value < c.high for c in found.values())
-    assert found["Krippendorff's alpha"].high < 0 < found["Gwet's AC1"].low
-    assert {c.n_items for c in found.values()} == {100}
-    assert {c.n_ratings for c in found.values()} == {200}
+    by_coefficient = by_name(agreement.summary(rated(PARADOX), 2, ordinal=False))
+    assert by_coefficient["raw agreement"].value == pytest.approx(0.9)
+    assert by_coefficient["Cohen's kappa"].value == pytest.approx(-1 / 19)
+    assert round(by_coefficient["Krippendorff's alpha"].value, 4) == -0.0474
+    assert round(by_coefficient["Gwet's AC1"].value, 4) == 0.8895
+    assert all(c.low < c.value < c.high for c in by_coefficient.values())
+    assert by_coefficient["Krippendorff's alpha"].high < 0 < by_coefficient["Gwet's AC1"].low
+    assert {c.n_items for c in by_coefficient.values()} == {100}
+    assert {c.n_ratings for c in by_coefficient.values()} == {200}
 
 
 # ---- what the definitions say, one pair at a time
@@ -176,8 +178,8 @@ def test_alpha_is_what_counting_pair_by_pair_finds(ratings):
         "ordinal": ordinal_difference(ratings),
     }
     for level, apart in differences.items():
-        found = agreement.krippendorff_alpha(ratings, level)
-        assert found == pytest.approx(alpha_by_pairs(ratings, apart), nan_ok=True), level
+        alpha = agreement.krippendorff_alpha(ratings, level)
+        assert alpha == pytest.approx(alpha_by_pairs(ratings, apart), nan_ok=True), level
 
 
 @given(matrices(max_raters=2))
@@ -185,8 +187,8 @@ def test_kappa_is_scikit_learns_where_that_defines_one(ratings):
     a, b = ratings[~np.isnan(ratings).any(axis=1)].T
     assume(len(set(a) | set(b)) > 1)
     for weights in agreement.KAPPA_WEIGHTS:
-        known = None if weights == "identity" else weights
-        other = cohen_kappa_score(a, b, weights=known, labels=range(4))
+        theirs = None if weights == "identity" else weights
+        other = cohen_kappa_score(a, b, weights=theirs, labels=range(4))
         assert agreement.cohen_kappa(*ratings.T, weights) == pytest.approx(other)
 
 
@@ -220,13 +222,13 @@ def test_the_order_of_items_and_raters_does_not_matter(ratings, random):
     random.shuffle(rows)
     random.shuffle(columns)
     shuffled = ratings[rows][:, columns]
-    for one in (
+    for estimate in (
         agreement.raw_agreement,
         agreement.krippendorff_alpha,
         lambda r: agreement.krippendorff_alpha(r, "ordinal"),
         lambda r: agreement.gwet(r, 4, "ordinal"),
     ):
-        assert one(shuffled) == pytest.approx(one(ratings), nan_ok=True)
+        assert estimate(shuffled) == pytest.approx(estimate(ratings), nan_ok=True)
 
 
 @given(matrices())
@@ -240,14 +242,14 @@ def test_nothing_exceeds_perfect_agreement(ratings):
 
 
 def test_one_category_leaves_kappa_and_alpha_undefined_and_the_others_without_interval():
-    found = by_name(agreement.summary(np.zeros((20, 2)), 4, ordinal=True))
+    by_coefficient = by_name(agreement.summary(np.zeros((20, 2)), 4, ordinal=True))
     for name in ("Cohen's kappa", "Krippendorff's alpha", "Krippendorff's alpha, ordinal"):
-        assert math.isnan(found[name].value)
-        assert "same category" in found[name].undefined
+        assert math.isnan(by_coefficient[name].value)
+        assert "same category" in by_coefficient[name].undefined
     for name in ("raw agreement", "Gwet's AC1", "Gwet's AC2"):
-        assert found[name].value == pytest.approx(1)
-        assert found[name].undefined == ""
-        assert math.isnan(found[name].low) and math.isnan(found[name].high)
+        assert by_coefficient[name].value == pytest.approx(1)
+        assert by_coefficient[name].undefined == ""
+        assert math.isnan(by_coefficient[name].low) and math.isnan(by_coefficient[name].high)
 
 
 def test_no_common_item_leaves_all_undefined():
@@ -276,11 +278,14 @@ def test_one_rater_agrees_with_nobody():
 
 
 def test_kappa_of_three_raters_points_to_the_pairs():
-    found = by_name(agreement.summary(KRIPPENDORFF, 5, ordinal=True))
-    assert "there are 4: see each pair" in found["Cohen's kappa"].undefined
-    assert "there are 4: see each pair" in found["Cohen's kappa, quadratic"].undefined
-    assert round(found["Krippendorff's alpha, ordinal"].value, 4) == 0.8154
-    assert (found["raw agreement"].n_items, found["raw agreement"].n_ratings) == (11, 40)
+    by_coefficient = by_name(agreement.summary(KRIPPENDORFF, 5, ordinal=True))
+    assert "there are 4: see each pair" in by_coefficient["Cohen's kappa"].undefined
+    assert "there are 4: see each pair" in by_coefficient["Cohen's kappa, quadratic"].undefined
+    assert round(by_coefficient["Krippendorff's alpha, ordinal"].value, 4) == 0.8154
+    assert (by_coefficient["raw agreement"].n_items, by_coefficient["raw agreement"].n_ratings) == (
+        11,
+        40,
+    )
 
 
 def test_a_rater_without_ratings_is_no_third_rater():
@@ -307,22 +312,26 @@ def test_the_bootstrap_is_what_resampling_the_items_one_by_one_gives():
     ratings[:, 1] = np.where(rng.random(60) < 0.6, ratings[:, 0], ratings[:, 1])
     ratings[rng.random(ratings.shape) < 0.2] = NAN
     drawn = [ratings[rng.integers(0, 60, 60)] for _ in range(1000)]
-    found = by_name(agreement.summary(ratings, 3, ordinal=True, resamples=4000))
-    for name, one in (
+    by_coefficient = by_name(agreement.summary(ratings, 3, ordinal=True, resamples=4000))
+    for name, estimate in (
         ("raw agreement", agreement.raw_agreement),
         ("Krippendorff's alpha, ordinal", lambda r: agreement.krippendorff_alpha(r, "ordinal")),
         ("Gwet's AC2", lambda r: agreement.gwet(r, 3, "ordinal")),
     ):
-        low, high = np.percentile([one(sample) for sample in drawn], [2.5, 97.5])
-        assert found[name].low == pytest.approx(low, abs=0.03), name
-        assert found[name].high == pytest.approx(high, abs=0.03), name
+        low, high = np.percentile([estimate(sample) for sample in drawn], [2.5, 97.5])
+        assert by_coefficient[name].low == pytest.approx(low, abs=0.03), name
+        assert by_coefficient[name].high == pytest.approx(high, abs=0.03), name
 
 
 def test_the_same_seed_gives_the_same_interval():
-    one, two, other = (agreement.summary(KRIPPENDORFF, 5, ordinal=True, seed=s) for s in (1, 1, 2))
-    assert repr(one) == repr(two)
-    assert [c.value for c in one if not c.undefined] == [c.value for c in other if not c.undefined]
-    assert repr(one) != repr(other)
+    first, same, other = (
+        agreement.summary(KRIPPENDORFF, 5, ordinal=True, seed=s) for s in (1, 1, 2)
+    )
+    assert repr(first) == repr(same)
+    assert [c.value for c in first if not c.undefined] == [
+        c.value for c in other if not c.undefined
+    ]
+    assert repr(first) != repr(other)
 
 
 def test_five_hundred_resamples_of_two_hundred_items_take_well_under_a_second():
@@ -331,7 +340,7 @@ def test_five_hundred_resamples_of_two_hundred_items_take_well_under_a_second():
     ratings[rng.random(ratings.shape) < 0.3] = NAN
     start = time.perf_counter()
     agreement.summary(ratings, 4, ordinal=True, resamples=500)
-    agreement.pairwise(ratings, "abcde", 4, ordinal=True, resamples=500)
+    agreement.between_raters(ratings, "abcde", 4, ordinal=True, resamples=500)
     assert time.perf_counter() - start < 1
 
 
@@ -339,11 +348,11 @@ def test_five_hundred_resamples_of_two_hundred_items_take_well_under_a_second():
 
 
 def test_each_pair_is_measured_on_what_both_rated():
-    found = agreement.pairwise(KRIPPENDORFF, ["A", "B", "C", "D"], 5, ordinal=True)
-    assert [(p.first, p.second) for p in found] == [
+    agreements = agreement.between_raters(KRIPPENDORFF, ["A", "B", "C", "D"], 5, ordinal=True)
+    assert [(p.first, p.second) for p in agreements] == [
         *(("A", "B"), ("A", "C"), ("A", "D"), ("B", "C"), ("B", "D"), ("C", "D")),
     ]
-    first = by_name(found[0].coefficients)
+    first = by_name(agreements[0].coefficients)
     assert first["raw agreement"].n_items == 9
     assert first["raw agreement"].value == pytest.approx(8 / 9)
     assert first["Cohen's kappa"].value == pytest.approx(
@@ -377,13 +386,13 @@ def test_a_share_of_nothing_has_no_interval():
 def test_precision_is_counted_per_level_where_people_said_something():
     judged = ["yes", "yes", "yes", "no", "maybe", "unreadable", "yes"]
     people = [True, False, True, False, None, True, None]
-    found = {row.level: row for row in agreement.precision_by_level(judged, people)}
-    assert [*found] == [*LEVELS, "unreadable"]
-    assert (found["yes"].n, found["yes"].n_relevant) == (3, 2)
-    assert found["yes"].precision == pytest.approx(2 / 3)
-    assert (found["yes"].low, found["yes"].high) == agreement.wilson(2, 3)
-    assert (found["no"].n, found["no"].precision) == (1, 0.0)
-    assert found["maybe"].n == 0 and math.isnan(found["maybe"].precision)
+    by_level = {row.level: row for row in agreement.precision_by_level(judged, people)}
+    assert [*by_level] == [*LEVELS, "unreadable"]
+    assert (by_level["yes"].n, by_level["yes"].n_relevant) == (3, 2)
+    assert by_level["yes"].precision == pytest.approx(2 / 3)
+    assert (by_level["yes"].low, by_level["yes"].high) == agreement.wilson(2, 3)
+    assert (by_level["no"].n, by_level["no"].precision) == (1, 0.0)
+    assert by_level["maybe"].n == 0 and math.isnan(by_level["maybe"].precision)
     with pytest.raises(InputError, match="2 levels do not fit 1"):
         agreement.precision_by_level(["yes", "no"], [True])
 
@@ -420,9 +429,13 @@ def test_labels_for_a_usual_case():
 
 def test_balanced_accuracy_weighs_both_kinds_alike():
     truth = [True] * 8 + [False] * 2
-    found = agreement.balanced_accuracy([True] * 6 + [False] * 2 + [True, False], truth)
-    assert (found.value, found.n, found.n_positive) == (pytest.approx((6 / 8 + 1 / 2) / 2), 10, 8)
-    assert 0 <= found.low < found.value < found.high <= 1
+    accuracy = agreement.balanced_accuracy([True] * 6 + [False] * 2 + [True, False], truth)
+    assert (accuracy.value, accuracy.n, accuracy.n_positive) == (
+        pytest.approx((6 / 8 + 1 / 2) / 2),
+        10,
+        8,
+    )
+    assert 0 <= accuracy.low < accuracy.value < accuracy.high <= 1
     assert agreement.balanced_accuracy([True] * 10, truth).value == 0.5
     assert math.isnan(agreement.balanced_accuracy([True], [True]).value)
     assert math.isnan(agreement.balanced_accuracy([], []).low)
@@ -435,9 +448,9 @@ def test_the_interval_of_balanced_accuracy_covers_the_truth_about_as_often_as_it
     truth = np.arange(20) < 10
     covered = []
     for _ in range(400):
-        said = np.where(rng.random(20) < np.where(truth, 0.8, 0.7), truth, ~truth)
-        found = agreement.balanced_accuracy(said, truth)
-        covered.append(found.low <= 0.75 <= found.high)
+        answers = np.where(rng.random(20) < np.where(truth, 0.8, 0.7), truth, ~truth)
+        accuracy = agreement.balanced_accuracy(answers, truth)
+        covered.append(accuracy.low <= 0.75 <= accuracy.high)
     assert 0.91 <= np.mean(covered) <= 1
 
 
@@ -456,7 +469,10 @@ def test_the_interval_of_balanced_accuracy_covers_the_truth_about_as_often_as_it
         (lambda: agreement.raw_agreement(np.zeros(3)), "got 1 axes"),
         (lambda: agreement.raw_agreement(np.full((2, 2), np.inf)), "got infinity"),
         (lambda: agreement.summary(np.zeros((2, 2)), 2, ordinal=False, resamples=0), "resamples"),
-        (lambda: agreement.pairwise(np.zeros((2, 2)), "abc", 2, ordinal=False), "3 names do not"),
+        (
+            lambda: agreement.between_raters(np.zeros((2, 2)), "abc", 2, ordinal=False),
+            "3 names do not",
+        ),
     ],
 )
 def test_what_is_no_rating_is_refused_in_one_sentence(call, match):

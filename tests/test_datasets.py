@@ -28,9 +28,8 @@ from fac.datasets import (
 )
 from fac.datasets.format import Format
 from fac.datasets.layout import LAYOUTS, Column, Layout
-from fac.datasets.lines import MAX_ROW_BYTES
 from fac.datasets.rows import SourceRow
-from fac.datasets.sources import TextSource
+from fac.datasets.sources import MAX_ROW_BYTES, TextSource
 from fac.errors import BadRow, InputError, ServiceError
 from fac.ingest import ingest
 from tests.rows import (
@@ -201,7 +200,7 @@ def test_the_rejected_side_and_other_columns_are_kept_beside_the_sample(write, r
     facts, [sample] = stored(runs, write("rows.jsonl", json_lines(row)))
     assert json.loads(sample["meta"]) == {"line": 1, "columns": {"score": 0.5}, "rejected": "no"}
     assert sample["label"] == "1"
-    assert "'rejected' is kept in meta" in facts["note"]
+    assert "'rejected' is kept in meta" in facts.note
 
 
 def test_a_layout_may_show_only_in_a_later_row(write):
@@ -428,7 +427,7 @@ def test_a_bad_row_has_its_line_and_a_reason(write, runs, row, reason):
     facts, samples = stored(runs, path, on_bad="skip")
     assert reasons(path) == [(3, reason)]
     assert [s["messages"] for s in samples] == [[user("fine")], [user("also fine")]]
-    assert facts["n_rejected"] == 1
+    assert facts.n_rejected == 1
 
     with pytest.raises(BadRow) as refused:
         ingest(IngestSpec(name="mine", source=str(path)), runs=runs)
@@ -639,10 +638,10 @@ def test_a_hub_dataset_is_read_like_a_file(hub, runs):
     assert reasons(f"hf:{hub}") == [(4, "the column 'text' is null")]
     assert chats(f"hf:{hub}:test") == [[user("tested")]]
     facts, samples = stored(runs, f"hf:{hub}", on_bad="skip")
-    assert facts["source"] == "hf:drinks:train"
+    assert facts.source == "hf:drinks:train"
     assert [s["messages"] for s in samples] == TEXTS
     first = ingest(IngestSpec(name="mine", source=f"hf:{hub}", on_bad="skip"), runs=runs)
-    assert [m["run"] for m in runs.list("dataset")] == [first]
+    assert [m.run for m in runs.list("dataset")] == [first]
 
 
 def test_a_hub_dataset_gives_its_labels_by_name(tmp_path, monkeypatch):

@@ -347,15 +347,15 @@ def test_a_model_in_bfloat16_is_read_nearly_alike(home):
         loading.load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home)
         for dtype in loading.PRECISIONS
     )
-    exact, rounded = (
+    peaks, rounded = (
         {k[:3]: k[3] for k in zip(*e.encode(SOME)[:4], strict=True)} for e in (exact, rough)
     )
     assert (
         exact.identity != rough.identity == exact.identity.replace("/layer", " in bfloat16/layer")
     )
-    both = exact.keys() & rounded.keys()
-    assert len(both) > 0.9 * len(exact.keys() | rounded.keys()) > 0
-    off = [abs(exact[key] - rounded[key]) / exact[key] for key in both]
+    both = peaks.keys() & rounded.keys()
+    assert len(both) > 0.9 * len(peaks.keys() | rounded.keys()) > 0
+    off = [abs(peaks[key] - rounded[key]) / peaks[key] for key in both]
     assert 0 < np.median(off) < 0.02
 
 

@@ -8,9 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac.config import digest
-from fac.datasets.layout import ColumnOptions, recognise
+from fac.datasets.layout import ColumnOptions, Sample, recognise, sample_of
 from fac.datasets.rows import SourceRow
-from fac.datasets.samples import Sample, sample_of
 from fac.errors import BadReply, InputError
 from fac.prompts import (
     Excerpt,

@@ -36,6 +36,7 @@ from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, mo
 from fac.errors import InputError
 from fac.questions.comparison import coverage
 from fac.questions.explanations import explain_runs
+from fac.questions.ratings import human_check, ratings_matrix
 from fac.questions.relevance import listed_ids, task_profiles
 from fac.registry import Registry
 from fac.schema import LEVELS
@@ -283,14 +284,14 @@ def agreement_(
     if task:
         about = {d.subject: review.read_subject(d.subject) for d in current}
         current = [d for d in current if (of := about[d.subject]) and of.task == task]
-    ratings, subjects, reviewers = review.ratings_matrix(current, kind)
+    ratings, subjects, reviewers = ratings_matrix(current, kind)
     coefficients = agreement.summary(
         ratings, len(LEVELS), ordinal=True, seed=seed, resamples=resamples
     )
-    pairs = agreement.pairwise(
+    pairs = agreement.between_raters(
         ratings, reviewers, len(LEVELS), ordinal=True, seed=seed, resamples=resamples
     )
-    check = review.human_check(d for d in current if d.kind == kind)
+    check = human_check(d for d in current if d.kind == kind)
     data = {
         "kind": kind,
         "items": len(subjects),

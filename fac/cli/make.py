@@ -243,6 +243,8 @@ def _named(newest: dict[int, Versioned], ids: str) -> list[Versioned]:
     return versions
 
 
+DEFAULT_METHOD, *BASELINES = METHODS
+
 OUTCOME = (
     *("kept", "dropped", "hit_rate", "fac_before", "fac_after", "miss_hit_rate"),
     *("features_gained", "tokens", "seconds", "cost"),
@@ -263,8 +265,8 @@ def synthesize(
         bool, typer.Option("--only-needed", help="Drop samples whose gaps better ones all cover.")
     ] = False,
     method: Annotated[
-        str, typer.Option(help=f"{METHODS[0]}, or a baseline: {', '.join(METHODS[1:])}.")
-    ] = METHODS[0],
+        str, typer.Option(help=f"{DEFAULT_METHOD}, or a baseline: {', '.join(BASELINES)}.")
+    ] = DEFAULT_METHOD,
     threshold: Annotated[
         float | None, typer.Option(help="A sample is kept above this; of the pairs if not given.")
     ] = None,

@@ -3,8 +3,6 @@
 Each format is a module of `fac.datasets.formats`; nothing lists them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -62,11 +62,14 @@ Explanations = dict[int, FeatureExplanation]
 """By feature."""
 
 
+Explain = Callable[[ExplainRun, Sequence[Evidence]], Explanations]
+"""Explains a block of features; leaves out those that it says nothing of."""
+
+
 class OpenExplainer(NamedTuple):
     """An explainer that has read what it needs of its spec."""
 
-    explain: Callable[[ExplainRun, Sequence[Evidence]], Explanations]
-    """Explains a block of features; leaves out those that it says nothing of."""
+    explain: Explain
 
     version: str = ""
     """Another version is another run: digest of a file, of prompts, of a method."""
@@ -114,6 +117,12 @@ class Scorer:
     title: str
     meaning: str
     """What it says of an explanation, in a sentence."""
+
+    preference: int
+    """Where an explanation has several, the lowest stands beside it in tables."""
+
+    in_tables: bool = True
+    """Whether it may stand there."""
 
     score: Callable[[ExplainRun, Explanations], None]
     """Adds to the scores of each explanation, by feature; drops those that the model of a stopped

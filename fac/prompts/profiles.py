@@ -16,6 +16,9 @@ class Profile(NamedTuple):
     name: str
     """How it is called on the command line."""
 
+    title: str
+    """How it is called on the pages."""
+
     singular: str
     """One of them, in words."""
 

@@ -14,8 +14,6 @@ from datetime import datetime
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fac import review
 from fac.config import PairsSpec, RescoreSpec
 from fac.errors import FacError, InputError
@@ -26,7 +24,7 @@ from fac.store import Stores
 from fac.store.decisions import Decision
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
-from fac.synthesis import candidates, user_text
+from fac.synthesis import plan, user_text
 
 Row = dict[str, Any]
 
@@ -89,7 +87,7 @@ class StyleRequest(NamedTuple):
         return "A text to go on with" if opening else "An instruction"
 
 
-def by_style(requests: Sequence[candidates.Ask]) -> list[StyleRequest]:
+def by_style(requests: Sequence[plan.Ask]) -> list[StyleRequest]:
     """The requests for one gap, each style once, in their order."""
     # A random feature's style says of which feature it is.
     styles = [request.style.split("-of-")[0] for request in requests]
@@ -102,9 +100,8 @@ def by_style(requests: Sequence[candidates.Ask]) -> list[StyleRequest]:
 def pair_requests(stores: Stores, spec: PairsSpec, feature: int) -> list[StyleRequest]:
     """Exactly what the writer will be asked for one gap; none for a gap that the anchor has no
     example of."""
-    features = candidates.known_features(stores.runs, spec.anchor, [feature], spec.explanations)
-    steering = candidates.Steering(lambda _: np.zeros(0), 0.0, 0)  # is felt, not read
-    return by_style(candidates.plan_step_1(spec, features.values(), "step-1", steering))
+    features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations)
+    return by_style(plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered))
 
 
 class PairsEstimate(NamedTuple):
@@ -186,7 +183,7 @@ def pairs_titles(stores: Stores) -> dict[str, str]:
 def pair_states(stores: Stores, run: str) -> dict[int, PairState]:
     """Where the pair of every gap of a pairs run stands, by feature: versions, edits, verdicts."""
     family = review.pair_family(stores.runs, run)
-    versions = [(manifest, _pair_rows(stores, str(manifest["run"]))) for manifest in family]
+    versions = [(manifest, _pair_rows(stores, manifest.run)) for manifest in family]
     return review.pair_states(stores.decisions.current("pair"), versions)
 
 

@@ -11,6 +11,15 @@ from fac import agreement, review
 from fac.questions.catalogue import comparable, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explained
+from fac.questions.ratings import (
+    Disagreement,
+    calibration,
+    disagreements,
+    human_check,
+    human_detection,
+    ratings_matrix,
+    records,
+)
 from fac.questions.relevance import judged
 from fac.schema import LEVELS, RELEVANT
 from fac.store import Stores
@@ -29,7 +38,7 @@ class Raters(NamedTuple):
     names: list[str]
     n_ratings: int
     coefficients: list[agreement.Coefficient]
-    pairs: list[agreement.PairAgreement]
+    pairs: list[agreement.RaterAgreement]
 
 
 def standing_decisions(stores: Stores, kind: str = "", task: str = "") -> list[Decision]:
@@ -56,13 +65,13 @@ def raters(stores: Stores, kind: str, task: str = "") -> Raters:
 def _raters(stores: Stores, kind: str, uids: tuple[str, ...]) -> Raters:
     chosen = set(uids)
     decisions = [d for d in stores.decisions.current(kind) if d.uid in chosen]
-    ratings, _, names = review.ratings_matrix(decisions, kind)
+    ratings, _, names = ratings_matrix(decisions, kind)
     size = len(LEVELS)
     return Raters(
         names,
         sum(d.verdict in LEVELS and not d.adjudicates for d in decisions),
         agreement.summary(ratings, size, ordinal=True) if names else [],
-        agreement.pairwise(ratings, names, size, ordinal=True) if len(names) > 2 else [],
+        agreement.between_raters(ratings, names, size, ordinal=True) if len(names) > 2 else [],
     )
 
 
@@ -75,7 +84,7 @@ def record_rows(stores: Stores, kind: str, task: str = "") -> list[Row]:
             "seconds": _number(record.seconds),
             "gold": f"{record.gold_right:,} of {record.n_gold:,}" if record.n_gold else "–",
         }
-        for record in review.records(standing_decisions(stores, kind, task), kind)
+        for record in records(standing_decisions(stores, kind, task), kind)
     ]
 
 
@@ -111,7 +120,7 @@ COLUMNS = {
 """The coefficients that matter most between two raters, by their column."""
 
 
-def rater_pair_rows(pairs: Sequence[agreement.PairAgreement]) -> list[Row]:
+def rater_pair_rows(pairs: Sequence[agreement.RaterAgreement]) -> list[Row]:
     """A row per pair of raters with the coefficients of COLUMNS; "not defined" in words."""
     rows = []
     for pair in pairs:
@@ -176,7 +185,7 @@ def calibration_rows(stores: Stores, task: str) -> list[Row]:
             "interval": _range(each.low, each.high),
             "more": agreement.labels_for(WITHIN, each.precision, each.n),
         }
-        for each in review.calibration(decisions, judge_levels(stores, task))
+        for each in calibration(decisions, judge_levels(stores, task))
     ]
 
 
@@ -186,7 +195,7 @@ def human_check_row(stores: Stores, task: str) -> Row:
     levels = judge_levels(stores, task)
     relevant = {subject for subject, level in levels.items() if level in RELEVANT}
     decisions = standing_decisions(stores, "relevance", task)
-    check = review.human_check(decisions, relevant if levels else None)
+    check = human_check(decisions, relevant if levels else None)
     shares = {
         name: getattr(check, name) / check.n if check.n else 0.0
         for name in ("relevant", "irrelevant", "unclear")
@@ -197,13 +206,13 @@ def human_check_row(stores: Stores, task: str) -> Row:
 # --- disputes ---------------------------------------------------------------------------------
 
 
-def disputes(stores: Stores, kind: str, task: str = "") -> list[review.Disagreement]:
+def disputes(stores: Stores, kind: str, task: str = "") -> list[Disagreement]:
     """What people rate differently and nobody settled; what changes most gaps first."""
     decisions = standing_decisions(stores, kind, task)
     subjects = {d.subject: d.subject.split("/") for d in decisions}
     gaps = {run: gaps_on(stores, run) for run in {parts[1] for parts in subjects.values()}}
     weights = {subject: gaps[parts[1]][int(parts[2])] for subject, parts in subjects.items()}
-    return review.disagreements(decisions, kind, weights=weights)
+    return disagreements(decisions, kind, weights=weights)
 
 
 def gaps_on(stores: Stores, anchor: str) -> Counter[int]:
@@ -230,7 +239,7 @@ def human_detection_rows(stores: Stores) -> list[Row]:
     """People's detection of what fires, with a language model's on the same feature beside it."""
     rows = []
     for run in measured(stores):
-        detections = review.human_detection(stores.decisions, run)
+        detections = human_detection(stores.decisions, run)
         features = sorted({each.feature for each in detections})
         model = _model_detection(stores, run, features)
         rows += [

@@ -128,12 +128,7 @@ def covered_gaps(stores: Stores, run: str) -> set[int]:
 
 
 def unasked_rows(
-    stores: Stores,
-    facts: SynthesisFacts,
-    explained: Sequence[str],
-    *,
-    offset: int,
-    limit: int,
+    stores: Stores, facts: SynthesisFacts, explained: Sequence[str], *, offset: int, limit: int
 ) -> tuple[list[Row], int]:
     """One page of the features gained that nobody asked for, as the anchor knows them, and how
     many there are; `explained` are the explain runs whose texts to show."""
@@ -242,22 +237,11 @@ def whole_text(messages: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(message["content"] for message in messages)
 
 
-class Trace(NamedTuple):
-    """A kept text token by token, for one gap that it fires."""
-
-    feature: int
-    tokens: list[str]
-    activations: list[float]
-
-
-def traces(stores: Stores, run: str, candidate: str) -> dict[int, Trace]:
-    """Where a kept text fires, by gap; nothing for a text that was dropped."""
+def traces(stores: Stores, run: str, candidate: str) -> dict[int, Row]:
+    """Where a kept text fires, by gap: `tokens` and `activations`; nothing for a dropped text."""
     if "traces.parquet" not in stores.runs.manifest(run).files:  # from before texts were traced
         return {}
-    rows = _trace_rows(stores, run).get(candidate, [])
-    return {
-        row["feature"]: Trace(row["feature"], row["tokens"], row["activations"]) for row in rows
-    }
+    return {row["feature"]: row for row in _trace_rows(stores, run).get(candidate, ())}
 
 
 @remembered_for_good

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from fac import review
 from fac.config import digest
 from fac.errors import FacError
-from fac.questions.explanations import explain_runs
-from fac.review import Item
-from fac.review.order import Pace
+from fac.questions.explanations import explain_runs, explained, explained_measure, texts
+from fac.questions.relevance import task_profiles
+from fac.review import Item, Pace
 from fac.schema import CANNOT_TELL
 from fac.store import Stores
 from fac.store.decisions import Decision
@@ -190,6 +190,8 @@ class ReviewQueue(Generic[Entry]):
             self.trouble = str(error)
         at, left = self.acts.index(act), act[len(withdrawn) :]
         self.acts[at : at + 1] = [left] if left and withdrawn else []
+        if not withdrawn:
+            return []
         for entry in reversed(entries):
             self.bring_up(entry)
         self.renew()
@@ -325,56 +327,58 @@ def item_queue(
 # --- what there is to decide on ---------------------------------------------------------------
 
 
-def explanation_items(
-    texts: Iterable[tuple[str, int, str]], features: set[int] | None
+def items_of(
+    stores: Stores,
+    kind: str,
+    anchor: str,
+    features: set[int] | None,
+    *,
+    task: str = "",
+    every: bool = False,
 ) -> list[Item]:
-    """Does the explanation fit? One item for each (measure run, feature, text)."""
-    return [
-        review.item(review.explanation_content(measure, feature, text))
-        for measure, feature, text in texts
+    """Everything of a kind that could be asked about features, or about all of them.
+
+    explanation: does it fit? The preferred one of each feature, or `every` one. relevance: does the
+    feature matter for the task? What was never explained is shown by its examples. detection: which
+    of ten held-out texts fire? For features whose explanation has a test.
+    """
+    explanations = [
+        (measure, feature, text)
+        for measure, feature, text in texts(stores, anchor, every=every)
         if features is None or feature in features
     ]
+    if kind == "explanation":
+        contents = [review.explanation_content(*each) for each in explanations]
+    elif kind == "relevance":
+        rubric = task_profiles(stores.runs)[task].rubric
+        by_feature = {feature: text for _, feature, text in explanations}
+        contents = [
+            review.relevance_content(anchor, feature, task, rubric, by_feature.get(feature))
+            for feature in sorted(by_feature if features is None else features)
+        ]
+    else:
+        contents = _detections(stores, anchor, {f: (m, text) for m, f, text in explanations})
+    return [review.item(content) for content in contents]
 
 
-def relevance_items(
-    anchor: str,
-    texts: Iterable[tuple[str, int, str]],
-    features: set[int] | None,
-    task: str,
-    rubric: Sequence[str],
-) -> list[Item]:
-    """Does the feature matter for the task? What was never explained is shown by its examples."""
-    explained = {feature: text for _, feature, text in texts}
-    return [
-        review.item(review.relevance_content(anchor, feature, task, rubric, explained.get(feature)))
-        for feature in sorted(explained if features is None else features)
-    ]
-
-
-def detection_items(
-    stores: Stores,
-    measures: Mapping[str, str],
-    texts: Iterable[tuple[str, int, str]],
-    features: set[int] | None,
-) -> list[Item]:
-    """Which of ten held-out texts fire? For features whose explanation has a test; `measures` are
-    the measure runs by explain run."""
-    items: dict[int, Item] = {}
-    explained = {feature: (measure, text) for measure, feature, text in texts}
-    for run, explained_measure in measures.items():
+def _detections(
+    stores: Stores, anchor: str, explanations: Mapping[int, tuple[str, str]]
+) -> list[Row]:
+    """Contents of the features whose explanation, (measure run, text), has a test."""
+    by_feature: dict[int, Row] = {}
+    for run in explained(stores, anchor):
         for row in stores.cache.explanations(run):
             feature = row["feature"]
-            if len(items) == MOST_DETECTIONS:
+            if len(by_feature) == MOST_DETECTIONS:
                 break
-            if feature in items or feature not in explained:
+            if feature in by_feature or feature not in explanations:
                 continue
-            if features is not None and feature not in features:
-                continue
-            measure, text = explained[feature]
-            if measure == explained_measure and (test := _test(stores, run, measure, feature)):
-                content = review.detection_content(measure, feature, text, test)
-                items[feature] = review.item(content)
-    return list(items.values())
+            measure, text = explanations[feature]
+            if measure == explained_measure(stores, run) and (
+                test := _test(stores, run, measure, feature)
+            ):
+                by_feature[feature] = review.detection_content(measure, feature, text, test)
+    return list(by_feature.values())
 
 
 def _test(stores: Stores, explain_run: str, measure: str, feature: int) -> list[Row]:

@@ -39,7 +39,7 @@ ECHO_SHARE = 0.5
 ECHO_OWN = 4
 """Words that a text must add to those it was told to begin with."""
 
-NEAR = 0.5
+SAME_TEXT = 0.5
 """Jaccard similarity of grams from which on two texts are the same."""
 
 LEAKED = 13
@@ -69,14 +69,14 @@ class Text(NamedTuple):
     peak: float
     """g_i(x) of its own gap, 0 where silent."""
 
-    shown: tuple[str, ...] = ()
+    quoted: tuple[str, ...] = ()
     """The texts its prompt quoted."""
 
     prescribed: int = 0
     """Words at its beginning that it was told to begin with."""
 
 
-class Verdict(NamedTuple):
+class CandidateVerdict(NamedTuple):
     """One row of `fac.schema.VERDICTS`."""
 
     candidate: str
@@ -104,7 +104,7 @@ def judge(
     keep: int,
     leaked: Collection[str] = (),
     only_needed: bool = False,
-) -> list[Verdict]:
+) -> list[CandidateVerdict]:
     """One verdict for every candidate, in the order given.
 
     `fires` holds the gaps in which each candidate is active. The best `keep` of a gap stay: those
@@ -113,24 +113,24 @@ def judge(
     candidates that overlap with anchor or evaluation texts. `only_needed` also drops what adds no
     gap to stronger kept ones.
     """
-    places: dict[str, tuple[str, int]] = {}
+    outcome: dict[str, tuple[str, int]] = {}
     kept: list[Text] = []
     passed: dict[int, int] = defaultdict(int)
-    known = _Known()
+    stored = _KeptTexts()
     for text in sorted(texts, key=lambda t: (-t.peak, t.candidate)):
         reason, rank, grams = text.problem, -1, frozenset[Gram]()
         if not reason:
-            said = words(text.text)
-            grams = frozenset(_grams(said))
-            reason = _wrong(text, said, known.near(grams), leaked, threshold)
+            spoken = words(text.text)
+            grams = frozenset(_grams(spoken))
+            reason = _wrong(text, spoken, stored.near(grams), leaked, threshold)
         if not reason:
             rank = passed[text.feature]
             passed[text.feature] += 1
             reason = "" if rank < keep else BEATEN
         if not reason:
             kept.append(text)
-            known.add(grams)
-        places[text.candidate] = (reason, rank)
+            stored.add(grams)
+        outcome[text.candidate] = (reason, rank)
     gaps = sorted({gap for text in kept for gap in fires.get(text.candidate, ())})
     column = {gap: i for i, gap in enumerate(gaps)}
     table = np.zeros((len(kept), len(gaps)), bool)
@@ -141,21 +141,23 @@ def judge(
         name = kept[step.row].candidate
         gains[name] = [gaps[i] for i in step.adds.tolist()]
         if only_needed and not gains[name]:
-            places[name] = (REDUNDANT, places[name][1])
-    found = []
+            outcome[name] = (REDUNDANT, outcome[name][1])
+    verdicts = []
     for text in texts:
-        reason, rank = places[text.candidate]
+        reason, rank = outcome[text.candidate]
         stays = not reason
         adds = gains[text.candidate] if stays else []
-        found.append(Verdict(text.candidate, text.feature, stays, reason, text.peak, rank, adds))
-    return found
+        verdicts.append(
+            CandidateVerdict(text.candidate, text.feature, stays, reason, text.peak, rank, adds)
+        )
+    return verdicts
 
 
-def _wrong(text: Text, said: Gram, near: bool, leaked: Collection[str], threshold: float) -> str:
+def _wrong(text: Text, spoken: Gram, near: bool, leaked: Collection[str], threshold: float) -> str:
     """The first reason against a text by itself; "" where there is none."""
-    if not said:
+    if not spoken:
         return EMPTY
-    if echoes(said, text.shown, prescribed=text.prescribed):
+    if echoes(spoken, text.quoted, prescribed=text.prescribed):
         return ECHO
     if near:
         return DUPLICATE
@@ -177,7 +179,7 @@ def greedy_cover(fires: np.ndarray) -> list[Cover]:
     """
     fires = np.asarray(fires, bool)
     covered = np.zeros(fires.shape[1], bool)
-    found = []
+    steps = []
     # A row's gain only ever shrinks, so a stale one is an upper bound and need not be looked at
     # before it is the largest.
     waiting = [(-int(gain), row) for row, gain in enumerate(fires.sum(1))]
@@ -186,11 +188,11 @@ def greedy_cover(fires: np.ndarray) -> list[Cover]:
         bound, row = heapq.heappop(waiting)
         adds = np.flatnonzero(fires[row] & ~covered)
         if len(adds) == -bound:
-            found.append(Cover(row, adds))
+            steps.append(Cover(row, adds))
             covered[adds] = True
         else:
             heapq.heappush(waiting, (-len(adds), row))
-    return found
+    return steps
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -201,35 +203,35 @@ def words(text: str) -> Gram:
     return tuple(_WORD.findall(text.lower()))
 
 
-def _grams(said: Gram, n: int = GRAM) -> Iterator[Gram]:
+def _grams(spoken: Gram, n: int = GRAM) -> Iterator[Gram]:
     """All runs of n words, in order; of fewer words all together as one."""
-    if 0 < len(said) < n:
-        yield said
-    for start in range(len(said) - n + 1):
-        yield said[start : start + n]
+    if 0 < len(spoken) < n:
+        yield spoken
+    for start in range(len(spoken) - n + 1):
+        yield spoken[start : start + n]
 
 
-def echoes(said: Gram, shown: Iterable[str], *, prescribed: int = 0) -> bool:
+def echoes(spoken: Gram, quoted: Iterable[str], *, prescribed: int = 0) -> bool:
     """Whether a text copies what its prompt showed: ECHO_RUN words in a row, or most of its grams.
 
     The first `prescribed` words had to be there: grams of nothing else do not count, and a text of
     little else copies.
     """
-    if prescribed and len(said) < prescribed + ECHO_OWN:
+    if prescribed and len(spoken) < prescribed + ECHO_OWN:
         return True
-    size = min(GRAM, len(said))
-    own = [said[i : i + size] for i in range(len(said) - size + 1) if i + size > prescribed]
-    runs = {*_grams(said, ECHO_RUN)} if len(said) >= ECHO_RUN else set()
-    theirs: set[Gram] = set()
-    for text in shown:
-        other = words(text)
-        if runs and any(run in runs for run in _grams(other, ECHO_RUN)):
+    size = min(GRAM, len(spoken))
+    grams = [spoken[i : i + size] for i in range(len(spoken) - size + 1) if i + size > prescribed]
+    runs = {*_grams(spoken, ECHO_RUN)} if len(spoken) >= ECHO_RUN else set()
+    source_grams: set[Gram] = set()
+    for text in quoted:
+        source = words(text)
+        if runs and any(run in runs for run in _grams(source, ECHO_RUN)):
             return True
-        theirs.update(other[i : i + size] for i in range(len(other) - size + 1))
-    return sum(gram in theirs for gram in own) > ECHO_SHARE * len(own)
+        source_grams.update(source[i : i + size] for i in range(len(source) - size + 1))
+    return sum(gram in source_grams for gram in grams) > ECHO_SHARE * len(grams)
 
 
-class _Known:
+class _KeptTexts:
     """Texts kept so far, by their grams: only texts that share one can be near-duplicates."""
 
     def __init__(self) -> None:
@@ -242,13 +244,13 @@ class _Known:
         self._sizes.append(len(grams))
 
     def near(self, grams: frozenset[Gram]) -> bool:
-        """Whether some kept text has a Jaccard similarity of at least NEAR."""
+        """Whether some kept text has a Jaccard similarity of at least SAME_TEXT."""
         shared: dict[int, int] = defaultdict(int)
         for gram in grams:
             for number in self._with.get(gram, ()):
                 shared[number] += 1
         return any(
-            both / (len(grams) + self._sizes[number] - both) >= NEAR
+            both / (len(grams) + self._sizes[number] - both) >= SAME_TEXT
             for number, both in shared.items()
         )
 
@@ -262,7 +264,7 @@ class Leaks:
     def __init__(self, texts: Mapping[str, str]):
         self._single: dict[str, set[str]] = defaultdict(set)
         self._longer: dict[Gram, dict[Gram, set[str]]] = defaultdict(lambda: defaultdict(set))
-        self.found: set[str] = set()
+        self.candidates: set[str] = set()
         """Names of the candidates met so far."""
         for name, text in texts.items():
             for gram in _grams(words(text), LEAKED):
@@ -271,13 +273,13 @@ class Leaks:
                 else:
                     self._longer[gram[:2]][gram].add(name)
 
-    def look(self, text: str) -> None:
+    def compare(self, text: str) -> None:
         """Compares one text."""
         other = words(text)
         if self._single:
             for word in self._single.keys() & set(other):
-                self.found |= self._single[word]
+                self.candidates |= self._single[word]
         for start in range(len(other) - 1):
             for gram, names in self._longer.get(other[start : start + 2], {}).items():
                 if other[start : start + len(gram)] == gram:
-                    self.found |= names
+                    self.candidates |= names

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from fac.config import EXPLAINERS, METHODS, DemoSpec, Spec
+from fac.config import EXPLAINERS, DemoSpec, Spec, SynthesizeSpec
 from fac.jobs import worker
 from fac.store.queue import Job
 from fac.ui.stores import stores, workspace
@@ -51,7 +51,7 @@ def job_title(job: Job) -> str:
         pairs, method = len(job.spec["approved"]), job.spec["method"]
         source = f"from {counted(pairs, 'approved pair')}" if pairs else "for every gap"
         name = name_of(job.spec["pairs"])
-        baseline = f", {method}" if method != METHODS[0] else ""
+        baseline = f", {method}" if method != SynthesizeSpec.method else ""
         return f"{verb} {source} of {name}{baseline}"
     return verb
 

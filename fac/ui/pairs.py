@@ -16,14 +16,13 @@ from fac.ui.review import (
     focus_writing,
     note_button,
     show_progress,
-    unblur,
     unblur_button,
     undo_button,
 )
 from fac.ui.review_html import guide_html, history_html, pair_html
 from fac.ui.stores import stores
 from fac.ui.text import called, plain, show_examples
-from fac.ui.views import PAIRS, set_param
+from fac.ui.views import action_button, link, set_param
 from fac.ui.writing import duration
 
 STATE_NAMES = {
@@ -135,48 +134,20 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     measuring = pair.feature in queue.edits
     decidable = queue.reviewer is not None and version.proposed and not measuring
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-        st.button(
-            "Approve",
-            shortcut="A",
-            type="primary",
-            icon=":material/check:",
-            disabled=not decidable,
-            on_click=queue.decide,
-            args=(review.APPROVE,),
-        )
-        st.button(
-            "Reject",
-            shortcut="X",
-            icon=":material/close:",
-            disabled=not decidable,
-            on_click=queue.decide,
-            args=(review.REJECT,),
-        )
-        st.button(
-            "Edit",
-            shortcut="E",
-            icon=":material/edit:",
-            disabled=measuring,
-            on_click=queue.draft.edit,
-        )
-        st.button(
-            "Skip",
-            shortcut="S",
-            icon=":material/skip_next:",
-            disabled=len(queue.todo) < 2,
-            on_click=queue.skip,
-        )
+        approve = (queue.decide, review.APPROVE)
+        off = not decidable
+        action_button("Approve", "check", *approve, shortcut="A", disabled=off, type="primary")
+        action_button("Reject", "close", queue.decide, review.REJECT, shortcut="X", disabled=off)
+        action_button("Edit", "edit", queue.draft.edit, shortcut="E", disabled=measuring)
+        last = len(queue.todo) < 2
+        action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
         undo_button(queue)
         note_button(queue)
         unblur_button(queue)
-        st.page_link(
-            PAIRS,
-            label="Link",
-            icon=":material/link:",
-            query_params={"pairs": queue.run, "feature": str(pair.feature)},
-            help="To this pair, for somebody else.",
+        view = {"pairs": queue.run, "feature": str(pair.feature)}
+        link(
+            "pairs", "Link", icon=":material/link:", help="To this pair, for somebody else.", **view
         )
-    unblur(queue)
     if queue.draft.noting:
         with st.container(key="writing note"):
             queue.draft.note = st.text_input(
@@ -260,13 +231,10 @@ def _show_history(queue: PairQueue, pair: PairState, version: PairVersion) -> No
             for number, each in enumerate(pair.versions, start=1):
                 when = datetime.fromisoformat(each.created).astimezone()
                 how = "edited" if each.row["origin"] == "person" else "written"
-                st.button(
-                    f"{number} · {how} {when:%H:%M}",
-                    key=f"version {each.run} {pair.feature}",
-                    type="primary" if each is version else "secondary",
-                    on_click=queue.look_at,
-                    args=(each.run,),
-                )
+                words = f"{number} · {how} {when:%H:%M}"
+                options = {"key": f"version {each.run} {pair.feature}"}
+                options["type"] = "primary" if each is version else "secondary"
+                action_button(words, "", queue.look_at, each.run, **options)
     history = [
         (number, decision)
         for number, each in enumerate(pair.versions, start=1)

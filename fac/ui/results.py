@@ -13,7 +13,6 @@ from fac.manifest import SynthesisManifest
 from fac.questions.explanations import texts
 from fac.questions.results import (
     KEPT,
-    Trace,
     export_file,
     export_name,
     extra_texts,
@@ -113,7 +112,7 @@ def _rivals_html(rivals: Sequence[Row]) -> str:
     )
 
 
-def _show_traces(row: Row, by_gap: Mapping[int, Trace]) -> None:
+def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
     """The text, coloured for the gap it was written for or another one that it fires."""
     peaks = {hit["feature"]: hit["peak"] for hit in row["hits"]}
     gaps = sorted(by_gap, key=lambda gap: (gap != row["feature"], -peaks[gap]))[:MOST_GAPS]
@@ -130,7 +129,7 @@ def _show_traces(row: Row, by_gap: Mapping[int, Trace]) -> None:
             help="The gaps it fires, its own first; the colour shows where.",
         )
     trace = by_gap[gaps[0] if gap is None else gap]
-    st.html(traced_html(row["messages"], trace.tokens, trace.activations, breaks=True))
+    st.html(traced_html(row["messages"], trace["tokens"], trace["activations"], breaks=True))
 
 
 def _show_hits(row: Row, threshold: float) -> None:

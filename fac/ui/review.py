@@ -17,7 +17,7 @@ from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.review_html import criteria_html, examples_html, guide_html, last_html, quote_html
 from fac.ui.stores import stores
 from fac.ui.text import Row, clean, plain, tokens_html
-from fac.ui.views import REVIEW, param_widget
+from fac.ui.views import action_button, link, param_widget
 
 # A letter of each reason that neither Streamlit nor another key here uses.
 FLAG_KEYS = dict(zip(REASONS, "BASKW", strict=True))
@@ -111,36 +111,21 @@ def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
 
 
 def undo_button(queue: ReviewQueue[Any]) -> None:
-    st.button(
-        "Undo", shortcut="U", icon=":material/undo:", disabled=not queue.acts, on_click=queue.undo
-    )
+    action_button("Undo", "undo", queue.undo, shortcut="U", disabled=not queue.acts)
 
 
 def note_button(queue: ReviewQueue[Any]) -> None:
-    st.button(
-        "Note",
-        shortcut="N",
-        icon=":material/edit_note:",
-        disabled=queue.reviewer is None,
-        on_click=queue.draft.write,
-    )
+    looks = queue.reviewer is None
+    action_button("Note", "edit_note", queue.draft.write, shortcut="N", disabled=looks)
 
 
 def unblur_button(queue: ReviewQueue[Any]) -> None:
     """Shows blurred texts until the next entry."""
-    if st.session_state.get("blur") and not queue.draft.unblurred:
-        st.button(
-            "Show texts",
-            shortcut="V",
-            icon=":material/visibility:",
-            on_click=setattr,
-            args=(queue.draft, "unblurred", True),
-        )
-
-
-def unblur(queue: ReviewQueue[Any]) -> None:
-    """Draws what takes the blur away, where that was asked for."""
-    if queue.draft.unblurred:
+    draft = queue.draft
+    if st.session_state.get("blur") and not draft.unblurred:
+        show = (setattr, draft, "unblurred", True)
+        action_button("Show texts", "visibility", *show, shortcut="V")
+    if draft.unblurred:
         # A style alone would outlive this entry: Streamlit puts it outside of the fragment.
         st.html("<span></span><style>.fac-blur{filter:none!important}</style>")
 
@@ -148,7 +133,7 @@ def unblur(queue: ReviewQueue[Any]) -> None:
 def undo_last_button(queue: ReviewQueue[Any]) -> None:
     """The one key of a queue on which nothing is left."""
     if queue.acts:
-        st.button("Undo the last", shortcut="U", icon=":material/undo:", on_click=queue.undo)
+        action_button("Undo the last", "undo", queue.undo, shortcut="U")
 
 
 # A script that comes first is dropped by the browser's sanitiser, so something precedes it. The
@@ -187,10 +172,10 @@ def focus_writing(container: str) -> None:
 # --- the item ---------------------------------------------------------------------------------
 
 
-def show_item(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
+def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
     """The item, its keys, and beside it what helps: progress, undo, note, guidelines, the last ten.
 
-    `link` are the query parameters under which the page shows this item among its like.
+    `view` are the query parameters under which the page shows this item among its like.
     """
     left, right = st.columns([5, 4], gap="large")
     if item.kind == "detection":
@@ -198,7 +183,7 @@ def show_item(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
     else:
         _show_rating(queue, item, left, right)
     with right:
-        _show_aside(queue, item, link)
+        _show_aside(queue, item, view)
 
 
 def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator) -> None:
@@ -215,39 +200,23 @@ def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: Delt
         else:
             st.markdown("**Does this explanation fit the examples?**")
         if hidden:
-            st.button(
-                "Show the explanation",
-                shortcut="Space",
-                on_click=setattr,
-                args=(draft, "revealed", True),
-                width="stretch",
-            )
+            show = (setattr, draft, "revealed", True)
+            action_button("Show the explanation", "", *show, shortcut="Space", width="stretch")
         else:
             st.html(quote_html(item.content["explanation"]))
         keys = {**{str(i): level for i, level in enumerate(LEVELS, 1)}, "0": CANNOT_TELL}
         with st.container(horizontal=True, gap="xsmall"):
             for key, level in keys.items():
-                st.button(
-                    LEVEL_NAMES[level],
-                    key=f"rate {key}",
-                    shortcut=key,
-                    disabled=hidden,
-                    on_click=queue.decide,
-                    args=(level,),
-                )
+                options = {"key": f"rate {key}", "shortcut": key, "disabled": hidden}
+                action_button(LEVEL_NAMES[level], "", queue.decide, level, **options)
         if item.kind == "explanation":
             st.caption("What is wrong with it, if anything; then rate")
             with st.container(horizontal=True, gap="xsmall"):
                 for reason, key in FLAG_KEYS.items():
-                    st.button(
-                        reason.capitalize(),
-                        key=f"flag {key}",
-                        shortcut=key,
-                        icon=":material/check:" if reason in draft.reasons else None,
-                        disabled=hidden,
-                        on_click=draft.reasons.symmetric_difference_update,
-                        args=({reason},),
-                    )
+                    icon = "check" if reason in draft.reasons else ""
+                    options = {"key": f"flag {key}", "shortcut": key, "disabled": hidden}
+                    flip = draft.reasons.symmetric_difference_update
+                    action_button(reason.capitalize(), icon, flip, {reason}, **options)
 
 
 def _show_detection(
@@ -315,20 +284,15 @@ def _show_progress(queue: ItemQueue) -> None:
     show_progress(queue, left, "under a minute" if minutes < 1 else hours)
 
 
-def _show_aside(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
+def _show_aside(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
     """Undo, note and correction, guidelines, the last ten."""
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
         undo_button(queue)
         if not queue.solved:
             note_button(queue)
         unblur_button(queue)
-        st.page_link(
-            REVIEW,
-            label="Link to this item",
-            icon=":material/link:",
-            query_params={**link, "item": digest(item.content)},
-        )
-    unblur(queue)
+        seen = digest(item.content)
+        link("review", "Link to this item", icon=":material/link:", **view, item=seen)
     if queue.draft.noting and not queue.solved:
         with st.container(key="writing"):
             _show_fields(queue, item)
@@ -344,14 +308,9 @@ def _show_aside(queue: ItemQueue, item: Item, link: dict[str, str]) -> None:
             with earlier:
                 for decision in last:
                     feature, verdict = decision.subject.split("/")[2], decision.verdict
-                    st.button(
-                        f"#{feature} {LEVEL_NAMES.get(verdict, verdict)}",
-                        key=f"undo {decision.uid}",
-                        icon=":material/undo:",
-                        type="tertiary",
-                        on_click=queue.undo,
-                        args=(decision.uid,),
-                    )
+                    words = f"#{feature} {LEVEL_NAMES.get(verdict, verdict)}"
+                    options = {"key": f"undo {decision.uid}", "type": "tertiary"}
+                    action_button(words, "undo", queue.undo, decision.uid, **options)
 
 
 def _show_fields(queue: ItemQueue, item: Item) -> None:

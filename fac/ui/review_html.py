@@ -81,8 +81,8 @@ def history_html(history: Iterable[tuple[int, Decision]], *, numbered: bool) -> 
         words = f"{decision.reviewer}: {decision.verdict.replace('_', ' ')}"
         words += f" version {number}" if numbered else ""
         words += f" · {decision.note}" if decision.note else ""
-        line = f"<s>{escaped(words)}</s>" if decision.withdrawn else escaped(words)
-        rows.append(f"<span>{when:%d %b %H:%M}</span>{line}")
+        mark = "s" if decision.withdrawn else "div"
+        rows.append(f"<span>{when:%d %b %H:%M}</span><{mark}>{escaped(words)}</{mark}>")
     return f'<div class="fac-past">{"".join(rows)}</div>'
 
 

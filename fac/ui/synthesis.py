@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from fac.config import METHODS, SynthesizeSpec
+from fac.config import METHODS, WRITERS, SynthesizeSpec
 from fac.errors import InputError
 from fac.questions.launches import approved_pairs
 from fac.synthesis import Forecast
@@ -16,14 +16,7 @@ from fac.ui.jobs import save_upload, start
 from fac.ui.stores import queue, stores
 from fac.ui.text import Row, plain
 from fac.ui.views import param_widget, set_param
-from fac.ui.writing import duration, lacks_model, writer_fields
-
-METHOD_NAMES = {
-    "two-step": "From approved pairs",
-    "one-step": "Baseline: from the explanation alone",
-    "unguided": "Baseline: told nothing",
-    "random": "Baseline: for some other feature",
-}
+from fac.ui.writing import ATTEMPT_HELP, Form, duration, lacks_model, writer_form
 
 
 def pick_pairs(titles: Mapping[str, str], **options: Any) -> str:
@@ -45,56 +38,31 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
     """Draws the settings of a synthesis from these pairs, as they were for the pairs until somebody
     changes them. Raises InputError for settings that cannot be."""
     before = stores().runs.manifest(run).spec.as_json()
-    name = f"synthesis {run}"
-    chosen = writer_fields(name, before)
-    if lacks_model(chosen):
+    form = writer_form(f"synthesis {run}", before)
+    if lacks_model(form):
         st.stop()
-
-    def tie(field: str) -> Row:
-        return {"key": f"{name}.{field}", "persist_state": "session"}
-
-    keep, threshold, _, _ = st.columns(4)
-    chosen["keep"] = keep.number_input(
-        "Kept per gap",
-        1,
-        64,
-        value=1,
-        help="The strongest of those that pass.",
-        **tie("keep"),
-    )
-    chosen["threshold"] = threshold.number_input(
-        "Threshold",
-        0.0,
-        None,
-        value=float(before.get("threshold", 0.0)),
-        step=0.5,
-        help="A text passes when its gap's peak is strictly above.",
-        **tie("threshold"),
-    )
+    first, second, _, _ = st.columns(4)
+    form.number("keep", first, "Kept per gap", 1, 64, 1, "The strongest of those that pass.")
+    help = "A text passes when its gap's peak is strictly above."
+    threshold = form.before("threshold", 0.0)
+    form.number("threshold", second, "Threshold", 0.0, None, threshold, help, step=0.5)
     with st.container(horizontal=True):
         with st.popover("Evaluation files", icon=":material/fact_check:"):
-            evaluation = _evaluation_files(tie)
+            evaluation = _evaluation_files(form)
         with st.popover("Method and more", icon=":material/tune:"):
-            chosen["method"] = st.selectbox(
+            form.values["method"] = st.selectbox(
                 "Method",
-                METHODS,
-                format_func=METHOD_NAMES.__getitem__,
+                [*METHODS],
+                format_func=lambda name: METHODS[name].title,
                 help="Baselines write for the same gaps, to see what the pairs are worth.",
-                **tie("method"),
+                **form.tie("method"),
             )
-            chosen["only_needed"] = st.toggle(
+            form.values["only_needed"] = st.toggle(
                 "Only samples that add a gap",
                 help="Drops a sample whose gaps the others kept cover anyway.",
-                **tie("only_needed"),
+                **form.tie("only_needed"),
             )
-            chosen["attempt"] = st.number_input(
-                "Attempt",
-                0,
-                1000,
-                value=0,
-                help="The same settings find the same texts again; another number writes anew.",
-                **tie("attempt"),
-            )
+            form.number("attempt", st, "Attempt", 0, 1000, 0, ATTEMPT_HELP)
     if evaluation:
         files = plain(", ".join(Path(path).name for path in evaluation))
         st.caption(f":material/fact_check: No kept sample may overlap with {files}.")
@@ -102,22 +70,25 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
         pairs=run,
         approved=tuple(row["pair"] for row in approved),
         evaluation=tuple(evaluation),
-        **chosen,
+        **form.values,
     )
 
 
-def _evaluation_files(tie: Any) -> list[str]:
+def _evaluation_files(form: Form) -> list[str]:
     """Files that no sample may overlap with: uploaded ones and paths on the server."""
     st.caption("Samples that share 13 words in a row with one of these are dropped.")
     uploads = st.file_uploader(
-        "From here", accept_multiple_files=True, key=tie("upload")["key"], help="Any dataset file."
+        "From here",
+        accept_multiple_files=True,
+        key=form.tie("upload")["key"],
+        help="Any dataset file.",
     )
     paths = st.multiselect(
         "On the server",
         [],
         accept_new_options=True,
         placeholder="Type a path",
-        **tie("evaluation"),
+        **form.tie("evaluation"),
     )
     files = [str(save_upload(file.name, file.getvalue())) for file in uploads]
     for name in paths:
@@ -128,7 +99,7 @@ def _evaluation_files(tie: Any) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def launch_synthesis(spec: SynthesizeSpec, words: str, *, follow: bool = True) -> None:
+def launch_synthesis(spec: SynthesizeSpec, words: str, follow: bool = True) -> None:
     """Starts a synthesis; with `follow` its result is opened when it is there."""
     job = start(spec, words)
     if follow:
@@ -172,7 +143,7 @@ def show_forecast(forecast: Forecast, spec: SynthesizeSpec) -> None:
         )
         st.metric("Time", duration(forecast.seconds), help=f"Of writing, for all {n:,} pairs.")
         cost = "unknown" if forecast.cost is None else f"${forecast.cost:,.2f}"
-        free = spec.writer != "openai"
+        free = not WRITERS[spec.writer].server
         st.metric("Cost", "none" if free else cost, help="Give both prices to know it.")
     st.caption(
         f"Between {forecast.low:.0%} and {forecast.high:.0%} of the texts pass (95 %); "

@@ -17,13 +17,6 @@ from fac.ui.text import plain
 
 T = TypeVar("T")
 
-AGREEMENT = "pages/agreement.py"
-COMPARE = "pages/compare.py"
-COVERAGE = "pages/coverage.py"
-PAIRS = "pages/pairs.py"
-REVIEW = "pages/review.py"
-SYNTHESIS = "pages/synthesis.py"
-
 CHART = {"displayModeBar": False}
 """Plotly options of charts that are looked at; maps that are worked with keep their tools."""
 
@@ -151,16 +144,23 @@ def link(
     )
 
 
+def action_button(label: str, icon: str, action: Any, *args: Any, **options: Any) -> None:
+    """A button that does something before the page runs again; `icon` is a Material symbol."""
+    symbol = f":material/{icon}:" if icon else None
+    st.button(label, icon=symbol, on_click=action, args=args, **options)
+
+
 def file_of(page: str) -> str:
     """The file of a page by its stem, as Streamlit names pages."""
     return page if page.endswith(".py") else f"pages/{page}.py"
 
 
-def cards(*numbers: tuple[str, str, str]) -> None:
-    """A row of bordered figures: (label, value, one-line definition)."""
+def cards(*numbers: tuple[str, str, str] | tuple[str, str, str, str | None]) -> None:
+    """A row of bordered figures: (label, value, one-line definition and, if any, the change)."""
     with st.container(horizontal=True, gap="small"):
-        for label, value, meaning in numbers:
-            st.metric(label, value, help=meaning, border=True, height="stretch")
+        for label, value, meaning, *delta in numbers:
+            change = delta[0] if delta else None
+            st.metric(label, value, change, help=meaning, border=True, height="stretch")
 
 
 def share(value: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -17,20 +17,9 @@ from fac.store.queue import Job
 from fac.ui.jobs import key_line, progress, retry
 from fac.ui.stores import queue
 from fac.ui.text import Row, chat_html, plain
+from fac.ui.views import action_button
 
-WRITER_NAMES = {
-    "local": "A model here",
-    "steered": "The same, steered",
-    "openai": "A server",
-}
-
-PROFILE_NAMES = {
-    "instruction": "Messages to an assistant",
-    "chat": "Messages with answers",
-    "toxicity": "Toxic or not",
-    "preference": "Two answers, one better",
-    "choice": "A/B questions",
-}
+T = TypeVar("T", int, float)
 
 BUDGET = 1_000_000
 """Tokens a job may use unless somebody says otherwise."""
@@ -38,151 +27,128 @@ BUDGET = 1_000_000
 ROOM = 100_000
 """Characters of a request that are shown."""
 
+ATTEMPT_HELP = "The same settings find the same texts again; another number writes anew."
 
-def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
-    """Draws who writes what, and how; the fields of a WriteSpec that were chosen.
 
-    `before` is the spec whose settings hold until somebody changes them. Other values of `name`
-    are other fields, which keep what was chosen in them for the whole session.
-    """
+class Form:
+    """The settings of a form, which keep what was chosen in them for the whole session."""
 
-    def tie(field: str) -> Row:
-        return {"key": f"{name}.{field}", "persist_state": "session"}
+    def __init__(self, name: str, before: Mapping[str, Any]):
+        """Other names are other settings; `before` is the spec that they may begin with."""
+        self.name, self._before = name, before
+        self.values: Row = {}
 
+    def tie(self, key: str) -> Row:
+        """Keyword arguments that tie a widget to this form."""
+        return {"key": f"{self.name}.{key}", "persist_state": "session"}
+
+    def before(self, field: str, default: T) -> T:
+        """What the spec before says, as a value like the default."""
+        return type(default)(self._before.get(field, default))
+
+    def number(
+        self,
+        field: str,
+        column: Any,
+        label: str,
+        low: float,
+        high: float | None,
+        value: float | None,
+        help: str | None = None,
+        *,
+        key: str = "",
+        **options: Any,
+    ) -> None:
+        """Draws one number in a column, or in whatever is open where that is Streamlit itself."""
+        options |= {"value": value, "help": help, **self.tie(key or field)}
+        self.values[field] = column.number_input(label, low, high, **options)
+
+
+def writer_form(name: str, before: Mapping[str, Any]) -> Form:
+    """Draws who writes what, and how: the fields of a WriteSpec, as in the spec `before` until
+    somebody changes them."""
+    form = Form(name, before)
     writer = st.segmented_control(
         "Writer",
         [*WRITERS],
         default=before.get("writer", WriteSpec.writer),
         required=True,
-        format_func=WRITER_NAMES.__getitem__,
+        format_func=lambda each: WRITERS[each].title,
         help="Steering pushes the local model along the feature's own direction while it writes. "
         "A server is anything that speaks like OpenAI: vLLM, llama.cpp, Ollama.",
-        **tie("writer"),
+        **form.tie("writer"),
     )
-    model_before = inherited(before, writer)
-    chosen: Row = {"writer": writer}
-    # Another kind of writer means another model: its field is another one.
-    where = "server" if writer == "openai" else "here"
-    steered = writer == "steered"
-    first, second, third, *fourth = st.columns(3 + steered)
-    profiles = list(PROFILES)
-    chosen["profile"] = first.selectbox(
+    model_before, kind = inherited(before, writer), WRITERS[writer]
+    first, second, third, *fourth = st.columns(3 + kind.steers)
+    profile = first.selectbox(
         "Samples",
-        profiles,
-        index=profiles.index(before.get("profile", profiles[0])),
-        format_func=lambda each: PROFILE_NAMES.get(each, each),
-        **tie("profile"),
+        list(PROFILES),
+        index=list(PROFILES).index(before.get("profile", next(iter(PROFILES)))),
+        format_func=lambda each: PROFILES[each].title,
+        **form.tie("profile"),
     )
-    chosen["model"] = second.text_input(
+    model = second.text_input(
         "Model",
         value=model_before.get("model", ""),
-        placeholder="the name the server knows" if writer == "openai" else "demo",
-        help="demo, a folder or a hub id." if writer != "openai" else None,
-        **tie(f"model {where}"),
+        placeholder="the name the server knows" if kind.server else "demo",
+        help=None if kind.server else "demo, a folder or a hub id.",
+        # Another kind of writer means another model: its field is another one.
+        **form.tie("model server" if kind.server else "model here"),
     ).strip()
-    chosen["candidates"] = third.number_input(
-        "Texts per gap",
-        1,
-        64,
-        value=int(before.get("candidates", 4)),
-        help="Written for every gap; what does not pass is dropped with a reason.",
-        **tie("candidates"),
-    )
-    if steered:
-        chosen["strength"] = fourth[0].number_input(
-            "Strength",
-            0.0,
-            20.0,
-            value=float(before.get("strength", 1.0)),
-            step=0.25,
-            help="Of steering, in units of the feature's usual peak in the anchor.",
-            **tie("strength"),
-        )
-    if writer == "openai":
-        chosen |= _server(tie, model_before)
+    form.values |= {"writer": writer, "profile": profile, "model": model}
+    help = "Written for every gap; what does not pass is dropped with a reason."
+    form.number("candidates", third, "Texts per gap", 1, 64, form.before("candidates", 4), help)
+    if kind.steers:
+        help = "Of steering, in units of the feature's usual peak in the anchor."
+        strength = form.before("strength", 1.0)
+        form.number("strength", fourth[0], "Strength", 0.0, 20.0, strength, help, step=0.25)
+    if kind.server:
+        _server(form, model_before)
     first, second, third, last = st.columns(4)
-    chosen["temperature"] = first.number_input(
-        "Temperature",
-        0.0,
-        2.0,
-        value=float(before.get("temperature", 0.8)),
-        step=0.1,
-        **tie("temperature"),
+    temperature = form.before("temperature", 0.8)
+    form.number("temperature", first, "Temperature", 0.0, 2.0, temperature, step=0.1)
+    help = "In tokens. A text that is cut off counts up to its last sentence."
+    longest = form.before("max_new_tokens", 64)
+    form.number("max_new_tokens", second, "Longest text", 8, 4096, longest, help, step=8)
+    help = (
+        "Prompt and text together. The job stops before it would use more; what is written is "
+        "kept, and a larger budget goes on from there."
     )
-    chosen["max_new_tokens"] = second.number_input(
-        "Longest text",
-        8,
-        4096,
-        value=int(before.get("max_new_tokens", 64)),
-        step=8,
-        help="In tokens. A text that is cut off counts up to its last sentence.",
-        **tie("max_new_tokens"),
+    form.number(
+        "budget_tokens", last, "Token budget", 1, None, BUDGET, help, key="budget", step=100_000
     )
-    chosen["budget_tokens"] = last.number_input(
-        "Token budget",
-        1,
-        None,
-        value=BUDGET,
-        step=100_000,
-        help="Prompt and text together. The job stops before it would use more; what is written "
-        "is kept, and a larger budget goes on from there.",
-        **tie("budget"),
-    )
-    chosen["seed"] = third.number_input(
-        "Seed",
-        0,
-        2**31 - 1,
-        value=int(before.get("seed", 0)),
-        help="The same seed on the same machine gives the same texts.",
-        **tie("seed"),
-    )
-    return chosen
+    help = "The same seed on the same machine gives the same texts."
+    form.number("seed", third, "Seed", 0, 2**31 - 1, form.before("seed", 0), help)
+    return form
 
 
-def lacks_model(fields: Mapping[str, Any]) -> bool:
+def lacks_model(form: Form) -> bool:
     """Whether a server was chosen and not yet the model that it should ask; then says so."""
-    lacks = fields["writer"] == "openai" and not fields["model"]
+    lacks = WRITERS[form.values["writer"]].server and not form.values["model"]
     if lacks:
         st.info("Say by which name the server knows its model.", icon=":material/dns:")
-    return lacks
+    return bool(lacks)
 
 
-def _server(tie: Any, server: Mapping[str, Any]) -> Row:
+def _server(form: Form, server: Mapping[str, Any]) -> None:
     """Where the server is, what it costs, how much of it is wanted."""
     key_line()
-    endpoint = st.text_input(
+    form.values["endpoint"] = st.text_input(
         "Endpoint",
         value=server.get("endpoint", ""),
         placeholder="OPENAI_BASE_URL, else OpenAI",
         help="Base URL of any OpenAI-compatible server, such as http://127.0.0.1:8000/v1.",
-        **tie("endpoint"),
+        **form.tie("endpoint"),
     ).strip()
-    prompts, texts, budget_column = st.columns(3)
-    prices = {
-        field: column.number_input(
-            label,
-            0.0,
-            None,
-            value=None,
-            placeholder="unknown",
-            help="US dollars per million tokens; without both, no cost is known.",
-            **tie(field),
-        )
-        for column, field, label in (
-            (prompts, "price_in", "Price, prompts"),
-            (texts, "price_out", "Price, texts"),
-        )
-    }
-    budget = budget_column.number_input(
-        "Budget in $",
-        0.01,
-        None,
-        value=None,
-        placeholder="none",
-        help="The job stops before it would cost more. Needs both prices.",
-        **tie("budget_usd"),
-    )
-    return {"endpoint": endpoint, **prices, "budget_usd": budget}
+    prompts, texts, total = st.columns(3)
+    help = "US dollars per million tokens; without both, no cost is known."
+    for field, column, label in (
+        ("price_in", prompts, "Price, prompts"),
+        ("price_out", texts, "Price, texts"),
+    ):
+        form.number(field, column, label, 0.0, None, None, help, placeholder="unknown")
+    help = "The job stops before it would cost more. Needs both prices."
+    form.number("budget_usd", total, "Budget in $", 0.01, None, None, help, placeholder="none")
 
 
 def show_request(messages: Sequence[Mapping[str, str]]) -> None:
@@ -198,14 +164,9 @@ def show_job(job: Job) -> None:
     progress(job)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(_pace(job), width="stretch")
-        st.button(
-            "Cancel",
-            key=f"cancel {job.id}",
-            icon=":material/close:",
-            on_click=queue().cancel,
-            args=(job.id,),
-            help="Every finished text is kept: started again, nothing is written twice.",
-        )
+        help = "Every finished text is kept: started again, nothing is written twice."
+        cancel = queue().cancel
+        action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}", help=help)
 
 
 def _pace(job: Job) -> str:
@@ -241,10 +202,6 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None) -> None:
     why = "Cancelled. Every finished text is kept." if cancelled else job.error or "It failed."
     with st.container(horizontal=True, vertical_alignment="center"):
         st.warning(plain(why), icon=":material/pause_circle:")
-        st.button(
-            "Go on",
-            key=f"resume {job.id}",
-            icon=":material/resume:",
-            on_click=go_on or partial(retry, job.id),
-            help="From where it stopped; nothing is written twice.",
-        )
+        help = "From where it stopped; nothing is written twice."
+        again = go_on or partial(retry, job.id)
+        action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)

@@ -1,12 +1,9 @@
 """Preferences: the chosen side is the sample, after a prompt column where it is only the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from fac.datasets.layout import SYSTEM, Column, Layout
-from fac.datasets.rows import Columns
-from fac.datasets.turns import turns, with_system
+from fac.datasets.rows import Columns, turns, with_system
 from fac.schema import Chat
 
 

@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac import agreement
-from fac.review.items import NOT_RELEVANT, SCALE, Wording, by_wording, read_subject
-from fac.review.order import pace
-from fac.review.standings import standing
+from fac.review import NOT_RELEVANT, SCALE, Wording, by_wording, pace, read_subject, standing
 from fac.schema import LEVELS, RELEVANT
 from fac.store.decisions import Decision, Decisions
 
@@ -175,12 +173,8 @@ def human_check(decisions: Iterable[Decision], subjects: Iterable[str] | None = 
             counts["irrelevant"] += 1
         else:
             counts["unclear"] += 1
-    return HumanCheck(
-        n=counts.total(),
-        relevant=counts["relevant"],
-        irrelevant=counts["irrelevant"],
-        unclear=counts["unclear"],
-    )
+    answers = (counts[answer] for answer in ("relevant", "irrelevant", "unclear"))
+    return HumanCheck(counts.total(), *answers)
 
 
 def human_detection(store: Decisions, measure_run: str) -> list[Detection]:
