@@ -24,12 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from fac import compare, demo, review, synthesis
+from fac import demo, review, synthesis
 from fac.config import MeasureSpec, PairsSpec, SynthesizeSpec, Workspace
 from fac.generator.writer import Request, Writer, Written
 from fac.jobs import loading
 from fac.jobs.steps import Steps
-from fac.store.cache import Cache
+from fac.questions.comparison import Comparison, coverage
+from fac.questions.explanations import explain_runs
+from fac.store import open_stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 
@@ -111,7 +113,7 @@ def measure(
             anchor=anchor,
             dataset=dataset,
             features=tuple(features),
-            explanations=tuple(compare.explained_by(runs, anchor)),
+            explanations=tuple(explain_runs(runs, anchor)),
             candidates=candidates,
             seed=seed,
             max_new_tokens=max_new_tokens,
@@ -162,13 +164,9 @@ def measure(
 
 def choose(place: Workspace, anchor: str, dataset: str, gaps: int, min_support: int) -> list[int]:
     """Gaps that at least so many anchor samples show, drawn at random, always the same ones."""
-    runs = Runs(place)
-    with closing(Cache(place.cache)) as handle:
-        relevant = compare.relevant_set("all", handle, anchor, runs=runs)
-        found = compare.coverage_of(
-            handle, anchor, dataset, relevant=relevant, min_support=min_support
-        )
-        pool = found.missing
+    stores = open_stores(place, remember=False)
+    with closing(stores.cache):
+        pool = coverage(stores, Comparison(anchor, dataset, min_support=min_support)).missing
     if len(pool) < gaps:
         sys.exit(f"Only {len(pool)} gaps have a support of {min_support}, {gaps} were asked for.")
     return sorted(np.random.default_rng(0).choice(pool, gaps, replace=False).tolist())

@@ -80,6 +80,14 @@ class Spec:
     step: str
     """Name of the step, and of the folder its runs lie in."""
 
+    def __post_init__(self) -> None:
+        """Lists, as JSON has them, become tuples; of features the order says nothing."""
+        for name, value in vars(self).items():
+            if name == "features":
+                object.__setattr__(self, name, tuple(sorted(set(map(int, value)))))
+            elif isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+
     def as_json(self) -> dict[str, object]:
         return asdict(self)  # type: ignore[call-overload]
 
@@ -225,6 +233,7 @@ class AskSpec(Spec):
     """Questions on their way at once."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "@" in self.endpoint.split("//")[-1].split("/")[0]:
             raise InputError(
                 "The endpoint carries a password; give the key as OPENAI_API_KEY instead."
@@ -278,8 +287,6 @@ class ExplainSpec(AskSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
-        object.__setattr__(self, "scores", tuple(self.scores))
         if self.explainer not in EXPLAINERS:
             raise InputError(
                 f"The explainer must be one of {', '.join(EXPLAINERS)}, got {self.explainer!r}."
@@ -332,9 +339,6 @@ class JudgeSpec(AskSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
-        for name in ("rubric", "explanations"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.judge not in JUDGES:
             raise InputError(f"The judge must be {' or '.join(JUDGES)}, got {self.judge!r}.")
         judge = JUDGES[self.judge]
@@ -422,8 +426,6 @@ class PairsSpec(WriteSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
-        object.__setattr__(self, "explanations", tuple(self.explanations))
         if not self.features:
             raise InputError("No gaps are chosen: name at least one feature.")
         if self.margin < 0:
@@ -476,8 +478,6 @@ class SynthesizeSpec(WriteSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("approved", "evaluation"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.method not in METHODS:
             raise InputError(f"The method must be one of {', '.join(METHODS)}: {self.method!r}.")
         if not 1 <= self.keep <= self.candidates:
@@ -486,7 +486,7 @@ class SynthesizeSpec(WriteSpec):
             )
 
 
-INHERITED = (
+INHERITED: tuple[str, ...] = (
     *("profile", "writer", "model", "endpoint", "seed", "temperature", "max_new_tokens"),
     *("strength", "candidates", "threshold"),
 )
@@ -495,16 +495,12 @@ INHERITED = (
 
 def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
     """The settings that go on from one spec that writes to the next, which has this writer."""
-    settings = {name: before[name] for name in INHERITED if name in before}
-    if (
-        writer
-        and WRITERS[writer].server != WRITERS[settings.get("writer", WriteSpec.writer)].server
-    ):
+    names = INHERITED
+    last_writer = WRITERS[before.get("writer", WriteSpec.writer)]
+    if writer and WRITERS[writer].server != last_writer.server:
         # the name of a server's model means nothing on this machine, and the other way round
-        settings = {
-            name: value for name, value in settings.items() if name not in ("model", "endpoint")
-        }
-    return settings
+        names = tuple(name for name in names if name not in ("model", "endpoint"))
+    return {name: before[name] for name in names if name in before}
 
 
 SPECS: dict[str, type[Spec]] = {

@@ -361,58 +361,53 @@ FactsT = TypeVar("FactsT", bound=Facts, covariant=True)
 class Manifest(Generic[SpecT, FactsT]):
     """What a finished run says of itself."""
 
-    fields: Mapping[str, Any]
+    content: Mapping[str, Any]
     """The JSON object."""
 
-    def as_json(self) -> dict[str, Any]:
-        return dict(self.fields)
+    run: str
+    step: str
 
-    @property
-    def run(self) -> str:
-        return str(self.fields["run"])
+    created: str
+    """ISO time."""
 
-    @property
-    def step(self) -> str:
-        return str(self.fields["step"])
+    seconds: float
+    files: Mapping[str, Mapping[str, Any]]
+    """Of each file: sha256, bytes and, for a table, rows."""
+
+    inputs: Inputs
+    facts: FactsT
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Self:
+        """The manifest of this JSON object."""
+        step = content["step"]
+        return cls(
+            content=content,
+            run=content["run"],
+            step=step,
+            created=content["created"],
+            seconds=content.get("seconds", 0.0),
+            files=content["files"],
+            inputs=Inputs.read(step, content["inputs"]),
+            facts=FACTS.get(step, Facts).read(content["facts"]),  # type: ignore[arg-type]
+        )
 
     @cached_property
     def spec(self) -> SpecT:
         """What the step was asked. Raises InputError for one that this version cannot read."""
-        return read_spec(self.step, self.fields["spec"])  # type: ignore[return-value]
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        return Inputs.read(self.step, self.fields["inputs"])
-
-    @cached_property
-    def facts(self) -> FactsT:
-        return FACTS.get(self.step, Facts).read(self.fields["facts"])  # type: ignore[return-value]
-
-    @property
-    def files(self) -> dict[str, dict[str, Any]]:
-        """Of each file: sha256, bytes and, for a table, rows."""
-        return dict(self.fields["files"])
-
-    @property
-    def created(self) -> str:
-        """ISO time."""
-        return str(self.fields["created"])
-
-    @property
-    def seconds(self) -> float:
-        return float(self.fields.get("seconds", 0.0))
+        return read_spec(self.step, self.content["spec"])  # type: ignore[return-value]
 
     def __getitem__(self, key: str) -> Any:
-        return self.fields[key]
+        return self.content[key]
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self.fields.get(key, default)
+        return self.content.get(key, default)
 
     def __contains__(self, key: str) -> bool:
-        return key in self.fields
+        return key in self.content
 
     def keys(self) -> Any:
-        return self.fields.keys()
+        return self.content.keys()
 
 
 AnyManifest = Manifest[Any, Any]

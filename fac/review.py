@@ -69,16 +69,15 @@ class Wording(NamedTuple):
     seen: str
 
 
+def _content(kind: str, measure_run: str, feature: int, **more: Any) -> dict[str, Any]:
+    return {"kind": kind, "measure": measure_run, "feature": int(feature), **more}
+
+
 def explanation_content(
     measure_run: str, feature: int, explanation_text: str | None
 ) -> dict[str, Any]:
     """Does this explanation fit the feature's spans? The spans follow from the measure run."""
-    return {
-        "kind": "explanation",
-        "measure": measure_run,
-        "feature": int(feature),
-        "explanation": explanation_text,
-    }
+    return _content("explanation", measure_run, feature, explanation=explanation_text)
 
 
 def relevance_content(
@@ -89,14 +88,8 @@ def relevance_content(
     explanation_text: str | None,
 ) -> dict[str, Any]:
     """Is the feature relevant to the task? Another rubric or explanation asks anew."""
-    return {
-        "kind": "relevance",
-        "measure": measure_run,
-        "feature": int(feature),
-        "task": task_name,
-        "rubric": [*rubric],
-        "explanation": explanation_text,
-    }
+    about = {"task": task_name, "rubric": [*rubric], "explanation": explanation_text}
+    return _content("relevance", measure_run, feature, **about)
 
 
 def detection_content(
@@ -107,16 +100,12 @@ def detection_content(
 ) -> dict[str, Any]:
     """Which of these held-out texts fire? `examples` are rows with `tokens` and `positive`, as
     Cache.examples gives them; texts are kept as hashes, with the truth beside them."""
-    return {
-        "kind": "detection",
-        "measure": measure_run,
-        "feature": int(feature),
-        "explanation": explanation_text,
-        "examples": [
-            {"text": digest([*map(str, row["tokens"])]), "positive": bool(row["positive"])}
-            for row in examples
-        ],
-    }
+    texts = [
+        {"text": digest([*map(str, row["tokens"])]), "positive": bool(row["positive"])}
+        for row in examples
+    ]
+    about = {"explanation": explanation_text, "examples": texts}
+    return _content("detection", measure_run, feature, **about)
 
 
 def subject(kind: str, measure_run: str, feature: int, task: str = "") -> str:
@@ -203,15 +192,6 @@ def queue(
             position[key] = (False, (i + _fraction(seed, reviewer, key)) / len(group))
     left = sorted((key for key in by_key if key not in mine), key=lambda key: (*position[key], key))
     return [by_key[key]._replace(gold=key in settled, overlap=key in for_all) for key in left]
-
-
-def undo(store: Decisions, reviewer: str, kind: str | None = None) -> Decision | None:
-    """Takes back the reviewer's last standing decision; which, or None where there is none."""
-    current = store.current(kind, reviewer=reviewer)
-    if not current:
-        return None
-    store.withdraw(current[-1].uid, reviewer)
-    return current[-1]
 
 
 def pace(decisions: Sequence[Decision], left: int) -> Pace:

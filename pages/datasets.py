@@ -164,7 +164,7 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
         show_rejected(run)
     else:
         keys = ("run", "created", "seconds", "spec", "facts", "files")
-        provenance = manifest.as_json()
+        provenance = dict(manifest.content)
         st.json({key: provenance[key] for key in keys})
 
 

@@ -29,7 +29,6 @@ LAYERS = [
     },
     {"executor"},
     {"questions"},
-    {"compare"},
     {"jobs", "charts"},
     {"maps"},
     {"cli"},

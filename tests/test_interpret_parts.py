@@ -50,7 +50,7 @@ def score(run, explanations):
         explanation.scores.append(score_row(feature, "length", (share, share, share, 1, 1)))
 
 
-SCORER = Scorer(title="Length", meaning="How long the text is.", score=score)
+SCORER = Scorer(title="Length", meaning="How long the text is.", preference=-1, score=score)
 '''
 
 COIN = '''
@@ -112,6 +112,11 @@ def test_a_new_scorer_scores_and_is_named(workspace: Workspace) -> None:
     fac("explain", "toy-anchor", place=workspace)
     done = fac("explain", "toy-anchor", "--explainer", "loud", "--json", place=workspace)
     assert done.json["scores"]["length"] == {"n": 11, "median": 0.1}
+    gaps = fac("gaps", *PAIR, "--json", place=workspace).json["gaps"]
+    assert {(row["score_kind"], row["score"]) for row in gaps} <= {
+        ("length", 0.1),
+        ("length", 0.11),
+    }
     at = test_pages.opened("features", anchor="toy-anchor", feature="3")
     assert any("Length" in badge.value for badge in at.markdown)
 

@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 from streamlit.testing.v1 import AppTest
 
-from fac import compare, review
+from fac import review
 from fac.cli import frame
 from fac.config import PairsSpec, RescoreSpec, SynthesizeSpec, Workspace
 from fac.errors import BudgetReached
 from fac.generator.writer import Request
 from fac.jobs.worker import Worker
+from fac.questions.explanations import explain_runs
 from fac.questions.pairs import differences
 from fac.schema import Chat
 from fac.store.decisions import Decisions
@@ -84,7 +85,7 @@ def paired(
         anchor=both["anchor"],
         dataset=both["seed"],
         features=features,
-        explanations=tuple(compare.explained_by(Runs(place), both["anchor"])),
+        explanations=tuple(explain_runs(Runs(place), both["anchor"])),
         candidates=2,
     )
     steps = MakingSteps(place)

@@ -60,6 +60,10 @@ def say(store: Decisions, item: Item, reviewer: str, verdict: str = "yes", **mor
     return store.add(reviewer, item.kind, item.subject, item.content, verdict, **more)
 
 
+def take_back(store: Decisions, decision: Decision) -> None:
+    store.withdraw(decision.uid, decision.reviewer)
+
+
 def features(queue: list[Item]) -> list[int]:
     return [item.content["feature"] for item in queue]
 
@@ -228,10 +232,10 @@ def test_undo_takes_back_the_last_word_and_what_it_replaced_stands_again(store):
     first = say(store, item, "Ada", "no")
     say(store, two, "Ben", "no")
     second = say(store, item, "Ada", "yes")
-    assert review.undo(store, "Ada") == second
+    take_back(store, second)
     assert store.current(reviewer="Ada") == [first]
-    assert review.undo(store, "Ada") == first
-    assert review.undo(store, "Ada") is None
+    take_back(store, first)
+    assert store.current(reviewer="Ada") == []
     assert len(store.current()) == 1
 
 
@@ -336,8 +340,8 @@ def test_corrections_are_the_newest_text_an_adjudicators_first(store):
     say(store, two, "Ada", "yes")
     assert review.corrections(store, RUN) == {0: "second try", 1: "settled"}
     assert review.corrections(store, "measure-other") == {}
-    review.undo(store, "Ben")
-    review.undo(store, "Ben")
+    for _ in range(2):
+        take_back(store, store.current(reviewer="Ben")[-1])
     assert review.corrections(store, RUN)[0] == "first try"
 
 
@@ -446,7 +450,7 @@ def test_changing_ones_mind_counts(store, runs):
     for verdict, approved in (("approve", [1]), ("reject", []), ("approve", [1])):
         rule(store, runs, run, 1, "Ada", verdict)
         assert [row["feature"] for row in review.approved_pairs(store, runs, run)] == approved
-    review.undo(store, "Ada", "pair")  # what it replaced stands again
+    take_back(store, store.current("pair", reviewer="Ada")[-1])  # what it replaced stands again
     assert review.approved_pairs(store, runs, run) == []
 
 

@@ -137,7 +137,7 @@ def first_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def world(first_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh world, in which a gap's candidates are asked for in these styles."""
     styles = (two_step.PHRASE, plan.LIST, two_step.SENTENCE, two_step.CONTRAST)
-    monkeypatch.setitem(two_step.STEP_2, plan.HERE, styles)
+    monkeypatch.setattr(two_step, "STEP_2", two_step.STEP_2._replace(here=styles))
     return first_world.copy(tmp_path / "world")
 
 
@@ -460,7 +460,8 @@ def test_an_approval_that_was_taken_back_before_the_start_does_not_count(world):
     run = world.pairs(ScriptedWriter(says))
     world.approve(run)
     spec = SynthesizeSpec(pairs=run, approved=tuple(r["pair"] for r in world.approved(run)))
-    review.undo(world.store, "Ada", "pair")
+    (*_, last) = world.store.current("pair", reviewer="Ada")
+    world.store.withdraw(last.uid, "Ada")
     writer = ScriptedWriter(says)
     with pytest.raises(InputError, match="Nobody approved"):
         world.make(spec, writer)

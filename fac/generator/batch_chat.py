@@ -142,26 +142,9 @@ class ReplyJournal:
         with self._lock, disk_room("the journal of replies"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self._repaired:
-                self._drop_torn_line()
-            with self.path.open("ab", buffering=0) as file:
-                before = file.seek(0, os.SEEK_END)
-                try:
-                    written = file.write(line)
-                    if written < len(line):  # a disk that fills up takes what it can
-                        file.write(line[written:])
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(before)
-                    raise
-
-    def _drop_torn_line(self) -> None:
-        """What a killed process left after the last line break; the next line must not join it."""
-        if self.path.exists():
-            data = self.path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                os.truncate(self.path, whole)
-        self._repaired = True
+                drop_torn_line(self.path)
+                self._repaired = True
+            append_line(self.path, line)
 
     def read(self) -> dict[str, RecordedReply]:
         """Every recorded reply by its key, in order; the first of a key counts.
@@ -190,6 +173,29 @@ class ReplyJournal:
         self._replies.setdefault(answer.key, answer)
         self._lines += 1
         self._bytes += len(line)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Adds a line in one piece; it is on disk then. After an OSError the file is as before."""
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(line)
+            if written < len(line):  # a disk that fills up takes what it can
+                file.write(line[written:])
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def drop_torn_line(path: Path) -> None:
+    """What a killed process left after the last line break; the next line must not join it."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(path, whole)
 
 
 def reply_key(question: Question, model: ChatModel, attempt: int = 0) -> str:

@@ -115,6 +115,12 @@ class Scorer:
     meaning: str
     """What it says of an explanation, in a sentence."""
 
+    preference: int
+    """Where an explanation has several, the lowest stands beside it in tables."""
+
+    in_tables: bool = True
+    """Whether it may stand there."""
+
     score: Callable[[ExplainRun, Explanations], None]
     """Adds to the scores of each explanation, by feature; drops those that the model of a stopped
     run left unanswered."""

@@ -173,12 +173,8 @@ def human_check(decisions: Iterable[Decision], subjects: Iterable[str] | None = 
             counts["irrelevant"] += 1
         else:
             counts["unclear"] += 1
-    return HumanCheck(
-        n=counts.total(),
-        relevant=counts["relevant"],
-        irrelevant=counts["irrelevant"],
-        unclear=counts["unclear"],
-    )
+    answers = (counts[answer] for answer in ("relevant", "irrelevant", "unclear"))
+    return HumanCheck(counts.total(), *answers)
 
 
 def human_detection(store: Decisions, measure_run: str) -> list[Detection]:

@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 import fac
 from fac.config import Spec, Workspace
 from fac.errors import InputError, RunNotFound, SchemaTooNew, disk_room
-from fac.manifest import Facts, Manifest
+from fac.manifest import AnyManifest, Facts
 from fac.schema import SCHEMA_VERSION
 
 Manifests = list[Any]
@@ -129,7 +129,7 @@ class Runs:
             )
         if lacking := [key for key in MANIFEST_KEYS if key not in content]:
             raise InputError(_unreadable(path, f"it lacks {', '.join(lacking)}"))
-        return Manifest[Any, Any](content)
+        return AnyManifest.read(content)
 
     def list(self, step: str) -> Manifests:
         """Manifests of the finished runs of a step, newest first."""

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from fac.config import WriteSpec
 from fac.generator.writer import Written
 from fac.prompts import drafts
 from fac.prompts.drafts import BadDraft
-from fac.schema import CANDIDATES, REPLIES, Chat
+from fac.schema import Chat
 from fac.synthesis import filter as verdicts
 from fac.synthesis.plan import Ask, Row, reply_key, seed_of
 
@@ -60,9 +58,9 @@ def read(ask: Ask, spec: WriteSpec, written: Written) -> Candidate:
     return Candidate(ask, [*draft.messages], draft.extra, "", written)
 
 
-def candidate_table(candidates: Sequence[Candidate], spec: WriteSpec) -> pa.Table:
-    """schema.CANDIDATES, in the order of their names."""
-    rows = [
+def candidate_rows(candidates: Sequence[Candidate], spec: WriteSpec) -> list[Row]:
+    """Rows of schema.CANDIDATES."""
+    return [
         {
             "candidate": candidate.name,
             "feature": candidate.ask.feature,
@@ -76,34 +74,31 @@ def candidate_table(candidates: Sequence[Candidate], spec: WriteSpec) -> pa.Tabl
             "prompt_hash": candidate.ask.prompt_hash,
             "seed": seed_of(spec),
         }
-        for candidate in sorted(candidates, key=lambda each: each.name)
+        for candidate in candidates
     ]
-    return pa.Table.from_pylist(rows, CANDIDATES)
 
 
-def reply_table(candidates: Sequence[Candidate], spec: WriteSpec, identity: str) -> pa.Table:
-    """schema.REPLIES: the exact prompts and texts, which a server would not give twice."""
+def reply_rows(candidates: Sequence[Candidate], spec: WriteSpec, identity: str) -> list[Row]:
+    """Rows of schema.REPLIES: the exact prompts and texts, which a server would not give twice."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = []
-    for candidate in sorted(candidates, key=lambda each: each.name):
-        text = candidate.written
-        rows.append(
-            {
-                "key": reply_key(candidate.ask, spec, identity),
-                "about": candidate.name,
-                "prompt": json.dumps(candidate.ask.messages, ensure_ascii=False),
-                "reply": None if text.failure else text.text,
-                "finish": "" if text.failure else "stop" if text.finished else "length",
-                "failure": text.failure,
-                "model": identity,
-                "prompt_tokens": text.prompt_tokens,
-                "completion_tokens": text.tokens,
-                "estimated": False,
-                "cost": text.cost,
-                "at": now,
-            }
-        )
-    return pa.Table.from_pylist(rows, REPLIES)
+    return [
+        {
+            "key": reply_key(candidate.ask, spec, identity),
+            "about": candidate.name,
+            "prompt": json.dumps(candidate.ask.messages, ensure_ascii=False),
+            "reply": None if text.failure else text.text,
+            "finish": "" if text.failure else "stop" if text.finished else "length",
+            "failure": text.failure,
+            "model": identity,
+            "prompt_tokens": text.prompt_tokens,
+            "completion_tokens": text.tokens,
+            "estimated": False,
+            "cost": text.cost,
+            "at": now,
+        }
+        for candidate in candidates
+        for text in (candidate.written,)
+    ]
 
 
 def spent(candidates: Sequence[Candidate], seconds: float, identity: str) -> Row:

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import pyarrow as pa
 
 from fac import coverage
 from fac.encoder import Encoder
-from fac.schema import HITS, ROLES, Activations, Chat
+from fac.schema import ROLES, Activations, Chat
 from fac.store.runs import Runs
-from fac.synthesis.plan import Progress
+from fac.synthesis.plan import Progress, Row
 
 ENCODED = 256
 """Texts measured between two reports of progress."""
@@ -81,9 +80,9 @@ def score(
     return Scores(hits, features)
 
 
-def hit_table(names: Sequence[str], hits: Sequence[Mapping[int, Hit]]) -> pa.Table:
-    """schema.HITS of the candidates of these names, in the order of candidate and feature."""
-    rows = [
+def hit_rows(names: Sequence[str], hits: Sequence[Mapping[int, Hit]]) -> list[Row]:
+    """Rows of schema.HITS of the candidates of these names, by candidate and feature."""
+    return [
         {
             "candidate": name,
             "feature": feature,
@@ -91,11 +90,9 @@ def hit_table(names: Sequence[str], hits: Sequence[Mapping[int, Hit]]) -> pa.Tab
             "role": ROLES[hit.role],
             "position": hit.position,
         }
-        for name, fires in zip(names, hits, strict=True)
-        for feature, hit in fires.items()
+        for name, fires in sorted(zip(names, hits, strict=True), key=lambda each: each[0])
+        for feature, hit in sorted(fires.items())
     ]
-    rows.sort(key=lambda row: (row["candidate"], row["feature"]))
-    return pa.Table.from_pylist(rows, HITS)
 
 
 def support_of(runs: Runs, measure: str, n_features: int, threshold: float) -> np.ndarray:

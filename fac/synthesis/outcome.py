@@ -3,26 +3,21 @@ of the gaps say about all of them."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from fac import coverage, datasets, schema
+from fac import coverage
 from fac.agreement import wilson
-from fac.config import WRITERS, IngestSpec, SynthesizeSpec, digest
-from fac.generator.names import public_name
-from fac.manifest import DatasetFacts, SynthesisManifest
-from fac.schema import REJECTED, SAMPLES
-from fac.store.runs import Runs, write_table
-from fac.synthesis.candidates import Candidate
+from fac.config import digest
+from fac.manifest import SynthesisManifest
+from fac.store.runs import Runs
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.hits import support_of
-from fac.synthesis.plan import Row, seed_of
+from fac.synthesis.plan import Row
 
 
 def coverage_gained(
@@ -98,74 +93,6 @@ def per_feature(figures: Row) -> Row:
         f"{name}_per_feature": figures[name] / n if n and figures[name] is not None else None
         for name in ("tokens", "seconds", "cost")
     }
-
-
-def publish_dataset(
-    spec: SynthesizeSpec,
-    kept: Sequence[tuple[Candidate, CandidateVerdict]],
-    *,
-    runs: Runs,
-    run_id: str,
-    name: str,
-    encoder: str,
-    writer: str,
-    approvers: Mapping[str, str],
-) -> str:
-    """What the synthesis `run_id` keeps as a dataset run, to be measured and compared like any
-    other; its id, or "" where nothing is. `approvers` are by pair."""
-    if not kept:
-        return ""
-    # A dataset may leave this machine; where a server stands means nothing there.
-    generator = public_name(spec.model if WRITERS[spec.writer].server else writer)
-    rows: list[Row] = []
-    for candidate, verdict in kept:
-        ask, messages = candidate.ask, candidate.messages
-        lineage = {
-            "synthetic": run_id,
-            "candidate": candidate.name,
-            "feature": ask.feature,
-            "activation": verdict.peak,
-            "threshold": spec.threshold,
-            "encoder": encoder,
-            "method": spec.method,
-            "style": ask.style,
-            "pair": ask.pair,
-            "approver": approvers.get(ask.pair, ""),
-            "prompt_hash": ask.prompt_hash,
-            "generator": generator,
-            "writer": spec.writer,
-            "seed": seed_of(spec),
-            **candidate.extra,
-        }
-        rows.append(
-            {
-                "sample_id": datasets.sample_id(messages),
-                "messages": messages,
-                "label": candidate.extra.get("label"),
-                "meta": json.dumps(lineage, ensure_ascii=False, sort_keys=True),
-            }
-        )
-    title = f"{name} {spec.method} {run_id.rsplit('-', 1)[1][:6]}"
-    ingest = IngestSpec(name=title[-80:], source=run_id)
-    dataset = ingest.run_id(run_id)
-    if runs.find(dataset):
-        return dataset
-    with runs.exclusive(dataset):
-        folder = runs.scratch(dataset)
-        write_table(folder / "samples.parquet", pa.Table.from_pylist(rows, SAMPLES), SAMPLES)
-        write_table(folder / "rejected.parquet", REJECTED.empty_table(), REJECTED)
-        labels = Counter(row["label"] for row in rows if row["label"] is not None)
-        roles = Counter(message["role"] for row in rows for message in row["messages"])
-        facts = DatasetFacts(
-            name=ingest.name,
-            source=run_id,
-            n_samples=len(rows),
-            kind="synthetic",
-            roles=dict.fromkeys(schema.ROLES, 0) | dict(roles),
-            labels=dict(labels.most_common()),
-        )
-        runs.publish(dataset, spec=ingest, inputs=[run_id], facts=facts, seconds=0.0)
-    return dataset
 
 
 PILOT = 3

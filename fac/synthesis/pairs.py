@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 
@@ -60,27 +60,30 @@ def make_pairs(
     whose candidates are all there; InputError for features or runs that do not fit.
     """
     same_encoder(runs, [spec.anchor, spec.dataset], encoder)
-    step = PairsStep(spec, runs=runs, encoder=encoder, writer=writer, direction=direction)
+    step = PairsStep(spec=spec, runs=runs, encoder=encoder, writer=writer, direction=direction)
     return step.run(progress)
 
 
+@dataclass(kw_only=True)
 class PairsStep(Step[PairsSpec]):
     """Candidates for every gap, and a pair from them."""
 
-    def __init__(self, spec: PairsSpec, **doors: Any):
-        super().__init__(spec, **doors)
+    def __post_init__(self) -> None:
+        spec = self.spec
         push = steering(spec, self.runs, spec.anchor, self.direction)
         briefs = feature_briefs(self.runs, spec.anchor, spec.features, spec.explanations)
         self.plan = ask_from_anchor(spec, briefs.values(), "step-1", push)
-        self.inputs = [spec.anchor, spec.dataset, *spec.explanations]
         parts = (self.encoder.identity, self.writer.identity, digest(self.reply_keys()))
-        self.run_id = spec.run_id(*self.inputs, *parts)
+        self.run_id = spec.run_id(*self._inputs(), *parts)
+
+    def _inputs(self) -> list[str]:
+        return [self.spec.anchor, self.spec.dataset, *self.spec.explanations]
 
     def part(self, lacking: Collection[int], stopped: Stopped) -> tuple[Self, int]:
         complete = tuple(f for f in self.spec.features if f not in lacking)
         if not complete:
             raise stopped
-        return type(self)(replace(self.spec, features=complete), **self.doors), len(complete)
+        return replace(self, spec=replace(self.spec, features=complete)), len(complete)
 
     def publish(self, texts: Texts, progress: Progress) -> None:
         spec, runs, encoder = self.spec, self.runs, self.encoder
@@ -109,7 +112,9 @@ class PairsStep(Step[PairsSpec]):
             problems=dict(problems.most_common()),
             **spent(candidates, texts.seconds, self.writer.identity),
         )
-        runs.publish(self.run_id, spec=spec, inputs=self.inputs, facts=facts, seconds=texts.seconds)
+        runs.publish(
+            self.run_id, spec=spec, inputs=self._inputs(), facts=facts, seconds=texts.seconds
+        )
 
 
 # --- choosing -------------------------------------------------------------------------------------

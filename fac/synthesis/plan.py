@@ -6,7 +6,7 @@ experiments change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,12 +46,15 @@ class Style(NamedTuple):
 
 LIST, ASK = Style("list", "opening"), Style("ask", "prompt")
 
-HERE, SERVER = False, True
 
-Styles = Mapping[bool, tuple[Style, ...]]
-"""The styles of a gap's candidates, in turns, of writers on this machine and of servers."""
+class Styles(NamedTuple):
+    """The styles of a gap's candidates, in turns, by where the writer is."""
 
-STEP_1: Styles = {HERE: (LIST, ASK), SERVER: (ASK,)}
+    here: tuple[Style, ...]
+    server: tuple[Style, ...]
+
+
+STEP_1 = Styles(here=(LIST, ASK), server=(ASK,))
 
 QUOTED = 4
 """Anchor spans (or positives and spans) that a request quotes; each candidate gets others."""
@@ -137,7 +140,7 @@ def unsteered(brief: FeatureBrief) -> None:
 
 def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | None) -> Steering:
     """What the spec asks for. Raises InputError where no decoder directions are at hand for it."""
-    if not WRITERS[spec.writer].steers:
+    if not WRITERS[spec.writer].steers or not spec.strength:
         return unsteered
     if direction is None:
         raise InputError("A steered writer needs the SAE's decoder directions; load its SAE.")
@@ -148,7 +151,7 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
         scaled = push * np.float32(spec.strength * brief.usual_peak)
         return Steer(scaled, layer, STEERED_TOKENS, STEERED_DECAY)
 
-    return steer if spec.strength else unsteered
+    return steer
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -234,9 +237,8 @@ def reply_key(ask: Ask, spec: WriteSpec, identity: str) -> str:
 
 def in_turns(styles: Styles, spec: WriteSpec) -> Iterator[tuple[int, Style]]:
     """Number and style of each of a gap's candidates."""
-    turns = styles[WRITERS[spec.writer].server]
-    for number in range(spec.candidates):
-        yield number, turns[number % len(turns)]
+    turns = styles.server if WRITERS[spec.writer].server else styles.here
+    return ((number, turns[number % len(turns)]) for number in range(spec.candidates))
 
 
 def turned(spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:

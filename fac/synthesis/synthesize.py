@@ -6,31 +6,42 @@ writer.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 
-from fac import coverage, datasets
-from fac.config import METHODS, WRITERS, PairsSpec, RescoreSpec, SynthesizeSpec, digest
+from fac import coverage, datasets, schema
+from fac.config import (
+    METHODS,
+    WRITERS,
+    IngestSpec,
+    PairsSpec,
+    RescoreSpec,
+    SynthesizeSpec,
+    digest,
+)
 from fac.encoder import Encoder, Reading
 from fac.errors import BadRow, InputError
+from fac.generator.names import public_name
 from fac.generator.writer import Writer
-from fac.manifest import PairsFacts, SynthesisFacts
+from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
 from fac.models import SCAFFOLD
-from fac.schema import TRACES, VERDICTS
+from fac.schema import REJECTED, SAMPLES, TRACES, VERDICTS
 from fac.store import decisions
-from fac.store.runs import Runs
+from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis import outcome
 from fac.synthesis.candidates import Candidate, spent
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.hits import Hit, score
 from fac.synthesis.pairs import PROPOSED, pair_id
-from fac.synthesis.plan import Ask, Direction, Grounds, Progress, Row
+from fac.synthesis.plan import Ask, Direction, Grounds, Progress, Row, seed_of
 from fac.synthesis.writing import Step, Stopped, Texts, quiet, same_encoder
 
 
@@ -55,8 +66,15 @@ def synthesize(
     Cancelled or ServiceError after publishing the gaps whose texts are all there; of a baseline
     that names no pairs nothing is published before all of them are.
     """
-    how = {"runs": runs, "encoder": encoder, "writer": writer, "direction": direction}
-    return SynthesisStep(spec, approved, **how).run(progress)
+    step = SynthesisStep(
+        spec=spec,
+        runs=runs,
+        encoder=encoder,
+        writer=writer,
+        direction=direction,
+        approved=approved,
+    )
+    return step.run(progress)
 
 
 def first_asked(
@@ -67,8 +85,7 @@ def first_asked(
     No model is needed: how a steered writer is pushed is left out, the words are the same. Raises
     InputError where the spec names a pair that is not `approved` as it is.
     """
-    if WRITERS[spec.writer].steers:
-        spec = replace(spec, writer="local")
+    spec = replace(spec, strength=0.0)
     about = runs.manifest(spec.pairs).facts
     pairs = approved_as_they_are(spec, runs, approved)
     gaps = [row["feature"] for row in pairs] or about.features
@@ -76,12 +93,14 @@ def first_asked(
     return METHODS[spec.method].plan(grounds)
 
 
+@dataclass(kw_only=True)
 class SynthesisStep(Step[SynthesizeSpec]):
     """Candidates for every gap, judged, and a dataset of those that are kept."""
 
-    def __init__(self, spec: SynthesizeSpec, approved: Sequence[Mapping[str, Any]], **doors: Any):
-        super().__init__(spec, **doors)
-        self.approved = approved
+    approved: Sequence[Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        spec, approved = self.spec, self.approved
         manifest = self.runs.manifest(spec.pairs)
         if manifest.step != PairsSpec.step:
             raise InputError(
@@ -116,8 +135,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         pairs = tuple(row["pair"] for row in self.pairs if row["feature"] not in lacking)
         if not pairs:
             raise stopped
-        spec = replace(self.spec, approved=pairs)
-        return type(self)(spec, self.approved, **self.doors), len(pairs)
+        return replace(self, spec=replace(self.spec, approved=pairs)), len(pairs)
 
     def publish(self, texts: Texts, progress: Progress) -> None:
         spec, runs, about = self.spec, self.runs, self.about
@@ -128,16 +146,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         )
         leaks = self._leaked(candidates, progress)
         judged, fires, traces = self._judged(candidates, scores.hits, leaks, progress)
-        kept_dataset = outcome.publish_dataset(
-            spec,
-            [(c, v) for c, v in zip(candidates, judged, strict=True) if v.kept],
-            runs=runs,
-            run_id=self.run_id,
-            name=about.name,
-            encoder=self.encoder.identity,
-            writer=self.writer.identity,
-            approvers={row["pair"]: row["approver"] for row in self.pairs},
-        )
+        kept = [(c, v) for c, v in zip(candidates, judged, strict=True) if v.kept]
         figures = {
             **spent(candidates, texts.seconds, self.writer.identity),
             **outcome.counted(judged, self.gaps),
@@ -159,7 +168,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
             encoder=self.encoder.identity,
             method=spec.method,
             profile=spec.profile,
-            kept_dataset=kept_dataset,
+            kept_dataset=self._publish_dataset(kept),
             decisions=self.decisions,
             approvers=sorted({row["approver"] for row in self.pairs}),
             evaluation={Path(path).name: sha for path, sha in self.evaluation.items()},
@@ -179,6 +188,65 @@ class SynthesisStep(Step[SynthesizeSpec]):
         runs.publish(
             self.run_id, spec=named, inputs=[spec.pairs], facts=facts, seconds=texts.seconds
         )
+
+    def _publish_dataset(self, kept: Sequence[tuple[Candidate, CandidateVerdict]]) -> str:
+        """What is kept as a dataset run, to be measured and compared like any other; its id, or ""
+        where nothing is."""
+        if not kept:
+            return ""
+        spec = self.spec
+        approver = {row["pair"]: row["approver"] for row in self.pairs}
+        # A dataset may leave this machine; where a server stands means nothing there.
+        generator = public_name(spec.model if WRITERS[spec.writer].server else self.writer.identity)
+        rows: list[Row] = []
+        for candidate, verdict in kept:
+            ask, messages = candidate.ask, candidate.messages
+            lineage = {
+                "synthetic": self.run_id,
+                "candidate": candidate.name,
+                "feature": ask.feature,
+                "activation": verdict.peak,
+                "threshold": spec.threshold,
+                "encoder": self.encoder.identity,
+                "method": spec.method,
+                "style": ask.style,
+                "pair": ask.pair,
+                "approver": approver.get(ask.pair, ""),
+                "prompt_hash": ask.prompt_hash,
+                "generator": generator,
+                "writer": spec.writer,
+                "seed": seed_of(spec),
+                **candidate.extra,
+            }
+            rows.append(
+                {
+                    "sample_id": datasets.sample_id(messages),
+                    "messages": messages,
+                    "label": candidate.extra.get("label"),
+                    "meta": json.dumps(lineage, ensure_ascii=False, sort_keys=True),
+                }
+            )
+        title = f"{self.about.name} {spec.method} {self.run_id.rsplit('-', 1)[1][:6]}"
+        ingest = IngestSpec(name=title[-80:], source=self.run_id)
+        dataset = ingest.run_id(self.run_id)
+        if self.runs.find(dataset):
+            return dataset
+        with self.runs.exclusive(dataset):
+            folder = self.runs.scratch(dataset)
+            write_table(folder / "samples.parquet", pa.Table.from_pylist(rows, SAMPLES), SAMPLES)
+            write_table(folder / "rejected.parquet", REJECTED.empty_table(), REJECTED)
+            labels = Counter(row["label"] for row in rows if row["label"] is not None)
+            roles = Counter(message["role"] for row in rows for message in row["messages"])
+            facts = DatasetFacts(
+                name=ingest.name,
+                source=self.run_id,
+                n_samples=len(rows),
+                kind="synthetic",
+                roles=dict.fromkeys(schema.ROLES, 0) | dict(roles),
+                labels=dict(labels.most_common()),
+            )
+            self.runs.publish(dataset, spec=ingest, inputs=[self.run_id], facts=facts, seconds=0.0)
+        return dataset
 
     def _judged(
         self,

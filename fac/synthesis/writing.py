@@ -7,10 +7,10 @@ that was stopped publishes the gaps whose texts are all there.
 from __future__ import annotations
 
 import json
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, NamedTuple, Self, TypeVar
 
@@ -19,11 +19,12 @@ import pyarrow as pa
 from fac.config import WRITERS, WriteSpec
 from fac.encoder import Encoder
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError, disk_room
+from fac.generator.batch_chat import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.schema import CANDIDATES, HITS, REPLIES
 from fac.store.runs import Runs, write_table
-from fac.synthesis.candidates import Candidate, candidate_table, read, reply_table
-from fac.synthesis.hits import Hit, hit_table
+from fac.synthesis.candidates import Candidate, candidate_rows, read, reply_rows
+from fac.synthesis.hits import Hit, hit_rows
 from fac.synthesis.plan import Ask, Direction, Progress, reply_key, seed_of
 
 ROUNDS = 8
@@ -60,11 +61,8 @@ class CandidateJournal:
         dropped. Raises InputError for a line that is none."""
         texts: dict[str, Written] = {}
         if self._path.exists():
-            data = self._path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                os.truncate(self._path, whole)
-            for number, line in enumerate(data[:whole].splitlines(), start=1):
+            drop_torn_line(self._path)
+            for number, line in enumerate(self._path.read_bytes().splitlines(), start=1):
                 try:
                     row = json.loads(line)
                     self.seconds = float(row.pop("seconds"))
@@ -81,17 +79,8 @@ class CandidateJournal:
         """Raises InputError when the disk is full; the journal then is as it was before."""
         self.seconds = time.monotonic() - self._begun
         row = written._asdict() | {"seconds": round(self.seconds, 3)}
-        line = json.dumps(row).encode() + b"\n"
-        with disk_room("the journal of texts"), self._path.open("ab", buffering=0) as file:
-            before = file.seek(0, os.SEEK_END)
-            try:
-                taken = file.write(line)
-                if taken < len(line):  # a disk that fills up takes what it can
-                    file.write(line[taken:])
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(before)
-                raise
+        with disk_room("the journal of texts"):
+            append_line(self._path, json.dumps(row).encode() + b"\n")
 
 
 def _earlier(
@@ -125,24 +114,17 @@ def _earlier(
 SpecT = TypeVar("SpecT", bound=WriteSpec)
 
 
+@dataclass(kw_only=True)
 class Step(ABC, Generic[SpecT]):
     """What is asked of whom, and what the answers amount to."""
 
-    plan: list[Ask]
-    run_id: str
-
-    def __init__(
-        self,
-        spec: SpecT,
-        *,
-        runs: Runs,
-        encoder: Encoder,
-        writer: Writer,
-        direction: Direction | None,
-    ):
-        self.spec, self.runs, self.encoder, self.writer = spec, runs, encoder, writer
-        self.direction = direction
-        self.doors = {"runs": runs, "encoder": encoder, "writer": writer, "direction": direction}
+    spec: SpecT
+    runs: Runs
+    encoder: Encoder
+    writer: Writer
+    direction: Direction | None
+    plan: list[Ask] = field(init=False)
+    run_id: str = field(init=False)
 
     @abstractmethod
     def publish(self, texts: Texts, progress: Progress) -> None:
@@ -180,6 +162,7 @@ class Step(ABC, Generic[SpecT]):
     def _write(self, progress: Progress) -> Texts:
         """Writes what neither the run's journal nor an earlier run of the step has."""
         spec, requests = self.spec, [ask.request for ask in self.plan]
+        server = WRITERS[spec.writer].server
         journal = CandidateJournal(self.runs.scratch(self.run_id) / "_texts.jsonl")
         names = dict(zip((each.key for each in requests), self.reply_keys(), strict=True))
         texts = {key: text for key, text in journal.read().items() if key in names}
@@ -192,7 +175,7 @@ class Step(ABC, Generic[SpecT]):
 
         stopped: Stopped | None = None
         # A server's texts are recorded when a call ends; a local writer cuts its batches from all.
-        size = ROUNDS * spec.concurrency if WRITERS[spec.writer].server else max(1, len(requests))
+        size = ROUNDS * spec.concurrency if server else max(1, len(requests))
         failed: dict[str, Written] = {}
         try:
             progress(len(texts), len(requests), "writing")
@@ -231,15 +214,13 @@ class Step(ABC, Generic[SpecT]):
         **tables: tuple[Sequence[Mapping[str, object]], pa.Schema],
     ) -> None:
         """The tables of every step that writes, and others as rows with their schema."""
+        by_name = sorted(written, key=lambda each: each.name)
+        tables["candidates"] = candidate_rows(by_name, self.spec), CANDIDATES
+        tables["hits"] = hit_rows([each.name for each in written], hits), HITS
+        tables["replies"] = reply_rows(by_name, self.spec, self.writer.identity), REPLIES
         folder = self.runs.scratch(self.run_id)
-        replies = reply_table(written, self.spec, self.writer.identity)
-        for name, table, schema in (
-            ("candidates", candidate_table(written, self.spec), CANDIDATES),
-            ("hits", hit_table([each.name for each in written], hits), HITS),
-            ("replies", replies, REPLIES),
-            *((name, pa.Table.from_pylist([*rows], s), s) for name, (rows, s) in tables.items()),
-        ):
-            write_table(folder / f"{name}.parquet", table, schema)
+        for name, (rows, schema) in tables.items():
+            write_table(folder / f"{name}.parquet", pa.Table.from_pylist([*rows], schema), schema)
 
 
 def quiet(done: int, total: int, note: str = "") -> None:

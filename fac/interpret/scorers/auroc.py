@@ -65,5 +65,6 @@ def _score(run: ExplainRun, explanations: Explanations) -> None:
 SCORER = Scorer(
     title="AUROC",
     meaning="How well the explanation's words rank held-out samples: firing before silent ones.",
+    preference=0,
     score=_score,
 )

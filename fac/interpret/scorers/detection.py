@@ -20,5 +20,6 @@ SCORER = Scorer(
     meaning="Balanced accuracy of a language model that reads the explanation and says which "
     "held-out texts fire.",
     score=Exam("detection", list, _prompt, answer="detected", truth="positive").take,
+    preference=1,
     needs_model=True,
 )

@@ -28,5 +28,7 @@ SCORER = Scorer(
     meaning="Balanced accuracy of a language model that says whether the marked tokens are the "
     "right ones.",
     score=Exam("fuzzing", _marked, _prompt, answer="fuzzed", truth="fuzz_right").take,
+    preference=2,
+    in_tables=False,
     needs_model=True,
 )

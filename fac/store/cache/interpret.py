@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fac.config import SCORERS
 from fac.errors import InputError
 from fac.manifest import AnyManifest
 from fac.schema import RELEVANT
@@ -27,9 +28,6 @@ from fac.store.cache.tables import (
 )
 from fac.store.memo import remembered
 from fac.store.runs import Runs
-
-SCORE_PREFERENCE = ("auroc", "detection")
-"""The score beside an explanation: the first of these that it has, of the same run."""
 
 # A number that is none is unknown: in a table of arrays it is easily written as NaN.
 KNOWN_SCORES = """
@@ -65,7 +63,8 @@ def fill_explain(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
         create = CREATE_TABLE.format(table=table, columns=columns, key=key)
         con.execute(create, {"path": parquet(runs, run, table)})
         refuse_doubles(con, run, table, key)
-    con.execute(CREATE_EXPLAINED, {"preference": [*SCORE_PREFERENCE]})
+    preference = [name for name in SCORERS if SCORERS[name].in_tables]
+    con.execute(CREATE_EXPLAINED, {"preference": preference})
     write_meta(con, manifest, {"measure": manifest.inputs.measure})
 
 

@@ -116,7 +116,7 @@ COUNT_DOUBLES = "SELECT count(*) - count(DISTINCT ({key})) FROM {table}"
 
 def write_meta(con: Connection, manifest: AnyManifest, derived: dict[str, Any]) -> None:
     """Says whose tables these are; the summary is the run's facts and what was derived here."""
-    summary = {**manifest.fields["facts"], "run": manifest.run, **derived}
+    summary = {**manifest.content["facts"], "run": manifest.run, **derived}
     con.execute(CREATE_META)
     con.execute(
         INSERT_META,

@@ -10,10 +10,8 @@ from fac.config import WriteSpec
 from fac.prompts import Excerpt, Prompt, drafts, openings
 from fac.prompts.openings import Opening
 from fac.synthesis.plan import (
-    HERE,
     LIST,
     QUOTED,
-    SERVER,
     Ask,
     FeatureBrief,
     Grounds,
@@ -31,10 +29,10 @@ from fac.synthesis.plan import (
 SENTENCE, PHRASE = Style("sentence", "opening", 12, sentence=True), Style("phrase", "opening", 4)
 CONTRAST = Style("contrast", "prompt")
 
-STEP_2: Styles = {
-    HERE: (SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
-    SERVER: (CONTRAST,),
-}
+STEP_2 = Styles(
+    here=(SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
+    server=(CONTRAST,),
+)
 """Styles fail on different features; those that begin with the positive's own words come first,
 since small models follow nothing else well."""
 
