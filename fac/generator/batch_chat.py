@@ -18,12 +18,12 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from fac.config import AskSpec, digest
 from fac.errors import BudgetReached, InputError, ServiceError, disk_room
@@ -518,14 +518,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def spent(answers: Iterable[RecordedReply]) -> tuple[int, float | None]:
-    """Tokens and US dollars of the replies, each counted once; None where one has no price."""
-    once = {answer.key: answer for answer in answers if answer.ok}.values()
-    tokens = sum(answer.prompt_tokens + answer.completion_tokens for answer in once)
-    costs: list[Any] = [answer.cost for answer in once]
-    return tokens, None if None in costs else float(sum(costs))
 
 
 def chat_of(spec: AskSpec) -> OpenAIChat:
