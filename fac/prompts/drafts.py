@@ -1,4 +1,4 @@
-"""Samples that a model writes for a gap: their forms, the prompts of steps 1 and 2 for a chat model,
+"""Samples that a model writes for a gap: their forms, the prompts of steps 1 and 2 for chat models,
 the lists that any model continues, and how a sample is read."""
 
 from __future__ import annotations
