@@ -44,10 +44,10 @@ class BadRow(InputError):
 class RunNotFound(InputError):
     """A name or id for which no finished run exists."""
 
-    def __init__(self, wanted: str, known: list[str]):
-        near = ", ".join(known[:5]) or "none yet"
+    def __init__(self, name: str, finished: list[str]):
+        near = ", ".join(finished[:5]) or "none yet"
         super().__init__(
-            f"Nothing finished is called {wanted!r}. Known: {near}. "
+            f"Nothing finished is called {name!r}. Known: {near}. "
             f"Add data with `fac ingest` or measure it with `fac measure`."
         )
 

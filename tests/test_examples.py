@@ -156,8 +156,10 @@ def test_every_sample_that_the_demo_exports_fires_its_gap_when_it_is_measured_an
     runs = Runs(workspace)
     (synthesis,) = (m for m in runs.list("synthetic") if m.facts.kept == len(kept))
     assert synthesis.facts.gaps >= 10 and len({row["lineage"]["feature"] for row in kept}) >= 3
-    assert fac("ingest", out, "--name", "kept", "--json", place=workspace).json["rejected"] == []
-    measured = fac("measure", "kept", "--json", place=workspace)
+    assert (
+        fac("ingest", out, "--name", "kept", "--json", workspace=workspace).json["rejected"] == []
+    )
+    measured = fac("measure", "kept", "--json", workspace=workspace)
     assert measured.code == 0, measured.err
     peaks: dict[tuple[int, int], float] = {}
     for row in runs.table(measured.json["run"], "activations").to_pylist():

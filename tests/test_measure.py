@@ -71,10 +71,10 @@ def rows(runs, run_id, name="activations"):
 
 def test_the_peak_is_the_strongest_token_of_the_role_and_counts_its_tokens(runs):
     run = measured(runs, [chat("tea and tea!! and tea", "milk for tea!")])
-    found = [
+    peaks = [
         (r["role"], r["feature"], r["peak"], r["position"], r["n_tokens"]) for r in rows(runs, run)
     ]
-    assert found == [
+    assert peaks == [
         ("user", 0, 2.0, 3, 3),
         ("assistant", 0, 1.5, 9, 1),
         ("assistant", 3, 1.0, 7, 1),
@@ -93,8 +93,8 @@ def test_peaks_at_or_below_the_floor_are_not_stored(runs):
 
 def test_rows_are_sorted_by_feature_then_strength(runs):
     run = measured(runs, [chat("tea"), chat("coffee tea!"), chat("tea!!"), chat("tea")])
-    found = [(r["feature"], -r["peak"], r["sample"]) for r in rows(runs, run)]
-    assert found == sorted(found)
+    keys = [(r["feature"], -r["peak"], r["sample"]) for r in rows(runs, run)]
+    assert keys == sorted(keys)
 
 
 def test_a_span_shows_every_token_and_its_activation_within_the_message(runs):
@@ -161,10 +161,10 @@ def bytes_of(runs, run_id):
 
 def test_batch_size_changes_nothing(runs, tmp_path):
     other = Runs(Workspace(tmp_path / "other"))
-    one = measured(runs, many(), LexiconEncoder(*WORDS, rows=1))
-    two = measured(other, many(), LexiconEncoder(*WORDS, rows=16))
-    assert one == two
-    assert bytes_of(runs, one) == bytes_of(other, two)
+    small = measured(runs, many(), LexiconEncoder(*WORDS, rows=1))
+    large = measured(other, many(), LexiconEncoder(*WORDS, rows=16))
+    assert small == large
+    assert bytes_of(runs, small) == bytes_of(other, large)
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 9, 20, 36])
@@ -223,18 +223,18 @@ def test_the_strongest_and_the_drawn_rows_are_those_of_all_rows(runs, monkeypatc
     spans, every = rows(runs, run, "spans"), runs.table(run, "activations").to_pylist()
     for feature in range(len(WORDS)):
         ranked = [row for row in every if row["feature"] == feature]  # sorted by strength already
-        shown = [s for s in spans if s["feature"] == feature]
-        place = {(row["sample"], row["role"]): i for i, row in enumerate(ranked)}
+        spans_of_feature = [s for s in spans if s["feature"] == feature]
+        rank = {(row["sample"], row["role"]): i for i, row in enumerate(ranked)}
         top = [(row["sample"], row["role"]) for row in ranked[:TOP]]
-        assert [(s["sample"], s["role"]) for s in shown if s["kind"] == "top"] == top
+        assert [(s["sample"], s["role"]) for s in spans_of_feature if s["kind"] == "top"] == top
         samples, roles = (np.array([row[k] for row in ranked]) for k in ("sample", "role"))
         codes = np.array([schema.ROLES.index(role) for role in roles], np.int8)
         drawn = ordering.draw_priority(samples, codes, np.full(len(ranked), feature))
         pool = {*np.argsort(drawn)[: examples.SPREAD_POOL].tolist()}
-        spread = [place[s["sample"], s["role"]] for s in shown if s["kind"] == "spread"]
+        spread = [rank[s["sample"], s["role"]] for s in spans_of_feature if s["kind"] == "spread"]
         assert {*spread} <= pool - {*range(TOP)}
-        for s in shown:
-            weaker = len(ranked) - 1 - place[s["sample"], s["role"]]
+        for s in spans_of_feature:
+            weaker = len(ranked) - 1 - rank[s["sample"], s["role"]]
             assert s["quantile"] == pytest.approx(weaker / len(ranked))
 
 

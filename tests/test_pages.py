@@ -178,7 +178,7 @@ def test_measured_datasets_without_a_cache_are_told_to_be_on_their_way(toy: Work
     assert "Nothing has been measured" not in said
     for step in ("measure", "sae"):
         for manifest in Runs(toy).list(step):
-            cache.build(Runs(toy), manifest["run"], toy.cache)
+            cache.build(Runs(toy), manifest.run, toy.cache)
     assert "Being prepared" not in words(opened(page))
 
 
@@ -865,7 +865,7 @@ def test_a_judge_is_held_against_people(explained):
 def test_peoples_detection_stands_beside_the_models(explained):
     run, feature = anchor_run(explained), WORDS.index("river")
     with closing(cache.Cache(explained.cache)) as known:
-        explain = next(r["run"] for r in Runs(explained).list("explain") if r["spec"]["model"])
+        explain = next(r.run for r in Runs(explained).list("explain") if r.spec.model)
         test = known.examples(explain, run, feature)
     content = review.detection_content(run, feature, MODELS_TEXTS[feature], test)
     signs = "".join("+" if row["positive"] else "-" for row in test)

@@ -20,7 +20,6 @@ from fac.cli import frame
 from fac.config import (
     METHODS,
     WRITERS,
-    MeasureSpec,
     PairsSpec,
     RescoreSpec,
     SynthesizeSpec,
@@ -31,7 +30,7 @@ from fac.datasets import read_samples
 from fac.export import export, provenance
 from fac.generator.writer import Request
 from fac.manifest import Manifest, SynthesisManifest
-from fac.prompts.profiles import PROFILES
+from fac.prompts.drafts import PROFILES
 from fac.questions import results
 from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions
@@ -94,7 +93,7 @@ def approve(place: Workspace, run: str, *features: int, verdict: str = "approve"
     for manifest, rows in review.pair_versions(runs, run):
         for row in rows:
             if row["feature"] in features and row["status"] == "proposed":
-                item = review.pair_item(manifest["run"], row)
+                item = review.pair_item(manifest.run, row)
                 store.add("ana", "pair", item.subject, item.content, verdict)
 
 
@@ -141,7 +140,7 @@ def copied(source: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def pairs_run(place: Workspace) -> str:
-    return Runs(place).list("pairs")[0]["run"]
+    return Runs(place).list("pairs")[0].run
 
 
 def result_of(place: Workspace) -> SynthesisManifest:
@@ -404,7 +403,7 @@ def test_a_synthesis_is_called_what_it_does(place, spec, title):
 
 def test_jobs_of_pairs_are_called_what_they_do(place):
     queue, run = Queue(place.queue), pairs_run(place)
-    asked_for = read_spec("pairs", Runs(place).manifest(run)["spec"])
+    asked_for = Runs(place).manifest(run).spec
     assert job_title(queue.job(queue.enqueue(asked_for))) == "Write pairs for 4 gaps of toy-seed"
     edit = RescoreSpec(pairs=run, feature=3, positive="a", negative="b")
     title = job_title(queue.job(queue.enqueue(edit)))
@@ -415,17 +414,17 @@ def test_jobs_of_pairs_are_called_what_they_do(place):
 
 
 def shown(place: Workspace, **view: str) -> AppTest:
-    return opened("synthesis", synthesis=result_of(place)["run"], **view)
+    return opened("synthesis", synthesis=result_of(place).run, **view)
 
 
 def test_the_figures_are_those_of_the_run(done):
-    facts = result_of(done)["facts"]
+    facts = result_of(done).facts
     at = shown(done)
     told = metrics(at)
-    assert told["Kept"] == f"{facts['kept']}" == "4"
+    assert told["Kept"] == f"{facts.kept}" == "4"
     assert told["Gaps filled"] == "4 of 4"
-    assert told["FAC with them"] == f"{facts['fac_after']:.1%}" == "80.0%"
-    assert told["New features"] == f"{facts['features_gained']}" == "4"
+    assert told["FAC with them"] == f"{facts.fac_after:.1%}" == "80.0%"
+    assert told["New features"] == f"{facts.features_gained}" == "4"
     rows = results.ledger_rows(result_of(done).facts)
     assert [row["what"] for row in rows][:2] == ["Texts written", "Tokens written"]
     assert (rows[0]["total"], rows[0]["per_kept"]) == ("16", "4.0")
@@ -456,7 +455,7 @@ def test_an_address_of_no_result_says_so_and_shows_the_form(done):
 
 
 def test_a_kept_text_is_coloured_where_it_fires_and_says_why_it_is_there(done):
-    run = result_of(done)["run"]
+    run = result_of(done).run
     name = next(
         row["candidate"]
         for row in Runs(done).table(run, "verdicts").to_pylist()
@@ -484,7 +483,7 @@ def test_a_kept_text_is_coloured_where_it_fires_and_says_why_it_is_there(done):
 
 
 def test_a_dropped_text_says_why_in_words(done):
-    run = result_of(done)["run"]
+    run = result_of(done).run
     rows = Runs(done).table(run, "verdicts").to_pylist()
     for reason in {row["reason"] for row in rows} - {""}:
         at = shown(done, reason=reason)
@@ -493,16 +492,16 @@ def test_a_dropped_text_says_why_in_words(done):
 
 
 def test_the_list_shows_the_texts_of_one_outcome(done):
-    run = result_of(done)["run"]
-    facts = result_of(done)["facts"]
-    for outcome, n in (("kept", facts["kept"]), ("all", 16), *facts["dropped"].items()):
+    run = result_of(done).run
+    facts = result_of(done).facts
+    for outcome, n in (("kept", facts.kept), ("all", 16), *facts.dropped.items()):
         rows, total = results.candidates_page(stores(), run, outcome=outcome)
         assert total == len(rows) == n
         assert {row["verdict"] for row in rows} == {outcome} or outcome == "all"
 
 
 def test_another_outcome_shows_another_text(done):
-    run = result_of(done)["run"]
+    run = result_of(done).run
     rows = Runs(done).table(run, "verdicts").to_pylist()
     kept = next(row["candidate"] for row in rows if row["kept"])
     at = shown(done, candidate=kept)
@@ -513,7 +512,7 @@ def test_another_outcome_shows_another_text(done):
 
 
 def test_hostile_texts_stay_text(done):
-    run = result_of(done)["run"]
+    run = result_of(done).run
     name = next(
         row["candidate"]
         for row in Runs(done).table(run, "verdicts").to_pylist()
@@ -535,14 +534,14 @@ def test_blurred_the_list_leaves_the_texts_out(done):
 
 def test_what_is_missing_still_goes_back_to_the_pairs(done):
     at = shown(done)
-    facts = result_of(done)["facts"]
+    facts = result_of(done).facts
     assert "Every gap of these pairs is covered." in words(at)
     run = pairs_run(done)
     one = tuple(row["pair"] for row in approved(done, run) if row["feature"] == 6)
     perform(done, SynthesizeSpec(pairs=run, approved=one, candidates=2))
     at = shown(done)
     query = links(at)["Again on the 3 still missing"]
-    assert query == (f"anchor={facts['anchor']}&dataset={facts['dataset']}&features=3%2C7%2C8")
+    assert query == (f"anchor={facts.anchor}&dataset={facts.dataset}&features=3%2C7%2C8")
 
 
 def test_what_was_gained_unasked_is_listed(done):
@@ -571,9 +570,9 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
     ran(button(at, "Measure what is kept").click().run())
     (job,) = [job for job in Queue(done.queue).jobs() if job.step == "measure"]
     manifest = result_of(done)
-    anchor = Runs(done).manifest(manifest["facts"]["anchor"])["spec"]
-    expected = {**anchor, "dataset": manifest["facts"]["kept_dataset"]}
-    assert read_spec("measure", job.spec) == MeasureSpec(**expected)
+    anchor = Runs(done).manifest(manifest.facts.anchor).spec
+    expected = replace(anchor, dataset=manifest.facts.kept_dataset)
+    assert read_spec("measure", job.spec) == expected
     assert "Being measured" in words(ran(at.run()))
     work_off(done)
     at = shown(done)
@@ -581,7 +580,7 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
         at.success[0].value
     )
     found = results.remeasured(stores(), result_of(done), measured(stores()))
-    assert found.together.fac == pytest.approx(manifest["facts"]["fac_after"])
+    assert found.together.fac == pytest.approx(manifest.facts.fac_after)
     query = links(at)["Compare with the dataset, feature by feature"]
     assert query.startswith("before=toy-seed&after=toy-seed+two-step")
 
@@ -593,7 +592,7 @@ def test_the_files_are_those_of_the_command_line(done, tmp_path):
     manifest, runs = result_of(done), Runs(done)
     for format in ("jsonl", "parquet"):
         out = tmp_path / f"{results.export_name(manifest)}.{format}"
-        found = export(manifest["run"], out, runs=runs, format=format)
+        found = export(manifest.run, out, runs=runs, format=format)
         assert results.export_file(stores(), manifest, format, "chat") == out.read_bytes()
         card = results.export_file(stores(), manifest, format, "chat", card=True)
         assert card == found.card.read_bytes()
@@ -638,14 +637,14 @@ def test_an_export_is_named_after_what_it_is():
 
 def test_other_pages_lead_to_how_a_dataset_was_made(done):
     manifest = result_of(done)
-    query = f"synthesis={manifest['run']}"
+    query = f"synthesis={manifest.run}"
     home = opened("home", anchor="toy-anchor", dataset="toy-seed")
     assert links(home)["The last synthesis filled 4 of 4 gaps: see its samples"] == query
-    at = opened("datasets", open=manifest["facts"]["kept_dataset"])
+    at = opened("datasets", open=manifest.facts.kept_dataset)
     assert links(at)["Why each row is there"] == query
     Queue(done.queue).enqueue(results.remeasure_spec(stores(), manifest))
     work_off(done)
-    name = Runs(done).manifest(manifest["facts"]["kept_dataset"])["facts"]["name"]
+    name = Runs(done).manifest(manifest.facts.kept_dataset).facts.name
     at = opened("compare", before="toy-seed", after=name)
     label = next(label for label in links(at) if "was made" in label)
     assert links(at)[label] == query

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,14 @@ import numpy as np
 from fac.config import ExplainSpec
 from fac.errors import InputError
 from fac.interpret.explainers import tokens
-from fac.interpret.parts import EXPLAINERS, SCORERS, FeatureExplanation, OpenExplainer, repeating
+from fac.interpret.parts import (
+    EXPLAINERS,
+    SCORERS,
+    Explain,
+    FeatureExplanation,
+    OpenExplainer,
+    repeating,
+)
 from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, Progress, perform
 from fac.manifest import ExplainFacts
 from fac.store.runs import Runs
@@ -27,10 +33,13 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress)
     chat = ask() if spec.model else None
     earlier = spec.explanations
     explainer = _earlier(spec, runs) if earlier else EXPLAINERS[spec.explainer].open(spec, runs)
+    source = spec.model or Path(spec.source).name or explainer.source
     return perform(
         spec,
-        partial(_explained, explainer=explainer),
+        partial(_blocks, explain=explainer.explain, source=source),
+        ExplainFacts(explainer=spec.explainer, source=source),
         tables=("explanations", "scores", "examples"),
+        count="status",
         verb="explained",
         runs=runs,
         chat=chat,
@@ -50,49 +59,44 @@ def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
             f"`fac explain` on the same measure."
         )
     rows = runs.table(spec.explanations, "explanations").to_pylist()
-    texts = {row.pop("feature"): FeatureExplanation(**row) for row in rows}
-    return repeating(texts)
+    return repeating({row.pop("feature"): FeatureExplanation(**row) for row in rows})
 
 
-def _explained(run: ExplainRun, *, explainer: OpenExplainer) -> Blocks:
+def _blocks(run: ExplainRun, *, explain: Explain, source: str) -> Blocks:
     spec = run.spec
-    source = spec.model or Path(spec.source).name or explainer.source
     unasked = [name for name, scorer in SCORERS.items() if not scorer.needs_model]
     scorers = [SCORERS[name] for name in (*unasked, *spec.scores)]
-    statuses: Counter[str] = Counter()
+    n_explained = 0
     values: dict[str, list[float]] = {}
     for items in run.evidence(texts=bool(spec.model)):  # only a model reads the texts of the test
-        explanations = explainer.explain(run, items)
+        explanations = explain(run, items)
         for item in items:
             if item.feature in explanations:
                 explanations[item.feature].examples = item.examples
         for scorer in scorers:
             scorer.score(run, explanations)
-        statuses.update(explanation.status for explanation in explanations.values())
+        n_explained += len(explanations)
         scores = [score for explanation in explanations.values() for score in explanation.scores]
         for score in scores:
             if score["value"] is not None:
                 values.setdefault(score["score"], []).append(score["value"])
         yield {
             "explanations": [
-                vars(explanation)
-                | {
+                {
+                    **vars(each),
                     "feature": feature,
-                    "explainer": explanation.explainer or spec.explainer,
-                    "source": explanation.source or source,
+                    "explainer": each.explainer or spec.explainer,
+                    "source": each.source or source,
                 }
-                for feature, explanation in explanations.items()
+                for feature, each in explanations.items()
             ],
             "scores": scores,
             "examples": [row for each in explanations.values() for row in each.examples],
         }
-    return ExplainFacts(
-        explainer=spec.explainer,
-        source=source,
-        silent=None if run.stopped else len(run.features) - statuses.total(),
-        counts=dict(sorted(statuses.items())),
-        scores={
+    return {
+        "silent": None if run.stopped else len(run.features) - n_explained,
+        "scores": {
             name: {"n": len(numbers), "median": float(np.median(numbers))}
             for name, numbers in sorted(values.items())
         },
-    )
+    }

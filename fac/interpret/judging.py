@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import partial
-
 from fac.config import JudgeSpec
 from fac.interpret.parts import JUDGES
-from fac.interpret.step_run import Blocks, JudgeRun, OpenChat, Progress, perform
+from fac.interpret.step_run import OpenChat, Progress, perform
 from fac.manifest import RelevanceFacts
 from fac.store.runs import Runs
 
@@ -18,28 +15,18 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> 
     Raises as `explain` does; InputError for a label no sample carries.
     """
     runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
-    chat = ask() if JUDGES[spec.judge].needs_model else None
-    answers = f"label {spec.label}" if JUDGES[spec.judge].needs_label else spec.judge
+    judge = JUDGES[spec.judge]
+    chat = ask() if judge.needs_model else None
+    label = f"label {spec.label}" if judge.needs_label else spec.judge
     return perform(
         spec,
-        partial(_judged, source=chat.identity if chat else answers),
+        lambda run: ({"relevance": rows} for rows in judge.judge(run)),
+        RelevanceFacts(task=spec.task, judge=spec.judge, source=chat.identity if chat else label),
         tables=("relevance",),
+        count="level",
         verb="judged",
         runs=runs,
         chat=chat,
         inputs=[spec.measure, *spec.explanations],
         progress=progress,
-    )
-
-
-def _judged(run: JudgeRun, *, source: str) -> Blocks:
-    levels: Counter[str] = Counter()
-    for rows in JUDGES[run.spec.judge].judge(run):
-        levels.update(row["level"] for row in rows)
-        yield {"relevance": rows}
-    return RelevanceFacts(
-        task=run.spec.task,
-        judge=run.spec.judge,
-        source=source,
-        counts=dict(sorted(levels.items())),
     )

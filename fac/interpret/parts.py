@@ -62,11 +62,14 @@ Explanations = dict[int, FeatureExplanation]
 """By feature."""
 
 
+Explain = Callable[[ExplainRun, Sequence[Evidence]], Explanations]
+"""Explains a block of features; leaves out those that it says nothing of."""
+
+
 class OpenExplainer(NamedTuple):
     """An explainer that has read what it needs of its spec."""
 
-    explain: Callable[[ExplainRun, Sequence[Evidence]], Explanations]
-    """Explains a block of features; leaves out those that it says nothing of."""
+    explain: Explain
 
     version: str = ""
     """Another version is another run: digest of a file, of prompts, of a method."""

@@ -181,15 +181,17 @@ class StepRun(Generic[SpecT]):
 
 ExplainRun = StepRun[ExplainSpec]
 JudgeRun = StepRun[JudgeSpec]
-Blocks = Generator[dict[str, list[Row]], None, InterpretFacts]
-"""Rows of each table, a block of complete features at a time; in the end the step's own facts."""
+Blocks = Generator[dict[str, list[Row]], None, Row | None]
+"""Rows of each table, a block of complete features at a time; in the end further facts, if any."""
 
 
 def perform(
     spec: SpecT,
     blocks: Callable[[StepRun[SpecT]], Blocks],
+    facts: InterpretFacts,
     *,
     tables: Sequence[str],
+    count: str,
     verb: str,
     runs: Runs,
     chat: ChatModel | None,
@@ -199,22 +201,25 @@ def perform(
 ) -> str:
     """The run of the spec, finished before or now; returns its id.
 
-    The first of `tables` has a row a feature. `versions` are what tells the run from others besides
-    its inputs. Raises BudgetReached, Cancelled or ServiceError after publishing what is complete.
+    The first of `tables` has a row a feature, which its column `count` sorts into kinds. `versions`
+    tell the run from others besides its inputs. Raises BudgetReached, Cancelled or ServiceError
+    after publishing what is complete.
     """
     parts = [*inputs, *versions, identity(chat)]
     run_id = spec.run_id(*parts)
     if runs.find(run_id):
         return run_id
     with runs.exclusive(run_id):
-        begun = time.monotonic()
+        begun, home = time.monotonic(), runs.scratch(run_id)
         run = StepRun(spec, runs, run_id, chat, progress)
-        features, facts = _write(run, blocks(run), tables, runs.scratch(run_id), verb)
+        features, counts, further = _write(run, blocks(run), tables, count, verb, home)
         facts = replace(
             facts,
             name=runs.manifest(spec.measure).facts.name,
             measure=spec.measure,
             n_features=len(features),
+            counts=dict(sorted(counts.items())),
+            **further,
             **run.spent(),
         )
         about: Row = {"inputs": inputs, "facts": facts, "seconds": time.monotonic() - begun}
@@ -227,7 +232,7 @@ def perform(
         part = smaller.run_id(*parts)
         if not runs.find(part):
             with runs.exclusive(part):
-                for path in runs.scratch(run_id).glob("*.parquet"):
+                for path in home.glob("*.parquet"):
                     path.rename(runs.scratch(part) / path.name)
                 runs.publish(part, spec=smaller, **about)
         raise type(run.stopped)(
@@ -237,23 +242,24 @@ def perform(
 
 
 def _write(
-    run: StepRun[SpecT], blocks: Blocks, tables: Sequence[str], folder: Path, verb: str
-) -> tuple[list[int], InterpretFacts]:
-    """Writes the tables, until all is complete or the run is stopped; complete features, facts."""
+    run: StepRun[SpecT], blocks: Blocks, tables: Sequence[str], count: str, verb: str, home: Path
+) -> tuple[list[int], Counter[str], Row]:
+    """Writes the tables, until all is complete or the run is stopped; complete features, how many
+    of each kind, further facts."""
     features: list[int] = []
+    counts: Counter[str] = Counter()
     with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(
-                ParquetAppender(folder / f"{name}.parquet", getattr(schema, name.upper()))
-            )
-            for name in (*tables, "replies")
-        }
+        files = {}
+        for name in (*tables, "replies"):
+            appender = ParquetAppender(home / f"{name}.parquet", getattr(schema, name.upper()))
+            files[name] = stack.enter_context(appender)
         while True:
             try:
                 block = next(blocks)
             except StopIteration as end:
-                return features, end.value
+                return features, counts, end.value or {}
             features += [row["feature"] for row in block[tables[0]]]
+            counts.update(row[count] for row in block[tables[0]])
             for name, rows in {**block, "replies": run.take_replies()}.items():
                 files[name].append(pa.Table.from_pylist(rows, files[name].schema))
             run.report(len(features), verb)

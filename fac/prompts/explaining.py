@@ -8,15 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fac.prompts.fences import Excerpt, fenced, harmless, numbered, one_line
-from fac.prompts.form import (
-    LATE_TEXTS,
-    Form,
-    Prompt,
-    bad_reply,
-    plain_words,
-    read_form,
-    worked_prompt,
-)
+from fac.prompts.form import LATE_TEXTS, Form, Prompt, bad_reply, worked_prompt
 
 
 class Explanation(NamedTuple):
@@ -58,10 +50,7 @@ def _explain_case(texts: Sequence[str], promotes: Sequence[str]) -> str:
 
 
 EXPLAIN_EXAMPLE = (
-    _explain_case(
-        LATE_TEXTS,
-        (),
-    ),
+    _explain_case(LATE_TEXTS, ()),
     {
         "reason": "each marked word says that something came later than planned",
         "explanation": "words saying that something or someone is late or delayed",
@@ -93,13 +82,11 @@ class _Explained(Form):
 
 def read_explanation(reply: str) -> Explanation:
     """The explanation, or None for "cannot tell". Raises BadReply, also for our own example."""
-    answer = read_form(_Explained, reply)
-    reason = plain_words(answer.reason, "reason", reply)
-    if answer.explanation is None or CANNOT.fullmatch(answer.explanation.strip()):
-        return Explanation(None, reason)
-    text = plain_words(answer.explanation, "explanation", reply)
-    if not text:
+    answer = _Explained.read(reply)
+    if answer.explanation is None or CANNOT.fullmatch(answer.explanation):
+        return Explanation(None, answer.reason)
+    if not answer.explanation:
         raise bad_reply("the explanation is empty", reply)
-    if text == EXPLAIN_EXAMPLE[1]["explanation"]:  # what very small models do
+    if answer.explanation == EXPLAIN_EXAMPLE[1]["explanation"]:  # what very small models do
         raise bad_reply("it repeats the worked example", reply)
-    return Explanation(text, reason)
+    return Explanation(answer.explanation, answer.reason)

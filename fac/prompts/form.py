@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -137,25 +137,22 @@ def start_of(reply: str) -> str:
 
 
 class Form(BaseModel):
+    """Fields of a reply's object, no others; texts on one line, of at most MAX_TEXT characters."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
 
-
-FormT = TypeVar("FormT", bound=Form)
-
-
-def read_form(form: type[FormT], reply: str) -> FormT:
-    try:
-        return form.model_validate(only_object(reply))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise bad_reply(f"{where!r}: {first['msg'].lower()}", reply) from error
-
-
-def plain_words(text: str, what: str, reply: str) -> str:
-    text = " ".join(text.split())
-    if len(text) > MAX_TEXT:
-        raise bad_reply(
-            f"its {what} has {len(text)} characters, at most {MAX_TEXT} are read", reply
-        )
-    return text
+    @classmethod
+    def read(cls, reply: str) -> Self:
+        """Raises BadReply that names the first field at fault."""
+        try:
+            form = cls.model_validate(only_object(reply))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise bad_reply(f"{where!r}: {first['msg'].lower()}", reply) from error
+        texts = {name: " ".join(text.split()) for name, text in form if isinstance(text, str)}
+        for name, text in texts.items():
+            if len(text) > MAX_TEXT:
+                why = f"its {name} has {len(text)} characters, at most {MAX_TEXT} are read"
+                raise bad_reply(why, reply)
+        return form.model_copy(update=texts)

@@ -10,16 +10,7 @@ from typing import NamedTuple
 
 from fac.errors import InputError
 from fac.prompts.fences import Excerpt, fenced, numbered, safe
-from fac.prompts.form import (
-    ABOUT_LATENESS,
-    LATE_TEXTS,
-    Form,
-    Prompt,
-    bad_reply,
-    plain_words,
-    read_form,
-    worked_prompt,
-)
+from fac.prompts.form import ABOUT_LATENESS, LATE_TEXTS, Form, Prompt, bad_reply, worked_prompt
 from fac.schema import EVERY_ROLE, LEVELS
 
 
@@ -113,14 +104,13 @@ class _Judged(Form):
 
 def read_judgement(reply: str) -> Judgement:
     """The level the judge gave, in any letter case. Raises BadReply for any other word."""
-    answer = read_form(_Judged, reply)
-    level = answer.level.strip().lower()
+    answer = _Judged.read(reply)
+    level = answer.level.lower()
     if level not in LEVELS:
         raise bad_reply(f"{level[:40]!r} is none of {', '.join(LEVELS)}", reply)
-    rationale = plain_words(answer.rationale, "rationale", reply)
-    if rationale == JUDGE_EXAMPLE[1]["rationale"]:
+    if answer.rationale == JUDGE_EXAMPLE[1]["rationale"]:
         raise bad_reply("it repeats the worked example", reply)
-    return Judgement(level, rationale)
+    return Judgement(level, answer.rationale)
 
 
 BUILT_IN = tomllib.loads(Path(__file__).with_name("tasks.toml").read_text("utf-8"))

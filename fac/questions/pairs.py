@@ -183,7 +183,7 @@ def pairs_titles(stores: Stores) -> dict[str, str]:
 def pair_states(stores: Stores, run: str) -> dict[int, PairState]:
     """Where the pair of every gap of a pairs run stands, by feature: versions, edits, verdicts."""
     family = review.pair_family(stores.runs, run)
-    versions = [(manifest, _pair_rows(stores, str(manifest["run"]))) for manifest in family]
+    versions = [(manifest, _pair_rows(stores, manifest.run)) for manifest in family]
     return review.pair_states(stores.decisions.current("pair"), versions)
 
 

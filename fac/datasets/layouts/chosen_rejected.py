@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 
 from fac.datasets.layout import SYSTEM, Column, Layout
-from fac.datasets.rows import Columns
-from fac.datasets.turns import turns, with_system
+from fac.datasets.rows import Columns, turns, with_system
 from fac.schema import Chat
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fac.generator.batch_chat import Question
 from fac.interpret.evidence import SHOWN, evenly, excerpt_of
 from fac.interpret.parts import Judge
-from fac.interpret.step_run import JudgeRun, Row, Unread
+from fac.interpret.step_run import JudgeRun, Row
 from fac.prompts import relevance
 
 
@@ -30,11 +30,11 @@ def _judge(run: JudgeRun) -> Iterator[list[Row]]:
         yield [
             {
                 "feature": feature,
-                "level": reply.status if isinstance(reply, Unread) else reply.level,
-                "rationale": reply.reason if isinstance(reply, Unread) else reply.rationale,
+                "level": level,
+                "rationale": rationale,
                 "prompt_hash": questions[feature].prompt.key,
             }
-            for feature, reply in judgements.items()
+            for feature, (level, rationale) in judgements.items()
         ]
 
 

@@ -16,15 +16,13 @@ Z = 1.959963984540054
 
 
 class Auroc(NamedTuple):
-    """With its 95 % interval; NaN where it is undefined."""
+    """With its 95 % interval, NaN where undefined; of n samples, of which n_positive fire."""
 
     value: float
     low: float
     high: float
     n: int
-    """Samples."""
     n_positive: int
-    """Of them, how many fire."""
 
 
 def auroc(predicted: np.ndarray, fires: np.ndarray) -> Auroc:
