@@ -1,5 +1,5 @@
-"""The cache of an SAE run, and the table of features: of a measure run, with what the SAE and
-explanations say, and of both sides of a comparison."""
+"""The cache of an SAE run, and the reading of a measure run: its features, with what the SAE and
+explanations say of them, and their spans."""
 
 from __future__ import annotations
 
@@ -66,6 +66,8 @@ EXPLAINED_BY = "SELECT feature, folded FROM {run}.explained WHERE true"
 
 UNLESS_BY = " AND feature NOT IN (SELECT feature FROM {run}.explained)"
 
+PEAKS_OF = "SELECT peak FROM {run}.activations WHERE feature = {feature} AND strongest"
+
 SPAN_KINDS = {None: "('top', 'spread')", "top": "('top')", "spread": "('spread')"}
 """The kinds of span that are asked for, in SQL."""
 
@@ -79,9 +81,6 @@ NEAR_OF = """
     SELECT rank, sample, role, position, pre, peak_index, tokens
     FROM {run}.near WHERE feature = {feature}
 """
-
-PEAKS_OF = "SELECT peak FROM {run}.activations WHERE feature = {feature} AND strongest"
-
 
 CREATE_FEATURES = """
     CREATE TABLE features AS
@@ -101,7 +100,7 @@ def fill_sae(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
 
 
 class FeatureQueries(ExplanationQueries):
-    """One row a feature."""
+    """Features, and their spans."""
 
     @remembered
     def points(self, sae_run: str) -> pa.Table:
@@ -146,7 +145,7 @@ class FeatureQueries(ExplanationQueries):
         ids: Sequence[int] | None = None,
         sae_run: str | None = None,
         explained: Sequence[str] = (),
-    ) -> tuple[list[dict[str, Any]], int]:
+    ) -> tuple[Rows, int]:
         """One page of the feature table, and how many features match.
 
         `explained` names explain runs: a feature's row has `explanation`, `explainer`, `score` and
@@ -204,25 +203,6 @@ class FeatureQueries(ExplanationQueries):
             return self._described(run, np.array([feature]), sae_run, explained).to_pylist()[0]
 
     @remembered
-    def spans(self, run: str, feature: int, kind: str | None = None) -> Rows:
-        """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
-        names = {"run": sql_name(run), "feature": int(feature), "kinds": SPAN_KINDS[kind]}
-        with self._reading(run) as cursor:
-            return dicts(cursor, SPANS_OF.format(**names))
-
-    @remembered
-    def near(self, run: str, feature: int, *, sae_run: str | None = None) -> Rows:
-        """The dataset's highest pre-activations of the feature, highest first.
-
-        `ratio` divides them by the SAE's own threshold; None where that is zero or unknown.
-        """
-        with self._reading(run, sae_run) as cursor:
-            (threshold,) = self._sae_thresholds(sae_run, np.array([feature])).to_pylist()
-            rows = dicts(cursor, NEAR_OF.format(run=sql_name(run), feature=int(feature)))
-        divides = threshold is not None and threshold > 0
-        return [{**row, "ratio": row["pre"] / threshold if divides else None} for row in rows]
-
-    @remembered
     def histogram(self, run: str, feature: int) -> tuple[list[float], list[int]]:
         """Its peaks, one per sample, in equal bins from the floor to the largest: edges [B+1],
         counts [B]; both empty for a silent feature."""
@@ -276,6 +256,25 @@ class FeatureQueries(ExplanationQueries):
                 "score": score,
             }
         )
+
+    @remembered
+    def spans(self, run: str, feature: int, kind: str | None = None) -> Rows:
+        """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
+        names = {"run": sql_name(run), "feature": int(feature), "kinds": SPAN_KINDS[kind]}
+        with self._reading(run) as cursor:
+            return dicts(cursor, SPANS_OF.format(**names))
+
+    @remembered
+    def near(self, run: str, feature: int, *, sae_run: str | None = None) -> Rows:
+        """The dataset's highest pre-activations of the feature, highest first.
+
+        `ratio` divides them by the SAE's own threshold; None where that is zero or unknown.
+        """
+        with self._reading(run, sae_run) as cursor:
+            (threshold,) = self._sae_thresholds(sae_run, np.array([feature])).to_pylist()
+            rows = dicts(cursor, NEAR_OF.format(run=sql_name(run), feature=int(feature)))
+        divides = threshold is not None and threshold > 0
+        return [{**row, "ratio": row["pre"] / threshold if divides else None} for row in rows]
 
     def _matching(
         self,

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac.config import WriteSpec
-from fac.prompts import Excerpt, Prompt, drafts, openings
-from fac.prompts.openings import Opening
+from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts.drafts import Opening
 from fac.synthesis.plan import (
     LIST,
     QUOTED,
@@ -142,7 +142,7 @@ def _continuation(
         quoted = _without(starts, brief.spans, number)
     else:
         quoted = (*turned(brief.spans, number)[: QUOTED - 1], pair.positive)
-    return openings.contrast_opening(profile, brief.explanation, quoted, starts), quoted
+    return drafts.contrast_opening(profile, brief.explanation, quoted, starts), quoted
 
 
 def _beginning(pair: PairBrief, style: Style) -> str:
