@@ -25,7 +25,7 @@ from fac.generator.writer import Request
 from fac.generator.writers.local import LocalWriter
 from fac.jobs.steps import Steps
 from fac.measure import measure, scratch
-from fac.prompts.openings import Opening
+from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
 from fac.synthesis.candidates import score
 from tests.lexicon import LexiconEncoder

@@ -16,8 +16,8 @@ from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
 from fac.errors import InputError
 from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
-from fac.prompts import Excerpt, Prompt, drafts, openings
-from fac.prompts.openings import Opening
+from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
 
 Progress = Callable[..., None]
@@ -206,7 +206,7 @@ def ask_from_anchor(
         for number, style in in_turns(STEP_1, spec) if brief.spans else ():
             spans = turned(brief.spans, number)
             by_prompt = style.form == "prompt"
-            say = drafts.candidate_prompt if by_prompt else openings.candidate_opening
+            say = drafts.candidate_prompt if by_prompt else drafts.candidate_opening
             words = say(spec.profile, brief.explanation, spans)
             steer, feature = steering(brief), brief.feature
             asks.append(ask_for(method, feature, number, style, words, spans, steer))

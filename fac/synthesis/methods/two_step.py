@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac.config import WriteSpec
-from fac.prompts import Excerpt, Prompt, drafts, openings
-from fac.prompts.openings import Opening
+from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts.drafts import Opening
 from fac.synthesis.plan import (
     LIST,
     QUOTED,
@@ -119,7 +119,7 @@ def ask_from_pairs(
                     quoted = _without(starts, brief.spans, number)
                 else:
                     quoted = (*turned(brief.spans, number)[: QUOTED - 1], pair.positive)
-                words = openings.contrast_opening(spec.profile, brief.explanation, quoted, starts)
+                words = drafts.contrast_opening(spec.profile, brief.explanation, quoted, starts)
             ask = ask_for("two-step", pair.feature, number, style, words, quoted, steering(brief))
             asks.append(ask._replace(pair=pair.pair))
     return asks
