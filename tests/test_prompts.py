@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac.config import digest
-from fac.datasets.layout import ColumnOptions, Sample, recognise, sample_of
+from fac.datasets.layout import Sample, recognise, sample_of
 from fac.datasets.rows import SourceRow
 from fac.errors import BadReply, InputError
 from fac.prompts import Excerpt, Prompt, drafts, explaining, fences, relevance, scoring
@@ -667,7 +667,7 @@ def test_what_is_no_sample_says_why(profile, reply, problem):
 def test_what_is_read_from_a_reply_is_what_a_dataset_takes():
     signs = [*map(chr, (*range(0x2100), *range(0xD7F0, 0xE010), 0xFEFF, 0xFFFD, 0x1F600, 0x10FFFF))]
     rows = [{"messages": user(f"a{sign}b")} for sign in signs]
-    layout = recognise(rows[65:66], ColumnOptions(None, None, None), "a test")
+    layout = recognise(rows[65:66], {}, "a test")
     for sign, row in zip(signs, rows, strict=True):
         taken = isinstance(sample_of(SourceRow(1, row), layout), Sample)
         assert (drafts.CONTROL_CHARACTER.search(sign) is None) == taken, ascii(sign)

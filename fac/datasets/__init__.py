@@ -13,20 +13,12 @@ here     reading
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
 from fac.datasets.format import FORMATS, export_formats, file_titles, in_a_row, open_source
-from fac.datasets.layout import (
-    ColumnOptions,
-    Sample,
-    SourceLayout,
-    layout_titles,
-    recognise,
-    sample_id,
-    sample_of,
-)
+from fac.datasets.layout import Sample, SourceLayout, layout_titles, recognise, sample_id, sample_of
 from fac.datasets.rows import MAX_CHARACTERS, Columns
 from fac.datasets.sources import Progress, Source, json_line, readable
 from fac.errors import BadRow, InputError
@@ -55,8 +47,8 @@ def read_samples(
             f"--text-field {text_field} and --messages-field {messages_field} exclude each other: "
             f"give the one that holds the samples."
         )
-    format, opened = open_source(str(source))
-    return SampleReader(opened, format.kind, ColumnOptions(text_field, messages_field, label_field))
+    options = {"text": text_field, "messages": messages_field, "label": label_field}
+    return SampleReader(*open_source(str(source)), options)
 
 
 class SampleReader:
@@ -66,7 +58,7 @@ class SampleReader:
     Parquet, a broken JSON array, an open quote in CSV, columns that name no layout.
     """
 
-    def __init__(self, source: Source, kind: str, options: ColumnOptions):
+    def __init__(self, source: Source, kind: str, options: Mapping[str, str | None]):
         self.source = source
         self._options = options
         self.name = source.name

@@ -23,8 +23,7 @@ class Column(NamedTuple):
     """A column that a layout reads."""
 
     part: str
-    """What it is to the layout: the key by which its function finds the column's name. The column
-    `rejected` is no part of the chat but kept beside it."""
+    """What it is to the layout, whose function finds the column's name by it."""
     names: tuple[str, ...]
     """What it may be called, in lower case; of an optional column, the first that is there."""
     required: bool = True
@@ -32,6 +31,9 @@ class Column(NamedTuple):
     may_be_label: bool = False
     """Also read where --label-field names it."""
 
+
+REJECTED = "rejected"
+"""The part that is kept beside the sample, not in its chat."""
 
 SYSTEM = Column("system", ("system", "system_prompt"), required=False, may_be_label=True)
 """A system turn before the chat."""
@@ -98,63 +100,44 @@ class SourceLayout:
     label: str | None = None
     """Column that becomes the label."""
 
-    def chat(self, row: Columns) -> Chat:
-        """Raises UnusableRow."""
-        return self.layout.chat(row, self.columns)
-
     @cached_property
     def name(self) -> str:
         """Its columns' names, such as `prompt/completion`."""
-        parts = [column.part for column in self.layout.columns]
         last = max(i for i, column in enumerate(self.layout.columns) if column.required)
-        names = [self.columns[part] for part in parts[: last + 1] if part in self.columns]
+        parts = [column.part for column in self.layout.columns[: last + 1]]
+        names = [self.columns[part] for part in parts if part in self.columns]
         return names[0] if len(names) == 1 else "/".join(names).lower()
-
-    @cached_property
-    def rejected(self) -> str | None:
-        """Column with the side that is kept beside the sample."""
-        return self.columns.get("rejected")
 
     @cached_property
     def chat_columns(self) -> list[str]:
         """Columns that become the chat; all others are kept in `meta`."""
-        return [name for part, name in self.columns.items() if part != "rejected"]
-
-    @cached_property
-    def used(self) -> frozenset[str | None]:
-        """Columns that are not kept in `meta` as they are."""
-        return frozenset((*self.columns.values(), self.label))
+        return [name for part, name in self.columns.items() if part != REJECTED]
 
     @property
     def note(self) -> str | None:
         """What a reader of the samples should know."""
-        if not self.rejected:
+        if REJECTED not in self.columns:
             return None
         return (
             f"The sample is the side in {self.chat_columns[0]!r}; "
-            f"the side in {self.rejected!r} is kept in meta."
+            f"the side in {self.columns[REJECTED]!r} is kept in meta."
         )
 
 
-class ColumnOptions(NamedTuple):
-    """Columns that a person named; None where the names are to speak for themselves."""
-
-    text_field: str | None
-    messages_field: str | None
-    label_field: str | None
-
-
-def recognise(rows: Iterable[Columns], options: ColumnOptions, source: str) -> SourceLayout:
-    """The layout of a source from its first rows.
+def recognise(
+    rows: Iterable[Columns], options: Mapping[str, str | None], source: str
+) -> SourceLayout:
+    """The layout of a source from its first rows; `options` may name its columns for `text`,
+    `messages` and `label`.
 
     Names alone decide: a column that is null so far may not be later. Raises InputError naming
     the columns and the option to give when they fit no layout or several.
     """
     every = list(dict.fromkeys(column for row in rows for column in row))
-    for option, column in options._asdict().items():
+    for option, column in options.items():
         if column is not None and column not in every:
             raise InputError(
-                f"{source} has no column {column!r} for --{option.replace('_', '-')}; "
+                f"{source} has no column {column!r} for --{option}-field; "
                 f"its columns are {listed(every)}."
             )
     names: dict[str, str] = {}
@@ -167,23 +150,22 @@ def recognise(rows: Iterable[Columns], options: ColumnOptions, source: str) -> S
             f"The columns of {source} {fits}: {listed(every)}; say which one holds the samples "
             f"with --text-field COLUMN (plain text) or --messages-field COLUMN (chats)."
         )
-    (candidate,) = candidates
     usual: str | None = names.get("label", "label")  # which may come after the first rows
-    if usual in candidate.chat_columns:
+    if usual in candidates[0].chat_columns:
         usual = None
-    return replace(candidate, label=options.label_field or usual)
+    return replace(candidates[0], label=options.get("label") or usual)
 
 
-def _candidates(names: Mapping[str, str], options: ColumnOptions) -> Sequence[SourceLayout]:
+def _candidates(
+    names: Mapping[str, str], options: Mapping[str, str | None]
+) -> Sequence[SourceLayout]:
     """Layouts these columns (lower-case name -> name) could mean; only the most preferred."""
-    first = options.text_field or options.messages_field
-    layouts = [layout for _, layout in LAYOUTS.items()]
-    if first:
-        layouts = [LAYOUTS["text" if options.text_field else "messages"]]
+    named = [name for name in ("text", "messages") if options.get(name)]
+    first = options[named[0]] if named else None
     matching = [
-        SourceLayout(layout, columns)
-        for layout in layouts
-        for columns in layout.matches(names, options.label_field, first)
+        SourceLayout(LAYOUTS[name], columns)
+        for name in named or LAYOUTS
+        for columns in LAYOUTS[name].matches(names, options.get("label"), first)
     ]
     best = min((match.layout.preference for match in matching), default=0)
     return [match for match in matching if match.layout.preference == best]
@@ -216,7 +198,7 @@ def sample_of(row: SourceRow, layout: SourceLayout) -> Sample | BadRow:
     if row.columns is None:
         return BadRow(row.line, row.problem)
     try:
-        messages = layout.chat(row.columns)
+        messages = layout.layout.chat(row.columns, layout.columns)
         _check(messages)
         label = _label(row.columns, layout.label)
         meta = _meta(row, layout)
@@ -262,11 +244,12 @@ def _label(row: Columns, column: str | None) -> str | None:
 
 def _meta(row: SourceRow, layout: SourceLayout) -> str:
     columns = row.columns or {}
+    used = (*layout.columns.values(), layout.label)
     meta: dict[str, Any] = {"line": row.line}
-    if others := {name: value for name, value in columns.items() if name not in layout.used}:
+    if others := {name: value for name, value in columns.items() if name not in used}:
         meta["columns"] = others
-    if layout.rejected:
-        meta["rejected"] = columns.get(layout.rejected)
+    if rejected := layout.columns.get(REJECTED):
+        meta["rejected"] = columns.get(rejected)
     return _json(meta)
 
 
