@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from fac.config import WRITERS, WriteSpec, inherited
-from fac.prompts.profiles import PROFILES
+from fac.prompts.drafts import PROFILES
 from fac.store.queue import Job
 from fac.ui.jobs import key_line, progress, retry
 from fac.ui.stores import queue
