@@ -109,7 +109,7 @@ def test_the_readme_shows_what_was_measured_and_the_bars_hold():
         (seed, name) for seed in range(3) for name in METHODS
     }
     methods = summary(answer["rows"])
-    assert table(found) in (REPOSITORY / "README.md").read_text("utf-8")
+    assert table(methods) in (REPOSITORY / "README.md").read_text("utf-8")
     rate = {row["method"]: row["hit_rate"] for row in methods}
     assert rate["two-step"] >= 0.8
     assert rate["two-step"] >= rate["one-step, tokens of both steps"] + 0.05
