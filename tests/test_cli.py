@@ -399,7 +399,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(kitchen):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "sentence"),
     [
         ("coverage", "Missing option '--anchor'"),
         ("nonsense", "No such command 'nonsense'"),
@@ -624,7 +624,7 @@ def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace)
 
 
 @pytest.mark.parametrize(
-    ("layer", "sae", "told"),
+    ("layer", "sae", "sentence"),
     [
         (2, "wide", "reads 48 values, but"),
         (1, "sae", "give --layer 2"),
