@@ -867,9 +867,9 @@ def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
             "empty": "...",
         }
     )
-    leaks.compare("something else")
+    leaks.compare(user("something else"))
     assert leaks.candidates == set()
-    leaks.compare(long)
+    leaks.compare(user(long))
     assert leaks.candidates == {"thirteen", "short", "word"}
 
 
