@@ -67,7 +67,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def place(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A copy of the toy workspace that a test may change, where steps need no model."""
     shutil.copytree(kitchen.root, tmp_path / "kitchen")
     monkeypatch.setattr(frame, "Steps", MakingSteps)
@@ -442,27 +442,28 @@ def test_a_budget_stops_before_it_is_exceeded_and_more_of_it_goes_on(workspace, 
 
 
 @pytest.mark.parametrize("writer", ["local", "steered"])
-def test_a_model_in_a_folder_writes_with_its_own_tokens_and_features(workspace, tmp_path, writer):
+def test_a_model_in_a_folder_writes_with_its_own_tokens_and_features(tmp_path, writer):
     from tests import tiny
 
+    empty = Workspace(tmp_path / "empty")
     model, sae = tiny.llama(tmp_path / "model"), tiny.sae(tmp_path / "sae")
     how = ("--model", model, "--layer", 2, "--sae", sae)
     for name, texts in (("wide", ("bread and butter", "a long river", "loops")), ("own", ("tea",))):
         file = tmp_path / f"{name}.jsonl"
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        done("ingest", file, "--name", name, workspace=workspace)
-        done("measure", name, *how, workspace=workspace)
+        done("ingest", file, "--name", name, workspace=empty)
+        done("measure", name, *how, workspace=empty)
     gaps = ("--anchor", "wide", "--dataset", "own", "--limit", 3)
     writing = ("--writer", writer, "--model", model, "--max-new-tokens", 8)
     line = ("pairs", *gaps, "--candidates", 2, "--margin", 0, *writing)
-    made = done(*line, workspace=workspace)
-    runs = Runs(workspace)
+    made = done(*line, workspace=empty)
+    runs = Runs(empty)
     rows = runs.table(made["run"], "candidates").to_pylist()
     assert len(rows) == 6 and all(0 < row["tokens"] <= 8 for row in rows)
     assert made["pairs"] + len(made["failed"]) == 3 and made["pairs"] > 0
-    assert done(*line, workspace=workspace) == made
-    approved(workspace, made["run"])
-    kept = done("synthesize", made["run"], workspace=workspace)
+    assert done(*line, workspace=empty) == made
+    approved(empty, made["run"])
+    kept = done("synthesize", made["run"], workspace=empty)
     assert runs.manifest(kept["run"])["spec"]["writer"] == writer
     assert kept["kept"] + sum(kept["dropped"].values()) == 2 * made["pairs"]
     for verdict in runs.table(kept["run"], "verdicts").to_pylist():
