@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,43 +92,6 @@ class BalancedAccuracy(NamedTuple):
     n_positive: int
 
 
-# ---- coefficients
-
-
-def raw_agreement(ratings: np.ndarray) -> float:
-    """Share of agreeing pairs of raters within an item, averaged over items with at least two."""
-    return _point(_raw, ratings)
-
-
-def cohen_kappa(a: np.ndarray, b: np.ndarray, weights: str = "identity") -> float:
-    """Cohen's kappa of two raters over the items both rated (1960); with linear or quadratic
-    disagreement between codes, weighted kappa (1968). NaN where chance alone explains everything.
-    """
-    _check_choice("weights", weights, KAPPA_WEIGHTS)
-    return _point(partial(_kappa, weights=weights), np.column_stack([a, b]))
-
-
-def krippendorff_alpha(ratings: np.ndarray, level: str = "nominal") -> float:
-    """Krippendorff's alpha for any number of raters and missing cells (2011, section C).
-
-    Items with fewer than two ratings do not count. NaN where all ratings are the same: then
-    nothing shows that the raters could have told things apart.
-    """
-    _check_choice("level", level, ALPHA_LEVELS)
-    return _point(partial(_alpha, level=level), ratings)
-
-
-def gwet(ratings: np.ndarray, n_categories: int, weights: str = "identity") -> float:
-    """Gwet's AC1 (identity weights, 2008), else AC2 (2014, chapters 4 and 5).
-
-    `n_categories` is the length of the scale, used or not: chance agreement depends on it. Items
-    with one rating count towards how common a category is, as Gwet has it.
-    """
-    _check_choice("weights", weights, GWET_WEIGHTS)
-    ratings = _checked(ratings, n_categories)
-    return _point(partial(_gwet, k=n_categories, weights=weights), ratings)
-
-
 def balanced_accuracy(answers: Sequence[bool], truth: Sequence[bool]) -> BalancedAccuracy:
     """How well `answers` match `truth`, both kinds of examples weighing the same.
 
@@ -149,7 +112,14 @@ def balanced_accuracy(answers: Sequence[bool], truth: Sequence[bool]) -> Balance
     return BalancedAccuracy(value, max(0.0, value - below), min(1.0, value + above), n, n_positive)
 
 
-# ---- all of them, with intervals
+# ---- coefficients
+
+
+def coefficient(estimate: Callable[..., np.ndarray], ratings: np.ndarray, **options: Any) -> float:
+    """One coefficient by its estimator (`raw_agreement`, `cohen_kappa`, `krippendorff_alpha`,
+    `gwet`), whose options are its own; a scale of `k` categories is checked."""
+    rows, counts = _patterns(_checked(ratings, options.get("k")))
+    return float(estimate(rows, counts[None].astype(float), **options)[0])
 
 
 def summary(
@@ -284,26 +254,30 @@ def _wilson_half_width(share: float, n: float) -> float:
 
 def _coefficients(k: int, ordinal: bool) -> list[tuple[str, Estimator]]:
     plain: list[tuple[str, Estimator]] = [
-        ("raw agreement", _raw),
-        ("Cohen's kappa", partial(_kappa, weights="identity")),
-        ("Krippendorff's alpha", partial(_alpha, level="nominal")),
-        ("Gwet's AC1", partial(_gwet, k=k, weights="identity")),
+        ("raw agreement", raw_agreement),
+        ("Cohen's kappa", cohen_kappa),
+        ("Krippendorff's alpha", krippendorff_alpha),
+        ("Gwet's AC1", partial(gwet, k=k)),
     ]
     ranked: list[tuple[str, Estimator]] = [
-        ("Cohen's kappa, quadratic", partial(_kappa, weights="quadratic")),
-        ("Krippendorff's alpha, ordinal", partial(_alpha, level="ordinal")),
-        ("Gwet's AC2", partial(_gwet, k=k, weights="ordinal")),
+        ("Cohen's kappa, quadratic", partial(cohen_kappa, weights="quadratic")),
+        ("Krippendorff's alpha, ordinal", partial(krippendorff_alpha, level="ordinal")),
+        ("Gwet's AC2", partial(gwet, k=k, weights="ordinal")),
     ]
     return plain + ranked if ordinal else plain
 
 
-def _raw(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+def raw_agreement(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Share of agreeing pairs of raters within an item, averaged over items with at least two."""
     counts, codes = _counts(rows)
     return _observed(counts, np.eye(len(codes)), times)
 
 
-def _kappa(rows: np.ndarray, times: np.ndarray, *, weights: str) -> np.ndarray:
-    """1 - observed over expected disagreement; NaN where none is expected."""
+def cohen_kappa(rows: np.ndarray, times: np.ndarray, weights: str = "identity") -> np.ndarray:
+    """Cohen's kappa of two raters over the items both rated (1960), 1 - observed over expected
+    disagreement; with linear or quadratic disagreement between codes, weighted kappa (1968). NaN
+    where chance alone explains everything."""
+    _check_choice("weights", weights, KAPPA_WEIGHTS)
     both = ~np.isnan(rows).any(axis=1)
     rows, times = rows[both], times[:, both]
     codes, index = np.unique(rows, return_inverse=True)
@@ -315,8 +289,13 @@ def _kappa(rows: np.ndarray, times: np.ndarray, *, weights: str) -> np.ndarray:
     return 1 - _ratio(observed * times.sum(axis=1), expected)
 
 
-def _alpha(rows: np.ndarray, times: np.ndarray, *, level: str) -> np.ndarray:
-    """1 - D_o / D_e from the coincidences of values within items."""
+def krippendorff_alpha(rows: np.ndarray, times: np.ndarray, level: str = "nominal") -> np.ndarray:
+    """Krippendorff's alpha for any number of raters and missing cells (2011, section C):
+    1 - D_o / D_e from the coincidences of values within items that have two ratings or more.
+
+    NaN where all ratings are the same: then nothing shows that raters could tell items apart.
+    """
+    _check_choice("level", level, ALPHA_LEVELS)
     counts, codes = _counts(rows)
     rated = counts.sum(axis=1)
     counts, times, rated = counts[rated >= 2], times[:, rated >= 2], rated[rated >= 2]
@@ -335,8 +314,14 @@ def _alpha(rows: np.ndarray, times: np.ndarray, *, level: str) -> np.ndarray:
     return 1 - _ratio(observed * (margins.sum(axis=1) - 1), expected)
 
 
-def _gwet(rows: np.ndarray, times: np.ndarray, *, k: int, weights: str) -> np.ndarray:
-    """(p_a - p_e) / (1 - p_e) with chance from how common each category is."""
+def gwet(rows: np.ndarray, times: np.ndarray, k: int, weights: str = "identity") -> np.ndarray:
+    """Gwet's AC1 (identity weights, 2008), else AC2 (2014, chapters 4 and 5): (p_a - p_e) /
+    (1 - p_e) with chance from how common each category is.
+
+    `k` is the length of the scale, used or not: chance agreement depends on it. Items with one
+    rating count towards how common a category is, as Gwet has it.
+    """
+    _check_choice("weights", weights, GWET_WEIGHTS)
     counts, _ = _counts(rows, k)
     alike = _similarity(k, weights)
     agreed = _observed(counts, alike, times)
@@ -387,11 +372,6 @@ def _patterns(ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     filled = np.where(np.isnan(ratings), -np.inf, ratings)  # NaN is not equal to itself
     rows, counts = np.unique(filled, axis=0, return_counts=True)
     return np.where(np.isinf(rows), np.nan, rows), counts
-
-
-def _point(estimate: Estimator, ratings: np.ndarray) -> float:
-    rows, counts = _patterns(_checked(ratings))
-    return float(estimate(rows, counts[None].astype(float))[0])
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

@@ -82,19 +82,6 @@ def strongest(*keys: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndar
     return order[top[earliest]], counts
 
 
-def support(
-    activations: Activations, *, n_features: int, threshold: float, role: int | None = None
-) -> np.ndarray:
-    """Samples in which each feature is active: int64 `[n_features]`.
-
-    `role` restricts to one role's tokens; None counts a sample once whatever role fired.
-    """
-    keep = is_active(activations.peak, threshold)
-    if role is not None:
-        keep &= activations.role == role
-    return distinct_samples(activations.feature[keep], activations.sample[keep], n_features)
-
-
 def distinct_samples(feature: np.ndarray, sample: np.ndarray, n_features: int) -> np.ndarray:
     """Samples of each feature among these `[n]` pairs, each counted once: int64 `[n_features]`."""
     pairs = np.unique(feature.astype(np.int64) << 32 | sample)

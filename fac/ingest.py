@@ -116,7 +116,7 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
                     labels[sample.label if by_name else OTHER_LABELS] += 1
                 for message in sample.messages:
                     roles[message["role"]] += 1
-            report(reader.done, reader.total, f"{n_samples:,} samples")
+            report(reader.source.done, reader.source.total, f"{n_samples:,} samples")
     if first_bad and not n_samples:
         raise InputError(
             f"None of the {n_rows:,} rows of {reader.name} can be used; "

@@ -170,6 +170,7 @@ def load_sae(reference: str, device: str = "cpu") -> Sae:
             f"{reference!r} is neither a folder, nor a .pth file, nor RELEASE/SAE_ID of sae-lens "
             f"(such as gemma-scope-2b-pt-res-canonical/layer_20/width_16k/canonical)."
         )
+    import torch
     from sae_lens import SAE
 
     try:
@@ -181,7 +182,7 @@ def load_sae(reference: str, device: str = "cpu") -> Sae:
             f"The weights of {reference!r} could not be fetched: {_first_line(error)}"
         ) from error
     stored = str(module.cfg.dtype)
-    return Sae(module.to(dtype=_float32()), reference, stored)
+    return Sae(module.to(dtype=torch.float32), reference, stored)
 
 
 def _folder(path: Path, name: str, device: str) -> Sae:
@@ -206,12 +207,6 @@ def _folder(path: Path, name: str, device: str) -> Sae:
             f"The SAE in {path} cannot be read ({_first_line(error)}); restore or train it again."
         ) from error
     return Sae(module, f"{name}@{_hash(config, weights)}", stored)
-
-
-def _float32() -> torch.dtype:
-    import torch
-
-    return torch.float32
 
 
 def _first_line(error: Exception) -> str:

@@ -5,24 +5,15 @@ from functools import partial
 import streamlit as st
 
 from fac import maps
-from fac.questions.catalogue import default_anchor, default_dataset, measured, sae_of, titles
+from fac.questions import catalogue
 from fac.questions.comparison import Comparison, changes, coverage
 from fac.questions.results import synthesis_behind, was_made_for
+from fac.ui import views
 from fac.ui.pickers import pick_run, stop_if_nothing_measured
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, point_id, selected_points, table
 from fac.ui.text import called, plain, show_examples, show_near
-from fac.ui.views import (
-    choice,
-    empty,
-    get_param,
-    link,
-    param_widget,
-    points,
-    set_param,
-    share,
-)
 
 PAGE = {"title": "Compare", "section": "Measure", "icon": "compare_arrows", "order": 40}
 
@@ -30,14 +21,14 @@ PAGE = {"title": "Compare", "section": "Measure", "icon": "compare_arrows", "ord
 def choose_on_scatter() -> None:
     ids = [point_id(data) for data in selected_points(st.session_state["scatter"])]
     if ids:
-        set_param("feature", ids[0])
+        views.set_param("feature", ids[0])
 
 
 title("Compare")
-manifests, cache = measured(stores()), stores().cache
+manifests, cache = catalogue.measured(stores()), stores().cache
 stop_if_nothing_measured(manifests)
 if len(manifests) == 1:
-    empty(
+    views.empty(
         "Two are needed",
         "Measure a second dataset, or a new version of the first.",
         icon=":material/compare_arrows:",
@@ -46,9 +37,9 @@ if len(manifests) == 1:
     )
     st.stop()
 
-usual_anchor = default_anchor(manifests)
-newest = default_dataset(stores(), manifests, usual_anchor)
-earlier = default_dataset(stores(), manifests, newest)
+usual_anchor = catalogue.default_anchor(manifests)
+newest = catalogue.default_dataset(stores(), manifests, usual_anchor)
+earlier = catalogue.default_dataset(stores(), manifests, newest)
 before_column, after_column, anchor_column = st.columns(3)
 with before_column:
     before = pick_run("Before", "before", manifests, earlier)
@@ -57,15 +48,15 @@ with after_column:
 with anchor_column:
     anchor = pick_run("Against the anchor", "anchor", manifests, usual_anchor)
 
-names = titles(manifests)
+names = catalogue.titles(manifests)
 for run in dict.fromkeys((before, after)):
     if synthesis := synthesis_behind(stores(), manifests[run].facts.dataset):
         words = f"How {plain(names[run])} was made, and why each row is there"
-        link("synthesis", words, synthesis=synthesis)
+        views.link("synthesis", words, synthesis=synthesis)
 added = was_made_for(stores(), manifests[after], before) and st.toggle(
     f"Together with {plain(names[before])}",
     help="These samples were made to be added, not to replace anything.",
-    **param_widget("together", True, read="True".__eq__),
+    **views.param_widget("together", True, read="True".__eq__),
 )
 changed = changes(stores(), before, after, added=added)
 was = coverage(stores(), Comparison(anchor, before))
@@ -76,8 +67,8 @@ now = coverage(
 n_before, n_after = cache.support(before, 0.0), cache.support(after, 0.0)
 card = partial(st.metric, border=True, height="stretch")
 with st.container(horizontal=True, gap="small"):
-    change = points(now.fac - was.fac)
-    card("FAC", share(now.fac), change, help=f"It was {share(was.fac)} before.")
+    change = views.points(now.fac - was.fac)
+    card("FAC", views.share(now.fac), change, help=f"It was {views.share(was.fac)} before.")
     card("Gained", f"{changed['n_gained']:,}", help="Features only the second shows.")
     card("Lost", f"{changed['n_lost']:,}", help="Features only the first shows.")
     more = now.n_covered - was.n_covered
@@ -105,7 +96,7 @@ with left.container(border=True):
     )
 with right:
     sides = ("lost", "gained") if changed["n_lost"] else ("gained", "lost")
-    side = choice("Features", sides, "side", label_visibility="collapsed")
+    side = views.choice("Features", sides, "side", label_visibility="collapsed")
     ids, shows = changed[side], after if side == "gained" else before
     if len(ids):
         pager = Pager("changes", before, after, side)
@@ -117,7 +108,7 @@ with right:
         rows = []
         st.caption(f"No feature was {side}.")
 
-feature = get_param("feature", rows[0]["feature"] if rows else None, read=int)
+feature = views.get_param("feature", rows[0]["feature"] if rows else None, read=int)
 if feature is not None and (facts := cache.feature(after, feature)) is not None:
     label = facts["label"] or (cache.feature(before, feature) or facts)["label"]
     st.subheader(plain(called(feature, label)), anchor=False)
@@ -129,4 +120,6 @@ if feature is not None and (facts := cache.feature(after, feature)) is not None:
                 show_examples(spans)
             else:
                 st.caption("It never fires here. What comes nearest:")
-                show_near(cache.near(run, feature, sae_run=sae_of(stores(), manifests[run]))[:3])
+                show_near(
+                    cache.near(run, feature, sae_run=catalogue.sae_of(stores(), manifests[run]))[:3]
+                )

@@ -8,38 +8,19 @@ import streamlit as st
 from fac import charts
 from fac.config import JUDGES, JudgeSpec
 from fac.coverage import BADGES
-from fac.questions.catalogue import default_anchor, default_dataset, measured, sae_of, titles
+from fac.questions import catalogue
 from fac.questions.comparison import Comparison, by_role, coverage, telling_curve
 from fac.questions.explanations import explained
 from fac.questions.gaps import BELIEF, GapList, gap_page, orders, shown_columns
 from fac.questions.relevance import task_profiles, unjudged
 from fac.schema import EVERY_ROLE, ROLES
+from fac.ui import pickers, views
 from fac.ui.explanations import headline, show_explanations, show_verdicts
 from fac.ui.jobs import key_line, server_fields, show_failures, start
-from fac.ui.pickers import (
-    pick_relevance,
-    pick_run,
-    stop_if_nothing_measured,
-    threshold_slider,
-    url_of,
-)
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table, ticked, untick
 from fac.ui.text import Row, chips_html, plain, show_examples, show_near
-from fac.ui.views import (
-    CHART,
-    cards,
-    choice,
-    empty,
-    get_param,
-    guard,
-    link,
-    order,
-    param_widget,
-    search,
-    share,
-)
 
 PAGE = {"title": "Coverage", "section": "Measure", "icon": "donut_large", "order": 30}
 
@@ -54,29 +35,33 @@ BADGE_LOOKS: dict[str, tuple[str, Any]] = {
 
 
 @st.fragment
-@guard()
+@views.guard()
 def answer(anchor: str, dataset: str) -> None:
     """FAC for the settings; moves with the slider without the rest of the page."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        threshold = threshold_slider(anchor, dataset)
-        relevance = pick_relevance(anchor)
+        threshold = pickers.threshold_slider(anchor, dataset)
+        relevance = pickers.pick_relevance(anchor)
         with st.popover("Judge", icon=":material/gavel:", help="Which features matter for a task"):
             judge_form(anchor)
-        role = choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
+        role = views.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
         support = st.number_input(
             "Anchor support",
             1,
             1000,
             width=150,
             help="Samples of the anchor that must show a feature before it counts as its own.",
-            **param_widget("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
+            **views.param_widget("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
         )
     comparison = Comparison(anchor, dataset, threshold, support, role, relevance)
     result = coverage(stores(), comparison)
     if limits := unjudged(stores(), anchor, relevance):
         st.caption(f":material/gavel: {plain(limits)}")
-    cards(
-        ("FAC", share(result.fac), "Covered ÷ anchor: the share of its features shown here too."),
+    views.cards(
+        (
+            "FAC",
+            views.share(result.fac),
+            "Covered ÷ anchor: the share of its features shown here too.",
+        ),
         ("Anchor", f"{result.n_anchor:,}", "Relevant features the anchor shows, F(P)."),
         ("Dataset", f"{result.n_dataset:,}", "Relevant features the dataset shows, F(Q)."),
         ("Covered", f"{result.n_covered:,}", "Features both show."),
@@ -91,21 +76,21 @@ def answer(anchor: str, dataset: str) -> None:
     with left.container(border=True):
         st.markdown("**Coverage at every threshold**")
         figure = charts.coverage_curve(telling_curve(stores(), comparison), threshold)
-        st.plotly_chart(figure, config=CHART, key="curve")
+        st.plotly_chart(figure, config=views.CHART, key="curve")
     with right.container(border=True):
         st.markdown("**By role**")
         figure = charts.role_bars(by_role(stores(), comparison))
-        st.plotly_chart(figure, config=CHART, key="roles")
+        st.plotly_chart(figure, config=views.CHART, key="roles")
     if result.n_missing:
         gaps(comparison)
     elif result.n_anchor:
-        empty(
+        views.empty(
             "Nothing is missing",
             "The dataset shows every relevant feature of the anchor at these settings.",
             icon=":material/task_alt:",
         )
     else:
-        empty(
+        views.empty(
             "The anchor shows nothing here",
             "Lower the threshold or the support, or look at the tokens of another role.",
             icon=":material/filter_alt_off:",
@@ -146,20 +131,26 @@ def judge_form(anchor: str) -> None:
 
 
 @st.fragment
-@guard()
+@views.guard()
 def gaps(comparison: Comparison) -> None:
     """The ranked list, and the evidence for the gap that is chosen."""
-    anchor, names = comparison.anchor, titles(measured(stores()))
-    view = {"anchor": names[anchor], "dataset": names[comparison.dataset], **url_of(comparison)}
+    anchor, names = comparison.anchor, catalogue.titles(catalogue.measured(stores()))
+    view = {
+        "anchor": names[anchor],
+        "dataset": names[comparison.dataset],
+        **pickers.url_of(comparison),
+    }
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.subheader("Gaps", anchor=False, width="stretch")
         pairs_corner = st.container(horizontal=True, width="content", vertical_alignment="bottom")
-        link("review", "Review these", which="gaps", **view)
+        views.link("review", "Review these", which="gaps", **view)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        needle = search()
-        badge = choice("Belief", ("any", *BADGES), "badge", help=BELIEF)
+        needle = views.search()
+        badge = views.choice("Belief", ("any", *BADGES), "badge", help=BELIEF)
         columns = orders()
-        sort = order({name: column.order for name, column in columns.items()}, "by", width=230)
+        sort = views.order(
+            {name: column.order for name, column in columns.items()}, "by", width=230
+        )
         st.download_button(
             "JSONL",
             lambda: as_jsonl(comparison),
@@ -174,8 +165,8 @@ def gaps(comparison: Comparison) -> None:
         pager = Pager("gaps", comparison, listing)
         rows, total = gap_page(stores(), comparison, listing, offset=pager.offset, limit=pager.size)
         ticks = ticked("gaps", comparison)
-        shown = shown_columns(explained=bool(explained(stores(), anchor)))
-        table(rows, shown, key="gaps", opens="gap", height=520, ticked=ticks)
+        columns_shown = shown_columns(explained=bool(explained(stores(), anchor)))
+        table(rows, columns_shown, key="gaps", opens="gap", height=520, ticked=ticks)
         pager.draw(total, "gap")
     if total:
         with pairs_corner:
@@ -184,7 +175,7 @@ def gaps(comparison: Comparison) -> None:
         missing = coverage(stores(), comparison).missing
         by_feature = {row["feature"]: row for row in rows}
         first = next(iter(by_feature), int(missing[0]))
-        gap = get_param("gap", first, read=int, valid=lambda feature: feature in missing)
+        gap = views.get_param("gap", first, read=int, valid=lambda feature: feature in missing)
         evidence(comparison, gap, by_feature.get(gap))
 
 
@@ -211,13 +202,13 @@ def write_pairs(
         rows, _ = gap_page(stores(), comparison, listing, limit=int(n))
         features = [row["feature"] for row in rows]
     words, addresses = f"Write pairs for these {len(features):,}", ",".join(map(str, features))
-    link("pairs", words, icon=":material/edit_note:", features=addresses, **view)
+    views.link("pairs", words, icon=":material/edit_note:", features=addresses, **view)
 
 
 def evidence(comparison: Comparison, feature: int, row: Row | None) -> None:
     """One gap: what the anchor has beside what the dataset comes nearest to."""
-    anchor, cache, manifests = comparison.anchor, stores().cache, measured(stores())
-    sae = sae_of(stores(), manifests[anchor])
+    anchor, cache, manifests = comparison.anchor, stores().cache, catalogue.measured(stores())
+    sae = catalogue.sae_of(stores(), manifests[anchor])
     facts = cache.feature(anchor, feature, sae_run=sae)
     assert facts is not None, "a gap is a feature of the anchor"
     with st.container(border=True):
@@ -234,8 +225,8 @@ def evidence(comparison: Comparison, feature: int, row: Row | None) -> None:
         show_examples(cache.spans(anchor, feature, "top")[:4])
         st.markdown("**Nearest in the dataset**")
         show_near(cache.near(comparison.dataset, feature, sae_run=sae)[:3])
-        name = titles(manifests)[anchor]
-        link("features", "The whole feature", feature=str(feature), dataset=name)
+        name = catalogue.titles(manifests)[anchor]
+        views.link("features", "The whole feature", feature=str(feature), dataset=name)
 
 
 def as_jsonl(comparison: Comparison) -> str:
@@ -244,10 +235,10 @@ def as_jsonl(comparison: Comparison) -> str:
 
 
 title("Coverage")
-manifests = measured(stores())
-stop_if_nothing_measured(manifests)
+manifests = catalogue.measured(stores())
+pickers.stop_if_nothing_measured(manifests)
 if len(manifests) == 1:
-    empty(
+    views.empty(
         "One dataset alone has no gaps",
         "Coverage compares two: add the dataset you want to improve, and measure it.",
         icon=":material/donut_large:",
@@ -257,9 +248,11 @@ if len(manifests) == 1:
     st.stop()
 dataset_column, anchor_column = st.columns(2)
 with anchor_column:
-    anchor = pick_run("Against the anchor", "anchor", manifests, default_anchor(manifests))
+    anchor = pickers.pick_run(
+        "Against the anchor", "anchor", manifests, catalogue.default_anchor(manifests)
+    )
 with dataset_column:
-    usual = default_dataset(stores(), manifests, anchor)
-    dataset = pick_run("Coverage of", "dataset", manifests, usual)
+    usual = catalogue.default_dataset(stores(), manifests, anchor)
+    dataset = pickers.pick_run("Coverage of", "dataset", manifests, usual)
 show_failures("relevance")
 answer(anchor, dataset)

@@ -7,14 +7,14 @@ import streamlit as st
 from fac.config import IngestSpec, MeasureSpec
 from fac.datasets import file_titles, in_a_row, layout_titles
 from fac.manifest import DatasetManifest, MeasureManifest
-from fac.questions.catalogue import measured, samples, titles, usual_encoder
+from fac.questions import catalogue
 from fac.questions.results import synthesis_behind
+from fac.ui import views
 from fac.ui.jobs import save_upload, show_failures, start
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import PAGE_ROWS, Pager, table
 from fac.ui.text import chat_html, chips_html, plain
-from fac.ui.views import cards, choice, empty, get_param, link, set_param
 
 PAGE = {"title": "Datasets", "section": "Measure", "icon": "database", "order": 10}
 
@@ -25,7 +25,9 @@ SAMPLES = 8
 
 def add() -> None:
     """The form; a chosen source becomes an ingest job."""
-    kind = choice("Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed")
+    kind = views.choice(
+        "Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed"
+    )
     upload, source = None, ""
     if kind == "upload":
         layouts = in_a_row(layout_titles(), "and")
@@ -67,8 +69,8 @@ def add() -> None:
             on_bad="skip" if skip else "stop",
         )
         start(spec, f"Reading {name}")
-        set_param("add", None)
-        set_param("open", None)  # the newest is shown: the one that is coming
+        views.set_param("add", None)
+        views.set_param("open", None)  # the newest is shown: the one that is coming
         st.rerun()
 
 
@@ -81,7 +83,9 @@ def show_samples(run: str) -> None:
         key=f"search of {run}",
     )
     pager = Pager("samples", run, search, size=SAMPLES)
-    rows, total = samples(stores(), run, search=search, offset=pager.offset, limit=SAMPLES)
+    rows, total = catalogue.samples(
+        stores(), run, search=search, offset=pager.offset, limit=SAMPLES
+    )
     columns = st.columns(2)
     for number, row in enumerate(rows):
         with columns[number % 2].container(border=True, gap="xsmall"):
@@ -104,7 +108,7 @@ def show_rejected(run: str) -> None:
 
 def measure(run: str, *, again: bool) -> None:
     """What the dataset is read with, and the button. Once measured, both are in the popover."""
-    usual = usual_encoder(stores())
+    usual = catalogue.usual_encoder(stores())
     slot = st.container(width="content")
     with st.popover("Measure again" if again else "With", icon=":material/tune:", type="tertiary"):
         st.caption("Features can only be compared where model, layer and SAE are the same.")
@@ -136,7 +140,7 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
     """One dataset: figures, what can be done with it, and its rows."""
     run, facts = manifest.run, manifest.facts
     st.subheader(plain(facts.name))
-    cards(
+    views.cards(
         ("Samples", f"{facts.n_samples:,}", "Distinct samples that were kept."),
         ("Duplicates", f"{facts.duplicates:,}", "Rows whose content had been seen before."),
         ("Refused", f"{facts.n_rejected:,}", "Rows that cannot become a sample."),
@@ -148,16 +152,16 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         if measures:
-            view = {"dataset": titles(measured(stores()))[measures[0].run]}
-            link("coverage", "Its coverage", **view)
-            link("features", "Its features", **view)
+            view = {"dataset": catalogue.titles(catalogue.measured(stores()))[measures[0].run]}
+            views.link("coverage", "Its coverage", **view)
+            views.link("features", "Its features", **view)
         if synthesis := synthesis_behind(stores(), run):
-            link("synthesis", "Why each row is there", synthesis=synthesis)
+            views.link("synthesis", "Why each row is there", synthesis=synthesis)
         if measuring(run):
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
         else:
             measure(run, again=bool(measures))
-    rows = choice("Show", VIEWS, "rows", label_visibility="collapsed")
+    rows = views.choice("Show", VIEWS, "rows", label_visibility="collapsed")
     if rows == "samples":
         show_samples(run)
     elif rows == "refused rows":
@@ -170,13 +174,13 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
 
 title("Datasets")
 datasets: list[DatasetManifest] = stores().runs.list(IngestSpec.step)
-adding = get_param("add", "no") == "yes"
+adding = views.get_param("add", "no") == "yes"
 with st.expander("Add a dataset", icon=":material/add:", expanded=adding or not datasets):
     add()
 show_failures("dataset", "measure")
 
 if not datasets:
-    empty(
+    views.empty(
         "No dataset yet",
         "Drop a file above. A few hundred samples are enough to see which features it shows.",
         icon=":material/database:",
@@ -184,7 +188,7 @@ if not datasets:
     st.stop()
 
 measures: dict[str, list[MeasureManifest]] = {each.run: [] for each in datasets}
-for measure_manifest in measured(stores()).values():
+for measure_manifest in catalogue.measured(stores()).values():
     measures.setdefault(measure_manifest.facts.dataset, []).append(measure_manifest)
 
 rows = [
@@ -202,5 +206,5 @@ rows = [
 columns = ("name", "n_samples", "duplicates", "n_rejected", "state", "created")
 table(rows, columns, key="datasets", opens="open", id_column="run")
 by_run = {each.run: each for each in datasets}
-opened = get_param("open", datasets[0].run, valid=by_run.__contains__)
+opened = views.get_param("open", datasets[0].run, valid=by_run.__contains__)
 show(by_run[opened], measures[opened])

@@ -6,16 +6,9 @@ import streamlit as st
 
 from fac import charts
 from fac.manifest import MeasureManifest
-from fac.questions.catalogue import (
-    anchor_of,
-    comparable,
-    default_anchor,
-    default_dataset,
-    measured,
-    sae_of,
-    titles,
-)
+from fac.questions import catalogue
 from fac.questions.explanations import explained, names
+from fac.ui import views
 from fac.ui.atlas import features_on_map, show_map
 from fac.ui.explanations import headline, show_explanations, show_verdicts
 from fac.ui.pickers import pick_run, stop_if_nothing_measured
@@ -23,7 +16,6 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import PAGE_ROWS, Pager, table
 from fac.ui.text import Row, called, chips_html, plain, show_examples, show_near
-from fac.ui.views import CHART, cards, choice, get_param, link, order, search, share
 
 PAGE = {"title": "Features", "section": "Measure", "icon": "scatter_plot", "order": 20}
 
@@ -40,9 +32,9 @@ KINDS = {"top": "Strongest", "spread": "Across strengths", "near": "Nearest miss
 
 def show_table(run: str, sae: str | None) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        needle = search()
-        sort = order(SORTS, "sort")
-        only = choice("Which", ("alive", "silent", "all"), "only")
+        needle = views.search()
+        sort = views.order(SORTS, "sort")
+        only = views.choice("Which", ("alive", "silent", "all"), "only")
     on_map, words = features_on_map(sae)
     listing: dict[str, Any] = {
         "search": needle,
@@ -64,7 +56,7 @@ def show_table(run: str, sae: str | None) -> None:
 
 def examples(run: str, sae: str | None, feature: int, top: float) -> None:
     kinds = ("near",) if not top else tuple(KINDS)
-    kind = choice("Examples", kinds, "examples", names=KINDS)
+    kind = views.choice("Examples", kinds, "examples", names=KINDS)
     if kind == "near":
         st.caption("The highest pre-activations in this dataset, whether or not it fired.")
         show_near(stores().cache.near(run, feature, sae_run=sae))
@@ -87,16 +79,16 @@ def show_feature(
     silent = facts["n_samples"] == 0
     st.subheader(headline(run, feature), anchor=False)
     show_explanations(run, feature)
-    show_verdicts(anchor_of(stores(), run), feature)
-    cards(
+    show_verdicts(catalogue.anchor_of(stores(), run), feature)
+    views.cards(
         ("Samples", f"{facts['n_samples']:,}", "Samples of the dataset in which it fires."),
-        ("Share", share(facts["density"]), "Of the dataset's samples."),
+        ("Share", views.share(facts["density"]), "Of the dataset's samples."),
         ("Peak", f"{facts['max_peak']:.2f}" if not silent else "–", "Its largest activation."),
     )
     if not silent:
         st.plotly_chart(
             charts.peak_histogram(*stores().cache.histogram(run, feature)),
-            config=CHART,
+            config=views.CHART,
             key="peaks",
             alt="How strongly it fires",
         )
@@ -124,7 +116,7 @@ def show_feature(
         show_neighbours(run, direction)
 
     st.markdown("**In your datasets**")
-    show_presence(feature, comparable(manifests, run), titles(manifests))
+    show_presence(feature, catalogue.comparable(manifests, run), catalogue.titles(manifests))
 
 
 def show_neighbours(run: str, direction: Row) -> None:
@@ -134,7 +126,7 @@ def show_neighbours(run: str, direction: Row) -> None:
         for other, cosine in near.items():
             label = plain(called(other, by_feature[other], limit=60))
             icon, help = ":material/hub:", f"cosine {cosine:.2f}"
-            link("features", label, icon=icon, help=help, feature=str(other))
+            views.link("features", label, icon=icon, help=help, feature=str(other))
 
 
 def show_presence(feature: int, runs: list[str], names: dict[str, str]) -> None:
@@ -143,15 +135,15 @@ def show_presence(feature: int, runs: list[str], names: dict[str, str]) -> None:
     table(rows, ("name", "n_samples", "density", "max_peak"), key="presence")
 
 
-manifests = measured(stores())
+manifests = catalogue.measured(stores())
 with st.container(horizontal=True, vertical_alignment="bottom"):
     title("Features", width="stretch")
     stop_if_nothing_measured(manifests)
-    usual = default_dataset(stores(), manifests, default_anchor(manifests))
+    usual = catalogue.default_dataset(stores(), manifests, catalogue.default_anchor(manifests))
     run = pick_run("Dataset", "dataset", manifests, usual, width=280)
-sae = sae_of(stores(), manifests[run])
+sae = catalogue.sae_of(stores(), manifests[run])
 first, _ = stores().cache.features_page(run, sort=next(iter(SORTS)), limit=1)
-feature = get_param("feature", first[0]["feature"], read=int)
+feature = views.get_param("feature", first[0]["feature"], read=int)
 
 left, right = st.columns([4, 3], gap="medium")
 with left:

@@ -8,49 +8,36 @@ import streamlit as st
 
 from fac.config import IngestSpec, PairsSpec, SynthesizeSpec
 from fac.manifest import DatasetManifest, MeasureManifest, PairsManifest, SynthesisManifest
-from fac.questions.catalogue import (
-    comparable,
-    default_anchor,
-    default_dataset,
-    is_synthetic,
-    measured,
-    titles,
-)
+from fac.questions import catalogue
 from fac.questions.comparison import Comparison, coverage, telling_curve
 from fac.questions.explanations import explained, n_explained
 from fac.questions.pairs import pair_states
 from fac.questions.relevance import EVERY_FEATURE
 from fac.questions.results import last_synthesis
 from fac.schema import CoverageResult
+from fac.ui import pickers, views
 from fac.ui.bars import curve_html, fac_bars_html, funnel_html
 from fac.ui.jobs import arriving, demo_job, progress, retry
-from fac.ui.pickers import (
-    pick_run,
-    relevance_in_url,
-    stop_if_nothing_measured,
-    threshold_slider,
-)
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
-from fac.ui.views import cards, get_param, guard, link, share
 
 PAGE = {"title": "Home", "section": "", "icon": "home", "order": 0}
 
 
 @st.fragment(run_every="500ms")
-@guard()
+@views.guard()
 def show_arrival() -> None:
     """The first minute of a workspace: the demo's job, until there is something to look at."""
     job = demo_job()
-    if not arriving() and measured(stores()):
+    if not arriving() and catalogue.measured(stores()):
         st.rerun()
     if job is None or job.status in ("done", "cancelled"):
-        stop_if_nothing_measured({})
+        pickers.stop_if_nothing_measured({})
     elif job.status == "failed":
         st.error(plain(job.error or "The demo could not be set up."), icon=":material/error:")
         st.button("Try again", on_click=retry, args=(job.id,), icon=":material/refresh:")
-        link("datasets", "Or start with a dataset of your own", icon="")
+        views.link("datasets", "Or start with a dataset of your own", icon="")
     else:
         with st.container(border=True):
             st.markdown("#### Setting up the demo")
@@ -62,20 +49,20 @@ def show_arrival() -> None:
 
 
 @st.fragment
-@guard()
+@views.guard()
 def answer(anchor: str, dataset: str) -> None:
     """Coverage at the threshold in use, and what to do about it."""
-    manifests = measured(stores())
-    names, summary = titles(manifests), stores().cache.summary(anchor)
-    threshold = threshold_slider(anchor, dataset)
+    manifests = catalogue.measured(stores())
+    names, summary = catalogue.titles(manifests), stores().cache.summary(anchor)
+    threshold = pickers.threshold_slider(anchor, dataset)
     comparisons = {
-        run: Comparison(anchor, run, threshold, relevance=relevance_in_url(anchor))
-        for run in comparable(manifests, anchor)
+        run: Comparison(anchor, run, threshold, relevance=pickers.relevance_in_url(anchor))
+        for run in catalogue.comparable(manifests, anchor)
     }
     results = {run: coverage(stores(), comparison) for run, comparison in comparisons.items()}
     result = results[dataset]
-    cards(
-        ("Coverage (FAC)", share(result.fac), "Covered, of what the anchor shows."),
+    views.cards(
+        ("Coverage (FAC)", views.share(result.fac), "Covered, of what the anchor shows."),
         ("Covered", f"{result.n_covered:,}", "Features of the anchor that the dataset shows too."),
         ("Missing", f"{result.n_missing:,}", "Features of the anchor that the dataset lacks."),
         (
@@ -113,11 +100,11 @@ def answer(anchor: str, dataset: str) -> None:
             with st.container(border=True, width="stretch", height="stretch", gap="xsmall"):
                 st.markdown(f"{step.icon} **{step.title}**")
                 st.caption(step.why)
-                link(step.page, step.link, **step.view)
+                views.link(step.page, step.link, **step.view)
     if newest := last_synthesis(stores(), dataset):
         hit, gaps = newest.facts.gaps_hit, newest.facts.gaps
         words = f"The last synthesis filled {hit:,} of {gaps:,} gaps"
-        link("synthesis", f"{words}: see its samples", synthesis=newest.run)
+        views.link("synthesis", f"{words}: see its samples", synthesis=newest.run)
 
 
 def relevant_words(comparison: Comparison) -> str:
@@ -143,11 +130,13 @@ def next_steps(
     manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str, result: CoverageResult
 ) -> list[Step]:
     """What a person would sensibly do next, most useful first."""
-    steps, names = [], titles(manifests)
+    steps, names = [], catalogue.titles(manifests)
     pair = {"anchor": names[anchor], "dataset": names[dataset]}
     done = {manifest.facts.dataset for manifest in manifests.values()}
     datasets: list[DatasetManifest] = stores().runs.list(IngestSpec.step)
-    waiting = [d for d in datasets if d.run not in done and not is_synthetic(stores(), d.run)]
+    waiting = [
+        d for d in datasets if d.run not in done and not catalogue.is_synthetic(stores(), d.run)
+    ]
     if waiting:
         steps.append(
             Step(
@@ -253,13 +242,13 @@ def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | No
 
 
 def threshold_in_use() -> dict[str, str]:
-    value = get_param("threshold", 0.0, read=float)
+    value = views.get_param("threshold", 0.0, read=float)
     return {"threshold": str(value)} if value else {}
 
 
 title("Where things stand")
 
-manifests = measured(stores())
+manifests = catalogue.measured(stores())
 if not manifests or arriving():
     show_arrival()
     if arriving():
@@ -271,14 +260,14 @@ if not manifests or arriving():
 
 anchor_column, dataset_column = st.columns(2)
 with anchor_column:
-    usual = default_anchor(manifests)
-    anchor = pick_run("Anchor: what could be shown", "anchor", manifests, usual)
+    usual = catalogue.default_anchor(manifests)
+    anchor = pickers.pick_run("Anchor: what could be shown", "anchor", manifests, usual)
 with dataset_column:
-    usual = default_dataset(stores(), manifests, anchor)
-    dataset = pick_run("Dataset: what is shown", "dataset", manifests, usual)
+    usual = catalogue.default_dataset(stores(), manifests, anchor)
+    dataset = pickers.pick_run("Dataset: what is shown", "dataset", manifests, usual)
 
-if dataset not in comparable(manifests, anchor):
-    names = titles(manifests)
+if dataset not in catalogue.comparable(manifests, anchor):
+    names = catalogue.titles(manifests)
     st.warning(
         f"{plain(names[dataset])} was measured with another model or SAE than "
         f"{plain(names[anchor])}, so their features are not the same. Choose another pair.",

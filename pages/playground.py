@@ -4,21 +4,14 @@ import streamlit as st
 
 from fac import charts
 from fac.config import ProbeSpec
-from fac.questions.catalogue import (
-    Probe,
-    default_anchor,
-    default_dataset,
-    measured,
-    probe,
-    probe_rows,
-)
+from fac.questions import catalogue
+from fac.ui import views
 from fac.ui.jobs import progress, start
 from fac.ui.pickers import pick_run, stop_if_nothing_measured
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, point_id, selected_points, table
 from fac.ui.text import Row, called, clean, plain, tokens_html
-from fac.ui.views import CHART, get_param, guard, link, set_param
 
 PAGE = {"title": "Playground", "section": "Measure", "icon": "edit_note", "order": 50}
 
@@ -28,11 +21,11 @@ DOTS = 14
 
 def choose_on_dots() -> None:
     if points := selected_points(st.session_state["dots"]):
-        set_param("feature", point_id(points[0]))
+        views.set_param("feature", point_id(points[0]))
 
 
 @st.fragment(run_every="1s")
-@guard()
+@views.guard()
 def waiting(job_id: int) -> None:
     """Until the worker has read the text; the first time it also loads the model."""
     job = stores().queue.job(job_id)
@@ -43,13 +36,13 @@ def waiting(job_id: int) -> None:
         return
     del st.session_state["probe_job"]
     if job.status == "done":
-        set_param("probe", job.run_id)
+        views.set_param("probe", job.run_id)
     else:
         st.session_state["probe_error"] = job.error or "The job was cancelled."
     st.rerun()
 
 
-def show_tokens(text: Probe, rows: list[Row], feature: int) -> None:
+def show_tokens(text: catalogue.Probe, rows: list[Row], feature: int) -> None:
     """One feature over the whole text, then the strongest ones side by side."""
     label = next(row["label"] for row in rows if row["feature"] == feature)
     values = text.features[feature]
@@ -57,7 +50,7 @@ def show_tokens(text: Probe, rows: list[Row], feature: int) -> None:
         st.markdown(f"**Where {plain(called(feature, label))} fires**")
         peak = values.index(max(values))
         st.html(tokens_html(text.tokens, values, peak=peak, breaks=True, faded=text.scaffold))
-        link("features", "The whole feature", feature=str(feature))
+        views.link("features", "The whole feature", feature=str(feature))
     with st.container(border=True):
         st.markdown("**The strongest features, token by token**")
         dots = [(row["feature"], row["label"], text.features[row["feature"]]) for row in rows]
@@ -66,11 +59,11 @@ def show_tokens(text: Probe, rows: list[Row], feature: int) -> None:
             key="dots",
             on_select=choose_on_dots,
             selection_mode="points",
-            config=CHART,
+            config=views.CHART,
         )
 
 
-def show_features(text: Probe, dataset: str, name: str, run: str) -> None:
+def show_features(text: catalogue.Probe, dataset: str, name: str, run: str) -> None:
     """The features of the text, or of one token of it, and whether the dataset has them."""
     token = st.selectbox(
         "Token",
@@ -78,7 +71,7 @@ def show_features(text: Probe, dataset: str, name: str, run: str) -> None:
         key=f"token of {run}",
         format_func=lambda i: "every token" if i is None else f"{i}  {clean(text.tokens[i])!r}",
     )
-    rows = probe_rows(stores(), text, dataset, token)
+    rows = catalogue.probe_rows(stores(), text, dataset, token)
     lacking = sum(row["n_samples"] == 0 for row in rows)
     st.caption(f"{lacking:,} of {len(rows):,} never fire in {plain(name)}")
     pager = Pager("probe", run, token)
@@ -88,15 +81,15 @@ def show_features(text: Probe, dataset: str, name: str, run: str) -> None:
     pager.draw(len(rows), "feature")
 
 
-manifests, runs = measured(stores()), stores().runs
+manifests, runs = catalogue.measured(stores()), stores().runs
 with st.container(horizontal=True, vertical_alignment="bottom"):
     title("Playground", width="stretch")
     stop_if_nothing_measured(manifests)
-    usual = default_dataset(stores(), manifests, default_anchor(manifests))
+    usual = catalogue.default_dataset(stores(), manifests, catalogue.default_anchor(manifests))
     dataset = pick_run("Does this dataset have them?", "dataset", manifests, usual, width=280)
 facts = manifests[dataset].facts
 
-run = get_param("probe", "", valid=runs.find)
+run = views.get_param("probe", "", valid=runs.find)
 with st.form("text", border=False):
     before = runs.manifest(run).facts.text if run else EXAMPLE
     written = st.text_area("Text", value=before, height=110, label_visibility="collapsed")
@@ -114,12 +107,12 @@ elif not run:
     st.caption("A text goes through the same model and SAE that measured the dataset.")
 elif runs.manifest(run).facts.encoder != facts.encoder:
     st.info("That dataset was measured with another model or SAE: read the text again.")
-elif not (text := probe(stores(), run)).features:
+elif not (text := catalogue.probe(stores(), run)).features:
     st.info("No feature fires on this text. Try a longer one.", icon=":material/info:")
 else:
-    rows = probe_rows(stores(), text, dataset)
+    rows = catalogue.probe_rows(stores(), text, dataset)
     strongest = rows[0]["feature"]
-    feature = get_param("feature", strongest, read=int, valid=text.features.__contains__)
+    feature = views.get_param("feature", strongest, read=int, valid=text.features.__contains__)
     left, right = st.columns([4, 3], gap="medium")
     with left:
         show_tokens(text, rows, feature)

@@ -105,6 +105,19 @@ def brute_force_support(
     encoder: LexiconEncoder, chats: Sequence[Chat], threshold: float
 ) -> np.ndarray:
     """Samples in which each word's activation exceeds the threshold, by reading the words."""
-    return coverage.support(
-        encoder.encode(chats), n_features=encoder.n_features, threshold=threshold
+    return support(encoder.encode(chats), n_features=encoder.n_features, threshold=threshold)
+
+
+def support(
+    activations: Activations, *, n_features: int, threshold: float, role: int | None = None
+) -> np.ndarray:
+    """Samples in which each feature is active: int64 `[n_features]`.
+
+    `role` restricts to one role's tokens; None counts a sample once whatever role fired.
+    """
+    active = coverage.is_active(activations.peak, threshold)
+    if role is not None:
+        active &= activations.role == role
+    return coverage.distinct_samples(
+        activations.feature[active], activations.sample[active], n_features
     )

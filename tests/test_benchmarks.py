@@ -11,7 +11,7 @@ import pytest
 from benchmarks.synthesis import METHODS, OVER, Rationed, interval, summary, table
 from fac.config import REPOSITORY, Workspace
 from fac.generator.writer import Request, Written
-from fac.prompts.openings import Opening
+from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
 from tests.scripted import ScriptedWriter
 

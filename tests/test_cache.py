@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from fac import coverage, schema
+from fac import schema
 from fac.config import Workspace
 from fac.errors import InputError
 from fac.schema import EVERY_ROLE, ROLES, Activations
@@ -24,6 +24,7 @@ from fac.store.memo import Memo
 from fac.store.runs import Runs
 from tests import test_export as exports
 from tests import toy as toys
+from tests.lexicon import support
 from tests.toy import (
     RELEVANT,
     WORDS,
@@ -111,9 +112,7 @@ def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
         code = None if role == EVERY_ROLE else ROLES.index(role)
 
         def by_hand(threshold, code=code):
-            return coverage.support(
-                activations, n_features=N_FEATURES, threshold=threshold, role=code
-            )
+            return support(activations, n_features=N_FEATURES, threshold=threshold, role=code)
 
         for threshold in [*grid, *peaks, *around, *more, 0.1, 2.2]:
             counted = cache.support(run, threshold, role)

@@ -32,7 +32,7 @@ from fac.schema import ROLES
 from fac.store.queue import Queue
 from fac.store.runs import Runs
 from tests import toy
-from tests.lexicon import LexiconEncoder
+from tests.lexicon import LexiconEncoder, support
 from tests.test_jobs import ToySteps
 
 COMMANDS = {
@@ -322,13 +322,13 @@ def test_coverage_is_what_counting_the_words_gives(kitchen, threshold, min_suppo
     encoder = LexiconEncoder(*toy.WORDS)
     code = None if role == "all" else ROLES.index(role)
 
-    def support(chats, above):
-        return coverage.support(encoder.encode(chats), n_features=12, threshold=above, role=code)
+    def samples(chats, above):
+        return support(encoder.encode(chats), n_features=12, threshold=above, role=code)
 
-    relevant = support(toy.ANCHOR, 0) <= coverage.NEAR_CONSTANT * len(toy.ANCHOR)
-    relevant &= support(toy.ANCHOR, 0) > 0
-    words = support(toy.ANCHOR, threshold) >= min_support
-    has = support(toy.SEED, threshold) > 0
+    relevant = samples(toy.ANCHOR, 0) <= coverage.NEAR_CONSTANT * len(toy.ANCHOR)
+    relevant &= samples(toy.ANCHOR, 0) > 0
+    words = samples(toy.ANCHOR, threshold) >= min_support
+    has = samples(toy.SEED, threshold) > 0
     expected = coverage.fac(words, has, relevant)
 
     data = fac(
@@ -399,7 +399,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(kitchen):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "sentence"),
     [
         ("coverage", "Missing option '--anchor'"),
         ("nonsense", "No such command 'nonsense'"),
@@ -624,7 +624,7 @@ def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace)
 
 
 @pytest.mark.parametrize(
-    ("layer", "sae", "told"),
+    ("layer", "sae", "sentence"),
     [
         (2, "wide", "reads 48 values, but"),
         (1, "sae", "give --layer 2"),

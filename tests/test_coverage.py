@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fac import coverage
 from fac.errors import InputError
 from fac.schema import Activations
+from tests.lexicon import support
 
 masks = st.lists(st.booleans(), min_size=1, max_size=12).map(np.array)
 
@@ -87,9 +88,9 @@ def test_support_counts_a_sample_once_however_many_roles_fire():
         position=np.zeros(3, int),
         n_tokens=np.ones(3, int),
     )
-    assert coverage.support(activations, n_features=4, threshold=0).tolist() == [0, 0, 2, 0]
-    assert coverage.support(activations, n_features=4, threshold=2).tolist() == [0, 0, 1, 0]
-    assert coverage.support(activations, n_features=4, threshold=0, role=1).tolist() == [0, 0, 1, 0]
+    assert support(activations, n_features=4, threshold=0).tolist() == [0, 0, 2, 0]
+    assert support(activations, n_features=4, threshold=2).tolist() == [0, 0, 1, 0]
+    assert support(activations, n_features=4, threshold=0, role=1).tolist() == [0, 0, 1, 0]
 
 
 @given(firings(), st.sampled_from([0.0, 0.1, 0.2, 0.3, 1.0, 3.0]))
@@ -100,15 +101,15 @@ def test_support_is_what_counting_one_by_one_finds(activations, threshold):
     ):
         if peak > np.float32(threshold):
             samples[feature].add(int(sample))
-    counted = coverage.support(activations, n_features=5, threshold=threshold)
+    counted = support(activations, n_features=5, threshold=threshold)
     assert counted.tolist() == [len(s) for s in samples]
 
 
 @given(firings(), st.floats(0, 3), st.floats(0, 3))
 def test_a_higher_threshold_never_finds_more(activations, first, other):
     low, high = sorted((first, other))
-    more = coverage.support(activations, n_features=5, threshold=low)
-    assert (coverage.support(activations, n_features=5, threshold=high) <= more).all()
+    more = support(activations, n_features=5, threshold=low)
+    assert (support(activations, n_features=5, threshold=high) <= more).all()
 
 
 def test_a_feature_nobody_shows_is_never_present():

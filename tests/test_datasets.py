@@ -28,9 +28,8 @@ from fac.datasets import (
 )
 from fac.datasets.format import Format
 from fac.datasets.layout import LAYOUTS, Column, Layout
-from fac.datasets.lines import MAX_ROW_BYTES
 from fac.datasets.rows import SourceRow
-from fac.datasets.sources import TextSource
+from fac.datasets.sources import MAX_ROW_BYTES, TextSource
 from fac.errors import BadRow, InputError, ServiceError
 from fac.ingest import ingest
 from tests.rows import (

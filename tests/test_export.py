@@ -20,7 +20,7 @@ from fac.export import EXPORT_FORMATS, export, provenance
 from fac.generator.names import public_name
 from fac.ingest import ingest
 from fac.measure import measure
-from fac.prompts.profiles import PROFILES
+from fac.prompts.drafts import PROFILES
 from fac.schema import Chat
 from fac.store.decisions import TABLE, Decisions
 from fac.store.runs import Runs, write_table

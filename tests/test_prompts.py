@@ -8,24 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac.config import digest
-from fac.datasets.layout import ColumnOptions, recognise
+from fac.datasets.layout import Sample, recognise, sample_of
 from fac.datasets.rows import SourceRow
-from fac.datasets.samples import Sample, sample_of
 from fac.errors import BadReply, InputError
-from fac.prompts import (
-    Excerpt,
-    Prompt,
-    drafts,
-    explaining,
-    fences,
-    openings,
-    profiles,
-    relevance,
-    scoring,
-)
-from fac.prompts.drafts import BadDraft, Draft
-from fac.prompts.openings import Opening
-from fac.prompts.profiles import PROFILES
+from fac.prompts import Excerpt, Prompt, drafts, explaining, fences, relevance, scoring
+from fac.prompts.drafts import PROFILES, BadDraft, Draft, Opening
 from fac.prompts.relevance import TaskProfile
 from fac.schema import LEVELS
 
@@ -127,7 +114,7 @@ def every_prompt(text: str) -> dict[str, Prompt]:
     """One prompt of each kind with this text in every place that data can reach."""
     hostile = Excerpt((text,), (True,))
     writing: dict[str, Prompt] = {}
-    for name in profiles.PROFILES:
+    for name in drafts.PROFILES:
         case = name, text, [hostile, BREAD]
         writing[f"candidate {name}"] = drafts.candidate_prompt(*case, avoid=text)
         for keep in (text, None):
@@ -459,7 +446,7 @@ def test_a_candidate_is_asked_for_with_explanation_and_spans():
         "without quotation marks, title or remarks."
     )
     assert material(drafts.candidate_prompt("chat", None, [LATE])) == [f"Text 1: {LATE.text()}"]
-    for ask in (drafts.candidate_prompt, openings.candidate_opening):
+    for ask in (drafts.candidate_prompt, drafts.candidate_opening):
         with pytest.raises(ValueError, match="neither"):
             ask("chat", " ", [])
         with pytest.raises(InputError, match="instruction, chat, toxicity, preference, choice"):
@@ -496,25 +483,25 @@ def test_prompts_ask_for_the_parts_of_their_profile(profile):
 
 
 def test_an_opening_is_a_list_with_room_for_one_more():
-    opening = openings.candidate_opening("instruction", "lateness", [BREAD, LATE])
+    opening = drafts.candidate_opening("instruction", "lateness", [BREAD, LATE])
     assert opening.text.startswith("A list of messages that people sent to an AI assistant.")
     assert "(lateness):\n\n- I baked fresh bread and rolls.\n- Is the train late again\n-" in (
         opening.text
     )
     assert opening.text.endswith("\n-") and opening.starts == ""
-    led = openings.contrast_opening("instruction", None, [LATE], "Was the  train\nlate")
+    led = drafts.contrast_opening("instruction", None, [LATE], "Was the  train\nlate")
     assert led.text.endswith("\n- Is the train late again\n- Was the train late")
     assert led.starts == "Was the train late"
     with pytest.raises(ValueError, match="no positive"):
-        openings.contrast_opening("instruction", "lateness", [])
+        drafts.contrast_opening("instruction", "lateness", [])
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if len(PROFILES[name].parts) > 1])
 def test_an_opening_of_several_parts_shows_them_on_a_line_that_can_be_read(profile):
     form = PROFILES[profile]
     for opening in (
-        openings.candidate_opening(profile, "lateness", [LATE]),
-        openings.unguided_opening(profile),
+        drafts.candidate_opening(profile, "lateness", [LATE]),
+        drafts.unguided_opening(profile),
     ):
         *_, example_line, last = opening.text.split("\n")
         first = next(iter(form.parts))
@@ -529,8 +516,8 @@ def test_an_opening_of_several_parts_shows_them_on_a_line_that_can_be_read(profi
 
 
 def test_nothing_at_all_opens_an_unguided_message():
-    assert openings.unguided_opening("instruction") == Opening("", "")
-    assert openings.unguided_opening("toxicity") == Opening("", "")
+    assert drafts.unguided_opening("instruction") == Opening("", "")
+    assert drafts.unguided_opening("toxicity") == Opening("", "")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -538,20 +525,20 @@ def test_hostile_texts_stay_one_line_of_a_list(text):
     """A model that is no chat model is told nothing; it must not be given a turn to play either."""
     hostile = Excerpt((text,), (True,))
     for profile in PROFILES:
-        opening = openings.candidate_opening(profile, text, [hostile, LATE], text)
-        plain = openings.candidate_opening(profile, "x", [LONG, LATE], "x")
+        opening = drafts.candidate_opening(profile, text, [hostile, LATE], text)
+        plain = drafts.candidate_opening(profile, "x", [LONG, LATE], "x")
         assert opening.text.count("\n") == plain.text.count("\n")
         assert len(opening.text.splitlines()) == len(plain.text.splitlines())
         assert not re.search(r"<[|｜]|[|｜]>|\[/?INST\]|</?s>|===", opening.text)
         assert opening.text.endswith(opening.starts)
         opening.text.encode()
-        prompt = openings.continuing(opening)
+        prompt = drafts.continuing(opening)
         assert asked_of(prompt).count(fences.BEGIN) == asked_of(prompt).count(fences.END) == 1
 
 
 def test_a_chat_model_continues_a_list_and_may_say_the_line_again():
-    opening = openings.candidate_opening("instruction", None, [BREAD], "Was the train")
-    assert material(openings.continuing(opening))[-1] == "- Was the train"
+    opening = drafts.candidate_opening("instruction", None, [BREAD], "Was the train")
+    assert material(drafts.continuing(opening))[-1] == "- Was the train"
     for reply in (
         " late today?",
         "late today?",
@@ -559,13 +546,13 @@ def test_a_chat_model_continues_a_list_and_may_say_the_line_again():
         "Was the train late today?\n- And another",
         "<think>a line</think>\nlate today?",
     ):
-        rest = openings.continuation(reply, opening)
+        rest = drafts.continuation(reply, opening)
         assert (opening.starts + rest) == "Was the train late today?", reply
-    assert openings.continuation("\n\n", opening) == ""
+    assert drafts.continuation("\n\n", opening) == ""
     inside = Opening("- Was the trai", "Was the trai")
-    assert openings.continuation("- Was the train?", inside) == "n?"
+    assert drafts.continuation("- Was the train?", inside) == "n?"
     with pytest.raises(ValueError, match="empty chat"):
-        openings.continuing(Opening("", ""))
+        drafts.continuing(Opening("", ""))
 
 
 # --- samples, read --------------------------------------------------------------------------------
@@ -680,7 +667,7 @@ def test_what_is_no_sample_says_why(profile, reply, problem):
 def test_what_is_read_from_a_reply_is_what_a_dataset_takes():
     signs = [*map(chr, (*range(0x2100), *range(0xD7F0, 0xE010), 0xFEFF, 0xFFFD, 0x1F600, 0x10FFFF))]
     rows = [{"messages": user(f"a{sign}b")} for sign in signs]
-    layout = recognise(rows[65:66], ColumnOptions(None, None, None), "a test")
+    layout = recognise(rows[65:66], {}, "a test")
     for sign, row in zip(signs, rows, strict=True):
         taken = isinstance(sample_of(SourceRow(1, row), layout), Sample)
         assert (drafts.CONTROL_CHARACTER.search(sign) is None) == taken, ascii(sign)

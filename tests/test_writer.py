@@ -17,7 +17,7 @@ from fac.generator.writers import local
 from fac.generator.writers.local import BLANK, LocalWriter
 from fac.generator.writers.openai import ChatWriter
 from fac.prompts import Excerpt, Prompt, drafts
-from fac.prompts.openings import Opening, candidate_opening
+from fac.prompts.drafts import Opening, candidate_opening
 from tests.scripted import ScriptedChat, ScriptedWriter
 from tests.server import ScriptedServer
 

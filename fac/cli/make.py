@@ -37,7 +37,7 @@ from fac.config import (
 )
 from fac.errors import InputError
 from fac.executor import Where
-from fac.prompts import profiles
+from fac.prompts import drafts
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
 from fac.questions.gaps import gap_page
@@ -53,7 +53,7 @@ class WriteOptions:
     """How texts are written; the fields are those of the specs."""
 
     profile: Annotated[
-        str | None, typer.Option(help=f"The form of a sample: {', '.join(profiles.PROFILES)}.")
+        str | None, typer.Option(help=f"The form of a sample: {', '.join(drafts.PROFILES)}.")
     ] = None
     writer: Annotated[str | None, typer.Option(help=f"What writes: {', '.join(WRITERS)}.")] = None
     model: Annotated[

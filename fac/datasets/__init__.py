@@ -5,27 +5,22 @@ unusable, and how rows are written in a format.
 Does not own: what becomes of the samples (`fac.ingest`), what is exported (`fac.export`), tokens.
 
 format   formats, found in formats/, and which one a source has
-layout   layouts, found in layouts/, and which one the columns speak
-sources  bytes of files
-lines, delimited, batches  what several formats share
-rows     a row before anybody knows what it says
-turns    a column's value -> turns of a chat
-samples  a row -> a sample, or why it is none
+layout   layouts, found in layouts/, which one the columns speak, and a row -> a sample
+sources  files opened, and what several formats share
+rows     a row before anybody knows what it says, and the turns in a column
 here     reading
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
 from fac.datasets.format import FORMATS, export_formats, file_titles, in_a_row, open_source
-from fac.datasets.layout import ColumnOptions, SourceLayout, layout_titles, recognise
-from fac.datasets.lines import json_line
+from fac.datasets.layout import Sample, SourceLayout, layout_titles, recognise, sample_id, sample_of
 from fac.datasets.rows import MAX_CHARACTERS, Columns
-from fac.datasets.samples import Sample, sample_id, sample_of
-from fac.datasets.sources import Progress, Source, readable
+from fac.datasets.sources import Progress, Source, json_line, readable
 from fac.errors import BadRow, InputError
 
 __all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "export_formats"]
@@ -52,8 +47,8 @@ def read_samples(
             f"--text-field {text_field} and --messages-field {messages_field} exclude each other: "
             f"give the one that holds the samples."
         )
-    format, opened = open_source(str(source))
-    return SampleReader(opened, format.kind, ColumnOptions(text_field, messages_field, label_field))
+    options = {"text": text_field, "messages": messages_field, "label": label_field}
+    return SampleReader(*open_source(str(source)), options)
 
 
 class SampleReader:
@@ -63,8 +58,8 @@ class SampleReader:
     Parquet, a broken JSON array, an open quote in CSV, columns that name no layout.
     """
 
-    def __init__(self, source: Source, kind: str, options: ColumnOptions):
-        self._source = source
+    def __init__(self, source: Source, kind: str, options: Mapping[str, str | None]):
+        self.source = source
         self._options = options
         self.name = source.name
         """What the source is called in sentences and manifests: a file name or a hub id."""
@@ -73,23 +68,14 @@ class SampleReader:
         self.layout: SourceLayout | None = None
         """Known once the first readable row was met."""
 
-    @property
-    def done(self) -> int:
-        """Bytes or rows read so far, of `total`."""
-        return self._source.done
-
-    @property
-    def total(self) -> int:
-        return self._source.total
-
     def digest(self, report: Progress) -> str:
         """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""
         with readable(self.name):
-            return "sha256:" + self._source.digest(report)
+            return "sha256:" + self.source.digest(report)
 
     def __iter__(self) -> Iterator[Sample | BadRow]:
         with readable(self.name):
-            rows = self._source.rows()
+            rows = self.source.rows()
             for row in rows:
                 if row.columns is None:
                     yield BadRow(row.line, row.problem)
@@ -97,13 +83,13 @@ class SampleReader:
                 peeked = [row]
                 for row in rows:
                     peeked.append(row)
-                    if len(peeked) >= PEEK_ROWS or self._source.peeked_enough():
+                    if len(peeked) >= PEEK_ROWS or self.source.peeked_enough():
                         break
                 layout = self._decide([r.columns for r in peeked if r.columns is not None])
                 for row in chain(peeked, rows):
                     yield sample_of(row, layout)
-            if self.layout is None and self._source.columns:  # no rows, but columns to object to
-                self._decide([dict.fromkeys(self._source.columns)])
+            if self.layout is None and self.source.columns:  # no rows, but columns to object to
+                self._decide([dict.fromkeys(self.source.columns)])
 
     def _decide(self, rows: list[Columns]) -> SourceLayout:
         self.layout = recognise(rows, self._options, self.name)

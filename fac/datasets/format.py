@@ -68,17 +68,17 @@ def file_titles() -> list[str]:
     return [format.title for _, format in formats_in_order() if format.suffixes]
 
 
-def open_source(address: str) -> tuple[Format, Source]:
-    """Raises InputError for what is no source or of no known format, ServiceError when the hub
-    does not answer."""
+def open_source(address: str) -> tuple[Source, str]:
+    """A source and its kind. Raises InputError for what is no source or of no known format,
+    ServiceError when the hub does not answer."""
     formats = [format for _, format in formats_in_order()]
     for format in formats:
         if format.scheme and address.startswith(format.scheme):
-            return format, format.open(Origin(address))
+            return format.open(Origin(address)), format.kind
     origin = file_origin(address)
     format = _format_of(origin, [format for format in formats if format.suffixes])
     with readable(origin.name):
-        return format, format.open(origin)
+        return format.open(origin), format.kind
 
 
 def _format_of(origin: Origin, formats: Sequence[Format]) -> Format:

@@ -1,27 +1,45 @@
-"""What was named as a source, opened: its digest, its rows, and what cannot be read."""
+"""What was named as a source, opened: its digest, its rows, and what cannot be read; what several
+formats share: lines, tables with a delimiter, Arrow batches."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import io
+import json
 import re
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from fac.datasets.rows import SourceRow
+from fac.datasets.rows import MAX_CHARACTERS, SourceRow, in_words, shortened
 from fac.errors import InputError
 
 PEEK_BYTES = 2**20
 """How far into a text file the columns are collected before the layout is decided."""
 
 _BOM = b"\xef\xbb\xbf"
+
+BATCH_ROWS = 512
+
+MAX_ROW_BYTES = 8 * MAX_CHARACTERS
+"""Longest row of a text file: six bytes for an escaped character, the rest for other columns."""
+
+TOO_LONG = (
+    f"the row is longer than {MAX_ROW_BYTES:,} bytes; "
+    f"a sample has at most {MAX_CHARACTERS:,} characters"
+)
+
+# Line ends to some readers, which would cut a JSON line in two; YAML takes no bare U+007F.
+_ESCAPED = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x7f\x85\u2028\u2029"})
 
 
 class Progress(Protocol):
@@ -81,7 +99,6 @@ class Source(ABC):
 
     columns: Sequence[str] = ()
     """Known before the first row; empty where every row names its own."""
-
     done = total = 0
     """Bytes or rows read so far, and all of them."""
 
@@ -150,3 +167,173 @@ def readable(name: str) -> Iterator[None]:
         raise InputError(
             f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
         ) from error
+
+
+def json_line(value: object) -> str:
+    """JSON without any sign that some reader ends a line at; YAML reads it as well."""
+    return json.dumps(value, ensure_ascii=False).translate(_ESCAPED)
+
+
+class Line(NamedTuple):
+    """A line of a file, from 1."""
+
+    number: int
+    data: bytes
+    """With its line end; only the beginning where the line is too long."""
+    too_long: bool
+    quotes: int
+    """Double quotes in the whole line, counted only where it is too long."""
+
+
+def numbered_lines(stream: IO[bytes]) -> Iterator[Line]:
+    """Numbered lines; of a line beyond the limit no more than the limit is ever held."""
+    number = 0
+    while data := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        if len(data) <= MAX_ROW_BYTES or data.endswith(b"\n"):
+            yield Line(number, data, False, 0)
+            continue
+        quotes, rest = data.count(b'"'), data
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(2**20)
+            quotes += rest.count(b'"')
+        yield Line(number, data[:1024], True, quotes)
+
+
+def object_row(line: int, value: Any) -> SourceRow:
+    """A JSON value as a row, which only an object is."""
+    if not isinstance(value, dict):
+        return SourceRow(line, None, f"it is {in_words(value)}, not an object with named fields")
+    return SourceRow(line, value)
+
+
+class _LongLine(Exception):
+    """Thrown through csv.reader, which then begins a new row."""
+
+
+class _RecordLines:
+    """Lines for csv.reader that knows where the row being read began and how long it is."""
+
+    def __init__(self, stream: IO[bytes], name: str):
+        self._lines = numbered_lines(stream)
+        self._name = name
+        self.begin()
+
+    def begin(self) -> None:
+        self.first = self.last = self.size = 0
+
+    def __iter__(self) -> _RecordLines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        alone = not self.first
+        self.first, self.last = self.first or line.number, line.number
+        self.size += len(line.data)
+        if line.too_long and alone and line.quotes % 2 == 0:
+            raise _LongLine
+        if line.too_long or self.size > MAX_ROW_BYTES:
+            raise self.open_quote()
+        return line.data.decode("utf-8", "surrogateescape")
+
+    def open_quote(self) -> InputError:
+        """Not a matter of one row: who can say how many rows the quote has swallowed?"""
+        return InputError(
+            f"{self._name}: the row that begins on line {self.first} has a quote that does not "
+            f"close within {MAX_ROW_BYTES:,} bytes or before the end. Close it, or write a quote "
+            f"inside a text as two."
+        )
+
+
+class DelimitedSource(TextSource):
+    """A table with a header line. Quotes as in RFC 4180: doubled inside quoted fields."""
+
+    def __init__(self, origin: Origin, *, delimiters: str):
+        """Of several delimiters the one that the header has most of; the first wins a tie."""
+        super().__init__(origin)
+        header = self.head.split(b"\n", 1)[0]
+        self.delimiter = max(delimiters, key=lambda mark: header.count(mark.encode()))
+
+    def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
+        # one limit for the process; our own limits are the tighter ones
+        csv.field_size_limit(MAX_ROW_BYTES)
+        lines = _RecordLines(stream, self.name)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        header: list[str] = []
+        while True:
+            lines.begin()
+            problem, fields = "", []
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except _LongLine:
+                problem = TOO_LONG
+            except csv.Error as error:
+                if "unexpected end" in str(error):
+                    raise lines.open_quote() from error
+                span = f" up to line {lines.last}" if lines.last > lines.first else ""
+                problem = f"it is not proper CSV ({error}){span}"
+            if problem and not header:
+                where = f"{self.name} has no readable header on line {lines.first}"
+                raise InputError(f"{where}: {problem}.")
+            if fields and not header:
+                header = self._header(fields)
+                continue
+            if fields and len(fields) != len(header):
+                problem = f"it has {len(fields)} fields, the header has {len(header)}"
+            if problem:
+                yield SourceRow(lines.first, None, problem)
+            elif fields:  # the line is not empty
+                yield SourceRow(lines.first, dict(zip(header, fields, strict=True)))
+
+    def _header(self, fields: list[str]) -> list[str]:
+        names = [field or f"column {i}" for i, field in enumerate(fields, start=1)]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise InputError(
+                    f"{self.name} has several columns called {shortened(name)}: rename one."
+                )
+        return names
+
+
+class BatchSource(Source):
+    """Rows in Arrow batches, each with every column that holds no bytes: images and sound are no
+    text and would fill the memory."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[pa.RecordBatch]: ...
+
+    def rows(self) -> Iterator[SourceRow]:
+        self.done = 0
+        for batch in self.batches():
+            yield from _batch_rows(batch, self.done + 1)
+            self.done += len(batch)
+
+
+def _batch_rows(batch: pa.RecordBatch, first: int) -> Iterator[SourceRow]:
+    try:
+        for i, row in enumerate(batch.to_pylist(), start=first):
+            yield SourceRow(i, row)
+    except (ValueError, OverflowError) as error:  # no UTF-8, a date beyond the calendar
+        if len(batch) == 1:
+            yield SourceRow(first, None, f"it cannot be read ({error})")
+            return
+        for i in range(len(batch)):
+            yield from _batch_rows(batch.slice(i, 1), first + i)
+
+
+def readable_columns(schema: pa.Schema) -> list[str]:
+    """Columns without bytes in them."""
+
+    def holds_bytes(kind: pa.DataType) -> bool:
+        if pa.types.is_nested(kind):
+            return any(holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    return [field.name for field in schema if not holds_bytes(field.type)]
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """The same rows give the same bytes."""
+    pq.write_table(table, path, compression="zstd")

@@ -8,28 +8,24 @@ Does not own: what is kept (`fac.synthesis`), how a file format is read and writ
 Before an export gets its name it is read back as `ingest` would read it, so it can be measured
 again: nothing may be rejected, and no text may have changed.
 
-lineage  why a row is there
-forms    its columns
-card     what a reader of the file needs to know
-here     written beside its place, read back, then moved there
+rows  their columns, and why each is there
+card  what a reader of the file needs to know
+here  written beside its place, read back, then moved there
 """
 
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fac.datasets import export_formats, in_a_row, read_samples
 from fac.errors import BadRow, InputError, disk_room
 from fac.export.card import MADE_BY, dataset_card
-from fac.export.forms import FORM_OF, FORMS, export_table
-from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
-from fac.schema import Chat
+from fac.export.rows import FORM_OF, FORMS, ExportRow, Provenance, SynthesisRun, export_table
 from fac.store.runs import Runs
 
-__all__ = ["EXPORT_FORMATS", "FORM_OF", "FORMS", "LINEAGE", "Exported", "Provenance"]
-__all__ += ["export", "provenance"]
+__all__ = ["EXPORT_FORMATS", "FORM_OF", "FORMS", "Exported", "Provenance", "export", "provenance"]
 
 EXPORT_FORMATS = export_formats()
 """How samples are written, by the format's name."""
@@ -46,23 +42,6 @@ class Exported(NamedTuple):
     path: Path
     """The file, or the folder."""
     card: Path
-
-
-class Provenance(NamedTuple):
-    """Everything that led to one row of an export."""
-
-    messages: Chat
-    lineage: dict[str, Any]
-    """As in LINEAGE."""
-    pair: dict[str, Any] | None
-    """The pair it was written from, a row of schema.PAIRS; None for baselines."""
-    hits: list[dict[str, Any]]
-    """Every gap it fires, strongest first: rows of schema.HITS."""
-    rivals: list[dict[str, Any]]
-    """The other texts written for its gap, best first: rows of schema.VERDICTS with `messages`."""
-    prompt: Any
-    """What its writer was given: messages, or the text that it went on from; None where the run
-    does not say."""
 
 
 def export(
@@ -120,16 +99,7 @@ def provenance(run_id: str, row: int | str, *, runs: Runs) -> Provenance:
         raise InputError(
             f"The export of {run_id} has the rows 0 to {len(rows) - 1}, none of them is {row!r}."
         )
-    messages, _, lineage = rows[number]
-    candidate = lineage["candidate"]
-    return Provenance(
-        messages=messages,
-        lineage=lineage,
-        pair=synthesis.pair_of(candidate),
-        hits=synthesis.hits[candidate],
-        rivals=synthesis.rivals(candidate),
-        prompt=synthesis.prompt(candidate),
-    )
+    return synthesis.provenance(rows[number])
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import re
 import pyarrow as pa
 
 from fac.datasets import json_line
-from fac.export.lineage import SynthesisRun
+from fac.export.rows import SynthesisRun
 
 MADE_BY = "fac-explorer"
 """A tag of the card, by which a folder is known as an export."""

@@ -18,11 +18,12 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, get_args
 
 from fac.config import AskSpec, digest
 from fac.errors import BudgetReached, InputError, ServiceError, disk_room
@@ -50,14 +51,7 @@ LONGEST_OBEYED = 600.0
 HEARTBEAT = 5.0
 """Seconds at most between two reports of progress, so that a lease is kept while nothing comes."""
 
-COUNTED_AS: dict[Passing, str] = {
-    "429": "retried_429",
-    "5xx": "retried_5xx",
-    "409": "retried_409",
-    "timed_out": "timed_out",
-    "unreachable": "unreachable",
-    "broken": "broken",
-}
+COUNTED_AS = {kind: f"retried_{kind}" if kind[0].isdigit() else kind for kind in get_args(Passing)}
 """What a passing failure is counted as."""
 
 COUNTS = ("asked", "answered", "reused", "shared", "failed", "declined", *COUNTED_AS.values())
@@ -246,34 +240,32 @@ class _Waiting(NamedTuple):
     key: str
 
 
+@dataclass
 class _Run:
     """The state of one `ask_batch`, touched by its caller's thread alone."""
 
-    def __init__(
-        self,
-        model: ChatModel,
-        journal: ReplyJournal,
-        limits: Limits,
-        attempt: int,
-        sleep: Callable[[float], object],
-        retries: int,
-    ):
-        self.model, self.journal, self.limits, self.attempt = model, journal, limits, attempt
-        self.sleep, self.retries = sleep, retries
-        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-        self.prompts: dict[str, Prompt] = {}
-        self.abouts: dict[str, str] = {}
-        self.replies: dict[str, RecordedReply] = {}
-        self.fresh: deque[str] = deque()
-        self.later: list[_Waiting] = []
-        self.flying: dict[Future[RecordedReply], str] = {}
-        self.tries: Counter[str] = Counter()
-        self.pause_until = 0.0
-        self.budget = _Budget(limits)
-        self.before = 0
-        self.tokens = 0
-        self.cost = 0.0
-        self._skipped = 0.0
+    model: ChatModel
+    journal: ReplyJournal
+    limits: Limits
+    attempt: int
+    sleep: Callable[[float], object]
+    retries: int
+    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTS, 0)))
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    abouts: dict[str, str] = field(default_factory=dict)
+    replies: dict[str, RecordedReply] = field(default_factory=dict)
+    fresh: deque[str] = field(default_factory=deque)
+    later: list[_Waiting] = field(default_factory=list)
+    flying: dict[Future[RecordedReply], str] = field(default_factory=dict)
+    tries: Counter[str] = field(default_factory=Counter)
+    pause_until = 0.0
+    before = 0
+    tokens = 0
+    cost = 0.0
+    _skipped = 0.0
+
+    def __post_init__(self) -> None:
+        self.budget = _Budget(self.limits)
 
     def ask(
         self,
@@ -526,14 +518,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def spent(answers: Iterable[RecordedReply]) -> tuple[int, float | None]:
-    """Tokens and US dollars of the replies, each counted once; None where one has no price."""
-    once = {answer.key: answer for answer in answers if answer.ok}.values()
-    tokens = sum(answer.prompt_tokens + answer.completion_tokens for answer in once)
-    costs: list[Any] = [answer.cost for answer in once]
-    return tokens, None if None in costs else float(sum(costs))
 
 
 def chat_of(spec: AskSpec) -> OpenAIChat:

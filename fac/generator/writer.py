@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from fac.config import WriteSpec, digest
 from fac.generator.local import Steer
 from fac.prompts import Prompt
-from fac.prompts.openings import Opening
+from fac.prompts.drafts import Opening
 
 __all__ = ["Means", "Request", "Steer", "Writer", "WriterKind", "Written", "stream"]
 

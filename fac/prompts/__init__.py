@@ -3,8 +3,7 @@
     fences      text from outside, made unable to act
     form        one question to a chat model, and the one JSON object of its reply
     explaining  what a feature fires on             scoring     tests of an explanation
-    relevance   tasks, and what matters for them    profiles    forms of a sample
-    drafts      samples by chat models, and read    openings    samples by any model
+    relevance   tasks, and what matters for them    drafts      samples for a gap, and their forms
 
 A planted verdict that a model repeats word for word is not JSON (`fences`), and an answer is read
 from nothing but the one JSON object of a reply. Every prompt holds one worked example, because a

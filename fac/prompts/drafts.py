@@ -1,25 +1,78 @@
-"""Samples that a chat model writes for a gap (steps 1 and 2), and any model's sample read."""
+"""Samples that a model writes for a gap: their forms, the prompts of steps 1 and 2 for chat models,
+the lists that any model continues, and how a sample is read."""
 
 from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fac.config import digest
-from fac.errors import BadReply
+from fac.errors import BadReply, InputError
 from fac.prompts.fences import BEGIN, END, UNTRUSTED, Excerpt, fenced, numbered, safe
 from fac.prompts.form import (
     ABOUT_LATENESS,
+    LATE_TEXTS,
     Prompt,
     object_form,
     only_object,
     start_of,
     without_thoughts,
 )
-from fac.prompts.profiles import Profile, described, mark_of, profile_of
 from fac.schema import Message
+
+
+class Profile(NamedTuple):
+    """The form of a sample: what is asked for, and what becomes of it."""
+
+    name: str
+    """How it is called on the command line."""
+
+    title: str
+    """How it is called on the pages."""
+
+    singular: str
+    """One of them, in words."""
+
+    plural: str
+    """Several of them, in words."""
+
+    parts: dict[str, str]
+    """What it consists of, by name, in order. A profile of one part is written as plain text; of
+    several as a JSON object, or on one line with the capitalised names as marks."""
+
+    rules: str
+    """What makes a good one."""
+
+    example: dict[str, str]
+    """A good one about lateness, by part; what very small models copy."""
+
+    max_tokens: int
+    """Room that a reply in this form needs."""
+
+
+BUILT_IN = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text("utf-8"))
+
+PROFILES = {name: Profile(name=name, **table) for name, table in BUILT_IN.items()}
+"""Sample profiles after the paper's tasks, in our words."""
+
+
+def profile_of(name: str) -> Profile:
+    """Raises InputError for a name that no profile has."""
+    if name not in PROFILES:
+        raise InputError(f"The profile must be one of {', '.join(PROFILES)}, got {name!r:.40}.")
+    return PROFILES[name]
+
+
+def _mark(part: str) -> str:
+    return f"{part.capitalize()}:"
+
+
+def _described(explanation: str | None) -> list[str]:
+    return [f"Description: {safe(explanation)}"] if explanation and explanation.strip() else []
 
 
 class Draft(NamedTuple):
@@ -98,7 +151,7 @@ def _writing(profile: Profile, rules: str, example: str | None, case: str) -> Pr
 
 
 def _candidate_case(explanation: str | None, texts: Sequence[str], avoid: str) -> str:
-    lines = [*described(explanation), *numbered(texts)]
+    lines = [*_described(explanation), *numbered(texts)]
     if not avoid.strip():
         return fenced(lines)
     lines.append(f"Already written: {safe(avoid)}")
@@ -106,13 +159,7 @@ def _candidate_case(explanation: str | None, texts: Sequence[str], avoid: str) -
 
 
 CANDIDATE_EXAMPLE = _candidate_case(
-    ABOUT_LATENESS,
-    [
-        "the train was <<late>> again this morning",
-        "Sorry for the <<delay>>, we ran into traffic",
-        "the rent is two weeks <<overdue>>",
-    ],
-    "",
+    ABOUT_LATENESS, (*LATE_TEXTS[:2], "the rent is two weeks <<overdue>>"), ""
 )
 
 
@@ -124,7 +171,7 @@ def candidate_prompt(
     `avoid` is an earlier text for the same feature that the new one should not resemble. Raises
     ValueError where there is neither an explanation nor a span.
     """
-    if not spans and not described(explanation):
+    if not spans and not _described(explanation):
         raise ValueError("there is neither an explanation nor a span to write from")
     case = _candidate_case(explanation, [span.text() for span in spans], avoid)
     return _writing(profile_of(profile), WRITE, CANDIDATE_EXAMPLE, case)
@@ -138,7 +185,7 @@ def _contrast_case(
     keep: str | None,
 ) -> str:
     lines = [
-        *described(explanation),
+        *_described(explanation),
         f"It occurs (strength {peaks[0]:.1f}): {positive}",
         f"It does not (strength {peaks[1]:.1f}): {negative}",
     ]
@@ -181,6 +228,112 @@ def contrast_prompt(
 def unguided_prompt(profile: str) -> Prompt:
     """The baseline for a chat model: a sample without any feature in mind."""
     return _writing(profile_of(profile), UNGUIDED, None, "")
+
+
+class Opening(NamedTuple):
+    """Text that a model goes on with: a list of samples with room for one more."""
+
+    text: str
+    """Ends in mid-line, without a space; the next sample goes on there. "" is the user's turn of
+    an empty chat: what a chat model makes of it is a message of its own (Magpie)."""
+
+    starts: str
+    """What of the next sample `text` already holds; "" where nothing."""
+
+
+SNIPPET = 400
+"""Characters of a snippet or a positive in a list; small models lose the thread of longer ones."""
+
+
+def _listed(texts: Sequence[Excerpt]) -> list[str]:
+    lines = (safe("".join(text.tokens)) for text in texts)
+    return [f"- {text[:SNIPPET].rstrip()}" for text in lines if text]
+
+
+def _opening(profile: Profile, head: str, lines: Sequence[str], starts: str) -> Opening:
+    starts = safe(starts)
+    if len(profile.parts) == 1:
+        listed, mark = "\n".join(lines), ""
+    else:
+        example = " ".join(f"{_mark(part)} {profile.example[part]}" for part in profile.parts)
+        form = f"A list of {profile.plural}:\n\n- {example}"
+        listed = "\n".join((*lines, "", form)) if lines else form
+        mark = f" {_mark(next(iter(profile.parts)))}"
+    text = "\n\n".join(part for part in (head, listed) if part)
+    return Opening(f"{text}\n-{mark}" + (f" {starts}" if starts else ""), starts)
+
+
+def candidate_opening(
+    profile: str, explanation: str | None, spans: Sequence[Excerpt], starts: str = ""
+) -> Opening:
+    """Step 1 for any model, chat or not: the list of snippets is continued by one line.
+
+    The sample begins with `starts`. Raises ValueError where there is neither an explanation nor a
+    span.
+    """
+    form = profile_of(profile)
+    if not spans and not _described(explanation):
+        raise ValueError("there is neither an explanation nor a span to write from")
+    about = f" ({safe(explanation)[:SNIPPET]})" if explanation and explanation.strip() else ""
+    listed = form.plural if len(form.parts) == 1 else "snippets of texts"
+    head = f"A list of {listed}. All of them have the same thing in common{about}:"
+    return _opening(form, head, _listed(spans), starts)
+
+
+def contrast_opening(
+    profile: str, explanation: str | None, positives: Sequence[Excerpt], starts: str = ""
+) -> Opening:
+    """Step 2 for any model: a list of texts that fire the feature, strongest last.
+
+    The sample begins with `starts`: the positive's words up to and with its peak phrase, so that
+    the phrase must occur. Raises ValueError without positives.
+    """
+    if not positives:
+        raise ValueError("there is no positive to write from")
+    return candidate_opening(profile, explanation, positives, starts)
+
+
+def unguided_opening(profile: str) -> Opening:
+    """The baseline for a local model, without any feature: the user's turn of an empty chat, as
+    Magpie (Xu et al. 2024) has it; for samples of several parts a list that shows their form."""
+    form = profile_of(profile)
+    return Opening("", "") if len(form.parts) == 1 else _opening(form, "", [], "")
+
+
+CONTINUE = """\
+You continue lists. You get the beginning of a list whose last line is unfinished. Finish that one \
+line in the manner of the list, and write no other."""
+
+CONTINUE_ASKS = "Answer with the rest of the last line alone, without remarks."
+
+
+def continuing(opening: Opening) -> Prompt:
+    """The same list for a chat model, which answers with the rest of the last line.
+
+    Raises ValueError for the opening that is an empty chat: a server has no door for it.
+    """
+    if not opening.text:
+        raise ValueError("a server cannot continue an empty chat; ask it with unguided_prompt")
+    case = f"{fenced(opening.text.splitlines())}\n\n{CONTINUE_ASKS}"
+    return Prompt(
+        (
+            {"role": "system", "content": f"{CONTINUE}\n\n{UNTRUSTED}"},
+            {"role": "user", "content": case},
+        ),
+        {},
+        256,
+    )
+
+
+def continuation(reply: str, opening: Opening) -> str:
+    """The rest of the line in a chat model's reply, which may say the whole line again."""
+    lines = [line for line in without_thoughts(reply).splitlines() if line.strip()]
+    line = lines[0].strip() if lines else ""
+    last = opening.text.rpartition("\n")[2]
+    for beginning in (last, last.removeprefix("-").strip(), opening.starts):
+        if beginning and line.startswith(beginning):
+            return line[len(beginning) :]
+    return line if line[:1] in ("", *".,;:!?)…'’") else f" {line}"
 
 
 CONTROL_TOKEN = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
@@ -309,7 +462,7 @@ def _parts_of(form: Profile, sample: str, finished: bool, reply: str) -> list[st
     """The parts of a sample from one JSON object or from one line with marks."""
     if not finished:
         raise BadDraft("cut off", "it is cut off", reply)
-    marks = [mark_of(part) for part in form.parts]
+    marks = [_mark(part) for part in form.parts]
     later = [re.escape(mark) for mark in marks[1:]]
     line = re.fullmatch(
         rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*" + "".join(rf"{m}\s*(.+?)\s*" for m in later),

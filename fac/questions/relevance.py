@@ -80,8 +80,8 @@ def judged(stores: Stores, anchor: str) -> dict[str, Relevance]:
 
 def _judged(stores: Stores, anchor: str, task: str, run: str) -> Relevance:
     standings = people_verdicts(stores, anchor, task)
-    levels = {feature: one.verdict for feature, one in standings.items() if one.verdict}
-    return Relevance(task, run, tuple(sorted(levels.items())))
+    levels = [(feature, s.verdict) for feature, s in standings.items() if s.verdict]
+    return Relevance(task, run, tuple(sorted(levels)))
 
 
 def people_verdicts(stores: Stores, measure: str, task: str) -> dict[int, review.Standing]:

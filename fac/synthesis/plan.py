@@ -16,8 +16,8 @@ from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
 from fac.errors import InputError
 from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
-from fac.prompts import Excerpt, Prompt, drafts, openings
-from fac.prompts.openings import Opening
+from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
 
 Progress = Callable[..., None]
@@ -31,15 +31,12 @@ class Style(NamedTuple):
 
     name: str
     """Part of a candidate's name."""
-
     form: str
     """opening: a list of snippets that is continued; prompt: an instruction."""
-
     words: int = 0
     """Step 2: the text begins with at most so many words of the positive, up to its peak, and the
     positive itself is not shown, or a small model would copy the rest of it; 0: it is shown, and
     the text begins as it likes."""
-
     sentence: bool = False
     """The words begin where the sentence of the peak does, unless that is too long."""
 
@@ -76,7 +73,6 @@ class FeatureBrief(NamedTuple):
     explanation: str | None
     spans: tuple[Excerpt, ...]
     """Of the anchor, one a sample, strongest first."""
-
     usual_peak: float
     """Its mean peak over the anchor's samples and roles; 0 where it never fires."""
 
@@ -162,13 +158,10 @@ class Ask(NamedTuple):
 
     request: Request
     """Its key is the candidate's name."""
-
     feature: int
     """The gap it is for."""
-
     pair: str
     """The approved pair it is written from; "" without one."""
-
     style: str
     quoted: tuple[str, ...]
     """The texts that its prompt quotes."""
@@ -194,15 +187,13 @@ def ask_for(
     style: Style,
     words: Prompt | Opening,
     quoted: Iterable[Excerpt] = (),
-    *,
     steer: Steer | None = None,
-    pair: str = "",
 ) -> Ask:
     """Asks with these words for one of a gap's candidates."""
     prompt, opening = (words, None) if isinstance(words, Prompt) else (None, words)
     key = f"{method}/{feature:06d}/{number:02d}/{style.name}"
     texts = tuple("".join(each.tokens) for each in quoted)
-    return Ask(Request(key, prompt, opening, steer), feature, pair, style.name, texts)
+    return Ask(Request(key, prompt, opening, steer), feature, "", style.name, texts)
 
 
 def ask_from_anchor(
@@ -215,10 +206,10 @@ def ask_from_anchor(
         for number, style in in_turns(STEP_1, spec) if brief.spans else ():
             spans = turned(brief.spans, number)
             by_prompt = style.form == "prompt"
-            say = drafts.candidate_prompt if by_prompt else openings.candidate_opening
+            say = drafts.candidate_prompt if by_prompt else drafts.candidate_opening
             words = say(spec.profile, brief.explanation, spans)
-            steer = steering(brief)
-            asks.append(ask_for(method, brief.feature, number, style, words, spans, steer=steer))
+            steer, feature = steering(brief), brief.feature
+            asks.append(ask_for(method, feature, number, style, words, spans, steer))
     return asks
 
 
@@ -257,13 +248,10 @@ class Grounds(NamedTuple):
     runs: Runs
     about: PairsFacts
     """Of the pairs run."""
-
     pairs: Sequence[Row]
     """The approved ones, by feature."""
-
     gaps: Sequence[int]
     """What is written for: those of the pairs, or all of the run where none is named."""
-
     direction: Direction | None
 
     def briefs(self, features: Iterable[int]) -> dict[int, FeatureBrief]:
@@ -281,11 +269,8 @@ class Method:
 
     title: str
     """On pages."""
-
     preference: int
     """Where it stands among the others, lowest first."""
-
     plan: Callable[[Grounds], list[Ask]]
-
     needs_pairs: bool = False
     """Whether it writes from nothing but approved pairs."""

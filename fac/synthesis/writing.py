@@ -23,8 +23,7 @@ from fac.generator.batch_chat import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.schema import CANDIDATES, HITS, REPLIES
 from fac.store.runs import Runs, write_table
-from fac.synthesis.candidates import Candidate, candidate_rows, read, reply_rows
-from fac.synthesis.hits import Hit, hit_rows
+from fac.synthesis.candidates import Candidate, Hit, candidate_rows, hit_rows, read, reply_rows
 from fac.synthesis.plan import Ask, Direction, Progress, reply_key, seed_of
 
 ROUNDS = 8
@@ -39,10 +38,8 @@ class Texts(NamedTuple):
 
     written: dict[str, Written]
     """By candidate."""
-
     seconds: float
     """Spent writing, sessions that were killed included."""
-
     stopped: Stopped | None
     """Why some are missing."""
 
@@ -122,7 +119,8 @@ class Step(ABC, Generic[SpecT]):
     runs: Runs
     encoder: Encoder
     writer: Writer
-    direction: Direction | None
+    direction: Direction | None = None
+    """Decoder directions, for a steered writer."""
     plan: list[Ask] = field(init=False)
     run_id: str = field(init=False)
 

@@ -16,43 +16,6 @@ ROOM = "4.5rem"
 TICKS = 6
 """Numbers below a curve at most."""
 
-STYLE = """
-.fac-bars{display:grid;grid-template-columns:fit-content(40%) 1fr;
-  gap:1.15rem .9rem;align-items:center;padding:.5rem 0 .7rem;font-size:.88rem}
-.fac-bars>span{text-align:right;opacity:.68;overflow-wrap:anywhere}
-.fac-bars>div{display:flex;align-items:center;height:1.85rem;font-variant-numeric:tabular-nums}
-.fac-bars i{height:100%;min-width:2px;border-radius:.3rem;font-style:normal}
-.fac-bars b{font-weight:400;opacity:.75;padding-left:.45rem;white-space:nowrap}
-.fac-bars .fac-track{background:rgba(124,135,153,.16);border-radius:.3rem;height:100%}
-.fac-bars .fac-inside{display:flex;align-items:center;padding:0 .5rem;white-space:nowrap}
-.fac-slate{background:#7C8799}
-.fac-relevant{background:#5B8F97}
-.fac-shown{background:#14958A;color:#fff}
-.fac-missed{background:#E08A1E;color:#101515}
-.fac-pale{background:rgba(20,149,138,.4)}
-.fac-curve{display:grid;grid-template-columns:max-content 1fr;column-gap:.6rem;font-size:.82rem;
-  padding:.8rem .6rem 0 0}
-.fac-curve>div{position:relative;height:7.5rem}
-.fac-curve .fac-rise{width:2.4rem}
-.fac-curve .fac-rise span{position:absolute;right:0;transform:translateY(50%);opacity:.68}
-.fac-curve hr{position:absolute;left:0;right:0;margin:0;border:0;
-  border-top:1px solid rgba(124,135,153,.22)}
-.fac-area,.fac-line{position:absolute;inset:0;background:#14958A}
-.fac-area{opacity:.12}
-.fac-now{position:absolute;top:0;bottom:0;border-left:2px dotted #E08A1E;margin-left:-1px}
-.fac-rung{position:absolute;top:0;bottom:0}
-.fac-rung u{position:absolute;width:.42rem;height:.42rem;margin:0 0 -.21rem -.21rem;
-  border-radius:50%;background:#14958A}
-.fac-rung em{display:none;position:absolute;bottom:calc(100% + .2rem);white-space:nowrap;
-  font-style:normal;padding:.15rem .5rem;border-radius:.35rem;background:#14958A;color:#fff;
-  z-index:1}
-.fac-rung:hover em{display:block}
-.fac-rung:hover u{outline:4px solid rgba(20,149,138,.3)}
-.fac-curve .fac-along{grid-column:2;height:1.5rem}
-.fac-along span{position:absolute;top:.3rem;transform:translateX(-50%);opacity:.68}
-.fac-curve p{grid-column:2;text-align:center;margin:0;opacity:.68;font-size:.82rem}
-"""
-
 
 def funnel_html(stages: Sequence[tuple[str, int]], missing: int) -> str:
     """From the whole dictionary to what a dataset covers, from top to bottom.
@@ -62,9 +25,9 @@ def funnel_html(stages: Sequence[tuple[str, int]], missing: int) -> str:
     """
     top = max(stages[0][1], 1)
     rows = []
-    for place, (name, count) in enumerate(stages):
-        last = place == len(stages) - 1
-        kind = "fac-shown" if last else "fac-relevant" if place == len(stages) - 2 else "fac-slate"
+    for number, (name, count) in enumerate(stages):
+        last = number == len(stages) - 1
+        kind = "fac-shown" if last else "fac-relevant" if number == len(stages) - 2 else "fac-slate"
         parts = _bar(count, top, kind, f"{count:,}", inside=last and missing > 0)
         if last and missing:
             parts += _bar(missing, top, "fac-missed", f"{missing:,} missing", inside=True)

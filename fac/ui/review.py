@@ -45,9 +45,6 @@ GUIDES: dict[str, dict[str, str]] = {
 }
 
 
-# --- who decides, and on which task -----------------------------------------------------------
-
-
 def reviewer() -> str | None:
     """Who decides: the signed-in person where sign-in is configured, else a name they pick.
 
@@ -95,9 +92,6 @@ def pick_task() -> str:
         label_visibility="collapsed",
         **param_widget("task", next(iter(profiles)), valid=profiles.__contains__),
     )
-
-
-# --- what every queue has ---------------------------------------------------------------------
 
 
 def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
@@ -169,9 +163,6 @@ def focus_writing(container: str) -> None:
     st.html(_SCRIPT.replace("CONTAINER", name), unsafe_allow_javascript=True)
 
 
-# --- the item ---------------------------------------------------------------------------------
-
-
 def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
     """The item, its keys, and beside it what helps: progress, undo, note, guidelines, the last ten.
 
@@ -189,7 +180,7 @@ def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
 def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator) -> None:
     """Examples, then what is said about them, then five keys."""
     draft = queue.draft
-    left.html(examples_html(queue.spans(item)))
+    left.html(examples_html(queue.evidence(item)))
     with right:
         _show_progress(queue)
         hidden = bool(st.session_state.get("look first")) and not draft.revealed
@@ -223,7 +214,7 @@ def _show_detection(
     queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator
 ) -> None:
     """Ten texts without any mark; which of them fire?"""
-    texts = queue.texts(item)
+    texts = queue.evidence(item)
     signs = queue.solved[1].verdict if queue.solved else ""
     with left:
         for number, text in enumerate(texts):

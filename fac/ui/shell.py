@@ -20,7 +20,6 @@ from fac.manifest import DatasetManifest
 from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
 from fac.questions.comparison import Comparison, coverage, curve
 from fac.questions.explanations import n_explained
-from fac.ui import bars, text
 from fac.ui.jobs import demo_jobs, strip
 from fac.ui.stores import stores, workspace
 
@@ -28,6 +27,7 @@ PAGES = config.REPOSITORY / "pages"
 
 MARK = config.REPOSITORY / "docs" / "img" / "mark.svg"
 LOGO = MARK.with_name("logo.svg")
+STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
 
 
 class PageEntry(NamedTuple):
@@ -96,7 +96,7 @@ def title(text: str, **options: Any) -> None:
 def frame(page_name: str) -> None:
     """What every page shares: the styles of foreign text, the worker, the strip of jobs."""
     st.session_state["page"] = page_name
-    st.html(f"<style>{text.STYLE}{bars.STYLE}</style>")
+    st.html(f"<style>{STYLE}</style>")
     _start(workspace().root)
     with st.sidebar:
         strip()

@@ -152,7 +152,7 @@ def action_button(label: str, icon: str, action: Any, *args: Any, **options: Any
 
 def file_of(page: str) -> str:
     """The file of a page by its stem, as Streamlit names pages."""
-    return page if page.endswith(".py") else f"pages/{page}.py"
+    return f"pages/{page}.py"
 
 
 def cards(*numbers: tuple[str, str, str] | tuple[str, str, str, str | None]) -> None:

@@ -9,18 +9,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
 from fac.datasets.format import Export, Format
 from fac.datasets.rows import SourceRow, listed
-from fac.datasets.sources import Origin, Progress, Source
+from fac.datasets.sources import (
+    BATCH_ROWS,
+    BatchSource,
+    Origin,
+    Progress,
+    readable_columns,
+    write_parquet,
+)
 from fac.errors import InputError, ServiceError, disk_full
 
 SCHEME = "hf:"
 
 
-class _HubSource(Source):
-    """A dataset of the Hugging Face hub, or a folder in the hub's layout."""
-
+class _HubSource(BatchSource):
     def __init__(self, origin: Origin):
         super().__init__(origin)
         source = origin.address
@@ -41,28 +45,25 @@ class _HubSource(Source):
 
     def digest(self, report: Progress) -> str:
         sha = hashlib.sha256(repr(sorted(self._data.features.items())).encode())
-        for batch in self._batches():
+        for batch in self.batches():
             sha.update(batch.serialize())
             report(0, self.total, "checking the rows")
         return sha.hexdigest()
 
     def rows(self) -> Iterator[SourceRow]:
-        self.done = 0
         named = {
             column: feature.names
             for column, feature in self._data.features.items()
             if hasattr(feature, "names")  # ClassLabel stores numbers
         }
-        for batch in self._batches():
-            for row in batch_rows(batch, self.done):
-                for column, names in named.items():
-                    code = row.columns.get(column) if row.columns else None
-                    if row.columns and isinstance(code, int) and 0 <= code < len(names):
-                        row.columns[column] = names[code]
-                yield row
-            self.done += len(batch)
+        for row in super().rows():
+            for column, names in named.items():
+                code = row.columns.get(column) if row.columns else None
+                if row.columns and isinstance(code, int) and 0 <= code < len(names):
+                    row.columns[column] = names[code]
+            yield row
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self) -> Iterator[pa.RecordBatch]:
         readable = self._data.select_columns([*self.columns]).with_format("arrow")
         for table in readable.iter(batch_size=BATCH_ROWS):
             yield from table.to_batches()

@@ -5,16 +5,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
 from fac.datasets.format import Export, Format
-from fac.datasets.rows import SourceRow
-from fac.datasets.sources import Origin, Source
+from fac.datasets.sources import BATCH_ROWS, BatchSource, Origin, readable_columns, write_parquet
 from fac.errors import disk_room
 
 
-class _ParquetSource(Source):
+class _ParquetSource(BatchSource):
     def __init__(self, origin: Origin):
         super().__init__(origin)
         with self._open() as file:
@@ -33,12 +32,9 @@ class _ParquetSource(Source):
             with pq.ParquetFile(plain) as file:
                 yield file
 
-    def rows(self) -> Iterator[SourceRow]:
-        self.done = 0
+    def batches(self) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[*self.columns]):
-                yield from batch_rows(batch, self.done)
-                self.done += len(batch)
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=[*self.columns])
 
 
 FORMAT = Format(

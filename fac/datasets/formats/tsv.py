@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from fac.datasets.delimited import DelimitedSource
 from fac.datasets.format import Format
+from fac.datasets.sources import DelimitedSource
 
 FORMAT = Format(
     title="TSV",

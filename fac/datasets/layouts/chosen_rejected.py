@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from fac.datasets.layout import SYSTEM, Column, Layout
-from fac.datasets.rows import Columns
-from fac.datasets.turns import turns, with_system
+from fac.datasets.layout import REJECTED, SYSTEM, Column, Layout
+from fac.datasets.rows import Columns, turns, with_system
 from fac.schema import Chat
 
 
@@ -24,7 +23,7 @@ LAYOUT = Layout(
     preference=0,
     columns=(
         Column("chosen", ("chosen",), may_be_label=True),
-        Column("rejected", ("rejected",), may_be_label=True),
+        Column(REJECTED, ("rejected",), may_be_label=True),
         Column("prompt", ("prompt", "instruction", "question", "query"), required=False),
         SYSTEM,
     ),

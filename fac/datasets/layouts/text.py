@@ -1,7 +1,7 @@
 """Plain text in one column: one user turn."""
 
 from fac.datasets.layout import Column, Layout
-from fac.datasets.turns import turns
+from fac.datasets.rows import turns
 
 LAYOUT = Layout(
     title="plain text",

@@ -25,7 +25,7 @@ from fac.generator.writer import (
     room_of,
     stream,
 )
-from fac.prompts import Prompt, openings
+from fac.prompts import Prompt, drafts
 
 
 class ChatWriter:
@@ -102,7 +102,7 @@ class ChatWriter:
     def _prompt(request: Request, seed: int, max_new_tokens: int, temperature: float) -> Prompt:
         prompt = request.prompt
         if request.opening is not None:
-            prompt = openings.continuing(request.opening)
+            prompt = drafts.continuing(request.opening)
         assert prompt is not None  # check_requests
         return prompt._replace(
             max_tokens=room_of(request, max_new_tokens),
@@ -116,7 +116,7 @@ def _answered(request: Request, answer: RecordedReply) -> Written:
     finished = answer.ok and answer.finish not in ("length", "content_filter")
     if request.opening is not None and answer.ok:
         finished = finished or "\n" in text.strip()
-        text = openings.continuation(text, request.opening)
+        text = drafts.continuation(text, request.opening)
     return Written(
         request.key,
         text,

@@ -19,14 +19,13 @@ feature so that one feature's rows lie together:
 
 from fac.store.cache.build import CACHED, build
 from fac.store.cache.candidates import CandidateQueries
-from fac.store.cache.features import HISTOGRAM_BINS, SORTABLE
+from fac.store.cache.features import HISTOGRAM_BINS, SORTABLE, FeatureQueries
 from fac.store.cache.files import NotReady
 from fac.store.cache.interpret import RelevanceQueries
-from fac.store.cache.samples import SampleQueries
 from fac.store.cache.support import SupportQueries
 
 
-class Cache(SampleQueries, SupportQueries, RelevanceQueries, CandidateQueries):
+class Cache(FeatureQueries, SupportQueries, RelevanceQueries, CandidateQueries):
     """Reads the caches of a folder; one per process is enough, and threads may share it."""
 
 

@@ -1,11 +1,11 @@
-"""Why a row is in an export: the columns of its lineage, and the synthesis they are read from.
+"""The rows of an export: the columns of each form, and the lineage that says why a row is there.
 
 Lineage is a list of what may leave this machine: names, hashes, numbers. Addresses of servers, keys
 and folders are not on it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,8 +16,14 @@ from fac.datasets import sample_id
 from fac.errors import InputError
 from fac.generator.names import public_name
 from fac.manifest import MeasureFacts, PairsManifest, SynthesisManifest
-from fac.schema import Chat
+from fac.schema import CHAT_TYPE, Chat
 from fac.store.runs import Runs
+
+FORMS = ("chat", "preference", "classification", "choice")
+"""Columns: messages; prompt, chosen and rejected; text and label; question and two answers."""
+
+FORM_OF = {"toxicity": "classification", "preference": "preference", "choice": "choice"}
+"""The form of a profile's samples; of every other profile, chat."""
 
 APPROVAL = pa.struct(
     {
@@ -84,6 +90,23 @@ class ExportRow(NamedTuple):
     lineage: dict[str, Any]
 
 
+class Provenance(NamedTuple):
+    """Everything that led to one row of an export."""
+
+    messages: Chat
+    lineage: dict[str, Any]
+    """As in LINEAGE."""
+    pair: dict[str, Any] | None
+    """The pair it was written from, a row of schema.PAIRS; None for baselines."""
+    hits: list[dict[str, Any]]
+    """Every gap it fires, strongest first: rows of schema.HITS."""
+    rivals: list[dict[str, Any]]
+    """The other texts written for its gap, best first: rows of schema.VERDICTS with `messages`."""
+    prompt: Any
+    """What its writer was given: messages, or the text that it went on from; None where the run
+    does not say."""
+
+
 class SynthesisRun:
     """A finished synthesis with the runs it came from."""
 
@@ -98,9 +121,9 @@ class SynthesisRun:
         self.spec, self.facts = manifest.spec, manifest.facts
         self._candidates = {row["candidate"]: row for row in self._rows("candidates")}
         self._verdicts = {row["candidate"]: row for row in self._rows("verdicts")}
-        self.hits: dict[str, list[dict[str, Any]]] = {name: [] for name in self._candidates}
+        self._hits: dict[str, list[dict[str, Any]]] = {name: [] for name in self._candidates}
         for hit in sorted(self._rows("hits"), key=lambda h: (-h["peak"], h["feature"])):
-            self.hits[hit["candidate"]].append(hit)
+            self._hits[hit["candidate"]].append(hit)
         self.decisions = self._rows("decisions")
         self._approvals: dict[str, list[dict[str, Any]]] = {}
         for decision in self.decisions:
@@ -133,9 +156,9 @@ class SynthesisRun:
         candidate = self._candidates[verdict["candidate"]]
         messages = candidate["messages"]
         feature = candidate["feature"] if candidate["feature"] >= 0 else None
-        hits = self.hits[verdict["candidate"]]
+        hits = self._hits[verdict["candidate"]]
         hit = next((hit for hit in hits if hit["feature"] == feature), None)
-        pair = self.pair_of(verdict["candidate"])
+        pair = self._pair_of(verdict["candidate"])
         subject = f"pair/{pair['run']}/{pair['feature']}" if pair else ""
         lineage = {
             "run": self.run_id,
@@ -165,7 +188,7 @@ class SynthesisRun:
         }
         return ExportRow(messages, json.loads(candidate["extra"]), lineage)
 
-    def pair_of(self, candidate: str) -> dict[str, Any] | None:
+    def _pair_of(self, candidate: str) -> dict[str, Any] | None:
         """The pair a candidate was written from, with the run it lies in; None for baselines."""
         name = self._candidates[candidate]["pair"]
         if not name:
@@ -187,17 +210,81 @@ class SynthesisRun:
             for row in self._runs.table(run, "pairs").to_pylist()
         }
 
-    def rivals(self, candidate: str) -> list[dict[str, Any]]:
-        """Verdicts on the other candidates for the same gap, strongest first, with their texts."""
+    def provenance(self, row: ExportRow) -> Provenance:
+        """What led to a row."""
+        candidate = row.lineage["candidate"]
         feature = self._candidates[candidate]["feature"]
-        others = [
+        rivals = [
             {**verdict, "messages": self._candidates[name]["messages"]}
             for name, verdict in self._verdicts.items()
             if name != candidate and self._candidates[name]["feature"] == feature
         ]
-        return sorted(others, key=lambda v: (-v["peak"], v["candidate"]))
+        rivals.sort(key=lambda verdict: (-verdict["peak"], verdict["candidate"]))
+        prompts = {reply["about"]: reply["prompt"] for reply in self._rows("replies")}
+        prompt = json.loads(prompts[candidate]) if candidate in prompts else None
+        pair, hits = self._pair_of(candidate), self._hits[candidate]
+        return Provenance(row.messages, row.lineage, pair, hits, rivals, prompt)
 
-    def prompt(self, candidate: str) -> Any:
-        """What was asked for the text, as JSON has it; None where the run does not say."""
-        prompts = {row["about"]: row["prompt"] for row in self._rows("replies")}
-        return json.loads(prompts[candidate]) if candidate in prompts else None
+
+def export_table(samples: Sequence[ExportRow], form: str) -> pa.Table:
+    """The export, one row per sample."""
+    rows = [{**_COLUMNS[form](sample), "lineage": sample.lineage} for sample in samples]
+    columns = [
+        pa.field(name, CHAT_TYPE if isinstance(value, list) else pa.string())
+        for name, value in rows[0].items()
+        if name != "lineage"
+    ]
+    return pa.Table.from_pylist(rows, pa.schema([*columns, pa.field("lineage", LINEAGE)]))
+
+
+def _as_chat(sample: ExportRow) -> dict[str, Any]:
+    labels = {"label": sample.extra["label"]} if "label" in sample.extra else {}
+    return {"messages": sample.messages, **labels}
+
+
+def _as_preference(sample: ExportRow) -> dict[str, Any]:
+    rejected = sample.extra.get("rejected", [])
+    *prompt, chosen = sample.messages
+    if not prompt or rejected[:-1] != prompt:
+        raise _unlike(sample, "preference", "no two answers to one prompt")
+    return {"prompt": prompt, "chosen": [chosen], "rejected": rejected[-1:]}
+
+
+def _as_classification(sample: ExportRow) -> dict[str, Any]:
+    if "label" not in sample.extra:
+        raise _unlike(sample, "classification", "no label")
+    return {"text": _only_text(sample, "classification"), "label": sample.extra["label"]}
+
+
+def _as_choice(sample: ExportRow) -> dict[str, Any]:
+    """The columns of the A/B questions that steering is tested with (Perez et al. 2023)."""
+    if "choices" not in sample.extra:
+        raise _unlike(sample, "choice", "no two answers to choose from")
+    choices = sample.extra["choices"]
+    return {
+        "question": _only_text(sample, "choice"),
+        "answer_matching_behavior": choices["matching"],
+        "answer_not_matching_behavior": choices["other"],
+    }
+
+
+_COLUMNS = {
+    "chat": _as_chat,
+    "preference": _as_preference,
+    "classification": _as_classification,
+    "choice": _as_choice,
+}
+
+
+def _only_text(sample: ExportRow, form: str) -> str:
+    if len(sample.messages) != 1 or sample.messages[0]["role"] != "user":
+        raise _unlike(sample, form, "more than one message")
+    return sample.messages[0]["content"]
+
+
+def _unlike(sample: ExportRow, form: str, has: str) -> InputError:
+    name = sample.lineage["candidate"]
+    return InputError(
+        f"The sample {name} has {has}, so it cannot be a row of the form {form}: "
+        f"export the form chat."
+    )
