@@ -265,13 +265,13 @@ class Leaks:
                 else:
                     self._longer[gram[:2]][gram].add(name)
 
-    def compare(self, text: str) -> None:
-        """Compares one text."""
-        other = words(text)
-        if self._single:
+    def compare(self, chat: Iterable[Mapping[str, str]]) -> None:
+        """Compares the messages of one sample."""
+        for message in chat:
+            other = words(message["content"])
             for word in self._single.keys() & set(other):
                 self.candidates |= self._single[word]
-        for start in range(len(other) - 1):
-            for gram, names in self._longer.get(other[start : start + 2], {}).items():
-                if other[start : start + len(gram)] == gram:
-                    self.candidates |= names
+            for start in range(len(other) - 1):
+                for gram, names in self._longer.get(other[start : start + 2], {}).items():
+                    if other[start : start + len(gram)] == gram:
+                        self.candidates |= names

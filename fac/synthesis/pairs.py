@@ -23,7 +23,6 @@ from fac.manifest import PairsFacts
 from fac.models import SCAFFOLD, Rendered
 from fac.schema import PAIRS, Chat
 from fac.store.runs import Runs, write_table
-from fac.synthesis.candidates import Candidate, Hit, score, spent
 from fac.synthesis.filter import active, words
 from fac.synthesis.plan import (
     Progress,
@@ -32,7 +31,7 @@ from fac.synthesis.plan import (
     feature_briefs,
     steering,
 )
-from fac.synthesis.writing import Step, Stopped, Texts, same_encoder
+from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, same_encoder, score, spent
 
 PROPOSED, FAILED = "proposed", "failed"
 
@@ -349,7 +348,7 @@ def edits(side: Side) -> list[Chat]:
     content = side.messages[turn]["content"]
     all_words = _words_at(side)
     peak = [_word_at(content, start, end)]
-    wider = [_around(content, start, end, n) for n in (1, 2, 4)]
+    wider = [_word_at(content, start, end, n) for n in (1, 2, 4)]
     sentence = next(
         (m.span() for m in _SENTENCE.finditer(content) if m.start() <= start < m.end()),
         (start, end),
@@ -383,23 +382,15 @@ def _words_at(side: Side) -> dict[int, list[tuple[int, int]]]:
     return {turn: sorted(spans) for turn, spans in spans_of.items()}
 
 
-def _word_at(content: str, start: int, end: int) -> tuple[int, int]:
-    """The words that a stretch lies in; of a stretch of mere space the word after it."""
-    spans = [m.span() for m in _WORD.finditer(content)]
-    inside = [(a, b) for a, b in spans if a < end and b > start]
-    if not inside:
-        inside = [(a, b) for a, b in spans if a >= end][:1] or spans[-1:]
-    return (inside[0][0], inside[-1][1]) if inside else (start, end)
-
-
-def _around(content: str, start: int, end: int, n: int) -> tuple[int, int]:
-    """The same with n words on either side."""
-    start, end = _word_at(content, start, end)
+def _word_at(content: str, start: int, end: int, n: int = 0) -> tuple[int, int]:
+    """The words that a stretch lies in, of mere space the word after it; and n more beside them."""
     spans = [m.span() for m in _WORD.finditer(content)]
     inside = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
-    if not inside:
+    inside = inside or [i for i, (a, _) in enumerate(spans) if a >= end][:1]
+    if not spans:
         return (start, end)
-    return spans[max(0, inside[0] - n)][0], spans[min(len(spans) - 1, inside[-1] + n)][1]
+    first, last = (inside[0], inside[-1]) if inside else (len(spans) - 1,) * 2
+    return spans[max(0, first - n)][0], spans[min(len(spans) - 1, last + n)][1]
 
 
 def _replaced(content: str, spans: Iterable[tuple[int, int]], instead: str) -> str:

@@ -94,15 +94,14 @@ def feature_briefs(
         table = runs.table(run, "explanations", ["feature", "text"])
         texts |= {row["feature"]: row["text"] for row in table.to_pylist() if row["text"]}
     strongest: dict[int, dict[int, Row]] = {f: {} for f in features}
-    for row in runs.rows(anchor, "spans", features).to_pylist():
-        best = strongest[row["feature"]].setdefault(row["sample"], row)
-        if row["peak"] > best["peak"]:
-            strongest[row["feature"]][row["sample"]] = row
+    rows = runs.rows(anchor, "spans", features).to_pylist()
+    for row in sorted(rows, key=lambda row: (-row["peak"], row["sample"])):
+        strongest[row["feature"]].setdefault(row["sample"], row)
     table = runs.rows(anchor, "activations", features, ["feature", "peak"])
     feature, peak = table["feature"].to_numpy(), table["peak"].to_numpy().astype(float)
     briefs = {}
     for f in features:
-        spans = sorted(strongest[f].values(), key=lambda s: (-s["peak"], s["sample"]))
+        spans = strongest[f].values()
         peaks = peak[feature == f]
         briefs[f] = FeatureBrief(
             feature=f,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -37,11 +37,21 @@ from fac.store import decisions
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis import outcome
-from fac.synthesis.candidates import Candidate, Hit, score, spent, support_of
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.pairs import PROPOSED, pair_id
 from fac.synthesis.plan import Ask, Grounds, Progress, Row, seed_of
-from fac.synthesis.writing import Step, Stopped, Texts, quiet, same_encoder
+from fac.synthesis.writing import (
+    Candidate,
+    Hit,
+    Step,
+    Stopped,
+    Texts,
+    quiet,
+    same_encoder,
+    score,
+    spent,
+    support_of,
+)
 
 
 def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str:
@@ -310,21 +320,16 @@ class SynthesisStep(Step[SynthesizeSpec]):
         """Candidates that overlap with a sample of the anchor or a text for evaluation."""
         progress(0, 1, "comparing with anchor and evaluation texts")
         leaks = verdicts.Leaks({each.name: each.text for each in candidates if each.messages})
-        for text in self._protected():
-            leaks.compare(text)
-        return frozenset(leaks.candidates)
-
-    def _protected(self) -> Iterator[str]:
-        """Every text that no candidate may overlap with."""
         anchor = self.runs.manifest(self.about.anchor).facts.dataset
         for batch in self.runs.batches(anchor, "samples"):
             for chat in batch.column("messages").to_pylist():
-                yield from (message["content"] for message in chat)
+                leaks.compare(chat)
         for path in self.spec.evaluation:
             for row in datasets.read_samples(path):
                 if isinstance(row, BadRow):
                     raise InputError(f"{Path(path).name}, {row}.")
-                yield from (message["content"] for message in row.messages)
+                leaks.compare(row.messages)
+        return frozenset(leaks.candidates)
 
 
 def _number(value: float) -> float | None:
