@@ -160,7 +160,7 @@ def test_the_same_run_comes_out_of_both_executors(pool, tmp_path, parts_of_eight
     assert max(done for done, *_ in reports) == 100
     timing = ("seconds", "tokens_per_second")
     local, ray = (
-        {k: v for k, v in runs.manifest(run)["facts"].items() if k not in timing}
+        {k: v for k, v in runs.manifest(run).facts.as_json().items() if k not in timing}
         for runs in (here, there)
     )
     assert local == ray
