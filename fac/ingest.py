@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,18 +81,13 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
     seen = SeenIds()
     labels: Counter[str] = Counter()
     roles = dict.fromkeys(ROLES, 0)
-    n_rows = n_samples = n_rejected = 0
+    n_samples = n_rejected = duplicates = 0
     first_bad: BadRow | None = None
-
-    def table(name: str, schema: pa.Schema) -> ParquetAppender:
-        return ParquetAppender(
-            scratch / f"{name}.parquet",
-            schema,
-            row_group_rows=PART_ROWS,
-            row_group_bytes=PART_CHARACTERS,
-        )
-
-    with table("samples", SAMPLES) as samples, table("rejected", REJECTED) as rejected:
+    table = partial(ParquetAppender, row_group_rows=PART_ROWS, row_group_bytes=PART_CHARACTERS)
+    with (
+        table(scratch / "samples.parquet", SAMPLES) as samples,
+        table(scratch / "rejected.parquet", REJECTED) as rejected,
+    ):
         for part in _parts(reader):
             bad = [row for row in part if isinstance(row, BadRow)]
             good = [row for row in part if isinstance(row, Sample)]
@@ -106,9 +102,9 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
             samples.append(pa.Table.from_pylist([sample._asdict() for sample in fresh], SAMPLES))
             reasons = [{"line": row.line, "reason": row.reason} for row in bad]
             rejected.append(pa.Table.from_pylist(reasons, REJECTED))
-            n_rows += len(part)
             n_samples += len(fresh)
             n_rejected += len(bad)
+            duplicates += len(good) - len(fresh)
             first_bad = first_bad or (bad[0] if bad else None)
             for sample in fresh:
                 if sample.label is not None:
@@ -119,7 +115,7 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
             report(reader.source.done, reader.source.total, f"{n_samples:,} samples")
     if first_bad and not n_samples:
         raise InputError(
-            f"None of the {n_rows:,} rows of {reader.name} can be used; "
+            f"None of the {n_rejected:,} rows of {reader.name} can be used; "
             f"line {first_bad.line}: {first_bad.reason}."
         )
     if reader.layout is None or not n_samples:
@@ -128,7 +124,7 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
         name=spec.name,
         source=reader.name,
         n_samples=n_samples,
-        duplicates=n_rows - n_rejected - n_samples,
+        duplicates=duplicates,
         n_rejected=n_rejected,
         kind=reader.kind,
         layout=reader.layout.name,

@@ -393,35 +393,34 @@ def pair_states(
     what was said before of its other versions counts no longer.
     """
     by_content = by_wording(decisions)
-    wordings: dict[int, list[tuple[str, str, dict[str, Any]]]] = defaultdict(list)
+    wordings: dict[int, list[tuple[AnyManifest, dict[str, Any]]]] = defaultdict(list)
     for manifest, rows in versions:
         for row in rows:
-            wordings[row["feature"]].append((manifest.run, manifest.created, row))
+            wordings[row["feature"]].append((manifest, row))
     states = {}
     for feature, texts in sorted(wordings.items()):
-        edits = [created for _, created, _ in texts[1:]]
-        seen = tuple(_pair_version(each, edits, by_content) for each in texts)
+        edits = [manifest.created for manifest, _ in texts[1:]]
+        seen = tuple(_pair_version(*text, edits, by_content) for text in texts)
         proposed = [version for version in seen if version.proposed]
         approved = [version for version in proposed if version.approved]
         if approved:
-            best = max(approved, key=lambda version: _approvals(version)[-1].at)
-            states[feature] = PairState(feature, "approved", seen, best)
+            state, best = "approved", max(approved, key=lambda v: _approvals(v)[-1].at)
         elif proposed:
-            newest = proposed[-1]
-            rejected = newest.standing.verdict == REJECT
-            state = "rejected" if rejected else "undecided"
-            states[feature] = PairState(feature, state, seen, newest)
+            best = proposed[-1]
+            state = "rejected" if best.standing.verdict == REJECT else "undecided"
         else:
-            states[feature] = PairState(feature, "failed", seen, seen[-1])
+            state, best = "failed", seen[-1]
+        states[feature] = PairState(feature, state, seen, best)
     return states
 
 
 def _pair_version(
-    wording: tuple[str, str, dict[str, Any]],
+    manifest: AnyManifest,
+    row: dict[str, Any],
     edits: Sequence[str],
     decisions: Mapping[Wording, tuple[Decision, ...]],
 ) -> PairVersion:
-    run, created, row = wording
+    run, created = manifest.run, manifest.created
     if row["status"] != "proposed":
         nothing = Item("pair", subject("pair", run, row["feature"]), {})
         return PairVersion(run, created, row, nothing, "", standing(()))

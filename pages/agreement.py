@@ -124,8 +124,11 @@ def show_dispute(who: str | None, kind: str, each: Disagreement) -> None:
 
 
 def settle(who: str, kind: str, each: Disagreement, level: str) -> None:
+    """Records an adjudication of exactly what the raters saw."""
     with guard():
-        raters.settle(stores(), who, kind, each.wording, level)
+        subject, seen = each.wording
+        content = stores().decisions.content(seen)
+        stores().decisions.add(who, kind, subject, content, level, adjudicates=True)
 
 
 def show_disputes(who: str | None, kind: str, task: str) -> None:

@@ -1,7 +1,8 @@
 """Where things stand, and the next sensible thing to do."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import streamlit as st
@@ -96,7 +97,7 @@ def answer(anchor: str, dataset: str) -> None:
         st.html(curve_html(telling_curve(stores(), comparisons[dataset]), threshold))
     st.markdown("#### Next")
     with st.container(horizontal=True, gap="small"):
-        for step in next_steps(manifests, anchor, dataset, result):
+        for step in islice(next_steps(manifests, anchor, dataset, result), 3):
             with st.container(border=True, width="stretch", height="stretch", gap="xsmall"):
                 st.markdown(f"{step.icon} **{step.title}**")
                 st.caption(step.why)
@@ -128,9 +129,9 @@ class Step(NamedTuple):
 
 def next_steps(
     manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str, result: CoverageResult
-) -> list[Step]:
+) -> Iterator[Step]:
     """What a person would sensibly do next, most useful first."""
-    steps, names = [], catalogue.titles(manifests)
+    names = catalogue.titles(manifests)
     pair = {"anchor": names[anchor], "dataset": names[dataset]}
     done = {manifest.facts.dataset for manifest in manifests.values()}
     datasets: list[DatasetManifest] = stores().runs.list(IngestSpec.step)
@@ -138,63 +139,52 @@ def next_steps(
         d for d in datasets if d.run not in done and not catalogue.is_synthetic(stores(), d.run)
     ]
     if waiting:
-        steps.append(
-            Step(
-                f"Measure {plain(waiting[0].facts.name)}",
-                "It has been read, but nobody has looked which features it shows.",
-                ":material/speed:",
-                "datasets",
-                "Open it",
-                {"open": waiting[0].run},
-            )
+        yield Step(
+            f"Measure {plain(waiting[0].facts.name)}",
+            "It has been read, but nobody has looked which features it shows.",
+            ":material/speed:",
+            "datasets",
+            "Open it",
+            {"open": waiting[0].run},
         )
     if result.n_missing and dataset != anchor:
-        steps.append(
-            Step(
-                f"Read the {result.n_missing:,} gaps of {plain(names[dataset])}",
-                "Ranked by how common they are in the anchor, with examples and near misses.",
-                ":material/donut_large:",
-                "coverage",
-                "See what is missing",
-                {**pair, **threshold_in_use()},
-            )
+        yield Step(
+            f"Read the {result.n_missing:,} gaps of {plain(names[dataset])}",
+            "Ranked by how common they are in the anchor, with examples and near misses.",
+            ":material/donut_large:",
+            "coverage",
+            "See what is missing",
+            {**pair, **threshold_in_use()},
         )
         explains = bool(explained(stores(), anchor))
         if explains and (step := synthesis_step(anchor, dataset, pair)):
-            steps.append(step)
-        steps.append(
-            Step(
-                "Review what the gaps are called" if explains else "Explain the gaps",
-                "One explanation at a time, by keyboard, blind to what others said."
-                if explains
-                else "A feature is a number until it has a name: from its tokens, without any key.",
-                ":material/rate_review:",
-                "review",
-                "Review them" if explains else "Explain them",
-                pair,
-            )
+            yield step
+        yield Step(
+            "Review what the gaps are called" if explains else "Explain the gaps",
+            "One explanation at a time, by keyboard, blind to what others said."
+            if explains
+            else "A feature is a number until it has a name: from its tokens, without any key.",
+            ":material/rate_review:",
+            "review",
+            "Review them" if explains else "Explain them",
+            pair,
         )
-    steps.append(
-        Step(
-            "Add a dataset of your own",
-            "JSONL, CSV, Parquet or a Hugging Face id; plain text or chat.",
-            ":material/upload_file:",
-            "datasets",
-            "Add a dataset",
-            {"add": "yes"},
-        )
+    yield Step(
+        "Add a dataset of your own",
+        "JSONL, CSV, Parquet or a Hugging Face id; plain text or chat.",
+        ":material/upload_file:",
+        "datasets",
+        "Add a dataset",
+        {"add": "yes"},
     )
-    steps.append(
-        Step(
-            "Wander through the features",
-            "A map of the dictionary; every point opens its examples.",
-            ":material/scatter_plot:",
-            "features",
-            "Open the map",
-            {"dataset": names[anchor]},
-        )
+    yield Step(
+        "Wander through the features",
+        "A map of the dictionary; every point opens its examples.",
+        ":material/scatter_plot:",
+        "features",
+        "Open the map",
+        {"dataset": names[anchor]},
     )
-    return steps[:3]
 
 
 def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | None:

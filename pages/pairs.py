@@ -14,9 +14,17 @@ from fac.questions.explanations import explain_runs
 from fac.questions.gaps import GapList, gap_page
 from fac.review import PairState
 from fac.store.queue import Job
+from fac.ui import writing
 from fac.ui.explanations import headline
 from fac.ui.jobs import counted, show_failures, start
-from fac.ui.pairs import STATE_NAMES, open_pairs, session_queue, show_pair, show_pairs_progress
+from fac.ui.pairs import (
+    STATE_NAMES,
+    open_pairs,
+    pick_pairs,
+    session_queue,
+    show_pair,
+    show_pairs_progress,
+)
 from fac.ui.pickers import comparison_in_url, gaps_in_words, pick_run, stop_if_nothing_measured
 from fac.ui.review import reviewer, undo_last_button
 from fac.ui.shell import title
@@ -33,15 +41,6 @@ from fac.ui.views import (
     param_widget,
     set_param,
 )
-from fac.ui.writing import (
-    ATTEMPT_HELP,
-    duration,
-    lacks_model,
-    show_job,
-    show_request,
-    show_stopped,
-    writer_form,
-)
 
 PAGE = {"title": "Pairs", "section": "Make", "icon": "compare", "order": 80}
 
@@ -55,17 +54,12 @@ COLUMNS = ("feature", "label", "explanation", "n_anchor")
 # --- asking for pairs ---------------------------------------------------------------------------
 
 
-def linked_features() -> str:
-    """The gaps that pairs are asked for, as the address has them; "" where it asks for none.
-
-    The newer wish counts: a link to gaps forgets the run that was decided on, and the other way
-    round.
-    """
+def keep_newer_link() -> None:
+    """A link to gaps forgets the run that was decided on, and the other way round."""
     if "pairs" in st.query_params:
         set_param("features", None)
     elif "features" in st.query_params:
         set_param("pairs", None)
-    return get_param("features", "")
 
 
 def awaited_job() -> Job | None:
@@ -97,7 +91,7 @@ def show_waiting() -> None:
     job = awaited_job()
     if job is None or not pairs.is_live(job):
         st.rerun()
-    show_job(job)
+    writing.show_job(job)
 
 
 @st.fragment
@@ -116,15 +110,15 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         table(rows, columns, key="asked", height=300)
     features = tuple(row["feature"] for row in rows)
     st.markdown("**How they are written**")
-    form = writer_form("pairs", {})
+    form = writing.writer_form("pairs", {})
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         help = "A positive fires by so much above the threshold, and above its negative."
         margin = PairsSpec.margin
-        form.number("margin", st, "Margin", 0.0, 1000.0, margin, help, step=0.5, width=130)
-        form.number("attempt", st, "Attempt", 0, 1000, 0, ATTEMPT_HELP, width=110)
+        form.number("margin", st, "Margin", 0.0, 1000.0, margin, help=help, step=0.5, width=130)
+        form.number("attempt", st, "Attempt", 0, 1000, 0, help=writing.ATTEMPT_HELP, width=110)
         go = st.container(width="content")
         estimate = st.container(width="stretch")
-    if lacks_model(form):
+    if writing.lacks_model(form):
         return
     spec = PairsSpec(
         anchor=anchor,
@@ -154,7 +148,7 @@ def estimate_words(estimate: pairs.PairsEstimate, budget: int | None) -> str:
         f"{estimate.prompt_tokens:,} of prompts."
     )
     if estimate.seconds is not None:
-        words += f" About {duration(estimate.seconds)} at the pace of the last run."
+        words += f" About {writing.duration(estimate.seconds)} at the pace of the last run."
     if budget is not None and estimate.most_tokens + estimate.prompt_tokens > budget:
         words += " The budget may end it before; what is complete by then is kept."
     return words
@@ -182,7 +176,7 @@ def show_requests(
         key=f"style {' '.join(names)}",
     )
     with st.container(height=330, border=True, key="request"):
-        show_request(next(each.messages for each in requests if each.style == style))
+        writing.show_request(next(each.messages for each in requests if each.style == style))
 
 
 def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
@@ -190,8 +184,8 @@ def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
     features = pairs.read_features(features_text, stores().cache.summary(anchor)["n_features"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{counted(len(features), 'gap')}, as chosen**", width="stretch")
-        best = (set_param, "features", BEST)
-        action_button("Best supported instead", "", *best, type="tertiary")
+        label = "Best supported instead"
+        action_button(label, "", set_param, "features", BEST, type="tertiary")
     return pairs.gap_rows(stores(), anchor, features)
 
 
@@ -362,13 +356,7 @@ def show_end(queue: pairs.PairQueue) -> None:
 def decide(newest: str, titles: dict[str, str], corner: DeltaGenerator) -> None:
     """Everything about pairs that are written."""
     with corner:
-        run = st.selectbox(
-            "Pairs",
-            list(titles),
-            format_func=titles.__getitem__,
-            width=310,
-            **param_widget("pairs", newest, valid=titles.__contains__),
-        )
+        run = pick_pairs(titles, newest, 310)
         who = reviewer()
         link("pairs", "Write others", features=BEST)
     if who is None:
@@ -386,14 +374,14 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     manifests = measured(stores())
     stop_if_nothing_measured(manifests)
     corner = st.container(horizontal=True, width="content", vertical_alignment="bottom")
-linked_features()
+keep_newer_link()
 job = awaited_job()
 titles = pairs.pairs_titles(stores())
 if job and pairs.is_live(job):
     show_waiting()
     st.stop()
 if job:
-    show_stopped(job)
+    writing.show_stopped(job)
     left = pairs.left_by(stores(), job)
     if left:
         link("pairs", "Decide on what was complete", pairs=left)

@@ -11,28 +11,20 @@ from fac import charts
 from fac.config import WRITERS, SynthesizeSpec
 from fac.generator.names import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
-from fac.questions import launches, results
+from fac.questions import results
 from fac.questions.catalogue import measured, titles
 from fac.questions.explanations import explained
 from fac.questions.pairs import pair_states, pairs_titles, state_counts
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
+from fac.ui import synthesis
 from fac.ui.explanations import headline
 from fac.ui.jobs import counted, show_failures, start
-from fac.ui.pairs import STATE_NAMES
+from fac.ui.pairs import STATE_NAMES, pick_pairs
 from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.results import show_candidate, show_exports
 from fac.ui.shell import title
 from fac.ui.stores import stores
-from fac.ui.synthesis import (
-    launch_fields,
-    launch_synthesis,
-    open_arrived,
-    open_launch,
-    open_result,
-    pick_pairs,
-    show_forecast,
-)
 from fac.ui.tables import Pager, selected_points, table
 from fac.ui.text import Row, clean, plain
 from fac.ui.views import (
@@ -62,19 +54,22 @@ RISING = ("feature",)
 # --- before -----------------------------------------------------------------------------------
 
 
-def launch(pairs: dict[str, str]) -> None:
+def show_launch(pairs: dict[str, str]) -> None:
     """Which pairs, how they are asked for, what that will take, and the two buttons."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        run = pick_pairs(pairs, width=330)
+        linked = st.query_params.get("pairs", "")
+        ready = (run for run in pairs if results.approved_pairs(stores(), run))
+        default = linked if linked in pairs else next(ready, next(iter(pairs)))
+        run = pick_pairs(pairs, default, 330)
         link("pairs", "Decide on these pairs", pairs=run)
         st.space("stretch")
         if manifests := results.syntheses(stores()):
             pick_result("Finished syntheses", manifests, None)
-    approved = launches.approved_pairs(stores(), run)
+    approved = results.approved_pairs(stores(), run)
     counts = state_counts(pair_states(stores(), run))
     words = [f"{counts[state]:,} {STATE_NAMES[state].lower()}" for state in PAIR_STATES]
     st.caption(" · ".join(words) + ". Only what is approved is written from.")
-    if live := launches.live_syntheses(stores(), run):
+    if live := results.live_syntheses(stores(), run):
         show_running(run, [job.id for job in live])
     if not approved:
         empty(
@@ -89,12 +84,12 @@ def launch(pairs: dict[str, str]) -> None:
     with left.container(border=True):
         st.markdown("**How the samples are asked for**")
         with guard():
-            spec = launch_fields(run, approved)
+            spec = synthesis.launch_fields(run, approved)
             with right.container(border=True):
                 show_price(spec, approved)
-            if stopped := launches.stopped_synthesis(stores(), run):
-                again = launches.resumed(stopped, spec)
-                show_stopped(stopped, partial(launch_synthesis, again, "Going on"))
+            if stopped := results.stopped_synthesis(stores(), run):
+                again = results.resumed(stopped, spec)
+                show_stopped(stopped, partial(synthesis.launch_synthesis, again, "Going on"))
             show_requests(spec, approved)
     show_basis(run, approved)
 
@@ -110,7 +105,7 @@ def pick_result(label: str, manifests: Mapping[str, SynthesisManifest], run: str
         placeholder="Look at what came out",
         width=420 if run else 300,
         key=key,
-        on_change=lambda: open_result(st.session_state[key]),
+        on_change=lambda: synthesis.open_result(st.session_state[key]),
     )
 
 
@@ -118,7 +113,7 @@ def pick_result(label: str, manifests: Mapping[str, SynthesisManifest], run: str
 @guard()
 def show_running(run: str, jobs: list[int]) -> None:
     """The syntheses under way; the page runs again when one ends."""
-    live = launches.live_syntheses(stores(), run)
+    live = results.live_syntheses(stores(), run)
     if [job.id for job in live] != jobs:
         st.rerun()
     for job in live:
@@ -135,33 +130,35 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
         f"{n:,} pairs, {spec.candidates} texts each: at most {most:,} tokens written, prompts come "
         "on top."
     )
-    pilot = launches.forecast(stores(), spec)
+    pilot = results.forecast(stores(), spec)
     if pilot:
-        show_forecast(pilot, spec)
-    done = launches.finished_synthesis(stores(), spec)
+        synthesis.show_forecast(pilot, spec)
+    done = results.finished_synthesis(stores(), spec)
     if done:
         st.caption(
             ":material/task_alt: Exactly this was synthesized before. Another attempt, under "
             "Method and more, writes anew."
         )
-        action_button("See what came out", "visibility", open_result, done, type="primary")
+        show = synthesis.open_result
+        action_button("See what came out", "visibility", show, done, type="primary")
         return
+    launch = synthesis.launch_synthesis
     with st.container(gap="small"):
         if pilot is None and n > PILOT:
             st.caption(
                 f"A pilot of {PILOT} pairs tells how many texts pass, and what all of them take. "
                 "Its texts count: nothing is written twice."
             )
-            trial = (launch_synthesis, launches.pilot_spec(spec), "Trying a few pairs", False)
-            action_button(f"Try {PILOT} pairs first", "science", *trial)
+            label, trial = f"Try {PILOT} pairs first", results.pilot_spec(spec)
+            action_button(label, "science", launch, trial, "Trying a few pairs", False)
         label = f"Synthesize from {counted(n, 'approved pair')}"
-        launch = (launch_synthesis, spec, f"Synthesizing from {n:,} approved pairs")
-        action_button(label, "play_arrow", *launch, type="primary")
+        words = f"Synthesizing from {n:,} approved pairs"
+        action_button(label, "play_arrow", launch, spec, words, type="primary")
 
 
 def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """Exactly what the writer is given for the first gap."""
-    styles = {each.style: each for each in launches.launch_requests(stores(), spec, approved)}
+    styles = {each.style: each for each in results.launch_requests(stores(), spec, approved)}
     names = {
         style: f"{style} · {each.texts} of {spec.candidates}" for style, each in styles.items()
     }
@@ -175,7 +172,7 @@ def show_basis(run: str, approved: list[Row]) -> None:
     """The approved pairs, and who approved them."""
     st.subheader("Written from", anchor=False)
     pager = Pager("approved", run)
-    rows = launches.basis_rows(stores(), run, approved[pager.offset : pager.offset + pager.size])
+    rows = results.basis_rows(stores(), run, approved[pager.offset : pager.offset + pager.size])
     columns = ("feature", "label", "positive_peak", "negative_peak", "approver")
     table(rows, columns, key="approved")
     pager.draw(len(approved), "approved pair")
@@ -212,7 +209,7 @@ def show_header(manifest: SynthesisManifest) -> None:
     spec, facts = manifest.spec, manifest.facts
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         pick_result("Result", results.syntheses(stores()), manifest.run)
-        action_button("New synthesis", "add", open_launch, spec.pairs)
+        action_button("New synthesis", "add", synthesis.open_launch, spec.pairs)
         link("pairs", "Its pairs", pairs=spec.pairs)
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
     writer = public_name(spec.model if WRITERS[spec.writer].server else facts.writer or "")
@@ -492,8 +489,8 @@ if not (pairs := pairs_titles(stores())) and not results.syntheses(stores()):
     )
     st.stop()
 show_failures("measure")
-open_arrived()
+synthesis.open_arrived()
 if manifest := linked_result():
     show_result(manifest)
 else:
-    launch(pairs)
+    show_launch(pairs)

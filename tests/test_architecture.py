@@ -24,7 +24,7 @@ LAYERS = [
     {"saes"},
     {"datasets", "encoder", "generator", "sae_training", "store"},
     {
-        *("measure", "interpret", "synthesis", "review", "experiments", "ingest", "export"),
+        *("measure", "interpret", "synthesis", "review", "ingest", "export"),
         *("dictionary", "probe", "demo"),
     },
     {"executor"},

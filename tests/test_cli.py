@@ -170,7 +170,7 @@ def test_measure_tells_its_speed_and_what_fired(own_kitchen, monkeypatch):
     answer = fac("measure", "toy-seed", "--layer", 2, "--json", workspace=own_kitchen)
     assert (answer.code, answer.err) == (0, "")
     data = answer.json
-    assert Runs(own_kitchen).manifest(data["run"])["spec"]["layer"] == 2
+    assert Runs(own_kitchen).manifest(data["run"]).spec.layer == 2
     assert data["tokens"] > 0
     assert data["tokens_per_second"] == pytest.approx(data["tokens"] / data["seconds"], rel=0.5)
     everyone = LexiconEncoder(*toy.WORDS).encode(toy.SEED)
@@ -399,7 +399,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(kitchen):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "sentence"),
     [
         ("coverage", "Missing option '--anchor'"),
         ("nonsense", "No such command 'nonsense'"),
@@ -624,7 +624,7 @@ def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace)
 
 
 @pytest.mark.parametrize(
-    ("layer", "sae", "told"),
+    ("layer", "sae", "sentence"),
     [
         (2, "wide", "reads 48 values, but"),
         (1, "sae", "give --layer 2"),

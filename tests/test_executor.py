@@ -27,7 +27,7 @@ from fac.jobs.steps import Steps
 from fac.measure import measure, scratch
 from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
-from fac.synthesis.hits import score
+from fac.synthesis.writing import score
 from tests.lexicon import LexiconEncoder
 from tests.test_jobs import drinks, written
 from tests.test_measure import WORDS, bytes_of, chat, dataset, many, quiet
@@ -160,7 +160,7 @@ def test_the_same_run_comes_out_of_both_executors(pool, tmp_path, parts_of_eight
     assert max(done for done, *_ in reports) == 100
     timing = ("seconds", "tokens_per_second")
     local, ray = (
-        {k: v for k, v in runs.manifest(run)["facts"].items() if k not in timing}
+        {k: v for k, v in runs.manifest(run).facts.as_json().items() if k not in timing}
         for runs in (here, there)
     )
     assert local == ray
@@ -249,7 +249,7 @@ def test_a_machine_with_another_model_is_refused(pool, tmp_path):
 
 @needs_ray
 def test_scores_are_those_of_an_encoder_here(pool, monkeypatch):
-    monkeypatch.setattr("fac.synthesis.hits.ENCODED", 7)
+    monkeypatch.setattr("fac.synthesis.writing.ENCODED", 7)
     chats = [*many(40), []]
     how = {"gaps": [1, 2], "threshold": 0.5, "progress": quiet}
     local, ray = (

@@ -372,10 +372,10 @@ def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     assert 0 < second.words.read_samples <= 40 - 3 * 4
     assert bytes_of(workspace, job.run_id) == bytes_of(undisturbed, whole.run_id)
     continued, other = (Runs(p).manifest(whole.run_id) for p in (workspace, undisturbed))
-    assert continued["files"] == other["files"]
+    assert continued.files == other.files
     timing = ("seconds", "tokens_per_second")
-    assert {k: v for k, v in continued["facts"].items() if k not in timing} == {
-        k: v for k, v in other["facts"].items() if k not in timing
+    assert {k: v for k, v in continued.facts.as_json().items() if k not in timing} == {
+        k: v for k, v in other.facts.as_json().items() if k not in timing
     }
 
 

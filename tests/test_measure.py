@@ -141,9 +141,9 @@ def test_token_counts_are_per_sample_and_scaffold_is_not_content(runs):
         {"sample": 0, "n_tokens": 5, "n_content": 3, "n_cut": 0},
         {"sample": 1, "n_tokens": 2, "n_content": 1, "n_cut": 0},
     ]
-    facts = runs.manifest(run)["facts"]
-    assert (facts["tokens"], facts["content_tokens"]) == (7, 4)
-    assert facts["content_tokens_by_role"] == {"system": 0, "user": 3, "assistant": 1}
+    facts = runs.manifest(run).facts
+    assert (facts.tokens, facts.content_tokens) == (7, 4)
+    assert facts.content_tokens_by_role == {"system": 0, "user": 3, "assistant": 1}
 
 
 def many(n=37):

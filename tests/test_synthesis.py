@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from fac import review, synthesis
 from fac.config import (
+    METHODS,
     REPOSITORY,
     MeasureSpec,
     PairsSpec,
@@ -35,7 +36,7 @@ from fac.prompts import drafts
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
-from fac.synthesis import edits, filter, pairs, plan
+from fac.synthesis import filter, pairs, plan
 from fac.synthesis.filter import Leaks, Text, greedy_cover, judge, words
 from fac.synthesis.methods import two_step
 from fac.synthesis.writing import CandidateJournal
@@ -310,8 +311,8 @@ def test_tokens_and_activations_of_both_sides_are_kept(world):
 def test_the_smallest_edit_that_silences_it_wins():
     encoder = LexiconEncoder("python")
     twice = user("python for people who love python!")
-    (side,) = edits.trace(encoder, [(twice, 0)])
-    tried = [chat[0]["content"] for chat in edits.edits(side)]
+    (side,) = pairs.trace(encoder, [(twice, 0)])
+    tried = [chat[0]["content"] for chat in pairs.edits(side)]
     assert tried == [
         "python for people who love!",
         "python for people who love something!",
@@ -321,16 +322,16 @@ def test_the_smallest_edit_that_silences_it_wins():
         "python for people!",
         "python!",
     ]
-    peaks = [side.peak for side in edits.trace(encoder, [(user(text), 0) for text in tried])]
+    peaks = [side.peak for side in pairs.trace(encoder, [(user(text), 0) for text in tried])]
     assert peaks.index(0.0) == 2
 
 
 def test_an_edit_never_leaves_a_turn_empty_and_reaches_every_turn():
     encoder = LexiconEncoder("python")
     chat = [*user("python"), {"role": "assistant", "content": "yes python!! is nice"}]
-    (side,) = edits.trace(encoder, [(chat, 0)])
+    (side,) = pairs.trace(encoder, [(chat, 0)])
     assert side.turn == 1 and side.peak == 2.0
-    tried = edits.edits(side)
+    tried = pairs.edits(side)
     assert all(message["content"].strip() for edited in tried for message in edited)
     assert [m["content"] for m in tried[2]] == ["something", "yes something!! is nice"]
 
@@ -348,7 +349,7 @@ def test_an_edit_never_leaves_a_turn_empty_and_reaches_every_turn():
 )
 def test_a_stretch_lies_in_whole_words_and_mere_space_belongs_to_the_next(start, end, word):
     content = "the big  owl "
-    first, last = edits._word_at(content, start, end)
+    first, last = pairs._word_at(content, start, end)
     assert content[first:last] == word
 
 
@@ -537,6 +538,12 @@ def test_a_run_of_an_edit_is_not_what_to_start_from(world):
 
 
 # ---- baselines
+
+
+def test_two_steps_come_before_their_baselines_and_every_method_has_a_title():
+    assert [*METHODS] == ["two-step", "one-step", "unguided", "random"]
+    assert len({METHODS[name].title for name in METHODS}) == 4
+    assert [name for name in METHODS if METHODS[name].needs_pairs] == ["two-step"]
 
 
 def test_baselines_take_the_same_path_for_the_same_gaps(world):
@@ -867,9 +874,9 @@ def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
             "empty": "...",
         }
     )
-    leaks.compare("something else")
+    leaks.compare(user("something else"))
     assert leaks.candidates == set()
-    leaks.compare(long)
+    leaks.compare(user(long))
     assert leaks.candidates == {"thirteen", "short", "word"}
 
 

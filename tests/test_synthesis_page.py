@@ -605,7 +605,7 @@ def test_the_files_are_those_of_the_command_line(done, tmp_path):
 def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(done, tmp_path):
     at = shown(done)
     out = tmp_path / "mine" / "kept"
-    at.text_input(key=f"folder {result_of(done)['run']}").set_value(str(out))
+    at.text_input(key=f"folder {result_of(done).run}").set_value(str(out))
     ran(at.run())
     ran(button(at, "Write the folder").click().run())
     assert "4 rows" in at.success[0].value
@@ -613,7 +613,7 @@ def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(d
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.txt").write_text("years of work")
-    at.text_input(key=f"folder {result_of(done)['run']}").set_value(str(taken))
+    at.text_input(key=f"folder {result_of(done).run}").set_value(str(taken))
     ran(at.run())
     ran(button(at, "Write the folder").click().run())
     assert "holds something else than an export" in words(at)

@@ -17,14 +17,21 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-from fac.datasets.format import FORMATS, export_formats, file_titles, in_a_row, open_source
+from fac.datasets.format import FORMATS, file_titles, formats_in_order, in_a_row, open_source
 from fac.datasets.layout import Sample, SourceLayout, layout_titles, recognise, sample_id, sample_of
 from fac.datasets.rows import MAX_CHARACTERS, Columns
 from fac.datasets.sources import Progress, Source, json_line, readable
 from fac.errors import BadRow, InputError
 
-__all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "export_formats"]
-__all__ += ["file_titles", "in_a_row", "json_line", "layout_titles", "read_samples", "sample_id"]
+__all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "file_titles"]
+__all__ += [
+    "formats_in_order",
+    "in_a_row",
+    "json_line",
+    "layout_titles",
+    "read_samples",
+    "sample_id",
+]
 
 PEEK_ROWS = 1000
 """How many rows the columns are collected from before the layout is decided."""

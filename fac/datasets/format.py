@@ -54,13 +54,8 @@ FORMATS: Registry[Format] = Registry("fac.datasets.formats", "FORMAT")
 
 
 def formats_in_order() -> list[tuple[str, Format]]:
-    """Every format with its name, as lists have them."""
+    """Every format with its name, in the order of lists."""
     return sorted(FORMATS.items(), key=lambda item: item[1].preference)
-
-
-def export_formats() -> dict[str, Export]:
-    """Every format that can be written, by name."""
-    return {name: format.export for name, format in formats_in_order() if format.export}
 
 
 def file_titles() -> list[str]:
@@ -83,13 +78,11 @@ def open_source(address: str) -> tuple[Source, str]:
 
 def _format_of(origin: Origin, formats: Sequence[Format]) -> Format:
     head, name = origin.head, origin.name
-    for format in formats:
-        if format.magic and head.startswith(format.magic):
-            return format
     suffixes = [suffix.lower() for suffix in origin.path.suffixes if suffix.lower() != ".gz"]
     named = [format for format in formats if suffixes and suffixes[-1] in format.suffixes]
-    if named and named[0].magic:
-        return named[0]
+    for format in formats:
+        if format.magic and (head.startswith(format.magic) or format in named):
+            return format
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{name} is UTF-16 text: save it as UTF-8.")
     text = head.decode("utf-8", "replace")

@@ -142,45 +142,40 @@ def _messages(value: Any, column: str) -> Chat:
         raise UnusableRow(f"the column {column!r} holds {in_words(value)}, not a list of messages")
     if not value:
         raise UnusableRow(f"the column {column!r} is an empty list")
-    return [
-        {"role": _role(message, i, column), "content": _content(message, i, column)}
-        for i, message in enumerate(value, start=1)
-    ]
+    chat = []
+    for i, message in enumerate(value, start=1):
+        where = f"message {i} of {column!r}"
+        if not isinstance(message, dict):
+            problem = f"is {in_words(message)}, not an object with role and content"
+            raise UnusableRow(f"{where} {problem}")
+        chat.append({"role": _role(message, where), "content": _content(message, where)})
+    return chat
 
 
-def _role(message: Any, i: int, column: str) -> str:
-    if not isinstance(message, dict):
-        raise UnusableRow(
-            f"message {i} of {column!r} is {in_words(message)}, not an object with role and content"
-        )
+def _role(message: Columns, where: str) -> str:
     role = message.get("role") if message.get("role") is not None else message.get("from")
     if not isinstance(role, str):
-        keys = listed([*message])
-        raise UnusableRow(f"message {i} of {column!r} has no role; its keys are {keys}")
+        raise UnusableRow(f"{where} has no role; its keys are {listed([*message])}")
     name = role.strip().lower()
     if name in TOOL_ROLES:
-        raise UnusableRow(f"message {i} of {column!r} comes from a tool (role {shortened(role)})")
+        raise UnusableRow(f"{where} comes from a tool (role {shortened(role)})")
     if name not in ROLE_NAMES:
-        raise UnusableRow(
-            f"message {i} of {column!r} has the role {shortened(role)}; "
-            f"known are {', '.join(ROLES)}"
-        )
+        raise UnusableRow(f"{where} has the role {shortened(role)}; known are {', '.join(ROLES)}")
     return ROLE_NAMES[name]
 
 
-def _content(message: Columns, i: int, column: str) -> str:
+def _content(message: Columns, where: str) -> str:
     content = message.get("content")
     content = content if content is not None else message.get("value")
     if isinstance(content, list):  # the parts of a multimodal message
         kinds = [part.get("type") if isinstance(part, dict) else None for part in content]
         texts = [part.get("text") if isinstance(part, dict) else None for part in content]
         if any(k != "text" for k in kinds) or not all(isinstance(t, str) for t in texts):
-            raise UnusableRow(f"message {i} of {column!r} holds more than text")
+            raise UnusableRow(f"{where} holds more than text")
         content = "\n".join(str(text) for text in texts)
     if content is None:
         calls = " but a tool call" if message.get("tool_calls") else ""
-        raise UnusableRow(f"message {i} of {column!r} has no content{calls}")
+        raise UnusableRow(f"{where} has no content{calls}")
     if not isinstance(content, str):
-        value = in_words(content)
-        raise UnusableRow(f"message {i} of {column!r} has {value} as its content, not text")
+        raise UnusableRow(f"{where} has {in_words(content)} as its content, not text")
     return content

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fac.datasets import export_formats, in_a_row, read_samples
+from fac.datasets import formats_in_order, in_a_row, read_samples
 from fac.errors import BadRow, InputError, disk_room
 from fac.export.card import MADE_BY, dataset_card
 from fac.export.rows import FORM_OF, FORMS, ExportRow, Provenance, SynthesisRun, export_table
@@ -27,7 +27,7 @@ from fac.store.runs import Runs
 
 __all__ = ["EXPORT_FORMATS", "FORM_OF", "FORMS", "Exported", "Provenance", "export", "provenance"]
 
-EXPORT_FORMATS = export_formats()
+EXPORT_FORMATS = {name: format.export for name, format in formats_in_order() if format.export}
 """How samples are written, by the format's name."""
 
 CARD = "README.md"

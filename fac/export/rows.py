@@ -227,8 +227,8 @@ class SynthesisRun:
 
 
 def export_table(samples: Sequence[ExportRow], form: str) -> pa.Table:
-    """The export, one row per sample."""
-    rows = [{**_COLUMNS[form](sample), "lineage": sample.lineage} for sample in samples]
+    """The export, one row per sample. Raises InputError where one cannot have the form."""
+    rows = [{**_columns(sample, form), "lineage": sample.lineage} for sample in samples]
     columns = [
         pa.field(name, CHAT_TYPE if isinstance(value, list) else pa.string())
         for name, value in rows[0].items()
@@ -237,54 +237,34 @@ def export_table(samples: Sequence[ExportRow], form: str) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([*columns, pa.field("lineage", LINEAGE)]))
 
 
-def _as_chat(sample: ExportRow) -> dict[str, Any]:
-    labels = {"label": sample.extra["label"]} if "label" in sample.extra else {}
-    return {"messages": sample.messages, **labels}
+def _columns(sample: ExportRow, form: str) -> dict[str, Any]:
+    messages, extra, _ = sample
 
+    def unlike(has: str) -> InputError:
+        return InputError(
+            f"The sample {sample.lineage['candidate']} has {has}, so it cannot be a row of the "
+            f"form {form}: export the form chat."
+        )
 
-def _as_preference(sample: ExportRow) -> dict[str, Any]:
-    rejected = sample.extra.get("rejected", [])
-    *prompt, chosen = sample.messages
-    if not prompt or rejected[:-1] != prompt:
-        raise _unlike(sample, "preference", "no two answers to one prompt")
-    return {"prompt": prompt, "chosen": [chosen], "rejected": rejected[-1:]}
-
-
-def _as_classification(sample: ExportRow) -> dict[str, Any]:
-    if "label" not in sample.extra:
-        raise _unlike(sample, "classification", "no label")
-    return {"text": _only_text(sample, "classification"), "label": sample.extra["label"]}
-
-
-def _as_choice(sample: ExportRow) -> dict[str, Any]:
-    """The columns of the A/B questions that steering is tested with (Perez et al. 2023)."""
-    if "choices" not in sample.extra:
-        raise _unlike(sample, "choice", "no two answers to choose from")
-    choices = sample.extra["choices"]
-    return {
-        "question": _only_text(sample, "choice"),
-        "answer_matching_behavior": choices["matching"],
-        "answer_not_matching_behavior": choices["other"],
+    if form == "chat":
+        return {"messages": messages, **({"label": extra["label"]} if "label" in extra else {})}
+    if form == "preference":
+        *prompt, chosen = messages
+        rejected = extra.get("rejected", [])
+        if not prompt or rejected[:-1] != prompt:
+            raise unlike("no two answers to one prompt")
+        return {"prompt": prompt, "chosen": [chosen], "rejected": rejected[-1:]}
+    if form == "classification" and "label" not in extra:
+        raise unlike("no label")
+    if form == "choice" and "choices" not in extra:
+        raise unlike("no two answers to choose from")
+    if [message["role"] for message in messages] != ["user"]:
+        raise unlike("more than one message")
+    text = messages[0]["content"]
+    if form == "classification":
+        return {"text": text, "label": extra["label"]}
+    return {  # of the A/B questions that steering is tested with (Perez et al. 2023)
+        "question": text,
+        "answer_matching_behavior": extra["choices"]["matching"],
+        "answer_not_matching_behavior": extra["choices"]["other"],
     }
-
-
-_COLUMNS = {
-    "chat": _as_chat,
-    "preference": _as_preference,
-    "classification": _as_classification,
-    "choice": _as_choice,
-}
-
-
-def _only_text(sample: ExportRow, form: str) -> str:
-    if len(sample.messages) != 1 or sample.messages[0]["role"] != "user":
-        raise _unlike(sample, form, "more than one message")
-    return sample.messages[0]["content"]
-
-
-def _unlike(sample: ExportRow, form: str, has: str) -> InputError:
-    name = sample.lineage["candidate"]
-    return InputError(
-        f"The sample {name} has {has}, so it cannot be a row of the form {form}: "
-        f"export the form chat."
-    )

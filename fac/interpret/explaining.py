@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from fac.interpret.parts import (
     OpenExplainer,
     repeating,
 )
-from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, Progress, perform
+from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, Progress, StepRun
 from fac.manifest import ExplainFacts
 from fac.store.runs import Runs
 
@@ -34,19 +33,16 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress)
     earlier = spec.explanations
     explainer = _earlier(spec, runs) if earlier else EXPLAINERS[spec.explainer].open(spec, runs)
     source = spec.model or Path(spec.source).name or explainer.source
-    return perform(
-        spec,
-        partial(_blocks, explain=explainer.explain, source=source),
+    # ids of all explain runs have named the token statistics, whoever explains
+    versions = [explainer.version, tokens.METHOD]
+    inputs = [spec.measure, *([earlier] if earlier else [])]
+    run = StepRun(spec, runs, chat, progress, inputs=inputs, versions=versions)
+    return run.perform(
+        _blocks(run, explainer.explain, source),
         ExplainFacts(explainer=spec.explainer, source=source),
         tables=("explanations", "scores", "examples"),
         count="status",
         verb="explained",
-        runs=runs,
-        chat=chat,
-        inputs=[spec.measure, *([earlier] if earlier else [])],
-        # ids of all explain runs have named the token statistics, whoever explains
-        versions=[explainer.version, tokens.METHOD],
-        progress=progress,
     )
 
 
@@ -62,7 +58,7 @@ def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
     return repeating({row.pop("feature"): FeatureExplanation(**row) for row in rows})
 
 
-def _blocks(run: ExplainRun, *, explain: Explain, source: str) -> Blocks:
+def _blocks(run: ExplainRun, explain: Explain, source: str) -> Blocks:
     spec = run.spec
     unasked = [name for name, scorer in SCORERS.items() if not scorer.needs_model]
     scorers = [SCORERS[name] for name in (*unasked, *spec.scores)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fac.config import JudgeSpec
 from fac.interpret.parts import JUDGES
-from fac.interpret.step_run import OpenChat, Progress, perform
+from fac.interpret.step_run import OpenChat, Progress, StepRun
 from fac.manifest import RelevanceFacts
 from fac.store.runs import Runs
 
@@ -18,15 +18,12 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> 
     judge = JUDGES[spec.judge]
     chat = ask() if judge.needs_model else None
     label = f"label {spec.label}" if judge.needs_label else spec.judge
-    return perform(
-        spec,
-        lambda run: ({"relevance": rows} for rows in judge.judge(run)),
-        RelevanceFacts(task=spec.task, judge=spec.judge, source=chat.identity if chat else label),
+    source = chat.identity if chat else label
+    run = StepRun(spec, runs, chat, progress, inputs=[spec.measure, *spec.explanations])
+    return run.perform(
+        ({"relevance": rows} for rows in judge.judge(run)),
+        RelevanceFacts(task=spec.task, judge=spec.judge, source=source),
         tables=("relevance",),
         count="level",
         verb="judged",
-        runs=runs,
-        chat=chat,
-        inputs=[spec.measure, *spec.explanations],
-        progress=progress,
     )

@@ -15,6 +15,7 @@ from fac.errors import BadReply, InputError
 from fac.prompts.fences import BEGIN, END, UNTRUSTED, Excerpt, fenced, numbered, safe
 from fac.prompts.form import (
     ABOUT_LATENESS,
+    LATE_TEXTS,
     Prompt,
     object_form,
     only_object,
@@ -158,13 +159,7 @@ def _candidate_case(explanation: str | None, texts: Sequence[str], avoid: str) -
 
 
 CANDIDATE_EXAMPLE = _candidate_case(
-    ABOUT_LATENESS,
-    [
-        "the train was <<late>> again this morning",
-        "Sorry for the <<delay>>, we ran into traffic",
-        "the rent is two weeks <<overdue>>",
-    ],
-    "",
+    ABOUT_LATENESS, (*LATE_TEXTS[:2], "the rent is two weeks <<overdue>>"), ""
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fac.prompts.fences import Excerpt, fenced, harmless, numbered, one_line
-from fac.prompts.form import LATE_TEXTS, Form, Prompt, bad_reply, worked_prompt
+from fac.prompts.form import ABOUT_LATENESS, LATE_TEXTS, Form, Prompt, bad_reply, worked_prompt
 
 
 class Explanation(NamedTuple):
@@ -53,7 +53,7 @@ EXPLAIN_EXAMPLE = (
     _explain_case(LATE_TEXTS, ()),
     {
         "reason": "each marked word says that something came later than planned",
-        "explanation": "words saying that something or someone is late or delayed",
+        "explanation": ABOUT_LATENESS,
     },
 )
 

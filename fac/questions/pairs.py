@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fac import review
 from fac.config import PairsSpec, RescoreSpec
 from fac.errors import FacError, InputError
+from fac.questions.catalogue import Row
 from fac.questions.explanations import names, texts
 from fac.questions.review_queue import Draft, ReviewQueue
 from fac.review import PairState, PairVersion
@@ -26,17 +27,12 @@ from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
 from fac.synthesis import plan, user_text
 
-Row = dict[str, Any]
-
 EVERY_STATE = "all"
 
 EDITED_MEANWHILE = (
     "This pair was edited while you looked at it, so nothing was recorded. Here is the edit."
 )
 UNCHANGED = "Nothing was changed, so there is nothing to measure."
-
-
-# --- what is asked for ------------------------------------------------------------------------
 
 
 def read_features(text: str, n_features: int) -> tuple[int, ...]:
@@ -162,9 +158,6 @@ def left_by(stores: Stores, job: Job) -> str | None:
     return None
 
 
-# --- what there is ----------------------------------------------------------------------------
-
-
 def pairs_titles(stores: Stores) -> dict[str, str]:
     """What the pairs runs are called, newest first: dataset, gaps and time, and a piece of the id
     where that is not enough: a picker cannot tell options apart that read the same."""
@@ -232,9 +225,6 @@ def differences(before: str, after: str) -> list[tuple[str, str]]:
     return pieces
 
 
-# --- the queue --------------------------------------------------------------------------------
-
-
 @dataclass(kw_only=True)
 class PairQueue(ReviewQueue[int]):
     """The pairs of one run, by feature: beside decisions, their versions and edits."""
@@ -257,12 +247,9 @@ class PairQueue(ReviewQueue[int]):
         run = self.versions.get(pair.feature)
         return next((each for each in pair.versions if each.run == run), pair.version)
 
-    def spans(self, feature: int) -> list[Row]:
+    def evidence(self, entry: int) -> list[Row]:
         """The anchor's strongest examples of a feature."""
-        return self.stores.cache.spans(self.anchor, feature, "top")[:3]
-
-    def prefetch(self, entry: int) -> None:
-        self.spans(entry)
+        return self.stores.cache.spans(self.anchor, entry, "top")[:3]
 
     def entry_of(self, decision: Decision) -> int:
         return feature_of(decision)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fac import agreement, review
-from fac.questions.catalogue import comparable, measured
+from fac.questions.catalogue import Row, comparable, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explained
 from fac.questions.ratings import (
@@ -25,8 +25,6 @@ from fac.schema import LEVELS, RELEVANT
 from fac.store import Stores
 from fac.store.decisions import Decision
 from fac.store.memo import remembered_for_good
-
-Row = dict[str, Any]
 
 WITHIN = 0.05
 """How tight an interval a judge's precision should have: plus or minus five points."""
@@ -46,14 +44,8 @@ def standing_decisions(stores: Stores, kind: str = "", task: str = "") -> list[D
     decisions = stores.decisions.current(kind or None)
     if not task:
         return decisions
-    tasks = {d.subject: subject_task(d.subject) for d in decisions}
-    return [d for d in decisions if tasks[d.subject] == task]
-
-
-def subject_task(subject: str) -> str | None:
-    """The task of a subject about relevance, "" of another about a feature, None of any other."""
-    parts = review.read_subject(subject)
-    return parts.task if parts else None
+    subjects = {d.subject: review.read_subject(d.subject) for d in decisions}
+    return [d for d in decisions if (parts := subjects[d.subject]) and parts.task == task]
 
 
 def raters(stores: Stores, kind: str, task: str = "") -> Raters:
@@ -158,9 +150,6 @@ def paradox(coefficients: Sequence[agreement.Coefficient]) -> bool:
     return raw > 0.7 and ac1 - alpha > 0.3
 
 
-# --- judges -----------------------------------------------------------------------------------
-
-
 def judge_levels(stores: Stores, task: str) -> dict[str, str]:
     """The newest judge's level per subject of a decision, over all measure runs."""
     return {
@@ -203,9 +192,6 @@ def human_check_row(stores: Stores, task: str) -> Row:
     return {"name": f"here: {task}", "n": check.n, **shares}
 
 
-# --- disputes ---------------------------------------------------------------------------------
-
-
 def disputes(stores: Stores, kind: str, task: str = "") -> list[Disagreement]:
     """What people rate differently and nobody settled; what changes most gaps first."""
     decisions = standing_decisions(stores, kind, task)
@@ -225,14 +211,6 @@ def gaps_on(stores: Stores, anchor: str) -> Counter[int]:
         if dataset != anchor
         for feature in coverage(stores, Comparison(anchor, dataset)).missing.tolist()
     )
-
-
-def settle(
-    stores: Stores, reviewer: str, kind: str, wording: review.Wording, verdict: str
-) -> Decision:
-    """Records an adjudication of exactly what the raters saw."""
-    content = stores.decisions.content(wording.seen)
-    return stores.decisions.add(reviewer, kind, wording.subject, content, verdict, adjudicates=True)
 
 
 def human_detection_rows(stores: Stores) -> list[Row]:

@@ -1,4 +1,7 @@
-"""What came of a synthesis: what was kept and why, what it cost, what it changed, how it leaves."""
+"""Syntheses: what came of one, in numbers and texts, and how it leaves; what the next is asked.
+
+Only what people approved is ever named in a spec, and the step checks it again.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fac import export
-from fac.config import MeasureSpec, SynthesizeSpec
+from fac import export, review, synthesis
+from fac.config import MeasureSpec, SynthesizeSpec, read_spec
 from fac.coverage import is_active
 from fac.manifest import MeasureManifest, SynthesisFacts, SynthesisManifest
-from fac.questions.catalogue import is_synthetic
+from fac.questions.catalogue import Row, is_synthetic
 from fac.questions.comparison import Comparison, coverage
+from fac.questions.pairs import StyleRequest, by_style, gap_rows
 from fac.schema import CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
-
-Row = dict[str, Any]
+from fac.synthesis import Forecast
 
 ALL = "all"
 KEPT = "kept"
 """The outcome of a text that stays; every other is the reason why one was dropped."""
-
-BEGINNING = 160
-"""Characters of a text that a list shows."""
-
-
-# --- which ------------------------------------------------------------------------------------
 
 
 def syntheses(stores: Stores, pairs: str = "") -> dict[str, SynthesisManifest]:
@@ -73,9 +70,6 @@ def synthesis_title(manifest: SynthesisManifest) -> str:
     facts, piece = manifest.facts, manifest.run.rsplit("-", 1)[1][:6]
     kept = f"{facts.kept:,} of {facts.n_candidates:,} kept"
     return f"{facts.name} · {facts.method} · {kept} · {piece}"
-
-
-# --- in numbers -------------------------------------------------------------------------------
 
 
 def ledger_rows(facts: SynthesisFacts) -> list[Row]:
@@ -143,9 +137,6 @@ def unasked_rows(
     )
 
 
-# --- measured again ---------------------------------------------------------------------------
-
-
 class Remeasured(NamedTuple):
     """What an independent measure of the kept dataset found."""
 
@@ -198,9 +189,6 @@ def remeasure_spec(stores: Stores, manifest: SynthesisManifest) -> MeasureSpec:
     return replace(stores.runs.manifest(facts.anchor).spec, dataset=facts.kept_dataset)
 
 
-# --- the texts --------------------------------------------------------------------------------
-
-
 def outcomes(facts: SynthesisFacts) -> dict[str, int]:
     """How many texts came to each end, those that were kept first where there are any."""
     kept = {KEPT: facts.kept} if facts.kept else {}
@@ -216,7 +204,7 @@ def candidates_page(
     stores: Stores, run: str, *, outcome: str, **listing: Any
 ) -> tuple[list[Row], int]:
     """One page of the texts with this outcome: rows of Cache.candidates as the table shows them,
-    with `verdict`, `g`, `place` and `text`, how it begins."""
+    with `verdict`, `g` and `text`, how it begins."""
     reason = None if outcome in (ALL, KEPT) else outcome
     only = "dropped" if reason else outcome
     rows, total = stores.cache.candidates(run, only=only, reason=reason, **listing)
@@ -225,8 +213,7 @@ def candidates_page(
             **row,
             "verdict": outcome_of(row),
             "g": row["peak"],
-            "place": row["rank"] + 1 if row["rank"] >= 0 else None,
-            "text": " ".join(whole_text(row["messages"]).split())[:BEGINNING],
+            "text": " ".join(whole_text(row["messages"]).split())[:160],
         }
         for row in rows
     ], total
@@ -318,9 +305,6 @@ def extra_texts(extra: Row) -> list[tuple[str, str]]:
     return texts
 
 
-# --- out --------------------------------------------------------------------------------------
-
-
 def forms_of(profile: str) -> list[str]:
     """The forms that samples of a profile can take, its own first."""
     return list(dict.fromkeys((export.FORM_OF.get(profile, "chat"), "chat")))
@@ -341,3 +325,71 @@ def export_file(
         out = Path(folder) / f"{export_name(manifest)}.{format}"
         files = export.export(manifest.run, out, runs=stores.runs, format=format, form=form)
         return (files.card if card else files.path).read_bytes()
+
+
+def approved_pairs(stores: Stores, run: str) -> list[Row]:
+    """What people approved of a run of pairs, as it is now: all that may be written from."""
+    return review.approved_pairs(stores.decisions, stores.runs, run)
+
+
+def basis_rows(stores: Stores, run: str, approved: Sequence[Row]) -> list[Row]:
+    """Approved pairs as the table shows them: with what their gaps are called."""
+    anchor = stores.runs.manifest(run).facts.anchor
+    gaps = gap_rows(stores, anchor, [row["feature"] for row in approved])
+    by_feature = {row["feature"]: row for row in gaps}
+    return [{**by_feature[row["feature"]], **row} for row in approved]
+
+
+def launch_requests(
+    stores: Stores, spec: SynthesizeSpec, approved: Sequence[Row]
+) -> list[StyleRequest]:
+    """Exactly what the writer will be asked for the first gap, each style once."""
+    return by_style(synthesis.first_asked(spec, runs=stores.runs, approved=approved))
+
+
+def pilot_spec(spec: SynthesizeSpec) -> SynthesizeSpec:
+    """The same for a few of its pairs."""
+    return replace(spec, approved=synthesis.pilot_pairs(spec.approved))
+
+
+def finished_synthesis(stores: Stores, spec: SynthesizeSpec) -> str | None:
+    """The newest run of exactly these settings and pairs that can be shown."""
+    identity = _identity(spec)
+    manifests = syntheses(stores, spec.pairs)
+    return next((run for run, each in manifests.items() if _identity(each.spec) == identity), None)
+
+
+def _identity(spec: SynthesizeSpec) -> Row:
+    """All that decides what a synthesis is; a finished one knows its evaluation files by name."""
+    fields = {k: v for k, v in spec.as_json().items() if k not in spec.operational}
+    files = sorted(Path(path).name for path in spec.evaluation)
+    return {**fields, "approved": sorted(spec.approved), "evaluation": files}
+
+
+def forecast(stores: Stores, spec: SynthesizeSpec) -> Forecast | None:
+    """What a finished pilot of these settings says about all of the pairs."""
+    run = finished_synthesis(stores, pilot_spec(spec))
+    return synthesis.forecast(stores.runs.manifest(run), len(spec.approved)) if run else None
+
+
+def live_syntheses(stores: Stores, pairs: str) -> list[Job]:
+    """Waiting and running syntheses from a run of pairs."""
+    return [job for job in stores.queue.live() if _is_from(job, pairs)]
+
+
+def stopped_synthesis(stores: Stores, pairs: str) -> Job | None:
+    """The newest synthesis from a run of pairs, where it ended before its end."""
+    jobs = (job for job in stores.queue.jobs() if _is_from(job, pairs))
+    last = max(jobs, key=lambda job: job.id, default=None)
+    return last if last and last.status in ("failed", "cancelled") else None
+
+
+def _is_from(job: Job, pairs: str) -> bool:
+    return job.step == SynthesizeSpec.step and job.spec["pairs"] == pairs
+
+
+def resumed(job: Job, spec: SynthesizeSpec) -> SynthesizeSpec:
+    """What a stopped job was asked for, within today's budget and at today's speed."""
+    before = read_spec(job.step, job.spec)
+    assert isinstance(before, SynthesizeSpec)  # which step it is says the class
+    return replace(before, **{name: getattr(spec, name) for name in spec.operational})

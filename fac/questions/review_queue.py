@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from fac import review
 from fac.config import digest
 from fac.errors import FacError
+from fac.questions.catalogue import Row
 from fac.questions.explanations import explain_runs, explained, explained_measure, texts
 from fac.questions.relevance import task_profiles
 from fac.review import Item, Pace
@@ -24,8 +25,6 @@ from fac.store import Stores
 from fac.store.decisions import Decision
 
 Entry = TypeVar("Entry")
-Row = dict[str, Any]
-
 TEXTS = 10
 """Held-out texts of a detection item, half of them firing where there are enough."""
 
@@ -38,9 +37,6 @@ LOST_LINK = (
     "The item of this link is not among the chosen features in this wording, and nobody decided on "
     "it; here is the next one instead."
 )
-
-
-# --- the queue --------------------------------------------------------------------------------
 
 
 @dataclass
@@ -115,10 +111,10 @@ class ReviewQueue(Generic[Entry]):
         if self.shown_at is None:
             self.shown_at = time.monotonic()
         if len(self.todo) > 1:
-            self.prefetch(self.todo[1])
+            self.evidence(self.todo[1])
 
-    def prefetch(self, entry: Entry) -> None:
-        """Asks the stores for what an entry shows; they remember it."""
+    def evidence(self, entry: Entry) -> list[Row]:
+        """The examples or texts that an entry shows; the memo keeps them."""
         raise NotImplementedError
 
     def entry_of(self, decision: Decision) -> Entry:
@@ -223,9 +219,6 @@ class ReviewQueue(Generic[Entry]):
         self.draft, self.shown_at = Draft(), None
 
 
-# --- explanations, relevance, detection -------------------------------------------------------
-
-
 @dataclass(kw_only=True)
 class ItemQueue(ReviewQueue[Item]):
     """Explanations, relevance or detections, blind and in the reviewer's own order."""
@@ -234,19 +227,19 @@ class ItemQueue(ReviewQueue[Item]):
     solved: tuple[Item, Decision] | None = None
     """A detection just decided, whose truth is in view."""
 
-    def prefetch(self, entry: Item) -> None:
-        if entry.kind == "detection":
-            self.texts(entry)
-        else:
-            self.spans(entry)
-
-    def spans(self, item: Item) -> list[Row]:
-        """The examples of an item's feature where it was measured."""
-        return self.stores.cache.spans(item.content["measure"], item.content["feature"])
-
-    def texts(self, item: Item) -> list[Row]:
-        """The held-out texts of a detection, in its order, with their truth."""
-        return detection_texts(self.stores, item)
+    def evidence(self, entry: Item) -> list[Row]:
+        """The examples of an item's feature where it was measured; of a detection the held-out
+        texts whose hashes it holds, in its order, with their truth."""
+        cache, content = self.stores.cache, entry.content
+        measure, feature = content["measure"], content["feature"]
+        if entry.kind != "detection":
+            return cache.spans(measure, feature)
+        by_hash: dict[str, Row] = {}
+        for run in filter(cache.ready, explain_runs(self.stores.runs, measure)):
+            for row in cache.examples(run, measure, feature):
+                by_hash.setdefault(digest([*map(str, row["tokens"])]), row)
+        gone = {"tokens": ["(this text is gone)"]}
+        return [{**by_hash.get(each["text"], gone), **each} for each in content["examples"]]
 
     def entry_of(self, decision: Decision) -> Item:
         return review.item(self.stores.decisions.content(decision.seen))
@@ -324,9 +317,6 @@ def item_queue(
     )
 
 
-# --- what there is to decide on ---------------------------------------------------------------
-
-
 def items_of(
     stores: Stores,
     kind: str,
@@ -389,14 +379,3 @@ def _test(stores: Stores, explain_run: str, measure: str, feature: int) -> list[
         return []
     few = min(len(firing), max(TEXTS // 2, TEXTS - len(silent)))
     return sorted([*firing[:few], *silent[: TEXTS - few]], key=lambda row: row["number"])
-
-
-def detection_texts(stores: Stores, item: Item) -> list[Row]:
-    """The held-out texts whose hashes a detection item holds, in its order, with their truth."""
-    measure, feature = item.content["measure"], item.content["feature"]
-    rows: dict[str, Row] = {}
-    for run in explain_runs(stores.runs, measure):
-        for row in stores.cache.examples(run, measure, feature) if stores.cache.ready(run) else ():
-            rows.setdefault(digest([*map(str, row["tokens"])]), row)
-    gone = {"tokens": ["(this text is gone)"]}
-    return [{**rows.get(each["text"], gone), **each} for each in item.content["examples"]]

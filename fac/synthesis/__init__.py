@@ -1,11 +1,10 @@
 """Gaps -> pairs -> (a person's approval) -> candidates -> verdicts -> kept samples.
 
 plan        what is asked of a writer for a gap    methods     two steps, and their baselines
-writing     texts as they come, and their run      candidates  what was written, and what it took
-hits        what texts fire                        edits       the smallest change that silences one
+writing     texts as they come, what they fire, and the run of a step that asks for them
 pairs       step 1: a text that fires each gap, and its near-twin that does not
 synthesize  step 2, from approved pairs to what is kept
-filter      what becomes of each candidate         outcome     figures, dataset, forecast
+filter      what becomes of each candidate         outcome     figures, forecast
 
 Every text is on disk before it counts; every candidate ends as kept or dropped with a reason; and
 no text that nobody approved reaches a writer.

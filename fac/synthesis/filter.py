@@ -56,22 +56,16 @@ class Text(NamedTuple):
 
     candidate: str
     """Its name."""
-
     feature: int
     """The gap it was written for."""
-
     text: str
     """Everything it says."""
-
     problem: str
     """One of PROBLEMS; "" where there is a text."""
-
     peak: float
     """g_i(x) of its own gap, 0 where silent."""
-
     quoted: tuple[str, ...] = ()
     """The texts its prompt quoted."""
-
     prescribed: int = 0
     """Words at its beginning that it was told to begin with."""
 
@@ -144,12 +138,10 @@ def judge(
             outcome[name] = (REDUNDANT, outcome[name][1])
     verdicts = []
     for text in texts:
-        reason, rank = outcome[text.candidate]
-        stays = not reason
-        adds = gains[text.candidate] if stays else []
-        verdicts.append(
-            CandidateVerdict(text.candidate, text.feature, stays, reason, text.peak, rank, adds)
-        )
+        name, (reason, rank) = text.candidate, outcome[text.candidate]
+        adds = [] if reason else gains[name]
+        verdict = (name, text.feature, not reason, reason, text.peak, rank, adds)
+        verdicts.append(CandidateVerdict(*verdict))
     return verdicts
 
 
@@ -273,13 +265,13 @@ class Leaks:
                 else:
                     self._longer[gram[:2]][gram].add(name)
 
-    def compare(self, text: str) -> None:
-        """Compares one text."""
-        other = words(text)
-        if self._single:
+    def compare(self, chat: Iterable[Mapping[str, str]]) -> None:
+        """Compares the messages of one sample."""
+        for message in chat:
+            other = words(message["content"])
             for word in self._single.keys() & set(other):
                 self.candidates |= self._single[word]
-        for start in range(len(other) - 1):
-            for gram, names in self._longer.get(other[start : start + 2], {}).items():
-                if other[start : start + len(gram)] == gram:
-                    self.candidates |= names
+            for start in range(len(other) - 1):
+                for gram, names in self._longer.get(other[start : start + 2], {}).items():
+                    if other[start : start + len(gram)] == gram:
+                        self.candidates |= names

@@ -1,68 +1,18 @@
-"""What a synthesis amounts to: figures of its run, a dataset run of what is kept, and what a few
-of the gaps say about all of them."""
+"""What a synthesis amounts to, in figures, and what a few of its gaps say about all of them."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from fac import coverage
 from fac.agreement import wilson
 from fac.config import digest
 from fac.manifest import SynthesisManifest
-from fac.store.runs import Runs
 from fac.synthesis.filter import CandidateVerdict
-from fac.synthesis.hits import support_of
 from fac.synthesis.plan import Row
-
-
-def coverage_gained(
-    runs: Runs,
-    anchor: str,
-    dataset: str,
-    *,
-    threshold: float,
-    kept: np.ndarray,
-    written: np.ndarray,
-    gaps: Sequence[int],
-) -> Row:
-    """FAC of the dataset against the anchor before and after, over every feature that tells
-    anything (profile `all`).
-
-    `kept` and `written` are the features `[n_features]` (bool) that kept samples fire, and those
-    that any text does.
-    """
-    facts = runs.manifest(anchor).facts
-    n = facts.n_features
-    fired = support_of(runs, anchor, n, -math.inf)
-    relevant = coverage.everywhere_relevant(fired, facts.n_samples)
-    shows = coverage.present(support_of(runs, anchor, n, threshold))
-    has = coverage.present(support_of(runs, dataset, n, threshold))
-    before = coverage.fac(shows, has, relevant)
-    after = coverage.fac(shows, has | kept, relevant)
-    gained = np.setdiff1d(before.missing, after.missing)
-    return {
-        "relevant": "all",
-        "fac_before": _number(before.fac),
-        "fac_after": _number(after.fac),
-        "fac_unfiltered": _number(coverage.fac(shows, has | written, relevant).fac),
-        "n_anchor": before.n_anchor,
-        "n_missing": before.n_missing,
-        "miss_hit_rate": _number(coverage.miss_hit_rate(before.missing, kept)),
-        "features_gained": len(gained),
-        "gained": gained.tolist(),
-        "gained_unasked": np.setdiff1d(gained, gaps).tolist(),
-        "still_missing": np.setdiff1d(gaps, np.flatnonzero(kept)).tolist(),
-    }
-
-
-def _number(value: float) -> float | None:
-    """None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else float(value)
 
 
 def counted(verdicts: Sequence[CandidateVerdict], gaps: Sequence[int]) -> Row:
@@ -104,24 +54,19 @@ class Forecast(NamedTuple):
 
     run: str
     """The pilot, a finished run like any other."""
-
     candidates: int
     accepted: int
     """Of those, texts that passed every check and fire their gap."""
-
     rate: float
     low: float
     high: float
     """Wilson's 95 % interval of the acceptance rate."""
-
     hit_rate: float
     """Share of the pilot's gaps that got a sample."""
-
     tokens_per_kept: float | None
     seconds_per_kept: float | None
     cost_per_kept: float | None
     """None where nothing was kept, or no price is known."""
-
     tokens: float
     prompt_tokens: float
     seconds: float

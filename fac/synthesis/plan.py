@@ -31,15 +31,12 @@ class Style(NamedTuple):
 
     name: str
     """Part of a candidate's name."""
-
     form: str
     """opening: a list of snippets that is continued; prompt: an instruction."""
-
     words: int = 0
     """Step 2: the text begins with at most so many words of the positive, up to its peak, and the
     positive itself is not shown, or a small model would copy the rest of it; 0: it is shown, and
     the text begins as it likes."""
-
     sentence: bool = False
     """The words begin where the sentence of the peak does, unless that is too long."""
 
@@ -76,7 +73,6 @@ class FeatureBrief(NamedTuple):
     explanation: str | None
     spans: tuple[Excerpt, ...]
     """Of the anchor, one a sample, strongest first."""
-
     usual_peak: float
     """Its mean peak over the anchor's samples and roles; 0 where it never fires."""
 
@@ -98,15 +94,14 @@ def feature_briefs(
         table = runs.table(run, "explanations", ["feature", "text"])
         texts |= {row["feature"]: row["text"] for row in table.to_pylist() if row["text"]}
     strongest: dict[int, dict[int, Row]] = {f: {} for f in features}
-    for row in runs.rows(anchor, "spans", features).to_pylist():
-        best = strongest[row["feature"]].setdefault(row["sample"], row)
-        if row["peak"] > best["peak"]:
-            strongest[row["feature"]][row["sample"]] = row
+    rows = runs.rows(anchor, "spans", features).to_pylist()
+    for row in sorted(rows, key=lambda row: (-row["peak"], row["sample"])):
+        strongest[row["feature"]].setdefault(row["sample"], row)
     table = runs.rows(anchor, "activations", features, ["feature", "peak"])
     feature, peak = table["feature"].to_numpy(), table["peak"].to_numpy().astype(float)
     briefs = {}
     for f in features:
-        spans = sorted(strongest[f].values(), key=lambda s: (-s["peak"], s["sample"]))
+        spans = strongest[f].values()
         peaks = peak[feature == f]
         briefs[f] = FeatureBrief(
             feature=f,
@@ -162,13 +157,10 @@ class Ask(NamedTuple):
 
     request: Request
     """Its key is the candidate's name."""
-
     feature: int
     """The gap it is for."""
-
     pair: str
     """The approved pair it is written from; "" without one."""
-
     style: str
     quoted: tuple[str, ...]
     """The texts that its prompt quotes."""
@@ -194,15 +186,13 @@ def ask_for(
     style: Style,
     words: Prompt | Opening,
     quoted: Iterable[Excerpt] = (),
-    *,
     steer: Steer | None = None,
-    pair: str = "",
 ) -> Ask:
     """Asks with these words for one of a gap's candidates."""
     prompt, opening = (words, None) if isinstance(words, Prompt) else (None, words)
     key = f"{method}/{feature:06d}/{number:02d}/{style.name}"
     texts = tuple("".join(each.tokens) for each in quoted)
-    return Ask(Request(key, prompt, opening, steer), feature, pair, style.name, texts)
+    return Ask(Request(key, prompt, opening, steer), feature, "", style.name, texts)
 
 
 def ask_from_anchor(
@@ -217,8 +207,8 @@ def ask_from_anchor(
             by_prompt = style.form == "prompt"
             say = drafts.candidate_prompt if by_prompt else drafts.candidate_opening
             words = say(spec.profile, brief.explanation, spans)
-            steer = steering(brief)
-            asks.append(ask_for(method, brief.feature, number, style, words, spans, steer=steer))
+            steer, feature = steering(brief), brief.feature
+            asks.append(ask_for(method, feature, number, style, words, spans, steer))
     return asks
 
 
@@ -257,13 +247,10 @@ class Grounds(NamedTuple):
     runs: Runs
     about: PairsFacts
     """Of the pairs run."""
-
     pairs: Sequence[Row]
     """The approved ones, by feature."""
-
     gaps: Sequence[int]
     """What is written for: those of the pairs, or all of the run where none is named."""
-
     direction: Direction | None
 
     def briefs(self, features: Iterable[int]) -> dict[int, FeatureBrief]:
@@ -281,11 +268,8 @@ class Method:
 
     title: str
     """On pages."""
-
     preference: int
     """Where it stands among the others, lowest first."""
-
     plan: Callable[[Grounds], list[Ask]]
-
     needs_pairs: bool = False
     """Whether it writes from nothing but approved pairs."""

@@ -7,8 +7,9 @@ writer.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -26,10 +27,9 @@ from fac.config import (
     SynthesizeSpec,
     digest,
 )
-from fac.encoder import Encoder, Reading
+from fac.encoder import Reading
 from fac.errors import BadRow, InputError
 from fac.generator.names import public_name
-from fac.generator.writer import Writer
 from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
 from fac.models import SCAFFOLD
 from fac.schema import REJECTED, SAMPLES, TRACES, VERDICTS
@@ -37,44 +37,35 @@ from fac.store import decisions
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis import outcome
-from fac.synthesis.candidates import Candidate, spent
 from fac.synthesis.filter import CandidateVerdict
-from fac.synthesis.hits import Hit, score
 from fac.synthesis.pairs import PROPOSED, pair_id
-from fac.synthesis.plan import Ask, Direction, Grounds, Progress, Row, seed_of
-from fac.synthesis.writing import Step, Stopped, Texts, quiet, same_encoder
+from fac.synthesis.plan import Ask, Grounds, Progress, Row, seed_of
+from fac.synthesis.writing import (
+    Candidate,
+    Hit,
+    Step,
+    Stopped,
+    Texts,
+    quiet,
+    same_encoder,
+    score,
+    spent,
+    support_of,
+)
 
 
-def synthesize(
-    spec: SynthesizeSpec,
-    *,
-    runs: Runs,
-    approved: Sequence[Mapping[str, Any]],
-    encoder: Encoder,
-    writer: Writer,
-    progress: Progress,
-    direction: Direction | None = None,
-) -> str:
+def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str:
     """Writes `spec.candidates` texts for every gap, keeps the best that fire it; the run's id.
 
-    `approved` is what people approved by now (fac.review.approved_pairs); `direction` gives unit
-    decoder directions, for a steered writer. Methods are in fac.synthesis.methods; a baseline that
-    names no pairs takes all gaps of the pairs run.
+    `doors` are the other fields of SynthesisStep. Methods are in fac.synthesis.methods; a baseline
+    that names no pairs takes all gaps of the pairs run.
 
     The run holds candidates, hits, verdicts, replies and the decisions it rests on; what is kept
     is a dataset run too. Raises InputError for a pair that nobody approved as it is, BudgetReached,
     Cancelled or ServiceError after publishing the gaps whose texts are all there; of a baseline
     that names no pairs nothing is published before all of them are.
     """
-    step = SynthesisStep(
-        spec=spec,
-        runs=runs,
-        encoder=encoder,
-        writer=writer,
-        direction=direction,
-        approved=approved,
-    )
-    return step.run(progress)
+    return SynthesisStep(spec=spec, **doors).run(progress)
 
 
 def first_asked(
@@ -98,6 +89,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
     """Candidates for every gap, judged, and a dataset of those that are kept."""
 
     approved: Sequence[Mapping[str, Any]]
+    """What people approved by now: fac.review.approved_pairs."""
 
     def __post_init__(self) -> None:
         spec, approved = self.spec, self.approved
@@ -150,15 +142,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         figures = {
             **spent(candidates, texts.seconds, self.writer.identity),
             **outcome.counted(judged, self.gaps),
-            **outcome.coverage_gained(
-                runs,
-                about.anchor,
-                about.dataset,
-                threshold=spec.threshold,
-                kept=fires,
-                written=scores.features,
-                gaps=self.gaps,
-            ),
+            **self._coverage_gained(fires, scores.features),
         }
         facts = SynthesisFacts(
             name=about.name,
@@ -188,6 +172,37 @@ class SynthesisStep(Step[SynthesizeSpec]):
         runs.publish(
             self.run_id, spec=named, inputs=[spec.pairs], facts=facts, seconds=texts.seconds
         )
+
+    def _coverage_gained(self, kept: np.ndarray, written: np.ndarray) -> Row:
+        """FAC of the dataset against the anchor before and after, over every feature that tells
+        anything (profile `all`).
+
+        `kept` and `written` are the features `[n_features]` (bool) that kept samples fire, and
+        those that any text does.
+        """
+        runs, anchor, threshold = self.runs, self.about.anchor, self.spec.threshold
+        facts = runs.manifest(anchor).facts
+        n = facts.n_features
+        fired = support_of(runs, anchor, n, -math.inf)
+        relevant = coverage.everywhere_relevant(fired, facts.n_samples)
+        shows = coverage.present(support_of(runs, anchor, n, threshold))
+        has = coverage.present(support_of(runs, self.about.dataset, n, threshold))
+        before, after, unfiltered = (
+            coverage.fac(shows, columns, relevant) for columns in (has, has | kept, has | written)
+        )
+        gained = np.setdiff1d(before.missing, after.missing)
+        return {
+            "fac_before": _number(before.fac),
+            "fac_after": _number(after.fac),
+            "fac_unfiltered": _number(unfiltered.fac),
+            "n_anchor": before.n_anchor,
+            "n_missing": before.n_missing,
+            "miss_hit_rate": _number(coverage.miss_hit_rate(before.missing, kept)),
+            "features_gained": len(gained),
+            "gained": gained.tolist(),
+            "gained_unasked": np.setdiff1d(gained, self.gaps).tolist(),
+            "still_missing": np.setdiff1d(self.gaps, np.flatnonzero(kept)).tolist(),
+        }
 
     def _publish_dataset(self, kept: Sequence[tuple[Candidate, CandidateVerdict]]) -> str:
         """What is kept as a dataset run, to be measured and compared like any other; its id, or ""
@@ -262,66 +277,64 @@ class SynthesisStep(Step[SynthesizeSpec]):
         above the threshold, and a peak at the edge may depend on the texts read beside it. The
         lower of both peaks counts, in `hits` too.
         """
-        threshold, keep = self.spec.threshold, self.spec.keep
-        index = {candidate.name: i for i, candidate in enumerate(candidates)}
+        spec, threshold = self.spec, self.spec.threshold
+        by_name = {each.name: (each, fires) for each, fires in zip(candidates, hits, strict=True)}
         alone: dict[str, list[Row]] = {}
-        fires: dict[str, np.ndarray] = {}
+        fires_alone: dict[str, np.ndarray] = {}
         while True:
-            texts = [_text(c, peaks) for c, peaks in zip(candidates, hits, strict=True)]
-            active = {
-                candidate.name: frozenset(
-                    gap for gap, hit in peaks.items() if verdicts.active(hit.peak, threshold)
-                )
-                for candidate, peaks in zip(candidates, hits, strict=True)
-            }
             judged = verdicts.judge(
-                texts,
-                active,
-                threshold=threshold,
-                keep=keep,
+                [_text(candidate, fires) for candidate, fires in by_name.values()],
+                {
+                    name: {
+                        g for g, hit in fires.items() if verdicts.active(hit.peak, spec.threshold)
+                    }
+                    for name, (_, fires) in by_name.items()
+                },
+                threshold=spec.threshold,
+                keep=spec.keep,
                 leaked=leaks,
-                only_needed=self.spec.only_needed,
+                only_needed=spec.only_needed,
             )
             kept = [verdict.candidate for verdict in judged if verdict.kept]
             fresh = [name for name in kept if name not in alone]
             if not fresh:
                 features = np.zeros(self.encoder.n_features, bool)
                 for name in kept:
-                    features[fires[name]] = True
+                    features[fires_alone[name]] = True
                 return judged, features, [row for name in sorted(kept) for row in alone[name]]
             for number, name in enumerate(fresh):
                 progress(number, len(fresh), "measuring what is kept, each text alone")
-                hits_of = hits[index[name]]
-                (reading,) = self.encoder.read([candidates[index[name]].messages])
-                peaks_alone = np.zeros(self.encoder.n_features, np.float32)
-                np.maximum.at(peaks_alone, reading.feature, reading.value)
-                fires[name] = np.flatnonzero(coverage.is_active(peaks_alone, threshold))
-                for gap in [*hits_of]:
-                    lower = min(hits_of[gap].peak, float(peaks_alone[gap]))
-                    hits_of[gap] = hits_of[gap]._replace(peak=lower)
+                candidate, fires = by_name[name]
+                (reading,) = self.encoder.read([candidate.messages])
+                peaks = np.zeros(self.encoder.n_features, np.float32)
+                np.maximum.at(peaks, reading.feature, reading.value)
+                fires_alone[name] = np.flatnonzero(coverage.is_active(peaks, threshold))
+                for gap in [*fires]:
+                    lower = min(fires[gap].peak, float(peaks[gap]))
+                    fires[gap] = fires[gap]._replace(peak=lower)
                     if not lower > 0:
-                        del hits_of[gap]
-                alone[name] = _traced(name, reading, sorted(hits_of))
+                        del fires[gap]
+                alone[name] = _traced(name, reading, sorted(fires))
 
     def _leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
         """Candidates that overlap with a sample of the anchor or a text for evaluation."""
         progress(0, 1, "comparing with anchor and evaluation texts")
         leaks = verdicts.Leaks({each.name: each.text for each in candidates if each.messages})
-        for text in self._protected():
-            leaks.compare(text)
-        return frozenset(leaks.candidates)
-
-    def _protected(self) -> Iterator[str]:
-        """Every text that no candidate may overlap with."""
         anchor = self.runs.manifest(self.about.anchor).facts.dataset
         for batch in self.runs.batches(anchor, "samples"):
             for chat in batch.column("messages").to_pylist():
-                yield from (message["content"] for message in chat)
+                leaks.compare(chat)
         for path in self.spec.evaluation:
             for row in datasets.read_samples(path):
                 if isinstance(row, BadRow):
                     raise InputError(f"{Path(path).name}, {row}.")
-                yield from (message["content"] for message in row.messages)
+                leaks.compare(row.messages)
+        return frozenset(leaks.candidates)
+
+
+def _number(value: float) -> float | None:
+    """None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else float(value)
 
 
 def _text(candidate: Candidate, hits: Mapping[int, Hit]) -> verdicts.Text:

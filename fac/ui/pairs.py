@@ -22,7 +22,7 @@ from fac.ui.review import (
 from fac.ui.review_html import guide_html, history_html, pair_html
 from fac.ui.stores import stores
 from fac.ui.text import called, plain, show_examples
-from fac.ui.views import action_button, link, set_param
+from fac.ui.views import action_button, link, param_widget, set_param
 from fac.ui.writing import duration
 
 STATE_NAMES = {
@@ -43,6 +43,17 @@ GUIDE = {
     "Reject": "The text is broken, shows something else, or the two differ in too much.",
     "Edit": "Change either side; it is measured again and waits for a decision of its own.",
 }
+
+
+def pick_pairs(titles: Mapping[str, str], default: str, width: int) -> str:
+    """Which run of pairs, of those with these titles."""
+    return st.selectbox(
+        "Pairs",
+        list(titles),
+        format_func=titles.__getitem__,
+        width=width,
+        **param_widget("pairs", default, valid=titles.__contains__),
+    )
 
 
 def session_queue() -> PairQueue | None:
@@ -117,7 +128,7 @@ def show_pair(queue: PairQueue, pair: PairState) -> None:
     left, right = st.columns([5, 4], gap="large")
     with left:
         st.markdown("**In the anchor**")
-        show_examples(queue.spans(pair.feature))
+        show_examples(queue.evidence(pair.feature))
     with right:
         _show_history(queue, pair, version)
         st.html(guide_html(GUIDE))
@@ -134,10 +145,10 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     measuring = pair.feature in queue.edits
     decidable = queue.reviewer is not None and version.proposed and not measuring
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-        approve = (queue.decide, review.APPROVE)
-        off = not decidable
-        action_button("Approve", "check", *approve, shortcut="A", disabled=off, type="primary")
-        action_button("Reject", "close", queue.decide, review.REJECT, shortcut="X", disabled=off)
+        approve = {"shortcut": "A", "type": "primary", "disabled": not decidable}
+        action_button("Approve", "check", queue.decide, review.APPROVE, **approve)
+        reject = {"shortcut": "X", "disabled": not decidable}
+        action_button("Reject", "close", queue.decide, review.REJECT, **reject)
         action_button("Edit", "edit", queue.draft.edit, shortcut="E", disabled=measuring)
         last = len(queue.todo) < 2
         action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
@@ -173,7 +184,7 @@ def _show_badges(queue: PairQueue, pair: PairState, version: PairVersion) -> Non
     if version.proposed:
         apart = row["positive_peak"] - row["negative_peak"]
         st.badge(f"{apart:.2f} apart", color="gray", help="Positive less negative, as measured.")
-        strongest = max((span["peak"] for span in queue.spans(pair.feature)), default=0.0)
+        strongest = max((span["peak"] for span in queue.evidence(pair.feature)), default=0.0)
         if strongest:
             odd = row["positive_peak"] > FAR * strongest
             st.badge(
@@ -231,10 +242,10 @@ def _show_history(queue: PairQueue, pair: PairState, version: PairVersion) -> No
             for number, each in enumerate(pair.versions, start=1):
                 when = datetime.fromisoformat(each.created).astimezone()
                 how = "edited" if each.row["origin"] == "person" else "written"
-                words = f"{number} · {how} {when:%H:%M}"
-                options = {"key": f"version {each.run} {pair.feature}"}
-                options["type"] = "primary" if each is version else "secondary"
-                action_button(words, "", queue.look_at, each.run, **options)
+                label = f"{number} · {how} {when:%H:%M}"
+                kind = "primary" if each is version else "secondary"
+                key = f"version {each.run} {pair.feature}"
+                action_button(label, "", queue.look_at, each.run, key=key, type=kind)
     history = [
         (number, decision)
         for number, each in enumerate(pair.versions, start=1)

@@ -14,7 +14,7 @@ from fac.questions.catalogue import titles
 from fac.questions.comparison import Comparison, telling_threshold
 from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
-from fac.ui.jobs import demo_job
+from fac.ui.jobs import arriving
 from fac.ui.stores import stores
 from fac.ui.views import empty, get_param, param_widget
 
@@ -36,32 +36,21 @@ def stop_if_nothing_measured(manifests: Mapping[str, MeasureManifest]) -> None:
     """Says what to do first and ends the page, unless something has been measured."""
     if manifests:
         return
-    job = demo_job()
-    if job and job.status in ("waiting", "running"):
-        empty(
-            "The demo is on its way",
-            "Two small datasets are being prepared. The first page shows how far they are.",
-            icon=":material/hourglass_top:",
-            page="home",
-            link="Watch it arrive",
-        )
+    icon, page = ":material/hourglass_top:", "home"
+    if arriving():
+        headline, link = "The demo is on its way", "Watch it arrive"
+        text = "Two small datasets are being prepared. The first page shows how far they are."
     elif hidden := len(stores().runs.list(MeasureSpec.step)):
-        empty(
-            "Being prepared for browsing",
+        headline, link = "Being prepared for browsing", "Watch them arrive"
+        text = (
             f"{hidden:,} measured datasets get their cache anew, as after an update. That takes "
-            f"seconds each, minutes for very large ones; the first page shows them as they arrive.",
-            icon=":material/hourglass_top:",
-            page="home",
-            link="Watch them arrive",
+            f"seconds each, minutes for very large ones; the first page shows them as they arrive."
         )
     else:
-        empty(
-            "Nothing has been measured yet",
-            "Add a dataset, then press Measure: its features appear here.",
-            icon=":material/database:",
-            page="datasets",
-            link="Add a dataset",
-        )
+        headline, link = "Nothing has been measured yet", "Add a dataset"
+        text = "Add a dataset, then press Measure: its features appear here."
+        icon, page = ":material/database:", "datasets"
+    empty(headline, text, icon=icon, page=page, link=link)
     st.stop()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -98,18 +98,11 @@ def _show_lineage(manifest: SynthesisManifest, candidate: str, feature: int) -> 
             show_request(origin.prompt)
     if origin.rivals:
         with st.expander(f"{counted(len(origin.rivals), 'other text')} for this gap"):
-            st.html(_rivals_html(origin.rivals))
-
-
-def _rivals_html(rivals: Sequence[Row]) -> str:
-    """The other texts for a gap, strongest first, with what became of them."""
-    return "".join(
-        example_html(
-            [f"{row['peak']:.2f}", outcome_of(row)],
-            _text_html(whole_text(row["messages"])[:600] or "∅"),
-        )
-        for row in rivals
-    )
+            rivals = (
+                ([f"{row['peak']:.2f}", outcome_of(row)], whole_text(row["messages"])[:600] or "∅")
+                for row in origin.rivals
+            )
+            st.html("".join(example_html(facts, _text_html(text)) for facts, text in rivals))
 
 
 def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:

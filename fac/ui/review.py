@@ -45,9 +45,6 @@ GUIDES: dict[str, dict[str, str]] = {
 }
 
 
-# --- who decides, and on which task -----------------------------------------------------------
-
-
 def reviewer() -> str | None:
     """Who decides: the signed-in person where sign-in is configured, else a name they pick.
 
@@ -97,9 +94,6 @@ def pick_task() -> str:
     )
 
 
-# --- what every queue has ---------------------------------------------------------------------
-
-
 def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
     """How far this view is and how fast; `minutes` says how long still, "" where nobody knows."""
     whole = max(queue.total, left, 1)
@@ -123,8 +117,7 @@ def unblur_button(queue: ReviewQueue[Any]) -> None:
     """Shows blurred texts until the next entry."""
     draft = queue.draft
     if st.session_state.get("blur") and not draft.unblurred:
-        show = (setattr, draft, "unblurred", True)
-        action_button("Show texts", "visibility", *show, shortcut="V")
+        action_button("Show texts", "visibility", setattr, draft, "unblurred", True, shortcut="V")
     if draft.unblurred:
         # A style alone would outlive this entry: Streamlit puts it outside of the fragment.
         st.html("<span></span><style>.fac-blur{filter:none!important}</style>")
@@ -169,9 +162,6 @@ def focus_writing(container: str) -> None:
     st.html(_SCRIPT.replace("CONTAINER", name), unsafe_allow_javascript=True)
 
 
-# --- the item ---------------------------------------------------------------------------------
-
-
 def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
     """The item, its keys, and beside it what helps: progress, undo, note, guidelines, the last ten.
 
@@ -189,7 +179,7 @@ def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
 def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator) -> None:
     """Examples, then what is said about them, then five keys."""
     draft = queue.draft
-    left.html(examples_html(queue.spans(item)))
+    left.html(examples_html(queue.evidence(item)))
     with right:
         _show_progress(queue)
         hidden = bool(st.session_state.get("look first")) and not draft.revealed
@@ -223,7 +213,7 @@ def _show_detection(
     queue: ItemQueue, item: Item, left: DeltaGenerator, right: DeltaGenerator
 ) -> None:
     """Ten texts without any mark; which of them fire?"""
-    texts = queue.texts(item)
+    texts = queue.evidence(item)
     signs = queue.solved[1].verdict if queue.solved else ""
     with left:
         for number, text in enumerate(texts):

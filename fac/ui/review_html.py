@@ -123,9 +123,6 @@ def examples_html(spans: Sequence[Row]) -> str:
     return "".join(parts)
 
 
-# --- turns ------------------------------------------------------------------------------------
-
-
 def turns_of(
     messages: Sequence[Mapping[str, str]], tokens: Sequence[str]
 ) -> list[tuple[str, tuple[int, int]]]:
@@ -175,9 +172,6 @@ def traced_html(
             body if len(turns) == 1 else f'<div class="fac-turn fac-{kind}">{head}{body}</div>'
         )
     return f'<div class="fac-chat">{"".join(bodies)}</div>'
-
-
-# --- pairs ------------------------------------------------------------------------------------
 
 
 def pair_html(row: Mapping[str, Any], threshold: float) -> str:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
 from fac.config import METHODS, WRITERS, SynthesizeSpec
 from fac.errors import InputError
-from fac.questions.launches import approved_pairs
 from fac.synthesis import Forecast
 from fac.ui.jobs import save_upload, start
 from fac.ui.stores import queue, stores
 from fac.ui.text import Row, plain
-from fac.ui.views import param_widget, set_param
+from fac.ui.views import set_param
 from fac.ui.writing import ATTEMPT_HELP, Form, duration, lacks_model, writer_form
-
-
-def pick_pairs(titles: Mapping[str, str], **options: Any) -> str:
-    """Which run of pairs, of those with these titles; by default the newest that somebody approved
-    something of."""
-    linked = st.query_params.get("pairs")
-    approved = (run for run in titles if approved_pairs(stores(), run))
-    default = linked if linked in titles else next(approved, next(iter(titles)))
-    return st.selectbox(
-        "Pairs",
-        list(titles),
-        format_func=titles.__getitem__,
-        **param_widget("pairs", default, valid=titles.__contains__),
-        **options,
-    )
 
 
 def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
@@ -42,10 +25,10 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
     if lacks_model(form):
         st.stop()
     first, second, _, _ = st.columns(4)
-    form.number("keep", first, "Kept per gap", 1, 64, 1, "The strongest of those that pass.")
+    form.number("keep", first, "Kept per gap", 1, 64, 1, help="The strongest of those that pass.")
     help = "A text passes when its gap's peak is strictly above."
     threshold = form.before("threshold", 0.0)
-    form.number("threshold", second, "Threshold", 0.0, None, threshold, help, step=0.5)
+    form.number("threshold", second, "Threshold", 0.0, None, threshold, help=help, step=0.5)
     with st.container(horizontal=True):
         with st.popover("Evaluation files", icon=":material/fact_check:"):
             evaluation = _evaluation_files(form)
@@ -62,7 +45,7 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
                 help="Drops a sample whose gaps the others kept cover anyway.",
                 **form.tie("only_needed"),
             )
-            form.number("attempt", st, "Attempt", 0, 1000, 0, ATTEMPT_HELP)
+            form.number("attempt", st, "Attempt", 0, 1000, 0, help=ATTEMPT_HELP)
     if evaluation:
         files = plain(", ".join(Path(path).name for path in evaluation))
         st.caption(f":material/fact_check: No kept sample may overlap with {files}.")

@@ -127,31 +127,21 @@ def table(
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
     options: dict[str, Any] = {"hide_index": True, "column_config": column_config(columns)}
     options["height"] = height if ROW_HEIGHT * (len(rows) + 1) > height else "auto"
-    if opens is None:
-        st.dataframe(data, key=key, **options)
-        return
-    ids = [row[id_column] for row in rows]
-    # Other rows are another table: a stale selection would point at the wrong one.
-    key = f"{key}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:8]}"
-    if ticked is not None:
-        rows_ticked = [number for number, each in enumerate(ids) if each in ticked.ids]
-        key = f"{key}-{ticked.times}"
-        st.dataframe(
-            data,
-            key=key,
-            on_select=partial(_tick_or_open, key, opens, ids, ticked.ids),
-            selection_mode=["multi-row", "single-cell"],
-            selection_default={"selection": {"rows": rows_ticked, "columns": [], "cells": []}},
-            **options,
-        )
-        return
-    st.dataframe(
-        data,
-        key=key,
-        on_select=partial(_open_row, key, opens, ids),
-        selection_mode="single-row",
-        **options,
-    )
+    if opens is not None:
+        ids = [row[id_column] for row in rows]
+        # Other rows are another table: a stale selection would point at the wrong one.
+        key = f"{key}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:8]}"
+        if ticked is None:
+            options["on_select"] = partial(_open_row, key, opens, ids)
+            options["selection_mode"] = "single-row"
+        else:
+            key = f"{key}-{ticked.times}"
+            numbers = [number for number, each in enumerate(ids) if each in ticked.ids]
+            chosen = {"rows": numbers, "columns": [], "cells": []}
+            options["on_select"] = partial(_tick_or_open, key, opens, ids, ticked.ids)
+            options["selection_mode"] = ["multi-row", "single-cell"]
+            options["selection_default"] = {"selection": chosen}
+    st.dataframe(data, key=key, **options)
 
 
 def _brief(name: str, value: Any) -> Any:

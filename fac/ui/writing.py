@@ -47,21 +47,12 @@ class Form:
         return type(default)(self._before.get(field, default))
 
     def number(
-        self,
-        field: str,
-        column: Any,
-        label: str,
-        low: float,
-        high: float | None,
-        value: float | None,
-        help: str | None = None,
-        *,
-        key: str = "",
-        **options: Any,
+        self, field: str, column: Any, label: str, *limits: Any, key: str = "", **options: Any
     ) -> None:
-        """Draws one number in a column, or in whatever is open where that is Streamlit itself."""
-        options |= {"value": value, "help": help, **self.tie(key or field)}
-        self.values[field] = column.number_input(label, low, high, **options)
+        """Draws one number in a column, or in whatever is open where that is Streamlit itself;
+        `limits` are the lowest, the highest and the one to begin with."""
+        options |= self.tie(key or field)
+        self.values[field] = column.number_input(label, *limits, **options)
 
 
 def writer_form(name: str, before: Mapping[str, Any]) -> Form:
@@ -97,11 +88,13 @@ def writer_form(name: str, before: Mapping[str, Any]) -> Form:
     ).strip()
     form.values |= {"writer": writer, "profile": profile, "model": model}
     help = "Written for every gap; what does not pass is dropped with a reason."
-    form.number("candidates", third, "Texts per gap", 1, 64, form.before("candidates", 4), help)
+    form.number(
+        "candidates", third, "Texts per gap", 1, 64, form.before("candidates", 4), help=help
+    )
     if kind.steers:
         help = "Of steering, in units of the feature's usual peak in the anchor."
         strength = form.before("strength", 1.0)
-        form.number("strength", fourth[0], "Strength", 0.0, 20.0, strength, help, step=0.25)
+        form.number("strength", fourth[0], "Strength", 0.0, 20.0, strength, help=help, step=0.25)
     if kind.server:
         _server(form, model_before)
     first, second, third, last = st.columns(4)
@@ -109,16 +102,24 @@ def writer_form(name: str, before: Mapping[str, Any]) -> Form:
     form.number("temperature", first, "Temperature", 0.0, 2.0, temperature, step=0.1)
     help = "In tokens. A text that is cut off counts up to its last sentence."
     longest = form.before("max_new_tokens", 64)
-    form.number("max_new_tokens", second, "Longest text", 8, 4096, longest, help, step=8)
+    form.number("max_new_tokens", second, "Longest text", 8, 4096, longest, help=help, step=8)
     help = (
         "Prompt and text together. The job stops before it would use more; what is written is "
         "kept, and a larger budget goes on from there."
     )
     form.number(
-        "budget_tokens", last, "Token budget", 1, None, BUDGET, help, key="budget", step=100_000
+        "budget_tokens",
+        last,
+        "Token budget",
+        1,
+        None,
+        BUDGET,
+        help=help,
+        key="budget",
+        step=100_000,
     )
     help = "The same seed on the same machine gives the same texts."
-    form.number("seed", third, "Seed", 0, 2**31 - 1, form.before("seed", 0), help)
+    form.number("seed", third, "Seed", 0, 2**31 - 1, form.before("seed", 0), help=help)
     return form
 
 
@@ -146,9 +147,9 @@ def _server(form: Form, server: Mapping[str, Any]) -> None:
         ("price_in", prompts, "Price, prompts"),
         ("price_out", texts, "Price, texts"),
     ):
-        form.number(field, column, label, 0.0, None, None, help, placeholder="unknown")
+        form.number(field, column, label, 0.0, None, None, help=help, placeholder="unknown")
     help = "The job stops before it would cost more. Needs both prices."
-    form.number("budget_usd", total, "Budget in $", 0.01, None, None, help, placeholder="none")
+    form.number("budget_usd", total, "Budget in $", 0.01, None, None, help=help, placeholder="none")
 
 
 def show_request(messages: Sequence[Mapping[str, str]]) -> None:

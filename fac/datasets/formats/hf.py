@@ -36,7 +36,16 @@ class _HubSource(BatchSource):
             )
         split = parts[-1] if parts else None
         config = parts[0] if len(parts) == 2 else None
-        self._data, split = _load_from_hub(name, config, split, revision or None)
+        self._data = _load_from_hub(name, config, split, revision or None)
+        if split is None:
+            splits = [*self._data]
+            if len(splits) > 1 and "train" not in splits:
+                raise InputError(
+                    f"The hub dataset {name!r} has the splits {listed(splits)}: "
+                    f"name one, as in hf:{name}:{splits[0]}."
+                )
+            split = "train" if "train" in splits else splits[0]
+            self._data = self._data[split]
         public = Path(name).name if Path(name).is_dir() else name
         self.name = SCHEME + public + (f"@{revision}" if revision else "")
         self.name += "".join(f":{part}" for part in (config, split) if part)
@@ -69,14 +78,12 @@ class _HubSource(BatchSource):
             yield from table.to_batches()
 
 
-def _load_from_hub(
-    name: str, config: str | None, split: str | None, revision: str | None
-) -> tuple[Any, str]:
-    """The dataset and the name of its split: the only one, else `train`."""
+def _load_from_hub(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """The dataset, or its splits by name where no split is named."""
     import datasets  # takes a second, and only the worker ever asks for it
 
     try:
-        splits = datasets.load_dataset(name, config, split=split, revision=revision)
+        return datasets.load_dataset(name, config, split=split, revision=revision)
     except (
         datasets.exceptions.DatasetsError,
         FileNotFoundError,
@@ -93,16 +100,6 @@ def _load_from_hub(
             f"The hub did not serve {name!r} ({_first_line(error).rstrip('.')}): check the "
             f"network and start it again."
         ) from error
-    if split is not None:
-        return splits, split  # the one asked for
-    names = [*splits]
-    if len(names) > 1 and "train" not in names:
-        raise InputError(
-            f"The hub dataset {name!r} has the splits {listed(names)}: "
-            f"name one, as in hf:{name}:{names[0]}."
-        )
-    split = "train" if "train" in names else names[0]
-    return splits[split], split
 
 
 def _first_line(error: Exception) -> str:

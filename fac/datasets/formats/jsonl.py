@@ -23,25 +23,20 @@ class _Lines(TextSource):
                 continue
             try:
                 text = line.data.decode("utf-8").rstrip("\r\n")
+                row = object_row(line.number, decode(text)) if text.strip() else None
             except UnicodeDecodeError as error:
                 byte = line.data[error.start]
-                yield SourceRow(
-                    line.number, None, f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8"
-                )
-                continue
-            if not text.strip():
-                continue
-            try:
-                value = decode(text)
+                reason = f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8"
+                row = SourceRow(line.number, None, reason)
             except json.JSONDecodeError as error:
                 reason = f"it is not JSON ({error.msg} at column {error.colno})"
-                yield SourceRow(line.number, None, reason)
+                row = SourceRow(line.number, None, reason)
             except ValueError:  # Python refuses integers of thousands of digits
-                yield SourceRow(line.number, None, "it holds a number of too many digits")
+                row = SourceRow(line.number, None, "it holds a number of too many digits")
             except RecursionError:
-                yield SourceRow(line.number, None, "its JSON is nested too deeply")
-            else:
-                yield object_row(line.number, value)
+                row = SourceRow(line.number, None, "its JSON is nested too deeply")
+            if row:
+                yield row
 
 
 def _write(table: pa.Table, path: Path) -> None:

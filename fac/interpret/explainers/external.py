@@ -10,13 +10,7 @@ from typing import Any
 
 from fac.config import ExplainSpec
 from fac.errors import InputError
-from fac.interpret.parts import (
-    Explainer,
-    Explanations,
-    FeatureExplanation,
-    OpenExplainer,
-    repeating,
-)
+from fac.interpret.parts import Explainer, FeatureExplanation, OpenExplainer, repeating
 from fac.prompts.form import MAX_TEXT
 from fac.store.runs import Runs
 
@@ -40,7 +34,7 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
             content = gzip.decompress(data)
         except (OSError, EOFError) as error:
             raise InputError(f"{path} is no whole gzip file: {error}.") from error
-    texts: Explanations = {}
+    texts: dict[int, FeatureExplanation] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue

@@ -9,8 +9,8 @@ from fac import coverage
 from fac.config import digest
 from fac.errors import InputError
 from fac.store.runs import Runs
-from fac.synthesis.hits import support_of
 from fac.synthesis.plan import Ask, Grounds, Method, ask_from_anchor
+from fac.synthesis.writing import support_of
 
 
 def plan(grounds: Grounds) -> list[Ask]:

@@ -51,13 +51,10 @@ class PairBrief(NamedTuple):
     positive_peak: float
     phrase: tuple[str, ...]
     """Words of the positive up to and including the one of its peak."""
-
     sentence: int
     """How many of them, at the end, belong to the sentence of the peak."""
-
     firing: str
     """The words about the peak on which it fires."""
-
     negative: Excerpt
     negative_peak: float
 
@@ -107,42 +104,25 @@ def ask_from_pairs(
     for pair in pairs:
         brief = briefs[pair.feature]
         for number, style in in_turns(STEP_2, spec):
-            ask = _contrast if style.form == "prompt" else _continuation
-            words, quoted = ask(spec.profile, brief, pair, number, style)
-            steer, gap = steering(brief), pair.feature
-            asks.append(
-                ask_for("two-step", gap, number, style, words, quoted, steer=steer, pair=pair.pair)
-            )
+            words: Prompt | Opening
+            quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
+            if style.form == "prompt":
+                peaks = pair.positive_peak, pair.negative_peak
+                phrase = pair.firing if pair.positive_peak > KEEP_ABOVE else None
+                words = drafts.contrast_prompt(
+                    spec.profile, brief.explanation, pair.positive, pair.negative, *peaks, phrase
+                )
+            else:
+                starts = _beginning(pair, style)
+                if starts:
+                    # A span that goes on from the same words would only be copied.
+                    quoted = _without(starts, brief.spans, number)
+                else:
+                    quoted = (*turned(brief.spans, number)[: QUOTED - 1], pair.positive)
+                words = drafts.contrast_opening(spec.profile, brief.explanation, quoted, starts)
+            ask = ask_for("two-step", pair.feature, number, style, words, quoted, steering(brief))
+            asks.append(ask._replace(pair=pair.pair))
     return asks
-
-
-def _contrast(
-    profile: str, brief: FeatureBrief, pair: PairBrief, number: int, style: Style
-) -> tuple[Prompt | Opening, tuple[Excerpt, ...]]:
-    """An instruction that shows both sides, and what it quotes."""
-    words = drafts.contrast_prompt(
-        profile,
-        brief.explanation,
-        pair.positive,
-        pair.negative,
-        pair.positive_peak,
-        pair.negative_peak,
-        pair.firing if pair.positive_peak > KEEP_ABOVE else None,
-    )
-    return words, (pair.positive, pair.negative)
-
-
-def _continuation(
-    profile: str, brief: FeatureBrief, pair: PairBrief, number: int, style: Style
-) -> tuple[Prompt | Opening, tuple[Excerpt, ...]]:
-    """A list to go on with, perhaps in the positive's own words, and what it quotes."""
-    starts = _beginning(pair, style)
-    if starts:
-        # A span that goes on from the same words would only be copied.
-        quoted = _without(starts, brief.spans, number)
-    else:
-        quoted = (*turned(brief.spans, number)[: QUOTED - 1], pair.positive)
-    return drafts.contrast_opening(profile, brief.explanation, quoted, starts), quoted
 
 
 def _beginning(pair: PairBrief, style: Style) -> str:
