@@ -326,10 +326,10 @@ def gwet(rows: np.ndarray, times: np.ndarray, k: int, weights: str = "identity")
     alike = _similarity(k, weights)
     agreed = _observed(counts, alike, times)
     rated = counts.sum(axis=1)
-    some = rated > 0
+    rated_once = rated > 0
     share = _ratio(
-        times[:, some] @ (counts[some] / rated[some, None]),
-        times[:, some].sum(axis=1, keepdims=True),
+        times[:, rated_once] @ (counts[rated_once] / rated[rated_once, None]),
+        times[:, rated_once].sum(axis=1, keepdims=True),
     )
     chance = alike.sum() / (k * (k - 1)) * (share * (1 - share)).sum(axis=1)
     return _ratio(agreed - chance, 1 - chance)

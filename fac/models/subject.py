@@ -256,8 +256,8 @@ def by_beginning(ids: Sequence[np.ndarray]) -> list[tuple[int, list[int]]]:
         for row in rows:
             goes_on = len(ids[row]) > last and depth < DEEPEST
             (deeper[ids[row][first:last].tobytes()] if goes_on else left).append(row)
-        for some in deeper.values():
-            left += split(some, depth + 1) if len(some) >= TOGETHER else some
+        for rows_alike in deeper.values():
+            left += split(rows_alike, depth + 1) if len(rows_alike) >= TOGETHER else rows_alike
         if depth and len(left) >= TOGETHER:
             groups.append((shared_tokens([ids[row] for row in left]), sorted(left)))
             return []

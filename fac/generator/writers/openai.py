@@ -36,17 +36,8 @@ class ChatWriter:
     the exact prompts and replies are found.
     """
 
-    def __init__(
-        self,
-        chat: ChatModel,
-        journal: ReplyJournal,
-        limits: Limits,
-        *,
-        earlier: Mapping[str, RecordedReply] | None = None,
-        attempt: int = 0,
-    ):
-        self.chat, self.journal, self.limits = chat, journal, limits
-        self.earlier, self.attempt = dict(earlier or {}), attempt
+    def __init__(self, chat: ChatModel, journal: ReplyJournal, limits: Limits, *, attempt: int = 0):
+        self.chat, self.journal, self.limits, self.attempt = chat, journal, limits, attempt
         self.identity = chat.identity
 
     def write(
@@ -85,7 +76,6 @@ class ChatWriter:
             self.journal,
             limits=self.limits,
             progress=report,
-            earlier=self.earlier,
             attempt=self.attempt,
         )
         written: dict[str, Written] = {}
