@@ -104,7 +104,7 @@ def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:
 
 
 def _dots(rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[float, float]]) -> str:
-    """A dot for each threshold of the grid, in a strip around it that says its numbers under the pointer."""
+    """A dot for each threshold, in a strip around it that says its numbers under the pointer."""
     edges = [0.0]
     edges += [(a + b) / 2 for (a, _), (b, _) in zip(points[:-1], points[1:], strict=True)]
     edges.append(1.0)
