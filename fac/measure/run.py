@@ -9,8 +9,7 @@ from fac.config import MeasureSpec
 from fac.encoder import Encoder
 from fac.manifest import MeasureFacts
 from fac.measure.parts import Part, PartTask, read_part
-from fac.measure.scratch import FinishedParts
-from fac.measure.tables import write_tables
+from fac.measure.tables import FinishedParts, write_tables
 from fac.store.runs import Runs
 
 Progress = Callable[..., None]
