@@ -200,12 +200,6 @@ def questions(browsed: Browsed) -> list[Question]:
             "examples",
             lambda rng: cache.examples(browsed.explain, anchor, any_feature(rng)),
         ),
-        Question("datasets", "samples_page", lambda rng: cache.samples_page(anchor)),
-        Question(
-            "datasets",
-            "samples_page, search",
-            lambda rng: cache.samples_page(anchor, search=str(rng.choice(WORDS))),
-        ),
         Question(gaps, "support, any threshold", lambda rng: cache.support(anchor, at(rng))),
         Question(
             gaps,

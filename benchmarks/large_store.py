@@ -32,7 +32,8 @@ from fac import schema
 from fac.config import DEMO_INPUTS, ExplainSpec, IngestSpec, MeasureSpec, SaeSpec, Workspace, digest
 from fac.datasets import sample_id
 from fac.errors import InputError
-from fac.measure import AFTER, BEFORE, SPREAD, TOP
+from fac.measure.examples import SPREAD, TOP
+from fac.measure.spans import AFTER, BEFORE
 from fac.schema import ROLES
 from fac.store.runs import ParquetAppender, Runs, write_table
 

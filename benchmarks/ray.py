@@ -71,10 +71,10 @@ def compare(texts: Path, samples: int, turns: int, workers: int | None, root: Pa
                 seconds_by_executor[name].append(seconds)
         same = same and tables["local"] == tables["ray"]
     ratio = np.median(seconds_by_executor["ray"]) / np.median(seconds_by_executor["local"])
-    facts = Runs(workspace).manifest(source)["facts"]
+    facts = Runs(workspace).manifest(source).facts
     pool = steps["ray"]._workers(quiet)
     lines = [
-        f"{facts['n_samples']:,} samples, {turns} turns, {pool.size} worker(s) of Ray",
+        f"{facts.n_samples:,} samples, {turns} turns, {pool.size} worker(s) of Ray",
         "",
         "| executor | seconds, median (range) | of local |",
         "| --- | --- | --- |",

@@ -7,7 +7,6 @@ Everything under `data/demo/` was made by this project: samples by the demo mode
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 from fac.config import DEMO_INPUTS, Workspace, digest
 from fac.errors import GateFailed, InputError, disk_room
 from fac.generator import LocalGenerator
+from fac.generator.batch_chat import drop_torn_line
 from fac.store import cache
 from fac.store.runs import Runs
 
@@ -134,8 +134,10 @@ def write_magpie(
     accepted: dict[str, dict[str, Any]] = {}
     dropped: Counter[str] = Counter()
     number = barren = 0
-    for line in _whole_lines(journal):
-        row = json.loads(line)
+    drop_torn_line(journal)
+    # not splitlines: texts may hold line separators of Unicode
+    lines = journal.read_text("utf-8").split("\n")[:-1] if journal.exists() else []
+    for row in map(json.loads, lines):
         number = row["batch"] + 1
         dropped.update(row["dropped"])
         accepted |= {_key(chat["messages"][0]["content"]): chat for chat in row["kept"]}
@@ -168,17 +170,6 @@ def write_magpie(
         "dropped": dict(dropped.most_common()),
         "recipe": asdict(recipe),
     }
-
-
-def _whole_lines(journal: Path) -> list[str]:
-    """The lines of a journal; what a crash left of the last one is cut off."""
-    if not journal.exists():
-        return []
-    content = journal.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    os.truncate(journal, len(whole))
-    # not splitlines: texts may hold line separators of Unicode
-    return whole.decode("utf-8").split("\n")[:-1]
 
 
 def _magpie_batch(

@@ -184,8 +184,8 @@ def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
     features = pairs.read_features(features_text, stores().cache.summary(anchor)["n_features"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{counted(len(features), 'gap')}, as chosen**", width="stretch")
-        best = (set_param, "features", BEST)
-        action_button("Best supported instead", "", *best, type="tertiary")
+        label = "Best supported instead"
+        action_button(label, "", set_param, "features", BEST, type="tertiary")
     return pairs.gap_rows(stores(), anchor, features)
 
 

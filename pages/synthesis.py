@@ -54,7 +54,7 @@ RISING = ("feature",)
 # --- before -----------------------------------------------------------------------------------
 
 
-def launch(pairs: dict[str, str]) -> None:
+def show_launch(pairs: dict[str, str]) -> None:
     """Which pairs, how they are asked for, what that will take, and the two buttons."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         linked = st.query_params.get("pairs", "")
@@ -139,26 +139,21 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
             ":material/task_alt: Exactly this was synthesized before. Another attempt, under "
             "Method and more, writes anew."
         )
-        action_button(
-            "See what came out", "visibility", synthesis.open_result, done, type="primary"
-        )
+        show = synthesis.open_result
+        action_button("See what came out", "visibility", show, done, type="primary")
         return
+    launch = synthesis.launch_synthesis
     with st.container(gap="small"):
         if pilot is None and n > PILOT:
             st.caption(
                 f"A pilot of {PILOT} pairs tells how many texts pass, and what all of them take. "
                 "Its texts count: nothing is written twice."
             )
-            trial = (
-                synthesis.launch_synthesis,
-                results.pilot_spec(spec),
-                "Trying a few pairs",
-                False,
-            )
-            action_button(f"Try {PILOT} pairs first", "science", *trial)
+            label, trial = f"Try {PILOT} pairs first", results.pilot_spec(spec)
+            action_button(label, "science", launch, trial, "Trying a few pairs", False)
         label = f"Synthesize from {counted(n, 'approved pair')}"
-        launch = (synthesis.launch_synthesis, spec, f"Synthesizing from {n:,} approved pairs")
-        action_button(label, "play_arrow", *launch, type="primary")
+        words = f"Synthesizing from {n:,} approved pairs"
+        action_button(label, "play_arrow", launch, spec, words, type="primary")
 
 
 def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
@@ -498,4 +493,4 @@ synthesis.open_arrived()
 if manifest := linked_result():
     show_result(manifest)
 else:
-    launch(pairs)
+    show_launch(pairs)

@@ -170,7 +170,7 @@ def test_measure_tells_its_speed_and_what_fired(own_kitchen, monkeypatch):
     answer = fac("measure", "toy-seed", "--layer", 2, "--json", workspace=own_kitchen)
     assert (answer.code, answer.err) == (0, "")
     data = answer.json
-    assert Runs(own_kitchen).manifest(data["run"])["spec"]["layer"] == 2
+    assert Runs(own_kitchen).manifest(data["run"]).spec.layer == 2
     assert data["tokens"] > 0
     assert data["tokens_per_second"] == pytest.approx(data["tokens"] / data["seconds"], rel=0.5)
     everyone = LexiconEncoder(*toy.WORDS).encode(toy.SEED)

@@ -26,7 +26,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def place(kitchen: Workspace, tmp_path: Path) -> Workspace:
+def workspace(kitchen: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the toy workspace that a test may change."""
     shutil.copytree(kitchen.root, tmp_path / "kitchen")
     return Workspace(tmp_path / "kitchen")
@@ -85,8 +85,8 @@ def test_explain_and_judge_ask_a_server_once_and_coverage_counts_what_it_found(
         assert judged.code == 0, judged.err
     assert set(server.served.values()) == {1}
     assert judged.json["counts"]["yes"] >= 1
-    answer = fac("coverage", *PAIR, "--relevant", "toxicity", "--json", workspace=workspace).json
-    assert answer["n_anchor"] == judged.json["counts"]["yes"]
+    covered = fac("coverage", *PAIR, "--relevant", "toxicity", "--json", workspace=workspace).json
+    assert covered["n_anchor"] == judged.json["counts"]["yes"]
     for path in workspace.root.rglob("*"):
         if path.is_file():
             assert b"sk-secret-of-this-test" not in path.read_bytes(), path

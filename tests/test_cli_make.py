@@ -67,7 +67,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def place(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A copy of the toy workspace that a test may change, where steps need no model."""
     shutil.copytree(kitchen.root, tmp_path / "kitchen")
     monkeypatch.setattr(frame, "Steps", MakingSteps)
@@ -110,13 +110,13 @@ def test_the_loop_from_gaps_to_an_export_that_closes_them(workspace, tmp_path):
     assert not {*again["missing"]} & {*MISSING}
     peaks = Runs(workspace).table(measured, "activations").to_pylist()
     for number, line in enumerate(out.read_text("utf-8").splitlines()):
-        facts = json.loads(line)["lineage"]
-        (rows,) = [
+        lineage = json.loads(line)["lineage"]
+        (peak,) = [
             row["peak"]
             for row in peaks
-            if (row["sample"], row["feature"]) == (number, facts["feature"])
+            if (row["sample"], row["feature"]) == (number, lineage["feature"])
         ]
-        assert rows == facts["activation"] > 0
+        assert peak == lineage["activation"] > 0
 
 
 def test_the_same_commands_again_write_nothing(workspace):
@@ -139,12 +139,11 @@ def test_what_was_made_can_be_browsed_at_once(workspace):
     approved(workspace, made)
     kept = done("synthesize", made, workspace=workspace)
     with closing(Cache(workspace.cache)) as cache:
-        rows, total = cache.pairs(made)
-        assert total == len(rows) == 2
-        assert cache.verdict_counts(kept["run"]) == {
-            "kept": kept["kept"],
-            "dropped": kept["dropped"],
-        }
+        _, n_written = cache.candidates(made)
+        assert n_written > 0
+        for reason, n_dropped in kept["dropped"].items():
+            assert cache.candidates(kept["run"], reason=reason)[1] == n_dropped
+        assert cache.candidates(kept["run"], only="kept")[1] == kept["kept"]
         kept_rows, _ = cache.candidates(kept["run"], only="kept")
         assert {row["peak"] > 0 for row in kept_rows} == {True}
 
@@ -153,10 +152,10 @@ def test_gaps_are_the_best_supported_unless_others_are_named(workspace):
     gaps = done("gaps", *PAIR, workspace=workspace)["gaps"]
     best = [row["feature"] for row in gaps][:2]
     made = done("pairs", *PAIR, "--limit", 2, "--candidates", 1, workspace=workspace)["run"]
-    assert Runs(workspace).manifest(made)["spec"]["features"] == sorted(best)
+    assert Runs(workspace).manifest(made).spec.features == tuple(sorted(best))
     task = ("--relevant", toy.TASK)
     made = done("pairs", *PAIR, *task, "--candidates", 1, workspace=workspace)["run"]
-    assert Runs(workspace).manifest(made)["spec"]["features"] == [3, 4, 5, 6, 7]
+    assert Runs(workspace).manifest(made).spec.features == (3, 4, 5, 6, 7)
 
 
 def test_a_gap_without_a_pair_says_why(workspace):
@@ -196,8 +195,8 @@ def test_a_pilot_tells_what_the_whole_will_take_and_its_texts_count(workspace):
     forecast = done(*line, "--pilot", workspace=workspace)
     assert (forecast["candidates"], forecast["accepted"], forecast["rate"]) == (6, 6, 1.0)
     assert forecast["low"] < 1.0 and forecast["high"] == 1.0
-    facts = Runs(workspace).manifest(forecast["run"])["facts"]
-    assert forecast["tokens"] == pytest.approx(facts["tokens"] * 6 / 3)
+    facts = Runs(workspace).manifest(forecast["run"]).facts
+    assert forecast["tokens"] == pytest.approx(facts.tokens * 6 / 3)
     done(*line, workspace=workspace)
     assert sum(MakingSteps.last.written.values()) == 6  # of 12, the pilot wrote the others
 
@@ -266,8 +265,7 @@ def test_an_edit_makes_an_approval_stale_until_the_edit_is_approved(workspace):
     assert {row["pair"] for row in rows if row["feature"] == 3} == {pair["pair"]}
     source = provenance(kept, 0, runs=Runs(workspace))
     assert source.pair["run"] == edited and source.pair["origin"] == "person"
-    with closing(Cache(workspace.cache)) as cache:
-        assert cache.pair(edited, pair["pair"])["positive"][0]["content"] == edit.positive
+    assert pair["positive"][0]["content"] == edit.positive
 
 
 def test_a_pair_that_was_rejected_since_is_not_written_from(workspace):
@@ -290,9 +288,9 @@ def test_export_takes_a_run_or_the_name_of_its_dataset(workspace, tmp_path, form
     approved(workspace, made)
     kept = done("synthesize", made, workspace=workspace)
     out = tmp_path / "out" / "kept"
-    facts = done("export", "toy-seed", "--out", out, "--format", format, workspace=workspace)
-    assert facts["rows"] == kept["kept"] and facts["out"] == str(out)
-    assert Path(facts["card"]).is_file()
+    exported = done("export", "toy-seed", "--out", out, "--format", format, workspace=workspace)
+    assert exported["rows"] == kept["kept"] and exported["out"] == str(out)
+    assert Path(exported["card"]).is_file()
     words = fac("export", kept["run"], "--out", out, "--format", format, workspace=workspace)
     assert words.code == 0 and str(out) in words.out.replace("\n", "")
 
@@ -319,7 +317,7 @@ def test_the_worker_carries_out_what_a_page_asks_for(workspace):
     approved(workspace, made)
     pairs = review.approved_pairs(Decisions(workspace.decisions), runs, made)
     kept = worked(SynthesizeSpec(pairs=made, approved=tuple(row["pair"] for row in pairs)))
-    assert runs.manifest(kept)["facts"]["kept"] == 2
+    assert runs.manifest(kept).facts.kept == 2
 
 
 # --- what cannot be done --------------------------------------------------------------------------
@@ -442,28 +440,29 @@ def test_a_budget_stops_before_it_is_exceeded_and_more_of_it_goes_on(workspace, 
 
 
 @pytest.mark.parametrize("writer", ["local", "steered"])
-def test_a_model_in_a_folder_writes_with_its_own_tokens_and_features(workspace, tmp_path, writer):
+def test_a_model_in_a_folder_writes_with_its_own_tokens_and_features(tmp_path, writer):
     from tests import tiny
 
+    empty = Workspace(tmp_path / "empty")
     model, sae = tiny.llama(tmp_path / "model"), tiny.sae(tmp_path / "sae")
     how = ("--model", model, "--layer", 2, "--sae", sae)
     for name, texts in (("wide", ("bread and butter", "a long river", "loops")), ("own", ("tea",))):
         file = tmp_path / f"{name}.jsonl"
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        done("ingest", file, "--name", name, workspace=workspace)
-        done("measure", name, *how, workspace=workspace)
+        done("ingest", file, "--name", name, workspace=empty)
+        done("measure", name, *how, workspace=empty)
     gaps = ("--anchor", "wide", "--dataset", "own", "--limit", 3)
     writing = ("--writer", writer, "--model", model, "--max-new-tokens", 8)
     line = ("pairs", *gaps, "--candidates", 2, "--margin", 0, *writing)
-    made = done(*line, workspace=workspace)
-    runs = Runs(workspace)
+    made = done(*line, workspace=empty)
+    runs = Runs(empty)
     rows = runs.table(made["run"], "candidates").to_pylist()
     assert len(rows) == 6 and all(0 < row["tokens"] <= 8 for row in rows)
     assert made["pairs"] + len(made["failed"]) == 3 and made["pairs"] > 0
-    assert done(*line, workspace=workspace) == made
-    approved(workspace, made["run"])
-    kept = done("synthesize", made["run"], workspace=workspace)
-    assert runs.manifest(kept["run"])["spec"]["writer"] == writer
+    assert done(*line, workspace=empty) == made
+    approved(empty, made["run"])
+    kept = done("synthesize", made["run"], workspace=empty)
+    assert runs.manifest(kept["run"]).spec.writer == writer
     assert kept["kept"] + sum(kept["dropped"].values()) == 2 * made["pairs"]
     for verdict in runs.table(kept["run"], "verdicts").to_pylist():
         assert verdict["peak"] > 0 or not verdict["kept"]

@@ -9,7 +9,7 @@ import pytest
 from fac import demo
 from fac.config import DEMO_INPUTS, Workspace
 from fac.errors import Cancelled, GateFailed, InputError
-from fac.jobs import rebuild
+from fac.jobs import training
 from fac.jobs.steps import Steps
 from fac.store.cache import Cache
 from fac.store.runs import Runs
@@ -74,9 +74,9 @@ def test_the_demo_arrives_with_caches_and_without_a_model(tmp_path):
 def test_bringing_the_demo_in_twice_changes_nothing(tmp_path):
     workspace = Workspace(tmp_path)
     first = demo.materialise(workspace, quiet)
-    before = rebuild.headline(workspace)
+    before = training.headline(workspace)
     assert demo.materialise(workspace, quiet) == first
-    assert rebuild.headline(workspace) == before
+    assert training.headline(workspace) == before
     assert 0 < before["fac"] < 1
     assert before["n_missing"] == len(before["missing"]) > 0
 

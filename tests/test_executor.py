@@ -24,7 +24,7 @@ from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LocalWriter
 from fac.jobs.steps import Steps
-from fac.measure import measure, scratch
+from fac.measure import measure, tables
 from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
 from fac.synthesis.writing import score
@@ -130,7 +130,7 @@ def pool():
 
 @pytest.fixture
 def parts_of_eight(monkeypatch):
-    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(tables, "PART", 8)
 
 
 def remote(pool, make):
@@ -160,7 +160,7 @@ def test_the_same_run_comes_out_of_both_executors(pool, tmp_path, parts_of_eight
     assert max(done for done, *_ in reports) == 100
     timing = ("seconds", "tokens_per_second")
     local, ray = (
-        {k: v for k, v in runs.manifest(run)["facts"].items() if k not in timing}
+        {k: v for k, v in runs.manifest(run).facts.as_json().items() if k not in timing}
         for runs in (here, there)
     )
     assert local == ray
@@ -370,10 +370,10 @@ def test_a_killed_driver_leaves_no_worker_and_loses_no_part(tmp_path, parts_of_e
     code = f"""
         from functools import partial
         from fac.executor import Pool, RayEncoder, Where
-        from fac.measure import scratch
+        from fac.measure import tables
         from tests.test_executor import SlowEncoder, measured, many, place, quiet
         from pathlib import Path
-        scratch.PART = 8
+        tables.PART = 8
         encoder = RayEncoder(Pool(Where("ray")), partial(SlowEncoder, {str(diary)!r}, 0.1))
         measured(place(Path({str(tmp_path)!r}), "there"), many(100), encoder, lambda *_: None)
     """

@@ -640,7 +640,7 @@ def test_caches_of_both_steps_can_be_built(runs: Runs, tmp_path: Path) -> None:
     assert {test["positive"] for test in tests} == {True, False}
     for test in tests:
         assert any(test["activations"]) == test["positive"]
-    assert cached.relevance_counts(verdicts)["yes"] >= 1
+    assert "yes" in {row["level"] for row in cached.relevance(verdicts)}
 
 
 def test_the_only_firing_sample_is_kept_for_the_test() -> None:

@@ -28,11 +28,11 @@ from fac.config import (
     Workspace,
 )
 from fac.errors import GateFailed, InputError
-from fac.jobs import rebuild, worker
+from fac.jobs import training, worker
 from fac.jobs.loading import Progress
 from fac.jobs.steps import Steps
 from fac.jobs.worker import Worker
-from fac.measure import scratch
+from fac.measure import tables as measuring
 from fac.schema import Chat
 from fac.store.cache import Cache, files, tables
 from fac.store.queue import Job, Queue
@@ -197,7 +197,7 @@ def test_a_spec_of_another_version_fails_with_a_sentence(workspace, monkeypatch)
 
 
 def test_a_cancelled_measure_keeps_its_finished_parts(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(measuring, "PART", 8)
     spec = ingested(workspace, tmp_path / "drinks.jsonl")
     queue = Queue(workspace.queue)
     job = queue.enqueue(spec)
@@ -339,9 +339,9 @@ def worker_process(workspace: Workspace, steps: str) -> subprocess.Popen:
         from pathlib import Path
         from fac.config import Workspace
         from fac.jobs.worker import Worker
-        from fac.measure import scratch
+        from fac.measure import tables
         from tests import test_jobs
-        scratch.PART = 4
+        tables.PART = 4
         place = Workspace(Path({str(workspace.root)!r}))
         Worker(place, say=print, steps=test_jobs.{steps}(place)).run(until_idle=True)
     """
@@ -352,7 +352,7 @@ def worker_process(workspace: Workspace, steps: str) -> subprocess.Popen:
 def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     workspace, tmp_path, monkeypatch, how
 ):
-    monkeypatch.setattr(scratch, "PART", 4)
+    monkeypatch.setattr(measuring, "PART", 4)
     undisturbed = Workspace(tmp_path / "undisturbed")
     for each in (workspace, undisturbed):
         spec = ingested(each, tmp_path / "drinks.jsonl")
@@ -372,10 +372,10 @@ def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     assert 0 < second.words.read_samples <= 40 - 3 * 4
     assert bytes_of(workspace, job.run_id) == bytes_of(undisturbed, whole.run_id)
     continued, other = (Runs(p).manifest(whole.run_id) for p in (workspace, undisturbed))
-    assert continued["files"] == other["files"]
+    assert continued.files == other.files
     timing = ("seconds", "tokens_per_second")
-    assert {k: v for k, v in continued["facts"].items() if k not in timing} == {
-        k: v for k, v in other["facts"].items() if k not in timing
+    assert {k: v for k, v in continued.facts.as_json().items() if k not in timing} == {
+        k: v for k, v in other.facts.as_json().items() if k not in timing
     }
 
 
@@ -436,22 +436,22 @@ def toy_demo(tmp_path, monkeypatch) -> Workspace:
         written(inputs[name], chats)
     monkeypatch.setattr(demo, "INPUTS", inputs)
     monkeypatch.setattr(demo, "COMMITTED", Workspace(tmp_path / "committed"))
-    monkeypatch.setattr(rebuild, "Steps", ToySteps)
+    monkeypatch.setattr(training, "Steps", ToySteps)
     return demo.COMMITTED
 
 
 def test_a_rebuilt_demo_says_what_the_committed_one_says(workspace, toy_demo, tmp_path):
-    first = rebuild.rebuild_demo(workspace, quiet)
+    first = training.rebuild_demo(workspace, quiet)
     shutil.copytree(workspace.runs, toy_demo.runs)
 
     other = Workspace(tmp_path / "other")
     assert demo.materialise(other, quiet) == first
     before = bytes_of(other, first[-1])
-    assert rebuild.rebuild_demo(other, quiet) == first
+    assert training.rebuild_demo(other, quiet) == first
     assert bytes_of(other, first[-1]) == before
     assert not (other.root / "rebuild").exists()
 
-    headline = rebuild.headline(other, first)
+    headline = training.headline(other, first)
     supports = [
         brute_force_support(LexiconEncoder(*WORDS), chats, 0) for chats in (drinks(), drinks()[:2])
     ]
@@ -461,33 +461,33 @@ def test_a_rebuilt_demo_says_what_the_committed_one_says(workspace, toy_demo, tm
 
 
 def test_a_measure_with_another_encoder_does_not_change_what_the_demo_says(workspace, toy_demo):
-    ids = rebuild.rebuild_demo(workspace, quiet)
-    before = rebuild.headline(workspace, ids)
+    ids = training.rebuild_demo(workspace, quiet)
+    before = training.headline(workspace, ids)
     steps = ToySteps(workspace)
     steps.words = LexiconEncoder(*WORDS[:2])
     dataset = steps.runs.resolve("dataset", demo.ANCHOR)
     steps.perform(MeasureSpec(dataset=dataset), quiet)
-    assert rebuild.headline(workspace, ids) == before
+    assert training.headline(workspace, ids) == before
 
 
 def test_a_demo_that_no_longer_comes_out_the_same_is_a_failed_gate(
     workspace, toy_demo, monkeypatch
 ):
-    rebuild.rebuild_demo(workspace, quiet)
+    training.rebuild_demo(workspace, quiet)
     shutil.copytree(workspace.runs, toy_demo.runs)
-    real = rebuild.headline
+    real = training.headline
 
     def moved(each, ids=None):
         headline = real(each, ids)
         return headline if each.root.name == "rebuild" else {**headline, "fac": headline["fac"] / 2}
 
-    monkeypatch.setattr(rebuild, "headline", moved)
+    monkeypatch.setattr(training, "headline", moved)
     with pytest.raises(GateFailed, match="differs from the committed one"):
-        rebuild.rebuild_demo(workspace, quiet)
+        training.rebuild_demo(workspace, quiet)
 
 
 def test_the_demo_comes_in_through_the_queue_with_its_caches(workspace, toy_demo, tmp_path):
-    rebuild.rebuild_demo(Workspace(tmp_path / "made"), quiet)
+    training.rebuild_demo(Workspace(tmp_path / "made"), quiet)
     shutil.copytree(tmp_path / "made" / "runs", toy_demo.runs)
     Queue(workspace.queue).enqueue(DemoSpec())
     (job,) = worked(workspace)

@@ -6,18 +6,9 @@ import pytest
 from fac import schema
 from fac.config import IngestSpec, MeasureSpec, Workspace
 from fac.errors import Cancelled
-from fac.measure import (
-    SPREAD,
-    TOP,
-    AdmissionThresholds,
-    PartTask,
-    examples,
-    measure,
-    ordering,
-    read_part,
-    scratch,
-    tables,
-)
+from fac.measure import examples, measure, ordering, tables
+from fac.measure.examples import SPREAD, TOP, AdmissionThresholds
+from fac.measure.parts import PartTask, read_part
 from fac.store.runs import Runs, write_table
 from tests.lexicon import LexiconEncoder
 
@@ -141,9 +132,9 @@ def test_token_counts_are_per_sample_and_scaffold_is_not_content(runs):
         {"sample": 0, "n_tokens": 5, "n_content": 3, "n_cut": 0},
         {"sample": 1, "n_tokens": 2, "n_content": 1, "n_cut": 0},
     ]
-    facts = runs.manifest(run)["facts"]
-    assert (facts["tokens"], facts["content_tokens"]) == (7, 4)
-    assert facts["content_tokens_by_role"] == {"system": 0, "user": 3, "assistant": 1}
+    facts = runs.manifest(run).facts
+    assert (facts.tokens, facts.content_tokens) == (7, 4)
+    assert facts.content_tokens_by_role == {"system": 0, "user": 3, "assistant": 1}
 
 
 def many(n=37):
@@ -171,7 +162,7 @@ def test_batch_size_changes_nothing(runs, tmp_path):
 def test_a_stopped_measure_continues_and_ends_in_the_same_bytes(
     runs, tmp_path, monkeypatch, stop_after
 ):
-    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(tables, "PART", 8)
     monkeypatch.setattr(tables, "MERGE_ROWS", 40)
     other = Runs(Workspace(tmp_path / "other"))
     whole = measured(other, many())
@@ -203,7 +194,7 @@ class Backwards(LexiconEncoder):
 
 def test_neither_parts_nor_the_order_of_batches_change_anything(runs, tmp_path, monkeypatch):
     whole = measured(runs, many(100))
-    monkeypatch.setattr(scratch, "PART", 7)
+    monkeypatch.setattr(tables, "PART", 7)
     monkeypatch.setattr(tables, "MERGE_ROWS", 40)
     monkeypatch.setattr(examples, "HELD_ROWS", 5)
     other = Runs(Workspace(tmp_path / "other"))
@@ -218,7 +209,7 @@ def test_of_equal_peaks_the_first_samples_are_shown(runs):
 
 
 def test_the_strongest_and_the_drawn_rows_are_those_of_all_rows(runs, monkeypatch):
-    monkeypatch.setattr(scratch, "PART", 16)
+    monkeypatch.setattr(tables, "PART", 16)
     run = measured(runs, many(150))
     spans, every = rows(runs, run, "spans"), runs.table(run, "activations").to_pylist()
     for feature in range(len(WORDS)):
@@ -252,7 +243,7 @@ def shuffled(encoder, seed=0, stop=None):
 
 
 def test_parts_may_come_in_any_order_and_none_is_read_twice(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(tables, "PART", 8)
     other = Runs(Workspace(tmp_path / "other"))
     whole = measured(other, many(100))
 

@@ -72,12 +72,12 @@ PAGES = (
 @pytest.fixture(autouse=True)
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Workspace]:
     """Workspaces for which a worker was asked; none is started."""
-    asked: list[Workspace] = []
-    monkeypatch.setattr("fac.jobs.worker.start_worker", asked.append)
-    monkeypatch.setattr("fac.jobs.worker.restart_worker", asked.append)
+    workspaces: list[Workspace] = []
+    monkeypatch.setattr("fac.jobs.worker.start_worker", workspaces.append)
+    monkeypatch.setattr("fac.jobs.worker.restart_worker", workspaces.append)
     st.cache_resource.clear()
     st.cache_data.clear()
-    return asked
+    return workspaces
 
 
 @pytest.fixture(autouse=True)
@@ -161,9 +161,9 @@ def markup(at: AppTest) -> str:
 def words(at: AppTest) -> str:
     """Everything a person reads as text."""
     kinds = (at.title, at.subheader, at.markdown, at.caption, at.error, at.warning, at.info)
-    said = [element.value for kind in kinds for element in kind]
-    said += [link.proto.label for link in at.get("page_link")]
-    return re.sub(r"\\(.)", r"\1", "\n".join(said))
+    texts = [element.value for kind in kinds for element in kind]
+    texts += [link.proto.label for link in at.get("page_link")]
+    return re.sub(r"\\(.)", r"\1", "\n".join(texts))
 
 
 def button(at: AppTest, label: str):
@@ -173,9 +173,9 @@ def button(at: AppTest, label: str):
 @pytest.mark.parametrize("page", ["home", "features", "coverage"])
 def test_measured_datasets_without_a_cache_are_told_to_be_on_their_way(toy: Workspace, page: str):
     shutil.rmtree(toy.cache)
-    said = words(opened(page))
-    assert "Being prepared for browsing" in said and "2 measured datasets" in said
-    assert "Nothing has been measured" not in said
+    text = words(opened(page))
+    assert "Being prepared for browsing" in text and "2 measured datasets" in text
+    assert "Nothing has been measured" not in text
     for step in ("measure", "sae"):
         for manifest in Runs(toy).list(step):
             cache.build(Runs(toy), manifest.run, toy.cache)
@@ -225,8 +225,8 @@ def test_a_demo_that_failed_says_why_and_can_be_tried_again(empty):
 def test_an_empty_workspace_says_what_to_do_next(empty, page):
     at = opened(page)
     assert not at.error
-    said = words(at)
-    assert re.search(r"Setting up the demo|demo is on its way|No dataset yet|Set up the demo", said)
+    text = words(at)
+    assert re.search(r"Setting up the demo|demo is on its way|No dataset yet|Set up the demo", text)
 
 
 def test_without_demo_and_data_a_page_leads_to_the_datasets(empty):
@@ -271,10 +271,10 @@ def test_home_proposes_to_measure_what_was_only_read(toy):
 
 
 def test_coverage_counts_what_the_texts_show(toy):
-    shown = metrics(opened("coverage"))
-    assert shown["FAC"] == "40.0%"
-    assert (shown["Anchor"], shown["Dataset"]) == ("10", "4")
-    assert (shown["Covered"], shown["Missing"]) == ("4", "6")
+    figures = metrics(opened("coverage"))
+    assert figures["FAC"] == "40.0%"
+    assert (figures["Anchor"], figures["Dataset"]) == ("10", "4")
+    assert (figures["Covered"], figures["Missing"]) == ("4", "6")
 
 
 def test_moving_the_threshold_counts_again_and_moves_the_link(toy):
@@ -282,9 +282,9 @@ def test_moving_the_threshold_counts_again_and_moves_the_link(toy):
     slider = next(each for each in at.slider if each.label == "Threshold")
     # Only words with an exclamation mark stay: bake, loop and train; the seed has bake.
     ran(slider.set_value(1.2).run())
-    shown = metrics(at)
-    assert (shown["Anchor"], shown["Covered"], shown["Missing"]) == ("3", "1", "2")
-    assert shown["FAC"] == "33.3%"
+    figures = metrics(at)
+    assert (figures["Anchor"], figures["Covered"], figures["Missing"]) == ("3", "1", "2")
+    assert figures["FAC"] == "33.3%"
     assert at.query_params["threshold"] == "1.2"
 
 
@@ -367,9 +367,9 @@ def test_features_are_searched_by_token(toy):
 
 def test_compare_counts_what_came_and_went(toy):
     at = opened("compare", before="toy-seed", after="toy-anchor")
-    shown = metrics(at)
-    assert (shown["Gained"], shown["Lost"]) == ("6", "0")
-    assert shown["FAC"] == "100.0%"
+    figures = metrics(at)
+    assert (figures["Gained"], figures["Lost"]) == ("6", "0")
+    assert figures["FAC"] == "100.0%"
     labels = set(at.dataframe[0].value["label"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
 
@@ -383,8 +383,8 @@ def test_datasets_of_different_encoders_are_not_compared(toy):
     cache.build(runs, run, toy.cache)
     for page in ("home", "coverage"):
         at = opened(page, dataset="other", anchor="toy-anchor")
-        told = [each.value for each in (*at.error, *at.warning)]
-        assert len(told) == 1 and "SAE" in told[0], page
+        messages = [each.value for each in (*at.error, *at.warning)]
+        assert len(messages) == 1 and "SAE" in messages[0], page
 
 
 # --- actions ----------------------------------------------------------------------------------
@@ -479,9 +479,9 @@ def test_a_text_is_read_and_shown_token_by_token(toy):
     run = probe(spec, runs=Runs(toy), encoder=LexiconEncoder(*WORDS), sae_run="toy")
     queue.finish(job.id, run)
     ran(at.run())
-    shown = (at.dataframe[0].value.set_index("label")["n_samples"] > 0).to_dict()
+    support = (at.dataframe[0].value.set_index("label")["n_samples"] > 0).to_dict()
     # "river" has no label in the seed, which never says it: the anchor's is shown.
-    assert shown == {"river": False, "bake! · bake": True, "the": True}
+    assert support == {"river": False, "bake! · bake": True, "the": True}
     assert re.search(r'class="fac-peak" title="1.5"[^>]*>river!</span>', markup(at))
     assert at.query_params["probe"] == run
 
@@ -580,9 +580,9 @@ def test_a_feature_shows_its_explanations_side_by_side_with_their_scores(explain
     assert at.subheader[0].value == r"\#6 People speak of a river\."
     assert "language model · toy-llmPeople speak of a river." in read
     assert "token statisticsthe word river" in read
-    said = words(at)
-    assert "AUROC 0.89, n = 6" in said and "Detection 1.00, n = 6" in said
-    assert "the judge says probably" in said
+    text = words(at)
+    assert "AUROC 0.89, n = 6" in text and "Detection 1.00, n = 6" in text
+    assert "the judge says probably" in text
 
 
 def test_an_explainer_that_cannot_tell_says_why(explained):
@@ -602,8 +602,8 @@ def test_a_persons_correction_becomes_the_name(explained):
 def test_a_persons_verdict_goes_before_the_judges_and_is_shown_as_such(explained):
     mountain = WORDS.index("mountain")
     rate(explained, "ana", mountain, "no", kind="relevance")
-    said = words(opened("features", feature=str(mountain), dataset="toy-anchor"))
-    assert "~~the judge says maybe~~" in said and "1 person: no" in said
+    text = words(opened("features", feature=str(mountain), dataset="toy-anchor"))
+    assert "~~the judge says maybe~~" in text and "1 person: no" in text
     # Of the judge's five relevant features (RELEVANT) the person took one away.
     assert metrics(opened("coverage", relevant=TASK))["Missing"] == "4"
 
@@ -626,9 +626,9 @@ def test_coverage_counts_what_a_judge_calls_relevant(explained):
     at = opened("coverage")
     relevant = next(each for each in at.selectbox if each.label == "Relevant")
     ran(relevant.set_value(TASK).run())
-    shown = metrics(at)
+    figures = metrics(at)
     # python, function, loop, river, mountain: the seed says none of them.
-    assert (shown["Anchor"], shown["Covered"], shown["FAC"]) == ("5", "0", "0.0%")
+    assert (figures["Anchor"], figures["Covered"], figures["FAC"]) == ("5", "0", "0.0%")
     assert at.query_params["relevant"] == TASK
     (link,) = [each for each in at.get("page_link") if each.proto.label == "Review these"]
     assert f"relevant={TASK}" in link.proto.query_string
@@ -652,10 +652,14 @@ def test_a_rating_is_kept_with_what_was_shown_and_the_next_item_comes(explained)
     ran(button(at, "Too narrow").click().run())
     ran(button(at, "Probably").click().run())
     store = Decisions(explained.decisions)
-    (said,) = store.current()
-    assert (said.reviewer, said.kind, said.verdict) == ("ana", "explanation", "probably")
-    assert said.reasons == ("too narrow",)
-    assert store.content(said.seen)["explanation"] == first != shown_explanation(at)
+    (decision,) = store.current()
+    assert (decision.reviewer, decision.kind, decision.verdict) == (
+        "ana",
+        "explanation",
+        "probably",
+    )
+    assert decision.reasons == ("too narrow",)
+    assert store.content(decision.seen)["explanation"] == first != shown_explanation(at)
     assert "1 of 6" in next(bar.proto.text for bar in at.get("progress"))
 
     ran(button(at, "Undo").click().run())
@@ -664,8 +668,8 @@ def test_a_rating_is_kept_with_what_was_shown_and_the_next_item_comes(explained)
 
 
 def test_before_the_decision_nobody_elses_verdict_nor_the_explainer_is_in_sight(explained):
-    said = rate(explained, "zacharias", WORDS.index("river"), "no", note="nonsense")
-    at = opened("review", reviewer="ana", item=said.seen)
+    decision = rate(explained, "zacharias", WORDS.index("river"), "no", note="nonsense")
+    at = opened("review", reviewer="ana", item=decision.seen)
     assert shown_explanation(at) == "People speak of a river."
     sight = words(at) + Reader(markup(at)).text
     for secret in ("zacharias", "nonsense", "toy-llm", "language model ·", "AUROC", "gold"):
@@ -684,8 +688,8 @@ def test_relevance_is_asked_with_the_tasks_criteria(explained):
     assert f"Does this feature matter for {TASKS[TASK].title}?" in words(at)
     assert TASKS[TASK].rubric[0] in Reader(markup(at)).text
     ran(button(at, "No").click().run())
-    (said,) = Decisions(explained.decisions).current("relevance")
-    assert said.subject.endswith(f"/{TASK}") and said.verdict == "no"
+    (decision,) = Decisions(explained.decisions).current("relevance")
+    assert decision.subject.endswith(f"/{TASK}") and decision.verdict == "no"
 
 
 def test_the_truth_of_a_detection_comes_after_the_answer(explained):
@@ -693,8 +697,8 @@ def test_the_truth_of_a_detection_comes_after_the_answer(explained):
     assert 'class="fac-peak"' not in markup(at)
     assert "silent" not in words(at)
     ran(button(at, "Cannot tell").click().run())
-    (said,) = Decisions(explained.decisions).current("detection")
-    assert said.verdict == "??????"
+    (decision,) = Decisions(explained.decisions).current("detection")
+    assert decision.verdict == "??????"
     assert markup(at).count('class="fac-peak"') == 3
     assert "0 of 6 right." in words(at)
     before = shown_explanation(at)
@@ -823,9 +827,11 @@ def test_agreement_is_what_the_ratings_say(explained):
         rate(explained, "ana", feature, ana)
         rate(explained, "bo", feature, bo)
     at = opened("agreement")
-    shown = dict(zip(*(at.dataframe[0].value[c] for c in ("coefficient", "estimate")), strict=True))
+    estimates = dict(
+        zip(*(at.dataframe[0].value[c] for c in ("coefficient", "estimate")), strict=True)
+    )
     # 3 of 4 agree; by chance 1/2 * 1/4 + 1/2 * 3/4 = 1/2, so kappa is (3/4 - 1/2) / (1/2).
-    assert (shown["raw agreement"], shown["Cohen's kappa"]) == ("0.75", "0.50")
+    assert (estimates["raw agreement"], estimates["Cohen's kappa"]) == ("0.75", "0.50")
     assert metrics(at)["To settle"] == "1"
 
 
@@ -864,9 +870,9 @@ def test_a_judge_is_held_against_people(explained):
 
 def test_peoples_detection_stands_beside_the_models(explained):
     run, feature = anchor_run(explained), WORDS.index("river")
-    with closing(cache.Cache(explained.cache)) as known:
+    with closing(cache.Cache(explained.cache)) as opened_cache:
         explain = next(r.run for r in Runs(explained).list("explain") if r.spec.model)
-        test = known.examples(explain, run, feature)
+        test = opened_cache.examples(explain, run, feature)
     content = review.detection_content(run, feature, MODELS_TEXTS[feature], test)
     signs = "".join("+" if row["positive"] else "-" for row in test)
     item = review.item(content)
@@ -879,9 +885,9 @@ def test_peoples_detection_stands_beside_the_models(explained):
 
 def test_decisions_arrive_from_elsewhere_and_a_line_that_cannot_is_named(explained, tmp_path):
     elsewhere = Workspace(tmp_path / "elsewhere")
-    said = rate(explained, "ana", 0, "yes")
-    content = Decisions(explained.decisions).content(said.seen)
-    Decisions(elsewhere.decisions).add("bo", "explanation", said.subject, content, "no")
+    decision = rate(explained, "ana", 0, "yes")
+    content = Decisions(explained.decisions).content(decision.seen)
+    Decisions(elsewhere.decisions).add("bo", "explanation", decision.subject, content, "no")
     lines = "\n".join([*Decisions(elsewhere.decisions).export(), "not json"])
     at = opened("agreement")
     ran(at.file_uploader[0].upload("decisions.jsonl", lines.encode()).run())

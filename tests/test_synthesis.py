@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from fac import review, synthesis
 from fac.config import (
+    METHODS,
     REPOSITORY,
     MeasureSpec,
     PairsSpec,
@@ -537,6 +538,12 @@ def test_a_run_of_an_edit_is_not_what_to_start_from(world):
 
 
 # ---- baselines
+
+
+def test_two_steps_come_before_their_baselines_and_every_method_has_a_title():
+    assert [*METHODS] == ["two-step", "one-step", "unguided", "random"]
+    assert len({METHODS[name].title for name in METHODS}) == 4
+    assert [name for name in METHODS if METHODS[name].needs_pairs] == ["two-step"]
 
 
 def test_baselines_take_the_same_path_for_the_same_gaps(world):

@@ -345,7 +345,7 @@ def publish_explanations(
         write_table(folder / f"{name}.parquet", table, wanted)
     defined = [value for value in scores_of.values() if value is not None and value == value]
     facts = {
-        "name": runs.manifest(measure_run)["facts"]["name"],
+        "name": runs.manifest(measure_run).facts.name,
         "measure": measure_run,
         "explainer": explainer,
         "source": spec.model or spec.source or "token statistics",
@@ -390,7 +390,7 @@ def publish_relevance(
     write_table(folder / "relevance.parquet", table, schema.RELEVANCE)
     write_table(folder / "replies.parquet", schema.REPLIES.empty_table(), schema.REPLIES)
     facts = {
-        "name": runs.manifest(measure_run)["facts"]["name"],
+        "name": runs.manifest(measure_run).facts.name,
         "measure": measure_run,
         "task": task,
         "judge": "llm",

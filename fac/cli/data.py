@@ -28,7 +28,6 @@ from fac.cli.frame import (
 )
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace
 from fac.jobs import training
-from fac.jobs.rebuild import headline, rebuild_demo
 from fac.schema import EVERY_ROLE
 from fac.store.runs import Runs
 
@@ -43,8 +42,8 @@ def demo_(
     """Bring the demo into the workspace; with --rebuild compute it anew and compare."""
     begun = time.monotonic()
     with progress_bar("demo") as progress:
-        runs = (rebuild_demo if rebuild else demo.materialise)(workspace, progress)
-    result = headline(workspace, runs)
+        runs = (training.rebuild_demo if rebuild else demo.materialise)(workspace, progress)
+    result = training.headline(workspace, runs)
     data = {
         "runs": runs,
         "fac": result["fac"],

@@ -215,7 +215,7 @@ def _pairs_run(runs: Runs, name: str) -> str:
 def _newest(runs: Runs, pairs_run: str) -> dict[int, Versioned]:
     """Of every proposed pair its last version, by feature."""
     newest = {
-        row["feature"]: (manifest["run"], row)
+        row["feature"]: (manifest.run, row)
         for manifest, rows in review.pair_versions(runs, pairs_run)
         for row in rows
         if row["status"] == "proposed"

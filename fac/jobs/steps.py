@@ -232,20 +232,13 @@ def _probe(steps: Steps, spec: ProbeSpec, progress: Progress) -> str:
     return probe(spec, runs=steps.runs, encoder=encoder, sae_run=sae_run)
 
 
-def _explain(steps: Steps, spec: ExplainSpec, progress: Progress) -> str:
+def _interpret(steps: Steps, spec: ExplainSpec | JudgeSpec, progress: Progress) -> str:
+    from fac import interpret
     from fac.generator.batch_chat import chat_of
-    from fac.interpret import explain
 
+    act: Any = interpret.explain if isinstance(spec, ExplainSpec) else interpret.judge
     with steps.browsable(spec.step, spec.measure):
-        return explain(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
-
-
-def _judge(steps: Steps, spec: JudgeSpec, progress: Progress) -> str:
-    from fac.generator.batch_chat import chat_of
-    from fac.interpret import judge
-
-    with steps.browsable(spec.step, spec.measure):
-        return judge(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
+        return act(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
 
 
 def _pairs(steps: Steps, spec: PairsSpec, progress: Progress) -> str:
@@ -286,8 +279,8 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     SaeSpec: lambda steps, spec, progress: steps.describe_sae(spec, progress),
     MeasureSpec: _measure,
     ProbeSpec: _probe,
-    ExplainSpec: _explain,
-    JudgeSpec: _judge,
+    ExplainSpec: _interpret,
+    JudgeSpec: _interpret,
     PairsSpec: _pairs,
     RescoreSpec: _rescore,
     SynthesizeSpec: _synthesize,

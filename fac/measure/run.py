@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from fac.config import MeasureSpec
 from fac.encoder import Encoder
+from fac.manifest import MeasureFacts
 from fac.measure.parts import Part, PartTask, read_part
-from fac.measure.scratch import FinishedParts
-from fac.measure.tables import write_tables
+from fac.measure.tables import FinishedParts, write_tables
 from fac.store.runs import Runs
 
 Progress = Callable[..., None]
@@ -58,8 +58,8 @@ def measure(
     if runs.find(run_id):
         return run_id
     with runs.exclusive(run_id):
-        source = runs.manifest(spec.dataset)
-        n_samples = source["facts"]["n_samples"]
+        source = runs.manifest(spec.dataset).facts
+        n_samples = source.n_samples
         parts = FinishedParts(runs.scratch(run_id), n_samples, encoder.n_features)
         _read_parts(parts, parts.unread(runs, spec), executor or in_process(encoder), progress)
         facts = write_tables(parts, lambda note: progress(n_samples, n_samples, note))
@@ -68,18 +68,18 @@ def measure(
             spec=spec,
             inputs=[spec.dataset],
             seconds=parts.seconds,
-            facts={
-                "name": source["facts"]["name"],
-                "dataset": spec.dataset,
-                "sae_run": sae_run,
-                "encoder": encoder.identity,
-                "n_features": encoder.n_features,
-                "role": spec.role,
-                "layer": spec.layer,
-                "model": spec.model,
-                "sae": spec.sae,
+            facts=MeasureFacts(
+                name=source.name,
+                dataset=spec.dataset,
+                sae_run=sae_run,
+                encoder=encoder.identity,
+                n_features=encoder.n_features,
+                role=spec.role,
+                layer=spec.layer,
+                model=spec.model,
+                sae=spec.sae,
                 **facts,
-            },
+            ),
         )
     return run_id
 

@@ -34,9 +34,6 @@ ALL = "all"
 KEPT = "kept"
 """The outcome of a text that stays; every other is the reason why one was dropped."""
 
-BEGINNING = 160
-"""Characters of a text that a list shows."""
-
 
 def syntheses(stores: Stores, pairs: str = "") -> dict[str, SynthesisManifest]:
     """Manifests of finished syntheses that can be shown, by run id, newest first; with `pairs` of
@@ -192,9 +189,6 @@ def remeasure_spec(stores: Stores, manifest: SynthesisManifest) -> MeasureSpec:
     return replace(stores.runs.manifest(facts.anchor).spec, dataset=facts.kept_dataset)
 
 
-# --- the texts --------------------------------------------------------------------------------
-
-
 def outcomes(facts: SynthesisFacts) -> dict[str, int]:
     """How many texts came to each end, those that were kept first where there are any."""
     kept = {KEPT: facts.kept} if facts.kept else {}
@@ -219,7 +213,7 @@ def candidates_page(
             **row,
             "verdict": outcome_of(row),
             "g": row["peak"],
-            "text": " ".join(whole_text(row["messages"]).split())[:BEGINNING],
+            "text": " ".join(whole_text(row["messages"]).split())[:160],
         }
         for row in rows
     ], total
@@ -331,9 +325,6 @@ def export_file(
         out = Path(folder) / f"{export_name(manifest)}.{format}"
         files = export.export(manifest.run, out, runs=stores.runs, format=format, form=form)
         return (files.card if card else files.path).read_bytes()
-
-
-# --- before there is one ----------------------------------------------------------------------
 
 
 def approved_pairs(stores: Stores, run: str) -> list[Row]:

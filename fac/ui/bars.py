@@ -54,17 +54,17 @@ def fac_bars_html(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
     A row holds `name`, `run`, `fac`, `n_covered`, `n_anchor`; an undefined FAC is left out.
     """
     rows = sorted((row for row in rows if not math.isnan(row["fac"])), key=lambda r: -r["fac"])
-    shown = []
+    bars = []
     for row in rows:
         kind = "fac-shown" if row["run"] == chosen else "fac-pale"
         counts = f"{row['n_covered']:,} of {row['n_anchor']:,} features"
-        shown.append(
+        bars.append(
             f'{_named(row["name"])}<div title="{counts}">'
             f'<div class="fac-track" style="width:calc(100% - {ROOM})">'
             f'<i class="{kind}" style="display:block;width:{row["fac"]:.2%}"></i></div>'
             f"<b>{row['fac']:.1%}</b></div>"
         )
-    return f'<div class="fac-bars">{"".join(shown)}</div>'
+    return f'<div class="fac-bars">{"".join(bars)}</div>'
 
 
 def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:
@@ -90,35 +90,35 @@ def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:
         f'<span style="left:{n * step / top:.2%}">{n * step:g}</span>'
         for n in range(int(top / step + 1e-9) + 1)
     )
-    said = f"FAC from {rows[0]['fac']:.0%} at {rows[0]['threshold']:g} to {rows[-1]['fac']:.0%}"
+    summary = f"FAC from {rows[0]['fac']:.0%} at {rows[0]['threshold']:g} to {rows[-1]['fac']:.0%}"
     return (
-        f'<div class="fac-curve" role="img" aria-label="{said} at {rows[-1]["threshold"]:g}">'
+        f'<div class="fac-curve" role="img" aria-label="{summary} at {rows[-1]["threshold"]:g}">'
         f'<div class="fac-rise">{rise}</div><div>{grid}'
         f'<div class="fac-area" style="clip-path:polygon({below}, {line[-1][0]} 100%, '
         f'{line[0][0]} 100%)"></div>'
         f'<div class="fac-line" style="clip-path:polygon({above}, {back})"></div>'
         f'<div class="fac-now" style="left:{threshold / top:.2%}"></div>'
-        f"{_rungs(rows, points)}</div>"
+        f"{_dots(rows, points)}</div>"
         f'<div class="fac-along">{along}</div><p>activation threshold</p></div>'
     )
 
 
-def _rungs(rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[float, float]]) -> str:
-    """A dot for each rung, in a strip around it that says its numbers under the pointer."""
+def _dots(rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[float, float]]) -> str:
+    """A dot for each threshold, in a strip around it that says its numbers under the pointer."""
     edges = [0.0]
     edges += [(a + b) / 2 for (a, _), (b, _) in zip(points[:-1], points[1:], strict=True)]
     edges.append(1.0)
-    shown = []
+    dots = []
     for row, (x, fac), left, right in zip(rows, points, edges[:-1], edges[1:], strict=True):
         width = max(right - left, 1e-6)
         side = "right" if x > 0.5 else "left"
-        shown.append(
+        dots.append(
             f'<div class="fac-rung" style="left:{left:.2%};width:{width:.2%}">'
             f'<u style="left:{(x - left) / width:.2%};bottom:{fac:.2%}"></u>'
             f'<em style="{side}:0">above {row["threshold"]:g}: FAC {row["fac"]:.1%}, '
             f"{row['n_missing']:,} of {row['n_anchor']:,} missing</em></div>"
         )
-    return "".join(shown)
+    return "".join(dots)
 
 
 def _round_step(top: float) -> float:

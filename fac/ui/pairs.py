@@ -145,10 +145,10 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     measuring = pair.feature in queue.edits
     decidable = queue.reviewer is not None and version.proposed and not measuring
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-        approve = (queue.decide, review.APPROVE)
-        off = not decidable
-        action_button("Approve", "check", *approve, shortcut="A", disabled=off, type="primary")
-        action_button("Reject", "close", queue.decide, review.REJECT, shortcut="X", disabled=off)
+        approve = {"shortcut": "A", "type": "primary", "disabled": not decidable}
+        action_button("Approve", "check", queue.decide, review.APPROVE, **approve)
+        reject = {"shortcut": "X", "disabled": not decidable}
+        action_button("Reject", "close", queue.decide, review.REJECT, **reject)
         action_button("Edit", "edit", queue.draft.edit, shortcut="E", disabled=measuring)
         last = len(queue.todo) < 2
         action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
@@ -242,10 +242,10 @@ def _show_history(queue: PairQueue, pair: PairState, version: PairVersion) -> No
             for number, each in enumerate(pair.versions, start=1):
                 when = datetime.fromisoformat(each.created).astimezone()
                 how = "edited" if each.row["origin"] == "person" else "written"
-                words = f"{number} · {how} {when:%H:%M}"
-                options = {"key": f"version {each.run} {pair.feature}"}
-                options["type"] = "primary" if each is version else "secondary"
-                action_button(words, "", queue.look_at, each.run, **options)
+                label = f"{number} · {how} {when:%H:%M}"
+                kind = "primary" if each is version else "secondary"
+                key = f"version {each.run} {pair.feature}"
+                action_button(label, "", queue.look_at, each.run, key=key, type=kind)
     history = [
         (number, decision)
         for number, each in enumerate(pair.versions, start=1)

@@ -117,8 +117,7 @@ def unblur_button(queue: ReviewQueue[Any]) -> None:
     """Shows blurred texts until the next entry."""
     draft = queue.draft
     if st.session_state.get("blur") and not draft.unblurred:
-        show = (setattr, draft, "unblurred", True)
-        action_button("Show texts", "visibility", *show, shortcut="V")
+        action_button("Show texts", "visibility", setattr, draft, "unblurred", True, shortcut="V")
     if draft.unblurred:
         # A style alone would outlive this entry: Streamlit puts it outside of the fragment.
         st.html("<span></span><style>.fac-blur{filter:none!important}</style>")

@@ -1,5 +1,5 @@
 """The cache of an SAE run, and the reading of a measure run: its features, with what the SAE and
-explanations say of them, their spans, and samples."""
+explanations say of them, and their spans."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from fac.store.cache.tables import (
     Rows,
     aligned,
     dicts,
-    float32,
     page_bounds,
     parquet,
     read_search,
@@ -83,20 +82,6 @@ NEAR_OF = """
     FROM {run}.near WHERE feature = {feature}
 """
 
-FIRING_ROWS = """
-    FROM {{run}}.activations
-    WHERE feature = $feature AND peak > $threshold::FLOAT AND {one_per_sample}
-"""
-
-SELECT_SAMPLES = """
-    SELECT sample, sample_id, messages, label, n_tokens, n_content, n_cut FROM {run}.samples
-"""
-
-SAMPLES_MATCHING = """
-    SELECT sample FROM {run}.samples WHERE $text IS NULL OR contains(folded, lower($text))
-    ORDER BY sample
-"""
-
 CREATE_FEATURES = """
     CREATE TABLE features AS
     SELECT *, lower(array_to_string(promotes, ' ')) AS folded FROM read_parquet($path)
@@ -115,7 +100,7 @@ def fill_sae(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
 
 
 class FeatureQueries(ExplanationQueries):
-    """Features, their spans, and samples."""
+    """Features, and their spans."""
 
     @remembered
     def points(self, sae_run: str) -> pa.Table:
@@ -290,47 +275,6 @@ class FeatureQueries(ExplanationQueries):
             rows = dicts(cursor, NEAR_OF.format(run=sql_name(run), feature=int(feature)))
         divides = threshold is not None and threshold > 0
         return [{**row, "ratio": row["pre"] / threshold if divides else None} for row in rows]
-
-    def rows(
-        self,
-        run: str,
-        feature: int,
-        *,
-        threshold: float = 0.0,
-        role: str = EVERY_ROLE,
-        offset: int = 0,
-        limit: int = 20,
-    ) -> tuple[Rows, int]:
-        """The samples in which the feature is active, strongest first, and how many there are."""
-        code = role_code(role)
-        one_per_sample = "strongest" if role == EVERY_ROLE else f"role = {code}"
-        rows, n_matching = self._page(
-            run,
-            "sample, role, peak, position, n_tokens",
-            FIRING_ROWS.format(one_per_sample=one_per_sample),
-            "peak DESC, sample",
-            {"feature": int(feature), "threshold": float32(threshold)},
-            offset,
-            limit,
-        )
-        return [{**row, "role": ROLES[row["role"]]} for row in rows], n_matching
-
-    def sample(self, run: str, row: int) -> dict[str, Any] | None:
-        """One sample of the measured dataset with its messages; None past the end."""
-        return self._first(run, SELECT_SAMPLES + "WHERE sample = $row", row=int(row))
-
-    def samples_page(
-        self, run: str, *, search: str = "", offset: int = 0, limit: int = 50
-    ) -> tuple[Rows, int]:
-        """One page of the samples whose text or label contains `search`, and how many do."""
-        page = page_bounds(offset, limit)
-        with self._reading(run) as cursor:
-            sql = SAMPLES_MATCHING.format(run=sql_name(run))
-            values = {"text": search.strip() or None}
-            matching = cursor.execute(sql, values).fetchnumpy()["sample"]
-            on_page = matching[page["offset"] :][: page["limit"]].tolist()
-            sql = SELECT_SAMPLES + "WHERE sample IN (SELECT unnest($rows)) ORDER BY sample"
-            return dicts(cursor, sql.format(run=sql_name(run)), rows=on_page), len(matching)
 
     def _matching(
         self,

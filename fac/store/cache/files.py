@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,10 +19,7 @@ from fac.store.cache.tables import (
     QUIET,
     SQL_VERSION,
     Connection,
-    Rows,
-    dicts,
     one_row,
-    page_bounds,
     quoted,
     sql_name,
 )
@@ -117,36 +114,6 @@ class Files:
             return self._summary(run)
 
     # ---- reading; {run} in a query stands for the run's file
-
-    def _rows(self, run: str, sql: str, **values: object) -> Rows:
-        """The rows of a query."""
-        with self._reading(run) as cursor:
-            return dicts(cursor, sql.format(run=sql_name(run)), **values)
-
-    def _first(self, run: str, sql: str, **values: object) -> dict[str, Any] | None:
-        """The first row of a query; None where it has none."""
-        return next(iter(self._rows(run, sql, **values)), None)
-
-    def _fetch(self, run: str, sql: str) -> list[tuple[Any, ...]]:
-        with self._reading(run) as cursor:
-            return cursor.execute(sql.format(run=sql_name(run))).fetchall()
-
-    def _page(
-        self,
-        run: str,
-        columns: str,
-        matching: str,
-        order: str,
-        values: Mapping[str, object],
-        offset: int,
-        limit: int,
-    ) -> tuple[Rows, int]:
-        """One page of these columns of the matching rows, and how many match."""
-        source = matching.format(run=sql_name(run))
-        page = f"SELECT {columns} {source} ORDER BY {order} LIMIT $limit OFFSET $offset"
-        with self._reading(run) as cursor:
-            (n_matching,) = one_row(cursor, f"SELECT count(*) {source}", **values)
-            return dicts(cursor, page, **values, **page_bounds(offset, limit)), n_matching
 
     def _table(self, run: str, sql: str) -> pa.Table:
         """The answer to a query that is small enough to stay in memory; within `_reading`."""

@@ -90,16 +90,6 @@ SELECT_SCORES = """
     ORDER BY feature, score
 """
 
-COUNT_STATUSES = "SELECT status, count(*) FROM {run}.explanations GROUP BY status ORDER BY status"
-
-SUMMARISE_SCORES = """
-    SELECT score, count(value) AS n, count(*) - count(value) AS n_undefined,
-           quantile_cont(value, 0.25) AS low_quartile, median(value) AS median,
-           quantile_cont(value, 0.75) AS high_quartile, sum(n)::BIGINT AS n_examples,
-           sum(n_unreadable)::BIGINT AS n_unreadable
-    FROM {run}.scores GROUP BY score ORDER BY score
-"""
-
 SOURCES_OF = "SELECT DISTINCT source_feature FROM {run}.examples WHERE feature = $feature"
 
 # One part a feature, because only an equality keeps DuckDB from reading the lists of all spans.
@@ -146,18 +136,6 @@ class ExplanationQueries(Files):
             table = self._table(explain_run, SELECT_EXPLAINED)
         columns = (table["feature"].to_pylist(), table["explanation"].to_pylist())
         return list(zip(*columns, strict=True))
-
-    @remembered
-    def explanation_counts(self, explain_run: str) -> dict[str, int]:
-        """How many features the run explained, could not tell, and so on, by status."""
-        return dict(self._fetch(explain_run, COUNT_STATUSES))
-
-    @remembered
-    def score_summary(self, explain_run: str) -> dict[str, dict[str, Any]]:
-        """By name of the score: `n` features where it is defined and `n_undefined` where not, its
-        median, low_quartile and high_quartile over the former (None without any), and of all
-        features together n_examples that were scored and n_unreadable that could not be."""
-        return {row.pop("score"): row for row in self._rows(explain_run, SUMMARISE_SCORES)}
 
     @remembered
     def examples(self, explain_run: str, measure_run: str, feature: int) -> Rows:
@@ -226,8 +204,6 @@ SELECT_RELEVANCE = """
     FROM {run}.relevance ORDER BY feature
 """
 
-COUNT_LEVELS = "SELECT level, count(*) FROM {run}.relevance GROUP BY level ORDER BY level"
-
 RELEVANT_FEATURES = """
     SELECT feature FROM {run}.relevance WHERE list_contains($levels, level) ORDER BY feature
 """
@@ -249,11 +225,6 @@ class RelevanceQueries(Files):
         with self._reading(relevance_run):
             table = self._table(relevance_run, SELECT_RELEVANCE)
         return rows_about(table, features).to_pylist()
-
-    @remembered
-    def relevance_counts(self, relevance_run: str) -> dict[str, int]:
-        """How many features the judge put on each level, or could not."""
-        return dict(self._fetch(relevance_run, COUNT_LEVELS))
 
     @remembered
     def relevant(self, relevance_run: str, n_features: int) -> np.ndarray:
