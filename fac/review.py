@@ -383,8 +383,7 @@ PAIR_STATES = ("undecided", "approved", "rejected", "failed")
 
 
 def pair_states(
-    decisions: Iterable[Decision],
-    versions: Iterable[tuple[AnyManifest, Sequence[dict[str, Any]]]],
+    decisions: Iterable[Decision], versions: Iterable[tuple[AnyManifest, Sequence[dict[str, Any]]]]
 ) -> dict[int, PairState]:
     """Every gap of a pairs run, by feature. `decisions` is Decisions.current("pair"), `versions`
     what `pair_versions` gives.

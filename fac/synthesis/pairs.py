@@ -24,13 +24,7 @@ from fac.models import SCAFFOLD, Rendered
 from fac.schema import PAIRS, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis.filter import active, words
-from fac.synthesis.plan import (
-    Progress,
-    Row,
-    ask_from_anchor,
-    feature_briefs,
-    steering,
-)
+from fac.synthesis.plan import Progress, Row, ask_from_anchor, feature_briefs, steering
 from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, same_encoder, score, spent
 
 PROPOSED, FAILED = "proposed", "failed"

@@ -18,15 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from fac import coverage, datasets, schema
-from fac.config import (
-    METHODS,
-    WRITERS,
-    IngestSpec,
-    PairsSpec,
-    RescoreSpec,
-    SynthesizeSpec,
-    digest,
-)
+from fac.config import METHODS, WRITERS, IngestSpec, PairsSpec, RescoreSpec, SynthesizeSpec, digest
 from fac.encoder import Reading
 from fac.errors import BadRow, InputError
 from fac.generator.names import public_name

@@ -91,10 +91,5 @@ def _elements(text: TextIO, name: str) -> Iterator[SourceRow]:
 
 
 FORMAT = Format(
-    title="JSON",
-    preference=1,
-    kind="json",
-    suffixes=(".json",),
-    start="[",
-    open=_Array,
+    title="JSON", preference=1, kind="json", suffixes=(".json",), start="[", open=_Array
 )

@@ -29,10 +29,7 @@ from fac.synthesis.plan import (
 SENTENCE, PHRASE = Style("sentence", "opening", 12, sentence=True), Style("phrase", "opening", 4)
 CONTRAST = Style("contrast", "prompt")
 
-STEP_2 = Styles(
-    here=(SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
-    server=(CONTRAST,),
-)
+STEP_2 = Styles(here=(SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST), server=(CONTRAST,))
 """Styles fail on different features; those that begin with the positive's own words come first,
 since small models follow nothing else well."""
 
