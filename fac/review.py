@@ -145,9 +145,6 @@ def by_wording(decisions: Iterable[Decision]) -> dict[Wording, tuple[Decision, .
     return {wording: tuple(group) for wording, group in groups.items()}
 
 
-# --- what is next ---------------------------------------------------------------------------------
-
-
 class Pace(NamedTuple):
     """How fast somebody decides."""
 
@@ -213,9 +210,6 @@ def _where(decision: Decision) -> tuple[str, str, str]:
 def _fraction(*parts: object) -> float:
     """A number in [0, 1) that the parts determine; kept, as every key press asks for thousands."""
     return int(digest(*parts), 16) / 16**12
-
-
-# --- what it amounts to ---------------------------------------------------------------------------
 
 
 class Standing(NamedTuple):
@@ -301,9 +295,6 @@ def corrections(store: Decisions, measure_run: str) -> dict[int, str]:
                 texts[feature] = text
                 break
     return texts
-
-
-# --- pairs: what may be written from --------------------------------------------------------------
 
 
 def pair_content(run: str, pair: Mapping[str, Any]) -> dict[str, Any]:

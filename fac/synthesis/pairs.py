@@ -107,9 +107,6 @@ class PairsStep(Step[PairsSpec]):
         )
 
 
-# --- choosing -------------------------------------------------------------------------------------
-
-
 class _Choice(NamedTuple):
     """A positive that may become half of a pair."""
 
@@ -263,9 +260,6 @@ def _nearest(
     return min(rated)[3] if rated else None
 
 
-# --- one text, and the smallest changes that silence it -------------------------------------------
-
-
 class Side(NamedTuple):
     """One text of a pair as measured."""
 
@@ -400,9 +394,6 @@ def _replaced(content: str, spans: Iterable[tuple[int, int]], instead: str) -> s
     return content
 
 
-# --- rows -----------------------------------------------------------------------------------------
-
-
 def pair_id(feature: int, positive: Chat, negative: Chat) -> str:
     """Names a feature and two exact texts."""
     plain = [[[m["role"], m["content"]] for m in side] for side in (positive, negative)]
@@ -439,9 +430,6 @@ def _failed(feature: int, reason: str) -> Row:
     nothing = Side([], 0.0, [], [], -1, ())
     row = pair_row(feature, (nothing, nothing), ("", "", ""), reason)
     return {**row, "positive_peak": None, "negative_peak": None}
-
-
-# --- edited by a person ---------------------------------------------------------------------------
 
 
 def rescore(spec: RescoreSpec, *, runs: Runs, encoder: Encoder, progress: Progress) -> str:

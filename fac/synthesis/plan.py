@@ -63,9 +63,6 @@ STEERED_TOKENS, STEERED_DECAY = 0, 1.0
 """Steering acts on so many new tokens (0: on all), each time by this factor weaker."""
 
 
-# --- what a writer is told of a gap ---------------------------------------------------------------
-
-
 class FeatureBrief(NamedTuple):
     """A feature as a writer is told of it."""
 
@@ -147,9 +144,6 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
         return Steer(scaled, layer, STEERED_TOKENS, STEERED_DECAY)
 
     return steer
-
-
-# --- what is asked --------------------------------------------------------------------------------
 
 
 class Ask(NamedTuple):
@@ -235,9 +229,6 @@ def turned(spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
     """QUOTED of the spans; another number begins elsewhere among them."""
     start = number % len(spans) if spans else 0
     return (*spans[start:], *spans[:start])[:QUOTED]
-
-
-# --- methods --------------------------------------------------------------------------------------
 
 
 class Grounds(NamedTuple):

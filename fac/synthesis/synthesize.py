@@ -28,7 +28,6 @@ from fac.schema import REJECTED, SAMPLES, TRACES, VERDICTS
 from fac.store import decisions
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
-from fac.synthesis import outcome
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.pairs import PROPOSED, pair_id
 from fac.synthesis.plan import Ask, Grounds, Progress, Row, seed_of
@@ -133,7 +132,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         kept = [(c, v) for c, v in zip(candidates, judged, strict=True) if v.kept]
         figures = {
             **spent(candidates, texts.seconds, self.writer.identity),
-            **outcome.counted(judged, self.gaps),
+            **verdicts.counted(judged, self.gaps),
             **self._coverage_gained(fires, scores.features),
         }
         facts = SynthesisFacts(
@@ -149,7 +148,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
             approvers=sorted({row["approver"] for row in self.pairs}),
             evaluation={Path(path).name: sha for path, sha in self.evaluation.items()},
             **figures,
-            **outcome.per_feature(figures),
+            **verdicts.per_feature(figures),
         )
         approvals = [d._asdict() for row in self.pairs for d in row["decisions"]]
         self.write_tables(
@@ -357,9 +356,6 @@ def _traced(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
         row = {"candidate": candidate, "feature": gap, "tokens": tokens}
         rows.append({**row, "activations": values[content].tolist()})
     return rows
-
-
-# --- approval -------------------------------------------------------------------------------------
 
 
 def approved_as_they_are(

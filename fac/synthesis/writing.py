@@ -117,9 +117,6 @@ def _earlier(
     return texts, seconds
 
 
-# --- what was written, and what it fires ----------------------------------------------------------
-
-
 class Candidate(NamedTuple):
     """A text before any verdict."""
 
@@ -297,9 +294,6 @@ def support_of(runs: Runs, measure: str, n_features: int, threshold: float) -> n
         counts += coverage.distinct_samples(feature[:whole], sample[:whole], n_features)
         feature, sample = feature[whole:], sample[whole:]
     return counts + coverage.distinct_samples(feature, sample, n_features)
-
-
-# --- a step, from what it asks to its run ---------------------------------------------------------
 
 
 SpecT = TypeVar("SpecT", bound=WriteSpec)

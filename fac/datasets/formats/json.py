@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import IO, TextIO
 
-from fac.datasets.format import Format
-from fac.datasets.rows import SourceRow
-from fac.datasets.sources import MAX_ROW_BYTES, TOO_LONG, TextSource, object_row
+from fac.datasets.layout import SourceRow
+from fac.datasets.sources import MAX_ROW_BYTES, TOO_LONG, Format, TextSource, object_row
 from fac.errors import InputError
 
 _SPACE = re.compile(r"[ \t\r\n]*")

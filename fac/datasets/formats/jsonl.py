@@ -7,9 +7,16 @@ from typing import IO
 
 import pyarrow as pa
 
-from fac.datasets.format import Export, Format
-from fac.datasets.rows import SourceRow
-from fac.datasets.sources import TOO_LONG, TextSource, json_line, numbered_lines, object_row
+from fac.datasets.layout import SourceRow
+from fac.datasets.sources import (
+    TOO_LONG,
+    Export,
+    Format,
+    TextSource,
+    json_line,
+    numbered_lines,
+    object_row,
+)
 
 
 class _Lines(TextSource):
