@@ -423,11 +423,9 @@ def export(
 
 
 def provenance(run_id: str, row: int | str, *, runs: Runs) -> Provenance:
-    """What led to a row of the run's export: its number from 0, or its candidate.
-
-    Every row names its run and its candidate, so an exported file is enough to ask. Raises
-    InputError for a row that the export does not have.
-    """
+    """What led to a row of the run's export: its number from 0, or its candidate. Every row names
+    its run and its candidate, so an exported file is enough to ask. Raises InputError for a row
+    that the export does not have."""
     synthesis = SynthesisRun(run_id, runs)
     rows = synthesis.export_rows()
     candidates = [row.lineage["candidate"] for row in rows]

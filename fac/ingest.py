@@ -146,10 +146,8 @@ def _parts(reader: SampleReader) -> Iterator[list[Sample | BadRow]]:
 
 
 class SeenIds:
-    """The ids met so far, in sorted arrays of which each is longer than the next together.
-
-    Eight bytes an id where a set takes about a hundred; an id is merged log2(parts) times.
-    """
+    """The ids met so far, in sorted arrays of which each is longer than the next together. Eight
+    bytes an id where a set takes about a hundred; an id is merged log2(parts) times."""
 
     def __init__(self) -> None:
         self._arrays: list[np.ndarray] = []

@@ -49,10 +49,8 @@ def read_samples(
     label_field: str | None = None,
 ) -> SampleReader:
     """Opens a path or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one likes.
-
     Without options the columns say which layout it is. Raises InputError for what cannot be opened,
-    ServiceError when the hub does not answer.
-    """
+    ServiceError when the hub does not answer."""
     if text_field and messages_field:
         raise InputError(
             f"--text-field {text_field} and --messages-field {messages_field} exclude each other: "
@@ -64,10 +62,8 @@ def read_samples(
 
 class SampleReader:
     """A source and its layout. Iterating gives, row by row, a Sample or the BadRow it is instead.
-
     Iterating raises InputError where the rest of the source cannot be read: damaged gzip or
-    Parquet, a broken JSON array, an open quote in CSV, columns that name no layout.
-    """
+    Parquet, a broken JSON array, an open quote in CSV, columns that name no layout."""
 
     def __init__(self, source: Source, kind: str, options: Mapping[str, str | None]):
         self.source = source

@@ -234,9 +234,7 @@ class Layout:
         self, names: Mapping[str, str], label: str | None, first: str | None = None
     ) -> list[dict[str, str]]:
         """Every way in which columns (lower-case name -> name) are this layout's: part -> column.
-
-        `first` is the column that somebody named to be the first, whatever it is called.
-        """
+        `first` is the column that somebody named to be the first, whatever it is called."""
         options: list[list[str | None]] = []
         for column in self.columns:
             excluded = {first} if column.may_be_label else {first, label}
@@ -301,11 +299,9 @@ def recognise(
     rows: Iterable[Columns], options: Mapping[str, str | None], source: str
 ) -> SourceLayout:
     """The layout of a source from its first rows; `options` may name its columns for `text`,
-    `messages` and `label`.
-
-    Names alone decide: a column that is null so far may not be later. Raises InputError naming
-    the columns and the option to give when they fit no layout or several.
-    """
+    `messages` and `label`. Names alone decide: a column that is null so far may not be later.
+    Raises InputError naming the columns and the option to give when they fit no layout or
+    several."""
     every = list(dict.fromkeys(column for row in rows for column in row))
     for option, column in options.items():
         if column is not None and column not in every:

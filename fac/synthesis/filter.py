@@ -169,10 +169,8 @@ def active(peak: float, threshold: float) -> bool:
 
 def greedy_cover(fires: np.ndarray) -> list[Cover]:
     """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first.
-
     Rows that add nothing come last. The running sum of what is added is the marginal curve: where
-    it is flat, more samples cover nothing more.
-    """
+    it is flat, more samples cover nothing more."""
     fires = np.asarray(fires, bool)
     covered = np.zeros(fires.shape[1], bool)
     steps = []
@@ -206,10 +204,8 @@ def _grams(spoken: Gram, n: int = GRAM) -> Iterator[Gram]:
 
 def echoes(spoken: Gram, quoted: Iterable[str], *, prescribed: int = 0) -> bool:
     """Whether a text copies what its prompt showed: ECHO_RUN words in a row, or most of its grams.
-
     The first `prescribed` words had to be there: grams of nothing else do not count, and a text of
-    little else copies.
-    """
+    little else copies."""
     if prescribed and len(spoken) < prescribed + ECHO_OWN:
         return True
     size = min(GRAM, len(spoken))
@@ -249,10 +245,8 @@ class _KeptTexts:
 
 
 class Leaks:
-    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others.
-
-    The candidates are held, the texts they are compared with pass by once.
-    """
+    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others. The
+    candidates are held, the texts they are compared with pass by once."""
 
     def __init__(self, texts: Mapping[str, str]):
         self._single: dict[str, set[str]] = defaultdict(set)

@@ -45,11 +45,9 @@ _SENTENCE = re.compile(r"[^.?!\n]+[.?!\n]*")
 
 def make_pairs(spec: PairsSpec, *, progress: Progress, **doors: Any) -> str:
     """Writes candidates for every gap of the spec and proposes a pair for each; the run's id.
-
     `doors` are the other fields of Step. The run holds pairs, candidates, hits and replies. Raises
     BudgetReached, Cancelled or ServiceError after publishing the gaps whose candidates are all
-    there; InputError for features or runs that do not fit.
-    """
+    there; InputError for features or runs that do not fit."""
     return PairsStep(spec=spec, **doors).run(progress)
 
 
@@ -175,11 +173,8 @@ def strongest(
 
 
 def problem(positive: Side, negative: Side, *, threshold: float, margin: float) -> str:
-    """Why two texts make no pair; "" where they do.
-
-    The positive fires above the threshold and by the margin, the negative not at all above it, and
-    the margin lies between them.
-    """
+    """Why two texts make no pair; "" where they do. The positive fires above the threshold and by
+    the margin, the negative not at all above it, and the margin lies between them."""
     if not active(positive.peak, threshold) or positive.peak - threshold < margin:
         return "the positive does not fire it enough"
     if active(negative.peak, threshold):
@@ -308,10 +303,8 @@ def _side(chat: Chat, rendered: Rendered, fired: Mapping[int, float]) -> Side:
 
 
 def _stretches(chat: Chat, rendered: Rendered) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """(position, (message, first character, one past the last)) of every content token.
-
-    A template may trim a content, so the turn's text is looked up in it.
-    """
+    """(position, (message, first character, one past the last)) of every content token. A template
+    may trim a content, so the turn's text is looked up in it."""
     for turn, message in enumerate(chat):
         positions = np.flatnonzero(rendered.turn == turn)
         if not len(positions):
@@ -328,10 +321,8 @@ def _stretches(chat: Chat, rendered: Rendered) -> Iterator[tuple[int, tuple[int,
 
 def edits(side: Side) -> list[Chat]:
     """The chat with less and less of what fires, the smallest change first; without repetition.
-
     Without the word of the peak, with another in its place, the same for every word that fires,
-    without the words beside the peak, without its sentence.
-    """
+    without the words beside the peak, without its sentence."""
     turn, start, end = side.firing[0]
     content = side.messages[turn]["content"]
     all_words = _words_at(side)

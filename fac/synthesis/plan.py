@@ -77,10 +77,8 @@ class FeatureBrief(NamedTuple):
 def feature_briefs(
     runs: Runs, anchor: str, features: Sequence[int], explanations: Sequence[str]
 ) -> dict[int, FeatureBrief]:
-    """What the anchor's measure and the explanations say of features.
-
-    Raises InputError for a feature the dictionary lacks.
-    """
+    """What the anchor's measure and the explanations say of features. Raises InputError for a
+    feature the dictionary lacks."""
     n_features = runs.manifest(anchor).facts.n_features
     if wrong := [f for f in features if not 0 <= f < n_features]:
         raise InputError(

@@ -62,11 +62,9 @@ def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str
 def first_asked(
     spec: SynthesizeSpec, *, runs: Runs, approved: Sequence[Mapping[str, Any]]
 ) -> list[Ask]:
-    """What a writer will be asked for the first gap, candidate by candidate, before anybody is.
-
-    No model is needed: how a steered writer is pushed is left out, the words are the same. Raises
-    InputError where the spec names a pair that is not `approved` as it is.
-    """
+    """What a writer will be asked for the first gap, candidate by candidate, before anybody is. No
+    model is needed: how a steered writer is pushed is left out, the words are the same. Raises
+    InputError where the spec names a pair that is not `approved` as it is."""
     spec = replace(spec, strength=0.0)
     about = runs.manifest(spec.pairs).facts
     pairs = approved_as_they_are(spec, runs, approved)
@@ -166,11 +164,8 @@ class SynthesisStep(Step[SynthesizeSpec]):
 
     def _coverage_gained(self, kept: np.ndarray, written: np.ndarray) -> Row:
         """FAC of the dataset against the anchor before and after, over every feature that tells
-        anything (profile `all`).
-
-        `kept` and `written` are the features `[n_features]` (bool) that kept samples fire, and
-        those that any text does.
-        """
+        anything (profile `all`). `kept` and `written` are the features `[n_features]` (bool) that
+        kept samples fire, and those that any text does."""
         runs, anchor, threshold = self.runs, self.about.anchor, self.spec.threshold
         facts = runs.manifest(anchor).facts
         n = facts.n_features
@@ -361,11 +356,9 @@ def _traced(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
 def approved_as_they_are(
     spec: SynthesizeSpec, runs: Runs, approved: Sequence[Mapping[str, Any]]
 ) -> list[Row]:
-    """The pairs that the spec names, by feature, with who approved them.
-
-    Raises InputError naming the pair where nobody approved it, or approved something else than
-    what is in the run; and where the method needs pairs and none is named.
-    """
+    """The pairs that the spec names, by feature, with who approved them. Raises InputError naming
+    the pair where nobody approved it, or approved something else than what is in the run; and where
+    the method needs pairs and none is named."""
     by_id = {row["pair"]: row for row in approved}
     pairs = []
     for name in dict.fromkeys(spec.approved):

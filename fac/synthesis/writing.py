@@ -318,16 +318,12 @@ class Step(ABC, Generic[SpecT]):
 
     @abstractmethod
     def part(self, lacking: Collection[int], stopped: Stopped) -> tuple[Self, int]:
-        """The step for the gaps that lack no text, and how many these are.
-
-        Raises `stopped`, or why no part of the step can be finished, where there is none.
-        """
+        """The step for the gaps that lack no text, and how many these are. Raises `stopped`, or why
+        no part of the step can be finished, where there is none."""
 
     def run(self, progress: Progress) -> str:
-        """Writes what is not there yet and publishes; the run's id.
-
-        Raises what stopped the writing, after publishing the gaps whose texts are all there.
-        """
+        """Writes what is not there yet and publishes; the run's id. Raises what stopped the
+        writing, after publishing the gaps whose texts are all there."""
         if self.runs.find(self.run_id):
             return self.run_id
         with self.runs.exclusive(self.run_id):

@@ -23,10 +23,8 @@ class _Array(TextSource):
 
 
 def _elements(text: TextIO, name: str) -> Iterator[SourceRow]:
-    """The elements of one JSON array, of which no more than one element and a bit is held.
-
-    What is broken cannot be skipped here: nobody knows where the next element begins.
-    """
+    """The elements of one JSON array, of which no more than one element and a bit is held. What is
+    broken cannot be skipped here: nobody knows where the next element begins."""
     decoder = json.JSONDecoder(strict=False)
     buffer, at, line, ended = "", 0, 1, False
 
