@@ -304,12 +304,11 @@ def dataset_card(synthesis: SynthesisRun, table: pa.Table, form: str, data: str)
     dropped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(facts.dropped.items()))
     people = sorted({d["reviewer"] for d in synthesis.decisions if d["verdict"] == "approve"})
     size = next((name for most, name in SIZES if len(table) < most), "n>1M")
+    task = "text-classification" if form == "classification" else "text-generation"
     front = {
         "pretty_name": name,
         "tags": ["synthetic", "sparse-autoencoder", "feature-activation-coverage", MADE_BY],
-        "task_categories": [
-            "text-classification" if form == "classification" else "text-generation"
-        ],
+        "task_categories": [task],
         "size_categories": [size],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": data}]}],
     }
@@ -359,8 +358,8 @@ def dataset_card(synthesis: SynthesisRun, table: pa.Table, form: str, data: str)
 
 def _in_words(value: object) -> str:
     """A value as plain text in a Markdown table: names come from people and datasets."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    text = "undefined" if value is None else text
+    text = "undefined" if value is None else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else text
     return re.sub(r"([\\`*_{}\[\]()<>#|!~])", r"\\\1", " ".join(text.split()))
 
 

@@ -75,7 +75,13 @@ def chat_of_messages(row: Columns, names: Mapping[str, str]) -> Chat:
     column = names["chat"]
     value = _value(row, column)
     if isinstance(value, str):  # CSV has no lists
-        value = _json_list(value, column)
+        try:
+            value = json.loads(value, strict=False)
+        except (ValueError, RecursionError):
+            raise UnusableRow(
+                f"the column {column!r} holds text that is no JSON list of messages; "
+                f"if it is plain text, give --text-field {column}"
+            ) from None
     return with_system(row, names, _messages(value, column))
 
 
@@ -135,16 +141,6 @@ def _transcript(text: str) -> Chat:
         {"role": ROLE_NAMES[speaker.lower()], "content": content.strip()}
         for speaker, content in zip(rest[::2], rest[1::2], strict=True)
     ]
-
-
-def _json_list(text: str, column: str) -> Any:
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        raise UnusableRow(
-            f"the column {column!r} holds text that is no JSON list of messages; "
-            f"if it is plain text, give --text-field {column}"
-        ) from None
 
 
 def _messages(value: Any, column: str) -> Chat:

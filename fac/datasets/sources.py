@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,8 +47,8 @@ TOO_LONG = (
 _ESCAPED = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x7f\x85\u2028\u2029"})
 
 
-class Progress(Protocol):
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+Progress = Callable[..., None]
+"""Called with what is done, all there is, and a note."""
 
 
 class Origin(NamedTuple):

@@ -28,21 +28,11 @@ from fac.schema import REJECTED, SAMPLES, TRACES, VERDICTS
 from fac.store import decisions
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
+from fac.synthesis import writing
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.pairs import PROPOSED, pair_id
 from fac.synthesis.plan import Ask, Grounds, Progress, Row, seed_of
-from fac.synthesis.writing import (
-    Candidate,
-    Hit,
-    Step,
-    Stopped,
-    Texts,
-    quiet,
-    same_encoder,
-    score,
-    spent,
-    support_of,
-)
+from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, quiet, support_of
 
 
 def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str:
@@ -89,7 +79,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 f"its pairs are found by themselves."
             )
         self.about: PairsFacts = manifest.facts
-        same_encoder(self.runs, [self.about.anchor, self.about.dataset], self.encoder)
+        writing.same_encoder(self.runs, [self.about.anchor, self.about.dataset], self.encoder)
         self.pairs = approved_as_they_are(spec, self.runs, approved)
         self.gaps = [row["feature"] for row in self.pairs] or [*self.about.features]
         grounds = Grounds(spec, self.runs, self.about, self.pairs, self.gaps, self.direction)
@@ -122,14 +112,14 @@ class SynthesisStep(Step[SynthesizeSpec]):
         spec, runs, about = self.spec, self.runs, self.about
         candidates = sorted(self.candidates(texts), key=lambda each: each.name)
         chats = [candidate.messages for candidate in candidates]
-        scores = score(
+        scores = writing.score(
             self.encoder, chats, about.features, threshold=spec.threshold, progress=progress
         )
         leaks = self._leaked(candidates, progress)
         judged, fires, traces = self._judged(candidates, scores.hits, leaks, progress)
         kept = [(c, v) for c, v in zip(candidates, judged, strict=True) if v.kept]
         figures = {
-            **spent(candidates, texts.seconds, self.writer.identity),
+            **writing.spent(candidates, texts.seconds, self.writer.identity),
             **verdicts.counted(judged, self.gaps),
             **self._coverage_gained(fires, scores.features),
         }
@@ -219,14 +209,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 "seed": seed_of(spec),
                 **candidate.extra,
             }
-            rows.append(
-                {
-                    "sample_id": datasets.sample_id(messages),
-                    "messages": messages,
-                    "label": candidate.extra.get("label"),
-                    "meta": json.dumps(lineage, ensure_ascii=False, sort_keys=True),
-                }
-            )
+            meta = json.dumps(lineage, ensure_ascii=False, sort_keys=True)
+            sample = (datasets.sample_id(messages), messages, candidate.extra.get("label"), meta)
+            rows.append(dict(zip(SAMPLES.names, sample, strict=True)))
         title = f"{self.about.name} {spec.method} {self.run_id.rsplit('-', 1)[1][:6]}"
         ingest = IngestSpec(name=title[-80:], source=self.run_id)
         dataset = ingest.run_id(self.run_id)
@@ -271,12 +256,10 @@ class SynthesisStep(Step[SynthesizeSpec]):
             judged = verdicts.judge(
                 [_text(candidate, fires) for candidate, fires in by_name.values()],
                 {
-                    name: {
-                        g for g, hit in fires.items() if verdicts.active(hit.peak, spec.threshold)
-                    }
+                    name: {g for g, hit in fires.items() if verdicts.active(hit.peak, threshold)}
                     for name, (_, fires) in by_name.items()
                 },
-                threshold=spec.threshold,
+                threshold=threshold,
                 keep=spec.keep,
                 leaked=leaks,
                 only_needed=spec.only_needed,
@@ -392,11 +375,8 @@ def _unlike(row: Mapping[str, Any], pairs_run: str, runs: Runs) -> str:
         return "what was approved does not have its hash"
     if not _edited_from(runs, row["run"], pairs_run):
         return f"it lies in {row['run']}, which does not come from {pairs_run}"
-    stored = [
-        pair
-        for pair in runs.rows(row["run"], "pairs", [row["feature"]]).to_pylist()
-        if pair["pair"] == row["pair"]
-    ]
+    of_feature = runs.rows(row["run"], "pairs", [row["feature"]]).to_pylist()
+    stored = [pair for pair in of_feature if pair["pair"] == row["pair"]]
     if not stored or stored[0]["status"] != PROPOSED:
         return f"the run {row['run']} has no such pair"
     (pair,) = stored
