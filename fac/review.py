@@ -170,7 +170,7 @@ def queue(
     arguments give the same queue, and a decision moves nothing but what it is about.
     """
     reviewer = reviewer_name(reviewer)
-    by_key = {_key(item): item for item in items}
+    by_key = {(item.kind, item.subject, digest(item.content)): item for item in items}
     mine = {_where(d) for d in decisions if d.reviewer == reviewer}
     others = {_where(d) for d in decisions if d.reviewer != reviewer}
     settled = {_where(d) for d in decisions if d.adjudicates}
@@ -194,10 +194,6 @@ def pace(decisions: Sequence[Decision], left: int) -> Pace:
     measured = [d.seconds for d in decisions if d.seconds is not None]
     seconds = float(median(measured)) if measured else math.nan
     return Pace(seconds, left * seconds / 60)
-
-
-def _key(item: Item) -> tuple[str, str, str]:
-    return item.kind, item.subject, digest(item.content)
 
 
 def _where(decision: Decision) -> tuple[str, str, str]:

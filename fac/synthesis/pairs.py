@@ -25,7 +25,7 @@ from fac.schema import PAIRS, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis.filter import active, words
 from fac.synthesis.plan import Progress, Row, ask_from_anchor, feature_briefs, steering
-from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, same_encoder, score, spent
+from fac.synthesis.writing import Candidate, Hits, Step, Stopped, Texts, same_encoder, score, spent
 
 PROPOSED, FAILED = "proposed", "failed"
 
@@ -116,7 +116,7 @@ class _Choice(NamedTuple):
 def propose(
     spec: PairsSpec,
     candidates: Sequence[Candidate],
-    hits: Sequence[Mapping[int, Hit]],
+    hits: Hits,
     *,
     runs: Runs,
     encoder: Encoder,
@@ -159,9 +159,7 @@ def propose(
     return rows
 
 
-def strongest(
-    feature: int, candidates: Sequence[Candidate], hits: Sequence[Mapping[int, Hit]]
-) -> int | None:
+def strongest(feature: int, candidates: Sequence[Candidate], hits: Hits) -> int | None:
     """The candidate that fires a feature most, its own before others' and then by name; None where
     none fires it."""
     rated = [
@@ -236,11 +234,7 @@ def _silent_edits(
 
 
 def _nearest(
-    feature: int,
-    choice: _Choice,
-    candidates: Sequence[Candidate],
-    hits: Sequence[Mapping[int, Hit]],
-    spec: PairsSpec,
+    feature: int, choice: _Choice, candidates: Sequence[Candidate], hits: Hits, spec: PairsSpec
 ) -> int | None:
     """The candidate most like the positive (Jaccard of words) on which the feature is silent."""
     positive = {*words("\n".join(message["content"] for message in choice.side.messages))}

@@ -223,6 +223,10 @@ class Hit(NamedTuple):
     position: int
 
 
+Hits = Sequence[Mapping[int, Hit]]
+"""One mapping a text: what it fires."""
+
+
 class Scores(NamedTuple):
     """What texts fire."""
 
@@ -265,7 +269,7 @@ def score(
     return Scores(hits, features)
 
 
-def hit_rows(names: Sequence[str], hits: Sequence[Mapping[int, Hit]]) -> list[Row]:
+def hit_rows(names: Sequence[str], hits: Hits) -> list[Row]:
     """Rows of schema.HITS of the candidates of these names, by candidate and feature."""
     return [
         {
@@ -392,7 +396,7 @@ class Step(ABC, Generic[SpecT]):
     def write_tables(
         self,
         written: Sequence[Candidate],
-        hits: Sequence[Mapping[int, Hit]],
+        hits: Hits,
         **tables: tuple[Sequence[Mapping[str, object]], pa.Schema],
     ) -> None:
         """The tables of every step that writes, and others as rows with their schema."""

@@ -21,9 +21,8 @@ from fac.datasets.sources import (
 
 class _Lines(TextSource):
     def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
-        decode = json.JSONDecoder(
-            strict=False
-        ).decode  # control characters get a better reason later
+        # control characters get a better reason later
+        decode = json.JSONDecoder(strict=False).decode
         for line in numbered_lines(stream):
             if line.too_long:
                 yield SourceRow(line.number, None, TOO_LONG)

@@ -97,14 +97,11 @@ def ask_from_pairs(
                 )
             else:
                 starts = _beginning(pair, style)
-                if starts:
-                    # A span that goes on from the same words would only be copied.
-                    quoted = _without(starts, brief.spans, number)
-                else:
-                    quoted = (
-                        *asking.turned(brief.spans, number)[: asking.QUOTED - 1],
-                        pair.positive,
-                    )
+                spans = asking.turned(brief.spans, number)[: asking.QUOTED - 1]
+                # A span that goes on from the same words would only be copied.
+                quoted = (
+                    _without(starts, brief.spans, number) if starts else (*spans, pair.positive)
+                )
                 words = drafts.contrast_opening(spec.profile, brief.explanation, quoted, starts)
             steer, feature = steering(brief), pair.feature
             ask = asking.ask_for("two-step", feature, number, style, words, quoted, steer)
