@@ -57,30 +57,20 @@ LONGEST_NAME = 80
 class Decision(NamedTuple):
     """What one person said about one exact piece of content."""
 
-    uid: str
-    """Its name everywhere: 32 hex digits, kept by export and import."""
-    at: str
-    """ISO time in UTC with microseconds; later for every later decision of one reviewer."""
+    uid: str  # its name everywhere: 32 hex digits, kept by export and import
+    at: str  # ISO time in UTC with microseconds; later for every later decision of one reviewer
     reviewer: str
-    kind: str
-    """One of KINDS."""
-    subject: str
-    """What it is about, whatever its present wording; see SUBJECTS."""
-    seen: str
-    """Hash of what was shown: fac.config.digest of the content."""
-    verdict: str
-    """See VERDICTS."""
-    reasons: tuple[str, ...]
-    """Flags that were ticked."""
+    kind: str  # one of KINDS
+    subject: str  # what it is about, whatever its present wording; see SUBJECTS
+    seen: str  # hash of what was shown: fac.config.digest of the content
+    verdict: str  # see VERDICTS
+    reasons: tuple[str, ...]  # flags that were ticked
     note: str
-    edited_text: str | None
-    """The correction, where one was written."""
-    seconds: float | None
-    """From showing to deciding; None where nobody measured."""
+    edited_text: str | None  # the correction, where one was written
+    seconds: float | None  # from showing to deciding; None where nobody measured
     adjudicates: bool
     """Settles a disagreement after looking at the others' verdicts; never a rating of its own."""
-    withdrawn: str = ""
-    """When its reviewer took it back; "" while it stands."""
+    withdrawn: str = ""  # when its reviewer took it back; "" while it stands
 
 
 class Withdrawal(NamedTuple):
@@ -89,8 +79,7 @@ class Withdrawal(NamedTuple):
     uid: str
     at: str
     reviewer: str
-    withdraws: str
-    """uid of the decision."""
+    withdraws: str  # uid of the decision
 
 
 STATEMENTS = (
