@@ -171,11 +171,7 @@ WITHDRAW = """
     VALUES (:uid, :at, :reviewer, :withdraws)
 """
 
-_NO_STRINGS = {
-    "reasons": pa.list_(pa.string()),
-    "seconds": pa.float64(),
-    "adjudicates": pa.bool_(),
-}
+_NO_STRINGS = {"reasons": pa.list_(pa.string()), "seconds": pa.float64(), "adjudicates": pa.bool_()}
 TABLE = pa.schema([(name, _NO_STRINGS.get(name, pa.string())) for name in Decision._fields])
 
 
@@ -260,11 +256,7 @@ class Decisions(Database):
     # ---- looking
 
     def current(
-        self,
-        kind: str | None = None,
-        *,
-        subject: str | None = None,
-        reviewer: str | None = None,
+        self, kind: str | None = None, *, subject: str | None = None, reviewer: str | None = None
     ) -> list[Decision]:
         """What stands, oldest first: the latest per kind, subject, shown content, reviewer, and
         whether it adjudicates (a blind rating outlives its own adjudication). Withdrawn ones are

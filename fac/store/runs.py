@@ -174,11 +174,7 @@ class Runs:
             yield from file.iter_batches(rows, columns=None if columns is None else [*columns])
 
     def rows(
-        self,
-        run_id: str,
-        name: str,
-        features: Sequence[int],
-        columns: Sequence[str] | None = None,
+        self, run_id: str, name: str, features: Sequence[int], columns: Sequence[str] | None = None
     ) -> pa.Table:
         """The rows of some features of a table that is sorted by feature; other parts of the file
         are not read."""
@@ -224,13 +220,7 @@ class Runs:
                 yield
 
     def publish(
-        self,
-        run_id: str,
-        *,
-        spec: Spec,
-        inputs: Sequence[str],
-        facts: Facts,
-        seconds: float,
+        self, run_id: str, *, spec: Spec, inputs: Sequence[str], facts: Facts, seconds: float
     ) -> None:
         """Makes what lies in `scratch(run_id)` a finished run.
 

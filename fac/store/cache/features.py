@@ -189,12 +189,7 @@ class FeatureQueries(ExplanationQueries):
 
     @remembered
     def feature(
-        self,
-        run: str,
-        feature: int,
-        *,
-        sae_run: str | None = None,
-        explained: Sequence[str] = (),
+        self, run: str, feature: int, *, sae_run: str | None = None, explained: Sequence[str] = ()
     ) -> dict[str, Any] | None:
         """The row of `features_page` for one feature; None outside the dictionary."""
         with self._reading(run, sae_run, *explained):

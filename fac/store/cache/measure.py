@@ -172,12 +172,7 @@ def fill_measure(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
         con.execute(INSERT_FEATURES, {**bounds, "scale": _whole_scale(high)})
     write_grid(con, thresholds, counts)
     (n_alive,) = one_row(con, COUNT_ALIVE)
-    derived = {
-        "n_alive": n_alive,
-        "max_peak": high or 0.0,
-        "floor": floor,
-        "thresholds": offered,
-    }
+    derived = {"n_alive": n_alive, "max_peak": high or 0.0, "floor": floor, "thresholds": offered}
     write_meta(con, manifest, derived)
 
 
