@@ -314,7 +314,7 @@ METHODS: Registry[Any] = Registry("fac.synthesis.methods", "METHOD")
 class WriteSpec(AskSpec):
     """What both steps of a synthesis have in common."""
 
-    operational: ClassVar[tuple[str, ...]] = (*AskSpec.operational, "batch")
+    operational = (*AskSpec.operational, "batch")
 
     writer: str = "local"
     """One of WRITERS; `model` is the local model (`demo`, a folder, a hub id) or the server's."""

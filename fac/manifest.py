@@ -12,19 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from fac.config import (
-    ExplainSpec,
-    IngestSpec,
-    JudgeSpec,
-    MeasureSpec,
-    PairsSpec,
-    ProbeSpec,
-    RescoreSpec,
-    SaeSpec,
-    Spec,
-    SynthesizeSpec,
-    read_spec,
-)
+from fac import config
+from fac.config import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,26 +246,26 @@ class SynthesisFacts(SpentFacts):
 
 
 FACTS: dict[str, type[Facts]] = {
-    IngestSpec.step: DatasetFacts,
-    MeasureSpec.step: MeasureFacts,
-    SaeSpec.step: SaeFacts,
-    ProbeSpec.step: ProbeFacts,
-    ExplainSpec.step: ExplainFacts,
-    JudgeSpec.step: RelevanceFacts,
-    PairsSpec.step: PairsFacts,
-    RescoreSpec.step: PairsFacts,
-    SynthesizeSpec.step: SynthesisFacts,
+    config.IngestSpec.step: DatasetFacts,
+    config.MeasureSpec.step: MeasureFacts,
+    config.SaeSpec.step: SaeFacts,
+    config.ProbeSpec.step: ProbeFacts,
+    config.ExplainSpec.step: ExplainFacts,
+    config.JudgeSpec.step: RelevanceFacts,
+    config.PairsSpec.step: PairsFacts,
+    config.RescoreSpec.step: PairsFacts,
+    config.SynthesizeSpec.step: SynthesisFacts,
 }
 """The record of each step's facts."""
 
 INPUTS: dict[str, tuple[str, ...]] = {
-    IngestSpec.step: ("source",),
-    MeasureSpec.step: ("dataset",),
-    ExplainSpec.step: ("measure",),
-    JudgeSpec.step: ("measure",),
-    PairsSpec.step: ("anchor", "dataset"),
-    RescoreSpec.step: ("pairs",),
-    SynthesizeSpec.step: ("pairs",),
+    config.IngestSpec.step: ("source",),
+    config.MeasureSpec.step: ("dataset",),
+    config.ExplainSpec.step: ("measure",),
+    config.JudgeSpec.step: ("measure",),
+    config.PairsSpec.step: ("anchor", "dataset"),
+    config.RescoreSpec.step: ("pairs",),
+    config.SynthesizeSpec.step: ("pairs",),
 }
 """What a step's inputs are called, in their order; whatever follows are explanations."""
 
@@ -336,14 +325,11 @@ class Manifest(Generic[SpecT, FactsT]):
     @cached_property
     def spec(self) -> SpecT:
         """What the step was asked. Raises InputError for one that this version cannot read."""
-        return read_spec(self.step, self.content["spec"])  # type: ignore[return-value]
+        return config.read_spec(self.step, self.content["spec"])  # type: ignore[return-value]
 
 
 AnyManifest = Manifest[Any, Any]
-DatasetManifest = Manifest[IngestSpec, DatasetFacts]
-MeasureManifest = Manifest[MeasureSpec, MeasureFacts]
-SaeManifest = Manifest[SaeSpec, SaeFacts]
-ExplainManifest = Manifest[ExplainSpec, ExplainFacts]
-RelevanceManifest = Manifest[JudgeSpec, RelevanceFacts]
-PairsManifest = Manifest[PairsSpec, PairsFacts]
-SynthesisManifest = Manifest[SynthesizeSpec, SynthesisFacts]
+DatasetManifest = Manifest[config.IngestSpec, DatasetFacts]
+MeasureManifest = Manifest[config.MeasureSpec, MeasureFacts]
+PairsManifest = Manifest[config.PairsSpec, PairsFacts]
+SynthesisManifest = Manifest[config.SynthesizeSpec, SynthesisFacts]

@@ -275,10 +275,7 @@ PAIRS = pa.schema(
         ("feature", pa.int32()),
         ("status", pa.string()),  # proposed, failed
         ("reason", pa.string()),  # why it failed; "" otherwise
-        (
-            "origin",
-            pa.string(),
-        ),  # of the positive: own, pool (another gap's candidate), anchor, person
+        ("origin", pa.string()),  # of the positive: own, pool (of another gap), anchor, person
         ("candidate", pa.string()),  # the positive's candidate; "" for anchor and person
         ("positive", CHAT_TYPE),
         ("positive_peak", pa.float32()),
