@@ -397,18 +397,6 @@ class Manifest(Generic[SpecT, FactsT]):
         """What the step was asked. Raises InputError for one that this version cannot read."""
         return read_spec(self.step, self.content["spec"])  # type: ignore[return-value]
 
-    def __getitem__(self, key: str) -> Any:
-        return self.content[key]
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.content.get(key, default)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.content
-
-    def keys(self) -> Any:
-        return self.content.keys()
-
 
 AnyManifest = Manifest[Any, Any]
 DatasetManifest = Manifest[IngestSpec, DatasetFacts]

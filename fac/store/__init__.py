@@ -10,9 +10,10 @@ memo       answers from runs and caches, remembered while those do not change
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fac.config import Workspace
+from fac.manifest import AnyManifest
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
 from fac.store.memo import Memo, remembered
@@ -32,7 +33,7 @@ class RememberedRuns(Runs):
         return (self.path(about) if self.find(about) else self.root / about,)
 
     @remembered
-    def manifest(self, run_id: str) -> Any:
+    def manifest(self, run_id: str) -> AnyManifest:
         return super().manifest(run_id)
 
     @remembered

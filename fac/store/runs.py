@@ -38,7 +38,7 @@ from fac.errors import InputError, RunNotFound, SchemaTooNew, disk_room
 from fac.manifest import AnyManifest, Facts
 from fac.schema import SCHEMA_VERSION
 
-Manifests = list[Any]
+Manifests = list[AnyManifest]
 Names = list[str]  # inside Runs, `list` is the method
 
 MANIFEST = "manifest.json"
@@ -105,7 +105,7 @@ class Runs:
         """Whether the run is finished."""
         return is_run_id(run_id) and (self.path(run_id) / MANIFEST).is_file()
 
-    def manifest(self, run_id: str) -> Any:
+    def manifest(self, run_id: str) -> AnyManifest:
         """What the run says of itself.
 
         Raises RunNotFound where there is none, SchemaTooNew where a newer version wrote it.
@@ -222,7 +222,7 @@ class Runs:
         *,
         spec: Spec,
         inputs: Sequence[str],
-        facts: Facts | dict[str, Any],
+        facts: Facts,
         seconds: float,
     ) -> None:
         """Makes what lies in `scratch(run_id)` a finished run.
@@ -247,7 +247,7 @@ class Runs:
             "schema": SCHEMA_VERSION,
             "spec": spec.as_json(),
             "inputs": [*inputs],
-            "facts": facts.as_json() if isinstance(facts, Facts) else facts,
+            "facts": facts.as_json(),
             "files": files,
             "versions": _versions(),
             "seconds": round(seconds, 3),

@@ -48,7 +48,7 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
     if fill is None:
         raise InputError(
             f"Run {run_id} has no cache: only {', '.join(CACHED[:-1])} and {CACHED[-1]} runs have "
-            f"one, this is a {manifest['step']} run."
+            f"one, this is a {manifest.step} run."
         )
     partial, spill = folder / f"{run_id}.duckdb.tmp", folder / f".spill-{run_id}"
     busy = f"The cache of {run_id} is already being built by process"
