@@ -11,7 +11,7 @@ from fac.config import METHODS, WRITERS, SynthesizeSpec
 from fac.errors import InputError
 from fac.synthesis import Forecast
 from fac.ui.jobs import save_upload, start
-from fac.ui.stores import queue, stores
+from fac.ui.stores import stores
 from fac.ui.text import Row, plain
 from fac.ui.views import set_param
 from fac.ui.writing import ATTEMPT_HELP, Form, duration, lacks_model, writer_form
@@ -94,7 +94,7 @@ def open_arrived() -> None:
     number = st.session_state.get("synthesis job")
     if number is None:
         return
-    job = queue().job(number)
+    job = stores().queue.job(number)
     if job.status not in ("waiting", "running"):
         del st.session_state["synthesis job"]
     if job.status == "done" and job.run_id:

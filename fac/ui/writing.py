@@ -15,7 +15,7 @@ from fac.config import WRITERS, WriteSpec, inherited
 from fac.prompts.drafts import PROFILES
 from fac.store.queue import Job
 from fac.ui.jobs import key_line, progress, retry
-from fac.ui.stores import queue
+from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, plain
 from fac.ui.views import action_button
 
@@ -166,7 +166,7 @@ def show_job(job: Job) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(_pace(job), width="stretch")
         help = "Every finished text is kept: started again, nothing is written twice."
-        cancel = queue().cancel
+        cancel = stores().queue.cancel
         action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}", help=help)
 
 
