@@ -20,19 +20,13 @@ import pyarrow as pa
 from fac import schema
 from fac.config import ExplainSpec, JudgeSpec, digest
 from fac.errors import BadReply, BudgetReached, Cancelled, ServiceError
-from fac.generator.batch_chat import (
-    Question,
-    RecordedReply,
-    ReplyJournal,
-    ask_batch,
-    limits_of,
-    reply_key,
-)
+from fac.generator import batch_chat
+from fac.generator.batch_chat import Question, RecordedReply, ReplyJournal
 from fac.generator.chat import ChatModel
 from fac.interpret import evidence
 from fac.interpret.evidence import Evidence
 from fac.manifest import InterpretFacts
-from fac.prompts import Excerpt, explaining, relevance, scoring
+from fac.prompts import Excerpt, explaining, relevance
 from fac.schema import UNREADABLE
 from fac.store.runs import ParquetAppender, Runs
 
@@ -53,9 +47,7 @@ ReadT = TypeVar("ReadT")
 class Unread(NamedTuple):
     """A question without a readable reply."""
 
-    status: str
-    """FAILED: there is no reply. UNREADABLE: it has no form that was asked for."""
-
+    status: str  # FAILED: there is no reply; UNREADABLE: it has no form that was asked for
     reason: str
 
 
@@ -135,12 +127,12 @@ class StepRun(Generic[SpecT]):
         replies: dict[str, RecordedReply] = {}
         if self.stopped is None:
             try:
-                batch = ask_batch(
+                batch = batch_chat.ask_batch(
                     questions,
                     self._chat,
                     self._journal,
                     attempt=self.spec.attempt,
-                    limits=limits_of(self.spec),
+                    limits=batch_chat.limits_of(self.spec),
                     earlier=self._earlier,
                     progress=report,
                 )
@@ -152,7 +144,7 @@ class StepRun(Generic[SpecT]):
         if self.stopped is not None:
             recorded = self._earlier | self._journal.read()
             for question in questions:
-                key = reply_key(question, self._chat, self.spec.attempt)
+                key = batch_chat.reply_key(question, self._chat, self.spec.attempt)
                 if key in recorded:
                     replies[question.about] = recorded[key]._replace(about=question.about)
         self._fresh |= replies
@@ -282,8 +274,8 @@ def identity(chat: ChatModel | None) -> str:
     task = relevance.TaskProfile("t", "t", ("r",))
     prompts = (
         explaining.explain([sample]),
-        scoring.detect("e", [sample]),
-        scoring.fuzz("e", [sample]),
+        explaining.detect("e", [sample]),
+        explaining.fuzz("e", [sample]),
         relevance.judge(task, "e", [sample]),
     )
     return f"{chat.identity} {digest([prompt.key for prompt in prompts])}"
