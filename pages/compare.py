@@ -61,8 +61,7 @@ added = was_made_for(stores(), manifests[after], before) and st.toggle(
 changed = changes(stores(), before, after, added=added)
 was = coverage(stores(), Comparison(anchor, before))
 now = coverage(
-    stores(),
-    Comparison(anchor, before, added=(after,)) if added else Comparison(anchor, after),
+    stores(), Comparison(anchor, before, added=(after,)) if added else Comparison(anchor, after)
 )
 n_before, n_after = cache.support(before, 0.0), cache.support(after, 0.0)
 card = partial(st.metric, border=True, height="stretch")

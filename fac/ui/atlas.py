@@ -50,10 +50,7 @@ def show_map(run: str, sae: str, feature: int | None) -> None:
     )
     if window or st.session_state.get("lasso"):
         st.button(
-            "The whole map",
-            icon=":material/zoom_out_map:",
-            type="tertiary",
-            on_click=_everything,
+            "The whole map", icon=":material/zoom_out_map:", type="tertiary", on_click=_everything
         )
 
 
