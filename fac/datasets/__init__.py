@@ -37,8 +37,7 @@ __all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "f
 __all__ += ["formats_in_order", "in_a_row", "json_line", "layout_titles", "read_samples"]
 __all__ += ["sample_id"]
 
-PEEK_ROWS = 1000
-"""How many rows the columns are collected from before the layout is decided."""
+PEEK_ROWS = 1000  # how many rows the columns are collected from before the layout is decided
 
 
 def read_samples(
