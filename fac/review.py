@@ -169,9 +169,7 @@ def queue(
     for_all = set(shared)
     answered = [key for key in ranked if key in settled and key not in for_all]
     golden = answered[: math.ceil(gold * len(ranked))]
-    position: dict[tuple[str, str, str], tuple[bool, float]] = {}
-    for key in by_key:
-        position[key] = (key in others, _fraction(seed, reviewer, key))
+    position = {key: (key in others, _fraction(seed, reviewer, key)) for key in by_key}
     for group in (shared, golden):
         for i, key in enumerate(group):  # one in every stretch, anywhere in it
             position[key] = (False, (i + _fraction(seed, reviewer, key)) / len(group))

@@ -69,10 +69,8 @@ class SampleReader:
         self._options = options
         self.name = source.name
         """What the source is called in sentences and manifests: a file name or a hub id."""
-        self.kind = kind
-        """What run ids and manifests call its format."""
-        self.layout: SourceLayout | None = None
-        """Known once the first readable row was met."""
+        self.kind = kind  # what run ids and manifests call its format
+        self.layout: SourceLayout | None = None  # known once the first readable row was met
 
     def digest(self, report: Progress) -> str:
         """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""

@@ -73,13 +73,6 @@ class CandidateVerdict(NamedTuple):
     gains: list[int]
 
 
-class Cover(NamedTuple):
-    """One step of a greedy set cover."""
-
-    row: int
-    adds: np.ndarray  # int: columns that this row covers and no row before it
-
-
 def judge(
     texts: Sequence[Text],
     fires: Mapping[str, Collection[int]],
@@ -118,16 +111,16 @@ def judge(
     for row, text in enumerate(kept):
         table[row, [column[gap] for gap in fires.get(text.candidate, ())]] = True
     gains: dict[str, list[int]] = {}
-    for step in greedy_cover(table):
-        name = kept[step.row].candidate
-        gains[name] = [gaps[i] for i in step.adds.tolist()]
+    for row, adds in greedy_cover(table):
+        name = kept[row].candidate
+        gains[name] = [gaps[i] for i in adds.tolist()]
         if only_needed and not gains[name]:
             outcome[name] = (REDUNDANT, outcome[name][1])
     verdicts = []
     for text in texts:
         name, (reason, rank) = text.candidate, outcome[text.candidate]
-        adds = [] if reason else gains[name]
-        verdict = (name, text.feature, not reason, reason, text.peak, rank, adds)
+        gained = [] if reason else gains[name]
+        verdict = (name, text.feature, not reason, reason, text.peak, rank, gained)
         verdicts.append(CandidateVerdict(*verdict))
     return verdicts
 
@@ -150,8 +143,9 @@ def active(peak: float, threshold: float) -> bool:
     return bool(is_active(np.asarray(peak, np.float32), threshold))
 
 
-def greedy_cover(fires: np.ndarray) -> list[Cover]:
-    """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first.
+def greedy_cover(fires: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first,
+    with the columns that it covers and no row before it (int `[k]`).
     Rows that add nothing come last. The running sum of what is added is the marginal curve: where
     it is flat, more samples cover nothing more."""
     fires = np.asarray(fires, bool)
@@ -165,7 +159,7 @@ def greedy_cover(fires: np.ndarray) -> list[Cover]:
         bound, row = heapq.heappop(waiting)
         adds = np.flatnonzero(fires[row] & ~covered)
         if len(adds) == -bound:
-            steps.append(Cover(row, adds))
+            steps.append((row, adds))
             covered[adds] = True
         else:
             heapq.heappush(waiting, (-len(adds), row))
@@ -234,8 +228,7 @@ class Leaks:
     def __init__(self, texts: Mapping[str, str]):
         self._single: dict[str, set[str]] = defaultdict(set)
         self._longer: dict[Gram, dict[Gram, set[str]]] = defaultdict(lambda: defaultdict(set))
-        self.candidates: set[str] = set()
-        """Names of the candidates met so far."""
+        self.candidates: set[str] = set()  # names of the candidates met so far
         for name, text in texts.items():
             for gram in _grams(words(text), LEAKED):
                 if len(gram) == 1:

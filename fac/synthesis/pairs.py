@@ -383,24 +383,17 @@ def pair_row(
 ) -> Row:
     """One row of schema.PAIRS; `origins` are those of the positive, its candidate, the negative."""
     positive, negative = sides
-    origin, candidate, negative_origin = origins
-    return {
+    row = {
         "pair": pair_id(feature, positive.messages, negative.messages),
         "feature": feature,
         "status": FAILED if reason else PROPOSED,
         "reason": reason,
-        "origin": origin,
-        "candidate": candidate,
-        "positive": positive.messages,
-        "positive_peak": positive.peak,
-        "positive_tokens": positive.tokens,
-        "positive_activations": positive.activations,
-        "negative": negative.messages,
-        "negative_origin": negative_origin,
-        "negative_peak": negative.peak,
-        "negative_tokens": negative.tokens,
-        "negative_activations": negative.activations,
+        **dict(zip(("origin", "candidate", "negative_origin"), origins, strict=True)),
     }
+    for name, side in (("positive", positive), ("negative", negative)):
+        row |= {name: side.messages, f"{name}_peak": side.peak}
+        row |= {f"{name}_tokens": side.tokens, f"{name}_activations": side.activations}
+    return row
 
 
 def _failed(feature: int, reason: str) -> Row:

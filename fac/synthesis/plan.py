@@ -55,9 +55,6 @@ QUOTED = 4
 
 AROUND = 32  # tokens of a text that a request quotes, ending a little after its peak
 
-STEERED_TOKENS, STEERED_DECAY = 0, 1.0
-"""Steering acts on so many new tokens (0: on all), each time by this factor weaker."""
-
 
 class FeatureBrief(NamedTuple):
     """A feature as a writer is told of it."""
@@ -132,7 +129,7 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
     def steer(brief: FeatureBrief) -> Steer | None:
         push = np.asarray(direction(brief.feature), np.float32)
         scaled = push * np.float32(spec.strength * brief.usual_peak)
-        return Steer(scaled, layer, STEERED_TOKENS, STEERED_DECAY)
+        return Steer(scaled, layer)  # on all new tokens, with the same strength
 
     return steer
 

@@ -52,8 +52,7 @@ class CandidateJournal:
 
     def __init__(self, path: Path):
         self._path = path
-        self.seconds = 0.0
-        """Spent on all that is recorded."""
+        self.seconds = 0.0  # spent on all that is recorded
         self._begun = time.monotonic()
 
     def read(self) -> dict[str, Written]:
