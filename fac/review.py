@@ -123,10 +123,8 @@ def read_subject(text: str) -> Subject | None:
 
 
 def item(content: dict[str, Any]) -> Item:
-    """The thing to decide on that one of the `*_content` functions describes.
-
-    Raises InputError for another content, which an import may have brought.
-    """
+    """The thing to decide on that one of the `*_content` functions describes. Raises InputError for
+    another content, which an import may have brought."""
     try:
         kind, about = content["kind"], (content["measure"], int(content["feature"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -143,9 +141,6 @@ def by_wording(decisions: Iterable[Decision]) -> dict[Wording, tuple[Decision, .
     for decision in sorted(decisions, key=lambda d: (d.at, d.uid)):
         groups[Wording(decision.subject, decision.seen)].append(decision)
     return {wording: tuple(group) for wording, group in groups.items()}
-
-
-# --- what is next ---------------------------------------------------------------------------------
 
 
 class Pace(NamedTuple):
@@ -175,7 +170,7 @@ def queue(
     arguments give the same queue, and a decision moves nothing but what it is about.
     """
     reviewer = reviewer_name(reviewer)
-    by_key = {_key(item): item for item in items}
+    by_key = {(item.kind, item.subject, digest(item.content)): item for item in items}
     mine = {_where(d) for d in decisions if d.reviewer == reviewer}
     others = {_where(d) for d in decisions if d.reviewer != reviewer}
     settled = {_where(d) for d in decisions if d.adjudicates}
@@ -201,10 +196,6 @@ def pace(decisions: Sequence[Decision], left: int) -> Pace:
     return Pace(seconds, left * seconds / 60)
 
 
-def _key(item: Item) -> tuple[str, str, str]:
-    return item.kind, item.subject, digest(item.content)
-
-
 def _where(decision: Decision) -> tuple[str, str, str]:
     return decision.kind, decision.subject, decision.seen
 
@@ -213,9 +204,6 @@ def _where(decision: Decision) -> tuple[str, str, str]:
 def _fraction(*parts: object) -> float:
     """A number in [0, 1) that the parts determine; kept, as every key press asks for thousands."""
     return int(digest(*parts), 16) / 16**12
-
-
-# --- what it amounts to ---------------------------------------------------------------------------
 
 
 class Standing(NamedTuple):
@@ -230,12 +218,10 @@ class Standing(NamedTuple):
 
 
 def standing(decisions: Iterable[Decision]) -> Standing:
-    """What the current decisions on one thing, as shown once, amount to.
-
-    The newest adjudication decides. Otherwise those who could tell vote; where no level has more
-    than half of them but the levels of RELEVANT together have, the verdict is their middle one, the
-    more cautious of two. Those who could not tell decide only where nobody could.
-    """
+    """What the current decisions on one thing, as shown once, amount to. The newest adjudication
+    decides. Otherwise those who could tell vote; where no level has more than half of them but the
+    levels of RELEVANT together have, the verdict is their middle one, the more cautious of two.
+    Those who could not tell decide only where nobody could."""
     current = tuple(sorted(decisions, key=lambda d: (d.at, d.uid)))
     settling = [d for d in current if d.adjudicates]
     if settling:
@@ -262,10 +248,8 @@ def relevance_overrides(
     contents: Iterable[Mapping[str, Any]] | None = None,
 ) -> dict[int, Standing]:
     """What people settled about the relevance of features to a task: level in LEVELS by feature.
-
     `contents` is what would be shown today (relevance_content): decisions on anything else do not
-    count. Without it, what was decided on last counts, whatever the explanation says by now.
-    """
+    count. Without it, what was decided on last counts, whatever the explanation says by now."""
     ratings = by_wording(store.current("relevance"))
     today = None if contents is None else {digest(content) for content in contents}
     settled: dict[int, Standing] = {}
@@ -303,14 +287,9 @@ def corrections(store: Decisions, measure_run: str) -> dict[int, str]:
     return texts
 
 
-# --- pairs: what may be written from --------------------------------------------------------------
-
-
 def pair_content(run: str, pair: Mapping[str, Any]) -> dict[str, Any]:
     """May this pair be written from? `pair` is a row of schema.PAIRS of the pairs or rescore `run`.
-
-    Both texts and what they were measured to fire: a pair edited or measured anew is undecided.
-    """
+    Both texts and what they were measured to fire: a pair edited or measured anew is undecided."""
     sides: dict[str, Any] = {}
     for side in ("positive", "negative"):
         messages = [{"role": m["role"], "content": m["content"]} for m in pair[side]]
@@ -383,15 +362,11 @@ PAIR_STATES = ("undecided", "approved", "rejected", "failed")
 
 
 def pair_states(
-    decisions: Iterable[Decision],
-    versions: Iterable[tuple[AnyManifest, Sequence[dict[str, Any]]]],
+    decisions: Iterable[Decision], versions: Iterable[tuple[AnyManifest, Sequence[dict[str, Any]]]]
 ) -> dict[int, PairState]:
     """Every gap of a pairs run, by feature. `decisions` is Decisions.current("pair"), `versions`
-    what `pair_versions` gives.
-
-    People's verdict is `standing`: an adjudication, else what most say. Once a pair was edited,
-    what was said before of its other versions counts no longer.
-    """
+    what `pair_versions` gives. People's verdict is `standing`: an adjudication, else what most say.
+    Once a pair was edited, what was said before of its other versions counts no longer."""
     by_content = by_wording(decisions)
     wordings: dict[int, list[tuple[AnyManifest, dict[str, Any]]]] = defaultdict(list)
     for manifest, rows in versions:
@@ -443,9 +418,7 @@ def approved_pairs(store: Decisions, runs: Runs, pairs_run: str) -> list[dict[st
     """The pairs of a run that people approved, by feature, at most one each: rows of schema.PAIRS
     with `run` (the pairs run, or the rescore run that an edit of it lies in), `approver`,
     `approved` (ISO time), `content` and `seen` (what was approved, and its hash) and `decisions`.
-
-    `pair_states` says what counts as approved.
-    """
+    `pair_states` says what counts as approved."""
     rows = []
     for gap in pair_states(store.current("pair"), pair_versions(runs, pairs_run)).values():
         if gap.state != "approved":

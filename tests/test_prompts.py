@@ -8,8 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac.config import digest
-from fac.datasets.layout import Sample, recognise, sample_of
-from fac.datasets.rows import SourceRow
+from fac.datasets.layout import Sample, SourceRow, recognise, sample_of
 from fac.errors import BadReply, InputError
 from fac.prompts import Excerpt, Prompt, drafts, explaining, form, relevance
 from fac.prompts.drafts import PROFILES, BadDraft, Draft, Opening

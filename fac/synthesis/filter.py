@@ -1,4 +1,5 @@
-"""What becomes of each candidate: kept, or dropped with the first reason that holds. Pure.
+"""What becomes of each candidate: kept, or dropped with the first reason that holds; and what that
+amounts to in figures. Pure.
 
 Words are compared, not characters: lower case, without punctuation, one per sign in scripts that
 write no spaces.
@@ -8,13 +9,16 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fac.agreement import wilson
+from fac.config import digest
 from fac.coverage import is_active
+from fac.manifest import SynthesisManifest
 
 FAILED, UNREADABLE, EMPTY = "failed", "unreadable", "empty"
 REFUSAL, CUT_OFF = "refusal", "cut off"
@@ -165,10 +169,8 @@ def active(peak: float, threshold: float) -> bool:
 
 def greedy_cover(fires: np.ndarray) -> list[Cover]:
     """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first.
-
     Rows that add nothing come last. The running sum of what is added is the marginal curve: where
-    it is flat, more samples cover nothing more.
-    """
+    it is flat, more samples cover nothing more."""
     fires = np.asarray(fires, bool)
     covered = np.zeros(fires.shape[1], bool)
     steps = []
@@ -187,9 +189,6 @@ def greedy_cover(fires: np.ndarray) -> list[Cover]:
     return steps
 
 
-# --- words ----------------------------------------------------------------------------------------
-
-
 def words(text: str) -> Gram:
     """The words of a text, for comparing."""
     return tuple(_WORD.findall(text.lower()))
@@ -205,10 +204,8 @@ def _grams(spoken: Gram, n: int = GRAM) -> Iterator[Gram]:
 
 def echoes(spoken: Gram, quoted: Iterable[str], *, prescribed: int = 0) -> bool:
     """Whether a text copies what its prompt showed: ECHO_RUN words in a row, or most of its grams.
-
     The first `prescribed` words had to be there: grams of nothing else do not count, and a text of
-    little else copies.
-    """
+    little else copies."""
     if prescribed and len(spoken) < prescribed + ECHO_OWN:
         return True
     size = min(GRAM, len(spoken))
@@ -248,10 +245,8 @@ class _KeptTexts:
 
 
 class Leaks:
-    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others.
-
-    The candidates are held, the texts they are compared with pass by once.
-    """
+    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others. The
+    candidates are held, the texts they are compared with pass by once."""
 
     def __init__(self, texts: Mapping[str, str]):
         self._single: dict[str, set[str]] = defaultdict(set)
@@ -275,3 +270,90 @@ class Leaks:
                 for gram, names in self._longer.get(other[start : start + 2], {}).items():
                     if other[start : start + len(gram)] == gram:
                         self.candidates |= names
+
+
+def counted(verdicts: Sequence[CandidateVerdict], gaps: Sequence[int]) -> dict[str, Any]:
+    """How many were kept, dropped and why, how many gaps got a sample of their own, and how many
+    the first 1, 2, ... kept samples of the greedy set cover cover: where that curve is flat, more
+    samples of these add nothing."""
+    kept = [verdict for verdict in verdicts if verdict.kept]
+    hit = len({verdict.feature for verdict in kept} & {*gaps})
+    low, high = wilson(hit, len(gaps))
+    gains = sorted((len(verdict.gains) for verdict in kept), reverse=True)
+    return {
+        "kept": len(kept),
+        "dropped": dict(Counter(v.reason for v in verdicts if not v.kept).most_common()),
+        "accepted": sum(verdict.rank >= 0 for verdict in verdicts),
+        "gaps": len(gaps),
+        "gaps_hit": hit,
+        "hit_rate": hit / len(gaps),
+        "hit_rate_low": low,
+        "hit_rate_high": high,
+        "curve": np.cumsum(gains, dtype=int).tolist(),
+    }
+
+
+def per_feature(figures: dict[str, Any]) -> dict[str, Any]:
+    """The ledger per newly covered feature; None where none was."""
+    n = figures["features_gained"]
+    return {
+        f"{name}_per_feature": figures[name] / n if n and figures[name] is not None else None
+        for name in ("tokens", "seconds", "cost")
+    }
+
+
+PILOT = 3
+"""Gaps of a pilot."""
+
+
+class Forecast(NamedTuple):
+    """What a whole synthesis will take, from a few of its gaps."""
+
+    run: str
+    """The pilot, a finished run like any other."""
+    candidates: int
+    accepted: int
+    """Of those, texts that passed every check and fire their gap."""
+    rate: float
+    low: float
+    high: float
+    """Wilson's 95 % interval of the acceptance rate."""
+    hit_rate: float
+    """Share of the pilot's gaps that got a sample."""
+    tokens_per_kept: float | None
+    seconds_per_kept: float | None
+    cost_per_kept: float | None
+    """None where nothing was kept, or no price is known."""
+    tokens: float
+    prompt_tokens: float
+    seconds: float
+    cost: float | None
+    """Expected for all gaps; `tokens` are those of the texts."""
+
+
+def pilot_pairs(approved: Sequence[str], gaps: int = PILOT) -> tuple[str, ...]:
+    """Which of the pairs a pilot takes: always the same, in no order of features or scores."""
+    return tuple(sorted({*approved}, key=lambda name: digest("pilot", name))[:gaps])
+
+
+def forecast(manifest: SynthesisManifest, gaps: int) -> Forecast:
+    """What `gaps` gaps will take if they go as those of a finished run did."""
+    facts = manifest.facts
+    n, share = facts.n_candidates, gaps / facts.gaps
+    low, high = wilson(facts.accepted, n)
+    return Forecast(
+        run=manifest.run,
+        candidates=n,
+        accepted=facts.accepted,
+        rate=facts.accepted / n,
+        low=low,
+        high=high,
+        hit_rate=facts.hit_rate,
+        tokens_per_kept=facts.tokens / facts.kept if facts.kept else None,
+        seconds_per_kept=facts.seconds / facts.kept if facts.kept else None,
+        cost_per_kept=facts.cost / facts.kept if facts.kept and facts.cost is not None else None,
+        tokens=facts.tokens * share,
+        prompt_tokens=facts.prompt_tokens * share,
+        seconds=facts.seconds * share,
+        cost=facts.cost * share if facts.cost is not None else None,
+    )

@@ -63,9 +63,6 @@ STEERED_TOKENS, STEERED_DECAY = 0, 1.0
 """Steering acts on so many new tokens (0: on all), each time by this factor weaker."""
 
 
-# --- what a writer is told of a gap ---------------------------------------------------------------
-
-
 class FeatureBrief(NamedTuple):
     """A feature as a writer is told of it."""
 
@@ -80,10 +77,8 @@ class FeatureBrief(NamedTuple):
 def feature_briefs(
     runs: Runs, anchor: str, features: Sequence[int], explanations: Sequence[str]
 ) -> dict[int, FeatureBrief]:
-    """What the anchor's measure and the explanations say of features.
-
-    Raises InputError for a feature the dictionary lacks.
-    """
+    """What the anchor's measure and the explanations say of features. Raises InputError for a
+    feature the dictionary lacks."""
     n_features = runs.manifest(anchor).facts.n_features
     if wrong := [f for f in features if not 0 <= f < n_features]:
         raise InputError(
@@ -147,9 +142,6 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
         return Steer(scaled, layer, STEERED_TOKENS, STEERED_DECAY)
 
     return steer
-
-
-# --- what is asked --------------------------------------------------------------------------------
 
 
 class Ask(NamedTuple):
@@ -235,9 +227,6 @@ def turned(spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
     """QUOTED of the spans; another number begins elsewhere among them."""
     start = number % len(spans) if spans else 0
     return (*spans[start:], *spans[:start])[:QUOTED]
-
-
-# --- methods --------------------------------------------------------------------------------------
 
 
 class Grounds(NamedTuple):

@@ -117,9 +117,6 @@ def _earlier(
     return texts, seconds
 
 
-# --- what was written, and what it fires ----------------------------------------------------------
-
-
 class Candidate(NamedTuple):
     """A text before any verdict."""
 
@@ -226,6 +223,10 @@ class Hit(NamedTuple):
     position: int
 
 
+Hits = Sequence[Mapping[int, Hit]]
+"""One mapping a text: what it fires."""
+
+
 class Scores(NamedTuple):
     """What texts fire."""
 
@@ -268,7 +269,7 @@ def score(
     return Scores(hits, features)
 
 
-def hit_rows(names: Sequence[str], hits: Sequence[Mapping[int, Hit]]) -> list[Row]:
+def hit_rows(names: Sequence[str], hits: Hits) -> list[Row]:
     """Rows of schema.HITS of the candidates of these names, by candidate and feature."""
     return [
         {
@@ -299,9 +300,6 @@ def support_of(runs: Runs, measure: str, n_features: int, threshold: float) -> n
     return counts + coverage.distinct_samples(feature, sample, n_features)
 
 
-# --- a step, from what it asks to its run ---------------------------------------------------------
-
-
 SpecT = TypeVar("SpecT", bound=WriteSpec)
 
 
@@ -324,16 +322,12 @@ class Step(ABC, Generic[SpecT]):
 
     @abstractmethod
     def part(self, lacking: Collection[int], stopped: Stopped) -> tuple[Self, int]:
-        """The step for the gaps that lack no text, and how many these are.
-
-        Raises `stopped`, or why no part of the step can be finished, where there is none.
-        """
+        """The step for the gaps that lack no text, and how many these are. Raises `stopped`, or why
+        no part of the step can be finished, where there is none."""
 
     def run(self, progress: Progress) -> str:
-        """Writes what is not there yet and publishes; the run's id.
-
-        Raises what stopped the writing, after publishing the gaps whose texts are all there.
-        """
+        """Writes what is not there yet and publishes; the run's id. Raises what stopped the
+        writing, after publishing the gaps whose texts are all there."""
         if self.runs.find(self.run_id):
             return self.run_id
         with self.runs.exclusive(self.run_id):
@@ -402,7 +396,7 @@ class Step(ABC, Generic[SpecT]):
     def write_tables(
         self,
         written: Sequence[Candidate],
-        hits: Sequence[Mapping[int, Hit]],
+        hits: Hits,
         **tables: tuple[Sequence[Mapping[str, object]], pa.Schema],
     ) -> None:
         """The tables of every step that writes, and others as rows with their schema."""

@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from fac.datasets.format import Export, Format
-from fac.datasets.rows import SourceRow, listed
+from fac.datasets.layout import SourceRow, listed
 from fac.datasets.sources import (
     BATCH_ROWS,
     BatchSource,
+    Export,
+    Format,
     Origin,
     Progress,
     readable_columns,

@@ -7,16 +7,22 @@ from typing import IO
 
 import pyarrow as pa
 
-from fac.datasets.format import Export, Format
-from fac.datasets.rows import SourceRow
-from fac.datasets.sources import TOO_LONG, TextSource, json_line, numbered_lines, object_row
+from fac.datasets.layout import SourceRow
+from fac.datasets.sources import (
+    TOO_LONG,
+    Export,
+    Format,
+    TextSource,
+    json_line,
+    numbered_lines,
+    object_row,
+)
 
 
 class _Lines(TextSource):
     def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
-        decode = json.JSONDecoder(
-            strict=False
-        ).decode  # control characters get a better reason later
+        # control characters get a better reason later
+        decode = json.JSONDecoder(strict=False).decode
         for line in numbered_lines(stream):
             if line.too_long:
                 yield SourceRow(line.number, None, TOO_LONG)
