@@ -8,8 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fac.config import digest
-from fac.datasets.layout import Sample, recognise, sample_of
-from fac.datasets.rows import SourceRow
+from fac.datasets.layout import Sample, SourceRow, recognise, sample_of
 from fac.errors import BadReply, InputError
 from fac.prompts import Excerpt, Prompt, drafts, explaining, form, relevance
 from fac.prompts.drafts import PROFILES, BadDraft, Draft, Opening
@@ -402,6 +401,12 @@ def test_a_quoted_verdict_is_not_taken_for_the_verdict(reply):
 def test_prose_fences_and_thoughts_around_the_object_are_forgiven(around):
     reply = around.format('{"rationale": "about \\"level\\": yes {x}", "level": "no"}')
     assert relevance.read_judgement(reply).level == "no"
+
+
+def test_a_bad_level_is_told_before_an_overlong_rationale():
+    for level, why in (("perhaps", "'perhaps' is none of"), ("no", "its rationale has 2001")):
+        with pytest.raises(BadReply, match=why):
+            relevance.read_judgement(json.dumps({"rationale": "r" * 2001, "level": level}))
 
 
 @given(st.text(), st.sampled_from(LEVELS))
