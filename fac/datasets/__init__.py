@@ -36,8 +36,7 @@ __all__ = ["FORMATS", "MAX_CHARACTERS", "Sample", "SampleReader", "file_titles"]
 __all__ += ["formats_in_order", "in_a_row", "json_line", "layout_titles", "read_samples"]
 __all__ += ["sample_id"]
 
-PEEK_ROWS = 1000
-"""How many rows the columns are collected from before the layout is decided."""
+PEEK_ROWS = 1000  # how many rows the columns are collected from before the layout is decided
 
 
 def read_samples(
@@ -69,10 +68,8 @@ class SampleReader:
         self._options = options
         self.name = source.name
         """What the source is called in sentences and manifests: a file name or a hub id."""
-        self.kind = kind
-        """What run ids and manifests call its format."""
-        self.layout: SourceLayout | None = None
-        """Known once the first readable row was met."""
+        self.kind = kind  # what run ids and manifests call its format
+        self.layout: SourceLayout | None = None  # known once the first readable row was met
 
     def digest(self, report: Progress) -> str:
         """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""
