@@ -7,7 +7,6 @@ layout   which of the layouts in layouts/ the columns speak, and a row -> a samp
 from fac.datasets.layout import MAX_CHARACTERS, Sample, layout_titles, sample_id
 from fac.datasets.sources import (
     FORMATS,
-    Progress,
     SampleReader,
     file_titles,
     formats_in_order,
@@ -16,6 +15,6 @@ from fac.datasets.sources import (
     read_samples,
 )
 
-__all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "file_titles"]
+__all__ = ["FORMATS", "MAX_CHARACTERS", "Sample", "SampleReader", "file_titles"]
 __all__ += ["formats_in_order", "in_a_row", "json_line", "layout_titles", "read_samples"]
 __all__ += ["sample_id"]

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from fac.datasets import layout
 from fac.datasets.layout import MAX_CHARACTERS, Columns, Sample, SourceLayout, SourceRow, in_words
-from fac.errors import BadRow, InputError
+from fac.errors import BadRow, InputError, Progress
 from fac.registry import Registry
 
 PEEK_ROWS = 1000  # how many rows the columns are collected from before the layout is decided
@@ -49,9 +49,6 @@ TOO_LONG = (
 
 # Line ends to some readers, which would cut a JSON line in two; YAML takes no bare U+007F.
 _ESCAPED = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x7f\x85\u2028\u2029"})
-
-
-Progress = Callable[..., None]  # called with what is done, all there is, and a note
 
 
 class Origin(NamedTuple):
