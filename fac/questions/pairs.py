@@ -32,7 +32,10 @@ EVERY_STATE = "all"
 EDITED_MEANWHILE = (
     "This pair was edited while you looked at it, so nothing was recorded. Here is the edit."
 )
-UNCHANGED = "Nothing was changed, so there is nothing to measure."
+
+PairSetting = tuple[str, str | None, str, float]
+"""The run, who decides (None only looks), the state that is shown, the peak above which pairs are.
+"""
 
 
 def read_features(text: str, n_features: int) -> tuple[int, ...]:
@@ -309,7 +312,7 @@ class PairQueue(ReviewQueue[int]):
         """What measures an edit of the pair on top; None where it changes nothing. Raises
         InputError for an empty side."""
         if (positive, negative) == sides_of(base):
-            self.trouble = UNCHANGED
+            self.trouble = "Nothing was changed, so there is nothing to measure."
             return None
         feature = base.row["feature"]
         return RescoreSpec(pairs=base.run, feature=feature, positive=positive, negative=negative)
@@ -347,12 +350,11 @@ def feature_of(decision: Decision) -> int:
 
 def pair_queue(
     stores: Stores,
-    setting: tuple[str, str | None, str, float],
+    setting: PairSetting,
     states: Mapping[int, PairState],
     moved: Callable[[], None],
 ) -> PairQueue:
-    """The queue of a view; `setting` is the run, who decides (None only looks), the state that is
-    shown, and the peak above which pairs are."""
+    """The queue of a view."""
     run, who, show, above = setting
     facts = stores.runs.manifest(run).facts
     subjects = {version.item.subject for pair in states.values() for version in pair.versions}

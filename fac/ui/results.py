@@ -24,7 +24,7 @@ from fac.questions.results import (
 )
 from fac.ui.explanations import headline
 from fac.ui.jobs import counted
-from fac.ui.review_html import escaped, pair_html, steps_html, traced_html
+from fac.ui.review import escaped, pair_html, steps_html, traced_html
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, example_html, explanation_html, plain, show_examples
 from fac.ui.writing import show_request
