@@ -58,9 +58,9 @@ def show_launch(pairs: dict[str, str]) -> None:
     if live := results.live_syntheses(stores(), run):
         show_running(run, [job.id for job in live])
     if not approved:
-        words = "Samples are written from approved pairs alone: look at each and press A."
+        rule = "Samples are written from approved pairs alone: look at each and press A."
         way = {"icon": ":material/approval:", "page": "pairs", "link": "Approve pairs"}
-        empty("Nothing is approved yet", words, **way)
+        empty("Nothing is approved yet", rule, **way)
         st.stop()
     left, right = st.columns([2, 1], gap="medium")
     with left.container(border=True):

@@ -129,12 +129,9 @@ def estimate_pairs(
         and facts.seconds
     )
     pace = next(paces, None)
-    return PairsEstimate(
-        n_texts,
-        n_texts * spec.max_new_tokens,
-        len(spec.features) * characters // 4,
-        None if pace is None else pace * n_texts,
-    )
+    prompt_tokens = len(spec.features) * characters // 4
+    seconds = None if pace is None else pace * n_texts
+    return PairsEstimate(n_texts, n_texts * spec.max_new_tokens, prompt_tokens, seconds)
 
 
 def is_live(job: Job) -> bool:
@@ -218,12 +215,9 @@ def differences(before: str, after: str) -> list[tuple[str, str]]:
     old, new = before.split(), after.split()
     pieces: list[tuple[str, str]] = []
     for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            pieces.append(("same", " ".join(old[a:b])))
-            continue
         if b > a:
-            pieces.append(("gone", " ".join(old[a:b])))
-        if d > c:
+            pieces.append(("same" if kind == "equal" else "gone", " ".join(old[a:b])))
+        if d > c and kind != "equal":
             pieces.append(("new", " ".join(new[c:d])))
     return pieces
 
