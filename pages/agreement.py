@@ -13,7 +13,7 @@ from fac.ui.review import pick_task, quote_html, reviewer
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
-from fac.ui.text import plain
+from fac.ui.text import Row, plain
 from fac.ui.views import CHART, action_button, cards, choice, empty, guard, link, share
 
 PAGE = {"title": "Agreement", "section": "Decide", "icon": "handshake", "order": 70}
@@ -142,15 +142,12 @@ def show_detections() -> None:
         show_nobody()
         return
     people = [row["value"] for row in rows if row["value"] is not None]
-    both = [row for row in rows if row["value"] is not None and row["model"] is not None]
+    model = [row["model"] for row in rows if None not in (row["value"], row["model"])]
+    same = "Mean balanced accuracy of the language model's detection on those features."
     cards(
         ("Tests taken", f"{len(rows):,}", "One feature by one person each."),
         ("People", share(mean(people)) if people else "–", "Mean balanced accuracy."),
-        (
-            "The model, same features",
-            share(mean(row["model"] for row in both)) if both else "–",
-            "Mean balanced accuracy of the language model's detection on those features.",
-        ),
+        ("The model, same features", share(mean(model)) if model else "–", same),
     )
     columns = ("feature", "reviewer", "value", "interval", "n", "model")
     table(rows, columns, key="detections")
@@ -158,33 +155,27 @@ def show_detections() -> None:
 
 
 def show_nobody() -> None:
-    empty(
-        "Nobody has decided anything here yet",
-        "Agreement needs two people who rated the same items; a fifth of every queue is shared.",
-        icon=":material/handshake:",
-        page="review",
-        link="Review",
-    )
+    words = "Agreement needs two people who rated the same items; a fifth of every queue is shared."
+    way = {"icon": ":material/handshake:", "page": "review", "link": "Review"}
+    empty("Nobody has decided anything here yet", words, **way)
+
+
+def exported() -> str:
+    return "".join(f"{line}\n" for line in stores().decisions.export())
 
 
 def show_exchange() -> None:
     """Decisions leave and arrive as JSON lines."""
     st.subheader("Keep and exchange", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.download_button(
-            "Export all decisions",
-            lambda: "".join(line + "\n" for line in stores().decisions.export()),
-            "decisions.jsonl",
-            on_click="ignore",
-            icon=":material/download:",
-            help="JSON lines with what was shown. Decisions cannot be computed again: keep this.",
-        )
+        help = "JSON lines with what was shown. Decisions cannot be computed again: keep this."
+        options: Row = {"on_click": "ignore", "icon": ":material/download:", "help": help}
+        st.download_button("Export all decisions", exported, "decisions.jsonl", **options)
         with st.popover("Import", icon=":material/upload:"):
             upload = st.file_uploader("Exported decisions", type=["jsonl", "json"], key="decisions")
             if upload and st.button("Import them", type="primary"):
-                st.session_state["imported"] = stores().decisions.load(
-                    upload.getvalue().decode("utf-8", "replace").splitlines()
-                )
+                lines = upload.getvalue().decode("utf-8", "replace").splitlines()
+                st.session_state["imported"] = stores().decisions.load(lines)
                 st.rerun()
     if loaded := st.session_state.get("imported"):
         st.caption(f"{loaded['added']:,} added, {loaded['known']:,} were here already.")

@@ -287,9 +287,9 @@ class PairQueue(ReviewQueue[int]):
             self.todo = deque(feature for feature in self.todo if feature not in decided)
             self.renew()
 
-    def withdraw(self, uid: str | None) -> list[Decision]:
+    def undo(self, uid: str | None = None) -> list[Decision]:
         """Takes one act back; its pairs are in view again as they were decided on."""
-        withdrawn = super().withdraw(uid)
+        withdrawn = super().undo(uid)
         for decision in withdrawn:
             self.versions[feature_of(decision)] = decision.subject.split("/")[1]
         return withdrawn
