@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import streamlit as st
@@ -84,16 +86,9 @@ def reviewer() -> str | None:
     chosen = st.session_state.get(widget["key"])
     if chosen and chosen not in names:
         names.insert(0, chosen)
-    name = st.selectbox(
-        "Reviewer",
-        names,
-        index=None,
-        placeholder="Your name",
-        accept_new_options=True,
-        width=200,
-        help="Decisions are kept under this name; type a new one or take one of the last.",
-        **widget,
-    )
+    help = "Decisions are kept under this name; type a new one or take one of the last."
+    widget |= {"help": help, "placeholder": "Your name", "width": 200}
+    name = st.selectbox("Reviewer", names, None, accept_new_options=True, **widget)
     return name.strip() or None if name else None
 
 
@@ -111,13 +106,8 @@ def _signed_in() -> str | None:
 def pick_task() -> str:
     """The task whose relevance is reviewed."""
     profiles = task_profiles(stores().runs)
-    return st.selectbox(
-        "Task",
-        list(profiles),
-        width=170,
-        label_visibility="collapsed",
-        **param_widget("task", next(iter(profiles)), valid=profiles.__contains__),
-    )
+    tie = param_widget("task", next(iter(profiles)), valid=profiles.__contains__)
+    return st.selectbox("Task", [*profiles], width=170, label_visibility="collapsed", **tie)
 
 
 def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
@@ -248,26 +238,20 @@ def _show_detection(
                 _truth_badge(mark, text["positive"], signs[number])
                 body.html(_solved_html(text))
             else:
-                marked = number in queue.draft.fires
-                mark.button(
-                    "fires" if marked else "–",
-                    key=f"mark {number}",
-                    shortcut=str((number + 1) % 10),
-                    type="primary" if marked else "secondary",
-                    on_click=queue.draft.fires.symmetric_difference_update,
-                    args=({number},),
-                    width="stretch",
-                )
+                fires = number in queue.draft.fires
+                look = {"type": "primary" if fires else "secondary", "width": "stretch"}
+                keys = {"key": f"mark {number}", "shortcut": str((number + 1) % 10)}
+                flip = queue.draft.fires.symmetric_difference_update
+                with mark:
+                    action_button("fires" if fires else "–", "", flip, {number}, **look, **keys)
                 body.html(tokens_html(text["tokens"]))
     with right:
         _show_progress(queue)
         st.markdown("**In which texts does it fire?**")
         st.html(quote_html(item.content["explanation"]))
         if signs:
-            hits = sum(
-                sign == ("+" if text["positive"] else "-")
-                for sign, text in zip(signs, texts, strict=True)
-            )
+            truth = ("+" if text["positive"] else "-" for text in texts)
+            hits = sum(sign == fires for sign, fires in zip(signs, truth, strict=True))
             st.markdown(f"**{hits} of {len(texts)} right.**")
             st.button("Next", shortcut="Enter", type="primary", on_click=queue.advance)
         else:
@@ -279,11 +263,9 @@ def _show_detection(
 def _truth_badge(column: DeltaGenerator, fires: bool, sign: str) -> None:
     """What a text does, and whether that is what somebody marked."""
     right = (sign == "+") == fires and sign != "?"
-    column.badge(
-        "fires" if fires else "silent",
-        icon=":material/check:" if right else ":material/close:",
-        color="green" if right else "gray" if sign == "?" else "red",
-    )
+    icon = ":material/check:" if right else ":material/close:"
+    color: Any = "green" if right else "gray" if sign == "?" else "red"
+    column.badge("fires" if fires else "silent", icon=icon, color=color)
 
 
 def _solved_html(row: Row) -> str:
@@ -334,12 +316,9 @@ def _show_fields(queue: ItemQueue, item: Item) -> None:
     seen, draft = digest(item.content), queue.draft
     if item.kind == "explanation":
         explanation = item.content["explanation"] or ""
-        draft.correction = st.text_area(
-            "It should rather say",
-            value=draft.correction or explanation,
-            key=f"edited {seen}",
-            height=80,
-        )
+        options: Row = {"key": f"edited {seen}", "height": 80}
+        before = draft.correction or explanation
+        draft.correction = st.text_area("It should rather say", before, **options)
         if draft.correction.strip() == explanation.strip():
             draft.correction = ""
     draft.note = st.text_area("Note", value=draft.note, key=f"note {seen}", height=68)
@@ -383,10 +362,8 @@ def last_html(decisions: Sequence[Decision], names: Mapping[str, str]) -> str:
         verdict = names.get(decision.verdict, decision.verdict)
         flags = f" · {', '.join(decision.reasons)}" if decision.reasons else ""
         seconds = "" if decision.seconds is None else f"{decision.seconds:.0f} s"
-        rows.append(
-            f"<span>#{html.escape(feature)}</span>"
-            f"<b>{html.escape(verdict + flags)}</b><i>{seconds}</i>"
-        )
+        words = html.escape(verdict + flags)
+        rows.append(f"<span>#{html.escape(feature)}</span><b>{words}</b><i>{seconds}</i>")
     return f'<div class="fac-last">{"".join(rows)}</div>'
 
 
@@ -405,37 +382,30 @@ def history_html(history: Iterable[tuple[int, Decision]], *, numbered: bool) -> 
 
 def steps_html(steps: Iterable[tuple[str, str]]) -> str:
     """(step, words) in small print, one below the other."""
-    cells = "".join(
+    cells = (
         f"<span>{html.escape(name)}</span><div>{escaped(words)}</div>" for name, words in steps
     )
-    return f'<div class="fac-past">{cells}</div>'
+    return f'<div class="fac-past">{"".join(cells)}</div>'
 
 
 def examples_html(spans: Sequence[Row]) -> str:
     """The strongest examples and, apart, some over all strengths, on one colour scale."""
     top = [span for span in spans if span["kind"] == "top"][:STRONGEST]
     tops = {(span["sample"], span["position"]) for span in top}
-    spread = [
-        span
-        for span in spans
-        if span["kind"] == "spread" and (span["sample"], span["position"]) not in tops
-    ]
-    spread.sort(key=lambda span: -span["peak"])
+    rest = (span for span in spans if (span["sample"], span["position"]) not in tops)
+    spread = sorted((s for s in rest if s["kind"] == "spread"), key=lambda span: -span["peak"])
     if len(spread) > SPREAD:  # evenly, the weakest among them
         step = (len(spread) - 1) / (SPREAD - 1)
         spread = [spread[round(i * step)] for i in range(SPREAD)]
     strongest = max((span["peak"] for span in spans), default=0.0)
     parts = []
-    for heading, rows in (
-        ("Where it fires most", top),
-        ("Over all its strengths, strong to weak", spread),
-    ):
+    headings = ("Where it fires most", "Over all its strengths, strong to weak")
+    for heading, rows in zip(headings, (top, spread), strict=True):
         if rows:
             parts.append(f'<div class="fac-part">{heading}</div>')
         for span in rows:
-            body = tokens_html(
-                span["tokens"], span["activations"], strongest=strongest, peak=span["peak_index"]
-            )
+            scale = {"strongest": strongest, "peak": span["peak_index"]}
+            body = tokens_html(span["tokens"], span["activations"], **scale)
             parts.append(example_html([f"{span['peak']:.2f}", span["role"]], body))
     return "".join(parts)
 
@@ -479,28 +449,21 @@ def traced_html(
     full = highest if strongest is None else strongest
     turns, bodies = turns_of(messages, tokens), []
     for role, (first, last) in turns:
-        at = peak - first if first <= peak < last else None
-        body = tokens_html(
-            tokens[first:last], values[first:last], strongest=full, peak=at, breaks=breaks
-        )
-        kind = role if role in ROLES else "other"
-        head = f"<b>{escaped(role)}</b>"
-        bodies.append(
-            body if len(turns) == 1 else f'<div class="fac-turn fac-{kind}">{head}{body}</div>'
-        )
+        at, cut = peak - first if first <= peak < last else None, slice(first, last)
+        body = tokens_html(tokens[cut], values[cut], strongest=full, peak=at, breaks=breaks)
+        if len(turns) > 1:
+            kind = role if role in ROLES else "other"
+            body = f'<div class="fac-turn fac-{kind}"><b>{escaped(role)}</b>{body}</div>'
+        bodies.append(body)
     return f'<div class="fac-chat">{"".join(bodies)}</div>'
 
 
 def pair_html(row: Mapping[str, Any], threshold: float) -> str:
     """Both sides token by token on one colour scale, and below what the words differ in."""
     strongest = max((*row["positive_activations"], *row["negative_activations"]), default=0.0)
-    return (
-        '<div class="fac-pair">'
-        + _side_html(row, "positive", row["origin"], strongest, threshold)
-        + _side_html(row, "negative", row["negative_origin"], strongest, threshold)
-        + "</div>"
-        + changes_html(row["positive"], row["negative"])
-    )
+    sides = _side_html(row, "positive", row["origin"], strongest, threshold)
+    sides += _side_html(row, "negative", row["negative_origin"], strongest, threshold)
+    return f'<div class="fac-pair">{sides}</div>' + changes_html(row["positive"], row["negative"])
 
 
 def _side_html(
@@ -510,9 +473,8 @@ def _side_html(
     fires = peak > threshold
     words, chip = ORIGINS.get(origin, (origin, "flat"))
     above = f", above {threshold:g}" if fires and threshold else ""
-    body = traced_html(
-        row[side], row[f"{side}_tokens"], row[f"{side}_activations"], strongest=strongest
-    )
+    tokens, values = row[f"{side}_tokens"], row[f"{side}_activations"]
+    body = traced_html(row[side], tokens, values, strongest=strongest)
     return (
         f'<div class="fac-side{" fac-fires" if fires else ""}"><div class="fac-side-head">'
         f"<b>{'Fires' if fires else 'Silent'}{above}</b><strong>{peak:.2f}</strong>"
@@ -528,12 +490,11 @@ def changes_html(
         turns = [(p["content"], n["content"]) for p, n in zip(positive, negative, strict=True)]
         turns = [turn for turn in turns if turn[0] != turn[1]]
     else:
-        turns = [
-            ("\n".join(m["content"] for m in positive), "\n".join(m["content"] for m in negative))
-        ]
+        whole, other = ("\n".join(m["content"] for m in side) for side in (positive, negative))
+        turns = [(whole, other)]
     parts = [differences(*turn) for turn in turns]
-    count = {"same": 0, "gone": 0, "new": 0}
-    for kind, text in (piece for part in parts for piece in part):
+    count: Counter[str] = Counter()
+    for kind, text in chain.from_iterable(parts):
         count[kind] += len(text.split())
     total = 2 * count["same"] + count["gone"] + count["new"]
     if not turns:
@@ -545,10 +506,8 @@ def changes_html(
         gone, new = count["gone"], count["new"]
         heading = "What the negative lacks" + (", and what it has instead" if new else "")
         heading += f" · {gone} of {count['same'] + gone} words" if not new else ""
-        body = "<br>".join(
-            " ".join(_change_html(kind, text) for kind, text in _shortened(part)) for part in parts
-        )
-        body = f'<div class="fac-text fac-blur">{body}</div>'
+        lines = (" ".join(_change_html(*piece) for piece in _shortened(part)) for part in parts)
+        body = f'<div class="fac-text fac-blur">{"<br>".join(lines)}</div>'
     return f'<div class="fac-changes"><div class="fac-part">{heading}</div>{body}</div>'
 
 
