@@ -205,9 +205,10 @@ def show_result(manifest: SynthesisManifest) -> None:
         gaps = len(results.gaps_of(stores(), manifest.run))
         if curve:
             st.plotly_chart(charts.marginal_curve(curve, gaps), config=CHART, key="marginal")
+            needed = 1 + curve.index(curve[-1])
             st.caption(
-                f"{results.samples_needed(curve):,} of {len(curve):,} kept samples already cover "
-                f"the {curve[-1]:,} gaps that all of them do, of {gaps:,} in these pairs."
+                f"{needed:,} of {len(curve):,} kept samples already cover the {curve[-1]:,} gaps "
+                f"that all of them do, of {gaps:,} in these pairs."
             )
         else:
             st.caption("Nothing was kept, so there is no curve.")

@@ -97,11 +97,6 @@ def ledger_rows(facts: SynthesisFacts) -> list[Row]:
     ]
 
 
-def samples_needed(curve: Sequence[int]) -> int:
-    """How many of the kept samples, best first, cover all that they all do."""
-    return 1 + curve.index(curve[-1]) if curve else 0
-
-
 def gaps_of(stores: Stores, run: str) -> list[int]:
     """Every gap that the synthesis's run of pairs is about."""
     pairs = stores.runs.manifest(run).inputs.pairs

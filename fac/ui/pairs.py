@@ -17,13 +17,8 @@ from fac.ui.text import called, plain, show_examples
 from fac.ui.views import action_button, link, param_widget, set_param
 from fac.ui.writing import duration
 
-STATE_NAMES = {
-    "undecided": "To decide",
-    "approved": "Approved",
-    "rejected": "Rejected",
-    "failed": "Without a pair",
-    "all": "All",
-}
+STATE_NAMES = {"undecided": "To decide", "approved": "Approved", "rejected": "Rejected"}
+STATE_NAMES |= {"failed": "Without a pair", "all": "All"}
 """What each view is called."""
 
 FAR = 2.0

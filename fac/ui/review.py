@@ -74,10 +74,8 @@ GUIDES: dict[str, dict[str, str]] = {
 
 
 def reviewer() -> str | None:
-    """Who decides: the signed-in person where sign-in is configured, else a name they pick.
-
-    Draws the picker or the sign-in button; None while nobody is known.
-    """
+    """Who decides: the signed-in person where sign-in is configured, else a name they pick from
+    what this draws; None while nobody is known."""
     if st.secrets.load_if_toml_exists() and "auth" in st.secrets:
         return _signed_in()
     names = list(dict.fromkeys(d.reviewer for d in stores().decisions.history(500)))
@@ -170,19 +168,15 @@ _SCRIPT = """
 
 
 def focus_writing(container: str) -> None:
-    """The first text field of the container with this key has the cursor; Escape leaves it.
-
-    Streamlit cannot move the cursor, and who works by keyboard should not reach for the mouse.
-    """
+    """Puts the cursor in the first text field of the container with this key, which Streamlit
+    cannot; Escape leaves it."""
     name = re.sub(r"[^A-Za-z0-9_-]", "-", container)
     st.html(_SCRIPT.replace("CONTAINER", name), unsafe_allow_javascript=True)
 
 
 def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
-    """The item, its keys, and beside it what helps: progress, undo, note, guidelines, the last ten.
-
-    `view` are the query parameters under which the page shows this item among its like.
-    """
+    """The item, its keys, and beside it what helps; `view` are the query parameters under which the
+    page shows this item among its like."""
     left, right = st.columns([5, 4], gap="large")
     if item.kind == "detection":
         _show_detection(queue, item, left, right)
@@ -440,10 +434,8 @@ def traced_html(
     strongest: float | None = None,
     breaks: bool = False,
 ) -> str:
-    """A text turn by turn with the activation as the depth of colour, its peak underlined.
-
-    `strongest` is full colour, the text's own peak by default.
-    """
+    """A text turn by turn with the activation as the depth of colour, its peak underlined;
+    `strongest` is full colour, the text's own peak by default."""
     highest = max(values, default=0.0)
     peak = max(range(len(values)), key=values.__getitem__, default=-1) if highest > 0 else -1
     full = highest if strongest is None else strongest
