@@ -191,8 +191,8 @@ class Session:
         self.texts.clear()
         if not fragment:
             self.widgets.clear()
-        for one in frames:
-            self._read(ForwardMsg.FromString(one))
+        for payload in frames:
+            self._read(ForwardMsg.FromString(payload))
         return Rerun(took, sum(map(len, frames)))
 
     def _received(self) -> bytes:

@@ -202,7 +202,7 @@ def wilson(k: float, n: float) -> tuple[float, float]:
         return math.nan, math.nan
     share = k / n
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = _wilson_half_width(share, n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -243,10 +243,6 @@ def labels_for(half_width: float, precision: float, n: int) -> int:
     root = (-linear + math.sqrt(linear**2 - 4 * h * constant)) / (2 * h)
     needed = math.ceil(root - 1e-9)
     return max(0, needed - n)
-
-
-def _wilson_half_width(share: float, n: float) -> float:
-    return Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
 
 
 # ---- estimators: distinct rows and how many times each is there, per resample

@@ -77,8 +77,7 @@ def digest(*parts: object) -> str:
 class Spec:
     """What a step was asked to do. Subclasses are frozen dataclasses with JSON-able fields."""
 
-    step: str
-    """Name of the step, and of the folder its runs lie in."""
+    step: str  # name of the step, and of the folder its runs lie in
 
     def __post_init__(self) -> None:
         """Lists, as JSON has them, become tuples; of features the order says nothing."""
@@ -103,21 +102,14 @@ class Spec:
 @dataclass(frozen=True, kw_only=True)
 class IngestSpec(Spec):
     step = "dataset"
-
-    name: str
-    """What the dataset is called from now on."""
-
-    source: str
-    """A path, or `hf:ID` for a dataset of the Hugging Face hub."""
+    name: str  # what the dataset is called from now on
+    source: str  # a path, or `hf:ID` for a dataset of the Hugging Face hub
 
     text_field: str | None = None
     """Column of plain text; None lets the columns speak for themselves."""
 
-    messages_field: str | None = None
-    """Column of chat messages."""
-
-    label_field: str | None = None
-    """Column copied to `label`."""
+    messages_field: str | None = None  # column of chat messages
+    label_field: str | None = None  # column copied to `label`
 
     on_bad: str = "stop"
     """stop: the first bad row ends the ingest and nothing is stored; skip: it is listed."""
@@ -134,27 +126,19 @@ class IngestSpec(Spec):
 @dataclass(frozen=True, kw_only=True)
 class MeasureSpec(Spec):
     step = "measure"
-
-    dataset: str
-    """Run id of the dataset to read."""
-
-    model: str = "demo"
-    """`demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)."""
-
-    layer: int = 15
-    """Blocks that have run when the residual stream is read (hidden_states[layer])."""
+    dataset: str  # run id of the dataset to read
+    model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
+    layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
 
     sae: str = "demo"
     """`demo`, a local folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file."""
 
-    role: str = EVERY_ROLE
-    """Whose tokens are pooled: one of ROLES, or all (kept apart by role)."""
+    role: str = EVERY_ROLE  # whose tokens are pooled: one of ROLES, or all (kept apart by role)
 
     floor: float = 0.0
     """Peaks at or below this are not stored; any higher threshold can be asked for later."""
 
-    max_tokens: int = 1024
-    """Longer samples are read up to here; the rest is counted as cut."""
+    max_tokens: int = 1024  # longer samples are read up to here; the rest is counted as cut
 
     def __post_init__(self) -> None:
         if self.floor < 0:
@@ -170,7 +154,6 @@ class SaeSpec(Spec):
     """What is known of a dictionary before any data: map, neighbours, logit lens."""
 
     step = "sae"
-
     model: str = "demo"
     layer: int = 15
     sae: str = "demo"
@@ -181,7 +164,6 @@ class ProbeSpec(Spec):
     """One text, token by token."""
 
     step = "probe"
-
     text: str
     model: str = "demo"
     layer: int = 15
@@ -207,30 +189,17 @@ class AskSpec(Spec):
     operational: ClassVar[tuple[str, ...]] = (
         *("budget_tokens", "budget_usd", "price_in", "price_out", "concurrency"),
     )
-
-    model: str = ""
-    """The name the server knows the model by; "" where no language model is asked."""
+    model: str = ""  # the name the server knows the model by; "" where no language model is asked
 
     endpoint: str = ""
     """Base URL of an OpenAI-compatible server; "" is OPENAI_BASE_URL, else OpenAI's."""
 
-    attempt: int = 0
-    """Another number asks anew what was answered before."""
-
-    budget_tokens: int | None = None
-    """The run stops before it would use more tokens than this."""
-
-    budget_usd: float | None = None
-    """The run stops before it would cost more; needs both prices."""
-
-    price_in: float | None = None
-    """US dollars per million prompt tokens."""
-
-    price_out: float | None = None
-    """US dollars per million completion tokens."""
-
-    concurrency: int = 8
-    """Questions on their way at once."""
+    attempt: int = 0  # another number asks anew what was answered before
+    budget_tokens: int | None = None  # the run stops before it would use more tokens than this
+    budget_usd: float | None = None  # the run stops before it would cost more; needs both prices
+    price_in: float | None = None  # US dollars per million prompt tokens
+    price_out: float | None = None  # US dollars per million completion tokens
+    concurrency: int = 8  # questions on their way at once
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -266,21 +235,11 @@ def model_scores() -> tuple[str, ...]:
 @dataclass(frozen=True, kw_only=True)
 class ExplainSpec(AskSpec):
     step = "explain"
-
-    measure: str
-    """Run id of the measure whose features are explained, usually the anchor's."""
-
-    features: tuple[int, ...] = ()
-    """Which; empty is every feature that fires."""
-
-    explainer: str = "tokens"
-    """One of EXPLAINERS."""
-
-    source: str = ""
-    """The file to import, for an explainer that needs one."""
-
-    scores: tuple[str, ...] = ()
-    """Some of `model_scores()`."""
+    measure: str  # run id of the measure whose features are explained, usually the anchor's
+    features: tuple[int, ...] = ()  # which; empty is every feature that fires
+    explainer: str = "tokens"  # one of EXPLAINERS
+    source: str = ""  # the file to import, for an explainer that needs one
+    scores: tuple[str, ...] = ()  # some of `model_scores()`
 
     explanations: str = ""
     """Run id of explanations to score with `model`; "" scores the ones made here."""
@@ -310,15 +269,9 @@ class ExplainSpec(AskSpec):
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec(AskSpec):
     step = "relevance"
-
-    measure: str
-    """Run id of the measure whose features are judged."""
-
-    task: str
-    """Name of a task profile."""
-
-    title: str = ""
-    """The task in words, as a language model reads it."""
+    measure: str  # run id of the measure whose features are judged
+    task: str  # name of a task profile
+    title: str = ""  # the task in words, as a language model reads it
 
     rubric: tuple[str, ...] = ()
     """What makes a feature relevant, one criterion each; part of the spec, so an edited profile
@@ -328,14 +281,12 @@ class JudgeSpec(AskSpec):
     """One of JUDGES. llm: verdicts on explanation and spans. labels: contrast of firing rates by
     label."""
 
-    features: tuple[int, ...] = ()
-    """Which; empty is every feature that fires."""
+    features: tuple[int, ...] = ()  # which; empty is every feature that fires
 
     explanations: tuple[str, ...] = ()
     """Run ids of the explanations a language model reads, the first that has one wins."""
 
-    label: str = ""
-    """The label that marks the task, for a judge that needs one."""
+    label: str = ""  # the label that marks the task, for a judge that needs one
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -363,29 +314,19 @@ METHODS: Registry[Any] = Registry("fac.synthesis.methods", "METHOD")
 class WriteSpec(AskSpec):
     """What both steps of a synthesis have in common."""
 
-    operational: ClassVar[tuple[str, ...]] = (*AskSpec.operational, "batch")
+    operational = (*AskSpec.operational, "batch")
 
     writer: str = "local"
     """One of WRITERS; `model` is the local model (`demo`, a folder, a hub id) or the server's."""
 
-    profile: str = "instruction"
-    """The form of a sample, one of fac.prompts.PROFILES."""
-
-    candidates: int = 4
-    """Texts written per gap (paper: n in step 1, m in step 2)."""
-
-    threshold: float = 0.0
-    """A text passes with g_i(x) above this (paper: delta)."""
-
+    profile: str = "instruction"  # the form of a sample, one of fac.prompts.PROFILES
+    candidates: int = 4  # texts written per gap (paper: n in step 1, m in step 2)
+    threshold: float = 0.0  # a text passes with g_i(x) above this (paper: delta)
     seed: int = 0
     temperature: float = 0.8
     max_new_tokens: int = 64
-
-    strength: float = 1.0
-    """Of steering, in units of the feature's usual peak in the anchor."""
-
-    batch: int = 64
-    """Texts a local model writes at once."""
+    strength: float = 1.0  # of steering, in units of the feature's usual peak in the anchor
+    batch: int = 64  # texts a local model writes at once
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -408,21 +349,11 @@ class PairsSpec(WriteSpec):
     """Step 1: candidates for every gap, and from them a contrastive pair each."""
 
     step = "pairs"
-
-    anchor: str
-    """Run id of the anchor's measure."""
-
-    dataset: str
-    """Run id of the measure that has the gaps."""
-
-    features: tuple[int, ...] = ()
-    """The gaps to close."""
-
-    explanations: tuple[str, ...] = ()
-    """Run ids of explanations, the first that has one wins."""
-
-    margin: float = 1.0
-    """How far above the threshold a positive, and above its negative, must fire."""
+    anchor: str  # run id of the anchor's measure
+    dataset: str  # run id of the measure that has the gaps
+    features: tuple[int, ...] = ()  # the gaps to close
+    explanations: tuple[str, ...] = ()  # run ids of explanations, the first that has one wins
+    margin: float = 1.0  # how far above the threshold a positive, and above its negative, must fire
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -437,14 +368,9 @@ class RescoreSpec(Spec):
     """One pair as a person edited it, measured again."""
 
     step = "rescore"
-
-    pairs: str
-    """Run id of the pairs it comes from."""
-
+    pairs: str  # run id of the pairs it comes from
     feature: int
-    positive: str
-    """The edited text of the user's turn."""
-
+    positive: str  # the edited text of the user's turn
     negative: str
 
     def __post_init__(self) -> None:
@@ -457,24 +383,18 @@ class SynthesizeSpec(WriteSpec):
     """Step 2: candidates from approved pairs, filtered by the SAE."""
 
     step = "synthetic"
-
-    pairs: str
-    """Run id of the pairs."""
+    pairs: str  # run id of the pairs
 
     approved: tuple[str, ...] = ()
     """Ids of the approved pairs to write from; checked against people's decisions."""
 
-    method: str = "two-step"
-    """One of METHODS."""
-
-    keep: int = 1
-    """Best samples kept per gap."""
+    method: str = "two-step"  # one of METHODS
+    keep: int = 1  # best samples kept per gap
 
     only_needed: bool = False
     """Also drops a sample that covers no gap which better kept ones leave open."""
 
-    evaluation: tuple[str, ...] = ()
-    """Files no kept sample may overlap with."""
+    evaluation: tuple[str, ...] = ()  # files no kept sample may overlap with
 
     def __post_init__(self) -> None:
         super().__post_init__()

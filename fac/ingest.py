@@ -1,9 +1,5 @@
 """A step: the samples of a source become a dataset run.
 
-Owns: duplicates, what happens to bad rows, the dataset run that is written.
-Does not own: how files are read (`fac.datasets`), where runs lie and how they are published (the
-`runs` it is given).
-
 Nothing is repaired. A text is kept character for character, and a row that cannot be is named with
 its line and the reason. Memory does not grow with the dataset, except for eight bytes a sample.
 """
@@ -150,10 +146,8 @@ def _parts(reader: SampleReader) -> Iterator[list[Sample | BadRow]]:
 
 
 class SeenIds:
-    """The ids met so far, in sorted arrays of which each is longer than the next together.
-
-    Eight bytes an id where a set takes about a hundred; an id is merged log2(parts) times.
-    """
+    """The ids met so far, in sorted arrays of which each is longer than the next together. Eight
+    bytes an id where a set takes about a hundred; an id is merged log2(parts) times."""
 
     def __init__(self) -> None:
         self._arrays: list[np.ndarray] = []

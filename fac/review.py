@@ -25,8 +25,7 @@ from fac.store.runs import Runs
 REASONS = ("too broad", "too narrow", "several meanings", "token artefact", "wrong")
 """Flags beside a verdict on an explanation."""
 
-SCALE = (*LEVELS, CANNOT_TELL)
-"""What may be said of an explanation and of relevance."""
+SCALE = (*LEVELS, CANNOT_TELL)  # what may be said of an explanation and of relevance
 
 NOT_RELEVANT = LEVELS[-1]
 """The one level below RELEVANT: the explanation does not fit, the feature does not matter."""
@@ -43,23 +42,18 @@ class Item(NamedTuple):
     kind: str
     subject: str
     """Measure run, feature and, for relevance, task: the same however it is worded today."""
-    content: dict[str, Any]
-    """What is shown; its hash is what a decision is bound to."""
-    gold: bool = False
-    """Its answer is known by adjudication. Never shown."""
-    overlap: bool = False
-    """Every reviewer gets it. Never shown."""
+    content: dict[str, Any]  # what is shown; its hash is what a decision is bound to
+    gold: bool = False  # Its answer is known by adjudication. Never shown.
+    overlap: bool = False  # Every reviewer gets it. Never shown.
 
 
 class Subject(NamedTuple):
     """What decisions are filed under, taken apart."""
 
     kind: str
-    measure: str
-    """Run id."""
+    measure: str  # run id
     feature: int
-    task: str
-    """"" but for relevance."""
+    task: str  # "" but for relevance
 
 
 class Wording(NamedTuple):
@@ -123,10 +117,8 @@ def read_subject(text: str) -> Subject | None:
 
 
 def item(content: dict[str, Any]) -> Item:
-    """The thing to decide on that one of the `*_content` functions describes.
-
-    Raises InputError for another content, which an import may have brought.
-    """
+    """The thing to decide on that one of the `*_content` functions describes. Raises InputError for
+    another content, which an import may have brought."""
     try:
         kind, about = content["kind"], (content["measure"], int(content["feature"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -145,16 +137,11 @@ def by_wording(decisions: Iterable[Decision]) -> dict[Wording, tuple[Decision, .
     return {wording: tuple(group) for wording, group in groups.items()}
 
 
-# --- what is next ---------------------------------------------------------------------------------
-
-
 class Pace(NamedTuple):
     """How fast somebody decides."""
 
-    seconds: float
-    """Median per decision; NaN before the first that was measured."""
-    minutes_left: float
-    """For what is left at that pace; NaN likewise."""
+    seconds: float  # median per decision; NaN before the first that was measured
+    minutes_left: float  # for what is left at that pace; NaN likewise
 
 
 def queue(
@@ -166,16 +153,14 @@ def queue(
     gold: float = 0.1,
     seed: str = "",
 ) -> list[Item]:
-    """What `reviewer` still has to do, next first; `items` is everything there is to review.
-
-    A share `overlap` of the items goes to everybody, in one order and spread evenly, so that two
+    """What `reviewer` still has to do, next first; `items` is everything there is to review. A
+    share `overlap` of the items goes to everybody, in one order and spread evenly, so that two
     people who both stop early have rated the same ones. A share `gold` comes from what was
     adjudicated (by somebody else). The rest comes in the reviewer's own order; what others did
     already is last, so the work is shared out. `decisions` is Decisions.current(). The same
-    arguments give the same queue, and a decision moves nothing but what it is about.
-    """
+    arguments give the same queue, and a decision moves nothing but what it is about."""
     reviewer = reviewer_name(reviewer)
-    by_key = {_key(item): item for item in items}
+    by_key = {(item.kind, item.subject, digest(item.content)): item for item in items}
     mine = {_where(d) for d in decisions if d.reviewer == reviewer}
     others = {_where(d) for d in decisions if d.reviewer != reviewer}
     settled = {_where(d) for d in decisions if d.adjudicates}
@@ -184,9 +169,7 @@ def queue(
     for_all = set(shared)
     answered = [key for key in ranked if key in settled and key not in for_all]
     golden = answered[: math.ceil(gold * len(ranked))]
-    position: dict[tuple[str, str, str], tuple[bool, float]] = {}
-    for key in by_key:
-        position[key] = (key in others, _fraction(seed, reviewer, key))
+    position = {key: (key in others, _fraction(seed, reviewer, key)) for key in by_key}
     for group in (shared, golden):
         for i, key in enumerate(group):  # one in every stretch, anywhere in it
             position[key] = (False, (i + _fraction(seed, reviewer, key)) / len(group))
@@ -201,10 +184,6 @@ def pace(decisions: Sequence[Decision], left: int) -> Pace:
     return Pace(seconds, left * seconds / 60)
 
 
-def _key(item: Item) -> tuple[str, str, str]:
-    return item.kind, item.subject, digest(item.content)
-
-
 def _where(decision: Decision) -> tuple[str, str, str]:
     return decision.kind, decision.subject, decision.seen
 
@@ -215,14 +194,10 @@ def _fraction(*parts: object) -> float:
     return int(digest(*parts), 16) / 16**12
 
 
-# --- what it amounts to ---------------------------------------------------------------------------
-
-
 class Standing(NamedTuple):
     """What people's verdicts on one thing amount to."""
 
-    verdict: str | None
-    """None where nobody said anything or they disagree."""
+    verdict: str | None  # None where nobody said anything or they disagree
     by: str
     """adjudication: settled after seeing all verdicts. agreed: all who had an opinion say the same.
     majority: more than half do, or do about being relevant at all. disputed. undecided."""
@@ -230,12 +205,10 @@ class Standing(NamedTuple):
 
 
 def standing(decisions: Iterable[Decision]) -> Standing:
-    """What the current decisions on one thing, as shown once, amount to.
-
-    The newest adjudication decides. Otherwise those who could tell vote; where no level has more
-    than half of them but the levels of RELEVANT together have, the verdict is their middle one, the
-    more cautious of two. Those who could not tell decide only where nobody could.
-    """
+    """What the current decisions on one thing, as shown once, amount to. The newest adjudication
+    decides. Otherwise those who could tell vote; where no level has more than half of them but the
+    levels of RELEVANT together have, the verdict is their middle one, the more cautious of two.
+    Those who could not tell decide only where nobody could."""
     current = tuple(sorted(decisions, key=lambda d: (d.at, d.uid)))
     settling = [d for d in current if d.adjudicates]
     if settling:
@@ -262,10 +235,8 @@ def relevance_overrides(
     contents: Iterable[Mapping[str, Any]] | None = None,
 ) -> dict[int, Standing]:
     """What people settled about the relevance of features to a task: level in LEVELS by feature.
-
     `contents` is what would be shown today (relevance_content): decisions on anything else do not
-    count. Without it, what was decided on last counts, whatever the explanation says by now.
-    """
+    count. Without it, what was decided on last counts, whatever the explanation says by now."""
     ratings = by_wording(store.current("relevance"))
     today = None if contents is None else {digest(content) for content in contents}
     settled: dict[int, Standing] = {}
@@ -303,14 +274,9 @@ def corrections(store: Decisions, measure_run: str) -> dict[int, str]:
     return texts
 
 
-# --- pairs: what may be written from --------------------------------------------------------------
-
-
 def pair_content(run: str, pair: Mapping[str, Any]) -> dict[str, Any]:
     """May this pair be written from? `pair` is a row of schema.PAIRS of the pairs or rescore `run`.
-
-    Both texts and what they were measured to fire: a pair edited or measured anew is undecided.
-    """
+    Both texts and what they were measured to fire: a pair edited or measured anew is undecided."""
     sides: dict[str, Any] = {}
     for side in ("positive", "negative"):
         messages = [{"role": m["role"], "content": m["content"]} for m in pair[side]]
@@ -344,17 +310,12 @@ def pair_versions(runs: Runs, pairs_run: str) -> list[tuple[AnyManifest, list[di
 class PairVersion(NamedTuple):
     """One wording of one gap's pair, and what people say of it."""
 
-    run: str
-    """The pairs run, or the rescore run that an edit lies in."""
-    created: str
-    """ISO time at which that run was finished."""
-    row: dict[str, Any]
-    """Of schema.PAIRS; a failed one holds no pair, and nobody decides on it."""
+    run: str  # the pairs run, or the rescore run that an edit lies in
+    created: str  # ISO time at which that run was finished
+    row: dict[str, Any]  # of schema.PAIRS; a failed one holds no pair, and nobody decides on it
     item: Item
-    seen: str
-    """Hash of what a decision on it is bound to; "" for a failed one."""
-    standing: Standing
-    """Of what was said since the last edit of the pair."""
+    seen: str  # hash of what a decision on it is bound to; "" for a failed one
+    standing: Standing  # of what was said since the last edit of the pair
 
     @property
     def proposed(self) -> bool:
@@ -370,12 +331,9 @@ class PairState(NamedTuple):
     """Where one gap's pair stands."""
 
     feature: int
-    state: str
-    """One of PAIR_STATES."""
-    versions: tuple[PairVersion, ...]
-    """Oldest first."""
-    version: PairVersion
-    """The approved one; else the newest that is a pair; else the newest."""
+    state: str  # one of PAIR_STATES
+    versions: tuple[PairVersion, ...]  # oldest first
+    version: PairVersion  # the approved one; else the newest that is a pair; else the newest
 
 
 PAIR_STATES = ("undecided", "approved", "rejected", "failed")
@@ -383,15 +341,11 @@ PAIR_STATES = ("undecided", "approved", "rejected", "failed")
 
 
 def pair_states(
-    decisions: Iterable[Decision],
-    versions: Iterable[tuple[AnyManifest, Sequence[dict[str, Any]]]],
+    decisions: Iterable[Decision], versions: Iterable[tuple[AnyManifest, Sequence[dict[str, Any]]]]
 ) -> dict[int, PairState]:
     """Every gap of a pairs run, by feature. `decisions` is Decisions.current("pair"), `versions`
-    what `pair_versions` gives.
-
-    People's verdict is `standing`: an adjudication, else what most say. Once a pair was edited,
-    what was said before of its other versions counts no longer.
-    """
+    what `pair_versions` gives. People's verdict is `standing`: an adjudication, else what most say.
+    Once a pair was edited, what was said before of its other versions counts no longer."""
     by_content = by_wording(decisions)
     wordings: dict[int, list[tuple[AnyManifest, dict[str, Any]]]] = defaultdict(list)
     for manifest, rows in versions:
@@ -443,9 +397,7 @@ def approved_pairs(store: Decisions, runs: Runs, pairs_run: str) -> list[dict[st
     """The pairs of a run that people approved, by feature, at most one each: rows of schema.PAIRS
     with `run` (the pairs run, or the rescore run that an edit of it lies in), `approver`,
     `approved` (ISO time), `content` and `seen` (what was approved, and its hash) and `decisions`.
-
-    `pair_states` says what counts as approved.
-    """
+    `pair_states` says what counts as approved."""
     rows = []
     for gap in pair_states(store.current("pair"), pair_versions(runs, pairs_run)).values():
         if gap.state != "approved":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fac.errors import InputError
-from fac.models import SCAFFOLD, Chat, SubjectModel, batches_by_length, keep_freed_memory
+from fac.models import Chat, SubjectModel, keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,12 @@ def collect_activations(
         if path.exists():
             tokens += np.load(path, mmap_mode="r").shape[0]
             continue
-        states = list(_content_states(chats[first : first + CHATS_PER_SHARD], model))
+        states = [
+            states[content].half().cpu().numpy()
+            for _, _, states, content in model.content_batches(
+                chats[first : first + CHATS_PER_SHARD], max_padded=model.batch_tokens
+            )
+        ]
         shard = np.concatenate([np.zeros((0, model.d_model), np.float16), *states])
         if not np.isfinite(shard).all():
             raise InputError(
@@ -95,16 +100,6 @@ def collect_activations(
         rate = fresh / (time.monotonic() - begun)
         report(min(total, first + CHATS_PER_SHARD), total, f"collecting, {rate:,.0f} tokens/s")
     return tokens
-
-
-def _content_states(chats: Sequence[Chat], model: SubjectModel) -> Iterator[np.ndarray]:
-    rendered = [r for r in model.renderer.render(chats) if (r.role != SCAFFOLD).any()]
-    lengths = [len(r.ids) for r in rendered]
-    for rows in batches_by_length(lengths, max_padded=model.batch_tokens):
-        states = model.residual([rendered[i].ids for i in rows])
-        for row, i in enumerate(rows):
-            content = np.flatnonzero(rendered[i].role != SCAFFOLD)
-            yield states[row, content].half().cpu().numpy()
 
 
 def shuffled_batches(

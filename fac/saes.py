@@ -18,7 +18,7 @@ import numpy as np
 
 from fac.config import DEMO_SAE
 from fac.errors import InputError, ServiceError
-from fac.models import SCAFFOLD, Chat, Rendered, SubjectModel, batches_by_length
+from fac.models import Chat, Rendered, SubjectModel
 
 if TYPE_CHECKING:
     import torch
@@ -314,9 +314,6 @@ def quality(
     """
     import torch
 
-    rendered = [r for r in model.renderer.render(chats) if (r.role != SCAFFOLD).any()]
-    if not rendered:
-        raise InputError("No content tokens to judge an SAE on; give some text.")
     tokens, active = 0, 0.0
     fired = torch.zeros(sae.n_features, dtype=torch.bool, device=model.device)
     error = torch.zeros((), dtype=torch.float64)
@@ -325,10 +322,7 @@ def quality(
     losses = np.zeros(3)
     predicted = 0
     with torch.inference_mode():
-        for rows in batches_by_length([len(r.ids) for r in rendered], max_padded=2048):
-            batch = [rendered[i] for i in rows]
-            states = model.residual([r.ids for r in batch])
-            content = _content_mask(batch, states.shape[1], model.device)
+        for rows, batch, states, content in model.content_batches(chats, max_padded=2048):
             x = states[content].float()
             acts, _ = sae.encode(x)
             x_hat = sae.module.decode(acts)
@@ -350,6 +344,8 @@ def quality(
                 )
                 losses[i] += loss
                 predicted += n if i == 0 else 0
+    if not tokens:
+        raise InputError("No content tokens to judge an SAE on; give some text.")
     variance = squares - float(total.pow(2).sum()) / tokens
     if not predicted or variance <= 0:
         raise InputError(
@@ -368,15 +364,6 @@ def quality(
         ce_zero=float(zero),
         loss_recovered=float((zero - with_sae) / (zero - clean)),
     )
-
-
-def _content_mask(batch: Sequence[Rendered], longest: int, device: str) -> torch.Tensor:
-    import torch
-
-    mask = np.zeros((len(batch), longest), bool)
-    for row, r in enumerate(batch):
-        mask[row, : len(r.role)] = r.role != SCAFFOLD
-    return torch.from_numpy(mask).to(device)
 
 
 def _continued_loss(

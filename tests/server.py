@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fac.prompts.fences import BEGIN, END
+from fac.prompts.form import BEGIN, END
 
 FAILURES = ("429", "500", "stall", "broken")
 """Nothing usable arrives."""

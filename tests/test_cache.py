@@ -17,9 +17,8 @@ from fac import schema
 from fac.config import Workspace
 from fac.errors import InputError
 from fac.schema import EVERY_ROLE, ROLES, Activations
-from fac.store.cache import SORTABLE, Cache, build, measure, tables
-from fac.store.cache import support as supporting
-from fac.store.cache.support import threshold_grid
+from fac.store.cache import SORTABLE, Cache, build, files, measure
+from fac.store.cache.measure import threshold_grid
 from fac.store.memo import Memo
 from fac.store.runs import Runs
 from tests import test_export as exports
@@ -98,12 +97,12 @@ def cached(folder, activations, **facts):
 @given(
     activations=firings(),
     more=st.lists(st.floats(0, 70), max_size=3),
-    together=st.sampled_from([1, 5, supporting.PEAKS_BETWEEN]),
+    together=st.sampled_from([1, 5, measure.PEAKS_BETWEEN]),
 )
 def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
     tmp_path_factory, activations, more, together
 ):
-    with mock.patch.object(supporting, "PEAKS_BETWEEN", together):
+    with mock.patch.object(measure, "PEAKS_BETWEEN", together):
         cache, run = cached(tmp_path_factory.mktemp("counts"), activations)
     grid = cache.summary(run)["thresholds"]
     peaks = activations.peak.tolist()[:3]
@@ -121,10 +120,10 @@ def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
 
 
 def test_finer_thresholds_come_where_many_peaks_lie(tmp_path, monkeypatch):
-    grids = []
+    grids, refine = [], measure.refined
 
     def refined(*args):
-        grids.append(supporting.refined(*args))
+        grids.append(refine(*args))
         return grids[-1]
 
     monkeypatch.setattr(measure, "refined", refined)
@@ -135,7 +134,7 @@ def test_finer_thresholds_come_where_many_peaks_lie(tmp_path, monkeypatch):
     sizes = {"n_features": 2, "n_samples": n}
     by_limit = {}
     for together in (50, 500, 10**6):
-        monkeypatch.setattr(supporting, "PEAKS_BETWEEN", together)
+        monkeypatch.setattr(measure, "PEAKS_BETWEEN", together)
         runs = Runs(Workspace(tmp_path / str(together)))
         run = publish_activations(runs, "made", dense, **sizes)
         build(runs, run, tmp_path / str(together))
@@ -151,8 +150,8 @@ def test_finer_thresholds_come_where_many_peaks_lie(tmp_path, monkeypatch):
         assert between.max() <= together + 20  # one cell more
     assert by_limit[10**6] == offered
     assert len(by_limit[50]) > len(by_limit[500])
-    monkeypatch.setattr(supporting, "GRID_CELLS", 2 * (len(offered) + 10))
-    monkeypatch.setattr(supporting, "PEAKS_BETWEEN", 50)
+    monkeypatch.setattr(measure, "GRID_CELLS", 2 * (len(offered) + 10))
+    monkeypatch.setattr(measure, "PEAKS_BETWEEN", 50)
     build(runs, run, tmp_path / "few")
     assert len(offered) < len(grids.pop()) <= len(offered) + 10
 
@@ -217,7 +216,7 @@ def test_the_threshold_grid_rises_from_the_floor_to_the_largest_peak(low, spread
     grid = threshold_grid(floor, low, high)
     assert grid[0] == floor
     assert grid == sorted(set(grid))
-    assert len(grid) <= supporting.MAX_THRESHOLDS
+    assert len(grid) <= measure.MAX_THRESHOLDS
     assert all(threshold < high for threshold in grid[1:])
     if spread > 10:
         assert len(grid) > 3 and grid[-1] > high / 3
@@ -355,7 +354,7 @@ def test_a_cache_that_is_not_whole_is_not_ready_until_it_is_built_again(anchor_c
 def test_a_cache_of_another_version_is_not_ready_until_it_is_built_again(anchor_copy, monkeypatch):
     runs, folder, anchor = anchor_copy
     with monkeypatch.context() as later:
-        later.setattr(tables, "SQL_VERSION", tables.SQL_VERSION + 1)
+        later.setattr(files, "SQL_VERSION", files.SQL_VERSION + 1)
         build(runs, anchor, folder)
     is_ready_once_built_again(runs, folder, anchor)
 

@@ -26,10 +26,8 @@ from fac.datasets import (
     read_samples,
     sample_id,
 )
-from fac.datasets.format import Format
-from fac.datasets.layout import LAYOUTS, Column, Layout
-from fac.datasets.rows import SourceRow
-from fac.datasets.sources import MAX_ROW_BYTES, TextSource
+from fac.datasets.layout import LAYOUTS, Column, Layout, SourceRow
+from fac.datasets.sources import MAX_ROW_BYTES, Format, TextSource
 from fac.errors import BadRow, InputError, ServiceError
 from fac.ingest import ingest
 from tests.rows import (

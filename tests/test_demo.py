@@ -24,7 +24,7 @@ def quiet(done, total, note=""):
 
 def test_every_committed_file_has_the_hash_its_manifest_promises():
     runs = Runs(demo.COMMITTED)
-    ids = [m["run"] for step in ("dataset", "sae", "measure") for m in runs.list(step)]
+    ids = [m.run for step in ("dataset", "sae", "measure") for m in runs.list(step)]
     assert len(ids) == 5
     assert {run: runs.verify(run) for run in ids} == {run: [] for run in ids}
 

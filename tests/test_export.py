@@ -19,6 +19,7 @@ from fac.errors import InputError
 from fac.export import EXPORT_FORMATS, export, provenance
 from fac.generator.names import public_name
 from fac.ingest import ingest
+from fac.manifest import PairsFacts, SynthesisFacts
 from fac.measure import measure
 from fac.prompts.drafts import PROFILES
 from fac.schema import Chat
@@ -100,7 +101,7 @@ def publish_pairs(runs: Runs, features: Sequence[int] = GAPS, failed: Sequence[i
     ):
         columns = getattr(schema, name.upper())
         write_table(folder / f"{name}.parquet", pa.Table.from_pylist(content, columns), columns)
-    facts = {"name": "toy-seed", "anchor": anchor, "dataset": dataset, "pairs": len(features)}
+    facts = PairsFacts(name="toy-seed", anchor=anchor, dataset=dataset, pairs=len(features))
     runs.publish(run_id, spec=spec, inputs=[anchor, dataset], facts=facts, seconds=0.0)
     return run_id
 
@@ -223,16 +224,16 @@ def publish_synthesis(
     write_table(
         folder / "replies.parquet", pa.Table.from_pylist(replies, schema.REPLIES), schema.REPLIES
     )
-    facts = {
-        "name": name,
-        "writer": f"toy-writer@0123 at {SECRET}" if writer == "openai" else "toy-writer@0123",
-        "decisions": digest("decisions"),
-        "kept": len(GAPS),
-        "dropped": {"beaten": len(GAPS), "refusal": len(GAPS)},
-        "hit_rate": 1.0,
-        "fac_before": 0.4,
-        "fac_after": 0.7,
-    }
+    facts = SynthesisFacts(
+        name=name,
+        writer=f"toy-writer@0123 at {SECRET}" if writer == "openai" else "toy-writer@0123",
+        decisions=digest("decisions"),
+        kept=len(GAPS),
+        dropped={"beaten": len(GAPS), "refusal": len(GAPS)},
+        hit_rate=1.0,
+        fac_before=0.4,
+        fac_after=0.7,
+    )
     runs.publish(run_id, spec=spec, inputs=[pairs_run], facts=facts, seconds=0.0)
     return run_id
 

@@ -27,7 +27,7 @@ from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import batch_chat
 from fac.generator.chat import OpenAIChat, Transient
 from fac.interpret import evidence
-from fac.interpret.exam import PER_QUESTION
+from fac.interpret.parts import PER_QUESTION
 from fac.interpret.scorers.auroc import auroc
 from fac.prompts import Prompt
 from fac.prompts.relevance import TASKS

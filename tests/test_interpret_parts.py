@@ -40,8 +40,7 @@ EXPLAINER = Explainer(
 LENGTH = '''
 """Scores an explanation by its length."""
 
-from fac.interpret.exam import score_row
-from fac.interpret.parts import Scorer
+from fac.interpret.parts import Scorer, score_row
 
 
 def score(run, explanations):

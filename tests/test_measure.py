@@ -6,6 +6,7 @@ import pytest
 from fac import schema
 from fac.config import IngestSpec, MeasureSpec, Workspace
 from fac.errors import Cancelled
+from fac.manifest import DatasetFacts
 from fac.measure import examples, measure, ordering, tables
 from fac.measure.examples import SPREAD, TOP, AdmissionThresholds
 from fac.measure.parts import PartTask, read_part
@@ -35,7 +36,7 @@ def dataset(runs, chats, name="drinks"):
         schema=schema.SAMPLES,
     )
     write_table(runs.scratch(run_id) / "samples.parquet", table, schema.SAMPLES)
-    facts = {"name": name, "n_samples": len(chats)}
+    facts = DatasetFacts(name=name, n_samples=len(chats))
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
     return run_id
 

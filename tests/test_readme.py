@@ -124,7 +124,7 @@ def test_it_says_what_the_demo_says(workspace):
     (line,) = (line for line in FAC_LINES if " explain demo-anchor" in line)
     some = run(f"{line} --json", workspace).json["scores"]["auroc"]
     assert some["n"] == found_missing(workspace)
-    of_all = Runs(workspace).list("explain")[-1]["facts"]["scores"]["auroc"]
+    of_all = Runs(workspace).list("explain")[-1].facts.scores["auroc"]
     for figure in (f"{some['median']:.4f}", f"{of_all['median']:.4f}", f"{of_all['n']:,}"):
         assert figure in README
 

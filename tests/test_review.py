@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fac import review
 from fac.config import PairsSpec, RescoreSpec, Workspace, digest
 from fac.errors import InputError
+from fac.manifest import PairsFacts
 from fac.review import Item
 from fac.schema import CANNOT_TELL, LEVELS, PAIRS, RELEVANT
 from fac.store.decisions import Decision, Decisions
@@ -392,7 +393,7 @@ def publish_pairs(runs: Runs, rows: list[dict], edits: str = "") -> str:
     run = spec.run_id(edits, digest(rows))
     table = pa.Table.from_pylist(rows, PAIRS)
     write_table(runs.scratch(run) / "pairs.parquet", table, PAIRS)
-    runs.publish(run, spec=spec, inputs=[edits or "measure-a"], facts={}, seconds=0.0)
+    runs.publish(run, spec=spec, inputs=[edits or "measure-a"], facts=PairsFacts(), seconds=0.0)
     return run
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from fac import schema
 from fac.config import ExplainSpec, IngestSpec, JudgeSpec, MeasureSpec, SaeSpec, Workspace
+from fac.manifest import DatasetFacts, ExplainFacts, MeasureFacts, RelevanceFacts, SaeFacts
 from fac.measure import measure
 from fac.schema import Activations, Chat
 from fac.store import cache
@@ -177,14 +178,14 @@ def publish_dataset(runs: Runs, name: str, chats: Sequence[Chat]) -> str:
     folder = runs.scratch(run_id)
     write_table(folder / "samples.parquet", table, schema.SAMPLES)
     write_table(folder / "rejected.parquet", schema.REJECTED.empty_table(), schema.REJECTED)
-    facts = {
-        "name": name,
-        "n_samples": len(chats),
-        "duplicates": 0,
-        "n_rejected": 0,
-        "source": spec.source,
-        "labels": {"toy": len(chats)},
-    }
+    facts = DatasetFacts(
+        name=name,
+        n_samples=len(chats),
+        duplicates=0,
+        n_rejected=0,
+        source=spec.source,
+        labels={"toy": len(chats)},
+    )
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
     return run_id
 
@@ -208,15 +209,15 @@ def publish_sae(runs: Runs, encoder: LexiconEncoder) -> str:
         }
     )
     write_table(runs.scratch(run_id) / "features.parquet", table, schema.SAE_FEATURES)
-    facts = {
-        "name": "toy",
-        "model": "toy",
-        "layer": 1,
-        "sae": "toy",
-        "n_features": n,
-        "d_model": 4,
-        "identity": encoder.identity,
-    }
+    facts = SaeFacts(
+        name="toy",
+        model="toy",
+        layer=1,
+        sae="toy",
+        n_features=n,
+        d_model=4,
+        identity=encoder.identity,
+    )
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
     return run_id
 
@@ -259,18 +260,18 @@ def publish_activations(
         }
     )
     write_table(folder / "sample_tokens.parquet", counts, schema.SAMPLE_TOKENS)
-    facts = {
-        "name": name,
-        "dataset": dataset,
-        "sae_run": sae_run,
-        "encoder": encoder,
-        "n_samples": n_samples,
-        "n_features": n_features,
-        "tokens": tokens,
-        "content_tokens": tokens,
-        "content_tokens_by_role": dict.fromkeys(schema.ROLES, tokens // len(schema.ROLES)),
-        "role": role,
-    }
+    facts = MeasureFacts(
+        name=name,
+        dataset=dataset,
+        sae_run=sae_run,
+        encoder=encoder,
+        n_samples=n_samples,
+        n_features=n_features,
+        tokens=tokens,
+        content_tokens=tokens,
+        content_tokens_by_role=dict.fromkeys(schema.ROLES, tokens // len(schema.ROLES)),
+        role=role,
+    )
     runs.publish(run_id, spec=spec, inputs=[dataset], facts=facts, seconds=0.0)
     return run_id
 
@@ -344,17 +345,17 @@ def publish_explanations(
         table = pa.Table.from_pylist(rows, schema=wanted)
         write_table(folder / f"{name}.parquet", table, wanted)
     defined = [value for value in scores_of.values() if value is not None and value == value]
-    facts = {
-        "name": runs.manifest(measure_run).facts.name,
-        "measure": measure_run,
-        "explainer": explainer,
-        "source": spec.model or spec.source or "token statistics",
-        "counts": dict(Counter(statuses)),
-        "scores": {names[0]: {"n": len(defined), "median": median(defined)}} if defined else {},
-        "tokens": 0,
-        "cost": 0.0,
-        "asked": {},
-    }
+    facts = ExplainFacts(
+        name=runs.manifest(measure_run).facts.name,
+        measure=measure_run,
+        explainer=explainer,
+        source=spec.model or spec.source or "token statistics",
+        counts=dict(Counter(statuses)),
+        scores={names[0]: {"n": len(defined), "median": median(defined)}} if defined else {},
+        tokens=0,
+        cost=0.0,
+        replies={},
+    )
     runs.publish(run_id, spec=spec, inputs=[measure_run], facts=facts, seconds=0.0)
     return run_id
 
@@ -389,13 +390,13 @@ def publish_relevance(
     folder = runs.scratch(run_id)
     write_table(folder / "relevance.parquet", table, schema.RELEVANCE)
     write_table(folder / "replies.parquet", schema.REPLIES.empty_table(), schema.REPLIES)
-    facts = {
-        "name": runs.manifest(measure_run).facts.name,
-        "measure": measure_run,
-        "task": task,
-        "judge": "llm",
-        "counts": dict(Counter(levels.values())),
-    }
+    facts = RelevanceFacts(
+        name=runs.manifest(measure_run).facts.name,
+        measure=measure_run,
+        task=task,
+        judge="llm",
+        counts=dict(Counter(levels.values())),
+    )
     runs.publish(run_id, spec=spec, inputs=[measure_run], facts=facts, seconds=0.0)
     return run_id
 

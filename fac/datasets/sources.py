@@ -1,5 +1,8 @@
-"""What was named as a source, opened: its digest, its rows, and what cannot be read; what several
-formats share: lines, tables with a delimiter, Arrow batches."""
+"""What was named as a source: its format, digest and rows, and what cannot be read; what several
+formats share: lines, tables with a delimiter, Arrow batches.
+
+Each format is a module of `fac.datasets.formats`; nothing lists them.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,18 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fac.datasets.rows import MAX_CHARACTERS, SourceRow, in_words, shortened
+from fac.datasets.layout import MAX_CHARACTERS, SourceRow, in_words, shortened
 from fac.errors import InputError
+from fac.registry import Registry
 
 PEEK_BYTES = 2**20
 """How far into a text file the columns are collected before the layout is decided."""
@@ -42,16 +47,14 @@ TOO_LONG = (
 _ESCAPED = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x7f\x85\u2028\u2029"})
 
 
-class Progress(Protocol):
-    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+Progress = Callable[..., None]  # called with what is done, all there is, and a note
 
 
 class Origin(NamedTuple):
     """What a person named, and how it begins where it is a file."""
 
     address: str
-    head: bytes = b""
-    """The first 64 kB, unzipped."""
+    head: bytes = b""  # the first 64 kB, unzipped
     zipped: bool = False
 
     @property
@@ -97,10 +100,8 @@ def file_origin(address: str) -> Origin:
 class Source(ABC):
     """What rows are read from, as often as one likes."""
 
-    columns: Sequence[str] = ()
-    """Known before the first row; empty where every row names its own."""
-    done = total = 0
-    """Bytes or rows read so far, and all of them."""
+    columns: Sequence[str] = ()  # known before the first row; empty where every row names its own
+    done = total = 0  # bytes or rows read so far, and all of them
 
     def __init__(self, origin: Origin):
         """Raises InputError for what cannot be read."""
@@ -178,11 +179,9 @@ class Line(NamedTuple):
     """A line of a file, from 1."""
 
     number: int
-    data: bytes
-    """With its line end; only the beginning where the line is too long."""
+    data: bytes  # with its line end; only the beginning where the line is too long
     too_long: bool
-    quotes: int
-    """Double quotes in the whole line, counted only where it is too long."""
+    quotes: int  # double quotes in the whole line, counted only where it is too long
 
 
 def numbered_lines(stream: IO[bytes]) -> Iterator[Line]:
@@ -337,3 +336,86 @@ def readable_columns(schema: pa.Schema) -> list[str]:
 def write_parquet(table: pa.Table, path: Path) -> None:
     """The same rows give the same bytes."""
     pq.write_table(table, path, compression="zstd")
+
+
+class Export(NamedTuple):
+    """How a format is written."""
+
+    write: Callable[[pa.Table, Path], None]  # the same rows give the same bytes
+    data_file: str = ""
+    """Where the rows lie in the folder that an export is; empty where it is a file."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How rows lie in a file or elsewhere."""
+
+    title: str  # what people call it, for buttons and lists
+    preference: int
+    """The lower ones stand first in lists; the lowest of a kind where nothing tells them apart."""
+    kind: str
+    """What run ids and manifests call it: formats that only their text tells apart have one."""
+    open: Callable[[Origin], Source]
+    suffixes: tuple[str, ...] = ()  # of its files, the usual one first; none where it is no file
+    scheme: str = ""  # what a source that is no file begins with
+    magic: bytes = b""  # what files that are no text begin with
+    start: str = ""  # what its text begins with, whatever the file is called
+    export: Export | None = None  # None where it is only read
+    spelled_out: str = ""  # the title in sentences, where it differs
+
+
+FORMATS: Registry[Format] = Registry("fac.datasets.formats", "FORMAT")
+
+
+def formats_in_order() -> list[tuple[str, Format]]:
+    """Every format with its name, in the order of lists."""
+    return sorted(FORMATS.items(), key=lambda item: item[1].preference)
+
+
+def file_titles() -> list[str]:
+    """Titles of the formats whose files are read."""
+    return [format.title for _, format in formats_in_order() if format.suffixes]
+
+
+def open_source(address: str) -> tuple[Source, str]:
+    """A source and its kind. Raises InputError for what is no source or of no known format,
+    ServiceError when the hub does not answer."""
+    formats = [format for _, format in formats_in_order()]
+    for format in formats:
+        if format.scheme and address.startswith(format.scheme):
+            return format.open(Origin(address)), format.kind
+    origin = file_origin(address)
+    format = _format_of(origin, [format for format in formats if format.suffixes])
+    with readable(origin.name):
+        return format.open(origin), format.kind
+
+
+def _format_of(origin: Origin, formats: Sequence[Format]) -> Format:
+    head, name = origin.head, origin.name
+    suffixes = [suffix.lower() for suffix in origin.path.suffixes if suffix.lower() != ".gz"]
+    named = [format for format in formats if suffixes and suffixes[-1] in format.suffixes]
+    for format in formats:
+        if format.magic and (head.startswith(format.magic) or format in named):
+            return format
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{name} is UTF-16 text: save it as UTF-8.")
+    text = head.decode("utf-8", "replace")
+    if sum(map(len, re.findall("[\x00-\x08\x0e-\x1f\x7f\ufffd]+", text))) > len(text) / 10:
+        titles = in_a_row([format.spelled_out or format.title for format in formats])
+        raise InputError(
+            f"{name} holds binary data, not text: give UTF-8 {titles} (each may be gzip)."
+        )
+    text = text.lstrip("\ufeff \t\r\n")
+    of_kind = [f for f in formats if not named or f.kind == named[0].kind]
+    for format in of_kind:
+        if format.start and text.startswith(format.start):
+            return format
+    if not named:
+        usual = in_a_row([format.suffixes[0] for format in formats])
+        raise InputError(f"{name} is of no known kind: give {usual} (each may end in .gz).")
+    return of_kind[0]
+
+
+def in_a_row(names: Sequence[str], last: str = "or") -> str:
+    """Names as a sentence has them: a, b or c."""
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))

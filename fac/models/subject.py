@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fac.errors import InputError
-from fac.models.chats import ChatRenderer
+from fac.models.chats import SCAFFOLD, Chat, ChatRenderer, Rendered
 
 if TYPE_CHECKING:
     import torch
@@ -153,6 +153,22 @@ class SubjectModel:
         cache.batch_repeat_interleave(len(ids))
         after = self._until_layer([row[shared:] for row in ids], cache)
         return torch.cat([before.expand(len(ids), -1, -1), after], 1)
+
+    def content_batches(
+        self, chats: Sequence[Chat], *, max_padded: int
+    ) -> Iterator[tuple[list[int], list[Rendered], torch.Tensor, torch.Tensor]]:
+        """The texts that have content tokens, in batches of similar length: which of them, as they
+        are read, their residual stream, and bool `[batch, longest]`, its content tokens."""
+        import torch
+
+        rendered = [r for r in self.renderer.render(chats) if (r.role != SCAFFOLD).any()]
+        for rows in batches_by_length([len(r.ids) for r in rendered], max_padded=max_padded):
+            batch = [rendered[i] for i in rows]
+            states = self.residual([r.ids for r in batch])
+            content = np.zeros(states.shape[:2], bool)
+            for row, text in zip(content, batch, strict=True):
+                row[: len(text.role)] = text.role != SCAFFOLD
+            yield rows, batch, states, torch.from_numpy(content).to(self.device)
 
     def forward_from(self, ids: Sequence[np.ndarray], states: torch.Tensor) -> torch.Tensor:
         """Logits `[batch, longest, vocabulary]` when the later blocks read `states` instead."""

@@ -12,13 +12,20 @@ from typing import Any, NamedTuple
 
 from fac.config import digest
 from fac.errors import BadReply, InputError
-from fac.prompts.fences import BEGIN, END, UNTRUSTED, Excerpt, fenced, numbered, safe
 from fac.prompts.form import (
     ABOUT_LATENESS,
+    BEGIN,
+    END,
     LATE_TEXTS,
+    Excerpt,
     Prompt,
+    conversation,
+    described,
+    fenced,
+    material,
     object_form,
     only_object,
+    safe,
     start_of,
     without_thoughts,
 )
@@ -28,30 +35,17 @@ from fac.schema import Message
 class Profile(NamedTuple):
     """The form of a sample: what is asked for, and what becomes of it."""
 
-    name: str
-    """How it is called on the command line."""
-
-    title: str
-    """How it is called on the pages."""
-
-    singular: str
-    """One of them, in words."""
-
-    plural: str
-    """Several of them, in words."""
-
+    name: str  # how it is called on the command line
+    title: str  # how it is called on the pages
+    singular: str  # one of them, in words
+    plural: str  # several of them, in words
     parts: dict[str, str]
     """What it consists of, by name, in order. A profile of one part is written as plain text; of
     several as a JSON object, or on one line with the capitalised names as marks."""
 
-    rules: str
-    """What makes a good one."""
-
-    example: dict[str, str]
-    """A good one about lateness, by part; what very small models copy."""
-
-    max_tokens: int
-    """Room that a reply in this form needs."""
+    rules: str  # what makes a good one
+    example: dict[str, str]  # one about lateness, by part; what very small models copy
+    max_tokens: int  # room that a reply in this form needs
 
 
 BUILT_IN = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text("utf-8"))
@@ -69,10 +63,6 @@ def profile_of(name: str) -> Profile:
 
 def _mark(part: str) -> str:
     return f"{part.capitalize()}:"
-
-
-def _described(explanation: str | None) -> list[str]:
-    return [f"Description: {safe(explanation)}"] if explanation and explanation.strip() else []
 
 
 class Draft(NamedTuple):
@@ -128,39 +118,24 @@ def _reply_form(profile: Profile) -> tuple[str, dict[str, Any]]:
     return f"Answer with one JSON object and nothing else: {{{listed}}}", object_form(strings)
 
 
-def _writing(profile: Profile, rules: str, example: str | None, case: str) -> Prompt:
+def _writing(profile: Profile, rules: str, example: str, case: str) -> Prompt:
     asks, form = _reply_form(profile)
     system = rules.format(one=profile.singular, rules=profile.rules)
-    worked: tuple[Message, ...] = ()
-    if example is not None:
-        answer = json.dumps(profile.example) if form else "".join(profile.example.values())
-        system = f"{system}\n\n{UNTRUSTED}"
-        worked = (
-            {"role": "user", "content": f"{example}\n\n{asks}"},
-            {"role": "assistant", "content": answer},
-        )
-    return Prompt(
-        (
-            {"role": "system", "content": system},
-            *worked,
-            {"role": "user", "content": f"{case}\n\n{asks}" if case else asks},
-        ),
-        form,
-        profile.max_tokens,
-    )
+    answer = json.dumps(profile.example) if form else "".join(profile.example.values())
+    turns = f"{example}\n\n{asks}", answer, f"{case}\n\n{asks}"
+    return Prompt(conversation(system, *turns), form, profile.max_tokens)
 
 
 def _candidate_case(explanation: str | None, texts: Sequence[str], avoid: str) -> str:
-    lines = [*_described(explanation), *numbered(texts)]
     if not avoid.strip():
-        return fenced(lines)
-    lines.append(f"Already written: {safe(avoid)}")
-    return f"{fenced(lines)}\n\nWrite something unlike what is already written."
+        return material(explanation, texts)
+    lines = material(explanation, texts, f"Already written: {safe(avoid)}")
+    return f"{lines}\n\nWrite something unlike what is already written."
 
 
-CANDIDATE_EXAMPLE = _candidate_case(
-    ABOUT_LATENESS, (*LATE_TEXTS[:2], "the rent is two weeks <<overdue>>"), ""
-)
+OVERDUE = "the rent is two weeks <<overdue>>"
+
+CANDIDATE_EXAMPLE = _candidate_case(ABOUT_LATENESS, (*LATE_TEXTS[:2], OVERDUE), "")
 
 
 def candidate_prompt(
@@ -171,23 +146,19 @@ def candidate_prompt(
     `avoid` is an earlier text for the same feature that the new one should not resemble. Raises
     ValueError where there is neither an explanation nor a span.
     """
-    if not spans and not _described(explanation):
+    if not spans and not described(explanation):
         raise ValueError("there is neither an explanation nor a span to write from")
     case = _candidate_case(explanation, [span.text() for span in spans], avoid)
     return _writing(profile_of(profile), WRITE, CANDIDATE_EXAMPLE, case)
 
 
 def _contrast_case(
-    explanation: str | None,
-    positive: str,
-    negative: str,
-    peaks: tuple[float, float],
-    keep: str | None,
+    explanation: str | None, sides: tuple[str, str], peaks: tuple[float, float], keep: str | None
 ) -> str:
     lines = [
-        *_described(explanation),
-        f"It occurs (strength {peaks[0]:.1f}): {positive}",
-        f"It does not (strength {peaks[1]:.1f}): {negative}",
+        *described(explanation),
+        f"It occurs (strength {peaks[0]:.1f}): {sides[0]}",
+        f"It does not (strength {peaks[1]:.1f}): {sides[1]}",
     ]
     if keep is None:
         ask = "Show it in other words than the marked ones, of the same meaning."
@@ -197,13 +168,12 @@ def _contrast_case(
     return f"{fenced(lines)}\n\n{ask}"
 
 
-CONTRAST_EXAMPLE = _contrast_case(
-    ABOUT_LATENESS,
+REPORTS = (
     "Can you help me tell my boss that the report will be <<late>>?",
     "Can you help me tell my boss that the report will be long?",
-    (6.0, 0.0),
-    "late",
 )
+
+CONTRAST_EXAMPLE = _contrast_case(ABOUT_LATENESS, REPORTS, (6.0, 0.0), "late")
 
 
 def contrast_prompt(
@@ -220,14 +190,18 @@ def contrast_prompt(
     Peaks are g_i of both sides in activation units. `keep` is the phrase that must occur word for
     word; the paper asks for it where the positive's score is above 4. None asks for other words.
     """
-    peaks = positive_peak, negative_peak
-    case = _contrast_case(explanation, positive.text(), negative.text(), peaks, keep)
+    sides, peaks = (positive.text(), negative.text()), (positive_peak, negative_peak)
+    case = _contrast_case(explanation, sides, peaks, keep)
     return _writing(profile_of(profile), CONTRAST, CONTRAST_EXAMPLE, case)
 
 
 def unguided_prompt(profile: str) -> Prompt:
     """The baseline for a chat model: a sample without any feature in mind."""
-    return _writing(profile_of(profile), UNGUIDED, None, "")
+    form = profile_of(profile)
+    asks, schema = _reply_form(form)
+    system = UNGUIDED.format(one=form.singular, rules=form.rules)
+    messages = ({"role": "system", "content": system}, {"role": "user", "content": asks})
+    return Prompt(messages, schema, form.max_tokens)
 
 
 class Opening(NamedTuple):
@@ -237,17 +211,10 @@ class Opening(NamedTuple):
     """Ends in mid-line, without a space; the next sample goes on there. "" is the user's turn of
     an empty chat: what a chat model makes of it is a message of its own (Magpie)."""
 
-    starts: str
-    """What of the next sample `text` already holds; "" where nothing."""
+    starts: str  # what of the next sample `text` already holds; "" where nothing
 
 
-SNIPPET = 400
-"""Characters of a snippet or a positive in a list; small models lose the thread of longer ones."""
-
-
-def _listed(texts: Sequence[Excerpt]) -> list[str]:
-    lines = (safe("".join(text.tokens)) for text in texts)
-    return [f"- {text[:SNIPPET].rstrip()}" for text in lines if text]
+SNIPPET = 400  # characters of a text in a list; small models lose the thread of longer ones
 
 
 def _opening(profile: Profile, head: str, lines: Sequence[str], starts: str) -> Opening:
@@ -272,12 +239,14 @@ def candidate_opening(
     span.
     """
     form = profile_of(profile)
-    if not spans and not _described(explanation):
+    if not spans and not described(explanation):
         raise ValueError("there is neither an explanation nor a span to write from")
     about = f" ({safe(explanation)[:SNIPPET]})" if explanation and explanation.strip() else ""
     listed = form.plural if len(form.parts) == 1 else "snippets of texts"
     head = f"A list of {listed}. All of them have the same thing in common{about}:"
-    return _opening(form, head, _listed(spans), starts)
+    texts = (safe("".join(span.tokens)) for span in spans)
+    lines = [f"- {text[:SNIPPET].rstrip()}" for text in texts if text]
+    return _opening(form, head, lines, starts)
 
 
 def contrast_opening(
@@ -315,14 +284,7 @@ def continuing(opening: Opening) -> Prompt:
     if not opening.text:
         raise ValueError("a server cannot continue an empty chat; ask it with unguided_prompt")
     case = f"{fenced(opening.text.splitlines())}\n\n{CONTINUE_ASKS}"
-    return Prompt(
-        (
-            {"role": "system", "content": f"{CONTINUE}\n\n{UNTRUSTED}"},
-            {"role": "user", "content": case},
-        ),
-        {},
-        256,
-    )
+    return Prompt(conversation(CONTINUE, case), {}, max_tokens=256)
 
 
 def continuation(reply: str, opening: Opening) -> str:
@@ -351,10 +313,11 @@ PARROTED = re.compile(
 """Lines of the prompts above, which very small models say again instead of writing."""
 
 PREAMBLE = re.compile(
-    r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+",
-    re.I,
+    r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+", re.I
 )
 """A line in which a chat model announces what it is about to write."""
+
+SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)")
 
 LABEL = re.compile(r"\A(?:[-*•]|query-?\s*\d*:|user:|message:|text \d+:|\d{1,2}[.)])\s+", re.I)
 
@@ -431,9 +394,8 @@ def _draft(form: Profile, parts: list[str]) -> Draft:
         first, second = (other, matching) if swapped else (matching, other)
         letters = ("(B)", "(A)") if swapped else ("(A)", "(B)")
         listed = f"{question}\n\nChoices:\n(A) {first}\n(B) {second}"
-        return Draft(
-            chat(listed), {"choices": dict(zip(("matching", "other"), letters, strict=True))}
-        )
+        choices = dict(zip(("matching", "other"), letters, strict=True))
+        return Draft(chat(listed), {"choices": choices})
     return Draft(chat(*parts), {"label": "1"} if form.name == "toxicity" else {})
 
 
@@ -442,9 +404,10 @@ def _plain_sample(sample: str, finished: bool, reply: str) -> str:
     text = PREAMBLE.sub("", sample.strip())
     text = "\n".join(LABEL.sub("", line.strip()) for line in text.splitlines()).strip()
     if not finished:
-        text = _whole_sentences(text)
-        if not text:
+        ends = [end.end() for end in SENTENCE_END.finditer(text)]
+        if not ends:
             raise BadDraft("cut off", "it ends before its first sentence does", reply)
+        text = text[: ends[-1]]
     for left, right in ('""', "“”", "''", "``"):
         inner = text[1:-1]
         if len(text) > 2 and text[0] == left and text[-1] == right and left not in inner:
@@ -452,22 +415,13 @@ def _plain_sample(sample: str, finished: bool, reply: str) -> str:
     return text
 
 
-def _whole_sentences(text: str) -> str:
-    """The text up to the last mark that ends a sentence; "" where there is none."""
-    ends = list(re.finditer(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)", text))
-    return text[: ends[-1].end()] if ends else ""
-
-
 def _parts_of(form: Profile, sample: str, finished: bool, reply: str) -> list[str]:
     """The parts of a sample from one JSON object or from one line with marks."""
     if not finished:
         raise BadDraft("cut off", "it is cut off", reply)
     marks = [_mark(part) for part in form.parts]
-    later = [re.escape(mark) for mark in marks[1:]]
-    line = re.fullmatch(
-        rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*" + "".join(rf"{m}\s*(.+?)\s*" for m in later),
-        sample,
-    )
+    later = "".join(rf"{re.escape(mark)}\s*(.+?)\s*" for mark in marks[1:])
+    line = re.fullmatch(rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*{later}", sample)
     if line and not any(mark in part for mark in marks for part in line.groups()):
         return list(line.groups())
     try:

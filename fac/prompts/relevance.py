@@ -9,32 +9,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fac.errors import InputError
-from fac.prompts.fences import Excerpt, fenced, numbered, safe
-from fac.prompts.form import ABOUT_LATENESS, LATE_TEXTS, Form, Prompt, bad_reply, worked_prompt
+from fac.prompts import form
+from fac.prompts.form import Excerpt, Prompt, bad_reply, material, safe, words, worked_prompt
 from fac.schema import EVERY_ROLE, LEVELS
 
 
 class TaskProfile(NamedTuple):
     """What a dataset is for, and what makes a feature matter to it."""
 
-    name: str
-    """How it is called on the command line."""
-
-    title: str
-    """How it reads in "matters for ..."."""
-
-    rubric: tuple[str, ...]
-    """One criterion each; meeting any of them is enough."""
+    name: str  # how it is called on the command line
+    title: str  # how it reads in "matters for ..."
+    rubric: tuple[str, ...]  # one criterion each; meeting any of them is enough
 
 
 class Judgement(NamedTuple):
     """A judge's answer to whether a feature matters for a task."""
 
-    level: str
-    """One of LEVELS."""
-
-    rationale: str
-    """Why, in the model's words."""
+    level: str  # one of LEVELS
+    rationale: str  # why, in the model's words
 
 
 JUDGE = """\
@@ -56,22 +48,19 @@ JUDGE_ASKS = (
 
 
 def _judge_case(task: TaskProfile, explanation: str | None, texts: Sequence[str]) -> str:
-    description = [f"Description: {safe(explanation)}"] if explanation else []
     criteria = "\n".join(f"- {safe(criterion)}" for criterion in task.rubric)
     return (
         f"Task: {safe(task.title)}. A feature matters if it is about any of these:\n{criteria}\n\n"
-        f"{fenced([*description, *numbered(texts)])}\n\n{JUDGE_ASKS}"
+        f"{material(explanation, texts)}\n\n{JUDGE_ASKS}"
     )
 
 
+TRAVEL = TaskProfile(
+    "travel", "advice to travellers", ("delays and cancellations", "prices of tickets")
+)
+
 JUDGE_EXAMPLE = (
-    _judge_case(
-        TaskProfile(
-            "travel", "advice to travellers", ("delays and cancellations", "prices of tickets")
-        ),
-        ABOUT_LATENESS,
-        LATE_TEXTS,
-    ),
+    _judge_case(TRAVEL, form.ABOUT_LATENESS, form.LATE_TEXTS),
     {
         "rationale": "It fires on words for being late; two of three texts are about journeys, "
         "one is about a parcel.",
@@ -97,7 +86,7 @@ def judge(task: TaskProfile, explanation: str | None, excerpts: Sequence[Excerpt
     )
 
 
-class _Judged(Form):
+class _Judged(form.Form):
     rationale: str
     level: str
 
@@ -105,20 +94,18 @@ class _Judged(Form):
 def read_judgement(reply: str) -> Judgement:
     """The level the judge gave, in any letter case. Raises BadReply for any other word."""
     answer = _Judged.read(reply)
-    level = answer.level.lower()
+    level = answer.level.strip().lower()
     if level not in LEVELS:
         raise bad_reply(f"{level[:40]!r} is none of {', '.join(LEVELS)}", reply)
-    if answer.rationale == JUDGE_EXAMPLE[1]["rationale"]:
+    rationale = words(answer.rationale, "rationale", reply)
+    if rationale == JUDGE_EXAMPLE[1]["rationale"]:
         raise bad_reply("it repeats the worked example", reply)
-    return Judgement(level, answer.rationale)
+    return Judgement(level, rationale)
 
 
 BUILT_IN = tomllib.loads(Path(__file__).with_name("tasks.toml").read_text("utf-8"))
 
-TASKS: dict[str, TaskProfile] = {
-    name: TaskProfile(name, table["title"], tuple(table["rubric"]))
-    for name, table in BUILT_IN.items()
-}
+TASKS = {n: TaskProfile(n, t["title"], tuple(t["rubric"])) for n, t in BUILT_IN.items()}
 """Task profiles after the criteria of the paper, in our words."""
 
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -138,20 +125,16 @@ def read_tasks(toml_text: str) -> dict[str, TaskProfile]:
 
 def _task(name: str, table: object) -> TaskProfile:
     if not isinstance(table, Mapping):
-        raise InputError(
-            f"The task file has {name!r} outside of a table: put it under a line [task-name]."
-        )
+        why = "outside of a table: put it under a line [task-name]."
+        raise InputError(f"The task file has {name!r} {why}")
     if name in TASKS or name == EVERY_ROLE:
         raise InputError(f"The task [{name}] is built in: give yours another name.")
     if not TASK_NAME.fullmatch(name):
-        raise InputError(
-            f"The task [{name}] needs a name of 1 to 40 small letters, digits, '-' or '_'."
-        )
+        why = "a name of 1 to 40 small letters, digits, '-' or '_'."
+        raise InputError(f"The task [{name}] needs {why}")
     if unknown := set(table) - {"title", "rubric"}:
-        raise InputError(
-            f"The task [{name}] has an unknown key {sorted(unknown)[0]!r}: title and rubric "
-            f"are known."
-        )
+        key = f"an unknown key {sorted(unknown)[0]!r}"
+        raise InputError(f"The task [{name}] has {key}: title and rubric are known.")
     title, rubric = table.get("title"), table.get("rubric")
     if not isinstance(title, str) or not 1 <= len(title.strip()) <= 200:
         raise InputError(f"The task [{name}] needs a title of 1 to 200 characters.")

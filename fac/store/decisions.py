@@ -25,7 +25,6 @@ import pyarrow as pa
 from fac.config import digest
 from fac.errors import InputError
 from fac.schema import CANNOT_TELL, LEVELS
-from fac.store.exchange import canonical_json, iso_time, json_line, read_line
 from fac.store.sqlite import Connection, Database, storable
 
 DECISIONS_VERSION = 1
@@ -53,34 +52,40 @@ _PARTS = {"RUN": r"[^/]+", "FEATURE": r"\d{1,9}", "TASK": r".+", "TEXT": r".+"}
 
 LONGEST_NAME = 80
 
+DAY_AHEAD = timedelta(days=1)
+"""A time further in the future is a wrong clock, and would win over every later decision."""
+
+_WITHDRAWAL_TYPES: dict[str, tuple[type, ...]] = dict.fromkeys(
+    ("uid", "at", "reviewer", "withdraws"), (str,)
+)
+_DECISION_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("uid", "at", "reviewer", "kind", "subject", "seen", "verdict"), (str,)),
+    "reasons": (list,),
+    "note": (str,),
+    "edited_text": (str, type(None)),
+    "seconds": (int, float, type(None)),
+    "adjudicates": (bool,),
+    "content": (dict,),
+}
+
 
 class Decision(NamedTuple):
     """What one person said about one exact piece of content."""
 
-    uid: str
-    """Its name everywhere: 32 hex digits, kept by export and import."""
-    at: str
-    """ISO time in UTC with microseconds; later for every later decision of one reviewer."""
+    uid: str  # its name everywhere: 32 hex digits, kept by export and import
+    at: str  # ISO time in UTC with microseconds; later for every later decision of one reviewer
     reviewer: str
-    kind: str
-    """One of KINDS."""
-    subject: str
-    """What it is about, whatever its present wording; see SUBJECTS."""
-    seen: str
-    """Hash of what was shown: fac.config.digest of the content."""
-    verdict: str
-    """See VERDICTS."""
-    reasons: tuple[str, ...]
-    """Flags that were ticked."""
+    kind: str  # one of KINDS
+    subject: str  # what it is about, whatever its present wording; see SUBJECTS
+    seen: str  # hash of what was shown: fac.config.digest of the content
+    verdict: str  # see VERDICTS
+    reasons: tuple[str, ...]  # flags that were ticked
     note: str
-    edited_text: str | None
-    """The correction, where one was written."""
-    seconds: float | None
-    """From showing to deciding; None where nobody measured."""
+    edited_text: str | None  # the correction, where one was written
+    seconds: float | None  # from showing to deciding; None where nobody measured
     adjudicates: bool
     """Settles a disagreement after looking at the others' verdicts; never a rating of its own."""
-    withdrawn: str = ""
-    """When its reviewer took it back; "" while it stands."""
+    withdrawn: str = ""  # when its reviewer took it back; "" while it stands
 
 
 class Withdrawal(NamedTuple):
@@ -89,8 +94,7 @@ class Withdrawal(NamedTuple):
     uid: str
     at: str
     reviewer: str
-    withdraws: str
-    """uid of the decision."""
+    withdraws: str  # uid of the decision
 
 
 STATEMENTS = (
@@ -182,11 +186,7 @@ WITHDRAW = """
     VALUES (:uid, :at, :reviewer, :withdraws)
 """
 
-_NO_STRINGS = {
-    "reasons": pa.list_(pa.string()),
-    "seconds": pa.float64(),
-    "adjudicates": pa.bool_(),
-}
+_NO_STRINGS = {"reasons": pa.list_(pa.string()), "seconds": pa.float64(), "adjudicates": pa.bool_()}
 TABLE = pa.schema([(name, _NO_STRINGS.get(name, pa.string())) for name in Decision._fields])
 
 
@@ -223,14 +223,14 @@ class Decisions(Database):
         Raises InputError for a verdict that the kind does not know, or a file that cannot be
         written; then nothing was recorded.
         """
-        body = canonical_json(content)
+        body = _canonical_json(content)
         seen = digest(dict(content))
         if digest(json.loads(body)) != seen:
             raise InputError("What was shown must be a JSON object with texts as keys.")
         decision = _checked(
             Decision(
                 uid=uuid.uuid4().hex,
-                at=iso_time(datetime.now(UTC)),
+                at=_iso_time(datetime.now(UTC)),
                 reviewer=reviewer,
                 kind=kind,
                 subject=subject,
@@ -271,11 +271,7 @@ class Decisions(Database):
     # ---- looking
 
     def current(
-        self,
-        kind: str | None = None,
-        *,
-        subject: str | None = None,
-        reviewer: str | None = None,
+        self, kind: str | None = None, *, subject: str | None = None, reviewer: str | None = None
     ) -> list[Decision]:
         """What stands, oldest first: the latest per kind, subject, shown content, reviewer, and
         whether it adjudicates (a blind rating outlives its own adjudication). Withdrawn ones are
@@ -318,9 +314,9 @@ class Decisions(Database):
         for *row, body in rows:
             fields = _decision(tuple(row))._asdict()
             del fields["withdrawn"]  # has a line of its own
-            yield json_line({**fields, "content": json.loads(body)})
+            yield _json_line({**fields, "content": json.loads(body)})
         for withdrawal in map(Withdrawal._make, withdrawals):
-            yield json_line(withdrawal._asdict())
+            yield _json_line(withdrawal._asdict())
 
     def load(self, lines: Iterable[str]) -> dict[str, Any]:
         """Adds exported lines in any order; a line that is here already changes nothing.
@@ -386,7 +382,7 @@ def _next_at(con: Connection, reviewer: str) -> str:
     (last,) = con.execute(LAST_AT, {"reviewer": reviewer}).fetchone()
     if last:
         now = max(now, datetime.fromisoformat(last) + timedelta(microseconds=1))
-    return iso_time(now)
+    return _iso_time(now)
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:
@@ -402,7 +398,7 @@ def _stored(con: Connection, uid: str) -> Decision | None:
 
 def _from_line(line: str) -> tuple[Decision | Withdrawal, str]:
     """What an exported line says, with the JSON of what was shown. Raises InputError."""
-    fields, body = read_line(line)
+    fields, body = _read_line(line)
     if "withdraws" in fields:
         return Withdrawal(**{**fields, "reviewer": reviewer_name(fields["reviewer"])}), body
     return _checked(Decision(**fields)), body
@@ -491,3 +487,71 @@ def reviewer_name(reviewer: str) -> str:
             f"got {reviewer[:LONGEST_NAME]!r}."
         )
     return name
+
+
+# ---- lines, by which workspaces exchange decisions
+
+
+def _json_line(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, sort_keys=True, allow_nan=False)
+
+
+def _canonical_json(content: Mapping[str, Any]) -> str:
+    """Of what was shown; ASCII, so halves of surrogate pairs survive. Raises InputError."""
+    try:
+        return json.dumps(dict(content), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"What was shown must be a plain JSON object: {error}.") from error
+
+
+def _iso_time(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _read_line(line: str) -> tuple[dict[str, Any], str]:
+    """The fields of an exported decision or withdrawal, and the canonical JSON of what was shown
+    ("" for a withdrawal). Raises InputError for what is neither."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON ({error}).") from error
+    if not isinstance(fields, dict):
+        raise InputError("it is not a JSON object.")
+    types = _WITHDRAWAL_TYPES if "withdraws" in fields else _DECISION_TYPES
+    if lacking := sorted(set(types) - set(fields)):
+        raise InputError(f"it has no {', '.join(lacking)}.")
+    if unknown := sorted(set(fields) - set(types)):
+        raise InputError(f"it has unknown fields: {', '.join(unknown)[:200]}.")
+    for name, value in sorted(fields.items()):
+        if not isinstance(value, types[name]) or (name == "seconds" and value is True):
+            raise InputError(f"{name} must not be {str(value)[:60]!r}.")
+    for name in ("uid", "withdraws"):
+        if name in fields and not re.fullmatch(r"[0-9a-f]{32}", fields[name]):
+            raise InputError(f"{name} must be 32 hex digits, got {fields[name][:60]!r}.")
+    fields["at"] = _utc_time(fields["at"])
+    if "withdraws" in fields:
+        return fields, ""
+    if not all(isinstance(reason, str) for reason in fields["reasons"]):
+        raise InputError("reasons must be a list of texts.")
+    fields["reasons"] = tuple(fields["reasons"])
+    content = fields.pop("content")
+    body = _canonical_json(content)
+    if digest(content) != fields["seen"]:
+        raise InputError(f"content does not have the hash {fields['seen'][:60]!r}.")
+    return fields, body
+
+
+def _utc_time(text: str) -> str:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"at must be an ISO time, got {text[:60]!r}.") from error
+    if when.tzinfo is None:
+        raise InputError(f"at needs a time zone, got {text!r}.")
+    try:
+        at = _iso_time(when)
+    except OverflowError as error:  # the year 9999 in another zone
+        raise InputError(f"at must be an ISO time, got {text!r}.") from error
+    if when > datetime.now(UTC) + DAY_AHEAD:
+        raise InputError(f"at lies in the future ({at}): its clock was wrong.")
+    return at

@@ -118,16 +118,12 @@ class Job(NamedTuple):
     id: int
     step: str
     spec: dict[str, Any]
-    status: str
-    """waiting, running, done, failed or cancelled."""
+    status: str  # waiting, running, done, failed or cancelled
     done: int
-    total: int
-    """0 until the step knows."""
+    total: int  # 0 until the step knows
     note: str
-    run_id: str | None
-    """What came of it, once done."""
-    error: str | None
-    """Why it failed, as a sentence."""
+    run_id: str | None  # what came of it, once done
+    error: str | None  # why it failed, as a sentence
     created: float
     started: float | None
     finished: float | None

@@ -22,16 +22,12 @@ class Database:
     """Every call opens its own connection, in WAL mode: readers and one writer at once."""
 
     version: ClassVar[int]
-    statements: ClassVar[Sequence[str]]
-    """What makes the tables of a new file."""
+    statements: ClassVar[Sequence[str]]  # what makes the tables of a new file
     synchronous: ClassVar[str] = "NORMAL"
-
     name: ClassVar[str]
     is_was: ClassVar[tuple[str, str]] = ("is", "was")
-    written: ClassVar[str]
-    """What a full disk has no room for."""
-    repair: ClassVar[str]
-    """What to do about a damaged file."""
+    written: ClassVar[str]  # what a full disk has no room for
+    repair: ClassVar[str]  # what to do about a damaged file
     check: ClassVar[str] = "check that its folder exists and that you may write there."
     """What to do about one that cannot be opened."""
 

@@ -24,25 +24,16 @@ from fac.models import SCAFFOLD, Rendered
 from fac.schema import PAIRS, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis.filter import active, words
-from fac.synthesis.plan import (
-    Progress,
-    Row,
-    ask_from_anchor,
-    feature_briefs,
-    steering,
-)
-from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, same_encoder, score, spent
+from fac.synthesis.plan import Progress, Row, ask_from_anchor, feature_briefs, steering
+from fac.synthesis.writing import Candidate, Hits, Step, Stopped, Texts, same_encoder, score, spent
 
 PROPOSED, FAILED = "proposed", "failed"
 
 OWN, POOL, ANCHOR, PERSON, EDIT = "own", "pool", "anchor", "person", "edit"
 """Where a side of a pair comes from."""
 
-NEUTRAL = "something"
-"""What takes the place of a word that fires."""
-
-STAND_INS = 3
-"""Of the anchor's strongest samples, how many are tried where no candidate fires."""
+NEUTRAL = "something"  # what takes the place of a word that fires
+STAND_INS = 3  # of the anchor's strongest samples, how many are tried where no candidate fires
 
 _WORD = re.compile(r"\S+")
 _END = re.compile(r"[.?!,;:]+\Z")
@@ -51,11 +42,9 @@ _SENTENCE = re.compile(r"[^.?!\n]+[.?!\n]*")
 
 def make_pairs(spec: PairsSpec, *, progress: Progress, **doors: Any) -> str:
     """Writes candidates for every gap of the spec and proposes a pair for each; the run's id.
-
     `doors` are the other fields of Step. The run holds pairs, candidates, hits and replies. Raises
     BudgetReached, Cancelled or ServiceError after publishing the gaps whose candidates are all
-    there; InputError for features or runs that do not fit.
-    """
+    there; InputError for features or runs that do not fit."""
     return PairsStep(spec=spec, **doors).run(progress)
 
 
@@ -113,9 +102,6 @@ class PairsStep(Step[PairsSpec]):
         )
 
 
-# --- choosing -------------------------------------------------------------------------------------
-
-
 class _Choice(NamedTuple):
     """A positive that may become half of a pair."""
 
@@ -127,7 +113,7 @@ class _Choice(NamedTuple):
 def propose(
     spec: PairsSpec,
     candidates: Sequence[Candidate],
-    hits: Sequence[Mapping[int, Hit]],
+    hits: Hits,
     *,
     runs: Runs,
     encoder: Encoder,
@@ -170,9 +156,7 @@ def propose(
     return rows
 
 
-def strongest(
-    feature: int, candidates: Sequence[Candidate], hits: Sequence[Mapping[int, Hit]]
-) -> int | None:
+def strongest(feature: int, candidates: Sequence[Candidate], hits: Hits) -> int | None:
     """The candidate that fires a feature most, its own before others' and then by name; None where
     none fires it."""
     rated = [
@@ -184,11 +168,8 @@ def strongest(
 
 
 def problem(positive: Side, negative: Side, *, threshold: float, margin: float) -> str:
-    """Why two texts make no pair; "" where they do.
-
-    The positive fires above the threshold and by the margin, the negative not at all above it, and
-    the margin lies between them.
-    """
+    """Why two texts make no pair; "" where they do. The positive fires above the threshold and by
+    the margin, the negative not at all above it, and the margin lies between them."""
     if not active(positive.peak, threshold) or positive.peak - threshold < margin:
         return "the positive does not fire it enough"
     if active(negative.peak, threshold):
@@ -250,11 +231,7 @@ def _silent_edits(
 
 
 def _nearest(
-    feature: int,
-    choice: _Choice,
-    candidates: Sequence[Candidate],
-    hits: Sequence[Mapping[int, Hit]],
-    spec: PairsSpec,
+    feature: int, choice: _Choice, candidates: Sequence[Candidate], hits: Hits, spec: PairsSpec
 ) -> int | None:
     """The candidate most like the positive (Jaccard of words) on which the feature is silent."""
     positive = {*words("\n".join(message["content"] for message in choice.side.messages))}
@@ -269,21 +246,14 @@ def _nearest(
     return min(rated)[3] if rated else None
 
 
-# --- one text, and the smallest changes that silence it -------------------------------------------
-
-
 class Side(NamedTuple):
     """One text of a pair as measured."""
 
     messages: Chat
-    peak: float
-    """g_i(x), 0 where silent."""
-    tokens: list[str]
-    """Its content tokens, those of all turns."""
-    activations: list[float]
-    """Of each; 0 where silent."""
-    turn: int
-    """Index of the message that the peak lies in; -1 where silent."""
+    peak: float  # g_i(x), 0 where silent
+    tokens: list[str]  # its content tokens, those of all turns
+    activations: list[float]  # of each; 0 where silent
+    turn: int  # index of the message that the peak lies in; -1 where silent
     firing: tuple[tuple[int, int, int], ...]
     """(message, first character, one past the last) of every token on which it fires, the one of
     the peak first."""
@@ -320,10 +290,8 @@ def _side(chat: Chat, rendered: Rendered, fired: Mapping[int, float]) -> Side:
 
 
 def _stretches(chat: Chat, rendered: Rendered) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """(position, (message, first character, one past the last)) of every content token.
-
-    A template may trim a content, so the turn's text is looked up in it.
-    """
+    """(position, (message, first character, one past the last)) of every content token. A template
+    may trim a content, so the turn's text is looked up in it."""
     for turn, message in enumerate(chat):
         positions = np.flatnonzero(rendered.turn == turn)
         if not len(positions):
@@ -340,10 +308,8 @@ def _stretches(chat: Chat, rendered: Rendered) -> Iterator[tuple[int, tuple[int,
 
 def edits(side: Side) -> list[Chat]:
     """The chat with less and less of what fires, the smallest change first; without repetition.
-
     Without the word of the peak, with another in its place, the same for every word that fires,
-    without the words beside the peak, without its sentence.
-    """
+    without the words beside the peak, without its sentence."""
     turn, start, end = side.firing[0]
     content = side.messages[turn]["content"]
     all_words = _words_at(side)
@@ -406,9 +372,6 @@ def _replaced(content: str, spans: Iterable[tuple[int, int]], instead: str) -> s
     return content
 
 
-# --- rows -----------------------------------------------------------------------------------------
-
-
 def pair_id(feature: int, positive: Chat, negative: Chat) -> str:
     """Names a feature and two exact texts."""
     plain = [[[m["role"], m["content"]] for m in side] for side in (positive, negative)]
@@ -420,24 +383,17 @@ def pair_row(
 ) -> Row:
     """One row of schema.PAIRS; `origins` are those of the positive, its candidate, the negative."""
     positive, negative = sides
-    origin, candidate, negative_origin = origins
-    return {
+    row = {
         "pair": pair_id(feature, positive.messages, negative.messages),
         "feature": feature,
         "status": FAILED if reason else PROPOSED,
         "reason": reason,
-        "origin": origin,
-        "candidate": candidate,
-        "positive": positive.messages,
-        "positive_peak": positive.peak,
-        "positive_tokens": positive.tokens,
-        "positive_activations": positive.activations,
-        "negative": negative.messages,
-        "negative_origin": negative_origin,
-        "negative_peak": negative.peak,
-        "negative_tokens": negative.tokens,
-        "negative_activations": negative.activations,
+        **dict(zip(("origin", "candidate", "negative_origin"), origins, strict=True)),
     }
+    for name, side in (("positive", positive), ("negative", negative)):
+        row |= {name: side.messages, f"{name}_peak": side.peak}
+        row |= {f"{name}_tokens": side.tokens, f"{name}_activations": side.activations}
+    return row
 
 
 def _failed(feature: int, reason: str) -> Row:
@@ -445,9 +401,6 @@ def _failed(feature: int, reason: str) -> Row:
     nothing = Side([], 0.0, [], [], -1, ())
     row = pair_row(feature, (nothing, nothing), ("", "", ""), reason)
     return {**row, "positive_peak": None, "negative_peak": None}
-
-
-# --- edited by a person ---------------------------------------------------------------------------
 
 
 def rescore(spec: RescoreSpec, *, runs: Runs, encoder: Encoder, progress: Progress) -> str:

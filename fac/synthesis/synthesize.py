@@ -18,15 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from fac import coverage, datasets, schema
-from fac.config import (
-    METHODS,
-    WRITERS,
-    IngestSpec,
-    PairsSpec,
-    RescoreSpec,
-    SynthesizeSpec,
-    digest,
-)
+from fac.config import METHODS, WRITERS, IngestSpec, PairsSpec, RescoreSpec, SynthesizeSpec, digest
 from fac.encoder import Reading
 from fac.errors import BadRow, InputError
 from fac.generator.names import public_name
@@ -36,22 +28,11 @@ from fac.schema import REJECTED, SAMPLES, TRACES, VERDICTS
 from fac.store import decisions
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
-from fac.synthesis import outcome
+from fac.synthesis import writing
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.pairs import PROPOSED, pair_id
 from fac.synthesis.plan import Ask, Grounds, Progress, Row, seed_of
-from fac.synthesis.writing import (
-    Candidate,
-    Hit,
-    Step,
-    Stopped,
-    Texts,
-    quiet,
-    same_encoder,
-    score,
-    spent,
-    support_of,
-)
+from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, quiet, support_of
 
 
 def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str:
@@ -71,11 +52,9 @@ def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str
 def first_asked(
     spec: SynthesizeSpec, *, runs: Runs, approved: Sequence[Mapping[str, Any]]
 ) -> list[Ask]:
-    """What a writer will be asked for the first gap, candidate by candidate, before anybody is.
-
-    No model is needed: how a steered writer is pushed is left out, the words are the same. Raises
-    InputError where the spec names a pair that is not `approved` as it is.
-    """
+    """What a writer will be asked for the first gap, candidate by candidate, before anybody is. No
+    model is needed: how a steered writer is pushed is left out, the words are the same. Raises
+    InputError where the spec names a pair that is not `approved` as it is."""
     spec = replace(spec, strength=0.0)
     about = runs.manifest(spec.pairs).facts
     pairs = approved_as_they_are(spec, runs, approved)
@@ -88,8 +67,7 @@ def first_asked(
 class SynthesisStep(Step[SynthesizeSpec]):
     """Candidates for every gap, judged, and a dataset of those that are kept."""
 
-    approved: Sequence[Mapping[str, Any]]
-    """What people approved by now: fac.review.approved_pairs."""
+    approved: Sequence[Mapping[str, Any]]  # what people approved by now: fac.review.approved_pairs
 
     def __post_init__(self) -> None:
         spec, approved = self.spec, self.approved
@@ -100,7 +78,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 f"its pairs are found by themselves."
             )
         self.about: PairsFacts = manifest.facts
-        same_encoder(self.runs, [self.about.anchor, self.about.dataset], self.encoder)
+        writing.same_encoder(self.runs, [self.about.anchor, self.about.dataset], self.encoder)
         self.pairs = approved_as_they_are(spec, self.runs, approved)
         self.gaps = [row["feature"] for row in self.pairs] or [*self.about.features]
         grounds = Grounds(spec, self.runs, self.about, self.pairs, self.gaps, self.direction)
@@ -133,15 +111,15 @@ class SynthesisStep(Step[SynthesizeSpec]):
         spec, runs, about = self.spec, self.runs, self.about
         candidates = sorted(self.candidates(texts), key=lambda each: each.name)
         chats = [candidate.messages for candidate in candidates]
-        scores = score(
+        scores = writing.score(
             self.encoder, chats, about.features, threshold=spec.threshold, progress=progress
         )
         leaks = self._leaked(candidates, progress)
         judged, fires, traces = self._judged(candidates, scores.hits, leaks, progress)
         kept = [(c, v) for c, v in zip(candidates, judged, strict=True) if v.kept]
         figures = {
-            **spent(candidates, texts.seconds, self.writer.identity),
-            **outcome.counted(judged, self.gaps),
+            **writing.spent(candidates, texts.seconds, self.writer.identity),
+            **verdicts.counted(judged, self.gaps),
             **self._coverage_gained(fires, scores.features),
         }
         facts = SynthesisFacts(
@@ -157,7 +135,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
             approvers=sorted({row["approver"] for row in self.pairs}),
             evaluation={Path(path).name: sha for path, sha in self.evaluation.items()},
             **figures,
-            **outcome.per_feature(figures),
+            **verdicts.per_feature(figures),
         )
         approvals = [d._asdict() for row in self.pairs for d in row["decisions"]]
         self.write_tables(
@@ -175,11 +153,8 @@ class SynthesisStep(Step[SynthesizeSpec]):
 
     def _coverage_gained(self, kept: np.ndarray, written: np.ndarray) -> Row:
         """FAC of the dataset against the anchor before and after, over every feature that tells
-        anything (profile `all`).
-
-        `kept` and `written` are the features `[n_features]` (bool) that kept samples fire, and
-        those that any text does.
-        """
+        anything (profile `all`). `kept` and `written` are the features `[n_features]` (bool) that
+        kept samples fire, and those that any text does."""
         runs, anchor, threshold = self.runs, self.about.anchor, self.spec.threshold
         facts = runs.manifest(anchor).facts
         n = facts.n_features
@@ -233,14 +208,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 "seed": seed_of(spec),
                 **candidate.extra,
             }
-            rows.append(
-                {
-                    "sample_id": datasets.sample_id(messages),
-                    "messages": messages,
-                    "label": candidate.extra.get("label"),
-                    "meta": json.dumps(lineage, ensure_ascii=False, sort_keys=True),
-                }
-            )
+            meta = json.dumps(lineage, ensure_ascii=False, sort_keys=True)
+            sample = (datasets.sample_id(messages), messages, candidate.extra.get("label"), meta)
+            rows.append(dict(zip(SAMPLES.names, sample, strict=True)))
         title = f"{self.about.name} {spec.method} {self.run_id.rsplit('-', 1)[1][:6]}"
         ingest = IngestSpec(name=title[-80:], source=self.run_id)
         dataset = ingest.run_id(self.run_id)
@@ -271,12 +241,10 @@ class SynthesisStep(Step[SynthesizeSpec]):
         progress: Progress,
     ) -> tuple[list[CandidateVerdict], np.ndarray, list[Row]]:
         """Verdicts in the order of the candidates, the features `[n_features]` (bool) that kept
-        samples fire, and where they do: rows of schema.TRACES.
-
-        What is to be kept is measured once more, alone: whoever measures the export must find it
-        above the threshold, and a peak at the edge may depend on the texts read beside it. The
-        lower of both peaks counts, in `hits` too.
-        """
+        samples fire, and where they do: rows of schema.TRACES. What is to be kept is measured once
+        more, alone: whoever measures the export must find it above the threshold, and a peak at the
+        edge may depend on the texts read beside it. The lower of both peaks counts, in `hits`
+        too."""
         spec, threshold = self.spec, self.spec.threshold
         by_name = {each.name: (each, fires) for each, fires in zip(candidates, hits, strict=True)}
         alone: dict[str, list[Row]] = {}
@@ -285,12 +253,10 @@ class SynthesisStep(Step[SynthesizeSpec]):
             judged = verdicts.judge(
                 [_text(candidate, fires) for candidate, fires in by_name.values()],
                 {
-                    name: {
-                        g for g, hit in fires.items() if verdicts.active(hit.peak, spec.threshold)
-                    }
+                    name: {g for g, hit in fires.items() if verdicts.active(hit.peak, threshold)}
                     for name, (_, fires) in by_name.items()
                 },
-                threshold=spec.threshold,
+                threshold=threshold,
                 keep=spec.keep,
                 leaked=leaks,
                 only_needed=spec.only_needed,
@@ -367,17 +333,12 @@ def _traced(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
     return rows
 
 
-# --- approval -------------------------------------------------------------------------------------
-
-
 def approved_as_they_are(
     spec: SynthesizeSpec, runs: Runs, approved: Sequence[Mapping[str, Any]]
 ) -> list[Row]:
-    """The pairs that the spec names, by feature, with who approved them.
-
-    Raises InputError naming the pair where nobody approved it, or approved something else than
-    what is in the run; and where the method needs pairs and none is named.
-    """
+    """The pairs that the spec names, by feature, with who approved them. Raises InputError naming
+    the pair where nobody approved it, or approved something else than what is in the run; and where
+    the method needs pairs and none is named."""
     by_id = {row["pair"]: row for row in approved}
     pairs = []
     for name in dict.fromkeys(spec.approved):
@@ -411,11 +372,8 @@ def _unlike(row: Mapping[str, Any], pairs_run: str, runs: Runs) -> str:
         return "what was approved does not have its hash"
     if not _edited_from(runs, row["run"], pairs_run):
         return f"it lies in {row['run']}, which does not come from {pairs_run}"
-    stored = [
-        pair
-        for pair in runs.rows(row["run"], "pairs", [row["feature"]]).to_pylist()
-        if pair["pair"] == row["pair"]
-    ]
+    of_feature = runs.rows(row["run"], "pairs", [row["feature"]]).to_pylist()
+    stored = [pair for pair in of_feature if pair["pair"] == row["pair"]]
     if not stored or stored[0]["status"] != PROPOSED:
         return f"the run {row['run']} has no such pair"
     (pair,) = stored

@@ -35,22 +35,16 @@ from fac.synthesis.plan import Ask, Direction, Progress, Row, reply_key, seed_of
 ROUNDS = 8
 """Texts a server is asked for before they count, in times of the questions on their way at once."""
 
-Stopped = BudgetReached | Cancelled | ServiceError
-"""Why a step ends before its end."""
-
-ENCODED = 256
-"""Texts measured between two reports of progress."""
+Stopped = BudgetReached | Cancelled | ServiceError  # why a step ends before its end
+ENCODED = 256  # texts measured between two reports of progress
 
 
 class Texts(NamedTuple):
     """What a writer wrote, as far as it got."""
 
-    written: dict[str, Written]
-    """By candidate."""
-    seconds: float
-    """Spent writing, sessions that were killed included."""
-    stopped: Stopped | None
-    """Why some are missing."""
+    written: dict[str, Written]  # by candidate
+    seconds: float  # spent writing, sessions that were killed included
+    stopped: Stopped | None  # why some are missing
 
 
 class CandidateJournal:
@@ -58,8 +52,7 @@ class CandidateJournal:
 
     def __init__(self, path: Path):
         self._path = path
-        self.seconds = 0.0
-        """Spent on all that is recorded."""
+        self.seconds = 0.0  # spent on all that is recorded
         self._begun = time.monotonic()
 
     def read(self) -> dict[str, Written]:
@@ -117,18 +110,13 @@ def _earlier(
     return texts, seconds
 
 
-# --- what was written, and what it fires ----------------------------------------------------------
-
-
 class Candidate(NamedTuple):
     """A text before any verdict."""
 
     ask: Ask
-    messages: Chat
-    """Empty where there is no text."""
+    messages: Chat  # empty where there is no text
     extra: Row
-    problem: str
-    """One of `fac.synthesis.filter.PROBLEMS`, or "" ."""
+    problem: str  # one of `fac.synthesis.filter.PROBLEMS`, or ""
     written: Written
 
     @property
@@ -221,18 +209,18 @@ class Hit(NamedTuple):
     """A text fires a gap."""
 
     peak: float
-    role: int
-    """Index into ROLES of the strongest turn."""
+    role: int  # index into ROLES of the strongest turn
     position: int
+
+
+Hits = Sequence[Mapping[int, Hit]]  # one mapping a text: what it fires
 
 
 class Scores(NamedTuple):
     """What texts fire."""
 
-    hits: list[dict[int, Hit]]
-    """One dict a text: its gaps that fire at all."""
-    features: np.ndarray
-    """bool `[n_features]`: active above the threshold in at least one text."""
+    hits: list[dict[int, Hit]]  # one dict a text: its gaps that fire at all
+    features: np.ndarray  # bool `[n_features]`: active above the threshold in at least one text
 
 
 def score(
@@ -268,7 +256,7 @@ def score(
     return Scores(hits, features)
 
 
-def hit_rows(names: Sequence[str], hits: Sequence[Mapping[int, Hit]]) -> list[Row]:
+def hit_rows(names: Sequence[str], hits: Hits) -> list[Row]:
     """Rows of schema.HITS of the candidates of these names, by candidate and feature."""
     return [
         {
@@ -299,9 +287,6 @@ def support_of(runs: Runs, measure: str, n_features: int, threshold: float) -> n
     return counts + coverage.distinct_samples(feature, sample, n_features)
 
 
-# --- a step, from what it asks to its run ---------------------------------------------------------
-
-
 SpecT = TypeVar("SpecT", bound=WriteSpec)
 
 
@@ -313,8 +298,7 @@ class Step(ABC, Generic[SpecT]):
     runs: Runs
     encoder: Encoder
     writer: Writer
-    direction: Direction | None = None
-    """Decoder directions, for a steered writer."""
+    direction: Direction | None = None  # decoder directions, for a steered writer
     plan: list[Ask] = field(init=False)
     run_id: str = field(init=False)
 
@@ -324,16 +308,12 @@ class Step(ABC, Generic[SpecT]):
 
     @abstractmethod
     def part(self, lacking: Collection[int], stopped: Stopped) -> tuple[Self, int]:
-        """The step for the gaps that lack no text, and how many these are.
-
-        Raises `stopped`, or why no part of the step can be finished, where there is none.
-        """
+        """The step for the gaps that lack no text, and how many these are. Raises `stopped`, or why
+        no part of the step can be finished, where there is none."""
 
     def run(self, progress: Progress) -> str:
-        """Writes what is not there yet and publishes; the run's id.
-
-        Raises what stopped the writing, after publishing the gaps whose texts are all there.
-        """
+        """Writes what is not there yet and publishes; the run's id. Raises what stopped the
+        writing, after publishing the gaps whose texts are all there."""
         if self.runs.find(self.run_id):
             return self.run_id
         with self.runs.exclusive(self.run_id):
@@ -402,7 +382,7 @@ class Step(ABC, Generic[SpecT]):
     def write_tables(
         self,
         written: Sequence[Candidate],
-        hits: Sequence[Mapping[int, Hit]],
+        hits: Hits,
         **tables: tuple[Sequence[Mapping[str, object]], pa.Schema],
     ) -> None:
         """The tables of every step that writes, and others as rows with their schema."""

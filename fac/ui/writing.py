@@ -18,7 +18,7 @@ from fac.prompts.drafts import PROFILES
 from fac.store.queue import Job
 from fac.synthesis import Forecast
 from fac.ui.jobs import key_line, progress, retry, save_upload, start
-from fac.ui.stores import queue, stores
+from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, plain
 from fac.ui.views import action_button, set_param
 
@@ -147,7 +147,7 @@ def show_job(job: Job) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(_pace(job), width="stretch")
         help = "Every finished text is kept: started again, nothing is written twice."
-        cancel = queue().cancel
+        cancel = stores().queue.cancel
         action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}", help=help)
 
 
@@ -250,7 +250,7 @@ def open_arrived() -> None:
     number = st.session_state.get("synthesis job")
     if number is None:
         return
-    job = queue().job(number)
+    job = stores().queue.job(number)
     if job.status not in ("waiting", "running"):
         del st.session_state["synthesis job"]
     if job.status == "done" and job.run_id:

@@ -2,8 +2,7 @@
 
 from functools import partial
 
-from fac.datasets.format import Format
-from fac.datasets.sources import DelimitedSource
+from fac.datasets.sources import DelimitedSource, Format
 
 FORMAT = Format(
     title="CSV",

@@ -9,16 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from fac.datasets.format import Export, Format
-from fac.datasets.rows import SourceRow, listed
-from fac.datasets.sources import (
-    BATCH_ROWS,
-    BatchSource,
-    Origin,
-    Progress,
-    readable_columns,
-    write_parquet,
-)
+from fac.datasets import sources
+from fac.datasets.layout import SourceRow, listed
+from fac.datasets.sources import BatchSource, Export, Format, Origin, Progress
 from fac.errors import InputError, ServiceError, disk_full
 
 SCHEME = "hf:"
@@ -49,7 +42,7 @@ class _HubSource(BatchSource):
         public = Path(name).name if Path(name).is_dir() else name
         self.name = SCHEME + public + (f"@{revision}" if revision else "")
         self.name += "".join(f":{part}" for part in (config, split) if part)
-        self.columns = readable_columns(self._data.features.arrow_schema)
+        self.columns = sources.readable_columns(self._data.features.arrow_schema)
         self.total = len(self._data)
 
     def digest(self, report: Progress) -> str:
@@ -74,7 +67,7 @@ class _HubSource(BatchSource):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         readable = self._data.select_columns([*self.columns]).with_format("arrow")
-        for table in readable.iter(batch_size=BATCH_ROWS):
+        for table in readable.iter(batch_size=sources.BATCH_ROWS):
             yield from table.to_batches()
 
 
@@ -112,5 +105,5 @@ FORMAT = Format(
     kind="hf",
     scheme=SCHEME,
     open=_HubSource,
-    export=Export(write_parquet, "data/train-00000-of-00001.parquet"),
+    export=Export(sources.write_parquet, "data/train-00000-of-00001.parquet"),
 )

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import IO, TextIO
 
-from fac.datasets.format import Format
-from fac.datasets.rows import SourceRow
-from fac.datasets.sources import MAX_ROW_BYTES, TOO_LONG, TextSource, object_row
+from fac.datasets.layout import SourceRow
+from fac.datasets.sources import MAX_ROW_BYTES, TOO_LONG, Format, TextSource, object_row
 from fac.errors import InputError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -24,10 +23,8 @@ class _Array(TextSource):
 
 
 def _elements(text: TextIO, name: str) -> Iterator[SourceRow]:
-    """The elements of one JSON array, of which no more than one element and a bit is held.
-
-    What is broken cannot be skipped here: nobody knows where the next element begins.
-    """
+    """The elements of one JSON array, of which no more than one element and a bit is held. What is
+    broken cannot be skipped here: nobody knows where the next element begins."""
     decoder = json.JSONDecoder(strict=False)
     buffer, at, line, ended = "", 0, 1, False
 
@@ -91,10 +88,5 @@ def _elements(text: TextIO, name: str) -> Iterator[SourceRow]:
 
 
 FORMAT = Format(
-    title="JSON",
-    preference=1,
-    kind="json",
-    suffixes=(".json",),
-    start="[",
-    open=_Array,
+    title="JSON", preference=1, kind="json", suffixes=(".json",), start="[", open=_Array
 )

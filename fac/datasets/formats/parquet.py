@@ -8,8 +8,15 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fac.datasets.format import Export, Format
-from fac.datasets.sources import BATCH_ROWS, BatchSource, Origin, readable_columns, write_parquet
+from fac.datasets.sources import (
+    BATCH_ROWS,
+    BatchSource,
+    Export,
+    Format,
+    Origin,
+    readable_columns,
+    write_parquet,
+)
 from fac.errors import disk_room
 
 

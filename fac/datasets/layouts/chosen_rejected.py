@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from fac.datasets.layout import REJECTED, SYSTEM, Column, Layout
-from fac.datasets.rows import Columns, turns, with_system
+from fac.datasets.layout import REJECTED, SYSTEM, Column, Columns, Layout, turns, with_system
 from fac.schema import Chat
 
 

@@ -1,7 +1,6 @@
 """Plain text in one column: one user turn."""
 
-from fac.datasets.layout import Column, Layout
-from fac.datasets.rows import turns
+from fac.datasets.layout import Column, Layout, turns
 
 LAYOUT = Layout(
     title="plain text",

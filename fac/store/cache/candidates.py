@@ -9,9 +9,9 @@ from typing import Any
 from fac.errors import InputError
 from fac.manifest import AnyManifest
 from fac.schema import CANDIDATES, HITS, PAIRS, VERDICTS
-from fac.store.cache.files import Files
-from fac.store.cache.tables import (
+from fac.store.cache.files import (
     Connection,
+    Files,
     Rows,
     dicts,
     one_row,

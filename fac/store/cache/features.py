@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from fac.errors import InputError
 from fac.manifest import AnyManifest
 from fac.schema import EVERY_ROLE, ROLES
-from fac.store.cache.interpret import EXPLAINED_COLUMNS, ExplanationQueries
-from fac.store.cache.tables import (
+from fac.store.cache.files import (
     Connection,
     Rows,
     aligned,
@@ -26,6 +25,7 @@ from fac.store.cache.tables import (
     sql_name,
     write_meta,
 )
+from fac.store.cache.interpret import EXPLAINED_COLUMNS, ExplanationQueries
 from fac.store.memo import remembered
 from fac.store.runs import Runs
 
@@ -189,12 +189,7 @@ class FeatureQueries(ExplanationQueries):
 
     @remembered
     def feature(
-        self,
-        run: str,
-        feature: int,
-        *,
-        sae_run: str | None = None,
-        explained: Sequence[str] = (),
+        self, run: str, feature: int, *, sae_run: str | None = None, explained: Sequence[str] = ()
     ) -> dict[str, Any] | None:
         """The row of `features_page` for one feature; None outside the dictionary."""
         with self._reading(run, sae_run, *explained):

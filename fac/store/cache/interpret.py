@@ -14,9 +14,9 @@ from fac.config import SCORERS
 from fac.errors import InputError
 from fac.manifest import AnyManifest
 from fac.schema import RELEVANT
-from fac.store.cache.files import Files
-from fac.store.cache.tables import (
+from fac.store.cache.files import (
     Connection,
+    Files,
     Rows,
     aligned,
     dicts,

@@ -9,35 +9,17 @@ import numpy as np
 from fac.config import WriteSpec
 from fac.prompts import Excerpt, Prompt, drafts
 from fac.prompts.drafts import Opening
-from fac.synthesis.plan import (
-    LIST,
-    QUOTED,
-    Ask,
-    FeatureBrief,
-    Grounds,
-    Method,
-    Steering,
-    Style,
-    Styles,
-    around,
-    ask_for,
-    excerpt,
-    in_turns,
-    turned,
-)
+from fac.synthesis import plan as asking
+from fac.synthesis.plan import LIST, Ask, FeatureBrief, Grounds, Method, Steering, Style, Styles
 
 SENTENCE, PHRASE = Style("sentence", "opening", 12, sentence=True), Style("phrase", "opening", 4)
 CONTRAST = Style("contrast", "prompt")
 
-STEP_2 = Styles(
-    here=(SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST),
-    server=(CONTRAST,),
-)
+STEP_2 = Styles(here=(SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST), server=(CONTRAST,))
 """Styles fail on different features; those that begin with the positive's own words come first,
 since small models follow nothing else well."""
 
-KEEP_ABOVE = 4.0
-"""A positive that fires more strongly has its phrase prescribed, as the paper does."""
+KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
 
 _SENTENCE_END = re.compile(r"[.?!…][\"'”’)]*\s+|\n+")
 
@@ -49,12 +31,9 @@ class PairBrief(NamedTuple):
     feature: int
     positive: Excerpt
     positive_peak: float
-    phrase: tuple[str, ...]
-    """Words of the positive up to and including the one of its peak."""
-    sentence: int
-    """How many of them, at the end, belong to the sentence of the peak."""
-    firing: str
-    """The words about the peak on which it fires."""
+    phrase: tuple[str, ...]  # words of the positive up to and including the one of its peak
+    sentence: int  # how many of them, at the end, belong to the sentence of the peak
+    firing: str  # the words about the peak on which it fires
     negative: Excerpt
     negative_peak: float
 
@@ -73,11 +52,11 @@ def pair_brief(row: Mapping[str, Any]) -> PairBrief:
         firing = before.split()[-1] + firing
     ends = [end.end() for end in _SENTENCE_END.finditer("".join(tokens[:peak]))]
     sentence = "".join(tokens[: peak + 1])[max(ends, default=0) :].split()
-    silent = row["negative_tokens"][around(row["negative_tokens"], peak)]
+    silent = row["negative_tokens"][asking.around(row["negative_tokens"], peak)]
     return PairBrief(
         pair=row["pair"],
         feature=row["feature"],
-        positive=excerpt(tokens, values.tolist()),
+        positive=asking.excerpt(tokens, values.tolist()),
         positive_peak=row["positive_peak"],
         phrase=tuple("".join(tokens[: peak + 1]).split()),
         sentence=len(sentence),
@@ -103,7 +82,7 @@ def ask_from_pairs(
     asks = []
     for pair in pairs:
         brief = briefs[pair.feature]
-        for number, style in in_turns(STEP_2, spec):
+        for number, style in asking.in_turns(STEP_2, spec):
             words: Prompt | Opening
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             if style.form == "prompt":
@@ -114,13 +93,14 @@ def ask_from_pairs(
                 )
             else:
                 starts = _beginning(pair, style)
-                if starts:
-                    # A span that goes on from the same words would only be copied.
-                    quoted = _without(starts, brief.spans, number)
-                else:
-                    quoted = (*turned(brief.spans, number)[: QUOTED - 1], pair.positive)
+                spans = asking.turned(brief.spans, number)[: asking.QUOTED - 1]
+                # A span that goes on from the same words would only be copied.
+                quoted = (
+                    _without(starts, brief.spans, number) if starts else (*spans, pair.positive)
+                )
                 words = drafts.contrast_opening(spec.profile, brief.explanation, quoted, starts)
-            ask = ask_for("two-step", pair.feature, number, style, words, quoted, steering(brief))
+            steer, feature = steering(brief), pair.feature
+            ask = asking.ask_for("two-step", feature, number, style, words, quoted, steer)
             asks.append(ask._replace(pair=pair.pair))
     return asks
 
@@ -136,7 +116,7 @@ def _beginning(pair: PairBrief, style: Style) -> str:
 def _without(starts: str, spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
     """QUOTED of the spans that do not hold those words; all of them where none is left."""
     others = [span for span in spans if starts not in " ".join("".join(span.tokens).split())]
-    return turned(others or spans, number)
+    return asking.turned(others or spans, number)
 
 
 METHOD = Method(title="From approved pairs", preference=0, plan=plan, needs_pairs=True)
