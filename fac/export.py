@@ -22,7 +22,7 @@ import pyarrow as pa
 from fac.config import WRITERS, SynthesizeSpec
 from fac.datasets import formats_in_order, in_a_row, json_line, read_samples, sample_id
 from fac.errors import BadRow, InputError, disk_room
-from fac.generator.names import public_name
+from fac.generator.chat import public_name
 from fac.manifest import MeasureFacts, PairsManifest, SynthesisManifest
 from fac.schema import CHAT_TYPE, Chat
 from fac.store.runs import Runs

@@ -9,7 +9,7 @@ import streamlit as st
 
 from fac import charts
 from fac.config import WRITERS, SynthesizeSpec
-from fac.generator.names import public_name
+from fac.generator.chat import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions import results
 from fac.questions.catalogue import measured, titles

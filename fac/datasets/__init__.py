@@ -22,7 +22,6 @@ from fac.datasets.layout import (
 )
 from fac.datasets.sources import (
     FORMATS,
-    Progress,
     Source,
     file_titles,
     formats_in_order,
@@ -31,9 +30,9 @@ from fac.datasets.sources import (
     open_source,
     readable,
 )
-from fac.errors import BadRow, InputError
+from fac.errors import BadRow, InputError, Progress
 
-__all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "file_titles"]
+__all__ = ["FORMATS", "MAX_CHARACTERS", "Sample", "SampleReader", "file_titles"]
 __all__ += ["formats_in_order", "in_a_row", "json_line", "layout_titles", "read_samples"]
 __all__ += ["sample_id"]
 

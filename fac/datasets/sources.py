@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fac.datasets.layout import MAX_CHARACTERS, SourceRow, in_words, shortened
-from fac.errors import InputError
+from fac.errors import InputError, Progress, first_line
 from fac.registry import Registry
 
 PEEK_BYTES = 2**20
@@ -45,9 +45,6 @@ TOO_LONG = (
 
 # Line ends to some readers, which would cut a JSON line in two; YAML takes no bare U+007F.
 _ESCAPED = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x7f\x85\u2028\u2029"})
-
-
-Progress = Callable[..., None]  # called with what is done, all there is, and a note
 
 
 class Origin(NamedTuple):
@@ -164,7 +161,7 @@ def readable(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name} cannot be read: {error.strerror}.") from error
         # Arrow speaks of damaged pages as input and output errors
-        reason = str(error).splitlines()[0].rstrip(".")[:200]
+        reason = first_line(error).rstrip(".")[:200]
         raise InputError(
             f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
         ) from error

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from fac import schema
 from fac.config import ExplainSpec, JudgeSpec, digest
-from fac.errors import BadReply, BudgetReached, Cancelled, ServiceError
+from fac.errors import BadReply, BudgetReached, Cancelled, Progress, ServiceError
 from fac.generator import batch_chat
 from fac.generator.batch_chat import Question, RecordedReply, ReplyJournal
 from fac.generator.chat import ChatModel
@@ -30,7 +30,6 @@ from fac.prompts import Excerpt, explaining, relevance
 from fac.schema import UNREADABLE
 from fac.store.runs import ParquetAppender, Runs
 
-Progress = Callable[..., None]
 OpenChat = Callable[[], ChatModel]
 """Opens the chat model; called only when there is something to ask."""
 

@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from fac.config import PairsSpec, RescoreSpec, digest
 from fac.encoder import Encoder
-from fac.errors import InputError
+from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts
 from fac.models import SCAFFOLD, Rendered
 from fac.schema import PAIRS, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis.filter import active, words
-from fac.synthesis.plan import Progress, Row, ask_from_anchor, feature_briefs, steering
+from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, steering
 from fac.synthesis.writing import Candidate, Hits, Step, Stopped, Texts, same_encoder, score, spent
 
 PROPOSED, FAILED = "proposed", "failed"

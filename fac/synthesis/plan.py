@@ -20,7 +20,6 @@ from fac.prompts import Excerpt, Prompt, drafts
 from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
 
-Progress = Callable[..., None]
 Row = dict[str, Any]
 Direction = Callable[[int], np.ndarray]  # unit decoder direction of a feature, float `[d_model]`
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 from fac import coverage, datasets, schema
 from fac.config import METHODS, WRITERS, IngestSpec, PairsSpec, RescoreSpec, SynthesizeSpec, digest
 from fac.encoder import Reading
-from fac.errors import BadRow, InputError
-from fac.generator.names import public_name
+from fac.errors import BadRow, InputError, Progress
+from fac.generator.chat import public_name
 from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
 from fac.models import SCAFFOLD
 from fac.schema import REJECTED, SAMPLES, TRACES, VERDICTS
@@ -31,7 +31,7 @@ from fac.synthesis import filter as verdicts
 from fac.synthesis import writing
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.pairs import PROPOSED, pair_id
-from fac.synthesis.plan import Ask, Grounds, Progress, Row, seed_of
+from fac.synthesis.plan import Ask, Grounds, Row, seed_of
 from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, quiet, support_of
 
 

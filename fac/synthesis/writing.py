@@ -22,7 +22,7 @@ import pyarrow as pa
 from fac import coverage
 from fac.config import WRITERS, WriteSpec
 from fac.encoder import Encoder
-from fac.errors import BudgetReached, Cancelled, InputError, ServiceError, disk_room
+from fac.errors import BudgetReached, Cancelled, InputError, Progress, ServiceError, disk_room
 from fac.generator.batch_chat import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.prompts import drafts
@@ -30,7 +30,7 @@ from fac.prompts.drafts import BadDraft
 from fac.schema import CANDIDATES, HITS, REPLIES, ROLES, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
-from fac.synthesis.plan import Ask, Direction, Progress, Row, reply_key, seed_of
+from fac.synthesis.plan import Ask, Direction, Row, reply_key, seed_of
 
 ROUNDS = 8
 """Texts a server is asked for before they count, in times of the questions on their way at once."""

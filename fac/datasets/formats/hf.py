@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from fac.datasets import sources
 from fac.datasets.layout import SourceRow, listed
-from fac.datasets.sources import BatchSource, Export, Format, Origin, Progress
-from fac.errors import InputError, ServiceError, disk_full
+from fac.datasets.sources import BatchSource, Export, Format, Origin
+from fac.errors import InputError, Progress, ServiceError, disk_full, first_line
 
 SCHEME = "hf:"
 
@@ -84,19 +84,15 @@ def _load_from_hub(name: str, config: str | None, split: str | None, revision: s
         RuntimeError,  # it would run code of its own
     ) as error:
         raise InputError(
-            f"The hub dataset {name!r} cannot be used: {_first_line(error)}"
+            f"The hub dataset {name!r} cannot be used: {first_line(error)[:300]}"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise InputError(disk_full(f"the copy of {name}")) from error
         raise ServiceError(
-            f"The hub did not serve {name!r} ({_first_line(error).rstrip('.')}): check the "
+            f"The hub did not serve {name!r} ({first_line(error)[:300].rstrip('.')}): check the "
             f"network and start it again."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 FORMAT = Format(
