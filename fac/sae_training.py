@@ -11,20 +11,19 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fac.errors import InputError
+from fac.errors import InputError, Progress
 from fac.models import Chat, SubjectModel, keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
 
-Report = Callable[..., None]
 CHATS_PER_SHARD = 1024
 CHECKPOINT_STEPS = 250
 
@@ -33,29 +32,18 @@ CHECKPOINT_STEPS = 250
 class TrainRecipe:
     """Everything that decides the weights, beside the texts and the subject model."""
 
-    width: int = 8192
-    """Dictionary size."""
-
-    k: float = 26.0
-    """Active features per token, on average over a batch (BatchTopK)."""
-
-    passes: int = 2
-    """How often every collected token is seen."""
-
-    batch: int = 4096
-    """Tokens per optimiser step."""
-
-    lr: float = 1e-3
-    """Adam's learning rate after warm-up."""
-
+    width: int = 8192  # dictionary size
+    k: float = 26.0  # active features per token, on average over a batch (BatchTopK)
+    passes: int = 2  # how often every collected token is seen
+    batch: int = 4096  # tokens per optimiser step
+    lr: float = 1e-3  # Adam's learning rate after warm-up
     lr_decay: float = 0.3
     """Last share of the steps over which the learning rate falls linearly to zero."""
 
     dead_window: int = 300
     """Steps without firing after which a feature takes part in the auxiliary loss."""
 
-    seed: int = 0
-    """Order of tokens and initial weights."""
+    seed: int = 0  # order of tokens and initial weights
 
     def __post_init__(self) -> None:
         if self.width < 2 or not 0 < self.k < self.width:
@@ -65,7 +53,7 @@ class TrainRecipe:
 
 
 def collect_activations(
-    chats: Sequence[Chat], model: SubjectModel, folder: Path, report: Report
+    chats: Sequence[Chat], model: SubjectModel, folder: Path, report: Progress
 ) -> int:
     """Content tokens' residual stream as float16 shards `[tokens, d_model]`; returns the tokens.
 
@@ -154,7 +142,7 @@ def train(
     model_name: str,
     layer: int,
     device: str,
-    report: Report,
+    report: Progress,
 ) -> None:
     """Train on collected shards and write a JumpReLU SAE in half precision to `out`.
 

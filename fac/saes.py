@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fac.config import DEMO_SAE
-from fac.errors import InputError, ServiceError
+from fac.errors import InputError, ServiceError, first_line
 from fac.models import Chat, Rendered, SubjectModel
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ class Sae:
 
     def __init__(self, module: Any, identity: str, stored: str):
         self.module = module
-        self.identity = identity
-        """Where it came from and the hash of its files or its release."""
-        self.stored = stored
-        """Data type of the weights before they were widened to float32."""
+        self.identity = identity  # where it came from and the hash of its files or its release
+        self.stored = stored  # data type of the weights before they were widened to float32
         self.n_features = int(module.cfg.d_sae)
         self.d_in = int(module.cfg.d_in)
         self._pre: list[torch.Tensor] = []
@@ -138,11 +136,8 @@ class Block(NamedTuple):
     tokens: slice
     features: slice
 
-    pre: torch.Tensor
-    """float32 `[tokens, features]`."""
-
-    cut: torch.Tensor
-    """float32 `[features]` or `[tokens, features]`."""
+    pre: torch.Tensor  # float32 `[tokens, features]`
+    cut: torch.Tensor  # float32 `[features]` or `[tokens, features]`
 
 
 def layer_of_hook(name: str) -> int | None:
@@ -176,10 +171,10 @@ def load_sae(reference: str, device: str = "cpu") -> Sae:
     try:
         module = SAE.from_pretrained(release, sae_id, device=device)
     except ValueError as error:
-        raise InputError(f"sae-lens knows no SAE {reference!r}: {_first_line(error)}") from error
+        raise InputError(f"sae-lens knows no SAE {reference!r}: {first_line(error)}") from error
     except OSError as error:
         raise ServiceError(
-            f"The weights of {reference!r} could not be fetched: {_first_line(error)}"
+            f"The weights of {reference!r} could not be fetched: {first_line(error)}"
         ) from error
     stored = str(module.cfg.dtype)
     return Sae(module.to(dtype=torch.float32), reference, stored)
@@ -204,13 +199,9 @@ def _folder(path: Path, name: str, device: str) -> Sae:
     # What sae-lens raises for a field or a weight that is missing or of another shape.
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"The SAE in {path} cannot be read ({_first_line(error)}); restore or train it again."
+            f"The SAE in {path} cannot be read ({first_line(error)}); restore or train it again."
         ) from error
     return Sae(module, f"{name}@{_hash(config, weights)}", stored)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _hash(*paths: Path) -> str:
@@ -241,7 +232,7 @@ def _paper_checkpoint(path: Path, device: str) -> Sae:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise InputError(
-            f"The checkpoint {path} cannot be read ({_first_line(error)}); give a file that "
+            f"The checkpoint {path} cannot be read ({first_line(error)}); give a file that "
             f"torch.save wrote, with tensors only."
         ) from error
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
@@ -274,35 +265,16 @@ def _paper_checkpoint(path: Path, device: str) -> Sae:
 class Quality(NamedTuple):
     """How well an SAE describes a residual stream, on content tokens of given texts."""
 
-    tokens: int
-    """Content tokens looked at."""
-
-    fvu: float
-    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2."""
-
-    l0: float
-    """Mean number of active features per token."""
-
-    dead: float
-    """Share of features that never fired on these tokens."""
-
-    norm: float
-    """Mean norm of the residual stream, |x|."""
-
-    ce_tokens: int
-    """Predicted content tokens behind the three cross-entropies."""
-
-    ce_clean: float
-    """Next-token cross-entropy of the untouched model, in nats, at content tokens."""
-
-    ce_sae: float
-    """The same with content tokens' residual stream replaced by the reconstruction."""
-
-    ce_zero: float
-    """The same with it replaced by zeros."""
-
-    loss_recovered: float
-    """(ce_zero - ce_sae) / (ce_zero - ce_clean)."""
+    tokens: int  # content tokens looked at
+    fvu: float  # fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2
+    l0: float  # mean number of active features per token
+    dead: float  # share of features that never fired on these tokens
+    norm: float  # mean norm of the residual stream, |x|
+    ce_tokens: int  # predicted content tokens behind the three cross-entropies
+    ce_clean: float  # next-token cross-entropy of the untouched model, in nats, at content tokens
+    ce_sae: float  # the same with content tokens' residual stream replaced by the reconstruction
+    ce_zero: float  # the same with it replaced by zeros
+    loss_recovered: float  # (ce_zero - ce_sae) / (ce_zero - ce_clean)
 
 
 def quality(
@@ -387,8 +359,7 @@ class Finding(NamedTuple):
     """One line of a preflight."""
 
     check: str
-    ok: bool | None
-    """None where the SAE's metadata is silent."""
+    ok: bool | None  # None where the SAE's metadata is silent
     says: str
 
 

@@ -15,18 +15,22 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fac.datasets.layout import MAX_CHARACTERS, SourceRow, in_words, shortened
-from fac.errors import InputError
+from fac.datasets import layout
+from fac.datasets.layout import MAX_CHARACTERS, Columns, Sample, SourceLayout, SourceRow, in_words
+from fac.errors import BadRow, InputError, Progress
 from fac.registry import Registry
+
+PEEK_ROWS = 1000  # how many rows the columns are collected from before the layout is decided
 
 PEEK_BYTES = 2**20
 """How far into a text file the columns are collected before the layout is decided."""
@@ -47,16 +51,11 @@ TOO_LONG = (
 _ESCAPED = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x7f\x85\u2028\u2029"})
 
 
-Progress = Callable[..., None]
-"""Called with what is done, all there is, and a note."""
-
-
 class Origin(NamedTuple):
     """What a person named, and how it begins where it is a file."""
 
     address: str
-    head: bytes = b""
-    """The first 64 kB, unzipped."""
+    head: bytes = b""  # the first 64 kB, unzipped
     zipped: bool = False
 
     @property
@@ -102,10 +101,8 @@ def file_origin(address: str) -> Origin:
 class Source(ABC):
     """What rows are read from, as often as one likes."""
 
-    columns: Sequence[str] = ()
-    """Known before the first row; empty where every row names its own."""
-    done = total = 0
-    """Bytes or rows read so far, and all of them."""
+    columns: Sequence[str] = ()  # known before the first row; empty where every row names its own
+    done = total = 0  # bytes or rows read so far, and all of them
 
     def __init__(self, origin: Origin):
         """Raises InputError for what cannot be read."""
@@ -167,7 +164,7 @@ def readable(name: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name} cannot be read: {error.strerror}.") from error
-        # Arrow speaks of damaged pages as input and output errors
+        # Arrow source_layout of damaged pages as input and output errors
         reason = str(error).splitlines()[0].rstrip(".")[:200]
         raise InputError(
             f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
@@ -183,11 +180,9 @@ class Line(NamedTuple):
     """A line of a file, from 1."""
 
     number: int
-    data: bytes
-    """With its line end; only the beginning where the line is too long."""
+    data: bytes  # with its line end; only the beginning where the line is too long
     too_long: bool
-    quotes: int
-    """Double quotes in the whole line, counted only where it is too long."""
+    quotes: int  # double quotes in the whole line, counted only where it is too long
 
 
 def numbered_lines(stream: IO[bytes]) -> Iterator[Line]:
@@ -297,7 +292,7 @@ class DelimitedSource(TextSource):
         for name, count in Counter(names).items():
             if count > 1:
                 raise InputError(
-                    f"{self.name} has several columns called {shortened(name)}: rename one."
+                    f"{self.name} has several columns called {layout.shortened(name)}: rename one."
                 )
         return names
 
@@ -347,8 +342,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 class Export(NamedTuple):
     """How a format is written."""
 
-    write: Callable[[pa.Table, Path], None]
-    """The same rows give the same bytes."""
+    write: Callable[[pa.Table, Path], None]  # the same rows give the same bytes
     data_file: str = ""
     """Where the rows lie in the folder that an export is; empty where it is a file."""
 
@@ -357,25 +351,18 @@ class Export(NamedTuple):
 class Format:
     """How rows lie in a file or elsewhere."""
 
-    title: str
-    """What people call it, for buttons and lists."""
+    title: str  # what people call it, for buttons and lists
     preference: int
     """The lower ones stand first in lists; the lowest of a kind where nothing tells them apart."""
     kind: str
     """What run ids and manifests call it: formats that only their text tells apart have one."""
     open: Callable[[Origin], Source]
-    suffixes: tuple[str, ...] = ()
-    """Of its files, the usual one first; none where it is no file."""
-    scheme: str = ""
-    """What a source that is no file begins with."""
-    magic: bytes = b""
-    """What files that are no text begin with."""
-    start: str = ""
-    """What its text begins with, whatever the file is called."""
-    export: Export | None = None
-    """None where it is only read."""
-    spelled_out: str = ""
-    """The title in sentences, where it differs."""
+    suffixes: tuple[str, ...] = ()  # of its files, the usual one first; none where it is no file
+    scheme: str = ""  # what a source that is no file begins with
+    magic: bytes = b""  # what files that are no text begin with
+    start: str = ""  # what its text begins with, whatever the file is called
+    export: Export | None = None  # None where it is only read
+    spelled_out: str = ""  # the title in sentences, where it differs
 
 
 FORMATS: Registry[Format] = Registry("fac.datasets.formats", "FORMAT")
@@ -433,3 +420,63 @@ def _format_of(origin: Origin, formats: Sequence[Format]) -> Format:
 def in_a_row(names: Sequence[str], last: str = "or") -> str:
     """Names as a sentence has them: a, b or c."""
     return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def read_samples(
+    source: str | Path,
+    *,
+    text_field: str | None = None,
+    messages_field: str | None = None,
+    label_field: str | None = None,
+) -> SampleReader:
+    """Opens a path or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one likes.
+    Without options the columns say which layout it is. Raises InputError for what cannot be opened,
+    ServiceError when the hub does not answer."""
+    if text_field and messages_field:
+        raise InputError(
+            f"--text-field {text_field} and --messages-field {messages_field} exclude each other: "
+            f"give the one that holds the samples."
+        )
+    options = {"text": text_field, "messages": messages_field, "label": label_field}
+    return SampleReader(*open_source(str(source)), options)
+
+
+class SampleReader:
+    """A source and its layout. Iterating gives, row by row, a Sample or the BadRow it is instead.
+    Iterating raises InputError where the rest of the source cannot be read: damaged gzip or
+    Parquet, a broken JSON array, an open quote in CSV, columns that name no layout."""
+
+    def __init__(self, source: Source, kind: str, options: Mapping[str, str | None]):
+        self.source = source
+        self._options = options
+        self.name = source.name
+        """What the source is called in sentences and manifests: a file name or a hub id."""
+        self.kind = kind  # what run ids and manifests call its format
+        self.layout: SourceLayout | None = None  # known once the first readable row was met
+
+    def digest(self, report: Progress) -> str:
+        """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""
+        with readable(self.name):
+            return "sha256:" + self.source.digest(report)
+
+    def __iter__(self) -> Iterator[Sample | BadRow]:
+        with readable(self.name):
+            rows = self.source.rows()
+            for row in rows:
+                if row.columns is None:
+                    yield BadRow(row.line, row.problem)
+                    continue
+                peeked = [row]
+                for row in rows:
+                    peeked.append(row)
+                    if len(peeked) >= PEEK_ROWS or self.source.peeked_enough():
+                        break
+                source_layout = self._decide(r.columns for r in peeked if r.columns is not None)
+                for row in chain(peeked, rows):
+                    yield layout.sample_of(row, source_layout)
+            if self.layout is None and self.source.columns:  # no rows, but columns to object to
+                self._decide([dict.fromkeys(self.source.columns)])
+
+    def _decide(self, rows: Iterable[Columns]) -> SourceLayout:
+        self.layout = layout.recognise(rows, self._options, self.name)
+        return self.layout

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from fac.errors import InputError
+from fac.errors import InputError, Progress
 
 if TYPE_CHECKING:
     from fac.encoder import SaeEncoder
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fac.models import Located, SubjectModel
     from fac.saes import Sae
 
-Progress = Callable[..., None]
 T = TypeVar("T")
 
 PRECISIONS = ("float32", "bfloat16")

@@ -30,12 +30,11 @@ from fac.config import (
     Workspace,
     WriteSpec,
 )
-from fac.errors import InputError
+from fac.errors import InputError, Progress
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.ingest import ingest
 from fac.jobs.loading import (
     LastLoaded,
-    Progress,
     decoder_directions,
     load_encoder,
     load_generator,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from fac import datasets, demo
 from fac.config import ExplainSpec, IngestSpec, MeasureSpec, Workspace, digest
-from fac.errors import BadRow, InputError
-from fac.jobs.loading import Progress, device, load_generator, load_subject, locate
+from fac.errors import BadRow, InputError, Progress
+from fac.jobs.loading import device, load_generator, load_subject, locate
 from fac.jobs.steps import Steps
 from fac.questions.comparison import Comparison, coverage
 from fac.schema import Chat

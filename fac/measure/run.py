@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from fac.config import MeasureSpec
 from fac.encoder import Encoder
+from fac.errors import Progress
 from fac.manifest import MeasureFacts
 from fac.measure.parts import Part, PartTask, read_part
 from fac.measure.tables import FinishedParts, write_tables
 from fac.store.runs import Runs
-
-Progress = Callable[..., None]
 
 ReportRead = Callable[[int, int], None]
 """(samples, tokens) read so far in this call; called often, and what it raises ends the reading."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fac.errors import InputError
+from fac.errors import InputError, first_line
 from fac.models.chats import SCAFFOLD, Chat, ChatRenderer, Rendered
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def pretrained(
         )
     # RuntimeError: weights of another shape; ImportError: a tokenizer that needs a package.
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"The model {str(folder)!r} cannot be loaded ({why}); give a complete local folder or "
-            f"a hub id that this machine can reach."
+            f"The model {str(folder)!r} cannot be loaded ({first_line(error)}); give a complete "
+            f"local folder or a hub id that this machine can reach."
         ) from error
 
 
@@ -245,14 +244,11 @@ def _final_norm(model: Any, blocks: Any) -> Any:
     return None
 
 
-WORTHWHILE = 16
-"""Tokens that rows must share for their beginning to be run apart."""
+WORTHWHILE = 16  # tokens that rows must share for their beginning to be run apart
 
-TOGETHER = 8
-"""Rows that must share it: fewer would leave both them and the rest in small batches."""
+TOGETHER = 8  # rows that must share it: fewer would leave both them and the rest in small batches
 
-DEEPEST = 64
-"""Times WORTHWHILE tokens, up to where groups are told apart by their beginnings."""
+DEEPEST = 64  # times WORTHWHILE tokens, up to where groups are told apart by their beginnings
 
 
 def by_beginning(ids: Sequence[np.ndarray]) -> list[tuple[int, list[int]]]:
