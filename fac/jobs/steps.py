@@ -265,10 +265,7 @@ def _synthesize(steps: Steps, spec: SynthesizeSpec, progress: Progress) -> str:
 
     anchor = steps.runs.manifest(spec.pairs).facts.anchor
     decisions = Decisions(steps.workspace.decisions)
-    with (
-        steps.browsable(spec.step, spec.pairs),
-        steps.writing(spec, anchor, progress) as doors,
-    ):
+    with steps.browsable(spec.step, spec.pairs), steps.writing(spec, anchor, progress) as doors:
         approved = review.approved_pairs(decisions, steps.runs, spec.pairs)
         return synthesize(spec, approved=approved, runs=steps.runs, progress=progress, **doors)
 
@@ -292,9 +289,7 @@ def _sae_of(spec: MeasureSpec | ProbeSpec) -> SaeSpec:
     return SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae)
 
 
-def _encoder_arguments(
-    spec: MeasureSpec | SaeSpec | ProbeSpec,
-) -> tuple[str, int, str, int, str]:
+def _encoder_arguments(spec: MeasureSpec | SaeSpec | ProbeSpec) -> tuple[str, int, str, int, str]:
     """What `load_encoder` needs to know of a spec and of this machine's choice."""
     limit = getattr(spec, "max_tokens", MeasureSpec.max_tokens)
     return spec.model, spec.layer, spec.sae, limit, precision()

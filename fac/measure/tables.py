@@ -189,10 +189,7 @@ def _write_texts(parts: FinishedParts, spans: dict[str, np.ndarray], note: Note)
     """Spans and near misses with their tokens, and the lengths of the samples."""
     by_role = dict.fromkeys(ROLES, 0)
     tokens = cut = empty = 0
-    files = [
-        _SpanFile(parts, "spans", spans),
-        _SpanFile(parts, "near", near_columns(parts.near)),
-    ]
+    files = [_SpanFile(parts, "spans", spans), _SpanFile(parts, "near", near_columns(parts.near))]
     lengths_path = parts.scratch / "sample_tokens.parquet"
     with ExitStack() as stack:
         lengths = stack.enter_context(ParquetAppender(lengths_path, schema.SAMPLE_TOKENS))
