@@ -70,8 +70,7 @@ class Steps:
         self.encoders: LastLoaded[SaeEncoder] = LastLoaded()
         self._generators: LastLoaded[LocalGenerator] = LastLoaded()
         self._pool: Pool | None = None
-        self._while_writing = ExitStack()
-        """Closes what a writer opened."""
+        self._while_writing = ExitStack()  # Closes what a writer opened
 
     def perform(self, spec: Spec, progress: Progress) -> str:
         """Run one step to its end; returns the id of its run.

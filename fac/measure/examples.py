@@ -13,17 +13,10 @@ from fac.measure.ordering import draw_priority, rank_within
 from fac.measure.spans import SPAN_TOKENS, WINDOW, span_windows
 from fac.schema import Activations
 
-TOP = 10
-"""Strongest examples stored per feature."""
-
-SPREAD = 10
-"""Examples shown over the quantiles of a feature's peaks, beside the strongest."""
-
-SPREAD_POOL = 24
-"""Uniformly drawn examples from which the spread is chosen."""
-
-HELD_ROWS = 500_000
-"""Examples of one part held before the weaker ones are dropped."""
+TOP = 10  # Strongest examples stored per feature
+SPREAD = 10  # Examples shown over the quantiles of a feature's peaks, beside the strongest
+SPREAD_POOL = 24  # Uniformly drawn examples from which the spread is chosen
+HELD_ROWS = 500_000  # Examples of one part held before the weaker ones are dropped
 
 PART_EXAMPLES = pa.schema(
     [
@@ -42,14 +35,9 @@ class AdmissionThresholds(NamedTuple):
     result smaller and change nothing in the end, whichever parts they come from.
     """
 
-    peak: np.ndarray
-    """float32: the weakest of TOP."""
-
-    priority: np.ndarray
-    """uint64: the highest of SPREAD_POOL."""
-
-    near: np.ndarray
-    """float32: the lowest pre-activation among the near misses."""
+    peak: np.ndarray  # float32: the weakest of TOP
+    priority: np.ndarray  # uint64: the highest of SPREAD_POOL
+    near: np.ndarray  # float32: the lowest pre-activation among the near misses
 
     @classmethod
     def none(cls, n_features: int) -> AdmissionThresholds:

@@ -23,31 +23,22 @@ class PartTask(NamedTuple):
     """One part to be read: all that a machine without the workspace needs to know."""
 
     number: int
-    start: int
-    """Row of its first sample in the dataset."""
-
+    start: int  # Row of its first sample in the dataset
     chats: list[Chat]
     roles: tuple[str, ...]
-    floor: float
-    """Peaks at or below are not stored."""
-
+    floor: float  # Peaks at or below are not stored
     admission: AdmissionThresholds
 
 
 class Part(NamedTuple):
     """What one part of a dataset looks like through the SAE; samples are rows of the dataset."""
 
-    activations: pa.Table
-    """PART_ACTIVATIONS, sorted by (feature, peak descending, sample, role)."""
-
+    activations: pa.Table  # PART_ACTIVATIONS, sorted by (feature, peak descending, sample, role)
     examples: pa.Table
     """PART_EXAMPLES: of every feature the TOP strongest rows and SPREAD_POOL drawn ones."""
 
-    near: pa.Table
-    """PART_NEAR: of every feature the highest pre-activations."""
-
-    texts: pa.Table
-    """PART_TEXTS: one row per sample, in order."""
+    near: pa.Table  # PART_NEAR: of every feature the highest pre-activations
+    texts: pa.Table  # PART_TEXTS: one row per sample, in order
 
 
 PART_ACTIVATIONS = pa.schema(

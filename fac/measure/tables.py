@@ -31,17 +31,11 @@ from fac.measure.spans import span_table
 from fac.schema import EVERY_ROLE, ROLES
 from fac.store.runs import ParquetAppender, Runs, write_table
 
-PART = 1024
-"""Samples read as a unit, and between two points a restart can continue from."""
+PART = 1024  # Samples read as a unit, and between two points a restart can continue from
+MERGE_ROWS = 1_000_000  # Activations sorted in memory at once when the parts become one table
+TEXT_ROWS = 62_500  # The same for rows with tokens
 
-MERGE_ROWS = 1_000_000
-"""Activations sorted in memory at once when the parts become one table."""
-
-TEXT_ROWS = 62_500
-"""The same for rows with tokens."""
-
-Note = Callable[[str], None]
-"""Says what is being written; what it raises ends the writing."""
+Note = Callable[[str], None]  # Says what is being written; what it raises ends the writing
 
 
 class FinishedParts:
@@ -53,10 +47,8 @@ class FinishedParts:
         self.seconds = 0.0
         self.near = NearMisses.none(n_features)
         self.examples = Examples(n_features, AdmissionThresholds.none(n_features))
-        self.support = np.zeros(n_features, np.int64)
-        """Rows of each feature."""
-        self.samples_on_disk = 0
-        """When the measure began, or went on."""
+        self.support = np.zeros(n_features, np.int64)  # Rows of each feature
+        self.samples_on_disk = 0  # When the measure began, or went on
         for number in self.numbers:
             if self._folder(number).exists():
                 tables = {name: self.table(number, name) for name in ("examples", "near")}
