@@ -39,8 +39,7 @@ from fac.errors import InputError, ServiceError
 from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LineBatch, LocalWriter, Pace
-from fac.measure.parts import CountBatch, Part, PartTask, read_part
-from fac.measure.run import ReportRead
+from fac.measure.parts import CountBatch, Part, PartTask, ReportRead, read_part
 from fac.models import Chat, Rendered
 from fac.schema import ROLES, Activations
 
@@ -473,7 +472,7 @@ class RayEncoder(OnWorkers):
     def read_parts(
         self, tasks: Iterable[PartTask], report: ReportRead
     ) -> Iterator[tuple[int, Part]]:
-        """A `fac.measure.run.Executor`."""
+        """A `fac.measure.tables.Executor`."""
         samples = tokens = 0
         numbers: list[int] = []
 

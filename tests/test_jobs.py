@@ -29,8 +29,7 @@ from fac.config import (
 )
 from fac.errors import GateFailed, InputError
 from fac.jobs import training, worker
-from fac.jobs.loading import Progress
-from fac.jobs.steps import Steps
+from fac.jobs.steps import Progress, Steps
 from fac.jobs.worker import Worker
 from fac.measure import tables as measuring
 from fac.schema import Chat
