@@ -104,15 +104,10 @@ class IngestSpec(Spec):
     step = "dataset"
     name: str  # what the dataset is called from now on
     source: str  # a path, or `hf:ID` for a dataset of the Hugging Face hub
-
-    text_field: str | None = None
-    """Column of plain text; None lets the columns speak for themselves."""
-
+    text_field: str | None = None  # column of plain text; None: the columns speak for themselves
     messages_field: str | None = None  # column of chat messages
     label_field: str | None = None  # column copied to `label`
-
-    on_bad: str = "stop"
-    """stop: the first bad row ends the ingest and nothing is stored; skip: it is listed."""
+    on_bad: str = "stop"  # stop: the first bad row ends it, nothing is stored; skip: it is listed
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.strip() or "/" in self.name or len(self.name) > 80:
@@ -129,15 +124,9 @@ class MeasureSpec(Spec):
     dataset: str  # run id of the dataset to read
     model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
     layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
-
-    sae: str = "demo"
-    """`demo`, a local folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file."""
-
+    sae: str = "demo"  # `demo`, a folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file
     role: str = EVERY_ROLE  # whose tokens are pooled: one of ROLES, or all (kept apart by role)
-
-    floor: float = 0.0
-    """Peaks at or below this are not stored; any higher threshold can be asked for later."""
-
+    floor: float = 0.0  # peaks at or below are not stored; any higher threshold can be asked for
     max_tokens: int = 1024  # longer samples are read up to here; the rest is counted as cut
 
     def __post_init__(self) -> None:
@@ -190,10 +179,7 @@ class AskSpec(Spec):
         *("budget_tokens", "budget_usd", "price_in", "price_out", "concurrency"),
     )
     model: str = ""  # the name the server knows the model by; "" where no language model is asked
-
-    endpoint: str = ""
-    """Base URL of an OpenAI-compatible server; "" is OPENAI_BASE_URL, else OpenAI's."""
-
+    endpoint: str = ""  # URL of an OpenAI-compatible server; "" is OPENAI_BASE_URL, else OpenAI's
     attempt: int = 0  # another number asks anew what was answered before
     budget_tokens: int | None = None  # the run stops before it would use more tokens than this
     budget_usd: float | None = None  # the run stops before it would cost more; needs both prices
@@ -240,9 +226,7 @@ class ExplainSpec(AskSpec):
     explainer: str = "tokens"  # one of EXPLAINERS
     source: str = ""  # the file to import, for an explainer that needs one
     scores: tuple[str, ...] = ()  # some of `model_scores()`
-
-    explanations: str = ""
-    """Run id of explanations to score with `model`; "" scores the ones made here."""
+    explanations: str = ""  # run of explanations to score with `model`; "" scores those made here
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -282,10 +266,7 @@ class JudgeSpec(AskSpec):
     label."""
 
     features: tuple[int, ...] = ()  # which; empty is every feature that fires
-
-    explanations: tuple[str, ...] = ()
-    """Run ids of the explanations a language model reads, the first that has one wins."""
-
+    explanations: tuple[str, ...] = ()  # runs that a model reads, the first that has one wins
     label: str = ""  # the label that marks the task, for a judge that needs one
 
     def __post_init__(self) -> None:
@@ -390,10 +371,7 @@ class SynthesizeSpec(WriteSpec):
 
     method: str = "two-step"  # one of METHODS
     keep: int = 1  # best samples kept per gap
-
-    only_needed: bool = False
-    """Also drops a sample that covers no gap which better kept ones leave open."""
-
+    only_needed: bool = False  # also drops a sample if better kept ones leave none of its gaps open
     evaluation: tuple[str, ...] = ()  # files no kept sample may overlap with
 
     def __post_init__(self) -> None:

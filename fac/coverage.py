@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from fac.errors import InputError
-from fac.schema import Activations, CoverageResult, Gap
+from fac.schema import Activations, CoverageResult
 
 EPSILON = 0.01
 """Smoothing weight of the uniform part in the smoothed KL divergence."""
@@ -167,13 +167,6 @@ def everywhere_relevant(n_anchor: np.ndarray, n_samples: int, min_support: int =
     what a sample is about and is left out, as are features below the support.
     """
     return (n_anchor >= min_support) & (n_anchor <= NEAR_CONSTANT * n_samples)
-
-
-def gaps(n_samples: np.ndarray, relevant: np.ndarray, wanted: int) -> list[Gap]:
-    """Relevant features (bool `[n_features]`) seen in fewer than `wanted` samples, fewest first."""
-    short = np.flatnonzero(relevant & (np.asarray(n_samples) < wanted))
-    short = short[np.argsort(n_samples[short], kind="stable")]
-    return [Gap(int(i), int(n_samples[i]), wanted) for i in short]
 
 
 def chance_of_none(n_anchor: np.ndarray, anchor_tokens: int, dataset_tokens: int) -> np.ndarray:

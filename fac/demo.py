@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fac.config import DEMO_INPUTS, Workspace, digest
-from fac.errors import GateFailed, InputError, disk_room
+from fac.errors import GateFailed, InputError, Progress, disk_room
 from fac.generator import LocalGenerator
 from fac.generator.batch_chat import drop_torn_line
 from fac.store import cache
@@ -26,8 +25,6 @@ from fac.store.runs import Runs
 ANCHOR, SEED = "demo-anchor", "demo-seed"
 INPUTS = {ANCHOR: DEMO_INPUTS / "anchor.jsonl", SEED: DEMO_INPUTS / "seed.jsonl"}
 COMMITTED = Workspace(DEMO_INPUTS)
-
-Progress = Callable[..., None]
 
 
 def materialise(workspace: Workspace, progress: Progress) -> list[str]:

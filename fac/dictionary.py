@@ -17,6 +17,7 @@ import pyarrow as pa
 from fac import schema
 from fac.config import SaeSpec
 from fac.encoder import SaeEncoder
+from fac.errors import Progress
 from fac.manifest import SaeFacts
 from fac.store.runs import Runs, write_table
 
@@ -47,8 +48,6 @@ ON_MAP = 15
 
 LENS_DONE, NEIGHBOURS_DONE, MAP_DONE = 40, 60, 100
 """How far along, of MAP_DONE, a description is when each part is done."""
-
-Progress = Callable[..., None]
 
 
 def describe(spec: SaeSpec, *, runs: Runs, encoder: SaeEncoder, progress: Progress) -> str:

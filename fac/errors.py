@@ -16,8 +16,11 @@ Each message says what, which value, and what to do next. A full disk may meet w
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+Progress = Callable[..., None]
+"""Called with (what is done, all there is, a note); may raise Cancelled."""
 
 
 class FacError(Exception):
@@ -80,6 +83,11 @@ class Cancelled(FacError):
     """Work stopped on request between two units; finished units are kept."""
 
     exit_code = 130
+
+
+def first_line(error: object) -> str:
+    """An error's first line, to stand inside a sentence of ours; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from fac.config import REPOSITORY
 from fac.encoder import Reading
-from fac.errors import InputError, ServiceError
+from fac.errors import InputError, ServiceError, first_line
 from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LineBatch, LocalWriter, Pace
@@ -295,11 +295,10 @@ class Pool:
     ) -> None:
         self._deaths += 1
         if self._deaths > DEATHS * self.size:
-            reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
             raise ServiceError(
                 f"Workers of Ray died {self._deaths} times in a row without finishing anything "
-                f"({reason}). Often their machine has too little memory: take fewer --workers; "
-                f"finished parts are kept."
+                f"({first_line(why)}). Often their machine has too little memory: take fewer "
+                f"--workers; finished parts are kept."
             )
         lost = [ref for ref, call in in_flight.items() if call.worker is dead]
         retries.extend((call.number, call.item) for call in map(in_flight.pop, lost))
@@ -363,11 +362,10 @@ def _connected(address: str) -> Any:
             cores = len(os.sched_getaffinity(0))
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         cluster = f"The Ray cluster at {address!r}" if address else "A Ray of this machine"
         raise ServiceError(
-            f"{cluster} cannot be reached ({why}): see `ray status` there, and that RAY_AUTH_TOKEN "
-            f"is the same on both machines."
+            f"{cluster} cannot be reached ({first_line(error)}): see `ray status` there, and that "
+            f"RAY_AUTH_TOKEN is the same on both machines."
         ) from error
     finally:
         if in_main:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from fac.config import WRITERS, SynthesizeSpec
 from fac.datasets import formats_in_order, in_a_row, json_line, read_samples, sample_id
 from fac.errors import BadRow, InputError, disk_room
-from fac.generator.names import public_name
+from fac.generator.chat import public_name
 from fac.manifest import MeasureFacts, PairsManifest, SynthesisManifest
 from fac.schema import CHAT_TYPE, Chat
 from fac.store.runs import Runs
@@ -79,8 +79,7 @@ class ExportRow(NamedTuple):
     """A kept sample."""
 
     messages: Chat
-    extra: dict[str, Any]
-    """What its profile has beside the messages; see schema.CANDIDATES."""
+    extra: dict[str, Any]  # what its profile has beside the messages; see schema.CANDIDATES
     lineage: dict[str, Any]
 
 
@@ -88,12 +87,10 @@ class Provenance(NamedTuple):
     """Everything that led to one row of an export."""
 
     messages: Chat
-    lineage: dict[str, Any]
-    """As in LINEAGE."""
+    lineage: dict[str, Any]  # as in LINEAGE
     pair: dict[str, Any] | None
     """The pair it was written from, a row of schema.PAIRS; None for baselines."""
-    hits: list[dict[str, Any]]
-    """Every gap it fires, strongest first: rows of schema.HITS."""
+    hits: list[dict[str, Any]]  # every gap it fires, strongest first: rows of schema.HITS
     rivals: list[dict[str, Any]]
     """The other texts written for its gap, best first: rows of schema.VERDICTS with `messages`."""
     prompt: Any
@@ -264,8 +261,7 @@ def _columns(sample: ExportRow, form: str) -> dict[str, Any]:
     }
 
 
-MADE_BY = "fac-explorer"
-"""A tag of the card, by which a folder is known as an export."""
+MADE_BY = "fac-explorer"  # a tag of the card, by which a folder is known as an export
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -373,10 +369,8 @@ class Exported(NamedTuple):
     """What was written."""
 
     rows: int
-    form: str
-    """One of FORMS."""
-    path: Path
-    """The file, or the folder."""
+    form: str  # one of FORMS
+    path: Path  # the file, or the folder
     card: Path
 
 
@@ -384,12 +378,10 @@ def export(
     run_id: str, out: Path, *, runs: Runs, format: str = "jsonl", form: str = ""
 ) -> Exported:
     """Writes the kept samples of a synthesis to `out`, by feature and then best first, and a card.
-
     The card lies in the folder, or beside the file as NAME.card.md. `form` is one of FORMS; ""
     takes what the run's profile says. The same run gives the same bytes; whatever is wrong, `out`
     stays as it was. Raises InputError for a run without kept samples, samples that do not have the
-    form, and an `out` that cannot be written or holds something else.
-    """
+    form, and an `out` that cannot be written or holds something else."""
     synthesis = SynthesisRun(run_id, runs)
     form = form or FORM_OF.get(synthesis.spec.profile, "chat")
     for choice, choices in ((format, EXPORT_FORMATS), (form, FORMS)):

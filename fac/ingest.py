@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from fac.config import IngestSpec
-from fac.datasets import MAX_CHARACTERS, Progress, Sample, SampleReader, read_samples
-from fac.errors import BadRow, InputError
+from fac.datasets import MAX_CHARACTERS, Sample, SampleReader, read_samples
+from fac.errors import BadRow, InputError, Progress
 from fac.manifest import DatasetFacts
 from fac.schema import REJECTED, ROLES, SAMPLES
 from fac.store.runs import ParquetAppender, Runs

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from fac import config
 from fac.config import Spec
 
+Counts = Mapping[str, int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
@@ -44,10 +46,7 @@ class Facts:
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts(Facts):
     omitted = ("layout", "columns", "note")
-
-    source: str = ""
-    """File name or `hf:ID`; the run of the synthesis that the samples were kept from."""
-
+    source: str = ""  # file name or `hf:ID`; the synthesis run that the samples were kept from
     n_samples: int = 0
     duplicates: int = 0
     n_rejected: int = 0
@@ -55,8 +54,8 @@ class DatasetFacts(Facts):
     layout: str | None = None
     columns: Sequence[str] | None = None  # columns that became the chat
     note: str | None = None  # what a reader of the samples should know about their layout
-    roles: Mapping[str, int] = field(default_factory=dict)  # messages by role
-    labels: Mapping[str, int] = field(default_factory=dict)  # samples by label, most common first
+    roles: Counts = field(default_factory=dict)  # messages by role
+    labels: Counts = field(default_factory=dict)  # samples by label, most common first
 
     @property
     def is_synthetic(self) -> bool:
@@ -67,10 +66,7 @@ class DatasetFacts(Facts):
 class MeasureFacts(Facts):
     dataset: str = ""
     sae_run: str = ""  # the run that describes the dictionary
-
-    encoder: str = ""
-    """Model, layer and SAE with their revisions: features mean the same where this is the same."""
-
+    encoder: str = ""  # model, layer, SAE and revisions: where equal, features mean the same
     n_features: int = 0
     role: str = ""
     layer: int = 0
@@ -78,7 +74,7 @@ class MeasureFacts(Facts):
     sae: str = ""
     tokens: int = 0  # of the rendered chats, as far as they were read
     content_tokens: int = 0
-    content_tokens_by_role: Mapping[str, int] = field(default_factory=dict)
+    content_tokens_by_role: Counts = field(default_factory=dict)
     n_cut: int = 0  # samples longer than was read
     n_empty: int = 0  # samples without any content token
     n_samples: int = 0
@@ -118,16 +114,9 @@ class InterpretFacts(Facts):
     json_names = {"replies": "asked"}
     measure: str = ""
     n_features: int = 0  # that were explained or judged
-
-    source: str = ""
-    """Who answered: a model with its server, a method with its version, a label, a file."""
-
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Features by status of their explanation, or by level of relevance."""
-
-    replies: Mapping[str, int] | None = None
-    """By what became of them; None where no language model was asked."""
-
+    source: str = ""  # who answered: model and server, method and version, a label, a file
+    counts: Counts = field(default_factory=dict)  # features by status of the explanation, or level
+    replies: Counts | None = None  # by what became of them; None where no language model was asked
     tokens: int | None = None
     cost: float | None = None  # US dollars; None where no price is known or nothing was asked
 
@@ -141,12 +130,8 @@ class InterpretFacts(Facts):
 @dataclass(frozen=True, kw_only=True)
 class ExplainFacts(InterpretFacts):
     explainer: str = ""
-
-    silent: int | None = None
-    """Features that were asked for and never fire; None where the run was stopped."""
-
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Of each score: n features, median."""
+    silent: int | None = None  # asked for, but never fire; None where the run was stopped
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # n features, median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,13 +167,9 @@ class PairsFacts(SpentFacts):
     model: str = ""
     features: Sequence[int] = ()  # the gaps
     pairs: int = 0  # proposed ones
-    failed: Mapping[str, int] = field(default_factory=dict)  # gaps without a pair, by reason
-
-    origins: Mapping[str, int] = field(default_factory=dict)
-    """Proposed pairs by where their positive comes from."""
-
-    problems: Mapping[str, int] = field(default_factory=dict)
-    """Candidates without a usable text, by reason."""
+    failed: Counts = field(default_factory=dict)  # gaps without a pair, by reason
+    origins: Counts = field(default_factory=dict)  # proposed pairs by where the positive comes from
+    problems: Counts = field(default_factory=dict)  # candidates without a usable text, by reason
 
     def as_json(self) -> dict[str, Any]:
         facts = super().as_json()
@@ -214,9 +195,7 @@ class SynthesisFacts(SpentFacts):
     """Files that no sample may overlap with: name to digest."""
 
     kept: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    """Candidates by the reason why they were dropped."""
-
+    dropped: Counts = field(default_factory=dict)  # candidates by why they were dropped
     accepted: int = 0  # candidates that passed the filter, kept or beaten
     gaps: int = 0
     gaps_hit: int = 0
@@ -236,10 +215,7 @@ class SynthesisFacts(SpentFacts):
     gained: Sequence[int] = ()
     gained_unasked: Sequence[int] = ()
     still_missing: Sequence[int] = ()
-
-    curve: Sequence[int] = ()
-    """Gaps covered by the first 1, 2, ... kept samples of the greedy cover."""
-
+    curve: Sequence[int] = ()  # gaps covered by the first 1, 2, ... kept samples of the cover
     tokens_per_feature: float | None = None
     seconds_per_feature: float | None = None
     cost_per_feature: float | None = None

@@ -25,8 +25,7 @@ from fac.store.runs import Runs
 REASONS = ("too broad", "too narrow", "several meanings", "token artefact", "wrong")
 """Flags beside a verdict on an explanation."""
 
-SCALE = (*LEVELS, CANNOT_TELL)
-"""What may be said of an explanation and of relevance."""
+SCALE = (*LEVELS, CANNOT_TELL)  # what may be said of an explanation and of relevance
 
 NOT_RELEVANT = LEVELS[-1]
 """The one level below RELEVANT: the explanation does not fit, the feature does not matter."""
@@ -43,23 +42,18 @@ class Item(NamedTuple):
     kind: str
     subject: str
     """Measure run, feature and, for relevance, task: the same however it is worded today."""
-    content: dict[str, Any]
-    """What is shown; its hash is what a decision is bound to."""
-    gold: bool = False
-    """Its answer is known by adjudication. Never shown."""
-    overlap: bool = False
-    """Every reviewer gets it. Never shown."""
+    content: dict[str, Any]  # what is shown; its hash is what a decision is bound to
+    gold: bool = False  # Its answer is known by adjudication. Never shown.
+    overlap: bool = False  # Every reviewer gets it. Never shown.
 
 
 class Subject(NamedTuple):
     """What decisions are filed under, taken apart."""
 
     kind: str
-    measure: str
-    """Run id."""
+    measure: str  # run id
     feature: int
-    task: str
-    """"" but for relevance."""
+    task: str  # "" but for relevance
 
 
 class Wording(NamedTuple):
@@ -146,10 +140,8 @@ def by_wording(decisions: Iterable[Decision]) -> dict[Wording, tuple[Decision, .
 class Pace(NamedTuple):
     """How fast somebody decides."""
 
-    seconds: float
-    """Median per decision; NaN before the first that was measured."""
-    minutes_left: float
-    """For what is left at that pace; NaN likewise."""
+    seconds: float  # median per decision; NaN before the first that was measured
+    minutes_left: float  # for what is left at that pace; NaN likewise
 
 
 def queue(
@@ -161,14 +153,12 @@ def queue(
     gold: float = 0.1,
     seed: str = "",
 ) -> list[Item]:
-    """What `reviewer` still has to do, next first; `items` is everything there is to review.
-
-    A share `overlap` of the items goes to everybody, in one order and spread evenly, so that two
+    """What `reviewer` still has to do, next first; `items` is everything there is to review. A
+    share `overlap` of the items goes to everybody, in one order and spread evenly, so that two
     people who both stop early have rated the same ones. A share `gold` comes from what was
     adjudicated (by somebody else). The rest comes in the reviewer's own order; what others did
     already is last, so the work is shared out. `decisions` is Decisions.current(). The same
-    arguments give the same queue, and a decision moves nothing but what it is about.
-    """
+    arguments give the same queue, and a decision moves nothing but what it is about."""
     reviewer = reviewer_name(reviewer)
     by_key = {(item.kind, item.subject, digest(item.content)): item for item in items}
     mine = {_where(d) for d in decisions if d.reviewer == reviewer}
@@ -179,9 +169,7 @@ def queue(
     for_all = set(shared)
     answered = [key for key in ranked if key in settled and key not in for_all]
     golden = answered[: math.ceil(gold * len(ranked))]
-    position: dict[tuple[str, str, str], tuple[bool, float]] = {}
-    for key in by_key:
-        position[key] = (key in others, _fraction(seed, reviewer, key))
+    position = {key: (key in others, _fraction(seed, reviewer, key)) for key in by_key}
     for group in (shared, golden):
         for i, key in enumerate(group):  # one in every stretch, anywhere in it
             position[key] = (False, (i + _fraction(seed, reviewer, key)) / len(group))
@@ -209,8 +197,7 @@ def _fraction(*parts: object) -> float:
 class Standing(NamedTuple):
     """What people's verdicts on one thing amount to."""
 
-    verdict: str | None
-    """None where nobody said anything or they disagree."""
+    verdict: str | None  # None where nobody said anything or they disagree
     by: str
     """adjudication: settled after seeing all verdicts. agreed: all who had an opinion say the same.
     majority: more than half do, or do about being relevant at all. disputed. undecided."""
@@ -323,17 +310,12 @@ def pair_versions(runs: Runs, pairs_run: str) -> list[tuple[AnyManifest, list[di
 class PairVersion(NamedTuple):
     """One wording of one gap's pair, and what people say of it."""
 
-    run: str
-    """The pairs run, or the rescore run that an edit lies in."""
-    created: str
-    """ISO time at which that run was finished."""
-    row: dict[str, Any]
-    """Of schema.PAIRS; a failed one holds no pair, and nobody decides on it."""
+    run: str  # the pairs run, or the rescore run that an edit lies in
+    created: str  # ISO time at which that run was finished
+    row: dict[str, Any]  # of schema.PAIRS; a failed one holds no pair, and nobody decides on it
     item: Item
-    seen: str
-    """Hash of what a decision on it is bound to; "" for a failed one."""
-    standing: Standing
-    """Of what was said since the last edit of the pair."""
+    seen: str  # hash of what a decision on it is bound to; "" for a failed one
+    standing: Standing  # of what was said since the last edit of the pair
 
     @property
     def proposed(self) -> bool:
@@ -349,12 +331,9 @@ class PairState(NamedTuple):
     """Where one gap's pair stands."""
 
     feature: int
-    state: str
-    """One of PAIR_STATES."""
-    versions: tuple[PairVersion, ...]
-    """Oldest first."""
-    version: PairVersion
-    """The approved one; else the newest that is a pair; else the newest."""
+    state: str  # one of PAIR_STATES
+    versions: tuple[PairVersion, ...]  # oldest first
+    version: PairVersion  # the approved one; else the newest that is a pair; else the newest
 
 
 PAIR_STATES = ("undecided", "approved", "rejected", "failed")

@@ -11,20 +11,19 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fac.errors import InputError
+from fac.errors import InputError, Progress
 from fac.models import Chat, SubjectModel, keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
 
-Report = Callable[..., None]
 CHATS_PER_SHARD = 1024
 CHECKPOINT_STEPS = 250
 
@@ -65,7 +64,7 @@ class TrainRecipe:
 
 
 def collect_activations(
-    chats: Sequence[Chat], model: SubjectModel, folder: Path, report: Report
+    chats: Sequence[Chat], model: SubjectModel, folder: Path, report: Progress
 ) -> int:
     """Content tokens' residual stream as float16 shards `[tokens, d_model]`; returns the tokens.
 
@@ -154,7 +153,7 @@ def train(
     model_name: str,
     layer: int,
     device: str,
-    report: Report,
+    report: Progress,
 ) -> None:
     """Train on collected shards and write a JumpReLU SAE in half precision to `out`.
 

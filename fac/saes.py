@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fac.config import DEMO_SAE
-from fac.errors import InputError, ServiceError
+from fac.errors import InputError, ServiceError, first_line
 from fac.models import Chat, Rendered, SubjectModel
 
 if TYPE_CHECKING:
@@ -176,10 +176,10 @@ def load_sae(reference: str, device: str = "cpu") -> Sae:
     try:
         module = SAE.from_pretrained(release, sae_id, device=device)
     except ValueError as error:
-        raise InputError(f"sae-lens knows no SAE {reference!r}: {_first_line(error)}") from error
+        raise InputError(f"sae-lens knows no SAE {reference!r}: {first_line(error)}") from error
     except OSError as error:
         raise ServiceError(
-            f"The weights of {reference!r} could not be fetched: {_first_line(error)}"
+            f"The weights of {reference!r} could not be fetched: {first_line(error)}"
         ) from error
     stored = str(module.cfg.dtype)
     return Sae(module.to(dtype=torch.float32), reference, stored)
@@ -204,13 +204,9 @@ def _folder(path: Path, name: str, device: str) -> Sae:
     # What sae-lens raises for a field or a weight that is missing or of another shape.
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"The SAE in {path} cannot be read ({_first_line(error)}); restore or train it again."
+            f"The SAE in {path} cannot be read ({first_line(error)}); restore or train it again."
         ) from error
     return Sae(module, f"{name}@{_hash(config, weights)}", stored)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _hash(*paths: Path) -> str:
@@ -241,7 +237,7 @@ def _paper_checkpoint(path: Path, device: str) -> Sae:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise InputError(
-            f"The checkpoint {path} cannot be read ({_first_line(error)}); give a file that "
+            f"The checkpoint {path} cannot be read ({first_line(error)}); give a file that "
             f"torch.save wrote, with tensors only."
         ) from error
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}

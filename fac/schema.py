@@ -50,14 +50,6 @@ class Activations(NamedTuple):
     n_tokens: np.ndarray  # int32 content tokens of that role on which the feature fired
 
 
-class Gap(NamedTuple):
-    """A relevant feature that the dataset does not show often enough."""
-
-    feature: int  # index in the SAE's dictionary
-    seen: int  # samples of the dataset in which it fires now
-    wanted: int  # samples in which it should fire
-
-
 class CoverageResult(NamedTuple):
     """FAC of one dataset against one anchor at one threshold, for one set of relevant features."""
 

@@ -5,17 +5,15 @@ from statistics import mean
 import streamlit as st
 
 from fac import charts
-from fac.questions import raters
+from fac.questions import ratings
 from fac.questions.catalogue import measured
-from fac.questions.ratings import Disagreement
 from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.pickers import stop_if_nothing_measured
-from fac.ui.review import pick_task, reviewer
-from fac.ui.review_html import quote_html
+from fac.ui.review import pick_task, quote_html, reviewer
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
-from fac.ui.text import plain
+from fac.ui.text import Row, plain
 from fac.ui.views import CHART, action_button, cards, choice, empty, guard, link, share
 
 PAGE = {"title": "Agreement", "section": "Decide", "icon": "handshake", "order": 70}
@@ -27,20 +25,13 @@ KINDS = {
 }
 SHOWN = 5
 
-# arXiv 2602.10388, Table 5: two annotators each; the paper gives no coefficient.
-PAPER = (
-    {"name": "paper: toxicity", "n": 200, "relevant": 0.84, "irrelevant": 0.05, "unclear": 0.11},
-    {"name": "paper: reward", "n": 200, "relevant": 0.85, "irrelevant": 0.06, "unclear": 0.09},
-    {"name": "paper: IF", "n": 200, "relevant": 0.86, "irrelevant": 0.04, "unclear": 0.10},
-)
-
 
 def show_coefficients(kind: str, task: str) -> None:
     """How far people agree beyond chance, with intervals."""
     with st.spinner("Resampling"):
-        people = raters.raters(stores(), kind, task)
+        people = ratings.raters(stores(), kind, task)
     both = people.coefficients[0].n_items if people.coefficients else 0
-    disputes = raters.disputes(stores(), kind, task)
+    disputes = ratings.disputes(stores(), kind, task)
     cards(
         ("People", f"{len(people.names):,}", "Who rated at least one item; models do not count."),
         ("Ratings", f"{people.n_ratings:,}", "On the four levels; cannot tell is kept apart."),
@@ -58,13 +49,13 @@ def show_coefficients(kind: str, task: str) -> None:
     with right.container(border=True, height="stretch"):
         st.markdown("**In numbers**")
         columns = ("coefficient", "estimate", "interval", "n_items", "n_ratings")
-        table(raters.coefficient_rows(people.coefficients), columns, key="coefficients")
-        for why, names in raters.undefined(people.coefficients).items():
+        table(ratings.coefficient_rows(people.coefficients), columns, key="coefficients")
+        for why, names in ratings.undefined(people.coefficients).items():
             st.caption(f"{', '.join(names)}: not defined, {plain(why)}.")
         st.markdown("**Who decided**")
-        rows = raters.record_rows(stores(), kind, task)
+        rows = ratings.record_rows(ratings.standing_decisions(stores(), kind, task), kind)
         table(rows, ("reviewer", "decisions", "seconds", "gold"), key="records")
-    if raters.paradox(people.coefficients):
+    if ratings.paradox(people.coefficients):
         st.info(
             "People agree often, and still kappa and alpha are low: nearly all ratings are the "
             "same, so agreeing by chance is likely. AC1 and AC2 allow for that; read them together "
@@ -73,8 +64,8 @@ def show_coefficients(kind: str, task: str) -> None:
         )
     if people.pairs:
         with st.expander(f"Pair by pair ({len(people.pairs)})"):
-            rows = raters.rater_pair_rows(people.pairs)
-            table(rows, ("pair", "n_items", *raters.COLUMNS), key="pairs")
+            rows = ratings.rater_pair_rows(people.pairs)
+            table(rows, ("pair", "n_items", *ratings.COLUMNS), key="pairs")
 
 
 def show_judge(task: str) -> None:
@@ -82,15 +73,15 @@ def show_judge(task: str) -> None:
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**When the judge says so, how often do people call it relevant?**")
-        rows = raters.calibration_rows(stores(), task)
+        rows = ratings.calibration_rows(stores(), task)
         figure = charts.intervals(rows, percent=True)
         st.plotly_chart(figure, config=CHART, key="judge", alt="Precision of the judge's levels")
         table(rows, ("level", "value", "interval", "n", "more"), key="calibration")
         st.caption("Wilson intervals. A person's verdict is the one that stands among people.")
     with right.container(border=True, height="stretch"):
         st.markdown("**The paper's check of its judge, and ours by the same rule**")
-        bars = [*PAPER, raters.human_check_row(stores(), task)]
-        st.plotly_chart(charts.verdict_bars(bars), config=CHART, key="table 5")
+        bars = charts.verdict_bars(ratings.human_check_rows(stores(), task))
+        st.plotly_chart(bars, config=CHART, key="table 5")
         st.caption(
             "Published in the paper's Table 5: features its judge called relevant, two annotators, "
             "unclear unless both agree. Ours counts features the judge here called relevant that "
@@ -98,7 +89,7 @@ def show_judge(task: str) -> None:
         )
 
 
-def show_dispute(who: str | None, kind: str, each: Disagreement) -> None:
+def show_dispute(who: str | None, kind: str, each: ratings.Disagreement) -> None:
     """One disagreement: what was shown, who said what, and the buttons that settle it."""
     _, run, feature = each.wording.subject.split("/")[:3]
     content = stores().decisions.content(each.wording.seen)
@@ -123,7 +114,7 @@ def show_dispute(who: str | None, kind: str, each: Disagreement) -> None:
             link("review", "See the examples", icon=":material/rate_review:", **view)
 
 
-def settle(who: str, kind: str, each: Disagreement, level: str) -> None:
+def settle(who: str, kind: str, each: ratings.Disagreement, level: str) -> None:
     """Records an adjudication of exactly what the raters saw."""
     with guard():
         subject, seen = each.wording
@@ -133,7 +124,7 @@ def settle(who: str, kind: str, each: Disagreement, level: str) -> None:
 
 def show_disputes(who: str | None, kind: str, task: str) -> None:
     """Everything people differ on, what matters most first."""
-    disputes = raters.disputes(stores(), kind, task)
+    disputes = ratings.disputes(stores(), kind, task)
     st.subheader("Where people differ", anchor=False)
     if not disputes:
         st.caption("Nothing is left to settle.")
@@ -146,20 +137,17 @@ def show_disputes(who: str | None, kind: str, task: str) -> None:
 
 def show_detections() -> None:
     """People at the language model's own test."""
-    rows = raters.human_detection_rows(stores())
+    rows = ratings.human_detection_rows(stores())
     if not rows:
         show_nobody()
         return
     people = [row["value"] for row in rows if row["value"] is not None]
-    both = [row for row in rows if row["value"] is not None and row["model"] is not None]
+    model = [row["model"] for row in rows if None not in (row["value"], row["model"])]
+    same = "Mean balanced accuracy of the language model's detection on those features."
     cards(
         ("Tests taken", f"{len(rows):,}", "One feature by one person each."),
         ("People", share(mean(people)) if people else "–", "Mean balanced accuracy."),
-        (
-            "The model, same features",
-            share(mean(row["model"] for row in both)) if both else "–",
-            "Mean balanced accuracy of the language model's detection on those features.",
-        ),
+        ("The model, same features", share(mean(model)) if model else "–", same),
     )
     columns = ("feature", "reviewer", "value", "interval", "n", "model")
     table(rows, columns, key="detections")
@@ -167,33 +155,27 @@ def show_detections() -> None:
 
 
 def show_nobody() -> None:
-    empty(
-        "Nobody has decided anything here yet",
-        "Agreement needs two people who rated the same items; a fifth of every queue is shared.",
-        icon=":material/handshake:",
-        page="review",
-        link="Review",
-    )
+    words = "Agreement needs two people who rated the same items; a fifth of every queue is shared."
+    way = {"icon": ":material/handshake:", "page": "review", "link": "Review"}
+    empty("Nobody has decided anything here yet", words, **way)
+
+
+def exported() -> str:
+    return "".join(f"{line}\n" for line in stores().decisions.export())
 
 
 def show_exchange() -> None:
     """Decisions leave and arrive as JSON lines."""
     st.subheader("Keep and exchange", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.download_button(
-            "Export all decisions",
-            lambda: "".join(line + "\n" for line in stores().decisions.export()),
-            "decisions.jsonl",
-            on_click="ignore",
-            icon=":material/download:",
-            help="JSON lines with what was shown. Decisions cannot be computed again: keep this.",
-        )
+        help = "JSON lines with what was shown. Decisions cannot be computed again: keep this."
+        options: Row = {"on_click": "ignore", "icon": ":material/download:", "help": help}
+        st.download_button("Export all decisions", exported, "decisions.jsonl", **options)
         with st.popover("Import", icon=":material/upload:"):
             upload = st.file_uploader("Exported decisions", type=["jsonl", "json"], key="decisions")
             if upload and st.button("Import them", type="primary"):
-                st.session_state["imported"] = stores().decisions.load(
-                    upload.getvalue().decode("utf-8", "replace").splitlines()
-                )
+                lines = upload.getvalue().decode("utf-8", "replace").splitlines()
+                st.session_state["imported"] = stores().decisions.load(lines)
                 st.rerun()
     if loaded := st.session_state.get("imported"):
         st.caption(f"{loaded['added']:,} added, {loaded['known']:,} were here already.")
@@ -203,7 +185,7 @@ def show_exchange() -> None:
 
 with st.container(horizontal=True, vertical_alignment="bottom"):
     title("Agreement", width="stretch")
-    if not raters.standing_decisions(stores()):
+    if not ratings.standing_decisions(stores()):
         stop_if_nothing_measured(measured(stores()))
     who = reviewer()
 with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
@@ -212,7 +194,7 @@ with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
 if kind == "detection":
     show_detections()
 else:
-    decided = bool(raters.standing_decisions(stores(), kind, task))
+    decided = bool(ratings.standing_decisions(stores(), kind, task))
     if decided:
         show_coefficients(kind, task)
     else:

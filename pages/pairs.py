@@ -14,33 +14,17 @@ from fac.questions.explanations import explain_runs
 from fac.questions.gaps import GapList, gap_page
 from fac.review import PairState
 from fac.store.queue import Job
-from fac.ui import writing
+from fac.ui import views, writing
 from fac.ui.explanations import headline
 from fac.ui.jobs import counted, show_failures, start
-from fac.ui.pairs import (
-    STATE_NAMES,
-    open_pairs,
-    pick_pairs,
-    session_queue,
-    show_pair,
-    show_pairs_progress,
-)
+from fac.ui.pairs import STATE_NAMES, open_pairs, pick_pairs, show_pair, show_progress
 from fac.ui.pickers import comparison_in_url, gaps_in_words, pick_run, stop_if_nothing_measured
 from fac.ui.review import reviewer, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import table
 from fac.ui.text import Row, plain
-from fac.ui.views import (
-    action_button,
-    choice,
-    empty,
-    get_param,
-    guard,
-    link,
-    param_widget,
-    set_param,
-)
+from fac.ui.views import action_button, get_param, guard, link, set_param
 
 PAGE = {"title": "Pairs", "section": "Make", "icon": "compare", "order": 80}
 
@@ -63,10 +47,8 @@ def keep_newer_link() -> None:
 
 
 def awaited_job() -> Job | None:
-    """The newest attempt at the pairs that this session asked for; None once they are there.
-
-    Pairs that are there are opened.
-    """
+    """The newest attempt at the pairs that this session asked for; once they are there they are
+    opened instead."""
     number = st.session_state.get("pairs job")
     if number is None:
         return None
@@ -101,10 +83,8 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
     comparison = comparison_in_url(anchor, dataset)
     left, right = st.columns(2, gap="medium")
     with left:
-        if features_text == BEST:
-            rows = best_gaps(comparison)
-        else:
-            rows = chosen_gaps(features_text, anchor)
+        best = features_text == BEST
+        rows = best_gaps(comparison) if best else chosen_gaps(features_text, anchor)
         explained = any(row.get("explanation") for row in rows)
         columns = [name for name in COLUMNS if explained or name != "explanation"]
         table(rows, columns, key="asked", height=300)
@@ -133,9 +113,8 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         show_requests(anchor, features[0], requests, spec.candidates)
     pairs_for = f"pairs for {counted(len(features), 'gap')}"
     pressed = go.button(f"Write {pairs_for}", type="primary", icon=":material/edit_note:")
-    estimate.caption(
-        estimate_words(pairs.estimate_pairs(stores(), spec, requests), spec.budget_tokens)
-    )
+    amount = pairs.estimate_pairs(stores(), spec, requests)
+    estimate.caption(estimate_words(amount, spec.budget_tokens))
     if pressed:
         st.session_state["pairs job"] = start(spec, f"Writing {pairs_for}")
         st.rerun()
@@ -160,21 +139,13 @@ def show_requests(
     """What the writer is given for one gap, word for word."""
     st.markdown(f"**What the writer is asked for {headline(anchor, feature)}**")
     if not requests:
-        st.caption(
-            "The anchor has no example of this gap, so nothing is asked for it and it ends "
-            "without a pair."
-        )
+        why = "The anchor has no example of this gap"
+        st.caption(f"{why}, so nothing is asked for it and it ends without a pair.")
         return
     names = {each.style: f"{each.name} · {each.texts} of {candidates}" for each in requests}
-    style = st.segmented_control(
-        "Style",
-        list(names),
-        default=requests[0].style,
-        required=True,
-        format_func=names.__getitem__,
-        label_visibility="collapsed",
-        key=f"style {' '.join(names)}",
-    )
+    options: Row = {"label_visibility": "collapsed", "key": f"style {' '.join(names)}"}
+    options |= {"default": requests[0].style, "format_func": names.__getitem__}
+    style = st.segmented_control("Style", [*names], required=True, **options)
     with st.container(height=330, border=True, key="request"):
         writing.show_request(next(each.messages for each in requests if each.style == style))
 
@@ -193,42 +164,31 @@ def best_gaps(comparison: Comparison) -> list[Row]:
     """The gaps that most of the anchor's samples show, as many as somebody wants."""
     total = coverage(stores(), comparison).n_missing
     if not total:
-        empty(
-            "Nothing is missing",
-            "The dataset shows every relevant feature of the anchor at these settings.",
-            icon=":material/task_alt:",
-            page="coverage",
-            link="Change the settings",
-        )
+        words = "The dataset shows every relevant feature of the anchor at these settings."
+        way = {"page": "coverage", "link": "Change the settings"}
+        views.empty("Nothing is missing", words, icon=":material/task_alt:", **way)
         st.stop()
     most = min(total, MOST)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        n = st.number_input(
-            f"Best supported of {total:,} gaps",
-            1,
-            most,
-            min(SOME, most),
-            width=210,
-            key=f"best {most}",
-            help="Those that most samples of the anchor show.",
-        )
+        label = f"Best supported of {total:,} gaps"
+        help = "Those that most samples of the anchor show."
+        options: Row = {"width": 210, "key": f"best {most}", "help": help}
+        n = st.number_input(label, 1, most, min(SOME, most), **options)
         st.caption(gaps_in_words(comparison), width="stretch")
     return gap_page(stores(), comparison, GapList(sort="n_anchor"), limit=int(n))[0]
 
 
 def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about pairs that are not written yet."""
-    dataset_column, anchor_column = st.columns(2, gap="medium")
-    with anchor_column:
+    left, right = st.columns(2, gap="medium")
+    with right:
         anchor = pick_run("Shown by the anchor", "anchor", manifests, default_anchor(manifests))
-    with dataset_column:
+    with left:
         usual = default_dataset(stores(), manifests, anchor)
         dataset = pick_run("Missing in", "dataset", manifests, usual)
     if dataset == anchor or dataset not in comparable(manifests, anchor):
-        st.warning(
-            "Choose a dataset other than the anchor, measured with the same model and SAE.",
-            icon=":material/link_off:",
-        )
+        words = "Choose a dataset other than the anchor, measured with the same model and SAE."
+        st.warning(words, icon=":material/link_off:")
         return
     show_form(features_text, anchor, dataset)
 
@@ -240,8 +200,7 @@ def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
 @guard()
 def await_edits() -> None:
     """Looks whether an edit has been measured; draws nothing."""
-    queue: pairs.PairQueue = st.session_state["pair queue"]
-    if queue.arrived():
+    if st.session_state["pair queue"].arrived():
         st.rerun()
 
 
@@ -249,30 +208,24 @@ def await_edits() -> None:
 @guard()
 def show_queue(run: str, who: str | None) -> None:
     """The view, its counts and the pair on top; a key press draws this and nothing else."""
-    session_queue()
+    if queue := st.session_state.get("pair queue"):
+        queue.arrived()  # before the states, which then know the versions that it speaks of
     states = pairs.pair_states(stores(), run)
     counts = pairs.state_counts(states)
     names = {state: f"{words} {counts[state]:,}" for state, words in STATE_NAMES.items()}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        show = choice("Show", tuple(STATE_NAMES), "show", names=names)
-        above = st.number_input(
-            "Fires above",
-            0.0,
-            None,
-            step=1.0,
-            width=120,
-            help="Only pairs whose positive fires more strongly than this.",
-            **param_widget("above", 0.0, read=float, valid=lambda value: value >= 0),
-        )
-        actions = st.container(
-            horizontal=True, width="stretch", horizontal_alignment="right", gap="xsmall"
-        )
-    first = get_param("feature", None, read=int)
-    queue = open_pairs(run, who, show, above, states, first=first)
+        show = views.choice("Show", tuple(STATE_NAMES), "show", names=names)
+        help = "Only pairs whose positive fires more strongly than this."
+        tie = views.param_widget("above", 0.0, read=float, valid=lambda value: value >= 0)
+        above = st.number_input("Fires above", 0.0, None, step=1.0, width=120, help=help, **tie)
+        right: Row = {"width": "stretch", "horizontal_alignment": "right", "gap": "xsmall"}
+        actions = st.container(horizontal=True, **right)
+    setting = (run, who, show, above)
+    queue = open_pairs(setting, states, first=get_param("feature", None, read=int))
     with actions:
         show_approve_all(queue, pairs.in_state(states, show, above), above)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        show_pairs_progress(queue)
+        show_progress(queue)
         if n := counts["approved"]:
             words = f"Synthesize from {counted(n, 'approved pair')}"
             link("synthesis", words, icon=":material/science:", pairs=run)
@@ -299,13 +252,11 @@ def show_approve_all(queue: pairs.PairQueue, states: list[PairState], above: flo
         return
     n = len(unseen)
     over = f" above {above:g}" if above else ""
-    label = f"Approve all {n:,}{over}"
-    with st.popover(label, icon=":material/done_all:", width="content"):
+    which = f"each firing{over}" if above else "whatever their score"
+    with st.popover(f"Approve all {n:,}{over}", icon=":material/done_all:", width="content"):
         st.markdown(
-            f"{counted(n, 'pair')} that nobody has settled, "
-            + (f"each firing above {above:g}, " if above else "whatever their score, ")
-            + f"will stand as approved by **{plain(queue.reviewer)}**. Undo takes all of it "
-            "back."
+            f"{counted(n, 'pair')} that nobody has settled, {which}, will stand as approved by "
+            f"**{plain(queue.reviewer)}**. Undo takes all of it back."
         )
         action_button(f"Approve {n:,} unseen", "", queue.approve_all, unseen, type="primary")
 
@@ -316,40 +267,28 @@ def show_failed(queue: pairs.PairQueue, states: list[PairState]) -> None:
         st.caption("Every gap of this run has a pair.")
         return
     facts = stores().runs.manifest(queue.run).facts
+    reasons = {pair.feature: pair.version.row["reason"] for pair in states}
     rows = [
-        {
-            "feature": pair.feature,
-            "label": queue.names.get(pair.feature, ""),
-            "reason": pair.version.row["reason"],
-        }
-        for pair in sorted(states, key=lambda pair: pair.feature)
+        {"feature": feature, "label": queue.names.get(feature, ""), "reason": reason}
+        for feature, reason in sorted(reasons.items())
     ]
     table(rows, ("feature", "label", "reason"), key="failed", height=390)
-    link(
-        "pairs",
-        f"Try these {len(rows):,} with other settings",
-        features=",".join(str(row["feature"]) for row in rows),
-        anchor=facts.anchor,
-        dataset=facts.dataset,
-        threshold=str(facts.threshold),
-    )
+    view = {"features": ",".join(map(str, sorted(reasons))), "threshold": str(facts.threshold)}
+    view |= {"anchor": facts.anchor, "dataset": facts.dataset}
+    link("pairs", f"Try these {len(rows):,} with other settings", **view)
 
 
 def show_end(queue: pairs.PairQueue) -> None:
     """Nothing is left in this view, or there was nothing."""
     if queue.total:
-        empty(
-            "All decided",
+        words = (
             "Nothing is written from a pair that was not approved. What was approved goes on to "
-            "the synthesis.",
-            icon=":material/task_alt:",
+            "the synthesis."
         )
+        views.empty("All decided", words, icon=":material/task_alt:")
     else:
-        empty(
-            "Nothing in this view",
-            "Choose another view above, or a lower score.",
-            icon=":material/filter_alt_off:",
-        )
+        words = "Choose another view above, or a lower score."
+        views.empty("Nothing in this view", words, icon=":material/filter_alt_off:")
     undo_last_button(queue)
 
 
@@ -360,10 +299,8 @@ def decide(newest: str, titles: dict[str, str], corner: DeltaGenerator) -> None:
         who = reviewer()
         link("pairs", "Write others", features=BEST)
     if who is None:
-        st.info(
-            "Choose or type your name above to decide; until then you look.",
-            icon=":material/person:",
-        )
+        words = "Choose or type your name above to decide; until then you look."
+        st.info(words, icon=":material/person:")
     show_queue(run, who)
     if st.session_state["pair queue"].edits:
         await_edits()
@@ -382,8 +319,7 @@ if job and pairs.is_live(job):
     st.stop()
 if job:
     writing.show_stopped(job)
-    left = pairs.left_by(stores(), job)
-    if left:
+    if left := pairs.left_by(stores(), job):
         link("pairs", "Decide on what was complete", pairs=left)
     st.button("Leave it", on_click=forget_job, type="tertiary")
 show_failures("rescore")
@@ -392,10 +328,8 @@ if not features_text and titles:
     newest = next(iter(titles))
     run = get_param("pairs", newest)
     if run not in titles:
-        st.warning(
-            f"There are no pairs called {plain(run)} here; these are the newest.",
-            icon=":material/link_off:",
-        )
+        words = f"There are no pairs called {plain(run)} here; these are the newest."
+        st.warning(words, icon=":material/link_off:")
     decide(newest, titles, corner)
 else:
     if titles:

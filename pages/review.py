@@ -7,15 +7,9 @@ from fac.questions.catalogue import default_anchor, default_dataset, measured, t
 from fac.questions.comparison import coverage
 from fac.questions.explanations import explained
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
+from fac.ui import pickers
 from fac.ui.explanations import explain_by_tokens, explain_form, explaining
 from fac.ui.jobs import show_failures
-from fac.ui.pickers import (
-    comparison_in_url,
-    gaps_in_words,
-    pick_run,
-    stop_if_nothing_measured,
-    url_of,
-)
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -35,9 +29,8 @@ WHICH = {"gaps": "The gaps of a dataset", "explained": "Every explained feature"
 def explain_offer(anchor: str, features: list[int]) -> None:
     """How features get explanations: from their tokens at once, or by a language model."""
     if explaining(anchor):
-        st.caption(
-            ":material/hourglass_top: Explanations are on their way; see the strip at the left."
-        )
+        words = "Explanations are on their way; see the strip at the left."
+        st.caption(f":material/hourglass_top: {words}")
         return
     with st.container(border=True):
         st.markdown("**From their tokens**")
@@ -67,27 +60,22 @@ def show_queue(queue: ItemQueue, link: dict[str, str]) -> None:
 def show_end(queue: ItemQueue) -> None:
     """Nothing is left, or there was nothing."""
     if queue.total:
-        empty(
-            "All reviewed",
-            f"You decided on {len(queue.decisions):,}. See how far people agree.",
-            icon=":material/task_alt:",
-            page="agreement",
-            link="Agreement",
-        )
+        words = f"You decided on {len(queue.decisions):,}. See how far people agree."
+        way = {"icon": ":material/task_alt:", "page": "agreement", "link": "Agreement"}
+        empty("All reviewed", words, **way)
         undo_last_button(queue)
     else:
-        empty(
-            "Nothing to review here",
+        words = (
             "None of these features has what this needs. Choose every explained feature instead, "
-            "or have more of them explained.",
-            icon=":material/filter_alt_off:",
+            "or have more of them explained."
         )
+        empty("Nothing to review here", words, icon=":material/filter_alt_off:")
 
 
 manifests = measured(stores())
 with st.container(horizontal=True, vertical_alignment="bottom"):
     title("Review", width="stretch")
-    stop_if_nothing_measured(manifests)
+    pickers.stop_if_nothing_measured(manifests)
     more = st.container(width="content")
     who = reviewer()
 
@@ -96,25 +84,21 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
     kind = choice("What", tuple(KINDS), "kind", names=KINDS, label_visibility="collapsed")
     task = pick_task() if kind == "relevance" else ""
     if kind != "detection":
-        st.toggle(
-            "Look before you read",
-            key="look first",
-            persist_state="session",
-            help="Hides the explanation until Space, so that you form your own view first.",
-        )
+        help = "Hides the explanation until Space, so that you form your own view first."
+        st.toggle("Look before you read", key="look first", persist_state="session", help=help)
     with st.popover("Which features", icon=":material/tune:"):
-        anchor = pick_run("Explained in", "anchor", manifests, default)
+        anchor = pickers.pick_run("Explained in", "anchor", manifests, default)
         usual = default_dataset(stores(), manifests, anchor)
-        dataset = pick_run("Dataset", "dataset", manifests, usual)
+        dataset = pickers.pick_run("Dataset", "dataset", manifests, usual)
         which = choice("Features", tuple(WHICH), "which", names=WHICH)
-        every = kind == "explanation" and st.toggle(
-            "Every explanation of a feature",
-            help="Otherwise the preferred one: a correction, a model's, then the tokens'.",
-            **param_widget("every", False, read="True".__eq__),
-        )
-        comparison = comparison_in_url(anchor, dataset)
+        every = False
+        if kind == "explanation":
+            help = "Otherwise the preferred one: a correction, a model's, then the tokens'."
+            tie = param_widget("every", False, read="True".__eq__)
+            every = st.toggle("Every explanation of a feature", help=help, **tie)
+        comparison = pickers.comparison_in_url(anchor, dataset)
         if which == "gaps":
-            st.caption(gaps_in_words(comparison))
+            st.caption(pickers.gaps_in_words(comparison))
 
 explain_runs = explained(stores(), anchor)
 features = None
@@ -125,22 +109,19 @@ if explain_runs:
         explain_offer(anchor, sorted(features or ()))
 names = titles(manifests)
 if not explain_runs:
-    empty(
-        "Nothing is explained yet",
-        f"A feature of {plain(names[anchor])} is a number until something says what it fires on.",
-        icon=":material/rate_review:",
-    )
+    called = plain(names[anchor])
+    words = f"A feature of {called} is a number until something says what it fires on."
+    empty("Nothing is explained yet", words, icon=":material/rate_review:")
     explain_offer(anchor, sorted(features or ()))
     show_failures("explain")
     st.stop()
 show_failures("explain")
 if who is None:
-    empty(
-        "Who is reviewing?",
+    words = (
         "Choose or type your name above. Decisions are kept under it, and nobody sees another's "
-        "before deciding.",
-        icon=":material/person:",
+        "before deciding."
     )
+    empty("Who is reviewing?", words, icon=":material/person:")
     st.stop()
 
 
@@ -160,7 +141,7 @@ def session_queue(who: str, first: str | None) -> ItemQueue:
 
 
 link = {"kind": kind, "anchor": names[anchor], "dataset": names[dataset], "which": which}
-link |= url_of(comparison) if which == "gaps" else {}
+link |= pickers.url_of(comparison) if which == "gaps" else {}
 link |= {"task": task} if task else {}
 link |= {"every": "True"} if every else {}
 show_queue(session_queue(who, get_param("item", None)), link)

@@ -9,7 +9,7 @@ import streamlit as st
 
 from fac import charts
 from fac.config import WRITERS, SynthesizeSpec
-from fac.generator.names import public_name
+from fac.generator.chat import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions import results
 from fac.questions.catalogue import measured, titles
@@ -17,7 +17,7 @@ from fac.questions.explanations import explained
 from fac.questions.pairs import pair_states, pairs_titles, state_counts
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
-from fac.ui import synthesis
+from fac.ui import views, writing
 from fac.ui.explanations import headline
 from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pairs import STATE_NAMES, pick_pairs
@@ -27,22 +27,8 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, selected_points, table
 from fac.ui.text import Row, clean, plain
-from fac.ui.views import (
-    CHART,
-    action_button,
-    cards,
-    choice,
-    empty,
-    get_param,
-    guard,
-    link,
-    order,
-    param_widget,
-    points,
-    set_param,
-    share,
-)
-from fac.ui.writing import duration, show_job, show_request, show_stopped
+from fac.ui.views import CHART, action_button, choice, empty, get_param, guard, link, set_param
+from fac.ui.writing import duration
 
 PAGE = {"title": "Synthesis", "section": "Make", "icon": "science", "order": 90}
 
@@ -72,24 +58,20 @@ def show_launch(pairs: dict[str, str]) -> None:
     if live := results.live_syntheses(stores(), run):
         show_running(run, [job.id for job in live])
     if not approved:
-        empty(
-            "Nothing is approved yet",
-            "Samples are written from approved pairs alone: look at each and press A.",
-            icon=":material/approval:",
-            page="pairs",
-            link="Approve pairs",
-        )
+        rule = "Samples are written from approved pairs alone: look at each and press A."
+        way = {"icon": ":material/approval:", "page": "pairs", "link": "Approve pairs"}
+        empty("Nothing is approved yet", rule, **way)
         st.stop()
     left, right = st.columns([2, 1], gap="medium")
     with left.container(border=True):
         st.markdown("**How the samples are asked for**")
         with guard():
-            spec = synthesis.launch_fields(run, approved)
+            spec = writing.launch_fields(run, approved)
             with right.container(border=True):
                 show_price(spec, approved)
             if stopped := results.stopped_synthesis(stores(), run):
                 again = results.resumed(stopped, spec)
-                show_stopped(stopped, partial(synthesis.launch_synthesis, again, "Going on"))
+                writing.show_stopped(stopped, partial(writing.launch_synthesis, again, "Going on"))
             show_requests(spec, approved)
     show_basis(run, approved)
 
@@ -97,16 +79,11 @@ def show_launch(pairs: dict[str, str]) -> None:
 def pick_result(label: str, manifests: Mapping[str, SynthesisManifest], run: str | None) -> None:
     """A finished synthesis to open; `run` is the one in view."""
     key = f"result {run}"
-    st.selectbox(
-        label,
-        list(manifests),
-        index=None if run is None else list(manifests).index(run),
-        format_func=lambda each: results.synthesis_title(manifests[each]),
-        placeholder="Look at what came out",
-        width=420 if run else 300,
-        key=key,
-        on_change=lambda: synthesis.open_result(st.session_state[key]),
-    )
+    options: Row = {"key": key, "on_change": lambda: writing.open_result(st.session_state[key])}
+    options |= {"width": 420 if run else 300, "placeholder": "Look at what came out"}
+    options |= {"format_func": lambda each: results.synthesis_title(manifests[each])}
+    index = None if run is None else [*manifests].index(run)
+    st.selectbox(label, [*manifests], index, **options)
 
 
 @st.fragment(run_every="1s")
@@ -118,31 +95,26 @@ def show_running(run: str, jobs: list[int]) -> None:
         st.rerun()
     for job in live:
         with st.container(border=True, gap="small"):
-            show_job(job)
+            writing.show_job(job)
 
 
 def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """What the launch will take, from a pilot of these very settings where there was one."""
     st.markdown("**What it will take**")
     n = len(approved)
-    most = n * spec.candidates * spec.max_new_tokens
-    st.caption(
-        f"{n:,} pairs, {spec.candidates} texts each: at most {most:,} tokens written, prompts come "
-        "on top."
-    )
-    pilot = results.forecast(stores(), spec)
-    if pilot:
-        synthesis.show_forecast(pilot, spec)
-    done = results.finished_synthesis(stores(), spec)
-    if done:
+    most = f"at most {n * spec.candidates * spec.max_new_tokens:,} tokens written"
+    st.caption(f"{n:,} pairs, {spec.candidates} texts each: {most}, prompts come on top.")
+    if pilot := results.forecast(stores(), spec):
+        writing.show_forecast(pilot, spec)
+    if done := results.finished_synthesis(stores(), spec):
         st.caption(
             ":material/task_alt: Exactly this was synthesized before. Another attempt, under "
             "Method and more, writes anew."
         )
-        show = synthesis.open_result
+        show = writing.open_result
         action_button("See what came out", "visibility", show, done, type="primary")
         return
-    launch = synthesis.launch_synthesis
+    launch = writing.launch_synthesis
     with st.container(gap="small"):
         if pilot is None and n > PILOT:
             st.caption(
@@ -159,13 +131,11 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
 def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """Exactly what the writer is given for the first gap."""
     styles = {each.style: each for each in results.launch_requests(stores(), spec, approved)}
-    names = {
-        style: f"{style} · {each.texts} of {spec.candidates}" for style, each in styles.items()
-    }
+    names = {style: f"{style} · {m.texts} of {spec.candidates}" for style, m in styles.items()}
     anchor = stores().runs.manifest(spec.pairs).facts.anchor
     st.markdown(f"**Exactly what is asked, for {headline(anchor, approved[0]['feature'])}**")
     style = choice("Style", tuple(styles), "style", names=names, label_visibility="collapsed")
-    show_request(styles[style].messages)
+    writing.show_request(styles[style].messages)
 
 
 def show_basis(run: str, approved: list[Row]) -> None:
@@ -195,11 +165,9 @@ def linked_result() -> SynthesisManifest | None:
             del params["pairs"]
         return manifests[run]
     if linked:
-        st.warning(
-            f"No finished synthesis here is called {plain(linked)}; its run may have been "
-            f"deleted, or lie in another workspace.",
-            icon=":material/search_off:",
-        )
+        words = f"No finished synthesis here is called {plain(linked)}"
+        words += "; its run may have been deleted, or lie in another workspace."
+        st.warning(words, icon=":material/search_off:")
         set_param("synthesis", None)
     return None
 
@@ -209,17 +177,13 @@ def show_header(manifest: SynthesisManifest) -> None:
     spec, facts = manifest.spec, manifest.facts
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         pick_result("Result", results.syntheses(stores()), manifest.run)
-        action_button("New synthesis", "add", synthesis.open_launch, spec.pairs)
+        action_button("New synthesis", "add", writing.open_launch, spec.pairs)
         link("pairs", "Its pairs", pairs=spec.pairs)
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
     writer = public_name(spec.model if WRITERS[spec.writer].server else facts.writer or "")
-    st.caption(
-        plain(
-            f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by "
-            f"{writer}, {spec.candidates} texts a gap, best {spec.keep} kept above "
-            f"{spec.threshold:g}."
-        )
-    )
+    words = f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by {writer}, "
+    words += f"{spec.candidates} texts a gap, best {spec.keep} kept above {spec.threshold:g}."
+    st.caption(plain(words))
 
 
 def show_result(manifest: SynthesisManifest) -> None:
@@ -230,14 +194,10 @@ def show_result(manifest: SynthesisManifest) -> None:
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**What became of every text**")
-        st.plotly_chart(
-            charts.outcome_bars(facts.kept, dict(facts.dropped), linked_outcome(facts)),
-            key="outcomes",
-            on_select=choose_outcome,
-            selection_mode="points",
-            config=CHART,
-            alt="Texts kept and dropped, by reason",
-        )
+        figure = charts.outcome_bars(facts.kept, dict(facts.dropped), linked_outcome(facts))
+        options: Row = {"config": CHART, "alt": "Texts kept and dropped, by reason"}
+        options |= {"on_select": choose_outcome, "selection_mode": "points"}
+        st.plotly_chart(figure, key="outcomes", **options)
         st.caption("Click a bar to see its texts.")
     with right.container(border=True, height="stretch"):
         st.markdown("**Where more samples stop helping**")
@@ -245,9 +205,10 @@ def show_result(manifest: SynthesisManifest) -> None:
         gaps = len(results.gaps_of(stores(), manifest.run))
         if curve:
             st.plotly_chart(charts.marginal_curve(curve, gaps), config=CHART, key="marginal")
+            needed = 1 + curve.index(curve[-1])
             st.caption(
-                f"{results.samples_needed(curve):,} of {len(curve):,} kept samples already cover "
-                f"the {curve[-1]:,} gaps that all of them do, of {gaps:,} in these pairs."
+                f"{needed:,} of {len(curve):,} kept samples already cover the {curve[-1]:,} gaps "
+                f"that all of them do, of {gaps:,} in these pairs."
             )
         else:
             st.caption("Nothing was kept, so there is no curve.")
@@ -263,31 +224,19 @@ def show_result(manifest: SynthesisManifest) -> None:
 def show_figures(facts: SynthesisFacts) -> None:
     """The headline numbers, each with what it means."""
     before, after = fac_value(facts.fac_before), fac_value(facts.fac_after)
+    was, change = views.share(before), views.points(after - before)
+    low, high = views.share(facts.hit_rate_low), views.share(facts.hit_rate_high)
+    rate = f"Own-feature hit rate {views.share(facts.hit_rate)}, 95 % interval {low} to {high}."
     per = facts.tokens_per_feature
-    cards(
+    spent = f"{facts.tokens:,} tokens written in {duration(facts.seconds)}."
+    scope = f"It was {was} without. Over all features of the anchor that tell anything."
+    unasked = f"{len(facts.gained_unasked):,} of them nobody asked for."
+    views.cards(
         ("Kept", f"{facts.kept:,}", f"Of {facts.n_candidates:,} texts written."),
-        (
-            "Gaps filled",
-            f"{facts.gaps_hit:,} of {facts.gaps:,}",
-            f"Own-feature hit rate {share(facts.hit_rate)}, 95 % interval "
-            f"{share(facts.hit_rate_low)} to {share(facts.hit_rate_high)}.",
-        ),
-        (
-            "FAC with them",
-            share(after),
-            f"It was {share(before)} without. Over all features of the anchor that tell anything.",
-            points(after - before),
-        ),
-        (
-            "New features",
-            f"{facts.features_gained:,}",
-            f"{len(facts.gained_unasked):,} of them nobody asked for.",
-        ),
-        (
-            "Tokens per new feature",
-            "–" if per is None else f"{per:,.0f}",
-            f"{facts.tokens:,} tokens written in {duration(facts.seconds)}.",
-        ),
+        ("Gaps filled", f"{facts.gaps_hit:,} of {facts.gaps:,}", rate),
+        ("FAC with them", views.share(after), scope, change),
+        ("New features", f"{facts.features_gained:,}", unasked),
+        ("Tokens per new feature", "–" if per is None else f"{per:,.0f}", spent),
     )
 
 
@@ -314,34 +263,18 @@ def show_texts(manifest: SynthesisManifest) -> None:
     run, counts = manifest.run, results.outcomes(manifest.facts)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.subheader("The texts", anchor=False, width="stretch")
-        outcome = st.selectbox(
-            "Outcome",
-            list(counts),
-            format_func=lambda each: f"{each} · {counts[each]:,}",
-            width=210,
-            **param_widget("reason", next(iter(counts)), valid=counts.__contains__),
-        )
-        search = st.text_input(
-            "Search",
-            placeholder="Part of a text",
-            icon=":material/search:",
-            key=f"search of {run}",
-            width=190,
-        )
-        sort = order(SORTS, "texts by", width=150)
+        options = views.param_widget("reason", next(iter(counts)), valid=counts.__contains__)
+        options |= {"format_func": lambda each: f"{each} · {counts[each]:,}", "width": 210}
+        outcome = st.selectbox("Outcome", [*counts], **options)
+        options = {"placeholder": "Part of a text", "icon": ":material/search:", "width": 190}
+        search = st.text_input("Search", key=f"search of {run}", **options)
+        sort = views.order(SORTS, "texts by", width=150)
     left, right = st.columns([5, 4], gap="medium")
     with left:
         pager = Pager("texts", run, outcome, search, sort, size=ROWS)
-        rows, total = results.candidates_page(
-            stores(),
-            run,
-            outcome=outcome,
-            search=search,
-            sort=sort,
-            descending=sort not in RISING,
-            offset=pager.offset,
-            limit=pager.size,
-        )
+        listing = {"search": search, "sort": sort, "descending": sort not in RISING}
+        listing |= {"offset": pager.offset, "limit": pager.size}
+        rows, total = results.candidates_page(stores(), run, outcome=outcome, **listing)
         rows = [{**row, "text": clean(row["text"])} for row in rows]
         verdict = ("verdict",) if outcome == results.ALL else ()
         # A table cannot blur its texts, so where texts are to be hidden it has none.
@@ -400,9 +333,8 @@ def show_change(manifest: SynthesisManifest) -> None:
         if facts.gained_unasked:
             pager = Pager("unasked", run)
             explain_runs = explained(stores(), facts.anchor)
-            rows, total = results.unasked_rows(
-                stores(), facts, explain_runs, offset=pager.offset, limit=pager.size
-            )
+            window = {"offset": pager.offset, "limit": pager.size}
+            rows, total = results.unasked_rows(stores(), facts, explain_runs, **window)
             name = "explanation" if explain_runs else "label"
             table(rows, ("feature", name, "n_samples"), key="unasked", height=320)
             pager.draw(total, "feature")
@@ -415,22 +347,15 @@ def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | Non
     """What the second measure confirms and the way to compare; or the button that asks for it."""
     if again:
         right = again.confirmed == again.rows
-        words = (
-            f"Measured again, {again.confirmed:,} of {again.rows:,} rows fire their own gap above "
-            f"the threshold."
-        )
-        (st.success if right else st.warning)(
-            words, icon=":material/verified:" if right else ":material/report:"
-        )
+        of_all = f"Measured again, {again.confirmed:,} of {again.rows:,}"
+        words = f"{of_all} rows fire their own gap above the threshold."
+        icon = ":material/verified:" if right else ":material/report:"
+        (st.success if right else st.warning)(words, icon=icon)
         names, facts = titles(measured(stores())), manifest.facts
         if facts.dataset in names and facts.anchor in names:
-            link(
-                "compare",
-                "Compare with the dataset, feature by feature",
-                before=names[facts.dataset],
-                after=names[again.run],
-                anchor=names[facts.anchor],
-            )
+            view = {"before": names[facts.dataset], "after": names[again.run]}
+            view["anchor"] = names[facts.anchor]
+            link("compare", "Compare with the dataset, feature by feature", **view)
     elif results.remeasuring(stores(), manifest):
         st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
     else:
@@ -452,14 +377,10 @@ def link_remaining(run: str, facts: SynthesisFacts) -> None:
         st.caption(":material/task_alt: Every gap of these pairs is covered.")
         return
     threshold = stores().runs.manifest(facts.pairs).spec.threshold
-    link(
-        "pairs",
-        f"Again on the {len(gaps):,} still missing",
-        anchor=facts.anchor,
-        dataset=facts.dataset,
-        features=",".join(map(str, gaps)),
-        **({"threshold": f"{threshold:g}"} if threshold else {}),
-    )
+    view = {"anchor": facts.anchor, "dataset": facts.dataset}
+    view |= {"features": ",".join(map(str, gaps))}
+    view |= {"threshold": f"{threshold:g}"} if threshold else {}
+    link("pairs", f"Again on the {len(gaps):,} still missing", **view)
 
 
 @st.fragment
@@ -480,16 +401,12 @@ def show_export(manifest: SynthesisManifest) -> None:
 title("Synthesis")
 if not (pairs := pairs_titles(stores())) and not results.syntheses(stores()):
     stop_if_nothing_measured(measured(stores()))
-    empty(
-        "No pairs yet",
-        "Samples are written from pairs that people approved, and pairs for gaps: choose some.",
-        icon=":material/science:",
-        page="coverage",
-        link="Choose gaps",
-    )
+    words = "Samples are written from pairs that people approved, and pairs for gaps: choose some."
+    way = {"icon": ":material/science:", "page": "coverage", "link": "Choose gaps"}
+    empty("No pairs yet", words, **way)
     st.stop()
 show_failures("measure")
-synthesis.open_arrived()
+writing.open_arrived()
 if manifest := linked_result():
     show_result(manifest)
 else:

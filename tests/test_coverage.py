@@ -175,11 +175,11 @@ def test_nearly_constant_and_rare_features_are_not_relevant():
     assert relevant.tolist() == [False, False, True, True, False, False]
 
 
-def test_gaps_are_the_relevant_features_shown_too_rarely_rarest_first():
-    n_samples = np.array([3, 0, 1, 0, 9])
+def test_gaps_are_the_relevant_features_shown_too_rarely():
+    dataset = coverage.present(np.array([3, 0, 1, 0, 9]), at_least=3)
     relevant = np.array([True, True, True, False, True])
-    rarest = coverage.gaps(n_samples, relevant, wanted=3)
-    assert [(g.feature, g.seen, g.wanted) for g in rarest] == [(1, 0, 3), (2, 1, 3)]
+    result = coverage.fac(np.ones(5, bool), dataset, relevant)
+    assert (result.missing.tolist(), result.n_missing) == ([1, 2], 2)
 
 
 def test_a_small_dataset_may_show_none_by_chance():

@@ -17,7 +17,7 @@ from fac import datasets, review, schema
 from fac.config import IngestSpec, MeasureSpec, PairsSpec, SynthesizeSpec, Workspace, digest
 from fac.errors import InputError
 from fac.export import EXPORT_FORMATS, export, provenance
-from fac.generator.names import public_name
+from fac.generator.chat import public_name
 from fac.ingest import ingest
 from fac.manifest import PairsFacts, SynthesisFacts
 from fac.measure import measure

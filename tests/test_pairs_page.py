@@ -29,7 +29,7 @@ from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
-from fac.ui import review_html
+from fac.ui.review import changes_html, turns_of
 from tests.test_cli_make import MISSING, MakingSteps, worded
 from tests.test_jobs import quiet
 from tests.test_pages import (
@@ -627,21 +627,19 @@ def one_turn(text: str) -> Chat:
 
 
 def test_a_negative_that_is_another_text_is_not_shown_as_an_edit():
-    shown = review_html.changes_html(
-        one_turn("write a loop in python"), one_turn("which train is early")
-    )
+    shown = changes_html(one_turn("write a loop in python"), one_turn("which train is early"))
     assert "another text" in shown and "<del>" not in shown
 
 
 def test_long_unchanged_stretches_are_cut_beside_a_change():
     long = " ".join(f"w{i}" for i in range(60))
-    shown = review_html.changes_html(one_turn(f"{long} python"), one_turn(long))
+    shown = changes_html(one_turn(f"{long} python"), one_turn(long))
     assert "… w51 w52" in shown and "w30" not in shown and "<del>python</del>" in shown
 
 
 def test_tokens_are_given_to_their_turns_or_shown_in_one_piece():
     chat = [{"role": "user", "content": "bake it "}, {"role": "assistant", "content": "no"}]
     tokens = ["bake", " it", " no"]
-    assert review_html.turns_of(chat, tokens) == [("user", (0, 2)), ("assistant", (2, 3))]
-    assert review_html.turns_of(chat, tokens[:2]) == [("", (0, 2))]
-    assert review_html.turns_of(chat, ["bake", " itn", "o"]) == [("", (0, 3))]
+    assert turns_of(chat, tokens) == [("user", (0, 2)), ("assistant", (2, 3))]
+    assert turns_of(chat, tokens[:2]) == [("", (0, 2))]
+    assert turns_of(chat, ["bake", " itn", "o"]) == [("", (0, 3))]

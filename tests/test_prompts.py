@@ -403,6 +403,12 @@ def test_prose_fences_and_thoughts_around_the_object_are_forgiven(around):
     assert relevance.read_judgement(reply).level == "no"
 
 
+def test_a_bad_level_is_told_before_an_overlong_rationale():
+    for level, why in (("perhaps", "'perhaps' is none of"), ("no", "its rationale has 2001")):
+        with pytest.raises(BadReply, match=why):
+            relevance.read_judgement(json.dumps({"rationale": "r" * 2001, "level": level}))
+
+
 @given(st.text(), st.sampled_from(LEVELS))
 def test_what_a_rationale_says_does_not_move_the_level(rationale, level):
     reply = json.dumps({"rationale": rationale[:500], "level": level})

@@ -125,7 +125,7 @@ def test_the_papers_check_needs_two_who_agree_everything_else_is_unclear():
 
 
 def test_the_papers_table_adds_up():
-    assert [*ratings.TABLE_5] == ["toxicity", "reward", "instructions"]
+    assert [*ratings.TABLE_5] == ["toxicity", "reward", "IF"]
     for check in ratings.TABLE_5.values():
         assert check.relevant + check.irrelevant + check.unclear == check.n == 200
 
@@ -137,10 +137,10 @@ def test_a_persons_detection_is_scored_against_the_truth(store):
     say(store, item, "Ben", "??????")
     say(store, item, "Cy", "++")  # an answer that does not fit the texts is no answer
     ada, ben = ratings.human_detection(store, RUN)
-    assert (ada.feature, ada.reviewer, ada.n_unsure) == (7, "Ada", 1)
+    assert (ada.feature, ada.reviewer, ben.reviewer) == (7, "Ada", "Ben")
     assert ada.score.value == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert (ada.score.n, ada.score.n_positive) == (5, 3)
-    assert (ben.n_unsure, ben.score.n) == (6, 0)
+    assert ben.score.n == 0
     assert math.isnan(ben.score.value)
     assert ratings.human_detection(store, "measure-other") == []
 
@@ -163,9 +163,8 @@ def test_a_reviewers_record_counts_how_often_they_were_right_where_it_is_settled
         decision(first, "eva", "probably", adjudicates=True),
         decision(two, "eva", "probably", adjudicates=True),
     ]
-    ana, ben = ratings.records(decisions, "explanation")
+    ana, ben = ratings.record_rows(decisions, "explanation")
     # yes is next to probably, no is not; nobody settled the third
-    assert ana == ("ana", 3, 4.0, 2, 1)
-    assert (ben.reviewer, ben.n, ben.n_gold, ben.gold_right) == ("ben", 1, 1, 1)
-    assert math.isnan(ben.seconds)
-    assert ratings.records(decisions, "relevance") == []
+    assert ana == {"reviewer": "ana", "decisions": 3, "seconds": 4.0, "gold": "1 of 2"}
+    assert ben == {"reviewer": "ben", "decisions": 1, "seconds": None, "gold": "1 of 1"}
+    assert ratings.record_rows(decisions, "relevance") == []

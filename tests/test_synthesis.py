@@ -815,7 +815,7 @@ def test_every_candidate_gets_one_verdict_and_the_kept_deserve_it(
 
 def test_a_cover_takes_the_largest_gain_each_time():
     fires = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 1]], bool)
-    steps = [(step.row, step.adds.tolist()) for step in greedy_cover(fires)]
+    steps = [(row, adds.tolist()) for row, adds in greedy_cover(fires)]
     assert steps == [(1, [1, 2, 3]), (0, [0]), (3, [4]), (2, [])]
 
 
@@ -829,13 +829,13 @@ def test_a_cover_takes_the_largest_gain_each_time():
 def test_a_cover_is_greedy_and_whole(fires):
     left = set(range(len(fires)))
     covered = np.zeros(fires.shape[1], bool)
-    for step in greedy_cover(fires):
+    for number, adds in greedy_cover(fires):
         gains = {row: int((fires[row] & ~covered).sum()) for row in left}
         best = max(gains.values())
-        assert step.row == min(row for row in left if gains[row] == best)
-        assert step.adds.tolist() == np.flatnonzero(fires[step.row] & ~covered).tolist()
-        covered |= fires[step.row]
-        left.remove(step.row)
+        assert number == min(row for row in left if gains[row] == best)
+        assert adds.tolist() == np.flatnonzero(fires[number] & ~covered).tolist()
+        covered |= fires[number]
+        left.remove(number)
     assert not left and covered.tolist() == fires.any(0).tolist()
 
 

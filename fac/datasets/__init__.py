@@ -22,7 +22,6 @@ from fac.datasets.layout import (
 )
 from fac.datasets.sources import (
     FORMATS,
-    Progress,
     Source,
     file_titles,
     formats_in_order,
@@ -31,14 +30,13 @@ from fac.datasets.sources import (
     open_source,
     readable,
 )
-from fac.errors import BadRow, InputError
+from fac.errors import BadRow, InputError, Progress
 
-__all__ = ["FORMATS", "MAX_CHARACTERS", "Progress", "Sample", "SampleReader", "file_titles"]
+__all__ = ["FORMATS", "MAX_CHARACTERS", "Sample", "SampleReader", "file_titles"]
 __all__ += ["formats_in_order", "in_a_row", "json_line", "layout_titles", "read_samples"]
 __all__ += ["sample_id"]
 
-PEEK_ROWS = 1000
-"""How many rows the columns are collected from before the layout is decided."""
+PEEK_ROWS = 1000  # how many rows the columns are collected from before the layout is decided
 
 
 def read_samples(
@@ -70,10 +68,8 @@ class SampleReader:
         self._options = options
         self.name = source.name
         """What the source is called in sentences and manifests: a file name or a hub id."""
-        self.kind = kind
-        """What run ids and manifests call its format."""
-        self.layout: SourceLayout | None = None
-        """Known once the first readable row was met."""
+        self.kind = kind  # what run ids and manifests call its format
+        self.layout: SourceLayout | None = None  # known once the first readable row was met
 
     def digest(self, report: Progress) -> str:
         """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""

@@ -24,8 +24,7 @@ MAX_CHARACTERS = 1_000_000
 
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
-Columns = dict[str, Any]
-"""One row of a source: column name -> value as JSON would give it."""
+Columns = dict[str, Any]  # one row of a source: column name -> value as JSON would give it
 
 ROLE_NAMES = {
     **{name: "system" for name in ("system", "developer")},
@@ -42,8 +41,7 @@ class SourceRow(NamedTuple):
 
     line: int
     columns: Columns | None
-    problem: str = ""
-    """Why there are no columns."""
+    problem: str = ""  # why there are no columns
 
 
 class UnusableRow(ValueError):
@@ -191,18 +189,14 @@ def _content(message: Columns, where: str) -> str:
 class Column(NamedTuple):
     """A column that a layout reads."""
 
-    part: str
-    """What it is to the layout, whose function finds the column's name by it."""
+    part: str  # what it is to the layout, whose function finds the column's name by it
     names: tuple[str, ...]
     """What it may be called, in lower case; of an optional column, the first that is there."""
-    required: bool = True
-    """A layout is recognised by these."""
-    may_be_label: bool = False
-    """Also read where --label-field names it."""
+    required: bool = True  # a layout is recognised by these
+    may_be_label: bool = False  # also read where --label-field names it
 
 
-REJECTED = "rejected"
-"""The part that is kept beside the sample, not in its chat."""
+REJECTED = "rejected"  # the part that is kept beside the sample, not in its chat
 
 SYSTEM = Column("system", ("system", "system_prompt"), required=False, may_be_label=True)
 """A system turn before the chat."""
@@ -217,10 +211,8 @@ REPLY = Column("reply", ("completion", "response", "output", "answer"))
 class Layout:
     """How the columns of a row become a chat."""
 
-    title: str
-    """What people call it, for lists."""
-    preference: int
-    """Of the layouts whose columns are all there, those with the lowest are meant."""
+    title: str  # what people call it, for lists
+    preference: int  # of the layouts whose columns are all there, those with the lowest are meant
     columns: tuple[Column, ...]
     """In the order of the layout's name, which ends with the last required one."""
     chat: Callable[[Columns, Mapping[str, str]], Chat]
@@ -262,10 +254,8 @@ class SourceLayout:
     """A layout with the names that its columns have in one source."""
 
     layout: Layout
-    columns: Mapping[str, str]
-    """Part -> column; without optional ones that the source has not."""
-    label: str | None = None
-    """Column that becomes the label."""
+    columns: Mapping[str, str]  # part -> column; without optional ones that the source has not
+    label: str | None = None  # column that becomes the label
 
     @cached_property
     def name(self) -> str:
@@ -339,14 +329,11 @@ def _candidates(
 class Sample(NamedTuple):
     """One training example."""
 
-    line: int
-    """1-based line of the file where it begins; the row for Parquet and the hub."""
+    line: int  # 1-based line of the file where it begins; the row for Parquet and the hub
     sample_id: str
     """Hash of the messages: equal samples have equal ids whatever file they came from."""
-    messages: Chat
-    """At least one message, roles from schema.ROLES; a plain text is one user turn."""
-    label: str | None
-    """What the label column holds, as text."""
+    messages: Chat  # at least one message, roles from schema.ROLES; a plain text is one user turn
+    label: str | None  # what the label column holds, as text
     meta: str
     """JSON object: `line`, `columns` (those that are neither text nor label), and `rejected`."""
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fac.datasets.layout import MAX_CHARACTERS, SourceRow, in_words, shortened
-from fac.errors import InputError
+from fac.errors import InputError, Progress, first_line
 from fac.registry import Registry
 
 PEEK_BYTES = 2**20
@@ -47,16 +47,11 @@ TOO_LONG = (
 _ESCAPED = str.maketrans({c: f"\\u{ord(c):04x}" for c in "\x7f\x85\u2028\u2029"})
 
 
-Progress = Callable[..., None]
-"""Called with what is done, all there is, and a note."""
-
-
 class Origin(NamedTuple):
     """What a person named, and how it begins where it is a file."""
 
     address: str
-    head: bytes = b""
-    """The first 64 kB, unzipped."""
+    head: bytes = b""  # the first 64 kB, unzipped
     zipped: bool = False
 
     @property
@@ -102,10 +97,8 @@ def file_origin(address: str) -> Origin:
 class Source(ABC):
     """What rows are read from, as often as one likes."""
 
-    columns: Sequence[str] = ()
-    """Known before the first row; empty where every row names its own."""
-    done = total = 0
-    """Bytes or rows read so far, and all of them."""
+    columns: Sequence[str] = ()  # known before the first row; empty where every row names its own
+    done = total = 0  # bytes or rows read so far, and all of them
 
     def __init__(self, origin: Origin):
         """Raises InputError for what cannot be read."""
@@ -168,7 +161,7 @@ def readable(name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name} cannot be read: {error.strerror}.") from error
         # Arrow speaks of damaged pages as input and output errors
-        reason = str(error).splitlines()[0].rstrip(".")[:200]
+        reason = first_line(error).rstrip(".")[:200]
         raise InputError(
             f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
         ) from error
@@ -183,11 +176,9 @@ class Line(NamedTuple):
     """A line of a file, from 1."""
 
     number: int
-    data: bytes
-    """With its line end; only the beginning where the line is too long."""
+    data: bytes  # with its line end; only the beginning where the line is too long
     too_long: bool
-    quotes: int
-    """Double quotes in the whole line, counted only where it is too long."""
+    quotes: int  # double quotes in the whole line, counted only where it is too long
 
 
 def numbered_lines(stream: IO[bytes]) -> Iterator[Line]:
@@ -347,8 +338,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 class Export(NamedTuple):
     """How a format is written."""
 
-    write: Callable[[pa.Table, Path], None]
-    """The same rows give the same bytes."""
+    write: Callable[[pa.Table, Path], None]  # the same rows give the same bytes
     data_file: str = ""
     """Where the rows lie in the folder that an export is; empty where it is a file."""
 
@@ -357,25 +347,18 @@ class Export(NamedTuple):
 class Format:
     """How rows lie in a file or elsewhere."""
 
-    title: str
-    """What people call it, for buttons and lists."""
+    title: str  # what people call it, for buttons and lists
     preference: int
     """The lower ones stand first in lists; the lowest of a kind where nothing tells them apart."""
     kind: str
     """What run ids and manifests call it: formats that only their text tells apart have one."""
     open: Callable[[Origin], Source]
-    suffixes: tuple[str, ...] = ()
-    """Of its files, the usual one first; none where it is no file."""
-    scheme: str = ""
-    """What a source that is no file begins with."""
-    magic: bytes = b""
-    """What files that are no text begin with."""
-    start: str = ""
-    """What its text begins with, whatever the file is called."""
-    export: Export | None = None
-    """None where it is only read."""
-    spelled_out: str = ""
-    """The title in sentences, where it differs."""
+    suffixes: tuple[str, ...] = ()  # of its files, the usual one first; none where it is no file
+    scheme: str = ""  # what a source that is no file begins with
+    magic: bytes = b""  # what files that are no text begin with
+    start: str = ""  # what its text begins with, whatever the file is called
+    export: Export | None = None  # None where it is only read
+    spelled_out: str = ""  # the title in sentences, where it differs
 
 
 FORMATS: Registry[Format] = Registry("fac.datasets.formats", "FORMAT")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from fac.config import AskSpec, digest
-from fac.errors import BudgetReached, InputError, ServiceError, disk_room
+from fac.errors import BudgetReached, InputError, Progress, ServiceError, disk_room
 from fac.generator.chat import (
     ChatModel,
     Declined,
@@ -209,7 +209,7 @@ def ask_batch(
     journal: ReplyJournal,
     *,
     limits: Limits,
-    progress: Callable[..., None],
+    progress: Progress,
     earlier: Mapping[str, RecordedReply] | None = None,
     attempt: int = 0,
     sleep: Callable[[float], object] = time.sleep,
@@ -271,7 +271,7 @@ class _Run:
         self,
         questions: Sequence[Question],
         earlier: Mapping[str, RecordedReply],
-        progress: Callable[..., None],
+        progress: Progress,
     ) -> BatchReplies:
         keys = self._sort_out(questions, earlier)
         total, started = len(self.prompts), self._now()

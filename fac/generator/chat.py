@@ -286,6 +286,12 @@ MODERATED = re.compile(r"flagged|moderation|content.?(filter|policy|management)"
 """Words of servers that look into a question before they pass it on."""
 
 
+def public_name(name: str) -> str:
+    """A model's name as it may leave this machine: no address of a server, no folder."""
+    name = re.sub(r"\s*(\bat\s+)?\bhttps?://\S+", "", name)
+    return re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/~\\][^\s@]*[/\\]", "", name)
+
+
 def _address(endpoint: str) -> str:
     """The endpoint without a final slash. Raises InputError where it is none or holds a secret."""
     endpoint = endpoint.strip().rstrip("/")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from fac.config import WriteSpec, digest
+from fac.errors import Progress
 from fac.generator.local import Steer
 from fac.prompts import Prompt
 from fac.prompts.drafts import Opening
@@ -73,7 +74,7 @@ class Writer(Protocol):
         temperature: float,
         done: Mapping[str, Written],
         record: Callable[[Written], None],
-        progress: Callable[..., None],
+        progress: Progress,
     ) -> dict[str, Written]:
         """One Written per request, by key, in the order of the requests.
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from fac.config import ExplainSpec, JudgeSpec
-from fac.errors import InputError
+from fac.errors import InputError, Progress
 from fac.interpret import parts
 from fac.interpret.explainers import tokens
 from fac.interpret.parts import FeatureExplanation, OpenExplainer
-from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, Progress, StepRun
+from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, StepRun
 from fac.manifest import ExplainFacts, RelevanceFacts
 from fac.store.runs import Runs
 

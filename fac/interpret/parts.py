@@ -49,9 +49,7 @@ class FeatureExplanation:
         self.status = self.status or (EXPLAINED if self.text else CANNOT_TELL)
 
 
-Explanations = dict[int, FeatureExplanation]
-"""By feature."""
-
+Explanations = dict[int, FeatureExplanation]  # by feature
 
 Explain = Callable[[ExplainRun, Sequence[Evidence]], Explanations]
 """Explains a block of features; leaves out those that it says nothing of."""
@@ -125,8 +123,7 @@ SCORERS: Registry[Scorer] = config.SCORERS
 JUDGES: Registry[Judge] = config.JUDGES
 
 
-PER_QUESTION = 5
-"""Texts per detection or fuzzing question, as is common; fewer would leak less, and cost more."""
+PER_QUESTION = 5  # texts per question, as is common; fewer would leak less, and cost more
 
 
 class Exam(NamedTuple):

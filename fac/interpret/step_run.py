@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from fac import schema
 from fac.config import ExplainSpec, JudgeSpec, digest
-from fac.errors import BadReply, BudgetReached, Cancelled, ServiceError
+from fac.errors import BadReply, BudgetReached, Cancelled, Progress, ServiceError
 from fac.generator import batch_chat
 from fac.generator.batch_chat import Question, RecordedReply, ReplyJournal
 from fac.generator.chat import ChatModel
@@ -30,7 +30,6 @@ from fac.prompts import Excerpt, explaining, relevance
 from fac.schema import UNREADABLE
 from fac.store.runs import ParquetAppender, Runs
 
-Progress = Callable[..., None]
 OpenChat = Callable[[], ChatModel]
 """Opens the chat model; called only when there is something to ask."""
 
@@ -160,11 +159,8 @@ class StepRun(Generic[SpecT]):
     ) -> dict[int, ReadT | Unread]:
         """One question a feature: what each reply says; some lack once the run was stopped."""
         replies = self.ask([*questions.values()], share=share, note=note)
-        return {
-            feature: self.read(replies[question.about], parse)
-            for feature, question in questions.items()
-            if question.about in replies
-        }
+        answered = ((f, replies.get(question.about)) for f, question in questions.items())
+        return {feature: self.read(reply, parse) for feature, reply in answered if reply}
 
     def read(self, reply: RecordedReply, parse: Callable[[str], ReadT]) -> ReadT | Unread:
         """What a reply says. One that `parse` refuses is listed with why."""
@@ -178,23 +174,12 @@ class StepRun(Generic[SpecT]):
             return Unread(UNREADABLE, str(error))
 
     def _take_replies(self) -> list[Row]:
-        """The replies since the last time, for the run's table; one row for each key."""
+        """Rows of the replies since the last time, one for each key."""
         rows = {reply.key: reply._asdict() for reply in self._fresh.values()}
         self._tokens += sum(r["prompt_tokens"] + r["completion_tokens"] for r in rows.values())
         self._cost += sum(r["cost"] or 0.0 for r in rows.values())
         self._fresh = {}
         return [*rows.values()]
-
-    def _spent(self) -> Row:
-        """Fields of InterpretFacts: counts, tokens and cost of all that was asked."""
-        if self._chat is None:
-            return {}
-        priced = None not in (self.spec.price_in, self.spec.price_out)
-        return {
-            "replies": dict(sorted(self._counts.items())),
-            "tokens": self._tokens,
-            "cost": self._cost if priced else None,
-        }
 
     def perform(
         self, blocks: Blocks, facts: InterpretFacts, *, tables: Sequence[str], count: str, verb: str
@@ -210,6 +195,10 @@ class StepRun(Generic[SpecT]):
         with runs.exclusive(run_id):
             begun, home = time.monotonic(), runs.scratch(run_id)
             features, counts, further = self._write(blocks, home, tables, count, verb)
+            if self._chat is not None:
+                priced = None not in (spec.price_in, spec.price_out)
+                further |= {"cost": self._cost if priced else None, "tokens": self._tokens}
+                further["replies"] = dict(sorted(self._counts.items()))
             facts = replace(
                 facts,
                 name=runs.manifest(spec.measure).facts.name,
@@ -217,7 +206,6 @@ class StepRun(Generic[SpecT]):
                 n_features=len(features),
                 counts=dict(sorted(counts.items())),
                 **further,
-                **self._spent(),
             )
             seconds = time.monotonic() - begun
             about: Row = {"inputs": self._inputs, "facts": facts, "seconds": seconds}

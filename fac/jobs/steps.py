@@ -16,7 +16,7 @@ import numpy as np
 
 from fac import config, demo, review
 from fac.config import WRITERS, MeasureSpec, ProbeSpec, SaeSpec, Spec, Workspace, WriteSpec
-from fac.errors import InputError
+from fac.errors import InputError, Progress
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.ingest import ingest
 from fac.store import cache
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fac.models import Located, SubjectModel
     from fac.saes import Sae
 
-Progress = Callable[..., None]
 T = TypeVar("T")
 
 PRECISIONS = ("float32", "bfloat16")

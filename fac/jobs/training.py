@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from fac import datasets, demo
 from fac.config import ExplainSpec, IngestSpec, MeasureSpec, Workspace, digest
-from fac.errors import BadRow, InputError
-from fac.jobs.steps import Progress, Steps, device, load_generator, load_subject, locate
+from fac.errors import BadRow, InputError, Progress
+from fac.jobs.steps import Steps, device, load_generator, load_subject, locate
 from fac.questions.comparison import Comparison, coverage
 from fac.schema import Chat
 from fac.store import open_stores

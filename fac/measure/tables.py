@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fac import schema
 from fac.config import MeasureSpec
 from fac.encoder import Encoder, NearMisses
-from fac.errors import disk_room
+from fac.errors import Progress, disk_room
 from fac.manifest import MeasureFacts
 from fac.measure.ordering import FeatureSort, strength_keys, weaker_share
 from fac.measure.parts import (
@@ -41,7 +41,6 @@ PART = 1024  # Samples read as a unit, and between two points a restart can cont
 MERGE_ROWS = 1_000_000  # Activations sorted in memory at once when the parts become one table
 TEXT_ROWS = 62_500  # The same for rows with tokens
 
-Progress = Callable[..., None]
 Note = Callable[[str], None]  # Says what is being written; what it raises ends the writing
 
 Executor = Callable[[Iterable[PartTask], ReportRead], Iterator[tuple[int, Part]]]

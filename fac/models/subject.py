@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fac.errors import InputError
+from fac.errors import InputError, first_line
 from fac.models.chats import SCAFFOLD, Chat, ChatRenderer, Rendered
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def pretrained(
         )
     # RuntimeError: weights of another shape; ImportError: a tokenizer that needs a package.
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"The model {str(folder)!r} cannot be loaded ({why}); give a complete local folder or "
-            f"a hub id that this machine can reach."
+            f"The model {str(folder)!r} cannot be loaded ({first_line(error)}); give a complete "
+            f"local folder or a hub id that this machine can reach."
         ) from error
 
 

@@ -211,17 +211,10 @@ class Opening(NamedTuple):
     """Ends in mid-line, without a space; the next sample goes on there. "" is the user's turn of
     an empty chat: what a chat model makes of it is a message of its own (Magpie)."""
 
-    starts: str
-    """What of the next sample `text` already holds; "" where nothing."""
+    starts: str  # what of the next sample `text` already holds; "" where nothing
 
 
-SNIPPET = 400
-"""Characters of a snippet or a positive in a list; small models lose the thread of longer ones."""
-
-
-def _listed(texts: Sequence[Excerpt]) -> list[str]:
-    lines = (safe("".join(text.tokens)) for text in texts)
-    return [f"- {text[:SNIPPET].rstrip()}" for text in lines if text]
+SNIPPET = 400  # characters of a text in a list; small models lose the thread of longer ones
 
 
 def _opening(profile: Profile, head: str, lines: Sequence[str], starts: str) -> Opening:
@@ -251,7 +244,9 @@ def candidate_opening(
     about = f" ({safe(explanation)[:SNIPPET]})" if explanation and explanation.strip() else ""
     listed = form.plural if len(form.parts) == 1 else "snippets of texts"
     head = f"A list of {listed}. All of them have the same thing in common{about}:"
-    return _opening(form, head, _listed(spans), starts)
+    texts = (safe("".join(span.tokens)) for span in spans)
+    lines = [f"- {text[:SNIPPET].rstrip()}" for text in texts if text]
+    return _opening(form, head, lines, starts)
 
 
 def contrast_opening(
@@ -321,6 +316,8 @@ PREAMBLE = re.compile(
     r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+", re.I
 )
 """A line in which a chat model announces what it is about to write."""
+
+SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)")
 
 LABEL = re.compile(r"\A(?:[-*•]|query-?\s*\d*:|user:|message:|text \d+:|\d{1,2}[.)])\s+", re.I)
 
@@ -397,9 +394,8 @@ def _draft(form: Profile, parts: list[str]) -> Draft:
         first, second = (other, matching) if swapped else (matching, other)
         letters = ("(B)", "(A)") if swapped else ("(A)", "(B)")
         listed = f"{question}\n\nChoices:\n(A) {first}\n(B) {second}"
-        return Draft(
-            chat(listed), {"choices": dict(zip(("matching", "other"), letters, strict=True))}
-        )
+        choices = dict(zip(("matching", "other"), letters, strict=True))
+        return Draft(chat(listed), {"choices": choices})
     return Draft(chat(*parts), {"label": "1"} if form.name == "toxicity" else {})
 
 
@@ -408,9 +404,10 @@ def _plain_sample(sample: str, finished: bool, reply: str) -> str:
     text = PREAMBLE.sub("", sample.strip())
     text = "\n".join(LABEL.sub("", line.strip()) for line in text.splitlines()).strip()
     if not finished:
-        text = _whole_sentences(text)
-        if not text:
+        ends = [end.end() for end in SENTENCE_END.finditer(text)]
+        if not ends:
             raise BadDraft("cut off", "it ends before its first sentence does", reply)
+        text = text[: ends[-1]]
     for left, right in ('""', "“”", "''", "``"):
         inner = text[1:-1]
         if len(text) > 2 and text[0] == left and text[-1] == right and left not in inner:
@@ -418,22 +415,13 @@ def _plain_sample(sample: str, finished: bool, reply: str) -> str:
     return text
 
 
-def _whole_sentences(text: str) -> str:
-    """The text up to the last mark that ends a sentence; "" where there is none."""
-    ends = list(re.finditer(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)", text))
-    return text[: ends[-1].end()] if ends else ""
-
-
 def _parts_of(form: Profile, sample: str, finished: bool, reply: str) -> list[str]:
     """The parts of a sample from one JSON object or from one line with marks."""
     if not finished:
         raise BadDraft("cut off", "it is cut off", reply)
     marks = [_mark(part) for part in form.parts]
-    later = [re.escape(mark) for mark in marks[1:]]
-    line = re.fullmatch(
-        rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*" + "".join(rf"{m}\s*(.+?)\s*" for m in later),
-        sample,
-    )
+    later = "".join(rf"{re.escape(mark)}\s*(.+?)\s*" for mark in marks[1:])
+    line = re.fullmatch(rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*{later}", sample)
     if line and not any(mark in part for mark in marks for part in line.groups()):
         return list(line.groups())
     try:

@@ -8,21 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fac.prompts.form import (
-    ABOUT_LATENESS,
-    LATE_TEXTS,
-    Example,
-    Excerpt,
-    Form,
-    Prompt,
-    bad_reply,
-    harmless,
-    material,
-    one_line,
-    only_object,
-    words,
-    worked_prompt,
-)
+from fac.prompts import form
+from fac.prompts.form import Excerpt, Prompt, bad_reply, material, words, worked_prompt
 
 
 class Explanation(NamedTuple):
@@ -56,15 +43,15 @@ def _explain_case(texts: Sequence[str], promotes: Sequence[str]) -> str:
     lens = []
     if promotes:
         quoted = ", ".join(json.dumps(token, ensure_ascii=False) for token in promotes)
-        lens = [f"When it fires, the model expects next: {one_line(harmless(quoted))}"]
+        lens = [f"When it fires, the model expects next: {form.one_line(form.harmless(quoted))}"]
     return f"{material(None, texts, *lens)}\n\n{EXPLAIN_ASKS}"
 
 
 EXPLAIN_EXAMPLE = (
-    _explain_case(LATE_TEXTS, ()),
+    _explain_case(form.LATE_TEXTS, ()),
     {
         "reason": "each marked word says that something came later than planned",
-        "explanation": ABOUT_LATENESS,
+        "explanation": form.ABOUT_LATENESS,
     },
 )
 
@@ -86,7 +73,7 @@ def explain(excerpts: Sequence[Excerpt], promotes: Sequence[str] = ()) -> Prompt
     )
 
 
-class _Explained(Form):
+class _Explained(form.Form):
     reason: str
     explanation: str | None
 
@@ -125,7 +112,7 @@ def _answers_case(explanation: str, texts: Sequence[str]) -> str:
 
 DETECT_EXAMPLE = (
     _answers_case(
-        ABOUT_LATENESS,
+        form.ABOUT_LATENESS,
         [
             "Could you add two eggs and a pinch of salt?",
             "We apologise for the delay to your flight",
@@ -137,7 +124,7 @@ DETECT_EXAMPLE = (
 
 FUZZ_EXAMPLE = (
     _answers_case(
-        ABOUT_LATENESS,
+        form.ABOUT_LATENESS,
         [
             "We apologise for the <<delay>> to your flight",
             "The <<bus>> was behind schedule so she waited",
@@ -158,7 +145,7 @@ def fuzz(explanation: str, texts: Sequence[Excerpt]) -> Prompt:
     return _answers(FUZZ, FUZZ_EXAMPLE, explanation, [text.text() for text in texts])
 
 
-def _answers(rules: str, example: Example, explanation: str, texts: Sequence[str]) -> Prompt:
+def _answers(rules: str, example: form.Example, explanation: str, texts: Sequence[str]) -> Prompt:
     if not texts or not explanation.strip():
         raise ValueError("an explanation and at least one text are needed")
     bit = {"type": "integer", "enum": [0, 1]}
@@ -169,7 +156,7 @@ def _answers(rules: str, example: Example, explanation: str, texts: Sequence[str
 
 def read_answers(reply: str, n: int) -> list[bool]:
     """One answer for each of the `n` texts, in their order. Raises BadReply if one is missing."""
-    bits = only_object(reply)
+    bits = form.only_object(reply)
     if set(bits) != {str(number) for number in range(1, n + 1)}:
         raise bad_reply(f"answers 1 to {n} were asked for", reply)
     answers = [bits[str(number)] for number in range(1, n + 1)]

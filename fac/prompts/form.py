@@ -129,8 +129,7 @@ def material(explanation: str | None, texts: Sequence[str], *more: str) -> str:
     return fenced([*described(explanation), *numbered, *more])
 
 
-MAX_TEXT = 2000
-"""Characters of an explanation or a rationale; more is not what was asked for."""
+MAX_TEXT = 2000  # characters of an explanation or a rationale; more is not what was asked for
 
 
 class Prompt(NamedTuple):

@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fac.errors import InputError
-from fac.prompts.form import (
-    ABOUT_LATENESS,
-    LATE_TEXTS,
-    Excerpt,
-    Form,
-    Prompt,
-    bad_reply,
-    material,
-    safe,
-    words,
-    worked_prompt,
-)
+from fac.prompts import form
+from fac.prompts.form import Excerpt, Prompt, bad_reply, material, safe, words, worked_prompt
 from fac.schema import EVERY_ROLE, LEVELS
 
 
@@ -70,7 +60,7 @@ TRAVEL = TaskProfile(
 )
 
 JUDGE_EXAMPLE = (
-    _judge_case(TRAVEL, ABOUT_LATENESS, LATE_TEXTS),
+    _judge_case(TRAVEL, form.ABOUT_LATENESS, form.LATE_TEXTS),
     {
         "rationale": "It fires on words for being late; two of three texts are about journeys, "
         "one is about a parcel.",
@@ -96,7 +86,7 @@ def judge(task: TaskProfile, explanation: str | None, excerpts: Sequence[Excerpt
     )
 
 
-class _Judged(Form):
+class _Judged(form.Form):
     rationale: str
     level: str
 

@@ -32,7 +32,10 @@ EVERY_STATE = "all"
 EDITED_MEANWHILE = (
     "This pair was edited while you looked at it, so nothing was recorded. Here is the edit."
 )
-UNCHANGED = "Nothing was changed, so there is nothing to measure."
+
+PairSetting = tuple[str, str | None, str, float]
+"""The run, who decides (None only looks), the state that is shown, the peak above which pairs are.
+"""
 
 
 def read_features(text: str, n_features: int) -> tuple[int, ...]:
@@ -126,12 +129,9 @@ def estimate_pairs(
         and facts.seconds
     )
     pace = next(paces, None)
-    return PairsEstimate(
-        n_texts,
-        n_texts * spec.max_new_tokens,
-        len(spec.features) * characters // 4,
-        None if pace is None else pace * n_texts,
-    )
+    prompt_tokens = len(spec.features) * characters // 4
+    seconds = None if pace is None else pace * n_texts
+    return PairsEstimate(n_texts, n_texts * spec.max_new_tokens, prompt_tokens, seconds)
 
 
 def is_live(job: Job) -> bool:
@@ -215,12 +215,9 @@ def differences(before: str, after: str) -> list[tuple[str, str]]:
     old, new = before.split(), after.split()
     pieces: list[tuple[str, str]] = []
     for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            pieces.append(("same", " ".join(old[a:b])))
-            continue
         if b > a:
-            pieces.append(("gone", " ".join(old[a:b])))
-        if d > c:
+            pieces.append(("same" if kind == "equal" else "gone", " ".join(old[a:b])))
+        if d > c and kind != "equal":
             pieces.append(("new", " ".join(new[c:d])))
     return pieces
 
@@ -290,9 +287,9 @@ class PairQueue(ReviewQueue[int]):
             self.todo = deque(feature for feature in self.todo if feature not in decided)
             self.renew()
 
-    def withdraw(self, uid: str | None) -> list[Decision]:
+    def undo(self, uid: str | None = None) -> list[Decision]:
         """Takes one act back; its pairs are in view again as they were decided on."""
-        withdrawn = super().withdraw(uid)
+        withdrawn = super().undo(uid)
         for decision in withdrawn:
             self.versions[feature_of(decision)] = decision.subject.split("/")[1]
         return withdrawn
@@ -309,7 +306,7 @@ class PairQueue(ReviewQueue[int]):
         """What measures an edit of the pair on top; None where it changes nothing. Raises
         InputError for an empty side."""
         if (positive, negative) == sides_of(base):
-            self.trouble = UNCHANGED
+            self.trouble = "Nothing was changed, so there is nothing to measure."
             return None
         feature = base.row["feature"]
         return RescoreSpec(pairs=base.run, feature=feature, positive=positive, negative=negative)
@@ -347,12 +344,11 @@ def feature_of(decision: Decision) -> int:
 
 def pair_queue(
     stores: Stores,
-    setting: tuple[str, str | None, str, float],
+    setting: PairSetting,
     states: Mapping[int, PairState],
     moved: Callable[[], None],
 ) -> PairQueue:
-    """The queue of a view; `setting` is the run, who decides (None only looks), the state that is
-    shown, and the peak above which pairs are."""
+    """The queue of a view."""
     run, who, show, above = setting
     facts = stores.runs.manifest(run).facts
     subjects = {version.item.subject for pair in states.values() for version in pair.versions}

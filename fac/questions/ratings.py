@@ -1,17 +1,36 @@
-"""How well people agree: ratings, disputes, records, and what a judge's levels are worth."""
+"""How well people agree: coefficients, disputes, records, and what a judge's levels are worth."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fac import agreement
+from fac import agreement, review
+from fac.questions.catalogue import Row, comparable, measured
+from fac.questions.comparison import Comparison, coverage
+from fac.questions.explanations import explained
+from fac.questions.relevance import judged
 from fac.review import NOT_RELEVANT, SCALE, Wording, by_wording, pace, read_subject, standing
 from fac.schema import LEVELS, RELEVANT
+from fac.store import Stores
 from fac.store.decisions import Decision, Decisions
+from fac.store.memo import remembered_for_good
+
+WITHIN = 0.05
+"""How tight an interval a judge's precision should have: plus or minus five points."""
+
+
+class Raters(NamedTuple):
+    """How far people agree about one kind of question."""
+
+    names: list[str]
+    n_ratings: int
+    coefficients: list[agreement.Coefficient]
+    pairs: list[agreement.RaterAgreement]
 
 
 class Disagreement(NamedTuple):
@@ -26,29 +45,13 @@ class Disagreement(NamedTuple):
     """Gaps that appear or vanish with the answer; 0 where all agree on relevant or not."""
 
 
-class Record(NamedTuple):
-    """One reviewer's work on one kind of question."""
-
-    reviewer: str
-    n: int
-    """Blind decisions that stand, cannot tell included."""
-    seconds: float
-    """Median per decision; NaN where none was measured."""
-    n_gold: int
-    """Of those, decisions on items whose answer was settled by adjudication."""
-    gold_right: int
-    """Of these, on the settled level or next to it."""
-
-
 class Detection(NamedTuple):
     """How well one person told from an explanation which texts fire."""
 
     feature: int
     reviewer: str
-    seen: str
     score: agreement.BalancedAccuracy
-    n_unsure: int
-    """Texts answered with ?; not in the score's n."""
+    """Texts answered with ? do not count."""
 
 
 class HumanCheck(NamedTuple):
@@ -67,10 +70,10 @@ class HumanCheck(NamedTuple):
 TABLE_5 = {
     "toxicity": HumanCheck(n=200, relevant=168, irrelevant=10, unclear=22),
     "reward": HumanCheck(n=200, relevant=170, irrelevant=12, unclear=18),
-    "instructions": HumanCheck(n=200, relevant=172, irrelevant=8, unclear=20),
+    "IF": HumanCheck(n=200, relevant=172, irrelevant=8, unclear=20),
 }
-"""The paper's own, two annotators on features that GPT-4o-mini had called relevant. Its text says
-100 features a task and about 5 % unclear instead, and gives no coefficient."""
+"""The paper's own (arXiv 2602.10388), two annotators on features that GPT-4o-mini had called
+relevant. Its text says 100 features a task and about 5 % unclear instead, and no coefficient."""
 
 
 def ratings_matrix(
@@ -81,9 +84,7 @@ def ratings_matrix(
     An item is a subject in one wording. A verdict outside `levels`, such as cannot_tell, is not a
     rating; adjudications are none either. Items and reviewers without any rating are left out.
     """
-    rated = [
-        d for d in decisions if d.kind == kind and not d.adjudicates and d.verdict in [*levels]
-    ]
+    rated = [d for d in decisions if d.kind == kind and not d.adjudicates and d.verdict in levels]
     subjects = sorted({Wording(d.subject, d.seen) for d in rated})
     reviewers = sorted({d.reviewer for d in rated})
     row, column = ({key: i for i, key in enumerate(keys)} for keys in (subjects, reviewers))
@@ -117,8 +118,10 @@ def disagreements(
     return sorted(disputed, key=lambda d: (-d.gaps, -d.levels_apart, d.wording))
 
 
-def records(decisions: Iterable[Decision], kind: str) -> list[Record]:
-    """Every reviewer's work, by name: how much, how fast, how often right where it is known."""
+def record_rows(decisions: Iterable[Decision], kind: str) -> list[Row]:
+    """Every reviewer's work on a kind of question, by name: blind decisions that stand, their
+    median seconds, and of those that adjudication settled how many are right: on the settled
+    level or next to it."""
     of_kind = [d for d in decisions if d.kind == kind]
     settled = {
         wording: standing(each).verdict
@@ -131,13 +134,20 @@ def records(decisions: Iterable[Decision], kind: str) -> list[Record]:
             by_name[decision.reviewer].append(decision)
     rows = []
     for name, blind in sorted(by_name.items()):
-        gold = [(d.verdict, settled.get(Wording(d.subject, d.seen))) for d in blind]
-        comparable = [(verdict, truth) for verdict, truth in gold if truth in LEVELS]
+        gold = [(d.verdict, settled.get(Wording(d.subject, d.seen), "")) for d in blind]
         right = [
-            verdict in LEVELS and abs(LEVELS.index(verdict) - LEVELS.index(str(truth))) <= 1
-            for verdict, truth in comparable
+            verdict in LEVELS and abs(LEVELS.index(verdict) - LEVELS.index(truth)) <= 1
+            for verdict, truth in gold
+            if truth in LEVELS
         ]
-        rows.append(Record(name, len(blind), pace(blind, 0).seconds, len(comparable), sum(right)))
+        rows.append(
+            {
+                "reviewer": name,
+                "decisions": len(blind),
+                "seconds": _number(pace(blind, 0).seconds),
+                "gold": f"{sum(right):,} of {len(right):,}" if right else "–",
+            }
+        )
     return rows
 
 
@@ -161,11 +171,11 @@ def human_check(decisions: Iterable[Decision], subjects: Iterable[str] | None = 
     """Table 5 of the paper for these decisions, adjudications left out; `subjects` restricts it to
     what a judge had called relevant. Of decisions on explanations it says: fits, does not, unclear.
     """
-    wanted = None if subjects is None else set(subjects)
+    among = None if subjects is None else set(subjects)
     counts: Counter[str] = Counter()
     blind = (d for d in decisions if d.verdict in SCALE and not d.adjudicates)
     for wording, ratings in by_wording(blind).items():
-        if len(ratings) < 2 or (wanted is not None and wording.subject not in wanted):
+        if len(ratings) < 2 or (among is not None and wording.subject not in among):
             continue
         if all(d.verdict in RELEVANT for d in ratings):
             counts["relevant"] += 1
@@ -181,7 +191,7 @@ def human_detection(store: Decisions, measure_run: str) -> list[Detection]:
     """Balanced accuracy of every person and feature of the detection task, by feature and name."""
     contents = store.contents()
     detections = []
-    for decision in store.current("detection"):
+    for decision in sorted(store.current("detection"), key=lambda d: (d.reviewer, d.seen)):
         about = read_subject(decision.subject)
         truth = _truth(contents[decision.seen])
         if not about or about.measure != measure_run:
@@ -190,9 +200,8 @@ def human_detection(store: Decisions, measure_run: str) -> list[Detection]:
             continue
         pairs = [(s == "+", t) for s, t in zip(decision.verdict, truth, strict=True) if s != "?"]
         score = agreement.balanced_accuracy(*(zip(*pairs, strict=True) if pairs else ((), ())))
-        unsure = decision.verdict.count("?")
-        detections.append(Detection(about.feature, decision.reviewer, decision.seen, score, unsure))
-    return sorted(detections, key=lambda d: (d.feature, d.reviewer, d.seen))
+        detections.append(Detection(about.feature, decision.reviewer, score))
+    return sorted(detections, key=lambda detection: detection.feature)
 
 
 def _truth(content: Mapping[str, Any]) -> list[bool]:
@@ -200,3 +209,199 @@ def _truth(content: Mapping[str, Any]) -> list[bool]:
     rows = content.get("examples")
     rows = rows if isinstance(rows, list) else []
     return [row["positive"] is True for row in rows if isinstance(row, dict) and "positive" in row]
+
+
+def standing_decisions(stores: Stores, kind: str = "", task: str = "") -> list[Decision]:
+    """What stands, of one kind and about one task where these are named."""
+    decisions = stores.decisions.current(kind or None)
+    if not task:
+        return decisions
+    subjects = {d.subject: read_subject(d.subject) for d in decisions}
+    return [d for d in decisions if (parts := subjects[d.subject]) and parts.task == task]
+
+
+def raters(stores: Stores, kind: str, task: str = "") -> Raters:
+    """Agreement on the four levels, with intervals; remembered while no decision is added."""
+    return _raters(stores, kind, tuple(d.uid for d in standing_decisions(stores, kind, task)))
+
+
+@remembered_for_good
+def _raters(stores: Stores, kind: str, uids: tuple[str, ...]) -> Raters:
+    chosen = set(uids)
+    decisions = [d for d in stores.decisions.current(kind) if d.uid in chosen]
+    ratings, _, names = ratings_matrix(decisions, kind)
+    size = len(LEVELS)
+    return Raters(
+        names,
+        sum(d.verdict in LEVELS and not d.adjudicates for d in decisions),
+        agreement.summary(ratings, size, ordinal=True) if names else [],
+        agreement.between_raters(ratings, names, size, ordinal=True) if len(names) > 2 else [],
+    )
+
+
+def coefficient_rows(coefficients: Sequence[agreement.Coefficient]) -> list[Row]:
+    """Rows of a table; what is not defined says so."""
+    return [
+        {
+            "coefficient": each.name,
+            "estimate": _estimate(each),
+            "interval": _range(each.low, each.high),
+            "n_items": each.n_items,
+            "n_ratings": each.n_ratings,
+        }
+        for each in coefficients
+    ]
+
+
+def undefined(coefficients: Sequence[agreement.Coefficient]) -> dict[str, list[str]]:
+    """Why coefficients have no value, and which."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for each in coefficients:
+        if each.undefined:
+            reasons[each.undefined].append(each.name)
+    return reasons
+
+
+COLUMNS = {
+    "raw": "raw agreement",
+    "kappa": "Cohen's kappa",
+    "alpha": "Krippendorff's alpha, ordinal",
+    "ac2": "Gwet's AC2",
+}
+"""The coefficients that matter most between two raters, by their column."""
+
+
+def rater_pair_rows(pairs: Sequence[agreement.RaterAgreement]) -> list[Row]:
+    """A row per pair of raters with the coefficients of COLUMNS; "not defined" in words."""
+    return [
+        {
+            "pair": f"{pair.first} and {pair.second}",
+            "n_items": pair.coefficients[0].n_items,
+            **{
+                column: _estimate(each)
+                for column, name in COLUMNS.items()
+                for each in pair.coefficients
+                if each.name == name
+            },
+        }
+        for pair in pairs
+    ]
+
+
+def _estimate(coefficient: agreement.Coefficient) -> str:
+    return "not defined" if math.isnan(coefficient.value) else f"{coefficient.value:.2f}"
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _range(low: float, high: float) -> str:
+    return "" if math.isnan(low) or math.isnan(high) else f"{low:.2f} to {high:.2f}"
+
+
+def paradox(coefficients: Sequence[agreement.Coefficient]) -> bool:
+    """Whether people agree much more often than the chance-corrected coefficients suggest, as they
+    do where nearly all ratings are the same."""
+    value = {each.name: each.value for each in coefficients}
+    names = ("raw agreement", "Krippendorff's alpha", "Gwet's AC1")
+    raw, alpha, ac1 = (value.get(name, math.nan) for name in names)
+    return raw > 0.7 and ac1 - alpha > 0.3
+
+
+def judge_levels(stores: Stores, task: str) -> dict[str, str]:
+    """The newest judge's level per subject of a decision, over all measure runs."""
+    return {
+        review.subject("relevance", run, row["feature"], task): row["level"]
+        for run in measured(stores)
+        if (relevance := judged(stores, run).get(task))
+        for row in stores.cache.relevance(relevance.run)
+    }
+
+
+def calibration_rows(stores: Stores, task: str) -> list[Row]:
+    """How often people agree with each level of the judge, and what would tighten that."""
+    decisions = standing_decisions(stores, "relevance", task)
+    return [
+        {
+            "name": each.level,
+            "level": each.level,
+            "value": _number(each.precision),
+            "low": _number(each.low),
+            "high": _number(each.high),
+            "n": each.n,
+            "interval": _range(each.low, each.high),
+            "more": agreement.labels_for(WITHIN, each.precision, each.n),
+        }
+        for each in calibration(decisions, judge_levels(stores, task))
+    ]
+
+
+def human_check_rows(stores: Stores, task: str) -> list[Row]:
+    """The paper's Table 5 and our counts by its rule, as shares: features the judge calls relevant,
+    two or more people each."""
+    levels = judge_levels(stores, task)
+    relevant = {subject for subject, level in levels.items() if level in RELEVANT}
+    decisions = standing_decisions(stores, "relevance", task)
+    checks = {f"paper: {name}": check for name, check in TABLE_5.items()}
+    checks[f"here: {task}"] = human_check(decisions, relevant if levels else None)
+    return [
+        {
+            "name": name,
+            "n": check.n,
+            **{k: n / check.n if check.n else 0.0 for k, n in check._asdict().items() if k != "n"},
+        }
+        for name, check in checks.items()
+    ]
+
+
+def disputes(stores: Stores, kind: str, task: str = "") -> list[Disagreement]:
+    """What people rate differently and nobody settled; what changes most gaps first."""
+    decisions = standing_decisions(stores, kind, task)
+    subjects = {d.subject: d.subject.split("/") for d in decisions}
+    gaps = {run: gaps_on(stores, run) for run in {parts[1] for parts in subjects.values()}}
+    weights = {subject: gaps[parts[1]][int(parts[2])] for subject, parts in subjects.items()}
+    return disagreements(decisions, kind, weights=weights)
+
+
+def gaps_on(stores: Stores, anchor: str) -> Counter[int]:
+    """Per feature, how many datasets lack it against this anchor."""
+    manifests = measured(stores)
+    datasets = comparable(manifests, anchor) if anchor in manifests else []
+    return Counter(
+        feature
+        for dataset in datasets
+        if dataset != anchor
+        for feature in coverage(stores, Comparison(anchor, dataset)).missing.tolist()
+    )
+
+
+def human_detection_rows(stores: Stores) -> list[Row]:
+    """People's detection of what fires, with a language model's on the same feature beside it."""
+    rows = []
+    for run in measured(stores):
+        detections = human_detection(stores.decisions, run)
+        features = sorted({each.feature for each in detections})
+        model = _model_detection(stores, run, features)
+        rows += [
+            {
+                "feature": each.feature,
+                "reviewer": each.reviewer,
+                "value": _number(each.score.value),
+                "interval": _range(each.score.low, each.score.high),
+                "n": each.score.n,
+                "model": model.get(each.feature),
+            }
+            for each in detections
+        ]
+    return rows
+
+
+def _model_detection(stores: Stores, run: str, features: list[int]) -> dict[int, Any]:
+    """A language model's score by feature, of the preferred explanation that has one."""
+    scores: dict[int, Any] = {}
+    for explain_run in explained(stores, run) if features else ():
+        for row in stores.cache.explanations(explain_run, features):
+            if "detection" in row["scores"]:
+                scores.setdefault(row["feature"], row["scores"]["detection"]["value"])
+    return scores

@@ -97,11 +97,6 @@ def ledger_rows(facts: SynthesisFacts) -> list[Row]:
     ]
 
 
-def samples_needed(curve: Sequence[int]) -> int:
-    """How many of the kept samples, best first, cover all that they all do."""
-    return 1 + curve.index(curve[-1]) if curve else 0
-
-
 def gaps_of(stores: Stores, run: str) -> list[int]:
     """Every gap that the synthesis's run of pairs is about."""
     pairs = stores.runs.manifest(run).inputs.pairs
@@ -122,18 +117,13 @@ def covered_gaps(stores: Stores, run: str) -> set[int]:
 
 
 def unasked_rows(
-    stores: Stores, facts: SynthesisFacts, explained: Sequence[str], *, offset: int, limit: int
+    stores: Stores, facts: SynthesisFacts, explained: Sequence[str], **window: int
 ) -> tuple[list[Row], int]:
-    """One page of the features gained that nobody asked for, as the anchor knows them, and how
-    many there are; `explained` are the explain runs whose texts to show."""
+    """The features gained that nobody asked for, as the anchor knows them, on the page between
+    `offset` and `limit`, and how many there are; `explained` are the runs whose texts to show."""
+    listing: Row = {"sort": "n_samples", "descending": True, **window}
     return stores.cache.features_page(
-        facts.anchor,
-        ids=facts.gained_unasked,
-        explained=explained,
-        sort="n_samples",
-        descending=True,
-        offset=offset,
-        limit=limit,
+        facts.anchor, ids=facts.gained_unasked, explained=explained, **listing
     )
 
 
@@ -208,15 +198,10 @@ def candidates_page(
     reason = None if outcome in (ALL, KEPT) else outcome
     only = "dropped" if reason else outcome
     rows, total = stores.cache.candidates(run, only=only, reason=reason, **listing)
-    return [
-        {
-            **row,
-            "verdict": outcome_of(row),
-            "g": row["peak"],
-            "text": " ".join(whole_text(row["messages"]).split())[:160],
-        }
-        for row in rows
-    ], total
+    for row in rows:
+        text = " ".join(whole_text(row["messages"]).split())[:160]
+        row |= {"verdict": outcome_of(row), "g": row["peak"], "text": text}
+    return rows, total
 
 
 def whole_text(messages: Sequence[Mapping[str, str]]) -> str:
@@ -247,48 +232,29 @@ def provenance(stores: Stores, run: str, candidate: str) -> export.Provenance:
 
 def lineage_rows(lineage: Row) -> list[tuple[str, str]]:
     """How a row came to be there, step by step, as (step, words)."""
-    admitted, pair = lineage["filter"], lineage["pair"]
-    rows = [("Measured", _measured_words(lineage))]
-    rows.append(
-        (
-            "Filter",
-            f"above {admitted['threshold']:g}, place {admitted['rank'] + 1} of those that passed, "
-            f"best {admitted['keep']} kept",
-        )
-    )
+    admitted, pair, span = lineage["filter"], lineage["pair"], lineage["span"]
+    measured = "silent"
+    if lineage["activation"] is not None:
+        measured = f"{lineage['activation']:.3f} on token {span['position']} of what the model read"
+        measured += f", in the {span['role']}'s turn"
+    rank = f"above {admitted['threshold']:g}, place {admitted['rank'] + 1} of those that passed"
+    rows = [("Measured", measured), ("Filter", f"{rank}, best {admitted['keep']} kept")]
     for approval in lineage["approvals"]:
         when = datetime.fromisoformat(approval["at"]).astimezone()
         rows.append(("Approved by", f"{approval['reviewer']}, {when:%d %b %Y %H:%M}"))
     if pair:
-        rows.append(
-            (
-                "Pair",
-                f"{pair['pair']}, positive {pair['positive_peak']:.2f} ({pair['origin']}), "
-                f"negative {pair['negative_peak']:.2f}",
-            )
-        )
+        positive = f"positive {pair['positive_peak']:.2f} ({pair['origin']})"
+        negative = f"negative {pair['negative_peak']:.2f}"
+        rows.append(("Pair", f"{pair['pair']}, {positive}, {negative}"))
+    how = f"{lineage['method']}, style {lineage['style']}, seed {lineage['seed']}"
     return [
         *rows,
         ("Written by", f"{lineage['generator']} ({lineage['writer']})"),
-        (
-            "How",
-            f"{lineage['method']}, style {lineage['style']}, seed {lineage['seed']}, "
-            f"temperature {lineage['temperature']:g}",
-        ),
+        ("How", f"{how}, temperature {lineage['temperature']:g}"),
         ("Prompt", str(lineage["prompt_hash"])),
         ("Encoder", str(lineage["encoder"])),
         ("Sample", str(lineage["sample_id"])),
     ]
-
-
-def _measured_words(lineage: Row) -> str:
-    if lineage["activation"] is None:
-        return "silent"
-    span = lineage["span"]
-    return (
-        f"{lineage['activation']:.3f} on token {span['position']} of what the model read, in the "
-        f"{span['role']}'s turn"
-    )
 
 
 def extra_texts(extra: Row) -> list[tuple[str, str]]:

@@ -31,8 +31,6 @@ TEXTS = 10
 MOST_DETECTIONS = 200
 """Features put on a queue for detection: each needs its texts beforehand."""
 
-LAST = 10
-
 LOST_LINK = (
     "The item of this link is not among the chosen features in this wording, and nobody decided on "
     "it; here is the next one instead."
@@ -163,13 +161,9 @@ class ReviewQueue(Generic[Entry]):
         self.todo.rotate(-1)
         self.renew()
 
-    def undo(self, uid: str | None = None) -> None:
+    def undo(self, uid: str | None = None) -> list[Decision]:
         """Takes one act back, the last unless a decision is named: its entries are on top again, a
-        single one with what was ticked and written."""
-        self.withdraw(uid)
-
-    def withdraw(self, uid: str | None) -> list[Decision]:
-        """Does what `undo` says; the decisions that were taken back."""
+        single one with what was ticked and written. The decisions that were taken back."""
         acts = (a for a in reversed(self.acts) if uid is None or uid in {d.uid for d in a})
         act = next(acts, None)
         if act is None or self.reviewer is None:
@@ -252,8 +246,8 @@ class ItemQueue(ReviewQueue[Item]):
         self.solved = None
 
     def last(self) -> list[Decision]:
-        """The reviewer's last decisions, newest first."""
-        return self.decisions[: -LAST - 1 : -1]
+        """The reviewer's last ten decisions, newest first."""
+        return self.decisions[:-11:-1]
 
     def decide(self, verdict: str) -> None:
         """Records a verdict on the item on top; a detection stays until its truth was seen."""
@@ -281,18 +275,14 @@ class ItemQueue(ReviewQueue[Item]):
             self.decide(CANNOT_TELL)
 
     def bring_up_linked(self, seen: str) -> bool:
-        """Puts the item that a link asks for on top, decided or not; whether there is such a one.
-
-        `seen` is the hash of its content.
-        """
+        """Puts the item whose content has this hash, which a link asks for, on top, decided or not;
+        whether there is such a one."""
         item = next((each for each in self.todo if digest(each.content) == seen), None)
-        if item is None:
-            try:
-                item = review.item(self.stores.decisions.content(seen))
-            except FacError:
-                self.trouble = LOST_LINK
-                return False
-        self.bring_up(item)
+        try:
+            self.bring_up(item or review.item(self.stores.decisions.content(seen)))
+        except FacError:
+            self.trouble = LOST_LINK
+            return False
         return True
 
 
@@ -364,9 +354,8 @@ def _detections(
             if feature in by_feature or feature not in explanations:
                 continue
             measure, text = explanations[feature]
-            if measure == explained_measure(stores, run) and (
-                test := _test(stores, run, measure, feature)
-            ):
+            same = measure == explained_measure(stores, run)
+            if same and (test := _test(stores, run, measure, feature)):
                 by_feature[feature] = review.detection_content(measure, feature, text, test)
     return list(by_feature.values())
 

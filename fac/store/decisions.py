@@ -314,9 +314,11 @@ class Decisions(Database):
         for *row, body in rows:
             fields = _decision(tuple(row))._asdict()
             del fields["withdrawn"]  # has a line of its own
-            yield _json_line({**fields, "content": json.loads(body)})
+            yield json.dumps(
+                {**fields, "content": json.loads(body)}, sort_keys=True, allow_nan=False
+            )
         for withdrawal in map(Withdrawal._make, withdrawals):
-            yield _json_line(withdrawal._asdict())
+            yield json.dumps(withdrawal._asdict(), sort_keys=True, allow_nan=False)
 
     def load(self, lines: Iterable[str]) -> dict[str, Any]:
         """Adds exported lines in any order; a line that is here already changes nothing.
@@ -336,7 +338,7 @@ class Decisions(Database):
                     if isinstance(line, Withdrawal):
                         is_new = _load_withdrawal(con, line)
                     elif line.strip():
-                        record, body = _from_line(line)
+                        record, body = _read_line(line)
                         if isinstance(record, Withdrawal):
                             withdrawals.append((number, record))
                             continue
@@ -396,14 +398,6 @@ def _stored(con: Connection, uid: str) -> Decision | None:
     return _decision(rows[0]) if rows else None
 
 
-def _from_line(line: str) -> tuple[Decision | Withdrawal, str]:
-    """What an exported line says, with the JSON of what was shown. Raises InputError."""
-    fields, body = _read_line(line)
-    if "withdraws" in fields:
-        return Withdrawal(**{**fields, "reviewer": reviewer_name(fields["reviewer"])}), body
-    return _checked(Decision(**fields)), body
-
-
 def _load_decision(con: Connection, decision: Decision, body: str) -> bool:
     """Whether it was new. Raises InputError where the uid is known with other fields."""
     stored = _stored(con, decision.uid)
@@ -438,14 +432,20 @@ def _checked(decision: Decision) -> Decision:
     """The decision as it is stored. Raises InputError with the field that cannot be used."""
     if decision.kind not in KINDS:
         raise InputError(f"A decision is about {', '.join(KINDS)}; got {decision.kind!r}.")
-    verdict = _verdict(decision.kind, decision.verdict)
+    kind, verdict = decision.kind, decision.verdict
+    if kind in VERDICTS and verdict not in VERDICTS[kind]:
+        raise InputError(
+            f"A verdict on {kind} is one of {', '.join(VERDICTS[kind])}; got {verdict!r}."
+        )
+    if kind not in VERDICTS and not re.fullmatch(r"[-+?]{1,1000}", verdict):
+        raise InputError(
+            f"A verdict on {kind} is one of + - ? for each text in turn; got {verdict!r}."
+        )
     subject = storable(decision.subject)
-    form = SUBJECTS[decision.kind]
+    form = SUBJECTS[kind]
     pattern = "/".join(_PARTS.get(part, part) for part in form.split("/"))
     if not re.fullmatch(pattern, subject, re.DOTALL | re.ASCII):
-        raise InputError(
-            f"A decision on {decision.kind} is about {form}, which {subject[:80]!r} is not."
-        )
+        raise InputError(f"A decision on {kind} is about {form}, which {subject[:80]!r} is not.")
     edited = None if decision.edited_text is None else storable(decision.edited_text).strip()
     seconds = decision.seconds
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
@@ -453,26 +453,12 @@ def _checked(decision: Decision) -> Decision:
     return decision._replace(
         reviewer=reviewer_name(decision.reviewer),
         subject=subject,
-        verdict=verdict,
         reasons=tuple(storable(reason) for reason in decision.reasons),
         note=storable(decision.note).strip(),
         edited_text=edited or None,
         seconds=None if seconds is None else float(seconds),
         adjudicates=bool(decision.adjudicates),
     )
-
-
-def _verdict(kind: str, verdict: str) -> str:
-    if kind in VERDICTS:
-        if verdict not in VERDICTS[kind]:
-            raise InputError(
-                f"A verdict on {kind} is one of {', '.join(VERDICTS[kind])}; got {verdict!r}."
-            )
-    elif not re.fullmatch(r"[-+?]{1,1000}", verdict):
-        raise InputError(
-            f"A verdict on {kind} is one of + - ? for each text in turn; got {verdict!r}."
-        )
-    return verdict
 
 
 def reviewer_name(reviewer: str) -> str:
@@ -492,10 +478,6 @@ def reviewer_name(reviewer: str) -> str:
 # ---- lines, by which workspaces exchange decisions
 
 
-def _json_line(fields: dict[str, Any]) -> str:
-    return json.dumps(fields, sort_keys=True, allow_nan=False)
-
-
 def _canonical_json(content: Mapping[str, Any]) -> str:
     """Of what was shown; ASCII, so halves of surrogate pairs survive. Raises InputError."""
     try:
@@ -508,9 +490,9 @@ def _iso_time(when: datetime) -> str:
     return when.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _read_line(line: str) -> tuple[dict[str, Any], str]:
-    """The fields of an exported decision or withdrawal, and the canonical JSON of what was shown
-    ("" for a withdrawal). Raises InputError for what is neither."""
+def _read_line(line: str) -> tuple[Decision | Withdrawal, str]:
+    """An exported decision or withdrawal, and the canonical JSON of what was shown ("" for a
+    withdrawal). Raises InputError for what is neither."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -530,7 +512,7 @@ def _read_line(line: str) -> tuple[dict[str, Any], str]:
             raise InputError(f"{name} must be 32 hex digits, got {fields[name][:60]!r}.")
     fields["at"] = _utc_time(fields["at"])
     if "withdraws" in fields:
-        return fields, ""
+        return Withdrawal(**{**fields, "reviewer": reviewer_name(fields["reviewer"])}), ""
     if not all(isinstance(reason, str) for reason in fields["reasons"]):
         raise InputError("reasons must be a list of texts.")
     fields["reasons"] = tuple(fields["reasons"])
@@ -538,7 +520,7 @@ def _read_line(line: str) -> tuple[dict[str, Any], str]:
     body = _canonical_json(content)
     if digest(content) != fields["seen"]:
         raise InputError(f"content does not have the hash {fields['seen'][:60]!r}.")
-    return fields, body
+    return _checked(Decision(**fields)), body
 
 
 def _utc_time(text: str) -> str:

@@ -146,7 +146,7 @@ class Queue(Database):
     def enqueue(self, spec: Spec) -> int:
         """Asks for a step; the id of the job, which is the live one where the same spec waits or
         runs already."""
-        return self._enqueue(spec.step, _canonical(spec.as_json()))
+        return self._enqueue(spec.step, spec.as_json())
 
     def cancel(self, job_id: int) -> None:
         """A waiting job ends now; a running one is asked to, and stops at its next report."""
@@ -158,7 +158,7 @@ class Queue(Database):
     def retry(self, job_id: int) -> int:
         """Asks for the same thing once more; the id of the job that will do it."""
         job = self.job(job_id)
-        return self._enqueue(job.step, _canonical(job.spec))
+        return self._enqueue(job.step, job.spec)
 
     # ---- doing it
 
@@ -271,8 +271,9 @@ class Queue(Database):
         with self._writing() as con:
             con.execute(END_MINE, values)
 
-    def _enqueue(self, step: str, spec: str) -> int:
-        values = {"step": step, "spec": spec, "now": time.time()}
+    def _enqueue(self, step: str, spec: dict[str, Any]) -> int:
+        text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+        values = {"step": step, "spec": text, "now": time.time()}
         with self._writing() as con:
             live = con.execute(LIVE_JOB_OF, values).fetchall()
             return (live or con.execute(ENQUEUE, values).fetchall())[0][0]
@@ -291,10 +292,6 @@ def process_exists(pid: int) -> bool:
     except FileNotFoundError:  # no /proc on this system, or gone just now
         return not Path("/proc/self").exists()
     return status.rpartition(")")[2].split()[0] not in ("Z", "X")
-
-
-def _canonical(spec: dict[str, Any]) -> str:
-    return json.dumps(spec, sort_keys=True, separators=(",", ":"))
 
 
 def _job_of(con: Connection, job_id: int) -> Job:

@@ -31,20 +31,14 @@ PROBLEMS = (FAILED, UNREADABLE, EMPTY, REFUSAL, CUT_OFF)
 REASONS = (*PROBLEMS, ECHO, DUPLICATE, CONTAMINATION, BELOW, BEATEN, REDUNDANT)
 """Why a candidate is dropped; the first that holds is given."""
 
-GRAM = 5
-"""Words of the grams that tell echoes and near-duplicates."""
-
-ECHO_RUN = 12
-"""Words in a row from one text of the prompt that make a candidate a copy of it."""
+GRAM = 5  # words of the grams that tell echoes and near-duplicates
+ECHO_RUN = 12  # words in a row from one text of the prompt that make a candidate a copy of it
 
 ECHO_SHARE = 0.5
 """More than this share of a candidate's grams occurring in its prompt's texts does so too."""
 
-ECHO_OWN = 4
-"""Words that a text must add to those it was told to begin with."""
-
-SAME_TEXT = 0.5
-"""Jaccard similarity of grams from which on two texts are the same."""
+ECHO_OWN = 4  # words that a text must add to those it was told to begin with
+SAME_TEXT = 0.5  # Jaccard similarity of grams from which on two texts are the same
 
 LEAKED = 13
 """Words in a row shared with an anchor sample or an evaluation text (as in GPT-3's check)."""
@@ -58,20 +52,13 @@ Gram = tuple[str, ...]
 class Text(NamedTuple):
     """A candidate as the verdicts see it."""
 
-    candidate: str
-    """Its name."""
-    feature: int
-    """The gap it was written for."""
-    text: str
-    """Everything it says."""
-    problem: str
-    """One of PROBLEMS; "" where there is a text."""
-    peak: float
-    """g_i(x) of its own gap, 0 where silent."""
-    quoted: tuple[str, ...] = ()
-    """The texts its prompt quoted."""
-    prescribed: int = 0
-    """Words at its beginning that it was told to begin with."""
+    candidate: str  # its name
+    feature: int  # the gap it was written for
+    text: str  # everything it says
+    problem: str  # one of PROBLEMS; "" where there is a text
+    peak: float  # g_i(x) of its own gap, 0 where silent
+    quoted: tuple[str, ...] = ()  # the texts its prompt quoted
+    prescribed: int = 0  # words at its beginning that it was told to begin with
 
 
 class CandidateVerdict(NamedTuple):
@@ -86,14 +73,6 @@ class CandidateVerdict(NamedTuple):
     gains: list[int]
 
 
-class Cover(NamedTuple):
-    """One step of a greedy set cover."""
-
-    row: int
-    adds: np.ndarray
-    """int: columns that this row covers and no row before it."""
-
-
 def judge(
     texts: Sequence[Text],
     fires: Mapping[str, Collection[int]],
@@ -103,14 +82,11 @@ def judge(
     leaked: Collection[str] = (),
     only_needed: bool = False,
 ) -> list[CandidateVerdict]:
-    """One verdict for every candidate, in the order given.
-
-    `fires` holds the gaps in which each candidate is active. The best `keep` of a gap stay: those
-    that pass every check and fire above the threshold, strongest first, equals by name. A
-    near-duplicate of a stronger kept text, whatever gap that is for, does not pass. `leaked` names
-    candidates that overlap with anchor or evaluation texts. `only_needed` also drops what adds no
-    gap to stronger kept ones.
-    """
+    """One verdict for every candidate, in the order given. `fires` holds the gaps in which each
+    candidate is active. The best `keep` of a gap stay: those that pass every check and fire above
+    the threshold, strongest first, equals by name. A near-duplicate of a stronger kept text,
+    whatever gap that is for, does not pass. `leaked` names candidates that overlap with anchor or
+    evaluation texts. `only_needed` also drops what adds no gap to stronger kept ones."""
     outcome: dict[str, tuple[str, int]] = {}
     kept: list[Text] = []
     passed: dict[int, int] = defaultdict(int)
@@ -135,16 +111,16 @@ def judge(
     for row, text in enumerate(kept):
         table[row, [column[gap] for gap in fires.get(text.candidate, ())]] = True
     gains: dict[str, list[int]] = {}
-    for step in greedy_cover(table):
-        name = kept[step.row].candidate
-        gains[name] = [gaps[i] for i in step.adds.tolist()]
+    for row, adds in greedy_cover(table):
+        name = kept[row].candidate
+        gains[name] = [gaps[i] for i in adds.tolist()]
         if only_needed and not gains[name]:
             outcome[name] = (REDUNDANT, outcome[name][1])
     verdicts = []
     for text in texts:
         name, (reason, rank) = text.candidate, outcome[text.candidate]
-        adds = [] if reason else gains[name]
-        verdict = (name, text.feature, not reason, reason, text.peak, rank, adds)
+        gained = [] if reason else gains[name]
+        verdict = (name, text.feature, not reason, reason, text.peak, rank, gained)
         verdicts.append(CandidateVerdict(*verdict))
     return verdicts
 
@@ -167,8 +143,9 @@ def active(peak: float, threshold: float) -> bool:
     return bool(is_active(np.asarray(peak, np.float32), threshold))
 
 
-def greedy_cover(fires: np.ndarray) -> list[Cover]:
-    """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first.
+def greedy_cover(fires: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first,
+    with the columns that it covers and no row before it (int `[k]`).
     Rows that add nothing come last. The running sum of what is added is the marginal curve: where
     it is flat, more samples cover nothing more."""
     fires = np.asarray(fires, bool)
@@ -182,7 +159,7 @@ def greedy_cover(fires: np.ndarray) -> list[Cover]:
         bound, row = heapq.heappop(waiting)
         adds = np.flatnonzero(fires[row] & ~covered)
         if len(adds) == -bound:
-            steps.append(Cover(row, adds))
+            steps.append((row, adds))
             covered[adds] = True
         else:
             heapq.heappush(waiting, (-len(adds), row))
@@ -251,8 +228,7 @@ class Leaks:
     def __init__(self, texts: Mapping[str, str]):
         self._single: dict[str, set[str]] = defaultdict(set)
         self._longer: dict[Gram, dict[Gram, set[str]]] = defaultdict(lambda: defaultdict(set))
-        self.candidates: set[str] = set()
-        """Names of the candidates met so far."""
+        self.candidates: set[str] = set()  # names of the candidates met so far
         for name, text in texts.items():
             for gram in _grams(words(text), LEAKED):
                 if len(gram) == 1:
@@ -302,33 +278,26 @@ def per_feature(figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-PILOT = 3
-"""Gaps of a pilot."""
+PILOT = 3  # gaps of a pilot
 
 
 class Forecast(NamedTuple):
     """What a whole synthesis will take, from a few of its gaps."""
 
-    run: str
-    """The pilot, a finished run like any other."""
+    run: str  # the pilot, a finished run like any other
     candidates: int
-    accepted: int
-    """Of those, texts that passed every check and fire their gap."""
+    accepted: int  # of those, texts that passed every check and fire their gap
     rate: float
     low: float
-    high: float
-    """Wilson's 95 % interval of the acceptance rate."""
-    hit_rate: float
-    """Share of the pilot's gaps that got a sample."""
+    high: float  # Wilson's 95 % interval of the acceptance rate
+    hit_rate: float  # share of the pilot's gaps that got a sample
     tokens_per_kept: float | None
     seconds_per_kept: float | None
-    cost_per_kept: float | None
-    """None where nothing was kept, or no price is known."""
+    cost_per_kept: float | None  # None where nothing was kept, or no price is known
     tokens: float
     prompt_tokens: float
     seconds: float
-    cost: float | None
-    """Expected for all gaps; `tokens` are those of the texts."""
+    cost: float | None  # expected for all gaps; `tokens` are those of the texts
 
 
 def pilot_pairs(approved: Sequence[str], gaps: int = PILOT) -> tuple[str, ...]:

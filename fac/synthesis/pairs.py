@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from fac.config import PairsSpec, RescoreSpec, digest
 from fac.encoder import Encoder
-from fac.errors import InputError
+from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts
 from fac.models import SCAFFOLD, Rendered
 from fac.schema import PAIRS, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis.filter import active, words
-from fac.synthesis.plan import Progress, Row, ask_from_anchor, feature_briefs, steering
+from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, steering
 from fac.synthesis.writing import Candidate, Hits, Step, Stopped, Texts, same_encoder, score, spent
 
 PROPOSED, FAILED = "proposed", "failed"
@@ -32,11 +32,8 @@ PROPOSED, FAILED = "proposed", "failed"
 OWN, POOL, ANCHOR, PERSON, EDIT = "own", "pool", "anchor", "person", "edit"
 """Where a side of a pair comes from."""
 
-NEUTRAL = "something"
-"""What takes the place of a word that fires."""
-
-STAND_INS = 3
-"""Of the anchor's strongest samples, how many are tried where no candidate fires."""
+NEUTRAL = "something"  # what takes the place of a word that fires
+STAND_INS = 3  # of the anchor's strongest samples, how many are tried where no candidate fires
 
 _WORD = re.compile(r"\S+")
 _END = re.compile(r"[.?!,;:]+\Z")
@@ -253,14 +250,10 @@ class Side(NamedTuple):
     """One text of a pair as measured."""
 
     messages: Chat
-    peak: float
-    """g_i(x), 0 where silent."""
-    tokens: list[str]
-    """Its content tokens, those of all turns."""
-    activations: list[float]
-    """Of each; 0 where silent."""
-    turn: int
-    """Index of the message that the peak lies in; -1 where silent."""
+    peak: float  # g_i(x), 0 where silent
+    tokens: list[str]  # its content tokens, those of all turns
+    activations: list[float]  # of each; 0 where silent
+    turn: int  # index of the message that the peak lies in; -1 where silent
     firing: tuple[tuple[int, int, int], ...]
     """(message, first character, one past the last) of every token on which it fires, the one of
     the peak first."""
@@ -390,24 +383,17 @@ def pair_row(
 ) -> Row:
     """One row of schema.PAIRS; `origins` are those of the positive, its candidate, the negative."""
     positive, negative = sides
-    origin, candidate, negative_origin = origins
-    return {
+    row = {
         "pair": pair_id(feature, positive.messages, negative.messages),
         "feature": feature,
         "status": FAILED if reason else PROPOSED,
         "reason": reason,
-        "origin": origin,
-        "candidate": candidate,
-        "positive": positive.messages,
-        "positive_peak": positive.peak,
-        "positive_tokens": positive.tokens,
-        "positive_activations": positive.activations,
-        "negative": negative.messages,
-        "negative_origin": negative_origin,
-        "negative_peak": negative.peak,
-        "negative_tokens": negative.tokens,
-        "negative_activations": negative.activations,
+        **dict(zip(("origin", "candidate", "negative_origin"), origins, strict=True)),
     }
+    for name, side in (("positive", positive), ("negative", negative)):
+        row |= {name: side.messages, f"{name}_peak": side.peak}
+        row |= {f"{name}_tokens": side.tokens, f"{name}_activations": side.activations}
+    return row
 
 
 def _failed(feature: int, reason: str) -> Row:

@@ -20,19 +20,15 @@ from fac.prompts import Excerpt, Prompt, drafts
 from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
 
-Progress = Callable[..., None]
 Row = dict[str, Any]
-Direction = Callable[[int], np.ndarray]
-"""Unit decoder direction of a feature, float `[d_model]`."""
+Direction = Callable[[int], np.ndarray]  # unit decoder direction of a feature, float `[d_model]`
 
 
 class Style(NamedTuple):
     """One way to ask for a text."""
 
-    name: str
-    """Part of a candidate's name."""
-    form: str
-    """opening: a list of snippets that is continued; prompt: an instruction."""
+    name: str  # part of a candidate's name
+    form: str  # opening: a list of snippets that is continued; prompt: an instruction
     words: int = 0
     """Step 2: the text begins with at most so many words of the positive, up to its peak, and the
     positive itself is not shown, or a small model would copy the rest of it; 0: it is shown, and
@@ -56,11 +52,7 @@ STEP_1 = Styles(here=(LIST, ASK), server=(ASK,))
 QUOTED = 4
 """Anchor spans (or positives and spans) that a request quotes; each candidate gets others."""
 
-AROUND = 32
-"""Tokens of a text that a request quotes, ending a little after its peak."""
-
-STEERED_TOKENS, STEERED_DECAY = 0, 1.0
-"""Steering acts on so many new tokens (0: on all), each time by this factor weaker."""
+AROUND = 32  # tokens of a text that a request quotes, ending a little after its peak
 
 
 class FeatureBrief(NamedTuple):
@@ -68,10 +60,8 @@ class FeatureBrief(NamedTuple):
 
     feature: int
     explanation: str | None
-    spans: tuple[Excerpt, ...]
-    """Of the anchor, one a sample, strongest first."""
-    usual_peak: float
-    """Its mean peak over the anchor's samples and roles; 0 where it never fires."""
+    spans: tuple[Excerpt, ...]  # of the anchor, one a sample, strongest first
+    usual_peak: float  # its mean peak over the anchor's samples and roles; 0 where it never fires
 
 
 def feature_briefs(
@@ -120,8 +110,7 @@ def around(tokens: Sequence[str], peak: int) -> slice:
     return slice(max(0, beyond - AROUND), beyond)
 
 
-Steering = Callable[[FeatureBrief], Steer | None]
-"""How a writer is pushed for a feature."""
+Steering = Callable[[FeatureBrief], Steer | None]  # how a writer is pushed for a feature
 
 
 def unsteered(brief: FeatureBrief) -> None:
@@ -139,7 +128,7 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
     def steer(brief: FeatureBrief) -> Steer | None:
         push = np.asarray(direction(brief.feature), np.float32)
         scaled = push * np.float32(spec.strength * brief.usual_peak)
-        return Steer(scaled, layer, STEERED_TOKENS, STEERED_DECAY)
+        return Steer(scaled, layer)  # on all new tokens, with the same strength
 
     return steer
 
@@ -147,15 +136,11 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
 class Ask(NamedTuple):
     """One candidate that is to be written."""
 
-    request: Request
-    """Its key is the candidate's name."""
-    feature: int
-    """The gap it is for."""
-    pair: str
-    """The approved pair it is written from; "" without one."""
+    request: Request  # its key is the candidate's name
+    feature: int  # the gap it is for
+    pair: str  # the approved pair it is written from; "" without one
     style: str
-    quoted: tuple[str, ...]
-    """The texts that its prompt quotes."""
+    quoted: tuple[str, ...]  # the texts that its prompt quotes
 
     @property
     def prompt_hash(self) -> str:
@@ -234,10 +219,8 @@ class Grounds(NamedTuple):
 
     spec: SynthesizeSpec
     runs: Runs
-    about: PairsFacts
-    """Of the pairs run."""
-    pairs: Sequence[Row]
-    """The approved ones, by feature."""
+    about: PairsFacts  # of the pairs run
+    pairs: Sequence[Row]  # the approved ones, by feature
     gaps: Sequence[int]
     """What is written for: those of the pairs, or all of the run where none is named."""
     direction: Direction | None
@@ -255,10 +238,7 @@ class Grounds(NamedTuple):
 class Method:
     """One way to ask for samples of the same gaps: two steps, or a baseline of theirs."""
 
-    title: str
-    """On pages."""
-    preference: int
-    """Where it stands among the others, lowest first."""
+    title: str  # on pages
+    preference: int  # where it stands among the others, lowest first
     plan: Callable[[Grounds], list[Ask]]
-    needs_pairs: bool = False
-    """Whether it writes from nothing but approved pairs."""
+    needs_pairs: bool = False  # whether it writes from nothing but approved pairs

@@ -20,8 +20,8 @@ import pyarrow as pa
 from fac import coverage, datasets, schema
 from fac.config import METHODS, WRITERS, IngestSpec, PairsSpec, RescoreSpec, SynthesizeSpec, digest
 from fac.encoder import Reading
-from fac.errors import BadRow, InputError
-from fac.generator.names import public_name
+from fac.errors import BadRow, InputError, Progress
+from fac.generator.chat import public_name
 from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
 from fac.models import SCAFFOLD
 from fac.schema import REJECTED, SAMPLES, TRACES, VERDICTS
@@ -31,7 +31,7 @@ from fac.synthesis import filter as verdicts
 from fac.synthesis import writing
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.pairs import PROPOSED, pair_id
-from fac.synthesis.plan import Ask, Grounds, Progress, Row, seed_of
+from fac.synthesis.plan import Ask, Grounds, Row, seed_of
 from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, quiet, support_of
 
 
@@ -67,8 +67,7 @@ def first_asked(
 class SynthesisStep(Step[SynthesizeSpec]):
     """Candidates for every gap, judged, and a dataset of those that are kept."""
 
-    approved: Sequence[Mapping[str, Any]]
-    """What people approved by now: fac.review.approved_pairs."""
+    approved: Sequence[Mapping[str, Any]]  # what people approved by now: fac.review.approved_pairs
 
     def __post_init__(self) -> None:
         spec, approved = self.spec, self.approved
@@ -242,12 +241,10 @@ class SynthesisStep(Step[SynthesizeSpec]):
         progress: Progress,
     ) -> tuple[list[CandidateVerdict], np.ndarray, list[Row]]:
         """Verdicts in the order of the candidates, the features `[n_features]` (bool) that kept
-        samples fire, and where they do: rows of schema.TRACES.
-
-        What is to be kept is measured once more, alone: whoever measures the export must find it
-        above the threshold, and a peak at the edge may depend on the texts read beside it. The
-        lower of both peaks counts, in `hits` too.
-        """
+        samples fire, and where they do: rows of schema.TRACES. What is to be kept is measured once
+        more, alone: whoever measures the export must find it above the threshold, and a peak at the
+        edge may depend on the texts read beside it. The lower of both peaks counts, in `hits`
+        too."""
         spec, threshold = self.spec, self.spec.threshold
         by_name = {each.name: (each, fires) for each, fires in zip(candidates, hits, strict=True)}
         alone: dict[str, list[Row]] = {}

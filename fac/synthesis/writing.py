@@ -22,7 +22,7 @@ import pyarrow as pa
 from fac import coverage
 from fac.config import WRITERS, WriteSpec
 from fac.encoder import Encoder
-from fac.errors import BudgetReached, Cancelled, InputError, ServiceError, disk_room
+from fac.errors import BudgetReached, Cancelled, InputError, Progress, ServiceError, disk_room
 from fac.generator.batch_chat import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.prompts import drafts
@@ -30,27 +30,21 @@ from fac.prompts.drafts import BadDraft
 from fac.schema import CANDIDATES, HITS, REPLIES, ROLES, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
-from fac.synthesis.plan import Ask, Direction, Progress, Row, reply_key, seed_of
+from fac.synthesis.plan import Ask, Direction, Row, reply_key, seed_of
 
 ROUNDS = 8
 """Texts a server is asked for before they count, in times of the questions on their way at once."""
 
-Stopped = BudgetReached | Cancelled | ServiceError
-"""Why a step ends before its end."""
-
-ENCODED = 256
-"""Texts measured between two reports of progress."""
+Stopped = BudgetReached | Cancelled | ServiceError  # why a step ends before its end
+ENCODED = 256  # texts measured between two reports of progress
 
 
 class Texts(NamedTuple):
     """What a writer wrote, as far as it got."""
 
-    written: dict[str, Written]
-    """By candidate."""
-    seconds: float
-    """Spent writing, sessions that were killed included."""
-    stopped: Stopped | None
-    """Why some are missing."""
+    written: dict[str, Written]  # by candidate
+    seconds: float  # spent writing, sessions that were killed included
+    stopped: Stopped | None  # why some are missing
 
 
 class CandidateJournal:
@@ -58,8 +52,7 @@ class CandidateJournal:
 
     def __init__(self, path: Path):
         self._path = path
-        self.seconds = 0.0
-        """Spent on all that is recorded."""
+        self.seconds = 0.0  # spent on all that is recorded
         self._begun = time.monotonic()
 
     def read(self) -> dict[str, Written]:
@@ -121,11 +114,9 @@ class Candidate(NamedTuple):
     """A text before any verdict."""
 
     ask: Ask
-    messages: Chat
-    """Empty where there is no text."""
+    messages: Chat  # empty where there is no text
     extra: Row
-    problem: str
-    """One of `fac.synthesis.filter.PROBLEMS`, or "" ."""
+    problem: str  # one of `fac.synthesis.filter.PROBLEMS`, or ""
     written: Written
 
     @property
@@ -218,22 +209,18 @@ class Hit(NamedTuple):
     """A text fires a gap."""
 
     peak: float
-    role: int
-    """Index into ROLES of the strongest turn."""
+    role: int  # index into ROLES of the strongest turn
     position: int
 
 
-Hits = Sequence[Mapping[int, Hit]]
-"""One mapping a text: what it fires."""
+Hits = Sequence[Mapping[int, Hit]]  # one mapping a text: what it fires
 
 
 class Scores(NamedTuple):
     """What texts fire."""
 
-    hits: list[dict[int, Hit]]
-    """One dict a text: its gaps that fire at all."""
-    features: np.ndarray
-    """bool `[n_features]`: active above the threshold in at least one text."""
+    hits: list[dict[int, Hit]]  # one dict a text: its gaps that fire at all
+    features: np.ndarray  # bool `[n_features]`: active above the threshold in at least one text
 
 
 def score(
@@ -311,8 +298,7 @@ class Step(ABC, Generic[SpecT]):
     runs: Runs
     encoder: Encoder
     writer: Writer
-    direction: Direction | None = None
-    """Decoder directions, for a steered writer."""
+    direction: Direction | None = None  # decoder directions, for a steered writer
     plan: list[Ask] = field(init=False)
     run_id: str = field(init=False)
 

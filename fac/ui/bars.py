@@ -1,11 +1,11 @@
-"""The charts of the first page, as HTML: a browser that was never here draws them without waiting
-for Plotly's 4.7 MB."""
+"""The charts of the first page as HTML: a new browser need not wait for Plotly's 4.7 MB."""
 
 from __future__ import annotations
 
 import html
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from fac.ui.text import clean
@@ -105,9 +105,7 @@ def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:
 
 def _dots(rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[float, float]]) -> str:
     """A dot for each threshold, in a strip around it that says its numbers under the pointer."""
-    edges = [0.0]
-    edges += [(a + b) / 2 for (a, _), (b, _) in zip(points[:-1], points[1:], strict=True)]
-    edges.append(1.0)
+    edges = [0.0, *((a + b) / 2 for (a, _), (b, _) in pairwise(points)), 1.0]
     dots = []
     for row, (x, fac), left, right in zip(rows, points, edges[:-1], edges[1:], strict=True):
         width = max(right - left, 1e-6)

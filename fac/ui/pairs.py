@@ -8,30 +8,17 @@ from datetime import datetime
 
 import streamlit as st
 
-from fac import review
-from fac.questions.pairs import PairQueue, pair_queue, sides_of
-from fac.review import PairState, PairVersion
+from fac.questions.pairs import PairQueue, PairSetting, pair_queue, sides_of
+from fac.review import APPROVE, REJECT, PairState, PairVersion
+from fac.ui import review
 from fac.ui.jobs import start
-from fac.ui.review import (
-    focus_writing,
-    note_button,
-    show_progress,
-    unblur_button,
-    undo_button,
-)
-from fac.ui.review_html import guide_html, history_html, pair_html
 from fac.ui.stores import stores
 from fac.ui.text import called, plain, show_examples
 from fac.ui.views import action_button, link, param_widget, set_param
 from fac.ui.writing import duration
 
-STATE_NAMES = {
-    "undecided": "To decide",
-    "approved": "Approved",
-    "rejected": "Rejected",
-    "failed": "Without a pair",
-    "all": "All",
-}
+STATE_NAMES = {"undecided": "To decide", "approved": "Approved", "rejected": "Rejected"}
+STATE_NAMES |= {"failed": "Without a pair", "all": "All"}
 """What each view is called."""
 
 FAR = 2.0
@@ -47,41 +34,18 @@ GUIDE = {
 
 def pick_pairs(titles: Mapping[str, str], default: str, width: int) -> str:
     """Which run of pairs, of those with these titles."""
-    return st.selectbox(
-        "Pairs",
-        list(titles),
-        format_func=titles.__getitem__,
-        width=width,
-        **param_widget("pairs", default, valid=titles.__contains__),
-    )
-
-
-def session_queue() -> PairQueue | None:
-    """The queue of this session, with every edit taken in that has been measured by now.
-
-    Ask for it before `pair_states`, which then know the versions that it speaks of.
-    """
-    queue: PairQueue | None = st.session_state.get("pair queue")
-    if queue:
-        queue.arrived()
-    return queue
+    tie = param_widget("pairs", default, valid=titles.__contains__)
+    return st.selectbox("Pairs", [*titles], format_func=titles.__getitem__, width=width, **tie)
 
 
 def open_pairs(
-    run: str,
-    who: str | None,
-    show: str,
-    above: float,
-    states: Mapping[int, PairState],
-    *,
-    first: int | None = None,
+    setting: PairSetting, states: Mapping[int, PairState], first: int | None = None
 ) -> PairQueue:
     """The queue for these settings, laid out anew where they changed. `first` is a gap that a link
     asks for: its pair comes to the top, whatever the view shows."""
     queue: PairQueue | None = st.session_state.get("pair queue")
-    setting = (run, who, show, above)
     if queue is None or queue.setting != setting:
-        edits = queue.edits if queue and queue.run == run else {}
+        edits = queue.edits if queue and queue.run == setting[0] else {}
         queue = pair_queue(stores(), setting, states, _forget_link)
         queue.edits |= edits
         st.session_state["pair queue"] = queue
@@ -111,33 +75,29 @@ def show_pair(queue: PairQueue, pair: PairState) -> None:
     if explanation and explanation != name:
         st.caption(plain(explanation))
     if pair.feature in queue.edits:
-        st.info(
-            "Your edit is being measured; it comes here by itself. Skip, and go on meanwhile.",
-            icon=":material/hourglass_top:",
-        )
+        words = "Your edit is being measured; it comes here by itself. Skip, and go on meanwhile."
+        st.info(words, icon=":material/hourglass_top:")
     if not version.proposed:
-        st.warning(
-            f"This edit makes no pair: {plain(version.row['reason'])}. Edit it again, or go back "
-            f"to the version before.",
-            icon=":material/rule:",
-        )
+        why = plain(version.row["reason"])
+        words = f"This edit makes no pair: {why}. Edit it again, or go back to the version before."
+        st.warning(words, icon=":material/rule:")
     if queue.draft.editing:
         with st.container(key="writing"):
             _show_edit(queue, pair, version)
-    st.html(pair_html(version.row, queue.threshold))
+    st.html(review.pair_html(version.row, queue.threshold))
     left, right = st.columns([5, 4], gap="large")
     with left:
         st.markdown("**In the anchor**")
         show_examples(queue.evidence(pair.feature))
     with right:
         _show_history(queue, pair, version)
-        st.html(guide_html(GUIDE))
+        st.html(review.guide_html(GUIDE))
 
 
-def show_pairs_progress(queue: PairQueue) -> None:
+def show_progress(queue: PairQueue) -> None:
     left = len(queue.todo)
     minutes = queue.pace(left).minutes_left
-    show_progress(queue, left, duration(minutes * 60) if left and minutes == minutes else "")
+    review.show_progress(queue, left, duration(minutes * 60) if left and minutes == minutes else "")
 
 
 def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
@@ -146,27 +106,23 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     decidable = queue.reviewer is not None and version.proposed and not measuring
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
         approve = {"shortcut": "A", "type": "primary", "disabled": not decidable}
-        action_button("Approve", "check", queue.decide, review.APPROVE, **approve)
+        action_button("Approve", "check", queue.decide, APPROVE, **approve)
         reject = {"shortcut": "X", "disabled": not decidable}
-        action_button("Reject", "close", queue.decide, review.REJECT, **reject)
+        action_button("Reject", "close", queue.decide, REJECT, **reject)
         action_button("Edit", "edit", queue.draft.edit, shortcut="E", disabled=measuring)
         last = len(queue.todo) < 2
         action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
-        undo_button(queue)
-        note_button(queue)
-        unblur_button(queue)
+        review.undo_button(queue)
+        review.note_button(queue)
+        review.unblur_button(queue)
         view = {"pairs": queue.run, "feature": str(pair.feature)}
-        link(
-            "pairs", "Link", icon=":material/link:", help="To this pair, for somebody else.", **view
-        )
+        help = "To this pair, for somebody else."
+        link("pairs", "Link", icon=":material/link:", help=help, **view)
     if queue.draft.noting:
         with st.container(key="writing note"):
-            queue.draft.note = st.text_input(
-                "Note",
-                value=queue.draft.note,
-                key=f"pair note {queue.run} {pair.feature}",
-                placeholder="Kept with your decision",
-            )
+            key, placeholder = f"pair note {queue.run} {pair.feature}", "Kept with your decision"
+            draft = queue.draft
+            draft.note = st.text_input("Note", draft.note, key=key, placeholder=placeholder)
             st.caption("Escape leaves the field; then a key decides, and the note is kept with it.")
             _focus(queue, "writing note")
 
@@ -174,7 +130,7 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
 def _focus(queue: PairQueue, container: str) -> None:
     """Puts the cursor into fields that were just opened, once."""
     if queue.draft.typing:
-        focus_writing(container)
+        review.focus_writing(container)
         queue.draft.typing = False
 
 
@@ -186,20 +142,18 @@ def _show_badges(queue: PairQueue, pair: PairState, version: PairVersion) -> Non
         st.badge(f"{apart:.2f} apart", color="gray", help="Positive less negative, as measured.")
         strongest = max((span["peak"] for span in queue.evidence(pair.feature)), default=0.0)
         if strongest:
-            odd = row["positive_peak"] > FAR * strongest
-            st.badge(
-                f"strongest in the anchor {strongest:.2f}",
-                color="orange" if odd else "gray",
-                icon=":material/priority_high:" if odd else None,
-                help="A text that fires it far more than any real one may fire it by accident."
-                if odd
-                else "Its highest peak in any sample of the anchor.",
-            )
+            words = f"strongest in the anchor {strongest:.2f}"
+            if row["positive_peak"] > FAR * strongest:
+                help = "A text that fires it far more than any real one may fire it by accident."
+                st.badge(words, color="orange", icon=":material/priority_high:", help=help)
+            else:
+                help = "Its highest peak in any sample of the anchor."
+                st.badge(words, color="gray", help=help)
     if standing.by == "disputed":
         st.badge("disputed", icon=":material/balance:", color="orange")
     elif version.approved:
         st.badge("approved", icon=":material/check:", color="green")
-    elif standing.verdict == review.REJECT:
+    elif standing.verdict == REJECT:
         st.badge("rejected", icon=":material/close:", color="red")
     if len(standing.decisions) > 1:
         votes = Counter(d.verdict for d in standing.decisions).most_common()
@@ -212,13 +166,10 @@ def _show_edit(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     base = version if version.proposed else pair.version
     before = queue.draft.sides or sides_of(version)
     columns = st.columns(2, gap="medium")
+    names, key = ("It fires in", "It is silent in"), f"edit {version.run} {pair.feature}"
     positive, negative = (
-        column.text_area(
-            name, value=text, key=f"edit {version.run} {pair.feature} {name}", height=120
-        )
-        for column, name, text in zip(
-            columns, ("It fires in", "It is silent in"), before, strict=True
-        )
+        column.text_area(name, text, key=f"{key} {name}", height=120)
+        for column, name, text in zip(columns, names, before, strict=True)
     )
     queue.draft.sides = (positive, negative)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -255,4 +206,4 @@ def _show_history(queue: PairQueue, pair: PairState, version: PairVersion) -> No
     if history:
         st.markdown("**History**")
         history.sort(key=lambda numbered: numbered[1].at)
-        st.html(history_html(history, numbered=len(pair.versions) > 1))
+        st.html(review.history_html(history, numbered=len(pair.versions) > 1))

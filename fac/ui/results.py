@@ -10,21 +10,11 @@ import streamlit as st
 
 from fac import export
 from fac.manifest import SynthesisManifest
-from fac.questions.explanations import texts
-from fac.questions.results import (
-    KEPT,
-    export_file,
-    export_name,
-    extra_texts,
-    lineage_rows,
-    outcome_of,
-    provenance,
-    traces,
-    whole_text,
-)
+from fac.questions import results
+from fac.questions.pairs import preferred_texts
 from fac.ui.explanations import headline
 from fac.ui.jobs import counted
-from fac.ui.review_html import escaped, pair_html, steps_html, traced_html
+from fac.ui.review import escaped, pair_html, steps_html, traced_html
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, example_html, explanation_html, plain, show_examples
 from fac.ui.writing import show_request
@@ -56,17 +46,17 @@ def show_candidate(manifest: SynthesisManifest, candidate: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"#### {headline(manifest.facts.anchor, row['feature'])}", width="stretch")
         if row["kept"]:
-            st.badge(KEPT, icon=":material/check:", color="green")
+            st.badge(results.KEPT, icon=":material/check:", color="green")
         else:
             st.badge(row["reason"], icon=":material/block:", color="gray")
     if not row["kept"]:
         st.caption(f"Dropped: {REASON_WORDS[row['reason']]}.")
-    by_gap = traces(stores(), run, candidate)
+    by_gap = results.traces(stores(), run, candidate)
     if by_gap:
         _show_traces(row, by_gap)
     elif row["messages"]:
         st.html(chat_html(row["messages"], limit=20_000))
-    for name, text in extra_texts(row["extra"]):
+    for name, text in results.extra_texts(row["extra"]):
         st.html(example_html([name], _text_html(text)))
     if row["kept"]:
         _show_lineage(manifest, candidate, row["feature"])
@@ -81,12 +71,11 @@ def _text_html(text: str) -> str:
 def _show_lineage(manifest: SynthesisManifest, candidate: str, feature: int) -> None:
     """Why a kept row is there: gap, explanation, pair, request, and what else was written."""
     anchor = manifest.facts.anchor
-    origin = provenance(stores(), manifest.run, candidate)
+    origin = results.provenance(stores(), manifest.run, candidate)
     st.markdown("**Why is this row here?**")
-    explanations = {gap: text for _, gap, text in texts(stores(), anchor)}
-    if text := explanations.get(feature):
+    if text := preferred_texts(stores(), anchor).get(feature):
         st.html(explanation_html("what its gap is said to be", "", text, ""))
-    st.html(steps_html(lineage_rows(origin.lineage)))
+    st.html(steps_html(results.lineage_rows(origin.lineage)))
     if spans := stores().cache.spans(anchor, feature, "top")[:1]:
         with st.expander("The gap in the anchor"):
             show_examples(spans)
@@ -99,7 +88,10 @@ def _show_lineage(manifest: SynthesisManifest, candidate: str, feature: int) -> 
     if origin.rivals:
         with st.expander(f"{counted(len(origin.rivals), 'other text')} for this gap"):
             rivals = (
-                ([f"{row['peak']:.2f}", outcome_of(row)], whole_text(row["messages"])[:600] or "∅")
+                (
+                    [f"{row['peak']:.2f}", results.outcome_of(row)],
+                    results.whole_text(row["messages"])[:600] or "∅",
+                )
                 for row in origin.rivals
             )
             st.html("".join(example_html(facts, _text_html(text)) for facts, text in rivals))
@@ -111,16 +103,10 @@ def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
     gaps = sorted(by_gap, key=lambda gap: (gap != row["feature"], -peaks[gap]))[:MOST_GAPS]
     gap: int | None = gaps[0]
     if len(gaps) > 1:
-        gap = st.pills(
-            "Where it fires",
-            gaps,
-            default=gaps[0],
-            required=True,
-            format_func=lambda gap: f"#{gap} {peaks[gap]:.2f}",
-            key=f"trace of {row['candidate']}",
-            label_visibility="collapsed",
-            help="The gaps it fires, its own first; the colour shows where.",
-        )
+        options: Row = {"format_func": lambda gap: f"#{gap} {peaks[gap]:.2f}", "default": gap}
+        options |= {"key": f"trace of {row['candidate']}", "label_visibility": "collapsed"}
+        help = "The gaps it fires, its own first; the colour shows where."
+        gap = st.pills("Where it fires", gaps, required=True, help=help, **options)
     trace = by_gap[gaps[0] if gap is None else gap]
     st.html(traced_html(row["messages"], trace["tokens"], trace["activations"], breaks=True))
 
@@ -128,9 +114,8 @@ def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
 def _show_hits(row: Row, threshold: float) -> None:
     """What a dropped text was measured to fire."""
     if not row["hits"]:
-        st.caption(
-            "It fires none of the gaps." if row["messages"] else "There was no text to measure."
-        )
+        measured = "It fires none of the gaps."
+        st.caption(measured if row["messages"] else "There was no text to measure.")
         return
     others = []
     for hit in row["hits"]:
@@ -147,39 +132,26 @@ def _show_hits(row: Row, threshold: float) -> None:
 
 def show_exports(manifest: SynthesisManifest, form: str) -> None:
     """Files to download, their card, and a folder on the server."""
-    name, content = export_name(manifest), partial(export_file, stores(), manifest)
+    name, content = results.export_name(manifest), partial(results.export_file, stores(), manifest)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for format, label in (("jsonl", "JSONL"), ("parquet", "Parquet")):
-            st.download_button(
-                label,
-                partial(content, format, form),
-                f"{name}.{format}",
-                on_click="ignore",
-                icon=":material/download:",
-                key=f"export {format} {form}",
-            )
-        st.download_button(
-            "Dataset card",
-            partial(content, "jsonl", form, card=True),
-            f"{name}.card.md",
-            on_click="ignore",
-            icon=":material/description:",
-            key=f"card {form}",
-            help="What it is, how it was made and how to check it, for those who get the file.",
+            file = partial(content, format, form)
+            options: Row = {"icon": ":material/download:", "key": f"export {format} {form}"}
+            st.download_button(label, file, f"{name}.{format}", on_click="ignore", **options)
+        card = partial(content, "jsonl", form, card=True)
+        options = {"icon": ":material/description:", "key": f"card {form}"}
+        options["help"] = (
+            "What it is, how it was made and how to check it, for those who get the file."
         )
+        st.download_button("Dataset card", card, f"{name}.card.md", on_click="ignore", **options)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        path = st.text_input(
-            "Or a folder on the server, as the Hugging Face hub has them",
-            placeholder=f"~/exports/{name}",
-            key=f"folder {manifest.run}",
-            width=460,
-        ).strip()
+        label = "Or a folder on the server, as the Hugging Face hub has them"
+        options = {"placeholder": f"~/exports/{name}", "key": f"folder {manifest.run}"}
+        path = st.text_input(label, width=460, **options).strip()
         pressed = st.button("Write the folder", icon=":material/folder:", disabled=not path)
     if pressed:
         out = Path(path).expanduser().absolute()
         exported = export.export(manifest.run, out, runs=stores().runs, format="hf", form=form)
-        st.success(
-            f"{exported.rows:,} rows, columns of the form {exported.form}, in "
-            f"{plain(str(exported.path))}.",
-            icon=":material/task_alt:",
-        )
+        where = plain(str(exported.path))
+        words = f"{exported.rows:,} rows, columns of the form {exported.form}, in {where}."
+        st.success(words, icon=":material/task_alt:")

@@ -15,7 +15,6 @@ import streamlit as st
 
 Row = dict[str, Any]
 
-
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=])")
 _VISIBLE = str.maketrans(
     {
@@ -125,18 +124,15 @@ def show_examples(spans: Sequence[Row], *, strongest: float = 0.0) -> None:
         st.caption("No example of this kind was kept.")
         return
     top = strongest or max((span["peak"] for span in spans), default=0.0)
-    st.html(
-        "".join(
-            example_html(
-                [f"{span['peak']:.2f}", span["role"], f"sample {span['sample']}"]
-                + ([f"stronger than {span['quantile']:.0%}"] if span["kind"] == "spread" else []),
-                tokens_html(
-                    span["tokens"], span["activations"], strongest=top, peak=span["peak_index"]
-                ),
-            )
-            for span in spans
-        )
-    )
+    examples = []
+    for span in spans:
+        facts = [f"{span['peak']:.2f}", span["role"], f"sample {span['sample']}"]
+        if span["kind"] == "spread":
+            facts.append(f"stronger than {span['quantile']:.0%}")
+        scale = {"strongest": top, "peak": span["peak_index"]}
+        body = tokens_html(span["tokens"], span["activations"], **scale)
+        examples.append(example_html(facts, body))
+    st.html("".join(examples))
 
 
 def show_near(near: Sequence[Row]) -> None:
@@ -144,20 +140,13 @@ def show_near(near: Sequence[Row]) -> None:
     if not near:
         st.caption("Nothing in this dataset comes near.")
         return
-    st.html(
-        "".join(
-            example_html(
-                [
-                    f"pre-activation {miss['pre']:.2f}",
-                    *([f"{miss['ratio']:.0%} of what it takes"] if miss.get("ratio") else []),
-                    miss["role"],
-                    f"sample {miss['sample']}",
-                ],
-                tokens_html(miss["tokens"], peak=miss["peak_index"]),
-            )
-            for miss in near
-        )
-    )
+    examples = []
+    for miss in near:
+        facts = [f"pre-activation {miss['pre']:.2f}", miss["role"], f"sample {miss['sample']}"]
+        if miss.get("ratio"):
+            facts.insert(1, f"{miss['ratio']:.0%} of what it takes")
+        examples.append(example_html(facts, tokens_html(miss["tokens"], peak=miss["peak_index"])))
+    st.html("".join(examples))
 
 
 def example_html(facts: Sequence[str], body: str) -> str:

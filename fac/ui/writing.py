@@ -1,5 +1,5 @@
 """What both steps of a synthesis have on their pages: the settings of a writer, the exact request,
-and a job that writes, with its pace.
+and a job that writes, with its pace; and how samples are launched: settings, pilot, result.
 """
 
 from __future__ import annotations
@@ -7,17 +7,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import streamlit as st
 
-from fac.config import WRITERS, WriteSpec, inherited
+from fac.config import METHODS, WRITERS, SynthesizeSpec, WriteSpec, inherited
+from fac.errors import InputError
 from fac.prompts.drafts import PROFILES
 from fac.store.queue import Job
-from fac.ui.jobs import key_line, progress, retry
+from fac.synthesis import Forecast
+from fac.ui.jobs import key_line, progress, retry, save_upload, start
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, plain
-from fac.ui.views import action_button
+from fac.ui.views import action_button, set_param
 
 T = TypeVar("T", int, float)
 
@@ -71,26 +74,18 @@ def writer_form(name: str, before: Mapping[str, Any]) -> Form:
     )
     model_before, kind = inherited(before, writer), WRITERS[writer]
     first, second, third, *fourth = st.columns(3 + kind.steers)
-    profile = first.selectbox(
-        "Samples",
-        list(PROFILES),
-        index=list(PROFILES).index(before.get("profile", next(iter(PROFILES)))),
-        format_func=lambda each: PROFILES[each].title,
-        **form.tie("profile"),
-    )
-    model = second.text_input(
-        "Model",
-        value=model_before.get("model", ""),
-        placeholder="the name the server knows" if kind.server else "demo",
-        help=None if kind.server else "demo, a folder or a hub id.",
-        # Another kind of writer means another model: its field is another one.
-        **form.tie("model server" if kind.server else "model here"),
-    ).strip()
+    profiles, tie = [*PROFILES], form.tie("profile")
+    index = profiles.index(before.get("profile", profiles[0]))
+    profile = first.selectbox("Samples", profiles, index, lambda each: PROFILES[each].title, **tie)
+    # Another kind of writer means another model: its field is another one.
+    tie = form.tie("model server" if kind.server else "model here")
+    tie["placeholder"] = "the name the server knows" if kind.server else "demo"
+    tie["help"] = None if kind.server else "demo, a folder or a hub id."
+    model = second.text_input("Model", model_before.get("model", ""), **tie).strip()
     form.values |= {"writer": writer, "profile": profile, "model": model}
     help = "Written for every gap; what does not pass is dropped with a reason."
-    form.number(
-        "candidates", third, "Texts per gap", 1, 64, form.before("candidates", 4), help=help
-    )
+    texts = form.before("candidates", 4)
+    form.number("candidates", third, "Texts per gap", 1, 64, texts, help=help)
     if kind.steers:
         help = "Of steering, in units of the feature's usual peak in the anchor."
         strength = form.before("strength", 1.0)
@@ -107,17 +102,8 @@ def writer_form(name: str, before: Mapping[str, Any]) -> Form:
         "Prompt and text together. The job stops before it would use more; what is written is "
         "kept, and a larger budget goes on from there."
     )
-    form.number(
-        "budget_tokens",
-        last,
-        "Token budget",
-        1,
-        None,
-        BUDGET,
-        help=help,
-        key="budget",
-        step=100_000,
-    )
+    options: Row = {"help": help, "key": "budget", "step": 100_000}
+    form.number("budget_tokens", last, "Token budget", 1, None, BUDGET, **options)
     help = "The same seed on the same machine gives the same texts."
     form.number("seed", third, "Seed", 0, 2**31 - 1, form.before("seed", 0), help=help)
     return form
@@ -134,20 +120,15 @@ def lacks_model(form: Form) -> bool:
 def _server(form: Form, server: Mapping[str, Any]) -> None:
     """Where the server is, what it costs, how much of it is wanted."""
     key_line()
-    form.values["endpoint"] = st.text_input(
-        "Endpoint",
-        value=server.get("endpoint", ""),
-        placeholder="OPENAI_BASE_URL, else OpenAI",
-        help="Base URL of any OpenAI-compatible server, such as http://127.0.0.1:8000/v1.",
-        **form.tie("endpoint"),
-    ).strip()
+    tie = {**form.tie("endpoint"), "placeholder": "OPENAI_BASE_URL, else OpenAI"}
+    help = "Base URL of any OpenAI-compatible server, such as http://127.0.0.1:8000/v1."
+    endpoint = st.text_input("Endpoint", server.get("endpoint", ""), help=help, **tie)
+    form.values["endpoint"] = endpoint.strip()
     prompts, texts, total = st.columns(3)
     help = "US dollars per million tokens; without both, no cost is known."
-    for field, column, label in (
-        ("price_in", prompts, "Price, prompts"),
-        ("price_out", texts, "Price, texts"),
-    ):
-        form.number(field, column, label, 0.0, None, None, help=help, placeholder="unknown")
+    for field, column, name in (("price_in", prompts, "prompts"), ("price_out", texts, "texts")):
+        options = {"help": help, "placeholder": "unknown"}
+        form.number(field, column, f"Price, {name}", 0.0, None, None, **options)
     help = "The job stops before it would cost more. Needs both prices."
     form.number("budget_usd", total, "Budget in $", 0.01, None, None, help=help, placeholder="none")
 
@@ -206,3 +187,118 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None) -> None:
         help = "From where it stopped; nothing is written twice."
         again = go_on or partial(retry, job.id)
         action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
+
+
+# --- launching a synthesis -----------------------------------------------------------------------
+
+
+def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
+    """Draws the settings of a synthesis from these pairs, as they were for the pairs until somebody
+    changes them. Raises InputError for settings that cannot be."""
+    before = stores().runs.manifest(run).spec.as_json()
+    form = writer_form(f"synthesis {run}", before)
+    if lacks_model(form):
+        st.stop()
+    first, second, _, _ = st.columns(4)
+    form.number("keep", first, "Kept per gap", 1, 64, 1, help="The strongest of those that pass.")
+    help = "A text passes when its gap's peak is strictly above."
+    threshold = form.before("threshold", 0.0)
+    form.number("threshold", second, "Threshold", 0.0, None, threshold, help=help, step=0.5)
+    with st.container(horizontal=True):
+        with st.popover("Evaluation files", icon=":material/fact_check:"):
+            evaluation = _evaluation_files(form)
+        with st.popover("Method and more", icon=":material/tune:"):
+            help = "Baselines write for the same gaps, to see what the pairs are worth."
+            options: Row = {"format_func": lambda name: METHODS[name].title, "help": help}
+            method = st.selectbox("Method", [*METHODS], **options, **form.tie("method"))
+            label, tie = "Only samples that add a gap", form.tie("only_needed")
+            help = "Drops a sample whose gaps the others kept cover anyway."
+            form.values |= {"method": method, "only_needed": st.toggle(label, help=help, **tie)}
+            form.number("attempt", st, "Attempt", 0, 1000, 0, help=ATTEMPT_HELP)
+    if evaluation:
+        files = plain(", ".join(Path(path).name for path in evaluation))
+        st.caption(f":material/fact_check: No kept sample may overlap with {files}.")
+    names = tuple(row["pair"] for row in approved)
+    return SynthesizeSpec(pairs=run, approved=names, evaluation=tuple(evaluation), **form.values)
+
+
+def _evaluation_files(form: Form) -> list[str]:
+    """Files that no sample may overlap with: uploaded ones and paths on the server."""
+    st.caption("Samples that share 13 words in a row with one of these are dropped.")
+    options: Row = {"key": form.tie("upload")["key"], "help": "Any dataset file."}
+    uploads = st.file_uploader("From here", accept_multiple_files=True, **options)
+    options = {**form.tie("evaluation"), "placeholder": "Type a path"}
+    paths = st.multiselect("On the server", [], accept_new_options=True, **options)
+    files = [str(save_upload(file.name, file.getvalue())) for file in uploads]
+    for name in paths:
+        path = Path(name).expanduser().absolute()
+        if not path.is_file():
+            raise InputError(f"There is no evaluation file {name!r}: give a path on the server.")
+        files.append(str(path))
+    return list(dict.fromkeys(files))
+
+
+def launch_synthesis(spec: SynthesizeSpec, words: str, follow: bool = True) -> None:
+    """Starts a synthesis; with `follow` its result is opened when it is there."""
+    job = start(spec, words)
+    if follow:
+        st.session_state["synthesis job"] = job
+
+
+def open_arrived() -> None:
+    """Opens the result of the synthesis that was launched here, once it has finished."""
+    number = st.session_state.get("synthesis job")
+    if number is None:
+        return
+    job = stores().queue.job(number)
+    if job.status not in ("waiting", "running"):
+        del st.session_state["synthesis job"]
+    if job.status == "done" and job.run_id:
+        open_result(job.run_id)
+
+
+def open_result(run: str) -> None:
+    """Shows a finished synthesis from the next run of the page on."""
+    set_param("synthesis", run)
+    for name in ("candidate", "reason"):
+        set_param(name, None)
+
+
+def open_launch(pairs: str) -> None:
+    """Shows the form from the next run of the page on."""
+    set_param("synthesis", None)
+    set_param("pairs", pairs)
+
+
+def show_forecast(forecast: Forecast, spec: SynthesizeSpec) -> None:
+    """What a pilot says: how many texts pass, and what all the pairs will take."""
+    n = len(spec.approved)
+    with st.container(horizontal=True, gap="small"):
+        of_pilot = f"{forecast.accepted:,} of the pilot's {forecast.candidates:,}"
+        help = f"{of_pilot}, 95 % interval {forecast.low:.0%} to {forecast.high:.0%}."
+        st.metric("Texts that pass", f"{forecast.rate:.0%}", help=help)
+        st.metric("Time", duration(forecast.seconds), help=f"Of writing, for all {n:,} pairs.")
+        cost = "unknown" if forecast.cost is None else f"${forecast.cost:,.2f}"
+        free = not WRITERS[spec.writer].server
+        st.metric("Cost", "none" if free else cost, help="Give both prices to know it.")
+    st.caption(
+        f"Between {forecast.low:.0%} and {forecast.high:.0%} of the texts pass (95 %); "
+        f"{forecast.hit_rate:.0%} of the pilot's gaps got a sample. For all {n:,} pairs: about "
+        f"{forecast.tokens:,.0f} tokens written and {forecast.prompt_tokens:,.0f} of prompts"
+        f"{_per_kept_words(forecast)}."
+    )
+    due = forecast.tokens + forecast.prompt_tokens
+    if spec.budget_tokens is not None and due > spec.budget_tokens:
+        budget = f"That is more than the budget of {spec.budget_tokens:,} tokens"
+        words = f"{budget}: the job will stop before its end and keep the gaps that are complete."
+        st.warning(words, icon=":material/savings:")
+
+
+def _per_kept_words(forecast: Forecast) -> str:
+    if forecast.tokens_per_kept is None or forecast.seconds_per_kept is None:
+        return "; the pilot kept nothing, so no price of a kept sample is known"
+    seconds = duration(forecast.seconds_per_kept)
+    words = f"; {forecast.tokens_per_kept:,.0f} tokens and {seconds}"
+    if forecast.cost_per_kept is not None:
+        words += f" and ${forecast.cost_per_kept:,.4f}"
+    return f"{words} per kept sample"

@@ -9,18 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from fac.datasets import sources
 from fac.datasets.layout import SourceRow, listed
-from fac.datasets.sources import (
-    BATCH_ROWS,
-    BatchSource,
-    Export,
-    Format,
-    Origin,
-    Progress,
-    readable_columns,
-    write_parquet,
-)
-from fac.errors import InputError, ServiceError, disk_full
+from fac.datasets.sources import BatchSource, Export, Format, Origin
+from fac.errors import InputError, Progress, ServiceError, disk_full, first_line
 
 SCHEME = "hf:"
 
@@ -50,7 +42,7 @@ class _HubSource(BatchSource):
         public = Path(name).name if Path(name).is_dir() else name
         self.name = SCHEME + public + (f"@{revision}" if revision else "")
         self.name += "".join(f":{part}" for part in (config, split) if part)
-        self.columns = readable_columns(self._data.features.arrow_schema)
+        self.columns = sources.readable_columns(self._data.features.arrow_schema)
         self.total = len(self._data)
 
     def digest(self, report: Progress) -> str:
@@ -75,7 +67,7 @@ class _HubSource(BatchSource):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         readable = self._data.select_columns([*self.columns]).with_format("arrow")
-        for table in readable.iter(batch_size=BATCH_ROWS):
+        for table in readable.iter(batch_size=sources.BATCH_ROWS):
             yield from table.to_batches()
 
 
@@ -92,19 +84,15 @@ def _load_from_hub(name: str, config: str | None, split: str | None, revision: s
         RuntimeError,  # it would run code of its own
     ) as error:
         raise InputError(
-            f"The hub dataset {name!r} cannot be used: {_first_line(error)}"
+            f"The hub dataset {name!r} cannot be used: {first_line(error)[:300]}"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise InputError(disk_full(f"the copy of {name}")) from error
         raise ServiceError(
-            f"The hub did not serve {name!r} ({_first_line(error).rstrip('.')}): check the "
+            f"The hub did not serve {name!r} ({first_line(error)[:300].rstrip('.')}): check the "
             f"network and start it again."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 FORMAT = Format(
@@ -113,5 +101,5 @@ FORMAT = Format(
     kind="hf",
     scheme=SCHEME,
     open=_HubSource,
-    export=Export(write_parquet, "data/train-00000-of-00001.parquet"),
+    export=Export(sources.write_parquet, "data/train-00000-of-00001.parquet"),
 )

@@ -7,29 +7,22 @@ from typing import IO
 
 import pyarrow as pa
 
+from fac.datasets import sources
 from fac.datasets.layout import SourceRow
-from fac.datasets.sources import (
-    TOO_LONG,
-    Export,
-    Format,
-    TextSource,
-    json_line,
-    numbered_lines,
-    object_row,
-)
+from fac.datasets.sources import Export, Format, TextSource
 
 
 class _Lines(TextSource):
     def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
         # control characters get a better reason later
         decode = json.JSONDecoder(strict=False).decode
-        for line in numbered_lines(stream):
+        for line in sources.numbered_lines(stream):
             if line.too_long:
-                yield SourceRow(line.number, None, TOO_LONG)
+                yield SourceRow(line.number, None, sources.TOO_LONG)
                 continue
             try:
                 text = line.data.decode("utf-8").rstrip("\r\n")
-                row = object_row(line.number, decode(text)) if text.strip() else None
+                row = sources.object_row(line.number, decode(text)) if text.strip() else None
             except UnicodeDecodeError as error:
                 byte = line.data[error.start]
                 reason = f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8"
@@ -46,7 +39,7 @@ class _Lines(TextSource):
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    lines = (f"{json_line(row)}\n" for row in table.to_pylist())
+    lines = (f"{sources.json_line(row)}\n" for row in table.to_pylist())
     path.write_text("".join(lines), encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from fac.config import WriteSpec
+from fac.errors import Progress
 from fac.generator.batch_chat import (
     Limits,
     Question,
@@ -49,7 +50,7 @@ class ChatWriter:
         temperature: float,
         done: Mapping[str, Written],
         record: Callable[[Written], None],
-        progress: Callable[..., None],
+        progress: Progress,
     ) -> dict[str, Written]:
         """See `Writer`; also raises what `ask_batch` does, and ValueError for a steered request.
 

@@ -55,11 +55,8 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
         if len(text) > MAX_TEXT:
             raise InputError(f"{where}: the text has {len(text):,} characters, above {MAX_TEXT:,}.")
         author = row.get("explanationModelName") or row.get("typeName") or path.name
-        texts[int(index)] = FeatureExplanation(
-            text=text,
-            source=str(author)[:200],
-            inputs=json.dumps({"file": path.name, "line": number}),
-        )
+        inputs = json.dumps({"file": path.name, "line": number})
+        texts[int(index)] = FeatureExplanation(text=text, source=str(author)[:200], inputs=inputs)
     if not texts:
         raise InputError(f"{path} holds no explanations.")
     return repeating(texts, version=hashlib.sha256(data).hexdigest()[:12])

@@ -22,9 +22,8 @@ def _explain(run: ExplainRun, items: Sequence[Evidence]) -> Explanations:
         prompt = explaining.explain([excerpt_of(span) for span in spans], item.promotes)
         questions[item.feature] = Question(f"explain/{item.feature}", prompt)
         inputs[item.feature] = json.dumps({"spans": positions(spans)})
-    replies = run.ask_each(
-        questions, explaining.read_explanation, share=len(items) // 3, note="explaining"
-    )
+    parse, share = explaining.read_explanation, len(items) // 3
+    replies = run.ask_each(questions, parse, share=share, note="explaining")
     return {
         feature: FeatureExplanation(
             text=None if isinstance(reply, Unread) else reply.text,

@@ -21,11 +21,8 @@ from fac.interpret.step_run import ExplainRun
 from fac.schema import ROLES, Chat
 from fac.store.runs import Runs
 
-METHOD = "token statistics 1"
-"""Changes when the same spans would give another explanation."""
-
-MAX_SAMPLES = 50_000
-"""Samples of a larger dataset whose words are counted: a fixed random part."""
+METHOD = "token statistics 1"  # changes when the same spans would give another explanation
+MAX_SAMPLES = 50_000  # of a larger dataset, the words of a fixed random part are counted
 
 CONTEXT_SIGMAS = 2.5
 """How surprising a word's share among the training samples must be to count as context."""
@@ -34,8 +31,7 @@ CONTEXT_WEIGHT = 0.5
 LENS_WEIGHT = 1 / 3
 """Peak words count in full; context and logit lens, which are weaker evidence, less."""
 
-PSEUDO = 2.0
-"""Samples' worth of background mixed into every share, so that one sighting proves little."""
+PSEUDO = 2.0  # samples' worth of background in every share, so that one sighting proves little
 
 _WORD = re.compile(r"\n|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 
@@ -95,12 +91,8 @@ class Corpus:
         for row, chat in enumerate(chats):
             if not keep[row]:
                 continue
-            occurring = {
-                (role, term)
-                for role, text in role_texts(chat).items()
-                for _, _, terms in terms_of(text)
-                for term in terms
-            }
+            texts = role_texts(chat).items()
+            occurring = {(r, term) for r, text in texts for *_, ts in terms_of(text) for term in ts}
             columns += [self.terms.setdefault(key, len(self.terms)) for key in sorted(occurring)]
             rows += [row] * len(occurring)
         self.by_sample = sparse.csr_matrix(
@@ -132,10 +124,8 @@ class Corpus:
         for column, term in self._columns(peaks, roles):
             seen[column] = min(peaks[term][0], counted[column])
         ratios: list[tuple[int, float]] = []
-        for share, of, used in (
-            (1.0, seen, np.flatnonzero(seen)),
-            (CONTEXT_WEIGHT, counted, context),
-        ):
+        peaked = 1.0, seen, np.flatnonzero(seen)
+        for share, of, used in (peaked, (CONTEXT_WEIGHT, counted, context)):
             usual = background[used]
             ratio = share * np.log((of[used] + PSEUDO * usual) / (n + PSEUDO) / usual)
             ratios += zip(used.tolist(), ratio.tolist(), strict=True)
@@ -258,11 +248,8 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
         if not corpora:
             run.report(0, "counting the words of every sample")
             facts = runs.manifest(spec.measure).facts
-            chats = (
-                chat
-                for batch in runs.batches(facts.dataset, "samples")
-                for chat in batch.column("messages").to_pylist()
-            )
+            batches = runs.batches(facts.dataset, "samples")
+            chats = (chat for batch in batches for chat in batch.column("messages").to_pylist())
             corpora.append(Corpus(chats, facts.n_samples, spec.measure))
         return {item.feature: corpora[0].explain(item) for item in items}
 

@@ -15,8 +15,7 @@ from fac.interpret.step_run import JudgeRun, Row
 LEVELS_BY_Q = ((0.01, "yes"), (0.05, "probably"), (0.2, "maybe"))
 """Level of a feature that fires more often with the label, by its false discovery rate. Ours."""
 
-PART = 4096
-"""Features read at once."""
+PART = 4096  # features read at once
 
 
 def _judge(run: JudgeRun) -> Iterator[list[Row]]:
@@ -60,17 +59,10 @@ def _judge(run: JudgeRun) -> Iterator[list[Row]]:
     }
     rows = pa.table(columns).to_pylist()
     features = set(run.features)
-    yield [
-        row | {"level": _level(row["effect"], row["q"]), "rationale": "", "prompt_hash": ""}
-        for row in rows
-        if row["feature"] in features
-    ]
-
-
-def _level(effect: float, q: float) -> str:
-    if effect <= 0:
-        return "no"
-    return next((level for limit, level in LEVELS_BY_Q if q <= limit), "no")
+    for row in rows:
+        levels = (level for limit, level in LEVELS_BY_Q if row["effect"] > 0 and row["q"] <= limit)
+        row |= {"level": next(levels, "no"), "rationale": "", "prompt_hash": ""}
+    yield [row for row in rows if row["feature"] in features]
 
 
 JUDGE = Judge(title="The data's labels", judge=_judge, preference=1, needs_label=True)

@@ -24,17 +24,12 @@ def _judge(run: JudgeRun) -> Iterator[list[Row]]:
             excerpts = [excerpt_of(span) for span in evenly(item.spans, SHOWN)]
             prompt = relevance.judge(task, texts.get(item.feature), excerpts)
             questions[item.feature] = Question(f"judge/{item.feature}", prompt)
-        judgements = run.ask_each(
-            questions, relevance.read_judgement, share=len(items), note="judging"
-        )
+        parse = relevance.read_judgement
+        judgements = run.ask_each(questions, parse, share=len(items), note="judging")
+        hashes = {feature: question.prompt.key for feature, question in questions.items()}
         yield [
-            {
-                "feature": feature,
-                "level": level,
-                "rationale": rationale,
-                "prompt_hash": questions[feature].prompt.key,
-            }
-            for feature, (level, rationale) in judgements.items()
+            {"feature": f, "level": level, "rationale": why, "prompt_hash": hashes[f]}
+            for f, (level, why) in judgements.items()
         ]
 
 

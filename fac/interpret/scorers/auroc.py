@@ -10,8 +10,7 @@ import numpy as np
 from fac.interpret.parts import Explanations, Scorer, score_row
 from fac.interpret.step_run import ExplainRun
 
-Z = 1.959963984540054
-"""Half-width of a 95 % normal interval."""
+Z = 1.959963984540054  # half-width of a 95 % normal interval
 
 
 class Auroc(NamedTuple):

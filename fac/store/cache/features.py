@@ -313,7 +313,7 @@ class FeatureQueries(ExplanationQueries):
             return pc.sort_indices(columns, sort_keys=keys).to_numpy()
 
         # Scores alone stand in other files.
-        by = [(each, self._attached[each].version) for each in explained if sort == "score"]
+        by = [(each, self._attached[each][0]) for each in explained if sort == "score"]
         return self._once(run, ("order", sort, descending, *by), order)
 
     def _described(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
@@ -23,6 +23,7 @@ from fac.store.memo import Memo, remembered
 from fac.store.runs import Runs, is_run_id
 
 T = TypeVar("T")
+Version = tuple[int, int, int]
 
 SQL_VERSION = 2
 """Of the tables in a file. One with another number is not ready, and building replaces it."""
@@ -53,13 +54,6 @@ class NotReady(InputError):
         super().__init__(f"Run {run} cannot be shown, {why}: build it with `fac cache rebuild`.")
 
 
-class _File(NamedTuple):
-    """An attached file."""
-
-    version: tuple[int, int, int]
-    summary: str
-
-
 class Files:
     """The caches of a folder; one per process is enough, and threads may share it.
 
@@ -85,7 +79,7 @@ class Files:
         self._tables = memo or Memo()
         self.memo = self._tables if remember else None
         self._lock = threading.Condition()
-        self._attached: dict[str, _File] = {}
+        self._attached: dict[str, tuple[Version, str]] = {}  # with the summary in the file
         self._readers: Counter[str] = Counter()
         self._con = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
         self._con.execute(QUIET)
@@ -135,11 +129,11 @@ class Files:
     def _once(self, run: str, question: object, compute: Callable[[], T]) -> T:
         """What `compute` answers about an attached run, remembered even where answers are not: its
         file, by whose version it is known, never changes."""
-        return self._tables.get((run, self._attached[run].version, question), (), compute)
+        return self._tables.get((run, self._attached[run][0], question), (), compute)
 
     def _summary(self, run: str) -> dict[str, Any]:
         """Of a run that is being read."""
-        return json.loads(self._attached[run].summary)
+        return json.loads(self._attached[run][1])
 
     @contextmanager
     def _reading(self, *names: str | None) -> Iterator[Connection]:
@@ -153,7 +147,8 @@ class Files:
         try:
             yield cursor
         except duckdb.Error as error:
-            if not _tells_of_damage(error):
+            # A wrong checksum has no class of its own; other errors are the question's fault.
+            if not (isinstance(error, duckdb.IOException) or "Corrupt database file" in str(error)):
                 raise
             raise NotReady(" or ".join(runs), f"its cache is damaged ({_brief(error)})") from error
         finally:
@@ -169,7 +164,7 @@ class Files:
         path = self.folder / f"{run}.duckdb"
         while True:
             version, attached = _version(path), self._attached.get(run)
-            if attached and attached.version == version:
+            if attached and attached[0] == version:
                 return
             if attached:  # the file was built anew or removed
                 if self._readers[run]:
@@ -182,7 +177,7 @@ class Files:
             try:
                 self._con.execute(f"ATTACH {quoted(str(path))} AS {sql_name(run)} (READ_ONLY)")
                 try:
-                    self._attached[run] = _File(version, self._checked(run, path))
+                    self._attached[run] = (version, self._checked(run, path))
                 except BaseException:
                     self._con.execute(f"DETACH {sql_name(run)}")
                     raise
@@ -204,17 +199,12 @@ class Files:
         return summary
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> Version | None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _tells_of_damage(error: duckdb.Error) -> bool:
-    """Whether the file is at fault, not the question. A wrong checksum has no class of its own."""
-    return isinstance(error, duckdb.IOException) or "Corrupt database file" in str(error)
 
 
 def _brief(error: Exception) -> str:

@@ -172,8 +172,8 @@ def fill_measure(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
         con.execute(INSERT_FEATURES, {**bounds, "scale": _whole_scale(high)})
     write_grid(con, thresholds, counts)
     (n_alive,) = one_row(con, COUNT_ALIVE)
-    derived = {"n_alive": n_alive, "max_peak": high or 0.0, "floor": floor, "thresholds": offered}
-    write_meta(con, manifest, derived)
+    peaks = {"max_peak": high or 0.0, "floor": floor, "thresholds": offered}
+    write_meta(con, manifest, {"n_alive": n_alive, **peaks})
 
 
 def _whole_scale(high: float | None) -> float:

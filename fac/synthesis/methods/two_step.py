@@ -19,8 +19,7 @@ STEP_2 = Styles(here=(SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST), serve
 """Styles fail on different features; those that begin with the positive's own words come first,
 since small models follow nothing else well."""
 
-KEEP_ABOVE = 4.0
-"""A positive that fires more strongly has its phrase prescribed, as the paper does."""
+KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
 
 _SENTENCE_END = re.compile(r"[.?!…][\"'”’)]*\s+|\n+")
 
@@ -32,12 +31,9 @@ class PairBrief(NamedTuple):
     feature: int
     positive: Excerpt
     positive_peak: float
-    phrase: tuple[str, ...]
-    """Words of the positive up to and including the one of its peak."""
-    sentence: int
-    """How many of them, at the end, belong to the sentence of the peak."""
-    firing: str
-    """The words about the peak on which it fires."""
+    phrase: tuple[str, ...]  # words of the positive up to and including the one of its peak
+    sentence: int  # how many of them, at the end, belong to the sentence of the peak
+    firing: str  # the words about the peak on which it fires
     negative: Excerpt
     negative_peak: float
 
