@@ -19,7 +19,6 @@ from fac.config import IngestSpec
 from fac.datasets import (
     FORMATS,
     MAX_CHARACTERS,
-    PEEK_ROWS,
     Sample,
     file_titles,
     layout_titles,
@@ -27,7 +26,7 @@ from fac.datasets import (
     sample_id,
 )
 from fac.datasets.layout import LAYOUTS, Column, Layout, SourceRow
-from fac.datasets.sources import MAX_ROW_BYTES, Format, TextSource
+from fac.datasets.sources import MAX_ROW_BYTES, PEEK_ROWS, Format, TextSource
 from fac.errors import BadRow, InputError, ServiceError
 from fac.ingest import ingest
 from tests.rows import (

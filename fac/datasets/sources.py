@@ -15,18 +15,22 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fac.datasets.layout import MAX_CHARACTERS, SourceRow, in_words, shortened
-from fac.errors import InputError, Progress, first_line
+from fac.datasets import layout
+from fac.datasets.layout import MAX_CHARACTERS, Columns, Sample, SourceLayout, SourceRow, in_words
+from fac.errors import BadRow, InputError, Progress
 from fac.registry import Registry
+
+PEEK_ROWS = 1000  # how many rows the columns are collected from before the layout is decided
 
 PEEK_BYTES = 2**20
 """How far into a text file the columns are collected before the layout is decided."""
@@ -160,8 +164,8 @@ def readable(name: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name} cannot be read: {error.strerror}.") from error
-        # Arrow speaks of damaged pages as input and output errors
-        reason = first_line(error).rstrip(".")[:200]
+        # Arrow source_layout of damaged pages as input and output errors
+        reason = str(error).splitlines()[0].rstrip(".")[:200]
         raise InputError(
             f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
         ) from error
@@ -288,7 +292,7 @@ class DelimitedSource(TextSource):
         for name, count in Counter(names).items():
             if count > 1:
                 raise InputError(
-                    f"{self.name} has several columns called {shortened(name)}: rename one."
+                    f"{self.name} has several columns called {layout.shortened(name)}: rename one."
                 )
         return names
 
@@ -416,3 +420,63 @@ def _format_of(origin: Origin, formats: Sequence[Format]) -> Format:
 def in_a_row(names: Sequence[str], last: str = "or") -> str:
     """Names as a sentence has them: a, b or c."""
     return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def read_samples(
+    source: str | Path,
+    *,
+    text_field: str | None = None,
+    messages_field: str | None = None,
+    label_field: str | None = None,
+) -> SampleReader:
+    """Opens a path or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one likes.
+    Without options the columns say which layout it is. Raises InputError for what cannot be opened,
+    ServiceError when the hub does not answer."""
+    if text_field and messages_field:
+        raise InputError(
+            f"--text-field {text_field} and --messages-field {messages_field} exclude each other: "
+            f"give the one that holds the samples."
+        )
+    options = {"text": text_field, "messages": messages_field, "label": label_field}
+    return SampleReader(*open_source(str(source)), options)
+
+
+class SampleReader:
+    """A source and its layout. Iterating gives, row by row, a Sample or the BadRow it is instead.
+    Iterating raises InputError where the rest of the source cannot be read: damaged gzip or
+    Parquet, a broken JSON array, an open quote in CSV, columns that name no layout."""
+
+    def __init__(self, source: Source, kind: str, options: Mapping[str, str | None]):
+        self.source = source
+        self._options = options
+        self.name = source.name
+        """What the source is called in sentences and manifests: a file name or a hub id."""
+        self.kind = kind  # what run ids and manifests call its format
+        self.layout: SourceLayout | None = None  # known once the first readable row was met
+
+    def digest(self, report: Progress) -> str:
+        """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""
+        with readable(self.name):
+            return "sha256:" + self.source.digest(report)
+
+    def __iter__(self) -> Iterator[Sample | BadRow]:
+        with readable(self.name):
+            rows = self.source.rows()
+            for row in rows:
+                if row.columns is None:
+                    yield BadRow(row.line, row.problem)
+                    continue
+                peeked = [row]
+                for row in rows:
+                    peeked.append(row)
+                    if len(peeked) >= PEEK_ROWS or self.source.peeked_enough():
+                        break
+                source_layout = self._decide(r.columns for r in peeked if r.columns is not None)
+                for row in chain(peeked, rows):
+                    yield layout.sample_of(row, source_layout)
+            if self.layout is None and self.source.columns:  # no rows, but columns to object to
+                self._decide([dict.fromkeys(self.source.columns)])
+
+    def _decide(self, rows: Iterable[Columns]) -> SourceLayout:
+        self.layout = layout.recognise(rows, self._options, self.name)
+        return self.layout
