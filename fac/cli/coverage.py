@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -85,12 +85,8 @@ def gaps(
     )
     if out_:
         write_lines(out_, (json.dumps(plain(row), ensure_ascii=False) for row in rows))
-    data = {
-        "n_missing": n_missing,
-        "rows": len(rows),
-        "out": str(out_) if out_ else None,
-        **({} if out_ else {"gaps": rows}),
-    }
+    data: dict[str, Any] = {"n_missing": n_missing, "rows": len(rows)}
+    data |= {"out": str(out_)} if out_ else {"out": None, "gaps": rows}
 
     def show() -> None:
         kind = "" if badge == "any" else f"{badge} "
@@ -139,13 +135,8 @@ def check(
     before = stores.runs.resolve("measure", baseline)
     changed = changes(stores, before, comparison.dataset, threshold=threshold, role=role)
     gained, lost = changed["gained"], changed["lost"]
-    data = {
-        "fac": result.fac,
-        "n_missing": result.n_missing,
-        "gained": gained,
-        "lost": lost,
-        "min_fac": min_fac,
-    }
+    data = {"fac": result.fac, "n_missing": result.n_missing, "gained": gained, "lost": lost}
+    data["min_fac"] = min_fac
     failures = []
     if min_fac is not None and not result.fac >= min_fac:  # also where it is undefined
         failures.append(f"FAC is {readable(result.fac)}, below {min_fac}")

@@ -44,13 +44,8 @@ def demo_(
     with progress_bar("demo") as progress:
         runs = (training.rebuild_demo if rebuild else demo.materialise)(workspace, progress)
     result = training.headline(workspace, runs)
-    data = {
-        "runs": runs,
-        "fac": result["fac"],
-        "n_missing": result["n_missing"],
-        "rebuilt": rebuild,
-        "seconds": round(time.monotonic() - begun, 1),
-    }
+    data = {"runs": runs, "fac": result["fac"], "n_missing": result["n_missing"]}
+    data |= {"rebuilt": rebuild, "seconds": round(time.monotonic() - begun, 1)}
     return Answer(data, listing({**data, "runs": ", ".join(runs)}))
 
 
@@ -76,13 +71,8 @@ def ingest(
     run_id, runs = perform(workspace, spec, f"reading {name}"), Runs(workspace)
     facts = runs.manifest(run_id).facts
     rejected = runs.table(run_id, "rejected").to_pylist()
-    data = {
-        "run": run_id,
-        "samples": facts.n_samples,
-        "duplicates": facts.duplicates,
-        "rejected": rejected,
-        "layout": facts.layout,
-    }
+    data = {"run": run_id, "samples": facts.n_samples, "duplicates": facts.duplicates}
+    data |= {"rejected": rejected, "layout": facts.layout}
     first = [f"line {row['line']}: {row['reason']}" for row in rejected[:LISTED]]
     return Answer(data, listing({**data, "rejected": len(rejected)}, first, len(rejected)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,8 +73,7 @@ class WriteOptions:
 
     def settings(self) -> dict[str, Any]:
         """Without those that were left out; the spec knows what holds for them."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +89,8 @@ class LimitOptions:
 
     def settings(self) -> dict[str, Any]:
         """As the specs call them."""
-        return {
-            "budget_tokens": self.budget,
-            "budget_usd": self.budget_usd,
-            "price_in": self.price_in,
-            "price_out": self.price_out,
-            "concurrency": self.concurrency,
-            "batch": self.batch,
-        }
+        values = asdict(self)
+        return {"budget_tokens": values.pop("budget"), **values}
 
 
 @command("pairs")
@@ -137,11 +130,7 @@ def pairs_(
     )
     run_id = perform(runs.workspace, spec, "writing pairs", executor)
     rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
-    failed = [
-        {"feature": row["feature"], "reason": row["reason"]}
-        for row in rows
-        if row["status"] == "failed"
-    ]
+    failed = [{k: r[k] for k in ("feature", "reason")} for r in rows if r["status"] == "failed"]
     data = {"run": run_id, "pairs": len(rows) - len(failed), "failed": failed}
     first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[:LISTED]]
     return Answer(data, listing({**data, "failed": len(failed)}, first, len(failed)))
@@ -320,11 +309,6 @@ def export(
     exported = exports.export(
         runs.resolve("synthetic", run), out_, runs=runs, format=format_, form=form
     )
-    data = {
-        "rows": exported.rows,
-        "form": exported.form,
-        "format": format_,
-        "out": str(exported.path),
-        "card": str(exported.card),
-    }
+    data = {"rows": exported.rows, "form": exported.form, "format": format_}
+    data |= {"out": str(exported.path), "card": str(exported.card)}
     return Answer(data, listing(data))

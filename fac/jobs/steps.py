@@ -142,11 +142,7 @@ def load_writer(model: str, home: Path, batch: int) -> LocalWriter:
 def decoder_directions(sae: Sae) -> Callable[[int], np.ndarray]:
     """The decoder direction of each feature at length 1, float32 `[d_model]`."""
     decoder = sae.decoder
-
-    def direction(feature: int) -> np.ndarray:
-        return decoder[feature] / np.linalg.norm(decoder[feature])
-
-    return direction
+    return lambda feature: decoder[feature] / np.linalg.norm(decoder[feature])
 
 
 class Steps:
