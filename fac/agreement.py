@@ -26,8 +26,7 @@ import numpy as np
 from fac.errors import InputError
 from fac.schema import LEVELS
 
-Z = 1.959963984540054
-"""Standard normal quantile of a two-sided 95 % interval."""
+Z = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
 RESAMPLES = 500
 
@@ -47,17 +46,12 @@ class Coefficient(NamedTuple):
     """One measure of agreement with its 95 % bootstrap interval over items."""
 
     name: str
-    value: float
-    """NaN where undefined."""
-    low: float
-    """NaN also where resampling cannot tell: one item, or items that are all alike."""
+    value: float  # NaN where undefined
+    low: float  # NaN also where resampling cannot tell: one item, or items that are all alike
     high: float
-    n_items: int
-    """Items rated by at least two raters."""
-    n_ratings: int
-    """Ratings of those items."""
-    undefined: str
-    """Why there is no value; "" where there is one."""
+    n_items: int  # items rated by at least two raters
+    n_ratings: int  # ratings of those items
+    undefined: str  # why there is no value; "" where there is one
 
 
 class RaterAgreement(NamedTuple):
@@ -74,18 +68,15 @@ class LevelPrecision(NamedTuple):
     level: str
     n: int
     n_relevant: int
-    precision: float
-    """NaN where n is 0."""
-    low: float
-    """Wilson's 95 % interval."""
+    precision: float  # NaN where n is 0
+    low: float  # Wilson's 95 % interval
     high: float
 
 
 class BalancedAccuracy(NamedTuple):
     """Mean of the shares found among the positive and among the negative examples."""
 
-    value: float
-    """NaN unless there are examples of both kinds."""
+    value: float  # NaN unless there are examples of both kinds
     low: float
     high: float
     n: int

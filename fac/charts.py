@@ -31,8 +31,7 @@ ALONG = "#6DB9B0"
 
 INK = "#101515"
 GRID = "rgba(124, 135, 153, 0.18)"
-AREA = "rgba(20, 149, 138, 0.10)"
-"""Below a curve of SHOWN."""
+AREA = "rgba(20, 149, 138, 0.10)"  # below a curve of SHOWN
 
 Axis = dict[str, Any]
 

@@ -14,8 +14,7 @@ import numpy as np
 from fac.errors import InputError
 from fac.schema import Activations, CoverageResult
 
-EPSILON = 0.01
-"""Smoothing weight of the uniform part in the smoothed KL divergence."""
+EPSILON = 0.01  # smoothing weight of the uniform part in the smoothed KL divergence
 
 NEAR_CONSTANT = 0.9
 """A feature firing in more than this share of the anchor's samples says nothing about a sample."""

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 10
 LENS_TOKENS = 10
-PROGRESS_SECONDS = 0.1
-"""Between two words of UMAP on how far it is."""
+PROGRESS_SECONDS = 0.1  # between two words of UMAP on how far it is
 
 COMPONENTS = 50
 """Principal components given to UMAP: enough for neighbourhoods, a tenth of the time."""
@@ -36,15 +35,13 @@ EXACT = 20_000
 """Features up to which every cosine is computed. Beyond, time and memory grow with the square, and
 neighbours are searched for in a graph instead: see `likely_nearest`."""
 
-REDUCED = 256
-"""Principal components in which neighbours are searched for."""
+REDUCED = 256  # principal components in which neighbours are searched for
 
 CANDIDATES = 60
 """Neighbours found there, of which the true cosines choose. On the decoder of the demo 98 % of the
 ten nearest are among them; with 30 it would be 87 %, with 128 components 83 %."""
 
-ON_MAP = 15
-"""Neighbours that UMAP is given, itself included; its usual number."""
+ON_MAP = 15  # neighbours that UMAP is given, itself included; its usual number
 
 LENS_DONE, NEIGHBOURS_DONE, MAP_DONE = 40, 60, 100
 """How far along, of MAP_DONE, a description is when each part is done."""
@@ -293,10 +290,7 @@ def _blocks(directions: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
 
 
 def logit_lens(
-    encoder: SaeEncoder,
-    decoder: np.ndarray,
-    *,
-    progress: Callable[[float], None] = lambda _: None,
+    encoder: SaeEncoder, decoder: np.ndarray, *, progress: Callable[[float], None] = lambda _: None
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Tokens a feature's decoder direction raises and lowers most, through the final norm's gain.
 

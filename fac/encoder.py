@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 BLOCK_VALUES = 16 * 2**20
 """Values of the largest `[tokens, features]` block that the SAE is asked for at once."""
 
-SCOUTS = 16
-"""Samples of the first batch that say what a near miss must reach."""
+SCOUTS = 16  # samples of the first batch that say what a near miss must reach
 
-NEAR_KEPT = 3
-"""Highest pre-activations kept per feature: the near misses of a dataset."""
+NEAR_KEPT = 3  # highest pre-activations kept per feature: the near misses of a dataset
 
 
 class Reading(NamedTuple):
@@ -39,27 +37,13 @@ class Reading(NamedTuple):
     (sample, position, feature).
     """
 
-    samples: list[int]
-    """Index of each chat of the batch in the list that was given."""
-
-    rendered: list[Rendered]
-    """The chats as the model read them, in the same order."""
-
-    sample: np.ndarray
-    """int32 index in the list that was given."""
-
-    position: np.ndarray
-    """int32 token index in the rendered chat."""
-
-    feature: np.ndarray
-    """int32."""
-
-    value: np.ndarray
-    """float32 activation, above zero."""
-
-    role: np.ndarray
-    """int8 owner of the token."""
-
+    samples: list[int]  # index of each chat of the batch in the list that was given
+    rendered: list[Rendered]  # the chats as the model read them, in the same order
+    sample: np.ndarray  # int32 index in the list that was given
+    position: np.ndarray  # int32 token index in the rendered chat
+    feature: np.ndarray  # int32
+    value: np.ndarray  # float32 activation, above zero
+    role: np.ndarray  # int8 owner of the token
     near: NearMisses
     """The batch's highest pre-activations of every feature, as far as they are among the highest
     of all that this call has read by now."""
@@ -132,25 +116,17 @@ class TextBatch(NamedTuple):
     samples: list[int]
     """Index of each in the list that was given, also of those with nothing to read."""
 
-    alike: list[list[int]]
-    """Those with something to read, the ones that read alike together."""
-
-    ids: list[np.ndarray]
-    """int32 token ids of each text, up to its last token that counts."""
-
-    content: list[np.ndarray]
-    """Positions of each text's tokens that count."""
-
-    shared: int
-    """Tokens with which all texts begin."""
+    alike: list[list[int]]  # those with something to read, the ones that read alike together
+    ids: list[np.ndarray]  # int32 token ids of each text, up to its last token that counts
+    content: list[np.ndarray]  # positions of each text's tokens that count
+    shared: int  # tokens with which all texts begin
 
 
 class Encoder(Protocol):
     """Whatever can say which features fire in a chat."""
 
     n_features: int
-    identity: str
-    """Model, revision, layer, SAE and its hash: part of every run's id."""
+    identity: str  # model, revision, layer, SAE and its hash: part of every run's id
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
         """Everything that fires in the chats, sorted by (sample, role, feature)."""
@@ -325,9 +301,7 @@ def _where(mask: torch.Tensor) -> torch.Tensor:
 class _Entries(NamedTuple):
     """Pre-activations of single tokens and features; every array has one entry for each."""
 
-    sample: np.ndarray
-    """Or the text, until `of` says who has it."""
-
+    sample: np.ndarray  # or the text, until `of` says who has it
     position: np.ndarray
     feature: np.ndarray
     value: np.ndarray

@@ -39,8 +39,7 @@ from fac.errors import InputError, ServiceError, first_line
 from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LineBatch, LocalWriter, Pace
-from fac.measure.parts import CountBatch, Part, PartTask, read_part
-from fac.measure.run import ReportRead
+from fac.measure.parts import CountBatch, Part, PartTask, ReportRead, read_part
 from fac.models import Chat, Rendered
 from fac.schema import ROLES, Activations
 
@@ -49,17 +48,11 @@ EXECUTORS = ("local", "ray")
 POLL_SECONDS = 0.5
 """Between two questions how far the workers are, and whether a person asked to stop."""
 
-AHEAD = 2
-"""Parts a worker has in hand, so that it never waits for the next one to arrive."""
+AHEAD = 2  # Parts a worker has in hand, so that it never waits for the next one to arrive
+DEATHS = 3  # Deaths of each worker, with nothing finished between them, until it is no accident
+PATIENCE_SECONDS = 900  # Without any worker, until it is told that the cluster has no room for one
 
-DEATHS = 3
-"""Deaths of each worker, with nothing finished between them, until it is no accident."""
-
-PATIENCE_SECONDS = 900
-"""Without any worker, until it is told that the cluster has no room for one."""
-
-Factory = Callable[[], Any]
-"""Loads what a worker applies functions to; picklable."""
+Factory = Callable[[], Any]  # Loads what a worker applies functions to; picklable
 
 Function = Callable[[Any, Any, CountBatch], Any]
 """(what a Factory loaded, an item, count_batch) -> the item's result."""
@@ -143,12 +136,9 @@ class _Remote:
 
     def __init__(self, actor: Any, hello: Any):
         self.actor = actor
-        self.hello = hello
-        """Reference to its first answer; None once that is here."""
-        self.poll: Any = None
-        """Reference to its next `current`."""
-        self.current = (-1, 0, 0)
-        """The last one that came."""
+        self.hello = hello  # Reference to its first answer; None once that is here
+        self.poll: Any = None  # Reference to its next `current`
+        self.current = (-1, 0, 0)  # The last one that came
 
 
 class _Call(NamedTuple):
@@ -480,7 +470,7 @@ class RayEncoder(OnWorkers):
     def read_parts(
         self, tasks: Iterable[PartTask], report: ReportRead
     ) -> Iterator[tuple[int, Part]]:
-        """A `fac.measure.run.Executor`."""
+        """A `fac.measure.tables.Executor`."""
         samples = tokens = 0
         numbers: list[int] = []
 

@@ -22,8 +22,7 @@ would stay quick, but people see a blot, and a megabyte has to arrive first."""
 THINNED = 5_000
 """And at most two in each of 64 x 64 cells, so that the shades stay visible between them."""
 
-Window = tuple[float, float, float, float]
-"""A part of a map: left, right, bottom, top."""
+Window = tuple[float, float, float, float]  # a part of a map: left, right, bottom, top
 
 
 def feature_map(
@@ -191,10 +190,7 @@ def support_scatter(
     axis = {"tickvals": [math.log1p(tick) for tick in ticks], "ticktext": [f"{t:,}" for t in ticks]}
     titles = [f"samples in {short(name)}" for name in names]
     chart = figure(
-        height,
-        x={"title": titles[0], **axis},
-        y={"title": titles[1], **axis},
-        uirevision="kept",
+        height, x={"title": titles[0], **axis}, y={"title": titles[1], **axis}, uirevision="kept"
     )
     chart.add_scatter(
         x=[0, top], y=[0, top], mode="lines", line={"color": GRID, "width": 2}, hoverinfo="skip"

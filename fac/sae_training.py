@@ -32,29 +32,18 @@ CHECKPOINT_STEPS = 250
 class TrainRecipe:
     """Everything that decides the weights, beside the texts and the subject model."""
 
-    width: int = 8192
-    """Dictionary size."""
-
-    k: float = 26.0
-    """Active features per token, on average over a batch (BatchTopK)."""
-
-    passes: int = 2
-    """How often every collected token is seen."""
-
-    batch: int = 4096
-    """Tokens per optimiser step."""
-
-    lr: float = 1e-3
-    """Adam's learning rate after warm-up."""
-
+    width: int = 8192  # dictionary size
+    k: float = 26.0  # active features per token, on average over a batch (BatchTopK)
+    passes: int = 2  # how often every collected token is seen
+    batch: int = 4096  # tokens per optimiser step
+    lr: float = 1e-3  # Adam's learning rate after warm-up
     lr_decay: float = 0.3
     """Last share of the steps over which the learning rate falls linearly to zero."""
 
     dead_window: int = 300
     """Steps without firing after which a feature takes part in the auxiliary loss."""
 
-    seed: int = 0
-    """Order of tokens and initial weights."""
+    seed: int = 0  # order of tokens and initial weights
 
     def __post_init__(self) -> None:
         if self.width < 2 or not 0 < self.k < self.width:

@@ -32,10 +32,8 @@ class Sae:
 
     def __init__(self, module: Any, identity: str, stored: str):
         self.module = module
-        self.identity = identity
-        """Where it came from and the hash of its files or its release."""
-        self.stored = stored
-        """Data type of the weights before they were widened to float32."""
+        self.identity = identity  # where it came from and the hash of its files or its release
+        self.stored = stored  # data type of the weights before they were widened to float32
         self.n_features = int(module.cfg.d_sae)
         self.d_in = int(module.cfg.d_in)
         self._pre: list[torch.Tensor] = []
@@ -138,11 +136,8 @@ class Block(NamedTuple):
     tokens: slice
     features: slice
 
-    pre: torch.Tensor
-    """float32 `[tokens, features]`."""
-
-    cut: torch.Tensor
-    """float32 `[features]` or `[tokens, features]`."""
+    pre: torch.Tensor  # float32 `[tokens, features]`
+    cut: torch.Tensor  # float32 `[features]` or `[tokens, features]`
 
 
 def layer_of_hook(name: str) -> int | None:
@@ -270,35 +265,16 @@ def _paper_checkpoint(path: Path, device: str) -> Sae:
 class Quality(NamedTuple):
     """How well an SAE describes a residual stream, on content tokens of given texts."""
 
-    tokens: int
-    """Content tokens looked at."""
-
-    fvu: float
-    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2."""
-
-    l0: float
-    """Mean number of active features per token."""
-
-    dead: float
-    """Share of features that never fired on these tokens."""
-
-    norm: float
-    """Mean norm of the residual stream, |x|."""
-
-    ce_tokens: int
-    """Predicted content tokens behind the three cross-entropies."""
-
-    ce_clean: float
-    """Next-token cross-entropy of the untouched model, in nats, at content tokens."""
-
-    ce_sae: float
-    """The same with content tokens' residual stream replaced by the reconstruction."""
-
-    ce_zero: float
-    """The same with it replaced by zeros."""
-
-    loss_recovered: float
-    """(ce_zero - ce_sae) / (ce_zero - ce_clean)."""
+    tokens: int  # content tokens looked at
+    fvu: float  # fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2
+    l0: float  # mean number of active features per token
+    dead: float  # share of features that never fired on these tokens
+    norm: float  # mean norm of the residual stream, |x|
+    ce_tokens: int  # predicted content tokens behind the three cross-entropies
+    ce_clean: float  # next-token cross-entropy of the untouched model, in nats, at content tokens
+    ce_sae: float  # the same with content tokens' residual stream replaced by the reconstruction
+    ce_zero: float  # the same with it replaced by zeros
+    loss_recovered: float  # (ce_zero - ce_sae) / (ce_zero - ce_clean)
 
 
 def quality(
@@ -383,8 +359,7 @@ class Finding(NamedTuple):
     """One line of a preflight."""
 
     check: str
-    ok: bool | None
-    """None where the SAE's metadata is silent."""
+    ok: bool | None  # None where the SAE's metadata is silent
     says: str
 
 

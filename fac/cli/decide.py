@@ -91,8 +91,7 @@ class ChatOptions:
 
     model: Annotated[str, typer.Option("--model", help="Name the server knows it by.")] = ""
     endpoint: Annotated[
-        str,
-        typer.Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI."),
+        str, typer.Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI.")
     ] = ""
     budget_tokens: Annotated[int | None, typer.Option(help="Stop before using more tokens.")] = None
     budget_usd: BudgetUsd = None

@@ -39,11 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-NOTE_SECONDS = 10.0
-"""Between two lines of progress where stderr is a log and not a terminal."""
-
-LISTED = 10
-"""Rows of a list that people are shown; JSON has all of them."""
+NOTE_SECONDS = 10.0  # Between two lines of progress where stderr is a log and not a terminal
+LISTED = 10  # Rows of a list that people are shown; JSON has all of them
 
 
 class _Console(Console):

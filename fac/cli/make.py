@@ -201,8 +201,7 @@ def approve(
     return Answer(data, listing({"approved": len(versions), "run": run_id, "reviewer": reviewer}))
 
 
-Versioned = tuple[str, dict[str, Any]]
-"""The run a pair lies in, and its row of schema.PAIRS."""
+Versioned = tuple[str, dict[str, Any]]  # The run a pair lies in, and its row of schema.PAIRS
 
 
 def _pairs_run(runs: Runs, name: str) -> str:

@@ -45,8 +45,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 FIRST_LIMITED = 2.0
 """The same after a 429: limits are mostly per minute, and the pauses should outlast one."""
 
-LONGEST_OBEYED = 600.0
-"""Seconds of a server's Retry-After that are waited for at a time."""
+LONGEST_OBEYED = 600.0  # seconds of a server's Retry-After that are waited for at a time
 
 HEARTBEAT = 5.0
 """Seconds at most between two reports of progress, so that a lease is kept while nothing comes."""
@@ -60,9 +59,7 @@ COUNTS = ("asked", "answered", "reused", "shared", "failed", "declined", *COUNTE
 class Question(NamedTuple):
     """One thing to ask."""
 
-    about: str
-    """What the answer is filed under, e.g. detection/123/0; unique in one call."""
-
+    about: str  # what the answer is filed under, e.g. detection/123/0; unique in one call
     prompt: Prompt
 
 
@@ -115,11 +112,8 @@ class BatchReplies(NamedTuple):
     """COUNTS: questions sent, replies got, reused, shared; questions given up and declined; and
     the failures that were met on the way, by kind."""
 
-    tokens: int
-    """Prompt and completion tokens of the replies that this call got."""
-
-    cost: float | None
-    """Their price in US dollars; None where a price is not known."""
+    tokens: int  # prompt and completion tokens of the replies that this call got
+    cost: float | None  # their price in US dollars; None where a price is not known
 
 
 class ReplyJournal:

@@ -30,17 +30,10 @@ def _nothing() -> None:
 class Steer(NamedTuple):
     """A push along one direction while a text is written."""
 
-    direction: np.ndarray
-    """float32 `[d_model]`: what is added, in units of the residual stream."""
-
-    layer: int
-    """Added to what `hidden_states[layer]` holds, the stream after that many blocks."""
-
-    tokens: int = 0
-    """Acts on the first so many new tokens; 0 is all of them."""
-
-    decay: float = 1.0
-    """Factor from one new token to the next."""
+    direction: np.ndarray  # float32 `[d_model]`: what is added, in units of the residual stream
+    layer: int  # added to what `hidden_states[layer]` holds, the stream after that many blocks
+    tokens: int = 0  # acts on the first so many new tokens; 0 is all of them
+    decay: float = 1.0  # factor from one new token to the next
 
     def weight(self, number: int) -> float:
         """Of the push on the new token of this number, counted from 0."""
@@ -50,15 +43,9 @@ class Steer(NamedTuple):
 class PromptRow(NamedTuple):
     """One text to be written."""
 
-    prompt: str
-    """What it goes on from, as the tokenizer reads it."""
-
-    seed: int = 0
-    """Of its own stream of random numbers, 64 bits."""
-
-    line: bool = False
-    """Whether it ends with its line."""
-
+    prompt: str  # what it goes on from, as the tokenizer reads it
+    seed: int = 0  # of its own stream of random numbers, 64 bits
+    line: bool = False  # whether it ends with its line
     steer: Steer | None = None
     """Acts on new tokens only, from the first one that is read on: the prompt, and with it the
     choice of the first new token, is left alone."""
@@ -68,12 +55,8 @@ class Continuation(NamedTuple):
     """One text as it was written."""
 
     text: str
-    finished: bool
-    """False where the token limit cut it."""
-
-    tokens: int
-    """Generated, without the end."""
-
+    finished: bool  # False where the token limit cut it
+    tokens: int  # generated, without the end
     prompt_tokens: int
 
 
@@ -372,8 +355,7 @@ class _Pushes:
         return push
 
 
-SHARED_LEAST = 32
-"""Tokens that prompts must share for their beginning to be read apart."""
+SHARED_LEAST = 32  # tokens that prompts must share for their beginning to be read apart
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fac import datasets, demo
 from fac.config import ExplainSpec, IngestSpec, MeasureSpec, Workspace, digest
 from fac.errors import BadRow, InputError, Progress
-from fac.jobs.loading import device, load_generator, load_subject, locate
-from fac.jobs.steps import Steps
+from fac.jobs.steps import Steps, device, load_generator, load_subject, locate
 from fac.questions.comparison import Comparison, coverage
 from fac.schema import Chat
 from fac.store import open_stores

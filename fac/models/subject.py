@@ -244,14 +244,11 @@ def _final_norm(model: Any, blocks: Any) -> Any:
     return None
 
 
-WORTHWHILE = 16
-"""Tokens that rows must share for their beginning to be run apart."""
+WORTHWHILE = 16  # tokens that rows must share for their beginning to be run apart
 
-TOGETHER = 8
-"""Rows that must share it: fewer would leave both them and the rest in small batches."""
+TOGETHER = 8  # rows that must share it: fewer would leave both them and the rest in small batches
 
-DEEPEST = 64
-"""Times WORTHWHILE tokens, up to where groups are told apart by their beginnings."""
+DEEPEST = 64  # times WORTHWHILE tokens, up to where groups are told apart by their beginnings
 
 
 def by_beginning(ids: Sequence[np.ndarray]) -> list[tuple[int, list[int]]]:

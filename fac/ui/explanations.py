@@ -9,7 +9,7 @@ import streamlit as st
 
 from fac import charts
 from fac.config import EXPLAINERS, SCORERS, ExplainSpec, model_scores
-from fac.questions.explanations import Explanation, correction, explanations_of, names
+from fac.questions.explanations import Explanation, corrections, explanations_of, names
 from fac.questions.relevance import verdicts_of
 from fac.review import Standing
 from fac.schema import LEVELS
@@ -39,7 +39,7 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
     `brief` puts the intervals of the scores into words rather than a plot.
     """
     explanations = explanations_of(stores(), run, feature)
-    if text := correction(stores(), run, feature):
+    if text := corrections(stores(), run).get(feature):
         st.html(explanation_html("a person's correction", "", text, ""))
     scores: list[Row] = []
     for each in explanations:

@@ -157,8 +157,7 @@ def _used(written: Mapping[str, Written]) -> int:
     return sum(text.prompt_tokens + text.tokens for text in written.values())
 
 
-BLANK = "\u2983"
-"""Stands for a user's turn that is to be written."""
+BLANK = "\u2983"  # stands for a user's turn that is to be written
 
 
 class _Line(NamedTuple):
@@ -174,9 +173,7 @@ class _Line(NamedTuple):
 class LineBatch(NamedTuple):
     """Lines that are written together."""
 
-    room: int
-    """Tokens each may have."""
-
+    room: int  # tokens each may have
     lines: list[_Line]
 
 
