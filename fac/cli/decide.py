@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
+from typer import Argument, Option
 
 from fac import agreement, review
 from fac.cli.frame import (
@@ -49,7 +50,7 @@ review_app = typer.Typer(help="The same export and import, by the name of its pa
 app.add_typer(decisions_app, name="decisions")
 app.add_typer(review_app, name="review")
 
-Measured = Annotated[str, typer.Argument(help="Measured dataset whose features are meant.")]
+Measured = Annotated[str, Argument(help="Measured dataset whose features are meant.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,7 @@ class FeatureOptions:
     """Which features a command is about."""
 
     features: Features = None
-    missing_from: Annotated[
-        str | None, typer.Option(help="Only the features that this measured dataset lacks.")
-    ] = None
+    missing_from: Annotated[str | None, Option(help="Those this measured dataset lacks.")] = None
     threshold: Threshold = 0.0
     min_support: MinSupport = 1
 
@@ -89,19 +88,16 @@ class FeatureOptions:
 class ChatOptions:
     """The language model that is asked; the fields are those of the specs."""
 
-    model: Annotated[str, typer.Option("--model", help="Name the server knows it by.")] = ""
+    model: Annotated[str, Option("--model", help="Name the server knows it by.")] = ""
     endpoint: Annotated[
-        str,
-        typer.Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI."),
+        str, Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI.")
     ] = ""
-    budget_tokens: Annotated[int | None, typer.Option(help="Stop before using more tokens.")] = None
+    budget_tokens: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
     budget_usd: BudgetUsd = None
     price_in: PriceIn = None
     price_out: PriceOut = None
     concurrency: Concurrency = 8
-    attempt: Annotated[
-        int, typer.Option(help="Another number asks anew what was answered before.")
-    ] = 0
+    attempt: Annotated[int, Option(help="Another number asks anew what was answered before.")] = 0
 
 
 def feature_ids(text: str) -> list[int]:
@@ -133,17 +129,14 @@ def explain(
     stores: Stores,
     name: Measured,
     explainer: Annotated[
-        str, typer.Option(help=_titles(EXPLAINERS, "needs_file", "file"))
+        str, Option(help=_titles(EXPLAINERS, "needs_file", "file"))
     ] = ExplainSpec.explainer,
     which: FeatureOptions,
     score: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{' or '.join(model_scores())}, by --model; repeatable."),
+        list[str] | None, Option(help=f"{' or '.join(model_scores())}, by --model; repeatable.")
     ] = None,
-    scored: Annotated[
-        str, typer.Option(help="Run of explanations to score instead of making new ones.")
-    ] = "",
-    file: Annotated[str, typer.Option(help="JSON lines of explanations to import.")] = "",
+    scored: Annotated[str, Option(help="Run of explanations to score instead of new ones.")] = "",
+    file: Annotated[str, Option(help="JSON lines of explanations to import.")] = "",
     chat: ChatOptions,
 ) -> Answer:
     """Explain features, and score the explanations on samples they were not made from."""
@@ -171,11 +164,11 @@ def judge(
     *,
     stores: Stores,
     name: Measured,
-    task: Annotated[str, typer.Option(help="A task profile, built in or of tasks.toml.")],
+    task: Annotated[str, Option(help="A task profile, built in or of tasks.toml.")],
     judge_: Annotated[
-        str, typer.Option("--judge", help=_titles(JUDGES, "needs_label", "label"))
+        str, Option("--judge", help=_titles(JUDGES, "needs_label", "label"))
     ] = JudgeSpec.judge,
-    label: Annotated[str, typer.Option(help="The label that marks the task.")] = "",
+    label: Annotated[str, Option(help="The label that marks the task.")] = "",
     which: FeatureOptions,
     chat: ChatOptions,
 ) -> Answer:
@@ -226,9 +219,7 @@ def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...]) -> Answer:
 
 def export(
     workspace: Workspace,
-    out_: Annotated[
-        Path | None, typer.Option("--out", help="File of JSON lines; standard output if not given.")
-    ] = None,
+    out_: Annotated[Path | None, Option("--out", help="JSON lines; else standard output.")] = None,
 ) -> Answer:
     """Write every decision with what was shown, as JSON lines."""
     store = Decisions(workspace.decisions)
@@ -249,7 +240,7 @@ def export(
 
 def import_(
     workspace: Workspace,
-    source: Annotated[Path, typer.Argument(help="File of JSON lines that an export wrote.")],
+    source: Annotated[Path, Argument(help="File of JSON lines that an export wrote.")],
 ) -> Answer:
     """Add decisions of an export; what is here already stays as it is. Exit 1 if a line is bad."""
     store = Decisions(workspace.decisions)
@@ -272,10 +263,10 @@ for _group in (decisions_app, review_app):
 @command("agreement")
 def agreement_(
     workspace: Workspace,
-    kind: Annotated[str, typer.Option(help="explanation or relevance.")] = "explanation",
-    task: Annotated[str, typer.Option(help="Of relevance decisions, only this task's.")] = "",
-    resamples: Annotated[int, typer.Option(min=50, help="Of the bootstrap.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    kind: Annotated[str, Option(help="explanation or relevance.")] = "explanation",
+    task: Annotated[str, Option(help="Of relevance decisions, only this task's.")] = "",
+    resamples: Annotated[int, Option(min=50, help="Of the bootstrap.")] = 500,
+    seed: Annotated[int, Option(help="Of the bootstrap.")] = 0,
 ) -> Answer:
     """How far reviewers agree: raw, kappa, alpha, AC1 and AC2, with intervals."""
     if kind not in ("explanation", "relevance"):
