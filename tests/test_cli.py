@@ -187,14 +187,14 @@ def test_coverage_has_its_figures_and_with_list_the_missing_features(kitchen):
     missing = [toy.WORDS[i] for i in listed["missing"]]
     assert missing == ["python", "function", "loop", "river", "mountain", "train"]
     assert data["n_missing"] == 6
-    assert data["fac"] == pytest.approx(4 / 10)
+    assert data["fac"] == pytest.approx(toy.fac_of(4, 10))
 
 
 def test_coverage_among_the_features_of_a_file(kitchen, tmp_path):
     chosen = tmp_path / "ids.json"
     chosen.write_text("[0, 3]")
     data = fac("coverage", *PAIR, "--relevant", chosen, "--list", "--json", workspace=kitchen).json
-    assert (data["fac"], data["missing"]) == (0.5, [3])
+    assert (data["fac"], data["missing"]) == (toy.fac_of(1, 2), [3])
 
 
 def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path):
@@ -227,24 +227,27 @@ def test_gaps_of_one_badge_are_those_that_have_it(kitchen):
 
 
 def test_check_passes_a_dataset_that_lost_nothing(kitchen):
+    whole = toy.fac_of(4, 4)  # of the four features that toy-seed shows
     answer = fac(
-        *("check", "toy-anchor", "--baseline", "toy-seed", "--no-regress", "--min-fac", 1),
+        *("check", "toy-anchor", "--baseline", "toy-seed", "--no-regress", "--min-fac", whole),
         *("--json",),
         workspace=kitchen,
     )
     assert answer.code == 0
     gained = [toy.WORDS[i] for i in answer.json["gained"]]
     assert gained == ["python", "function", "loop", "river", "mountain", "train"]
-    assert (answer.json["fac"], answer.json["lost"], answer.json["passed"]) == (1.0, [], True)
+    assert (answer.json["fac"], answer.json["lost"], answer.json["passed"]) == (whole, [], True)
 
 
 def test_a_failed_check_tells_its_figures_and_why_and_exits_with_1(kitchen):
-    line = ("check", "toy-seed", "--baseline", "toy-anchor", "--no-regress", "--min-fac", 0.9)
+    limit = toy.fac_of(9, 10)
+    line = ("check", "toy-seed", "--baseline", "toy-anchor", "--no-regress", "--min-fac", limit)
     answer = fac(*line, "--json", workspace=kitchen)
     assert answer.code == 1
     assert (len(answer.json["lost"]), answer.json["passed"]) == (6, False)
     assert answer.err == (
-        "fac: FAC is 0.4, below 0.9; 6 features of toy-anchor are lost (first: 3, 4, 5, 6, 7).\n"
+        f"fac: FAC is {toy.fac_of(4, 10):.4g}, below {limit}; "
+        "6 features of toy-anchor are lost (first: 3, 4, 5, 6, 7).\n"
     )
     words = fac(*line, workspace=kitchen)
     assert (words.code, words.err) == (1, answer.err)
@@ -616,7 +619,8 @@ def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace)
     every.write_text(json.dumps([*range(96)]))
     line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every, "--json")
     words = fac(*line, workspace=workspace).json
-    assert (words["fac"], words["n_anchor"]) == (1.0, answer.json["features_fired"])
+    fired = answer.json["features_fired"]
+    assert (words["fac"], words["n_anchor"]) == (toy.fac_of(fired, fired), fired)
     data = fac("probe", "Take the early train", *how, "--json", workspace=workspace).json
     assert "".join(t["token"] for t in data["tokens"] if t["role"] == "user") == (
         "Take the early train"

@@ -99,7 +99,7 @@ def test_the_loop_from_gaps_to_an_export_that_closes_them(workspace, tmp_path):
     assert kept["kept"] == len(MISSING)
     assert kept["kept"] + sum(kept["dropped"].values()) == 3 * len(MISSING)
     assert kept["hit_rate"] == 1.0 and kept["features_gained"] == len(MISSING)
-    assert kept["fac_before"] == before["fac"] and kept["fac_after"] == 1.0
+    assert kept["fac_before"] == before["fac"] and kept["fac_after"] == toy.fac_of(10, 10)
     out = tmp_path / "kept.jsonl"
     assert done("export", kept["run"], "--out", out, workspace=workspace)["rows"] == len(MISSING)
     assert done("ingest", out, "--name", "made", workspace=workspace)["rejected"] == []

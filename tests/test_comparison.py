@@ -22,7 +22,7 @@ from fac.schema import Activations
 from fac.store import open_stores
 from fac.store.cache import build
 from tests.test_cache import N_FEATURES, N_SAMPLES, made_of
-from tests.toy import TASK, WORDS, publish_activations, toy_workspace
+from tests.toy import TASK, WORDS, fac_of, publish_activations, toy_workspace
 
 MISSING = [WORDS.index(w) for w in ("python", "function", "loop", "river", "mountain", "train")]
 SIZES = {"n_features": N_FEATURES, "n_samples": N_SAMPLES}
@@ -53,14 +53,15 @@ def test_the_seed_covers_the_kitchen_and_the_please_of_ten_words(stores, toy):
     relevant = relevant_set(stores, toy[0], Relevance())
     assert [WORDS[i] for i in np.flatnonzero(~relevant)] == ["the", "quasar"]
     result = coverage(stores, Comparison(*toy))
-    assert result.fac == 4 / 10
+    assert result.fac == fac_of(4, 10)
     assert (result.n_anchor, result.n_dataset, result.n_covered, result.n_missing) == (10, 4, 4, 6)
     assert result.missing.tolist() == MISSING
 
 
 def test_a_dataset_covers_itself(stores, toy):
     result = coverage(stores, Comparison(toy[0], toy[0]))
-    assert result.fac == 1 and result.kl_smoothed == pytest.approx(math.log(1 / (0.99 + 0.01)))
+    assert result.fac == fac_of(10, 10)
+    assert result.kl_smoothed == pytest.approx(math.log(1 / (0.99 + 0.01)))
 
 
 def test_support_is_asked_of_the_anchor_only(stores, toy):
@@ -86,14 +87,20 @@ def test_what_would_be_added_counts_as_the_datasets_own(stores, toy):
     anchor, seed = toy
     alone = coverage(stores, Comparison(*toy))
     both = coverage(stores, Comparison(*toy, added=(anchor,)))
-    assert (both.fac, both.n_missing) == (1.0, 0) and alone.n_missing == 6
+    assert (both.fac, both.n_missing) == (fac_of(10, 10), 0) and alone.n_missing == 6
     assert coverage(stores, Comparison(*toy, added=(seed,))).fac == alone.fac
 
 
 def test_the_curve_is_the_coverage_at_each_threshold(stores, toy):
     rows = curve(stores, Comparison(*toy, threshold=0.7))
     assert [row["threshold"] for row in rows] == stores.cache.summary(toy[0])["thresholds"]
-    assert rows[0] == {"threshold": 0, "fac": 0.4, "n_anchor": 10, "n_covered": 4, "n_missing": 6}
+    assert rows[0] == {
+        "threshold": 0,
+        "fac": fac_of(4, 10),
+        "n_anchor": 10,
+        "n_covered": 4,
+        "n_missing": 6,
+    }
     # Above 1 only what is said with an exclamation mark: bake!, loop!, train!
     assert all((row["n_anchor"], row["n_covered"]) == (3, 1) for row in rows[1:])
 
@@ -106,7 +113,7 @@ def test_a_curve_is_shown_as_far_as_a_tenth_of_the_anchor_is_left(stores, toy):
 
 def test_coverage_by_role_counts_that_roles_tokens_only(stores, toy):
     system, user, assistant = by_role(stores, Comparison(*toy, role="user"))
-    assert (system["role"], system["fac"], system["n_anchor"]) == ("system", 0.0, 1)
+    assert (system["role"], system["fac"], system["n_anchor"]) == ("system", fac_of(0, 1), 1)
     # Users say bake, oven, recipe, python, function, train, please and, in three of four, the.
     assert (user["n_anchor"], user["n_missing"]) == (8, 3)
     assert (assistant["n_anchor"], assistant["n_missing"]) == (9, 6)
@@ -139,7 +146,7 @@ def test_curve_and_roles_count_within_the_task(stores, toy):
     comparison = Comparison(*toy, relevance=Relevance(TASK, run, ((0, "yes"),)))
     assert curve(stores, comparison)[0] == {
         "threshold": 0,
-        "fac": 1 / 6,
+        "fac": fac_of(1, 6),
         "n_anchor": 6,
         "n_covered": 1,
         "n_missing": 5,
@@ -189,7 +196,8 @@ def test_runs_over_different_roles_are_compared_by_a_role_they_share(tmp_path):
     every = listed(*range(N_FEATURES))
     with pytest.raises(InputError, match="choose one role both have"):
         coverage(stores, Comparison(*runs, relevance=every))
-    assert coverage(stores, Comparison(*runs, role="user", relevance=every)).fac == 1
+    result = coverage(stores, Comparison(*runs, role="user", relevance=every))
+    assert result.fac == fac_of(1, 1)
     stores.cache.close()
 
 

@@ -12,6 +12,7 @@ from fac import coverage
 from fac.errors import InputError
 from fac.schema import Activations
 from tests.lexicon import support
+from tests.toy import fac_of
 
 masks = st.lists(st.booleans(), min_size=1, max_size=12).map(np.array)
 
@@ -138,11 +139,11 @@ def test_coverage_counts_add_up(given_masks):
     assert not (anchor & dataset & relevant)[result.missing].any()
     if result.n_anchor:
         assert 0 <= result.fac <= 1
-        assert (result.fac == 1) == (not result.n_missing)
-        assert (result.fac == 0) == (not result.n_covered)
-        shares = np.arange(result.n_anchor) < result.n_covered  # the same counts, other features
-        whole = np.ones(result.n_anchor, bool)
-        assert result.fac == coverage.fac(whole, shares, whole).fac
+        all_of_it, nothing = fac_of(result.n_anchor, result.n_anchor), fac_of(0, result.n_anchor)
+        assert (result.fac == all_of_it) == (not result.n_missing)
+        assert (result.fac == nothing) == (not result.n_covered)
+        # the same counts, other features
+        assert result.fac == fac_of(result.n_covered, result.n_anchor)
 
 
 @given(three_masks(), st.data())

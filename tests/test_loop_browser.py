@@ -17,7 +17,7 @@ from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 from tests.browser import PATIENCE, chromium_page, server, settle, visit
 from tests.test_pairs_browser import worker
-from tests.toy import toy_workspace
+from tests.toy import fac_of, toy_workspace
 
 pytestmark = pytest.mark.browser
 
@@ -145,7 +145,7 @@ def test_gaps_of_the_toy_become_a_file_that_closes_them(tmp_path, chromium):
         made, rows = whole_walk(
             walk, address, ("toy-anchor", "toy-seed"), (6, 2, 64), tmp_path / "kept.jsonl"
         )
-    assert made.facts.hit_rate == 1.0 and made.facts.fac_after == 1.0
+    assert made.facts.hit_rate == 1.0 and made.facts.fac_after == fac_of(10, 10)
     assert {row["lineage"]["feature"] for row in rows} == {3, 4, 5, 6, 7, 8}
 
 

@@ -51,11 +51,13 @@ from fac.store.runs import Runs
 from fac.ui import shell
 from fac.ui.jobs import job_title
 from fac.ui.text import chat_html, clean, plain, tokens_html
+from fac.ui.views import share
 from tests.lexicon import LexiconEncoder
 from tests.toy import (
     MODELS_TEXTS,
     TASK,
     WORDS,
+    fac_of,
     publish_activations,
     publish_dataset,
     publish_explanations,
@@ -207,7 +209,7 @@ def test_home_shows_the_demo_as_soon_as_it_is_there(empty):
     # One of its two halves may be there already: it is shown once the job has brought both.
     assert "Setting up the demo" in words(ran(at.run()))
     queue.finish(job.id, "measure-0")
-    assert metrics(ran(at.run()))["Coverage (FAC)"] == "40.0%"
+    assert metrics(ran(at.run()))["Coverage (FAC)"] == share(fac_of(4, 10))
 
 
 def test_a_demo_that_failed_says_why_and_can_be_tried_again(empty):
@@ -250,7 +252,7 @@ def test_every_page_opens_without_a_complaint(toy, page):
 def test_home_says_where_things_stand(toy):
     at = opened("home")
     assert metrics(at) == {
-        "Coverage (FAC)": "40.0%",
+        "Coverage (FAC)": share(fac_of(4, 10)),
         "Covered": "4",
         "Missing": "6",
         "Samples": "16",
@@ -272,7 +274,7 @@ def test_home_proposes_to_measure_what_was_only_read(toy):
 
 def test_coverage_counts_what_the_texts_show(toy):
     figures = metrics(opened("coverage"))
-    assert figures["FAC"] == "40.0%"
+    assert figures["FAC"] == share(fac_of(4, 10))
     assert (figures["Anchor"], figures["Dataset"]) == ("10", "4")
     assert (figures["Covered"], figures["Missing"]) == ("4", "6")
 
@@ -284,7 +286,7 @@ def test_moving_the_threshold_counts_again_and_moves_the_link(toy):
     ran(slider.set_value(1.2).run())
     figures = metrics(at)
     assert (figures["Anchor"], figures["Covered"], figures["Missing"]) == ("3", "1", "2")
-    assert figures["FAC"] == "33.3%"
+    assert figures["FAC"] == share(fac_of(1, 3))
     assert at.query_params["threshold"] == "1.2"
 
 
@@ -306,7 +308,7 @@ def test_a_link_that_is_the_first_thing_a_server_is_asked_opens_inside_the_frame
 def test_a_link_with_nonsense_opens_the_usual_view(toy):
     at = opened("coverage", threshold="much", role="nobody", gap="x", dataset="none", support="-3")
     assert not at.error
-    assert metrics(at)["FAC"] == "40.0%"
+    assert metrics(at)["FAC"] == share(fac_of(4, 10))
 
 
 def test_gaps_are_listed_and_searched(toy):
@@ -326,7 +328,7 @@ def test_a_gap_shows_the_anchors_examples_with_the_peak_marked(toy):
 
 def test_a_dataset_against_itself_misses_nothing(toy):
     at = opened("coverage", dataset="toy-anchor", anchor="toy-anchor")
-    assert metrics(at)["FAC"] == "100.0%"
+    assert metrics(at)["FAC"] == share(fac_of(10, 10))
     assert "Nothing is missing" in words(at)
 
 
@@ -369,7 +371,7 @@ def test_compare_counts_what_came_and_went(toy):
     at = opened("compare", before="toy-seed", after="toy-anchor")
     figures = metrics(at)
     assert (figures["Gained"], figures["Lost"]) == ("6", "0")
-    assert figures["FAC"] == "100.0%"
+    assert figures["FAC"] == share(fac_of(10, 10))
     labels = set(at.dataframe[0].value["label"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
 
@@ -628,7 +630,8 @@ def test_coverage_counts_what_a_judge_calls_relevant(explained):
     ran(relevant.set_value(TASK).run())
     figures = metrics(at)
     # python, function, loop, river, mountain: the seed says none of them.
-    assert (figures["Anchor"], figures["Covered"], figures["FAC"]) == ("5", "0", "0.0%")
+    assert (figures["Anchor"], figures["Covered"]) == ("5", "0")
+    assert figures["FAC"] == share(fac_of(0, 5))
     assert at.query_params["relevant"] == TASK
     (link,) = [each for each in at.get("page_link") if each.proto.label == "Review these"]
     assert f"relevant={TASK}" in link.proto.query_string

@@ -42,7 +42,7 @@ from fac.synthesis.methods import two_step
 from fac.synthesis.writing import CandidateJournal
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
-from tests.toy import publish_explanations, toy_workspace
+from tests.toy import fac_of, publish_explanations, toy_workspace
 
 WORDS = ("bake", "oven", "recipe", "python", "function")
 """Features 0 to 4: the anchor says all of them, the dataset the first three."""
@@ -185,7 +185,7 @@ def test_three_of_five_become_five_of_five(world):
     world.approve(run)
     samples_run = world.synthesize(run, ScriptedWriter(says), keep=1)
     facts = world.facts(samples_run)
-    assert (facts.fac_before, facts.fac_after) == (0.6, 1.0)
+    assert (facts.fac_before, facts.fac_after) == (fac_of(3, 5), fac_of(5, 5))
     assert (facts.kept, facts.hit_rate, facts.miss_hit_rate) == (2, 1.0, 1.0)
     assert facts.gained == [3, 4] and facts.gained_unasked == []
     assert facts.features_gained == 2 and facts.still_missing == []
@@ -564,7 +564,7 @@ def test_baselines_take_the_same_path_for_the_same_gaps(world):
             assert not any(word in prompted for word in WORDS)
     assert facts_of["one-step"].hit_rate == 1.0
     assert facts_of["unguided"].hit_rate == 0.0 and facts_of["unguided"].kept_dataset == ""
-    assert facts_of["unguided"].fac_after == 0.6
+    assert facts_of["unguided"].fac_after == fac_of(3, 5)
     assert facts_of["unguided"].dropped["below threshold"] > 0
     assert facts_of["unguided"].tokens_per_feature is None
 

@@ -40,6 +40,7 @@ from fac.synthesis import filter as verdicts
 from fac.ui.jobs import job_title
 from fac.ui.results import REASON_WORDS
 from fac.ui.stores import stores
+from fac.ui.views import share
 from tests import toy
 from tests.test_cli_make import MANNERS, MakingSteps, worded
 from tests.test_jobs import quiet
@@ -423,7 +424,7 @@ def test_the_figures_are_those_of_the_run(done):
     told = metrics(at)
     assert told["Kept"] == f"{facts.kept}" == "4"
     assert told["Gaps filled"] == "4 of 4"
-    assert told["FAC with them"] == f"{facts.fac_after:.1%}" == "80.0%"
+    assert told["FAC with them"] == share(facts.fac_after) == share(toy.fac_of(8, 10))
     assert told["New features"] == f"{facts.features_gained}" == "4"
     rows = results.ledger_rows(result_of(done).facts)
     assert [row["what"] for row in rows][:2] == ["Texts written", "Tokens written"]
@@ -649,7 +650,8 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
     label = next(label for label in links(at) if "was made" in label)
     assert links(at)[label] == query
     together = metrics(at)
-    assert (together["FAC"], together["Gained"], together["Lost"]) == ("80.0%", "4", "0")
+    assert together["FAC"] == share(toy.fac_of(8, 10))
+    assert (together["Gained"], together["Lost"]) == ("4", "0")
     (toggle,) = [each for each in at.toggle if each.label.startswith("Together")]
     toggle.set_value(False)
     alone = metrics(ran(at.run()))
@@ -661,8 +663,10 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
 
 def test_what_was_made_to_be_added_is_nobodys_next_dataset(done):
     home = opened("home")
-    assert metrics(home)["Coverage (FAC)"] == "40.0%"
+    assert metrics(home)["Coverage (FAC)"] == share(toy.fac_of(4, 10))
     assert "Measure toy" not in words(home), "its own page offers that, where it means something"
     Queue(done.queue).enqueue(results.remeasure_spec(stores(), result_of(done)))
     work_off(done)
-    assert metrics(opened("home"))["Coverage (FAC)"] == "40.0%", "of toy-seed, as before"
+    assert metrics(opened("home"))["Coverage (FAC)"] == share(toy.fac_of(4, 10)), (
+        "of toy-seed, as before"
+    )

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from fac import schema
 from fac.config import ExplainSpec, IngestSpec, JudgeSpec, MeasureSpec, SaeSpec, Workspace
+from fac.coverage import fac
 from fac.manifest import DatasetFacts, ExplainFacts, MeasureFacts, RelevanceFacts, SaeFacts
 from fac.measure import measure
 from fac.schema import Activations, Chat
@@ -160,6 +161,15 @@ def toy_workspace(
         ):
             cache.build(runs, run_id, workspace.cache)
     return workspace
+
+
+def fac_of(covered: int, anchor: int) -> float:
+    """FAC by the formula there is, where so many of an anchor's features are covered.
+
+    For features counted by hand: only fac/coverage.py says what number follows from the counts.
+    """
+    whole = np.ones(anchor, bool)
+    return fac(whole, np.arange(anchor) < covered, whole).fac
 
 
 def publish_dataset(runs: Runs, name: str, chats: Sequence[Chat]) -> str:
