@@ -41,8 +41,7 @@ import torch
 from fac import encoder as encoding
 from fac.config import DEMO_INPUTS, MeasureSpec, Workspace
 from fac.encoder import SaeEncoder, TextBatch
-from fac.jobs import loading
-from fac.jobs.steps import Steps
+from fac.jobs.steps import PRECISIONS, Steps, load_encoder, locate
 from fac.models import Chat, Rendered, batches_by_length
 from fac.saes import Sae
 from fac.schema import Activations
@@ -349,7 +348,7 @@ def main() -> None:
         encoder = steps.encoder(MeasureSpec(dataset="none"), lambda *_: None)
         peer = None
         if not options.no_lens:
-            located = loading.locate(MeasureSpec.model, space.models, lambda *_: None)
+            located = locate(MeasureSpec.model, space.models, lambda *_: None)
             peer = lens(located.folder)
         short = demo_chats(options.short, longest=40)
         long = demo_chats(options.long, longest=0, words=180)
@@ -359,7 +358,7 @@ def main() -> None:
             print(wide(encoder, short, options.width, options.rounds), flush=True)
         spec = MeasureSpec(dataset="none")
         how = spec.model, spec.layer, spec.sae, spec.max_tokens
-        half = loading.load_encoder(*how, loading.PRECISIONS[1], space.models)
+        half = load_encoder(*how, PRECISIONS[1], space.models)
         print(halved(encoder, half, short, options.rounds))
 
 

@@ -33,7 +33,7 @@ from fac.config import DEMO_INPUTS, ExplainSpec, IngestSpec, MeasureSpec, SaeSpe
 from fac.datasets import sample_id
 from fac.errors import InputError
 from fac.manifest import DatasetFacts, ExplainFacts, MeasureFacts, SaeFacts
-from fac.measure.examples import SPREAD, TOP
+from fac.measure.parts import SPREAD, TOP
 from fac.measure.spans import AFTER, BEFORE
 from fac.schema import ROLES
 from fac.store.runs import ParquetAppender, Runs, write_table

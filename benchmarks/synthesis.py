@@ -27,8 +27,7 @@ import numpy as np
 from fac import demo, review, synthesis
 from fac.config import PairsSpec, SynthesizeSpec, Workspace
 from fac.generator.writer import Request, Writer, Written
-from fac.jobs import loading
-from fac.jobs.steps import Steps
+from fac.jobs.steps import Steps, decoder_directions
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
 from fac.store import open_stores
@@ -108,7 +107,7 @@ def measure(
     features = choose(workspace, anchor, dataset, gaps, min_support)
     encoder = steps.encoder(runs.manifest(anchor).spec, report)
     doors: dict[str, Any] = {"runs": runs, "encoder": encoder, "progress": report}
-    doors["direction"] = loading.decoder_directions(encoder.sae)
+    doors["direction"] = decoder_directions(encoder.sae)
     rows = []
     for seed in range(seeds):
         first = PairsSpec(

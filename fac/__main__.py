@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from typer import Option
 
 from fac.cli import coverage, data, decide, make  # noqa: F401 - register their commands
 from fac.cli.frame import Answer, app, command, err, out, progress_bar
@@ -31,12 +32,8 @@ app.add_typer(cache_app, name="cache")
 @command("worker")
 def worker(
     workspace: Workspace,
-    until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="Stop when nothing waits.")
-    ] = False,
-    employer: Annotated[
-        int | None, typer.Option(help="Stop when nothing waits and this process is gone.")
-    ] = None,
+    until_idle: Annotated[bool, Option("--until-idle", help="Stop when nothing waits.")] = False,
+    employer: Annotated[int | None, Option(help="Stop when idle and this process is gone.")] = None,
 ) -> Answer:
     """Carry out queued jobs until stopped."""
 

@@ -93,12 +93,8 @@ class MagpieRecipe:
     an instruction; asked with it, the model answers.
     """
 
-    n: int
-    """Samples wanted after all filters."""
-
-    seed: int = 0
-    """Base of every batch's seed."""
-
+    n: int  # Samples wanted after all filters
+    seed: int = 0  # Base of every batch's seed
     systems: tuple[str, ...] = ()
     """System prompts taken in turn while instructions are drawn; none: the template's own."""
 

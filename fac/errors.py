@@ -37,10 +37,8 @@ class BadRow(InputError):
     """One row of an input file cannot become a sample."""
 
     def __init__(self, line: int, reason: str):
-        self.line = line
-        """1-based line (or row) in the file."""
-        self.reason = reason
-        """Why, in words a person can act on."""
+        self.line = line  # 1-based line (or row) in the file
+        self.reason = reason  # Why, in words a person can act on
         super().__init__(f"line {line}: {reason}")
 
 

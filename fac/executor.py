@@ -39,8 +39,7 @@ from fac.errors import InputError, ServiceError, first_line
 from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LineBatch, LocalWriter, Pace
-from fac.measure.parts import CountBatch, Part, PartTask, read_part
-from fac.measure.run import ReportRead
+from fac.measure.parts import CountBatch, Part, PartTask, ReportRead, read_part
 from fac.models import Chat, Rendered
 from fac.schema import ROLES, Activations
 
@@ -49,17 +48,11 @@ EXECUTORS = ("local", "ray")
 POLL_SECONDS = 0.5
 """Between two questions how far the workers are, and whether a person asked to stop."""
 
-AHEAD = 2
-"""Parts a worker has in hand, so that it never waits for the next one to arrive."""
+AHEAD = 2  # Parts a worker has in hand, so that it never waits for the next one to arrive
+DEATHS = 3  # Deaths of each worker, with nothing finished between them, until it is no accident
+PATIENCE_SECONDS = 900  # Without any worker, until it is told that the cluster has no room for one
 
-DEATHS = 3
-"""Deaths of each worker, with nothing finished between them, until it is no accident."""
-
-PATIENCE_SECONDS = 900
-"""Without any worker, until it is told that the cluster has no room for one."""
-
-Factory = Callable[[], Any]
-"""Loads what a worker applies functions to; picklable."""
+Factory = Callable[[], Any]  # Loads what a worker applies functions to; picklable
 
 Function = Callable[[Any, Any, CountBatch], Any]
 """(what a Factory loaded, an item, count_batch) -> the item's result."""
@@ -143,18 +136,23 @@ class _Remote:
 
     def __init__(self, actor: Any, hello: Any):
         self.actor = actor
-        self.hello = hello
-        """Reference to its first answer; None once that is here."""
-        self.poll: Any = None
-        """Reference to its next `current`."""
-        self.current = (-1, 0, 0)
-        """The last one that came."""
+        self.hello = hello  # Reference to its first answer; None once that is here
+        self.poll: Any = None  # Reference to its next `current`
+        self.current = (-1, 0, 0)  # The last one that came
 
 
 class _Call(NamedTuple):
     worker: _Remote
     number: int
     item: Any
+
+
+_InFlight = dict[Any, _Call]  # by the reference to the call's result
+_Retries = deque[tuple[int, Any]]  # (number, item) of calls whose worker died
+
+
+def _unwatched(*_: int) -> None:
+    """A beat that nobody listens to."""
 
 
 class Pool:
@@ -183,7 +181,7 @@ class Pool:
         factory: Factory,
         function: Function,
         items: Iterable[Any],
-        beat: ReportRead = lambda samples, tokens: None,
+        beat: ReportRead = _unwatched,
     ) -> Iterator[tuple[int, Any]]:
         """(index, the function's result) of every item, in the order in which they finish.
 
@@ -195,8 +193,8 @@ class Pool:
         Raises what a call raised; ServiceError when workers die again and again.
         """
         pickled, numbered = pickle.dumps(factory), enumerate(items)
-        retries: deque[tuple[int, Any]] = deque()
-        in_flight: dict[Any, _Call] = {}
+        retries: _Retries = deque()
+        in_flight: _InFlight = {}
         exhausted, since = False, time.monotonic()
         try:
             while True:
@@ -221,9 +219,7 @@ class Pool:
                         f"others hold the cluster's cores, see `ray status`; finished parts are "
                         f"kept."
                     )
-                greeting = {
-                    worker.hello: worker for worker in self._workers if worker.hello is not None
-                }
+                greeting = {w.hello: w for w in self._workers if w.hello is not None}
                 ready, _ = self._ray.wait([*in_flight, *greeting], timeout=POLL_SECONDS)
                 if not ready:
                     self._poll(in_flight)
@@ -262,9 +258,7 @@ class Pool:
         except (broken.RayActorError, broken.ObjectLostError, broken.WorkerCrashedError) as error:
             return False, error
 
-    def _greet(
-        self, worker: _Remote, in_flight: dict[Any, _Call], retries: deque[tuple[int, Any]]
-    ) -> None:
+    def _greet(self, worker: _Remote, in_flight: _InFlight, retries: _Retries) -> None:
         try:
             answered, greeting = self._result(worker.hello)
         except (ImportError, AttributeError, pickle.UnpicklingError) as error:
@@ -279,12 +273,12 @@ class Pool:
             raise InputError(_OTHER_CODE.format(f"The worker on {host}", "another version"))
         worker.hello = None
 
-    def _poll(self, in_flight: dict[Any, _Call]) -> None:
+    def _poll(self, in_flight: _InFlight) -> None:
         for worker in {call.worker for call in in_flight.values()}:
             if worker.poll is None:
                 worker.poll = worker.actor.current.options(concurrency_group="talk").remote()
 
-    def _read_so_far(self, in_flight: dict[Any, _Call]) -> tuple[int, int]:
+    def _read_so_far(self, in_flight: _InFlight) -> tuple[int, int]:
         polls = {worker.poll: worker for worker in self._workers if worker.poll is not None}
         if polls:
             for ref in self._ray.wait([*polls], num_returns=len(polls), timeout=0)[0]:
@@ -297,11 +291,7 @@ class Pool:
         return sum(samples for _, samples, _ in counts), sum(tokens for *_, tokens in counts)
 
     def _replace_dead(
-        self,
-        dead: _Remote,
-        why: object,
-        in_flight: dict[Any, _Call],
-        retries: deque[tuple[int, Any]],
+        self, dead: _Remote, why: object, in_flight: _InFlight, retries: _Retries
     ) -> None:
         self._deaths += 1
         if self._deaths > DEATHS * self.size:
@@ -424,13 +414,10 @@ class OnWorkers:
         vars(self).update(about)
 
     def _map(
-        self,
-        function: Function,
-        items: Iterable[Any],
-        beat: ReportRead = lambda samples, tokens: None,
+        self, function: Function, items: Iterable[Any], beat: ReportRead = _unwatched
     ) -> Iterator[tuple[int, Any]]:
         """`Pool.map` with what was loaded, where that is the same everywhere."""
-        same = partial(_on_same, self.identity, self.other_model, function)
+        same = partial(_on_same, (self.identity, self.other_model, function))
         return self._pool.map(self._factory, same, items, beat)
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -440,19 +427,13 @@ class OnWorkers:
 
 def about_loaded(loaded: Any, _item: None, _count: CountBatch) -> dict[str, Any]:
     """The attributes by which an encoder or a writer is known elsewhere."""
-    return {
-        name: getattr(loaded, name) for name in ("identity", "n_features") if hasattr(loaded, name)
-    }
+    return {k: getattr(loaded, k) for k in ("identity", "n_features") if hasattr(loaded, k)}
 
 
 def _on_same(
-    identity: str,
-    other_model: str,
-    function: Function,
-    loaded: Any,
-    item: Any,
-    count_batch: CountBatch,
+    common: tuple[str, str, Function], loaded: Any, item: Any, count_batch: CountBatch
 ) -> Any:
+    identity, other_model, function = common
     if loaded.identity != identity:
         raise InputError(other_model.format(socket.gethostname(), loaded.identity, identity))
     return function(loaded, item, count_batch)
@@ -480,7 +461,7 @@ class RayEncoder(OnWorkers):
     def read_parts(
         self, tasks: Iterable[PartTask], report: ReportRead
     ) -> Iterator[tuple[int, Part]]:
-        """A `fac.measure.run.Executor`."""
+        """A `fac.measure.tables.Executor`."""
         samples = tokens = 0
         numbers: list[int] = []
 
@@ -498,7 +479,6 @@ class RayEncoder(OnWorkers):
             yield numbers[index], part
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
-        """See `Encoder`."""
         return self._call("encode", [*chats])
 
     def encode_each(self, parts: Iterable[Sequence[Chat]]) -> Iterator[Activations]:
@@ -513,11 +493,9 @@ class RayEncoder(OnWorkers):
                 due += 1
 
     def read(self, chats: Sequence[Chat], roles: Sequence[str] = ROLES) -> Iterator[Reading]:
-        """See `Encoder`."""
         yield from self._call("read", [*chats], tuple(roles))
 
     def render(self, chats: Sequence[Chat]) -> list[Rendered]:
-        """See `Encoder`."""
         return self._call("render", [*chats])
 
 

@@ -12,16 +12,10 @@ from fac.ui import views
 from fac.ui.pickers import pick_run, stop_if_nothing_measured
 from fac.ui.shell import title
 from fac.ui.stores import stores
-from fac.ui.tables import Pager, point_id, selected_points, table
+from fac.ui.tables import Pager, open_point, table
 from fac.ui.text import called, plain, show_examples, show_near
 
 PAGE = {"title": "Compare", "section": "Measure", "icon": "compare_arrows", "order": 40}
-
-
-def choose_on_scatter() -> None:
-    ids = [point_id(data) for data in selected_points(st.session_state["scatter"])]
-    if ids:
-        views.set_param("feature", ids[0])
 
 
 title("Compare")
@@ -61,8 +55,7 @@ added = was_made_for(stores(), manifests[after], before) and st.toggle(
 changed = changes(stores(), before, after, added=added)
 was = coverage(stores(), Comparison(anchor, before))
 now = coverage(
-    stores(),
-    Comparison(anchor, before, added=(after,)) if added else Comparison(anchor, after),
+    stores(), Comparison(anchor, before, added=(after,)) if added else Comparison(anchor, after)
 )
 n_before, n_after = cache.support(before, 0.0), cache.support(after, 0.0)
 card = partial(st.metric, border=True, height="stretch")
@@ -85,7 +78,7 @@ with left.container(border=True):
     st.plotly_chart(
         figure,
         key="scatter",
-        on_select=choose_on_scatter,
+        on_select=partial(open_point, "scatter"),
         selection_mode="points",
         config={"displaylogo": False},
         alt="Support of each feature before and after",

@@ -116,7 +116,12 @@ def show_feature(
         show_neighbours(run, direction)
 
     st.markdown("**In your datasets**")
-    show_presence(feature, catalogue.comparable(manifests, run), catalogue.titles(manifests))
+    cache, titles = stores().cache, catalogue.titles(manifests)
+    rows = [
+        {"name": titles[each], **(cache.feature(each, feature) or {})}
+        for each in catalogue.comparable(manifests, run)[:PAGE_ROWS]
+    ]
+    table(rows, ("name", "n_samples", "density", "max_peak"), key="presence")
 
 
 def show_neighbours(run: str, direction: Row) -> None:
@@ -127,12 +132,6 @@ def show_neighbours(run: str, direction: Row) -> None:
             label = plain(called(other, by_feature[other], limit=60))
             icon, help = ":material/hub:", f"cosine {cosine:.2f}"
             views.link("features", label, icon=icon, help=help, feature=str(other))
-
-
-def show_presence(feature: int, runs: list[str], names: dict[str, str]) -> None:
-    cache = stores().cache
-    rows = [{"name": names[run], **(cache.feature(run, feature) or {})} for run in runs[:PAGE_ROWS]]
-    table(rows, ("name", "n_samples", "density", "max_peak"), key="presence")
 
 
 manifests = catalogue.measured(stores())

@@ -10,16 +10,16 @@ from fac.ui.jobs import job_title, progress, restart_worker, retry
 from fac.ui.shell import title
 from fac.ui.stores import stores, workspace
 from fac.ui.text import clean, plain
-from fac.ui.views import empty, guard
+from fac.ui.views import action_button, empty, guard
 
 PAGE = {"title": "Jobs", "section": "System", "icon": "schedule", "order": 100}
 
-STATES: dict[str, tuple[str, str, Any]] = {
-    "waiting": ("waiting", ":material/schedule:", "gray"),
-    "running": ("running", ":material/play_arrow:", "blue"),
-    "done": ("done", ":material/check:", "green"),
-    "failed": ("failed", ":material/error:", "red"),
-    "cancelled": ("cancelled", ":material/cancel:", "orange"),
+STATES: dict[str, tuple[str, Any]] = {
+    "waiting": (":material/schedule:", "gray"),
+    "running": (":material/play_arrow:", "blue"),
+    "done": (":material/check:", "green"),
+    "failed": (":material/error:", "red"),
+    "cancelled": (":material/cancel:", "orange"),
 }
 NEWEST = 20
 
@@ -35,37 +35,23 @@ def worker_card() -> None:
             st.badge("No worker", icon=":material/power_off:", color="red")
             words = "Jobs wait until one runs."
         st.caption(words, width="stretch")
-        st.button(
-            "Restart the worker" if alive else "Start a worker",
-            icon=":material/restart_alt:",
-            on_click=restart_worker,
-            help="A running job goes back to the queue and continues from its finished parts.",
-        )
+        label = "Restart the worker" if alive else "Start a worker"
+        help = "A running job goes back to the queue and continues from its finished parts."
+        action_button(label, "restart_alt", restart_worker, help=help)
 
 
 def job_card(job: Job) -> None:
-    word, icon, colour = STATES[job.status]
+    icon, colour = STATES[job.status]
     with st.container(border=True, gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.badge(word, icon=icon, color=colour)
+            st.badge(job.status, icon=icon, color=colour)
             st.markdown(f"**{plain(job_title(job))}**", width="stretch")
             st.caption(times(job), width="content")
             if job.status in ("waiting", "running"):
-                st.button(
-                    "Cancel",
-                    key=f"cancel {job.id}",
-                    icon=":material/close:",
-                    on_click=stores().queue.cancel,
-                    args=(job.id,),
-                )
+                cancel = stores().queue.cancel
+                action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}")
             elif job.status in ("failed", "cancelled"):
-                st.button(
-                    "Retry",
-                    key=f"retry {job.id}",
-                    icon=":material/refresh:",
-                    on_click=retry,
-                    args=(job.id,),
-                )
+                action_button("Retry", "refresh", retry, job.id, key=f"retry {job.id}")
         if job.status == "running":
             progress(job)
         if job.error:

@@ -1,5 +1,7 @@
 """Write something: which features fire, on which token, and whether a dataset has them."""
 
+from functools import partial
+
 import streamlit as st
 
 from fac import charts
@@ -10,18 +12,13 @@ from fac.ui.jobs import progress, start
 from fac.ui.pickers import pick_run, stop_if_nothing_measured
 from fac.ui.shell import title
 from fac.ui.stores import stores
-from fac.ui.tables import Pager, point_id, selected_points, table
+from fac.ui.tables import Pager, open_point, table
 from fac.ui.text import Row, called, clean, plain, tokens_html
 
 PAGE = {"title": "Playground", "section": "Measure", "icon": "edit_note", "order": 50}
 
 EXAMPLE = "Whisk two eggs with a spoon of sugar, then fold in the flour."
 DOTS = 14
-
-
-def choose_on_dots() -> None:
-    if points := selected_points(st.session_state["dots"]):
-        views.set_param("feature", point_id(points[0]))
 
 
 @st.fragment(run_every="1s")
@@ -57,7 +54,7 @@ def show_tokens(text: catalogue.Probe, rows: list[Row], feature: int) -> None:
         st.plotly_chart(
             charts.token_dots(text.tokens, dots[:DOTS]),
             key="dots",
-            on_select=choose_on_dots,
+            on_select=partial(open_point, "dots"),
             selection_mode="points",
             config=views.CHART,
         )

@@ -2,14 +2,13 @@
 
 import streamlit as st
 
-from fac.config import digest
+from fac.config import ExplainSpec, digest, model_scores
 from fac.questions.catalogue import default_anchor, default_dataset, measured, titles
 from fac.questions.comparison import coverage
 from fac.questions.explanations import explained
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
 from fac.ui import pickers
-from fac.ui.explanations import explain_by_tokens, explain_form, explaining
-from fac.ui.jobs import show_failures
+from fac.ui.jobs import key_line, server_fields, show_failures, start
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -28,7 +27,8 @@ WHICH = {"gaps": "The gaps of a dataset", "explained": "Every explained feature"
 
 def explain_offer(anchor: str, features: list[int]) -> None:
     """How features get explanations: from their tokens at once, or by a language model."""
-    if explaining(anchor):
+    live = stores().queue.live()
+    if any(job.step == ExplainSpec.step and job.spec["measure"] == anchor for job in live):
         words = "Explanations are on their way; see the strip at the left."
         st.caption(f":material/hourglass_top: {words}")
         return
@@ -36,11 +36,39 @@ def explain_offer(anchor: str, features: list[int]) -> None:
         st.markdown("**From their tokens**")
         st.caption("Which words a feature peaks on, and near which. No model, no key, no cost.")
         if st.button("Explain by tokens", type="primary", icon=":material/format_quote:"):
-            explain_by_tokens(anchor)
+            start(ExplainSpec(measure=anchor), "Explaining every feature by its tokens")
             st.rerun()
     with st.container(border=True):
         st.markdown("**By a language model**")
         explain_form(anchor, features)
+
+
+def explain_form(anchor: str, features: list[int]) -> None:
+    """Asks for explanations by a language model, scored on held-out texts."""
+    with st.form("explain with a model", border=False):
+        key_line()
+        model, endpoint, budget = server_fields()
+        names = {
+            "gaps": f"The {len(features):,} in question",
+            "every": "Every feature that fires",
+        }
+        which = st.radio(
+            "Which features", list(names), format_func=names.__getitem__, horizontal=True
+        )
+        listed = ", ".join(model_scores()).capitalize()
+        scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
+        if st.form_submit_button("Explain", icon=":material/smart_toy:"):
+            spec = ExplainSpec(
+                measure=anchor,
+                features=tuple(features) if which == "gaps" else (),
+                explainer="llm",
+                model=model,
+                endpoint=endpoint,
+                budget_tokens=budget,
+                scores=model_scores() if scored else (),
+            )
+            start(spec, "Asking the model for explanations")
+            st.rerun()
 
 
 @st.fragment

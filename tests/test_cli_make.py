@@ -18,7 +18,7 @@ from fac.cli import frame
 from fac.config import PairsSpec, RescoreSpec, Spec, SynthesizeSpec, Workspace
 from fac.export import EXPORT_FORMATS, provenance
 from fac.generator.writer import Request
-from fac.jobs import loading
+from fac.jobs.steps import decoder_directions
 from fac.jobs.worker import Worker
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
@@ -473,7 +473,7 @@ def test_directions_have_length_one():
         class sae:  # noqa: N801 - stands for the attribute
             decoder = np.array([[3, 4], [0, -2]], np.float32)
 
-    direction = loading.decoder_directions(Encoder().sae)
+    direction = decoder_directions(Encoder().sae)
     assert direction(0).tolist() == pytest.approx([0.6, 0.8])
     assert direction(1).tolist() == [0.0, -1.0]
 

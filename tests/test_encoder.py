@@ -13,8 +13,7 @@ from fac import encoder as encoding
 from fac.config import DEMO_INPUTS, DEMO_SAE, REPOSITORY, MeasureSpec, Workspace
 from fac.encoder import NEAR_KEPT, NearMisses, SaeEncoder
 from fac.errors import InputError
-from fac.jobs import loading
-from fac.jobs.steps import Steps
+from fac.jobs.steps import PRECISIONS, Steps, load_encoder
 from fac.models import ROLES, SubjectModel, batches_by_length
 from fac.probe import read_text
 from fac.saes import load_sae
@@ -344,8 +343,7 @@ def test_a_model_in_bfloat16_is_read_nearly_alike(home):
 
     sae = str(tiny.sae(home / "rough"))
     exact, rough = (
-        loading.load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home)
-        for dtype in loading.PRECISIONS
+        load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home) for dtype in PRECISIONS
     )
     peaks, rounded = (
         {k[:3]: k[3] for k in zip(*e.encode(SOME)[:4], strict=True)} for e in (exact, rough)

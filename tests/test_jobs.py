@@ -27,9 +27,8 @@ from fac.config import (
     Spec,
     Workspace,
 )
-from fac.errors import GateFailed, InputError
+from fac.errors import GateFailed, InputError, Progress
 from fac.jobs import training, worker
-from fac.jobs.loading import Progress
 from fac.jobs.steps import Steps
 from fac.jobs.worker import Worker
 from fac.measure import tables as measuring
@@ -239,7 +238,7 @@ def test_a_cancelled_explanation_is_browsable_and_goes_on_where_it_was(workspace
         Worker(workspace, say=print).run(until_idle=True)
         assert queue.job(job).status == "cancelled"
         (part,) = runs.list("explain")
-        assert Cache(workspace.cache).ready(part["run"])
+        assert Cache(workspace.cache).ready(part.run)
         monkeypatch.setattr(Queue, "report", report)
         again = queue.retry(job)
         Worker(workspace, say=print).run(until_idle=True)

@@ -7,9 +7,8 @@ from fac import schema
 from fac.config import IngestSpec, MeasureSpec, Workspace
 from fac.errors import Cancelled
 from fac.manifest import DatasetFacts
-from fac.measure import examples, measure, ordering, tables
-from fac.measure.examples import SPREAD, TOP, AdmissionThresholds
-from fac.measure.parts import PartTask, read_part
+from fac.measure import measure, ordering, parts, tables
+from fac.measure.parts import SPREAD, SPREAD_POOL, TOP, AdmissionThresholds, PartTask, read_part
 from fac.store.runs import Runs, write_table
 from tests.lexicon import LexiconEncoder
 
@@ -197,7 +196,7 @@ def test_neither_parts_nor_the_order_of_batches_change_anything(runs, tmp_path, 
     whole = measured(runs, many(100))
     monkeypatch.setattr(tables, "PART", 7)
     monkeypatch.setattr(tables, "MERGE_ROWS", 40)
-    monkeypatch.setattr(examples, "HELD_ROWS", 5)
+    monkeypatch.setattr(parts, "HELD_ROWS", 5)
     other = Runs(Workspace(tmp_path / "other"))
     assert measured(other, many(100), Backwards(*WORDS)) == whole
     assert bytes_of(other, whole) == bytes_of(runs, whole)
@@ -222,7 +221,7 @@ def test_the_strongest_and_the_drawn_rows_are_those_of_all_rows(runs, monkeypatc
         samples, roles = (np.array([row[k] for row in ranked]) for k in ("sample", "role"))
         codes = np.array([schema.ROLES.index(role) for role in roles], np.int8)
         drawn = ordering.draw_priority(samples, codes, np.full(len(ranked), feature))
-        pool = {*np.argsort(drawn)[: examples.SPREAD_POOL].tolist()}
+        pool = {*np.argsort(drawn)[:SPREAD_POOL].tolist()}
         spread = [rank[s["sample"], s["role"]] for s in spans_of_feature if s["kind"] == "spread"]
         assert {*spread} <= pool - {*range(TOP)}
         for s in spans_of_feature:

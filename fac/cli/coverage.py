@@ -5,28 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
 from rich.markup import escape
 from rich.table import Table
+from typer import Argument, Option
 
-from fac.cli.frame import (
-    Answer,
-    ComparisonOptions,
-    MinSupport,
-    Role,
-    Threshold,
-    build_caches,
-    command,
-    err,
-    listing,
-    out,
-    perform,
-    plain,
-    readable,
-    write_lines,
-)
+from fac.cli import frame
+from fac.cli.frame import Answer, ComparisonOptions, Role, command, err, listing, out, perform
 from fac.config import IngestSpec, MeasureSpec
 from fac.coverage import BADGES
 from fac.questions.comparison import changes, coverage
@@ -42,7 +28,7 @@ def coverage_(
     stores: Stores,
     options: ComparisonOptions,
     role: Role = EVERY_ROLE,
-    list_: Annotated[bool, typer.Option("--list", help="Also the missing feature ids.")] = False,
+    list_: Annotated[bool, Option("--list", help="Also the missing feature ids.")] = False,
 ) -> Answer:
     """FAC of a dataset against an anchor, and what is missing."""
     comparison = options.comparison(stores, role)
@@ -67,19 +53,15 @@ def gaps(
     stores: Stores,
     options: ComparisonOptions,
     role: Role = EVERY_ROLE,
-    badge: Annotated[
-        str, typer.Option(help=f"any, {', '.join(BADGES)}: how far to believe a gap.")
-    ] = "any",
-    out_: Annotated[
-        Path | None, typer.Option("--out", help="Write the gaps as JSON lines.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows shown without --out.")] = 20,
+    badge: Annotated[str, Option(help=f"any, {', '.join(BADGES)}: how sure a gap is.")] = "any",
+    out_: Annotated[Path | None, Option("--out", help="Write the gaps as JSON lines.")] = None,
+    limit: Annotated[int, Option(min=1, help="Rows shown without --out.")] = 20,
 ) -> Answer:
     """The missing features, ranked by the anchor's support, with evidence."""
     comparison = options.comparison(stores, role)
     n_missing = coverage(stores, comparison).n_missing
     explaining = explain_runs(stores.runs, comparison.anchor)
-    build_caches(stores, explaining)
+    frame.build_caches(stores, explaining)
     rows, n_matching = gap_page(
         stores,
         comparison,
@@ -88,13 +70,9 @@ def gaps(
         limit=max(n_missing, 1) if out_ else limit,
     )
     if out_:
-        write_lines(out_, (json.dumps(plain(row), ensure_ascii=False) for row in rows))
-    data = {
-        "n_missing": n_missing,
-        "rows": len(rows),
-        "out": str(out_) if out_ else None,
-        **({} if out_ else {"gaps": rows}),
-    }
+        frame.write_lines(out_, (json.dumps(frame.plain(row), ensure_ascii=False) for row in rows))
+    data: dict[str, Any] = {"n_missing": n_missing, "rows": len(rows)}
+    data |= {"out": str(out_)} if out_ else {"out": None, "gaps": rows}
 
     def show() -> None:
         kind = "" if badge == "any" else f"{badge} "
@@ -123,19 +101,13 @@ def gaps(
 @command("check")
 def check(
     stores: Stores,
-    new: Annotated[str, typer.Argument(help="Measured dataset, or a file to read and measure.")],
-    baseline: Annotated[str, typer.Option(help="Measured dataset it must hold up against.")],
-    anchor: Annotated[
-        str | None, typer.Option(help="What matters; the baseline itself by default.")
-    ] = None,
-    min_fac: Annotated[float | None, typer.Option(min=0, max=1, help="Fail below this FAC.")] = (
-        None
-    ),
-    no_regress: Annotated[
-        bool, typer.Option("--no-regress", help="Fail if a feature of the baseline is lost.")
-    ] = False,
-    threshold: Threshold = 0.0,
-    min_support: MinSupport = 1,
+    new: Annotated[str, Argument(help="Measured dataset, or a file to read and measure.")],
+    baseline: Annotated[str, Option(help="Measured dataset it must hold up against.")],
+    anchor: Annotated[str | None, Option(help="What matters; by default the baseline.")] = None,
+    min_fac: Annotated[float | None, Option(min=0, max=1, help="Fail below this FAC.")] = (None),
+    no_regress: Annotated[bool, Option("--no-regress", help="Fail if a feature is lost.")] = False,
+    threshold: frame.Threshold = 0.0,
+    min_support: frame.MinSupport = 1,
     role: Role = EVERY_ROLE,
 ) -> Answer:
     """A coverage gate for CI: exit 1 when coverage fell."""
@@ -149,16 +121,11 @@ def check(
     before = stores.runs.resolve("measure", baseline)
     changed = changes(stores, before, comparison.dataset, threshold=threshold, role=role)
     gained, lost = changed["gained"], changed["lost"]
-    data = {
-        "fac": result.fac,
-        "n_missing": result.n_missing,
-        "gained": gained,
-        "lost": lost,
-        "min_fac": min_fac,
-    }
+    data = {"fac": result.fac, "n_missing": result.n_missing, "gained": gained, "lost": lost}
+    data["min_fac"] = min_fac
     failures = []
     if min_fac is not None and not result.fac >= min_fac:  # also where it is undefined
-        failures.append(f"FAC is {readable(result.fac)}, below {min_fac}")
+        failures.append(f"FAC is {frame.readable(result.fac)}, below {min_fac}")
     if no_regress and lost:
         first = ", ".join(map(str, lost[:5]))
         failures.append(f"{len(lost):,} features of {baseline} are lost (first: {first})")

@@ -7,25 +7,13 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.markup import escape
 from rich.table import Table
+from typer import Argument, Option
 
 from fac import demo
-from fac.cli.frame import (
-    LISTED,
-    Answer,
-    Layer,
-    Model,
-    Role,
-    SaeOption,
-    WhereOptions,
-    command,
-    listing,
-    out,
-    perform,
-    progress_bar,
-)
+from fac.cli import frame
+from fac.cli.frame import Answer, Layer, Model, Role, SaeOption, command, listing, out, perform
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace
 from fac.jobs import training
 from fac.schema import EVERY_ROLE
@@ -36,35 +24,28 @@ from fac.store.runs import Runs
 def demo_(
     workspace: Workspace,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Recompute every run from data/demo/ and compare.")
+        bool, Option("--rebuild", help="Recompute from data/demo/ and compare.")
     ] = False,
 ) -> Answer:
     """Bring the demo into the workspace; with --rebuild compute it anew and compare."""
     begun = time.monotonic()
-    with progress_bar("demo") as progress:
+    with frame.progress_bar("demo") as progress:
         runs = (training.rebuild_demo if rebuild else demo.materialise)(workspace, progress)
     result = training.headline(workspace, runs)
-    data = {
-        "runs": runs,
-        "fac": result["fac"],
-        "n_missing": result["n_missing"],
-        "rebuilt": rebuild,
-        "seconds": round(time.monotonic() - begun, 1),
-    }
+    data = {"runs": runs, "fac": result["fac"], "n_missing": result["n_missing"]}
+    data |= {"rebuilt": rebuild, "seconds": round(time.monotonic() - begun, 1)}
     return Answer(data, listing({**data, "runs": ", ".join(runs)}))
 
 
 @command("ingest")
 def ingest(
     workspace: Workspace,
-    source: Annotated[str, typer.Argument(help="A file, or hf:ID of the Hugging Face hub.")],
-    name: Annotated[str, typer.Option(help="What the dataset is called from now on.")],
-    text_field: Annotated[str | None, typer.Option(help="Column of plain text.")] = None,
-    messages_field: Annotated[str | None, typer.Option(help="Column of chats.")] = None,
-    label_field: Annotated[str | None, typer.Option(help="Column of labels.")] = None,
-    on_bad: Annotated[str, typer.Option(help="stop at the first bad row, or skip and list.")] = (
-        "stop"
-    ),
+    source: Annotated[str, Argument(help="A file, or hf:ID of the Hugging Face hub.")],
+    name: Annotated[str, Option(help="What the dataset is called from now on.")],
+    text_field: Annotated[str | None, Option(help="Column of plain text.")] = None,
+    messages_field: Annotated[str | None, Option(help="Column of chats.")] = None,
+    label_field: Annotated[str | None, Option(help="Column of labels.")] = None,
+    on_bad: Annotated[str, Option(help="stop at the first bad row, or skip and list.")] = ("stop"),
 ) -> Answer:
     """Read a file or a hub dataset into the workspace."""
     spec = IngestSpec(
@@ -78,14 +59,9 @@ def ingest(
     run_id, runs = perform(workspace, spec, f"reading {name}"), Runs(workspace)
     facts = runs.manifest(run_id).facts
     rejected = runs.table(run_id, "rejected").to_pylist()
-    data = {
-        "run": run_id,
-        "samples": facts.n_samples,
-        "duplicates": facts.duplicates,
-        "rejected": rejected,
-        "layout": facts.layout,
-    }
-    first = [f"line {row['line']}: {row['reason']}" for row in rejected[:LISTED]]
+    data = {"run": run_id, "samples": facts.n_samples, "duplicates": facts.duplicates}
+    data |= {"rejected": rejected, "layout": facts.layout}
+    first = [f"line {row['line']}: {row['reason']}" for row in rejected[: frame.LISTED]]
     return Answer(data, listing({**data, "rejected": len(rejected)}, first, len(rejected)))
 
 
@@ -93,14 +69,14 @@ def ingest(
 def measure(
     *,
     workspace: Workspace,
-    name: Annotated[str, typer.Argument(help="Name or run id of a dataset.")],
+    name: Annotated[str, Argument(help="Name or run id of a dataset.")],
     model: Model = "demo",
     layer: Layer = 15,
     sae: SaeOption = "demo",
     role: Role = EVERY_ROLE,
-    max_tokens: Annotated[int, typer.Option(help="Samples are read up to here.")] = 1024,
-    floor: Annotated[float, typer.Option(help="Peaks at or below are not stored.")] = 0.0,
-    where: WhereOptions,
+    max_tokens: Annotated[int, Option(help="Samples are read up to here.")] = 1024,
+    floor: Annotated[float, Option(help="Peaks at or below are not stored.")] = 0.0,
+    where: frame.WhereOptions,
 ) -> Answer:
     """Activations, statistics, examples and near misses of a dataset."""
     executor, runs = where.choose(), Runs(workspace)
@@ -124,11 +100,11 @@ def measure(
 @command("probe")
 def probe(
     workspace: Workspace,
-    text: Annotated[str, typer.Argument(help="Any text; it is read as one user turn.")],
+    text: Annotated[str, Argument(help="Any text; it is read as one user turn.")],
     model: Model = "demo",
     layer: Layer = 15,
     sae: SaeOption = "demo",
-    top: Annotated[int, typer.Option(min=1, help="Features shown.")] = 20,
+    top: Annotated[int, Option(min=1, help="Features shown.")] = 20,
 ) -> Answer:
     """Which features fire on which token of a text."""
     spec = ProbeSpec(text=text, model=model, layer=layer, sae=sae)
@@ -164,13 +140,11 @@ def preflight(
     model: Model = "demo",
     layer: Layer = 15,
     sae: SaeOption = "demo",
-    texts: Annotated[
-        Path | None, typer.Option(help="Texts to try it on; the demo anchor by default.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many of them.")] = 64,
+    texts: Annotated[Path | None, Option(help="Texts to try; else the demo anchor.")] = None,
+    samples: Annotated[int, Option(min=1, help="How many of them.")] = 64,
 ) -> Answer:
     """Does this SAE belong to this model and layer? Exit 1 if not."""
-    with progress_bar("preflight") as progress:
+    with frame.progress_bar("preflight") as progress:
         findings, quality, verdict = training.preflight(
             workspace, model, layer, sae, texts or demo.INPUTS[demo.ANCHOR], samples, progress
         )
@@ -194,27 +168,25 @@ def preflight(
 @command("train-sae")
 def train_sae(
     workspace: Workspace,
-    texts: Annotated[list[Path], typer.Argument(help="Dataset files, as `fac ingest` reads them.")],
-    out_: Annotated[Path, typer.Option("--out", help="Folder of the new SAE.")],
+    texts: Annotated[list[Path], Argument(help="Dataset files, as `fac ingest` reads them.")],
+    out_: Annotated[Path, Option("--out", help="Folder of the new SAE.")],
     model: Model = "demo",
     layer: Layer = 15,
-    width: Annotated[int, typer.Option(help="Dictionary size.")] = 8192,
-    k: Annotated[float, typer.Option(help="Active features per token (BatchTopK).")] = 26.0,
-    passes: Annotated[int, typer.Option(help="How often every token is seen.")] = 2,
-    batch: Annotated[int, typer.Option(help="Tokens per step.")] = 4096,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
-    context: Annotated[int, typer.Option(min=8, help="Tokens read per sample.")] = 512,
-    held_out: Annotated[int, typer.Option(min=1, help="Samples kept back to judge it on.")] = 600,
-    max_samples: Annotated[int | None, typer.Option(min=1, help="Train on so many at most.")] = (
-        None
-    ),
-    seed: Annotated[int, typer.Option(help="Order of samples and tokens, initial weights.")] = 0,
+    width: Annotated[int, Option(help="Dictionary size.")] = 8192,
+    k: Annotated[float, Option(help="Active features per token (BatchTopK).")] = 26.0,
+    passes: Annotated[int, Option(help="How often every token is seen.")] = 2,
+    batch: Annotated[int, Option(help="Tokens per step.")] = 4096,
+    lr: Annotated[float, Option(help="Adam's learning rate.")] = 1e-3,
+    context: Annotated[int, Option(min=8, help="Tokens read per sample.")] = 512,
+    held_out: Annotated[int, Option(min=1, help="Samples kept back to judge it on.")] = 600,
+    max_samples: Annotated[int | None, Option(min=1, help="Train on so many at most.")] = (None),
+    seed: Annotated[int, Option(help="Order of samples and tokens, initial weights.")] = 0,
 ) -> Answer:
     """Train an SAE on a model's residual stream; a killed training continues."""
     from fac.sae_training import TrainRecipe
 
     recipe = TrainRecipe(width=width, k=k, passes=passes, batch=batch, lr=lr, seed=seed)
-    with progress_bar("training") as progress:
+    with frame.progress_bar("training") as progress:
         data = training.train_sae(
             workspace,
             texts,
@@ -233,17 +205,15 @@ def train_sae(
 @command("magpie")
 def magpie(
     workspace: Workspace,
-    out_: Annotated[Path, typer.Option("--out", help="JSON lines of chats to write.")],
-    n: Annotated[int, typer.Option(help="Samples wanted.")] = 300,
+    out_: Annotated[Path, Option("--out", help="JSON lines of chats to write.")],
+    n: Annotated[int, Option(help="Samples wanted.")] = 300,
     model: Model = "demo",
-    seed: Annotated[int, typer.Option(help="Same seed, same machine: same samples.")] = 0,
-    system: Annotated[
-        list[str] | None, typer.Option(help="System prompt that sets a topic; repeatable.")
-    ] = None,
+    seed: Annotated[int, Option(help="Same seed, same machine: same samples.")] = 0,
+    system: Annotated[list[str] | None, Option(help="System prompt, a topic; repeatable.")] = None,
     must_contain: Annotated[
-        list[str] | None, typer.Option(help="Keep instructions with one of these; repeatable.")
+        list[str] | None, Option(help="Instructions need one; repeatable.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 256,
+    batch: Annotated[int, Option(min=1, help="Samples drawn at once.")] = 256,
 ) -> Answer:
     """Let a local chat model write samples, Magpie style: no prompt but its own template."""
     recipe = demo.MagpieRecipe(
@@ -253,6 +223,6 @@ def magpie(
         must_contain=tuple(word.casefold() for word in must_contain or ()),
         batch=batch,
     )
-    with progress_bar("writing samples") as progress:
+    with frame.progress_bar("writing samples") as progress:
         data = training.magpie(workspace, model, recipe, out_, progress)
     return Answer(data, listing({**data, "recipe": json.dumps(data["recipe"])}))

@@ -11,27 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
+from typer import Argument, Option
 
 from fac import agreement, review
-from fac.cli.frame import (
-    LISTED,
-    Answer,
-    BudgetUsd,
-    ComparisonOptions,
-    Concurrency,
-    Features,
-    MinSupport,
-    PriceIn,
-    PriceOut,
-    Threshold,
-    app,
-    command,
-    listing,
-    out,
-    perform,
-    readable,
-    write_lines,
-)
+from fac.cli import frame
+from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
 from fac.errors import InputError
 from fac.questions.comparison import coverage
@@ -49,19 +33,17 @@ review_app = typer.Typer(help="The same export and import, by the name of its pa
 app.add_typer(decisions_app, name="decisions")
 app.add_typer(review_app, name="review")
 
-Measured = Annotated[str, typer.Argument(help="Measured dataset whose features are meant.")]
+Measured = Annotated[str, Argument(help="Measured dataset whose features are meant.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
     """Which features a command is about."""
 
-    features: Features = None
-    missing_from: Annotated[
-        str | None, typer.Option(help="Only the features that this measured dataset lacks.")
-    ] = None
-    threshold: Threshold = 0.0
-    min_support: MinSupport = 1
+    features: frame.Features = None
+    missing_from: Annotated[str | None, Option(help="Those this measured dataset lacks.")] = None
+    threshold: frame.Threshold = 0.0
+    min_support: frame.MinSupport = 1
 
     def ids(self, stores: Stores, measure: str) -> tuple[int, ...]:
         """Of a measure run; () for every feature that fires."""
@@ -86,22 +68,15 @@ class FeatureOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatOptions:
+class ChatOptions(frame.SpendOptions):
     """The language model that is asked; the fields are those of the specs."""
 
-    model: Annotated[str, typer.Option("--model", help="Name the server knows it by.")] = ""
+    model: Annotated[str, Option("--model", help="Name the server knows it by.")] = ""
     endpoint: Annotated[
-        str,
-        typer.Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI."),
+        str, Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI.")
     ] = ""
-    budget_tokens: Annotated[int | None, typer.Option(help="Stop before using more tokens.")] = None
-    budget_usd: BudgetUsd = None
-    price_in: PriceIn = None
-    price_out: PriceOut = None
-    concurrency: Concurrency = 8
-    attempt: Annotated[
-        int, typer.Option(help="Another number asks anew what was answered before.")
-    ] = 0
+    budget_tokens: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
+    attempt: Annotated[int, Option(help="Another number asks anew what was answered before.")] = 0
 
 
 def feature_ids(text: str) -> list[int]:
@@ -133,17 +108,14 @@ def explain(
     stores: Stores,
     name: Measured,
     explainer: Annotated[
-        str, typer.Option(help=_titles(EXPLAINERS, "needs_file", "file"))
+        str, Option(help=_titles(EXPLAINERS, "needs_file", "file"))
     ] = ExplainSpec.explainer,
     which: FeatureOptions,
     score: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{' or '.join(model_scores())}, by --model; repeatable."),
+        list[str] | None, Option(help=f"{' or '.join(model_scores())}, by --model; repeatable.")
     ] = None,
-    scored: Annotated[
-        str, typer.Option(help="Run of explanations to score instead of making new ones.")
-    ] = "",
-    file: Annotated[str, typer.Option(help="JSON lines of explanations to import.")] = "",
+    scored: Annotated[str, Option(help="Run of explanations to score instead of new ones.")] = "",
+    file: Annotated[str, Option(help="JSON lines of explanations to import.")] = "",
     chat: ChatOptions,
 ) -> Answer:
     """Explain features, and score the explanations on samples they were not made from."""
@@ -171,11 +143,11 @@ def judge(
     *,
     stores: Stores,
     name: Measured,
-    task: Annotated[str, typer.Option(help="A task profile, built in or of tasks.toml.")],
+    task: Annotated[str, Option(help="A task profile, built in or of tasks.toml.")],
     judge_: Annotated[
-        str, typer.Option("--judge", help=_titles(JUDGES, "needs_label", "label"))
+        str, Option("--judge", help=_titles(JUDGES, "needs_label", "label"))
     ] = JudgeSpec.judge,
-    label: Annotated[str, typer.Option(help="The label that marks the task.")] = "",
+    label: Annotated[str, Option(help="The label that marks the task.")] = "",
     which: FeatureOptions,
     chat: ChatOptions,
 ) -> Answer:
@@ -226,15 +198,13 @@ def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...]) -> Answer:
 
 def export(
     workspace: Workspace,
-    out_: Annotated[
-        Path | None, typer.Option("--out", help="File of JSON lines; standard output if not given.")
-    ] = None,
+    out_: Annotated[Path | None, Option("--out", help="JSON lines; else standard output.")] = None,
 ) -> Answer:
     """Write every decision with what was shown, as JSON lines."""
     store = Decisions(workspace.decisions)
     lines = [*store.export()]
     if out_:
-        write_lines(out_, lines)
+        frame.write_lines(out_, lines)
     data = {"rows": len(lines), "out": str(out_) if out_ else None}
 
     def show() -> None:
@@ -249,7 +219,7 @@ def export(
 
 def import_(
     workspace: Workspace,
-    source: Annotated[Path, typer.Argument(help="File of JSON lines that an export wrote.")],
+    source: Annotated[Path, Argument(help="File of JSON lines that an export wrote.")],
 ) -> Answer:
     """Add decisions of an export; what is here already stays as it is. Exit 1 if a line is bad."""
     store = Decisions(workspace.decisions)
@@ -259,7 +229,7 @@ def import_(
         raise InputError(f"{source} cannot be read: {error}.") from error
     data = store.load(lines)
     rejected = [f"line {row['line']}: {row['reason']}" for row in data["rejected"]]
-    show = listing({**data, "rejected": len(rejected)}, rejected[:LISTED])
+    show = listing({**data, "rejected": len(rejected)}, rejected[: frame.LISTED])
     refusal = f"{len(rejected)} lines were not taken; {rejected[0]}" if rejected else ""
     return Answer(data, show, refusal=refusal)
 
@@ -272,10 +242,10 @@ for _group in (decisions_app, review_app):
 @command("agreement")
 def agreement_(
     workspace: Workspace,
-    kind: Annotated[str, typer.Option(help="explanation or relevance.")] = "explanation",
-    task: Annotated[str, typer.Option(help="Of relevance decisions, only this task's.")] = "",
-    resamples: Annotated[int, typer.Option(min=50, help="Of the bootstrap.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    kind: Annotated[str, Option(help="explanation or relevance.")] = "explanation",
+    task: Annotated[str, Option(help="Of relevance decisions, only this task's.")] = "",
+    resamples: Annotated[int, Option(min=50, help="Of the bootstrap.")] = 500,
+    seed: Annotated[int, Option(help="Of the bootstrap.")] = 0,
 ) -> Answer:
     """How far reviewers agree: raw, kappa, alpha, AC1 and AC2, with intervals."""
     if kind not in ("explanation", "relevance"):
@@ -313,7 +283,7 @@ def agreement_(
             interval = f"{c.low:.3f} to {c.high:.3f}" if defined else escape(c.undefined)
             if defined and math.isnan(c.low):
                 interval = "every resample is the same"
-            table.add_row(c.name, value, interval, readable(c.n_items))
+            table.add_row(c.name, value, interval, frame.readable(c.n_items))
         out.print(table)
         listing(check._asdict())()
 

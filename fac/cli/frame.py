@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer import Option
 
 from fac import config
 from fac.config import Spec, Workspace
@@ -39,11 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-NOTE_SECONDS = 10.0
-"""Between two lines of progress where stderr is a log and not a terminal."""
-
-LISTED = 10
-"""Rows of a list that people are shown; JSON has all of them."""
+NOTE_SECONDS = 10.0  # Between two lines of progress where stderr is a log and not a terminal
+LISTED = 10  # Rows of a list that people are shown; JSON has all of them
 
 
 class _Console(Console):
@@ -61,40 +59,39 @@ err = _Console(emoji=False, stderr=True)
 
 WorkspaceOption = Annotated[
     Path | None,
-    typer.Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
+    Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Model = Annotated[str, typer.Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
-Layer = Annotated[int, typer.Option(help="Blocks that have run: hidden_states[layer].")]
+JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout.")]
+Model = Annotated[str, Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
+Layer = Annotated[int, Option(help="Blocks that have run: hidden_states[layer].")]
 SaeOption = Annotated[
-    str, typer.Option("--sae", help="`demo`, a folder, RELEASE/SAE_ID of sae-lens, or a .pth file.")
+    str, Option("--sae", help="`demo`, a folder, RELEASE/SAE_ID of sae-lens, or a .pth file.")
 ]
-Threshold = Annotated[float, typer.Option(help="Active means peak > threshold, strictly.")]
-MinSupport = Annotated[int, typer.Option(min=1, help="Anchor samples a feature needs to count.")]
-Role = Annotated[str, typer.Option(help="system, user, assistant or all.")]
-BudgetUsd = Annotated[float | None, typer.Option(help="Stop before spending more dollars.")]
-PriceIn = Annotated[float | None, typer.Option(help="Dollars per million prompt tokens.")]
-PriceOut = Annotated[float | None, typer.Option(help="Dollars per million completion tokens.")]
-Concurrency = Annotated[int, typer.Option(help="Questions on their way at once.")]
+Threshold = Annotated[float, Option(help="Active means peak > threshold, strictly.")]
+MinSupport = Annotated[int, Option(min=1, help="Anchor samples a feature needs to count.")]
+Role = Annotated[str, Option(help="system, user, assistant or all.")]
 Features = Annotated[
-    str | None, typer.Option(help="Only these: ids separated by commas, or a file of ids.")
+    str | None, Option(help="Only these: ids separated by commas, or a file of ids.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpendOptions:
+    """What asking a server may cost, and how fast it goes; the fields are those of the specs."""
+
+    budget_usd: Annotated[float | None, Option(help="Stop before spending more dollars.")] = None
+    price_in: Annotated[float | None, Option(help="Dollars per million prompt tokens.")] = None
+    price_out: Annotated[float | None, Option(help="Dollars per million completion tokens.")] = None
+    concurrency: Annotated[int, Option(help="Questions on their way at once.")] = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class WhereOptions:
     """Where models run."""
 
-    executor: Annotated[
-        str | None, typer.Option(help="Where models run: local, or ray; default FAC_EXECUTOR.")
-    ] = None
-    address: Annotated[
-        str | None,
-        typer.Option(help="Of a Ray cluster, HOST:PORT; without, a Ray of this machine."),
-    ] = None
-    workers: Annotated[
-        int | None, typer.Option(help="Of Ray; default one an accelerator, else one a machine.")
-    ] = None
+    executor: Annotated[str | None, Option(help="local or ray; default FAC_EXECUTOR.")] = None
+    address: Annotated[str | None, Option(help="Ray cluster's HOST:PORT, else a local Ray.")] = None
+    workers: Annotated[int | None, Option(help="Of Ray; by default one a GPU or machine.")] = None
 
     def choose(self) -> Where:
         return choose_executor(self.executor, self.address, self.workers)
@@ -104,13 +101,11 @@ class WhereOptions:
 class ComparisonOptions:
     """A dataset against an anchor."""
 
-    anchor: Annotated[str, typer.Option(help="Measured dataset that shows what matters.")]
-    dataset: Annotated[str, typer.Option(help="Measured dataset in question.")]
+    anchor: Annotated[str, Option(help="Measured dataset that shows what matters.")]
+    dataset: Annotated[str, Option(help="Measured dataset in question.")]
     threshold: Threshold = 0.0
     min_support: MinSupport = 1
-    relevant: Annotated[str, typer.Option(help="all, a judged task, or a file of feature ids.")] = (
-        EVERY_FEATURE
-    )
+    relevant: Annotated[str, Option(help="all, a judged task, or a file of ids.")] = EVERY_FEATURE
 
     def measures(self, runs: Runs) -> tuple[str, str]:
         """The run ids of the two. Raises RunNotFound."""

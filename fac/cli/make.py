@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from fac import export as exports
 from fac import review
+from fac.cli import frame
 from fac.cli.decide import feature_ids
-from fac.cli.frame import (
-    LISTED,
-    Answer,
-    BudgetUsd,
-    ComparisonOptions,
-    Concurrency,
-    Features,
-    PriceIn,
-    PriceOut,
-    WhereOptions,
-    command,
-    listing,
-    perform,
-)
+from fac.cli.frame import Answer, ComparisonOptions, WhereOptions, command, listing, perform
 from fac.config import (
     METHODS,
     WRITERS,
@@ -45,69 +33,48 @@ from fac.store import Stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 
-Pairs = Annotated[str, typer.Argument(help="Run of pairs, or the name of its dataset.")]
+Pairs = Annotated[str, Argument(help="Run of pairs, or the name of its dataset.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteOptions:
     """How texts are written; the fields are those of the specs."""
 
-    profile: Annotated[
-        str | None, typer.Option(help=f"The form of a sample: {', '.join(drafts.PROFILES)}.")
-    ] = None
-    writer: Annotated[str | None, typer.Option(help=f"What writes: {', '.join(WRITERS)}.")] = None
+    profile: Annotated[str | None, Option(help=f"Form: {', '.join(drafts.PROFILES)}.")] = None
+    writer: Annotated[str | None, Option(help=f"What writes: {', '.join(WRITERS)}.")] = None
     model: Annotated[
         str | None,
-        typer.Option(
-            help="What writes: `demo`, a folder, a hub id; the name a server knows it by."
-        ),
+        Option(help="What writes: `demo`, a folder, a hub id; the name a server knows it by."),
     ] = None
     endpoint: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="OpenAI-compatible base URL; of the pairs when synthesizing, else default "
             "OPENAI_BASE_URL, else OpenAI."
         ),
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Same seed, same machine: same texts.")] = None
-    temperature: Annotated[float | None, typer.Option(help="0 to 2.")] = None
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Longest text.")
-    ] = None
-    strength: Annotated[
-        float | None, typer.Option(help="Of steering, in units of the feature's usual peak.")
-    ] = None
-    attempt: Annotated[int | None, typer.Option(help="Another number writes anew.")] = None
+    seed: Annotated[int | None, Option(help="Same seed, same machine: same texts.")] = None
+    temperature: Annotated[float | None, Option(help="0 to 2.")] = None
+    max_new_tokens: Annotated[int | None, Option("--max-new-tokens", help="Longest text.")] = None
+    strength: Annotated[float | None, Option(help="Steering, in a feature's usual peaks.")] = None
+    attempt: Annotated[int | None, Option(help="Another number writes anew.")] = None
 
     def settings(self) -> dict[str, Any]:
         """Without those that were left out; the spec knows what holds for them."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitOptions:
+class LimitOptions(frame.SpendOptions):
     """What writing may cost, and how much is written at once."""
 
-    budget: Annotated[int | None, typer.Option(help="Stop before using more tokens.")] = None
-    budget_usd: BudgetUsd = None
-    price_in: PriceIn = None
-    price_out: PriceOut = None
-    concurrency: Concurrency = 8
-    batch: Annotated[int, typer.Option(min=1, help="Texts a local model writes at once.")] = (
-        WriteSpec.batch
-    )
+    budget: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
+    batch: Annotated[int, Option(min=1, help="Texts written at once, locally.")] = WriteSpec.batch
 
     def settings(self) -> dict[str, Any]:
         """As the specs call them."""
-        return {
-            "budget_tokens": self.budget,
-            "budget_usd": self.budget_usd,
-            "price_in": self.price_in,
-            "price_out": self.price_out,
-            "concurrency": self.concurrency,
-            "batch": self.batch,
-        }
+        values = asdict(self)
+        return {"budget_tokens": values.pop("budget"), **values}
 
 
 @command("pairs")
@@ -115,13 +82,13 @@ def pairs_(
     *,
     stores: Stores,
     options: ComparisonOptions,
-    features: Features = None,
+    features: frame.Features = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Without --features: only the best supported gaps.")
+        int | None, Option(min=1, help="Without --features: only the best supported gaps.")
     ] = None,
-    candidates: Annotated[int, typer.Option(help="Texts written per gap.")] = 4,
+    candidates: Annotated[int, Option(help="Texts written per gap.")] = 4,
     margin: Annotated[
-        float, typer.Option(help="A positive fires by so much above threshold and negative.")
+        float, Option(help="A positive fires by so much above threshold and negative.")
     ] = PairsSpec.margin,
     writing: WriteOptions,
     limits: LimitOptions,
@@ -147,13 +114,9 @@ def pairs_(
     )
     run_id = perform(runs.workspace, spec, "writing pairs", executor)
     rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
-    failed = [
-        {"feature": row["feature"], "reason": row["reason"]}
-        for row in rows
-        if row["status"] == "failed"
-    ]
+    failed = [{k: r[k] for k in ("feature", "reason")} for r in rows if r["status"] == "failed"]
     data = {"run": run_id, "pairs": len(rows) - len(failed), "failed": failed}
-    first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[:LISTED]]
+    first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[: frame.LISTED]]
     return Answer(data, listing({**data, "failed": len(failed)}, first, len(failed)))
 
 
@@ -170,14 +133,10 @@ def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int
 def approve(
     workspace: Workspace,
     pairs: Pairs,
-    reviewer: Annotated[str, typer.Option(help="Who approves, by name.")],
-    all_: Annotated[bool, typer.Option("--all", help="Every proposed pair.")] = False,
-    ids: Annotated[
-        str | None, typer.Option(help="These: ids of pairs or features, separated by commas.")
-    ] = None,
-    above: Annotated[
-        float | None, typer.Option(help="Those whose positive fires more strongly than this.")
-    ] = None,
+    reviewer: Annotated[str, Option(help="Who approves, by name.")],
+    all_: Annotated[bool, Option("--all", help="Every proposed pair.")] = False,
+    ids: Annotated[str | None, Option(help="Ids of pairs or features, by commas.")] = None,
+    above: Annotated[float | None, Option(help="Those whose positive fires above this.")] = None,
 ) -> Answer:
     """Approve pairs as they are now; nothing else is ever written from."""
     if sum((all_, ids is not None, above is not None)) != 1:
@@ -201,8 +160,7 @@ def approve(
     return Answer(data, listing({"approved": len(versions), "run": run_id, "reviewer": reviewer}))
 
 
-Versioned = tuple[str, dict[str, Any]]
-"""The run a pair lies in, and its row of schema.PAIRS."""
+Versioned = tuple[str, dict[str, Any]]  # The run a pair lies in, and its row of schema.PAIRS
 
 
 def _pairs_run(runs: Runs, name: str) -> str:
@@ -258,23 +216,23 @@ def synthesize(
     workspace: Workspace,
     pairs: Pairs,
     per_feature: Annotated[
-        int | None, typer.Option(help="Texts written per approved pair; of the pairs if not given.")
+        int | None, Option(help="Texts per approved pair; else the pairs'.")
     ] = None,
-    keep: Annotated[int, typer.Option(help="Best samples kept per gap.")] = SynthesizeSpec.keep,
+    keep: Annotated[int, Option(help="Best samples kept per gap.")] = SynthesizeSpec.keep,
     only_needed: Annotated[
-        bool, typer.Option("--only-needed", help="Drop samples whose gaps better ones all cover.")
+        bool, Option("--only-needed", help="Drop samples whose gaps better ones all cover.")
     ] = False,
     method: Annotated[
-        str, typer.Option(help=f"{DEFAULT_METHOD}, or a baseline: {', '.join(BASELINES)}.")
+        str, Option(help=f"{DEFAULT_METHOD}, or a baseline: {', '.join(BASELINES)}.")
     ] = DEFAULT_METHOD,
     threshold: Annotated[
-        float | None, typer.Option(help="A sample is kept above this; of the pairs if not given.")
+        float | None, Option(help="Samples stay above this; else the pairs'.")
     ] = None,
     evaluation: Annotated[
-        list[Path] | None, typer.Option(help="File no sample may overlap with; repeatable.")
+        list[Path] | None, Option(help="File no sample may overlap with; repeatable.")
     ] = None,
     pilot: Annotated[
-        bool, typer.Option("--pilot", help="Only a few gaps, and what all of them would take.")
+        bool, Option("--pilot", help="Only a few gaps, and what all would take.")
     ] = False,
     writing: WriteOptions,
     limits: LimitOptions,
@@ -323,25 +281,18 @@ def _pilot(workspace: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
 @command("export")
 def export(
     workspace: Workspace,
-    run: Annotated[str, typer.Argument(help="Run of a synthesis, or its name.")],
-    out_: Annotated[Path, typer.Option("--out", help="File, or folder for the format hf.")],
+    run: Annotated[str, Argument(help="Run of a synthesis, or its name.")],
+    out_: Annotated[Path, Option("--out", help="File, or folder for the format hf.")],
     format_: Annotated[
-        str, typer.Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
+        str, Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
     ] = next(iter(exports.EXPORT_FORMATS)),
-    form: Annotated[
-        str, typer.Option(help=f"{', '.join(exports.FORMS)}; by the profile if not given.")
-    ] = "",
+    form: Annotated[str, Option(help=f"{', '.join(exports.FORMS)}; else by the profile.")] = "",
 ) -> Answer:
     """Write the kept samples with their lineage, and a dataset card."""
     runs = Runs(workspace)
     exported = exports.export(
         runs.resolve("synthetic", run), out_, runs=runs, format=format_, form=form
     )
-    data = {
-        "rows": exported.rows,
-        "form": exported.form,
-        "format": format_,
-        "out": str(exported.path),
-        "card": str(exported.card),
-    }
+    data = {"rows": exported.rows, "form": exported.form, "format": format_}
+    data |= {"out": str(exported.path), "card": str(exported.card)}
     return Answer(data, listing(data))

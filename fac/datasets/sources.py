@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from fac.datasets import layout
 from fac.datasets.layout import MAX_CHARACTERS, Columns, Sample, SourceLayout, SourceRow, in_words
-from fac.errors import BadRow, InputError, Progress
+from fac.errors import BadRow, InputError, Progress, first_line
 from fac.registry import Registry
 
 PEEK_ROWS = 1000  # how many rows the columns are collected from before the layout is decided
@@ -164,8 +164,8 @@ def readable(name: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(f"{name} cannot be read: {error.strerror}.") from error
-        # Arrow source_layout of damaged pages as input and output errors
-        reason = str(error).splitlines()[0].rstrip(".")[:200]
+        # Arrow speaks of damaged pages as input and output errors
+        reason = first_line(error).rstrip(".")[:200]
         raise InputError(
             f"{name} is not a whole Parquet file ({reason}): write or fetch it again."
         ) from error

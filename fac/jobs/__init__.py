@@ -1,6 +1,5 @@
 """Carrying out specs, in this process or in the worker that the dashboard leaves them to.
 
-loading   models, SAEs and writers, on this machine
 steps     a spec -> the step that carries it out; models stay loaded from one to the next
 worker    takes specs from the queue, in a process of its own
 training  what no page asks for: training an SAE, preflight, chats, the demo's runs computed anew

@@ -9,6 +9,6 @@ Memory does not grow with the dataset: what is held across parts is bounded by t
 examples a feature), and the parts become sorted tables by way of files, one range of features each.
 """
 
-from fac.measure.run import measure
+from fac.measure.tables import measure
 
 __all__ = ["measure"]

@@ -152,8 +152,3 @@ def _explanation(stores: Stores, measure: str, feature: int, row: dict[str, Any]
         review.standing([d for d in decisions if d.seen == seen]),
         seen,
     )
-
-
-def correction(stores: Stores, run: str, feature: int) -> str | None:
-    """What a person wrote in an explanation's place."""
-    return corrections(stores, run).get(feature)

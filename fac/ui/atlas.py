@@ -19,7 +19,7 @@ from fac import maps
 from fac.maps import Window
 from fac.ui.stores import stores, workspace
 from fac.ui.tables import point_id, selected_points
-from fac.ui.views import get_param, set_param
+from fac.ui.views import action_button, get_param, set_param
 
 TOOLS = {
     "displaylogo": False,
@@ -49,12 +49,7 @@ def show_map(run: str, sae: str, feature: int | None) -> None:
         )
     )
     if window or st.session_state.get("lasso"):
-        st.button(
-            "The whole map",
-            icon=":material/zoom_out_map:",
-            type="tertiary",
-            on_click=_everything,
-        )
+        action_button("The whole map", "zoom_out_map", _everything, type="tertiary")
 
 
 def features_on_map(sae: str | None) -> tuple[list[int] | None, str]:

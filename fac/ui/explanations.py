@@ -1,19 +1,17 @@
-"""Explanations and verdicts of a feature as pages show them, and the form that asks for more."""
+"""Explanations and verdicts of a feature as pages show them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from fac import charts
-from fac.config import EXPLAINERS, SCORERS, ExplainSpec, model_scores
-from fac.questions.explanations import Explanation, correction, explanations_of, names
+from fac.config import EXPLAINERS, SCORERS
+from fac.questions.explanations import Explanation, corrections, explanations_of, names
 from fac.questions.relevance import verdicts_of
 from fac.review import Standing
 from fac.schema import LEVELS
-from fac.ui.jobs import key_line, server_fields, start
 from fac.ui.stores import stores
 from fac.ui.text import Row, called, explanation_html, plain
 from fac.ui.views import CHART, link
@@ -39,7 +37,7 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
     `brief` puts the intervals of the scores into words rather than a plot.
     """
     explanations = explanations_of(stores(), run, feature)
-    if text := correction(stores(), run, feature):
+    if text := corrections(stores(), run).get(feature):
         st.html(explanation_html("a person's correction", "", text, ""))
     scores: list[Row] = []
     for each in explanations:
@@ -123,44 +121,3 @@ def people_say(standing: Standing) -> str:
     level = LEVEL_NAMES[standing.verdict].lower()
     settled = ", settled" if standing.by == "adjudication" else ""
     return plain(f"{who}: {level}{settled}")
-
-
-def explaining(anchor: str) -> bool:
-    """Whether a live job explains features of this run."""
-    live = stores().queue.live()
-    return any(job.step == ExplainSpec.step and job.spec["measure"] == anchor for job in live)
-
-
-def explain_by_tokens(anchor: str) -> None:
-    """Token statistics of every feature: no model, no key, no cost."""
-    start(ExplainSpec(measure=anchor), "Explaining every feature by its tokens")
-
-
-def explain_form(anchor: str, features: Sequence[int]) -> None:
-    """Asks for explanations by a language model, scored on held-out texts."""
-    with st.form("explain with a model", border=False):
-        key_line()
-        model, endpoint, budget = server_fields()
-        which = st.radio(
-            "Which features",
-            ("gaps", "every"),
-            format_func={
-                "gaps": f"The {len(features):,} in question",
-                "every": "Every feature that fires",
-            }.__getitem__,
-            horizontal=True,
-        )
-        listed = ", ".join(model_scores()).capitalize()
-        scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
-        if st.form_submit_button("Explain", icon=":material/smart_toy:"):
-            spec = ExplainSpec(
-                measure=anchor,
-                features=tuple(features) if which == "gaps" else (),
-                explainer="llm",
-                model=model,
-                endpoint=endpoint,
-                budget_tokens=budget,
-                scores=model_scores() if scored else (),
-            )
-            start(spec, "Asking the model for explanations")
-            st.rerun()

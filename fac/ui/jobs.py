@@ -14,46 +14,39 @@ from fac.jobs import worker
 from fac.store.queue import Job
 from fac.ui.stores import stores, workspace
 from fac.ui.text import plain
-from fac.ui.views import guard
-
-_VERBS = {
-    "dataset": "Read",
-    "measure": "Measure",
-    "sae": "Map the dictionary",
-    "probe": "Read a text",
-    "demo": "Set up the demo",
-    "explain": "Explain",
-    "relevance": "Judge",
-    "pairs": "Write pairs",
-    "rescore": "Score an edited pair",
-    "synthetic": "Synthesize",
-}
+from fac.ui.views import action_button, guard
 
 
 def job_title(job: Job) -> str:
     """A job in words."""
-    verb = _VERBS.get(job.step, job.step)
-    if job.step == "dataset":
-        return f"{verb} {job.spec['name']}"
-    if job.step == "measure":
-        return f"{verb} {name_of(job.spec['dataset'])}"
-    if job.step == "explain":
-        how = EXPLAINERS[job.spec["explainer"]].job_title.format(model=job.spec["model"])
-        return f"{verb} {name_of(job.spec['measure'])} {how}"
-    if job.step == "relevance":
-        return f"{verb} {name_of(job.spec['measure'])} for {job.spec['task']}"
-    if job.step == "pairs":
-        gaps = counted(len(job.spec["features"]), "gap")
-        return f"{verb} for {gaps} of {name_of(job.spec['dataset'])}"
-    if job.step == "rescore":
-        return f"{verb}, #{job.spec['feature']} of {name_of(job.spec['pairs'])}"
-    if job.step == "synthetic":
-        pairs, method = len(job.spec["approved"]), job.spec["method"]
-        source = f"from {counted(pairs, 'approved pair')}" if pairs else "for every gap"
-        name = name_of(job.spec["pairs"])
-        baseline = f", {method}" if method != SynthesizeSpec.method else ""
-        return f"{verb} {source} of {name}{baseline}"
-    return verb
+    spec = job.spec
+    match job.step:
+        case "dataset":
+            return f"Read {spec['name']}"
+        case "measure":
+            return f"Measure {name_of(spec['dataset'])}"
+        case "sae":
+            return "Map the dictionary"
+        case "probe":
+            return "Read a text"
+        case "demo":
+            return "Set up the demo"
+        case "explain":
+            how = EXPLAINERS[spec["explainer"]].job_title.format(model=spec["model"])
+            return f"Explain {name_of(spec['measure'])} {how}"
+        case "relevance":
+            return f"Judge {name_of(spec['measure'])} for {spec['task']}"
+        case "pairs":
+            gaps = counted(len(spec["features"]), "gap")
+            return f"Write pairs for {gaps} of {name_of(spec['dataset'])}"
+        case "rescore":
+            return f"Score an edited pair, #{spec['feature']} of {name_of(spec['pairs'])}"
+        case "synthetic":
+            n, method = len(spec["approved"]), spec["method"]
+            source = f"from {counted(n, 'approved pair')}" if n else "for every gap"
+            baseline = f", {method}" if method != SynthesizeSpec.method else ""
+            return f"Synthesize {source} of {name_of(spec['pairs'])}{baseline}"
+    return job.step
 
 
 def counted(n: int, noun: str) -> str:
@@ -86,13 +79,8 @@ def show_failures(*steps: str) -> None:
                     f"**{plain(job_title(job))}:** {plain(job.error or 'no reason was recorded')}",
                     icon=":material/error:",
                 )
-                st.button(
-                    "Dismiss",
-                    on_click=started.remove,
-                    args=(number,),
-                    key=f"dismiss {number}",
-                    type="tertiary",
-                )
+                key, dismiss = f"dismiss {number}", started.remove
+                action_button("Dismiss", "", dismiss, number, key=key, type="tertiary")
 
 
 def save_upload(name: str, content: bytes) -> Path:
@@ -138,14 +126,9 @@ def _jobs_now() -> None:
         progress(job)
     if len(live) > 3:
         st.caption(f"and {len(live) - 3} more")
-    if live and not _alive():
+    if live and not (stores().queue.worker() or {"alive": False})["alive"]:
         st.warning("Nobody is working.", icon=":material/power_off:")
         st.button("Start the worker", on_click=restart_worker, icon=":material/restart_alt:")
-
-
-def _alive() -> bool:
-    state = stores().queue.worker()
-    return bool(state and state["alive"])
 
 
 def restart_worker() -> None:

@@ -73,21 +73,17 @@ def pick_relevance(anchor: str) -> Relevance:
 def threshold_slider(anchor: str, dataset: str) -> float:
     """How strongly a feature must fire before it counts; one setting for all pages."""
     top = telling_threshold(stores(), anchor, dataset)
+    step = 10.0 ** math.floor(math.log10(top / 100))  # round; one or two hundred on the way
     return st.slider(
         "Threshold",
         0.0,
         top,
-        step=slider_step(top),
+        step=step,
         format="%.2f",
         help="A feature is active in a sample when its peak is strictly above. At 0 a single "
         "token anywhere is enough; higher asks for a clear activation.",
         **param_widget("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
     )
-
-
-def slider_step(top: float) -> float:
-    """A round step that cuts the way to `top` into one or two hundred."""
-    return 10.0 ** math.floor(math.log10(top / 100))
 
 
 def relevance_in_url(anchor: str) -> Relevance:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,12 +115,15 @@ def frame(page_name: str) -> None:
 
 
 def prepare() -> None:
-    """Before a browser asks: the menu, the worker, and what the first page is made of where there
-    is something to show. Whatever is wrong there, the page asks the same again and says so.
+    """Before a browser asks: the menu, the modules of the pages, the worker, and what the first
+    page is made of where there is something to show. Whatever is wrong there, the page asks the
+    same again and says so.
 
     Raises InputError for a page that cannot be in the menu.
     """
     read_pages()
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)], "fac.ui."):
+        import_module(module.name)
     with suppress(FacError, OSError):
         _start(workspace().root)
         if manifests := measured(stores()):

@@ -216,6 +216,12 @@ def point_id(data: Any) -> int:
     return int(data[0] if isinstance(data, list | tuple) else data)
 
 
+def open_point(key: str) -> None:
+    """Opens the feature that was chosen on the figure with this key."""
+    if points := selected_points(st.session_state[key]):
+        set_param("feature", point_id(points[0]))
+
+
 def selected_points(event: Any) -> list[Any]:
     """`customdata` of the points chosen on a figure."""
     return [point["customdata"] for point in event["selection"]["points"] if "customdata" in point]

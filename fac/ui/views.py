@@ -46,7 +46,7 @@ def param_widget(
     key = f"{st.session_state.get('page', '')}.{name}"
     if st.session_state.get(key) != value:
         st.session_state[key] = value
-    return {"key": key, "on_change": _set_from_widget, "args": (name, key)}
+    return {"key": key, "on_change": lambda: set_param(name, st.session_state[key])}
 
 
 def get_param(
@@ -79,10 +79,6 @@ def set_param(name: str, value: object) -> None:
     else:
         view[name] = value
         st.query_params[name] = str(value)
-
-
-def _set_from_widget(name: str, key: str) -> None:
-    set_param(name, st.session_state[key])
 
 
 def choice(
