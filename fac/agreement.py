@@ -34,10 +34,6 @@ MOST_UNDEFINED = 0.05
 """Share of resamples that may be undefined before the interval is: leaving out more of them would
 quietly condition it on the lucky ones."""
 
-KAPPA_WEIGHTS = ("identity", "linear", "quadratic")
-GWET_WEIGHTS = ("identity", "linear", "quadratic", "ordinal")
-ALPHA_LEVELS = ("nominal", "ordinal", "interval")
-
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Distinct rows [n_rows, n_raters], times [n_resamples, n_rows] -> values [n_resamples]."""
 
@@ -264,7 +260,6 @@ def cohen_kappa(rows: np.ndarray, times: np.ndarray, weights: str = "identity") 
     """Cohen's kappa of two raters over the items both rated (1960), 1 - observed over expected
     disagreement; with linear or quadratic disagreement between codes, weighted kappa (1968). NaN
     where chance alone explains everything."""
-    _check_choice("weights", weights, KAPPA_WEIGHTS)
     both = ~np.isnan(rows).any(axis=1)
     rows, times = rows[both], times[:, both]
     codes, index = np.unique(rows, return_inverse=True)
@@ -282,7 +277,6 @@ def krippendorff_alpha(rows: np.ndarray, times: np.ndarray, level: str = "nomina
 
     NaN where all ratings are the same: then nothing shows that raters could tell items apart.
     """
-    _check_choice("level", level, ALPHA_LEVELS)
     counts, codes = _counts(rows)
     rated = counts.sum(axis=1)
     counts, times, rated = counts[rated >= 2], times[:, rated >= 2], rated[rated >= 2]
@@ -308,7 +302,6 @@ def gwet(rows: np.ndarray, times: np.ndarray, k: int, weights: str = "identity")
     `k` is the length of the scale, used or not: chance agreement depends on it. Items with one
     rating count towards how common a category is, as Gwet has it.
     """
-    _check_choice("weights", weights, GWET_WEIGHTS)
     counts, _ = _counts(rows, k)
     alike = _similarity(k, weights)
     agreed = _observed(counts, alike, times)
@@ -394,8 +387,3 @@ def _checked(ratings: np.ndarray, n_categories: int | None = None) -> np.ndarray
                 f"Ratings must be codes from 0 to {n_categories - 1}, got {wrong[0]:g}."
             )
     return table
-
-
-def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InputError(f"{what} must be one of {', '.join(choices)}, got {value!r}.")

@@ -36,6 +36,10 @@ class Sae:
         self.stored = stored  # data type of the weights before they were widened to float32
         self.n_features = int(module.cfg.d_sae)
         self.d_in = int(module.cfg.d_in)
+        # What the SAE's own metadata says; None where it is silent.
+        self.trained_on: str | None = module.cfg.metadata.model_name
+        self.hook_name: str | None = module.cfg.metadata.hook_name
+        self.trained_layer = layer_of_hook(self.hook_name or "")  # in this project's counting
         self._pre: list[torch.Tensor] = []
         self._cut = self._own_cuts()
         hook = module.hook_sae_acts_pre
@@ -69,21 +73,6 @@ class Sae:
     def decoder(self) -> np.ndarray:
         """float32 `[n_features, d_in]`: decoder directions."""
         return self.module.W_dec.detach().float().cpu().numpy()
-
-    @property
-    def trained_on(self) -> str | None:
-        """Name of the model in the SAE's own metadata, where it says."""
-        return self.module.cfg.metadata.model_name
-
-    @property
-    def trained_layer(self) -> int | None:
-        """`layer` in this project's counting, from the hook name, where the metadata names one."""
-        return layer_of_hook(self.hook_name or "")
-
-    @property
-    def hook_name(self) -> str | None:
-        """Where in its model it reads, where the metadata says."""
-        return self.module.cfg.metadata.hook_name
 
     def encode(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Activations and pre-activations, each `[tokens, n_features]`, of `[tokens, d_in]`.

@@ -203,13 +203,13 @@ def test_alpha_is_what_counting_pair_by_pair_finds(ratings):
 def test_kappa_is_scikit_learns_where_that_defines_one(ratings):
     a, b = ratings[~np.isnan(ratings).any(axis=1)].T
     assume(len(set(a) | set(b)) > 1)
-    for weights in agreement.KAPPA_WEIGHTS:
+    for weights in ("identity", "linear", "quadratic"):
         theirs = None if weights == "identity" else weights
         other = cohen_kappa_score(a, b, weights=theirs, labels=range(4))
         assert cohen_kappa(*ratings.T, weights) == pytest.approx(other)
 
 
-@given(matrices(), st.sampled_from(agreement.GWET_WEIGHTS))
+@given(matrices(), st.sampled_from(("identity", "linear", "quadratic", "ordinal")))
 def test_gwet_is_what_his_formulas_say_item_by_item(ratings, weights):
     k = 4
     steps = {
@@ -477,9 +477,6 @@ def test_the_interval_of_balanced_accuracy_covers_the_truth_about_as_often_as_it
 @pytest.mark.parametrize(
     "call,match",
     [
-        (lambda: cohen_kappa(np.zeros(2), np.zeros(2), "square"), "weights must be one"),
-        (lambda: krippendorff_alpha(np.zeros((2, 2)), "ratio"), "level must be one of"),
-        (lambda: gwet(np.zeros((2, 2)), 2, "bipolar"), "weights must be one of"),
         (lambda: gwet(np.full((2, 2), 2.0), 2), "codes from 0 to 1, got 2"),
         (lambda: gwet(np.full((2, 2), 0.5), 2), "codes from 0 to 1, got 0.5"),
         (lambda: gwet(np.zeros((2, 2)), 1), "at least two categories"),

@@ -11,22 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from fac.cli.frame import (
-    Answer,
-    ComparisonOptions,
-    MinSupport,
-    Role,
-    Threshold,
-    build_caches,
-    command,
-    err,
-    listing,
-    out,
-    perform,
-    plain,
-    readable,
-    write_lines,
-)
+from fac.cli import frame
+from fac.cli.frame import Answer, ComparisonOptions, Role, command, err, listing, out, perform
 from fac.config import IngestSpec, MeasureSpec
 from fac.coverage import BADGES
 from fac.questions.comparison import changes, coverage
@@ -75,7 +61,7 @@ def gaps(
     comparison = options.comparison(stores, role)
     n_missing = coverage(stores, comparison).n_missing
     explaining = explain_runs(stores.runs, comparison.anchor)
-    build_caches(stores, explaining)
+    frame.build_caches(stores, explaining)
     rows, n_matching = gap_page(
         stores,
         comparison,
@@ -84,7 +70,7 @@ def gaps(
         limit=max(n_missing, 1) if out_ else limit,
     )
     if out_:
-        write_lines(out_, (json.dumps(plain(row), ensure_ascii=False) for row in rows))
+        frame.write_lines(out_, (json.dumps(frame.plain(row), ensure_ascii=False) for row in rows))
     data: dict[str, Any] = {"n_missing": n_missing, "rows": len(rows)}
     data |= {"out": str(out_)} if out_ else {"out": None, "gaps": rows}
 
@@ -120,8 +106,8 @@ def check(
     anchor: Annotated[str | None, Option(help="What matters; by default the baseline.")] = None,
     min_fac: Annotated[float | None, Option(min=0, max=1, help="Fail below this FAC.")] = (None),
     no_regress: Annotated[bool, Option("--no-regress", help="Fail if a feature is lost.")] = False,
-    threshold: Threshold = 0.0,
-    min_support: MinSupport = 1,
+    threshold: frame.Threshold = 0.0,
+    min_support: frame.MinSupport = 1,
     role: Role = EVERY_ROLE,
 ) -> Answer:
     """A coverage gate for CI: exit 1 when coverage fell."""
@@ -139,7 +125,7 @@ def check(
     data["min_fac"] = min_fac
     failures = []
     if min_fac is not None and not result.fac >= min_fac:  # also where it is undefined
-        failures.append(f"FAC is {readable(result.fac)}, below {min_fac}")
+        failures.append(f"FAC is {frame.readable(result.fac)}, below {min_fac}")
     if no_regress and lost:
         first = ", ".join(map(str, lost[:5]))
         failures.append(f"{len(lost):,} features of {baseline} are lost (first: {first})")

@@ -12,20 +12,8 @@ from rich.table import Table
 from typer import Argument, Option
 
 from fac import demo
-from fac.cli.frame import (
-    LISTED,
-    Answer,
-    Layer,
-    Model,
-    Role,
-    SaeOption,
-    WhereOptions,
-    command,
-    listing,
-    out,
-    perform,
-    progress_bar,
-)
+from fac.cli import frame
+from fac.cli.frame import Answer, Layer, Model, Role, SaeOption, command, listing, out, perform
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace
 from fac.jobs import training
 from fac.schema import EVERY_ROLE
@@ -41,7 +29,7 @@ def demo_(
 ) -> Answer:
     """Bring the demo into the workspace; with --rebuild compute it anew and compare."""
     begun = time.monotonic()
-    with progress_bar("demo") as progress:
+    with frame.progress_bar("demo") as progress:
         runs = (training.rebuild_demo if rebuild else demo.materialise)(workspace, progress)
     result = training.headline(workspace, runs)
     data = {"runs": runs, "fac": result["fac"], "n_missing": result["n_missing"]}
@@ -73,7 +61,7 @@ def ingest(
     rejected = runs.table(run_id, "rejected").to_pylist()
     data = {"run": run_id, "samples": facts.n_samples, "duplicates": facts.duplicates}
     data |= {"rejected": rejected, "layout": facts.layout}
-    first = [f"line {row['line']}: {row['reason']}" for row in rejected[:LISTED]]
+    first = [f"line {row['line']}: {row['reason']}" for row in rejected[: frame.LISTED]]
     return Answer(data, listing({**data, "rejected": len(rejected)}, first, len(rejected)))
 
 
@@ -88,7 +76,7 @@ def measure(
     role: Role = EVERY_ROLE,
     max_tokens: Annotated[int, Option(help="Samples are read up to here.")] = 1024,
     floor: Annotated[float, Option(help="Peaks at or below are not stored.")] = 0.0,
-    where: WhereOptions,
+    where: frame.WhereOptions,
 ) -> Answer:
     """Activations, statistics, examples and near misses of a dataset."""
     executor, runs = where.choose(), Runs(workspace)
@@ -156,7 +144,7 @@ def preflight(
     samples: Annotated[int, Option(min=1, help="How many of them.")] = 64,
 ) -> Answer:
     """Does this SAE belong to this model and layer? Exit 1 if not."""
-    with progress_bar("preflight") as progress:
+    with frame.progress_bar("preflight") as progress:
         findings, quality, verdict = training.preflight(
             workspace, model, layer, sae, texts or demo.INPUTS[demo.ANCHOR], samples, progress
         )
@@ -198,7 +186,7 @@ def train_sae(
     from fac.sae_training import TrainRecipe
 
     recipe = TrainRecipe(width=width, k=k, passes=passes, batch=batch, lr=lr, seed=seed)
-    with progress_bar("training") as progress:
+    with frame.progress_bar("training") as progress:
         data = training.train_sae(
             workspace,
             texts,
@@ -235,6 +223,6 @@ def magpie(
         must_contain=tuple(word.casefold() for word in must_contain or ()),
         batch=batch,
     )
-    with progress_bar("writing samples") as progress:
+    with frame.progress_bar("writing samples") as progress:
         data = training.magpie(workspace, model, recipe, out_, progress)
     return Answer(data, listing({**data, "recipe": json.dumps(data["recipe"])}))

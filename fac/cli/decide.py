@@ -14,25 +14,8 @@ from rich.table import Table
 from typer import Argument, Option
 
 from fac import agreement, review
-from fac.cli.frame import (
-    LISTED,
-    Answer,
-    BudgetUsd,
-    ComparisonOptions,
-    Concurrency,
-    Features,
-    MinSupport,
-    PriceIn,
-    PriceOut,
-    Threshold,
-    app,
-    command,
-    listing,
-    out,
-    perform,
-    readable,
-    write_lines,
-)
+from fac.cli import frame
+from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
 from fac.errors import InputError
 from fac.questions.comparison import coverage
@@ -57,10 +40,10 @@ Measured = Annotated[str, Argument(help="Measured dataset whose features are mea
 class FeatureOptions:
     """Which features a command is about."""
 
-    features: Features = None
+    features: frame.Features = None
     missing_from: Annotated[str | None, Option(help="Those this measured dataset lacks.")] = None
-    threshold: Threshold = 0.0
-    min_support: MinSupport = 1
+    threshold: frame.Threshold = 0.0
+    min_support: frame.MinSupport = 1
 
     def ids(self, stores: Stores, measure: str) -> tuple[int, ...]:
         """Of a measure run; () for every feature that fires."""
@@ -85,7 +68,7 @@ class FeatureOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatOptions:
+class ChatOptions(frame.SpendOptions):
     """The language model that is asked; the fields are those of the specs."""
 
     model: Annotated[str, Option("--model", help="Name the server knows it by.")] = ""
@@ -93,10 +76,6 @@ class ChatOptions:
         str, Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI.")
     ] = ""
     budget_tokens: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
-    budget_usd: BudgetUsd = None
-    price_in: PriceIn = None
-    price_out: PriceOut = None
-    concurrency: Concurrency = 8
     attempt: Annotated[int, Option(help="Another number asks anew what was answered before.")] = 0
 
 
@@ -225,7 +204,7 @@ def export(
     store = Decisions(workspace.decisions)
     lines = [*store.export()]
     if out_:
-        write_lines(out_, lines)
+        frame.write_lines(out_, lines)
     data = {"rows": len(lines), "out": str(out_) if out_ else None}
 
     def show() -> None:
@@ -250,7 +229,7 @@ def import_(
         raise InputError(f"{source} cannot be read: {error}.") from error
     data = store.load(lines)
     rejected = [f"line {row['line']}: {row['reason']}" for row in data["rejected"]]
-    show = listing({**data, "rejected": len(rejected)}, rejected[:LISTED])
+    show = listing({**data, "rejected": len(rejected)}, rejected[: frame.LISTED])
     refusal = f"{len(rejected)} lines were not taken; {rejected[0]}" if rejected else ""
     return Answer(data, show, refusal=refusal)
 
@@ -304,7 +283,7 @@ def agreement_(
             interval = f"{c.low:.3f} to {c.high:.3f}" if defined else escape(c.undefined)
             if defined and math.isnan(c.low):
                 interval = "every resample is the same"
-            table.add_row(c.name, value, interval, readable(c.n_items))
+            table.add_row(c.name, value, interval, frame.readable(c.n_items))
         out.print(table)
         listing(check._asdict())()
 

@@ -70,13 +70,19 @@ SaeOption = Annotated[
 Threshold = Annotated[float, Option(help="Active means peak > threshold, strictly.")]
 MinSupport = Annotated[int, Option(min=1, help="Anchor samples a feature needs to count.")]
 Role = Annotated[str, Option(help="system, user, assistant or all.")]
-BudgetUsd = Annotated[float | None, Option(help="Stop before spending more dollars.")]
-PriceIn = Annotated[float | None, Option(help="Dollars per million prompt tokens.")]
-PriceOut = Annotated[float | None, Option(help="Dollars per million completion tokens.")]
-Concurrency = Annotated[int, Option(help="Questions on their way at once.")]
 Features = Annotated[
     str | None, Option(help="Only these: ids separated by commas, or a file of ids.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpendOptions:
+    """What asking a server may cost, and how fast it goes; the fields are those of the specs."""
+
+    budget_usd: Annotated[float | None, Option(help="Stop before spending more dollars.")] = None
+    price_in: Annotated[float | None, Option(help="Dollars per million prompt tokens.")] = None
+    price_out: Annotated[float | None, Option(help="Dollars per million completion tokens.")] = None
+    concurrency: Annotated[int, Option(help="Questions on their way at once.")] = 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,21 +10,9 @@ from typer import Argument, Option
 
 from fac import export as exports
 from fac import review
+from fac.cli import frame
 from fac.cli.decide import feature_ids
-from fac.cli.frame import (
-    LISTED,
-    Answer,
-    BudgetUsd,
-    ComparisonOptions,
-    Concurrency,
-    Features,
-    PriceIn,
-    PriceOut,
-    WhereOptions,
-    command,
-    listing,
-    perform,
-)
+from fac.cli.frame import Answer, ComparisonOptions, WhereOptions, command, listing, perform
 from fac.config import (
     METHODS,
     WRITERS,
@@ -77,14 +65,10 @@ class WriteOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitOptions:
+class LimitOptions(frame.SpendOptions):
     """What writing may cost, and how much is written at once."""
 
     budget: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
-    budget_usd: BudgetUsd = None
-    price_in: PriceIn = None
-    price_out: PriceOut = None
-    concurrency: Concurrency = 8
     batch: Annotated[int, Option(min=1, help="Texts written at once, locally.")] = WriteSpec.batch
 
     def settings(self) -> dict[str, Any]:
@@ -98,7 +82,7 @@ def pairs_(
     *,
     stores: Stores,
     options: ComparisonOptions,
-    features: Features = None,
+    features: frame.Features = None,
     limit: Annotated[
         int | None, Option(min=1, help="Without --features: only the best supported gaps.")
     ] = None,
@@ -132,7 +116,7 @@ def pairs_(
     rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
     failed = [{k: r[k] for k in ("feature", "reason")} for r in rows if r["status"] == "failed"]
     data = {"run": run_id, "pairs": len(rows) - len(failed), "failed": failed}
-    first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[:LISTED]]
+    first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[: frame.LISTED]]
     return Answer(data, listing({**data, "failed": len(failed)}, first, len(failed)))
 
 

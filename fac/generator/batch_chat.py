@@ -226,14 +226,6 @@ def ask_batch(
     return run.ask(questions, earlier or {}, progress)
 
 
-class _Waiting(NamedTuple):
-    """A question after a failure, in the order in which it is due."""
-
-    due: float
-    order: int
-    key: str
-
-
 @dataclass
 class _Run:
     """The state of one `ask_batch`, touched by its caller's thread alone."""
@@ -249,7 +241,7 @@ class _Run:
     abouts: dict[str, str] = field(default_factory=dict)
     replies: dict[str, RecordedReply] = field(default_factory=dict)
     fresh: deque[str] = field(default_factory=deque)
-    later: list[_Waiting] = field(default_factory=list)
+    later: list[tuple[float, int, str]] = field(default_factory=list)  # due, order, key
     flying: dict[Future[RecordedReply], str] = field(default_factory=dict)
     tries: Counter[str] = field(default_factory=Counter)
     pause_until = 0.0
@@ -344,7 +336,7 @@ class _Run:
     def _next_due(self) -> float:
         """When the next question may be sent."""
         now = self._now()
-        due = now if self._may_begin() or not self.later else self.later[0].due
+        due = now if self._may_begin() or not self.later else self.later[0][0]
         return max(due, self.pause_until)
 
     def _patience(self) -> float:
@@ -358,10 +350,10 @@ class _Run:
     def _send(self, pool: ThreadPoolExecutor) -> BudgetReached | None:
         """Sends what may be sent now; the reason where the budget forbids the next question."""
         while len(self.flying) < self.limits.concurrency and self._now() >= self.pause_until:
-            again = bool(self.later) and self.later[0].due <= self._now()
+            again = bool(self.later) and self.later[0][0] <= self._now()
             if not again and not self._may_begin():
                 return None
-            key = self.later[0].key if again else self.fresh[0]
+            key = self.later[0][2] if again else self.fresh[0]
             prompt = self.prompts[key]
             if blocked := self.budget.reserve(key, prompt):
                 return blocked
@@ -437,7 +429,7 @@ class _Run:
             pause = everyone + min(pause, 1.0)
         now = self._now()
         self.pause_until = max(self.pause_until, now + everyone)
-        heapq.heappush(self.later, _Waiting(now + pause, sum(self.tries.values()), key))
+        heapq.heappush(self.later, (now + pause, sum(self.tries.values()), key))
 
     def _give_up(self, key: str, failure: str) -> None:
         """Leaves one question without a reply; all the run, where no question has got one."""

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     """(weights `[rows, k]`, which rows these are, new tokens so far) -> a choice of k each."""
 
 
-def _nothing() -> None:
-    """Nobody listens."""
-
-
 class Steer(NamedTuple):
     """A push along one direction while a text is written."""
 
@@ -131,7 +127,7 @@ class LocalGenerator:
             return torch.multinomial(weights, 1, generator=stream)
 
         rows = [PromptRow(prompt) for prompt in prompts]
-        written = self._run(rows, draw, max_new_tokens, temperature, top_k, _nothing)
+        written = self._run(rows, draw, max_new_tokens, temperature, top_k, lambda: None)
         return [(text, finished) for text, finished, *_ in written]
 
     def write(
@@ -141,7 +137,7 @@ class LocalGenerator:
         max_new_tokens: int,
         temperature: float = 1.0,
         top_k: int = 50,
-        beat: Callable[[], object] = _nothing,
+        beat: Callable[[], object] = lambda: None,
     ) -> list[Continuation]:
         """One continuation per row, each drawn from its row's own stream, as one batch.
 
@@ -303,14 +299,12 @@ class LocalGenerator:
     def _sample(
         logits: Any, temperature: float, top_k: int, draw: Draw, rows: list[int], number: int
     ) -> Any:
-        """One token per row, `[batch, 1]`.
-
-        Drawing among the top_k only, instead of masking the vocabulary, saves a third of the time.
-        """
+        """One token per row, `[batch, 1]`."""
         import torch
 
         if temperature <= 0:
             return logits.argmax(-1, keepdim=True)
+        # Among the top_k only: to mask the vocabulary takes half as long again.
         best = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
         weights = torch.softmax(best.values.float() / temperature, dim=-1)
         return best.indices.gather(1, draw(weights, rows, number))
@@ -322,6 +316,7 @@ class _Pushes:
     def __init__(self, steers: Sequence[Steer | None], device: str):
         self.steers = steers
         self.layers = sorted({steer.layer for steer in steers if steer is not None})
+        self._width = next((len(steer.direction) for steer in steers if steer), 0)
         self._device = device
         self._now: dict[int, torch.Tensor] = {}
 
@@ -331,16 +326,13 @@ class _Pushes:
 
         self._now = {}
         for layer in self.layers:
-            pushed = np.zeros((len(rows), 1, self._width()), np.float32)
+            pushed = np.zeros((len(rows), 1, self._width), np.float32)
             for index, row in enumerate(rows):
                 steer = self.steers[row]
                 if steer is not None and steer.layer == layer:
                     pushed[index, 0] = steer.weight(number) * steer.direction
             if pushed.any():
                 self._now[layer] = torch.from_numpy(pushed).to(self._device)
-
-    def _width(self) -> int:
-        return next(len(steer.direction) for steer in self.steers if steer is not None)
 
     def hook(self, layer: int) -> Callable[..., Any]:
         """Adds what is prepared for this layer; the prompt comes before anything is."""

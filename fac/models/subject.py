@@ -134,12 +134,13 @@ class SubjectModel:
         nothing.
         """
         import torch
+        from transformers import DynamicCache
 
         if not shared:
             return self._until_layer(ids)
         head = np.asarray(ids[0][:shared])
         if self._head is None or not np.array_equal(self._head[0], head):
-            cache = self._new_cache()
+            cache = DynamicCache(config=self.model.config)
             states = self._until_layer([head], cache)
             if cache.get_seq_length() != shared:
                 raise InputError(
@@ -176,11 +177,6 @@ class SubjectModel:
             return (states, *output[1:]) if isinstance(output, tuple) else states
 
         return self._run(ids, replace).logits
-
-    def _new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.model.config)
 
     def _until_layer(self, ids: Sequence[np.ndarray], cache: Any = None) -> torch.Tensor:
         kept: list[torch.Tensor] = []
@@ -236,11 +232,9 @@ def decoder_blocks(model: Any) -> Any:
 def _final_norm(model: Any, blocks: Any) -> Any:
     """The first norm that lies beside the blocks and after them, whatever the family calls it."""
     for parent in model.modules():
-        children = list(parent.children())
-        places = [i for i, child in enumerate(children) if child is blocks]
-        if places:
-            after = children[places[0] + 1 :]
-            return next((c for c in after if "norm" in type(c).__name__.lower()), None)
+        children = iter(parent.children())
+        if any(child is blocks for child in children):  # the rest come after the blocks
+            return next((c for c in children if "norm" in type(c).__name__.lower()), None)
     return None
 
 
