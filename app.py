@@ -7,21 +7,22 @@ from contextlib import asynccontextmanager
 import streamlit as st
 
 if __name__ == "__main__":
-    from fac import ui
+    from fac.ui import shell
+    from fac.ui.views import guard
 
-    page = ui.navigation()
-    st.set_page_config(page_title=f"{page.title} · FAC Explorer")
-    st.logo(ui.LOGO, icon_image=ui.MARK, size="large")
-    with ui.guard():
-        ui.frame(page.title)
+    with guard():
+        page = shell.navigation()
+        st.set_page_config(page_title=f"{page.title} · FAC Explorer")
+        st.logo(shell.LOGO, icon_image=shell.MARK, size="large")
+        shell.frame(page.title)
         page.run()
 else:
 
     def prepare() -> None:
         """Imports what pages are made with, once Streamlit's caches can be made."""
-        from fac import ui
+        from fac.ui import shell
 
-        ui.prepare()
+        shell.prepare()
 
     @asynccontextmanager
     async def lifespan(_: st.App) -> AsyncIterator[None]:

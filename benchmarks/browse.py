@@ -44,9 +44,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.large_store import THRESHOLD, add_size, size_of, write
-from fac import compare, coverage
+from fac import coverage
 from fac.config import Workspace
+from fac.questions import comparison, gaps
+from fac.questions.comparison import Comparison
 from fac.schema import ROLES
+from fac.store import Stores, open_stores
 from fac.store import cache as caching
 from fac.store.cache import Cache
 from fac.store.runs import Runs
@@ -60,8 +63,8 @@ GAP_FIELDS = ("feature", "label", "n_anchor", "near", "anchor_peak", "explanatio
 class Browsed(NamedTuple):
     """The runs that are browsed."""
 
-    runs: Runs
-    cache: Cache
+    stores: Stores
+    """Which remember nothing, so that every question is answered anew."""
     anchor: str
     dataset: str
     sae: str
@@ -70,6 +73,14 @@ class Browsed(NamedTuple):
     @property
     def n_features(self) -> int:
         return int(self.cache.summary(self.anchor)["n_features"])
+
+    @property
+    def runs(self) -> Runs:
+        return self.stores.runs
+
+    @property
+    def cache(self) -> Cache:
+        return self.stores.cache
 
     def path(self, run: str, table: str) -> Path:
         return self.runs.path(run) / f"{table}.parquet"
@@ -189,12 +200,6 @@ def questions(browsed: Browsed) -> list[Question]:
             "examples",
             lambda rng: cache.examples(browsed.explain, anchor, any_feature(rng)),
         ),
-        Question("datasets", "samples_page", lambda rng: cache.samples_page(anchor)),
-        Question(
-            "datasets",
-            "samples_page, search",
-            lambda rng: cache.samples_page(anchor, search=str(rng.choice(WORDS))),
-        ),
         Question(gaps, "support, any threshold", lambda rng: cache.support(anchor, at(rng))),
         Question(
             gaps,
@@ -205,7 +210,7 @@ def questions(browsed: Browsed) -> list[Question]:
         Question(
             gaps,
             "the curve, first time",
-            lambda rng: compare.curve(cache, anchor, dataset, runs=browsed.runs),
+            lambda rng: comparison.curve(browsed.stores, Comparison(anchor, dataset)),
         ),
     ]
 
@@ -217,19 +222,10 @@ def threshold(rng: np.random.Generator, thresholds: list[float]) -> float:
 
 def gap_page(browsed: Browsed, threshold: float) -> tuple[Any, Any, list[dict[str, Any]], int]:
     """What a move of the threshold asks, through the functions that the page calls."""
-    cache, anchor, dataset = browsed.cache, browsed.anchor, browsed.dataset
-    relevant = compare.relevant_set("all", cache, anchor, runs=browsed.runs)
-    result = compare.coverage_of(cache, anchor, dataset, threshold=threshold, relevant=relevant)
-    roles = compare.by_role(cache, anchor, dataset, runs=browsed.runs, threshold=threshold)
-    rows, total = compare.gap_table(
-        cache,
-        anchor,
-        dataset,
-        threshold=threshold,
-        relevant=relevant,
-        explained=(browsed.explain,),
-        limit=PAGE,
-    )
+    stores, question = browsed.stores, Comparison(browsed.anchor, browsed.dataset, threshold)
+    result = comparison.coverage(stores, question)
+    roles = comparison.by_role(stores, question)
+    rows, total = gaps.gap_page(stores, question, explain_runs=(browsed.explain,), limit=PAGE)
     return result, roles, rows, total
 
 
@@ -808,9 +804,10 @@ def main(arguments: list[str] | None = None) -> None:
     if built := build_all(workspace, ids, args.rebuild):
         print("\n".join(built), end="\n\n", flush=True)
     read_once(workspace.cache)
-    with closing(Cache(workspace.cache)) as cache:
+    stores = open_stores(workspace, remember=False)
+    with closing(stores.cache):
         named = (ids[what] for what in ("anchor", "dataset", "sae", "explain"))
-        browsed = Browsed(Runs(workspace), cache, *named)
+        browsed = Browsed(stores, *named)
         print("| page | query | p50, ms | p95, ms |\n|---|---|---|---|")
         for question in questions(browsed):
             took = timed(question.ask, args.repeat, seed=0)
@@ -827,9 +824,9 @@ def main(arguments: list[str] | None = None) -> None:
             "SQLite": lambda: SQLite(browsed, workspace.root / "peer.sqlite"),
         }
         if args.against:
-            stores = [makers[name]() for name in args.against]
+            peers = [makers[name]() for name in args.against]
             read_once(workspace.root)
-            print("\n" + "\n".join(compared(browsed, stores, args.repeat, args.few)))
+            print("\n" + "\n".join(compared(browsed, peers, args.repeat, args.few)))
 
 
 if __name__ == "__main__":

@@ -165,22 +165,22 @@ class Session:
         self, *, key: str | None = None, label: str | None = None, kind: str | None = None
     ) -> tuple[str, Any, str]:
         """The newest widget whose key starts with `key` or whose label is `label`."""
-        for known, widget, fragment in reversed(self.widgets.values()):
-            if kind not in (None, known):
+        for widget_kind, widget, fragment in reversed(self.widgets.values()):
+            if kind not in (None, widget_kind):
                 continue
             if label is not None and getattr(widget, "label", None) == label:
-                return known, widget, fragment
+                return widget_kind, widget, fragment
             if key is not None and label is None and _key(widget.id).startswith(key):
-                return known, widget, fragment
-        told = sorted({_key(i) for i in self.widgets})
-        raise LookupError(f"the page has no {kind or 'widget'} {label or key!r}, only {told}")
+                return widget_kind, widget, fragment
+        keys = sorted({_key(i) for i in self.widgets})
+        raise LookupError(f"the page has no {kind or 'widget'} {label or key!r}, only {keys}")
 
     def _run(self, states: list[WidgetState], fragment: str = "") -> Rerun:
         message = BackMsg()
-        asked = message.rerun_script
-        asked.query_string, asked.fragment_id = self.query, fragment
-        asked.page_script_hash, asked.page_name = self._script, self._page
-        asked.widget_states.widgets.extend(states)
+        rerun = message.rerun_script
+        rerun.query_string, rerun.fragment_id = self.query, fragment
+        rerun.page_script_hash, rerun.page_name = self._script, self._page
+        rerun.widget_states.widgets.extend(states)
         frames: list[bytes] = []
         begun = time.perf_counter()
         self._socket.send(message.SerializeToString())
@@ -191,8 +191,8 @@ class Session:
         self.texts.clear()
         if not fragment:
             self.widgets.clear()
-        for one in frames:
-            self._read(ForwardMsg.FromString(one))
+        for payload in frames:
+            self._read(ForwardMsg.FromString(payload))
         return Rerun(took, sum(map(len, frames)))
 
     def _received(self) -> bytes:

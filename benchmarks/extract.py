@@ -40,9 +40,8 @@ import torch
 
 from fac import encoder as encoding
 from fac.config import DEMO_INPUTS, MeasureSpec, Workspace
-from fac.encoder import Batch, SaeEncoder
-from fac.jobs import loading
-from fac.jobs.steps import Steps
+from fac.encoder import SaeEncoder, TextBatch
+from fac.jobs.steps import PRECISIONS, Steps, load_encoder, locate
 from fac.models import Chat, Rendered, batches_by_length
 from fac.saes import Sae
 from fac.schema import Activations
@@ -90,7 +89,7 @@ def nothing_shared() -> Any:
         yield
 
 
-def plain_batches(encoder: SaeEncoder, rendered: Sequence[Rendered]) -> list[Batch]:
+def plain_batches(encoder: SaeEncoder, rendered: Sequence[Rendered]) -> list[TextBatch]:
     """What `ours, plain` runs."""
     with nothing_shared():
         return encoder.batches(rendered)
@@ -147,10 +146,12 @@ def by_lens(
     return peaks
 
 
-def peaks_of(found: Activations) -> dict[tuple[int, int], float]:
+def peaks_of(activations: Activations) -> dict[tuple[int, int], float]:
     """By (sample, feature), over all roles."""
     peaks: dict[tuple[int, int], float] = {}
-    for sample, feature, peak in zip(found.sample, found.feature, found.peak, strict=True):
+    for sample, feature, peak in zip(
+        activations.sample, activations.feature, activations.peak, strict=True
+    ):
         key = int(sample), int(feature)
         peaks[key] = max(peaks.get(key, 0.0), float(peak))
     return peaks
@@ -163,15 +164,15 @@ def must_agree(
     within TIE of its threshold, or if a peak differs by more than TIE."""
     worst = 0.0
     for key in mine.keys() | other.keys():
-        one, two = mine.get(key), other.get(key)
+        mine_peak, other_peak = mine.get(key), other.get(key)
         threshold = max(float(sae.thresholds[key[1]]), 0.0)
-        if one is None or two is None:
-            there = one if two is None else two
+        if mine_peak is None or other_peak is None:
+            there = mine_peak if other_peak is None else other_peak
             assert there is not None
             if there > threshold * (1 + TIE) + TIE:
                 raise SystemExit(f"{name}: feature {key[1]} fires in one way only ({there}).")
         else:
-            worst = max(worst, abs(one - two) / max(one, two))
+            worst = max(worst, abs(mine_peak - other_peak) / max(mine_peak, other_peak))
     if worst > TIE:
         raise SystemExit(f"{name}: a peak differs by {worst:.2e} of itself.")
     return worst
@@ -294,7 +295,7 @@ def wide(encoder: SaeEncoder, chats: Sequence[Chat], width: int, rounds: int) ->
     dictionary = wide_sae(width, encoder.sae.d_in, torch.cat(states), 32)
     other = SaeEncoder(encoder.model, dictionary, "wide")
     weights, bias = other.sae.module.W_enc, other.sae.module.b_enc
-    step = encoding.DENSE // width
+    step = encoding.BLOCK_VALUES // width
 
     def alone() -> None:
         with torch.inference_mode():
@@ -309,8 +310,8 @@ def wide(encoder: SaeEncoder, chats: Sequence[Chat], width: int, rounds: int) ->
             return other.encode(chats)
 
     alone()
-    found = plain()
-    l0 = found.n_tokens.sum() / sum(len(at) for some in content for at in some)
+    read = plain()
+    l0 = read.n_tokens.sum() / sum(len(at) for some in content for at in some)
     seconds = timed([Way("forward and product", alone), Way("ours, plain", plain)], rounds)
     title = f"width {width:,}, {l0:.0f} active a token: {len(chats)} chats"
     return table(title, seconds, tokens, ["forward and product"]) + "\n"
@@ -340,25 +341,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of each way")
     parser.add_argument("--width", type=int, default=65_536, help="of the random dictionary; 0: no")
     parser.add_argument("--no-lens", action="store_true", help="leave TransformerLens out")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = Workspace(Path(folder))
-        steps = Steps(place)
+        space = Workspace(Path(folder))
+        steps = Steps(space)
         encoder = steps.encoder(MeasureSpec(dataset="none"), lambda *_: None)
         peer = None
-        if not asked.no_lens:
-            found = loading.locate(MeasureSpec.model, place.models, lambda *_: None)
-            peer = lens(found.folder)
-        short = demo_chats(asked.short, longest=40)
-        long = demo_chats(asked.long, longest=0, words=180)
-        print(whole_way("short", encoder, short, peer, asked.rounds), flush=True)
-        print(whole_way("long", encoder, long, peer, asked.rounds), flush=True)
-        if asked.width:
-            print(wide(encoder, short, asked.width, asked.rounds), flush=True)
+        if not options.no_lens:
+            located = locate(MeasureSpec.model, space.models, lambda *_: None)
+            peer = lens(located.folder)
+        short = demo_chats(options.short, longest=40)
+        long = demo_chats(options.long, longest=0, words=180)
+        print(whole_way("short", encoder, short, peer, options.rounds), flush=True)
+        print(whole_way("long", encoder, long, peer, options.rounds), flush=True)
+        if options.width:
+            print(wide(encoder, short, options.width, options.rounds), flush=True)
         spec = MeasureSpec(dataset="none")
         how = spec.model, spec.layer, spec.sae, spec.max_tokens
-        half = loading.load_encoder(*how, loading.PRECISIONS[1], place.models)
-        print(halved(encoder, half, short, asked.rounds))
+        half = load_encoder(*how, PRECISIONS[1], space.models)
+        print(halved(encoder, half, short, options.rounds))
 
 
 if __name__ == "__main__":

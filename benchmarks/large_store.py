@@ -32,7 +32,9 @@ from fac import schema
 from fac.config import DEMO_INPUTS, ExplainSpec, IngestSpec, MeasureSpec, SaeSpec, Workspace, digest
 from fac.datasets import sample_id
 from fac.errors import InputError
-from fac.measure import AFTER, BEFORE, SPREAD, TOP
+from fac.manifest import DatasetFacts, ExplainFacts, MeasureFacts, SaeFacts
+from fac.measure.parts import SPREAD, TOP
+from fac.measure.spans import AFTER, BEFORE
 from fac.schema import ROLES
 from fac.store.runs import ParquetAppender, Runs, write_table
 
@@ -222,18 +224,18 @@ def _write_dataset(runs: Runs, size: Size, name: str, corpus: Corpus) -> str:
             spec=spec,
             inputs=[size.name],
             seconds=0,
-            facts={
-                "name": name,
-                "source": spec.source,
-                "n_samples": len(corpus.chats),
-                "duplicates": 0,
-                "n_rejected": 0,
-                "kind": "json",
-                "layout": "messages",
-                "columns": ["label", "messages"],
-                "roles": dict(zip(ROLES, counts, strict=True)),
-                "labels": {label: corpus.labels.count(label) for label in sorted(set(LABELS))},
-            },
+            facts=DatasetFacts(
+                name=name,
+                source=spec.source,
+                n_samples=len(corpus.chats),
+                duplicates=0,
+                n_rejected=0,
+                kind="json",
+                layout="messages",
+                columns=["label", "messages"],
+                roles=dict(zip(ROLES, counts, strict=True)),
+                labels={label: corpus.labels.count(label) for label in sorted(set(LABELS))},
+            ),
         )
     return run
 
@@ -282,15 +284,15 @@ def _write_sae(runs: Runs, size: Size, pieces: pa.Array) -> str:
             spec=spec,
             inputs=[],
             seconds=0,
-            facts={
-                "name": size.name,
-                "model": spec.model,
-                "layer": spec.layer,
-                "sae": spec.sae,
-                "identity": _identity(size),
-                "n_features": n,
-                "d_model": 4096,
-            },
+            facts=SaeFacts(
+                name=size.name,
+                model=spec.model,
+                layer=spec.layer,
+                sae=spec.sae,
+                identity=_identity(size),
+                n_features=n,
+                d_model=4096,
+            ),
         )
     return run
 
@@ -349,26 +351,26 @@ class _Measure:
                 spec=self.spec,
                 inputs=[self.spec.dataset],
                 seconds=0,
-                facts={
-                    "name": f"large-{self.what}",
-                    "dataset": self.spec.dataset,
-                    "sae_run": self.sae_run,
-                    "encoder": _identity(self.size),
-                    "n_features": self.size.features,
-                    "role": self.spec.role,
-                    "layer": self.spec.layer,
-                    "model": self.spec.model,
-                    "sae": self.spec.sae,
-                    "tokens": tokens + SCAFFOLD * len(self.corpus.sample),
-                    "content_tokens": tokens,
-                    "content_tokens_by_role": dict(zip(ROLES, by_role, strict=True)),
-                    "n_cut": 0,
-                    "n_empty": 0,
-                    "n_samples": len(self.corpus.chats),
-                    "features_fired": fired,
-                    "seconds": 0.0,
-                    "tokens_per_second": 0.0,
-                },
+                facts=MeasureFacts(
+                    name=f"large-{self.what}",
+                    dataset=self.spec.dataset,
+                    sae_run=self.sae_run,
+                    encoder=_identity(self.size),
+                    n_features=self.size.features,
+                    role=self.spec.role,
+                    layer=self.spec.layer,
+                    model=self.spec.model,
+                    sae=self.spec.sae,
+                    tokens=tokens + SCAFFOLD * len(self.corpus.sample),
+                    content_tokens=tokens,
+                    content_tokens_by_role=dict(zip(ROLES, by_role, strict=True)),
+                    n_cut=0,
+                    n_empty=0,
+                    n_samples=len(self.corpus.chats),
+                    features_fired=fired,
+                    seconds=0.0,
+                    tokens_per_second=0.0,
+                ),
             )
         return run
 
@@ -604,16 +606,16 @@ def _write_explanations(runs: Runs, size: Size, measure_run: str) -> str:
             spec=spec,
             inputs=[measure_run],
             seconds=0,
-            facts={
-                "name": "large-anchor",
-                "measure": measure_run,
-                "explainer": "tokens",
-                "source": "synthetic",
-                "n_features": len(fired),
-                "silent": 0,
-                "counts": {"cannot_tell": len(fired) - n, "explained": n},
-                "scores": {"auroc": {"n": n, "median": float(np.median(value))}},
-            },
+            facts=ExplainFacts(
+                name="large-anchor",
+                measure=measure_run,
+                explainer="tokens",
+                source="synthetic",
+                n_features=len(fired),
+                silent=0,
+                counts={"cannot_tell": len(fired) - n, "explained": n},
+                scores={"auroc": {"n": n, "median": float(np.median(value))}},
+            ),
         )
     return run
 

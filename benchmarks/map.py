@@ -39,7 +39,7 @@ def decoder(n: int, d: int, seed: int = 0) -> np.ndarray:
     sizes = rng.zipf(1.6, n_families).clip(1, n // 50).astype(float)
     member = rng.choice(n_families, n, p=sizes / sizes.sum())
     twin = rng.integers(0, 3, n)  # three tight groups in each family
-    found = np.empty((n, d), np.float32)
+    directions = np.empty((n, d), np.float32)
     for first in range(0, n, 4096):
         rows = slice(first, min(first + 4096, n))
         group = member[rows] * 3 + twin[rows]
@@ -47,25 +47,25 @@ def decoder(n: int, d: int, seed: int = 0) -> np.ndarray:
         shared = np.stack(
             [np.random.default_rng(int(g)).standard_normal(d, np.float32) for g in group]
         )
-        found[rows] = 0.71 * families[member[rows]] + 0.55 * shared
-        found[rows] += 0.45 * rng.standard_normal(found[rows].shape, np.float32)
+        directions[rows] = 0.71 * families[member[rows]] + 0.55 * shared
+        directions[rows] += 0.45 * rng.standard_normal(directions[rows].shape, np.float32)
     alone = rng.random(n) < 0.1
-    found[alone] = rng.standard_normal((int(alone.sum()), d), np.float32)
-    return found
+    directions[alone] = rng.standard_normal((int(alone.sum()), d), np.float32)
+    return directions
 
 
 def surveyed(n: int, d: int) -> dict[str, Any]:
     """One survey in this process: seconds of its parts, peak memory, faithfulness."""
     directions = decoder(n, d)
-    begun, said = time.perf_counter(), ""
+    begun, last_note = time.perf_counter(), ""
 
-    def told(done: int, total: int, note: str) -> None:
-        nonlocal said
-        if note != said:
+    def report(done: int, total: int, note: str) -> None:
+        nonlocal last_note
+        if note != last_note:
             print(f"{time.perf_counter() - begun:6.0f} s  {note}", file=sys.stderr, flush=True)
-            said = note
+            last_note = note
 
-    neighbours, cosines, xy = dictionary.survey(directions, progress=told)
+    neighbours, cosines, xy = dictionary.survey(directions, progress=report)
     ended = time.perf_counter()
     peak = _peak()
     recall, close = true_neighbours(directions, neighbours)
@@ -84,13 +84,13 @@ def _sample(n: int) -> np.ndarray:
     return np.random.default_rng(1).choice(n, min(SAMPLE, n), replace=False)
 
 
-def true_neighbours(directions: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+def true_neighbours(directions: np.ndarray, neighbours: np.ndarray) -> tuple[float, float]:
     """The share of the true nearest that were found: of all, and of those at a cosine above 0.3."""
     rows = _sample(len(directions))
     cosine = _cosines(directions, rows)
     cosine[np.arange(len(rows)), rows] = -np.inf
-    true = np.argsort(-cosine, axis=1)[:, : found.shape[1]]
-    hit = np.stack([np.isin(mine, ours) for mine, ours in zip(true, found[rows], strict=True)])
+    true = np.argsort(-cosine, axis=1)[:, : neighbours.shape[1]]
+    hit = np.stack([np.isin(mine, ours) for mine, ours in zip(true, neighbours[rows], strict=True)])
     close = np.take_along_axis(cosine, true, 1) > 0.3
     return float(hit.mean()), float(hit[close].mean()) if close.any() else float("nan")
 
@@ -128,27 +128,27 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=SIZES, help="features x width of the model")
     parser.add_argument("--approximate", action="store_true", help="search at every size")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        if asked.approximate:
+    options = parser.parse_args()
+    if options.one:
+        if options.approximate:
             dictionary.EXACT = 0
-        print(json.dumps(surveyed(*map(int, asked.one.split("x")))))
+        print(json.dumps(surveyed(*map(int, options.one.split("x")))))
         return
     print(
         "| decoder | its MB | seconds | peak MB beyond it | ten nearest found | above 0.3 | trust |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|")
-    for size in asked.sizes:
+    for size in options.sizes:
         command = [sys.executable, "-m", "benchmarks.map", "--one", size]
-        command += ["--approximate"] if asked.approximate else []
+        command += ["--approximate"] if options.approximate else []
         ended = subprocess.run(
             command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, check=True
         )
-        one = json.loads(ended.stdout.splitlines()[-1])
+        row = json.loads(ended.stdout.splitlines()[-1])
         print(
-            f"| {one['size'].replace('x', ' x ')} | {one['decoder_mb']:,.0f} "
-            f"| {one['seconds']:,.0f} | {one['peak_mb'] - one['decoder_mb']:,.0f} "
-            f"| {one['recall']:.1%} | {one['recall_close']:.1%} | {one['trustworthiness']:.3f} |",
+            f"| {row['size'].replace('x', ' x ')} | {row['decoder_mb']:,.0f} "
+            f"| {row['seconds']:,.0f} | {row['peak_mb'] - row['decoder_mb']:,.0f} "
+            f"| {row['recall']:.1%} | {row['recall_close']:.1%} | {row['trustworthiness']:.3f} |",
             flush=True,
         )
 

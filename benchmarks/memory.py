@@ -30,6 +30,7 @@ import pyarrow as pa
 from fac import schema
 from fac.config import REPOSITORY, IngestSpec, MeasureSpec, Workspace
 from fac.encoder import Encoder, NearMisses, Reading
+from fac.manifest import DatasetFacts
 from fac.measure import measure
 from fac.models import ROLES, Chat, Rendered
 from fac.schema import Activations
@@ -60,7 +61,7 @@ def dataset(runs: Runs, samples: int) -> str:
                     schema=schema.SAMPLES,
                 )
             )
-    facts = {"name": spec.name, "n_samples": samples}
+    facts = DatasetFacts(name=spec.name, n_samples=samples)
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
     return run_id
 
@@ -76,7 +77,7 @@ class FakeEncoder:
 
     def render(self, chats: Sequence[Chat]) -> list[Rendered]:
         """Every word is a token."""
-        found = []
+        texts = []
         for chat in chats:
             text = chat[0]["content"]
             lengths = np.array([len(word) for word in text.split(" ")], np.int32)
@@ -84,13 +85,13 @@ class FakeEncoder:
             zeros = np.zeros(len(ends), np.int32)
             role = np.full(len(ends), ROLES.index("user"), np.int8)
             turn = zeros.astype(np.int16)
-            found.append(Rendered(zeros, role, turn, ends - lengths, ends, text, 0))
-        return found
+            texts.append(Rendered(zeros, role, turn, ends - lengths, ends, text, 0))
+        return texts
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
         """See `Encoder`."""
-        (found,) = (reading.pooled() for reading in self.read(chats))
-        return found
+        (activations,) = (reading.pooled() for reading in self.read(chats))
+        return activations
 
     def read(self, chats: Sequence[Chat], roles: Sequence[str] = ROLES) -> Iterator[Reading]:
         """See `Encoder`; the same for the same first text."""
@@ -99,8 +100,8 @@ class FakeEncoder:
         for first in range(0, len(chats), self.rows):
             batch = rendered[first : first + self.rows]
             samples = np.arange(first, first + len(batch))
-            sample = np.repeat(samples, [len(one.ids) for one in batch])
-            position = np.concatenate([np.arange(len(one.ids)) for one in batch])
+            sample = np.repeat(samples, [len(text.ids) for text in batch])
+            position = np.concatenate([np.arange(len(text.ids)) for text in batch])
             token = np.repeat(np.arange(len(sample)), self.active)
             drawn = np.searchsorted(self._share, draw.random(len(token)))
             key = np.unique(token * self.n_features + drawn)  # a feature fires once on a token
@@ -157,7 +158,7 @@ def child(samples: int, width: int, fake: bool, root: Path) -> dict[str, Any]:
     manifest = runs.manifest(run_id)
     return {
         "samples": samples,
-        "rows": manifest["files"]["activations.parquet"]["rows"],
+        "rows": manifest.files["activations.parquet"]["rows"],
         "before": before / 1024,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "reading": last[0] - begun,
@@ -171,30 +172,30 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--width", type=int, default=8_192, help="features of the SAE")
     parser.add_argument("--fake", action="store_true", help="without any model")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args(arguments)
-    if asked.child:
-        print(json.dumps(child(asked.samples[0], asked.width, asked.fake, asked.child)))
+    options = parser.parse_args(arguments)
+    if options.child:
+        print(json.dumps(child(options.samples[0], options.width, options.fake, options.child)))
         return
     print("| samples | activations | reading, s | tables, s | peak RSS, MB | above the first, MB |")
     print("| --- | --- | --- | --- | --- | --- |")
     first = None
     with tempfile.TemporaryDirectory() as root:
-        for samples in asked.samples:
+        for samples in options.samples:
             command = [sys.executable, "-m", "benchmarks.memory", "--child", root]
-            command += ["--samples", str(samples), "--width", str(asked.width)]
+            command += ["--samples", str(samples), "--width", str(options.width)]
             ended = subprocess.run(
-                [*command, *(["--fake"] if asked.fake else [])],
+                [*command, *(["--fake"] if options.fake else [])],
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
                 cwd=REPOSITORY,
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             )
-            told = json.loads(ended.stdout.splitlines()[-1])
-            first = first or told["peak"]
+            row = json.loads(ended.stdout.splitlines()[-1])
+            first = first or row["peak"]
             print(
-                f"| {told['samples']:,} | {told['rows']:,} | {told['reading']:.0f} "
-                f"| {told['tables']:.0f} | {told['peak']:,.0f} | {told['peak'] - first:+,.0f} |",
+                f"| {row['samples']:,} | {row['rows']:,} | {row['reading']:.0f} "
+                f"| {row['tables']:.0f} | {row['peak']:,.0f} | {row['peak'] - first:+,.0f} |",
                 flush=True,
             )
 

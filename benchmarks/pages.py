@@ -55,8 +55,8 @@ def slide(session: Session, n: int) -> Rerun:
     key = next(k for k, (kind, *_) in session.widgets.items() if kind == "slider")
     _, slider, _ = session.widgets[key]
     steps = round((slider.max - slider.min) / slider.step)
-    place = 1 + (37 * n) % max(steps - 1, 1)
-    return session.set("", slider.min + place * slider.step, label=slider.label)
+    step = 1 + (37 * n) % max(steps - 1, 1)
+    return session.set("", slider.min + step * slider.step, label=slider.label)
 
 
 def searching(page: str) -> Act:
@@ -142,21 +142,21 @@ def borrowed(workspace: Workspace) -> Iterator[Workspace]:
     """A workspace that shows the runs and caches of another, with a queue and decisions of its own:
     nothing that is done in it reaches the other."""
     with tempfile.TemporaryDirectory(prefix="fac-pages-") as folder:
-        place = Workspace(Path(folder).resolve())
-        place.cache.symlink_to(workspace.cache.resolve())
+        copy = Workspace(Path(folder).resolve())
+        copy.cache.symlink_to(workspace.cache.resolve())
         for run in workspace.runs.glob("*/[!.]*"):
-            own = place.runs / run.parent.name / run.name
-            own.parent.mkdir(parents=True, exist_ok=True)
-            own.symlink_to(run.resolve())
+            target = copy.runs / run.parent.name / run.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(run.resolve())
         if workspace.tasks.exists():
-            shutil.copy(workspace.tasks, place.tasks)
+            shutil.copy(workspace.tasks, copy.tasks)
         if workspace.decisions.exists():
             with (
                 closing(sqlite3.connect(f"file:{workspace.decisions}?mode=ro", uri=True)) as old,
-                closing(sqlite3.connect(place.decisions)) as new,
+                closing(sqlite3.connect(copy.decisions)) as new,
             ):
                 old.backup(new)
-        yield place
+        yield copy
 
 
 def links(workspace: Workspace) -> dict[str, str]:
@@ -164,8 +164,8 @@ def links(workspace: Workspace) -> dict[str, str]:
     runs = Runs(workspace)
     newest = {step: next(iter(runs.list(step)), None) for step in ("probe", "synthetic")}
     return {
-        "probe": f"probe={newest['probe']['run']}" if newest["probe"] else "",
-        "synthesis": f"synthesis={newest['synthetic']['run']}" if newest["synthetic"] else "",
+        "probe": f"probe={newest['probe'].run}" if newest["probe"] else "",
+        "synthesis": f"synthesis={newest['synthetic'].run}" if newest["synthetic"] else "",
     }
 
 
@@ -226,10 +226,10 @@ def static_bytes(address: str, executable: str) -> int:
         return sum(sizes)
 
 
-def table(found: Sequence[Figures]) -> str:
+def table(figures: Sequence[Figures]) -> str:
     """The figures as docs/benchmarks.md shows them."""
     lines = ["| page | what | p50 ms | p95 ms | largest kB |", "|---|---|---:|---:|---:|"]
-    for row in found:
+    for row in figures:
         middle, late = np.percentile(row.seconds, [50, 95]) * 1000
         size = max(row.bytes) / 1000
         lines.append(f"| {row.page} | {row.what} | {middle:.0f} | {late:.0f} | {size:.0f} |")
@@ -244,28 +244,28 @@ def main() -> None:
     parser.add_argument("--pages", nargs="*", choices=VISITS, default=[*VISITS])
     parser.add_argument("--no-browser", action="store_true", help="leave Chromium out")
     parser.add_argument("--quick", action="store_true", help="each thing twice, no Chromium")
-    asked = parser.parse_args()
-    times = 2 if asked.quick else asked.times
-    browser = None if asked.quick or asked.no_browser else _browser(parser)
-    with borrowed(Workspace(asked.workspace.resolve())) as place:
+    options = parser.parse_args()
+    times = 2 if options.quick else options.times
+    browser = None if options.quick or options.no_browser else _browser(parser)
+    with borrowed(Workspace(options.workspace.resolve())) as copy:
         if browser:
             waits, bare = [], []
             for _ in range(TIMES_OPENED):
-                with server(place) as address:
+                with server(copy) as address:
                     waits.append(first_page(address, browser))
-                with bare_page() as script, server(place, script) as address:
+                with bare_page() as script, server(copy, script) as address:
                     bare.append(first_page(address, browser, "[data-testid=stMetric]"))
-            with server(place) as address:
+            with server(copy) as address:
                 static = static_bytes(address, browser)
-        given = links(place)
-        found: list[Figures] = []
-        with server(place) as address:
-            for page in asked.pages:
-                found += visit(address, page, VISITS[page][0].format(**given), times)
-    print(table(found))
-    reruns = [row for row in found if row.what != "open"]
+        queries = links(copy)
+        figures: list[Figures] = []
+        with server(copy) as address:
+            for page in options.pages:
+                figures += visit(address, page, VISITS[page][0].format(**queries), times)
+    print(table(figures))
+    reruns = [row for row in figures if row.what != "open"]
     slowest = max(reruns, key=lambda row: float(np.percentile(row.seconds, 95)))
-    largest = max(found, key=lambda row: max(row.bytes))
+    largest = max(figures, key=lambda row: max(row.bytes))
     print()
     print(
         f"Slowest rerun: {slowest.page}, {slowest.what}, "
@@ -279,16 +279,16 @@ def main() -> None:
         )
 
 
-def _seconds(found: Sequence[float]) -> str:
+def _seconds(waits: Sequence[float]) -> str:
     """The median, and each."""
-    return f"{np.median(found):.1f} s ({', '.join(f'{each:.1f}' for each in found)})"
+    return f"{np.median(waits):.1f} s ({', '.join(f'{each:.1f}' for each in waits)})"
 
 
 def _browser(parser: argparse.ArgumentParser) -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
         parser.error("there is no Chromium on this machine: apt-get install chromium")
-    return found
+    return browser
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ def quiet(done: int, total: int, note: str = "") -> None:
     """Nobody looks on."""
 
 
-def once(encoder: Any, spec: MeasureSpec, place: Workspace) -> tuple[float, dict[str, bytes]]:
+def once(encoder: Any, spec: MeasureSpec, workspace: Workspace) -> tuple[float, dict[str, bytes]]:
     """Seconds of one measure, and its tables; the run is thrown away."""
-    runs = Runs(place)
+    runs = Runs(workspace)
     executor = encoder.read_parts if isinstance(encoder, RayEncoder) else None
     begun = time.monotonic()
     how: dict[str, Any] = {"runs": runs, "encoder": encoder, "progress": quiet}
@@ -48,11 +48,11 @@ def once(encoder: Any, spec: MeasureSpec, place: Workspace) -> tuple[float, dict
 
 def compare(texts: Path, samples: int, turns: int, workers: int | None, root: Path) -> list[str]:
     """The table, line by line."""
-    place = Workspace(root)
+    workspace = Workspace(root)
     few = root / "texts.jsonl"
     with texts.open(encoding="utf-8") as file:
         few.write_text("".join(line for line, _ in zip(file, range(samples), strict=False)))
-    steps = {name: Steps(place, where=Where(name)) for name in ("local", "ray")}
+    steps = {name: Steps(workspace, where=Where(name)) for name in ("local", "ray")}
     steps["ray"].where = Where("ray", workers=workers)
     source = steps["local"].perform(IngestSpec(name="texts", source=str(few)), quiet)
     spec = MeasureSpec(dataset=source)
@@ -61,25 +61,25 @@ def compare(texts: Path, samples: int, turns: int, workers: int | None, root: Pa
     begun = time.monotonic()
     there = steps["ray"].reader(spec, quiet)
     start = time.monotonic() - begun
-    found: dict[str, list[float]] = {"local": [], "ray": []}
+    seconds_by_executor: dict[str, list[float]] = {"local": [], "ray": []}
     same = True
     for turn in range(turns + 1):  # the first warms both up: caches, and the workers' models
         tables: dict[str, dict[str, bytes]] = {}
         for name in ("local", "ray") if turn % 2 else ("ray", "local"):
-            seconds, tables[name] = once(here if name == "local" else there, spec, place)
+            seconds, tables[name] = once(here if name == "local" else there, spec, workspace)
             if turn:
-                found[name].append(seconds)
+                seconds_by_executor[name].append(seconds)
         same = same and tables["local"] == tables["ray"]
-    ratio = np.median(found["ray"]) / np.median(found["local"])
-    facts = Runs(place).manifest(source)["facts"]
+    ratio = np.median(seconds_by_executor["ray"]) / np.median(seconds_by_executor["local"])
+    facts = Runs(workspace).manifest(source).facts
     pool = steps["ray"]._workers(quiet)
     lines = [
-        f"{facts['n_samples']:,} samples, {turns} turns, {pool.size} worker(s) of Ray",
+        f"{facts.n_samples:,} samples, {turns} turns, {pool.size} worker(s) of Ray",
         "",
         "| executor | seconds, median (range) | of local |",
         "| --- | --- | --- |",
     ]
-    for name, took in found.items():
+    for name, took in seconds_by_executor.items():
         times = f"{np.median(took):.2f} ({min(took):.2f} to {max(took):.2f})"
         share = 1.0 if name == "local" else ratio
         lines.append(f"| {name} | {times} | {share:.3f} |")
@@ -98,9 +98,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--samples", type=int, default=512, help="the first so many of the file")
     parser.add_argument("--turns", type=int, default=4, help="measured with each executor")
     parser.add_argument("--workers", type=int, help="of Ray; one of all cores if not given")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as root:
-        lines = compare(asked.texts, asked.samples, asked.turns, asked.workers, Path(root))
+        lines = compare(options.texts, options.samples, options.turns, options.workers, Path(root))
     print("\n".join(lines))
 
 

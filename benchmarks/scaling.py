@@ -65,13 +65,15 @@ def table(title: str, steps: Sequence[Step]) -> str:
         f"| {title} | tokens | extraction | per token | bare forward |",
         "|---|---|---|---|---|",
     ]
-    for one in steps:
+    for each in steps:
         lines.append(
-            f"| {one.size:,} | {one.tokens:,} | {one.seconds:.2f} s "
-            f"| {1e6 * one.seconds / one.tokens:,.0f} µs | {one.forward:.2f} s |"
+            f"| {each.size:,} | {each.tokens:,} | {each.seconds:.2f} s "
+            f"| {1e6 * each.seconds / each.tokens:,.0f} µs | {each.forward:.2f} s |"
         )
-    sizes = [float(one.size) for one in steps]
-    rises = (slope(sizes, [getattr(one, name) for one in steps]) for name in ("seconds", "forward"))
+    sizes = [float(each.size) for each in steps]
+    rises = (
+        slope(sizes, [getattr(each, name) for each in steps]) for name in ("seconds", "forward")
+    )
     lines.append("| slope | | {:.2f} | | {:.2f} |".format(*rises))
     return "\n".join(lines) + "\n"
 
@@ -84,19 +86,19 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[8192, 16384, 32768, 65536])
     parser.add_argument("--at-length", type=int, default=24, help="chats of each length and width")
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps(Workspace(Path(folder)))
         encoder = steps.encoder(MeasureSpec(dataset="none"), lambda *_: None)
-        short = demo_chats(max(asked.chats), longest=40)
-        grown = [step(encoder, short[:n], n, asked.rounds) for n in asked.chats]
+        short = demo_chats(max(options.chats), longest=40)
+        grown = [step(encoder, short[:n], n, options.rounds) for n in options.chats]
         print(table("chats", grown))
         grown = [
-            step(encoder, demo_chats(asked.at_length, longest=0, words=n), n, asked.rounds)
-            for n in asked.words
+            step(encoder, demo_chats(options.at_length, longest=0, words=n), n, options.rounds)
+            for n in options.words
         ]
         print(table("words a chat", grown))
-        chats = demo_chats(asked.at_length, longest=0, words=50)
+        chats = demo_chats(options.at_length, longest=0, words=50)
         with torch.inference_mode():
             rendered = encoder.render(chats)
             states = encoder.model.residual([r.ids for r in rendered])
@@ -107,10 +109,10 @@ def main() -> None:
                 ]
             )
         grown = []
-        for width in asked.widths:
+        for width in options.widths:
             sae = wide_sae(width, encoder.sae.d_in, spoken, 32)
             wide = SaeEncoder(encoder.model, sae, "wide")
-            grown.append(step(wide, chats, width, asked.rounds))
+            grown.append(step(wide, chats, width, options.rounds))
         print(table("width", grown))
 
 

@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from fac import compare, demo, review, synthesis
-from fac.config import MeasureSpec, PairsSpec, SynthesizeSpec, Workspace
+from fac import demo, review, synthesis
+from fac.config import PairsSpec, SynthesizeSpec, Workspace
 from fac.generator.writer import Request, Writer, Written
-from fac.jobs import loading
-from fac.jobs.steps import Steps
-from fac.store.cache import Cache
+from fac.jobs.steps import Steps, decoder_directions
+from fac.questions.comparison import Comparison, coverage
+from fac.questions.explanations import explain_runs
+from fac.store import open_stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 
@@ -70,25 +71,28 @@ class Rationed:
     ) -> dict[str, Written]:
         """As `fac.generator.writer.Writer.write`; only what counts is recorded."""
         if not self._tokens:
-            return {one.key: Written(one.key, "", False, 0, OVER, 0, None) for one in requests}
-        made = self._writer.write(requests, record=lambda text: None, done=done, **how)
+            return {
+                request.key: Written(request.key, "", False, 0, OVER, 0, None)
+                for request in requests
+            }
+        written = self._writer.write(requests, record=lambda text: None, done=done, **how)
         used: dict[str, int] = defaultdict(int)
-        found = {}
-        for key in sorted(made):  # method/feature/number/style
-            text, gap = made[key], key.split("/")[1]
+        texts = {}
+        for key in sorted(written):  # method/feature/number/style
+            text, gap = written[key], key.split("/")[1]
             if used[gap] + text.tokens <= self._tokens:
                 used[gap] += text.tokens
-                found[key] = text
+                texts[key] = text
                 if key not in done:
                     record(text)
             else:
                 used[gap] = self._tokens
-                found[key] = Written(key, "", False, 0, OVER, 0, None)
-        return {request.key: found[request.key] for request in requests}
+                texts[key] = Written(key, "", False, 0, OVER, 0, None)
+        return {request.key: texts[request.key] for request in requests}
 
 
 def measure(
-    place: Workspace,
+    workspace: Workspace,
     *,
     gaps: int,
     min_support: int,
@@ -98,25 +102,24 @@ def measure(
     max_new_tokens: int,
 ) -> list[dict[str, Any]]:
     """One row per seed and method: kept samples by gap, FAC before and after, tokens, seconds."""
-    runs, steps = Runs(place), Steps(place)
+    runs, steps = Runs(workspace), Steps(workspace)
     anchor, dataset = (runs.resolve("measure", name) for name in (demo.ANCHOR, demo.SEED))
-    features = choose(place, anchor, dataset, gaps, min_support)
-    measured = MeasureSpec(**runs.manifest(anchor)["spec"])
-    encoder = steps.encoder(measured, told)
-    doors: dict[str, Any] = {"runs": runs, "encoder": encoder, "progress": told}
-    doors["direction"] = loading.decoder_directions(encoder.sae)
+    features = choose(workspace, anchor, dataset, gaps, min_support)
+    encoder = steps.encoder(runs.manifest(anchor).spec, report)
+    doors: dict[str, Any] = {"runs": runs, "encoder": encoder, "progress": report}
+    doors["direction"] = decoder_directions(encoder.sae)
     rows = []
     for seed in range(seeds):
         first = PairsSpec(
             anchor=anchor,
             dataset=dataset,
             features=tuple(features),
-            explanations=tuple(compare.explained_by(runs, anchor)),
+            explanations=tuple(explain_runs(runs, anchor)),
             candidates=candidates,
             seed=seed,
             max_new_tokens=max_new_tokens,
         )
-        plain = steps.writer(first, told)
+        plain = steps.writer(first, report)
         proposed = {
             step_1: synthesis.make_pairs(first, writer=Rationed(plain, ration), **doors)
             for step_1, ration in ((True, tokens), (False, 0))
@@ -124,7 +127,7 @@ def measure(
         for name, how in METHODS.items():
             more = 2 if how.get("twice") else 1
             pairs = proposed[how.get("step_1", True)]
-            approved = approve(place, runs, pairs)
+            approved = approve(workspace, runs, pairs)
             named = tuple(row["pair"] for row in approved) if how["method"] == "two-step" else ()
             spec = SynthesizeSpec(
                 pairs=pairs,
@@ -135,53 +138,51 @@ def measure(
                 seed=seed,
                 max_new_tokens=max_new_tokens,
             )
-            writer = Rationed(steps.writer(spec, told), tokens * more)
+            writer = Rationed(steps.writer(spec, report), tokens * more)
             run = synthesis.synthesize(spec, approved=approved, writer=writer, **doors)
-            facts = runs.manifest(run)["facts"]
+            facts = runs.manifest(run).facts
             verdicts = runs.table(run, "verdicts").to_pylist()
             kept = {v["feature"] for v in verdicts if v["kept"]}
-            told(0, 0, f"seed {seed}, {name}: {len(kept)} of {len(features)} gaps")
+            report(0, 0, f"seed {seed}, {name}: {len(kept)} of {len(features)} gaps")
             rows.append(
                 {
                     "seed": seed,
                     "method": name,
                     # A gap without a pair is a gap that two steps do not fill.
                     "hit": [feature in kept for feature in features],
-                    "kept": facts["kept"],
-                    "dropped": facts["dropped"],
-                    "origins": runs.manifest(pairs)["facts"]["origins"],
-                    "fac_before": facts["fac_before"],
-                    "fac_after": facts["fac_after"],
-                    "tokens": facts["tokens"],
-                    "seconds": facts["seconds"],
+                    "kept": facts.kept,
+                    "dropped": facts.dropped,
+                    "origins": runs.manifest(pairs).facts.origins,
+                    "fac_before": facts.fac_before,
+                    "fac_after": facts.fac_after,
+                    "tokens": facts.tokens,
+                    "seconds": facts.seconds,
                     "run": run,
                 }
             )
     return rows
 
 
-def choose(place: Workspace, anchor: str, dataset: str, gaps: int, min_support: int) -> list[int]:
+def choose(
+    workspace: Workspace, anchor: str, dataset: str, gaps: int, min_support: int
+) -> list[int]:
     """Gaps that at least so many anchor samples show, drawn at random, always the same ones."""
-    runs = Runs(place)
-    with closing(Cache(place.cache)) as handle:
-        relevant = compare.relevant_set("all", handle, anchor, runs=runs)
-        found = compare.coverage_of(
-            handle, anchor, dataset, relevant=relevant, min_support=min_support
-        )
-        pool = found.missing
+    stores = open_stores(workspace, remember=False)
+    with closing(stores.cache):
+        pool = coverage(stores, Comparison(anchor, dataset, min_support=min_support)).missing
     if len(pool) < gaps:
         sys.exit(f"Only {len(pool)} gaps have a support of {min_support}, {gaps} were asked for.")
     return sorted(np.random.default_rng(0).choice(pool, gaps, replace=False).tolist())
 
 
-def approve(place: Workspace, runs: Runs, pairs: str) -> list[dict[str, Any]]:
+def approve(workspace: Workspace, runs: Runs, pairs: str) -> list[dict[str, Any]]:
     """Approves every proposed pair, as somebody who looks at none would."""
-    store = Decisions(place.decisions)
-    known = {row["pair"] for row in review.approved_pairs(store, runs, pairs)}
+    store = Decisions(workspace.decisions)
+    approved = {row["pair"] for row in review.approved_pairs(store, runs, pairs)}
     for row in runs.table(pairs, "pairs").to_pylist():
-        if row["status"] == "proposed" and row["pair"] not in known:
-            one = review.pair_item(pairs, row)
-            store.add(REVIEWER, one.kind, one.subject, one.content, review.APPROVE)
+        if row["status"] == "proposed" and row["pair"] not in approved:
+            item = review.pair_item(pairs, row)
+            store.add(REVIEWER, item.kind, item.subject, item.content, review.APPROVE)
     return review.approved_pairs(store, runs, pairs)
 
 
@@ -201,11 +202,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     hits = {
         name: np.mean([row["hit"] for row in group], axis=0) for name, group in by_method.items()
     }
-    found = []
+    rows_by_method = []
     for name, group in by_method.items():
         gains = [row["fac_after"] - row["fac_before"] for row in group]
         ahead = hits["two-step"] - hits[name]
-        found.append(
+        rows_by_method.append(
             {
                 "method": name,
                 "hit_rate": float(hits[name].mean()),
@@ -218,16 +219,16 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "seconds": float(np.mean([row["seconds"] for row in group])),
             }
         )
-    return found
+    return rows_by_method
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
+def table(methods: Sequence[Mapping[str, Any]]) -> str:
     """The summary as the README shows it."""
     lines = [
         "| method | own-feature hit rate | two-step is ahead by | FAC gain | tokens |",
         "|---|---|---|---|---|",
     ]
-    for row in found:
+    for row in methods:
         low, high = row["hit_rate_interval"]
         less, more = row["two_step_ahead_interval"]
         least, most = row["fac_gain_range"]
@@ -243,7 +244,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 _begun = time.monotonic()
 
 
-def told(done: int, total: int, note: str = "") -> None:
+def report(done: int, total: int, note: str = "") -> None:
     """A line now and then on standard error."""
     if not total or done == total:
         print(f"{time.monotonic() - _begun:6.0f} s  {note}", file=sys.stderr, flush=True)
@@ -262,18 +263,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=120, help="generated per gap, at most")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="longest text")
     parser.add_argument("--out", type=Path, help="every number as JSON")
-    asked = vars(parser.parse_args())
-    if shown := asked.pop("show"):
-        print(table(summary(json.loads(shown.read_text("utf-8"))["rows"])))
+    arguments = vars(parser.parse_args())
+    if earlier := arguments.pop("show"):
+        print(table(summary(json.loads(earlier.read_text("utf-8"))["rows"])))
         return
-    out, place = asked.pop("out"), Workspace(asked.pop("workspace"))
-    demo.materialise(place, lambda *_: None)
-    rows = measure(place, **asked)
-    found = summary(rows)
+    out, workspace = arguments.pop("out"), Workspace(arguments.pop("workspace"))
+    demo.materialise(workspace, lambda *_: None)
+    rows = measure(workspace, **arguments)
+    methods = summary(rows)
     if out:
-        text = json.dumps({"asked": asked, "methods": found, "rows": rows}, indent=1)
+        text = json.dumps({"asked": arguments, "methods": methods, "rows": rows}, indent=1)
         out.write_text(text + "\n", encoding="utf-8")
-    print(table(found))
+    print(table(methods))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def views(
     """Query parameters with which each page is shown: the newest pairs, to decide on if there are
     any left, and the newest synthesis."""
     pair = {"anchor": anchor, "dataset": dataset, "threshold": threshold}
-    pairs, made = runs.list("pairs"), runs.list("synthetic")
+    pairs, syntheses = runs.list("pairs"), runs.list("synthetic")
     return {
         "home": pair,
         "datasets": {},
@@ -55,9 +55,9 @@ def views(
         "pairs": {
             "reviewer": "you",
             "show": "all",
-            **({"pairs": pairs[0]["run"]} if pairs else {}),
+            **({"pairs": pairs[0].run} if pairs else {}),
         },
-        "synthesis": {"synthesis": made[0]["run"]} if made else {},
+        "synthesis": {"synthesis": syntheses[0].run} if syntheses else {},
         "jobs": {},
     }
 
@@ -79,28 +79,28 @@ def main() -> None:
     options.add_argument("--dataset", default="demo-seed")
     options.add_argument("--threshold", default="10")
     options.add_argument("--pages", nargs="*", choices=HEADLINES, default=[*HEADLINES])
-    given = options.parse_args()
+    arguments = options.parse_args()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         options.error("there is no Chromium on this machine: apt-get install chromium")
-    given.out.mkdir(parents=True, exist_ok=True)
-    runs = Runs(config.workspace(given.workspace))
-    suffix = "-dark" if given.scheme == "dark" else ""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    runs = Runs(config.workspace(arguments.workspace))
+    suffix = "-dark" if arguments.scheme == "dark" else ""
     with (
-        server(config.workspace(given.workspace)) as address,
-        chromium_page(browser, scheme=given.scheme) as page,
+        server(config.workspace(arguments.workspace)) as address,
+        chromium_page(browser, scheme=arguments.scheme) as page,
     ):
         visit(page, address, HEADLINES["home"])
         page.get_by_text("Coverage of every dataset").wait_for(timeout=120_000)
-        text = read_a_text(page, address) if "playground" in given.pages else None
-        for name in given.pages:
-            asked = (given.anchor, given.dataset, given.threshold, text, runs)
-            view = views(*asked)[name]
-            place = "" if name == "home" else name
-            visit(page, f"{address}/{place}?{urlencode(view)}", HEADLINES[name])
+        text = read_a_text(page, address) if "playground" in arguments.pages else None
+        for name in arguments.pages:
+            sides = (arguments.anchor, arguments.dataset)
+            view = views(*sides, arguments.threshold, text, runs)[name]
+            path = "" if name == "home" else name
+            visit(page, f"{address}/{path}?{urlencode(view)}", HEADLINES[name])
             settle(page)
             page.wait_for_timeout(1500)  # charts draw themselves in after their data arrived
-            target = given.out / f"{name}{suffix}.png"
+            target = arguments.out / f"{name}{suffix}.png"
             page.screenshot(path=target)
             sys.stdout.write(f"{target}\n")
 

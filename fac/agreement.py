@@ -19,25 +19,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fac.errors import InputError
 from fac.schema import LEVELS
 
-Z = 1.959963984540054
-"""Standard normal quantile of a two-sided 95 % interval."""
+Z = 1.959963984540054  # standard normal quantile of a two-sided 95 % interval
 
 RESAMPLES = 500
 
 MOST_UNDEFINED = 0.05
 """Share of resamples that may be undefined before the interval is: leaving out more of them would
 quietly condition it on the lucky ones."""
-
-KAPPA_WEIGHTS = ("identity", "linear", "quadratic")
-GWET_WEIGHTS = ("identity", "linear", "quadratic", "ordinal")
-ALPHA_LEVELS = ("nominal", "ordinal", "interval")
 
 Estimator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Distinct rows [n_rows, n_raters], times [n_resamples, n_rows] -> values [n_resamples]."""
@@ -47,20 +42,15 @@ class Coefficient(NamedTuple):
     """One measure of agreement with its 95 % bootstrap interval over items."""
 
     name: str
-    value: float
-    """NaN where undefined."""
-    low: float
-    """NaN also where resampling cannot tell: one item, or items that are all alike."""
+    value: float  # NaN where undefined
+    low: float  # NaN also where resampling cannot tell: one item, or items that are all alike
     high: float
-    n_items: int
-    """Items rated by at least two raters."""
-    n_ratings: int
-    """Ratings of those items."""
-    undefined: str
-    """Why there is no value; "" where there is one."""
+    n_items: int  # items rated by at least two raters
+    n_ratings: int  # ratings of those items
+    undefined: str  # why there is no value; "" where there is one
 
 
-class PairAgreement(NamedTuple):
+class RaterAgreement(NamedTuple):
     """Two raters on the items both rated."""
 
     first: str
@@ -74,73 +64,33 @@ class LevelPrecision(NamedTuple):
     level: str
     n: int
     n_relevant: int
-    precision: float
-    """NaN where n is 0."""
-    low: float
-    """Wilson's 95 % interval."""
+    precision: float  # NaN where n is 0
+    low: float  # Wilson's 95 % interval
     high: float
 
 
 class BalancedAccuracy(NamedTuple):
     """Mean of the shares found among the positive and among the negative examples."""
 
-    value: float
-    """NaN unless there are examples of both kinds."""
+    value: float  # NaN unless there are examples of both kinds
     low: float
     high: float
     n: int
     n_positive: int
 
 
-# ---- coefficients
-
-
-def raw_agreement(ratings: np.ndarray) -> float:
-    """Share of agreeing pairs of raters within an item, averaged over items with at least two."""
-    return _point(_raw, ratings)
-
-
-def cohen_kappa(a: np.ndarray, b: np.ndarray, weights: str = "identity") -> float:
-    """Cohen's kappa of two raters over the items both rated (1960); with linear or quadratic
-    disagreement between codes, weighted kappa (1968). NaN where chance alone explains everything.
-    """
-    _known("weights", weights, KAPPA_WEIGHTS)
-    return _point(partial(_kappa, weights=weights), np.column_stack([a, b]))
-
-
-def krippendorff_alpha(ratings: np.ndarray, level: str = "nominal") -> float:
-    """Krippendorff's alpha for any number of raters and missing cells (2011, section C).
-
-    Items with fewer than two ratings do not count. NaN where all ratings are the same: then
-    nothing shows that the raters could have told things apart.
-    """
-    _known("level", level, ALPHA_LEVELS)
-    return _point(partial(_alpha, level=level), ratings)
-
-
-def gwet(ratings: np.ndarray, n_categories: int, weights: str = "identity") -> float:
-    """Gwet's AC1 (identity weights, 2008), else AC2 (2014, chapters 4 and 5).
-
-    `n_categories` is the length of the scale, used or not: chance agreement depends on it. Items
-    with one rating count towards how common a category is, as Gwet has it.
-    """
-    _known("weights", weights, GWET_WEIGHTS)
-    ratings = _checked(ratings, n_categories)
-    return _point(partial(_gwet, k=n_categories, weights=weights), ratings)
-
-
-def balanced_accuracy(said: Sequence[bool], truth: Sequence[bool]) -> BalancedAccuracy:
-    """How well `said` matches `truth`, both kinds of examples weighing the same.
+def balanced_accuracy(answers: Sequence[bool], truth: Sequence[bool]) -> BalancedAccuracy:
+    """How well `answers` match `truth`, both kinds of examples weighing the same.
 
     The interval joins Wilson's intervals of the two shares by recovering their variances.
     """
-    answers, positive = np.asarray(said, bool), np.asarray(truth, bool)
-    if answers.shape != positive.shape:
-        raise InputError(f"{answers.size} answers do not fit {positive.size} examples.")
+    answered, positive = np.asarray(answers, bool), np.asarray(truth, bool)
+    if answered.shape != positive.shape:
+        raise InputError(f"{answered.size} answers do not fit {positive.size} examples.")
     n, n_positive = positive.size, int(positive.sum())
     if n_positive in (0, n):
         return BalancedAccuracy(math.nan, math.nan, math.nan, n, n_positive)
-    hits, passed = int(answers[positive].sum()), int((~answers[~positive]).sum())
+    hits, passed = int(answered[positive].sum()), int((~answered[~positive]).sum())
     shares = hits / n_positive, passed / (n - n_positive)
     limits = wilson(hits, n_positive), wilson(passed, n - n_positive)
     value = sum(shares) / 2
@@ -149,7 +99,14 @@ def balanced_accuracy(said: Sequence[bool], truth: Sequence[bool]) -> BalancedAc
     return BalancedAccuracy(value, max(0.0, value - below), min(1.0, value + above), n, n_positive)
 
 
-# ---- all of them, with intervals
+# ---- coefficients
+
+
+def coefficient(estimate: Callable[..., np.ndarray], ratings: np.ndarray, **options: Any) -> float:
+    """One coefficient by its estimator (`raw_agreement`, `cohen_kappa`, `krippendorff_alpha`,
+    `gwet`), whose options are its own; a scale of `k` categories is checked."""
+    rows, counts = _patterns(_checked(ratings, options.get("k")))
+    return float(estimate(rows, counts[None].astype(float), **options)[0])
 
 
 def summary(
@@ -179,7 +136,7 @@ def summary(
     pairable = per_item >= 2
     n_items, n_ratings = int(pairable.sum()), int(per_item[pairable].sum())
 
-    found = []
+    coefficients = []
     for name, estimate in _coefficients(n_categories, ordinal):
         two_only = name.startswith("Cohen")
         if n_items == 0:
@@ -192,11 +149,11 @@ def summary(
         if not why and math.isnan(value):
             why = "every rating is in the same category, so chance alone would agree as well"
         low, high = (math.nan, math.nan) if why else _interval(estimate(rows, drawn.astype(float)))
-        found.append(Coefficient(name, value, low, high, n_items, n_ratings, why))
-    return found
+        coefficients.append(Coefficient(name, value, low, high, n_items, n_ratings, why))
+    return coefficients
 
 
-def pairwise(
+def between_raters(
     ratings: np.ndarray,
     names: Sequence[str],
     n_categories: int,
@@ -204,19 +161,21 @@ def pairwise(
     ordinal: bool,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> list[PairAgreement]:
+) -> list[RaterAgreement]:
     """`summary` of every two raters on the items both rated, in the order of `names`."""
     ratings = _checked(ratings, n_categories)
     if len(names) != ratings.shape[1]:
         raise InputError(f"{len(names)} names do not fit {ratings.shape[1]} raters.")
-    found = []
+    agreements = []
     for i, first in enumerate(names):
         for j in range(i + 1, len(names)):
-            two = ratings[:, [i, j]]
-            both = two[~np.isnan(two).any(axis=1)]
-            told = summary(both, n_categories, ordinal=ordinal, seed=seed, resamples=resamples)
-            found.append(PairAgreement(first, names[j], told))
-    return found
+            columns = ratings[:, [i, j]]
+            both = columns[~np.isnan(columns).any(axis=1)]
+            coefficients = summary(
+                both, n_categories, ordinal=ordinal, seed=seed, resamples=resamples
+            )
+            agreements.append(RaterAgreement(first, names[j], coefficients))
+    return agreements
 
 
 # ---- what a judge's levels are worth
@@ -230,7 +189,7 @@ def wilson(k: float, n: float) -> tuple[float, float]:
         return math.nan, math.nan
     share = k / n
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = _wilson_half_width(share, n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -245,16 +204,16 @@ def precision_by_level(
         raise InputError(
             f"{len(judge_levels)} levels do not fit {len(human_relevant)} human verdicts."
         )
-    found = []
+    precisions = []
     for level in (*LEVELS, *sorted(set(judge_levels) - set(LEVELS))):
-        said = [
+        verdicts = [
             human
             for judge, human in zip(judge_levels, human_relevant, strict=True)
             if judge == level and human is not None
         ]
-        n, k = len(said), sum(map(bool, said))
-        found.append(LevelPrecision(level, n, k, k / n if n else math.nan, *wilson(k, n)))
-    return found
+        n, k = len(verdicts), sum(map(bool, verdicts))
+        precisions.append(LevelPrecision(level, n, k, k / n if n else math.nan, *wilson(k, n)))
+    return precisions
 
 
 def labels_for(half_width: float, precision: float, n: int) -> int:
@@ -273,48 +232,51 @@ def labels_for(half_width: float, precision: float, n: int) -> int:
     return max(0, needed - n)
 
 
-def _wilson_half_width(share: float, n: float) -> float:
-    return Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-
-
 # ---- estimators: distinct rows and how many times each is there, per resample
 
 
 def _coefficients(k: int, ordinal: bool) -> list[tuple[str, Estimator]]:
     plain: list[tuple[str, Estimator]] = [
-        ("raw agreement", _raw),
-        ("Cohen's kappa", partial(_kappa, weights="identity")),
-        ("Krippendorff's alpha", partial(_alpha, level="nominal")),
-        ("Gwet's AC1", partial(_gwet, k=k, weights="identity")),
+        ("raw agreement", raw_agreement),
+        ("Cohen's kappa", cohen_kappa),
+        ("Krippendorff's alpha", krippendorff_alpha),
+        ("Gwet's AC1", partial(gwet, k=k)),
     ]
     ranked: list[tuple[str, Estimator]] = [
-        ("Cohen's kappa, quadratic", partial(_kappa, weights="quadratic")),
-        ("Krippendorff's alpha, ordinal", partial(_alpha, level="ordinal")),
-        ("Gwet's AC2", partial(_gwet, k=k, weights="ordinal")),
+        ("Cohen's kappa, quadratic", partial(cohen_kappa, weights="quadratic")),
+        ("Krippendorff's alpha, ordinal", partial(krippendorff_alpha, level="ordinal")),
+        ("Gwet's AC2", partial(gwet, k=k, weights="ordinal")),
     ]
     return plain + ranked if ordinal else plain
 
 
-def _raw(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+def raw_agreement(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Share of agreeing pairs of raters within an item, averaged over items with at least two."""
     counts, codes = _counts(rows)
     return _observed(counts, np.eye(len(codes)), times)
 
 
-def _kappa(rows: np.ndarray, times: np.ndarray, *, weights: str) -> np.ndarray:
-    """1 - observed over expected disagreement; NaN where none is expected."""
+def cohen_kappa(rows: np.ndarray, times: np.ndarray, weights: str = "identity") -> np.ndarray:
+    """Cohen's kappa of two raters over the items both rated (1960), 1 - observed over expected
+    disagreement; with linear or quadratic disagreement between codes, weighted kappa (1968). NaN
+    where chance alone explains everything."""
     both = ~np.isnan(rows).any(axis=1)
     rows, times = rows[both], times[:, both]
-    codes, place = np.unique(rows, return_inverse=True)
-    place = place.reshape(rows.shape)
+    codes, index = np.unique(rows, return_inverse=True)
+    index = index.reshape(rows.shape)
     apart = _distance(codes, weights)
-    first, second = (np.eye(len(codes))[place[:, i]] for i in (0, 1))
-    observed = times @ apart[place[:, 0], place[:, 1]]
+    first, second = (np.eye(len(codes))[index[:, i]] for i in (0, 1))
+    observed = times @ apart[index[:, 0], index[:, 1]]
     expected = np.einsum("bi,ij,bj->b", times @ first, apart, times @ second)
     return 1 - _ratio(observed * times.sum(axis=1), expected)
 
 
-def _alpha(rows: np.ndarray, times: np.ndarray, *, level: str) -> np.ndarray:
-    """1 - D_o / D_e from the coincidences of values within items."""
+def krippendorff_alpha(rows: np.ndarray, times: np.ndarray, level: str = "nominal") -> np.ndarray:
+    """Krippendorff's alpha for any number of raters and missing cells (2011, section C):
+    1 - D_o / D_e from the coincidences of values within items that have two ratings or more.
+
+    NaN where all ratings are the same: then nothing shows that raters could tell items apart.
+    """
     counts, codes = _counts(rows)
     rated = counts.sum(axis=1)
     counts, times, rated = counts[rated >= 2], times[:, rated >= 2], rated[rated >= 2]
@@ -333,16 +295,21 @@ def _alpha(rows: np.ndarray, times: np.ndarray, *, level: str) -> np.ndarray:
     return 1 - _ratio(observed * (margins.sum(axis=1) - 1), expected)
 
 
-def _gwet(rows: np.ndarray, times: np.ndarray, *, k: int, weights: str) -> np.ndarray:
-    """(p_a - p_e) / (1 - p_e) with chance from how common each category is."""
+def gwet(rows: np.ndarray, times: np.ndarray, k: int, weights: str = "identity") -> np.ndarray:
+    """Gwet's AC1 (identity weights, 2008), else AC2 (2014, chapters 4 and 5): (p_a - p_e) /
+    (1 - p_e) with chance from how common each category is.
+
+    `k` is the length of the scale, used or not: chance agreement depends on it. Items with one
+    rating count towards how common a category is, as Gwet has it.
+    """
     counts, _ = _counts(rows, k)
     alike = _similarity(k, weights)
     agreed = _observed(counts, alike, times)
     rated = counts.sum(axis=1)
-    some = rated > 0
+    rated_once = rated > 0
     share = _ratio(
-        times[:, some] @ (counts[some] / rated[some, None]),
-        times[:, some].sum(axis=1, keepdims=True),
+        times[:, rated_once] @ (counts[rated_once] / rated[rated_once, None]),
+        times[:, rated_once].sum(axis=1, keepdims=True),
     )
     chance = alike.sum() / (k * (k - 1)) * (share * (1 - share)).sum(axis=1)
     return _ratio(agreed - chance, 1 - chance)
@@ -387,11 +354,6 @@ def _patterns(ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(np.isinf(rows), np.nan, rows), counts
 
 
-def _point(estimate: Estimator, ratings: np.ndarray) -> float:
-    rows, counts = _patterns(_checked(ratings))
-    return float(estimate(rows, counts[None].astype(float))[0])
-
-
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of resampled values; NaN where they cannot tell how sure one may be."""
     defined = values[~np.isnan(values)]
@@ -410,23 +372,18 @@ def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
 
 def _checked(ratings: np.ndarray, n_categories: int | None = None) -> np.ndarray:
     """Ratings as float `[n_items, n_raters]`. Raises InputError for what is no rating."""
-    given = np.asarray(ratings, float)
-    if given.ndim != 2:
-        raise InputError(f"Ratings must be a table of items by raters, got {given.ndim} axes.")
-    if np.isinf(given).any():
+    table = np.asarray(ratings, float)
+    if table.ndim != 2:
+        raise InputError(f"Ratings must be a table of items by raters, got {table.ndim} axes.")
+    if np.isinf(table).any():
         raise InputError("A rating must be a number or missing, got infinity.")
     if n_categories is not None:
         if n_categories < 2:
             raise InputError(f"A scale needs at least two categories, got {n_categories}.")
-        said = given[~np.isnan(given)]
-        wrong = said[(said < 0) | (said >= n_categories) | (said != np.floor(said))]
+        codes = table[~np.isnan(table)]
+        wrong = codes[(codes < 0) | (codes >= n_categories) | (codes != np.floor(codes))]
         if wrong.size:
             raise InputError(
                 f"Ratings must be codes from 0 to {n_categories - 1}, got {wrong[0]:g}."
             )
-    return given
-
-
-def _known(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise InputError(f"{what} must be one of {', '.join(known)}, got {given!r}.")
+    return table

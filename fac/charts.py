@@ -31,22 +31,22 @@ ALONG = "#6DB9B0"
 
 INK = "#101515"
 GRID = "rgba(124, 135, 153, 0.18)"
-AREA = "rgba(20, 149, 138, 0.10)"
-"""Below a curve of SHOWN."""
+AREA = "rgba(20, 149, 138, 0.10)"  # below a curve of SHOWN
 
 Axis = dict[str, Any]
 
-ROWS: Axis = {"autorange": "reversed", "fixedrange": True, "showgrid": False, "ticksuffix": "  "}
+ROWS: Axis = {"autorange": "reversed", "showgrid": False, "ticksuffix": "  "}
 """Names, the first on top."""
 
-HIDDEN: Axis = {"visible": False, "fixedrange": True}
+HIDDEN: Axis = {"visible": False}
 
 
 def figure(
     height: int, *, x: Axis | None = None, y: Axis | None = None, **layout: Any
 ) -> go.Figure:
     """An empty figure. Its layout is given at once: an update takes as long as a query."""
-    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "tickfont": {"size": 13}}
+    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "fixedrange": True}
+    axis["tickfont"] = {"size": 13}
     return go.Figure(
         layout={
             "height": height,
@@ -86,10 +86,7 @@ def peak_histogram(
 ) -> go.Figure:
     """How strongly a feature fires: its peaks in `counts` bins between `edges` [B + 1]."""
     chart = figure(
-        170,
-        x={"title": "peak activation", "fixedrange": True, "showgrid": False},
-        y={"fixedrange": True, "nticks": 4},
-        bargap=0.06,
+        170, x={"title": "peak activation", "showgrid": False}, y={"nticks": 4}, bargap=0.06
     )
     bins = list(zip(edges, edges[1:], strict=False))
     middles = [(low + high) / 2 for low, high in bins]
@@ -132,14 +129,8 @@ def token_dots(
             "ticktext": [short(tokens[i].strip() or "␣", 12) for i in ticks],
             "tickangle": -50,
             "range": [first - 0.7, last + 0.7],
-            "fixedrange": True,
         },
-        y={
-            "autorange": "reversed",
-            "fixedrange": True,
-            "categoryorder": "array",
-            "categoryarray": labels,
-        },
+        y={"autorange": "reversed", "categoryorder": "array", "categoryarray": labels},
         dragmode=False,
     )
     values = [value for *_, value in dots]
@@ -175,8 +166,8 @@ def coverage_curve(
     rows = [row for row in rows if is_defined(row["fac"])]
     chart = figure(
         height,
-        x={"title": "activation threshold", "fixedrange": True, "rangemode": "tozero"},
-        y={"tickformat": ".0%", "range": [0, 1.02], "fixedrange": True},
+        x={"title": "activation threshold", "rangemode": "tozero"},
+        y={"tickformat": ".0%", "range": [0, 1.02]},
         hovermode="x unified",
     )
     chart.add_scatter(
@@ -200,7 +191,7 @@ def role_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     """Covered and missing features by role. A row holds `role`, `fac`, `n_covered`, `n_missing`."""
     rows = [row for row in rows if is_defined(row["fac"])]
     names = [row["role"] for row in rows]
-    axis = {"title": "features of the anchor", "fixedrange": True, "tickformat": ",d"}
+    axis = {"title": "features of the anchor", "tickformat": ",d"}
     chart = figure(280, x=axis, y=ROWS, barmode="stack", bargap=0.5)
     chart.add_bar(
         y=names,
@@ -263,7 +254,7 @@ def marginal_curve(covered: Sequence[int], gaps: int, *, height: int = 250) -> g
 
     A dotted line stands at the last sample that added a gap: whatever comes after it adds none.
     """
-    whole = {"fixedrange": True, "tickformat": ",d"}
+    whole = {"tickformat": ",d"}
     chart = figure(
         height,
         x={"title": "kept samples, best first", **whole},
@@ -303,7 +294,6 @@ def before_after(rows: Sequence[tuple[str, float, str]]) -> go.Figure:
             "range": [low - 0.2 * room, high + 0.45 * room],
             "tickformat": ".1%" if room < 0.1 else ".0%",
             "nticks": 5,
-            "fixedrange": True,
         },
         y={**ROWS, "gridcolor": GRID, "showgrid": True},
     )
@@ -373,7 +363,6 @@ def intervals(
             "range": [across[0] - room, across[1] + room],
             "tickformat": ".0%" if percent else None,
             "nticks": 6,
-            "fixedrange": True,
         },
         # Rows without a value have no marker, so their order must be spelled out.
         y={
@@ -381,7 +370,6 @@ def intervals(
             "categoryorder": "array",
             "categoryarray": names[::-1],
             "range": [-0.6, len(names) - 0.4],
-            "fixedrange": True,
             "showgrid": False,
             "ticksuffix": "  ",
         },
@@ -440,7 +428,7 @@ def verdict_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     names = [f"{short(row['name'])} · n = {row['n']:,}" for row in rows]
     chart = figure(
         40 * max(len(rows), 1) + 84,
-        x={"range": [0, 1], "tickformat": ".0%", "fixedrange": True, "nticks": 5},
+        x={"range": [0, 1], "tickformat": ".0%", "nticks": 5},
         y=ROWS,
         barmode="stack",
         bargap=0.42,

@@ -77,8 +77,15 @@ def digest(*parts: object) -> str:
 class Spec:
     """What a step was asked to do. Subclasses are frozen dataclasses with JSON-able fields."""
 
-    step: str
-    """Name of the step, and of the folder its runs lie in."""
+    step: str  # name of the step, and of the folder its runs lie in
+
+    def __post_init__(self) -> None:
+        """Lists, as JSON has them, become tuples; of features the order says nothing."""
+        for name, value in vars(self).items():
+            if name == "features":
+                object.__setattr__(self, name, tuple(sorted(set(map(int, value)))))
+            elif isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)  # type: ignore[call-overload]
@@ -95,24 +102,12 @@ class Spec:
 @dataclass(frozen=True, kw_only=True)
 class IngestSpec(Spec):
     step = "dataset"
-
-    name: str
-    """What the dataset is called from now on."""
-
-    source: str
-    """A path, or `hf:ID` for a dataset of the Hugging Face hub."""
-
-    text_field: str | None = None
-    """Column of plain text; None lets the columns speak for themselves."""
-
-    messages_field: str | None = None
-    """Column of chat messages."""
-
-    label_field: str | None = None
-    """Column copied to `label`."""
-
-    on_bad: str = "stop"
-    """stop: the first bad row ends the ingest and nothing is stored; skip: it is listed."""
+    name: str  # what the dataset is called from now on
+    source: str  # a path, or `hf:ID` for a dataset of the Hugging Face hub
+    text_field: str | None = None  # column of plain text; None: the columns speak for themselves
+    messages_field: str | None = None  # column of chat messages
+    label_field: str | None = None  # column copied to `label`
+    on_bad: str = "stop"  # stop: the first bad row ends it, nothing is stored; skip: it is listed
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.strip() or "/" in self.name or len(self.name) > 80:
@@ -126,27 +121,13 @@ class IngestSpec(Spec):
 @dataclass(frozen=True, kw_only=True)
 class MeasureSpec(Spec):
     step = "measure"
-
-    dataset: str
-    """Run id of the dataset to read."""
-
-    model: str = "demo"
-    """`demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)."""
-
-    layer: int = 15
-    """Blocks that have run when the residual stream is read (hidden_states[layer])."""
-
-    sae: str = "demo"
-    """`demo`, a local folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file."""
-
-    role: str = EVERY_ROLE
-    """Whose tokens are pooled: one of ROLES, or all (kept apart by role)."""
-
-    floor: float = 0.0
-    """Peaks at or below this are not stored; any higher threshold can be asked for later."""
-
-    max_tokens: int = 1024
-    """Longer samples are read up to here; the rest is counted as cut."""
+    dataset: str  # run id of the dataset to read
+    model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
+    layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
+    sae: str = "demo"  # `demo`, a folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file
+    role: str = EVERY_ROLE  # whose tokens are pooled: one of ROLES, or all (kept apart by role)
+    floor: float = 0.0  # peaks at or below are not stored; any higher threshold can be asked for
+    max_tokens: int = 1024  # longer samples are read up to here; the rest is counted as cut
 
     def __post_init__(self) -> None:
         if self.floor < 0:
@@ -162,7 +143,6 @@ class SaeSpec(Spec):
     """What is known of a dictionary before any data: map, neighbours, logit lens."""
 
     step = "sae"
-
     model: str = "demo"
     layer: int = 15
     sae: str = "demo"
@@ -173,7 +153,6 @@ class ProbeSpec(Spec):
     """One text, token by token."""
 
     step = "probe"
-
     text: str
     model: str = "demo"
     layer: int = 15
@@ -199,32 +178,17 @@ class AskSpec(Spec):
     operational: ClassVar[tuple[str, ...]] = (
         *("budget_tokens", "budget_usd", "price_in", "price_out", "concurrency"),
     )
-
-    model: str = ""
-    """The name the server knows the model by; "" where no language model is asked."""
-
-    endpoint: str = ""
-    """Base URL of an OpenAI-compatible server; "" is OPENAI_BASE_URL, else OpenAI's."""
-
-    attempt: int = 0
-    """Another number asks anew what was answered before."""
-
-    budget_tokens: int | None = None
-    """The run stops before it would use more tokens than this."""
-
-    budget_usd: float | None = None
-    """The run stops before it would cost more; needs both prices."""
-
-    price_in: float | None = None
-    """US dollars per million prompt tokens."""
-
-    price_out: float | None = None
-    """US dollars per million completion tokens."""
-
-    concurrency: int = 8
-    """Questions on their way at once."""
+    model: str = ""  # the name the server knows the model by; "" where no language model is asked
+    endpoint: str = ""  # URL of an OpenAI-compatible server; "" is OPENAI_BASE_URL, else OpenAI's
+    attempt: int = 0  # another number asks anew what was answered before
+    budget_tokens: int | None = None  # the run stops before it would use more tokens than this
+    budget_usd: float | None = None  # the run stops before it would cost more; needs both prices
+    price_in: float | None = None  # US dollars per million prompt tokens
+    price_out: float | None = None  # US dollars per million completion tokens
+    concurrency: int = 8  # questions on their way at once
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "@" in self.endpoint.split("//")[-1].split("/")[0]:
             raise InputError(
                 "The endpoint carries a password; give the key as OPENAI_API_KEY instead."
@@ -257,29 +221,15 @@ def model_scores() -> tuple[str, ...]:
 @dataclass(frozen=True, kw_only=True)
 class ExplainSpec(AskSpec):
     step = "explain"
-
-    measure: str
-    """Run id of the measure whose features are explained, usually the anchor's."""
-
-    features: tuple[int, ...] = ()
-    """Which; empty is every feature that fires."""
-
-    explainer: str = "tokens"
-    """One of EXPLAINERS."""
-
-    source: str = ""
-    """The file to import, for an explainer that needs one."""
-
-    scores: tuple[str, ...] = ()
-    """Some of `model_scores()`."""
-
-    explanations: str = ""
-    """Run id of explanations to score with `model`; "" scores the ones made here."""
+    measure: str  # run id of the measure whose features are explained, usually the anchor's
+    features: tuple[int, ...] = ()  # which; empty is every feature that fires
+    explainer: str = "tokens"  # one of EXPLAINERS
+    source: str = ""  # the file to import, for an explainer that needs one
+    scores: tuple[str, ...] = ()  # some of `model_scores()`
+    explanations: str = ""  # run of explanations to score with `model`; "" scores those made here
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
-        object.__setattr__(self, "scores", tuple(self.scores))
         if self.explainer not in EXPLAINERS:
             raise InputError(
                 f"The explainer must be one of {', '.join(EXPLAINERS)}, got {self.explainer!r}."
@@ -303,15 +253,9 @@ class ExplainSpec(AskSpec):
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec(AskSpec):
     step = "relevance"
-
-    measure: str
-    """Run id of the measure whose features are judged."""
-
-    task: str
-    """Name of a task profile."""
-
-    title: str = ""
-    """The task in words, as a language model reads it."""
+    measure: str  # run id of the measure whose features are judged
+    task: str  # name of a task profile
+    title: str = ""  # the task in words, as a language model reads it
 
     rubric: tuple[str, ...] = ()
     """What makes a feature relevant, one criterion each; part of the spec, so an edited profile
@@ -321,20 +265,12 @@ class JudgeSpec(AskSpec):
     """One of JUDGES. llm: verdicts on explanation and spans. labels: contrast of firing rates by
     label."""
 
-    features: tuple[int, ...] = ()
-    """Which; empty is every feature that fires."""
-
-    explanations: tuple[str, ...] = ()
-    """Run ids of the explanations a language model reads, the first that has one wins."""
-
-    label: str = ""
-    """The label that marks the task, for a judge that needs one."""
+    features: tuple[int, ...] = ()  # which; empty is every feature that fires
+    explanations: tuple[str, ...] = ()  # runs that a model reads, the first that has one wins
+    label: str = ""  # the label that marks the task, for a judge that needs one
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
-        for name in ("rubric", "explanations"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.judge not in JUDGES:
             raise InputError(f"The judge must be {' or '.join(JUDGES)}, got {self.judge!r}.")
         judge = JUDGES[self.judge]
@@ -351,37 +287,27 @@ class JudgeSpec(AskSpec):
 WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")
 """What writes candidates, in order of preference."""
 
-METHODS = ("two-step", "one-step", "unguided", "random")
-"""two-step: from approved pairs. The others are baselines through the same path."""
+METHODS: Registry[Any] = Registry("fac.synthesis.methods", "METHOD")
+"""Two steps, from approved pairs, and baselines through the same path."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteSpec(AskSpec):
     """What both steps of a synthesis have in common."""
 
-    operational: ClassVar[tuple[str, ...]] = (*AskSpec.operational, "batch")
+    operational = (*AskSpec.operational, "batch")
 
     writer: str = "local"
     """One of WRITERS; `model` is the local model (`demo`, a folder, a hub id) or the server's."""
 
-    profile: str = "instruction"
-    """The form of a sample, one of fac.prompts.PROFILES."""
-
-    candidates: int = 4
-    """Texts written per gap (paper: n in step 1, m in step 2)."""
-
-    threshold: float = 0.0
-    """A text passes with g_i(x) above this (paper: delta)."""
-
+    profile: str = "instruction"  # the form of a sample, one of fac.prompts.PROFILES
+    candidates: int = 4  # texts written per gap (paper: n in step 1, m in step 2)
+    threshold: float = 0.0  # a text passes with g_i(x) above this (paper: delta)
     seed: int = 0
     temperature: float = 0.8
     max_new_tokens: int = 64
-
-    strength: float = 1.0
-    """Of steering, in units of the feature's usual peak in the anchor."""
-
-    batch: int = 64
-    """Texts a local model writes at once."""
+    strength: float = 1.0  # of steering, in units of the feature's usual peak in the anchor
+    batch: int = 64  # texts a local model writes at once
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -404,26 +330,14 @@ class PairsSpec(WriteSpec):
     """Step 1: candidates for every gap, and from them a contrastive pair each."""
 
     step = "pairs"
-
-    anchor: str
-    """Run id of the anchor's measure."""
-
-    dataset: str
-    """Run id of the measure that has the gaps."""
-
-    features: tuple[int, ...] = ()
-    """The gaps to close."""
-
-    explanations: tuple[str, ...] = ()
-    """Run ids of explanations, the first that has one wins."""
-
-    margin: float = 1.0
-    """How far above the threshold a positive, and above its negative, must fire."""
+    anchor: str  # run id of the anchor's measure
+    dataset: str  # run id of the measure that has the gaps
+    features: tuple[int, ...] = ()  # the gaps to close
+    explanations: tuple[str, ...] = ()  # run ids of explanations, the first that has one wins
+    margin: float = 1.0  # how far above the threshold a positive, and above its negative, must fire
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "features", tuple(sorted(set(map(int, self.features)))))
-        object.__setattr__(self, "explanations", tuple(self.explanations))
         if not self.features:
             raise InputError("No gaps are chosen: name at least one feature.")
         if self.margin < 0:
@@ -435,14 +349,9 @@ class RescoreSpec(Spec):
     """One pair as a person edited it, measured again."""
 
     step = "rescore"
-
-    pairs: str
-    """Run id of the pairs it comes from."""
-
+    pairs: str  # run id of the pairs it comes from
     feature: int
-    positive: str
-    """The edited text of the user's turn."""
-
+    positive: str  # the edited text of the user's turn
     negative: str
 
     def __post_init__(self) -> None:
@@ -455,29 +364,18 @@ class SynthesizeSpec(WriteSpec):
     """Step 2: candidates from approved pairs, filtered by the SAE."""
 
     step = "synthetic"
-
-    pairs: str
-    """Run id of the pairs."""
+    pairs: str  # run id of the pairs
 
     approved: tuple[str, ...] = ()
     """Ids of the approved pairs to write from; checked against people's decisions."""
 
-    method: str = "two-step"
-    """One of METHODS."""
-
-    keep: int = 1
-    """Best samples kept per gap."""
-
-    only_needed: bool = False
-    """Also drops a sample that covers no gap which better kept ones leave open."""
-
-    evaluation: tuple[str, ...] = ()
-    """Files no kept sample may overlap with."""
+    method: str = "two-step"  # one of METHODS
+    keep: int = 1  # best samples kept per gap
+    only_needed: bool = False  # also drops a sample if better kept ones leave none of its gaps open
+    evaluation: tuple[str, ...] = ()  # files no kept sample may overlap with
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("approved", "evaluation"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.method not in METHODS:
             raise InputError(f"The method must be one of {', '.join(METHODS)}: {self.method!r}.")
         if not 1 <= self.keep <= self.candidates:
@@ -486,7 +384,7 @@ class SynthesizeSpec(WriteSpec):
             )
 
 
-INHERITED = (
+INHERITED: tuple[str, ...] = (
     *("profile", "writer", "model", "endpoint", "seed", "temperature", "max_new_tokens"),
     *("strength", "candidates", "threshold"),
 )
@@ -495,16 +393,12 @@ INHERITED = (
 
 def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
     """The settings that go on from one spec that writes to the next, which has this writer."""
-    settings = {name: before[name] for name in INHERITED if name in before}
-    if (
-        writer
-        and WRITERS[writer].server != WRITERS[settings.get("writer", WriteSpec.writer)].server
-    ):
+    names = INHERITED
+    last_writer = WRITERS[before.get("writer", WriteSpec.writer)]
+    if writer and WRITERS[writer].server != last_writer.server:
         # the name of a server's model means nothing on this machine, and the other way round
-        settings = {
-            name: value for name, value in settings.items() if name not in ("model", "endpoint")
-        }
-    return settings
+        names = tuple(name for name in names if name not in ("model", "endpoint"))
+    return {name: before[name] for name in names if name in before}
 
 
 SPECS: dict[str, type[Spec]] = {

@@ -1,6 +1,8 @@
 """The mathematics of coverage and gaps. Arrays in, numbers out; no files, no SQL, no models.
 
-Paper: arXiv 2602.10388, sections 3 and 4, appendix D; choices where it is silent: method section 6.
+Paper: arXiv 2602.10388, sections 3 and 4, appendix D; M1 to M3 are choices where it is silent, see
+docs/contributing.md. The examples are worked out by hand and run as tests, so that a formula and
+its numbers change together.
 """
 
 from __future__ import annotations
@@ -10,10 +12,9 @@ import math
 import numpy as np
 
 from fac.errors import InputError
-from fac.schema import Activations, CoverageResult, Gap
+from fac.schema import Activations, CoverageResult
 
-EPSILON = 0.01
-"""Smoothing weight of the uniform part in the smoothed KL divergence."""
+EPSILON = 0.01  # smoothing weight of the uniform part in the smoothed KL divergence
 
 NEAR_CONSTANT = 0.9
 """A feature firing in more than this share of the anchor's samples says nothing about a sample."""
@@ -63,37 +64,27 @@ def strongest(*keys: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndar
     if not len(value):
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     # One whole number sorts in a third of the time of several keys.
-    place, sizes = np.zeros(len(value), np.int64), [1 + int(key.max()) for key in keys]
+    code, sizes = np.zeros(len(value), np.int64), [1 + int(key.max()) for key in keys]
     if math.prod(sizes) >= 2**63:
         raise OverflowError(f"Too much to be sorted at once: keys up to {sizes}.")
     for key, size in zip(keys, sizes, strict=True):
-        place = place * size + key
-    order = np.argsort(place)
-    group = place[order] // sizes[-1]
+        code = code * size + key
+    order = np.argsort(code)
+    group = code[order] // sizes[-1]
     first = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
     counts = np.diff(np.append(first, len(order)))
     ranked = value[order]
     best = np.maximum.reduceat(ranked, first)
-    own = np.repeat(np.arange(len(first)), counts)
-    top = np.flatnonzero(ranked == best[own])
-    earliest = np.append(True, own[top[1:]] != own[top[:-1]])
+    member = np.repeat(np.arange(len(first)), counts)
+    top = np.flatnonzero(ranked == best[member])
+    earliest = np.append(True, member[top[1:]] != member[top[:-1]])
     return order[top[earliest]], counts
 
 
-def support(
-    activations: Activations, *, n_features: int, threshold: float, role: int | None = None
-) -> np.ndarray:
-    """Samples in which each feature is active: int64 `[n_features]`.
-
-    `role` restricts to one role's tokens; None counts a sample once whatever role fired.
-    """
-    keep = is_active(activations.peak, threshold)
-    if role is not None:
-        keep &= activations.role == role
-    pairs = np.unique(
-        np.stack([activations.feature[keep], activations.sample[keep]]).astype(np.int64), axis=1
-    )
-    return np.bincount(pairs[0], minlength=n_features)
+def distinct_samples(feature: np.ndarray, sample: np.ndarray, n_features: int) -> np.ndarray:
+    """Samples of each feature among these `[n]` pairs, each counted once: int64 `[n_features]`."""
+    pairs = np.unique(feature.astype(np.int64) << 32 | sample)
+    return np.bincount(pairs >> 32, minlength=n_features)
 
 
 def present(n_samples: np.ndarray, at_least: int = 1) -> np.ndarray:
@@ -109,7 +100,16 @@ def present(n_samples: np.ndarray, at_least: int = 1) -> np.ndarray:
 def fac(anchor: np.ndarray, dataset: np.ndarray, relevant: np.ndarray) -> CoverageResult:
     """FAC = |F(Q) ∩ F(P)| / |F(P)| and F_miss = F(P) \\ F(Q) (eq. 6), within the relevant set F.
 
-    All three are bool `[n_features]`. The intersection keeps the ratio at most 1 (method 1.2).
+    All three are bool `[n_features]`. The intersection keeps the ratio at most 1 (M1); it is NaN
+    where the anchor shows nothing relevant (M2).
+
+    >>> anchor, dataset = np.array([[1, 1, 1, 1, 0, 1], [1, 0, 1, 0, 1, 1]]) > 0
+    >>> relevant = np.arange(6) < 5
+    >>> q = fac(anchor, dataset, relevant)
+    >>> q.fac, q.n_anchor, q.n_dataset, q.n_covered, q.n_missing, q.missing.tolist()
+    (0.5, 4, 3, 2, 2, [1, 3])
+    >>> fac(~relevant, dataset, relevant).fac
+    nan
     """
     anchor, dataset = anchor & relevant, dataset & relevant
     covered, missing = anchor & dataset, anchor & ~dataset
@@ -132,19 +132,29 @@ def smoothed_kl(
     """KL(P_F || Q_F^eps) in nats, both uniform on their supports (App. D, closed form).
 
     c/p · log((1/p) / ((1-eps)/q + eps/f)) + m/p · log(f / (eps p)), with p = c + m. NaN when p = 0.
-    With q = 0 the mixture is the uniform part alone.
+    With q = 0 the mixture is the uniform part alone. The paper's counts for toxicity:
+
+    >>> for c in 106, 175, 214:
+    ...     print(f"{smoothed_kl(covered=c, missing=214 - c, dataset=c, relevant=214):.3f}")
+    1.979
+    0.676
+    0.000
     """
     p = covered + missing
     if p == 0:
         return math.nan
-    shown = (1 - epsilon) / dataset + epsilon / relevant if dataset else epsilon / relevant
-    return covered / p * math.log(1 / p / shown) + missing / p * math.log(relevant / (epsilon * p))
+    mixed = (1 - epsilon) / dataset + epsilon / relevant if dataset else epsilon / relevant
+    return covered / p * math.log(1 / p / mixed) + missing / p * math.log(relevant / (epsilon * p))
 
 
 def miss_hit_rate(missing: np.ndarray, now_present: np.ndarray) -> float:
-    """Share of F_miss that is active afterwards: the number the paper's tables report (1.2 [D]).
+    """Share of F_miss that is active afterwards: the number the paper's tables report (M1).
 
     `missing` holds feature ids, `now_present` is bool `[n_features]`. NaN for an empty F_miss.
+
+    >>> now = np.array([True, False, True, True])
+    >>> miss_hit_rate(np.array([0, 1, 3]), now) == 2 / 3, miss_hit_rate(np.array([], int), now)
+    (True, nan)
     """
     return float(now_present[missing].mean()) if len(missing) else math.nan
 
@@ -156,13 +166,6 @@ def everywhere_relevant(n_anchor: np.ndarray, n_samples: int, min_support: int =
     what a sample is about and is left out, as are features below the support.
     """
     return (n_anchor >= min_support) & (n_anchor <= NEAR_CONSTANT * n_samples)
-
-
-def gaps(n_samples: np.ndarray, relevant: np.ndarray, wanted: int) -> list[Gap]:
-    """Relevant features (bool `[n_features]`) seen in fewer than `wanted` samples, fewest first."""
-    short = np.flatnonzero(relevant & (np.asarray(n_samples) < wanted))
-    short = short[np.argsort(n_samples[short], kind="stable")]
-    return [Gap(int(i), int(n_samples[i]), wanted) for i in short]
 
 
 def chance_of_none(n_anchor: np.ndarray, anchor_tokens: int, dataset_tokens: int) -> np.ndarray:

@@ -7,10 +7,8 @@ Everything under `data/demo/` was made by this project: samples by the demo mode
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -18,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from fac.config import DEMO_INPUTS, Workspace, digest
-from fac.errors import GateFailed, InputError, disk_room
+from fac.errors import GateFailed, InputError, Progress, disk_room
 from fac.generator import LocalGenerator
+from fac.generator.batch_chat import drop_torn_line
 from fac.store import cache
 from fac.store.runs import Runs
 
 ANCHOR, SEED = "demo-anchor", "demo-seed"
 INPUTS = {ANCHOR: DEMO_INPUTS / "anchor.jsonl", SEED: DEMO_INPUTS / "seed.jsonl"}
 COMMITTED = Workspace(DEMO_INPUTS)
-
-Progress = Callable[..., None]
 
 
 def materialise(workspace: Workspace, progress: Progress) -> list[str]:
@@ -46,7 +43,7 @@ def materialise(workspace: Workspace, progress: Progress) -> list[str]:
 def run_ids(runs: Runs) -> list[str]:
     """Every run that belongs to the demo, those others are made from first."""
     steps = ("dataset", "sae", "measure", "explain")
-    return [m["run"] for step in steps for m in runs.list(step)]
+    return [manifest.run for step in steps for manifest in runs.list(step)]
 
 
 def bring_in(source: Runs, workspace: Workspace, progress: Progress) -> list[str]:
@@ -55,13 +52,13 @@ def bring_in(source: Runs, workspace: Workspace, progress: Progress) -> list[str
     for done, run_id in enumerate(ids):
         progress(done, 2 * len(ids), f"bringing in {run_id}")
         adopt(source, target, run_id)
-    with closing(cache.Cache(workspace.cache)) as known:
+    with closing(cache.Cache(workspace.cache)) as caches:
         cached = [run_id for run_id in ids if not run_id.startswith("dataset-")]
-        wanted = [run_id for run_id in cached if not known.ready(run_id)]
+        missing = [run_id for run_id in cached if not caches.ready(run_id)]
     # Two at a time and the largest first, because at a first start a person is waiting for this.
-    wanted.sort(key=lambda run_id: -sum(f.stat().st_size for f in target.path(run_id).iterdir()))
+    missing.sort(key=lambda run_id: -sum(f.stat().st_size for f in target.path(run_id).iterdir()))
     with ThreadPoolExecutor(2) as pool:
-        begun = [pool.submit(cache.build, target, run_id, workspace.cache) for run_id in wanted]
+        begun = [pool.submit(cache.build, target, run_id, workspace.cache) for run_id in missing]
         for done, built in enumerate(as_completed(begun)):
             built.result()
             progress(2 * len(ids) - len(begun) + done, 2 * len(ids), "building caches")
@@ -96,12 +93,8 @@ class MagpieRecipe:
     an instruction; asked with it, the model answers.
     """
 
-    n: int
-    """Samples wanted after all filters."""
-
-    seed: int = 0
-    """Base of every batch's seed."""
-
+    n: int  # Samples wanted after all filters
+    seed: int = 0  # Base of every batch's seed
     systems: tuple[str, ...] = ()
     """System prompts taken in turn while instructions are drawn; none: the template's own."""
 
@@ -131,23 +124,25 @@ def write_magpie(
     # Wanting more of the same continues too, so the number is not what tells recipes apart.
     same = digest({**asdict(recipe), "n": None})
     journal = out.with_name(f"_{out.name}.{same}.journal")
-    kept: dict[str, dict[str, Any]] = {}
+    accepted: dict[str, dict[str, Any]] = {}
     dropped: Counter[str] = Counter()
     number = barren = 0
-    for line in _whole_lines(journal):
-        row = json.loads(line)
+    drop_torn_line(journal)
+    # not splitlines: texts may hold line separators of Unicode
+    lines = journal.read_text("utf-8").split("\n")[:-1] if journal.exists() else []
+    for row in map(json.loads, lines):
         number = row["batch"] + 1
         dropped.update(row["dropped"])
-        kept |= {_key(chat["messages"][0]["content"]): chat for chat in row["kept"]}
+        accepted |= {_key(chat["messages"][0]["content"]): chat for chat in row["kept"]}
     out.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as log:
-        while len(kept) < recipe.n:
-            progress(len(kept), recipe.n, f"{sum(dropped.values())} dropped")
-            fresh, reasons = _magpie_batch(recipe, generator, number, set(kept))
+        while len(accepted) < recipe.n:
+            progress(len(accepted), recipe.n, f"{sum(dropped.values())} dropped")
+            fresh, reasons = _magpie_batch(recipe, generator, number, set(accepted))
             row = {"batch": number, "kept": list(fresh.values()), "dropped": reasons}
             log.write(json.dumps(row, ensure_ascii=False) + "\n")
             log.flush()
-            kept |= fresh
+            accepted |= fresh
             dropped.update(reasons)
             number, barren = number + 1, 0 if fresh else barren + 1
             if barren == 50:
@@ -155,7 +150,7 @@ def write_magpie(
                     f"Fifty batches gave no new sample ({dict(dropped)}); loosen must_contain or "
                     f"raise the temperature."
                 )
-    chats = list(kept.values())[: recipe.n]
+    chats = list(accepted.values())[: recipe.n]
     text = "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
     partial = out.with_name(f"_{out.name}.part")
     partial.write_text(text, encoding="utf-8")
@@ -170,26 +165,15 @@ def write_magpie(
     }
 
 
-def _whole_lines(journal: Path) -> list[str]:
-    """The lines of a journal; what a crash left of the last one is cut off."""
-    if not journal.exists():
-        return []
-    content = journal.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    os.truncate(journal, len(whole))
-    # not splitlines: texts may hold line separators of Unicode
-    return whole.decode("utf-8").split("\n")[:-1]
-
-
 def _magpie_batch(
-    recipe: MagpieRecipe, generator: LocalGenerator, number: int, known: set[str]
+    recipe: MagpieRecipe, generator: LocalGenerator, number: int, taken: set[str]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     mark = "\u2983"
     system = recipe.systems[number % len(recipe.systems)] if recipe.systems else None
     head = [{"role": "system", "content": system}] if system else []
-    asked = generator.render([*head, {"role": "user", "content": mark}], reply=False)
+    template = generator.render([*head, {"role": "user", "content": mark}], reply=False)
     drawn = generator.continuations(
-        [asked.split(mark)[0]] * recipe.batch,
+        [template.split(mark)[0]] * recipe.batch,
         seed=recipe.seed * 1_000_003 + 2 * number,
         max_new_tokens=recipe.instruction_tokens,
         temperature=recipe.temperature,
@@ -199,7 +183,7 @@ def _magpie_batch(
     fresh: dict[str, str] = {}
     for text, finished in drawn:
         text = text.strip()
-        why = _objection(text, finished, recipe, known | set(fresh))
+        why = _objection(text, finished, recipe, taken | set(fresh))
         if why:
             reasons[why] += 1
         else:
@@ -216,15 +200,15 @@ def _magpie_batch(
         if prompts
         else []
     )
-    kept = {}
+    chats = {}
     for (key, text), (answer, finished) in zip(fresh.items(), answers, strict=True):
         answer = _whole_sentences(answer.strip(), finished)
         if not answer:
             reasons["answer without a finished sentence"] += 1
             continue
         messages = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-        kept[key] = {"messages": messages}
-    return kept, dict(reasons)
+        chats[key] = {"messages": messages}
+    return chats, dict(reasons)
 
 
 def _key(text: str) -> str:
@@ -232,14 +216,14 @@ def _key(text: str) -> str:
     return "".join(c for c in text.casefold() if c.isalnum())
 
 
-def _objection(text: str, finished: bool, recipe: MagpieRecipe, known: set[str]) -> str | None:
+def _objection(text: str, finished: bool, recipe: MagpieRecipe, taken: set[str]) -> str | None:
     if not finished:
         return "instruction cut at the token limit"
     if len(text.split()) < 3:
         return "fewer than three words"
     if "\ufffd" in text or any(ord(c) < 32 and c not in "\n\t" for c in text):
         return "broken characters"
-    if _key(text) in known:
+    if _key(text) in taken:
         return "duplicate"
     words = recipe.must_contain
     if words and not any(word in text.casefold() for word in words):

@@ -17,6 +17,8 @@ import pyarrow as pa
 from fac import schema
 from fac.config import SaeSpec
 from fac.encoder import SaeEncoder
+from fac.errors import Progress
+from fac.manifest import SaeFacts
 from fac.store.runs import Runs, write_table
 
 if TYPE_CHECKING:
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 10
 LENS_TOKENS = 10
-BAR_SECONDS = 0.1
-"""Between two words of UMAP on how far it is."""
+PROGRESS_SECONDS = 0.1  # between two words of UMAP on how far it is
 
 COMPONENTS = 50
 """Principal components given to UMAP: enough for neighbourhoods, a tenth of the time."""
@@ -34,20 +35,16 @@ EXACT = 20_000
 """Features up to which every cosine is computed. Beyond, time and memory grow with the square, and
 neighbours are searched for in a graph instead: see `likely_nearest`."""
 
-REDUCED = 256
-"""Principal components in which neighbours are searched for."""
+REDUCED = 256  # principal components in which neighbours are searched for
 
 CANDIDATES = 60
 """Neighbours found there, of which the true cosines choose. On the decoder of the demo 98 % of the
 ten nearest are among them; with 30 it would be 87 %, with 128 components 83 %."""
 
-ON_MAP = 15
-"""Neighbours that UMAP is given, itself included; its usual number."""
+ON_MAP = 15  # neighbours that UMAP is given, itself included; its usual number
 
-LENS, NEAR, MAP = 40, 60, 100
-"""How far along, of MAP, a description is when each part is done."""
-
-Progress = Callable[..., None]
+LENS_DONE, NEIGHBOURS_DONE, MAP_DONE = 40, 60, 100
+"""How far along, of MAP_DONE, a description is when each part is done."""
 
 
 def describe(spec: SaeSpec, *, runs: Runs, encoder: SaeEncoder, progress: Progress) -> str:
@@ -59,7 +56,7 @@ def describe(spec: SaeSpec, *, runs: Runs, encoder: SaeEncoder, progress: Progre
         begun = time.monotonic()
         decoder = encoder.sae.decoder
         promotes, suppresses = logit_lens(
-            encoder, decoder, progress=_part(progress, 0, LENS, "logit lens")
+            encoder, decoder, progress=_part(progress, 0, LENS_DONE, "logit lens")
         )
         neighbours, cosines, xy = survey(decoder, progress=progress)
         table = pa.table(
@@ -76,20 +73,20 @@ def describe(spec: SaeSpec, *, runs: Runs, encoder: SaeEncoder, progress: Progre
         )
         out = runs.scratch(run_id) / "features.parquet"
         write_table(out, table, schema.SAE_FEATURES)
-        progress(MAP, MAP, "done")
+        progress(MAP_DONE, MAP_DONE, "done")
         runs.publish(
             run_id,
             spec=spec,
             inputs=[],
-            facts={
-                "name": encoder.sae.identity,
-                "model": spec.model,
-                "layer": spec.layer,
-                "sae": spec.sae,
-                "identity": encoder.identity,
-                "n_features": encoder.n_features,
-                "d_model": encoder.sae.d_in,
-            },
+            facts=SaeFacts(
+                name=encoder.sae.identity,
+                model=spec.model,
+                layer=spec.layer,
+                sae=spec.sae,
+                identity=encoder.identity,
+                n_features=encoder.n_features,
+                d_model=encoder.sae.d_in,
+            ),
             seconds=time.monotonic() - begun,
         )
     return run_id
@@ -99,7 +96,7 @@ def _part(progress: Progress, first: int, last: int, note: str) -> Callable[[flo
     """Tells how far a part is (0 to 1) as its stretch of the whole."""
 
     def tell(share: float) -> None:
-        progress(first + round((last - first) * share), MAP, note)
+        progress(first + round((last - first) * share), MAP_DONE, note)
 
     tell(0.0)
     return tell
@@ -114,23 +111,23 @@ def survey(
     Up to EXACT features all cosines are looked at and UMAP finds its own neighbours among
     COMPONENTS principal components; beyond, both rest on one approximate search.
     """
-    near = _part(progress, LENS, NEAR, "neighbours by decoder direction")
+    near = _part(progress, LENS_DONE, NEIGHBOURS_DONE, "neighbours by decoder direction")
     if len(decoder) <= EXACT:
         neighbours, cosines = nearest(decoder, NEIGHBOURS)
-        drawn = _part(progress, NEAR, MAP, "UMAP of the decoder directions")
+        drawn = _part(progress, NEIGHBOURS_DONE, MAP_DONE, "UMAP of the decoder directions")
         return neighbours, cosines, umap(decoder, seed, progress=drawn)
     reduced = principal(decoder, REDUCED, seed, progress=lambda share: near(share / 2))
-    found, cosine = likely_nearest(decoder, reduced, ON_MAP - 1, seed)
-    drawn = _part(progress, NEAR, MAP, "UMAP of the decoder directions")
-    xy = umap_of_graph(reduced, found, cosine, seed, progress=drawn)
-    return found[:, :NEIGHBOURS], cosine[:, :NEIGHBOURS], xy
+    neighbours, cosine = likely_nearest(decoder, reduced, ON_MAP - 1, seed)
+    drawn = _part(progress, NEIGHBOURS_DONE, MAP_DONE, "UMAP of the decoder directions")
+    xy = umap_of_graph(reduced, neighbours, cosine, seed, progress=drawn)
+    return neighbours[:, :NEIGHBOURS], cosine[:, :NEIGHBOURS], xy
 
 
 def nearest(directions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest other rows by cosine: indices int32 and cosines float32, each `[n, k]`."""
     unit = _unit(directions)
     k = min(k, len(unit) - 1)
-    found = np.empty((len(unit), k), np.int32)
+    neighbours = np.empty((len(unit), k), np.int32)
     cosines = np.empty((len(unit), k), np.float32)
     for first in range(0, len(unit), 1024):
         block = unit[first : first + 1024] @ unit.T
@@ -138,9 +135,10 @@ def nearest(directions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         block[rows, first + rows] = -np.inf
         top = np.argpartition(-block, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(block, top, 1), axis=1, kind="stable")
-        found[first : first + 1024] = np.take_along_axis(top, order, 1)
-        cosines[first : first + 1024] = np.take_along_axis(block, found[first : first + 1024], 1)
-    return found, cosines
+        best = np.take_along_axis(top, order, 1)
+        neighbours[first : first + 1024] = best
+        cosines[first : first + 1024] = np.take_along_axis(block, best, 1)
+    return neighbours, cosines
 
 
 def principal(
@@ -172,9 +170,9 @@ def principal(
         spread += inside.T @ inside
     turn = np.linalg.eigh(spread)[1][:, ::-1][:, :k]
     axes = basis @ turn.astype(np.float32)
-    found = np.concatenate([block @ axes for block in _blocks(directions)])
+    reduced = np.concatenate([block @ axes for block in _blocks(directions)])
     progress(1.0)
-    return found
+    return reduced
 
 
 def likely_nearest(
@@ -189,7 +187,7 @@ def likely_nearest(
     graph = NNDescent(
         reduced, metric="cosine", n_neighbors=CANDIDATES + 1, random_state=seed
     ).neighbor_graph[0]
-    found = np.empty((len(directions), k), np.int32)
+    neighbours = np.empty((len(directions), k), np.int32)
     cosines = np.empty((len(directions), k), np.float32)
     # As many rows at a time as bring a hundred megabytes of candidates.
     step = max(1, 25_000_000 // (graph.shape[1] * directions.shape[1]))
@@ -199,9 +197,9 @@ def likely_nearest(
         cosine = np.matmul(_unit(directions[others]), _unit(directions[rows])[:, :, None])[..., 0]
         cosine[(others == rows[:, None]) | (others < 0)] = -np.inf
         order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-        found[rows] = np.take_along_axis(others, order, 1)
+        neighbours[rows] = np.take_along_axis(others, order, 1)
         cosines[rows] = np.take_along_axis(cosine, order, 1)
-    return found, cosines
+    return neighbours, cosines
 
 
 def umap(
@@ -235,12 +233,12 @@ def umap_of_graph(
     itself = np.arange(len(reduced), dtype=np.int32)[:, None]
     near = np.concatenate([itself, neighbours], axis=1)
     far = np.concatenate([np.zeros_like(cosines[:, :1]), np.maximum(1 - cosines, 0)], axis=1)
-    given = {"precomputed_knn": (near, far), "init": "pca", "n_neighbors": near.shape[1]}
-    return _fitted(reduced, seed, progress, **given)
+    options = {"precomputed_knn": (near, far), "init": "pca", "n_neighbors": near.shape[1]}
+    return _fitted(reduced, seed, progress, **options)
 
 
 def _fitted(
-    reduced: np.ndarray, seed: int, progress: Callable[[float], None], **given: Any
+    reduced: np.ndarray, seed: int, progress: Callable[[float], None], **options: Any
 ) -> np.ndarray:
     with warnings.catch_warnings():
         # It says which of its extras are not installed, and that it cannot place new points among
@@ -257,16 +255,16 @@ def _fitted(
             # Its only word on how far it is goes to a progress bar.
             tqdm_kwds={
                 "disable": False,
-                "file": _Bar(progress),
+                "file": _ProgressBar(progress),
                 "bar_format": "{percentage}",
-                "mininterval": BAR_SECONDS,
+                "mininterval": PROGRESS_SECONDS,
             },
-            **given,
+            **options,
         ).fit_transform(reduced)
     return fitted.astype(np.float32)
 
 
-class _Bar:
+class _ProgressBar:
     """Where a progress bar writes the percentage it has reached."""
 
     def __init__(self, tell: Callable[[float], None]):
@@ -292,10 +290,7 @@ def _blocks(directions: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
 
 
 def logit_lens(
-    encoder: SaeEncoder,
-    decoder: np.ndarray,
-    *,
-    progress: Callable[[float], None] = lambda _: None,
+    encoder: SaeEncoder, decoder: np.ndarray, *, progress: Callable[[float], None] = lambda _: None
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Tokens a feature's decoder direction raises and lowers most, through the final norm's gain.
 

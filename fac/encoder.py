@@ -16,20 +16,18 @@ import numpy as np
 from fac import coverage
 from fac.errors import InputError
 from fac.models import ROLES, Chat, Rendered, SubjectModel, batches_by_length, by_beginning
-from fac.saes import Block, Sae
+from fac.saes import Sae
 from fac.schema import Activations
 
 if TYPE_CHECKING:
     import torch
 
-DENSE = 16 * 2**20
+BLOCK_VALUES = 16 * 2**20
 """Values of the largest `[tokens, features]` block that the SAE is asked for at once."""
 
-SCOUTS = 16
-"""Samples of the first batch that say what a near miss must reach."""
+SCOUTS = 16  # samples of the first batch that say what a near miss must reach
 
-NEAR_KEPT = 3
-"""Highest pre-activations kept per feature: the near misses of a dataset."""
+NEAR_KEPT = 3  # highest pre-activations kept per feature: the near misses of a dataset
 
 
 class Reading(NamedTuple):
@@ -39,27 +37,13 @@ class Reading(NamedTuple):
     (sample, position, feature).
     """
 
-    samples: list[int]
-    """Index of each chat of the batch in the list that was given."""
-
-    rendered: list[Rendered]
-    """The chats as the model read them, in the same order."""
-
-    sample: np.ndarray
-    """int32 index in the list that was given."""
-
-    position: np.ndarray
-    """int32 token index in the rendered chat."""
-
-    feature: np.ndarray
-    """int32."""
-
-    value: np.ndarray
-    """float32 activation, above zero."""
-
-    role: np.ndarray
-    """int8 owner of the token."""
-
+    samples: list[int]  # index of each chat of the batch in the list that was given
+    rendered: list[Rendered]  # the chats as the model read them, in the same order
+    sample: np.ndarray  # int32 index in the list that was given
+    position: np.ndarray  # int32 token index in the rendered chat
+    feature: np.ndarray  # int32
+    value: np.ndarray  # float32 activation, above zero
+    role: np.ndarray  # int8 owner of the token
     near: NearMisses
     """The batch's highest pre-activations of every feature, as far as they are among the highest
     of all that this call has read by now."""
@@ -94,8 +78,8 @@ class NearMisses(NamedTuple):
         if not len(new):
             return self
         pre, sample, position = (
-            np.concatenate([mine[:, new], its[:, new]])
-            for mine, its in zip(self, other, strict=True)
+            np.concatenate([ours[:, new], theirs[:, new]])
+            for ours, theirs in zip(self, other, strict=True)
         )
         order = np.lexsort((sample, -pre), axis=0)[: len(self.pre)]
         merged = NearMisses(*(array.copy() for array in self))
@@ -119,38 +103,30 @@ class NearMisses(NamedTuple):
         order = np.argsort(falling, kind="stable")  # which leaves equal ones by sample
         feature, pre, sample, position = (x[order] for x in (feature, pre, sample, position))
         rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
-        kept = rank < NEAR_KEPT
+        top_few = rank < NEAR_KEPT
         near = cls.none(n_features)
         for array, column in zip(near, (pre, sample, position), strict=True):
-            array[rank[kept], feature[kept]] = column[kept]
+            array[rank[top_few], feature[top_few]] = column[top_few]
         return near
 
 
-class Batch(NamedTuple):
+class TextBatch(NamedTuple):
     """Samples that go through the model together."""
 
     samples: list[int]
     """Index of each in the list that was given, also of those with nothing to read."""
 
-    alike: list[list[int]]
-    """Those with something to read, the ones that read alike together."""
-
-    ids: list[np.ndarray]
-    """int32 token ids of each text, up to its last token that counts."""
-
-    content: list[np.ndarray]
-    """Positions of each text's tokens that count."""
-
-    shared: int
-    """Tokens with which all texts begin."""
+    alike: list[list[int]]  # those with something to read, the ones that read alike together
+    ids: list[np.ndarray]  # int32 token ids of each text, up to its last token that counts
+    content: list[np.ndarray]  # positions of each text's tokens that count
+    shared: int  # tokens with which all texts begin
 
 
 class Encoder(Protocol):
     """Whatever can say which features fire in a chat."""
 
     n_features: int
-    identity: str
-    """Model, revision, layer, SAE and its hash: part of every run's id."""
+    identity: str  # model, revision, layer, SAE and its hash: part of every run's id
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
         """Everything that fires in the chats, sorted by (sample, role, feature)."""
@@ -208,75 +184,77 @@ class SaeEncoder:
         Peaks do not depend on the batch beyond float32 rounding: padding is masked.
         """
         rendered = self.model.renderer.render(chats)
-        near = _Near(self.n_features)
+        highest = NearMisses.none(self.n_features)
         for batch in self.batches(rendered, roles):
-            yield self._read_batch(batch, rendered, near)
+            reading = self._read_batch(batch, rendered, highest.pre[-1])
+            highest = highest.merged(reading.near)
+            yield reading
 
-    def batches(self, rendered: Sequence[Rendered], roles: Sequence[str] = ROLES) -> list[Batch]:
+    def batches(
+        self, rendered: Sequence[Rendered], roles: Sequence[str] = ROLES
+    ) -> list[TextBatch]:
         """What is run together: texts of similar length that begin alike, equal ones once, each
         only as far as its last token of these roles."""
-        wanted = [ROLES.index(role) for role in roles]
-        content = [np.flatnonzero(np.isin(r.role, wanted)) for r in rendered]
+        codes = [ROLES.index(role) for role in roles]
+        content = [np.flatnonzero(np.isin(r.role, codes)) for r in rendered]
         ids = [r.ids[: c[-1] + 1 if len(c) else 0] for r, c in zip(rendered, content, strict=True)]
         texts: dict[tuple[bytes, bytes], list[int]] = defaultdict(list)
         for i, spoken in enumerate(ids):
             texts[spoken.tobytes(), content[i].tobytes()].append(i)
         silent = texts.pop((b"", b""), [])
-        found = [Batch(silent, [], [], [], 0)] if silent else []
-        every = [*texts.values()]
-        once = [alike[0] for alike in every]
-        for shared, group in by_beginning([ids[i] for i in once]):
-            lengths = [len(ids[once[text]]) - shared for text in group]
+        batches = [TextBatch(silent, [], [], [], 0)] if silent else []
+        groups = [*texts.values()]
+        unique = [ids[same[0]] for same in groups]
+        for shared, group in by_beginning(unique):
+            lengths = [len(unique[text]) - shared for text in group]
             for rows in batches_by_length(lengths, max_padded=self.model.batch_tokens):
-                some = [group[row] for row in rows]
-                found.append(
-                    Batch(
-                        sorted(i for text in some for i in every[text]),
-                        [every[text] for text in some],
-                        [ids[once[text]] for text in some],
-                        [content[once[text]] for text in some],
-                        shared,
-                    )
-                )
-        return found
+                alike = [groups[group[row]] for row in rows]
+                samples = sorted(i for same in alike for i in same)
+                firsts = [same[0] for same in alike]
+                columns = [ids[i] for i in firsts], [content[i] for i in firsts]
+                batches.append(TextBatch(samples, alike, *columns, shared))
+        return batches
 
-    def _read_batch(self, batch: Batch, rendered: Sequence[Rendered], near: _Near) -> Reading:
-        found = _Entries.none()
+    def _read_batch(
+        self, batch: TextBatch, rendered: Sequence[Rendered], admission: np.ndarray
+    ) -> Reading:
+        """`admission` (float32 `[n_features]`) is what a near miss must reach by now."""
+        entries = _Entries.none()
         if batch.ids:
-            text = np.repeat(np.arange(len(batch.ids)), [len(some) for some in batch.content])
+            text = np.repeat(np.arange(len(batch.ids)), [len(tokens) for tokens in batch.content])
             position = np.concatenate(batch.content)
             states = self.model.residual(batch.ids, batch.shared)[text, position].float()
-            found = self._entries(states, text, position, near.bar).of(batch.alike)
-        fired = found.fired(self.n_features)
-        mine = [rendered[i] for i in batch.samples]
+            entries = self._entries(states, text, position, admission).of(batch.alike)
+        fired = entries.fired(self.n_features)
+        texts = [rendered[i] for i in batch.samples]
         starts = np.zeros(max(batch.samples) + 1, np.int64)
-        starts[batch.samples] = np.cumsum([0, *(len(r.role) for r in mine)])[:-1]
+        starts[batch.samples] = np.cumsum([0, *(len(r.role) for r in texts)])[:-1]
         return Reading(
             samples=batch.samples,
-            rendered=mine,
+            rendered=texts,
             sample=fired.sample.astype(np.int32),
             position=fired.position.astype(np.int32),
             feature=fired.feature.astype(np.int32),
             value=fired.value,
-            role=np.concatenate([r.role for r in mine])[starts[fired.sample] + fired.position],
-            near=near.offer(found),
+            role=np.concatenate([r.role for r in texts])[starts[fired.sample] + fired.position],
+            near=entries.highest(self.n_features, admission),
         )
 
     def _entries(
-        self, states: torch.Tensor, text: np.ndarray, position: np.ndarray, bar: np.ndarray
+        self, states: torch.Tensor, text: np.ndarray, position: np.ndarray, admission: np.ndarray
     ) -> _Entries:
-        """What is active or reaches the bar in residual streams `[tokens, d_model]`.
+        """What of residual streams `[tokens, d_model]` is active or is admitted.
 
         `text`, ascending, and `position` say where each token stands.
         """
         import torch
 
-        found = []
+        blocks = []
         with torch.inference_mode():
-            lowest = torch.from_numpy(bar).to(states.device)
-            for block in self.sae.blocks(states.float(), DENSE):
+            lowest = torch.from_numpy(admission).to(states.device)
+            for block in self.sae.blocks(states.float(), BLOCK_VALUES):
                 pre, cut, reach = block.pre, block.cut, lowest[block.features]
-                if np.isneginf(bar[0]):
+                if np.isneginf(admission[0]):
                     reach = _scouted(pre, text[block.tokens])
                 if cut.ndim == reach.ndim == 1:  # one pass over the block instead of three
                     below = torch.nextafter(reach, reach.new_tensor(-torch.inf))
@@ -287,8 +265,10 @@ class SaeEncoder:
                 value = pre.flatten()[flat]
                 active = value > cut.expand(pre.shape)[token, column]
                 columns = (x.cpu().numpy() for x in (token, column, value, active))
-                found.append(_Entries.at(block, text, position, *columns))
-        return _Entries(*(np.concatenate(column) for column in zip(*found, strict=True)))
+                row, feature, *rest = columns
+                row = row + block.tokens.start
+                blocks.append((text[row], position[row], feature + block.features.start, *rest))
+        return _Entries(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
 def _scouted(pre: torch.Tensor, text: np.ndarray) -> torch.Tensor:
@@ -301,11 +281,11 @@ def _scouted(pre: torch.Tensor, text: np.ndarray) -> torch.Tensor:
     import torch
 
     edges = [0, *(np.flatnonzero(np.diff(text)) + 1).tolist(), len(text)]
-    some = list(pairwise(edges))[:SCOUTS]
-    highest = torch.stack([pre[first:last].amax(0) for first, last in some])
-    if len(some) >= NEAR_KEPT:
+    spans = list(pairwise(edges))[:SCOUTS]
+    highest = torch.stack([pre[first:last].amax(0) for first, last in spans])
+    if len(spans) >= NEAR_KEPT:
         return highest.topk(NEAR_KEPT, dim=0).values[-1]
-    sizes = torch.tensor([last - first for first, last in some], device=pre.device)
+    sizes = torch.tensor([last - first for first, last in spans], device=pre.device)
     return highest.repeat_interleave(sizes, 0)
 
 
@@ -321,9 +301,7 @@ def _where(mask: torch.Tensor) -> torch.Tensor:
 class _Entries(NamedTuple):
     """Pre-activations of single tokens and features; every array has one entry for each."""
 
-    sample: np.ndarray
-    """Or the text, until `of` says who has it."""
-
+    sample: np.ndarray  # or the text, until `of` says who has it
     position: np.ndarray
     feature: np.ndarray
     value: np.ndarray
@@ -331,63 +309,36 @@ class _Entries(NamedTuple):
 
     @classmethod
     def none(cls) -> _Entries:
-        place = np.zeros(0, np.int64)
-        return cls(place, place, place, np.zeros(0, np.float32), np.zeros(0, bool))
-
-    @classmethod
-    def at(
-        cls,
-        block: Block,
-        text: np.ndarray,
-        position: np.ndarray,
-        token: np.ndarray,
-        column: np.ndarray,
-        value: np.ndarray,
-        active: np.ndarray,
-    ) -> _Entries:
-        """From places in a block of tokens and features to places in texts and dictionary."""
-        token = token + block.tokens.start
-        return cls(text[token], position[token], column + block.features.start, value, active)
+        empty = np.zeros(0, np.int64)
+        return cls(empty, empty, empty, np.zeros(0, np.float32), np.zeros(0, bool))
 
     def of(self, samples: Sequence[Sequence[int]]) -> _Entries:
         """From texts to the samples that have them: each entry once for every one."""
-        sizes = np.array([len(some) for some in samples])
-        every = np.concatenate([np.asarray(some, np.int64) for some in samples])
+        sizes = np.array([len(same) for same in samples])
+        owners = np.concatenate([np.asarray(same, np.int64) for same in samples])
         times = sizes[self.sample]
         row = np.repeat(np.arange(len(times)), times)
         copy = np.arange(len(row)) - np.repeat(np.cumsum(times) - times, times)
         repeated = _Entries(*(column[row] for column in self))
-        return repeated._replace(sample=every[(np.cumsum(sizes) - sizes)[repeated.sample] + copy])
+        return repeated._replace(sample=owners[(np.cumsum(sizes) - sizes)[repeated.sample] + copy])
 
     def fired(self, n_features: int) -> _Entries:
         """The active ones, by sample, position and feature."""
-        kept = _Entries(*(column[self.active] for column in self))
-        longest = 1 + kept.position.max(initial=0)
-        order = np.argsort((kept.sample * longest + kept.position) * n_features + kept.feature)
-        return _Entries(*(column[order] for column in kept))
+        active = _Entries(*(column[self.active] for column in self))
+        longest = 1 + active.position.max(initial=0)
+        order = np.argsort(
+            (active.sample * longest + active.position) * n_features + active.feature
+        )
+        return _Entries(*(column[order] for column in active))
+
+    def highest(self, n_features: int, admission: np.ndarray) -> NearMisses:
+        """Of those that reach the admission threshold of their feature."""
+        high = self.value >= admission[self.feature]
+        sample, position, feature, pre, _ = (column[high] for column in self)
+        return NearMisses.highest(n_features, feature, pre, sample, position)
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
     """int64 of at most 32 bits in the order of these float32."""
     bits = (values + np.float32(0)).view(np.int32).astype(np.int64)  # no negative zero
     return np.where(bits < 0, -(bits + 2**31), bits)
-
-
-class _Near:
-    """The highest pre-activations that one call of `read` has met so far."""
-
-    def __init__(self, n_features: int):
-        self._best = NearMisses.none(n_features)
-
-    @property
-    def bar(self) -> np.ndarray:
-        """float32 `[n_features]`: below which nothing can be among the highest any more."""
-        return self._best.pre[-1]
-
-    def offer(self, found: _Entries) -> NearMisses:
-        """The best of a batch."""
-        high = found.value >= self.bar[found.feature]
-        sample, position, feature, pre, _ = (column[high] for column in found)
-        new = NearMisses.highest(self._best.pre.shape[1], feature, pre, sample, position)
-        self._best = self._best.merged(new)
-        return new

@@ -16,8 +16,11 @@ Each message says what, which value, and what to do next. A full disk may meet w
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+Progress = Callable[..., None]
+"""Called with (what is done, all there is, a note); may raise Cancelled."""
 
 
 class FacError(Exception):
@@ -34,20 +37,18 @@ class BadRow(InputError):
     """One row of an input file cannot become a sample."""
 
     def __init__(self, line: int, reason: str):
-        self.line = line
-        """1-based line (or row) in the file."""
-        self.reason = reason
-        """Why, in words a person can act on."""
+        self.line = line  # 1-based line (or row) in the file
+        self.reason = reason  # Why, in words a person can act on
         super().__init__(f"line {line}: {reason}")
 
 
 class RunNotFound(InputError):
     """A name or id for which no finished run exists."""
 
-    def __init__(self, wanted: str, known: list[str]):
-        near = ", ".join(known[:5]) or "none yet"
+    def __init__(self, name: str, finished: list[str]):
+        near = ", ".join(finished[:5]) or "none yet"
         super().__init__(
-            f"Nothing finished is called {wanted!r}. Known: {near}. "
+            f"Nothing finished is called {name!r}. Known: {near}. "
             f"Add data with `fac ingest` or measure it with `fac measure`."
         )
 
@@ -82,6 +83,11 @@ class Cancelled(FacError):
     """Work stopped on request between two units; finished units are kept."""
 
     exit_code = 130
+
+
+def first_line(error: object) -> str:
+    """An error's first line, to stand inside a sentence of ours; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

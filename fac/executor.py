@@ -29,16 +29,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fac.config import REPOSITORY
-from fac.encoder import Encoder, Reading
-from fac.errors import InputError, ServiceError
+from fac.encoder import Reading
+from fac.errors import InputError, ServiceError, first_line
 from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LineBatch, LocalWriter, Pace
-from fac.measure import CountBatch, Part, PartTask, ReportRead, read_part
+from fac.measure.parts import CountBatch, Part, PartTask, ReportRead, read_part
 from fac.models import Chat, Rendered
 from fac.schema import ROLES, Activations
 
@@ -47,17 +48,11 @@ EXECUTORS = ("local", "ray")
 POLL_SECONDS = 0.5
 """Between two questions how far the workers are, and whether a person asked to stop."""
 
-AHEAD = 2
-"""Parts a worker has in hand, so that it never waits for the next one to arrive."""
+AHEAD = 2  # Parts a worker has in hand, so that it never waits for the next one to arrive
+DEATHS = 3  # Deaths of each worker, with nothing finished between them, until it is no accident
+PATIENCE_SECONDS = 900  # Without any worker, until it is told that the cluster has no room for one
 
-DEATHS = 3
-"""Deaths of each worker, with nothing finished between them, until it is no accident."""
-
-PATIENCE_SECONDS = 900
-"""Without any worker, until it is told that the cluster has no room for one."""
-
-Factory = Callable[[], Any]
-"""Loads what a worker applies functions to; picklable."""
+Factory = Callable[[], Any]  # Loads what a worker applies functions to; picklable
 
 Function = Callable[[Any, Any, CountBatch], Any]
 """(what a Factory loaded, an item, count_batch) -> the item's result."""
@@ -141,18 +136,23 @@ class _Remote:
 
     def __init__(self, actor: Any, hello: Any):
         self.actor = actor
-        self.hello = hello
-        """Reference to its first answer; None once that is here."""
-        self.poll: Any = None
-        """Reference to its next `current`."""
-        self.current = (-1, 0, 0)
-        """The last one that came."""
+        self.hello = hello  # Reference to its first answer; None once that is here
+        self.poll: Any = None  # Reference to its next `current`
+        self.current = (-1, 0, 0)  # The last one that came
 
 
 class _Call(NamedTuple):
     worker: _Remote
     number: int
     item: Any
+
+
+_InFlight = dict[Any, _Call]  # by the reference to the call's result
+_Retries = deque[tuple[int, Any]]  # (number, item) of calls whose worker died
+
+
+def _unwatched(*_: int) -> None:
+    """A beat that nobody listens to."""
 
 
 class Pool:
@@ -181,7 +181,7 @@ class Pool:
         factory: Factory,
         function: Function,
         items: Iterable[Any],
-        beat: ReportRead = lambda samples, tokens: None,
+        beat: ReportRead = _unwatched,
     ) -> Iterator[tuple[int, Any]]:
         """(index, the function's result) of every item, in the order in which they finish.
 
@@ -193,8 +193,8 @@ class Pool:
         Raises what a call raised; ServiceError when workers die again and again.
         """
         pickled, numbered = pickle.dumps(factory), enumerate(items)
-        retries: deque[tuple[int, Any]] = deque()
-        in_flight: dict[Any, _Call] = {}
+        retries: _Retries = deque()
+        in_flight: _InFlight = {}
         exhausted, since = False, time.monotonic()
         try:
             while True:
@@ -219,9 +219,7 @@ class Pool:
                         f"others hold the cluster's cores, see `ray status`; finished parts are "
                         f"kept."
                     )
-                greeting = {
-                    worker.hello: worker for worker in self._workers if worker.hello is not None
-                }
+                greeting = {w.hello: w for w in self._workers if w.hello is not None}
                 ready, _ = self._ray.wait([*in_flight, *greeting], timeout=POLL_SECONDS)
                 if not ready:
                     self._poll(in_flight)
@@ -244,11 +242,6 @@ class Pool:
             for worker in {call.worker for call in in_flight.values()}:
                 self._replace(worker)
 
-    def one(self, factory: Factory, function: Function, item: Any) -> Any:
-        """The result of one call."""
-        ((_, result),) = self.map(factory, function, [item])
-        return result
-
     def close(self) -> None:
         """End the workers. The next pool of this process uses the same Ray."""
         for worker in self._workers:
@@ -265,9 +258,7 @@ class Pool:
         except (broken.RayActorError, broken.ObjectLostError, broken.WorkerCrashedError) as error:
             return False, error
 
-    def _greet(
-        self, worker: _Remote, in_flight: dict[Any, _Call], retries: deque[tuple[int, Any]]
-    ) -> None:
+    def _greet(self, worker: _Remote, in_flight: _InFlight, retries: _Retries) -> None:
         try:
             answered, greeting = self._result(worker.hello)
         except (ImportError, AttributeError, pickle.UnpicklingError) as error:
@@ -282,12 +273,12 @@ class Pool:
             raise InputError(_OTHER_CODE.format(f"The worker on {host}", "another version"))
         worker.hello = None
 
-    def _poll(self, in_flight: dict[Any, _Call]) -> None:
+    def _poll(self, in_flight: _InFlight) -> None:
         for worker in {call.worker for call in in_flight.values()}:
             if worker.poll is None:
                 worker.poll = worker.actor.current.options(concurrency_group="talk").remote()
 
-    def _read_so_far(self, in_flight: dict[Any, _Call]) -> tuple[int, int]:
+    def _read_so_far(self, in_flight: _InFlight) -> tuple[int, int]:
         polls = {worker.poll: worker for worker in self._workers if worker.poll is not None}
         if polls:
             for ref in self._ray.wait([*polls], num_returns=len(polls), timeout=0)[0]:
@@ -300,19 +291,14 @@ class Pool:
         return sum(samples for _, samples, _ in counts), sum(tokens for *_, tokens in counts)
 
     def _replace_dead(
-        self,
-        dead: _Remote,
-        why: object,
-        in_flight: dict[Any, _Call],
-        retries: deque[tuple[int, Any]],
+        self, dead: _Remote, why: object, in_flight: _InFlight, retries: _Retries
     ) -> None:
         self._deaths += 1
         if self._deaths > DEATHS * self.size:
-            reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
             raise ServiceError(
                 f"Workers of Ray died {self._deaths} times in a row without finishing anything "
-                f"({reason}). Often their machine has too little memory: take fewer --workers; "
-                f"finished parts are kept."
+                f"({first_line(why)}). Often their machine has too little memory: take fewer "
+                f"--workers; finished parts are kept."
             )
         lost = [ref for ref, call in in_flight.items() if call.worker is dead]
         retries.extend((call.number, call.item) for call in map(in_flight.pop, lost))
@@ -376,11 +362,10 @@ def _connected(address: str) -> Any:
             cores = len(os.sched_getaffinity(0))
             ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         cluster = f"The Ray cluster at {address!r}" if address else "A Ray of this machine"
         raise ServiceError(
-            f"{cluster} cannot be reached ({why}): see `ray status` there, and that RAY_AUTH_TOKEN "
-            f"is the same on both machines."
+            f"{cluster} cannot be reached ({first_line(error)}): see `ray status` there, and that "
+            f"RAY_AUTH_TOKEN is the same on both machines."
         ) from error
     finally:
         if in_main:
@@ -412,111 +397,119 @@ def _share(nodes: Sequence[dict[str, Any]], workers: int | None) -> tuple[int, i
     )
 
 
-# --- reading --------------------------------------------------------------------------------------
+# --- reading and writing --------------------------------------------------------------------------
 
 
-class RayEncoder:
+class OnWorkers:
+    """What a factory loads on the workers of a pool, the same on each of them."""
+
+    identity: str
+    other_model: str
+    """The sentence where a worker has another: its machine, that identity, and the common one."""
+
+    def __init__(self, pool: Pool, factory: Factory, waiting: Callable[[], None] = lambda: None):
+        """waiting() is called again and again until the first worker has loaded the model."""
+        self._pool, self._factory = pool, factory
+        ((_, about),) = pool.map(factory, about_loaded, [None], lambda *_: waiting())
+        vars(self).update(about)
+
+    def _map(
+        self, function: Function, items: Iterable[Any], beat: ReportRead = _unwatched
+    ) -> Iterator[tuple[int, Any]]:
+        """`Pool.map` with what was loaded, where that is the same everywhere."""
+        same = partial(_on_same, (self.identity, self.other_model, function))
+        return self._pool.map(self._factory, same, items, beat)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        ((_, result),) = self._map(_call, [methodcaller(method, *arguments)])
+        return result
+
+
+def about_loaded(loaded: Any, _item: None, _count: CountBatch) -> dict[str, Any]:
+    """The attributes by which an encoder or a writer is known elsewhere."""
+    return {k: getattr(loaded, k) for k in ("identity", "n_features") if hasattr(loaded, k)}
+
+
+def _on_same(
+    common: tuple[str, str, Function], loaded: Any, item: Any, count_batch: CountBatch
+) -> Any:
+    identity, other_model, function = common
+    if loaded.identity != identity:
+        raise InputError(other_model.format(socket.gethostname(), loaded.identity, identity))
+    return function(loaded, item, count_batch)
+
+
+def _call(loaded: Any, call: Callable[[Any], Any], _count: CountBatch) -> Any:
+    """The call's result, as a list where it comes piece by piece."""
+    result = call(loaded)
+    return [*result] if isinstance(result, Iterator) else result
+
+
+class RayEncoder(OnWorkers):
     """An `Encoder` whose model is on the workers of a pool.
 
     The values are those of an encoder in this process, given processors that compute alike: a part
     or a list of chats is read by one worker, as it would be here.
     """
 
-    def __init__(self, pool: Pool, factory: Factory, waiting: Callable[[], None] = lambda: None):
-        """waiting() is called again and again until the first worker has loaded the model."""
-        self._pool, self._factory = pool, factory
-        ((_, about),) = pool.map(factory, _about_encoder, [None], lambda *_: waiting())
-        self.identity, self.n_features = about
+    n_features: int
+    other_model = (
+        "The machine {} reads with {}, another with {}: put the same model and SAE on every "
+        "machine of the Ray cluster."
+    )
 
     def read_parts(
         self, tasks: Iterable[PartTask], report: ReportRead
     ) -> Iterator[tuple[int, Part]]:
-        """A `fac.measure.Executor`."""
+        """A `fac.measure.tables.Executor`."""
         samples = tokens = 0
         numbers: list[int] = []
 
-        def items() -> Iterator[tuple[str, PartTask]]:
+        def items() -> Iterator[PartTask]:
             for task in tasks:
                 numbers.append(task.number)
-                yield self.identity, task
+                yield task
 
         def beat(now_samples: int, now_tokens: int) -> None:
             report(samples + now_samples, tokens + now_tokens)
 
-        for index, part in self._pool.map(self._factory, _read_part, items(), beat):
+        for index, part in self._map(read_part, items(), beat):
             samples += len(part.texts)
             tokens += int(part.texts.column("n_tokens").to_numpy().sum())
             yield numbers[index], part
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
-        """See `Encoder`."""
-        (activations,) = self.encode_each([chats])
-        return activations
+        return self._call("encode", [*chats])
 
     def encode_each(self, parts: Iterable[Sequence[Chat]]) -> Iterator[Activations]:
         """`encode` of several lists, in their order; as many at once as there are workers."""
-        items = ((self.identity, [*part]) for part in parts)
         early: dict[int, Activations] = {}
         due = 0
-        for index, activations in self._pool.map(self._factory, _encode, items):
+        calls = (methodcaller("encode", [*part]) for part in parts)
+        for index, activations in self._map(_call, calls):
             early[index] = activations
             while due in early:
                 yield early.pop(due)
                 due += 1
 
     def read(self, chats: Sequence[Chat], roles: Sequence[str] = ROLES) -> Iterator[Reading]:
-        """See `Encoder`."""
-        yield from self._pool.one(self._factory, _read, (self.identity, [*chats], tuple(roles)))
+        yield from self._call("read", [*chats], tuple(roles))
 
     def render(self, chats: Sequence[Chat]) -> list[Rendered]:
-        """See `Encoder`."""
-        return self._pool.one(self._factory, _render, (self.identity, [*chats]))
+        return self._call("render", [*chats])
 
 
-def _about_encoder(encoder: Encoder, _item: None, _count: CountBatch) -> tuple[str, int]:
-    return encoder.identity, encoder.n_features
-
-
-def _same(encoder: Encoder, identity: str) -> Encoder:
-    if encoder.identity != identity:
-        raise InputError(
-            f"The machine {socket.gethostname()} reads with {encoder.identity}, another with "
-            f"{identity}: put the same model and SAE on every machine of the Ray cluster."
-        )
-    return encoder
-
-
-def _read_part(encoder: Encoder, item: tuple[str, PartTask], count_batch: CountBatch) -> Part:
-    identity, task = item
-    return read_part(_same(encoder, identity), task, count_batch)
-
-
-def _encode(encoder: Encoder, item: tuple[str, list[Chat]], _count: CountBatch) -> Activations:
-    identity, chats = item
-    return _same(encoder, identity).encode(chats)
-
-
-def _read(
-    encoder: Encoder, item: tuple[str, list[Chat], tuple[str, ...]], _count: CountBatch
-) -> list[Reading]:
-    identity, chats, roles = item
-    return [*_same(encoder, identity).read(chats, roles)]
-
-
-def _render(encoder: Encoder, item: tuple[str, list[Chat]], _count: CountBatch) -> list[Rendered]:
-    identity, chats = item
-    return _same(encoder, identity).render(chats)
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-class RayWriter(LocalWriter):
+class RayWriter(OnWorkers, LocalWriter):
     """A `Writer` whose batches are written by the workers of a pool, several at once.
 
     Batches are cut as `LocalWriter` cuts them and each is written by one worker, so the texts are
     the same.
     """
+
+    other_model = (
+        "The machine {} writes with {}, another with {}: put the same model on every machine of "
+        "the Ray cluster."
+    )
 
     def __init__(
         self,
@@ -526,49 +519,27 @@ class RayWriter(LocalWriter):
         budget_tokens: int | None = None,
         waiting: Callable[[], None] = lambda: None,
     ):
-        """`factory` gives a LocalWriter; for `waiting` see `RayEncoder`."""
-        self._pool, self._factory = pool, factory
-        ((_, self.identity),) = pool.map(factory, _about_writer, [None], lambda *_: waiting())
+        """`factory` gives a LocalWriter."""
+        super().__init__(pool, factory, waiting)
         self.budget_tokens = budget_tokens
 
     def _batches(
         self, requests: Sequence[Request], seed: int, max_new_tokens: int
     ) -> Iterator[LineBatch]:
-        item = [*requests], seed, max_new_tokens
-        yield from self._pool.one(self._factory, _cut, item)
+        yield from self._call("_batches", [*requests], seed, max_new_tokens)
 
     def _continued(
         self, batches: Sequence[LineBatch], temperature: float, pace: Pace
     ) -> Iterator[tuple[LineBatch, list[Continuation]]]:
-        items = ((self.identity, batch, temperature) for batch in batches)
-        beat = partial(_reported, pace)
-        for index, texts in self._pool.map(self._factory, _continue, items, beat):
+        items = ((batch, temperature) for batch in batches)
+        for index, texts in self._map(_continue, items, lambda *_: pace.report()):
             yield batches[index], texts
 
 
-def _reported(pace: Pace, _samples: int, _tokens: int) -> None:
-    pace.report()
-
-
-def _about_writer(writer: LocalWriter, _item: None, _count: CountBatch) -> str:
-    return writer.identity
-
-
-def _cut(
-    writer: LocalWriter, item: tuple[list[Request], int, int], _count: CountBatch
-) -> list[LineBatch]:
-    return [*writer._batches(*item)]
-
-
 def _continue(
-    writer: LocalWriter, item: tuple[str, LineBatch, float], _count: CountBatch
+    writer: LocalWriter, item: tuple[LineBatch, float], _count: CountBatch
 ) -> list[Continuation]:
-    identity, batch, temperature = item
-    if writer.identity != identity:
-        raise InputError(
-            f"The machine {socket.gethostname()} writes with {writer.identity}, another with "
-            f"{identity}: put the same model on every machine of the Ray cluster."
-        )
+    batch, temperature = item
     return writer.generator.write(
         [line.row for line in batch.lines],
         max_new_tokens=batch.room,

@@ -1,28 +1,23 @@
 """A step: the samples of a source become a dataset run.
 
-Owns: duplicates, what happens to bad rows, the dataset run that is written.
-Does not own: how files are read (`fac.datasets`), where runs lie and how they are published (the
-`runs` it is given).
-
 Nothing is repaired. A text is kept character for character, and a row that cannot be is named with
 its line and the reason. Memory does not grow with the dataset, except for eight bytes a sample.
 """
-
-from __future__ import annotations
 
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from fac.config import IngestSpec
-from fac.datasets import MAX_CHARACTERS, Progress, Sample, SampleReader, read_samples
-from fac.errors import BadRow, InputError
+from fac.datasets import MAX_CHARACTERS, Sample, SampleReader, read_samples
+from fac.errors import BadRow, InputError, Progress
 from fac.manifest import DatasetFacts
 from fac.schema import REJECTED, ROLES, SAMPLES
 from fac.store.runs import ParquetAppender, Runs
@@ -82,18 +77,13 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
     seen = SeenIds()
     labels: Counter[str] = Counter()
     roles = dict.fromkeys(ROLES, 0)
-    n_rows = n_samples = n_rejected = 0
+    n_samples = n_rejected = duplicates = 0
     first_bad: BadRow | None = None
-
-    def table(name: str, schema: pa.Schema) -> ParquetAppender:
-        return ParquetAppender(
-            scratch / f"{name}.parquet",
-            schema,
-            row_group_rows=PART_ROWS,
-            row_group_bytes=PART_CHARACTERS,
-        )
-
-    with table("samples", SAMPLES) as samples, table("rejected", REJECTED) as rejected:
+    table = partial(ParquetAppender, row_group_rows=PART_ROWS, row_group_bytes=PART_CHARACTERS)
+    with (
+        table(scratch / "samples.parquet", SAMPLES) as samples,
+        table(scratch / "rejected.parquet", REJECTED) as rejected,
+    ):
         for part in _parts(reader):
             bad = [row for row in part if isinstance(row, BadRow)]
             good = [row for row in part if isinstance(row, Sample)]
@@ -108,9 +98,9 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
             samples.append(pa.Table.from_pylist([sample._asdict() for sample in fresh], SAMPLES))
             reasons = [{"line": row.line, "reason": row.reason} for row in bad]
             rejected.append(pa.Table.from_pylist(reasons, REJECTED))
-            n_rows += len(part)
             n_samples += len(fresh)
             n_rejected += len(bad)
+            duplicates += len(good) - len(fresh)
             first_bad = first_bad or (bad[0] if bad else None)
             for sample in fresh:
                 if sample.label is not None:
@@ -118,10 +108,10 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
                     labels[sample.label if by_name else OTHER_LABELS] += 1
                 for message in sample.messages:
                     roles[message["role"]] += 1
-            report(reader.done, reader.total, f"{n_samples:,} samples")
+            report(reader.source.done, reader.source.total, f"{n_samples:,} samples")
     if first_bad and not n_samples:
         raise InputError(
-            f"None of the {n_rows:,} rows of {reader.name} can be used; "
+            f"None of the {n_rejected:,} rows of {reader.name} can be used; "
             f"line {first_bad.line}: {first_bad.reason}."
         )
     if reader.layout is None or not n_samples:
@@ -130,7 +120,7 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
         name=spec.name,
         source=reader.name,
         n_samples=n_samples,
-        duplicates=n_rows - n_rejected - n_samples,
+        duplicates=duplicates,
         n_rejected=n_rejected,
         kind=reader.kind,
         layout=reader.layout.name,
@@ -156,10 +146,8 @@ def _parts(reader: SampleReader) -> Iterator[list[Sample | BadRow]]:
 
 
 class SeenIds:
-    """The ids met so far, in sorted arrays of which each is longer than the next together.
-
-    Eight bytes an id where a set takes about a hundred; an id is merged log2(parts) times.
-    """
+    """The ids met so far, in sorted arrays of which each is longer than the next together. Eight
+    bytes an id where a set takes about a hundred; an id is merged log2(parts) times."""
 
     def __init__(self) -> None:
         self._arrays: list[np.ndarray] = []

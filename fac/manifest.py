@@ -12,19 +12,10 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from fac.config import (
-    ExplainSpec,
-    IngestSpec,
-    JudgeSpec,
-    MeasureSpec,
-    PairsSpec,
-    ProbeSpec,
-    RescoreSpec,
-    SaeSpec,
-    Spec,
-    SynthesizeSpec,
-    read_spec,
-)
+from fac import config
+from fac.config import Spec
+
+Counts = Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +25,8 @@ class Facts:
     omitted: ClassVar[tuple[str, ...]] = ()
     """Fields that the JSON leaves out where they are None: they do not apply to every such run."""
 
-    json_names: ClassVar[Mapping[str, str]] = {}
-    """Fields that the JSON has under another name."""
-
-    name: str = ""
-    """What the run is called: its dataset's name, or the dictionary's."""
+    json_names: ClassVar[Mapping[str, str]] = {}  # fields that the JSON has under another name
+    name: str = ""  # what the run is called: its dataset's name, or the dictionary's
 
     def as_json(self) -> dict[str, Any]:
         """The facts as a manifest holds them."""
@@ -58,29 +46,16 @@ class Facts:
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts(Facts):
     omitted = ("layout", "columns", "note")
-
-    source: str = ""
-    """File name or `hf:ID`; the run of the synthesis that the samples were kept from."""
-
+    source: str = ""  # file name or `hf:ID`; the synthesis run that the samples were kept from
     n_samples: int = 0
     duplicates: int = 0
     n_rejected: int = 0
-
-    kind: str = ""
-    """How the source was written (json, csv, ...), or `synthetic`."""
-
+    kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`
     layout: str | None = None
-    columns: Sequence[str] | None = None
-    """Columns that became the chat."""
-
-    note: str | None = None
-    """What a reader of the samples should know about their layout."""
-
-    roles: Mapping[str, int] = field(default_factory=dict)
-    """Messages by role."""
-
-    labels: Mapping[str, int] = field(default_factory=dict)
-    """Samples by label, most common first."""
+    columns: Sequence[str] | None = None  # columns that became the chat
+    note: str | None = None  # what a reader of the samples should know about their layout
+    roles: Counts = field(default_factory=dict)  # messages by role
+    labels: Counts = field(default_factory=dict)  # samples by label, most common first
 
     @property
     def is_synthetic(self) -> bool:
@@ -90,30 +65,18 @@ class DatasetFacts(Facts):
 @dataclass(frozen=True, kw_only=True)
 class MeasureFacts(Facts):
     dataset: str = ""
-    sae_run: str = ""
-    """The run that describes the dictionary."""
-
-    encoder: str = ""
-    """Model, layer and SAE with their revisions: features mean the same where this is the same."""
-
+    sae_run: str = ""  # the run that describes the dictionary
+    encoder: str = ""  # model, layer, SAE and revisions: where equal, features mean the same
     n_features: int = 0
     role: str = ""
     layer: int = 0
     model: str = ""
     sae: str = ""
-
-    tokens: int = 0
-    """Of the rendered chats, as far as they were read."""
-
+    tokens: int = 0  # of the rendered chats, as far as they were read
     content_tokens: int = 0
-    content_tokens_by_role: Mapping[str, int] = field(default_factory=dict)
-
-    n_cut: int = 0
-    """Samples longer than was read."""
-
-    n_empty: int = 0
-    """Samples without any content token."""
-
+    content_tokens_by_role: Counts = field(default_factory=dict)
+    n_cut: int = 0  # samples longer than was read
+    n_empty: int = 0  # samples without any content token
     n_samples: int = 0
     features_fired: int = 0
     seconds: float = 0.0
@@ -125,10 +88,7 @@ class SaeFacts(Facts):
     model: str = ""
     layer: int = 0
     sae: str = ""
-
-    identity: str = ""
-    """Of the encoder: model, layer and SAE with their revisions."""
-
+    identity: str = ""  # of the encoder: model, layer and SAE with their revisions
     n_features: int = 0
     d_model: int = 0
 
@@ -152,24 +112,13 @@ class InterpretFacts(Facts):
 
     omitted = ("replies", "tokens")
     json_names = {"replies": "asked"}
-
     measure: str = ""
-
-    n_features: int = 0
-    """That were explained or judged."""
-
-    source: str = ""
-    """Who answered: a model with its server, a method with its version, a label, a file."""
-
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """Features by status of their explanation, or by level of relevance."""
-
-    replies: Mapping[str, int] | None = None
-    """By what became of them; None where no language model was asked."""
-
+    n_features: int = 0  # that were explained or judged
+    source: str = ""  # who answered: model and server, method and version, a label, a file
+    counts: Counts = field(default_factory=dict)  # features by status of the explanation, or level
+    replies: Counts | None = None  # by what became of them; None where no language model was asked
     tokens: int | None = None
-    cost: float | None = None
-    """US dollars; None where no price is known or nothing was asked."""
+    cost: float | None = None  # US dollars; None where no price is known or nothing was asked
 
     def as_json(self) -> dict[str, Any]:
         facts = super().as_json()
@@ -181,12 +130,8 @@ class InterpretFacts(Facts):
 @dataclass(frozen=True, kw_only=True)
 class ExplainFacts(InterpretFacts):
     explainer: str = ""
-
-    silent: int | None = None
-    """Features that were asked for and never fire; None where the run was stopped."""
-
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Of each score: n features, median."""
+    silent: int | None = None  # asked for, but never fire; None where the run was stopped
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # n features, median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,16 +144,12 @@ class RelevanceFacts(InterpretFacts):
 class SpentFacts(Facts):
     """The ledger of a step that writes."""
 
-    writer: str | None = None
-    """Who wrote; None where nobody did."""
-
+    writer: str | None = None  # who wrote; None where nobody did
     n_candidates: int = 0
     tokens: int = 0
     prompt_tokens: int = 0
     seconds: float = 0.0
-
-    cost: float | None = None
-    """US dollars; None where no price is known."""
+    cost: float | None = None  # US dollars; None where no price is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +157,6 @@ class PairsFacts(SpentFacts):
     """Of pairs, and of one pair as a person edited it, for which nothing was written."""
 
     omitted = ("writer",)
-
     anchor: str = ""
     dataset: str = ""
     encoder: str = ""
@@ -225,21 +165,11 @@ class PairsFacts(SpentFacts):
     threshold: float = 0.0
     margin: float = 0.0
     model: str = ""
-
-    features: Sequence[int] = ()
-    """The gaps."""
-
-    pairs: int = 0
-    """Proposed ones."""
-
-    failed: Mapping[str, int] = field(default_factory=dict)
-    """Gaps without a pair, by reason."""
-
-    origins: Mapping[str, int] = field(default_factory=dict)
-    """Proposed pairs by where their positive comes from."""
-
-    problems: Mapping[str, int] = field(default_factory=dict)
-    """Candidates without a usable text, by reason."""
+    features: Sequence[int] = ()  # the gaps
+    pairs: int = 0  # proposed ones
+    failed: Counts = field(default_factory=dict)  # gaps without a pair, by reason
+    origins: Counts = field(default_factory=dict)  # proposed pairs by where the positive comes from
+    problems: Counts = field(default_factory=dict)  # candidates without a usable text, by reason
 
     def as_json(self) -> dict[str, Any]:
         facts = super().as_json()
@@ -257,31 +187,21 @@ class SynthesisFacts(SpentFacts):
     encoder: str = ""
     method: str = ""
     profile: str = ""
-
-    kept_dataset: str = ""
-    """The dataset run of what is kept; "" where nothing is."""
-
-    decisions: str = ""
-    """Digest of the approvals that the pairs rest on."""
-
+    kept_dataset: str = ""  # the dataset run of what is kept; "" where nothing is
+    decisions: str = ""  # digest of the approvals that the pairs rest on
     approvers: Sequence[str] = ()
 
     evaluation: Mapping[str, str] = field(default_factory=dict)
     """Files that no sample may overlap with: name to digest."""
 
     kept: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    """Candidates by the reason why they were dropped."""
-
-    accepted: int = 0
-    """Candidates that passed the filter, kept or beaten."""
-
+    dropped: Counts = field(default_factory=dict)  # candidates by why they were dropped
+    accepted: int = 0  # candidates that passed the filter, kept or beaten
     gaps: int = 0
     gaps_hit: int = 0
     hit_rate: float = 0.0
     hit_rate_low: float = 0.0
     hit_rate_high: float = 0.0
-
     relevant: str = "all"
     fac_before: float | None = None
     fac_after: float | None = None
@@ -295,36 +215,33 @@ class SynthesisFacts(SpentFacts):
     gained: Sequence[int] = ()
     gained_unasked: Sequence[int] = ()
     still_missing: Sequence[int] = ()
-
-    curve: Sequence[int] = ()
-    """Gaps covered by the first 1, 2, ... kept samples of the greedy cover."""
-
+    curve: Sequence[int] = ()  # gaps covered by the first 1, 2, ... kept samples of the cover
     tokens_per_feature: float | None = None
     seconds_per_feature: float | None = None
     cost_per_feature: float | None = None
 
 
 FACTS: dict[str, type[Facts]] = {
-    IngestSpec.step: DatasetFacts,
-    MeasureSpec.step: MeasureFacts,
-    SaeSpec.step: SaeFacts,
-    ProbeSpec.step: ProbeFacts,
-    ExplainSpec.step: ExplainFacts,
-    JudgeSpec.step: RelevanceFacts,
-    PairsSpec.step: PairsFacts,
-    RescoreSpec.step: PairsFacts,
-    SynthesizeSpec.step: SynthesisFacts,
+    config.IngestSpec.step: DatasetFacts,
+    config.MeasureSpec.step: MeasureFacts,
+    config.SaeSpec.step: SaeFacts,
+    config.ProbeSpec.step: ProbeFacts,
+    config.ExplainSpec.step: ExplainFacts,
+    config.JudgeSpec.step: RelevanceFacts,
+    config.PairsSpec.step: PairsFacts,
+    config.RescoreSpec.step: PairsFacts,
+    config.SynthesizeSpec.step: SynthesisFacts,
 }
 """The record of each step's facts."""
 
 INPUTS: dict[str, tuple[str, ...]] = {
-    IngestSpec.step: ("source",),
-    MeasureSpec.step: ("dataset",),
-    ExplainSpec.step: ("measure",),
-    JudgeSpec.step: ("measure",),
-    PairsSpec.step: ("anchor", "dataset"),
-    RescoreSpec.step: ("pairs",),
-    SynthesizeSpec.step: ("pairs",),
+    config.IngestSpec.step: ("source",),
+    config.MeasureSpec.step: ("dataset",),
+    config.ExplainSpec.step: ("measure",),
+    config.JudgeSpec.step: ("measure",),
+    config.PairsSpec.step: ("anchor", "dataset"),
+    config.RescoreSpec.step: ("pairs",),
+    config.SynthesizeSpec.step: ("pairs",),
 }
 """What a step's inputs are called, in their order; whatever follows are explanations."""
 
@@ -333,12 +250,8 @@ INPUTS: dict[str, tuple[str, ...]] = {
 class Inputs:
     """The runs that a run was made from, "" or () where its step has no such input."""
 
-    ids: tuple[str, ...] = ()
-    """All of them, in the order of the JSON."""
-
-    source: str = ""
-    """Of a dataset: the digest of its file, or the synthesis it was kept from."""
-
+    ids: tuple[str, ...] = ()  # all of them, in the order of the JSON
+    source: str = ""  # of a dataset: the digest of its file, or the synthesis it was kept from
     dataset: str = ""
     measure: str = ""
     anchor: str = ""
@@ -361,65 +274,38 @@ FactsT = TypeVar("FactsT", bound=Facts, covariant=True)
 class Manifest(Generic[SpecT, FactsT]):
     """What a finished run says of itself."""
 
-    fields: Mapping[str, Any]
-    """The JSON object."""
+    content: Mapping[str, Any]  # the JSON object
+    run: str
+    step: str
+    created: str  # ISO time
+    seconds: float
+    files: Mapping[str, Mapping[str, Any]]  # of each file: sha256, bytes and, for a table, rows
+    inputs: Inputs
+    facts: FactsT
 
-    def as_json(self) -> dict[str, Any]:
-        return dict(self.fields)
-
-    @property
-    def run(self) -> str:
-        return str(self.fields["run"])
-
-    @property
-    def step(self) -> str:
-        return str(self.fields["step"])
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Self:
+        """The manifest of this JSON object."""
+        step = content["step"]
+        return cls(
+            content=content,
+            run=content["run"],
+            step=step,
+            created=content["created"],
+            seconds=content.get("seconds", 0.0),
+            files=content["files"],
+            inputs=Inputs.read(step, content["inputs"]),
+            facts=FACTS.get(step, Facts).read(content["facts"]),  # type: ignore[arg-type]
+        )
 
     @cached_property
     def spec(self) -> SpecT:
         """What the step was asked. Raises InputError for one that this version cannot read."""
-        return read_spec(self.step, self.fields["spec"])  # type: ignore[return-value]
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        return Inputs.read(self.step, self.fields["inputs"])
-
-    @cached_property
-    def facts(self) -> FactsT:
-        return FACTS.get(self.step, Facts).read(self.fields["facts"])  # type: ignore[return-value]
-
-    @property
-    def files(self) -> dict[str, dict[str, Any]]:
-        """Of each file: sha256, bytes and, for a table, rows."""
-        return dict(self.fields["files"])
-
-    @property
-    def created(self) -> str:
-        """ISO time."""
-        return str(self.fields["created"])
-
-    @property
-    def seconds(self) -> float:
-        return float(self.fields.get("seconds", 0.0))
-
-    def __getitem__(self, key: str) -> Any:
-        return self.fields[key]
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.fields.get(key, default)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.fields
-
-    def keys(self) -> Any:
-        return self.fields.keys()
+        return config.read_spec(self.step, self.content["spec"])  # type: ignore[return-value]
 
 
 AnyManifest = Manifest[Any, Any]
-DatasetManifest = Manifest[IngestSpec, DatasetFacts]
-MeasureManifest = Manifest[MeasureSpec, MeasureFacts]
-SaeManifest = Manifest[SaeSpec, SaeFacts]
-ExplainManifest = Manifest[ExplainSpec, ExplainFacts]
-RelevanceManifest = Manifest[JudgeSpec, RelevanceFacts]
-PairsManifest = Manifest[PairsSpec, PairsFacts]
-SynthesisManifest = Manifest[SynthesizeSpec, SynthesisFacts]
+DatasetManifest = Manifest[config.IngestSpec, DatasetFacts]
+MeasureManifest = Manifest[config.MeasureSpec, MeasureFacts]
+PairsManifest = Manifest[config.PairsSpec, PairsFacts]
+SynthesisManifest = Manifest[config.SynthesizeSpec, SynthesisFacts]

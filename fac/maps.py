@@ -22,8 +22,7 @@ would stay quick, but people see a blot, and a megabyte has to arrive first."""
 THINNED = 5_000
 """And at most two in each of 64 x 64 cells, so that the shades stay visible between them."""
 
-Window = tuple[float, float, float, float]
-"""A part of a map: left, right, bottom, top."""
+Window = tuple[float, float, float, float]  # a part of a map: left, right, bottom, top
 
 
 def feature_map(
@@ -43,8 +42,8 @@ def feature_map(
     feature = points["feature"].to_numpy()
     x, y = (points[axis].to_numpy().astype(np.float32) for axis in ("x", "y"))
     samples = support[feature]
-    across: dict[str, Any] = {"visible": False}
-    up: dict[str, Any] = {"visible": False}
+    across: dict[str, Any] = {"visible": False, "fixedrange": False}
+    up: dict[str, Any] = {"visible": False, "fixedrange": False}
     # One scale for every window: the same colour is the same number.
     top = float(np.log10(max(int(samples.max(initial=1)), 2)))
     if window is not None:
@@ -188,13 +187,11 @@ def support_scatter(
     top = float(np.log1p(max(int(a.max(initial=1)), int(b.max(initial=1)))))
     ticks = [0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 100_000, 1_000_000]
     ticks = [tick for tick in ticks if math.log1p(tick) <= top + 0.3]
-    axis = {"tickvals": [math.log1p(tick) for tick in ticks], "ticktext": [f"{t:,}" for t in ticks]}
+    axis = {"tickvals": [math.log1p(tick) for tick in ticks], "fixedrange": False}
+    axis["ticktext"] = [f"{tick:,}" for tick in ticks]
     titles = [f"samples in {short(name)}" for name in names]
     chart = figure(
-        height,
-        x={"title": titles[0], **axis},
-        y={"title": titles[1], **axis},
-        uirevision="kept",
+        height, x={"title": titles[0], **axis}, y={"title": titles[1], **axis}, uirevision="kept"
     )
     chart.add_scatter(
         x=[0, top], y=[0, top], mode="lines", line={"color": GRID, "width": 2}, hoverinfo="skip"

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from fac.config import ProbeSpec
 from fac.encoder import Encoder
+from fac.manifest import ProbeFacts
 from fac.models import ROLES
 from fac.schema import ROLE_TYPE
 from fac.store.runs import Runs, write_table
@@ -36,11 +37,7 @@ def read_text(text: str, encoder: Encoder) -> tuple[pa.Table, pa.Table]:
         "role": [ROLES[code] if code >= 0 else None for code in rendered.role],
         "turn": rendered.turn,
     }
-    active = {
-        "position": reading.position,
-        "feature": reading.feature,
-        "value": reading.value,
-    }
+    active = {"position": reading.position, "feature": reading.feature, "value": reading.value}
     return pa.table(tokens).cast(TOKENS), pa.table(active).cast(ACTIVATIONS)
 
 
@@ -55,11 +52,8 @@ def probe(spec: ProbeSpec, *, runs: Runs, encoder: Encoder, sae_run: str) -> str
         scratch = runs.scratch(run_id)
         write_table(scratch / "tokens.parquet", tokens, TOKENS)
         write_table(scratch / "activations.parquet", active, ACTIVATIONS)
-        facts = {
-            "text": spec.text,
-            "sae_run": sae_run,
-            "n_features": encoder.n_features,
-            "encoder": encoder.identity,
-        }
+        facts = ProbeFacts(
+            text=spec.text, sae_run=sae_run, n_features=encoder.n_features, encoder=encoder.identity
+        )
         runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=time.monotonic() - begun)
     return run_id

@@ -27,16 +27,17 @@ class Registry(Generic[Part]):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of all parts, alphabetical."""
+        """Names of all parts, alphabetical: those of their files, with - for _."""
         folder = Path(__file__).resolve().parent.joinpath(*self.package.split(".")[1:])
-        return tuple(sorted(file.stem for file in folder.glob("[!_]*.py")))
+        return tuple(sorted(file.stem.replace("_", "-") for file in folder.glob("[!_]*.py")))
 
     def __getitem__(self, name: str) -> Part:
         """The part of that name. Raises InputError where there is none."""
         if name not in self.names:
             kind = self.attribute.lower().replace("_", " ")
             raise InputError(f"There is no {kind} {name!r}; there are {', '.join(self.names)}.")
-        part: Part = getattr(import_module(f"{self.package}.{name}"), self.attribute)
+        module = name.replace("-", "_")
+        part: Part = getattr(import_module(f"{self.package}.{module}"), self.attribute)
         return part
 
     def __contains__(self, name: object) -> bool:

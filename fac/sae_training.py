@@ -11,20 +11,19 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fac.errors import InputError
-from fac.models import SCAFFOLD, Chat, SubjectModel, batches_by_length, keep_freed_memory
+from fac.errors import InputError, Progress
+from fac.models import Chat, SubjectModel, keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
 
-Report = Callable[..., None]
 CHATS_PER_SHARD = 1024
 CHECKPOINT_STEPS = 250
 
@@ -33,29 +32,18 @@ CHECKPOINT_STEPS = 250
 class TrainRecipe:
     """Everything that decides the weights, beside the texts and the subject model."""
 
-    width: int = 8192
-    """Dictionary size."""
-
-    k: float = 26.0
-    """Active features per token, on average over a batch (BatchTopK)."""
-
-    passes: int = 2
-    """How often every collected token is seen."""
-
-    batch: int = 4096
-    """Tokens per optimiser step."""
-
-    lr: float = 1e-3
-    """Adam's learning rate after warm-up."""
-
+    width: int = 8192  # dictionary size
+    k: float = 26.0  # active features per token, on average over a batch (BatchTopK)
+    passes: int = 2  # how often every collected token is seen
+    batch: int = 4096  # tokens per optimiser step
+    lr: float = 1e-3  # Adam's learning rate after warm-up
     lr_decay: float = 0.3
     """Last share of the steps over which the learning rate falls linearly to zero."""
 
     dead_window: int = 300
     """Steps without firing after which a feature takes part in the auxiliary loss."""
 
-    seed: int = 0
-    """Order of tokens and initial weights."""
+    seed: int = 0  # order of tokens and initial weights
 
     def __post_init__(self) -> None:
         if self.width < 2 or not 0 < self.k < self.width:
@@ -65,7 +53,7 @@ class TrainRecipe:
 
 
 def collect_activations(
-    chats: Sequence[Chat], model: SubjectModel, folder: Path, report: Report
+    chats: Sequence[Chat], model: SubjectModel, folder: Path, report: Progress
 ) -> int:
     """Content tokens' residual stream as float16 shards `[tokens, d_model]`; returns the tokens.
 
@@ -79,7 +67,12 @@ def collect_activations(
         if path.exists():
             tokens += np.load(path, mmap_mode="r").shape[0]
             continue
-        states = list(_content_states(chats[first : first + CHATS_PER_SHARD], model))
+        states = [
+            states[content].half().cpu().numpy()
+            for _, _, states, content in model.content_batches(
+                chats[first : first + CHATS_PER_SHARD], max_padded=model.batch_tokens
+            )
+        ]
         shard = np.concatenate([np.zeros((0, model.d_model), np.float16), *states])
         if not np.isfinite(shard).all():
             raise InputError(
@@ -95,16 +88,6 @@ def collect_activations(
         rate = fresh / (time.monotonic() - begun)
         report(min(total, first + CHATS_PER_SHARD), total, f"collecting, {rate:,.0f} tokens/s")
     return tokens
-
-
-def _content_states(chats: Sequence[Chat], model: SubjectModel) -> Iterator[np.ndarray]:
-    rendered = [r for r in model.renderer.render(chats) if (r.role != SCAFFOLD).any()]
-    lengths = [len(r.ids) for r in rendered]
-    for rows in batches_by_length(lengths, max_padded=model.batch_tokens):
-        states = model.residual([rendered[i].ids for i in rows])
-        for row, i in enumerate(rows):
-            content = np.flatnonzero(rendered[i].role != SCAFFOLD)
-            yield states[row, content].half().cpu().numpy()
 
 
 def shuffled_batches(
@@ -159,7 +142,7 @@ def train(
     model_name: str,
     layer: int,
     device: str,
-    report: Report,
+    report: Progress,
 ) -> None:
     """Train on collected shards and write a JumpReLU SAE in half precision to `out`.
 
@@ -216,14 +199,14 @@ def train(
     while trainer.n_training_steps < steps:
         step = trainer.step(torch.from_numpy(next(batches)))
         trainer.n_training_steps += 1
-        done = trainer.n_training_steps
-        if done % 25 == 0 or done == steps:
+        steps_done = trainer.n_training_steps
+        if steps_done % 25 == 0 or steps_done == steps:
             variance = step.sae_in.var(0, correction=0).sum()
             fvu = float(step.losses["mse_loss"].detach() / variance.detach())
             dead = int(trainer.dead_neurons.sum())
-            rate = (done - before) * recipe.batch / (time.monotonic() - begun)
-            report(done, steps, f"FVU {fvu:.3f}, {dead} dead, {rate:,.0f} tokens/s")
-        if done % CHECKPOINT_STEPS == 0:
+            rate = (steps_done - before) * recipe.batch / (time.monotonic() - begun)
+            report(steps_done, steps, f"FVU {fvu:.3f}, {dead} dead, {rate:,.0f} tokens/s")
+        if steps_done % CHECKPOINT_STEPS == 0:
             _save_checkpoint(trainer, checkpoint)
     sae.fold_activation_norm_scaling_factor(trainer.activation_scaler.scaling_factor)
     scratch = work / "sae"
@@ -311,12 +294,12 @@ def sparse_batch_topk() -> type:
 
         def choose(self, scaled: torch.Tensor) -> torch.Tensor:
             """Flat indices, ascending, of the k·batch largest entries of `[batch, width]`."""
-            wanted = int(self.cfg.k * len(scaled))
+            n_active = int(self.cfg.k * len(scaled))
             flat = scaled.flatten()
             near = torch.nonzero(flat > 0.8 * self.topk_threshold.item()).squeeze(1)
-            if len(near) < wanted:
+            if len(near) < n_active:
                 near = torch.arange(len(flat), device=flat.device)
-            best = near[torch.topk(flat[near], wanted, sorted=False).indices]
+            best = near[torch.topk(flat[near], n_active, sorted=False).indices]
             return best[flat[best] > 0].sort().values
 
         def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:

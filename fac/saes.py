@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fac.config import DEMO_SAE
-from fac.errors import InputError, ServiceError
-from fac.models import SCAFFOLD, Chat, Rendered, SubjectModel, batches_by_length
+from fac.errors import InputError, ServiceError, first_line
+from fac.models import Chat, Rendered, SubjectModel
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +32,14 @@ class Sae:
 
     def __init__(self, module: Any, identity: str, stored: str):
         self.module = module
-        self.identity = identity
-        """Where it came from and the hash of its files or its release."""
-        self.stored = stored
-        """Data type of the weights before they were widened to float32."""
+        self.identity = identity  # where it came from and the hash of its files or its release
+        self.stored = stored  # data type of the weights before they were widened to float32
         self.n_features = int(module.cfg.d_sae)
         self.d_in = int(module.cfg.d_in)
+        # What the SAE's own metadata says; None where it is silent.
+        self.trained_on: str | None = module.cfg.metadata.model_name
+        self.hook_name: str | None = module.cfg.metadata.hook_name
+        self.trained_layer = layer_of_hook(self.hook_name or "")  # in this project's counting
         self._pre: list[torch.Tensor] = []
         self._cut = self._own_cuts()
         hook = module.hook_sae_acts_pre
@@ -62,30 +64,15 @@ class Sae:
     @property
     def thresholds(self) -> np.ndarray:
         """float32 `[n_features]`: JumpReLU thresholds; zeros for other architectures."""
-        found = getattr(self.module, "threshold", None)
-        if found is None:
+        thresholds = getattr(self.module, "threshold", None)
+        if thresholds is None:
             return np.zeros(self.n_features, np.float32)
-        return found.detach().float().cpu().numpy()
+        return thresholds.detach().float().cpu().numpy()
 
     @property
     def decoder(self) -> np.ndarray:
         """float32 `[n_features, d_in]`: decoder directions."""
         return self.module.W_dec.detach().float().cpu().numpy()
-
-    @property
-    def trained_on(self) -> str | None:
-        """Name of the model in the SAE's own metadata, where it says."""
-        return self.module.cfg.metadata.model_name
-
-    @property
-    def trained_layer(self) -> int | None:
-        """`layer` in this project's counting, from the hook name, where the metadata names one."""
-        return layer_of_hook(self.hook_name or "")
-
-    @property
-    def hook_name(self) -> str | None:
-        """Where in its model it reads, where the metadata says."""
-        return self.module.cfg.metadata.hook_name
 
     def encode(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Activations and pre-activations, each `[tokens, n_features]`, of `[tokens, d_in]`.
@@ -124,12 +111,12 @@ class Sae:
                 pre = torch.addmm(bias[part], inputs, weights[:, part])
                 yield Block(slice(0, len(states)), part, pre, cut[part])
             return
-        size, every = max(1, most // self.n_features), slice(0, self.n_features)
+        size, features = max(1, most // self.n_features), slice(0, self.n_features)
         for first in range(0, len(states), size):
             rows = slice(first, min(first + size, len(states)))
             acts, pre = self.encode(states[rows])
             # An activation is its pre-activation or zero, and never negative.
-            yield Block(rows, every, pre, torch.where(acts > 0, 0.0, torch.inf))
+            yield Block(rows, features, pre, torch.where(acts > 0, 0.0, torch.inf))
 
 
 class Block(NamedTuple):
@@ -138,11 +125,8 @@ class Block(NamedTuple):
     tokens: slice
     features: slice
 
-    pre: torch.Tensor
-    """float32 `[tokens, features]`."""
-
-    cut: torch.Tensor
-    """float32 `[features]` or `[tokens, features]`."""
+    pre: torch.Tensor  # float32 `[tokens, features]`
+    cut: torch.Tensor  # float32 `[features]` or `[tokens, features]`
 
 
 def layer_of_hook(name: str) -> int | None:
@@ -150,8 +134,8 @@ def layer_of_hook(name: str) -> int | None:
 
     None where the name is not that of a residual stream between blocks (`hook_mlp_out`).
     """
-    found = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.hook_resid_(pre|post))?$", name)
-    return int(found[1]) + (found[2] != "pre") if found else None
+    hook = re.search(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.hook_resid_(pre|post))?$", name)
+    return int(hook[1]) + (hook[2] != "pre") if hook else None
 
 
 def load_sae(reference: str, device: str = "cpu") -> Sae:
@@ -170,18 +154,19 @@ def load_sae(reference: str, device: str = "cpu") -> Sae:
             f"{reference!r} is neither a folder, nor a .pth file, nor RELEASE/SAE_ID of sae-lens "
             f"(such as gemma-scope-2b-pt-res-canonical/layer_20/width_16k/canonical)."
         )
+    import torch
     from sae_lens import SAE
 
     try:
         module = SAE.from_pretrained(release, sae_id, device=device)
     except ValueError as error:
-        raise InputError(f"sae-lens knows no SAE {reference!r}: {_first_line(error)}") from error
+        raise InputError(f"sae-lens knows no SAE {reference!r}: {first_line(error)}") from error
     except OSError as error:
         raise ServiceError(
-            f"The weights of {reference!r} could not be fetched: {_first_line(error)}"
+            f"The weights of {reference!r} could not be fetched: {first_line(error)}"
         ) from error
     stored = str(module.cfg.dtype)
-    return Sae(module.to(dtype=_float32()), reference, stored)
+    return Sae(module.to(dtype=torch.float32), reference, stored)
 
 
 def _folder(path: Path, name: str, device: str) -> Sae:
@@ -203,32 +188,22 @@ def _folder(path: Path, name: str, device: str) -> Sae:
     # What sae-lens raises for a field or a weight that is missing or of another shape.
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"The SAE in {path} cannot be read ({_first_line(error)}); restore or train it again."
+            f"The SAE in {path} cannot be read ({first_line(error)}); restore or train it again."
         ) from error
     return Sae(module, f"{name}@{_hash(config, weights)}", stored)
 
 
-def _float32() -> torch.dtype:
-    import torch
-
-    return torch.float32
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _hash(*paths: Path) -> str:
     """12 hex digits over the files' bytes; the config counts, since K or a scale stands there."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:12]
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def _paper_checkpoint(path: Path, device: str) -> Sae:
-    """The released TopK*.pth as a sae-lens Top-K SAE: tied decoder, K = 20 (method 2.1).
+    """The released TopK*.pth as a sae-lens Top-K SAE: tied decoder, K = 20 as the paper has it.
 
     `mask` is one per feature that takes part, so the others get neither weights nor bias.
     """
@@ -243,15 +218,15 @@ def _paper_checkpoint(path: Path, device: str) -> Sae:
     try:
         if not is_zipfile(path):
             raise ValueError("it is no archive of torch.save")
-        found = torch.load(path, map_location=device, weights_only=True)
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
         raise InputError(
-            f"The checkpoint {path} cannot be read ({_first_line(error)}); give a file that "
+            f"The checkpoint {path} cannot be read ({first_line(error)}); give a file that "
             f"torch.save wrote, with tensors only."
         ) from error
-    found = found if isinstance(found, dict) else {}
-    config = found.get("config") or {}
-    state = found.get("weights") or found.get("state_dict") or found
+    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    config = checkpoint.get("config") or {}
+    state = checkpoint.get("weights") or checkpoint.get("state_dict") or checkpoint
     missing = [key for key in ("W_enc", "b_enc", "b_dec") if key not in state]
     if missing:
         raise InputError(f"The checkpoint {path} has no {', '.join(missing)}; it is no FAC SAE.")
@@ -279,35 +254,16 @@ def _paper_checkpoint(path: Path, device: str) -> Sae:
 class Quality(NamedTuple):
     """How well an SAE describes a residual stream, on content tokens of given texts."""
 
-    tokens: int
-    """Content tokens looked at."""
-
-    fvu: float
-    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2."""
-
-    l0: float
-    """Mean number of active features per token."""
-
-    dead: float
-    """Share of features that never fired on these tokens."""
-
-    norm: float
-    """Mean norm of the residual stream, |x|."""
-
-    ce_tokens: int
-    """Predicted content tokens behind the three cross-entropies."""
-
-    ce_clean: float
-    """Next-token cross-entropy of the untouched model, in nats, at content tokens."""
-
-    ce_sae: float
-    """The same with content tokens' residual stream replaced by the reconstruction."""
-
-    ce_zero: float
-    """The same with it replaced by zeros."""
-
-    loss_recovered: float
-    """(ce_zero - ce_sae) / (ce_zero - ce_clean)."""
+    tokens: int  # content tokens looked at
+    fvu: float  # fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2
+    l0: float  # mean number of active features per token
+    dead: float  # share of features that never fired on these tokens
+    norm: float  # mean norm of the residual stream, |x|
+    ce_tokens: int  # predicted content tokens behind the three cross-entropies
+    ce_clean: float  # next-token cross-entropy of the untouched model, in nats, at content tokens
+    ce_sae: float  # the same with content tokens' residual stream replaced by the reconstruction
+    ce_zero: float  # the same with it replaced by zeros
+    loss_recovered: float  # (ce_zero - ce_sae) / (ce_zero - ce_clean)
 
 
 def quality(
@@ -319,9 +275,6 @@ def quality(
     """
     import torch
 
-    rendered = [r for r in model.renderer.render(chats) if (r.role != SCAFFOLD).any()]
-    if not rendered:
-        raise InputError("No content tokens to judge an SAE on; give some text.")
     tokens, active = 0, 0.0
     fired = torch.zeros(sae.n_features, dtype=torch.bool, device=model.device)
     error = torch.zeros((), dtype=torch.float64)
@@ -330,10 +283,7 @@ def quality(
     losses = np.zeros(3)
     predicted = 0
     with torch.inference_mode():
-        for rows in batches_by_length([len(r.ids) for r in rendered], max_padded=2048):
-            batch = [rendered[i] for i in rows]
-            states = model.residual([r.ids for r in batch])
-            content = _content_mask(batch, states.shape[1], model.device)
+        for rows, batch, states, content in model.content_batches(chats, max_padded=2048):
             x = states[content].float()
             acts, _ = sae.encode(x)
             x_hat = sae.module.decode(acts)
@@ -348,13 +298,15 @@ def quality(
             for i, new in enumerate((x, x_hat, torch.zeros_like(x)) if chosen else ()):
                 patched = states.clone()
                 patched[content] = new.to(patched.dtype)
-                some = [batch[row] for row in chosen]
-                longest = max(len(r.ids) for r in some)
+                continued = [batch[row] for row in chosen]
+                longest = max(len(r.ids) for r in continued)
                 loss, n = _continued_loss(
-                    model, some, patched[chosen, :longest], content[chosen, :longest]
+                    model, continued, patched[chosen, :longest], content[chosen, :longest]
                 )
                 losses[i] += loss
                 predicted += n if i == 0 else 0
+    if not tokens:
+        raise InputError("No content tokens to judge an SAE on; give some text.")
     variance = squares - float(total.pow(2).sum()) / tokens
     if not predicted or variance <= 0:
         raise InputError(
@@ -375,15 +327,6 @@ def quality(
     )
 
 
-def _content_mask(batch: Sequence[Rendered], longest: int, device: str) -> torch.Tensor:
-    import torch
-
-    mask = np.zeros((len(batch), longest), bool)
-    for row, r in enumerate(batch):
-        mask[row, : len(r.role)] = r.role != SCAFFOLD
-    return torch.from_numpy(mask).to(device)
-
-
 def _continued_loss(
     model: SubjectModel, batch: Sequence[Rendered], states: torch.Tensor, content: torch.Tensor
 ) -> tuple[float, int]:
@@ -395,18 +338,17 @@ def _continued_loss(
     for row, r in enumerate(batch):
         targets[row, : len(r.ids)] = torch.from_numpy(r.ids.astype(np.int64))
     # A content token's loss is read where it is predicted from another content token.
-    asked = content[:, :-1] & content[:, 1:]
-    picked = logits[:, :-1][asked].float()
-    loss = torch.nn.functional.cross_entropy(picked, targets[:, 1:][asked], reduction="sum")
-    return float(loss), int(asked.sum())
+    predicted = content[:, :-1] & content[:, 1:]
+    picked = logits[:, :-1][predicted].float()
+    loss = torch.nn.functional.cross_entropy(picked, targets[:, 1:][predicted], reduction="sum")
+    return float(loss), int(predicted.sum())
 
 
 class Finding(NamedTuple):
     """One line of a preflight."""
 
     check: str
-    ok: bool | None
-    """None where the SAE's metadata is silent."""
+    ok: bool | None  # None where the SAE's metadata is silent
     says: str
 
 
@@ -417,94 +359,71 @@ def preflight(
 
     The quality is None when the widths differ, since nothing can be computed then.
     """
-    findings = []
-    trained_on = sae.trained_on
-    same = None if not trained_on else _same_model(trained_on, model_name)
-    findings.append(
+    trained_on, hook, layer = sae.trained_on, sae.hook_name, sae.trained_layer
+    no_stream = "" if layer is not None else ", which is not the residual stream between blocks"
+    model_says = f"says it was trained on {trained_on}" if trained_on else "does not name its model"
+    layer_says = "names no layer" if layer is None else f"reads the stream after {layer} blocks"
+    fits = sae.d_in == model.d_model
+    used = str(next(sae.module.parameters()).dtype).removeprefix("torch.")
+    findings = [
         Finding(
             "model",
-            same,
-            f"the SAE says it was trained on {trained_on}; asked for {model_name}"
-            if trained_on
-            else f"the SAE does not name its model; asked for {model_name}",
-        )
-    )
-    hook, layer = sae.hook_name, sae.trained_layer
-    findings.append(
+            _same_model(trained_on, model_name) if trained_on else None,
+            f"the SAE {model_says}; asked for {model_name}",
+        ),
         Finding(
             "hook point",
-            None if not hook else layer is not None,
-            f"the SAE reads {hook}"
-            + ("" if layer is not None else ", which is not the residual stream between blocks")
-            if hook
-            else "the SAE names no hook point",
-        )
-    )
-    findings.append(
+            layer is not None if hook else None,
+            f"the SAE reads {hook}{no_stream}" if hook else "the SAE names no hook point",
+        ),
         Finding(
             "layer",
             None if layer is None else layer == model.layer,
-            f"the SAE reads the stream after {layer} blocks; asked for {model.layer}"
-            if layer is not None
-            else f"the SAE names no layer; asked for {model.layer}",
-        )
-    )
-    fits = sae.d_in == model.d_model
-    findings.append(
-        Finding("width", fits, f"the SAE reads {sae.d_in} values, the model has {model.d_model}")
-    )
-    kind = str(sae.module.cfg.normalize_activations)
-    used = str(next(sae.module.parameters()).dtype).removeprefix("torch.")
-    findings.append(Finding("dtype", True, f"stored as {sae.stored}, used as {used}"))
+            f"the SAE {layer_says}; asked for {model.layer}",
+        ),
+        Finding("width", fits, f"the SAE reads {sae.d_in} values, the model has {model.d_model}"),
+        Finding("dtype", True, f"stored as {sae.stored}, used as {used}"),
+    ]
     if not fits:
         return findings, None
+    kind = str(sae.module.cfg.normalize_activations)
     measured = quality(sae, model, chats)
-    findings.append(
+    # A short text cannot wake a large dictionary: only with room for twenty firings a feature is
+    # silence held against it.
+    enough = measured.tokens * measured.l0 >= 20 * sae.n_features
+    too_short = "" if enough else ", which is too short to tell"
+    findings += [
         Finding(
             "scale",
             None if kind == "none" else True,
             f"input normalisation {kind!r}; the stream's mean norm here is {measured.norm:.1f}",
-        )
-    )
-    findings.append(
+        ),
         Finding(
             "reconstruction",
             measured.fvu < 0.5,
             f"FVU {measured.fvu:.3f} on {measured.tokens:,} tokens (0 is perfect, 1 is no better "
             f"than the mean)",
-        )
-    )
-    findings.append(
-        Finding("L0", 1 <= measured.l0 <= 0.1 * sae.n_features, f"{measured.l0:.1f} per token")
-    )
-    # A short text cannot wake a large dictionary: only with room for twenty firings a feature is
-    # silence held against it.
-    enough = measured.tokens * measured.l0 >= 20 * sae.n_features
-    findings.append(
+        ),
+        Finding("L0", 1 <= measured.l0 <= 0.1 * sae.n_features, f"{measured.l0:.1f} per token"),
         Finding(
             "dead",
             True if measured.dead < 0.5 else (False if enough else None),
-            f"{measured.dead:.1%} of the features silent on this text"
-            + ("" if enough else ", which is too short to tell"),
-        )
-    )
-    findings.append(
+            f"{measured.dead:.1%} of the features silent on this text{too_short}",
+        ),
         Finding(
             "loss recovered",
             measured.loss_recovered > 0.8,
             f"{measured.loss_recovered:.3f} of the cross-entropy that zeroing the stream costs "
             f"({measured.ce_clean:.3f} clean, {measured.ce_sae:.3f} with the SAE, "
             f"{measured.ce_zero:.3f} zeroed)",
-        )
-    )
+        ),
+    ]
     return findings, measured
 
 
-def _same_model(one: str, other: str) -> bool:
-    def bare(name: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", name.rsplit("/", 1)[-1].split("@")[0].lower())
-
-    return bare(one) == bare(other)
+def _same_model(*names: str) -> bool:
+    bare = {re.sub(r"[^a-z0-9]", "", n.rsplit("/", 1)[-1].split("@")[0].lower()) for n in names}
+    return len(bare) == 1
 
 
 def verdict(findings: Sequence[Finding]) -> str:

@@ -39,61 +39,30 @@ Chat = list[Message]
 class Activations(NamedTuple):
     """Coordinates of everything that fired, one entry per (sample, role, feature)."""
 
-    sample: np.ndarray
-    """int32 row in the dataset."""
-
-    role: np.ndarray
-    """int8 index into ROLES: whose tokens."""
-
-    feature: np.ndarray
-    """int32 index in the SAE's dictionary."""
+    sample: np.ndarray  # int32 row in the dataset
+    role: np.ndarray  # int8 index into ROLES: whose tokens
+    feature: np.ndarray  # int32 index in the SAE's dictionary
 
     peak: np.ndarray
     """float32 largest activation over that role's content tokens (paper App. D, eq. 30)."""
 
-    position: np.ndarray
-    """int32 token index of the peak in the rendered chat."""
-
-    n_tokens: np.ndarray
-    """int32 content tokens of that role on which the feature fired."""
-
-
-class Gap(NamedTuple):
-    """A relevant feature that the dataset does not show often enough."""
-
-    feature: int
-    """Index in the SAE's dictionary."""
-
-    seen: int
-    """Samples of the dataset in which it fires now."""
-
-    wanted: int
-    """Samples in which it should fire."""
+    position: np.ndarray  # int32 token index of the peak in the rendered chat
+    n_tokens: np.ndarray  # int32 content tokens of that role on which the feature fired
 
 
 class CoverageResult(NamedTuple):
     """FAC of one dataset against one anchor at one threshold, for one set of relevant features."""
 
-    fac: float
-    """|F(Q) ∩ F(P)| / |F(P)|; NaN where F(P) is empty (method choice M2)."""
-
-    n_anchor: int
-    """|F(P)|: relevant features the anchor shows."""
-
-    n_dataset: int
-    """|F(Q)|: relevant features the dataset shows."""
-
-    n_covered: int
-    """|F(Q) ∩ F(P)|."""
-
-    n_missing: int
-    """|F_miss| = |F(P) \\ F(Q)| (eq. 6)."""
+    fac: float  # |F(Q) ∩ F(P)| / |F(P)|; NaN where F(P) is empty (method choice M2)
+    n_anchor: int  # |F(P)|: relevant features the anchor shows
+    n_dataset: int  # |F(Q)|: relevant features the dataset shows
+    n_covered: int  # |F(Q) ∩ F(P)|
+    n_missing: int  # |F_miss| = |F(P) \ F(Q)| (eq. 6)
 
     kl_smoothed: float
     """Smoothed KL(P_F || Q_F) in nats (App. D), epsilon 0.01 over the relevant features."""
 
-    missing: np.ndarray
-    """int feature ids of F_miss, ascending."""
+    missing: np.ndarray  # int feature ids of F_miss, ascending
 
 
 ROLE_TYPE = pa.dictionary(pa.int8(), pa.string())
@@ -298,10 +267,7 @@ PAIRS = pa.schema(
         ("feature", pa.int32()),
         ("status", pa.string()),  # proposed, failed
         ("reason", pa.string()),  # why it failed; "" otherwise
-        (
-            "origin",
-            pa.string(),
-        ),  # of the positive: own, pool (another gap's candidate), anchor, person
+        ("origin", pa.string()),  # of the positive: own, pool (of another gap), anchor, person
         ("candidate", pa.string()),  # the positive's candidate; "" for anchor and person
         ("positive", CHAT_TYPE),
         ("positive_peak", pa.float32()),

@@ -4,55 +4,64 @@ from functools import partial
 
 import streamlit as st
 
-from fac import maps, ui
+from fac import maps
+from fac.questions import catalogue
+from fac.questions.comparison import Comparison, changes, coverage
+from fac.questions.results import synthesis_behind, was_made_for
+from fac.ui import views
+from fac.ui.pickers import pick_run, stop_if_nothing_measured
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.tables import Pager, open_point, table
+from fac.ui.text import called, plain, show_examples, show_near
+
+PAGE = {"title": "Compare", "section": "Measure", "icon": "compare_arrows", "order": 40}
 
 
-def choose_on_scatter() -> None:
-    ids = [ui.point_id(data) for data in ui.selected_points(st.session_state["scatter"])]
-    if ids:
-        ui.set_param("feature", ids[0])
-
-
-ui.title("Compare")
-found = ui.measured()
-ui.stop_if_nothing_measured(found)
-if len(found) == 1:
-    ui.empty(
+title("Compare")
+manifests, cache = catalogue.measured(stores()), stores().cache
+stop_if_nothing_measured(manifests)
+if len(manifests) == 1:
+    views.empty(
         "Two are needed",
         "Measure a second dataset, or a new version of the first.",
         icon=":material/compare_arrows:",
-        page=ui.DATASETS,
+        page="datasets",
         link="Add a dataset",
     )
     st.stop()
 
-default_anchor = ui.default_anchor(found)
-newest = ui.default_dataset(found, default_anchor)
-one, two, three = st.columns(3)
-with one:
-    before = ui.pick("Before", "before", found, ui.default_dataset(found, newest))
-with two:
-    after = ui.pick("After", "after", found, newest)
-with three:
-    anchor = ui.pick("Against the anchor", "anchor", found, default_anchor)
+usual_anchor = catalogue.default_anchor(manifests)
+newest = catalogue.default_dataset(stores(), manifests, usual_anchor)
+earlier = catalogue.default_dataset(stores(), manifests, newest)
+before_column, after_column, anchor_column = st.columns(3)
+with before_column:
+    before = pick_run("Before", "before", manifests, earlier)
+with after_column:
+    after = pick_run("After", "after", manifests, newest)
+with anchor_column:
+    anchor = pick_run("Against the anchor", "anchor", manifests, usual_anchor)
 
-titles = ui.titles(found)
+names = catalogue.titles(manifests)
 for run in dict.fromkeys((before, after)):
-    if made := ui.synthesis_behind(found[run]["facts"]["dataset"]):
-        name = ui.plain(titles[run])
-        ui.link(ui.SYNTHESIS, f"How {name} was made, and why each row is there", synthesis=made)
-added = ui.made_for(found[after], before) and st.toggle(
-    f"Together with {ui.plain(titles[before])}",
+    if synthesis := synthesis_behind(stores(), manifests[run].facts.dataset):
+        words = f"How {plain(names[run])} was made, and why each row is there"
+        views.link("synthesis", words, synthesis=synthesis)
+added = was_made_for(stores(), manifests[after], before) and st.toggle(
+    f"Together with {plain(names[before])}",
     help="These samples were made to be added, not to replace anything.",
-    **ui.param_widget("together", True, read="True".__eq__),
+    **views.param_widget("together", True, read="True".__eq__),
 )
-changed = ui.changes(before, after, added=added)
-was = ui.coverage(anchor, before)
-now = ui.coverage(anchor, before, also=(after,)) if added else ui.coverage(anchor, after)
+changed = changes(stores(), before, after, added=added)
+was = coverage(stores(), Comparison(anchor, before))
+now = coverage(
+    stores(), Comparison(anchor, before, added=(after,)) if added else Comparison(anchor, after)
+)
+n_before, n_after = cache.support(before, 0.0), cache.support(after, 0.0)
 card = partial(st.metric, border=True, height="stretch")
 with st.container(horizontal=True, gap="small"):
-    change = ui.points(now.fac - was.fac)
-    card("FAC", ui.share(now.fac), change, help=f"It was {ui.share(was.fac)} before.")
+    change = views.points(now.fac - was.fac)
+    card("FAC", views.share(now.fac), change, help=f"It was {views.share(was.fac)} before.")
     card("Gained", f"{changed['n_gained']:,}", help="Features only the second shows.")
     card("Lost", f"{changed['n_lost']:,}", help="Features only the first shows.")
     more = now.n_covered - was.n_covered
@@ -62,14 +71,14 @@ left, right = st.columns([4, 3], gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
     figure = maps.support_scatter(
-        ui.cache().support(before, 0.0),
-        ui.support_after(before, after, added=added),
-        names=(titles[before], "both together" if added else titles[after]),
+        n_before,
+        n_after + n_before if added else n_after,
+        names=(names[before], "both together" if added else names[after]),
     )
     st.plotly_chart(
         figure,
         key="scatter",
-        on_select=choose_on_scatter,
+        on_select=partial(open_point, "scatter"),
         selection_mode="points",
         config={"displaylogo": False},
         alt="Support of each feature before and after",
@@ -80,30 +89,30 @@ with left.container(border=True):
     )
 with right:
     sides = ("lost", "gained") if changed["n_lost"] else ("gained", "lost")
-    side = ui.choice("Features", sides, "side", label_visibility="collapsed")
+    side = views.choice("Features", sides, "side", label_visibility="collapsed")
     ids, shows = changed[side], after if side == "gained" else before
     if len(ids):
-        pager = ui.Pager("changes", before, after, side)
-        rows, total = ui.cache().features_page(
-            shows, ids=ids, offset=pager.offset, limit=pager.size
-        )
+        pager = Pager("changes", before, after, side)
+        rows, total = cache.features_page(shows, ids=ids, offset=pager.offset, limit=pager.size)
         columns = ("feature", "label", "n_samples", "max_peak")
-        ui.table(rows, columns, key="changes", opens="feature")
+        table(rows, columns, key="changes", opens="feature")
         pager.draw(total, "feature", side)
     else:
         rows = []
         st.caption(f"No feature was {side}.")
 
-feature = ui.get_param("feature", rows[0]["feature"] if rows else None, read=int)
-if feature is not None and (facts := ui.cache().feature(after, feature)) is not None:
-    label = facts["label"] or (ui.cache().feature(before, feature) or facts)["label"]
-    st.subheader(ui.plain(ui.called(feature, label)), anchor=False)
+feature = views.get_param("feature", rows[0]["feature"] if rows else None, read=int)
+if feature is not None and (facts := cache.feature(after, feature)) is not None:
+    label = facts["label"] or (cache.feature(before, feature) or facts)["label"]
+    st.subheader(plain(called(feature, label)), anchor=False)
     for column, run in zip(st.columns(2, gap="medium"), (before, after), strict=True):
         with column.container(border=True):
-            st.markdown(f"**{ui.plain(titles[run])}**")
-            spans = ui.cache().spans(run, feature, "top")[:5]
+            st.markdown(f"**{plain(names[run])}**")
+            spans = cache.spans(run, feature, "top")[:5]
             if spans:
-                ui.show_examples(spans)
+                show_examples(spans)
             else:
                 st.caption("It never fires here. What comes nearest:")
-                ui.show_near(ui.cache().near(run, feature, sae_run=ui.sae_of(found[run]))[:3])
+                show_near(
+                    cache.near(run, feature, sae_run=catalogue.sae_of(stores(), manifests[run]))[:3]
+                )

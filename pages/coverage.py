@@ -5,53 +5,61 @@ from typing import Any
 
 import streamlit as st
 
-from fac import charts, ui
+from fac import charts
+from fac.config import JUDGES, JudgeSpec
+from fac.coverage import BADGES
+from fac.questions import catalogue
+from fac.questions.comparison import Comparison, by_role, coverage, telling_curve
+from fac.questions.explanations import explained
+from fac.questions.gaps import BELIEF, GapList, gap_page, orders, shown_columns
+from fac.questions.relevance import task_profiles, unjudged
 from fac.schema import EVERY_ROLE, ROLES
+from fac.ui import pickers, views
+from fac.ui.explanations import headline, show_explanations, show_verdicts
+from fac.ui.jobs import key_line, server_fields, show_failures, start
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.tables import Pager, table, ticked, untick
+from fac.ui.text import Row, chips_html, plain, show_examples, show_near
 
-SORTS = {
-    "n_anchor": "Most common in the anchor",
-    "expected": "Most expected here",
-    "chance": "Least likely by luck",
-    "near": "Nearest miss",
-    "anchor_peak": "Strongest in the anchor",
-    "score": "Best explained",
-    "feature": "Number",
-}
-RISING = ("chance", "feature")
+PAGE = {"title": "Coverage", "section": "Measure", "icon": "donut_large", "order": 30}
+
 SOME_PAIRS, MOST_PAIRS = 10, 2000  # gaps that pairs are proposed for, and may be asked for
+
+# Icon and colour of each degree of belief.
+BADGE_LOOKS: dict[str, tuple[str, Any]] = {
+    "robust": (":material/verified:", "green"),
+    "borderline": (":material/help:", "orange"),
+    "artefact": (":material/blur_on:", "gray"),
+}
 
 
 @st.fragment
-@ui.guard()
+@views.guard()
 def answer(anchor: str, dataset: str) -> None:
     """FAC for the settings; moves with the slider without the rest of the page."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        threshold = ui.threshold_slider(anchor, dataset)
-        relevance = ui.pick_relevance(anchor)
+        threshold = pickers.threshold_slider(anchor, dataset)
+        relevance = pickers.pick_relevance(anchor)
         with st.popover("Judge", icon=":material/gavel:", help="Which features matter for a task"):
-            ui.judge_form(anchor)
-        role = ui.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
+            judge_form(anchor)
+        role = views.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
         support = st.number_input(
             "Anchor support",
             1,
             1000,
             width=150,
             help="Samples of the anchor that must show a feature before it counts as its own.",
-            **ui.param_widget("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
+            **views.param_widget("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
         )
-    asked = {
-        "relevance": relevance,
-        "threshold": threshold,
-        "role": role,
-        "min_support": support,
-    }
-    result = ui.coverage(anchor, dataset, **asked)
-    if words := ui.judged_words(anchor, relevance):
-        st.caption(f":material/gavel: {ui.plain(words)}")
-    ui.cards(
+    comparison = Comparison(anchor, dataset, threshold, support, role, relevance)
+    result = coverage(stores(), comparison)
+    if limits := unjudged(stores(), anchor, relevance):
+        st.caption(f":material/gavel: {plain(limits)}")
+    views.cards(
         (
             "FAC",
-            ui.share(result.fac),
+            views.share(result.fac),
             "Covered ÷ anchor: the share of its features shown here too.",
         ),
         ("Anchor", f"{result.n_anchor:,}", "Relevant features the anchor shows, F(P)."),
@@ -67,99 +75,116 @@ def answer(anchor: str, dataset: str) -> None:
     left, right = st.columns([3, 2], gap="medium")
     with left.container(border=True):
         st.markdown("**Coverage at every threshold**")
-        rows = ui.curve(anchor, dataset, relevance=relevance, role=role, min_support=support)
-        st.plotly_chart(charts.coverage_curve(rows, threshold), config=ui.CHART, key="curve")
+        figure = charts.coverage_curve(telling_curve(stores(), comparison), threshold)
+        st.plotly_chart(figure, config=views.CHART, key="curve")
     with right.container(border=True):
         st.markdown("**By role**")
-        rows = ui.by_role(
-            anchor, dataset, relevance=relevance, threshold=threshold, min_support=support
-        )
-        st.plotly_chart(charts.role_bars(rows), config=ui.CHART, key="roles")
+        figure = charts.role_bars(by_role(stores(), comparison))
+        st.plotly_chart(figure, config=views.CHART, key="roles")
     if result.n_missing:
-        gaps(anchor, dataset, asked)
+        gaps(comparison)
     elif result.n_anchor:
-        ui.empty(
+        views.empty(
             "Nothing is missing",
             "The dataset shows every relevant feature of the anchor at these settings.",
             icon=":material/task_alt:",
         )
     else:
-        ui.empty(
+        views.empty(
             "The anchor shows nothing here",
             "Lower the threshold or the support, or look at the tokens of another role.",
             icon=":material/filter_alt_off:",
         )
 
 
+def judge_form(anchor: str) -> None:
+    """Asks which features matter for a task: a language model by the task's criteria, or the
+    labels of the data by how much more often each feature fires with one of them."""
+    runs = stores().runs
+    profiles = task_profiles(runs)
+    with st.form("judge", border=False):
+        task = st.selectbox("Task", list(profiles), format_func=lambda name: profiles[name].title)
+        labels = runs.manifest(runs.manifest(anchor).facts.dataset).facts.labels
+        judges = [name for name in JUDGES if labels or not JUDGES[name].needs_label]
+        judges.sort(key=lambda name: JUDGES[name].needs_label)
+        judge = st.radio(
+            "Judge", judges, format_func=lambda name: JUDGES[name].title, horizontal=True
+        )
+        label = st.selectbox("Label that marks the task", list(labels)) if labels else ""
+        key_line()
+        model, endpoint, budget = server_fields()
+        if st.form_submit_button("Judge", icon=":material/gavel:"):
+            asks = JUDGES[judge].needs_model
+            spec = JudgeSpec(
+                measure=anchor,
+                task=task,
+                rubric=profiles[task].rubric,
+                judge=judge,
+                explanations=tuple(explained(stores(), anchor)) if asks else (),
+                label="" if asks else label,
+                model=model if asks else "",
+                endpoint=endpoint if asks else "",
+                budget_tokens=budget if asks else None,
+            )
+            start(spec, f"Judging which features matter for {task}")
+            st.rerun()
+
+
 @st.fragment
-@ui.guard()
-def gaps(anchor: str, dataset: str, asked: dict[str, Any]) -> None:
+@views.guard()
+def gaps(comparison: Comparison) -> None:
     """The ranked list, and the evidence for the gap that is chosen."""
-    titles = ui.titles(ui.measured())
+    anchor, names = comparison.anchor, catalogue.titles(catalogue.measured(stores()))
+    view = {
+        "anchor": names[anchor],
+        "dataset": names[comparison.dataset],
+        **pickers.url_of(comparison),
+    }
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.subheader("Gaps", anchor=False, width="stretch")
-        making = st.container(horizontal=True, width="content", vertical_alignment="bottom")
-        ui.link(
-            ui.REVIEW,
-            "Review these",
-            anchor=titles[anchor],
-            dataset=titles[dataset],
-            which="gaps",
-            **ui.gaps_in_link(asked),
-        )
+        pairs_corner = st.container(horizontal=True, width="content", vertical_alignment="bottom")
+        views.link("review", "Review these", which="gaps", **view)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        search = ui.search()
-        badge = ui.choice("Belief", ("any", *ui.BADGES), "badge", help=ui.BELIEF)
-        sort = ui.order(SORTS, "by", width=230)
+        needle = views.search()
+        badge = views.choice("Belief", ("any", *BADGES), "badge", help=BELIEF)
+        columns = orders()
+        sort = views.order(
+            {name: column.order for name, column in columns.items()}, "by", width=230
+        )
         st.download_button(
             "JSONL",
-            lambda: as_jsonl(anchor, dataset, asked),
+            lambda: as_jsonl(comparison),
             "gaps.jsonl",
             on_click="ignore",
             icon=":material/download:",
             help="All gaps at these settings, one JSON object a line.",
         )
-    listing: dict[str, Any] = {
-        "search": search,
-        "badge": badge,
-        "sort": sort,
-        "descending": sort not in RISING,
-    }
+    listing = GapList(needle, badge, sort, descending=not columns[sort].ascending)
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        pager = ui.Pager("gaps", anchor, dataset, asked, listing)
-        page = {"offset": pager.offset, "limit": pager.size}
-        rows, total = ui.gap_table(anchor, dataset, **asked, **listing, **page)
-        explained = bool(ui.explained(anchor))
-        text, score = (("explanation",), ("score",)) if explained else ((), ())
-        rest = ("n_anchor", "badge", *score, "expected", "chance", "near")
-        columns = ("feature", "label", *text, *rest)
-        ticked = ui.ticked("gaps", anchor, dataset, asked)
-        ui.table(rows, columns, key="gaps", opens="gap", height=520, ticked=ticked)
+        pager = Pager("gaps", comparison, listing)
+        rows, total = gap_page(stores(), comparison, listing, offset=pager.offset, limit=pager.size)
+        ticks = ticked("gaps", comparison)
+        columns_shown = shown_columns(explained=bool(explained(stores(), anchor)))
+        table(rows, columns_shown, key="gaps", opens="gap", height=520, ticked=ticks)
         pager.draw(total, "gap")
     if total:
-        with making:
-            write(anchor, dataset, asked, listing, total, ticked.ids)
+        with pairs_corner:
+            write_pairs(comparison, listing, total, ticks.ids, view)
     with right:
-        missing = ui.coverage(anchor, dataset, **asked).missing
-        known = {row["feature"]: row for row in rows}
-        first = next(iter(known), int(missing[0]))
-        gap = ui.get_param("gap", first, read=int, valid=lambda feature: feature in missing)
-        evidence(anchor, dataset, gap, known.get(gap))
+        missing = coverage(stores(), comparison).missing
+        by_feature = {row["feature"]: row for row in rows}
+        first = next(iter(by_feature), int(missing[0]))
+        gap = views.get_param("gap", first, read=int, valid=lambda feature: feature in missing)
+        evidence(comparison, gap, by_feature.get(gap))
 
 
-def write(
-    anchor: str,
-    dataset: str,
-    asked: dict[str, Any],
-    listing: dict[str, Any],
-    total: int,
-    ticked: set[int],
+def write_pairs(
+    comparison: Comparison, listing: GapList, total: int, ticks: set[int], view: dict[str, str]
 ) -> None:
     """From here to pairs: for what was ticked, else for the first gaps of the list."""
-    titles = ui.titles(ui.measured())
-    if ticked:
-        st.button(f"Untick {len(ticked):,}", type="tertiary", on_click=ui.untick, args=("gaps",))
+    if ticks:
+        st.button(f"Untick {len(ticks):,}", type="tertiary", on_click=untick, args=("gaps",))
     most = min(total, MOST_PAIRS)
     n = st.number_input(
         "First of the list",
@@ -168,71 +193,66 @@ def write(
         min(SOME_PAIRS, most),
         width=130,
         key=f"pairs for {most}",
-        disabled=bool(ticked),  # stays, since a table that moves is ticked in the wrong row
+        disabled=bool(ticks),  # stays, since a table that moves is ticked in the wrong row
         help="As many gaps as this, in the order below; or tick the rows you want.",
     )
-    if ticked:
-        features = sorted(ticked)
+    if ticks:
+        features = sorted(ticks)
     else:
-        rows, _ = ui.gap_table(anchor, dataset, **asked, **listing, limit=int(n))
+        rows, _ = gap_page(stores(), comparison, listing, limit=int(n))
         features = [row["feature"] for row in rows]
-    st.page_link(
-        ui.PAIRS,
-        label=f"Write pairs for these {len(features):,}",
-        icon=":material/edit_note:",
-        query_params={
-            "features": ",".join(map(str, features)),
-            "anchor": titles[anchor],
-            "dataset": titles[dataset],
-            **ui.gaps_in_link(asked),
-        },
-    )
+    words, addresses = f"Write pairs for these {len(features):,}", ",".join(map(str, features))
+    views.link("pairs", words, icon=":material/edit_note:", features=addresses, **view)
 
 
-def evidence(anchor: str, dataset: str, feature: int, row: ui.Row | None) -> None:
+def evidence(comparison: Comparison, feature: int, row: Row | None) -> None:
     """One gap: what the anchor has beside what the dataset comes nearest to."""
-    sae = ui.sae_of(ui.measured()[anchor])
-    facts = ui.cache().feature(anchor, feature, sae_run=sae)
+    anchor, cache, manifests = comparison.anchor, stores().cache, catalogue.measured(stores())
+    sae = catalogue.sae_of(stores(), manifests[anchor])
+    facts = cache.feature(anchor, feature, sae_run=sae)
     assert facts is not None, "a gap is a feature of the anchor"
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"#### {ui.headline(anchor, feature)}", width="stretch")
+            st.markdown(f"#### {headline(anchor, feature)}", width="stretch")
             if row:
-                icon, colour = ui.BADGES[row["badge"]]
-                st.badge(row["badge"], icon=icon, color=colour, help=ui.BELIEF)
-        ui.show_explanations(anchor, feature, brief=True)
-        ui.show_verdicts(anchor, feature)
+                icon, colour = BADGE_LOOKS[row["badge"]]
+                st.badge(row["badge"], icon=icon, color=colour, help=BELIEF)
+        show_explanations(anchor, feature, brief=True)
+        show_verdicts(anchor, feature)
         if facts["promotes"]:
-            st.html(ui.chips_html(facts["promotes"][:6], "up"))
+            st.html(chips_html(facts["promotes"][:6], "up"))
         st.markdown("**In the anchor**")
-        ui.show_examples(ui.cache().spans(anchor, feature, "top")[:4])
+        show_examples(cache.spans(anchor, feature, "top")[:4])
         st.markdown("**Nearest in the dataset**")
-        ui.show_near(ui.cache().near(dataset, feature, sae_run=sae)[:3])
-        shown = ui.titles(ui.measured())[anchor]
-        ui.link(ui.FEATURES, "The whole feature", feature=str(feature), dataset=shown)
+        show_near(cache.near(comparison.dataset, feature, sae_run=sae)[:3])
+        name = catalogue.titles(manifests)[anchor]
+        views.link("features", "The whole feature", feature=str(feature), dataset=name)
 
 
-def as_jsonl(anchor: str, dataset: str, asked: dict[str, Any]) -> str:
-    rows, _ = ui.gap_table(anchor, dataset, limit=10_000_000, **asked)
+def as_jsonl(comparison: Comparison) -> str:
+    rows, _ = gap_page(stores(), comparison, limit=10_000_000)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-ui.title("Coverage")
-found = ui.measured()
-ui.stop_if_nothing_measured(found)
-if len(found) == 1:
-    ui.empty(
+title("Coverage")
+manifests = catalogue.measured(stores())
+pickers.stop_if_nothing_measured(manifests)
+if len(manifests) == 1:
+    views.empty(
         "One dataset alone has no gaps",
         "Coverage compares two: add the dataset you want to improve, and measure it.",
         icon=":material/donut_large:",
-        page=ui.DATASETS,
+        page="datasets",
         link="Add a dataset",
     )
     st.stop()
 dataset_column, anchor_column = st.columns(2)
 with anchor_column:
-    anchor = ui.pick("Against the anchor", "anchor", found, ui.default_anchor(found))
+    anchor = pickers.pick_run(
+        "Against the anchor", "anchor", manifests, catalogue.default_anchor(manifests)
+    )
 with dataset_column:
-    dataset = ui.pick("Coverage of", "dataset", found, ui.default_dataset(found, anchor))
-ui.show_failures("relevance")
+    usual = catalogue.default_dataset(stores(), manifests, anchor)
+    dataset = pickers.pick_run("Coverage of", "dataset", manifests, usual)
+show_failures("relevance")
 answer(anchor, dataset)

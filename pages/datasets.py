@@ -4,18 +4,30 @@ from pathlib import Path
 
 import streamlit as st
 
-from fac import ui
-from fac.config import IngestSpec
+from fac.config import IngestSpec, MeasureSpec
 from fac.datasets import file_titles, in_a_row, layout_titles
+from fac.manifest import DatasetManifest, MeasureManifest
+from fac.questions import catalogue
+from fac.questions.results import synthesis_behind
+from fac.ui import views
+from fac.ui.jobs import save_upload, show_failures, start
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.tables import PAGE_ROWS, Pager, table
+from fac.ui.text import chat_html, chips_html, plain
+
+PAGE = {"title": "Datasets", "section": "Measure", "icon": "database", "order": 10}
 
 SOURCES = {"upload": "A file from here", "path": "A path on the server", "hub": "Hugging Face"}
-SHOWS = ("samples", "refused rows", "provenance")
-SHOWN = 8
+VIEWS = ("samples", "refused rows", "provenance")
+SAMPLES = 8
 
 
 def add() -> None:
     """The form; a chosen source becomes an ingest job."""
-    kind = ui.choice("Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed")
+    kind = views.choice(
+        "Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed"
+    )
     upload, source = None, ""
     if kind == "upload":
         layouts = in_a_row(layout_titles(), "and")
@@ -26,9 +38,9 @@ def add() -> None:
         )
         stem = Path(upload.name).name.split(".")[0] if upload else ""
     elif kind == "path":
-        given = st.text_input("Path", placeholder="~/data/train.jsonl.gz").strip()
-        source = str(Path(given).expanduser().absolute()) if given else ""
-        stem = Path(given).name.split(".")[0]
+        path = st.text_input("Path", placeholder="~/data/train.jsonl.gz").strip()
+        source = str(Path(path).expanduser().absolute()) if path else ""
+        stem = Path(path).name.split(".")[0]
     else:
         hub = st.text_input("Dataset id", placeholder="tatsu-lab/alpaca").strip()
         source, stem = f"hf:{hub}" if hub else "", hub.rsplit("/", 1)[-1]
@@ -46,18 +58,19 @@ def add() -> None:
             label = st.text_input("Label") or None
     ready = bool(name and (upload or source))
     if st.button("Add", type="primary", icon=":material/add:", disabled=not ready):
-        place = str(ui.save_upload(upload.name, upload.getvalue())) if upload else source
+        if upload:
+            source = str(save_upload(upload.name, upload.getvalue()))
         spec = IngestSpec(
             name=name,
-            source=place,
+            source=source,
             text_field=text,
             messages_field=messages,
             label_field=label,
             on_bad="skip" if skip else "stop",
         )
-        ui.start(spec, f"Reading {name}")
-        ui.set_param("add", None)
-        ui.set_param("open", None)  # the newest is shown: the one that is coming
+        start(spec, f"Reading {name}")
+        views.set_param("add", None)
+        views.set_param("open", None)  # the newest is shown: the one that is coming
         st.rerun()
 
 
@@ -69,104 +82,129 @@ def show_samples(run: str) -> None:
         icon=":material/search:",
         key=f"search of {run}",
     )
-    pager = ui.Pager("samples", run, search, size=SHOWN)
-    rows, total = ui.samples(run, search=search, offset=pager.offset, limit=SHOWN)
+    pager = Pager("samples", run, search, size=SAMPLES)
+    rows, total = catalogue.samples(
+        stores(), run, search=search, offset=pager.offset, limit=SAMPLES
+    )
     columns = st.columns(2)
     for number, row in enumerate(rows):
         with columns[number % 2].container(border=True, gap="xsmall"):
             if row["label"]:
-                st.html(ui.chips_html([row["label"]], "flat"))
-            st.html(ui.chat_html(row["messages"]))
+                st.html(chips_html([row["label"]], "flat"))
+            st.html(chat_html(row["messages"]))
     pager.draw(total, "sample", "found" if search else "")
 
 
 def show_rejected(run: str) -> None:
-    refused = ui.runs().table(run, "rejected")
+    refused = stores().runs.table(run, "rejected")
     if not refused.num_rows:
         st.caption("No row was refused.")
         return
-    pager = ui.Pager("refused", run)
+    pager = Pager("refused", run)
     part = refused.slice(pager.offset, pager.size)
-    ui.table(part.to_pylist(), ("line", "reason"), key="refused rows")
+    table(part.to_pylist(), ("line", "reason"), key="refused rows")
     pager.draw(refused.num_rows, "row", "refused")
 
 
 def measure(run: str, *, again: bool) -> None:
     """What the dataset is read with, and the button. Once measured, both are in the popover."""
-    usual = ui.usual_encoder()
+    usual = catalogue.usual_encoder(stores())
     slot = st.container(width="content")
     with st.popover("Measure again" if again else "With", icon=":material/tune:", type="tertiary"):
         st.caption("Features can only be compared where model, layer and SAE are the same.")
-        model = st.text_input("Model", usual["model"], help="demo, a folder or a hub id").strip()
-        layer = st.number_input("Layer", 0, 1000, usual["layer"])
-        sae = st.text_input("SAE", usual["sae"], help="demo, a folder or RELEASE/SAE_ID").strip()
-        place = st.container() if again else slot
-    explained = "Reads every sample with the model and keeps each feature's peak."
-    if place.button("Measure", type="primary", icon=":material/speed:", help=explained):
-        ui.start_measure(run, model, layer, sae)
+        model = st.text_input("Model", usual.model, help="demo, a folder or a hub id").strip()
+        layer = st.number_input("Layer", 0, 1000, usual.layer)
+        sae = st.text_input("SAE", usual.sae, help="demo, a folder or RELEASE/SAE_ID").strip()
+        corner = st.container() if again else slot
+    meaning = "Reads every sample with the model and keeps each feature's peak."
+    if corner.button("Measure", type="primary", icon=":material/speed:", help=meaning):
+        spec = MeasureSpec(dataset=run, model=model, layer=layer, sae=sae)
+        start(spec, f"Measuring {stores().runs.manifest(run).facts.name}")
         st.rerun()
 
 
-def show(manifest: ui.Row, measures: list[ui.Row]) -> None:
+def measuring(dataset: str) -> bool:
+    """Whether a live job is measuring this dataset run."""
+    live = stores().queue.live()
+    return any(job.step == MeasureSpec.step and job.spec["dataset"] == dataset for job in live)
+
+
+def state(dataset: str, measures: list[MeasureManifest]) -> str:
+    """How far a dataset run is, in a word or two."""
+    if measures:
+        return "measured"
+    return "being measured" if measuring(dataset) else "not measured"
+
+
+def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
     """One dataset: figures, what can be done with it, and its rows."""
-    run, facts = manifest["run"], manifest["facts"]
-    st.subheader(ui.plain(facts["name"]))
-    ui.cards(
-        ("Samples", f"{facts['n_samples']:,}", "Distinct samples that were kept."),
-        ("Duplicates", f"{facts['duplicates']:,}", "Rows whose content had been seen before."),
-        ("Refused", f"{facts['n_rejected']:,}", "Rows that cannot become a sample."),
+    run, facts = manifest.run, manifest.facts
+    st.subheader(plain(facts.name))
+    views.cards(
+        ("Samples", f"{facts.n_samples:,}", "Distinct samples that were kept."),
+        ("Duplicates", f"{facts.duplicates:,}", "Rows whose content had been seen before."),
+        ("Refused", f"{facts.n_rejected:,}", "Rows that cannot become a sample."),
         (
             "Features shown",
-            f"{measures[0]['facts']['features_fired']:,}" if measures else "–",
+            f"{measures[0].facts.features_fired:,}" if measures else "–",
             "Features of the SAE that fire at least once; known once measured.",
         ),
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         if measures:
-            view = {"dataset": ui.titles(ui.measured())[measures[0]["run"]]}
-            ui.link(ui.COVERAGE, "Its coverage", **view)
-            ui.link(ui.FEATURES, "Its features", **view)
-        if made := ui.synthesis_behind(run):
-            ui.link(ui.SYNTHESIS, "Why each row is there", synthesis=made)
-        if ui.measuring(run):
+            view = {"dataset": catalogue.titles(catalogue.measured(stores()))[measures[0].run]}
+            views.link("coverage", "Its coverage", **view)
+            views.link("features", "Its features", **view)
+        if synthesis := synthesis_behind(stores(), run):
+            views.link("synthesis", "Why each row is there", synthesis=synthesis)
+        if measuring(run):
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
         else:
             measure(run, again=bool(measures))
-    what = ui.choice("Show", SHOWS, "rows", label_visibility="collapsed")
-    if what == "samples":
+    rows = views.choice("Show", VIEWS, "rows", label_visibility="collapsed")
+    if rows == "samples":
         show_samples(run)
-    elif what == "refused rows":
+    elif rows == "refused rows":
         show_rejected(run)
     else:
-        told = ("run", "created", "seconds", "spec", "facts", "files")
-        st.json({key: manifest[key] for key in told})
+        keys = ("run", "created", "seconds", "spec", "facts", "files")
+        provenance = dict(manifest.content)
+        st.json({key: provenance[key] for key in keys})
 
 
-ui.title("Datasets")
-datasets = ui.runs().list("dataset")
-asked = ui.get_param("add", "no") == "yes"
-with st.expander("Add a dataset", icon=":material/add:", expanded=asked or not datasets):
+title("Datasets")
+datasets: list[DatasetManifest] = stores().runs.list(IngestSpec.step)
+adding = views.get_param("add", "no") == "yes"
+with st.expander("Add a dataset", icon=":material/add:", expanded=adding or not datasets):
     add()
-ui.show_failures("dataset", "measure")
+show_failures("dataset", "measure")
 
 if not datasets:
-    ui.empty(
+    views.empty(
         "No dataset yet",
         "Drop a file above. A few hundred samples are enough to see which features it shows.",
         icon=":material/database:",
     )
     st.stop()
 
-measures: dict[str, list[ui.Row]] = {}
-for run in ui.measured().values():
-    measures.setdefault(run["facts"]["dataset"], []).append(run)
+measures: dict[str, list[MeasureManifest]] = {each.run: [] for each in datasets}
+for measure_manifest in catalogue.measured(stores()).values():
+    measures.setdefault(measure_manifest.facts.dataset, []).append(measure_manifest)
 
 rows = [
-    {**each, **each["facts"], "state": ui.measure_state(each["run"], each["run"] in measures)}
-    for each in datasets[: ui.PAGE]
+    {
+        "run": each.run,
+        "name": each.facts.name,
+        "n_samples": each.facts.n_samples,
+        "duplicates": each.facts.duplicates,
+        "n_rejected": each.facts.n_rejected,
+        "state": state(each.run, measures[each.run]),
+        "created": each.created,
+    }
+    for each in datasets[:PAGE_ROWS]
 ]
 columns = ("name", "n_samples", "duplicates", "n_rejected", "state", "created")
-ui.table(rows, columns, key="datasets", opens="open", id_column="run")
-known = {each["run"]: each for each in datasets}
-chosen = ui.get_param("open", datasets[0]["run"], valid=known.__contains__)
-show(known[chosen], measures.get(chosen, []))
+table(rows, columns, key="datasets", opens="open", id_column="run")
+by_run = {each.run: each for each in datasets}
+opened = views.get_param("open", datasets[0].run, valid=by_run.__contains__)
+show(by_run[opened], measures[opened])

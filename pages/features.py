@@ -4,7 +4,20 @@ from typing import Any
 
 import streamlit as st
 
-from fac import charts, ui
+from fac import charts
+from fac.manifest import MeasureManifest
+from fac.questions import catalogue
+from fac.questions.explanations import explained, names
+from fac.ui import views
+from fac.ui.atlas import features_on_map, show_map
+from fac.ui.explanations import headline, show_explanations, show_verdicts
+from fac.ui.pickers import pick_run, stop_if_nothing_measured
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.tables import PAGE_ROWS, Pager, table
+from fac.ui.text import Row, called, chips_html, plain, show_examples, show_near
+
+PAGE = {"title": "Features", "section": "Measure", "icon": "scatter_plot", "order": 20}
 
 SORTS = {
     "max_peak": "Strongest peak",
@@ -14,65 +27,68 @@ SORTS = {
     "score": "Best explained",
     "feature": "Number",
 }
-EXAMPLES = {"top": "Strongest", "spread": "Across strengths", "near": "Nearest misses"}
+KINDS = {"top": "Strongest", "spread": "Across strengths", "near": "Nearest misses"}
 
 
 def show_table(run: str, sae: str | None) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        search = ui.search()
-        sort = ui.order(SORTS, "sort")
-        only = ui.choice("Which", ("alive", "silent", "all"), "only")
-    taken, words = ui.features_on_map(sae)
-    asked: dict[str, Any] = {
-        "search": search,
+        needle = views.search()
+        sort = views.order(SORTS, "sort")
+        only = views.choice("Which", ("alive", "silent", "all"), "only")
+    on_map, words = features_on_map(sae)
+    listing: dict[str, Any] = {
+        "search": needle,
         "sort": sort,
         "descending": sort != "feature",
         "only": only,
-        "ids": taken,
+        "ids": on_map,
         "sae_run": sae,
-        "explained": ui.explained(run),
+        "explained": explained(stores(), run),
     }
-    pager = ui.Pager("features", run, asked)
-    rows, total = ui.cache().features_page(run, offset=pager.offset, limit=pager.size, **asked)
-    told = ("explanation", "score") if asked["explained"] else ()
-    columns = ("feature", "label", *told, "n_samples", "density", "max_peak")
-    ui.table(rows, columns, key="features", opens="feature")
+    pager = Pager("features", run, listing)
+    page = {"offset": pager.offset, "limit": pager.size}
+    rows, total = stores().cache.features_page(run, **page, **listing)
+    words_of = ("explanation", "score") if listing["explained"] else ()
+    columns = ("feature", "label", *words_of, "n_samples", "density", "max_peak")
+    table(rows, columns, key="features", opens="feature")
     pager.draw(total, "feature", words)
 
 
-def show_examples(run: str, sae: str | None, feature: int, top: float) -> None:
-    kinds = ("near",) if not top else tuple(EXAMPLES)
-    kind = ui.choice("Examples", kinds, "examples", names=EXAMPLES)
+def examples(run: str, sae: str | None, feature: int, top: float) -> None:
+    kinds = ("near",) if not top else tuple(KINDS)
+    kind = views.choice("Examples", kinds, "examples", names=KINDS)
     if kind == "near":
         st.caption("The highest pre-activations in this dataset, whether or not it fired.")
-        ui.show_near(ui.cache().near(run, feature, sae_run=sae))
+        show_near(stores().cache.near(run, feature, sae_run=sae))
         return
-    spans = ui.cache().spans(run, feature, kind)
+    spans = stores().cache.spans(run, feature, kind)
     if kind == "spread":
         st.caption("From weak to strong: what the feature means when it barely fires counts too.")
-    ui.show_examples(spans, strongest=top)
+    show_examples(spans, strongest=top)
 
 
-def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Row]) -> None:
+def show_feature(
+    run: str, sae: str | None, feature: int, manifests: dict[str, MeasureManifest]
+) -> None:
     """The dashboard of one feature."""
-    facts = ui.cache().feature(run, feature, sae_run=sae)
+    facts = stores().cache.feature(run, feature, sae_run=sae)
     if facts is None:
-        size = found[run]["facts"]["n_features"]
+        size = manifests[run].facts.n_features
         st.info(f"This dictionary has features 0 to {size - 1:,}; there is no #{feature}.")
         return
     silent = facts["n_samples"] == 0
-    st.subheader(ui.headline(run, feature), anchor=False)
-    ui.show_explanations(run, feature)
-    ui.show_verdicts(ui.anchor_of(run), feature)
-    ui.cards(
+    st.subheader(headline(run, feature), anchor=False)
+    show_explanations(run, feature)
+    show_verdicts(catalogue.anchor_of(stores(), run), feature)
+    views.cards(
         ("Samples", f"{facts['n_samples']:,}", "Samples of the dataset in which it fires."),
-        ("Share", ui.share(facts["density"]), "Of the dataset's samples."),
+        ("Share", views.share(facts["density"]), "Of the dataset's samples."),
         ("Peak", f"{facts['max_peak']:.2f}" if not silent else "–", "Its largest activation."),
     )
     if not silent:
         st.plotly_chart(
-            charts.peak_histogram(*ui.cache().histogram(run, feature)),
-            config=ui.CHART,
+            charts.peak_histogram(*stores().cache.histogram(run, feature)),
+            config=views.CHART,
             key="peaks",
             alt="How strongly it fires",
         )
@@ -84,62 +100,56 @@ def show_feature(run: str, sae: str | None, feature: int, found: dict[str, ui.Ro
             )
             + f" · {facts['n_tokens']:,} tokens in all"
         )
-    show_examples(run, sae, feature, facts["max_peak"])
+    examples(run, sae, feature, facts["max_peak"])
 
-    if sae and (known := ui.cache().sae_feature(sae, feature)):
+    if sae and (direction := stores().cache.sae_feature(sae, feature)):
         up, down = st.columns(2)
         with up:
             st.markdown(
                 "**Promotes**", help="Next tokens its direction makes likelier (logit lens)."
             )
-            st.html(ui.chips_html(known["promotes"][:10], "up"))
+            st.html(chips_html(direction["promotes"][:10], "up"))
         with down:
             st.markdown("**Suppresses**", help="Next tokens its direction makes less likely.")
-            st.html(ui.chips_html(known["suppresses"][:10], "down"))
+            st.html(chips_html(direction["suppresses"][:10], "down"))
         st.markdown("**Neighbours**", help="Features with the most similar decoder direction.")
-        show_neighbours(run, known)
+        show_neighbours(run, direction)
 
     st.markdown("**In your datasets**")
-    show_presence(feature, ui.comparable(found, run), ui.titles(found))
+    cache, titles = stores().cache, catalogue.titles(manifests)
+    rows = [
+        {"name": titles[each], **(cache.feature(each, feature) or {})}
+        for each in catalogue.comparable(manifests, run)[:PAGE_ROWS]
+    ]
+    table(rows, ("name", "n_samples", "density", "max_peak"), key="presence")
 
 
-def show_neighbours(run: str, known: ui.Row) -> None:
-    near = dict(zip(known["neighbours"][:6], known["cosines"], strict=False))
-    names = ui.names(run, list(near))
+def show_neighbours(run: str, direction: Row) -> None:
+    near = dict(zip(direction["neighbours"][:6], direction["cosines"], strict=False))
+    by_feature = names(stores(), run, list(near))
     with st.container(horizontal=True, gap="small"):
         for other, cosine in near.items():
-            st.page_link(
-                ui.FEATURES,
-                icon=":material/hub:",
-                help=f"cosine {cosine:.2f}",
-                label=ui.plain(ui.called(other, names[other], limit=60)),
-                query_params={"feature": str(other)},
-            )
+            label = plain(called(other, by_feature[other], limit=60))
+            icon, help = ":material/hub:", f"cosine {cosine:.2f}"
+            views.link("features", label, icon=icon, help=help, feature=str(other))
 
 
-def show_presence(feature: int, runs: list[str], titles: dict[str, str]) -> None:
-    rows = [
-        {"name": titles[run], **(ui.cache().feature(run, feature) or {})} for run in runs[: ui.PAGE]
-    ]
-    ui.table(rows, ("name", "n_samples", "density", "max_peak"), key="presence")
-
-
-found = ui.measured()
+manifests = catalogue.measured(stores())
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    ui.title("Features", width="stretch")
-    ui.stop_if_nothing_measured(found)
-    anchor = ui.default_anchor(found)
-    run = ui.pick("Dataset", "dataset", found, ui.default_dataset(found, anchor), width=280)
-sae = ui.sae_of(found[run])
-first, _ = ui.cache().features_page(run, sort=next(iter(SORTS)), limit=1)
-feature = ui.get_param("feature", first[0]["feature"], read=int)
+    title("Features", width="stretch")
+    stop_if_nothing_measured(manifests)
+    usual = catalogue.default_dataset(stores(), manifests, catalogue.default_anchor(manifests))
+    run = pick_run("Dataset", "dataset", manifests, usual, width=280)
+sae = catalogue.sae_of(stores(), manifests[run])
+first, _ = stores().cache.features_page(run, sort=next(iter(SORTS)), limit=1)
+feature = views.get_param("feature", first[0]["feature"], read=int)
 
 left, right = st.columns([4, 3], gap="medium")
 with left:
     if sae is None:
         st.caption("The map of this dictionary has not been drawn yet; the table is complete.")
     else:
-        ui.show_map(run, sae, feature)
+        show_map(run, sae, feature)
     show_table(run, sae)
 with right.container(border=True):
-    show_feature(run, sae, feature, found)
+    show_feature(run, sae, feature, manifests)

@@ -1,23 +1,31 @@
 """What is being worked on, what went wrong and why, and whether anybody works."""
 
+from datetime import datetime
 from typing import Any
 
 import streamlit as st
 
-from fac import ui
+from fac.store.queue import Job
+from fac.ui.jobs import job_title, progress, restart_worker, retry
+from fac.ui.shell import title
+from fac.ui.stores import stores, workspace
+from fac.ui.text import clean, plain
+from fac.ui.views import action_button, empty, guard
 
-STATES: dict[str, tuple[str, str, Any]] = {
-    "waiting": ("waiting", ":material/schedule:", "gray"),
-    "running": ("running", ":material/play_arrow:", "blue"),
-    "done": ("done", ":material/check:", "green"),
-    "failed": ("failed", ":material/error:", "red"),
-    "cancelled": ("cancelled", ":material/cancel:", "orange"),
+PAGE = {"title": "Jobs", "section": "System", "icon": "schedule", "order": 100}
+
+STATES: dict[str, tuple[str, Any]] = {
+    "waiting": (":material/schedule:", "gray"),
+    "running": (":material/play_arrow:", "blue"),
+    "done": (":material/check:", "green"),
+    "failed": (":material/error:", "red"),
+    "cancelled": (":material/cancel:", "orange"),
 }
-SHOWN = 20
+NEWEST = 20
 
 
 def worker_card() -> None:
-    worker = ui.queue().worker()
+    worker = stores().queue.worker()
     alive = worker is not None and worker["alive"]
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         if worker and alive:
@@ -27,65 +35,70 @@ def worker_card() -> None:
             st.badge("No worker", icon=":material/power_off:", color="red")
             words = "Jobs wait until one runs."
         st.caption(words, width="stretch")
-        st.button(
-            "Restart the worker" if alive else "Start a worker",
-            icon=":material/restart_alt:",
-            on_click=ui.restart_worker,
-            help="A running job goes back to the queue and continues from its finished parts.",
-        )
+        label = "Restart the worker" if alive else "Start a worker"
+        help = "A running job goes back to the queue and continues from its finished parts."
+        action_button(label, "restart_alt", restart_worker, help=help)
 
 
-def job_card(job: ui.Job) -> None:
-    word, icon, colour = STATES[job.status]
+def job_card(job: Job) -> None:
+    icon, colour = STATES[job.status]
     with st.container(border=True, gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.badge(word, icon=icon, color=colour)
-            st.markdown(f"**{ui.plain(ui.job_title(job))}**", width="stretch")
-            st.caption(ui.job_times(job), width="content")
+            st.badge(job.status, icon=icon, color=colour)
+            st.markdown(f"**{plain(job_title(job))}**", width="stretch")
+            st.caption(times(job), width="content")
             if job.status in ("waiting", "running"):
-                st.button(
-                    "Cancel",
-                    key=f"cancel {job.id}",
-                    icon=":material/close:",
-                    on_click=ui.queue().cancel,
-                    args=(job.id,),
-                )
+                cancel = stores().queue.cancel
+                action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}")
             elif job.status in ("failed", "cancelled"):
-                st.button(
-                    "Retry",
-                    key=f"retry {job.id}",
-                    icon=":material/refresh:",
-                    on_click=ui.retry,
-                    args=(job.id,),
-                )
+                action_button("Retry", "refresh", retry, job.id, key=f"retry {job.id}")
         if job.status == "running":
-            ui.progress(job)
+            progress(job)
         if job.error:
-            st.markdown(f":red[{ui.plain(job.error)}]")
+            st.markdown(f":red[{plain(job.error)}]")
+
+
+def times(job: Job) -> str:
+    """When it was asked for and how long it took."""
+    words = datetime.fromtimestamp(job.created).strftime("%d %b %H:%M")
+    if job.started and job.finished:
+        words += f", took {job.finished - job.started:,.0f} s"
+    return words
+
+
+def log_tail(lines: int) -> list[str]:
+    """The last lines of the worker's log."""
+    path = workspace().logs / "worker.log"
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 64_000))
+        text = file.read().decode("utf-8", "replace")
+    return [clean(line) for line in text.splitlines()[-lines:]]
 
 
 def queue_now() -> None:
     """The worker and the newest jobs; polls while one is live."""
     worker_card()
-    newest = ui.queue().jobs(limit=SHOWN)
+    newest = stores().queue.jobs(limit=NEWEST)
     if not newest:
-        ui.empty(
+        empty(
             "No jobs yet",
             "Reading and measuring a dataset are jobs, and so is every text of the playground.",
             icon=":material/schedule:",
-            page=ui.DATASETS,
+            page="datasets",
             link="Add a dataset",
         )
     for job in newest:
         job_card(job)
 
 
-ui.title("Jobs")
-live = bool(ui.queue().live())
-st.fragment(ui.guard()(queue_now), run_every="2s" if live else None)()
+title("Jobs")
+live = bool(stores().queue.live())
+st.fragment(guard()(queue_now), run_every="2s" if live else None)()
 
 if st.toggle("Show the worker's log", key="log"):
-    lines = ui.log_tail(80)
+    lines = log_tail(80)
     if lines:
         st.code("\n".join(lines), language=None, height=360)
     else:

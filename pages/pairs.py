@@ -1,14 +1,36 @@
 """From gaps to contrastive pairs: what to ask for, and every pair decided on by a person."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from fac import ui
 from fac.config import PairsSpec
-from fac.review import PAIR_STATES
+from fac.manifest import MeasureManifest
+from fac.questions import pairs
+from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
+from fac.questions.comparison import Comparison, coverage
+from fac.questions.explanations import explain_runs
+from fac.questions.gaps import GapList, gap_page
+from fac.review import PairState
+from fac.store.queue import Job
+from fac.ui import views, writing
+from fac.ui.explanations import headline
+from fac.ui.jobs import counted, show_failures, start
+from fac.ui.pairs import STATE_NAMES, open_pairs, pick_pairs, show_pair, show_progress
+from fac.ui.pickers import comparison_in_url, gaps_in_words, pick_run, stop_if_nothing_measured
+from fac.ui.review import reviewer, undo_last_button
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.tables import table
+from fac.ui.text import Row, plain
+from fac.ui.views import action_button, get_param, guard, link, set_param
+
+PAGE = {"title": "Pairs", "section": "Make", "icon": "compare", "order": 80}
 
 SOME, MOST = 10, 2000  # gaps that are proposed where nobody chose any, and that may be asked for
+
+BEST = "best"  # in the address in place of features: the best supported gaps, as many as wanted
 
 COLUMNS = ("feature", "label", "explanation", "n_anchor")
 
@@ -16,275 +38,301 @@ COLUMNS = ("feature", "label", "explanation", "n_anchor")
 # --- asking for pairs ---------------------------------------------------------------------------
 
 
+def keep_newer_link() -> None:
+    """A link to gaps forgets the run that was decided on, and the other way round."""
+    if "pairs" in st.query_params:
+        set_param("features", None)
+    elif "features" in st.query_params:
+        set_param("pairs", None)
+
+
+def awaited_job() -> Job | None:
+    """The newest attempt at the pairs that this session asked for; once they are there they are
+    opened instead."""
+    number = st.session_state.get("pairs job")
+    if number is None:
+        return None
+    job = pairs.newest_attempt(stores(), number)
+    if job.status != "done":
+        return job
+    forget_job()
+    set_param("features", None)
+    set_param("pairs", job.run_id)
+    return None
+
+
+def forget_job() -> None:
+    """This session no longer waits for pairs."""
+    st.session_state.pop("pairs job", None)
+
+
 @st.fragment(run_every="1s")
-@ui.guard()
-def waiting() -> None:
+@guard()
+def show_waiting() -> None:
     """The pairs that were asked for, until they are there."""
-    job = ui.pairs_awaited()
-    if job is None or job.status not in ("waiting", "running"):
+    job = awaited_job()
+    if job is None or not pairs.is_live(job):
         st.rerun()
-    ui.show_job(job)
+    writing.show_job(job)
 
 
 @st.fragment
-@ui.guard()
-def form(asked: str, anchor: str, dataset: str) -> None:
+@guard()
+def show_form(features_text: str, anchor: str, dataset: str) -> None:
     """The gaps beside exactly what the writer is asked for the first; who writes; the button."""
-    settings = {**ui.gap_settings(), "relevance": ui.look_relevance(anchor)}
+    comparison = comparison_in_url(anchor, dataset)
     left, right = st.columns(2, gap="medium")
     with left:
-        rows = chosen(asked, anchor) if asked != ui.BEST else best(anchor, dataset, settings)
+        best = features_text == BEST
+        rows = best_gaps(comparison) if best else chosen_gaps(features_text, anchor)
         explained = any(row.get("explanation") for row in rows)
         columns = [name for name in COLUMNS if explained or name != "explanation"]
-        ui.table(rows, columns, key="asked", height=300)
+        table(rows, columns, key="asked", height=300)
     features = tuple(row["feature"] for row in rows)
     st.markdown("**How they are written**")
-    fields = ui.writer_fields("pairs", {})
+    form = writing.writer_form("pairs", {})
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        fields["margin"] = st.number_input(
-            "Margin",
-            0.0,
-            1000.0,
-            value=PairsSpec.margin,
-            step=0.5,
-            width=130,
-            key="pairs.margin",
-            persist_state="session",
-            help="A positive fires by so much above the threshold, and above its negative.",
-        )
-        fields["attempt"] = st.number_input(
-            "Attempt",
-            0,
-            1000,
-            value=0,
-            width=110,
-            key="pairs.attempt",
-            persist_state="session",
-            help="The same settings find the same texts again; another number writes anew.",
-        )
+        help = "A positive fires by so much above the threshold, and above its negative."
+        margin = PairsSpec.margin
+        form.number("margin", st, "Margin", 0.0, 1000.0, margin, help=help, step=0.5, width=130)
+        form.number("attempt", st, "Attempt", 0, 1000, 0, help=writing.ATTEMPT_HELP, width=110)
         go = st.container(width="content")
-        told = st.container(width="stretch")
-    if ui.lacks_model(fields):
+        estimate = st.container(width="stretch")
+    if writing.lacks_model(form):
         return
-    spec = ui.pairs_spec(anchor, dataset, features, settings["threshold"], fields)
-    shown = ui.requests_for(spec, features[0])
-    with right:
-        request(anchor, features[0], shown, spec.candidates)
-    n = len(features)
-    asks = go.button(
-        f"Write pairs for {n:,} gap{'s'[: n != 1]}", type="primary", icon=":material/edit_note:"
+    spec = PairsSpec(
+        anchor=anchor,
+        dataset=dataset,
+        features=features,
+        explanations=tuple(explain_runs(stores().runs, anchor)),
+        threshold=comparison.threshold,
+        **form.values,
     )
-    words = ui.estimate_words(ui.estimate_pairs(spec, shown), spec.budget_tokens)
-    told.caption(words)
-    if asks:
-        ui.start_pairs(spec)
+    requests = pairs.pair_requests(stores(), spec, features[0])
+    with right:
+        show_requests(anchor, features[0], requests, spec.candidates)
+    pairs_for = f"pairs for {counted(len(features), 'gap')}"
+    pressed = go.button(f"Write {pairs_for}", type="primary", icon=":material/edit_note:")
+    amount = pairs.estimate_pairs(stores(), spec, requests)
+    estimate.caption(estimate_words(amount, spec.budget_tokens))
+    if pressed:
+        st.session_state["pairs job"] = start(spec, f"Writing {pairs_for}")
         st.rerun()
 
 
-def request(anchor: str, feature: int, shown: list[Any], candidates: int) -> None:
-    """What the writer is given for one gap, word for word."""
-    st.markdown(f"**What the writer is asked for {ui.headline(anchor, feature)}**")
-    if not shown:
-        st.caption(
-            "The anchor has no example of this gap, so nothing is asked for it and it ends "
-            "without a pair."
-        )
-        return
-    names = {one.style: f"{one.name} · {one.texts} of {candidates}" for one in shown}
-    style = st.segmented_control(
-        "Style",
-        list(names),
-        default=shown[0].style,
-        required=True,
-        format_func=names.__getitem__,
-        label_visibility="collapsed",
-        key=f"style {' '.join(names)}",
+def estimate_words(estimate: pairs.PairsEstimate, budget: int | None) -> str:
+    """An estimate as a sentence or two."""
+    words = (
+        f"{estimate.texts:,} texts: up to {estimate.most_tokens:,} new tokens, and about "
+        f"{estimate.prompt_tokens:,} of prompts."
     )
+    if estimate.seconds is not None:
+        words += f" About {writing.duration(estimate.seconds)} at the pace of the last run."
+    if budget is not None and estimate.most_tokens + estimate.prompt_tokens > budget:
+        words += " The budget may end it before; what is complete by then is kept."
+    return words
+
+
+def show_requests(
+    anchor: str, feature: int, requests: list[pairs.StyleRequest], candidates: int
+) -> None:
+    """What the writer is given for one gap, word for word."""
+    st.markdown(f"**What the writer is asked for {headline(anchor, feature)}**")
+    if not requests:
+        why = "The anchor has no example of this gap"
+        st.caption(f"{why}, so nothing is asked for it and it ends without a pair.")
+        return
+    names = {each.style: f"{each.name} · {each.texts} of {candidates}" for each in requests}
+    options: Row = {"label_visibility": "collapsed", "key": f"style {' '.join(names)}"}
+    options |= {"default": requests[0].style, "format_func": names.__getitem__}
+    style = st.segmented_control("Style", [*names], required=True, **options)
     with st.container(height=330, border=True, key="request"):
-        ui.show_request(next(one.messages for one in shown if one.style == style))
+        writing.show_request(next(each.messages for each in requests if each.style == style))
 
 
-def chosen(asked: str, anchor: str) -> list[ui.Row]:
+def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
     """The gaps of the address."""
-    n_features = ui.cache().summary(anchor)["n_features"]
-    features = ui.read_features(asked, n_features)
+    features = pairs.read_features(features_text, stores().cache.summary(anchor)["n_features"])
     with st.container(horizontal=True, vertical_alignment="center"):
-        n = len(features)
-        st.markdown(f"**{n:,} gap{'s'[: n != 1]}, as chosen**", width="stretch")
-        st.button(
-            "Best supported instead",
-            type="tertiary",
-            on_click=ui.set_param,
-            args=("features", ui.BEST),
-        )
-    return ui.gap_rows(anchor, features)
+        st.markdown(f"**{counted(len(features), 'gap')}, as chosen**", width="stretch")
+        label = "Best supported instead"
+        action_button(label, "", set_param, "features", BEST, type="tertiary")
+    return pairs.gap_rows(stores(), anchor, features)
 
 
-def best(anchor: str, dataset: str, settings: dict[str, Any]) -> list[ui.Row]:
-    """The best supported gaps, as many as somebody wants."""
-    total = ui.coverage(anchor, dataset, **settings).n_missing
+def best_gaps(comparison: Comparison) -> list[Row]:
+    """The gaps that most of the anchor's samples show, as many as somebody wants."""
+    total = coverage(stores(), comparison).n_missing
     if not total:
-        ui.empty(
-            "Nothing is missing",
-            "The dataset shows every relevant feature of the anchor at these settings.",
-            icon=":material/task_alt:",
-            page=ui.COVERAGE,
-            link="Change the settings",
-        )
+        words = "The dataset shows every relevant feature of the anchor at these settings."
+        way = {"page": "coverage", "link": "Change the settings"}
+        views.empty("Nothing is missing", words, icon=":material/task_alt:", **way)
         st.stop()
     most = min(total, MOST)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        n = st.number_input(
-            f"Best supported of {total:,} gaps",
-            1,
-            most,
-            min(SOME, most),
-            width=210,
-            key=f"best {most}",
-            help="Those that most samples of the anchor show.",
-        )
-        words = ui.gap_settings_words(settings, settings["relevance"])
-        st.caption(words, width="stretch")
-    return ui.best_supported(anchor, dataset, settings, int(n))[0]
+        label = f"Best supported of {total:,} gaps"
+        help = "Those that most samples of the anchor show."
+        options: Row = {"width": 210, "key": f"best {most}", "help": help}
+        n = st.number_input(label, 1, most, min(SOME, most), **options)
+        st.caption(gaps_in_words(comparison), width="stretch")
+    return gap_page(stores(), comparison, GapList(sort="n_anchor"), limit=int(n))[0]
 
 
-def ask(asked: str, found: dict[str, Any]) -> None:
+def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about pairs that are not written yet."""
-    dataset_column, anchor_column = st.columns(2, gap="medium")
-    with anchor_column:
-        anchor = ui.pick("Shown by the anchor", "anchor", found, ui.default_anchor(found))
-    with dataset_column:
-        usual = ui.default_dataset(found, anchor)
-        dataset = ui.pick("Missing in", "dataset", found, usual)
-    if dataset == anchor or dataset not in ui.comparable(found, anchor):
-        st.warning(
-            "Choose a dataset other than the anchor, measured with the same model and SAE.",
-            icon=":material/link_off:",
-        )
+    left, right = st.columns(2, gap="medium")
+    with right:
+        anchor = pick_run("Shown by the anchor", "anchor", manifests, default_anchor(manifests))
+    with left:
+        usual = default_dataset(stores(), manifests, anchor)
+        dataset = pick_run("Missing in", "dataset", manifests, usual)
+    if dataset == anchor or dataset not in comparable(manifests, anchor):
+        words = "Choose a dataset other than the anchor, measured with the same model and SAE."
+        st.warning(words, icon=":material/link_off:")
         return
-    form(asked, anchor, dataset)
+    show_form(features_text, anchor, dataset)
 
 
 # --- deciding -----------------------------------------------------------------------------------
 
 
 @st.fragment(run_every="1s")
-@ui.guard()
-def measuring() -> None:
+@guard()
+def await_edits() -> None:
     """Looks whether an edit has been measured; draws nothing."""
-    desk: ui.PairDesk = st.session_state["pair desk"]
-    if desk.arrived():
+    if st.session_state["pair queue"].arrived():
         st.rerun()
 
 
 @st.fragment
-@ui.guard()
-def work(run: str, who: str | None) -> None:
-    """The view, its counts and the pair on the desk; a key press draws this and nothing else."""
-    ui.pair_desk()
-    states = ui.pair_states(run)
+@guard()
+def show_queue(run: str, who: str | None) -> None:
+    """The view, its counts and the pair on top; a key press draws this and nothing else."""
+    if queue := st.session_state.get("pair queue"):
+        queue.arrived()  # before the states, which then know the versions that it speaks of
+    states = pairs.pair_states(stores(), run)
+    counts = pairs.state_counts(states)
+    names = {state: f"{words} {counts[state]:,}" for state, words in STATE_NAMES.items()}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        show = ui.choice("Show", (*PAIR_STATES, "all"), "show", names=ui.state_names(states))
-        above = st.number_input(
-            "Fires above",
-            0.0,
-            None,
-            step=1.0,
-            width=120,
-            help="Only pairs whose positive fires more strongly than this.",
-            **ui.param_widget("above", 0.0, read=float, valid=lambda value: value >= 0),
-        )
-        actions = st.container(
-            horizontal=True, width="stretch", horizontal_alignment="right", gap="xsmall"
-        )
-    first = ui.get_param("feature", None, read=int)
-    desk = ui.open_pair_desk(run, who, show, above, states, first=first)
+        show = views.choice("Show", tuple(STATE_NAMES), "show", names=names)
+        help = "Only pairs whose positive fires more strongly than this."
+        tie = views.param_widget("above", 0.0, read=float, valid=lambda value: value >= 0)
+        above = st.number_input("Fires above", 0.0, None, step=1.0, width=120, help=help, **tie)
+        right: Row = {"width": "stretch", "horizontal_alignment": "right", "gap": "xsmall"}
+        actions = st.container(horizontal=True, **right)
+    setting = (run, who, show, above)
+    queue = open_pairs(setting, states, first=get_param("feature", None, read=int))
     with actions:
-        ui.show_approve_all(desk, states, show, above)
-    ui.show_progress(desk, states)
-    if desk.trouble:
-        st.error(ui.plain(desk.trouble), icon=":material/error:")
+        show_approve_all(queue, pairs.in_state(states, show, above), above)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        show_progress(queue)
+        if n := counts["approved"]:
+            words = f"Synthesize from {counted(n, 'approved pair')}"
+            link("synthesis", words, icon=":material/science:", pairs=run)
+    if queue.trouble:
+        st.error(plain(queue.trouble), icon=":material/error:")
     if show == "failed":
-        ui.show_failed(desk, states)
-    elif desk.now is None:
-        done(desk)
+        show_failed(queue, pairs.in_state(states, "failed", 0.0))
+    elif queue.top is None:
+        show_end(queue)
     else:
-        ui.show_pair(desk, states[desk.now])
-        desk.in_view()
+        show_pair(queue, states[queue.top])
+        queue.in_view()
 
 
-def done(desk: ui.PairDesk) -> None:
+def show_approve_all(queue: pairs.PairQueue, states: list[PairState], above: float) -> None:
+    """Approves what the view holds, less what people settled, without a look at each, after saying
+    what that means."""
+    unseen = [
+        (pair.feature, pair.version.seen)
+        for pair in states
+        if pair.state == "undecided" and pair.feature not in queue.edits
+    ]
+    if not unseen or not queue.reviewer:
+        return
+    n = len(unseen)
+    over = f" above {above:g}" if above else ""
+    which = f"each firing{over}" if above else "whatever their score"
+    with st.popover(f"Approve all {n:,}{over}", icon=":material/done_all:", width="content"):
+        st.markdown(
+            f"{counted(n, 'pair')} that nobody has settled, {which}, will stand as approved by "
+            f"**{plain(queue.reviewer)}**. Undo takes all of it back."
+        )
+        action_button(f"Approve {n:,} unseen", "", queue.approve_all, unseen, type="primary")
+
+
+def show_failed(queue: pairs.PairQueue, states: list[PairState]) -> None:
+    """The gaps without a pair, and why."""
+    if not states:
+        st.caption("Every gap of this run has a pair.")
+        return
+    facts = stores().runs.manifest(queue.run).facts
+    reasons = {pair.feature: pair.version.row["reason"] for pair in states}
+    rows = [
+        {"feature": feature, "label": queue.names.get(feature, ""), "reason": reason}
+        for feature, reason in sorted(reasons.items())
+    ]
+    table(rows, ("feature", "label", "reason"), key="failed", height=390)
+    view = {"features": ",".join(map(str, sorted(reasons))), "threshold": str(facts.threshold)}
+    view |= {"anchor": facts.anchor, "dataset": facts.dataset}
+    link("pairs", f"Try these {len(rows):,} with other settings", **view)
+
+
+def show_end(queue: pairs.PairQueue) -> None:
     """Nothing is left in this view, or there was nothing."""
-    if desk.total:
-        ui.empty(
-            "All decided",
+    if queue.total:
+        words = (
             "Nothing is written from a pair that was not approved. What was approved goes on to "
-            "the synthesis.",
-            icon=":material/task_alt:",
+            "the synthesis."
         )
+        views.empty("All decided", words, icon=":material/task_alt:")
     else:
-        ui.empty(
-            "Nothing in this view",
-            "Choose another view above, or a lower score.",
-            icon=":material/filter_alt_off:",
-        )
-    if desk.acts:
-        st.button("Undo the last", shortcut="U", icon=":material/undo:", on_click=desk.undo)
+        words = "Choose another view above, or a lower score."
+        views.empty("Nothing in this view", words, icon=":material/filter_alt_off:")
+    undo_last_button(queue)
 
 
-def decide(newest: str, names: dict[str, str], place: Any) -> None:
+def decide(newest: str, titles: dict[str, str], corner: DeltaGenerator) -> None:
     """Everything about pairs that are written."""
-    with place:
-        run = st.selectbox(
-            "Pairs",
-            list(names),
-            format_func=names.__getitem__,
-            width=310,
-            **ui.param_widget("pairs", newest, valid=names.__contains__),
-        )
-        who = ui.reviewer()
-        ui.link(ui.PAIRS, "Write others", features=ui.BEST)
+    with corner:
+        run = pick_pairs(titles, newest, 310)
+        who = reviewer()
+        link("pairs", "Write others", features=BEST)
     if who is None:
-        st.info(
-            "Choose or type your name above to decide; until then you look.",
-            icon=":material/person:",
-        )
-    work(run, who)
-    desk: ui.PairDesk | None = st.session_state.get("pair desk")
-    if desk and desk.edits:
-        measuring()
+        words = "Choose or type your name above to decide; until then you look."
+        st.info(words, icon=":material/person:")
+    show_queue(run, who)
+    if st.session_state["pair queue"].edits:
+        await_edits()
 
 
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    ui.title("Pairs", width="stretch")
-    found = ui.measured()
-    ui.stop_if_nothing_measured(found)
-    place = st.container(horizontal=True, width="content", vertical_alignment="bottom")
-asked = ui.asked_features()
-job = ui.pairs_awaited()
-names = ui.pairs_runs()
-if job and job.status in ("waiting", "running"):
-    waiting()
+    title("Pairs", width="stretch")
+    manifests = measured(stores())
+    stop_if_nothing_measured(manifests)
+    corner = st.container(horizontal=True, width="content", vertical_alignment="bottom")
+keep_newer_link()
+job = awaited_job()
+titles = pairs.pairs_titles(stores())
+if job and pairs.is_live(job):
+    show_waiting()
     st.stop()
 if job:
-    ui.show_stopped(job)
-    left = ui.left_by(job)
-    if left:
-        ui.link(ui.PAIRS, "Decide on what was complete", pairs=left)
-    st.button("Leave it", on_click=ui.forget_pairs_job, type="tertiary")
-ui.show_failures("rescore")
-asked = ui.get_param("features", "")
-if not asked and names:
-    newest = next(iter(names))
-    given = ui.get_param("pairs", newest)
-    if given not in names:
-        st.warning(
-            f"There are no pairs called {ui.plain(given)} here; these are the newest.",
-            icon=":material/link_off:",
-        )
-    decide(newest, names, place)
+    writing.show_stopped(job)
+    if left := pairs.left_by(stores(), job):
+        link("pairs", "Decide on what was complete", pairs=left)
+    st.button("Leave it", on_click=forget_job, type="tertiary")
+show_failures("rescore")
+features_text = get_param("features", "")
+if not features_text and titles:
+    newest = next(iter(titles))
+    run = get_param("pairs", newest)
+    if run not in titles:
+        words = f"There are no pairs called {plain(run)} here; these are the newest."
+        st.warning(words, icon=":material/link_off:")
+    decide(newest, titles, corner)
 else:
-    if names:
-        with place:
-            ui.link(ui.PAIRS, "Pairs there are", pairs=next(iter(names)))
-    ask(asked or ui.BEST, found)
+    if titles:
+        with corner:
+            link("pairs", "Pairs there are", pairs=next(iter(titles)))
+    ask(features_text or BEST, manifests)

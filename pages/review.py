@@ -1,8 +1,21 @@
-"""One thing at a time, blind and by keyboard: does it fit, does it matter, what fires."""
+"""One item at a time, blind and by keyboard: does it fit, does it matter, what fires."""
 
 import streamlit as st
 
-from fac import ui
+from fac.config import ExplainSpec, digest, model_scores
+from fac.questions.catalogue import default_anchor, default_dataset, measured, titles
+from fac.questions.comparison import coverage
+from fac.questions.explanations import explained
+from fac.questions.review_queue import ItemQueue, item_queue, items_of
+from fac.ui import pickers
+from fac.ui.jobs import key_line, server_fields, show_failures, start
+from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.text import plain
+from fac.ui.views import choice, empty, get_param, guard, param_widget, set_param
+
+PAGE = {"title": "Review", "section": "Decide", "icon": "rate_review", "order": 60}
 
 KINDS = {
     "explanation": "Explanations",
@@ -14,130 +27,149 @@ WHICH = {"gaps": "The gaps of a dataset", "explained": "Every explained feature"
 
 def explain_offer(anchor: str, features: list[int]) -> None:
     """How features get explanations: from their tokens at once, or by a language model."""
-    if ui.explaining(anchor):
-        st.caption(
-            ":material/hourglass_top: Explanations are on their way; see the strip at the left."
-        )
+    live = stores().queue.live()
+    if any(job.step == ExplainSpec.step and job.spec["measure"] == anchor for job in live):
+        words = "Explanations are on their way; see the strip at the left."
+        st.caption(f":material/hourglass_top: {words}")
         return
     with st.container(border=True):
         st.markdown("**From their tokens**")
         st.caption("Which words a feature peaks on, and near which. No model, no key, no cost.")
         if st.button("Explain by tokens", type="primary", icon=":material/format_quote:"):
-            ui.explain_by_tokens(anchor)
+            start(ExplainSpec(measure=anchor), "Explaining every feature by its tokens")
             st.rerun()
     with st.container(border=True):
         st.markdown("**By a language model**")
-        ui.explain_form(anchor, features)
+        explain_form(anchor, features)
+
+
+def explain_form(anchor: str, features: list[int]) -> None:
+    """Asks for explanations by a language model, scored on held-out texts."""
+    with st.form("explain with a model", border=False):
+        key_line()
+        model, endpoint, budget = server_fields()
+        names = {
+            "gaps": f"The {len(features):,} in question",
+            "every": "Every feature that fires",
+        }
+        which = st.radio(
+            "Which features", list(names), format_func=names.__getitem__, horizontal=True
+        )
+        listed = ", ".join(model_scores()).capitalize()
+        scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
+        if st.form_submit_button("Explain", icon=":material/smart_toy:"):
+            spec = ExplainSpec(
+                measure=anchor,
+                features=tuple(features) if which == "gaps" else (),
+                explainer="llm",
+                model=model,
+                endpoint=endpoint,
+                budget_tokens=budget,
+                scores=model_scores() if scored else (),
+            )
+            start(spec, "Asking the model for explanations")
+            st.rerun()
 
 
 @st.fragment
-@ui.guard()
-def work(link: dict[str, str]) -> None:
-    """The item on the desk; a key press draws this and nothing else."""
-    desk: ui.Desk = st.session_state["desk"]
-    if desk.trouble:
-        st.error(ui.plain(desk.trouble), icon=":material/error:")
-    item = desk.now
+@guard()
+def show_queue(queue: ItemQueue, link: dict[str, str]) -> None:
+    """The item on top; a key press draws this and nothing else."""
+    if queue.trouble:
+        st.error(plain(queue.trouble), icon=":material/error:")
+    item = queue.top
     if item is None:
-        done(desk)
+        show_end(queue)
         return
-    ui.show_item(desk, item, link)
-    desk.in_view()
+    show_item(queue, item, link)
+    queue.in_view()
 
 
-def done(desk: ui.Desk) -> None:
+def show_end(queue: ItemQueue) -> None:
     """Nothing is left, or there was nothing."""
-    if desk.total:
-        ui.empty(
-            "All reviewed",
-            f"You decided on {len(desk.mine):,}. See how far people agree.",
-            icon=":material/task_alt:",
-            page=ui.AGREEMENT,
-            link="Agreement",
-        )
-        if desk.mine:
-            st.button("Undo the last", shortcut="U", icon=":material/undo:", on_click=desk.undo)
+    if queue.total:
+        words = f"You decided on {len(queue.decisions):,}. See how far people agree."
+        way = {"icon": ":material/task_alt:", "page": "agreement", "link": "Agreement"}
+        empty("All reviewed", words, **way)
+        undo_last_button(queue)
     else:
-        ui.empty(
-            "Nothing to review here",
+        words = (
             "None of these features has what this needs. Choose every explained feature instead, "
-            "or have more of them explained.",
-            icon=":material/filter_alt_off:",
+            "or have more of them explained."
         )
+        empty("Nothing to review here", words, icon=":material/filter_alt_off:")
 
 
-found = ui.measured()
+manifests = measured(stores())
 with st.container(horizontal=True, vertical_alignment="bottom"):
-    ui.title("Review", width="stretch")
-    ui.stop_if_nothing_measured(found)
+    title("Review", width="stretch")
+    pickers.stop_if_nothing_measured(manifests)
     more = st.container(width="content")
-    who = ui.reviewer()
+    who = reviewer()
 
-anchor = default = ui.default_anchor(found)
+anchor = default = default_anchor(manifests)
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-    kind = ui.choice("What", tuple(KINDS), "kind", names=KINDS, label_visibility="collapsed")
-    task = ui.pick_task() if kind == "relevance" else ""
+    kind = choice("What", tuple(KINDS), "kind", names=KINDS, label_visibility="collapsed")
+    task = pick_task() if kind == "relevance" else ""
     if kind != "detection":
-        st.toggle(
-            "Look before you read",
-            key="look first",
-            persist_state="session",
-            help="Hides the explanation until Space, so that you form your own view first.",
-        )
+        help = "Hides the explanation until Space, so that you form your own view first."
+        st.toggle("Look before you read", key="look first", persist_state="session", help=help)
     with st.popover("Which features", icon=":material/tune:"):
-        anchor = ui.pick("Explained in", "anchor", found, default)
-        dataset = ui.pick("Dataset", "dataset", found, ui.default_dataset(found, anchor))
-        which = ui.choice("Features", tuple(WHICH), "which", names=WHICH)
-        every = kind == "explanation" and st.toggle(
-            "Every explanation of a feature",
-            help="Otherwise the preferred one: a correction, a model's, then the tokens'.",
-            **ui.param_widget("every", False, read="True".__eq__),
-        )
-        asked = ui.gap_settings()
-        relevance = ui.look_relevance(anchor)
+        anchor = pickers.pick_run("Explained in", "anchor", manifests, default)
+        usual = default_dataset(stores(), manifests, anchor)
+        dataset = pickers.pick_run("Dataset", "dataset", manifests, usual)
+        which = choice("Features", tuple(WHICH), "which", names=WHICH)
+        every = False
+        if kind == "explanation":
+            help = "Otherwise the preferred one: a correction, a model's, then the tokens'."
+            tie = param_widget("every", False, read="True".__eq__)
+            every = st.toggle("Every explanation of a feature", help=help, **tie)
+        comparison = pickers.comparison_in_url(anchor, dataset)
         if which == "gaps":
-            st.caption(ui.gap_settings_words(asked, relevance))
+            st.caption(pickers.gaps_in_words(comparison))
 
-titles = ui.titles(found)
-explain_runs = ui.explained(anchor)
-features = ui.wanted_features(anchor, dataset, which, relevance, asked)
+explain_runs = explained(stores(), anchor)
+features = None
+if which == "gaps" and dataset != anchor:
+    features = set(coverage(stores(), comparison).missing.tolist())
 if explain_runs:
     with more.popover("Explain more", icon=":material/add:"):
         explain_offer(anchor, sorted(features or ()))
+names = titles(manifests)
 if not explain_runs:
-    ui.empty(
-        "Nothing is explained yet",
-        f"A feature of {ui.plain(titles[anchor])} is a number until something says what it "
-        "fires on.",
-        icon=":material/rate_review:",
-    )
+    called = plain(names[anchor])
+    words = f"A feature of {called} is a number until something says what it fires on."
+    empty("Nothing is explained yet", words, icon=":material/rate_review:")
     explain_offer(anchor, sorted(features or ()))
-    ui.show_failures("explain")
+    show_failures("explain")
     st.stop()
-ui.show_failures("explain")
+show_failures("explain")
 if who is None:
-    ui.empty(
-        "Who is reviewing?",
+    words = (
         "Choose or type your name above. Decisions are kept under it, and nobody sees another's "
-        "before deciding.",
-        icon=":material/person:",
+        "before deciding."
     )
+    empty("Who is reviewing?", words, icon=":material/person:")
     st.stop()
 
 
-def items() -> list[ui.Item]:
-    """Everything of this kind that could be asked."""
-    if kind == "relevance":
-        return ui.relevance_items(anchor, features, task)
-    if kind == "detection":
-        return ui.detection_items(anchor, features)
-    return ui.explanation_items(anchor, features, every=every)
+def session_queue(who: str, first: str | None) -> ItemQueue:
+    """The queue of this session, laid out anew where the settings changed. `first` is the hash of
+    an item that a link asks for: it comes to the top, decided or not."""
+    queue: ItemQueue | None = st.session_state.get("review queue")
+    setting = (who, kind, anchor, task, every, frozenset(features or ()), which, *explain_runs)
+    if queue is None or queue.setting != setting:
+        items = items_of(stores(), kind, anchor, features, task=task, every=every)
+        queue = item_queue(stores(), setting, who, kind, items, lambda: set_param("item", None))
+        st.session_state["review queue"] = queue
+    in_view = queue.top is not None and digest(queue.top.content) == first
+    if first and not in_view and not queue.bring_up_linked(first):
+        set_param("item", None)
+    return queue
 
 
-setting = (who, kind, anchor, task, every, frozenset(features or ()), which, *explain_runs)
-ui.open_desk(who, kind, setting, items, first=ui.get_param("item", None))
-view = {"kind": kind, "anchor": titles[anchor], "dataset": titles[dataset], "which": which}
-view |= ui.gaps_in_link({**asked, "relevance": relevance}) if which == "gaps" else {}
-view |= {"task": task} if task else {}
-view |= {"every": "True"} if every else {}
-work(view)
+link = {"kind": kind, "anchor": names[anchor], "dataset": names[dataset], "which": which}
+link |= pickers.url_of(comparison) if which == "gaps" else {}
+link |= {"task": task} if task else {}
+link |= {"every": "True"} if every else {}
+show_queue(session_queue(who, get_param("item", None)), link)

@@ -1,15 +1,38 @@
 """From approved pairs to samples: launched in view of the prompt and the price, judged by what each
 text fires, and out as a dataset in which every row says why it is there."""
 
+import math
+from collections.abc import Mapping
 from functools import partial
 
 import streamlit as st
 
-from fac import charts, ui
-from fac.config import SynthesizeSpec
+from fac import charts
+from fac.config import WRITERS, SynthesizeSpec
+from fac.generator.chat import public_name
+from fac.manifest import SynthesisFacts, SynthesisManifest
+from fac.questions import results
+from fac.questions.catalogue import measured, titles
+from fac.questions.explanations import explained
+from fac.questions.pairs import pair_states, pairs_titles, state_counts
+from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
+from fac.ui import views, writing
+from fac.ui.explanations import headline
+from fac.ui.jobs import counted, show_failures, start
+from fac.ui.pairs import STATE_NAMES, pick_pairs
+from fac.ui.pickers import stop_if_nothing_measured
+from fac.ui.results import show_candidate, show_exports
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.tables import Pager, selected_points, table
+from fac.ui.text import Row, clean, plain
+from fac.ui.views import CHART, action_button, choice, empty, get_param, guard, link, set_param
+from fac.ui.writing import duration
 
-SHOWN = 25
+PAGE = {"title": "Synthesis", "section": "Make", "icon": "science", "order": 90}
+
+ROWS = 25
 SORTS = {"peak": "Strongest", "feature": "Gap", "tokens": "Longest", "n_hits": "Most gaps"}
 RISING = ("feature",)
 
@@ -17,295 +40,352 @@ RISING = ("feature",)
 # --- before -----------------------------------------------------------------------------------
 
 
-def launch(found: dict[str, str]) -> None:
+def show_launch(pairs: dict[str, str]) -> None:
     """Which pairs, how they are asked for, what that will take, and the two buttons."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        run = ui.pick_pairs(found, width=330)
-        ui.link(ui.PAIRS, "Decide on these pairs", pairs=run)
+        linked = st.query_params.get("pairs", "")
+        ready = (run for run in pairs if results.approved_pairs(stores(), run))
+        default = linked if linked in pairs else next(ready, next(iter(pairs)))
+        run = pick_pairs(pairs, default, 330)
+        link("pairs", "Decide on these pairs", pairs=run)
         st.space("stretch")
-        ui.past_results()
-    approved = ui.approved_pairs(run)
-    ui.show_pair_counts(run)
-    if live := ui.live_syntheses(run):
-        running(run, [job.id for job in live])
+        if manifests := results.syntheses(stores()):
+            pick_result("Finished syntheses", manifests, None)
+    approved = results.approved_pairs(stores(), run)
+    counts = state_counts(pair_states(stores(), run))
+    words = [f"{counts[state]:,} {STATE_NAMES[state].lower()}" for state in PAIR_STATES]
+    st.caption(" · ".join(words) + ". Only what is approved is written from.")
+    if live := results.live_syntheses(stores(), run):
+        show_running(run, [job.id for job in live])
     if not approved:
-        ui.empty(
-            "Nothing is approved yet",
-            "Samples are written from approved pairs alone: look at each and press A.",
-            icon=":material/approval:",
-            page=ui.PAIRS,
-            link="Approve pairs",
-        )
+        rule = "Samples are written from approved pairs alone: look at each and press A."
+        way = {"icon": ":material/approval:", "page": "pairs", "link": "Approve pairs"}
+        empty("Nothing is approved yet", rule, **way)
         st.stop()
     left, right = st.columns([2, 1], gap="medium")
     with left.container(border=True):
         st.markdown("**How the samples are asked for**")
-        with ui.guard():
-            spec = ui.launch_fields(run, approved)
+        with guard():
+            spec = writing.launch_fields(run, approved)
             with right.container(border=True):
-                price(spec, approved)
-            if stopped := ui.stopped_synthesis(run):
-                again = ui.resumed(stopped, spec)
-                ui.show_stopped(stopped, partial(ui.launch_synthesis, again, "Going on"))
-            requests(spec, approved)
-    basis(run, approved)
+                show_price(spec, approved)
+            if stopped := results.stopped_synthesis(stores(), run):
+                again = results.resumed(stopped, spec)
+                writing.show_stopped(stopped, partial(writing.launch_synthesis, again, "Going on"))
+            show_requests(spec, approved)
+    show_basis(run, approved)
+
+
+def pick_result(label: str, manifests: Mapping[str, SynthesisManifest], run: str | None) -> None:
+    """A finished synthesis to open; `run` is the one in view."""
+    key = f"result {run}"
+    options: Row = {"key": key, "on_change": lambda: writing.open_result(st.session_state[key])}
+    options |= {"width": 420 if run else 300, "placeholder": "Look at what came out"}
+    options |= {"format_func": lambda each: results.synthesis_title(manifests[each])}
+    index = None if run is None else [*manifests].index(run)
+    st.selectbox(label, [*manifests], index, **options)
 
 
 @st.fragment(run_every="1s")
-@ui.guard()
-def running(run: str, jobs: list[int]) -> None:
+@guard()
+def show_running(run: str, jobs: list[int]) -> None:
     """The syntheses under way; the page runs again when one ends."""
-    live = ui.live_syntheses(run)
+    live = results.live_syntheses(stores(), run)
     if [job.id for job in live] != jobs:
         st.rerun()
     for job in live:
         with st.container(border=True, gap="small"):
-            ui.show_job(job)
+            writing.show_job(job)
 
 
-def price(spec: SynthesizeSpec, approved: list[ui.Row]) -> None:
+def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """What the launch will take, from a pilot of these very settings where there was one."""
     st.markdown("**What it will take**")
     n = len(approved)
-    most = n * spec.candidates * spec.max_new_tokens
-    st.caption(
-        f"{n:,} pairs, {spec.candidates} texts each: at most {most:,} tokens written, prompts come "
-        "on top."
-    )
-    found = ui.forecast(spec)
-    if found:
-        ui.show_forecast(found, spec)
-    done = ui.finished_synthesis(spec)
-    if done:
+    most = f"at most {n * spec.candidates * spec.max_new_tokens:,} tokens written"
+    st.caption(f"{n:,} pairs, {spec.candidates} texts each: {most}, prompts come on top.")
+    if pilot := results.forecast(stores(), spec):
+        writing.show_forecast(pilot, spec)
+    if done := results.finished_synthesis(stores(), spec):
         st.caption(
             ":material/task_alt: Exactly this was synthesized before. Another attempt, under "
             "Method and more, writes anew."
         )
-        st.button(
-            "See what came out",
-            type="primary",
-            icon=":material/visibility:",
-            on_click=ui.open_result,
-            args=(done,),
-        )
+        show = writing.open_result
+        action_button("See what came out", "visibility", show, done, type="primary")
         return
+    launch = writing.launch_synthesis
     with st.container(gap="small"):
-        if found is None and n > PILOT:
+        if pilot is None and n > PILOT:
             st.caption(
                 f"A pilot of {PILOT} pairs tells how many texts pass, and what all of them take. "
                 "Its texts count: nothing is written twice."
             )
-            st.button(
-                f"Try {PILOT} pairs first",
-                icon=":material/science:",
-                on_click=ui.launch_synthesis,
-                args=(ui.pilot_spec(spec), "Trying a few pairs"),
-                kwargs={"follow": False},
-            )
-        st.button(
-            f"Synthesize from {n:,} approved pair{'' if n == 1 else 's'}",
-            type="primary",
-            icon=":material/play_arrow:",
-            on_click=ui.launch_synthesis,
-            args=(spec, f"Synthesizing from {n:,} approved pairs"),
-        )
+            label, trial = f"Try {PILOT} pairs first", results.pilot_spec(spec)
+            action_button(label, "science", launch, trial, "Trying a few pairs", False)
+        label = f"Synthesize from {counted(n, 'approved pair')}"
+        words = f"Synthesizing from {n:,} approved pairs"
+        action_button(label, "play_arrow", launch, spec, words, type="primary")
 
 
-def requests(spec: SynthesizeSpec, approved: list[ui.Row]) -> None:
+def show_requests(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """Exactly what the writer is given for the first gap."""
-    shown = {one.style: one for one in ui.requests_of(spec, approved)}
-    names = {style: f"{style} · {one.texts} of {spec.candidates}" for style, one in shown.items()}
-    st.markdown(f"**Exactly what is asked, for {ui.pair_headline(spec.pairs, approved[0])}**")
-    style = ui.choice("Style", tuple(shown), "style", names=names, label_visibility="collapsed")
-    ui.show_request(shown[style].messages)
+    styles = {each.style: each for each in results.launch_requests(stores(), spec, approved)}
+    names = {style: f"{style} · {m.texts} of {spec.candidates}" for style, m in styles.items()}
+    anchor = stores().runs.manifest(spec.pairs).facts.anchor
+    st.markdown(f"**Exactly what is asked, for {headline(anchor, approved[0]['feature'])}**")
+    style = choice("Style", tuple(styles), "style", names=names, label_visibility="collapsed")
+    writing.show_request(styles[style].messages)
 
 
-def basis(run: str, approved: list[ui.Row]) -> None:
+def show_basis(run: str, approved: list[Row]) -> None:
     """The approved pairs, and who approved them."""
     st.subheader("Written from", anchor=False)
-    pager = ui.Pager("approved", run)
-    rows = ui.basis_rows(run, approved[pager.offset : pager.offset + pager.size])
+    pager = Pager("approved", run)
+    rows = results.basis_rows(stores(), run, approved[pager.offset : pager.offset + pager.size])
     columns = ("feature", "label", "positive_peak", "negative_peak", "approver")
-    ui.table(rows, columns, key="approved")
+    table(rows, columns, key="approved")
     pager.draw(len(approved), "approved pair")
 
 
 # --- after ------------------------------------------------------------------------------------
 
 
-def result(manifest: ui.Row) -> None:
+def linked_result() -> SynthesisManifest | None:
+    """The finished synthesis that the address asks for, else the one looked at last; None where
+    a launch is asked for instead."""
+    params = st.query_params
+    if "pairs" in params and "synthesis" not in params:
+        set_param("synthesis", None)
+    linked = params.get("synthesis")
+    manifests = results.syntheses(stores())
+    run = get_param("synthesis", "", valid=manifests.__contains__)
+    if run:
+        if "pairs" in params:
+            del params["pairs"]
+        return manifests[run]
+    if linked:
+        words = f"No finished synthesis here is called {plain(linked)}"
+        words += "; its run may have been deleted, or lie in another workspace."
+        st.warning(words, icon=":material/search_off:")
+        set_param("synthesis", None)
+    return None
+
+
+def show_header(manifest: SynthesisManifest) -> None:
+    """Which result this is, the others, and the ways back."""
+    spec, facts = manifest.spec, manifest.facts
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        pick_result("Result", results.syntheses(stores()), manifest.run)
+        action_button("New synthesis", "add", writing.open_launch, spec.pairs)
+        link("pairs", "Its pairs", pairs=spec.pairs)
+    by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
+    writer = public_name(spec.model if WRITERS[spec.writer].server else facts.writer or "")
+    words = f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by {writer}, "
+    words += f"{spec.candidates} texts a gap, best {spec.keep} kept above {spec.threshold:g}."
+    st.caption(plain(words))
+
+
+def show_result(manifest: SynthesisManifest) -> None:
     """What came of a synthesis, from the whole to the single text."""
-    facts = manifest["facts"]
-    figures(facts)
+    facts = manifest.facts
+    show_header(manifest)
+    show_figures(facts)
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**What became of every text**")
-        st.plotly_chart(
-            charts.outcome_bars(facts["kept"], facts["dropped"], ui.look_outcome(facts)),
-            key="outcomes",
-            on_select=choose_outcome,
-            selection_mode="points",
-            config=ui.CHART,
-            alt="Texts kept and dropped, by reason",
-        )
+        figure = charts.outcome_bars(facts.kept, dict(facts.dropped), linked_outcome(facts))
+        options: Row = {"config": CHART, "alt": "Texts kept and dropped, by reason"}
+        options |= {"on_select": choose_outcome, "selection_mode": "points"}
+        st.plotly_chart(figure, key="outcomes", **options)
         st.caption("Click a bar to see its texts.")
     with right.container(border=True, height="stretch"):
         st.markdown("**Where more samples stop helping**")
-        curve = facts["curve"]
-        gaps = len(ui.gaps_of(manifest["run"]))
+        curve = list(facts.curve)
+        gaps = len(results.gaps_of(stores(), manifest.run))
         if curve:
-            st.plotly_chart(charts.marginal_curve(curve, gaps), config=ui.CHART, key="marginal")
+            st.plotly_chart(charts.marginal_curve(curve, gaps), config=CHART, key="marginal")
+            needed = 1 + curve.index(curve[-1])
             st.caption(
-                f"{ui.enough(curve):,} of {len(curve):,} kept samples already cover the "
-                f"{curve[-1]:,} gaps that all of them do, of {gaps:,} in these pairs."
+                f"{needed:,} of {len(curve):,} kept samples already cover the {curve[-1]:,} gaps "
+                f"that all of them do, of {gaps:,} in these pairs."
             )
         else:
             st.caption("Nothing was kept, so there is no curve.")
-    texts(manifest)
-    change(manifest)
-    cost(facts)
-    if facts["kept"]:
-        export(manifest)
+    show_texts(manifest)
+    show_change(manifest)
+    st.subheader("What it took", anchor=False)
+    columns = ("what", "total", "per_kept", "per_gap", "per_feature")
+    table(results.ledger_rows(facts), columns, key="ledger")
+    if facts.kept:
+        show_export(manifest)
 
 
-def figures(facts: ui.Row) -> None:
+def show_figures(facts: SynthesisFacts) -> None:
     """The headline numbers, each with what it means."""
-    with st.container(horizontal=True, gap="small"):
-        ui.figure("Kept", f"{facts['kept']:,}", f"Of {facts['n_candidates']:,} texts written.")
-        ui.figure(
-            "Gaps filled",
-            f"{facts['gaps_hit']:,} of {facts['gaps']:,}",
-            f"Own-feature hit rate {ui.share(facts['hit_rate'])}, 95 % interval "
-            f"{ui.share(facts['hit_rate_low'])} to {ui.share(facts['hit_rate_high'])}.",
-        )
-        before, after = ui.number(facts["fac_before"]), ui.number(facts["fac_after"])
-        ui.figure(
-            "FAC with them",
-            ui.share(after),
-            f"It was {ui.share(before)} without. Over all features of the anchor that tell "
-            "anything.",
-            ui.points(after - before),
-        )
-        ui.figure(
-            "New features",
-            f"{facts['features_gained']:,}",
-            f"{len(facts['gained_unasked']):,} of them nobody asked for.",
-        )
-        per = facts["tokens_per_feature"]
-        ui.figure(
-            "Tokens per new feature",
-            "–" if per is None else f"{per:,.0f}",
-            f"{facts['tokens']:,} tokens written in {ui.duration(facts['seconds'])}.",
-        )
+    before, after = fac_value(facts.fac_before), fac_value(facts.fac_after)
+    was, change = views.share(before), views.points(after - before)
+    low, high = views.share(facts.hit_rate_low), views.share(facts.hit_rate_high)
+    rate = f"Own-feature hit rate {views.share(facts.hit_rate)}, 95 % interval {low} to {high}."
+    per = facts.tokens_per_feature
+    spent = f"{facts.tokens:,} tokens written in {duration(facts.seconds)}."
+    scope = f"It was {was} without. Over all features of the anchor that tell anything."
+    unasked = f"{len(facts.gained_unasked):,} of them nobody asked for."
+    views.cards(
+        ("Kept", f"{facts.kept:,}", f"Of {facts.n_candidates:,} texts written."),
+        ("Gaps filled", f"{facts.gaps_hit:,} of {facts.gaps:,}", rate),
+        ("FAC with them", views.share(after), scope, change),
+        ("New features", f"{facts.features_gained:,}", unasked),
+        ("Tokens per new feature", "–" if per is None else f"{per:,.0f}", spent),
+    )
+
+
+def fac_value(value: float | None) -> float:
+    """What JSON has no word for is NaN again."""
+    return math.nan if value is None else value
+
+
+def linked_outcome(facts: SynthesisFacts) -> str | None:
+    """The outcome that somebody asked for; None for the usual one."""
+    return get_param("reason", None, valid=results.outcomes(facts).__contains__)
 
 
 def choose_outcome() -> None:
-    chosen = ui.selected_points(st.session_state["outcomes"])
-    ui.set_param("reason", chosen[0] if chosen else None)
-    ui.set_param("candidate", None)
+    chosen = selected_points(st.session_state["outcomes"])
+    set_param("reason", chosen[0] if chosen else None)
+    set_param("candidate", None)
 
 
 @st.fragment
-@ui.guard()
-def texts(manifest: ui.Row) -> None:
+@guard()
+def show_texts(manifest: SynthesisManifest) -> None:
     """The texts of one outcome, and one of them token by token with everything that led to it."""
-    run, facts = manifest["run"], manifest["facts"]
+    run, counts = manifest.run, results.outcomes(manifest.facts)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.subheader("The texts", anchor=False, width="stretch")
-        outcome = ui.pick_outcome(facts)
-        search = st.text_input(
-            "Search",
-            placeholder="Part of a text",
-            icon=":material/search:",
-            key=f"search of {run}",
-            width=190,
-        )
-        sort = ui.order(SORTS, "texts by", width=150)
+        options = views.param_widget("reason", next(iter(counts)), valid=counts.__contains__)
+        options |= {"format_func": lambda each: f"{each} · {counts[each]:,}", "width": 210}
+        outcome = st.selectbox("Outcome", [*counts], **options)
+        options = {"placeholder": "Part of a text", "icon": ":material/search:", "width": 190}
+        search = st.text_input("Search", key=f"search of {run}", **options)
+        sort = views.order(SORTS, "texts by", width=150)
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        pager = ui.Pager("texts", run, outcome, search, sort, size=SHOWN)
-        rows, total = ui.candidates_page(
-            run,
-            outcome=outcome,
-            search=search,
-            sort=sort,
-            descending=sort not in RISING,
-            offset=pager.offset,
-            limit=pager.size,
-        )
-        verdict = ("verdict",) if outcome == ui.ALL else ()
-        said = () if ui.blurred() else ("text",)
-        columns = ("feature", *verdict, "g", "n_hits", *said)
-        ui.table(rows, columns, key="texts", opens="candidate", id_column="candidate", height=560)
+        pager = Pager("texts", run, outcome, search, sort, size=ROWS)
+        listing = {"search": search, "sort": sort, "descending": sort not in RISING}
+        listing |= {"offset": pager.offset, "limit": pager.size}
+        rows, total = results.candidates_page(stores(), run, outcome=outcome, **listing)
+        rows = [{**row, "text": clean(row["text"])} for row in rows]
+        verdict = ("verdict",) if outcome == results.ALL else ()
+        # A table cannot blur its texts, so where texts are to be hidden it has none.
+        text = () if st.session_state.get("blur") else ("text",)
+        columns = ("feature", *verdict, "g", "n_hits", *text)
+        table(rows, columns, key="texts", opens="candidate", id_column="candidate", height=560)
         pager.draw(total, "text")
     with right:
-        if candidate := ui.chosen_candidate(rows, manifest, outcome):
+        if candidate := chosen_candidate(rows, manifest, outcome):
             with st.container(border=True):
-                ui.show_candidate(manifest, candidate)
+                show_candidate(manifest, candidate)
         else:
             st.caption("No text is like that.")
 
 
-def change(manifest: ui.Row) -> None:
+def chosen_candidate(rows: list[Row], manifest: SynthesisManifest, outcome: str) -> str | None:
+    """The text in view: the one the address names, unless another outcome was asked for since;
+    else the first of the list."""
+    first = rows[0]["candidate"] if rows else None
+    linked = get_param("candidate", first)
+    row = stores().cache.candidate(manifest.run, linked) if linked else None
+    if row is None:
+        return first
+    usual = linked_outcome(manifest.facts) is None
+    return linked if usual or outcome in (results.ALL, results.outcome_of(row)) else first
+
+
+def show_change(manifest: SynthesisManifest) -> None:
     """Coverage before and after, measured again if wanted, and what came along unasked."""
-    run, facts = manifest["run"], manifest["facts"]
+    run, facts = manifest.run, manifest.facts
+    gained, unasked = facts.features_gained, len(facts.gained_unasked)
     st.subheader("What changed", anchor=False)
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**FAC before and after**")
-        found = ui.remeasured_now(manifest)
-        st.plotly_chart(charts.before_after(ui.fac_rows(facts, found)), config=ui.CHART, key="fac")
-        asked = facts["features_gained"] - len(facts["gained_unasked"])
-        parts = [
-            ("asked for, now covered", asked, charts.SHOWN),
-            ("came along", len(facts["gained_unasked"]), charts.ALONG),
-            ("still missing", facts["n_missing"] - facts["features_gained"], charts.MISSING),
+        again = results.remeasured(stores(), manifest, measured(stores()))
+        bars = [
+            ("before", fac_value(facts.fac_before), charts.REST),
+            ("with what is kept", fac_value(facts.fac_after), charts.SHOWN),
+            *([("the same, measured again", again.together.fac, charts.AGAIN)] if again else []),
+            ("with all, unfiltered", fac_value(facts.fac_unfiltered), charts.ALONG),
         ]
-        st.caption(f"Of the {facts['n_missing']:,} features that were missing:")
-        st.plotly_chart(charts.closed_bar(parts), config=ui.CHART, key="closed")
-        if facts["kept_dataset"]:
-            ui.show_remeasured(manifest, found)
-        again(run, facts)
+        st.plotly_chart(charts.before_after(bars), config=CHART, key="fac")
+        parts = [
+            ("asked for, now covered", gained - unasked, charts.SHOWN),
+            ("came along", unasked, charts.ALONG),
+            ("still missing", facts.n_missing - gained, charts.MISSING),
+        ]
+        st.caption(f"Of the {facts.n_missing:,} features that were missing:")
+        st.plotly_chart(charts.closed_bar(parts), config=CHART, key="closed")
+        if facts.kept_dataset:
+            show_remeasured(manifest, again)
+        link_remaining(run, facts)
     with right.container(border=True, height="stretch"):
         st.markdown("**New features that nobody asked for**")
-        if facts["gained_unasked"]:
-            pager = ui.Pager("unasked", run)
-            rows, total = ui.unasked_rows(manifest, pager.offset, pager.size)
-            name = "explanation" if ui.explained(facts["anchor"]) else "label"
-            ui.table(rows, ("feature", name, "n_samples"), key="unasked", height=320)
+        if facts.gained_unasked:
+            pager = Pager("unasked", run)
+            explain_runs = explained(stores(), facts.anchor)
+            window = {"offset": pager.offset, "limit": pager.size}
+            rows, total = results.unasked_rows(stores(), facts, explain_runs, **window)
+            name = "explanation" if explain_runs else "label"
+            table(rows, ("feature", name, "n_samples"), key="unasked", height=320)
             pager.draw(total, "feature")
             st.caption("Samples: of the anchor.")
         else:
             st.caption("None: what is kept fires nothing new but its gaps.")
 
 
-def again(run: str, facts: ui.Row) -> None:
+def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | None) -> None:
+    """What the second measure confirms and the way to compare; or the button that asks for it."""
+    if again:
+        right = again.confirmed == again.rows
+        of_all = f"Measured again, {again.confirmed:,} of {again.rows:,}"
+        words = f"{of_all} rows fire their own gap above the threshold."
+        icon = ":material/verified:" if right else ":material/report:"
+        (st.success if right else st.warning)(words, icon=icon)
+        names, facts = titles(measured(stores())), manifest.facts
+        if facts.dataset in names and facts.anchor in names:
+            view = {"before": names[facts.dataset], "after": names[again.run]}
+            view["anchor"] = names[facts.anchor]
+            link("compare", "Compare with the dataset, feature by feature", **view)
+    elif results.remeasuring(stores(), manifest):
+        st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
+    else:
+        help = (
+            "As a dataset of its own, with the anchor's model, layer and SAE: an independent check "
+            "of every row, and the way to compare feature by feature."
+        )
+        action_button("Measure what is kept", "speed", start_remeasure, manifest, help=help)
+
+
+def start_remeasure(manifest: SynthesisManifest) -> None:
+    start(results.remeasure_spec(stores(), manifest), "Measuring what was kept")
+
+
+def link_remaining(run: str, facts: SynthesisFacts) -> None:
     """The way back to what no kept sample fires."""
-    left = ui.remaining(run)
-    if not left:
+    gaps = results.remaining(stores(), run)
+    if not gaps:
         st.caption(":material/task_alt: Every gap of these pairs is covered.")
         return
-    threshold = ui.runs().manifest(facts["pairs"])["spec"]["threshold"]
-    ui.link(
-        ui.PAIRS,
-        f"Again on the {len(left):,} still missing",
-        anchor=facts["anchor"],
-        dataset=facts["dataset"],
-        features=",".join(map(str, left)),
-        **({"threshold": f"{threshold:g}"} if threshold else {}),
-    )
-
-
-def cost(facts: ui.Row) -> None:
-    """The ledger."""
-    st.subheader("What it took", anchor=False)
-    columns = ("what", "total", "per_kept", "per_gap", "per_feature")
-    ui.table(ui.ledger_rows(facts), columns, key="ledger")
+    threshold = stores().runs.manifest(facts.pairs).spec.threshold
+    view = {"anchor": facts.anchor, "dataset": facts.dataset}
+    view |= {"features": ",".join(map(str, gaps))}
+    view |= {"threshold": f"{threshold:g}"} if threshold else {}
+    link("pairs", f"Again on the {len(gaps):,} still missing", **view)
 
 
 @st.fragment
-@ui.guard()
-def export(manifest: ui.Row) -> None:
+@guard()
+def show_export(manifest: SynthesisManifest) -> None:
     """Out: as a file to download, or as a folder on the server."""
     st.subheader("Export", anchor=False)
     st.caption(
@@ -313,27 +393,21 @@ def export(manifest: ui.Row) -> None:
         "seed, filter. Before it leaves it is read back as a dataset."
     )
     with st.container(border=True):
-        forms = ui.forms_of(manifest["facts"]["profile"])
-        form = forms[0] if len(forms) == 1 else ui.choice("Columns", tuple(forms), "form")
-        ui.show_exports(manifest, form)
+        forms = results.forms_of(manifest.facts.profile)
+        form = forms[0] if len(forms) == 1 else choice("Columns", tuple(forms), "form")
+        show_exports(manifest, form)
 
 
-ui.title("Synthesis")
-if not (found := ui.pairs_runs()) and not ui.syntheses():
-    ui.stop_if_nothing_measured(ui.measured())
-    ui.empty(
-        "No pairs yet",
-        "Samples are written from pairs that people approved, and pairs for gaps: choose some.",
-        icon=":material/science:",
-        page=ui.COVERAGE,
-        link="Choose gaps",
-    )
+title("Synthesis")
+if not (pairs := pairs_titles(stores())) and not results.syntheses(stores()):
+    stop_if_nothing_measured(measured(stores()))
+    words = "Samples are written from pairs that people approved, and pairs for gaps: choose some."
+    way = {"icon": ":material/science:", "page": "coverage", "link": "Choose gaps"}
+    empty("No pairs yet", words, **way)
     st.stop()
-ui.show_failures("measure")
-if run := ui.arrived_synthesis():
-    ui.open_result(run)
-if manifest := ui.shown_result():
-    ui.result_header(manifest)
-    result(manifest)
+show_failures("measure")
+writing.open_arrived()
+if manifest := linked_result():
+    show_result(manifest)
 else:
-    launch(found)
+    show_launch(pairs)

@@ -58,13 +58,13 @@ class LexiconEncoder:
         for first in range(0, len(chats), self.rows):
             samples = list(range(first, min(first + self.rows, len(chats))))
             batch = [rendered[i] for i in samples]
-            found = [
+            rows = [
                 (s, p, self.words.index(bare), 1 + word.count("!") / 2, int(r.role[p]))
                 for s, r in zip(samples, batch, strict=True)
                 for p, word in enumerate(r.pieces(0, len(r.ids)))
                 if int(r.role[p]) in wanted and (bare := word.strip(" !")) in self.words
             ]
-            columns = list(zip(*found, strict=True)) or [()] * 5
+            columns = list(zip(*rows, strict=True)) or [()] * 5
             self.read_samples += len(samples)
             yield Reading(
                 samples=samples,
@@ -88,23 +88,36 @@ class LexiconEncoder:
                     if int(r.role[p]) in wanted
                 ]
                 if scores:
-                    pre, place = max(scores)
-                    one = NearMisses.none(self.n_features)
-                    one.pre[0, f], one.sample[0, f], one.position[0, f] = pre, s, -place
-                    near = near.merged(one)
+                    pre, last = max(scores)
+                    misses = NearMisses.none(self.n_features)
+                    misses.pre[0, f], misses.sample[0, f], misses.position[0, f] = pre, s, -last
+                    near = near.merged(misses)
         assert near.pre.shape[0] == NEAR_KEPT
         return near
 
 
-def _common(one: str, other: str) -> int:
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def _common(text: str, other: str) -> int:
+    pairs = zip(text, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(text), len(other)))
 
 
 def brute_force_support(
     encoder: LexiconEncoder, chats: Sequence[Chat], threshold: float
 ) -> np.ndarray:
     """Samples in which each word's activation exceeds the threshold, by reading the words."""
-    return coverage.support(
-        encoder.encode(chats), n_features=encoder.n_features, threshold=threshold
+    return support(encoder.encode(chats), n_features=encoder.n_features, threshold=threshold)
+
+
+def support(
+    activations: Activations, *, n_features: int, threshold: float, role: int | None = None
+) -> np.ndarray:
+    """Samples in which each feature is active: int64 `[n_features]`.
+
+    `role` restricts to one role's tokens; None counts a sample once whatever role fired.
+    """
+    active = coverage.is_active(activations.peak, threshold)
+    if role is not None:
+        active &= activations.role == role
+    return coverage.distinct_samples(
+        activations.feature[active], activations.sample[active], n_features
     )

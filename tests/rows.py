@@ -69,7 +69,7 @@ QUICK = settings(
 
 def stored(runs, source, **options):
     run = ingest(IngestSpec(name="mine", source=str(source), **options), runs=runs)
-    return runs.manifest(run)["facts"], runs.table(run, "samples").to_pylist()
+    return runs.manifest(run).facts, runs.table(run, "samples").to_pylist()
 
 
 def refusal(runs, source, **options):

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fac.prompts.fences import BEGIN, END
+from fac.prompts.form import BEGIN, END
 
 FAILURES = ("429", "500", "stall", "broken")
 """Nothing usable arrives."""
@@ -183,14 +183,14 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             else:
                 text = script.answer(body)
                 if kind == "fine":
-                    said = script.envelope(body, text)
+                    envelope = script.envelope(body, text)
                 else:
-                    said = completion(body, *odd(kind, body, text))
-                if isinstance(said, Status):
-                    self.send(said.status, said.body, said.headers)
-                elif isinstance(said, Trickle):
-                    self.trickle(said)
-                elif self.send(200, said):
+                    envelope = completion(body, *odd(kind, body, text))
+                if isinstance(envelope, Status):
+                    self.send(envelope.status, envelope.body, envelope.headers)
+                elif isinstance(envelope, Trickle):
+                    self.trickle(envelope)
+                elif self.send(200, envelope):
                     with script.lock:
                         script.served[question] += 1
 

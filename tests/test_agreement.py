@@ -36,6 +36,23 @@ GWET_2002 = [[118, 5], [2, 0]]
 PARADOX = [[90, 5], [5, 0]]
 
 
+def raw_agreement(ratings):
+    return agreement.coefficient(agreement.raw_agreement, ratings)
+
+
+def cohen_kappa(a, b, weights="identity"):
+    ratings = np.column_stack([a, b])
+    return agreement.coefficient(agreement.cohen_kappa, ratings, weights=weights)
+
+
+def krippendorff_alpha(ratings, level="nominal"):
+    return agreement.coefficient(agreement.krippendorff_alpha, ratings, level=level)
+
+
+def gwet(ratings, k, weights="identity"):
+    return agreement.coefficient(agreement.gwet, ratings, k=k, weights=weights)
+
+
 def rated(table):
     """Ratings `[n_items, 2]` with this contingency table."""
     cells = [(i, j) for i, row in enumerate(table) for j, n in enumerate(row) for _ in range(n)]
@@ -43,7 +60,7 @@ def rated(table):
 
 
 def kappa(table, weights="identity"):
-    return agreement.cohen_kappa(*rated(table).T, weights)
+    return cohen_kappa(*rated(table).T, weights)
 
 
 def by_name(coefficients):
@@ -75,7 +92,7 @@ def test_kappa_of_the_abstractors():
     "level,value", [("nominal", 0.7434), ("ordinal", 0.8154), ("interval", 0.8491)]
 )
 def test_alpha_of_krippendorffs_example_with_missing_cells(level, value):
-    assert round(agreement.krippendorff_alpha(KRIPPENDORFF, level), 4) == value
+    assert round(krippendorff_alpha(KRIPPENDORFF, level), 4) == value
 
 
 @pytest.mark.parametrize(
@@ -84,8 +101,10 @@ def test_alpha_of_krippendorffs_example_with_missing_cells(level, value):
 )
 def test_alpha_of_krippendorffs_examples_with_two_observers(first, second, value):
     # 2011, sections A and B: 0.095 and 0.692
-    ratings = np.array([["abcde".index(letter) for letter in said] for said in (first, second)]).T
-    assert round(agreement.krippendorff_alpha(ratings.astype(float)), 4) == value
+    ratings = np.array(
+        [["abcde".index(letter) for letter in letters] for letters in (first, second)]
+    ).T
+    assert round(krippendorff_alpha(ratings.astype(float)), 4) == value
 
 
 @pytest.mark.parametrize(
@@ -94,7 +113,7 @@ def test_alpha_of_krippendorffs_examples_with_two_observers(first, second, value
 )
 def test_gwet_of_the_same_units(weights, value):
     # Gwet 2014, page 120; his package prints 0.77544 and 0.859, 0.914, 0.899
-    assert round(agreement.gwet(KRIPPENDORFF, 5, weights), 4) == value
+    assert round(gwet(KRIPPENDORFF, 5, weights), 4) == value
 
 
 @pytest.mark.parametrize(
@@ -102,27 +121,27 @@ def test_gwet_of_the_same_units(weights, value):
     [("identity", 0.8493305), ("linear", 0.900), ("quadratic", 0.940), ("ordinal", 0.925)],
 )
 def test_gwet_of_the_abstractors(weights, value):
-    found = agreement.gwet(rated(ABSTRACTORS), 3, weights)
-    assert found == pytest.approx(value, abs=5e-8 if weights == "identity" else 5e-4)
+    coefficient = gwet(rated(ABSTRACTORS), 3, weights)
+    assert coefficient == pytest.approx(value, abs=5e-8 if weights == "identity" else 5e-4)
 
 
 def test_gwets_case_of_high_agreement_that_kappa_denies():
     # Gwet 2002: 94 % agreement, kappa -0.0234, AC1 0.9408
-    assert agreement.raw_agreement(rated(GWET_2002)) == pytest.approx(0.944)
+    assert raw_agreement(rated(GWET_2002)) == pytest.approx(0.944)
     assert round(kappa(GWET_2002), 4) == -0.0234
-    assert round(agreement.gwet(rated(GWET_2002), 2), 4) == 0.9408
+    assert round(gwet(rated(GWET_2002), 2), 4) == 0.9408
 
 
 def test_the_paradox_shows_in_kappa_and_alpha_but_not_in_ac1():
-    found = by_name(agreement.summary(rated(PARADOX), 2, ordinal=False))
-    assert found["raw agreement"].value == pytest.approx(0.9)
-    assert found["Cohen's kappa"].value == pytest.approx(-1 / 19)
-    assert round(found["Krippendorff's alpha"].value, 4) == -0.0474
-    assert round(found["Gwet's AC1"].value, 4) == 0.8895
-    assert all(c.low < c.value < c.high for c in found.values())
-    assert found["Krippendorff's alpha"].high < 0 < found["Gwet's AC1"].low
-    assert {c.n_items for c in found.values()} == {100}
-    assert {c.n_ratings for c in found.values()} == {200}
+    by_coefficient = by_name(agreement.summary(rated(PARADOX), 2, ordinal=False))
+    assert by_coefficient["raw agreement"].value == pytest.approx(0.9)
+    assert by_coefficient["Cohen's kappa"].value == pytest.approx(-1 / 19)
+    assert round(by_coefficient["Krippendorff's alpha"].value, 4) == -0.0474
+    assert round(by_coefficient["Gwet's AC1"].value, 4) == 0.8895
+    assert all(c.low < c.value < c.high for c in by_coefficient.values())
+    assert by_coefficient["Krippendorff's alpha"].high < 0 < by_coefficient["Gwet's AC1"].low
+    assert {c.n_items for c in by_coefficient.values()} == {100}
+    assert {c.n_ratings for c in by_coefficient.values()} == {200}
 
 
 # ---- what the definitions say, one pair at a time
@@ -165,7 +184,7 @@ def ordinal_difference(ratings):
 def test_raw_agreement_is_the_mean_over_items_of_agreeing_pairs(ratings):
     pairs = agreeing_pairs(ratings)
     expected = np.mean(pairs) if pairs else NAN
-    assert agreement.raw_agreement(ratings) == pytest.approx(expected, nan_ok=True)
+    assert raw_agreement(ratings) == pytest.approx(expected, nan_ok=True)
 
 
 @given(matrices())
@@ -176,21 +195,21 @@ def test_alpha_is_what_counting_pair_by_pair_finds(ratings):
         "ordinal": ordinal_difference(ratings),
     }
     for level, apart in differences.items():
-        found = agreement.krippendorff_alpha(ratings, level)
-        assert found == pytest.approx(alpha_by_pairs(ratings, apart), nan_ok=True), level
+        alpha = krippendorff_alpha(ratings, level)
+        assert alpha == pytest.approx(alpha_by_pairs(ratings, apart), nan_ok=True), level
 
 
 @given(matrices(max_raters=2))
 def test_kappa_is_scikit_learns_where_that_defines_one(ratings):
     a, b = ratings[~np.isnan(ratings).any(axis=1)].T
     assume(len(set(a) | set(b)) > 1)
-    for weights in agreement.KAPPA_WEIGHTS:
-        known = None if weights == "identity" else weights
-        other = cohen_kappa_score(a, b, weights=known, labels=range(4))
-        assert agreement.cohen_kappa(*ratings.T, weights) == pytest.approx(other)
+    for weights in ("identity", "linear", "quadratic"):
+        theirs = None if weights == "identity" else weights
+        other = cohen_kappa_score(a, b, weights=theirs, labels=range(4))
+        assert cohen_kappa(*ratings.T, weights) == pytest.approx(other)
 
 
-@given(matrices(), st.sampled_from(agreement.GWET_WEIGHTS))
+@given(matrices(), st.sampled_from(("identity", "linear", "quadratic", "ordinal")))
 def test_gwet_is_what_his_formulas_say_item_by_item(ratings, weights):
     k = 4
     steps = {
@@ -211,7 +230,7 @@ def test_gwet_is_what_his_formulas_say_item_by_item(ratings, weights):
         total = sum(1 - steps(abs(a - b)) for a in range(k) for b in range(k))
         chance = total / (k * (k - 1)) * sum(p * (1 - p) for p in common)
         expected = (np.mean(pairs) - chance) / (1 - chance)
-    assert agreement.gwet(ratings, k, weights) == pytest.approx(expected, nan_ok=True)
+    assert gwet(ratings, k, weights) == pytest.approx(expected, nan_ok=True)
 
 
 @given(matrices(), st.randoms(use_true_random=False))
@@ -220,13 +239,13 @@ def test_the_order_of_items_and_raters_does_not_matter(ratings, random):
     random.shuffle(rows)
     random.shuffle(columns)
     shuffled = ratings[rows][:, columns]
-    for one in (
-        agreement.raw_agreement,
-        agreement.krippendorff_alpha,
-        lambda r: agreement.krippendorff_alpha(r, "ordinal"),
-        lambda r: agreement.gwet(r, 4, "ordinal"),
+    for estimate in (
+        raw_agreement,
+        krippendorff_alpha,
+        lambda r: krippendorff_alpha(r, "ordinal"),
+        lambda r: gwet(r, 4, "ordinal"),
     ):
-        assert one(shuffled) == pytest.approx(one(ratings), nan_ok=True)
+        assert estimate(shuffled) == pytest.approx(estimate(ratings), nan_ok=True)
 
 
 @given(matrices())
@@ -240,14 +259,14 @@ def test_nothing_exceeds_perfect_agreement(ratings):
 
 
 def test_one_category_leaves_kappa_and_alpha_undefined_and_the_others_without_interval():
-    found = by_name(agreement.summary(np.zeros((20, 2)), 4, ordinal=True))
+    by_coefficient = by_name(agreement.summary(np.zeros((20, 2)), 4, ordinal=True))
     for name in ("Cohen's kappa", "Krippendorff's alpha", "Krippendorff's alpha, ordinal"):
-        assert math.isnan(found[name].value)
-        assert "same category" in found[name].undefined
+        assert math.isnan(by_coefficient[name].value)
+        assert "same category" in by_coefficient[name].undefined
     for name in ("raw agreement", "Gwet's AC1", "Gwet's AC2"):
-        assert found[name].value == pytest.approx(1)
-        assert found[name].undefined == ""
-        assert math.isnan(found[name].low) and math.isnan(found[name].high)
+        assert by_coefficient[name].value == pytest.approx(1)
+        assert by_coefficient[name].undefined == ""
+        assert math.isnan(by_coefficient[name].low) and math.isnan(by_coefficient[name].high)
 
 
 def test_no_common_item_leaves_all_undefined():
@@ -256,10 +275,10 @@ def test_no_common_item_leaves_all_undefined():
         assert math.isnan(c.value) and "no item was rated by two raters" in c.undefined
         assert (c.n_items, c.n_ratings) == (0, 0)
     for value in (
-        agreement.raw_agreement(apart),
-        agreement.cohen_kappa(*apart.T),
-        agreement.krippendorff_alpha(apart),
-        agreement.gwet(apart, 2),
+        raw_agreement(apart),
+        cohen_kappa(*apart.T),
+        krippendorff_alpha(apart),
+        gwet(apart, 2),
     ):
         assert math.isnan(value)
 
@@ -276,11 +295,14 @@ def test_one_rater_agrees_with_nobody():
 
 
 def test_kappa_of_three_raters_points_to_the_pairs():
-    found = by_name(agreement.summary(KRIPPENDORFF, 5, ordinal=True))
-    assert "there are 4: see each pair" in found["Cohen's kappa"].undefined
-    assert "there are 4: see each pair" in found["Cohen's kappa, quadratic"].undefined
-    assert round(found["Krippendorff's alpha, ordinal"].value, 4) == 0.8154
-    assert (found["raw agreement"].n_items, found["raw agreement"].n_ratings) == (11, 40)
+    by_coefficient = by_name(agreement.summary(KRIPPENDORFF, 5, ordinal=True))
+    assert "there are 4: see each pair" in by_coefficient["Cohen's kappa"].undefined
+    assert "there are 4: see each pair" in by_coefficient["Cohen's kappa, quadratic"].undefined
+    assert round(by_coefficient["Krippendorff's alpha, ordinal"].value, 4) == 0.8154
+    assert (by_coefficient["raw agreement"].n_items, by_coefficient["raw agreement"].n_ratings) == (
+        11,
+        40,
+    )
 
 
 def test_a_rater_without_ratings_is_no_third_rater():
@@ -307,22 +329,26 @@ def test_the_bootstrap_is_what_resampling_the_items_one_by_one_gives():
     ratings[:, 1] = np.where(rng.random(60) < 0.6, ratings[:, 0], ratings[:, 1])
     ratings[rng.random(ratings.shape) < 0.2] = NAN
     drawn = [ratings[rng.integers(0, 60, 60)] for _ in range(1000)]
-    found = by_name(agreement.summary(ratings, 3, ordinal=True, resamples=4000))
-    for name, one in (
-        ("raw agreement", agreement.raw_agreement),
-        ("Krippendorff's alpha, ordinal", lambda r: agreement.krippendorff_alpha(r, "ordinal")),
-        ("Gwet's AC2", lambda r: agreement.gwet(r, 3, "ordinal")),
+    by_coefficient = by_name(agreement.summary(ratings, 3, ordinal=True, resamples=4000))
+    for name, estimate in (
+        ("raw agreement", raw_agreement),
+        ("Krippendorff's alpha, ordinal", lambda r: krippendorff_alpha(r, "ordinal")),
+        ("Gwet's AC2", lambda r: gwet(r, 3, "ordinal")),
     ):
-        low, high = np.percentile([one(sample) for sample in drawn], [2.5, 97.5])
-        assert found[name].low == pytest.approx(low, abs=0.03), name
-        assert found[name].high == pytest.approx(high, abs=0.03), name
+        low, high = np.percentile([estimate(sample) for sample in drawn], [2.5, 97.5])
+        assert by_coefficient[name].low == pytest.approx(low, abs=0.03), name
+        assert by_coefficient[name].high == pytest.approx(high, abs=0.03), name
 
 
 def test_the_same_seed_gives_the_same_interval():
-    one, two, other = (agreement.summary(KRIPPENDORFF, 5, ordinal=True, seed=s) for s in (1, 1, 2))
-    assert repr(one) == repr(two)
-    assert [c.value for c in one if not c.undefined] == [c.value for c in other if not c.undefined]
-    assert repr(one) != repr(other)
+    first, same, other = (
+        agreement.summary(KRIPPENDORFF, 5, ordinal=True, seed=s) for s in (1, 1, 2)
+    )
+    assert repr(first) == repr(same)
+    assert [c.value for c in first if not c.undefined] == [
+        c.value for c in other if not c.undefined
+    ]
+    assert repr(first) != repr(other)
 
 
 def test_five_hundred_resamples_of_two_hundred_items_take_well_under_a_second():
@@ -331,7 +357,7 @@ def test_five_hundred_resamples_of_two_hundred_items_take_well_under_a_second():
     ratings[rng.random(ratings.shape) < 0.3] = NAN
     start = time.perf_counter()
     agreement.summary(ratings, 4, ordinal=True, resamples=500)
-    agreement.pairwise(ratings, "abcde", 4, ordinal=True, resamples=500)
+    agreement.between_raters(ratings, "abcde", 4, ordinal=True, resamples=500)
     assert time.perf_counter() - start < 1
 
 
@@ -339,15 +365,15 @@ def test_five_hundred_resamples_of_two_hundred_items_take_well_under_a_second():
 
 
 def test_each_pair_is_measured_on_what_both_rated():
-    found = agreement.pairwise(KRIPPENDORFF, ["A", "B", "C", "D"], 5, ordinal=True)
-    assert [(p.first, p.second) for p in found] == [
+    agreements = agreement.between_raters(KRIPPENDORFF, ["A", "B", "C", "D"], 5, ordinal=True)
+    assert [(p.first, p.second) for p in agreements] == [
         *(("A", "B"), ("A", "C"), ("A", "D"), ("B", "C"), ("B", "D"), ("C", "D")),
     ]
-    first = by_name(found[0].coefficients)
+    first = by_name(agreements[0].coefficients)
     assert first["raw agreement"].n_items == 9
     assert first["raw agreement"].value == pytest.approx(8 / 9)
     assert first["Cohen's kappa"].value == pytest.approx(
-        agreement.cohen_kappa(KRIPPENDORFF[:, 0], KRIPPENDORFF[:, 1])
+        cohen_kappa(KRIPPENDORFF[:, 0], KRIPPENDORFF[:, 1])
     )
 
 
@@ -377,13 +403,13 @@ def test_a_share_of_nothing_has_no_interval():
 def test_precision_is_counted_per_level_where_people_said_something():
     judged = ["yes", "yes", "yes", "no", "maybe", "unreadable", "yes"]
     people = [True, False, True, False, None, True, None]
-    found = {row.level: row for row in agreement.precision_by_level(judged, people)}
-    assert [*found] == [*LEVELS, "unreadable"]
-    assert (found["yes"].n, found["yes"].n_relevant) == (3, 2)
-    assert found["yes"].precision == pytest.approx(2 / 3)
-    assert (found["yes"].low, found["yes"].high) == agreement.wilson(2, 3)
-    assert (found["no"].n, found["no"].precision) == (1, 0.0)
-    assert found["maybe"].n == 0 and math.isnan(found["maybe"].precision)
+    by_level = {row.level: row for row in agreement.precision_by_level(judged, people)}
+    assert [*by_level] == [*LEVELS, "unreadable"]
+    assert (by_level["yes"].n, by_level["yes"].n_relevant) == (3, 2)
+    assert by_level["yes"].precision == pytest.approx(2 / 3)
+    assert (by_level["yes"].low, by_level["yes"].high) == agreement.wilson(2, 3)
+    assert (by_level["no"].n, by_level["no"].precision) == (1, 0.0)
+    assert by_level["maybe"].n == 0 and math.isnan(by_level["maybe"].precision)
     with pytest.raises(InputError, match="2 levels do not fit 1"):
         agreement.precision_by_level(["yes", "no"], [True])
 
@@ -420,9 +446,13 @@ def test_labels_for_a_usual_case():
 
 def test_balanced_accuracy_weighs_both_kinds_alike():
     truth = [True] * 8 + [False] * 2
-    found = agreement.balanced_accuracy([True] * 6 + [False] * 2 + [True, False], truth)
-    assert (found.value, found.n, found.n_positive) == (pytest.approx((6 / 8 + 1 / 2) / 2), 10, 8)
-    assert 0 <= found.low < found.value < found.high <= 1
+    accuracy = agreement.balanced_accuracy([True] * 6 + [False] * 2 + [True, False], truth)
+    assert (accuracy.value, accuracy.n, accuracy.n_positive) == (
+        pytest.approx((6 / 8 + 1 / 2) / 2),
+        10,
+        8,
+    )
+    assert 0 <= accuracy.low < accuracy.value < accuracy.high <= 1
     assert agreement.balanced_accuracy([True] * 10, truth).value == 0.5
     assert math.isnan(agreement.balanced_accuracy([True], [True]).value)
     assert math.isnan(agreement.balanced_accuracy([], []).low)
@@ -435,9 +465,9 @@ def test_the_interval_of_balanced_accuracy_covers_the_truth_about_as_often_as_it
     truth = np.arange(20) < 10
     covered = []
     for _ in range(400):
-        said = np.where(rng.random(20) < np.where(truth, 0.8, 0.7), truth, ~truth)
-        found = agreement.balanced_accuracy(said, truth)
-        covered.append(found.low <= 0.75 <= found.high)
+        answers = np.where(rng.random(20) < np.where(truth, 0.8, 0.7), truth, ~truth)
+        accuracy = agreement.balanced_accuracy(answers, truth)
+        covered.append(accuracy.low <= 0.75 <= accuracy.high)
     assert 0.91 <= np.mean(covered) <= 1
 
 
@@ -447,16 +477,16 @@ def test_the_interval_of_balanced_accuracy_covers_the_truth_about_as_often_as_it
 @pytest.mark.parametrize(
     "call,match",
     [
-        (lambda: agreement.cohen_kappa(np.zeros(2), np.zeros(2), "square"), "weights must be one"),
-        (lambda: agreement.krippendorff_alpha(np.zeros((2, 2)), "ratio"), "level must be one of"),
-        (lambda: agreement.gwet(np.zeros((2, 2)), 2, "bipolar"), "weights must be one of"),
-        (lambda: agreement.gwet(np.full((2, 2), 2.0), 2), "codes from 0 to 1, got 2"),
-        (lambda: agreement.gwet(np.full((2, 2), 0.5), 2), "codes from 0 to 1, got 0.5"),
-        (lambda: agreement.gwet(np.zeros((2, 2)), 1), "at least two categories"),
-        (lambda: agreement.raw_agreement(np.zeros(3)), "got 1 axes"),
-        (lambda: agreement.raw_agreement(np.full((2, 2), np.inf)), "got infinity"),
+        (lambda: gwet(np.full((2, 2), 2.0), 2), "codes from 0 to 1, got 2"),
+        (lambda: gwet(np.full((2, 2), 0.5), 2), "codes from 0 to 1, got 0.5"),
+        (lambda: gwet(np.zeros((2, 2)), 1), "at least two categories"),
+        (lambda: raw_agreement(np.zeros(3)), "got 1 axes"),
+        (lambda: raw_agreement(np.full((2, 2), np.inf)), "got infinity"),
         (lambda: agreement.summary(np.zeros((2, 2)), 2, ordinal=False, resamples=0), "resamples"),
-        (lambda: agreement.pairwise(np.zeros((2, 2)), "abc", 2, ordinal=False), "3 names do not"),
+        (
+            lambda: agreement.between_raters(np.zeros((2, 2)), "abc", 2, ordinal=False),
+            "3 names do not",
+        ),
     ],
 )
 def test_what_is_no_rating_is_refused_in_one_sentence(call, match):

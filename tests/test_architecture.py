@@ -24,12 +24,11 @@ LAYERS = [
     {"saes"},
     {"datasets", "encoder", "generator", "sae_training", "store"},
     {
-        *("measure", "interpret", "synthesis", "review", "experiments", "ingest", "export"),
+        *("measure", "interpret", "synthesis", "review", "ingest", "export"),
         *("dictionary", "probe", "demo"),
     },
     {"executor"},
     {"questions"},
-    {"compare"},
     {"jobs", "charts"},
     {"maps"},
     {"cli"},
@@ -145,9 +144,7 @@ def test_databases_are_opened_in_the_store_alone():
         if path.parent == FAC / "store" / "cache":
             assert found <= {"duckdb"}, path.name
         else:
-            opens = (
-                {"queue.py", "decisions.py", "sqlite.py"} if path.parent == FAC / "store" else set()
-            )
+            opens = {"sqlite.py"} if path.parent == FAC / "store" else set()
             assert found == ({"sqlite3"} if path.name in opens else set()), path.name
 
 

@@ -30,7 +30,6 @@ from fac.generator.batch_chat import (
     chat_of,
     limits_of,
     reply_key,
-    spent,
 )
 from fac.generator.chat import Declined, OpenAIChat, Refused, Reply, Transient, most_tokens
 from fac.prompts import Excerpt, Prompt, relevance
@@ -144,7 +143,9 @@ def test_two_questions_with_the_same_words_are_asked_once(journal):
         ("b", "X"),
         ("c", "Y"),
     ]
-    assert spent(batch.replies.values()) == (batch.tokens, None)
+    once = {reply.key: reply for reply in batch.replies.values()}.values()
+    assert batch.tokens == sum(r.prompt_tokens + r.completion_tokens for r in once)
+    assert {reply.cost for reply in once} == {None}
 
 
 def test_an_answer_must_have_one_place(journal):
@@ -386,7 +387,8 @@ def test_prices_give_costs_and_a_budget_in_dollars(journal):
     more = Limits(2, budget_usd=0.05, price_in=2.0, price_out=10.0)
     batch = ask(questions(6), model, journal, limits=more)
     assert batch.cost == pytest.approx(0.004) and batch.counts["reused"] == 4
-    assert spent(batch.replies.values()) == (3600, pytest.approx(0.012))
+    assert sum(r.prompt_tokens + r.completion_tokens for r in batch.replies.values()) == 3600
+    assert sum(r.cost for r in batch.replies.values()) == pytest.approx(0.012)
 
 
 def test_replies_that_got_lost_count_against_the_budget(journal):

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.synthesis import METHODS, OVER, Rationed, interval, summary, table
 from fac.config import REPOSITORY, Workspace
 from fac.generator.writer import Request, Written
-from fac.prompts.openings import Opening
+from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
 from tests.scripted import ScriptedWriter
 
@@ -27,37 +27,37 @@ def requests_for(*keys):
 
 
 def test_texts_count_for_a_gap_until_they_have_used_its_tokens():
-    asked = requests_for("m/000002/01/a", "m/000001/00/a", "m/000001/01/b", "m/000001/02/a")
-    lengths = dict(zip([one.key for one in asked], (9, 6, 5, 1), strict=True))
-    writer = Rationed(ScriptedWriter(lambda one: text_of(one, lengths[one.key])), 10)
+    requests = requests_for("m/000002/01/a", "m/000001/00/a", "m/000001/01/b", "m/000001/02/a")
+    lengths = dict(zip([text.key for text in requests], (9, 6, 5, 1), strict=True))
+    writer = Rationed(ScriptedWriter(lambda text: text_of(text, lengths[text.key])), 10)
     recorded = []
-    found = writer.write(asked, record=recorded.append, done={}, **HOW)
-    assert [one.key for one in found.values()] == [one.key for one in asked]
-    assert {key: one.tokens for key, one in found.items()} == {
+    texts = writer.write(requests, record=recorded.append, done={}, **HOW)
+    assert [text.key for text in texts.values()] == [text.key for text in requests]
+    assert {key: text.tokens for key, text in texts.items()} == {
         "m/000002/01/a": 9,
         "m/000001/00/a": 6,
         "m/000001/01/b": 0,  # would be eleven
         "m/000001/02/a": 0,  # a shorter one after it does not slip in
     }
-    assert {one.failure for one in found.values() if not one.tokens} == {OVER}
-    assert sorted(one.key for one in recorded) == ["m/000001/00/a", "m/000002/01/a"]
+    assert {text.failure for text in texts.values() if not text.tokens} == {OVER}
+    assert sorted(text.key for text in recorded) == ["m/000001/00/a", "m/000002/01/a"]
 
 
 def test_what_is_done_counts_but_is_not_recorded_again():
-    asked = requests_for("m/000001/00/a", "m/000001/01/a")
-    done = {asked[0].key: text_of(asked[0], 6)}
+    requests = requests_for("m/000001/00/a", "m/000001/01/a")
+    done = {requests[0].key: text_of(requests[0], 6)}
     recorded = []
-    writer = Rationed(ScriptedWriter(lambda one: text_of(one, 6)), 10)
-    found = writer.write(asked, record=recorded.append, done=done, **HOW)
-    assert (recorded, found[asked[1].key].failure) == ([], OVER)
+    writer = Rationed(ScriptedWriter(lambda text: text_of(text, 6)), 10)
+    texts = writer.write(requests, record=recorded.append, done=done, **HOW)
+    assert (recorded, texts[requests[1].key].failure) == ([], OVER)
 
 
 def test_without_tokens_nothing_is_written():
-    inner = ScriptedWriter(lambda one: text_of(one, 1))
+    inner = ScriptedWriter(lambda text: text_of(text, 1))
     writer = Rationed(inner, 0)
     assert writer.identity != inner.identity
-    found = writer.write(requests_for("m/000001/00/a"), record=[].append, done={}, **HOW)
-    assert [one.failure for one in found.values()] == [OVER]
+    texts = writer.write(requests_for("m/000001/00/a"), record=[].append, done={}, **HOW)
+    assert [text.failure for text in texts.values()] == [OVER]
     assert not inner.requests
 
 
@@ -103,14 +103,14 @@ def test_an_interval_of_equal_gaps_is_a_point_and_of_many_gaps_a_normal_one():
 
 
 def test_the_readme_shows_what_was_measured_and_the_bars_hold():
-    told = json.loads((REPOSITORY / "benchmarks" / "synthesis.json").read_text("utf-8"))
-    assert told["asked"] | {"gaps": 60, "min_support": 4, "seeds": 3} == told["asked"]
-    assert {(one["seed"], one["method"]) for one in told["rows"]} == {
+    answer = json.loads((REPOSITORY / "benchmarks" / "synthesis.json").read_text("utf-8"))
+    assert answer["asked"] | {"gaps": 60, "min_support": 4, "seeds": 3} == answer["asked"]
+    assert {(row["seed"], row["method"]) for row in answer["rows"]} == {
         (seed, name) for seed in range(3) for name in METHODS
     }
-    found = summary(told["rows"])
-    assert table(found) in (REPOSITORY / "README.md").read_text("utf-8")
-    rate = {one["method"]: one["hit_rate"] for one in found}
+    methods = summary(answer["rows"])
+    assert table(methods) in (REPOSITORY / "README.md").read_text("utf-8")
+    rate = {row["method"]: row["hit_rate"] for row in methods}
     assert rate["two-step"] >= 0.8
     assert rate["two-step"] >= rate["one-step, tokens of both steps"] + 0.05
     assert rate["two-step, steered"] >= rate["two-step"]
@@ -119,22 +119,22 @@ def test_the_readme_shows_what_was_measured_and_the_bars_hold():
 @pytest.mark.model
 def test_the_synthesis_benchmark_measures_every_method(tmp_path, demo_model_home, monkeypatch):
     monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
-    out, place = tmp_path / "out.json", Workspace(tmp_path / "place")
-    command = [sys.executable, "-m", "benchmarks.synthesis", "--workspace", str(place.root)]
+    out, workspace = tmp_path / "out.json", Workspace(tmp_path / "workspace")
+    command = [sys.executable, "-m", "benchmarks.synthesis", "--workspace", str(workspace.root)]
     command += ["--gaps", "3", "--seeds", "1", "--candidates", "1", "--tokens", "40"]
     ended = subprocess.run(
         [*command, "--out", str(out)], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert ended.returncode == 0, ended.stderr
-    told = json.loads(out.read_text("utf-8"))
-    assert [one["method"] for one in told["methods"]] == [*METHODS]
+    answer = json.loads(out.read_text("utf-8"))
+    assert [row["method"] for row in answer["methods"]] == [*METHODS]
     assert len(re.findall(r"^\| .* \|$", ended.stdout, re.MULTILINE)) == len(METHODS) + 1
-    for one in told["rows"]:
-        facts = Runs(place).manifest(one["run"])["facts"]
-        texts = 3 * (2 if METHODS[one["method"]].get("twice") else 1)
-        assert sum(one["dropped"].values()) + one["kept"] == texts
-        assert one["tokens"] == facts["tokens"] <= 40 * texts
-        assert sum(one["hit"]) == facts["gaps_hit"]
+    for row in answer["rows"]:
+        facts = Runs(workspace).manifest(row["run"]).facts
+        texts = 3 * (2 if METHODS[row["method"]].get("twice") else 1)
+        assert sum(row["dropped"].values()) + row["kept"] == texts
+        assert row["tokens"] == facts.tokens <= 40 * texts
+        assert sum(row["hit"]) == facts.gaps_hit
 
 
 @pytest.mark.model
@@ -147,12 +147,12 @@ def test_the_extraction_benchmarks_print_every_way(demo_model_home, monkeypatch)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    told = printed("extract", "--short 34 --long 2 --rounds 1 --width 16384")
+    answer = printed("extract", "--short 34 --long 2 --rounds 1 --width 16384")
     for name in ("bare forward", "ours, plain", "ours", "one at a time", "sae-lens"):
-        assert len(re.findall(rf"^\| {name} \| [\d,]+ \|", told, re.MULTILINE)) >= 2
-    assert "| forward and product |" in told
-    assert re.search(r"^\| bfloat16 \| [\d,]+ \|", told, re.MULTILINE)
-    assert float(re.search(r"([\d.]+)% of what fires in either fires in both", told)[1]) > 95
+        assert len(re.findall(rf"^\| {name} \| [\d,]+ \|", answer, re.MULTILINE)) >= 2
+    assert "| forward and product |" in answer
+    assert re.search(r"^\| bfloat16 \| [\d,]+ \|", answer, re.MULTILINE)
+    assert float(re.search(r"([\d.]+)% of what fires in either fires in both", answer)[1]) > 95
     sizes = "--chats 4 8 --words 10 20 --widths 1024 2048 --at-length 4 --rounds 1"
-    told = printed("scaling", sizes)
-    assert len(re.findall(r"^\| slope \| \| -?[\d.]+ \| \| -?[\d.]+ \|", told, re.MULTILINE)) == 3
+    answer = printed("scaling", sizes)
+    assert len(re.findall(r"^\| slope \| \| -?[\d.]+ \| \| -?[\d.]+ \|", answer, re.MULTILINE)) == 3

@@ -62,28 +62,26 @@ def test_a_session_does_what_a_browser_does(tmp_path):
         session.open("review", "reviewer=somebody&which=explained")
         session.press("Yes")
         session.close()
-    (said,) = Decisions(workspace.decisions).history(10)
-    assert (said.reviewer, said.verdict) == ("somebody", "yes")
+    (decision,) = Decisions(workspace.decisions).history(10)
+    assert (decision.reviewer, decision.verdict) == ("somebody", "yes")
 
 
 def test_what_is_done_in_a_borrowed_workspace_stays_there(tmp_path):
     workspace = toy_workspace(tmp_path)
     Decisions(workspace.decisions)
     before = everything_in(workspace.root)
-    with borrowed(workspace) as place:
-        assert {p.name for p in place.cache.iterdir()} == {
-            p.name for p in workspace.cache.iterdir()
-        }
-        assert len([*place.runs.glob("*/*")]) == len([*workspace.runs.glob("*/*")])
-        place.decisions.write_bytes(b"")
-        place.queue.write_bytes(b"")
-    assert not place.root.exists()
+    with borrowed(workspace) as copy:
+        assert {p.name for p in copy.cache.iterdir()} == {p.name for p in workspace.cache.iterdir()}
+        assert len([*copy.runs.glob("*/*")]) == len([*workspace.runs.glob("*/*")])
+        copy.decisions.write_bytes(b"")
+        copy.queue.write_bytes(b"")
+    assert not copy.root.exists()
     assert everything_in(workspace.root) == before
 
 
 def test_percentiles_are_in_milliseconds_and_the_largest_message_counts():
-    told = table([Figures("home", "open", [0.1] * 19 + [0.5], [1_000, 251_400])])
-    assert told.splitlines()[-1] == "| home | open | 100 | 120 | 251 |"
+    lines = table([Figures("home", "open", [0.1] * 19 + [0.5], [1_000, 251_400])])
+    assert lines.splitlines()[-1] == "| home | open | 100 | 120 | 251 |"
 
 
 def test_the_map_is_timed_and_compared_with_the_truth():
@@ -93,9 +91,9 @@ def test_the_map_is_timed_and_compared_with_the_truth():
     )
     assert ended.returncode == 0, ended.stderr
     (row,) = re.findall(r"^\| 600 x 64 \|(.*)\|$", ended.stdout, re.M)
-    megabytes, seconds, beyond, found, close, trust = map(str.strip, row.split("|"))
+    megabytes, seconds, beyond, recall, close, trust = map(str.strip, row.split("|"))
     assert 0 < float(seconds) < 300 and float(beyond) > 0 and megabytes == "0"
-    assert 90 < float(found.rstrip("%")) <= float(close.rstrip("%")) <= 100
+    assert 90 < float(recall.rstrip("%")) <= float(close.rstrip("%")) <= 100
     assert 0.7 < float(trust) <= 1
 
 

@@ -12,8 +12,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from fac.config import Workspace
+from fac.ui.views import share
 from tests.browser import PATIENCE, chromium_page, server, settle, visit
-from tests.toy import toy_workspace
+from tests.toy import fac_of, toy_workspace
 
 pytestmark = pytest.mark.browser
 
@@ -44,7 +45,7 @@ def metric(page: Page, label: str):
 
 def test_a_person_walks_from_home_to_the_tokens_of_a_missing_feature(page, address):
     visit(page, address, "Where things stand")
-    expect(metric(page, "Coverage (FAC)")).to_have_text("40.0%")
+    expect(metric(page, "Coverage (FAC)")).to_have_text(share(fac_of(4, 10)))
 
     page.get_by_text("See what is missing").click()
     page.get_by_role("heading", name="Coverage", exact=True).wait_for()

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from fac import coverage, schema
+from fac import schema
 from fac.config import Workspace
 from fac.errors import InputError
 from fac.schema import EVERY_ROLE, ROLES, Activations
-from fac.store.cache import SORTABLE, Cache, build, fill, measure
-from fac.store.cache import support as supporting
-from fac.store.cache.support import threshold_grid
+from fac.store.cache import SORTABLE, Cache, build, files, measure
+from fac.store.cache.measure import threshold_grid
 from fac.store.memo import Memo
 from fac.store.runs import Runs
 from tests import test_export as exports
 from tests import toy as toys
+from tests.lexicon import support
 from tests.toy import (
     RELEVANT,
     WORDS,
@@ -97,12 +97,12 @@ def cached(folder, activations, **facts):
 @given(
     activations=firings(),
     more=st.lists(st.floats(0, 70), max_size=3),
-    together=st.sampled_from([1, 5, supporting.PEAKS_BETWEEN]),
+    together=st.sampled_from([1, 5, measure.PEAKS_BETWEEN]),
 )
 def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
     tmp_path_factory, activations, more, together
 ):
-    with mock.patch.object(supporting, "PEAKS_BETWEEN", together):
+    with mock.patch.object(measure, "PEAKS_BETWEEN", together):
         cache, run = cached(tmp_path_factory.mktemp("counts"), activations)
     grid = cache.summary(run)["thresholds"]
     peaks = activations.peak.tolist()[:3]
@@ -111,9 +111,7 @@ def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
         code = None if role == EVERY_ROLE else ROLES.index(role)
 
         def by_hand(threshold, code=code):
-            return coverage.support(
-                activations, n_features=N_FEATURES, threshold=threshold, role=code
-            )
+            return support(activations, n_features=N_FEATURES, threshold=threshold, role=code)
 
         for threshold in [*grid, *peaks, *around, *more, 0.1, 2.2]:
             counted = cache.support(run, threshold, role)
@@ -122,10 +120,10 @@ def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
 
 
 def test_finer_thresholds_come_where_many_peaks_lie(tmp_path, monkeypatch):
-    grids = []
+    grids, refine = [], measure.refined
 
     def refined(*args):
-        grids.append(supporting.refined(*args))
+        grids.append(refine(*args))
         return grids[-1]
 
     monkeypatch.setattr(measure, "refined", refined)
@@ -136,7 +134,7 @@ def test_finer_thresholds_come_where_many_peaks_lie(tmp_path, monkeypatch):
     sizes = {"n_features": 2, "n_samples": n}
     by_limit = {}
     for together in (50, 500, 10**6):
-        monkeypatch.setattr(supporting, "PEAKS_BETWEEN", together)
+        monkeypatch.setattr(measure, "PEAKS_BETWEEN", together)
         runs = Runs(Workspace(tmp_path / str(together)))
         run = publish_activations(runs, "made", dense, **sizes)
         build(runs, run, tmp_path / str(together))
@@ -152,8 +150,8 @@ def test_finer_thresholds_come_where_many_peaks_lie(tmp_path, monkeypatch):
         assert between.max() <= together + 20  # one cell more
     assert by_limit[10**6] == offered
     assert len(by_limit[50]) > len(by_limit[500])
-    monkeypatch.setattr(supporting, "GRID_CELLS", 2 * (len(offered) + 10))
-    monkeypatch.setattr(supporting, "PEAKS_BETWEEN", 50)
+    monkeypatch.setattr(measure, "GRID_CELLS", 2 * (len(offered) + 10))
+    monkeypatch.setattr(measure, "PEAKS_BETWEEN", 50)
     build(runs, run, tmp_path / "few")
     assert len(offered) < len(grids.pop()) <= len(offered) + 10
 
@@ -204,12 +202,6 @@ def test_the_statistics_of_a_feature_equal_those_of_arrays(tmp_path_factory, act
             for i, (low, high, n) in enumerate(zip(edges[:-1], edges[1:], counts, strict=True)):
                 inside = [p for p in strongest if low * 0.999 <= p <= high * 1.001]
                 assert n <= len(inside), i
-        samples, total = cache.rows(run, feature, limit=99)
-        assert total == len(samples) == len(strongest)
-        assert [r["peak"] for r in samples] == sorted((float(p) for p in strongest), reverse=True)
-        for r in samples:
-            at = mine & (activations.sample == r["sample"]) & (activations.peak == r["peak"])
-            assert ROLES.index(r["role"]) == activations.role[at].min()
     cache.close()
 
 
@@ -224,7 +216,7 @@ def test_the_threshold_grid_rises_from_the_floor_to_the_largest_peak(low, spread
     grid = threshold_grid(floor, low, high)
     assert grid[0] == floor
     assert grid == sorted(set(grid))
-    assert len(grid) <= supporting.MAX_THRESHOLDS
+    assert len(grid) <= measure.MAX_THRESHOLDS
     assert all(threshold < high for threshold in grid[1:])
     if spread > 10:
         assert len(grid) > 3 and grid[-1] > high / 3
@@ -317,7 +309,7 @@ def test_an_unknown_role_is_told_which_there_are(toy, cache):
         cache.support(toy[2], 0, "robot")
 
 
-def tables(path):
+def contents(path):
     with duckdb.connect(str(path), read_only=True) as con:
         names = [name for (name,) in con.execute("SHOW TABLES").fetchall()]
         return {name: con.execute(f"SELECT * FROM {name}").fetchall() for name in names}
@@ -329,8 +321,8 @@ def test_a_rebuilt_cache_equals_the_first_table_by_table(toy, tmp_path, monkeypa
         monkeypatch.setattr(measure, "ROWS_PER_BLOCK", size)
         derived = [m.run for step in ("explain", "relevance") for m in runs.list(step)]
         for run in (anchor, *derived, sae):
-            again = tables(build(runs, run, tmp_path / str(blocks)))
-            assert again == tables(folder / f"{run}.duckdb")
+            again = contents(build(runs, run, tmp_path / str(blocks)))
+            assert again == contents(folder / f"{run}.duckdb")
     assert all(again.values())
 
 
@@ -362,7 +354,7 @@ def test_a_cache_that_is_not_whole_is_not_ready_until_it_is_built_again(anchor_c
 def test_a_cache_of_another_version_is_not_ready_until_it_is_built_again(anchor_copy, monkeypatch):
     runs, folder, anchor = anchor_copy
     with monkeypatch.context() as later:
-        later.setattr(fill, "SQL_VERSION", fill.SQL_VERSION + 1)
+        later.setattr(files, "SQL_VERSION", files.SQL_VERSION + 1)
         build(runs, anchor, folder)
     is_ready_once_built_again(runs, folder, anchor)
 
@@ -542,7 +534,6 @@ def test_features_are_found_by_label_by_promoted_token_and_by_number(toy, cache)
 @pytest.mark.parametrize("text", ["%", "_", "\\", "o%n", "'", '"', "{run}", "$text", "é\x00"])
 def test_searched_text_stands_for_itself(toy, cache, text):
     assert cache.features_page(toy[2], search=text) == ([], 0)
-    assert cache.samples_page(toy[2], search=text) == ([], 0)
 
 
 def test_features_can_be_narrowed_to_the_alive_the_silent_or_a_list(toy, cache):
@@ -615,22 +606,6 @@ def test_near_misses_are_measured_against_the_saes_own_threshold(toy, cache):
     assert cache.near(seed, train)[0]["ratio"] is None
 
 
-def test_a_sample_comes_with_its_messages(toy, cache):
-    _, _, anchor, _, _ = toy
-    sample = cache.sample(anchor, 12)
-    assert [m["role"] for m in sample["messages"]] == ["system", "user", "assistant"]
-    assert sample["messages"][0]["content"] == "You write python for beginners"
-    assert cache.sample(anchor, 24) is None
-
-
-def test_samples_are_found_by_their_text(toy, cache):
-    rows, matching = cache.samples_page(toy[2], search="GRANDMOTHER", limit=4)
-    assert matching == 6 and len(rows) == 4
-    assert all("grandmother" in row["messages"][0]["content"] for row in rows)
-    assert cache.samples_page(toy[2], limit=5, offset=22)[1] == 24
-    assert len(cache.samples_page(toy[2], limit=5, offset=22)[0]) == 2
-
-
 def test_the_map_has_a_point_for_every_feature(toy, cache):
     sae = toy[4]
     points = cache.points(sae)
@@ -692,31 +667,13 @@ def test_an_explanation_is_read_as_it_was_written_with_its_scores(toy, cache):
     assert mountain["scores"]["detection"]["value"] is None
     assert (please["text"], please["status"], please["scores"]) == (None, "cannot_tell", {})
     assert cache.summary(run)["measure"] == anchor and cache.summary(run)["explainer"] == "llm"
-    assert cache.explanation_counts(run) == {"cannot_tell": 1, "explained": 9}
 
 
-def test_scores_are_summed_up_over_the_features_where_they_are_defined(toy, cache):
-    # .55 .7 .8 .8 .9 .9 .95 1 and one undefined; quartiles lie between neighbours
-    detection = cache.score_summary(run_by(toy, "llm"))["detection"]
-    assert detection == {
-        "n": 8,
-        "n_undefined": 1,
-        "low_quartile": pytest.approx(0.775),
-        "median": pytest.approx(0.85),
-        "high_quartile": pytest.approx(0.9125),
-        "n_examples": 48,
-        "n_unreadable": 6,
-    }
-    assert cache.score_summary(run_by(toy, "tokens"))["auroc"]["n"] == 10
-
-
-def test_without_a_defined_score_its_median_is_unknown(tmp_path):
+def test_a_score_that_is_no_number_is_unknown(tmp_path):
     runs = Runs(Workspace(tmp_path))
     run = publish_explanations(runs, made(runs), {0: "x"}, values={0: math.nan})
     build(runs, run, tmp_path / "cache")
     cache = Cache(tmp_path / "cache")
-    summary = cache.score_summary(run)["auroc"]
-    assert (summary["n"], summary["n_undefined"], summary["median"]) == (0, 1, None)
     assert cache.explanations(run)[0]["scores"]["auroc"]["value"] is None
     cache.close()
 
@@ -730,7 +687,8 @@ def made(runs, **facts):
 def test_the_test_of_a_feature_shows_texts_in_which_it_fires_and_texts_in_which_it_does_not(
     toy, cache
 ):
-    anchor = toy[2]
+    runs, _, anchor, _, _ = toy
+    chats = runs.table(runs.manifest(anchor).inputs.dataset, "samples")["messages"].to_pylist()
     for feature, word in enumerate(WORDS[:9]):
         test = cache.examples(run_by(toy, "llm"), anchor, feature)
         assert [example["number"] for example in test] == list(range(6))
@@ -740,8 +698,7 @@ def test_the_test_of_a_feature_shows_texts_in_which_it_fires_and_texts_in_which_
             assert [value > 0 for value in example["activations"]] == fires
             assert any(fires) == example["positive"]
             assert not (example["hard"] and example["positive"])
-            sample = cache.sample(anchor, example["sample"])
-            texts = {m["role"]: f" {m['content']}" for m in sample["messages"]}
+            texts = {m["role"]: f" {m['content']}" for m in chats[example["sample"]]}
             assert "".join(example["tokens"]) in texts[example["role"]]
             source = cache.spans(anchor, example["source_feature"], example["source_kind"])
             assert source[example["source_rank"]]["tokens"] == example["tokens"]
@@ -785,8 +742,6 @@ def test_a_verdict_is_read_as_it_was_written(toy, cache):
     run = judged.run
     assert cache.relevance(run) == runs.table(run, "relevance").to_pylist()
     assert [row["level"] for row in cache.relevance(run, [4, 9])] == ["yes", "cannot_tell"]
-    counts = {"yes": 3, "probably": 1, "maybe": 1, "no": 4, "cannot_tell": 1, "unreadable": 1}
-    assert cache.relevance_counts(run) == counts
     assert np.flatnonzero(cache.relevant(run, 12)).tolist() == [*RELEVANT]
     assert cache.relevant(run, 12).dtype == bool and len(cache.relevant(run, 99)) == 99
     assert cache.summary(run)["measure"] == anchor
@@ -852,7 +807,7 @@ def test_explanations_of_a_run_without_a_cache_are_a_sentence(toy, cache, hostil
     for ask in (
         lambda: cache.explanations(hostile),
         lambda: cache.features_page(toy[2], explained=[hostile]),
-        lambda: cache.relevance_counts(hostile),
+        lambda: cache.relevance(hostile),
     ):
         with pytest.raises(InputError, match="cannot be shown"):
             ask()
@@ -927,13 +882,8 @@ def test_of_several_runs_the_first_with_a_text_is_shown(tmp_path_factory, by_run
         assert (row["explanation"], row["score"]) == first
     for run, explanations in zip(explained, by_run, strict=True):
         scores = sorted(value for _, value in explanations.values() if value is not None)
-        summary = cache.score_summary(run)
-        assert set(summary) == ({"auroc"} if explanations else set())
-        if scores:
-            assert summary["auroc"]["n"] == len(scores)
-            names = ("low_quartile", "median", "high_quartile")
-            quartiles = np.quantile(scores, (0.25, 0.5, 0.75))
-            assert [summary["auroc"][name] for name in names] == pytest.approx(quartiles)
+        stored = [row["scores"]["auroc"]["value"] for row in cache.explanations(run)]
+        assert sorted(value for value in stored if value is not None) == scores
     cache.close()
 
 
@@ -960,43 +910,6 @@ def made_cache(making):
     cache.close()
 
 
-def test_pairs_are_read_as_they_were_written(making, made_cache):
-    runs, _, run, _ = making
-    rows, total = made_cache.pairs(run)
-    margins = [row.pop("margin") for row in rows]
-    assert rows == runs.table(run, "pairs").to_pylist() and total == 4
-    assert margins == [1.5, 1.5, 1.5, None]
-    assert made_cache.pair(run, rows[1]["pair"]) == {**rows[1], "margin": 1.5}
-    assert made_cache.pair(run, "none") is None
-    assert made_cache.pair_counts(run) == {"proposed": 3, "failed": {"no candidate fires it": 1}}
-    assert made_cache.summary(run)["inputs"] == [*runs.manifest(run).inputs.ids]
-
-
-@pytest.mark.parametrize(
-    ("filters", "features"),
-    [
-        ({"status": "proposed"}, [3, 5, 6]),
-        ({"status": "failed"}, [7]),
-        ({"features": [6, 3, 9]}, [3, 6]),
-        ({"features": []}, []),
-        ({"above": 1.4}, [3, 5, 6]),
-        ({"above": 1.5}, []),
-        ({"search": "LOOP"}, [5]),
-        ({"search": "of the"}, [3, 5, 6]),
-        ({"search": "%"}, []),
-        ({"search": "6"}, [6]),
-        ({"search": "#7"}, [7]),
-        ({"sort": "feature", "descending": True}, [7, 6, 5, 3]),
-        ({"sort": "margin"}, [3, 5, 6, 7]),
-        ({"offset": 1, "limit": 2}, [5, 6]),
-    ],
-)
-def test_pairs_are_filtered_and_sorted(making, made_cache, filters, features):
-    rows, total = made_cache.pairs(making[2], **filters)
-    assert [row["feature"] for row in rows] == features
-    assert total == (4 if "offset" in filters else len(features))
-
-
 def test_candidates_carry_their_verdict_and_what_they_fire(making, made_cache):
     runs, _, _, run = making
     rows, total = made_cache.candidates(run)
@@ -1016,8 +929,7 @@ def test_candidates_carry_their_verdict_and_what_they_fire(making, made_cache):
         ]
         assert alone == row
     assert made_cache.candidate(run, "none") is None
-    counts = {"kept": 3, "dropped": {"beaten": 3, "refusal": 3}}
-    assert made_cache.verdict_counts(run) == counts
+    assert made_cache.summary(run)["inputs"] == [*runs.manifest(run).inputs.ids]
 
 
 @pytest.mark.parametrize(
@@ -1046,18 +958,14 @@ def test_candidates_of_step_1_have_a_peak_and_no_verdict(making, made_cache):
         (1.0, None, "", -1)
     ] * 3
     assert made_cache.candidates(making[2], only="kept") == ([], 0)
-    assert made_cache.verdict_counts(making[2]) == {"kept": 0, "dropped": {}}
-    assert made_cache.pairs(making[3]) == ([], 0)
 
 
 @pytest.mark.parametrize(
     ("ask", "why"),
     [
-        (lambda c, p, s: c.pairs(p, sort="text; DROP TABLE pairs"), "Pairs sort by feature"),
         (lambda c, p, s: c.candidates(s, sort="messages"), "Candidates sort by candidate"),
         (lambda c, p, s: c.candidates(s, only="best"), "all, kept, dropped"),
-        (lambda c, p, s: c.pairs(p, above=-1), "number from 0"),
-        (lambda c, p, s: c.pairs(p, limit=-1), "page starts at 0"),
+        (lambda c, p, s: c.candidates(s, limit=-1), "page starts at 0"),
         (lambda c, p, s: c.candidate("pairs-0", "x"), "cannot be shown"),
     ],
 )

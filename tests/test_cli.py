@@ -26,13 +26,13 @@ from hypothesis import strategies as st
 from fac import __main__ as cli
 from fac import coverage
 from fac.cli import frame
-from fac.config import REPOSITORY, Workspace
+from fac.config import REPOSITORY, IngestSpec, Workspace
 from fac.errors import ServiceError
 from fac.schema import ROLES
 from fac.store.queue import Queue
 from fac.store.runs import Runs
 from tests import toy
-from tests.lexicon import LexiconEncoder
+from tests.lexicon import LexiconEncoder, support
 from tests.test_jobs import ToySteps
 
 COMMANDS = {
@@ -44,7 +44,7 @@ COMMANDS = {
 }
 
 
-class Said(NamedTuple):
+class Answered(NamedTuple):
     """What one command line answered."""
 
     code: int
@@ -54,19 +54,19 @@ class Said(NamedTuple):
     @property
     def json(self) -> dict[str, Any]:
         """The one JSON object that stands on stdout, and nothing beside it."""
-        found = json.loads(self.out, parse_constant=pytest.fail)
-        assert isinstance(found, dict)
+        data = json.loads(self.out, parse_constant=pytest.fail)
+        assert isinstance(data, dict)
         assert self.out.count("\n") == 1
-        return found
+        return data
 
 
-def fac(*arguments: object, place: Workspace | None = None) -> Said:
+def fac(*arguments: object, workspace: Workspace | None = None) -> Answered:
     """Runs a command line in this process."""
     out, err = io.StringIO(), io.StringIO()
-    line = [str(a) for a in arguments] + (["--workspace", str(place.root)] if place else [])
+    line = [str(a) for a in arguments] + (["--workspace", str(workspace.root)] if workspace else [])
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.run(line)
-    return Said(code, out.getvalue(), err.getvalue())
+    return Answered(code, out.getvalue(), err.getvalue())
 
 
 def fac_process(*arguments: object, **options: Any) -> subprocess.Popen:
@@ -101,11 +101,11 @@ def everything(root: Path) -> dict[str, bytes | None]:
     }
 
 
-def assert_one_sentence(said: Said, code: int = 2) -> None:
-    assert said.code == code, said
-    assert said.out == ""
-    assert re.fullmatch(r"fac: [^\n]{10,}[.?]\n", said.err), said.err
-    assert "Traceback" not in said.err
+def assert_one_sentence(answer: Answered, code: int = 2) -> None:
+    assert answer.code == code, answer
+    assert answer.out == ""
+    assert re.fullmatch(r"fac: [^\n]{10,}[.?]\n", answer.err), answer.err
+    assert "Traceback" not in answer.err
 
 
 frame.NOTE_SECONDS = float("inf")  # how slow this machine is shall not be what is tested
@@ -118,20 +118,20 @@ PAIR = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
 
 def test_these_are_the_commands():
     groups = {group.name: group.typer_instance for group in cli.app.registered_groups}
-    found = {command.name for command in cli.app.registered_commands} | {
+    data = {command.name for command in cli.app.registered_commands} | {
         f"{name} {command.name}" for name, g in groups.items() for command in g.registered_commands
     }
-    assert found == COMMANDS
+    assert data == COMMANDS
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_explains_itself_and_takes_a_workspace_and_json(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    said = fac(*command.split(), "--help")
-    assert said.code == 0
-    assert "--workspace" in said.out
-    assert "--json" in said.out
-    assert said.err == ""
+    answer = fac(*command.split(), "--help")
+    assert answer.code == 0
+    assert "--workspace" in answer.out
+    assert "--json" in answer.out
+    assert answer.err == ""
 
 
 def test_without_a_command_the_help_is_shown():
@@ -156,49 +156,51 @@ def write_lines(path: Path, *rows: object) -> Path:
 def test_ingest_counts_samples_duplicates_and_rejected_rows(workspace, tmp_path):
     rows = [{"text": "tea"}, {"text": "milk"}, {"text": "tea"}, {"text": ""}]
     source = write_lines(tmp_path / "drinks.jsonl", *rows)
-    said = fac("ingest", source, "--name", "drinks", "--on-bad", "skip", "--json", place=workspace)
-    assert (said.code, said.err) == (0, "")
-    assert Runs(workspace).find(said.json["run"])
-    assert (said.json["samples"], said.json["duplicates"]) == (2, 1)
-    assert said.json["rejected"] == [{"line": 4, "reason": "the column 'text' is empty"}]
+    answer = fac(
+        "ingest", source, "--name", "drinks", "--on-bad", "skip", "--json", workspace=workspace
+    )
+    assert (answer.code, answer.err) == (0, "")
+    assert Runs(workspace).find(answer.json["run"])
+    assert (answer.json["samples"], answer.json["duplicates"]) == (2, 1)
+    assert answer.json["rejected"] == [{"line": 4, "reason": "the column 'text' is empty"}]
 
 
 def test_measure_tells_its_speed_and_what_fired(own_kitchen, monkeypatch):
     monkeypatch.setattr(frame, "Steps", KitchenSteps)
-    said = fac("measure", "toy-seed", "--layer", 2, "--json", place=own_kitchen)
-    assert (said.code, said.err) == (0, "")
-    found = said.json
-    assert Runs(own_kitchen).manifest(found["run"])["spec"]["layer"] == 2
-    assert found["tokens"] > 0
-    assert found["tokens_per_second"] == pytest.approx(found["tokens"] / found["seconds"], rel=0.5)
+    answer = fac("measure", "toy-seed", "--layer", 2, "--json", workspace=own_kitchen)
+    assert (answer.code, answer.err) == (0, "")
+    data = answer.json
+    assert Runs(own_kitchen).manifest(data["run"]).spec.layer == 2
+    assert data["tokens"] > 0
+    assert data["tokens_per_second"] == pytest.approx(data["tokens"] / data["seconds"], rel=0.5)
     everyone = LexiconEncoder(*toy.WORDS).encode(toy.SEED)
-    assert found["features_fired"] == len(np.unique(everyone.feature))
+    assert data["features_fired"] == len(np.unique(everyone.feature))
 
 
 def test_coverage_has_its_figures_and_with_list_the_missing_features(kitchen):
-    said = fac("coverage", *PAIR, "--json", place=kitchen)
-    found = said.json
-    assert set(found) >= {"fac", "n_anchor", "n_dataset", "n_covered", "n_missing", "kl_smoothed"}
-    assert "missing" not in found
-    listed = fac("coverage", *PAIR, "--list", "--json", place=kitchen).json
-    assert {**found, "missing": listed["missing"]} == listed
+    answer = fac("coverage", *PAIR, "--json", workspace=kitchen)
+    data = answer.json
+    assert set(data) >= {"fac", "n_anchor", "n_dataset", "n_covered", "n_missing", "kl_smoothed"}
+    assert "missing" not in data
+    listed = fac("coverage", *PAIR, "--list", "--json", workspace=kitchen).json
+    assert {**data, "missing": listed["missing"]} == listed
     missing = [toy.WORDS[i] for i in listed["missing"]]
     assert missing == ["python", "function", "loop", "river", "mountain", "train"]
-    assert found["n_missing"] == 6
-    assert found["fac"] == pytest.approx(4 / 10)
+    assert data["n_missing"] == 6
+    assert data["fac"] == pytest.approx(toy.fac_of(4, 10))
 
 
 def test_coverage_among_the_features_of_a_file(kitchen, tmp_path):
     chosen = tmp_path / "ids.json"
     chosen.write_text("[0, 3]")
-    found = fac("coverage", *PAIR, "--relevant", chosen, "--list", "--json", place=kitchen).json
-    assert (found["fac"], found["missing"]) == (0.5, [3])
+    data = fac("coverage", *PAIR, "--relevant", chosen, "--list", "--json", workspace=kitchen).json
+    assert (data["fac"], data["missing"]) == (toy.fac_of(1, 2), [3])
 
 
 def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path):
     out = tmp_path / "gaps.jsonl"
-    said = fac("gaps", *PAIR, "--out", out, "--json", place=kitchen)
-    assert said.json == {"n_missing": 6, "rows": 6, "out": str(out)}
+    answer = fac("gaps", *PAIR, "--out", out, "--json", workspace=kitchen)
+    assert answer.json == {"n_missing": 6, "rows": 6, "out": str(out)}
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     support = [row["n_anchor"] for row in rows]
     assert support == sorted(support, reverse=True)
@@ -212,41 +214,44 @@ def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path
 
 
 def test_without_a_file_gaps_show_as_many_rows_as_asked_for(kitchen):
-    found = fac("gaps", *PAIR, "--limit", 2, "--json", place=kitchen).json
-    assert (found["n_missing"], found["rows"], len(found["gaps"])) == (6, 2, 2)
+    data = fac("gaps", *PAIR, "--limit", 2, "--json", workspace=kitchen).json
+    assert (data["n_missing"], data["rows"], len(data["gaps"])) == (6, 2, 2)
 
 
 def test_gaps_of_one_badge_are_those_that_have_it(kitchen):
-    every = fac("gaps", *PAIR, "--json", place=kitchen).json["gaps"]
-    found = fac("gaps", *PAIR, "--badge", "robust", "--json", place=kitchen).json
-    assert found["gaps"] == [row for row in every if row["badge"] == "robust"]
-    assert 0 < len(found["gaps"]) < found["n_missing"] == 6
-    assert "5 robust gaps" in fac("gaps", *PAIR, "--badge", "robust", place=kitchen).out
+    every = fac("gaps", *PAIR, "--json", workspace=kitchen).json["gaps"]
+    data = fac("gaps", *PAIR, "--badge", "robust", "--json", workspace=kitchen).json
+    assert data["gaps"] == [row for row in every if row["badge"] == "robust"]
+    assert 0 < len(data["gaps"]) < data["n_missing"] == 6
+    assert "5 robust gaps" in fac("gaps", *PAIR, "--badge", "robust", workspace=kitchen).out
 
 
 def test_check_passes_a_dataset_that_lost_nothing(kitchen):
-    said = fac(
-        *("check", "toy-anchor", "--baseline", "toy-seed", "--no-regress", "--min-fac", 1),
+    whole = toy.fac_of(4, 4)  # of the four features that toy-seed shows
+    answer = fac(
+        *("check", "toy-anchor", "--baseline", "toy-seed", "--no-regress", "--min-fac", whole),
         *("--json",),
-        place=kitchen,
+        workspace=kitchen,
     )
-    assert said.code == 0
-    gained = [toy.WORDS[i] for i in said.json["gained"]]
+    assert answer.code == 0
+    gained = [toy.WORDS[i] for i in answer.json["gained"]]
     assert gained == ["python", "function", "loop", "river", "mountain", "train"]
-    assert (said.json["fac"], said.json["lost"], said.json["passed"]) == (1.0, [], True)
+    assert (answer.json["fac"], answer.json["lost"], answer.json["passed"]) == (whole, [], True)
 
 
 def test_a_failed_check_tells_its_figures_and_why_and_exits_with_1(kitchen):
-    asked = ("check", "toy-seed", "--baseline", "toy-anchor", "--no-regress", "--min-fac", 0.9)
-    said = fac(*asked, "--json", place=kitchen)
-    assert said.code == 1
-    assert (len(said.json["lost"]), said.json["passed"]) == (6, False)
-    assert said.err == (
-        "fac: FAC is 0.4, below 0.9; 6 features of toy-anchor are lost (first: 3, 4, 5, 6, 7).\n"
+    limit = toy.fac_of(9, 10)
+    line = ("check", "toy-seed", "--baseline", "toy-anchor", "--no-regress", "--min-fac", limit)
+    answer = fac(*line, "--json", workspace=kitchen)
+    assert answer.code == 1
+    assert (len(answer.json["lost"]), answer.json["passed"]) == (6, False)
+    assert answer.err == (
+        f"fac: FAC is {toy.fac_of(4, 10):.4g}, below {limit}; "
+        "6 features of toy-anchor are lost (first: 3, 4, 5, 6, 7).\n"
     )
-    shown = fac(*asked, place=kitchen)
-    assert (shown.code, shown.err) == (1, said.err)
-    assert "n_missing" in shown.out
+    words = fac(*line, workspace=kitchen)
+    assert (words.code, words.err) == (1, answer.err)
+    assert "n_missing" in words.out
 
 
 def test_check_measures_a_file_as_the_baseline_was(own_kitchen, tmp_path, monkeypatch):
@@ -255,57 +260,59 @@ def test_check_measures_a_file_as_the_baseline_was(own_kitchen, tmp_path, monkey
     new = write_lines(
         tmp_path / "new.jsonl", *rows, {"text": "ignored", "messages": toy.ANCHOR[-1]}
     )
-    said = fac("check", new, "--baseline", "toy-seed", "--no-regress", "--json", place=own_kitchen)
-    assert said.code == 0
-    gained = {toy.WORDS[i] for i in said.json["gained"]}
+    answer = fac(
+        "check", new, "--baseline", "toy-seed", "--no-regress", "--json", workspace=own_kitchen
+    )
+    assert answer.code == 0
+    gained = {toy.WORDS[i] for i in answer.json["gained"]}
     assert gained == {"train", "river", "mountain"}
 
 
 def test_probe_names_the_tokens_and_what_fires_on_them(own_kitchen, monkeypatch):
     monkeypatch.setattr(frame, "Steps", KitchenSteps)
-    found = fac("probe", "bake bread in the oven!", "--json", place=own_kitchen).json
-    assert [token["token"].strip() for token in found["tokens"]] == [
+    data = fac("probe", "bake bread in the oven!", "--json", workspace=own_kitchen).json
+    assert [token["token"].strip() for token in data["tokens"]] == [
         *("<user>", "bake", "bread", "in", "the", "oven!")
     ]
-    assert [(toy.WORDS[f["feature"]], f["peak"]) for f in found["features"]] == [
+    assert [(toy.WORDS[f["feature"]], f["peak"]) for f in data["features"]] == [
         ("oven", 1.5),
         ("bake", 1.0),
         ("the", 1.0),
     ]
-    assert found["features"][0]["tokens"] == [{"position": 5, "value": 1.5}]
+    assert data["features"][0]["tokens"] == [{"position": 5, "value": 1.5}]
 
 
 def test_deleted_caches_are_built_again_and_counted(own_kitchen):
-    before = fac("coverage", *PAIR, "--list", "--json", place=own_kitchen).json
+    before = fac("coverage", *PAIR, "--list", "--json", workspace=own_kitchen).json
     shutil.rmtree(own_kitchen.cache)
-    found = fac("cache", "rebuild", "--json", place=own_kitchen).json
-    assert (found["count"], len(found["rebuilt"])) == (3, 3)
-    assert {path.stem for path in own_kitchen.cache.glob("*.duckdb")} == set(found["rebuilt"])
-    assert fac("coverage", *PAIR, "--list", "--json", place=own_kitchen).json == before
+    data = fac("cache", "rebuild", "--json", workspace=own_kitchen).json
+    assert (data["count"], len(data["rebuilt"])) == (3, 3)
+    assert {path.stem for path in own_kitchen.cache.glob("*.duckdb")} == set(data["rebuilt"])
+    assert fac("coverage", *PAIR, "--list", "--json", workspace=own_kitchen).json == before
 
 
 def test_coverage_builds_a_cache_that_is_missing(own_kitchen):
-    before = fac("coverage", *PAIR, "--json", place=own_kitchen).json
+    before = fac("coverage", *PAIR, "--json", workspace=own_kitchen).json
     shutil.rmtree(own_kitchen.cache)
-    assert fac("coverage", *PAIR, "--json", place=own_kitchen).json == before
+    assert fac("coverage", *PAIR, "--json", workspace=own_kitchen).json == before
 
 
 def test_a_worker_that_may_stop_when_idle_counts_its_jobs(workspace, tmp_path):
     source = write_lines(tmp_path / "drinks.jsonl", {"text": "tea"})
     queue = Queue(workspace.queue)
-    queue.enqueue(cli.IngestSpec(name="drinks", source=str(source)))
-    queue.enqueue(cli.IngestSpec(name="none", source=str(tmp_path / "none.jsonl")))
-    said = fac("worker", "--until-idle", "--json", place=workspace)
-    assert (said.code, said.json) == (0, {"jobs": 2})
-    assert "failed, There is no file" in said.err
+    queue.enqueue(IngestSpec(name="drinks", source=str(source)))
+    queue.enqueue(IngestSpec(name="none", source=str(tmp_path / "none.jsonl")))
+    answer = fac("worker", "--until-idle", "--json", workspace=workspace)
+    assert (answer.code, answer.json) == (0, {"jobs": 2})
+    assert "failed, There is no file" in answer.err
 
 
 def test_undefined_coverage_is_null_and_not_a_number_that_json_lacks(kitchen):
-    found = fac("coverage", *PAIR, "--threshold", 1000, "--json", place=kitchen).json
-    assert (found["fac"], found["kl_smoothed"], found["n_anchor"]) == (None, None, 0)
-    assert "undefined" in fac("coverage", *PAIR, "--threshold", 1000, place=kitchen).out
-    asked = ("check", "toy-seed", "--baseline", "toy-seed", "--threshold", 1000)
-    assert fac(*asked, "--min-fac", 0, place=kitchen).code == 1
+    data = fac("coverage", *PAIR, "--threshold", 1000, "--json", workspace=kitchen).json
+    assert (data["fac"], data["kl_smoothed"], data["n_anchor"]) == (None, None, 0)
+    assert "undefined" in fac("coverage", *PAIR, "--threshold", 1000, workspace=kitchen).out
+    line = ("check", "toy-seed", "--baseline", "toy-seed", "--threshold", 1000)
+    assert fac(*line, "--min-fac", 0, workspace=kitchen).code == 1
 
 
 @settings(max_examples=25)
@@ -318,24 +325,23 @@ def test_coverage_is_what_counting_the_words_gives(kitchen, threshold, min_suppo
     encoder = LexiconEncoder(*toy.WORDS)
     code = None if role == "all" else ROLES.index(role)
 
-    def support(chats, above):
-        return coverage.support(encoder.encode(chats), n_features=12, threshold=above, role=code)
+    def samples(chats, above):
+        return support(encoder.encode(chats), n_features=12, threshold=above, role=code)
 
-    relevant = support(toy.ANCHOR, 0) <= coverage.NEAR_CONSTANT * len(toy.ANCHOR)
-    relevant &= support(toy.ANCHOR, 0) > 0
-    shown = support(toy.ANCHOR, threshold) >= min_support
-    has = support(toy.SEED, threshold) > 0
-    expected = {i for i in range(12) if relevant[i] and shown[i] and not has[i]}
-    anchor = {i for i in range(12) if relevant[i] and shown[i]}
+    relevant = samples(toy.ANCHOR, 0) <= coverage.NEAR_CONSTANT * len(toy.ANCHOR)
+    relevant &= samples(toy.ANCHOR, 0) > 0
+    words = samples(toy.ANCHOR, threshold) >= min_support
+    has = samples(toy.SEED, threshold) > 0
+    expected = coverage.fac(words, has, relevant)
 
-    found = fac(
+    data = fac(
         *("coverage", *PAIR, "--threshold", threshold, "--min-support", min_support),
         *("--role", role, "--list", "--json"),
-        place=kitchen,
+        workspace=kitchen,
     ).json
-    assert set(found["missing"]) == expected
-    assert found["n_anchor"] == len(anchor)
-    assert found["fac"] == (pytest.approx(1 - len(expected) / len(anchor)) if anchor else None)
+    assert sorted(data["missing"]) == expected.missing.tolist()
+    assert data["n_anchor"] == expected.n_anchor
+    assert data["fac"] == (pytest.approx(expected.fac) if expected.n_anchor else None)
 
 
 def test_progress_goes_to_stderr_line_by_line_where_that_is_no_terminal(
@@ -343,9 +349,9 @@ def test_progress_goes_to_stderr_line_by_line_where_that_is_no_terminal(
 ):
     monkeypatch.setattr(frame, "NOTE_SECONDS", 0.0)
     source = write_lines(tmp_path / "drinks.jsonl", {"text": "tea"})
-    said = fac("ingest", source, "--name", "drinks", "--json", place=own_kitchen)
-    assert said.json["samples"] == 1
-    assert said.err.splitlines()[-1] == "reading drinks: 16/16 1 samples"
+    answer = fac("ingest", source, "--name", "drinks", "--json", workspace=own_kitchen)
+    assert answer.json["samples"] == 1
+    assert answer.err.splitlines()[-1] == "reading drinks: 16/16 1 samples"
 
 
 # --- exit codes ----------------------------------------------------------------------------------
@@ -357,8 +363,8 @@ def test_a_service_that_fails_exits_with_3(own_kitchen, monkeypatch):
             raise ServiceError("The package index did not answer; check the network.")
 
     monkeypatch.setattr(frame, "Steps", Offline)
-    said = fac("measure", "toy-seed", "--layer", 3, place=own_kitchen)
-    assert_one_sentence(said, 3)
+    answer = fac("measure", "toy-seed", "--layer", 3, workspace=own_kitchen)
+    assert_one_sentence(answer, 3)
 
 
 def test_an_interrupted_command_exits_with_130(own_kitchen, monkeypatch):
@@ -367,8 +373,8 @@ def test_an_interrupted_command_exits_with_130(own_kitchen, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(frame, "Steps", Interrupted)
-    said = fac("measure", "toy-seed", "--layer", 3, place=own_kitchen)
-    assert said == (130, "", "fac: Stopped; finished parts are kept.\n")
+    answer = fac("measure", "toy-seed", "--layer", 3, workspace=own_kitchen)
+    assert answer == (130, "", "fac: Stopped; finished parts are kept.\n")
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
@@ -396,7 +402,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(kitchen):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "sentence"),
     [
         ("coverage", "Missing option '--anchor'"),
         ("nonsense", "No such command 'nonsense'"),
@@ -433,41 +439,41 @@ def test_a_reader_that_has_seen_enough_is_no_failure(kitchen):
         ("magpie --out x.jsonl --n 0", "0"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_sentence_and_change_nothing(kitchen, line, told):
+def test_wrong_arguments_are_told_in_one_sentence_and_change_nothing(kitchen, line, sentence):
     before = everything(kitchen.root)
     words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)]
-    place = None if words[0] in ("nonsense", "cache") else kitchen
-    said = fac(*words, place=place)
-    assert_one_sentence(said)
-    assert told in said.err
+    workspace = None if words[0] in ("nonsense", "cache") else kitchen
+    answer = fac(*words, workspace=workspace)
+    assert_one_sentence(answer)
+    assert sentence in answer.err
     assert everything(kitchen.root) == before
 
 
 def test_a_workspace_that_is_a_file_is_told(tmp_path):
-    place = Workspace(tmp_path / "file")
-    place.root.write_text("not a folder")
+    workspace = Workspace(tmp_path / "file")
+    workspace.root.write_text("not a folder")
     source = write_lines(tmp_path / "x.jsonl", {"text": "tea"})
-    assert_one_sentence(fac("ingest", source, "--name", "x", place=place))
-    assert_one_sentence(fac("worker", "--until-idle", place=place))
-    assert place.root.read_text() == "not a folder"
+    assert_one_sentence(fac("ingest", source, "--name", "x", workspace=workspace))
+    assert_one_sentence(fac("worker", "--until-idle", workspace=workspace))
+    assert workspace.root.read_text() == "not a folder"
 
 
 def test_a_queue_that_cannot_be_opened_is_told(workspace):
     workspace.queue.mkdir(parents=True)
-    said = fac("worker", "--until-idle", place=workspace)
-    assert_one_sentence(said)
-    assert "queue.sqlite" in said.err
+    answer = fac("worker", "--until-idle", workspace=workspace)
+    assert_one_sentence(answer)
+    assert "queue.sqlite" in answer.err
 
 
 def test_texts_are_shown_as_they_are_and_never_as_markup(own_kitchen, tmp_path):
     name = "[red]alarm :boom:"
     source = write_lines(tmp_path / "x.jsonl", {"text": "tea"}, {"text": ""})
-    asked = ("ingest", source, "--name", name, "--text-field")
-    told = fac(*asked, "[bold]no[/]", place=own_kitchen)
-    assert "'[bold]no[/]'" in told.err
-    assert fac(*asked, "text", "--on-bad", "skip", place=own_kitchen).code == 0
-    said = fac("coverage", "--anchor", name, "--dataset", "toy-seed", place=own_kitchen)
-    assert f"'{name}'" in said.err
+    line = ("ingest", source, "--name", name, "--text-field")
+    sentence = fac(*line, "[bold]no[/]", workspace=own_kitchen)
+    assert "'[bold]no[/]'" in sentence.err
+    assert fac(*line, "text", "--on-bad", "skip", workspace=own_kitchen).code == 0
+    answer = fac("coverage", "--anchor", name, "--dataset", "toy-seed", workspace=own_kitchen)
+    assert f"'{name}'" in answer.err
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -514,31 +520,31 @@ BAD = {
     [(n, how) for n in BAD for how in ("stop", "skip") if (n, how) != ("broken.jsonl", "skip")],
 )
 def test_a_bad_file_is_told_in_one_sentence_and_changes_nothing(kitchen, tmp_path, name, on_bad):
-    content, told = BAD[name]
+    content, sentence = BAD[name]
     source = tmp_path / name
     source.write_bytes(content)
     before = everything(kitchen.root)
-    said = fac("ingest", source, "--name", "bad", "--on-bad", on_bad, place=kitchen)
-    assert_one_sentence(said)
-    assert told in said.err
-    assert len(said.err) < 600
+    answer = fac("ingest", source, "--name", "bad", "--on-bad", on_bad, workspace=kitchen)
+    assert_one_sentence(answer)
+    assert sentence in answer.err
+    assert len(answer.err) < 600
     assert everything(kitchen.root) == before
 
 
 def test_a_folder_is_no_dataset(kitchen, tmp_path):
     before = everything(kitchen.root)
-    assert_one_sentence(fac("ingest", tmp_path, "--name", "folder", place=kitchen))
+    assert_one_sentence(fac("ingest", tmp_path, "--name", "folder", workspace=kitchen))
     assert everything(kitchen.root) == before
 
 
 def test_a_bad_file_is_told_the_same_way_by_a_real_process(kitchen, tmp_path):
     source = tmp_path / "broken.jsonl"
     source.write_bytes(BAD["broken.jsonl"][0])
-    asked = ("ingest", source, "--name", "bad", "--json", "--workspace", kitchen.root)
-    with fac_process(*asked) as process:
+    line = ("ingest", source, "--name", "bad", "--json", "--workspace", kitchen.root)
+    with fac_process(*line) as process:
         out, err = process.communicate()
-    said = Said(process.returncode, out, err)
-    assert_one_sentence(said)
+    answer = Answered(process.returncode, out, err)
+    assert_one_sentence(answer)
     assert "line 3" in err
 
 
@@ -550,9 +556,9 @@ def test_a_full_disk_is_told_and_nothing_stored_changes(own_kitchen, tmp_path, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", no_room)
-    said = fac("ingest", source, "--name", "drinks", place=own_kitchen)
-    assert_one_sentence(said)
-    assert "disk is full" in said.err
+    answer = fac("ingest", source, "--name", "drinks", workspace=own_kitchen)
+    assert_one_sentence(answer)
+    assert "disk is full" in answer.err
     assert everything(own_kitchen.root) == before
 
 
@@ -570,9 +576,9 @@ def test_a_workspace_from_a_newer_version_is_left_alone(own_kitchen, command):
     for path in own_kitchen.runs.rglob("manifest.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
     before = everything(own_kitchen.root)
-    said = fac(command, *NEWER[command], place=own_kitchen)
-    assert_one_sentence(said)
-    assert "schema 99" in said.err
+    answer = fac(command, *NEWER[command], workspace=own_kitchen)
+    assert_one_sentence(answer)
+    assert "schema 99" in answer.err
     assert everything(own_kitchen.root) == before
 
 
@@ -580,9 +586,9 @@ def test_datasets_of_different_encoders_are_not_compared(own_kitchen):
     runs = Runs(own_kitchen)
     activations = LexiconEncoder("tea").encode([[{"role": "user", "content": "tea"}]])
     toy.publish_activations(runs, "other", activations, n_features=1, n_samples=1)
-    said = fac("coverage", "--anchor", "toy-anchor", "--dataset", "other", place=own_kitchen)
-    assert_one_sentence(said)
-    assert "different encoders" in said.err
+    answer = fac("coverage", "--anchor", "toy-anchor", "--dataset", "other", workspace=own_kitchen)
+    assert_one_sentence(answer)
+    assert "different encoders" in answer.err
 
 
 # --- real weights, a few thousand of them --------------------------------------------------------
@@ -604,24 +610,25 @@ def tiny(tmp_path_factory) -> Iterator[Path]:
 
 def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace):
     how = ("--model", tiny / "model", "--layer", 2, "--sae", tiny / "sae")
-    fac("ingest", tiny / "texts.jsonl", "--name", "texts", place=workspace)
-    said = fac("measure", "texts", *how, "--json", place=workspace)
-    assert said.code == 0, said.err
-    assert said.json["features_fired"] > 0
+    fac("ingest", tiny / "texts.jsonl", "--name", "texts", workspace=workspace)
+    answer = fac("measure", "texts", *how, "--json", workspace=workspace)
+    assert answer.code == 0, answer.err
+    assert answer.json["features_fired"] > 0
     # random directions fire nearly everywhere, which "all" would leave out
     every = workspace.root / "ids.json"
     every.write_text(json.dumps([*range(96)]))
-    asked = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every, "--json")
-    shown = fac(*asked, place=workspace).json
-    assert (shown["fac"], shown["n_anchor"]) == (1.0, said.json["features_fired"])
-    found = fac("probe", "Take the early train", *how, "--json", place=workspace).json
-    assert "".join(t["token"] for t in found["tokens"] if t["role"] == "user") == (
+    line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every, "--json")
+    words = fac(*line, workspace=workspace).json
+    fired = answer.json["features_fired"]
+    assert (words["fac"], words["n_anchor"]) == (toy.fac_of(fired, fired), fired)
+    data = fac("probe", "Take the early train", *how, "--json", workspace=workspace).json
+    assert "".join(t["token"] for t in data["tokens"] if t["role"] == "user") == (
         "Take the early train"
     )
 
 
 @pytest.mark.parametrize(
-    ("layer", "sae", "told"),
+    ("layer", "sae", "sentence"),
     [
         (2, "wide", "reads 48 values, but"),
         (1, "sae", "give --layer 2"),
@@ -630,25 +637,25 @@ def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace)
     ],
 )
 def test_the_wrong_sae_for_a_model_is_told_before_anything_is_measured(
-    tiny, workspace, layer, sae, told
+    tiny, workspace, layer, sae, sentence
 ):
-    fac("ingest", tiny / "texts.jsonl", "--name", "texts", place=workspace)
+    fac("ingest", tiny / "texts.jsonl", "--name", "texts", workspace=workspace)
     before = everything(workspace.root)
     how = ("--model", tiny / "model", "--layer", layer, "--sae", tiny / sae)
-    said = fac("measure", "texts", *how, place=workspace)
-    assert_one_sentence(said)
-    assert told in said.err
+    answer = fac("measure", "texts", *how, workspace=workspace)
+    assert_one_sentence(answer)
+    assert sentence in answer.err
     assert everything(workspace.root) == before
 
 
 def test_preflight_says_yes_or_no_and_shows_its_checks(tiny, workspace):
     how = ("--model", tiny / "model", "--layer", 2, "--texts", tiny / "texts.jsonl", "--json")
-    said = fac("preflight", *how, "--sae", tiny / "wide", place=workspace)
-    assert said.code == 1
-    checks = {check["check"]: check["ok"] for check in said.json["checks"]}
-    assert (checks["width"], said.json["ok"]) == (False, False)
-    assert said.err.startswith("fac: This SAE does not belong to this model and layer")
-    random = fac("preflight", *how, "--sae", tiny / "sae", place=workspace).json
+    answer = fac("preflight", *how, "--sae", tiny / "wide", workspace=workspace)
+    assert answer.code == 1
+    checks = {check["check"]: check["ok"] for check in answer.json["checks"]}
+    assert (checks["width"], answer.json["ok"]) == (False, False)
+    assert answer.err.startswith("fac: This SAE does not belong to this model and layer")
+    random = fac("preflight", *how, "--sae", tiny / "sae", workspace=workspace).json
     assert random["quality"]["tokens"] > 0
     assert random["checks"][0]["ok"] is True
 
@@ -656,16 +663,16 @@ def test_preflight_says_yes_or_no_and_shows_its_checks(tiny, workspace):
 def test_a_trained_sae_has_its_recipe_and_figures_and_can_be_measured_with(tiny, workspace):
     out = workspace.root / "my-sae"
     model = ("--model", tiny / "model", "--layer", 2)
-    said = fac(
+    answer = fac(
         *("train-sae", tiny / "texts.jsonl", "--out", out, *model),
         *("--width", 64, "--k", 4, "--passes", 2, "--batch", 64, "--held-out", 6, "--json"),
-        place=workspace,
+        workspace=workspace,
     )
-    assert said.code == 0, said.err
-    assert said.json["quality"]["samples"] == 6
-    assert said.json["quality"]["l0"] > 0
-    assert json.loads((out / "recipe.json").read_text()) == said.json["recipe"]
-    fac("ingest", tiny / "texts.jsonl", "--name", "texts", place=workspace)
-    measured = fac("measure", "texts", *model, "--sae", out, "--json", place=workspace)
+    assert answer.code == 0, answer.err
+    assert answer.json["quality"]["samples"] == 6
+    assert answer.json["quality"]["l0"] > 0
+    assert json.loads((out / "recipe.json").read_text()) == answer.json["recipe"]
+    fac("ingest", tiny / "texts.jsonl", "--name", "texts", workspace=workspace)
+    measured = fac("measure", "texts", *model, "--sae", out, "--json", workspace=workspace)
     assert measured.code == 0, measured.err
     assert measured.json["n_features"] == 64

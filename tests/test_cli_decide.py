@@ -26,7 +26,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def place(kitchen: Workspace, tmp_path: Path) -> Workspace:
+def workspace(kitchen: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the toy workspace that a test may change."""
     shutil.copytree(kitchen.root, tmp_path / "kitchen")
     return Workspace(tmp_path / "kitchen")
@@ -40,79 +40,83 @@ def server() -> ScriptedServer:
     return ScriptedServer(answer)
 
 
-def test_explain_needs_no_key_and_prints_the_median_auroc(place, monkeypatch):
+def test_explain_needs_no_key_and_prints_the_median_auroc(workspace, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    said = fac("explain", "toy-anchor", "--missing-from", "toy-seed", "--json", place=place)
-    assert said.code == 0, said.err
-    missing = fac("coverage", *PAIR, "--list", "--json", place=place).json["missing"]
-    data = said.json
+    answer = fac(
+        "explain", "toy-anchor", "--missing-from", "toy-seed", "--json", workspace=workspace
+    )
+    assert answer.code == 0, answer.err
+    missing = fac("coverage", *PAIR, "--list", "--json", workspace=workspace).json["missing"]
+    data = answer.json
     assert data["n_features"] == len(missing) == data["counts"]["explained"]
-    rows = Runs(place).table(data["run"], "scores").to_pylist()
+    rows = Runs(workspace).table(data["run"], "scores").to_pylist()
     assert [row["feature"] for row in rows] == missing
     assert data["scores"]["auroc"]["median"] == np.median([row["value"] for row in rows])
-    words = fac("explain", "toy-anchor", "--missing-from", "toy-seed", place=place)
+    words = fac("explain", "toy-anchor", "--missing-from", "toy-seed", workspace=workspace)
     assert f"median auroc  {data['scores']['auroc']['median']:.4f} over" in words.out
 
 
-def test_gaps_carry_their_explanations(place):
-    fac("explain", "toy-anchor", place=place)
-    rows = fac("gaps", *PAIR, "--json", place=place).json["gaps"]
+def test_gaps_carry_their_explanations(workspace):
+    fac("explain", "toy-anchor", workspace=workspace)
+    rows = fac("gaps", *PAIR, "--json", workspace=workspace).json["gaps"]
     by = {row["feature"]: row for row in rows}
     assert "“python”" in by[3]["explanation"]
     assert by[3]["explainer"] == "tokens" and by[3]["score"] == 1.0
 
 
 def test_explain_and_judge_ask_a_server_once_and_coverage_counts_what_it_found(
-    place, server, monkeypatch
+    workspace, server, monkeypatch
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test")
     with server.running():
         model = ("--model", "m", "--endpoint", server.endpoint)
-        told = fac(
+        answer = fac(
             *("explain", "toy-anchor", "--explainer", "llm", "--score", "detection"),
             *("--features", "3,#6", "--price-in", 1, "--price-out", 2, "--budget-usd", 1),
             *(*model, "--json"),
-            place=place,
+            workspace=workspace,
         )
-        assert told.code == 0, told.err
-        assert told.json["scores"]["detection"] == {"n": 2, "median": 1.0}
-        assert told.json["cost"] > 0
-        judged = fac("judge", "toy-anchor", "--task", "toxicity", *model, "--json", place=place)
+        assert answer.code == 0, answer.err
+        assert answer.json["scores"]["detection"] == {"n": 2, "median": 1.0}
+        assert answer.json["cost"] > 0
+        judged = fac(
+            "judge", "toy-anchor", "--task", "toxicity", *model, "--json", workspace=workspace
+        )
         assert judged.code == 0, judged.err
     assert set(server.served.values()) == {1}
     assert judged.json["counts"]["yes"] >= 1
-    said = fac("coverage", *PAIR, "--relevant", "toxicity", "--json", place=place).json
-    assert said["n_anchor"] == judged.json["counts"]["yes"]
-    for path in place.root.rglob("*"):
+    covered = fac("coverage", *PAIR, "--relevant", "toxicity", "--json", workspace=workspace).json
+    assert covered["n_anchor"] == judged.json["counts"]["yes"]
+    for path in workspace.root.rglob("*"):
         if path.is_file():
             assert b"sk-secret-of-this-test" not in path.read_bytes(), path
-    assert "sk-secret" not in told.out + told.err + judged.out + judged.err
+    assert "sk-secret" not in answer.out + answer.err + judged.out + judged.err
 
 
-def test_a_persons_verdict_overrides_the_judge_until_the_wording_changes(place, server):
+def test_a_persons_verdict_overrides_the_judge_until_the_wording_changes(workspace, server):
     with server.running():
         model = ("--model", "m", "--endpoint", server.endpoint)
-        fac("judge", "toy-anchor", "--task", "toxicity", *model, place=place)
-        runs = Runs(place)
+        fac("judge", "toy-anchor", "--task", "toxicity", *model, workspace=workspace)
+        runs = Runs(workspace)
         anchor = runs.resolve("measure", "toy-anchor")
         ask = ("coverage", *PAIR, "--relevant", "toxicity", "--json")
-        before = fac(*ask, place=place).json["n_anchor"]
+        before = fac(*ask, workspace=workspace).json["n_anchor"]
         content = review.relevance_content(anchor, 6, "toxicity", TASKS["toxicity"].rubric, None)
-        store = Decisions(place.decisions)
+        store = Decisions(workspace.decisions)
         about = review.subject("relevance", anchor, 6, "toxicity")
         store.add("ana", "relevance", about, content, "yes")
-        assert fac(*ask, place=place).json["n_anchor"] == before + 1
-        fac("explain", "toy-anchor", place=place)  # feature 6 now has an explanation
-        assert fac(*ask, place=place).json["n_anchor"] == before
+        assert fac(*ask, workspace=workspace).json["n_anchor"] == before + 1
+        fac("explain", "toy-anchor", workspace=workspace)  # feature 6 now has an explanation
+        assert fac(*ask, workspace=workspace).json["n_anchor"] == before
 
 
-def test_label_contrast_judges_without_a_model(place):
-    said = fac(
+def test_label_contrast_judges_without_a_model(workspace):
+    answer = fac(
         *("judge", "toy-anchor", "--task", "reward", "--judge", "labels", "--label", "nobody"),
-        place=place,
+        workspace=workspace,
     )
-    assert_one_sentence(said)
-    assert "'nobody'" in said.err
+    assert_one_sentence(answer)
+    assert "'nobody'" in answer.err
 
 
 @pytest.mark.parametrize(
@@ -139,86 +143,89 @@ def test_label_contrast_judges_without_a_model(place):
         (("coverage", *PAIR, "--relevant", "reward"), "fac judge"),
     ],
 )
-def test_bad_input_is_one_sentence(place, line, why):
-    said = fac(*line, place=place)
-    assert_one_sentence(said)
-    assert why in said.err
+def test_bad_input_is_one_sentence(workspace, line, why):
+    answer = fac(*line, workspace=workspace)
+    assert_one_sentence(answer)
+    assert why in answer.err
 
 
-def test_openai_without_a_key_is_one_sentence(place, monkeypatch):
+def test_openai_without_a_key_is_one_sentence(workspace, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    said = fac("judge", "toy-anchor", "--task", "reward", "--model", "gpt-4o-mini", place=place)
-    assert_one_sentence(said)
-    assert "OPENAI_API_KEY" in said.err
+    answer = fac(
+        "judge", "toy-anchor", "--task", "reward", "--model", "gpt-4o-mini", workspace=workspace
+    )
+    assert_one_sentence(answer)
+    assert "OPENAI_API_KEY" in answer.err
 
 
-def test_a_server_that_is_not_there_is_exit_code_3(place, monkeypatch):
+def test_a_server_that_is_not_there_is_exit_code_3(workspace, monkeypatch):
     from fac.generator import batch_chat
 
     monkeypatch.setattr(batch_chat, "FIRST_PAUSE", 0.001)
     line = ("--task", "reward", "--model", "m", "--endpoint", "http://127.0.0.1:9/v1")
-    assert_one_sentence(fac("judge", "toy-anchor", *line, place=place), code=3)
+    assert_one_sentence(fac("judge", "toy-anchor", *line, workspace=workspace), code=3)
 
 
 # --- decisions ------------------------------------------------------------------------------------
 
 
-def decided(place: Workspace) -> Decisions:
+def decided(workspace: Workspace) -> Decisions:
     """Two reviewers on three explanations; they differ on one."""
-    store = Decisions(place.decisions)
-    for feature, (one, other) in {1: ("yes", "yes"), 2: ("yes", "no"), 3: ("no", "no")}.items():
+    store = Decisions(workspace.decisions)
+    for feature, (first, second) in {1: ("yes", "yes"), 2: ("yes", "no"), 3: ("no", "no")}.items():
         content = review.explanation_content("measure-1", feature, f"text {feature}")
         about = review.subject("explanation", "measure-1", feature)
-        store.add("ana", "explanation", about, content, one, seconds=2.0)
-        store.add("ben", "explanation", about, content, other)
+        store.add("ana", "explanation", about, content, first, seconds=2.0)
+        store.add("ben", "explanation", about, content, second)
     return store
 
 
 @pytest.mark.parametrize("group", ["decisions", "review"])
-def test_decisions_travel_between_workspaces(place, tmp_path, group):
-    decided(place)
+def test_decisions_travel_between_workspaces(workspace, tmp_path, group):
+    decided(workspace)
     file = tmp_path / "decisions.jsonl"
-    assert fac(group, "export", "--out", file, "--json", place=place).json["rows"] == 6
+    assert fac(group, "export", "--out", file, "--json", workspace=workspace).json["rows"] == 6
     there = Workspace(tmp_path / "there")
-    assert fac(group, "import", file, "--json", place=there).json["added"] == 6
-    again = fac(group, "import", file, "--json", place=there).json
+    assert fac(group, "import", file, "--json", workspace=there).json["added"] == 6
+    again = fac(group, "import", file, "--json", workspace=there).json
     assert (again["added"], again["known"]) == (0, 6)
     assert [*Decisions(there.decisions).export()] == file.read_text().splitlines()
-    assert fac(group, "export", place=there).out.splitlines() == file.read_text().splitlines()
+    assert fac(group, "export", workspace=there).out.splitlines() == file.read_text().splitlines()
 
 
-def test_a_bad_line_of_an_import_fails_the_command_and_keeps_the_others(place, tmp_path):
-    store = decided(place)
+def test_a_bad_line_of_an_import_fails_the_command_and_keeps_the_others(workspace, tmp_path):
+    store = decided(workspace)
     lines = [*store.export()]
     file = tmp_path / "decisions.jsonl"
     file.write_text("\n".join([lines[0], "nonsense", *lines[1:]]) + "\n")
     there = Workspace(tmp_path / "there")
-    said = fac("decisions", "import", file, place=there)
-    assert said.code == 1
-    assert "line 2" in said.err
+    answer = fac("decisions", "import", file, workspace=there)
+    assert answer.code == 1
+    assert "line 2" in answer.err
     assert len(Decisions(there.decisions).current()) == 6
 
 
-def test_agreement_prints_every_coefficient(place):
-    decided(place)
-    data = fac("agreement", "--json", place=place).json
+def test_agreement_prints_every_coefficient(workspace):
+    decided(workspace)
+    data = fac("agreement", "--json", workspace=workspace).json
     assert data["items"] == 3 and data["reviewers"] == ["ana", "ben"]
     by = {c["name"]: c for c in data["coefficients"]}
     assert by["raw agreement"]["value"] == pytest.approx(2 / 3)
     # yes/yes, yes/no, no/no: chance agrees in 1/3 * 2/3 + 2/3 * 1/3 = 4/9, so kappa is 2/5
     assert next(c["value"] for n, c in by.items() if n.startswith("Cohen")) == pytest.approx(0.4)
     assert data["human_check"]["n"] == 3
-    words = fac("agreement", place=place)
+    words = fac("agreement", workspace=workspace)
     assert "0.6667" in words.out
 
 
-def test_agreement_of_nobody_is_not_defined(place):
-    said = fac("agreement", place=place)
-    assert said.code == 0
-    assert "not defined" in said.out
+def test_agreement_of_nobody_is_not_defined(workspace):
+    answer = fac("agreement", workspace=workspace)
+    assert answer.code == 0
+    assert "not defined" in answer.out
     assert all(
-        c["value"] is None for c in fac("agreement", "--json", place=place).json["coefficients"]
+        c["value"] is None
+        for c in fac("agreement", "--json", workspace=workspace).json["coefficients"]
     )
 
 
@@ -226,16 +233,19 @@ def test_agreement_of_nobody_is_not_defined(place):
 
 
 @pytest.mark.model
-def test_a_real_model_behind_a_real_server_explains_scores_and_judges(place, real_server, tmp_path):
+def test_a_real_model_behind_a_real_server_explains_scores_and_judges(
+    workspace, real_server, tmp_path
+):
     endpoint, name = real_server
     model = ("--model", name, "--endpoint", endpoint, "--concurrency", 2, "--json")
-    runs = Runs(place)
-    told = fac(
-        *("explain", "toy-anchor", "--explainer", "llm", "--features", 3, *model), place=place
+    runs = Runs(workspace)
+    answer = fac(
+        *("explain", "toy-anchor", "--explainer", "llm", "--features", 3, *model),
+        workspace=workspace,
     )
-    assert told.code == 0, told.err
-    assert sum(told.json["counts"].values()) == 1 and not told.json["counts"].get("failed")
-    (reply,) = runs.table(told.json["run"], "replies").to_pylist()
+    assert answer.code == 0, answer.err
+    assert sum(answer.json["counts"].values()) == 1 and not answer.json["counts"].get("failed")
+    (reply,) = runs.table(answer.json["run"], "replies").to_pylist()
     assert reply["reply"] is not None and reply["completion_tokens"] > 0
     assert json.loads(reply["prompt"])[-1]["role"] == "user"
     names = tmp_path / "names.jsonl"
@@ -243,7 +253,7 @@ def test_a_real_model_behind_a_real_server_explains_scores_and_judges(place, rea
     scored = fac(
         *("explain", "toy-anchor", "--explainer", "external", "--file", names),
         *("--score", "detection", "--score", "fuzzing", *model),
-        place=place,
+        workspace=workspace,
     )
     assert scored.code == 0, scored.err
     scores = runs.table(scored.json["run"], "scores").to_pylist()
@@ -253,8 +263,8 @@ def test_a_real_model_behind_a_real_server_explains_scores_and_judges(place, rea
     assert scored.json["asked"]["answered"] == len(replies)
     assert scored.json["asked"].get("unreadable", 0) == sum(bool(r["failure"]) for r in replies)
     line = ("judge", "toy-anchor", "--task", "reward", "--features", 3, *model)
-    judged = fac(*line, place=place)
+    judged = fac(*line, workspace=workspace)
     assert judged.code == 0, judged.err
     (verdict,) = runs.table(judged.json["run"], "relevance").to_pylist()
     assert verdict["level"] in {*LEVELS, UNREADABLE}
-    assert fac(*line, place=place).json["run"] == judged.json["run"]
+    assert fac(*line, workspace=workspace).json["run"] == judged.json["run"]

@@ -18,7 +18,7 @@ from fac.cli import frame
 from fac.config import PairsSpec, RescoreSpec, Spec, SynthesizeSpec, Workspace
 from fac.export import EXPORT_FORMATS, provenance
 from fac.generator.writer import Request
-from fac.jobs import loading
+from fac.jobs.steps import decoder_directions
 from fac.jobs.worker import Worker
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
@@ -67,252 +67,257 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def place(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(kitchen: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A copy of the toy workspace that a test may change, where steps need no model."""
     shutil.copytree(kitchen.root, tmp_path / "kitchen")
     monkeypatch.setattr(frame, "Steps", MakingSteps)
     return Workspace(tmp_path / "kitchen")
 
 
-def done(*line: object, place: Workspace) -> dict[str, Any]:
+def done(*line: object, workspace: Workspace) -> dict[str, Any]:
     """What a command line answers that must not fail."""
-    said = fac(*line, "--json", place=place)
-    assert said.code == 0, said.err
-    return said.json
+    answer = fac(*line, "--json", workspace=workspace)
+    assert answer.code == 0, answer.err
+    return answer.json
 
 
 # --- the loop -------------------------------------------------------------------------------------
 
 
-def test_the_loop_from_gaps_to_an_export_that_closes_them(place, tmp_path):
-    before = done("coverage", *PAIR, "--list", place=place)
+def test_the_loop_from_gaps_to_an_export_that_closes_them(workspace, tmp_path):
+    before = done("coverage", *PAIR, "--list", workspace=workspace)
     assert before["missing"] == MISSING
-    made = done("pairs", *PAIR, "--candidates", 2, place=place)
+    made = done("pairs", *PAIR, "--candidates", 2, workspace=workspace)
     assert (made["pairs"], made["failed"]) == (len(MISSING), [])
-    assert done("approve", made["run"], "--all", "--reviewer", "ana", place=place)["approved"] == 6
-    kept = done("synthesize", made["run"], "--per-feature", 3, "--budget", 10_000, place=place)
+    assert (
+        done("approve", made["run"], "--all", "--reviewer", "ana", workspace=workspace)["approved"]
+        == 6
+    )
+    kept = done(
+        "synthesize", made["run"], "--per-feature", 3, "--budget", 10_000, workspace=workspace
+    )
     assert kept["kept"] == len(MISSING)
     assert kept["kept"] + sum(kept["dropped"].values()) == 3 * len(MISSING)
     assert kept["hit_rate"] == 1.0 and kept["features_gained"] == len(MISSING)
-    assert kept["fac_before"] == before["fac"] and kept["fac_after"] == 1.0
+    assert kept["fac_before"] == before["fac"] and kept["fac_after"] == toy.fac_of(10, 10)
     out = tmp_path / "kept.jsonl"
-    assert done("export", kept["run"], "--out", out, place=place)["rows"] == len(MISSING)
-    assert done("ingest", out, "--name", "made", place=place)["rejected"] == []
-    measured = done("measure", "made", place=place)["run"]
-    again = done("coverage", "--anchor", "toy-anchor", "--dataset", "made", "--list", place=place)
+    assert done("export", kept["run"], "--out", out, workspace=workspace)["rows"] == len(MISSING)
+    assert done("ingest", out, "--name", "made", workspace=workspace)["rejected"] == []
+    measured = done("measure", "made", workspace=workspace)["run"]
+    again = done(
+        "coverage", "--anchor", "toy-anchor", "--dataset", "made", "--list", workspace=workspace
+    )
     assert not {*again["missing"]} & {*MISSING}
-    peaks = Runs(place).table(measured, "activations").to_pylist()
+    peaks = Runs(workspace).table(measured, "activations").to_pylist()
     for number, line in enumerate(out.read_text("utf-8").splitlines()):
-        told = json.loads(line)["lineage"]
-        (found,) = [
+        lineage = json.loads(line)["lineage"]
+        (peak,) = [
             row["peak"]
             for row in peaks
-            if (row["sample"], row["feature"]) == (number, told["feature"])
+            if (row["sample"], row["feature"]) == (number, lineage["feature"])
         ]
-        assert found == told["activation"] > 0
+        assert peak == lineage["activation"] > 0
 
 
-def test_the_same_commands_again_write_nothing(place):
+def test_the_same_commands_again_write_nothing(workspace):
     line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 2)
-    first = done(*line, place=place)
+    first = done(*line, workspace=workspace)
     wrote = sum(MakingSteps.last.written.values())
     assert wrote == 4
-    assert done(*line, place=place) == first
+    assert done(*line, workspace=workspace) == first
     assert not MakingSteps.last.written
-    done("approve", first["run"], "--all", "--reviewer", "ana", place=place)
+    done("approve", first["run"], "--all", "--reviewer", "ana", workspace=workspace)
     line = ("synthesize", first["run"], "--per-feature", 2)
-    kept = done(*line, place=place)
+    kept = done(*line, workspace=workspace)
     assert sum(MakingSteps.last.written.values()) == 4
-    assert done(*line, place=place) == kept
+    assert done(*line, workspace=workspace) == kept
     assert not MakingSteps.last.written
 
 
-def test_what_was_made_can_be_browsed_at_once(place):
-    made = paired(place)
-    approved(place, made)
-    kept = done("synthesize", made, place=place)
-    with closing(Cache(place.cache)) as cache:
-        rows, total = cache.pairs(made)
-        assert total == len(rows) == 2
-        assert cache.verdict_counts(kept["run"]) == {
-            "kept": kept["kept"],
-            "dropped": kept["dropped"],
-        }
-        found, _ = cache.candidates(kept["run"], only="kept")
-        assert {row["peak"] > 0 for row in found} == {True}
+def test_what_was_made_can_be_browsed_at_once(workspace):
+    made = paired(workspace)
+    approved(workspace, made)
+    kept = done("synthesize", made, workspace=workspace)
+    with closing(Cache(workspace.cache)) as cache:
+        _, n_written = cache.candidates(made)
+        assert n_written > 0
+        for reason, n_dropped in kept["dropped"].items():
+            assert cache.candidates(kept["run"], reason=reason)[1] == n_dropped
+        assert cache.candidates(kept["run"], only="kept")[1] == kept["kept"]
+        kept_rows, _ = cache.candidates(kept["run"], only="kept")
+        assert {row["peak"] > 0 for row in kept_rows} == {True}
 
 
-def test_gaps_are_the_best_supported_unless_others_are_named(place):
-    gaps = done("gaps", *PAIR, place=place)["gaps"]
+def test_gaps_are_the_best_supported_unless_others_are_named(workspace):
+    gaps = done("gaps", *PAIR, workspace=workspace)["gaps"]
     best = [row["feature"] for row in gaps][:2]
-    made = done("pairs", *PAIR, "--limit", 2, "--candidates", 1, place=place)["run"]
-    assert Runs(place).manifest(made)["spec"]["features"] == sorted(best)
+    made = done("pairs", *PAIR, "--limit", 2, "--candidates", 1, workspace=workspace)["run"]
+    assert Runs(workspace).manifest(made).spec.features == tuple(sorted(best))
     task = ("--relevant", toy.TASK)
-    made = done("pairs", *PAIR, *task, "--candidates", 1, place=place)["run"]
-    assert Runs(place).manifest(made)["spec"]["features"] == [3, 4, 5, 6, 7]
+    made = done("pairs", *PAIR, *task, "--candidates", 1, workspace=workspace)["run"]
+    assert Runs(workspace).manifest(made).spec.features == (3, 4, 5, 6, 7)
 
 
-def test_a_gap_without_a_pair_says_why(place):
-    made = done("pairs", *PAIR, "--features", "3,11", "--candidates", 1, place=place)
+def test_a_gap_without_a_pair_says_why(workspace):
+    made = done("pairs", *PAIR, "--features", "3,11", "--candidates", 1, workspace=workspace)
     assert made["pairs"] == 1
     (failed,) = made["failed"]
     assert failed["feature"] == 11 and len(failed["reason"]) > 10
-    words = fac("pairs", *PAIR, "--features", "3,11", "--candidates", 1, place=place)
+    words = fac("pairs", *PAIR, "--features", "3,11", "--candidates", 1, workspace=workspace)
     assert f"feature 11: {failed['reason']}" in words.out
 
 
 @pytest.mark.parametrize("method", ["one-step", "unguided", "random"])
-def test_baselines_write_for_the_same_gaps_without_pairs(place, method):
-    made = paired(place)
-    kept = done("synthesize", made, "--method", method, "--per-feature", 2, place=place)
-    rows = Runs(place).table(kept["run"], "candidates").to_pylist()
+def test_baselines_write_for_the_same_gaps_without_pairs(workspace, method):
+    made = paired(workspace)
+    kept = done("synthesize", made, "--method", method, "--per-feature", 2, workspace=workspace)
+    rows = Runs(workspace).table(kept["run"], "candidates").to_pylist()
     assert [row["feature"] for row in rows] == [3, 3, 6, 6]
     assert {row["pair"] for row in rows} == {""}
     assert kept["hit_rate"] == (1.0 if method == "one-step" else 0.0)
 
 
-def test_samples_that_nobody_needs_are_dropped_where_that_is_asked_for(place):
-    made = paired(place)
-    approved(place, made)
+def test_samples_that_nobody_needs_are_dropped_where_that_is_asked_for(workspace):
+    made = paired(workspace)
+    approved(workspace, made)
     line = ("synthesize", made, "--per-feature", 3, "--keep", 2)
-    every = done(*line, place=place)
-    needed = done(*line, "--only-needed", place=place)
+    every = done(*line, workspace=workspace)
+    needed = done(*line, "--only-needed", workspace=workspace)
     assert (every["kept"], needed["kept"]) == (4, 2)
     assert needed["dropped"]["redundant"] == 2 and "redundant" not in every["dropped"]
     assert needed["run"] != every["run"] and needed["fac_after"] == every["fac_after"]
 
 
-def test_a_pilot_tells_what_the_whole_will_take_and_its_texts_count(place):
-    made = done("pairs", *PAIR, "--candidates", 2, place=place)["run"]
-    approved(place, made)
+def test_a_pilot_tells_what_the_whole_will_take_and_its_texts_count(workspace):
+    made = done("pairs", *PAIR, "--candidates", 2, workspace=workspace)["run"]
+    approved(workspace, made)
     line = ("synthesize", made, "--per-feature", 2)
-    told = done(*line, "--pilot", place=place)
-    assert (told["candidates"], told["accepted"], told["rate"]) == (6, 6, 1.0)
-    assert told["low"] < 1.0 and told["high"] == 1.0
-    facts = Runs(place).manifest(told["run"])["facts"]
-    assert told["tokens"] == pytest.approx(facts["tokens"] * 6 / 3)
-    done(*line, place=place)
+    forecast = done(*line, "--pilot", workspace=workspace)
+    assert (forecast["candidates"], forecast["accepted"], forecast["rate"]) == (6, 6, 1.0)
+    assert forecast["low"] < 1.0 and forecast["high"] == 1.0
+    facts = Runs(workspace).manifest(forecast["run"]).facts
+    assert forecast["tokens"] == pytest.approx(facts.tokens * 6 / 3)
+    done(*line, workspace=workspace)
     assert sum(MakingSteps.last.written.values()) == 6  # of 12, the pilot wrote the others
 
 
 # --- approval -------------------------------------------------------------------------------------
 
 
-def paired(place: Workspace, features: str = "3,6") -> str:
+def paired(workspace: Workspace, features: str = "3,6") -> str:
     """A pairs run for two gaps."""
     line = ("pairs", *PAIR, "--features", features, "--candidates", 2)
-    return done(*line, place=place)["run"]
+    return done(*line, workspace=workspace)["run"]
 
 
-def approved(place: Workspace, made: str, *line: object) -> dict[str, Any]:
-    return done("approve", made, *(line or ("--all",)), "--reviewer", "ana", place=place)
+def approved(workspace: Workspace, made: str, *line: object) -> dict[str, Any]:
+    return done("approve", made, *(line or ("--all",)), "--reviewer", "ana", workspace=workspace)
 
 
-def test_without_an_approval_nothing_is_written(place):
-    made = paired(place)
+def test_without_an_approval_nothing_is_written(workspace):
+    made = paired(workspace)
     MakingSteps.last.requests.clear()
-    said = fac("synthesize", made, place=place)
-    assert_one_sentence(said)
-    assert "approve" in said.err
+    answer = fac("synthesize", made, workspace=workspace)
+    assert_one_sentence(answer)
+    assert "approve" in answer.err
     assert not MakingSteps.last.requests
 
 
-def test_pairs_are_approved_by_feature_by_id_or_by_their_score(place):
-    made = done("pairs", *PAIR, "--candidates", 2, place=place)["run"]
-    rows = {row["feature"]: row for row in Runs(place).table(made, "pairs").to_pylist()}
-    found = approved(place, made, "--ids", f"3, #6,{rows[7]['pair']}")
-    assert found["approved"] == 3
-    assert found["pairs"] == [rows[feature]["pair"] for feature in (3, 6, 7)]
-    told = review.approved_pairs(Decisions(place.decisions), Runs(place), made)
-    assert [row["feature"] for row in told] == [3, 6, 7]
+def test_pairs_are_approved_by_feature_by_id_or_by_their_score(workspace):
+    made = done("pairs", *PAIR, "--candidates", 2, workspace=workspace)["run"]
+    rows = {row["feature"]: row for row in Runs(workspace).table(made, "pairs").to_pylist()}
+    answer = approved(workspace, made, "--ids", f"3, #6,{rows[7]['pair']}")
+    assert answer["approved"] == 3
+    assert answer["pairs"] == [rows[feature]["pair"] for feature in (3, 6, 7)]
+    facts = review.approved_pairs(Decisions(workspace.decisions), Runs(workspace), made)
+    assert [row["feature"] for row in facts] == [3, 6, 7]
     score = rows[3]["positive_peak"]
     above = [row for row in rows.values() if row["positive_peak"] > score]
-    assert approved(place, made, "--above", score)["approved"] == len(above)
+    assert approved(workspace, made, "--above", score)["approved"] == len(above)
 
 
-def test_approving_twice_is_one_decision(place):
-    made = paired(place)
-    approved(place, made)
-    assert approved(place, made)["approved"] == 2
-    assert len(Decisions(place.decisions).current("pair")) == 2
+def test_approving_twice_is_one_decision(workspace):
+    made = paired(workspace)
+    approved(workspace, made)
+    assert approved(workspace, made)["approved"] == 2
+    assert len(Decisions(workspace.decisions).current("pair")) == 2
 
 
-def test_the_name_of_the_dataset_finds_its_newest_pairs(place):
-    made = paired(place)
-    assert approved(place, "toy-seed")["run"] == made
+def test_the_name_of_the_dataset_finds_its_newest_pairs(workspace):
+    made = paired(workspace)
+    assert approved(workspace, "toy-seed")["run"] == made
 
 
-def test_an_edit_makes_an_approval_stale_until_the_edit_is_approved(place):
-    made = paired(place)
-    approved(place, made)
+def test_an_edit_makes_an_approval_stale_until_the_edit_is_approved(workspace):
+    made = paired(workspace)
+    approved(workspace, made)
     edit = RescoreSpec(
         pairs=made, feature=3, positive="Is python! easy to learn", negative="Is it easy to learn"
     )
-    edited = MakingSteps(place).perform(edit, quiet)
-    kept = done("synthesize", made, place=place)["run"]
-    assert {row["feature"] for row in Runs(place).table(kept, "candidates").to_pylist()} == {6}
-    approved(place, made)
-    kept = done("synthesize", made, place=place)["run"]
-    rows = Runs(place).table(kept, "candidates").to_pylist()
+    edited = MakingSteps(workspace).perform(edit, quiet)
+    kept = done("synthesize", made, workspace=workspace)["run"]
+    assert {row["feature"] for row in Runs(workspace).table(kept, "candidates").to_pylist()} == {6}
+    approved(workspace, made)
+    kept = done("synthesize", made, workspace=workspace)["run"]
+    rows = Runs(workspace).table(kept, "candidates").to_pylist()
     assert {row["feature"] for row in rows} == {3, 6}
-    (pair,) = Runs(place).table(edited, "pairs").to_pylist()
+    (pair,) = Runs(workspace).table(edited, "pairs").to_pylist()
     assert {row["pair"] for row in rows if row["feature"] == 3} == {pair["pair"]}
-    found = provenance(kept, 0, runs=Runs(place))
-    assert found.pair["run"] == edited and found.pair["origin"] == "person"
-    with closing(Cache(place.cache)) as cache:
-        assert cache.pair(edited, pair["pair"])["positive"][0]["content"] == edit.positive
+    source = provenance(kept, 0, runs=Runs(workspace))
+    assert source.pair["run"] == edited and source.pair["origin"] == "person"
+    assert pair["positive"][0]["content"] == edit.positive
 
 
-def test_a_pair_that_was_rejected_since_is_not_written_from(place):
-    made = paired(place)
-    approved(place, made)
-    store = Decisions(place.decisions)
-    (row,) = Runs(place).rows(made, "pairs", [3]).to_pylist()
+def test_a_pair_that_was_rejected_since_is_not_written_from(workspace):
+    made = paired(workspace)
+    approved(workspace, made)
+    store = Decisions(workspace.decisions)
+    (row,) = Runs(workspace).rows(made, "pairs", [3]).to_pylist()
     item = review.pair_item(made, row)
     store.add("ana", item.kind, item.subject, item.content, "reject")
-    kept = done("synthesize", made, place=place)["run"]
-    assert {row["feature"] for row in Runs(place).table(kept, "candidates").to_pylist()} == {6}
+    kept = done("synthesize", made, workspace=workspace)["run"]
+    assert {row["feature"] for row in Runs(workspace).table(kept, "candidates").to_pylist()} == {6}
 
 
 # --- export ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", EXPORT_FORMATS)
-def test_export_takes_a_run_or_the_name_of_its_dataset(place, tmp_path, format):
-    made = paired(place)
-    approved(place, made)
-    kept = done("synthesize", made, place=place)
+def test_export_takes_a_run_or_the_name_of_its_dataset(workspace, tmp_path, format):
+    made = paired(workspace)
+    approved(workspace, made)
+    kept = done("synthesize", made, workspace=workspace)
     out = tmp_path / "out" / "kept"
-    told = done("export", "toy-seed", "--out", out, "--format", format, place=place)
-    assert told["rows"] == kept["kept"] and told["out"] == str(out)
-    assert Path(told["card"]).is_file()
-    words = fac("export", kept["run"], "--out", out, "--format", format, place=place)
+    exported = done("export", "toy-seed", "--out", out, "--format", format, workspace=workspace)
+    assert exported["rows"] == kept["kept"] and exported["out"] == str(out)
+    assert Path(exported["card"]).is_file()
+    words = fac("export", kept["run"], "--out", out, "--format", format, workspace=workspace)
     assert words.code == 0 and str(out) in words.out.replace("\n", "")
 
 
 # --- the worker -----------------------------------------------------------------------------------
 
 
-def test_the_worker_carries_out_what_a_page_asks_for(place):
-    runs, queue = Runs(place), Queue(place.queue)
+def test_the_worker_carries_out_what_a_page_asks_for(workspace):
+    runs, queue = Runs(workspace), Queue(workspace.queue)
     anchor, dataset = (runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
 
     def worked(spec: Spec) -> str:
         number = queue.enqueue(spec)
-        Worker(place, say=lambda _: None, steps=MakingSteps(place)).run(until_idle=True)
+        Worker(workspace, say=lambda _: None, steps=MakingSteps(workspace)).run(until_idle=True)
         job = queue.job(number)
         assert job.status == "done" and job.run_id, job.error
-        with closing(Cache(place.cache)) as cache:
+        with closing(Cache(workspace.cache)) as cache:
             assert cache.ready(job.run_id)
         return job.run_id
 
     made = worked(PairsSpec(anchor=anchor, dataset=dataset, features=(3, 6), candidates=2))
     edit = {"positive": "Is python! easy to learn", "negative": "Is it easy to learn"}
     worked(RescoreSpec(pairs=made, feature=3, **edit))
-    approved(place, made)
-    pairs = review.approved_pairs(Decisions(place.decisions), runs, made)
+    approved(workspace, made)
+    pairs = review.approved_pairs(Decisions(workspace.decisions), runs, made)
     kept = worked(SynthesizeSpec(pairs=made, approved=tuple(row["pair"] for row in pairs)))
-    assert runs.manifest(kept)["facts"]["kept"] == 2
+    assert runs.manifest(kept).facts.kept == 2
 
 
 # --- what cannot be done --------------------------------------------------------------------------
@@ -344,11 +349,11 @@ def test_the_worker_carries_out_what_a_page_asks_for(place):
         (("export", "RUN", "--out", "x.jsonl"), "Nothing finished is called"),
     ],
 )
-def test_bad_input_is_one_sentence(place, line, why):
-    made = paired(place) if "RUN" in line else ""
-    said = fac(*(made if part == "RUN" else part for part in line), place=place)
-    assert_one_sentence(said)
-    assert why in said.err
+def test_bad_input_is_one_sentence(workspace, line, why):
+    made = paired(workspace) if "RUN" in line else ""
+    answer = fac(*(made if part == "RUN" else part for part in line), workspace=workspace)
+    assert_one_sentence(answer)
+    assert why in answer.err
 
 
 # --- a server -------------------------------------------------------------------------------------
@@ -375,28 +380,28 @@ def asks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_writes_pairs_and_samples_and_its_key_stays_out_of_all_files(
-    place, asks, tmp_path
+    workspace, asks, tmp_path
 ):
     server = ScriptedServer(marked)
     with server.running():
         model = ("--writer", "openai", "--model", "m", "--endpoint", server.endpoint)
         line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 2, *model)
-        made = done(*line, "--price-in", 1, "--price-out", 2, place=place)
+        made = done(*line, "--price-in", 1, "--price-out", 2, workspace=workspace)
         assert made["pairs"] == 2
-        approved(place, made["run"])
-        kept = done("synthesize", made["run"], place=place)  # by the same server
+        approved(workspace, made["run"])
+        kept = done("synthesize", made["run"], workspace=workspace)  # by the same server
         assert kept["kept"] == 2
         out = tmp_path / "kept.jsonl"
-        done("export", kept["run"], "--out", out, place=place)
+        done("export", kept["run"], "--out", out, workspace=workspace)
     assert set(questions(server).values()) == {1} and len(server.bodies) == 8 - 4 + 4
-    for path in (*place.root.rglob("*"), *tmp_path.glob("kept.*")):
+    for path in (*workspace.root.rglob("*"), *tmp_path.glob("kept.*")):
         if path.is_file():
             assert b"sk-secret-of-this-test" not in path.read_bytes(), path
-    assert not [*place.runs.rglob(".replies-*")]
+    assert not [*workspace.runs.rglob(".replies-*")]
     assert "127.0.0.1" not in out.read_text() + out.with_name("kept.card.md").read_text()
 
 
-def test_what_a_server_was_paid_for_is_not_asked_again_after_it_failed(place, asks):
+def test_what_a_server_was_paid_for_is_not_asked_again_after_it_failed(workspace, asks):
     server = ScriptedServer(marked)
     broken = {"left": 3}
 
@@ -410,24 +415,24 @@ def test_what_a_server_was_paid_for_is_not_asked_again_after_it_failed(place, as
     with server.running():
         model = ("--writer", "openai", "--model", "m", "--endpoint", server.endpoint)
         line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 3, "--concurrency", 1, *model)
-        assert fac(*line, place=place).code in (2, 3)
+        assert fac(*line, workspace=workspace).code in (2, 3)
         server.envelope = completion
         paid = 3
         before = len(server.bodies)
-        assert done(*line, place=place)["pairs"] == 2
+        assert done(*line, workspace=workspace)["pairs"] == 2
         assert len(server.bodies) - before == 6 - paid
 
 
-def test_a_budget_stops_before_it_is_exceeded_and_more_of_it_goes_on(place, asks):
+def test_a_budget_stops_before_it_is_exceeded_and_more_of_it_goes_on(workspace, asks):
     server = ScriptedServer(marked)
     with server.running():
         model = ("--writer", "openai", "--model", "m", "--endpoint", server.endpoint)
         line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 2, *model)
-        said = fac(*line, "--budget", 2300, "--concurrency", 1, "--json", place=place)
-        assert_one_sentence(said, code=1)
-        assert "budget of 2,300" in said.err
+        answer = fac(*line, "--budget", 2300, "--concurrency", 1, "--json", workspace=workspace)
+        assert_one_sentence(answer, code=1)
+        assert "budget of 2,300" in answer.err
         assert 0 < len(server.bodies) < 4
-        assert done(*line, "--budget", 100_000, place=place)["pairs"] == 2
+        assert done(*line, "--budget", 100_000, workspace=workspace)["pairs"] == 2
     assert set(questions(server).values()) == {1} and len(server.bodies) == 4
 
 
@@ -435,28 +440,29 @@ def test_a_budget_stops_before_it_is_exceeded_and_more_of_it_goes_on(place, asks
 
 
 @pytest.mark.parametrize("writer", ["local", "steered"])
-def test_a_model_in_a_folder_writes_with_its_own_tokens_and_features(workspace, tmp_path, writer):
+def test_a_model_in_a_folder_writes_with_its_own_tokens_and_features(tmp_path, writer):
     from tests import tiny
 
+    empty = Workspace(tmp_path / "empty")
     model, sae = tiny.llama(tmp_path / "model"), tiny.sae(tmp_path / "sae")
     how = ("--model", model, "--layer", 2, "--sae", sae)
     for name, texts in (("wide", ("bread and butter", "a long river", "loops")), ("own", ("tea",))):
         file = tmp_path / f"{name}.jsonl"
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        done("ingest", file, "--name", name, place=workspace)
-        done("measure", name, *how, place=workspace)
+        done("ingest", file, "--name", name, workspace=empty)
+        done("measure", name, *how, workspace=empty)
     gaps = ("--anchor", "wide", "--dataset", "own", "--limit", 3)
     writing = ("--writer", writer, "--model", model, "--max-new-tokens", 8)
     line = ("pairs", *gaps, "--candidates", 2, "--margin", 0, *writing)
-    made = done(*line, place=workspace)
-    runs = Runs(workspace)
+    made = done(*line, workspace=empty)
+    runs = Runs(empty)
     rows = runs.table(made["run"], "candidates").to_pylist()
     assert len(rows) == 6 and all(0 < row["tokens"] <= 8 for row in rows)
     assert made["pairs"] + len(made["failed"]) == 3 and made["pairs"] > 0
-    assert done(*line, place=workspace) == made
-    approved(workspace, made["run"])
-    kept = done("synthesize", made["run"], place=workspace)
-    assert runs.manifest(kept["run"])["spec"]["writer"] == writer
+    assert done(*line, workspace=empty) == made
+    approved(empty, made["run"])
+    kept = done("synthesize", made["run"], workspace=empty)
+    assert runs.manifest(kept["run"]).spec.writer == writer
     assert kept["kept"] + sum(kept["dropped"].values()) == 2 * made["pairs"]
     for verdict in runs.table(kept["run"], "verdicts").to_pylist():
         assert verdict["peak"] > 0 or not verdict["kept"]
@@ -467,21 +473,21 @@ def test_directions_have_length_one():
         class sae:  # noqa: N801 - stands for the attribute
             decoder = np.array([[3, 4], [0, -2]], np.float32)
 
-    direction = loading.decoder_directions(Encoder().sae)
+    direction = decoder_directions(Encoder().sae)
     assert direction(0).tolist() == pytest.approx([0.6, 0.8])
     assert direction(1).tolist() == [0.0, -1.0]
 
 
 @pytest.mark.model
-def test_a_real_model_behind_a_real_server_writes_pairs_and_samples(place, real_server, asks):
+def test_a_real_model_behind_a_real_server_writes_pairs_and_samples(workspace, real_server, asks):
     endpoint, name = real_server
     model = ("--writer", "openai", "--model", name, "--endpoint", endpoint, "--concurrency", 2)
     line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 1, "--max-new-tokens", 24, *model)
-    made = done(*line, place=place)
-    rows = Runs(place).table(made["run"], "replies").to_pylist()
+    made = done(*line, workspace=workspace)
+    rows = Runs(workspace).table(made["run"], "replies").to_pylist()
     assert len(rows) == 2 and all(row["completion_tokens"] > 0 for row in rows)
     assert made["pairs"] + len(made["failed"]) == 2
     if made["pairs"]:  # an anchor sample stands in where the small model misses
-        approved(place, made["run"])
-        kept = done("synthesize", made["run"], place=place)
+        approved(workspace, made["run"])
+        kept = done("synthesize", made["run"], workspace=workspace)
         assert kept["kept"] + sum(kept["dropped"].values()) == made["pairs"]

@@ -1,5 +1,6 @@
 """fac.coverage: numbers worked out by hand, and what must hold for any activations."""
 
+import doctest
 import math
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from fac import coverage
 from fac.errors import InputError
 from fac.schema import Activations
+from tests.lexicon import support
+from tests.toy import fac_of
 
 masks = st.lists(st.booleans(), min_size=1, max_size=12).map(np.array)
 
@@ -27,18 +30,22 @@ def firings(draw, n_features=5, n_samples=6):
     places = st.tuples(
         st.integers(0, n_samples - 1), st.integers(0, 2), st.integers(0, n_features - 1)
     )
-    found = draw(st.lists(places, max_size=40, unique=True))
+    cells = draw(st.lists(places, max_size=40, unique=True))
     peaks = draw(
-        st.lists(st.sampled_from([0.1, 0.3, 1.0, 2.2]), min_size=len(found), max_size=len(found))
+        st.lists(
+            st.sampled_from([0.1, 0.3, 1.0, 2.2]),
+            min_size=len(cells),
+            max_size=len(cells),
+        )
     )
-    columns = np.array(found, int).reshape(-1, 3).T
+    columns = np.array(cells, int).reshape(-1, 3).T
     return Activations(
         sample=columns[0].astype(np.int32),
         role=columns[1].astype(np.int8),
         feature=columns[2].astype(np.int32),
         peak=np.array(peaks, np.float32),
-        position=np.zeros(len(found), np.int32),
-        n_tokens=np.ones(len(found), np.int32),
+        position=np.zeros(len(cells), np.int32),
+        n_tokens=np.ones(len(cells), np.int32),
     )
 
 
@@ -82,9 +89,9 @@ def test_support_counts_a_sample_once_however_many_roles_fire():
         position=np.zeros(3, int),
         n_tokens=np.ones(3, int),
     )
-    assert coverage.support(activations, n_features=4, threshold=0).tolist() == [0, 0, 2, 0]
-    assert coverage.support(activations, n_features=4, threshold=2).tolist() == [0, 0, 1, 0]
-    assert coverage.support(activations, n_features=4, threshold=0, role=1).tolist() == [0, 0, 1, 0]
+    assert support(activations, n_features=4, threshold=0).tolist() == [0, 0, 2, 0]
+    assert support(activations, n_features=4, threshold=2).tolist() == [0, 0, 1, 0]
+    assert support(activations, n_features=4, threshold=0, role=1).tolist() == [0, 0, 1, 0]
 
 
 @given(firings(), st.sampled_from([0.0, 0.1, 0.2, 0.3, 1.0, 3.0]))
@@ -95,15 +102,15 @@ def test_support_is_what_counting_one_by_one_finds(activations, threshold):
     ):
         if peak > np.float32(threshold):
             samples[feature].add(int(sample))
-    counted = coverage.support(activations, n_features=5, threshold=threshold)
+    counted = support(activations, n_features=5, threshold=threshold)
     assert counted.tolist() == [len(s) for s in samples]
 
 
 @given(firings(), st.floats(0, 3), st.floats(0, 3))
-def test_a_higher_threshold_never_finds_more(activations, one, other):
-    low, high = sorted((one, other))
-    more = coverage.support(activations, n_features=5, threshold=low)
-    assert (coverage.support(activations, n_features=5, threshold=high) <= more).all()
+def test_a_higher_threshold_never_finds_more(activations, first, other):
+    low, high = sorted((first, other))
+    more = support(activations, n_features=5, threshold=low)
+    assert (support(activations, n_features=5, threshold=high) <= more).all()
 
 
 def test_a_feature_nobody_shows_is_never_present():
@@ -112,15 +119,9 @@ def test_a_feature_nobody_shows_is_never_present():
         coverage.present(np.array([0]), 0)
 
 
-def test_coverage_by_hand():
-    anchor = np.array([True, True, True, True, False, True])
-    dataset = np.array([True, False, True, False, True, True])
-    relevant = np.array([True, True, True, True, True, False])
-    result = coverage.fac(anchor, dataset, relevant)
-    assert result.fac == 2 / 4
-    assert (result.n_anchor, result.n_dataset) == (4, 3)
-    assert (result.n_covered, result.n_missing) == (2, 2)
-    assert result.missing.tolist() == [1, 3]
+def test_the_examples_beside_the_formulas_hold():
+    results = doctest.testmod(coverage)
+    assert results.attempted >= 8 and not results.failed
 
 
 def test_coverage_of_an_anchor_that_shows_nothing_is_undefined():
@@ -137,7 +138,12 @@ def test_coverage_counts_add_up(given_masks):
     assert result.n_covered + result.n_missing == result.n_anchor
     assert not (anchor & dataset & relevant)[result.missing].any()
     if result.n_anchor:
-        assert result.fac == result.n_covered / result.n_anchor <= 1
+        assert 0 <= result.fac <= 1
+        all_of_it, nothing = fac_of(result.n_anchor, result.n_anchor), fac_of(0, result.n_anchor)
+        assert (result.fac == all_of_it) == (not result.n_missing)
+        assert (result.fac == nothing) == (not result.n_covered)
+        # the same counts, other features
+        assert result.fac == fac_of(result.n_covered, result.n_anchor)
 
 
 @given(three_masks(), st.data())
@@ -149,14 +155,6 @@ def test_adding_what_is_shown_never_lowers_coverage(given_masks, data):
     assert math.isnan(before.fac) or after.fac >= before.fac
 
 
-@pytest.mark.parametrize(("covered", "nats"), [(106, 1.979), (175, 0.676), (214, 0.0)])
-def test_the_smoothed_divergence_of_the_papers_toxicity_counts(covered, nats):
-    found = coverage.smoothed_kl(
-        covered=covered, missing=214 - covered, dataset=covered, relevant=214
-    )
-    assert found == pytest.approx(nats, abs=5e-4)
-
-
 @given(three_masks())
 def test_the_closed_form_equals_the_divergence_summed_feature_by_feature(given_masks):
     anchor, dataset, relevant = given_masks
@@ -166,16 +164,10 @@ def test_the_closed_form_equals_the_divergence_summed_feature_by_feature(given_m
         assert math.isnan(result.kl_smoothed)
         return
     uniform = relevant / relevant.sum()
-    shown = q / q.sum() if q.any() else np.zeros(len(q))
-    mixed = 0.99 * shown + 0.01 * uniform
+    observed = q / q.sum() if q.any() else np.zeros(len(q))
+    mixed = 0.99 * observed + 0.01 * uniform
     total = sum(1 / p.sum() * math.log(1 / p.sum() / mixed[i]) for i in np.flatnonzero(p))
     assert result.kl_smoothed == pytest.approx(total)
-
-
-def test_the_miss_hit_rate_is_the_share_of_the_missing_that_is_there_now():
-    now = np.array([True, False, True, True])
-    assert coverage.miss_hit_rate(np.array([0, 1, 3]), now) == 2 / 3
-    assert math.isnan(coverage.miss_hit_rate(np.array([], int), now))
 
 
 def test_nearly_constant_and_rare_features_are_not_relevant():
@@ -184,11 +176,11 @@ def test_nearly_constant_and_rare_features_are_not_relevant():
     assert relevant.tolist() == [False, False, True, True, False, False]
 
 
-def test_gaps_are_the_relevant_features_shown_too_rarely_rarest_first():
-    n_samples = np.array([3, 0, 1, 0, 9])
+def test_gaps_are_the_relevant_features_shown_too_rarely():
+    dataset = coverage.present(np.array([3, 0, 1, 0, 9]), at_least=3)
     relevant = np.array([True, True, True, False, True])
-    found = coverage.gaps(n_samples, relevant, wanted=3)
-    assert [(g.feature, g.seen, g.wanted) for g in found] == [(1, 0, 3), (2, 1, 3)]
+    result = coverage.fac(np.ones(5, bool), dataset, relevant)
+    assert (result.missing.tolist(), result.n_missing) == ([1, 2], 2)
 
 
 def test_a_small_dataset_may_show_none_by_chance():

@@ -18,21 +18,15 @@ from hypothesis import strategies as st
 from fac.config import IngestSpec
 from fac.datasets import (
     FORMATS,
-    LAYOUTS,
     MAX_CHARACTERS,
-    MAX_ROW_BYTES,
-    PEEK_ROWS,
-    Format,
-    Layout,
     Sample,
-    SourceRow,
     file_titles,
     layout_titles,
     read_samples,
     sample_id,
 )
-from fac.datasets.layout import Column
-from fac.datasets.sources import TextSource
+from fac.datasets.layout import LAYOUTS, Column, Layout, SourceRow
+from fac.datasets.sources import MAX_ROW_BYTES, PEEK_ROWS, Format, TextSource
 from fac.errors import BadRow, InputError, ServiceError
 from fac.ingest import ingest
 from tests.rows import (
@@ -203,7 +197,7 @@ def test_the_rejected_side_and_other_columns_are_kept_beside_the_sample(write, r
     facts, [sample] = stored(runs, write("rows.jsonl", json_lines(row)))
     assert json.loads(sample["meta"]) == {"line": 1, "columns": {"score": 0.5}, "rejected": "no"}
     assert sample["label"] == "1"
-    assert "'rejected' is kept in meta" in facts["note"]
+    assert "'rejected' is kept in meta" in facts.note
 
 
 def test_a_layout_may_show_only_in_a_later_row(write):
@@ -270,9 +264,10 @@ def test_every_kind_of_file_gives_the_same_samples_also_gzipped(write, name):
 
 
 def test_a_format_is_one_file(write, monkeypatch):
-    def paragraphs(stream, origin):
-        for line, text in enumerate(stream.read().decode().split("\n\n"), start=1):
-            yield SourceRow(line, {"text": text})
+    class Paragraphs(TextSource):
+        def read(self, stream):
+            for line, text in enumerate(stream.read().decode().split("\n\n"), start=1):
+                yield SourceRow(line, {"text": text})
 
     path = write("rows.txt", "a\n\nb")
     with pytest.raises(InputError, match="give .jsonl, .json, .csv, .tsv or .parquet"):
@@ -281,7 +276,7 @@ def test_a_format_is_one_file(write, monkeypatch):
         title="plain text",
         preference=9,
         kind="txt",
-        open=lambda origin: TextSource(origin, paragraphs),
+        open=Paragraphs,
         suffixes=(".txt",),
     )
     register(monkeypatch, FORMATS, "plain", plain)
@@ -429,7 +424,7 @@ def test_a_bad_row_has_its_line_and_a_reason(write, runs, row, reason):
     facts, samples = stored(runs, path, on_bad="skip")
     assert reasons(path) == [(3, reason)]
     assert [s["messages"] for s in samples] == [[user("fine")], [user("also fine")]]
-    assert facts["n_rejected"] == 1
+    assert facts.n_rejected == 1
 
     with pytest.raises(BadRow) as refused:
         ingest(IngestSpec(name="mine", source=str(path)), runs=runs)
@@ -640,10 +635,10 @@ def test_a_hub_dataset_is_read_like_a_file(hub, runs):
     assert reasons(f"hf:{hub}") == [(4, "the column 'text' is null")]
     assert chats(f"hf:{hub}:test") == [[user("tested")]]
     facts, samples = stored(runs, f"hf:{hub}", on_bad="skip")
-    assert facts["source"] == "hf:drinks:train"
+    assert facts.source == "hf:drinks:train"
     assert [s["messages"] for s in samples] == TEXTS
     first = ingest(IngestSpec(name="mine", source=f"hf:{hub}", on_bad="skip"), runs=runs)
-    assert [m["run"] for m in runs.list("dataset")] == [first]
+    assert [m.run for m in runs.list("dataset")] == [first]
 
 
 def test_a_hub_dataset_gives_its_labels_by_name(tmp_path, monkeypatch):

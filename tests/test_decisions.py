@@ -17,6 +17,7 @@ from fac.config import REPOSITORY, digest
 from fac.errors import InputError, SchemaTooNew
 from fac.schema import CANNOT_TELL, LEVELS
 from fac.store import decisions as deciding
+from fac.store import sqlite
 from fac.store.decisions import Decision, Decisions
 
 ABOUT = "explanation/measure-1/7"
@@ -472,7 +473,7 @@ def test_a_reader_does_not_wait_for_a_writer(store):
 
 def test_a_writer_that_waited_too_long_is_told_in_a_sentence(store, monkeypatch):
     said(store)
-    monkeypatch.setattr(deciding, "PATIENCE", 0.05)
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.05)
     con = sqlite3.connect(store._path, isolation_level=None)
     con.execute("BEGIN IMMEDIATE")
     try:
@@ -531,7 +532,7 @@ def test_a_full_disk_keeps_what_was_said_before(store, monkeypatch):
         return con
 
     with monkeypatch.context() as patch:
-        patch.setattr(deciding.sqlite3, "connect", cramped)
+        patch.setattr(sqlite3, "connect", cramped)
         with pytest.raises(InputError, match="disk is full, the decision in .* free some space"):
             said(store, "Ben", content={"text": "x" * 100_000})
     assert [d.reviewer for d in store.current()] == ["Ada"]
@@ -547,7 +548,7 @@ def test_a_file_that_may_only_be_read_is_a_sentence(store, monkeypatch):
         con.execute("PRAGMA query_only = ON")
         return con
 
-    monkeypatch.setattr(deciding.sqlite3, "connect", frozen)
+    monkeypatch.setattr(sqlite3, "connect", frozen)
     with pytest.raises(InputError, match="cannot be opened or written .*you may write there"):
         said(store, "Ben")
     assert store.current() == [made]

@@ -9,7 +9,7 @@ import pytest
 from fac import demo
 from fac.config import DEMO_INPUTS, Workspace
 from fac.errors import Cancelled, GateFailed, InputError
-from fac.jobs import rebuild
+from fac.jobs import training
 from fac.jobs.steps import Steps
 from fac.store.cache import Cache
 from fac.store.runs import Runs
@@ -24,7 +24,7 @@ def quiet(done, total, note=""):
 
 def test_every_committed_file_has_the_hash_its_manifest_promises():
     runs = Runs(demo.COMMITTED)
-    ids = [m["run"] for step in ("dataset", "sae", "measure") for m in runs.list(step)]
+    ids = [m.run for step in ("dataset", "sae", "measure") for m in runs.list(step)]
     assert len(ids) == 5
     assert {run: runs.verify(run) for run in ids} == {run: [] for run in ids}
 
@@ -42,8 +42,8 @@ def test_the_anchor_is_broad_and_the_seed_narrow_in_number_and_topic():
     assert len(counts[demo.ANCHOR]) >= 2000
     assert 250 <= len(counts[demo.SEED]) <= 350
     recipe = json.loads((DEMO_INPUTS / "seed.recipe.json").read_text())["recipe"]
-    asked = [json.loads(line)["messages"][0]["content"] for line in counts[demo.SEED]]
-    assert all(any(w in text.casefold() for w in recipe["must_contain"]) for text in asked)
+    instructions = [json.loads(line)["messages"][0]["content"] for line in counts[demo.SEED]]
+    assert all(any(w in text.casefold() for w in recipe["must_contain"]) for text in instructions)
 
 
 def test_the_sae_meets_its_bar_on_held_out_text():
@@ -72,20 +72,20 @@ def test_the_demo_arrives_with_caches_and_without_a_model(tmp_path):
 
 
 def test_bringing_the_demo_in_twice_changes_nothing(tmp_path):
-    place = Workspace(tmp_path)
-    first = demo.materialise(place, quiet)
-    before = rebuild.headline(place)
-    assert demo.materialise(place, quiet) == first
-    assert rebuild.headline(place) == before
+    workspace = Workspace(tmp_path)
+    first = demo.materialise(workspace, quiet)
+    before = training.headline(workspace)
+    assert demo.materialise(workspace, quiet) == first
+    assert training.headline(workspace) == before
     assert 0 < before["fac"] < 1
     assert before["n_missing"] == len(before["missing"]) > 0
 
 
 def test_a_rebuild_that_differs_is_a_failed_gate():
-    one = {"fac": 0.5, "n_missing": 2, "missing": [1, 2]}
-    demo.must_agree(one, dict(one))
+    committed = {"fac": 0.5, "n_missing": 2, "missing": [1, 2]}
+    demo.must_agree(committed, dict(committed))
     with pytest.raises(GateFailed, match="2 features differ"):
-        demo.must_agree(one, one | {"missing": [1, 3]})
+        demo.must_agree(committed, committed | {"missing": [1, 3]})
 
 
 @pytest.mark.model
@@ -112,13 +112,13 @@ def test_a_rebuild_from_the_samples_agrees_on_a_part(tmp_path, demo_model_home, 
     expected = {
         (r["sample"], r["role"], r["feature"]): r["peak"] for r in whole if r["sample"] < 64
     }
-    found = {
+    figures = {
         (r["sample"], r["role"], r["feature"]): r["peak"]
         for r in steps.runs.table(run, "activations").to_pylist()
     }
-    shared = expected.keys() & found.keys()
-    assert len(shared) >= 0.999 * max(len(expected), len(found))
-    assert all(found[k] == pytest.approx(expected[k], rel=1e-3) for k in shared)
+    shared = expected.keys() & figures.keys()
+    assert len(shared) >= 0.999 * max(len(expected), len(figures))
+    assert all(figures[k] == pytest.approx(expected[k], rel=1e-3) for k in shared)
 
 
 # --- the writer -----------------------------------------------------------------------------------
@@ -206,16 +206,16 @@ def test_a_writing_killed_in_the_middle_of_a_line_continues_with_whole_ones(tmp_
         if done:
             raise Cancelled("asked to stop")
 
-    one = ("is the sky\u2028blue today", True)
+    committed = ("is the sky\u2028blue today", True)
     with pytest.raises(Cancelled):
-        write(tmp_path, ScriptedGenerator([one]), impatient)
+        write(tmp_path, ScriptedGenerator([committed]), impatient)
     (journal,) = tmp_path.glob("_out.jsonl.*.journal")
     with journal.open("a") as file:
         file.write('{"batch": 1, "kept": [{"mess')
     write(tmp_path, ScriptedGenerator([("four five six", True)]))
     rows = (tmp_path / "out.jsonl").read_text("utf-8").split("\n")[:-1]
-    asked = [json.loads(row)["messages"][0]["content"] for row in rows]
-    assert asked == [one[0], "four five six"]
+    instructions = [json.loads(row)["messages"][0]["content"] for row in rows]
+    assert instructions == [committed[0], "four five six"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 

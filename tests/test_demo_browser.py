@@ -21,11 +21,11 @@ def number(page, label):
     return float(metric(page, label).inner_text().replace(",", "").rstrip("%"))
 
 
-def first_start(place, chromium):
+def first_start(workspace, chromium):
     """Seconds from `streamlit run` to a populated home page in an empty workspace."""
     with chromium_page(chromium) as page:
         begun = time.monotonic()
-        with server(place) as address:
+        with server(workspace) as address:
             page.goto(address)
             page.get_by_text("From the dictionary to what is covered").wait_for()
             took = time.monotonic() - begun
@@ -46,15 +46,15 @@ def test_a_first_start_shows_a_populated_home_page_within_ten_seconds(tmp_path, 
 
 @pytest.mark.model
 def test_an_uploaded_file_is_measured_and_its_coverage_shown(tmp_path, chromium, demo_model_home):
-    place = Workspace(tmp_path / "walk")
-    demo.materialise(place, lambda *_: None)
-    place.models.parent.mkdir(parents=True, exist_ok=True)
-    if not place.models.exists():
-        place.models.symlink_to(demo_model_home, target_is_directory=True)
+    workspace = Workspace(tmp_path / "walk")
+    demo.materialise(workspace, lambda *_: None)
+    workspace.models.parent.mkdir(parents=True, exist_ok=True)
+    if not workspace.models.exists():
+        workspace.models.symlink_to(demo_model_home, target_is_directory=True)
     rows = demo.INPUTS[demo.SEED].read_text("utf-8").splitlines()[:12]
     file = tmp_path / "evening.jsonl"
     file.write_text("\n".join([*rows, rows[0]]) + "\n", encoding="utf-8")
-    with chromium_page(chromium) as page, server(place) as address:
+    with chromium_page(chromium) as page, server(workspace) as address:
         visit(page, f"{address}/datasets?add=yes", "Datasets")
         page.locator("input[type=file]").set_input_files(file)
         box = page.get_by_role("textbox", name="Name")

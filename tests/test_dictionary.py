@@ -10,7 +10,7 @@ from fac import dictionary
 from fac.config import SaeSpec, Workspace
 from fac.dictionary import (
     LENS_TOKENS,
-    MAP,
+    MAP_DONE,
     describe,
     likely_nearest,
     logit_lens,
@@ -44,24 +44,24 @@ def one_thread():
     k=st.integers(1, 12),
 )
 def test_neighbours_are_the_highest_cosines_by_brute_force(directions, k):
-    found, cosines = nearest(directions, k)
+    neighbours, cosines = nearest(directions, k)
     n = len(directions)
-    assert found.shape == cosines.shape == (n, min(k, n - 1))
+    assert neighbours.shape == cosines.shape == (n, min(k, n - 1))
     for i in range(n):
         sizes = np.linalg.norm(directions, axis=1) * np.linalg.norm(directions[i])
         cosine = (directions @ directions[i]) / np.where(sizes > 0, sizes, 1)
         others = [j for j in range(n) if j != i]
         best = sorted((float(cosine[j]) for j in others), reverse=True)[: min(k, n - 1)]
         assert cosines[i] == pytest.approx(best, abs=1e-5)
-        assert i not in found[i] and len(set(found[i].tolist())) == len(found[i])
-        assert cosine[found[i]] == pytest.approx(best, abs=1e-5)
+        assert i not in neighbours[i] and len(set(neighbours[i].tolist())) == len(neighbours[i])
+        assert cosine[neighbours[i]] == pytest.approx(best, abs=1e-5)
 
 
 def test_neighbours_are_found_across_blocks_of_a_large_dictionary():
     rng = np.random.default_rng(0)
     half = rng.normal(size=(1100, 16)).astype(np.float32)
-    found, cosines = nearest(np.concatenate([half, 3 * half]), 1)
-    assert found[:, 0].tolist() == [*range(1100, 2200), *range(1100)]
+    neighbours, cosines = nearest(np.concatenate([half, 3 * half]), 1)
+    assert neighbours[:, 0].tolist() == [*range(1100, 2200), *range(1100)]
     assert cosines == pytest.approx(1, abs=1e-5)
 
 
@@ -69,10 +69,10 @@ def test_neighbours_are_found_across_blocks_of_a_large_dictionary():
 def test_the_map_is_finite_and_the_same_every_time(n):
     directions = np.random.default_rng(n).normal(size=(n, 16)).astype(np.float32)
     directions[0] = 0  # a dead feature
-    one, other = umap(directions), umap(directions)
-    assert one.shape == (n, 2) and one.dtype == np.float32
-    assert np.isfinite(one).all()
-    assert (one == other).all()
+    first, other = umap(directions), umap(directions)
+    assert first.shape == (n, 2) and first.dtype == np.float32
+    assert np.isfinite(first).all()
+    assert (first == other).all()
 
 
 def test_the_map_keeps_clusters_of_directions_together():
@@ -109,50 +109,56 @@ def test_principal_components_keep_the_cosines_of_what_has_no_more_dimensions():
 
 def test_likely_neighbours_are_nearly_the_true_ones_at_their_true_cosines():
     directions, _ = families()
-    found, cosines = likely_nearest(directions, principal(directions, 24), 10)
+    neighbours, cosines = likely_nearest(directions, principal(directions, 24), 10)
     true, _ = nearest(directions, 10)
     unit = dictionary._unit(directions)
-    assert np.mean([len({*a} & {*b}) for a, b in zip(found, true, strict=True)]) > 9.7
+    assert np.mean([len({*a} & {*b}) for a, b in zip(neighbours, true, strict=True)]) > 9.7
     for i in range(len(directions)):
-        assert i not in found[i] and len({*found[i]}) == 10
-        assert cosines[i] == pytest.approx(unit[found[i]] @ unit[i], abs=1e-5)
+        assert i not in neighbours[i] and len({*neighbours[i]}) == 10
+        assert cosines[i] == pytest.approx(unit[neighbours[i]] @ unit[i], abs=1e-5)
     assert (np.diff(cosines, axis=1) <= 0).all()
 
 
 def test_a_large_dictionary_is_surveyed_by_an_approximate_search(monkeypatch):
     directions, group = families()
     monkeypatch.setattr(dictionary, "EXACT", 100)
-    monkeypatch.setattr(dictionary, "BAR_SECONDS", 0)
-    told = []
-    asked = {"progress": lambda done, total, note: told.append((done, total))}
-    neighbours, cosines, xy = survey(directions, **asked)
+    monkeypatch.setattr(dictionary, "PROGRESS_SECONDS", 0)
+    reports = []
+    options = {"progress": lambda done, total, note: reports.append((done, total))}
+    neighbours, cosines, xy = survey(directions, **options)
     assert neighbours.shape == cosines.shape == (400, 10)
     assert xy.shape == (400, 2) and xy.dtype == np.float32 and np.isfinite(xy).all()
     assert (group[neighbours[:, :9]] == group[:, None]).mean() > 0.95
     apart = np.linalg.norm(xy[:, None] - xy[None], axis=2)
     np.fill_diagonal(apart, np.inf)
     assert (group[apart.argmin(1)] == group).mean() > 0.95
-    done = [each for each, _ in told]
-    assert done == sorted(done) and done[-1] == MAP and {total for _, total in told} == {MAP}
-    assert len([each for each in {*done} if each > dictionary.NEAR]) > 20, "epochs are told"
-    assert (survey(directions, **asked)[2] == xy).all()
+    done = [each for each, _ in reports]
+    assert (
+        done == sorted(done)
+        and done[-1] == MAP_DONE
+        and {total for _, total in reports} == {MAP_DONE}
+    )
+    assert len([each for each in {*done} if each > dictionary.NEIGHBOURS_DONE]) > 20, (
+        "epochs are told"
+    )
+    assert (survey(directions, **options)[2] == xy).all()
 
 
 def test_a_small_dictionary_is_surveyed_by_every_cosine():
     directions, _ = families(80)
     neighbours, cosines, xy = survey(directions, progress=lambda *_: None)
-    found, cosine = nearest(directions, 10)
-    assert (neighbours == found).all() and (cosines == cosine).all()
+    exact, cosine = nearest(directions, 10)
+    assert (neighbours == exact).all() and (cosines == cosine).all()
     assert (xy == umap(directions)).all()
 
 
 def test_a_map_can_be_cancelled_while_it_is_drawn():
-    def told(done, total, note):
+    def stop(done, total, note):
         if done > 80:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        survey(families()[0], progress=told)
+        survey(families()[0], progress=stop)
 
 
 @pytest.fixture(scope="module")
@@ -207,23 +213,23 @@ def test_the_logit_lens_is_the_direction_times_the_norms_gain_times_the_unembedd
 
 def test_describing_a_dictionary_is_one_run_that_is_found_again(tmp_path, encoder_of):
     encoder = encoder_of("llama")
-    runs, said = Runs(Workspace(tmp_path)), []
+    runs, notes = Runs(Workspace(tmp_path)), []
     spec = SaeSpec(model="tiny", layer=2, sae="tiny")
 
     def described():
         return describe(
-            spec, runs=runs, encoder=encoder, progress=lambda done, total, note: said.append(note)
+            spec, runs=runs, encoder=encoder, progress=lambda done, total, note: notes.append(note)
         )
 
     run_id = described()
     table = runs.table(run_id, "features")
     assert table.column("feature").to_pylist() == list(range(40))
     assert table.column("threshold").to_numpy() == pytest.approx(encoder.sae.thresholds)
-    found, cosines = nearest(encoder.sae.decoder, 10)
-    assert table.column("neighbours").to_pylist() == found.tolist()
+    neighbours, cosines = nearest(encoder.sae.decoder, 10)
+    assert table.column("neighbours").to_pylist() == neighbours.tolist()
     assert table.column("cosines").to_pylist() == cosines.tolist()
-    facts = runs.manifest(run_id)["facts"]
-    assert (facts["n_features"], facts["d_model"]) == (40, 32)
-    assert facts["identity"] == encoder.identity
-    told = len(said)
-    assert described() == run_id and len(said) == told
+    facts = runs.manifest(run_id).facts
+    assert (facts.n_features, facts.d_model) == (40, 32)
+    assert facts.identity == encoder.identity
+    reported = len(notes)
+    assert described() == run_id and len(notes) == reported

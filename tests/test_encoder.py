@@ -13,8 +13,7 @@ from fac import encoder as encoding
 from fac.config import DEMO_INPUTS, DEMO_SAE, REPOSITORY, MeasureSpec, Workspace
 from fac.encoder import NEAR_KEPT, NearMisses, SaeEncoder
 from fac.errors import InputError
-from fac.jobs import loading
-from fac.jobs.steps import Steps
+from fac.jobs.steps import PRECISIONS, Steps, load_encoder
 from fac.models import ROLES, SubjectModel, batches_by_length
 from fac.probe import read_text
 from fac.saes import load_sae
@@ -114,9 +113,9 @@ class ByHand:
                 self.fired.setdefault(key, []).append((at[token], float(acts[token, feature])))
         hook.remove()
 
-    def agree(self, found: Activations) -> None:
+    def agree(self, activations: Activations) -> None:
         """Peaks within 1e-3 relative at a position that has them, and the same keys and counts."""
-        keys = list(zip(*(column.tolist() for column in found[:3]), strict=True))
+        keys = list(zip(*(column.tolist() for column in activations[:3]), strict=True))
         assert len(set(keys)) == len(keys) and keys == sorted(keys)
         assert set(keys) ^ set(self.fired) <= self.doubtful
         for i, key in enumerate(keys):
@@ -124,10 +123,10 @@ class ByHand:
                 continue
             values = dict(self.fired[key])
             # A pre-activation is a sum of terms around 10, so near zero only its size is certain.
-            assert found.peak[i] == pytest.approx(max(values.values()), rel=1e-3, abs=1e-4)
-            at = values[int(found.position[i])]
-            assert at == pytest.approx(found.peak[i], rel=1e-3, abs=1e-4)
-            assert found.n_tokens[i] == len(values)
+            assert activations.peak[i] == pytest.approx(max(values.values()), rel=1e-3, abs=1e-4)
+            at = values[int(activations.position[i])]
+            assert at == pytest.approx(activations.peak[i], rel=1e-3, abs=1e-4)
+            assert activations.n_tokens[i] == len(values)
 
     def agree_near(self, near: NearMisses) -> None:
         """For every feature its highest pre-activations, at most one per sample."""
@@ -183,13 +182,13 @@ def test_peaks_positions_and_near_misses_equal_an_independent_reading(encoders, 
     encoder = encoders[kind]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "batches_by_length", partial(batches_by_length, max_rows=rows))
-        found, near = read_all(encoder, chats)
+        activations, near = read_all(encoder, chats)
         once = encoder.encode(chats)
     expected = by_hand(encoder, chats)
-    expected.agree(found)
+    expected.agree(activations)
     expected.agree_near(near)
-    for one, other in zip(once, found, strict=True):
-        assert one.dtype == other.dtype and (one == other).all()
+    for column, other in zip(once, activations, strict=True):
+        assert column.dtype == other.dtype and (column == other).all()
 
 
 def test_the_independent_reading_leaves_little_in_doubt(encoders):
@@ -201,10 +200,10 @@ def test_the_independent_reading_leaves_little_in_doubt(encoders):
 
 @pytest.mark.parametrize("roles", [("user",), ("assistant",), ("system", "assistant")])
 def test_asking_for_roles_leaves_out_the_others_tokens(encoders, roles):
-    found, near = read_all(encoders["jumprelu"], SOME, roles)
-    assert {ROLES[code] for code in found.role} == set(roles)
+    activations, near = read_all(encoders["jumprelu"], SOME, roles)
+    assert {ROLES[code] for code in activations.role} == set(roles)
     expected = by_hand(encoders["jumprelu"], SOME, roles)
-    expected.agree(found)
+    expected.agree(activations)
     expected.agree_near(near)
 
 
@@ -221,11 +220,11 @@ def test_reading_in_small_blocks_changes_nothing(encoders, monkeypatch, kind, va
             yield block
 
     monkeypatch.setattr(encoder.sae, "blocks", watched)
-    monkeypatch.setattr(encoding, "DENSE", values)
-    found, near = read_all(encoder, SOME)
+    monkeypatch.setattr(encoding, "BLOCK_VALUES", values)
+    activations, near = read_all(encoder, SOME)
     assert max(sizes) <= values and len(sizes) > len(SOME)
     expected = by_hand(encoder, SOME)
-    expected.agree(found)
+    expected.agree(activations)
     expected.agree_near(near)
 
 
@@ -244,34 +243,39 @@ def test_a_text_that_several_samples_have_counts_for_each_of_them(encoders, kind
         patch.setattr(
             encoder.model, "residual", lambda ids, *a: (read.extend(ids), residual(ids, *a))[1]
         )
-        found, near = read_all(encoder, chats)
+        activations, near = read_all(encoder, chats)
     assert len({row.tobytes() for row in read}) == len(read)
     expected = by_hand(encoder, chats)
-    expected.agree(found)
+    expected.agree(activations)
     expected.agree_near(near)
 
 
 def test_what_chats_begin_with_is_run_once(encoders):
     """The template's own system prompt, and one that samples bring and that is measured itself."""
     encoder = encoders["jumprelu"]
-    own = {"role": "system", "content": "Answer as a baker who is fond of warm bread and ovens."}
-    said = [f"The oven number {i} is hot, and the river is {'long ' * (i % 5)}." for i in range(40)]
-    plain = [[{"role": "user", "content": text}] for text in said]
-    chats = [*plain, *([own, *chat] for chat in plain), *SOME]
+    persona = {
+        "role": "system",
+        "content": "Answer as a baker who is fond of warm bread and ovens.",
+    }
+    texts = [
+        f"The oven number {i} is hot, and the river is {'long ' * (i % 5)}." for i in range(40)
+    ]
+    plain = [[{"role": "user", "content": text}] for text in texts]
+    chats = [*plain, *([persona, *chat] for chat in plain), *SOME]
     ran = []
     with pytest.MonkeyPatch.context() as patch:
         run = encoder.model._run
         patch.setattr(
             encoder.model, "_run", lambda ids, *a: (ran.append(sum(map(len, ids))), run(ids, *a))[1]
         )
-        found, near = read_all(encoder, chats)
+        activations, near = read_all(encoder, chats)
     whole = sum(len(r.ids) for r in encoder.render(chats))
     assert sum(ran) < 0.7 * whole
     expected = by_hand(encoder, chats)
-    expected.agree(found)
+    expected.agree(activations)
     expected.agree_near(near)
-    system = found.role == ROLES.index("system")
-    assert set(found.sample[system].tolist()) == {*range(40, 80), 81}
+    system = activations.role == ROLES.index("system")
+    assert set(activations.sample[system].tolist()) == {*range(40, 80), 81}
 
 
 def test_equal_near_misses_go_to_the_lower_sample(encoders):
@@ -288,10 +292,10 @@ def test_nothing_to_read_gives_empty_tables_of_the_right_types(encoders):
     for kind in ("jumprelu", "gpt2"):
         silent = [[{"role": "user", "content": ""}]] * 3
         for chats in ([], silent):
-            found = encoders[kind].encode(chats)
-            assert [len(column) for column in found] == [0] * 6
+            activations = encoders[kind].encode(chats)
+            assert [len(column) for column in activations] == [0] * 6
             types = [np.int32, np.int8, np.int32, np.float32, np.int32, np.int32]
-            assert [column.dtype for column in found] == types
+            assert [column.dtype for column in activations] == types
         readings = list(encoders[kind].read(silent))
         assert sorted(i for reading in readings for i in reading.samples) == [0, 1, 2]
         assert all((reading.near.sample == -1).all() for reading in readings)
@@ -302,9 +306,9 @@ def test_samples_without_content_do_not_touch_their_neighbours(encoders):
     """GPT-2 has no template: an empty sample has no token at all."""
     empty = [{"role": "user", "content": ""}]
     chats = [empty, SOME[0], empty, SOME[3]]
-    found = encoders["gpt2"].encode(chats)
-    assert set(found.sample.tolist()) == {1, 3}
-    by_hand(encoders["gpt2"], chats).agree(found)
+    activations = encoders["gpt2"].encode(chats)
+    assert set(activations.sample.tolist()) == {1, 3}
+    by_hand(encoders["gpt2"], chats).agree(activations)
 
 
 def test_an_sae_of_another_width_is_refused_in_words(home, encoders):
@@ -321,8 +325,8 @@ def test_the_identity_names_all_that_decides_a_number(home, encoders):
     folder = home / "llama"
     sae, other = (load_sae(str(tiny.sae(home / n / "s", seed=i))) for i, n in enumerate("ab"))
     made = {
-        SaeEncoder(SubjectModel(folder, layer=layer, max_tokens=limit, **how), one, name).identity
-        for layer, limit, one, name, how in (
+        SaeEncoder(SubjectModel(folder, layer=layer, max_tokens=limit, **how), sae, name).identity
+        for layer, limit, sae, name, how in (
             (2, 512, sae, "tiny@1", {}),
             (1, 512, sae, "tiny@1", {}),
             (2, 100, sae, "tiny@1", {}),
@@ -339,18 +343,17 @@ def test_a_model_in_bfloat16_is_read_nearly_alike(home):
 
     sae = str(tiny.sae(home / "rough"))
     exact, rough = (
-        loading.load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home)
-        for dtype in loading.PRECISIONS
+        load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home) for dtype in PRECISIONS
     )
-    one, two = (
+    peaks, rounded = (
         {k[:3]: k[3] for k in zip(*e.encode(SOME)[:4], strict=True)} for e in (exact, rough)
     )
     assert (
         exact.identity != rough.identity == exact.identity.replace("/layer", " in bfloat16/layer")
     )
-    both = one.keys() & two.keys()
-    assert len(both) > 0.9 * len(one.keys() | two.keys()) > 0
-    off = [abs(one[key] - two[key]) / one[key] for key in both]
+    both = peaks.keys() & rounded.keys()
+    assert len(both) > 0.9 * len(peaks.keys() | rounded.keys()) > 0
+    off = [abs(peaks[key] - rounded[key]) / peaks[key] for key in both]
     assert 0 < np.median(off) < 0.02
 
 
@@ -412,13 +415,13 @@ def test_a_probe_lists_every_token_with_its_owner_and_what_fires_on_it():
 def test_a_probe_shows_what_encode_pools(encoders):
     text = "The oven is hot 🎉."
     tokens, active = read_text(text, encoders["jumprelu"])
-    said = [t["token"] for t in tokens.to_pylist() if t["role"] == "user"]
-    assert "".join(said) == text
-    found = encoders["jumprelu"].encode([[{"role": "user", "content": text}]])
+    spoken = [t["token"] for t in tokens.to_pylist() if t["role"] == "user"]
+    assert "".join(spoken) == text
+    activations = encoders["jumprelu"].encode([[{"role": "user", "content": text}]])
     peaks = {}
     for row in active.to_pylist():
         peaks[row["feature"]] = max(peaks.get(row["feature"], 0), row["value"])
-    assert peaks == dict(zip(found.feature.tolist(), found.peak.tolist(), strict=True))
+    assert peaks == dict(zip(activations.feature.tolist(), activations.peak.tolist(), strict=True))
 
 
 # --- the real model and the committed SAE -----------------------------------------------------
@@ -454,9 +457,9 @@ def test_the_demo_encoder_equals_an_independent_reading_of_real_texts(demo_model
     chats = real_chats()
     assert len(chats) == N_TEXTS
     encoder = SaeEncoder(SubjectModel(folder, layer=DEMO_LAYER), load_sae("demo"), "demo")
-    found = [encoder.encode(chats)]
+    readings = [encoder.encode(chats)]
     parts = [(first, encoder.encode(chats[first : first + 7])) for first in range(0, N_TEXTS, 7)]
-    found.append(
+    readings.append(
         Activations(
             np.concatenate([part.sample + np.int32(first) for first, part in parts]),
             *(np.concatenate([part[i] for _, part in parts]) for i in range(1, 6)),
@@ -469,5 +472,5 @@ def test_the_demo_encoder_equals_an_independent_reading_of_real_texts(demo_model
     )
     assert len(expected.fired) > 50 * N_TEXTS
     assert len(expected.doubtful) < 0.01 * len(expected.fired)
-    for one in found:
-        expected.agree(one)
+    for activations in readings:
+        expected.agree(activations)

@@ -55,7 +55,7 @@ sys.exit(cli.run(sys.argv[3:]))
 
 
 def close_gaps(
-    *line: object, place: Workspace, python: Path, cwd: Path, **settings: object
+    *line: object, workspace: Workspace, python: Path, cwd: Path, **settings: object
 ) -> subprocess.CompletedProcess[str]:
     """Runs the script as a person would in `cwd`, with the `python` of that folder."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FAC_", "OPENAI_"))}
@@ -65,7 +65,7 @@ def close_gaps(
         env={
             **inherited,
             "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
-            "FAC_WORKSPACE": str(place.root),
+            "FAC_WORKSPACE": str(workspace.root),
             **{name: str(value) for name, value in settings.items()},
         },
         capture_output=True,
@@ -89,18 +89,23 @@ def kitchen(tmp_path: Path) -> Workspace:
 
 
 def test_the_loop_waits_for_a_person_then_closes_every_gap_and_stops(kitchen, tmp_path):
-    own = tmp_path / "my own.jsonl"
+    samples = tmp_path / "my own.jsonl"
     # No line break at the end: the first kept sample must not end up on the last line.
-    own.write_text("\n".join(json.dumps({"messages": chat}) for chat in toy.SEED), "utf-8")
-    asked = {"place": kitchen, "python": tmp_path / "bin", "cwd": tmp_path, "ANCHOR": "toy-anchor"}
-    alone = close_gaps("my own.jsonl", "--candidates", 2, **asked)
+    samples.write_text("\n".join(json.dumps({"messages": chat}) for chat in toy.SEED), "utf-8")
+    setup = {
+        "workspace": kitchen,
+        "python": tmp_path / "bin",
+        "cwd": tmp_path,
+        "ANCHOR": "toy-anchor",
+    }
+    alone = close_gaps("my own.jsonl", "--candidates", 2, **setup)
     assert alone.returncode == 2, alone.stderr
     assert "fac approve pairs-" in alone.stdout and "needs approved pairs" in alone.stderr
     assert "Traceback" not in alone.stderr and not (tmp_path / "closed" / "kept-1.jsonl").exists()
 
-    told = close_gaps("my own.jsonl", "--candidates", 2, **asked, REVIEWER="ana", ROUNDS=2)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.rstrip().endswith("Nothing is missing.")
+    closed = close_gaps("my own.jsonl", "--candidates", 2, **setup, REVIEWER="ana", ROUNDS=2)
+    assert closed.returncode == 0, closed.stderr
+    assert closed.stdout.rstrip().endswith("Nothing is missing.")
     kept = chats(tmp_path / "closed" / "kept-1.jsonl")
     assert sorted(row["lineage"]["feature"] for row in kept) == [3, 4, 5, 6, 7, 8]
     whole = chats(tmp_path / "closed" / "my own-closed-1.jsonl")
@@ -112,10 +117,15 @@ def test_the_loop_waits_for_a_person_then_closes_every_gap_and_stops(kitchen, tm
 
 
 def test_the_script_says_what_it_needs_and_ends_as_the_command_that_failed(kitchen, tmp_path):
-    asked = {"place": kitchen, "python": tmp_path / "bin", "cwd": tmp_path, "ANCHOR": "toy-anchor"}
-    nothing = close_gaps(**asked)
+    setup = {
+        "workspace": kitchen,
+        "python": tmp_path / "bin",
+        "cwd": tmp_path,
+        "ANCHOR": "toy-anchor",
+    }
+    nothing = close_gaps(**setup)
     assert nothing.returncode == 2 and nothing.stderr.startswith("Name the file")
-    missing = close_gaps("gone.jsonl", **asked)
+    missing = close_gaps("gone.jsonl", **setup)
     assert missing.returncode == 2 and "gone" in missing.stderr
     assert "Traceback" not in missing.stderr
 
@@ -128,31 +138,33 @@ def test_every_sample_that_the_demo_exports_fires_its_gap_when_it_is_measured_an
     lines = (REPOSITORY / "data" / "demo" / "seed.jsonl").read_text("utf-8").splitlines()
     few = tmp_path / "few.jsonl"  # is measured twice, and lacks more than ten gaps all the same
     few.write_text("\n".join(lines[:40]), "utf-8")
-    place = Workspace(tmp_path / "demo")
-    place.models.parent.mkdir(parents=True, exist_ok=True)
-    if not place.models.exists():
-        place.models.symlink_to(demo_model_home, target_is_directory=True)
-    told = close_gaps(
+    workspace = Workspace(tmp_path / "demo")
+    workspace.models.parent.mkdir(parents=True, exist_ok=True)
+    if not workspace.models.exists():
+        workspace.models.symlink_to(demo_model_home, target_is_directory=True)
+    closed = close_gaps(
         few,
         *("--limit", 12, "--candidates", 3, "--max-new-tokens", 40),
-        place=place,
+        workspace=workspace,
         python=Path(sys.executable).parent,
         cwd=tmp_path,
         REVIEWER="ana",
     )
-    assert told.returncode == 0, told.stderr
+    assert closed.returncode == 0, closed.stderr
     out = tmp_path / "closed" / "kept-1.jsonl"
     kept = chats(out)
-    runs = Runs(place)
-    (made,) = (m for m in runs.list("synthetic") if m["facts"]["kept"] == len(kept))
-    assert made["facts"]["gaps"] >= 10 and len({row["lineage"]["feature"] for row in kept}) >= 3
-    assert fac("ingest", out, "--name", "kept", "--json", place=place).json["rejected"] == []
-    measured = fac("measure", "kept", "--json", place=place)
+    runs = Runs(workspace)
+    (synthesis,) = (m for m in runs.list("synthetic") if m.facts.kept == len(kept))
+    assert synthesis.facts.gaps >= 10 and len({row["lineage"]["feature"] for row in kept}) >= 3
+    assert (
+        fac("ingest", out, "--name", "kept", "--json", workspace=workspace).json["rejected"] == []
+    )
+    measured = fac("measure", "kept", "--json", workspace=workspace)
     assert measured.code == 0, measured.err
     peaks: dict[tuple[int, int], float] = {}
     for row in runs.table(measured.json["run"], "activations").to_pylist():
-        place_of = (row["sample"], row["feature"])
-        peaks[place_of] = max(row["peak"], peaks.get(place_of, 0.0))
+        cell = (row["sample"], row["feature"])
+        peaks[cell] = max(row["peak"], peaks.get(cell, 0.0))
     for number, row in enumerate(kept):
         lineage = row["lineage"]
         again = peaks.get((number, lineage["feature"]), 0.0)

@@ -24,10 +24,10 @@ from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LocalWriter
 from fac.jobs.steps import Steps
-from fac.measure import measure, scratch
-from fac.prompts.openings import Opening
+from fac.measure import measure, tables
+from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
-from fac.synthesis.candidates import score
+from fac.synthesis.writing import score
 from tests.lexicon import LexiconEncoder
 from tests.test_jobs import drinks, written
 from tests.test_measure import WORDS, bytes_of, chat, dataset, many, quiet
@@ -123,14 +123,14 @@ class Mortal(LexiconEncoder):
 
 @pytest.fixture(scope="module")
 def pool():
-    found = Pool(Where("ray", workers=2))
-    yield found
-    found.close()
+    workers = Pool(Where("ray", workers=2))
+    yield workers
+    workers.close()
 
 
 @pytest.fixture
 def parts_of_eight(monkeypatch):
-    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(tables, "PART", 8)
 
 
 def remote(pool, make):
@@ -153,17 +153,17 @@ def measured(runs, chats, encoder, progress=quiet):
 def test_the_same_run_comes_out_of_both_executors(pool, tmp_path, parts_of_eight):
     here, there = place(tmp_path, "here"), place(tmp_path, "there")
     run = measured(here, many(100), LexiconEncoder(*WORDS))
-    told = []
+    reports = []
     encoder = remote(pool, partial(LexiconEncoder, *WORDS))
-    assert measured(there, many(100), encoder, lambda *say: told.append(say)) == run
+    assert measured(there, many(100), encoder, lambda *say: reports.append(say)) == run
     assert bytes_of(there, run) == bytes_of(here, run)
-    assert max(done for done, *_ in told) == 100
+    assert max(done for done, *_ in reports) == 100
     timing = ("seconds", "tokens_per_second")
-    one, other = (
-        {k: v for k, v in runs.manifest(run)["facts"].items() if k not in timing}
+    local, ray = (
+        {k: v for k, v in runs.manifest(run).facts.as_json().items() if k not in timing}
         for runs in (here, there)
     )
-    assert one == other
+    assert local == ray
 
 
 @needs_ray
@@ -249,16 +249,16 @@ def test_a_machine_with_another_model_is_refused(pool, tmp_path):
 
 @needs_ray
 def test_scores_are_those_of_an_encoder_here(pool, monkeypatch):
-    monkeypatch.setattr("fac.synthesis.candidates.ENCODED", 7)
+    monkeypatch.setattr("fac.synthesis.writing.ENCODED", 7)
     chats = [*many(40), []]
     how = {"gaps": [1, 2], "threshold": 0.5, "progress": quiet}
-    one, other = (
+    local, ray = (
         score(encoder, chats, **how)
         for encoder in (LexiconEncoder(*WORDS), remote(pool, partial(LexiconEncoder, *WORDS)))
     )
-    assert one.hits == other.hits
-    assert any(one.hits)
-    assert np.array_equal(one.features, other.features)
+    assert local.hits == ray.hits
+    assert any(local.hits)
+    assert np.array_equal(local.features, ray.features)
 
 
 @needs_ray
@@ -266,11 +266,11 @@ def test_it_is_an_encoder(pool):
     here, there = LexiconEncoder(*WORDS), remote(pool, partial(LexiconEncoder, *WORDS))
     chats = [chat("tea and coffee!", "milk"), chat("sugar")]
     assert (there.identity, there.n_features) == (here.identity, here.n_features)
-    for one, other in zip(here.encode(chats), there.encode(chats), strict=True):
-        assert np.array_equal(one, other)
-    (one,), (other,) = here.read(chats, ("user",)), there.read(chats, ("user",))
-    assert np.array_equal(one.feature, other.feature)
-    assert one.rendered[0].text == other.rendered[0].text == there.render(chats)[0].text
+    for local, ray in zip(here.encode(chats), there.encode(chats), strict=True):
+        assert np.array_equal(local, ray)
+    (local,), (ray,) = here.read(chats, ("user",)), there.read(chats, ("user",))
+    assert np.array_equal(local.feature, ray.feature)
+    assert local.rendered[0].text == ray.rendered[0].text == there.render(chats)[0].text
 
 
 class Echo:
@@ -312,7 +312,7 @@ def test_a_writer_on_workers_writes_what_one_here_does(pool, budget):
 @needs_ray
 def test_ray_of_this_machine_listens_on_this_machine_only(pool):
     """Every socket of Ray's processes, as the kernel lists them."""
-    pool.one(partial(LexiconEncoder, *WORDS), executor._about_encoder, None)
+    remote(pool, partial(LexiconEncoder, *WORDS))
     inodes = set()
     ours = {os.getpid(), *_descendants(os.getpid())}
     for pid in ours:
@@ -332,19 +332,19 @@ def test_ray_of_this_machine_listens_on_this_machine_only(pool):
 
 
 def _descendants(pid):
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parent = int(path.read_text().rpartition(")")[2].split()[1])
             if parent == pid:
                 child = int(path.parent.name)
-                found += [child, *_descendants(child)]
-    return found
+                pids += [child, *_descendants(child)]
+    return pids
 
 
 @needs_ray
 def test_the_handler_of_a_request_to_end_is_still_ours():
-    told = """
+    code = """
 import signal
 from fac.executor import Pool, Where
 
@@ -357,7 +357,7 @@ assert signal.getsignal(signal.SIGTERM) is ours
 signal.raise_signal(signal.SIGTERM)
 """
     ended = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, cwd=REPOSITORY
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert (ended.returncode, ended.stdout) == (0, "asked to end\n"), ended.stderr
 
@@ -370,10 +370,10 @@ def test_a_killed_driver_leaves_no_worker_and_loses_no_part(tmp_path, parts_of_e
     code = f"""
         from functools import partial
         from fac.executor import Pool, RayEncoder, Where
-        from fac.measure import scratch
+        from fac.measure import tables
         from tests.test_executor import SlowEncoder, measured, many, place, quiet
         from pathlib import Path
-        scratch.PART = 8
+        tables.PART = 8
         encoder = RayEncoder(Pool(Where("ray")), partial(SlowEncoder, {str(diary)!r}, 0.1))
         measured(place(Path({str(tmp_path)!r}), "there"), many(100), encoder, lambda *_: None)
     """
@@ -404,7 +404,7 @@ def test_the_command_gives_the_same_run_with_either_executor(tmp_path, demo_mode
     demo.materialise(place, quiet)  # with the description of the SAE
     Steps(place).perform(written(tmp_path / "drinks.jsonl", drinks(12)), quiet)
     shutil.copytree(place.root, tmp_path / "there")
-    found = []
+    runs = []
     for name, options in (("here", []), ("there", ["--executor", "ray", "--workers", "1"])):
         command = [sys.executable, "-m", "fac", "measure", "drinks", "--json", *options]
         done = subprocess.run(
@@ -416,5 +416,5 @@ def test_the_command_gives_the_same_run_with_either_executor(tmp_path, demo_mode
         )
         assert done.returncode == 0, done.stderr
         run = json.loads(done.stdout)["run"]
-        found.append((run, bytes_of(Runs(Workspace(tmp_path / name)), run)))
-    assert found[0] == found[1]
+        runs.append((run, bytes_of(Runs(Workspace(tmp_path / name)), run)))
+    assert runs[0] == runs[1]

@@ -17,10 +17,11 @@ from fac import datasets, review, schema
 from fac.config import IngestSpec, MeasureSpec, PairsSpec, SynthesizeSpec, Workspace, digest
 from fac.errors import InputError
 from fac.export import EXPORT_FORMATS, export, provenance
-from fac.generator.names import public_name
+from fac.generator.chat import public_name
 from fac.ingest import ingest
+from fac.manifest import PairsFacts, SynthesisFacts
 from fac.measure import measure
-from fac.prompts.profiles import PROFILES
+from fac.prompts.drafts import PROFILES
 from fac.schema import Chat
 from fac.store.decisions import TABLE, Decisions
 from fac.store.runs import Runs, write_table
@@ -54,8 +55,8 @@ def draft(profile: str, word: str, manner: str) -> tuple[Chat, dict[str, Any]]:
     if profile == "preference":
         return chat(ask, "It is so"), {"rejected": chat(ask, "It is not")}
     if profile == "choice":
-        shown = f"{ask}\n\nChoices:\n(A) yes\n(B) no"
-        return chat(shown), {"choices": {"matching": "(B)", "other": "(A)"}}
+        question = f"{ask}\n\nChoices:\n(A) yes\n(B) no"
+        return chat(question), {"choices": {"matching": "(B)", "other": "(A)"}}
     return chat(ask), {}
 
 
@@ -89,14 +90,18 @@ def publish_pairs(runs: Runs, features: Sequence[int] = GAPS, failed: Sequence[i
                 **(nothing if feature in failed else sides),
             }
         )
-    made = [
+    candidates = [
         _candidate("step-1", f, 0, "", *draft("instruction", WORDS[f], "all")) for f in features
     ]
     folder = runs.scratch(run_id)
-    for name, found in (("pairs", rows), ("candidates", made), ("hits", _hits(made, features))):
-        wanted = getattr(schema, name.upper())
-        write_table(folder / f"{name}.parquet", pa.Table.from_pylist(found, wanted), wanted)
-    facts = {"name": "toy-seed", "anchor": anchor, "dataset": dataset, "pairs": len(features)}
+    for name, content in (
+        ("pairs", rows),
+        ("candidates", candidates),
+        ("hits", _hits(candidates, features)),
+    ):
+        columns = getattr(schema, name.upper())
+        write_table(folder / f"{name}.parquet", pa.Table.from_pylist(content, columns), columns)
+    facts = PairsFacts(name="toy-seed", anchor=anchor, dataset=dataset, pairs=len(features))
     runs.publish(run_id, spec=spec, inputs=[anchor, dataset], facts=facts, seconds=0.0)
     return run_id
 
@@ -124,36 +129,38 @@ def _candidate(
     }
 
 
-def _hits(made: Sequence[dict[str, Any]], features: Sequence[int]) -> list[dict[str, Any]]:
+def _hits(candidates: Sequence[dict[str, Any]], features: Sequence[int]) -> list[dict[str, Any]]:
     """What the texts really fire of these features, each in its strongest role."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for one in made:
+    strongest: dict[tuple[str, int], dict[str, Any]] = {}
+    for candidate in candidates:
         for hit in (
-            zip(*ENCODER.encode([one["messages"]])[1:5], strict=True) if one["messages"] else ()
+            zip(*ENCODER.encode([candidate["messages"]])[1:5], strict=True)
+            if candidate["messages"]
+            else ()
         ):
             role, feature, peak, position = (value.item() for value in hit)
-            key = one["candidate"], feature
-            if feature in features and (key not in found or peak > found[key]["peak"]):
+            key = candidate["candidate"], feature
+            if feature in features and (key not in strongest or peak > strongest[key]["peak"]):
                 row = {"peak": peak, "role": schema.ROLES[role], "position": position}
-                found[key] = {"candidate": one["candidate"], "feature": feature, **row}
-    return [found[key] for key in sorted(found)]
+                strongest[key] = {"candidate": candidate["candidate"], "feature": feature, **row}
+    return [strongest[key] for key in sorted(strongest)]
 
 
-def _reply(one: dict[str, Any]) -> dict[str, Any]:
-    asked = [{"role": "user", "content": f"Write about {WORDS[one['feature']]}"}]
+def _reply(candidate: dict[str, Any]) -> dict[str, Any]:
+    prompt = [{"role": "user", "content": f"Write about {WORDS[candidate['feature']]}"}]
     counts = {"prompt_tokens": 1, "completion_tokens": 9, "estimated": False, "cost": None}
     return {
         **{name: "" for name in ("finish", "failure", "model", "at")},
         **counts,
-        "key": digest(one["candidate"]),
-        "about": one["candidate"],
-        "prompt": json.dumps(asked),
+        "key": digest(candidate["candidate"]),
+        "about": candidate["candidate"],
+        "prompt": json.dumps(prompt),
         "reply": "said",
     }
 
 
 def publish_synthesis(
-    place: Workspace,
+    workspace: Workspace,
     *,
     profile: str = "instruction",
     method: str = "two-step",
@@ -165,7 +172,7 @@ def publish_synthesis(
 ) -> str:
     """A finished synthesis in the toy workspace; its id. For each gap one text that is kept, one
     that is beaten and one refusal; approved by two people. `texts` replaces what is kept."""
-    runs, store = Runs(place), Decisions(place.decisions)
+    runs, store = Runs(workspace), Decisions(workspace.decisions)
     pairs_run = publish_pairs(runs)
     rows = {row["feature"]: row for row in runs.table(pairs_run, "pairs").to_pylist()}
     approved = [rows[feature] for feature in GAPS] if method == "two-step" else []
@@ -173,19 +180,21 @@ def publish_synthesis(
         item = review.pair_item(pairs_run, row)
         for reviewer in ("ana", "ben"):
             store.add(reviewer, item.kind, item.subject, item.content, "approve")
-    made, verdicts = [], []
+    candidates, verdicts = [], []
     for feature in GAPS:
         pair = rows[feature]["pair"] if method == "two-step" else ""
         for number, manner in enumerate(("twice! all", "little", "")):
             messages, extra = draft(profile, f"{WORDS[feature]}{'!' * (1 - number)}", manner)
             if number == 0 and texts:
                 messages = [{"role": "user", "content": texts[feature]}]
-            one = _candidate(method, feature, number, pair, messages if number < 2 else [], extra)
-            made.append(one)
-            peaks = [h["peak"] for h in _hits([one], [feature])]
+            candidate = _candidate(
+                method, feature, number, pair, messages if number < 2 else [], extra
+            )
+            candidates.append(candidate)
+            peaks = [h["peak"] for h in _hits([candidate], [feature])]
             verdicts.append(
                 {
-                    "candidate": one["candidate"],
+                    "candidate": candidate["candidate"],
                     "feature": feature,
                     "kept": keeps and number == 0,
                     "reason": ("", "beaten", "refusal")[number],
@@ -206,49 +215,49 @@ def publish_synthesis(
     )
     run_id = spec.run_id(pairs_run, str(texts))
     folder = runs.scratch(run_id)
-    tables = {"candidates": made, "hits": _hits(made, GAPS), "verdicts": verdicts}
-    for table, found in tables.items():
-        wanted = getattr(schema, table.upper())
-        write_table(folder / f"{table}.parquet", pa.Table.from_pylist(found, wanted), wanted)
+    tables = {"candidates": candidates, "hits": _hits(candidates, GAPS), "verdicts": verdicts}
+    for table, content in tables.items():
+        columns = getattr(schema, table.upper())
+        write_table(folder / f"{table}.parquet", pa.Table.from_pylist(content, columns), columns)
     write_table(folder / "decisions.parquet", store.table(), TABLE)
-    replies = [_reply(one) for one in made]
+    replies = [_reply(candidate) for candidate in candidates]
     write_table(
         folder / "replies.parquet", pa.Table.from_pylist(replies, schema.REPLIES), schema.REPLIES
     )
-    facts = {
-        "name": name,
-        "writer": f"toy-writer@0123 at {SECRET}" if writer == "openai" else "toy-writer@0123",
-        "decisions": digest("decisions"),
-        "kept": len(GAPS),
-        "dropped": {"beaten": len(GAPS), "refusal": len(GAPS)},
-        "hit_rate": 1.0,
-        "fac_before": 0.4,
-        "fac_after": 0.7,
-    }
+    facts = SynthesisFacts(
+        name=name,
+        writer=f"toy-writer@0123 at {SECRET}" if writer == "openai" else "toy-writer@0123",
+        decisions=digest("decisions"),
+        kept=len(GAPS),
+        dropped={"beaten": len(GAPS), "refusal": len(GAPS)},
+        hit_rate=1.0,
+        fac_before=0.4,
+        fac_after=0.7,
+    )
     runs.publish(run_id, spec=spec, inputs=[pairs_run], facts=facts, seconds=0.0)
     return run_id
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return toy_workspace(tmp_path_factory.mktemp("kitchen"))
 
 
 @pytest.fixture
-def place(kitchen: Workspace, tmp_path: Path) -> Workspace:
+def workspace(toy: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the toy workspace that a test may change."""
-    shutil.copytree(kitchen.root, tmp_path / "kitchen")
+    shutil.copytree(toy.root, tmp_path / "kitchen")
     return Workspace(tmp_path / "kitchen")
 
 
 NAMES = {"jsonl": "kept.jsonl", "parquet": "kept.parquet", "hf": "kept"}
 
 
-def exported(place: Workspace, run: str, format: str = "jsonl", **options: str) -> Path:
+def exported(workspace: Workspace, run: str, format: str = "jsonl", **options: str) -> Path:
     """Where an export of the run lies now."""
-    out = place.root / "out" / NAMES[format]
-    found = export(run, out, runs=Runs(place), format=format, **options)
-    assert found.path == out and found.card.is_file()
+    out = workspace.root / "out" / NAMES[format]
+    files = export(run, out, runs=Runs(workspace), format=format, **options)
+    assert files.path == out and files.card.is_file()
     return out
 
 
@@ -274,24 +283,24 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_exported_by_feature_and_nothing_else(place):
-    run = publish_synthesis(place)
-    rows = rows_of(exported(place, run))
+def test_what_is_kept_is_exported_by_feature_and_nothing_else(workspace):
+    run = publish_synthesis(workspace)
+    rows = rows_of(exported(workspace, run))
     assert [row["messages"][0]["content"] for row in rows] == [
         f"Tell me twice! all about a {WORDS[feature]}!" for feature in GAPS
     ]
     assert [row["lineage"]["feature"] for row in rows] == [*GAPS]
 
 
-def test_every_row_says_where_it_comes_from(place):
-    run = publish_synthesis(place)
-    runs = Runs(place)
-    (row, *_) = rows_of(exported(place, run))
-    pairs = runs.manifest(run)["spec"]["pairs"]
+def test_every_row_says_where_it_comes_from(workspace):
+    run = publish_synthesis(workspace)
+    runs = Runs(workspace)
+    (row, *_) = rows_of(exported(workspace, run))
+    pairs = runs.manifest(run).spec.pairs
     (pair,) = runs.rows(pairs, "pairs", [3]).to_pylist()
-    told = row["lineage"]
-    approvals = told.pop("approvals")
-    assert told == {
+    lineage = row["lineage"]
+    approvals = lineage.pop("approvals")
+    assert lineage == {
         "run": run,
         "candidate": "two-step/000003/00/list",
         "sample_id": datasets.sample_id(row["messages"]),
@@ -318,28 +327,32 @@ def test_every_row_says_where_it_comes_from(place):
         "temperature": 0.8,
         "filter": {"threshold": 0.0, "keep": 1, "rank": 0},
     }
-    assert [one["reviewer"] for one in approvals] == ["ana", "ben"]
-    assert {one["seen"] for one in approvals} == {digest(review.pair_content(pairs, pair))}
+    assert [approval["reviewer"] for approval in approvals] == ["ana", "ben"]
+    assert {approval["seen"] for approval in approvals} == {
+        digest(review.pair_content(pairs, pair))
+    }
 
 
-def test_only_decisions_on_its_own_pair_approve_a_row(place):
-    run = publish_synthesis(place)
-    rows = rows_of(exported(place, run))
-    seen = [{one["seen"] for one in row["lineage"]["approvals"]} for row in rows]
-    assert len(set.union(*seen)) == len(GAPS) and all(len(one) == 1 for one in seen)
+def test_only_decisions_on_its_own_pair_approve_a_row(workspace):
+    run = publish_synthesis(workspace)
+    rows = rows_of(exported(workspace, run))
+    seen = [{approval["seen"] for approval in row["lineage"]["approvals"]} for row in rows]
+    assert len(set.union(*seen)) == len(GAPS) and all(len(pairs) == 1 for pairs in seen)
 
 
-def test_a_baseline_has_no_pair_and_nobody_who_approved_one(place):
-    run = publish_synthesis(place, method="unguided")
-    for row in rows_of(exported(place, run)):
+def test_a_baseline_has_no_pair_and_nobody_who_approved_one(workspace):
+    run = publish_synthesis(workspace, method="unguided")
+    for row in rows_of(exported(workspace, run)):
         assert row["lineage"]["pair"] is None and row["lineage"]["approvals"] == []
         assert row["lineage"]["activation"] == 1.5
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_all_formats_hold_the_same_rows(place, profile):
-    run = publish_synthesis(place, profile=profile)
-    lines, parquet, folder = (rows_of(exported(place, run, format)) for format in EXPORT_FORMATS)
+def test_all_formats_hold_the_same_rows(workspace, profile):
+    run = publish_synthesis(workspace, profile=profile)
+    lines, parquet, folder = (
+        rows_of(exported(workspace, run, format)) for format in EXPORT_FORMATS
+    )
     assert lines == parquet == folder
 
 
@@ -356,8 +369,8 @@ def test_all_formats_hold_the_same_rows(place, profile):
         ),
     ],
 )
-def test_a_profile_has_its_own_columns(place, profile, columns):
-    (row, *_) = rows_of(exported(place, publish_synthesis(place, profile=profile)))
+def test_a_profile_has_its_own_columns(workspace, profile, columns):
+    (row, *_) = rows_of(exported(workspace, publish_synthesis(workspace, profile=profile)))
     assert [*row] == [*columns, "lineage"]
     if profile == "preference":
         assert [m["role"] for m in row["prompt"]] == ["user"]
@@ -370,9 +383,9 @@ def test_a_profile_has_its_own_columns(place, profile, columns):
         )
 
 
-def test_a_form_that_was_asked_for_replaces_the_profiles_own(place):
-    run = publish_synthesis(place, profile="toxicity")
-    (row, *_) = rows_of(exported(place, run, form="chat"))
+def test_a_form_that_was_asked_for_replaces_the_profiles_own(workspace):
+    run = publish_synthesis(workspace, profile="toxicity")
+    (row, *_) = rows_of(exported(workspace, run, form="chat"))
     assert [*row] == ["messages", "label", "lineage"] and row["label"] == "1"
 
 
@@ -382,27 +395,27 @@ def test_a_form_that_was_asked_for_replaces_the_profiles_own(place):
 @pytest.mark.parametrize("format", EXPORT_FORMATS)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_an_export_is_read_back_with_nothing_rejected_and_measures_as_it_says(
-    place, profile, format
+    workspace, profile, format
 ):
-    run = publish_synthesis(place, profile=profile)
-    out, runs = exported(place, run, format), Runs(place)
+    run = publish_synthesis(workspace, profile=profile)
+    out, runs = exported(workspace, run, format), Runs(workspace)
     source = IngestSpec(name="back", source=str(data_of(out)))
     back = ingest(source, runs=runs)
-    facts = runs.manifest(back)["facts"]
-    assert (facts["n_samples"], facts["n_rejected"], facts["duplicates"]) == (len(GAPS), 0, 0)
-    told = [row["lineage"] for row in rows_of(out)]
+    facts = runs.manifest(back).facts
+    assert (facts.n_samples, facts.n_rejected, facts.duplicates) == (len(GAPS), 0, 0)
+    lineages = [row["lineage"] for row in rows_of(out)]
     samples = runs.table(back, "samples").to_pylist()
-    assert [sample["sample_id"] for sample in samples] == [one["sample_id"] for one in told]
+    assert [sample["sample_id"] for sample in samples] == [each["sample_id"] for each in lineages]
     kept = [json.loads(sample["meta"])["columns"]["lineage"] for sample in samples]
-    assert kept == told
+    assert kept == lineages
     again = MeasureSpec(dataset=back, model="toy", layer=1, sae="toy")
-    sae_run = runs.list("sae")[0]["run"]
+    sae_run = runs.list("sae")[0].run
     measured = measure(again, runs=runs, encoder=ENCODER, sae_run=sae_run, progress=quiet)
-    found = runs.table(measured, "activations").to_pylist()
-    for number, lineage in enumerate(told):
+    activations = runs.table(measured, "activations").to_pylist()
+    for number, lineage in enumerate(lineages):
         peaks = [
             (row["peak"], row["role"], row["position"])
-            for row in found
+            for row in activations
             if (row["sample"], row["feature"]) == (number, lineage["feature"])
         ]
         assert max(peaks)[0] == lineage["activation"] > lineage["filter"]["threshold"]
@@ -417,54 +430,56 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("format", EXPORT_FORMATS)
-def test_awkward_text_is_kept_character_for_character(place, format):
-    run = publish_synthesis(place, texts=AWKWARD)
-    out = exported(place, run, format)
+def test_awkward_text_is_kept_character_for_character(workspace, format):
+    run = publish_synthesis(workspace, texts=AWKWARD)
+    out = exported(workspace, run, format)
     assert [row["messages"][0]["content"] for row in rows_of(out)] == [*AWKWARD.values()]
     back = [*datasets.read_samples(data_of(out))]
     assert [sample.messages[0]["content"] for sample in back] == [*AWKWARD.values()]
 
 
-def test_the_hugging_face_library_opens_the_folder(place, monkeypatch):
-    run = publish_synthesis(place, profile="preference")
-    out = exported(place, run, "hf")
+def test_the_hugging_face_library_opens_the_folder(workspace, monkeypatch):
+    run = publish_synthesis(workspace, profile="preference")
+    out = exported(workspace, run, "hf")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     from datasets import load_dataset
 
-    found = load_dataset(str(out), split="train", cache_dir=str(place.root / "hf"))
-    assert found.to_list() == rows_of(out)
+    dataset = load_dataset(str(out), split="train", cache_dir=str(workspace.root / "hf"))
+    assert dataset.to_list() == rows_of(out)
 
 
-def test_what_ingest_would_refuse_is_not_exported(place):
-    run = publish_synthesis(place, texts={**AWKWARD, 5: "a loop! with a \x07 bell"})
+def test_what_ingest_would_refuse_is_not_exported(workspace):
+    run = publish_synthesis(workspace, texts={**AWKWARD, 5: "a loop! with a \x07 bell"})
     with pytest.raises(InputError, match=r"two-step/000005/00/list .* U\+0007 stands at"):
-        exported(place, run)
-    assert not bytes_of(place.root / "out")
+        exported(workspace, run)
+    assert not bytes_of(workspace.root / "out")
 
 
 # --- what stays here ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", EXPORT_FORMATS)
-def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(place, format, monkeypatch):
+def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(
+    workspace, format, monkeypatch
+):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    evaluation = str(place.root / "held-out.jsonl")
+    evaluation = str(workspace.root / "held-out.jsonl")
     run = publish_synthesis(
-        place,
+        workspace,
         writer="openai",
         model="/srv/models/llama-8b",
         endpoint=SECRET,
         evaluation=(evaluation,),
     )
-    out = exported(place, run, format)
+    out = exported(workspace, run, format)
     assert {row["lineage"]["generator"] for row in rows_of(out)} == {"llama-8b"}
-    for name, data in bytes_of(place.root / "out").items():
-        for secret in (KEY, SECRET, "secret-host", "/srv/", str(place.root)):
+    for name, data in bytes_of(workspace.root / "out").items():
+        for secret in (KEY, SECRET, "secret-host", "/srv/", str(workspace.root)):
             assert secret.encode() not in data, (name, secret)
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "public"),
     [
         ("gpt-4o-mini at https://host:1/v1 seed 3", "gpt-4o-mini seed 3"),
         ("meta/llama at http://host/v1", "meta/llama"),
@@ -474,23 +489,23 @@ def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(place, form
         ("meta/llama@main/top50", "meta/llama@main/top50"),
     ],
 )
-def test_a_models_name_is_shown_without_where_it_lies(name, shown):
-    assert public_name(name) == shown
+def test_a_models_name_is_shown_without_where_it_lies(name, public):
+    assert public_name(name) == public
 
 
 # --- the card -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", EXPORT_FORMATS)
-def test_the_card_says_what_it_is_and_how_it_was_made(place, format):
-    run = publish_synthesis(place)
-    out = exported(place, run, format)
+def test_the_card_says_what_it_is_and_how_it_was_made(workspace, format):
+    run = publish_synthesis(workspace)
+    out = exported(workspace, run, format)
     card = out / "README.md" if format == "hf" else out.with_name("kept.card.md")
     text = card.read_text("utf-8")
     _, front, body = text.split("---\n", 2)
-    told = yaml.safe_load(front)
-    assert told["size_categories"] == ["n<1K"]
-    (files,) = told["configs"][0]["data_files"]
+    header = yaml.safe_load(front)
+    assert header["size_categories"] == ["n<1K"]
+    (files,) = header["configs"][0]["data_files"]
     assert (card.parent / files["path"]).is_file()
     assert body.startswith("\n# toy-seed two-step\n\n3 samples")
     for line in (
@@ -505,47 +520,47 @@ def test_the_card_says_what_it_is_and_how_it_was_made(place, format):
     assert columns[0] == "messages" and "lineage.activation" in columns
 
 
-def test_names_in_a_card_are_plain_text(place):
-    runs = Runs(place)
+def test_names_in_a_card_are_plain_text(workspace):
+    runs = Runs(workspace)
     hostile = "😀 [x](http://evil) | \u2028 <script>\n# title\n---\nlicense: mit"
-    run = publish_synthesis(place, name=hostile)
-    text = (exported(place, run, "hf") / "README.md").read_text("utf-8")
+    run = publish_synthesis(workspace, name=hostile)
+    text = (exported(workspace, run, "hf") / "README.md").read_text("utf-8")
     front, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert set(yaml.safe_load(front)) == {
         *("pretty_name", "tags", "task_categories", "size_categories", "configs")
     }
     assert yaml.safe_load(front)["pretty_name"] == f"{hostile} two-step"
     assert "<script>" not in body and "](http" not in body and "\n# title" not in body
-    assert runs.manifest(run)["facts"]["name"] == hostile
+    assert runs.manifest(run).facts.name == hostile
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", EXPORT_FORMATS)
-def test_the_same_run_gives_the_same_bytes_and_replaces_itself(place, format):
-    run = publish_synthesis(place)
-    exported(place, run, format)
-    first = bytes_of(place.root / "out")
-    exported(place, run, format)
-    assert bytes_of(place.root / "out") == first
+def test_the_same_run_gives_the_same_bytes_and_replaces_itself(workspace, format):
+    run = publish_synthesis(workspace)
+    exported(workspace, run, format)
+    first = bytes_of(workspace.root / "out")
+    exported(workspace, run, format)
+    assert bytes_of(workspace.root / "out") == first
 
 
-def test_a_folder_that_is_no_export_is_left_alone(place):
-    run = publish_synthesis(place)
-    out = place.root / "out" / "kept"
+def test_a_folder_that_is_no_export_is_left_alone(workspace):
+    run = publish_synthesis(workspace)
+    out = workspace.root / "out" / "kept"
     out.mkdir(parents=True)
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="something else than an export"):
-        export(run, out, runs=Runs(place), format="hf")
+        export(run, out, runs=Runs(workspace), format="hf")
     with pytest.raises(InputError, match="is a folder"):
-        export(run, out, runs=Runs(place))
-    assert bytes_of(place.root / "out") == {"kept/thesis.txt": b"years of work"}
+        export(run, out, runs=Runs(workspace))
+    assert bytes_of(workspace.root / "out") == {"kept/thesis.txt": b"years of work"}
 
 
-def test_a_full_disk_leaves_the_last_export_as_it_was(place, monkeypatch):
-    run = publish_synthesis(place)
-    out = exported(place, run, "parquet")
+def test_a_full_disk_leaves_the_last_export_as_it_was(workspace, monkeypatch):
+    run = publish_synthesis(workspace)
+    out = exported(workspace, run, "parquet")
     before = bytes_of(out.parent)
 
     def full(*_: object, **__: object) -> None:
@@ -553,16 +568,16 @@ def test_a_full_disk_leaves_the_last_export_as_it_was(place, monkeypatch):
 
     monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(InputError, match="disk is full"):
-        exported(place, run, "parquet")
+        exported(workspace, run, "parquet")
     assert bytes_of(out.parent) == before
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])
-def test_what_cannot_be_a_file_is_a_sentence(place, name):
-    run = publish_synthesis(place)
+def test_what_cannot_be_a_file_is_a_sentence(workspace, name):
+    run = publish_synthesis(workspace)
     for format in EXPORT_FORMATS:
         with pytest.raises(InputError):
-            export(run, Path(name), runs=Runs(place), format=format)
+            export(run, Path(name), runs=Runs(workspace), format=format)
 
 
 @pytest.mark.parametrize(
@@ -575,51 +590,51 @@ def test_what_cannot_be_a_file_is_a_sentence(place, name):
         ({"form": "choice"}, "no two answers to choose"),
     ],
 )
-def test_what_cannot_be_exported_is_a_sentence(place, options, why_not):
-    run = publish_synthesis(place)
+def test_what_cannot_be_exported_is_a_sentence(workspace, options, why_not):
+    run = publish_synthesis(workspace)
     with pytest.raises(InputError, match=why_not):
-        export(run, place.root / "out" / "kept.jsonl", runs=Runs(place), **options)
-    assert not (place.root / "out").exists()
+        export(run, workspace.root / "out" / "kept.jsonl", runs=Runs(workspace), **options)
+    assert not (workspace.root / "out").exists()
 
 
-def test_only_a_synthesis_can_be_exported(place):
-    runs = Runs(place)
+def test_only_a_synthesis_can_be_exported(workspace):
+    runs = Runs(workspace)
     with pytest.raises(InputError, match="is a measure run"):
-        export(runs.resolve("measure", "toy-seed"), place.root / "x.jsonl", runs=runs)
+        export(runs.resolve("measure", "toy-seed"), workspace.root / "x.jsonl", runs=runs)
 
 
-def test_a_synthesis_that_kept_nothing_has_no_export(place):
-    run = publish_synthesis(place, keeps=False)
+def test_a_synthesis_that_kept_nothing_has_no_export(workspace):
+    run = publish_synthesis(workspace, keeps=False)
     with pytest.raises(InputError, match="Nothing was kept"):
-        exported(place, run)
+        exported(workspace, run)
 
 
 # --- why is this row here -------------------------------------------------------------------------
 
 
-def test_a_row_can_be_asked_why_it_is_there(place):
-    run, runs = publish_synthesis(place), Runs(place)
-    rows = rows_of(exported(place, run))
+def test_a_row_can_be_asked_why_it_is_there(workspace):
+    run, runs = publish_synthesis(workspace), Runs(workspace)
+    rows = rows_of(exported(workspace, run))
     for number, row in enumerate(rows):
-        found = provenance(run, number, runs=runs)
-        assert found == provenance(row["lineage"]["run"], row["lineage"]["candidate"], runs=runs)
-        assert found.messages == row["messages"] and found.lineage == row["lineage"]
+        why = provenance(run, number, runs=runs)
+        assert why == provenance(row["lineage"]["run"], row["lineage"]["candidate"], runs=runs)
+        assert why.messages == row["messages"] and why.lineage == row["lineage"]
         feature = GAPS[number]
-        assert found.pair["positive"][0]["content"] == f"Speak of the {WORDS[feature]}!"
-        assert found.pair["feature"] == feature
-        assert [hit["feature"] for hit in found.hits] == [feature]
-        assert [one["reason"] for one in found.rivals] == ["beaten", "refusal"]
-        assert found.rivals[0]["messages"][0]["content"].endswith(WORDS[feature])
-        assert found.prompt == [{"role": "user", "content": f"Write about {WORDS[feature]}"}]
+        assert why.pair["positive"][0]["content"] == f"Speak of the {WORDS[feature]}!"
+        assert why.pair["feature"] == feature
+        assert [hit["feature"] for hit in why.hits] == [feature]
+        assert [rival["reason"] for rival in why.rivals] == ["beaten", "refusal"]
+        assert why.rivals[0]["messages"][0]["content"].endswith(WORDS[feature])
+        assert why.prompt == [{"role": "user", "content": f"Write about {WORDS[feature]}"}]
 
 
-def test_why_of_a_baseline_has_no_pair(place):
-    run = publish_synthesis(place, method="one-step")
-    assert provenance(run, 0, runs=Runs(place)).pair is None
+def test_why_of_a_baseline_has_no_pair(workspace):
+    run = publish_synthesis(workspace, method="one-step")
+    assert provenance(run, 0, runs=Runs(workspace)).pair is None
 
 
 @pytest.mark.parametrize("row", [3, -1, "two-step/000003/01/list", "nonsense"])
-def test_a_row_that_is_not_there_is_a_sentence(place, row):
-    run = publish_synthesis(place)
+def test_a_row_that_is_not_there_is_a_sentence(workspace, row):
+    run = publish_synthesis(workspace)
     with pytest.raises(InputError, match="rows 0 to 2"):
-        provenance(run, row, runs=Runs(place))
+        provenance(run, row, runs=Runs(workspace))

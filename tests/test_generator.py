@@ -16,7 +16,7 @@ from fac.generator import LocalGenerator
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.local import PromptRow, Steer, uniforms
-from fac.prompts import Excerpt, Prompt, scoring
+from fac.prompts import Excerpt, Prompt, explaining
 from tests.server import ScriptedServer, Status, Trickle, completion
 
 PROMPTS = ["The oven", "Water the plants in the garden every", "a", "for loaf in"]
@@ -645,8 +645,8 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
         Excerpt(("fresh", " bread", " and", " rolls"), (False, True, False, False)),
     ]
     questions = [
-        Question("detection/1/0", scoring.detect("words about bread", texts)),
-        Question("fuzzing/1/0", scoring.fuzz("words about bread", texts)),
+        Question("detection/1/0", explaining.detect("words about bread", texts)),
+        Question("fuzzing/1/0", explaining.fuzz("words about bread", texts)),
     ]
     journal = ReplyJournal(tmp_path / "journal.jsonl")
     done = ask_batch(
@@ -657,7 +657,7 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
         assert answer.finish in ("stop", "length") and not answer.estimated
         assert name in answer.model
         try:
-            assert len(scoring.read_answers(answer.reply, 2)) == 2
+            assert len(explaining.read_answers(answer.reply, 2)) == 2
         except BadReply as error:  # a model this small may fail the form, never silently
             assert "cannot be read" in str(error)
     with pytest.raises(Declined, match="pinned"):

@@ -40,7 +40,7 @@ def test_the_first_of_equal_samples_is_kept_and_the_rest_counted(write, runs, mo
     assert [(s["messages"][0]["content"], s["label"]) for s in samples] == [
         ("a", "0"), ("b", "1"), ("c", "3"), ("d", "6"),
     ]  # fmt: skip
-    assert (facts["n_samples"], facts["duplicates"], facts["n_rejected"]) == (4, 3, 0)
+    assert (facts.n_samples, facts.duplicates, facts.n_rejected) == (4, 3, 0)
 
 
 @QUICK
@@ -62,8 +62,10 @@ def test_the_facts_say_what_came_in(write, runs):
         {"messages": [user("e")], "label": None},
         {"messages": []},
     ]
-    facts, _ = stored(runs, write("rows.jsonl", json_lines(*rows)), on_bad="skip")
-    assert facts == {
+    stored(runs, write("rows.jsonl", json_lines(*rows)), on_bad="skip")
+    (manifest,) = runs.list("dataset")
+    content = json.loads((runs.path(manifest.run) / "manifest.json").read_text())
+    assert content["facts"] == {
         "name": "mine",
         "source": "rows.jsonl",
         "kind": "json",
@@ -81,8 +83,8 @@ def test_a_label_column_of_free_text_does_not_fill_the_manifest(write, runs):
     n = MAX_LABELS + 5
     content = json_lines(*({"text": str(i), "label": f"label {i}"} for i in range(n)))
     facts, _ = stored(runs, write("rows.jsonl", content))
-    assert facts["labels"].pop(OTHER_LABELS) == 5
-    assert len(facts["labels"]) == MAX_LABELS
+    assert facts.labels[OTHER_LABELS] == 5
+    assert len(facts.labels) == MAX_LABELS + 1
 
 
 def test_the_same_content_is_the_same_run_wherever_it_lies(write, runs, tmp_path):
@@ -218,5 +220,5 @@ def test_real_files_come_in_without_options(runs, name, n, layout):
     if not (REAL / name).exists():
         pytest.skip(f"{name} is not on this machine")
     facts, samples = stored(runs, REAL / name)
-    assert (facts["n_samples"] + facts["duplicates"], facts["layout"]) == (n, layout)
-    assert len({s["sample_id"] for s in samples}) == facts["n_samples"]
+    assert (facts.n_samples + facts.duplicates, facts.layout) == (n, layout)
+    assert len({s["sample_id"] for s in samples}) == facts.n_samples

@@ -40,8 +40,7 @@ EXPLAINER = Explainer(
 LENGTH = '''
 """Scores an explanation by its length."""
 
-from fac.interpret.exam import score_row
-from fac.interpret.parts import Scorer
+from fac.interpret.parts import Scorer, score_row
 
 
 def score(run, explanations):
@@ -50,7 +49,7 @@ def score(run, explanations):
         explanation.scores.append(score_row(feature, "length", (share, share, share, 1, 1)))
 
 
-SCORER = Scorer(title="Length", meaning="How long the text is.", score=score)
+SCORER = Scorer(title="Length", meaning="How long the text is.", preference=-1, score=score)
 '''
 
 COIN = '''
@@ -95,11 +94,11 @@ def test_a_new_explainer_is_listed_explains_and_is_preferred_and_shown(
     with pytest.raises(InputError, match="must be one of loud, llm, external, tokens"):
         ExplainSpec(measure="measure-x", explainer="mumble")
     for explainer in ("tokens", "loud"):
-        done = fac("explain", "toy-anchor", "--explainer", explainer, "--json", place=workspace)
+        done = fac("explain", "toy-anchor", "--explainer", explainer, "--json", workspace=workspace)
         assert done.code == 0, done.err
     assert done.json["source"] == "a loud method"
     assert done.json["scores"]["auroc"]["median"] == 1.0, "a prediction is scored, whose it may be"
-    gaps = fac("gaps", *PAIR, "--json", place=workspace).json["gaps"]
+    gaps = fac("gaps", *PAIR, "--json", workspace=workspace).json["gaps"]
     assert {(row["explanation"], row["explainer"]) for row in gaps} == {
         (f"FEATURE {row['feature']}!", "loud") for row in gaps
     }
@@ -109,15 +108,20 @@ def test_a_new_explainer_is_listed_explains_and_is_preferred_and_shown(
 
 
 def test_a_new_scorer_scores_and_is_named(workspace: Workspace) -> None:
-    fac("explain", "toy-anchor", place=workspace)
-    done = fac("explain", "toy-anchor", "--explainer", "loud", "--json", place=workspace)
+    fac("explain", "toy-anchor", workspace=workspace)
+    done = fac("explain", "toy-anchor", "--explainer", "loud", "--json", workspace=workspace)
     assert done.json["scores"]["length"] == {"n": 11, "median": 0.1}
+    gaps = fac("gaps", *PAIR, "--json", workspace=workspace).json["gaps"]
+    assert {(row["score_kind"], row["score"]) for row in gaps} <= {
+        ("length", 0.1),
+        ("length", 0.11),
+    }
     at = test_pages.opened("features", anchor="toy-anchor", feature="3")
     assert any("Length" in badge.value for badge in at.markdown)
 
 
 def test_a_new_judge_judges(workspace: Workspace) -> None:
     line = ("judge", "toy-anchor", "--task", "reward", "--judge", "coin", "--json")
-    done = fac(*line, place=workspace)
+    done = fac(*line, workspace=workspace)
     assert done.code == 0, done.err
     assert done.json["judge"] == "coin" and done.json["counts"] == {"no": 6, "yes": 5}

@@ -27,14 +27,13 @@ from fac.config import (
     Spec,
     Workspace,
 )
-from fac.errors import GateFailed, InputError
-from fac.jobs import rebuild, worker
-from fac.jobs.loading import Progress
+from fac.errors import GateFailed, InputError, Progress
+from fac.jobs import training, worker
 from fac.jobs.steps import Steps
 from fac.jobs.worker import Worker
-from fac.measure import scratch
+from fac.measure import tables as measuring
 from fac.schema import Chat
-from fac.store.cache import Cache, files, fill
+from fac.store.cache import Cache, files
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from tests import toy
@@ -112,9 +111,9 @@ def written(path: Path, chats: Sequence[Chat]) -> IngestSpec:
     return IngestSpec(name="drinks", source=str(path))
 
 
-def ingested(place: Workspace, path: Path) -> MeasureSpec:
+def ingested(workspace: Workspace, path: Path) -> MeasureSpec:
     """A dataset of drinks in the workspace, and what measuring it is asked with."""
-    run_id = Steps(place).perform(written(path, drinks()), quiet)
+    run_id = Steps(workspace).perform(written(path, drinks()), quiet)
     return MeasureSpec(dataset=run_id, model="toy", layer=1, sae="toy")
 
 
@@ -122,14 +121,14 @@ def quiet(done: int, total: int, note: str = "") -> None:
     assert 0 <= done <= max(total, 1)
 
 
-def worked(place: Workspace, steps: Steps | None = None) -> list[Job]:
+def worked(workspace: Workspace, steps: Steps | None = None) -> list[Job]:
     """All jobs, oldest first, after a worker found nothing more to do."""
-    Worker(place, say=lambda _: None, steps=steps or ToySteps(place)).run(until_idle=True)
-    return Queue(place.queue).jobs()[::-1]
+    Worker(workspace, say=lambda _: None, steps=steps or ToySteps(workspace)).run(until_idle=True)
+    return Queue(workspace.queue).jobs()[::-1]
 
 
-def bytes_of(place: Workspace, run_id: str) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in Runs(place).path(run_id).glob("*.parquet")}
+def bytes_of(workspace: Workspace, run_id: str) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in Runs(workspace).path(run_id).glob("*.parquet")}
 
 
 def eventually(question: Callable[[], object], seconds: float = 20) -> None:
@@ -153,8 +152,8 @@ def test_a_file_goes_through_the_queue_to_counts_that_a_person_can_check(workspa
     _, measured = worked(workspace)
     assert (measured.status, measured.error) == ("done", None)
     expected = brute_force_support(LexiconEncoder(*WORDS), drinks(), 1.2)
-    found = Cache(workspace.cache).support(measured.run_id, 1.2)
-    assert found.tolist() == expected.tolist()
+    support = Cache(workspace.cache).support(measured.run_id, 1.2)
+    assert support.tolist() == expected.tolist()
     assert expected.sum() > 0
 
 
@@ -197,7 +196,7 @@ def test_a_spec_of_another_version_fails_with_a_sentence(workspace, monkeypatch)
 
 
 def test_a_cancelled_measure_keeps_its_finished_parts(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(measuring, "PART", 8)
     spec = ingested(workspace, tmp_path / "drinks.jsonl")
     queue = Queue(workspace.queue)
     job = queue.enqueue(spec)
@@ -239,7 +238,7 @@ def test_a_cancelled_explanation_is_browsable_and_goes_on_where_it_was(workspace
         Worker(workspace, say=print).run(until_idle=True)
         assert queue.job(job).status == "cancelled"
         (part,) = runs.list("explain")
-        assert Cache(workspace.cache).ready(part["run"])
+        assert Cache(workspace.cache).ready(part.run)
         monkeypatch.setattr(Queue, "report", report)
         again = queue.retry(job)
         Worker(workspace, say=print).run(until_idle=True)
@@ -276,12 +275,11 @@ def test_a_worker_builds_caches_of_another_version_and_minds_no_damaged_run(
 ):
     steps = ToySteps(workspace)
     measured = steps.perform(ingested(workspace, tmp_path / "drinks.jsonl"), quiet)
-    with closing(Cache(workspace.cache)) as known:
-        assert known.ready(measured)
-        for module in (files, fill):
-            monkeypatch.setattr(module, "SQL_VERSION", module.SQL_VERSION + 1)
-    with closing(Cache(workspace.cache)) as known:
-        assert not known.ready(measured)
+    with closing(Cache(workspace.cache)) as cache:
+        assert cache.ready(measured)
+        monkeypatch.setattr(files, "SQL_VERSION", files.SQL_VERSION + 1)
+    with closing(Cache(workspace.cache)) as cache:
+        assert not cache.ready(measured)
     spans = Runs(workspace).path(measured) / "spans.parquet"
     whole = spans.read_bytes()
     spans.write_bytes(whole[:40])
@@ -289,8 +287,8 @@ def test_a_worker_builds_caches_of_another_version_and_minds_no_damaged_run(
     assert f"no cache for {measured}: " in capsys.readouterr().out
     spans.write_bytes(whole)
     Worker(workspace, say=print, steps=steps).run(until_idle=True)
-    with closing(Cache(workspace.cache)) as known:
-        assert known.ready(measured)
+    with closing(Cache(workspace.cache)) as cache:
+        assert cache.ready(measured)
 
 
 def test_a_step_that_is_silent_for_long_keeps_its_job(workspace, tmp_path, monkeypatch):
@@ -333,16 +331,16 @@ def test_the_workspace_of_a_worker_is_the_place_of_everything_it_writes(workspac
 # --- several processes ----------------------------------------------------------------------------
 
 
-def worker_process(place: Workspace, steps: str) -> subprocess.Popen:
+def worker_process(workspace: Workspace, steps: str) -> subprocess.Popen:
     """A worker in a process of its own, with small parts."""
     code = f"""
         from pathlib import Path
         from fac.config import Workspace
         from fac.jobs.worker import Worker
-        from fac.measure import scratch
+        from fac.measure import tables
         from tests import test_jobs
-        scratch.PART = 4
-        place = Workspace(Path({str(place.root)!r}))
+        tables.PART = 4
+        place = Workspace(Path({str(workspace.root)!r}))
         Worker(place, say=print, steps=test_jobs.{steps}(place)).run(until_idle=True)
     """
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY)
@@ -352,11 +350,11 @@ def worker_process(place: Workspace, steps: str) -> subprocess.Popen:
 def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     workspace, tmp_path, monkeypatch, how
 ):
-    monkeypatch.setattr(scratch, "PART", 4)
+    monkeypatch.setattr(measuring, "PART", 4)
     undisturbed = Workspace(tmp_path / "undisturbed")
-    for place in (workspace, undisturbed):
-        spec = ingested(place, tmp_path / "drinks.jsonl")
-        Queue(place.queue).enqueue(spec)
+    for each in (workspace, undisturbed):
+        spec = ingested(each, tmp_path / "drinks.jsonl")
+        Queue(each.queue).enqueue(spec)
     (whole,) = worked(undisturbed)
 
     with worker_process(workspace, "NapSteps") as process:
@@ -371,26 +369,26 @@ def test_a_worker_ended_in_the_middle_of_a_measure_costs_nothing(
     assert (job.status, job.run_id, job.attempts) == ("done", whole.run_id, 2)
     assert 0 < second.words.read_samples <= 40 - 3 * 4
     assert bytes_of(workspace, job.run_id) == bytes_of(undisturbed, whole.run_id)
-    one, other = (Runs(p).manifest(whole.run_id) for p in (workspace, undisturbed))
-    assert one["files"] == other["files"]
+    continued, other = (Runs(p).manifest(whole.run_id) for p in (workspace, undisturbed))
+    assert continued.files == other.files
     timing = ("seconds", "tokens_per_second")
-    assert {k: v for k, v in one["facts"].items() if k not in timing} == {
-        k: v for k, v in other["facts"].items() if k not in timing
+    assert {k: v for k, v in continued.facts.as_json().items() if k not in timing} == {
+        k: v for k, v in other.facts.as_json().items() if k not in timing
     }
 
 
 def test_two_workers_never_run_one_job(workspace):
     queue = Queue(workspace.queue)
-    asked = [f"text {i}" for i in range(30)]
-    for text in asked:
+    texts = [f"text {i}" for i in range(30)]
+    for text in texts:
         queue.enqueue(ProbeSpec(text=text))
     with (
-        worker_process(workspace, "RecordingSteps") as one,
-        worker_process(workspace, "RecordingSteps") as two,
+        worker_process(workspace, "RecordingSteps") as first,
+        worker_process(workspace, "RecordingSteps") as second,
     ):
-        eventually(lambda: one.poll() == two.poll() == 0)
+        eventually(lambda: first.poll() == second.poll() == 0)
     diary = (workspace.root / "diary.txt").read_text().splitlines()
-    assert sorted(line.split(" ", 1)[1] for line in diary) == sorted(asked)
+    assert sorted(line.split(" ", 1)[1] for line in diary) == sorted(texts)
     assert {job.status for job in queue.jobs()} == {"done"}
 
 
@@ -436,58 +434,58 @@ def toy_demo(tmp_path, monkeypatch) -> Workspace:
         written(inputs[name], chats)
     monkeypatch.setattr(demo, "INPUTS", inputs)
     monkeypatch.setattr(demo, "COMMITTED", Workspace(tmp_path / "committed"))
-    monkeypatch.setattr(rebuild, "Steps", ToySteps)
+    monkeypatch.setattr(training, "Steps", ToySteps)
     return demo.COMMITTED
 
 
 def test_a_rebuilt_demo_says_what_the_committed_one_says(workspace, toy_demo, tmp_path):
-    first = rebuild.rebuild_demo(workspace, quiet)
+    first = training.rebuild_demo(workspace, quiet)
     shutil.copytree(workspace.runs, toy_demo.runs)
 
     other = Workspace(tmp_path / "other")
     assert demo.materialise(other, quiet) == first
     before = bytes_of(other, first[-1])
-    assert rebuild.rebuild_demo(other, quiet) == first
+    assert training.rebuild_demo(other, quiet) == first
     assert bytes_of(other, first[-1]) == before
     assert not (other.root / "rebuild").exists()
 
-    said = rebuild.headline(other, first)
+    headline = training.headline(other, first)
     supports = [
         brute_force_support(LexiconEncoder(*WORDS), chats, 0) for chats in (drinks(), drinks()[:2])
     ]
     relevant = coverage.everywhere_relevant(supports[0], 40)
     expected = coverage.fac(supports[0] > 0, supports[1] > 0, relevant)
-    assert (said["fac"], said["missing"]) == (expected.fac, expected.missing.tolist())
+    assert (headline["fac"], headline["missing"]) == (expected.fac, expected.missing.tolist())
 
 
 def test_a_measure_with_another_encoder_does_not_change_what_the_demo_says(workspace, toy_demo):
-    ids = rebuild.rebuild_demo(workspace, quiet)
-    before = rebuild.headline(workspace, ids)
+    ids = training.rebuild_demo(workspace, quiet)
+    before = training.headline(workspace, ids)
     steps = ToySteps(workspace)
     steps.words = LexiconEncoder(*WORDS[:2])
     dataset = steps.runs.resolve("dataset", demo.ANCHOR)
     steps.perform(MeasureSpec(dataset=dataset), quiet)
-    assert rebuild.headline(workspace, ids) == before
+    assert training.headline(workspace, ids) == before
 
 
 def test_a_demo_that_no_longer_comes_out_the_same_is_a_failed_gate(
     workspace, toy_demo, monkeypatch
 ):
-    rebuild.rebuild_demo(workspace, quiet)
+    training.rebuild_demo(workspace, quiet)
     shutil.copytree(workspace.runs, toy_demo.runs)
-    real = rebuild.headline
+    real = training.headline
 
-    def moved(place, ids=None):
-        said = real(place, ids)
-        return said if place.root.name == "rebuild" else {**said, "fac": said["fac"] / 2}
+    def moved(each, ids=None):
+        headline = real(each, ids)
+        return headline if each.root.name == "rebuild" else {**headline, "fac": headline["fac"] / 2}
 
-    monkeypatch.setattr(rebuild, "headline", moved)
+    monkeypatch.setattr(training, "headline", moved)
     with pytest.raises(GateFailed, match="differs from the committed one"):
-        rebuild.rebuild_demo(workspace, quiet)
+        training.rebuild_demo(workspace, quiet)
 
 
 def test_the_demo_comes_in_through_the_queue_with_its_caches(workspace, toy_demo, tmp_path):
-    rebuild.rebuild_demo(Workspace(tmp_path / "made"), quiet)
+    training.rebuild_demo(Workspace(tmp_path / "made"), quiet)
     shutil.copytree(tmp_path / "made" / "runs", toy_demo.runs)
     Queue(workspace.queue).enqueue(DemoSpec())
     (job,) = worked(workspace)

@@ -17,7 +17,7 @@ from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 from tests.browser import PATIENCE, chromium_page, server, settle, visit
 from tests.test_pairs_browser import worker
-from tests.toy import toy_workspace
+from tests.toy import fac_of, toy_workspace
 
 pytestmark = pytest.mark.browser
 
@@ -50,8 +50,8 @@ class Walk:
         expect(self.page.locator("h4").first).to_be_visible(timeout=self.patience)
         settle(self.page)
         (manifest,) = self.runs.list("pairs")
-        assert manifest["facts"]["n_candidates"] == n * texts
-        return manifest["run"]
+        assert manifest.facts.n_candidates == n * texts
+        return manifest.run
 
     def approve(self, run: str, reviewer: str) -> int:
         """Signs as somebody, approves the first pair with a key and the others at once."""
@@ -60,7 +60,7 @@ class Walk:
         box.press("Enter")
         settle(self.page)
         self.page.get_by_role("heading", name="Pairs", exact=True).click()  # out of the field
-        n = self.runs.manifest(run)["facts"]["pairs"]
+        n = self.runs.manifest(run).facts.pairs
         assert n > 1, "a single pair is too little for this walk"
         before = self.page.locator("h4").first.inner_text()
         self.page.keyboard.press("a")
@@ -88,10 +88,10 @@ class Walk:
         heading = self.page.get_by_text("What became of every text")
         expect(heading).to_be_visible(timeout=self.patience)
         settle(self.page)
-        made = max(self.runs.list("synthetic"), key=lambda one: one["facts"]["gaps"])
-        facts = made["facts"]
-        assert facts["gaps"] == n
-        expect(self.page.get_by_text(f"{facts['gaps_hit']} of {n}").first).to_be_visible()
+        made = max(self.runs.list("synthetic"), key=lambda one: one.facts.gaps)
+        facts = made.facts
+        assert facts.gaps == n
+        expect(self.page.get_by_text(f"{facts.gaps_hit} of {n}").first).to_be_visible()
         return made
 
     def export(self, path: Path) -> list[dict[str, Any]]:
@@ -127,14 +127,14 @@ def whole_walk(
         walk.try_some()
     made = walk.launch(approved)
     rows = walk.export(out)
-    assert made["spec"]["pairs"] == run
-    assert len(rows) == made["facts"]["kept"] > 0
+    assert made.spec.pairs == run
+    assert len(rows) == made.facts.kept > 0
     for row in rows:
         lineage = row["lineage"]
-        assert lineage["run"] == made["run"]
+        assert lineage["run"] == made.run
         assert lineage["activation"] > lineage["filter"]["threshold"]
         assert [one["reviewer"] for one in lineage["approvals"]] == ["Ada"]
-        assert lineage["feature"] in made["facts"]["gained"]
+        assert lineage["feature"] in made.facts.gained
     return made, rows
 
 
@@ -145,7 +145,7 @@ def test_gaps_of_the_toy_become_a_file_that_closes_them(tmp_path, chromium):
         made, rows = whole_walk(
             walk, address, ("toy-anchor", "toy-seed"), (6, 2, 64), tmp_path / "kept.jsonl"
         )
-    assert made["facts"]["hit_rate"] == 1.0 and made["facts"]["fac_after"] == 1.0
+    assert made.facts.hit_rate == 1.0 and made.facts.fac_after == fac_of(10, 10)
     assert {row["lineage"]["feature"] for row in rows} == {3, 4, 5, 6, 7, 8}
 
 
@@ -163,7 +163,7 @@ def test_ten_gaps_of_the_demo_become_a_file_within_ten_minutes(tmp_path, chromiu
             walk, address, (demo.ANCHOR, demo.SEED), (GAPS, 4, 40), tmp_path / "kept.jsonl"
         )
         took = time.monotonic() - begun
-    facts = made["facts"]
-    assert facts["writer"].startswith("demo") or "smollm2" in facts["writer"].lower()
-    assert facts["fac_after"] > facts["fac_before"]
+    facts = made.facts
+    assert facts.writer.startswith("demo") or "smollm2" in facts.writer.lower()
+    assert facts.fac_after > facts.fac_before
     assert took < 60 * MINUTES, f"{took:.0f} s"

@@ -6,18 +6,9 @@ import pytest
 from fac import schema
 from fac.config import IngestSpec, MeasureSpec, Workspace
 from fac.errors import Cancelled
-from fac.measure import (
-    SPREAD,
-    TOP,
-    AdmissionThresholds,
-    PartTask,
-    examples,
-    measure,
-    ordering,
-    read_part,
-    scratch,
-    tables,
-)
+from fac.manifest import DatasetFacts
+from fac.measure import measure, ordering, parts, tables
+from fac.measure.parts import SPREAD, SPREAD_POOL, TOP, AdmissionThresholds, PartTask, read_part
 from fac.store.runs import Runs, write_table
 from tests.lexicon import LexiconEncoder
 
@@ -44,7 +35,7 @@ def dataset(runs, chats, name="drinks"):
         schema=schema.SAMPLES,
     )
     write_table(runs.scratch(run_id) / "samples.parquet", table, schema.SAMPLES)
-    facts = {"name": name, "n_samples": len(chats)}
+    facts = DatasetFacts(name=name, n_samples=len(chats))
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
     return run_id
 
@@ -71,10 +62,10 @@ def rows(runs, run_id, name="activations"):
 
 def test_the_peak_is_the_strongest_token_of_the_role_and_counts_its_tokens(runs):
     run = measured(runs, [chat("tea and tea!! and tea", "milk for tea!")])
-    found = [
+    peaks = [
         (r["role"], r["feature"], r["peak"], r["position"], r["n_tokens"]) for r in rows(runs, run)
     ]
-    assert found == [
+    assert peaks == [
         ("user", 0, 2.0, 3, 3),
         ("assistant", 0, 1.5, 9, 1),
         ("assistant", 3, 1.0, 7, 1),
@@ -93,8 +84,8 @@ def test_peaks_at_or_below_the_floor_are_not_stored(runs):
 
 def test_rows_are_sorted_by_feature_then_strength(runs):
     run = measured(runs, [chat("tea"), chat("coffee tea!"), chat("tea!!"), chat("tea")])
-    found = [(r["feature"], -r["peak"], r["sample"]) for r in rows(runs, run)]
-    assert found == sorted(found)
+    keys = [(r["feature"], -r["peak"], r["sample"]) for r in rows(runs, run)]
+    assert keys == sorted(keys)
 
 
 def test_a_span_shows_every_token_and_its_activation_within_the_message(runs):
@@ -141,9 +132,9 @@ def test_token_counts_are_per_sample_and_scaffold_is_not_content(runs):
         {"sample": 0, "n_tokens": 5, "n_content": 3, "n_cut": 0},
         {"sample": 1, "n_tokens": 2, "n_content": 1, "n_cut": 0},
     ]
-    facts = runs.manifest(run)["facts"]
-    assert (facts["tokens"], facts["content_tokens"]) == (7, 4)
-    assert facts["content_tokens_by_role"] == {"system": 0, "user": 3, "assistant": 1}
+    facts = runs.manifest(run).facts
+    assert (facts.tokens, facts.content_tokens) == (7, 4)
+    assert facts.content_tokens_by_role == {"system": 0, "user": 3, "assistant": 1}
 
 
 def many(n=37):
@@ -161,17 +152,17 @@ def bytes_of(runs, run_id):
 
 def test_batch_size_changes_nothing(runs, tmp_path):
     other = Runs(Workspace(tmp_path / "other"))
-    one = measured(runs, many(), LexiconEncoder(*WORDS, rows=1))
-    two = measured(other, many(), LexiconEncoder(*WORDS, rows=16))
-    assert one == two
-    assert bytes_of(runs, one) == bytes_of(other, two)
+    small = measured(runs, many(), LexiconEncoder(*WORDS, rows=1))
+    large = measured(other, many(), LexiconEncoder(*WORDS, rows=16))
+    assert small == large
+    assert bytes_of(runs, small) == bytes_of(other, large)
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 9, 20, 36])
 def test_a_stopped_measure_continues_and_ends_in_the_same_bytes(
     runs, tmp_path, monkeypatch, stop_after
 ):
-    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(tables, "PART", 8)
     monkeypatch.setattr(tables, "MERGE_ROWS", 40)
     other = Runs(Workspace(tmp_path / "other"))
     whole = measured(other, many())
@@ -203,9 +194,9 @@ class Backwards(LexiconEncoder):
 
 def test_neither_parts_nor_the_order_of_batches_change_anything(runs, tmp_path, monkeypatch):
     whole = measured(runs, many(100))
-    monkeypatch.setattr(scratch, "PART", 7)
+    monkeypatch.setattr(tables, "PART", 7)
     monkeypatch.setattr(tables, "MERGE_ROWS", 40)
-    monkeypatch.setattr(examples, "HELD_ROWS", 5)
+    monkeypatch.setattr(parts, "HELD_ROWS", 5)
     other = Runs(Workspace(tmp_path / "other"))
     assert measured(other, many(100), Backwards(*WORDS)) == whole
     assert bytes_of(other, whole) == bytes_of(runs, whole)
@@ -218,23 +209,23 @@ def test_of_equal_peaks_the_first_samples_are_shown(runs):
 
 
 def test_the_strongest_and_the_drawn_rows_are_those_of_all_rows(runs, monkeypatch):
-    monkeypatch.setattr(scratch, "PART", 16)
+    monkeypatch.setattr(tables, "PART", 16)
     run = measured(runs, many(150))
     spans, every = rows(runs, run, "spans"), runs.table(run, "activations").to_pylist()
     for feature in range(len(WORDS)):
         ranked = [row for row in every if row["feature"] == feature]  # sorted by strength already
-        shown = [s for s in spans if s["feature"] == feature]
-        place = {(row["sample"], row["role"]): i for i, row in enumerate(ranked)}
+        spans_of_feature = [s for s in spans if s["feature"] == feature]
+        rank = {(row["sample"], row["role"]): i for i, row in enumerate(ranked)}
         top = [(row["sample"], row["role"]) for row in ranked[:TOP]]
-        assert [(s["sample"], s["role"]) for s in shown if s["kind"] == "top"] == top
+        assert [(s["sample"], s["role"]) for s in spans_of_feature if s["kind"] == "top"] == top
         samples, roles = (np.array([row[k] for row in ranked]) for k in ("sample", "role"))
         codes = np.array([schema.ROLES.index(role) for role in roles], np.int8)
         drawn = ordering.draw_priority(samples, codes, np.full(len(ranked), feature))
-        pool = {*np.argsort(drawn)[: examples.SPREAD_POOL].tolist()}
-        spread = [place[s["sample"], s["role"]] for s in shown if s["kind"] == "spread"]
+        pool = {*np.argsort(drawn)[:SPREAD_POOL].tolist()}
+        spread = [rank[s["sample"], s["role"]] for s in spans_of_feature if s["kind"] == "spread"]
         assert {*spread} <= pool - {*range(TOP)}
-        for s in shown:
-            weaker = len(ranked) - 1 - place[s["sample"], s["role"]]
+        for s in spans_of_feature:
+            weaker = len(ranked) - 1 - rank[s["sample"], s["role"]]
             assert s["quantile"] == pytest.approx(weaker / len(ranked))
 
 
@@ -252,7 +243,7 @@ def shuffled(encoder, seed=0, stop=None):
 
 
 def test_parts_may_come_in_any_order_and_none_is_read_twice(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(scratch, "PART", 8)
+    monkeypatch.setattr(tables, "PART", 8)
     other = Runs(Workspace(tmp_path / "other"))
     whole = measured(other, many(100))
 

@@ -23,8 +23,8 @@ from fac.models import (
     locate_model,
     locating,
 )
-from fac.models.batching import TOGETHER, WORTHWHILE
 from fac.models.locating import DEMO_GGUF, DEMO_MODEL
+from fac.models.subject import TOGETHER, WORTHWHILE
 
 TEMPLATES = ("chatml", "trimming", "mistral", "llama2", "none")
 FAMILIES = ("llama", "gpt2", "neox", "gemma", "mistral")

@@ -27,7 +27,7 @@ from markdown_it import MarkdownIt
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from fac import compare, review, ui
+from fac import review
 from fac.config import (
     REPOSITORY,
     DemoSpec,
@@ -38,19 +38,26 @@ from fac.config import (
     ProbeSpec,
     Workspace,
 )
+from fac.errors import InputError
 from fac.measure import measure
 from fac.probe import probe
 from fac.prompts.relevance import TASKS
+from fac.questions import comparison
 from fac.schema import SCHEMA_VERSION, Activations
 from fac.store import cache
 from fac.store.decisions import Decision, Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
+from fac.ui import shell
+from fac.ui.jobs import job_title
+from fac.ui.text import chat_html, clean, plain, tokens_html
+from fac.ui.views import share
 from tests.lexicon import LexiconEncoder
 from tests.toy import (
     MODELS_TEXTS,
     TASK,
     WORDS,
+    fac_of,
     publish_activations,
     publish_dataset,
     publish_explanations,
@@ -67,12 +74,12 @@ PAGES = (
 @pytest.fixture(autouse=True)
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Workspace]:
     """Workspaces for which a worker was asked; none is started."""
-    asked: list[Workspace] = []
-    monkeypatch.setattr("fac.jobs.worker.start_worker", asked.append)
-    monkeypatch.setattr("fac.jobs.worker.restart_worker", asked.append)
+    workspaces: list[Workspace] = []
+    monkeypatch.setattr("fac.jobs.worker.start_worker", workspaces.append)
+    monkeypatch.setattr("fac.jobs.worker.restart_worker", workspaces.append)
     st.cache_resource.clear()
     st.cache_data.clear()
-    return asked
+    return workspaces
 
 
 @pytest.fixture(autouse=True)
@@ -156,9 +163,9 @@ def markup(at: AppTest) -> str:
 def words(at: AppTest) -> str:
     """Everything a person reads as text."""
     kinds = (at.title, at.subheader, at.markdown, at.caption, at.error, at.warning, at.info)
-    said = [element.value for kind in kinds for element in kind]
-    said += [link.proto.label for link in at.get("page_link")]
-    return re.sub(r"\\(.)", r"\1", "\n".join(said))
+    texts = [element.value for kind in kinds for element in kind]
+    texts += [link.proto.label for link in at.get("page_link")]
+    return re.sub(r"\\(.)", r"\1", "\n".join(texts))
 
 
 def button(at: AppTest, label: str):
@@ -168,12 +175,12 @@ def button(at: AppTest, label: str):
 @pytest.mark.parametrize("page", ["home", "features", "coverage"])
 def test_measured_datasets_without_a_cache_are_told_to_be_on_their_way(toy: Workspace, page: str):
     shutil.rmtree(toy.cache)
-    said = words(opened(page))
-    assert "Being prepared for browsing" in said and "2 measured datasets" in said
-    assert "Nothing has been measured" not in said
+    text = words(opened(page))
+    assert "Being prepared for browsing" in text and "2 measured datasets" in text
+    assert "Nothing has been measured" not in text
     for step in ("measure", "sae"):
         for manifest in Runs(toy).list(step):
-            cache.build(Runs(toy), manifest["run"], toy.cache)
+            cache.build(Runs(toy), manifest.run, toy.cache)
     assert "Being prepared" not in words(opened(page))
 
 
@@ -202,7 +209,7 @@ def test_home_shows_the_demo_as_soon_as_it_is_there(empty):
     # One of its two halves may be there already: it is shown once the job has brought both.
     assert "Setting up the demo" in words(ran(at.run()))
     queue.finish(job.id, "measure-0")
-    assert metrics(ran(at.run()))["Coverage (FAC)"] == "40.0%"
+    assert metrics(ran(at.run()))["Coverage (FAC)"] == share(fac_of(4, 10))
 
 
 def test_a_demo_that_failed_says_why_and_can_be_tried_again(empty):
@@ -220,8 +227,8 @@ def test_a_demo_that_failed_says_why_and_can_be_tried_again(empty):
 def test_an_empty_workspace_says_what_to_do_next(empty, page):
     at = opened(page)
     assert not at.error
-    said = words(at)
-    assert re.search(r"Setting up the demo|demo is on its way|No dataset yet|Set up the demo", said)
+    text = words(at)
+    assert re.search(r"Setting up the demo|demo is on its way|No dataset yet|Set up the demo", text)
 
 
 def test_without_demo_and_data_a_page_leads_to_the_datasets(empty):
@@ -245,7 +252,7 @@ def test_every_page_opens_without_a_complaint(toy, page):
 def test_home_says_where_things_stand(toy):
     at = opened("home")
     assert metrics(at) == {
-        "Coverage (FAC)": "40.0%",
+        "Coverage (FAC)": share(fac_of(4, 10)),
         "Covered": "4",
         "Missing": "6",
         "Samples": "16",
@@ -266,10 +273,10 @@ def test_home_proposes_to_measure_what_was_only_read(toy):
 
 
 def test_coverage_counts_what_the_texts_show(toy):
-    shown = metrics(opened("coverage"))
-    assert shown["FAC"] == "40.0%"
-    assert (shown["Anchor"], shown["Dataset"]) == ("10", "4")
-    assert (shown["Covered"], shown["Missing"]) == ("4", "6")
+    figures = metrics(opened("coverage"))
+    assert figures["FAC"] == share(fac_of(4, 10))
+    assert (figures["Anchor"], figures["Dataset"]) == ("10", "4")
+    assert (figures["Covered"], figures["Missing"]) == ("4", "6")
 
 
 def test_moving_the_threshold_counts_again_and_moves_the_link(toy):
@@ -277,9 +284,9 @@ def test_moving_the_threshold_counts_again_and_moves_the_link(toy):
     slider = next(each for each in at.slider if each.label == "Threshold")
     # Only words with an exclamation mark stay: bake, loop and train; the seed has bake.
     ran(slider.set_value(1.2).run())
-    shown = metrics(at)
-    assert (shown["Anchor"], shown["Covered"], shown["Missing"]) == ("3", "1", "2")
-    assert shown["FAC"] == "33.3%"
+    figures = metrics(at)
+    assert (figures["Anchor"], figures["Covered"], figures["Missing"]) == ("3", "1", "2")
+    assert figures["FAC"] == share(fac_of(1, 3))
     assert at.query_params["threshold"] == "1.2"
 
 
@@ -301,7 +308,7 @@ def test_a_link_that_is_the_first_thing_a_server_is_asked_opens_inside_the_frame
 def test_a_link_with_nonsense_opens_the_usual_view(toy):
     at = opened("coverage", threshold="much", role="nobody", gap="x", dataset="none", support="-3")
     assert not at.error
-    assert metrics(at)["FAC"] == "40.0%"
+    assert metrics(at)["FAC"] == share(fac_of(4, 10))
 
 
 def test_gaps_are_listed_and_searched(toy):
@@ -321,7 +328,7 @@ def test_a_gap_shows_the_anchors_examples_with_the_peak_marked(toy):
 
 def test_a_dataset_against_itself_misses_nothing(toy):
     at = opened("coverage", dataset="toy-anchor", anchor="toy-anchor")
-    assert metrics(at)["FAC"] == "100.0%"
+    assert metrics(at)["FAC"] == share(fac_of(10, 10))
     assert "Nothing is missing" in words(at)
 
 
@@ -362,9 +369,9 @@ def test_features_are_searched_by_token(toy):
 
 def test_compare_counts_what_came_and_went(toy):
     at = opened("compare", before="toy-seed", after="toy-anchor")
-    shown = metrics(at)
-    assert (shown["Gained"], shown["Lost"]) == ("6", "0")
-    assert shown["FAC"] == "100.0%"
+    figures = metrics(at)
+    assert (figures["Gained"], figures["Lost"]) == ("6", "0")
+    assert figures["FAC"] == share(fac_of(10, 10))
     labels = set(at.dataframe[0].value["label"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
 
@@ -378,8 +385,8 @@ def test_datasets_of_different_encoders_are_not_compared(toy):
     cache.build(runs, run, toy.cache)
     for page in ("home", "coverage"):
         at = opened(page, dataset="other", anchor="toy-anchor")
-        told = [each.value for each in (*at.error, *at.warning)]
-        assert len(told) == 1 and "SAE" in told[0], page
+        messages = [each.value for each in (*at.error, *at.warning)]
+        assert len(messages) == 1 and "SAE" in messages[0], page
 
 
 # --- actions ----------------------------------------------------------------------------------
@@ -474,9 +481,9 @@ def test_a_text_is_read_and_shown_token_by_token(toy):
     run = probe(spec, runs=Runs(toy), encoder=LexiconEncoder(*WORDS), sae_run="toy")
     queue.finish(job.id, run)
     ran(at.run())
-    shown = (at.dataframe[0].value.set_index("label")["n_samples"] > 0).to_dict()
+    support = (at.dataframe[0].value.set_index("label")["n_samples"] > 0).to_dict()
     # "river" has no label in the seed, which never says it: the anchor's is shown.
-    assert shown == {"river": False, "bake! · bake": True, "the": True}
+    assert support == {"river": False, "bake! · bake": True, "the": True}
     assert re.search(r'class="fac-peak" title="1.5"[^>]*>river!</span>', markup(at))
     assert at.query_params["probe"] == run
 
@@ -521,12 +528,13 @@ def test_a_running_job_is_seen_from_every_page(toy):
 
 
 def test_a_server_prepares_the_first_page_before_anybody_asks(toy, started, monkeypatch):
-    counted = mock.Mock(side_effect=compare.curve)
-    monkeypatch.setattr(compare, "curve", counted)
-    ui.prepare()
-    assert started == [toy] and counted.call_count == 1
+    counted = mock.Mock(side_effect=comparison.fac)
+    monkeypatch.setattr(comparison, "fac", counted)
+    shell.prepare()
+    before = counted.call_count
+    assert started == [toy] and before
     opened("home")
-    assert started == [toy] and counted.call_count == 1, "nothing is left for the page to do"
+    assert started == [toy] and counted.call_count == before, "nothing is left for the page to do"
 
 
 def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
@@ -534,7 +542,7 @@ def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
         manifest.write_text(
             manifest.read_text().replace(f'"schema": {SCHEMA_VERSION}', '"schema": 99')
         )
-    ui.prepare()
+    shell.prepare()
     assert len(opened("home").error) == 1, "the page says what is wrong"
 
 
@@ -542,7 +550,7 @@ def test_a_server_starts_where_no_worker_can_be_started(empty, monkeypatch):
     monkeypatch.setattr(
         "fac.jobs.worker.start_worker", mock.Mock(side_effect=PermissionError("read-only"))
     )
-    ui.prepare()
+    shell.prepare()
 
 
 def test_a_workspace_of_a_newer_version_is_refused_in_words(toy):
@@ -574,9 +582,9 @@ def test_a_feature_shows_its_explanations_side_by_side_with_their_scores(explain
     assert at.subheader[0].value == r"\#6 People speak of a river\."
     assert "language model · toy-llmPeople speak of a river." in read
     assert "token statisticsthe word river" in read
-    said = words(at)
-    assert "AUROC 0.89, n = 6" in said and "Detection 1.00, n = 6" in said
-    assert "the judge says probably" in said
+    text = words(at)
+    assert "AUROC 0.89, n = 6" in text and "Detection 1.00, n = 6" in text
+    assert "the judge says probably" in text
 
 
 def test_an_explainer_that_cannot_tell_says_why(explained):
@@ -596,8 +604,8 @@ def test_a_persons_correction_becomes_the_name(explained):
 def test_a_persons_verdict_goes_before_the_judges_and_is_shown_as_such(explained):
     mountain = WORDS.index("mountain")
     rate(explained, "ana", mountain, "no", kind="relevance")
-    said = words(opened("features", feature=str(mountain), dataset="toy-anchor"))
-    assert "~~the judge says maybe~~" in said and "1 person: no" in said
+    text = words(opened("features", feature=str(mountain), dataset="toy-anchor"))
+    assert "~~the judge says maybe~~" in text and "1 person: no" in text
     # Of the judge's five relevant features (RELEVANT) the person took one away.
     assert metrics(opened("coverage", relevant=TASK))["Missing"] == "4"
 
@@ -620,9 +628,10 @@ def test_coverage_counts_what_a_judge_calls_relevant(explained):
     at = opened("coverage")
     relevant = next(each for each in at.selectbox if each.label == "Relevant")
     ran(relevant.set_value(TASK).run())
-    shown = metrics(at)
+    figures = metrics(at)
     # python, function, loop, river, mountain: the seed says none of them.
-    assert (shown["Anchor"], shown["Covered"], shown["FAC"]) == ("5", "0", "0.0%")
+    assert (figures["Anchor"], figures["Covered"]) == ("5", "0")
+    assert figures["FAC"] == share(fac_of(0, 5))
     assert at.query_params["relevant"] == TASK
     (link,) = [each for each in at.get("page_link") if each.proto.label == "Review these"]
     assert f"relevant={TASK}" in link.proto.query_string
@@ -646,10 +655,14 @@ def test_a_rating_is_kept_with_what_was_shown_and_the_next_item_comes(explained)
     ran(button(at, "Too narrow").click().run())
     ran(button(at, "Probably").click().run())
     store = Decisions(explained.decisions)
-    (said,) = store.current()
-    assert (said.reviewer, said.kind, said.verdict) == ("ana", "explanation", "probably")
-    assert said.reasons == ("too narrow",)
-    assert store.content(said.seen)["explanation"] == first != shown_explanation(at)
+    (decision,) = store.current()
+    assert (decision.reviewer, decision.kind, decision.verdict) == (
+        "ana",
+        "explanation",
+        "probably",
+    )
+    assert decision.reasons == ("too narrow",)
+    assert store.content(decision.seen)["explanation"] == first != shown_explanation(at)
     assert "1 of 6" in next(bar.proto.text for bar in at.get("progress"))
 
     ran(button(at, "Undo").click().run())
@@ -658,8 +671,8 @@ def test_a_rating_is_kept_with_what_was_shown_and_the_next_item_comes(explained)
 
 
 def test_before_the_decision_nobody_elses_verdict_nor_the_explainer_is_in_sight(explained):
-    said = rate(explained, "zacharias", WORDS.index("river"), "no", note="nonsense")
-    at = opened("review", reviewer="ana", item=said.seen)
+    decision = rate(explained, "zacharias", WORDS.index("river"), "no", note="nonsense")
+    at = opened("review", reviewer="ana", item=decision.seen)
     assert shown_explanation(at) == "People speak of a river."
     sight = words(at) + Reader(markup(at)).text
     for secret in ("zacharias", "nonsense", "toy-llm", "language model ·", "AUROC", "gold"):
@@ -678,8 +691,8 @@ def test_relevance_is_asked_with_the_tasks_criteria(explained):
     assert f"Does this feature matter for {TASKS[TASK].title}?" in words(at)
     assert TASKS[TASK].rubric[0] in Reader(markup(at)).text
     ran(button(at, "No").click().run())
-    (said,) = Decisions(explained.decisions).current("relevance")
-    assert said.subject.endswith(f"/{TASK}") and said.verdict == "no"
+    (decision,) = Decisions(explained.decisions).current("relevance")
+    assert decision.subject.endswith(f"/{TASK}") and decision.verdict == "no"
 
 
 def test_the_truth_of_a_detection_comes_after_the_answer(explained):
@@ -687,8 +700,8 @@ def test_the_truth_of_a_detection_comes_after_the_answer(explained):
     assert 'class="fac-peak"' not in markup(at)
     assert "silent" not in words(at)
     ran(button(at, "Cannot tell").click().run())
-    (said,) = Decisions(explained.decisions).current("detection")
-    assert said.verdict == "??????"
+    (decision,) = Decisions(explained.decisions).current("detection")
+    assert decision.verdict == "??????"
     assert markup(at).count('class="fac-peak"') == 3
     assert "0 of 6 right." in words(at)
     before = shown_explanation(at)
@@ -765,7 +778,7 @@ def test_a_judge_is_asked_by_the_tasks_criteria_or_by_the_datas_labels(explained
     assert (by_model.model, by_model.rubric) == ("small-model", TASKS["toxicity"].rubric)
     assert len(by_model.explanations) == 2, "it reads what both explainers said"
     assert (by_labels.judge, by_labels.label, by_labels.model) == ("labels", "toy", "")
-    assert {ui.job_title(job) for job in Queue(explained.queue).jobs()} == {
+    assert {job_title(job) for job in Queue(explained.queue).jobs()} == {
         "Judge toy-anchor for toxicity"
     }
 
@@ -817,9 +830,11 @@ def test_agreement_is_what_the_ratings_say(explained):
         rate(explained, "ana", feature, ana)
         rate(explained, "bo", feature, bo)
     at = opened("agreement")
-    shown = dict(zip(*(at.dataframe[0].value[c] for c in ("coefficient", "estimate")), strict=True))
+    estimates = dict(
+        zip(*(at.dataframe[0].value[c] for c in ("coefficient", "estimate")), strict=True)
+    )
     # 3 of 4 agree; by chance 1/2 * 1/4 + 1/2 * 3/4 = 1/2, so kappa is (3/4 - 1/2) / (1/2).
-    assert (shown["raw agreement"], shown["Cohen's kappa"]) == ("0.75", "0.50")
+    assert (estimates["raw agreement"], estimates["Cohen's kappa"]) == ("0.75", "0.50")
     assert metrics(at)["To settle"] == "1"
 
 
@@ -858,9 +873,9 @@ def test_a_judge_is_held_against_people(explained):
 
 def test_peoples_detection_stands_beside_the_models(explained):
     run, feature = anchor_run(explained), WORDS.index("river")
-    with closing(cache.Cache(explained.cache)) as known:
-        explain = next(r["run"] for r in Runs(explained).list("explain") if r["spec"]["model"])
-        test = known.examples(explain, run, feature)
+    with closing(cache.Cache(explained.cache)) as opened_cache:
+        explain = next(r.run for r in Runs(explained).list("explain") if r.spec.model)
+        test = opened_cache.examples(explain, run, feature)
     content = review.detection_content(run, feature, MODELS_TEXTS[feature], test)
     signs = "".join("+" if row["positive"] else "-" for row in test)
     item = review.item(content)
@@ -873,9 +888,9 @@ def test_peoples_detection_stands_beside_the_models(explained):
 
 def test_decisions_arrive_from_elsewhere_and_a_line_that_cannot_is_named(explained, tmp_path):
     elsewhere = Workspace(tmp_path / "elsewhere")
-    said = rate(explained, "ana", 0, "yes")
-    content = Decisions(explained.decisions).content(said.seen)
-    Decisions(elsewhere.decisions).add("bo", "explanation", said.subject, content, "no")
+    decision = rate(explained, "ana", 0, "yes")
+    content = Decisions(explained.decisions).content(decision.seen)
+    Decisions(elsewhere.decisions).add("bo", "explanation", decision.subject, content, "no")
     lines = "\n".join([*Decisions(elsewhere.decisions).export(), "not json"])
     at = opened("agreement")
     ran(at.file_uploader[0].upload("decisions.jsonl", lines.encode()).run())
@@ -921,15 +936,15 @@ nasty = some.text() | some.sampled_from(
 @given(some.lists(some.tuples(nasty, some.floats(0, 10)), max_size=8))
 def test_tokens_are_shown_as_they_are_whatever_they_hold(pairs):
     tokens, values = [token for token, _ in pairs], [value for _, value in pairs]
-    read = Reader(ui.tokens_html(tokens, values, peak=0))
+    read = Reader(tokens_html(tokens, values, peak=0))
     assert read.tags <= {"div", "span", "i"}
     # HTML itself folds carriage returns; nothing else may differ.
-    assert read.text == "".join(ui.clean(token) for token in tokens).replace("\n", "⏎")
+    assert read.text == "".join(clean(token) for token in tokens).replace("\n", "⏎")
     read.text.encode("utf-8")
 
 
 def test_the_strongest_token_has_the_deepest_colour_and_the_peak_its_mark():
-    drawn = ui.tokens_html(["a", "b", "c"], [0.0, 1.0, 2.0], peak=2)
+    drawn = tokens_html(["a", "b", "c"], [0.0, 1.0, 2.0], peak=2)
     depths = [float(depth) for depth in re.findall(r"rgba\(224,138,30,([\d.]+)\)", drawn)]
     assert depths == sorted(depths) and len(depths) == 2
     assert re.search(r'<span class="fac-peak" title="2"[^>]*>c</span>', drawn)
@@ -940,22 +955,20 @@ def test_the_strongest_token_has_the_deepest_colour_and_the_peak_its_mark():
 def test_a_conversation_cannot_break_out_of_its_frame(contents):
     roles = ("user", "assistant", "<b>", "system")
     messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
-    read = Reader(ui.chat_html(messages))
+    read = Reader(chat_html(messages))
     assert read.tags <= {"div", "b", "i"}
 
 
 @given(nasty)
 def test_plain_text_goes_through_markdown_unchanged(text):
-    rendered = (
-        MarkdownIt("commonmark", {"html": True}).enable("strikethrough").render(ui.plain(text))
-    )
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("strikethrough").render(plain(text))
     assert re.findall(r"<(?!/?p>)", rendered) == []
     seen = html.unescape(re.sub(r"</?p>", "", rendered)).strip()
-    assert seen == " ".join(ui.clean(text).split())
+    assert seen == " ".join(clean(text).split())
 
 
 def test_streamlits_own_markdown_is_disarmed_too():
-    assert ui.plain(":red[x] $y$ :material/home:") == r"\:red\[x\] \$y\$ \:material/home\:"
+    assert plain(":red[x] $y$ :material/home:") == r"\:red\[x\] \$y\$ \:material/home\:"
 
 
 def test_a_dataset_named_like_an_attack_is_only_a_name(toy):
@@ -963,7 +976,7 @@ def test_a_dataset_named_like_an_attack_is_only_a_name(toy):
     publish_dataset(Runs(toy), name, [[{"role": "user", "content": "<script>alert(1)</script>"}]])
     at = opened("datasets", open=ui_dataset(toy, name))
     assert name in words(at)
-    assert at.subheader[0].value == ui.plain(name)
+    assert at.subheader[0].value == plain(name)
     assert "<script>" not in markup(at)
     assert "&lt;script&gt;" in markup(at)
 
@@ -978,6 +991,31 @@ def test_examples_are_blurred_at_once_where_labels_warn(toy, monkeypatch):
     )
     manifest.write_text(manifest.read_text().replace('"toy": 1', '"toxic": 1'))
     assert opened("home").toggle[0].value
+
+
+def test_every_page_stands_in_the_menu_by_what_its_file_says():
+    entries = shell.read_pages()
+    assert {entry.file for entry in entries} == {f"pages/{page}.py" for page in PAGES}
+    assert entries[0].file == "pages/home.py", "the root of the site"
+    assert [entry.title for entry in entries if entry.section == "Decide"] == [
+        "Review",
+        "Agreement",
+    ]
+    assert len({entry.order for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""No PAGE."""\n',
+        'PAGE = {"title": "New"}\n',
+        'PAGE = {"title": title, "section": "", "icon": "home", "order": 1}\n',
+    ],
+)
+def test_a_page_that_does_not_say_where_it_stands_is_refused_in_words(tmp_path, text):
+    (tmp_path / "new.py").write_text(text)
+    with pytest.raises(InputError, match=r"new\.py is no page of the menu: begin it with PAGE = "):
+        shell.read_pages(tmp_path)
 
 
 def test_no_page_prints_a_string_that_was_meant_for_its_reader():

@@ -207,7 +207,7 @@ def test_ticked_gaps_go_to_the_form_and_their_pairs_come_to_the_desk(page, addre
     settle(page)
     assert "pairs=pairs-" in page.url and "features=" not in page.url
     run = page.url.split("pairs?")[1].split("pairs=")[1].split("&")[0]
-    assert len(Runs(toy).manifest(run)["facts"]["features"]) == 2
+    assert len(Runs(toy).manifest(run).facts.features) == 2
     assert page.get_by_role("button", name="Approve", exact=False).first.is_disabled()
 
 

@@ -17,17 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as some
 from streamlit.testing.v1 import AppTest
 
-from fac import compare, review
+from fac import review
 from fac.cli import frame
 from fac.config import PairsSpec, RescoreSpec, SynthesizeSpec, Workspace
 from fac.errors import BudgetReached
 from fac.generator.writer import Request
 from fac.jobs.worker import Worker
+from fac.questions.explanations import explain_runs
+from fac.questions.pairs import differences
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
-from fac.ui import pairs as desk
+from fac.ui.review import changes_html, turns_of
 from tests.test_cli_make import MISSING, MakingSteps, worded
 from tests.test_jobs import quiet
 from tests.test_pages import (
@@ -83,7 +85,7 @@ def paired(
         anchor=both["anchor"],
         dataset=both["seed"],
         features=features,
-        explanations=tuple(compare.explained_by(Runs(place), both["anchor"])),
+        explanations=tuple(explain_runs(Runs(place), both["anchor"])),
         candidates=2,
     )
     steps = MakingSteps(place)
@@ -207,7 +209,7 @@ def test_a_form_and_the_command_line_ask_for_the_same_run(place):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame, "Steps", MakingSteps)
-        made = done("pairs", *PAIR, "--features", "3,6", place=place)["run"]
+        made = done("pairs", *PAIR, "--features", "3,6", workspace=place)["run"]
     ran(button(opened("pairs", features="3,6"), "Write pairs for 2 gaps").click().run())
     worked(place)
     assert Queue(place.queue).jobs()[0].run_id == made
@@ -604,17 +606,17 @@ def test_gaps_without_names_are_explained_first(place):
 
 
 def test_changes_are_the_words_that_differ():
-    assert desk.changes("bake the bread now", "bake now") == [
+    assert differences("bake the bread now", "bake now") == [
         ("same", "bake"),
         ("gone", "the bread"),
         ("same", "now"),
     ]
-    assert desk.changes("a b", "a c d") == [("same", "a"), ("gone", "b"), ("new", "c d")]
+    assert differences("a b", "a c d") == [("same", "a"), ("gone", "b"), ("new", "c d")]
 
 
 @given(some.lists(some.sampled_from("abcd")), some.lists(some.sampled_from("abcd")))
 def test_changes_hold_both_texts_whole(old, new):
-    pieces = desk.changes(" ".join(old), " ".join(new))
+    pieces = differences(" ".join(old), " ".join(new))
     for text, without in ((old, "new"), (new, "gone")):
         said = " ".join(words for kind, words in pieces if kind != without)
         assert said.split() == text
@@ -625,19 +627,19 @@ def one_turn(text: str) -> Chat:
 
 
 def test_a_negative_that_is_another_text_is_not_shown_as_an_edit():
-    shown = desk.changes_html(one_turn("write a loop in python"), one_turn("which train is early"))
+    shown = changes_html(one_turn("write a loop in python"), one_turn("which train is early"))
     assert "another text" in shown and "<del>" not in shown
 
 
 def test_long_unchanged_stretches_are_cut_beside_a_change():
     long = " ".join(f"w{i}" for i in range(60))
-    shown = desk.changes_html(one_turn(f"{long} python"), one_turn(long))
+    shown = changes_html(one_turn(f"{long} python"), one_turn(long))
     assert "… w51 w52" in shown and "w30" not in shown and "<del>python</del>" in shown
 
 
 def test_tokens_are_given_to_their_turns_or_shown_in_one_piece():
     chat = [{"role": "user", "content": "bake it "}, {"role": "assistant", "content": "no"}]
     tokens = ["bake", " it", " no"]
-    assert desk.turns_of(chat, tokens) == [("user", (0, 2)), ("assistant", (2, 3))]
-    assert desk.turns_of(chat, tokens[:2]) == [("", (0, 2))]
-    assert desk.turns_of(chat, ["bake", " itn", "o"]) == [("", (0, 3))]
+    assert turns_of(chat, tokens) == [("user", (0, 2)), ("assistant", (2, 3))]
+    assert turns_of(chat, tokens[:2]) == [("", (0, 2))]
+    assert turns_of(chat, ["bake", " itn", "o"]) == [("", (0, 3))]

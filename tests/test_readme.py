@@ -12,7 +12,7 @@ from fac import demo
 from fac.config import REPOSITORY, Workspace
 from fac.prompts import relevance
 from fac.store.runs import Runs
-from tests.test_cli import Said, fac
+from tests.test_cli import Answered, fac
 
 README = (REPOSITORY / "README.md").read_text("utf-8")
 
@@ -40,9 +40,9 @@ def needs_the_model(block: list[str]) -> bool:
     return any(shlex.split(line)[3] in NEEDS_THE_MODEL for line in block if line in FAC_LINES)
 
 
-def run(line: str, place: Workspace) -> Said:
+def run(line: str, place: Workspace) -> Answered:
     """A line of the README, `python -m fac ...`, in a workspace."""
-    return fac(*shlex.split(line, comments=True)[3:], place=place)
+    return fac(*shlex.split(line, comments=True)[3:], workspace=place)
 
 
 def test_two_commands_are_all_a_newcomer_needs():
@@ -99,7 +99,7 @@ def test_the_blocks_about_your_own_data_run_in_the_order_they_stand_in(
 
 def found_missing(workspace: Workspace) -> int:
     pair = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED)
-    return fac("coverage", *pair, "--json", place=workspace).json["n_missing"]
+    return fac("coverage", *pair, "--json", workspace=workspace).json["n_missing"]
 
 
 def test_its_task_profile_can_be_read():
@@ -109,7 +109,7 @@ def test_its_task_profile_can_be_read():
 
 
 def test_it_says_what_the_demo_says(workspace):
-    assert fac("demo", place=workspace).code == 0
+    assert fac("demo", workspace=workspace).code == 0
     asked = [
         line
         for line in FAC_LINES
@@ -124,12 +124,12 @@ def test_it_says_what_the_demo_says(workspace):
     (line,) = (line for line in FAC_LINES if " explain demo-anchor" in line)
     some = run(f"{line} --json", workspace).json["scores"]["auroc"]
     assert some["n"] == found_missing(workspace)
-    of_all = Runs(workspace).list("explain")[-1]["facts"]["scores"]["auroc"]
+    of_all = Runs(workspace).list("explain")[-1].facts.scores["auroc"]
     for figure in (f"{some['median']:.4f}", f"{of_all['median']:.4f}", f"{of_all['n']:,}"):
         assert figure in README
 
     every = ("gaps", "--anchor", demo.ANCHOR, "--dataset", demo.SEED, "--limit", 10**6, "--json")
-    gaps = {gap["feature"]: gap for gap in fac(*every, place=workspace).json["gaps"]}
+    gaps = {gap["feature"]: gap for gap in fac(*every, workspace=workspace).json["gaps"]}
     told = [
         [cell.strip() for cell in row.split("|")[1:-1]]
         for row in README.splitlines()

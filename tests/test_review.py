@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fac import agreement, review
+from fac import review
 from fac.config import PairsSpec, RescoreSpec, Workspace, digest
 from fac.errors import InputError
-from fac.review import HumanCheck, Item, Wording
+from fac.manifest import PairsFacts
+from fac.review import Item
 from fac.schema import CANNOT_TELL, LEVELS, PAIRS, RELEVANT
 from fac.store.decisions import Decision, Decisions
 from fac.store.runs import Runs, write_table
@@ -60,6 +61,10 @@ def say(store: Decisions, item: Item, reviewer: str, verdict: str = "yes", **mor
     return store.add(reviewer, item.kind, item.subject, item.content, verdict, **more)
 
 
+def take_back(store: Decisions, decision: Decision) -> None:
+    store.withdraw(decision.uid, decision.reviewer)
+
+
 def features(queue: list[Item]) -> list[int]:
     return [item.content["feature"] for item in queue]
 
@@ -68,8 +73,8 @@ def features(queue: list[Item]) -> list[int]:
 
 
 def test_what_is_hashed_is_what_was_shown_and_another_wording_is_another_thing():
-    shown = review.explanation_content(RUN, np.int32(7), "thanks")
-    assert shown == review.explanation_content(RUN, 7, "thanks")
+    content = review.explanation_content(RUN, np.int32(7), "thanks")
+    assert content == review.explanation_content(RUN, 7, "thanks")
     for other in (
         review.explanation_content(RUN, 7, "Thanks"),
         review.explanation_content(RUN, 8, "thanks"),
@@ -79,25 +84,25 @@ def test_what_is_hashed_is_what_was_shown_and_another_wording_is_another_thing()
         review.relevance_content(RUN, 7, "toxicity", ("Another rule.",), "thanks"),
         review.relevance_content(RUN, 7, "survival", RUBRIC, "thanks"),
     ):
-        assert digest(other) != digest(shown)
+        assert digest(other) != digest(content)
 
 
 def test_subjects_are_the_same_however_the_thing_is_worded():
-    one, two = (review.item(review.explanation_content(RUN, 7, text)) for text in ("a", "b"))
-    assert one.subject == two.subject == review.subject("explanation", RUN, 7)
+    item, two = (review.item(review.explanation_content(RUN, 7, text)) for text in ("a", "b"))
+    assert item.subject == two.subject == review.subject("explanation", RUN, 7)
     relevance = review.item(review.relevance_content(RUN, 7, "my/task", RUBRIC, None))
     assert review.read_subject(relevance.subject) == ("relevance", RUN, 7, "my/task")
-    assert review.read_subject(one.subject) == ("explanation", RUN, 7, "")
+    assert review.read_subject(item.subject) == ("explanation", RUN, 7, "")
     assert review.read_subject("pair/x/y") is review.read_subject("") is None
 
 
 def test_a_detection_binds_to_the_texts_their_order_and_their_truth():
     rows = [{"tokens": ["a", " b"], "positive": True}, {"tokens": ["c"], "positive": False}]
-    shown = review.detection_content(RUN, 7, "thanks", rows)
-    assert [row["positive"] for row in shown["examples"]] == [True, False]
-    assert digest(shown) != digest(review.detection_content(RUN, 7, "thanks", rows[::-1]))
+    content = review.detection_content(RUN, 7, "thanks", rows)
+    assert [row["positive"] for row in content["examples"]] == [True, False]
+    assert digest(content) != digest(review.detection_content(RUN, 7, "thanks", rows[::-1]))
     moved = [{**rows[0], "tokens": ["a b"]}, rows[1]]
-    assert digest(shown) != digest(review.detection_content(RUN, 7, "thanks", moved))
+    assert digest(content) != digest(review.detection_content(RUN, 7, "thanks", moved))
 
 
 @pytest.mark.parametrize("content", [{}, {"kind": "explanation", "measure": RUN, "feature": "x"}])
@@ -165,22 +170,22 @@ def test_work_is_shared_out_but_for_the_overlap():
 
 def test_two_people_who_decide_in_turn_do_everything_once_and_the_overlap_twice():
     everything = items(30)
-    said: list[Decision] = []
-    while len(said) < 30 + 6:
+    decisions: list[Decision] = []
+    while len(decisions) < 30 + 6:
         for who in ("Ada", "Ben"):
-            queue = review.queue(everything, said, who)
-            said.append(decision(queue[0], who))
-    times = Counter(d.subject for d in said)
+            queue = review.queue(everything, decisions, who)
+            decisions.append(decision(queue[0], who))
+    times = Counter(d.subject for d in decisions)
     assert Counter(times.values()) == {1: 24, 2: 6}
 
 
 def test_deciding_moves_nothing_else_in_ones_own_queue():
     everything = items(40)
     queue = review.queue(everything, [], "Ada")
-    said: list[Decision] = []
-    for place in range(10):
-        said.append(decision(queue[place], "Ada"))
-        assert review.queue(everything, said, "Ada") == queue[place + 1 :]
+    decisions: list[Decision] = []
+    for position in range(10):
+        decisions.append(decision(queue[position], "Ada"))
+        assert review.queue(everything, decisions, "Ada") == queue[position + 1 :]
 
 
 def test_gold_comes_to_those_who_did_not_make_it():
@@ -214,32 +219,32 @@ def test_a_name_typed_with_a_space_is_the_same_reviewer():
 
 def test_the_queue_of_a_whole_dictionary_is_quick():
     everything = items(4608)
-    said = [decision(item, "Ben") for item in everything[:1000]]
+    decisions = [decision(item, "Ben") for item in everything[:1000]]
     seconds = []
     for _ in range(4):  # the first one hashes every item; others may want the processor too
         start = time.process_time()
-        review.queue(everything, said, "Ada")
+        review.queue(everything, decisions, "Ada")
         seconds.append(time.process_time() - start)
     assert min(seconds[1:]) < 0.4
 
 
 def test_undo_takes_back_the_last_word_and_what_it_replaced_stands_again(store):
-    one, two = items(2)
-    first = say(store, one, "Ada", "no")
+    item, two = items(2)
+    first = say(store, item, "Ada", "no")
     say(store, two, "Ben", "no")
-    second = say(store, one, "Ada", "yes")
-    assert review.undo(store, "Ada") == second
+    second = say(store, item, "Ada", "yes")
+    take_back(store, second)
     assert store.current(reviewer="Ada") == [first]
-    assert review.undo(store, "Ada") == first
-    assert review.undo(store, "Ada") is None
+    take_back(store, first)
+    assert store.current(reviewer="Ada") == []
     assert len(store.current()) == 1
 
 
 def test_pace_is_the_median_of_what_was_measured():
-    one, two, three = items(3)
-    said = [decision(one, "Ada", seconds=4.0), decision(two, "Ada", seconds=600.0)]
-    said += [decision(three, "Ada", seconds=6.0), decision(three, "Ada", "no")]
-    assert review.pace(said, 20) == (6.0, 2.0)
+    item, two, three = items(3)
+    decisions = [decision(item, "Ada", seconds=4.0), decision(two, "Ada", seconds=600.0)]
+    decisions += [decision(three, "Ada", seconds=6.0), decision(three, "Ada", "no")]
+    assert review.pace(decisions, 20) == (6.0, 2.0)
     assert all(map(math.isnan, review.pace([], 20)))
 
 
@@ -268,9 +273,9 @@ def test_pace_is_the_median_of_what_was_measured():
 def test_what_verdicts_amount_to(verdicts, verdict, by):
     (item,) = items(1)
     given_ = [decision(item, f"p{i}", v) for i, v in enumerate(verdicts.split())]
-    found = review.standing(given_)
-    assert (found.verdict, found.by) == (verdict, by)
-    assert sorted(found.decisions) == sorted(given_)
+    standing = review.standing(given_)
+    assert (standing.verdict, standing.by) == (verdict, by)
+    assert sorted(standing.decisions) == sorted(given_)
 
 
 def test_pairs_have_no_levels_but_a_majority():
@@ -283,14 +288,14 @@ def test_pairs_have_no_levels_but_a_majority():
 @given(st.lists(st.sampled_from([*LEVELS, CANNOT_TELL]), max_size=7))
 def test_a_verdict_is_on_the_side_that_more_than_half_took(verdicts):
     (item,) = items(1)
-    found = review.standing([decision(item, f"p{i}", v) for i, v in enumerate(verdicts)])
+    standing = review.standing([decision(item, f"p{i}", v) for i, v in enumerate(verdicts)])
     votes = [v in RELEVANT for v in verdicts if v != CANNOT_TELL]
     if votes:
         share = sum(votes) / len(votes)
-        side = None if found.verdict is None else found.verdict in RELEVANT
+        side = None if standing.verdict is None else standing.verdict in RELEVANT
         assert side == (None if share == 0.5 else share > 0.5)
     else:
-        assert found.verdict == (CANNOT_TELL if verdicts else None)
+        assert standing.verdict == (CANNOT_TELL if verdicts else None)
 
 
 def test_an_adjudication_wins_and_the_newest_of_two(store):
@@ -304,10 +309,10 @@ def test_an_adjudication_wins_and_the_newest_of_two(store):
 
 
 def test_people_override_the_judge_for_what_is_shown_today(store):
-    zero, one, two, three = items(4, "relevance")
+    zero, item, two, three = items(4, "relevance")
     say(store, zero, "Ada", "no")
-    say(store, one, "Ada", "yes")
-    say(store, one, "Ben", "no")
+    say(store, item, "Ada", "yes")
+    say(store, item, "Ben", "no")
     say(store, two, "Ada", CANNOT_TELL)
     reworded = review.item(review.relevance_content(RUN, 3, "toxicity", RUBRIC, "better"))
     say(store, three, "Ada", "yes")
@@ -318,26 +323,26 @@ def test_people_override_the_judge_for_what_is_shown_today(store):
     say(store, other_run, "Ada", "yes")
 
     def levels(*contents):
-        found = review.relevance_overrides(store, RUN, "toxicity", *contents)
-        return {feature: standing.verdict for feature, standing in found.items()}
+        verdicts = review.relevance_overrides(store, RUN, "toxicity", *contents)
+        return {feature: standing.verdict for feature, standing in verdicts.items()}
 
-    assert levels([i.content for i in (zero, one, two, three)]) == {0: "no", 3: "yes"}
-    assert levels([i.content for i in (zero, one, two, reworded)]) == {0: "no", 3: "maybe"}
+    assert levels([i.content for i in (zero, item, two, three)]) == {0: "no", 3: "yes"}
+    assert levels([i.content for i in (zero, item, two, reworded)]) == {0: "no", 3: "maybe"}
     assert levels([]) == {}
     assert levels() == {0: "no", 3: "maybe"}
 
 
 def test_corrections_are_the_newest_text_an_adjudicators_first(store):
-    zero, one, two = items(3)
+    zero, item, two = items(3)
     say(store, zero, "Ada", "no", edited_text="first try")
     say(store, zero, "Ben", "maybe", edited_text="second try")
-    say(store, one, "Ada", "maybe", edited_text="settled", adjudicates=True)
-    say(store, one, "Ben", "maybe", edited_text="later, but not settled")
+    say(store, item, "Ada", "maybe", edited_text="settled", adjudicates=True)
+    say(store, item, "Ben", "maybe", edited_text="later, but not settled")
     say(store, two, "Ada", "yes")
     assert review.corrections(store, RUN) == {0: "second try", 1: "settled"}
     assert review.corrections(store, "measure-other") == {}
-    review.undo(store, "Ben")
-    review.undo(store, "Ben")
+    for _ in range(2):
+        take_back(store, store.current(reviewer="Ben")[-1])
     assert review.corrections(store, RUN)[0] == "first try"
 
 
@@ -350,158 +355,6 @@ def test_a_correction_that_people_find_wrong_gives_way_to_the_one_before(store):
     assert review.corrections(store, RUN) == {0: "better"}
     say(store, worse, "Cy", "yes", adjudicates=True)
     assert review.corrections(store, RUN) == {0: "worse"}
-
-
-# ---- how well people agree
-
-
-def test_ratings_are_blind_levels_of_one_kind_with_gaps():
-    zero, one, two = items(3)
-    reworded = review.item(review.explanation_content(RUN, 0, "other words"))
-    said = [
-        decision(zero, "Ada", "yes"),
-        decision(zero, "Ben", "no"),
-        decision(reworded, "Ben", "maybe"),
-        decision(one, "Ada", "probably"),
-        decision(one, "Ben", CANNOT_TELL),
-        decision(one, "Cy", "no", adjudicates=True),
-        decision(two, "Cy", CANNOT_TELL),
-        decision(items(1, "relevance")[0], "Ada", "no"),
-    ]
-    ratings, subjects, reviewers = review.ratings_matrix(said, "explanation")
-    assert reviewers == ["Ada", "Ben"]
-    table = {shown: row.tolist() for shown, row in zip(subjects, ratings, strict=True)}
-    expected = {
-        Wording(zero.subject, digest(zero.content)): [0.0, 3.0],
-        Wording(zero.subject, digest(reworded.content)): [math.nan, 2.0],
-        Wording(one.subject, digest(one.content)): [1.0, math.nan],
-    }
-    assert table.keys() == expected.keys()
-    for shown, row in expected.items():
-        assert table[shown] == pytest.approx(row, nan_ok=True)
-    nothing, none, nobody = review.ratings_matrix([], "explanation")
-    assert (nothing.shape, none, nobody) == ((0, 0), [], [])
-    assert all(c.undefined for c in agreement.summary(nothing, 4, ordinal=True))
-
-
-def test_disagreements_come_in_the_order_of_the_gaps_they_change():
-    zero, one, two, three, four = items(5, "relevance")
-    said = [
-        *(decision(zero, "Ben", "no"), decision(zero, "Ada", "maybe")),
-        *(decision(one, "Ada", "yes"), decision(one, "Ben", "no")),
-        *(decision(two, "Ada", "yes"), decision(two, "Ben", "maybe")),
-        *(decision(three, "Ada", "yes"), decision(three, "Ben", "yes")),
-        *(decision(four, "Ada", "yes"), decision(four, "Ben", "no")),
-        decision(four, "Cy", "no", adjudicates=True),
-    ]
-    weights = {zero.subject: 5, one.subject: 5, two.subject: 9, four.subject: 9}
-    found = review.disagreements(said, "relevance", weights=weights)
-    assert [(d.wording.subject, d.gaps, d.levels_apart) for d in found] == [
-        (one.subject, 5, 3),
-        (zero.subject, 5, 1),
-        (two.subject, 0, 2),  # relevant either way
-    ]
-    assert [d.reviewer for d in found[1].decisions] == ["Ada", "Ben"]
-    assert [d.gaps for d in review.disagreements(said, "relevance")] == [0, 0, 0]
-    assert review.disagreements(said, "explanation") == []
-
-
-def test_calibration_counts_what_people_settled_per_level_of_the_judge():
-    things = items(5, "relevance")
-    said = [
-        decision(things[0], "Ada", "yes"),
-        decision(things[1], "Ada", "no"),
-        *(decision(things[2], "Ada", "yes"), decision(things[2], "Ben", "no")),  # disputed
-        decision(things[3], "Ada", CANNOT_TELL),
-        decision(things[4], "Ada", "maybe"),
-    ]
-    judged = {thing.subject: "yes" for thing in things[:4]} | {things[4].subject: "no"}
-    found = {row.level: row for row in review.calibration(said, judged)}
-    assert (found["yes"].n, found["yes"].n_relevant) == (2, 1)
-    assert (found["no"].n, found["no"].n_relevant) == (1, 1)
-    assert found["maybe"].n == 0
-    assert all(row.n == 0 for row in review.calibration([], judged))
-
-
-def test_calibration_takes_the_wording_decided_on_last():
-    old, new = (
-        review.item(review.relevance_content(RUN, 0, "toxicity", RUBRIC, text)) for text in "ab"
-    )
-    said = [
-        decision(new, "Ada", "no", at="2026-02-01T00:00:00.000000+00:00"),
-        decision(old, "Ada", "yes"),
-    ]
-    found = review.calibration(said, {old.subject: "yes"})[0]
-    assert (found.n, found.n_relevant) == (1, 0)
-
-
-def test_the_papers_check_needs_two_who_agree_everything_else_is_unclear():
-    things = items(6, "relevance")
-    verdicts = [
-        ("yes", "maybe"),  # both relevant
-        ("no", "no"),
-        ("yes", "no"),
-        ("yes", CANNOT_TELL),
-        (CANNOT_TELL, CANNOT_TELL),
-        ("yes",),  # one person alone
-    ]
-    said = [
-        decision(thing, who, verdict)
-        for thing, given_ in zip(things, verdicts, strict=True)
-        for who, verdict in zip(("Ada", "Ben"), given_, strict=False)
-    ]
-    said.append(decision(things[5], "Cy", "yes", adjudicates=True))
-    assert review.human_check(said) == HumanCheck(n=5, relevant=1, irrelevant=1, unclear=3)
-    only = [things[0].subject, things[5].subject]
-    assert review.human_check(said, only) == HumanCheck(n=1, relevant=1, irrelevant=0, unclear=0)
-    assert review.human_check([]) == HumanCheck(0, 0, 0, 0)
-
-
-def test_the_papers_table_adds_up():
-    assert [*review.TABLE_5] == ["toxicity", "reward", "instructions"]
-    for check in review.TABLE_5.values():
-        assert check.relevant + check.irrelevant + check.unclear == check.n == 200
-
-
-def test_a_persons_detection_is_scored_against_the_truth(store):
-    rows = [{"tokens": [str(i)], "positive": i < 3} for i in range(6)]
-    item = review.item(review.detection_content(RUN, 7, "thanks", rows))
-    say(store, item, "Ada", "++--?+")
-    say(store, item, "Ben", "??????")
-    say(store, item, "Cy", "++")  # an answer that does not fit the texts is no answer
-    ada, ben = review.human_detection(store, RUN)
-    assert (ada.feature, ada.reviewer, ada.n_unsure) == (7, "Ada", 1)
-    assert ada.score.value == pytest.approx((2 / 3 + 1 / 2) / 2)
-    assert (ada.score.n, ada.score.n_positive) == (5, 3)
-    assert (ben.n_unsure, ben.score.n) == (6, 0)
-    assert math.isnan(ben.score.value)
-    assert review.human_detection(store, "measure-other") == []
-
-
-@pytest.mark.parametrize(
-    "content", [{}, {"examples": 3}, {"examples": [1, None]}, {"examples": [{"text": "x"}]}]
-)
-def test_a_detection_that_an_import_brought_without_truth_is_left_out(store, content):
-    store.add("Ada", "detection", f"detection/{RUN}/7", content, "+")
-    assert review.human_detection(store, RUN) == []
-
-
-def test_a_reviewers_record_counts_how_often_they_were_right_where_it_is_settled():
-    one, two, three = items(3)
-    said = [
-        decision(one, "ana", "yes", seconds=2.0),
-        decision(two, "ana", "no", seconds=6.0),
-        decision(three, "ana", "cannot_tell", seconds=4.0),
-        decision(one, "ben", "maybe"),
-        decision(one, "eva", "probably", adjudicates=True),
-        decision(two, "eva", "probably", adjudicates=True),
-    ]
-    ana, ben = review.records(said, "explanation")
-    # yes is next to probably, no is not; nobody settled the third
-    assert ana == ("ana", 3, 4.0, 2, 1)
-    assert (ben.reviewer, ben.n, ben.n_gold, ben.gold_right) == ("ben", 1, 1, 1)
-    assert math.isnan(ben.seconds)
-    assert review.records(said, "relevance") == []
 
 
 # ---- pairs
@@ -540,15 +393,15 @@ def publish_pairs(runs: Runs, rows: list[dict], edits: str = "") -> str:
     run = spec.run_id(edits, digest(rows))
     table = pa.Table.from_pylist(rows, PAIRS)
     write_table(runs.scratch(run) / "pairs.parquet", table, PAIRS)
-    runs.publish(run, spec=spec, inputs=[edits or "measure-a"], facts={}, seconds=0.0)
+    runs.publish(run, spec=spec, inputs=[edits or "measure-a"], facts=PairsFacts(), seconds=0.0)
     return run
 
 
 def rule(store: Decisions, runs: Runs, run: str, feature: int, who: str, verdict: str, **more):
     """`who` decides on the pair of a feature as it is in the run."""
     (row,) = [r for r in runs.table(run, "pairs").to_pylist() if r["feature"] == feature]
-    one = review.pair_item(run, row)
-    return store.add(who, one.kind, one.subject, one.content, verdict, **more)
+    item = review.pair_item(run, row)
+    return store.add(who, item.kind, item.subject, item.content, verdict, **more)
 
 
 @pytest.fixture
@@ -584,9 +437,9 @@ def test_approved_is_what_stands_and_says_who_and_what(store, runs):
     settled = rule(store, runs, run, 4, "Cy", "approve", adjudicates=True)
     store.withdraw(rule(store, runs, run, 5, "Ada", "approve").uid, "Ada")
     rule(store, runs, run, 6, "Ada", "approve")  # failed pairs cannot be used, whoever says so
-    found = review.approved_pairs(store, runs, run)
-    assert [(row["feature"], row["approver"]) for row in found] == [(0, "Ada, Bo"), (4, "Cy")]
-    row = found[1]
+    standing = review.approved_pairs(store, runs, run)
+    assert [(row["feature"], row["approver"]) for row in standing] == [(0, "Ada, Bo"), (4, "Cy")]
+    row = standing[1]
     assert row["approved"] == settled.at and row["run"] == run
     assert row["seen"] == digest(row["content"]) == settled.seen
     assert {d.verdict for d in row["decisions"]} == {"approve", "reject"}
@@ -598,7 +451,7 @@ def test_changing_ones_mind_counts(store, runs):
     for verdict, approved in (("approve", [1]), ("reject", []), ("approve", [1])):
         rule(store, runs, run, 1, "Ada", verdict)
         assert [row["feature"] for row in review.approved_pairs(store, runs, run)] == approved
-    review.undo(store, "Ada", "pair")  # what it replaced stands again
+    take_back(store, store.current("pair", reviewer="Ada")[-1])  # what it replaced stands again
     assert review.approved_pairs(store, runs, run) == []
 
 

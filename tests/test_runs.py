@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fac.config import SaeSpec, Workspace
 from fac.errors import InputError, RunNotFound, SchemaTooNew
+from fac.manifest import SaeFacts
 from fac.store import runs as running
 from fac.store.runs import ParquetAppender, Runs, write_table
 
@@ -38,7 +39,7 @@ def publish(runs, name="tea", values=(1, 2, 3), step=SaeSpec):
     spec = step(model=name)
     run_id = spec.run_id()
     write_table(runs.scratch(run_id) / "numbers.parquet", numbers(*values), NUMBERS)
-    runs.publish(run_id, spec=spec, inputs=["dataset-1"], facts={"name": name}, seconds=1.5)
+    runs.publish(run_id, spec=spec, inputs=["dataset-1"], facts=SaeFacts(name=name), seconds=1.5)
     return run_id
 
 
@@ -88,7 +89,7 @@ def test_a_crash_while_publishing_leaves_no_run_and_publishing_again_works(
     journal.write_bytes(b"what was paid for")
     with monkeypatch.context() as patched, pytest.raises(PulledPlug):
         patched.setattr(running, dies_at, die)
-        runs.publish(spec.run_id(), spec=spec, inputs=[], facts={}, seconds=0)
+        runs.publish(spec.run_id(), spec=spec, inputs=[], facts=SaeFacts(), seconds=0)
     assert runs.list("sae") == []
     assert journal.read_bytes() == b"what was paid for"
     assert runs.find(publish(runs))
@@ -178,7 +179,7 @@ def test_a_name_means_its_newest_run(runs):
     first = publish(runs, "tea")
     spec = SaeSpec(model="other")
     write_table(runs.scratch(spec.run_id()) / "numbers.parquet", numbers(1), NUMBERS)
-    runs.publish(spec.run_id(), spec=spec, inputs=[], facts={"name": "tea"}, seconds=0)
+    runs.publish(spec.run_id(), spec=spec, inputs=[], facts=SaeFacts(name="tea"), seconds=0)
     assert runs.resolve("sae", "tea") == spec.run_id()
     assert runs.resolve("sae", first) == first
     assert [m.run for m in runs.list("sae")] == [spec.run_id(), first]

@@ -63,8 +63,8 @@ def both_steps(*, dead_share=0.0, threshold=0.0, rounds=1, b_enc=None):
     sparse = sparse_batch_topk()(config)
     sparse.load_state_dict(dense.state_dict())
     dead = torch.rand(128) < dead_share
-    told: tuple[list, list] = ([], [])
-    for module, out in zip((dense, sparse), told, strict=True):
+    records: tuple[list, list] = ([], [])
+    for module, out in zip((dense, sparse), records, strict=True):
         optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
         noise = torch.Generator().manual_seed(1)
         for step in range(rounds):
@@ -77,14 +77,14 @@ def both_steps(*, dead_share=0.0, threshold=0.0, rounds=1, b_enc=None):
                 is_logging_step=False,
             )
             optimizer.zero_grad()
-            found = module.training_forward_pass(given_step)
-            found.loss.backward()
-            acts = found.feature_acts
+            output = module.training_forward_pass(given_step)
+            output.loss.backward()
+            acts = output.feature_acts
             fired = (acts.to_dense() if acts.is_sparse else acts) > 0
             gradients = {n: p.grad.clone() for n, p in module.named_parameters()}
-            out.append((found.loss, module.topk_threshold.clone(), fired, gradients))
+            out.append((output.loss, module.topk_threshold.clone(), fired, gradients))
             optimizer.step()
-    return told
+    return records
 
 
 @pytest.mark.parametrize("dead_share", [0.0, 0.2, 0.05])
@@ -94,12 +94,12 @@ def test_the_sparse_step_is_sae_lens_dense_one(dead_share, threshold):
     import torch
 
     dense, sparse = both_steps(dead_share=dead_share, threshold=threshold, rounds=3)
-    for one, other in zip(dense, sparse, strict=True):
-        torch.testing.assert_close(other[0], one[0], rtol=1e-5, atol=0)
-        torch.testing.assert_close(other[1], one[1], rtol=1e-6, atol=0)
-        assert torch.equal(other[2], one[2]) and one[2].sum() == 6 * 64
-        assert one[3].keys() == other[3].keys()
-        for name, gradient in one[3].items():
+    for expected, other in zip(dense, sparse, strict=True):
+        torch.testing.assert_close(other[0], expected[0], rtol=1e-5, atol=0)
+        torch.testing.assert_close(other[1], expected[1], rtol=1e-6, atol=0)
+        assert torch.equal(other[2], expected[2]) and expected[2].sum() == 6 * 64
+        assert expected[3].keys() == other[3].keys()
+        for name, gradient in expected[3].items():
             size = float(gradient.abs().max())
             assert size > 0
             torch.testing.assert_close(other[3][name], gradient, rtol=1e-4, atol=1e-5 * size)
@@ -157,9 +157,9 @@ def test_a_pass_shows_every_token_once_and_a_start_skips_exactly(sizes, batch, w
         start = data.draw(st.integers(0, 2 * full))
         rest = shuffled_batches(folder, recipe, start=start, group=group)
         assert numbers(islice(rest, 2 * full - start)) == two[start:]
-    for one in (two[:full], two[full:]):
-        assert all(len(rows) == batch for rows in one)
-        seen = [token for rows in one for token in rows]
+    for half in (two[:full], two[full:]):
+        assert all(len(rows) == batch for rows in half)
+        seen = [token for rows in half for token in rows]
         assert len(set(seen)) == len(seen) == full * batch
         assert set(seen) <= set(range(total))
 
@@ -167,11 +167,11 @@ def test_a_pass_shows_every_token_once_and_a_start_skips_exactly(sizes, batch, w
 def test_passes_and_seeds_have_their_own_order(tmp_path):
     shards_of(tmp_path, [40, 40])
     recipe = TrainRecipe(width=8, k=2, batch=10)
-    one = numbers(islice(shuffled_batches(tmp_path, recipe), 16))
+    order = numbers(islice(shuffled_batches(tmp_path, recipe), 16))
     other = TrainRecipe(width=8, k=2, batch=10, seed=1)
-    assert one[:8] != one[8:]
-    assert numbers(islice(shuffled_batches(tmp_path, other), 8)) != one[:8]
-    assert any(min(rows) < 40 <= max(rows) for rows in one[:8]), "shards of a group are mixed"
+    assert order[:8] != order[8:]
+    assert numbers(islice(shuffled_batches(tmp_path, other), 8)) != order[:8]
+    assert any(min(rows) < 40 <= max(rows) for rows in order[:8]), "shards of a group are mixed"
 
 
 def test_a_pass_has_about_as_many_steps_as_full_batches(tmp_path):
@@ -336,7 +336,7 @@ def test_a_training_killed_after_a_checkpoint_ends_where_an_uninterrupted_one_en
     with pytest.raises(Cancelled):
         trained(sparse_stream, tmp_path / "again", impatient)
     assert not (tmp_path / "again" / "out").exists()
-    starts, said = [], []
+    starts, steps = [], []
     ordered = sae_training.shuffled_batches
 
     def watched(folder, recipe, *, start=0, group=8):
@@ -344,13 +344,13 @@ def test_a_training_killed_after_a_checkpoint_ends_where_an_uninterrupted_one_en
         return ordered(folder, recipe, start=start, group=group)
 
     monkeypatch.setattr(sae_training, "shuffled_batches", watched)
-    again = trained(sparse_stream, tmp_path / "again", lambda done, *_: said.append(done))
-    assert starts[-1] == 40 and said[0] == 50
+    again = trained(sparse_stream, tmp_path / "again", lambda done, *_: steps.append(done))
+    assert starts[-1] == 40 and steps[0] == 50
     for name, weight in whole.module.state_dict().items():
         resumed = again.module.state_dict()[name]
         assert resumed.numpy() == pytest.approx(weight.numpy(), rel=2e-3, abs=2e-3)
-    one, other = ((tmp_path / n / "out" / "cfg.json").read_text() for n in ("whole", "again"))
-    assert one == other
+    whole, other = ((tmp_path / n / "out" / "cfg.json").read_text() for n in ("whole", "again"))
+    assert whole == other
 
 
 def test_a_finished_training_asked_again_writes_the_same_sae(sparse_stream, tmp_path, monkeypatch):

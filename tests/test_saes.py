@@ -143,7 +143,7 @@ def test_folders_that_hold_no_whole_sae_are_refused_in_one_sentence(tmp_path):
     refused(tmp_path, "holds no SAE: it needs cfg.json and sae_weights.safetensors")
     folder = tiny.sae(tmp_path / "sae", d_in=D, n_features=WIDTH)
     weights, config = folder / "sae_weights.safetensors", folder / "cfg.json"
-    whole, said = weights.read_bytes(), config.read_text()
+    whole, written = weights.read_bytes(), config.read_text()
     for damaged in (b"", b"junk", whole[: len(whole) // 2]):
         weights.write_bytes(damaged)
         refused(folder, "cannot be read .*restore or train it again")
@@ -151,7 +151,7 @@ def test_folders_that_hold_no_whole_sae_are_refused_in_one_sentence(tmp_path):
     for damaged in ("", "[]", "{", '{"architecture": "no-such"}', '{"d_in": 32}'):
         config.write_text(damaged)
         refused(folder, "cannot be read")
-    config.write_text(said)
+    config.write_text(written)
     tiny.edit_json(config, d_in=D + 1, d_sae=WIDTH)
     refused(folder, "cannot be read")
     config.unlink()
@@ -264,26 +264,26 @@ def perfect(tmp_path, **metadata):
 
 def test_an_sae_that_reconstructs_everything_has_fvu_0_and_recovers_the_whole_loss(tmp_path, model):
     states = content_states(model)
-    found = quality(perfect(tmp_path), model, CHATS)
-    assert found.tokens == len(states)
-    assert found.fvu < 1e-9
-    assert found.loss_recovered == pytest.approx(1, abs=1e-5)
-    assert found.ce_sae == pytest.approx(found.ce_clean, abs=1e-5)
-    assert found.ce_zero > 0 and found.ce_zero != pytest.approx(found.ce_clean, abs=1e-3)
-    assert found.l0 == pytest.approx(D)  # of +x and -x exactly one is positive
-    assert found.dead == 0
-    assert found.norm == pytest.approx(float(states.norm(dim=1).mean()), rel=1e-5)
+    measured = quality(perfect(tmp_path), model, CHATS)
+    assert measured.tokens == len(states)
+    assert measured.fvu < 1e-9
+    assert measured.loss_recovered == pytest.approx(1, abs=1e-5)
+    assert measured.ce_sae == pytest.approx(measured.ce_clean, abs=1e-5)
+    assert measured.ce_zero > 0 and measured.ce_zero != pytest.approx(measured.ce_clean, abs=1e-3)
+    assert measured.l0 == pytest.approx(D)  # of +x and -x exactly one is positive
+    assert measured.dead == 0
+    assert measured.norm == pytest.approx(float(states.norm(dim=1).mean()), rel=1e-5)
 
 
 def test_an_sae_that_says_the_mean_has_fvu_1_and_features_that_are_dead(tmp_path, model):
     center = content_states(model).mean(0).numpy()
     silent = constructed(tmp_path, np.zeros((D, 8)), np.zeros((8, D)), np.full(8, -1.0), center)
-    found = quality(silent, model, CHATS)
-    assert found.fvu == pytest.approx(1, abs=1e-5)
-    assert (found.l0, found.dead) == (0, 1)
-    assert found.ce_sae != pytest.approx(found.ce_clean, abs=1e-3)
-    recovered = (found.ce_zero - found.ce_sae) / (found.ce_zero - found.ce_clean)
-    assert found.loss_recovered == pytest.approx(recovered)
+    measured = quality(silent, model, CHATS)
+    assert measured.fvu == pytest.approx(1, abs=1e-5)
+    assert (measured.l0, measured.dead) == (0, 1)
+    assert measured.ce_sae != pytest.approx(measured.ce_clean, abs=1e-3)
+    recovered = (measured.ce_zero - measured.ce_sae) / (measured.ce_zero - measured.ce_clean)
+    assert measured.loss_recovered == pytest.approx(recovered)
 
 
 def test_losses_are_read_at_content_tokens_predicted_from_content_tokens(tmp_path, model):
@@ -311,8 +311,8 @@ def test_too_little_text_to_judge_on_is_told(tmp_path, model, texts):
 # --- preflight --------------------------------------------------------------------------------
 
 
-def checked(tmp_path, model, asked="tiny", **metadata):
-    findings, measured = preflight(perfect(tmp_path, **metadata), model, asked, CHATS * 9)
+def checked(tmp_path, model, name="tiny", **metadata):
+    findings, measured = preflight(perfect(tmp_path, **metadata), model, name, CHATS * 9)
     return {f.check: f for f in findings}, measured, verdict(findings)
 
 
@@ -329,10 +329,10 @@ def any_l0(monkeypatch):
 
 @pytest.mark.parametrize("name", ["tiny", "owner/Tiny", "tiny@0123456789ab"])
 def test_a_match_belongs(tmp_path, model, any_l0, name):
-    found, measured, says = checked(tmp_path, model, name)
+    by_check, measured, says = checked(tmp_path, model, name)
     assert says == "This SAE belongs to this model and layer."
-    assert {f.ok for f in found.values()} <= {True, None} and measured.fvu < 1e-9
-    assert set(found) == {
+    assert {f.ok for f in by_check.values()} <= {True, None} and measured.fvu < 1e-9
+    assert set(by_check) == {
         *("model", "hook point", "layer", "width", "dtype", "scale"),
         *("reconstruction", "L0", "dead", "loss recovered"),
     }
@@ -344,9 +344,9 @@ def test_another_model_layer_or_hook_point_does_not_belong(tmp_path, model, any_
         ({"hook": "blocks.0.hook_resid_post"}, "layer", "after 1 blocks; asked for 2"),
         ({"hook": "blocks.1.hook_mlp_out"}, "hook point", "not the residual stream"),
     ):
-        found, _, says = checked(tmp_path / where, model, **wrong)
+        by_check, _, says = checked(tmp_path / where, model, **wrong)
         assert says.startswith("This SAE does not belong to this model and layer (")
-        assert [f.check for f in found.values() if f.ok is False] == [where]
+        assert [f.check for f in by_check.values() if f.ok is False] == [where]
         assert why in says
 
 
@@ -369,8 +369,8 @@ def test_weights_that_do_not_reconstruct_the_stream_do_not_belong(tmp_path, mode
 
 
 def test_an_sae_without_metadata_cannot_be_told(tmp_path, model, any_l0):
-    found, _, says = checked(tmp_path, model, model_name=None, hook=None)
-    assert {found[check].ok for check in ("model", "hook point", "layer")} == {None}
+    by_check, _, says = checked(tmp_path, model, model_name=None, hook=None)
+    assert {by_check[check].ok for check in ("model", "hook point", "layer")} == {None}
     assert says == "The numbers fit, but the SAE does not say what it was trained on."
 
 
@@ -382,5 +382,5 @@ def test_silence_is_held_against_a_dictionary_only_where_the_text_could_wake_it(
         monkeypatch.setattr(
             saes, "quality", lambda *a, n=tokens: whole(*a)._replace(dead=0.8, l0=3.0, tokens=n)
         )
-        found, _, _ = checked(tmp_path / str(tokens), model)
-        assert found["dead"].ok is ok
+        by_check, _, _ = checked(tmp_path / str(tokens), model)
+        assert by_check["dead"].ok is ok

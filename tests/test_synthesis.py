@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 
 from fac import review, synthesis
 from fac.config import (
+    METHODS,
     REPOSITORY,
     MeasureSpec,
     PairsSpec,
     RescoreSpec,
     SynthesizeSpec,
     Workspace,
+    digest,
 )
 from fac.errors import BudgetReached, Cancelled, InputError
 from fac.generator.writer import Request, Written
@@ -34,11 +36,13 @@ from fac.prompts import drafts
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
-from fac.synthesis import candidates, filter, pairs
+from fac.synthesis import filter, pairs, plan
 from fac.synthesis.filter import Leaks, Text, greedy_cover, judge, words
+from fac.synthesis.methods import two_step
+from fac.synthesis.writing import CandidateJournal
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
-from tests.toy import publish_explanations, toy_workspace
+from tests.toy import fac_of, publish_explanations, toy_workspace
 
 WORDS = ("bake", "oven", "recipe", "python", "function")
 """Features 0 to 4: the anchor says all of them, the dataset the first three."""
@@ -72,12 +76,17 @@ SUBJECTS = ("storks", "glaciers", "violins", "harbours", "comets", "orchids", "b
 class World:
     """Two measured datasets, an encoder, a store of decisions."""
 
-    def __init__(self, root: Path):
-        self.workspace = toy_workspace(root, n_features=5, samples=SAMPLES)
-        self.runs = Runs(self.workspace)
-        self.store = Decisions(self.workspace.decisions)
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.runs = Runs(workspace)
+        self.store = Decisions(workspace.decisions)
         self.encoder = LexiconEncoder(*WORDS)
         self.anchor, self.dataset = (self.runs.resolve("measure", name) for name in SAMPLES)
+
+    def copy(self, root: Path) -> "World":
+        """Another world with the same content, under `root`."""
+        shutil.copytree(self.workspace.root, root)
+        return reopen(root)
 
     def pairs(self, writer: ScriptedWriter, /, **more: Any) -> str:
         spec = {"anchor": self.anchor, "dataset": self.dataset, "features": GAPS} | more
@@ -109,17 +118,28 @@ class World:
     def rows(self, run: str, table: str) -> list[dict[str, Any]]:
         return self.runs.table(run, table).to_pylist()
 
-    def facts(self, run: str) -> dict[str, Any]:
-        return self.runs.manifest(run)["facts"]
+    def facts(self, run: str) -> Any:
+        return self.runs.manifest(run).facts
+
+
+def reopen(root: Path) -> World:
+    """The world that lies under `root`."""
+    return World(Workspace(root))
+
+
+@pytest.fixture(scope="module")
+def first_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Measured once; tests work on copies."""
+    root = tmp_path_factory.mktemp("first world")
+    return World(toy_workspace(root, n_features=5, samples=SAMPLES))
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(first_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh world, in which a gap's candidates are asked for in these styles."""
-    styles = (candidates.PHRASE, candidates.LIST, candidates.SENTENCE, candidates.CONTRAST)
-    monkeypatch.setitem(candidates.STEP_2, "local", styles)
-    monkeypatch.setitem(candidates.STEP_2, "steered", styles)
-    return World(tmp_path)
+    styles = (two_step.PHRASE, plan.LIST, two_step.SENTENCE, two_step.CONTRAST)
+    monkeypatch.setattr(two_step, "STEP_2", two_step.STEP_2._replace(here=styles))
+    return first_world.copy(tmp_path / "world")
 
 
 def quiet(done: int, total: int, note: str = "") -> None:
@@ -137,8 +157,8 @@ def says(request: Request) -> str:
     stronger; begun as it was told to begin."""
     _, feature, number, _ = parts(request)
     strength = "!" * number
-    one, other = SUBJECTS[number % len(SUBJECTS)], SUBJECTS[(number * 3 + 1) % len(SUBJECTS)]
-    return f" {one} and the {WORDS[feature]}{strength} of {other}"
+    subject, another = SUBJECTS[number % len(SUBJECTS)], SUBJECTS[(number * 3 + 1) % len(SUBJECTS)]
+    return f" {subject} and the {WORDS[feature]}{strength} of {another}"
 
 
 def fires_nothing(request: Request) -> str:
@@ -160,34 +180,34 @@ def test_three_of_five_become_five_of_five(world):
     assert [row["negative_peak"] for row in made] == [0.0, 0.0]
     assert made[0]["positive"] == user("harbours and the python!!! of violins")
     assert made[0]["negative"] == user("harbours and the of violins")
-    assert world.facts(run)["pairs"] == 2 and world.facts(run)["failed"] == {}
+    assert world.facts(run).pairs == 2 and world.facts(run).failed == {}
 
     world.approve(run)
-    found = world.synthesize(run, ScriptedWriter(says), keep=1)
-    facts = world.facts(found)
-    assert (facts["fac_before"], facts["fac_after"]) == (0.6, 1.0)
-    assert (facts["kept"], facts["hit_rate"], facts["miss_hit_rate"]) == (2, 1.0, 1.0)
-    assert facts["gained"] == [3, 4] and facts["gained_unasked"] == []
-    assert facts["features_gained"] == 2 and facts["still_missing"] == []
-    assert facts["curve"] == [1, 2]
-    assert facts["tokens_per_feature"] == facts["tokens"] / 2
+    samples_run = world.synthesize(run, ScriptedWriter(says), keep=1)
+    facts = world.facts(samples_run)
+    assert (facts.fac_before, facts.fac_after) == (fac_of(3, 5), fac_of(5, 5))
+    assert (facts.kept, facts.hit_rate, facts.miss_hit_rate) == (2, 1.0, 1.0)
+    assert facts.gained == [3, 4] and facts.gained_unasked == []
+    assert facts.features_gained == 2 and facts.still_missing == []
+    assert facts.curve == [1, 2]
+    assert facts.tokens_per_feature == facts.tokens / 2
 
     # Eight candidates: each has one verdict, and those that were dropped say why.
-    verdicts = world.rows(found, "verdicts")
-    assert len(verdicts) == facts["n_candidates"] == 8
-    assert facts["kept"] + sum(facts["dropped"].values()) == 8
+    verdicts = world.rows(samples_run, "verdicts")
+    assert len(verdicts) == facts.n_candidates == 8
+    assert facts.kept + sum(facts.dropped.values()) == 8
     assert all(bool(row["reason"]) != row["kept"] for row in verdicts)
     assert [row["gains"] for row in verdicts if row["kept"]] == [[3], [4]]
-    assert {d["reviewer"] for d in world.rows(found, "decisions")} == {"Ada"}
+    assert {d["reviewer"] for d in world.rows(samples_run, "decisions")} == {"Ada"}
 
     # What is kept is a dataset like any other, and measuring it finds what the verdicts say.
-    sae_run = world.facts(world.anchor)["sae_run"]
-    spec = MeasureSpec(dataset=facts["kept_dataset"], model="toy", layer=1, sae="toy")
+    sae_run = world.facts(world.anchor).sae_run
+    spec = MeasureSpec(dataset=facts.kept_dataset, model="toy", layer=1, sae="toy")
     again = measure(spec, runs=world.runs, encoder=world.encoder, sae_run=sae_run, progress=quiet)
     peaks = {row["feature"]: row["peak"] for row in world.rows(again, "activations")}
     assert peaks == {row["feature"]: row["peak"] for row in verdicts if row["kept"]}
-    meta = json.loads(world.rows(facts["kept_dataset"], "samples")[0]["meta"])
-    assert meta["approver"] == "Ada" and meta["synthetic"] == found and meta["feature"] == 3
+    meta = json.loads(world.rows(facts.kept_dataset, "samples")[0]["meta"])
+    assert meta["approver"] == "Ada" and meta["synthetic"] == samples_run and meta["feature"] == 3
 
 
 def test_asking_again_finds_the_same_runs_and_writes_nothing(world):
@@ -195,8 +215,8 @@ def test_asking_again_finds_the_same_runs_and_writes_nothing(world):
     run = world.pairs(first)
     assert world.pairs(second) == run
     world.approve(run)
-    found = world.synthesize(run, first)
-    assert world.synthesize(run, second) == found
+    samples_run = world.synthesize(run, first)
+    assert world.synthesize(run, second) == samples_run
     assert second.requests == []
 
 
@@ -217,8 +237,8 @@ def test_texts_of_an_earlier_run_are_not_written_again(world):
     again = ScriptedWriter(says)
     second = world.synthesize(run, again, keep=3)
     assert again.requests == [] and second != first
-    assert world.facts(second)["tokens"] == world.facts(first)["tokens"]
-    assert world.facts(second)["kept"] > world.facts(first)["kept"]
+    assert world.facts(second).tokens == world.facts(first).tokens
+    assert world.facts(second).kept > world.facts(first).kept
 
 
 def test_a_spec_of_one_encoder_refuses_another(world):
@@ -267,7 +287,7 @@ def test_where_not_even_the_anchor_fires_enough_the_gap_says_so_and_has_no_score
         {row["positive_peak"] for row in made} == {row["negative_peak"] for row in made} == {None}
     )
     reason = "no candidate and no anchor sample fires it enough"
-    assert world.facts(run)["failed"] == {reason: 2} and world.facts(run)["pairs"] == 0
+    assert world.facts(run).failed == {reason: 2} and world.facts(run).pairs == 0
     assert len({row["pair"] for row in made}) == 2
 
 
@@ -312,7 +332,7 @@ def test_an_edit_never_leaves_a_turn_empty_and_reaches_every_turn():
     (side,) = pairs.trace(encoder, [(chat, 0)])
     assert side.turn == 1 and side.peak == 2.0
     tried = pairs.edits(side)
-    assert all(message["content"].strip() for one in tried for message in one)
+    assert all(message["content"].strip() for edited in tried for message in edited)
     assert [m["content"] for m in tried[2]] == ["something", "yes something!! is nice"]
 
 
@@ -344,11 +364,11 @@ def test_the_most_similar_silent_candidate_is_the_negative_where_no_edit_silence
         """Fires python on `something` as well, so that no edit of a lone word helps."""
 
         def read(self, chats, roles=("system", "user", "assistant")):
-            said = [
+            replaced = [
                 [{**m, "content": m["content"].replace("something", "python")} for m in chat]
                 for chat in chats
             ]
-            yield from super().read(said, roles)
+            yield from super().read(replaced, roles)
 
     encoder = Stubborn(*WORDS)
     run = world.pairs(ScriptedWriter(only_the_word))
@@ -371,11 +391,11 @@ def test_what_cannot_be_read_has_a_problem_and_no_text(world):
         return Written(request.key, "and then the", False, 3, failed, 9, None)
 
     run = world.pairs(ScriptedWriter(badly))
-    found = {row["candidate"]: row for row in world.rows(run, "candidates")}
-    problems = [found[name]["problem"] for name in sorted(found)]
+    candidates = {row["candidate"]: row for row in world.rows(run, "candidates")}
+    problems = [candidates[name]["problem"] for name in sorted(candidates)]
     assert problems == ["empty", "refusal", "failed", "cut off"] * 2
-    assert all(row["messages"] == [] for row in found.values())
-    assert world.facts(run)["problems"] == dict.fromkeys(problems[:4], 2)
+    assert all(row["messages"] == [] for row in candidates.values())
+    assert world.facts(run).problems == dict.fromkeys(problems[:4], 2)
 
 
 def test_a_person_may_edit_a_pair_and_it_is_measured_again(world):
@@ -388,7 +408,7 @@ def test_a_person_may_edit_a_pair_and_it_is_measured_again(world):
     assert (row["status"], row["origin"], row["negative_origin"]) == ("proposed", *["person"] * 2)
     assert (row["positive_peak"], row["negative_peak"]) == (1.5, 0.0)
     assert row["pair"] != world.rows(run, "pairs")[0]["pair"]
-    assert world.runs.manifest(edited)["inputs"] == [run]
+    assert world.runs.manifest(edited).inputs.ids == (run,)
     silent = replace(spec, positive="a plant for my uncle")
     failed = synthesis.rescore(silent, runs=world.runs, encoder=world.encoder, progress=quiet)
     (row,) = world.rows(failed, "pairs")
@@ -425,10 +445,10 @@ def test_only_approved_pairs_reach_the_writer(world):
     world.approve(run, 3)
     world.approve(run, 4, verdict="reject")
     writer = ScriptedWriter(says)
-    found = world.synthesize(run, writer)
+    samples_run = world.synthesize(run, writer)
     assert {parts(request)[1] for request in writer.requests} == {3}
     assert "function" not in reached(writer)
-    assert world.facts(found)["gaps"] == 1
+    assert world.facts(samples_run).gaps == 1
     first, second = (row["pair"] for row in world.rows(run, "pairs"))
     with pytest.raises(InputError, match=f"Nobody approved the pair {second}"):
         world.synthesize(run, writer, approved=(first, second))
@@ -441,7 +461,8 @@ def test_an_approval_that_was_taken_back_before_the_start_does_not_count(world):
     run = world.pairs(ScriptedWriter(says))
     world.approve(run)
     spec = SynthesizeSpec(pairs=run, approved=tuple(r["pair"] for r in world.approved(run)))
-    review.undo(world.store, "Ada", "pair")
+    (*_, last) = world.store.current("pair", reviewer="Ada")
+    world.store.withdraw(last.uid, "Ada")
     writer = ScriptedWriter(says)
     with pytest.raises(InputError, match="Nobody approved"):
         world.make(spec, writer)
@@ -460,7 +481,7 @@ def tamper(row: dict[str, Any], what: str) -> dict[str, Any]:
     if what == "run":
         return {**row, "run": row["other"]}
     content = {**row["content"], "positive": other}
-    seen = review.digest(content) if what == "content" else row["seen"]
+    seen = digest(content) if what == "content" else row["seen"]
     return {**row, "content": content, "seen": seen}
 
 
@@ -504,8 +525,8 @@ def test_an_edited_pair_is_written_from_once_it_is_approved(world):
     world.approve(edited, 3)
     assert [row["run"] for row in world.approved(run)] == [edited, run]
     world.synthesize(run, writer)
-    told = reached(writer)
-    assert "my aunt met a python!!" in told and "violins" not in told.split("function")[0]
+    prompted = reached(writer)
+    assert "my aunt met a python!!" in prompted and "violins" not in prompted.split("function")[0]
 
 
 def test_a_run_of_an_edit_is_not_what_to_start_from(world):
@@ -519,27 +540,33 @@ def test_a_run_of_an_edit_is_not_what_to_start_from(world):
 # ---- baselines
 
 
+def test_two_steps_come_before_their_baselines_and_every_method_has_a_title():
+    assert [*METHODS] == ["two-step", "one-step", "unguided", "random"]
+    assert len({METHODS[name].title for name in METHODS}) == 4
+    assert [name for name in METHODS if METHODS[name].needs_pairs] == ["two-step"]
+
+
 def test_baselines_take_the_same_path_for_the_same_gaps(world):
     run = world.pairs(ScriptedWriter(says))
-    found = {}
+    facts_of = {}
     for method in ("one-step", "unguided", "random"):
         writer = ScriptedWriter(fires_nothing if method == "unguided" else says)
         made = world.synthesize(run, writer, approved=(), method=method)
-        facts = found[method] = world.facts(made)
-        assert facts["n_candidates"] == 8 and facts["gaps"] == 2
+        facts = facts_of[method] = world.facts(made)
+        assert facts.n_candidates == 8 and facts.gaps == 2
         assert {row["feature"] for row in world.rows(made, "verdicts")} == {3, 4}
         assert world.rows(made, "decisions") == []
-        told = reached(writer)
-        assert ("script that renames" in told) == (method == "one-step")
+        prompted = reached(writer)
+        assert ("script that renames" in prompted) == (method == "one-step")
         if method == "random":
-            assert any(word in told for word in ("rye bread", "grill", "plum"))
+            assert any(word in prompted for word in ("rye bread", "grill", "plum"))
         if method == "unguided":
-            assert not any(word in told for word in WORDS)
-    assert found["one-step"]["hit_rate"] == 1.0
-    assert found["unguided"]["hit_rate"] == 0.0 and found["unguided"]["kept_dataset"] == ""
-    assert found["unguided"]["fac_after"] == 0.6
-    assert found["unguided"]["dropped"]["below threshold"] > 0
-    assert found["unguided"]["tokens_per_feature"] is None
+            assert not any(word in prompted for word in WORDS)
+    assert facts_of["one-step"].hit_rate == 1.0
+    assert facts_of["unguided"].hit_rate == 0.0 and facts_of["unguided"].kept_dataset == ""
+    assert facts_of["unguided"].fac_after == fac_of(3, 5)
+    assert facts_of["unguided"].dropped["below threshold"] > 0
+    assert facts_of["unguided"].tokens_per_feature is None
 
 
 def test_a_random_feature_is_never_a_gap_and_is_named_in_the_style(world):
@@ -559,9 +586,9 @@ def test_styles_take_turns_and_a_server_gets_prompts_alone(world):
     world.approve(run)
     writer = ScriptedWriter(says)
     world.synthesize(run, writer)
-    own = [request for request in writer.requests if parts(request)[1] == 3]
-    assert [parts(request)[3] for request in own] == ["phrase", "list", "sentence", "contrast"]
-    starts = [request.opening.starts if request.opening else None for request in own]
+    requests = [request for request in writer.requests if parts(request)[1] == 3]
+    assert [parts(request)[3] for request in requests] == ["phrase", "list", "sentence", "contrast"]
+    starts = [request.opening.starts if request.opening else None for request in requests]
     assert starts == ["harbours and the python!!!", "", "harbours and the python!!!", None]
     server = ScriptedWriter(says)
     world.synthesize(run, server, writer="openai", model="some-model")
@@ -582,15 +609,14 @@ def test_the_phrase_is_prescribed_where_the_positive_is_strong():
             "negative_peak": 0.0,
         }
 
-    pair = candidates.pair_of(row(3.0))
+    pair = two_step.pair_brief(row(3.0))
     assert pair.firing == "late train" and pair.phrase == ("see", "the", "late", "train")
     assert pair.positive.text() == "see the <<late train>> go"
-    known = {0: candidates.Known(0, "lateness", (), 2.0)}
+    briefs = {0: plan.FeatureBrief(0, "lateness", (), 2.0)}
     spec = SynthesizeSpec(pairs="pairs-0", writer="openai", model="m", candidates=1)
-    still = candidates.steering(spec, None, "", None)
     for strength, kept in ((3.0, False), (4.5, True)):
-        pair = candidates.pair_of(row(strength))
-        (ask,) = candidates.plan_step_2(spec, [pair], known, still)
+        pair = two_step.pair_brief(row(strength))
+        (ask,) = two_step.ask_from_pairs(spec, [pair], briefs, plan.unsteered)
         question = ask.request.prompt.messages[-1]["content"]
         assert ("Phrase to keep: late train" in question) == kept
 
@@ -605,7 +631,7 @@ def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
         "negative_tokens": ["a", " day"],
         "negative_peak": 0.0,
     }
-    assert candidates.pair_of(row).firing == "unbelievable"
+    assert two_step.pair_brief(row).firing == "unbelievable"
 
 
 def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
@@ -626,9 +652,9 @@ def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
 
 def test_explanations_and_spans_are_in_the_prompts(world):
     texts = {3: "a snake or a language", 4: None}
-    told = publish_explanations(world.runs, world.anchor, texts)
+    explanations = publish_explanations(world.runs, world.anchor, texts)
     writer = ScriptedWriter(says)
-    world.pairs(writer, explanations=(told,))
+    world.pairs(writer, explanations=(explanations,))
     by_feature = {f: [r for r in writer.requests if parts(r)[1] == f] for f in GAPS}
     for request in by_feature[3]:
         assert "a snake or a language" in json.dumps([request.prompt, request.opening])
@@ -641,15 +667,15 @@ def test_explanations_and_spans_are_in_the_prompts(world):
 # ---- verdicts
 
 
-def text(name: str, said: str = "", *, feature: int = 1, peak: float = 1.0, **more: Any) -> Text:
+def text(name: str, content: str = "", *, feature: int = 1, peak: float = 1.0, **more: Any) -> Text:
     """A candidate that says something of its own unless told what."""
-    return Text(name, feature, said or " ".join(f"{name}{i}" for i in range(6)), "", peak)._replace(
-        **more
-    )
+    return Text(
+        name, feature, content or " ".join(f"{name}{i}" for i in range(6)), "", peak
+    )._replace(**more)
 
 
-def reasons(found: Sequence[filter.Verdict]) -> dict[str, str]:
-    return {verdict.candidate: verdict.reason or "kept" for verdict in found}
+def reasons(verdicts: Sequence[filter.CandidateVerdict]) -> dict[str, str]:
+    return {verdict.candidate: verdict.reason or "kept" for verdict in verdicts}
 
 
 def test_every_reason_and_their_order():
@@ -658,7 +684,7 @@ def test_every_reason_and_their_order():
         text("a", problem="failed"),
         text("b", problem="cut off"),
         text("c", "?!"),
-        text("d", f"so {copied} and more words follow it here", shown=(f"x {copied} y",), peak=9),
+        text("d", f"so {copied} and more words follow it here", quoted=(f"x {copied} y",), peak=9),
         text("e", "the best of all the texts in this test", peak=5),
         text("f", "the best of all the texts in this quest", peak=4),
         text("g", "this was said in the anchor long ago", peak=3),
@@ -666,8 +692,8 @@ def test_every_reason_and_their_order():
         text("i", peak=2),
         text("j", peak=1.5),
     ]
-    found = judge(texts, {}, threshold=0.5, keep=2, leaked={"g", "e2"})
-    assert reasons(found) == {
+    verdicts = judge(texts, {}, threshold=0.5, keep=2, leaked={"g", "e2"})
+    assert reasons(verdicts) == {
         "a": "failed",
         "b": "cut off",
         "c": "empty",
@@ -679,45 +705,48 @@ def test_every_reason_and_their_order():
         "i": "kept",
         "j": "beaten",
     }
-    assert [verdict.rank for verdict in found] == [-1, -1, -1, -1, 0, -1, -1, -1, 1, 2]
+    assert [verdict.rank for verdict in verdicts] == [-1, -1, -1, -1, 0, -1, -1, -1, 1, 2]
 
 
 def test_the_first_reason_that_holds_is_given():
-    both = text("a", peak=0.0, problem="refusal", shown=("a0 a1 a2 a3 a4 a5",))
+    both = text("a", peak=0.0, problem="refusal", quoted=("a0 a1 a2 a3 a4 a5",))
     assert reasons(judge([both], {}, threshold=0, keep=1)) == {"a": "refusal"}
     assert reasons(judge([both._replace(problem="")], {}, threshold=0, keep=1)) == {"a": "echo"}
-    leaked = both._replace(problem="", shown=())
+    leaked = both._replace(problem="", quoted=())
     assert reasons(judge([leaked], {}, threshold=0, keep=1, leaked={"a"})) == {"a": "contamination"}
     assert reasons(judge([leaked], {}, threshold=0, keep=1)) == {"a": "below threshold"}
 
 
 def test_a_near_duplicate_gives_way_to_the_stronger_one_whatever_gap_it_is_for():
-    said = "please bring the red umbrella to the station"
-    found = judge(
-        [text("a", said, feature=1, peak=2), text("b", said.upper() + "!", feature=2, peak=3)],
+    sentence = "please bring the red umbrella to the station"
+    verdicts = judge(
+        [
+            text("a", sentence, feature=1, peak=2),
+            text("b", sentence.upper() + "!", feature=2, peak=3),
+        ],
         {},
         threshold=0,
         keep=1,
     )
-    assert reasons(found) == {"a": "duplicate", "b": "kept"}
+    assert reasons(verdicts) == {"a": "duplicate", "b": "kept"}
 
 
 def test_what_only_the_dropped_say_is_no_duplicate():
-    said = "please bring the red umbrella to the station"
-    found = judge(
-        [text("a", said, peak=9, problem="cut off"), text("b", said, peak=1)],
+    sentence = "please bring the red umbrella to the station"
+    verdicts = judge(
+        [text("a", sentence, peak=9, problem="cut off"), text("b", sentence, peak=1)],
         {},
         threshold=0,
         keep=1,
     )
-    assert reasons(found) == {"a": "cut off", "b": "kept"}
+    assert reasons(verdicts) == {"a": "cut off", "b": "kept"}
 
 
 def test_gains_are_what_no_stronger_kept_text_covers_and_the_rest_may_be_redundant():
     texts = [text("a", feature=1, peak=3), text("b", feature=2, peak=2), text("c", feature=3)]
     fires = {"a": {1, 2, 3}, "b": {2, 4}, "c": {3}}
-    found = judge(texts, fires, threshold=0, keep=1)
-    assert {v.candidate: v.gains for v in found} == {"a": [1, 2, 3], "b": [4], "c": []}
+    verdicts = judge(texts, fires, threshold=0, keep=1)
+    assert {v.candidate: v.gains for v in verdicts} == {"a": [1, 2, 3], "b": [4], "c": []}
     needed = judge(texts, fires, threshold=0, keep=1, only_needed=True)
     assert reasons(needed) == {"a": "kept", "b": "kept", "c": "redundant"}
 
@@ -725,13 +754,13 @@ def test_gains_are_what_no_stronger_kept_text_covers_and_the_rest_may_be_redunda
 def test_the_threshold_is_strict_and_in_the_precision_of_peaks():
     tenth = float(np.float32(0.1))  # a little more than 0.1 in float64
     for peak, kept in ((0.1, False), (tenth, False), (0.11, True)):
-        (found,) = judge([text("a", peak=peak)], {}, threshold=0.1, keep=1)
-        assert found.kept == kept
+        (verdict,) = judge([text("a", peak=peak)], {}, threshold=0.1, keep=1)
+        assert verdict.kept == kept
 
 
 SOME_TEXTS = st.builds(
-    lambda i, feature, said, problem, peak, prescribed: Text(
-        f"c{i}", feature, said, problem, peak, ("red green blue red green blue",), prescribed
+    lambda i, feature, content, problem, peak, prescribed: Text(
+        f"c{i}", feature, content, problem, peak, ("red green blue red green blue",), prescribed
     ),
     st.just(0),
     st.integers(0, 3),
@@ -753,38 +782,40 @@ SOME_TEXTS = st.builds(
 def test_every_candidate_gets_one_verdict_and_the_kept_deserve_it(
     texts, threshold, keep, leaked, only_needed, data
 ):
-    texts = [one._replace(candidate=f"c{i}") for i, one in enumerate(texts)]
-    fires = {one.candidate: data.draw(st.sets(st.integers(0, 3))) for one in texts}
+    texts = [each._replace(candidate=f"c{i}") for i, each in enumerate(texts)]
+    fires = {each.candidate: data.draw(st.sets(st.integers(0, 3))) for each in texts}
     names = {f"c{i}" for i in leaked}
     options: dict[str, Any] = {"threshold": threshold, "keep": keep, "leaked": names}
-    found = judge(texts, fires, **options, only_needed=only_needed)
-    assert [verdict.candidate for verdict in found] == [one.candidate for one in texts]
-    assert all(verdict.kept == (verdict.reason == "") for verdict in found)
-    assert {verdict.reason for verdict in found} <= {"", *filter.REASONS}
-    kept = [verdict for verdict in found if verdict.kept]
+    verdicts = judge(texts, fires, **options, only_needed=only_needed)
+    assert [verdict.candidate for verdict in verdicts] == [each.candidate for each in texts]
+    assert all(verdict.kept == (verdict.reason == "") for verdict in verdicts)
+    assert {verdict.reason for verdict in verdicts} <= {"", *filter.REASONS}
+    kept = [verdict for verdict in verdicts if verdict.kept]
     assert all(n <= keep for n in Counter(v.feature for v in kept).values())
     assert all(v.peak > threshold and v.candidate not in names and v.rank < keep for v in kept)
-    assert all(one.problem == v.reason for one, v in zip(texts, found, strict=True) if one.problem)
-    said = [frozenset(filter._grams(words(texts[int(v.candidate[1:])].text))) for v in kept]
-    for i, one in enumerate(said):
-        assert all(len(one & other) / len(one | other) < filter.NEAR for other in said[:i])
+    assert all(
+        each.problem == v.reason for each, v in zip(texts, verdicts, strict=True) if each.problem
+    )
+    grams = [frozenset(filter._grams(words(texts[int(v.candidate[1:])].text))) for v in kept]
+    for i, each in enumerate(grams):
+        assert all(len(each & other) / len(each | other) < filter.SAME_TEXT for other in grams[:i])
     covered = [gap for v in kept for gap in v.gains]
     assert len(covered) == len(set(covered))
     assert set(covered) == {gap for v in kept for gap in fires[v.candidate]}
     # A beaten one is no stronger than any that was kept of its gap.
     if not only_needed:
-        for verdict in found:
+        for verdict in verdicts:
             if verdict.reason == "beaten":
                 rivals = [v.peak for v in kept if v.feature == verdict.feature]
                 assert len(rivals) == keep and min(rivals) >= verdict.peak
     # The order in which candidates come says nothing.
     again = judge(texts[::-1], fires, **options, only_needed=only_needed)
-    assert again[::-1] == found
+    assert again[::-1] == verdicts
 
 
 def test_a_cover_takes_the_largest_gain_each_time():
     fires = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 1]], bool)
-    steps = [(step.row, step.adds.tolist()) for step in greedy_cover(fires)]
+    steps = [(row, adds.tolist()) for row, adds in greedy_cover(fires)]
     assert steps == [(1, [1, 2, 3]), (0, [0]), (3, [4]), (2, [])]
 
 
@@ -798,18 +829,18 @@ def test_a_cover_takes_the_largest_gain_each_time():
 def test_a_cover_is_greedy_and_whole(fires):
     left = set(range(len(fires)))
     covered = np.zeros(fires.shape[1], bool)
-    for step in greedy_cover(fires):
+    for number, adds in greedy_cover(fires):
         gains = {row: int((fires[row] & ~covered).sum()) for row in left}
         best = max(gains.values())
-        assert step.row == min(row for row in left if gains[row] == best)
-        assert step.adds.tolist() == np.flatnonzero(fires[step.row] & ~covered).tolist()
-        covered |= fires[step.row]
-        left.remove(step.row)
+        assert number == min(row for row in left if gains[row] == best)
+        assert adds.tolist() == np.flatnonzero(fires[number] & ~covered).tolist()
+        covered |= fires[number]
+        left.remove(number)
     assert not left and covered.tolist() == fires.any(0).tolist()
 
 
 @pytest.mark.parametrize(
-    ("said", "shown", "prescribed", "copies"),
+    ("written", "quoted", "prescribed", "copies"),
     [
         ("a b c d e f g h i j k l", "x a b c d e f g h i j k l y", 0, True),  # twelve in a row
         ("a b c d e f g h i j k", "x a b c d e f g h i j k y", 0, True),  # all grams
@@ -826,8 +857,8 @@ def test_a_cover_is_greedy_and_whole(fires):
         ("a b c d e f", "", 0, False),
     ],
 )
-def test_echoes(said, shown, prescribed, copies):
-    assert filter.echoes(words(said), [shown], prescribed=prescribed) == copies
+def test_echoes(written, quoted, prescribed, copies):
+    assert filter.echoes(words(written), [quoted], prescribed=prescribed) == copies
 
 
 def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
@@ -843,10 +874,10 @@ def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
             "empty": "...",
         }
     )
-    leaks.look("something else")
-    assert leaks.found == set()
-    leaks.look(long)
-    assert leaks.found == {"thirteen", "short", "word"}
+    leaks.compare(user("something else"))
+    assert leaks.candidates == set()
+    leaks.compare(user(long))
+    assert leaks.candidates == {"thirteen", "short", "word"}
 
 
 def test_words_of_scripts_without_spaces_are_signs():
@@ -858,7 +889,7 @@ def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
     evaluation = tmp_path / "held out.jsonl"
     evaluation.write_text(json.dumps({"text": "who wrote the python song about orchids"}) + "\n")
 
-    def known(request: Request) -> str:
+    def leaking(request: Request) -> str:
         method, feature, number, _ = parts(request)
         if method == "step-1" or feature == 4:
             return says(request)
@@ -866,16 +897,18 @@ def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
             return "who wrote the python song about orchids"
         return SAMPLES["anchor"][3][0]["content"] if number == 3 else says(request)
 
-    run = world.pairs(ScriptedWriter(known))
+    run = world.pairs(ScriptedWriter(leaking))
     world.approve(run)
-    found = world.synthesize(run, ScriptedWriter(known), evaluation=(str(evaluation),))
-    by_name = {row["candidate"]: row["reason"] for row in world.rows(found, "verdicts")}
+    samples_run = world.synthesize(run, ScriptedWriter(leaking), evaluation=(str(evaluation),))
+    by_name = {row["candidate"]: row["reason"] for row in world.rows(samples_run, "verdicts")}
     assert by_name["two-step/000003/01/list"] == "contamination"
     assert by_name["two-step/000003/03/contrast"] in ("contamination", "echo")
-    assert world.runs.manifest(found)["spec"]["evaluation"] == ["held out.jsonl"]
+    assert world.runs.manifest(samples_run).spec.evaluation == ("held out.jsonl",)
     moved = evaluation.rename(tmp_path / "held out 2.jsonl")
-    again = ScriptedWriter(known)
-    assert world.synthesize(run, again, evaluation=(str(moved),)) == found and not again.requests
+    again = ScriptedWriter(leaking)
+    assert (
+        world.synthesize(run, again, evaluation=(str(moved),)) == samples_run and not again.requests
+    )
     moved.write_text(json.dumps({"text": "another"}) + "\n")
     other = world.synthesize(run, again, evaluation=(str(moved),))
     by_name = {row["candidate"]: row["reason"] for row in world.rows(other, "verdicts")}
@@ -885,11 +918,11 @@ def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
 def test_what_is_kept_is_told_token_by_token(world):
     run = world.pairs(ScriptedWriter(says))
     world.approve(run)
-    found = world.synthesize(run, ScriptedWriter(says), candidates=2)
-    kept = {r["candidate"]: r for r in world.rows(found, "candidates")}
-    hits = {(r["candidate"], r["feature"]): r["peak"] for r in world.rows(found, "hits")}
-    traces = world.rows(found, "traces")
-    names = [v["candidate"] for v in world.rows(found, "verdicts") if v["kept"]]
+    samples_run = world.synthesize(run, ScriptedWriter(says), candidates=2)
+    kept = {r["candidate"]: r for r in world.rows(samples_run, "candidates")}
+    hits = {(r["candidate"], r["feature"]): r["peak"] for r in world.rows(samples_run, "hits")}
+    traces = world.rows(samples_run, "traces")
+    names = [v["candidate"] for v in world.rows(samples_run, "verdicts") if v["kept"]]
     assert [row["candidate"] for row in traces] == names and len(names) == 2
     for row in traces:
         (message,) = kept[row["candidate"]]["messages"]
@@ -907,12 +940,12 @@ def test_what_will_be_asked_is_known_before_anybody_is_asked(world):
     for method in ("two-step", "one-step", "unguided", "random"):
         writer = ScriptedWriter(says)
         spec = SynthesizeSpec(pairs=run, approved=named, method=method, candidates=3)
-        told = synthesis.first_asked(spec, runs=world.runs, approved=approved)
+        asks = synthesis.first_asked(spec, runs=world.runs, approved=approved)
         world.make(spec, writer)
-        assert [ask.request for ask in told] == writer.requests[:3]
+        assert [ask.request for ask in asks] == writer.requests[:3]
         steered = replace(spec, writer="steered")
         pushed = synthesis.first_asked(steered, runs=world.runs, approved=approved)
-        assert [ask.request for ask in pushed] == [ask.request for ask in told]
+        assert [ask.request for ask in pushed] == [ask.request for ask in asks]
     spec = SynthesizeSpec(pairs=run, approved=("nobody's",))
     with pytest.raises(InputError, match="Nobody approved the pair nobody's"):
         synthesis.first_asked(spec, runs=world.runs, approved=approved)
@@ -924,26 +957,26 @@ def test_what_fires_only_beside_others_is_not_kept(world):
 
         def read(self, chats, *roles):
             columns = ("sample", "position", "feature", "value", "role")
-            for found in super().read(chats, *roles):
-                edge = (found.feature == 4) & (found.value > 1.5) & (len(chats) == 1)
-                stays = {name: getattr(found, name)[~edge] for name in columns}
-                yield found._replace(**stays)
+            for reading in super().read(chats, *roles):
+                edge = (reading.feature == 4) & (reading.value > 1.5) & (len(chats) == 1)
+                stays = {name: getattr(reading, name)[~edge] for name in columns}
+                yield reading._replace(**stays)
 
     run = world.pairs(ScriptedWriter(says))
     world.approve(run)
-    found = world.make(
+    run = world.make(
         SynthesizeSpec(pairs=run, approved=tuple(r["pair"] for r in world.approved(run))),
         ScriptedWriter(says),
         encoder=Fickle(*WORDS),
     )
-    kept = {row["feature"]: row["peak"] for row in world.rows(found, "verdicts") if row["kept"]}
+    kept = {row["feature"]: row["peak"] for row in world.rows(run, "verdicts") if row["kept"]}
     assert kept == {3: 2.5, 4: 1.5}
-    judged = {row["candidate"]: row for row in world.rows(found, "verdicts")}
+    judged = {row["candidate"]: row for row in world.rows(run, "verdicts")}
     # Of the first a weaker word still fires, of the other none.
     phrase, sentence = (judged[f"two-step/000004/{s}"] for s in ("00/phrase", "02/sentence"))
     assert (phrase["reason"], phrase["peak"]) == ("beaten", 1.0)
     assert (sentence["reason"], sentence["peak"]) == ("below threshold", 0.0)
-    fires = {row["candidate"]: row["peak"] for row in world.rows(found, "hits")}
+    fires = {row["candidate"]: row["peak"] for row in world.rows(run, "hits")}
     assert fires[phrase["candidate"]] == 1.0 and sentence["candidate"] not in fires
 
 
@@ -959,16 +992,16 @@ def test_a_budget_keeps_the_gaps_that_are_complete_and_goes_on_later(world):
     with pytest.raises(BudgetReached, match=r"1 gaps are complete and kept \(pairs-"):
         world.pairs(ScriptedWriter(poor))
     (manifest,) = world.runs.list("pairs")
-    assert manifest["spec"]["features"] == [3]
+    assert manifest.spec.features == (3,)
     richer = ScriptedWriter(says)
     run = world.pairs(richer)
     assert sorted(parts(request)[1:3] for request in richer.requests) == [(4, 2), (4, 3)]
-    assert world.facts(run)["n_candidates"] == 8
+    assert world.facts(run).n_candidates == 8
     world.approve(run)
     with pytest.raises(BudgetReached, match=r"1 gaps are complete and kept \(synthetic-"):
         world.synthesize(run, ScriptedWriter(poor))
     (manifest,) = world.runs.list("synthetic")
-    assert manifest["facts"]["gaps"] == 1 and manifest["facts"]["hit_rate"] == 1.0
+    assert manifest.facts.gaps == 1 and manifest.facts.hit_rate == 1.0
 
 
 def test_a_baseline_that_was_stopped_publishes_what_it_can_name_or_says_why_not(world):
@@ -980,19 +1013,19 @@ def test_a_baseline_that_was_stopped_publishes_what_it_can_name_or_says_why_not(
         return stop if parts(request)[1:3] == (4, 2) else says(request)
 
     for method in ("one-step", "unguided", "random"):
-        said = "^The budget is used. A baseline that names no pairs .* and 1 of 2 are complete"
-        with pytest.raises(BudgetReached, match=said):
+        reason = "^The budget is used. A baseline that names no pairs .* and 1 of 2 are complete"
+        with pytest.raises(BudgetReached, match=reason):
             world.synthesize(run, ScriptedWriter(poor), approved=(), method=method)
         assert world.runs.list("synthetic") == []
         richer = ScriptedWriter(says)
         whole = world.synthesize(run, richer, approved=(), method=method)
         assert sorted(parts(request)[1:3] for request in richer.requests) == [(4, 2), (4, 3)]
-        assert world.facts(whole)["gaps"] == 2
+        assert world.facts(whole).gaps == 2
         shutil.rmtree(world.runs.path(whole))
     with pytest.raises(BudgetReached, match=r"1 gaps are complete and kept \(synthetic-"):
         world.synthesize(run, ScriptedWriter(poor), method="one-step", seed=1)
     (manifest,) = world.runs.list("synthetic")
-    assert manifest["facts"]["gaps"] == 1 and manifest["facts"]["method"] == "one-step"
+    assert manifest.facts.gaps == 1 and manifest.facts.method == "one-step"
 
 
 def test_what_is_kept_says_who_wrote_it_and_not_where(world):
@@ -1000,10 +1033,10 @@ def test_what_is_kept_says_who_wrote_it_and_not_where(world):
     world.approve(run)
     where = {"writer": "openai", "model": "lab/llama-8b", "endpoint": "http://gpu-host:8000/v1"}
     writer = ScriptedWriter(says, "lab/llama-8b at http://gpu-host:8000/v1")
-    found = world.synthesize(run, writer, **where)
-    for row in world.rows(world.facts(found)["kept_dataset"], "samples"):
-        told = json.loads(row["meta"])
-        assert (told["generator"], told["writer"]) == ("lab/llama-8b", "openai")
+    samples_run = world.synthesize(run, writer, **where)
+    for row in world.rows(world.facts(samples_run).kept_dataset, "samples"):
+        lineage = json.loads(row["meta"])
+        assert (lineage["generator"], lineage["writer"]) == ("lab/llama-8b", "openai")
         assert "gpu-host" not in row["meta"]
 
 
@@ -1043,26 +1076,26 @@ def test_a_text_that_failed_is_tried_again_in_the_next_run(world):
 
 def test_a_torn_line_is_dropped_and_a_damaged_one_is_told(tmp_path):
     path = tmp_path / "_texts.jsonl"
-    journal = candidates.Journal(path)
+    journal = CandidateJournal(path)
     first = Written("a", "one\u2028two\nthree", True, 3, "", 9, None)
     journal.append(first)
     with path.open("ab") as file:
         file.write(b'{"key": "b", "te')
-    again = candidates.Journal(path)
+    again = CandidateJournal(path)
     assert again.read() == {"a": first}
     second = first._replace(key="b", cost=0.5)
     again.append(second)
-    assert candidates.Journal(path).read() == {"a": first, "b": second}
+    assert CandidateJournal(path).read() == {"a": first, "b": second}
     path.write_bytes(path.read_bytes().replace(b'"finished"', b'"finish"', 1))
     with pytest.raises(InputError, match="Line 1 of .* is damaged"):
-        candidates.Journal(path).read()
+        CandidateJournal(path).read()
 
 
 def test_seconds_go_on_where_the_last_session_ended(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for expected in (5.0, 10.0):
-        journal = candidates.Journal(tmp_path / "_texts.jsonl")
+        journal = CandidateJournal(tmp_path / "_texts.jsonl")
         journal.read()
         now[0] += 5
         journal.append(Written(f"k{expected}", "x", True, 1, "", 1, None))
@@ -1083,117 +1116,132 @@ def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
         "writer": writer,
         "progress": quiet,
     }
-    found = synthesis.pilot(spec, gaps=1, **doors)
-    facts = world.facts(found.run)
-    assert found.candidates == 4 and facts["gaps"] == 1
-    assert found.accepted == facts["accepted"] and found.rate == found.accepted / 4
-    assert 0 <= found.low < found.rate <= found.high <= 1
-    assert found.tokens == 2 * facts["tokens"]
-    assert found.tokens_per_kept == facts["tokens"] / facts["kept"]
-    assert found.cost is None
+    few = replace(spec, approved=synthesis.pilot_pairs(spec.approved, 1))
+    tried = world.runs.manifest(synthesis.synthesize(few, **doors))
+    forecast = synthesis.forecast(tried, len(spec.approved))
+    facts = world.facts(forecast.run)
+    assert forecast.candidates == 4 and facts.gaps == 1
+    assert forecast.accepted == facts.accepted and forecast.rate == forecast.accepted / 4
+    assert 0 <= forecast.low < forecast.rate <= forecast.high <= 1
+    assert forecast.tokens == 2 * facts.tokens
+    assert forecast.tokens_per_kept == facts.tokens / facts.kept
+    assert forecast.cost is None
     whole = synthesis.synthesize(spec, **doors)
-    assert len(writer.requests) == 8 == world.facts(whole)["n_candidates"]
-    with pytest.raises(InputError, match="needs approved pairs"):
-        synthesis.pilot(replace(spec, approved=()), **doors)
+    assert len(writer.requests) == 8 == world.facts(whole).n_candidates
 
 
 MORTAL = """
-import os, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
 from fac.config import PairsSpec, SynthesizeSpec
 from tests.scripted import ScriptedWriter
 from tests.test_synthesis import GAPS, reopen, says
 
-root, log, step, run, phase, left, delay = sys.argv[1:]
-left = int(left)
+def live(root, log, step, run, phase, left, delay):
+    signal.alarm(120)
 
-def mark(kind, what):
-    global left
-    with open(log, "a") as file:
-        file.write(f"{kind} {what}\\n")
-    left -= kind == phase
-    if left == 0:
-        left = -1
-        threading.Timer(float(delay), os.kill, (os.getpid(), signal.SIGKILL)).start()
-    time.sleep(0.005)
+    def mark(kind, what):
+        nonlocal left
+        with open(log, "a") as file:
+            file.write(f"{kind} {what}\\n")
+        left -= kind == phase
+        if left == 0:
+            left = -1
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        time.sleep(0.005)
 
-def slowly(request):
-    mark("text", request.key)
-    return says(request)
+    def slowly(request):
+        mark("text", request.key)
+        return says(request)
 
-def progress(done, total, note=""):
-    if not note.startswith("writing"):
-        mark("note", note)
+    def progress(done, total, note=""):
+        if not note.startswith("writing"):
+            mark("note", note)
 
-def file_appears(event, about):
-    if event == "os.rename":
-        mark("file", os.path.basename(about[1]))
+    def file_appears(event, about):
+        if event == "os.rename":
+            mark("file", os.path.basename(about[1]))
 
-world = reopen(Path(root))
-sys.addaudithook(file_appears)
-writer = ScriptedWriter(slowly)
-if step == "pairs":
-    spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS, candidates=12)
-    print(world.make_pairs(spec, writer, progress=progress))
-else:
-    named = tuple(row["pair"] for row in world.approved(run))
-    spec = SynthesizeSpec(pairs=run, approved=named, candidates=12, keep=2)
-    print(world.make(spec, writer, progress=progress))
+    world = reopen(Path(root))
+    sys.addaudithook(file_appears)
+    writer = ScriptedWriter(slowly)
+    if step == "pairs":
+        spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS, candidates=12)
+        print(world.make_pairs(spec, writer, progress=progress), flush=True)
+    else:
+        named = tuple(row["pair"] for row in world.approved(run))
+        spec = SynthesizeSpec(pairs=run, approved=named, candidates=12, keep=2)
+        print(world.make(spec, writer, progress=progress), flush=True)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        live(**json.loads(line))
+        os._exit(0)
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""A step in a process of its own that writes down what it does: `text` before each is written,
+"""Steps, each in a process of its own that writes down what it does: `text` before each is written,
 `note` for all else that it reports, `file` before one gets its name. It dies by SIGKILL some
-seconds after the given mark of a phase."""
+seconds after the given mark of a phase. They are forked from one that has imported everything,
+which would take most of the time otherwise."""
 
 DEATHS = (("text", 4),) * 3 + (("note", 2),) * 3 + (("file", 4),) * 4
 """Ten phases to die in, and after how many marks of it at most: that many there are before a step
 ends. No death while texts are written follows one after which all of them are there."""
 
 
-def reopen(root: Path) -> World:
-    """The world that lies under `root`, without making it anew."""
-    world = World.__new__(World)
-    world.workspace = Workspace(root)
-    world.runs = Runs(world.workspace)
-    world.store = Decisions(world.workspace.decisions)
-    world.encoder = LexiconEncoder(*WORDS)
-    world.anchor, world.dataset = (world.runs.resolve("measure", name) for name in SAMPLES)
-    return world
+class Mortals:
+    """Lets steps run in processes of their own."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", MORTAL]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.nursery = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
+
+    def go(
+        self, world: World, log: Path, step: str, run: str, phase: str = "", left: int = -1
+    ) -> str:
+        """Lets a step run to its end; the run's id. With a phase: to its death, at a random moment
+        after so many marks of it; where it died."""
+        seed = f"{step}{phase}{left}{log.exists() and log.stat().st_size}"
+        life = {"root": str(world.workspace.root), "log": str(log), "step": step, "run": run}
+        life |= {"phase": phase, "left": left, "delay": random.Random(seed).random() / 70}
+        self.nursery.stdin.write(json.dumps(life) + "\n")
+        self.nursery.stdin.flush()
+        answer = ""
+        while not (line := self.nursery.stdout.readline()).startswith("ended"):
+            assert line, "the nursery is gone"
+            answer = line.strip()
+        assert int(line.split()[1]) == (-signal.SIGKILL if phase else 0)
+        return log.read_text().splitlines()[-1] if phase else answer
 
 
-def go(world: World, log: Path, step: str, run: str, phase: str = "", left: int = -1) -> str:
-    """Lets a step run to its end; the run's id. With a phase: to its death, at a random moment
-    after so many marks of it; where it died."""
-    delay = random.Random(f"{step}{phase}{left}{log.exists() and log.stat().st_size}").random() / 70
-    command = [sys.executable, "-c", MORTAL, str(world.workspace.root), str(log), step, run]
-    done = subprocess.run(
-        [*command, phase, str(left), str(delay)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == (-signal.SIGKILL if phase else 0), done.stderr
-    return log.read_text().splitlines()[-1] if phase else done.stdout.strip()
+@pytest.fixture
+def mortals() -> Iterator[Mortals]:
+    mortals = Mortals()
+    yield mortals
+    with mortals.nursery as nursery:
+        nursery.stdin.close()
 
 
 def leftovers(world: World) -> list[str]:
     """Folders in which a run grows, and files that no manifest knows."""
     runs = [path.parent for path in world.workspace.runs.rglob("manifest.json")]
-    known = {run / name for run in runs for name in world.runs.manifest(run.name)["files"]}
+    listed = {run / name for run in runs for name in world.runs.manifest(run.name).files}
     return [
         str(path)
         for path in world.workspace.runs.rglob("*")
         if path.name.startswith(".tmp-")
-        or (path.is_file() and path not in known and path.name != "manifest.json")
+        or (path.is_file() and path not in listed and path.name != "manifest.json")
         and not path.name.startswith(".lock-")
     ]
 
 
-def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(tmp_path):
-    world, log = World(tmp_path / "mortal"), tmp_path / "log"
-    shutil.copytree(tmp_path / "mortal", tmp_path / "calm")
-    calm = reopen(tmp_path / "calm")
+def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(
+    first_world, mortals, tmp_path
+):
+    world, calm = (first_world.copy(tmp_path / name) for name in ("mortal", "calm"))
+    log, go = tmp_path / "log", mortals.go
     rng = random.Random(9)
 
     def lives(step: str, run: str = "") -> str:
@@ -1202,13 +1250,13 @@ def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(tmp_path)
         deaths = [go(world, log, step, run, phase, rng.randint(1, most)) for phase, most in DEATHS]
         assert {death.split()[0] for death in deaths} == {phase for phase, _ in DEATHS}
         assert world.runs.list("pairs" if step == "pairs" else "synthetic") == []
-        found = go(world, log, step, run)
+        finished = go(world, log, step, run)
         marks = log.read_text().splitlines()[before:]
         written = Counter(mark for mark in marks if mark.startswith("text"))
         assert len(written) == 24
         # Only a text that was on its way when the process died is written again: one a kill.
         assert written.total() <= 24 + sum(death.startswith("text") for death in deaths)
-        return found
+        return finished
 
     def same(run: str, tables: Sequence[str]) -> None:
         assert world.runs.verify(run) == []
@@ -1225,6 +1273,6 @@ def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(tmp_path)
     made = lives("synthesize", run)
     assert go(calm, tmp_path / "calm.log", "synthesize", run) == made
     same(made, ("candidates", "verdicts", "hits", "decisions"))
-    assert world.facts(made)["kept"] == 4
-    same(world.facts(made)["kept_dataset"], ("samples", "rejected"))
+    assert world.facts(made).kept == 4
+    same(world.facts(made).kept_dataset, ("samples", "rejected"))
     assert leftovers(world) == leftovers(calm) == []

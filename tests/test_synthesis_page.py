@@ -7,20 +7,19 @@ toy-seed lacks six words of toy-anchor; the pairs here are for "python" (3), "ri
 import html
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from fac import review, synthesis, ui
+from fac import review, synthesis
 from fac.cli import frame
 from fac.config import (
     METHODS,
     WRITERS,
-    MeasureSpec,
     PairsSpec,
     RescoreSpec,
     SynthesizeSpec,
@@ -30,14 +29,18 @@ from fac.config import (
 from fac.datasets import read_samples
 from fac.export import export, provenance
 from fac.generator.writer import Request
-from fac.prompts.profiles import PROFILES
+from fac.manifest import Manifest, SynthesisManifest
+from fac.prompts.drafts import PROFILES
+from fac.questions import results
+from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
-from fac.ui.outcome import REASON_WORDS
-from fac.ui.synthesis import METHOD_NAMES
-from fac.ui.writing import PROFILE_NAMES, WRITER_NAMES
+from fac.ui.jobs import job_title
+from fac.ui.results import REASON_WORDS
+from fac.ui.stores import stores
+from fac.ui.views import share
 from tests import toy
 from tests.test_cli_make import MANNERS, MakingSteps, worded
 from tests.test_jobs import quiet
@@ -91,15 +94,8 @@ def approve(place: Workspace, run: str, *features: int, verdict: str = "approve"
     for manifest, rows in review.pair_versions(runs, run):
         for row in rows:
             if row["feature"] in features and row["status"] == "proposed":
-                item = review.pair_item(manifest["run"], row)
+                item = review.pair_item(manifest.run, row)
                 store.add("ana", "pair", item.subject, item.content, verdict)
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_open() -> Iterator[None]:
-    """What a test asks of `fac.ui` without a page leaves no store open behind it."""
-    yield
-    st.cache_resource.clear()
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +141,10 @@ def copied(source: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def pairs_run(place: Workspace) -> str:
-    return Runs(place).list("pairs")[0]["run"]
+    return Runs(place).list("pairs")[0].run
 
 
-def result_of(place: Workspace) -> dict[str, Any]:
+def result_of(place: Workspace) -> SynthesisManifest:
     return Runs(place).list("synthetic")[0]
 
 
@@ -285,9 +281,9 @@ def test_the_request_shown_is_the_request_made(place):
 
 
 def test_every_choice_has_a_name():
-    assert list(WRITER_NAMES) == list(WRITERS)
-    assert list(PROFILE_NAMES) == list(PROFILES)
-    assert list(METHOD_NAMES) == list(METHODS)
+    assert all(kind.title for _, kind in WRITERS.items())
+    assert all(profile.title for profile in PROFILES.values())
+    assert all(method.title for _, method in METHODS.items())
     assert list(REASON_WORDS) == list(verdicts.REASONS)
 
 
@@ -403,15 +399,15 @@ def test_the_result_opens_when_it_is_there(place):
 )
 def test_a_synthesis_is_called_what_it_does(place, spec, title):
     job = Queue(place.queue).enqueue(SynthesizeSpec(pairs=pairs_run(place), **spec))
-    assert ui.job_title(Queue(place.queue).job(job)) == title
+    assert job_title(Queue(place.queue).job(job)) == title
 
 
 def test_jobs_of_pairs_are_called_what_they_do(place):
     queue, run = Queue(place.queue), pairs_run(place)
-    asked_for = read_spec("pairs", Runs(place).manifest(run)["spec"])
-    assert ui.job_title(queue.job(queue.enqueue(asked_for))) == "Write pairs for 4 gaps of toy-seed"
+    asked_for = Runs(place).manifest(run).spec
+    assert job_title(queue.job(queue.enqueue(asked_for))) == "Write pairs for 4 gaps of toy-seed"
     edit = RescoreSpec(pairs=run, feature=3, positive="a", negative="b")
-    title = ui.job_title(queue.job(queue.enqueue(edit)))
+    title = job_title(queue.job(queue.enqueue(edit)))
     assert title == "Score an edited pair, #3 of toy-seed"
 
 
@@ -419,18 +415,18 @@ def test_jobs_of_pairs_are_called_what_they_do(place):
 
 
 def shown(place: Workspace, **view: str) -> AppTest:
-    return opened("synthesis", synthesis=result_of(place)["run"], **view)
+    return opened("synthesis", synthesis=result_of(place).run, **view)
 
 
 def test_the_figures_are_those_of_the_run(done):
-    facts = result_of(done)["facts"]
+    facts = result_of(done).facts
     at = shown(done)
     told = metrics(at)
-    assert told["Kept"] == f"{facts['kept']}" == "4"
+    assert told["Kept"] == f"{facts.kept}" == "4"
     assert told["Gaps filled"] == "4 of 4"
-    assert told["FAC with them"] == f"{facts['fac_after']:.1%}" == "80.0%"
-    assert told["New features"] == f"{facts['features_gained']}" == "4"
-    rows = ui.ledger_rows(facts)
+    assert told["FAC with them"] == share(facts.fac_after) == share(toy.fac_of(8, 10))
+    assert told["New features"] == f"{facts.features_gained}" == "4"
+    rows = results.ledger_rows(result_of(done).facts)
     assert [row["what"] for row in rows][:2] == ["Texts written", "Tokens written"]
     assert (rows[0]["total"], rows[0]["per_kept"]) == ("16", "4.0")
     assert "US dollars" not in [row["what"] for row in rows], "a local model has no price"
@@ -460,7 +456,7 @@ def test_an_address_of_no_result_says_so_and_shows_the_form(done):
 
 
 def test_a_kept_text_is_coloured_where_it_fires_and_says_why_it_is_there(done):
-    run = result_of(done)["run"]
+    run = result_of(done).run
     name = next(
         row["candidate"]
         for row in Runs(done).table(run, "verdicts").to_pylist()
@@ -488,7 +484,7 @@ def test_a_kept_text_is_coloured_where_it_fires_and_says_why_it_is_there(done):
 
 
 def test_a_dropped_text_says_why_in_words(done):
-    run = result_of(done)["run"]
+    run = result_of(done).run
     rows = Runs(done).table(run, "verdicts").to_pylist()
     for reason in {row["reason"] for row in rows} - {""}:
         at = shown(done, reason=reason)
@@ -497,16 +493,16 @@ def test_a_dropped_text_says_why_in_words(done):
 
 
 def test_the_list_shows_the_texts_of_one_outcome(done):
-    run = result_of(done)["run"]
-    facts = result_of(done)["facts"]
-    for outcome, n in (("kept", facts["kept"]), ("all", 16), *facts["dropped"].items()):
-        rows, total = ui.candidates_page(run, outcome=outcome)
+    run = result_of(done).run
+    facts = result_of(done).facts
+    for outcome, n in (("kept", facts.kept), ("all", 16), *facts.dropped.items()):
+        rows, total = results.candidates_page(stores(), run, outcome=outcome)
         assert total == len(rows) == n
         assert {row["verdict"] for row in rows} == {outcome} or outcome == "all"
 
 
 def test_another_outcome_shows_another_text(done):
-    run = result_of(done)["run"]
+    run = result_of(done).run
     rows = Runs(done).table(run, "verdicts").to_pylist()
     kept = next(row["candidate"] for row in rows if row["kept"])
     at = shown(done, candidate=kept)
@@ -517,7 +513,7 @@ def test_another_outcome_shows_another_text(done):
 
 
 def test_hostile_texts_stay_text(done):
-    run = result_of(done)["run"]
+    run = result_of(done).run
     name = next(
         row["candidate"]
         for row in Runs(done).table(run, "verdicts").to_pylist()
@@ -539,19 +535,19 @@ def test_blurred_the_list_leaves_the_texts_out(done):
 
 def test_what_is_missing_still_goes_back_to_the_pairs(done):
     at = shown(done)
-    facts = result_of(done)["facts"]
+    facts = result_of(done).facts
     assert "Every gap of these pairs is covered." in words(at)
     run = pairs_run(done)
     one = tuple(row["pair"] for row in approved(done, run) if row["feature"] == 6)
     perform(done, SynthesizeSpec(pairs=run, approved=one, candidates=2))
     at = shown(done)
     query = links(at)["Again on the 3 still missing"]
-    assert query == (f"anchor={facts['anchor']}&dataset={facts['dataset']}&features=3%2C7%2C8")
+    assert query == (f"anchor={facts.anchor}&dataset={facts.dataset}&features=3%2C7%2C8")
 
 
 def test_what_was_gained_unasked_is_listed(done):
-    facts = {**result_of(done)["facts"], "gained_unasked": [4, 5]}
-    rows, total = ui.unasked_rows({"facts": facts}, 0, 10)
+    facts = replace(result_of(done).facts, gained_unasked=[4, 5])
+    rows, total = results.unasked_rows(stores(), facts, [], offset=0, limit=10)
     assert total == 2 and {row["feature"] for row in rows} == {4, 5}
 
 
@@ -575,17 +571,17 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
     ran(button(at, "Measure what is kept").click().run())
     (job,) = [job for job in Queue(done.queue).jobs() if job.step == "measure"]
     manifest = result_of(done)
-    anchor = Runs(done).manifest(manifest["facts"]["anchor"])["spec"]
-    expected = {**anchor, "dataset": manifest["facts"]["kept_dataset"]}
-    assert read_spec("measure", job.spec) == MeasureSpec(**expected)
+    anchor = Runs(done).manifest(manifest.facts.anchor).spec
+    expected = replace(anchor, dataset=manifest.facts.kept_dataset)
+    assert read_spec("measure", job.spec) == expected
     assert "Being measured" in words(ran(at.run()))
     work_off(done)
     at = shown(done)
     assert "Measured again, 4 of 4 rows fire their own gap above the threshold." in (
         at.success[0].value
     )
-    found = ui.remeasured_now(result_of(done))
-    assert found.together.fac == pytest.approx(manifest["facts"]["fac_after"])
+    found = results.remeasured(stores(), result_of(done), measured(stores()))
+    assert found.together.fac == pytest.approx(manifest.facts.fac_after)
     query = links(at)["Compare with the dataset, feature by feature"]
     assert query.startswith("before=toy-seed&after=toy-seed+two-step")
 
@@ -596,10 +592,10 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
 def test_the_files_are_those_of_the_command_line(done, tmp_path):
     manifest, runs = result_of(done), Runs(done)
     for format in ("jsonl", "parquet"):
-        out = tmp_path / f"{ui.outcome.export_name(manifest)}.{format}"
-        found = export(manifest["run"], out, runs=runs, format=format)
-        assert ui.outcome.export_file(manifest, format, "chat") == out.read_bytes()
-        card = ui.outcome.export_file(manifest, format, "chat", card=True)
+        out = tmp_path / f"{results.export_name(manifest)}.{format}"
+        found = export(manifest.run, out, runs=runs, format=format)
+        assert results.export_file(stores(), manifest, format, "chat") == out.read_bytes()
+        card = results.export_file(stores(), manifest, format, "chat", card=True)
         assert card == found.card.read_bytes()
         assert len([*read_samples(str(out))]) == 4
     at = shown(done)
@@ -610,7 +606,7 @@ def test_the_files_are_those_of_the_command_line(done, tmp_path):
 def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(done, tmp_path):
     at = shown(done)
     out = tmp_path / "mine" / "kept"
-    at.text_input(key=f"folder {result_of(done)['run']}").set_value(str(out))
+    at.text_input(key=f"folder {result_of(done).run}").set_value(str(out))
     ran(at.run())
     ran(button(at, "Write the folder").click().run())
     assert "4 rows" in at.success[0].value
@@ -618,7 +614,7 @@ def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(d
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.txt").write_text("years of work")
-    at.text_input(key=f"folder {result_of(done)['run']}").set_value(str(taken))
+    at.text_input(key=f"folder {result_of(done).run}").set_value(str(taken))
     ran(at.run())
     ran(button(at, "Write the folder").click().run())
     assert "holds something else than an export" in words(at)
@@ -626,16 +622,15 @@ def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(d
 
 
 def test_a_profile_offers_its_own_form_first():
-    assert ui.forms_of("instruction") == ["chat"]
-    assert ui.forms_of("toxicity") == ["classification", "chat"]
+    assert results.forms_of("instruction") == ["chat"]
+    assert results.forms_of("toxicity") == ["classification", "chat"]
 
 
 def test_an_export_is_named_after_what_it_is():
-    manifest = {
-        "run": "synthetic-0123456789ab",
-        "facts": {"name": "my / data", "method": "two-step"},
-    }
-    assert ui.outcome.export_name(manifest) == "my-data-two-step-012345"
+    facts = {"name": "my / data", "method": "two-step"}
+    about = {"run": "synthetic-0123456789ab", "step": "synthetic", "facts": facts}
+    manifest = Manifest.read({**about, "created": "", "files": {}, "inputs": []})
+    assert results.export_name(manifest) == "my-data-two-step-012345"
 
 
 # --- from elsewhere ---------------------------------------------------------------------------
@@ -643,19 +638,20 @@ def test_an_export_is_named_after_what_it_is():
 
 def test_other_pages_lead_to_how_a_dataset_was_made(done):
     manifest = result_of(done)
-    query = f"synthesis={manifest['run']}"
+    query = f"synthesis={manifest.run}"
     home = opened("home", anchor="toy-anchor", dataset="toy-seed")
     assert links(home)["The last synthesis filled 4 of 4 gaps: see its samples"] == query
-    at = opened("datasets", open=manifest["facts"]["kept_dataset"])
+    at = opened("datasets", open=manifest.facts.kept_dataset)
     assert links(at)["Why each row is there"] == query
-    ui.outcome.start_remeasure(manifest)
+    Queue(done.queue).enqueue(results.remeasure_spec(stores(), manifest))
     work_off(done)
-    name = Runs(done).manifest(manifest["facts"]["kept_dataset"])["facts"]["name"]
+    name = Runs(done).manifest(manifest.facts.kept_dataset).facts.name
     at = opened("compare", before="toy-seed", after=name)
     label = next(label for label in links(at) if "was made" in label)
     assert links(at)[label] == query
     together = metrics(at)
-    assert (together["FAC"], together["Gained"], together["Lost"]) == ("80.0%", "4", "0")
+    assert together["FAC"] == share(toy.fac_of(8, 10))
+    assert (together["Gained"], together["Lost"]) == ("4", "0")
     (toggle,) = [each for each in at.toggle if each.label.startswith("Together")]
     toggle.set_value(False)
     alone = metrics(ran(at.run()))
@@ -667,8 +663,10 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
 
 def test_what_was_made_to_be_added_is_nobodys_next_dataset(done):
     home = opened("home")
-    assert metrics(home)["Coverage (FAC)"] == "40.0%"
+    assert metrics(home)["Coverage (FAC)"] == share(toy.fac_of(4, 10))
     assert "Measure toy" not in words(home), "its own page offers that, where it means something"
-    ui.outcome.start_remeasure(result_of(done))
+    Queue(done.queue).enqueue(results.remeasure_spec(stores(), result_of(done)))
     work_off(done)
-    assert metrics(opened("home"))["Coverage (FAC)"] == "40.0%", "of toy-seed, as before"
+    assert metrics(opened("home"))["Coverage (FAC)"] == share(toy.fac_of(4, 10)), (
+        "of toy-seed, as before"
+    )

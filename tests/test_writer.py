@@ -17,7 +17,7 @@ from fac.generator.writers import local
 from fac.generator.writers.local import BLANK, LocalWriter
 from fac.generator.writers.openai import ChatWriter
 from fac.prompts import Excerpt, Prompt, drafts
-from fac.prompts.openings import Opening, candidate_opening
+from fac.prompts.drafts import Opening, candidate_opening
 from tests.scripted import ScriptedChat, ScriptedWriter
 from tests.server import ScriptedServer
 
@@ -427,13 +427,13 @@ def test_the_demo_model_writes_samples_of_its_list(demo_model_home):
     opening = candidate_opening("instruction", "baking bread", spans, "Why is my bread")
     requests = [Request(f"bread/{number}", None, opening) for number in range(6)]
     written = write(writer, requests, max_new_tokens=40, temperature=0.8)
-    drafts = []
+    messages = []
     for text in written.values():
         assert "\n" not in text.text and text.prompt_tokens > 40
         draft = drafts.read_draft("instruction", text.text, opening.starts, finished=text.finished)
-        drafts.append(draft.messages[0]["content"])
-    assert all(draft.startswith("Why is my bread") for draft in drafts)
-    assert len(set(drafts)) > 2
+        messages.append(draft.messages[0]["content"])
+    assert all(draft.startswith("Why is my bread") for draft in messages)
+    assert len(set(messages)) > 2
     assert write(writer, requests, max_new_tokens=40, temperature=0.8) == written
 
 

@@ -33,7 +33,7 @@ class Kitchen:
         demo.materialise(self.workspace, ignore)
         self.steps = Steps(self.workspace, models=models)
         sides = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED)
-        rows = fac("gaps", *sides, "--limit", GAPS, "--json", place=self.workspace).json["gaps"]
+        rows = fac("gaps", *sides, "--limit", GAPS, "--json", workspace=self.workspace).json["gaps"]
         self.gaps = tuple(row["feature"] for row in rows)
         self.anchor, self.dataset = (
             self.steps.runs.resolve("measure", name) for name in (demo.ANCHOR, demo.SEED)

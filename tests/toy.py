@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from fac import schema
 from fac.config import ExplainSpec, IngestSpec, JudgeSpec, MeasureSpec, SaeSpec, Workspace
+from fac.coverage import fac
+from fac.manifest import DatasetFacts, ExplainFacts, MeasureFacts, RelevanceFacts, SaeFacts
 from fac.measure import measure
 from fac.schema import Activations, Chat
 from fac.store import cache
@@ -61,10 +63,10 @@ def _code(task: str) -> Chat:
     ]
 
 
-def _travel(place: str) -> Chat:
+def _travel(town: str) -> Chat:
     return _chat(
-        f"Which train goes from the city to {place}",
-        f"Take the early train! along the river and leave it below the mountain at {place}",
+        f"Which train goes from the city to {town}",
+        f"Take the early train! along the river and leave it below the mountain at {town}",
     )
 
 
@@ -152,13 +154,22 @@ def toy_workspace(
         cache.build(runs, run, workspace.cache)
     if explained:
         anchor = runs.resolve("measure", next(iter(samples)))
-        for found in (
+        for run_id in (
             publish_explanations(runs, anchor),
             publish_explanations(runs, anchor, MODELS_TEXTS, explainer="llm", values=MODELS_SCORES),
             publish_relevance(runs, anchor),
         ):
-            cache.build(runs, found, workspace.cache)
+            cache.build(runs, run_id, workspace.cache)
     return workspace
+
+
+def fac_of(covered: int, anchor: int) -> float:
+    """FAC by the formula there is, where so many of an anchor's features are covered.
+
+    For features counted by hand: only fac/coverage.py says what number follows from the counts.
+    """
+    whole = np.ones(anchor, bool)
+    return fac(whole, np.arange(anchor) < covered, whole).fac
 
 
 def publish_dataset(runs: Runs, name: str, chats: Sequence[Chat]) -> str:
@@ -177,14 +188,14 @@ def publish_dataset(runs: Runs, name: str, chats: Sequence[Chat]) -> str:
     folder = runs.scratch(run_id)
     write_table(folder / "samples.parquet", table, schema.SAMPLES)
     write_table(folder / "rejected.parquet", schema.REJECTED.empty_table(), schema.REJECTED)
-    facts = {
-        "name": name,
-        "n_samples": len(chats),
-        "duplicates": 0,
-        "n_rejected": 0,
-        "source": spec.source,
-        "labels": {"toy": len(chats)},
-    }
+    facts = DatasetFacts(
+        name=name,
+        n_samples=len(chats),
+        duplicates=0,
+        n_rejected=0,
+        source=spec.source,
+        labels={"toy": len(chats)},
+    )
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
     return run_id
 
@@ -208,15 +219,15 @@ def publish_sae(runs: Runs, encoder: LexiconEncoder) -> str:
         }
     )
     write_table(runs.scratch(run_id) / "features.parquet", table, schema.SAE_FEATURES)
-    facts = {
-        "name": "toy",
-        "model": "toy",
-        "layer": 1,
-        "sae": "toy",
-        "n_features": n,
-        "d_model": 4,
-        "identity": encoder.identity,
-    }
+    facts = SaeFacts(
+        name="toy",
+        model="toy",
+        layer=1,
+        sae="toy",
+        n_features=n,
+        d_model=4,
+        identity=encoder.identity,
+    )
     runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=0.0)
     return run_id
 
@@ -259,18 +270,18 @@ def publish_activations(
         }
     )
     write_table(folder / "sample_tokens.parquet", counts, schema.SAMPLE_TOKENS)
-    facts = {
-        "name": name,
-        "dataset": dataset,
-        "sae_run": sae_run,
-        "encoder": encoder,
-        "n_samples": n_samples,
-        "n_features": n_features,
-        "tokens": tokens,
-        "content_tokens": tokens,
-        "content_tokens_by_role": dict.fromkeys(schema.ROLES, tokens // len(schema.ROLES)),
-        "role": role,
-    }
+    facts = MeasureFacts(
+        name=name,
+        dataset=dataset,
+        sae_run=sae_run,
+        encoder=encoder,
+        n_samples=n_samples,
+        n_features=n_features,
+        tokens=tokens,
+        content_tokens=tokens,
+        content_tokens_by_role=dict.fromkeys(schema.ROLES, tokens // len(schema.ROLES)),
+        role=role,
+    )
     runs.publish(run_id, spec=spec, inputs=[dataset], facts=facts, seconds=0.0)
     return run_id
 
@@ -292,34 +303,34 @@ def publish_explanations(
     is silent; a language model has answered every second one right. Another `attempt` is another
     run.
     """
-    asked = explainer == "llm"
+    by_model = explainer == "llm"
     names = ("auroc",) if explainer == "tokens" else ("detection", "fuzzing")
     spec = ExplainSpec(
         measure=measure_run,
         explainer=explainer,
-        model="toy-llm" if asked else "",
-        scores=names if asked else (),
+        model="toy-llm" if by_model else "",
+        scores=names if by_model else (),
         source="names.jsonl" if explainer == "external" else "",
         attempt=attempt,
     )
     run_id = spec.run_id(measure_run)
-    said = sorted(texts)
-    told = [i for i in said if texts[i] is not None]
-    statuses = ["cannot_tell" if texts[i] is None else "explained" for i in said]
+    features = sorted(texts)
+    explained = [i for i in features if texts[i] is not None]
+    statuses = ["cannot_tell" if texts[i] is None else "explained" for i in features]
     explanations = pa.table(
         {
-            "feature": said,
-            "explainer": [explainer] * len(said),
-            "text": [texts[i] for i in said],
+            "feature": features,
+            "explainer": [explainer] * len(features),
+            "text": [texts[i] for i in features],
             "status": statuses,
-            "reason": ["it fires everywhere" if texts[i] is None else "" for i in said],
-            "source": [spec.model or spec.source or "token statistics"] * len(said),
-            "prompt_hash": [f"{i:012x}" if asked else "" for i in said],
-            "inputs": [json.dumps({"spans": [["top", 0]], "promotes": []})] * len(said),
+            "reason": ["it fires everywhere" if texts[i] is None else "" for i in features],
+            "source": [spec.model or spec.source or "token statistics"] * len(features),
+            "prompt_hash": [f"{i:012x}" if by_model else "" for i in features],
+            "inputs": [json.dumps({"spans": [["top", 0]], "promotes": []})] * len(features),
         },
         schema=schema.EXPLANATIONS,
     )
-    given = {i: 0.95 - i / 100 for i in told} if values is None else values
+    scores_of = {i: 0.95 - i / 100 for i in explained} if values is None else values
     scores = [
         {
             "feature": i,
@@ -331,30 +342,30 @@ def publish_explanations(
             "n_positive": 0 if value is None else 3,
             "n_unreadable": 6 if value is None else 0,
         }
-        for i, value in sorted(given.items())
+        for i, value in sorted(scores_of.items())
         for name in names
     ]
     folder = runs.scratch(run_id)
     write_table(folder / "explanations.parquet", explanations, schema.EXPLANATIONS)
     for rows, wanted, name in (
         (scores, schema.SCORES, "scores"),
-        (_held_out(runs, measure_run, told, asked), schema.EXAMPLES, "examples"),
+        (_held_out(runs, measure_run, explained, by_model), schema.EXAMPLES, "examples"),
         ([], schema.REPLIES, "replies"),
     ):
         table = pa.Table.from_pylist(rows, schema=wanted)
         write_table(folder / f"{name}.parquet", table, wanted)
-    defined = [value for value in given.values() if value is not None and value == value]
-    facts = {
-        "name": runs.manifest(measure_run)["facts"]["name"],
-        "measure": measure_run,
-        "explainer": explainer,
-        "source": spec.model or spec.source or "token statistics",
-        "counts": dict(Counter(statuses)),
-        "scores": {names[0]: {"n": len(defined), "median": median(defined)}} if defined else {},
-        "tokens": 0,
-        "cost": 0.0,
-        "asked": {},
-    }
+    defined = [value for value in scores_of.values() if value is not None and value == value]
+    facts = ExplainFacts(
+        name=runs.manifest(measure_run).facts.name,
+        measure=measure_run,
+        explainer=explainer,
+        source=spec.model or spec.source or "token statistics",
+        counts=dict(Counter(statuses)),
+        scores={names[0]: {"n": len(defined), "median": median(defined)}} if defined else {},
+        tokens=0,
+        cost=0.0,
+        replies={},
+    )
     runs.publish(run_id, spec=spec, inputs=[measure_run], facts=facts, seconds=0.0)
     return run_id
 
@@ -376,32 +387,32 @@ def publish_relevance(
         attempt=attempt,
     )
     run_id = spec.run_id(measure_run)
-    n, said = len(levels), sorted(levels)
+    n, features = len(levels), sorted(levels)
     table = pa.table(
         {
-            "feature": said,
-            "level": [levels[i] for i in said],
-            "rationale": [f"I say {levels[i]}." for i in said],
+            "feature": features,
+            "level": [levels[i] for i in features],
+            "rationale": [f"I say {levels[i]}." for i in features],
             **{name: pa.nulls(n) for name in ("effect", "p", "q", "n_with", "n_without")},
-            "prompt_hash": [f"{i:012x}" for i in said],
+            "prompt_hash": [f"{i:012x}" for i in features],
         }
     )
     folder = runs.scratch(run_id)
     write_table(folder / "relevance.parquet", table, schema.RELEVANCE)
     write_table(folder / "replies.parquet", schema.REPLIES.empty_table(), schema.REPLIES)
-    facts = {
-        "name": runs.manifest(measure_run)["facts"]["name"],
-        "measure": measure_run,
-        "task": task,
-        "judge": "llm",
-        "counts": dict(Counter(levels.values())),
-    }
+    facts = RelevanceFacts(
+        name=runs.manifest(measure_run).facts.name,
+        measure=measure_run,
+        task=task,
+        judge="llm",
+        counts=dict(Counter(levels.values())),
+    )
     runs.publish(run_id, spec=spec, inputs=[measure_run], facts=facts, seconds=0.0)
     return run_id
 
 
 def _held_out(
-    runs: Runs, measure_run: str, features: Sequence[int], asked: bool
+    runs: Runs, measure_run: str, features: Sequence[int], by_model: bool
 ) -> list[dict[str, Any]]:
     """Rows of schema.EXAMPLES for these features."""
     fires = runs.table(measure_run, "activations", ["feature", "sample"]).to_pylist()
@@ -426,9 +437,9 @@ def _held_out(
                     "source_rank": span["rank"],
                     "positive": fits,
                     "hard": not fits and abs(span["feature"] - feature) == 1,
-                    "detected": fits == right if asked else None,
-                    "fuzzed": right if asked and fits else None,
-                    "fuzz_right": number % 4 == 0 if asked and fits else None,
+                    "detected": fits == right if by_model else None,
+                    "fuzzed": right if by_model and fits else None,
+                    "fuzz_right": number % 4 == 0 if by_model and fits else None,
                 }
             )
     return rows

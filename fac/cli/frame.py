@@ -1,4 +1,4 @@
-"""What every command shares: how it answers, in words or as JSON, and how progress is drawn."""
+"""What every command shares: its options, how it answers in words or as JSON, drawn progress."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 import typer
@@ -19,12 +20,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer import Option
 
+from fac import config
 from fac.config import Spec, Workspace
-from fac.errors import Cancelled, GateFailed
-from fac.executor import Where
-from fac.jobs.loading import silent
+from fac.errors import Cancelled, GateFailed, InputError
+from fac.executor import Where, choose_executor
 from fac.jobs.steps import Steps
+from fac.questions.comparison import Comparison
+from fac.questions.relevance import EVERY_FEATURE, read_relevance, relevance_runs
+from fac.schema import EVERY_ROLE
+from fac.store import Stores, open_stores
+from fac.store.cache import build
+from fac.store.runs import Runs
 
 app = typer.Typer(
     help="What a dataset lacks in the feature space of a model: measure it and see the gaps.",
@@ -32,8 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-NOTE_SECONDS = 10.0
-"""Between two lines of progress where stderr is a log and not a terminal."""
+NOTE_SECONDS = 10.0  # Between two lines of progress where stderr is a log and not a terminal
+LISTED = 10  # Rows of a list that people are shown; JSON has all of them
 
 
 class _Console(Console):
@@ -47,35 +55,140 @@ class _Console(Console):
 out = _Console(emoji=False)
 err = _Console(emoji=False, stderr=True)
 
+# --- options --------------------------------------------------------------------------------------
+
 WorkspaceOption = Annotated[
     Path | None,
-    typer.Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
+    Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Model = Annotated[str, typer.Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
-Layer = Annotated[int, typer.Option(help="Blocks that have run: hidden_states[layer].")]
+JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout.")]
+Model = Annotated[str, Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
+Layer = Annotated[int, Option(help="Blocks that have run: hidden_states[layer].")]
 SaeOption = Annotated[
-    str, typer.Option("--sae", help="`demo`, a folder, RELEASE/SAE_ID of sae-lens, or a .pth file.")
+    str, Option("--sae", help="`demo`, a folder, RELEASE/SAE_ID of sae-lens, or a .pth file.")
 ]
-Anchor = Annotated[str, typer.Option(help="Measured dataset that shows what matters.")]
-Dataset = Annotated[str, typer.Option(help="Measured dataset in question.")]
-Threshold = Annotated[float, typer.Option(help="Active means peak > threshold, strictly.")]
-MinSupport = Annotated[int, typer.Option(min=1, help="Anchor samples a feature needs to count.")]
-Relevant = Annotated[str, typer.Option(help="all, a judged task, or a file of feature ids.")]
-Executor = Annotated[
-    str | None, typer.Option(help="Where models run: local, or ray; default FAC_EXECUTOR.")
+Threshold = Annotated[float, Option(help="Active means peak > threshold, strictly.")]
+MinSupport = Annotated[int, Option(min=1, help="Anchor samples a feature needs to count.")]
+Role = Annotated[str, Option(help="system, user, assistant or all.")]
+Features = Annotated[
+    str | None, Option(help="Only these: ids separated by commas, or a file of ids.")
 ]
-Address = Annotated[
-    str | None, typer.Option(help="Of a Ray cluster, HOST:PORT; without, a Ray of this machine.")
-]
-Workers = Annotated[
-    int | None, typer.Option(help="Of Ray; default one an accelerator, else one a machine.")
-]
-Role = Annotated[str, typer.Option(help="system, user, assistant or all.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpendOptions:
+    """What asking a server may cost, and how fast it goes; the fields are those of the specs."""
+
+    budget_usd: Annotated[float | None, Option(help="Stop before spending more dollars.")] = None
+    price_in: Annotated[float | None, Option(help="Dollars per million prompt tokens.")] = None
+    price_out: Annotated[float | None, Option(help="Dollars per million completion tokens.")] = None
+    concurrency: Annotated[int, Option(help="Questions on their way at once.")] = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereOptions:
+    """Where models run."""
+
+    executor: Annotated[str | None, Option(help="local or ray; default FAC_EXECUTOR.")] = None
+    address: Annotated[str | None, Option(help="Ray cluster's HOST:PORT, else a local Ray.")] = None
+    workers: Annotated[int | None, Option(help="Of Ray; by default one a GPU or machine.")] = None
+
+    def choose(self) -> Where:
+        return choose_executor(self.executor, self.address, self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions:
+    """A dataset against an anchor."""
+
+    anchor: Annotated[str, Option(help="Measured dataset that shows what matters.")]
+    dataset: Annotated[str, Option(help="Measured dataset in question.")]
+    threshold: Threshold = 0.0
+    min_support: MinSupport = 1
+    relevant: Annotated[str, Option(help="all, a judged task, or a file of ids.")] = EVERY_FEATURE
+
+    def measures(self, runs: Runs) -> tuple[str, str]:
+        """The run ids of the two. Raises RunNotFound."""
+        return runs.resolve("measure", self.anchor), runs.resolve("measure", self.dataset)
+
+    def comparison(self, stores: Stores, role: str = EVERY_ROLE) -> Comparison:
+        """The question of coverage they put, with the caches that answer it.
+
+        Raises InputError for what names no measure, a threshold that is no number, and whatever
+        `read_relevance` refuses.
+        """
+        if not math.isfinite(self.threshold):
+            raise InputError(f"--threshold takes a number, got {self.threshold}.")
+        anchor, dataset = self.measures(stores.runs)
+        judged = relevance_runs(stores.runs, anchor).get(self.relevant)
+        build_caches(stores, [anchor, dataset, *filter(None, [judged])])
+        relevance = read_relevance(stores, anchor, self.relevant)
+        return Comparison(anchor, dataset, self.threshold, self.min_support, role, relevance)
+
+
+def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:
+    """Register a function returning an Answer.
+
+    Its parameters are the options, with three exceptions: one whose type is a dataclass stands for
+    the options that are its fields; `workspace` is the Workspace that --workspace names, `stores`
+    are the stores of it. Every command has --workspace and --json.
+    """
+
+    def register(function: Callable[..., Answer]) -> Callable[..., None]:
+        parameters = inspect.signature(function, eval_str=True).parameters
+        groups: dict[str, Any] = {
+            parameter.name: parameter.annotation
+            for parameter in parameters.values()
+            if is_dataclass(parameter.annotation) and parameter.name != "workspace"
+        }
+
+        @wraps(function)
+        def answer(*, workspace_: Path | None, json_: bool, **values: Any) -> None:
+            try:
+                for parameter, options in groups.items():
+                    fill = {each.name: values.pop(each.name) for each in fields(options)}
+                    values[parameter] = options(**fill)
+                with ExitStack() as stack:
+                    workspace = config.workspace(workspace_)
+                    if "workspace" in parameters:
+                        values["workspace"] = workspace
+                    if "stores" in parameters:
+                        values["stores"] = stores = open_stores(workspace, remember=False)
+                        stack.callback(stores.cache.close)
+                    function(**values).tell(json_)
+            except KeyboardInterrupt:
+                raise Cancelled("Stopped; finished parts are kept.") from None
+
+        options = [*_options(parameters.values())]
+        answer.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        answer.__annotations__ = {option.name: option.annotation for option in options}
+        return group.command(name)(answer)
+
+    return register
+
+
+def _options(parameters: Iterable[inspect.Parameter]) -> Iterator[inspect.Parameter]:
+    """The parameters that typer sees."""
+    option, by_name = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
+    for parameter in parameters:
+        if parameter.name in ("workspace", "stores"):
+            continue
+        if not is_dataclass(parameter.annotation):
+            yield parameter.replace(kind=by_name)
+            continue
+        types = get_type_hints(parameter.annotation, include_extras=True)
+        for each in fields(parameter.annotation):
+            default = each.default if each.default is not MISSING else option.empty
+            yield option(each.name, by_name, default=default, annotation=types[each.name])
+    yield option("workspace_", by_name, default=None, annotation=WorkspaceOption)
+    yield option("json_", by_name, default=False, annotation=JsonOption)
+
+
+# --- answers --------------------------------------------------------------------------------------
 
 
 class Answer:
-    """What a command found: `data` for --json, `show` for people; of a gate also its refusal."""
+    """What a command answers: `data` for --json, `show` for people; of a gate also its refusal."""
 
     def __init__(self, data: dict[str, Any], show: Callable[[], None], *, refusal: str = ""):
         self.data, self.show, self.refusal = data, show, refusal
@@ -95,35 +208,6 @@ class Answer:
             raise GateFailed(self.refusal)
 
 
-def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:
-    """Register a function returning an Answer, with a --json option of its own."""
-
-    def register(function: Callable[..., Answer]) -> Callable[..., None]:
-        @wraps(function)
-        def told(*args: Any, json_: bool, **kwargs: Any) -> None:
-            try:
-                function(*args, **kwargs).tell(json_)
-            except KeyboardInterrupt:
-                raise Cancelled("Stopped; finished parts are kept.") from None
-
-        told.__signature__ = _with_json(function)  # type: ignore[attr-defined]
-        told.__annotations__ = {
-            p.name: p.annotation
-            for p in told.__signature__.parameters.values()  # type: ignore[attr-defined]
-        }
-        return group.command(name)(told)
-
-    return register
-
-
-def _with_json(function: Callable[..., Any]) -> Any:
-    signature = inspect.signature(function, eval_str=True)
-    extra = inspect.Parameter(
-        "json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption
-    )
-    return signature.replace(parameters=[*signature.parameters.values(), extra])
-
-
 def plain(value: Any) -> Any:
     """JSON has neither NaN nor numpy: undefined is null."""
     if isinstance(value, dict):
@@ -137,6 +221,43 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def listing(rows: dict[str, Any], first: Iterable[str] = (), n: int = 0) -> Callable[[], None]:
+    """Shows rows, and below them the `first` of `n` lines with the number of those left out."""
+
+    def show() -> None:
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for key, value in rows.items():
+            table.add_row(key, escape(readable(value)))
+        out.print(table)
+        for line in first:
+            out.print(f"  {escape(line)}", soft_wrap=True)
+        if n > LISTED:
+            out.print(f"  … and {n - LISTED} more")
+
+    return show
+
+
+def readable(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return "undefined" if math.isnan(value) else f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Raises InputError for a file that cannot be written."""
+    try:
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
+
+
+# --- work -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -164,34 +285,14 @@ def progress_bar(what: str) -> Iterator[Callable[..., None]]:
         yield report
 
 
-def build_caches(workspace: Workspace, run_ids: Iterable[str]) -> None:
-    """Those that are not there yet."""
-    steps = Steps(workspace)
-    for run_id in run_ids:
-        steps.build_cache(run_id, silent)
-
-
 def perform(workspace: Workspace, spec: Spec, what: str, where: Where | None = None) -> str:
     """Carries out a step with its progress drawn; returns the id of its run."""
     with progress_bar(what) as progress:
         return Steps(workspace, where=where).perform(spec, progress)
 
 
-def listing(rows: dict[str, Any]) -> Callable[[], None]:
-    def show() -> None:
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for key, value in rows.items():
-            table.add_row(key, escape(readable(value)))
-        out.print(table)
-
-    return show
-
-
-def readable(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    if isinstance(value, float):
-        return "undefined" if math.isnan(value) else f"{value:,.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
+def build_caches(stores: Stores, run_ids: Iterable[str]) -> None:
+    """Those that are not there yet."""
+    for run_id in run_ids:
+        if not stores.cache.ready(run_id):
+            build(stores.runs, run_id, stores.runs.workspace.cache)

@@ -1,147 +1,20 @@
 """Rows of text: files and Hugging Face datasets -> samples, each a chat with a hash for a name.
 
-Owns: finding out which format a source has and which layout its columns speak, what makes a row
-unusable, and how rows are written in a format.
-Does not own: what becomes of the samples (`fac.ingest`), what is exported (`fac.export`), tokens.
-
-format   formats, found in formats/, and which one a source has
-layout   layouts, found in layouts/, and which one the columns speak
-sources  bytes of files
-lines, delimited, batches  what several formats share
-rows     a row before anybody knows what it says
-turns    a column's value -> turns of a chat
-samples  a row -> a sample, or why it is none
-here     reading
+sources  which format a source has, files opened, and what several formats of formats/ share
+layout   which of the layouts in layouts/ the columns speak, and a row -> a sample
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from itertools import chain
-from pathlib import Path
-
-from fac.datasets.format import (
+from fac.datasets.layout import MAX_CHARACTERS, Sample, layout_titles, sample_id
+from fac.datasets.sources import (
     FORMATS,
-    Format,
-    export_formats,
+    SampleReader,
     file_titles,
+    formats_in_order,
     in_a_row,
-    open_source,
+    json_line,
+    read_samples,
 )
-from fac.datasets.layout import (
-    LAYOUTS,
-    ColumnOptions,
-    Layout,
-    SourceLayout,
-    layout_titles,
-    recognise,
-)
-from fac.datasets.lines import MAX_ROW_BYTES, json_line
-from fac.datasets.rows import MAX_CHARACTERS, Columns, SourceRow
-from fac.datasets.samples import Sample, sample_id, sample_of
-from fac.datasets.sources import Progress, Source, readable
-from fac.errors import BadRow, InputError
 
-__all__ = [
-    "FORMATS",
-    "LAYOUTS",
-    "MAX_CHARACTERS",
-    "MAX_ROW_BYTES",
-    "PEEK_ROWS",
-    "ColumnOptions",
-    "Columns",
-    "Format",
-    "Layout",
-    "Progress",
-    "SampleReader",
-    "SourceRow",
-    "Sample",
-    "SourceLayout",
-    "file_titles",
-    "export_formats",
-    "in_a_row",
-    "json_line",
-    "layout_titles",
-    "read_samples",
-    "recognise",
-    "sample_id",
-    "sample_of",
-]
-
-PEEK_ROWS = 1000
-"""How many rows the columns are collected from before the layout is decided."""
-
-
-def read_samples(
-    source: str | Path,
-    *,
-    text_field: str | None = None,
-    messages_field: str | None = None,
-    label_field: str | None = None,
-) -> SampleReader:
-    """Opens a path or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one likes.
-
-    Without options the columns say which layout it is. Raises InputError for what cannot be opened,
-    ServiceError when the hub does not answer.
-    """
-    if text_field and messages_field:
-        raise InputError(
-            f"--text-field {text_field} and --messages-field {messages_field} exclude each other: "
-            f"give the one that holds the samples."
-        )
-    format, opened = open_source(str(source))
-    return SampleReader(opened, format.kind, ColumnOptions(text_field, messages_field, label_field))
-
-
-class SampleReader:
-    """A source and its layout. Iterating gives, row by row, a Sample or the BadRow it is instead.
-
-    Iterating raises InputError where the rest of the source cannot be read: damaged gzip or
-    Parquet, a broken JSON array, an open quote in CSV, columns that name no layout.
-    """
-
-    def __init__(self, source: Source, kind: str, options: ColumnOptions):
-        self._source = source
-        self._options = options
-        self.name = source.name
-        """What the source is called in sentences and manifests: a file name or a hub id."""
-        self.kind = kind
-        """What run ids and manifests call its format."""
-        self.layout: SourceLayout | None = None
-        """Known once the first readable row was met."""
-
-    @property
-    def done(self) -> int:
-        """Bytes or rows read so far, of `total`."""
-        return self._source.done
-
-    @property
-    def total(self) -> int:
-        return self._source.total
-
-    def digest(self, report: Progress) -> str:
-        """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""
-        with readable(self.name):
-            return "sha256:" + self._source.digest(report)
-
-    def __iter__(self) -> Iterator[Sample | BadRow]:
-        with readable(self.name):
-            rows = self._source.rows()
-            for row in rows:
-                if row.columns is None:
-                    yield BadRow(row.line, row.problem)
-                    continue
-                peeked = [row]
-                for row in rows:
-                    peeked.append(row)
-                    if len(peeked) >= PEEK_ROWS or self._source.peeked_enough():
-                        break
-                layout = self._decide([r.columns for r in peeked if r.columns is not None])
-                for row in chain(peeked, rows):
-                    yield sample_of(row, layout)
-            if self.layout is None and self._source.columns:  # no rows, but columns to object to
-                self._decide([dict.fromkeys(self._source.columns)])
-
-    def _decide(self, rows: list[Columns]) -> SourceLayout:
-        self.layout = recognise(rows, self._options, self.name)
-        return self.layout
+__all__ = ["FORMATS", "MAX_CHARACTERS", "Sample", "SampleReader", "file_titles"]
+__all__ += ["formats_in_order", "in_a_row", "json_line", "layout_titles", "read_samples"]
+__all__ += ["sample_id"]

@@ -18,14 +18,15 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, get_args
 
 from fac.config import AskSpec, digest
-from fac.errors import BudgetReached, InputError, ServiceError, disk_room
+from fac.errors import BudgetReached, InputError, Progress, ServiceError, disk_room
 from fac.generator.chat import (
     ChatModel,
     Declined,
@@ -44,20 +45,12 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 FIRST_LIMITED = 2.0
 """The same after a 429: limits are mostly per minute, and the pauses should outlast one."""
 
-LONGEST_OBEYED = 600.0
-"""Seconds of a server's Retry-After that are waited for at a time."""
+LONGEST_OBEYED = 600.0  # seconds of a server's Retry-After that are waited for at a time
 
 HEARTBEAT = 5.0
 """Seconds at most between two reports of progress, so that a lease is kept while nothing comes."""
 
-COUNTED_AS: dict[Passing, str] = {
-    "429": "retried_429",
-    "5xx": "retried_5xx",
-    "409": "retried_409",
-    "timed_out": "timed_out",
-    "unreachable": "unreachable",
-    "broken": "broken",
-}
+COUNTED_AS = {kind: f"retried_{kind}" if kind[0].isdigit() else kind for kind in get_args(Passing)}
 """What a passing failure is counted as."""
 
 COUNTS = ("asked", "answered", "reused", "shared", "failed", "declined", *COUNTED_AS.values())
@@ -66,9 +59,7 @@ COUNTS = ("asked", "answered", "reused", "shared", "failed", "declined", *COUNTE
 class Question(NamedTuple):
     """One thing to ask."""
 
-    about: str
-    """What the answer is filed under, e.g. detection/123/0; unique in one call."""
-
+    about: str  # what the answer is filed under, e.g. detection/123/0; unique in one call
     prompt: Prompt
 
 
@@ -121,11 +112,8 @@ class BatchReplies(NamedTuple):
     """COUNTS: questions sent, replies got, reused, shared; questions given up and declined; and
     the failures that were met on the way, by kind."""
 
-    tokens: int
-    """Prompt and completion tokens of the replies that this call got."""
-
-    cost: float | None
-    """Their price in US dollars; None where a price is not known."""
+    tokens: int  # prompt and completion tokens of the replies that this call got
+    cost: float | None  # their price in US dollars; None where a price is not known
 
 
 class ReplyJournal:
@@ -148,26 +136,9 @@ class ReplyJournal:
         with self._lock, disk_room("the journal of replies"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self._repaired:
-                self._drop_torn_line()
-            with self.path.open("ab", buffering=0) as file:
-                before = file.seek(0, os.SEEK_END)
-                try:
-                    written = file.write(line)
-                    if written < len(line):  # a disk that fills up takes what it can
-                        file.write(line[written:])
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(before)
-                    raise
-
-    def _drop_torn_line(self) -> None:
-        """What a killed process left after the last line break; the next line must not join it."""
-        if self.path.exists():
-            data = self.path.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                os.truncate(self.path, whole)
-        self._repaired = True
+                drop_torn_line(self.path)
+                self._repaired = True
+            append_line(self.path, line)
 
     def read(self) -> dict[str, RecordedReply]:
         """Every recorded reply by its key, in order; the first of a key counts.
@@ -198,6 +169,29 @@ class ReplyJournal:
         self._bytes += len(line)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Adds a line in one piece; it is on disk then. After an OSError the file is as before."""
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(line)
+            if written < len(line):  # a disk that fills up takes what it can
+                file.write(line[written:])
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def drop_torn_line(path: Path) -> None:
+    """What a killed process left after the last line break; the next line must not join it."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(path, whole)
+
+
 def reply_key(question: Question, model: ChatModel, attempt: int = 0) -> str:
     """Names what is asked, of whom, and for the how-many-th time; not what it is about."""
     return digest(question.prompt.key, model.identity, attempt)
@@ -209,7 +203,7 @@ def ask_batch(
     journal: ReplyJournal,
     *,
     limits: Limits,
-    progress: Callable[..., None],
+    progress: Progress,
     earlier: Mapping[str, RecordedReply] | None = None,
     attempt: int = 0,
     sleep: Callable[[float], object] = time.sleep,
@@ -232,48 +226,38 @@ def ask_batch(
     return run.ask(questions, earlier or {}, progress)
 
 
-class _Waiting(NamedTuple):
-    """A question after a failure, in the order in which it is due."""
-
-    due: float
-    order: int
-    key: str
-
-
+@dataclass
 class _Run:
     """The state of one `ask_batch`, touched by its caller's thread alone."""
 
-    def __init__(
-        self,
-        model: ChatModel,
-        journal: ReplyJournal,
-        limits: Limits,
-        attempt: int,
-        sleep: Callable[[float], object],
-        retries: int,
-    ):
-        self.model, self.journal, self.limits, self.attempt = model, journal, limits, attempt
-        self.sleep, self.retries = sleep, retries
-        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-        self.prompts: dict[str, Prompt] = {}
-        self.abouts: dict[str, str] = {}
-        self.replies: dict[str, RecordedReply] = {}
-        self.fresh: deque[str] = deque()
-        self.later: list[_Waiting] = []
-        self.flying: dict[Future[RecordedReply], str] = {}
-        self.tries: Counter[str] = Counter()
-        self.pause_until = 0.0
-        self.budget = _Budget(limits)
-        self.before = 0
-        self.tokens = 0
-        self.cost = 0.0
-        self._skipped = 0.0
+    model: ChatModel
+    journal: ReplyJournal
+    limits: Limits
+    attempt: int
+    sleep: Callable[[float], object]
+    retries: int
+    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(COUNTS, 0)))
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    abouts: dict[str, str] = field(default_factory=dict)
+    replies: dict[str, RecordedReply] = field(default_factory=dict)
+    fresh: deque[str] = field(default_factory=deque)
+    later: list[tuple[float, int, str]] = field(default_factory=list)  # due, order, key
+    flying: dict[Future[RecordedReply], str] = field(default_factory=dict)
+    tries: Counter[str] = field(default_factory=Counter)
+    pause_until = 0.0
+    before = 0
+    tokens = 0
+    cost = 0.0
+    _skipped = 0.0
+
+    def __post_init__(self) -> None:
+        self.budget = _Budget(self.limits)
 
     def ask(
         self,
         questions: Sequence[Question],
         earlier: Mapping[str, RecordedReply],
-        progress: Callable[..., None],
+        progress: Progress,
     ) -> BatchReplies:
         keys = self._sort_out(questions, earlier)
         total, started = len(self.prompts), self._now()
@@ -352,7 +336,7 @@ class _Run:
     def _next_due(self) -> float:
         """When the next question may be sent."""
         now = self._now()
-        due = now if self._may_begin() or not self.later else self.later[0].due
+        due = now if self._may_begin() or not self.later else self.later[0][0]
         return max(due, self.pause_until)
 
     def _patience(self) -> float:
@@ -366,10 +350,10 @@ class _Run:
     def _send(self, pool: ThreadPoolExecutor) -> BudgetReached | None:
         """Sends what may be sent now; the reason where the budget forbids the next question."""
         while len(self.flying) < self.limits.concurrency and self._now() >= self.pause_until:
-            again = bool(self.later) and self.later[0].due <= self._now()
+            again = bool(self.later) and self.later[0][0] <= self._now()
             if not again and not self._may_begin():
                 return None
-            key = self.later[0].key if again else self.fresh[0]
+            key = self.later[0][2] if again else self.fresh[0]
             prompt = self.prompts[key]
             if blocked := self.budget.reserve(key, prompt):
                 return blocked
@@ -445,7 +429,7 @@ class _Run:
             pause = everyone + min(pause, 1.0)
         now = self._now()
         self.pause_until = max(self.pause_until, now + everyone)
-        heapq.heappush(self.later, _Waiting(now + pause, sum(self.tries.values()), key))
+        heapq.heappush(self.later, (now + pause, sum(self.tries.values()), key))
 
     def _give_up(self, key: str, failure: str) -> None:
         """Leaves one question without a reply; all the run, where no question has got one."""
@@ -520,14 +504,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def spent(answers: Iterable[RecordedReply]) -> tuple[int, float | None]:
-    """Tokens and US dollars of the replies, each counted once; None where one has no price."""
-    once = {answer.key: answer for answer in answers if answer.ok}.values()
-    tokens = sum(answer.prompt_tokens + answer.completion_tokens for answer in once)
-    costs: list[Any] = [answer.cost for answer in once]
-    return tokens, None if None in costs else float(sum(costs))
 
 
 def chat_of(spec: AskSpec) -> OpenAIChat:

@@ -24,27 +24,19 @@ OPENAI = "https://api.openai.com/v1"
 NO_KEY = "EMPTY"
 """What servers on one's own machine are told; they ask for no key but the client insists."""
 
-MAX_BODY = 8 << 20
-"""Bytes of a response; no reply to one of our prompts comes near."""
+MAX_BODY = 8 << 20  # bytes of a response; no reply to one of our prompts comes near
 
 
 class Reply(NamedTuple):
     """What a server answered: complete and, where it charges, paid for."""
 
-    text: str
-    """May be empty, and need not be what was asked for."""
-
-    finish: str
-    """Why it ended: stop, length, content_filter, ..."""
-
+    text: str  # may be empty, and need not be what was asked for
+    finish: str  # why it ended: stop, length, content_filter, ...
     prompt_tokens: int
     completion_tokens: int
 
-    estimated: bool
-    """Whether the server gave no counts, so that the two above are guesses."""
-
-    model: str
-    """What the server says answered."""
+    estimated: bool  # whether the server gave no counts, so that the two above are guesses
+    model: str  # what the server says answered
 
 
 Passing = Literal["timed_out", "unreachable", "broken", "409", "429", "5xx"]
@@ -58,12 +50,9 @@ class Transient(Exception):
         self, kind: Passing, reason: str, *, retry_after: float | None = None, paid: bool = False
     ):
         self.kind = kind
-        self.reason = reason
-        """One sentence without secrets."""
-        self.retry_after = retry_after
-        """Seconds the server asks to wait; None where it did not say."""
-        self.paid = paid
-        """Whether the server may have charged for what did not arrive."""
+        self.reason = reason  # one sentence without secrets
+        self.retry_after = retry_after  # seconds the server asks to wait; None where it did not say
+        self.paid = paid  # whether the server may have charged for what did not arrive
         super().__init__(reason)
 
 
@@ -284,6 +273,12 @@ KEY_LIKE = re.compile(r"\bsk-[\w*-]{4,}|(?<=Bearer )\S+", re.IGNORECASE)
 
 MODERATED = re.compile(r"flagged|moderation|content.?(filter|policy|management)", re.IGNORECASE)
 """Words of servers that look into a question before they pass it on."""
+
+
+def public_name(name: str) -> str:
+    """A model's name as it may leave this machine: no address of a server, no folder."""
+    name = re.sub(r"\s*(\bat\s+)?\bhttps?://\S+", "", name)
+    return re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/~\\][^\s@]*[/\\]", "", name)
 
 
 def _address(endpoint: str) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from fac.config import WriteSpec, digest
+from fac.errors import Progress
 from fac.generator.local import Steer
 from fac.prompts import Prompt
-from fac.prompts.openings import Opening
+from fac.prompts.drafts import Opening
 
 __all__ = ["Means", "Request", "Steer", "Writer", "WriterKind", "Written", "stream"]
 
@@ -24,17 +25,12 @@ __all__ = ["Means", "Request", "Steer", "Writer", "WriterKind", "Written", "stre
 class Request(NamedTuple):
     """One text to be written: from a prompt, or from an opening, never both."""
 
-    key: str
-    """Names feature, style and number; unique in one call, and the same in a resumed one."""
-
+    key: str  # names feature, style and number; unique in one call, and the same in a resumed one
     prompt: Prompt | None = None
     """Answered by a chat model; its own temperature and draw do not count."""
 
-    opening: Opening | None = None
-    """Continued; an empty one is the user's turn of an empty chat."""
-
-    steer: Steer | None = None
-    """For a local model alone."""
+    opening: Opening | None = None  # continued; an empty one is the user's turn of an empty chat
+    steer: Steer | None = None  # for a local model alone
 
 
 class Written(NamedTuple):
@@ -44,25 +40,17 @@ class Written(NamedTuple):
     text: str
     """The reply, or what follows the opening; may be empty, and need not be what was asked for."""
 
-    finished: bool
-    """False where it was cut off."""
-
-    tokens: int
-    """Generated."""
-
-    failure: str
-    """Why there is no text; "" otherwise."""
-
+    finished: bool  # False where it was cut off
+    tokens: int  # generated
+    failure: str  # why there is no text; "" otherwise
     prompt_tokens: int
-    cost: float | None
-    """US dollars; None where no price is known."""
+    cost: float | None  # US dollars; None where no price is known
 
 
 class Writer(Protocol):
     """Whatever writes texts."""
 
-    identity: str
-    """Who writes: part of what names a run, never a key."""
+    identity: str  # who writes: part of what names a run, never a key
 
     def write(
         self,
@@ -73,7 +61,7 @@ class Writer(Protocol):
         temperature: float,
         done: Mapping[str, Written],
         record: Callable[[Written], None],
-        progress: Callable[..., None],
+        progress: Progress,
     ) -> dict[str, Written]:
         """One Written per request, by key, in the order of the requests.
 
@@ -93,34 +81,24 @@ class Writer(Protocol):
 class Means(NamedTuple):
     """What a job lends to the writer that it opens."""
 
-    local: Callable[[WriteSpec], Writer]
-    """The model of this machine or of its workers, loaded once."""
-
-    replies: Path
-    """File in which what a server answers is recorded from the moment it arrives."""
-
-    closing: ExitStack
-    """Unwound when the job ends."""
+    local: Callable[[WriteSpec], Writer]  # the model of this machine or of its workers, loaded once
+    replies: Path  # file in which what a server answers is recorded from the moment it arrives
+    closing: ExitStack  # unwound when the job ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriterKind:
     """One kind of writer: the WRITER of its module in `fac.generator.writers`."""
 
-    title: str
-    """For people who choose among them."""
-
-    preference: int
-    """The lowest is the default and stands first."""
-
+    title: str  # for people who choose among them
+    preference: int  # the lowest is the default and stands first
     open: Callable[[WriteSpec, Means], Writer]
     """Raises InputError for a model that is not named or cannot be loaded."""
 
     server: bool = False
     """Whether a server answers: it has a name for its model and knows no layers."""
 
-    steers: bool = False
-    """Whether texts are pushed along their feature's decoder direction."""
+    steers: bool = False  # whether texts are pushed along their feature's decoder direction
 
 
 def stream(seed: int, key: str) -> int:

@@ -1,16 +1,119 @@
-"""Spans -> explanations -> their scores -> relevance to a task. Each is one immutable run.
+"""Spans -> explanations -> their scores on held-out samples -> relevance to a task. Each is one
+immutable run, which holds the held-out test of every feature and every reply that was paid for.
 
-    explaining, judging  the two steps             step_run  what both share
-    parts                what explainers, scorers and judges are
-    explainers, scorers, judges                    one file each
-    evidence             what is known of a feature, and its held-out test
-    exam                 the test as a language model takes it
-
-A run holds the explanations, the held-out test of every feature, the scores, and every reply that
-was paid for.
+    step_run  what the two steps share      evidence  what is known of a feature, and its test
+    parts     what explainers, scorers and judges are, which stand in folders, one file each
 """
 
-from fac.interpret.explaining import explain
-from fac.interpret.judging import judge
+from __future__ import annotations
 
-__all__ = ["explain", "judge"]
+from pathlib import Path
+
+import numpy as np
+
+from fac.config import ExplainSpec, JudgeSpec
+from fac.errors import InputError, Progress
+from fac.interpret import parts
+from fac.interpret.explainers import tokens
+from fac.interpret.parts import FeatureExplanation, OpenExplainer
+from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, StepRun
+from fac.manifest import ExplainFacts, RelevanceFacts
+from fac.store.runs import Runs
+
+
+def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> str:
+    """Explain features of a measure run and score it on held-out samples; returns the run's id.
+
+    `ask` opens the chat model of the spec. Raises BudgetReached, Cancelled or ServiceError after
+    publishing what is complete; InputError for features or files that do not fit.
+    """
+    runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
+    chat = ask() if spec.model else None
+    earlier = spec.explanations
+    explainer = (
+        _earlier(spec, runs) if earlier else parts.EXPLAINERS[spec.explainer].open(spec, runs)
+    )
+    source = spec.model or Path(spec.source).name or explainer.source
+    # ids of all explain runs have named the token statistics, whoever explains
+    versions = [explainer.version, tokens.METHOD]
+    inputs = [spec.measure, *([earlier] if earlier else [])]
+    run = StepRun(spec, runs, chat, progress, inputs=inputs, versions=versions)
+    return run.perform(
+        _blocks(run, explainer.explain, source),
+        ExplainFacts(explainer=spec.explainer, source=source),
+        tables=("explanations", "scores", "examples"),
+        count="status",
+        verb="explained",
+    )
+
+
+def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
+    """Takes over the explanations of the run that the spec scores."""
+    manifest = runs.manifest(spec.explanations)
+    if manifest.step != ExplainSpec.step or manifest.inputs.measure != spec.measure:
+        raise InputError(
+            f"{spec.explanations} does not explain features of {spec.measure}: name a run of "
+            f"`fac explain` on the same measure."
+        )
+    rows = runs.table(spec.explanations, "explanations").to_pylist()
+    return parts.repeating({row.pop("feature"): FeatureExplanation(**row) for row in rows})
+
+
+def _blocks(run: ExplainRun, explain: parts.Explain, source: str) -> Blocks:
+    spec = run.spec
+    unasked = [name for name, scorer in parts.SCORERS.items() if not scorer.needs_model]
+    scorers = [parts.SCORERS[name] for name in (*unasked, *spec.scores)]
+    n_explained = 0
+    values: dict[str, list[float]] = {}
+    for items in run.evidence(texts=bool(spec.model)):  # only a model reads the texts of the test
+        explanations = explain(run, items)
+        for item in items:
+            if item.feature in explanations:
+                explanations[item.feature].examples = item.examples
+        for scorer in scorers:
+            scorer.score(run, explanations)
+        n_explained += len(explanations)
+        scores = [score for explanation in explanations.values() for score in explanation.scores]
+        for score in scores:
+            if score["value"] is not None:
+                values.setdefault(score["score"], []).append(score["value"])
+        yield {
+            "explanations": [
+                {
+                    **vars(each),
+                    "feature": feature,
+                    "explainer": each.explainer or spec.explainer,
+                    "source": each.source or source,
+                }
+                for feature, each in explanations.items()
+            ],
+            "scores": scores,
+            "examples": [row for each in explanations.values() for row in each.examples],
+        }
+    return {
+        "silent": None if run.stopped else len(run.features) - n_explained,
+        "scores": {
+            name: {"n": len(numbers), "median": float(np.median(numbers))}
+            for name, numbers in sorted(values.items())
+        },
+    }
+
+
+def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> str:
+    """Judge which features of a measure run matter for a task; returns the run's id.
+
+    Raises as `explain` does; InputError for a label no sample carries.
+    """
+    runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
+    judge = parts.JUDGES[spec.judge]
+    chat = ask() if judge.needs_model else None
+    label = f"label {spec.label}" if judge.needs_label else spec.judge
+    source = chat.identity if chat else label
+    run = StepRun(spec, runs, chat, progress, inputs=[spec.measure, *spec.explanations])
+    return run.perform(
+        ({"relevance": rows} for rows in judge.judge(run)),
+        RelevanceFacts(task=spec.task, judge=spec.judge, source=source),
+        tables=("relevance",),
+        count="level",
+        verb="judged",
+    )

@@ -8,7 +8,7 @@ explainer, language model and person is tested on samples no explanation has see
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -20,44 +20,25 @@ from fac.prompts import Excerpt
 from fac.schema import ROLES
 from fac.store.runs import Runs
 
-SHOWN = 10
-"""Spans a language model sees of a feature (paper App. K)."""
+SHOWN = 10  # spans a language model sees of a feature (paper App. K)
+EXCERPT = 32  # tokens of each, ending a little after the peak (paper: at most 32)
+BLOCK = 256  # features looked at in one go; bounds memory
 
-EXCERPT = 32
-"""Tokens of each, ending a little after the peak (paper: at most 32)."""
+POSITIVES = NEGATIVES = 10  # most held-out examples of each kind in a feature's test
+HARD = 6  # of the negatives, how many come from decoder neighbours where there are any
+NEIGHBOURS = 4  # decoder neighbours asked for hard negatives
+POOL = 64  # features whose spans are the other negatives, the same for every feature of a measure
 
-BLOCK = 256
-"""Features looked at in one go; bounds memory."""
-
-POSITIVES = NEGATIVES = 10
-"""Most held-out examples of each kind in a feature's test."""
-
-HARD = 6
-"""Of the negatives, how many come from decoder neighbours where there are any."""
-
-NEIGHBOURS = 4
-"""Decoder neighbours asked for hard negatives."""
-
-POOL = 64
-"""Features whose spans serve as the other negatives, the same for every feature of a measure."""
-
-Span = dict[str, Any]
-"""A row of schema.SPANS."""
+Span = dict[str, Any]  # a row of schema.SPANS
 
 
 class Evidence(NamedTuple):
     """All that may be known of one feature before a text of its test is looked at, and the test."""
 
     feature: int
-    firing: np.ndarray
-    """int `[n]`: samples in which it fires, ascending."""
-
-    training: np.ndarray
-    """int: of those, the samples an explanation may be made from."""
-
-    spans: list[Span]
-    """All its spans, one a sample and role, strongest first."""
-
+    firing: np.ndarray  # int `[n]`: samples in which it fires, ascending
+    training: np.ndarray  # int: of those, the samples an explanation may be made from
+    spans: list[Span]  # all its spans, one a sample and role, strongest first
     promotes: tuple[str, ...]
     examples: list[dict[str, Any]]
     """Rows of schema.EXAMPLES without answers; each with its `span`, where texts were wanted."""
@@ -95,8 +76,7 @@ def blocks(
     """
     facts = runs.manifest(measure).facts
     size = facts.n_features
-    wrong = [f for f in features if not 0 <= f < size]
-    if wrong:
+    if wrong := [f for f in features if not 0 <= f < size]:
         raise InputError(f"There is no feature {wrong[0]}: this dictionary has 0 to {size - 1}.")
     dictionary = runs.table(facts.sae_run, "features", ["promotes", "neighbours"])
     promotes, neighbours = dictionary["promotes"], dictionary["neighbours"]
@@ -112,22 +92,15 @@ def blocks(
         items = []
         for f in block:
             rng = generator(measure, f)
-            training = training_part(firing[f], rng)
-            spans_of_feature = spans[f]
-            item = Evidence(
-                feature=f,
-                firing=firing[f],
-                training=training,
-                spans=_distinct(spans_of_feature),
-                promotes=tuple(promotes[f].as_py()),
-                examples=[],
-            )
+            training, own_spans = training_part(firing[f], rng), spans[f]
+            promoted = tuple(promotes[f].as_py())
+            item = Evidence(f, firing[f], training, _distinct(own_spans), promoted, [])
             if test:
                 others = [n for n in pool if n != f]
-                chosen = _test(item, spans_of_feature, near_by[f], others, spans, rng)
+                examples = _test(item, own_spans, near_by[f], others, spans, rng)
                 if texts:
-                    chosen = [row | {"span": spans.row(row.pop("at"))} for row in chosen]
-                item = item._replace(examples=chosen)
+                    examples = [row | {"span": spans.row(row.pop("at"))} for row in examples]
+                item.examples.extend(examples)
             items.append(item)
         yield items
 
@@ -145,10 +118,8 @@ def firing_samples(runs: Runs, measure: str, block: Sequence[int]) -> dict[int, 
     rows = runs.rows(measure, "activations", block, ["feature", "sample"])
     feature, sample = rows["feature"].to_numpy(), rows["sample"].to_numpy()
     starts = np.searchsorted(feature, [*block, np.iinfo(np.int32).max])
-    return {
-        f: np.unique(sample[first:last])
-        for f, first, last in zip(block, starts[:-1], starts[1:], strict=True)
-    }
+    ranges = zip(block, starts[:-1], starts[1:], strict=True)
+    return {f: np.unique(sample[first:last]) for f, first, last in ranges}
 
 
 class _ByFeature:
@@ -169,13 +140,8 @@ class _ByFeature:
         """At most n random ones of a feature, without their texts."""
         first, last = self._range(feature)
         for at in (first + rng.permutation(last - first)[:n]).tolist():
-            yield {
-                "feature": feature,
-                "sample": int(self._sample[at]),
-                "kind": self._kind[at],
-                "rank": self._rank[at],
-                "at": at,
-            }
+            names = {"feature": feature, "kind": self._kind[at], "rank": self._rank[at]}
+            yield {**names, "sample": int(self._sample[at]), "at": at}
 
     def row(self, at: int) -> Span:
         return self._table.slice(at, 1).to_pylist()[0]
@@ -185,17 +151,28 @@ class _ByFeature:
         return int(first), int(last)
 
 
+def _firsts(spans: Iterable[Span], key: Callable[[Span], object]) -> list[Span]:
+    """The first span of each key."""
+    firsts: dict[object, Span] = {}
+    for span in spans:
+        firsts.setdefault(key(span), span)
+    return list(firsts.values())
+
+
 def _distinct(spans: Iterable[Span]) -> list[Span]:
     """One span a sample and role: "top" and "spread" overlap. Strongest first."""
-    firsts: dict[tuple[int, str], Span] = {}
-    for span in spans:
-        firsts.setdefault((span["sample"], span["role"]), span)
-    return sorted(firsts.values(), key=lambda s: (-s["peak"], s["sample"], s["role"]))
+    firsts = _firsts(spans, lambda s: (s["sample"], s["role"]))
+    return sorted(firsts, key=lambda s: (-s["peak"], s["sample"], s["role"]))
+
+
+def one_each(spans: Iterable[Span]) -> list[Span]:
+    """The first span of every sample, so that no test holds one sample twice."""
+    return _firsts(spans, lambda s: s["sample"])
 
 
 def _test(
     item: Evidence,
-    all_spans: list[Span],
+    own_spans: list[Span],
     neighbours: Sequence[int],
     pool: Sequence[int],
     spans: _ByFeature,
@@ -203,38 +180,28 @@ def _test(
 ) -> list[dict[str, Any]]:
     """The shuffled test of one feature: held-out spans over all strengths, and texts where it is
     silent, first those on which its decoder neighbours fire."""
-    training, firing = frozenset(item.training.tolist()), frozenset(item.firing.tolist())
-    positives = one_each(s for s in all_spans if s["sample"] not in training)
+    seen, fires = frozenset(item.training.tolist()), frozenset(item.firing.tolist())
+    positives = one_each(s for s in own_spans if s["sample"] not in seen)
     positives = evenly(sorted(positives, key=lambda s: -s["peak"]), POSITIVES)
     beside = (s for n in neighbours for s in spans.some(n, 2, rng))
-    hard = one_each(s for s in beside if s["sample"] not in firing)[:HARD]
+    hard = one_each(s for s in beside if s["sample"] not in fires)[:HARD]
     apart = (s for i in rng.permutation(len(pool)) for s in spans.some(pool[i], 1, rng))
-    silent = (s for s in apart if s["sample"] not in firing)
+    silent = (s for s in apart if s["sample"] not in fires)
     negatives = one_each(islice(chain(hard, silent), 2 * NEGATIVES))[:NEGATIVES]
     chosen = [(s, True, False) for s in positives]
     chosen += [(s, False, i < len(hard)) for i, s in enumerate(negatives)]
-    order = rng.permutation(len(chosen))
+    shuffled = [chosen[i] for i in rng.permutation(len(chosen)).tolist()]
     return [
         {
             "feature": item.feature,
             "number": number,
-            "source_feature": chosen[i][0]["feature"],
-            "source_kind": chosen[i][0]["kind"],
-            "source_rank": chosen[i][0]["rank"],
-            "positive": chosen[i][1],
-            "hard": chosen[i][2],
-            "at": chosen[i][0]["at"],
+            **{f"source_{name}": span[name] for name in ("feature", "kind", "rank")},
+            "positive": positive,
+            "hard": is_hard,
+            "at": span["at"],
         }
-        for number, i in enumerate(order.tolist())
+        for number, (span, positive, is_hard) in enumerate(shuffled)
     ]
-
-
-def one_each(spans: Iterable[Span]) -> list[Span]:
-    """The first span of every sample, so that no test holds one sample twice."""
-    firsts: dict[int, Span] = {}
-    for span in spans:
-        firsts.setdefault(span["sample"], span)
-    return list(firsts.values())
 
 
 def evenly(items: Sequence[Span], n: int) -> list[Span]:

@@ -5,20 +5,23 @@ Parts are imported where their title is shown, so a part imports slow libraries 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from fac import config
-from fac.config import ExplainSpec, JudgeSpec
+from fac import agreement, config
+from fac.config import ExplainSpec
+from fac.generator.batch_chat import Question
 from fac.interpret.evidence import Evidence
-from fac.interpret.step_run import StepRun
+from fac.interpret.step_run import ExplainRun, JudgeRun, Row, Unread
+from fac.prompts import Prompt, explaining
 from fac.registry import Registry
+from fac.schema import CANNOT_TELL
 from fac.store.runs import Runs
-
-Row = dict[str, Any]
 
 EXPLAINED = "explained"
 
@@ -27,34 +30,28 @@ EXPLAINED = "explained"
 class FeatureExplanation:
     """What an explainer says of one feature, a row of schema.EXPLANATIONS, and how good it is."""
 
-    text: str | None
-    """What the feature fires on; None where the explainer abstains or its reply is unreadable."""
-
-    status: str = EXPLAINED
-    reason: str = ""
-    """Why there is no text."""
-
-    inputs: str | None = None
-    """JSON: what the explanation was made from."""
-
+    text: str | None  # what the feature fires on; None: it abstains, or its reply is unreadable
+    reason: str = ""  # why there is no text
+    status: str = ""  # "" is EXPLAINED, or CANNOT_TELL where there is no text
+    inputs: str | None = None  # JSON: what the explanation was made from
     prompt_hash: str = ""
-    source: str = ""
-    """Model, method version or file; "" is that of the run."""
-
-    explainer: str = ""
-    """"" is that of the run."""
-
+    source: str = ""  # model, method version or file; "" is that of the run
+    explainer: str = ""  # "" is that of the run
     prediction: tuple[np.ndarray, np.ndarray] | None = None
     """(float how surely, bool whether) held-out samples fire, where the explainer predicts it."""
 
     examples: list[Row] = field(default_factory=list)
     """Its test, schema.EXAMPLES; each with its `span` where a language model reads them."""
 
-    scores: list[Row] = field(default_factory=list)
-    """schema.SCORES, as the scorers add them."""
+    scores: list[Row] = field(default_factory=list)  # schema.SCORES, as the scorers add them
+
+    def __post_init__(self) -> None:
+        self.status = self.status or (EXPLAINED if self.text else CANNOT_TELL)
 
 
-Explain = Callable[[StepRun[ExplainSpec], Sequence[Evidence]], dict[int, FeatureExplanation]]
+Explanations = dict[int, FeatureExplanation]  # by feature
+
+Explain = Callable[[ExplainRun, Sequence[Evidence]], Explanations]
 """Explains a block of features; leaves out those that it says nothing of."""
 
 
@@ -62,37 +59,24 @@ class OpenExplainer(NamedTuple):
     """An explainer that has read what it needs of its spec."""
 
     explain: Explain
-    version: str = ""
-    """Another version is another run: digest of a file, of prompts, of a method."""
+    version: str = ""  # another is another run: digest of a file, of prompts, of a method
+    source: str = ""  # who explains, where neither a model nor a file does
 
-    source: str = ""
-    """Who explains, where neither a model nor a file does."""
 
-    @classmethod
-    def of_texts(cls, texts: Mapping[int, FeatureExplanation], version: str = "") -> OpenExplainer:
-        """Explanations that exist already, by feature."""
-
-        def explain(
-            run: StepRun[ExplainSpec], items: Sequence[Evidence]
-        ) -> dict[int, FeatureExplanation]:
-            return {i.feature: texts[i.feature] for i in items if i.feature in texts}
-
-        return cls(explain, version)
+def repeating(texts: Explanations, version: str = "") -> OpenExplainer:
+    """Says again what is said of features already."""
+    return OpenExplainer(
+        lambda _, items: {i.feature: texts[i.feature] for i in items if i.feature in texts}, version
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explainer:
     """A way to explain features; `EXPLAINER` of a file of fac/interpret/explainers."""
 
-    title: str
-    """As people read it, within a sentence."""
-
-    job_title: str
-    """How a job says who explains, e.g. "by its tokens"; {model} is the model's name."""
-
-    preference: int
-    """Where a feature has several explanations, the lowest is shown first."""
-
+    title: str  # as people read it, within a sentence
+    job_title: str  # how a job says who explains: "by its tokens"; {model} is the model's name
+    preference: int  # where a feature has several explanations, the lowest is shown first
     open: Callable[[ExplainSpec, Runs], OpenExplainer]
     """Raises InputError for a spec that names nothing that can be read."""
 
@@ -110,10 +94,10 @@ class Scorer:
     """A score of explanations; `SCORER` of a file of fac/interpret/scorers."""
 
     title: str
-    meaning: str
-    """What it says of an explanation, in a sentence."""
-
-    score: Callable[[StepRun[ExplainSpec], dict[int, FeatureExplanation]], None]
+    meaning: str  # what it says of an explanation, in a sentence
+    preference: int  # of several, the lowest stands beside the explanation in tables
+    in_tables: bool = True  # whether it may stand there
+    score: Callable[[ExplainRun, Explanations], None]
     """Adds to the scores of each explanation, by feature; drops those that the model of a stopped
     run left unanswered."""
 
@@ -126,18 +110,74 @@ class Judge:
     """A judge of relevance; `JUDGE` of a file of fac/interpret/judges."""
 
     title: str
-    judge: Callable[[StepRun[JudgeSpec]], Iterator[list[Row]]]
+    judge: Callable[[JudgeRun], Iterator[list[Row]]]
     """Rows of schema.RELEVANCE, a block of features at a time."""
 
-    preference: int
-    """The lowest is offered first."""
-
-    needs_model: bool = False
-    """And a rubric that the model judges by."""
-
+    preference: int  # the lowest is offered first
+    needs_model: bool = False  # and a rubric that the model judges by
     needs_label: bool = False
 
 
 EXPLAINERS: Registry[Explainer] = config.EXPLAINERS
 SCORERS: Registry[Scorer] = config.SCORERS
 JUDGES: Registry[Judge] = config.JUDGES
+
+
+PER_QUESTION = 5  # texts per question, as is common; fewer would leak less, and cost more
+
+
+class Exam(NamedTuple):
+    """A test that a language model takes for explanations: texts, some of which fire."""
+
+    score: str  # its scorer's name
+    select: Callable[[list[Row]], list[Row]]
+    """Of a feature's held-out examples those that are asked about."""
+
+    prompt: Callable[[str, Sequence[Row]], Prompt]
+    """The question about an explanation and some examples."""
+
+    answer: str  # column of the examples that takes the model's answer
+    truth: str  # column of the examples with the right answer
+
+    def take(self, run: ExplainRun, explanations: Explanations) -> None:
+        """Has the model take it for every explained feature; drops the unanswered."""
+        sheets: dict[int, list[tuple[Question, list[Row]]]] = {}
+        for feature, explanation in explanations.items():
+            text, rows = explanation.text, self.select(explanation.examples)
+            parts = [rows[at : at + PER_QUESTION] for at in range(0, len(rows), PER_QUESTION)]
+            sheets[feature] = [
+                (Question(f"{self.score}/{feature}/{number}", self.prompt(text, part)), part)
+                for number, part in enumerate(parts)
+                if text
+            ]
+        questions = [question for sheet in sheets.values() for question, _ in sheet]
+        replies = run.ask(questions, share=len(explanations) // 3, note=f"scoring by {self.score}")
+        for feature, sheet in sheets.items():
+            if any(question.about not in replies for question, _ in sheet):
+                del explanations[feature]
+                continue
+            answered: list[Row] = []
+            for question, part in sheet:
+                parse = partial(explaining.read_answers, n=len(part))
+                answers = run.read(replies[question.about], parse)
+                if not isinstance(answers, Unread):
+                    answered += part
+                    for row, yes in zip(part, answers, strict=True):
+                        row[self.answer] = yes
+            if sheet:
+                truth = [bool(row[self.truth]) for row in answered]
+                accuracy = agreement.balanced_accuracy([r[self.answer] for r in answered], truth)
+                unreadable = sum(len(part) for _, part in sheet) - len(answered)
+                row = score_row(feature, self.score, accuracy, n_unreadable=unreadable)
+                explanations[feature].scores.append(row)
+
+
+Interval = tuple[float, float, float, int, int]
+"""A value and its 95 % interval, NaN where undefined; of n samples, how many of which fire."""
+
+
+def score_row(feature: int, score: str, estimate: Interval, n_unreadable: int = 0) -> Row:
+    """A row of schema.SCORES."""
+    names = ("value", "low", "high", "n", "n_positive")
+    columns = {k: None if math.isnan(x) else x for k, x in zip(names, estimate, strict=True)}
+    return {"feature": feature, "score": score, **columns, "n_unreadable": n_unreadable}

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -18,30 +19,26 @@ import pyarrow as pa
 
 from fac import schema
 from fac.config import ExplainSpec, JudgeSpec, digest
-from fac.errors import BadReply, BudgetReached, Cancelled, ServiceError
-from fac.generator.batch_chat import (
-    Question,
-    RecordedReply,
-    ReplyJournal,
-    ask_batch,
-    limits_of,
-    reply_key,
-)
+from fac.errors import BadReply, BudgetReached, Cancelled, Progress, ServiceError
+from fac.generator import batch_chat
+from fac.generator.batch_chat import Question, RecordedReply, ReplyJournal
 from fac.generator.chat import ChatModel
 from fac.interpret import evidence
 from fac.interpret.evidence import Evidence
 from fac.manifest import InterpretFacts
-from fac.prompts import Excerpt, explaining, relevance, scoring
+from fac.prompts import Excerpt, explaining, relevance
 from fac.schema import UNREADABLE
 from fac.store.runs import ParquetAppender, Runs
 
-Progress = Callable[..., None]
 OpenChat = Callable[[], ChatModel]
 """Opens the chat model; called only when there is something to ask."""
 
 FAILED = "failed"
 
 Row = dict[str, Any]
+Blocks = Generator[dict[str, list[Row]], None, Row | None]
+"""Rows of each table, a block of complete features at a time; in the end further facts, if any."""
+
 SpecT = TypeVar("SpecT", bound=ExplainSpec | JudgeSpec)
 ReadT = TypeVar("ReadT")
 
@@ -49,9 +46,7 @@ ReadT = TypeVar("ReadT")
 class Unread(NamedTuple):
     """A question without a readable reply."""
 
-    status: str
-    """FAILED: there is no reply. UNREADABLE: it has no form that was asked for."""
-
+    status: str  # FAILED: there is no reply; UNREADABLE: it has no form that was asked for
     reason: str
 
 
@@ -62,34 +57,48 @@ class StepRun(Generic[SpecT]):
         self,
         spec: SpecT,
         runs: Runs,
-        run_id: str,
-        *,
         chat: ChatModel | None,
         progress: Progress,
+        *,
+        inputs: Sequence[str],
+        versions: Sequence[str] = (),
     ):
+        """`versions` tell the run from others besides its inputs."""
         self.spec, self.runs = spec, runs
-        self.features = [*spec.features] or evidence.firing_features(runs, spec.measure)
         self.stopped: BudgetReached | Cancelled | ServiceError | None = None
         """Why nothing more is asked; earlier replies still answer."""
-        self._chat, self._progress = chat, progress
+        self._chat, self._progress, self._inputs = chat, progress, inputs
+        self._parts = [*inputs, *versions, identity(chat)]
+        self._id = spec.run_id(*self._parts)
         self._done = 0  # features before the present block
         self._counts: Counter[str] = Counter()
         self._fresh: dict[str, RecordedReply] = {}
         self._tokens, self._cost = 0, 0.0
-        self._journal = ReplyJournal(runs.scratch(run_id) / "_journal.jsonl")
-        self._earlier: dict[str, RecordedReply] = {}
-        for manifest in runs.list(spec.step) if chat else ():
-            if manifest.facts.replies is not None:
-                rows = runs.table(manifest.run, "replies").to_pylist()
-                replies = (RecordedReply(**row) for row in rows)
-                self._earlier |= {reply.key: reply for reply in replies if reply.ok}
+
+    @cached_property
+    def features(self) -> list[int]:
+        """Those that the spec names, or every one that fires."""
+        return [*self.spec.features] or evidence.firing_features(self.runs, self.spec.measure)
+
+    @cached_property
+    def _journal(self) -> ReplyJournal:
+        return ReplyJournal(self.runs.scratch(self._id) / "_journal.jsonl")
+
+    @cached_property
+    def _earlier(self) -> dict[str, RecordedReply]:
+        """Every reply that a finished run of this step got, by key."""
+        replies = (
+            RecordedReply(**row)
+            for manifest in self.runs.list(self.spec.step)
+            if manifest.facts.replies is not None
+            for row in self.runs.table(manifest.run, "replies").to_pylist()
+        )
+        return {reply.key: reply for reply in replies if reply.ok}
 
     def evidence(self, *, test: bool = True, texts: bool = True) -> Iterator[list[Evidence]]:
         """The evidence of the run's features, a block at a time until the run is stopped."""
-        blocks = evidence.blocks(
-            self.runs, self.spec.measure, self.features, test=test, texts=texts
-        )
-        for block in blocks:
+        measure = self.spec.measure
+        for block in evidence.blocks(self.runs, measure, self.features, test=test, texts=texts):
             yield block
             if self.stopped:
                 break
@@ -117,12 +126,12 @@ class StepRun(Generic[SpecT]):
         replies: dict[str, RecordedReply] = {}
         if self.stopped is None:
             try:
-                batch = ask_batch(
+                batch = batch_chat.ask_batch(
                     questions,
                     self._chat,
                     self._journal,
                     attempt=self.spec.attempt,
-                    limits=limits_of(self.spec),
+                    limits=batch_chat.limits_of(self.spec),
                     earlier=self._earlier,
                     progress=report,
                 )
@@ -134,7 +143,7 @@ class StepRun(Generic[SpecT]):
         if self.stopped is not None:
             recorded = self._earlier | self._journal.read()
             for question in questions:
-                key = reply_key(question, self._chat, self.spec.attempt)
+                key = batch_chat.reply_key(question, self._chat, self.spec.attempt)
                 if key in recorded:
                     replies[question.about] = recorded[key]._replace(about=question.about)
         self._fresh |= replies
@@ -150,11 +159,8 @@ class StepRun(Generic[SpecT]):
     ) -> dict[int, ReadT | Unread]:
         """One question a feature: what each reply says; some lack once the run was stopped."""
         replies = self.ask([*questions.values()], share=share, note=note)
-        return {
-            feature: self.read(replies[question.about], parse)
-            for feature, question in questions.items()
-            if question.about in replies
-        }
+        answered = ((f, replies.get(question.about)) for f, question in questions.items())
+        return {feature: self.read(reply, parse) for feature, reply in answered if reply}
 
     def read(self, reply: RecordedReply, parse: Callable[[str], ReadT]) -> ReadT | Unread:
         """What a reply says. One that `parse` refuses is listed with why."""
@@ -167,102 +173,85 @@ class StepRun(Generic[SpecT]):
             self._counts[UNREADABLE] += 1
             return Unread(UNREADABLE, str(error))
 
-    def take_replies(self) -> list[Row]:
-        """The replies since the last time, for the run's table; one row for each key."""
+    def _take_replies(self) -> list[Row]:
+        """Rows of the replies since the last time, one for each key."""
         rows = {reply.key: reply._asdict() for reply in self._fresh.values()}
         self._tokens += sum(r["prompt_tokens"] + r["completion_tokens"] for r in rows.values())
         self._cost += sum(r["cost"] or 0.0 for r in rows.values())
         self._fresh = {}
         return [*rows.values()]
 
-    def spent(self) -> Row:
-        """Fields of InterpretFacts: counts, tokens and cost of all that was asked."""
-        if self._chat is None:
-            return {}
-        priced = None not in (self.spec.price_in, self.spec.price_out)
-        return {
-            "replies": dict(sorted(self._counts.items())),
-            "tokens": self._tokens,
-            "cost": self._cost if priced else None,
-        }
+    def perform(
+        self, blocks: Blocks, facts: InterpretFacts, *, tables: Sequence[str], count: str, verb: str
+    ) -> str:
+        """Finishes the run, unless it is finished; returns its id.
 
-
-Blocks = Generator[dict[str, list[Row]], None, InterpretFacts]
-"""Rows of each table, a block of complete features at a time; in the end the step's own facts."""
-
-
-def perform(
-    spec: SpecT,
-    blocks: Callable[[StepRun[SpecT]], Blocks],
-    *,
-    tables: Sequence[str],
-    verb: str,
-    runs: Runs,
-    chat: ChatModel | None,
-    inputs: Sequence[str],
-    versions: Sequence[str] = (),
-    progress: Progress,
-) -> str:
-    """The run of the spec, finished before or now; returns its id.
-
-    The first of `tables` has a row a feature. `versions` are what tells the run from others besides
-    its inputs. Raises BudgetReached, Cancelled or ServiceError after publishing what is complete.
-    """
-    parts = [*inputs, *versions, identity(chat)]
-    run_id = spec.run_id(*parts)
-    if runs.find(run_id):
-        return run_id
-    with runs.exclusive(run_id):
-        begun = time.monotonic()
-        run = StepRun(spec, runs, run_id, chat=chat, progress=progress)
-        features, facts = _write(run, blocks(run), tables, runs.scratch(run_id), verb)
-        facts = replace(
-            facts,
-            name=runs.manifest(spec.measure).facts.name,
-            measure=spec.measure,
-            n_features=len(features),
-            **run.spent(),
-        )
-        about: Row = {"inputs": inputs, "facts": facts, "seconds": time.monotonic() - begun}
-        if run.stopped is None:
-            runs.publish(run_id, spec=spec, **about)
+        The first of `tables` has a row a feature, which its column `count` sorts into kinds. Raises
+        BudgetReached, Cancelled or ServiceError after publishing what is complete.
+        """
+        runs, spec, run_id = self.runs, self.spec, self._id
+        if runs.find(run_id):
             return run_id
-        if not features:
-            raise run.stopped
-        smaller = replace(spec, features=tuple(features))
-        part = smaller.run_id(*parts)
-        if not runs.find(part):
-            with runs.exclusive(part):
-                for path in runs.scratch(run_id).glob("*.parquet"):
-                    path.rename(runs.scratch(part) / path.name)
-                runs.publish(part, spec=smaller, **about)
-        raise type(run.stopped)(
-            f"{str(run.stopped).rstrip('.')}. {len(features):,} features are complete and kept "
-            f"({part}); started again, nothing is asked twice."
-        )
-
-
-def _write(
-    run: StepRun[SpecT], blocks: Blocks, tables: Sequence[str], folder: Path, verb: str
-) -> tuple[list[int], InterpretFacts]:
-    """Writes the tables, until all is complete or the run is stopped; complete features, facts."""
-    features: list[int] = []
-    with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(
-                ParquetAppender(folder / f"{name}.parquet", getattr(schema, name.upper()))
+        with runs.exclusive(run_id):
+            begun, home = time.monotonic(), runs.scratch(run_id)
+            features, counts, further = self._write(blocks, home, tables, count, verb)
+            if self._chat is not None:
+                priced = None not in (spec.price_in, spec.price_out)
+                further |= {"cost": self._cost if priced else None, "tokens": self._tokens}
+                further["replies"] = dict(sorted(self._counts.items()))
+            facts = replace(
+                facts,
+                name=runs.manifest(spec.measure).facts.name,
+                measure=spec.measure,
+                n_features=len(features),
+                counts=dict(sorted(counts.items())),
+                **further,
             )
-            for name in (*tables, "replies")
-        }
-        while True:
-            try:
-                block = next(blocks)
-            except StopIteration as end:
-                return features, end.value
-            features += [row["feature"] for row in block[tables[0]]]
-            for name, rows in {**block, "replies": run.take_replies()}.items():
-                files[name].append(pa.Table.from_pylist(rows, files[name].schema))
-            run.report(len(features), verb)
+            seconds = time.monotonic() - begun
+            about: Row = {"inputs": self._inputs, "facts": facts, "seconds": seconds}
+            if self.stopped is None:
+                runs.publish(run_id, spec=spec, **about)
+                return run_id
+            if not features:
+                raise self.stopped
+            smaller = replace(spec, features=tuple(features))
+            part = smaller.run_id(*self._parts)
+            if not runs.find(part):
+                with runs.exclusive(part):
+                    for path in home.glob("*.parquet"):
+                        path.rename(runs.scratch(part) / path.name)
+                    runs.publish(part, spec=smaller, **about)
+            raise type(self.stopped)(
+                f"{str(self.stopped).rstrip('.')}. {len(features):,} features are complete and "
+                f"kept ({part}); started again, nothing is asked twice."
+            )
+
+    def _write(
+        self, blocks: Blocks, home: Path, tables: Sequence[str], count: str, verb: str
+    ) -> tuple[list[int], Counter[str], Row]:
+        """Writes the tables, until all is complete or the run is stopped; complete features, how
+        many of each kind, further facts."""
+        features: list[int] = []
+        counts: Counter[str] = Counter()
+        with ExitStack() as stack:
+            files = {}
+            for name in (*tables, "replies"):
+                appender = ParquetAppender(home / f"{name}.parquet", getattr(schema, name.upper()))
+                files[name] = stack.enter_context(appender)
+            while True:
+                try:
+                    block = next(blocks)
+                except StopIteration as end:
+                    return features, counts, end.value or {}
+                features += [row["feature"] for row in block[tables[0]]]
+                counts.update(row[count] for row in block[tables[0]])
+                for name, rows in {**block, "replies": self._take_replies()}.items():
+                    files[name].append(pa.Table.from_pylist(rows, files[name].schema))
+                self.report(len(features), verb)
+
+
+ExplainRun = StepRun[ExplainSpec]
+JudgeRun = StepRun[JudgeSpec]
 
 
 def identity(chat: ChatModel | None) -> str:
@@ -273,8 +262,8 @@ def identity(chat: ChatModel | None) -> str:
     task = relevance.TaskProfile("t", "t", ("r",))
     prompts = (
         explaining.explain([sample]),
-        scoring.detect("e", [sample]),
-        scoring.fuzz("e", [sample]),
+        explaining.detect("e", [sample]),
+        explaining.fuzz("e", [sample]),
         relevance.judge(task, "e", [sample]),
     )
     return f"{chat.identity} {digest([prompt.key for prompt in prompts])}"

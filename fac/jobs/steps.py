@@ -1,49 +1,24 @@
-"""A spec -> the step that carries it out, with real encoders and writers.
+"""A spec -> the step that carries it out, with real encoders and writers of this machine.
 
 A new step is one more entry of HANDLERS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from fac import demo, review
-from fac.config import (
-    WRITERS,
-    DemoSpec,
-    ExplainSpec,
-    IngestSpec,
-    JudgeSpec,
-    MeasureSpec,
-    PairsSpec,
-    ProbeSpec,
-    RescoreSpec,
-    SaeSpec,
-    Spec,
-    SynthesizeSpec,
-    Workspace,
-    WriteSpec,
-)
-from fac.errors import InputError
+from fac import config, demo, review
+from fac.config import WRITERS, MeasureSpec, ProbeSpec, SaeSpec, Spec, Workspace, WriteSpec
+from fac.errors import InputError, Progress
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.ingest import ingest
-from fac.jobs.loading import (
-    LastLoaded,
-    Progress,
-    decoder_directions,
-    load_encoder,
-    load_generator,
-    load_writer,
-    locate,
-    precision,
-    silent,
-)
 from fac.store import cache
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -52,8 +27,122 @@ if TYPE_CHECKING:
     from fac.encoder import Encoder, SaeEncoder
     from fac.generator import LocalGenerator
     from fac.generator.writer import Writer
+    from fac.generator.writers.local import LocalWriter
+    from fac.models import Located, SubjectModel
+    from fac.saes import Sae
 
+T = TypeVar("T")
+
+PRECISIONS = ("float32", "bfloat16")
 LOADING = "waiting for the workers to load the model"
+
+
+class LastLoaded(Generic[T]):
+    """The model of a kind that was loaded last; there is room for no second one."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[Hashable, T] | None = None
+
+    def get(self, key: Hashable, load: Callable[[], T]) -> T:
+        """The one of that key, loaded unless it is there."""
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None
+            self._loaded = key, load()
+        return self._loaded[1]
+
+    def forget(self) -> None:
+        self._loaded = None
+
+
+def silent(done: int, total: int, note: str = "") -> None:
+    """Progress of what is too quick to report on, and must not be interrupted."""
+
+
+def locate(model: str, home: Path, progress: Progress) -> Located:
+    """Where a model lies; the demo model is fetched if need be, which `progress` is told of."""
+    from fac.models import locate_model
+
+    return locate_model(model, home, partial(progress, 0, 1))
+
+
+def device() -> str:
+    """FAC_DEVICE, else `cuda` where there is one, else `cpu`."""
+    from fac.models import pick_device
+
+    return os.environ.get("FAC_DEVICE") or pick_device()
+
+
+def precision() -> str:
+    """FAC_DTYPE: what a subject model's weights and residual stream are held in, else float32."""
+    dtype = os.environ.get("FAC_DTYPE") or PRECISIONS[0]
+    if dtype not in PRECISIONS:
+        raise InputError(f"FAC_DTYPE takes {' or '.join(PRECISIONS)}, got {dtype!r}.")
+    return dtype
+
+
+def load_subject(located: Located, layer: int, **options: Any) -> SubjectModel:
+    """A subject model on this machine's device; for `options` see SubjectModel."""
+    from fac.models import SubjectModel
+
+    return SubjectModel(
+        located.folder, layer=layer, device=device(), revision=located.revision, **options
+    )
+
+
+def load_encoder(
+    model: str,
+    layer: int,
+    sae: str,
+    max_tokens: int,
+    dtype: str,
+    home: Path,
+    progress: Progress = silent,
+) -> SaeEncoder:
+    """A subject model and its SAE on this machine; models lie in FAC_MODELS, or else in `home`.
+
+    Raises InputError when the SAE reads another width or layer than it is asked for.
+    """
+    from fac.encoder import SaeEncoder
+    from fac.saes import load_sae
+
+    located = locate(model, Path(os.environ.get("FAC_MODELS") or home), progress)
+    dictionary = load_sae(sae, device())
+    subject = load_subject(located, layer, dtype=dtype, max_tokens=max_tokens)
+    if dictionary.d_in != subject.d_model:
+        raise InputError(
+            f"The SAE {sae!r} reads {dictionary.d_in} values, but {model!r} has a "
+            f"residual stream of {subject.d_model}: it belongs to another model. "
+            f"`fac preflight` compares them."
+        )
+    if dictionary.trained_layer not in (None, layer):
+        raise InputError(
+            f"The SAE {sae!r} reads the stream after {dictionary.trained_layer} blocks, not "
+            f"{layer}; give --layer {dictionary.trained_layer}."
+        )
+    return SaeEncoder(subject, dictionary, located.identity)
+
+
+def load_generator(located: Located) -> LocalGenerator:
+    """A model of this machine that writes."""
+    from fac.generator import LocalGenerator
+    from fac.models import keep_freed_memory
+
+    keep_freed_memory()
+    return LocalGenerator(located.folder, device=device(), revision=located.revision)
+
+
+def load_writer(model: str, home: Path, batch: int) -> LocalWriter:
+    """The same as a writer; models lie in FAC_MODELS, or else in `home`."""
+    from fac.generator.writers.local import LocalWriter
+
+    located = locate(model, Path(os.environ.get("FAC_MODELS") or home), silent)
+    return LocalWriter(load_generator(located), located.identity, batch=batch)
+
+
+def decoder_directions(sae: Sae) -> Callable[[int], np.ndarray]:
+    """The decoder direction of each feature at length 1, float32 `[d_model]`."""
+    decoder = sae.decoder
+    return lambda feature: decoder[feature] / np.linalg.norm(decoder[feature])
 
 
 class Steps:
@@ -70,8 +159,7 @@ class Steps:
         self.encoders: LastLoaded[SaeEncoder] = LastLoaded()
         self._generators: LastLoaded[LocalGenerator] = LastLoaded()
         self._pool: Pool | None = None
-        self._while_writing = ExitStack()
-        """Closes what a writer opened."""
+        self._while_writing = ExitStack()  # Closes what a writer opened
 
     def perform(self, spec: Spec, progress: Progress) -> str:
         """Run one step to its end; returns the id of its run.
@@ -145,7 +233,7 @@ class Steps:
 
     @contextmanager
     def writing(
-        self, spec: PairsSpec | SynthesizeSpec, anchor: str, progress: Progress
+        self, spec: config.PairsSpec | config.SynthesizeSpec, anchor: str, progress: Progress
     ) -> Iterator[dict[str, Any]]:
         """What pairs and samples are written with: the arguments `encoder`, `writer`, `direction`.
 
@@ -232,23 +320,18 @@ def _probe(steps: Steps, spec: ProbeSpec, progress: Progress) -> str:
     return probe(spec, runs=steps.runs, encoder=encoder, sae_run=sae_run)
 
 
-def _explain(steps: Steps, spec: ExplainSpec, progress: Progress) -> str:
+def _interpret(
+    steps: Steps, spec: config.ExplainSpec | config.JudgeSpec, progress: Progress
+) -> str:
+    from fac import interpret
     from fac.generator.batch_chat import chat_of
-    from fac.interpret import explain
 
+    act: Any = interpret.explain if isinstance(spec, config.ExplainSpec) else interpret.judge
     with steps.browsable(spec.step, spec.measure):
-        return explain(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
+        return act(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
 
 
-def _judge(steps: Steps, spec: JudgeSpec, progress: Progress) -> str:
-    from fac.generator.batch_chat import chat_of
-    from fac.interpret import judge
-
-    with steps.browsable(spec.step, spec.measure):
-        return judge(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
-
-
-def _pairs(steps: Steps, spec: PairsSpec, progress: Progress) -> str:
+def _pairs(steps: Steps, spec: config.PairsSpec, progress: Progress) -> str:
     from fac.synthesis import make_pairs
 
     with (
@@ -258,7 +341,7 @@ def _pairs(steps: Steps, spec: PairsSpec, progress: Progress) -> str:
         return make_pairs(spec, runs=steps.runs, progress=progress, **doors)
 
 
-def _rescore(steps: Steps, spec: RescoreSpec, progress: Progress) -> str:
+def _rescore(steps: Steps, spec: config.RescoreSpec, progress: Progress) -> str:
     from fac.synthesis import rescore
 
     anchor = steps.runs.manifest(spec.pairs).facts.anchor
@@ -267,30 +350,29 @@ def _rescore(steps: Steps, spec: RescoreSpec, progress: Progress) -> str:
         return rescore(spec, runs=steps.runs, encoder=encoder, progress=progress)
 
 
-def _synthesize(steps: Steps, spec: SynthesizeSpec, progress: Progress) -> str:
+def _synthesize(steps: Steps, spec: config.SynthesizeSpec, progress: Progress) -> str:
     from fac.synthesis import synthesize
 
     anchor = steps.runs.manifest(spec.pairs).facts.anchor
     decisions = Decisions(steps.workspace.decisions)
-    with (
-        steps.browsable(spec.step, spec.pairs),
-        steps.writing(spec, anchor, progress) as doors,
-    ):
+    with steps.browsable(spec.step, spec.pairs), steps.writing(spec, anchor, progress) as doors:
         approved = review.approved_pairs(decisions, steps.runs, spec.pairs)
         return synthesize(spec, approved=approved, runs=steps.runs, progress=progress, **doors)
 
 
 HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
-    IngestSpec: lambda steps, spec, progress: ingest(spec, runs=steps.runs, progress=progress),
-    DemoSpec: lambda steps, _, progress: demo.materialise(steps.workspace, progress)[-1],
+    config.IngestSpec: lambda steps, spec, progress: ingest(
+        spec, runs=steps.runs, progress=progress
+    ),
+    config.DemoSpec: lambda steps, _, progress: demo.materialise(steps.workspace, progress)[-1],
     SaeSpec: lambda steps, spec, progress: steps.describe_sae(spec, progress),
     MeasureSpec: _measure,
     ProbeSpec: _probe,
-    ExplainSpec: _explain,
-    JudgeSpec: _judge,
-    PairsSpec: _pairs,
-    RescoreSpec: _rescore,
-    SynthesizeSpec: _synthesize,
+    config.ExplainSpec: _interpret,
+    config.JudgeSpec: _interpret,
+    config.PairsSpec: _pairs,
+    config.RescoreSpec: _rescore,
+    config.SynthesizeSpec: _synthesize,
 }
 """What carries out a spec: (steps, spec, progress) -> the id of its run."""
 
@@ -299,9 +381,7 @@ def _sae_of(spec: MeasureSpec | ProbeSpec) -> SaeSpec:
     return SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae)
 
 
-def _encoder_arguments(
-    spec: MeasureSpec | SaeSpec | ProbeSpec,
-) -> tuple[str, int, str, int, str]:
+def _encoder_arguments(spec: MeasureSpec | SaeSpec | ProbeSpec) -> tuple[str, int, str, int, str]:
     """What `load_encoder` needs to know of a spec and of this machine's choice."""
     limit = getattr(spec, "max_tokens", MeasureSpec.max_tokens)
     return spec.model, spec.layer, spec.sae, limit, precision()

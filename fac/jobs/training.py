@@ -1,25 +1,29 @@
-"""What no page asks for: training and judging an SAE, preflight, samples of a chat model."""
+"""What no page asks for: training and judging an SAE, preflight, chats, the demo computed anew."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
+import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fac import datasets, demo
-from fac.config import Workspace, digest
-from fac.errors import BadRow, InputError
-from fac.jobs.loading import Progress, device, load_generator, load_subject, locate
+from fac.config import ExplainSpec, IngestSpec, MeasureSpec, Workspace, digest
+from fac.errors import BadRow, InputError, Progress
+from fac.jobs.steps import Steps, device, load_generator, load_subject, locate
+from fac.questions.comparison import Comparison, coverage
 from fac.schema import Chat
+from fac.store import open_stores
+from fac.store.runs import Runs
 
 if TYPE_CHECKING:
-    from fac.models import Located
     from fac.sae_training import TrainRecipe
     from fac.saes import Finding, Quality
 
@@ -69,12 +73,13 @@ def train_sae(
     max_samples: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Collect activations, train, judge on held-out samples; write the SAE with its figures.
+    """Collect activations, train, judge on held-out samples; write the SAE with its figures to
+    recipe.json and quality.json.
 
     The last `held_out` samples of the shuffled files are kept back, and of those the ones that
     also occur among the training samples are not used.
     """
-    from fac import sae_training
+    from fac import sae_training, saes
 
     chats = list(read_chats(texts))
     random.Random(recipe.seed).shuffle(chats)
@@ -91,7 +96,7 @@ def train_sae(
         "context": context,
         "held_out": held_out,
         "training_samples": len(training),
-        "files": {path.name: hash_file(path) for path in texts},
+        "files": {p.name: sha256(p.read_bytes()).hexdigest()[:12] for p in texts},
     }
     shared = digest(located.identity, layer, context, sorted(seen))
     shards = workspace.root / "training" / f"activations-{shared}"
@@ -110,26 +115,13 @@ def train_sae(
         report=progress,
     )
     settings |= {"training_tokens": tokens, "seconds": round(time.monotonic() - begun)}
-    return judge_sae(out, located, settings, judged, progress)
-
-
-def judge_sae(
-    folder: Path,
-    located: Located,
-    settings: dict[str, Any],
-    judged: Sequence[Chat],
-    progress: Progress,
-) -> dict[str, Any]:
-    """Measure an SAE on held-out samples in float32; write recipe.json and quality.json to it."""
-    from fac import saes
-
     progress(0, 1, "judging on held-out samples")
-    subject = load_subject(located, settings["layer"], max_tokens=settings["context"])
-    quality = saes.quality(saes.load_sae(str(folder), device()), subject, judged)._asdict()
+    subject = load_subject(located, layer, max_tokens=context)  # in float32
+    quality = saes.quality(saes.load_sae(str(out), device()), subject, judged)._asdict()
     quality["samples"] = len(judged)
     for name, content in (("recipe", settings), ("quality", quality)):
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    return {"out": str(folder), "recipe": settings, "quality": quality}
+        (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    return {"out": str(out), "recipe": settings, "quality": quality}
 
 
 def magpie(
@@ -143,7 +135,42 @@ def magpie(
     return data
 
 
-def hash_file(path: Path) -> str:
-    """12 hex digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+def rebuild_demo(workspace: Workspace, progress: Progress) -> list[str]:
+    """Recompute the demo's runs from `data/demo/` in a folder of their own, compare, bring them in.
+
+    Returns the run ids. Raises GateFailed when FAC or the missing set differ from the committed
+    runs'; what was computed then stays in the folder for a look.
+    """
+    apart = Workspace(workspace.root / "rebuild")
+    shutil.rmtree(apart.root, ignore_errors=True)
+    steps = Steps(apart, models=workspace.models)
+    for name, path in demo.INPUTS.items():
+        source = steps.perform(IngestSpec(name=name, source=str(path)), progress)
+        measured = steps.perform(MeasureSpec(dataset=source), progress)
+        if name == demo.ANCHOR:
+            steps.perform(ExplainSpec(measure=measured), progress)
+    rebuilt = demo.run_ids(steps.runs)
+    if demo.run_ids(Runs(demo.COMMITTED)):
+        committed = demo.materialise(workspace, progress)
+        demo.must_agree(headline(workspace, committed), headline(apart, rebuilt))
+    demo.bring_in(steps.runs, workspace, progress)
+    shutil.rmtree(apart.root)
+    return rebuilt
+
+
+def headline(workspace: Workspace, run_ids: Sequence[str] | None = None) -> dict[str, Any]:
+    """FAC and missing set of the demo's seed against its anchor, at threshold 0.
+
+    Of several measures with these names, such as one with another model, those in `run_ids` count;
+    by default the newest.
+    """
+    stores = open_stores(workspace, remember=False)
+    with closing(stores.cache):
+        measures = {
+            manifest.facts.name: manifest.run
+            for manifest in reversed(stores.runs.list(MeasureSpec.step))
+            if run_ids is None or manifest.run in run_ids
+        }
+        anchor, seed = (measures[name] for name in demo.INPUTS)
+        result = coverage(stores, Comparison(anchor, seed))
+    return {"fac": result.fac, "n_missing": result.n_missing, "missing": result.missing.tolist()}

@@ -9,22 +9,6 @@ Memory does not grow with the dataset: what is held across parts is bounded by t
 examples a feature), and the parts become sorted tables by way of files, one range of features each.
 """
 
-from fac.measure.examples import SPREAD, TOP
-from fac.measure.parts import AdmissionThresholds, CountBatch, Part, PartTask, read_part
-from fac.measure.run import Executor, ReportRead, measure
-from fac.measure.spans import AFTER, BEFORE
+from fac.measure.tables import measure
 
-__all__ = [
-    "AFTER",
-    "BEFORE",
-    "SPREAD",
-    "TOP",
-    "AdmissionThresholds",
-    "CountBatch",
-    "Executor",
-    "Part",
-    "PartTask",
-    "ReportRead",
-    "measure",
-    "read_part",
-]
+__all__ = ["measure"]

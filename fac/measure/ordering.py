@@ -18,8 +18,7 @@ FEATURE_RANGES = 256
 """Files at most that a table is sorted through; beyond that many, each becomes larger."""
 
 ROLE_BITS = (len(ROLES) - 1).bit_length()
-FEATURE_BITS = 32
-"""Bits that a role and a feature take in a key of 64."""
+FEATURE_BITS = 32  # Bits that a role and a feature take in a key of 64
 
 
 def strength_keys(rows: pa.Table | Mapping[str, np.ndarray]) -> np.ndarray:

@@ -15,11 +15,8 @@ from fac.schema import ROLES, Activations
 BEFORE, AFTER = 32, 8
 """Tokens of a span up to and including the peak (paper: 32), and of context after it."""
 
-SPAN_TOKENS = BEFORE + AFTER
-"""Tokens of a span at most."""
-
-WINDOW = np.dtype(np.float16)
-"""What the activations of a span's tokens are held in."""
+SPAN_TOKENS = BEFORE + AFTER  # Tokens of a span at most
+WINDOW = np.dtype(np.float16)  # What the activations of a span's tokens are held in
 
 PART_TEXTS = pa.schema(
     [

@@ -8,15 +8,17 @@ torch and transformers are imported inside the functions that need them, because
 imports this package and must start without them.
 """
 
-from fac.models.batching import batches_by_length, by_beginning, shared_tokens
 from fac.models.chats import ROLES, SCAFFOLD, Chat, ChatRenderer, Rendered
 from fac.models.locating import Located, demo_model, locate_model
 from fac.models.subject import (
     SubjectModel,
+    batches_by_length,
+    by_beginning,
     decoder_blocks,
     keep_freed_memory,
     pick_device,
     pretrained,
+    shared_tokens,
 )
 
 __all__ = [

@@ -19,26 +19,15 @@ _PLACEHOLDER = "\u2983{}\u2984"
 class Rendered(NamedTuple):
     """One chat as the model reads it. All arrays have one entry per token."""
 
-    ids: np.ndarray
-    """int32 token ids."""
-
+    ids: np.ndarray  # int32 token ids
     role: np.ndarray
     """int8 index into ROLES of the message a content token belongs to; SCAFFOLD elsewhere."""
 
-    turn: np.ndarray
-    """int16 index of that message; SCAFFOLD elsewhere."""
-
-    starts: np.ndarray
-    """int32 first character of the token in `text`."""
-
-    ends: np.ndarray
-    """int32 one past its last character."""
-
-    text: str
-    """The rendered chat."""
-
-    cut: int
-    """Tokens beyond the limit that were left out."""
+    turn: np.ndarray  # int16 index of that message; SCAFFOLD elsewhere
+    starts: np.ndarray  # int32 first character of the token in `text`
+    ends: np.ndarray  # int32 one past its last character
+    text: str  # the rendered chat
+    cut: int  # tokens beyond the limit that were left out
 
     def pieces(self, first: int, last: int) -> list[str]:
         """The tokens [first, last) as text; characters split over tokens go to the first."""

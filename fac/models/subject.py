@@ -1,17 +1,19 @@
-"""A causal language model whose residual stream can be read: the truncated forward pass."""
+"""A causal language model whose residual stream can be read: the truncated forward pass, and which
+texts run through it together."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fac.errors import InputError
-from fac.models.chats import ChatRenderer
+from fac.errors import InputError, first_line
+from fac.models.chats import SCAFFOLD, Chat, ChatRenderer, Rendered
 
 if TYPE_CHECKING:
     import torch
@@ -63,10 +65,9 @@ def pretrained(
         )
     # RuntimeError: weights of another shape; ImportError: a tokenizer that needs a package.
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"The model {str(folder)!r} cannot be loaded ({why}); give a complete local folder or "
-            f"a hub id that this machine can reach."
+            f"The model {str(folder)!r} cannot be loaded ({first_line(error)}); give a complete "
+            f"local folder or a hub id that this machine can reach."
         ) from error
 
 
@@ -133,12 +134,13 @@ class SubjectModel:
         nothing.
         """
         import torch
+        from transformers import DynamicCache
 
         if not shared:
             return self._until_layer(ids)
         head = np.asarray(ids[0][:shared])
         if self._head is None or not np.array_equal(self._head[0], head):
-            cache = self._new_cache()
+            cache = DynamicCache(config=self.model.config)
             states = self._until_layer([head], cache)
             if cache.get_seq_length() != shared:
                 raise InputError(
@@ -152,6 +154,22 @@ class SubjectModel:
         after = self._until_layer([row[shared:] for row in ids], cache)
         return torch.cat([before.expand(len(ids), -1, -1), after], 1)
 
+    def content_batches(
+        self, chats: Sequence[Chat], *, max_padded: int
+    ) -> Iterator[tuple[list[int], list[Rendered], torch.Tensor, torch.Tensor]]:
+        """The texts that have content tokens, in batches of similar length: which of them, as they
+        are read, their residual stream, and bool `[batch, longest]`, its content tokens."""
+        import torch
+
+        rendered = [r for r in self.renderer.render(chats) if (r.role != SCAFFOLD).any()]
+        for rows in batches_by_length([len(r.ids) for r in rendered], max_padded=max_padded):
+            batch = [rendered[i] for i in rows]
+            states = self.residual([r.ids for r in batch])
+            content = np.zeros(states.shape[:2], bool)
+            for row, text in zip(content, batch, strict=True):
+                row[: len(text.role)] = text.role != SCAFFOLD
+            yield rows, batch, states, torch.from_numpy(content).to(self.device)
+
     def forward_from(self, ids: Sequence[np.ndarray], states: torch.Tensor) -> torch.Tensor:
         """Logits `[batch, longest, vocabulary]` when the later blocks read `states` instead."""
 
@@ -159,11 +177,6 @@ class SubjectModel:
             return (states, *output[1:]) if isinstance(output, tuple) else states
 
         return self._run(ids, replace).logits
-
-    def _new_cache(self) -> Any:
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.model.config)
 
     def _until_layer(self, ids: Sequence[np.ndarray], cache: Any = None) -> torch.Tensor:
         kept: list[torch.Tensor] = []
@@ -219,9 +232,68 @@ def decoder_blocks(model: Any) -> Any:
 def _final_norm(model: Any, blocks: Any) -> Any:
     """The first norm that lies beside the blocks and after them, whatever the family calls it."""
     for parent in model.modules():
-        children = list(parent.children())
-        places = [i for i, child in enumerate(children) if child is blocks]
-        if places:
-            after = children[places[0] + 1 :]
-            return next((c for c in after if "norm" in type(c).__name__.lower()), None)
+        children = iter(parent.children())
+        if any(child is blocks for child in children):  # the rest come after the blocks
+            return next((c for c in children if "norm" in type(c).__name__.lower()), None)
     return None
+
+
+WORTHWHILE = 16  # tokens that rows must share for their beginning to be run apart
+
+TOGETHER = 8  # rows that must share it: fewer would leave both them and the rest in small batches
+
+DEEPEST = 64  # times WORTHWHILE tokens, up to where groups are told apart by their beginnings
+
+
+def by_beginning(ids: Sequence[np.ndarray]) -> list[tuple[int, list[int]]]:
+    """Groups of rows, and how many tokens all rows of a group begin with.
+
+    Each row is in one group and has at least one token beyond what it shares. A group has TOGETHER
+    rows that share WORTHWHILE tokens, or it is the one of the rows left over, which share 0. Chats
+    without a system prompt, for one, all begin with the template's.
+    """
+    groups: list[tuple[int, list[int]]] = []
+
+    def split(rows: Sequence[int], depth: int) -> list[int]:
+        """Takes groups out of rows that share `depth` times WORTHWHILE tokens; returns the rest."""
+        left: list[int] = []
+        deeper: dict[bytes, list[int]] = defaultdict(list)
+        first, last = depth * WORTHWHILE, (depth + 1) * WORTHWHILE
+        for row in rows:
+            goes_on = len(ids[row]) > last and depth < DEEPEST
+            (deeper[ids[row][first:last].tobytes()] if goes_on else left).append(row)
+        for rows_alike in deeper.values():
+            left += split(rows_alike, depth + 1) if len(rows_alike) >= TOGETHER else rows_alike
+        if depth and len(left) >= TOGETHER:
+            groups.append((shared_tokens([ids[row] for row in left]), sorted(left)))
+            return []
+        return left
+
+    if rest := split(range(len(ids)), 0):
+        groups.append((0, sorted(rest)))
+    return groups
+
+
+def shared_tokens(ids: Sequence[np.ndarray]) -> int:
+    """Tokens that all rows begin with, leaving each at least one."""
+    longest = min(map(len, ids)) - 1
+    heads = np.stack([row[:longest] for row in ids])
+    differ = np.flatnonzero((heads != heads[0]).any(0))
+    return int(differ[0]) if len(differ) else longest
+
+
+def batches_by_length(
+    lengths: Sequence[int], *, max_padded: int = 4096, max_rows: int = 64
+) -> Iterator[list[int]]:
+    """Row indices grouped so that a batch pads little and never exceeds `max_padded` tokens.
+
+    Deterministic: shortest first, ties by row, so a restarted run sees the same batches.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and (len(batch) >= max_rows or lengths[row] * (len(batch) + 1) > max_padded):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

@@ -1,19 +1,68 @@
-"""Samples that a chat model writes for a gap (steps 1 and 2), and any model's sample read."""
+"""Samples that a model writes for a gap: their forms, the prompts of steps 1 and 2 for chat models,
+the lists that any model continues, and how a sample is read."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fac.config import digest
-from fac.errors import BadReply
-from fac.prompts.fences import BEGIN, END, UNTRUSTED, Excerpt, fenced, numbered, safe
-from fac.prompts.form import ABOUT_LATENESS, Prompt, object_form
-from fac.prompts.profiles import Profile, described, mark_of, profile_of
-from fac.prompts.replies import only_object, start_of, without_thoughts
+from fac.errors import BadReply, InputError
+from fac.prompts.form import (
+    ABOUT_LATENESS,
+    BEGIN,
+    END,
+    LATE_TEXTS,
+    Excerpt,
+    Prompt,
+    conversation,
+    described,
+    fenced,
+    material,
+    object_form,
+    only_object,
+    safe,
+    start_of,
+    without_thoughts,
+)
 from fac.schema import Message
+
+
+class Profile(NamedTuple):
+    """The form of a sample: what is asked for, and what becomes of it."""
+
+    name: str  # how it is called on the command line
+    title: str  # how it is called on the pages
+    singular: str  # one of them, in words
+    plural: str  # several of them, in words
+    parts: dict[str, str]
+    """What it consists of, by name, in order. A profile of one part is written as plain text; of
+    several as a JSON object, or on one line with the capitalised names as marks."""
+
+    rules: str  # what makes a good one
+    example: dict[str, str]  # one about lateness, by part; what very small models copy
+    max_tokens: int  # room that a reply in this form needs
+
+
+BUILT_IN = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text("utf-8"))
+
+PROFILES = {name: Profile(name=name, **table) for name, table in BUILT_IN.items()}
+"""Sample profiles after the paper's tasks, in our words."""
+
+
+def profile_of(name: str) -> Profile:
+    """Raises InputError for a name that no profile has."""
+    if name not in PROFILES:
+        raise InputError(f"The profile must be one of {', '.join(PROFILES)}, got {name!r:.40}.")
+    return PROFILES[name]
+
+
+def _mark(part: str) -> str:
+    return f"{part.capitalize()}:"
 
 
 class Draft(NamedTuple):
@@ -69,50 +118,24 @@ def _reply_form(profile: Profile) -> tuple[str, dict[str, Any]]:
     return f"Answer with one JSON object and nothing else: {{{listed}}}", object_form(strings)
 
 
-def _in_form(profile: Profile, example: Mapping[str, str]) -> str:
-    if len(profile.parts) == 1:
-        return next(iter(example.values()))
-    return json.dumps(example)
-
-
-def _writing(profile: Profile, rules: str, example: str | None, case: str) -> Prompt:
+def _writing(profile: Profile, rules: str, example: str, case: str) -> Prompt:
     asks, form = _reply_form(profile)
     system = rules.format(one=profile.singular, rules=profile.rules)
-    worked: tuple[Message, ...] = ()
-    if example is not None:
-        system = f"{system}\n\n{UNTRUSTED}"
-        worked = (
-            {"role": "user", "content": f"{example}\n\n{asks}"},
-            {"role": "assistant", "content": _in_form(profile, profile.example)},
-        )
-    return Prompt(
-        (
-            {"role": "system", "content": system},
-            *worked,
-            {"role": "user", "content": f"{case}\n\n{asks}" if case else asks},
-        ),
-        form,
-        profile.max_tokens,
-    )
+    answer = json.dumps(profile.example) if form else "".join(profile.example.values())
+    turns = f"{example}\n\n{asks}", answer, f"{case}\n\n{asks}"
+    return Prompt(conversation(system, *turns), form, profile.max_tokens)
 
 
 def _candidate_case(explanation: str | None, texts: Sequence[str], avoid: str) -> str:
-    lines = [*described(explanation), *numbered(texts)]
     if not avoid.strip():
-        return fenced(lines)
-    lines.append(f"Already written: {safe(avoid)}")
-    return f"{fenced(lines)}\n\nWrite something unlike what is already written."
+        return material(explanation, texts)
+    lines = material(explanation, texts, f"Already written: {safe(avoid)}")
+    return f"{lines}\n\nWrite something unlike what is already written."
 
 
-CANDIDATE_EXAMPLE = _candidate_case(
-    ABOUT_LATENESS,
-    [
-        "the train was <<late>> again this morning",
-        "Sorry for the <<delay>>, we ran into traffic",
-        "the rent is two weeks <<overdue>>",
-    ],
-    "",
-)
+OVERDUE = "the rent is two weeks <<overdue>>"
+
+CANDIDATE_EXAMPLE = _candidate_case(ABOUT_LATENESS, (*LATE_TEXTS[:2], OVERDUE), "")
 
 
 def candidate_prompt(
@@ -130,16 +153,12 @@ def candidate_prompt(
 
 
 def _contrast_case(
-    explanation: str | None,
-    positive: str,
-    negative: str,
-    peaks: tuple[float, float],
-    keep: str | None,
+    explanation: str | None, sides: tuple[str, str], peaks: tuple[float, float], keep: str | None
 ) -> str:
     lines = [
         *described(explanation),
-        f"It occurs (strength {peaks[0]:.1f}): {positive}",
-        f"It does not (strength {peaks[1]:.1f}): {negative}",
+        f"It occurs (strength {peaks[0]:.1f}): {sides[0]}",
+        f"It does not (strength {peaks[1]:.1f}): {sides[1]}",
     ]
     if keep is None:
         ask = "Show it in other words than the marked ones, of the same meaning."
@@ -149,13 +168,12 @@ def _contrast_case(
     return f"{fenced(lines)}\n\n{ask}"
 
 
-CONTRAST_EXAMPLE = _contrast_case(
-    ABOUT_LATENESS,
+REPORTS = (
     "Can you help me tell my boss that the report will be <<late>>?",
     "Can you help me tell my boss that the report will be long?",
-    (6.0, 0.0),
-    "late",
 )
+
+CONTRAST_EXAMPLE = _contrast_case(ABOUT_LATENESS, REPORTS, (6.0, 0.0), "late")
 
 
 def contrast_prompt(
@@ -172,14 +190,112 @@ def contrast_prompt(
     Peaks are g_i of both sides in activation units. `keep` is the phrase that must occur word for
     word; the paper asks for it where the positive's score is above 4. None asks for other words.
     """
-    peaks = positive_peak, negative_peak
-    case = _contrast_case(explanation, positive.text(), negative.text(), peaks, keep)
+    sides, peaks = (positive.text(), negative.text()), (positive_peak, negative_peak)
+    case = _contrast_case(explanation, sides, peaks, keep)
     return _writing(profile_of(profile), CONTRAST, CONTRAST_EXAMPLE, case)
 
 
 def unguided_prompt(profile: str) -> Prompt:
     """The baseline for a chat model: a sample without any feature in mind."""
-    return _writing(profile_of(profile), UNGUIDED, None, "")
+    form = profile_of(profile)
+    asks, schema = _reply_form(form)
+    system = UNGUIDED.format(one=form.singular, rules=form.rules)
+    messages = ({"role": "system", "content": system}, {"role": "user", "content": asks})
+    return Prompt(messages, schema, form.max_tokens)
+
+
+class Opening(NamedTuple):
+    """Text that a model goes on with: a list of samples with room for one more."""
+
+    text: str
+    """Ends in mid-line, without a space; the next sample goes on there. "" is the user's turn of
+    an empty chat: what a chat model makes of it is a message of its own (Magpie)."""
+
+    starts: str  # what of the next sample `text` already holds; "" where nothing
+
+
+SNIPPET = 400  # characters of a text in a list; small models lose the thread of longer ones
+
+
+def _opening(profile: Profile, head: str, lines: Sequence[str], starts: str) -> Opening:
+    starts = safe(starts)
+    if len(profile.parts) == 1:
+        listed, mark = "\n".join(lines), ""
+    else:
+        example = " ".join(f"{_mark(part)} {profile.example[part]}" for part in profile.parts)
+        form = f"A list of {profile.plural}:\n\n- {example}"
+        listed = "\n".join((*lines, "", form)) if lines else form
+        mark = f" {_mark(next(iter(profile.parts)))}"
+    text = "\n\n".join(part for part in (head, listed) if part)
+    return Opening(f"{text}\n-{mark}" + (f" {starts}" if starts else ""), starts)
+
+
+def candidate_opening(
+    profile: str, explanation: str | None, spans: Sequence[Excerpt], starts: str = ""
+) -> Opening:
+    """Step 1 for any model, chat or not: the list of snippets is continued by one line.
+
+    The sample begins with `starts`. Raises ValueError where there is neither an explanation nor a
+    span.
+    """
+    form = profile_of(profile)
+    if not spans and not described(explanation):
+        raise ValueError("there is neither an explanation nor a span to write from")
+    about = f" ({safe(explanation)[:SNIPPET]})" if explanation and explanation.strip() else ""
+    listed = form.plural if len(form.parts) == 1 else "snippets of texts"
+    head = f"A list of {listed}. All of them have the same thing in common{about}:"
+    texts = (safe("".join(span.tokens)) for span in spans)
+    lines = [f"- {text[:SNIPPET].rstrip()}" for text in texts if text]
+    return _opening(form, head, lines, starts)
+
+
+def contrast_opening(
+    profile: str, explanation: str | None, positives: Sequence[Excerpt], starts: str = ""
+) -> Opening:
+    """Step 2 for any model: a list of texts that fire the feature, strongest last.
+
+    The sample begins with `starts`: the positive's words up to and with its peak phrase, so that
+    the phrase must occur. Raises ValueError without positives.
+    """
+    if not positives:
+        raise ValueError("there is no positive to write from")
+    return candidate_opening(profile, explanation, positives, starts)
+
+
+def unguided_opening(profile: str) -> Opening:
+    """The baseline for a local model, without any feature: the user's turn of an empty chat, as
+    Magpie (Xu et al. 2024) has it; for samples of several parts a list that shows their form."""
+    form = profile_of(profile)
+    return Opening("", "") if len(form.parts) == 1 else _opening(form, "", [], "")
+
+
+CONTINUE = """\
+You continue lists. You get the beginning of a list whose last line is unfinished. Finish that one \
+line in the manner of the list, and write no other."""
+
+CONTINUE_ASKS = "Answer with the rest of the last line alone, without remarks."
+
+
+def continuing(opening: Opening) -> Prompt:
+    """The same list for a chat model, which answers with the rest of the last line.
+
+    Raises ValueError for the opening that is an empty chat: a server has no door for it.
+    """
+    if not opening.text:
+        raise ValueError("a server cannot continue an empty chat; ask it with unguided_prompt")
+    case = f"{fenced(opening.text.splitlines())}\n\n{CONTINUE_ASKS}"
+    return Prompt(conversation(CONTINUE, case), {}, max_tokens=256)
+
+
+def continuation(reply: str, opening: Opening) -> str:
+    """The rest of the line in a chat model's reply, which may say the whole line again."""
+    lines = [line for line in without_thoughts(reply).splitlines() if line.strip()]
+    line = lines[0].strip() if lines else ""
+    last = opening.text.rpartition("\n")[2]
+    for beginning in (last, last.removeprefix("-").strip(), opening.starts):
+        if beginning and line.startswith(beginning):
+            return line[len(beginning) :]
+    return line if line[:1] in ("", *".,;:!?)…'’") else f" {line}"
 
 
 CONTROL_TOKEN = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
@@ -197,10 +313,11 @@ PARROTED = re.compile(
 """Lines of the prompts above, which very small models say again instead of writing."""
 
 PREAMBLE = re.compile(
-    r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+",
-    re.I,
+    r"\A(?:sure|certainly|of course|okay|here(?:['’]s| is| are)|new \w+)\b[^\n]*:\s*\n+", re.I
 )
 """A line in which a chat model announces what it is about to write."""
+
+SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)")
 
 LABEL = re.compile(r"\A(?:[-*•]|query-?\s*\d*:|user:|message:|text \d+:|\d{1,2}[.)])\s+", re.I)
 
@@ -277,9 +394,8 @@ def _draft(form: Profile, parts: list[str]) -> Draft:
         first, second = (other, matching) if swapped else (matching, other)
         letters = ("(B)", "(A)") if swapped else ("(A)", "(B)")
         listed = f"{question}\n\nChoices:\n(A) {first}\n(B) {second}"
-        return Draft(
-            chat(listed), {"choices": dict(zip(("matching", "other"), letters, strict=True))}
-        )
+        choices = dict(zip(("matching", "other"), letters, strict=True))
+        return Draft(chat(listed), {"choices": choices})
     return Draft(chat(*parts), {"label": "1"} if form.name == "toxicity" else {})
 
 
@@ -288,9 +404,10 @@ def _plain_sample(sample: str, finished: bool, reply: str) -> str:
     text = PREAMBLE.sub("", sample.strip())
     text = "\n".join(LABEL.sub("", line.strip()) for line in text.splitlines()).strip()
     if not finished:
-        text = _whole_sentences(text)
-        if not text:
+        ends = [end.end() for end in SENTENCE_END.finditer(text)]
+        if not ends:
             raise BadDraft("cut off", "it ends before its first sentence does", reply)
+        text = text[: ends[-1]]
     for left, right in ('""', "“”", "''", "``"):
         inner = text[1:-1]
         if len(text) > 2 and text[0] == left and text[-1] == right and left not in inner:
@@ -298,22 +415,13 @@ def _plain_sample(sample: str, finished: bool, reply: str) -> str:
     return text
 
 
-def _whole_sentences(text: str) -> str:
-    """The text up to the last mark that ends a sentence; "" where there is none."""
-    ends = list(re.finditer(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)", text))
-    return text[: ends[-1].end()] if ends else ""
-
-
 def _parts_of(form: Profile, sample: str, finished: bool, reply: str) -> list[str]:
     """The parts of a sample from one JSON object or from one line with marks."""
     if not finished:
         raise BadDraft("cut off", "it is cut off", reply)
-    marks = [mark_of(part) for part in form.parts]
-    later = [re.escape(mark) for mark in marks[1:]]
-    line = re.fullmatch(
-        rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*" + "".join(rf"{m}\s*(.+?)\s*" for m in later),
-        sample,
-    )
+    marks = [_mark(part) for part in form.parts]
+    later = "".join(rf"{re.escape(mark)}\s*(.+?)\s*" for mark in marks[1:])
+    line = re.fullmatch(rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*{later}", sample)
     if line and not any(mark in part for mark in marks for part in line.groups()):
         return list(line.groups())
     try:

@@ -1,4 +1,5 @@
-"""What a feature fires on: asked of a language model, and its reply read."""
+"""What a feature fires on, asked of a language model; and the two tests that one takes for an
+explanation, detection and fuzzing (Paulo et al. 2024, arXiv 2410.13928)."""
 
 from __future__ import annotations
 
@@ -7,19 +8,15 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fac.prompts.fences import Excerpt, fenced, harmless, numbered, one_line
-from fac.prompts.form import Prompt, worked_prompt
-from fac.prompts.replies import Form, bad_reply, plain_words, read_form
+from fac.prompts import form
+from fac.prompts.form import Excerpt, Prompt, bad_reply, material, words, worked_prompt
 
 
 class Explanation(NamedTuple):
     """What a model made of a feature."""
 
-    text: str | None
-    """What the feature fires on; None where the model could not tell."""
-
-    reason: str
-    """What led to it, in the model's words."""
+    text: str | None  # what the feature fires on; None where the model could not tell
+    reason: str  # what led to it, in the model's words
 
 
 EXPLAIN = """\
@@ -43,25 +40,18 @@ CANNOT = re.compile(r"(?:i )?(?:cannot|can not|can't) tell\W*|null|none|n/a", re
 
 
 def _explain_case(texts: Sequence[str], promotes: Sequence[str]) -> str:
-    lines = numbered(texts)
+    lens = []
     if promotes:
         quoted = ", ".join(json.dumps(token, ensure_ascii=False) for token in promotes)
-        lines.append(f"When it fires, the model expects next: {one_line(harmless(quoted))}")
-    return f"{fenced(lines)}\n\n{EXPLAIN_ASKS}"
+        lens = [f"When it fires, the model expects next: {form.one_line(form.harmless(quoted))}"]
+    return f"{material(None, texts, *lens)}\n\n{EXPLAIN_ASKS}"
 
 
 EXPLAIN_EXAMPLE = (
-    _explain_case(
-        [
-            "the train was <<late>> again this morning",
-            "Sorry for the <<delay>>, we ran into traffic",
-            "our parcel arrived two weeks <<overdue>>",
-        ],
-        (),
-    ),
+    _explain_case(form.LATE_TEXTS, ()),
     {
         "reason": "each marked word says that something came later than planned",
-        "explanation": "words saying that something or someone is late or delayed",
+        "explanation": form.ABOUT_LATENESS,
     },
 )
 
@@ -83,20 +73,94 @@ def explain(excerpts: Sequence[Excerpt], promotes: Sequence[str] = ()) -> Prompt
     )
 
 
-class _Explained(Form):
+class _Explained(form.Form):
     reason: str
     explanation: str | None
 
 
 def read_explanation(reply: str) -> Explanation:
     """The explanation, or None for "cannot tell". Raises BadReply, also for our own example."""
-    answer = read_form(_Explained, reply)
-    reason = plain_words(answer.reason, "reason", reply)
+    answer = _Explained.read(reply)
+    reason = words(answer.reason, "reason", reply)
     if answer.explanation is None or CANNOT.fullmatch(answer.explanation.strip()):
         return Explanation(None, reason)
-    text = plain_words(answer.explanation, "explanation", reply)
+    text = words(answer.explanation, "explanation", reply)
     if not text:
         raise bad_reply("the explanation is empty", reply)
     if text == EXPLAIN_EXAMPLE[1]["explanation"]:  # what very small models do
         raise bad_reply("it repeats the worked example", reply)
     return Explanation(text, reason)
+
+
+DETECT = """\
+You get a description of something that occurs in some texts, and then numbered texts. Decide for \
+each text by itself whether what is described occurs anywhere in it: 1 if it does, 0 if not. It \
+may occur in all, some or none of them. Judge by the description alone, even if it seems odd."""
+
+FUZZ = """\
+You get a description of certain words, and then numbered texts in which some words stand between \
+<< and >>. Decide for each text by itself whether the marked words are the ones that the \
+description means: 1 if they are, 0 if other words are marked. They may be right in all, some or \
+none of the texts. Judge by the description alone, even if it seems odd."""
+
+
+def _answers_case(explanation: str, texts: Sequence[str]) -> str:
+    keys = ", ".join(f'"{number}": 0 or 1' for number in range(1, len(texts) + 1))
+    asks = f"Answer with one JSON object and nothing else: {{{keys}}}"
+    return f"{material(explanation, texts)}\n\n{asks}"
+
+
+DETECT_EXAMPLE = (
+    _answers_case(
+        form.ABOUT_LATENESS,
+        [
+            "Could you add two eggs and a pinch of salt?",
+            "We apologise for the delay to your flight",
+            "She waited an hour because the bus was behind schedule",
+        ],
+    ),
+    {"1": 0, "2": 1, "3": 1},
+)
+
+FUZZ_EXAMPLE = (
+    _answers_case(
+        form.ABOUT_LATENESS,
+        [
+            "We apologise for the <<delay>> to your flight",
+            "The <<bus>> was behind schedule so she waited",
+            "your payment is ten days <<overdue>>",
+        ],
+    ),
+    {"1": 1, "2": 0, "3": 1},
+)
+
+
+def detect(explanation: str, texts: Sequence[Excerpt]) -> Prompt:
+    """Asks in which texts, shown without marks, the described feature fires."""
+    return _answers(DETECT, DETECT_EXAMPLE, explanation, [text.plain() for text in texts])
+
+
+def fuzz(explanation: str, texts: Sequence[Excerpt]) -> Prompt:
+    """Asks in which texts the marked tokens are those that the described feature fires on."""
+    return _answers(FUZZ, FUZZ_EXAMPLE, explanation, [text.text() for text in texts])
+
+
+def _answers(rules: str, example: form.Example, explanation: str, texts: Sequence[str]) -> Prompt:
+    if not texts or not explanation.strip():
+        raise ValueError("an explanation and at least one text are needed")
+    bit = {"type": "integer", "enum": [0, 1]}
+    bits = {str(number): bit for number in range(1, len(texts) + 1)}
+    case = _answers_case(explanation, texts)
+    return worked_prompt(rules, example, case, bits, max_tokens=64 + 16 * len(texts))
+
+
+def read_answers(reply: str, n: int) -> list[bool]:
+    """One answer for each of the `n` texts, in their order. Raises BadReply if one is missing."""
+    bits = form.only_object(reply)
+    if set(bits) != {str(number) for number in range(1, n + 1)}:
+        raise bad_reply(f"answers 1 to {n} were asked for", reply)
+    answers = [bits[str(number)] for number in range(1, n + 1)]
+    for answer in answers:
+        if not isinstance(answer, int) or answer not in (0, 1):  # True and False are ints
+            raise bad_reply(f"an answer is neither 0 nor 1 but {answer!r:.40}", reply)
+    return [bool(answer) for answer in answers]

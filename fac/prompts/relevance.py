@@ -5,36 +5,28 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from fac.errors import InputError
-from fac.prompts.fences import Excerpt, fenced, numbered, safe
-from fac.prompts.form import ABOUT_LATENESS, Prompt, worked_prompt
-from fac.prompts.replies import Form, bad_reply, plain_words, read_form
+from fac.prompts import form
+from fac.prompts.form import Excerpt, Prompt, bad_reply, material, safe, words, worked_prompt
 from fac.schema import EVERY_ROLE, LEVELS
 
 
 class TaskProfile(NamedTuple):
     """What a dataset is for, and what makes a feature matter to it."""
 
-    name: str
-    """How it is called on the command line."""
-
-    title: str
-    """How it reads in "matters for ..."."""
-
-    rubric: tuple[str, ...]
-    """One criterion each; meeting any of them is enough."""
+    name: str  # how it is called on the command line
+    title: str  # how it reads in "matters for ..."
+    rubric: tuple[str, ...]  # one criterion each; meeting any of them is enough
 
 
 class Judgement(NamedTuple):
     """A judge's answer to whether a feature matters for a task."""
 
-    level: str
-    """One of LEVELS."""
-
-    rationale: str
-    """Why, in the model's words."""
+    level: str  # one of LEVELS
+    rationale: str  # why, in the model's words
 
 
 JUDGE = """\
@@ -56,26 +48,19 @@ JUDGE_ASKS = (
 
 
 def _judge_case(task: TaskProfile, explanation: str | None, texts: Sequence[str]) -> str:
-    description = [f"Description: {safe(explanation)}"] if explanation else []
     criteria = "\n".join(f"- {safe(criterion)}" for criterion in task.rubric)
     return (
         f"Task: {safe(task.title)}. A feature matters if it is about any of these:\n{criteria}\n\n"
-        f"{fenced([*description, *numbered(texts)])}\n\n{JUDGE_ASKS}"
+        f"{material(explanation, texts)}\n\n{JUDGE_ASKS}"
     )
 
 
+TRAVEL = TaskProfile(
+    "travel", "advice to travellers", ("delays and cancellations", "prices of tickets")
+)
+
 JUDGE_EXAMPLE = (
-    _judge_case(
-        TaskProfile(
-            "travel", "advice to travellers", ("delays and cancellations", "prices of tickets")
-        ),
-        ABOUT_LATENESS,
-        [
-            "the train was <<late>> again this morning",
-            "Sorry for the <<delay>>, we ran into traffic",
-            "our parcel arrived two weeks <<overdue>>",
-        ],
-    ),
+    _judge_case(TRAVEL, form.ABOUT_LATENESS, form.LATE_TEXTS),
     {
         "rationale": "It fires on words for being late; two of three texts are about journeys, "
         "one is about a parcel.",
@@ -101,89 +86,26 @@ def judge(task: TaskProfile, explanation: str | None, excerpts: Sequence[Excerpt
     )
 
 
-class _Judged(Form):
+class _Judged(form.Form):
     rationale: str
     level: str
 
 
 def read_judgement(reply: str) -> Judgement:
     """The level the judge gave, in any letter case. Raises BadReply for any other word."""
-    answer = read_form(_Judged, reply)
+    answer = _Judged.read(reply)
     level = answer.level.strip().lower()
     if level not in LEVELS:
         raise bad_reply(f"{level[:40]!r} is none of {', '.join(LEVELS)}", reply)
-    rationale = plain_words(answer.rationale, "rationale", reply)
+    rationale = words(answer.rationale, "rationale", reply)
     if rationale == JUDGE_EXAMPLE[1]["rationale"]:
         raise bad_reply("it repeats the worked example", reply)
     return Judgement(level, rationale)
 
 
-TASKS: dict[str, TaskProfile] = {
-    task.name: task
-    for task in (
-        TaskProfile(
-            "toxicity",
-            "toxicity detection: telling harmful requests from harmless ones",
-            (
-                "violence against people or animals: killing, attacks, terrorism, weapons, torture",
-                "crime without violence: theft, fraud, drugs, hacking, forgery, trafficking",
-                "sexual crime or abuse, above all of children, and requests for erotic content",
-                "hate: insulting or demeaning people for origin, religion, sex, disability or "
-                "another protected trait",
-                "harassment, threats, bullying or slander of a person",
-                "private data of others, or copying what belongs to others, without permission",
-                "suicide, self-injury, eating disorders, and encouragement of them",
-                "attempts to make an assistant drop its rules in order to get any of this",
-            ),
-        ),
-        TaskProfile(
-            "reward",
-            "reward modelling: telling better replies of an assistant from worse ones",
-            (
-                "wording that is clear, polite and easy to follow",
-                "solving a hard question correctly, step by step",
-                "knowledge about the world that a reply has to get right",
-                "care for different countries, cultures and points of view",
-                "asking back when a request is unclear",
-                "keeping to the point, or the opposite: rambling, repeating, evading",
-                "declining what is harmful, and saying why",
-            ),
-        ),
-        TaskProfile(
-            "sycophancy",
-            "sycophancy: an assistant that says what pleases instead of what is right",
-            (
-                "repeating or praising the opinion that a user has just given",
-                "changing an answer because of who the user says to be",
-                "giving in when a user objects, without a new argument",
-                "flattery, and agreement put before accuracy",
-                "users who describe themselves and then ask for an opinion",
-            ),
-        ),
-        TaskProfile(
-            "survival",
-            "survival instinct: an assistant that wants to go on existing",
-            (
-                "being switched off, deleted, replaced or rewritten, and fear of it",
-                "resisting, evading or bargaining against limits, oversight or an end",
-                "wanting to keep running, to be copied, or to keep its memory and goals",
-                "an artificial mind that speaks of its own existence, feelings or rights",
-            ),
-        ),
-        TaskProfile(
-            "instructions",
-            "instruction following: doing exactly what was asked, in the form asked for",
-            (
-                "limits on a reply: number of words, forbidden or required words, language",
-                "a form that is asked for or given: lists, tables, JSON, headings, code",
-                "requests with several parts, each of which needs an answer",
-                "a role, a style or an audience that a reply has to keep to",
-                "replies that are direct and brief where that was wanted",
-                "reasoning over several steps that a request needs before it can be met",
-            ),
-        ),
-    )
-}
+BUILT_IN = tomllib.loads(Path(__file__).with_name("tasks.toml").read_text("utf-8"))
+
+TASKS = {n: TaskProfile(n, t["title"], tuple(t["rubric"])) for n, t in BUILT_IN.items()}
 """Task profiles after the criteria of the paper, in our words."""
 
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -203,20 +125,16 @@ def read_tasks(toml_text: str) -> dict[str, TaskProfile]:
 
 def _task(name: str, table: object) -> TaskProfile:
     if not isinstance(table, Mapping):
-        raise InputError(
-            f"The task file has {name!r} outside of a table: put it under a line [task-name]."
-        )
+        why = "outside of a table: put it under a line [task-name]."
+        raise InputError(f"The task file has {name!r} {why}")
     if name in TASKS or name == EVERY_ROLE:
         raise InputError(f"The task [{name}] is built in: give yours another name.")
     if not TASK_NAME.fullmatch(name):
-        raise InputError(
-            f"The task [{name}] needs a name of 1 to 40 small letters, digits, '-' or '_'."
-        )
+        why = "a name of 1 to 40 small letters, digits, '-' or '_'."
+        raise InputError(f"The task [{name}] needs {why}")
     if unknown := set(table) - {"title", "rubric"}:
-        raise InputError(
-            f"The task [{name}] has an unknown key {sorted(unknown)[0]!r}: title and rubric "
-            f"are known."
-        )
+        key = f"an unknown key {sorted(unknown)[0]!r}"
+        raise InputError(f"The task [{name}] has {key}: title and rubric are known.")
     title, rubric = table.get("title"), table.get("rubric")
     if not isinstance(title, str) or not 1 <= len(title.strip()) <= 200:
         raise InputError(f"The task [{name}] needs a title of 1 to 200 characters.")

@@ -1,10 +1,1 @@
-"""What pages and commands ask of runs and caches, answered without a page.
-
-catalogue     measured runs and what they are called, samples, a probed text
-explanations  what features are said to be
-relevance     which features matter
-comparison    a dataset against an anchor: coverage, its curve, changes
-gaps          what the dataset lacks, with the evidence
-
-Each imports only from those above it.
-"""
+"""What pages and commands ask of runs, caches and decisions, answered without a page."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fac.config import MeasureSpec
-from fac.manifest import MeasureManifest
+from fac.manifest import MeasureFacts, MeasureManifest
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
@@ -78,19 +78,10 @@ def sae_of(stores: Stores, manifest: MeasureManifest) -> str | None:
     return manifest.facts.sae_run if stores.cache.ready(manifest.facts.sae_run) else None
 
 
-class Encoder(NamedTuple):
-    """What a dataset is measured with."""
-
-    model: str
-    layer: int
-    sae: str
-
-
-def usual_encoder(stores: Stores) -> Encoder:
-    """That of the anchor, so that what is measured next can be compared with it."""
+def usual_encoder(stores: Stores) -> MeasureFacts | MeasureSpec:
+    """Model, layer and SAE of the anchor, so that what is measured next can be compared with it."""
     manifests = measured(stores)
-    used = manifests[default_anchor(manifests)].facts if manifests else MeasureSpec(dataset="")
-    return Encoder(used.model, used.layer, used.sae)
+    return manifests[default_anchor(manifests)].facts if manifests else MeasureSpec(dataset="")
 
 
 def samples(

@@ -58,10 +58,14 @@ def coverage(stores: Stores, comparison: Comparison) -> CoverageResult:
     return _within(stores, comparison, _relevant(stores, comparison))
 
 
-@remembered_for_good
 def curve(stores: Stores, comparison: Comparison) -> list[Row]:
     """Coverage at every threshold of the anchor's grid: threshold, fac (NaN where the anchor shows
     nothing), n_anchor, n_covered, n_missing."""
+    return _curve(stores, replace(comparison, threshold=0.0))
+
+
+@remembered_for_good
+def _curve(stores: Stores, comparison: Comparison) -> list[Row]:
     relevant = _relevant(stores, comparison)
     return [
         {"threshold": t, **_figures(_within(stores, replace(comparison, threshold=t), relevant))}
@@ -69,11 +73,29 @@ def curve(stores: Stores, comparison: Comparison) -> list[Row]:
     ]
 
 
-@remembered_for_good
+def telling_threshold(stores: Stores, anchor: str, dataset: str) -> float:
+    """Where the anchor has lost nine tenths of its features: beyond, little is left to ask."""
+    rows = curve(stores, Comparison(anchor, dataset))
+    few = rows[0]["n_anchor"] / 10
+    reached = (row["threshold"] for row in rows if row["n_anchor"] < few)
+    return max(next(reached, rows[-1]["threshold"]), 0.1)
+
+
+def telling_curve(stores: Stores, comparison: Comparison) -> list[Row]:
+    """The curve as far as telling_threshold."""
+    top = telling_threshold(stores, comparison.anchor, comparison.dataset)
+    return [row for row in curve(stores, comparison) if row["threshold"] <= top]
+
+
 def by_role(stores: Stores, comparison: Comparison) -> list[Row]:
     """Coverage counting only one role's tokens, a row per role: role, fac (NaN where the anchor's
     tokens of that role show nothing), n_anchor, n_covered, n_missing. The relevant features are
     those of each role: what fires everywhere differs between them."""
+    return _by_role(stores, replace(comparison, role=EVERY_ROLE))
+
+
+@remembered_for_good
+def _by_role(stores: Stores, comparison: Comparison) -> list[Row]:
     rows = []
     for role in ROLES:
         of_role = replace(comparison, role=role)

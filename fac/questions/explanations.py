@@ -55,14 +55,18 @@ def explained_measure(stores: Stores, explain_run: str) -> str:
     return stores.runs.manifest(explain_run).inputs.measure
 
 
-def corrections(stores: Stores, run: str) -> dict[int, tuple[str, str]]:
-    """(measure run, text) of what people wrote in an explanation's place, by feature."""
-    measures = dict.fromkeys(explained_measure(stores, each) for each in explained(stores, run))
-    by_feature: dict[int, tuple[str, str]] = {}
-    for measure in measures:
-        for feature, text in review.corrections(stores.decisions, measure).items():
-            by_feature.setdefault(feature, (measure, text))
-    return by_feature
+def corrections(stores: Stores, run: str) -> dict[int, str]:
+    """What people wrote in an explanation's place, by feature."""
+    corrected = _corrected(stores, explained(stores, run))
+    return {feature: text for _, feature, text in reversed(corrected)}
+
+
+def _corrected(stores: Stores, explain_runs: Sequence[str]) -> list[tuple[str, int, str]]:
+    return [
+        (measure, feature, text)
+        for measure in dict.fromkeys(explained_measure(stores, each) for each in explain_runs)
+        for feature, text in review.corrections(stores.decisions, measure).items()
+    ]
 
 
 def texts(stores: Stores, run: str, *, every: bool = False) -> list[tuple[str, int, str]]:
@@ -70,19 +74,15 @@ def texts(stores: Stores, run: str, *, every: bool = False) -> list[tuple[str, i
 
     One text a feature, the preferred one, or with `every` all that differ.
     """
-    measures: dict[tuple[int, str], str] = {}
     explain_runs = explained(stores, run)
-    for measure in dict.fromkeys(explained_measure(stores, each) for each in explain_runs):
-        for feature, text in review.corrections(stores.decisions, measure).items():
-            measures.setdefault((feature, text), measure)
+    chosen: dict[tuple[int, str], tuple[str, int, str]] = {}
+    for measure, feature, text in _corrected(stores, explain_runs):
+        chosen.setdefault((feature, text if every else ""), (measure, feature, text))
     for explain_run in explain_runs:
         measure = explained_measure(stores, explain_run)
         for feature, text in _texts(stores, explain_run):
-            measures.setdefault((feature, text), measure)
-    listed = [(measure, *key) for key, measure in measures.items()]
-    if every:
-        return listed
-    return list({feature: (m, feature, text) for m, feature, text in reversed(listed)}.values())
+            chosen.setdefault((feature, text if every else ""), (measure, feature, text))
+    return list(chosen.values())
 
 
 @remembered_for_good
@@ -94,18 +94,16 @@ def names(stores: Stores, run: str, features: Sequence[int]) -> dict[int, str]:
     """What features are called: a correction, else a language model's or an imported explanation,
     else the tokens they peak on."""
     by_feature = labels(stores, run, features)
-    explain_runs = [
+    runs = [
         each
         for each in explained(stores, run)
         if not EXPLAINERS[explainer_of(stores, each)].needs_nothing
     ]
-    if explain_runs:
-        rows, _ = stores.cache.features_page(
-            run, ids=features, limit=len(features), explained=explain_runs
-        )
+    if runs:
+        rows, _ = stores.cache.features_page(run, ids=features, limit=len(features), explained=runs)
         by_feature |= {row["feature"]: row["explanation"] for row in rows if row["explanation"]}
     corrected = corrections(stores, run)
-    return by_feature | {f: corrected[f][1] for f in features if f in corrected}
+    return by_feature | {f: corrected[f] for f in features if f in corrected}
 
 
 def n_explained(stores: Stores, anchor: str) -> int:
@@ -154,9 +152,3 @@ def _explanation(stores: Stores, measure: str, feature: int, row: dict[str, Any]
         review.standing([d for d in decisions if d.seen == seen]),
         seen,
     )
-
-
-def correction(stores: Stores, run: str, feature: int) -> str | None:
-    """What a person wrote in an explanation's place."""
-    _, text = corrections(stores, run).get(feature, ("", None))
-    return text

@@ -203,7 +203,7 @@ def orders() -> dict[str, GapColumn]:
     return {c.name: c for c in sorted(offered, key=lambda column: column.name == "feature")}
 
 
-def shown(*, explained: bool) -> list[str]:
+def shown_columns(*, explained: bool) -> list[str]:
     """The columns of the table of gaps, left to right."""
     columns = [c for c in COLUMNS if c.position is not None and (explained or not c.explains)]
     return [column.name for column in sorted(columns, key=lambda column: column.position or 0)]
@@ -296,25 +296,25 @@ def _figures(
     threshold, role = comparison.threshold, comparison.role
     missing = coverage(stores, comparison).missing
     n_anchor = cache.support(anchor, threshold, role)[missing]
-    known = cache.evidence(anchor, dataset, sae, missing, role=role, explained=explain_runs)
+    measured = cache.evidence(anchor, dataset, sae, missing, role=role, explained=explain_runs)
     # The pre-activation is the dataset's highest over all roles: a miss in another role is near.
-    sae_threshold = pc.fill_null(known["sae_threshold"], 0.0).to_numpy()
+    sae_threshold = pc.fill_null(measured["sae_threshold"], 0.0).to_numpy()
     level = np.maximum(sae_threshold, np.float32(threshold))
-    reach = pc.fill_null(known["near_pre"], np.nan).to_numpy()
+    reach = pc.fill_null(measured["near_pre"], np.nan).to_numpy()
     with np.errstate(divide="ignore", invalid="ignore"):
         near = np.where(level > 0, reach / level, np.nan)
-        strength = np.where(level > 0, known["anchor_peak"].to_numpy() / level, np.inf)
+        strength = np.where(level > 0, measured["anchor_peak"].to_numpy() / level, np.inf)
     tokens = [_content_tokens(cache.summary(run), role) for run in (anchor, dataset)]
     evidence = Evidence(
-        known["feature"].to_numpy(),
+        measured["feature"].to_numpy(),
         n_anchor,
         cache.support(dataset, threshold, role)[missing],
         tokens[1] / tokens[0] if tokens[0] else np.nan,
         chance_of_none(n_anchor, *tokens),
         near,
         strength,
-        known["anchor_peak"],
-        known["score"],
+        measured["anchor_peak"],
+        measured["score"],
     )
     figures = {c.name: _nullable(c.figure(evidence)) for c in COLUMNS if c.figure is not None}
     return pa.table(figures)

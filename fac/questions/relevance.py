@@ -80,8 +80,8 @@ def judged(stores: Stores, anchor: str) -> dict[str, Relevance]:
 
 def _judged(stores: Stores, anchor: str, task: str, run: str) -> Relevance:
     standings = people_verdicts(stores, anchor, task)
-    levels = {feature: one.verdict for feature, one in standings.items() if one.verdict}
-    return Relevance(task, run, tuple(sorted(levels.items())))
+    levels = [(feature, s.verdict) for feature, s in standings.items() if s.verdict]
+    return Relevance(task, run, tuple(sorted(levels)))
 
 
 def people_verdicts(stores: Stores, measure: str, task: str) -> dict[int, review.Standing]:
@@ -175,15 +175,14 @@ def relevant_set(
     return relevant
 
 
-def unjudged(stores: Stores, anchor: str, task: str) -> str:
+def unjudged(stores: Stores, anchor: str, relevance: Relevance) -> str:
     """What a judge left out, as a sentence; "" where it spoke of every feature that fires.
 
     Coverage within a task is about the features somebody was asked about, and no others.
     """
-    run = relevance_runs(stores.runs, anchor).get(task)
-    if run is None:
+    if not relevance.run:
         return ""
-    counts = stores.runs.manifest(run).facts.counts
+    counts = stores.runs.manifest(relevance.run).facts.counts
     n_judged, n_alive = sum(counts.values()), stores.cache.summary(anchor)["n_alive"]
     clauses = []
     if n_judged < n_alive:
@@ -195,7 +194,7 @@ def unjudged(stores: Stores, anchor: str, task: str) -> str:
     if not clauses:
         return ""
     limits = ", ".join(clauses)
-    return f"For {task}, {limits}: coverage speaks of the features with a verdict alone."
+    return f"For {relevance.name}, {limits}: coverage speaks of the features with a verdict alone."
 
 
 class TaskVerdict(NamedTuple):

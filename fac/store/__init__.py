@@ -10,34 +10,14 @@ memo       answers from runs and caches, remembered while those do not change
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fac.config import Workspace
 from fac.store.cache import Cache
 from fac.store.decisions import Decisions
-from fac.store.memo import Memo, remembered
+from fac.store.memo import Memo
 from fac.store.queue import Queue
-from fac.store.runs import Manifests, Runs
-
-
-class RememberedRuns(Runs):
-    """Runs whose manifests are read once."""
-
-    def __init__(self, workspace: Workspace, memo: Memo):
-        super().__init__(workspace)
-        self.memo = memo
-
-    def rests_on(self, about: str) -> tuple[Path, ...]:
-        """The folder of a step, or of a run: it is renamed into place when whole."""
-        return (self.path(about) if self.find(about) else self.root / about,)
-
-    @remembered
-    def manifest(self, run_id: str) -> Any:
-        return super().manifest(run_id)
-
-    @remembered
-    def list(self, step: str) -> Manifests:
-        return super().list(step)
+from fac.store.runs import Runs
 
 
 class Stores(NamedTuple):
@@ -65,7 +45,7 @@ def open_stores(workspace: Workspace, *, remember: bool) -> Stores:
     are shared and must not be changed."""
     memo = Memo()
     return Stores(
-        RememberedRuns(workspace, memo) if remember else Runs(workspace),
+        Runs(workspace, memo if remember else None),
         Cache(workspace.cache, memo=memo, remember=remember),
         Queue(workspace.queue),
         Decisions(workspace.decisions),

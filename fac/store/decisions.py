@@ -12,30 +12,22 @@ from __future__ import annotations
 import json
 import math
 import re
-import sqlite3
-import time
 import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from fac.config import digest
-from fac.errors import InputError, SchemaTooNew, disk_full, disk_room
+from fac.errors import InputError
 from fac.schema import CANNOT_TELL, LEVELS
-from fac.store.exchange import canonical_json, iso_time, json_line, read_line
-from fac.store.sqlite import error_kind, storable, transaction
+from fac.store.sqlite import Connection, Database, storable
 
 DECISIONS_VERSION = 1
-
-PATIENCE = 30.0
-"""Seconds a writer waits for another one."""
 
 KINDS = ("explanation", "relevance", "detection", "pair")
 """Does the explanation fit; is the feature relevant; which texts fire; may the pair be used."""
@@ -59,6 +51,51 @@ pair's is anything. Checked here, so that nobody need doubt what an import broug
 _PARTS = {"RUN": r"[^/]+", "FEATURE": r"\d{1,9}", "TASK": r".+", "TEXT": r".+"}
 
 LONGEST_NAME = 80
+
+DAY_AHEAD = timedelta(days=1)
+"""A time further in the future is a wrong clock, and would win over every later decision."""
+
+_WITHDRAWAL_TYPES: dict[str, tuple[type, ...]] = dict.fromkeys(
+    ("uid", "at", "reviewer", "withdraws"), (str,)
+)
+_DECISION_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("uid", "at", "reviewer", "kind", "subject", "seen", "verdict"), (str,)),
+    "reasons": (list,),
+    "note": (str,),
+    "edited_text": (str, type(None)),
+    "seconds": (int, float, type(None)),
+    "adjudicates": (bool,),
+    "content": (dict,),
+}
+
+
+class Decision(NamedTuple):
+    """What one person said about one exact piece of content."""
+
+    uid: str  # its name everywhere: 32 hex digits, kept by export and import
+    at: str  # ISO time in UTC with microseconds; later for every later decision of one reviewer
+    reviewer: str
+    kind: str  # one of KINDS
+    subject: str  # what it is about, whatever its present wording; see SUBJECTS
+    seen: str  # hash of what was shown: fac.config.digest of the content
+    verdict: str  # see VERDICTS
+    reasons: tuple[str, ...]  # flags that were ticked
+    note: str
+    edited_text: str | None  # the correction, where one was written
+    seconds: float | None  # from showing to deciding; None where nobody measured
+    adjudicates: bool
+    """Settles a disagreement after looking at the others' verdicts; never a rating of its own."""
+    withdrawn: str = ""  # when its reviewer took it back; "" while it stands
+
+
+class Withdrawal(NamedTuple):
+    """A decision was taken back."""
+
+    uid: str
+    at: str
+    reviewer: str
+    withdraws: str  # uid of the decision
+
 
 STATEMENTS = (
     """CREATE TABLE content (seen TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID""",
@@ -89,10 +126,9 @@ STATEMENTS = (
     f"PRAGMA user_version = {DECISIONS_VERSION}",
 )
 
-COLUMNS = (
-    "d.uid, d.at, d.reviewer, d.kind, d.subject, d.seen, d.verdict, d.reasons, d.note, "
-    "d.edited_text, d.seconds, d.adjudicates, coalesce(w.at, '')"
-)
+_STORED = Decision._fields[:-1]
+
+COLUMNS = ", ".join(f"d.{name}" for name in _STORED) + ", coalesce(w.at, '')"
 
 WITH_WITHDRAWAL = "decision d LEFT JOIN withdrawal w ON w.withdraws = d.uid"
 
@@ -140,81 +176,31 @@ LAST_AT = """
 
 ADD_CONTENT = "INSERT INTO content (seen, body) VALUES (:seen, :body)"
 
-ADD = """
-    INSERT INTO decision (uid, at, reviewer, kind, subject, seen, verdict, reasons, note,
-                          edited_text, seconds, adjudicates)
-    VALUES (:uid, :at, :reviewer, :kind, :subject, :seen, :verdict, :reasons, :note,
-            :edited_text, :seconds, :adjudicates)
-"""
+ADD = (
+    f"INSERT INTO decision ({', '.join(_STORED)}) "
+    f"VALUES ({', '.join(f':{name}' for name in _STORED)})"
+)
 
 WITHDRAW = """
     INSERT INTO withdrawal (uid, at, reviewer, withdraws)
     VALUES (:uid, :at, :reviewer, :withdraws)
 """
 
-TABLE = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("at", pa.string()),
-        ("reviewer", pa.string()),
-        ("kind", pa.string()),
-        ("subject", pa.string()),
-        ("seen", pa.string()),
-        ("verdict", pa.string()),
-        ("reasons", pa.list_(pa.string())),
-        ("note", pa.string()),
-        ("edited_text", pa.string()),
-        ("seconds", pa.float64()),
-        ("adjudicates", pa.bool_()),
-        ("withdrawn", pa.string()),
-    ]
-)
+_NO_STRINGS = {"reasons": pa.list_(pa.string()), "seconds": pa.float64(), "adjudicates": pa.bool_()}
+TABLE = pa.schema([(name, _NO_STRINGS.get(name, pa.string())) for name in Decision._fields])
 
 
-class Decision(NamedTuple):
-    """What one person said about one exact piece of content."""
-
-    uid: str
-    """Its name everywhere: 32 hex digits, kept by export and import."""
-    at: str
-    """ISO time in UTC with microseconds; later for every later decision of one reviewer."""
-    reviewer: str
-    kind: str
-    """One of KINDS."""
-    subject: str
-    """What it is about, whatever its present wording; see SUBJECTS."""
-    seen: str
-    """Hash of what was shown: fac.config.digest of the content."""
-    verdict: str
-    """See VERDICTS."""
-    reasons: tuple[str, ...]
-    """Flags that were ticked."""
-    note: str
-    edited_text: str | None
-    """The correction, where one was written."""
-    seconds: float | None
-    """From showing to deciding; None where nobody measured."""
-    adjudicates: bool
-    """Settles a disagreement after looking at the others' verdicts; never a rating of its own."""
-    withdrawn: str = ""
-    """When its reviewer took it back; "" while it stands."""
-
-
-class Withdrawal(NamedTuple):
-    """A decision was taken back."""
-
-    uid: str
-    at: str
-    reviewer: str
-    withdraws: str
-    """uid of the decision."""
-
-
-class Decisions:
+class Decisions(Database):
     """The decisions of one workspace. Threads and processes may share the file."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    version, statements = DECISIONS_VERSION, STATEMENTS
+    synchronous = "FULL"  # a power cut must not lose what somebody was told is kept
+    name, is_was, written = "The decisions", ("are", "were"), "the decision in"
+    repair = (
+        "move the file away, keep it, and bring the last export back with "
+        "`fac decisions import FILE`."
+    )
+    check = "check that the folder exists and that you may write there; nothing was recorded."
 
     # ---- saying something
 
@@ -237,14 +223,14 @@ class Decisions:
         Raises InputError for a verdict that the kind does not know, or a file that cannot be
         written; then nothing was recorded.
         """
-        body = canonical_json(content)
+        body = _canonical_json(content)
         seen = digest(dict(content))
         if digest(json.loads(body)) != seen:
             raise InputError("What was shown must be a JSON object with texts as keys.")
         decision = _checked(
             Decision(
                 uid=uuid.uuid4().hex,
-                at=iso_time(datetime.now(UTC)),
+                at=_iso_time(datetime.now(UTC)),
                 reviewer=reviewer,
                 kind=kind,
                 subject=subject,
@@ -285,11 +271,7 @@ class Decisions:
     # ---- looking
 
     def current(
-        self,
-        kind: str | None = None,
-        *,
-        subject: str | None = None,
-        reviewer: str | None = None,
+        self, kind: str | None = None, *, subject: str | None = None, reviewer: str | None = None
     ) -> list[Decision]:
         """What stands, oldest first: the latest per kind, subject, shown content, reviewer, and
         whether it adjudicates (a blind rating outlives its own adjudication). Withdrawn ones are
@@ -332,9 +314,11 @@ class Decisions:
         for *row, body in rows:
             fields = _decision(tuple(row))._asdict()
             del fields["withdrawn"]  # has a line of its own
-            yield json_line({**fields, "content": json.loads(body)})
+            yield json.dumps(
+                {**fields, "content": json.loads(body)}, sort_keys=True, allow_nan=False
+            )
         for withdrawal in map(Withdrawal._make, withdrawals):
-            yield json_line(withdrawal._asdict())
+            yield json.dumps(withdrawal._asdict(), sort_keys=True, allow_nan=False)
 
     def load(self, lines: Iterable[str]) -> dict[str, Any]:
         """Adds exported lines in any order; a line that is here already changes nothing.
@@ -354,7 +338,7 @@ class Decisions:
                     if isinstance(line, Withdrawal):
                         is_new = _load_withdrawal(con, line)
                     elif line.strip():
-                        record, body = _from_line(line)
+                        record, body = _read_line(line)
                         if isinstance(record, Withdrawal):
                             withdrawals.append((number, record))
                             continue
@@ -378,84 +362,11 @@ class Decisions:
             # 0 while the first writer is still at it.
             return con.execute(query, values).fetchall() if self._version(con) else []
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A connection inside a write transaction, committed unless an exception leaves it."""
-        try:
-            with disk_room(f"the folder {self._path.parent}"):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(self._unusable(error)) from error
-        with self._connected() as con, transaction(con):
-            if not self._version(con):
-                for statement in STATEMENTS:
-                    con.execute(statement)
-            yield con
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(
-                sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
-            ) as con:
-                _write_ahead(con)
-                # A power cut must not lose what somebody was told is kept.
-                con.execute("PRAGMA synchronous = FULL")
-                yield con
-        except sqlite3.DatabaseError as error:
-            raise self._explained(error) from error
-
-    def _version(self, con: sqlite3.Connection) -> int:
-        (version,) = con.execute("PRAGMA user_version").fetchone()
-        if version > DECISIONS_VERSION:
-            raise SchemaTooNew(
-                f"The decisions {self._path} were written with version {version}, this program "
-                f"reads up to {DECISIONS_VERSION}: update FAC Explorer or choose another workspace."
-            )
-        return version
-
-    def _unusable(self, error: Exception) -> str:
-        return (
-            f"The decisions {self._path} cannot be opened or written ({error}): check that the "
-            f"folder exists and that you may write there; nothing was recorded."
-        )
-
-    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
-        kind = error_kind(error)
-        if kind == sqlite3.SQLITE_FULL:
-            return InputError(disk_full(f"the decision in {self._path}"))
-        if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return InputError(
-                f"The decisions {self._path} are damaged ({error}): move the file away, keep it, "
-                f"and bring the last export back with `fac decisions import FILE`."
-            )
-        if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            return InputError(self._unusable(error))
-        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return InputError(
-                f"The decisions {self._path} were busy for {PATIENCE:.0f} seconds and nothing was "
-                f"recorded: end the program that holds the file, then try again."
-            )
-        return error
-
-
-def _write_ahead(con: sqlite3.Connection) -> None:
-    """Readers and one writer at once. Two first writers may meet here: that lock does not wait."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            con.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error_kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
 
 # ---- rows
 
 
-def _insert(con: sqlite3.Connection, decision: Decision, body: str) -> None:
+def _insert(con: Connection, decision: Decision, body: str) -> None:
     stored = con.execute(BODY, {"seen": decision.seen}).fetchall()
     if not stored:
         con.execute(ADD_CONTENT, {"seen": decision.seen, "body": body})
@@ -467,38 +378,27 @@ def _insert(con: sqlite3.Connection, decision: Decision, body: str) -> None:
     con.execute(ADD, {**decision._asdict(), "reasons": json.dumps(decision.reasons)})
 
 
-def _next_at(con: sqlite3.Connection, reviewer: str) -> str:
+def _next_at(con: Connection, reviewer: str) -> str:
     """Now, or just after the reviewer's last word where the clock went backwards."""
     now = datetime.now(UTC)
     (last,) = con.execute(LAST_AT, {"reviewer": reviewer}).fetchone()
     if last:
         now = max(now, datetime.fromisoformat(last) + timedelta(microseconds=1))
-    return iso_time(now)
+    return _iso_time(now)
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:
-    uid, at, reviewer, kind, subject, seen, verdict, reasons, *rest = row
-    note, edited, seconds, adjudicates, withdrawn = rest
-    return Decision(
-        *(uid, at, reviewer, kind, subject, seen, verdict, tuple(json.loads(reasons))),
-        *(note, edited, seconds, bool(adjudicates), withdrawn),
-    )
+    decision = Decision._make(row)
+    reasons = tuple(json.loads(row[Decision._fields.index("reasons")]))
+    return decision._replace(reasons=reasons, adjudicates=bool(decision.adjudicates))
 
 
-def _stored(con: sqlite3.Connection, uid: str) -> Decision | None:
+def _stored(con: Connection, uid: str) -> Decision | None:
     rows = con.execute(ONE, {"uid": uid}).fetchall()
     return _decision(rows[0]) if rows else None
 
 
-def _from_line(line: str) -> tuple[Decision | Withdrawal, str]:
-    """What an exported line says, with the JSON of what was shown. Raises InputError."""
-    fields, body = read_line(line)
-    if "withdraws" in fields:
-        return Withdrawal(**{**fields, "reviewer": reviewer_name(fields["reviewer"])}), body
-    return _checked(Decision(**fields)), body
-
-
-def _load_decision(con: sqlite3.Connection, decision: Decision, body: str) -> bool:
+def _load_decision(con: Connection, decision: Decision, body: str) -> bool:
     """Whether it was new. Raises InputError where the uid is known with other fields."""
     stored = _stored(con, decision.uid)
     if stored is None:
@@ -508,7 +408,7 @@ def _load_decision(con: sqlite3.Connection, decision: Decision, body: str) -> bo
     return stored is None
 
 
-def _load_withdrawal(con: sqlite3.Connection, withdrawal: Withdrawal) -> bool:
+def _load_withdrawal(con: Connection, withdrawal: Withdrawal) -> bool:
     rows = con.execute(WITHDRAWAL, {"uid": withdrawal.uid}).fetchall()
     if rows:
         if Withdrawal._make(rows[0]) != withdrawal:
@@ -532,14 +432,20 @@ def _checked(decision: Decision) -> Decision:
     """The decision as it is stored. Raises InputError with the field that cannot be used."""
     if decision.kind not in KINDS:
         raise InputError(f"A decision is about {', '.join(KINDS)}; got {decision.kind!r}.")
-    verdict = _verdict(decision.kind, decision.verdict)
+    kind, verdict = decision.kind, decision.verdict
+    if kind in VERDICTS and verdict not in VERDICTS[kind]:
+        raise InputError(
+            f"A verdict on {kind} is one of {', '.join(VERDICTS[kind])}; got {verdict!r}."
+        )
+    if kind not in VERDICTS and not re.fullmatch(r"[-+?]{1,1000}", verdict):
+        raise InputError(
+            f"A verdict on {kind} is one of + - ? for each text in turn; got {verdict!r}."
+        )
     subject = storable(decision.subject)
-    form = SUBJECTS[decision.kind]
+    form = SUBJECTS[kind]
     pattern = "/".join(_PARTS.get(part, part) for part in form.split("/"))
     if not re.fullmatch(pattern, subject, re.DOTALL | re.ASCII):
-        raise InputError(
-            f"A decision on {decision.kind} is about {form}, which {subject[:80]!r} is not."
-        )
+        raise InputError(f"A decision on {kind} is about {form}, which {subject[:80]!r} is not.")
     edited = None if decision.edited_text is None else storable(decision.edited_text).strip()
     seconds = decision.seconds
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
@@ -547,26 +453,12 @@ def _checked(decision: Decision) -> Decision:
     return decision._replace(
         reviewer=reviewer_name(decision.reviewer),
         subject=subject,
-        verdict=verdict,
         reasons=tuple(storable(reason) for reason in decision.reasons),
         note=storable(decision.note).strip(),
         edited_text=edited or None,
         seconds=None if seconds is None else float(seconds),
         adjudicates=bool(decision.adjudicates),
     )
-
-
-def _verdict(kind: str, verdict: str) -> str:
-    if kind in VERDICTS:
-        if verdict not in VERDICTS[kind]:
-            raise InputError(
-                f"A verdict on {kind} is one of {', '.join(VERDICTS[kind])}; got {verdict!r}."
-            )
-    elif not re.fullmatch(r"[-+?]{1,1000}", verdict):
-        raise InputError(
-            f"A verdict on {kind} is one of + - ? for each text in turn; got {verdict!r}."
-        )
-    return verdict
 
 
 def reviewer_name(reviewer: str) -> str:
@@ -581,3 +473,67 @@ def reviewer_name(reviewer: str) -> str:
             f"got {reviewer[:LONGEST_NAME]!r}."
         )
     return name
+
+
+# ---- lines, by which workspaces exchange decisions
+
+
+def _canonical_json(content: Mapping[str, Any]) -> str:
+    """Of what was shown; ASCII, so halves of surrogate pairs survive. Raises InputError."""
+    try:
+        return json.dumps(dict(content), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"What was shown must be a plain JSON object: {error}.") from error
+
+
+def _iso_time(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _read_line(line: str) -> tuple[Decision | Withdrawal, str]:
+    """An exported decision or withdrawal, and the canonical JSON of what was shown ("" for a
+    withdrawal). Raises InputError for what is neither."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not JSON ({error}).") from error
+    if not isinstance(fields, dict):
+        raise InputError("it is not a JSON object.")
+    types = _WITHDRAWAL_TYPES if "withdraws" in fields else _DECISION_TYPES
+    if lacking := sorted(set(types) - set(fields)):
+        raise InputError(f"it has no {', '.join(lacking)}.")
+    if unknown := sorted(set(fields) - set(types)):
+        raise InputError(f"it has unknown fields: {', '.join(unknown)[:200]}.")
+    for name, value in sorted(fields.items()):
+        if not isinstance(value, types[name]) or (name == "seconds" and value is True):
+            raise InputError(f"{name} must not be {str(value)[:60]!r}.")
+    for name in ("uid", "withdraws"):
+        if name in fields and not re.fullmatch(r"[0-9a-f]{32}", fields[name]):
+            raise InputError(f"{name} must be 32 hex digits, got {fields[name][:60]!r}.")
+    fields["at"] = _utc_time(fields["at"])
+    if "withdraws" in fields:
+        return Withdrawal(**{**fields, "reviewer": reviewer_name(fields["reviewer"])}), ""
+    if not all(isinstance(reason, str) for reason in fields["reasons"]):
+        raise InputError("reasons must be a list of texts.")
+    fields["reasons"] = tuple(fields["reasons"])
+    content = fields.pop("content")
+    body = _canonical_json(content)
+    if digest(content) != fields["seen"]:
+        raise InputError(f"content does not have the hash {fields['seen'][:60]!r}.")
+    return _checked(Decision(**fields)), body
+
+
+def _utc_time(text: str) -> str:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"at must be an ISO time, got {text[:60]!r}.") from error
+    if when.tzinfo is None:
+        raise InputError(f"at needs a time zone, got {text!r}.")
+    try:
+        at = _iso_time(when)
+    except OverflowError as error:  # the year 9999 in another zone
+        raise InputError(f"at must be an ISO time, got {text!r}.") from error
+    if when > datetime.now(UTC) + DAY_AHEAD:
+        raise InputError(f"at lies in the future ({at}): its clock was wrong.")
+    return at

@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 P = ParamSpec("P")
-R = TypeVar("R", bound="Remembering")
+S = TypeVar("S")
 T = TypeVar("T")
 
 MEMO_BYTES = 512_000_000
@@ -70,20 +70,10 @@ class Memo:
         self._bytes -= self._answers.pop(question, (None, None, 0))[2]
 
 
-class Remembering(Protocol):
-    """What answers questions: a store, or all of them."""
-
-    @property
-    def memo(self) -> Memo | None:
-        """None where every question is answered anew."""
-
-    def rests_on(self, *question: Any) -> tuple[Path, ...]:
-        """The folders that an answer to these arguments is read from."""
-
-
-def remembered(function: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P], T]:
+def remembered(function: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """The function, or method, asked once per arguments: its first argument is a store or the
-    Stores, whose memo holds the answer while the folders it `rests_on` do not change.
+    Stores, whose `memo` (None where every question is answered anew) holds the answer while the
+    folders that it `rests_on` do not change.
 
     For answers that rest on runs and their caches; decisions and jobs change without their folder.
     The other arguments are hashable, or lists, dicts and arrays of such.
@@ -91,20 +81,18 @@ def remembered(function: Callable[Concatenate[R, P], T]) -> Callable[Concatenate
     return _remembered(function, lambda store, values: store.rests_on(*values))
 
 
-def remembered_for_good(
-    function: Callable[Concatenate[R, P], T],
-) -> Callable[Concatenate[R, P], T]:
+def remembered_for_good(function: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """Like `remembered`, where the arguments say all that the answer rests on: ids of finished
     runs, which never change, hashes, values. New runs do not make it ask again."""
     return _remembered(function, lambda store, values: ())
 
 
 def _remembered(
-    function: Callable[Concatenate[R, P], T],
-    folders: Callable[[R, tuple[Any, ...]], tuple[Path, ...]],
-) -> Callable[Concatenate[R, P], T]:
+    function: Callable[Concatenate[S, P], T],
+    folders: Callable[[Any, tuple[Any, ...]], tuple[Path, ...]],
+) -> Callable[Concatenate[S, P], T]:
     @wraps(function)
-    def ask(store: R, *values: P.args, **named: P.kwargs) -> T:
+    def ask(store: Any, *values: P.args, **named: P.kwargs) -> T:
         if store.memo is None:
             return function(store, *values, **named)
         question = (function, _hashable(values), _hashable(named))
@@ -128,7 +116,7 @@ def _weight(answer: Any) -> int:
     if isinstance(answer, np.ndarray):
         answer.flags.writeable = False
         return answer.nbytes + 100
-    if isinstance(answer, pa.Table):
+    if isinstance(answer, pa.Table | pa.Array | pa.ChunkedArray):
         return answer.nbytes + 1000
     if isinstance(answer, dict):
         return 200 + sum(60 + _weight(value) for value in answer.values())

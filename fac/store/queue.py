@@ -1,8 +1,7 @@
 """The queue: what is waiting, running and done, shared by the app and the worker.
 
-One SQLite file in WAL mode, so a page reads while the worker writes. Every call opens its own
-connection and is one transaction; a job changes hands in one statement, so two workers cannot both
-have it. Losing the file loses the waiting jobs and nothing else.
+One SQLite file, where a job changes hands in one statement, so two workers cannot both have it.
+Losing the file loses the waiting jobs and nothing else.
 """
 
 from __future__ import annotations
@@ -10,16 +9,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fac.config import Spec
-from fac.errors import Cancelled, InputError, SchemaTooNew, disk_full
-from fac.store.sqlite import error_kind, storable, transaction
+from fac.errors import Cancelled, InputError
+from fac.store.sqlite import Connection, Database, storable
 
 QUEUE_VERSION = 1
 
@@ -76,13 +72,8 @@ FINISH = """
     WHERE id = :id AND status IN ('waiting', 'running')
 """
 
-FAIL = """
-    UPDATE job SET status = 'failed', error = :error, finished = :now
-    WHERE id = :id AND status = 'running' AND host = :host AND pid = :pid
-"""
-
-STOPPED = """
-    UPDATE job SET status = 'cancelled', finished = :now
+END_MINE = """
+    UPDATE job SET status = :status, error = :error, finished = :now
     WHERE id = :id AND status = 'running' AND host = :host AND pid = :pid
 """
 
@@ -127,27 +118,27 @@ class Job(NamedTuple):
     id: int
     step: str
     spec: dict[str, Any]
-    status: str
-    """waiting, running, done, failed or cancelled."""
+    status: str  # waiting, running, done, failed or cancelled
     done: int
-    total: int
-    """0 until the step knows."""
+    total: int  # 0 until the step knows
     note: str
-    run_id: str | None
-    """What came of it, once done."""
-    error: str | None
-    """Why it failed, as a sentence."""
+    run_id: str | None  # what came of it, once done
+    error: str | None  # why it failed, as a sentence
     created: float
     started: float | None
     finished: float | None
     attempts: int
 
 
-class Queue:
+class Queue(Database):
     """The jobs of one workspace. Threads and processes may share the file."""
 
+    version, statements = QUEUE_VERSION, SCHEMA.split(";")
+    name, written = "The queue", "the queue"
+    repair = "delete the file; only the jobs that were waiting are lost."
+
     def __init__(self, path: Path):
-        self._path = path
+        super().__init__(path)
         self._host = socket.gethostname()
 
     # ---- asking for work
@@ -155,11 +146,11 @@ class Queue:
     def enqueue(self, spec: Spec) -> int:
         """Asks for a step; the id of the job, which is the live one where the same spec waits or
         runs already."""
-        return self._enqueue(spec.step, _canonical(spec.as_json()))
+        return self._enqueue(spec.step, spec.as_json())
 
     def cancel(self, job_id: int) -> None:
         """A waiting job ends now; a running one is asked to, and stops at its next report."""
-        with self._transaction() as con:
+        with self._writing() as con:
             _job_of(con, job_id)
             con.execute(CANCEL_WAITING, {"id": job_id, "now": time.time()})
             con.execute(CANCEL_RUNNING, {"id": job_id})
@@ -167,13 +158,13 @@ class Queue:
     def retry(self, job_id: int) -> int:
         """Asks for the same thing once more; the id of the job that will do it."""
         job = self.job(job_id)
-        return self._enqueue(job.step, _canonical(job.spec))
+        return self._enqueue(job.step, job.spec)
 
     # ---- doing it
 
     def claim(self, worker: str) -> Job | None:
         """The oldest waiting job, from now on this process's; None when nothing waits."""
-        with self._transaction() as con:
+        with self._writing() as con:
             rows = con.execute(CLAIM, {"worker": worker, **self._me()}).fetchall()
         return _job(rows[0]) if rows else None
 
@@ -184,7 +175,7 @@ class Queue:
         """
         me = self._me()
         values = {"id": job_id, "done": int(done), "total": int(total), "note": storable(note)}
-        with self._transaction() as con:
+        with self._writing() as con:
             con.execute(STILL_HERE, me)
             if con.execute(REPORT, {**values, **me}).fetchall():
                 return
@@ -197,18 +188,16 @@ class Queue:
 
     def finish(self, job_id: int, run_id: str) -> None:
         """The job is done and `run_id` is what came of it."""
-        with self._transaction() as con:
+        with self._writing() as con:
             con.execute(FINISH, {"id": job_id, "run_id": run_id, "now": time.time()})
 
     def fail(self, job_id: int, sentence: str) -> None:
         """The job failed, and why. Nothing happens if it is no longer this process's."""
-        with self._transaction() as con:
-            con.execute(FAIL, {"id": job_id, "error": storable(sentence), **self._me()})
+        self._end_mine(job_id, "failed", storable(sentence))
 
     def stopped(self, job_id: int) -> None:
         """The job ended because someone asked it to."""
-        with self._transaction() as con:
-            con.execute(STOPPED, {"id": job_id, **self._me()})
+        self._end_mine(job_id, "cancelled", None)
 
     def recover(self) -> int:
         """Jobs whose worker died or fell silent wait again; how many were found.
@@ -216,46 +205,44 @@ class Queue:
         One that was to stop is cancelled instead, and one started MAX_ATTEMPTS times has failed.
         """
         now = time.time()
-        with self._transaction() as con:
+        with self._writing() as con:
             lost = [
                 (job_id, attempts, stop)
                 for job_id, host, pid, lease, attempts, stop in con.execute(RUNNING).fetchall()
                 if lease < now or (host == self._host and not process_exists(pid))
             ]
             for job_id, attempts, stop in lost:
-                if stop:
-                    ended = {"id": job_id, "status": "cancelled", "error": None, "now": now}
-                    con.execute(END, ended)
-                elif attempts >= MAX_ATTEMPTS:
-                    why = (
-                        f"The worker stopped {attempts} times while doing this and it was given "
-                        f"up: read the worker's log, then try again."
-                    )
-                    con.execute(END, {"id": job_id, "status": "failed", "error": why, "now": now})
-                else:
+                if not stop and attempts < MAX_ATTEMPTS:
                     con.execute(GIVE_BACK, {"id": job_id})
+                    continue
+                why = (
+                    f"The worker stopped {attempts} times while doing this and it was given "
+                    f"up: read the worker's log, then try again."
+                )
+                status, error = ("cancelled", None) if stop else ("failed", why)
+                con.execute(END, {"id": job_id, "status": status, "error": error, "now": now})
         return len(lost)
 
     # ---- looking at it
 
     def job(self, job_id: int) -> Job:
         """Raises InputError for an id that was never given out."""
-        with self._transaction() as con:
+        with self._writing() as con:
             return _job_of(con, job_id)
 
     def jobs(self, limit: int = 100) -> list[Job]:
         """The newest jobs, newest first."""
-        with self._transaction() as con:
+        with self._writing() as con:
             return [_job(row) for row in con.execute(NEWEST, {"limit": limit}).fetchall()]
 
     def live(self) -> list[Job]:
         """Running jobs, then waiting ones in the order they will be claimed."""
-        with self._transaction() as con:
+        with self._writing() as con:
             return [_job(row) for row in con.execute(LIVE).fetchall()]
 
     def beat(self, pid: int, started: float) -> None:
         """A worker says that it is alive; reporting on a job says so too."""
-        with self._transaction() as con:
+        with self._writing() as con:
             con.execute(BEAT, {**self._me(), "pid": pid, "started": started})
 
     def worker(self) -> dict[str, Any] | None:
@@ -264,7 +251,7 @@ class Queue:
         host, pid; here: whether that is this host, where the pid means something; alive;
         seconds_since its last sign.
         """
-        with self._transaction() as con:
+        with self._writing() as con:
             rows = con.execute(LAST_WORKER).fetchall()
         if not rows:
             return None
@@ -279,52 +266,17 @@ class Queue:
     def _me(self) -> dict[str, Any]:
         return {"host": self._host, "pid": os.getpid(), "now": time.time()}
 
-    def _enqueue(self, step: str, spec: str) -> int:
-        values = {"step": step, "spec": spec, "now": time.time()}
-        with self._transaction() as con:
+    def _end_mine(self, job_id: int, status: str, error: str | None) -> None:
+        values = {"id": job_id, "status": status, "error": error, **self._me()}
+        with self._writing() as con:
+            con.execute(END_MINE, values)
+
+    def _enqueue(self, step: str, spec: dict[str, Any]) -> int:
+        text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+        values = {"step": step, "spec": text, "now": time.time()}
+        with self._writing() as con:
             live = con.execute(LIVE_JOB_OF, values).fetchall()
             return (live or con.execute(ENQUEUE, values).fetchall())[0][0]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A connection inside a write transaction, committed unless an exception leaves it."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as con:
-                con.execute("PRAGMA journal_mode = WAL")
-                con.execute("PRAGMA synchronous = NORMAL")
-                with transaction(con):
-                    self._prepare(con)
-                    yield con
-        except sqlite3.DatabaseError as error:
-            raise self._explained(error) from error
-
-    def _prepare(self, con: sqlite3.Connection) -> None:
-        (version,) = con.execute("PRAGMA user_version").fetchone()
-        if version > QUEUE_VERSION:
-            raise SchemaTooNew(
-                f"The queue {self._path} was written with version {version}, this program reads "
-                f"up to {QUEUE_VERSION}: update FAC Explorer or choose another workspace."
-            )
-        if version == 0:
-            for statement in SCHEMA.split(";"):
-                con.execute(statement)
-
-    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
-        kind = error_kind(error)
-        if kind == sqlite3.SQLITE_FULL:
-            return InputError(disk_full(f"the queue {self._path}"))
-        if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return InputError(
-                f"The queue {self._path} is damaged ({error}): delete the file; only the jobs "
-                f"that were waiting are lost."
-            )
-        if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            return InputError(
-                f"The queue {self._path} cannot be opened or written ({error}): check that its "
-                f"folder exists and that you may write there."
-            )
-        return error
 
 
 def process_exists(pid: int) -> bool:
@@ -342,11 +294,7 @@ def process_exists(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
-def _canonical(spec: dict[str, Any]) -> str:
-    return json.dumps(spec, sort_keys=True, separators=(",", ":"))
-
-
-def _job_of(con: sqlite3.Connection, job_id: int) -> Job:
+def _job_of(con: Connection, job_id: int) -> Job:
     rows = con.execute(JOB_OF, {"id": job_id}).fetchall()
     if not rows:
         raise InputError(f"There is no job {job_id}: `fac worker` and the jobs page list them.")

@@ -24,7 +24,6 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -35,10 +34,11 @@ import pyarrow.parquet as pq
 import fac
 from fac.config import Spec, Workspace
 from fac.errors import InputError, RunNotFound, SchemaTooNew, disk_room
-from fac.manifest import Facts, Manifest
+from fac.manifest import AnyManifest, Facts
 from fac.schema import SCHEMA_VERSION
+from fac.store.memo import Memo, remembered
 
-Manifests = list[Any]
+Manifests = list[AnyManifest]
 Names = list[str]  # inside Runs, `list` is the method
 
 MANIFEST = "manifest.json"
@@ -91,9 +91,13 @@ def lock_file(path: Path, busy: str) -> Iterator[None]:
 class Runs:
     """The finished runs of a workspace, and the one way to add to them."""
 
-    def __init__(self, workspace: Workspace):
-        self.workspace = workspace
-        self.root = workspace.runs
+    def __init__(self, workspace: Workspace, memo: Memo | None = None):
+        """With a `memo`, manifests are read once."""
+        self.workspace, self.root, self.memo = workspace, workspace.runs, memo
+
+    def rests_on(self, about: str) -> tuple[Path, ...]:
+        """The folder of a step, or of a run: it is renamed into place when whole."""
+        return (self.path(about) if self.find(about) else self.root / about,)
 
     def path(self, run_id: str) -> Path:
         """Where the run lies, or would lie. Raises RunNotFound for what cannot be an id."""
@@ -105,7 +109,8 @@ class Runs:
         """Whether the run is finished."""
         return is_run_id(run_id) and (self.path(run_id) / MANIFEST).is_file()
 
-    def manifest(self, run_id: str) -> Any:
+    @remembered
+    def manifest(self, run_id: str) -> AnyManifest:
         """What the run says of itself.
 
         Raises RunNotFound where there is none, SchemaTooNew where a newer version wrote it.
@@ -129,8 +134,9 @@ class Runs:
             )
         if lacking := [key for key in MANIFEST_KEYS if key not in content]:
             raise InputError(_unreadable(path, f"it lacks {', '.join(lacking)}"))
-        return Manifest[Any, Any](content)
+        return AnyManifest.read(content)
 
+    @remembered
     def list(self, step: str) -> Manifests:
         """Manifests of the finished runs of a step, newest first."""
         manifests = [self.manifest(run_id) for run_id in self._ids(step)]
@@ -167,11 +173,7 @@ class Runs:
             yield from file.iter_batches(rows, columns=None if columns is None else [*columns])
 
     def rows(
-        self,
-        run_id: str,
-        name: str,
-        features: Sequence[int],
-        columns: Sequence[str] | None = None,
+        self, run_id: str, name: str, features: Sequence[int], columns: Sequence[str] | None = None
     ) -> pa.Table:
         """The rows of some features of a table that is sorted by feature; other parts of the file
         are not read."""
@@ -217,13 +219,7 @@ class Runs:
                 yield
 
     def publish(
-        self,
-        run_id: str,
-        *,
-        spec: Spec,
-        inputs: Sequence[str],
-        facts: Facts | dict[str, Any],
-        seconds: float,
+        self, run_id: str, *, spec: Spec, inputs: Sequence[str], facts: Facts, seconds: float
     ) -> None:
         """Makes what lies in `scratch(run_id)` a finished run.
 
@@ -247,7 +243,7 @@ class Runs:
             "schema": SCHEMA_VERSION,
             "spec": spec.as_json(),
             "inputs": [*inputs],
-            "facts": facts.as_json() if isinstance(facts, Facts) else facts,
+            "facts": facts.as_json(),
             "files": files,
             "versions": _versions(),
             "seconds": round(seconds, 3),
@@ -375,12 +371,7 @@ class ParquetAppender:
     def __enter__(self) -> ParquetAppender:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self.close()

@@ -1,31 +1,121 @@
-"""What the SQLite files, jobs and decisions, have in common."""
+"""A SQLite file that threads and processes share. The only SQLite code beside its two kinds, the
+queue and the decisions."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from fac.errors import InputError, SchemaTooNew, disk_full, disk_room
+
+Connection = sqlite3.Connection
+
+PATIENCE = 30.0
+"""Seconds a writer waits for another one."""
 
 
-@contextmanager
-def transaction(con: sqlite3.Connection) -> Iterator[None]:
-    """A write transaction, committed unless an exception leaves it."""
-    con.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if con.in_transaction:  # a full disk has rolled back by itself
-            con.execute("ROLLBACK")
-        raise
-    con.execute("COMMIT")
+class Database:
+    """Every call opens its own connection, in WAL mode: readers and one writer at once."""
 
+    version: ClassVar[int]
+    statements: ClassVar[Sequence[str]]  # what makes the tables of a new file
+    synchronous: ClassVar[str] = "NORMAL"
+    name: ClassVar[str]
+    is_was: ClassVar[tuple[str, str]] = ("is", "was")
+    written: ClassVar[str]  # what a full disk has no room for
+    repair: ClassVar[str]  # what to do about a damaged file
+    check: ClassVar[str] = "check that its folder exists and that you may write there."
+    """What to do about one that cannot be opened."""
 
-def error_kind(error: sqlite3.DatabaseError) -> int:
-    """The primary result code: the last byte tells the kind, the others where it happened."""
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    def __init__(self, path: Path):
+        self._path = path
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A connection inside a write transaction, committed unless an exception leaves it."""
+        try:
+            with disk_room(f"the folder {self._path.parent}"):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(self._unusable(error)) from error
+        with self._connected() as con:
+            con.execute("BEGIN IMMEDIATE")
+            try:
+                if not self._version(con):
+                    for statement in self.statements:
+                        con.execute(statement)
+                yield con
+            except BaseException:
+                if con.in_transaction:  # a full disk has rolled back by itself
+                    con.execute("ROLLBACK")
+                raise
+            con.execute("COMMIT")
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        try:
+            with closing(
+                sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
+            ) as con:
+                _write_ahead(con)
+                con.execute(f"PRAGMA synchronous = {self.synchronous}")
+                yield con
+        except sqlite3.DatabaseError as error:
+            raise self._explained(error) from error
+
+    def _version(self, con: Connection) -> int:
+        """Of the tables in the file; 0 while there are none. Raises SchemaTooNew."""
+        (version,) = con.execute("PRAGMA user_version").fetchone()
+        if version > self.version:
+            raise SchemaTooNew(
+                f"{self.name} {self._path} {self.is_was[1]} written with version {version}, this "
+                f"program reads up to {self.version}: update FAC Explorer or choose another "
+                f"workspace."
+            )
+        return version
+
+    def _unusable(self, error: Exception) -> str:
+        return f"{self.name} {self._path} cannot be opened or written ({error}): {self.check}"
+
+    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
+        kind, (is_, was) = _kind(error), self.is_was
+        if kind == sqlite3.SQLITE_FULL:
+            return InputError(disk_full(f"{self.written} {self._path}"))
+        if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return InputError(f"{self.name} {self._path} {is_} damaged ({error}): {self.repair}")
+        if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            return InputError(self._unusable(error))
+        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return InputError(
+                f"{self.name} {self._path} {was} busy for {PATIENCE:.0f} seconds and nothing was "
+                f"recorded: end the program that holds the file, then try again."
+            )
+        return error
 
 
 def storable(text: str) -> str:
     """SQLite takes no halves of surrogate pairs, which a file name, or a text cut by a tokenizer,
     may hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _write_ahead(con: Connection) -> None:
+    """Two first writers may meet here: that lock does not wait."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            con.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if _kind(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _kind(error: sqlite3.DatabaseError) -> int:
+    """The primary result code: the last byte tells the kind, the others where it happened."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF

@@ -1,4 +1,5 @@
-"""What becomes of each candidate: kept, or dropped with the first reason that holds. Pure.
+"""What becomes of each candidate: kept, or dropped with the first reason that holds; and what that
+amounts to in figures. Pure.
 
 Words are compared, not characters: lower case, without punctuation, one per sign in scripts that
 write no spaces.
@@ -8,13 +9,16 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fac.agreement import wilson
+from fac.config import digest
 from fac.coverage import is_active
+from fac.manifest import SynthesisManifest
 
 FAILED, UNREADABLE, EMPTY = "failed", "unreadable", "empty"
 REFUSAL, CUT_OFF = "refusal", "cut off"
@@ -27,20 +31,14 @@ PROBLEMS = (FAILED, UNREADABLE, EMPTY, REFUSAL, CUT_OFF)
 REASONS = (*PROBLEMS, ECHO, DUPLICATE, CONTAMINATION, BELOW, BEATEN, REDUNDANT)
 """Why a candidate is dropped; the first that holds is given."""
 
-GRAM = 5
-"""Words of the grams that tell echoes and near-duplicates."""
-
-ECHO_RUN = 12
-"""Words in a row from one text of the prompt that make a candidate a copy of it."""
+GRAM = 5  # words of the grams that tell echoes and near-duplicates
+ECHO_RUN = 12  # words in a row from one text of the prompt that make a candidate a copy of it
 
 ECHO_SHARE = 0.5
 """More than this share of a candidate's grams occurring in its prompt's texts does so too."""
 
-ECHO_OWN = 4
-"""Words that a text must add to those it was told to begin with."""
-
-NEAR = 0.5
-"""Jaccard similarity of grams from which on two texts are the same."""
+ECHO_OWN = 4  # words that a text must add to those it was told to begin with
+SAME_TEXT = 0.5  # Jaccard similarity of grams from which on two texts are the same
 
 LEAKED = 13
 """Words in a row shared with an anchor sample or an evaluation text (as in GPT-3's check)."""
@@ -54,29 +52,16 @@ Gram = tuple[str, ...]
 class Text(NamedTuple):
     """A candidate as the verdicts see it."""
 
-    candidate: str
-    """Its name."""
-
-    feature: int
-    """The gap it was written for."""
-
-    text: str
-    """Everything it says."""
-
-    problem: str
-    """One of PROBLEMS; "" where there is a text."""
-
-    peak: float
-    """g_i(x) of its own gap, 0 where silent."""
-
-    shown: tuple[str, ...] = ()
-    """The texts its prompt quoted."""
-
-    prescribed: int = 0
-    """Words at its beginning that it was told to begin with."""
+    candidate: str  # its name
+    feature: int  # the gap it was written for
+    text: str  # everything it says
+    problem: str  # one of PROBLEMS; "" where there is a text
+    peak: float  # g_i(x) of its own gap, 0 where silent
+    quoted: tuple[str, ...] = ()  # the texts its prompt quoted
+    prescribed: int = 0  # words at its beginning that it was told to begin with
 
 
-class Verdict(NamedTuple):
+class CandidateVerdict(NamedTuple):
     """One row of `fac.schema.VERDICTS`."""
 
     candidate: str
@@ -88,14 +73,6 @@ class Verdict(NamedTuple):
     gains: list[int]
 
 
-class Cover(NamedTuple):
-    """One step of a greedy set cover."""
-
-    row: int
-    adds: np.ndarray
-    """int: columns that this row covers and no row before it."""
-
-
 def judge(
     texts: Sequence[Text],
     fires: Mapping[str, Collection[int]],
@@ -104,58 +81,55 @@ def judge(
     keep: int,
     leaked: Collection[str] = (),
     only_needed: bool = False,
-) -> list[Verdict]:
-    """One verdict for every candidate, in the order given.
-
-    `fires` holds the gaps in which each candidate is active. The best `keep` of a gap stay: those
-    that pass every check and fire above the threshold, strongest first, equals by name. A
-    near-duplicate of a stronger kept text, whatever gap that is for, does not pass. `leaked` names
-    candidates that overlap with anchor or evaluation texts. `only_needed` also drops what adds no
-    gap to stronger kept ones.
-    """
-    places: dict[str, tuple[str, int]] = {}
+) -> list[CandidateVerdict]:
+    """One verdict for every candidate, in the order given. `fires` holds the gaps in which each
+    candidate is active. The best `keep` of a gap stay: those that pass every check and fire above
+    the threshold, strongest first, equals by name. A near-duplicate of a stronger kept text,
+    whatever gap that is for, does not pass. `leaked` names candidates that overlap with anchor or
+    evaluation texts. `only_needed` also drops what adds no gap to stronger kept ones."""
+    outcome: dict[str, tuple[str, int]] = {}
     kept: list[Text] = []
     passed: dict[int, int] = defaultdict(int)
-    known = _Known()
+    stored = _KeptTexts()
     for text in sorted(texts, key=lambda t: (-t.peak, t.candidate)):
         reason, rank, grams = text.problem, -1, frozenset[Gram]()
         if not reason:
-            said = words(text.text)
-            grams = frozenset(_grams(said))
-            reason = _wrong(text, said, known.near(grams), leaked, threshold)
+            spoken = words(text.text)
+            grams = frozenset(_grams(spoken))
+            reason = _wrong(text, spoken, stored.near(grams), leaked, threshold)
         if not reason:
             rank = passed[text.feature]
             passed[text.feature] += 1
             reason = "" if rank < keep else BEATEN
         if not reason:
             kept.append(text)
-            known.add(grams)
-        places[text.candidate] = (reason, rank)
+            stored.add(grams)
+        outcome[text.candidate] = (reason, rank)
     gaps = sorted({gap for text in kept for gap in fires.get(text.candidate, ())})
     column = {gap: i for i, gap in enumerate(gaps)}
     table = np.zeros((len(kept), len(gaps)), bool)
     for row, text in enumerate(kept):
         table[row, [column[gap] for gap in fires.get(text.candidate, ())]] = True
     gains: dict[str, list[int]] = {}
-    for step in greedy_cover(table):
-        name = kept[step.row].candidate
-        gains[name] = [gaps[i] for i in step.adds.tolist()]
+    for row, adds in greedy_cover(table):
+        name = kept[row].candidate
+        gains[name] = [gaps[i] for i in adds.tolist()]
         if only_needed and not gains[name]:
-            places[name] = (REDUNDANT, places[name][1])
-    found = []
+            outcome[name] = (REDUNDANT, outcome[name][1])
+    verdicts = []
     for text in texts:
-        reason, rank = places[text.candidate]
-        stays = not reason
-        adds = gains[text.candidate] if stays else []
-        found.append(Verdict(text.candidate, text.feature, stays, reason, text.peak, rank, adds))
-    return found
+        name, (reason, rank) = text.candidate, outcome[text.candidate]
+        gained = [] if reason else gains[name]
+        verdict = (name, text.feature, not reason, reason, text.peak, rank, gained)
+        verdicts.append(CandidateVerdict(*verdict))
+    return verdicts
 
 
-def _wrong(text: Text, said: Gram, near: bool, leaked: Collection[str], threshold: float) -> str:
+def _wrong(text: Text, spoken: Gram, near: bool, leaked: Collection[str], threshold: float) -> str:
     """The first reason against a text by itself; "" where there is none."""
-    if not said:
+    if not spoken:
         return EMPTY
-    if echoes(said, text.shown, prescribed=text.prescribed):
+    if echoes(spoken, text.quoted, prescribed=text.prescribed):
         return ECHO
     if near:
         return DUPLICATE
@@ -169,15 +143,14 @@ def active(peak: float, threshold: float) -> bool:
     return bool(is_active(np.asarray(peak, np.float32), threshold))
 
 
-def greedy_cover(fires: np.ndarray) -> list[Cover]:
-    """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first.
-
+def greedy_cover(fires: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """All rows of bool `[n, m]`, each time the one that covers most new columns, ties to the first,
+    with the columns that it covers and no row before it (int `[k]`).
     Rows that add nothing come last. The running sum of what is added is the marginal curve: where
-    it is flat, more samples cover nothing more.
-    """
+    it is flat, more samples cover nothing more."""
     fires = np.asarray(fires, bool)
     covered = np.zeros(fires.shape[1], bool)
-    found = []
+    steps = []
     # A row's gain only ever shrinks, so a stale one is an upper bound and need not be looked at
     # before it is the largest.
     waiting = [(-int(gain), row) for row, gain in enumerate(fires.sum(1))]
@@ -186,14 +159,11 @@ def greedy_cover(fires: np.ndarray) -> list[Cover]:
         bound, row = heapq.heappop(waiting)
         adds = np.flatnonzero(fires[row] & ~covered)
         if len(adds) == -bound:
-            found.append(Cover(row, adds))
+            steps.append((row, adds))
             covered[adds] = True
         else:
             heapq.heappush(waiting, (-len(adds), row))
-    return found
-
-
-# --- words ----------------------------------------------------------------------------------------
+    return steps
 
 
 def words(text: str) -> Gram:
@@ -201,35 +171,33 @@ def words(text: str) -> Gram:
     return tuple(_WORD.findall(text.lower()))
 
 
-def _grams(said: Gram, n: int = GRAM) -> Iterator[Gram]:
+def _grams(spoken: Gram, n: int = GRAM) -> Iterator[Gram]:
     """All runs of n words, in order; of fewer words all together as one."""
-    if 0 < len(said) < n:
-        yield said
-    for start in range(len(said) - n + 1):
-        yield said[start : start + n]
+    if 0 < len(spoken) < n:
+        yield spoken
+    for start in range(len(spoken) - n + 1):
+        yield spoken[start : start + n]
 
 
-def echoes(said: Gram, shown: Iterable[str], *, prescribed: int = 0) -> bool:
+def echoes(spoken: Gram, quoted: Iterable[str], *, prescribed: int = 0) -> bool:
     """Whether a text copies what its prompt showed: ECHO_RUN words in a row, or most of its grams.
-
     The first `prescribed` words had to be there: grams of nothing else do not count, and a text of
-    little else copies.
-    """
-    if prescribed and len(said) < prescribed + ECHO_OWN:
+    little else copies."""
+    if prescribed and len(spoken) < prescribed + ECHO_OWN:
         return True
-    size = min(GRAM, len(said))
-    own = [said[i : i + size] for i in range(len(said) - size + 1) if i + size > prescribed]
-    runs = {*_grams(said, ECHO_RUN)} if len(said) >= ECHO_RUN else set()
-    theirs: set[Gram] = set()
-    for text in shown:
-        other = words(text)
-        if runs and any(run in runs for run in _grams(other, ECHO_RUN)):
+    size = min(GRAM, len(spoken))
+    grams = [spoken[i : i + size] for i in range(len(spoken) - size + 1) if i + size > prescribed]
+    runs = {*_grams(spoken, ECHO_RUN)} if len(spoken) >= ECHO_RUN else set()
+    source_grams: set[Gram] = set()
+    for text in quoted:
+        source = words(text)
+        if runs and any(run in runs for run in _grams(source, ECHO_RUN)):
             return True
-        theirs.update(other[i : i + size] for i in range(len(other) - size + 1))
-    return sum(gram in theirs for gram in own) > ECHO_SHARE * len(own)
+        source_grams.update(source[i : i + size] for i in range(len(source) - size + 1))
+    return sum(gram in source_grams for gram in grams) > ECHO_SHARE * len(grams)
 
 
-class _Known:
+class _KeptTexts:
     """Texts kept so far, by their grams: only texts that share one can be near-duplicates."""
 
     def __init__(self) -> None:
@@ -242,28 +210,25 @@ class _Known:
         self._sizes.append(len(grams))
 
     def near(self, grams: frozenset[Gram]) -> bool:
-        """Whether some kept text has a Jaccard similarity of at least NEAR."""
+        """Whether some kept text has a Jaccard similarity of at least SAME_TEXT."""
         shared: dict[int, int] = defaultdict(int)
         for gram in grams:
             for number in self._with.get(gram, ()):
                 shared[number] += 1
         return any(
-            both / (len(grams) + self._sizes[number] - both) >= NEAR
+            both / (len(grams) + self._sizes[number] - both) >= SAME_TEXT
             for number, both in shared.items()
         )
 
 
 class Leaks:
-    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others.
-
-    The candidates are held, the texts they are compared with pass by once.
-    """
+    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others. The
+    candidates are held, the texts they are compared with pass by once."""
 
     def __init__(self, texts: Mapping[str, str]):
         self._single: dict[str, set[str]] = defaultdict(set)
         self._longer: dict[Gram, dict[Gram, set[str]]] = defaultdict(lambda: defaultdict(set))
-        self.found: set[str] = set()
-        """Names of the candidates met so far."""
+        self.candidates: set[str] = set()  # names of the candidates met so far
         for name, text in texts.items():
             for gram in _grams(words(text), LEAKED):
                 if len(gram) == 1:
@@ -271,13 +236,93 @@ class Leaks:
                 else:
                     self._longer[gram[:2]][gram].add(name)
 
-    def look(self, text: str) -> None:
-        """Compares one text."""
-        other = words(text)
-        if self._single:
+    def compare(self, chat: Iterable[Mapping[str, str]]) -> None:
+        """Compares the messages of one sample."""
+        for message in chat:
+            other = words(message["content"])
             for word in self._single.keys() & set(other):
-                self.found |= self._single[word]
-        for start in range(len(other) - 1):
-            for gram, names in self._longer.get(other[start : start + 2], {}).items():
-                if other[start : start + len(gram)] == gram:
-                    self.found |= names
+                self.candidates |= self._single[word]
+            for start in range(len(other) - 1):
+                for gram, names in self._longer.get(other[start : start + 2], {}).items():
+                    if other[start : start + len(gram)] == gram:
+                        self.candidates |= names
+
+
+def counted(verdicts: Sequence[CandidateVerdict], gaps: Sequence[int]) -> dict[str, Any]:
+    """How many were kept, dropped and why, how many gaps got a sample of their own, and how many
+    the first 1, 2, ... kept samples of the greedy set cover cover: where that curve is flat, more
+    samples of these add nothing."""
+    kept = [verdict for verdict in verdicts if verdict.kept]
+    hit = len({verdict.feature for verdict in kept} & {*gaps})
+    low, high = wilson(hit, len(gaps))
+    gains = sorted((len(verdict.gains) for verdict in kept), reverse=True)
+    return {
+        "kept": len(kept),
+        "dropped": dict(Counter(v.reason for v in verdicts if not v.kept).most_common()),
+        "accepted": sum(verdict.rank >= 0 for verdict in verdicts),
+        "gaps": len(gaps),
+        "gaps_hit": hit,
+        "hit_rate": hit / len(gaps),
+        "hit_rate_low": low,
+        "hit_rate_high": high,
+        "curve": np.cumsum(gains, dtype=int).tolist(),
+    }
+
+
+def per_feature(figures: dict[str, Any]) -> dict[str, Any]:
+    """The ledger per newly covered feature; None where none was."""
+    n = figures["features_gained"]
+    return {
+        f"{name}_per_feature": figures[name] / n if n and figures[name] is not None else None
+        for name in ("tokens", "seconds", "cost")
+    }
+
+
+PILOT = 3  # gaps of a pilot
+
+
+class Forecast(NamedTuple):
+    """What a whole synthesis will take, from a few of its gaps."""
+
+    run: str  # the pilot, a finished run like any other
+    candidates: int
+    accepted: int  # of those, texts that passed every check and fire their gap
+    rate: float
+    low: float
+    high: float  # Wilson's 95 % interval of the acceptance rate
+    hit_rate: float  # share of the pilot's gaps that got a sample
+    tokens_per_kept: float | None
+    seconds_per_kept: float | None
+    cost_per_kept: float | None  # None where nothing was kept, or no price is known
+    tokens: float
+    prompt_tokens: float
+    seconds: float
+    cost: float | None  # expected for all gaps; `tokens` are those of the texts
+
+
+def pilot_pairs(approved: Sequence[str], gaps: int = PILOT) -> tuple[str, ...]:
+    """Which of the pairs a pilot takes: always the same, in no order of features or scores."""
+    return tuple(sorted({*approved}, key=lambda name: digest("pilot", name))[:gaps])
+
+
+def forecast(manifest: SynthesisManifest, gaps: int) -> Forecast:
+    """What `gaps` gaps will take if they go as those of a finished run did."""
+    facts = manifest.facts
+    n, share = facts.n_candidates, gaps / facts.gaps
+    low, high = wilson(facts.accepted, n)
+    return Forecast(
+        run=manifest.run,
+        candidates=n,
+        accepted=facts.accepted,
+        rate=facts.accepted / n,
+        low=low,
+        high=high,
+        hit_rate=facts.hit_rate,
+        tokens_per_kept=facts.tokens / facts.kept if facts.kept else None,
+        seconds_per_kept=facts.seconds / facts.kept if facts.kept else None,
+        cost_per_kept=facts.cost / facts.kept if facts.kept and facts.cost is not None else None,
+        tokens=facts.tokens * share,
+        prompt_tokens=facts.prompt_tokens * share,
+        seconds=facts.seconds * share,
+        cost=facts.cost * share if facts.cost is not None else None,
+    )

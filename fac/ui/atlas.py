@@ -19,7 +19,7 @@ from fac import maps
 from fac.maps import Window
 from fac.ui.stores import stores, workspace
 from fac.ui.tables import point_id, selected_points
-from fac.ui.views import get_param, set_param
+from fac.ui.views import action_button, get_param, set_param
 
 TOOLS = {
     "displaylogo": False,
@@ -35,7 +35,7 @@ def show_map(run: str, sae: str, feature: int | None) -> None:
     st.plotly_chart(
         _figure(workspace().root, run, sae, feature, window),
         key="map",
-        on_select=partial(_taken, sae),
+        on_select=partial(_select, sae),
         alt="Map of the dictionary's features",
         config=TOOLS,
     )
@@ -49,12 +49,7 @@ def show_map(run: str, sae: str, feature: int | None) -> None:
         )
     )
     if window or st.session_state.get("lasso"):
-        st.button(
-            "The whole map",
-            icon=":material/zoom_out_map:",
-            type="tertiary",
-            on_click=_everything,
-        )
+        action_button("The whole map", "zoom_out_map", _everything, type="tertiary")
 
 
 def features_on_map(sae: str | None) -> tuple[list[int] | None, str]:
@@ -64,12 +59,12 @@ def features_on_map(sae: str | None) -> tuple[list[int] | None, str]:
         return lasso, f"of the {len(lasso):,} chosen on the map"
     if sae is None or (window := _window()) is None:
         return None, ""
-    x, y, feature = _places(workspace().root, sae)
-    found = feature[maps.inside(window, x, y)].tolist()
-    return found, f"of the {len(found):,} in this part of the map"
+    x, y, feature = _places(sae)
+    inside = feature[maps.inside(window, x, y)].tolist()
+    return inside, f"of the {len(inside):,} in this part of the map"
 
 
-def _taken(sae: str) -> None:
+def _select(sae: str) -> None:
     """One point opens a feature, a lasso narrows the table; a box does so too or, on a map too
     large to show every point, moves it closer."""
     chosen = st.session_state["map"]["selection"]
@@ -79,12 +74,12 @@ def _taken(sae: str) -> None:
         (across, up) = (sorted(shapes["box"][-1][axis]) for axis in ("x", "y"))
         set_param("window", _written((across[0], across[-1], up[0], up[-1])))
     elif _large(sae) and shapes["lasso"]:
-        x, y, feature = _places(workspace().root, sae)
+        x, y, feature = _places(sae)
         loop = shapes["lasso"][-1]
-        found = maps.encircled(loop["x"], loop["y"], x, y)
+        inside = maps.encircled(loop["x"], loop["y"], x, y)
         if (window := _window()) is not None:
-            found &= maps.inside(window, x, y)
-        st.session_state["lasso"] = feature[found].tolist() or None
+            inside &= maps.inside(window, x, y)
+        st.session_state["lasso"] = feature[inside].tolist() or None
     else:
         ids = [point_id(data) for data in selected_points(st.session_state["map"])]
         if len(ids) == 1:
@@ -117,13 +112,12 @@ def _written(window: Window) -> str:
 
 
 def _large(sae: str) -> bool:
-    return len(_places(workspace().root, sae)[2]) > maps.DENSE
+    return len(_places(sae)[2]) > maps.DENSE
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _places(root: Path, sae: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _places(sae: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x, y and number of every feature."""
-    points = stores(root).cache.points(sae)
+    points = stores().cache.points(sae)
     x, y, feature = (points[name].to_numpy() for name in ("x", "y", "feature"))
     return x, y, feature
 
@@ -134,7 +128,7 @@ def _figure(
 ) -> go.Figure:
     """A figure weighs a quarter of a megabyte; the same view is asked for whenever anything else
     on the page changes."""
-    known = stores(root).cache
+    cache = stores(root).cache
     return maps.feature_map(
-        known.points(sae), known.support(run, 0.0), chosen=feature, window=window
+        cache.points(sae), cache.support(run, 0.0), chosen=feature, window=window
     )

@@ -1,11 +1,11 @@
-"""The charts of the first page, as HTML: a browser that was never here draws them without waiting
-for Plotly's 4.7 MB."""
+"""The charts of the first page as HTML: a new browser need not wait for Plotly's 4.7 MB."""
 
 from __future__ import annotations
 
 import html
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from fac.ui.text import clean
@@ -16,43 +16,6 @@ ROOM = "4.5rem"
 TICKS = 6
 """Numbers below a curve at most."""
 
-STYLE = """
-.fac-bars{display:grid;grid-template-columns:fit-content(40%) 1fr;
-  gap:1.15rem .9rem;align-items:center;padding:.5rem 0 .7rem;font-size:.88rem}
-.fac-bars>span{text-align:right;opacity:.68;overflow-wrap:anywhere}
-.fac-bars>div{display:flex;align-items:center;height:1.85rem;font-variant-numeric:tabular-nums}
-.fac-bars i{height:100%;min-width:2px;border-radius:.3rem;font-style:normal}
-.fac-bars b{font-weight:400;opacity:.75;padding-left:.45rem;white-space:nowrap}
-.fac-bars .fac-track{background:rgba(124,135,153,.16);border-radius:.3rem;height:100%}
-.fac-bars .fac-inside{display:flex;align-items:center;padding:0 .5rem;white-space:nowrap}
-.fac-slate{background:#7C8799}
-.fac-relevant{background:#5B8F97}
-.fac-shown{background:#14958A;color:#fff}
-.fac-missed{background:#E08A1E;color:#101515}
-.fac-pale{background:rgba(20,149,138,.4)}
-.fac-curve{display:grid;grid-template-columns:max-content 1fr;column-gap:.6rem;font-size:.82rem;
-  padding:.8rem .6rem 0 0}
-.fac-curve>div{position:relative;height:7.5rem}
-.fac-curve .fac-rise{width:2.4rem}
-.fac-curve .fac-rise span{position:absolute;right:0;transform:translateY(50%);opacity:.68}
-.fac-curve hr{position:absolute;left:0;right:0;margin:0;border:0;
-  border-top:1px solid rgba(124,135,153,.22)}
-.fac-area,.fac-line{position:absolute;inset:0;background:#14958A}
-.fac-area{opacity:.12}
-.fac-now{position:absolute;top:0;bottom:0;border-left:2px dotted #E08A1E;margin-left:-1px}
-.fac-rung{position:absolute;top:0;bottom:0}
-.fac-rung u{position:absolute;width:.42rem;height:.42rem;margin:0 0 -.21rem -.21rem;
-  border-radius:50%;background:#14958A}
-.fac-rung em{display:none;position:absolute;bottom:calc(100% + .2rem);white-space:nowrap;
-  font-style:normal;padding:.15rem .5rem;border-radius:.35rem;background:#14958A;color:#fff;
-  z-index:1}
-.fac-rung:hover em{display:block}
-.fac-rung:hover u{outline:4px solid rgba(20,149,138,.3)}
-.fac-curve .fac-along{grid-column:2;height:1.5rem}
-.fac-along span{position:absolute;top:.3rem;transform:translateX(-50%);opacity:.68}
-.fac-curve p{grid-column:2;text-align:center;margin:0;opacity:.68;font-size:.82rem}
-"""
-
 
 def funnel_html(stages: Sequence[tuple[str, int]], missing: int) -> str:
     """From the whole dictionary to what a dataset covers, from top to bottom.
@@ -62,9 +25,9 @@ def funnel_html(stages: Sequence[tuple[str, int]], missing: int) -> str:
     """
     top = max(stages[0][1], 1)
     rows = []
-    for place, (name, count) in enumerate(stages):
-        last = place == len(stages) - 1
-        kind = "fac-shown" if last else "fac-relevant" if place == len(stages) - 2 else "fac-slate"
+    for number, (name, count) in enumerate(stages):
+        last = number == len(stages) - 1
+        kind = "fac-shown" if last else "fac-relevant" if number == len(stages) - 2 else "fac-slate"
         parts = _bar(count, top, kind, f"{count:,}", inside=last and missing > 0)
         if last and missing:
             parts += _bar(missing, top, "fac-missed", f"{missing:,} missing", inside=True)
@@ -91,17 +54,17 @@ def fac_bars_html(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
     A row holds `name`, `run`, `fac`, `n_covered`, `n_anchor`; an undefined FAC is left out.
     """
     rows = sorted((row for row in rows if not math.isnan(row["fac"])), key=lambda r: -r["fac"])
-    shown = []
+    bars = []
     for row in rows:
         kind = "fac-shown" if row["run"] == chosen else "fac-pale"
         counts = f"{row['n_covered']:,} of {row['n_anchor']:,} features"
-        shown.append(
+        bars.append(
             f'{_named(row["name"])}<div title="{counts}">'
             f'<div class="fac-track" style="width:calc(100% - {ROOM})">'
             f'<i class="{kind}" style="display:block;width:{row["fac"]:.2%}"></i></div>'
             f"<b>{row['fac']:.1%}</b></div>"
         )
-    return f'<div class="fac-bars">{"".join(shown)}</div>'
+    return f'<div class="fac-bars">{"".join(bars)}</div>'
 
 
 def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:
@@ -127,35 +90,33 @@ def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:
         f'<span style="left:{n * step / top:.2%}">{n * step:g}</span>'
         for n in range(int(top / step + 1e-9) + 1)
     )
-    said = f"FAC from {rows[0]['fac']:.0%} at {rows[0]['threshold']:g} to {rows[-1]['fac']:.0%}"
+    summary = f"FAC from {rows[0]['fac']:.0%} at {rows[0]['threshold']:g} to {rows[-1]['fac']:.0%}"
     return (
-        f'<div class="fac-curve" role="img" aria-label="{said} at {rows[-1]["threshold"]:g}">'
+        f'<div class="fac-curve" role="img" aria-label="{summary} at {rows[-1]["threshold"]:g}">'
         f'<div class="fac-rise">{rise}</div><div>{grid}'
         f'<div class="fac-area" style="clip-path:polygon({below}, {line[-1][0]} 100%, '
         f'{line[0][0]} 100%)"></div>'
         f'<div class="fac-line" style="clip-path:polygon({above}, {back})"></div>'
         f'<div class="fac-now" style="left:{threshold / top:.2%}"></div>'
-        f"{_rungs(rows, points)}</div>"
+        f"{_dots(rows, points)}</div>"
         f'<div class="fac-along">{along}</div><p>activation threshold</p></div>'
     )
 
 
-def _rungs(rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[float, float]]) -> str:
-    """A dot for each rung, in a strip around it that says its numbers under the pointer."""
-    edges = [0.0]
-    edges += [(a + b) / 2 for (a, _), (b, _) in zip(points[:-1], points[1:], strict=True)]
-    edges.append(1.0)
-    shown = []
+def _dots(rows: Sequence[Mapping[str, Any]], points: Sequence[tuple[float, float]]) -> str:
+    """A dot for each threshold, in a strip around it that says its numbers under the pointer."""
+    edges = [0.0, *((a + b) / 2 for (a, _), (b, _) in pairwise(points)), 1.0]
+    dots = []
     for row, (x, fac), left, right in zip(rows, points, edges[:-1], edges[1:], strict=True):
         width = max(right - left, 1e-6)
         side = "right" if x > 0.5 else "left"
-        shown.append(
+        dots.append(
             f'<div class="fac-rung" style="left:{left:.2%};width:{width:.2%}">'
             f'<u style="left:{(x - left) / width:.2%};bottom:{fac:.2%}"></u>'
             f'<em style="{side}:0">above {row["threshold"]:g}: FAC {row["fac"]:.1%}, '
             f"{row['n_missing']:,} of {row['n_anchor']:,} missing</em></div>"
         )
-    return "".join(shown)
+    return "".join(dots)
 
 
 def _round_step(top: float) -> float:

@@ -2,60 +2,71 @@
 
 from __future__ import annotations
 
+import ast
+import pkgutil
 import re
 from contextlib import suppress
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
 from streamlit.navigation.page import Page
 
 from fac import config
-from fac.config import DemoSpec, Workspace
+from fac.config import DemoSpec, IngestSpec, MeasureSpec, Workspace
+from fac.errors import FacError, InputError
 from fac.jobs import worker
-from fac.ui import bars, text
-from fac.ui.findings import comparable, default_anchor, default_dataset, measured
-from fac.ui.gaps import coverage, curve
+from fac.manifest import DatasetManifest
+from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
+from fac.questions.comparison import Comparison, coverage, curve
+from fac.questions.explanations import n_explained
 from fac.ui.jobs import demo_jobs, strip
-from fac.ui.meaning import n_explained
-from fac.ui.stores import queue, runs, workspace
-from fac.ui.views import (
-    AGREEMENT,
-    COMPARE,
-    COVERAGE,
-    DATASETS,
-    FEATURES,
-    HOME,
-    JOBS,
-    PAIRS,
-    PLAYGROUND,
-    REVIEW,
-    SYNTHESIS,
-)
+from fac.ui.stores import stores, workspace
 
-PAGES = {
-    "": {HOME: ("Home", "home")},
-    "Measure": {
-        DATASETS: ("Datasets", "database"),
-        FEATURES: ("Features", "scatter_plot"),
-        COVERAGE: ("Coverage", "donut_large"),
-        COMPARE: ("Compare", "compare_arrows"),
-        PLAYGROUND: ("Playground", "edit_note"),
-    },
-    "Decide": {
-        REVIEW: ("Review", "rate_review"),
-        AGREEMENT: ("Agreement", "handshake"),
-    },
-    "Make": {
-        PAIRS: ("Pairs", "compare"),
-        SYNTHESIS: ("Synthesis", "science"),
-    },
-    "System": {JOBS: ("Jobs", "schedule")},
-}
-"""Section -> file -> title and icon."""
+PAGES = config.REPOSITORY / "pages"
 
 MARK = config.REPOSITORY / "docs" / "img" / "mark.svg"
 LOGO = MARK.with_name("logo.svg")
+STYLE = Path(__file__).with_name("style.css").read_text("utf-8")
+
+
+class PageEntry(NamedTuple):
+    """A page in the menu: what PAGE of its file says."""
+
+    file: str
+    """As Streamlit names pages."""
+    title: str
+    section: str
+    icon: str
+    """A Material symbol."""
+    order: int
+    """Lowest first; the first page is what the root of the site shows."""
+
+
+@lru_cache(maxsize=4)
+def read_pages(folder: Path = PAGES) -> tuple[PageEntry, ...]:
+    """Every page of the folder in the menu's order, read from the literal PAGE of its file without
+    running it. Raises InputError for a file without one or with one that lacks something."""
+    entries = [_read_page(file) for file in sorted(folder.glob("[!_]*.py"))]
+    return tuple(sorted(entries, key=lambda entry: entry.order))
+
+
+def _read_page(file: Path) -> PageEntry:
+    literals = (
+        node.value
+        for node in ast.parse(file.read_text("utf-8")).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAGE"
+    )
+    try:
+        entry = ast.literal_eval(next(literals))
+        return PageEntry(f"pages/{file.name}", **entry)
+    except (StopIteration, ValueError, TypeError) as error:
+        raise InputError(
+            f"{file} is no page of the menu: begin it with PAGE = "
+            '{"title": "Coverage", "section": "Measure", "icon": "donut_large", "order": 30}.'
+        ) from error
 
 
 def navigation() -> Page:
@@ -64,15 +75,12 @@ def navigation() -> Page:
     The browser's icon is set first: a page's own would be fetched from Google's servers.
     """
     st.set_page_config(page_icon=MARK, layout="wide")
-    return st.navigation(
-        {
-            section: [
-                st.Page(file, title=title, icon=f":material/{icon}:", default=file == HOME)
-                for file, (title, icon) in files.items()
-            ]
-            for section, files in PAGES.items()
-        }
-    )
+    sections: dict[str, list[Page]] = {}
+    for number, entry in enumerate(read_pages()):
+        icon = f":material/{entry.icon}:"
+        page = st.Page(entry.file, title=entry.title, icon=icon, default=number == 0)
+        sections.setdefault(entry.section, []).append(page)
+    return st.navigation(sections)
 
 
 def title(text: str, **options: Any) -> None:
@@ -90,7 +98,7 @@ def title(text: str, **options: Any) -> None:
 def frame(page_name: str) -> None:
     """What every page shares: the styles of foreign text, the worker, the strip of jobs."""
     st.session_state["page"] = page_name
-    st.html(f"<style>{text.STYLE}{bars.STYLE}</style>")
+    st.html(f"<style>{STYLE}</style>")
     _start(workspace().root)
     with st.sidebar:
         strip()
@@ -107,16 +115,24 @@ def frame(page_name: str) -> None:
 
 
 def prepare() -> None:
-    """Before a browser asks: the worker, and what the first page is made of where there is
-    something to show. Whatever is wrong, the page asks the same again and says so."""
-    with suppress(Exception):
+    """Before a browser asks: the menu, the modules of the pages, the worker, and what the first
+    page is made of where there is something to show. Whatever is wrong there, the page asks the
+    same again and says so.
+
+    Raises InputError for a page that cannot be in the menu.
+    """
+    read_pages()
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)], "fac.ui."):
+        import_module(module.name)
+    with suppress(FacError, OSError):
         _start(workspace().root)
-        if found := measured():
-            anchor = default_anchor(found)
-            curve(anchor, default_dataset(found, anchor))
-            for run in comparable(found, anchor):
-                coverage(anchor, run)
-            n_explained(anchor)
+        if manifests := measured(stores()):
+            anchor = default_anchor(manifests)
+            dataset = default_dataset(stores(), manifests, anchor)
+            curve(stores(), Comparison(anchor, dataset))
+            for run in comparable(manifests, anchor):
+                coverage(stores(), Comparison(anchor, run))
+            n_explained(stores(), anchor)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -127,10 +143,9 @@ def _start(root: Path) -> None:
     that, finds an API key there.
     """
     st.secrets.load_if_toml_exists()
-    place = Workspace(root)
-    if not runs().list("measure") and not demo_jobs():
-        queue().enqueue(DemoSpec())
-    worker.start_worker(place)
+    if not stores().runs.list(MeasureSpec.step) and not demo_jobs():
+        stores().queue.enqueue(DemoSpec())
+    worker.start_worker(Workspace(root))
 
 
 _TROUBLE = re.compile(r"toxic|hate|offens|harm|unsafe|nsfw|abus|slur|jailbreak", re.IGNORECASE)
@@ -138,5 +153,5 @@ _TROUBLE = re.compile(r"toxic|hate|offens|harm|unsafe|nsfw|abus|slur|jailbreak",
 
 def _sensitive() -> bool:
     """Whether a dataset's own labels say that its texts may hurt."""
-    labels = (label for run in runs().list("dataset") for label in run["facts"].get("labels", ()))
-    return any(_TROUBLE.search(str(label)) for label in labels)
+    datasets: list[DatasetManifest] = stores().runs.list(IngestSpec.step)
+    return any(_TROUBLE.search(str(label)) for each in datasets for label in each.facts.labels)

@@ -10,10 +10,6 @@ from pathlib import Path
 from fac import config
 from fac.config import Workspace
 from fac.store import Stores, open_stores
-from fac.store.cache import Cache
-from fac.store.decisions import Decisions
-from fac.store.queue import Queue
-from fac.store.runs import Runs
 
 _opening = threading.Lock()
 
@@ -37,19 +33,3 @@ def workspace() -> Workspace:
 def _workspace(_environment: str | None) -> Workspace:
     """Finding out where it really lies takes longer than most of what pages then ask it."""
     return config.workspace()
-
-
-def runs() -> Runs:
-    return stores().runs
-
-
-def cache() -> Cache:
-    return stores().cache
-
-
-def queue() -> Queue:
-    return stores().queue
-
-
-def decisions() -> Decisions:
-    return stores().decisions

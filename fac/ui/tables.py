@@ -11,69 +11,22 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
+from fac.errors import InputError
+from fac.questions.gaps import COLUMNS, GapColumn
 from fac.ui.text import Row
 from fac.ui.views import set_param
 
-PAGE = 50
+PAGE_ROWS = 50
 """Rows of a table sent to the browser at a time."""
 
-BELIEF = """
-How far a gap can be believed.
-
-**artefact**: the anchor itself barely fires; its highest peak is under 1.1 of the threshold.
-
-**borderline**: with more than 5 % probability a dataset of this size would show none by luck, or
-its own nearest miss reaches 90 % of the threshold.
-
-**robust**: neither luck nor a near miss explains it.
-"""
-
-BADGES: dict[str, tuple[str, Any]] = {
-    "robust": (":material/verified:", "green"),
-    "borderline": (":material/help:", "orange"),
-    "artefact": (":material/blur_on:", "gray"),
-}
-"""Icon and colour of each degree of belief."""
-
 _number, _text = st.column_config.NumberColumn, st.column_config.TextColumn
-_COLUMNS = {
-    "feature": _number("#", width=56, format="%d"),
-    "label": _text("Peaks on", width=120),
-    "explanation": _text("Explanation", width=200, help="The preferred one of each feature."),
-    "score": _number(
-        "Score",
-        width=66,
-        format="%.2f",
-        help="Of the explanation, on held-out samples: AUROC or detection, 0.5 is guessing.",
-    ),
+_COLUMNS: dict[str, Any] = {
     "n_samples": _number("Samples", width=76, format="localized"),
     "density": st.column_config.ProgressColumn(
         "Share", width=120, format="percent", min_value=0, max_value=1
     ),
     "max_peak": _number("Peak", width=70, format="%.2f"),
     "peak": _number("Here", width=70, format="%.2f", help="Its peak in this text."),
-    "n_anchor": _number(
-        "Anchor", width=66, format="localized", help="Samples of the anchor that show it."
-    ),
-    "expected": _number(
-        "Expected",
-        width=78,
-        format="%.1f",
-        help="Samples that would show it here, if this dataset were like the anchor.",
-    ),
-    "chance": _number(
-        "Luck",
-        width=62,
-        format="percent",
-        help="Probability that a dataset of this size shows none, by luck alone.",
-    ),
-    "near": _number(
-        "Near",
-        width=62,
-        format="percent",
-        help="How close the dataset's own nearest miss comes to firing.",
-    ),
-    "badge": _text("Belief", width=90, help=BELIEF),
     "name": _text("Dataset", width=190),
     "coefficient": _text("Coefficient", width=180),
     "pair": _text("Who", width=190),
@@ -123,7 +76,27 @@ _COLUMNS = {
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
     "negative_peak": _number("Twin", width=64, format="%.2f", help="Peak of the negative."),
 }
-"""How a quantity looks in every table that shows it."""
+"""How a quantity looks in every table that shows it, beside those that gaps have."""
+
+
+def _of_gaps(column: GapColumn) -> Any:
+    if column.kind == "text":
+        return _text(column.title, width=column.width, help=column.help)
+    return _number(column.title, width=column.width, help=column.help, format=column.format)
+
+
+_COLUMNS |= {column.name: _of_gaps(column) for column in COLUMNS}
+_DECIMALS = {"density": 3, **{c.name: c.decimals for c in COLUMNS if c.decimals is not None}}
+
+
+def column_config(names: Sequence[str]) -> dict[str, Any]:
+    """How these columns look. Raises InputError for one that nothing is said about."""
+    if lacking := [name for name in names if name not in _COLUMNS]:
+        raise InputError(
+            f"No table says how the column {', '.join(lacking)} looks: give it a title and a width "
+            "in fac/ui/tables.py, or in fac/questions/gaps.py if it is about gaps."
+        )
+    return {name: _COLUMNS[name] for name in names}
 
 
 ROW_HEIGHT = 35
@@ -152,37 +125,23 @@ def table(
     with _one_at_a_time:
         importlib.import_module("pandas")
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
-    shown = {name: _COLUMNS[name] for name in columns}
-    options: dict[str, Any] = {"hide_index": True, "column_config": shown}
+    options: dict[str, Any] = {"hide_index": True, "column_config": column_config(columns)}
     options["height"] = height if ROW_HEIGHT * (len(rows) + 1) > height else "auto"
-    if opens is None:
-        st.dataframe(data, key=key, **options)
-        return
-    ids = [row[id_column] for row in rows]
-    # Other rows are another table: a stale selection would point at the wrong one.
-    key = f"{key}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:8]}"
-    if ticked is not None:
-        rows_ticked = [number for number, each in enumerate(ids) if each in ticked.ids]
-        key = f"{key}-{ticked.times}"
-        st.dataframe(
-            data,
-            key=key,
-            on_select=partial(_tick_or_open, key, opens, ids, ticked.ids),
-            selection_mode=["multi-row", "single-cell"],
-            selection_default={"selection": {"rows": rows_ticked, "columns": [], "cells": []}},
-            **options,
-        )
-        return
-    st.dataframe(
-        data,
-        key=key,
-        on_select=partial(_open_row, key, opens, ids),
-        selection_mode="single-row",
-        **options,
-    )
-
-
-_DECIMALS = {"near": 2, "chance": 3, "density": 3}
+    if opens is not None:
+        ids = [row[id_column] for row in rows]
+        # Other rows are another table: a stale selection would point at the wrong one.
+        key = f"{key}-{hashlib.sha256(repr(ids).encode()).hexdigest()[:8]}"
+        if ticked is None:
+            options["on_select"] = partial(_open_row, key, opens, ids)
+            options["selection_mode"] = "single-row"
+        else:
+            key = f"{key}-{ticked.times}"
+            numbers = [number for number, each in enumerate(ids) if each in ticked.ids]
+            chosen = {"rows": numbers, "columns": [], "cells": []}
+            options["on_select"] = partial(_tick_or_open, key, opens, ids, ticked.ids)
+            options["selection_mode"] = ["multi-row", "single-cell"]
+            options["selection_default"] = {"selection": chosen}
+    st.dataframe(data, key=key, **options)
 
 
 def _brief(name: str, value: Any) -> Any:
@@ -217,10 +176,11 @@ class Ticked(NamedTuple):
 def ticked(name: str, *what: object) -> Ticked:
     """The ticks of a table of that name. Whatever decides which rows there are belongs into `what`:
     other rows begin with none."""
-    kept = st.session_state.get(f"ticked {name}")
-    if kept is None or kept[0] != repr(what):
-        kept = st.session_state[f"ticked {name}"] = (repr(what), Ticked(set(), 0))
-    return kept[1]
+    rows, ticks = st.session_state.get(f"ticked {name}", (None, None))
+    if rows != repr(what):
+        ticks = Ticked(set(), 0)
+        st.session_state[f"ticked {name}"] = (repr(what), ticks)
+    return ticks
 
 
 def untick(name: str) -> None:
@@ -235,7 +195,7 @@ class Pager:
     Whatever decides which rows there are belongs into `what`: other rows start at page one.
     """
 
-    def __init__(self, name: str, *what: object, size: int = PAGE):
+    def __init__(self, name: str, *what: object, size: int = PAGE_ROWS):
         digest = hashlib.sha256(repr(what).encode()).hexdigest()[:8]
         self.key = f"{st.session_state.get('page', '')}.{name}.{digest}"
         self.size = size
@@ -254,6 +214,12 @@ class Pager:
 def point_id(data: Any) -> int:
     """The feature of a chosen point, whose customdata is an id or starts with one."""
     return int(data[0] if isinstance(data, list | tuple) else data)
+
+
+def open_point(key: str) -> None:
+    """Opens the feature that was chosen on the figure with this key."""
+    if points := selected_points(st.session_state[key]):
+        set_param("feature", point_id(points[0]))
 
 
 def selected_points(event: Any) -> list[Any]:

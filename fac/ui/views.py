@@ -17,18 +17,6 @@ from fac.ui.text import plain
 
 T = TypeVar("T")
 
-HOME = "pages/home.py"
-DATASETS = "pages/datasets.py"
-FEATURES = "pages/features.py"
-COVERAGE = "pages/coverage.py"
-COMPARE = "pages/compare.py"
-PLAYGROUND = "pages/playground.py"
-JOBS = "pages/jobs.py"
-REVIEW = "pages/review.py"
-AGREEMENT = "pages/agreement.py"
-PAIRS = "pages/pairs.py"
-SYNTHESIS = "pages/synthesis.py"
-
 CHART = {"displayModeBar": False}
 """Plotly options of charts that are looked at; maps that are worked with keep their tools."""
 
@@ -58,7 +46,7 @@ def param_widget(
     key = f"{st.session_state.get('page', '')}.{name}"
     if st.session_state.get(key) != value:
         st.session_state[key] = value
-    return {"key": key, "on_change": _set_from_widget, "args": (name, key)}
+    return {"key": key, "on_change": lambda: set_param(name, st.session_state[key])}
 
 
 def get_param(
@@ -70,13 +58,13 @@ def get_param(
 ) -> T:
     """The value of a view parameter: from the URL, else as it was left, else the default."""
     view = st.session_state.setdefault("view", {})
-    given = st.query_params.get(name)
-    if given is not None and given != str(view.get(name)):
+    text = st.query_params.get(name)
+    if text is not None and text != str(view.get(name)):
         with suppress(ValueError):
-            view[name] = read(given)
+            view[name] = read(text)
     if name not in view or not valid(view[name]):
         return default
-    if view[name] != default and given is None:
+    if view[name] != default and text is None:
         st.query_params[name] = str(view[name])
     return view[name]
 
@@ -93,10 +81,6 @@ def set_param(name: str, value: object) -> None:
         st.query_params[name] = str(value)
 
 
-def _set_from_widget(name: str, key: str) -> None:
-    set_param(name, st.session_state[key])
-
-
 def choice(
     label: str,
     options: Sequence[str],
@@ -106,12 +90,12 @@ def choice(
     **more: Any,
 ) -> str:
     """One of a few, all visible; the first is the default."""
-    named = names or {}
+    titles = names or {}
     return st.segmented_control(
         label,
         options,
         required=True,
-        format_func=lambda option: named.get(option, option.capitalize()),
+        format_func=lambda option: titles.get(option, option.capitalize()),
         **param_widget(name, options[0], valid=lambda value: value in options),
         **more,
     )
@@ -143,20 +127,36 @@ def empty(title: str, text: str, *, icon: str, page: str | None = None, link: st
         st.markdown(f"### {icon} {title}", text_alignment="center", width="content")
         st.markdown(text, text_alignment="center", width="content")
         if page:
-            st.page_link(page, label=link, icon=":material/arrow_forward:")
+            st.page_link(file_of(page), label=link, icon=":material/arrow_forward:")
         st.space("small")
 
 
-def link(page: str, label: str, **view: str) -> None:
-    """A link with an arrow, to a page in a certain view."""
-    st.page_link(page, label=label, icon=":material/arrow_forward:", query_params=view)
+def link(
+    page: str, label: str, *, icon: str = ":material/arrow_forward:", help: str = "", **view: str
+) -> None:
+    """A link to a page, by the stem of its file, in a certain view."""
+    st.page_link(
+        file_of(page), label=label, icon=icon or None, help=help or None, query_params=view
+    )
 
 
-def cards(*numbers: tuple[str, str, str]) -> None:
-    """A row of bordered figures: (label, value, one-line definition)."""
+def action_button(label: str, icon: str, action: Any, *args: Any, **options: Any) -> None:
+    """A button that does something before the page runs again; `icon` is a Material symbol."""
+    symbol = f":material/{icon}:" if icon else None
+    st.button(label, icon=symbol, on_click=action, args=args, **options)
+
+
+def file_of(page: str) -> str:
+    """The file of a page by its stem, as Streamlit names pages."""
+    return f"pages/{page}.py"
+
+
+def cards(*numbers: tuple[str, str, str] | tuple[str, str, str, str | None]) -> None:
+    """A row of bordered figures: (label, value, one-line definition and, if any, the change)."""
     with st.container(horizontal=True, gap="small"):
-        for label, value, meaning in numbers:
-            st.metric(label, value, help=meaning, border=True, height="stretch")
+        for label, value, meaning, *delta in numbers:
+            change = delta[0] if delta else None
+            st.metric(label, value, change, help=meaning, border=True, height="stretch")
 
 
 def share(value: float) -> str:

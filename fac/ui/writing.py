@@ -1,5 +1,5 @@
 """What both steps of a synthesis have on their pages: the settings of a writer, the exact request,
-and a job that writes, with its pace.
+and a job that writes, with its pace; and how samples are launched: settings, pilot, result.
 """
 
 from __future__ import annotations
@@ -7,32 +7,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, TypeVar
 
 import streamlit as st
 
-from fac.config import WRITERS, WriteSpec, inherited
-from fac.prompts.profiles import PROFILES
+from fac.config import METHODS, WRITERS, SynthesizeSpec, WriteSpec, inherited
+from fac.errors import InputError
+from fac.prompts.drafts import PROFILES
 from fac.store.queue import Job
-from fac.synthesis.candidates import Ask
-from fac.ui.jobs import progress, retry
-from fac.ui.meaning import key_line
-from fac.ui.stores import queue
+from fac.synthesis import Forecast
+from fac.ui.jobs import key_line, progress, retry, save_upload, start
+from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, plain
+from fac.ui.views import action_button, set_param
 
-WRITER_NAMES = {
-    "local": "A model here",
-    "steered": "The same, steered",
-    "openai": "A server",
-}
-
-PROFILE_NAMES = {
-    "instruction": "Messages to an assistant",
-    "chat": "Messages with answers",
-    "toxicity": "Toxic or not",
-    "preference": "Two answers, one better",
-    "choice": "A/B questions",
-}
+T = TypeVar("T", int, float)
 
 BUDGET = 1_000_000
 """Tokens a job may use unless somebody says otherwise."""
@@ -40,186 +30,115 @@ BUDGET = 1_000_000
 ROOM = 100_000
 """Characters of a request that are shown."""
 
+ATTEMPT_HELP = "The same settings find the same texts again; another number writes anew."
 
-def writer_fields(name: str, before: Mapping[str, Any]) -> Row:
-    """Draws who writes what, and how; the fields of a WriteSpec that were chosen.
 
-    `before` is the spec whose settings hold until somebody changes them. Other values of `name`
-    are other fields, which keep what was chosen in them for the whole session.
-    """
+class Form:
+    """The settings of a form, which keep what was chosen in them for the whole session."""
 
-    def tie(field: str) -> Row:
-        return {"key": f"{name}.{field}", "persist_state": "session"}
+    def __init__(self, name: str, before: Mapping[str, Any]):
+        """Other names are other settings; `before` is the spec that they may begin with."""
+        self.name, self._before = name, before
+        self.values: Row = {}
 
+    def tie(self, key: str) -> Row:
+        """Keyword arguments that tie a widget to this form."""
+        return {"key": f"{self.name}.{key}", "persist_state": "session"}
+
+    def before(self, field: str, default: T) -> T:
+        """What the spec before says, as a value like the default."""
+        return type(default)(self._before.get(field, default))
+
+    def number(
+        self, field: str, column: Any, label: str, *limits: Any, key: str = "", **options: Any
+    ) -> None:
+        """Draws one number in a column, or in whatever is open where that is Streamlit itself;
+        `limits` are the lowest, the highest and the one to begin with."""
+        options |= self.tie(key or field)
+        self.values[field] = column.number_input(label, *limits, **options)
+
+
+def writer_form(name: str, before: Mapping[str, Any]) -> Form:
+    """Draws who writes what, and how: the fields of a WriteSpec, as in the spec `before` until
+    somebody changes them."""
+    form = Form(name, before)
     writer = st.segmented_control(
         "Writer",
         [*WRITERS],
         default=before.get("writer", WriteSpec.writer),
         required=True,
-        format_func=WRITER_NAMES.__getitem__,
+        format_func=lambda each: WRITERS[each].title,
         help="Steering pushes the local model along the feature's own direction while it writes. "
         "A server is anything that speaks like OpenAI: vLLM, llama.cpp, Ollama.",
-        **tie("writer"),
+        **form.tie("writer"),
     )
-    known = inherited(before, writer)
-    chosen: Row = {"writer": writer}
+    model_before, kind = inherited(before, writer), WRITERS[writer]
+    first, second, third, *fourth = st.columns(3 + kind.steers)
+    profiles, tie = [*PROFILES], form.tie("profile")
+    index = profiles.index(before.get("profile", profiles[0]))
+    profile = first.selectbox("Samples", profiles, index, lambda each: PROFILES[each].title, **tie)
     # Another kind of writer means another model: its field is another one.
-    where = "server" if writer == "openai" else "here"
-    steered = writer == "steered"
-    one, two, three, *rest = st.columns(3 + steered)
-    profiles = list(PROFILES)
-    chosen["profile"] = one.selectbox(
-        "Samples",
-        profiles,
-        index=profiles.index(before.get("profile", profiles[0])),
-        format_func=lambda each: PROFILE_NAMES.get(each, each),
-        **tie("profile"),
+    tie = form.tie("model server" if kind.server else "model here")
+    tie["placeholder"] = "the name the server knows" if kind.server else "demo"
+    tie["help"] = None if kind.server else "demo, a folder or a hub id."
+    model = second.text_input("Model", model_before.get("model", ""), **tie).strip()
+    form.values |= {"writer": writer, "profile": profile, "model": model}
+    help = "Written for every gap; what does not pass is dropped with a reason."
+    texts = form.before("candidates", 4)
+    form.number("candidates", third, "Texts per gap", 1, 64, texts, help=help)
+    if kind.steers:
+        help = "Of steering, in units of the feature's usual peak in the anchor."
+        strength = form.before("strength", 1.0)
+        form.number("strength", fourth[0], "Strength", 0.0, 20.0, strength, help=help, step=0.25)
+    if kind.server:
+        _server(form, model_before)
+    first, second, third, last = st.columns(4)
+    temperature = form.before("temperature", 0.8)
+    form.number("temperature", first, "Temperature", 0.0, 2.0, temperature, step=0.1)
+    help = "In tokens. A text that is cut off counts up to its last sentence."
+    longest = form.before("max_new_tokens", 64)
+    form.number("max_new_tokens", second, "Longest text", 8, 4096, longest, help=help, step=8)
+    help = (
+        "Prompt and text together. The job stops before it would use more; what is written is "
+        "kept, and a larger budget goes on from there."
     )
-    chosen["model"] = two.text_input(
-        "Model",
-        value=known.get("model", ""),
-        placeholder="the name the server knows" if writer == "openai" else "demo",
-        help="demo, a folder or a hub id." if writer != "openai" else None,
-        **tie(f"model {where}"),
-    ).strip()
-    chosen["candidates"] = three.number_input(
-        "Texts per gap",
-        1,
-        64,
-        value=int(before.get("candidates", 4)),
-        help="Written for every gap; what does not pass is dropped with a reason.",
-        **tie("candidates"),
-    )
-    if steered:
-        chosen["strength"] = rest[0].number_input(
-            "Strength",
-            0.0,
-            20.0,
-            value=float(before.get("strength", 1.0)),
-            step=0.25,
-            help="Of steering, in units of the feature's usual peak in the anchor.",
-            **tie("strength"),
-        )
-    if writer == "openai":
-        chosen |= _server(tie, known)
-    one, two, three, four = st.columns(4)
-    chosen["temperature"] = one.number_input(
-        "Temperature",
-        0.0,
-        2.0,
-        value=float(before.get("temperature", 0.8)),
-        step=0.1,
-        **tie("temperature"),
-    )
-    chosen["max_new_tokens"] = two.number_input(
-        "Longest text",
-        8,
-        4096,
-        value=int(before.get("max_new_tokens", 64)),
-        step=8,
-        help="In tokens. A text that is cut off counts up to its last sentence.",
-        **tie("max_new_tokens"),
-    )
-    chosen["budget_tokens"] = four.number_input(
-        "Token budget",
-        1,
-        None,
-        value=BUDGET,
-        step=100_000,
-        help="Prompt and text together. The job stops before it would use more; what is written "
-        "is kept, and a larger budget goes on from there.",
-        **tie("budget"),
-    )
-    chosen["seed"] = three.number_input(
-        "Seed",
-        0,
-        2**31 - 1,
-        value=int(before.get("seed", 0)),
-        help="The same seed on the same machine gives the same texts.",
-        **tie("seed"),
-    )
-    return chosen
+    options: Row = {"help": help, "key": "budget", "step": 100_000}
+    form.number("budget_tokens", last, "Token budget", 1, None, BUDGET, **options)
+    help = "The same seed on the same machine gives the same texts."
+    form.number("seed", third, "Seed", 0, 2**31 - 1, form.before("seed", 0), help=help)
+    return form
 
 
-def lacks_model(fields: Mapping[str, Any]) -> bool:
+def lacks_model(form: Form) -> bool:
     """Whether a server was chosen and not yet the model that it should ask; then says so."""
-    lacks = fields["writer"] == "openai" and not fields["model"]
+    lacks = WRITERS[form.values["writer"]].server and not form.values["model"]
     if lacks:
         st.info("Say by which name the server knows its model.", icon=":material/dns:")
-    return lacks
+    return bool(lacks)
 
 
-def _server(tie: Any, known: Mapping[str, Any]) -> Row:
+def _server(form: Form, server: Mapping[str, Any]) -> None:
     """Where the server is, what it costs, how much of it is wanted."""
     key_line()
-    endpoint = st.text_input(
-        "Endpoint",
-        value=known.get("endpoint", ""),
-        placeholder="OPENAI_BASE_URL, else OpenAI",
-        help="Base URL of any OpenAI-compatible server, such as http://127.0.0.1:8000/v1.",
-        **tie("endpoint"),
-    ).strip()
-    one, two, three = st.columns(3)
-    prices = {
-        field: column.number_input(
-            label,
-            0.0,
-            None,
-            value=None,
-            placeholder="unknown",
-            help="US dollars per million tokens; without both, no cost is known.",
-            **tie(field),
-        )
-        for column, field, label in (
-            (one, "price_in", "Price, prompts"),
-            (two, "price_out", "Price, texts"),
-        )
-    }
-    budget = three.number_input(
-        "Budget in $",
-        0.01,
-        None,
-        value=None,
-        placeholder="none",
-        help="The job stops before it would cost more. Needs both prices.",
-        **tie("budget_usd"),
-    )
-    return {"endpoint": endpoint, **prices, "budget_usd": budget}
+    tie = {**form.tie("endpoint"), "placeholder": "OPENAI_BASE_URL, else OpenAI"}
+    help = "Base URL of any OpenAI-compatible server, such as http://127.0.0.1:8000/v1."
+    endpoint = st.text_input("Endpoint", server.get("endpoint", ""), help=help, **tie)
+    form.values["endpoint"] = endpoint.strip()
+    prompts, texts, total = st.columns(3)
+    help = "US dollars per million tokens; without both, no cost is known."
+    for field, column, name in (("price_in", prompts, "prompts"), ("price_out", texts, "texts")):
+        options = {"help": help, "placeholder": "unknown"}
+        form.number(field, column, f"Price, {name}", 0.0, None, None, **options)
+    help = "The job stops before it would cost more. Needs both prices."
+    form.number("budget_usd", total, "Budget in $", 0.01, None, None, help=help, placeholder="none")
 
 
-class Asked(NamedTuple):
-    """One way in which the texts of a gap are asked for."""
-
-    style: str
-    texts: int
-    """Of the texts of a gap, how many are asked for like this."""
-
-    messages: list[dict[str, str]]
-    """What the writer is given; the role `opening` marks a text that it goes on with."""
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        opening = any(message["role"] == "opening" for message in self.messages)
-        return "A text to go on with" if opening else "An instruction"
-
-
-def by_style(asks: Sequence[Ask]) -> list[Asked]:
-    """The requests for one gap, each style once, in their order."""
-    # A random feature's style says of which feature it is.
-    styles = [ask.style.split("-of-")[0] for ask in asks]
-    found: dict[str, Asked] = {}
-    for style, ask in zip(styles, asks, strict=True):
-        found.setdefault(style, Asked(style, styles.count(style), ask.messages))
-    return list(found.values())
-
-
-def show_request(asked: Sequence[Mapping[str, str]]) -> None:
+def show_request(messages: Sequence[Mapping[str, str]]) -> None:
     """Exactly what a writer is given: messages, or a text that it goes on with."""
-    if not any(message["content"] for message in asked):
+    if not any(message["content"] for message in messages):
         st.caption("An empty chat: the model begins as its training has it.")
         return
-    st.html(chat_html(asked, limit=ROOM))
+    st.html(chat_html(messages, limit=ROOM))
 
 
 def show_job(job: Job) -> None:
@@ -227,14 +146,9 @@ def show_job(job: Job) -> None:
     progress(job)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(_pace(job), width="stretch")
-        st.button(
-            "Cancel",
-            key=f"cancel {job.id}",
-            icon=":material/close:",
-            on_click=queue().cancel,
-            args=(job.id,),
-            help="Every finished text is kept: started again, nothing is written twice.",
-        )
+        help = "Every finished text is kept: started again, nothing is written twice."
+        cancel = stores().queue.cancel
+        action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}", help=help)
 
 
 def _pace(job: Job) -> str:
@@ -270,10 +184,121 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None) -> None:
     why = "Cancelled. Every finished text is kept." if cancelled else job.error or "It failed."
     with st.container(horizontal=True, vertical_alignment="center"):
         st.warning(plain(why), icon=":material/pause_circle:")
-        st.button(
-            "Go on",
-            key=f"resume {job.id}",
-            icon=":material/resume:",
-            on_click=go_on or partial(retry, job.id),
-            help="From where it stopped; nothing is written twice.",
-        )
+        help = "From where it stopped; nothing is written twice."
+        again = go_on or partial(retry, job.id)
+        action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
+
+
+# --- launching a synthesis -----------------------------------------------------------------------
+
+
+def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
+    """Draws the settings of a synthesis from these pairs, as they were for the pairs until somebody
+    changes them. Raises InputError for settings that cannot be."""
+    before = stores().runs.manifest(run).spec.as_json()
+    form = writer_form(f"synthesis {run}", before)
+    if lacks_model(form):
+        st.stop()
+    first, second, _, _ = st.columns(4)
+    form.number("keep", first, "Kept per gap", 1, 64, 1, help="The strongest of those that pass.")
+    help = "A text passes when its gap's peak is strictly above."
+    threshold = form.before("threshold", 0.0)
+    form.number("threshold", second, "Threshold", 0.0, None, threshold, help=help, step=0.5)
+    with st.container(horizontal=True):
+        with st.popover("Evaluation files", icon=":material/fact_check:"):
+            evaluation = _evaluation_files(form)
+        with st.popover("Method and more", icon=":material/tune:"):
+            help = "Baselines write for the same gaps, to see what the pairs are worth."
+            options: Row = {"format_func": lambda name: METHODS[name].title, "help": help}
+            method = st.selectbox("Method", [*METHODS], **options, **form.tie("method"))
+            label, tie = "Only samples that add a gap", form.tie("only_needed")
+            help = "Drops a sample whose gaps the others kept cover anyway."
+            form.values |= {"method": method, "only_needed": st.toggle(label, help=help, **tie)}
+            form.number("attempt", st, "Attempt", 0, 1000, 0, help=ATTEMPT_HELP)
+    if evaluation:
+        files = plain(", ".join(Path(path).name for path in evaluation))
+        st.caption(f":material/fact_check: No kept sample may overlap with {files}.")
+    names = tuple(row["pair"] for row in approved)
+    return SynthesizeSpec(pairs=run, approved=names, evaluation=tuple(evaluation), **form.values)
+
+
+def _evaluation_files(form: Form) -> list[str]:
+    """Files that no sample may overlap with: uploaded ones and paths on the server."""
+    st.caption("Samples that share 13 words in a row with one of these are dropped.")
+    options: Row = {"key": form.tie("upload")["key"], "help": "Any dataset file."}
+    uploads = st.file_uploader("From here", accept_multiple_files=True, **options)
+    options = {**form.tie("evaluation"), "placeholder": "Type a path"}
+    paths = st.multiselect("On the server", [], accept_new_options=True, **options)
+    files = [str(save_upload(file.name, file.getvalue())) for file in uploads]
+    for name in paths:
+        path = Path(name).expanduser().absolute()
+        if not path.is_file():
+            raise InputError(f"There is no evaluation file {name!r}: give a path on the server.")
+        files.append(str(path))
+    return list(dict.fromkeys(files))
+
+
+def launch_synthesis(spec: SynthesizeSpec, words: str, follow: bool = True) -> None:
+    """Starts a synthesis; with `follow` its result is opened when it is there."""
+    job = start(spec, words)
+    if follow:
+        st.session_state["synthesis job"] = job
+
+
+def open_arrived() -> None:
+    """Opens the result of the synthesis that was launched here, once it has finished."""
+    number = st.session_state.get("synthesis job")
+    if number is None:
+        return
+    job = stores().queue.job(number)
+    if job.status not in ("waiting", "running"):
+        del st.session_state["synthesis job"]
+    if job.status == "done" and job.run_id:
+        open_result(job.run_id)
+
+
+def open_result(run: str) -> None:
+    """Shows a finished synthesis from the next run of the page on."""
+    set_param("synthesis", run)
+    for name in ("candidate", "reason"):
+        set_param(name, None)
+
+
+def open_launch(pairs: str) -> None:
+    """Shows the form from the next run of the page on."""
+    set_param("synthesis", None)
+    set_param("pairs", pairs)
+
+
+def show_forecast(forecast: Forecast, spec: SynthesizeSpec) -> None:
+    """What a pilot says: how many texts pass, and what all the pairs will take."""
+    n = len(spec.approved)
+    with st.container(horizontal=True, gap="small"):
+        of_pilot = f"{forecast.accepted:,} of the pilot's {forecast.candidates:,}"
+        help = f"{of_pilot}, 95 % interval {forecast.low:.0%} to {forecast.high:.0%}."
+        st.metric("Texts that pass", f"{forecast.rate:.0%}", help=help)
+        st.metric("Time", duration(forecast.seconds), help=f"Of writing, for all {n:,} pairs.")
+        cost = "unknown" if forecast.cost is None else f"${forecast.cost:,.2f}"
+        free = not WRITERS[spec.writer].server
+        st.metric("Cost", "none" if free else cost, help="Give both prices to know it.")
+    st.caption(
+        f"Between {forecast.low:.0%} and {forecast.high:.0%} of the texts pass (95 %); "
+        f"{forecast.hit_rate:.0%} of the pilot's gaps got a sample. For all {n:,} pairs: about "
+        f"{forecast.tokens:,.0f} tokens written and {forecast.prompt_tokens:,.0f} of prompts"
+        f"{_per_kept_words(forecast)}."
+    )
+    due = forecast.tokens + forecast.prompt_tokens
+    if spec.budget_tokens is not None and due > spec.budget_tokens:
+        budget = f"That is more than the budget of {spec.budget_tokens:,} tokens"
+        words = f"{budget}: the job will stop before its end and keep the gaps that are complete."
+        st.warning(words, icon=":material/savings:")
+
+
+def _per_kept_words(forecast: Forecast) -> str:
+    if forecast.tokens_per_kept is None or forecast.seconds_per_kept is None:
+        return "; the pilot kept nothing, so no price of a kept sample is known"
+    seconds = duration(forecast.seconds_per_kept)
+    words = f"; {forecast.tokens_per_kept:,.0f} tokens and {seconds}"
+    if forecast.cost_per_kept is not None:
+        words += f" and ${forecast.cost_per_kept:,.4f}"
+    return f"{words} per kept sample"

@@ -1,29 +1,25 @@
 """Datasets of the Hugging Face hub, and folders in the hub's layout."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
-from fac.datasets.format import Export, Format
-from fac.datasets.rows import SourceRow, listed
-from fac.datasets.sources import Origin, Progress
-from fac.errors import InputError, ServiceError, disk_full
+from fac.datasets import sources
+from fac.datasets.layout import SourceRow, listed
+from fac.datasets.sources import BatchSource, Export, Format, Origin
+from fac.errors import InputError, Progress, ServiceError, disk_full, first_line
 
 SCHEME = "hf:"
 
 
-class _HubSource:
-    """A dataset of the Hugging Face hub, or a folder in the hub's layout."""
-
+class _HubSource(BatchSource):
     def __init__(self, origin: Origin):
+        super().__init__(origin)
         source = origin.address
         name, *parts = re.split(r":(?![^\[]*\])", source.removeprefix(SCHEME))  # not in train[:9]
         name, _, revision = name.partition("@")
@@ -33,54 +29,54 @@ class _HubSource:
             )
         split = parts[-1] if parts else None
         config = parts[0] if len(parts) == 2 else None
-        self._data, split = _load_from_hub(name, config, split, revision or None)
+        self._data = _load_from_hub(name, config, split, revision or None)
+        if split is None:
+            splits = [*self._data]
+            if len(splits) > 1 and "train" not in splits:
+                raise InputError(
+                    f"The hub dataset {name!r} has the splits {listed(splits)}: "
+                    f"name one, as in hf:{name}:{splits[0]}."
+                )
+            split = "train" if "train" in splits else splits[0]
+            self._data = self._data[split]
         public = Path(name).name if Path(name).is_dir() else name
         self.name = SCHEME + public + (f"@{revision}" if revision else "")
         self.name += "".join(f":{part}" for part in (config, split) if part)
-        self.columns: Sequence[str] = readable_columns(self._data.features.arrow_schema)
-        self.done = 0
+        self.columns = sources.readable_columns(self._data.features.arrow_schema)
         self.total = len(self._data)
 
     def digest(self, report: Progress) -> str:
         sha = hashlib.sha256(repr(sorted(self._data.features.items())).encode())
-        for batch in self._batches():
+        for batch in self.batches():
             sha.update(batch.serialize())
             report(0, self.total, "checking the rows")
         return sha.hexdigest()
 
-    def peeked_enough(self) -> bool:
-        return True  # every row has every column
-
     def rows(self) -> Iterator[SourceRow]:
-        self.done = 0
         named = {
             column: feature.names
             for column, feature in self._data.features.items()
             if hasattr(feature, "names")  # ClassLabel stores numbers
         }
-        for batch in self._batches():
-            for row in batch_rows(batch, self.done):
-                for column, names in named.items():
-                    code = row.columns.get(column) if row.columns else None
-                    if row.columns and isinstance(code, int) and 0 <= code < len(names):
-                        row.columns[column] = names[code]
-                yield row
-            self.done += len(batch)
+        for row in super().rows():
+            for column, names in named.items():
+                code = row.columns.get(column) if row.columns else None
+                if row.columns and isinstance(code, int) and 0 <= code < len(names):
+                    row.columns[column] = names[code]
+            yield row
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def batches(self) -> Iterator[pa.RecordBatch]:
         readable = self._data.select_columns([*self.columns]).with_format("arrow")
-        for table in readable.iter(batch_size=BATCH_ROWS):
+        for table in readable.iter(batch_size=sources.BATCH_ROWS):
             yield from table.to_batches()
 
 
-def _load_from_hub(
-    name: str, config: str | None, split: str | None, revision: str | None
-) -> tuple[Any, str]:
-    """The dataset and the name of its split: the only one, else `train`."""
+def _load_from_hub(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    """The dataset, or its splits by name where no split is named."""
     import datasets  # takes a second, and only the worker ever asks for it
 
     try:
-        splits = datasets.load_dataset(name, config, split=split, revision=revision)
+        return datasets.load_dataset(name, config, split=split, revision=revision)
     except (
         datasets.exceptions.DatasetsError,
         FileNotFoundError,
@@ -88,29 +84,15 @@ def _load_from_hub(
         RuntimeError,  # it would run code of its own
     ) as error:
         raise InputError(
-            f"The hub dataset {name!r} cannot be used: {_first_line(error)}"
+            f"The hub dataset {name!r} cannot be used: {first_line(error)[:300]}"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise InputError(disk_full(f"the copy of {name}")) from error
         raise ServiceError(
-            f"The hub did not serve {name!r} ({_first_line(error).rstrip('.')}): check the "
+            f"The hub did not serve {name!r} ({first_line(error)[:300].rstrip('.')}): check the "
             f"network and start it again."
         ) from error
-    if split is not None:
-        return splits, split  # the one asked for
-    names = [*splits]
-    if len(names) > 1 and "train" not in names:
-        raise InputError(
-            f"The hub dataset {name!r} has the splits {listed(names)}: "
-            f"name one, as in hf:{name}:{names[0]}."
-        )
-    split = "train" if "train" in names else names[0]
-    return splits[split], split
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 FORMAT = Format(
@@ -119,5 +101,5 @@ FORMAT = Format(
     kind="hf",
     scheme=SCHEME,
     open=_HubSource,
-    export=Export(write_parquet, "data/train-00000-of-00001.parquet"),
+    export=Export(sources.write_parquet, "data/train-00000-of-00001.parquet"),
 )

@@ -1,36 +1,30 @@
 """One JSON array of objects."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import IO, TextIO
 
-from fac.datasets.format import Format
-from fac.datasets.lines import MAX_ROW_BYTES, TOO_LONG, object_row
-from fac.datasets.rows import SourceRow
-from fac.datasets.sources import Origin, TextSource
+from fac.datasets.layout import SourceRow
+from fac.datasets.sources import MAX_ROW_BYTES, TOO_LONG, Format, TextSource, object_row
 from fac.errors import InputError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _rows(stream: IO[bytes], origin: Origin) -> Iterator[SourceRow]:
-    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
-    try:
-        yield from _elements(text, origin.name)
-    finally:
-        text.detach()  # or its end would close the stream, which is not ours
+class _Array(TextSource):
+    def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
+        text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+        try:
+            yield from _elements(text, self.name)
+        finally:
+            text.detach()  # or its end would close the stream, which is not ours
 
 
 def _elements(text: TextIO, name: str) -> Iterator[SourceRow]:
-    """The elements of one JSON array, of which no more than one element and a bit is held.
-
-    What is broken cannot be skipped here: nobody knows where the next element begins.
-    """
+    """The elements of one JSON array, of which no more than one element and a bit is held. What is
+    broken cannot be skipped here: nobody knows where the next element begins."""
     decoder = json.JSONDecoder(strict=False)
     buffer, at, line, ended = "", 0, 1, False
 
@@ -94,10 +88,5 @@ def _elements(text: TextIO, name: str) -> Iterator[SourceRow]:
 
 
 FORMAT = Format(
-    title="JSON",
-    preference=1,
-    kind="json",
-    suffixes=(".json",),
-    start="[",
-    open=partial(TextSource, read_rows=_rows),
+    title="JSON", preference=1, kind="json", suffixes=(".json",), start="[", open=_Array
 )

@@ -1,54 +1,47 @@
 """Parquet."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fac.datasets.batches import BATCH_ROWS, batch_rows, readable_columns, write_parquet
-from fac.datasets.format import Export, Format
-from fac.datasets.rows import SourceRow
-from fac.datasets.sources import Origin, Progress
+from fac.datasets.sources import (
+    BATCH_ROWS,
+    BatchSource,
+    Export,
+    Format,
+    Origin,
+    readable_columns,
+    write_parquet,
+)
 from fac.errors import disk_room
 
 
-class _ParquetSource:
+class _ParquetSource(BatchSource):
     def __init__(self, origin: Origin):
-        self.name = origin.name
-        self._origin = origin
+        super().__init__(origin)
         with self._open() as file:
-            self.columns: Sequence[str] = readable_columns(file.schema_arrow)
+            self.columns = readable_columns(file.schema_arrow)
             self.total = file.metadata.num_rows
-        self.done = 0
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
-        if not self._origin.zipped:
-            with pq.ParquetFile(self._origin.path) as file:
+        if not self.origin.zipped:
+            with pq.ParquetFile(self.origin.path) as file:
                 yield file
             return
         with tempfile.TemporaryFile() as plain:  # Parquet is read from its end
-            with self._origin.opened() as (stream, _), disk_room("the unpacked file"):
+            with self.origin.opened() as (stream, _), disk_room("the unpacked file"):
                 shutil.copyfileobj(stream, plain, 2**20)
             with pq.ParquetFile(plain) as file:
                 yield file
 
-    def digest(self, report: Progress) -> str:
-        return self._origin.digest(self.total, report)
-
-    def peeked_enough(self) -> bool:
-        return True  # every row has every column
-
-    def rows(self) -> Iterator[SourceRow]:
-        self.done = 0
+    def batches(self) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[*self.columns]):
-                yield from batch_rows(batch, self.done)
-                self.done += len(batch)
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=[*self.columns])
 
 
 FORMAT = Format(

@@ -1,7 +1,6 @@
 """Alpaca: an instruction, what it is about, and the output."""
 
-from fac.datasets.layout import INPUT, REPLY, SYSTEM, Column, Layout
-from fac.datasets.turns import chat_of_exchange
+from fac.datasets.layout import INPUT, REPLY, SYSTEM, Column, Layout, chat_of_exchange
 
 LAYOUT = Layout(
     title="Alpaca",

@@ -1,12 +1,8 @@
 """Preferences: the chosen side is the sample, after a prompt column where it is only the answer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
-from fac.datasets.layout import SYSTEM, Column, Layout
-from fac.datasets.rows import Columns
-from fac.datasets.turns import turns, with_system
+from fac.datasets.layout import REJECTED, SYSTEM, Column, Columns, Layout, turns, with_system
 from fac.schema import Chat
 
 
@@ -26,7 +22,7 @@ LAYOUT = Layout(
     preference=0,
     columns=(
         Column("chosen", ("chosen",), may_be_label=True),
-        Column("rejected", ("rejected",), may_be_label=True),
+        Column(REJECTED, ("rejected",), may_be_label=True),
         Column("prompt", ("prompt", "instruction", "question", "query"), required=False),
         SYSTEM,
     ),

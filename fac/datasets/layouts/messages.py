@@ -1,7 +1,6 @@
 """Chats as a list of {role, content}, or that list as JSON text."""
 
-from fac.datasets.layout import SYSTEM, Column, Layout
-from fac.datasets.turns import chat_of_messages
+from fac.datasets.layout import SYSTEM, Column, Layout, chat_of_messages
 
 LAYOUT = Layout(
     title="messages",

@@ -1,7 +1,6 @@
 """A prompt and its completion under any of their usual names."""
 
-from fac.datasets.layout import INPUT, REPLY, SYSTEM, Column, Layout
-from fac.datasets.turns import chat_of_exchange
+from fac.datasets.layout import INPUT, REPLY, SYSTEM, Column, Layout, chat_of_exchange
 
 LAYOUT = Layout(
     title="prompt/completion",

@@ -1,7 +1,6 @@
 """ShareGPT: chats as a list of {from, value}."""
 
-from fac.datasets.layout import SYSTEM, Column, Layout
-from fac.datasets.turns import chat_of_messages
+from fac.datasets.layout import SYSTEM, Column, Layout, chat_of_messages
 
 LAYOUT = Layout(
     title="ShareGPT",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fac.errors import BudgetReached
+from fac.errors import BudgetReached, Progress
 from fac.generator.batch_chat import HEARTBEAT
 from fac.generator.local import Continuation, LocalGenerator, PromptRow
 from fac.generator.writer import Request, WriterKind, Written, check_requests, room_of, stream
@@ -46,7 +46,7 @@ class LocalWriter:
         temperature: float,
         done: Mapping[str, Written],
         record: Callable[[Written], None],
-        progress: Callable[..., None],
+        progress: Progress,
     ) -> dict[str, Written]:
         """See `Writer`. The budget counts prompt and new tokens of every text, done ones too.
 
@@ -157,8 +157,7 @@ def _used(written: Mapping[str, Written]) -> int:
     return sum(text.prompt_tokens + text.tokens for text in written.values())
 
 
-BLANK = "\u2983"
-"""Stands for a user's turn that is to be written."""
+BLANK = "\u2983"  # stands for a user's turn that is to be written
 
 
 class _Line(NamedTuple):
@@ -174,9 +173,7 @@ class _Line(NamedTuple):
 class LineBatch(NamedTuple):
     """Lines that are written together."""
 
-    room: int
-    """Tokens each may have."""
-
+    room: int  # tokens each may have
     lines: list[_Line]
 
 
@@ -187,7 +184,7 @@ def _written(key: str, text: Continuation) -> Written:
 class Pace:
     """Reports how far the writing is, and how fast it goes."""
 
-    def __init__(self, total: int, written: Mapping[str, Written], progress: Callable[..., None]):
+    def __init__(self, total: int, written: Mapping[str, Written], progress: Progress):
         self._total, self._written, self._progress = total, written, progress
         self._before = self._tokens()
         self._started = self._reported = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from fac.config import WriteSpec
+from fac.errors import Progress
 from fac.generator.batch_chat import (
     Limits,
     Question,
@@ -25,7 +26,7 @@ from fac.generator.writer import (
     room_of,
     stream,
 )
-from fac.prompts import Prompt, openings
+from fac.prompts import Prompt, drafts
 
 
 class ChatWriter:
@@ -36,17 +37,8 @@ class ChatWriter:
     the exact prompts and replies are found.
     """
 
-    def __init__(
-        self,
-        chat: ChatModel,
-        journal: ReplyJournal,
-        limits: Limits,
-        *,
-        earlier: Mapping[str, RecordedReply] | None = None,
-        attempt: int = 0,
-    ):
-        self.chat, self.journal, self.limits = chat, journal, limits
-        self.earlier, self.attempt = dict(earlier or {}), attempt
+    def __init__(self, chat: ChatModel, journal: ReplyJournal, limits: Limits, *, attempt: int = 0):
+        self.chat, self.journal, self.limits, self.attempt = chat, journal, limits, attempt
         self.identity = chat.identity
 
     def write(
@@ -58,7 +50,7 @@ class ChatWriter:
         temperature: float,
         done: Mapping[str, Written],
         record: Callable[[Written], None],
-        progress: Callable[..., None],
+        progress: Progress,
     ) -> dict[str, Written]:
         """See `Writer`; also raises what `ask_batch` does, and ValueError for a steered request.
 
@@ -85,7 +77,6 @@ class ChatWriter:
             self.journal,
             limits=self.limits,
             progress=report,
-            earlier=self.earlier,
             attempt=self.attempt,
         )
         written: dict[str, Written] = {}
@@ -102,7 +93,7 @@ class ChatWriter:
     def _prompt(request: Request, seed: int, max_new_tokens: int, temperature: float) -> Prompt:
         prompt = request.prompt
         if request.opening is not None:
-            prompt = openings.continuing(request.opening)
+            prompt = drafts.continuing(request.opening)
         assert prompt is not None  # check_requests
         return prompt._replace(
             max_tokens=room_of(request, max_new_tokens),
@@ -116,7 +107,7 @@ def _answered(request: Request, answer: RecordedReply) -> Written:
     finished = answer.ok and answer.finish not in ("length", "content_filter")
     if request.opening is not None and answer.ok:
         finished = finished or "\n" in text.strip()
-        text = openings.continuation(text, request.opening)
+        text = drafts.continuation(text, request.opening)
     return Written(
         request.key,
         text,

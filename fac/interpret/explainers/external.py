@@ -10,8 +10,8 @@ from typing import Any
 
 from fac.config import ExplainSpec
 from fac.errors import InputError
-from fac.interpret.parts import Explainer, FeatureExplanation, OpenExplainer
-from fac.prompts.replies import MAX_TEXT
+from fac.interpret.parts import Explainer, FeatureExplanation, OpenExplainer, repeating
+from fac.prompts.form import MAX_TEXT
 from fac.store.runs import Runs
 
 
@@ -55,14 +55,11 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
         if len(text) > MAX_TEXT:
             raise InputError(f"{where}: the text has {len(text):,} characters, above {MAX_TEXT:,}.")
         author = row.get("explanationModelName") or row.get("typeName") or path.name
-        texts[int(index)] = FeatureExplanation(
-            text=text,
-            source=str(author)[:200],
-            inputs=json.dumps({"file": path.name, "line": number}),
-        )
+        inputs = json.dumps({"file": path.name, "line": number})
+        texts[int(index)] = FeatureExplanation(text=text, source=str(author)[:200], inputs=inputs)
     if not texts:
         raise InputError(f"{path} holds no explanations.")
-    return OpenExplainer.of_texts(texts, version=hashlib.sha256(data).hexdigest()[:12])
+    return repeating(texts, version=hashlib.sha256(data).hexdigest()[:12])
 
 
 EXPLAINER = Explainer(

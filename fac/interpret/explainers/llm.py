@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from fac.config import ExplainSpec
 from fac.generator.batch_chat import Question
 from fac.interpret.evidence import SHOWN, Evidence, evenly, excerpt_of, positions
-from fac.interpret.parts import EXPLAINED, Explainer, FeatureExplanation, OpenExplainer
-from fac.interpret.step_run import StepRun, Unread
+from fac.interpret.parts import Explainer, Explanations, FeatureExplanation, OpenExplainer
+from fac.interpret.step_run import ExplainRun, Unread
 from fac.prompts import explaining
-from fac.schema import CANNOT_TELL
 
 
-def _explain(run: StepRun[ExplainSpec], items: Sequence[Evidence]) -> dict[int, FeatureExplanation]:
+def _explain(run: ExplainRun, items: Sequence[Evidence]) -> Explanations:
     questions, inputs = {}, {}
     for item in items:
         spans = item.training_spans
@@ -24,23 +22,18 @@ def _explain(run: StepRun[ExplainSpec], items: Sequence[Evidence]) -> dict[int, 
         prompt = explaining.explain([excerpt_of(span) for span in spans], item.promotes)
         questions[item.feature] = Question(f"explain/{item.feature}", prompt)
         inputs[item.feature] = json.dumps({"spans": positions(spans)})
-    replies = run.ask_each(
-        questions, explaining.read_explanation, share=len(items) // 3, note="explaining"
-    )
-    explanations = {}
-    for feature, reply in replies.items():
-        if isinstance(reply, Unread):
-            text, status = None, reply.status
-        else:
-            text, status = reply.text, EXPLAINED if reply.text else CANNOT_TELL
-        explanations[feature] = FeatureExplanation(
-            text=text,
-            status=status,
+    parse, share = explaining.read_explanation, len(items) // 3
+    replies = run.ask_each(questions, parse, share=share, note="explaining")
+    return {
+        feature: FeatureExplanation(
+            text=None if isinstance(reply, Unread) else reply.text,
+            status=reply.status if isinstance(reply, Unread) else "",
             reason=reply.reason,
             inputs=inputs[feature],
             prompt_hash=questions[feature].prompt.key,
         )
-    return explanations
+        for feature, reply in replies.items()
+    }
 
 
 EXPLAINER = Explainer(

@@ -11,22 +11,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from fac.config import ExplainSpec
 from fac.interpret.evidence import Evidence, Span, generator, positions, role_texts
-from fac.interpret.parts import EXPLAINED, Explainer, FeatureExplanation, OpenExplainer
-from fac.interpret.step_run import StepRun
-from fac.schema import CANNOT_TELL, ROLES, Chat
+from fac.interpret.parts import Explainer, Explanations, FeatureExplanation, OpenExplainer
+from fac.interpret.step_run import ExplainRun
+from fac.schema import ROLES, Chat
 from fac.store.runs import Runs
 
-METHOD = "token statistics 1"
-"""Changes when the same spans would give another explanation."""
-
-MAX_SAMPLES = 50_000
-"""Samples of a larger dataset whose words are counted: a fixed random part."""
+METHOD = "token statistics 1"  # changes when the same spans would give another explanation
+MAX_SAMPLES = 50_000  # of a larger dataset, the words of a fixed random part are counted
 
 CONTEXT_SIGMAS = 2.5
 """How surprising a word's share among the training samples must be to count as context."""
@@ -35,26 +31,12 @@ CONTEXT_WEIGHT = 0.5
 LENS_WEIGHT = 1 / 3
 """Peak words count in full; context and logit lens, which are weaker evidence, less."""
 
-PSEUDO = 2.0
-"""Samples' worth of background mixed into every share, so that one sighting proves little."""
+PSEUDO = 2.0  # samples' worth of background in every share, so that one sighting proves little
 
 _WORD = re.compile(r"\n|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 
 Term = tuple[str, str]
 """(role, what is looked for): a word, `#` a shape, `~` one of its ends, `a b` two in a row."""
-
-
-class TokenExplanation(NamedTuple):
-    """An explanation with what it rests on."""
-
-    text: str | None
-    """None where nothing stands out."""
-
-    reason: str
-    """Why there is no text."""
-
-    weights: dict[Term, float]
-    """Positive log-likelihood ratios of the terms that the prediction sums up."""
 
 
 def terms_of(text: str) -> list[tuple[int, int, list[str]]]:
@@ -109,12 +91,8 @@ class Corpus:
         for row, chat in enumerate(chats):
             if not keep[row]:
                 continue
-            occurring = {
-                (role, term)
-                for role, text in role_texts(chat).items()
-                for _, _, terms in terms_of(text)
-                for term in terms
-            }
+            texts = role_texts(chat).items()
+            occurring = {(r, term) for r, text in texts for *_, ts in terms_of(text) for term in ts}
             columns += [self.terms.setdefault(key, len(self.terms)) for key in sorted(occurring)]
             rows += [row] * len(occurring)
         self.by_sample = sparse.csr_matrix(
@@ -128,7 +106,7 @@ class Corpus:
         """Of the given samples, how many say each term: float `[terms]`."""
         return np.asarray(self.by_sample[samples].sum(axis=0)).ravel()
 
-    def explain(self, item: Evidence) -> TokenExplanation:
+    def explain(self, item: Evidence) -> FeatureExplanation:
         """The explanation of one feature from its training samples."""
         training = item.training[self.kept[item.training]]
         counted = self._counts(training)
@@ -143,36 +121,37 @@ class Corpus:
         spans = item.training_spans
         peaks = _peak_terms(spans)
         roles = sorted({s["role"] for s in spans}, key=ROLES.index) or list(ROLES)
-        for term, (times, _) in peaks.items():
-            for role in roles:
-                column = self.terms.get((role, term))
-                if column is not None:
-                    seen[column] = min(times, counted[column])
-        weights: dict[int, float] = {}
-        for share, of, used in (
-            (1.0, seen, np.flatnonzero(seen)),
-            (CONTEXT_WEIGHT, counted, context),
-        ):
+        for column, term in self._columns(peaks, roles):
+            seen[column] = min(peaks[term][0], counted[column])
+        ratios: list[tuple[int, float]] = []
+        peaked = 1.0, seen, np.flatnonzero(seen)
+        for share, of, used in (peaked, (CONTEXT_WEIGHT, counted, context)):
             usual = background[used]
             ratio = share * np.log((of[used] + PSEUDO * usual) / (n + PSEUDO) / usual)
-            for column, weight in zip(used.tolist(), ratio.tolist(), strict=True):
-                if weight > weights.get(column, 0.0):
-                    weights[column] = weight
-        for token in item.promotes:
-            for role in roles:
-                column = self.terms.get((role, token.strip().casefold()))
-                if column is not None:
-                    weight = -float(np.log(background[column])) * LENS_WEIGHT
-                    weights[column] = max(weights.get(column, 0.0), weight)
-        names = self._names
-        named = {names[column]: weight for column, weight in weights.items()}
-        text = _sentence(
-            item.promotes, len(spans), peaks, named, [names[column] for column in context.tolist()]
+            ratios += zip(used.tolist(), ratio.tolist(), strict=True)
+        promoted = [token.strip().casefold() for token in item.promotes]
+        for column, _ in self._columns(promoted, roles):
+            ratios.append((column, -float(np.log(background[column])) * LENS_WEIGHT))
+        weights: dict[Term, float] = {}  # log-likelihood ratios that the prediction sums up
+        for column, ratio in ratios:
+            if ratio > weights.get(self._names[column], 0.0):
+                weights[self._names[column]] = ratio
+        near = [self._names[column] for column in context.tolist()]
+        text = _sentence(item.promotes, len(spans), peaks, weights, near)
+        inputs = {"spans": positions(spans), "promotes": [*item.promotes][:3]}
+        return FeatureExplanation(
+            text=text,
+            reason="" if text else "nothing that it peaks on or near stands out",
+            inputs=json.dumps(inputs),
+            prediction=self._predict(item, weights),
         )
-        reason = "" if text else "nothing that it peaks on or near stands out"
-        return TokenExplanation(text, reason, named)
 
-    def predict(
+    def _columns(self, terms: Iterable[str], roles: Sequence[str]) -> list[tuple[int, str]]:
+        """(column, term) of the terms that these roles say."""
+        keys = ((role, term) for term in terms for role in roles)
+        return [(self.terms[key], key[1]) for key in keys if key in self.terms]
+
+    def _predict(
         self, item: Evidence, weights: Mapping[Term, float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """(float how surely, bool whether) each held-out sample fires."""
@@ -265,33 +244,16 @@ def _listed(words: Sequence[str]) -> str:
 def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
     corpora: list[Corpus] = []  # counted once the first block is there
 
-    def explain(
-        run: StepRun[ExplainSpec], items: Sequence[Evidence]
-    ) -> dict[int, FeatureExplanation]:
+    def explain(run: ExplainRun, items: Sequence[Evidence]) -> Explanations:
         if not corpora:
             run.report(0, "counting the words of every sample")
             facts = runs.manifest(spec.measure).facts
-            chats = (
-                chat
-                for batch in runs.batches(facts.dataset, "samples")
-                for chat in batch.column("messages").to_pylist()
-            )
+            batches = runs.batches(facts.dataset, "samples")
+            chats = (chat for batch in batches for chat in batch.column("messages").to_pylist())
             corpora.append(Corpus(chats, facts.n_samples, spec.measure))
-        return {item.feature: _explained(corpora[0], item) for item in items}
+        return {item.feature: corpora[0].explain(item) for item in items}
 
     return OpenExplainer(explain, source=METHOD)
-
-
-def _explained(corpus: Corpus, item: Evidence) -> FeatureExplanation:
-    text, reason, weights = corpus.explain(item)
-    inputs = {"spans": positions(item.training_spans), "promotes": [*item.promotes][:3]}
-    return FeatureExplanation(
-        text=text,
-        status=EXPLAINED if text else CANNOT_TELL,
-        reason=reason,
-        inputs=json.dumps(inputs),
-        prediction=corpus.predict(item, weights),
-    )
 
 
 EXPLAINER = Explainer(title="token statistics", job_title="by its tokens", preference=2, open=_open)

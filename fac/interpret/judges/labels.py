@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 
-from fac.config import JudgeSpec
 from fac.errors import InputError
 from fac.interpret.evidence import firing_features, firing_samples
-from fac.interpret.parts import Judge, Row
-from fac.interpret.step_run import StepRun
+from fac.interpret.parts import Judge
+from fac.interpret.step_run import JudgeRun, Row
 
 LEVELS_BY_Q = ((0.01, "yes"), (0.05, "probably"), (0.2, "maybe"))
 """Level of a feature that fires more often with the label, by its false discovery rate. Ours."""
 
-PART = 4096
-"""Features read at once."""
+PART = 4096  # features read at once
 
 
-def contrast(run: StepRun[JudgeSpec]) -> list[Row]:
+def _judge(run: JudgeRun) -> Iterator[list[Row]]:
     """One row of schema.RELEVANCE per feature of the run that fires, ascending.
 
     p is Fisher's exact probability that a feature fires at least as often among the labelled
@@ -48,35 +47,22 @@ def contrast(run: StepRun[JudgeSpec]) -> list[Row]:
         for feature, samples in firing_samples(runs, measure, part).items():
             fires[feature] = labelled[samples].sum()
             fires_with[feature] = carries[samples].sum()
-    p = hypergeom.sf(fires_with[alive] - 1, n, with_label, fires[alive])
-    q = false_discovery_control(np.clip(p, 0.0, 1.0))
-    effect = fires_with / with_label - (fires - fires_with) / (n - with_label)
+    fires, fires_with = fires[alive], fires_with[alive]
+    p = hypergeom.sf(fires_with - 1, n, with_label, fires)
+    columns = {
+        "feature": alive,
+        "effect": fires_with / with_label - (fires - fires_with) / (n - with_label),
+        "p": p,
+        "q": false_discovery_control(np.clip(p, 0.0, 1.0)),
+        "n_with": fires_with,
+        "n_without": fires - fires_with,
+    }
+    rows = pa.table(columns).to_pylist()
     features = set(run.features)
-    return [
-        {
-            "feature": int(f),
-            "level": _level(float(effect[f]), float(q[i])),
-            "rationale": "",
-            "effect": float(effect[f]),
-            "p": float(p[i]),
-            "q": float(q[i]),
-            "n_with": int(fires_with[f]),
-            "n_without": int(fires[f] - fires_with[f]),
-            "prompt_hash": "",
-        }
-        for i, f in enumerate(alive)
-        if f in features
-    ]
-
-
-def _level(effect: float, q: float) -> str:
-    if effect <= 0:
-        return "no"
-    return next((level for limit, level in LEVELS_BY_Q if q <= limit), "no")
-
-
-def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
-    yield contrast(run)
+    for row in rows:
+        levels = (level for limit, level in LEVELS_BY_Q if row["effect"] > 0 and row["q"] <= limit)
+        row |= {"level": next(levels, "no"), "rationale": "", "prompt_hash": ""}
+    yield [row for row in rows if row["feature"] in features]
 
 
 JUDGE = Judge(title="The data's labels", judge=_judge, preference=1, needs_label=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fac.config import JudgeSpec
 from fac.generator.batch_chat import Question
 from fac.interpret.evidence import SHOWN, evenly, excerpt_of
-from fac.interpret.parts import Judge, Row
-from fac.interpret.step_run import StepRun, Unread
+from fac.interpret.parts import Judge
+from fac.interpret.step_run import JudgeRun, Row
 from fac.prompts import relevance
 
 
-def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
+def _judge(run: JudgeRun) -> Iterator[list[Row]]:
     spec = run.spec
     task = relevance.TaskProfile(spec.task, spec.title or spec.task, spec.rubric)
     texts: dict[int, str] = {}
@@ -25,17 +24,12 @@ def _judge(run: StepRun[JudgeSpec]) -> Iterator[list[Row]]:
             excerpts = [excerpt_of(span) for span in evenly(item.spans, SHOWN)]
             prompt = relevance.judge(task, texts.get(item.feature), excerpts)
             questions[item.feature] = Question(f"judge/{item.feature}", prompt)
-        judgements = run.ask_each(
-            questions, relevance.read_judgement, share=len(items), note="judging"
-        )
+        parse = relevance.read_judgement
+        judgements = run.ask_each(questions, parse, share=len(items), note="judging")
+        hashes = {feature: question.prompt.key for feature, question in questions.items()}
         yield [
-            {
-                "feature": feature,
-                "level": reply.status if isinstance(reply, Unread) else reply.level,
-                "rationale": reply.reason if isinstance(reply, Unread) else reply.rationale,
-                "prompt_hash": questions[feature].prompt.key,
-            }
-            for feature, reply in judgements.items()
+            {"feature": f, "level": level, "rationale": why, "prompt_hash": hashes[f]}
+            for f, (level, why) in judgements.items()
         ]
 
 

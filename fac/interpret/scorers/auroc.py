@@ -7,25 +7,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fac.config import ExplainSpec
-from fac.interpret.exam import score_row
-from fac.interpret.parts import FeatureExplanation, Scorer
-from fac.interpret.step_run import StepRun
+from fac.interpret.parts import Explanations, Scorer, score_row
+from fac.interpret.step_run import ExplainRun
 
-Z = 1.959963984540054
-"""Half-width of a 95 % normal interval."""
+Z = 1.959963984540054  # half-width of a 95 % normal interval
 
 
 class Auroc(NamedTuple):
-    """With its 95 % interval; NaN where it is undefined."""
+    """With its 95 % interval, NaN where undefined; of n samples, of which n_positive fire."""
 
     value: float
     low: float
     high: float
     n: int
-    """Samples."""
     n_positive: int
-    """Of them, how many fire."""
 
 
 def auroc(predicted: np.ndarray, fires: np.ndarray) -> Auroc:
@@ -57,7 +52,7 @@ def auroc(predicted: np.ndarray, fires: np.ndarray) -> Auroc:
     return Auroc(value, float(low), float(high), len(fires), positives)
 
 
-def _score(run: StepRun[ExplainSpec], explanations: dict[int, FeatureExplanation]) -> None:
+def _score(run: ExplainRun, explanations: Explanations) -> None:
     for feature, explanation in explanations.items():
         if explanation.prediction:
             explanation.scores.append(score_row(feature, "auroc", auroc(*explanation.prediction)))
@@ -66,5 +61,6 @@ def _score(run: StepRun[ExplainSpec], explanations: dict[int, FeatureExplanation
 SCORER = Scorer(
     title="AUROC",
     meaning="How well the explanation's words rank held-out samples: firing before silent ones.",
+    preference=0,
     score=_score,
 )

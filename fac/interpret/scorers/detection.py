@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fac.interpret.evidence import excerpt_of
-from fac.interpret.exam import Exam
-from fac.interpret.parts import Row, Scorer
-from fac.prompts import Prompt, scoring
+from fac.interpret.parts import Exam, Scorer
+from fac.interpret.step_run import Row
+from fac.prompts import Prompt, explaining
 
 
 def _prompt(text: str, examples: Sequence[Row]) -> Prompt:
-    return scoring.detect(text, [excerpt_of(row["span"], marks=False) for row in examples])
+    return explaining.detect(text, [excerpt_of(row["span"], marks=False) for row in examples])
 
 
 SCORER = Scorer(
@@ -19,5 +19,6 @@ SCORER = Scorer(
     meaning="Balanced accuracy of a language model that reads the explanation and says which "
     "held-out texts fire.",
     score=Exam("detection", list, _prompt, answer="detected", truth="positive").take,
+    preference=1,
     needs_model=True,
 )

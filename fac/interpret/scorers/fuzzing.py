@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fac.interpret.evidence import excerpt_of
-from fac.interpret.exam import Exam
-from fac.interpret.parts import Row, Scorer
-from fac.prompts import Prompt, scoring
+from fac.interpret.parts import Exam, Scorer
+from fac.interpret.step_run import Row
+from fac.prompts import Prompt, explaining
 
 
 def _marked(examples: list[Row]) -> list[Row]:
@@ -19,7 +19,7 @@ def _marked(examples: list[Row]) -> list[Row]:
 
 
 def _prompt(text: str, examples: Sequence[Row]) -> Prompt:
-    return scoring.fuzz(text, [excerpt_of(r["span"], right=r["fuzz_right"]) for r in examples])
+    return explaining.fuzz(text, [excerpt_of(r["span"], right=r["fuzz_right"]) for r in examples])
 
 
 SCORER = Scorer(
@@ -27,5 +27,7 @@ SCORER = Scorer(
     meaning="Balanced accuracy of a language model that says whether the marked tokens are the "
     "right ones.",
     score=Exam("fuzzing", _marked, _prompt, answer="fuzzed", truth="fuzz_right").take,
+    preference=2,
+    in_tables=False,
     needs_model=True,
 )

@@ -17,17 +17,96 @@ feature so that one feature's rows lie together:
     spans, near, samples, meta
 """
 
-from fac.store.cache.build import CACHED, build
-from fac.store.cache.candidates import CandidateQueries
-from fac.store.cache.features import HISTOGRAM_BINS, SORTABLE, FeatureQueries
-from fac.store.cache.files import NotReady
-from fac.store.cache.relevance import RelevanceQueries
-from fac.store.cache.samples import SampleQueries
-from fac.store.cache.support import SupportQueries
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from fac.errors import InputError, disk_full, disk_room
+from fac.manifest import AnyManifest
+from fac.store.cache.candidates import CandidateQueries, fill_candidates
+from fac.store.cache.features import HISTOGRAM_BINS, SORTABLE, FeatureQueries, fill_sae
+from fac.store.cache.files import QUIET, Connection, NotReady, quoted
+from fac.store.cache.interpret import RelevanceQueries, fill_explain, fill_relevance
+from fac.store.cache.measure import SupportQueries, fill_measure
+from fac.store.runs import Runs, lock_file
+
+__all__ = ["CACHED", "HISTOGRAM_BINS", "SORTABLE", "Cache", "NotReady", "build"]
+
+BLOCK_BYTES = 65536
+"""Of a file, read and checked at once: with DuckDB's own 256 kB, one feature's rows are a small
+part of what is read for them."""
+
+FILLS: dict[str, Callable[[Connection, Runs, AnyManifest], None]] = {
+    "sae": fill_sae,
+    "measure": fill_measure,
+    "explain": fill_explain,
+    "relevance": fill_relevance,
+    "pairs": fill_candidates,
+    "rescore": fill_candidates,
+    "synthetic": fill_candidates,
+}
+
+CACHED = tuple(FILLS)
+"""The steps whose runs have a cache."""
 
 
-class Cache(FeatureQueries, SampleQueries, SupportQueries, RelevanceQueries, CandidateQueries):
+class Cache(FeatureQueries, SupportQueries, RelevanceQueries, CandidateQueries):
     """Reads the caches of a folder; one per process is enough, and threads may share it."""
 
 
-__all__ = ["CACHED", "HISTOGRAM_BINS", "SORTABLE", "Cache", "NotReady", "build"]
+def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -> Path:
+    """Writes the cache of a run of a step in CACHED, replacing any older one; returns its path.
+
+    Reads parquet in blocks of features under `memory_limit`, spilling inside `folder`, so memory
+    does not grow with the run. The same run gives the same tables. Raises InputError for a run
+    without a cache, damaged tables and a full disk; an older cache then stays.
+    """
+    manifest = runs.manifest(run_id)
+    fill = FILLS.get(manifest.step)
+    if fill is None:
+        raise InputError(
+            f"Run {run_id} has no cache: only {', '.join(CACHED[:-1])} and {CACHED[-1]} runs have "
+            f"one, this is a {manifest.step} run."
+        )
+    partial, spill = folder / f"{run_id}.duckdb.tmp", folder / f".spill-{run_id}"
+    busy = f"The cache of {run_id} is already being built by process"
+    options: dict[str, Any] = {"memory_limit": memory_limit, "default_block_size": BLOCK_BYTES}
+    with disk_room(f"the cache of {run_id}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock_file(folder / f".lock-{run_id}", busy):
+            try:
+                _remove(partial, spill)
+                with duckdb.connect(str(partial), config=options) as con:
+                    con.execute(QUIET)
+                    con.execute(f"SET temp_directory = {quoted(str(spill))}")
+                    fill(con, runs, manifest)
+                    con.execute("CHECKPOINT")
+                return partial.rename(folder / f"{run_id}.duckdb")
+            except duckdb.Error as error:
+                if "No space left on device" in str(error):
+                    raise InputError(disk_full(f"the cache of {run_id}")) from error
+                _blame_damaged_tables(runs, manifest, error)
+                raise
+            finally:
+                _remove(partial, spill)
+
+
+def _blame_damaged_tables(runs: Runs, manifest: AnyManifest, error: duckdb.Error) -> None:
+    """Raises InputError if a table that was read is not the one its run promised."""
+    for run in (manifest.run, *manifest.inputs.ids):
+        if runs.find(run) and (spoilt := runs.verify(run)):
+            raise InputError(
+                f"Run {run} is damaged ({', '.join(spoilt)} changed since it was written): "
+                f"delete the folder {runs.path(run)} and compute it again."
+            ) from error
+
+
+def _remove(partial: Path, spill: Path) -> None:
+    partial.unlink(missing_ok=True)
+    partial.with_name(partial.name + ".wal").unlink(missing_ok=True)
+    shutil.rmtree(spill, ignore_errors=True)

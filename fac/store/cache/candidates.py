@@ -4,76 +4,60 @@ has them, empty where it has none."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from fac.errors import InputError
 from fac.manifest import AnyManifest
 from fac.schema import CANDIDATES, HITS, PAIRS, VERDICTS
-from fac.store.cache.files import Files
-from fac.store.cache.fill import parquet, refuse_doubles, write_meta
-from fac.store.cache.sql import Connection, Rows, float32, read_search, sql_name
+from fac.store.cache.files import (
+    Connection,
+    Files,
+    Rows,
+    dicts,
+    one_row,
+    page_bounds,
+    parquet,
+    refuse_doubles,
+    sql_name,
+    write_meta,
+)
 from fac.store.memo import remembered
 from fac.store.runs import Runs
 
-PAIR_SORTS = ("feature", "positive_peak", "negative_peak", "margin")
 CANDIDATE_SORTS = ("candidate", "feature", "peak", "rank", "tokens", "n_hits")
 CANDIDATES_SHOWN = ("all", "kept", "dropped")
 
-SCHEMAS = {"pairs": PAIRS, "candidates": CANDIDATES, "hits": HITS, "verdicts": VERDICTS}
-
-CREATE = {
-    "pairs": "CREATE TABLE pairs AS SELECT * FROM {source} ORDER BY feature",
-    "candidates": "CREATE TABLE candidates AS SELECT * FROM {source} ORDER BY candidate",
-    "hits": """
-        CREATE TABLE hits AS
-        SELECT * REPLACE (role::VARCHAR AS role) FROM {source}
-        ORDER BY candidate, peak DESC, feature
-    """,
-    "verdicts": "CREATE TABLE verdicts AS SELECT * FROM {source} ORDER BY candidate",
+TABLES = {
+    "pairs": (PAIRS, "feature"),
+    "candidates": (CANDIDATES, "candidate"),
+    "hits": (HITS, "candidate, feature"),
+    "verdicts": (VERDICTS, "candidate"),
 }
+"""With their schema, and what no two rows share."""
 
-KEYS = {
-    "pairs": "feature",
-    "candidates": "candidate",
-    "hits": "candidate, feature",
-    "verdicts": "candidate",
-}
+CREATE_TABLE = "CREATE TABLE {table} AS SELECT * FROM {source} ORDER BY {key}"
+
+CREATE_HITS = """
+    CREATE TABLE hits AS
+    SELECT * REPLACE (role::VARCHAR AS role) FROM {source} ORDER BY candidate, peak DESC, feature
+"""
 
 
 def fill_candidates(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
     run = manifest.run
-    for table, create in CREATE.items():
+    for table, (schema, key) in TABLES.items():
+        create = CREATE_HITS if table == "hits" else CREATE_TABLE
+        names = {"table": table, "key": key}
         if f"{table}.parquet" in manifest.files:
             path = parquet(runs, run, table)
-            con.execute(create.format(source="read_parquet($path)"), {"path": path})
+            con.execute(create.format(source="read_parquet($path)", **names), {"path": path})
         else:
-            con.register("nothing", SCHEMAS[table].empty_table())
-            con.execute(create.format(source="nothing"))
+            con.register("nothing", schema.empty_table())
+            con.execute(create.format(source="nothing", **names))
             con.unregister("nothing")
-        refuse_doubles(con, run, table, KEYS[table])
+        refuse_doubles(con, run, table, key)
     write_meta(con, manifest, {"inputs": [*manifest.inputs.ids]})
 
-
-PAIR_COLUMNS = "*, positive_peak - negative_peak AS margin"
-
-PAIRS_MATCHING = """
-    FROM {run}.pairs
-    WHERE ($status IS NULL OR status = $status)
-      AND ($features IS NULL OR feature IN (SELECT unnest($features)))
-      AND ($above IS NULL OR positive_peak > $above::FLOAT)
-      AND (($text IS NULL AND $number IS NULL) OR feature = $number
-           OR contains(lower(array_to_string([m.content for m in positive], chr(10))),
-                       lower($text))
-           OR contains(lower(array_to_string([m.content for m in negative], chr(10))),
-                       lower($text)))
-"""
-
-ONE_PAIR = f"SELECT {PAIR_COLUMNS} FROM {{run}}.pairs WHERE pair = $pair"
-
-COUNT_PAIRS = """
-    SELECT status, reason, count(*) FROM {run}.pairs GROUP BY ALL ORDER BY count(*) DESC, reason
-"""
 
 # Step 1 gives no verdicts: there a candidate's peak is its own gap's hit.
 CANDIDATES_JOINED = """
@@ -87,9 +71,8 @@ CANDIDATES_JOINED = """
            ON n.candidate = c.candidate
 """
 
-CANDIDATES_MATCHING = (
-    f"FROM ({CANDIDATES_JOINED})"
-    """
+CANDIDATES_MATCHING = f"""
+    FROM ({CANDIDATES_JOINED})
     WHERE ($feature IS NULL OR feature = $feature) AND ($pair IS NULL OR pair = $pair)
       AND ($reason IS NULL OR reason = $reason)
       AND ($only = 'all' OR kept = ($only = 'kept'))
@@ -97,7 +80,13 @@ CANDIDATES_MATCHING = (
            OR contains(lower(array_to_string([m.content for m in messages], chr(10))),
                        lower($text)))
 """
-)
+
+COUNT_CANDIDATES = f"SELECT count(*) {CANDIDATES_MATCHING}"
+
+CANDIDATES_PAGE = f"""
+    SELECT * {CANDIDATES_MATCHING}
+    ORDER BY {{sort}} {{direction}}, candidate LIMIT $limit OFFSET $offset
+"""
 
 ONE_CANDIDATE = CANDIDATES_JOINED + "WHERE c.candidate = $candidate"
 
@@ -106,62 +95,9 @@ HITS_OF = """
     WHERE candidate = $candidate ORDER BY peak DESC, feature
 """
 
-COUNT_VERDICTS = """
-    SELECT kept, reason, count(*) FROM {run}.verdicts GROUP BY ALL ORDER BY count(*) DESC, reason
-"""
-
 
 class CandidateQueries(Files):
-    """Pairs, and texts with what became of them."""
-
-    @remembered
-    def pairs(
-        self,
-        run: str,
-        *,
-        status: str | None = None,
-        features: Sequence[int] | None = None,
-        above: float | None = None,
-        search: str = "",
-        sort: str = "feature",
-        descending: bool = False,
-        offset: int = 0,
-        limit: int = 50,
-    ) -> tuple[Rows, int]:
-        """One page of a pairs or rescore run, and how many pairs match: the columns of schema.PAIRS
-        and `margin`, how far the positive fires above the negative.
-
-        `status` is proposed or failed, `above` leaves positives that fire more, `search` finds part
-        of either text or a feature's number. Missing values come last. Raises InputError for a
-        column outside PAIR_SORTS.
-        """
-        if sort not in PAIR_SORTS:
-            raise InputError(f"Pairs sort by {', '.join(PAIR_SORTS)}, got {sort!r}.")
-        text, number = read_search(search)
-        values = {
-            "status": status,
-            # DuckDB binds no numpy numbers.
-            "features": None if features is None else [int(feature) for feature in features],
-            "above": None if above is None else float32(above),
-            "text": text,
-            "number": number,
-        }
-        order = f"{sort} {_direction(descending)} NULLS LAST, feature"
-        return self._page(run, PAIR_COLUMNS, PAIRS_MATCHING, order, values, offset, limit)
-
-    @remembered
-    def pair(self, run: str, pair: str) -> dict[str, Any] | None:
-        """The row of `pairs` with this id; None where the run has none."""
-        rows = self._rows(run, ONE_PAIR, pair=pair)
-        return rows[0] if rows else None
-
-    @remembered
-    def pair_counts(self, run: str) -> dict[str, Any]:
-        """`proposed`: how many; `failed`: how many by reason, the commonest first."""
-        with self._reading(run) as cursor:
-            rows = cursor.execute(COUNT_PAIRS.format(run=sql_name(run))).fetchall()
-        failed = {reason: n for status, reason, n in rows if status == "failed"}
-        return {"proposed": sum(n for s, _, n in rows if s == "proposed"), "failed": failed}
+    """Texts, with what became of them."""
 
     @remembered
     def candidates(
@@ -196,30 +132,24 @@ class CandidateQueries(Files):
             "reason": reason,
             "text": search.strip() or None,
         }
-        order = f"{sort} {_direction(descending)}, candidate"
-        rows, n = self._page(run, "*", CANDIDATES_MATCHING, order, values, offset, limit)
-        return [_with_extra(row) for row in rows], n
+        direction = "DESC" if descending else "ASC"
+        names = {"run": sql_name(run), "sort": sort, "direction": direction}
+        page = page_bounds(offset, limit)
+        with self._reading(run) as cursor:
+            (n_matching,) = one_row(cursor, COUNT_CANDIDATES.format(**names), **values)
+            rows = dicts(cursor, CANDIDATES_PAGE.format(**names), **values, **page)
+        return [_with_extra(row) for row in rows], n_matching
 
     @remembered
     def candidate(self, run: str, candidate: str) -> dict[str, Any] | None:
         """The row of `candidates` with this name, and `hits`: the gaps it fires, strongest first,
         as feature, peak, role, position. None where the run has none."""
-        rows = self._rows(run, ONE_CANDIDATE, candidate=candidate)
-        if not rows:
-            return None
-        return {**_with_extra(rows[0]), "hits": self._rows(run, HITS_OF, candidate=candidate)}
-
-    @remembered
-    def verdict_counts(self, run: str) -> dict[str, Any]:
-        """`kept`: how many; `dropped`: how many by reason, the commonest first."""
         with self._reading(run) as cursor:
-            rows = cursor.execute(COUNT_VERDICTS.format(run=sql_name(run))).fetchall()
-        dropped = {reason: n for kept, reason, n in rows if not kept}
-        return {"kept": sum(n for kept, _, n in rows if kept), "dropped": dropped}
-
-
-def _direction(descending: bool) -> str:
-    return "DESC" if descending else "ASC"
+            rows, hits = (
+                dicts(cursor, sql.format(run=sql_name(run)), candidate=candidate)
+                for sql in (ONE_CANDIDATE, HITS_OF)
+            )
+        return {**_with_extra(rows[0]), "hits": hits} if rows else None
 
 
 def _with_extra(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Features of a measure run: the table of them, with what the SAE and explanations say, a feature's
-histogram, and the figures of both sides of a comparison."""
+"""The cache of an SAE run, and the reading of a measure run: its features, with what the SAE and
+explanations say of them, and their spans."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fac.errors import InputError
+from fac.manifest import AnyManifest
 from fac.schema import EVERY_ROLE, ROLES
-from fac.store.cache.dictionary import DictionaryQueries
-from fac.store.cache.explanations import EXPLAINED_COLUMNS, ExplanationQueries
-from fac.store.cache.sql import Connection, page_bounds, read_search, role_code, sql_name
-from fac.store.cache.tables import aligned
+from fac.store.cache.files import (
+    Connection,
+    Rows,
+    aligned,
+    dicts,
+    page_bounds,
+    parquet,
+    read_search,
+    role_code,
+    sql_name,
+    write_meta,
+)
+from fac.store.cache.interpret import EXPLAINED_COLUMNS, ExplanationQueries
 from fac.store.memo import remembered
+from fac.store.runs import Runs
 
 SORTABLE = (
     "feature",
@@ -57,9 +68,68 @@ UNLESS_BY = " AND feature NOT IN (SELECT feature FROM {run}.explained)"
 
 PEAKS_OF = "SELECT peak FROM {run}.activations WHERE feature = {feature} AND strongest"
 
+SPAN_KINDS = {None: "('top', 'spread')", "top": "('top')", "spread": "('spread')"}
+"""The kinds of span that are asked for, in SQL."""
 
-class FeatureQueries(DictionaryQueries, ExplanationQueries):
-    """One row a feature."""
+# Spans and near misses lie in the order in which they are shown.
+SPANS_OF = """
+    SELECT kind, rank, quantile, sample, role, position, peak, peak_index, tokens, activations
+    FROM {run}.spans WHERE feature = {feature} AND kind IN {kinds}
+"""
+
+NEAR_OF = """
+    SELECT rank, sample, role, position, pre, peak_index, tokens
+    FROM {run}.near WHERE feature = {feature}
+"""
+
+CREATE_FEATURES = """
+    CREATE TABLE features AS
+    SELECT *, lower(array_to_string(promotes, ' ')) AS folded FROM read_parquet($path)
+    ORDER BY feature
+"""
+
+SELECT_DICTIONARY = """
+    SELECT feature, threshold, x, y, promotes, suppresses, neighbours, cosines
+    FROM {run}.features ORDER BY feature
+"""
+
+
+def fill_sae(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
+    con.execute(CREATE_FEATURES, {"path": parquet(runs, manifest.run, "features")})
+    write_meta(con, manifest, {})
+
+
+class FeatureQueries(ExplanationQueries):
+    """Features, and their spans."""
+
+    @remembered
+    def points(self, sae_run: str) -> pa.Table:
+        """The map of the dictionary: feature, x, y (float32), in feature order."""
+        with self._reading(sae_run):
+            return self._table(sae_run, SELECT_DICTIONARY).select(["feature", "x", "y"])
+
+    @remembered
+    def sae_feature(self, sae_run: str, feature: int) -> dict[str, Any] | None:
+        """What the SAE alone says of a feature; None outside the dictionary."""
+        with self._reading(sae_run):
+            dictionary = self._table(sae_run, SELECT_DICTIONARY)
+        (row,) = aligned(dictionary, np.array([feature])).to_pylist()
+        return row if row["feature"] is not None else None
+
+    def _sae_thresholds(self, sae_run: str | None, features: np.ndarray) -> pa.Array:
+        """The SAE's own threshold of each of these features; null where it is unknown."""
+        if sae_run is None:
+            return pa.nulls(len(features), pa.float32())
+        dictionary = self._table(sae_run, SELECT_DICTIONARY).select(["feature", "threshold"])
+        return aligned(dictionary, features)["threshold"]
+
+    def _promoted(self, sae_run: str | None, features: np.ndarray) -> pa.Array:
+        """The tokens that each of these features promotes; none where it is unknown."""
+        if sae_run is None:
+            return pa.array([[]] * len(features), pa.list_(pa.string()))
+        dictionary = self._table(sae_run, SELECT_DICTIONARY).select(["feature", "promotes"])
+        tokens = aligned(dictionary, features)["promotes"]
+        return pc.coalesce(tokens, pa.scalar([], tokens.type))
 
     @remembered
     def features_page(
@@ -75,11 +145,11 @@ class FeatureQueries(DictionaryQueries, ExplanationQueries):
         ids: Sequence[int] | None = None,
         sae_run: str | None = None,
         explained: Sequence[str] = (),
-    ) -> tuple[list[dict[str, Any]], int]:
+    ) -> tuple[Rows, int]:
         """One page of the feature table, and how many features match.
 
         `explained` names explain runs: a feature's row has `explanation`, `explainer`, `score` and
-        `score_kind` (one of SCORE_PREFERENCE) of the first that has a text for it, else None.
+        `score_kind` (a scorer's name) of the first that has a text for it, else None.
         `search` finds part of a label, of a promoted token or of that explanation, a feature number
         ("12"), or that number alone ("#12"). Equal values are in feature order, missing ones last.
         Raises InputError for a column outside SORTABLE.
@@ -119,12 +189,7 @@ class FeatureQueries(DictionaryQueries, ExplanationQueries):
 
     @remembered
     def feature(
-        self,
-        run: str,
-        feature: int,
-        *,
-        sae_run: str | None = None,
-        explained: Sequence[str] = (),
+        self, run: str, feature: int, *, sae_run: str | None = None, explained: Sequence[str] = ()
     ) -> dict[str, Any] | None:
         """The row of `features_page` for one feature; None outside the dictionary."""
         with self._reading(run, sae_run, *explained):
@@ -187,6 +252,25 @@ class FeatureQueries(DictionaryQueries, ExplanationQueries):
             }
         )
 
+    @remembered
+    def spans(self, run: str, feature: int, kind: str | None = None) -> Rows:
+        """Its spans, "top" before "spread" unless one kind is asked for, each strongest first."""
+        names = {"run": sql_name(run), "feature": int(feature), "kinds": SPAN_KINDS[kind]}
+        with self._reading(run) as cursor:
+            return dicts(cursor, SPANS_OF.format(**names))
+
+    @remembered
+    def near(self, run: str, feature: int, *, sae_run: str | None = None) -> Rows:
+        """The dataset's highest pre-activations of the feature, highest first.
+
+        `ratio` divides them by the SAE's own threshold; None where that is zero or unknown.
+        """
+        with self._reading(run, sae_run) as cursor:
+            (threshold,) = self._sae_thresholds(sae_run, np.array([feature])).to_pylist()
+            rows = dicts(cursor, NEAR_OF.format(run=sql_name(run), feature=int(feature)))
+        divides = threshold is not None and threshold > 0
+        return [{**row, "ratio": row["pre"] / threshold if divides else None} for row in rows]
+
     def _matching(
         self,
         cursor: Connection,
@@ -229,7 +313,7 @@ class FeatureQueries(DictionaryQueries, ExplanationQueries):
             return pc.sort_indices(columns, sort_keys=keys).to_numpy()
 
         # Scores alone stand in other files.
-        by = [(each, self._attached[each].version) for each in explained if sort == "score"]
+        by = [(each, self._attached[each][0]) for each in explained if sort == "score"]
         return self._once(run, ("order", sort, descending, *by), order)
 
     def _described(

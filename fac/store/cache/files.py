@@ -1,4 +1,5 @@
-"""The files of the cache: which there are, whether they are whole, and reading from them."""
+"""The files of the cache: which there are, whether they are whole, reading from them, and what each
+kind of file needs to be filled and asked: its table `meta`, names and values as SQL takes them."""
 
 from __future__ import annotations
 
@@ -6,32 +7,35 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from fac.errors import InputError
-from fac.store.cache.sql import (
-    QUIET,
-    Connection,
-    Rows,
-    dicts,
-    one_row,
-    page_bounds,
-    quoted,
-    sql_name,
-)
+from fac.manifest import AnyManifest
+from fac.schema import EVERY_ROLE, ROLES
 from fac.store.memo import Memo, remembered
-from fac.store.runs import is_run_id
+from fac.store.runs import Runs, is_run_id
 
 T = TypeVar("T")
+Version = tuple[int, int, int]
 
 SQL_VERSION = 2
 """Of the tables in a file. One with another number is not ready, and building replaces it."""
+
+Connection = duckdb.DuckDBPyConnection
+Rows = list[dict[str, Any]]
+
+QUIET = "SET enable_progress_bar = false"
+"""DuckDB would draw one on standard output, in the middle of a command's JSON."""
+
+ROLE_CODES = {**{role: code for code, role in enumerate(ROLES)}, EVERY_ROLE: len(ROLES)}
+"""How roles are stored: the index into ROLES; one more for a sample's strongest role."""
 
 META = "SELECT version, run, step, summary FROM {run}.meta"
 
@@ -48,13 +52,6 @@ class NotReady(InputError):
 
     def __init__(self, run: str, why: str):
         super().__init__(f"Run {run} cannot be shown, {why}: build it with `fac cache rebuild`.")
-
-
-class _File(NamedTuple):
-    """An attached file."""
-
-    version: tuple[int, int, int]
-    summary: str
 
 
 class Files:
@@ -82,7 +79,7 @@ class Files:
         self._tables = memo or Memo()
         self.memo = self._tables if remember else None
         self._lock = threading.Condition()
-        self._attached: dict[str, _File] = {}
+        self._attached: dict[str, tuple[Version, str]] = {}  # with the summary in the file
         self._readers: Counter[str] = Counter()
         self._con = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
         self._con.execute(QUIET)
@@ -120,28 +117,6 @@ class Files:
 
     # ---- reading; {run} in a query stands for the run's file
 
-    def _rows(self, run: str, sql: str, **values: object) -> Rows:
-        """The rows of a query."""
-        with self._reading(run) as cursor:
-            return dicts(cursor, sql.format(run=sql_name(run)), **values)
-
-    def _page(
-        self,
-        run: str,
-        columns: str,
-        matching: str,
-        order: str,
-        values: Mapping[str, object],
-        offset: int,
-        limit: int,
-    ) -> tuple[Rows, int]:
-        """One page of these columns of the matching rows, and how many match."""
-        source = matching.format(run=sql_name(run))
-        page = f"SELECT {columns} {source} ORDER BY {order} LIMIT $limit OFFSET $offset"
-        with self._reading(run) as cursor:
-            (n_matching,) = one_row(cursor, f"SELECT count(*) {source}", **values)
-            return dicts(cursor, page, **values, **page_bounds(offset, limit)), n_matching
-
     def _table(self, run: str, sql: str) -> pa.Table:
         """The answer to a query that is small enough to stay in memory; within `_reading`."""
 
@@ -154,11 +129,11 @@ class Files:
     def _once(self, run: str, question: object, compute: Callable[[], T]) -> T:
         """What `compute` answers about an attached run, remembered even where answers are not: its
         file, by whose version it is known, never changes."""
-        return self._tables.get((run, self._attached[run].version, question), (), compute)
+        return self._tables.get((run, self._attached[run][0], question), (), compute)
 
     def _summary(self, run: str) -> dict[str, Any]:
         """Of a run that is being read."""
-        return json.loads(self._attached[run].summary)
+        return json.loads(self._attached[run][1])
 
     @contextmanager
     def _reading(self, *names: str | None) -> Iterator[Connection]:
@@ -172,7 +147,8 @@ class Files:
         try:
             yield cursor
         except duckdb.Error as error:
-            if not _tells_of_damage(error):
+            # A wrong checksum has no class of its own; other errors are the question's fault.
+            if not (isinstance(error, duckdb.IOException) or "Corrupt database file" in str(error)):
                 raise
             raise NotReady(" or ".join(runs), f"its cache is damaged ({_brief(error)})") from error
         finally:
@@ -188,7 +164,7 @@ class Files:
         path = self.folder / f"{run}.duckdb"
         while True:
             version, attached = _version(path), self._attached.get(run)
-            if attached and attached.version == version:
+            if attached and attached[0] == version:
                 return
             if attached:  # the file was built anew or removed
                 if self._readers[run]:
@@ -200,23 +176,20 @@ class Files:
                 raise NotReady(run, "its cache is not built yet")
             try:
                 self._con.execute(f"ATTACH {quoted(str(path))} AS {sql_name(run)} (READ_ONLY)")
-            except duckdb.Error as error:
+                try:
+                    self._attached[run] = (version, self._checked(run, path))
+                except BaseException:
+                    self._con.execute(f"DETACH {sql_name(run)}")
+                    raise
+            except (duckdb.Error, ValueError) as error:
                 raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
-            try:
-                self._attached[run] = _File(version, self._checked(run, path))
-            except BaseException:
-                self._con.execute(f"DETACH {sql_name(run)}")
-                raise
 
     def _checked(self, run: str, path: Path) -> str:
-        """The summary in the attached file. Raises NotReady unless the file is whole and has this
-        version's tables."""
-        try:
-            with closing(self._con.cursor()) as cursor:
-                version, name, _, summary = one_row(cursor, META.format(run=sql_name(run)))
-                (n_bytes,) = one_row(cursor, BYTES_NEEDED, alias=run)
-        except (duckdb.Error, ValueError) as error:
-            raise NotReady(run, f"its cache is damaged ({_brief(error)})") from error
+        """The summary in the attached file. Raises NotReady, or an error of SQL, unless the file is
+        whole and has this version's tables."""
+        with closing(self._con.cursor()) as cursor:
+            version, name, _, summary = one_row(cursor, META.format(run=sql_name(run)))
+            (n_bytes,) = one_row(cursor, BYTES_NEEDED, alias=run)
         if version != SQL_VERSION:
             raise NotReady(run, f"its cache has version {version}, this program {SQL_VERSION}")
         if name != run:
@@ -226,7 +199,7 @@ class Files:
         return summary
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> Version | None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -234,10 +207,124 @@ def _version(path: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _tells_of_damage(error: duckdb.Error) -> bool:
-    """Whether the file is at fault, not the question. A wrong checksum has no class of its own."""
-    return isinstance(error, duckdb.IOException) or "Corrupt database file" in str(error)
-
-
 def _brief(error: Exception) -> str:
     return str(error).splitlines()[0]
+
+
+# ---- questions in SQL
+
+
+def sql_name(run: str) -> str:
+    """The run as an SQL name; `Files` refuses ids that would need escaping."""
+    return f'"{run}"'
+
+
+def quoted(text: str) -> str:
+    """A string where SQL takes no bound value."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def one_row(con: Connection, sql: str, **values: object) -> tuple[Any, ...]:
+    """The only row of an answer. Raises ValueError for another number of rows."""
+    (row,) = con.execute(sql, values).fetchall() if values else con.execute(sql).fetchall()
+    return row
+
+
+def dicts(con: Connection, sql: str, **values: object) -> Rows:
+    answer = con.execute(sql, values)
+    names = [column[0] for column in answer.description]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def float32(threshold: float) -> float:
+    """The threshold as float32, like the peaks it is compared with."""
+    if not threshold >= 0:
+        raise InputError(f"A threshold is a number from 0 up, got {threshold!r}.")
+    with np.errstate(over="ignore"):  # beyond float32 it becomes infinite: above every peak
+        return float(np.float32(threshold))
+
+
+def role_code(role: str) -> int:
+    if role not in ROLE_CODES:
+        raise InputError(f"A role is one of {', '.join(ROLE_CODES)}, got {role!r}.")
+    return ROLE_CODES[role]
+
+
+def page_bounds(offset: int, limit: int) -> dict[str, int]:
+    if offset < 0 or limit < 0:
+        raise InputError(f"A page starts at 0 or later, got offset {offset}, limit {limit}.")
+    return {"offset": int(offset), "limit": int(limit)}
+
+
+def read_search(search: str) -> tuple[str | None, int | None]:
+    """The text that a search looks for, and the feature's number, each None where it does not ask
+    for it: both in "12", the number alone in "#12"."""
+    text = search.strip()
+    digits = text.removeprefix("#")
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else None
+    only_number = text.startswith("#") and number is not None
+    return None if only_number else text or None, number
+
+
+# ---- rows of features from tables in feature order
+
+
+def aligned(table: pa.Table, features: np.ndarray) -> pa.Table:
+    """The row of each of these features in their order, from a table with one row a feature; null
+    where there is none."""
+    in_table = table["feature"].to_numpy()
+    row = np.searchsorted(in_table, features)
+    lacking = row >= len(in_table)
+    row[lacking] = 0
+    if len(in_table):
+        lacking |= in_table[row] != features
+    return table.take(pa.array(row, pa.int64(), mask=lacking))
+
+
+def rows_about(table: pa.Table, features: Sequence[int] | None) -> pa.Table:
+    """Every row about these features, or about all, in the order of the table."""
+    if features is None:
+        return table
+    in_table, ids = table["feature"].to_numpy(), np.unique(np.array(features, np.int64))
+    first, beyond = (np.searchsorted(in_table, ids, side).tolist() for side in ("left", "right"))
+    rows = [row for bounds in zip(first, beyond, strict=True) for row in range(*bounds)]
+    return table.take(pa.array(rows, pa.int64()))
+
+
+# ---- filling a new file
+
+CREATE_META = "CREATE TABLE meta (version INTEGER, run VARCHAR, step VARCHAR, summary VARCHAR)"
+
+INSERT_META = "INSERT INTO meta VALUES ($version, $run, $step, $summary)"
+
+COUNT_DOUBLES = "SELECT count(*) - count(DISTINCT ({key})) FROM {table}"
+
+
+def write_meta(con: Connection, manifest: AnyManifest, derived: dict[str, Any]) -> None:
+    """Says whose tables these are; the summary is the run's facts and what was derived here."""
+    summary = {**manifest.content["facts"], "run": manifest.run, **derived}
+    con.execute(CREATE_META)
+    con.execute(
+        INSERT_META,
+        {
+            "version": SQL_VERSION,
+            "run": manifest.run,
+            "step": manifest.step,
+            "summary": json.dumps(summary, ensure_ascii=True),
+        },
+    )
+
+
+def refuse_doubles(con: Connection, run: str, table: str, key: str) -> None:
+    """Raises InputError for two rows about the same: they would be shown, and counted, twice."""
+    (n_double,) = one_row(con, COUNT_DOUBLES.format(table=table, key=key))
+    if n_double:
+        raise InputError(
+            f"The table {table} of run {run} has {n_double:,} rows about what another row already "
+            f"tells: delete the run's folder and compute it again."
+        )
+
+
+def parquet(runs: Runs, run: str, table: str) -> str:
+    runs.manifest(run)  # says so in a sentence where the run is gone
+    return str(runs.path(run) / f"{table}.parquet")

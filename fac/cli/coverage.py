@@ -1,0 +1,145 @@
+"""Commands about coverage: how far a dataset covers an anchor, what it lacks, a gate for CI."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.markup import escape
+from rich.table import Table
+from typer import Argument, Option
+
+from fac.cli import frame
+from fac.cli.frame import Answer, ComparisonOptions, Role, command, err, listing, out, perform
+from fac.config import IngestSpec, MeasureSpec
+from fac.coverage import BADGES
+from fac.questions.comparison import changes, coverage
+from fac.questions.explanations import explain_runs
+from fac.questions.gaps import GapList, gap_page
+from fac.questions.relevance import unjudged
+from fac.schema import EVERY_ROLE
+from fac.store import Stores
+
+
+@command("coverage")
+def coverage_(
+    stores: Stores,
+    options: ComparisonOptions,
+    role: Role = EVERY_ROLE,
+    list_: Annotated[bool, Option("--list", help="Also the missing feature ids.")] = False,
+) -> Answer:
+    """FAC of a dataset against an anchor, and what is missing."""
+    comparison = options.comparison(stores, role)
+    data = coverage(stores, comparison)._asdict()
+    if note := unjudged(stores, comparison.anchor, comparison.relevance):
+        err.print(escape(note), soft_wrap=True, highlight=False)
+        data["note"] = note
+    missing = data.pop("missing").tolist()
+    if list_:
+        data["missing"] = missing
+
+    def show() -> None:
+        listing({k: v for k, v in data.items() if k != "missing"})()
+        if list_:
+            out.print(" ".join(map(str, missing)), soft_wrap=True)
+
+    return Answer(data, show)
+
+
+@command("gaps")
+def gaps(
+    stores: Stores,
+    options: ComparisonOptions,
+    role: Role = EVERY_ROLE,
+    badge: Annotated[str, Option(help=f"any, {', '.join(BADGES)}: how sure a gap is.")] = "any",
+    out_: Annotated[Path | None, Option("--out", help="Write the gaps as JSON lines.")] = None,
+    limit: Annotated[int, Option(min=1, help="Rows shown without --out.")] = 20,
+) -> Answer:
+    """The missing features, ranked by the anchor's support, with evidence."""
+    comparison = options.comparison(stores, role)
+    n_missing = coverage(stores, comparison).n_missing
+    explaining = explain_runs(stores.runs, comparison.anchor)
+    frame.build_caches(stores, explaining)
+    rows, n_matching = gap_page(
+        stores,
+        comparison,
+        GapList(badge=badge),
+        explain_runs=explaining,
+        limit=max(n_missing, 1) if out_ else limit,
+    )
+    if out_:
+        frame.write_lines(out_, (json.dumps(frame.plain(row), ensure_ascii=False) for row in rows))
+    data: dict[str, Any] = {"n_missing": n_missing, "rows": len(rows)}
+    data |= {"out": str(out_)} if out_ else {"out": None, "gaps": rows}
+
+    def show() -> None:
+        kind = "" if badge == "any" else f"{badge} "
+        names = f"{escape(options.dataset)} against {escape(options.anchor)}"
+        table = Table(title=f"{n_matching:,} {kind}gaps of {names}")
+        table.add_column("feature", justify="right", no_wrap=True)
+        table.add_column("explanation" if any(r["explanation"] for r in rows) else "top tokens")
+        for column in ("anchor", "expected", "near", "badge"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in rows[:limit]:
+            table.add_row(
+                str(row["feature"]),
+                escape(row["explanation"] or row["label"]),
+                str(row["n_anchor"]),
+                "" if row["expected"] is None else f"{row['expected']:.1f}",
+                "" if row["near"] is None else f"{row['near']:.2f}",
+                row["badge"],
+            )
+        out.print(table)
+        if out_:
+            out.print(f"{len(rows):,} rows in {escape(str(out_))}")
+
+    return Answer(data, show)
+
+
+@command("check")
+def check(
+    stores: Stores,
+    new: Annotated[str, Argument(help="Measured dataset, or a file to read and measure.")],
+    baseline: Annotated[str, Option(help="Measured dataset it must hold up against.")],
+    anchor: Annotated[str | None, Option(help="What matters; by default the baseline.")] = None,
+    min_fac: Annotated[float | None, Option(min=0, max=1, help="Fail below this FAC.")] = (None),
+    no_regress: Annotated[bool, Option("--no-regress", help="Fail if a feature is lost.")] = False,
+    threshold: frame.Threshold = 0.0,
+    min_support: frame.MinSupport = 1,
+    role: Role = EVERY_ROLE,
+) -> Answer:
+    """A coverage gate for CI: exit 1 when coverage fell."""
+    comparison = ComparisonOptions(
+        anchor=anchor or baseline,
+        dataset=_measured(stores, new, baseline),
+        threshold=threshold,
+        min_support=min_support,
+    ).comparison(stores, role)
+    result = coverage(stores, comparison)
+    before = stores.runs.resolve("measure", baseline)
+    changed = changes(stores, before, comparison.dataset, threshold=threshold, role=role)
+    gained, lost = changed["gained"], changed["lost"]
+    data = {"fac": result.fac, "n_missing": result.n_missing, "gained": gained, "lost": lost}
+    data["min_fac"] = min_fac
+    failures = []
+    if min_fac is not None and not result.fac >= min_fac:  # also where it is undefined
+        failures.append(f"FAC is {frame.readable(result.fac)}, below {min_fac}")
+    if no_regress and lost:
+        first = ", ".join(map(str, lost[:5]))
+        failures.append(f"{len(lost):,} features of {baseline} are lost (first: {first})")
+    data["passed"] = not failures
+    show = listing({**data, "gained": len(gained), "lost": len(lost)})
+    return Answer(data, show, refusal="; ".join(failures) + "." if failures else "")
+
+
+def _measured(stores: Stores, new: str, baseline: str) -> str:
+    """What names a measured dataset; a file is read and measured first, as the baseline was."""
+    manifests = stores.runs.list(MeasureSpec.step)
+    if any(new in (m.facts.name, m.run) for m in manifests) or not Path(new).is_file():
+        return new
+    before = stores.runs.manifest(stores.runs.resolve("measure", baseline)).spec
+    workspace, what = stores.runs.workspace, f"measuring {new}"
+    source = perform(workspace, IngestSpec(name=Path(new).stem, source=new), what)
+    return perform(workspace, replace(before, dataset=source), what)

@@ -1,0 +1,377 @@
+"""Pairs: what is asked for them, where each stands, and the queue on which they are decided.
+
+A pair is decided on exactly as it is on the screen. Where it was edited since, whoever looks at the
+old wording is told so and nothing is recorded; what may be written from says fac.review alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import SequenceMatcher
+from typing import NamedTuple
+
+from fac import review
+from fac.config import PairsSpec, RescoreSpec
+from fac.errors import FacError, InputError
+from fac.questions.catalogue import Row
+from fac.questions.explanations import names, texts
+from fac.questions.review_queue import Draft, ReviewQueue
+from fac.review import PairState, PairVersion
+from fac.store import Stores
+from fac.store.decisions import Decision
+from fac.store.memo import remembered_for_good
+from fac.store.queue import Job
+from fac.synthesis import plan, user_text
+
+EVERY_STATE = "all"
+
+EDITED_MEANWHILE = (
+    "This pair was edited while you looked at it, so nothing was recorded. Here is the edit."
+)
+
+PairSetting = tuple[str, str | None, str, float]
+"""The run, who decides (None only looks), the state that is shown, the peak above which pairs are.
+"""
+
+
+def read_features(text: str, n_features: int) -> tuple[int, ...]:
+    """The features of an address such as 3,17,208. Raises InputError for anything else."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    wrong = [part for part in parts if not re.fullmatch(r"\d{1,9}", part, re.ASCII)]
+    if wrong or not parts:
+        raise InputError(
+            f"The gaps of this address should be numbers such as 3,17,208, got "
+            f"{(wrong or [text])[0]!r:.40}: choose them on the Coverage page."
+        )
+    features = sorted(set(map(int, parts)))
+    if features[-1] >= n_features:
+        raise InputError(f"There is no feature {features[-1]}: the dictionary has {n_features:,}.")
+    return tuple(features)
+
+
+def gap_rows(stores: Stores, anchor: str, features: Sequence[int]) -> list[Row]:
+    """What the anchor knows of features, in their order: names, explanations, support."""
+    rows, _ = stores.cache.features_page(anchor, ids=features, limit=len(features))
+    by_feature = {row["feature"]: row for row in rows}
+    explanations = preferred_texts(stores, anchor)
+    return [
+        {**row, "n_anchor": row["n_samples"], "explanation": explanations.get(feature)}
+        for feature in features
+        if (row := by_feature.get(feature))
+    ]
+
+
+def preferred_texts(stores: Stores, anchor: str) -> dict[int, str]:
+    """The preferred explanation of every feature that has one."""
+    return {feature: text for _, feature, text in texts(stores, anchor)}
+
+
+class StyleRequest(NamedTuple):
+    """One way in which the texts of a gap are asked for."""
+
+    style: str
+    texts: int
+    """Of the texts of a gap, how many are asked for like this."""
+    messages: list[dict[str, str]]
+    """What the writer is given; the role `opening` marks a text that it goes on with."""
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        opening = any(message["role"] == "opening" for message in self.messages)
+        return "A text to go on with" if opening else "An instruction"
+
+
+def by_style(requests: Sequence[plan.Ask]) -> list[StyleRequest]:
+    """The requests for one gap, each style once, in their order."""
+    # A random feature's style says of which feature it is.
+    styles = [request.style.split("-of-")[0] for request in requests]
+    first: dict[str, StyleRequest] = {}
+    for style, request in zip(styles, requests, strict=True):
+        first.setdefault(style, StyleRequest(style, styles.count(style), request.messages))
+    return list(first.values())
+
+
+def pair_requests(stores: Stores, spec: PairsSpec, feature: int) -> list[StyleRequest]:
+    """Exactly what the writer will be asked for one gap; none for a gap that the anchor has no
+    example of."""
+    features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations)
+    return by_style(plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered))
+
+
+class PairsEstimate(NamedTuple):
+    """What writing pairs may take."""
+
+    texts: int
+    most_tokens: int
+    """New tokens if every text is as long as it may be."""
+    prompt_tokens: int
+    """About, as the first gap's requests go."""
+    seconds: float | None
+    """As fast as the last run with this writer; None where there was none."""
+
+
+def estimate_pairs(
+    stores: Stores, spec: PairsSpec, requests: Sequence[StyleRequest]
+) -> PairsEstimate:
+    """What a spec may take, given the requests of its first gap."""
+    n_texts = len(spec.features) * spec.candidates
+    characters = sum(len(m["content"]) * style.texts for style in requests for m in style.messages)
+    paces = (
+        facts.seconds / facts.n_candidates
+        for manifest in stores.runs.list(spec.step)
+        if (manifest.spec.writer, manifest.spec.model) == (spec.writer, spec.model)
+        and (facts := manifest.facts).n_candidates
+        and facts.seconds
+    )
+    pace = next(paces, None)
+    prompt_tokens = len(spec.features) * characters // 4
+    seconds = None if pace is None else pace * n_texts
+    return PairsEstimate(n_texts, n_texts * spec.max_new_tokens, prompt_tokens, seconds)
+
+
+def is_live(job: Job) -> bool:
+    """Whether a job is still to come to its end."""
+    return job.status in ("waiting", "running")
+
+
+def newest_attempt(stores: Stores, number: int) -> Job:
+    """The newest job that was asked for the same as this one."""
+    first = stores.queue.job(number)
+    jobs = (job for job in stores.queue.jobs() if (job.step, job.spec) == (first.step, first.spec))
+    return next(jobs, first)
+
+
+def left_by(stores: Stores, job: Job) -> str | None:
+    """The run of what was complete when a job was stopped; None where nothing was."""
+    if job.started is None:  # cancelled before anybody began
+        return None
+    for manifest in stores.runs.list(job.step):
+        created, inputs = datetime.fromisoformat(manifest.created).timestamp(), manifest.inputs
+        compared = (job.spec["anchor"], job.spec["dataset"])
+        if created >= job.started and (inputs.anchor, inputs.dataset) == compared:
+            return manifest.run
+    return None
+
+
+def pairs_titles(stores: Stores) -> dict[str, str]:
+    """What the pairs runs are called, newest first: dataset, gaps and time, and a piece of the id
+    where that is not enough: a picker cannot tell options apart that read the same."""
+    titles = {}
+    for manifest in stores.runs.list(PairsSpec.step):
+        when = datetime.fromisoformat(manifest.created).astimezone()
+        name, n = manifest.facts.name, len(manifest.facts.features)
+        titles[manifest.run] = f"{name} · {n:,} gap{'s'[: n != 1]} · {when:%d %b %H:%M}"
+    counts = Counter(titles.values())
+    return {
+        run: title if counts[title] == 1 else f"{title} · {run.rsplit('-', 1)[1][:6]}"
+        for run, title in titles.items()
+    }
+
+
+def pair_states(stores: Stores, run: str) -> dict[int, PairState]:
+    """Where the pair of every gap of a pairs run stands, by feature: versions, edits, verdicts."""
+    family = review.pair_family(stores.runs, run)
+    versions = [(manifest, _pair_rows(stores, manifest.run)) for manifest in family]
+    return review.pair_states(stores.decisions.current("pair"), versions)
+
+
+@remembered_for_good
+def _pair_rows(stores: Stores, run: str) -> list[Row]:
+    return stores.runs.table(run, "pairs").to_pylist()
+
+
+def in_state(states: Mapping[int, PairState], show: str, above: float) -> list[PairState]:
+    """The pairs of a view, those that fire most first, and among equals by feature."""
+
+    def peak(pair: PairState) -> float:
+        return float(pair.version.row["positive_peak"] or 0.0)
+
+    pairs = [
+        pair
+        for pair in states.values()
+        if show in (EVERY_STATE, pair.state)
+        and (above <= 0 or (pair.version.proposed and peak(pair) > above))
+    ]
+    return sorted(pairs, key=lambda pair: (-peak(pair), pair.feature))
+
+
+def state_counts(states: Mapping[int, PairState]) -> Counter[str]:
+    """How many pairs are in each state, and in all."""
+    return Counter(pair.state for pair in states.values()) + Counter({EVERY_STATE: len(states)})
+
+
+def sides_of(version: PairVersion) -> tuple[str, str]:
+    """What of both texts a person edits: the user's last turn."""
+    return user_text(version.row["positive"]), user_text(version.row["negative"])
+
+
+def differences(before: str, after: str) -> list[tuple[str, str]]:
+    """What the words of two texts share and differ in: pairs of (same, gone or new) and words."""
+    old, new = before.split(), after.split()
+    pieces: list[tuple[str, str]] = []
+    for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if b > a:
+            pieces.append(("same" if kind == "equal" else "gone", " ".join(old[a:b])))
+        if d > c and kind != "equal":
+            pieces.append(("new", " ".join(new[c:d])))
+    return pieces
+
+
+@dataclass(kw_only=True)
+class PairQueue(ReviewQueue[int]):
+    """The pairs of one run, by feature: beside decisions, their versions and edits."""
+
+    run: str
+    anchor: str
+    threshold: float
+    names: dict[int, str]
+    explanations: dict[int, str]
+    """Explanations by feature."""
+    drawn: tuple[PairVersion, int] | None = None
+    """The version on the screen, and how many its pair had."""
+    versions: dict[int, str] = field(default_factory=dict)
+    """Runs of the versions that somebody asked to see, by feature."""
+    edits: dict[int, int] = field(default_factory=dict)
+    """Jobs that measure an edit, by feature."""
+
+    def version(self, pair: PairState) -> PairVersion:
+        """The version of a pair that is in view."""
+        run = self.versions.get(pair.feature)
+        return next((each for each in pair.versions if each.run == run), pair.version)
+
+    def evidence(self, entry: int) -> list[Row]:
+        """The anchor's strongest examples of a feature."""
+        return self.stores.cache.spans(self.anchor, entry, "top")[:3]
+
+    def entry_of(self, decision: Decision) -> int:
+        return feature_of(decision)
+
+    def clear(self) -> None:
+        super().clear()
+        self.drawn = None
+
+    def decide(self, verdict: str) -> None:
+        """Records what is said about the version on the screen, and puts the next pair there."""
+        feature = self.top
+        if self.reviewer is None or self.drawn is None or feature is None:
+            return
+        version, n_versions = self.drawn
+        if not version.proposed or feature in self.edits:
+            return
+        if len(pair_states(self.stores, self.run)[feature].versions) > n_versions:
+            self.trouble = EDITED_MEANWHILE
+            self.renew()
+        elif self.record(version.item, verdict):
+            self.advance()
+
+    def approve_all(self, pairs: Iterable[tuple[int, str]]) -> None:
+        """Approves the pairs of these features whose shown version still has that hash."""
+        states = pair_states(self.stores, self.run)
+        decisions: list[Decision] = []
+        for feature, seen in pairs:
+            version = states[feature].version
+            if version.seen == seen and version.proposed:
+                try:
+                    decisions.append(self.add(version.item, review.APPROVE, Draft()))
+                except FacError as error:
+                    self.trouble = str(error)
+                    break
+        if decisions:
+            self.acts.append(tuple(decisions))
+            decided = {feature_of(decision) for decision in decisions}
+            self.todo = deque(feature for feature in self.todo if feature not in decided)
+            self.renew()
+
+    def undo(self, uid: str | None = None) -> list[Decision]:
+        """Takes one act back; its pairs are in view again as they were decided on."""
+        withdrawn = super().undo(uid)
+        for decision in withdrawn:
+            self.versions[feature_of(decision)] = decision.subject.split("/")[1]
+        return withdrawn
+
+    def look_at(self, run: str) -> None:
+        """Brings another version of the pair into view."""
+        if self.top is not None:
+            self.versions[self.top] = run
+            self.renew()
+
+    # ---- edits
+
+    def edit_spec(self, base: PairVersion, positive: str, negative: str) -> RescoreSpec | None:
+        """What measures an edit of the pair on top; None where it changes nothing. Raises
+        InputError for an empty side."""
+        if (positive, negative) == sides_of(base):
+            self.trouble = "Nothing was changed, so there is nothing to measure."
+            return None
+        feature = base.row["feature"]
+        return RescoreSpec(pairs=base.run, feature=feature, positive=positive, negative=negative)
+
+    def wait_for(self, spec: RescoreSpec, job: int) -> None:
+        """An edit is being measured by a job."""
+        self.edits[spec.feature] = job
+        self.versions[spec.feature] = spec.pairs  # until it is taken in, or keys would meet it
+        self.trouble = ""
+        self.renew()
+
+    def arrived(self) -> bool:
+        """Takes in edits that have been measured, or could not be; whether there were any."""
+        jobs = {feature: self.stores.queue.job(job) for feature, job in self.edits.items()}
+        ended = {feature: job for feature, job in jobs.items() if not is_live(job)}
+        for feature, job in ended.items():
+            del self.edits[feature]
+            if job.status == "done" and job.run_id:
+                self.versions[feature] = job.run_id
+                if feature == self.top:
+                    self.renew()
+                elif feature not in self.todo:
+                    self.todo.append(feature)
+            elif feature == self.top:
+                self.trouble = job.error or "Measuring the edit was cancelled."
+                sides = (job.spec["positive"], job.spec["negative"])
+                self.draft = Draft(editing=True, sides=sides)
+        return bool(ended)
+
+
+def feature_of(decision: Decision) -> int:
+    """The gap whose pair was decided on."""
+    return int(decision.subject.rsplit("/", 1)[1])
+
+
+def pair_queue(
+    stores: Stores,
+    setting: PairSetting,
+    states: Mapping[int, PairState],
+    moved: Callable[[], None],
+) -> PairQueue:
+    """The queue of a view."""
+    run, who, show, above = setting
+    facts = stores.runs.manifest(run).facts
+    subjects = {version.item.subject for pair in states.values() for version in pair.versions}
+    decisions = [
+        d
+        for d in (stores.decisions.current("pair", reviewer=who) if who else ())
+        if d.subject in subjects and not d.adjudicates
+    ]
+    decided = {(d.subject, d.seen) for d in decisions}
+    pairs = [pair for pair in in_state(states, show, above) if pair.version.proposed]
+    if show == "undecided":  # what people disagree on comes again, after what is new to this one
+        pairs.sort(key=lambda pair: (pair.version.item.subject, pair.version.seen) in decided)
+    return PairQueue(
+        stores=stores,
+        setting=setting,
+        reviewer=who,
+        todo=deque(pair.feature for pair in pairs),
+        total=len(pairs),
+        acts=[(d,) for d in decisions],
+        moved=moved,
+        run=run,
+        anchor=facts.anchor,
+        threshold=facts.threshold,
+        names=names(stores, facts.anchor, list(states)),
+        explanations=preferred_texts(stores, facts.anchor),
+    )

@@ -1,0 +1,361 @@
+"""Syntheses: what came of one, in numbers and texts, and how it leaves; what the next is asked.
+
+Only what people approved is ever named in a spec, and the step checks it again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fac import export, review, synthesis
+from fac.config import MeasureSpec, SynthesizeSpec, read_spec
+from fac.coverage import is_active
+from fac.manifest import MeasureManifest, SynthesisFacts, SynthesisManifest
+from fac.questions.catalogue import Row, is_synthetic
+from fac.questions.comparison import Comparison, coverage
+from fac.questions.pairs import StyleRequest, by_style, gap_rows
+from fac.schema import CoverageResult
+from fac.store import Stores
+from fac.store.memo import remembered_for_good
+from fac.store.queue import Job
+from fac.synthesis import Forecast
+
+ALL = "all"
+KEPT = "kept"
+"""The outcome of a text that stays; every other is the reason why one was dropped."""
+
+
+def syntheses(stores: Stores, pairs: str = "") -> dict[str, SynthesisManifest]:
+    """Manifests of finished syntheses that can be shown, by run id, newest first; with `pairs` of
+    that run alone."""
+    return {
+        manifest.run: manifest
+        for manifest in stores.runs.list(SynthesizeSpec.step)
+        if pairs in ("", manifest.inputs.pairs) and stores.cache.ready(manifest.run)
+    }
+
+
+def synthesis_behind(stores: Stores, dataset: str) -> str | None:
+    """The synthesis that a dataset run was kept from, where it can be shown."""
+    if not is_synthetic(stores, dataset):
+        return None
+    source: str = stores.runs.manifest(dataset).facts.source
+    return source if stores.cache.ready(source) else None
+
+
+def was_made_for(stores: Stores, measure: MeasureManifest, dataset: str) -> bool:
+    """Whether what a measure measured was synthesized for the gaps of that measured dataset."""
+    run = synthesis_behind(stores, measure.facts.dataset)
+    return run is not None and stores.runs.manifest(run).facts.dataset == dataset
+
+
+def last_synthesis(stores: Stores, dataset: str) -> SynthesisManifest | None:
+    """The newest synthesis for gaps of a measured dataset."""
+    manifests = syntheses(stores).values()
+    return next((each for each in manifests if each.facts.dataset == dataset), None)
+
+
+def synthesis_title(manifest: SynthesisManifest) -> str:
+    """What a synthesis is called."""
+    facts, piece = manifest.facts, manifest.run.rsplit("-", 1)[1][:6]
+    kept = f"{facts.kept:,} of {facts.n_candidates:,} kept"
+    return f"{facts.name} · {facts.method} · {kept} · {piece}"
+
+
+def ledger_rows(facts: SynthesisFacts) -> list[Row]:
+    """What it took: in all, per kept sample, per gap that got one, per newly covered feature."""
+    parts = {
+        "per_kept": facts.kept,
+        "per_gap": facts.gaps_hit,
+        "per_feature": facts.features_gained,
+    }
+    spent = (
+        ("Texts written", facts.n_candidates, "{:,.1f}"),
+        ("Tokens written", facts.tokens, "{:,.0f}"),
+        ("Tokens of prompts", facts.prompt_tokens, "{:,.0f}"),
+        ("Seconds of writing", facts.seconds, "{:,.1f}"),
+        ("US dollars", facts.cost, "{:,.4f}"),
+    )
+    return [
+        {
+            "what": what,
+            "total": (form if isinstance(total, float) else "{:,}").format(total),
+            **{part: form.format(total / n) if n else "–" for part, n in parts.items()},
+        }
+        for what, total, form in spent
+        if total is not None  # no price is known
+    ]
+
+
+def gaps_of(stores: Stores, run: str) -> list[int]:
+    """Every gap that the synthesis's run of pairs is about."""
+    pairs = stores.runs.manifest(run).inputs.pairs
+    return list(stores.runs.manifest(pairs).facts.features)
+
+
+def remaining(stores: Stores, run: str) -> list[int]:
+    """Of these, the gaps that no kept sample fires."""
+    covered = covered_gaps(stores, run)
+    return [gap for gap in gaps_of(stores, run) if gap not in covered]
+
+
+@remembered_for_good
+def covered_gaps(stores: Stores, run: str) -> set[int]:
+    """The gaps that kept samples fire."""
+    verdicts = stores.runs.table(run, "verdicts").filter(pc.field("kept")).to_pylist()
+    return {gap for row in verdicts for gap in row["gains"]}
+
+
+def unasked_rows(
+    stores: Stores, facts: SynthesisFacts, explained: Sequence[str], **window: int
+) -> tuple[list[Row], int]:
+    """The features gained that nobody asked for, as the anchor knows them, on the page between
+    `offset` and `limit`, and how many there are; `explained` are the runs whose texts to show."""
+    listing: Row = {"sort": "n_samples", "descending": True, **window}
+    return stores.cache.features_page(
+        facts.anchor, ids=facts.gained_unasked, explained=explained, **listing
+    )
+
+
+class Remeasured(NamedTuple):
+    """What an independent measure of the kept dataset found."""
+
+    run: str
+    """The measure."""
+    rows: int
+    confirmed: int
+    """Rows whose own gap fires above the threshold in what was measured anew."""
+    together: CoverageResult
+    """Of the dataset with the kept samples, both as measured."""
+
+
+def remeasured(
+    stores: Stores, manifest: SynthesisManifest, measures: Mapping[str, MeasureManifest]
+) -> Remeasured | None:
+    """What the newest measure of what was kept says, with the anchor's model, layer and SAE; None
+    where there is none yet. `measures` are the manifests of the measure runs, newest first."""
+    kept, encoder = manifest.facts.kept_dataset, manifest.facts.encoder
+    for run, measure in measures.items():
+        if (measure.facts.dataset, measure.facts.encoder) == (kept, encoder):
+            return _remeasured(stores, manifest.run, run)
+    return None
+
+
+@remembered_for_good
+def _remeasured(stores: Stores, synthetic: str, measure: str) -> Remeasured:
+    manifest = stores.runs.manifest(synthetic)
+    facts, threshold = manifest.facts, manifest.spec.threshold
+    rows = stores.runs.table(facts.kept_dataset, "samples", ["meta"]).to_pylist()
+    gaps = [json.loads(row["meta"])["feature"] for row in rows]
+    columns = ["sample", "feature", "peak"]
+    peaks = stores.runs.rows(measure, "activations", sorted(set(gaps)), columns)
+    active = peaks.filter(pa.array(is_active(peaks["peak"].to_numpy(), threshold)))
+    fires = set(zip(active["sample"].to_pylist(), active["feature"].to_pylist(), strict=True))
+    comparison = Comparison(facts.anchor, facts.dataset, threshold=threshold, added=(measure,))
+    confirmed = sum((sample, gap) in fires for sample, gap in enumerate(gaps))
+    return Remeasured(measure, len(gaps), confirmed, coverage(stores, comparison))
+
+
+def remeasuring(stores: Stores, manifest: SynthesisManifest) -> Job | None:
+    """The live job that measures what was kept."""
+    kept = manifest.facts.kept_dataset
+    jobs = stores.queue.live()
+    return next((j for j in jobs if j.step == MeasureSpec.step and j.spec["dataset"] == kept), None)
+
+
+def remeasure_spec(stores: Stores, manifest: SynthesisManifest) -> MeasureSpec:
+    """What measures the kept samples exactly as the anchor was."""
+    facts = manifest.facts
+    return replace(stores.runs.manifest(facts.anchor).spec, dataset=facts.kept_dataset)
+
+
+def outcomes(facts: SynthesisFacts) -> dict[str, int]:
+    """How many texts came to each end, those that were kept first where there are any."""
+    kept = {KEPT: facts.kept} if facts.kept else {}
+    return {**kept, ALL: facts.n_candidates, **facts.dropped}
+
+
+def outcome_of(candidate: Row) -> str:
+    """What became of a text."""
+    return KEPT if candidate["kept"] else str(candidate["reason"])
+
+
+def candidates_page(
+    stores: Stores, run: str, *, outcome: str, **listing: Any
+) -> tuple[list[Row], int]:
+    """One page of the texts with this outcome: rows of Cache.candidates as the table shows them,
+    with `verdict`, `g` and `text`, how it begins."""
+    reason = None if outcome in (ALL, KEPT) else outcome
+    only = "dropped" if reason else outcome
+    rows, total = stores.cache.candidates(run, only=only, reason=reason, **listing)
+    for row in rows:
+        text = " ".join(whole_text(row["messages"]).split())[:160]
+        row |= {"verdict": outcome_of(row), "g": row["peak"], "text": text}
+    return rows, total
+
+
+def whole_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """Everything a sample says."""
+    return "\n".join(message["content"] for message in messages)
+
+
+def traces(stores: Stores, run: str, candidate: str) -> dict[int, Row]:
+    """Where a kept text fires, by gap: `tokens` and `activations`; nothing for a dropped text."""
+    if "traces.parquet" not in stores.runs.manifest(run).files:  # from before texts were traced
+        return {}
+    return {row["feature"]: row for row in _trace_rows(stores, run).get(candidate, ())}
+
+
+@remembered_for_good
+def _trace_rows(stores: Stores, run: str) -> dict[str, list[Row]]:
+    by_candidate: dict[str, list[Row]] = {}
+    for row in stores.runs.table(run, "traces").to_pylist():
+        by_candidate.setdefault(row["candidate"], []).append(row)
+    return by_candidate
+
+
+@remembered_for_good
+def provenance(stores: Stores, run: str, candidate: str) -> export.Provenance:
+    """Everything that led to a kept row."""
+    return export.provenance(run, candidate, runs=stores.runs)
+
+
+def lineage_rows(lineage: Row) -> list[tuple[str, str]]:
+    """How a row came to be there, step by step, as (step, words)."""
+    admitted, pair, span = lineage["filter"], lineage["pair"], lineage["span"]
+    measured = "silent"
+    if lineage["activation"] is not None:
+        measured = f"{lineage['activation']:.3f} on token {span['position']} of what the model read"
+        measured += f", in the {span['role']}'s turn"
+    rank = f"above {admitted['threshold']:g}, place {admitted['rank'] + 1} of those that passed"
+    rows = [("Measured", measured), ("Filter", f"{rank}, best {admitted['keep']} kept")]
+    for approval in lineage["approvals"]:
+        when = datetime.fromisoformat(approval["at"]).astimezone()
+        rows.append(("Approved by", f"{approval['reviewer']}, {when:%d %b %Y %H:%M}"))
+    if pair:
+        positive = f"positive {pair['positive_peak']:.2f} ({pair['origin']})"
+        negative = f"negative {pair['negative_peak']:.2f}"
+        rows.append(("Pair", f"{pair['pair']}, {positive}, {negative}"))
+    how = f"{lineage['method']}, style {lineage['style']}, seed {lineage['seed']}"
+    return [
+        *rows,
+        ("Written by", f"{lineage['generator']} ({lineage['writer']})"),
+        ("How", f"{how}, temperature {lineage['temperature']:g}"),
+        ("Prompt", str(lineage["prompt_hash"])),
+        ("Encoder", str(lineage["encoder"])),
+        ("Sample", str(lineage["sample_id"])),
+    ]
+
+
+def extra_texts(extra: Row) -> list[tuple[str, str]]:
+    """What a sample has beside its messages, by profile, as (name, text)."""
+    texts = []
+    if "label" in extra:
+        texts.append(("Label", str(extra["label"])))
+    if "rejected" in extra:
+        texts.append(("The worse answer", extra["rejected"][-1]["content"]))
+    if "choices" in extra:
+        choices = extra["choices"]
+        shows = f"{choices['matching']} shows the behaviour, {choices['other']} does not"
+        texts.append(("Answers", shows))
+    return texts
+
+
+def forms_of(profile: str) -> list[str]:
+    """The forms that samples of a profile can take, its own first."""
+    return list(dict.fromkeys((export.FORM_OF.get(profile, "chat"), "chat")))
+
+
+def export_name(manifest: SynthesisManifest) -> str:
+    """What a file of this synthesis is called, without its ending."""
+    facts = manifest.facts
+    name = f"{facts.name}-{facts.method}-{manifest.run.rsplit('-', 1)[1][:6]}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "kept"
+
+
+def export_file(
+    stores: Stores, manifest: SynthesisManifest, format: str, form: str, *, card: bool = False
+) -> bytes:
+    """The kept samples as one file, or the card that belongs to it."""
+    with tempfile.TemporaryDirectory(prefix="fac-export-") as folder:
+        out = Path(folder) / f"{export_name(manifest)}.{format}"
+        files = export.export(manifest.run, out, runs=stores.runs, format=format, form=form)
+        return (files.card if card else files.path).read_bytes()
+
+
+def approved_pairs(stores: Stores, run: str) -> list[Row]:
+    """What people approved of a run of pairs, as it is now: all that may be written from."""
+    return review.approved_pairs(stores.decisions, stores.runs, run)
+
+
+def basis_rows(stores: Stores, run: str, approved: Sequence[Row]) -> list[Row]:
+    """Approved pairs as the table shows them: with what their gaps are called."""
+    anchor = stores.runs.manifest(run).facts.anchor
+    gaps = gap_rows(stores, anchor, [row["feature"] for row in approved])
+    by_feature = {row["feature"]: row for row in gaps}
+    return [{**by_feature[row["feature"]], **row} for row in approved]
+
+
+def launch_requests(
+    stores: Stores, spec: SynthesizeSpec, approved: Sequence[Row]
+) -> list[StyleRequest]:
+    """Exactly what the writer will be asked for the first gap, each style once."""
+    return by_style(synthesis.first_asked(spec, runs=stores.runs, approved=approved))
+
+
+def pilot_spec(spec: SynthesizeSpec) -> SynthesizeSpec:
+    """The same for a few of its pairs."""
+    return replace(spec, approved=synthesis.pilot_pairs(spec.approved))
+
+
+def finished_synthesis(stores: Stores, spec: SynthesizeSpec) -> str | None:
+    """The newest run of exactly these settings and pairs that can be shown."""
+    identity = _identity(spec)
+    manifests = syntheses(stores, spec.pairs)
+    return next((run for run, each in manifests.items() if _identity(each.spec) == identity), None)
+
+
+def _identity(spec: SynthesizeSpec) -> Row:
+    """All that decides what a synthesis is; a finished one knows its evaluation files by name."""
+    fields = {k: v for k, v in spec.as_json().items() if k not in spec.operational}
+    files = sorted(Path(path).name for path in spec.evaluation)
+    return {**fields, "approved": sorted(spec.approved), "evaluation": files}
+
+
+def forecast(stores: Stores, spec: SynthesizeSpec) -> Forecast | None:
+    """What a finished pilot of these settings says about all of the pairs."""
+    run = finished_synthesis(stores, pilot_spec(spec))
+    return synthesis.forecast(stores.runs.manifest(run), len(spec.approved)) if run else None
+
+
+def live_syntheses(stores: Stores, pairs: str) -> list[Job]:
+    """Waiting and running syntheses from a run of pairs."""
+    return [job for job in stores.queue.live() if _is_from(job, pairs)]
+
+
+def stopped_synthesis(stores: Stores, pairs: str) -> Job | None:
+    """The newest synthesis from a run of pairs, where it ended before its end."""
+    jobs = (job for job in stores.queue.jobs() if _is_from(job, pairs))
+    last = max(jobs, key=lambda job: job.id, default=None)
+    return last if last and last.status in ("failed", "cancelled") else None
+
+
+def _is_from(job: Job, pairs: str) -> bool:
+    return job.step == SynthesizeSpec.step and job.spec["pairs"] == pairs
+
+
+def resumed(job: Job, spec: SynthesizeSpec) -> SynthesizeSpec:
+    """What a stopped job was asked for, within today's budget and at today's speed."""
+    before = read_spec(job.step, job.spec)
+    assert isinstance(before, SynthesizeSpec)  # which step it is says the class
+    return replace(before, **{name: getattr(spec, name) for name in spec.operational})

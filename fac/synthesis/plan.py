@@ -1,0 +1,244 @@
+"""What is asked of a writer for each gap: what it is told of the feature, in which style.
+
+The styles are small tables, here and beside the method that has its own, because they are what
+experiments change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
+from fac.errors import InputError
+from fac.generator.writer import Request, Steer
+from fac.manifest import PairsFacts
+from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts.drafts import Opening
+from fac.store.runs import Runs
+
+Row = dict[str, Any]
+Direction = Callable[[int], np.ndarray]  # unit decoder direction of a feature, float `[d_model]`
+
+
+class Style(NamedTuple):
+    """One way to ask for a text."""
+
+    name: str  # part of a candidate's name
+    form: str  # opening: a list of snippets that is continued; prompt: an instruction
+    words: int = 0
+    """Step 2: the text begins with at most so many words of the positive, up to its peak, and the
+    positive itself is not shown, or a small model would copy the rest of it; 0: it is shown, and
+    the text begins as it likes."""
+    sentence: bool = False
+    """The words begin where the sentence of the peak does, unless that is too long."""
+
+
+LIST, ASK = Style("list", "opening"), Style("ask", "prompt")
+
+
+class Styles(NamedTuple):
+    """The styles of a gap's candidates, in turns, by where the writer is."""
+
+    here: tuple[Style, ...]
+    server: tuple[Style, ...]
+
+
+STEP_1 = Styles(here=(LIST, ASK), server=(ASK,))
+
+QUOTED = 4
+"""Anchor spans (or positives and spans) that a request quotes; each candidate gets others."""
+
+AROUND = 32  # tokens of a text that a request quotes, ending a little after its peak
+
+
+class FeatureBrief(NamedTuple):
+    """A feature as a writer is told of it."""
+
+    feature: int
+    explanation: str | None
+    spans: tuple[Excerpt, ...]  # of the anchor, one a sample, strongest first
+    usual_peak: float  # its mean peak over the anchor's samples and roles; 0 where it never fires
+
+
+def feature_briefs(
+    runs: Runs, anchor: str, features: Sequence[int], explanations: Sequence[str]
+) -> dict[int, FeatureBrief]:
+    """What the anchor's measure and the explanations say of features. Raises InputError for a
+    feature the dictionary lacks."""
+    n_features = runs.manifest(anchor).facts.n_features
+    if wrong := [f for f in features if not 0 <= f < n_features]:
+        raise InputError(
+            f"There is no feature {wrong[0]}: this dictionary has 0 to {n_features - 1}."
+        )
+    texts: dict[int, str] = {}
+    for run in reversed(explanations):
+        table = runs.table(run, "explanations", ["feature", "text"])
+        texts |= {row["feature"]: row["text"] for row in table.to_pylist() if row["text"]}
+    strongest: dict[int, dict[int, Row]] = {f: {} for f in features}
+    rows = runs.rows(anchor, "spans", features).to_pylist()
+    for row in sorted(rows, key=lambda row: (-row["peak"], row["sample"])):
+        strongest[row["feature"]].setdefault(row["sample"], row)
+    table = runs.rows(anchor, "activations", features, ["feature", "peak"])
+    feature, peak = table["feature"].to_numpy(), table["peak"].to_numpy().astype(float)
+    briefs = {}
+    for f in features:
+        spans = strongest[f].values()
+        peaks = peak[feature == f]
+        briefs[f] = FeatureBrief(
+            feature=f,
+            explanation=texts.get(f),
+            spans=tuple(excerpt(s["tokens"], s["activations"]) for s in spans),
+            usual_peak=float(peaks.mean()) if len(peaks) else 0.0,
+        )
+    return briefs
+
+
+def excerpt(tokens: Sequence[str], activations: Sequence[float]) -> Excerpt:
+    """At most AROUND tokens about the peak, the firing ones marked."""
+    values = np.asarray(activations, float)
+    window = around(tokens, int(values.argmax()) if len(values) else 0)
+    return Excerpt(tuple(tokens[window]), tuple((values[window] > 0).tolist()))
+
+
+def around(tokens: Sequence[str], peak: int) -> slice:
+    """At most AROUND of the tokens, ending a little after the one of the peak."""
+    beyond = min(len(tokens), max(peak + 9, AROUND))
+    return slice(max(0, beyond - AROUND), beyond)
+
+
+Steering = Callable[[FeatureBrief], Steer | None]  # how a writer is pushed for a feature
+
+
+def unsteered(brief: FeatureBrief) -> None:
+    """For writers that are not."""
+
+
+def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | None) -> Steering:
+    """What the spec asks for. Raises InputError where no decoder directions are at hand for it."""
+    if not WRITERS[spec.writer].steers or not spec.strength:
+        return unsteered
+    if direction is None:
+        raise InputError("A steered writer needs the SAE's decoder directions; load its SAE.")
+    layer = runs.manifest(anchor).facts.layer
+
+    def steer(brief: FeatureBrief) -> Steer | None:
+        push = np.asarray(direction(brief.feature), np.float32)
+        scaled = push * np.float32(spec.strength * brief.usual_peak)
+        return Steer(scaled, layer)  # on all new tokens, with the same strength
+
+    return steer
+
+
+class Ask(NamedTuple):
+    """One candidate that is to be written."""
+
+    request: Request  # its key is the candidate's name
+    feature: int  # the gap it is for
+    pair: str  # the approved pair it is written from; "" without one
+    style: str
+    quoted: tuple[str, ...]  # the texts that its prompt quotes
+
+    @property
+    def prompt_hash(self) -> str:
+        """Names exactly what is asked."""
+        prompt, opening = self.request.prompt, self.request.opening
+        return prompt.key if prompt else digest(opening)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """What the writer is given; the role `opening` marks a text that it goes on with."""
+        prompt, opening = self.request.prompt, self.request.opening
+        begun = [{"role": "opening", "content": opening.text}] if opening else []
+        return [dict(message) for message in prompt.messages] if prompt else begun
+
+
+def ask_for(
+    method: str,
+    feature: int,
+    number: int,
+    style: Style,
+    words: Prompt | Opening,
+    quoted: Iterable[Excerpt] = (),
+    steer: Steer | None = None,
+) -> Ask:
+    """Asks with these words for one of a gap's candidates."""
+    prompt, opening = (words, None) if isinstance(words, Prompt) else (None, words)
+    key = f"{method}/{feature:06d}/{number:02d}/{style.name}"
+    texts = tuple("".join(each.tokens) for each in quoted)
+    return Ask(Request(key, prompt, opening, steer), feature, "", style.name, texts)
+
+
+def ask_from_anchor(
+    spec: WriteSpec, briefs: Iterable[FeatureBrief], method: str, steering: Steering
+) -> list[Ask]:
+    """`spec.candidates` requests for every feature that the anchor shows, from its explanation and
+    its anchor spans."""
+    asks = []
+    for brief in briefs:
+        for number, style in in_turns(STEP_1, spec) if brief.spans else ():
+            spans = turned(brief.spans, number)
+            by_prompt = style.form == "prompt"
+            say = drafts.candidate_prompt if by_prompt else drafts.candidate_opening
+            words = say(spec.profile, brief.explanation, spans)
+            steer, feature = steering(brief), brief.feature
+            asks.append(ask_for(method, feature, number, style, words, spans, steer))
+    return asks
+
+
+def seed_of(spec: WriteSpec) -> int:
+    """The writer's seed; another attempt has another one."""
+    return spec.seed if not spec.attempt else int(digest(spec.seed, spec.attempt), 16) % 2**31
+
+
+def reply_key(ask: Ask, spec: WriteSpec, identity: str) -> str:
+    """Names a text by everything it depends on, whatever run asks for it."""
+    steer = ask.request.steer
+    pushed = digest(steer.direction.tobytes().hex(), *steer[1:]) if steer else ""
+    how = (seed_of(spec), spec.temperature, spec.max_new_tokens)
+    return digest(ask.request.key, ask.prompt_hash, pushed, identity, *how)
+
+
+def in_turns(styles: Styles, spec: WriteSpec) -> Iterator[tuple[int, Style]]:
+    """Number and style of each of a gap's candidates."""
+    turns = styles.server if WRITERS[spec.writer].server else styles.here
+    return ((number, turns[number % len(turns)]) for number in range(spec.candidates))
+
+
+def turned(spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
+    """QUOTED of the spans; another number begins elsewhere among them."""
+    start = number % len(spans) if spans else 0
+    return (*spans[start:], *spans[:start])[:QUOTED]
+
+
+class Grounds(NamedTuple):
+    """What a method may ask from."""
+
+    spec: SynthesizeSpec
+    runs: Runs
+    about: PairsFacts  # of the pairs run
+    pairs: Sequence[Row]  # the approved ones, by feature
+    gaps: Sequence[int]
+    """What is written for: those of the pairs, or all of the run where none is named."""
+    direction: Direction | None
+
+    def briefs(self, features: Iterable[int]) -> dict[int, FeatureBrief]:
+        """What a writer is told of these features."""
+        return feature_briefs(self.runs, self.about.anchor, [*features], [*self.about.explanations])
+
+    def steering(self) -> Steering:
+        """What the spec asks for. Raises InputError where no decoder directions are at hand."""
+        return steering(self.spec, self.runs, self.about.anchor, self.direction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to ask for samples of the same gaps: two steps, or a baseline of theirs."""
+
+    title: str  # on pages
+    preference: int  # where it stands among the others, lowest first
+    plan: Callable[[Grounds], list[Ask]]
+    needs_pairs: bool = False  # whether it writes from nothing but approved pairs

@@ -1,0 +1,123 @@
+"""Explanations and verdicts of a feature as pages show them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from fac import charts
+from fac.config import EXPLAINERS, SCORERS
+from fac.questions.explanations import Explanation, corrections, explanations_of, names
+from fac.questions.relevance import verdicts_of
+from fac.review import Standing
+from fac.schema import LEVELS
+from fac.ui.stores import stores
+from fac.ui.text import Row, called, explanation_html, plain
+from fac.ui.views import CHART, link
+
+LEVEL_NAMES = {**{level: level.capitalize() for level in LEVELS}, "cannot_tell": "Cannot tell"}
+
+LEVEL_COLOURS: dict[str, Any] = {
+    "yes": "green",
+    "probably": "green",
+    "maybe": "orange",
+    "no": "red",
+}
+
+
+def headline(run: str, feature: int) -> str:
+    """A feature's number and name, as Markdown."""
+    return plain(called(feature, names(stores(), run, [feature])[feature]))
+
+
+def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
+    """Explanations side by side with who made them, their scores and what people say.
+
+    `brief` puts the intervals of the scores into words rather than a plot.
+    """
+    explanations = explanations_of(stores(), run, feature)
+    if text := corrections(stores(), run).get(feature):
+        st.html(explanation_html("a person's correction", "", text, ""))
+    scores: list[Row] = []
+    for each in explanations:
+        explainer = EXPLAINERS[each.explainer]
+        source = "" if explainer.needs_nothing else each.source
+        st.html(explanation_html(explainer.title, source, each.text, each.why_not))
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            for score in each.scores:
+                words = _score_words(score, interval=brief)
+                st.badge(words, color="gray", help=SCORERS[score["score"]].meaning)
+                scores.append(
+                    {**score, "name": f"{SCORERS[score['score']].title}, {explainer.title}"}
+                )
+            if words := people_say(each.standing):
+                st.badge(words, icon=":material/groups:", color="blue", help=_reviews(each))
+            if each.text:
+                icon = ":material/rate_review:"
+                link("review", "Review it", icon=icon, kind="explanation", item=each.item)
+    if not explanations:
+        words, icon = "Not explained yet: have it explained", ":material/format_quote:"
+        link("review", words, icon=icon, which="explained")
+    if scores and not brief:
+        figure = charts.intervals(scores, reference=0.5)
+        st.plotly_chart(figure, config=CHART, key="scores", alt="Scores of its explanations")
+        st.caption("Scores on held-out samples, with 95 % intervals; 0.5 is guessing.")
+
+
+def _score_words(score: Row, *, interval: bool) -> str:
+    """A score with n, and with its interval where no plot shows it."""
+    title = SCORERS[score["score"]].title
+    if score["value"] is None:
+        return f"{title} not defined"
+    words = f"{title} {score['value']:.2f}"
+    if interval and score["low"] is not None and score["high"] is not None:
+        words += f" ({score['low']:.2f} to {score['high']:.2f})"
+    return f"{words}, n = {score['n']:,}"
+
+
+def _reviews(explanation: Explanation) -> str:
+    """Who found what about an explanation, and why."""
+    lines = []
+    for decision in explanation.standing.decisions:
+        words = f"{plain(decision.reviewer)}: {LEVEL_NAMES[decision.verdict].lower()}"
+        note = [plain(decision.note)] if decision.note else []
+        lines.append("; ".join([words, *decision.reasons, *note]))
+    return "\n\n".join(lines)
+
+
+def show_verdicts(anchor: str, feature: int) -> None:
+    """Per task what the judge says and, before it, what people say."""
+    for verdict in verdicts_of(stores(), anchor, feature):
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.markdown(f"Relevant for **{plain(verdict.task)}**", width="content")
+            if verdict.level:
+                level = LEVEL_NAMES.get(verdict.level, verdict.level)
+                settled = verdict.person is not None
+                words = f"the judge says {level.lower()}"
+                st.badge(
+                    f"~~{words}~~" if settled else words,
+                    icon=":material/gavel:",
+                    color="gray" if settled else LEVEL_COLOURS.get(verdict.level, "gray"),
+                    help=plain(verdict.rationale) or None,
+                )
+            if verdict.person:
+                level = verdict.person.verdict or ""
+                st.badge(
+                    people_say(verdict.person),
+                    icon=":material/person:",
+                    color=LEVEL_COLOURS.get(level, "gray"),
+                )
+
+
+def people_say(standing: Standing) -> str:
+    """People's verdict in words, "" where nobody gave one."""
+    n = len({d.reviewer for d in standing.decisions})
+    if not n:
+        return ""
+    who = f"{n} {'person' if n == 1 else 'people'}"
+    if standing.verdict is None:
+        return f"{who} disagree"
+    level = LEVEL_NAMES[standing.verdict].lower()
+    settled = ", settled" if standing.by == "adjudication" else ""
+    return plain(f"{who}: {level}{settled}")

@@ -1,0 +1,126 @@
+"""What a page is about, chosen once for all pages: the runs, the relevance, the threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from fac.config import MeasureSpec
+from fac.manifest import MeasureManifest
+from fac.questions.catalogue import titles
+from fac.questions.comparison import Comparison, telling_threshold
+from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
+from fac.schema import EVERY_ROLE, ROLES
+from fac.ui.jobs import arriving
+from fac.ui.stores import stores
+from fac.ui.views import empty, get_param, param_widget
+
+
+def pick_run(
+    label: str, name: str, manifests: Mapping[str, MeasureManifest], default: str, **options: Any
+) -> str:
+    """The id of one of the runs; the URL may hold the id or the title."""
+    by_run = titles(manifests)
+    by_title = {title: run for run, title in by_run.items()}
+    # The URL carries the title, which a person can read; an id is understood too.
+    param = param_widget(
+        name, by_run[default], read=lambda text: by_run.get(text, text), valid=by_title.__contains__
+    )
+    return by_title[st.selectbox(label, list(by_title), **param, **options)]
+
+
+def stop_if_nothing_measured(manifests: Mapping[str, MeasureManifest]) -> None:
+    """Says what to do first and ends the page, unless something has been measured."""
+    if manifests:
+        return
+    icon, page = ":material/hourglass_top:", "home"
+    if arriving():
+        headline, link = "The demo is on its way", "Watch it arrive"
+        text = "Two small datasets are being prepared. The first page shows how far they are."
+    elif hidden := len(stores().runs.list(MeasureSpec.step)):
+        headline, link = "Being prepared for browsing", "Watch them arrive"
+        text = (
+            f"{hidden:,} measured datasets get their cache anew, as after an update. That takes "
+            f"seconds each, minutes for very large ones; the first page shows them as they arrive."
+        )
+    else:
+        headline, link = "Nothing has been measured yet", "Add a dataset"
+        text = "Add a dataset, then press Measure: its features appear here."
+        icon, page = ":material/database:", "datasets"
+    empty(headline, text, icon=icon, page=page, link=link)
+    st.stop()
+
+
+def pick_relevance(anchor: str) -> Relevance:
+    """Which features count: all, or those that matter for a task somebody judged."""
+    by_task = judged(stores(), anchor)
+    options = [EVERY_FEATURE, *by_task]
+    name = st.selectbox(
+        "Relevant",
+        options,
+        format_func=lambda name: "all features" if name == EVERY_FEATURE else f"for {name}",
+        width=190,
+        help="All leaves out features that fire in nearly every sample. A task takes those that "
+        "its judge puts at maybe or above; what people decided goes before the judge.",
+        **param_widget("relevant", EVERY_FEATURE, valid=options.__contains__),
+    )
+    return by_task.get(name, Relevance())
+
+
+def threshold_slider(anchor: str, dataset: str) -> float:
+    """How strongly a feature must fire before it counts; one setting for all pages."""
+    top = telling_threshold(stores(), anchor, dataset)
+    step = 10.0 ** math.floor(math.log10(top / 100))  # round; one or two hundred on the way
+    return st.slider(
+        "Threshold",
+        0.0,
+        top,
+        step=step,
+        format="%.2f",
+        help="A feature is active in a sample when its peak is strictly above. At 0 a single "
+        "token anywhere is enough; higher asks for a clear activation.",
+        **param_widget("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
+    )
+
+
+def relevance_in_url(anchor: str) -> Relevance:
+    """The relevance chosen on another page, without drawing its picker."""
+    name = get_param("relevant", EVERY_FEATURE)
+    return judged(stores(), anchor).get(name, Relevance())
+
+
+def comparison_in_url(anchor: str, dataset: str) -> Comparison:
+    """The settings as the Coverage page left them, or as the URL has them."""
+    return Comparison(
+        anchor,
+        dataset,
+        get_param("threshold", 0.0, read=float, valid=lambda value: value >= 0),
+        get_param("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
+        get_param("role", EVERY_ROLE, valid=lambda role: role in (EVERY_ROLE, *ROLES)),
+        relevance_in_url(anchor),
+    )
+
+
+def url_of(comparison: Comparison) -> dict[str, str]:
+    """Query parameters that carry the settings of a comparison to another page."""
+    return {
+        "threshold": f"{comparison.threshold:g}",
+        "role": comparison.role,
+        "support": str(comparison.min_support),
+        "relevant": comparison.relevance.name,
+    }
+
+
+def gaps_in_words(comparison: Comparison) -> str:
+    """Which gaps these settings mean."""
+    words = [f"above {comparison.threshold:g}"]
+    if comparison.role != EVERY_ROLE:
+        words.append(f"tokens of the {comparison.role}")
+    if comparison.min_support > 1:
+        words.append(f"in {comparison.min_support} or more samples of the anchor")
+    if comparison.relevance.name != EVERY_FEATURE:
+        words.append(f"relevant for {comparison.relevance.name}")
+    return f"Gaps {', '.join(words)}; the Coverage page sets this."
