@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from fac.jobs.steps import Steps
 
 from fac.config import REPOSITORY, IngestSpec, MeasureSpec, Workspace
+from fac.jobs.steps import Steps
 from fac.store.runs import Runs
 from fac.uncertainty import (
     Incidence,
@@ -76,7 +76,7 @@ class Population(NamedTuple):
 
 def load(runs: Runs, measure: str, threshold: float | None) -> tuple[Population, float]:
     """A measured dataset at a threshold, by default that of clear firing: its median peak."""
-    facts = runs.manifest(measure)["facts"]
+    facts = runs.manifest(measure).facts
     table = runs.table(measure, "activations", ["sample", "feature", "peak"])
     peak = table["peak"].to_numpy()
     threshold = float(np.median(peak)) if threshold is None else threshold
@@ -84,10 +84,10 @@ def load(runs: Runs, measure: str, threshold: float | None) -> tuple[Population,
     pairs = np.stack([table[name].to_numpy()[clear] for name in ("sample", "feature")])
     sample, feature = np.unique(pairs, axis=1)
     tokens = runs.table(measure, "sample_tokens", ["sample", "n_content"])
-    content = np.zeros(facts["n_samples"], np.int64)
+    content = np.zeros(facts.n_samples, np.int64)
     content[tokens["sample"].to_numpy()] = tokens["n_content"].to_numpy()
-    labels = runs.table(facts["dataset"], "samples", ["label"])["label"].to_numpy()
-    return Population(sample, feature, content, labels.astype(str), facts["n_features"]), threshold
+    labels = runs.table(facts.dataset, "samples", ["label"])["label"].to_numpy()
+    return Population(sample, feature, content, labels.astype(str), facts.n_features), threshold
 
 
 def write_corpus(folder: Path, each: int) -> list[Path]:
@@ -138,14 +138,14 @@ def certain_gaps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features that the dataset's samples show too seldom for certain, and the expected counts."""
     in_anchor, in_dataset = population.support(anchor), population.support(dataset)
-    asked_about = np.flatnonzero(in_anchor)
+    candidates = np.flatnonzero(in_anchor)
     test = gap_test(
-        in_anchor[asked_about],
-        in_dataset[asked_about],
+        in_anchor[candidates],
+        in_dataset[candidates],
         anchor_tokens=int(population.tokens[anchor].sum()),
         dataset_tokens=int(population.tokens[dataset].sum()),
     )
-    return asked_about[test.certain], test.expected[test.certain]
+    return candidates[test.certain], test.expected[test.certain]
 
 
 def null_splits(population: Population, splits: int, rng: np.random.Generator) -> list[int]:
@@ -255,7 +255,7 @@ def report(
     rng = np.random.default_rng(options.seed)
     counts = null_splits(whole, options.splits, rng)
     yield f"Null: {np.mean(counts):.2f} certain gaps a split ({max(counts)} at most), "
-    yield f"{options.splits} random halves of {whole.n_samples:,} chats."
+    yield f"of {options.splits} random halves of {whole.n_samples:,} chats."
     yield "\n| source against the rest | certain gaps | confirmed on an unseen half |"
     yield "|---|---|---|"
     for source in sorted(set(whole.label)):
@@ -264,11 +264,17 @@ def report(
     yield "\n| anchor | dataset | FAC | covered | half-width |"
     yield "|---|---|---|---|---|"
     for n_anchor, n_dataset in SETTINGS:
+        if n_anchor + n_dataset > whole.n_samples:
+            yield f"| {n_anchor:,} | {n_dataset:,} | too few chats | | |"
+            continue
         value, share, half = interval_of_fac(whole, n_anchor, n_dataset, options.repeats, rng)
         yield f"| {n_anchor:,} | {n_dataset:,} | {value:.3f} | {share:.2f} | {half:.3f} |"
     yield "\n| samples | new features at twice as many | covered | half-width |"
     yield "|---|---|---|---|"
     for n in SIZES:
+        if 2 * n > whole.n_samples:
+            yield f"| {n:,} | too few chats | | |"
+            continue
         value, share, half = forecast(whole, n, options.repeats, rng)
         yield f"| {n:,} | {value:,.0f} | {share:.2f} | {half:,.0f} |"
     by_tokens, by_samples = cut_against_whole(whole, cut)
