@@ -108,6 +108,8 @@ def fac(anchor: np.ndarray, dataset: np.ndarray, relevant: np.ndarray) -> Covera
     >>> q = fac(anchor, dataset, relevant)
     >>> q.fac, q.n_anchor, q.n_dataset, q.n_covered, q.n_missing, q.missing.tolist()
     (0.5, 4, 3, 2, 2, [1, 3])
+    >>> fac(anchor, anchor, relevant).fac, fac(anchor, ~anchor, relevant).fac
+    (1.0, 0.0)
     >>> fac(~relevant, dataset, relevant).fac
     nan
     """
