@@ -15,7 +15,17 @@ import streamlit as st
 from streamlit.navigation.page import Page
 
 from fac import config
-from fac.config import DemoSpec, IngestSpec, MeasureSpec, Workspace
+from fac.config import (
+    EXPLAINERS,
+    JUDGES,
+    METHODS,
+    SCORERS,
+    WRITERS,
+    DemoSpec,
+    IngestSpec,
+    MeasureSpec,
+    Workspace,
+)
 from fac.errors import FacError, InputError
 from fac.jobs import worker
 from fac.manifest import DatasetManifest
@@ -124,6 +134,8 @@ def prepare() -> None:
     read_pages()
     for module in pkgutil.iter_modules([str(Path(__file__).parent)], "fac.ui."):
         import_module(module.name)
+    for registry in (EXPLAINERS, SCORERS, JUDGES, WRITERS, METHODS):
+        registry.items()  # imports the parts, whose titles and order pages ask for
     with suppress(FacError, OSError):
         _start(workspace().root)
         if manifests := measured(stores()):
