@@ -653,7 +653,7 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
         questions, chat, journal, limits=Limits(2), progress=lambda *_: None, sleep=time.sleep
     )
     assert done.counts["answered"] == 2 and done.tokens > 300
-    for answer in done.answers.values():
+    for answer in done.replies.values():
         assert answer.finish in ("stop", "length") and not answer.estimated
         assert name in answer.model
         try:
