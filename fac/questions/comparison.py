@@ -67,8 +67,9 @@ def curve(stores: Stores, comparison: Comparison) -> list[Row]:
 @remembered_for_good
 def _curve(stores: Stores, comparison: Comparison) -> list[Row]:
     relevant = _relevant(stores, comparison)
+    _check(stores, comparison)
     return [
-        {"threshold": t, **_figures(_within(stores, replace(comparison, threshold=t), relevant))}
+        {"threshold": t, **_figures(_at(stores, comparison, relevant, t))}
         for t in stores.cache.summary(comparison.anchor)["thresholds"]
     ]
 
@@ -109,10 +110,22 @@ def _relevant(stores: Stores, comparison: Comparison) -> np.ndarray:
 
 
 def _within(stores: Stores, comparison: Comparison, relevant: np.ndarray) -> CoverageResult:
-    anchor, threshold, role = comparison.anchor, comparison.threshold, comparison.role
+    _check(stores, comparison)
+    return _at(stores, comparison, relevant, comparison.threshold)
+
+
+def _check(stores: Stores, comparison: Comparison) -> None:
+    for run in (comparison.dataset, *comparison.added):
+        _must_match(stores, comparison.anchor, run, comparison.role)
+
+
+def _at(
+    stores: Stores, comparison: Comparison, relevant: np.ndarray, threshold: float
+) -> CoverageResult:
+    """FAC of runs that are known to match."""
+    anchor, role = comparison.anchor, comparison.role
     in_dataset = np.zeros_like(relevant)
     for run in (comparison.dataset, *comparison.added):
-        _must_match(stores, anchor, run, role)
         in_dataset |= present(stores.cache.support(run, threshold, role))
     in_anchor = present(stores.cache.support(anchor, threshold, role), comparison.min_support)
     return fac(in_anchor, in_dataset, relevant)
