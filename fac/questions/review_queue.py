@@ -8,6 +8,7 @@ only a decision is written. Decisions live in their store; who loses a session l
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Draft:
 
 
 @dataclass(kw_only=True)
-class ReviewQueue(Generic[Entry]):
+class ReviewQueue(ABC, Generic[Entry]):
     """The entries that one session decides on, next first, and what it decided."""
 
     stores: Stores
@@ -111,13 +112,13 @@ class ReviewQueue(Generic[Entry]):
         if len(self.todo) > 1:
             self.evidence(self.todo[1])
 
+    @abstractmethod
     def evidence(self, entry: Entry) -> list[Row]:
         """The examples or texts that an entry shows; the memo keeps them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def entry_of(self, decision: Decision) -> Entry:
         """What was decided on. Raises FacError where nothing can show it any more."""
-        raise NotImplementedError
 
     def same(self, entry: Entry, other: Entry) -> bool:
         """Whether both are one thing to decide on."""
