@@ -7,7 +7,7 @@ joined with what fac.coverage says about counts.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,12 @@ class Comparison:
 
     added: tuple[str, ...] = ()
     """Measures of what would be added to the dataset: together they show what any of them does."""
+
+
+def clear_firing(stores: Stores, anchor: str) -> float:
+    """The threshold at which a feature fires clearly: the median of the anchor's peaks, one per
+    sample and feature, to three significant digits. The default of every page and command."""
+    return float(stores.cache.summary(anchor)["clear_firing"])
 
 
 @remembered_for_good
@@ -123,12 +129,48 @@ def _at(
     stores: Stores, comparison: Comparison, relevant: np.ndarray, threshold: float
 ) -> CoverageResult:
     """FAC of runs that are known to match."""
-    anchor, role = comparison.anchor, comparison.role
-    in_dataset = np.zeros_like(relevant)
-    for run in (comparison.dataset, *comparison.added):
-        in_dataset |= present(stores.cache.support(run, threshold, role))
-    in_anchor = present(stores.cache.support(anchor, threshold, role), comparison.min_support)
-    return fac(in_anchor, in_dataset, relevant)
+    at = replace(comparison, threshold=threshold)
+    n_anchor = stores.cache.support(at.anchor, threshold, at.role)
+    return fac(present(n_anchor, at.min_support), _in_dataset(stores, at), relevant)
+
+
+def _in_dataset(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """What the dataset shows, with what is added to it: bool `[n_features]`."""
+    runs = (comparison.dataset, *comparison.added)
+    supports = (stores.cache.support(run, comparison.threshold, comparison.role) for run in runs)
+    return np.any([present(support) for support in supports], axis=0)
+
+
+class Change(NamedTuple):
+    """What became of a dataset, by one question of coverage. Features are ids, ascending."""
+
+    before: CoverageResult
+    after: CoverageResult
+    closed: np.ndarray
+    """Gaps there were, and are no more."""
+    opened: np.ndarray
+    """Gaps there were not."""
+    gained: np.ndarray
+    """Every feature that only the second shows, whether or not the anchor does and it is
+    relevant."""
+    lost: np.ndarray
+    """Every feature that only the first shows."""
+
+
+def change(stores: Stores, before: Comparison, after: Comparison) -> Change:
+    """What changed from one dataset to the next against one anchor, by the settings of the first.
+    Raises InputError when the runs cannot be compared."""
+    after = replace(before, dataset=after.dataset, added=after.added)
+    was, now = coverage(stores, before), coverage(stores, after)
+    had, has = _in_dataset(stores, before), _in_dataset(stores, after)
+    return Change(
+        was,
+        now,
+        np.setdiff1d(was.missing, now.missing),
+        np.setdiff1d(now.missing, was.missing),
+        np.flatnonzero(has & ~had),
+        np.flatnonzero(had & ~has),
+    )
 
 
 def _figures(result: CoverageResult) -> Row:
