@@ -129,7 +129,9 @@ def test_singletons_are_the_features_that_one_sample_fires(tmp_path_factory, act
             mine = activations.role == ROLES.index(role)
         for threshold in [0.0, *activations.peak.tolist()[:3], *more]:
             fires = mine & (activations.peak > np.float32(threshold))
-            samples = [set(activations.sample[fires & (activations.feature == i)]) for i in range(6)]
+            samples = [
+                set(activations.sample[fires & (activations.feature == i)]) for i in range(6)
+            ]
             alone = [(i, *each) for i, each in enumerate(samples) if len(each) == 1]
             feature, sample = cache.singletons(run, threshold, role)
             assert [*zip(feature, sample, strict=True)] == alone, (role, threshold)
