@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -277,12 +278,18 @@ class JudgeSpec(AskSpec):
     features: tuple[int, ...] = ()  # which; empty is every feature that fires
     explanations: tuple[str, ...] = ()  # runs that a model reads, the first that has one wins
     label: str = ""  # the label that marks the task, for a judge that needs one
+    labels: str = ""  # run id of the measure that has the labels; "" is `measure` itself
+    threshold: float = 0.0  # of the label contrast: a feature fires where its peak is above
+
+    later = ("labels", "threshold")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.judge not in JUDGES:
             raise InputError(f"The judge must be {' or '.join(JUDGES)}, got {self.judge!r}.")
         judge = JUDGES[self.judge]
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
         if judge.needs_model and not self.model:
             raise InputError("A language model as judge needs a name: give --model.")
         if judge.needs_model and not self.rubric:
@@ -351,12 +358,13 @@ class PairsSpec(WriteSpec):
     min_support: int = 1  # samples of the anchor that must show a feature
     role: str = EVERY_ROLE  # whose tokens count
     relevant: str = EVERY_FEATURE  # name of the relevance: a task, or the file of its features
+    maybe: bool = False  # whether what is maybe relevant to the task counts
 
     relevant_features: tuple[int, ...] = ()
     """The features that counted when the pairs were asked for, unless every one did: people may
     say something else about the task today."""
 
-    later = ("min_support", "role", "relevant", "relevant_features")
+    later = ("min_support", "role", "relevant", "maybe", "relevant_features")
 
     def __post_init__(self) -> None:
         super().__post_init__()

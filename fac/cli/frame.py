@@ -115,6 +115,9 @@ class QuestionOptions:
     min_support: MinSupport = 1
     role: Role = EVERY_ROLE
     relevant: Annotated[str, Option(help="all, a judged task, or a file of ids.")] = EVERY_FEATURE
+    maybe: Annotated[
+        bool, Option("--maybe", help="Of a task, count what is maybe relevant too.")
+    ] = False
 
     def asked_of(
         self, stores: Stores, anchor: str, dataset: str, added: Iterable[str] | None = ()
@@ -130,7 +133,7 @@ class QuestionOptions:
         judged = relevance_runs(stores.runs, anchor).get(self.relevant)
         build_caches(stores, [anchor, dataset, *others, *filter(None, [judged])])
         threshold = read_threshold(stores, anchor, self.threshold)
-        relevance = read_relevance(stores, anchor, self.relevant)
+        relevance = read_relevance(stores, anchor, self.relevant, maybe=self.maybe)
         settings = (threshold, self.min_support, self.role, relevance)
         return Comparison(anchor, dataset, *settings, tuple(others))
 

@@ -60,28 +60,26 @@ def read_features(text: str, n_features: int) -> tuple[int, ...]:
 
 def question_of(stores: Stores, run: str) -> Comparison:
     """The question of coverage that the gaps of a pairs run answer, as it was asked then."""
-    spec = stores.runs.manifest(run).spec
-    features = {} if spec.relevant == EVERY_FEATURE else {"features": spec.relevant_features}
-    relevance = Relevance(spec.relevant, **features)
+    spec: PairsSpec = stores.runs.manifest(run).spec
+    relevance = Relevance()
+    if spec.relevant != EVERY_FEATURE:
+        relevance = Relevance(spec.relevant, features=spec.relevant_features, maybe=spec.maybe)
     settings = (spec.threshold, spec.min_support, spec.role, relevance)
     return Comparison(spec.anchor, spec.dataset, *settings)
 
 
 def question_fields(stores: Stores, comparison: Comparison) -> Row:
     """The same as fields of a PairsSpec; which features count is settled with it."""
-    relevance, features = comparison.relevance, ()
+    relevance = comparison.relevance
+    fields: Row = {
+        name: getattr(comparison, name)
+        for name in ("anchor", "dataset", "threshold", "min_support", "role")
+    }
     if relevance.name != EVERY_FEATURE:
         relevant = relevant_set(stores, comparison.anchor, relevance, comparison.role)
-        features = tuple(np.flatnonzero(relevant).tolist())
-    return {
-        "anchor": comparison.anchor,
-        "dataset": comparison.dataset,
-        "threshold": comparison.threshold,
-        "min_support": comparison.min_support,
-        "role": comparison.role,
-        "relevant": relevance.name,
-        "relevant_features": features,
-    }
+        fields |= {"relevant": relevance.name, "maybe": relevance.maybe}
+        fields["relevant_features"] = tuple(np.flatnonzero(relevant).tolist())
+    return fields
 
 
 def gap_rows(stores: Stores, anchor: str, features: Sequence[int]) -> list[Row]:
