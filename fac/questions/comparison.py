@@ -15,7 +15,7 @@ from fac.coverage import fac, present
 from fac.errors import InputError
 from fac.questions.catalogue import Row
 from fac.questions.relevance import Relevance, relevant_set
-from fac.schema import EVERY_ROLE, ROLES, CoverageResult
+from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
@@ -53,6 +53,19 @@ def clear_firing(stores: Stores, anchor: str) -> float:
     """The threshold at which a feature fires clearly: the median of the anchor's peaks, one per
     sample and feature, to three significant digits. The default of every page and command."""
     return float(stores.cache.summary(anchor)["clear_firing"])
+
+
+def settings_in_words(comparison: Comparison) -> str:
+    """By what settings a comparison is made, as an enumeration."""
+    words = [f"above {comparison.threshold:g}"]
+    if comparison.role != EVERY_ROLE:
+        words.append(f"tokens of the {comparison.role}")
+    if comparison.min_support > 1:
+        words.append(f"in {comparison.min_support} or more samples of the anchor")
+    if comparison.relevance.name != EVERY_FEATURE:
+        maybe = ", maybe included" if comparison.relevance.maybe else ""
+        words.append(f"relevant for {comparison.relevance.name}{maybe}")
+    return ", ".join(words)
 
 
 @remembered_for_good
