@@ -3,7 +3,7 @@
 import streamlit as st
 
 from fac.config import ExplainSpec, digest, model_scores
-from fac.questions.catalogue import default_anchor, default_dataset, measured, titles
+from fac.questions.catalogue import default_dataset, measured, titles
 from fac.questions.comparison import coverage
 from fac.questions.explanations import explained
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
@@ -107,7 +107,6 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     more = st.container(width="content")
     who = reviewer()
 
-anchor = default_anchor(stores(), manifests)
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
     kind = choice("What", tuple(KINDS), "kind", names=KINDS, label_visibility="collapsed")
     task = pick_task() if kind == "relevance" else ""

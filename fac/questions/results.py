@@ -23,6 +23,7 @@ from fac.coverage import is_active
 from fac.manifest import MeasureManifest, SynthesisFacts, SynthesisManifest
 from fac.questions.catalogue import Row, is_synthetic
 from fac.questions.comparison import Comparison, coverage
+from fac.questions.explanations import with_names
 from fac.questions.pairs import StyleRequest, by_style, gap_rows
 from fac.schema import CoverageResult
 from fac.store import Stores

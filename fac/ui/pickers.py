@@ -19,8 +19,8 @@ from fac.ui.stores import stores
 from fac.ui.views import empty, get_param, param_widget, set_param
 
 ANCHOR = (
-    "The dataset that says what could be shown; features are named by it too. Until you choose "
-    "one it is the dataset in which most features fire; your choice goes with you from page to page."
+    "The dataset that says what could be shown, and what features are called. By default it is the "
+    "one in which most features fire; what you choose goes with you from page to page."
 )
 
 
