@@ -19,6 +19,7 @@ from fac.uncertainty import (
     growth,
     label_contrast,
     rarefaction,
+    ratio_interval,
     strata_of,
     yardstick,
 )
@@ -62,25 +63,26 @@ def test_of_zero_counts_the_probability_has_a_closed_form():
 
 @given(st.integers(1, 25), st.integers(0, 25), st.floats(0.05, 4))
 def test_the_interval_of_a_ratio_solves_the_equation_it_promises(a, d, r):
-    test = gap_test(
-        np.array([a]), np.array([d]), anchor_tokens=10_000, dataset_tokens=round(10_000 * r)
-    )
-    r = round(10_000 * r) / 10_000
-    assert test.ratio_low[0] <= test.ratio[0] + 1e-12 <= test.ratio_high[0] + 1e-9
+    counts, tokens = (np.array([a]), np.array([d])), round(10_000 * r)
+    test = gap_test(*counts, anchor_tokens=10_000, dataset_tokens=tokens)
+    (low,), (high,) = ratio_interval(*counts, anchor_tokens=10_000, dataset_tokens=tokens)
+    r = tokens / 10_000
+    assert low <= test.ratio[0] + 1e-12 <= high + 1e-9
 
     def share(ratio):
         return ratio * r / (1 + ratio * r)
 
-    assert stats.binom.cdf(d, a + d, share(test.ratio_high[0])) == pytest.approx(0.025, rel=1e-6)
+    assert stats.binom.cdf(d, a + d, share(high)) == pytest.approx(0.025, rel=1e-6)
     if d:
-        assert stats.binom.sf(d - 1, a + d, share(test.ratio_low[0])) == pytest.approx(0.025, 1e-6)
+        assert stats.binom.sf(d - 1, a + d, share(low)) == pytest.approx(0.025, 1e-6)
     else:
-        assert test.ratio_low[0] == 0
+        assert low == 0
 
 
 def test_without_tokens_there_is_no_rate():
-    with pytest.raises(InputError, match="content tokens on both sides"):
-        gap_test(np.array([1]), np.array([0]), anchor_tokens=0, dataset_tokens=5)
+    for ask in (gap_test, ratio_interval):
+        with pytest.raises(InputError, match="content tokens on both sides"):
+            ask(np.array([1]), np.array([0]), anchor_tokens=0, dataset_tokens=5)
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
