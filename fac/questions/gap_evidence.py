@@ -6,6 +6,7 @@ rarely than the anchor leads one to expect (under-represented: it passes uncerta
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,7 +137,8 @@ def reason(row: Row, basis: Basis) -> str:
     if n == 1:
         return "A single sample of the anchor shows it."
     if row["strength"] < BARELY:
-        return f"The anchor's highest peak is {row['strength']:.2f} of what it takes."
+        times = math.floor(100 * row["strength"]) / 100  # 1.10 would not be under it
+        return f"The anchor's highest peak is {times:.2f} of what it takes."
     fires = f"{n:,} samples of the anchor fire it"
     if p is None:
         side = "dataset" if basis.anchor_tokens else "anchor"

@@ -85,17 +85,17 @@ def _bound(low: bool) -> Callable[[pa.Table, Basis], Any]:
     """One end of the 95 % interval of the rate ratio."""
 
     def bound(table: pa.Table, basis: Basis) -> np.ndarray:
-        from fac.uncertainty import gap_test  # here, since scipy.stats takes a second to load
+        from fac.uncertainty import ratio_interval  # here, since scipy.stats takes a second to load
 
         if not basis.is_test:
             return np.full(len(table), np.nan)
-        test = gap_test(
+        interval = ratio_interval(
             table["n_anchor"].to_numpy(),
             table["n_dataset"].to_numpy(),
             anchor_tokens=basis.anchor_tokens,
             dataset_tokens=basis.dataset_tokens,
         )
-        return test.ratio_low if low else test.ratio_high
+        return interval[not low]
 
     return bound
 
@@ -166,6 +166,9 @@ COLUMNS = (
         width=62,
         decimals=3,
         help="How often it fires here per content token, of how often it does in the anchor.",
+        position=65,
+        order="Lowest ratio",
+        ascending=True,
     ),
     GapColumn("ratio_low", "Ratio from", detail=_bound(low=True), sortable=False),
     GapColumn("ratio_high", "Ratio to", detail=_bound(low=False), sortable=False),
