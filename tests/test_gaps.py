@@ -227,11 +227,11 @@ def test_a_new_column_is_one_entry(stores, toy, monkeypatch):
 
 def test_lists_of_gaps_have_these_columns_and_orders():
     assert shown_columns(explained=True) == [
-        *("feature", "label", "explanation", "badge", "n_anchor", "expected", "n_dataset"),
-        *("ratio", "score", "near"),
+        *("feature", "name", "badge", "n_anchor", "expected", "n_dataset", "ratio", "score"),
+        "near",
     ]
     assert shown_columns(explained=False) == [
-        *("feature", "label", "badge", "n_anchor", "expected", "n_dataset", "ratio", "near"),
+        *("feature", "name", "badge", "n_anchor", "expected", "n_dataset", "ratio", "near"),
     ]
     assert [*orders()] == [
         *("certainty", "n_anchor", "n_dataset", "expected", "ratio", "near", "anchor_peak"),
@@ -239,9 +239,9 @@ def test_lists_of_gaps_have_these_columns_and_orders():
     ]
     assert [name for name, column in orders().items() if column.ascending] == ["ratio", "feature"]
     assert [column.name for column in COLUMNS if not column.is_order] == [
-        *("feature", "label", "kind", "n_anchor", "n_dataset", "expected", "ratio", "ratio_low"),
-        *("ratio_high", "p", "near", "anchor_peak", "badge", "reason", "promotes", "explanation"),
-        *("explainer", "score", "score_kind"),
+        *("feature", "name", "label", "kind", "n_anchor", "n_dataset", "expected", "ratio"),
+        *("ratio_low", "ratio_high", "p", "near", "anchor_peak", "badge", "reason", "promotes"),
+        *("explanation", "explainer", "score", "score_kind"),
     ]
 
 

@@ -84,13 +84,13 @@ def gaps(
         names = f"{escape(options.dataset)} against {escape(options.anchor)}"
         table = Table(title=f"{n_matching:,} {which}gaps of {names}")
         table.add_column("feature", justify="right", no_wrap=True)
-        table.add_column("explanation" if any(r["explanation"] for r in rows) else "top tokens")
+        table.add_column("name")
         for column in ("badge", "anchor", "expected", "here", "ratio", "near"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in rows[:limit]:
             table.add_row(
                 str(row["feature"]),
-                escape(row["explanation"] or row["label"]),
+                escape(row["name"]),
                 row["badge"],
                 f"{row['n_anchor']:,}",
                 _figure(row["expected"], "{:,.1f}"),

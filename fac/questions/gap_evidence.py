@@ -19,6 +19,7 @@ from fac.questions.relevance import relevant_set
 from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
+from fac.uncertainty import gap_test
 
 BADGES = ("certain", "possible", "artefact")
 """How far a gap can be believed, most first."""
@@ -168,13 +169,11 @@ def evidence_of(stores: Stores, comparison: Comparison) -> Evidence:
 
 @remembered_for_good
 def _evidence(stores: Stores, comparison: Comparison, sae: str | None) -> Evidence:
-    from fac.uncertainty import gap_test  # here, since scipy.stats takes a second to load
-
     cache, anchor = stores.cache, comparison.anchor
     threshold, role = comparison.threshold, comparison.role
     missing = coverage(stores, comparison).missing
     n_anchor = cache.support(anchor, threshold, role)
-    supports = [cache.support(run, threshold, role) for run in _compared(comparison)]
+    supports = [cache.support(run, threshold, role) for run in comparison.runs]
     n_dataset = np.sum(supports, axis=0)
     relevant = relevant_set(stores, anchor, comparison.relevance, role)
     asked = np.flatnonzero(relevant & present(n_anchor, comparison.min_support))
@@ -212,8 +211,7 @@ def _reached(
     peak. NaN and infinite where the level is zero or unknown."""
     anchor, role = comparison.anchor, comparison.role
     sides = [
-        stores.cache.evidence(anchor, run, sae, features, role=role)
-        for run in _compared(comparison)
+        stores.cache.evidence(anchor, run, sae, features, role=role) for run in comparison.runs
     ]
     own = pc.fill_null(sides[0]["sae_threshold"], 0.0).to_numpy()
     level = np.maximum(own, np.float32(comparison.threshold))
@@ -235,13 +233,8 @@ def basis_of(stores: Stores, comparison: Comparison) -> Basis:
     return Basis(
         n_asked,
         _content_tokens(stores, comparison.anchor, comparison.role),
-        sum(_content_tokens(stores, run, comparison.role) for run in _compared(comparison)),
+        sum(_content_tokens(stores, run, comparison.role) for run in comparison.runs),
     )
-
-
-def _compared(comparison: Comparison) -> tuple[str, ...]:
-    """The dataset and what is added to it."""
-    return (comparison.dataset, *comparison.added)
 
 
 def sae_of(stores: Stores, anchor: str) -> str | None:

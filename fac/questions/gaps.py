@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from fac.errors import InputError
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison
-from fac.questions.explanations import explained
+from fac.questions.explanations import explained, with_names
 from fac.questions.gap_evidence import (
     BADGES,
     BELIEF,
@@ -31,6 +31,7 @@ from fac.questions.gap_evidence import (
 )
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
+from fac.uncertainty import ratio_interval
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,6 @@ def _bound(low: bool) -> Callable[[pa.Table, Basis], Any]:
     """One end of the 95 % interval of the rate ratio."""
 
     def bound(table: pa.Table, basis: Basis) -> np.ndarray:
-        from fac.uncertainty import ratio_interval  # here, since scipy.stats takes a second to load
-
         if not basis.is_test:
             return np.full(len(table), np.nan)
         interval = ratio_interval(
@@ -118,7 +117,17 @@ COLUMNS = (
         order="Number",
         ascending=True,
     ),
-    GapColumn("label", "Peaks on", kind="text", width=120, position=20),
+    GapColumn(
+        "name",
+        "Name",
+        kind="text",
+        width=280,
+        help="What people wrote, else the preferred explanation, else the tokens it peaks on in "
+        "the anchor. Unknown: its explanation may be a guess.",
+        position=20,
+        sortable=False,
+    ),
+    GapColumn("label", "Peaks on", kind="text", width=120),
     GapColumn(
         "kind",
         "Kind",
@@ -225,8 +234,6 @@ COLUMNS = (
         kind="text",
         width=200,
         help="The preferred one of each feature.",
-        position=30,
-        explains=True,
         sortable=False,
     ),
     GapColumn("explainer", "Explainer", kind="text", sortable=False),
@@ -313,6 +320,7 @@ def gap_page(
                  may leave out; None where the level is zero, where nothing is known, or it fires
     anchor_peak  the anchor's highest peak
     badge        one of BADGES, and its reason as a sentence
+    name         as in explanations.named
     score, and the words label, promotes, explanation, explainer, score_kind
                  as in Cache.features_page, of the first of `explain_runs` that has a text; those
                  that explain the anchor and can be shown where none are named
@@ -329,7 +337,7 @@ def gap_page(
         features = table["feature"].to_numpy()
         words = stores.cache.described(comparison.anchor, features, sae_run=sae, explained=runs)
         for column in COLUMNS:
-            if column.figure is None and column.detail is None:
+            if column.figure is None and column.detail is None and column.name != "name":
                 table = table.append_column(column.name, words[column.name])
         return table
 
@@ -344,8 +352,9 @@ def gap_page(
     for column in COLUMNS:
         if column.detail is not None:
             page = page.append_column(column.name, _nullable(column.detail(page, basis)))
+    rows = with_names(stores, comparison.anchor, page.to_pylist())
     columns = [column.name for column in COLUMNS if not column.is_order]
-    return page.select(columns).to_pylist(), len(table)
+    return [{name: row[name] for name in columns} for row in rows], len(table)
 
 
 @remembered_for_good
