@@ -15,7 +15,7 @@ from fac.questions.gaps import BELIEF, GapList, gap_page, orders, shown_columns
 from fac.questions.relevance import task_profiles, unjudged
 from fac.schema import EVERY_ROLE, ROLES
 from fac.ui import pickers, views
-from fac.ui.explanations import headline, show_explanations, show_verdicts
+from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
 from fac.ui.jobs import key_line, server_fields, show_failures, start
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -213,7 +213,9 @@ def evidence(comparison: Comparison, feature: int, row: Row | None) -> None:
     assert facts is not None, "a gap is a feature of the anchor"
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"#### {headline(anchor, feature)}", width="stretch")
+            st.markdown(
+                f"#### {headline(anchor, feature)}", width="stretch", help=doubt(anchor, feature)
+            )
             if row:
                 icon, colour = BADGE_LOOKS[row["badge"]]
                 st.badge(row["badge"], icon=icon, color=colour, help=BELIEF)
@@ -248,9 +250,7 @@ if len(manifests) == 1:
     st.stop()
 dataset_column, anchor_column = st.columns(2)
 with anchor_column:
-    anchor = pickers.pick_run(
-        "Against the anchor", "anchor", manifests, catalogue.default_anchor(manifests)
-    )
+    anchor = pickers.pick_anchor("Against the anchor", manifests)
 with dataset_column:
     usual = catalogue.default_dataset(stores(), manifests, anchor)
     dataset = pickers.pick_run("Coverage of", "dataset", manifests, usual)

@@ -10,13 +10,18 @@ import streamlit as st
 
 from fac.config import MeasureSpec
 from fac.manifest import MeasureManifest
-from fac.questions.catalogue import titles
+from fac.questions.catalogue import anchor_of, comparable, default_anchor, titles
 from fac.questions.comparison import Comparison, telling_threshold
 from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
 from fac.ui.jobs import arriving
 from fac.ui.stores import stores
 from fac.ui.views import empty, get_param, param_widget, set_param
+
+ANCHOR = (
+    "The dataset that says what could be shown, and what features are called. By default it is the "
+    "one in which most features fire; what you choose goes with you from page to page."
+)
 
 
 def pick_run(
@@ -30,6 +35,21 @@ def pick_run(
         name, by_run[default], read=lambda text: by_run.get(text, text), valid=by_title.__contains__
     )
     return by_title[st.selectbox(label, list(by_title), **param, **options)]
+
+
+def pick_anchor(label: str, manifests: Mapping[str, MeasureManifest], **options: Any) -> str:
+    """The anchor: as it was chosen on whatever page, else the default one."""
+    usual = default_anchor(stores(), manifests)
+    return pick_run(label, "anchor", manifests, usual, help=ANCHOR, **options)
+
+
+def anchor_in_url(manifests: Mapping[str, MeasureManifest], run: str) -> str:
+    """The anchor of a run on a page without a picker: what was chosen on another page, where the
+    run can be compared with it, else the default one."""
+    by_title = {title: each for each, title in titles(manifests).items()}
+    chosen = get_param("anchor", "", read=lambda text: titles(manifests).get(text, text))
+    anchor = by_title.get(chosen, "")
+    return anchor if anchor in comparable(manifests, run) else anchor_of(stores(), run)
 
 
 def stop_if_nothing_measured(manifests: Mapping[str, MeasureManifest]) -> None:

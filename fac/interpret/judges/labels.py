@@ -13,6 +13,7 @@ from fac.interpret.parts import Judge
 from fac.interpret.step_run import JudgeRun, Row
 from fac.schema import CANNOT_TELL
 from fac.store.runs import Runs
+from fac.uncertainty import label_contrast, label_counts, strata_of
 
 LEVELS_BY_Q = ((0.01, "yes"), (0.05, "probably"), (0.2, "maybe"))
 """Level of a feature that fires more often with the label, by its false discovery rate. Ours."""
@@ -53,8 +54,6 @@ def contrast(
     The run is read in parts, twice; what is held is a count per stratum and feature.
     """
     from scipy.stats import false_discovery_control
-
-    from fac.uncertainty import label_contrast, label_counts, strata_of
 
     n_features = runs.manifest(measure).facts.n_features
     number = np.where(labelled, np.cumsum(labelled) - 1, -1)
@@ -107,10 +106,10 @@ def _judge(run: JudgeRun) -> Iterator[list[Row]]:
     carries = np.array([value == spec.label for value in labels])
     n, n_with = int(labelled.sum()), int(carries.sum())
     if n_with in (0, n):
-        names = sorted({value for value in labels if value is not None})[:8]
+        others = sorted({value for value in labels if value is not None})[:8]
         raise InputError(
             f"The label {spec.label!r} must divide the samples, but {n_with:,} of {n:,} labelled "
-            f"ones carry it; labels here: {', '.join(names) or 'none'}."
+            f"ones carry it; labels here: {', '.join(others) or 'none'}."
         )
     result = contrast(runs, source, carries, labelled, spec.threshold)
     names: list[str] = [*Contrast._fields, "level"]
