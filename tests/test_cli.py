@@ -202,7 +202,7 @@ def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path
     out = tmp_path / "gaps.jsonl"
     answer = fac("gaps", *PAIR, "--out", out, "--json", workspace=kitchen)
     counts = {"certain_absent": 0, "certain_under": 0, "possible": 6, "artefact": 0, "n_asked": 10}
-    assert answer.json == {"n_missing": 6, **counts, "rows": 6, "out": str(out)}
+    assert answer.json == {"n_missing": 6, **counts, "rows": 6, "out": str(out), "threshold": 0}
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     support = [row["n_anchor"] for row in rows]
     assert support == sorted(support, reverse=True)
@@ -633,8 +633,8 @@ def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace)
     # random directions fire nearly everywhere, which "all" would leave out
     every = workspace.root / "ids.json"
     every.write_text(json.dumps([*range(96)]))
-    line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every, "--json")
-    words = fac(*line, workspace=workspace).json
+    line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every)
+    words = fac(*line, "--threshold", 0, "--json", workspace=workspace).json
     fired = answer.json["features_fired"]
     assert (words["fac"], words["n_anchor"]) == (toy.fac_of(fired, fired), fired)
     data = fac("probe", "Take the early train", *how, "--json", workspace=workspace).json
