@@ -39,7 +39,7 @@ BADGE_LOOKS: dict[str, tuple[str, Any]] = {
 def answer(anchor: str, dataset: str) -> None:
     """FAC for the settings; moves with the slider without the rest of the page."""
     with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        threshold = pickers.threshold_slider(anchor, dataset)
+        threshold = pickers.threshold_picker(anchor, dataset)
         relevance = pickers.pick_relevance(anchor)
         with st.popover("Judge", icon=":material/gavel:", help="Which features matter for a task"):
             judge_form(anchor)
