@@ -10,7 +10,7 @@ import streamlit as st
 
 from fac.config import MeasureSpec
 from fac.manifest import MeasureManifest
-from fac.questions.catalogue import titles
+from fac.questions import catalogue
 from fac.questions.comparison import Comparison, clear_firing, telling_threshold
 from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
@@ -26,13 +26,24 @@ def pick_run(
     label: str, name: str, manifests: Mapping[str, MeasureManifest], default: str, **options: Any
 ) -> str:
     """The id of one of the runs; the URL may hold the id or the title."""
-    by_run = titles(manifests)
+    by_run = catalogue.titles(manifests)
     by_title = {title: run for run, title in by_run.items()}
     # The URL carries the title, which a person can read; an id is understood too.
     param = param_widget(
         name, by_run[default], read=lambda text: by_run.get(text, text), valid=by_title.__contains__
     )
     return by_title[st.selectbox(label, list(by_title), **param, **options)]
+
+
+def pick_pair(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
+    """The anchor and the dataset that is held against it, the dataset first on the page."""
+    dataset_corner = st.container()
+    usual = catalogue.default_anchor(manifests)
+    anchor = pick_run("Against the anchor", "anchor", manifests, usual)
+    same = {run: manifests[run] for run in catalogue.comparable(manifests, anchor)}
+    with dataset_corner:
+        usual = catalogue.default_dataset(stores(), same, anchor)
+        return anchor, pick_run("Coverage of", "dataset", manifests, usual)
 
 
 def stop_if_nothing_measured(manifests: Mapping[str, MeasureManifest]) -> None:
