@@ -174,11 +174,13 @@ def coverage_curve(
     `interval`, beside the `yardstick`, between which ends random text of the dataset's size comes.
     """
     rows = [row for row in rows if is_defined(row["fac"])]
+    is_yardstick = yardstick is not None and all(map(is_defined, yardstick))
+    is_interval = interval is not None and all(map(is_defined, (fac, *interval)))
     chart = figure(
         height,
         x={"title": "activation threshold", "rangemode": "tozero"},
         y={"title": "features covered (FAC)", "tickformat": ".0%", "range": [0, 1.02]},
-        showlegend=bool(interval or yardstick),
+        showlegend=is_interval or is_yardstick,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
     chart.add_scatter(
@@ -198,7 +200,7 @@ def coverage_curve(
         showlegend=False,
     )
     mark(chart, MISSING, 2, x=threshold)
-    if yardstick and all(map(is_defined, yardstick)):
+    if yardstick is not None and is_yardstick:
         low, high = yardstick
         chart.add_scatter(
             name="random text of this size",
@@ -209,7 +211,7 @@ def coverage_curve(
             marker={"symbol": "line-ew", "size": 18, "line": {"color": REST, "width": 2}},
             hovertemplate=f"random text of this size: {low:.1%} to {high:.1%}<extra></extra>",
         )
-    if interval and is_defined(fac) and all(map(is_defined, interval)):
+    if interval is not None and is_interval:
         low, high = interval
         chart.add_scatter(
             name="FAC here, with its 95 % interval",

@@ -110,7 +110,9 @@ def figures(comparison: Comparison, result: CoverageResult) -> None:
         st.plotly_chart(figure, config=views.CHART, key="curve")
     with right.container(border=True):
         st.markdown("**By role**")
-        figure = charts.role_bars(by_role(stores(), comparison))
+        figure = charts.part_bars(
+            [{**row, "part": row["role"]} for row in by_role(stores(), comparison)]
+        )
         st.plotly_chart(figure, config=views.CHART, key="roles")
 
 
