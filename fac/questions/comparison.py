@@ -49,6 +49,12 @@ class Comparison:
     """Measures of what would be added to the dataset: together they show what any of them does."""
 
 
+def clear_firing(stores: Stores, anchor: str) -> float:
+    """The threshold at which a feature fires clearly: the median of the anchor's peaks, one per
+    sample and feature, to three significant digits. The default of every page and command."""
+    return float(stores.cache.summary(anchor)["clear_firing"])
+
+
 @remembered_for_good
 def coverage(stores: Stores, comparison: Comparison) -> CoverageResult:
     """FAC and F_miss of the dataset against the anchor, within the relevant features.
