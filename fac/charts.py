@@ -265,11 +265,13 @@ def growth_curve(
         hovertemplate="%{x:,.0f} samples: %{y:,.0f} features<extra></extra>",
     )
     beyond = [row for row in forecast if all(map(is_defined, row))]
+    end = seen[-1][0]
     if beyond:
         # The forecast begins where the dataset ends, so that both read as one line.
         samples, features = seen[-1]
         beyond = [(samples, features, features, features), *beyond]
         x = [row[0] for row in beyond]
+        end = x[-1]
         chart.add_scatter(
             x=[*x, *reversed(x)],
             y=[row[3] for row in beyond] + [row[2] for row in reversed(beyond)],
@@ -293,7 +295,7 @@ def growth_curve(
         mark(chart, x=samples)
     chart.add_scatter(
         name=f"what the anchor shows: {total:,}",
-        x=[0, (beyond or [seen[-1]])[-1][0]],
+        x=[0, end],
         y=[total, total],
         mode="lines",
         line={"color": MISSING, "width": 2, "dash": "dot"},

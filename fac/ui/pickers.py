@@ -112,8 +112,8 @@ def threshold_picker(anchor: str, dataset: str) -> float:
             label_visibility="collapsed",
             **tied("threshold", threshold, " number"),
         )
-        names = {clear: f"clear firing, {clear:g}"} if clear not in PAPER_THRESHOLDS else {}
-        names |= {value: f"{value:g}" for value in PAPER_THRESHOLDS}
+        names = {value: f"{value:g}" for value in sorted({clear, *PAPER_THRESHOLDS})}
+        names[clear] = f"{clear:g}, clear firing"
         setting = "Clear" if threshold == clear else "Paper" if threshold == 0 else "Set"
         with st.popover(setting, width="content", help="Clear firing, or the paper's setting"):
             st.pills(
