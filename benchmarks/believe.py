@@ -183,7 +183,9 @@ def interval_of_fac(
     for _ in range(repeats):
         order = rng.permutation(population.n_samples)
         anchor, dataset = order[:n_anchor], order[n_anchor : n_anchor + n_dataset]
-        intervals.append(fac_interval(population.part(anchor), population.part(dataset)))
+        intervals.append(
+            fac_interval(population.part(anchor).firing(), population.part(dataset).firing())
+        )
     truth = float(np.mean([each.value for each in intervals]))
     covered = np.mean([each.low <= truth <= each.high for each in intervals])
     return truth, float(covered), float(np.mean([each.high - each.low for each in intervals])) / 2
@@ -197,7 +199,7 @@ def forecast(
     at_n, at_twice = rarefaction(whole, population.n_samples, np.array([n, 2 * n]))
     truth, intervals = float(at_twice - at_n), []
     for _ in range(repeats):
-        part = population.part(rng.permutation(population.n_samples)[:n])
+        part = population.part(rng.permutation(population.n_samples)[:n]).firing()
         intervals.append(growth(part, 1.0))
     covered = np.mean([each.low <= truth <= each.high for each in intervals])
     return truth, float(covered), float(np.mean([each.high - each.low for each in intervals])) / 2

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,9 +94,18 @@ class Spec:
     operational: ClassVar[tuple[str, ...]] = ()
     """Fields that change how a run is made, not what it is: limits, speed. Not in its id."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that runs were made without. At their default they are not in the id, so that those
+    runs keep theirs."""
+
     def run_id(self, *inputs: str) -> str:
         """`step-hash` over the spec, the ids or digests of its inputs and the schema version."""
-        question = {k: v for k, v in self.as_json().items() if k not in self.operational}
+        defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
+        question = {
+            name: value
+            for name, value in self.as_json().items()
+            if name not in self.operational and not (name in self.later and value == defaults[name])
+        }
         return f"{self.step}-{digest(SCHEMA_VERSION, self.step, question, inputs)}"
 
 
@@ -268,12 +278,18 @@ class JudgeSpec(AskSpec):
     features: tuple[int, ...] = ()  # which; empty is every feature that fires
     explanations: tuple[str, ...] = ()  # runs that a model reads, the first that has one wins
     label: str = ""  # the label that marks the task, for a judge that needs one
+    labels: str = ""  # run id of the measure that has the labels; "" is `measure` itself
+    threshold: float = 0.0  # of the label contrast: a feature fires where its peak is above
+
+    later = ("labels", "threshold")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.judge not in JUDGES:
             raise InputError(f"The judge must be {' or '.join(JUDGES)}, got {self.judge!r}.")
         judge = JUDGES[self.judge]
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
         if judge.needs_model and not self.model:
             raise InputError("A language model as judge needs a name: give --model.")
         if judge.needs_model and not self.rubric:

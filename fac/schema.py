@@ -24,7 +24,11 @@ LEVELS = ("yes", "probably", "maybe", "no")
 """The paper's scale for relevance and for a fitting explanation, best first."""
 
 RELEVANT = LEVELS[:3]
-"""Levels at which a feature counts as relevant to a task (App. K: at least Maybe)."""
+"""Levels that are no "no": where a feature counts as relevant in the paper (App. K: at least
+Maybe)."""
+
+SURELY_RELEVANT = LEVELS[:2]
+"""Levels at which a feature counts as relevant to a task, unless "maybe" is asked for."""
 
 CANNOT_TELL = "cannot_tell"
 """An answer of its own, no level between others: the rater or explainer abstains."""

@@ -793,6 +793,7 @@ def test_a_verdict_is_read_as_it_was_written(toy, cache):
     assert cache.relevance(run) == runs.table(run, "relevance").to_pylist()
     assert [row["level"] for row in cache.relevance(run, [4, 9])] == ["yes", "cannot_tell"]
     assert np.flatnonzero(cache.relevant(run, 12)).tolist() == [*RELEVANT]
+    assert np.flatnonzero(cache.relevant(run, 12, ["no"])).tolist() == [0, 1, 2, 8]
     assert cache.relevant(run, 12).dtype == bool and len(cache.relevant(run, 99)) == 99
     assert cache.summary(run)["measure"] == anchor
 
@@ -800,9 +801,9 @@ def test_a_verdict_is_read_as_it_was_written(toy, cache):
 def test_verdicts_on_features_beyond_the_dictionary_are_refused(toy, cache):
     (judged,) = toy[0].list("relevance")
     with pytest.raises(
-        InputError, match="judges features 3 to 7, but ids run to 6: .* another SAE"
+        InputError, match="judges features 3 to 6, but ids run to 5: .* another SAE"
     ):
-        cache.relevant(judged.run, 7)
+        cache.relevant(judged.run, 6)
 
 
 def test_a_feature_shows_its_first_explanation_and_that_runs_score(toy, cache):

@@ -155,6 +155,8 @@ def test_gaps_are_the_best_supported_unless_others_are_named(workspace):
     assert Runs(workspace).manifest(made).spec.features == tuple(sorted(best))
     task = ("--relevant", toy.TASK)
     made = done("pairs", *PAIR, *task, "--candidates", 1, workspace=workspace)["run"]
+    assert Runs(workspace).manifest(made).spec.features == (3, 4, 5, 6)
+    made = done("pairs", *PAIR, *task, "--maybe", "--candidates", 1, workspace=workspace)["run"]
     assert Runs(workspace).manifest(made).spec.features == (3, 4, 5, 6, 7)
 
 

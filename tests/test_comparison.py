@@ -143,7 +143,7 @@ def test_changes_name_what_was_gained_and_lost(stores, toy):
 
 def test_curve_and_roles_count_within_the_task(stores, toy):
     run = read_relevance(stores, toy[0], TASK).run
-    comparison = Comparison(*toy, relevance=Relevance(TASK, run, ((0, "yes"),)))
+    comparison = Comparison(*toy, relevance=Relevance(TASK, run, ((0, "yes"),), maybe=True))
     assert curve(stores, comparison)[0] == {
         "threshold": 0,
         "fac": fac_of(1, 6),
@@ -170,11 +170,12 @@ def test_an_answer_is_remembered_by_all_that_was_asked(tmp_path):
         Comparison(*toy, min_support=7),
         Comparison(*toy, role="user"),
         Comparison(*toy, relevance=Relevance(TASK, run)),
+        Comparison(*toy, relevance=Relevance(TASK, run, maybe=True)),
         Comparison(*toy, relevance=Relevance(TASK, run, ((0, "yes"),))),
         Comparison(*toy, added=(toy[0],)),
     ]
     results = [coverage(stores, comparison) for comparison in others]
-    assert [result.n_anchor for result in results] == [3, 1, 8, 5, 6, 10]
+    assert [result.n_anchor for result in results] == [3, 1, 8, 4, 5, 5, 10]
     assert (results[-1].n_missing, first.n_missing) == (0, 6)
     stores.cache.close()
 

@@ -632,15 +632,16 @@ def test_a_persons_verdict_goes_before_the_judges_and_is_shown_as_such(explained
     rate(explained, "ana", mountain, "no", kind="relevance")
     text = words(opened("features", feature=str(mountain), dataset="toy-anchor"))
     assert "~~the judge says maybe~~" in text and "1 person: no" in text
-    # Of the judge's five relevant features (RELEVANT) the person took one away.
-    assert metrics(opened("coverage", threshold="0", relevant=TASK))["Missing"] == "4"
+    # Of the judge's five features (MAYBE_RELEVANT) the person took one away.
+    assert metrics(opened("coverage", threshold="0", relevant=TASK, maybe="yes"))["Missing"] == "4"
 
 
 def test_a_verdict_on_words_that_changed_since_no_longer_counts(explained):
     mountain = WORDS.index("mountain")
     rate(explained, "ana", mountain, "no", kind="relevance")
     rate(explained, "ana", mountain, "maybe", edited_text="High places")
-    assert metrics(opened("coverage", threshold="0", relevant=TASK))["Missing"] == "5"
+    assert metrics(opened("coverage", threshold="0", relevant=TASK))["Missing"] == "4"
+    assert metrics(opened("coverage", threshold="0", relevant=TASK, maybe="yes"))["Missing"] == "5"
 
 
 def test_features_and_gaps_are_found_by_their_explanation(explained):
@@ -655,12 +656,16 @@ def test_coverage_counts_what_a_judge_calls_relevant(explained):
     relevant = next(each for each in at.selectbox if each.label == "Relevant")
     ran(relevant.set_value(TASK).run())
     figures = metrics(at)
-    # python, function, loop, river, mountain: the seed says none of them.
-    assert (figures["Anchor"], figures["Covered"]) == ("5", "0")
-    assert figures["FAC"] == share(fac_of(0, 5))
+    # python, function, loop, river: the seed says none of them. The mountain is a maybe.
+    assert (figures["Anchor"], figures["Covered"]) == ("4", "0")
+    assert figures["FAC"] == share(fac_of(0, 4))
     assert at.query_params["relevant"] == TASK
     (link,) = [each for each in at.get("page_link") if each.proto.label == "Review these"]
     assert f"relevant={TASK}" in link.proto.query_string
+    (maybe,) = [each for each in at.toggle if each.label == "Maybe too"]
+    ran(maybe.set_value(True).run())
+    assert metrics(at)["Anchor"] == "5" and at.query_params["maybe"] == "yes"
+    assert metrics(ran(at.run()))["Anchor"] == "5"
 
 
 # --- review -----------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from fac.store import open_stores
 from fac.store.cache import build
 from tests.test_cache import N_FEATURES, N_SAMPLES, made_of
 from tests.toy import (
+    MAYBE_RELEVANT,
     RELEVANT,
     TASK,
     fac_of,
@@ -53,8 +54,8 @@ def toy(stores):
 def relevant(stores, toy):
     """Asks which features of the toy anchor are relevant; `verdicts` are in people's place."""
 
-    def ask(name="all", verdicts=None):
-        relevance = read_relevance(stores, toy[0], name)
+    def ask(name="all", verdicts=None, *, maybe=False):
+        relevance = read_relevance(stores, toy[0], name, maybe=maybe)
         if verdicts is not None:
             relevance = replace(relevance, verdicts=tuple(verdicts.items()))
         return relevant_set(stores, toy[0], relevance)
@@ -108,16 +109,21 @@ def test_a_file_without_features_is_told(tmp_path, content, sentence, relevant):
         relevant(str(path))
 
 
-def test_a_task_takes_what_its_judge_calls_at_least_maybe(stores, toy, relevant):
+def test_a_task_takes_what_its_judge_calls_relevant_and_maybe_where_asked(stores, toy, relevant):
     assert np.flatnonzero(relevant(TASK)).tolist() == [*RELEVANT]
+    assert np.flatnonzero(relevant(TASK, maybe=True)).tolist() == [*MAYBE_RELEVANT]
+    assert relevant("all", maybe=True).tolist() == relevant("all").tolist()
     result = coverage(stores, Comparison(*toy, relevance=read_relevance(stores, toy[0], TASK)))
-    # code, river and mountain: none in the seed
-    assert (result.fac, result.n_anchor) == (fac_of(0, 5), 5)
+    # code and river: none in the seed
+    assert (result.fac, result.n_anchor) == (fac_of(0, 4), 4)
 
 
 def test_people_win_over_the_judge_and_one_who_cannot_tell_leaves_its_verdict(relevant):
     verdicts = {3: "no", 0: "maybe", 10: "probably", 4: "cannot_tell", 1: "cannot_tell", 11: "yes"}
-    assert np.flatnonzero(relevant(TASK, verdicts)).tolist() == [0, 4, 5, 6, 7, 10, 11]
+    assert np.flatnonzero(relevant(TASK, verdicts)).tolist() == [4, 5, 6, 10, 11]
+    by_maybe = relevant(TASK, verdicts, maybe=True)
+    assert np.flatnonzero(by_maybe).tolist() == [0, 4, 5, 6, 7, 10, 11]
+    assert np.flatnonzero(relevant(TASK, {3: "maybe"})).tolist() == [4, 5, 6]
     assert np.flatnonzero(relevant(TASK)).tolist() == [*RELEVANT]
 
 

@@ -106,6 +106,9 @@ class ComparisonOptions:
     threshold: Threshold = 0.0
     min_support: MinSupport = 1
     relevant: Annotated[str, Option(help="all, a judged task, or a file of ids.")] = EVERY_FEATURE
+    maybe: Annotated[
+        bool, Option("--maybe", help="Of a task, count what is maybe relevant too.")
+    ] = False
 
     def measures(self, runs: Runs) -> tuple[str, str]:
         """The run ids of the two. Raises RunNotFound."""
@@ -122,7 +125,7 @@ class ComparisonOptions:
         anchor, dataset = self.measures(stores.runs)
         judged = relevance_runs(stores.runs, anchor).get(self.relevant)
         build_caches(stores, [anchor, dataset, *filter(None, [judged])])
-        relevance = read_relevance(stores, anchor, self.relevant)
+        relevance = read_relevance(stores, anchor, self.relevant, maybe=self.maybe)
         return Comparison(anchor, dataset, self.threshold, self.min_support, role, relevance)
 
 

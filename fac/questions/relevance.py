@@ -18,7 +18,7 @@ from fac.errors import BadRow, InputError
 from fac.prompts.relevance import TASKS, TaskProfile, read_tasks
 from fac.questions.catalogue import Row
 from fac.questions.explanations import explain_runs
-from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, UNREADABLE
+from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, SURELY_RELEVANT, UNREADABLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.runs import Runs
@@ -43,6 +43,14 @@ class Relevance:
 
     features: tuple[int, ...] = ()
     """What the file lists."""
+
+    maybe: bool = False
+    """Whether what is maybe relevant to the task counts too."""
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Those of schema.LEVELS that count."""
+        return RELEVANT if self.maybe else SURELY_RELEVANT
 
 
 def task_profiles(runs: Runs) -> dict[str, TaskProfile]:
@@ -69,19 +77,19 @@ def relevance_runs(runs: Runs, measure: str) -> dict[str, str]:
     return dict(sorted(by_task.items()))
 
 
-def judged(stores: Stores, anchor: str) -> dict[str, Relevance]:
+def judged(stores: Stores, anchor: str, *, maybe: bool = False) -> dict[str, Relevance]:
     """The tasks with a relevance run that can be shown, with people's verdicts of today."""
     return {
-        task: _judged(stores, anchor, task, run)
+        task: _judged(stores, anchor, task, run, maybe)
         for task, run in relevance_runs(stores.runs, anchor).items()
         if stores.cache.ready(run)
     }
 
 
-def _judged(stores: Stores, anchor: str, task: str, run: str) -> Relevance:
+def _judged(stores: Stores, anchor: str, task: str, run: str, maybe: bool) -> Relevance:
     standings = people_verdicts(stores, anchor, task)
     levels = [(feature, s.verdict) for feature, s in standings.items() if s.verdict]
-    return Relevance(task, run, tuple(sorted(levels)))
+    return Relevance(task, run, tuple(sorted(levels)), maybe=maybe)
 
 
 def people_verdicts(stores: Stores, measure: str, task: str) -> dict[int, review.Standing]:
@@ -107,9 +115,9 @@ def people_verdicts(stores: Stores, measure: str, task: str) -> dict[int, review
     return review.relevance_overrides(decisions, measure, task, contents)
 
 
-def read_relevance(stores: Stores, anchor: str, name: str) -> Relevance:
+def read_relevance(stores: Stores, anchor: str, name: str, *, maybe: bool = False) -> Relevance:
     """What a person means by `name`: EVERY_FEATURE, a task by its newest relevance run on the
-    anchor, or a file of feature ids.
+    anchor, or a file of feature ids. `maybe` says something of a task alone.
 
     The file is a JSON list, or has one id per line, bare or as {"feature": id}; a file with the
     name of a task is "./NAME". Raises InputError for a task that was not judged and, with the line,
@@ -119,7 +127,7 @@ def read_relevance(stores: Stores, anchor: str, name: str) -> Relevance:
         return Relevance()
     runs_by_task, profiles = relevance_runs(stores.runs, anchor), task_profiles(stores.runs)
     if name in runs_by_task:
-        return _judged(stores, anchor, name, runs_by_task[name])
+        return _judged(stores, anchor, name, runs_by_task[name], maybe)
     about = stores.cache.summary(anchor)
     if name in profiles:
         raise InputError(
@@ -150,8 +158,9 @@ def relevant_set(
     """The relevant features F as bool `[n_features]`, the same at every threshold.
 
     EVERY_FEATURE leaves out what fires in nearly every sample of the anchor at all
-    (fac.coverage.everywhere_relevant on every stored peak). A task takes what its judge puts on a
-    level in RELEVANT, except where a person decided; one who cannot tell leaves the judge's.
+    (fac.coverage.everywhere_relevant on every stored peak). A task takes what its judge puts on one
+    of the levels that count, except where a person decided; one who cannot tell leaves the
+    judge's.
     Raises InputError for a verdict on what is no feature, or that is no level.
     """
     about = stores.cache.summary(anchor)
@@ -163,7 +172,7 @@ def relevant_set(
         relevant = np.zeros(n_features, bool)
         relevant[list(relevance.features)] = True
         return relevant
-    relevant = stores.cache.relevant(relevance.run, n_features).copy()
+    relevant = stores.cache.relevant(relevance.run, n_features, relevance.levels).copy()
     for feature, level in relevance.verdicts:
         if not 0 <= feature < n_features or level not in (*LEVELS, CANNOT_TELL):
             raise InputError(
@@ -171,7 +180,7 @@ def relevant_set(
                 f"levels are {', '.join(LEVELS)}; withdraw it or correct the imported file."
             )
         if level != CANNOT_TELL:
-            relevant[feature] = level in RELEVANT
+            relevant[feature] = level in relevance.levels
     return relevant
 
 

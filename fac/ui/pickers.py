@@ -16,7 +16,7 @@ from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
 from fac.ui.jobs import arriving
 from fac.ui.stores import stores
-from fac.ui.views import empty, get_param, param_widget, tied
+from fac.ui.views import empty, get_param, param_widget, set_param, tied
 
 PAPER_THRESHOLDS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
 """The grid of the paper; 0 is its default."""
@@ -70,7 +70,7 @@ def stop_if_nothing_measured(manifests: Mapping[str, MeasureManifest]) -> None:
 
 def pick_relevance(anchor: str) -> Relevance:
     """Which features count: all, or those that matter for a task somebody judged."""
-    by_task = judged(stores(), anchor)
+    by_task = _judged(anchor)
     options = [EVERY_FEATURE, *by_task]
     name = st.selectbox(
         "Relevant",
@@ -78,10 +78,20 @@ def pick_relevance(anchor: str) -> Relevance:
         format_func=lambda name: "all features" if name == EVERY_FEATURE else f"for {name}",
         width=190,
         help="All leaves out features that fire in nearly every sample. A task takes those that "
-        "its judge puts at maybe or above; what people decided goes before the judge.",
+        "its judge calls relevant, probably or surely; what people decided goes before the judge.",
         **param_widget("relevant", EVERY_FEATURE, valid=options.__contains__),
     )
-    return by_task.get(name, Relevance())
+    if name == EVERY_FEATURE:
+        return Relevance()
+    key = "relevant.maybe"
+    st.session_state[key] = _maybe_too()
+    st.toggle(
+        "Maybe too",
+        key=key,
+        on_change=lambda: set_param("maybe", "yes" if st.session_state[key] else None),
+        help="Counts what may be relevant too: more features, of which more are there by chance.",
+    )
+    return by_task[name]
 
 
 def threshold_picker(anchor: str, dataset: str) -> float:
@@ -138,7 +148,16 @@ def threshold_in_url(anchor: str) -> float:
 def relevance_in_url(anchor: str) -> Relevance:
     """The relevance chosen on another page, without drawing its picker."""
     name = get_param("relevant", EVERY_FEATURE)
-    return judged(stores(), anchor).get(name, Relevance())
+    return _judged(anchor).get(name, Relevance())
+
+
+def _judged(anchor: str) -> dict[str, Relevance]:
+    """The tasks that may be chosen, with what is maybe relevant where that was asked for."""
+    return judged(stores(), anchor, maybe=_maybe_too())
+
+
+def _maybe_too() -> bool:
+    return get_param("maybe", "no", valid=("yes", "no").__contains__) == "yes"
 
 
 def comparison_in_url(anchor: str, dataset: str) -> Comparison:
@@ -156,6 +175,7 @@ def comparison_in_url(anchor: str, dataset: str) -> Comparison:
 def url_of(comparison: Comparison) -> dict[str, str]:
     """Query parameters that carry the settings of a comparison to another page."""
     return {
+        "maybe": "yes" if comparison.relevance.maybe else "no",
         "threshold": f"{comparison.threshold:g}",
         "role": comparison.role,
         "support": str(comparison.min_support),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from fac.config import SCORERS
 from fac.errors import InputError
 from fac.manifest import AnyManifest
-from fac.schema import RELEVANT
+from fac.schema import SURELY_RELEVANT
 from fac.store.cache.files import (
     Connection,
     Files,
@@ -227,14 +227,16 @@ class RelevanceQueries(Files):
         return rows_about(table, features).to_pylist()
 
     @remembered
-    def relevant(self, relevance_run: str, n_features: int) -> np.ndarray:
-        """Which features the judge calls relevant, at a level in RELEVANT: bool `[n_features]`.
+    def relevant(
+        self, relevance_run: str, n_features: int, levels: Sequence[str] = SURELY_RELEVANT
+    ) -> np.ndarray:
+        """Which features the judge puts on one of these levels: bool `[n_features]`.
 
         Raises InputError if it judged features beyond those.
         """
         with self._reading(relevance_run) as cursor:
             sql = RELEVANT_FEATURES.format(run=sql_name(relevance_run))
-            features = cursor.execute(sql, {"levels": [*RELEVANT]}).fetchnumpy()["feature"]
+            features = cursor.execute(sql, {"levels": [*levels]}).fetchnumpy()["feature"]
         if len(features) and not 0 <= features[0] <= features[-1] < n_features:
             raise InputError(
                 f"Run {relevance_run} judges features {features[0]} to {features[-1]}, but ids run "
