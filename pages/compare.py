@@ -7,13 +7,15 @@ import streamlit as st
 from fac import maps
 from fac.questions import catalogue
 from fac.questions.comparison import Comparison, changes, coverage
+from fac.questions.explanations import with_names
 from fac.questions.results import synthesis_behind, was_made_for
 from fac.ui import views
-from fac.ui.pickers import pick_run, stop_if_nothing_measured
+from fac.ui.explanations import doubt, headline
+from fac.ui.pickers import pick_anchor, pick_run, stop_if_nothing_measured
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, open_point, table
-from fac.ui.text import called, plain, show_examples, show_near
+from fac.ui.text import plain, show_examples, show_near
 
 PAGE = {"title": "Compare", "section": "Measure", "icon": "compare_arrows", "order": 40}
 
@@ -31,8 +33,9 @@ if len(manifests) == 1:
     )
     st.stop()
 
-usual_anchor = catalogue.default_anchor(manifests)
-newest = catalogue.default_dataset(stores(), manifests, usual_anchor)
+newest = catalogue.default_dataset(
+    stores(), manifests, catalogue.default_anchor(stores(), manifests)
+)
 earlier = catalogue.default_dataset(stores(), manifests, newest)
 before_column, after_column, anchor_column = st.columns(3)
 with before_column:
@@ -40,7 +43,7 @@ with before_column:
 with after_column:
     after = pick_run("After", "after", manifests, newest)
 with anchor_column:
-    anchor = pick_run("Against the anchor", "anchor", manifests, usual_anchor)
+    anchor = pick_anchor("Against the anchor", manifests)
 
 names = catalogue.titles(manifests)
 for run in dict.fromkeys((before, after)):
@@ -94,7 +97,8 @@ with right:
     if len(ids):
         pager = Pager("changes", before, after, side)
         rows, total = cache.features_page(shows, ids=ids, offset=pager.offset, limit=pager.size)
-        columns = ("feature", "label", "n_samples", "max_peak")
+        rows = with_names(stores(), anchor, rows, run=shows)
+        columns = ("feature", "name", "n_samples", "max_peak")
         table(rows, columns, key="changes", opens="feature")
         pager.draw(total, "feature", side)
     else:
@@ -103,8 +107,9 @@ with right:
 
 feature = views.get_param("feature", rows[0]["feature"] if rows else None, read=int)
 if feature is not None and (facts := cache.feature(after, feature)) is not None:
-    label = facts["label"] or (cache.feature(before, feature) or facts)["label"]
-    st.subheader(plain(called(feature, label)), anchor=False)
+    shows = after if facts["label"] else before
+    heading = headline(anchor, feature, shows)
+    st.subheader(heading, anchor=False, help=doubt(anchor, feature))
     for column, run in zip(st.columns(2, gap="medium"), (before, after), strict=True):
         with column.container(border=True):
             st.markdown(f"**{plain(names[run])}**")

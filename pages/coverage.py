@@ -17,7 +17,7 @@ from fac.questions.gaps import BELIEF, GapList, gap_page, orders, shown_columns
 from fac.questions.relevance import task_profiles, unjudged
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
-from fac.ui.explanations import headline, show_explanations, show_verdicts
+from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
 from fac.ui.jobs import key_line, server_fields, show_failures, start
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -232,7 +232,9 @@ def evidence(comparison: Comparison, feature: int, row: Row | None) -> None:
     assert facts is not None, "a gap is a feature of the anchor"
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"#### {headline(anchor, feature)}", width="stretch")
+            st.markdown(
+                f"#### {headline(anchor, feature)}", width="stretch", help=doubt(anchor, feature)
+            )
             if row:
                 icon, colour = BADGE_LOOKS[row["badge"]]
                 st.badge(row["badge"], icon=icon, color=colour, help=BELIEF)

@@ -250,8 +250,7 @@ if not manifests or arriving():
 
 anchor_column, dataset_column = st.columns(2)
 with anchor_column:
-    usual = catalogue.default_anchor(manifests)
-    anchor = pickers.pick_run("Anchor: what could be shown", "anchor", manifests, usual)
+    anchor = pickers.pick_anchor("Anchor: what could be shown", manifests)
 with dataset_column:
     usual = catalogue.default_dataset(stores(), manifests, anchor)
     dataset = pickers.pick_run("Dataset: what is shown", "dataset", manifests, usual)

@@ -13,7 +13,6 @@ from fac.generator.chat import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions import results
 from fac.questions.catalogue import measured, titles
-from fac.questions.explanations import explained
 from fac.questions.pairs import pair_states, pairs_titles, state_counts
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
@@ -143,7 +142,7 @@ def show_basis(run: str, approved: list[Row]) -> None:
     st.subheader("Written from", anchor=False)
     pager = Pager("approved", run)
     rows = results.basis_rows(stores(), run, approved[pager.offset : pager.offset + pager.size])
-    columns = ("feature", "label", "positive_peak", "negative_peak", "approver")
+    columns = ("feature", "name", "positive_peak", "negative_peak", "approver")
     table(rows, columns, key="approved")
     pager.draw(len(approved), "approved pair")
 
@@ -332,11 +331,9 @@ def show_change(manifest: SynthesisManifest) -> None:
         st.markdown("**New features that nobody asked for**")
         if facts.gained_unasked:
             pager = Pager("unasked", run)
-            explain_runs = explained(stores(), facts.anchor)
             window = {"offset": pager.offset, "limit": pager.size}
-            rows, total = results.unasked_rows(stores(), facts, explain_runs, **window)
-            name = "explanation" if explain_runs else "label"
-            table(rows, ("feature", name, "n_samples"), key="unasked", height=320)
+            rows, total = results.unasked_rows(stores(), facts, **window)
+            table(rows, ("feature", "name", "n_samples"), key="unasked", height=320)
             pager.draw(total, "feature")
             st.caption("Samples: of the anchor.")
         else:

@@ -203,18 +203,18 @@ def test_a_new_column_is_one_entry(stores, toy, monkeypatch):
 
 def test_lists_of_gaps_look_as_they_did():
     assert shown_columns(explained=True) == [
-        *("feature", "label", "explanation", "n_anchor", "badge", "score"),
+        *("feature", "name", "n_anchor", "badge", "score"),
         *("expected", "chance", "near"),
     ]
     assert shown_columns(explained=False) == [
-        *("feature", "label", "n_anchor", "badge", "expected", "chance", "near"),
+        *("feature", "name", "n_anchor", "badge", "expected", "chance", "near"),
     ]
     assert [*orders()] == [
         *("n_anchor", "expected", "chance", "near", "anchor_peak", "score", "feature"),
     ]
     assert [name for name, column in orders().items() if column.ascending] == ["chance", "feature"]
     assert [column.name for column in COLUMNS] == [
-        *("feature", "label", "n_anchor", "n_dataset", "expected", "chance", "near"),
+        *("feature", "name", "label", "n_anchor", "n_dataset", "expected", "chance", "near"),
         *("anchor_peak", "badge", "promotes", "explanation", "explainer", "score", "score_kind"),
     ]
 

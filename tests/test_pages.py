@@ -339,11 +339,11 @@ def test_a_link_with_nonsense_opens_the_usual_view(toy):
 
 def test_gaps_are_listed_and_searched(toy):
     at = opened("coverage", threshold="0")
-    labels = set(at.dataframe[0].value["label"])
+    labels = set(at.dataframe[0].value["name"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
     box = next(each for each in at.text_input if each.label == "Search")
     ran(box.set_value("riv").run())
-    assert list(at.dataframe[0].value["label"]) == ["river"]
+    assert list(at.dataframe[0].value["name"]) == ["river"]
 
 
 def test_a_gap_shows_the_anchors_examples_with_the_peak_marked(toy):
@@ -398,7 +398,7 @@ def test_compare_counts_what_came_and_went(toy):
     figures = metrics(at)
     assert (figures["Gained"], figures["Lost"]) == ("6", "0")
     assert figures["FAC"] == share(fac_of(10, 10))
-    labels = set(at.dataframe[0].value["label"])
+    labels = set(at.dataframe[0].value["name"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
 
 
@@ -507,8 +507,8 @@ def test_a_text_is_read_and_shown_token_by_token(toy):
     run = probe(spec, runs=Runs(toy), encoder=LexiconEncoder(*WORDS), sae_run="toy")
     queue.finish(job.id, run)
     ran(at.run())
-    support = (at.dataframe[0].value.set_index("label")["n_samples"] > 0).to_dict()
-    # "river" has no label in the seed, which never says it: the anchor's is shown.
+    support = (at.dataframe[0].value.set_index("name")["n_samples"] > 0).to_dict()
+    # "river" is silent in the seed, which never says it: names are the anchor's.
     assert support == {"river": False, "bake! · bake": True, "the": True}
     assert re.search(r'class="fac-peak" title="1.5"[^>]*>river!</span>', markup(at))
     assert at.query_params["probe"] == run
@@ -646,7 +646,7 @@ def test_a_verdict_on_words_that_changed_since_no_longer_counts(explained):
 
 def test_features_and_gaps_are_found_by_their_explanation(explained):
     at = opened("features", dataset="toy-anchor", q="speak of a riv")
-    assert list(at.dataframe[0].value["explanation"]) == ["People speak of a river."]
+    assert list(at.dataframe[0].value["name"]) == ["People speak of a river."]
     at = opened("coverage", threshold="0", q="speak of a riv")
     assert list(at.dataframe[0].value["feature"]) == [WORDS.index("river")]
 

@@ -280,6 +280,7 @@ def publish_activations(
         encoder=encoder,
         n_samples=n_samples,
         n_features=n_features,
+        features_fired=len(np.unique(activations.feature)),
         tokens=tokens,
         content_tokens=tokens,
         content_tokens_by_role=dict.fromkeys(schema.ROLES, tokens // len(schema.ROLES)),

@@ -79,13 +79,13 @@ def gaps(
         names = f"{escape(options.dataset)} against {escape(options.anchor)}"
         table = Table(title=f"{n_matching:,} {kind}gaps of {names}")
         table.add_column("feature", justify="right", no_wrap=True)
-        table.add_column("explanation" if any(r["explanation"] for r in rows) else "top tokens")
+        table.add_column("name")
         for column in ("anchor", "expected", "near", "badge"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in rows[:limit]:
             table.add_row(
                 str(row["feature"]),
-                escape(row["explanation"] or row["label"]),
+                escape(row["name"]),
                 str(row["n_anchor"]),
                 "" if row["expected"] is None else f"{row['expected']:.1f}",
                 "" if row["near"] is None else f"{row['near']:.2f}",

@@ -18,7 +18,7 @@ from fac.coverage import BADGES, badge, chance_of_none
 from fac.errors import InputError
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, coverage
-from fac.questions.explanations import explained
+from fac.questions.explanations import explained, with_names
 from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
@@ -102,7 +102,17 @@ COLUMNS = (
         order="Number",
         ascending=True,
     ),
-    GapColumn("label", "Peaks on", kind="text", width=120, position=20),
+    GapColumn(
+        "name",
+        "Name",
+        kind="text",
+        width=280,
+        help="What people wrote, else the preferred explanation, else the tokens it peaks on in "
+        "the anchor. Unknown: its explanation may be a guess.",
+        position=20,
+        sortable=False,
+    ),
+    GapColumn("label", "Peaks on", kind="text", width=120),
     GapColumn(
         "n_anchor",
         "Anchor",
@@ -171,8 +181,6 @@ COLUMNS = (
         kind="text",
         width=200,
         help="The preferred one of each feature.",
-        position=30,
-        explains=True,
         sortable=False,
     ),
     GapColumn("explainer", "Explainer", kind="text", sortable=False),
@@ -249,6 +257,7 @@ def gap_page(
                  SAE's own threshold and that of the comparison; None where that is zero or unknown
     anchor_peak  the anchor's highest peak
     badge        coverage.badge of the three
+    name         as in explanations.named
     score, and the words label, promotes, explanation, explainer, score_kind
                  as in Cache.features_page, of the first of `explain_runs` that has a text; those
                  that explain the anchor and can be shown where none are named
@@ -265,7 +274,7 @@ def gap_page(
         features = table["feature"].to_numpy()
         words = stores.cache.described(comparison.anchor, features, sae_run=sae, explained=runs)
         for column in COLUMNS:
-            if column.figure is None:
+            if column.figure is None and column.name != "name":
                 table = table.append_column(column.name, words[column.name])
         return table
 
@@ -277,8 +286,8 @@ def gap_page(
     direction = "descending" if listing.descending else "ascending"
     keys = [(listing.sort, direction), ("feature", "ascending")]
     page = table.take(pc.sort_indices(table, sort_keys=keys).slice(offset, limit))
-    columns = [column.name for column in COLUMNS]
-    return with_words(page).select(columns).to_pylist(), len(table)
+    rows = with_names(stores, comparison.anchor, with_words(page).to_pylist())
+    return [{column.name: row[column.name] for column in COLUMNS} for row in rows], len(table)
 
 
 def _sae(stores: Stores, anchor: str) -> str | None:

@@ -18,7 +18,7 @@ from fac import review
 from fac.config import PairsSpec, RescoreSpec
 from fac.errors import FacError, InputError
 from fac.questions.catalogue import Row
-from fac.questions.explanations import names, texts
+from fac.questions.explanations import names, texts, with_names
 from fac.questions.review_queue import Draft, ReviewQueue
 from fac.review import PairState, PairVersion
 from fac.store import Stores
@@ -54,15 +54,15 @@ def read_features(text: str, n_features: int) -> tuple[int, ...]:
 
 
 def gap_rows(stores: Stores, anchor: str, features: Sequence[int]) -> list[Row]:
-    """What the anchor knows of features, in their order: names, explanations, support."""
+    """What the anchor knows of features, in their order: names and support."""
     rows, _ = stores.cache.features_page(anchor, ids=features, limit=len(features))
     by_feature = {row["feature"]: row for row in rows}
-    explanations = preferred_texts(stores, anchor)
-    return [
-        {**row, "n_anchor": row["n_samples"], "explanation": explanations.get(feature)}
+    rows = [
+        {**row, "n_anchor": row["n_samples"]}
         for feature in features
         if (row := by_feature.get(feature))
     ]
+    return with_names(stores, anchor, rows)
 
 
 def preferred_texts(stores: Stores, anchor: str) -> dict[int, str]:

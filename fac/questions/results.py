@@ -23,6 +23,7 @@ from fac.coverage import is_active
 from fac.manifest import MeasureManifest, SynthesisFacts, SynthesisManifest
 from fac.questions.catalogue import Row, is_synthetic
 from fac.questions.comparison import Comparison, coverage
+from fac.questions.explanations import with_names
 from fac.questions.pairs import StyleRequest, by_style, gap_rows
 from fac.schema import CoverageResult
 from fac.store import Stores
@@ -116,15 +117,12 @@ def covered_gaps(stores: Stores, run: str) -> set[int]:
     return {gap for row in verdicts for gap in row["gains"]}
 
 
-def unasked_rows(
-    stores: Stores, facts: SynthesisFacts, explained: Sequence[str], **window: int
-) -> tuple[list[Row], int]:
+def unasked_rows(stores: Stores, facts: SynthesisFacts, **window: int) -> tuple[list[Row], int]:
     """The features gained that nobody asked for, as the anchor knows them, on the page between
-    `offset` and `limit`, and how many there are; `explained` are the runs whose texts to show."""
+    `offset` and `limit`, and how many there are."""
     listing: Row = {"sort": "n_samples", "descending": True, **window}
-    return stores.cache.features_page(
-        facts.anchor, ids=facts.gained_unasked, explained=explained, **listing
-    )
+    rows, total = stores.cache.features_page(facts.anchor, ids=facts.gained_unasked, **listing)
+    return with_names(stores, facts.anchor, rows), total
 
 
 class Remeasured(NamedTuple):

@@ -10,7 +10,13 @@ import streamlit as st
 
 from fac.config import MeasureSpec
 from fac.manifest import MeasureManifest
-from fac.questions import catalogue
+from fac.questions.catalogue import (
+    anchor_of,
+    comparable,
+    default_anchor,
+    default_dataset,
+    titles,
+)
 from fac.questions.comparison import Comparison, clear_firing, telling_threshold
 from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
@@ -21,12 +27,17 @@ from fac.ui.views import empty, get_param, param_widget, set_param, tied
 PAPER_THRESHOLDS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
 """The grid of the paper; 0 is its default."""
 
+ANCHOR = (
+    "The dataset that says what could be shown, and what features are called. By default it is the "
+    "one in which most features fire; what you choose goes with you from page to page."
+)
+
 
 def pick_run(
     label: str, name: str, manifests: Mapping[str, MeasureManifest], default: str, **options: Any
 ) -> str:
     """The id of one of the runs; the URL may hold the id or the title."""
-    by_run = catalogue.titles(manifests)
+    by_run = titles(manifests)
     by_title = {title: run for run, title in by_run.items()}
     # The URL carries the title, which a person can read; an id is understood too.
     param = param_widget(
@@ -38,12 +49,26 @@ def pick_run(
 def pick_pair(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
     """The anchor and the dataset that is held against it, the dataset first on the page."""
     dataset_corner = st.container()
-    usual = catalogue.default_anchor(manifests)
-    anchor = pick_run("Against the anchor", "anchor", manifests, usual)
-    same = {run: manifests[run] for run in catalogue.comparable(manifests, anchor)}
+    anchor = pick_anchor("Against the anchor", manifests)
+    same = {run: manifests[run] for run in comparable(manifests, anchor)}
     with dataset_corner:
-        usual = catalogue.default_dataset(stores(), same, anchor)
+        usual = default_dataset(stores(), same, anchor)
         return anchor, pick_run("Coverage of", "dataset", manifests, usual)
+
+
+def pick_anchor(label: str, manifests: Mapping[str, MeasureManifest], **options: Any) -> str:
+    """The anchor: as it was chosen on whatever page, else the default one."""
+    usual = default_anchor(stores(), manifests)
+    return pick_run(label, "anchor", manifests, usual, help=ANCHOR, **options)
+
+
+def anchor_in_url(manifests: Mapping[str, MeasureManifest], run: str) -> str:
+    """The anchor of a run on a page without a picker: what was chosen on another page, where the
+    run can be compared with it, else the default one."""
+    by_title = {title: each for each, title in titles(manifests).items()}
+    chosen = get_param("anchor", "", read=lambda text: titles(manifests).get(text, text))
+    anchor = by_title.get(chosen, "")
+    return anchor if anchor in comparable(manifests, run) else anchor_of(stores(), run)
 
 
 def stop_if_nothing_measured(manifests: Mapping[str, MeasureManifest]) -> None:

@@ -139,7 +139,7 @@ def prepare() -> None:
     with suppress(FacError, OSError):
         _start(workspace().root)
         if manifests := measured(stores()):
-            anchor = default_anchor(manifests)
+            anchor = default_anchor(stores(), manifests)
             dataset = default_dataset(stores(), manifests, anchor)
             curve(stores(), Comparison(anchor, dataset))
             threshold = clear_firing(stores(), anchor)

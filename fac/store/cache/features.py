@@ -148,8 +148,9 @@ class FeatureQueries(ExplanationQueries):
     ) -> tuple[Rows, int]:
         """One page of the feature table, and how many features match.
 
-        `explained` names explain runs: a feature's row has `explanation`, `explainer`, `score` and
-        `score_kind` (a scorer's name) of the first that has a text for it, else None.
+        `explained` names explain runs: a feature's row has `explanation`, `explainer`, `score`,
+        `score_kind` (a scorer's name) and `score_low` (the lower end of its 95 % interval) of the
+        first that has a text for it, else None.
         `search` finds part of a label, of a promoted token or of that explanation, a feature number
         ("12"), or that number alone ("#12"). Equal values are in feature order, missing ones last.
         Raises InputError for a column outside SORTABLE.

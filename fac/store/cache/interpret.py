@@ -47,7 +47,7 @@ CREATE_TABLE = "CREATE TABLE {table} AS SELECT {columns} FROM read_parquet($path
 CREATE_EXPLAINED = """
     CREATE TABLE explained AS
     SELECT e.feature, e.text AS explanation, e.explainer, s.value AS score, s.score AS score_kind,
-           lower(e.text) AS folded
+           s.low AS score_low, lower(e.text) AS folded
     FROM explanations e LEFT JOIN (
         SELECT * FROM scores WHERE list_contains($preference, score)
         QUALIFY row_number() OVER (
@@ -69,7 +69,7 @@ def fill_explain(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
 
 
 SELECT_EXPLAINED = """
-    SELECT feature, explanation, explainer, score, score_kind FROM {run}.explained
+    SELECT feature, explanation, explainer, score, score_kind, score_low FROM {run}.explained
     ORDER BY feature
 """
 
@@ -78,6 +78,7 @@ EXPLAINED_COLUMNS = {
     "explainer": pa.string(),
     "score": pa.float64(),
     "score_kind": pa.string(),
+    "score_low": pa.float64(),
 }
 
 SELECT_EXPLANATIONS = """
