@@ -8,12 +8,12 @@ import streamlit as st
 
 from fac import charts
 from fac.config import JUDGES, JudgeSpec
-from fac.coverage import BADGES
 from fac.manifest import MeasureManifest
 from fac.questions import catalogue
 from fac.questions.comparison import Comparison, by_role, coverage, telling_curve
 from fac.questions.explanations import explained
-from fac.questions.gaps import BELIEF, GapList, gap_page, orders, shown_columns
+from fac.questions.gap_evidence import BADGES, BELIEF, gap_features
+from fac.questions.gaps import GapList, gap_page, orders, shown_columns
 from fac.questions.relevance import task_profiles, unjudged
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
@@ -30,8 +30,8 @@ SOME_PAIRS, MOST_PAIRS = 10, 2000  # gaps that pairs are proposed for, and may b
 
 # Icon and colour of each degree of belief.
 BADGE_LOOKS: dict[str, tuple[str, Any]] = {
-    "robust": (":material/verified:", "green"),
-    "borderline": (":material/help:", "orange"),
+    "certain": (":material/verified:", "green"),
+    "possible": (":material/help:", "orange"),
     "artefact": (":material/blur_on:", "gray"),
 }
 
@@ -44,7 +44,7 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     result = coverage(stores(), comparison)
     if limits := unjudged(stores(), comparison.anchor, comparison.relevance):
         st.caption(f":material/gavel: {plain(limits)}")
-    if result.n_missing:
+    if gap_features(stores(), comparison):
         gaps(comparison)
     elif result.n_anchor:
         views.empty(
@@ -191,10 +191,10 @@ def gaps(comparison: Comparison) -> None:
         with pairs_corner:
             write_pairs(comparison, listing, total, ticks.ids, view)
     with right:
-        missing = coverage(stores(), comparison).missing
+        every = gap_features(stores(), comparison)
         by_feature = {row["feature"]: row for row in rows}
-        first = next(iter(by_feature), int(missing[0]))
-        gap = views.get_param("gap", first, read=int, valid=lambda feature: feature in missing)
+        first = next(iter(by_feature), every[0])
+        gap = views.get_param("gap", first, read=int, valid=every.__contains__)
         evidence(comparison, gap, by_feature.get(gap))
 
 
@@ -245,7 +245,9 @@ def evidence(comparison: Comparison, feature: int, row: Row | None) -> None:
         st.markdown("**In the anchor**")
         show_examples(cache.spans(anchor, feature, "top")[:4])
         st.markdown("**Nearest in the dataset**")
-        show_near(cache.near(comparison.dataset, feature, sae_run=sae)[:3])
+        threshold = comparison.threshold
+        near = cache.near(comparison.dataset, feature, sae_run=sae, threshold=threshold)
+        show_near(near[:3])
         name = catalogue.titles(manifests)[anchor]
         views.link("features", "The whole feature", feature=str(feature), dataset=name)
 
