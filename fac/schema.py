@@ -197,8 +197,8 @@ RELEVANCE = pa.schema(
         ("level", pa.string()),  # one of LEVELS, cannot_tell, unreadable, or failed
         ("rationale", pa.string()),
         ("effect", pa.float64()),  # label contrast: firing rate with the label minus without
-        ("p", pa.float64()),  # one-sided exact p (Fisher)
-        ("q", pa.float64()),  # after Benjamini-Hochberg over all judged features
+        ("p", pa.float64()),  # one-sided, given active features (Cochran-Mantel-Haenszel)
+        ("q", pa.float64()),  # after Benjamini-Hochberg over all features with p
         ("n_with", pa.int32()),  # samples with the label in which it fires
         ("n_without", pa.int32()),  # samples without it in which it fires
         ("prompt_hash", pa.string()),

@@ -215,7 +215,8 @@ def test_coverage_among_the_features_of_a_file(kitchen, tmp_path):
 def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path):
     out = tmp_path / "gaps.jsonl"
     answer = fac("gaps", *PAIR, "--out", out, "--json", workspace=kitchen)
-    assert answer.json == {"n_missing": 6, "rows": 6, "out": str(out)}
+    counts = {"certain_absent": 0, "certain_under": 0, "possible": 6, "artefact": 0, "n_asked": 10}
+    assert answer.json == {"n_missing": 6, **counts, "rows": 6, "out": str(out)}
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     support = [row["n_anchor"] for row in rows]
     assert support == sorted(support, reverse=True)
@@ -233,12 +234,24 @@ def test_without_a_file_gaps_show_as_many_rows_as_asked_for(kitchen):
     assert (data["n_missing"], data["rows"], len(data["gaps"])) == (6, 2, 2)
 
 
-def test_gaps_of_one_badge_are_those_that_have_it(kitchen):
+def test_gaps_of_one_badge_or_kind_are_those_that_have_it(kitchen):
     every = fac("gaps", *PAIR, "--json", workspace=kitchen).json["gaps"]
-    data = fac("gaps", *PAIR, "--badge", "robust", "--json", workspace=kitchen).json
-    assert data["gaps"] == [row for row in every if row["badge"] == "robust"]
-    assert 0 < len(data["gaps"]) < data["n_missing"] == 6
-    assert "5 robust gaps" in fac("gaps", *PAIR, "--badge", "robust", workspace=kitchen).out
+    high = (*PAIR, "--threshold", 1.4)  # the anchor's "loop!" and "train!" peak at 1.5
+    data = fac("gaps", *high, "--badge", "artefact", "--json", workspace=kitchen).json
+    assert [(row["badge"], toy.WORDS[row["feature"]]) for row in data["gaps"]] == [
+        ("artefact", "loop"),
+        ("artefact", "train"),
+    ]
+    assert (data["artefact"], data["possible"], data["n_asked"]) == (2, 0, 3)
+    data = fac("gaps", *PAIR, "--badge", "certain", "--json", workspace=kitchen).json
+    assert (data["gaps"], data["n_missing"]) == ([], 6)
+    data = fac("gaps", *PAIR, "--kind", "absent", "--json", workspace=kitchen).json
+    assert data["gaps"] == every and {row["kind"] for row in every} == {"absent"}
+    answer = fac("gaps", *PAIR, "--badge", "possible", "--kind", "absent", workspace=kitchen).out
+    assert "6 possible absent gaps" in answer
+    assert "Certain: 0 absent and 0 under-represented; possible: 6; artefacts: 0;" in answer
+    refused = fac("gaps", *PAIR, "--badge", "robust", workspace=kitchen).err
+    assert "A badge is any, certain, possible, artefact, got 'robust'" in refused
 
 
 def test_check_passes_a_dataset_that_lost_nothing(kitchen):

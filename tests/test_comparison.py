@@ -388,13 +388,6 @@ def test_runs_over_different_roles_are_compared_by_a_role_they_share(tmp_path):
     stores.cache.close()
 
 
-def test_without_content_tokens_chance_is_unknown(tmp_path):
-    stores, runs = two_runs(tmp_path, {"tokens": 0}, {}, other=made_of(1, 1.0))
-    rows, _ = gap_page(stores, Comparison(*runs, relevance=listed(*range(N_FEATURES))))
-    assert [(r["feature"], r["chance"], r["expected"]) for r in rows] == [(0, None, None)]
-    stores.cache.close()
-
-
 def two_runs(folder, first, second, other: Activations | None = None):
     """The stores and the two measure runs of a workspace."""
     stores = open_stores(Workspace(folder), remember=False)

@@ -15,9 +15,9 @@ from typer import Argument, Option
 from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, Role, command, err, listing, out, perform
 from fac.config import IngestSpec, MeasureSpec
-from fac.coverage import BADGES
 from fac.questions.comparison import certainty, changes, coverage, growth_of
 from fac.questions.explanations import explain_runs
+from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
 from fac.questions.relevance import unjudged
 from fac.schema import EVERY_ROLE
@@ -76,48 +76,65 @@ def gaps(
     options: ComparisonOptions,
     role: Role = EVERY_ROLE,
     badge: Annotated[str, Option(help=f"any, {', '.join(BADGES)}: how sure a gap is.")] = "any",
+    kind: Annotated[
+        str,
+        Option(help=f"any, {' or '.join(KINDS)}: whether no sample shows it, or too few."),
+    ] = "any",
     out_: Annotated[Path | None, Option("--out", help="Write the gaps as JSON lines.")] = None,
     limit: Annotated[int, Option(min=1, help="Rows shown without --out.")] = 20,
 ) -> Answer:
-    """The missing features, ranked by the anchor's support, with evidence."""
+    """What a dataset lacks or shows too rarely, certain gaps first, with evidence."""
     comparison = options.comparison(stores, role)
     n_missing = coverage(stores, comparison).n_missing
     explaining = explain_runs(stores.runs, comparison.anchor)
     frame.build_caches(stores, explaining)
+    counts = gap_counts(stores, comparison)
     rows, n_matching = gap_page(
         stores,
         comparison,
-        GapList(badge=badge),
+        GapList(badge=badge, kind=kind),
         explain_runs=explaining,
-        limit=max(n_missing, 1) if out_ else limit,
+        limit=max(counts.n_asked, 1) if out_ else limit,
     )
     if out_:
         frame.write_lines(out_, (json.dumps(frame.plain(row), ensure_ascii=False) for row in rows))
-    data: dict[str, Any] = {"n_missing": n_missing, "rows": len(rows)}
+    data: dict[str, Any] = {"n_missing": n_missing, **counts._asdict(), "rows": len(rows)}
     data |= {"out": str(out_)} if out_ else {"out": None, "gaps": rows}
 
     def show() -> None:
-        kind = "" if badge == "any" else f"{badge} "
+        which = "".join(f"{part} " for part in (badge, kind) if part != "any")
         names = f"{escape(options.dataset)} against {escape(options.anchor)}"
-        table = Table(title=f"{n_matching:,} {kind}gaps of {names}")
+        table = Table(title=f"{n_matching:,} {which}gaps of {names}")
         table.add_column("feature", justify="right", no_wrap=True)
         table.add_column("name")
-        for column in ("anchor", "expected", "near", "badge"):
+        for column in ("badge", "anchor", "expected", "here", "ratio", "near"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in rows[:limit]:
             table.add_row(
                 str(row["feature"]),
                 escape(row["name"]),
-                str(row["n_anchor"]),
-                "" if row["expected"] is None else f"{row['expected']:.1f}",
-                "" if row["near"] is None else f"{row['near']:.2f}",
                 row["badge"],
+                f"{row['n_anchor']:,}",
+                _figure(row["expected"], "{:,.1f}"),
+                f"{row['n_dataset']:,}",
+                _figure(row["ratio"], "{:.0%}"),
+                _figure(row["near"], "{:.0%}"),
             )
         out.print(table)
+        words = f"{counts.certain_absent:,} absent and {counts.certain_under:,} under-represented"
+        out.print(
+            f"Certain: {words}; possible: {counts.possible:,}; artefacts: {counts.artefact:,}; "
+            f"{counts.n_asked:,} features asked.",
+            soft_wrap=True,
+        )
         if out_:
             out.print(f"{len(rows):,} rows in {escape(str(out_))}")
 
     return Answer(data, show)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
 @command("check")
