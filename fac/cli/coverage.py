@@ -33,8 +33,8 @@ def coverage_(
 ) -> Answer:
     """FAC of a dataset against an anchor, how far to believe it, and what is missing."""
     comparison = options.comparison(stores, role)
-    result, (interval, yardstick, note) = (ask(stores, comparison) for ask in (coverage, certainty))
-    growth = growth_of(stores, comparison)
+    result, growth = coverage(stores, comparison), growth_of(stores, comparison)
+    interval, yardstick, note = certainty(stores, comparison)
     sentence = unjudged(stores, comparison.anchor, comparison.relevance)
     if sentence:
         err.print(escape(sentence), soft_wrap=True, highlight=False)
