@@ -280,8 +280,8 @@ def test_how_much_a_figure_speaks_of_is_told_in_words(tmp_path):
         "1 feature is relevant for instructions, but the anchor fires none of them at these settin"
     )
     assert words_for({**no, 3: "yes"}) == (
-        "1 feature is relevant for instructions; of 11 that the anchor fires, 1 counts, so coverage "
-        "moves all or nothing."
+        "1 feature is relevant for instructions; of 11 that the anchor fires, 1 counts, so "
+        "coverage moves all or nothing."
     )
     assert words_for({**no, 3: "yes", 4: "yes", 5: "maybe"}) == (
         "2 features are relevant for instructions; of 11 that the anchor fires, 2 count, so "

@@ -228,7 +228,9 @@ def scope(stores: Stores, anchor: str, relevance: Relevance, n_shown: int | None
             f"{counted} relevant {what}, but the anchor fires none of them{where}: "
             "nothing can be covered or missing; take an anchor that shows the task."
         )
-    sentence = f"{counted} relevant {what}; of {n_alive:,} that the anchor fires, {n_shown:,} {counts}{where}"
+    of_anchor = f"of {n_alive:,} that the anchor fires"
+    sentence = f"{counted} relevant {what}; {of_anchor}, {n_shown:,} count"
+    sentence += f"s{where}" if n_shown == 1 else where
     if n_relevant > n_alive / 2:
         return f"{sentence}, which is more than half: that hardly tells the task from the rest."
     if n_shown < FEW:
