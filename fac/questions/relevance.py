@@ -21,13 +21,18 @@ from fac.errors import BadRow, InputError
 from fac.prompts.relevance import TASKS, TaskProfile, read_tasks
 from fac.questions.catalogue import Row
 from fac.questions.explanations import explain_runs
-from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, SURELY_RELEVANT, UNREADABLE
+from fac.schema import (
+    CANNOT_TELL,
+    EVERY_FEATURE,
+    EVERY_ROLE,
+    LEVELS,
+    RELEVANT,
+    SURELY_RELEVANT,
+    UNREADABLE,
+)
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.runs import Runs
-
-EVERY_FEATURE = "all"
-"""Every feature but those that fire nearly everywhere."""
 
 FEW = 10
 """Relevant features of an anchor below which one of them moves coverage by more than 10 points."""
