@@ -19,7 +19,7 @@ from fac.coverage import fac, present
 from fac.errors import InputError
 from fac.questions.catalogue import Row
 from fac.questions.relevance import Relevance, relevant_set
-from fac.schema import EVERY_ROLE, ROLES, CoverageResult
+from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
@@ -62,6 +62,19 @@ def clear_firing(stores: Stores, anchor: str) -> float:
     """The threshold at which a feature fires clearly: the median of the anchor's peaks, one per
     sample and feature, to three significant digits. The default of every page and command."""
     return float(stores.cache.summary(anchor)["clear_firing"])
+
+
+def settings_in_words(comparison: Comparison) -> str:
+    """By what settings a comparison is made, as an enumeration."""
+    words = [f"above {comparison.threshold:g}"]
+    if comparison.role != EVERY_ROLE:
+        words.append(f"tokens of the {comparison.role}")
+    if comparison.min_support > 1:
+        words.append(f"in {comparison.min_support} or more samples of the anchor")
+    if comparison.relevance.name != EVERY_FEATURE:
+        maybe = ", maybe included" if comparison.relevance.maybe else ""
+        words.append(f"relevant for {comparison.relevance.name}{maybe}")
+    return ", ".join(words)
 
 
 @remembered_for_good
@@ -139,12 +152,48 @@ def _at(
     stores: Stores, comparison: Comparison, relevant: np.ndarray, threshold: float
 ) -> CoverageResult:
     """FAC of runs that are known to match."""
-    anchor, role = comparison.anchor, comparison.role
-    in_dataset = np.zeros_like(relevant)
-    for run in comparison.runs:
-        in_dataset |= present(stores.cache.support(run, threshold, role))
-    in_anchor = present(stores.cache.support(anchor, threshold, role), comparison.min_support)
-    return fac(in_anchor, in_dataset, relevant)
+    at = replace(comparison, threshold=threshold)
+    n_anchor = stores.cache.support(at.anchor, threshold, at.role)
+    return fac(present(n_anchor, at.min_support), _in_dataset(stores, at), relevant)
+
+
+def _in_dataset(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """What the dataset shows, with what is added to it: bool `[n_features]`."""
+    settings = (comparison.threshold, comparison.role)
+    supports = (stores.cache.support(run, *settings) for run in comparison.runs)
+    return np.any([present(support) for support in supports], axis=0)
+
+
+class Change(NamedTuple):
+    """What became of a dataset, by one question of coverage. Features are ids, ascending."""
+
+    before: CoverageResult
+    after: CoverageResult
+    closed: np.ndarray
+    """Gaps there were, and are no more."""
+    opened: np.ndarray
+    """Gaps there were not."""
+    gained: np.ndarray
+    """Every feature that only the second shows, whether or not the anchor does and it is
+    relevant."""
+    lost: np.ndarray
+    """Every feature that only the first shows."""
+
+
+def change(stores: Stores, before: Comparison, after: Comparison) -> Change:
+    """What changed from one dataset to the next against one anchor, by the settings of the first.
+    Raises InputError when the runs cannot be compared."""
+    after = replace(before, dataset=after.dataset, added=after.added)
+    was, now = coverage(stores, before), coverage(stores, after)
+    had, has = _in_dataset(stores, before), _in_dataset(stores, after)
+    return Change(
+        was,
+        now,
+        np.setdiff1d(was.missing, now.missing),
+        np.setdiff1d(now.missing, was.missing),
+        np.flatnonzero(has & ~had),
+        np.flatnonzero(had & ~has),
+    )
 
 
 def _figures(result: CoverageResult) -> Row:
