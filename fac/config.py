@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fac.errors import InputError
 from fac.registry import Registry
-from fac.schema import EVERY_ROLE, ROLES, SCHEMA_VERSION
+from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, SCHEMA_VERSION
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_INPUTS = REPOSITORY / "data" / "demo"
@@ -82,7 +83,7 @@ class Spec:
     def __post_init__(self) -> None:
         """Lists, as JSON has them, become tuples; of features the order says nothing."""
         for name, value in vars(self).items():
-            if name == "features":
+            if name in ("features", "relevant_features"):
                 object.__setattr__(self, name, tuple(sorted(set(map(int, value)))))
             elif isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
@@ -93,9 +94,18 @@ class Spec:
     operational: ClassVar[tuple[str, ...]] = ()
     """Fields that change how a run is made, not what it is: limits, speed. Not in its id."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that runs were made without. At their default they are not in the id, so that those
+    runs keep theirs."""
+
     def run_id(self, *inputs: str) -> str:
         """`step-hash` over the spec, the ids or digests of its inputs and the schema version."""
-        question = {k: v for k, v in self.as_json().items() if k not in self.operational}
+        defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
+        question = {
+            name: value
+            for name, value in self.as_json().items()
+            if name not in self.operational and not (name in self.later and value == defaults[name])
+        }
         return f"{self.step}-{digest(SCHEMA_VERSION, self.step, question, inputs)}"
 
 
@@ -268,12 +278,18 @@ class JudgeSpec(AskSpec):
     features: tuple[int, ...] = ()  # which; empty is every feature that fires
     explanations: tuple[str, ...] = ()  # runs that a model reads, the first that has one wins
     label: str = ""  # the label that marks the task, for a judge that needs one
+    labels: str = ""  # run id of the measure that has the labels; "" is `measure` itself
+    threshold: float = 0.0  # of the label contrast: a feature fires where its peak is above
+
+    later = ("labels", "threshold")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.judge not in JUDGES:
             raise InputError(f"The judge must be {' or '.join(JUDGES)}, got {self.judge!r}.")
         judge = JUDGES[self.judge]
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
         if judge.needs_model and not self.model:
             raise InputError("A language model as judge needs a name: give --model.")
         if judge.needs_model and not self.rubric:
@@ -327,7 +343,11 @@ class WriteSpec(AskSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class PairsSpec(WriteSpec):
-    """Step 1: candidates for every gap, and from them a contrastive pair each."""
+    """Step 1: candidates for every gap, and from them a contrastive pair each.
+
+    It holds the whole question of coverage that the gaps answer, for what is written from the
+    pairs is judged by it: beside the threshold the support, the role and the relevant features.
+    """
 
     step = "pairs"
     anchor: str  # run id of the anchor's measure
@@ -335,6 +355,16 @@ class PairsSpec(WriteSpec):
     features: tuple[int, ...] = ()  # the gaps to close
     explanations: tuple[str, ...] = ()  # run ids of explanations, the first that has one wins
     margin: float = 1.0  # how far above the threshold a positive, and above its negative, must fire
+    min_support: int = 1  # samples of the anchor that must show a feature
+    role: str = EVERY_ROLE  # whose tokens count
+    relevant: str = EVERY_FEATURE  # name of the relevance: a task, or the file of its features
+    maybe: bool = False  # whether what is maybe relevant to the task counts
+
+    relevant_features: tuple[int, ...] = ()
+    """The features that counted when the pairs were asked for, unless every one did: people may
+    say something else about the task today."""
+
+    later = ("min_support", "role", "relevant", "maybe", "relevant_features")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -342,6 +372,10 @@ class PairsSpec(WriteSpec):
             raise InputError("No gaps are chosen: name at least one feature.")
         if self.margin < 0:
             raise InputError(f"The margin must not be negative, got {self.margin}.")
+        if self.min_support < 1:
+            raise InputError(f"min support must be at least 1, got {self.min_support}.")
+        if self.role not in (*ROLES, EVERY_ROLE):
+            raise InputError(f"A role is {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,18 @@ ROLES = ("system", "user", "assistant")
 EVERY_ROLE = "all"
 """Asks for a sample's strongest activation over all its roles."""
 
+EVERY_FEATURE = "all"
+"""The relevance of every feature but those that fire nearly everywhere."""
+
 LEVELS = ("yes", "probably", "maybe", "no")
 """The paper's scale for relevance and for a fitting explanation, best first."""
 
 RELEVANT = LEVELS[:3]
-"""Levels at which a feature counts as relevant to a task (App. K: at least Maybe)."""
+"""Levels that are no "no": where a feature counts as relevant in the paper (App. K: at least
+Maybe)."""
+
+SURELY_RELEVANT = LEVELS[:2]
+"""Levels at which a feature counts as relevant to a task, unless "maybe" is asked for."""
 
 CANNOT_TELL = "cannot_tell"
 """An answer of its own, no level between others: the rater or explainer abstains."""
@@ -193,8 +200,8 @@ RELEVANCE = pa.schema(
         ("level", pa.string()),  # one of LEVELS, cannot_tell, unreadable, or failed
         ("rationale", pa.string()),
         ("effect", pa.float64()),  # label contrast: firing rate with the label minus without
-        ("p", pa.float64()),  # one-sided exact p (Fisher)
-        ("q", pa.float64()),  # after Benjamini-Hochberg over all judged features
+        ("p", pa.float64()),  # one-sided, given active features (Cochran-Mantel-Haenszel)
+        ("q", pa.float64()),  # after Benjamini-Hochberg over all features with p
         ("n_with", pa.int32()),  # samples with the label in which it fires
         ("n_without", pa.int32()),  # samples without it in which it fires
         ("prompt_hash", pa.string()),

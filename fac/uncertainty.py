@@ -3,17 +3,20 @@
 docs/statistics.md has a section on each estimator: its formula, where it comes from, what a check
 on simulated and real text gave, and when not to use it.
 
-Incidence is given as pairs of equal length: which sample fires which feature, every pair once.
+Most of them need no more than how often each feature fires and which sample it is where one alone
+fires it (`Firing`); the yardstick needs to know which sample fires which feature (`Incidence`).
 Features that do not count (not relevant, or not shown by the anchor) are left out beforehand.
+
+scipy is imported where it is used: what asks nothing of it starts in half the time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from fac.errors import InputError
 
@@ -25,6 +28,53 @@ LEVEL = 0.95
 
 GROWTH_TERMS = 5
 """K of Efron and Thisted: counts of counts beyond it say nothing reliable."""
+
+DRAWS_PER_WORD = 64
+"""Random draws are bits: one operation on a word asks a sample about as many of them."""
+
+
+class Firing(NamedTuple):
+    """How often each feature fires in a set of samples, and where one sample alone fires it."""
+
+    support: np.ndarray
+    """int64 `[n_features]`: samples that fire it."""
+
+    single_feature: np.ndarray
+    """int `[singletons]`: the features of support 1, ascending."""
+
+    single_sample: np.ndarray
+    """int `[singletons]`: the sample that fires each, 0 to n_samples - 1."""
+
+    n_samples: int
+
+    def of(self, features: np.ndarray) -> Firing:
+        """The same of some features alone (bool `[n_features]`), renumbered in their order."""
+        single = features[self.single_feature]
+        number = np.cumsum(features) - 1
+        return Firing(
+            self.support[features],
+            number[self.single_feature[single]],
+            self.single_sample[single],
+            self.n_samples,
+        )
+
+    def only_here(self, features: np.ndarray) -> np.ndarray:
+        """Of each sample, how many of `features` (bool `[n_features]`) it alone fires: int64
+        `[n_samples]`."""
+        single = self.single_sample[features[self.single_feature]]
+        return np.bincount(single, minlength=self.n_samples)
+
+
+def together(parts: Sequence[Firing]) -> Firing:
+    """Several sets of samples as one, those of the first before those of the second. A feature that
+    one sample of one set fires is no singleton where another set fires it too."""
+    support = np.sum([part.support for part in parts], axis=0)
+    offsets = np.cumsum([0, *(part.n_samples for part in parts)])
+    feature = np.concatenate([part.single_feature for part in parts])
+    sample = np.concatenate([p.single_sample + n for p, n in zip(parts, offsets, strict=False)])
+    alone = support[feature] == 1
+    order = np.argsort(feature[alone])
+    return Firing(support, feature[alone][order], sample[alone][order], int(offsets[-1]))
 
 
 class Incidence(NamedTuple):
@@ -43,11 +93,12 @@ class Incidence(NamedTuple):
         """Samples that fire each feature, int64 `[n_features]`."""
         return np.bincount(self.feature, minlength=self.n_features)
 
-    def only_here(self, features: np.ndarray) -> np.ndarray:
-        """Of each sample, how many of `features` (bool `[n_features]`) it alone fires: int64
-        `[n_samples]`."""
-        single = (self.support() == 1) & features
-        return np.bincount(self.sample[single[self.feature]], minlength=self.n_samples)
+    def firing(self) -> Firing:
+        """Its counts and singletons."""
+        support = self.support()
+        alone = np.flatnonzero(support[self.feature] == 1)
+        alone = alone[np.argsort(self.feature[alone])]
+        return Firing(support, self.feature[alone], self.sample[alone], self.n_samples)
 
 
 class Interval(NamedTuple):
@@ -68,10 +119,8 @@ class GapTest(NamedTuple):
     """float64: samples that would fire it, if the dataset were like the anchor."""
 
     ratio: np.ndarray
-    """float64: rate in the dataset over rate in the anchor, by content tokens."""
-
-    ratio_low: np.ndarray
-    ratio_high: np.ndarray
+    """float64: rate in the dataset over rate in the anchor, by content tokens; NaN of a feature
+    that neither fires."""
 
     p: np.ndarray
     """float64: probability of so few or fewer."""
@@ -89,26 +138,47 @@ def gap_test(
     of the anchor that are asked about. If both fire it at one rate per content token, then of all
     n_anchor + n_dataset samples a share of r / (1 + r) is the dataset's, r = dataset_tokens over
     anchor_tokens: the lower tail of that binomial is the p-value. It allows for the anchor's
-    sampling error too. Ratios have Clopper-Pearson intervals of the same binomial.
+    sampling error too.
 
     Raises InputError without content tokens on either side, where no rate is defined.
     """
+    from scipy import special
+
+    r = _tokens_ratio(anchor_tokens, dataset_tokens)
+    n_anchor, n_dataset = np.asarray(n_anchor), np.asarray(n_dataset)
+    # P(Bin(n_anchor + n_dataset, r / (1 + r)) <= n_dataset), by the incomplete beta function
+    p = special.betainc(n_anchor, n_dataset + 1, 1 / (1 + r))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = n_dataset / n_anchor / r
+    return GapTest(n_anchor * r, ratio, p, benjamini_hochberg(p))
+
+
+def ratio_interval(
+    n_anchor: np.ndarray, n_dataset: np.ndarray, *, anchor_tokens: int, dataset_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of each GapTest.ratio, from Clopper and Pearson's of the same binomial:
+    low and high, float64 `[features]`. Slower than the test: for the features that are shown.
+
+    Raises InputError without content tokens on either side.
+    """
+    from scipy import special
+
+    r = _tokens_ratio(anchor_tokens, dataset_tokens)
+    n_anchor, n_dataset = np.asarray(n_anchor), np.asarray(n_dataset)
+    tail = (1 - LEVEL) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = np.where(n_dataset == 0, 0.0, special.betaincinv(n_dataset, n_anchor + 1, tail))
+        high = np.where(n_anchor == 0, 1.0, special.betaincinv(n_dataset + 1, n_anchor, 1 - tail))
+        return low / (1 - low) / r, high / (1 - high) / r
+
+
+def _tokens_ratio(anchor_tokens: int, dataset_tokens: int) -> float:
     if anchor_tokens <= 0 or dataset_tokens <= 0:
         raise InputError(
             f"Rates need content tokens on both sides, got {anchor_tokens:,} in the anchor and "
             f"{dataset_tokens:,} in the dataset."
         )
-    r = dataset_tokens / anchor_tokens
-    n_anchor, n_dataset = np.asarray(n_anchor), np.asarray(n_dataset)
-    n = n_anchor + n_dataset
-    p = stats.binom.cdf(n_dataset, n, r / (1 + r))
-    tail = (1 - LEVEL) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low = np.where(n_dataset == 0, 0.0, stats.beta.ppf(tail, n_dataset, n_anchor + 1))
-        high = np.where(n_anchor == 0, 1.0, stats.beta.ppf(1 - tail, n_dataset + 1, n_anchor))
-        odds = [share / (1 - share) / r for share in (low, high)]
-        ratio = n_dataset / n_anchor / r
-    return GapTest(n_anchor * r, ratio, odds[0], odds[1], p, benjamini_hochberg(p))
+    return dataset_tokens / anchor_tokens
 
 
 def benjamini_hochberg(p: np.ndarray, level: float = FALSE_DISCOVERIES) -> np.ndarray:
@@ -124,7 +194,7 @@ def benjamini_hochberg(p: np.ndarray, level: float = FALSE_DISCOVERIES) -> np.nd
 # --- coverage -------------------------------------------------------------------------------------
 
 
-def fac_interval(anchor: Incidence, dataset: Incidence) -> Interval:
+def fac_interval(anchor: Firing, dataset: Firing) -> Interval:
     """FAC with a 95 % interval by the two-sample delete-one jackknife.
 
     f = c / p: p features fire in the anchor, c of them in the dataset too. Without sample i of the
@@ -134,9 +204,10 @@ def fac_interval(anchor: Incidence, dataset: Incidence) -> Interval:
     (n - 1) / n times the squared distances from their mean. It is about FAC at these sizes: of
     larger samples FAC is another figure.
 
-    NaN bounds where a side has fewer than two samples; all NaN where the anchor fires nothing.
+    NaN bounds where a side has fewer than two samples, or where one sample of the anchor is all
+    that fires there; all NaN where the anchor fires nothing.
     """
-    in_anchor, in_dataset = anchor.support() > 0, dataset.support() > 0
+    in_anchor, in_dataset = anchor.support > 0, dataset.support > 0
     p, c = int(in_anchor.sum()), int((in_anchor & in_dataset).sum())
     if p == 0:
         return Interval(math.nan, math.nan, math.nan)
@@ -160,16 +231,21 @@ def _jackknife_variance(without: np.ndarray) -> float:
 
 
 def _z() -> float:
-    return float(stats.norm.ppf((1 + LEVEL) / 2))
+    from scipy import special
+
+    return float(special.ndtri((1 + LEVEL) / 2))
+
+
+# --- the yardstick --------------------------------------------------------------------------------
 
 
 class Yardstick(NamedTuple):
-    """What random draws of the anchor reach at a dataset's size."""
+    """What random draws of the anchor reach at a dataset's size; all NaN where there is none."""
 
     low: float
     median: float
     high: float
-    """Of 95 % of the draws; NaN where the anchor's half is too small for the dataset."""
+    """Of 95 % of the draws."""
 
     against: float
     """FAC of the dataset against the same halves, on average."""
@@ -180,63 +256,103 @@ class Yardstick(NamedTuple):
         return self.against / self.median if self.median else math.nan
 
 
-def yardstick(
-    anchor: Incidence,
-    anchor_tokens: np.ndarray,
-    dataset_support: np.ndarray,
-    dataset_tokens: int,
-    *,
-    draws: int,
-    rng: np.random.Generator,
-) -> Yardstick:
-    """FAC that samples of the anchor itself reach at the dataset's number of content tokens.
+class Draws(NamedTuple):
+    """Random splits of the anchor in two; bit b of word w speaks of draw 64 w + b."""
 
-    Each draw splits the anchor in two: samples of one half, in random order, up to
-    `dataset_tokens`, are compared with the other half, so that no sample stands on both sides; the
-    dataset is compared with that other half too. `anchor_tokens` are content tokens per sample,
-    int `[n_samples]`, `dataset_support` is int `[n_features]`.
+    drawn: np.ndarray
+    """uint64 `[words, n_samples]`: the sample is of the part of one half that is compared."""
 
-    The halves must have the tokens: a dataset larger than half of the anchor has no yardstick.
+    other: np.ndarray
+    """uint64 `[words, n_samples]`: the sample is of the other half, which it is compared with."""
+
+    tokens: np.ndarray
+    """int64 `[64 words]`: content tokens of the half that is drawn from."""
+
+
+def split_draws(tokens: np.ndarray, size: int, *, words: int, rng: np.random.Generator) -> Draws:
+    """64 `words` random splits of samples that have these content tokens, int `[n_samples]`: of one
+    half, samples in random order up to `size` tokens, all of it where it has fewer."""
+    shape = (words * DRAWS_PER_WORD, len(tokens))
+    drawn, other = np.zeros((2, *shape), bool)
+    half, in_half = len(tokens) // 2, np.zeros(len(drawn), np.int64)
+    for draw in range(len(drawn)):
+        order = rng.permutation(len(tokens))
+        spent = np.cumsum(tokens[order[:half]])
+        drawn[draw, order[: _nearest(spent, size)]] = True
+        other[draw, order[half:]] = True
+        in_half[draw] = spent[-1] if half else 0
+    return Draws(_words(drawn), _words(other), in_half)
+
+
+def part_draws(tokens: np.ndarray, sizes: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+    """Random parts of samples, one of about each of `sizes` content tokens, int `[64 words]`, that
+    have these tokens: uint64 `[words, n_samples]`, whose bits say that a sample is of a part."""
+    drawn = np.zeros((len(sizes), len(tokens)), bool)
+    for part, size in zip(drawn, sizes, strict=True):
+        order = rng.permutation(len(tokens))
+        part[order[: _nearest(np.cumsum(tokens[order]), size)]] = True
+    return _words(drawn)
+
+
+def _nearest(spent: np.ndarray, size: int) -> int:
+    """How many samples come nearest to `size` tokens, where the first n have spent[n - 1]."""
+    n = int(np.searchsorted(spent, size))
+    if n == len(spent):
+        return n
+    before = int(spent[n - 1]) if n else 0
+    return n + int(spent[n] - size < size - before)
+
+
+def _words(draws: np.ndarray) -> np.ndarray:
+    """Bool `[64 words, n]` as the bits of uint64 `[words, n]`."""
+    by_word = draws.reshape(-1, DRAWS_PER_WORD, draws.shape[1]).transpose(0, 2, 1)
+    packed = np.packbits(np.ascontiguousarray(by_word), axis=2, bitorder="little")
+    return packed.view(np.uint64)[:, :, 0]
+
+
+def _bits(words: np.ndarray) -> np.ndarray:
+    """How often each bit is set over the features, of uint64 `[words, n]`: int64 `[64 words]`."""
+    as_bytes = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 8)
+    return np.unpackbits(as_bytes, axis=2, bitorder="little").sum(axis=1, dtype=np.int64).ravel()
+
+
+def fired_by(incidence: Incidence, draws: np.ndarray) -> np.ndarray:
+    """Which draws fire each feature: uint64 `[words, n_features]`, of `draws`, uint64 `[words,
+    n_samples]`. The incidence is in the order of features."""
+    features = np.zeros((len(draws), incidence.n_features), np.uint64)
+    if len(incidence.feature):
+        starts = np.append(0, np.flatnonzero(np.diff(incidence.feature)) + 1)
+        for word, of_sample in zip(features, draws, strict=True):
+            ored = np.bitwise_or.reduceat(of_sample[incidence.sample], starts)
+            word[incidence.feature[starts]] = ored
+    return features
+
+
+def yardstick(anchor: Incidence, draws: Draws, dataset: np.ndarray) -> Yardstick:
+    """FAC that samples of the anchor itself reach at a dataset's number of content tokens.
+
+    Each draw splits the anchor in two: a part of one half is compared with the other half, so that
+    no sample stands on both sides; the dataset is compared with that other half too. `dataset` is
+    what it fires: bool `[n_features]`, or, where it is larger than a half and drawn down as well,
+    uint64 `[words, n_features]` of `fired_by`. The anchor is in the order of features.
     """
-    nothing = Yardstick(math.nan, math.nan, math.nan, math.nan)
-    if anchor.n_samples < 4 or dataset_tokens <= 0:
-        return nothing
-    reached, against = [], []
-    for _ in range(draws):
-        order = rng.permutation(anchor.n_samples)
-        half = anchor.n_samples // 2
-        spent = np.cumsum(anchor_tokens[order[:half]])
-        if spent[-1] < dataset_tokens:
-            return nothing
-        # The sample that crosses the line belongs to the draw where that comes nearer to it.
-        n = int(np.searchsorted(spent, dataset_tokens))
-        before = int(spent[n - 1]) if n else 0
-        n += int(spent[n] - dataset_tokens < dataset_tokens - before)
-        drawn, other = np.zeros((2, anchor.n_samples), bool)
-        drawn[order[:n]], other[order[half:]] = True, True
-        there = _fired_by(anchor, other)
-        if not there.any():
-            continue
-        reached.append(float(_fired_by(anchor, drawn)[there].mean()))
-        against.append(float((dataset_support > 0)[there].mean()))
-    if not reached:
-        return nothing
+    if dataset.dtype == bool:
+        dataset = np.where(dataset, ~np.uint64(0), np.uint64(0))
+    there = fired_by(anchor, draws.other)
+    n = _bits(there)
+    reached = _bits(there & fired_by(anchor, draws.drawn))[n > 0] / n[n > 0]
+    against = _bits(there & dataset)[n > 0] / n[n > 0]
+    if not len(reached):
+        return Yardstick(math.nan, math.nan, math.nan, math.nan)
     tail = (1 - LEVEL) / 2
     low, median, high = np.quantile(reached, [tail, 0.5, 1 - tail])
-    return Yardstick(float(low), float(median), float(high), float(np.mean(against)))
-
-
-def _fired_by(incidence: Incidence, samples: np.ndarray) -> np.ndarray:
-    """Features that some of the samples (bool `[n_samples]`) fire: bool `[n_features]`."""
-    features = np.zeros(incidence.n_features, bool)
-    features[incidence.feature[samples[incidence.sample]]] = True
-    return features
+    return Yardstick(float(low), float(median), float(high), float(against.mean()))
 
 
 # --- growth ---------------------------------------------------------------------------------------
 
 
-def growth(dataset: Incidence, times: float) -> Interval:
+def growth(dataset: Firing, times: float) -> Interval:
     """Features that `times` as many samples more like these would newly fire (0 < times <= 1).
 
     Efron and Thisted 1976: with Q_k the features fired by exactly k samples, t = times and K =
@@ -247,20 +363,22 @@ def growth(dataset: Incidence, times: float) -> Interval:
 
     Raises InputError for other `times`: beyond twice the size nothing is known.
     """
+    from scipy import special
+
     if not 0 < times <= 1:
         raise InputError(f"Growth can be told up to twice the size, got {times:g} times more.")
-    support = dataset.support()
-    k = np.arange(1, GROWTH_TERMS + 1)
-    weights = -((-times) ** k) * stats.binom.sf(k - 1, GROWTH_TERMS, 1 / (1 + times))
+    support, k = dataset.support, np.arange(1, GROWTH_TERMS + 1)
+    share = 1 / (1 + times)
+    weights = -((-times) ** k) * special.betainc(k, GROWTH_TERMS - k + 1, share)
     counts = np.array([(support == n).sum() for n in k])
     estimate = float(weights @ counts)
-    only = dataset.only_here(np.ones(dataset.n_features, bool))
+    only = dataset.only_here(np.ones(len(support), bool))
     n, singletons = dataset.n_samples, int(counts[0])
     phi = 1.0
     if singletons and n > 1:
         phi = max(1.0, n / (n - 1) * float(((only - only.mean()) ** 2).sum()) / singletons)
     error = math.sqrt(phi * (float(weights**2 @ counts) + max(estimate, 0.0)))
-    silent = dataset.n_features - int((support > 0).sum())
+    silent = int((support == 0).sum())
     low, high = (min(max(estimate + s * _z() * error, 0.0), silent) for s in (-1, 1))
     return Interval(min(max(estimate, 0.0), silent), low, high)
 
@@ -269,49 +387,103 @@ def rarefaction(support: np.ndarray, n_samples: int, sizes: np.ndarray) -> np.nd
     """Features that a random part of the samples fires, expected: float64 `[sizes]` (Hurlbert
     1971). A part of m samples misses a feature of support k with probability C(n - k, m) / C(n, m).
     """
-    support = np.asarray(support)[np.asarray(support) > 0]
-    m = np.asarray(sizes)[:, None]
-    misses = stats.hypergeom.pmf(0, n_samples, support[None, :], m)
-    return (1 - misses).sum(axis=1)
+    from scipy import special
+
+    k, n_features = np.unique(np.asarray(support), return_counts=True)
+    left, m = (n_samples - k)[None, :], np.asarray(sizes)[:, None]
+    ways = special.gammaln
+    # C(n - k, m) / C(n, m), by logarithms of factorials; 0 where more are drawn than are without
+    log_misses = (
+        ways(left + 1)
+        + ways(n_samples - m + 1)
+        - ways(np.maximum(left - m, 0) + 1)
+        - ways(n_samples + 1)
+    )
+    misses = np.where(m <= left, np.exp(log_misses), 0.0)
+    return ((1 - misses) * n_features).sum(axis=1)
 
 
 # --- labels ---------------------------------------------------------------------------------------
 
+SAMPLES_A_STRATUM, MOST_STRATA = 16, 50
+"""Few enough to be alike, enough to hold both kinds; more strata than these cost memory alone."""
 
-def strata_of(n_active: np.ndarray, n_strata: int = 10) -> np.ndarray:
+
+def strata_of(n_active: np.ndarray, n_strata: int = 0) -> np.ndarray:
     """Samples in groups of about one size: int `[n_samples]`, by quantiles of their active
-    features. Samples with equally many stand in one group."""
+    features; by default as many groups as leave SAMPLES_A_STRATUM in each, MOST_STRATA at most.
+    Samples with equally many stand in one group."""
+    n_strata = n_strata or min(max(len(n_active) // SAMPLES_A_STRATUM, 1), MOST_STRATA)
     edges = np.unique(np.quantile(n_active, np.linspace(0, 1, n_strata + 1)[1:-1]))
     return np.searchsorted(edges, n_active, side="left")
 
 
-def label_contrast(
-    incidence: Incidence, has_label: np.ndarray, strata: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Common odds ratio and one-sided p-value of each feature firing with a label, given strata.
+class LabelCounts(NamedTuple):
+    """How many samples fire each feature, by stratum, and how many of them carry a label."""
 
-    Cochran-Mantel-Haenszel with a continuity correction (Mantel and Haenszel 1959): within each
-    stratum the number of labelled samples that fire a feature is hypergeometric if label and
-    feature are unrelated; sums of differences and of variances over the strata give z. Length,
-    which fires more features of every kind, is thereby held equal. `has_label` is bool
-    `[n_samples]`; the p-value is 1 where no stratum can tell.
+    fires: np.ndarray
+    """int64 `[strata, n_features]`."""
+
+    fires_with: np.ndarray
+    """int64 `[strata, n_features]`: of those, samples with the label."""
+
+    n: np.ndarray
+    """int64 `[strata]`: samples."""
+
+    n_with: np.ndarray
+    """int64 `[strata]`: samples with the label."""
+
+
+def label_counts(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+    has_label: np.ndarray,
+    strata: np.ndarray,
+    n_features: int,
+) -> LabelCounts:
+    """Counts of samples from parts of (sample, feature), which together have every pair once.
+    `has_label` is bool and `strata` int from 0 on, both `[n_samples]`."""
+    n = np.bincount(strata)
+    n_with = np.bincount(strata[has_label], minlength=len(n))
+    fires, fires_with = np.zeros((2, len(n), n_features), np.int64)
+    for sample, feature in parts:
+        if not len(feature):
+            continue
+        first, width = feature.min(), np.ptp(feature) + 1
+        cell = strata[sample] * width + (feature - first)
+        here = slice(first, first + width)
+        for counts, cells in ((fires, cell), (fires_with, cell[has_label[sample]])):
+            counts[:, here] += np.bincount(cells, minlength=len(n) * width).reshape(-1, width)
+    return LabelCounts(fires, fires_with, n, n_with)
+
+
+class LabelContrast(NamedTuple):
+    """Per feature, how firing and the label hang together within the strata."""
+
+    difference: np.ndarray
+    """float64: share of samples with the label that fire it minus the share without, within
+    strata; NaN where no stratum has both kinds."""
+
+    p: np.ndarray
+    """float64: probability of so many or more with the label; 1 where no stratum can tell."""
+
+
+def label_contrast(counts: LabelCounts) -> LabelContrast:
+    """Whether features fire more often with a label than without, given strata.
+
+    Cochran-Mantel-Haenszel, one-sided, with a continuity correction (Mantel and Haenszel 1959):
+    within each stratum the number of labelled samples that fire a feature is hypergeometric if
+    label and feature are unrelated; sums of differences and of variances over the strata give z.
+    Length, which fires more features of every kind, is thereby held equal. The difference of rates
+    is the Mantel-Haenszel one (Greenland and Robins 1985).
     """
-    groups, of_sample = np.unique(strata, return_inverse=True)
-    shape = (len(groups), incidence.n_features)
-    cell = of_sample[incidence.sample] * incidence.n_features + incidence.feature
-    size = shape[0] * shape[1]
-    fires = np.bincount(cell, minlength=size).reshape(shape).astype(float)
-    labelled = has_label[incidence.sample]
-    with_label = np.bincount(cell[labelled], minlength=size).reshape(shape).astype(float)
-    n = np.bincount(of_sample).astype(float)[:, None]
-    n_label = np.bincount(of_sample, weights=has_label).astype(float)[:, None]
+    from scipy import special
+
+    fires, fires_with = counts.fires, counts.fires_with
+    n, n_with = (each[:, None].astype(float) for each in (counts.n, counts.n_with))
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance = np.nan_to_num(
-            n_label * (n - n_label) * fires * (n - fires) / (n * n * (n - 1)), posinf=0.0
-        ).sum(axis=0)
-        surplus = (with_label - n_label * fires / n).sum(axis=0)
+        of_stratum = n_with * (n - n_with) * fires * (n - fires) / (n * n * (n - 1))
+        variance = np.nan_to_num(of_stratum, posinf=0.0).sum(axis=0)
+        surplus = np.nan_to_num(fires_with - n_with * fires / n).sum(axis=0)
+        difference = surplus / np.nansum(n_with * (n - n_with) / n)
         z = np.where(variance > 0, (surplus - 0.5) / np.sqrt(variance), -np.inf)
-        agree = (with_label * (n - n_label - fires + with_label) / n).sum(axis=0)
-        differ = ((n_label - with_label) * (fires - with_label) / n).sum(axis=0)
-        odds = agree / differ
-    return odds, np.where(variance > 0, stats.norm.sf(z), 1.0)
+    return LabelContrast(difference, np.where(variance > 0, special.ndtr(-z), 1.0))

@@ -194,7 +194,7 @@ for measure_manifest in catalogue.measured(stores()).values():
 rows = [
     {
         "run": each.run,
-        "name": each.facts.name,
+        "dataset": each.facts.name,
         "n_samples": each.facts.n_samples,
         "duplicates": each.facts.duplicates,
         "n_rejected": each.facts.n_rejected,
@@ -203,7 +203,7 @@ rows = [
     }
     for each in datasets[:PAGE_ROWS]
 ]
-columns = ("name", "n_samples", "duplicates", "n_rejected", "state", "created")
+columns = ("dataset", "n_samples", "duplicates", "n_rejected", "state", "created")
 table(rows, columns, key="datasets", opens="open", id_column="run")
 by_run = {each.run: each for each in datasets}
 opened = views.get_param("open", datasets[0].run, valid=by_run.__contains__)

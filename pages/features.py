@@ -7,11 +7,11 @@ import streamlit as st
 from fac import charts
 from fac.manifest import MeasureManifest
 from fac.questions import catalogue
-from fac.questions.explanations import explained, names
+from fac.questions.explanations import explained, names, with_names
 from fac.ui import views
 from fac.ui.atlas import features_on_map, show_map
-from fac.ui.explanations import headline, show_explanations, show_verdicts
-from fac.ui.pickers import pick_run, stop_if_nothing_measured
+from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
+from fac.ui.pickers import anchor_in_url, pick_run, stop_if_nothing_measured
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import PAGE_ROWS, Pager, table
@@ -30,7 +30,7 @@ SORTS = {
 KINDS = {"top": "Strongest", "spread": "Across strengths", "near": "Nearest misses"}
 
 
-def show_table(run: str, sae: str | None) -> None:
+def show_table(run: str, anchor: str, sae: str | None) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         needle = views.search()
         sort = views.order(SORTS, "sort")
@@ -43,13 +43,14 @@ def show_table(run: str, sae: str | None) -> None:
         "only": only,
         "ids": on_map,
         "sae_run": sae,
-        "explained": explained(stores(), run),
+        "explained": explained(stores(), anchor),
     }
     pager = Pager("features", run, listing)
     page = {"offset": pager.offset, "limit": pager.size}
     rows, total = stores().cache.features_page(run, **page, **listing)
-    words_of = ("explanation", "score") if listing["explained"] else ()
-    columns = ("feature", "label", *words_of, "n_samples", "density", "max_peak")
+    score = ("score",) if listing["explained"] else ()
+    columns = ("feature", "name", *score, "n_samples", "density", "max_peak")
+    rows = with_names(stores(), anchor, rows, run=run)
     table(rows, columns, key="features", opens="feature")
     pager.draw(total, "feature", words)
 
@@ -68,7 +69,7 @@ def examples(run: str, sae: str | None, feature: int, top: float) -> None:
 
 
 def show_feature(
-    run: str, sae: str | None, feature: int, manifests: dict[str, MeasureManifest]
+    run: str, anchor: str, sae: str | None, feature: int, manifests: dict[str, MeasureManifest]
 ) -> None:
     """The dashboard of one feature."""
     facts = stores().cache.feature(run, feature, sae_run=sae)
@@ -77,9 +78,10 @@ def show_feature(
         st.info(f"This dictionary has features 0 to {size - 1:,}; there is no #{feature}.")
         return
     silent = facts["n_samples"] == 0
-    st.subheader(headline(run, feature), anchor=False)
-    show_explanations(run, feature)
-    show_verdicts(catalogue.anchor_of(stores(), run), feature)
+    heading = headline(anchor, feature, run)
+    st.subheader(heading, anchor=False, help=doubt(anchor, feature))
+    show_explanations(anchor, feature)
+    show_verdicts(anchor, feature)
     views.cards(
         ("Samples", f"{facts['n_samples']:,}", "Samples of the dataset in which it fires."),
         ("Share", views.share(facts["density"]), "Of the dataset's samples."),
@@ -113,20 +115,20 @@ def show_feature(
             st.markdown("**Suppresses**", help="Next tokens its direction makes less likely.")
             st.html(chips_html(direction["suppresses"][:10], "down"))
         st.markdown("**Neighbours**", help="Features with the most similar decoder direction.")
-        show_neighbours(run, direction)
+        show_neighbours(run, anchor, direction)
 
     st.markdown("**In your datasets**")
     cache, titles = stores().cache, catalogue.titles(manifests)
     rows = [
-        {"name": titles[each], **(cache.feature(each, feature) or {})}
+        {"dataset": titles[each], **(cache.feature(each, feature) or {})}
         for each in catalogue.comparable(manifests, run)[:PAGE_ROWS]
     ]
-    table(rows, ("name", "n_samples", "density", "max_peak"), key="presence")
+    table(rows, ("dataset", "n_samples", "density", "max_peak"), key="presence")
 
 
-def show_neighbours(run: str, direction: Row) -> None:
+def show_neighbours(run: str, anchor: str, direction: Row) -> None:
     near = dict(zip(direction["neighbours"][:6], direction["cosines"], strict=False))
-    by_feature = names(stores(), run, list(near))
+    by_feature = names(stores(), anchor, list(near), run=run)
     with st.container(horizontal=True, gap="small"):
         for other, cosine in near.items():
             label = plain(called(other, by_feature[other], limit=60))
@@ -138,8 +140,11 @@ manifests = catalogue.measured(stores())
 with st.container(horizontal=True, vertical_alignment="bottom"):
     title("Features", width="stretch")
     stop_if_nothing_measured(manifests)
-    usual = catalogue.default_dataset(stores(), manifests, catalogue.default_anchor(manifests))
+    usual = catalogue.default_dataset(
+        stores(), manifests, catalogue.default_anchor(stores(), manifests)
+    )
     run = pick_run("Dataset", "dataset", manifests, usual, width=280)
+anchor = anchor_in_url(manifests, run)
 sae = catalogue.sae_of(stores(), manifests[run])
 first, _ = stores().cache.features_page(run, sort=next(iter(SORTS)), limit=1)
 feature = views.get_param("feature", first[0]["feature"], read=int)
@@ -150,6 +155,6 @@ with left:
         st.caption("The map of this dictionary has not been drawn yet; the table is complete.")
     else:
         show_map(run, sae, feature)
-    show_table(run, sae)
+    show_table(run, anchor, sae)
 with right.container(border=True):
-    show_feature(run, sae, feature, manifests)
+    show_feature(run, anchor, sae, feature, manifests)

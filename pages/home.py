@@ -55,7 +55,7 @@ def answer(anchor: str, dataset: str) -> None:
     """Coverage at the threshold in use, and what to do about it."""
     manifests = catalogue.measured(stores())
     names, summary = catalogue.titles(manifests), stores().cache.summary(anchor)
-    threshold = pickers.threshold_slider(anchor, dataset)
+    threshold = pickers.threshold_picker(anchor, dataset)
     comparisons = {
         run: Comparison(anchor, run, threshold, relevance=pickers.relevance_in_url(anchor))
         for run in catalogue.comparable(manifests, anchor)
@@ -250,8 +250,7 @@ if not manifests or arriving():
 
 anchor_column, dataset_column = st.columns(2)
 with anchor_column:
-    usual = catalogue.default_anchor(manifests)
-    anchor = pickers.pick_run("Anchor: what could be shown", "anchor", manifests, usual)
+    anchor = pickers.pick_anchor("Anchor: what could be shown", manifests)
 with dataset_column:
     usual = catalogue.default_dataset(stores(), manifests, anchor)
     dataset = pickers.pick_run("Dataset: what is shown", "dataset", manifests, usual)

@@ -8,7 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 from fac.config import PairsSpec
 from fac.manifest import MeasureManifest
 from fac.questions import pairs
-from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
+from fac.questions.catalogue import comparable, default_dataset, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
 from fac.questions.gaps import GapList, gap_page
@@ -18,7 +18,13 @@ from fac.ui import views, writing
 from fac.ui.explanations import headline
 from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pairs import STATE_NAMES, open_pairs, pick_pairs, show_pair, show_progress
-from fac.ui.pickers import comparison_in_url, gaps_in_words, pick_run, stop_if_nothing_measured
+from fac.ui.pickers import (
+    comparison_in_url,
+    gaps_in_words,
+    pick_anchor,
+    pick_run,
+    stop_if_nothing_measured,
+)
 from fac.ui.review import reviewer, undo_last_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -32,7 +38,7 @@ SOME, MOST = 10, 2000  # gaps that are proposed where nobody chose any, and that
 
 BEST = "best"  # in the address in place of features: the best supported gaps, as many as wanted
 
-COLUMNS = ("feature", "label", "explanation", "n_anchor")
+COLUMNS = ("feature", "name", "n_anchor")
 
 
 # --- asking for pairs ---------------------------------------------------------------------------
@@ -85,9 +91,8 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
     with left:
         best = features_text == BEST
         rows = best_gaps(comparison) if best else chosen_gaps(features_text, anchor)
-        explained = any(row.get("explanation") for row in rows)
-        columns = [name for name in COLUMNS if explained or name != "explanation"]
-        table(rows, columns, key="asked", height=300)
+        table(rows, COLUMNS, key="asked", height=300)
+        st.caption(gaps_in_words(comparison))
     features = tuple(row["feature"] for row in rows)
     st.markdown("**How they are written**")
     form = writing.writer_form("pairs", {})
@@ -101,11 +106,9 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
     if writing.lacks_model(form):
         return
     spec = PairsSpec(
-        anchor=anchor,
-        dataset=dataset,
         features=features,
         explanations=tuple(explain_runs(stores().runs, anchor)),
-        threshold=comparison.threshold,
+        **pairs.question_fields(stores(), comparison),
         **form.values,
     )
     requests = pairs.pair_requests(stores(), spec, features[0])
@@ -174,7 +177,6 @@ def best_gaps(comparison: Comparison) -> list[Row]:
         help = "Those that most samples of the anchor show."
         options: Row = {"width": 210, "key": f"best {most}", "help": help}
         n = st.number_input(label, 1, most, min(SOME, most), **options)
-        st.caption(gaps_in_words(comparison), width="stretch")
     return gap_page(stores(), comparison, GapList(sort="n_anchor"), limit=int(n))[0]
 
 
@@ -182,7 +184,7 @@ def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about pairs that are not written yet."""
     left, right = st.columns(2, gap="medium")
     with right:
-        anchor = pick_run("Shown by the anchor", "anchor", manifests, default_anchor(manifests))
+        anchor = pick_anchor("Shown by the anchor", manifests)
     with left:
         usual = default_dataset(stores(), manifests, anchor)
         dataset = pick_run("Missing in", "dataset", manifests, usual)
@@ -266,15 +268,14 @@ def show_failed(queue: pairs.PairQueue, states: list[PairState]) -> None:
     if not states:
         st.caption("Every gap of this run has a pair.")
         return
-    facts = stores().runs.manifest(queue.run).facts
     reasons = {pair.feature: pair.version.row["reason"] for pair in states}
     rows = [
-        {"feature": feature, "label": queue.names.get(feature, ""), "reason": reason}
+        {"feature": feature, "name": queue.names.get(feature, ""), "reason": reason}
         for feature, reason in sorted(reasons.items())
     ]
-    table(rows, ("feature", "label", "reason"), key="failed", height=390)
-    view = {"features": ",".join(map(str, sorted(reasons))), "threshold": str(facts.threshold)}
-    view |= {"anchor": facts.anchor, "dataset": facts.dataset}
+    table(rows, ("feature", "name", "reason"), key="failed", height=390)
+    view = {"features": ",".join(map(str, sorted(reasons)))}
+    view |= writing.question_view(pairs.question_of(stores(), queue.run))
     link("pairs", f"Try these {len(rows):,} with other settings", **view)
 
 

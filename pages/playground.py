@@ -7,13 +7,14 @@ import streamlit as st
 from fac import charts
 from fac.config import ProbeSpec
 from fac.questions import catalogue
-from fac.ui import views
+from fac.questions.explanations import with_names
+from fac.ui import pickers, views
+from fac.ui.explanations import headline
 from fac.ui.jobs import progress, start
-from fac.ui.pickers import pick_run, stop_if_nothing_measured
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, open_point, table
-from fac.ui.text import Row, called, clean, plain, tokens_html
+from fac.ui.text import Row, clean, plain, tokens_html
 
 PAGE = {"title": "Playground", "section": "Measure", "icon": "edit_note", "order": 50}
 
@@ -39,20 +40,19 @@ def waiting(job_id: int) -> None:
     st.rerun()
 
 
-def show_tokens(text: catalogue.Probe, rows: list[Row], feature: int) -> None:
+def show_tokens(text: catalogue.Probe, rows: list[Row], feature: int, name: str) -> None:
     """One feature over the whole text, then the strongest ones side by side."""
-    label = next(row["label"] for row in rows if row["feature"] == feature)
     values = text.features[feature]
     with st.container(border=True):
-        st.markdown(f"**Where {plain(called(feature, label))} fires**")
+        st.markdown(f"**Where {name} fires**")
         peak = values.index(max(values))
         st.html(tokens_html(text.tokens, values, peak=peak, breaks=True, faded=text.scaffold))
         views.link("features", "The whole feature", feature=str(feature))
     with st.container(border=True):
         st.markdown("**The strongest features, token by token**")
-        dots = [(row["feature"], row["label"], text.features[row["feature"]]) for row in rows]
+        dots = [(row["feature"], row["name"], text.features[row["feature"]]) for row in rows]
         st.plotly_chart(
-            charts.token_dots(text.tokens, dots[:DOTS]),
+            charts.token_dots(text.tokens, dots),
             key="dots",
             on_select=partial(open_point, "dots"),
             selection_mode="points",
@@ -60,7 +60,7 @@ def show_tokens(text: catalogue.Probe, rows: list[Row], feature: int) -> None:
         )
 
 
-def show_features(text: catalogue.Probe, dataset: str, name: str, run: str) -> None:
+def show_features(text: catalogue.Probe, anchor: str, dataset: str, name: str, run: str) -> None:
     """The features of the text, or of one token of it, and whether the dataset has them."""
     token = st.selectbox(
         "Token",
@@ -73,7 +73,8 @@ def show_features(text: catalogue.Probe, dataset: str, name: str, run: str) -> N
     st.caption(f"{lacking:,} of {len(rows):,} never fire in {plain(name)}")
     pager = Pager("probe", run, token)
     page = rows[pager.offset : pager.offset + pager.size]
-    columns = ("feature", "label", "peak", "n_samples")
+    page = with_names(stores(), anchor, page, run=dataset)
+    columns = ("feature", "name", "peak", "n_samples")
     table(page, columns, key="probe", opens="feature", height=460)
     pager.draw(len(rows), "feature")
 
@@ -81,10 +82,14 @@ def show_features(text: catalogue.Probe, dataset: str, name: str, run: str) -> N
 manifests, runs = catalogue.measured(stores()), stores().runs
 with st.container(horizontal=True, vertical_alignment="bottom"):
     title("Playground", width="stretch")
-    stop_if_nothing_measured(manifests)
-    usual = catalogue.default_dataset(stores(), manifests, catalogue.default_anchor(manifests))
-    dataset = pick_run("Does this dataset have them?", "dataset", manifests, usual, width=280)
-facts = manifests[dataset].facts
+    pickers.stop_if_nothing_measured(manifests)
+    usual = catalogue.default_dataset(
+        stores(), manifests, catalogue.default_anchor(stores(), manifests)
+    )
+    dataset = pickers.pick_run(
+        "Does this dataset have them?", "dataset", manifests, usual, width=280
+    )
+facts, anchor = manifests[dataset].facts, pickers.anchor_in_url(manifests, dataset)
 
 run = views.get_param("probe", "", valid=runs.find)
 with st.form("text", border=False):
@@ -112,6 +117,7 @@ else:
     feature = views.get_param("feature", strongest, read=int, valid=text.features.__contains__)
     left, right = st.columns([4, 3], gap="medium")
     with left:
-        show_tokens(text, rows, feature)
+        firsts = with_names(stores(), anchor, rows[:DOTS], run=dataset)
+        show_tokens(text, firsts, feature, headline(anchor, feature, dataset))
     with right:
-        show_features(text, dataset, facts.name, run)
+        show_features(text, anchor, dataset, facts.name, run)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from fac.config import ExplainSpec, digest, model_scores
-from fac.questions.catalogue import default_anchor, default_dataset, measured, titles
+from fac.questions.catalogue import default_dataset, measured, titles
 from fac.questions.comparison import coverage
 from fac.questions.explanations import explained
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
@@ -107,7 +107,6 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     more = st.container(width="content")
     who = reviewer()
 
-anchor = default = default_anchor(manifests)
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
     kind = choice("What", tuple(KINDS), "kind", names=KINDS, label_visibility="collapsed")
     task = pick_task() if kind == "relevance" else ""
@@ -115,7 +114,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         help = "Hides the explanation until Space, so that you form your own view first."
         st.toggle("Look before you read", key="look first", persist_state="session", help=help)
     with st.popover("Which features", icon=":material/tune:"):
-        anchor = pickers.pick_run("Explained in", "anchor", manifests, default)
+        anchor = pickers.pick_anchor("Explained in", manifests)
         usual = default_dataset(stores(), manifests, anchor)
         dataset = pickers.pick_run("Dataset", "dataset", manifests, usual)
         which = choice("Features", tuple(WHICH), "which", names=WHICH)

@@ -119,6 +119,67 @@ def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
     cache.close()
 
 
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@given(activations=firings(), more=st.lists(st.floats(0, 64, width=32), max_size=3))
+def test_pairs_and_singletons_are_those_of_arrays(tmp_path_factory, activations, more):
+    cache, run = cached(tmp_path_factory.mktemp("singletons"), activations)
+    for role in (EVERY_ROLE, *ROLES):
+        mine = np.full(len(activations.peak), True)
+        if role != EVERY_ROLE:
+            mine = activations.role == ROLES.index(role)
+        for threshold in [0.0, *activations.peak.tolist()[:3], *more]:
+            fires = mine & (activations.peak > np.float32(threshold))
+            samples = [
+                set(activations.sample[fires & (activations.feature == i)]) for i in range(6)
+            ]
+            alone = [(i, *each) for i, each in enumerate(samples) if len(each) == 1]
+            feature, sample = cache.singletons(run, threshold, role)
+            assert [*zip(feature, sample, strict=True)] == alone, (role, threshold)
+            some = cache.pairs(run, threshold, role, ranges=[(0, 2), (3, 6)])
+            assert (np.diff(some[0]) >= 0).all()
+            assert sorted(zip(*some, strict=True)) == [
+                (i, sample) for i in (0, 1, 3, 4, 5) for sample in sorted(samples[i])
+            ]
+        peaks = np.zeros((N_FEATURES, N_SAMPLES))
+        np.maximum.at(
+            peaks, (activations.feature[mine], activations.sample[mine]), activations.peak[mine]
+        )
+        assert cache.total_peaks(run, role) == pytest.approx(peaks.sum(axis=1))
+    assert cache.tokens_by_sample(run).tolist() == [7] * N_SAMPLES
+    cache.close()
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@given(activations=firings(), floor=st.sampled_from([0.0, 1 / 2048]))
+def test_clear_firing_is_the_median_of_a_samples_highest_peaks(
+    tmp_path_factory, activations, floor
+):
+    cache, run = cached(tmp_path_factory.mktemp("clear"), activations, floor=floor)
+    pairs: dict[tuple[int, int], float] = {}
+    for *pair, peak in zip(
+        activations.sample, activations.feature, activations.peak.tolist(), strict=True
+    ):
+        pairs[*pair] = max(pairs.get((*pair,), 0.0), peak)
+    median = float(f"{np.median([*pairs.values()]):.3g}") if pairs else floor
+    assert cache.summary(run)["clear_firing"] == max(median, floor)
+    cache.close()
+
+
+def test_clear_firing_reads_the_middle_of_many_peaks(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "PEAKS_BETWEEN", 50)
+    peak = np.random.default_rng(0).lognormal(1, 1, 4001).astype(np.float32)
+    n = len(peak)
+    ones, feature = np.ones(n, int), np.arange(n) % N_FEATURES
+    sizes = {"n_features": N_FEATURES, "n_samples": n}
+    runs = Runs(Workspace(tmp_path))
+    made = Activations(np.arange(n), ones, feature, peak, 0 * ones, ones)
+    run = publish_activations(runs, "made", made, **sizes)
+    build(runs, run, tmp_path)
+    cache = Cache(tmp_path)
+    assert cache.summary(run)["clear_firing"] == float(f"{np.median(peak):.3g}")
+    cache.close()
+
+
 def test_finer_thresholds_come_where_many_peaks_lie(tmp_path, monkeypatch):
     grids, refine = [], measure.refined
 
@@ -743,6 +804,7 @@ def test_a_verdict_is_read_as_it_was_written(toy, cache):
     assert cache.relevance(run) == runs.table(run, "relevance").to_pylist()
     assert [row["level"] for row in cache.relevance(run, [4, 9])] == ["yes", "cannot_tell"]
     assert np.flatnonzero(cache.relevant(run, 12)).tolist() == [*RELEVANT]
+    assert np.flatnonzero(cache.relevant(run, 12, ["no"])).tolist() == [0, 1, 2, 8]
     assert cache.relevant(run, 12).dtype == bool and len(cache.relevant(run, 99)) == 99
     assert cache.summary(run)["measure"] == anchor
 
@@ -750,9 +812,9 @@ def test_a_verdict_is_read_as_it_was_written(toy, cache):
 def test_verdicts_on_features_beyond_the_dictionary_are_refused(toy, cache):
     (judged,) = toy[0].list("relevance")
     with pytest.raises(
-        InputError, match="judges features 3 to 7, but ids run to 6: .* another SAE"
+        InputError, match="judges features 3 to 6, but ids run to 5: .* another SAE"
     ):
-        cache.relevant(judged.run, 7)
+        cache.relevant(judged.run, 6)
 
 
 def test_a_feature_shows_its_first_explanation_and_that_runs_score(toy, cache):

@@ -105,7 +105,8 @@ def test_the_loop_from_gaps_to_an_export_that_closes_them(workspace, tmp_path):
     assert done("ingest", out, "--name", "made", workspace=workspace)["rejected"] == []
     measured = done("measure", "made", workspace=workspace)["run"]
     again = done(
-        "coverage", "--anchor", "toy-anchor", "--dataset", "made", "--list", workspace=workspace
+        *("coverage", "--anchor", "toy-anchor", "--dataset", "made", "--threshold", 0, "--list"),
+        workspace=workspace,
     )
     assert not {*again["missing"]} & {*MISSING}
     peaks = Runs(workspace).table(measured, "activations").to_pylist()
@@ -155,6 +156,8 @@ def test_gaps_are_the_best_supported_unless_others_are_named(workspace):
     assert Runs(workspace).manifest(made).spec.features == tuple(sorted(best))
     task = ("--relevant", toy.TASK)
     made = done("pairs", *PAIR, *task, "--candidates", 1, workspace=workspace)["run"]
+    assert Runs(workspace).manifest(made).spec.features == (3, 4, 5, 6)
+    made = done("pairs", *PAIR, *task, "--maybe", "--candidates", 1, workspace=workspace)["run"]
     assert Runs(workspace).manifest(made).spec.features == (3, 4, 5, 6, 7)
 
 

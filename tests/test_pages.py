@@ -212,7 +212,7 @@ def test_home_shows_the_demo_as_soon_as_it_is_there(empty):
     # One of its two halves may be there already: it is shown once the job has brought both.
     assert "Setting up the demo" in words(ran(at.run()))
     queue.finish(job.id, "measure-0")
-    assert metrics(ran(at.run()))["Coverage (FAC)"] == share(fac_of(4, 10))
+    assert metrics(ran(at.run()))["Coverage (FAC)"] == share(fac_of(1, 3))
 
 
 def test_a_demo_that_failed_says_why_and_can_be_tried_again(empty):
@@ -253,7 +253,7 @@ def test_every_page_opens_without_a_complaint(toy, page):
 
 
 def test_home_says_where_things_stand(toy):
-    at = opened("home")
+    at = opened("home", threshold="0")
     assert metrics(at) == {
         "Coverage (FAC)": share(fac_of(4, 10)),
         "Covered": "4",
@@ -276,10 +276,36 @@ def test_home_proposes_to_measure_what_was_only_read(toy):
 
 
 def test_coverage_counts_what_the_texts_show(toy):
-    figures = metrics(opened("coverage"))
+    figures = metrics(opened("coverage", threshold="0"))
     assert figures["FAC"] == share(fac_of(4, 10))
     assert (figures["Anchor"], figures["Dataset"]) == ("10", "4")
     assert (figures["Covered"], figures["Missing"]) == ("4", "6")
+
+
+def test_what_fires_clearly_counts_where_nobody_chose_a_threshold(toy):
+    at = opened("coverage")
+    # Half of the anchor's peaks are at most 1, where a word has no exclamation mark.
+    fields = [each for each in at.number_input if each.label == "Threshold as a number"]
+    assert [each.value for each in fields] == [1.0]
+    assert (metrics(at)["Anchor"], metrics(at)["FAC"]) == ("3", share(fac_of(1, 3)))
+
+
+def test_a_threshold_is_typed_slid_or_taken_by_name(toy):
+    at = opened("coverage")
+    field = next(each for each in at.number_input if each.label == "Threshold as a number")
+    ran(field.set_value(77.0).run())
+    assert at.query_params["threshold"] == "77.0"
+    slider = at.slider[0]
+    assert slider.value == slider.max < 77, "the slider ends where little is left to ask"
+    assert metrics(at)["Anchor"] == "0"
+    by_name = next(each for each in at.button_group if "paper" in each.label)
+    assert by_name.options == ["0", "0.5", "1, clear firing", "1.5", "2", "4"]
+    ran(by_name.set_value(0.0).run())
+    assert (at.query_params["threshold"], metrics(at)["Anchor"]) == ("0.0", "10")
+    by_name = next(each for each in at.button_group if "paper" in each.label)
+    ran(by_name.set_value(None).run())
+    assert "threshold" not in at.query_params
+    assert at.slider[0].value == 1.0
 
 
 def test_moving_the_threshold_counts_again_and_moves_the_link(toy):
@@ -311,20 +337,20 @@ def test_a_link_that_is_the_first_thing_a_server_is_asked_opens_inside_the_frame
 def test_a_link_with_nonsense_opens_the_usual_view(toy):
     at = opened("coverage", threshold="much", role="nobody", gap="x", dataset="none", support="-3")
     assert not at.error
-    assert metrics(at)["FAC"] == share(fac_of(4, 10))
+    assert metrics(at)["FAC"] == share(fac_of(1, 3))
 
 
 def test_gaps_are_listed_and_searched(toy):
-    at = opened("coverage")
-    labels = set(at.dataframe[0].value["label"])
+    at = opened("coverage", threshold="0")
+    labels = set(at.dataframe[0].value["name"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
     box = next(each for each in at.text_input if each.label == "Search")
     ran(box.set_value("riv").run())
-    assert list(at.dataframe[0].value["label"]) == ["river"]
+    assert list(at.dataframe[0].value["name"]) == ["river"]
 
 
 def test_a_gap_shows_the_anchors_examples_with_the_peak_marked(toy):
-    at = opened("coverage", gap=str(WORDS.index("river")))
+    at = opened("coverage", threshold="0", gap=str(WORDS.index("river")))
     assert "#6 river" in words(at)
     assert re.search(r' <span class="fac-peak" title="1" style="[^"]*">river</span>', markup(at))
 
@@ -375,7 +401,7 @@ def test_compare_counts_what_came_and_went(toy):
     figures = metrics(at)
     assert (figures["Gained"], figures["Lost"]) == ("6", "0")
     assert figures["FAC"] == share(fac_of(10, 10))
-    labels = set(at.dataframe[0].value["label"])
+    labels = set(at.dataframe[0].value["name"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
 
 
@@ -484,8 +510,8 @@ def test_a_text_is_read_and_shown_token_by_token(toy):
     run = probe(spec, runs=Runs(toy), encoder=LexiconEncoder(*WORDS), sae_run="toy")
     queue.finish(job.id, run)
     ran(at.run())
-    support = (at.dataframe[0].value.set_index("label")["n_samples"] > 0).to_dict()
-    # "river" has no label in the seed, which never says it: the anchor's is shown.
+    support = (at.dataframe[0].value.set_index("name")["n_samples"] > 0).to_dict()
+    # "river" is silent in the seed, which never says it: names are the anchor's.
     assert support == {"river": False, "bake! · bake": True, "the": True}
     assert re.search(r'class="fac-peak" title="1.5"[^>]*>river!</span>', markup(at))
     assert at.query_params["probe"] == run
@@ -618,35 +644,40 @@ def test_a_persons_verdict_goes_before_the_judges_and_is_shown_as_such(explained
     rate(explained, "ana", mountain, "no", kind="relevance")
     text = words(opened("features", feature=str(mountain), dataset="toy-anchor"))
     assert "~~the judge says maybe~~" in text and "1 person: no" in text
-    # Of the judge's five relevant features (RELEVANT) the person took one away.
-    assert metrics(opened("coverage", relevant=TASK))["Missing"] == "4"
+    # Of the judge's five features (MAYBE_RELEVANT) the person took one away.
+    assert metrics(opened("coverage", threshold="0", relevant=TASK, maybe="yes"))["Missing"] == "4"
 
 
 def test_a_verdict_on_words_that_changed_since_no_longer_counts(explained):
     mountain = WORDS.index("mountain")
     rate(explained, "ana", mountain, "no", kind="relevance")
     rate(explained, "ana", mountain, "maybe", edited_text="High places")
-    assert metrics(opened("coverage", relevant=TASK))["Missing"] == "5"
+    assert metrics(opened("coverage", threshold="0", relevant=TASK))["Missing"] == "4"
+    assert metrics(opened("coverage", threshold="0", relevant=TASK, maybe="yes"))["Missing"] == "5"
 
 
 def test_features_and_gaps_are_found_by_their_explanation(explained):
     at = opened("features", dataset="toy-anchor", q="speak of a riv")
-    assert list(at.dataframe[0].value["explanation"]) == ["People speak of a river."]
-    at = opened("coverage", q="speak of a riv")
+    assert list(at.dataframe[0].value["name"]) == ["People speak of a river."]
+    at = opened("coverage", threshold="0", q="speak of a riv")
     assert list(at.dataframe[0].value["feature"]) == [WORDS.index("river")]
 
 
 def test_coverage_counts_what_a_judge_calls_relevant(explained):
-    at = opened("coverage")
+    at = opened("coverage", threshold="0")
     relevant = next(each for each in at.selectbox if each.label == "Relevant")
     ran(relevant.set_value(TASK).run())
     figures = metrics(at)
-    # python, function, loop, river, mountain: the seed says none of them.
-    assert (figures["Anchor"], figures["Covered"]) == ("5", "0")
-    assert figures["FAC"] == share(fac_of(0, 5))
+    # python, function, loop, river: the seed says none of them. The mountain is a maybe.
+    assert (figures["Anchor"], figures["Covered"]) == ("4", "0")
+    assert figures["FAC"] == share(fac_of(0, 4))
     assert at.query_params["relevant"] == TASK
     (link,) = [each for each in at.get("page_link") if each.proto.label == "Review these"]
     assert f"relevant={TASK}" in link.proto.query_string
+    (maybe,) = [each for each in at.toggle if each.label == "Maybe too"]
+    ran(maybe.set_value(True).run())
+    assert metrics(at)["Anchor"] == "5" and at.query_params["maybe"] == "yes"
+    assert metrics(ran(at.run()))["Anchor"] == "5"
 
 
 # --- review -----------------------------------------------------------------------------------
@@ -662,7 +693,7 @@ def test_who_reviews_is_asked_first(explained):
 
 
 def test_a_rating_is_kept_with_what_was_shown_and_the_next_item_comes(explained):
-    at = opened("review", reviewer="ana")
+    at = opened("review", threshold="0", reviewer="ana")
     first = shown_explanation(at)
     ran(button(at, "Too narrow").click().run())
     ran(button(at, "Probably").click().run())
@@ -728,7 +759,7 @@ def test_a_link_to_what_nobody_knows_says_so_and_shows_the_next_item(explained):
 
 
 def test_all_reviewed_leads_to_the_agreement(explained):
-    at = opened("review", reviewer="ana")
+    at = opened("review", threshold="0", reviewer="ana")
     for _ in range(6):
         ran(button(at, "Yes").click().run())
     assert "All reviewed" in words(at)
@@ -754,7 +785,7 @@ def test_without_explanations_token_statistics_are_one_button_away(toy):
 
 def test_a_language_model_is_asked_about_the_gaps_within_a_budget(toy, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-hidden-1")
-    at = opened("review", reviewer="ana")
+    at = opened("review", threshold="0", reviewer="ana")
     assert "OPENAI_API_KEY is set" in words(at)
     assert "sk-hidden-1" not in words(at) + markup(at) + str(at.session_state)
     ran(button(at, "Explain").click().run())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fac.config import SaeSpec, Workspace
+from fac.config import JudgeSpec, SaeSpec, Workspace
 from fac.errors import InputError, RunNotFound, SchemaTooNew
 from fac.manifest import SaeFacts
 from fac.store import runs as running
@@ -56,6 +56,18 @@ def test_a_published_run_says_what_it_holds(runs):
     assert runs.table(run_id, "numbers", ["n"]).column_names == ["n"]
     assert [batch.num_rows for batch in runs.batches(run_id, "numbers")] == [3]
     assert runs.table(run_id, "numbers").schema.equals(NUMBERS)
+
+
+def test_a_field_that_came_later_changes_no_id_at_its_default():
+    spec = {"measure": "measure-1", "task": "toxicity", "judge": "labels", "label": "1"}
+    # as it was before a judge had a threshold
+    assert JudgeSpec(**spec).run_id("measure-1") == "relevance-c5163c9a68ee"
+    assert JudgeSpec(**spec, threshold=0.0, labels="").run_id("measure-1") == (
+        "relevance-c5163c9a68ee"
+    )
+    others = ({"threshold": 1.0}, {"labels": "measure-2"})
+    ids = {JudgeSpec(**spec, **other).run_id("measure-1") for other in others}
+    assert len(ids | {"relevance-c5163c9a68ee"}) == 3
 
 
 def test_a_half_written_run_is_invisible(runs):

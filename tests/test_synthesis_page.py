@@ -547,7 +547,7 @@ def test_what_is_missing_still_goes_back_to_the_pairs(done):
 
 def test_what_was_gained_unasked_is_listed(done):
     facts = replace(result_of(done).facts, gained_unasked=[4, 5])
-    rows, total = results.unasked_rows(stores(), facts, [], offset=0, limit=10)
+    rows, total = results.unasked_rows(stores(), facts, offset=0, limit=10)
     assert total == 2 and {row["feature"] for row in rows} == {4, 5}
 
 

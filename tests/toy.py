@@ -122,8 +122,11 @@ LEVELS: Mapping[int, str] = {
 }
 """What the toy judge says of its task, which is about code and a little about rivers."""
 
-RELEVANT = (3, 4, 5, 6, 7)
+RELEVANT = (3, 4, 5, 6)
 """The features on a level that counts as relevant."""
+
+MAYBE_RELEVANT = (*RELEVANT, 7)
+"""Those and what is maybe relevant."""
 
 TASK = "instructions"
 
@@ -277,6 +280,7 @@ def publish_activations(
         encoder=encoder,
         n_samples=n_samples,
         n_features=n_features,
+        features_fired=len(np.unique(activations.feature)),
         tokens=tokens,
         content_tokens=tokens,
         content_tokens_by_role=dict.fromkeys(schema.ROLES, tokens // len(schema.ROLES)),

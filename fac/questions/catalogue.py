@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -30,18 +31,27 @@ def titles(manifests: Mapping[str, MeasureManifest]) -> dict[str, str]:
     }
 
 
-def default_anchor(manifests: Mapping[str, MeasureManifest]) -> str:
-    """The run that calls itself an anchor, else the one with the most samples."""
-    facts = {run: manifest.facts for run, manifest in manifests.items()}
-    return max(
-        facts, key=lambda run: ("anchor" in facts[run].name.casefold(), facts[run].n_samples)
-    )
+def default_anchor(stores: Stores, manifests: Mapping[str, MeasureManifest]) -> str:
+    """The run in which most features fire: what could be shown is best said by what shows most.
+
+    Of equals the one with more samples, then the older. What a synthesis made, or what nothing can
+    be compared with, only where there is nothing else.
+    """
+    encoders = Counter(manifest.facts.encoder for manifest in manifests.values())
+
+    def rank(run: str) -> tuple[bool, bool, int, int]:
+        facts = manifests[run].facts
+        collected = not is_synthetic(stores, facts.dataset)
+        return collected, encoders[facts.encoder] > 1, facts.features_fired, facts.n_samples
+
+    return max(reversed([*manifests]), key=rank)  # the first of equals; the newest stand first
 
 
 def default_dataset(stores: Stores, manifests: Mapping[str, MeasureManifest], anchor: str) -> str:
-    """The newest run that is not the anchor; of a few synthesized samples only where there is no
-    other, since they were made to be added to one."""
-    others = [run for run in manifests if run != anchor]
+    """The newest run that can be compared with the anchor and is not it; of a few synthesized
+    samples only where there is no other, since they were made to be added to one."""
+    others = [run for run in comparable(manifests, anchor) if run != anchor]
+    others = others or [run for run in manifests if run != anchor]
     collected = (r for r in others if not is_synthetic(stores, manifests[r].facts.dataset))
     return next(collected, next(iter(others), anchor))
 
@@ -59,18 +69,10 @@ def comparable(manifests: Mapping[str, MeasureManifest], anchor: str) -> list[st
 
 
 def anchor_of(stores: Stores, run: str) -> str:
-    """The run that a run's features are explained in: its anchor, which may be itself."""
+    """The run that a run's features are named and explained in where nobody chose another: the
+    default anchor of what can be compared with it, which may be the run itself."""
     manifests = measured(stores)
-    return default_anchor({key: manifests[key] for key in comparable(manifests, run)})
-
-
-def labels(stores: Stores, run: str, features: Sequence[int]) -> dict[int, str]:
-    """What features peak on in a run; where they are silent there, in the anchor."""
-    by_feature: dict[int, str] = dict.fromkeys(features, "")
-    for measure in (anchor_of(stores, run), run):
-        rows, _ = stores.cache.features_page(measure, ids=features, limit=len(features))
-        by_feature |= {row["feature"]: row["label"] for row in rows if row["label"]}
-    return by_feature
+    return default_anchor(stores, {key: manifests[key] for key in comparable(manifests, run)})
 
 
 def sae_of(stores: Stores, manifest: MeasureManifest) -> str | None:
@@ -81,7 +83,9 @@ def sae_of(stores: Stores, manifest: MeasureManifest) -> str | None:
 def usual_encoder(stores: Stores) -> MeasureFacts | MeasureSpec:
     """Model, layer and SAE of the anchor, so that what is measured next can be compared with it."""
     manifests = measured(stores)
-    return manifests[default_anchor(manifests)].facts if manifests else MeasureSpec(dataset="")
+    if not manifests:
+        return MeasureSpec(dataset="")
+    return manifests[default_anchor(stores, manifests)].facts
 
 
 def samples(
@@ -143,6 +147,5 @@ def probe_rows(stores: Stores, text: Probe, dataset: str, token: int | None = No
     }
     firing = [feature for feature, peak in peaks.items() if peak > 0]
     rows, _ = stores.cache.features_page(dataset, ids=firing, limit=len(firing))
-    names = labels(stores, dataset, firing)
-    rows = [{**row, "label": names[row["feature"]], "peak": peaks[row["feature"]]} for row in rows]
+    rows = [{**row, "peak": peaks[row["feature"]]} for row in rows]
     return sorted(rows, key=lambda row: -row["peak"])

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fac import review
-from fac.config import EXPLAINERS, digest
-from fac.questions.catalogue import Row, anchor_of, labels, measured
+from fac.config import EXPLAINERS, SCORERS, digest
+from fac.questions.catalogue import Row, anchor_of, measured
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.runs import Runs
@@ -22,6 +22,12 @@ STATUS_NAMES = {
     "failed": "no reply",
 }
 """Why an explainer gave no text."""
+
+UNKNOWN = "unknown"
+"""What a feature is called whose explanation may be a guess, before the tokens it peaks on."""
+
+GUESSING = 0.5
+"""What every score comes to on average where the explanation says nothing."""
 
 
 def explain_runs(runs: Runs, measure: str) -> list[str]:
@@ -90,20 +96,87 @@ def _texts(stores: Stores, explain_run: str) -> list[tuple[int, str]]:
     return stores.cache.texts(explain_run)
 
 
-def names(stores: Stores, run: str, features: Sequence[int]) -> dict[int, str]:
-    """What features are called: a correction, else a language model's or an imported explanation,
-    else the tokens they peak on."""
-    by_feature = labels(stores, run, features)
-    runs = [
-        each
-        for each in explained(stores, run)
-        if not EXPLAINERS[explainer_of(stores, each)].needs_nothing
-    ]
-    if runs:
-        rows, _ = stores.cache.features_page(run, ids=features, limit=len(features), explained=runs)
-        by_feature |= {row["feature"]: row["explanation"] for row in rows if row["explanation"]}
-    corrected = corrections(stores, run)
-    return by_feature | {f: corrected[f] for f in features if f in corrected}
+class Name(NamedTuple):
+    """What a feature is called, on every page and by every command."""
+
+    text: str
+    """"" where it fires neither in the anchor nor in the run."""
+
+    doubt: str = ""
+    """Why it counts as unknown; "" where it does not."""
+
+
+def named(
+    stores: Stores, anchor: str, features: Sequence[int], *, run: str | None = None
+) -> dict[int, Name]:
+    """What features are called, from the anchor: what a person wrote, else the preferred
+    explanation, else the tokens on which they peak there. Where they are silent there, the tokens
+    on which they peak in `run`, which the name then says.
+
+    An explanation that may be a guess, because it has no held-out score or the 95 % interval of its
+    score reaches down to 0.5, is no name: the feature is "unknown", with the tokens it peaks on.
+    """
+    by_feature = {**_named(stores, anchor, tuple(explained(stores, anchor)), tuple(features))}
+    corrected = corrections(stores, anchor)
+    by_feature |= {
+        feature: Name(corrected[feature]) for feature in features if feature in corrected
+    }
+    silent = [feature for feature in features if not by_feature[feature].text]
+    if silent and run not in (None, anchor):
+        of_run = _named(stores, run, (), tuple(silent))
+        where = stores.runs.manifest(run).facts.name
+        by_feature |= {f: Name(f"{text} (in {where})") for f, (text, _) in of_run.items() if text}
+    return by_feature
+
+
+def names(
+    stores: Stores, anchor: str, features: Sequence[int], *, run: str | None = None
+) -> dict[int, str]:
+    """The texts of `named`."""
+    by_feature = named(stores, anchor, features, run=run)
+    return {feature: name.text for feature, name in by_feature.items()}
+
+
+def with_names(
+    stores: Stores, anchor: str, rows: Sequence[Row], *, run: str | None = None
+) -> list[Row]:
+    """Rows about a `feature` each, with its `name`."""
+    by_feature = names(stores, anchor, [row["feature"] for row in rows], run=run)
+    return [{**row, "name": by_feature[row["feature"]]} for row in rows]
+
+
+@remembered_for_good
+def _named(
+    stores: Stores, measure: str, explain_runs: tuple[str, ...], features: tuple[int, ...]
+) -> dict[int, Name]:
+    """Names without what people wrote."""
+    rows, _ = stores.cache.features_page(
+        measure, ids=features, limit=len(features), explained=explain_runs
+    )
+    return dict.fromkeys(features, Name("")) | {row["feature"]: _name_of(row) for row in rows}
+
+
+def _name_of(row: Row) -> Name:
+    peaks = row["label"] or ""
+    if not row["explanation"]:
+        return Name(peaks)
+    if doubt := _doubt_of(row):
+        return Name(f"{UNKNOWN}: {peaks}" if peaks else UNKNOWN, doubt)
+    return Name(row["explanation"])
+
+
+def _doubt_of(row: Row) -> str:
+    """Why an explanation may be a guess; "" where it is better than one."""
+    claim = f"Explained as “{row['explanation']}”"
+    if row["score"] is None:
+        return f"{claim}, which has no score on held-out samples."
+    score = f"{SCORERS[row['score_kind']].title} {row['score']:.2f}"
+    if row["score_low"] is None:
+        return f"{claim}, whose {score} has no interval."
+    if row["score_low"] <= GUESSING:
+        interval = f"95 % interval from {row['score_low']:.2f}"
+        return f"{claim}, which may be a guess: {score}, {interval}; {GUESSING} is guessing."
+    return ""
 
 
 def n_explained(stores: Stores, anchor: str) -> int:

@@ -8,7 +8,13 @@ import streamlit as st
 
 from fac import charts
 from fac.config import EXPLAINERS, SCORERS
-from fac.questions.explanations import Explanation, corrections, explanations_of, names
+from fac.questions.explanations import (
+    Explanation,
+    corrections,
+    explanations_of,
+    named,
+    names,
+)
 from fac.questions.relevance import verdicts_of
 from fac.review import Standing
 from fac.schema import LEVELS
@@ -26,9 +32,15 @@ LEVEL_COLOURS: dict[str, Any] = {
 }
 
 
-def headline(run: str, feature: int) -> str:
-    """A feature's number and name, as Markdown."""
-    return plain(called(feature, names(stores(), run, [feature])[feature]))
+def headline(anchor: str, feature: int, run: str | None = None) -> str:
+    """A feature's number and name, as Markdown; `run` is what the page is about beside the
+    anchor."""
+    return plain(called(feature, names(stores(), anchor, [feature], run=run)[feature]))
+
+
+def doubt(anchor: str, feature: int) -> str | None:
+    """Why a feature's name says unknown, as Markdown; None where it does not."""
+    return plain(named(stores(), anchor, [feature])[feature].doubt) or None
 
 
 def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:

@@ -10,13 +10,27 @@ import streamlit as st
 
 from fac.config import MeasureSpec
 from fac.manifest import MeasureManifest
-from fac.questions.catalogue import titles
-from fac.questions.comparison import Comparison, telling_threshold
+from fac.questions.catalogue import (
+    anchor_of,
+    comparable,
+    default_anchor,
+    default_dataset,
+    titles,
+)
+from fac.questions.comparison import Comparison, clear_firing, telling_threshold
 from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
 from fac.ui.jobs import arriving
 from fac.ui.stores import stores
-from fac.ui.views import empty, get_param, param_widget
+from fac.ui.views import empty, get_param, param_widget, set_param, tied
+
+PAPER_THRESHOLDS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
+"""The grid of the paper; 0 is its default."""
+
+ANCHOR = (
+    "The dataset that says what could be shown, and what features are called. By default it is the "
+    "one in which most features fire; what you choose goes with you from page to page."
+)
 
 
 def pick_run(
@@ -30,6 +44,31 @@ def pick_run(
         name, by_run[default], read=lambda text: by_run.get(text, text), valid=by_title.__contains__
     )
     return by_title[st.selectbox(label, list(by_title), **param, **options)]
+
+
+def pick_pair(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
+    """The anchor and the dataset that is held against it, the dataset first on the page."""
+    dataset_corner = st.container()
+    anchor = pick_anchor("Against the anchor", manifests)
+    same = {run: manifests[run] for run in comparable(manifests, anchor)}
+    with dataset_corner:
+        usual = default_dataset(stores(), same, anchor)
+        return anchor, pick_run("Coverage of", "dataset", manifests, usual)
+
+
+def pick_anchor(label: str, manifests: Mapping[str, MeasureManifest], **options: Any) -> str:
+    """The anchor: as it was chosen on whatever page, else the default one."""
+    usual = default_anchor(stores(), manifests)
+    return pick_run(label, "anchor", manifests, usual, help=ANCHOR, **options)
+
+
+def anchor_in_url(manifests: Mapping[str, MeasureManifest], run: str) -> str:
+    """The anchor of a run on a page without a picker: what was chosen on another page, where the
+    run can be compared with it, else the default one."""
+    by_title = {title: each for each, title in titles(manifests).items()}
+    chosen = get_param("anchor", "", read=lambda text: titles(manifests).get(text, text))
+    anchor = by_title.get(chosen, "")
+    return anchor if anchor in comparable(manifests, run) else anchor_of(stores(), run)
 
 
 def stop_if_nothing_measured(manifests: Mapping[str, MeasureManifest]) -> None:
@@ -56,7 +95,7 @@ def stop_if_nothing_measured(manifests: Mapping[str, MeasureManifest]) -> None:
 
 def pick_relevance(anchor: str) -> Relevance:
     """Which features count: all, or those that matter for a task somebody judged."""
-    by_task = judged(stores(), anchor)
+    by_task = _judged(anchor)
     options = [EVERY_FEATURE, *by_task]
     name = st.selectbox(
         "Relevant",
@@ -64,32 +103,86 @@ def pick_relevance(anchor: str) -> Relevance:
         format_func=lambda name: "all features" if name == EVERY_FEATURE else f"for {name}",
         width=190,
         help="All leaves out features that fire in nearly every sample. A task takes those that "
-        "its judge puts at maybe or above; what people decided goes before the judge.",
+        "its judge calls relevant, probably or surely; what people decided goes before the judge.",
         **param_widget("relevant", EVERY_FEATURE, valid=options.__contains__),
     )
-    return by_task.get(name, Relevance())
+    if name == EVERY_FEATURE:
+        return Relevance()
+    key = "relevant.maybe"
+    st.session_state[key] = _maybe_too()
+    st.toggle(
+        "Maybe too",
+        key=key,
+        on_change=lambda: set_param("maybe", "yes" if st.session_state[key] else None),
+        help="Counts what may be relevant too: more features, of which more are there by chance.",
+    )
+    return by_task[name]
 
 
-def threshold_slider(anchor: str, dataset: str) -> float:
-    """How strongly a feature must fire before it counts; one setting for all pages."""
-    top = telling_threshold(stores(), anchor, dataset)
+def threshold_picker(anchor: str, dataset: str) -> float:
+    """How strongly a feature must fire before it counts; one setting for all pages. A slider for
+    the range in which the anchor still shows much, a field for any number, and the two settings
+    with a name: clear firing, which is the default, and the paper's grid."""
+    clear, threshold = clear_firing(stores(), anchor), threshold_in_url(anchor)
+    top = max(telling_threshold(stores(), anchor, dataset), clear)
     step = 10.0 ** math.floor(math.log10(top / 100))  # round; one or two hundred on the way
-    return st.slider(
-        "Threshold",
-        0.0,
-        top,
-        step=step,
-        format="%.2f",
-        help="A feature is active in a sample when its peak is strictly above. At 0 a single "
-        "token anywhere is enough; higher asks for a clear activation.",
-        **param_widget("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="bottom", width=400):
+        st.slider(
+            "Threshold",
+            0.0,
+            top,
+            step=step,
+            format="%.2f",
+            help="A feature is active in a sample when its peak is strictly above. Clear firing is "
+            "the median of the anchor's peaks. At 0, the paper's setting, a single token anywhere "
+            "is enough.",
+            **tied("threshold", min(threshold, top)),
+        )
+        st.number_input(
+            "Threshold as a number",
+            0.0,
+            step=step,
+            format="%g",
+            width=120,
+            label_visibility="collapsed",
+            **tied("threshold", threshold, " number"),
+        )
+        names = {value: f"{value:g}" for value in sorted({clear, *PAPER_THRESHOLDS})}
+        names[clear] = f"{clear:g}, clear firing"
+        setting = "Clear" if threshold == clear else "Paper" if threshold == 0 else "Set"
+        with st.popover(setting, width="content", help="Clear firing, or the paper's setting"):
+            st.pills(
+                "The paper's setting is 0; these are its grid",
+                list(names),
+                format_func=names.__getitem__,
+                **tied("threshold", threshold if threshold in names else None, " named"),
+            )
+    return threshold
+
+
+def threshold_in_url(anchor: str) -> float:
+    """The threshold chosen on any page; where nobody chose one, the anchor's clear firing."""
+    return get_param(
+        "threshold",
+        clear_firing(stores(), anchor),
+        read=float,
+        valid=lambda value: 0 <= value < math.inf,
     )
 
 
 def relevance_in_url(anchor: str) -> Relevance:
     """The relevance chosen on another page, without drawing its picker."""
     name = get_param("relevant", EVERY_FEATURE)
-    return judged(stores(), anchor).get(name, Relevance())
+    return _judged(anchor).get(name, Relevance())
+
+
+def _judged(anchor: str) -> dict[str, Relevance]:
+    """The tasks that may be chosen, with what is maybe relevant where that was asked for."""
+    return judged(stores(), anchor, maybe=_maybe_too())
+
+
+def _maybe_too() -> bool:
+    return get_param("maybe", "no", valid=("yes", "no").__contains__) == "yes"
 
 
 def comparison_in_url(anchor: str, dataset: str) -> Comparison:
@@ -97,7 +190,7 @@ def comparison_in_url(anchor: str, dataset: str) -> Comparison:
     return Comparison(
         anchor,
         dataset,
-        get_param("threshold", 0.0, read=float, valid=lambda value: value >= 0),
+        threshold_in_url(anchor),
         get_param("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
         get_param("role", EVERY_ROLE, valid=lambda role: role in (EVERY_ROLE, *ROLES)),
         relevance_in_url(anchor),
@@ -107,6 +200,7 @@ def comparison_in_url(anchor: str, dataset: str) -> Comparison:
 def url_of(comparison: Comparison) -> dict[str, str]:
     """Query parameters that carry the settings of a comparison to another page."""
     return {
+        "maybe": "yes" if comparison.relevance.maybe else "no",
         "threshold": f"{comparison.threshold:g}",
         "role": comparison.role,
         "support": str(comparison.min_support),

@@ -27,7 +27,7 @@ _COLUMNS: dict[str, Any] = {
     ),
     "max_peak": _number("Peak", width=70, format="%.2f"),
     "peak": _number("Here", width=70, format="%.2f", help="Its peak in this text."),
-    "name": _text("Dataset", width=190),
+    "dataset": _text("Dataset", width=190),
     "coefficient": _text("Coefficient", width=180),
     "pair": _text("Who", width=190),
     "value": _number("Value", width=70, format="%.3f"),

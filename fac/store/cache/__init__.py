@@ -14,6 +14,7 @@ feature so that one feature's rows lie together:
                  where many peaks lie
     ladder       samples above each of them, per role and feature
     by_peak      the same peaks sorted by peak: those between two thresholds lie together
+    leaders      the two highest peaks of every role and feature
     spans, near, samples, meta
 """
 

@@ -25,7 +25,7 @@ from fac.store.runs import Runs, is_run_id
 T = TypeVar("T")
 Version = tuple[int, int, int]
 
-SQL_VERSION = 2
+SQL_VERSION = 3
 """Of the tables in a file. One with another number is not ready, and building replaces it."""
 
 Connection = duckdb.DuckDBPyConnection
@@ -107,8 +107,10 @@ class Files:
 
     @remembered
     def summary(self, run: str) -> dict[str, Any]:
-        """The run's facts and, for a measure run, `n_alive`, `max_peak`, `floor`, `thresholds`;
-        for an explain or a relevance run `measure`, the run whose features it is about.
+        """The run's facts and, for a measure run, `n_alive`, `max_peak`, `floor`, `thresholds` and
+        `clear_firing`, the median of its peaks, one per sample and feature, or the floor where
+        nothing fires; for an explain or a relevance run `measure`, the run whose features it is
+        about.
 
         `content_tokens` counts all measured roles together. Raises NotReady.
         """

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from fac.config import SCORERS
 from fac.errors import InputError
 from fac.manifest import AnyManifest
-from fac.schema import RELEVANT
+from fac.schema import SURELY_RELEVANT
 from fac.store.cache.files import (
     Connection,
     Files,
@@ -47,7 +47,7 @@ CREATE_TABLE = "CREATE TABLE {table} AS SELECT {columns} FROM read_parquet($path
 CREATE_EXPLAINED = """
     CREATE TABLE explained AS
     SELECT e.feature, e.text AS explanation, e.explainer, s.value AS score, s.score AS score_kind,
-           lower(e.text) AS folded
+           s.low AS score_low, lower(e.text) AS folded
     FROM explanations e LEFT JOIN (
         SELECT * FROM scores WHERE list_contains($preference, score)
         QUALIFY row_number() OVER (
@@ -69,7 +69,7 @@ def fill_explain(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
 
 
 SELECT_EXPLAINED = """
-    SELECT feature, explanation, explainer, score, score_kind FROM {run}.explained
+    SELECT feature, explanation, explainer, score, score_kind, score_low FROM {run}.explained
     ORDER BY feature
 """
 
@@ -78,6 +78,7 @@ EXPLAINED_COLUMNS = {
     "explainer": pa.string(),
     "score": pa.float64(),
     "score_kind": pa.string(),
+    "score_low": pa.float64(),
 }
 
 SELECT_EXPLANATIONS = """
@@ -227,14 +228,16 @@ class RelevanceQueries(Files):
         return rows_about(table, features).to_pylist()
 
     @remembered
-    def relevant(self, relevance_run: str, n_features: int) -> np.ndarray:
-        """Which features the judge calls relevant, at a level in RELEVANT: bool `[n_features]`.
+    def relevant(
+        self, relevance_run: str, n_features: int, levels: Sequence[str] = SURELY_RELEVANT
+    ) -> np.ndarray:
+        """Which features the judge puts on one of these levels: bool `[n_features]`.
 
         Raises InputError if it judged features beyond those.
         """
         with self._reading(relevance_run) as cursor:
             sql = RELEVANT_FEATURES.format(run=sql_name(relevance_run))
-            features = cursor.execute(sql, {"levels": [*RELEVANT]}).fetchnumpy()["feature"]
+            features = cursor.execute(sql, {"levels": [*levels]}).fetchnumpy()["feature"]
         if len(features) and not 0 <= features[0] <= features[-1] < n_features:
             raise InputError(
                 f"Run {relevance_run} judges features {features[0]} to {features[-1]}, but ids run "

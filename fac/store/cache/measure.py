@@ -4,13 +4,15 @@ counted on a grid while building, exact at any threshold when asked.
 
 Tables `rungs` (rung, threshold): the threshold grid, the floor first; `ladder` (rung, role,
 feature, n): samples above each. A count between two thresholds of the grid adds the peaks that lie
-between, which `by_peak` has together.
+between, which `by_peak` has together. `leaders` (role, feature, sample, first, second): the two
+highest peaks of different samples, from which follows which features one sample alone fires.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -104,12 +106,12 @@ CREATE_BLOCK = """
                position, n_tokens
         FROM read_parquet($path)
         WHERE feature >= $first AND feature < $beyond)
+    ORDER BY feature, peak DESC, sample, role
 """
 
 INSERT_ACTIVATIONS = """
     INSERT INTO activations
-    SELECT feature, peak, sample, role, position, n_tokens, strongest
-    FROM block ORDER BY feature, peak DESC, sample, role
+    SELECT feature, peak, sample, role, position, n_tokens, strongest FROM block
 """
 
 # Sums are of whole numbers: addition of floats in the order of threads would not repeat exactly.
@@ -164,16 +166,27 @@ def fill_measure(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
     offered = threshold_grid(floor, low, high)
     thresholds = refined(con, path, offered, high, n_features)
     counts = np.zeros((len(thresholds), len(ROLE_CODES), n_features), np.int32)
+    leaders = Leaders.of_nothing(n_features)
     for begin, end in _blocks(con, path, n_features):
         bounds = {"first": begin, "beyond": end}
         con.execute(CREATE_BLOCK, {**bounds, "path": path, "roles": [*ROLES]})
         con.execute(INSERT_ACTIVATIONS)
-        count_above(con, thresholds, counts[:, :, begin:end], begin)
+        peaks = con.execute(PEAKS_OF_BLOCK).fetchnumpy()
+        count_above(peaks, thresholds, counts[:, :, begin:end], begin)
+        leaders.look_through(peaks)
         con.execute(INSERT_FEATURES, {**bounds, "scale": _whole_scale(high)})
     write_grid(con, thresholds, counts)
+    leaders.write(con)
     (n_alive,) = one_row(con, COUNT_ALIVE)
-    peaks = {"max_peak": high or 0.0, "floor": floor, "thresholds": offered}
-    write_meta(con, manifest, {"n_alive": n_alive, **peaks})
+    above = counts[:, -1].sum(axis=1, dtype=np.int64)
+    derived = {
+        "n_alive": n_alive,
+        "max_peak": high or 0.0,
+        "floor": floor,
+        "thresholds": offered,
+        "clear_firing": median_peak(con, thresholds, above) if high else floor,
+    }
+    write_meta(con, manifest, derived)
 
 
 def _whole_scale(high: float | None) -> float:
@@ -228,7 +241,21 @@ PEAKS_PER_CELL = """
     GROUP BY cell ORDER BY cell
 """
 
-PEAKS_OF_BLOCK = "SELECT feature, role, strongest, peak FROM block"
+# In the order of the block: of a feature, the highest first.
+PEAKS_OF_BLOCK = "SELECT feature, role, strongest, peak, sample FROM block"
+
+CREATE_LEADERS = """
+    CREATE TABLE leaders (role UTINYINT, feature INTEGER, sample INTEGER, first FLOAT, second FLOAT)
+"""
+
+INSERT_LEADERS = "INSERT INTO leaders SELECT role, feature, sample, first, second FROM counted"
+
+# `who` is odd where it is the strongest of its sample: see CREATE_BY_PEAK.
+PEAK_OF_RANK = """
+    SELECT peak FROM by_peak
+    WHERE peak > $lower::FLOAT AND peak <= $upper::FLOAT AND who % 2 = 1
+    ORDER BY peak LIMIT 1 OFFSET $rank
+"""
 
 # `who` is 8 feature + 2 role + strongest: one number sorts and groups faster than three.
 CREATE_BY_PEAK = """
@@ -284,19 +311,79 @@ def refined(
     return np.unique(np.concatenate([coarse, np.array(finer, np.float32)]))
 
 
-def count_above(con: Connection, thresholds: np.ndarray, counts: np.ndarray, first: int) -> None:
+def count_above(
+    block: Mapping[str, np.ndarray], thresholds: np.ndarray, counts: np.ndarray, first: int
+) -> None:
     """Fills int32 `[thresholds, roles, features of the block]`: the samples above each threshold,
     for each role and for the strongest of all."""
-    block = con.execute(PEAKS_OF_BLOCK).fetchnumpy()
     n_thresholds, _, n_features = counts.shape
     # A peak is above every threshold before this one, and above none of those that follow.
     n_passed = np.searchsorted(thresholds, block["peak"], side="left")
     cell = (block["feature"] - first) * (n_thresholds + 1) + n_passed
-    for code in range(len(ROLES) + 1):
-        of_role = block["strongest"] if code == len(ROLES) else block["role"] == code
+    for code in ROLE_CODES.values():
+        of_role = _of_role(block, code)
         per_cell = np.bincount(cell[of_role], minlength=n_features * (n_thresholds + 1))
         rising = per_cell.reshape(n_features, n_thresholds + 1)[:, ::-1].cumsum(axis=1)
         counts[:, code] = rising[:, -2::-1].T
+
+
+def _of_role(block: Mapping[str, np.ndarray], code: int) -> np.ndarray:
+    """The peaks of a role, or of every sample's strongest: bool `[peaks]`."""
+    return block["strongest"] if code == ROLE_CODES[EVERY_ROLE] else block["role"] == code
+
+
+def median_peak(con: Connection, thresholds: np.ndarray, above: np.ndarray) -> float:
+    """The median of the peaks, one per sample and feature, to three significant digits; at least
+    the floor.
+
+    `above` are the peaks above each threshold, int64 `[thresholds]`; there is one at least. Only
+    those between the two thresholds around the middle are read, some 250,000 of any number.
+    """
+    at_or_below = above[0] - above
+    middle = []
+    for rank in {(above[0] - 1) // 2, above[0] // 2}:
+        rung = int(np.searchsorted(at_or_below, rank, side="right")) - 1
+        upper = float(thresholds[rung + 1]) if rung + 1 < len(thresholds) else math.inf
+        bounds = {"lower": float(thresholds[rung]), "upper": upper}
+        bounds["rank"] = int(rank - at_or_below[rung])
+        middle.append(one_row(con, PEAK_OF_RANK, **bounds)[0])
+    return max(float(f"{sum(middle) / len(middle):.3g}"), float(thresholds[0]))
+
+
+class Leaders(NamedTuple):
+    """Of every role and feature the highest peak, its sample, and the highest of another sample;
+    0 and -1 where there is none. Arrays `[roles, n_features]`."""
+
+    sample: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+    @classmethod
+    def of_nothing(cls, n_features: int) -> Leaders:
+        shape = (len(ROLE_CODES), n_features)
+        peaks = np.zeros((2, *shape), np.float32)
+        return cls(np.full(shape, -1, np.int32), peaks[0], peaks[1])
+
+    def look_through(self, block: Mapping[str, np.ndarray]) -> None:
+        """Fills in the features of a block, whose peaks are in its order."""
+        for code in ROLE_CODES.values():
+            of_role = _of_role(block, code)
+            feature, peak = block["feature"][of_role], block["peak"][of_role]
+            starts = np.append(True, feature[1:] != feature[:-1])[: len(feature)]
+            highest = np.flatnonzero(starts)
+            self.sample[code, feature[highest]] = block["sample"][of_role][highest]
+            self.first[code, feature[highest]] = peak[highest]
+            next_one = highest[highest + 1 < len(feature)] + 1
+            next_one = next_one[~starts[next_one]]
+            self.second[code, feature[next_one]] = peak[next_one]
+
+    def write(self, con: Connection) -> None:
+        con.execute(CREATE_LEADERS)
+        columns = {name: values.ravel() for name, values in self._asdict().items()}
+        n_roles, n_features = self.first.shape
+        columns["role"] = np.repeat(np.arange(n_roles, dtype=np.uint8), n_features)
+        columns["feature"] = np.tile(np.arange(n_features, dtype=np.int32), n_roles)
+        _insert(con, INSERT_LEADERS, columns)
 
 
 def write_grid(con: Connection, thresholds: np.ndarray, counts: np.ndarray) -> None:
@@ -339,6 +426,25 @@ SUPPORT_BETWEEN = """
 """
 
 
+# Rows lie in the order of features; of one feature only a part is read.
+PAIRS_OF = """
+    SELECT feature, sample FROM {run}.activations
+    WHERE feature >= {first} AND feature < {beyond} AND peak > $threshold::FLOAT AND {of_role}
+"""
+
+# Strongest rows of a feature are its samples, so the sum is n_samples times their mean.
+TOTAL_PEAKS = "SELECT n_samples * mean_peak AS total FROM {run}.features ORDER BY feature"
+
+TOTAL_PEAKS_OF_ROLE = """
+    SELECT feature, sum(peak::DOUBLE) AS total FROM {run}.activations WHERE role = {code}
+    GROUP BY feature
+"""
+
+SELECT_TOKENS = "SELECT n_content FROM {run}.samples ORDER BY sample"
+
+SELECT_LEADERS = "SELECT role, feature, sample, first, second FROM {run}.leaders"
+
+
 class SupportQueries(Files):
     """Counts of samples."""
 
@@ -350,17 +456,85 @@ class SupportQueries(Files):
         plus a scan of the peaks between. Peaks are float32 and so is the comparison, as in
         fac.coverage.is_active. Raises InputError below the floor, where peaks were not stored.
         """
-        code, exact = role_code(role), float32(threshold)
+        code = role_code(role)
         with self._reading(run) as cursor:
-            floor = self._summary(run)["floor"]
-            if exact < float32(floor):
-                raise InputError(
-                    f"Threshold {threshold:g} is below the floor {floor:g} of run {run}, "
-                    f"under which nothing was stored: ask for more, or measure with a lower floor."
-                )
+            exact = self._above_floor(run, threshold)
             # A page asks for one threshold several times, and for every role.
             counts = self._once(run, exact, lambda: self._counts(cursor, run, exact))
         return counts[code].astype(np.int64)
+
+    @remembered
+    def singletons(
+        self, run: str, threshold: float, role: str = EVERY_ROLE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features that peak above `threshold` in exactly one sample, and that sample: two int
+        arrays `[singletons]`, in the order of features. Exact and refused as `support` is."""
+        code = role_code(role)
+        with self._reading(run):
+            exact = self._above_floor(run, threshold)
+            leaders = self._table(run, SELECT_LEADERS)
+            n_features = self._summary(run)["n_features"]
+        of_role = leaders.slice(code * n_features, n_features)
+        first, second, sample = (of_role[c].to_numpy() for c in ("first", "second", "sample"))
+        feature = np.flatnonzero((first > exact) & (second <= exact))
+        return feature, sample[feature]
+
+    def pairs(
+        self,
+        run: str,
+        threshold: float,
+        role: str = EVERY_ROLE,
+        *,
+        ranges: Sequence[tuple[int, int]],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which samples fire the features of these ranges (first, one beyond the last), which
+        ascend: feature and sample, two int32 arrays `[pairs]`, in the order of features. Exact and
+        refused as `support` is; not remembered, as there are many."""
+        code = role_code(role)
+        of_role = "strongest" if role == EVERY_ROLE else f"role = {code}"
+        parts = []
+        with self._reading(run) as cursor:
+            values = {"threshold": self._above_floor(run, threshold)}
+            for first, beyond in ranges:
+                names = {"run": sql_name(run), "first": int(first), "beyond": int(beyond)}
+                sql = PAIRS_OF.format(of_role=of_role, **names)
+                parts.append(cursor.execute(sql, values).fetchnumpy())
+        none = np.zeros(0, np.int32)
+        feature, sample = (
+            np.concatenate([none, *(part[column] for part in parts)])
+            for column in ("feature", "sample")
+        )
+        return feature, sample
+
+    @remembered
+    def tokens_by_sample(self, run: str) -> np.ndarray:
+        """Content tokens of every sample, in all the roles that were measured: int64
+        `[n_samples]`."""
+        with self._reading(run):
+            return self._table(run, SELECT_TOKENS)["n_content"].to_numpy().astype(np.int64)
+
+    @remembered
+    def total_peaks(self, run: str, role: str = EVERY_ROLE) -> np.ndarray:
+        """Every feature's peaks added up over the samples, whatever the threshold: float64
+        `[n_features]`."""
+        code, names = role_code(role), {"run": sql_name(run)}
+        with self._reading(run) as cursor:
+            if role == EVERY_ROLE:
+                return cursor.execute(TOTAL_PEAKS.format(**names)).fetchnumpy()["total"]
+            rows = cursor.execute(TOTAL_PEAKS_OF_ROLE.format(code=code, **names)).fetchnumpy()
+            total = np.zeros(self._summary(run)["n_features"])
+        total[rows["feature"]] = rows["total"]
+        return total
+
+    def _above_floor(self, run: str, threshold: float) -> float:
+        """The threshold as float32. Raises InputError below the floor of a run that is read."""
+        exact, floor = float32(threshold), self._summary(run)["floor"]
+        if exact < float32(floor):
+            raise InputError(
+                f"Threshold {threshold:g} is below the floor {floor:g} of run {run}, "
+                f"under which nothing was stored: ask for more, or measure with a lower floor."
+            )
+        return exact
 
     def _counts(self, cursor: Connection, run: str, threshold: float) -> np.ndarray:
         """Samples above the float32 threshold, int32 `[roles, n_features]`."""
