@@ -129,6 +129,13 @@ def test_token_statistics_name_the_word_and_predict_held_out_samples(runs: Runs)
     assert facts.scores["auroc"] == {"n": len(defined), "median": float(np.median(defined))}
 
 
+def test_a_score_that_is_defined_for_no_feature_has_no_median(runs: Runs) -> None:
+    run = explained(runs, features=(10,))  # every held-out text of it is of one kind
+    (score,) = rows(runs, run, "scores")
+    assert (score["score"], score["value"]) == ("auroc", None)
+    assert runs.manifest(run).facts.scores == {}
+
+
 def test_a_feature_of_every_sample_has_no_silent_one_to_tell_it_from(runs: Runs) -> None:
     score = next(
         row for row in rows(runs, explained(runs), "scores") if row["feature"] == number("the")
