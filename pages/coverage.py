@@ -12,7 +12,7 @@ from fac.manifest import MeasureManifest
 from fac.questions import catalogue
 from fac.questions.comparison import Comparison, by_role, coverage, telling_curve
 from fac.questions.explanations import explained
-from fac.questions.gap_evidence import BADGES, BELIEF, gap_features
+from fac.questions.gap_evidence import BADGES, BELIEF, KINDS, gap_features
 from fac.questions.gaps import GapList, gap_page, orders, shown_columns
 from fac.questions.relevance import task_profiles, unjudged
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
@@ -27,6 +27,12 @@ from fac.ui.text import Row, chips_html, plain, show_examples, show_near
 PAGE = {"title": "Coverage", "section": "Measure", "icon": "donut_large", "order": 30}
 
 SOME_PAIRS, MOST_PAIRS = 10, 2000  # gaps that pairs are proposed for, and may be asked for
+
+KIND = """
+**Absent**: no sample of the dataset shows it; these are F_miss.
+
+**Under-represented**: some do, but significantly fewer than the anchor leads one to expect.
+"""
 
 # Icon and colour of each degree of belief.
 BADGE_LOOKS: dict[str, tuple[str, Any]] = {
@@ -160,36 +166,32 @@ def gaps(comparison: Comparison) -> None:
         **pickers.url_of(comparison),
     }
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.subheader("Gaps", anchor=False, width="stretch")
-        pairs_corner = st.container(horizontal=True, width="content", vertical_alignment="bottom")
-        views.link("review", "Review these", which="gaps", **view)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
         needle = views.search()
         badge = views.choice("Belief", ("any", *BADGES), "badge", help=BELIEF)
+        kind = views.picked("Kind", ("any", *KINDS), "kind", help=KIND, width=165)
         columns = orders()
-        sort = views.order(
-            {name: column.order for name, column in columns.items()}, "by", width=230
-        )
-        st.download_button(
-            "JSONL",
-            lambda: as_jsonl(comparison),
-            "gaps.jsonl",
-            on_click="ignore",
-            icon=":material/download:",
-            help="All gaps at these settings, one JSON object a line.",
-        )
-    listing = GapList(needle, badge, sort, descending=not columns[sort].ascending)
-    left, right = st.columns([5, 4], gap="medium")
+        sort = views.order({name: column.order for name, column in columns.items()}, "by")
+    listing = GapList(needle, badge, sort, not columns[sort].ascending, kind)
+    left, right = st.columns([6, 5], gap="medium")
     with left:
         pager = Pager("gaps", comparison, listing)
         rows, total = gap_page(stores(), comparison, listing, offset=pager.offset, limit=pager.size)
         ticks = ticked("gaps", comparison)
-        columns_shown = shown_columns(explained=bool(explained(stores(), anchor)))
-        table(rows, columns_shown, key="gaps", opens="gap", height=520, ticked=ticks)
+        shown = shown_columns(explained=bool(explained(stores(), anchor)))
+        table(rows, shown, key="gaps", opens="gap", height=440, ticked=ticks, lines=2)
         pager.draw(total, "gap")
-    if total:
-        with pairs_corner:
-            write_pairs(comparison, listing, total, ticks.ids, view)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            if total:
+                write_pairs(comparison, listing, total, ticks.ids, view)
+            views.link("review", "Review these", which="gaps", **view)
+            st.download_button(
+                "JSONL",
+                lambda: as_jsonl(comparison),
+                "gaps.jsonl",
+                on_click="ignore",
+                icon=":material/download:",
+                help="All gaps at these settings, one JSON object a line.",
+            )
     with right:
         every = gap_features(stores(), comparison)
         by_feature = {row["feature"]: row for row in rows}
