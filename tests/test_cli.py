@@ -190,6 +190,21 @@ def test_coverage_has_its_figures_and_with_list_the_missing_features(kitchen):
     assert data["fac"] == pytest.approx(toy.fac_of(4, 10))
 
 
+def test_coverage_comes_with_its_interval_its_yardstick_and_its_growth(kitchen):
+    line = ("coverage", *PAIR, "--threshold", 0)
+    data = fac(*line, "--json", workspace=kitchen).json
+    assert data["threshold"] == 0
+    assert 0 <= data["interval"]["low"] < data["fac"] < data["interval"]["high"] <= 1
+    assert set(data["yardstick"]) == {"low", "median", "high", "against", "share"}
+    assert data["yardstick"]["median"] > data["fac"], "random parts of the anchor show more"
+    assert data["growth"]["rows"][-1]["times"] == 2
+    shown = fac(*line, workspace=kitchen).out
+    assert data["growth"]["answer"] in shown and "95 % interval" in shown
+    itself = ("coverage", "--anchor", "toy-anchor", "--dataset", "toy-anchor", "--json")
+    data = fac(*itself, workspace=kitchen).json
+    assert data["interval"] == {"low": None, "high": None} and "contains it" in data["note"]
+
+
 def test_coverage_among_the_features_of_a_file(kitchen, tmp_path):
     chosen = tmp_path / "ids.json"
     chosen.write_text("[0, 3]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from typer import Argument, Option
 from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, Role, command, err, listing, out, perform
 from fac.config import IngestSpec, MeasureSpec
-from fac.questions.comparison import changes, coverage
+from fac.questions.comparison import certainty, changes, coverage, growth_of
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
@@ -30,18 +31,39 @@ def coverage_(
     role: Role = EVERY_ROLE,
     list_: Annotated[bool, Option("--list", help="Also the missing feature ids.")] = False,
 ) -> Answer:
-    """FAC of a dataset against an anchor, and what is missing."""
+    """FAC of a dataset against an anchor, how far to believe it, and what is missing."""
     comparison = options.comparison(stores, role)
-    data = coverage(stores, comparison)._asdict()
-    if note := unjudged(stores, comparison.anchor, comparison.relevance):
-        err.print(escape(note), soft_wrap=True, highlight=False)
-        data["note"] = note
+    result, growth = coverage(stores, comparison), growth_of(stores, comparison)
+    interval, yardstick, note = certainty(stores, comparison)
+    sentence = unjudged(stores, comparison.anchor, comparison.relevance)
+    if sentence:
+        err.print(escape(sentence), soft_wrap=True, highlight=False)
+    data: dict[str, Any] = {"threshold": comparison.threshold, **result._asdict()}
     missing = data.pop("missing").tolist()
+    data |= {
+        "interval": {"low": interval.low, "high": interval.high},
+        "yardstick": {**yardstick._asdict(), "share": yardstick.share},
+        "growth": growth._asdict(),
+        "note": " ".join(filter(None, (sentence, note))),
+    }
     if list_:
         data["missing"] = missing
 
     def show() -> None:
-        listing({k: v for k, v in data.items() if k != "missing"})()
+        figures = {key: value for key, value in data.items() if not isinstance(value, dict | list)}
+        del figures["note"]
+        if not math.isnan(interval.low):
+            figures["95 % interval"] = f"{interval.low:.4f} to {interval.high:.4f}"
+        if not math.isnan(yardstick.median):
+            figures["random parts of the anchor"] = (
+                f"{yardstick.median:.4f} ({yardstick.low:.4f} to {yardstick.high:.4f})"
+            )
+            figures["the dataset against the same"] = (
+                f"{yardstick.against:.4f}, {yardstick.share:.1%} of that"
+            )
+        listing(figures)()
+        for line in filter(None, (growth.answer, note)):
+            out.print(escape(line), soft_wrap=True, highlight=False)
         if list_:
             out.print(" ".join(map(str, missing)), soft_wrap=True)
 
