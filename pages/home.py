@@ -12,8 +12,9 @@ from fac.manifest import DatasetManifest, MeasureManifest, PairsManifest, Synthe
 from fac.questions import catalogue
 from fac.questions.comparison import Comparison, certainty, coverage, telling_curve
 from fac.questions.explanations import explained, n_explained
-from fac.questions.gap_evidence import BADGES, GapCounts, gap_counts
+from fac.questions.gap_evidence import BADGES, KINDS, GapCounts
 from fac.questions.gaps import GapList, gap_page
+from fac.questions.outlook import outlook
 from fac.questions.pairs import pair_states
 from fac.questions.relevance import EVERY_FEATURE
 from fac.questions.results import last_synthesis
@@ -23,7 +24,7 @@ from fac.ui.bars import curve_html, fac_bars_html, funnel_html
 from fac.ui.jobs import arriving, demo_job, progress, retry
 from fac.ui.shell import title
 from fac.ui.stores import stores
-from fac.ui.text import Row, called, plain
+from fac.ui.text import Row, plain
 
 PAGE = {"title": "Home", "section": "", "icon": "home", "order": 0}
 
@@ -74,10 +75,12 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     }
     comparison = comparisons[dataset]
     results = {run: coverage(stores(), each) for run, each in comparisons.items()}
-    result, counts = results[dataset], gap_counts(stores(), comparison)
+    result, story = results[dataset], outlook(stores(), comparison)
+    counts = story.counts
+    views.lead(story)
     view = {"anchor": names[anchor], "dataset": names[dataset], **pickers.url_of(comparison)}
     left, right = st.columns([3, 2], gap="medium")
-    with left.container(border=True, height="stretch"):
+    with left.container(border=True, height="stretch", key="lacking"):
         lacking(comparison, counts, view)
     with right.container(border=True, height="stretch"):
         st.markdown("#### Coverage (FAC) of every dataset")
@@ -123,13 +126,16 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
 
 def lacking(comparison: Comparison, counts: GapCounts, view: dict[str, str]) -> None:
     """The first certain gaps by name, each a link to its evidence."""
-    certain = GapList(badge=BADGES[0])
-    rows, total = gap_page(stores(), comparison, certain, limit=FIRST_GAPS)
+    # Absent ones first, as in the sentence above: of them nobody has to ask how rare is too rare.
+    rows: list[Row] = []
+    for kind in KINDS:
+        listing = GapList(badge=BADGES[0], kind=kind)
+        rows += gap_page(stores(), comparison, listing, limit=FIRST_GAPS - len(rows))[0]
+    total = counts.certain
     st.markdown(f"#### {'What is certainly lacking' if total else 'Nothing is certainly lacking'}")
     for row in rows:
-        here, expected = row["n_dataset"], row["expected"]
-        words = f":gray[{here:,} of {expected:,.0f} expected]"
-        name = plain(called(row["feature"], row["name"]))
+        name = plain(f"{row['name']} #{row['feature']}")
+        words = f":gray[{row['n_dataset']:,} of {row['expected']:,.0f} expected]"
         views.link("coverage", f"{name} {words}", icon="", gap=str(row["feature"]), **view)
     if total > len(rows):
         views.link("coverage", f"All {total:,}", badge=BADGES[0], **view)

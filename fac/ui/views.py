@@ -6,6 +6,7 @@ name and shown in the URL, so that it travels from page to page and a link shows
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,8 @@ import streamlit as st
 
 from fac.errors import FacError
 from fac.questions.comparison import Certainty
-from fac.ui.text import plain
+from fac.questions.outlook import Outlook
+from fac.ui.text import clean, plain
 
 T = TypeVar("T")
 
@@ -175,6 +177,13 @@ def cards(*numbers: tuple[str, str, str] | tuple[str, str, str, str | None]) -> 
 def share(value: float) -> str:
     """A ratio as people read it; a dash where it is undefined."""
     return "–" if value != value else f"{value:.1%}"
+
+
+def lead(outlook: Outlook) -> None:
+    """The sentence that a page about a comparison begins with, and what to do."""
+    st.html(f'<p class="fac-lead">{html.escape(clean(outlook.headline))}</p>')
+    if outlook.advice:
+        st.caption(plain(outlook.advice))
 
 
 def ends_of(doubt: Certainty) -> dict[str, tuple[float, float] | None]:
