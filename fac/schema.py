@@ -20,6 +20,9 @@ ROLES = ("system", "user", "assistant")
 EVERY_ROLE = "all"
 """Asks for a sample's strongest activation over all its roles."""
 
+EVERY_FEATURE = "all"
+"""The relevance of every feature but those that fire nearly everywhere."""
+
 LEVELS = ("yes", "probably", "maybe", "no")
 """The paper's scale for relevance and for a fitting explanation, best first."""
 

@@ -110,7 +110,8 @@ def assert_one_sentence(answer: Answered, code: int = 2) -> None:
 
 frame.NOTE_SECONDS = float("inf")  # how slow this machine is shall not be what is tested
 
-PAIR = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
+PAIR = ("--anchor", "toy-anchor", "--dataset", "toy-seed", "--threshold", 0)
+"""In the paper's setting: a word that is said shows its feature."""
 
 
 # --- what there is -------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path
     out = tmp_path / "gaps.jsonl"
     answer = fac("gaps", *PAIR, "--out", out, "--json", workspace=kitchen)
     counts = {"certain_absent": 0, "certain_under": 0, "possible": 6, "artefact": 0, "n_asked": 10}
-    assert answer.json == {"n_missing": 6, **counts, "rows": 6, "out": str(out)}
+    assert answer.json == {"n_missing": 6, **counts, "rows": 6, "out": str(out), "threshold": 0}
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     support = [row["n_anchor"] for row in rows]
     assert support == sorted(support, reverse=True)
@@ -258,7 +259,7 @@ def test_check_passes_a_dataset_that_lost_nothing(kitchen):
     whole = toy.fac_of(4, 4)  # of the four features that toy-seed shows
     answer = fac(
         *("check", "toy-anchor", "--baseline", "toy-seed", "--no-regress", "--min-fac", whole),
-        *("--json",),
+        *("--threshold", 0, "--json"),
         workspace=kitchen,
     )
     assert answer.code == 0
@@ -270,6 +271,7 @@ def test_check_passes_a_dataset_that_lost_nothing(kitchen):
 def test_a_failed_check_tells_its_figures_and_why_and_exits_with_1(kitchen):
     limit = toy.fac_of(9, 10)
     line = ("check", "toy-seed", "--baseline", "toy-anchor", "--no-regress", "--min-fac", limit)
+    line = (*line, "--threshold", 0)
     answer = fac(*line, "--json", workspace=kitchen)
     assert answer.code == 1
     assert (len(answer.json["lost"]), answer.json["passed"]) == (6, False)
@@ -289,7 +291,8 @@ def test_check_measures_a_file_as_the_baseline_was(own_kitchen, tmp_path, monkey
         tmp_path / "new.jsonl", *rows, {"text": "ignored", "messages": toy.ANCHOR[-1]}
     )
     answer = fac(
-        "check", new, "--baseline", "toy-seed", "--no-regress", "--json", workspace=own_kitchen
+        *("check", new, "--baseline", "toy-seed", "--no-regress", "--threshold", 0, "--json"),
+        workspace=own_kitchen,
     )
     assert answer.code == 0
     gained = {toy.WORDS[i] for i in answer.json["gained"]}
@@ -645,8 +648,8 @@ def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace)
     # random directions fire nearly everywhere, which "all" would leave out
     every = workspace.root / "ids.json"
     every.write_text(json.dumps([*range(96)]))
-    line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every, "--json")
-    words = fac(*line, workspace=workspace).json
+    line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every)
+    words = fac(*line, "--threshold", 0, "--json", workspace=workspace).json
     fired = answer.json["features_fired"]
     assert (words["fac"], words["n_anchor"]) == (toy.fac_of(fired, fired), fired)
     data = fac("probe", "Take the early train", *how, "--json", workspace=workspace).json

@@ -19,7 +19,7 @@ from fac.coverage import fac, present
 from fac.errors import InputError
 from fac.questions.catalogue import Row
 from fac.questions.relevance import Relevance, relevant_set
-from fac.schema import EVERY_ROLE, ROLES, CoverageResult
+from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
@@ -64,6 +64,19 @@ def clear_firing(stores: Stores, anchor: str) -> float:
     return float(stores.cache.summary(anchor)["clear_firing"])
 
 
+def settings_in_words(comparison: Comparison) -> str:
+    """By what settings a comparison is made, as an enumeration."""
+    words = [f"above {comparison.threshold:g}"]
+    if comparison.role != EVERY_ROLE:
+        words.append(f"tokens of the {comparison.role}")
+    if comparison.min_support > 1:
+        words.append(f"in {comparison.min_support} or more samples of the anchor")
+    if comparison.relevance.name != EVERY_FEATURE:
+        maybe = ", maybe included" if comparison.relevance.maybe else ""
+        words.append(f"relevant for {comparison.relevance.name}{maybe}")
+    return ", ".join(words)
+
+
 @remembered_for_good
 def coverage(stores: Stores, comparison: Comparison) -> CoverageResult:
     """FAC and F_miss of the dataset against the anchor, within the relevant features.
@@ -82,7 +95,7 @@ def curve(stores: Stores, comparison: Comparison) -> list[Row]:
 @remembered_for_good
 def _curve(stores: Stores, comparison: Comparison) -> list[Row]:
     relevant = _relevant(stores, comparison)
-    _check(stores, comparison)
+    must_match(stores, comparison)
     return [
         {"threshold": t, **_figures(_at(stores, comparison, relevant, t))}
         for t in stores.cache.summary(comparison.anchor)["thresholds"]
@@ -125,25 +138,62 @@ def _relevant(stores: Stores, comparison: Comparison) -> np.ndarray:
 
 
 def _within(stores: Stores, comparison: Comparison, relevant: np.ndarray) -> CoverageResult:
-    _check(stores, comparison)
+    must_match(stores, comparison)
     return _at(stores, comparison, relevant, comparison.threshold)
 
 
-def _check(stores: Stores, comparison: Comparison) -> None:
+def must_match(stores: Stores, comparison: Comparison) -> None:
+    """Raises InputError when the runs cannot be compared."""
     for run in comparison.runs:
-        _must_match(stores, comparison.anchor, run, comparison.role)
+        _same_features(stores, comparison.anchor, run, comparison.role)
 
 
 def _at(
     stores: Stores, comparison: Comparison, relevant: np.ndarray, threshold: float
 ) -> CoverageResult:
     """FAC of runs that are known to match."""
-    anchor, role = comparison.anchor, comparison.role
-    in_dataset = np.zeros_like(relevant)
-    for run in comparison.runs:
-        in_dataset |= present(stores.cache.support(run, threshold, role))
-    in_anchor = present(stores.cache.support(anchor, threshold, role), comparison.min_support)
-    return fac(in_anchor, in_dataset, relevant)
+    at = replace(comparison, threshold=threshold)
+    n_anchor = stores.cache.support(at.anchor, threshold, at.role)
+    return fac(present(n_anchor, at.min_support), _in_dataset(stores, at), relevant)
+
+
+def _in_dataset(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """What the dataset shows, with what is added to it: bool `[n_features]`."""
+    settings = (comparison.threshold, comparison.role)
+    supports = (stores.cache.support(run, *settings) for run in comparison.runs)
+    return np.any([present(support) for support in supports], axis=0)
+
+
+class Change(NamedTuple):
+    """What became of a dataset, by one question of coverage. Features are ids, ascending."""
+
+    before: CoverageResult
+    after: CoverageResult
+    closed: np.ndarray
+    """Gaps there were, and are no more."""
+    opened: np.ndarray
+    """Gaps there were not."""
+    gained: np.ndarray
+    """Every feature that only the second shows, whether or not the anchor does and it is
+    relevant."""
+    lost: np.ndarray
+    """Every feature that only the first shows."""
+
+
+def change(stores: Stores, before: Comparison, after: Comparison) -> Change:
+    """What changed from one dataset to the next against one anchor, by the settings of the first.
+    Raises InputError when the runs cannot be compared."""
+    after = replace(before, dataset=after.dataset, added=after.added)
+    was, now = coverage(stores, before), coverage(stores, after)
+    had, has = _in_dataset(stores, before), _in_dataset(stores, after)
+    return Change(
+        was,
+        now,
+        np.setdiff1d(was.missing, now.missing),
+        np.setdiff1d(now.missing, was.missing),
+        np.flatnonzero(has & ~had),
+        np.flatnonzero(had & ~has),
+    )
 
 
 def _figures(result: CoverageResult) -> Row:
@@ -184,8 +234,8 @@ def certainty(stores: Stores, comparison: Comparison) -> Certainty:
 
     Raises InputError when the runs cannot be compared.
     """
-    _check(stores, comparison)
-    features, value = _shown(stores, comparison), coverage(stores, comparison).fac
+    must_match(stores, comparison)
+    features, value = shown(stores, comparison), coverage(stores, comparison).fac
     interval, yardstick = uncertainty.Interval(value, math.nan, math.nan), NO_YARDSTICK
     names = {
         run: stores.cache.summary(run)["name"] for run in (comparison.anchor, *comparison.runs)
@@ -261,31 +311,24 @@ def _yardstick(
             f"{dataset} is larger than half of {anchor}: parts of it as large as that half stand "
             "for it beside the yardstick."
         )
-    rows = stores.cache.support(run, stores.cache.summary(run)["floor"])
-    if larger:
-        for each in comparison.runs:
-            rows = rows + stores.cache.support(each, stores.cache.summary(each)["floor"])
-    ranges = _ranges(features, rows)
-    in_ranges = np.zeros_like(features)
-    for first, beyond in ranges:
-        in_ranges[first:beyond] = True
-    counted = features & in_ranges
+    read = (run, *comparison.runs) if larger else (run,)
+    ranges, counted = features_read(stores, read, features)
     if counted.sum() < features.sum():
         notes.append(
             f"The yardstick is taken from {counted.sum():,} of {features.sum():,} features."
         )
-    in_dataset = _dataset_support(stores, comparison) > 0
+    in_dataset = dataset_support(stores, comparison) > 0
     if larger:
         parts = _parts(stores, comparison, draws)
         in_dataset = np.zeros((DRAW_WORDS, len(features)), np.uint64)
         first_sample = 0
         for each in comparison.runs:
-            incidence = _incidence(stores, comparison, each, counted, ranges)
-            beyond = first_sample + incidence.n_samples
-            in_dataset |= uncertainty.fired_by(incidence, parts[:, first_sample:beyond])
+            pairs = incidence(stores, comparison, each, counted, ranges)
+            beyond = first_sample + pairs.n_samples
+            in_dataset |= uncertainty.fired_by(pairs, parts[:, first_sample:beyond])
             first_sample = beyond
-    incidence = _incidence(stores, comparison, run, counted, ranges)
-    return uncertainty.yardstick(incidence, draws, in_dataset), " ".join(notes)
+    pairs = incidence(stores, comparison, run, counted, ranges)
+    return uncertainty.yardstick(pairs, draws, in_dataset), " ".join(notes)
 
 
 @remembered_for_good
@@ -301,24 +344,32 @@ def _parts(stores: Stores, comparison: Comparison, draws: uncertainty.Draws) -> 
     return uncertainty.part_draws(tokens, draws.tokens, rng=np.random.default_rng(1))
 
 
-def _ranges(features: np.ndarray, rows: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of features (first, one beyond the last) that hold all of these, bool `[n_features]`,
-    or as many, drawn at random, as PAIRS_READ of their `rows` allow; at least one."""
-    n_blocks = -(-len(features) // FEATURES_TOGETHER)
+def features_read(
+    stores: Stores, runs: Sequence[str], features: np.ndarray
+) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Of these features, bool `[n_features]`, those that are read with all their samples: ranges
+    (first, one beyond the last) that hold them, and the features, bool `[n_features]`.
+
+    All of them, or of large runs as many, drawn at random but always the same, as PAIRS_READ of
+    their rows allow; some at least, where there are any.
+    """
+    cache, n_blocks = stores.cache, -(-len(features) // FEATURES_TOGETHER)
+    rows = np.sum([cache.support(run, cache.summary(run)["floor"]) for run in runs], axis=0)
     block = np.arange(len(features)) // FEATURES_TOGETHER
     asked = np.flatnonzero(np.bincount(block[features], minlength=n_blocks))
     drawn = np.random.default_rng(0).permutation(asked)
     read = np.cumsum(np.bincount(block, weights=rows, minlength=n_blocks)[drawn])
     drawn = np.sort(drawn[: max(int(np.searchsorted(read, PAIRS_READ, side="right")), 1)])
     first = np.flatnonzero(np.diff(drawn, prepend=-2) > 1)
-    last = np.append(first[1:], len(drawn)) - 1
-    return [
+    last = np.append(first[1:], len(drawn))[: len(first)] - 1
+    ranges = [
         (int(drawn[i]) * FEATURES_TOGETHER, (int(drawn[j]) + 1) * FEATURES_TOGETHER)
         for i, j in zip(first, last, strict=True)
     ]
+    return ranges, features & np.isin(block, drawn)
 
 
-def _incidence(
+def incidence(
     stores: Stores,
     comparison: Comparison,
     run: str,
@@ -340,13 +391,13 @@ def content_tokens(stores: Stores, runs: Sequence[str], role: str) -> int:
     return sum(int(each["content_tokens_by_role"].get(role, 0)) for each in summaries)
 
 
-def _shown(stores: Stores, comparison: Comparison) -> np.ndarray:
+def shown(stores: Stores, comparison: Comparison) -> np.ndarray:
     """The relevant features that the anchor shows: bool `[n_features]`."""
     n_anchor = stores.cache.support(comparison.anchor, comparison.threshold, comparison.role)
     return present(n_anchor, comparison.min_support) & _relevant(stores, comparison)
 
 
-def _dataset_support(stores: Stores, comparison: Comparison) -> np.ndarray:
+def dataset_support(stores: Stores, comparison: Comparison) -> np.ndarray:
     """Samples of the dataset, with what is added, that fire each feature: int64 `[n_features]`."""
     at = comparison.threshold, comparison.role
     return np.sum([stores.cache.support(run, *at) for run in comparison.runs], axis=0)
@@ -395,8 +446,8 @@ def growth_of(stores: Stores, comparison: Comparison) -> Growth:
 
     Raises InputError when the runs cannot be compared.
     """
-    _check(stores, comparison)
-    features = _shown(stores, comparison)
+    must_match(stores, comparison)
+    features = shown(stores, comparison)
     firing = _firing(stores, comparison, comparison.runs).of(features)
     n, n_features, n_covered = (
         firing.n_samples,
@@ -469,7 +520,7 @@ def changes(
     N_DESCRIBED most common of them as feature, label, n_before, n_after. What is `added` to the
     first does not replace it, so nothing is lost.
     """
-    _must_match(stores, before, after, role)
+    _same_features(stores, before, after, role)
     n_before = stores.cache.support(before, threshold, role)
     n_after = stores.cache.support(after, threshold, role)
     if added:
@@ -497,7 +548,7 @@ def changes(
     return figures
 
 
-def _must_match(stores: Stores, run: str, other_run: str, role: str) -> None:
+def _same_features(stores: Stores, run: str, other_run: str, role: str) -> None:
     """Feature ids mean the same, and the same tokens were counted."""
     first, second = stores.cache.summary(run), stores.cache.summary(other_run)
     if first["encoder"] != second["encoder"]:

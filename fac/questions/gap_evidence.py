@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 
 from fac.coverage import present
 from fac.questions.catalogue import Row
-from fac.questions.comparison import Comparison, coverage
+from fac.questions.comparison import Comparison, content_tokens, coverage
 from fac.questions.relevance import relevant_set
-from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.uncertainty import gap_test
@@ -175,8 +174,7 @@ def _evidence(stores: Stores, comparison: Comparison, sae: str | None) -> Eviden
     n_anchor = cache.support(anchor, threshold, role)
     supports = [cache.support(run, threshold, role) for run in comparison.runs]
     n_dataset = np.sum(supports, axis=0)
-    relevant = relevant_set(stores, anchor, comparison.relevance, role)
-    asked = np.flatnonzero(relevant & present(n_anchor, comparison.min_support))
+    asked = _asked(stores, comparison)
     basis = basis_of(stores, comparison)
     unknown = np.full(len(asked), np.nan)
     expected, ratio, p = unknown, unknown, unknown
@@ -201,6 +199,30 @@ def _evidence(stores: Stores, comparison: Comparison, sae: str | None) -> Eviden
         strength,
         peak,
     )
+
+
+def _asked(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """The relevant features that the anchor shows: int64 `[n_asked]`."""
+    anchor, role = comparison.anchor, comparison.role
+    relevant = relevant_set(stores, anchor, comparison.relevance, role)
+    n_anchor = stores.cache.support(anchor, comparison.threshold, role)
+    return np.flatnonzero(relevant & present(n_anchor, comparison.min_support))
+
+
+def smallest_certain(stores: Stores, comparison: Comparison) -> tuple[int, int]:
+    """The fewest samples of the anchor that must fire a feature before its absence from a dataset
+    of this size could be certain, and how many features that many do fire; (0, 0) where none do.
+
+    It is the step-up procedure of uncertainty.benjamini_hochberg if the dataset lacked everything:
+    whatever it does show only raises a p-value, and then no more features pass.
+    """
+    asked, basis = _asked(stores, comparison), basis_of(stores, comparison)
+    if not len(asked) or not basis.is_test:
+        return 0, 0
+    n_anchor = stores.cache.support(comparison.anchor, comparison.threshold, comparison.role)[asked]
+    tokens = {"anchor_tokens": basis.anchor_tokens, "dataset_tokens": basis.dataset_tokens}
+    could = n_anchor[gap_test(n_anchor, np.zeros_like(n_anchor), **tokens).certain]
+    return (int(could.min()), len(could)) if len(could) else (0, 0)
 
 
 def _reached(
@@ -229,11 +251,10 @@ def _reached(
 
 def basis_of(stores: Stores, comparison: Comparison) -> Basis:
     """How many features are asked about, and the tokens of both sides."""
-    n_asked = coverage(stores, comparison).n_anchor
     return Basis(
-        n_asked,
-        _content_tokens(stores, comparison.anchor, comparison.role),
-        sum(_content_tokens(stores, run, comparison.role) for run in comparison.runs),
+        coverage(stores, comparison).n_anchor,
+        content_tokens(stores, (comparison.anchor,), comparison.role),
+        content_tokens(stores, comparison.runs, comparison.role),
     )
 
 
@@ -241,11 +262,3 @@ def sae_of(stores: Stores, anchor: str) -> str | None:
     """The run about the anchor's dictionary itself; None while it cannot be shown."""
     sae = stores.cache.summary(anchor)["sae_run"]
     return sae if stores.cache.ready(sae) else None
-
-
-def _content_tokens(stores: Stores, run: str, role: str) -> int:
-    """Content tokens that could have fired: of one role, or of all that were measured."""
-    summary = stores.cache.summary(run)
-    if role == EVERY_ROLE:
-        return int(summary["content_tokens"])
-    return int(summary["content_tokens_by_role"][role])
