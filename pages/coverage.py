@@ -11,7 +11,14 @@ from fac import charts
 from fac.config import JUDGES, JudgeSpec
 from fac.manifest import MeasureManifest
 from fac.questions import catalogue
-from fac.questions.comparison import Comparison, by_role, certainty, coverage, growth_of, telling_curve
+from fac.questions.comparison import (
+    Comparison,
+    by_role,
+    certainty,
+    coverage,
+    growth_of,
+    telling_curve,
+)
 from fac.questions.explanations import explained
 from fac.questions.gap_evidence import BADGES, BELIEF, KINDS, gap_counts, gap_features
 from fac.questions.gaps import GapList, gap_page, orders, shown_columns
@@ -126,7 +133,10 @@ def details(comparison: Comparison) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("**Coverage by**", width="content")
         part = st.segmented_control(
-            "Coverage by", PARTS, format_func=str.capitalize, label_visibility="collapsed",
+            "Coverage by",
+            PARTS,
+            format_func=str.capitalize,
+            label_visibility="collapsed",
             **views.param_widget("part", None, valid=lambda name: name in PARTS),
         )
     if part == "role":

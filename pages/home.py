@@ -135,7 +135,7 @@ def lacking(comparison: Comparison, counts: GapCounts, view: dict[str, str]) -> 
     st.markdown(f"#### {'What is certainly lacking' if total else 'Nothing is certainly lacking'}")
     for row in rows:
         name = plain(f"{row['name']} #{row['feature']}")
-        words = f":gray[{row['n_dataset']:,} of {row['expected']:,.0f} expected]"
+        words = f":gray[{row['n_dataset']:,}\u00a0of\u00a0{row['expected']:,.0f}\u00a0expected]"
         views.link("coverage", f"{name} {words}", icon="", gap=str(row["feature"]), **view)
     if total > len(rows):
         views.link("coverage", f"All {total:,}", badge=BADGES[0], **view)
