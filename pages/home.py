@@ -12,7 +12,7 @@ from fac.manifest import DatasetManifest, MeasureManifest, PairsManifest, Synthe
 from fac.questions import catalogue
 from fac.questions.comparison import Comparison, certainty, coverage, telling_curve
 from fac.questions.explanations import explained, n_explained
-from fac.questions.gap_evidence import BADGES, KINDS, GapCounts
+from fac.questions.gap_evidence import BADGES, KINDS, GapCounts, gap_features
 from fac.questions.gaps import GapList, gap_page
 from fac.questions.outlook import outlook
 from fac.questions.pairs import pair_states
@@ -207,14 +207,17 @@ def next_steps(
             "Open it",
             {"open": waiting[0].run},
         )
-    if counts.certain and dataset != anchor:
+    if gap_features(stores(), comparison):
+        certain, possible = f"{counts.certain:,} certain", f"{counts.possible:,} possible"
         yield Step(
-            f"Read the {counts.certain:,} certain gaps of {plain(names[dataset])}",
-            "Chance does not explain them: each with examples and the dataset's nearest misses.",
+            f"Read the {certain if counts.certain else possible} gaps of {plain(names[dataset])}",
+            "Chance does not explain them: each with examples and the dataset's nearest misses."
+            if counts.certain
+            else "Chance could explain each of them; examples and near misses may say more.",
             ":material/donut_large:",
             "coverage",
             "See what is missing",
-            {**view, "badge": BADGES[0]},
+            {**view, "badge": BADGES[not counts.certain]},
         )
         explains = bool(explained(stores(), anchor))
         if explains and (step := synthesis_step(anchor, dataset, view)):
