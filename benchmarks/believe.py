@@ -20,17 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac.config import REPOSITORY, IngestSpec, MeasureSpec, Workspace
+from fac.interpret.judges.labels import contrast
 from fac.jobs.steps import Steps
+from fac.schema import SURELY_RELEVANT
 from fac.store.runs import Runs
 from fac.uncertainty import (
     Incidence,
-    benjamini_hochberg,
     fac_interval,
     gap_test,
     growth,
-    label_contrast,
     rarefaction,
-    strata_of,
 )
 
 CORPUS = REPOSITORY.parent / "shared" / "data" / "sae_corpus.jsonl.gz"
@@ -221,38 +220,50 @@ def cut_against_whole(whole: Population, cut: Population) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def relevance(population: Population, label: str) -> tuple[int, int, int, int]:
+def relevance(runs: Runs, measure: str, label: str, threshold: float) -> tuple[int, int, int, int]:
     """Features relevant for a label and for its absence: as they are, and stratified."""
-    everything = np.arange(population.n_samples)
-    incidence = population.part(everything)
-    strata = strata_of(np.bincount(population.sample, minlength=population.n_samples))
-    counts = []
-    for groups in (np.zeros(population.n_samples, int), strata):
-        for has in (population.label == label, population.label != label):
-            _, p = label_contrast(incidence, has, groups)
-            counts.append(int(benjamini_hochberg(p[incidence.support() > 0]).sum()))
+    carries = _carries(runs, measure, label)
+    counts = [
+        _n_relevant(runs, measure, has, threshold, n_strata)
+        for n_strata in (1, 0)
+        for has in (carries, ~carries)
+    ]
     return counts[0], counts[1], counts[2], counts[3]
 
 
-def permuted(population: Population, label: str, times: int, rng: np.random.Generator) -> float:
+def permuted(
+    runs: Runs,
+    measure: str,
+    label: str,
+    threshold: float,
+    times: int,
+    rng: np.random.Generator,
+) -> float:
     """Relevant features, on average, where the labels mean nothing."""
-    incidence = population.part(np.arange(population.n_samples))
-    strata = strata_of(np.bincount(population.sample, minlength=population.n_samples))
-    fires = incidence.support() > 0
-    counts = []
-    for _ in range(times):
-        has = rng.permutation(population.label == label)
-        _, p = label_contrast(incidence, has, strata)
-        counts.append(int(benjamini_hochberg(p[fires]).sum()))
+    carries = _carries(runs, measure, label)
+    counts = [_n_relevant(runs, measure, rng.permutation(carries), threshold) for _ in range(times)]
     return float(np.mean(counts))
+
+
+def _carries(runs: Runs, measure: str, label: str) -> np.ndarray:
+    dataset = runs.manifest(measure).facts.dataset
+    labels = runs.table(dataset, "samples", ["label"])["label"].to_pylist()
+    return np.array([each == label for each in labels])
+
+
+def _n_relevant(
+    runs: Runs, measure: str, carries: np.ndarray, threshold: float, n_strata: int = 0
+) -> int:
+    """Features that the judge calls relevant, as it does."""
+    every = np.ones(len(carries), bool)
+    levels = contrast(runs, measure, carries, every, threshold, n_strata=n_strata).levels()
+    return sum(level in SURELY_RELEVANT for level in levels)
 
 
 # --- the tables -----------------------------------------------------------------------------------
 
 
-def report(
-    whole: Population, cut: Population, toxic: Population, options: argparse.Namespace
-) -> Iterator[str]:
+def report(whole: Population, cut: Population, options: argparse.Namespace) -> Iterator[str]:
     """Every table, line by line."""
     rng = np.random.default_rng(options.seed)
     counts = null_splits(whole, options.splits, rng)
@@ -281,12 +292,17 @@ def report(
         yield f"| {n:,} | {value:,.0f} | {share:.2f} | {half:,.0f} |"
     by_tokens, by_samples = cut_against_whole(whole, cut)
     yield f"\nText cut to half: {by_tokens} certain gaps by tokens, {by_samples} by samples."
-    plain, plain_not, stratified, stratified_not = relevance(toxic, "1")
-    yield (
-        f"\nRelevant for label 1 and for label 0 of {toxic.n_samples} comments: {plain:,} and "
-        f"{plain_not:,}; given active features {stratified:,} and {stratified_not:,}; with "
-        f"permuted labels {permuted(toxic, '1', 20, rng):.2f}."
-    )
+
+
+def report_on_labels(
+    runs: Runs, measure: str, threshold: float, rng: np.random.Generator
+) -> Iterator[str]:
+    """How much of what a label marks is length, at clear firing and at the paper's threshold."""
+    yield "\n| peaks above | relevant for label 1 | 0 | given active features: 1 | 0 | permuted |"
+    yield "|---|---|---|---|---|---|"
+    for level in (threshold, 0.0):
+        counts = " | ".join(f"{n:,}" for n in relevance(runs, measure, "1", level))
+        yield f"| {level:.2f} | {counts} | {permuted(runs, measure, '1', level, 20, rng):.2f} |"
 
 
 def main() -> None:
@@ -295,17 +311,23 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=800, help="Chats of each source.")
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--threshold", type=float, help="By default the mix's median peak.")
+    parser.add_argument("--threshold", type=float, help="By default the median peak.")
+    parser.add_argument("--only-labels", action="store_true", help="No chats of the corpus.")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     workspace = Workspace(options.workspace.resolve())
     workspace.inputs.mkdir(parents=True, exist_ok=True)
-    paths = [*write_corpus(workspace.inputs, options.each), TOXICITY]
-    mix, cut, toxic = measured(workspace, paths)
     runs = Runs(workspace)
+    (toxic,) = measured(workspace, [TOXICITY])
+    _, clear = load(runs, toxic, options.threshold)
+    for line in report_on_labels(runs, toxic, clear, np.random.default_rng(options.seed)):
+        print(line, flush=True)
+    if options.only_labels:
+        return
+    mix, cut = measured(workspace, write_corpus(workspace.inputs, options.each))
     whole, threshold = load(runs, mix, options.threshold)
     print(f"\nClear firing: peaks above {threshold:.2f}.\n")
-    for line in report(whole, load(runs, cut, threshold)[0], load(runs, toxic, None)[0], options):
+    for line in report(whole, load(runs, cut, threshold)[0], options):
         print(line)
 
 

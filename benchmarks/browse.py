@@ -225,7 +225,9 @@ def gap_page(browsed: Browsed, threshold: float) -> tuple[Any, Any, list[dict[st
     stores, question = browsed.stores, Comparison(browsed.anchor, browsed.dataset, threshold)
     result = comparison.coverage(stores, question)
     roles = comparison.by_role(stores, question)
-    rows, total = gaps.gap_page(stores, question, explain_runs=(browsed.explain,), limit=PAGE)
+    listing = gaps.GapList(sort="n_anchor", kind="absent")  # as the other stores list them
+    explain_runs = (browsed.explain,)
+    rows, total = gaps.gap_page(stores, question, listing, explain_runs=explain_runs, limit=PAGE)
     return result, roles, rows, total
 
 

@@ -155,22 +155,36 @@ def token_dots(
 # --- coverage, and what came of a synthesis ---
 
 
+Ends = tuple[float, float]
+
+
 def coverage_curve(
-    rows: Sequence[Mapping[str, Any]], threshold: float, *, height: int = 280
+    rows: Sequence[Mapping[str, Any]],
+    threshold: float,
+    *,
+    fac: float = math.nan,
+    interval: Ends | None = None,
+    yardstick: Ends | None = None,
+    height: int = 300,
 ) -> go.Figure:
     """FAC against the activation threshold, with the threshold in use marked.
 
     A row holds `threshold`, `fac`, `n_anchor`, `n_missing`; thresholds where FAC is undefined (the
-    anchor shows nothing any more) end the line.
+    anchor shows nothing any more) end the line. At the threshold in use `fac` stands with its 95 %
+    `interval`, beside the `yardstick`, between which ends random text of the dataset's size comes.
     """
     rows = [row for row in rows if is_defined(row["fac"])]
+    is_yardstick = yardstick is not None and all(map(is_defined, yardstick))
+    is_interval = interval is not None and all(map(is_defined, (fac, *interval)))
     chart = figure(
         height,
         x={"title": "activation threshold", "rangemode": "tozero"},
-        y={"tickformat": ".0%", "range": [0, 1.02]},
-        hovermode="x unified",
+        y={"title": "features covered (FAC)", "tickformat": ".0%", "range": [0, 1.02]},
+        showlegend=is_interval or is_yardstick,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
     chart.add_scatter(
+        name="FAC",
         x=[row["threshold"] for row in rows],
         y=[row["fac"] for row in rows],
         mode="lines+markers",
@@ -180,19 +194,123 @@ def coverage_curve(
         fillcolor=AREA,
         customdata=[[row["n_anchor"], row["n_missing"]] for row in rows],
         hovertemplate=(
-            "FAC %{y:.1%}, %{customdata[1]:,} of %{customdata[0]:,} missing<extra></extra>"
+            "above %{x:g}: FAC %{y:.1%}, %{customdata[1]:,} of %{customdata[0]:,} missing"
+            "<extra></extra>"
         ),
+        showlegend=False,
     )
     mark(chart, MISSING, 2, x=threshold)
+    if yardstick is not None and is_yardstick:
+        low, high = yardstick
+        chart.add_scatter(
+            name="random text of this size",
+            x=[threshold, threshold],
+            y=[low, high],
+            mode="lines+markers",
+            line={"color": REST, "width": 9},
+            marker={"symbol": "line-ew", "size": 18, "line": {"color": REST, "width": 2}},
+            hovertemplate=f"random text of this size: {low:.1%} to {high:.1%}<extra></extra>",
+        )
+    if interval is not None and is_interval:
+        low, high = interval
+        chart.add_scatter(
+            name="FAC here, with its 95 % interval",
+            x=[threshold],
+            y=[fac],
+            mode="markers",
+            marker={"size": 9, "color": SHOWN, "line": {"color": MISSING, "width": 2}},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [high - fac],
+                "arrayminus": [fac - low],
+                "color": SHOWN,
+                "thickness": 2,
+                "width": 7,
+            },
+            hovertemplate=f"FAC {fac:.1%}, {low:.1%} to {high:.1%}<extra></extra>",
+        )
     return chart
 
 
-def role_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
-    """Covered and missing features by role. A row holds `role`, `fac`, `n_covered`, `n_missing`."""
+def growth_curve(
+    seen: Sequence[tuple[float, float]],
+    forecast: Sequence[tuple[float, float, float, float]],
+    total: int,
+    *,
+    height: int = 300,
+) -> go.Figure:
+    """Features of the anchor that more and more samples of one dataset show.
+
+    `seen` are (samples, features expected in a random part of that size), ascending, up to the
+    dataset as it is; `forecast` are (samples, features, low, high) beyond it, with the ends of the
+    95 % interval. `total` is what the anchor shows.
+    """
+    whole = {"tickformat": ",d"}
+    reach = max([total, *(high for *_, high in forecast)], default=1)
+    chart = figure(
+        height,
+        x={"title": "samples of the dataset", "rangemode": "tozero", **whole},
+        y={"title": "features of the anchor shown", "range": [0, 1.08 * reach or 1], **whole},
+        showlegend=True,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+    line = {"color": SHOWN, "width": 2.5}
+    chart.add_scatter(
+        name="a random part of it",
+        x=[samples for samples, _ in seen],
+        y=[features for _, features in seen],
+        mode="lines",
+        line=line,
+        hovertemplate="%{x:,.0f} samples: %{y:,.0f} features<extra></extra>",
+    )
+    beyond = [row for row in forecast if all(map(is_defined, row))]
+    end = seen[-1][0]
+    if beyond:
+        # The forecast begins where the dataset ends, so that both read as one line.
+        samples, features = seen[-1]
+        beyond = [(samples, features, features, features), *beyond]
+        x = [row[0] for row in beyond]
+        end = x[-1]
+        chart.add_scatter(
+            x=[*x, *reversed(x)],
+            y=[row[3] for row in beyond] + [row[2] for row in reversed(beyond)],
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            fillcolor="rgba(20, 149, 138, 0.18)",
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        chart.add_scatter(
+            name="with more like these, and its 95 % interval",
+            x=x,
+            y=[row[1] for row in beyond],
+            mode="lines",
+            line={**line, "dash": "dash"},
+            customdata=[row[2:] for row in beyond],
+            hovertemplate="%{x:,.0f} samples: %{y:,.0f} features, %{customdata[0]:,.0f} to "
+            "%{customdata[1]:,.0f}<extra></extra>",
+        )
+        mark(chart, x=samples)
+    chart.add_scatter(
+        name=f"what the anchor shows: {total:,}",
+        x=[0, end],
+        y=[total, total],
+        mode="lines",
+        line={"color": MISSING, "width": 2, "dash": "dot"},
+        hoverinfo="skip",
+    )
+    return chart
+
+
+def part_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
+    """Covered and missing features by part of the data. A row holds `part`, its name, `fac`,
+    `n_covered`, `n_missing`; an undefined FAC is left out."""
     rows = [row for row in rows if is_defined(row["fac"])]
-    names = [row["role"] for row in rows]
+    names = [short(row["part"]) for row in rows]
     axis = {"title": "features of the anchor", "tickformat": ",d"}
-    chart = figure(280, x=axis, y=ROWS, barmode="stack", bargap=0.5)
+    chart = figure(32 * len(rows) + 76, x=axis, y=ROWS, barmode="stack", bargap=0.42)
     chart.add_bar(
         y=names,
         x=[row["n_covered"] for row in rows],

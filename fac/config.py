@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from fac.errors import InputError
 from fac.registry import Registry
-from fac.schema import EVERY_ROLE, ROLES, SCHEMA_VERSION
+from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, SCHEMA_VERSION
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO_INPUTS = REPOSITORY / "data" / "demo"
@@ -83,7 +83,7 @@ class Spec:
     def __post_init__(self) -> None:
         """Lists, as JSON has them, become tuples; of features the order says nothing."""
         for name, value in vars(self).items():
-            if name == "features":
+            if name in ("features", "relevant_features"):
                 object.__setattr__(self, name, tuple(sorted(set(map(int, value)))))
             elif isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
@@ -343,7 +343,11 @@ class WriteSpec(AskSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class PairsSpec(WriteSpec):
-    """Step 1: candidates for every gap, and from them a contrastive pair each."""
+    """Step 1: candidates for every gap, and from them a contrastive pair each.
+
+    It holds the whole question of coverage that the gaps answer, for what is written from the
+    pairs is judged by it: beside the threshold the support, the role and the relevant features.
+    """
 
     step = "pairs"
     anchor: str  # run id of the anchor's measure
@@ -351,6 +355,16 @@ class PairsSpec(WriteSpec):
     features: tuple[int, ...] = ()  # the gaps to close
     explanations: tuple[str, ...] = ()  # run ids of explanations, the first that has one wins
     margin: float = 1.0  # how far above the threshold a positive, and above its negative, must fire
+    min_support: int = 1  # samples of the anchor that must show a feature
+    role: str = EVERY_ROLE  # whose tokens count
+    relevant: str = EVERY_FEATURE  # name of the relevance: a task, or the file of its features
+    maybe: bool = False  # whether what is maybe relevant to the task counts
+
+    relevant_features: tuple[int, ...] = ()
+    """The features that counted when the pairs were asked for, unless every one did: people may
+    say something else about the task today."""
+
+    later = ("min_support", "role", "relevant", "maybe", "relevant_features")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -358,6 +372,10 @@ class PairsSpec(WriteSpec):
             raise InputError("No gaps are chosen: name at least one feature.")
         if self.margin < 0:
             raise InputError(f"The margin must not be negative, got {self.margin}.")
+        if self.min_support < 1:
+            raise InputError(f"min support must be at least 1, got {self.min_support}.")
+        if self.role not in (*ROLES, EVERY_ROLE):
+            raise InputError(f"A role is {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,6 @@ EPSILON = 0.01  # smoothing weight of the uniform part in the smoothed KL diverg
 NEAR_CONSTANT = 0.9
 """A feature firing in more than this share of the anchor's samples says nothing about a sample."""
 
-BADGES = ("robust", "borderline", "artefact")
-
 
 def is_active(peak: np.ndarray, threshold: float) -> np.ndarray:
     """A_i(x) = 1[g_i(x) > threshold] (eq. 4). The SQL repeats it and a test compares the two.
@@ -149,6 +147,40 @@ def smoothed_kl(
     return covered / p * math.log(1 / p / mixed) + missing / p * math.log(relevant / (epsilon * p))
 
 
+def weighted_fac(weight: np.ndarray, covered: np.ndarray) -> float:
+    """FAC where features do not count alike: the weight that is covered over all of it.
+
+    Both are `[n]` over the features of F(P); weights are not negative. At most 1; NaN where nothing
+    weighs anything.
+
+    >>> weighted_fac(np.array([6, 3, 1]), np.array([True, False, True]))
+    0.7
+    """
+    total = float(weight.sum())
+    return float(weight[covered].sum()) / total if total else math.nan
+
+
+def rate_divergence(n_anchor: np.ndarray, n_dataset: np.ndarray, epsilon: float = EPSILON) -> float:
+    """KL(P || Q) in nats of how firing is spread over the features of F(P), int `[n]` samples each.
+
+    P and Q are the rates per content token, each divided by their sum, so that how long or how many
+    the texts are cancels out, and both are mixed with epsilon of the uniform distribution, so that
+    an absent feature counts and equal rates give 0. NaN where either fires nothing.
+
+    >>> rate_divergence(np.array([8, 4, 4]), np.array([2, 1, 1]))
+    0.0
+    >>> f"{rate_divergence(np.array([1, 1]), np.array([1, 0]), epsilon=0.5):.4f}"
+    '0.1438'
+    """
+    if not (n_anchor.any() and n_dataset.any()):
+        return math.nan
+    p, q = (
+        (1 - epsilon) * n / n.sum() + epsilon / len(n)
+        for n in map(np.asarray, (n_anchor, n_dataset))
+    )
+    return float((p * np.log(p / q)).sum())
+
+
 def miss_hit_rate(missing: np.ndarray, now_present: np.ndarray) -> float:
     """Share of F_miss that is active afterwards: the number the paper's tables report (M1).
 
@@ -168,28 +200,3 @@ def everywhere_relevant(n_anchor: np.ndarray, n_samples: int, min_support: int =
     what a sample is about and is left out, as are features below the support.
     """
     return (n_anchor >= min_support) & (n_anchor <= NEAR_CONSTANT * n_samples)
-
-
-def chance_of_none(n_anchor: np.ndarray, anchor_tokens: int, dataset_tokens: int) -> np.ndarray:
-    """Probability that a dataset of this size shows none, if it were like the anchor.
-
-    Poisson with the anchor's rate per content token, which controls for size and length (longer
-    texts fire more features). Ours; near 1 the gap says nothing, near 0 it is real.
-    """
-    if anchor_tokens <= 0:
-        return np.full(len(n_anchor), np.nan)
-    return np.exp(-np.asarray(n_anchor, float) * dataset_tokens / anchor_tokens)
-
-
-def badge(chance: np.ndarray, near: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """How far each gap can be believed: one of BADGES, `[n]`. Ours.
-
-    chance    probability of seeing none by size alone (chance_of_none)
-    near      the dataset's highest pre-activation over the SAE's own threshold for the feature
-    strength  the anchor's highest peak over that threshold
-    An anchor that itself barely fires is an artefact; a gap that luck or a near miss could explain
-    is borderline. NaN, where chance or near is unknown, explains nothing.
-    """
-    explained = (np.asarray(chance) > 0.05) | (np.asarray(near) > 0.9)
-    robust, borderline, artefact = BADGES
-    return np.select([np.asarray(strength) < 1.1, explained], [artefact, borderline], robust)

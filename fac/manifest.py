@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fac import config
 from fac.config import Spec
+from fac.schema import EVERY_FEATURE, EVERY_ROLE
 
 Counts = Mapping[str, int]
 
@@ -205,7 +206,9 @@ class SynthesisFacts(SpentFacts):
     hit_rate: float = 0.0
     hit_rate_low: float = 0.0
     hit_rate_high: float = 0.0
-    relevant: str = "all"
+    relevant: str = EVERY_FEATURE  # which features count for what follows, and
+    min_support: int = 1  # how many samples of the anchor must show one, and
+    role: str = EVERY_ROLE  # whose tokens count
     fac_before: float | None = None
     fac_after: float | None = None
     fac_unfiltered: float | None = None

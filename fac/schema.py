@@ -20,6 +20,9 @@ ROLES = ("system", "user", "assistant")
 EVERY_ROLE = "all"
 """Asks for a sample's strongest activation over all its roles."""
 
+EVERY_FEATURE = "all"
+"""The relevance of every feature but those that fire nearly everywhere."""
+
 LEVELS = ("yes", "probably", "maybe", "no")
 """The paper's scale for relevance and for a fitting explanation, best first."""
 
@@ -201,8 +204,8 @@ RELEVANCE = pa.schema(
         ("level", pa.string()),  # one of LEVELS, cannot_tell, unreadable, or failed
         ("rationale", pa.string()),
         ("effect", pa.float64()),  # label contrast: firing rate with the label minus without
-        ("p", pa.float64()),  # one-sided exact p (Fisher)
-        ("q", pa.float64()),  # after Benjamini-Hochberg over all judged features
+        ("p", pa.float64()),  # one-sided, given active features (Cochran-Mantel-Haenszel)
+        ("q", pa.float64()),  # after Benjamini-Hochberg over all features with p
         ("n_with", pa.int32()),  # samples with the label in which it fires
         ("n_without", pa.int32()),  # samples without it in which it fires
         ("prompt_hash", pa.string()),

@@ -6,16 +6,17 @@ on simulated and real text gave, and when not to use it.
 Most of them need no more than how often each feature fires and which sample it is where one alone
 fires it (`Firing`); the yardstick needs to know which sample fires which feature (`Incidence`).
 Features that do not count (not relevant, or not shown by the anchor) are left out beforehand.
+
+scipy is imported where it is used: what asks nothing of it starts in half the time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from fac.errors import InputError
 
@@ -141,6 +142,8 @@ def gap_test(
 
     Raises InputError without content tokens on either side, where no rate is defined.
     """
+    from scipy import special
+
     r = _tokens_ratio(anchor_tokens, dataset_tokens)
     n_anchor, n_dataset = np.asarray(n_anchor), np.asarray(n_dataset)
     # P(Bin(n_anchor + n_dataset, r / (1 + r)) <= n_dataset), by the incomplete beta function
@@ -158,6 +161,8 @@ def ratio_interval(
 
     Raises InputError without content tokens on either side.
     """
+    from scipy import special
+
     r = _tokens_ratio(anchor_tokens, dataset_tokens)
     n_anchor, n_dataset = np.asarray(n_anchor), np.asarray(n_dataset)
     tail = (1 - LEVEL) / 2
@@ -226,6 +231,8 @@ def _jackknife_variance(without: np.ndarray) -> float:
 
 
 def _z() -> float:
+    from scipy import special
+
     return float(special.ndtri((1 + LEVEL) / 2))
 
 
@@ -356,6 +363,8 @@ def growth(dataset: Firing, times: float) -> Interval:
 
     Raises InputError for other `times`: beyond twice the size nothing is known.
     """
+    from scipy import special
+
     if not 0 < times <= 1:
         raise InputError(f"Growth can be told up to twice the size, got {times:g} times more.")
     support, k = dataset.support, np.arange(1, GROWTH_TERMS + 1)
@@ -378,6 +387,8 @@ def rarefaction(support: np.ndarray, n_samples: int, sizes: np.ndarray) -> np.nd
     """Features that a random part of the samples fires, expected: float64 `[sizes]` (Hurlbert
     1971). A part of m samples misses a feature of support k with probability C(n - k, m) / C(n, m).
     """
+    from scipy import special
+
     k, n_features = np.unique(np.asarray(support), return_counts=True)
     left, m = (n_samples - k)[None, :], np.asarray(sizes)[:, None]
     ways = special.gammaln
@@ -394,41 +405,85 @@ def rarefaction(support: np.ndarray, n_samples: int, sizes: np.ndarray) -> np.nd
 
 # --- labels ---------------------------------------------------------------------------------------
 
+SAMPLES_A_STRATUM, MOST_STRATA = 16, 50
+"""Few enough to be alike, enough to hold both kinds; more strata than these cost memory alone."""
 
-def strata_of(n_active: np.ndarray, n_strata: int = 10) -> np.ndarray:
+
+def strata_of(n_active: np.ndarray, n_strata: int = 0) -> np.ndarray:
     """Samples in groups of about one size: int `[n_samples]`, by quantiles of their active
-    features. Samples with equally many stand in one group."""
+    features; by default as many groups as leave SAMPLES_A_STRATUM in each, MOST_STRATA at most.
+    Samples with equally many stand in one group."""
+    n_strata = n_strata or min(max(len(n_active) // SAMPLES_A_STRATUM, 1), MOST_STRATA)
     edges = np.unique(np.quantile(n_active, np.linspace(0, 1, n_strata + 1)[1:-1]))
     return np.searchsorted(edges, n_active, side="left")
 
 
-def label_contrast(
-    incidence: Incidence, has_label: np.ndarray, strata: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Common odds ratio and one-sided p-value of each feature firing with a label, given strata.
+class LabelCounts(NamedTuple):
+    """How many samples fire each feature, by stratum, and how many of them carry a label."""
 
-    Cochran-Mantel-Haenszel with a continuity correction (Mantel and Haenszel 1959): within each
-    stratum the number of labelled samples that fire a feature is hypergeometric if label and
-    feature are unrelated; sums of differences and of variances over the strata give z. Length,
-    which fires more features of every kind, is thereby held equal. `has_label` is bool
-    `[n_samples]`; the p-value is 1 where no stratum can tell.
+    fires: np.ndarray
+    """int64 `[strata, n_features]`."""
+
+    fires_with: np.ndarray
+    """int64 `[strata, n_features]`: of those, samples with the label."""
+
+    n: np.ndarray
+    """int64 `[strata]`: samples."""
+
+    n_with: np.ndarray
+    """int64 `[strata]`: samples with the label."""
+
+
+def label_counts(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+    has_label: np.ndarray,
+    strata: np.ndarray,
+    n_features: int,
+) -> LabelCounts:
+    """Counts of samples from parts of (sample, feature), which together have every pair once.
+    `has_label` is bool and `strata` int from 0 on, both `[n_samples]`."""
+    n = np.bincount(strata)
+    n_with = np.bincount(strata[has_label], minlength=len(n))
+    fires, fires_with = np.zeros((2, len(n), n_features), np.int64)
+    for sample, feature in parts:
+        if not len(feature):
+            continue
+        first, width = feature.min(), np.ptp(feature) + 1
+        cell = strata[sample] * width + (feature - first)
+        here = slice(first, first + width)
+        for counts, cells in ((fires, cell), (fires_with, cell[has_label[sample]])):
+            counts[:, here] += np.bincount(cells, minlength=len(n) * width).reshape(-1, width)
+    return LabelCounts(fires, fires_with, n, n_with)
+
+
+class LabelContrast(NamedTuple):
+    """Per feature, how firing and the label hang together within the strata."""
+
+    difference: np.ndarray
+    """float64: share of samples with the label that fire it minus the share without, within
+    strata; NaN where no stratum has both kinds."""
+
+    p: np.ndarray
+    """float64: probability of so many or more with the label; 1 where no stratum can tell."""
+
+
+def label_contrast(counts: LabelCounts) -> LabelContrast:
+    """Whether features fire more often with a label than without, given strata.
+
+    Cochran-Mantel-Haenszel, one-sided, with a continuity correction (Mantel and Haenszel 1959):
+    within each stratum the number of labelled samples that fire a feature is hypergeometric if
+    label and feature are unrelated; sums of differences and of variances over the strata give z.
+    Length, which fires more features of every kind, is thereby held equal. The difference of rates
+    is the Mantel-Haenszel one (Greenland and Robins 1985).
     """
-    groups, of_sample = np.unique(strata, return_inverse=True)
-    shape = (len(groups), incidence.n_features)
-    cell = of_sample[incidence.sample] * incidence.n_features + incidence.feature
-    size = shape[0] * shape[1]
-    fires = np.bincount(cell, minlength=size).reshape(shape).astype(float)
-    labelled = has_label[incidence.sample]
-    with_label = np.bincount(cell[labelled], minlength=size).reshape(shape).astype(float)
-    n = np.bincount(of_sample).astype(float)[:, None]
-    n_label = np.bincount(of_sample, weights=has_label).astype(float)[:, None]
+    from scipy import special
+
+    fires, fires_with = counts.fires, counts.fires_with
+    n, n_with = (each[:, None].astype(float) for each in (counts.n, counts.n_with))
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance = np.nan_to_num(
-            n_label * (n - n_label) * fires * (n - fires) / (n * n * (n - 1)), posinf=0.0
-        ).sum(axis=0)
-        surplus = (with_label - n_label * fires / n).sum(axis=0)
+        of_stratum = n_with * (n - n_with) * fires * (n - fires) / (n * n * (n - 1))
+        variance = np.nan_to_num(of_stratum, posinf=0.0).sum(axis=0)
+        surplus = np.nan_to_num(fires_with - n_with * fires / n).sum(axis=0)
+        difference = surplus / np.nansum(n_with * (n - n_with) / n)
         z = np.where(variance > 0, (surplus - 0.5) / np.sqrt(variance), -np.inf)
-        agree = (with_label * (n - n_label - fires + with_label) / n).sum(axis=0)
-        differ = ((n_label - with_label) * (fires - with_label) / n).sum(axis=0)
-        odds = agree / differ
-    return odds, np.where(variance > 0, special.ndtr(-z), 1.0)
+    return LabelContrast(difference, np.where(variance > 0, special.ndtr(-z), 1.0))

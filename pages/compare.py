@@ -1,15 +1,17 @@
 """Two datasets, or two versions of one: which features were gained and which were lost."""
 
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import streamlit as st
 
 from fac import maps
 from fac.questions import catalogue
-from fac.questions.comparison import Comparison, changes, coverage
+from fac.questions.comparison import change, settings_in_words
 from fac.questions.explanations import with_names
 from fac.questions.results import synthesis_behind, was_made_for
-from fac.ui import views
+from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline
 from fac.ui.pickers import pick_anchor, pick_run, stop_if_nothing_measured
 from fac.ui.shell import title
@@ -55,27 +57,39 @@ added = was_made_for(stores(), manifests[after], before) and st.toggle(
     help="These samples were made to be added, not to replace anything.",
     **views.param_widget("together", True, read="True".__eq__),
 )
-changed = changes(stores(), before, after, added=added)
-was = coverage(stores(), Comparison(anchor, before))
-now = coverage(
-    stores(), Comparison(anchor, before, added=(after,)) if added else Comparison(anchor, after)
+question = pickers.comparison_in_url(anchor, before)
+sides = {"added": (after,)} if added else {"dataset": after}
+changed = change(stores(), question, replace(question, **sides))
+was, now = changed.before, changed.after
+with st.container(horizontal=True, vertical_alignment="center"):
+    st.caption(plain(f"Coverage {settings_in_words(question)}."), width="content")
+    view = {"anchor": names[anchor], "dataset": names[before], **pickers.url_of(question)}
+    views.link("coverage", "Change the settings", **view)
+n_before, n_after = (
+    cache.support(run, question.threshold, question.role) for run in (before, after)
 )
-n_before, n_after = cache.support(before, 0.0), cache.support(after, 0.0)
 card = partial(st.metric, border=True, height="stretch")
 with st.container(horizontal=True, gap="small"):
-    change = views.points(now.fac - was.fac)
-    card("FAC", views.share(now.fac), change, help=f"It was {views.share(was.fac)} before.")
-    card("Gained", f"{changed['n_gained']:,}", help="Features only the second shows.")
-    card("Lost", f"{changed['n_lost']:,}", help="Features only the first shows.")
-    more = now.n_covered - was.n_covered
-    card("Covered of the anchor", f"{now.n_covered:,}", more, help="Features of the anchor.")
+    points = views.points(now.fac - was.fac)
+    card("FAC", views.share(now.fac), points, help=f"It was {views.share(was.fac)} before.")
+    card("Gained", f"{len(changed.closed):,}", help="Gaps of the first that the second closes.")
+    card("Lost", f"{len(changed.opened):,}", help="Gaps of the second that the first has not.")
+    fewer = now.n_missing - was.n_missing
+    card("Missing", f"{now.n_missing:,}", fewer, delta_color="inverse", help="Gaps that are left.")
+    help = "Relevant features that the anchor shows: the others do not count for these figures."
+    card("Anchor", f"{now.n_anchor:,}", help=help)
+more = len(np.setdiff1d(changed.gained, changed.closed))
+less = len(np.setdiff1d(changed.lost, changed.opened))
+if more or less:
+    why = "they are not relevant, or the anchor does not show them by these settings"
+    st.caption(f"Besides, {more:,} features gained and {less:,} lost do not count here: {why}.")
 
 left, right = st.columns([4, 3], gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
     figure = maps.support_scatter(
         n_before,
-        n_after + n_before if added else n_after,
+        n_before + n_after if added else n_after,
         names=(names[before], "both together" if added else names[after]),
     )
     st.plotly_chart(
@@ -91,11 +105,12 @@ with left.container(border=True):
         "are and points some of them. Click a point to see its examples."
     )
 with right:
-    sides = ("lost", "gained") if changed["n_lost"] else ("gained", "lost")
-    side = views.choice("Features", sides, "side", label_visibility="collapsed")
-    ids, shows = changed[side], after if side == "gained" else before
+    ids_of = {"gained": changed.closed.tolist(), "lost": changed.opened.tolist()}
+    order = ("lost", "gained") if ids_of["lost"] else ("gained", "lost")
+    side = views.choice("Features", order, "side", label_visibility="collapsed")
+    ids, shows = ids_of[side], after if side == "gained" else before
     if len(ids):
-        pager = Pager("changes", before, after, side)
+        pager = Pager("changes", question, after, side)
         rows, total = cache.features_page(shows, ids=ids, offset=pager.offset, limit=pager.size)
         rows = with_names(stores(), anchor, rows, run=shows)
         columns = ("feature", "name", "n_samples", "max_peak")

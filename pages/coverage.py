@@ -1,19 +1,21 @@
 """What the anchor shows and the dataset does not: the figure, its curve, and every gap by name."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
 
 from fac import charts
 from fac.config import JUDGES, JudgeSpec
-from fac.coverage import BADGES
+from fac.manifest import MeasureManifest
 from fac.questions import catalogue
 from fac.questions.comparison import Comparison, by_role, coverage, telling_curve
 from fac.questions.explanations import explained
-from fac.questions.gaps import BELIEF, GapList, gap_page, orders, shown_columns
+from fac.questions.gap_evidence import BADGES, BELIEF, gap_features
+from fac.questions.gaps import GapList, gap_page, orders, shown_columns
 from fac.questions.relevance import task_profiles, unjudged
-from fac.schema import EVERY_ROLE, ROLES
+from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
 from fac.ui.jobs import key_line, server_fields, show_failures, start
@@ -28,34 +30,63 @@ SOME_PAIRS, MOST_PAIRS = 10, 2000  # gaps that pairs are proposed for, and may b
 
 # Icon and colour of each degree of belief.
 BADGE_LOOKS: dict[str, tuple[str, Any]] = {
-    "robust": (":material/verified:", "green"),
-    "borderline": (":material/help:", "orange"),
+    "certain": (":material/verified:", "green"),
+    "possible": (":material/help:", "orange"),
     "artefact": (":material/blur_on:", "gray"),
 }
 
 
 @st.fragment
 @views.guard()
-def answer(anchor: str, dataset: str) -> None:
-    """FAC for the settings; moves with the slider without the rest of the page."""
-    with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-        threshold = pickers.threshold_slider(anchor, dataset)
-        relevance = pickers.pick_relevance(anchor)
-        with st.popover("Judge", icon=":material/gavel:", help="Which features matter for a task"):
-            judge_form(anchor)
-        role = views.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
-        support = st.number_input(
-            "Anchor support",
-            1,
-            1000,
-            width=150,
-            help="Samples of the anchor that must show a feature before it counts as its own.",
-            **views.param_widget("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
-        )
-    comparison = Comparison(anchor, dataset, threshold, support, role, relevance)
+def answer(manifests: Mapping[str, MeasureManifest]) -> None:
+    """Everything about one comparison; moves with its controls without the rest of the page."""
+    comparison = controls(manifests)
     result = coverage(stores(), comparison)
-    if limits := unjudged(stores(), anchor, relevance):
+    if limits := unjudged(stores(), comparison.anchor, comparison.relevance):
         st.caption(f":material/gavel: {plain(limits)}")
+    if gap_features(stores(), comparison):
+        gaps(comparison)
+    elif result.n_anchor:
+        views.empty(
+            "Nothing is missing",
+            "The dataset shows every relevant feature of the anchor at these settings.",
+            icon=":material/task_alt:",
+        )
+    else:
+        views.empty(
+            "The anchor shows nothing here",
+            "Lower the threshold or the support, or look at the tokens of another role.",
+            icon=":material/filter_alt_off:",
+        )
+    figures(comparison, result)
+
+
+def controls(manifests: Mapping[str, MeasureManifest]) -> Comparison:
+    """One row: what is compared, and what counts."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        anchor, dataset = pickers.pick_pair(manifests)
+        threshold = pickers.threshold_picker(anchor, dataset)
+        relevance = pickers.pick_relevance(anchor)
+        with st.popover("More", icon=":material/tune:", help="Whose tokens, support, the judge"):
+            role = views.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
+            support = st.number_input(
+                "Anchor support",
+                1,
+                1000,
+                width=150,
+                help="Samples of the anchor that must show a feature before it counts as its own.",
+                **views.param_widget(
+                    "support", 1, read=int, valid=lambda value: 1 <= value <= 1000
+                ),
+            )
+            st.markdown("**Which features matter for a task**")
+            judge_form(anchor)
+    return Comparison(anchor, dataset, threshold, support, role, relevance)
+
+
+def figures(comparison: Comparison, result: CoverageResult) -> None:
+    """What the gaps add up to, below them."""
+    st.subheader("Figures", anchor=False)
     views.cards(
         (
             "FAC",
@@ -75,26 +106,14 @@ def answer(anchor: str, dataset: str) -> None:
     left, right = st.columns([3, 2], gap="medium")
     with left.container(border=True):
         st.markdown("**Coverage at every threshold**")
-        figure = charts.coverage_curve(telling_curve(stores(), comparison), threshold)
+        figure = charts.coverage_curve(telling_curve(stores(), comparison), comparison.threshold)
         st.plotly_chart(figure, config=views.CHART, key="curve")
     with right.container(border=True):
         st.markdown("**By role**")
-        figure = charts.role_bars(by_role(stores(), comparison))
+        figure = charts.part_bars(
+            [{**row, "part": row["role"]} for row in by_role(stores(), comparison)]
+        )
         st.plotly_chart(figure, config=views.CHART, key="roles")
-    if result.n_missing:
-        gaps(comparison)
-    elif result.n_anchor:
-        views.empty(
-            "Nothing is missing",
-            "The dataset shows every relevant feature of the anchor at these settings.",
-            icon=":material/task_alt:",
-        )
-    else:
-        views.empty(
-            "The anchor shows nothing here",
-            "Lower the threshold or the support, or look at the tokens of another role.",
-            icon=":material/filter_alt_off:",
-        )
 
 
 def judge_form(anchor: str) -> None:
@@ -172,10 +191,10 @@ def gaps(comparison: Comparison) -> None:
         with pairs_corner:
             write_pairs(comparison, listing, total, ticks.ids, view)
     with right:
-        missing = coverage(stores(), comparison).missing
+        every = gap_features(stores(), comparison)
         by_feature = {row["feature"]: row for row in rows}
-        first = next(iter(by_feature), int(missing[0]))
-        gap = views.get_param("gap", first, read=int, valid=lambda feature: feature in missing)
+        first = next(iter(by_feature), every[0])
+        gap = views.get_param("gap", first, read=int, valid=every.__contains__)
         evidence(comparison, gap, by_feature.get(gap))
 
 
@@ -226,7 +245,9 @@ def evidence(comparison: Comparison, feature: int, row: Row | None) -> None:
         st.markdown("**In the anchor**")
         show_examples(cache.spans(anchor, feature, "top")[:4])
         st.markdown("**Nearest in the dataset**")
-        show_near(cache.near(comparison.dataset, feature, sae_run=sae)[:3])
+        threshold = comparison.threshold
+        near = cache.near(comparison.dataset, feature, sae_run=sae, threshold=threshold)
+        show_near(near[:3])
         name = catalogue.titles(manifests)[anchor]
         views.link("features", "The whole feature", feature=str(feature), dataset=name)
 
@@ -248,11 +269,5 @@ if len(manifests) == 1:
         link="Add a dataset",
     )
     st.stop()
-dataset_column, anchor_column = st.columns(2)
-with anchor_column:
-    anchor = pickers.pick_anchor("Against the anchor", manifests)
-with dataset_column:
-    usual = catalogue.default_dataset(stores(), manifests, anchor)
-    dataset = pickers.pick_run("Coverage of", "dataset", manifests, usual)
 show_failures("relevance")
-answer(anchor, dataset)
+answer(manifests)

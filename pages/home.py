@@ -55,7 +55,7 @@ def answer(anchor: str, dataset: str) -> None:
     """Coverage at the threshold in use, and what to do about it."""
     manifests = catalogue.measured(stores())
     names, summary = catalogue.titles(manifests), stores().cache.summary(anchor)
-    threshold = pickers.threshold_slider(anchor, dataset)
+    threshold = pickers.threshold_picker(anchor, dataset)
     comparisons = {
         run: Comparison(anchor, run, threshold, relevance=pickers.relevance_in_url(anchor))
         for run in catalogue.comparable(manifests, anchor)

@@ -92,6 +92,7 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         best = features_text == BEST
         rows = best_gaps(comparison) if best else chosen_gaps(features_text, anchor)
         table(rows, COLUMNS, key="asked", height=300)
+        st.caption(gaps_in_words(comparison))
     features = tuple(row["feature"] for row in rows)
     st.markdown("**How they are written**")
     form = writing.writer_form("pairs", {})
@@ -105,11 +106,9 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
     if writing.lacks_model(form):
         return
     spec = PairsSpec(
-        anchor=anchor,
-        dataset=dataset,
         features=features,
         explanations=tuple(explain_runs(stores().runs, anchor)),
-        threshold=comparison.threshold,
+        **pairs.question_fields(stores(), comparison),
         **form.values,
     )
     requests = pairs.pair_requests(stores(), spec, features[0])
@@ -178,7 +177,6 @@ def best_gaps(comparison: Comparison) -> list[Row]:
         help = "Those that most samples of the anchor show."
         options: Row = {"width": 210, "key": f"best {most}", "help": help}
         n = st.number_input(label, 1, most, min(SOME, most), **options)
-        st.caption(gaps_in_words(comparison), width="stretch")
     return gap_page(stores(), comparison, GapList(sort="n_anchor"), limit=int(n))[0]
 
 
@@ -270,15 +268,14 @@ def show_failed(queue: pairs.PairQueue, states: list[PairState]) -> None:
     if not states:
         st.caption("Every gap of this run has a pair.")
         return
-    facts = stores().runs.manifest(queue.run).facts
     reasons = {pair.feature: pair.version.row["reason"] for pair in states}
     rows = [
         {"feature": feature, "name": queue.names.get(feature, ""), "reason": reason}
         for feature, reason in sorted(reasons.items())
     ]
     table(rows, ("feature", "name", "reason"), key="failed", height=390)
-    view = {"features": ",".join(map(str, sorted(reasons))), "threshold": str(facts.threshold)}
-    view |= {"anchor": facts.anchor, "dataset": facts.dataset}
+    view = {"features": ",".join(map(str, sorted(reasons)))}
+    view |= writing.question_view(pairs.question_of(stores(), queue.run))
     link("pairs", f"Try these {len(rows):,} with other settings", **view)
 
 

@@ -13,6 +13,7 @@ from fac.generator.chat import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions import results
 from fac.questions.catalogue import measured, titles
+from fac.questions.comparison import settings_in_words
 from fac.questions.pairs import pair_states, pairs_titles, state_counts
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
@@ -181,7 +182,8 @@ def show_header(manifest: SynthesisManifest) -> None:
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
     writer = public_name(spec.model if WRITERS[spec.writer].server else facts.writer or "")
     words = f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by {writer}, "
-    words += f"{spec.candidates} texts a gap, best {spec.keep} kept above {spec.threshold:g}."
+    words += f"{spec.candidates} texts a gap, best {spec.keep} kept. Coverage throughout: "
+    words += f"{settings_in_words(results.question_of(stores(), manifest))}."
     st.caption(plain(words))
 
 
@@ -189,7 +191,7 @@ def show_result(manifest: SynthesisManifest) -> None:
     """What came of a synthesis, from the whole to the single text."""
     facts = manifest.facts
     show_header(manifest)
-    show_figures(facts)
+    show_figures(manifest)
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**What became of every text**")
@@ -220,15 +222,19 @@ def show_result(manifest: SynthesisManifest) -> None:
         show_export(manifest)
 
 
-def show_figures(facts: SynthesisFacts) -> None:
+def show_figures(manifest: SynthesisManifest) -> None:
     """The headline numbers, each with what it means."""
+    facts = manifest.facts
     before, after = fac_value(facts.fac_before), fac_value(facts.fac_after)
     was, change = views.share(before), views.points(after - before)
     low, high = views.share(facts.hit_rate_low), views.share(facts.hit_rate_high)
     rate = f"Own-feature hit rate {views.share(facts.hit_rate)}, 95 % interval {low} to {high}."
     per = facts.tokens_per_feature
     spent = f"{facts.tokens:,} tokens written in {duration(facts.seconds)}."
-    scope = f"It was {was} without. Over all features of the anchor that tell anything."
+    question = settings_in_words(results.question_of(stores(), manifest))
+    scope = (
+        f"It was {was} without. Of {facts.n_anchor:,} features of the anchor, {plain(question)}."
+    )
     unasked = f"{len(facts.gained_unasked):,} of them nobody asked for."
     views.cards(
         ("Kept", f"{facts.kept:,}", f"Of {facts.n_candidates:,} texts written."),
@@ -326,7 +332,7 @@ def show_change(manifest: SynthesisManifest) -> None:
         st.plotly_chart(charts.closed_bar(parts), config=CHART, key="closed")
         if facts.kept_dataset:
             show_remeasured(manifest, again)
-        link_remaining(run, facts)
+        link_remaining(manifest)
     with right.container(border=True, height="stretch"):
         st.markdown("**New features that nobody asked for**")
         if facts.gained_unasked:
@@ -350,8 +356,8 @@ def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | Non
         (st.success if right else st.warning)(words, icon=icon)
         names, facts = titles(measured(stores())), manifest.facts
         if facts.dataset in names and facts.anchor in names:
-            view = {"before": names[facts.dataset], "after": names[again.run]}
-            view["anchor"] = names[facts.anchor]
+            view = writing.question_view(results.question_of(stores(), manifest))
+            view |= {"before": names[facts.dataset], "after": names[again.run]}
             link("compare", "Compare with the dataset, feature by feature", **view)
     elif results.remeasuring(stores(), manifest):
         st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
@@ -367,16 +373,14 @@ def start_remeasure(manifest: SynthesisManifest) -> None:
     start(results.remeasure_spec(stores(), manifest), "Measuring what was kept")
 
 
-def link_remaining(run: str, facts: SynthesisFacts) -> None:
-    """The way back to what no kept sample fires."""
-    gaps = results.remaining(stores(), run)
+def link_remaining(manifest: SynthesisManifest) -> None:
+    """The way back to what no kept sample fires, by the question there was."""
+    gaps = results.remaining(stores(), manifest.run)
     if not gaps:
         st.caption(":material/task_alt: Every gap of these pairs is covered.")
         return
-    threshold = stores().runs.manifest(facts.pairs).spec.threshold
-    view = {"anchor": facts.anchor, "dataset": facts.dataset}
-    view |= {"features": ",".join(map(str, gaps))}
-    view |= {"threshold": f"{threshold:g}"} if threshold else {}
+    view = writing.question_view(results.question_of(stores(), manifest))
+    view["features"] = ",".join(map(str, gaps))
     link("pairs", f"Again on the {len(gaps):,} still missing", **view)
 
 

@@ -121,7 +121,7 @@ def test_counts_of_the_cache_equal_counts_of_arrays_at_any_threshold(
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(activations=firings(), more=st.lists(st.floats(0, 64, width=32), max_size=3))
-def test_singletons_are_the_features_that_one_sample_fires(tmp_path_factory, activations, more):
+def test_pairs_and_singletons_are_those_of_arrays(tmp_path_factory, activations, more):
     cache, run = cached(tmp_path_factory.mktemp("singletons"), activations)
     for role in (EVERY_ROLE, *ROLES):
         mine = np.full(len(activations.peak), True)
@@ -135,6 +135,17 @@ def test_singletons_are_the_features_that_one_sample_fires(tmp_path_factory, act
             alone = [(i, *each) for i, each in enumerate(samples) if len(each) == 1]
             feature, sample = cache.singletons(run, threshold, role)
             assert [*zip(feature, sample, strict=True)] == alone, (role, threshold)
+            some = cache.pairs(run, threshold, role, ranges=[(0, 2), (3, 6)])
+            assert (np.diff(some[0]) >= 0).all()
+            assert sorted(zip(*some, strict=True)) == [
+                (i, sample) for i in (0, 1, 3, 4, 5) for sample in sorted(samples[i])
+            ]
+        peaks = np.zeros((N_FEATURES, N_SAMPLES))
+        np.maximum.at(
+            peaks, (activations.feature[mine], activations.sample[mine]), activations.peak[mine]
+        )
+        assert cache.total_peaks(run, role) == pytest.approx(peaks.sum(axis=1))
+    assert cache.tokens_by_sample(run).tolist() == [7] * N_SAMPLES
     cache.close()
 
 
@@ -709,8 +720,8 @@ def test_an_explanation_is_read_as_it_was_written_with_its_scores(toy, cache):
         "value": 0.7,
         "low": pytest.approx(0.55),
         "high": pytest.approx(0.75),
-        "n": 6,
-        "n_positive": 3,
+        "n": 12,
+        "n_positive": 6,
         "n_unreadable": 0,
     }
     mountain, please = cache.explanations(run, [9, 7, 11])

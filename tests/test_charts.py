@@ -62,6 +62,19 @@ def test_an_undefined_coverage_is_not_drawn_as_zero():
     ]
 
 
+def test_an_interval_and_a_yardstick_lie_on_the_track_of_their_dataset():
+    row = {"name": "a", "run": "r1", "fac": 0.5, "n_covered": 2, "n_anchor": 4}
+    drawn = bars.fac_bars_html([{**row, "interval": (0.4, 0.65), "yardstick": (0.7, 0.8)}], "r1")
+    assert 'class="fac-ends" style="left:40.00%;width:25.00%"' in drawn
+    assert 'class="fac-band" style="left:70.00%;width:10.00%"' in drawn
+    assert "random text of this size: 70.0% to 80.0%; 95 % interval 40.0% to 65.0%" in drawn
+    # A band without width is still seen, and within the track.
+    full = bars.fac_bars_html([{**row, "yardstick": (1.0, 1.0)}], "r1")
+    assert 'class="fac-band" style="left:99.40%;width:0.60%"' in full
+    assert "fac-ends" not in full
+    assert "fac-band" not in bars.fac_bars_html([row], "r1")
+
+
 def test_the_curve_lies_where_its_numbers_are():
     rows = [
         {"threshold": 0.0, "fac": 1.0, "n_anchor": 8, "n_missing": 0},
@@ -158,12 +171,50 @@ def test_the_curve_stops_where_the_anchor_shows_nothing():
     assert figure.layout.shapes[0].x0 == 0.0
 
 
-def test_roles_without_features_are_left_out():
+def titles_of(figure):
+    return figure.layout.xaxis.title.text, figure.layout.yaxis.title.text
+
+
+def test_the_curve_marks_interval_and_yardstick_at_the_threshold_in_use():
+    rows = [{"threshold": 0.0, "fac": 0.5, "n_anchor": 4, "n_missing": 2}]
+    figure = charts.coverage_curve(
+        rows, threshold=3.0, fac=0.4, interval=(0.3, 0.45), yardstick=(0.6, 0.7)
+    )
+    _, random, here = figure.data
+    assert (list(random.x), list(random.y)) == ([3.0, 3.0], [0.6, 0.7])
+    assert (list(here.x), list(here.y)) == ([3.0], [0.4])
+    assert here.error_y.array == pytest.approx([0.05])
+    assert here.error_y.arrayminus == pytest.approx([0.1])
+    assert titles_of(figure) == ("activation threshold", "features covered (FAC)")
+    # What is not defined is not drawn, and no legend speaks of it.
+    bare = charts.coverage_curve(rows, 3.0, fac=0.4, interval=(math.nan, math.nan))
+    assert len(bare.data) == 1 and not bare.layout.showlegend
+
+
+def test_growth_runs_on_from_what_is_there_as_a_forecast_with_its_band():
+    seen = [(0, 0.0), (50, 30.0), (100, 40.0)]
+    figure = charts.growth_curve(seen, [(150, 45.0, 43.0, 47.0), (200, 48.0, 44.0, 52.0)], 60)
+    past, band, future, total = figure.data
+    assert (list(past.x), list(past.y)) == ([0, 50, 100], [0.0, 30.0, 40.0])
+    assert list(band.x) == [100, 150, 200, 200, 150, 100]
+    assert list(band.y) == [40.0, 47.0, 52.0, 44.0, 43.0, 40.0]
+    assert (list(future.x), list(future.y)) == ([100, 150, 200], [40.0, 45.0, 48.0])
+    assert (list(total.x), list(total.y)) == ([0, 200], [60, 60])
+    assert figure.layout.shapes[0].x0 == 100, "where the dataset ends"
+    assert titles_of(figure) == ("samples of the dataset", "features of the anchor shown")
+
+
+def test_growth_without_a_forecast_shows_what_is_there():
+    past, total = charts.growth_curve([(0, 0.0), (1, 3.0)], [], 5).data
+    assert (list(past.y), list(total.x)) == ([0.0, 3.0], [0, 1])
+
+
+def test_parts_without_features_are_left_out():
     rows = [
-        {"role": "user", "fac": 0.75, "n_covered": 3, "n_missing": 1},
-        {"role": "system", "fac": math.nan, "n_covered": 0, "n_missing": 0},
+        {"part": "user", "fac": 0.75, "n_covered": 3, "n_missing": 1},
+        {"part": "system", "fac": math.nan, "n_covered": 0, "n_missing": 0},
     ]
-    covered, missing = charts.role_bars(rows).data
+    covered, missing = charts.part_bars(rows).data
     assert list(covered.y) == ["user"]
     assert (list(covered.x), list(missing.x)) == ([3], [1])
 

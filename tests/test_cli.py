@@ -110,7 +110,8 @@ def assert_one_sentence(answer: Answered, code: int = 2) -> None:
 
 frame.NOTE_SECONDS = float("inf")  # how slow this machine is shall not be what is tested
 
-PAIR = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
+PAIR = ("--anchor", "toy-anchor", "--dataset", "toy-seed", "--threshold", 0)
+"""In the paper's setting: a word that is said shows its feature."""
 
 
 # --- what there is -------------------------------------------------------------------------------
@@ -190,6 +191,21 @@ def test_coverage_has_its_figures_and_with_list_the_missing_features(kitchen):
     assert data["fac"] == pytest.approx(toy.fac_of(4, 10))
 
 
+def test_coverage_comes_with_its_interval_its_yardstick_and_its_growth(kitchen):
+    line = ("coverage", *PAIR, "--threshold", 0)
+    data = fac(*line, "--json", workspace=kitchen).json
+    assert data["threshold"] == 0
+    assert 0 <= data["interval"]["low"] < data["fac"] < data["interval"]["high"] <= 1
+    assert set(data["yardstick"]) == {"low", "median", "high", "against", "share"}
+    assert data["yardstick"]["median"] > data["fac"], "random parts of the anchor show more"
+    assert data["growth"]["rows"][-1]["times"] == 2
+    shown = fac(*line, workspace=kitchen).out
+    assert data["growth"]["answer"] in shown and "95 % interval" in shown
+    itself = ("coverage", "--anchor", "toy-anchor", "--dataset", "toy-anchor", "--json")
+    data = fac(*itself, workspace=kitchen).json
+    assert data["interval"] == {"low": None, "high": None} and "contains it" in data["note"]
+
+
 def test_coverage_among_the_features_of_a_file(kitchen, tmp_path):
     chosen = tmp_path / "ids.json"
     chosen.write_text("[0, 3]")
@@ -200,7 +216,8 @@ def test_coverage_among_the_features_of_a_file(kitchen, tmp_path):
 def test_gaps_are_written_as_lines_of_json_with_their_evidence(kitchen, tmp_path):
     out = tmp_path / "gaps.jsonl"
     answer = fac("gaps", *PAIR, "--out", out, "--json", workspace=kitchen)
-    assert answer.json == {"n_missing": 6, "rows": 6, "out": str(out)}
+    counts = {"certain_absent": 0, "certain_under": 0, "possible": 6, "artefact": 0, "n_asked": 10}
+    assert answer.json == {"n_missing": 6, **counts, "rows": 6, "out": str(out), "threshold": 0}
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     support = [row["n_anchor"] for row in rows]
     assert support == sorted(support, reverse=True)
@@ -218,19 +235,31 @@ def test_without_a_file_gaps_show_as_many_rows_as_asked_for(kitchen):
     assert (data["n_missing"], data["rows"], len(data["gaps"])) == (6, 2, 2)
 
 
-def test_gaps_of_one_badge_are_those_that_have_it(kitchen):
+def test_gaps_of_one_badge_or_kind_are_those_that_have_it(kitchen):
     every = fac("gaps", *PAIR, "--json", workspace=kitchen).json["gaps"]
-    data = fac("gaps", *PAIR, "--badge", "robust", "--json", workspace=kitchen).json
-    assert data["gaps"] == [row for row in every if row["badge"] == "robust"]
-    assert 0 < len(data["gaps"]) < data["n_missing"] == 6
-    assert "5 robust gaps" in fac("gaps", *PAIR, "--badge", "robust", workspace=kitchen).out
+    high = (*PAIR, "--threshold", 1.4)  # the anchor's "loop!" and "train!" peak at 1.5
+    data = fac("gaps", *high, "--badge", "artefact", "--json", workspace=kitchen).json
+    assert [(row["badge"], toy.WORDS[row["feature"]]) for row in data["gaps"]] == [
+        ("artefact", "loop"),
+        ("artefact", "train"),
+    ]
+    assert (data["artefact"], data["possible"], data["n_asked"]) == (2, 0, 3)
+    data = fac("gaps", *PAIR, "--badge", "certain", "--json", workspace=kitchen).json
+    assert (data["gaps"], data["n_missing"]) == ([], 6)
+    data = fac("gaps", *PAIR, "--kind", "absent", "--json", workspace=kitchen).json
+    assert data["gaps"] == every and {row["kind"] for row in every} == {"absent"}
+    answer = fac("gaps", *PAIR, "--badge", "possible", "--kind", "absent", workspace=kitchen).out
+    assert "6 possible absent gaps" in answer
+    assert "Certain: 0 absent and 0 under-represented; possible: 6; artefacts: 0;" in answer
+    refused = fac("gaps", *PAIR, "--badge", "robust", workspace=kitchen).err
+    assert "A badge is any, certain, possible, artefact, got 'robust'" in refused
 
 
 def test_check_passes_a_dataset_that_lost_nothing(kitchen):
     whole = toy.fac_of(4, 4)  # of the four features that toy-seed shows
     answer = fac(
         *("check", "toy-anchor", "--baseline", "toy-seed", "--no-regress", "--min-fac", whole),
-        *("--json",),
+        *("--threshold", 0, "--json"),
         workspace=kitchen,
     )
     assert answer.code == 0
@@ -242,6 +271,7 @@ def test_check_passes_a_dataset_that_lost_nothing(kitchen):
 def test_a_failed_check_tells_its_figures_and_why_and_exits_with_1(kitchen):
     limit = toy.fac_of(9, 10)
     line = ("check", "toy-seed", "--baseline", "toy-anchor", "--no-regress", "--min-fac", limit)
+    line = (*line, "--threshold", 0)
     answer = fac(*line, "--json", workspace=kitchen)
     assert answer.code == 1
     assert (len(answer.json["lost"]), answer.json["passed"]) == (6, False)
@@ -261,7 +291,8 @@ def test_check_measures_a_file_as_the_baseline_was(own_kitchen, tmp_path, monkey
         tmp_path / "new.jsonl", *rows, {"text": "ignored", "messages": toy.ANCHOR[-1]}
     )
     answer = fac(
-        "check", new, "--baseline", "toy-seed", "--no-regress", "--json", workspace=own_kitchen
+        *("check", new, "--baseline", "toy-seed", "--no-regress", "--threshold", 0, "--json"),
+        workspace=own_kitchen,
     )
     assert answer.code == 0
     gained = {toy.WORDS[i] for i in answer.json["gained"]}
@@ -617,8 +648,8 @@ def test_a_model_and_an_sae_in_folders_go_from_file_to_coverage(tiny, workspace)
     # random directions fire nearly everywhere, which "all" would leave out
     every = workspace.root / "ids.json"
     every.write_text(json.dumps([*range(96)]))
-    line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every, "--json")
-    words = fac(*line, workspace=workspace).json
+    line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every)
+    words = fac(*line, "--threshold", 0, "--json", workspace=workspace).json
     fired = answer.json["features_fired"]
     assert (words["fac"], words["n_anchor"]) == (toy.fac_of(fired, fired), fired)
     data = fac("probe", "Take the early train", *how, "--json", workspace=workspace).json

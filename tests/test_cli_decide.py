@@ -46,7 +46,8 @@ def test_explain_needs_no_key_and_prints_the_median_auroc(tmp_path, monkeypatch)
     workspace = toy.toy_workspace(tmp_path, samples=toy.TWICE)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     answer = fac(
-        "explain", "toy-anchor", "--missing-from", "toy-seed", "--json", workspace=workspace
+        *("explain", "toy-anchor", "--missing-from", "toy-seed", "--threshold", 0, "--json"),
+        workspace=workspace,
     )
     assert answer.code == 0, answer.err
     missing = fac("coverage", *PAIR, "--list", "--json", workspace=workspace).json["missing"]
@@ -55,7 +56,8 @@ def test_explain_needs_no_key_and_prints_the_median_auroc(tmp_path, monkeypatch)
     rows = Runs(workspace).table(data["run"], "scores").to_pylist()
     assert [row["feature"] for row in rows] == missing
     assert data["scores"]["auroc"]["median"] == np.median([row["value"] for row in rows])
-    words = fac("explain", "toy-anchor", "--missing-from", "toy-seed", workspace=workspace)
+    line = ("explain", "toy-anchor", "--missing-from", "toy-seed", "--threshold", 0)
+    words = fac(*line, workspace=workspace)
     assert f"median auroc  {data['scores']['auroc']['median']:.4f} over" in words.out
     assert 0 < data["by_length"] < 1 and f"{data['by_length']:.4f}, what the length" in words.out
 

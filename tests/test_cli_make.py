@@ -105,7 +105,8 @@ def test_the_loop_from_gaps_to_an_export_that_closes_them(workspace, tmp_path):
     assert done("ingest", out, "--name", "made", workspace=workspace)["rejected"] == []
     measured = done("measure", "made", workspace=workspace)["run"]
     again = done(
-        "coverage", "--anchor", "toy-anchor", "--dataset", "made", "--list", workspace=workspace
+        *("coverage", "--anchor", "toy-anchor", "--dataset", "made", "--threshold", 0, "--list"),
+        workspace=workspace,
     )
     assert not {*again["missing"]} & {*MISSING}
     peaks = Runs(workspace).table(measured, "activations").to_pylist()

@@ -1,24 +1,29 @@
 """fac.questions.comparison: the toy world by eye, and what cannot be compared."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import fac.questions.comparison as comparison_module
 from fac.config import Workspace
 from fac.errors import InputError
 from fac.questions.comparison import (
     Comparison,
     by_role,
+    certainty,
     changes,
     coverage,
     curve,
+    growth_of,
     telling_curve,
     telling_threshold,
 )
 from fac.questions.gaps import gap_page
 from fac.questions.relevance import Relevance, read_relevance, relevant_set
-from fac.schema import Activations
+from fac.schema import EVERY_ROLE, Activations
 from fac.store import open_stores
 from fac.store.cache import build
 from tests.test_cache import N_FEATURES, N_SAMPLES, made_of
@@ -26,6 +31,9 @@ from tests.toy import TASK, WORDS, fac_of, publish_activations, toy_workspace
 
 MISSING = [WORDS.index(w) for w in ("python", "function", "loop", "river", "mountain", "train")]
 SIZES = {"n_features": N_FEATURES, "n_samples": N_SAMPLES}
+
+
+ALL_PAIRS = tuple((sample, feature) for sample in range(N_SAMPLES) for feature in range(6))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +55,24 @@ def toy(stores):
 def listed(*features):
     """Relevance of a file that lists these features."""
     return Relevance("a file", features=features)
+
+
+def made(*pairs):
+    """Activations of peak 1 in these samples of these features."""
+    sample, feature = np.array(pairs, int).reshape(-1, 2).T
+    ones = np.ones(len(sample), int)
+    return Activations(sample, ones, feature, ones.astype(np.float32), 0 * ones, ones)
+
+
+def published(folder, *activations, n_samples=N_SAMPLES, **facts):
+    """The stores, and a measure run of each with its cache: the first is called one."""
+    stores = open_stores(Workspace(folder), remember=False)
+    runs = []
+    sizes = {"n_features": N_FEATURES, "n_samples": n_samples}
+    for name, each in zip(("one", "two", "three"), activations, strict=False):
+        runs.append(publish_activations(stores.runs, name, each, **sizes, **facts))
+        build(stores.runs, runs[-1], stores.runs.workspace.cache)
+    return stores, runs
 
 
 def test_the_seed_covers_the_kitchen_and_the_please_of_ten_words(stores, toy):
@@ -180,6 +206,166 @@ def test_an_answer_is_remembered_by_all_that_was_asked(tmp_path):
     stores.cache.close()
 
 
+# ---- how far to believe it ----------------------------------------------------------------------
+
+
+def matrix(stores, run, threshold=0.0, role=None):
+    """What fires in which sample, from the run's own table: bool, samples x features."""
+    about = stores.cache.summary(run)
+    fires = np.zeros((about["n_samples"], about["n_features"]), bool)
+    for row in stores.runs.table(run, "activations").to_pylist():
+        if row["peak"] > threshold and role in (None, row["role"]):
+            fires[row["sample"], row["feature"]] = True
+    return fires
+
+
+def share_of(anchor, dataset):
+    shown = anchor.any(axis=0)
+    return (shown & dataset.any(axis=0)).sum() / shown.sum()
+
+
+def leaving_out(anchor, dataset):
+    """The half-width of the jackknife's interval, one sample left out at a time."""
+    left = [share_of(anchor, np.delete(dataset, i, axis=0)) for i in range(len(dataset))]
+    right = [share_of(np.delete(anchor, j, axis=0), dataset) for j in range(len(anchor))]
+    variance = sum(
+        (len(f) - 1) / len(f) * sum((x - np.mean(f)) ** 2 for x in f) for f in (left, right)
+    )
+    return 1.959964 * math.sqrt(variance)
+
+
+@pytest.mark.parametrize(("threshold", "role"), [(0.0, None), (1.0, None), (0.0, "user")])
+def test_the_interval_is_that_of_leaving_samples_out(stores, toy, threshold, role):
+    asked = Comparison(*toy, threshold=threshold, role=role or EVERY_ROLE)
+    features = relevant_set(stores, toy[0], asked.relevance, asked.role)
+    sides = [matrix(stores, run, threshold, role)[:, features] for run in toy]
+    interval = certainty(stores, asked).interval
+    half = leaving_out(*sides)
+    assert interval.value == coverage(stores, asked).fac == pytest.approx(share_of(*sides))
+    assert interval.low == pytest.approx(max(interval.value - half, 0))
+    assert interval.high == pytest.approx(min(interval.value + half, 1))
+
+
+def test_the_interval_of_a_union_leaves_samples_of_either_out(tmp_path):
+    one, other, more = (made(*pairs) for pairs in (ALL_PAIRS, [(0, 0), (1, 1)], [(0, 1), (1, 2)]))
+    stores, runs = published(tmp_path, one, other, more)
+    asked = Comparison(*runs[:2], added=(runs[2],), relevance=listed(*range(N_FEATURES)))
+    anchor, *dataset = (matrix(stores, run) for run in runs)
+    half = leaving_out(anchor, np.concatenate(dataset))
+    interval = certainty(stores, asked).interval
+    assert (interval.value, interval.high) == (0.5, pytest.approx(min(0.5 + half, 1)))
+    assert certainty(stores, replace(asked, added=(runs[1],))) == certainty(
+        stores, replace(asked, added=())
+    ), "what is added twice is there once"
+    stores.cache.close()
+
+
+def test_the_yardstick_is_what_random_draws_of_the_anchor_reach(tmp_path):
+    rng = np.random.default_rng(0)
+    n, pairs = 40, [np.argwhere(rng.random((40, 6)) < rate) for rate in (0.08, 0.02)]
+    stores, runs = published(tmp_path, *(made(*rows) for rows in pairs), n_samples=n)
+    asked = Comparison(*runs, relevance=listed(*range(N_FEATURES)))
+    anchor, dataset = (matrix(stores, run) for run in runs)
+    reached, against = [], []
+    for _ in range(2000):
+        order = rng.permutation(n)
+        other = anchor[order[20:]]
+        reached.append(share_of(other, anchor[order[:20]]))
+        against.append(share_of(other, dataset[rng.permutation(n)[:20]]))
+    yardstick = certainty(stores, asked).yardstick
+    assert "larger than half" in certainty(stores, asked).note
+    assert yardstick.median == pytest.approx(np.median(reached), abs=0.17)
+    assert yardstick.against == pytest.approx(np.mean(against), abs=0.05)
+    assert certainty(stores, asked).yardstick == yardstick, "draws are the same every time"
+    stores.cache.close()
+
+
+def test_a_large_anchor_is_asked_about_some_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison_module, "PAIRS_READ", 30)
+    monkeypatch.setattr(comparison_module, "FEATURES_TOGETHER", 2)
+    stores, runs = published(tmp_path, made(*ALL_PAIRS), made((0, 0)))
+    asked = certainty(stores, Comparison(*runs, relevance=listed(*range(N_FEATURES))))
+    assert "from 2 of 6 features." in asked.note and asked.yardstick.median == 1
+    stores.cache.close()
+
+
+@pytest.mark.parametrize(
+    ("sides", "settings", "why", "interval"),
+    [
+        (((0, 0), (0, 0)), {"n_samples": 1}, "one has one sample.*no interval", False),
+        (
+            (ALL_PAIRS, ((0, 0),)),
+            {"threshold": 9},
+            "No relevant feature fires in one above 9",
+            False,
+        ),
+        ((ALL_PAIRS, ((0, 0),)), {"min_support": 2}, "more than one sample a feature", False),
+        ((ALL_PAIRS, ((0, 0),)), {"relevance": listed(2)}, "One relevant feature", True),
+        ((((0, 0),), ((0, 0),)), {}, "One sample of one alone fires all", False),
+        ((ALL_PAIRS, ()), {}, "No single sample makes a difference", True),
+        ((ALL_PAIRS, ((0, 0),)), {"tokens": 0}, "no content tokens: no yardstick", True),
+        ((ALL_PAIRS, ((0, 0),)), {"n_samples": 3}, "too few for halves", True),
+    ],
+)
+def test_what_is_not_defined_is_a_sentence(tmp_path, sides, settings, why, interval):
+    asked = dict(settings)
+    made_with = {key: asked.pop(key) for key in ("n_samples", "tokens") if key in asked}
+    n = made_with.get("n_samples", N_SAMPLES)
+    pairs = [[p for p in np.reshape(side, (-1, 2)).tolist() if p[0] < n] for side in sides]
+    stores, runs = published(tmp_path, *(made(*rows) for rows in pairs), **made_with)
+    result = certainty(
+        stores, Comparison(*runs, **{"relevance": listed(*range(N_FEATURES)), **asked})
+    )
+    assert re.search(why, result.note)
+    assert math.isfinite(result.interval.low) == interval
+    if not math.isfinite(result.yardstick.median):
+        assert "yardstick" in result.note or "nothing to cover" in result.note
+    stores.cache.close()
+
+
+def test_an_anchor_that_is_the_dataset_lacks_nothing(stores, toy):
+    for asked in (Comparison(toy[0], toy[0]), Comparison(*toy, added=(toy[0],))):
+        result = certainty(stores, asked)
+        assert result.interval.value == 1 and math.isnan(result.yardstick.median)
+        assert "toy-anchor contains it, so nothing can be missing" in result.note
+
+
+def test_growth_goes_back_by_random_parts_and_forward_to_twice_the_samples(stores, toy):
+    asked = Comparison(*toy)
+    result = growth_of(stores, asked)
+    features = relevant_set(stores, toy[0], asked.relevance)
+    seed = matrix(stores, toy[1])[:, features & matrix(stores, toy[0]).any(axis=0)]
+    back = [row for row in result.rows if not row["forecast"]]
+    assert back[0]["size"] == 1 and back[0]["features"] == pytest.approx(seed.sum(axis=1).mean())
+    assert (back[-1]["size"], back[-1]["times"], back[-1]["features"]) == (16, 1, 4)
+    ahead = [row for row in result.rows if row["forecast"]]
+    assert [row["times"] for row in ahead] == [1.25, 1.5, 1.75, 2] and ahead[-1]["size"] == 32
+    # All of its four words are in six samples: nothing is rare, so nothing is to come.
+    assert ahead[-1]["features"] == ahead[-1]["high"] == 4
+    assert result.answer.startswith(
+        "Twice as many samples like these would cover about 0 of the 6 features it lacks (0 to 0): "
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "answer"),
+    [
+        (ALL_PAIRS, "It lacks none of the 6 features"),
+        ((), "It shows none of them: .* cannot be told"),
+        (((0, 0),), "about 1 of the 5 features it lacks .*: a third or less"),
+        (((0, 0), (1, 1)), "about 2 of the 4 .*: between one and two thirds"),
+        (((0, 0), (1, 1), (2, 2)), "about 3 of the 3 .*: more than two thirds"),
+    ],
+)
+def test_growth_answers_in_a_sentence(tmp_path, pairs, answer):
+    stores, runs = published(tmp_path, made(*ALL_PAIRS), made(*pairs))
+    asked = Comparison(*runs, relevance=listed(*range(N_FEATURES)))
+    assert re.search(answer, growth_of(stores, asked).answer)
+    nothing = growth_of(stores, replace(asked, threshold=9.0))
+    assert nothing.rows == [] and "nothing to cover" in nothing.answer
+    stores.cache.close()
+
+
 # ---- what cannot be compared --------------------------------------------------------------------
 
 
@@ -199,13 +385,6 @@ def test_runs_over_different_roles_are_compared_by_a_role_they_share(tmp_path):
         coverage(stores, Comparison(*runs, relevance=every))
     result = coverage(stores, Comparison(*runs, role="user", relevance=every))
     assert result.fac == fac_of(1, 1)
-    stores.cache.close()
-
-
-def test_without_content_tokens_chance_is_unknown(tmp_path):
-    stores, runs = two_runs(tmp_path, {"tokens": 0}, {}, other=made_of(1, 1.0))
-    rows, _ = gap_page(stores, Comparison(*runs, relevance=listed(*range(N_FEATURES))))
-    assert [(r["feature"], r["chance"], r["expected"]) for r in rows] == [(0, None, None)]
     stores.cache.close()
 
 

@@ -181,23 +181,3 @@ def test_gaps_are_the_relevant_features_shown_too_rarely():
     relevant = np.array([True, True, True, False, True])
     result = coverage.fac(np.ones(5, bool), dataset, relevant)
     assert (result.missing.tolist(), result.n_missing) == ([1, 2], 2)
-
-
-def test_a_small_dataset_may_show_none_by_chance():
-    chance = coverage.chance_of_none(np.array([0, 1, 10]), anchor_tokens=1000, dataset_tokens=500)
-    assert chance == pytest.approx([1.0, math.exp(-0.5), math.exp(-5)])
-    assert np.isnan(coverage.chance_of_none(np.array([1]), 0, 500)).all()
-
-
-def test_a_badge_says_how_far_a_gap_can_be_believed():
-    cases = [
-        (0.01, 0.5, 2.0, "robust"),
-        (0.05, 0.9, 1.1, "robust"),
-        (0.06, 0.5, 2.0, "borderline"),
-        (0.01, 0.95, 2.0, "borderline"),
-        (0.9, 0.95, 1.05, "artefact"),
-        (math.nan, math.nan, math.inf, "robust"),
-        (0.01, math.nan, 2.0, "robust"),
-    ]
-    *columns, expected = (np.array(column) for column in zip(*cases, strict=True))
-    assert coverage.badge(*columns).tolist() == expected.tolist()

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import fisher_exact
+from scipy.stats import norm
 
-from fac import interpret
+from fac import interpret, uncertainty
 from fac.config import ExplainSpec, JudgeSpec, Workspace
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import batch_chat
@@ -31,6 +31,7 @@ from fac.interpret.parts import PER_QUESTION, SCORERS, FeatureExplanation
 from fac.interpret.scorers.auroc import auroc
 from fac.prompts import Prompt
 from fac.prompts.relevance import TASKS
+from fac.schema import Activations
 from fac.store import cache
 from fac.store.runs import Runs, write_table
 from tests import toy
@@ -578,7 +579,8 @@ def test_a_bad_line_of_an_import_is_named(runs: Runs, tmp_path: Path, line: str,
 
 
 def judged(runs: Runs, chat: ScriptedChat | None = None, **fields: Any) -> str:
-    spec = JudgeSpec(measure=anchor_of(runs), task="instructions", **fields)
+    fields = {"measure": anchor_of(runs), "task": "instructions", **fields}
+    spec = JudgeSpec(**fields)
     return interpret.judge(spec, runs=runs, ask=(lambda: chat) if chat else nobody, progress=quiet)
 
 
@@ -600,40 +602,107 @@ def test_an_edited_rubric_is_judged_anew(runs: Runs) -> None:
     assert len(chat.prompts) == 2
 
 
-def labelled(runs: Runs, labels: list[str | None]) -> None:
-    """Gives the toy anchor's samples labels, in its dataset run on disk."""
-    dataset = runs.manifest(anchor_of(runs)).facts.dataset
+def labelled(runs: Runs, labels: list[str | None], name: str = "toy-anchor") -> None:
+    """Gives a measured dataset's samples labels, in its run on disk."""
+    dataset = runs.manifest(runs.resolve("measure", name)).facts.dataset
     table = runs.table(dataset, "samples")
     column = table.schema.get_field_index("label")
     table = table.set_column(column, "label", pa.array(labels, pa.string()))
     write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
 
 
-def test_the_label_contrast_is_fishers_exact_test_with_false_discoveries_controlled(
-    runs: Runs,
+def words_of_samples() -> list[list[str]]:
+    return [" ".join(m["content"] for m in chat).replace("!", "").split() for chat in toy.ANCHOR]
+
+
+def test_the_label_contrast_holds_length_equal_with_false_discoveries_controlled(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By hand, in strata of six of the 23 labelled samples."""
+    monkeypatch.setattr(uncertainty, "SAMPLES_A_STRATUM", 6)
     labels: list[str | None] = ["kitchen"] * 12 + ["other"] * 11 + [None]
     labelled(runs, labels)
     run = judged(runs, judge="labels", label="kitchen")
     by = {row["feature"]: row for row in rows(runs, run, "relevance")}
-    samples = [" ".join(m["content"] for m in chat).replace("!", "").split() for chat in toy.ANCHOR]
+    samples = words_of_samples()[:23]
+    kitchen = np.arange(23) < 12
+    fires = np.array([[word in words for word in toy.WORDS] for words in samples])
+    strata = uncertainty.strata_of(fires.sum(axis=1))
+    assert len(set(strata.tolist())) > 1
     p = {}
     for feature, row in by.items():
-        fires = [toy.WORDS[feature] in words for words in samples]
-        table = np.zeros((2, 2), int)
-        for fired, label in zip(fires, labels, strict=True):
-            if label is not None:
-                table[int(label != "kitchen"), int(not fired)] += 1
-        assert (row["n_with"], row["n_without"]) == (table[0, 0], table[1, 0])
-        assert row["p"] == pytest.approx(fisher_exact(table, alternative="greater").pvalue)
-        assert row["effect"] == pytest.approx(table[0, 0] / 12 - table[1, 0] / 11)
-        p[feature] = row["p"]
+        assert row["n_with"] == fires[kitchen, feature].sum()
+        assert row["n_without"] == fires[~kitchen, feature].sum()
+        surplus = variance = weights = 0.0
+        for stratum in set(strata.tolist()):
+            here = strata == stratum
+            n, with_label, firing = here.sum(), kitchen[here].sum(), fires[here, feature].sum()
+            surplus += fires[here & kitchen, feature].sum() - with_label * firing / n
+            weights += with_label * (n - with_label) / n
+            if n > 1:
+                all_ways = with_label * (n - with_label) * firing * (n - firing)
+                variance += all_ways / (n * n * (n - 1))
+        p[feature] = norm.sf((surplus - 0.5) / math.sqrt(variance)) if variance else 1.0
+        assert row["p"] == pytest.approx(p[feature])
+        assert row["effect"] == pytest.approx(surplus / weights)
     ranked = sorted(p, key=lambda f: p[f])
     for rank, feature in enumerate(ranked):
         q = min(p[f] * len(p) / (i + 1) for i, f in enumerate(ranked) if i >= rank)
         assert by[feature]["q"] == pytest.approx(min(q, 1.0))
+
+
+def test_a_label_says_which_features_are_relevant(runs: Runs) -> None:
+    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    run = judged(runs, judge="labels", label="kitchen")
+    by = {row["feature"]: row for row in rows(runs, run, "relevance")}
     assert by[number("recipe")]["level"] in ("yes", "probably", "maybe")
     assert by[number("python")]["level"] == "no"
+
+
+def test_at_a_threshold_only_what_fires_clearly_counts_and_the_rest_cannot_be_told(
+    runs: Runs,
+) -> None:
+    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    run = judged(runs, judge="labels", label="kitchen", threshold=1.0)
+    by = {row["feature"]: row for row in rows(runs, run, "relevance")}
+    table = runs.table(anchor_of(runs), "activations").to_pylist()
+    clear = {(r["feature"], r["sample"]) for r in table if r["peak"] > 1.0}
+    assert set(by) == {r["feature"] for r in table}
+    assert {f for f, row in by.items() if row["level"] != "cannot_tell"} == {f for f, _ in clear}
+    for feature, row in by.items():
+        samples = [sample for f, sample in clear if f == feature]
+        assert row["n_with"] == sum(sample < 12 for sample in samples)
+        assert row["n_without"] == sum(sample >= 12 for sample in samples)
+        assert (row["p"] is None) == (not samples)
+
+
+def test_a_sample_that_fires_in_several_roles_counts_once_however_the_run_is_read(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    whole = rows(runs, judged(runs, judge="labels", label="kitchen"), "relevance")
+    batches = Runs.batches
+    monkeypatch.setattr(Runs, "batches", lambda *a, **k: batches(*a, **{**k, "rows": 3}))
+    parts = rows(runs, judged(runs, judge="labels", label="kitchen", attempt=1), "relevance")
+    assert parts == whole
+
+
+def test_labels_of_any_dataset_of_the_same_encoder_define_relevance(runs: Runs) -> None:
+    seed = runs.resolve("measure", "toy-seed")
+    n = runs.manifest(seed).facts.n_samples
+    labelled(runs, ["short"] * (n // 2) + ["long"] * (n - n // 2), "toy-seed")
+    here = {
+        r["feature"]: r
+        for r in rows(runs, judged(runs, judge="labels", label="short", labels=seed), "relevance")
+    }
+    there = {
+        r["feature"]: r
+        for r in rows(runs, judged(runs, judge="labels", label="short", measure=seed), "relevance")
+    }
+    # What the seed never fires cannot be told; of what it fires it says the same about any anchor.
+    assert set(there) < set(here)
+    assert {f: here[f] for f in there} == there
+    assert {row["level"] for f, row in here.items() if f not in there} == {"cannot_tell"}
 
 
 def test_asking_for_fewer_features_does_not_make_them_look_better(runs: Runs) -> None:
@@ -649,6 +718,28 @@ def test_asking_for_fewer_features_does_not_make_them_look_better(runs: Runs) ->
 def test_a_label_that_divides_nothing_is_refused_with_those_there_are(runs: Runs) -> None:
     with pytest.raises(InputError, match="'nonsense' must divide.*labels here: toy"):
         judged(runs, judge="labels", label="nonsense")
+    with pytest.raises(InputError, match="'toy' must divide.*24 of 24 labelled ones carry it"):
+        judged(runs, judge="labels", label="toy")
+
+
+def test_labels_that_say_nothing_of_these_features_are_refused(runs: Runs) -> None:
+    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    anchor = anchor_of(runs)
+    facts = runs.manifest(anchor).facts
+    one = Activations(*(np.array([value]) for value in (0, 1, 0, 3.0, 0, 1)))
+    sizes = {"n_features": facts.n_features, "n_samples": 2}
+    other = toy.publish_activations(runs, "other", one, **sizes)
+    floored = toy.publish_activations(
+        runs, "floored", one, **sizes, encoder=facts.encoder, floor=2.0
+    )
+    with pytest.raises(InputError, match="other is measured with .*another encoder"):
+        judged(runs, judge="labels", label="kitchen", labels=other)
+    with pytest.raises(InputError, match="floored was measured from 2 on: a threshold of 1.5 is"):
+        judged(runs, judge="labels", label="kitchen", labels=floored, threshold=1.5)
+    with pytest.raises(InputError, match="has no labels to judge by"):
+        judged(runs, judge="labels", label="kitchen", labels=facts.dataset)
+    with pytest.raises(InputError, match="The threshold must be a number from 0 on, got -1"):
+        judged(runs, judge="labels", label="kitchen", threshold=-1.0)
 
 
 def test_caches_of_both_steps_can_be_built(runs: Runs, tmp_path: Path) -> None:

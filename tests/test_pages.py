@@ -209,7 +209,7 @@ def test_home_shows_the_demo_as_soon_as_it_is_there(empty):
     # One of its two halves may be there already: it is shown once the job has brought both.
     assert "Setting up the demo" in words(ran(at.run()))
     queue.finish(job.id, "measure-0")
-    assert metrics(ran(at.run()))["Coverage (FAC)"] == share(fac_of(4, 10))
+    assert metrics(ran(at.run()))["Coverage (FAC)"] == share(fac_of(1, 3))
 
 
 def test_a_demo_that_failed_says_why_and_can_be_tried_again(empty):
@@ -250,7 +250,7 @@ def test_every_page_opens_without_a_complaint(toy, page):
 
 
 def test_home_says_where_things_stand(toy):
-    at = opened("home")
+    at = opened("home", threshold="0")
     assert metrics(at) == {
         "Coverage (FAC)": share(fac_of(4, 10)),
         "Covered": "4",
@@ -273,10 +273,36 @@ def test_home_proposes_to_measure_what_was_only_read(toy):
 
 
 def test_coverage_counts_what_the_texts_show(toy):
-    figures = metrics(opened("coverage"))
+    figures = metrics(opened("coverage", threshold="0"))
     assert figures["FAC"] == share(fac_of(4, 10))
     assert (figures["Anchor"], figures["Dataset"]) == ("10", "4")
     assert (figures["Covered"], figures["Missing"]) == ("4", "6")
+
+
+def test_what_fires_clearly_counts_where_nobody_chose_a_threshold(toy):
+    at = opened("coverage")
+    # Half of the anchor's peaks are at most 1, where a word has no exclamation mark.
+    fields = [each for each in at.number_input if each.label == "Threshold as a number"]
+    assert [each.value for each in fields] == [1.0]
+    assert (metrics(at)["Anchor"], metrics(at)["FAC"]) == ("3", share(fac_of(1, 3)))
+
+
+def test_a_threshold_is_typed_slid_or_taken_by_name(toy):
+    at = opened("coverage")
+    field = next(each for each in at.number_input if each.label == "Threshold as a number")
+    ran(field.set_value(77.0).run())
+    assert at.query_params["threshold"] == "77.0"
+    slider = at.slider[0]
+    assert slider.value == slider.max < 77, "the slider ends where little is left to ask"
+    assert metrics(at)["Anchor"] == "0"
+    by_name = next(each for each in at.button_group if "paper" in each.label)
+    assert by_name.options == ["0", "0.5", "1, clear firing", "1.5", "2", "4"]
+    ran(by_name.set_value(0.0).run())
+    assert (at.query_params["threshold"], metrics(at)["Anchor"]) == ("0.0", "10")
+    by_name = next(each for each in at.button_group if "paper" in each.label)
+    ran(by_name.set_value(None).run())
+    assert "threshold" not in at.query_params
+    assert at.slider[0].value == 1.0
 
 
 def test_moving_the_threshold_counts_again_and_moves_the_link(toy):
@@ -308,11 +334,11 @@ def test_a_link_that_is_the_first_thing_a_server_is_asked_opens_inside_the_frame
 def test_a_link_with_nonsense_opens_the_usual_view(toy):
     at = opened("coverage", threshold="much", role="nobody", gap="x", dataset="none", support="-3")
     assert not at.error
-    assert metrics(at)["FAC"] == share(fac_of(4, 10))
+    assert metrics(at)["FAC"] == share(fac_of(1, 3))
 
 
 def test_gaps_are_listed_and_searched(toy):
-    at = opened("coverage")
+    at = opened("coverage", threshold="0")
     labels = set(at.dataframe[0].value["name"])
     assert labels == {"python", "function", "loop!", "river", "mountain", "train! · train"}
     box = next(each for each in at.text_input if each.label == "Search")
@@ -321,7 +347,7 @@ def test_gaps_are_listed_and_searched(toy):
 
 
 def test_a_gap_shows_the_anchors_examples_with_the_peak_marked(toy):
-    at = opened("coverage", gap=str(WORDS.index("river")))
+    at = opened("coverage", threshold="0", gap=str(WORDS.index("river")))
     assert "#6 river" in words(at)
     assert re.search(r' <span class="fac-peak" title="1" style="[^"]*">river</span>', markup(at))
 
@@ -583,7 +609,7 @@ def test_a_feature_shows_its_explanations_side_by_side_with_their_scores(explain
     assert "language model · toy-llmPeople speak of a river." in read
     assert "token statisticsthe word river" in read
     text = words(at)
-    assert "AUROC 0.89, n = 6" in text and "Detection 1.00, n = 6" in text
+    assert "AUROC 0.89, n = 12" in text and "Detection 1.00, n = 12" in text
     assert "the judge says probably" in text
 
 
@@ -607,26 +633,26 @@ def test_a_persons_verdict_goes_before_the_judges_and_is_shown_as_such(explained
     text = words(opened("features", feature=str(mountain), dataset="toy-anchor"))
     assert "~~the judge says maybe~~" in text and "1 person: no" in text
     # Of the judge's five features (MAYBE_RELEVANT) the person took one away.
-    assert metrics(opened("coverage", relevant=TASK, maybe="yes"))["Missing"] == "4"
+    assert metrics(opened("coverage", threshold="0", relevant=TASK, maybe="yes"))["Missing"] == "4"
 
 
 def test_a_verdict_on_words_that_changed_since_no_longer_counts(explained):
     mountain = WORDS.index("mountain")
     rate(explained, "ana", mountain, "no", kind="relevance")
     rate(explained, "ana", mountain, "maybe", edited_text="High places")
-    assert metrics(opened("coverage", relevant=TASK))["Missing"] == "4"
-    assert metrics(opened("coverage", relevant=TASK, maybe="yes"))["Missing"] == "5"
+    assert metrics(opened("coverage", threshold="0", relevant=TASK))["Missing"] == "4"
+    assert metrics(opened("coverage", threshold="0", relevant=TASK, maybe="yes"))["Missing"] == "5"
 
 
 def test_features_and_gaps_are_found_by_their_explanation(explained):
     at = opened("features", dataset="toy-anchor", q="speak of a riv")
     assert list(at.dataframe[0].value["name"]) == ["People speak of a river."]
-    at = opened("coverage", q="speak of a riv")
+    at = opened("coverage", threshold="0", q="speak of a riv")
     assert list(at.dataframe[0].value["feature"]) == [WORDS.index("river")]
 
 
 def test_coverage_counts_what_a_judge_calls_relevant(explained):
-    at = opened("coverage")
+    at = opened("coverage", threshold="0")
     relevant = next(each for each in at.selectbox if each.label == "Relevant")
     ran(relevant.set_value(TASK).run())
     figures = metrics(at)
@@ -655,7 +681,7 @@ def test_who_reviews_is_asked_first(explained):
 
 
 def test_a_rating_is_kept_with_what_was_shown_and_the_next_item_comes(explained):
-    at = opened("review", reviewer="ana")
+    at = opened("review", threshold="0", reviewer="ana")
     first = shown_explanation(at)
     ran(button(at, "Too narrow").click().run())
     ran(button(at, "Probably").click().run())
@@ -721,7 +747,7 @@ def test_a_link_to_what_nobody_knows_says_so_and_shows_the_next_item(explained):
 
 
 def test_all_reviewed_leads_to_the_agreement(explained):
-    at = opened("review", reviewer="ana")
+    at = opened("review", threshold="0", reviewer="ana")
     for _ in range(6):
         ran(button(at, "Yes").click().run())
     assert "All reviewed" in words(at)
@@ -747,7 +773,7 @@ def test_without_explanations_token_statistics_are_one_button_away(toy):
 
 def test_a_language_model_is_asked_about_the_gaps_within_a_budget(toy, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-hidden-1")
-    at = opened("review", reviewer="ana")
+    at = opened("review", threshold="0", reviewer="ana")
     assert "OPENAI_API_KEY is set" in words(at)
     assert "sk-hidden-1" not in words(at) + markup(at) + str(at.session_state)
     ran(button(at, "Explain").click().run())

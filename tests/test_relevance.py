@@ -4,22 +4,29 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from fac.config import Workspace
+from fac import review
+from fac.config import JudgeSpec, Workspace
 from fac.errors import BadRow, InputError
+from fac.jobs.steps import Steps
 from fac.prompts.relevance import TASKS
 from fac.questions.comparison import Comparison, coverage
+from fac.questions.explanations import explain_runs
 from fac.questions.relevance import (
     Relevance,
     read_relevance,
     relevance_runs,
     relevant_set,
+    scope,
     task_profiles,
     unjudged,
+    verdicts_of,
 )
 from fac.store import open_stores
 from fac.store.cache import build
+from fac.store.runs import write_table
 from tests.test_cache import N_FEATURES, N_SAMPLES, made_of
 from tests.toy import (
     MAYBE_RELEVANT,
@@ -86,7 +93,7 @@ def test_a_file_names_the_relevant_features(stores, toy, tmp_path, text):
         ('{"id": 3}', "line 1: .*'id': 3.* where a feature id belongs"),
     ],
 )
-def test_a_line_that_names_no_feature_is_told(tmp_path, text, sentence, relevant):
+def test_a_line_that_names_no_feature_is_words_for(tmp_path, text, sentence, relevant):
     path = tmp_path / "ids"
     path.write_text(text)
     with pytest.raises(BadRow, match=sentence):
@@ -102,7 +109,7 @@ def test_a_line_that_names_no_feature_is_told(tmp_path, text, sentence, relevant
         (b"\xff\xfe\x00\x01", "is not text"),
     ],
 )
-def test_a_file_without_features_is_told(tmp_path, content, sentence, relevant):
+def test_a_file_without_features_is_words_for(tmp_path, content, sentence, relevant):
     path = tmp_path / "ids"
     path.write_bytes(content)
     with pytest.raises(InputError, match=sentence):
@@ -136,7 +143,7 @@ def test_people_decide_about_tasks_only(relevant, tmp_path):
 
 
 @pytest.mark.parametrize("verdicts", [{12: "yes"}, {-1: "no"}, {3: "certainly"}, {3: "unreadable"}])
-def test_a_decision_that_cannot_be_is_told(relevant, verdicts):
+def test_a_decision_that_cannot_be_is_words_for(relevant, verdicts):
     (feature,) = verdicts
     with pytest.raises(InputError, match=f"A decision puts feature {feature} on '.*withdraw it"):
         relevant(TASK, verdicts)
@@ -148,9 +155,10 @@ def test_a_task_that_was_not_judged_says_how_to_judge_it(relevant, task):
         relevant(task)
 
 
-def test_a_task_is_judged_for_each_anchor_on_its_own(stores, toy):
-    with pytest.raises(InputError, match="No features of toy-seed are judged"):
-        read_relevance(stores, toy[1], TASK)
+def test_what_is_judged_about_one_anchor_counts_for_every_anchor_of_its_encoder(stores, toy):
+    relevance = read_relevance(stores, toy[1], TASK)
+    assert relevance == read_relevance(stores, toy[0], TASK)
+    assert np.flatnonzero(relevant_set(stores, toy[1], relevance)).tolist() == [*RELEVANT]
 
 
 @pytest.mark.parametrize("name", ["tocsicity", "", "."])
@@ -206,8 +214,13 @@ def test_each_task_has_its_newest_judgement_of_the_anchor(tmp_path):
     publish_relevance(runs, anchor, {0: "no"}, task="toxicity")
     reward = publish_relevance(runs, anchor, {0: "no"}, task="reward")
     newer = publish_relevance(runs, anchor, {0: "yes"}, task="toxicity", attempt=1)
-    publish_relevance(runs, other, {0: "yes"}, task="survival")
+    others = publish_relevance(runs, other, {0: "yes"}, task="toxicity")
+    elsewhere = publish_activations(runs, "else", made_of(0, 1.0), **SIZES, encoder="another")
+    publish_relevance(runs, elsewhere, {0: "yes"}, task="survival")
     assert relevance_runs(runs, anchor) == {"reward": reward, "toxicity": newer}
+    # The same features: what is judged about one anchor stands in where another has nothing.
+    assert relevance_runs(runs, other) == {"reward": reward, "toxicity": others}
+    assert [*relevance_runs(runs, elsewhere)] == ["survival"]
 
 
 def test_a_judge_that_left_something_out_is_told_in_words(tmp_path):
@@ -219,4 +232,85 @@ def test_a_judge_that_left_something_out_is_told_in_words(tmp_path):
     assert "asked about 3 of 11 features that fire, 1 of its replies could not be read" in limits
     whole = publish_relevance(stores.runs, anchor, dict.fromkeys(range(11), "no"), attempt=1)
     assert unjudged(stores, anchor, Relevance(TASK, whole)) == ""
+    stores.cache.close()
+
+
+def test_people_correct_a_judge_wherever_it_counts_and_last_where_it_is_used(tmp_path):
+    """Feature 3 is taken away about the anchor that was judged; about the seed it is given back."""
+    stores = open_stores(toy_workspace(tmp_path, explained=True), remember=False)
+    anchor, seed = (stores.runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
+
+    def decide(run, verdict):
+        runs = explain_runs(stores.runs, run)
+        (row,), _ = stores.cache.features_page(run, ids=[3], limit=1, explained=runs)
+        rubric = TASKS[TASK].rubric
+        content = review.relevance_content(run, 3, TASK, rubric, row["explanation"] or None)
+        subject = review.item(content).subject
+        stores.decisions.add("ana", "relevance", subject, content, verdict)
+
+    decide(anchor, "no")
+    assert read_relevance(stores, seed, TASK).verdicts == ((3, "no"),)
+    assert [v.person.verdict for v in verdicts_of(stores, seed, 3) if v.person] == ["no"]
+    decide(seed, "yes")
+    assert read_relevance(stores, seed, TASK).verdicts == ((3, "yes"),)
+    assert read_relevance(stores, anchor, TASK).verdicts == ((3, "no"),)
+    stores.cache.close()
+
+
+def test_how_much_a_figure_speaks_of_is_told_in_words(tmp_path):
+    stores = open_stores(toy_workspace(tmp_path), remember=False)
+    anchor = stores.runs.resolve("measure", "toy-anchor")
+    assert scope(stores, anchor, Relevance()) == "", "it speaks of everything"
+
+    def words_for(levels, n_shown=None):
+        run = publish_relevance(stores.runs, anchor, levels, attempt=len(attempts))
+        attempts.append(run)
+        build(stores.runs, run, stores.runs.workspace.cache)
+        return scope(stores, anchor, read_relevance(stores, anchor, TASK), n_shown)
+
+    attempts = []
+    no = dict.fromkeys(range(11), "no")
+    assert words_for(no) == (
+        "No feature is relevant for instructions: nothing can be covered or missing, so no figure."
+    )
+    assert words_for({**no, 11: "yes"}).startswith(
+        "1 feature is relevant for instructions, but the anchor fires none of them: nothing can be"
+    )
+    assert words_for({**no, 3: "yes"}, 0).startswith(
+        "1 feature is relevant for instructions, but the anchor fires none of them at these settin"
+    )
+    assert words_for({**no, 3: "yes"}) == (
+        "1 feature is relevant for instructions; of 11 that the anchor fires, 1 counts, so "
+        "coverage moves all or nothing."
+    )
+    assert words_for({**no, 3: "yes", 4: "yes", 5: "maybe"}) == (
+        "2 features are relevant for instructions; of 11 that the anchor fires, 2 count, so "
+        "coverage moves in steps of 50 points."
+    )
+    assert "which is more than half: that hardly tells" in words_for(
+        {**no, **dict.fromkeys(range(6), "yes")}
+    )
+    stores.cache.close()
+
+
+def test_labels_that_say_nothing_of_a_feature_are_counted(tmp_path):
+    """Of the anchor's features those that no labelled sample fires above 1 cannot be told."""
+    stores = open_stores(toy_workspace(tmp_path), remember=False)
+    runs = stores.runs
+    anchor = runs.resolve("measure", "toy-anchor")
+    dataset = runs.manifest(anchor).facts.dataset
+    table = runs.table(dataset, "samples")
+    halves = pa.array(["a", "b"] * (len(table) // 2), pa.string())
+    table = table.set_column(table.schema.get_field_index("label"), "label", halves)
+    write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
+    run = Steps(runs.workspace).perform(
+        JudgeSpec(measure=anchor, task=TASK, judge="labels", label="a", threshold=1.0),
+        lambda *_: None,
+    )
+    n_clear = int((stores.cache.support(anchor, 1.0) > 0).sum())
+    assert 0 < n_clear < 11
+    assert unjudged(stores, anchor, Relevance(TASK, run)) == (
+        f"For {TASK}, {11 - n_clear} features that fire do so in no labelled sample clearly: "
+        "coverage speaks of the features with a verdict alone."
+    )
     stores.cache.close()

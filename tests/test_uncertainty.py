@@ -20,6 +20,7 @@ from fac.uncertainty import (
     gap_test,
     growth,
     label_contrast,
+    label_counts,
     part_draws,
     rarefaction,
     ratio_interval,
@@ -296,6 +297,13 @@ def test_rarefaction_is_the_mean_over_all_parts(matrix):
 # --- labels
 
 
+def contrast_of(matrix, label, strata):
+    """The contrast of samples by features, counted in two parts of the features."""
+    sample, feature = np.nonzero(matrix)
+    parts = [(sample[part], feature[part]) for part in (feature < 2, feature >= 2)]
+    return label_contrast(label_counts(parts, label, strata, matrix.shape[1]))
+
+
 @given(matrices(samples=12), st.data())
 @settings(max_examples=50)
 def test_the_label_contrast_is_that_of_statsmodels_formula_by_stratum(matrix, data):
@@ -303,9 +311,9 @@ def test_the_label_contrast_is_that_of_statsmodels_formula_by_stratum(matrix, da
     n = len(matrix)
     label = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     strata = np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
-    odds, p = label_contrast(incidence(matrix), label, strata)
+    difference, p = contrast_of(matrix, label, strata)
     for f in range(matrix.shape[1]):
-        surplus = variance = agree = differ = 0.0
+        surplus = variance = differ = weights = 0.0
         for s in np.unique(strata):
             here = strata == s
             size, fires = here.sum(), matrix[here, f]
@@ -315,13 +323,39 @@ def test_the_label_contrast_is_that_of_statsmodels_formula_by_stratum(matrix, da
             surplus += a - (a + b) * (a + c) / size
             if size > 1:
                 variance += (a + b) * (c + d) * (a + c) * (b + d) / (size**2 * (size - 1))
-            agree, differ = agree + a * d / size, differ + b * c / size
+            if a + b and c + d:
+                weight = (a + b) * (c + d) / size
+                differ, weights = differ + weight * (a / (a + b) - c / (c + d)), weights + weight
+        if weights:
+            assert difference[f] == pytest.approx(differ / weights)
         if variance == 0:
             assert p[f] == 1.0
             continue
         assert p[f] == pytest.approx(stats.norm.sf((surplus - 0.5) / math.sqrt(variance)))
-        if differ:
-            assert odds[f] == pytest.approx(agree / differ)
+
+
+def test_a_label_contrast_by_hand():
+    """Of 5 and 5 samples 4 and 1 fire, of 4 and 4 others 3 and 1: expected are 2.5 and 2 with the
+    label, so 2.5 too many, and the variances are 625/900 and 256/448."""
+    fires = [1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0]
+    label = np.array([True] * 5 + [False] * 5 + [True] * 4 + [False] * 4)
+    strata = np.repeat([0, 1], [10, 8])
+    difference, p = contrast_of(np.array(fires)[:, None], label, strata)
+    z = (2.5 - 0.5) / math.sqrt(625 / 900 + 256 / 448)
+    assert p == pytest.approx([stats.norm.sf(z)]) and p == pytest.approx([0.0377], abs=1e-4)
+    # differences of .8 - .2 and .75 - .25, weighted with 25/10 and 16/8
+    assert difference == pytest.approx([(0.6 * 2.5 + 0.5 * 2) / 4.5])
+
+
+def test_in_one_stratum_the_contrast_is_nearly_fishers_exact_test():
+    rng = np.random.default_rng(1)
+    matrix, label = rng.random((400, 20)) < 0.4, rng.random(400) < 0.5
+    _, p = contrast_of(matrix, label, np.zeros(400, int))
+    for f in range(20):
+        a, b = (matrix[label, f].sum(), matrix[~label, f].sum())
+        table = [[a, label.sum() - a], [b, (~label).sum() - b]]
+        exact = stats.fisher_exact(table, alternative="greater").pvalue
+        assert p[f] == pytest.approx(exact, abs=0.01)
 
 
 def test_length_alone_is_no_relevance():
@@ -329,8 +363,8 @@ def test_length_alone_is_no_relevance():
     long = np.repeat([False, True], 200)
     matrix = rng.random((400, 60)) < np.where(long, 0.5, 0.1)[:, None]
     label = rng.random(400) < np.where(long, 0.8, 0.2)
-    _, plain = label_contrast(incidence(matrix), label, np.zeros(400, int))
-    _, stratified = label_contrast(incidence(matrix), label, strata_of(matrix.sum(axis=1)))
+    _, plain = contrast_of(matrix, label, np.zeros(400, int))
+    _, stratified = contrast_of(matrix, label, strata_of(matrix.sum(axis=1)))
     assert benjamini_hochberg(plain).sum() > 40
     assert benjamini_hochberg(stratified).sum() <= 2
 
@@ -339,3 +373,7 @@ def test_strata_hold_about_as_many_samples_each():
     strata = strata_of(np.arange(100), 4)
     assert np.bincount(strata).tolist() == [25, 25, 25, 25]
     assert strata_of(np.full(9, 3)).tolist() == [0] * 9
+    # 16 in each by default, in 50 groups at most
+    assert np.bincount(strata_of(np.arange(160))).tolist() == [16] * 10
+    assert np.bincount(strata_of(np.arange(5000))).tolist() == [100] * 50
+    assert strata_of(np.arange(15)).tolist() == [0] * 15

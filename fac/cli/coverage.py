@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,14 +13,23 @@ from rich.table import Table
 from typer import Argument, Option
 
 from fac.cli import frame
-from fac.cli.frame import Answer, ComparisonOptions, Role, command, err, listing, out, perform
+from fac.cli.frame import (
+    Answer,
+    ComparisonOptions,
+    QuestionOptions,
+    command,
+    err,
+    listing,
+    out,
+    perform,
+)
 from fac.config import IngestSpec, MeasureSpec
-from fac.coverage import BADGES
-from fac.questions.comparison import changes, coverage
+from fac.questions.comparison import certainty, change, coverage, growth_of
 from fac.questions.explanations import explain_runs
+from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
-from fac.questions.relevance import unjudged
-from fac.schema import EVERY_ROLE
+from fac.questions.relevance import relevant_set, unjudged
+from fac.schema import EVERY_FEATURE
 from fac.store import Stores
 
 
@@ -27,21 +37,42 @@ from fac.store import Stores
 def coverage_(
     stores: Stores,
     options: ComparisonOptions,
-    role: Role = EVERY_ROLE,
+    with_: frame.With = None,
     list_: Annotated[bool, Option("--list", help="Also the missing feature ids.")] = False,
 ) -> Answer:
-    """FAC of a dataset against an anchor, and what is missing."""
-    comparison = options.comparison(stores, role)
-    data = coverage(stores, comparison)._asdict()
-    if note := unjudged(stores, comparison.anchor, comparison.relevance):
-        err.print(escape(note), soft_wrap=True, highlight=False)
-        data["note"] = note
+    """FAC of a dataset against an anchor, how far to believe it, and what is missing."""
+    comparison = options.comparison(stores, with_)
+    result, growth = coverage(stores, comparison), growth_of(stores, comparison)
+    interval, yardstick, note = certainty(stores, comparison)
+    sentence = unjudged(stores, comparison.anchor, comparison.relevance)
+    if sentence:
+        err.print(escape(sentence), soft_wrap=True, highlight=False)
+    data: dict[str, Any] = {"threshold": comparison.threshold, **result._asdict()}
     missing = data.pop("missing").tolist()
+    data |= {
+        "interval": {"low": interval.low, "high": interval.high},
+        "yardstick": {**yardstick._asdict(), "share": yardstick.share},
+        "growth": growth._asdict(),
+        "note": " ".join(filter(None, (sentence, note))),
+    }
     if list_:
         data["missing"] = missing
 
     def show() -> None:
-        listing({k: v for k, v in data.items() if k != "missing"})()
+        figures = {key: value for key, value in data.items() if not isinstance(value, dict | list)}
+        del figures["note"]
+        if not math.isnan(interval.low):
+            figures["95 % interval"] = f"{interval.low:.4f} to {interval.high:.4f}"
+        if not math.isnan(yardstick.median):
+            figures["random parts of the anchor"] = (
+                f"{yardstick.median:.4f} ({yardstick.low:.4f} to {yardstick.high:.4f})"
+            )
+            figures["the dataset against the same"] = (
+                f"{yardstick.against:.4f}, {yardstick.share:.1%} of that"
+            )
+        listing(figures)()
+        for line in filter(None, (growth.answer, note)):
+            out.print(escape(line), soft_wrap=True, highlight=False)
         if list_:
             out.print(" ".join(map(str, missing)), soft_wrap=True)
 
@@ -52,81 +83,107 @@ def coverage_(
 def gaps(
     stores: Stores,
     options: ComparisonOptions,
-    role: Role = EVERY_ROLE,
+    with_: frame.With = None,
     badge: Annotated[str, Option(help=f"any, {', '.join(BADGES)}: how sure a gap is.")] = "any",
+    kind: Annotated[
+        str,
+        Option(help=f"any, {' or '.join(KINDS)}: whether no sample shows it, or too few."),
+    ] = "any",
     out_: Annotated[Path | None, Option("--out", help="Write the gaps as JSON lines.")] = None,
     limit: Annotated[int, Option(min=1, help="Rows shown without --out.")] = 20,
 ) -> Answer:
-    """The missing features, ranked by the anchor's support, with evidence."""
-    comparison = options.comparison(stores, role)
+    """What a dataset lacks or shows too rarely, certain gaps first, with evidence."""
+    comparison = options.comparison(stores, with_)
     n_missing = coverage(stores, comparison).n_missing
     explaining = explain_runs(stores.runs, comparison.anchor)
     frame.build_caches(stores, explaining)
+    counts = gap_counts(stores, comparison)
     rows, n_matching = gap_page(
         stores,
         comparison,
-        GapList(badge=badge),
+        GapList(badge=badge, kind=kind),
         explain_runs=explaining,
-        limit=max(n_missing, 1) if out_ else limit,
+        limit=max(counts.n_asked, 1) if out_ else limit,
     )
     if out_:
         frame.write_lines(out_, (json.dumps(frame.plain(row), ensure_ascii=False) for row in rows))
-    data: dict[str, Any] = {"n_missing": n_missing, "rows": len(rows)}
+    data: dict[str, Any] = {"n_missing": n_missing, **counts._asdict(), "rows": len(rows)}
+    data["threshold"] = comparison.threshold
     data |= {"out": str(out_)} if out_ else {"out": None, "gaps": rows}
 
     def show() -> None:
-        kind = "" if badge == "any" else f"{badge} "
+        which = "".join(f"{part} " for part in (badge, kind) if part != "any")
         names = f"{escape(options.dataset)} against {escape(options.anchor)}"
-        table = Table(title=f"{n_matching:,} {kind}gaps of {names}")
+        above = f"above {comparison.threshold:g}"
+        table = Table(title=f"{n_matching:,} {which}gaps of {names}, {above}")
         table.add_column("feature", justify="right", no_wrap=True)
         table.add_column("name")
-        for column in ("anchor", "expected", "near", "badge"):
+        for column in ("badge", "anchor", "expected", "here", "ratio", "near"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in rows[:limit]:
             table.add_row(
                 str(row["feature"]),
                 escape(row["name"]),
-                str(row["n_anchor"]),
-                "" if row["expected"] is None else f"{row['expected']:.1f}",
-                "" if row["near"] is None else f"{row['near']:.2f}",
                 row["badge"],
+                f"{row['n_anchor']:,}",
+                _figure(row["expected"], "{:,.1f}"),
+                f"{row['n_dataset']:,}",
+                _figure(row["ratio"], "{:.0%}"),
+                _figure(row["near"], "{:.0%}"),
             )
         out.print(table)
+        words = f"{counts.certain_absent:,} absent and {counts.certain_under:,} under-represented"
+        out.print(
+            f"Certain: {words}; possible: {counts.possible:,}; artefacts: {counts.artefact:,}; "
+            f"{counts.n_asked:,} features asked.",
+            soft_wrap=True,
+        )
         if out_:
             out.print(f"{len(rows):,} rows in {escape(str(out_))}")
 
     return Answer(data, show)
 
 
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
 @command("check")
 def check(
+    *,
     stores: Stores,
     new: Annotated[str, Argument(help="Measured dataset, or a file to read and measure.")],
     baseline: Annotated[str, Option(help="Measured dataset it must hold up against.")],
     anchor: Annotated[str | None, Option(help="What matters; by default the baseline.")] = None,
     min_fac: Annotated[float | None, Option(min=0, max=1, help="Fail below this FAC.")] = (None),
     no_regress: Annotated[bool, Option("--no-regress", help="Fail if a feature is lost.")] = False,
-    threshold: frame.Threshold = 0.0,
-    min_support: frame.MinSupport = 1,
-    role: Role = EVERY_ROLE,
+    with_: frame.With = None,
+    options: QuestionOptions,
 ) -> Answer:
     """A coverage gate for CI: exit 1 when coverage fell."""
-    comparison = ComparisonOptions(
-        anchor=anchor or baseline,
-        dataset=_measured(stores, new, baseline),
-        threshold=threshold,
-        min_support=min_support,
-    ).comparison(stores, role)
-    result = coverage(stores, comparison)
-    before = stores.runs.resolve("measure", baseline)
-    changed = changes(stores, before, comparison.dataset, threshold=threshold, role=role)
-    gained, lost = changed["gained"], changed["lost"]
-    data = {"fac": result.fac, "n_missing": result.n_missing, "gained": gained, "lost": lost}
-    data["min_fac"] = min_fac
+    measure = _measured(stores, new, baseline)
+    comparison = options.asked_of(stores, anchor or baseline, measure, with_)
+    before = options.asked_of(stores, anchor or baseline, baseline)
+    changed = change(stores, before, comparison)
+    gained, lost = changed.gained, changed.lost
+    if comparison.relevance.name != EVERY_FEATURE:
+        relevant = relevant_set(stores, comparison.anchor, comparison.relevance, comparison.role)
+        gained, lost = gained[relevant[gained]], lost[relevant[lost]]
+    figures = changed.after._asdict()
+    del figures["missing"]
+    data: dict[str, Any] = {
+        **figures,
+        "threshold": comparison.threshold,
+        "fac_before": changed.before.fac,
+        "n_missing_before": changed.before.n_missing,
+        "gained": gained.tolist(),
+        "lost": lost.tolist(),
+        "min_fac": min_fac,
+    }
     failures = []
-    if min_fac is not None and not result.fac >= min_fac:  # also where it is undefined
-        failures.append(f"FAC is {frame.readable(result.fac)}, below {min_fac}")
-    if no_regress and lost:
+    if min_fac is not None and not changed.after.fac >= min_fac:  # also where it is undefined
+        failures.append(f"FAC is {frame.readable(changed.after.fac)}, below {min_fac}")
+    if no_regress and len(lost):
         first = ", ".join(map(str, lost[:5]))
         failures.append(f"{len(lost):,} features of {baseline} are lost (first: {first})")
     data["passed"] = not failures

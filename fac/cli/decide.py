@@ -42,17 +42,18 @@ class FeatureOptions:
 
     features: frame.Features = None
     missing_from: Annotated[str | None, Option(help="Those this measured dataset lacks.")] = None
-    threshold: frame.Threshold = 0.0
+    threshold: frame.Threshold = frame.CLEAR
     min_support: frame.MinSupport = 1
 
-    def ids(self, stores: Stores, measure: str) -> tuple[int, ...]:
-        """Of a measure run; () for every feature that fires."""
+    def ids(self, stores: Stores, measure: str) -> tuple[tuple[int, ...], dict[str, float]]:
+        """Of a measure run, () for every feature that fires; and `threshold`, where it decided
+        which they are."""
         if self.features is not None and self.missing_from is not None:
             raise InputError("Give --features or --missing-from, not both.")
         if self.features is not None:
-            return tuple(feature_ids(self.features))
+            return tuple(feature_ids(self.features)), {}
         if self.missing_from is None:
-            return ()
+            return (), {}
         comparison = ComparisonOptions(
             anchor=measure,
             dataset=self.missing_from,
@@ -62,9 +63,10 @@ class FeatureOptions:
         missing = coverage(stores, comparison).missing
         if not len(missing):
             raise InputError(
-                f"{self.missing_from} lacks nothing at this threshold; nothing to explain."
+                f"{self.missing_from} lacks nothing above {comparison.threshold:g}; nothing to "
+                f"explain."
             )
-        return tuple(missing.tolist())
+        return tuple(missing.tolist()), {"threshold": comparison.threshold}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +127,11 @@ def explain(
         scored = runs.resolve("explain", scored)
         before = runs.manifest(scored).spec
         explainer, file = before.explainer, before.source
+    features, threshold = which.ids(stores, measure)
     spec = ExplainSpec(
         measure=measure,
         explainer=explainer,
-        features=which.ids(stores, measure),
+        features=features,
         scores=tuple(score or ()),
         explanations=scored,
         source=str(Path(file).resolve()) if file else "",
@@ -136,8 +139,8 @@ def explain(
     )
     run_id = perform(runs.workspace, spec, "explaining")
     frame.build_caches(stores, [run_id])
-    figures = score_figures(stores, run_id)
-    return _interpreted(runs, run_id, ("name", "explainer", "source", "n_features"), figures)
+    names, figures = ("name", "explainer", "source", "n_features"), score_figures(stores, run_id)
+    return _interpreted(runs, run_id, names, threshold | figures)
 
 
 @command("judge")
@@ -163,6 +166,7 @@ def judge(
             f"{runs.workspace.tasks} holds your own."
         )
     by_model = judge_ in JUDGES and JUDGES[judge_].needs_model
+    features, threshold = which.ids(stores, measure)
     spec = JudgeSpec(
         measure=measure,
         task=task,
@@ -170,22 +174,21 @@ def judge(
         rubric=profiles[task].rubric,
         judge=judge_,
         label=label,
-        features=which.ids(stores, measure),
+        features=features,
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
         **asdict(chat),
     )
     run_id = perform(runs.workspace, spec, "judging")
-    return _interpreted(runs, run_id, ("name", "task", "judge", "source", "n_features"))
+    names = ("name", "task", "judge", "source", "n_features")
+    return _interpreted(runs, run_id, names, threshold)
 
 
-def _interpreted(
-    runs: Runs, run_id: str, names: tuple[str, ...], figures: dict[str, Any] | None = None
-) -> Answer:
-    """What a finished run says of itself, under these names and what it counted and spent, and the
-    `score_figures` of explanations."""
+def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...], more: dict[str, Any]) -> Answer:
+    """What a finished run says of itself, under these names and what it counted and spent, and
+    `more`: the threshold that its features were chosen by, the `score_figures` of explanations."""
     facts = runs.manifest(run_id).facts.as_json()
-    data = {"run": run_id, **{name: facts[name] for name in names}, "counts": facts["counts"]}
-    data |= figures or {}
+    data = {"run": run_id, **{name: facts[name] for name in names}, **more}
+    data["counts"] = facts["counts"]
     data |= {key: facts[key] for key in ("asked", "tokens", "cost") if key in facts}
 
     def show() -> None:
@@ -193,11 +196,11 @@ def _interpreted(
         flat |= {key: f"{count:,}" for key, count in facts["counts"].items()}
         for score, of_score in data.get("scores", {}).items():
             flat[f"median {score}"] = f"{of_score['median']:.4f} over {of_score['n']:,} features"
-        if data.get("by_length") is not None:
-            flat["by_length"] = f"{data['by_length']:.4f}, what the length of a text alone reaches"
-        if data.get("too_few"):
-            few = f"{data['too_few']:,} features"
-            flat["too_few"] = f"{few} fire in fewer than {LEAST_SCORED} samples and have no score"
+        if (by_length := flat.pop("by_length", None)) is not None:
+            flat["by length"] = f"{by_length:.4f}, what the length of a text alone reaches"
+        if too_few := flat.pop("too_few", 0):
+            words = f"fire in fewer than {LEAST_SCORED} samples and have no score"
+            flat["too few"] = f"{too_few:,} features {words}"
         flat |= {key: f"{count:,}" for key, count in facts.get("asked", {}).items() if count}
         listing(flat)()
 

@@ -27,12 +27,11 @@ from fac.config import Spec, Workspace
 from fac.errors import Cancelled, GateFailed, InputError
 from fac.executor import Where, choose_executor
 from fac.jobs.steps import Steps
-from fac.questions.comparison import Comparison
+from fac.questions.comparison import Comparison, clear_firing
 from fac.questions.relevance import EVERY_FEATURE, read_relevance, relevance_runs
 from fac.schema import EVERY_ROLE
 from fac.store import Stores, open_stores
 from fac.store.cache import build
-from fac.store.runs import Runs
 
 app = typer.Typer(
     help="What a dataset lacks in the feature space of a model: measure it and see the gaps.",
@@ -67,9 +66,20 @@ Layer = Annotated[int, Option(help="Blocks that have run: hidden_states[layer]."
 SaeOption = Annotated[
     str, Option("--sae", help="`demo`, a folder, RELEASE/SAE_ID of sae-lens, or a .pth file.")
 ]
-Threshold = Annotated[float, Option(help="Active means peak > threshold, strictly.")]
+CLEAR = "clear"
+Threshold = Annotated[
+    str,
+    Option(
+        help="A number: active means peak > threshold, strictly. Or `clear`, clear firing: the "
+        "median of the anchor's peaks. 0 is the paper's setting."
+    ),
+]
 MinSupport = Annotated[int, Option(min=1, help="Anchor samples a feature needs to count.")]
 Role = Annotated[str, Option(help="system, user, assistant or all.")]
+With = Annotated[
+    list[str] | None,
+    Option("--with", help="Measured dataset that is added to the one in question; repeatable."),
+]
 Features = Annotated[
     str | None, Option(help="Only these: ids separated by commas, or a file of ids.")
 ]
@@ -98,35 +108,61 @@ class WhereOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonOptions:
-    """A dataset against an anchor."""
+class QuestionOptions:
+    """How coverage is asked for, whatever is compared."""
 
-    anchor: Annotated[str, Option(help="Measured dataset that shows what matters.")]
-    dataset: Annotated[str, Option(help="Measured dataset in question.")]
-    threshold: Threshold = 0.0
+    threshold: Threshold = CLEAR
     min_support: MinSupport = 1
+    role: Role = EVERY_ROLE
     relevant: Annotated[str, Option(help="all, a judged task, or a file of ids.")] = EVERY_FEATURE
     maybe: Annotated[
         bool, Option("--maybe", help="Of a task, count what is maybe relevant too.")
     ] = False
 
-    def measures(self, runs: Runs) -> tuple[str, str]:
-        """The run ids of the two. Raises RunNotFound."""
-        return runs.resolve("measure", self.anchor), runs.resolve("measure", self.dataset)
-
-    def comparison(self, stores: Stores, role: str = EVERY_ROLE) -> Comparison:
-        """The question of coverage they put, with the caches that answer it.
+    def asked_of(
+        self, stores: Stores, anchor: str, dataset: str, added: Iterable[str] | None = ()
+    ) -> Comparison:
+        """The question of coverage about measured datasets of these names, with the caches that
+        answer it.
 
         Raises InputError for what names no measure, a threshold that is no number, and whatever
         `read_relevance` refuses.
         """
-        if not math.isfinite(self.threshold):
-            raise InputError(f"--threshold takes a number, got {self.threshold}.")
-        anchor, dataset = self.measures(stores.runs)
+        names = (anchor, dataset, *(added or ()))
+        anchor, dataset, *others = (stores.runs.resolve("measure", name) for name in names)
         judged = relevance_runs(stores.runs, anchor).get(self.relevant)
-        build_caches(stores, [anchor, dataset, *filter(None, [judged])])
+        build_caches(stores, [anchor, dataset, *others, *filter(None, [judged])])
+        threshold = read_threshold(stores, anchor, self.threshold)
         relevance = read_relevance(stores, anchor, self.relevant, maybe=self.maybe)
-        return Comparison(anchor, dataset, self.threshold, self.min_support, role, relevance)
+        settings = (threshold, self.min_support, self.role, relevance)
+        return Comparison(anchor, dataset, *settings, tuple(others))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions(QuestionOptions):
+    """A dataset against an anchor."""
+
+    anchor: Annotated[str, Option(help="Measured dataset that shows what matters.")]
+    dataset: Annotated[str, Option(help="Measured dataset in question.")]
+
+    def comparison(self, stores: Stores, added: Iterable[str] | None = ()) -> Comparison:
+        """The question of coverage they put, with the caches that answer it; raises as
+        `asked_of`."""
+        return self.asked_of(stores, self.anchor, self.dataset, added)
+
+
+def read_threshold(stores: Stores, anchor: str, text: str) -> float:
+    """A threshold as it was typed: a number, or CLEAR for clear firing in this measure run. Raises
+    InputError for anything else."""
+    if text == CLEAR:
+        return clear_firing(stores, anchor)
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = math.nan
+    if not math.isfinite(threshold):
+        raise InputError(f"--threshold takes a number or `{CLEAR}`, got {text!r}.")
+    return threshold
 
 
 def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:

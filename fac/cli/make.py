@@ -29,6 +29,7 @@ from fac.prompts import drafts
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
 from fac.questions.gaps import gap_page
+from fac.questions.pairs import question_fields
 from fac.store import Stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -96,26 +97,22 @@ def pairs_(
 ) -> Answer:
     """Step 1: for every gap a text that fires the feature and a near-twin that does not."""
     executor, runs = where.choose(), stores.runs
-    anchor, dataset = options.measures(runs)
-    if features is not None:
-        gaps = feature_ids(features)
-    else:
-        gaps = _gaps(stores, options.comparison(stores), limit)
+    comparison = options.comparison(stores)
+    gaps = feature_ids(features) if features is not None else _gaps(stores, comparison, limit)
     spec = PairsSpec(
-        anchor=anchor,
-        dataset=dataset,
         features=tuple(gaps),
-        explanations=tuple(explain_runs(runs, anchor)),
+        explanations=tuple(explain_runs(runs, comparison.anchor)),
         candidates=candidates,
         margin=margin,
-        threshold=options.threshold,
+        **question_fields(stores, comparison),
         **limits.settings(),
         **writing.settings(),
     )
     run_id = perform(runs.workspace, spec, "writing pairs", executor)
     rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
     failed = [{k: r[k] for k in ("feature", "reason")} for r in rows if r["status"] == "failed"]
-    data = {"run": run_id, "pairs": len(rows) - len(failed), "failed": failed}
+    data = {"run": run_id, "threshold": comparison.threshold}
+    data |= {"pairs": len(rows) - len(failed), "failed": failed}
     first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[: frame.LISTED]]
     return Answer(data, listing({**data, "failed": len(failed)}, first, len(failed)))
 
@@ -124,7 +121,9 @@ def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int
     """What the dataset lacks, best supported by the anchor first."""
     n_missing = coverage(stores, comparison).n_missing
     if not n_missing:
-        raise InputError("The dataset lacks nothing at this threshold: there is no gap.")
+        raise InputError(
+            f"The dataset lacks nothing above {comparison.threshold:g}: there is no gap."
+        )
     rows, _ = gap_page(stores, comparison, explain_runs=(), limit=limit or n_missing)
     return [row["feature"] for row in rows]
 
@@ -204,8 +203,8 @@ def _named(newest: dict[int, Versioned], ids: str) -> list[Versioned]:
 DEFAULT_METHOD, *BASELINES = METHODS
 
 OUTCOME = (
-    *("kept", "dropped", "hit_rate", "fac_before", "fac_after", "miss_hit_rate"),
-    *("features_gained", "tokens", "seconds", "cost"),
+    *("relevant", "role", "min_support", "kept", "dropped", "hit_rate", "fac_before", "fac_after"),
+    *("n_anchor", "n_missing", "miss_hit_rate", "features_gained", "tokens", "seconds", "cost"),
 )
 """The facts of a synthesis that are answered."""
 
@@ -213,7 +212,7 @@ OUTCOME = (
 @command("synthesize")
 def synthesize(
     *,
-    workspace: Workspace,
+    stores: Stores,
     pairs: Pairs,
     per_feature: Annotated[
         int | None, Option(help="Texts per approved pair; else the pairs'.")
@@ -226,7 +225,7 @@ def synthesize(
         str, Option(help=f"{DEFAULT_METHOD}, or a baseline: {', '.join(BASELINES)}.")
     ] = DEFAULT_METHOD,
     threshold: Annotated[
-        float | None, Option(help="Samples stay above this; else the pairs'.")
+        str | None, Option(help="Samples stay above this number, or `clear`; else the pairs'.")
     ] = None,
     evaluation: Annotated[
         list[Path] | None, Option(help="File no sample may overlap with; repeatable.")
@@ -239,13 +238,16 @@ def synthesize(
     where: WhereOptions,
 ) -> Answer:
     """Step 2: samples from the approved pairs, each kept or dropped with a reason."""
-    executor, runs = where.choose(), Runs(workspace)
+    executor, runs = where.choose(), stores.runs
     run_id = _pairs_run(runs, pairs)
-    approved = review.approved_pairs(Decisions(workspace.decisions), runs, run_id)
+    approved = review.approved_pairs(stores.decisions, runs, run_id)
     settings = inherited(runs.manifest(run_id).spec.as_json(), writing.writer)
     settings |= writing.settings()
     settings |= {"candidates": per_feature} if per_feature is not None else {}
-    settings |= {"threshold": threshold} if threshold is not None else {}
+    if threshold is not None:
+        anchor = runs.manifest(run_id).facts.anchor
+        frame.build_caches(stores, [anchor])
+        settings["threshold"] = frame.read_threshold(stores, anchor, threshold)
     spec = SynthesizeSpec(
         pairs=run_id,
         approved=tuple(row["pair"] for row in approved),
@@ -257,10 +259,10 @@ def synthesize(
         **settings,
     )
     if pilot:
-        return _pilot(workspace, spec, executor)
-    synthesis_run = perform(workspace, spec, "synthesizing", executor)
+        return _pilot(runs.workspace, spec, executor)
+    synthesis_run = perform(runs.workspace, spec, "synthesizing", executor)
     facts = runs.manifest(synthesis_run).facts
-    data = {"run": synthesis_run, "dataset": facts.kept_dataset}
+    data = {"run": synthesis_run, "dataset": facts.kept_dataset, "threshold": spec.threshold}
     data |= {name: getattr(facts, name) for name in OUTCOME}
     flat = {key: value for key, value in data.items() if key != "dropped"}
     return Answer(data, listing(flat | {f"dropped: {why}": n for why, n in facts.dropped.items()}))
@@ -275,7 +277,8 @@ def _pilot(workspace: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
     few = replace(spec, approved=synthesis.pilot_pairs(spec.approved))
     run_id = perform(workspace, few, "trying a few gaps", where)
     forecast = synthesis.forecast(Runs(workspace).manifest(run_id), len(spec.approved))
-    return Answer(forecast._asdict(), listing(forecast._asdict()))
+    data = {**forecast._asdict(), "threshold": spec.threshold}
+    return Answer(data, listing(data))
 
 
 @command("export")

@@ -1,4 +1,5 @@
-"""A measured dataset against an anchor: coverage, its curve, each role's share, what changed.
+"""A measured dataset against an anchor: coverage, how far to believe it, its curve, how it grows,
+each role's and each group's share, what changed.
 
 An anchor is a measure run, a dataset is a measure run of the same encoder. What the cache counts is
 joined with what fac.coverage says about counts.
@@ -6,16 +7,19 @@ joined with what fac.coverage says about counts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fac import uncertainty
 from fac.coverage import fac, present
 from fac.errors import InputError
 from fac.questions.catalogue import Row
 from fac.questions.relevance import Relevance, relevant_set
-from fac.schema import EVERY_ROLE, ROLES, CoverageResult
+from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
@@ -48,11 +52,29 @@ class Comparison:
     added: tuple[str, ...] = ()
     """Measures of what would be added to the dataset: together they show what any of them does."""
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The dataset and what is added to it, each once."""
+        return tuple(dict.fromkeys((self.dataset, *self.added)))
+
 
 def clear_firing(stores: Stores, anchor: str) -> float:
     """The threshold at which a feature fires clearly: the median of the anchor's peaks, one per
     sample and feature, to three significant digits. The default of every page and command."""
     return float(stores.cache.summary(anchor)["clear_firing"])
+
+
+def settings_in_words(comparison: Comparison) -> str:
+    """By what settings a comparison is made, as an enumeration."""
+    words = [f"above {comparison.threshold:g}"]
+    if comparison.role != EVERY_ROLE:
+        words.append(f"tokens of the {comparison.role}")
+    if comparison.min_support > 1:
+        words.append(f"in {comparison.min_support} or more samples of the anchor")
+    if comparison.relevance.name != EVERY_FEATURE:
+        maybe = ", maybe included" if comparison.relevance.maybe else ""
+        words.append(f"relevant for {comparison.relevance.name}{maybe}")
+    return ", ".join(words)
 
 
 @remembered_for_good
@@ -73,7 +95,7 @@ def curve(stores: Stores, comparison: Comparison) -> list[Row]:
 @remembered_for_good
 def _curve(stores: Stores, comparison: Comparison) -> list[Row]:
     relevant = _relevant(stores, comparison)
-    _check(stores, comparison)
+    must_match(stores, comparison)
     return [
         {"threshold": t, **_figures(_at(stores, comparison, relevant, t))}
         for t in stores.cache.summary(comparison.anchor)["thresholds"]
@@ -116,30 +138,371 @@ def _relevant(stores: Stores, comparison: Comparison) -> np.ndarray:
 
 
 def _within(stores: Stores, comparison: Comparison, relevant: np.ndarray) -> CoverageResult:
-    _check(stores, comparison)
+    must_match(stores, comparison)
     return _at(stores, comparison, relevant, comparison.threshold)
 
 
-def _check(stores: Stores, comparison: Comparison) -> None:
-    for run in (comparison.dataset, *comparison.added):
-        _must_match(stores, comparison.anchor, run, comparison.role)
+def must_match(stores: Stores, comparison: Comparison) -> None:
+    """Raises InputError when the runs cannot be compared."""
+    for run in comparison.runs:
+        _same_features(stores, comparison.anchor, run, comparison.role)
 
 
 def _at(
     stores: Stores, comparison: Comparison, relevant: np.ndarray, threshold: float
 ) -> CoverageResult:
     """FAC of runs that are known to match."""
-    anchor, role = comparison.anchor, comparison.role
-    in_dataset = np.zeros_like(relevant)
-    for run in (comparison.dataset, *comparison.added):
-        in_dataset |= present(stores.cache.support(run, threshold, role))
-    in_anchor = present(stores.cache.support(anchor, threshold, role), comparison.min_support)
-    return fac(in_anchor, in_dataset, relevant)
+    at = replace(comparison, threshold=threshold)
+    n_anchor = stores.cache.support(at.anchor, threshold, at.role)
+    return fac(present(n_anchor, at.min_support), _in_dataset(stores, at), relevant)
+
+
+def _in_dataset(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """What the dataset shows, with what is added to it: bool `[n_features]`."""
+    settings = (comparison.threshold, comparison.role)
+    supports = (stores.cache.support(run, *settings) for run in comparison.runs)
+    return np.any([present(support) for support in supports], axis=0)
+
+
+class Change(NamedTuple):
+    """What became of a dataset, by one question of coverage. Features are ids, ascending."""
+
+    before: CoverageResult
+    after: CoverageResult
+    closed: np.ndarray
+    """Gaps there were, and are no more."""
+    opened: np.ndarray
+    """Gaps there were not."""
+    gained: np.ndarray
+    """Every feature that only the second shows, whether or not the anchor does and it is
+    relevant."""
+    lost: np.ndarray
+    """Every feature that only the first shows."""
+
+
+def change(stores: Stores, before: Comparison, after: Comparison) -> Change:
+    """What changed from one dataset to the next against one anchor, by the settings of the first.
+    Raises InputError when the runs cannot be compared."""
+    after = replace(before, dataset=after.dataset, added=after.added)
+    was, now = coverage(stores, before), coverage(stores, after)
+    had, has = _in_dataset(stores, before), _in_dataset(stores, after)
+    return Change(
+        was,
+        now,
+        np.setdiff1d(was.missing, now.missing),
+        np.setdiff1d(now.missing, was.missing),
+        np.flatnonzero(has & ~had),
+        np.flatnonzero(had & ~has),
+    )
 
 
 def _figures(result: CoverageResult) -> Row:
     names = ("fac", "n_anchor", "n_covered", "n_missing")
     return {name: getattr(result, name) for name in names}
+
+
+# --- how far to believe it ------------------------------------------------------------------------
+
+
+class Certainty(NamedTuple):
+    """How far a coverage can be believed. What is not defined is NaN, and `note` says why."""
+
+    interval: uncertainty.Interval
+    """FAC with its 95 % interval by the jackknife over the samples of both sides."""
+
+    yardstick: uncertainty.Yardstick
+    """What random draws of one half of the anchor reach against the other half, at the dataset's
+    number of content tokens or, where that is less, all of the half."""
+
+    note: str
+    """Sentences about what is left out of either; "" where nothing is."""
+
+
+DRAW_WORDS = 2
+"""Random draws behind a yardstick, in words of 64."""
+
+PAIRS_READ = 2_000_000
+"""Of one run for its yardstick: a larger run is asked about some of its features."""
+
+FEATURES_TOGETHER = 16
+"""Features of neighbouring numbers, which are read, or left out, together."""
+
+
+@remembered_for_good
+def certainty(stores: Stores, comparison: Comparison) -> Certainty:
+    """The interval and the yardstick of a coverage. Draws are the same at every call.
+
+    Raises InputError when the runs cannot be compared.
+    """
+    must_match(stores, comparison)
+    features, value = shown(stores, comparison), coverage(stores, comparison).fac
+    interval, yardstick = uncertainty.Interval(value, math.nan, math.nan), NO_YARDSTICK
+    names = {
+        run: stores.cache.summary(run)["name"] for run in (comparison.anchor, *comparison.runs)
+    }
+    anchor, dataset = names[comparison.anchor], " with ".join(names[r] for r in comparison.runs)
+    if not features.any():
+        note = (
+            f"No relevant feature fires in {anchor} above {comparison.threshold:g}, so there is "
+            "nothing to cover: take a lower threshold, or count other features as relevant."
+        )
+        return Certainty(interval, yardstick, note)
+    if comparison.anchor in comparison.runs:
+        note = f"What is compared with {anchor} contains it, so nothing can be missing."
+        return Certainty(interval, yardstick, note)
+    notes = []
+    if features.sum() == 1:
+        notes.append("One relevant feature fires in the anchor: coverage is all or nothing.")
+    if comparison.min_support > 1:
+        notes.append("Where the anchor needs more than one sample a feature, FAC has no interval.")
+    else:
+        sides = [_firing(stores, comparison, r) for r in ((comparison.anchor,), comparison.runs)]
+        interval = uncertainty.fac_interval(*(side.of(features) for side in sides))
+        notes.append(_about_interval(interval, anchor, dataset, *(s.n_samples for s in sides)))
+    yardstick, about = _yardstick(stores, comparison, features, anchor, dataset)
+    return Certainty(interval, yardstick, " ".join(filter(None, [*notes, about])))
+
+
+NO_YARDSTICK = uncertainty.Yardstick(math.nan, math.nan, math.nan, math.nan)
+
+
+def _about_interval(
+    interval: uncertainty.Interval, anchor: str, dataset: str, n_anchor: int, n_dataset: int
+) -> str:
+    """Why there is none, or none to be taken at its word."""
+    for name, n in ((anchor, n_anchor), (dataset, n_dataset)):
+        if n < 2:
+            return (
+                f"{name} has one sample, and what another one would show is unknown: no interval."
+            )
+    if math.isnan(interval.low):
+        return f"One sample of {anchor} alone fires all that counts: no interval."
+    if interval.low == interval.high:
+        return "No single sample makes a difference to FAC, so its interval has no width."
+    return ""
+
+
+def _yardstick(
+    stores: Stores, comparison: Comparison, features: np.ndarray, anchor: str, dataset: str
+) -> tuple[uncertainty.Yardstick, str]:
+    """The yardstick, and what is to be said of it."""
+    role, run = comparison.role, comparison.anchor
+    sides = [content_tokens(stores, runs, role) for runs in ((run,), comparison.runs)]
+    for name, n in zip((anchor, dataset), sides, strict=True):
+        if not n:
+            whose = "" if role == EVERY_ROLE else f" of {role}"
+            return NO_YARDSTICK, f"{name} has no content tokens{whose}: no yardstick."
+    tokens = stores.cache.tokens_by_sample(run)
+    if len(tokens) < 4:
+        return (
+            NO_YARDSTICK,
+            f"{anchor} has {len(tokens)} samples, too few for halves: no yardstick.",
+        )
+    notes = []
+    # Tokens by sample are of all roles: of the role, the same share of each is taken to be.
+    size = sides[1]
+    if role != EVERY_ROLE:
+        size = round(size * content_tokens(stores, (run,), EVERY_ROLE) / sides[0])
+        notes.append(f"The yardstick takes the tokens of {role} to be one share of every sample's.")
+    draws = _draws(stores, run, size)
+    larger = size > int(draws.tokens.max())
+    if larger:
+        notes.append(
+            f"{dataset} is larger than half of {anchor}: parts of it as large as that half stand "
+            "for it beside the yardstick."
+        )
+    read = (run, *comparison.runs) if larger else (run,)
+    ranges, counted = features_read(stores, read, features)
+    if counted.sum() < features.sum():
+        notes.append(
+            f"The yardstick is taken from {counted.sum():,} of {features.sum():,} features."
+        )
+    in_dataset = dataset_support(stores, comparison) > 0
+    if larger:
+        parts = _parts(stores, comparison, draws)
+        in_dataset = np.zeros((DRAW_WORDS, len(features)), np.uint64)
+        first_sample = 0
+        for each in comparison.runs:
+            pairs = incidence(stores, comparison, each, counted, ranges)
+            beyond = first_sample + pairs.n_samples
+            in_dataset |= uncertainty.fired_by(pairs, parts[:, first_sample:beyond])
+            first_sample = beyond
+    pairs = incidence(stores, comparison, run, counted, ranges)
+    return uncertainty.yardstick(pairs, draws, in_dataset), " ".join(notes)
+
+
+@remembered_for_good
+def _draws(stores: Stores, anchor: str, size: int) -> uncertainty.Draws:
+    """The same splits of an anchor at every threshold, role and relevance."""
+    tokens = stores.cache.tokens_by_sample(anchor)
+    return uncertainty.split_draws(tokens, size, words=DRAW_WORDS, rng=np.random.default_rng(0))
+
+
+def _parts(stores: Stores, comparison: Comparison, draws: uncertainty.Draws) -> np.ndarray:
+    """Parts of the dataset as large as the halves of the draws."""
+    tokens = np.concatenate([stores.cache.tokens_by_sample(run) for run in comparison.runs])
+    return uncertainty.part_draws(tokens, draws.tokens, rng=np.random.default_rng(1))
+
+
+def features_read(
+    stores: Stores, runs: Sequence[str], features: np.ndarray
+) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Of these features, bool `[n_features]`, those that are read with all their samples: ranges
+    (first, one beyond the last) that hold them, and the features, bool `[n_features]`.
+
+    All of them, or of large runs as many, drawn at random but always the same, as PAIRS_READ of
+    their rows allow; some at least, where there are any.
+    """
+    cache, n_blocks = stores.cache, -(-len(features) // FEATURES_TOGETHER)
+    rows = np.sum([cache.support(run, cache.summary(run)["floor"]) for run in runs], axis=0)
+    block = np.arange(len(features)) // FEATURES_TOGETHER
+    asked = np.flatnonzero(np.bincount(block[features], minlength=n_blocks))
+    drawn = np.random.default_rng(0).permutation(asked)
+    read = np.cumsum(np.bincount(block, weights=rows, minlength=n_blocks)[drawn])
+    drawn = np.sort(drawn[: max(int(np.searchsorted(read, PAIRS_READ, side="right")), 1)])
+    first = np.flatnonzero(np.diff(drawn, prepend=-2) > 1)
+    last = np.append(first[1:], len(drawn))[: len(first)] - 1
+    ranges = [
+        (int(drawn[i]) * FEATURES_TOGETHER, (int(drawn[j]) + 1) * FEATURES_TOGETHER)
+        for i, j in zip(first, last, strict=True)
+    ]
+    return ranges, features & np.isin(block, drawn)
+
+
+def incidence(
+    stores: Stores,
+    comparison: Comparison,
+    run: str,
+    counted: np.ndarray,
+    ranges: Sequence[tuple[int, int]],
+) -> uncertainty.Incidence:
+    """Which sample of a run fires which of the features that are counted."""
+    feature, sample = stores.cache.pairs(run, comparison.threshold, comparison.role, ranges=ranges)
+    inside = counted[feature]
+    n_samples = len(stores.cache.tokens_by_sample(run))
+    return uncertainty.Incidence(sample[inside], feature[inside], n_samples, len(counted))
+
+
+def content_tokens(stores: Stores, runs: Sequence[str], role: str) -> int:
+    """Content tokens of a role, or of all that were measured, in these runs together."""
+    summaries = [stores.cache.summary(run) for run in runs]
+    if role == EVERY_ROLE:
+        return sum(int(each["content_tokens"]) for each in summaries)
+    return sum(int(each["content_tokens_by_role"].get(role, 0)) for each in summaries)
+
+
+def shown(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """The relevant features that the anchor shows: bool `[n_features]`."""
+    n_anchor = stores.cache.support(comparison.anchor, comparison.threshold, comparison.role)
+    return present(n_anchor, comparison.min_support) & _relevant(stores, comparison)
+
+
+def dataset_support(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """Samples of the dataset, with what is added, that fire each feature: int64 `[n_features]`."""
+    at = comparison.threshold, comparison.role
+    return np.sum([stores.cache.support(run, *at) for run in comparison.runs], axis=0)
+
+
+def _firing(stores: Stores, comparison: Comparison, runs: Sequence[str]) -> uncertainty.Firing:
+    at, cache = (comparison.threshold, comparison.role), stores.cache
+    return uncertainty.together(
+        [
+            uncertainty.Firing(
+                cache.support(run, *at),
+                *cache.singletons(run, *at),
+                cache.summary(run)["n_samples"],
+            )
+            for run in runs
+        ]
+    )
+
+
+# --- how it grows ---------------------------------------------------------------------------------
+
+
+class Growth(NamedTuple):
+    """How coverage grows with the dataset."""
+
+    rows: list[Row]
+    """At every size: size (samples), times (of today's), features (of the anchor's that it shows),
+    low, high, forecast (beyond today's size). Up to today's size they are what random parts of the
+    samples show on average, low and high the same. No forecast where `answer` says why."""
+
+    answer: str
+    """Whether more of the same would help, in one sentence."""
+
+
+GROWTH_STEPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Of today's size, for what parts of the dataset show."""
+
+FORECAST_STEPS = (0.25, 0.5, 0.75, 1.0)
+"""Of today's size, that would be added."""
+
+
+@remembered_for_good
+def growth_of(stores: Stores, comparison: Comparison) -> Growth:
+    """How many of the anchor's relevant features parts of the dataset show, and how many twice as
+    many samples like these would.
+
+    Raises InputError when the runs cannot be compared.
+    """
+    must_match(stores, comparison)
+    features = shown(stores, comparison)
+    firing = _firing(stores, comparison, comparison.runs).of(features)
+    n, n_features, n_covered = (
+        firing.n_samples,
+        int(features.sum()),
+        int((firing.support > 0).sum()),
+    )
+    if not n_features:
+        return Growth([], "No relevant feature fires in the anchor: there is nothing to cover.")
+    sizes = np.unique(np.ceil(np.array(GROWTH_STEPS) * n).astype(int))
+    rows: list[Row] = [
+        _grown(int(size), size / n, float(mean), float(mean), float(mean), forecast=False)
+        for size, mean in zip(sizes, uncertainty.rarefaction(firing.support, n, sizes), strict=True)
+    ]
+    lacks = n_features - n_covered
+    if not lacks:
+        return Growth(
+            rows, f"It lacks none of the {n_features:,} features: more adds nothing here."
+        )
+    if n < 2 or not n_covered:
+        why = "It has one sample" if n < 2 else "It shows none of them"
+        return Growth(rows, f"{why}: what more samples like these would cover cannot be told.")
+    for times in FORECAST_STEPS:
+        new = uncertainty.growth(firing, times)
+        levels = (n_covered + figure for figure in new)
+        rows.append(_grown(round(n * (1 + times)), 1 + times, *levels, forecast=True))
+    return Growth(rows, _answer(uncertainty.growth(firing, 1.0), lacks))
+
+
+def _grown(
+    size: int, times: float, features: float, low: float, high: float, *, forecast: bool
+) -> Row:
+    return {
+        "size": size,
+        "times": float(times),
+        "features": features,
+        "low": low,
+        "high": high,
+        "forecast": forecast,
+    }
+
+
+def _answer(new: uncertainty.Interval, lacks: int) -> str:
+    share = new.value / lacks
+    verdict = "a third or less, so more of the same does not help much"
+    if share > 2 / 3:
+        verdict = "more than two thirds, so more of the same helps"
+    elif share > 1 / 3:
+        verdict = "between one and two thirds, so more of the same helps in part"
+    return (
+        f"Twice as many samples like these would cover about {new.value:,.0f} of the {lacks:,} "
+        f"features it lacks ({new.low:,.0f} to {new.high:,.0f}): {verdict}."
+    )
+
+
+# --- what changed ---------------------------------------------------------------------------------
 
 
 def changes(
@@ -157,7 +520,7 @@ def changes(
     N_DESCRIBED most common of them as feature, label, n_before, n_after. What is `added` to the
     first does not replace it, so nothing is lost.
     """
-    _must_match(stores, before, after, role)
+    _same_features(stores, before, after, role)
     n_before = stores.cache.support(before, threshold, role)
     n_after = stores.cache.support(after, threshold, role)
     if added:
@@ -185,7 +548,7 @@ def changes(
     return figures
 
 
-def _must_match(stores: Stores, run: str, other_run: str, role: str) -> None:
+def _same_features(stores: Stores, run: str, other_run: str, role: str) -> None:
     """Feature ids mean the same, and the same tokens were counted."""
     first, second = stores.cache.summary(run), stores.cache.summary(other_run)
     if first["encoder"] != second["encoder"]:

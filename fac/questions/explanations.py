@@ -189,7 +189,7 @@ def score_figures(stores: Stores, explain_run: str) -> Row:
 
     Raises NotReady where the run has no cache.
     """
-    table = stores.cache.scores(explain_run)
+    table = stores.cache.score_rows(explain_run)
     by_score: dict[str, Row] = {}
     for name in sorted(set(table["score"].to_pylist())):
         values = table.filter(pc.equal(table["score"], name))["value"].drop_null().to_numpy()

@@ -1,4 +1,4 @@
-"""The gaps of a comparison, each with its evidence: what is measured of one, and how it looks.
+"""Lists of the gaps of a comparison, each with its evidence, and how they look.
 
 COLUMNS says everything about a column of gaps: what commands write, what lists sort by and how the
 pages' tables show it. A new column is one more entry.
@@ -8,48 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fac.coverage import BADGES, badge, chance_of_none
 from fac.errors import InputError
 from fac.questions.catalogue import Row
-from fac.questions.comparison import Comparison, coverage
+from fac.questions.comparison import Comparison
 from fac.questions.explanations import explained, with_names
-from fac.schema import EVERY_ROLE
+from fac.questions.gap_evidence import (
+    BADGES,
+    BELIEF,
+    KINDS,
+    Basis,
+    Evidence,
+    basis_of,
+    evidence_of,
+    reason,
+    sae_of,
+)
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
-
-BELIEF = """
-How far a gap can be believed.
-
-**artefact**: the anchor itself barely fires; its highest peak is under 1.1 of the threshold.
-
-**borderline**: with more than 5 % probability a dataset of this size would show none by luck, or
-its own nearest miss reaches 90 % of the threshold.
-
-**robust**: neither luck nor a near miss explains it.
-"""
-
-
-class Evidence(NamedTuple):
-    """What is measured of the gaps, an entry each, in feature order."""
-
-    feature: np.ndarray
-    n_anchor: np.ndarray
-    n_dataset: np.ndarray
-    tokens_ratio: float
-    """Content tokens of the dataset per content token of the anchor; NaN where that has none."""
-    chance: np.ndarray
-    near: np.ndarray
-    """NaN where the level to reach is zero or unknown."""
-    strength: np.ndarray
-    """The anchor's highest peak over the level to reach."""
-    anchor_peak: pa.ChunkedArray
-    score: pa.ChunkedArray
+from fac.uncertainty import ratio_interval
 
 
 @dataclass(frozen=True)
@@ -61,9 +43,11 @@ class GapColumn:
     """Its heading in tables."""
 
     figure: Callable[[Evidence], Any] | None = None
-    """Numbers (NaN for unknown) or texts, an entry for every gap. None: what Cache.described says
-    of the feature. Words of thousands of features take longer than their figures, so they are
-    looked up for those that are shown or searched."""
+    """Numbers (NaN for unknown) or texts, an entry for every gap."""
+
+    detail: Callable[[pa.Table, Basis], Any] | None = None
+    """The same from the figures, only for gaps that are shown, since it takes longer. Neither: what
+    Cache.described says of the feature, looked up for those that are shown or searched."""
 
     kind: str = "number"
     """number or text."""
@@ -86,12 +70,43 @@ class GapColumn:
     ascending: bool = False
     """Which way that list goes."""
 
+    is_order: bool = False
+    """Lists are sorted by it and nothing else: no row has it."""
+
     def __post_init__(self) -> None:
         if not self.name or not self.title:
             raise InputError(f"A column of gaps has a name and a title, got {self}.")
 
 
+def _reasons(table: pa.Table, basis: Basis) -> list[str]:
+    return [reason(row, basis) for row in table.to_pylist()]
+
+
+def _bound(low: bool) -> Callable[[pa.Table, Basis], Any]:
+    """One end of the 95 % interval of the rate ratio."""
+
+    def bound(table: pa.Table, basis: Basis) -> np.ndarray:
+        if not basis.is_test:
+            return np.full(len(table), np.nan)
+        interval = ratio_interval(
+            table["n_anchor"].to_numpy(),
+            table["n_dataset"].to_numpy(),
+            anchor_tokens=basis.anchor_tokens,
+            dataset_tokens=basis.dataset_tokens,
+        )
+        return interval[not low]
+
+    return bound
+
+
 COLUMNS = (
+    GapColumn(
+        "certainty",
+        "Certainty",
+        lambda of: of.certainty(),
+        order="Certain first",
+        is_order=True,
+    ),
     GapColumn(
         "feature",
         "#",
@@ -114,37 +129,65 @@ COLUMNS = (
     ),
     GapColumn("label", "Peaks on", kind="text", width=120),
     GapColumn(
+        "kind",
+        "Kind",
+        lambda of: of.kinds(),
+        kind="text",
+        width=130,
+        help="Absent: no sample of the dataset fires it. Under-represented: some do, but "
+        "significantly fewer than expected.",
+    ),
+    GapColumn(
         "n_anchor",
         "Anchor",
         lambda of: of.n_anchor,
         format="localized",
         width=66,
         help="Samples of the anchor that show it.",
-        position=40,
+        position=50,
         order="Most common in the anchor",
     ),
-    GapColumn("n_dataset", "Dataset", lambda of: of.n_dataset, format="localized", width=66),
+    GapColumn(
+        "n_dataset",
+        "Here",
+        lambda of: of.n_dataset,
+        format="localized",
+        width=58,
+        help="Samples of this dataset that show it; 0 where it is absent.",
+        position=60,
+        order="Most common here",
+    ),
     GapColumn(
         "expected",
         "Expected",
-        lambda of: of.n_anchor * of.tokens_ratio,
+        lambda of: of.expected,
         format="%.1f",
         width=78,
         help="Samples that would show it here, if this dataset were like the anchor.",
-        position=70,
+        position=55,
         order="Most expected here",
     ),
     GapColumn(
-        "chance",
-        "Luck",
-        lambda of: of.chance,
+        "ratio",
+        "Ratio",
+        lambda of: of.ratio,
         format="percent",
         width=62,
         decimals=3,
-        help="Probability that a dataset of this size shows none, by luck alone.",
-        position=80,
-        order="Least likely by luck",
+        help="How often it fires here per content token, of how often it does in the anchor.",
+        position=65,
+        order="Lowest ratio",
         ascending=True,
+    ),
+    GapColumn("ratio_low", "Ratio from", detail=_bound(low=True), sortable=False),
+    GapColumn("ratio_high", "Ratio to", detail=_bound(low=False), sortable=False),
+    GapColumn(
+        "p",
+        "p",
+        lambda of: of.p,
+        format="%.1e",
+        width=70,
+        help="Probability of so few samples or fewer, if this dataset were like the anchor.",
     ),
     GapColumn(
         "near",
@@ -153,7 +196,8 @@ COLUMNS = (
         format="percent",
         width=62,
         decimals=2,
-        help="How close the dataset's own nearest miss comes to firing.",
+        help="How close an absent one comes: the highest pre-activation in this dataset, of the "
+        "threshold in use.",
         position=90,
         order="Nearest miss",
     ),
@@ -168,11 +212,20 @@ COLUMNS = (
     GapColumn(
         "badge",
         "Belief",
-        lambda of: badge(of.chance, of.near, of.strength),
+        lambda of: of.badges(),
         kind="text",
-        width=90,
+        width=80,
         help=BELIEF,
-        position=50,
+        position=40,
+    ),
+    GapColumn(
+        "reason",
+        "Why",
+        detail=_reasons,
+        kind="text",
+        width=400,
+        help="Why it has its badge.",
+        sortable=False,
     ),
     GapColumn("promotes", "Promotes", kind="text", sortable=False),
     GapColumn(
@@ -191,7 +244,7 @@ COLUMNS = (
         format="%.2f",
         width=66,
         help="Of the explanation, on held-out samples: AUROC or detection, 0.5 is guessing.",
-        position=60,
+        position=80,
         explains=True,
         order="Best explained",
     ),
@@ -225,16 +278,21 @@ class GapList:
     """What Cache.features_page finds by it."""
 
     badge: str = "any"
-    sort: str = "n_anchor"
+    sort: str = "certainty"
     descending: bool = True
     """Gaps with equal or unknown values are in feature order, those without one last."""
 
+    kind: str = "any"
+
     def check(self) -> None:
-        """Raises InputError for a column outside sorts() or a badge outside coverage.BADGES."""
+        """Raises InputError for a column outside sorts(), a badge outside BADGES or a kind outside
+        KINDS."""
         if self.sort not in sorts():
             raise InputError(f"Gaps sort by {', '.join(sorts())}, got {self.sort!r}.")
         if self.badge not in ("any", *BADGES):
             raise InputError(f"A badge is any, {', '.join(BADGES)}, got {self.badge!r}.")
+        if self.kind not in ("any", *KINDS):
+            raise InputError(f"A kind of gap is any, {', '.join(KINDS)}, got {self.kind!r}.")
 
 
 def gap_page(
@@ -246,17 +304,22 @@ def gap_page(
     offset: int = 0,
     limit: int = 50,
 ) -> tuple[list[Row], int]:
-    """One page of F_miss with the evidence for each gap, and how many gaps match. A row holds
+    """One page of the gaps with the evidence for each, and how many gaps match. A row holds
     COLUMNS:
 
+    kind         absent (of F_miss) or under-represented
     n_anchor     samples of the anchor that show it
-    n_dataset    samples of the dataset that do: none, or it were no gap
+    n_dataset    samples of the dataset, with what is added to it, that do
     expected     samples that would, if the dataset were like the anchor, by content tokens
-    chance       probability of none by size alone (coverage.chance_of_none); None without tokens
-    near         the dataset's highest pre-activation over the level to reach, the larger of the
-                 SAE's own threshold and that of the comparison; None where that is zero or unknown
+    ratio, ratio_low, ratio_high
+                 rate in the dataset over rate in the anchor, by content tokens, and its interval
+    p            of so few samples or fewer (uncertainty.gap_test); all five None without content
+                 tokens on both sides
+    near         the dataset's highest peak or pre-activation over the level to reach, the larger of
+                 the SAE's own threshold and that of the comparison: at most 1, which a top-k SAE
+                 may leave out; None where the level is zero, where nothing is known, or it fires
     anchor_peak  the anchor's highest peak
-    badge        coverage.badge of the three
+    badge        one of BADGES, and its reason as a sentence
     name         as in explanations.named
     score, and the words label, promotes, explanation, explainer, score_kind
                  as in Cache.features_page, of the first of `explain_runs` that has a text; those
@@ -266,7 +329,7 @@ def gap_page(
     if offset < 0 or limit < 0:
         raise InputError(f"A page starts at 0 or later, got offset {offset}, limit {limit}.")
     runs = tuple(explained(stores, comparison.anchor) if explain_runs is None else explain_runs)
-    sae = _sae(stores, comparison.anchor)
+    sae = sae_of(stores, comparison.anchor)
 
     def with_words(table: pa.Table) -> pa.Table:
         if "label" in table.column_names:
@@ -274,25 +337,24 @@ def gap_page(
         features = table["feature"].to_numpy()
         words = stores.cache.described(comparison.anchor, features, sae_run=sae, explained=runs)
         for column in COLUMNS:
-            if column.figure is None and column.name != "name":
+            if column.figure is None and column.detail is None and column.name != "name":
                 table = table.append_column(column.name, words[column.name])
         return table
 
     table, search = _figures(stores, comparison, sae, runs), listing.search.strip()
     if search or listing.sort not in table.column_names:
         table = with_words(table)
-    if search or listing.badge != "any":
-        table = table.filter(_matching(table, search, listing.badge))
+    table = table.filter(_matching(table, search, badge=listing.badge, kind=listing.kind))
     direction = "descending" if listing.descending else "ascending"
     keys = [(listing.sort, direction), ("feature", "ascending")]
-    page = table.take(pc.sort_indices(table, sort_keys=keys).slice(offset, limit))
-    rows = with_names(stores, comparison.anchor, with_words(page).to_pylist())
-    return [{column.name: row[column.name] for column in COLUMNS} for row in rows], len(table)
-
-
-def _sae(stores: Stores, anchor: str) -> str | None:
-    sae = stores.cache.summary(anchor)["sae_run"]
-    return sae if stores.cache.ready(sae) else None
+    page = with_words(table.take(pc.sort_indices(table, sort_keys=keys).slice(offset, limit)))
+    basis = basis_of(stores, comparison)
+    for column in COLUMNS:
+        if column.detail is not None:
+            page = page.append_column(column.name, _nullable(column.detail(page, basis)))
+    rows = with_names(stores, comparison.anchor, page.to_pylist())
+    columns = [column.name for column in COLUMNS if not column.is_order]
+    return [{name: row[name] for name in columns} for row in rows], len(table)
 
 
 @remembered_for_good
@@ -301,63 +363,35 @@ def _figures(
 ) -> pa.Table:
     """The figures of every gap, in feature order, from which every page, order and search of the
     list is taken."""
-    cache, anchor, dataset = stores.cache, comparison.anchor, comparison.dataset
-    threshold, role = comparison.threshold, comparison.role
-    missing = coverage(stores, comparison).missing
-    n_anchor = cache.support(anchor, threshold, role)[missing]
-    measured = cache.evidence(anchor, dataset, sae, missing, role=role, explained=explain_runs)
-    # The pre-activation is the dataset's highest over all roles: a miss in another role is near.
-    sae_threshold = pc.fill_null(measured["sae_threshold"], 0.0).to_numpy()
-    level = np.maximum(sae_threshold, np.float32(threshold))
-    reach = pc.fill_null(measured["near_pre"], np.nan).to_numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        near = np.where(level > 0, reach / level, np.nan)
-        strength = np.where(level > 0, measured["anchor_peak"].to_numpy() / level, np.inf)
-    tokens = [_content_tokens(cache.summary(run), role) for run in (anchor, dataset)]
-    evidence = Evidence(
-        measured["feature"].to_numpy(),
-        n_anchor,
-        cache.support(dataset, threshold, role)[missing],
-        tokens[1] / tokens[0] if tokens[0] else np.nan,
-        chance_of_none(n_anchor, *tokens),
-        near,
-        strength,
-        measured["anchor_peak"],
-        measured["score"],
-    )
-    figures = {c.name: _nullable(c.figure(evidence)) for c in COLUMNS if c.figure is not None}
-    return pa.table(figures)
+    gaps = evidence_of(stores, comparison)
+    gaps = gaps._replace(score=stores.cache.scores(explain_runs, gaps.feature))
+    figures = {c.name: _nullable(c.figure(gaps)) for c in COLUMNS if c.figure is not None}
+    return pa.table({**figures, "strength": gaps.strength})
 
 
 def _nullable(values: Any) -> Any:
     """NaN as null; texts and Arrow columns as they are."""
     if not isinstance(values, np.ndarray):
-        return values
+        return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
     if values.dtype.kind != "f":
         return pa.array(values, pa.string() if values.dtype.kind in "UO" else None)
     return pa.array(values, pa.float64(), mask=np.isnan(values))
 
 
-def _content_tokens(summary: Row, role: str) -> int:
-    """Content tokens that could have fired: of one role, or of all that were measured."""
-    if role == EVERY_ROLE:
-        return int(summary["content_tokens"])
-    return int(summary["content_tokens_by_role"][role])
-
-
-def _matching(table: pa.Table, search: str, badge: str) -> pa.Array:
-    """Which gaps have the badge, and `search` in their label, their promoted tokens, their
-    explanation or, as a number, as their id; "#12" is that id alone."""
-    has_badge = pa.chunked_array([pa.array(np.ones(len(table), bool))])
-    if badge != "any":
-        has_badge = pc.equal(table["badge"], badge)
+def _matching(table: pa.Table, search: str, *, badge: str, kind: str) -> pa.Array:
+    """Which gaps have the badge and the kind, and `search` in their label, their promoted tokens,
+    their explanation or, as a number, as their id; "#12" is that id alone."""
+    matches = pa.chunked_array([pa.array(np.ones(len(table), bool))])
+    for column, value in (("badge", badge), ("kind", kind)):
+        if value != "any":
+            matches = pc.and_(matches, pc.equal(table[column], value))
     if not search:
-        return has_badge
+        return matches
     digits = search.removeprefix("#")
     number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
-    matches = pc.equal(table["feature"], number)
+    contains = pc.equal(table["feature"], number)
     if not search.startswith("#") or number < 0:
         explanation = pc.fill_null(table["explanation"], "")
         for text in (table["label"], pc.binary_join(table["promotes"], " "), explanation):
-            matches = pc.or_(matches, pc.match_substring(text, search, ignore_case=True))
-    return pc.and_(has_badge, matches)
+            contains = pc.or_(contains, pc.match_substring(text, search, ignore_case=True))
+    return pc.and_(matches, contains)

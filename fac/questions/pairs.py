@@ -14,13 +14,18 @@ from datetime import datetime
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+import numpy as np
+
 from fac import review
 from fac.config import PairsSpec, RescoreSpec
 from fac.errors import FacError, InputError
 from fac.questions.catalogue import Row
+from fac.questions.comparison import Comparison
 from fac.questions.explanations import names, texts, with_names
+from fac.questions.relevance import Relevance, relevant_set
 from fac.questions.review_queue import Draft, ReviewQueue
 from fac.review import PairState, PairVersion
+from fac.schema import EVERY_FEATURE
 from fac.store import Stores
 from fac.store.decisions import Decision
 from fac.store.memo import remembered_for_good
@@ -51,6 +56,30 @@ def read_features(text: str, n_features: int) -> tuple[int, ...]:
     if features[-1] >= n_features:
         raise InputError(f"There is no feature {features[-1]}: the dictionary has {n_features:,}.")
     return tuple(features)
+
+
+def question_of(stores: Stores, run: str) -> Comparison:
+    """The question of coverage that the gaps of a pairs run answer, as it was asked then."""
+    spec: PairsSpec = stores.runs.manifest(run).spec
+    relevance = Relevance()
+    if spec.relevant != EVERY_FEATURE:
+        relevance = Relevance(spec.relevant, features=spec.relevant_features, maybe=spec.maybe)
+    settings = (spec.threshold, spec.min_support, spec.role, relevance)
+    return Comparison(spec.anchor, spec.dataset, *settings)
+
+
+def question_fields(stores: Stores, comparison: Comparison) -> Row:
+    """The same as fields of a PairsSpec; which features count is settled with it."""
+    relevance = comparison.relevance
+    fields: Row = {
+        name: getattr(comparison, name)
+        for name in ("anchor", "dataset", "threshold", "min_support", "role")
+    }
+    if relevance.name != EVERY_FEATURE:
+        relevant = relevant_set(stores, comparison.anchor, relevance, comparison.role)
+        fields |= {"relevant": relevance.name, "maybe": relevance.maybe}
+        fields["relevant_features"] = tuple(np.flatnonzero(relevant).tolist())
+    return fields
 
 
 def gap_rows(stores: Stores, anchor: str, features: Sequence[int]) -> list[Row]:

@@ -6,25 +6,36 @@ A person's verdict goes before the judge's, unless that person cannot tell.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from fac import coverage, review
+from fac.config import JUDGES
 from fac.errors import BadRow, InputError
 from fac.prompts.relevance import TASKS, TaskProfile, read_tasks
 from fac.questions.catalogue import Row
 from fac.questions.explanations import explain_runs
-from fac.schema import CANNOT_TELL, EVERY_ROLE, LEVELS, RELEVANT, SURELY_RELEVANT, UNREADABLE
+from fac.schema import (
+    CANNOT_TELL,
+    EVERY_FEATURE,
+    EVERY_ROLE,
+    LEVELS,
+    RELEVANT,
+    SURELY_RELEVANT,
+    UNREADABLE,
+)
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.runs import Runs
 
-EVERY_FEATURE = "all"
-"""Every feature but those that fire nearly everywhere."""
+FEW = 10
+"""Relevant features of an anchor below which one of them moves coverage by more than 10 points."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +80,13 @@ def task_profiles(runs: Runs) -> dict[str, TaskProfile]:
 
 
 def relevance_runs(runs: Runs, measure: str) -> dict[str, str]:
-    """For each task its newest relevance run about a measure run; tasks in alphabetical order."""
+    """For each task its newest relevance run about a measure run, or where it has none about any
+    other of the same encoder, whose features are the same; tasks in alphabetical order."""
+    encoders = {manifest.run: manifest.facts.encoder for manifest in runs.list("measure")}
     by_task: dict[str, str] = {}
-    for manifest in runs.list("relevance"):
-        if manifest.inputs.measure == measure:
+    for manifest in sorted(runs.list("relevance"), key=lambda m: m.inputs.measure != measure):
+        about = manifest.inputs.measure
+        if about == measure or encoders.get(about, "") == encoders.get(measure):
             by_task.setdefault(manifest.spec.task, manifest.run)
     return dict(sorted(by_task.items()))
 
@@ -87,9 +101,19 @@ def judged(stores: Stores, anchor: str, *, maybe: bool = False) -> dict[str, Rel
 
 
 def _judged(stores: Stores, anchor: str, task: str, run: str, maybe: bool) -> Relevance:
-    standings = people_verdicts(stores, anchor, task)
+    standings = _people(stores, anchor, task, run)
     levels = [(feature, s.verdict) for feature, s in standings.items() if s.verdict]
     return Relevance(task, run, tuple(sorted(levels)), maybe=maybe)
+
+
+def _people(stores: Stores, anchor: str, task: str, run: str = "") -> dict[int, review.Standing]:
+    """What people settled about an anchor's features, and before that about those of the measure
+    run that the judge's `run` is about."""
+    standings: dict[int, review.Standing] = {}
+    about = stores.runs.manifest(run).inputs.measure if run else anchor
+    if about != anchor and stores.cache.ready(about):
+        standings = people_verdicts(stores, about, task)
+    return standings | people_verdicts(stores, anchor, task)
 
 
 def people_verdicts(stores: Stores, measure: str, task: str) -> dict[int, review.Standing]:
@@ -184,6 +208,43 @@ def relevant_set(
     return relevant
 
 
+@remembered_for_good
+def scope(stores: Stores, anchor: str, relevance: Relevance, n_shown: int | None = None) -> str:
+    """How much a figure within a task or a file speaks of, as a sentence; "" for every feature.
+
+    "100 %, nothing is missing" says little where one feature counts, and nothing where none does.
+    `n_shown` are the relevant features that the anchor shows at the settings in use
+    (CoverageResult.n_anchor); without it, those that it fires at all.
+    """
+    if relevance.name == EVERY_FEATURE:
+        return ""
+    n_relevant = int(relevant_set(stores, anchor, relevance).sum())
+    fires = _fires(stores, anchor)
+    n_alive = int(fires.sum())
+    where = "" if n_shown is None else " at these settings"
+    if n_shown is None:
+        n_shown = int((relevant_set(stores, anchor, relevance) & fires).sum())
+    what = f"for {relevance.name}" if relevance.run else f"by {relevance.name}"
+    if not n_relevant:
+        return f"No feature is relevant {what}: nothing can be covered or missing, so no figure."
+    counted = f"{n_relevant:,} features are" if n_relevant > 1 else "1 feature is"
+    if not n_shown:
+        return (
+            f"{counted} relevant {what}, but the anchor fires none of them{where}: "
+            "nothing can be covered or missing; take an anchor that shows the task."
+        )
+    of_anchor = f"of {n_alive:,} that the anchor fires"
+    sentence = f"{counted} relevant {what}; {of_anchor}, {n_shown:,} count"
+    sentence += f"s{where}" if n_shown == 1 else where
+    if n_relevant > n_alive / 2:
+        return f"{sentence}, which is more than half: that hardly tells the task from the rest."
+    if n_shown < FEW:
+        each = "all or nothing" if n_shown == 1 else f"in steps of {100 / n_shown:.0f} points"
+        return f"{sentence}, so coverage moves {each}."
+    return f"{sentence}."
+
+
+@remembered_for_good
 def unjudged(stores: Stores, anchor: str, relevance: Relevance) -> str:
     """What a judge left out, as a sentence; "" where it spoke of every feature that fires.
 
@@ -191,19 +252,30 @@ def unjudged(stores: Stores, anchor: str, relevance: Relevance) -> str:
     """
     if not relevance.run:
         return ""
-    counts = stores.runs.manifest(relevance.run).facts.counts
-    n_judged, n_alive = sum(counts.values()), stores.cache.summary(anchor)["n_alive"]
+    fires = _fires(stores, anchor)
+    facts = stores.runs.manifest(relevance.run).facts
+    verdicts = stores.runs.table(relevance.run, "relevance", ["feature", "level"])
+    by_label = facts.judge in JUDGES and JUDGES[facts.judge].needs_label
+    of_anchor = fires[verdicts["feature"].to_numpy()]
+    counts = Counter(verdicts["level"].filter(pa.array(of_anchor)).to_pylist())
     clauses = []
-    if n_judged < n_alive:
+    if (n_judged := sum(counts.values())) < (n_alive := int(fires.sum())):
         clauses.append(f"the judge was asked about {n_judged:,} of {n_alive:,} features that fire")
-    if n_unreadable := counts.get(UNREADABLE, 0):
+    if by_label and (n_silent := counts[CANNOT_TELL]):
+        clauses.append(f"{n_silent:,} features that fire do so in no labelled sample clearly")
+    if n_unreadable := counts[UNREADABLE]:
         clauses.append(f"{n_unreadable:,} of its replies could not be read")
-    if n_failed := counts.get("failed", 0):
+    if n_failed := counts["failed"]:
         clauses.append(f"{n_failed:,} never came")
     if not clauses:
         return ""
     limits = ", ".join(clauses)
     return f"For {relevance.name}, {limits}: coverage speaks of the features with a verdict alone."
+
+
+def _fires(stores: Stores, anchor: str) -> np.ndarray:
+    """Features that fire in the anchor at all: bool `[n_features]`."""
+    return stores.cache.support(anchor, stores.cache.summary(anchor)["thresholds"][0]) > 0
 
 
 class TaskVerdict(NamedTuple):
@@ -227,7 +299,7 @@ def verdicts_of(stores: Stores, anchor: str, feature: int) -> list[TaskVerdict]:
     }
     for task in dict.fromkeys((*runs_by_task, *task_profiles(stores.runs))):
         rows = stores.cache.relevance(runs_by_task[task], [feature]) if task in runs_by_task else []
-        person = people_verdicts(stores, anchor, task).get(feature)
+        person = _people(stores, anchor, task, runs_by_task.get(task, "")).get(feature)
         if rows or person:
             level, why = (rows[0]["level"], _rationale(rows[0])) if rows else (None, "")
             verdicts.append(TaskVerdict(task, level, why, person))

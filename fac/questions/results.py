@@ -21,11 +21,12 @@ from fac import export, review, synthesis
 from fac.config import MeasureSpec, SynthesizeSpec, read_spec
 from fac.coverage import is_active
 from fac.manifest import MeasureManifest, SynthesisFacts, SynthesisManifest
+from fac.questions import pairs as pairs_
 from fac.questions.catalogue import Row, is_synthetic
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import with_names
 from fac.questions.pairs import StyleRequest, by_style, gap_rows
-from fac.schema import CoverageResult
+from fac.schema import EVERY_ROLE, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
@@ -125,6 +126,12 @@ def unasked_rows(stores: Stores, facts: SynthesisFacts, **window: int) -> tuple[
     return with_names(stores, facts.anchor, rows), total
 
 
+def question_of(stores: Stores, manifest: SynthesisManifest) -> Comparison:
+    """The question of coverage that a synthesis was started for, which its figures answer."""
+    asked = pairs_.question_of(stores, manifest.spec.pairs)
+    return replace(asked, threshold=manifest.spec.threshold)
+
+
 class Remeasured(NamedTuple):
     """What an independent measure of the kept dataset found."""
 
@@ -152,16 +159,21 @@ def remeasured(
 @remembered_for_good
 def _remeasured(stores: Stores, synthetic: str, measure: str) -> Remeasured:
     manifest = stores.runs.manifest(synthetic)
-    facts, threshold = manifest.facts, manifest.spec.threshold
+    facts, question = manifest.facts, question_of(stores, manifest)
     rows = stores.runs.table(facts.kept_dataset, "samples", ["meta"]).to_pylist()
     gaps = [json.loads(row["meta"])["feature"] for row in rows]
-    columns = ["sample", "feature", "peak"]
+    columns = ["sample", "feature", "peak", "role"]
     peaks = stores.runs.rows(measure, "activations", sorted(set(gaps)), columns)
-    active = peaks.filter(pa.array(is_active(peaks["peak"].to_numpy(), threshold)))
-    fires = set(zip(active["sample"].to_pylist(), active["feature"].to_pylist(), strict=True))
-    comparison = Comparison(facts.anchor, facts.dataset, threshold=threshold, added=(measure,))
+    fires = {
+        (row["sample"], row["feature"])
+        for row in peaks.filter(
+            pa.array(is_active(peaks["peak"].to_numpy(), question.threshold))
+        ).to_pylist()
+        if question.role in (EVERY_ROLE, row["role"])
+    }
     confirmed = sum((sample, gap) in fires for sample, gap in enumerate(gaps))
-    return Remeasured(measure, len(gaps), confirmed, coverage(stores, comparison))
+    together = coverage(stores, replace(question, added=(measure,)))
+    return Remeasured(measure, len(gaps), confirmed, together)
 
 
 def remeasuring(stores: Stores, manifest: SynthesisManifest) -> Job | None:

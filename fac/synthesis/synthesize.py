@@ -24,7 +24,7 @@ from fac.errors import BadRow, InputError, Progress
 from fac.generator.chat import public_name
 from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
 from fac.models import SCAFFOLD
-from fac.schema import REJECTED, SAMPLES, TRACES, VERDICTS
+from fac.schema import EVERY_FEATURE, REJECTED, SAMPLES, TRACES, VERDICTS
 from fac.store import decisions
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
@@ -78,6 +78,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 f"its pairs are found by themselves."
             )
         self.about: PairsFacts = manifest.facts
+        self.question: PairsSpec = manifest.spec
         writing.same_encoder(self.runs, [self.about.anchor, self.about.dataset], self.encoder)
         self.pairs = approved_as_they_are(spec, self.runs, approved)
         self.gaps = [row["feature"] for row in self.pairs] or [*self.about.features]
@@ -112,7 +113,12 @@ class SynthesisStep(Step[SynthesizeSpec]):
         candidates = sorted(self.candidates(texts), key=lambda each: each.name)
         chats = [candidate.messages for candidate in candidates]
         scores = writing.score(
-            self.encoder, chats, about.features, threshold=spec.threshold, progress=progress
+            self.encoder,
+            chats,
+            about.features,
+            threshold=spec.threshold,
+            role=self.question.role,
+            progress=progress,
         )
         leaks = self._leaked(candidates, progress)
         judged, fires, traces = self._judged(candidates, scores.hits, leaks, progress)
@@ -134,6 +140,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
             decisions=self.decisions,
             approvers=sorted({row["approver"] for row in self.pairs}),
             evaluation={Path(path).name: sha for path, sha in self.evaluation.items()},
+            relevant=self.question.relevant,
+            min_support=self.question.min_support,
+            role=self.question.role,
             **figures,
             **verdicts.per_feature(figures),
         )
@@ -152,16 +161,23 @@ class SynthesisStep(Step[SynthesizeSpec]):
         )
 
     def _coverage_gained(self, kept: np.ndarray, written: np.ndarray) -> Row:
-        """FAC of the dataset against the anchor before and after, over every feature that tells
-        anything (profile `all`). `kept` and `written` are the features `[n_features]` (bool) that
-        kept samples fire, and those that any text does."""
-        runs, anchor, threshold = self.runs, self.about.anchor, self.spec.threshold
-        facts = runs.manifest(anchor).facts
-        n = facts.n_features
-        fired = support_of(runs, anchor, n, -math.inf)
-        relevant = coverage.everywhere_relevant(fired, facts.n_samples)
-        shows = coverage.present(support_of(runs, anchor, n, threshold))
-        has = coverage.present(support_of(runs, self.about.dataset, n, threshold))
+        """FAC of the dataset against the anchor before and after, for the question that the gaps
+        were chosen by and the threshold of this synthesis, as fac.questions.comparison.coverage
+        has it. `kept` and `written` are the features `[n_features]` (bool) that kept samples fire,
+        and those that any text does."""
+        asked, anchor = self.question, self.about.anchor
+        facts = self.runs.manifest(anchor).facts
+
+        def support(run: str, threshold: float = self.spec.threshold) -> np.ndarray:
+            return support_of(self.runs, run, facts.n_features, threshold, asked.role)
+
+        if asked.relevant == EVERY_FEATURE:
+            fired = support(anchor, -math.inf)
+            relevant = coverage.everywhere_relevant(fired, facts.n_samples)
+        else:
+            relevant = np.isin(np.arange(facts.n_features), asked.relevant_features)
+        shows = coverage.present(support(anchor), asked.min_support)
+        has = coverage.present(support(self.about.dataset))
         before, after, unfiltered = (
             coverage.fac(shows, columns, relevant) for columns in (has, has | kept, has | written)
         )
@@ -273,7 +289,8 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 candidate, fires = by_name[name]
                 (reading,) = self.encoder.read([candidate.messages])
                 peaks = np.zeros(self.encoder.n_features, np.float32)
-                np.maximum.at(peaks, reading.feature, reading.value)
+                counts = writing.of_role(reading.role, self.question.role)
+                np.maximum.at(peaks, reading.feature[counts], reading.value[counts])
                 fires_alone[name] = np.flatnonzero(coverage.is_active(peaks, threshold))
                 for gap in [*fires]:
                     lower = min(fires[gap].peak, float(peaks[gap]))

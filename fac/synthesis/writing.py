@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fac import coverage
 from fac.config import WRITERS, WriteSpec
@@ -27,7 +28,7 @@ from fac.generator.batch_chat import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.prompts import drafts
 from fac.prompts.drafts import BadDraft
-from fac.schema import CANDIDATES, HITS, REPLIES, ROLES, Chat
+from fac.schema import CANDIDATES, EVERY_ROLE, HITS, REPLIES, ROLES, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis.plan import Ask, Direction, Row, reply_key, seed_of
@@ -223,15 +224,22 @@ class Scores(NamedTuple):
     features: np.ndarray  # bool `[n_features]`: active above the threshold in at least one text
 
 
+def of_role(role: np.ndarray, name: str) -> np.ndarray:
+    """Which of these `[n]` role codes are this role's: bool `[n]`; all are EVERY_ROLE's."""
+    return np.ones(len(role), bool) if name == EVERY_ROLE else role == ROLES.index(name)
+
+
 def score(
     encoder: Encoder,
     chats: Sequence[Chat],
     gaps: Iterable[int],
     *,
     threshold: float,
+    role: str = EVERY_ROLE,
     progress: Progress,
 ) -> Scores:
-    """Every text against every gap; a text without messages fires nothing."""
+    """Every text against every gap, by the tokens of one role or of all; a text without messages
+    fires nothing."""
     is_gap = np.zeros(encoder.n_features, bool)
     is_gap[[*gaps]] = True
     features = np.zeros(encoder.n_features, bool)
@@ -245,14 +253,15 @@ def score(
     for start, part in zip(range(0, len(readable), ENCODED), parts, strict=True):
         progress(start, len(readable), "measuring the texts")
         fired = next(encoded)
-        features[fired.feature[coverage.is_active(fired.peak, threshold)]] = True
-        rows = np.flatnonzero(is_gap[fired.feature])
-        for sample, role, feature, peak, position in zip(
+        counts = of_role(fired.role, role)
+        features[fired.feature[counts & coverage.is_active(fired.peak, threshold)]] = True
+        rows = np.flatnonzero(counts & is_gap[fired.feature])
+        for sample, code, feature, peak, position in zip(
             *(fired[i][rows].tolist() for i in range(5)), strict=True
         ):
             strongest = hits[part[sample]]
             if feature not in strongest or peak > strongest[feature].peak:
-                strongest[feature] = Hit(peak, role, position)
+                strongest[feature] = Hit(peak, code, position)
     return Scores(hits, features)
 
 
@@ -271,13 +280,18 @@ def hit_rows(names: Sequence[str], hits: Hits) -> list[Row]:
     ]
 
 
-def support_of(runs: Runs, measure: str, n_features: int, threshold: float) -> np.ndarray:
+def support_of(
+    runs: Runs, measure: str, n_features: int, threshold: float, role: str = EVERY_ROLE
+) -> np.ndarray:
     """Samples of a measure in which each feature is active: int64 `[n_features]`; a sample counts
-    once whatever roles fire."""
+    once whatever roles fire, or where this one does."""
     counts = np.zeros(n_features, np.int64)
     feature = sample = np.zeros(0, np.int32)
-    for batch in runs.batches(measure, "activations", columns=["feature", "sample", "peak"]):
+    columns = ["feature", "sample", "peak", "role"]
+    for batch in runs.batches(measure, "activations", columns=columns):
         active = coverage.is_active(batch.column("peak").to_numpy(), threshold)
+        if role != EVERY_ROLE:
+            active &= pc.equal(batch.column("role"), role).to_numpy(zero_copy_only=False)
         feature = np.concatenate([feature, batch.column("feature").to_numpy()[active]])
         sample = np.concatenate([sample, batch.column("sample").to_numpy()[active]])
         # Sorted by feature: only the last one may go on in the next batch.

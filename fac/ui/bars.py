@@ -51,20 +51,36 @@ def _named(name: str) -> str:
 def fac_bars_html(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
     """FAC of several datasets against one anchor, best first, each on a track of 100 %.
 
-    A row holds `name`, `run`, `fac`, `n_covered`, `n_anchor`; an undefined FAC is left out.
+    A row holds `name`, `run`, `fac`, `n_covered`, `n_anchor`; an undefined FAC is left out. Where
+    it also holds an `interval` (low, high), a line across the end of the bar shows it, and a
+    `yardstick` (low, high), what random text of the dataset's size reaches, stands as a band.
     """
     rows = sorted((row for row in rows if not math.isnan(row["fac"])), key=lambda r: -r["fac"])
     bars = []
     for row in rows:
         kind = "fac-shown" if row["run"] == chosen else "fac-pale"
         counts = f"{row['n_covered']:,} of {row['n_anchor']:,} features"
+        marks = ""
+        if band := row.get("yardstick"):
+            counts += f"; random text of this size: {band[0]:.1%} to {band[1]:.1%}"
+            marks += f'<s class="fac-band" style="{_stretch(band, 0.006)}"></s>'
+        if ends := row.get("interval"):
+            counts += f"; 95 % interval {ends[0]:.1%} to {ends[1]:.1%}"
+            marks += f'<s class="fac-ends" style="{_stretch(ends)}"></s>'
         bars.append(
             f'{_named(row["name"])}<div title="{counts}">'
             f'<div class="fac-track" style="width:calc(100% - {ROOM})">'
-            f'<i class="{kind}" style="display:block;width:{row["fac"]:.2%}"></i></div>'
+            f'<i class="{kind}" style="display:block;width:{row["fac"]:.2%}"></i>{marks}</div>'
             f"<b>{row['fac']:.1%}</b></div>"
         )
     return f'<div class="fac-bars">{"".join(bars)}</div>'
+
+
+def _stretch(ends: tuple[float, float], least: float = 0.0) -> str:
+    """From one share of a track to another, and wide enough to be seen."""
+    low, high = ends
+    width = max(high - low, least)
+    return f"left:{min(low, 1 - width):.2%};width:{width:.2%}"
 
 
 def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:

@@ -10,13 +10,22 @@ import streamlit as st
 
 from fac.config import MeasureSpec
 from fac.manifest import MeasureManifest
-from fac.questions.catalogue import anchor_of, comparable, default_anchor, titles
-from fac.questions.comparison import Comparison, telling_threshold
+from fac.questions.catalogue import (
+    anchor_of,
+    comparable,
+    default_anchor,
+    default_dataset,
+    titles,
+)
+from fac.questions.comparison import Comparison, clear_firing, telling_threshold
 from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
 from fac.ui.jobs import arriving
 from fac.ui.stores import stores
-from fac.ui.views import empty, get_param, param_widget, set_param
+from fac.ui.views import empty, get_param, param_widget, set_param, tied
+
+PAPER_THRESHOLDS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
+"""The grid of the paper; 0 is its default."""
 
 ANCHOR = (
     "The dataset that says what could be shown, and what features are called. By default it is the "
@@ -35,6 +44,16 @@ def pick_run(
         name, by_run[default], read=lambda text: by_run.get(text, text), valid=by_title.__contains__
     )
     return by_title[st.selectbox(label, list(by_title), **param, **options)]
+
+
+def pick_pair(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
+    """The anchor and the dataset that is held against it, the dataset first on the page."""
+    dataset_corner = st.container()
+    anchor = pick_anchor("Against the anchor", manifests)
+    same = {run: manifests[run] for run in comparable(manifests, anchor)}
+    with dataset_corner:
+        usual = default_dataset(stores(), same, anchor)
+        return anchor, pick_run("Coverage of", "dataset", manifests, usual)
 
 
 def pick_anchor(label: str, manifests: Mapping[str, MeasureManifest], **options: Any) -> str:
@@ -100,19 +119,54 @@ def pick_relevance(anchor: str) -> Relevance:
     return by_task[name]
 
 
-def threshold_slider(anchor: str, dataset: str) -> float:
-    """How strongly a feature must fire before it counts; one setting for all pages."""
-    top = telling_threshold(stores(), anchor, dataset)
+def threshold_picker(anchor: str, dataset: str) -> float:
+    """How strongly a feature must fire before it counts; one setting for all pages. A slider for
+    the range in which the anchor still shows much, a field for any number, and the two settings
+    with a name: clear firing, which is the default, and the paper's grid."""
+    clear, threshold = clear_firing(stores(), anchor), threshold_in_url(anchor)
+    top = max(telling_threshold(stores(), anchor, dataset), clear)
     step = 10.0 ** math.floor(math.log10(top / 100))  # round; one or two hundred on the way
-    return st.slider(
-        "Threshold",
-        0.0,
-        top,
-        step=step,
-        format="%.2f",
-        help="A feature is active in a sample when its peak is strictly above. At 0 a single "
-        "token anywhere is enough; higher asks for a clear activation.",
-        **param_widget("threshold", 0.0, read=float, valid=lambda value: 0 <= value <= top),
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="bottom", width=400):
+        st.slider(
+            "Threshold",
+            0.0,
+            top,
+            step=step,
+            format="%.2f",
+            help="A feature is active in a sample when its peak is strictly above. Clear firing is "
+            "the median of the anchor's peaks. At 0, the paper's setting, a single token anywhere "
+            "is enough.",
+            **tied("threshold", min(threshold, top)),
+        )
+        st.number_input(
+            "Threshold as a number",
+            0.0,
+            step=step,
+            format="%g",
+            width=120,
+            label_visibility="collapsed",
+            **tied("threshold", threshold, " number"),
+        )
+        names = {value: f"{value:g}" for value in sorted({clear, *PAPER_THRESHOLDS})}
+        names[clear] = f"{clear:g}, clear firing"
+        setting = "Clear" if threshold == clear else "Paper" if threshold == 0 else "Set"
+        with st.popover(setting, width="content", help="Clear firing, or the paper's setting"):
+            st.pills(
+                "The paper's setting is 0; these are its grid",
+                list(names),
+                format_func=names.__getitem__,
+                **tied("threshold", threshold if threshold in names else None, " named"),
+            )
+    return threshold
+
+
+def threshold_in_url(anchor: str) -> float:
+    """The threshold chosen on any page; where nobody chose one, the anchor's clear firing."""
+    return get_param(
+        "threshold",
+        clear_firing(stores(), anchor),
+        read=float,
+        valid=lambda value: 0 <= value < math.inf,
     )
 
 
@@ -136,7 +190,7 @@ def comparison_in_url(anchor: str, dataset: str) -> Comparison:
     return Comparison(
         anchor,
         dataset,
-        get_param("threshold", 0.0, read=float, valid=lambda value: value >= 0),
+        threshold_in_url(anchor),
         get_param("support", 1, read=int, valid=lambda value: 1 <= value <= 1000),
         get_param("role", EVERY_ROLE, valid=lambda role: role in (EVERY_ROLE, *ROLES)),
         relevance_in_url(anchor),

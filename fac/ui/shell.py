@@ -30,7 +30,7 @@ from fac.errors import FacError, InputError
 from fac.jobs import worker
 from fac.manifest import DatasetManifest
 from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
-from fac.questions.comparison import Comparison, coverage, curve
+from fac.questions.comparison import Comparison, clear_firing, coverage, curve
 from fac.questions.explanations import n_explained
 from fac.ui.jobs import demo_jobs, strip
 from fac.ui.stores import stores, workspace
@@ -142,8 +142,9 @@ def prepare() -> None:
             anchor = default_anchor(stores(), manifests)
             dataset = default_dataset(stores(), manifests, anchor)
             curve(stores(), Comparison(anchor, dataset))
+            threshold = clear_firing(stores(), anchor)
             for run in comparable(manifests, anchor):
-                coverage(stores(), Comparison(anchor, run))
+                coverage(stores(), Comparison(anchor, run, threshold))
             n_explained(stores(), anchor)
 
 

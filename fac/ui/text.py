@@ -143,8 +143,9 @@ def show_near(near: Sequence[Row]) -> None:
     examples = []
     for miss in near:
         facts = [f"pre-activation {miss['pre']:.2f}", miss["role"], f"sample {miss['sample']}"]
-        if miss.get("ratio"):
-            facts.insert(1, f"{miss['ratio']:.0%} of what it takes")
+        if ratio := miss.get("ratio"):
+            words = f"{ratio:.0%} of what it takes" if ratio <= 1 else "more than it takes"
+            facts.insert(1, words)
         examples.append(example_html(facts, tokens_html(miss["tokens"], peak=miss["peak_index"])))
     st.html("".join(examples))
 

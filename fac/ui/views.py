@@ -42,8 +42,13 @@ def param_widget(
     Streamlit's own `bind="query-params"` forgets a parameter that two pages share when a link
     passes it from one to the other (1.67), and such links are how people move here.
     """
-    value = get_param(name, default, read=read, valid=valid)
-    key = f"{st.session_state.get('page', '')}.{name}"
+    return tied(name, get_param(name, default, read=read, valid=valid))
+
+
+def tied(name: str, value: object, part: str = "") -> dict[str, Any]:
+    """Keyword arguments of one of several widgets that show the parameter `name`: it stands at
+    `value`, and what a person chooses in it the parameter takes on. None chosen is the default."""
+    key = f"{st.session_state.get('page', '')}.{name}{part}"
     if st.session_state.get(key) != value:
         st.session_state[key] = value
     return {"key": key, "on_change": lambda: set_param(name, st.session_state[key])}

@@ -15,9 +15,12 @@ import streamlit as st
 from fac.config import METHODS, WRITERS, SynthesizeSpec, WriteSpec, inherited
 from fac.errors import InputError
 from fac.prompts.drafts import PROFILES
+from fac.questions.catalogue import measured, titles
+from fac.questions.comparison import Comparison
 from fac.store.queue import Job
 from fac.synthesis import Forecast
 from fac.ui.jobs import key_line, progress, retry, save_upload, start
+from fac.ui.pickers import url_of
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, plain
 from fac.ui.views import action_button, set_param
@@ -187,6 +190,13 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None) -> None:
         help = "From where it stopped; nothing is written twice."
         again = go_on or partial(retry, job.id)
         action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
+
+
+def question_view(comparison: Comparison) -> dict[str, str]:
+    """Query parameters that carry a whole question of coverage to another page."""
+    names = titles(measured(stores()))
+    sides = {"anchor": comparison.anchor, "dataset": comparison.dataset}
+    return {side: names.get(run, run) for side, run in sides.items()} | url_of(comparison)
 
 
 # --- launching a synthesis -----------------------------------------------------------------------

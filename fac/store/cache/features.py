@@ -18,6 +18,7 @@ from fac.store.cache.files import (
     Rows,
     aligned,
     dicts,
+    float32,
     page_bounds,
     parquet,
     read_search,
@@ -53,7 +54,15 @@ SELECT_FEATURES = """
     FROM {run}.features ORDER BY feature
 """
 
-SELECT_HIGHEST_NEAR = "SELECT feature, pre FROM {run}.near WHERE rank = 0 ORDER BY feature"
+SELECT_NEAR_OF = """
+    SELECT feature, max(pre) AS pre FROM {{run}}.near WHERE role = '{role}'
+    GROUP BY feature ORDER BY feature
+"""
+
+SELECT_HIGHEST_NEAR = {
+    EVERY_ROLE: "SELECT feature, pre FROM {run}.near WHERE rank = 0 ORDER BY feature",
+    **{role: SELECT_NEAR_OF.format(role=role) for role in ROLES},
+}
 
 FEATURES_MATCHING = """
     SELECT feature FROM {run}.features
@@ -223,24 +232,23 @@ class FeatureQueries(ExplanationQueries):
         features: np.ndarray,
         *,
         role: str = EVERY_ROLE,
-        explained: Sequence[str] = (),
     ) -> pa.Table:
         """Figures of features on both sides, one row per feature, in the order of `features`.
 
-        feature, anchor_peak, dataset_peak (null where silent), near_pre (the dataset's highest
-        pre-activation), sae_threshold, and score as in `features_page`. Peaks are those of `role`.
+        feature, anchor_peak, dataset_peak (null where silent), near_pre (the highest pre-activation
+        among the dataset's near misses; null where none is known) and sae_threshold. All but the
+        last are those of `role`.
         """
         role_code(role)
         peak = "max_peak" if role == EVERY_ROLE else f"peak_{role}"
         features = np.asarray(features, np.int64)
-        with self._reading(anchor_run, dataset_run, sae_run, *explained):
+        with self._reading(anchor_run, dataset_run, sae_run):
             anchor, dataset = (
                 aligned(self._table(run, SELECT_FEATURES).select(["feature", peak]), features)
                 for run in (anchor_run, dataset_run)
             )
-            near = aligned(self._table(dataset_run, SELECT_HIGHEST_NEAR), features)
+            near = aligned(self._table(dataset_run, SELECT_HIGHEST_NEAR[role]), features)
             thresholds = self._sae_thresholds(sae_run, features)
-            score = self._first_explained(explained, features, "score")["score"]
         dataset_peak = dataset[peak]
         return pa.table(
             {
@@ -249,9 +257,13 @@ class FeatureQueries(ExplanationQueries):
                 "dataset_peak": pc.if_else(pc.equal(dataset_peak, 0), None, dataset_peak),
                 "near_pre": near["pre"],
                 "sae_threshold": thresholds,
-                "score": score,
             }
         )
+
+    def scores(self, explained: Sequence[str], features: np.ndarray) -> pa.Array:
+        """The `score` of `features_page` of each of these features."""
+        with self._reading(*explained):
+            return self._first_explained(explained, features, "score")["score"]
 
     @remembered
     def spans(self, run: str, feature: int, kind: str | None = None) -> Rows:
@@ -261,16 +273,19 @@ class FeatureQueries(ExplanationQueries):
             return dicts(cursor, SPANS_OF.format(**names))
 
     @remembered
-    def near(self, run: str, feature: int, *, sae_run: str | None = None) -> Rows:
+    def near(
+        self, run: str, feature: int, *, sae_run: str | None = None, threshold: float = 0.0
+    ) -> Rows:
         """The dataset's highest pre-activations of the feature, highest first.
 
-        `ratio` divides them by the SAE's own threshold; None where that is zero or unknown.
+        `ratio` divides them by the level to reach, the larger of the SAE's own threshold and
+        `threshold`; None where that is zero or unknown.
         """
         with self._reading(run, sae_run) as cursor:
-            (threshold,) = self._sae_thresholds(sae_run, np.array([feature])).to_pylist()
+            (own,) = self._sae_thresholds(sae_run, np.array([feature])).to_pylist()
             rows = dicts(cursor, NEAR_OF.format(run=sql_name(run), feature=int(feature)))
-        divides = threshold is not None and threshold > 0
-        return [{**row, "ratio": row["pre"] / threshold if divides else None} for row in rows]
+        level = max(own or 0.0, float32(threshold))
+        return [{**row, "ratio": row["pre"] / level if level > 0 else None} for row in rows]
 
     def _matching(
         self,

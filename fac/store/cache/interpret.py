@@ -149,7 +149,7 @@ class ExplanationQueries(Files):
         return [{**row, "scores": scores[row["feature"]]} for row in rows]
 
     @remembered
-    def scores(self, explain_run: str) -> pa.Table:
+    def score_rows(self, explain_run: str) -> pa.Table:
         """The rows of schema.SCORES; value, low and high are null where undefined, and where the
         feature fires in too few samples."""
         with self._reading(explain_run):

@@ -11,7 +11,7 @@ highest peaks of different samples, from which follows which features one sample
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -426,6 +426,22 @@ SUPPORT_BETWEEN = """
 """
 
 
+# Rows lie in the order of features; of one feature only a part is read.
+PAIRS_OF = """
+    SELECT feature, sample FROM {run}.activations
+    WHERE feature >= {first} AND feature < {beyond} AND peak > $threshold::FLOAT AND {of_role}
+"""
+
+# Strongest rows of a feature are its samples, so the sum is n_samples times their mean.
+TOTAL_PEAKS = "SELECT n_samples * mean_peak AS total FROM {run}.features ORDER BY feature"
+
+TOTAL_PEAKS_OF_ROLE = """
+    SELECT feature, sum(peak::DOUBLE) AS total FROM {run}.activations WHERE role = {code}
+    GROUP BY feature
+"""
+
+SELECT_TOKENS = "SELECT n_content FROM {run}.samples ORDER BY sample"
+
 SELECT_LEADERS = "SELECT role, feature, sample, first, second FROM {run}.leaders"
 
 
@@ -462,6 +478,53 @@ class SupportQueries(Files):
         first, second, sample = (of_role[c].to_numpy() for c in ("first", "second", "sample"))
         feature = np.flatnonzero((first > exact) & (second <= exact))
         return feature, sample[feature]
+
+    def pairs(
+        self,
+        run: str,
+        threshold: float,
+        role: str = EVERY_ROLE,
+        *,
+        ranges: Sequence[tuple[int, int]],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which samples fire the features of these ranges (first, one beyond the last), which
+        ascend: feature and sample, two int32 arrays `[pairs]`, in the order of features. Exact and
+        refused as `support` is; not remembered, as there are many."""
+        code = role_code(role)
+        of_role = "strongest" if role == EVERY_ROLE else f"role = {code}"
+        parts = []
+        with self._reading(run) as cursor:
+            values = {"threshold": self._above_floor(run, threshold)}
+            for first, beyond in ranges:
+                names = {"run": sql_name(run), "first": int(first), "beyond": int(beyond)}
+                sql = PAIRS_OF.format(of_role=of_role, **names)
+                parts.append(cursor.execute(sql, values).fetchnumpy())
+        none = np.zeros(0, np.int32)
+        feature, sample = (
+            np.concatenate([none, *(part[column] for part in parts)])
+            for column in ("feature", "sample")
+        )
+        return feature, sample
+
+    @remembered
+    def tokens_by_sample(self, run: str) -> np.ndarray:
+        """Content tokens of every sample, in all the roles that were measured: int64
+        `[n_samples]`."""
+        with self._reading(run):
+            return self._table(run, SELECT_TOKENS)["n_content"].to_numpy().astype(np.int64)
+
+    @remembered
+    def total_peaks(self, run: str, role: str = EVERY_ROLE) -> np.ndarray:
+        """Every feature's peaks added up over the samples, whatever the threshold: float64
+        `[n_features]`."""
+        code, names = role_code(role), {"run": sql_name(run)}
+        with self._reading(run) as cursor:
+            if role == EVERY_ROLE:
+                return cursor.execute(TOTAL_PEAKS.format(**names)).fetchnumpy()["total"]
+            rows = cursor.execute(TOTAL_PEAKS_OF_ROLE.format(code=code, **names)).fetchnumpy()
+            total = np.zeros(self._summary(run)["n_features"])
+        total[rows["feature"]] = rows["total"]
+        return total
 
     def _above_floor(self, run: str, threshold: float) -> float:
         """The threshold as float32. Raises InputError below the floor of a run that is read."""
