@@ -153,6 +153,13 @@ def test_what_the_length_of_a_text_alone_reaches_is_measured_on_the_same_samples
     assert explanation.by_length == 3.5 / 4  # of four pairs three are right, one is even
 
 
+def test_a_score_that_is_defined_for_no_feature_has_no_median(runs: Runs) -> None:
+    run = explained(runs, features=(10,))  # every held-out text of it is of one kind
+    (score,) = rows(runs, run, "scores")
+    assert (score["score"], score["value"]) == ("auroc", None)
+    assert runs.manifest(run).facts.scores == {}
+
+
 def test_a_feature_of_every_sample_has_no_silent_one_to_tell_it_from(runs: Runs) -> None:
     score = next(
         row for row in rows(runs, explained(runs), "scores") if row["feature"] == number("the")

@@ -6,6 +6,8 @@ So FAC is 4 of 10, and python, function, loop, river, mountain and train are mis
 """
 
 import ast
+import asyncio
+import gc
 import html
 import json
 import re
@@ -27,6 +29,7 @@ from markdown_it import MarkdownIt
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
+import app
 from fac import review
 from fac.config import (
     REPOSITORY,
@@ -561,6 +564,15 @@ def test_a_server_prepares_the_first_page_before_anybody_asks(toy, started, monk
     assert started == [toy] and before
     opened("home")
     assert started == [toy] and counted.call_count == before, "nothing is left for the page to do"
+
+
+def test_no_page_waits_for_a_collection_of_what_the_server_prepared(toy, started):
+    async def collected_again() -> bool:
+        async with app.lifespan(app.app):
+            return any(each is shell for each in gc.get_objects())
+
+    assert not asyncio.run(collected_again())
+    assert started == [toy] and gc.get_freeze_count() == 0
 
 
 def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
