@@ -397,7 +397,7 @@ def test_features_are_searched_by_token(toy):
 
 
 def test_compare_counts_what_came_and_went(toy):
-    at = opened("compare", before="toy-seed", after="toy-anchor")
+    at = opened("compare", before="toy-seed", after="toy-anchor", threshold="0")
     figures = metrics(at)
     assert (figures["Gained"], figures["Lost"]) == ("6", "0")
     assert figures["FAC"] == share(fac_of(10, 10))
