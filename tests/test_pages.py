@@ -397,7 +397,7 @@ def test_features_are_searched_by_token(toy):
 
 
 def test_compare_counts_what_came_and_went(toy):
-    at = opened("compare", before="toy-seed", after="toy-anchor")
+    at = opened("compare", before="toy-seed", after="toy-anchor", threshold="0")
     figures = metrics(at)
     assert (figures["Gained"], figures["Lost"]) == ("6", "0")
     assert figures["FAC"] == share(fac_of(10, 10))
@@ -621,7 +621,7 @@ def test_a_feature_shows_its_explanations_side_by_side_with_their_scores(explain
     assert "language model · toy-llmPeople speak of a river." in read
     assert "token statisticsthe word river" in read
     text = words(at)
-    assert "AUROC 0.89, n = 6" in text and "Detection 1.00, n = 6" in text
+    assert "AUROC 0.89, n = 12" in text and "Detection 1.00, n = 12" in text
     assert "the judge says probably" in text
 
 
