@@ -90,7 +90,7 @@ def load(runs: Runs, measure: str, threshold: float | None) -> tuple[Population,
 
 
 def write_corpus(folder: Path, each: int) -> list[Path]:
-    """`each` chats of every source in random order, and half of them with half of the words of every
+    """`each` chats of every source in random order, and half of them with half of the words of each
     message: in `part` the first or the second, by lot; in `cut` always the first."""
     by_source: dict[str, list[Any]] = {}
     with gzip.open(CORPUS, "rt", encoding="utf-8") as lines:
