@@ -299,8 +299,8 @@ def report(
         yield f"| {n:,} | {value:,.0f} | {share:.2f} | {half:,.0f} |"
     yield "\n| half of every message | certain gaps by tokens | by samples |"
     yield "|---|---|---|"
-    for name, half in (("the first or the second, by lot", part), ("the first", cut)):
-        by_tokens, by_samples = cut_against_whole(whole, half)
+    for name, halves in (("the first or the second, by lot", part), ("the first", cut)):
+        by_tokens, by_samples = cut_against_whole(whole, halves)
         yield f"| {name} | {by_tokens:,} | {by_samples:,} |"
 
 
@@ -337,8 +337,8 @@ def main() -> None:
     mix, part, cut = measured(workspace, write_corpus(workspace.inputs, options.each))
     whole, threshold = load(runs, mix, options.threshold)
     print(f"\nClear firing: peaks above {threshold:.2f}.\n")
-    halves = (load(runs, run, threshold)[0] for run in (part, cut))
-    for line in report(whole, *halves, options):
+    by_lot, first = (load(runs, run, threshold)[0] for run in (part, cut))
+    for line in report(whole, by_lot, first, options):
         print(line, flush=True)
 
 
