@@ -6,6 +6,8 @@ So FAC is 4 of 10, and python, function, loop, river, mountain and train are mis
 """
 
 import ast
+import asyncio
+import gc
 import html
 import json
 import re
@@ -27,6 +29,7 @@ from markdown_it import MarkdownIt
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
+import app
 from fac import review
 from fac.config import (
     REPOSITORY,
@@ -394,7 +397,7 @@ def test_features_are_searched_by_token(toy):
 
 
 def test_compare_counts_what_came_and_went(toy):
-    at = opened("compare", before="toy-seed", after="toy-anchor")
+    at = opened("compare", before="toy-seed", after="toy-anchor", threshold="0")
     figures = metrics(at)
     assert (figures["Gained"], figures["Lost"]) == ("6", "0")
     assert figures["FAC"] == share(fac_of(10, 10))
@@ -563,6 +566,15 @@ def test_a_server_prepares_the_first_page_before_anybody_asks(toy, started, monk
     assert started == [toy] and counted.call_count == before, "nothing is left for the page to do"
 
 
+def test_no_page_waits_for_a_collection_of_what_the_server_prepared(toy, started):
+    async def collected_again() -> bool:
+        async with app.lifespan(app.app):
+            return any(each is shell for each in gc.get_objects())
+
+    assert not asyncio.run(collected_again())
+    assert started == [toy] and gc.get_freeze_count() == 0
+
+
 def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
     for manifest in toy.runs.glob("measure/*/manifest.json"):
         manifest.write_text(
@@ -609,7 +621,7 @@ def test_a_feature_shows_its_explanations_side_by_side_with_their_scores(explain
     assert "language model · toy-llmPeople speak of a river." in read
     assert "token statisticsthe word river" in read
     text = words(at)
-    assert "AUROC 0.89, n = 6" in text and "Detection 1.00, n = 6" in text
+    assert "AUROC 0.89, n = 12" in text and "Detection 1.00, n = 12" in text
     assert "the judge says probably" in text
 
 

@@ -93,6 +93,9 @@ SEED: tuple[Chat, ...] = (
 SAMPLES: Mapping[str, Sequence[Chat]] = {"toy-anchor": ANCHOR, "toy-seed": SEED}
 
 
+TWICE: Mapping[str, Sequence[Chat]] = {"toy-anchor": ANCHOR * 2, "toy-seed": SEED}
+"""Every chat of the anchor twice, so that each of its words is said in ten samples or more."""
+
 TEXTS: Mapping[int, str | None] = {
     **{i: f"the word {word}" for i, word in enumerate(WORDS[:10])},
     10: None,
@@ -299,11 +302,13 @@ def publish_explanations(
     explainer: str = "tokens",
     values: Mapping[int, float | None] | None = None,
     attempt: int = 0,
+    n_positive: int = 6,
 ) -> str:
     """A finished explain run with these texts, None where the explainer abstains; its id.
 
     Every explained feature is scored, by AUROC if by token statistics, else by detection and, a
-    tenth lower, fuzzing, with the number in `values` or else 0.95 less a hundredth of the feature.
+    tenth lower, fuzzing, with the number in `values` or else 0.95 less a hundredth of the feature,
+    on `n_positive` firing samples and as many silent ones.
     Its test is up to three of its weakest "top" spans and as many of its neighbours' in which it
     is silent; a language model has answered every second one right. Another `attempt` is another
     run.
@@ -343,9 +348,9 @@ def publish_explanations(
             "value": None if value is None else value - 0.1 * (name == "fuzzing"),
             "low": None if value is None else value - 0.15,
             "high": None if value is None else min(1.0, value + 0.05),
-            "n": 0 if value is None else 6,
-            "n_positive": 0 if value is None else 3,
-            "n_unreadable": 6 if value is None else 0,
+            "n": 0 if value is None else 2 * n_positive,
+            "n_positive": 0 if value is None else n_positive,
+            "n_unreadable": 2 * n_positive if value is None else 0,
         }
         for i, value in sorted(scores_of.items())
         for name in names
