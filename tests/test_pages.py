@@ -258,9 +258,13 @@ def test_home_says_where_things_stand(toy):
         "Coverage (FAC)": share(fac_of(4, 10)),
         "Covered": "4",
         "Missing": "6",
+        "Certain": "0",
         "Samples": "16",
     }
-    assert "Read the 6 gaps of toy-seed" in words(at)
+    # So few texts say nothing for certain, and the page says so.
+    assert "toy-seed covers 40.0 %" in markup(at) and "none of its 6 gaps is certain" in markup(at)
+    assert "Nothing is certainly lacking" in words(at)
+    assert "Read the 6 possible gaps of toy-seed" in words(at)
 
 
 def test_home_counts_at_the_threshold_that_was_chosen(toy):
@@ -358,7 +362,7 @@ def test_a_gap_shows_the_anchors_examples_with_the_peak_marked(toy):
 def test_a_dataset_against_itself_misses_nothing(toy):
     at = opened("coverage", dataset="toy-anchor", anchor="toy-anchor")
     assert metrics(at)["FAC"] == share(fac_of(10, 10))
-    assert "Nothing is missing" in words(at)
+    assert "it lacks nothing" in markup(at)
 
 
 def test_a_feature_opens_by_its_link(toy):
