@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from fac.coverage import present
 from fac.questions.catalogue import Row
-from fac.questions.comparison import Comparison, content_tokens, coverage
+from fac.questions.comparison import Comparison, coverage
+from fac.questions.firing import content_tokens
 from fac.questions.relevance import relevant_set
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
