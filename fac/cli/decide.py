@@ -21,7 +21,7 @@ from fac.errors import InputError
 from fac.questions.comparison import coverage
 from fac.questions.explanations import explain_runs
 from fac.questions.ratings import human_check, ratings_matrix
-from fac.questions.relevance import listed_ids, task_profiles
+from fac.questions.relevance import listed_ids, read_relevance, scope, task_profiles
 from fac.registry import Registry
 from fac.schema import LEVELS
 from fac.store import Stores
@@ -152,10 +152,17 @@ def judge(
         str, Option("--judge", help=_titles(JUDGES, "needs_label", "label"))
     ] = JudgeSpec.judge,
     label: Annotated[str, Option(help="The label that marks the task.")] = "",
+    labels_from: Annotated[
+        str, Option(help="Measured dataset of the same encoder that has the labels; else NAME.")
+    ] = "",
     which: FeatureOptions,
     chat: ChatOptions,
 ) -> Answer:
-    """Which features matter for a task: a language model's verdicts, or a contrast of labels."""
+    """Which features matter for a task: a language model's verdicts, or a contrast of labels.
+
+    A contrast of labels counts what peaks above --threshold. Verdicts count for every anchor of
+    the same encoder that has none about itself.
+    """
     runs = stores.runs
     measure = runs.resolve("measure", name)
     profiles = task_profiles(runs)
@@ -165,6 +172,9 @@ def judge(
             f"{runs.workspace.tasks} holds your own."
         )
     by_model = judge_ in JUDGES and JUDGES[judge_].needs_model
+    by_label = judge_ in JUDGES and JUDGES[judge_].needs_label
+    labels = runs.resolve("measure", labels_from) if labels_from else measure
+    frame.build_caches(stores, [measure])
     features, threshold = which.ids(stores, measure)
     spec = JudgeSpec(
         measure=measure,
@@ -173,23 +183,34 @@ def judge(
         rubric=profiles[task].rubric,
         judge=judge_,
         label=label,
+        labels="" if labels == measure else labels,
+        threshold=frame.read_threshold(stores, measure, which.threshold) if by_label else 0.0,
         features=features,
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
         **asdict(chat),
     )
     run_id = perform(runs.workspace, spec, "judging")
+    if by_label:
+        threshold = {"threshold": spec.threshold}
     names = ("name", "task", "judge", "source", "n_features")
-    return _interpreted(runs, run_id, names, threshold)
+    frame.build_caches(stores, [run_id])
+    sentence = scope(stores, measure, read_relevance(stores, measure, task))
+    return _interpreted(runs, run_id, names, threshold, sentence)
 
 
 def _interpreted(
-    runs: Runs, run_id: str, names: tuple[str, ...], threshold: dict[str, float]
+    runs: Runs,
+    run_id: str,
+    names: tuple[str, ...],
+    threshold: dict[str, float],
+    sentence: str = "",
 ) -> Answer:
-    """What a finished run says of itself, under these names and what it counted and spent, and the
-    threshold that its features were chosen by."""
+    """What a finished run says of itself, under these names and what it counted and spent, the
+    threshold that its features were chosen by, and a sentence on what it amounts to."""
     facts = runs.manifest(run_id).facts.as_json()
     data = {"run": run_id, **{name: facts[name] for name in names}, **threshold}
     data["counts"] = facts["counts"]
+    data |= {"scope": sentence} if sentence else {}
     data |= {key: facts[key] for key in ("scores", "asked", "tokens", "cost") if key in facts}
 
     def show() -> None:
