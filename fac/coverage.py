@@ -147,6 +147,40 @@ def smoothed_kl(
     return covered / p * math.log(1 / p / mixed) + missing / p * math.log(relevant / (epsilon * p))
 
 
+def weighted_fac(weight: np.ndarray, covered: np.ndarray) -> float:
+    """FAC where features do not count alike: the weight that is covered over all of it.
+
+    Both are `[n]` over the features of F(P); weights are not negative. At most 1; NaN where nothing
+    weighs anything.
+
+    >>> weighted_fac(np.array([6, 3, 1]), np.array([True, False, True]))
+    0.7
+    """
+    total = float(weight.sum())
+    return float(weight[covered].sum()) / total if total else math.nan
+
+
+def rate_divergence(n_anchor: np.ndarray, n_dataset: np.ndarray, epsilon: float = EPSILON) -> float:
+    """KL(P || Q) in nats of how firing is spread over the features of F(P), int `[n]` samples each.
+
+    P and Q are the rates per content token, each divided by their sum, so that how long or how many
+    the texts are cancels out, and both are mixed with epsilon of the uniform distribution, so that
+    an absent feature counts and equal rates give 0. NaN where either fires nothing.
+
+    >>> rate_divergence(np.array([8, 4, 4]), np.array([2, 1, 1]))
+    0.0
+    >>> f"{rate_divergence(np.array([1, 1]), np.array([1, 0]), epsilon=0.5):.4f}"
+    '0.1438'
+    """
+    if not (n_anchor.any() and n_dataset.any()):
+        return math.nan
+    p, q = (
+        (1 - epsilon) * n / n.sum() + epsilon / len(n)
+        for n in map(np.asarray, (n_anchor, n_dataset))
+    )
+    return float((p * np.log(p / q)).sum())
+
+
 def miss_hit_rate(missing: np.ndarray, now_present: np.ndarray) -> float:
     """Share of F_miss that is active afterwards: the number the paper's tables report (M1).
 

@@ -11,6 +11,7 @@ from fac.questions import pairs
 from fac.questions.catalogue import comparable, default_dataset, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
+from fac.questions.gap_evidence import KINDS
 from fac.questions.gaps import GapList, gap_page
 from fac.review import PairState
 from fac.store.queue import Job
@@ -177,7 +178,7 @@ def best_gaps(comparison: Comparison) -> list[Row]:
         help = "Those that most samples of the anchor show."
         options: Row = {"width": 210, "key": f"best {most}", "help": help}
         n = st.number_input(label, 1, most, min(SOME, most), **options)
-    return gap_page(stores(), comparison, GapList(sort="n_anchor"), limit=int(n))[0]
+    return gap_page(stores(), comparison, GapList(sort="n_anchor", kind=KINDS[0]), limit=int(n))[0]
 
 
 def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:

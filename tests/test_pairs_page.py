@@ -172,7 +172,7 @@ def test_the_form_shows_the_gaps_and_exactly_what_the_writer_will_be_asked(place
 
 
 def test_without_chosen_gaps_the_best_supported_are_proposed(place):
-    at = opened("pairs")
+    at = opened("pairs", threshold="0")
     gaps = list(at.dataframe[0].value["feature"])
     supported = list(at.dataframe[0].value["n_anchor"])
     assert sorted(gaps) == MISSING and supported == sorted(supported, reverse=True)
@@ -210,7 +210,8 @@ def test_a_form_and_the_command_line_ask_for_the_same_run(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame, "Steps", MakingSteps)
         made = done("pairs", *PAIR, "--features", "3,6", workspace=place)["run"]
-    ran(button(opened("pairs", features="3,6"), "Write pairs for 2 gaps").click().run())
+    at = opened("pairs", features="3,6", threshold="0")
+    ran(button(at, "Write pairs for 2 gaps").click().run())
     worked(place)
     assert Queue(place.queue).jobs()[0].run_id == made
 

@@ -19,11 +19,11 @@ from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out,
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
 from fac.errors import InputError
 from fac.questions.comparison import coverage
-from fac.questions.explanations import explain_runs
+from fac.questions.explanations import explain_runs, score_figures
 from fac.questions.ratings import human_check, ratings_matrix
 from fac.questions.relevance import listed_ids, read_relevance, scope, task_profiles
 from fac.registry import Registry
-from fac.schema import LEVELS
+from fac.schema import LEAST_SCORED, LEVELS
 from fac.store import Stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -138,8 +138,9 @@ def explain(
         **asdict(chat),
     )
     run_id = perform(runs.workspace, spec, "explaining")
-    names = ("name", "explainer", "source", "n_features")
-    return _interpreted(runs, run_id, names, threshold)
+    frame.build_caches(stores, [run_id])
+    names, figures = ("name", "explainer", "source", "n_features"), score_figures(stores, run_id)
+    return _interpreted(runs, run_id, names, threshold | figures)
 
 
 @command("judge")
@@ -190,34 +191,33 @@ def judge(
         **asdict(chat),
     )
     run_id = perform(runs.workspace, spec, "judging")
-    if by_label:
-        threshold = {"threshold": spec.threshold}
     names = ("name", "task", "judge", "source", "n_features")
     frame.build_caches(stores, [run_id])
-    sentence = scope(stores, measure, read_relevance(stores, measure, task))
-    return _interpreted(runs, run_id, names, threshold, sentence)
+    more = {**threshold, "scope": scope(stores, measure, read_relevance(stores, measure, task))}
+    if by_label:
+        more["threshold"] = spec.threshold
+    return _interpreted(runs, run_id, names, more)
 
 
-def _interpreted(
-    runs: Runs,
-    run_id: str,
-    names: tuple[str, ...],
-    threshold: dict[str, float],
-    sentence: str = "",
-) -> Answer:
-    """What a finished run says of itself, under these names and what it counted and spent, the
-    threshold that its features were chosen by, and a sentence on what it amounts to."""
+def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...], more: dict[str, Any]) -> Answer:
+    """What a finished run says of itself, under these names and what it counted and spent, and
+    `more`: the threshold that its features were chosen by, the `score_figures` of explanations, how
+    much a figure within the task speaks of."""
     facts = runs.manifest(run_id).facts.as_json()
-    data = {"run": run_id, **{name: facts[name] for name in names}, **threshold}
+    data = {"run": run_id, **{name: facts[name] for name in names}, **more}
     data["counts"] = facts["counts"]
-    data |= {"scope": sentence} if sentence else {}
-    data |= {key: facts[key] for key in ("scores", "asked", "tokens", "cost") if key in facts}
+    data |= {key: facts[key] for key in ("asked", "tokens", "cost") if key in facts}
 
     def show() -> None:
         flat = {key: value for key, value in data.items() if not isinstance(value, dict)}
         flat |= {key: f"{count:,}" for key, count in facts["counts"].items()}
-        for score, figures in facts.get("scores", {}).items():
-            flat[f"median {score}"] = f"{figures['median']:.4f} over {figures['n']:,} features"
+        for score, of_score in data.get("scores", {}).items():
+            flat[f"median {score}"] = f"{of_score['median']:.4f} over {of_score['n']:,} features"
+        if (by_length := flat.pop("by_length", None)) is not None:
+            flat["by length"] = f"{by_length:.4f}, what the length of a text alone reaches"
+        if too_few := flat.pop("too_few", 0):
+            words = f"fire in fewer than {LEAST_SCORED} samples and have no score"
+            flat["too few"] = f"{too_few:,} features {words}"
         flat |= {key: f"{count:,}" for key, count in facts.get("asked", {}).items() if count}
         listing(flat)()
 

@@ -28,7 +28,8 @@ from fac.executor import Where
 from fac.prompts import drafts
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
-from fac.questions.gaps import gap_page
+from fac.questions.gap_evidence import KINDS
+from fac.questions.gaps import GapList, gap_page
 from fac.questions.pairs import question_fields
 from fac.store import Stores
 from fac.store.decisions import Decisions
@@ -85,7 +86,7 @@ def pairs_(
     options: ComparisonOptions,
     features: frame.Features = None,
     limit: Annotated[
-        int | None, Option(min=1, help="Without --features: only the best supported gaps.")
+        int | None, Option(min=1, help="Without --features: only so many gaps, certain ones first.")
     ] = None,
     candidates: Annotated[int, Option(help="Texts written per gap.")] = 4,
     margin: Annotated[
@@ -118,13 +119,14 @@ def pairs_(
 
 
 def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int]:
-    """What the dataset lacks, best supported by the anchor first."""
+    """What the dataset lacks, certain gaps first."""
     n_missing = coverage(stores, comparison).n_missing
     if not n_missing:
         raise InputError(
             f"The dataset lacks nothing above {comparison.threshold:g}: there is no gap."
         )
-    rows, _ = gap_page(stores, comparison, explain_runs=(), limit=limit or n_missing)
+    absent = GapList(kind=KINDS[0])
+    rows, _ = gap_page(stores, comparison, absent, explain_runs=(), limit=limit or n_missing)
     return [row["feature"] for row in rows]
 
 

@@ -1,7 +1,8 @@
 """Which features are gaps, and how far each can be believed.
 
 A gap is a relevant feature of the anchor that the dataset lacks (absent: F_miss) or shows much more
-rarely than the anchor leads one to expect (under-represented: it passes uncertainty.gap_test).
+rarely than the anchor leads one to expect (under-represented: significant in
+uncertainty.gap_test).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import pyarrow.compute as pc
 from fac.coverage import present
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, coverage
+from fac.questions.firing import content_tokens
 from fac.questions.relevance import relevant_set
-from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.uncertainty import gap_test
@@ -33,9 +34,11 @@ BELIEF = """
 How far a gap can be believed.
 
 **certain**: the dataset shows it so much more rarely than the anchor that chance does not explain
-it; of all gaps called so, at most 5 % are expected to be false.
+it, and where it does show it, at most half as often as expected, with the whole interval of the
+rate; of all gaps called so, at most 5 % are expected to be false.
 
-**possible**: it is absent, but a dataset of this size could lack it by chance.
+**possible**: it is absent, but a dataset of this size could lack it by chance; or it is shown too
+rarely, but perhaps by less than half.
 
 **artefact**: the anchor itself barely shows it: in one sample alone, or nowhere with 1.1 of what it
 takes to fire.
@@ -67,8 +70,8 @@ class Evidence(NamedTuple):
     """This, `ratio` and `p` as in uncertainty.GapTest; NaN where there is no test."""
     ratio: np.ndarray
     p: np.ndarray
-    passes: np.ndarray
-    """bool: the test."""
+    certain: np.ndarray
+    """bool: as in uncertainty.GapTest."""
     near: np.ndarray
     """Share of the level to reach; NaN where that is zero or unknown, and where it fires."""
     strength: np.ndarray
@@ -81,7 +84,7 @@ class Evidence(NamedTuple):
         """One of BADGES each: str `[n]`."""
         certain, possible, artefact = BADGES
         barely = (self.n_anchor == 1) | (self.strength < BARELY)
-        return np.select([barely, self.passes], [artefact, certain], possible)
+        return np.select([barely, self.certain], [artefact, certain], possible)
 
     def kinds(self) -> np.ndarray:
         """One of KINDS each: str `[n]`."""
@@ -111,7 +114,7 @@ class GapCounts(NamedTuple):
 
 
 def gap_counts(stores: Stores, comparison: Comparison) -> GapCounts:
-    """How many gaps there are of each badge; the possible ones are all absent."""
+    """How many gaps there are of each badge."""
     evidence = evidence_of(stores, comparison)
     badges, absent = evidence.badges(), evidence.n_dataset == 0
     certain, possible, artefact = (badges == badge for badge in BADGES)
@@ -146,8 +149,9 @@ def reason(row: Row, basis: Basis) -> str:
         return f"{fires}; without content tokens in the {side} nothing can be expected here."
     expected = f"{row['expected']:,.1f}" if row["expected"] >= 0.05 else "fewer than 0.1"
     here = {0: "none does", 1: "1 does"}.get(n_here, f"{n_here:,} do")
-    certain = row["badge"] == BADGES[0]
-    verdict = "certain" if certain else "which chance can explain"
+    verdict = "certain" if row["badge"] == BADGES[0] else "which chance can explain"
+    if n_here and row["badge"] != BADGES[0]:
+        verdict = "not by chance, but perhaps by less than half"
     return (
         f"{fires}, {expected} would be expected here, {here}; p {_short(p)}, {verdict} among "
         f"{basis.n_asked:,} features asked."
@@ -175,17 +179,16 @@ def _evidence(stores: Stores, comparison: Comparison, sae: str | None) -> Eviden
     n_anchor = cache.support(anchor, threshold, role)
     supports = [cache.support(run, threshold, role) for run in comparison.runs]
     n_dataset = np.sum(supports, axis=0)
-    relevant = relevant_set(stores, anchor, comparison.relevance, role)
-    asked = np.flatnonzero(relevant & present(n_anchor, comparison.min_support))
+    asked = _asked(stores, comparison)
     basis = basis_of(stores, comparison)
     unknown = np.full(len(asked), np.nan)
     expected, ratio, p = unknown, unknown, unknown
-    passes = np.zeros(len(asked), bool)
+    significant = certain = np.zeros(len(asked), bool)
     if basis.is_test:
         tokens = {"anchor_tokens": basis.anchor_tokens, "dataset_tokens": basis.dataset_tokens}
         test = gap_test(n_anchor[asked], n_dataset[asked], **tokens)
-        expected, ratio, p, passes = test.expected, test.ratio, test.p, test.certain
-    is_gap = passes | np.isin(asked, missing)
+        expected, ratio, p, significant, certain = test
+    is_gap = significant | np.isin(asked, missing)
     gaps = asked[is_gap]
     near, strength, peak = _reached(stores, comparison, sae, gaps)
     near[n_dataset[gaps] > 0] = np.nan
@@ -196,11 +199,35 @@ def _evidence(stores: Stores, comparison: Comparison, sae: str | None) -> Eviden
         expected[is_gap],
         ratio[is_gap],
         p[is_gap],
-        passes[is_gap],
+        certain[is_gap],
         near,
         strength,
         peak,
     )
+
+
+def _asked(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """The relevant features that the anchor shows: int64 `[n_asked]`."""
+    anchor, role = comparison.anchor, comparison.role
+    relevant = relevant_set(stores, anchor, comparison.relevance, role)
+    n_anchor = stores.cache.support(anchor, comparison.threshold, role)
+    return np.flatnonzero(relevant & present(n_anchor, comparison.min_support))
+
+
+def smallest_certain(stores: Stores, comparison: Comparison) -> tuple[int, int]:
+    """The fewest samples of the anchor that must fire a feature before its absence from a dataset
+    of this size could be certain, and how many features that many do fire; (0, 0) where none do.
+
+    It is the step-up procedure of uncertainty.benjamini_hochberg if the dataset lacked everything:
+    whatever it does show only raises a p-value, and then no more features pass.
+    """
+    asked, basis = _asked(stores, comparison), basis_of(stores, comparison)
+    if not len(asked) or not basis.is_test:
+        return 0, 0
+    n_anchor = stores.cache.support(comparison.anchor, comparison.threshold, comparison.role)[asked]
+    tokens = {"anchor_tokens": basis.anchor_tokens, "dataset_tokens": basis.dataset_tokens}
+    could = n_anchor[gap_test(n_anchor, np.zeros_like(n_anchor), **tokens).certain]
+    return (int(could.min()), len(could)) if len(could) else (0, 0)
 
 
 def _reached(
@@ -229,11 +256,10 @@ def _reached(
 
 def basis_of(stores: Stores, comparison: Comparison) -> Basis:
     """How many features are asked about, and the tokens of both sides."""
-    n_asked = coverage(stores, comparison).n_anchor
     return Basis(
-        n_asked,
-        _content_tokens(stores, comparison.anchor, comparison.role),
-        sum(_content_tokens(stores, run, comparison.role) for run in comparison.runs),
+        coverage(stores, comparison).n_anchor,
+        content_tokens(stores, (comparison.anchor,), comparison.role),
+        content_tokens(stores, comparison.runs, comparison.role),
     )
 
 
@@ -241,11 +267,3 @@ def sae_of(stores: Stores, anchor: str) -> str | None:
     """The run about the anchor's dictionary itself; None while it cannot be shown."""
     sae = stores.cache.summary(anchor)["sae_run"]
     return sae if stores.cache.ready(sae) else None
-
-
-def _content_tokens(stores: Stores, run: str, role: str) -> int:
-    """Content tokens that could have fired: of one role, or of all that were measured."""
-    summary = stores.cache.summary(run)
-    if role == EVERY_ROLE:
-        return int(summary["content_tokens"])
-    return int(summary["content_tokens_by_role"][role])
