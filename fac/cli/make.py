@@ -26,9 +26,9 @@ from fac.config import (
 from fac.errors import InputError
 from fac.executor import Where
 from fac.prompts import drafts
-from fac.questions.comparison import Comparison, coverage
+from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
-from fac.questions.gaps import gap_page
+from fac.questions.gap_evidence import gap_features
 from fac.questions.pairs import question_fields
 from fac.store import Stores
 from fac.store.decisions import Decisions
@@ -85,7 +85,8 @@ def pairs_(
     options: ComparisonOptions,
     features: frame.Features = None,
     limit: Annotated[
-        int | None, Option(min=1, help="Without --features: only the best supported gaps.")
+        int | None,
+        Option(min=1, help="Without --features: only the most certain gaps."),
     ] = None,
     candidates: Annotated[int, Option(help="Texts written per gap.")] = 4,
     margin: Annotated[
@@ -118,14 +119,13 @@ def pairs_(
 
 
 def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int]:
-    """What the dataset lacks, best supported by the anchor first."""
-    n_missing = coverage(stores, comparison).n_missing
-    if not n_missing:
+    """What the dataset lacks or shows too rarely, certain gaps first."""
+    features = gap_features(stores, comparison)
+    if not features:
         raise InputError(
             f"The dataset lacks nothing above {comparison.threshold:g}: there is no gap."
         )
-    rows, _ = gap_page(stores, comparison, explain_runs=(), limit=limit or n_missing)
-    return [row["feature"] for row in rows]
+    return features[:limit]
 
 
 @command("approve")
