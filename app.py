@@ -1,6 +1,7 @@
 """The entry of `streamlit run app.py`: imported it is the server, run for a browser a page."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,6 +28,12 @@ else:
     @asynccontextmanager
     async def lifespan(_: st.App) -> AsyncIterator[None]:
         await asyncio.to_thread(prepare)
-        yield
+        # What stands now stays. A full garbage collection walks it all, for 100 ms and within
+        # whichever page sets it off; frozen it is not walked again.
+        gc.freeze()
+        try:
+            yield
+        finally:
+            gc.unfreeze()
 
     app = st.App(__file__, lifespan=lifespan)

@@ -111,7 +111,7 @@ class ProbeFacts(Facts):
 class InterpretFacts(Facts):
     """What explanations and verdicts on relevance have in common."""
 
-    omitted = ("replies", "tokens")
+    omitted: ClassVar[tuple[str, ...]] = ("replies", "tokens")
     json_names = {"replies": "asked"}
     measure: str = ""
     n_features: int = 0  # that were explained or judged
@@ -130,9 +130,12 @@ class InterpretFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainFacts(InterpretFacts):
+    omitted = (*InterpretFacts.omitted, "too_few", "by_length")
     explainer: str = ""
     silent: int | None = None  # asked for, but never fire; None where the run was stopped
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # n features, median
+    too_few: int | None = None  # features that fire in too few samples for an AUROC
+    by_length: float | None = None  # median AUROC of a text's length alone on the same samples
 
 
 @dataclass(frozen=True, kw_only=True)

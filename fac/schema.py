@@ -178,6 +178,10 @@ SCORES = pa.schema(
 )
 """Sorted by (feature, score). Scored on samples that the explanation was not made from."""
 
+LEAST_SCORED = 10
+"""Samples in which a feature must fire for an AUROC: half of them shape its explanation, so that of
+fewer at most five test it, and there the length of a text tells nearly as much as the words."""
+
 EXAMPLES = pa.schema(
     [
         ("feature", pa.int32()),

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import streamlit as st
 
 from fac import maps
@@ -78,8 +77,8 @@ with st.container(horizontal=True, gap="small"):
     card("Missing", f"{now.n_missing:,}", fewer, delta_color="inverse", help="Gaps that are left.")
     help = "Relevant features that the anchor shows: the others do not count for these figures."
     card("Anchor", f"{now.n_anchor:,}", help=help)
-more = len(np.setdiff1d(changed.gained, changed.closed))
-less = len(np.setdiff1d(changed.lost, changed.opened))
+more = len(changed.gained) - len(changed.closed)  # what is closed is gained, too
+less = len(changed.lost) - len(changed.opened)
 if more or less:
     why = "they are not relevant, or the anchor does not show them by these settings"
     st.caption(f"Besides, {more:,} features gained and {less:,} lost do not count here: {why}.")

@@ -9,10 +9,10 @@ from fac.config import PairsSpec
 from fac.manifest import MeasureManifest
 from fac.questions import pairs
 from fac.questions.catalogue import comparable, default_dataset, measured
-from fac.questions.comparison import Comparison
+from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
-from fac.questions.gap_evidence import gap_features
-from fac.questions.gaps import gap_page
+from fac.questions.gap_evidence import KINDS, missing_or_rare
+from fac.questions.gaps import GapList, gap_page
 from fac.review import PairState
 from fac.store.queue import Job
 from fac.ui import views, writing
@@ -166,7 +166,7 @@ def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
 
 def best_gaps(comparison: Comparison) -> list[Row]:
     """The first gaps, certain ones before others, as many as somebody wants."""
-    total = len(gap_features(stores(), comparison))
+    total = len(missing_or_rare(stores(), comparison))
     if not total:
         words = "The dataset shows every relevant feature of the anchor at these settings."
         way = {"page": "coverage", "link": "Change the settings"}
@@ -178,7 +178,8 @@ def best_gaps(comparison: Comparison) -> list[Row]:
         help = "Certain ones first, and of these what is expected most."
         options: Row = {"width": 210, "key": f"best {most}", "help": help}
         n = st.number_input(label, 1, most, min(SOME, most), **options)
-    return gap_page(stores(), comparison, limit=int(n))[0]
+    kind = KINDS[0] if coverage(stores(), comparison).n_missing else "any"
+    return gap_page(stores(), comparison, GapList(kind=kind), limit=int(n))[0]
 
 
 def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:

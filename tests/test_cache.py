@@ -720,8 +720,8 @@ def test_an_explanation_is_read_as_it_was_written_with_its_scores(toy, cache):
         "value": 0.7,
         "low": pytest.approx(0.55),
         "high": pytest.approx(0.75),
-        "n": 6,
-        "n_positive": 3,
+        "n": 12,
+        "n_positive": 6,
         "n_unreadable": 0,
     }
     mountain, please = cache.explanations(run, [9, 7, 11])

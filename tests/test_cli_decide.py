@@ -11,7 +11,9 @@ import pytest
 from fac import review
 from fac.config import Workspace
 from fac.prompts.relevance import TASKS
+from fac.questions.explanations import named, score_figures
 from fac.schema import LEVELS, UNREADABLE
+from fac.store import cache, open_stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 from tests import toy
@@ -40,7 +42,8 @@ def server() -> ScriptedServer:
     return ScriptedServer(answer)
 
 
-def test_explain_needs_no_key_and_prints_the_median_auroc(workspace, monkeypatch):
+def test_explain_needs_no_key_and_prints_the_median_auroc(tmp_path, monkeypatch):
+    workspace = toy.toy_workspace(tmp_path, samples=toy.TWICE)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     answer = fac(
         *("explain", "toy-anchor", "--missing-from", "toy-seed", "--threshold", 0, "--json"),
@@ -56,9 +59,40 @@ def test_explain_needs_no_key_and_prints_the_median_auroc(workspace, monkeypatch
     line = ("explain", "toy-anchor", "--missing-from", "toy-seed", "--threshold", 0)
     words = fac(*line, workspace=workspace)
     assert f"median auroc  {data['scores']['auroc']['median']:.4f} over" in words.out
+    assert 0 < data["by_length"] < 1 and f"{data['by_length']:.4f}, what the length" in words.out
 
 
-def test_gaps_carry_their_explanations(workspace):
+def test_explain_counts_the_features_that_have_too_few_samples_for_a_score(workspace):
+    """Each of the missing words is said in six samples of the toy anchor."""
+    line = ("explain", "toy-anchor", "--missing-from", "toy-seed", "--threshold", "0")
+    data = fac(*line, "--json", workspace=workspace).json
+    assert (data["scores"], data["too_few"]) == ({}, 6)
+    words = fac(*line, workspace=workspace).out
+    assert "6 features fire in fewer than 10 samples and have no score" in words
+
+
+def test_scores_that_an_earlier_version_gave_to_few_samples_are_withheld(workspace):
+    runs = Runs(workspace)
+    anchor = runs.resolve("measure", "toy-anchor")
+    values = {3: 0.9, 9: 0.8}  # python is said in six samples, please in twelve
+    run = toy.publish_explanations(runs, anchor, values=values, n_positive=3)
+    cache.build(runs, run, workspace.cache)
+    stores = open_stores(workspace, remember=True)
+    figures = score_figures(stores, run)
+    assert figures == {
+        "scores": {"auroc": {"n": 1, "median": 0.8}},
+        "too_few": 1,
+        "by_length": None,
+    }
+    assert runs.manifest(run).facts.scores["auroc"]["n"] == 2
+    rows = stores.cache.explanations(run, [3, 9])
+    assert [row["scores"]["auroc"]["value"] for row in rows] == [None, 0.8]
+    assert named(stores, anchor, [3, 9])[3].text == "unknown: python"
+    assert named(stores, anchor, [3, 9])[9].text == "the word please"
+
+
+def test_gaps_carry_their_explanations(tmp_path):
+    workspace = toy.toy_workspace(tmp_path, samples=toy.TWICE)
     fac("explain", "toy-anchor", workspace=workspace)
     rows = fac("gaps", *PAIR, "--json", workspace=workspace).json["gaps"]
     by = {row["feature"]: row for row in rows}

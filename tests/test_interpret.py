@@ -27,7 +27,7 @@ from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import batch_chat
 from fac.generator.chat import OpenAIChat, Transient
 from fac.interpret import evidence
-from fac.interpret.parts import PER_QUESTION
+from fac.interpret.parts import PER_QUESTION, SCORERS, FeatureExplanation
 from fac.interpret.scorers.auroc import auroc
 from fac.prompts import Prompt
 from fac.prompts.relevance import TASKS
@@ -113,7 +113,8 @@ def number(word: str) -> int:
 # --- token statistics -----------------------------------------------------------------------------
 
 
-def test_token_statistics_name_the_word_and_predict_held_out_samples(runs: Runs) -> None:
+def test_token_statistics_name_the_word_and_predict_held_out_samples(tmp_path: Path) -> None:
+    runs = Runs(toy.toy_workspace(tmp_path, samples=toy.TWICE))
     run = explained(runs)
     texts = {row["feature"]: row["text"] for row in rows(runs, run, "explanations")}
     assert sorted(texts) == [f for f in range(12) if toy.WORDS[f] != "quasar"]
@@ -127,6 +128,36 @@ def test_token_statistics_name_the_word_and_predict_held_out_samples(runs: Runs)
     assert facts.counts == {"explained": 11}
     defined = [row["value"] for row in scores.values() if row["value"] is not None]
     assert facts.scores["auroc"] == {"n": len(defined), "median": float(np.median(defined))}
+
+
+def test_a_feature_of_few_samples_has_no_auroc_and_is_counted(runs: Runs, tmp_path: Path) -> None:
+    """Each toy word is said in six samples, but "please" in twelve and "the" in all 24."""
+    run = explained(runs)
+    scores = {row["feature"]: row for row in rows(runs, run, "scores")}
+    assert [f for f, row in scores.items() if row["value"] is not None] == [number("please")]
+    assert scores[3]["n_positive"] == 3 < scores[3]["n"]
+    facts = runs.manifest(run).facts
+    assert facts.too_few == 9 and facts.scores["auroc"]["n"] == 1
+    twice = Runs(toy.toy_workspace(tmp_path / "twice", samples=toy.TWICE))
+    facts = twice.manifest(explained(twice)).facts
+    assert facts.too_few is None and facts.scores["auroc"]["n"] == 10
+    assert 0 < facts.by_length < 1
+
+
+def test_what_the_length_of_a_text_alone_reaches_is_measured_on_the_same_samples() -> None:
+    fires, lengths = np.array([True, False, True, False]), np.array([9, 4, 4, 1])
+    explanation = FeatureExplanation(text="x", prediction=(np.ones(4), fires), lengths=lengths)
+    explanation.n_firing = 12
+    SCORERS["auroc"].score(None, {0: explanation})
+    assert explanation.scores[0]["value"] == 0.5
+    assert explanation.by_length == 3.5 / 4  # of four pairs three are right, one is even
+
+
+def test_a_score_that_is_defined_for_no_feature_has_no_median(runs: Runs) -> None:
+    run = explained(runs, features=(10,))  # every held-out text of it is of one kind
+    (score,) = rows(runs, run, "scores")
+    assert (score["score"], score["value"]) == ("auroc", None)
+    assert runs.manifest(run).facts.scores == {}
 
 
 def test_a_feature_of_every_sample_has_no_silent_one_to_tell_it_from(runs: Runs) -> None:

@@ -39,7 +39,7 @@ NAMES = {
 """Of an explanation, of one that a person wrote anew, of one whose test could not be read, and of
 one whose score may be a guess: 0.55, at least 0.40. The seed says none of these words."""
 
-VIEW = {"anchor": "toy-anchor", "dataset": "toy-seed"}
+VIEW = {"anchor": "toy-anchor", "dataset": "toy-seed", "threshold": "0"}
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def test_one_feature_has_one_name_on_every_page_and_by_every_command(toy: Worksp
     text = probe(spec, runs=runs, encoder=LexiconEncoder(*WORDS), sae_run="toy")
     chosen = ",".join(map(str, NAMES))
     tables = {
-        "coverage": opened("coverage", threshold="0", **VIEW),
+        "coverage": opened("coverage", **VIEW),
         "features": opened("features", only="all", **VIEW),
-        "compare": opened("compare", before="toy-seed", after="toy-anchor", anchor="toy-anchor"),
+        "compare": opened("compare", before="toy-seed", after="toy-anchor", **VIEW),
         "pairs": opened("pairs", features=chosen, **VIEW),
         "playground": opened("playground", probe=text, **VIEW),
     }
@@ -85,7 +85,7 @@ def test_one_feature_has_one_name_on_every_page_and_by_every_command(toy: Worksp
     for feature, name in NAMES.items():
         view = {**VIEW, "feature": str(feature)}
         pages = {
-            "coverage": opened("coverage", threshold="0", gap=str(feature), **VIEW),
+            "coverage": opened("coverage", gap=str(feature), **VIEW),
             "features": opened("features", **view),
             "compare": opened("compare", before="toy-seed", after="toy-anchor", **view),
             "playground": opened("playground", probe=text, **view),

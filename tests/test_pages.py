@@ -6,6 +6,8 @@ So FAC is 4 of 10, and python, function, loop, river, mountain and train are mis
 """
 
 import ast
+import asyncio
+import gc
 import html
 import json
 import re
@@ -27,6 +29,7 @@ from markdown_it import MarkdownIt
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
+import app
 from fac import review
 from fac.config import (
     REPOSITORY,
@@ -255,9 +258,13 @@ def test_home_says_where_things_stand(toy):
         "Coverage (FAC)": share(fac_of(4, 10)),
         "Covered": "4",
         "Missing": "6",
+        "Certain": "0",
         "Samples": "16",
     }
-    assert "Read the 6 gaps of toy-seed" in words(at)
+    # So few texts say nothing for certain, and the page says so.
+    assert "toy-seed covers 40.0 %" in markup(at) and "none of its 6 gaps is certain" in markup(at)
+    assert "Nothing is certainly lacking" in words(at)
+    assert "Read the 6 possible gaps of toy-seed" in words(at)
 
 
 def test_home_counts_at_the_threshold_that_was_chosen(toy):
@@ -355,7 +362,7 @@ def test_a_gap_shows_the_anchors_examples_with_the_peak_marked(toy):
 def test_a_dataset_against_itself_misses_nothing(toy):
     at = opened("coverage", dataset="toy-anchor", anchor="toy-anchor")
     assert metrics(at)["FAC"] == share(fac_of(10, 10))
-    assert "Nothing is missing" in words(at)
+    assert "it lacks nothing" in markup(at)
 
 
 def test_a_feature_opens_by_its_link(toy):
@@ -394,7 +401,7 @@ def test_features_are_searched_by_token(toy):
 
 
 def test_compare_counts_what_came_and_went(toy):
-    at = opened("compare", before="toy-seed", after="toy-anchor")
+    at = opened("compare", before="toy-seed", after="toy-anchor", threshold="0")
     figures = metrics(at)
     assert (figures["Gained"], figures["Lost"]) == ("6", "0")
     assert figures["FAC"] == share(fac_of(10, 10))
@@ -563,6 +570,15 @@ def test_a_server_prepares_the_first_page_before_anybody_asks(toy, started, monk
     assert started == [toy] and counted.call_count == before, "nothing is left for the page to do"
 
 
+def test_no_page_waits_for_a_collection_of_what_the_server_prepared(toy, started):
+    async def collected_again() -> bool:
+        async with app.lifespan(app.app):
+            return any(each is shell for each in gc.get_objects())
+
+    assert not asyncio.run(collected_again())
+    assert started == [toy] and gc.get_freeze_count() == 0
+
+
 def test_a_server_starts_on_a_workspace_that_it_cannot_read(toy, started):
     for manifest in toy.runs.glob("measure/*/manifest.json"):
         manifest.write_text(
@@ -609,7 +625,7 @@ def test_a_feature_shows_its_explanations_side_by_side_with_their_scores(explain
     assert "language model · toy-llmPeople speak of a river." in read
     assert "token statisticsthe word river" in read
     text = words(at)
-    assert "AUROC 0.89, n = 6" in text and "Detection 1.00, n = 6" in text
+    assert "AUROC 0.89, n = 12" in text and "Detection 1.00, n = 12" in text
     assert "the judge says probably" in text
 
 

@@ -210,7 +210,8 @@ def test_a_form_and_the_command_line_ask_for_the_same_run(place):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frame, "Steps", MakingSteps)
         made = done("pairs", *PAIR, "--features", "3,6", workspace=place)["run"]
-    ran(button(opened("pairs", features="3,6"), "Write pairs for 2 gaps").click().run())
+    at = opened("pairs", features="3,6", threshold="0")
+    ran(button(at, "Write pairs for 2 gaps").click().run())
     worked(place)
     assert Queue(place.queue).jobs()[0].run_id == made
 

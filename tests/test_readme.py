@@ -11,7 +11,6 @@ import pytest
 from fac import demo
 from fac.config import REPOSITORY, Workspace
 from fac.prompts import relevance
-from fac.store.runs import Runs
 from tests.test_cli import Answered, fac
 
 README = (REPOSITORY / "README.md").read_text("utf-8")
@@ -122,11 +121,13 @@ def test_it_says_what_the_demo_says(workspace):
             assert figure in README, (line, figure)
 
     (line,) = (line for line in FAC_LINES if " explain demo-anchor" in line)
-    some = run(f"{line} --json", workspace).json["scores"]["auroc"]
-    assert some["n"] == found_missing(workspace)
-    of_all = Runs(workspace).list("explain")[-1].facts.scores["auroc"]
-    for figure in (f"{some['median']:.4f}", f"{of_all['median']:.4f}", f"{of_all['n']:,}"):
-        assert figure in README
+    some = run(f"{line} --json", workspace).json
+    of_all = fac("explain", demo.ANCHOR, "--json", workspace=workspace).json["scores"]["auroc"]
+    of_some = some["scores"]["auroc"]
+    for figure in (of_some["median"], some["by_length"], of_all["median"]):
+        assert f"{figure:.4f}" in README
+    for n in (of_some["n"], some["too_few"], of_all["n"]):
+        assert f"{n:,}" in README
 
     every = ("gaps", "--anchor", demo.ANCHOR, "--dataset", demo.SEED, "--limit", 10**6, "--json")
     gaps = {gap["feature"]: gap for gap in fac(*every, workspace=workspace).json["gaps"]}

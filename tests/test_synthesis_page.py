@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -535,14 +536,15 @@ def test_blurred_the_list_leaves_the_texts_out(done):
 
 def test_what_is_missing_still_goes_back_to_the_pairs(done):
     at = shown(done)
-    facts = result_of(done).facts
     assert "Every gap of these pairs is covered." in words(at)
     run = pairs_run(done)
     one = tuple(row["pair"] for row in approved(done, run) if row["feature"] == 6)
     perform(done, SynthesizeSpec(pairs=run, approved=one, candidates=2))
     at = shown(done)
     query = links(at)["Again on the 3 still missing"]
-    assert query == (f"anchor={facts.anchor}&dataset={facts.dataset}&features=3%2C7%2C8")
+    assert parse_qs(query)["features"] == ["3,7,8"]
+    settings = "anchor=toy-anchor&dataset=toy-seed&threshold=0&role=all&support=1&relevant=all"
+    assert parse_qs(query).items() >= parse_qs(settings).items(), "the question there was"
 
 
 def test_what_was_gained_unasked_is_listed(done):
@@ -583,7 +585,9 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
     found = results.remeasured(stores(), result_of(done), measured(stores()))
     assert found.together.fac == pytest.approx(manifest.facts.fac_after)
     query = links(at)["Compare with the dataset, feature by feature"]
-    assert query.startswith("before=toy-seed&after=toy-seed+two-step")
+    view = parse_qs(query)
+    assert view["before"] == ["toy-seed"] and view["after"][0].startswith("toy-seed two-step")
+    assert (view["anchor"], view["threshold"]) == (["toy-anchor"], ["0"])
 
 
 # --- out --------------------------------------------------------------------------------------
@@ -646,7 +650,7 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
     Queue(done.queue).enqueue(results.remeasure_spec(stores(), manifest))
     work_off(done)
     name = Runs(done).manifest(manifest.facts.kept_dataset).facts.name
-    at = opened("compare", before="toy-seed", after=name)
+    at = opened("compare", before="toy-seed", after=name, threshold="0")
     label = next(label for label in links(at) if "was made" in label)
     assert links(at)[label] == query
     together = metrics(at)
@@ -662,11 +666,11 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
 
 
 def test_what_was_made_to_be_added_is_nobodys_next_dataset(done):
-    home = opened("home")
+    home = opened("home", threshold="0")
     assert metrics(home)["Coverage (FAC)"] == share(toy.fac_of(4, 10))
     assert "Measure toy" not in words(home), "its own page offers that, where it means something"
     Queue(done.queue).enqueue(results.remeasure_spec(stores(), result_of(done)))
     work_off(done)
-    assert metrics(opened("home"))["Coverage (FAC)"] == share(toy.fac_of(4, 10)), (
+    assert metrics(opened("home", threshold="0"))["Coverage (FAC)"] == share(toy.fac_of(4, 10)), (
         "of toy-seed, as before"
     )

@@ -17,6 +17,7 @@ import pyarrow as pa
 from fac import schema
 from fac.config import ExplainSpec, IngestSpec, JudgeSpec, MeasureSpec, SaeSpec, Workspace
 from fac.coverage import fac
+from fac.datasets.layout import sample_id
 from fac.manifest import DatasetFacts, ExplainFacts, MeasureFacts, RelevanceFacts, SaeFacts
 from fac.measure import measure
 from fac.schema import Activations, Chat
@@ -91,6 +92,9 @@ SEED: tuple[Chat, ...] = (
 
 SAMPLES: Mapping[str, Sequence[Chat]] = {"toy-anchor": ANCHOR, "toy-seed": SEED}
 
+
+TWICE: Mapping[str, Sequence[Chat]] = {"toy-anchor": ANCHOR * 2, "toy-seed": SEED}
+"""Every chat of the anchor twice, so that each of its words is said in ten samples or more."""
 
 TEXTS: Mapping[int, str | None] = {
     **{i: f"the word {word}" for i, word in enumerate(WORDS[:10])},
@@ -181,7 +185,7 @@ def publish_dataset(runs: Runs, name: str, chats: Sequence[Chat]) -> str:
     run_id = spec.run_id(str(chats))
     table = pa.table(
         {
-            "sample_id": [f"{i:016x}" for i in range(len(chats))],
+            "sample_id": [sample_id(chat) for chat in chats],
             "messages": list(chats),
             "label": ["toy"] * len(chats),
             "meta": ["{}"] * len(chats),
@@ -250,9 +254,9 @@ def publish_activations(
     spans: pa.Table | None = None,
     near: pa.Table | None = None,
 ) -> str:
-    """A finished measure run of exactly these activations, in a dataset of empty texts; its id."""
-    chat = [{"role": "user", "content": ""}]
-    dataset = publish_dataset(runs, name, [chat] * n_samples)
+    """A finished measure run of exactly these activations, in a dataset of short texts; its id."""
+    chats = [[{"role": "user", "content": f"{name} {i}"}] for i in range(n_samples)]
+    dataset = publish_dataset(runs, name, chats)
     spec = MeasureSpec(dataset=dataset, role=role, floor=floor)
     run_id = spec.run_id(dataset, encoder)
     folder = runs.scratch(run_id)
@@ -298,11 +302,13 @@ def publish_explanations(
     explainer: str = "tokens",
     values: Mapping[int, float | None] | None = None,
     attempt: int = 0,
+    n_positive: int = 6,
 ) -> str:
     """A finished explain run with these texts, None where the explainer abstains; its id.
 
     Every explained feature is scored, by AUROC if by token statistics, else by detection and, a
-    tenth lower, fuzzing, with the number in `values` or else 0.95 less a hundredth of the feature.
+    tenth lower, fuzzing, with the number in `values` or else 0.95 less a hundredth of the feature,
+    on `n_positive` firing samples and as many silent ones.
     Its test is up to three of its weakest "top" spans and as many of its neighbours' in which it
     is silent; a language model has answered every second one right. Another `attempt` is another
     run.
@@ -342,9 +348,9 @@ def publish_explanations(
             "value": None if value is None else value - 0.1 * (name == "fuzzing"),
             "low": None if value is None else value - 0.15,
             "high": None if value is None else min(1.0, value + 0.05),
-            "n": 0 if value is None else 6,
-            "n_positive": 0 if value is None else 3,
-            "n_unreadable": 6 if value is None else 0,
+            "n": 0 if value is None else 2 * n_positive,
+            "n_positive": 0 if value is None else n_positive,
+            "n_unreadable": 2 * n_positive if value is None else 0,
         }
         for i, value in sorted(scores_of.items())
         for name in names

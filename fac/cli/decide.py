@@ -18,12 +18,12 @@ from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
 from fac.errors import InputError
-from fac.questions.explanations import explain_runs
+from fac.questions.explanations import explain_runs, score_figures
 from fac.questions.gap_evidence import gap_features
 from fac.questions.ratings import human_check, ratings_matrix
 from fac.questions.relevance import listed_ids, task_profiles
 from fac.registry import Registry
-from fac.schema import LEVELS
+from fac.schema import LEAST_SCORED, LEVELS
 from fac.store import Stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -138,8 +138,9 @@ def explain(
         **asdict(chat),
     )
     run_id = perform(runs.workspace, spec, "explaining")
-    names = ("name", "explainer", "source", "n_features")
-    return _interpreted(runs, run_id, names, threshold)
+    frame.build_caches(stores, [run_id])
+    names, figures = ("name", "explainer", "source", "n_features"), score_figures(stores, run_id)
+    return _interpreted(runs, run_id, names, threshold | figures)
 
 
 @command("judge")
@@ -182,21 +183,24 @@ def judge(
     return _interpreted(runs, run_id, names, threshold)
 
 
-def _interpreted(
-    runs: Runs, run_id: str, names: tuple[str, ...], threshold: dict[str, float]
-) -> Answer:
-    """What a finished run says of itself, under these names and what it counted and spent, and the
-    threshold that its features were chosen by."""
+def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...], more: dict[str, Any]) -> Answer:
+    """What a finished run says of itself, under these names and what it counted and spent, and
+    `more`: the threshold that its features were chosen by, the `score_figures` of explanations."""
     facts = runs.manifest(run_id).facts.as_json()
-    data = {"run": run_id, **{name: facts[name] for name in names}, **threshold}
+    data = {"run": run_id, **{name: facts[name] for name in names}, **more}
     data["counts"] = facts["counts"]
-    data |= {key: facts[key] for key in ("scores", "asked", "tokens", "cost") if key in facts}
+    data |= {key: facts[key] for key in ("asked", "tokens", "cost") if key in facts}
 
     def show() -> None:
         flat = {key: value for key, value in data.items() if not isinstance(value, dict)}
         flat |= {key: f"{count:,}" for key, count in facts["counts"].items()}
-        for score, figures in facts.get("scores", {}).items():
-            flat[f"median {score}"] = f"{figures['median']:.4f} over {figures['n']:,} features"
+        for score, of_score in data.get("scores", {}).items():
+            flat[f"median {score}"] = f"{of_score['median']:.4f} over {of_score['n']:,} features"
+        if (by_length := flat.pop("by_length", None)) is not None:
+            flat["by length"] = f"{by_length:.4f}, what the length of a text alone reaches"
+        if too_few := flat.pop("too_few", 0):
+            words = f"fire in fewer than {LEAST_SCORED} samples and have no score"
+            flat["too few"] = f"{too_few:,} features {words}"
         flat |= {key: f"{count:,}" for key, count in facts.get("asked", {}).items() if count}
         listing(flat)()
 

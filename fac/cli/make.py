@@ -28,7 +28,7 @@ from fac.executor import Where
 from fac.prompts import drafts
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
-from fac.questions.gap_evidence import gap_features
+from fac.questions.gap_evidence import missing_or_rare
 from fac.questions.pairs import question_fields
 from fac.store import Stores
 from fac.store.decisions import Decisions
@@ -85,8 +85,7 @@ def pairs_(
     options: ComparisonOptions,
     features: frame.Features = None,
     limit: Annotated[
-        int | None,
-        Option(min=1, help="Without --features: only the most certain gaps."),
+        int | None, Option(min=1, help="Without --features: only so many gaps, certain ones first.")
     ] = None,
     candidates: Annotated[int, Option(help="Texts written per gap.")] = 4,
     margin: Annotated[
@@ -119,8 +118,8 @@ def pairs_(
 
 
 def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int]:
-    """What the dataset lacks or shows too rarely, certain gaps first."""
-    features = gap_features(stores, comparison)
+    """What the dataset lacks, or else what it shows too rarely, certain gaps first."""
+    features = missing_or_rare(stores, comparison)
     if not features:
         raise InputError(
             f"The dataset lacks nothing above {comparison.threshold:g}: there is no gap."

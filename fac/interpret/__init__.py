@@ -18,6 +18,7 @@ from fac.interpret.explainers import tokens
 from fac.interpret.parts import FeatureExplanation, OpenExplainer
 from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, StepRun
 from fac.manifest import ExplainFacts, RelevanceFacts
+from fac.schema import LEAST_SCORED
 from fac.store.runs import Runs
 
 
@@ -65,11 +66,14 @@ def _blocks(run: ExplainRun, explain: parts.Explain, source: str) -> Blocks:
     scorers = [parts.SCORERS[name] for name in (*unasked, *spec.scores)]
     n_explained = 0
     values: dict[str, list[float]] = {}
+    by_length: list[float] = []
+    too_few = 0
     for items in run.evidence(texts=bool(spec.model)):  # only a model reads the texts of the test
         explanations = explain(run, items)
         for item in items:
             if item.feature in explanations:
                 explanations[item.feature].examples = item.examples
+                explanations[item.feature].n_firing = len(item.firing)
         for scorer in scorers:
             scorer.score(run, explanations)
         n_explained += len(explanations)
@@ -77,6 +81,9 @@ def _blocks(run: ExplainRun, explain: parts.Explain, source: str) -> Blocks:
         for score in scores:
             if score["value"] is not None:
                 values.setdefault(score["score"], []).append(score["value"])
+        by_length += [e.by_length for e in explanations.values() if e.by_length is not None]
+        predicted = (e for e in explanations.values() if e.prediction)
+        too_few += sum(e.n_firing < LEAST_SCORED for e in predicted)
         yield {
             "explanations": [
                 {
@@ -96,6 +103,8 @@ def _blocks(run: ExplainRun, explain: parts.Explain, source: str) -> Blocks:
             name: {"n": len(numbers), "median": float(np.median(numbers))}
             for name, numbers in sorted(values.items())
         },
+        "too_few": too_few or None,
+        "by_length": float(np.median(by_length)) if by_length else None,
     }
 
 

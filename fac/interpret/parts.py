@@ -40,6 +40,10 @@ class FeatureExplanation:
     prediction: tuple[np.ndarray, np.ndarray] | None = None
     """(float how surely, bool whether) held-out samples fire, where the explainer predicts it."""
 
+    lengths: np.ndarray | None = None  # of those samples, in tokens: what length alone foretells
+    n_firing: int = 0  # samples of the measure in which the feature fires
+    by_length: float | None = None  # what the lengths alone reach, where the prediction has a score
+
     examples: list[Row] = field(default_factory=list)
     """Its test, schema.EXAMPLES; each with its `span` where a language model reads them."""
 

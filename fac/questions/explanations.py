@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow.compute as pc
+
 from fac import review
 from fac.config import EXPLAINERS, SCORERS, digest
 from fac.questions.catalogue import Row, anchor_of, measured
@@ -177,6 +180,28 @@ def _doubt_of(row: Row) -> str:
         interval = f"95 % interval from {row['score_low']:.2f}"
         return f"{claim}, which may be a guess: {score}, {interval}; {GUESSING} is guessing."
     return ""
+
+
+def score_figures(stores: Stores, explain_run: str) -> Row:
+    """What an explain run's scores come to: `scores`, by name the `n` features that have one and
+    their `median`; `too_few`, the features that fire in too few samples for an AUROC; `by_length`,
+    the median AUROC of a text's length alone on the same samples, None in runs of earlier versions.
+
+    Raises NotReady where the run has no cache.
+    """
+    table = stores.cache.score_rows(explain_run)
+    by_score: dict[str, Row] = {}
+    for name in sorted(set(table["score"].to_pylist())):
+        values = table.filter(pc.equal(table["score"], name))["value"].drop_null().to_numpy()
+        if len(values):
+            by_score[name] = {"n": len(values), "median": float(np.median(values))}
+    facts = stores.runs.manifest(explain_run).facts
+    too_few = facts.too_few
+    if too_few is None:
+        both = pc.and_(pc.greater(table["n_positive"], 0), pc.less(table["n_positive"], table["n"]))
+        withheld = pc.and_(pc.equal(table["score"], "auroc"), pc.is_null(table["value"]))
+        too_few = pc.sum(pc.and_(both, withheld)).as_py() or 0
+    return {"scores": by_score, "too_few": too_few, "by_length": facts.by_length}
 
 
 def n_explained(stores: Stores, anchor: str) -> int:

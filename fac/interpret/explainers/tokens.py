@@ -74,9 +74,11 @@ def _shape(word: str) -> str | None:
 class Corpus:
     """Which terms occur in which samples of a dataset: bool `[samples, terms]`, sparse."""
 
-    def __init__(self, chats: Iterable[Chat], n_samples: int, measure: str):
+    def __init__(self, chats: Iterable[Chat], lengths: np.ndarray, measure: str):
+        """`lengths` are the content tokens of every sample, int `[samples]`."""
         from scipy import sparse
 
+        self.lengths, n_samples = lengths, len(lengths)
         rng = generator(measure, "corpus")
         keep = np.ones(n_samples, bool)
         if n_samples > MAX_SAMPLES:
@@ -139,11 +141,13 @@ class Corpus:
         near = [self._names[column] for column in context.tolist()]
         text = _sentence(item.promotes, len(spans), peaks, weights, near)
         inputs = {"spans": positions(spans), "promotes": [*item.promotes][:3]}
+        rows, fires = self._held_out(item)
         return FeatureExplanation(
             text=text,
             reason="" if text else "nothing that it peaks on or near stands out",
             inputs=json.dumps(inputs),
-            prediction=self._predict(item, weights),
+            prediction=(self._predict(rows, weights), fires),
+            lengths=self.lengths[rows],
         )
 
     def _columns(self, terms: Iterable[str], roles: Sequence[str]) -> list[tuple[int, str]]:
@@ -151,18 +155,20 @@ class Corpus:
         keys = ((role, term) for term in terms for role in roles)
         return [(self.terms[key], key[1]) for key in keys if key in self.terms]
 
-    def _predict(
-        self, item: Evidence, weights: Mapping[Term, float]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(float how surely, bool whether) each held-out sample fires."""
+    def _held_out(self, item: Evidence) -> tuple[np.ndarray, np.ndarray]:
+        """(int which they are, bool whether they fire) of the samples that test a feature."""
         firing = np.zeros(len(self.kept), bool)
         firing[item.firing] = True
         held = self.kept & self.tests & ~firing
         held[item.tested] = self.kept[item.tested]
         rows = np.flatnonzero(held)
+        return rows, firing[rows]
+
+    def _predict(self, rows: np.ndarray, weights: Mapping[Term, float]) -> np.ndarray:
+        """float: how surely each of these samples fires."""
         columns = [self.terms[term] for term in weights]
         predicted = self.by_term[:, columns] @ np.array([*weights.values()], np.float64)
-        return predicted[rows], firing[rows]
+        return predicted[rows]
 
 
 def _peak_terms(spans: Sequence[Span]) -> dict[str, tuple[int, float]]:
@@ -250,7 +256,8 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
             facts = runs.manifest(spec.measure).facts
             batches = runs.batches(facts.dataset, "samples")
             chats = (chat for batch in batches for chat in batch.column("messages").to_pylist())
-            corpora.append(Corpus(chats, facts.n_samples, spec.measure))
+            lengths = runs.table(spec.measure, "sample_tokens", ["n_content"])["n_content"]
+            corpora.append(Corpus(chats, lengths.to_numpy(), spec.measure))
         return {item.feature: corpora[0].explain(item) for item in items}
 
     return OpenExplainer(explain, source=METHOD)

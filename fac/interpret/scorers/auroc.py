@@ -9,6 +9,7 @@ import numpy as np
 
 from fac.interpret.parts import Explanations, Scorer, score_row
 from fac.interpret.step_run import ExplainRun
+from fac.schema import LEAST_SCORED
 
 Z = 1.959963984540054  # half-width of a 95 % normal interval
 
@@ -31,15 +32,11 @@ def auroc(predicted: np.ndarray, fires: np.ndarray) -> Auroc:
     error taken at the value itself, so that it is sound for one positive and for a perfect score.
     """
     from scipy.optimize import brentq
-    from scipy.stats import rankdata
 
-    positives = int(fires.sum())
+    value, positives = _area(predicted, fires), int(fires.sum())
     negatives = len(fires) - positives
-    if not positives or not negatives:
-        return Auroc(math.nan, math.nan, math.nan, len(fires), positives)
-    ranks = rankdata(predicted)
-    above = float(ranks[fires].sum()) - positives * (positives + 1) / 2
-    value = above / (positives * negatives)
+    if math.isnan(value):
+        return Auroc(value, math.nan, math.nan, len(fires), positives)
     pairs, spread = positives * negatives, (positives + negatives) / 2 - 1
 
     def beyond(truth: float) -> float:
@@ -52,15 +49,38 @@ def auroc(predicted: np.ndarray, fires: np.ndarray) -> Auroc:
     return Auroc(value, float(low), float(high), len(fires), positives)
 
 
+def _area(predicted: np.ndarray, fires: np.ndarray) -> float:
+    """The value of `auroc`; NaN where undefined."""
+    from scipy.stats import rankdata
+
+    positives = int(fires.sum())
+    negatives = len(fires) - positives
+    if not positives or not negatives:
+        return math.nan
+    above = float(rankdata(predicted)[fires].sum()) - positives * (positives + 1) / 2
+    return above / (positives * negatives)
+
+
 def _score(run: ExplainRun, explanations: Explanations) -> None:
+    """Of every prediction, and beside it what the length of a text alone reaches. A feature that
+    fires in fewer than LEAST_SCORED samples has no score."""
     for feature, explanation in explanations.items():
-        if explanation.prediction:
-            explanation.scores.append(score_row(feature, "auroc", auroc(*explanation.prediction)))
+        if explanation.prediction is None:
+            continue
+        predicted, fires = explanation.prediction
+        if explanation.n_firing < LEAST_SCORED:
+            estimate = Auroc(math.nan, math.nan, math.nan, len(fires), int(fires.sum()))
+        else:
+            estimate = auroc(predicted, fires)
+        explanation.scores.append(score_row(feature, "auroc", estimate))
+        if explanation.lengths is not None and not math.isnan(estimate.value):
+            explanation.by_length = _area(explanation.lengths, fires)
 
 
 SCORER = Scorer(
     title="AUROC",
-    meaning="How well the explanation's words rank held-out samples: firing before silent ones.",
+    meaning="How well the explanation's words rank held-out samples: firing before silent ones. "
+    "Not for features that fire in fewer than ten samples.",
     preference=0,
     score=_score,
 )

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from fac.config import SCORERS
 from fac.errors import InputError
 from fac.manifest import AnyManifest
-from fac.schema import SURELY_RELEVANT
+from fac.schema import LEAST_SCORED, SURELY_RELEVANT
 from fac.store.cache.files import (
     Connection,
     Files,
@@ -57,12 +57,29 @@ CREATE_EXPLAINED = """
 """
 
 
+TESTED_BY_FEW = f"""
+    SELECT feature FROM scores
+    WHERE score = 'auroc' AND value IS NOT NULL AND n_positive <= {LEAST_SCORED // 2}
+"""
+
+# Runs of earlier versions have scores of features that fire in too few samples.
+DROP_SCORES_OF_FEW = """
+    UPDATE scores SET value = NULL, low = NULL, high = NULL
+    WHERE score = 'auroc' AND feature IN (
+        SELECT feature FROM read_parquet($path) WHERE list_contains($features, feature)
+        GROUP BY feature HAVING count(DISTINCT sample) < $least)
+"""
+
+
 def fill_explain(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
     run = manifest.run
     for table, (columns, key) in TABLES.items():
         create = CREATE_TABLE.format(table=table, columns=columns, key=key)
         con.execute(create, {"path": parquet(runs, run, table)})
         refuse_doubles(con, run, table, key)
+    if few := con.execute(TESTED_BY_FEW).fetchnumpy()["feature"].tolist():
+        path = parquet(runs, manifest.inputs.measure, "activations")
+        con.execute(DROP_SCORES_OF_FEW, {"path": path, "features": few, "least": LEAST_SCORED})
     preference = [name for name in SCORERS if SCORERS[name].in_tables]
     con.execute(CREATE_EXPLAINED, {"preference": preference})
     write_meta(con, manifest, {"measure": manifest.inputs.measure})
@@ -130,6 +147,13 @@ class ExplanationQueries(Files):
         for score in rows_about(values, features).to_pylist():
             scores.setdefault(score.pop("feature"), {})[score.pop("score")] = score
         return [{**row, "scores": scores[row["feature"]]} for row in rows]
+
+    @remembered
+    def score_rows(self, explain_run: str) -> pa.Table:
+        """The rows of schema.SCORES; value, low and high are null where undefined, and where the
+        feature fires in too few samples."""
+        with self._reading(explain_run):
+            return self._table(explain_run, SELECT_SCORES)
 
     def texts(self, explain_run: str) -> list[tuple[int, str]]:
         """(feature, text) of every explanation that has one, in feature order."""
