@@ -18,8 +18,8 @@ from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
 from fac.errors import InputError
-from fac.questions.comparison import coverage
 from fac.questions.explanations import explain_runs, score_figures
+from fac.questions.gap_evidence import gap_features
 from fac.questions.ratings import human_check, ratings_matrix
 from fac.questions.relevance import listed_ids, read_relevance, scope, task_profiles
 from fac.registry import Registry
@@ -41,7 +41,7 @@ class FeatureOptions:
     """Which features a command is about."""
 
     features: frame.Features = None
-    missing_from: Annotated[str | None, Option(help="Those this measured dataset lacks.")] = None
+    missing_from: Annotated[str | None, Option(help="Gaps of this measured dataset.")] = None
     threshold: frame.Threshold = frame.CLEAR
     min_support: frame.MinSupport = 1
 
@@ -60,13 +60,13 @@ class FeatureOptions:
             threshold=self.threshold,
             min_support=self.min_support,
         ).comparison(stores)
-        missing = coverage(stores, comparison).missing
-        if not len(missing):
+        gaps = gap_features(stores, comparison)
+        if not gaps:
             raise InputError(
                 f"{self.missing_from} lacks nothing above {comparison.threshold:g}; nothing to "
                 f"explain."
             )
-        return tuple(missing.tolist()), {"threshold": comparison.threshold}
+        return tuple(sorted(gaps)), {"threshold": comparison.threshold}
 
 
 @dataclass(frozen=True, kw_only=True)
