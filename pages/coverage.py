@@ -63,7 +63,8 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
         st.caption(f":material/gavel: {plain(limits)}")
     if gap_features(stores(), comparison):
         gaps(comparison)
-    figures(comparison, result)
+    if result.n_anchor:
+        figures(comparison, result)
 
 
 def controls(manifests: Mapping[str, MeasureManifest]) -> Comparison:
@@ -234,7 +235,7 @@ def gaps(comparison: Comparison) -> None:
         columns = orders()
         sort = views.order({name: column.order for name, column in columns.items()}, "by")
     listing = GapList(needle, badge, sort, not columns[sort].ascending, kind)
-    left, right = st.columns([6, 5], gap="medium")
+    left, right = st.columns([7, 5], gap="medium")
     with left:
         pager = Pager("gaps", comparison, listing)
         rows, total = gap_page(stores(), comparison, listing, offset=pager.offset, limit=pager.size)
