@@ -90,7 +90,8 @@ def load(runs: Runs, measure: str, threshold: float | None) -> tuple[Population,
 
 
 def write_corpus(folder: Path, each: int) -> list[Path]:
-    """`each` chats of every source in random order, and half of them cut to half their words."""
+    """`each` chats of every source in random order, and half of them with half of the words of each
+    message: in `part` the first or the second, by lot; in `cut` always the first."""
     by_source: dict[str, list[Any]] = {}
     with gzip.open(CORPUS, "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
@@ -98,19 +99,23 @@ def write_corpus(folder: Path, each: int) -> list[Path]:
     draw = random.Random(0)
     rows = []
     for source, chats in sorted(by_source.items()):
-        rows += [{"messages": chat, "label": source} for chat in draw.sample(chats, each)]
+        drawn = {json.dumps(chat): chat for chat in draw.sample(chats, each)}  # each once
+        rows += [{"messages": chat, "label": source} for chat in drawn.values()]
     draw.shuffle(rows)
-    cut = [{**row, "messages": [*map(_halved, row["messages"])]} for row in rows[: len(rows) // 2]]
+    half = rows[: len(rows) // 2]
+    part = [{**r, "messages": [_half(m, draw.random() < 0.5) for m in r["messages"]]} for r in half]
+    cut = [{**r, "messages": [_half(m, True) for m in r["messages"]]} for r in half]
     paths = []
-    for name, part in (("mix", rows), ("cut", cut)):
+    for name, chats in (("mix", rows), ("part", part), ("cut", cut)):
         paths.append(folder / f"{name}.jsonl")
-        paths[-1].write_text("".join(json.dumps(row) + "\n" for row in part), "utf-8")
+        paths[-1].write_text("".join(json.dumps(row) + "\n" for row in chats), "utf-8")
     return paths
 
 
-def _halved(message: dict[str, str]) -> dict[str, str]:
+def _half(message: dict[str, str], first: bool) -> dict[str, str]:
     words = message["content"].split(" ")
-    return {**message, "content": " ".join(words[: max(len(words) // 2, 1)])}
+    n = max(len(words) // 2, 1)
+    return {**message, "content": " ".join(words[:n] if first else words[-n:])}
 
 
 def measured(workspace: Workspace, paths: Sequence[Path]) -> list[str]:
@@ -207,7 +212,7 @@ def forecast(
 def cut_against_whole(whole: Population, cut: Population) -> tuple[int, int]:
     """Certain gaps of text cut to half against other, whole text: by tokens and by samples."""
     n = cut.n_samples
-    anchor = np.arange(n, whole.n_samples)
+    anchor = np.arange(whole.n_samples // 2, whole.n_samples)
     in_anchor, in_cut = whole.support(anchor), cut.support(np.arange(n))
     features = np.flatnonzero(in_anchor)
     counts = []
@@ -263,7 +268,9 @@ def _n_relevant(
 # --- the tables -----------------------------------------------------------------------------------
 
 
-def report(whole: Population, cut: Population, options: argparse.Namespace) -> Iterator[str]:
+def report(
+    whole: Population, part: Population, cut: Population, options: argparse.Namespace
+) -> Iterator[str]:
     """Every table, line by line."""
     rng = np.random.default_rng(options.seed)
     counts = null_splits(whole, options.splits, rng)
@@ -290,8 +297,11 @@ def report(whole: Population, cut: Population, options: argparse.Namespace) -> I
             continue
         value, share, half = forecast(whole, n, options.repeats, rng)
         yield f"| {n:,} | {value:,.0f} | {share:.2f} | {half:,.0f} |"
-    by_tokens, by_samples = cut_against_whole(whole, cut)
-    yield f"\nText cut to half: {by_tokens} certain gaps by tokens, {by_samples} by samples."
+    yield "\n| half of every message | certain gaps by tokens | by samples |"
+    yield "|---|---|---|"
+    for name, halves in (("the first or the second, by lot", part), ("the first", cut)):
+        by_tokens, by_samples = cut_against_whole(whole, halves)
+        yield f"| {name} | {by_tokens:,} | {by_samples:,} |"
 
 
 def report_on_labels(
@@ -324,11 +334,12 @@ def main() -> None:
         print(line, flush=True)
     if options.only_labels:
         return
-    mix, cut = measured(workspace, write_corpus(workspace.inputs, options.each))
+    mix, part, cut = measured(workspace, write_corpus(workspace.inputs, options.each))
     whole, threshold = load(runs, mix, options.threshold)
     print(f"\nClear firing: peaks above {threshold:.2f}.\n")
-    for line in report(whole, load(runs, cut, threshold)[0], options):
-        print(line)
+    by_lot, first = (load(runs, run, threshold)[0] for run in (part, cut))
+    for line in report(whole, by_lot, first, options):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -161,8 +161,8 @@ Ends = tuple[float, float]
 def coverage_curve(
     rows: Sequence[Mapping[str, Any]],
     threshold: float,
-    *,
     fac: float = math.nan,
+    *,
     interval: Ends | None = None,
     yardstick: Ends | None = None,
     height: int = 300,
@@ -214,7 +214,7 @@ def coverage_curve(
     if interval is not None and is_interval:
         low, high = interval
         chart.add_scatter(
-            name="FAC here, with its 95 % interval",
+            name="FAC, 95 % interval",
             x=[threshold],
             y=[fac],
             mode="markers",
@@ -257,7 +257,7 @@ def growth_curve(
     )
     line = {"color": SHOWN, "width": 2.5}
     chart.add_scatter(
-        name="a random part of it",
+        name="a part of it",
         x=[samples for samples, _ in seen],
         y=[features for _, features in seen],
         mode="lines",
@@ -283,7 +283,7 @@ def growth_curve(
             showlegend=False,
         )
         chart.add_scatter(
-            name="with more like these, and its 95 % interval",
+            name="more like these, 95 % interval",
             x=x,
             y=[row[1] for row in beyond],
             mode="lines",
@@ -294,7 +294,7 @@ def growth_curve(
         )
         mark(chart, x=samples)
     chart.add_scatter(
-        name=f"what the anchor shows: {total:,}",
+        name=f"anchor: {total:,}",
         x=[0, end],
         y=[total, total],
         mode="lines",
@@ -310,7 +310,7 @@ def part_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     rows = [row for row in rows if is_defined(row["fac"])]
     names = [short(row["part"]) for row in rows]
     axis = {"title": "features of the anchor", "tickformat": ",d"}
-    chart = figure(32 * len(rows) + 76, x=axis, y=ROWS, barmode="stack", bargap=0.42)
+    chart = figure(40 * len(rows) + 76, x=axis, y=ROWS, barmode="stack", bargap=0.3)
     chart.add_bar(
         y=names,
         x=[row["n_covered"] for row in rows],

@@ -26,6 +26,10 @@ FALSE_DISCOVERIES = 0.05
 LEVEL = 0.95
 """Of every interval here."""
 
+MATERIAL = 0.5
+"""Of the expected rate. Of large sets the slightest difference is significant; what is certain to
+be lacking should be lacking in other samples of the dataset too, by half at least."""
+
 GROWTH_TERMS = 5
 """K of Efron and Thisted: counts of counts beyond it say nothing reliable."""
 
@@ -125,8 +129,12 @@ class GapTest(NamedTuple):
     p: np.ndarray
     """float64: probability of so few or fewer."""
 
-    certain: np.ndarray
+    significant: np.ndarray
     """bool: passes Benjamini-Hochberg at FALSE_DISCOVERIES over all features asked."""
+
+    certain: np.ndarray
+    """bool: significant, and either never fires or fires at most MATERIAL as often as expected with
+    its whole interval."""
 
 
 def gap_test(
@@ -150,7 +158,17 @@ def gap_test(
     p = special.betainc(n_anchor, n_dataset + 1, 1 / (1 + r))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = n_dataset / n_anchor / r
-    return GapTest(n_anchor * r, ratio, p, benjamini_hochberg(p))
+    significant = benjamini_hochberg(p)
+    certain = significant.copy()
+    fires = np.flatnonzero(significant & (n_dataset > 0))
+    _, high = ratio_interval(
+        n_anchor[fires],
+        n_dataset[fires],
+        anchor_tokens=anchor_tokens,
+        dataset_tokens=dataset_tokens,
+    )
+    certain[fires] = high <= MATERIAL
+    return GapTest(n_anchor * r, ratio, p, significant, certain)
 
 
 def ratio_interval(

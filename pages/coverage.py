@@ -1,6 +1,7 @@
 """What the anchor shows and the dataset does not: the figure, its curve, and every gap by name."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +11,20 @@ from fac import charts
 from fac.config import JUDGES, JudgeSpec
 from fac.manifest import MeasureManifest
 from fac.questions import catalogue
-from fac.questions.comparison import Comparison, by_role, coverage, telling_curve
+from fac.questions.comparison import (
+    Comparison,
+    by_role,
+    certainty,
+    coverage,
+    growth_of,
+    telling_curve,
+)
 from fac.questions.explanations import explained
-from fac.questions.gap_evidence import BADGES, BELIEF, gap_features
+from fac.questions.gap_evidence import BADGES, BELIEF, KINDS, gap_counts, gap_features
 from fac.questions.gaps import GapList, gap_page, orders, shown_columns
+from fac.questions.outlook import outlook
 from fac.questions.relevance import task_profiles, unjudged
+from fac.questions.shares import GROUPINGS, by_group, weighted
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
@@ -27,6 +37,12 @@ from fac.ui.text import Row, chips_html, plain, show_examples, show_near
 PAGE = {"title": "Coverage", "section": "Measure", "icon": "donut_large", "order": 30}
 
 SOME_PAIRS, MOST_PAIRS = 10, 2000  # gaps that pairs are proposed for, and may be asked for
+
+KIND = """
+**Absent**: no sample of the dataset shows it; these are F_miss.
+
+**Under-represented**: some do, but significantly fewer than the anchor leads one to expect.
+"""
 
 # Icon and colour of each degree of belief.
 BADGE_LOOKS: dict[str, tuple[str, Any]] = {
@@ -42,23 +58,13 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about one comparison; moves with its controls without the rest of the page."""
     comparison = controls(manifests)
     result = coverage(stores(), comparison)
+    views.lead(outlook(stores(), comparison))
     if limits := unjudged(stores(), comparison.anchor, comparison.relevance):
         st.caption(f":material/gavel: {plain(limits)}")
     if gap_features(stores(), comparison):
         gaps(comparison)
-    elif result.n_anchor:
-        views.empty(
-            "Nothing is missing",
-            "The dataset shows every relevant feature of the anchor at these settings.",
-            icon=":material/task_alt:",
-        )
-    else:
-        views.empty(
-            "The anchor shows nothing here",
-            "Lower the threshold or the support, or look at the tokens of another role.",
-            icon=":material/filter_alt_off:",
-        )
-    figures(comparison, result)
+    if result.n_anchor:
+        figures(comparison, result)
 
 
 def controls(manifests: Mapping[str, MeasureManifest]) -> Comparison:
@@ -85,7 +91,8 @@ def controls(manifests: Mapping[str, MeasureManifest]) -> Comparison:
 
 
 def figures(comparison: Comparison, result: CoverageResult) -> None:
-    """What the gaps add up to, below them."""
+    """What the gaps add up to, and how far that can be believed: below them."""
+    doubt, counts = certainty(stores(), comparison), gap_counts(stores(), comparison)
     st.subheader("Figures", anchor=False)
     views.cards(
         (
@@ -98,22 +105,84 @@ def figures(comparison: Comparison, result: CoverageResult) -> None:
         ("Covered", f"{result.n_covered:,}", "Features both show."),
         ("Missing", f"{result.n_missing:,}", "Features only the anchor shows, F_miss."),
         (
-            "Smoothed KL",
-            "–" if result.kl_smoothed != result.kl_smoothed else f"{result.kl_smoothed:.2f}",
-            "Divergence of the two feature sets in nats, smoothed by 0.01; 0 is identical.",
+            "Certain",
+            f"{counts.certain:,}",
+            "Gaps, absent or too rare, that chance does not explain.",
         ),
     )
-    left, right = st.columns([3, 2], gap="medium")
-    with left.container(border=True):
+    st.caption(views.doubt_words(doubt))
+    left, right = st.columns(2, gap="medium")
+    with left.container(border=True, height="stretch"):
         st.markdown("**Coverage at every threshold**")
-        figure = charts.coverage_curve(telling_curve(stores(), comparison), comparison.threshold)
-        st.plotly_chart(figure, config=views.CHART, key="curve")
-    with right.container(border=True):
-        st.markdown("**By role**")
-        figure = charts.part_bars(
-            [{**row, "part": row["role"]} for row in by_role(stores(), comparison)]
+        rows = telling_curve(stores(), comparison)
+        marks: dict[str, Any] = views.ends_of(doubt)
+        figure = charts.coverage_curve(rows, comparison.threshold, result.fac, **marks)
+        alt = "Coverage by threshold, with its interval and the yardstick at the one in use"
+        st.plotly_chart(figure, config=views.CHART, key="curve", alt=alt)
+    with right.container(border=True, height="stretch"):
+        st.markdown("**Would more of the same help?**")
+        growing(comparison, result)
+    with st.container(border=True):
+        details(comparison)
+
+
+PARTS = ("role", *GROUPINGS)  # what coverage may be split by
+
+
+def details(comparison: Comparison) -> None:
+    """Coverage of each part of the data, and with features that do not count alike: asked for."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("**Coverage by**", width="content")
+        part = st.segmented_control(
+            "Coverage by",
+            PARTS,
+            format_func=str.capitalize,
+            label_visibility="collapsed",
+            **views.param_widget("part", None, valid=lambda name: name in PARTS),
         )
-        st.plotly_chart(figure, config=views.CHART, key="roles")
+    if part == "role":
+        rows, note = [{**row, "part": row["role"]} for row in by_role(stores(), comparison)], ""
+    elif part:
+        groups = by_group(stores(), comparison, part)
+        rows, note = [{**row, "part": row["group"]} for row in groups.rows], groups.note
+    if part:
+        if rows:
+            alt = f"Covered and missing features by {part}"
+            st.plotly_chart(charts.part_bars(rows), config=views.CHART, key="parts", alt=alt)
+        st.caption(plain(note))
+    weights = weighted(stores(), comparison)
+    views.cards(
+        (
+            "FAC by frequency",
+            views.share(weights.by_frequency),
+            "Features weighed by the anchor's samples that fire them.",
+        ),
+        (
+            "FAC by magnitude",
+            views.share(weights.by_magnitude),
+            "Features weighed by their mean activation over the anchor's samples.",
+        ),
+        (
+            "KL of firing rates",
+            "–" if math.isnan(weights.divergence) else f"{weights.divergence:.2f}",
+            "Divergence of the anchor's firing rates from the dataset's, in nats; 0 is identical.",
+        ),
+    )
+    if weights.note:
+        st.caption(plain(weights.note))
+
+
+def growing(comparison: Comparison, result: CoverageResult) -> None:
+    """How many of the anchor's features parts of the dataset show, and twice as much would."""
+    growth = growth_of(stores(), comparison)
+    if growth.rows:
+        steps = [(row["size"], row["features"], row["low"], row["high"]) for row in growth.rows]
+        n = sum(not row["forecast"] for row in growth.rows)
+        seen = [(0.0, 0.0), *((size, features) for size, features, *_ in steps[:n])]
+        figure = charts.growth_curve(seen, steps[n:], result.n_anchor)
+        alt = "Features shown by parts of the dataset, and expected from twice its samples"
+        st.plotly_chart(figure, config=views.CHART, key="growth", alt=alt)
+    st.caption(plain(growth.answer))
 
 
 def judge_form(anchor: str) -> None:
@@ -160,42 +229,40 @@ def gaps(comparison: Comparison) -> None:
         **pickers.url_of(comparison),
     }
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.subheader("Gaps", anchor=False, width="stretch")
-        pairs_corner = st.container(horizontal=True, width="content", vertical_alignment="bottom")
-        views.link("review", "Review these", which="gaps", **view)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
         needle = views.search()
         badge = views.choice("Belief", ("any", *BADGES), "badge", help=BELIEF)
+        kind = views.picked("Kind", ("any", *KINDS), "kind", help=KIND, width=165)
         columns = orders()
-        sort = views.order(
-            {name: column.order for name, column in columns.items()}, "by", width=230
-        )
-        st.download_button(
-            "JSONL",
-            lambda: as_jsonl(comparison),
-            "gaps.jsonl",
-            on_click="ignore",
-            icon=":material/download:",
-            help="All gaps at these settings, one JSON object a line.",
-        )
-    listing = GapList(needle, badge, sort, descending=not columns[sort].ascending)
-    left, right = st.columns([5, 4], gap="medium")
+        sort = views.order({name: column.order for name, column in columns.items()}, "by")
+    listing = GapList(needle, badge, sort, not columns[sort].ascending, kind)
+    left, right = st.columns([7, 5], gap="medium")
     with left:
         pager = Pager("gaps", comparison, listing)
         rows, total = gap_page(stores(), comparison, listing, offset=pager.offset, limit=pager.size)
         ticks = ticked("gaps", comparison)
-        columns_shown = shown_columns(explained=bool(explained(stores(), anchor)))
-        table(rows, columns_shown, key="gaps", opens="gap", height=520, ticked=ticks)
+        shown = shown_columns(explained=bool(explained(stores(), anchor)))
+        table(rows, shown, key="gaps", opens="gap", height=500, ticked=ticks, tall=True)
         pager.draw(total, "gap")
-    if total:
-        with pairs_corner:
-            write_pairs(comparison, listing, total, ticks.ids, view)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            if total:
+                write_pairs(comparison, listing, total, ticks.ids, view)
+            views.link("review", "Review these", which="gaps", **view)
+            st.download_button(
+                "JSONL",
+                lambda: as_jsonl(comparison),
+                "gaps.jsonl",
+                on_click="ignore",
+                icon=":material/download:",
+                help="All gaps at these settings, one JSON object a line.",
+            )
     with right:
         every = gap_features(stores(), comparison)
         by_feature = {row["feature"]: row for row in rows}
         first = next(iter(by_feature), every[0])
         gap = views.get_param("gap", first, read=int, valid=every.__contains__)
-        evidence(comparison, gap, by_feature.get(gap))
+        if gap not in by_feature:
+            (by_feature[gap],), _ = gap_page(stores(), comparison, GapList(search=f"#{gap}"))
+        evidence(comparison, by_feature[gap])
 
 
 def write_pairs(
@@ -224,32 +291,45 @@ def write_pairs(
     views.link("pairs", words, icon=":material/edit_note:", features=addresses, **view)
 
 
-def evidence(comparison: Comparison, feature: int, row: Row | None) -> None:
+def evidence(comparison: Comparison, row: Row) -> None:
     """One gap: what the anchor has beside what the dataset comes nearest to."""
-    anchor, cache, manifests = comparison.anchor, stores().cache, catalogue.measured(stores())
+    anchor, feature = comparison.anchor, row["feature"]
+    cache, manifests = stores().cache, catalogue.measured(stores())
     sae = catalogue.sae_of(stores(), manifests[anchor])
     facts = cache.feature(anchor, feature, sae_run=sae)
     assert facts is not None, "a gap is a feature of the anchor"
     with st.container(border=True):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(
-                f"#### {headline(anchor, feature)}", width="stretch", help=doubt(anchor, feature)
-            )
-            if row:
-                icon, colour = BADGE_LOOKS[row["badge"]]
-                st.badge(row["badge"], icon=icon, color=colour, help=BELIEF)
+        st.markdown(f"#### {headline(anchor, feature)}", help=doubt(anchor, feature))
+        with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
+            icon, colour = BADGE_LOOKS[row["badge"]]
+            st.badge(row["badge"], icon=icon, color=colour, help=BELIEF)
+            st.badge(row["kind"], color="gray", help=KIND)
+        st.caption(plain(f"{row['reason']} {rate_words(row)}"))
         show_explanations(anchor, feature, brief=True)
         show_verdicts(anchor, feature)
         if facts["promotes"]:
             st.html(chips_html(facts["promotes"][:6], "up"))
         st.markdown("**In the anchor**")
         show_examples(cache.spans(anchor, feature, "top")[:4])
-        st.markdown("**Nearest in the dataset**")
-        threshold = comparison.threshold
-        near = cache.near(comparison.dataset, feature, sae_run=sae, threshold=threshold)
-        show_near(near[:3])
+        if row["n_dataset"]:
+            st.markdown("**Strongest in the dataset**")
+            show_examples(cache.spans(comparison.dataset, feature, "top")[:3])
+        else:
+            st.markdown("**Nearest in the dataset**")
+            threshold = comparison.threshold
+            near = cache.near(comparison.dataset, feature, sae_run=sae, threshold=threshold)
+            show_near(near[:3])
         name = catalogue.titles(manifests)[anchor]
         views.link("features", "The whole feature", feature=str(feature), dataset=name)
+
+
+def rate_words(row: Row) -> str:
+    """How often a gap fires beside the anchor, with its interval."""
+    if row["ratio"] is None:
+        return ""
+    share, low, high = row["ratio"], row["ratio_low"], row["ratio_high"]
+    often = "not at all" if not share else f"{share:.0%} as often as in the anchor"
+    return f"Per token it fires {often} (95 % interval {low:.0%} to {high:.0%})."
 
 
 def as_jsonl(comparison: Comparison) -> str:

@@ -10,8 +10,11 @@ import streamlit as st
 from fac.config import IngestSpec, PairsSpec, SynthesizeSpec
 from fac.manifest import DatasetManifest, MeasureManifest, PairsManifest, SynthesisManifest
 from fac.questions import catalogue
-from fac.questions.comparison import Comparison, coverage, telling_curve
+from fac.questions.comparison import Comparison, certainty, coverage, telling_curve
 from fac.questions.explanations import explained, n_explained
+from fac.questions.gap_evidence import BADGES, KINDS, GapCounts, gap_features
+from fac.questions.gaps import GapList, gap_page
+from fac.questions.outlook import outlook
 from fac.questions.pairs import pair_states
 from fac.questions.relevance import EVERY_FEATURE
 from fac.questions.results import last_synthesis
@@ -21,9 +24,11 @@ from fac.ui.bars import curve_html, fac_bars_html, funnel_html
 from fac.ui.jobs import arriving, demo_job, progress, retry
 from fac.ui.shell import title
 from fac.ui.stores import stores
-from fac.ui.text import plain
+from fac.ui.text import Row, plain
 
 PAGE = {"title": "Home", "section": "", "icon": "home", "order": 0}
+
+FIRST_GAPS = 5  # named on this page
 
 
 @st.fragment(run_every="500ms")
@@ -51,53 +56,64 @@ def show_arrival() -> None:
 
 @st.fragment
 @views.guard()
-def answer(anchor: str, dataset: str) -> None:
-    """Coverage at the threshold in use, and what to do about it."""
-    manifests = catalogue.measured(stores())
-    names, summary = catalogue.titles(manifests), stores().cache.summary(anchor)
-    threshold = pickers.threshold_picker(anchor, dataset)
+def answer(manifests: Mapping[str, MeasureManifest]) -> None:
+    """What is lacking, how sure that is, and what to do about it."""
+    names = catalogue.titles(manifests)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        anchor, dataset = pickers.pick_pair(manifests)
+        if dataset not in catalogue.comparable(manifests, anchor):
+            st.warning(
+                f"{plain(names[dataset])} was measured with another model or SAE than "
+                f"{plain(names[anchor])}, so their features are not the same. Choose another pair.",
+                icon=":material/link_off:",
+            )
+            return
+        pickers.threshold_picker(anchor, dataset)
     comparisons = {
-        run: Comparison(anchor, run, threshold, relevance=pickers.relevance_in_url(anchor))
+        run: pickers.comparison_in_url(anchor, run)
         for run in catalogue.comparable(manifests, anchor)
     }
-    results = {run: coverage(stores(), comparison) for run, comparison in comparisons.items()}
-    result = results[dataset]
+    comparison = comparisons[dataset]
+    results = {run: coverage(stores(), each) for run, each in comparisons.items()}
+    result, story = results[dataset], outlook(stores(), comparison)
+    counts = story.counts
+    views.lead(story)
+    view = {"anchor": names[anchor], "dataset": names[dataset], **pickers.url_of(comparison)}
+    left, right = st.columns([3, 2], gap="medium")
+    with left.container(border=True, height="stretch", key="lacking"):
+        lacking(comparison, counts, view)
+    with right.container(border=True, height="stretch"):
+        st.markdown("#### Coverage (FAC) of every dataset")
+        datasets(comparisons, results, names, dataset)
     views.cards(
         ("Coverage (FAC)", views.share(result.fac), "Covered, of what the anchor shows."),
         ("Covered", f"{result.n_covered:,}", "Features of the anchor that the dataset shows too."),
         ("Missing", f"{result.n_missing:,}", "Features of the anchor that the dataset lacks."),
+        ("Certain", f"{counts.certain:,}", "Gaps that chance does not explain."),
         (
             "Samples",
             f"{manifests[dataset].facts.n_samples:,}",
-            f"Samples in the dataset; the anchor has {summary['n_samples']:,}.",
+            f"In the dataset; the anchor has {manifests[anchor].facts.n_samples:,}.",
         ),
     )
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("#### From the dictionary to what is covered")
+        summary = stores().cache.summary(anchor)
         stages = [
             ("dictionary", summary["n_features"]),
             ("alive in the anchor", summary["n_alive"]),
             ("explained", n_explained(stores(), anchor)),
-            (relevant_words(comparisons[dataset]), result.n_anchor),
+            (relevant_words(comparison), result.n_anchor),
             ("covered", result.n_covered),
         ]
         st.html(funnel_html(stages, result.n_missing))
     with right.container(border=True, height="stretch"):
-        st.markdown("#### Coverage of every dataset")
-        bars = [
-            {"name": names[run], "run": run, **each._asdict()}
-            for run, each in results.items()
-            if run != anchor
-        ]
-        if bars:
-            st.html(fac_bars_html(bars, dataset))
-        else:
-            st.caption("Only the anchor has been measured. Add a dataset to see how it compares.")
-        st.html(curve_html(telling_curve(stores(), comparisons[dataset]), threshold))
+        st.markdown("#### Coverage at every threshold")
+        st.html(curve_html(telling_curve(stores(), comparison), comparison.threshold))
     st.markdown("#### Next")
-    with st.container(horizontal=True, gap="small"):
-        for step in islice(next_steps(manifests, anchor, dataset, result), 3):
+    with st.container(horizontal=True, gap="small", key="next"):
+        for step in islice(next_steps(manifests, comparison, counts, view), 3):
             with st.container(border=True, width="stretch", height="stretch", gap="xsmall"):
                 st.markdown(f"{step.icon} **{step.title}**")
                 st.caption(step.why)
@@ -106,6 +122,65 @@ def answer(anchor: str, dataset: str) -> None:
         hit, gaps = newest.facts.gaps_hit, newest.facts.gaps
         words = f"The last synthesis filled {hit:,} of {gaps:,} gaps"
         views.link("synthesis", f"{words}: see its samples", synthesis=newest.run)
+
+
+def lacking(comparison: Comparison, counts: GapCounts, view: dict[str, str]) -> None:
+    """The first gaps by name, each a link to its evidence: certain ones where there are any, else
+    what may be missing by chance."""
+    certain, possible, _ = BADGES
+    badge, total = (certain, counts.certain) if counts.certain else (possible, counts.possible)
+    st.markdown(f"#### {'What is' if counts.certain else 'Nothing is'} certainly lacking")
+    if not counts.certain:
+        st.caption(
+            "It does not show these, which chance could explain:"
+            if counts.possible
+            else "It shows everything that counts about as often as its size lets one expect."
+        )
+    # Absent ones first, as in the sentence above: of them nobody has to ask how rare is too rare.
+    rows: list[Row] = []
+    for kind in KINDS:
+        listing = GapList(badge=badge, kind=kind)
+        rows += gap_page(stores(), comparison, listing, limit=FIRST_GAPS - len(rows))[0]
+    for row in rows:
+        name = plain(f"{row['name']} #{row['feature']}")
+        feature = str(row["feature"])
+        words = f"{name} :gray[{expected_words(row)}]"
+        views.link("coverage", words, icon="", gap=feature, badge=badge, **view)
+    if total > len(rows):
+        views.link("coverage", f"All {total:,}", badge=badge, **view)
+
+
+def expected_words(row: Row) -> str:
+    """How many samples show it of those that would be expected to, kept on one line."""
+    n, expected = row["n_dataset"], row["expected"]
+    if expected is None:
+        return ""
+    decimals = 1 if expected < 10 else 0
+    return f"{n:,} of {expected:,.{decimals}f} expected".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def datasets(
+    comparisons: Mapping[str, Comparison],
+    results: Mapping[str, CoverageResult],
+    names: Mapping[str, str],
+    dataset: str,
+) -> None:
+    """FAC of every dataset; the chosen one with its interval and its yardstick."""
+    anchor = comparisons[dataset].anchor
+    bars: list[Row] = [
+        {"name": names[run], "run": run, **each._asdict()}
+        for run, each in results.items()
+        if run != anchor
+    ]
+    if not bars:
+        st.caption("Only the anchor has been measured. Add a dataset to see how it compares.")
+        return
+    doubt = certainty(stores(), comparisons[dataset])
+    for bar in bars:
+        if bar["run"] == dataset:
+            bar |= views.ends_of(doubt)
+    st.html(fac_bars_html(bars, dataset))
+    st.caption(views.doubt_words(doubt))
 
 
 def relevant_words(comparison: Comparison) -> str:
@@ -128,11 +203,14 @@ class Step(NamedTuple):
 
 
 def next_steps(
-    manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str, result: CoverageResult
+    manifests: Mapping[str, MeasureManifest],
+    comparison: Comparison,
+    counts: GapCounts,
+    view: dict[str, str],
 ) -> Iterator[Step]:
     """What a person would sensibly do next, most useful first."""
+    anchor, dataset = comparison.anchor, comparison.dataset
     names = catalogue.titles(manifests)
-    pair = {"anchor": names[anchor], "dataset": names[dataset]}
     done = {manifest.facts.dataset for manifest in manifests.values()}
     datasets: list[DatasetManifest] = stores().runs.list(IngestSpec.step)
     waiting = [
@@ -147,17 +225,20 @@ def next_steps(
             "Open it",
             {"open": waiting[0].run},
         )
-    if result.n_missing and dataset != anchor:
+    if gap_features(stores(), comparison):
+        certain, possible = f"{counts.certain:,} certain", f"{counts.possible:,} possible"
         yield Step(
-            f"Read the {result.n_missing:,} gaps of {plain(names[dataset])}",
-            "Ranked by how common they are in the anchor, with examples and near misses.",
+            f"Read the {certain if counts.certain else possible} gaps of {plain(names[dataset])}",
+            "Chance does not explain them: each with examples and the dataset's nearest misses."
+            if counts.certain
+            else "Chance could explain each of them; examples and near misses may say more.",
             ":material/donut_large:",
             "coverage",
             "See what is missing",
-            {**pair, **threshold_in_use()},
+            {**view, "badge": BADGES[not counts.certain]},
         )
         explains = bool(explained(stores(), anchor))
-        if explains and (step := synthesis_step(anchor, dataset, pair)):
+        if explains and (step := synthesis_step(anchor, dataset, view)):
             yield step
         yield Step(
             "Review what the gaps are called" if explains else "Explain the gaps",
@@ -167,7 +248,7 @@ def next_steps(
             ":material/rate_review:",
             "review",
             "Review them" if explains else "Explain them",
-            pair,
+            {"anchor": view["anchor"], "dataset": view["dataset"]},
         )
     yield Step(
         "Add a dataset of your own",
@@ -201,7 +282,7 @@ def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | No
             ":material/compare:",
             "pairs",
             "Write pairs",
-            {**view, "features": "best", **threshold_in_use()},
+            {**view, "features": "best"},
         )
     states = pair_states(stores(), run)
     counts = Counter(state.state for state in states.values())
@@ -231,11 +312,6 @@ def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | No
     )
 
 
-def threshold_in_use() -> dict[str, str]:
-    value = views.get_param("threshold", 0.0, read=float)
-    return {"threshold": str(value)} if value else {}
-
-
 title("Where things stand")
 
 manifests = catalogue.measured(stores())
@@ -248,19 +324,4 @@ if not manifests or arriving():
         st.container(border=True, height=280)
     st.stop()
 
-anchor_column, dataset_column = st.columns(2)
-with anchor_column:
-    anchor = pickers.pick_anchor("Anchor: what could be shown", manifests)
-with dataset_column:
-    usual = catalogue.default_dataset(stores(), manifests, anchor)
-    dataset = pickers.pick_run("Dataset: what is shown", "dataset", manifests, usual)
-
-if dataset not in catalogue.comparable(manifests, anchor):
-    names = catalogue.titles(manifests)
-    st.warning(
-        f"{plain(names[dataset])} was measured with another model or SAE than "
-        f"{plain(names[anchor])}, so their features are not the same. Choose another pair.",
-        icon=":material/link_off:",
-    )
-    st.stop()
-answer(anchor, dataset)
+answer(manifests)

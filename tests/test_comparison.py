@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import fac.questions.comparison as comparison_module
 from fac.config import Workspace
 from fac.errors import InputError
+from fac.questions import firing
 from fac.questions.comparison import (
     Comparison,
     by_role,
@@ -281,8 +281,8 @@ def test_the_yardstick_is_what_random_draws_of_the_anchor_reach(tmp_path):
 
 
 def test_a_large_anchor_is_asked_about_some_features(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison_module, "PAIRS_READ", 30)
-    monkeypatch.setattr(comparison_module, "FEATURES_TOGETHER", 2)
+    monkeypatch.setattr(firing, "PAIRS_READ", 30)
+    monkeypatch.setattr(firing, "FEATURES_TOGETHER", 2)
     stores, runs = published(tmp_path, made(*ALL_PAIRS), made((0, 0)))
     asked = certainty(stores, Comparison(*runs, relevance=listed(*range(N_FEATURES))))
     assert "from 2 of 6 features." in asked.note and asked.yardstick.median == 1
@@ -328,6 +328,33 @@ def test_an_anchor_that_is_the_dataset_lacks_nothing(stores, toy):
         result = certainty(stores, asked)
         assert result.interval.value == 1 and math.isnan(result.yardstick.median)
         assert "toy-anchor contains it, so nothing can be missing" in result.note
+
+
+def test_a_role_that_nobody_has_is_a_sentence(tmp_path, stores, toy):
+    asked = Comparison(*toy, role="system", threshold=1.0)
+    assert "above 1, so there is nothing to cover" in certainty(stores, asked).note
+    opened, runs = published(tmp_path, made(*ALL_PAIRS), made((0, 0)), tokens=0)
+    for role in ("system", "assistant"):
+        asked = Comparison(*runs, role=role)
+        why = f"one has no content tokens of {role}, so nothing can fire"
+        assert why in certainty(opened, asked).note and why in growth_of(opened, asked).answer
+    opened.cache.close()
+
+
+def test_samples_on_both_sides_are_counted(tmp_path):
+    """Equal texts are one sample, whatever dataset they are in."""
+    texts = [f"bake number {i}" for i in range(6)]
+    sides = (texts, [texts[1], "a loop", texts[4]])
+    samples = {
+        name: [[{"role": "user", "content": text}] for text in side]
+        for name, side in zip(("one", "two"), sides, strict=True)
+    }
+    opened = open_stores(toy_workspace(tmp_path, samples=samples), remember=False)
+    runs = [opened.runs.resolve("measure", name) for name in samples]
+    asked = Comparison(*runs, relevance=listed(0))
+    assert certainty(opened, asked).note.startswith("One relevant feature fires in the anchor")
+    assert "2 samples of two are in one too" in certainty(opened, asked).note
+    opened.cache.close()
 
 
 def test_growth_goes_back_by_random_parts_and_forward_to_twice_the_samples(stores, toy):

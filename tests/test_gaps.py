@@ -321,8 +321,19 @@ def test_a_longer_dataset_makes_more_certain_and_a_shorter_one_less(world):
     rows, _ = gap_page(*world(450, 900), explain_runs=())
     by_feature = {row["feature"]: row for row in rows}
     assert by_feature[0]["expected"] == 40 and by_feature[2]["p"] == approx(1 / 9)
-    assert by_feature[4]["badge"] == "certain" and by_feature[4]["ratio"] == approx(0.375)
     assert gap_counts(*world(900, 90)) == GapCounts(0, 0, possible=2, artefact=1, n_asked=5)
+
+
+def test_what_is_too_rare_is_certain_where_it_is_rarer_by_half_for_certain(world):
+    # 15 samples where 40 are expected: significant, but the rate's interval reaches 0.77.
+    for tokens, ratio, badge in ((900, 0.375, "possible"), (1800, 0.1875, "certain")):
+        rows, _ = gap_page(*world(450, tokens), GapList(kind="under-represented"), explain_runs=())
+        row = next(row for row in rows if row["feature"] == 4)
+        assert (row["ratio"], row["badge"]) == (approx(ratio), badge)
+        assert (row["ratio_high"] <= 0.5) == (badge == "certain")
+        assert ("not by chance, but perhaps by less than half" in row["reason"]) == (
+            badge == "possible"
+        )
 
 
 def test_what_is_added_counts_with_its_samples_and_its_tokens(world):

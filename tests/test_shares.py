@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
-import fac.questions.comparison as comparison_module
 from fac.config import IngestSpec, MeasureSpec, Workspace
 from fac.coverage import EPSILON
 from fac.errors import InputError
 from fac.ingest import ingest
 from fac.measure import measure
+from fac.questions import firing
 from fac.questions.comparison import Comparison
 from fac.questions.shares import by_group, weighted
 from fac.store import open_stores
@@ -80,7 +80,7 @@ def test_coverage_by_source_is_of_what_each_source_fires(tmp_path):
     both = Comparison(*runs, added=(runs[0],))
     assert [row["fac"] for row in by_group(stores, both, "source").rows] == [1] * 4
     high = by_group(stores, Comparison(*runs, threshold=9.0), "source")
-    assert high == ([], "No relevant feature fires in the anchor: there is nothing to cover.")
+    assert high.rows == [] and "fires in anchor above 9, so there is nothing" in high.note
     stores.cache.close()
 
 
@@ -112,8 +112,8 @@ def test_samples_that_say_nothing_make_no_groups(tmp_path):
 
 
 def test_of_a_large_anchor_groups_are_taken_from_some_features(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison_module, "PAIRS_READ", 20)
-    monkeypatch.setattr(comparison_module, "FEATURES_TOGETHER", 1)
+    monkeypatch.setattr(firing, "PAIRS_READ", 20)
+    monkeypatch.setattr(firing, "FEATURES_TOGETHER", 1)
     stores, runs = measured(tmp_path, anchor=ANCHOR, seed=rows_of(3, "bake python loop"))
     groups = by_group(stores, Comparison(*runs), "source")
     assert "Taken from " in groups.note and " of 7 features." in groups.note

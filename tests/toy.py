@@ -17,6 +17,7 @@ import pyarrow as pa
 from fac import schema
 from fac.config import ExplainSpec, IngestSpec, JudgeSpec, MeasureSpec, SaeSpec, Workspace
 from fac.coverage import fac
+from fac.datasets.layout import sample_id
 from fac.manifest import DatasetFacts, ExplainFacts, MeasureFacts, RelevanceFacts, SaeFacts
 from fac.measure import measure
 from fac.schema import Activations, Chat
@@ -184,7 +185,7 @@ def publish_dataset(runs: Runs, name: str, chats: Sequence[Chat]) -> str:
     run_id = spec.run_id(str(chats))
     table = pa.table(
         {
-            "sample_id": [f"{i:016x}" for i in range(len(chats))],
+            "sample_id": [sample_id(chat) for chat in chats],
             "messages": list(chats),
             "label": ["toy"] * len(chats),
             "meta": ["{}"] * len(chats),
@@ -253,9 +254,9 @@ def publish_activations(
     spans: pa.Table | None = None,
     near: pa.Table | None = None,
 ) -> str:
-    """A finished measure run of exactly these activations, in a dataset of empty texts; its id."""
-    chat = [{"role": "user", "content": ""}]
-    dataset = publish_dataset(runs, name, [chat] * n_samples)
+    """A finished measure run of exactly these activations, in a dataset of short texts; its id."""
+    chats = [[{"role": "user", "content": f"{name} {i}"}] for i in range(n_samples)]
+    dataset = publish_dataset(runs, name, chats)
     spec = MeasureSpec(dataset=dataset, role=role, floor=floor)
     run_id = spec.run_id(dataset, encoder)
     folder = runs.scratch(run_id)

@@ -8,7 +8,6 @@ joined with what fac.coverage says about counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,6 +17,13 @@ from fac import uncertainty
 from fac.coverage import fac, present
 from fac.errors import InputError
 from fac.questions.catalogue import Row
+from fac.questions.firing import (
+    content_tokens,
+    features_read,
+    firing_of,
+    incidence_of,
+    support_of,
+)
 from fac.questions.relevance import Relevance, relevant_set
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, CoverageResult
 from fac.store import Stores
@@ -56,6 +62,11 @@ class Comparison:
     def runs(self) -> tuple[str, ...]:
         """The dataset and what is added to it, each once."""
         return tuple(dict.fromkeys((self.dataset, *self.added)))
+
+    @property
+    def at(self) -> tuple[float, str]:
+        """Threshold and role: what counts as firing."""
+        return self.threshold, self.role
 
 
 def clear_firing(stores: Stores, anchor: str) -> float:
@@ -221,12 +232,6 @@ class Certainty(NamedTuple):
 DRAW_WORDS = 2
 """Random draws behind a yardstick, in words of 64."""
 
-PAIRS_READ = 2_000_000
-"""Of one run for its yardstick: a larger run is asked about some of its features."""
-
-FEATURES_TOGETHER = 16
-"""Features of neighbouring numbers, which are read, or left out, together."""
-
 
 @remembered_for_good
 def certainty(stores: Stores, comparison: Comparison) -> Certainty:
@@ -237,16 +242,9 @@ def certainty(stores: Stores, comparison: Comparison) -> Certainty:
     must_match(stores, comparison)
     features, value = shown(stores, comparison), coverage(stores, comparison).fac
     interval, yardstick = uncertainty.Interval(value, math.nan, math.nan), NO_YARDSTICK
-    names = {
-        run: stores.cache.summary(run)["name"] for run in (comparison.anchor, *comparison.runs)
-    }
-    anchor, dataset = names[comparison.anchor], " with ".join(names[r] for r in comparison.runs)
+    anchor, dataset = name_of(stores, comparison.anchor), name_of(stores, *comparison.runs)
     if not features.any():
-        note = (
-            f"No relevant feature fires in {anchor} above {comparison.threshold:g}, so there is "
-            "nothing to cover: take a lower threshold, or count other features as relevant."
-        )
-        return Certainty(interval, yardstick, note)
+        return Certainty(interval, yardstick, nothing_to_cover(stores, comparison))
     if comparison.anchor in comparison.runs:
         note = f"What is compared with {anchor} contains it, so nothing can be missing."
         return Certainty(interval, yardstick, note)
@@ -256,11 +254,34 @@ def certainty(stores: Stores, comparison: Comparison) -> Certainty:
     if comparison.min_support > 1:
         notes.append("Where the anchor needs more than one sample a feature, FAC has no interval.")
     else:
-        sides = [_firing(stores, comparison, r) for r in ((comparison.anchor,), comparison.runs)]
+        both = ((comparison.anchor,), comparison.runs)
+        sides = [firing_of(stores, runs, *comparison.at) for runs in both]
         interval = uncertainty.fac_interval(*(side.of(features) for side in sides))
         notes.append(_about_interval(interval, anchor, dataset, *(s.n_samples for s in sides)))
+    n_shared = sum(stores.cache.n_shared(run, comparison.anchor) for run in comparison.runs)
+    if n_shared:
+        notes.append(
+            f"{n_shared:,} samples of {dataset} are in {anchor} too: what they show counts on both "
+            "sides, and the dataset looks better beside the yardstick than it is."
+        )
     yardstick, about = _yardstick(stores, comparison, features, anchor, dataset)
     return Certainty(interval, yardstick, " ".join(filter(None, [*notes, about])))
+
+
+def name_of(stores: Stores, *runs: str) -> str:
+    """What measured datasets are called, in a sentence."""
+    return " with ".join(stores.cache.summary(run)["name"] for run in runs)
+
+
+def nothing_to_cover(stores: Stores, comparison: Comparison) -> str:
+    """Why no relevant feature fires in the anchor, as a sentence."""
+    anchor, role = name_of(stores, comparison.anchor), comparison.role
+    if role != EVERY_ROLE and not content_tokens(stores, (comparison.anchor,), role):
+        return f"{anchor} has no content tokens of {role}, so nothing can fire: take another role."
+    return (
+        f"No relevant feature fires in {anchor} above {comparison.threshold:g}, so there is "
+        "nothing to cover: take a lower threshold, or count other features as relevant."
+    )
 
 
 NO_YARDSTICK = uncertainty.Yardstick(math.nan, math.nan, math.nan, math.nan)
@@ -317,17 +338,17 @@ def _yardstick(
         notes.append(
             f"The yardstick is taken from {counted.sum():,} of {features.sum():,} features."
         )
-    in_dataset = dataset_support(stores, comparison) > 0
+    in_dataset = support_of(stores, comparison.runs, *comparison.at) > 0
     if larger:
         parts = _parts(stores, comparison, draws)
         in_dataset = np.zeros((DRAW_WORDS, len(features)), np.uint64)
         first_sample = 0
         for each in comparison.runs:
-            pairs = incidence(stores, comparison, each, counted, ranges)
+            pairs = incidence_of(stores, each, *comparison.at, counted, ranges)
             beyond = first_sample + pairs.n_samples
             in_dataset |= uncertainty.fired_by(pairs, parts[:, first_sample:beyond])
             first_sample = beyond
-    pairs = incidence(stores, comparison, run, counted, ranges)
+    pairs = incidence_of(stores, run, *comparison.at, counted, ranges)
     return uncertainty.yardstick(pairs, draws, in_dataset), " ".join(notes)
 
 
@@ -344,77 +365,10 @@ def _parts(stores: Stores, comparison: Comparison, draws: uncertainty.Draws) -> 
     return uncertainty.part_draws(tokens, draws.tokens, rng=np.random.default_rng(1))
 
 
-def features_read(
-    stores: Stores, runs: Sequence[str], features: np.ndarray
-) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Of these features, bool `[n_features]`, those that are read with all their samples: ranges
-    (first, one beyond the last) that hold them, and the features, bool `[n_features]`.
-
-    All of them, or of large runs as many, drawn at random but always the same, as PAIRS_READ of
-    their rows allow; some at least, where there are any.
-    """
-    cache, n_blocks = stores.cache, -(-len(features) // FEATURES_TOGETHER)
-    rows = np.sum([cache.support(run, cache.summary(run)["floor"]) for run in runs], axis=0)
-    block = np.arange(len(features)) // FEATURES_TOGETHER
-    asked = np.flatnonzero(np.bincount(block[features], minlength=n_blocks))
-    drawn = np.random.default_rng(0).permutation(asked)
-    read = np.cumsum(np.bincount(block, weights=rows, minlength=n_blocks)[drawn])
-    drawn = np.sort(drawn[: max(int(np.searchsorted(read, PAIRS_READ, side="right")), 1)])
-    first = np.flatnonzero(np.diff(drawn, prepend=-2) > 1)
-    last = np.append(first[1:], len(drawn))[: len(first)] - 1
-    ranges = [
-        (int(drawn[i]) * FEATURES_TOGETHER, (int(drawn[j]) + 1) * FEATURES_TOGETHER)
-        for i, j in zip(first, last, strict=True)
-    ]
-    return ranges, features & np.isin(block, drawn)
-
-
-def incidence(
-    stores: Stores,
-    comparison: Comparison,
-    run: str,
-    counted: np.ndarray,
-    ranges: Sequence[tuple[int, int]],
-) -> uncertainty.Incidence:
-    """Which sample of a run fires which of the features that are counted."""
-    feature, sample = stores.cache.pairs(run, comparison.threshold, comparison.role, ranges=ranges)
-    inside = counted[feature]
-    n_samples = len(stores.cache.tokens_by_sample(run))
-    return uncertainty.Incidence(sample[inside], feature[inside], n_samples, len(counted))
-
-
-def content_tokens(stores: Stores, runs: Sequence[str], role: str) -> int:
-    """Content tokens of a role, or of all that were measured, in these runs together."""
-    summaries = [stores.cache.summary(run) for run in runs]
-    if role == EVERY_ROLE:
-        return sum(int(each["content_tokens"]) for each in summaries)
-    return sum(int(each["content_tokens_by_role"].get(role, 0)) for each in summaries)
-
-
 def shown(stores: Stores, comparison: Comparison) -> np.ndarray:
     """The relevant features that the anchor shows: bool `[n_features]`."""
     n_anchor = stores.cache.support(comparison.anchor, comparison.threshold, comparison.role)
     return present(n_anchor, comparison.min_support) & _relevant(stores, comparison)
-
-
-def dataset_support(stores: Stores, comparison: Comparison) -> np.ndarray:
-    """Samples of the dataset, with what is added, that fire each feature: int64 `[n_features]`."""
-    at = comparison.threshold, comparison.role
-    return np.sum([stores.cache.support(run, *at) for run in comparison.runs], axis=0)
-
-
-def _firing(stores: Stores, comparison: Comparison, runs: Sequence[str]) -> uncertainty.Firing:
-    at, cache = (comparison.threshold, comparison.role), stores.cache
-    return uncertainty.together(
-        [
-            uncertainty.Firing(
-                cache.support(run, *at),
-                *cache.singletons(run, *at),
-                cache.summary(run)["n_samples"],
-            )
-            for run in runs
-        ]
-    )
 
 
 # --- how it grows ---------------------------------------------------------------------------------
@@ -448,14 +402,14 @@ def growth_of(stores: Stores, comparison: Comparison) -> Growth:
     """
     must_match(stores, comparison)
     features = shown(stores, comparison)
-    firing = _firing(stores, comparison, comparison.runs).of(features)
+    firing = firing_of(stores, comparison.runs, *comparison.at).of(features)
     n, n_features, n_covered = (
         firing.n_samples,
         int(features.sum()),
         int((firing.support > 0).sum()),
     )
     if not n_features:
-        return Growth([], "No relevant feature fires in the anchor: there is nothing to cover.")
+        return Growth([], nothing_to_cover(stores, comparison))
     sizes = np.unique(np.ceil(np.array(GROWTH_STEPS) * n).astype(int))
     rows: list[Row] = [
         _grown(int(size), size / n, float(mean), float(mean), float(mean), forecast=False)

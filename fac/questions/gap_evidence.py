@@ -1,7 +1,8 @@
 """Which features are gaps, and how far each can be believed.
 
 A gap is a relevant feature of the anchor that the dataset lacks (absent: F_miss) or shows much more
-rarely than the anchor leads one to expect (under-represented: it passes uncertainty.gap_test).
+rarely than the anchor leads one to expect (under-represented: significant in
+uncertainty.gap_test).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import pyarrow.compute as pc
 
 from fac.coverage import present
 from fac.questions.catalogue import Row
-from fac.questions.comparison import Comparison, content_tokens, coverage
+from fac.questions.comparison import Comparison, coverage
+from fac.questions.firing import content_tokens
 from fac.questions.relevance import relevant_set
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
@@ -32,9 +34,11 @@ BELIEF = """
 How far a gap can be believed.
 
 **certain**: the dataset shows it so much more rarely than the anchor that chance does not explain
-it; of all gaps called so, at most 5 % are expected to be false.
+it, and where it does show it, at most half as often as expected, with the whole interval of the
+rate; of all gaps called so, at most 5 % are expected to be false.
 
-**possible**: it is absent, but a dataset of this size could lack it by chance.
+**possible**: it is absent, but a dataset of this size could lack it by chance; or it is shown too
+rarely, but perhaps by less than half.
 
 **artefact**: the anchor itself barely shows it: in one sample alone, or nowhere with 1.1 of what it
 takes to fire.
@@ -66,8 +70,8 @@ class Evidence(NamedTuple):
     """This, `ratio` and `p` as in uncertainty.GapTest; NaN where there is no test."""
     ratio: np.ndarray
     p: np.ndarray
-    passes: np.ndarray
-    """bool: the test."""
+    certain: np.ndarray
+    """bool: as in uncertainty.GapTest."""
     near: np.ndarray
     """Share of the level to reach; NaN where that is zero or unknown, and where it fires."""
     strength: np.ndarray
@@ -80,7 +84,7 @@ class Evidence(NamedTuple):
         """One of BADGES each: str `[n]`."""
         certain, possible, artefact = BADGES
         barely = (self.n_anchor == 1) | (self.strength < BARELY)
-        return np.select([barely, self.passes], [artefact, certain], possible)
+        return np.select([barely, self.certain], [artefact, certain], possible)
 
     def kinds(self) -> np.ndarray:
         """One of KINDS each: str `[n]`."""
@@ -110,7 +114,7 @@ class GapCounts(NamedTuple):
 
 
 def gap_counts(stores: Stores, comparison: Comparison) -> GapCounts:
-    """How many gaps there are of each badge; the possible ones are all absent."""
+    """How many gaps there are of each badge."""
     evidence = evidence_of(stores, comparison)
     badges, absent = evidence.badges(), evidence.n_dataset == 0
     certain, possible, artefact = (badges == badge for badge in BADGES)
@@ -131,6 +135,14 @@ def gap_features(stores: Stores, comparison: Comparison) -> list[int]:
     return features
 
 
+def missing_or_rare(stores: Stores, comparison: Comparison) -> list[int]:
+    """The features that texts are written for where nobody chose any, certain ones first: what is
+    absent, since only that raises coverage; where nothing is, what is under-represented."""
+    missing = set(coverage(stores, comparison).missing.tolist())
+    every = gap_features(stores, comparison)
+    return [feature for feature in every if feature in missing] or every
+
+
 def reason(row: Row, basis: Basis) -> str:
     """Why a gap, a row of figures, has its badge, as a sentence."""
     n, n_here, p = row["n_anchor"], row["n_dataset"], row["p"]
@@ -145,8 +157,9 @@ def reason(row: Row, basis: Basis) -> str:
         return f"{fires}; without content tokens in the {side} nothing can be expected here."
     expected = f"{row['expected']:,.1f}" if row["expected"] >= 0.05 else "fewer than 0.1"
     here = {0: "none does", 1: "1 does"}.get(n_here, f"{n_here:,} do")
-    certain = row["badge"] == BADGES[0]
-    verdict = "certain" if certain else "which chance can explain"
+    verdict = "certain" if row["badge"] == BADGES[0] else "which chance can explain"
+    if n_here and row["badge"] != BADGES[0]:
+        verdict = "not by chance, but perhaps by less than half"
     return (
         f"{fires}, {expected} would be expected here, {here}; p {_short(p)}, {verdict} among "
         f"{basis.n_asked:,} features asked."
@@ -178,12 +191,12 @@ def _evidence(stores: Stores, comparison: Comparison, sae: str | None) -> Eviden
     basis = basis_of(stores, comparison)
     unknown = np.full(len(asked), np.nan)
     expected, ratio, p = unknown, unknown, unknown
-    passes = np.zeros(len(asked), bool)
+    significant = certain = np.zeros(len(asked), bool)
     if basis.is_test:
         tokens = {"anchor_tokens": basis.anchor_tokens, "dataset_tokens": basis.dataset_tokens}
         test = gap_test(n_anchor[asked], n_dataset[asked], **tokens)
-        expected, ratio, p, passes = test.expected, test.ratio, test.p, test.certain
-    is_gap = passes | np.isin(asked, missing)
+        expected, ratio, p, significant, certain = test
+    is_gap = significant | np.isin(asked, missing)
     gaps = asked[is_gap]
     near, strength, peak = _reached(stores, comparison, sae, gaps)
     near[n_dataset[gaps] > 0] = np.nan
@@ -194,7 +207,7 @@ def _evidence(stores: Stores, comparison: Comparison, sae: str | None) -> Eviden
         expected[is_gap],
         ratio[is_gap],
         p[is_gap],
-        passes[is_gap],
+        certain[is_gap],
         near,
         strength,
         peak,

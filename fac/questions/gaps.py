@@ -112,7 +112,7 @@ COLUMNS = (
         "#",
         lambda of: of.feature,
         format="%d",
-        width=56,
+        width=52,
         position=10,
         order="Number",
         ascending=True,
@@ -121,7 +121,7 @@ COLUMNS = (
         "name",
         "Name",
         kind="text",
-        width=280,
+        width=310,
         help="What people wrote, else the preferred explanation, else the tokens it peaks on in "
         "the anchor. Unknown: its explanation may be a guess.",
         position=20,
@@ -144,7 +144,7 @@ COLUMNS = (
         format="localized",
         width=66,
         help="Samples of the anchor that show it.",
-        position=50,
+        position=70,
         order="Most common in the anchor",
     ),
     GapColumn(
@@ -152,9 +152,9 @@ COLUMNS = (
         "Here",
         lambda of: of.n_dataset,
         format="localized",
-        width=58,
+        width=56,
         help="Samples of this dataset that show it; 0 where it is absent.",
-        position=60,
+        position=40,
         order="Most common here",
     ),
     GapColumn(
@@ -162,9 +162,9 @@ COLUMNS = (
         "Expected",
         lambda of: of.expected,
         format="%.1f",
-        width=78,
+        width=76,
         help="Samples that would show it here, if this dataset were like the anchor.",
-        position=55,
+        position=50,
         order="Most expected here",
     ),
     GapColumn(
@@ -175,7 +175,7 @@ COLUMNS = (
         width=62,
         decimals=3,
         help="How often it fires here per content token, of how often it does in the anchor.",
-        position=65,
+        position=60,
         order="Lowest ratio",
         ascending=True,
     ),
@@ -214,9 +214,9 @@ COLUMNS = (
         "Belief",
         lambda of: of.badges(),
         kind="text",
-        width=80,
+        width=72,
         help=BELIEF,
-        position=40,
+        position=30,
     ),
     GapColumn(
         "reason",
@@ -342,7 +342,7 @@ def gap_page(
         return table
 
     table, search = _figures(stores, comparison, sae, runs), listing.search.strip()
-    if search or listing.sort not in table.column_names:
+    if (search and _id_in(search) is None) or listing.sort not in table.column_names:
         table = with_words(table)
     table = table.filter(_matching(table, search, badge=listing.badge, kind=listing.kind))
     direction = "descending" if listing.descending else "ascending"
@@ -387,11 +387,18 @@ def _matching(table: pa.Table, search: str, *, badge: str, kind: str) -> pa.Arra
             matches = pc.and_(matches, pc.equal(table[column], value))
     if not search:
         return matches
-    digits = search.removeprefix("#")
-    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
-    contains = pc.equal(table["feature"], number)
-    if not search.startswith("#") or number < 0:
-        explanation = pc.fill_null(table["explanation"], "")
-        for text in (table["label"], pc.binary_join(table["promotes"], " "), explanation):
-            contains = pc.or_(contains, pc.match_substring(text, search, ignore_case=True))
+    if (number := _id_in(search)) is not None:
+        return pc.and_(matches, pc.equal(table["feature"], number))
+    is_number = search.isascii() and search.isdigit() and len(search) < 10
+    contains = pc.equal(table["feature"], int(search) if is_number else -1)
+    explanation = pc.fill_null(table["explanation"], "")
+    for text in (table["label"], pc.binary_join(table["promotes"], " "), explanation):
+        contains = pc.or_(contains, pc.match_substring(text, search, ignore_case=True))
     return pc.and_(matches, contains)
+
+
+def _id_in(search: str) -> int | None:
+    """12 of "#12"; None where a search may mean anything else."""
+    digits = search.removeprefix("#")
+    is_id = search.startswith("#") and digits.isascii() and digits.isdigit() and len(digits) < 10
+    return int(digits) if is_id else None

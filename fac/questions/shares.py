@@ -12,14 +12,8 @@ import numpy as np
 from fac.coverage import rate_divergence, weighted_fac
 from fac.errors import InputError
 from fac.questions.catalogue import Row
-from fac.questions.comparison import (
-    Comparison,
-    dataset_support,
-    features_read,
-    incidence,
-    must_match,
-    shown,
-)
+from fac.questions.comparison import Comparison, must_match, nothing_to_cover, shown
+from fac.questions.firing import features_read, incidence_of, support_of
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
@@ -37,9 +31,6 @@ FEWEST_SAMPLES = 10
 
 LONGEST_NAME = 80
 """Characters; a longer value is a text and no group."""
-
-
-NOTHING_FIRES = "No relevant feature fires in the anchor: there is nothing to cover."
 
 
 class Groups(NamedTuple):
@@ -75,12 +66,12 @@ def by_group(stores: Stores, comparison: Comparison, by: str) -> Groups:
     group = np.array([numbers.get(name, len(large)) for name in of_sample])
     features = shown(stores, comparison)
     if not features.any():
-        return Groups([], NOTHING_FIRES)
+        return Groups([], nothing_to_cover(stores, comparison))
     ranges, counted = features_read(stores, (comparison.anchor,), features)
-    pairs = incidence(stores, comparison, comparison.anchor, counted, ranges)
+    pairs = incidence_of(stores, comparison.anchor, *comparison.at, counted, ranges)
     fires = np.zeros((len(large) + 1, len(features)), bool)
     fires[group[pairs.sample], pairs.feature] = True
-    covered = fires & (dataset_support(stores, comparison) > 0)
+    covered = fires & (support_of(stores, comparison.runs, *comparison.at) > 0)
     n_rest = len(sizes) - len(large)
     names = [name or f"no {by}" for name in large] + [f"{n_rest} other groups"] * (n_rest > 0)
     counts = zip(names, np.bincount(group), fires.sum(axis=1), covered.sum(axis=1), strict=False)
@@ -169,10 +160,10 @@ def weighted(stores: Stores, comparison: Comparison) -> Weighted:
     must_match(stores, comparison)
     features = shown(stores, comparison)
     if not features.any():
-        return Weighted(math.nan, math.nan, math.nan, NOTHING_FIRES)
+        return Weighted(math.nan, math.nan, math.nan, nothing_to_cover(stores, comparison))
     cache, run, role = stores.cache, comparison.anchor, comparison.role
     n_anchor = cache.support(run, comparison.threshold, role)[features]
-    n_dataset = dataset_support(stores, comparison)[features]
+    n_dataset = support_of(stores, comparison.runs, *comparison.at)[features]
     peaks = cache.total_peaks(run, role)[features]
     divergence, note = math.nan, "The dataset fires none of these features: it has no rates."
     if n_dataset.any():

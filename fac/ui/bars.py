@@ -61,10 +61,11 @@ def fac_bars_html(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
         kind = "fac-shown" if row["run"] == chosen else "fac-pale"
         counts = f"{row['n_covered']:,} of {row['n_anchor']:,} features"
         marks = ""
-        if band := row.get("yardstick"):
+        band, ends = row.get("yardstick"), row.get("interval")
+        if band:
             counts += f"; random text of this size: {band[0]:.1%} to {band[1]:.1%}"
             marks += f'<s class="fac-band" style="{_stretch(band, 0.006)}"></s>'
-        if ends := row.get("interval"):
+        if ends:
             counts += f"; 95 % interval {ends[0]:.1%} to {ends[1]:.1%}"
             marks += f'<s class="fac-ends" style="{_stretch(ends)}"></s>'
         bars.append(

@@ -32,6 +32,7 @@ from fac.manifest import DatasetManifest
 from fac.questions.catalogue import comparable, default_anchor, default_dataset, measured
 from fac.questions.comparison import Comparison, clear_firing, coverage, curve
 from fac.questions.explanations import n_explained
+from fac.questions.outlook import outlook
 from fac.ui.jobs import demo_jobs, strip
 from fac.ui.stores import stores, workspace
 
@@ -145,6 +146,7 @@ def prepare() -> None:
             threshold = clear_firing(stores(), anchor)
             for run in comparable(manifests, anchor):
                 coverage(stores(), Comparison(anchor, run, threshold))
+            outlook(stores(), Comparison(anchor, dataset, threshold))
             n_explained(stores(), anchor)
 
 

@@ -102,6 +102,9 @@ def column_config(names: Sequence[str]) -> dict[str, Any]:
 ROW_HEIGHT = 35
 """Pixels of a row of st.dataframe."""
 
+TALL_ROW = 66
+"""Pixels of one with three lines of text: st.dataframe breaks lines in rows of more than 4 rem."""
+
 
 _one_at_a_time = threading.Lock()
 
@@ -115,8 +118,10 @@ def table(
     id_column: str = "feature",
     height: int = 420,
     ticked: Ticked | None = None,
+    tall: bool = False,
 ) -> None:
-    """One page of rows, at most `height` pixels high; choosing one keeps its id as `opens`.
+    """One page of rows, at most `height` pixels high, `tall` ones where texts are to be read in
+    their cells; choosing one keeps its id as `opens`.
 
     With `ticked`, rows have a box to tick and a click on a cell opens its row. Ids are kept, not
     the rows' numbers: the same number is another feature once a person sorts.
@@ -126,7 +131,10 @@ def table(
         importlib.import_module("pandas")
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
     options: dict[str, Any] = {"hide_index": True, "column_config": column_config(columns)}
-    options["height"] = height if ROW_HEIGHT * (len(rows) + 1) > height else "auto"
+    row_height = TALL_ROW if tall else ROW_HEIGHT
+    if tall:
+        options["row_height"] = row_height
+    options["height"] = height if ROW_HEIGHT + row_height * len(rows) > height else "auto"
     if opens is not None:
         ids = [row[id_column] for row in rows]
         # Other rows are another table: a stale selection would point at the wrong one.

@@ -6,6 +6,8 @@ name and shown in the URL, so that it travels from page to page and a link shows
 
 from __future__ import annotations
 
+import html
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -13,7 +15,9 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from fac.errors import FacError
-from fac.ui.text import plain
+from fac.questions.comparison import Certainty
+from fac.questions.outlook import Outlook
+from fac.ui.text import clean, plain
 
 T = TypeVar("T")
 
@@ -106,6 +110,12 @@ def choice(
     )
 
 
+def picked(label: str, options: Sequence[str], name: str, **more: Any) -> str:
+    """One of several, in a list that opens; the first is the default."""
+    tie = param_widget(name, options[0], valid=lambda value: value in options)
+    return st.selectbox(label, options, format_func=str.capitalize, **tie, **more)
+
+
 def order(names: Mapping[str, str], name: str, *, width: int = 190) -> str:
     """What a table is sorted by; the first is the default."""
     first = next(iter(names))
@@ -167,6 +177,38 @@ def cards(*numbers: tuple[str, str, str] | tuple[str, str, str, str | None]) -> 
 def share(value: float) -> str:
     """A ratio as people read it; a dash where it is undefined."""
     return "–" if value != value else f"{value:.1%}"
+
+
+def lead(outlook: Outlook) -> None:
+    """The sentence that a page about a comparison begins with, and what to do."""
+    st.html(f'<p class="fac-lead">{html.escape(clean(outlook.headline))}</p>')
+    if outlook.advice:
+        st.caption(plain(outlook.advice))
+
+
+def ends_of(doubt: Certainty) -> dict[str, tuple[float, float] | None]:
+    """The ends of the `interval` and of the `yardstick`, as charts of FAC take them: None where
+    they are not defined."""
+    interval, yardstick = doubt.interval, doubt.yardstick
+    ends = {
+        "interval": (interval.low, interval.high),
+        "yardstick": (yardstick.low, yardstick.high),
+    }
+    return {name: None if math.isnan(low) else (low, high) for name, (low, high) in ends.items()}
+
+
+def doubt_words(doubt: Certainty) -> str:
+    """How far FAC can be believed, as Markdown: its interval, the yardstick, what is left out."""
+    ends, sentences = ends_of(doubt), []
+    if interval := ends["interval"]:
+        sentences.append(f"95 % interval {interval[0]:.1%} to {interval[1]:.1%}.")
+    if yardstick := ends["yardstick"]:
+        low, high = yardstick
+        sentences.append(
+            f"Random text of this size, drawn from the anchor: {low:.1%} to {high:.1%} of what the "
+            f"rest of it shows; this dataset reaches {doubt.yardstick.share:.0%} of that."
+        )
+    return plain(" ".join([*sentences, doubt.note]).strip())
 
 
 def points(difference: float) -> str | None:

@@ -442,6 +442,11 @@ TOTAL_PEAKS_OF_ROLE = """
 
 SELECT_TOKENS = "SELECT n_content FROM {run}.samples ORDER BY sample"
 
+COUNT_SHARED = """
+    SELECT count(*) FROM {run}.samples
+    WHERE sample_id IN (SELECT sample_id FROM {other}.samples)
+"""
+
 SELECT_LEADERS = "SELECT role, feature, sample, first, second FROM {run}.leaders"
 
 
@@ -512,6 +517,13 @@ class SupportQueries(Files):
         `[n_samples]`."""
         with self._reading(run):
             return self._table(run, SELECT_TOKENS)["n_content"].to_numpy().astype(np.int64)
+
+    @remembered
+    def n_shared(self, run: str, other: str) -> int:
+        """Samples of a run that the other one has too, by their content."""
+        with self._reading(run, other) as cursor:
+            names = {"run": sql_name(run), "other": sql_name(other)}
+            return int(one_row(cursor, COUNT_SHARED.format(**names))[0])
 
     @remembered
     def total_peaks(self, run: str, role: str = EVERY_ROLE) -> np.ndarray:
