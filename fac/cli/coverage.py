@@ -29,7 +29,7 @@ from fac.questions.comparison import certainty, change, coverage, growth_of
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
-from fac.questions.relevance import relevant_set, unjudged
+from fac.questions.relevance import limits_of, relevant_set
 from fac.schema import EVERY_FEATURE
 from fac.store import Stores
 
@@ -45,7 +45,7 @@ def coverage_(
     comparison = options.comparison(stores, with_)
     result, growth = coverage(stores, comparison), growth_of(stores, comparison)
     interval, yardstick, note = certainty(stores, comparison)
-    sentence = unjudged(stores, comparison.anchor, comparison.relevance)
+    sentence = limits_of(stores, comparison.anchor, comparison.relevance, result.n_anchor)
     if sentence:
         err.print(escape(sentence), soft_wrap=True, highlight=False)
     data: dict[str, Any] = {"threshold": comparison.threshold, **result._asdict()}
