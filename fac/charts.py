@@ -310,7 +310,7 @@ def part_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
     rows = [row for row in rows if is_defined(row["fac"])]
     names = [short(row["part"]) for row in rows]
     axis = {"title": "features of the anchor", "tickformat": ",d"}
-    chart = figure(32 * len(rows) + 76, x=axis, y=ROWS, barmode="stack", bargap=0.42)
+    chart = figure(40 * len(rows) + 76, x=axis, y=ROWS, barmode="stack", bargap=0.3)
     chart.add_bar(
         y=names,
         x=[row["n_covered"] for row in rows],

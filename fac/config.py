@@ -290,6 +290,11 @@ class JudgeSpec(AskSpec):
         judge = JUDGES[self.judge]
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
+        if self.labels and not judge.needs_label:
+            raise InputError(
+                f"The judge `{self.judge}` reads no labels: leave out --labels-from, or take "
+                f"--judge labels."
+            )
         if judge.needs_model and not self.model:
             raise InputError("A language model as judge needs a name: give --model.")
         if judge.needs_model and not self.rubric:

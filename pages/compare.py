@@ -7,7 +7,7 @@ import streamlit as st
 
 from fac import maps
 from fac.questions import catalogue
-from fac.questions.comparison import change, settings_in_words
+from fac.questions.comparison import certainty, change, settings_in_words
 from fac.questions.explanations import with_names
 from fac.questions.results import synthesis_behind, was_made_for
 from fac.ui import pickers, views
@@ -57,8 +57,8 @@ added = was_made_for(stores(), manifests[after], before) and st.toggle(
     **views.param_widget("together", True, read="True".__eq__),
 )
 question = pickers.comparison_in_url(anchor, before)
-sides = {"added": (after,)} if added else {"dataset": after}
-changed = change(stores(), question, replace(question, **sides))
+second = replace(question, **({"added": (after,)} if added else {"dataset": after}))
+changed = change(stores(), question, second)
 was, now = changed.before, changed.after
 with st.container(horizontal=True, vertical_alignment="center"):
     st.caption(plain(f"Coverage {settings_in_words(question)}."), width="content")
@@ -77,6 +77,8 @@ with st.container(horizontal=True, gap="small"):
     card("Missing", f"{now.n_missing:,}", fewer, delta_color="inverse", help="Gaps that are left.")
     help = "Relevant features that the anchor shows: the others do not count for these figures."
     card("Anchor", f"{now.n_anchor:,}", help=help)
+of_both = f"With {plain(names[before])} together" if added else plain(names[after])
+st.caption(f"{of_both}: {views.doubt_words(certainty(stores(), second))}")
 more = len(changed.gained) - len(changed.closed)  # what is closed is gained, too
 less = len(changed.lost) - len(changed.opened)
 if more or less:

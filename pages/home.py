@@ -112,7 +112,7 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
         st.markdown("#### Coverage at every threshold")
         st.html(curve_html(telling_curve(stores(), comparison), comparison.threshold))
     st.markdown("#### Next")
-    with st.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="small", key="next"):
         for step in islice(next_steps(manifests, comparison, counts, view), 3):
             with st.container(border=True, width="stretch", height="stretch", gap="xsmall"):
                 st.markdown(f"{step.icon} **{step.title}**")
@@ -125,20 +125,38 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
 
 
 def lacking(comparison: Comparison, counts: GapCounts, view: dict[str, str]) -> None:
-    """The first certain gaps by name, each a link to its evidence."""
+    """The first gaps by name, each a link to its evidence: certain ones where there are any, else
+    what may be missing by chance."""
+    certain, possible, _ = BADGES
+    badge, total = (certain, counts.certain) if counts.certain else (possible, counts.possible)
+    st.markdown(f"#### {'What is' if counts.certain else 'Nothing is'} certainly lacking")
+    if not counts.certain:
+        st.caption(
+            "It does not show these, which chance could explain:"
+            if counts.possible
+            else "It shows everything that counts about as often as its size lets one expect."
+        )
     # Absent ones first, as in the sentence above: of them nobody has to ask how rare is too rare.
     rows: list[Row] = []
     for kind in KINDS:
-        listing = GapList(badge=BADGES[0], kind=kind)
+        listing = GapList(badge=badge, kind=kind)
         rows += gap_page(stores(), comparison, listing, limit=FIRST_GAPS - len(rows))[0]
-    total = counts.certain
-    st.markdown(f"#### {'What is certainly lacking' if total else 'Nothing is certainly lacking'}")
     for row in rows:
         name = plain(f"{row['name']} #{row['feature']}")
-        words = f":gray[{row['n_dataset']:,}\u00a0of\u00a0{row['expected']:,.0f}\u00a0expected]"
-        views.link("coverage", f"{name} {words}", icon="", gap=str(row["feature"]), **view)
+        feature = str(row["feature"])
+        words = f"{name} :gray[{expected_words(row)}]"
+        views.link("coverage", words, icon="", gap=feature, badge=badge, **view)
     if total > len(rows):
-        views.link("coverage", f"All {total:,}", badge=BADGES[0], **view)
+        views.link("coverage", f"All {total:,}", badge=badge, **view)
+
+
+def expected_words(row: Row) -> str:
+    """How many samples show it of those that would be expected to, kept on one line."""
+    n, expected = row["n_dataset"], row["expected"]
+    if expected is None:
+        return ""
+    decimals = 1 if expected < 10 else 0
+    return f"{n:,} of {expected:,.{decimals}f} expected".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def datasets(

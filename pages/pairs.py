@@ -11,7 +11,7 @@ from fac.questions import pairs
 from fac.questions.catalogue import comparable, default_dataset, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
-from fac.questions.gap_evidence import KINDS
+from fac.questions.gap_evidence import KINDS, missing_or_rare
 from fac.questions.gaps import GapList, gap_page
 from fac.review import PairState
 from fac.store.queue import Job
@@ -37,7 +37,7 @@ PAGE = {"title": "Pairs", "section": "Make", "icon": "compare", "order": 80}
 
 SOME, MOST = 10, 2000  # gaps that are proposed where nobody chose any, and that may be asked for
 
-BEST = "best"  # in the address in place of features: the best supported gaps, as many as wanted
+BEST = "best"  # in the address in place of features: the most certain gaps, as many as wanted
 
 COLUMNS = ("feature", "name", "n_anchor")
 
@@ -159,14 +159,14 @@ def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
     features = pairs.read_features(features_text, stores().cache.summary(anchor)["n_features"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{counted(len(features), 'gap')}, as chosen**", width="stretch")
-        label = "Best supported instead"
+        label = "Most certain instead"
         action_button(label, "", set_param, "features", BEST, type="tertiary")
     return pairs.gap_rows(stores(), anchor, features)
 
 
 def best_gaps(comparison: Comparison) -> list[Row]:
-    """The gaps that most of the anchor's samples show, as many as somebody wants."""
-    total = coverage(stores(), comparison).n_missing
+    """The first gaps, certain ones before others, as many as somebody wants."""
+    total = len(missing_or_rare(stores(), comparison))
     if not total:
         words = "The dataset shows every relevant feature of the anchor at these settings."
         way = {"page": "coverage", "link": "Change the settings"}
@@ -174,11 +174,12 @@ def best_gaps(comparison: Comparison) -> list[Row]:
         st.stop()
     most = min(total, MOST)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        label = f"Best supported of {total:,} gaps"
-        help = "Those that most samples of the anchor show."
+        label = f"Most certain of {total:,} gaps"
+        help = "Certain ones first, and of these what is expected most."
         options: Row = {"width": 210, "key": f"best {most}", "help": help}
         n = st.number_input(label, 1, most, min(SOME, most), **options)
-    return gap_page(stores(), comparison, GapList(sort="n_anchor", kind=KINDS[0]), limit=int(n))[0]
+    kind = KINDS[0] if coverage(stores(), comparison).n_missing else "any"
+    return gap_page(stores(), comparison, GapList(kind=kind), limit=int(n))[0]
 
 
 def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:

@@ -4,8 +4,8 @@ import streamlit as st
 
 from fac.config import ExplainSpec, digest, model_scores
 from fac.questions.catalogue import default_dataset, measured, titles
-from fac.questions.comparison import coverage
 from fac.questions.explanations import explained
+from fac.questions.gap_evidence import gap_features
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
 from fac.ui import pickers
 from fac.ui.jobs import key_line, server_fields, show_failures, start
@@ -130,7 +130,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
 explain_runs = explained(stores(), anchor)
 features = None
 if which == "gaps" and dataset != anchor:
-    features = set(coverage(stores(), comparison).missing.tolist())
+    features = set(gap_features(stores(), comparison))
 if explain_runs:
     with more.popover("Explain more", icon=":material/add:"):
         explain_offer(anchor, sorted(features or ()))

@@ -220,6 +220,57 @@ def test_coverage_is_asked_of_each_part_of_the_anchor(kitchen):
     assert data["weighted"]["by_frequency"] < 1
 
 
+UNSAID = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
+
+
+def test_where_no_threshold_is_given_it_is_the_anchors_clear_firing(own_kitchen):
+    """Most words of the toy are said plainly, which fires with 1: above are bake!, loop!, train!"""
+    usual = fac("coverage", *UNSAID, "--json", workspace=own_kitchen).json
+    assert (usual["threshold"], usual["n_anchor"], usual["n_missing"]) == (1, 3, 2)
+    for number in ("clear", 1, "1.0"):
+        line = ("coverage", *UNSAID, "--threshold", number, "--json")
+        assert fac(*line, workspace=own_kitchen).json == usual
+    gaps = fac("gaps", *UNSAID, "--kind", "absent", "--json", workspace=own_kitchen).json
+    assert (gaps["threshold"], gaps["n_missing"]) == (1, 2)
+    check = ("check", "toy-seed", "--baseline", "toy-anchor")
+    answer = fac(*check, "--json", workspace=own_kitchen).json
+    assert (answer["threshold"], len(answer["lost"]), answer["fac"]) == (1, 2, usual["fac"])
+    explain = ("explain", "toy-anchor", "--missing-from", "toy-seed")
+    answer = fac(*explain, "--json", workspace=own_kitchen).json
+    assert (answer["threshold"], answer["n_features"]) == (1, 2)
+    for line in (("coverage", *UNSAID), check, explain):
+        assert re.search(r"^threshold +1 *$", fac(*line, workspace=own_kitchen).out, re.M), line
+    assert "toy-anchor, above 1" in fac("gaps", *UNSAID, workspace=own_kitchen).out
+
+
+def test_coverage_gaps_and_check_take_what_would_be_added(kitchen):
+    whole = ("--with", "toy-anchor", "--with", "toy-seed", "--json")
+    data = fac("coverage", *PAIR, *whole, workspace=kitchen).json
+    assert (data["fac"], data["n_missing"]) == (toy.fac_of(10, 10), 0)
+    assert fac("gaps", *PAIR, *whole, workspace=kitchen).json["n_missing"] == 0
+    check = ("check", "toy-seed", "--baseline", "toy-anchor", "--no-regress", "--threshold", 0)
+    assert fac(*check, *whole, workspace=kitchen).code == 0, "nothing is lost with the anchor"
+    assert fac(*check, "--json", workspace=kitchen).code == 1
+    unknown = fac("coverage", *PAIR, "--with", "unheard-of", workspace=kitchen)
+    assert_one_sentence(unknown)
+    assert "unheard-of" in unknown.err
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+@pytest.mark.parametrize("min_support", [1, 7])
+def test_check_counts_as_coverage_does(kitchen, tmp_path, role, min_support):
+    chosen = tmp_path / "ids.json"
+    chosen.write_text("[0, 3, 6, 9]")
+    settings = ("--role", role, "--min-support", min_support, "--relevant", chosen)
+    settings = (*settings, "--threshold", 0, "--json")
+    data = fac("coverage", *UNSAID, *settings, workspace=kitchen).json
+    check = ("check", "toy-seed", "--baseline", "toy-anchor", *settings)
+    answer = fac(*check, workspace=kitchen).json
+    same = ("fac", "n_anchor", "n_dataset", "n_covered", "n_missing", "threshold")
+    assert {name: answer[name] for name in same} == {name: data[name] for name in same}
+    assert {*answer["lost"]} <= {0, 3, 6, 9}, "what is not relevant is not lost"
+
+
 def test_coverage_among_the_features_of_a_file(kitchen, tmp_path):
     chosen = tmp_path / "ids.json"
     chosen.write_text("[0, 3]")
@@ -455,6 +506,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(kitchen):
         ("coverage --anchor toy-anchor --dataset toy-seed --role judge", "judge"),
         ("coverage --anchor toy-anchor --dataset toy-seed --threshold nan", "nan"),
         ("coverage --anchor toy-anchor --dataset toy-seed --threshold inf", "inf"),
+        ("coverage --anchor toy-anchor --dataset toy-seed --threshold high", "`clear`"),
         ("coverage --anchor toy-anchor --dataset toy-seed --threshold -1", "-1.0"),
         ("coverage --anchor toy-anchor --dataset toy-seed --min-support 0", "--min-support"),
         ("coverage --anchor toy-anchor --dataset toy-seed --relevant cooking", "cooking"),

@@ -155,6 +155,31 @@ def test_label_contrast_judges_without_a_model(workspace):
     assert "'nobody'" in answer.err
 
 
+def test_labels_of_another_dataset_say_which_features_of_an_anchor_are_relevant(workspace):
+    """The first half of the seed's samples are labelled: what they alone say is relevant."""
+    runs = Runs(workspace)
+    seed = runs.resolve("measure", "toy-seed")
+    n = runs.manifest(seed).facts.n_samples
+    toy.label_samples(runs, "toy-seed", ["a"] * (n // 2) + ["b"] * (n - n // 2))
+    line = ("judge", "toy-anchor", "--task", "reward", "--judge", "labels", "--label", "a")
+    line = (*line, "--labels-from", "toy-seed", "--json")
+    paper = fac(*line, "--threshold", 0, workspace=workspace).json
+    assert paper["source"] == "label a of toy-seed" and paper["threshold"] == 0
+    spec = runs.manifest(paper["run"]).spec
+    assert (spec.measure, spec.labels) == (runs.resolve("measure", "toy-anchor"), seed)
+    clear = fac(*line, workspace=workspace).json
+    assert clear["threshold"] > 0 and clear["run"] != paper["run"]
+    assert clear["source"] == f"label a of toy-seed, peaks above {clear['threshold']:g}"
+    assert "relevant for reward" in clear["scope"]
+    # whose verdicts count for the dataset as an anchor too
+    covered = fac(
+        *("coverage", "--anchor", "toy-seed", "--dataset", "toy-anchor", "--relevant", "reward"),
+        *("--json",),
+        workspace=workspace,
+    )
+    assert covered.code == 0, covered.err
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -167,6 +192,15 @@ def test_label_contrast_judges_without_a_model(workspace):
         (("explain", "toy-anchor", "--explainer", "external"), "--file"),
         (("judge", "toy-anchor", "--task", "nonsense"), "toxicity"),
         (("judge", "toy-anchor", "--task", "reward"), "--model"),
+        (
+            ("judge", "toy-anchor", "--task", "reward", "--labels-from", "toy-seed"),
+            "reads no labels",
+        ),
+        (
+            ("judge", "toy-anchor", "--task", "reward", "--judge", "labels", "--label", "a")
+            + ("--threshold", "x"),
+            "--threshold takes",
+        ),
         (
             ("judge", "toy-anchor", "--task", "reward", "--model", "m", "--budget-usd", "1"),
             "both prices",

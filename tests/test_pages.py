@@ -42,6 +42,7 @@ from fac.config import (
     Workspace,
 )
 from fac.errors import InputError
+from fac.jobs.worker import Worker
 from fac.measure import measure
 from fac.probe import probe
 from fac.prompts.relevance import TASKS
@@ -61,6 +62,7 @@ from tests.toy import (
     TASK,
     WORDS,
     fac_of,
+    label_samples,
     publish_activations,
     publish_dataset,
     publish_explanations,
@@ -301,7 +303,8 @@ def test_a_threshold_is_typed_slid_or_taken_by_name(toy):
     assert at.query_params["threshold"] == "77.0"
     slider = at.slider[0]
     assert slider.value == slider.max < 77, "the slider ends where little is left to ask"
-    assert metrics(at)["Anchor"] == "0"
+    assert "fires no relevant feature above 77, so there is nothing to cover" in markup(at)
+    assert not metrics(at), "where nothing is to be covered there are no figures of it"
     by_name = next(each for each in at.button_group if "paper" in each.label)
     assert by_name.options == ["0", "0.5", "1, clear firing", "1.5", "2", "4"]
     ran(by_name.set_value(0.0).run())
@@ -420,6 +423,107 @@ def test_datasets_of_different_encoders_are_not_compared(toy):
         at = opened(page, dataset="other", anchor="toy-anchor")
         messages = [each.value for each in (*at.error, *at.warning)]
         assert len(messages) == 1 and "SAE" in messages[0], page
+
+
+# --- how far to believe it --------------------------------------------------------------------
+
+
+def fired(n_samples_by_feature: dict[int, int]) -> Activations:
+    """Each feature in the first so many samples, always with a peak of 2."""
+    pairs = [
+        (sample, feature) for feature, n in n_samples_by_feature.items() for sample in range(n)
+    ]
+    sample, feature = np.array(pairs).T
+    of_all = np.ones_like(sample)
+    return Activations(sample, of_all, feature, 2.0 * of_all, 3 * of_all, of_all)
+
+
+@pytest.fixture
+def uneven(empty: Workspace) -> Workspace:
+    """Two datasets of one size. Of what "much" fires, "little" has feature 1 not at all, 2 too
+    rarely, 3 (a single sample of "much") and 4 (three) not at all, and 0 as often."""
+    runs = Runs(empty)
+    much, little = {0: 60, 1: 50, 2: 50, 3: 1, 4: 3}, {0: 60, 2: 5}
+    for name, counts in (("much", much), ("little", little)):
+        run = publish_activations(runs, name, fired(counts), n_features=6, n_samples=100)
+        cache.build(runs, run, empty.cache)
+    return empty
+
+
+def of_little(page: str, **view: str) -> AppTest:
+    return opened(page, anchor="much", dataset="little", threshold="0", **view)
+
+
+def test_home_names_what_is_certainly_lacking_with_a_link_to_the_evidence(uneven):
+    at = of_little("home")
+    assert metrics(at)["Certain"] == "2" and "2 gaps are certain, 1 of them absent" in markup(at)
+    assert "What is certainly lacking" in words(at)
+    gaps = [link.proto for link in at.get("page_link") if "gap=" in link.proto.query_string]
+    # What is absent comes first; a text of the same size should show either in fifty samples.
+    assert [re.search(r"gap=(\d+)", each.query_string)[1] for each in gaps] == ["1", "2"]
+    numbers = [re.search(r"gray\[(.*)\]", each.label)[1].split("\xa0") for each in gaps]
+    assert numbers == [["0", "of", "50", "expected"], ["5", "of", "50", "expected"]]
+    assert "Read the 2 certain gaps of little" in words(at)
+
+
+def test_gaps_begin_with_the_certain_ones_and_are_filtered_by_belief_and_kind(uneven):
+    at = of_little("coverage")
+    table = at.dataframe[0].value
+    believed = list(zip(table["feature"], table["badge"], table["n_dataset"], strict=True))
+    certain, possible = [(1, "certain", 0), (2, "certain", 5)], [(4, "possible", 0)]
+    assert believed == [*certain, *possible, (3, "artefact", 0)]
+    assert list(of_little("coverage", badge="artefact").dataframe[0].value["feature"]) == [3]
+    rare = of_little("coverage", kind="under-represented")
+    assert list(rare.dataframe[0].value["feature"]) == [2]
+
+
+def test_a_gap_comes_with_the_reason_for_its_badge(uneven):
+    text = words(of_little("coverage", gap="2"))
+    assert "50 samples of the anchor fire it, 50.0 would be expected here, 5 do" in text
+    assert "Per token it fires 10% as often as in the anchor" in text
+    assert "Strongest in the dataset" in text
+    text = words(of_little("coverage", gap="3"))
+    assert "A single sample of the anchor shows it." in text
+    assert "Nearest in the dataset" in text
+
+
+def test_a_gap_that_the_list_leaves_out_still_shows_its_evidence(uneven):
+    at = of_little("coverage", gap="3", badge="certain")
+    assert list(at.dataframe[0].value["feature"]) == [1, 2]
+    assert "A single sample of the anchor shows it." in words(at)
+
+
+def test_coverage_says_how_far_its_figure_can_be_believed(uneven):
+    text = words(of_little("coverage"))
+    assert "95 % interval" in text and "Random text of this size" in text
+    assert "Twice as many samples like these would cover" in text
+    assert "nan" not in text
+
+
+def test_coverage_is_split_only_on_asking(uneven):
+    assert len(of_little("coverage").get("plotly_chart")) == 2
+    at = of_little("coverage", part="role")
+    assert len(at.get("plotly_chart")) == 3
+    assert "No sample of much says its source." in words(of_little("coverage", part="source"))
+
+
+@pytest.mark.parametrize("page", ["home", "coverage"])
+@pytest.mark.parametrize("pair", [("much", "much"), ("little", "much")])
+@pytest.mark.parametrize("threshold", ["0", "1.5", "9"])
+def test_what_cannot_be_computed_is_a_sentence(uneven, page, pair, threshold):
+    anchor, dataset = pair
+    at = opened(page, anchor=anchor, dataset=dataset, threshold=threshold)
+    assert not at.error and not at.warning
+    assert not re.search(r"\b(nan|None|inf)\b", words(at) + Reader(markup(at)).text)
+    assert not any(value in ("nan", "nan%") for value in metrics(at).values())
+
+
+def test_one_dataset_alone_is_no_comparison(empty):
+    runs = Runs(empty)
+    run = publish_activations(runs, "much", fired({0: 9}), n_features=2, n_samples=10)
+    cache.build(runs, run, empty.cache)
+    assert "Add a dataset to see how it compares" in words(opened("home"))
+    assert "One dataset alone has no gaps" in words(opened("coverage"))
 
 
 # --- actions ----------------------------------------------------------------------------------
@@ -825,9 +929,41 @@ def test_a_judge_is_asked_by_the_tasks_criteria_or_by_the_datas_labels(explained
     assert (by_model.model, by_model.rubric) == ("small-model", TASKS["toxicity"].rubric)
     assert len(by_model.explanations) == 2, "it reads what both explainers said"
     assert (by_labels.judge, by_labels.label, by_labels.model) == ("labels", "toy", "")
+    clear = cache.Cache(explained.cache).summary(anchor_run(explained))["clear_firing"]
+    assert (by_labels.labels, by_labels.threshold) == ("", clear), "the threshold in use"
+    assert (by_model.labels, by_model.threshold) == ("", 0.0)
     assert {job_title(job) for job in Queue(explained.queue).jobs()} == {
         "Judge toy-anchor for toxicity"
     }
+
+
+def test_labels_of_another_dataset_may_say_what_matters_and_the_page_offers_to_use_it(explained):
+    """Of the seed's samples the first half is labelled otherwise."""
+    runs = Runs(explained)
+    seed = runs.resolve("measure", "toy-seed")
+    n = runs.manifest(seed).facts.n_samples
+    label_samples(runs, "toy-seed", ["a"] * (n // 2) + ["b"] * (n - n // 2))
+    at = opened("coverage", threshold="0")
+    box = {each.label: each for each in (*at.radio, *at.selectbox)}
+    box["Judge"].set_value("labels")
+    box["Task"].set_value("toxicity")
+    labels = box["Label that marks the task"]
+    texts = list(labels.options)
+    assert texts[1:] == [
+        f"a ({n // 2} of {n} in toy-seed)",
+        f"b ({n - n // 2} of {n} in toy-seed)",
+    ]
+    labels.set_value((seed, "a"))
+    ran(button(at, "Judge").click().run())
+    (job,) = Queue(explained.queue).jobs()
+    spec = JudgeSpec(**job.spec)
+    assert (spec.measure, spec.labels, spec.label) == (anchor_run(explained), seed, "a")
+    Worker(explained, say=lambda _: None).run(until_idle=True)
+    at.run()
+    assert "3 features are relevant for toxicity; of 11 that the anchor fires" in words(at)
+    ran(button(at, "Use it for toxicity").click().run())
+    assert at.query_params["relevant"] == "toxicity"
+    assert not [each for each in at.button if each.label == "Use it for toxicity"]
 
 
 def test_without_a_key_the_form_says_where_it_belongs(toy, monkeypatch):

@@ -171,12 +171,12 @@ def test_the_form_shows_the_gaps_and_exactly_what_the_writer_will_be_asked(place
         assert message["content"] in Reader(markup(at)).text
 
 
-def test_without_chosen_gaps_the_best_supported_are_proposed(place):
+def test_without_chosen_gaps_the_most_certain_are_proposed(place):
     at = opened("pairs", threshold="0")
     gaps = list(at.dataframe[0].value["feature"])
     supported = list(at.dataframe[0].value["n_anchor"])
     assert sorted(gaps) == MISSING and supported == sorted(supported, reverse=True)
-    ran(field(at, "number_input", "Best supported of 6 gaps").set_value(2).run())
+    ran(field(at, "number_input", "Most certain of 6 gaps").set_value(2).run())
     ran(button(at, "Write pairs for 2 gaps").click().run())
     (job,) = Queue(place.queue).jobs()
     assert job.spec["features"] == sorted(gaps[:2])

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 from rich.markup import escape
@@ -30,7 +31,7 @@ from fac.questions.comparison import Comparison, by_role, certainty, change, cov
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
-from fac.questions.relevance import relevant_set, unjudged
+from fac.questions.relevance import limits_of, relevant_set
 from fac.questions.shares import GROUPINGS, Groups, by_group, weighted
 from fac.schema import EVERY_FEATURE
 from fac.store import Stores
@@ -52,7 +53,7 @@ def coverage_(
     result, growth = coverage(stores, comparison), growth_of(stores, comparison)
     interval, yardstick, note = certainty(stores, comparison)
     weights = weighted(stores, comparison)
-    sentence = unjudged(stores, comparison.anchor, comparison.relevance)
+    sentence = limits_of(stores, comparison.anchor, comparison.relevance, result.n_anchor)
     if sentence:
         err.print(escape(sentence), soft_wrap=True, highlight=False)
     data: dict[str, Any] = {"threshold": comparison.threshold, **result._asdict()}
@@ -165,7 +166,7 @@ def gaps(
         for row in rows[:limit]:
             table.add_row(
                 str(row["feature"]),
-                escape(row["name"]),
+                escape(shorten(row["name"], 60, placeholder="…")),
                 row["badge"],
                 f"{row['n_anchor']:,}",
                 _figure(row["expected"], "{:,.1f}"),

@@ -18,10 +18,10 @@ from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
 from fac.errors import InputError
-from fac.questions.comparison import coverage
 from fac.questions.explanations import explain_runs, score_figures
+from fac.questions.gap_evidence import gap_features
 from fac.questions.ratings import human_check, ratings_matrix
-from fac.questions.relevance import listed_ids, task_profiles
+from fac.questions.relevance import listed_ids, read_relevance, scope, task_profiles
 from fac.registry import Registry
 from fac.schema import LEAST_SCORED, LEVELS
 from fac.store import Stores
@@ -41,7 +41,7 @@ class FeatureOptions:
     """Which features a command is about."""
 
     features: frame.Features = None
-    missing_from: Annotated[str | None, Option(help="Those this measured dataset lacks.")] = None
+    missing_from: Annotated[str | None, Option(help="Gaps of this measured dataset.")] = None
     threshold: frame.Threshold = frame.CLEAR
     min_support: frame.MinSupport = 1
 
@@ -60,13 +60,13 @@ class FeatureOptions:
             threshold=self.threshold,
             min_support=self.min_support,
         ).comparison(stores)
-        missing = coverage(stores, comparison).missing
-        if not len(missing):
+        gaps = gap_features(stores, comparison)
+        if not gaps:
             raise InputError(
                 f"{self.missing_from} lacks nothing above {comparison.threshold:g}; nothing to "
                 f"explain."
             )
-        return tuple(missing.tolist()), {"threshold": comparison.threshold}
+        return tuple(sorted(gaps)), {"threshold": comparison.threshold}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +153,17 @@ def judge(
         str, Option("--judge", help=_titles(JUDGES, "needs_label", "label"))
     ] = JudgeSpec.judge,
     label: Annotated[str, Option(help="The label that marks the task.")] = "",
+    labels_from: Annotated[
+        str, Option(help="Measured dataset of the same encoder that has the labels; else NAME.")
+    ] = "",
     which: FeatureOptions,
     chat: ChatOptions,
 ) -> Answer:
-    """Which features matter for a task: a language model's verdicts, or a contrast of labels."""
+    """Which features matter for a task: a language model's verdicts, or a contrast of labels.
+
+    A contrast of labels counts what peaks above --threshold. Verdicts count for every anchor of
+    the same encoder that has none about itself.
+    """
     runs = stores.runs
     measure = runs.resolve("measure", name)
     profiles = task_profiles(runs)
@@ -166,6 +173,9 @@ def judge(
             f"{runs.workspace.tasks} holds your own."
         )
     by_model = judge_ in JUDGES and JUDGES[judge_].needs_model
+    by_label = judge_ in JUDGES and JUDGES[judge_].needs_label
+    labels = runs.resolve("measure", labels_from) if labels_from else measure
+    frame.build_caches(stores, [measure])
     features, threshold = which.ids(stores, measure)
     spec = JudgeSpec(
         measure=measure,
@@ -174,18 +184,25 @@ def judge(
         rubric=profiles[task].rubric,
         judge=judge_,
         label=label,
+        labels="" if labels == measure else labels,
+        threshold=frame.read_threshold(stores, measure, which.threshold) if by_label else 0.0,
         features=features,
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
         **asdict(chat),
     )
     run_id = perform(runs.workspace, spec, "judging")
     names = ("name", "task", "judge", "source", "n_features")
-    return _interpreted(runs, run_id, names, threshold)
+    frame.build_caches(stores, [run_id])
+    more = {**threshold, "scope": scope(stores, measure, read_relevance(stores, measure, task))}
+    if by_label:
+        more["threshold"] = spec.threshold
+    return _interpreted(runs, run_id, names, more)
 
 
 def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...], more: dict[str, Any]) -> Answer:
     """What a finished run says of itself, under these names and what it counted and spent, and
-    `more`: the threshold that its features were chosen by, the `score_figures` of explanations."""
+    `more`: the threshold that its features were chosen by, the `score_figures` of explanations, how
+    much a figure within the task speaks of."""
     facts = runs.manifest(run_id).facts.as_json()
     data = {"run": run_id, **{name: facts[name] for name in names}, **more}
     data["counts"] = facts["counts"]

@@ -26,10 +26,9 @@ from fac.config import (
 from fac.errors import InputError
 from fac.executor import Where
 from fac.prompts import drafts
-from fac.questions.comparison import Comparison, coverage
+from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
-from fac.questions.gap_evidence import KINDS
-from fac.questions.gaps import GapList, gap_page
+from fac.questions.gap_evidence import missing_or_rare
 from fac.questions.pairs import question_fields
 from fac.store import Stores
 from fac.store.decisions import Decisions
@@ -119,15 +118,13 @@ def pairs_(
 
 
 def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int]:
-    """What the dataset lacks, certain gaps first."""
-    n_missing = coverage(stores, comparison).n_missing
-    if not n_missing:
+    """What the dataset lacks, or else what it shows too rarely, certain gaps first."""
+    features = missing_or_rare(stores, comparison)
+    if not features:
         raise InputError(
             f"The dataset lacks nothing above {comparison.threshold:g}: there is no gap."
         )
-    absent = GapList(kind=KINDS[0])
-    rows, _ = gap_page(stores, comparison, absent, explain_runs=(), limit=limit or n_missing)
-    return [row["feature"] for row in rows]
+    return features[:limit]
 
 
 @command("approve")

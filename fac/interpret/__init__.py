@@ -116,8 +116,11 @@ def judge(spec: JudgeSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> 
     runs.manifest(spec.measure)  # a measure that is gone is told before anybody is asked
     judge = parts.JUDGES[spec.judge]
     chat = ask() if judge.needs_model else None
-    label = f"label {spec.label}" if judge.needs_label else spec.judge
-    source = chat.identity if chat else label
+    source = chat.identity if chat else spec.judge
+    if judge.needs_label:
+        of = f" of {runs.manifest(spec.labels).facts.name}" if spec.labels else ""
+        above = f", peaks above {spec.threshold:g}" if spec.threshold else ""
+        source = f"label {spec.label}{of}{above}"
     run = StepRun(spec, runs, chat, progress, inputs=[spec.measure, *spec.explanations])
     return run.perform(
         ({"relevance": rows} for rows in judge.judge(run)),

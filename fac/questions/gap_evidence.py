@@ -135,6 +135,14 @@ def gap_features(stores: Stores, comparison: Comparison) -> list[int]:
     return features
 
 
+def missing_or_rare(stores: Stores, comparison: Comparison) -> list[int]:
+    """The features that texts are written for where nobody chose any, certain ones first: what is
+    absent, since only that raises coverage; where nothing is, what is under-represented."""
+    missing = set(coverage(stores, comparison).missing.tolist())
+    every = gap_features(stores, comparison)
+    return [feature for feature in every if feature in missing] or every
+
+
 def reason(row: Row, basis: Basis) -> str:
     """Why a gap, a row of figures, has its badge, as a sentence."""
     n, n_here, p = row["n_anchor"], row["n_dataset"], row["p"]

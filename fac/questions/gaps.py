@@ -121,7 +121,7 @@ COLUMNS = (
         "name",
         "Name",
         kind="text",
-        width=262,
+        width=310,
         help="What people wrote, else the preferred explanation, else the tokens it peaks on in "
         "the anchor. Unknown: its explanation may be a guess.",
         position=20,

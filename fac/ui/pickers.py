@@ -17,7 +17,7 @@ from fac.questions.catalogue import (
     default_dataset,
     titles,
 )
-from fac.questions.comparison import Comparison, clear_firing, telling_threshold
+from fac.questions.comparison import Comparison, clear_firing, settings_in_words, telling_threshold
 from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
 from fac.ui.jobs import arriving
@@ -201,7 +201,7 @@ def url_of(comparison: Comparison) -> dict[str, str]:
     """Query parameters that carry the settings of a comparison to another page."""
     return {
         "maybe": "yes" if comparison.relevance.maybe else "no",
-        "threshold": f"{comparison.threshold:g}",
+        "threshold": f"{comparison.threshold:.12g}",
         "role": comparison.role,
         "support": str(comparison.min_support),
         "relevant": comparison.relevance.name,
@@ -210,11 +210,4 @@ def url_of(comparison: Comparison) -> dict[str, str]:
 
 def gaps_in_words(comparison: Comparison) -> str:
     """Which gaps these settings mean."""
-    words = [f"above {comparison.threshold:g}"]
-    if comparison.role != EVERY_ROLE:
-        words.append(f"tokens of the {comparison.role}")
-    if comparison.min_support > 1:
-        words.append(f"in {comparison.min_support} or more samples of the anchor")
-    if comparison.relevance.name != EVERY_FEATURE:
-        words.append(f"relevant for {comparison.relevance.name}")
-    return f"Gaps {', '.join(words)}; the Coverage page sets this."
+    return f"Gaps {settings_in_words(comparison)}; the Coverage page sets this."
