@@ -17,7 +17,8 @@
 #   OUT         folder of what is kept and of the dataset with it; default closed
 #   ROUNDS      how often it begins again on what is still missing; default 1
 #   ANCHOR      measured dataset that shows what matters; default demo-anchor
-#   THRESHOLD   active means a peak above it, for gaps and for what is kept; default 0
+#   THRESHOLD   active means a peak above it, for gaps and for what is kept: a number (0 is the
+#               paper's), or `clear`, the anchor's clear firing; default clear
 #   BUDGET      tokens that neither pairs nor samples of a round may exceed; default none
 #   FAC_WORKSPACE, OPENAI_API_KEY, OPENAI_BASE_URL as everywhere
 #
@@ -31,7 +32,7 @@ if (($# == 0)) || [[ $1 == -* ]]; then
 fi
 file=$1
 shift
-out=${OUT:-closed} anchor=${ANCHOR:-demo-anchor} threshold=${THRESHOLD:-0}
+out=${OUT:-closed} anchor=${ANCHOR:-demo-anchor} threshold=${THRESHOLD:-clear}
 mkdir -p "$out"
 
 clone=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -47,7 +48,6 @@ fi
 fac check "$file" --baseline "$anchor" --threshold "$threshold"
 first=$(basename "$file")
 first=${first%.*} name=$first
-fac explain "$anchor" --missing-from "$name" --threshold "$threshold"
 
 for ((round = 1; round <= ${ROUNDS:-1}; round++)); do
   echo "--- round $round, $name"
@@ -55,6 +55,9 @@ for ((round = 1; round <= ${ROUNDS:-1}; round++)); do
   if (($(field n_missing <<<"$before") == 0)); then
     echo "Nothing is missing."
     break
+  fi
+  if ((round == 1)); then
+    fac explain "$anchor" --missing-from "$name" --threshold "$threshold"
   fi
   sides=(--anchor "$anchor" --dataset "$name" --threshold "$threshold")
   fac gaps "${sides[@]}" --limit 10
@@ -82,7 +85,8 @@ for ((round = 1; round <= ${ROUNDS:-1}; round++)); do
   fi
   fac export "$(field run <<<"$made")" --out "$out/kept-$round.jsonl" --form chat
 
-  # The dataset with what is kept is measured like any other, and must not cover less.
+  # The dataset with what is kept is measured like any other, and must not cover less. One file, for
+  # the next round's pairs are about one dataset; `fac coverage --with` would take both as they are.
   awk 1 "$file" "$out/kept-$round.jsonl" >"$out/$first-closed-$round.jsonl"
   file=$out/$first-closed-$round.jsonl
   fac check "$file" --baseline "$name" --anchor "$anchor" --threshold "$threshold" \

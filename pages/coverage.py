@@ -23,7 +23,7 @@ from fac.questions.explanations import explained
 from fac.questions.gap_evidence import BADGES, BELIEF, KINDS, gap_counts, gap_features
 from fac.questions.gaps import GapList, gap_page, orders, shown_columns
 from fac.questions.outlook import outlook
-from fac.questions.relevance import task_profiles, unjudged
+from fac.questions.relevance import judged, limits_of, scope, task_profiles
 from fac.questions.shares import GROUPINGS, by_group, weighted
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
@@ -59,7 +59,8 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     comparison = controls(manifests)
     result = coverage(stores(), comparison)
     views.lead(outlook(stores(), comparison))
-    if limits := unjudged(stores(), comparison.anchor, comparison.relevance):
+    offer_judged(comparison.anchor)
+    if limits := limits_of(stores(), comparison.anchor, comparison.relevance, result.n_anchor):
         st.caption(f":material/gavel: {plain(limits)}")
     if gap_features(stores(), comparison):
         gaps(comparison)
@@ -86,7 +87,7 @@ def controls(manifests: Mapping[str, MeasureManifest]) -> Comparison:
                 ),
             )
             st.markdown("**Which features matter for a task**")
-            judge_form(anchor)
+            judge_form(anchor, threshold)
     return Comparison(anchor, dataset, threshold, support, role, relevance)
 
 
@@ -185,20 +186,26 @@ def growing(comparison: Comparison, result: CoverageResult) -> None:
     st.caption(plain(growth.answer))
 
 
-def judge_form(anchor: str) -> None:
-    """Asks which features matter for a task: a language model by the task's criteria, or the
-    labels of the data by how much more often each feature fires with one of them."""
-    runs = stores().runs
-    profiles = task_profiles(runs)
+def judge_form(anchor: str, threshold: float) -> None:
+    """Asks which features matter for a task: a language model by the task's criteria, or labels of
+    any dataset of the same encoder, by how much more often a feature fires with one of them."""
+    profiles, labels = task_profiles(stores().runs), labels_about(anchor)
     with st.form("judge", border=False):
         task = st.selectbox("Task", list(profiles), format_func=lambda name: profiles[name].title)
-        labels = runs.manifest(runs.manifest(anchor).facts.dataset).facts.labels
         judges = [name for name in JUDGES if labels or not JUDGES[name].needs_label]
         judges.sort(key=lambda name: JUDGES[name].needs_label)
         judge = st.radio(
             "Judge", judges, format_func=lambda name: JUDGES[name].title, horizontal=True
         )
-        label = st.selectbox("Label that marks the task", list(labels)) if labels else ""
+        run, label = "", ""
+        if labels:
+            run, label = st.selectbox(
+                "Label that marks the task",
+                list(labels),
+                format_func=labels.__getitem__,
+                help=f"Features that peak above {threshold:g} more often in samples with this "
+                "label than in the others of its dataset, length held equal.",
+            )
         key_line()
         model, endpoint, budget = server_fields()
         if st.form_submit_button("Judge", icon=":material/gavel:"):
@@ -210,12 +217,51 @@ def judge_form(anchor: str) -> None:
                 judge=judge,
                 explanations=tuple(explained(stores(), anchor)) if asks else (),
                 label="" if asks else label,
+                labels="" if asks or run == anchor else run,
+                threshold=0.0 if asks else threshold,
                 model=model if asks else "",
                 endpoint=endpoint if asks else "",
                 budget_tokens=budget if asks else None,
             )
             start(spec, f"Judging which features matter for {task}")
             st.rerun()
+
+
+def labels_about(anchor: str) -> dict[tuple[str, str], str]:
+    """Labels that say something of the anchor's features, its own first: in words, by measure run
+    and label."""
+    manifests = catalogue.measured(stores())
+    names, words = catalogue.titles(manifests), {}
+    for run in sorted(catalogue.comparable(manifests, anchor), key=lambda run: run != anchor):
+        facts = manifests[run].facts
+        for label, n in stores().runs.manifest(facts.dataset).facts.labels.items():
+            words[run, label] = f"{label} ({n:,} of {facts.n_samples:,} in {names[run]})"
+    return words
+
+
+def offer_judged(anchor: str) -> None:
+    """What became of the judges that this person started about the anchor, to be used or not."""
+    started, by_task = st.session_state.get("started", []), judged(stores(), anchor)
+    for number in list(started):
+        job = stores().queue.job(number)
+        task = job.spec.get("task", "")
+        if job.step != JudgeSpec.step or job.status != "done" or task not in by_task:
+            continue
+        relevance = by_task[task]
+        if relevance.run != job.run_id:
+            continue
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.info(plain(scope(stores(), anchor, relevance)), icon=":material/gavel:")
+            for label, used in ((f"Use it for {task}", True), ("Dismiss", False)):
+                key = f"{label} {number}"
+                views.action_button(label, "", settle_judged, number, task, used, key=key)
+
+
+def settle_judged(job: int, task: str, used: bool) -> None:
+    """The offer is answered."""
+    st.session_state["started"].remove(job)
+    if used:
+        views.set_param("relevant", task)
 
 
 @st.fragment

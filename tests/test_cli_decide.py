@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from fac import review
@@ -16,7 +15,7 @@ from fac.questions.explanations import named, score_figures
 from fac.schema import LEVELS, UNREADABLE
 from fac.store import cache, open_stores
 from fac.store.decisions import Decisions
-from fac.store.runs import Runs, write_table
+from fac.store.runs import Runs
 from tests import toy
 from tests.server import ScriptedServer
 from tests.test_cli import PAIR, assert_one_sentence, fac
@@ -160,12 +159,8 @@ def test_labels_of_another_dataset_say_which_features_of_an_anchor_are_relevant(
     """The first half of the seed's samples are labelled: what they alone say is relevant."""
     runs = Runs(workspace)
     seed = runs.resolve("measure", "toy-seed")
-    dataset = runs.manifest(seed).facts.dataset
-    table = runs.table(dataset, "samples")
-    labels = ["a"] * (len(table) // 2) + ["b"] * (len(table) - len(table) // 2)
-    column = table.schema.get_field_index("label")
-    table = table.set_column(column, "label", pa.array(labels, pa.string()))
-    write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
+    n = runs.manifest(seed).facts.n_samples
+    toy.label_samples(runs, "toy-seed", ["a"] * (n // 2) + ["b"] * (n - n // 2))
     line = ("judge", "toy-anchor", "--task", "reward", "--judge", "labels", "--label", "a")
     line = (*line, "--labels-from", "toy-seed", "--json")
     paper = fac(*line, "--threshold", 0, workspace=workspace).json

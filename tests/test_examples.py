@@ -97,6 +97,7 @@ def test_the_loop_waits_for_a_person_then_closes_every_gap_and_stops(kitchen, tm
         "python": tmp_path / "bin",
         "cwd": tmp_path,
         "ANCHOR": "toy-anchor",
+        "THRESHOLD": 0,
     }
     alone = close_gaps("my own.jsonl", "--candidates", 2, **setup)
     assert alone.returncode == 2, alone.stderr
@@ -114,6 +115,21 @@ def test_the_loop_waits_for_a_person_then_closes_every_gap_and_stops(kitchen, tm
         *(row["messages"] for row in kept),
     ]
     assert len(Runs(kitchen).list("pairs")) == 1
+
+
+def test_the_loop_is_about_clear_firing_unless_another_threshold_is_set(kitchen, tmp_path):
+    (tmp_path / "own.jsonl").write_text(
+        "\n".join(json.dumps({"messages": chat}) for chat in toy.SEED), "utf-8"
+    )
+    setup = {"workspace": kitchen, "python": tmp_path / "bin", "cwd": tmp_path}
+    setup |= {"ANCHOR": "toy-anchor", "REVIEWER": "ana"}
+    closed = close_gaps("own.jsonl", "--candidates", 2, "--margin", 0.5, **setup)
+    assert closed.returncode == 0, closed.stderr
+    kept = [row["lineage"] for row in chats(tmp_path / "closed" / "kept-1.jsonl")]
+    assert [(row["feature"], row["filter"]["threshold"]) for row in kept] == [(5, 1), (8, 1)]
+    nothing = close_gaps("own.jsonl", **setup | {"THRESHOLD": 1.4, "ANCHOR": "own"})
+    assert nothing.returncode == 0, nothing.stderr
+    assert nothing.stdout.rstrip().endswith("Nothing is missing.")
 
 
 def test_the_script_says_what_it_needs_and_ends_as_the_command_that_failed(kitchen, tmp_path):

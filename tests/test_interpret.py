@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +32,7 @@ from fac.prompts import Prompt
 from fac.prompts.relevance import TASKS
 from fac.schema import Activations
 from fac.store import cache
-from fac.store.runs import Runs, write_table
+from fac.store.runs import Runs
 from tests import toy
 from tests.scripted import ScriptedChat
 from tests.server import ScriptedServer, even
@@ -609,15 +608,6 @@ def test_an_edited_rubric_is_judged_anew(runs: Runs) -> None:
     assert len(chat.prompts) == 2
 
 
-def labelled(runs: Runs, labels: list[str | None], name: str = "toy-anchor") -> None:
-    """Gives a measured dataset's samples labels, in its run on disk."""
-    dataset = runs.manifest(runs.resolve("measure", name)).facts.dataset
-    table = runs.table(dataset, "samples")
-    column = table.schema.get_field_index("label")
-    table = table.set_column(column, "label", pa.array(labels, pa.string()))
-    write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
-
-
 def words_of_samples() -> list[list[str]]:
     return [" ".join(m["content"] for m in chat).replace("!", "").split() for chat in toy.ANCHOR]
 
@@ -628,7 +618,7 @@ def test_the_label_contrast_holds_length_equal_with_false_discoveries_controlled
     """By hand, in strata of six of the 23 labelled samples."""
     monkeypatch.setattr(uncertainty, "SAMPLES_A_STRATUM", 6)
     labels: list[str | None] = ["kitchen"] * 12 + ["other"] * 11 + [None]
-    labelled(runs, labels)
+    toy.label_samples(runs, "toy-anchor", labels)
     run = judged(runs, judge="labels", label="kitchen")
     by = {row["feature"]: row for row in rows(runs, run, "relevance")}
     samples = words_of_samples()[:23]
@@ -659,7 +649,7 @@ def test_the_label_contrast_holds_length_equal_with_false_discoveries_controlled
 
 
 def test_a_label_says_which_features_are_relevant(runs: Runs) -> None:
-    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    toy.label_samples(runs, "toy-anchor", ["kitchen"] * 12 + ["other"] * 12)
     run = judged(runs, judge="labels", label="kitchen")
     by = {row["feature"]: row for row in rows(runs, run, "relevance")}
     assert by[number("recipe")]["level"] in ("yes", "probably", "maybe")
@@ -669,7 +659,7 @@ def test_a_label_says_which_features_are_relevant(runs: Runs) -> None:
 def test_at_a_threshold_only_what_fires_clearly_counts_and_the_rest_cannot_be_told(
     runs: Runs,
 ) -> None:
-    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    toy.label_samples(runs, "toy-anchor", ["kitchen"] * 12 + ["other"] * 12)
     run = judged(runs, judge="labels", label="kitchen", threshold=1.0)
     by = {row["feature"]: row for row in rows(runs, run, "relevance")}
     table = runs.table(anchor_of(runs), "activations").to_pylist()
@@ -686,7 +676,7 @@ def test_at_a_threshold_only_what_fires_clearly_counts_and_the_rest_cannot_be_to
 def test_a_sample_that_fires_in_several_roles_counts_once_however_the_run_is_read(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    toy.label_samples(runs, "toy-anchor", ["kitchen"] * 12 + ["other"] * 12)
     whole = rows(runs, judged(runs, judge="labels", label="kitchen"), "relevance")
     batches = Runs.batches
     monkeypatch.setattr(Runs, "batches", lambda *a, **k: batches(*a, **{**k, "rows": 3}))
@@ -697,7 +687,7 @@ def test_a_sample_that_fires_in_several_roles_counts_once_however_the_run_is_rea
 def test_labels_of_any_dataset_of_the_same_encoder_define_relevance(runs: Runs) -> None:
     seed = runs.resolve("measure", "toy-seed")
     n = runs.manifest(seed).facts.n_samples
-    labelled(runs, ["short"] * (n // 2) + ["long"] * (n - n // 2), "toy-seed")
+    toy.label_samples(runs, "toy-seed", ["short"] * (n // 2) + ["long"] * (n - n // 2))
     here = {
         r["feature"]: r
         for r in rows(runs, judged(runs, judge="labels", label="short", labels=seed), "relevance")
@@ -713,7 +703,7 @@ def test_labels_of_any_dataset_of_the_same_encoder_define_relevance(runs: Runs) 
 
 
 def test_asking_for_fewer_features_does_not_make_them_look_better(runs: Runs) -> None:
-    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    toy.label_samples(runs, "toy-anchor", ["kitchen"] * 12 + ["other"] * 12)
     every = {
         r["feature"]: r
         for r in rows(runs, judged(runs, judge="labels", label="kitchen"), "relevance")
@@ -730,7 +720,7 @@ def test_a_label_that_divides_nothing_is_refused_with_those_there_are(runs: Runs
 
 
 def test_labels_that_say_nothing_of_these_features_are_refused(runs: Runs) -> None:
-    labelled(runs, ["kitchen"] * 12 + ["other"] * 12)
+    toy.label_samples(runs, "toy-anchor", ["kitchen"] * 12 + ["other"] * 12)
     anchor = anchor_of(runs)
     facts = runs.manifest(anchor).facts
     one = Activations(*(np.array([value]) for value in (0, 1, 0, 3.0, 0, 1)))

@@ -34,9 +34,9 @@ class Walk:
         self.page, self.place, self.patience = page, place, patience
         self.runs = Runs(place)
 
-    def choose(self, address: str, anchor: str, dataset: str, n: int) -> None:
+    def choose(self, address: str, view: str, n: int) -> None:
         """From the coverage of a dataset to the form with its first gaps."""
-        visit(self.page, f"{address}/coverage?anchor={anchor}&dataset={dataset}", "Coverage")
+        visit(self.page, f"{address}/coverage?{view}", "Coverage")
         field(self.page, "First of the list", n)
         self.page.get_by_role("link", name=f"Write pairs for these {n}", exact=True).click()
         self.arrived("Pairs")
@@ -116,11 +116,11 @@ def field(page: Page, label: str, value: int) -> None:
 
 
 def whole_walk(
-    walk: Walk, address: str, sides: tuple[str, str], how: tuple[int, int, int], out: Path
+    walk: Walk, address: str, view: str, how: tuple[int, int, int], out: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """From choosing to the file; the manifest of the synthesis and the rows that left."""
     n, texts, tokens = how
-    walk.choose(address, *sides, n)
+    walk.choose(address, view, n)
     run = walk.write_pairs(n, texts, tokens)
     approved = walk.approve(run, "Ada")
     if approved > 3:
@@ -140,11 +140,10 @@ def whole_walk(
 
 def test_gaps_of_the_toy_become_a_file_that_closes_them(tmp_path, chromium):
     place = toy_workspace(tmp_path / "toy", explained=True)
+    view = "anchor=toy-anchor&dataset=toy-seed&threshold=0"
     with worker(place), server(place) as address, chromium_page(chromium, width=1280) as page:
         walk = Walk(page, place, PATIENCE)
-        made, rows = whole_walk(
-            walk, address, ("toy-anchor", "toy-seed"), (6, 2, 64), tmp_path / "kept.jsonl"
-        )
+        made, rows = whole_walk(walk, address, view, (6, 2, 64), tmp_path / "kept.jsonl")
     assert made.facts.hit_rate == 1.0 and made.facts.fac_after == fac_of(10, 10)
     assert {row["lineage"]["feature"] for row in rows} == {3, 4, 5, 6, 7, 8}
 
@@ -159,9 +158,8 @@ def test_ten_gaps_of_the_demo_become_a_file_within_ten_minutes(tmp_path, chromiu
     with server(place) as address, chromium_page(chromium, width=1280) as page:
         begun = time.monotonic()
         walk = Walk(page, place, 1000 * 60 * MINUTES)
-        made, _ = whole_walk(
-            walk, address, (demo.ANCHOR, demo.SEED), (GAPS, 4, 40), tmp_path / "kept.jsonl"
-        )
+        view = f"anchor={demo.ANCHOR}&dataset={demo.SEED}"
+        made, _ = whole_walk(walk, address, view, (GAPS, 4, 40), tmp_path / "kept.jsonl")
         took = time.monotonic() - begun
     facts = made.facts
     assert facts.writer.startswith("demo") or "smollm2" in facts.writer.lower()

@@ -42,6 +42,7 @@ from fac.config import (
     Workspace,
 )
 from fac.errors import InputError
+from fac.jobs.worker import Worker
 from fac.measure import measure
 from fac.probe import probe
 from fac.prompts.relevance import TASKS
@@ -61,6 +62,7 @@ from tests.toy import (
     TASK,
     WORDS,
     fac_of,
+    label_samples,
     publish_activations,
     publish_dataset,
     publish_explanations,
@@ -927,9 +929,41 @@ def test_a_judge_is_asked_by_the_tasks_criteria_or_by_the_datas_labels(explained
     assert (by_model.model, by_model.rubric) == ("small-model", TASKS["toxicity"].rubric)
     assert len(by_model.explanations) == 2, "it reads what both explainers said"
     assert (by_labels.judge, by_labels.label, by_labels.model) == ("labels", "toy", "")
+    clear = cache.Cache(explained.cache).summary(anchor_run(explained))["clear_firing"]
+    assert (by_labels.labels, by_labels.threshold) == ("", clear), "the threshold in use"
+    assert (by_model.labels, by_model.threshold) == ("", 0.0)
     assert {job_title(job) for job in Queue(explained.queue).jobs()} == {
         "Judge toy-anchor for toxicity"
     }
+
+
+def test_labels_of_another_dataset_may_say_what_matters_and_the_page_offers_to_use_it(explained):
+    """Of the seed's samples the first half is labelled otherwise."""
+    runs = Runs(explained)
+    seed = runs.resolve("measure", "toy-seed")
+    n = runs.manifest(seed).facts.n_samples
+    label_samples(runs, "toy-seed", ["a"] * (n // 2) + ["b"] * (n - n // 2))
+    at = opened("coverage", threshold="0")
+    box = {each.label: each for each in (*at.radio, *at.selectbox)}
+    box["Judge"].set_value("labels")
+    box["Task"].set_value("toxicity")
+    labels = box["Label that marks the task"]
+    texts = list(labels.options)
+    assert texts[1:] == [
+        f"a ({n // 2} of {n} in toy-seed)",
+        f"b ({n - n // 2} of {n} in toy-seed)",
+    ]
+    labels.set_value((seed, "a"))
+    ran(button(at, "Judge").click().run())
+    (job,) = Queue(explained.queue).jobs()
+    spec = JudgeSpec(**job.spec)
+    assert (spec.measure, spec.labels, spec.label) == (anchor_run(explained), seed, "a")
+    Worker(explained, say=lambda _: None).run(until_idle=True)
+    at.run()
+    assert "3 features are relevant for toxicity; of 11 that the anchor fires" in words(at)
+    ran(button(at, "Use it for toxicity").click().run())
+    assert at.query_params["relevant"] == "toxicity"
+    assert not [each for each in at.button if each.label == "Use it for toxicity"]
 
 
 def test_without_a_key_the_form_says_where_it_belongs(toy, monkeypatch):

@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from fac import review
@@ -26,13 +25,13 @@ from fac.questions.relevance import (
 )
 from fac.store import open_stores
 from fac.store.cache import build
-from fac.store.runs import write_table
 from tests.test_cache import N_FEATURES, N_SAMPLES, made_of
 from tests.toy import (
     MAYBE_RELEVANT,
     RELEVANT,
     TASK,
     fac_of,
+    label_samples,
     publish_activations,
     publish_relevance,
     toy_workspace,
@@ -298,11 +297,8 @@ def test_labels_that_say_nothing_of_a_feature_are_counted(tmp_path):
     stores = open_stores(toy_workspace(tmp_path), remember=False)
     runs = stores.runs
     anchor = runs.resolve("measure", "toy-anchor")
-    dataset = runs.manifest(anchor).facts.dataset
-    table = runs.table(dataset, "samples")
-    halves = pa.array(["a", "b"] * (len(table) // 2), pa.string())
-    table = table.set_column(table.schema.get_field_index("label"), "label", halves)
-    write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
+    n = runs.manifest(anchor).facts.n_samples
+    label_samples(runs, "toy-anchor", ["a", "b"] * (n // 2))
     run = Steps(runs.workspace).perform(
         JudgeSpec(measure=anchor, task=TASK, judge="labels", label="a", threshold=1.0),
         lambda *_: None,

@@ -380,6 +380,19 @@ def publish_explanations(
     return run_id
 
 
+def label_samples(runs: Runs, name: str, labels: Sequence[str | None]) -> None:
+    """Gives the samples of a measured dataset other labels, in its run on disk."""
+    dataset = runs.manifest(runs.resolve("measure", name)).facts.dataset
+    table = runs.table(dataset, "samples")
+    column = table.schema.get_field_index("label")
+    table = table.set_column(column, "label", pa.array(labels, pa.string()))
+    write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
+    path = runs.path(dataset) / "manifest.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["facts"]["labels"] = dict(Counter(filter(None, labels)).most_common())
+    path.write_text(json.dumps(content), "utf-8")
+
+
 def publish_relevance(
     runs: Runs,
     measure_run: str,

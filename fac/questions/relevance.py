@@ -244,6 +244,12 @@ def scope(stores: Stores, anchor: str, relevance: Relevance, n_shown: int | None
     return f"{sentence}."
 
 
+def limits_of(stores: Stores, anchor: str, relevance: Relevance, n_shown: int) -> str:
+    """What stands beside every figure within a task: `scope` and what is `unjudged`; else ""."""
+    sentences = (scope(stores, anchor, relevance, n_shown), unjudged(stores, anchor, relevance))
+    return " ".join(filter(None, sentences))
+
+
 @remembered_for_good
 def unjudged(stores: Stores, anchor: str, relevance: Relevance) -> str:
     """What a judge left out, as a sentence; "" where it spoke of every feature that fires.
