@@ -960,7 +960,7 @@ def test_labels_of_another_dataset_may_say_what_matters_and_the_page_offers_to_u
     assert (spec.measure, spec.labels, spec.label) == (anchor_run(explained), seed, "a")
     Worker(explained, say=lambda _: None).run(until_idle=True)
     at.run()
-    assert "3 features are relevant for toxicity; of 11 that the anchor fires" in words(at)
+    assert "3 features are relevant for toxicity: 3 of the 11 that the anchor fires" in words(at)
     ran(button(at, "Use it for toxicity").click().run())
     assert at.query_params["relevant"] == "toxicity"
     assert not [each for each in at.button if each.label == "Use it for toxicity"]

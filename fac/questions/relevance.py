@@ -233,11 +233,11 @@ def scope(stores: Stores, anchor: str, relevance: Relevance, n_shown: int | None
             f"{counted} relevant {what}, but the anchor fires none of them{where}: "
             "nothing can be covered or missing; take an anchor that shows the task."
         )
-    of_anchor = f"of {n_alive:,} that the anchor fires"
-    sentence = f"{counted} relevant {what}; {of_anchor}, {n_shown:,} count"
-    sentence += f"s{where}" if n_shown == 1 else where
+    counts = "counts" if n_shown == 1 else "count"
+    of_anchor = f"{n_shown:,} of the {n_alive:,} that the anchor fires {counts}{where}"
+    sentence = f"{counted} relevant {what}: {of_anchor}"
     if n_relevant > n_alive / 2:
-        return f"{sentence}, which is more than half: that hardly tells the task from the rest."
+        return f"{sentence}; more than half hardly tells the task from the rest."
     if n_shown < FEW:
         each = "all or nothing" if n_shown == 1 else f"in steps of {100 / n_shown:.0f} points"
         return f"{sentence}, so coverage moves {each}."
