@@ -854,13 +854,12 @@ def test_features_are_found_by_the_explanation_that_is_shown(toy, cache):
 
 
 def test_figures_and_words_carry_the_explanation_in_the_asked_order(toy, cache):
-    _, _, anchor, seed, sae = toy
+    _, _, anchor, _, _ = toy
     features, model = np.array([5, 11, 0]), run_by(toy, "llm")
     rows = cache.described(anchor, features, explained=[model]).to_pylist()
     texts = ["People speak of a loop.", None, "People speak of a bake."]
     assert [row["explanation"] for row in rows] == texts
-    figures = cache.evidence(anchor, seed, sae, features, explained=[model])
-    for scores in (figures["score"].to_pylist(), [row["score"] for row in rows]):
+    for scores in (cache.scores([model], features).to_pylist(), [row["score"] for row in rows]):
         assert scores == [0.7, None, 0.95]
 
 

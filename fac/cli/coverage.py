@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any
 
 from rich.markup import escape
@@ -123,7 +124,7 @@ def gaps(
         for row in rows[:limit]:
             table.add_row(
                 str(row["feature"]),
-                escape(row["name"]),
+                escape(shorten(row["name"], 60, placeholder="…")),
                 row["badge"],
                 f"{row['n_anchor']:,}",
                 _figure(row["expected"], "{:,.1f}"),
