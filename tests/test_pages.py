@@ -782,7 +782,7 @@ def test_coverage_counts_what_a_judge_calls_relevant(explained):
     assert at.query_params["relevant"] == TASK
     (link,) = [each for each in at.get("page_link") if each.proto.label == "Review these"]
     assert f"relevant={TASK}" in link.proto.query_string
-    (maybe,) = [each for each in at.toggle if each.label == "Maybe too"]
+    (maybe,) = [each for each in at.toggle if each.label == "Maybe"]
     ran(maybe.set_value(True).run())
     assert metrics(at)["Anchor"] == "5" and at.query_params["maybe"] == "yes"
     assert metrics(ran(at.run()))["Anchor"] == "5"

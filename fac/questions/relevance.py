@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from fac import coverage, review
-from fac.config import JUDGES
+from fac.config import JUDGES, JudgeSpec
 from fac.errors import BadRow, InputError
 from fac.prompts.relevance import TASKS, TaskProfile, read_tasks
 from fac.questions.catalogue import Row
@@ -89,6 +89,22 @@ def relevance_runs(runs: Runs, measure: str) -> dict[str, str]:
         if about == measure or encoders.get(about, "") == encoders.get(measure):
             by_task.setdefault(manifest.spec.task, manifest.run)
     return dict(sorted(by_task.items()))
+
+
+def judged_anew(runs: Runs, spec: JudgeSpec) -> JudgeSpec:
+    """The spec, as another attempt where these labels were asked before and something newer stands
+    in that judgement's place: who asks last is right. A language model is not paid twice."""
+    if not JUDGES[spec.judge].needs_label:
+        return spec
+    attempts: dict[str, int] = {
+        manifest.run: manifest.spec.attempt
+        for manifest in runs.list("relevance")
+        if replace(manifest.spec, attempt=spec.attempt) == spec
+    }
+    if not attempts:
+        return spec
+    in_use = relevance_runs(runs, spec.measure).get(spec.task, "")
+    return replace(spec, attempt=attempts.get(in_use, max(attempts.values()) + 1))
 
 
 def judged(stores: Stores, anchor: str, *, maybe: bool = False) -> dict[str, Relevance]:
