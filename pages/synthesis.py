@@ -14,7 +14,7 @@ from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions import results
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import settings_in_words
-from fac.questions.pairs import pair_states, pairs_titles, state_counts
+from fac.questions.pairs import pair_states, pairs_titles, question_of, state_counts
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
 from fac.ui import views, writing
@@ -55,6 +55,8 @@ def show_launch(pairs: dict[str, str]) -> None:
     counts = state_counts(pair_states(stores(), run))
     words = [f"{counts[state]:,} {STATE_NAMES[state].lower()}" for state in PAIR_STATES]
     st.caption(" · ".join(words) + ". Only what is approved is written from.")
+    question = settings_in_words(question_of(stores(), run))
+    st.caption(plain(f"The gaps: {question}. What is kept is judged by the same question."))
     if live := results.live_syntheses(stores(), run):
         show_running(run, [job.id for job in live])
     if not approved:
@@ -183,8 +185,9 @@ def show_header(manifest: SynthesisManifest) -> None:
     writer = public_name(spec.model if WRITERS[spec.writer].server else facts.writer or "")
     words = f"{facts.method} for {facts.gaps:,} gaps of {facts.name}{by}; written by {writer}, "
     words += f"{spec.candidates} texts a gap, best {spec.keep} kept. Coverage throughout: "
-    words += f"{settings_in_words(results.question_of(stores(), manifest))}."
-    st.caption(plain(words))
+    question = results.question_of(stores(), manifest)
+    since = results.relevance_since(stores(), question)
+    st.caption(plain(f"{words}{settings_in_words(question)}. {since}"))
 
 
 def show_result(manifest: SynthesisManifest) -> None:

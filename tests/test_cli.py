@@ -206,6 +206,20 @@ def test_coverage_comes_with_its_interval_its_yardstick_and_its_growth(kitchen):
     assert data["interval"] == {"low": None, "high": None} and "contains it" in data["note"]
 
 
+def test_coverage_is_asked_of_each_part_of_the_anchor(kitchen):
+    line = ("coverage", *PAIR, "--threshold", 0, "--by")
+    data = fac(*line, "role", "--json", workspace=kitchen).json
+    assert [row["group"] for row in data["by"]["rows"]] == ["system", "user", "assistant"]
+    by_label = fac(*line, "label", "--json", workspace=kitchen).json["by"]
+    (row,) = by_label["rows"]
+    assert (row["group"], row["n_samples"], row["fac"]) == ("toy", 24, data["fac"])
+    shown = fac(*line, "source", workspace=kitchen).out
+    assert "No sample of toy-anchor says its source." in shown
+    refused = fac(*line, "turn", workspace=kitchen)
+    assert refused.code == 2 and "--by takes role, source, label, language" in refused.err
+    assert data["weighted"]["by_frequency"] < 1
+
+
 UNSAID = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
 
 

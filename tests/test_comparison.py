@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fac.questions.comparison import (
     Comparison,
     by_role,
     certainty,
-    changes,
+    change,
     coverage,
     curve,
     growth_of,
@@ -23,6 +24,7 @@ from fac.questions.comparison import (
 )
 from fac.questions.gaps import gap_page
 from fac.questions.relevance import Relevance, read_relevance, relevant_set
+from fac.questions.shares import by_group, weighted
 from fac.schema import EVERY_ROLE, Activations
 from fac.store import open_stores
 from fac.store.cache import build
@@ -98,15 +100,15 @@ def test_support_is_asked_of_the_anchor_only(stores, toy):
 
 def test_what_is_added_takes_nothing_away(stores, toy):
     anchor, seed = toy
-    replaced = changes(stores, anchor, seed)
-    added = changes(stores, anchor, seed, added=True)
-    assert replaced["n_lost"] == 6 and added["n_lost"] == 0
-    assert added["gained"] == replaced["gained"] == []
-    grown = changes(stores, seed, anchor, added=True)
-    assert grown["gained"] == MISSING
-    first = grown["gained_first"][0]
-    n_anchor = stores.cache.support(anchor, 0.0)
-    assert first["n_after"] == n_anchor[first["feature"]], "the seed has none"
+    was = Comparison(anchor, anchor)
+    replaced = change(stores, was, Comparison(anchor, seed))
+    added = change(stores, was, Comparison(anchor, anchor, added=(seed,)))
+    assert (replaced.lost.tolist(), added.lost.tolist()) == (MISSING, [])
+    assert (replaced.opened.tolist(), added.opened.tolist()) == (MISSING, [])
+    assert added.gained.tolist() == replaced.gained.tolist() == []
+    grown = change(stores, Comparison(*toy), Comparison(*toy, added=(anchor,)))
+    assert grown.gained.tolist() == grown.closed.tolist() == MISSING
+    assert (grown.before.n_missing, grown.after.n_missing) == (6, 0)
 
 
 def test_what_would_be_added_counts_as_the_datasets_own(stores, toy):
@@ -151,20 +153,18 @@ def test_an_anchor_silent_at_a_threshold_has_undefined_coverage(stores, toy):
     assert gap_page(stores, comparison) == ([], 0)
 
 
-def test_changes_name_what_was_gained_and_lost(stores, toy):
+def test_a_change_names_what_was_gained_and_lost(stores, toy):
     anchor, seed = toy
-    grown = changes(stores, seed, anchor)
-    assert (grown["gained"], grown["n_gained"], grown["lost"]) == (MISSING, 6, [])
-    assert grown["gained_first"][0] == {
-        "feature": 3,
-        "label": "python",
-        "n_before": 0,
-        "n_after": 6,
-    }
-    back = changes(stores, anchor, seed)
-    assert (back["lost"], back["gained"], back["n_lost"]) == (MISSING, [], 6)
-    assert back["lost_first"][0]["label"] == "python" and back["lost_first"][0]["n_before"] == 6
-    assert changes(stores, seed, anchor, threshold=1.0)["gained"] == [5, 8]
+    grown = change(stores, Comparison(anchor, seed), Comparison(anchor, anchor))
+    assert (grown.gained.tolist(), grown.lost.tolist()) == (MISSING, [])
+    back = change(stores, Comparison(anchor, anchor), Comparison(anchor, seed))
+    assert (back.lost.tolist(), back.gained.tolist()) == (MISSING, [])
+    above = change(stores, Comparison(anchor, seed, threshold=1.0), Comparison(anchor, anchor))
+    assert above.gained.tolist() == [5, 8], "by the settings of the first"
+    alike = change(stores, Comparison(seed, seed), Comparison(seed, anchor))
+    assert alike.gained.tolist() == MISSING and alike.closed.tolist() == [], (
+        "no gaps of this anchor"
+    )
 
 
 def test_curve_and_roles_count_within_the_task(stores, toy):
@@ -302,6 +302,8 @@ def test_a_large_anchor_is_asked_about_some_features(tmp_path, monkeypatch):
         ((ALL_PAIRS, ((0, 0),)), {"min_support": 2}, "more than one sample a feature", False),
         ((ALL_PAIRS, ((0, 0),)), {"relevance": listed(2)}, "One relevant feature", True),
         ((((0, 0),), ((0, 0),)), {}, "One sample of one alone fires all", False),
+        ((((0, 0), (1, 0)), ((0, 0),)), {}, "One relevant feature", True),
+        ((((0, 0),), ((0, 0),)), {}, "show none of these features in most draws", False),
         ((ALL_PAIRS, ()), {}, "No single sample makes a difference", True),
         ((ALL_PAIRS, ((0, 0),)), {"tokens": 0}, "no content tokens: no yardstick", True),
         ((ALL_PAIRS, ((0, 0),)), {"n_samples": 3}, "too few for halves", True),
@@ -401,7 +403,10 @@ def test_runs_of_different_encoders_are_not_compared(tmp_path):
     with pytest.raises(InputError, match="one and other cannot be compared.*different encoders"):
         coverage(stores, Comparison(*runs))
     with pytest.raises(InputError, match="different encoders"):
-        changes(stores, *runs)
+        change(stores, Comparison(runs[0], runs[0]), Comparison(*runs))
+    for ask in (certainty, growth_of, weighted, partial(by_group, by="label")):
+        with pytest.raises(InputError, match="different encoders"):
+            ask(stores, Comparison(*runs))
     stores.cache.close()
 
 

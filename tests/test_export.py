@@ -233,6 +233,9 @@ def publish_synthesis(
         hit_rate=1.0,
         fac_before=0.4,
         fac_after=0.7,
+        relevant="toxicity",
+        role="user",
+        min_support=2,
     )
     runs.publish(run_id, spec=spec, inputs=[pairs_run], facts=facts, seconds=0.0)
     return run_id
@@ -512,6 +515,10 @@ def test_the_card_says_what_it_is_and_how_it_was_made(workspace, format):
         "| pairs approved by | ana, ben |",
         "| FAC before | 0.4 |",
         "| FAC after | 0.7 |",
+        "| threshold | 0 |",
+        "| relevant features | toxicity |",
+        "| tokens that count | user |",
+        "| anchor samples that show a gap, at least | 2 |",
         "| candidates dropped | 3 beaten, 3 refusal |",
         f"| run | {run} |",
     ):

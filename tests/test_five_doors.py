@@ -107,6 +107,11 @@ def test_the_run_and_the_questions_and_the_shell_say_the_same(made):
     question = results.question_of(stores, stores.runs.manifest(made.run))
     assert coverage(stores, question).missing.tolist() == [3, 4, 5, 6]
     assert question == pairs.question_of(stores, facts.pairs)
+    assert results.relevance_since(stores, question) == ""
+    other = replace(question, relevance=replace(question.relevance, features=(0, 3, 4)))
+    assert "changed since, by 2 features" in results.relevance_since(stores, other)
+    file = replace(question, relevance=Relevance("./ids.json", features=(0, 3)))
+    assert "know nothing of ./ids.json" in results.relevance_since(stores, file)
     stores.cache.close()
 
 
@@ -126,7 +131,7 @@ def test_a_synthesis_counts_as_the_questions_do(kitchen, threshold, min_support,
     """Its figures come from runs, those of the questions from caches."""
     steps, stores = MakingSteps(kitchen), open_stores(kitchen, remember=False)
     anchor, seed = (stores.runs.resolve("measure", f"toy-{side}") for side in ("anchor", "seed"))
-    relevance = Relevance("mine", features=tuple(sorted(relevant))) if relevant else Relevance()
+    relevance = Relevance("./mine", features=tuple(sorted(relevant))) if relevant else Relevance()
     question = Comparison(anchor, seed, threshold, min_support, role, relevance)
     fields = pairs.question_fields(stores, question)
     run = steps.perform(PairsSpec(features=(3, 6, 8), candidates=1, **fields), quiet)

@@ -25,13 +25,19 @@ from fac.cli.frame import (
     perform,
 )
 from fac.config import IngestSpec, MeasureSpec
-from fac.questions.comparison import certainty, change, coverage, growth_of
+from fac.errors import InputError
+from fac.questions.catalogue import Row
+from fac.questions.comparison import Comparison, by_role, certainty, change, coverage, growth_of
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
 from fac.questions.relevance import limits_of, relevant_set
+from fac.questions.shares import GROUPINGS, Groups, by_group, weighted
 from fac.schema import EVERY_FEATURE
 from fac.store import Stores
+
+PARTS = ("role", *GROUPINGS)
+"""Of an anchor, each of which has a coverage of its own."""
 
 
 @command("coverage")
@@ -39,12 +45,14 @@ def coverage_(
     stores: Stores,
     options: ComparisonOptions,
     with_: frame.With = None,
+    by: Annotated[str | None, Option(help=f"Also by {', '.join(PARTS)} of the anchor.")] = None,
     list_: Annotated[bool, Option("--list", help="Also the missing feature ids.")] = False,
 ) -> Answer:
     """FAC of a dataset against an anchor, how far to believe it, and what is missing."""
     comparison = options.comparison(stores, with_)
     result, growth = coverage(stores, comparison), growth_of(stores, comparison)
     interval, yardstick, note = certainty(stores, comparison)
+    weights = weighted(stores, comparison)
     sentence = limits_of(stores, comparison.anchor, comparison.relevance, result.n_anchor)
     if sentence:
         err.print(escape(sentence), soft_wrap=True, highlight=False)
@@ -54,14 +62,18 @@ def coverage_(
         "interval": {"low": interval.low, "high": interval.high},
         "yardstick": {**yardstick._asdict(), "share": yardstick.share},
         "growth": growth._asdict(),
+        "weighted": weights._asdict(),
         "note": " ".join(filter(None, (sentence, note))),
     }
+    parts = _by_part(stores, comparison, by) if by else Groups([], "")
+    if by:
+        data["by"] = {"part": by, **parts._asdict()}
     if list_:
         data["missing"] = missing
 
     def show() -> None:
-        figures = {key: value for key, value in data.items() if not isinstance(value, dict | list)}
-        del figures["note"]
+        figures = {"threshold": comparison.threshold, **result._asdict()}
+        del figures["missing"], figures["kl_smoothed"]
         if not math.isnan(interval.low):
             figures["95 % interval"] = f"{interval.low:.4f} to {interval.high:.4f}"
         if not math.isnan(yardstick.median):
@@ -71,13 +83,43 @@ def coverage_(
             figures["the dataset against the same"] = (
                 f"{yardstick.against:.4f}, {yardstick.share:.1%} of that"
             )
+        figures["FAC by frequency"] = weights.by_frequency
+        figures["FAC by magnitude"] = weights.by_magnitude
+        figures["KL of firing rates"] = weights.divergence
         listing(figures)()
-        for line in filter(None, (growth.answer, note)):
+        for line in dict.fromkeys(filter(None, (growth.answer, note, weights.note))):
             out.print(escape(line), soft_wrap=True, highlight=False)
+        if by:
+            if parts.rows:
+                out.print(_parts_table(by, parts.rows))
+            if parts.note:
+                out.print(escape(parts.note), soft_wrap=True, highlight=False)
         if list_:
             out.print(" ".join(map(str, missing)), soft_wrap=True)
 
     return Answer(data, show)
+
+
+def _by_part(stores: Stores, comparison: Comparison, by: str) -> Groups:
+    """Raises InputError for what is none of PARTS."""
+    if by not in PARTS:
+        raise InputError(f"--by takes {', '.join(PARTS)}, got {by!r}.")
+    if by != PARTS[0]:
+        return by_group(stores, comparison, by)
+    rows = [{"group": row.pop("role"), **row} for row in map(dict, by_role(stores, comparison))]
+    return Groups(rows, "")
+
+
+def _parts_table(by: str, rows: list[Row]) -> Table:
+    """The share that is covered of each part of the anchor."""
+    table = Table()
+    table.add_column(by)
+    for column in ("samples", "features", "missing", "fac"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        figures = (row.get("n_samples"), row["n_anchor"], row["n_missing"], row["fac"])
+        table.add_row(escape(row["group"]), *map(frame.readable, figures))
+    return table
 
 
 @command("gaps")

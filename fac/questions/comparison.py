@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,9 +28,6 @@ from fac.questions.relevance import Relevance, relevant_set
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
-
-N_DESCRIBED = 20
-"""Features that `changes` describes in full on each side."""
 
 
 @dataclass(frozen=True)
@@ -175,38 +172,6 @@ def _in_dataset(stores: Stores, comparison: Comparison) -> np.ndarray:
     return np.any([present(support) for support in supports], axis=0)
 
 
-class Change(NamedTuple):
-    """What became of a dataset, by one question of coverage. Features are ids, ascending."""
-
-    before: CoverageResult
-    after: CoverageResult
-    closed: np.ndarray
-    """Gaps there were, and are no more."""
-    opened: np.ndarray
-    """Gaps there were not."""
-    gained: np.ndarray
-    """Every feature that only the second shows, whether or not the anchor does and it is
-    relevant."""
-    lost: np.ndarray
-    """Every feature that only the first shows."""
-
-
-def change(stores: Stores, before: Comparison, after: Comparison) -> Change:
-    """What changed from one dataset to the next against one anchor, by the settings of the first.
-    Raises InputError when the runs cannot be compared."""
-    after = replace(before, dataset=after.dataset, added=after.added)
-    was, now = coverage(stores, before), coverage(stores, after)
-    had, has = _in_dataset(stores, before), _in_dataset(stores, after)
-    return Change(
-        was,
-        now,
-        np.setdiff1d(was.missing, now.missing),
-        np.setdiff1d(now.missing, was.missing),
-        np.flatnonzero(has & ~had),
-        np.flatnonzero(had & ~has),
-    )
-
-
 def _figures(result: CoverageResult) -> Row:
     names = ("fac", "n_anchor", "n_covered", "n_missing")
     return {name: getattr(result, name) for name in names}
@@ -349,7 +314,13 @@ def _yardstick(
             in_dataset |= uncertainty.fired_by(pairs, parts[:, first_sample:beyond])
             first_sample = beyond
     pairs = incidence_of(stores, run, *comparison.at, counted, ranges)
-    return uncertainty.yardstick(pairs, draws, in_dataset), " ".join(notes)
+    yardstick = uncertainty.yardstick(pairs, draws, in_dataset)
+    if not yardstick.median > 0:
+        notes.append(
+            f"Random parts of {anchor} show none of these features in most draws, so there is no "
+            "share of what was to be expected."
+        )
+    return yardstick, " ".join(notes)
 
 
 @remembered_for_good
@@ -459,47 +430,36 @@ def _answer(new: uncertainty.Interval, lacks: int) -> str:
 # --- what changed ---------------------------------------------------------------------------------
 
 
-def changes(
-    stores: Stores,
-    before: str,
-    after: str,
-    *,
-    threshold: float = 0.0,
-    role: str = EVERY_ROLE,
-    added: bool = False,
-) -> dict[str, Any]:
-    """What changed from one run to the next.
+class Change(NamedTuple):
+    """What became of a dataset, by one question of coverage. Features are ids, ascending."""
 
-    gained, lost: feature ids, ascending; n_gained, n_lost; gained_first, lost_first: the
-    N_DESCRIBED most common of them as feature, label, n_before, n_after. What is `added` to the
-    first does not replace it, so nothing is lost.
-    """
-    _same_features(stores, before, after, role)
-    n_before = stores.cache.support(before, threshold, role)
-    n_after = stores.cache.support(after, threshold, role)
-    if added:
-        n_after = n_after + n_before
-    figures: dict[str, Any] = {}
-    for side, run, changed, n in (
-        ("gained", after, (n_before == 0) & (n_after > 0), n_after),
-        ("lost", before, (n_before > 0) & (n_after == 0), n_before),
-    ):
-        ids = np.flatnonzero(changed)
-        first = ids[np.argsort(-n[ids], kind="stable")][:N_DESCRIBED].tolist()
-        rows, _ = stores.cache.features_page(run, ids=first, limit=N_DESCRIBED)
-        labels = {row["feature"]: row["label"] for row in rows}
-        figures[side] = ids.tolist()
-        figures[f"n_{side}"] = len(ids)
-        figures[f"{side}_first"] = [
-            {
-                "feature": i,
-                "label": labels[i],
-                "n_before": int(n_before[i]),
-                "n_after": int(n_after[i]),
-            }
-            for i in first
-        ]
-    return figures
+    before: CoverageResult
+    after: CoverageResult
+    closed: np.ndarray
+    """Gaps there were, and are no more."""
+    opened: np.ndarray
+    """Gaps there were not."""
+    gained: np.ndarray
+    """Every feature that only the second shows, whether or not the anchor does and it is
+    relevant."""
+    lost: np.ndarray
+    """Every feature that only the first shows."""
+
+
+def change(stores: Stores, before: Comparison, after: Comparison) -> Change:
+    """What changed from one dataset to the next against one anchor, by the settings of the first.
+    Raises InputError when the runs cannot be compared."""
+    after = replace(before, dataset=after.dataset, added=after.added)
+    was, now = coverage(stores, before), coverage(stores, after)
+    had, has = _in_dataset(stores, before), _in_dataset(stores, after)
+    return Change(
+        was,
+        now,
+        np.setdiff1d(was.missing, now.missing),
+        np.setdiff1d(now.missing, was.missing),
+        np.flatnonzero(has & ~had),
+        np.flatnonzero(had & ~has),
+    )
 
 
 def _same_features(stores: Stores, run: str, other_run: str, role: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,8 @@ def question_of(stores: Stores, run: str) -> Comparison:
 
 
 def question_fields(stores: Stores, comparison: Comparison) -> Row:
-    """The same as fields of a PairsSpec; which features count is settled with it."""
+    """The same as fields of a PairsSpec; which features count is settled with it. Of a file that
+    lists them its name alone: a spec may leave this machine, the folder means nothing there."""
     relevance = comparison.relevance
     fields: Row = {
         name: getattr(comparison, name)
@@ -77,7 +79,8 @@ def question_fields(stores: Stores, comparison: Comparison) -> Row:
     }
     if relevance.name != EVERY_FEATURE:
         relevant = relevant_set(stores, comparison.anchor, relevance, comparison.role)
-        fields |= {"relevant": relevance.name, "maybe": relevance.maybe}
+        name = relevance.name if relevance.run else f"./{Path(relevance.name).name}"
+        fields |= {"relevant": name, "maybe": relevance.maybe}
         fields["relevant_features"] = tuple(np.flatnonzero(relevant).tolist())
     return fields
 

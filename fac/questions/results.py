@@ -26,7 +26,8 @@ from fac.questions.catalogue import Row, is_synthetic
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import with_names
 from fac.questions.pairs import StyleRequest, by_style, gap_rows
-from fac.schema import EVERY_ROLE, CoverageResult
+from fac.questions.relevance import judged, relevant_set
+from fac.schema import EVERY_FEATURE, EVERY_ROLE, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
@@ -130,6 +131,26 @@ def question_of(stores: Stores, manifest: SynthesisManifest) -> Comparison:
     """The question of coverage that a synthesis was started for, which its figures answer."""
     asked = pairs_.question_of(stores, manifest.spec.pairs)
     return replace(asked, threshold=manifest.spec.threshold)
+
+
+def relevance_since(stores: Stores, question: Comparison) -> str:
+    """Why other pages count other features than a synthesis did, as a sentence; "" where they do
+    not."""
+    name = question.relevance.name
+    if name == EVERY_FEATURE:
+        return ""
+    if name not in (tasks := judged(stores, question.anchor)):
+        n = len(question.relevance.features)
+        return f"Other pages know nothing of {name} and count every feature; here {n:,} count."
+    today = replace(tasks[name], maybe=question.relevance.maybe)
+    then, now = (
+        relevant_set(stores, question.anchor, relevance, question.role)
+        for relevance in (question.relevance, today)
+    )
+    if n := int((then != now).sum()):
+        changed = f"What is relevant for {name} has changed since, by {n:,} features"
+        return f"{changed}: other pages count otherwise than this result."
+    return ""
 
 
 class Remeasured(NamedTuple):
