@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from fac.questions.comparison import (
 )
 from fac.questions.gaps import gap_page
 from fac.questions.relevance import Relevance, read_relevance, relevant_set
+from fac.questions.shares import by_group, weighted
 from fac.schema import EVERY_ROLE, Activations
 from fac.store import open_stores
 from fac.store.cache import build
@@ -300,6 +302,8 @@ def test_a_large_anchor_is_asked_about_some_features(tmp_path, monkeypatch):
         ((ALL_PAIRS, ((0, 0),)), {"min_support": 2}, "more than one sample a feature", False),
         ((ALL_PAIRS, ((0, 0),)), {"relevance": listed(2)}, "One relevant feature", True),
         ((((0, 0),), ((0, 0),)), {}, "One sample of one alone fires all", False),
+        ((((0, 0), (1, 0)), ((0, 0),)), {}, "One relevant feature", True),
+        ((((0, 0),), ((0, 0),)), {}, "show none of these features in most draws", False),
         ((ALL_PAIRS, ()), {}, "No single sample makes a difference", True),
         ((ALL_PAIRS, ((0, 0),)), {"tokens": 0}, "no content tokens: no yardstick", True),
         ((ALL_PAIRS, ((0, 0),)), {"n_samples": 3}, "too few for halves", True),
@@ -400,6 +404,9 @@ def test_runs_of_different_encoders_are_not_compared(tmp_path):
         coverage(stores, Comparison(*runs))
     with pytest.raises(InputError, match="different encoders"):
         change(stores, Comparison(runs[0], runs[0]), Comparison(*runs))
+    for ask in (certainty, growth_of, weighted, partial(by_group, by="label")):
+        with pytest.raises(InputError, match="different encoders"):
+            ask(stores, Comparison(*runs))
     stores.cache.close()
 
 

@@ -314,7 +314,13 @@ def _yardstick(
             in_dataset |= uncertainty.fired_by(pairs, parts[:, first_sample:beyond])
             first_sample = beyond
     pairs = incidence_of(stores, run, *comparison.at, counted, ranges)
-    return uncertainty.yardstick(pairs, draws, in_dataset), " ".join(notes)
+    yardstick = uncertainty.yardstick(pairs, draws, in_dataset)
+    if not yardstick.median > 0:
+        notes.append(
+            f"Random parts of {anchor} show none of these features in most draws, so there is no "
+            "share of what was to be expected."
+        )
+    return yardstick, " ".join(notes)
 
 
 @remembered_for_good
