@@ -23,7 +23,7 @@ from fac.questions.explanations import explained
 from fac.questions.gap_evidence import BADGES, BELIEF, KINDS, gap_counts, gap_features
 from fac.questions.gaps import GapList, gap_page, orders, shown_columns
 from fac.questions.outlook import outlook
-from fac.questions.relevance import judged, limits_of, scope, task_profiles
+from fac.questions.relevance import judged, judged_anew, limits_of, scope, task_profiles
 from fac.questions.shares import GROUPINGS, by_group, weighted
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
@@ -223,6 +223,7 @@ def judge_form(anchor: str, threshold: float) -> None:
                 endpoint=endpoint if asks else "",
                 budget_tokens=budget if asks else None,
             )
+            spec = judged_anew(stores().runs, spec)
             start(spec, f"Judging which features matter for {task}")
             st.rerun()
 

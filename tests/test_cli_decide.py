@@ -171,6 +171,10 @@ def test_labels_of_another_dataset_say_which_features_of_an_anchor_are_relevant(
     assert clear["threshold"] > 0 and clear["run"] != paper["run"]
     assert clear["source"] == f"label a of toy-seed, peaks above {clear['threshold']:g}"
     assert "relevant for reward" in clear["scope"]
+    again = fac(*line, "--threshold", 0, workspace=workspace).json
+    assert again["counts"] == paper["counts"] and again["scope"] == paper["scope"]
+    assert again["run"] not in (paper["run"], clear["run"]), "who asks last is right"
+    assert fac(*line, "--threshold", 0, workspace=workspace).json["run"] == again["run"]
     # whose verdicts count for the dataset as an anchor too
     covered = fac(
         *("coverage", "--anchor", "toy-seed", "--dataset", "toy-anchor", "--relevant", "reward"),

@@ -44,6 +44,49 @@ def test_a_first_start_shows_a_populated_home_page_within_ten_seconds(tmp_path, 
     assert min(took) < 10, took
 
 
+def bottom(element):
+    box = element.bounding_box()
+    assert box is not None, "it is not drawn"
+    return box["y"] + box["height"]
+
+
+def test_the_first_gaps_are_seen_without_scrolling(tmp_path, chromium):
+    workspace = Workspace(tmp_path / "seen")
+    demo.materialise(workspace, lambda *_: None)
+    with chromium_page(chromium) as page, server(workspace) as address:
+        page.set_viewport_size({"width": 1440, "height": 900})
+        visit(page, address, "Where things stand")
+        expect(page.get_by_text("gaps are certain")).to_be_visible()
+        gaps = page.locator(".st-key-lacking a[href*='gap=']")
+        assert gaps.count() == 5
+        assert all(bottom(gap) < 900 for gap in gaps.all())
+        # Every name is written out, and none is wider than its box.
+        assert all(
+            gap.evaluate("node => node.querySelector('p').scrollWidth <= node.clientWidth")
+            for gap in gaps.all()
+        )
+        name = gaps.first.inner_text().split("#")[0].strip()
+        gaps.first.click()
+        page.get_by_role("heading", name="Coverage", exact=True).wait_for()
+        settle(page)
+        evidence = page.get_by_role("heading", level=4).first
+        assert name[:20] in evidence.inner_text() and bottom(evidence) < 900
+        table = page.get_by_test_id("stDataFrame").first.bounding_box()
+        assert table["y"] + 35 + 5 * 66 < 900, "five rows and their heading"
+        assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == 0
+
+
+def test_a_narrow_window_shows_the_same_without_scrolling_sideways(tmp_path, chromium):
+    workspace = Workspace(tmp_path / "narrow")
+    demo.materialise(workspace, lambda *_: None)
+    with chromium_page(chromium) as page, server(workspace) as address:
+        page.set_viewport_size({"width": 390, "height": 844})
+        for path, headline in (("", "Where things stand"), ("coverage", "Coverage")):
+            visit(page, f"{address}/{path}", headline)
+            main = page.get_by_test_id("stMain")
+            assert main.evaluate("node => node.scrollWidth <= node.clientWidth"), headline
+
+
 @pytest.mark.model
 def test_an_uploaded_file_is_measured_and_its_coverage_shown(tmp_path, chromium, demo_model_home):
     workspace = Workspace(tmp_path / "walk")

@@ -782,7 +782,7 @@ def test_coverage_counts_what_a_judge_calls_relevant(explained):
     assert at.query_params["relevant"] == TASK
     (link,) = [each for each in at.get("page_link") if each.proto.label == "Review these"]
     assert f"relevant={TASK}" in link.proto.query_string
-    (maybe,) = [each for each in at.toggle if each.label == "Maybe too"]
+    (maybe,) = [each for each in at.toggle if each.label == "Maybe"]
     ran(maybe.set_value(True).run())
     assert metrics(at)["Anchor"] == "5" and at.query_params["maybe"] == "yes"
     assert metrics(ran(at.run()))["Anchor"] == "5"
@@ -960,7 +960,7 @@ def test_labels_of_another_dataset_may_say_what_matters_and_the_page_offers_to_u
     assert (spec.measure, spec.labels, spec.label) == (anchor_run(explained), seed, "a")
     Worker(explained, say=lambda _: None).run(until_idle=True)
     at.run()
-    assert "3 features are relevant for toxicity; of 11 that the anchor fires" in words(at)
+    assert "3 features are relevant for toxicity: 3 of the 11 that the anchor fires" in words(at)
     ran(button(at, "Use it for toxicity").click().run())
     assert at.query_params["relevant"] == "toxicity"
     assert not [each for each in at.button if each.label == "Use it for toxicity"]

@@ -188,13 +188,13 @@ def test_two_reviewers_at_once_lose_no_decision(page, address, run, nothing_deci
 
 
 def test_ticked_gaps_go_to_the_form_and_their_pairs_come_to_the_desk(page, address, toy):
-    visit(page, f"{address}/coverage?anchor=toy-anchor&dataset=toy-seed", "Coverage")
+    visit(page, f"{address}/coverage?anchor=toy-anchor&dataset=toy-seed&threshold=0", "Coverage")
     table = page.get_by_test_id("stDataFrame").first
     table.scroll_into_view_if_needed()
     place = table.bounding_box()
     assert place is not None
-    for row in (1, 3):  # the boxes stand left of the rows, which are 35 pixels high
-        page.mouse.click(place["x"] + 16, place["y"] + 35 * row + 17)
+    for row in (0, 2):  # the boxes stand left of the rows, below a heading of 35 pixels
+        page.mouse.click(place["x"] + 16, place["y"] + 35 + 66 * row + 33)
         settle(page)
         assert table.bounding_box() == place, "a table that moves is ticked in the wrong row"
     link = page.get_by_role("link", name="Write pairs for these 2")

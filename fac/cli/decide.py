@@ -21,7 +21,7 @@ from fac.errors import InputError
 from fac.questions.explanations import explain_runs, score_figures
 from fac.questions.gap_evidence import gap_features
 from fac.questions.ratings import human_check, ratings_matrix
-from fac.questions.relevance import listed_ids, read_relevance, scope, task_profiles
+from fac.questions.relevance import judged_anew, listed_ids, read_relevance, scope, task_profiles
 from fac.registry import Registry
 from fac.schema import LEAST_SCORED, LEVELS
 from fac.store import Stores
@@ -190,7 +190,7 @@ def judge(
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
         **asdict(chat),
     )
-    run_id = perform(runs.workspace, spec, "judging")
+    run_id = perform(runs.workspace, judged_anew(runs, spec), "judging")
     names = ("name", "task", "judge", "source", "n_features")
     frame.build_caches(stores, [run_id])
     more = {**threshold, "scope": scope(stores, measure, read_relevance(stores, measure, task))}

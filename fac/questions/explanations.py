@@ -153,9 +153,9 @@ def _named(
     stores: Stores, measure: str, explain_runs: tuple[str, ...], features: tuple[int, ...]
 ) -> dict[int, Name]:
     """Names without what people wrote."""
-    rows, _ = stores.cache.features_page(
-        measure, ids=features, limit=len(features), explained=explain_runs
-    )
+    size = stores.cache.summary(measure)["n_features"]
+    of_it = np.array([feature for feature in features if 0 <= feature < size], np.int64)
+    rows = stores.cache.described(measure, of_it, explained=explain_runs).to_pylist()
     return dict.fromkeys(features, Name("")) | {row["feature"]: _name_of(row) for row in rows}
 
 

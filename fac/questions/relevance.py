@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from fac import coverage, review
-from fac.config import JUDGES
+from fac.config import JUDGES, JudgeSpec
 from fac.errors import BadRow, InputError
 from fac.prompts.relevance import TASKS, TaskProfile, read_tasks
 from fac.questions.catalogue import Row
@@ -89,6 +89,22 @@ def relevance_runs(runs: Runs, measure: str) -> dict[str, str]:
         if about == measure or encoders.get(about, "") == encoders.get(measure):
             by_task.setdefault(manifest.spec.task, manifest.run)
     return dict(sorted(by_task.items()))
+
+
+def judged_anew(runs: Runs, spec: JudgeSpec) -> JudgeSpec:
+    """The spec, as another attempt where these labels were asked before and something newer stands
+    in that judgement's place: who asks last is right. A language model is not paid twice."""
+    if not JUDGES[spec.judge].needs_label:
+        return spec
+    attempts: dict[str, int] = {
+        manifest.run: manifest.spec.attempt
+        for manifest in runs.list("relevance")
+        if replace(manifest.spec, attempt=spec.attempt) == spec
+    }
+    if not attempts:
+        return spec
+    in_use = relevance_runs(runs, spec.measure).get(spec.task, "")
+    return replace(spec, attempt=attempts.get(in_use, max(attempts.values()) + 1))
 
 
 def judged(stores: Stores, anchor: str, *, maybe: bool = False) -> dict[str, Relevance]:
@@ -233,11 +249,11 @@ def scope(stores: Stores, anchor: str, relevance: Relevance, n_shown: int | None
             f"{counted} relevant {what}, but the anchor fires none of them{where}: "
             "nothing can be covered or missing; take an anchor that shows the task."
         )
-    of_anchor = f"of {n_alive:,} that the anchor fires"
-    sentence = f"{counted} relevant {what}; {of_anchor}, {n_shown:,} count"
-    sentence += f"s{where}" if n_shown == 1 else where
+    counts = "counts" if n_shown == 1 else "count"
+    of_anchor = f"{n_shown:,} of the {n_alive:,} that the anchor fires {counts}{where}"
+    sentence = f"{counted} relevant {what}: {of_anchor}"
     if n_relevant > n_alive / 2:
-        return f"{sentence}, which is more than half: that hardly tells the task from the rest."
+        return f"{sentence}; more than half hardly tells the task from the rest."
     if n_shown < FEW:
         each = "all or nothing" if n_shown == 1 else f"in steps of {100 / n_shown:.0f} points"
         return f"{sentence}, so coverage moves {each}."

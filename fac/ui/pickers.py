@@ -101,9 +101,10 @@ def pick_relevance(anchor: str) -> Relevance:
         "Relevant",
         options,
         format_func=lambda name: "all features" if name == EVERY_FEATURE else f"for {name}",
-        width=190,
+        width=145,
         help="All leaves out features that fire in nearly every sample. A task takes those that "
-        "its judge calls relevant, probably or surely; what people decided goes before the judge.",
+        "its judge calls relevant, probably or surely; what people decided goes before the judge. "
+        "Maybe counts what may be relevant too: of those more are there by chance.",
         **param_widget("relevant", EVERY_FEATURE, valid=options.__contains__),
     )
     if name == EVERY_FEATURE:
@@ -111,10 +112,9 @@ def pick_relevance(anchor: str) -> Relevance:
     key = "relevant.maybe"
     st.session_state[key] = _maybe_too()
     st.toggle(
-        "Maybe too",
+        "Maybe",
         key=key,
         on_change=lambda: set_param("maybe", "yes" if st.session_state[key] else None),
-        help="Counts what may be relevant too: more features, of which more are there by chance.",
     )
     return by_task[name]
 
