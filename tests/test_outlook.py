@@ -136,7 +136,7 @@ def test_what_is_rarer_by_less_than_half_perhaps_is_not_called_certain(ask):
         "broad covers all 4 features that narrow fires: nothing is missing; 3 features it shows "
         "too rarely, if perhaps by less than half."
     )
-    assert "Where these matter, add samples that show more of them. A broader anchor" in advice
+    assert "Where that matters, add samples that show more. A broader anchor" in advice
     assert (counts.certain, counts.possible) == (0, 3)
 
 

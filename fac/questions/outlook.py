@@ -224,10 +224,13 @@ def _advice(
         growth = growth_of(stores, comparison)
         tells = result.n_anchor >= FEW and result.n_missing and growth.rows[-1]["forecast"]
         more = f" {growth.answer}" if tells else ""
+        if others := counts.possible + counts.artefact:
+            doubt = f"other {others:,} are" if others > 1 else "other one is"
+            more = f" The {doubt} not certain.{more}"
         return f"{few}{_begin(counts.certain_absent)}{more}"
     broader = "A broader anchor, tokens of another role or a higher threshold ask for more."
     if not result.n_missing:
-        rare = "Where these matter, add samples that show more of them."
+        rare = "Where that matters, add samples that show more."
         if not gap_features(stores, comparison):
             rare = "No feature is shown too rarely either, as far as its size can say."
         return f"{few}{rare} {broader}"
