@@ -161,13 +161,9 @@ def gap_test(
     significant = benjamini_hochberg(p)
     certain = significant.copy()
     fires = np.flatnonzero(significant & (n_dataset > 0))
-    _, high = ratio_interval(
-        n_anchor[fires],
-        n_dataset[fires],
-        anchor_tokens=anchor_tokens,
-        dataset_tokens=dataset_tokens,
-    )
-    certain[fires] = high <= MATERIAL
+    # Clopper and Pearson's upper bound is where this tail is as long; to invert it takes ten times.
+    tail = special.betainc(n_anchor[fires], n_dataset[fires] + 1, 1 / (1 + MATERIAL * r))
+    certain[fires] = tail <= (1 - LEVEL) / 2
     return GapTest(n_anchor * r, ratio, p, significant, certain)
 
 
@@ -273,6 +269,11 @@ class Yardstick(NamedTuple):
         """What the dataset reaches of what was to be expected."""
         return self.against / self.median if self.median else math.nan
 
+    def moved(self, reach: float, against: float) -> Yardstick:
+        """With `reach` added to what the draws reach, and `against` to what the dataset does."""
+        levels = (self.low + reach, self.median + reach, self.high + reach, self.against + against)
+        return Yardstick(*(min(max(level, 0.0), 1.0) for level in levels))
+
 
 class Draws(NamedTuple):
     """Random splits of the anchor in two; bit b of word w speaks of draw 64 w + b."""
@@ -329,9 +330,14 @@ def _words(draws: np.ndarray) -> np.ndarray:
 
 
 def _bits(words: np.ndarray) -> np.ndarray:
-    """How often each bit is set over the features, of uint64 `[words, n]`: int64 `[64 words]`."""
+    """How often each bit is set, of uint64 `[words, n]`: int64 `[64 words]`."""
     as_bytes = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape, 8)
     return np.unpackbits(as_bytes, axis=2, bitorder="little").sum(axis=1, dtype=np.int64).ravel()
+
+
+def mean_size(draws: np.ndarray) -> float:
+    """Samples of a draw, on average: of uint64 `[words, n_samples]`."""
+    return float(_bits(draws).mean())
 
 
 def fired_by(incidence: Incidence, draws: np.ndarray) -> np.ndarray:
@@ -365,6 +371,24 @@ def yardstick(anchor: Incidence, draws: Draws, dataset: np.ndarray) -> Yardstick
     tail = (1 - LEVEL) / 2
     low, median, high = np.quantile(reached, [tail, 0.5, 1 - tail])
     return Yardstick(float(low), float(median), float(high), float(against.mean()))
+
+
+def expected_yardstick(
+    support: np.ndarray, n_samples: int, *, drawn: float, other: float, dataset: np.ndarray
+) -> tuple[float, float]:
+    """What draws reach, and the dataset, where samples are alike: by the features' counts alone.
+
+    Of the anchor's `n_samples`, `drawn` are compared with `other` ones; a feature of `support` k,
+    int `[n_features]`, is missed by either with a hypergeometric probability, and by both together
+    as by one part of their size. `dataset` is the probability that the dataset fires a feature,
+    float `[n_features]`. Ratios of expected counts; NaN where the others fire nothing.
+    """
+    by_drawn, by_other = (missed(support, n_samples, size) for size in (drawn, other))
+    there, both = 1 - by_other, missed(support, n_samples, drawn + other)
+    if not there.sum() > 0:
+        return math.nan, math.nan
+    reached = (there - by_drawn + both).sum() / there.sum()
+    return float(reached), float((dataset * there).sum() / there.sum())
 
 
 # --- growth ---------------------------------------------------------------------------------------
@@ -405,20 +429,27 @@ def rarefaction(support: np.ndarray, n_samples: int, sizes: np.ndarray) -> np.nd
     """Features that a random part of the samples fires, expected: float64 `[sizes]` (Hurlbert
     1971). A part of m samples misses a feature of support k with probability C(n - k, m) / C(n, m).
     """
-    from scipy import special
 
     k, n_features = np.unique(np.asarray(support), return_counts=True)
-    left, m = (n_samples - k)[None, :], np.asarray(sizes)[:, None]
-    ways = special.gammaln
-    # C(n - k, m) / C(n, m), by logarithms of factorials; 0 where more are drawn than are without
-    log_misses = (
-        ways(left + 1)
-        + ways(n_samples - m + 1)
-        - ways(np.maximum(left - m, 0) + 1)
-        - ways(n_samples + 1)
-    )
-    misses = np.where(m <= left, np.exp(log_misses), 0.0)
+    misses = missed(k[None, :], n_samples, np.asarray(sizes)[:, None])
     return ((1 - misses) * n_features).sum(axis=1)
+
+
+def missed(support: np.ndarray, n_samples: int, size: np.ndarray | float) -> np.ndarray:
+    """Probability that a random part of `size` samples misses a feature that `support` of them
+    fire, C(n - k, m) / C(n, m), by logarithms of factorials; 0 where more are drawn than are
+    without. Of a size between whole numbers it is between theirs."""
+    from scipy.special import gammaln
+
+    without = n_samples - np.asarray(support)
+    left = without - size
+    log_misses = (
+        gammaln(without + 1)
+        + gammaln(n_samples - np.asarray(size) + 1)
+        - gammaln(np.maximum(left, 0) + 1)
+        - gammaln(n_samples + 1)
+    )
+    return np.where(left >= 0, np.exp(log_misses), 0.0)
 
 
 # --- labels ---------------------------------------------------------------------------------------

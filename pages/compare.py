@@ -85,7 +85,7 @@ if more or less:
     why = "they are not relevant, or the anchor does not show them by these settings"
     st.caption(f"Besides, {more:,} features gained and {less:,} lost do not count here: {why}.")
 
-left, right = st.columns([4, 3], gap="medium")
+left, right = st.columns(2, gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
     figure = maps.support_scatter(

@@ -10,6 +10,7 @@ import pytest
 
 from fac.config import Workspace
 from fac.errors import InputError
+from fac.questions import comparison as comparison_module
 from fac.questions import firing
 from fac.questions.comparison import (
     Comparison,
@@ -280,12 +281,27 @@ def test_the_yardstick_is_what_random_draws_of_the_anchor_reach(tmp_path):
     stores.cache.close()
 
 
-def test_a_large_anchor_is_asked_about_some_features(tmp_path, monkeypatch):
-    monkeypatch.setattr(firing, "PAIRS_READ", 30)
-    monkeypatch.setattr(firing, "FEATURES_TOGETHER", 2)
-    stores, runs = published(tmp_path, made(*ALL_PAIRS), made((0, 0)))
-    asked = certainty(stores, Comparison(*runs, relevance=listed(*range(N_FEATURES))))
-    assert "from 2 of 6 features." in asked.note and asked.yardstick.median == 1
+@pytest.mark.parametrize("larger", [False, True])
+def test_a_large_anchor_is_asked_about_some_features(tmp_path, monkeypatch, larger):
+    rng = np.random.default_rng(0)
+    rates = np.array([0.5, 0.2, 0.1, 0.06, 0.04, 0.03])
+    sides = [np.argwhere(rng.random((60, 6)) < rates * factor) for factor in (1, 0.8)]
+    kept = sides[1] if larger else sides[1][sides[1][:, 0] < 20]
+    stores, runs = published(tmp_path, made(*sides[0]), made(*kept), n_samples=60)
+    if not larger:
+        monkeypatch.setattr(
+            comparison_module, "content_tokens", lambda _, of, __: 420 if runs[0] in of else 140
+        )
+    asked = Comparison(*runs, relevance=listed(*range(N_FEATURES)))
+    whole = certainty(stores, asked)
+    assert "features" not in whole.note
+    monkeypatch.setattr(firing, "PAIRS_READ", 40)
+    monkeypatch.setattr(firing, "FEATURES_TOGETHER", 1)
+    some = certainty(stores, asked)
+    assert re.search("drawn from [1-5] of 6 features and carried over to the others", some.note)
+    assert some.interval == whole.interval
+    assert some.yardstick.median == pytest.approx(whole.yardstick.median, abs=0.12)
+    assert some.yardstick.against == pytest.approx(whole.yardstick.against, abs=0.12)
     stores.cache.close()
 
 

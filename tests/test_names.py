@@ -1,5 +1,6 @@
 """A feature has one name, on every page and by every command, whichever dataset they are about."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,10 +99,11 @@ def test_a_chosen_anchor_is_taken_along_and_names_features(toy: Workspace):
     at = opened("coverage", anchor="toy-seed", dataset="toy-anchor")
     at = test_pages.ran(at.switch_page("pages/features.py").run())
     assert at.query_params["anchor"] == "toy-seed"
-    for page in ("home", "compare", "pairs"):
+    for page in ("home", "playground", "compare", "pairs", "review"):
         at = test_pages.ran(at.switch_page(f"pages/{page}.py").run())
-        (picker,) = [each for each in at.selectbox if "anchor" in each.label.casefold()]
-        assert picker.value == "toy-seed", page
+        pickers = [each for each in at.selectbox if re.search("[aA]nchor|Explained", each.label)]
+        assert [picker.value for picker in pickers] == ["toy-seed"] * (page != "playground"), page
+        assert at.query_params["anchor"] == "toy-seed", page
 
 
 def test_a_name_says_why_it_is_unknown_and_where_it_comes_from(toy: Workspace):
@@ -110,7 +112,7 @@ def test_a_name_says_why_it_is_unknown_and_where_it_comes_from(toy: Workspace):
     by_feature = named(stores, anchor, [*NAMES, 11])
     assert {feature: by_feature[feature].text for feature in NAMES} == NAMES
     assert by_feature[3].doubt == by_feature[6].doubt == ""
-    assert "no score on held-out samples" in by_feature[7].doubt
+    assert "no score on held-out samples: fewer than 10" in by_feature[7].doubt
     assert "Detection 0.55" in by_feature[8].doubt and "from 0.40" in by_feature[8].doubt
     assert by_feature[11].text == ""  # nobody says quasar
     assert names(stores, seed, [3], run=anchor)[3] == NAMES[3], "the usual anchor goes first"

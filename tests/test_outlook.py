@@ -14,7 +14,9 @@ from tests.toy import ANCHOR, SEED, toy_workspace
 
 SAMPLES = {
     "broad": ANCHOR * 8,
-    "narrow": SEED * 8,
+    "narrow": SEED * 4,
+    "long": SEED * 8,
+    "codes": ANCHOR[12:] * 8 + ANCHOR[:12],
     "few": SEED[-4:],
     "part": ANCHOR[:3] + ANCHOR[-3:],
     "mixed": (*SEED * 8, [{"role": "user", "content": "I like python"}]),
@@ -64,6 +66,13 @@ def test_what_is_certain_is_counted_named_and_set_beside_random_text(ask):
     assert counts == GapCounts(6, 0, possible=0, artefact=0, n_asked=10)
 
 
+def test_a_dataset_longer_than_half_of_the_anchor_is_compared_in_parts(ask):
+    assert (
+        "of the 10 features that broad fires (parts as long as half of broad cover 40.0 % of what "
+        "random text does): 6 gaps are certain"
+    ) in ask("long").headline
+
+
 def test_the_threshold_is_in_the_words(stores, ask):
     broad = stores.runs.resolve("measure", "broad")
     assert clear_firing(stores, broad) == 1.0
@@ -104,22 +113,31 @@ def test_where_only_common_features_could_be_certain_it_says_how_common(stores, 
     assert ask("kitchens", relevance=comparison.relevance).advice == (
         "Only 5 features count, so each of them moves coverage by 20 points. With 260 content "
         "tokens only what 96 samples or more of broad fire could be certain to be lacking, 1 of 5 "
-        "features, and it shows those about as often as expected. More samples let it say more "
-        "about the others. A broader anchor, tokens of another role or a higher threshold ask for "
-        "more."
+        "features, and none of those is. More samples would say more about the others. A broader "
+        "anchor, tokens of another role or a higher threshold ask for more."
     )
 
 
 def test_what_is_only_too_rare_is_not_called_absent(ask):
-    headline, advice, _ = ask("broad", "narrow")
+    headline, advice, _ = ask("codes", "narrow")
     assert headline == (
-        "broad covers all 4 features that narrow fires: 3 gaps are certain, none of them absent "
+        "codes covers all 4 features that narrow fires: 3 gaps are certain, none of them absent "
         "but all shown too rarely, most common “bake!”, “oven” and “recipe”."
     )
     assert advice == (
         "Only 4 features count, so each of them moves coverage by 25 points. Add samples that show "
         "more of this: collect them, or begin with pairs for it."
     )
+
+
+def test_what_is_rarer_by_less_than_half_perhaps_is_not_called_certain(ask):
+    headline, advice, counts = ask("broad", "narrow")
+    assert headline == (
+        "broad covers all 4 features that narrow fires: nothing is missing; 3 features it shows "
+        "too rarely, if perhaps by less than half."
+    )
+    assert "Where these matter, add samples that show more of them. A broader anchor" in advice
+    assert (counts.certain, counts.possible) == (0, 3)
 
 
 def test_one_relevant_feature_is_shown_or_lacking(ask):

@@ -42,7 +42,7 @@ from tests.test_pages import (
     started,
     words,
 )
-from tests.toy import WORDS, toy_workspace
+from tests.toy import TASK, WORDS, toy_workspace
 
 __all__ = ["navigation_decides", "started"]  # fixtures that every test here uses
 
@@ -201,6 +201,24 @@ def test_what_the_form_says_is_what_is_asked_for(place, started):
     assert len(spec.explanations) == 2, "the writer reads what both explainers said"
     assert place in started
     assert "Cancel" in {each.label for each in at.button}
+
+
+def test_the_whole_question_of_the_address_is_asked_and_remembered(place):
+    settings = {"threshold": "0.9", "role": "user", "support": "2", "relevant": TASK}
+    at = opened("pairs", **settings, features="best")
+    assert list(at.dataframe[0].value["feature"]) == [3, 4], "python and function, as users say"
+    assert f"2 or more samples of the anchor, relevant for {TASK}" in words(at)
+    at = opened("pairs", **settings, features="3,11")
+    ran(button(at, "Write pairs for 2 gaps").click().run())
+    worked(place)
+    (job,) = Queue(place.queue).jobs()
+    spec = Runs(place).manifest(job.run_id).spec
+    assert (spec.threshold, spec.role, spec.min_support) == (0.9, "user", 2)
+    assert (spec.relevant, spec.relevant_features) == (TASK, (3, 4, 5, 6))
+    at = opened("pairs", pairs=job.run_id, show="failed")
+    again = link(at, "Try these 1 with other settings")
+    assert again.items() >= {**settings, "features": "11"}.items()
+    assert (again["anchor"], again["dataset"]) == ("toy-anchor", "toy-seed")
 
 
 def test_a_form_and_the_command_line_ask_for_the_same_run(place):

@@ -15,6 +15,7 @@ from fac.uncertainty import (
     Firing,
     Incidence,
     benjamini_hochberg,
+    expected_yardstick,
     fac_interval,
     fired_by,
     gap_test,
@@ -218,22 +219,40 @@ def bits(words: np.ndarray) -> np.ndarray:
 
 
 def test_of_equal_samples_the_yardstick_has_a_closed_form():
-    """A feature of k among n samples misses m drawn ones with probability C(n-m, k) / C(n, k), h
-    others likewise, both with m + h: FAC is the expected overlap over what the others fire."""
     rng = np.random.default_rng(1)
     n, m = 60, 12
     matrix = rng.random((n, 900)) < rng.beta(0.3, 4, 900)
-    k = matrix.sum(axis=0)
+    dataset = rng.random(900) < 0.6
+    reach, against = expected_yardstick(
+        matrix.sum(axis=0), n, drawn=m, other=n // 2, dataset=dataset.astype(float)
+    )
+    result = yardstick_of(matrix, np.full(n, 7), dataset, 7 * m, words=20)
+    assert result.median == pytest.approx(reach, abs=0.01) and result.low < reach < result.high
+    assert result.against == pytest.approx(against, abs=0.01)
 
-    def misses(size):
-        return stats.hypergeom.pmf(0, n, k, size)
 
-    h = n - n // 2
-    both = 1 - misses(m) - misses(h) + misses(m + h)
-    exact = both.sum() / (1 - misses(h)).sum()
-    result = yardstick_of(matrix, np.full(n, 7), np.ones(900), 7 * m, words=20)
-    assert result.median == pytest.approx(exact, abs=0.01)
-    assert result.low < exact < result.high
+@given(matrices(samples=6), st.data())
+@settings(max_examples=40)
+def test_the_closed_form_is_the_ratio_of_means_over_all_splits(matrix, data):
+    matrix = np.array(matrix)
+    n = len(matrix)
+    drawn = data.draw(st.integers(1, n - 1))
+    other = data.draw(st.integers(1, n - drawn))
+    overlap, there, of_dataset = [], [], []
+    for part in combinations(range(n), drawn):
+        for rest in combinations([i for i in range(n) if i not in part], other):
+            fires = matrix[list(rest)].any(axis=0)
+            there.append(fires.sum())
+            overlap.append((fires & matrix[list(part)].any(axis=0)).sum())
+            of_dataset.append(fires[:3].sum())
+    reach, against = expected_yardstick(
+        matrix.sum(axis=0), n, drawn=drawn, other=other, dataset=np.arange(6) < 3
+    )
+    if not sum(there):
+        assert math.isnan(reach) and math.isnan(against)
+        return
+    assert reach == pytest.approx(sum(overlap) / sum(there), abs=1e-9)
+    assert against == pytest.approx(sum(of_dataset) / sum(there), abs=1e-9)
 
 
 def test_what_is_larger_than_half_the_anchor_is_drawn_down():

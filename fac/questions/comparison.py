@@ -301,7 +301,8 @@ def _yardstick(
     ranges, counted = features_read(stores, read, features)
     if counted.sum() < features.sum():
         notes.append(
-            f"The yardstick is taken from {counted.sum():,} of {features.sum():,} features."
+            f"The yardstick is drawn from {counted.sum():,} of {features.sum():,} features and "
+            "carried over to the others by their counts."
         )
     in_dataset = support_of(stores, comparison.runs, *comparison.at) > 0
     if larger:
@@ -315,6 +316,11 @@ def _yardstick(
             first_sample = beyond
     pairs = incidence_of(stores, run, *comparison.at, counted, ranges)
     yardstick = uncertainty.yardstick(pairs, draws, in_dataset)
+    if counted.sum() < features.sum():
+        some, everything = (
+            _expected(stores, comparison, draws, which, larger) for which in (counted, features)
+        )
+        yardstick = yardstick.moved(*np.subtract(everything, some).tolist())
     if not yardstick.median > 0:
         notes.append(
             f"Random parts of {anchor} show none of these features in most draws, so there is no "
@@ -328,6 +334,25 @@ def _draws(stores: Stores, anchor: str, size: int) -> uncertainty.Draws:
     """The same splits of an anchor at every threshold, role and relevance."""
     tokens = stores.cache.tokens_by_sample(anchor)
     return uncertainty.split_draws(tokens, size, words=DRAW_WORDS, rng=np.random.default_rng(0))
+
+
+def _expected(
+    stores: Stores,
+    comparison: Comparison,
+    draws: uncertainty.Draws,
+    features: np.ndarray,
+    larger: bool,
+) -> tuple[float, float]:
+    """What draws reach and the dataset, of these features, by their counts alone."""
+    n = draws.drawn.shape[1]
+    drawn, other = (uncertainty.mean_size(each) for each in (draws.drawn, draws.other))
+    in_dataset = support_of(stores, comparison.runs, *comparison.at)[features]
+    fires = (in_dataset > 0).astype(float)
+    if larger:
+        parts = _parts(stores, comparison, draws)
+        fires = 1 - uncertainty.missed(in_dataset, parts.shape[1], uncertainty.mean_size(parts))
+    support = stores.cache.support(comparison.anchor, *comparison.at)[features]
+    return uncertainty.expected_yardstick(support, n, drawn=drawn, other=other, dataset=fires)
 
 
 def _parts(stores: Stores, comparison: Comparison, draws: uncertainty.Draws) -> np.ndarray:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from fac.questions.comparison import Certainty, Comparison, certainty, clear_firing, coverage
+from fac.questions.comparison import (
+    Certainty,
+    Comparison,
+    certainty,
+    clear_firing,
+    coverage,
+    growth_of,
+)
 from fac.questions.gap_evidence import (
     BADGES,
     KINDS,
@@ -13,6 +20,7 @@ from fac.questions.gap_evidence import (
     GapCounts,
     basis_of,
     gap_counts,
+    gap_features,
     smallest_certain,
 )
 from fac.questions.gaps import GapList, gap_page
@@ -50,7 +58,7 @@ def outlook(stores: Stores, comparison: Comparison) -> Outlook:
         return Outlook(*nothing, counts)
     lacks = _lacks(stores, comparison, result, counts)
     tells = result.n_anchor > 1 and result.n_missing > 0
-    expected = _expected(certainty(stores, comparison)) if tells else ""
+    expected = _expected(certainty(stores, comparison), basis, names) if tells else ""
     headline = f"{names.dataset} {_covers(stores, comparison, result, names)}{expected}: {lacks}"
     return Outlook(headline, _advice(stores, comparison, result, counts, basis, names), counts)
 
@@ -143,18 +151,20 @@ def _covers(stores: Stores, comparison: Comparison, result: CoverageResult, name
     return f"covers {covered} of the {counted}"
 
 
-def _expected(figures: Certainty) -> str:
-    """How coverage compares with random text of the anchor, as long as the dataset."""
+def _expected(figures: Certainty, basis: Basis, names: _Names) -> str:
+    """How coverage compares with random text of the anchor, as long as the dataset or, where that
+    is longer than half of the anchor, parts of it with parts as long as that."""
     yardstick = figures.yardstick
     if math.isnan(yardstick.median) or math.isnan(yardstick.share):
         return ""
     if yardstick.against == 0:
         return f", where random text of its size would cover {percent(yardstick.median)}"
-    if yardstick.against < yardstick.low:
-        return f", {percent(yardstick.share)} of what random text of its size would"
-    if yardstick.against <= yardstick.high:
-        return ", as much as random text of its size would"
-    return ", more than random text of its size would"
+    much = f"{percent(yardstick.share)} of what"
+    if yardstick.against >= yardstick.low:
+        much = "as much as" if yardstick.against <= yardstick.high else "more than"
+    if 2 * basis.dataset_tokens > basis.anchor_tokens:
+        return f" (parts as long as half of {names.anchor} cover {much} random text does)"
+    return f", {much} random text of its size would"
 
 
 def percent(share: float) -> str:
@@ -171,10 +181,14 @@ def _lacks(
 ) -> str:
     """What is certain to be lacking, the most common of it by name."""
     if not counts.certain:
-        if not result.n_missing:
+        n_missing, n_gaps = result.n_missing, len(gap_features(stores, comparison))
+        if n_missing:
+            many = f"none of its {n_gaps:,} gaps is certain."
+            return many if n_gaps > 1 else "its one gap is not certain."
+        if not n_gaps:
             return "nothing is missing."
-        n = result.n_missing
-        return f"none of its {n:,} gaps is certain." if n > 1 else "its one gap is not certain."
+        them = f"{n_gaps:,} features" if n_gaps > 1 else "one feature"
+        return f"nothing is missing; {them} it shows too rarely, if perhaps by less than half."
     certain, n_absent = counts.certain, counts.certain_absent
     kind = KINDS[0] if n_absent else KINDS[1]
     listing = GapList(badge=BADGES[0], kind=kind)
@@ -206,17 +220,17 @@ def _advice(
             f"Only {result.n_anchor} features count, so each of them moves coverage by "
             f"{100 / result.n_anchor:.0f} points. "
         )
-    if n := counts.certain_absent:
-        absent = f"the {n:,} absent ones" if n > 1 else "the absent one"
-        them = "them" if n > 1 else "it"
-        return (
-            f"{few}Begin with {absent}: write pairs for {them}, or collect text that shows {them}."
-        )
     if counts.certain:
-        return f"{few}Add samples that show more of this: collect them, or begin with pairs for it."
+        growth = growth_of(stores, comparison)
+        tells = result.n_anchor >= FEW and result.n_missing and growth.rows[-1]["forecast"]
+        more = f" {growth.answer}" if tells else ""
+        return f"{few}{_begin(counts.certain_absent)}{more}"
     broader = "A broader anchor, tokens of another role or a higher threshold ask for more."
     if not result.n_missing:
-        return f"{few}No feature is shown too rarely either, as far as its size can say. {broader}"
+        rare = "Where these matter, add samples that show more of them."
+        if not gap_features(stores, comparison):
+            rare = "No feature is shown too rarely either, as far as its size can say."
+        return f"{few}{rare} {broader}"
     support, n_could = smallest_certain(stores, comparison)
     size = f"With {basis.dataset_tokens:,} content tokens"
     if not support:
@@ -226,6 +240,16 @@ def _advice(
         )
     return (
         f"{few}{size} only what {support:,} samples or more of {names.anchor} fire could be "
-        f"certain to be lacking, {n_could:,} of {result.n_anchor:,} features, and it shows those "
-        f"about as often as expected. More samples let it say more about the others. {broader}"
+        f"certain to be lacking, {n_could:,} of {result.n_anchor:,} features, and none of those "
+        f"is. More samples would say more about the others. {broader}"
     )
+
+
+def _begin(n_absent: int) -> str:
+    """What to do about gaps that are certain."""
+    if not n_absent:
+        return "Add samples that show more of this: collect them, or begin with pairs for it."
+    absent, it = (
+        (f"the {n_absent:,} absent ones", "them") if n_absent > 1 else ("the absent one", "it")
+    )
+    return f"Begin with {absent}: write pairs for {it}, or collect text that shows {it}."
