@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
 
 from playwright.sync_api import Page, sync_playwright
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -72,7 +71,7 @@ def server(workspace: Workspace, script: Path = REPOSITORY / "app.py") -> Iterat
 def _wait_until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + PATIENCE / 1000
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(URLError), urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
+        with suppress(OSError), urllib.request.urlopen(f"{address}/_stcore/health", timeout=5):
             return
         time.sleep(0.05)
     raise AssertionError(f"the dashboard did not start; exit code {process.poll()}")

@@ -68,7 +68,7 @@ def row_of(table: str) -> Act:
 
 
 def cell_of(table: str) -> Act:
-    return lambda session, n: session.choose(table, cells=[(n % 7, "label")])
+    return lambda session, n: session.choose(table, cells=[(n % 7, "name")])
 
 
 def one_of(key: str, *, label: str | None = None) -> Act:

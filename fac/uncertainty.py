@@ -161,13 +161,9 @@ def gap_test(
     significant = benjamini_hochberg(p)
     certain = significant.copy()
     fires = np.flatnonzero(significant & (n_dataset > 0))
-    _, high = ratio_interval(
-        n_anchor[fires],
-        n_dataset[fires],
-        anchor_tokens=anchor_tokens,
-        dataset_tokens=dataset_tokens,
-    )
-    certain[fires] = high <= MATERIAL
+    # Clopper and Pearson's upper bound is where this tail is as long; to invert it takes ten times.
+    tail = special.betainc(n_anchor[fires], n_dataset[fires] + 1, 1 / (1 + MATERIAL * r))
+    certain[fires] = tail <= (1 - LEVEL) / 2
     return GapTest(n_anchor * r, ratio, p, significant, certain)
 
 

@@ -201,6 +201,7 @@ def test_coverage_comes_with_its_interval_its_yardstick_and_its_growth(kitchen):
     assert data["growth"]["rows"][-1]["times"] == 2
     shown = fac(*line, workspace=kitchen).out
     assert data["growth"]["answer"] in shown and "95 % interval" in shown
+    assert data["headline"] in shown and data["advice"] in shown
     itself = ("coverage", "--anchor", "toy-anchor", "--dataset", "toy-anchor", "--json")
     data = fac(*itself, workspace=kitchen).json
     assert data["interval"] == {"low": None, "high": None} and "contains it" in data["note"]

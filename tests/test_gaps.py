@@ -222,16 +222,16 @@ def test_a_new_column_is_one_entry(stores, toy, monkeypatch):
     rows, _ = gap_page(stores, Comparison(*toy), GapList(sort="doubled"))
     assert [row["doubled"] for row in rows] == [2 * row["n_anchor"] for row in rows]
     assert "doubled" in sorts() and orders()["doubled"].order == "Most, twice"
-    assert shown_columns(explained=False)[2:4] == ["badge", "doubled"]
+    assert shown_columns(explained=False)[2:5] == ["badge", "n_dataset", "doubled"]
 
 
 def test_lists_of_gaps_have_these_columns_and_orders():
     assert shown_columns(explained=True) == [
-        *("feature", "name", "badge", "n_anchor", "expected", "n_dataset", "ratio", "score"),
+        *("feature", "name", "badge", "n_dataset", "expected", "ratio", "n_anchor", "score"),
         "near",
     ]
     assert shown_columns(explained=False) == [
-        *("feature", "name", "badge", "n_anchor", "expected", "n_dataset", "ratio", "near"),
+        *("feature", "name", "badge", "n_dataset", "expected", "ratio", "n_anchor", "near"),
     ]
     assert [*orders()] == [
         *("certainty", "n_anchor", "n_dataset", "expected", "ratio", "near", "anchor_peak"),
@@ -469,9 +469,8 @@ def check_gap(row, anchor, dataset, samples, threshold, role, certain):
     assert row["anchor_peak"] == anchor.peak[mine].max()
     strength = row["anchor_peak"] / np.float32(threshold) if threshold else math.inf
     barely = n_anchor == 1 or strength < 1.1
-    assert row["badge"] == (
-        "artefact" if barely else "certain" if feature in certain else "possible"
-    )
+    is_certain = feature in certain and (not n_dataset or row["ratio_high"] <= 0.5)
+    assert row["badge"] == ("artefact" if barely else "certain" if is_certain else "possible")
     if row["p"] is not None:
         assert row["ratio"] == approx(n_dataset / row["expected"])
         assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]

@@ -112,7 +112,7 @@ def test_a_name_says_why_it_is_unknown_and_where_it_comes_from(toy: Workspace):
     by_feature = named(stores, anchor, [*NAMES, 11])
     assert {feature: by_feature[feature].text for feature in NAMES} == NAMES
     assert by_feature[3].doubt == by_feature[6].doubt == ""
-    assert "no score on held-out samples" in by_feature[7].doubt
+    assert "no score on held-out samples: fewer than 10" in by_feature[7].doubt
     assert "Detection 0.55" in by_feature[8].doubt and "from 0.40" in by_feature[8].doubt
     assert by_feature[11].text == ""  # nobody says quasar
     assert names(stores, seed, [3], run=anchor)[3] == NAMES[3], "the usual anchor goes first"

@@ -14,7 +14,8 @@ from tests.toy import ANCHOR, SEED, toy_workspace
 
 SAMPLES = {
     "broad": ANCHOR * 8,
-    "narrow": SEED * 8,
+    "narrow": SEED * 4,
+    "long": SEED * 8,
     "codes": ANCHOR[12:] * 8 + ANCHOR[:12],
     "few": SEED[-4:],
     "part": ANCHOR[:3] + ANCHOR[-3:],
@@ -63,6 +64,13 @@ def test_what_is_certain_is_counted_named_and_set_beside_random_text(ask):
         "Begin with the 6 absent ones: write pairs for them, or collect text that shows them."
     )
     assert counts == GapCounts(6, 0, possible=0, artefact=0, n_asked=10)
+
+
+def test_a_dataset_longer_than_half_of_the_anchor_is_compared_in_parts(ask):
+    assert (
+        "of the 10 features that broad fires (parts as long as half of broad cover 40.0 % of what "
+        "random text does): 6 gaps are certain"
+    ) in ask("long").headline
 
 
 def test_the_threshold_is_in_the_words(stores, ask):
@@ -128,7 +136,7 @@ def test_what_is_rarer_by_less_than_half_perhaps_is_not_called_certain(ask):
         "broad covers all 4 features that narrow fires: nothing is missing; 3 features it shows "
         "too rarely, if perhaps by less than half."
     )
-    assert "Where these matter, add samples that show more of them. A broader anchor" in advice
+    assert "Where that matters, add samples that show more. A broader anchor" in advice
     assert (counts.certain, counts.possible) == (0, 3)
 
 

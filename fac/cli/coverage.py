@@ -31,6 +31,7 @@ from fac.questions.comparison import Comparison, by_role, certainty, change, cov
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
+from fac.questions.outlook import outlook
 from fac.questions.relevance import limits_of, relevant_set
 from fac.questions.shares import GROUPINGS, Groups, by_group, weighted
 from fac.schema import EVERY_FEATURE
@@ -52,13 +53,15 @@ def coverage_(
     comparison = options.comparison(stores, with_)
     result, growth = coverage(stores, comparison), growth_of(stores, comparison)
     interval, yardstick, note = certainty(stores, comparison)
-    weights = weighted(stores, comparison)
+    weights, (headline, advice, _) = weighted(stores, comparison), outlook(stores, comparison)
     sentence = limits_of(stores, comparison.anchor, comparison.relevance, result.n_anchor)
     if sentence:
         err.print(escape(sentence), soft_wrap=True, highlight=False)
     data: dict[str, Any] = {"threshold": comparison.threshold, **result._asdict()}
     missing = data.pop("missing").tolist()
     data |= {
+        "headline": headline,
+        "advice": advice,
         "interval": {"low": interval.low, "high": interval.high},
         "yardstick": {**yardstick._asdict(), "share": yardstick.share},
         "growth": growth._asdict(),
@@ -86,8 +89,10 @@ def coverage_(
         figures["FAC by frequency"] = weights.by_frequency
         figures["FAC by magnitude"] = weights.by_magnitude
         figures["KL of firing rates"] = weights.divergence
+        out.print(escape(headline), soft_wrap=True, highlight=False)
         listing(figures)()
-        for line in dict.fromkeys(filter(None, (growth.answer, note, weights.note))):
+        others = [line for line in (growth.answer, note, weights.note) if line not in advice]
+        for line in dict.fromkeys((advice, *others)):
             out.print(escape(line), soft_wrap=True, highlight=False)
         if by:
             if parts.rows:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from fac import review
 from fac.config import EXPLAINERS, SCORERS, digest
 from fac.questions.catalogue import Row, anchor_of, measured
+from fac.schema import LEAST_SCORED
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.runs import Runs
@@ -172,7 +173,9 @@ def _doubt_of(row: Row) -> str:
     """Why an explanation may be a guess; "" where it is better than one."""
     claim = f"Explained as “{row['explanation']}”"
     if row["score"] is None:
-        return f"{claim}, which has no score on held-out samples."
+        few = row["n_samples"] < LEAST_SCORED
+        why = f": fewer than {LEAST_SCORED} samples of the anchor fire it" if few else ""
+        return f"{claim}, which has no score on held-out samples{why}."
     score = f"{SCORERS[row['score_kind']].title} {row['score']:.2f}"
     if row["score_low"] is None:
         return f"{claim}, whose {score} has no interval."
@@ -224,18 +227,24 @@ class Explanation(NamedTuple):
     """What people's verdicts amount to."""
     item: str
     """The digest under which it is reviewed."""
+    by_length: float | None
+    """Median AUROC that the length of a text alone reaches on the features of its run; None where
+    that was not measured."""
 
 
 def explanations_of(stores: Stores, run: str, feature: int) -> list[Explanation]:
     """Explanations of a feature side by side, preferred first."""
     return [
-        _explanation(stores, explained_measure(stores, explain_run), feature, row)
+        _explanation(stores, explain_run, feature, row)
         for explain_run in explained(stores, run)
         for row in stores.cache.explanations(explain_run, [feature])
     ]
 
 
-def _explanation(stores: Stores, measure: str, feature: int, row: dict[str, Any]) -> Explanation:
+def _explanation(
+    stores: Stores, explain_run: str, feature: int, row: dict[str, Any]
+) -> Explanation:
+    measure = explained_measure(stores, explain_run)
     seen = digest(review.explanation_content(measure, feature, row["text"]))
     about = review.subject("explanation", measure, feature)
     decisions = stores.decisions.current("explanation", subject=about)
@@ -249,4 +258,5 @@ def _explanation(stores: Stores, measure: str, feature: int, row: dict[str, Any]
         [{"score": name, **score} for name, score in row["scores"].items()],
         review.standing([d for d in decisions if d.seen == seen]),
         seen,
+        stores.runs.manifest(explain_run).facts.by_length,
     )

@@ -58,7 +58,7 @@ def outlook(stores: Stores, comparison: Comparison) -> Outlook:
         return Outlook(*nothing, counts)
     lacks = _lacks(stores, comparison, result, counts)
     tells = result.n_anchor > 1 and result.n_missing > 0
-    expected = _expected(certainty(stores, comparison)) if tells else ""
+    expected = _expected(certainty(stores, comparison), basis, names) if tells else ""
     headline = f"{names.dataset} {_covers(stores, comparison, result, names)}{expected}: {lacks}"
     return Outlook(headline, _advice(stores, comparison, result, counts, basis, names), counts)
 
@@ -151,18 +151,20 @@ def _covers(stores: Stores, comparison: Comparison, result: CoverageResult, name
     return f"covers {covered} of the {counted}"
 
 
-def _expected(figures: Certainty) -> str:
-    """How coverage compares with random text of the anchor, as long as the dataset."""
+def _expected(figures: Certainty, basis: Basis, names: _Names) -> str:
+    """How coverage compares with random text of the anchor, as long as the dataset or, where that
+    is longer than half of the anchor, parts of it with parts as long as that."""
     yardstick = figures.yardstick
     if math.isnan(yardstick.median) or math.isnan(yardstick.share):
         return ""
     if yardstick.against == 0:
         return f", where random text of its size would cover {percent(yardstick.median)}"
-    if yardstick.against < yardstick.low:
-        return f", {percent(yardstick.share)} of what random text of its size would"
-    if yardstick.against <= yardstick.high:
-        return ", as much as random text of its size would"
-    return ", more than random text of its size would"
+    much = f"{percent(yardstick.share)} of what"
+    if yardstick.against >= yardstick.low:
+        much = "as much as" if yardstick.against <= yardstick.high else "more than"
+    if 2 * basis.dataset_tokens > basis.anchor_tokens:
+        return f" (parts as long as half of {names.anchor} cover {much} random text does)"
+    return f", {much} random text of its size would"
 
 
 def percent(share: float) -> str:
@@ -222,10 +224,13 @@ def _advice(
         growth = growth_of(stores, comparison)
         tells = result.n_anchor >= FEW and result.n_missing and growth.rows[-1]["forecast"]
         more = f" {growth.answer}" if tells else ""
+        if others := counts.possible + counts.artefact:
+            doubt = f"other {others:,} are" if others > 1 else "other one is"
+            more = f" The {doubt} not certain.{more}"
         return f"{few}{_begin(counts.certain_absent)}{more}"
     broader = "A broader anchor, tokens of another role or a higher threshold ask for more."
     if not result.n_missing:
-        rare = "Where these matter, add samples that show more of them."
+        rare = "Where that matters, add samples that show more."
         if not gap_features(stores, comparison):
             rare = "No feature is shown too rarely either, as far as its size can say."
         return f"{few}{rare} {broader}"

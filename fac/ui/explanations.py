@@ -74,14 +74,17 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
     if scores and not brief:
         figure = charts.intervals(scores, reference=0.5)
         st.plotly_chart(figure, config=CHART, key="scores", alt="Scores of its explanations")
-        st.caption("Scores on held-out samples, with 95 % intervals; 0.5 is guessing.")
+        by_length = next((each.by_length for each in explanations if each.by_length), None)
+        baseline = f", and the length of a text alone reaches {by_length:.2f}" if by_length else ""
+        st.caption(f"Scores on held-out samples, with 95 % intervals; 0.5 is guessing{baseline}.")
 
 
 def _score_words(score: Row, *, interval: bool) -> str:
     """A score with n, and with its interval where no plot shows it."""
     title = SCORERS[score["score"]].title
     if score["value"] is None:
-        return f"{title} not defined"
+        few = score["score"] == "auroc" and 0 < score["n_positive"] < score["n"]
+        return f"{title}: too few samples" if few else f"{title} not defined"
     words = f"{title} {score['value']:.2f}"
     if interval and score["low"] is not None and score["high"] is not None:
         words += f" ({score['low']:.2f} to {score['high']:.2f})"
