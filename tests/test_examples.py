@@ -165,6 +165,7 @@ def test_every_sample_that_the_demo_exports_fires_its_gap_when_it_is_measured_an
         python=Path(sys.executable).parent,
         cwd=tmp_path,
         REVIEWER="ana",
+        THRESHOLD=0,
     )
     assert closed.returncode == 0, closed.stderr
     out = tmp_path / "closed" / "kept-1.jsonl"
