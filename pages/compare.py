@@ -134,6 +134,5 @@ if feature is not None and (facts := cache.feature(after, feature)) is not None:
                 show_examples(spans)
             else:
                 st.caption("It never fires here. What comes nearest:")
-                show_near(
-                    cache.near(run, feature, sae_run=catalogue.sae_of(stores(), manifests[run]))[:3]
-                )
+                sae, threshold = catalogue.sae_of(stores(), manifests[run]), question.threshold
+                show_near(cache.near(run, feature, sae_run=sae, threshold=threshold)[:3])
