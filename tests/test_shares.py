@@ -84,6 +84,27 @@ def test_coverage_by_source_is_of_what_each_source_fires(tmp_path):
     stores.cache.close()
 
 
+def chats_of(n, *words):
+    """`n` chats whose user says these words, one a turn."""
+    turns = [[(w, f"hm {n}{i}{'x' * i}") for w in words] for i in range(n)]
+    roles = ("user", "assistant")
+    chats = [
+        [dict(role=r, content=c) for t in chat for r, c in zip(roles, t, strict=True)]
+        for chat in turns
+    ]
+    return [{"messages": chat} for chat in chats]
+
+
+def test_coverage_by_turns_counts_those_of_the_user(tmp_path):
+    anchor = [*chats_of(12, "bake", "oven"), *chats_of(10, "python")]
+    stores, runs = measured(tmp_path, anchor=anchor, seed=rows_of(3, "bake python"))
+    groups = by_group(stores, Comparison(*runs, relevance=EVERY_FEATURE), "turns")
+    assert [(r["group"], r["n_samples"], r["n_anchor"], r["n_covered"]) for r in groups.rows] == [
+        ("2 turns", 12, 2, 1),
+        ("1 turn", 10, 1, 1),
+    ]
+
+
 def test_many_groups_are_twelve_and_the_rest(tmp_path):
     rows = [
         row for i in range(14) for row in rows_of(10 + i, f"{WORDS[i % 2]} {i}", source=f"s{i:02}")
@@ -106,7 +127,7 @@ def test_samples_that_say_nothing_make_no_groups(tmp_path):
         "No sample of toy-anchor says its source.",
     )
     assert by_group(stores, Comparison(*toy), "label").rows[0]["group"] == "toy"
-    with pytest.raises(InputError, match="grouped by source, label, language, got 'turn'"):
+    with pytest.raises(InputError, match="grouped by source, label, language, turns, got 'turn'"):
         by_group(stores, Comparison(*toy), "turn")
     stores.cache.close()
 

@@ -21,9 +21,10 @@ GROUPINGS = {
     "source": ("source", "dataset", "origin"),
     "label": (),
     "language": ("language", "lang"),
+    "turns": (),
 }
 """What samples are grouped by, and the columns of their source that say it, the first first. The
-label has a column of its own."""
+label has a column of its own, and turns of the user are counted."""
 
 MOST_GROUPS = 12
 FEWEST_SAMPLES = 10
@@ -111,6 +112,10 @@ def _groups(stores: Stores, dataset: str, by: str) -> list[str]:
     if by == "label":
         labels = stores.runs.table(dataset, "samples", ["label"])["label"].to_pylist()
         return [_name(label) for label in labels]
+    if by == "turns":
+        chats = stores.runs.table(dataset, "samples", ["messages"])["messages"].to_pylist()
+        turns = (sum(message["role"] == "user" for message in chat) for chat in chats)
+        return [f"{n} turn{'s'[: n != 1]}" for n in turns]
     texts = stores.runs.table(dataset, "samples", ["meta"])["meta"].to_pylist()
     keys = GROUPINGS[by]
     # Of a text without any of the words nothing needs to be read.
