@@ -200,15 +200,19 @@ def ends_of(doubt: Certainty) -> dict[str, tuple[float, float] | None]:
 def doubt_words(doubt: Certainty) -> str:
     """How far FAC can be believed, as Markdown: its interval, the yardstick, what is left out."""
     ends, sentences = ends_of(doubt), []
-    if interval := ends["interval"]:
-        sentences.append(f"95 % interval {interval[0]:.1%} to {interval[1]:.1%}.")
+    if (interval := ends["interval"]) and interval[0] < interval[1]:
+        sentences.append(f"95 % interval: {_from_to(interval)}.")
     if yardstick := ends["yardstick"]:
-        low, high = yardstick
         sentences.append(
-            f"Random text of this size, drawn from the anchor: {low:.1%} to {high:.1%} of what the "
-            f"rest of it shows; this dataset reaches {doubt.yardstick.share:.0%} of that."
+            f"Random text of this size, drawn from the anchor, shows {_from_to(yardstick)} of what "
+            f"the rest of it does; this dataset {100 * doubt.yardstick.share:.0f} % of that."
         )
     return plain(" ".join([*sentences, doubt.note]).strip())
+
+
+def _from_to(ends: tuple[float, float]) -> str:
+    low, high = ends
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def points(difference: float) -> str | None:
