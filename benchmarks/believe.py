@@ -250,6 +250,22 @@ def permuted(
     return float(np.mean(counts))
 
 
+def by_length(
+    runs: Runs, measure: str, threshold: float, times: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Relevant features, on average, where long texts carry a label by their length alone: as they
+    are, and stratified."""
+    population, _ = load(runs, measure, threshold)
+    length = np.log1p(np.bincount(population.sample, minlength=population.n_samples))
+    chance = 1 / (1 + np.exp(-1.5 * (length - length.mean()) / length.std()))
+    labels = [rng.random(population.n_samples) < chance for _ in range(times)]
+    plain, stratified = (
+        float(np.mean([_n_relevant(runs, measure, has, threshold, n) for has in labels]))
+        for n in (1, 0)
+    )
+    return plain, stratified
+
+
 def _carries(runs: Runs, measure: str, label: str) -> np.ndarray:
     dataset = runs.manifest(measure).facts.dataset
     labels = runs.table(dataset, "samples", ["label"])["label"].to_pylist()
@@ -310,11 +326,16 @@ def report_on_labels(
     runs: Runs, measure: str, threshold: float, rng: np.random.Generator
 ) -> Iterator[str]:
     """How much of what a label marks is length, at clear firing and at the paper's threshold."""
-    yield "\n| peaks above | relevant for label 1 | 0 | given active features: 1 | 0 | permuted |"
-    yield "|---|---|---|---|---|---|"
+    yield (
+        "\n| peaks above | relevant for label 1 | 0 | given active features: 1 | 0 | permuted "
+        "| label by length | the same given active features |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
     for level in (threshold, 0.0):
         counts = " | ".join(f"{n:,}" for n in relevance(runs, measure, "1", level))
-        yield f"| {level:.2f} | {counts} | {permuted(runs, measure, '1', level, 20, rng):.2f} |"
+        chance = permuted(runs, measure, "1", level, 20, rng)
+        plain, stratified = by_length(runs, measure, level, 20, rng)
+        yield f"| {level:.2f} | {counts} | {chance:.2f} | {plain:,.1f} | {stratified:.2f} |"
 
 
 def main() -> None:

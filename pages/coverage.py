@@ -150,6 +150,7 @@ def details(comparison: Comparison) -> None:
         if rows:
             alt = f"Covered and missing features by {part}"
             st.plotly_chart(charts.part_bars(rows), config=views.CHART, key="parts", alt=alt)
+            note = f"Teal is covered, amber is missing. {note}"
         st.caption(plain(note))
     weights = weighted(stores(), comparison)
     views.cards(

@@ -18,6 +18,7 @@ from fac.questions.gap_evidence import (
     GapCounts,
     gap_counts,
     gap_features,
+    missing_or_rare,
     sae_of,
 )
 from fac.questions.gaps import COLUMNS, GapColumn, GapList, gap_page, orders, shown_columns, sorts
@@ -313,6 +314,9 @@ def test_gaps_are_counted_by_badge_and_named_certain_ones_first(world):
     assert gap_counts(*world()) == GapCounts(1, 1, possible=1, artefact=1, n_asked=5)
     assert gap_counts(*world()).certain == 2
     assert gap_features(*world()) == [0, 1, 2, 3]
+    assert missing_or_rare(*world()) == [0, 2, 3], "what raises coverage"
+    rare = Relevance("a file", features=(1, 4))
+    assert missing_or_rare(*world(relevance=rare)) == [1], "where nothing is absent"
     assert gap_counts(*world(min_support=2)) == GapCounts(1, 1, possible=1, artefact=0, n_asked=4)
 
 

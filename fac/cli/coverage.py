@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
@@ -31,7 +32,7 @@ from fac.questions.comparison import Comparison, by_role, certainty, change, cov
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
-from fac.questions.outlook import outlook
+from fac.questions.outlook import outlook, short_name
 from fac.questions.relevance import limits_of, relevant_set
 from fac.questions.shares import GROUPINGS, Groups, by_group, weighted
 from fac.schema import EVERY_FEATURE
@@ -163,16 +164,18 @@ def gaps(
         which = "".join(f"{part} " for part in (badge, kind) if part != "any")
         names = f"{escape(options.dataset)} against {escape(options.anchor)}"
         above = f"above {comparison.threshold:g}"
-        table = Table(title=f"{n_matching:,} {which}gaps of {names}, {above}")
+        title = f"{n_matching:,} {which}gaps of {names}, {above}"
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
         table.add_column("feature", justify="right", no_wrap=True)
         table.add_column("name")
-        for column in ("badge", "anchor", "expected", "here", "ratio", "near"):
+        table.add_column("badge, kind", no_wrap=True)
+        for column in ("anchor", "expected", "here", "ratio", "near"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in rows[:limit]:
             table.add_row(
                 str(row["feature"]),
-                escape(shorten(row["name"], 60, placeholder="…")),
-                row["badge"],
+                escape(shorten(short_name(row), 60, placeholder="…")),
+                "\n".join((row["badge"], row["kind"].replace("-", "-\n"))),
                 f"{row['n_anchor']:,}",
                 _figure(row["expected"], "{:,.1f}"),
                 f"{row['n_dataset']:,}",

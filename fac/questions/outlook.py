@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from fac.questions.catalogue import Row
 from fac.questions.comparison import (
     Certainty,
     Comparison,
@@ -193,9 +194,7 @@ def _lacks(
     kind = KINDS[0] if n_absent else KINDS[1]
     listing = GapList(badge=BADGES[0], kind=kind)
     rows, _ = gap_page(stores, comparison, listing, limit=NAMED)
-    first = [
-        f"“{row['name'] if len(row['name']) <= LONGEST_NAME else row['label']}”" for row in rows
-    ]
+    first = [f"“{short_name(row)}”" for row in rows]
     names = first[0] if len(first) == 1 else f"{', '.join(first[:-1])} and {first[-1]}"
     if certain == 1:
         return f"1 gap is certain, {names}, {'absent' if n_absent else 'shown too rarely'}."
@@ -204,6 +203,12 @@ def _lacks(
         return f"{many}, none of them absent but all shown too rarely, most common {names}."
     absent = "all" if n_absent == certain else f"{n_absent:,}"
     return f"{many}, {absent} of them absent, most common {names}."
+
+
+def short_name(gap: Row) -> str:
+    """A gap's name where it is one among others: a sentence gives way to what it peaks on."""
+    name: str = gap["name"] if len(gap["name"]) <= LONGEST_NAME else gap["label"]
+    return name or f"#{gap['feature']}"
 
 
 def _advice(
