@@ -91,9 +91,11 @@ class Evidence(NamedTuple):
         return np.where(self.n_dataset == 0, *KINDS)
 
     def certainty(self) -> np.ndarray:
-        """int64 `[n]` by which certain gaps come first and artefacts last, of each badge those that
-        are expected the most, which grows with the anchor's samples."""
+        """int64 `[n]` by which certain gaps come first and artefacts last, of each badge what is
+        absent before what is rare, and of these those that are expected the most, which grows with
+        the anchor's samples."""
         rank = np.select([self.badges() == badge for badge in BADGES], [3, 2, 1])
+        rank = 2 * rank + (self.n_dataset == 0)
         return self.n_anchor + (rank.astype(np.int64) << 40)
 
 
