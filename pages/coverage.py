@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -74,7 +75,9 @@ def controls(manifests: Mapping[str, MeasureManifest]) -> Comparison:
         anchor, dataset = pickers.pick_pair(manifests)
         threshold = pickers.threshold_picker(anchor, dataset)
         relevance = pickers.pick_relevance(anchor)
-        with st.popover("More", icon=":material/tune:", help="Whose tokens, support, the judge"):
+        about = "What is added, whose tokens, support, the judge"
+        with st.popover("More", icon=":material/tune:", help=about):
+            added = pickers.pick_added(manifests, anchor, dataset)
             role = views.choice("Whose tokens", (EVERY_ROLE, *ROLES), "role")
             support = st.number_input(
                 "Anchor support",
@@ -88,7 +91,7 @@ def controls(manifests: Mapping[str, MeasureManifest]) -> Comparison:
             )
             st.markdown("**Which features matter for a task**")
             judge_form(anchor, threshold)
-    return Comparison(anchor, dataset, threshold, support, role, relevance)
+    return Comparison(anchor, dataset, threshold, support, role, relevance, added)
 
 
 def figures(comparison: Comparison, result: CoverageResult) -> None:
@@ -361,12 +364,13 @@ def evidence(comparison: Comparison, row: Row) -> None:
         show_examples(cache.spans(anchor, feature, "top")[:4])
         if row["n_dataset"]:
             st.markdown("**Strongest in the dataset**")
-            show_examples(cache.spans(comparison.dataset, feature, "top")[:3])
+            spans = [span for run in comparison.runs for span in cache.spans(run, feature, "top")]
+            show_examples(sorted(spans, key=lambda span: -span["peak"])[:3])
         else:
             st.markdown("**Nearest in the dataset**")
-            threshold = comparison.threshold
-            near = cache.near(comparison.dataset, feature, sae_run=sae, threshold=threshold)
-            show_near(near[:3])
+            at = partial(cache.near, sae_run=sae, threshold=comparison.threshold)
+            near = [miss for run in comparison.runs for miss in at(run, feature)]
+            show_near(sorted(near, key=lambda miss: -miss["pre"])[:3])
         name = catalogue.titles(manifests)[anchor]
         views.link("features", "The whole feature", feature=str(feature), dataset=name)
 

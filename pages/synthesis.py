@@ -360,8 +360,10 @@ def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | Non
         names, facts = titles(measured(stores())), manifest.facts
         if facts.dataset in names and facts.anchor in names:
             view = writing.question_view(results.question_of(stores(), manifest))
-            view |= {"before": names[facts.dataset], "after": names[again.run]}
-            link("compare", "Compare with the dataset, feature by feature", **view)
+            sides = {"before": names[facts.dataset], "after": names[again.run]}
+            link("compare", "Compare with the dataset, feature by feature", **view, **sides)
+            sides = {"dataset": names[facts.dataset], "with": names[again.run]}
+            link("coverage", "What the two together still lack", **{**view, **sides})
     elif results.remeasuring(stores(), manifest):
         st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
     else:

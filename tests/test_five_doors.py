@@ -30,7 +30,7 @@ from fac.schema import EVERY_ROLE, ROLES
 from fac.store import open_stores
 from fac.store.runs import Runs
 from fac.ui.views import share
-from tests.browser import chromium_page, server, visit
+from tests.browser import chromium_page, server, settle, visit
 from tests.test_cli_make import MakingSteps, done
 from tests.test_jobs import quiet
 from tests.toy import SEED, TASK, WORDS, fac_of, toy_workspace
@@ -181,6 +181,8 @@ def test_the_pages_say_the_same(made, dashboard):
     visit(page, f"{address}/coverage?{SETTINGS}&dataset=grown", "Coverage")
     figures = {"FAC": share(AFTER), "Anchor": "5", "Missing": "2"}
     assert metrics(page).items() >= figures.items(), "with what was kept as one dataset"
+    visit(page, f"{address}/coverage?{SETTINGS}&dataset=toy-seed&with={made.kept}", "Coverage")
+    assert metrics(page).items() >= figures.items(), "with what was kept beside it"
 
     visit(page, f"{address}/synthesis?synthesis={made.run}", "Synthesis")
     result = metrics(page)
@@ -189,6 +191,12 @@ def test_the_pages_say_the_same(made, dashboard):
     assert f"above 0.9, relevant for {TASK}" in words
     assert "Of the 4 features that were missing" in words
 
+    page.get_by_role("link", name="What the two together still lack").click()
+    page.get_by_role("heading", name="Coverage", exact=True).wait_for()
+    settle(page)
+    assert metrics(page).items() >= figures.items()
+    page.go_back()
+    settle(page)
     page.get_by_role("link", name="Compare with the dataset, feature by feature").click()
     page.get_by_role("heading", name="Compare", exact=True).wait_for()
     page.get_by_text("Samples that show each feature").wait_for()

@@ -62,6 +62,25 @@ def pick_anchor(label: str, manifests: Mapping[str, MeasureManifest], **options:
     return pick_run(label, "anchor", manifests, usual, help=ANCHOR, **options)
 
 
+def pick_added(
+    manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str
+) -> tuple[str, ...]:
+    """What is added to the dataset, such as samples made for it; the URL has its title."""
+    names = titles(manifests)
+    others = {names[run]: run for run in comparable(manifests, anchor)}
+    options = ["", *(name for name, run in others.items() if run not in (anchor, dataset))]
+    name = st.selectbox(
+        "Together with",
+        options,
+        format_func=lambda name: name or "nothing else",
+        help="Both count as one dataset: what any of them shows is shown.",
+        **param_widget(
+            "with", "", read=lambda text: names.get(text, text), valid=options.__contains__
+        ),
+    )
+    return (others[name],) if name else ()
+
+
 def anchor_in_url(manifests: Mapping[str, MeasureManifest], run: str) -> str:
     """The anchor of a run on a page without a picker: what was chosen on another page, where the
     run can be compared with it, else the default one."""
