@@ -37,11 +37,13 @@ HEADLINES = {
 
 
 def views(
-    anchor: str, dataset: str, threshold: str, text: str | None, runs: Runs
+    anchor: str, dataset: str, threshold: str | None, text: str | None, runs: Runs
 ) -> dict[str, dict[str, str]]:
     """Query parameters with which each page is shown: the newest pairs, to decide on if there are
     any left, and the newest synthesis."""
-    pair = {"anchor": anchor, "dataset": dataset, "threshold": threshold}
+    pair = {"anchor": anchor, "dataset": dataset}
+    if threshold:
+        pair["threshold"] = threshold
     pairs, syntheses = runs.list("pairs"), runs.list("synthetic")
     return {
         "home": pair,
@@ -77,7 +79,7 @@ def main() -> None:
     options.add_argument("--scheme", choices=("light", "dark"), default="light")
     options.add_argument("--anchor", default="demo-anchor")
     options.add_argument("--dataset", default="demo-seed")
-    options.add_argument("--threshold", default="10")
+    options.add_argument("--threshold", help="by default clear firing")
     options.add_argument("--pages", nargs="*", choices=HEADLINES, default=[*HEADLINES])
     arguments = options.parse_args()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
