@@ -269,6 +269,15 @@ class Yardstick(NamedTuple):
         """What the dataset reaches of what was to be expected."""
         return self.against / self.median if self.median else math.nan
 
+    def of_whole(self, fac: float) -> Yardstick:
+        """The same against the whole anchor, of which the dataset reaches `fac`: what random draws
+        reach of a half is carried over in proportion, since a whole shows more than a half. Where
+        the dataset reaches nothing there is no proportion, and the figures are of halves."""
+        if not self.against:
+            return self
+        low, median, high = (min(x * fac / self.against, 1.0) for x in self[:3])
+        return Yardstick(low, median, high, fac)
+
     def moved(self, reach: float, against: float) -> Yardstick:
         """With `reach` added to what the draws reach, and `against` to what the dataset does."""
         levels = (self.low + reach, self.median + reach, self.high + reach, self.against + against)

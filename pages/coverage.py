@@ -142,19 +142,20 @@ def details(comparison: Comparison) -> None:
             PARTS,
             format_func=str.capitalize,
             label_visibility="collapsed",
-            **views.param_widget("part", None, valid=lambda name: name in PARTS),
+            required=True,
+            **views.param_widget("part", PARTS[0], valid=lambda name: name in PARTS),
         )
     if part == "role":
         rows, note = [{**row, "part": row["role"]} for row in by_role(stores(), comparison)], ""
-    elif part:
+    else:
         groups = by_group(stores(), comparison, part)
         rows, note = [{**row, "part": row["group"]} for row in groups.rows], groups.note
-    if part:
-        if rows:
-            alt = f"Covered and missing features by {part}"
-            st.plotly_chart(charts.part_bars(rows), config=views.CHART, key="parts", alt=alt)
-            note = f"Teal is covered, amber is missing. {note}"
-        st.caption(plain(note))
+    if rows:
+        alt = f"Covered and missing features by {part}"
+        st.plotly_chart(charts.part_bars(rows), config=views.CHART, key="parts", alt=alt)
+        note = f"Teal is covered, amber is missing. {note}"
+    st.caption(plain(note))
+    st.markdown("**Where features do not count alike**")
     weights = weighted(stores(), comparison)
     views.cards(
         (
@@ -307,6 +308,9 @@ def gaps(comparison: Comparison) -> None:
                 help="All gaps at these settings, one JSON object a line.",
             )
     with right:
+        if not total:
+            st.caption("No gap matches: empty the search, or let any belief and kind count.")
+            return
         every = gap_features(stores(), comparison)
         by_feature = {row["feature"]: row for row in rows}
         first = next(iter(by_feature), every[0])
@@ -359,20 +363,33 @@ def evidence(comparison: Comparison, row: Row) -> None:
         show_explanations(anchor, feature, brief=True)
         show_verdicts(anchor, feature)
         if facts["promotes"]:
+            st.caption("Makes these tokens likelier:")
             st.html(chips_html(facts["promotes"][:6], "up"))
         st.markdown("**In the anchor**")
-        show_examples(cache.spans(anchor, feature, "top")[:4])
+        examples = partial(of_role, comparison.role)
+        show_examples(examples(cache.spans(anchor, feature, "top"))[:4])
         if row["n_dataset"]:
             st.markdown("**Strongest in the dataset**")
             spans = [span for run in comparison.runs for span in cache.spans(run, feature, "top")]
-            show_examples(sorted(spans, key=lambda span: -span["peak"])[:3])
+            show_examples(sorted(examples(spans), key=lambda span: -span["peak"])[:3])
         else:
             st.markdown("**Nearest in the dataset**")
             at = partial(cache.near, sae_run=sae, threshold=comparison.threshold)
             near = [miss for run in comparison.runs for miss in at(run, feature)]
-            show_near(sorted(near, key=lambda miss: -miss["pre"])[:3])
+            show_near(sorted(examples(near), key=lambda miss: -miss["pre"])[:3])
         name = catalogue.titles(manifests)[anchor]
         views.link("features", "The whole feature", feature=str(feature), dataset=name)
+
+
+def of_role(role: str, rows: list[Row]) -> list[Row]:
+    """The rows whose peak is on a token of the role; all of them, and a word about it, where the
+    strongest that were stored are of other roles."""
+    if role == EVERY_ROLE or not rows:
+        return rows
+    if of_it := [row for row in rows if row["role"] == role]:
+        return of_it
+    st.caption(f"The strongest ones are not of the {role}:")
+    return rows
 
 
 def rate_words(row: Row) -> str:
@@ -381,7 +398,7 @@ def rate_words(row: Row) -> str:
         return ""
     share, low, high = row["ratio"], row["ratio_low"], row["ratio_high"]
     often = "not at all" if not share else f"{share:.0%} as often as in the anchor"
-    return f"Per token it fires {often} (95 % interval {low:.0%} to {high:.0%})."
+    return f"Per token it fires {often} (95 % interval {low:.0%} to {high:.0%} of that rate)."
 
 
 def as_jsonl(comparison: Comparison) -> str:

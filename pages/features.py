@@ -143,7 +143,8 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     usual = catalogue.default_dataset(
         stores(), manifests, catalogue.default_anchor(stores(), manifests)
     )
-    run = pick_run("Dataset", "dataset", manifests, usual, width=280)
+    # What is looked at here is not what coverage is asked of on other pages.
+    run = pick_run("Dataset", "dataset", manifests, usual, of_page=True, width=280)
 anchor = anchor_in_url(manifests, run)
 sae = catalogue.sae_of(stores(), manifests[run])
 first, _ = stores().cache.features_page(run, sort=next(iter(SORTS)), limit=1)

@@ -172,13 +172,15 @@ def best_gaps(comparison: Comparison) -> list[Row]:
         way = {"page": "coverage", "link": "Change the settings"}
         views.empty("Nothing is missing", words, icon=":material/task_alt:", **way)
         st.stop()
+    absent = coverage(stores(), comparison).n_missing
+    total, which = (absent, "absent") if absent else (total, "too rare")
     most = min(total, MOST)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        label = f"Most certain of {total:,} gaps"
+        label = f"Most certain of {total:,} {which} gaps"
         help = "Certain ones first, and of these what is expected most."
-        options: Row = {"width": 210, "key": f"best {most}", "help": help}
+        options: Row = {"width": 250, "key": f"best {most}", "help": help}
         n = st.number_input(label, 1, most, min(SOME, most), **options)
-    kind = KINDS[0] if coverage(stores(), comparison).n_missing else "any"
+    kind = KINDS[0] if absent else "any"
     return gap_page(stores(), comparison, GapList(kind=kind), limit=int(n))[0]
 
 

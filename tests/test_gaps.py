@@ -228,8 +228,8 @@ def test_a_new_column_is_one_entry(stores, toy, monkeypatch):
 
 def test_lists_of_gaps_have_these_columns_and_orders():
     assert shown_columns(explained=True) == [
-        *("feature", "name", "badge", "n_dataset", "expected", "ratio", "n_anchor", "score"),
-        "near",
+        *("feature", "name", "explanation", "badge", "n_dataset", "expected", "ratio", "n_anchor"),
+        *("score", "near"),
     ]
     assert shown_columns(explained=False) == [
         *("feature", "name", "badge", "n_dataset", "expected", "ratio", "n_anchor", "near"),

@@ -500,11 +500,36 @@ def test_coverage_says_how_far_its_figure_can_be_believed(uneven):
     assert "nan" not in text
 
 
-def test_coverage_is_split_only_on_asking(uneven):
-    assert len(of_little("coverage").get("plotly_chart")) == 2
-    at = of_little("coverage", part="role")
-    assert len(at.get("plotly_chart")) == 3
-    assert "No sample of much says its source." in words(of_little("coverage", part="source"))
+def test_coverage_is_split_by_role_and_by_more_on_asking(uneven):
+    assert len(of_little("coverage").get("plotly_chart")) == 3
+    at = of_little("coverage", part="source")
+    assert len(at.get("plotly_chart")) == 2
+    assert "No sample of much says its source." in words(at)
+
+
+def test_what_a_search_does_not_find_has_no_evidence(uneven):
+    at = of_little("coverage", q="zzzqqq")
+    assert "No gap matches" in words(at) and "In the anchor" not in words(at)
+
+
+def test_an_emptied_threshold_is_the_default_again(uneven):
+    at = of_little("coverage")
+    box = next(each for each in at.number_input if each.label == "Threshold as a number")
+    assert box.value == 0.0
+    ran(box.set_value(None).run())
+    box = next(each for each in at.number_input if each.label == "Threshold as a number")
+    assert box.value == 2.0, "the only peak there is"
+
+
+def test_the_dataset_of_the_features_page_is_that_pages_alone(uneven):
+    at = of_little("coverage")
+    at.query_params.clear()
+    at.query_params["dataset"] = "much"
+    ran(at.switch_page("pages/features.py").run())
+    assert next(box for box in at.selectbox if box.label == "Dataset").value == "much"
+    at.query_params.clear()
+    ran(at.switch_page("pages/coverage.py").run())
+    assert next(box for box in at.selectbox if box.label == "Coverage of").value == "little"
 
 
 @pytest.mark.parametrize("page", ["home", "coverage"])

@@ -32,7 +32,7 @@ from fac.questions.comparison import Comparison, by_role, certainty, change, cov
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
-from fac.questions.outlook import outlook, short_name
+from fac.questions.outlook import outlook
 from fac.questions.relevance import limits_of, relevant_set
 from fac.questions.shares import GROUPINGS, Groups, by_group, weighted
 from fac.schema import EVERY_FEATURE
@@ -81,12 +81,10 @@ def coverage_(
         if not math.isnan(interval.low):
             figures["95 % interval"] = f"{interval.low:.4f} to {interval.high:.4f}"
         if not math.isnan(yardstick.median):
-            figures["random parts of the anchor"] = (
+            figures["random text of its size"] = (
                 f"{yardstick.median:.4f} ({yardstick.low:.4f} to {yardstick.high:.4f})"
             )
-            figures["the dataset against the same"] = (
-                f"{yardstick.against:.4f}, {yardstick.share:.1%} of that"
-            )
+            figures["of what was to be expected"] = f"{yardstick.share:.1%}"
         figures["FAC by frequency"] = weights.by_frequency
         figures["FAC by magnitude"] = weights.by_magnitude
         figures["KL of firing rates"] = weights.divergence
@@ -174,7 +172,7 @@ def gaps(
         for row in rows[:limit]:
             table.add_row(
                 str(row["feature"]),
-                escape(shorten(short_name(row), 60, placeholder="…")),
+                escape(shorten(row["name"], 60, placeholder="…")),
                 "\n".join((row["badge"], row["kind"].replace("-", "-\n"))),
                 f"{row['n_anchor']:,}",
                 _figure(row["expected"], "{:,.1f}"),

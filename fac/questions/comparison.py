@@ -188,7 +188,8 @@ class Certainty(NamedTuple):
 
     yardstick: uncertainty.Yardstick
     """What random draws of one half of the anchor reach against the other half, at the dataset's
-    number of content tokens or, where that is less, all of the half."""
+    number of content tokens: carried over to the whole anchor, so that it stands on the same scale
+    as FAC. Of a dataset larger than a half, parts stand beside all of the half, uncarried."""
 
     note: str
     """Sentences about what is left out of either; "" where nothing is."""
@@ -294,8 +295,8 @@ def _yardstick(
     larger = size > int(draws.tokens.max())
     if larger:
         notes.append(
-            f"{dataset} is larger than half of {anchor}: parts of it as large as that half stand "
-            "for it beside the yardstick."
+            f"{dataset} is larger than half of {anchor}: the yardstick is of the other half, and "
+            "parts as large as a half stand for the dataset."
         )
     read = (run, *comparison.runs) if larger else (run,)
     ranges, counted = features_read(stores, read, features)
@@ -326,6 +327,8 @@ def _yardstick(
             f"Random parts of {anchor} show none of these features in most draws, so there is no "
             "share of what was to be expected."
         )
+    if not larger:
+        yardstick = yardstick.of_whole(coverage(stores, comparison).fac)
     return yardstick, " ".join(notes)
 
 

@@ -27,6 +27,9 @@ STATUS_NAMES = {
 }
 """Why an explainer gave no text."""
 
+LONGEST_NAME = 60
+"""Characters of an explanation that is a name too; of a longer one the tokens it is about are."""
+
 UNKNOWN = "unknown"
 """What a feature is called whose explanation may be a guess, before the tokens it peaks on."""
 
@@ -114,8 +117,9 @@ def named(
     stores: Stores, anchor: str, features: Sequence[int], *, run: str | None = None
 ) -> dict[int, Name]:
     """What features are called, from the anchor: what a person wrote, else the preferred
-    explanation, else the tokens on which they peak there. Where they are silent there, the tokens
-    on which they peak in `run`, which the name then says.
+    explanation, else the tokens on which they peak there, which also stand for an explanation of
+    more than LONGEST_NAME characters. Where they are silent there, the tokens on which they peak in
+    `run`, which the name then says.
 
     An explanation that may be a guess, because it has no held-out score or the 95 % interval of its
     score reaches down to 0.5, is no name: the feature is "unknown", with the tokens it peaks on.
@@ -166,7 +170,8 @@ def _name_of(row: Row) -> Name:
         return Name(peaks)
     if doubt := _doubt_of(row):
         return Name(f"{UNKNOWN}: {peaks}" if peaks else UNKNOWN, doubt)
-    return Name(row["explanation"])
+    is_name = len(row["explanation"]) <= LONGEST_NAME or not peaks
+    return Name(row["explanation"] if is_name else peaks)
 
 
 def _doubt_of(row: Row) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from fac.questions.catalogue import Row
 from fac.questions.comparison import (
     Certainty,
     Comparison,
@@ -31,9 +30,6 @@ from fac.store import Stores
 
 NAMED = 3
 """Gaps that the headline names."""
-
-LONGEST_NAME = 40
-"""Characters; longer ones give way to the tokens that a feature peaks on."""
 
 FEW = 20
 """Features so few that each of them moves coverage by five points or more."""
@@ -194,7 +190,7 @@ def _lacks(
     kind = KINDS[0] if n_absent else KINDS[1]
     listing = GapList(badge=BADGES[0], kind=kind)
     rows, _ = gap_page(stores, comparison, listing, limit=NAMED)
-    first = [f"“{short_name(row)}”" for row in rows]
+    first = [f"“{row['name'] or '#' + str(row['feature'])}”" for row in rows]
     names = first[0] if len(first) == 1 else f"{', '.join(first[:-1])} and {first[-1]}"
     if certain == 1:
         return f"1 gap is certain, {names}, {'absent' if n_absent else 'shown too rarely'}."
@@ -203,12 +199,6 @@ def _lacks(
         return f"{many}, none of them absent but all shown too rarely, most common {names}."
     absent = "all" if n_absent == certain else f"{n_absent:,}"
     return f"{many}, {absent} of them absent, most common {names}."
-
-
-def short_name(gap: Row) -> str:
-    """A gap's name where it is one among others: a sentence gives way to what it peaks on."""
-    name: str = gap["name"] if len(gap["name"]) <= LONGEST_NAME else gap["label"]
-    return name or f"#{gap['feature']}"
 
 
 def _advice(
@@ -230,9 +220,9 @@ def _advice(
         tells = result.n_anchor >= FEW and result.n_missing and growth.rows[-1]["forecast"]
         more = f" {growth.answer}" if tells else ""
         if others := counts.possible + counts.artefact:
-            doubt = f"other {others:,} are" if others > 1 else "other one is"
-            more = f" The {doubt} not certain.{more}"
-        return f"{few}{_begin(counts.certain_absent)}{more}"
+            doubt = f"other {others:,}" if others > 1 else "other one"
+            more = f" The {doubt} of {others + counts.certain:,} gaps may be chance.{more}"
+        return f"{few}{_begin(counts)}{more}"
     broader = "A broader anchor, tokens of another role or a higher threshold ask for more."
     if not result.n_missing:
         rare = "Where that matters, add samples that show more."
@@ -253,11 +243,13 @@ def _advice(
     )
 
 
-def _begin(n_absent: int) -> str:
+def _begin(counts: GapCounts) -> str:
     """What to do about gaps that are certain."""
+    n_absent, n_rare = counts.certain_absent, counts.certain_under
     if not n_absent:
         return "Add samples that show more of this: collect them, or begin with pairs for it."
     absent, it = (
         (f"the {n_absent:,} absent ones", "them") if n_absent > 1 else ("the absent one", "it")
     )
-    return f"Begin with {absent}: write pairs for {it}, or collect text that shows {it}."
+    rare = f" {n_rare:,} more {'are' if n_rare > 1 else 'is'} shown too rarely." if n_rare else ""
+    return f"Begin with {absent}: write pairs for {it}, or collect text that shows {it}.{rare}"

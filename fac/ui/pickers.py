@@ -34,14 +34,27 @@ ANCHOR = (
 
 
 def pick_run(
-    label: str, name: str, manifests: Mapping[str, MeasureManifest], default: str, **options: Any
+    label: str,
+    name: str,
+    manifests: Mapping[str, MeasureManifest],
+    default: str,
+    *,
+    of_page: bool = False,
+    **options: Any,
 ) -> str:
-    """The id of one of the runs; the URL may hold the id or the title."""
+    """The id of one of the runs; the URL may hold the id or the title. What is chosen goes with a
+    person from page to page, unless it is this page's alone."""
     by_run = titles(manifests)
     by_title = {title: run for run, title in by_run.items()}
+    if of_page:  # it begins with what is looked at on other pages
+        default = by_title.get(st.session_state.get("view", {}).get(name, ""), default)
     # The URL carries the title, which a person can read; an id is understood too.
     param = param_widget(
-        name, by_run[default], read=lambda text: by_run.get(text, text), valid=by_title.__contains__
+        name,
+        by_run[default],
+        read=lambda text: by_run.get(text, text),
+        valid=by_title.__contains__,
+        of_page=of_page,
     )
     return by_title[st.selectbox(label, list(by_title), **param, **options)]
 
@@ -160,6 +173,7 @@ def threshold_picker(anchor: str, dataset: str) -> float:
         st.number_input(
             "Threshold as a number",
             0.0,
+            value=None,  # so that an emptied field means the default, not the smallest number
             step=step,
             format="%g",
             width=120,
@@ -168,8 +182,7 @@ def threshold_picker(anchor: str, dataset: str) -> float:
         )
         names = {value: f"{value:g}" for value in sorted({clear, *PAPER_THRESHOLDS})}
         names[clear] = f"{clear:g}, clear firing"
-        setting = "Clear" if threshold == clear else "Paper" if threshold == 0 else "Set"
-        with st.popover(setting, width="content", help="Clear firing, or the paper's setting"):
+        with st.popover("Preset", width="content", help="Clear firing, or the paper's setting"):
             st.pills(
                 "The paper's setting is 0; these are its grid",
                 list(names),

@@ -40,22 +40,25 @@ def param_widget(
     *,
     read: Callable[[str], T] = str,  # type: ignore[assignment]
     valid: Callable[[T], bool] = lambda value: True,
+    of_page: bool = False,
 ) -> dict[str, Any]:
-    """Keyword arguments that tie a widget to the query parameter `name` on whatever page it is.
+    """Keyword arguments that tie a widget to the query parameter `name` on whatever page it is, or
+    on this page alone.
 
     Streamlit's own `bind="query-params"` forgets a parameter that two pages share when a link
     passes it from one to the other (1.67), and such links are how people move here.
     """
-    return tied(name, get_param(name, default, read=read, valid=valid))
+    value = get_param(name, default, read=read, valid=valid, of_page=of_page)
+    return tied(name, value, of_page=of_page)
 
 
-def tied(name: str, value: object, part: str = "") -> dict[str, Any]:
+def tied(name: str, value: object, part: str = "", *, of_page: bool = False) -> dict[str, Any]:
     """Keyword arguments of one of several widgets that show the parameter `name`: it stands at
     `value`, and what a person chooses in it the parameter takes on. None chosen is the default."""
     key = f"{st.session_state.get('page', '')}.{name}{part}"
     if st.session_state.get(key) != value:
         st.session_state[key] = value
-    return {"key": key, "on_change": lambda: set_param(name, st.session_state[key])}
+    return {"key": key, "on_change": lambda: set_param(name, st.session_state[key], of_page)}
 
 
 def get_param(
@@ -64,30 +67,36 @@ def get_param(
     *,
     read: Callable[[str], T] = str,  # type: ignore[assignment]
     valid: Callable[[T], bool] = lambda value: True,
+    of_page: bool = False,
 ) -> T:
-    """The value of a view parameter: from the URL, else as it was left, else the default."""
-    view = st.session_state.setdefault("view", {})
+    """The value of a view parameter: from the URL, else as it was left on any page, or on this one
+    where it is `of_page` alone, else the default."""
+    view, key = st.session_state.setdefault("view", {}), _view_key(name, of_page)
     text = st.query_params.get(name)
-    if text is not None and text != str(view.get(name)):
+    if text is not None and text != str(view.get(key)):
         with suppress(ValueError):
-            view[name] = read(text)
-    if name not in view or not valid(view[name]):
+            view[key] = read(text)
+    if key not in view or not valid(view[key]):
         return default
-    if view[name] != default and text is None:
-        st.query_params[name] = str(view[name])
-    return view[name]
+    if view[key] != default and text is None:
+        st.query_params[name] = str(view[key])
+    return view[key]
 
 
-def set_param(name: str, value: object) -> None:
+def set_param(name: str, value: object, of_page: bool = False) -> None:
     """Sets a view parameter, here and in the URL; None forgets it."""
-    view = st.session_state.setdefault("view", {})
+    view, key = st.session_state.setdefault("view", {}), _view_key(name, of_page)
     if value is None:
-        view.pop(name, None)
+        view.pop(key, None)
         if name in st.query_params:
             del st.query_params[name]
     else:
-        view[name] = value
+        view[key] = value
         st.query_params[name] = str(value)
+
+
+def _view_key(name: str, of_page: bool) -> str:
+    return f"{st.session_state.get('page', '')}.{name}" if of_page else name
 
 
 def choice(
@@ -204,8 +213,8 @@ def doubt_words(doubt: Certainty) -> str:
         sentences.append(f"95 % interval: {_from_to(interval)}.")
     if yardstick := ends["yardstick"]:
         sentences.append(
-            f"Random text of this size, drawn from the anchor, shows {_from_to(yardstick)} of what "
-            f"the rest of it does; this dataset {100 * doubt.yardstick.share:.0f} % of that."
+            f"Random text of this size, like the anchor's, would cover {_from_to(yardstick)}; this "
+            f"dataset reaches {100 * doubt.yardstick.share:.1f}\xa0% of its median."
         )
     return plain(" ".join([*sentences, doubt.note]).strip())
 
