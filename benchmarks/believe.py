@@ -30,6 +30,8 @@ from fac.uncertainty import (
     gap_test,
     growth,
     rarefaction,
+    split_draws,
+    yardstick,
 )
 
 CORPUS = REPOSITORY.parent / "shared" / "data" / "sae_corpus.jsonl.gz"
@@ -209,6 +211,30 @@ def forecast(
     return truth, float(covered), float(np.mean([each.high - each.low for each in intervals])) / 2
 
 
+def carried_over(
+    population: Population, source: str, n_dataset: int, repeats: int, rng: np.random.Generator
+) -> tuple[int, float, float]:
+    """Content tokens of samples of a source, the yardstick's median of half the population at that
+    size, and what fresh samples of the other half as long cover of it; medians of the repeats."""
+    figures = []
+    for _ in range(repeats):
+        anchor, rest = np.array_split(rng.permutation(population.n_samples), 2)
+        dataset = rest[population.label[rest] == source][:n_dataset]
+        size = int(population.tokens[dataset].sum())
+        there = population.part(anchor)
+        order = np.argsort(there.feature, kind="stable")
+        there = there._replace(sample=there.sample[order], feature=there.feature[order])
+        shows, in_dataset = there.support() > 0, population.support(dataset) > 0
+        draws = split_draws(population.tokens[anchor], size, words=1, rng=rng)
+        of_halves = yardstick(there, draws, in_dataset)
+        fresh = rng.permutation(rest)
+        fresh = fresh[: int(np.searchsorted(np.cumsum(population.tokens[fresh]), size)) + 1]
+        median = of_halves.of_whole(float(in_dataset[shows].mean())).median
+        figures.append((size, median, (population.support(fresh) > 0)[shows].mean()))
+    size, median, truth = np.median(figures, axis=0)
+    return int(size), float(median), float(truth)
+
+
 def cut_against_whole(whole: Population, cut: Population) -> tuple[int, int]:
     """Certain gaps of text cut to half against other, whole text: by tokens and by samples."""
     n = cut.n_samples
@@ -315,6 +341,12 @@ def report(
             continue
         value, share, half = forecast(whole, n, options.repeats, rng)
         yield f"| {n:,} | {value:,.0f} | {share:.2f} | {half:,.0f} |"
+    yield "\n| dataset | tokens | yardstick | fresh text as long |"
+    yield "|---|---|---|---|"
+    for source in sorted(set(whole.label)):
+        for n in (50, 200):
+            size, median, truth = carried_over(whole, source, n, options.splits, rng)
+            yield f"| {n} of {source} | {size:,} | {median:.3f} | {truth:.3f} |"
     yield "\n| half of every message | certain gaps by tokens | by samples |"
     yield "|---|---|---|"
     for name, halves in (("the first or the second, by lot", part), ("the first", cut)):

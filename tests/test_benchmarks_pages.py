@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.dashboard import Session, server
 from benchmarks.map import decoder, true_neighbours, trustworthiness
-from benchmarks.pages import VISITS, Figures, borrowed, table
+from benchmarks.pages import VISITS, Figures, borrowed, slide, table
 from fac.config import REPOSITORY
 from fac.dictionary import nearest
 from fac.store.decisions import Decisions
@@ -54,9 +54,9 @@ def test_a_session_does_what_a_browser_does(tmp_path):
     with server(workspace) as address:
         session = Session(address)
         assert session.open("coverage").bytes > 10_000
-        assert session.find(key="Coverage.threshold")[0] == "slider"
-        whole = session.set("Coverage.threshold", 0.5).bytes
-        assert 0 < session.choose("gaps-", cells=[(1, "label")]).bytes < whole
+        assert session.find(key="Coverage.threshold", kind="slider")
+        whole = slide(session, 1).bytes
+        assert 0 < session.choose("gaps-", cells=[(1, "name")]).bytes < whole
         with pytest.raises(LookupError, match="no button 'Fly'"):
             session.press("Fly")
         session.open("review", "reviewer=somebody&which=explained")

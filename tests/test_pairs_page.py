@@ -176,7 +176,7 @@ def test_without_chosen_gaps_the_most_certain_are_proposed(place):
     gaps = list(at.dataframe[0].value["feature"])
     supported = list(at.dataframe[0].value["n_anchor"])
     assert sorted(gaps) == MISSING and supported == sorted(supported, reverse=True)
-    ran(field(at, "number_input", "Most certain of 6 gaps").set_value(2).run())
+    ran(field(at, "number_input", "Most certain of 6 absent gaps").set_value(2).run())
     ran(button(at, "Write pairs for 2 gaps").click().run())
     (job,) = Queue(place.queue).jobs()
     assert job.spec["features"] == sorted(gaps[:2])

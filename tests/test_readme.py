@@ -117,7 +117,8 @@ def test_it_says_what_the_demo_says(workspace):
     assert asked
     for line in asked:
         found = run(f"{line} --json", workspace).json
-        for figure in (f"{found['fac']:,.4g}", f"{found['n_missing']:,}"):
+        random_text = found["yardstick"]["median"]
+        for figure in (f"{found['fac']:,.4g}", f"{found['n_missing']:,}", f"{random_text:.4f}"):
             assert figure in README, (line, figure)
 
     (line,) = (line for line in FAC_LINES if " explain demo-anchor" in line)

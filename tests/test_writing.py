@@ -32,9 +32,11 @@ class Kitchen:
         self.workspace = Workspace(root)
         demo.materialise(self.workspace, ignore)
         self.steps = Steps(self.workspace, models=models)
-        sides = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED)
-        rows = fac("gaps", *sides, "--limit", GAPS, "--json", workspace=self.workspace).json["gaps"]
-        self.gaps = tuple(row["feature"] for row in rows)
+        sides = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED, "--threshold", 0)
+        line = ("gaps", *sides, "--kind", "absent", "--limit", GAPS, "--json")
+        self.gaps = tuple(
+            row["feature"] for row in fac(*line, workspace=self.workspace).json["gaps"]
+        )
         self.anchor, self.dataset = (
             self.steps.runs.resolve("measure", name) for name in (demo.ANCHOR, demo.SEED)
         )
