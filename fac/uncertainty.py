@@ -127,7 +127,7 @@ class GapTest(NamedTuple):
     that neither fires."""
 
     p: np.ndarray
-    """float64: probability of so few or fewer."""
+    """float64: probability of so few or fewer; 1 where it is not fewer than expected."""
 
     significant: np.ndarray
     """bool: passes Benjamini-Hochberg at FALSE_DISCOVERIES over all features asked."""
@@ -154,8 +154,10 @@ def gap_test(
 
     r = _tokens_ratio(anchor_tokens, dataset_tokens)
     n_anchor, n_dataset = np.asarray(n_anchor), np.asarray(n_dataset)
-    # P(Bin(n_anchor + n_dataset, r / (1 + r)) <= n_dataset), by the incomplete beta function
-    p = special.betainc(n_anchor, n_dataset + 1, 1 / (1 + r))
+    # P(Bin(n_anchor + n_dataset, r / (1 + r)) <= n_dataset), by the incomplete beta function; where
+    # at least the mean is reached it is a half or more, which no test calls small.
+    p, few = np.ones(len(n_anchor)), np.flatnonzero(n_dataset < n_anchor * r)
+    p[few] = special.betainc(n_anchor[few], n_dataset[few] + 1, 1 / (1 + r))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = n_dataset / n_anchor / r
     significant = benjamini_hochberg(p)

@@ -81,22 +81,20 @@ class Evidence(NamedTuple):
     """Arrow column, null where nothing is explained."""
 
     def badges(self) -> np.ndarray:
-        """One of BADGES each: str `[n]`."""
-        certain, possible, artefact = BADGES
+        """Which of BADGES each has: its place among them, int8 `[n]`."""
         barely = (self.n_anchor == 1) | (self.strength < BARELY)
-        return np.select([barely, self.certain], [artefact, certain], possible)
+        return np.where(barely, 2, np.where(self.certain, 0, 1)).astype(np.int8)
 
     def kinds(self) -> np.ndarray:
-        """One of KINDS each: str `[n]`."""
-        return np.where(self.n_dataset == 0, *KINDS)
+        """Which of KINDS each is: its place among them, int8 `[n]`."""
+        return (self.n_dataset > 0).astype(np.int8)
 
     def certainty(self) -> np.ndarray:
         """int64 `[n]` by which certain gaps come first and artefacts last, of each badge what is
         absent before what is rare, and of these those that are expected the most, which grows with
         the anchor's samples."""
-        rank = np.select([self.badges() == badge for badge in BADGES], [3, 2, 1])
-        rank = 2 * rank + (self.n_dataset == 0)
-        return self.n_anchor + (rank.astype(np.int64) << 40)
+        rank = 2 * (len(BADGES) - self.badges().astype(np.int64)) - self.kinds()
+        return self.n_anchor + (rank << 40)
 
 
 class GapCounts(NamedTuple):
@@ -119,7 +117,7 @@ def gap_counts(stores: Stores, comparison: Comparison) -> GapCounts:
     """How many gaps there are of each badge."""
     evidence = evidence_of(stores, comparison)
     badges, absent = evidence.badges(), evidence.n_dataset == 0
-    certain, possible, artefact = (badges == badge for badge in BADGES)
+    certain, possible, artefact = (badges == place for place in range(len(BADGES)))
     return GapCounts(
         certain_absent=int((certain & absent).sum()),
         certain_under=int((certain & ~absent).sum()),

@@ -131,7 +131,7 @@ COLUMNS = (
     GapColumn(
         "kind",
         "Kind",
-        lambda of: of.kinds(),
+        lambda of: pa.array(KINDS).take(pa.array(of.kinds())),
         kind="text",
         width=130,
         help="Absent: no sample of the dataset fires it. Under-represented: some do, but "
@@ -212,7 +212,7 @@ COLUMNS = (
     GapColumn(
         "badge",
         "Belief",
-        lambda of: of.badges(),
+        lambda of: pa.array(BADGES).take(pa.array(of.badges())),
         kind="text",
         width=72,
         help=BELIEF,

@@ -45,7 +45,8 @@ CREATE_TABLES = """
     CREATE TABLE features (
         feature INTEGER, label VARCHAR, n_samples INTEGER, n_system INTEGER, n_user INTEGER,
         n_assistant INTEGER, n_tokens BIGINT, max_peak FLOAT, peak_system FLOAT, peak_user FLOAT,
-        peak_assistant FLOAT, mean_peak DOUBLE, folded VARCHAR);
+        peak_assistant FLOAT, total_system DOUBLE, total_user DOUBLE, total_assistant DOUBLE,
+        mean_peak DOUBLE, folded VARCHAR);
 """
 
 PEAK_RANGE = """
@@ -120,7 +121,8 @@ INSERT_FEATURES = """
     SELECT f.feature, coalesce(l.label, ''), coalesce(b.n_samples, 0), coalesce(b.n_system, 0),
            coalesce(b.n_user, 0), coalesce(b.n_assistant, 0), coalesce(b.n_tokens, 0),
            coalesce(b.max_peak, 0), coalesce(b.peak_system, 0), coalesce(b.peak_user, 0),
-           coalesce(b.peak_assistant, 0), coalesce(b.mean_peak, 0), lower(coalesce(l.label, ''))
+           coalesce(b.peak_assistant, 0), coalesce(b.total_system, 0), coalesce(b.total_user, 0),
+           coalesce(b.total_assistant, 0), coalesce(b.mean_peak, 0), lower(coalesce(l.label, ''))
     FROM (SELECT range::INTEGER AS feature FROM range($first, $beyond)) f
     LEFT JOIN (
         SELECT feature,
@@ -133,6 +135,9 @@ INSERT_FEATURES = """
                max(peak) FILTER (role = 0) AS peak_system,
                max(peak) FILTER (role = 1) AS peak_user,
                max(peak) FILTER (role = 2) AS peak_assistant,
+               sum((peak::DOUBLE * $scale)::BIGINT) FILTER (role = 0) / $scale AS total_system,
+               sum((peak::DOUBLE * $scale)::BIGINT) FILTER (role = 1) / $scale AS total_user,
+               sum((peak::DOUBLE * $scale)::BIGINT) FILTER (role = 2) / $scale AS total_assistant,
                sum((peak::DOUBLE * $scale)::BIGINT) FILTER (strongest) / $scale
                    / count(*) FILTER (strongest) AS mean_peak
         FROM block GROUP BY feature) b USING (feature)
@@ -433,12 +438,7 @@ PAIRS_OF = """
 """
 
 # Strongest rows of a feature are its samples, so the sum is n_samples times their mean.
-TOTAL_PEAKS = "SELECT n_samples * mean_peak AS total FROM {run}.features ORDER BY feature"
-
-TOTAL_PEAKS_OF_ROLE = """
-    SELECT feature, sum(peak::DOUBLE) AS total FROM {run}.activations WHERE role = {code}
-    GROUP BY feature
-"""
+TOTAL_PEAKS = "SELECT {total} AS total FROM {run}.features ORDER BY feature"
 
 SELECT_TOKENS = "SELECT n_content FROM {run}.samples ORDER BY sample"
 
@@ -529,14 +529,11 @@ class SupportQueries(Files):
     def total_peaks(self, run: str, role: str = EVERY_ROLE) -> np.ndarray:
         """Every feature's peaks added up over the samples, whatever the threshold: float64
         `[n_features]`."""
-        code, names = role_code(role), {"run": sql_name(run)}
+        role_code(role)
+        total = "n_samples * mean_peak" if role == EVERY_ROLE else f"total_{role}"
         with self._reading(run) as cursor:
-            if role == EVERY_ROLE:
-                return cursor.execute(TOTAL_PEAKS.format(**names)).fetchnumpy()["total"]
-            rows = cursor.execute(TOTAL_PEAKS_OF_ROLE.format(code=code, **names)).fetchnumpy()
-            total = np.zeros(self._summary(run)["n_features"])
-        total[rows["feature"]] = rows["total"]
-        return total
+            sql = TOTAL_PEAKS.format(total=total, run=sql_name(run))
+            return cursor.execute(sql).fetchnumpy()["total"]
 
     def _above_floor(self, run: str, threshold: float) -> float:
         """The threshold as float32. Raises InputError below the floor of a run that is read."""
