@@ -93,7 +93,7 @@ def main() -> None:
         chromium_page(browser, scheme=arguments.scheme) as page,
     ):
         visit(page, address, HEADLINES["home"])
-        page.get_by_text("Coverage of every dataset").wait_for(timeout=120_000)
+        page.get_by_text("Coverage (FAC) of every dataset").wait_for(timeout=120_000)
         text = read_a_text(page, address) if "playground" in arguments.pages else None
         for name in arguments.pages:
             sides = (arguments.anchor, arguments.dataset)

@@ -112,7 +112,12 @@ with right:
     ids, shows = ids_of[side], after if side == "gained" else before
     if len(ids):
         pager = Pager("changes", question, after, side)
-        rows, total = cache.features_page(shows, ids=ids, offset=pager.offset, limit=pager.size)
+        n_samples = cache.support(shows, question.threshold, question.role)
+        ranked = sorted(ids, key=lambda feature: -n_samples[feature])
+        of_page, total = ranked[pager.offset :][: pager.size], len(ranked)
+        described, _ = cache.features_page(shows, ids=of_page, limit=pager.size)
+        by_feature = {row["feature"]: row for row in described}
+        rows = [{**by_feature[i], "n_samples": int(n_samples[i])} for i in of_page]
         rows = with_names(stores(), anchor, rows, run=shows)
         columns = ("feature", "name", "n_samples", "max_peak")
         table(rows, columns, key="changes", opens="feature")

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from fac.config import Workspace
+from fac.ui.tables import TALL_ROW
 from fac.ui.views import share
 from tests.browser import PATIENCE, chromium_page, server, settle, visit
 from tests.toy import fac_of, toy_workspace
@@ -94,7 +95,7 @@ def test_choosing_a_row_opens_its_gap_and_all_gaps_can_be_downloaded(page, addre
     table = page.get_by_test_id("stDataFrame").first
     box = table.bounding_box()
     assert box is not None
-    page.mouse.click(box["x"] + 120, box["y"] + 35 + 66 * 1.5)  # a cell of the second row
+    page.mouse.click(box["x"] + 120, box["y"] + 35 + TALL_ROW * 1.5)  # a cell of the second row
     page.wait_for_url("**gap=*", timeout=PATIENCE)
     settle(page)
     with page.expect_download() as waiting:

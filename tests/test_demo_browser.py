@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 
 from fac import demo
 from fac.config import Workspace
+from fac.ui.tables import TALL_ROW
 from tests.browser import PATIENCE, chromium_page, server, settle, visit
 
 pytestmark = pytest.mark.browser
@@ -72,7 +73,7 @@ def test_the_first_gaps_are_seen_without_scrolling(tmp_path, chromium):
         evidence = page.get_by_role("heading", level=4).first
         assert name[:20] in evidence.inner_text() and bottom(evidence) < 900
         table = page.get_by_test_id("stDataFrame").first.bounding_box()
-        assert table["y"] + 35 + 5 * 66 < 900, "five rows and their heading"
+        assert table["y"] + 35 + 5 * TALL_ROW < 900, "five rows and their heading"
         assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == 0
 
 

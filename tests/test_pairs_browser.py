@@ -30,6 +30,7 @@ import sys
 from pathlib import Path
 from fac.config import Workspace
 from fac.jobs.worker import Worker
+from fac.ui.tables import TALL_ROW
 from tests.test_cli_make import MakingSteps
 place = Workspace(Path(sys.argv[1]))
 Worker(place, say=lambda _: None, steps=MakingSteps(place)).run()
@@ -194,7 +195,7 @@ def test_ticked_gaps_go_to_the_form_and_their_pairs_come_to_the_desk(page, addre
     place = table.bounding_box()
     assert place is not None
     for row in (0, 2):  # the boxes stand left of the rows, below a heading of 35 pixels
-        page.mouse.click(place["x"] + 16, place["y"] + 35 + 66 * row + 33)
+        page.mouse.click(place["x"] + 16, place["y"] + 35 + TALL_ROW * (row + 0.5))
         settle(page)
         assert table.bounding_box() == place, "a table that moves is ticked in the wrong row"
     link = page.get_by_role("link", name="Write pairs for these 2")

@@ -102,8 +102,8 @@ def column_config(names: Sequence[str]) -> dict[str, Any]:
 ROW_HEIGHT = 35
 """Pixels of a row of st.dataframe."""
 
-TALL_ROW = 66
-"""Pixels of one with three lines of text: st.dataframe breaks lines in rows of more than 4 rem."""
+TALL_ROW = 84
+"""Pixels of one with four lines of text: st.dataframe breaks lines in rows of more than 4 rem."""
 
 
 _one_at_a_time = threading.Lock()
