@@ -18,6 +18,7 @@ from fac.config import REPOSITORY, PairsSpec, Workspace
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
+from fac.ui.tables import TALL_ROW
 from tests.browser import PATIENCE, chromium_page, server, settle, visit
 from tests.test_cli_make import MISSING, MakingSteps
 from tests.test_jobs import quiet
@@ -30,7 +31,6 @@ import sys
 from pathlib import Path
 from fac.config import Workspace
 from fac.jobs.worker import Worker
-from fac.ui.tables import TALL_ROW
 from tests.test_cli_make import MakingSteps
 place = Workspace(Path(sys.argv[1]))
 Worker(place, say=lambda _: None, steps=MakingSteps(place)).run()
