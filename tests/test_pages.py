@@ -521,6 +521,18 @@ def test_an_emptied_threshold_is_the_default_again(uneven):
     assert box.value == 2.0, "the only peak there is"
 
 
+def test_who_moves_the_slider_fast_is_not_thrown_back_by_the_field_beside_it(uneven):
+    """The field still sends what it showed before it was told of the first move."""
+    at = of_little("coverage")
+    ran(next(each for each in at.slider if each.label == "Threshold").set_value(1.0).run())
+    next(each for each in at.slider if each.label == "Threshold").set_value(1.5)
+    box = next(each for each in at.number_input if each.label == "Threshold as a number")
+    assert box.value == 1.0
+    ran(box.set_value(0.0).run())
+    assert next(each for each in at.slider if each.label == "Threshold").value == 1.5
+    assert at.query_params["threshold"] == "1.5"
+
+
 def test_the_dataset_of_the_features_page_is_that_pages_alone(uneven):
     at = of_little("coverage")
     at.query_params.clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -23,6 +24,10 @@ T = TypeVar("T")
 
 CHART = {"displayModeBar": False}
 """Plotly options of charts that are looked at; maps that are worked with keep their tools."""
+
+
+LATE = 2.0
+"""Seconds in which a widget may still send the value it had before another one changed it."""
 
 
 @contextmanager
@@ -57,8 +62,17 @@ def tied(name: str, value: object, part: str = "", *, of_page: bool = False) -> 
     `value`, and what a person chooses in it the parameter takes on. None chosen is the default."""
     key = f"{st.session_state.get('page', '')}.{name}{part}"
     if st.session_state.get(key) != value:
+        if key in st.session_state:
+            st.session_state[f"{key} was"] = (st.session_state[key], time.monotonic())
         st.session_state[key] = value
-    return {"key": key, "on_change": lambda: set_param(name, st.session_state[key], of_page)}
+
+    def change() -> None:
+        # Who moves one widget fast sends along what the others showed before they were told.
+        stale, at = st.session_state.get(f"{key} was", (None, -math.inf))
+        if st.session_state[key] != stale or time.monotonic() - at > LATE:
+            set_param(name, st.session_state[key], of_page)
+
+    return {"key": key, "on_change": change}
 
 
 def get_param(
