@@ -292,8 +292,8 @@ def gaps(comparison: Comparison) -> None:
         pager = Pager("gaps", comparison, listing)
         rows, total = gap_page(stores(), comparison, listing, offset=pager.offset, limit=pager.size)
         ticks = ticked("gaps", comparison)
-        shown = shown_columns(explained=bool(explained(stores(), anchor)))
-        table(rows, shown, key="gaps", opens="gap", height=500, ticked=ticks, tall=True)
+        columns_shown = shown_columns(explained=bool(explained(stores(), anchor)))
+        table(rows, columns_shown, key="gaps", opens="gap", height=500, ticked=ticks, tall=True)
         pager.draw(total, "gap")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             if total:

@@ -58,8 +58,8 @@ def features_read(
     cache, n_blocks = stores.cache, -(-len(features) // FEATURES_TOGETHER)
     rows = np.sum([cache.support(run, cache.summary(run)["floor"]) for run in runs], axis=0)
     block = np.arange(len(features)) // FEATURES_TOGETHER
-    asked = np.flatnonzero(np.bincount(block[features], minlength=n_blocks))
-    drawn = np.random.default_rng(0).permutation(asked)
+    blocks = np.flatnonzero(np.bincount(block[features], minlength=n_blocks))
+    drawn = np.random.default_rng(0).permutation(blocks)
     read = np.cumsum(np.bincount(block, weights=rows, minlength=n_blocks)[drawn])
     drawn = np.sort(drawn[: max(int(np.searchsorted(read, PAIRS_READ, side="right")), 1)])
     first = np.flatnonzero(np.diff(drawn, prepend=-2) > 1)

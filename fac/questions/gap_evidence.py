@@ -117,7 +117,7 @@ def gap_counts(stores: Stores, comparison: Comparison) -> GapCounts:
     """How many gaps there are of each badge."""
     evidence = evidence_of(stores, comparison)
     badges, absent = evidence.badges(), evidence.n_dataset == 0
-    certain, possible, artefact = (badges == place for place in range(len(BADGES)))
+    certain, possible, artefact = (badges == number for number in range(len(BADGES)))
     return GapCounts(
         certain_absent=int((certain & absent).sum()),
         certain_under=int((certain & ~absent).sum()),
@@ -187,17 +187,17 @@ def _evidence(stores: Stores, comparison: Comparison, sae: str | None) -> Eviden
     n_anchor = cache.support(anchor, threshold, role)
     supports = [cache.support(run, threshold, role) for run in comparison.runs]
     n_dataset = np.sum(supports, axis=0)
-    asked = _asked(stores, comparison)
+    features = _asked(stores, comparison)
     basis = basis_of(stores, comparison)
-    unknown = np.full(len(asked), np.nan)
+    unknown = np.full(len(features), np.nan)
     expected, ratio, p = unknown, unknown, unknown
-    significant = certain = np.zeros(len(asked), bool)
+    significant = certain = np.zeros(len(features), bool)
     if basis.is_test:
         tokens = {"anchor_tokens": basis.anchor_tokens, "dataset_tokens": basis.dataset_tokens}
-        test = gap_test(n_anchor[asked], n_dataset[asked], **tokens)
+        test = gap_test(n_anchor[features], n_dataset[features], **tokens)
         expected, ratio, p, significant, certain = test
-    is_gap = significant | np.isin(asked, missing)
-    gaps = asked[is_gap]
+    is_gap = significant | np.isin(features, missing)
+    gaps = features[is_gap]
     near, strength, peak = _reached(stores, comparison, sae, gaps)
     near[n_dataset[gaps] > 0] = np.nan
     return Evidence(
@@ -229,10 +229,12 @@ def smallest_certain(stores: Stores, comparison: Comparison) -> tuple[int, int]:
     It is the step-up procedure of uncertainty.benjamini_hochberg if the dataset lacked everything:
     whatever it does show only raises a p-value, and then no more features pass.
     """
-    asked, basis = _asked(stores, comparison), basis_of(stores, comparison)
-    if not len(asked) or not basis.is_test:
+    features, basis = _asked(stores, comparison), basis_of(stores, comparison)
+    if not len(features) or not basis.is_test:
         return 0, 0
-    n_anchor = stores.cache.support(comparison.anchor, comparison.threshold, comparison.role)[asked]
+    n_anchor = stores.cache.support(comparison.anchor, comparison.threshold, comparison.role)[
+        features
+    ]
     tokens = {"anchor_tokens": basis.anchor_tokens, "dataset_tokens": basis.dataset_tokens}
     could = n_anchor[gap_test(n_anchor, np.zeros_like(n_anchor), **tokens).certain]
     return (int(could.min()), len(could)) if len(could) else (0, 0)
@@ -248,8 +250,8 @@ def _reached(
     sides = [
         stores.cache.evidence(anchor, run, sae, features, role=role) for run in comparison.runs
     ]
-    own = pc.fill_null(sides[0]["sae_threshold"], 0.0).to_numpy()
-    level = np.maximum(own, np.float32(comparison.threshold))
+    sae_threshold = pc.fill_null(sides[0]["sae_threshold"], 0.0).to_numpy()
+    level = np.maximum(sae_threshold, np.float32(comparison.threshold))
     peak = sides[0]["anchor_peak"].to_numpy()
     highest = [
         pc.fill_null(side[name], np.nan).to_numpy()

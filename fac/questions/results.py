@@ -129,8 +129,8 @@ def unasked_rows(stores: Stores, facts: SynthesisFacts, **window: int) -> tuple[
 
 def question_of(stores: Stores, manifest: SynthesisManifest) -> Comparison:
     """The question of coverage that a synthesis was started for, which its figures answer."""
-    asked = pairs_.question_of(stores, manifest.spec.pairs)
-    return replace(asked, threshold=manifest.spec.threshold)
+    question = pairs_.question_of(stores, manifest.spec.pairs)
+    return replace(question, threshold=manifest.spec.threshold)
 
 
 def relevance_since(stores: Stores, question: Comparison) -> str:

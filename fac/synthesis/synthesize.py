@@ -165,18 +165,18 @@ class SynthesisStep(Step[SynthesizeSpec]):
         were chosen by and the threshold of this synthesis, as fac.questions.comparison.coverage
         has it. `kept` and `written` are the features `[n_features]` (bool) that kept samples fire,
         and those that any text does."""
-        asked, anchor = self.question, self.about.anchor
+        question, anchor = self.question, self.about.anchor
         facts = self.runs.manifest(anchor).facts
 
         def support(run: str, threshold: float = self.spec.threshold) -> np.ndarray:
-            return support_of(self.runs, run, facts.n_features, threshold, asked.role)
+            return support_of(self.runs, run, facts.n_features, threshold, question.role)
 
-        if asked.relevant == EVERY_FEATURE:
+        if question.relevant == EVERY_FEATURE:
             fired = support(anchor, -math.inf)
             relevant = coverage.everywhere_relevant(fired, facts.n_samples)
         else:
-            relevant = np.isin(np.arange(facts.n_features), asked.relevant_features)
-        shows = coverage.present(support(anchor), asked.min_support)
+            relevant = np.isin(np.arange(facts.n_features), question.relevant_features)
+        shows = coverage.present(support(anchor), question.min_support)
         has = coverage.present(support(self.about.dataset))
         before, after, unfiltered = (
             coverage.fac(shows, columns, relevant) for columns in (has, has | kept, has | written)

@@ -282,9 +282,9 @@ class FeatureQueries(ExplanationQueries):
         `threshold`; None where that is zero or unknown.
         """
         with self._reading(run, sae_run) as cursor:
-            (own,) = self._sae_thresholds(sae_run, np.array([feature])).to_pylist()
+            (sae_threshold,) = self._sae_thresholds(sae_run, np.array([feature])).to_pylist()
             rows = dicts(cursor, NEAR_OF.format(run=sql_name(run), feature=int(feature)))
-        level = max(own or 0.0, float32(threshold))
+        level = max(sae_threshold or 0.0, float32(threshold))
         return [{**row, "ratio": row["pre"] / level if level > 0 else None} for row in rows]
 
     def _matching(
