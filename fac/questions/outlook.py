@@ -221,7 +221,7 @@ def _advice(
         more = f" {growth.answer}" if tells else ""
         if others := counts.possible + counts.artefact:
             doubt = f"other {others:,}" if others > 1 else "other one"
-            more = f" The {doubt} of {others + counts.certain:,} gaps may be chance.{more}"
+            more = f" The {doubt} of {others + counts.certain:,} gaps are not certain.{more}"
         return f"{few}{_begin(counts)}{more}"
     broader = "A broader anchor, tokens of another role or a higher threshold ask for more."
     if not result.n_missing:
