@@ -202,16 +202,21 @@ class SynthesisFacts(SpentFacts):
     dropped: Counts = field(default_factory=dict)  # candidates by why they were dropped
     accepted: int = 0  # candidates that passed the filter, kept or beaten
     gaps: int = 0
-    gaps_hit: int = 0  # gaps with a kept sample, which fires its gap in its own words
-    hit_rate: float = 0.0
+    gaps_hit: int = 0
+    hit_rate: float = 0.0  # share of gaps with a kept sample, which fires on its own words
     hit_rate_low: float = 0.0
     hit_rate_high: float = 0.0
-    gaps_any: int = 0  # gaps where a text that passes every other check fires, in whosever words
-    any_hit_rate: float | None = None  # None in runs from before own words were told apart
+    any_gaps_hit: int = 0
+    any_hit_rate: float | None = None
+    """Share of gaps where some text fires at all and passes every other check; None in runs that
+    told no words apart."""
+
     any_hit_rate_low: float | None = None
     any_hit_rate_high: float | None = None
-    unchecked: Sequence[str] = ()  # quality gates that nothing was checked by
-    label_auroc: float | None = None  # cross-validated, of the label check; None without one
+    unchecked: Sequence[str] = ()  # quality gates that nothing was at hand for
+    label_auroc: float | None = None  # of the label check, cross-validated, and its 95 % interval
+    label_auroc_low: float | None = None
+    label_auroc_high: float | None = None
 
     tried: Sequence[Mapping[str, Any]] = ()
     """Of each gap that gave nothing: `feature`, `texts` written, `peak` and `own_peak`, the
