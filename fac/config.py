@@ -339,7 +339,7 @@ class WriteSpec(AskSpec):
     batch: int = 64  # texts a local model writes at once
     answers: str = ""  # who answers what is written, where samples have answers; one of ANSWERERS
 
-    later = ("answers",)
+    later: ClassVar[tuple[str, ...]] = ("answers",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
