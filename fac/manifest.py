@@ -203,9 +203,20 @@ class SynthesisFacts(SpentFacts):
     accepted: int = 0  # candidates that passed the filter, kept or beaten
     gaps: int = 0
     gaps_hit: int = 0
-    hit_rate: float = 0.0
+    hit_rate: float = 0.0  # share of gaps with a kept sample, which fires on its own words
     hit_rate_low: float = 0.0
     hit_rate_high: float = 0.0
+    any_gaps_hit: int = 0
+    any_hit_rate: float | None = None
+    """Share of gaps where some text fires at all and passes every other check; None in runs that
+    told no words apart."""
+
+    any_hit_rate_low: float | None = None
+    any_hit_rate_high: float | None = None
+    unchecked: Sequence[str] = ()  # quality gates that nothing was at hand for
+    label_auroc: float | None = None  # of the label check, cross-validated, and its 95 % interval
+    label_auroc_low: float | None = None
+    label_auroc_high: float | None = None
     relevant: str = EVERY_FEATURE  # which features count for what follows, and
     min_support: int = 1  # how many samples of the anchor must show one, and
     role: str = EVERY_ROLE  # whose tokens count
