@@ -454,6 +454,21 @@ class SynthesizeSpec(WriteSpec):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetouchSpec(Spec):
+    """One kept sample as a person edited it, measured again."""
+
+    step = "retouch"
+    synthetic: str  # run id of the synthesis
+    candidate: str  # which of its kept samples
+    texts: tuple[str, ...]  # the edited text of every message, in their order
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.texts or not all(text.strip() for text in self.texts):
+            raise InputError("Every message of a sample needs a text; to be rid of it, drop it.")
+
+
 INHERITED: tuple[str, ...] = (
     *("profile", "writer", "model", "endpoint", "seed", "temperature", "max_new_tokens"),
     *("strength", "candidates", "threshold", "answers"),
@@ -475,7 +490,7 @@ SPECS: dict[str, type[Spec]] = {
     spec.step: spec
     for spec in (
         *(IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec),
-        *(PairsSpec, RescoreSpec, SynthesizeSpec),
+        *(PairsSpec, RescoreSpec, SynthesizeSpec, RetouchSpec),
     )
 }
 

@@ -267,6 +267,21 @@ class SynthesisFacts(SpentFacts):
     cost_per_gap: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetouchFacts(Facts):
+    """Of one kept sample as a person edited it."""
+
+    synthetic: str = ""
+    anchor: str = ""
+    encoder: str = ""
+    candidate: str = ""
+    feature: int = -1
+    threshold: float = 0.0
+    peak: float = 0.0  # of the edited text, for the gap it was written for
+    kept: int = 0  # 1 where it still passes, else 0
+    reason: str = ""  # why it does not
+
+
 FACTS: dict[str, type[Facts]] = {
     config.IngestSpec.step: DatasetFacts,
     config.MeasureSpec.step: MeasureFacts,
@@ -277,6 +292,7 @@ FACTS: dict[str, type[Facts]] = {
     config.PairsSpec.step: PairsFacts,
     config.RescoreSpec.step: PairsFacts,
     config.SynthesizeSpec.step: SynthesisFacts,
+    config.RetouchSpec.step: RetouchFacts,
 }
 """The record of each step's facts."""
 
@@ -288,6 +304,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     config.PairsSpec.step: ("anchor", "dataset"),
     config.RescoreSpec.step: ("pairs",),
     config.SynthesizeSpec.step: ("pairs",),
+    config.RetouchSpec.step: ("synthetic",),
 }
 """What a step's inputs are called, in their order; whatever follows are explanations."""
 
@@ -302,6 +319,7 @@ class Inputs:
     measure: str = ""
     anchor: str = ""
     pairs: str = ""
+    synthetic: str = ""
     explanations: tuple[str, ...] = ()
 
     @classmethod
