@@ -43,8 +43,8 @@ class PairBrief(NamedTuple):
 
 
 def pair_brief(row: Mapping[str, Any]) -> PairBrief:
-    """The pair of a row of schema.PAIRS. Of a chat one message is told of, that of the user in which
-    it fires or which is answered there: roles stay apart, and what is written is a message."""
+    """The pair of a row of schema.PAIRS. Of a chat one message is told of, the user's in which it
+    fires or which is answered there: roles stay apart, and what is written is a message."""
     chat, turns = row["positive"], asking.turns(row["positive_tokens"], row["positive"])
     values = np.asarray(row["positive_activations"], float)
     number = _message(chat, turns, int(values.argmax()))
