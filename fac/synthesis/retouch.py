@@ -19,15 +19,14 @@ from fac.config import RetouchSpec, SynthesizeSpec
 from fac.encoder import Encoder, Reading
 from fac.errors import InputError, Progress
 from fac.manifest import PairsManifest, RetouchFacts, SynthesisManifest
-from fac.models import SCAFFOLD
-from fac.schema import CANDIDATES, HITS, ROLES, TRACES, VERDICTS
+from fac.schema import CANDIDATES, HITS, TRACES, VERDICTS
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis import plan
-from fac.synthesis.own_words import borrowed, borrowed_tokens
-from fac.synthesis.writing import of_role, same_encoder
-
-Row = dict[str, Any]
+from fac.synthesis.own_words import borrowed
+from fac.synthesis.plan import Row
+from fac.synthesis.scoring import Hit, hit_rows, of_role, read_alone, traced
+from fac.synthesis.writing import same_encoder
 
 
 def retouch(spec: RetouchSpec, *, runs: Runs, encoder: Encoder, progress: Progress) -> str:
@@ -48,16 +47,13 @@ def retouch(spec: RetouchSpec, *, runs: Runs, encoder: Encoder, progress: Progre
     row = _edited(kept.pop(spec.candidate), spec.texts)
     with runs.exclusive(run_id):
         progress(0, 1, "measuring the edited sample")
-        (reading,) = encoder.read([row["messages"]])
-        texts = sources(runs, manifest, row)
-        borrowed_words = {
-            turn: borrowed(message["content"], texts)
-            for turn, message in enumerate(row["messages"])
-        }
-        taken = borrowed_tokens(row["messages"], reading.rendered[0], borrowed_words)
-        hits = _hits(row["candidate"], reading, pairs.facts.features, pairs.spec.role, taken)
+        texts, messages = sources(runs, manifest, row), row["messages"]
+        stretches = {turn: borrowed(m["content"], texts) for turn, m in enumerate(messages)}
+        measured = read_alone(encoder, messages, pairs.spec.role, stretches)
+        hits = _hits(*measured, pairs.facts.features, pairs.spec.role)
         leaked = _leaked(runs, pairs, row, progress)
         verdict = _judged(row, hits, kept, leaked, manifest.spec.threshold)
+        name, reading = spec.candidate, measured[0]
         extra = json.dumps(row["extra"], ensure_ascii=False, sort_keys=True)
         tables = {
             "candidates": ([{**row, "extra": extra}], CANDIDATES),
@@ -69,14 +65,14 @@ def retouch(spec: RetouchSpec, *, runs: Runs, encoder: Encoder, progress: Progre
             ),
         }
         folder = runs.scratch(run_id)
-        for name, (rows, schema) in tables.items():
-            write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows, schema), schema)
+        for table, (rows, schema) in tables.items():
+            write_table(folder / f"{table}.parquet", pa.Table.from_pylist(rows, schema), schema)
         facts = RetouchFacts(
             name=manifest.facts.name,
             synthetic=spec.synthetic,
             anchor=pairs.facts.anchor,
             encoder=encoder.identity,
-            candidate=spec.candidate,
+            candidate=name,
             feature=row["feature"],
             threshold=manifest.spec.threshold,
             peak=verdict.peak,
@@ -90,27 +86,27 @@ def retouch(spec: RetouchSpec, *, runs: Runs, encoder: Encoder, progress: Progre
 
 def _judged(
     row: Row,
-    hits: Sequence[Row],
+    hits: Mapping[int, Hit],
     others: Mapping[str, Row],
     leaked: Collection[str],
     threshold: float,
 ) -> verdicts.CandidateVerdict:
     """What becomes of the edited sample beside the other kept ones, which stand before it whatever
     they fire: a duplicate of one does not pass. Its place among its gap's stays."""
-    strongest = next((hit for hit in hits if hit["feature"] == row["feature"]), None)
+    strongest = hits.get(row["feature"])
     text = verdicts.Text(
         candidate=row["candidate"],
         feature=row["feature"],
         text=_whole(row["messages"]),
         problem="",
-        peak=strongest["peak"] if strongest else 0.0,
-        own_peak=strongest["own_peak"] if strongest else 0.0,
+        peak=strongest.peak if strongest else 0.0,
+        own_peak=(strongest.own_peak or 0.0) if strongest else 0.0,
     )
     before = [
         verdicts.Text(name, other["feature"], _whole(other["messages"]), "", math.inf)
         for name, other in others.items()
     ]
-    active = {hit["feature"] for hit in hits if verdicts.active(hit["peak"], threshold)}
+    active = {gap for gap, hit in hits.items() if verdicts.active(hit.peak, threshold)}
     judged = verdicts.judge(
         [*before, text],
         {text.candidate: active},
@@ -179,51 +175,19 @@ def sources(runs: Runs, manifest: SynthesisManifest, row: Mapping[str, Any]) -> 
 
 
 def _hits(
-    candidate: str, reading: Reading, gaps: Sequence[int], role: str, taken: np.ndarray
-) -> list[Row]:
-    """Rows of schema.HITS of a text that was read alone; `taken` says which tokens are borrowed."""
-    counts = of_role(reading.role, role)
-    rows = []
+    reading: Reading, peaks: np.ndarray, own: Mapping[int, float], gaps: Sequence[int], role: str
+) -> dict[int, Hit]:
+    """The gaps that a text fires, from what `read_alone` gives of it."""
+    pooled = reading.pooled()
+    counts = of_role(pooled.role, role)
+    hits = {}
     for gap in gaps:
-        mine = np.flatnonzero(counts & (reading.feature == gap))
-        if not len(mine):
-            continue
-        values, positions = reading.value[mine], reading.position[mine]
-        strongest = int(values.argmax())
-        own = values[~taken[positions]]
-        rows.append(
-            {
-                "candidate": candidate,
-                "feature": gap,
-                "peak": float(values[strongest]),
-                "role": ROLES[int(reading.role[mine[strongest]])],
-                "position": int(positions[strongest]),
-                "own_peak": float(own.max()) if len(own) else 0.0,
-            }
-        )
-    return rows
-
-
-def _traces(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
-    """Rows of schema.TRACES of a text that was read alone."""
-    (rendered,) = reading.rendered
-    content = np.flatnonzero(rendered.role != SCAFFOLD)
-    pieces = rendered.pieces(0, len(rendered.ids))
-    tokens = [pieces[position] for position in content.tolist()]
-    rows = []
-    for gap in gaps:
-        values = np.zeros(len(rendered.ids), np.float32)
-        fired = reading.feature == gap
-        values[reading.position[fired]] = reading.value[fired]
-        rows.append(
-            {
-                "candidate": candidate,
-                "feature": gap,
-                "tokens": tokens,
-                "activations": values[content].tolist(),
-            }
-        )
-    return rows
+        strongest = np.flatnonzero(counts & (pooled.feature == gap) & (pooled.peak == peaks[gap]))
+        if len(strongest):
+            first = strongest[0]
+            where = int(pooled.role[first]), int(pooled.position[first])
+            hits[gap] = Hit(float(peaks[gap]), *where, own.get(gap, 0.0))
+    return hits
 
 
 def _leaked(
