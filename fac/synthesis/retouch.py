@@ -58,11 +58,8 @@ def retouch(spec: RetouchSpec, *, runs: Runs, encoder: Encoder, progress: Progre
         tables = {
             "candidates": ([{**row, "extra": extra}], CANDIDATES),
             "verdicts": ([verdict._asdict()], VERDICTS),
-            "hits": (hits, HITS),
-            "traces": (
-                _traces(row["candidate"], reading, [hit["feature"] for hit in hits]),
-                TRACES,
-            ),
+            "hits": (hit_rows([name], [hits]), HITS),
+            "traces": (traced(name, reading, sorted(hits)), TRACES),
         }
         folder = runs.scratch(run_id)
         for table, (rows, schema) in tables.items():
