@@ -47,6 +47,9 @@ class Lacking(Exception):
         super().__init__(f"texts of {len(self.gaps)} gaps are not there")
 
 
+NOTHING = Written("", "", True, 0, "", 0, None)  # in the place of a text that is not there yet
+
+
 class Texts(NamedTuple):
     """What a writer wrote, as far as it got."""
 
@@ -162,7 +165,11 @@ class Desk:
                     seed=seed_of(spec),
                     max_new_tokens=spec.max_new_tokens,
                     temperature=spec.temperature,
-                    done={each.key: self.written[each.key] for each in part if each.key in self.written},
+                    done={
+                        each.key: self.written[each.key]
+                        for each in part
+                        if each.key in self.written
+                    },
                     record=record,
                     progress=report,
                 )
@@ -178,10 +185,12 @@ class Desk:
         for key in names.keys() & self.written.keys():
             if self.journal.asked.get(key, "") not in ("", names[key]):
                 del self.written[key]
-        if not names.keys() <= self.written.keys() and self._earlier is None:
+        if names.keys() <= self.written.keys():
+            return
+        if self._earlier is None:
             self._earlier = dict(_replies_of(self.runs, self.spec.step))
         for key, name in names.items():
-            if key not in self.written and name in (self._earlier or {}):
+            if key not in self.written and name in self._earlier:
                 text, seconds = self._earlier[name]
                 self.written[key] = text._replace(key=key)
                 self._before += seconds
@@ -366,11 +375,10 @@ class Step(ABC, Generic[SpecT]):
             desk = Desk(self.runs, self.spec, self.runs.scratch(self.run_id))
             try:
                 self.make(desk, progress)
-            except (BudgetReached, Cancelled, ServiceError) as error:
+            except (BudgetReached, Cancelled, ServiceError):
                 if desk.stopped is None:
                     raise
                 self._publish_part(desk, desk.stopped)
-                raise AssertionError from error  # which it does not come to
         return self.run_id
 
     def make(self, desk: Desk, progress: Progress) -> None:
