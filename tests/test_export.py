@@ -373,9 +373,7 @@ def test_a_baseline_has_no_pair_and_nobody_who_approved_one(workspace):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_all_formats_hold_the_same_rows(workspace, profile):
     run = publish_synthesis(workspace, profile=profile)
-    lines, parquet, folder = (
-        rows_of(exported(workspace, run, format)) for format in BASIC
-    )
+    lines, parquet, folder = (rows_of(exported(workspace, run, format)) for format in BASIC)
     assert lines == parquet == folder
 
 

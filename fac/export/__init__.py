@@ -9,11 +9,11 @@ files    which rows leave, and how they are written
 """
 
 from fac.export.card import counted, looked_at_in_words
-from fac.export.files import EXPORT_FORMATS, Exported, Plan, export, plan_export
+from fac.export.files import EXPORT_FORMATS, Exported, Plan, export, plan_export, refusals
 from fac.export.forms import FORMS, forms_of
 from fac.export.lineage import Provenance, provenance
 from fac.export.people import Edit, Opinion, Selection
 
 __all__ = ["EXPORT_FORMATS", "FORMS", "Edit", "Exported", "Opinion", "Plan", "Provenance"]
 __all__ += ["Selection", "counted", "export", "forms_of", "looked_at_in_words", "plan_export"]
-__all__ += ["provenance"]
+__all__ += ["provenance", "refusals"]

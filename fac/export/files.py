@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from fac.export.forms import (
     llamafactory_description,
     openai_columns,
 )
-from fac.export.lineage import LINEAGE, SynthesisRun
+from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
 from fac.export.people import Opinion, Selection, select
 from fac.store.runs import Runs
 
@@ -116,11 +116,12 @@ def plan_export(
     for choice, choices in ((format, EXPORT_FORMATS), (form, FORMS)):
         if choice not in choices:
             raise InputError(f"An export is one of {', '.join(choices)}; got {choice!r}.")
-    anchor = synthesis.anchor_samples()
-    target = EXPORT_FORMATS[format]
+    kept, opinions = synthesis.export_rows(), opinions or {}
+    edits = [each.edit.messages for each in opinions.values() if each.edit]
+    anchor = synthesis.of_anchor([*(row.messages for row in kept), *edits])
     selection = select(
-        synthesis.export_rows(),
-        opinions or {},
+        kept,
+        opinions,
         reviewed=reviewed,
         needs_label=form == "classification",
         anchor=anchor or (),
@@ -130,10 +131,27 @@ def plan_export(
             f"None of the {selection.kept:,} kept samples of {run_id} may leave: "
             f"{counted(selection.left_out)}."
         )
-    written_as = target.form_of.get(form, form)
-    rows = [target.columns(columns_of(row, written_as)) for row in selection.rows]
+    rows = _written(selection.rows, format, form)
     notes = _notes(format, form, len(rows))
     return Plan(synthesis, format, form, selection, rows, anchor is not None, notes)
+
+
+def refusals(plan: Plan) -> dict[str, str]:
+    """The formats that cannot hold the rows of a plan, and why."""
+    reasons = {}
+    for name in EXPORT_FORMATS:
+        try:
+            _written(plan.selection.rows, name, plan.form)
+        except InputError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def _written(rows: Sequence[ExportRow], format: str, form: str) -> list[Columns]:
+    """Rows of a form as a format has them. Raises InputError where it cannot."""
+    target = EXPORT_FORMATS[format]
+    written_as = target.form_of.get(form, form)
+    return [target.columns(columns_of(row, written_as)) for row in rows]
 
 
 def _notes(format: str, form: str, n: int) -> tuple[str, ...]:

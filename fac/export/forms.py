@@ -239,7 +239,7 @@ def openai_columns(columns: Columns) -> Columns:
         raise InputError("OpenAI's fine-tuning takes chats, no plain text: export jsonl.")
     if columns["messages"][-1]["role"] != "assistant":
         raise InputError(
-            "OpenAI's fine-tuning learns from the answer that ends a chat, and a chat here ends with "
+            "OpenAI's fine-tuning learns from the answer that ends a chat, but one ends with "
             "the user's message: export the form prompt, for reinforcement fine-tuning."
         )
     return {"messages": columns["messages"]}

@@ -7,11 +7,12 @@ and folders are not on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fac.config import WRITERS, SynthesizeSpec
 from fac.datasets import sample_id
@@ -122,14 +123,15 @@ class SynthesisRun:
             self.spec.model if WRITERS[self.spec.writer].server else self.facts.writer or ""
         )
 
-    def anchor_samples(self) -> frozenset[str] | None:
-        """Ids of the anchor's samples; None where its texts are not in this workspace."""
+    def of_anchor(self, chats: Sequence[Chat]) -> frozenset[str] | None:
+        """Ids of the chats that are samples of the anchor, word for word; None where its texts are
+        not in this workspace."""
         dataset = self._runs.manifest(self._anchor).spec.dataset
         if not self._runs.find(dataset):
             return None
-        return frozenset(
-            self._runs.table(dataset, "samples", ["sample_id"])["sample_id"].to_pylist()
-        )
+        ids = self._runs.table(dataset, "samples", ["sample_id"])["sample_id"]
+        ours = pa.array([sample_id(chat) for chat in chats], pa.string())
+        return frozenset(ids.filter(pc.is_in(ids, value_set=ours)).to_pylist())
 
     def _rows(self, table: str) -> list[dict[str, Any]]:
         return self._runs.table(self.run_id, table).to_pylist()
