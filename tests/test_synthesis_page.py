@@ -33,7 +33,7 @@ from fac.datasets import read_samples
 from fac.export import export, forms_of, provenance
 from fac.generator.writer import Request
 from fac.manifest import Manifest, SynthesisManifest
-from fac.prompts.drafts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.questions import exports, results
 from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions
