@@ -296,8 +296,7 @@ def export(
 ) -> Answer:
     """Write the kept samples for training, with their lineage and a dataset card."""
     run_id = stores.runs.resolve("synthetic", run)
-    options = {"format": format_, "form": form, "reviewed": reviewed}
-    exported = exports.write(stores, run_id, out_, **options)
+    exported = exports.write(stores, run_id, out_, format=format_, form=form, reviewed=reviewed)
     chosen = exported.plan.selection
     low, high = chosen.interval or (None, None)
     data = {"rows": exported.rows, "form": exported.form, "format": format_}

@@ -258,7 +258,7 @@ def llamafactory_columns(columns: Columns) -> Columns:
             raise InputError(
                 "LLaMA-Factory's prompts are one message, and one here has several: export jsonl."
             )
-        answers = {
+        answers: Columns = {
             name: columns[name][0]["content"] for name in ("chosen", "rejected") if name in columns
         }
         return {"prompt": columns["prompt"][0]["content"], **answers}
