@@ -80,7 +80,7 @@ class Answering:
         profile, messages = self.spec.profile, candidate.messages
         key = f"{candidate.name}/answer" + (f"-{number + 1}" if number else "")
         quoted: tuple[str, ...] = ()
-        if self.writer.chats:
+        if getattr(self.writer, "chats", True):
             prompt = drafts.answer_prompt(profile, messages, texts)
             request = Request(key, prompt=prompt)
         else:

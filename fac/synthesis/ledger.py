@@ -113,11 +113,10 @@ def sample_peaks(
         first = np.unique(pairs, return_index=True)[1]
         return feature[first], peak[first]
 
-    for batch in runs.batches(
-        measure, "activations", columns=["feature", "sample", "peak", "role"]
-    ):
+    columns = ["feature", "sample", "peak", "role"]
+    for batch in runs.batches(measure, "activations", columns=columns):
         if role != EVERY_ROLE:
-            batch = batch.filter(_is(batch.column("role"), role))
+            batch = batch.filter(pc.equal(batch.column("role"), role))
         feature = np.concatenate([feature, batch.column("feature").to_numpy()])
         sample = np.concatenate([sample, batch.column("sample").to_numpy()])
         peak = np.concatenate([peak, batch.column("peak").to_numpy()])

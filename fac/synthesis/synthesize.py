@@ -108,7 +108,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         """Who completes the samples of the profile, with chats to learn the form from for a writer
         that knows none."""
         completing = answers.answering(self.spec, self.writer, self.answerer)
-        if completing is None or completing.writer.chats:
+        if completing is None or getattr(completing.writer, "chats", True):
             return completing
         dataset = self.runs.manifest(self.about.dataset).facts.dataset
         return replace(completing, examples=answers.example_chats(self.runs, dataset))
@@ -202,7 +202,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 f"its gaps or not at all, and {len(self.gaps) - len(lacking):,} of "
                 f"{len(self.gaps):,} are complete; started again, nothing is written twice."
             )
-        kept = Counter(v.feature for v in self.docket.judged if v.kept) if self.docket else Counter()
+        kept = (
+            Counter(v.feature for v in self.docket.judged if v.kept) if self.docket else Counter()
+        )
         complete = {
             gap for gap in self.gaps if gap not in lacking and (kept.get(gap) or not spec.rows)
         }
