@@ -425,7 +425,8 @@ def test_the_figures_are_those_of_the_run(done):
     at = shown(done)
     told = metrics(at)
     assert told["Kept"] == f"{facts.kept}" == "4"
-    assert told["Gaps filled"] == "4 of 4"
+    assert "4 of 4 gaps have a sample that fires them" in read(at)
+    assert next(label for label in told if "hit rate" in label.lower())
     assert told["FAC with them"] == share(facts.fac_after) == share(toy.fac_of(8, 10))
     assert told["New features"] == f"{facts.features_gained}" == "4"
     rows = results.ledger_rows(result_of(done).facts)
@@ -560,8 +561,9 @@ def test_nothing_kept_is_said_and_not_exported(done):
     spec = SynthesizeSpec(pairs=run, approved=named, candidates=2, method="unguided")
     perform(done, spec)
     at = shown(done)
-    assert metrics(at)["Kept"] == "0" and metrics(at)["Tokens per new feature"] == "–"
-    assert "Nothing was kept, so there is no curve." in words(at)
+    assert metrics(at)["Kept"] == "0" and metrics(at)["Tokens per new gap"] == "–"
+    assert "None of 8 texts was kept: 8 were dropped for" in read(at)
+    assert "so there is nothing to export." in read(at) and "Ask for more texts" in read(at)
     assert not at.get("download_button")
     assert "Measure what is kept" not in labels(at)
 
