@@ -21,7 +21,7 @@ from fac.generator.chat import public_name
 from fac.ingest import ingest
 from fac.manifest import PairsFacts, SynthesisFacts
 from fac.measure import measure
-from fac.prompts.drafts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.schema import Chat
 from fac.store.decisions import TABLE, Decisions
 from fac.store.runs import Runs, write_table

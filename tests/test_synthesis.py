@@ -599,6 +599,8 @@ def test_the_phrase_is_prescribed_where_the_positive_is_strong():
         return {
             "pair": "p",
             "feature": 0,
+            "positive": user("".join(tokens)),
+            "negative": user("see it go"),
             "positive_tokens": tokens,
             "positive_activations": [0.0, 0.0, 1.0, strength, 0.0],
             "positive_peak": strength,
@@ -622,6 +624,8 @@ def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
     row = {
         "pair": "p",
         "feature": 0,
+        "positive": user("an unbelievable day"),
+        "negative": user("a day"),
         "positive_tokens": ["an", " un", "believ", "able", " day"],
         "positive_activations": [0, 0, 2.0, 1.0, 0],
         "positive_peak": 2.0,
@@ -629,6 +633,34 @@ def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
         "negative_peak": 0.0,
     }
     assert two_step.pair_brief(row).firing == "unbelievable"
+
+
+def test_what_a_writer_is_told_of_a_pair_is_a_message_and_no_answer():
+    """The excerpt of a chat once ran on into the answer: "how do I calculate it?To calculate"."""
+    message, answer = ["how", " is", " it", " late", "?"], ["To", " be", " late", " is", " rude"]
+    row = {
+        "pair": "p",
+        "feature": 0,
+        "positive": [*user("how is it late? "), {"role": "assistant", "content": "To be late is"}],
+        "negative": [*user("how is it"), {"role": "assistant", "content": "It is not"}],
+        "positive_tokens": [*message, *answer[:4]],
+        "positive_activations": [0, 0, 0, 2.0, 0, 0, 0, 1.0, 0],
+        "positive_peak": 2.0,
+        "negative_tokens": ["how", " is", " it", "It", " is", " not"],
+        "negative_peak": 0.0,
+    }
+    assert plan.turns(row["positive_tokens"], row["positive"]) == [slice(0, 5), slice(5, 9)]
+    pair = two_step.pair_brief(row)
+    assert pair.positive.text() == "how is it <<late>>?"
+    assert pair.negative.text() == "how is it"
+    assert " ".join(pair.phrase) == "how is it late"
+    in_the_answer = {**row, "positive_activations": [0, 0, 0, 1.0, 0, 0, 0, 2.0, 0]}
+    pair = two_step.pair_brief(in_the_answer)
+    assert pair.positive.text() == "how is it <<late>>?"
+    silent = {**row, "positive_activations": [0, 0, 0, 0, 0, 0, 0, 2.0, 0]}
+    pair = two_step.pair_brief(silent)
+    assert pair.positive.text() == "how is it late?"
+    assert (pair.phrase, pair.firing, pair.sentence) == ((), "", 0)
 
 
 def test_steering_pushes_along_the_feature_by_its_usual_peak(world):

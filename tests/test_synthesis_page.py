@@ -31,7 +31,7 @@ from fac.datasets import read_samples
 from fac.export import export, provenance
 from fac.generator.writer import Request
 from fac.manifest import Manifest, SynthesisManifest
-from fac.prompts.drafts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.questions import results
 from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions

@@ -25,7 +25,7 @@ from fac.config import (
 )
 from fac.errors import InputError
 from fac.executor import Where
-from fac.prompts import drafts
+from fac.prompts.profiles import PROFILES
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
@@ -41,7 +41,7 @@ Pairs = Annotated[str, Argument(help="Run of pairs, or the name of its dataset."
 class WriteOptions:
     """How texts are written; the fields are those of the specs."""
 
-    profile: Annotated[str | None, Option(help=f"Form: {', '.join(drafts.PROFILES)}.")] = None
+    profile: Annotated[str | None, Option(help=f"Form: {', '.join(PROFILES)}.")] = None
     writer: Annotated[str | None, Option(help=f"What writes: {', '.join(WRITERS)}.")] = None
     model: Annotated[
         str | None,

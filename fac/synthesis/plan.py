@@ -18,6 +18,7 @@ from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
 from fac.prompts import Excerpt, Prompt, drafts
 from fac.prompts.drafts import Opening
+from fac.schema import Chat
 from fac.store.runs import Runs
 
 Row = dict[str, Any]
@@ -102,6 +103,23 @@ def excerpt(tokens: Sequence[str], activations: Sequence[float]) -> Excerpt:
     values = np.asarray(activations, float)
     window = around(tokens, int(values.argmax()) if len(values) else 0)
     return Excerpt(tuple(tokens[window]), tuple((values[window] > 0).tolist()))
+
+
+def turns(tokens: Sequence[str], chat: Chat) -> list[slice]:
+    """Which of the content tokens of a chat, those of all turns in a row, belong to each of its
+    messages. A template may have trimmed a content, and the last turn may be cut off."""
+    slices, at = [], 0
+    for message in chat:
+        first, content = at, message["content"].strip()
+        while at < len(tokens):
+            spoken = "".join(tokens[first : at + 1]).strip()
+            if spoken != content[: len(spoken)]:
+                break
+            at += 1
+        slices.append(slice(first, at))
+    if slices and at < len(tokens):  # a text that is not the one of the tokens
+        slices[-1] = slice(slices[-1].start, len(tokens))
+    return slices
 
 
 def around(tokens: Sequence[str], peak: int) -> slice:
