@@ -220,7 +220,7 @@ def show_result(manifest: SynthesisManifest) -> None:
         show_tried(manifest)
     show_texts(manifest)
     show_change(manifest)
-    left, right = st.columns(2, gap="medium")
+    left, right = st.columns([3, 2], gap="medium")
     with left:
         st.subheader("What it took", anchor=False)
         columns = ("what", "total", "per_kept", "per_gap", "per_feature")
@@ -281,8 +281,9 @@ def figure(label: str, value: str, meaning: str, change: str | None = None) -> N
 def rate(label: str, ends: tuple[float | None, float | None, float | None], help: str) -> None:
     """A share of the gaps with its interval in view."""
     value, low, high = (fac_value(end) for end in ends)
-    interval = None if low != low else f"{100 * low:.0f} to {100 * high:.0f} %, 95 %"
+    interval = None if low != low else f"{100 * low:.0f} to {100 * high:.0f} %"
     options: Row = {"delta_color": "off", "delta_arrow": "off", "help": help, "border": True}
+    options["delta_description"] = None if low != low else "95 % interval"
     st.metric(label, views.share(value), interval, height="stretch", **options)
 
 
@@ -304,7 +305,7 @@ def show_next(manifest: SynthesisManifest) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="next"):
         st.markdown("**Next**", width="content")
         view = {"kind": "sample", "synthesis": manifest.run}
-        link("review", f"Look through the {kept}", icon=":material/rate_review:", **view)
+        link("review", f"**Look through the {kept}**", icon=":material/rate_review:", **view)
         st.caption("one at a time, by keyboard; what you drop does not leave. Then export below.")
 
 
@@ -324,7 +325,8 @@ def show_tried(manifest: SynthesisManifest) -> None:
         columns = ("feature", "name", "texts", "g", "own_peak", "outcome")
         table(rows[pager.offset :][: pager.size], columns, key="tried", height=300)
         pager.draw(len(rows), "gap")
-    link_remaining(manifest)
+    if lack:
+        link_remaining(manifest)
 
 
 def fac_value(value: float | None) -> float:
