@@ -159,6 +159,7 @@ class Ask(NamedTuple):
     pair: str  # the approved pair it is written from; "" without one
     style: str
     quoted: tuple[str, ...]  # the texts that its prompt quotes
+    explanation: str = ""  # of the feature, where its prompt holds it
 
     @property
     def prompt_hash(self) -> str:
@@ -203,7 +204,8 @@ def ask_from_anchor(
             say = drafts.candidate_prompt if by_prompt else drafts.candidate_opening
             words = say(spec.profile, brief.explanation, spans)
             steer, feature = steering(brief), brief.feature
-            asks.append(ask_for(method, feature, number, style, words, spans, steer))
+            ask = ask_for(method, feature, number, style, words, spans, steer)
+            asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
 
 

@@ -126,7 +126,7 @@ def ask_from_pairs(
                 words = drafts.contrast_opening(spec.profile, brief.explanation, quoted, starts)
             steer, feature = steering(brief), pair.feature
             ask = asking.ask_for("two-step", feature, number, style, words, quoted, steer)
-            asks.append(ask._replace(pair=pair.pair))
+            asks.append(ask._replace(pair=pair.pair, explanation=brief.explanation or ""))
     return asks
 
 
