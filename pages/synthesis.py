@@ -314,19 +314,16 @@ def show_tried(manifest: SynthesisManifest) -> None:
     facts = manifest.facts
     lack = facts.gaps - facts.gaps_hit
     st.markdown(f"**Gaps that gave nothing: {lack:,} of {facts.gaps:,}**")
-    if not lack:
-        st.caption(":material/task_alt: Every gap has a kept sample.")
-    elif not facts.tried:
+    if lack and not facts.tried:
         st.caption("This run does not list what was tried for them.")
-    else:
+    elif lack:
         pager = Pager("tried", manifest.run)
         rows = results.tried_rows(stores(), facts)
         rows = [{**row, "g": row["peak"], "outcome": outcome_name(row["reason"])} for row in rows]
         columns = ("feature", "name", "texts", "g", "own_peak", "outcome")
         table(rows[pager.offset :][: pager.size], columns, key="tried", height=300)
         pager.draw(len(rows), "gap")
-    if lack:
-        link_remaining(manifest)
+    link_remaining(manifest)
 
 
 def fac_value(value: float | None) -> float:

@@ -32,7 +32,7 @@ from fac.export import export, provenance
 from fac.generator.writer import Request
 from fac.manifest import Manifest, SynthesisManifest
 from fac.prompts.profiles import PROFILES
-from fac.questions import results
+from fac.questions import catalogue, results
 from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
@@ -312,6 +312,35 @@ def test_a_pilot_says_what_the_rest_will_take_until_the_settings_change(place):
     field(at, "temperature").set_value(1.0)
     ran(at.run())
     assert "Texts that pass" not in metrics(at) and "Try 3 pairs first" in labels(at)
+
+
+def test_a_pilots_texts_are_read_before_the_launch_and_are_no_dataset(place):
+    run = pairs_run(place)
+    approve(place, run, *GAPS)
+    at = opened("synthesis", pairs=run)
+    assert "What the pilot wrote" not in words(at)
+    ran(button(at, "Try 3 pairs first").click().run())
+    (spec,) = asked(place)
+    assert spec.pilot
+    (job,) = work_off(place)
+    at = opened("synthesis", pairs=run)
+    assert "What the pilot wrote" in words(at)
+    rows = Runs(place).table(job.run_id, "candidates").to_pylist()
+    assert len(rows) == 6 and all(row["messages"][0]["content"] in read(at) for row in rows)
+    verdicts_ = {row["reason"] for row in Runs(place).table(job.run_id, "verdicts").to_pylist()}
+    assert all(REASON_WORDS[reason] in read(at) for reason in verdicts_ - {""})
+    assert "<img" not in markup(at)
+    kept = Runs(place).manifest(job.run_id).facts.kept_dataset
+    assert Runs(place).manifest(kept).facts.kind == "pilot"
+    assert results.syntheses(stores()) == {} and job.run_id in results.syntheses(
+        stores(), pilots=True
+    )
+    assert kept not in {each.run for each in catalogue.datasets(stores())}
+    perform(place, results.remeasure_spec(stores(), Runs(place).manifest(job.run_id)))
+    assert kept not in {each.facts.dataset for each in measured(stores()).values()}
+    assert not any("The last synthesis" in label for label in links(opened("home")))
+    result = opened("synthesis", synthesis=job.run_id)
+    assert not result.get("download_button") and "Measure what is kept" not in labels(result)
 
 
 def test_a_budget_below_the_forecast_is_told_before_the_launch(place):

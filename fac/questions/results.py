@@ -407,12 +407,13 @@ def pilot_spec(spec: SynthesizeSpec) -> SynthesizeSpec:
 
 
 def pilot_texts(stores: Stores, run: str) -> dict[int, list[Row]]:
-    """Every text of a pilot by gap, as `candidates_page` has them, the kept ones first."""
+    """Every text of a pilot by gap, as `candidates_page` has them: kept ones first, then others
+    that pass, the strongest first."""
     n = stores.runs.manifest(run).facts.n_candidates
     listing: Row = {"sort": "peak", "descending": True, "offset": 0, "limit": n}
     rows, _ = candidates_page(stores, run, outcome=ALL, **listing)
     gaps: dict[int, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: not row["kept"]):
+    for row in sorted(rows, key=lambda row: (not row["kept"], row["rank"] < 0)):
         gaps.setdefault(row["feature"], []).append(row)
     return dict(sorted(gaps.items()))
 

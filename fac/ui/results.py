@@ -80,8 +80,8 @@ def show_pilot(run: str) -> None:
     gaps = results.pilot_texts(stores(), run)
     st.markdown("**What the pilot wrote**")
     st.caption(
-        "Every text of it, with what became of it: read them before you launch. No dataset holds "
-        "them; the launch writes none of them again."
+        "Every text of it, with what became of it: read them before you launch. They are in no "
+        "list of datasets, and the launch writes none of them again."
     )
     for column, (feature, rows) in zip(st.columns(max(len(gaps), 1)), gaps.items(), strict=False):
         with column.container(border=True, height="stretch"):
