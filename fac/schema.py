@@ -257,6 +257,7 @@ HITS = pa.schema(
         ("peak", pa.float32()),
         ("role", ROLE_TYPE),
         ("position", pa.int32()),
+        ("own_peak", pa.float32()),  # the highest on its own words; null where nobody looked
     ]
 )
 """Every candidate against every gap: one row where it fires, its strongest role."""
@@ -267,6 +268,10 @@ TRACES = pa.schema(
         ("feature", pa.int32()),
         ("tokens", pa.list_(pa.string())),  # its content tokens, of every role
         ("activations", pa.list_(pa.float32())),  # same length as tokens; 0 where silent
+        (
+            "borrowed",
+            pa.list_(pa.bool_()),
+        ),  # likewise: whether it is from what its writer was shown
     ]
 )
 """Every kept candidate token by token, one row for each gap that it fires; by (candidate, feature).

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fac import review, synthesis
 from fac.config import (
@@ -36,8 +34,7 @@ from fac.prompts import drafts
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
-from fac.synthesis import filter, plan, sides
-from fac.synthesis.filter import Leaks, Text, greedy_cover, judge, words
+from fac.synthesis import plan, sides
 from fac.synthesis.methods import two_step
 from fac.synthesis.writing import CandidateJournal
 from tests.lexicon import LexiconEncoder
@@ -154,11 +151,14 @@ def parts(request: Request) -> tuple[str, int, int, str]:
 
 def says(request: Request) -> str:
     """A text that fires the gap it is asked for with 1 and half its number more, so later ones are
-    stronger; begun as it was told to begin."""
-    _, feature, number, _ = parts(request)
-    strength = "!" * number
+    stronger; begun as it was told to begin. Of the words of step 1 none but the gap's own recur
+    in step 2."""
+    method, feature, number, _ = parts(request)
+    word = WORDS[feature] + "!" * number
     subject, another = SUBJECTS[number % len(SUBJECTS)], SUBJECTS[(number * 3 + 1) % len(SUBJECTS)]
-    return f" {subject} and the {WORDS[feature]}{strength} of {another}"
+    if method == "two-step":
+        return f" {subject} need some {word} near {another}"
+    return f" {subject} and the {word} of {another}"
 
 
 def fires_nothing(request: Request) -> str:
@@ -581,6 +581,52 @@ def test_a_random_feature_is_never_a_gap_and_is_named_in_the_style(world):
     assert others <= {0, 1, 2} and len(others) == 2
 
 
+# ---- own words
+
+
+def test_what_fires_in_borrowed_words_alone_is_not_kept_and_both_rates_say_so(world):
+    def pastes(request: Request) -> str:
+        """Gap 3 in the positive's own words; gap 4 with its word in others."""
+        method, feature, number, _ = parts(request)
+        if method == "two-step" and feature == 3:
+            return f" quite unlike {SUBJECTS[number]} and the python!!! of violins, my dear friend"
+        return says(request)
+
+    run = world.pairs(ScriptedWriter(pastes))
+    assert world.rows(run, "pairs")[0]["positive"] == user("harbours and the python!!! of violins")
+    world.approve(run)
+    made = world.synthesize(run, ScriptedWriter(pastes))
+    facts = world.facts(made)
+    assert (facts.hit_rate, facts.any_hit_rate, facts.gaps_hit, facts.any_gaps_hit) == (
+        0.5,
+        1,
+        1,
+        2,
+    )
+    assert facts.any_hit_rate_low <= 1 <= facts.any_hit_rate_high
+    reasons = {row["reason"] for row in world.rows(made, "verdicts") if row["feature"] == 3}
+    assert "borrowed words" in reasons and "" not in reasons
+    # Both peaks of every text are on disk: 1 + 3 / 2 in the positive's words, nothing in its own.
+    for row in world.rows(made, "hits"):
+        if row["feature"] == 3:
+            assert (row["peak"], row["own_peak"]) == (2.5, 0.0)
+        else:
+            assert row["peak"] >= row["own_peak"] > 0
+    (kept,) = world.rows(facts.kept_dataset, "samples")
+    assert json.loads(kept["meta"])["own_activation"] == 2.5
+
+
+def test_an_explanation_in_the_prompt_is_a_source_too(world):
+    explanations = publish_explanations(world.runs, world.anchor, {3: "some python near water"})
+    run = world.pairs(ScriptedWriter(says), explanations=(explanations,), features=(3,))
+    world.approve(run, 3)
+    # Every text says "need some python near ...", the word of the gap between shared ones.
+    made = world.synthesize(run, ScriptedWriter(says))
+    peaks = {row["candidate"]: row["own_peak"] for row in world.rows(made, "hits")}
+    assert {*peaks.values()} == {0.0}
+    assert world.facts(made).hit_rate == 0 and world.facts(made).any_hit_rate == 1
+
+
 # ---- what is asked
 
 
@@ -605,6 +651,8 @@ def test_the_phrase_is_prescribed_where_the_positive_is_strong():
         return {
             "pair": "p",
             "feature": 0,
+            "positive": user("".join(tokens)),
+            "negative": user("see it go"),
             "positive_tokens": tokens,
             "positive_activations": [0.0, 0.0, 1.0, strength, 0.0],
             "positive_peak": strength,
@@ -628,6 +676,8 @@ def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
     row = {
         "pair": "p",
         "feature": 0,
+        "positive": user("an unbelievable day"),
+        "negative": user("a day"),
         "positive_tokens": ["an", " un", "believ", "able", " day"],
         "positive_activations": [0, 0, 2.0, 1.0, 0],
         "positive_peak": 2.0,
@@ -635,6 +685,34 @@ def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
         "negative_peak": 0.0,
     }
     assert two_step.pair_brief(row).firing == "unbelievable"
+
+
+def test_what_a_writer_is_told_of_a_pair_is_a_message_and_no_answer():
+    """The excerpt of a chat once ran on into the answer: "how do I calculate it?To calculate"."""
+    message, answer = ["how", " is", " it", " late", "?"], ["To", " be", " late", " is", " rude"]
+    row = {
+        "pair": "p",
+        "feature": 0,
+        "positive": [*user("how is it late? "), {"role": "assistant", "content": "To be late is"}],
+        "negative": [*user("how is it"), {"role": "assistant", "content": "It is not"}],
+        "positive_tokens": [*message, *answer[:4]],
+        "positive_activations": [0, 0, 0, 2.0, 0, 0, 0, 1.0, 0],
+        "positive_peak": 2.0,
+        "negative_tokens": ["how", " is", " it", "It", " is", " not"],
+        "negative_peak": 0.0,
+    }
+    assert plan.turns(row["positive_tokens"], row["positive"]) == [slice(0, 5), slice(5, 9)]
+    pair = two_step.pair_brief(row)
+    assert pair.positive.text() == "how is it <<late>>?"
+    assert pair.negative.text() == "how is it"
+    assert " ".join(pair.phrase) == "how is it late"
+    in_the_answer = {**row, "positive_activations": [0, 0, 0, 1.0, 0, 0, 0, 2.0, 0]}
+    pair = two_step.pair_brief(in_the_answer)
+    assert pair.positive.text() == "how is it <<late>>?"
+    silent = {**row, "positive_activations": [0, 0, 0, 0, 0, 0, 0, 2.0, 0]}
+    pair = two_step.pair_brief(silent)
+    assert pair.positive.text() == "how is it late?"
+    assert (pair.phrase, pair.firing, pair.sentence) == ((), "", 0)
 
 
 def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
@@ -667,225 +745,7 @@ def test_explanations_and_spans_are_in_the_prompts(world):
         ).replace(">>", "")
 
 
-# ---- verdicts
-
-
-def text(name: str, content: str = "", *, feature: int = 1, peak: float = 1.0, **more: Any) -> Text:
-    """A candidate that says something of its own unless told what."""
-    return Text(
-        name, feature, content or " ".join(f"{name}{i}" for i in range(6)), "", peak
-    )._replace(**more)
-
-
-def reasons(verdicts: Sequence[filter.CandidateVerdict]) -> dict[str, str]:
-    return {verdict.candidate: verdict.reason or "kept" for verdict in verdicts}
-
-
-def test_every_reason_and_their_order():
-    copied = "one two three four five six seven eight nine ten eleven twelve"
-    texts = [
-        text("a", problem="failed"),
-        text("b", problem="cut off"),
-        text("c", "?!"),
-        text("d", f"so {copied} and more words follow it here", quoted=(f"x {copied} y",), peak=9),
-        text("e", "the best of all the texts in this test", peak=5),
-        text("f", "the best of all the texts in this quest", peak=4),
-        text("g", "this was said in the anchor long ago", peak=3),
-        text("h", peak=0.5),
-        text("i", peak=2),
-        text("j", peak=1.5),
-    ]
-    verdicts = judge(texts, {}, threshold=0.5, keep=2, leaked={"g", "e2"})
-    assert reasons(verdicts) == {
-        "a": "failed",
-        "b": "cut off",
-        "c": "empty",
-        "d": "echo",
-        "e": "kept",
-        "f": "duplicate",
-        "g": "contamination",
-        "h": "below threshold",
-        "i": "kept",
-        "j": "beaten",
-    }
-    assert [verdict.rank for verdict in verdicts] == [-1, -1, -1, -1, 0, -1, -1, -1, 1, 2]
-
-
-def test_the_first_reason_that_holds_is_given():
-    both = text("a", peak=0.0, problem="refusal", quoted=("a0 a1 a2 a3 a4 a5",))
-    assert reasons(judge([both], {}, threshold=0, keep=1)) == {"a": "refusal"}
-    assert reasons(judge([both._replace(problem="")], {}, threshold=0, keep=1)) == {"a": "echo"}
-    leaked = both._replace(problem="", quoted=())
-    assert reasons(judge([leaked], {}, threshold=0, keep=1, leaked={"a"})) == {"a": "contamination"}
-    assert reasons(judge([leaked], {}, threshold=0, keep=1)) == {"a": "below threshold"}
-
-
-def test_a_near_duplicate_gives_way_to_the_stronger_one_whatever_gap_it_is_for():
-    sentence = "please bring the red umbrella to the station"
-    verdicts = judge(
-        [
-            text("a", sentence, feature=1, peak=2),
-            text("b", sentence.upper() + "!", feature=2, peak=3),
-        ],
-        {},
-        threshold=0,
-        keep=1,
-    )
-    assert reasons(verdicts) == {"a": "duplicate", "b": "kept"}
-
-
-def test_what_only_the_dropped_say_is_no_duplicate():
-    sentence = "please bring the red umbrella to the station"
-    verdicts = judge(
-        [text("a", sentence, peak=9, problem="cut off"), text("b", sentence, peak=1)],
-        {},
-        threshold=0,
-        keep=1,
-    )
-    assert reasons(verdicts) == {"a": "cut off", "b": "kept"}
-
-
-def test_gains_are_what_no_stronger_kept_text_covers_and_the_rest_may_be_redundant():
-    texts = [text("a", feature=1, peak=3), text("b", feature=2, peak=2), text("c", feature=3)]
-    fires = {"a": {1, 2, 3}, "b": {2, 4}, "c": {3}}
-    verdicts = judge(texts, fires, threshold=0, keep=1)
-    assert {v.candidate: v.gains for v in verdicts} == {"a": [1, 2, 3], "b": [4], "c": []}
-    needed = judge(texts, fires, threshold=0, keep=1, only_needed=True)
-    assert reasons(needed) == {"a": "kept", "b": "kept", "c": "redundant"}
-
-
-def test_the_threshold_is_strict_and_in_the_precision_of_peaks():
-    tenth = float(np.float32(0.1))  # a little more than 0.1 in float64
-    for peak, kept in ((0.1, False), (tenth, False), (0.11, True)):
-        (verdict,) = judge([text("a", peak=peak)], {}, threshold=0.1, keep=1)
-        assert verdict.kept == kept
-
-
-SOME_TEXTS = st.builds(
-    lambda i, feature, content, problem, peak, prescribed: Text(
-        f"c{i}", feature, content, problem, peak, ("red green blue red green blue",), prescribed
-    ),
-    st.just(0),
-    st.integers(0, 3),
-    st.lists(st.sampled_from(["red", "green", "blue", "grey", "pink"]), max_size=8).map(" ".join),
-    st.sampled_from(["", "", "", *filter.PROBLEMS]),
-    st.sampled_from([0.0, 0.5, 1.0, 1.5, 2.0]),
-    st.integers(0, 3),
-)
-
-
-@given(
-    st.lists(SOME_TEXTS, max_size=14),
-    st.sampled_from([0.0, 0.5, 1.0]),
-    st.integers(1, 3),
-    st.sets(st.integers(0, 13)),
-    st.booleans(),
-    st.data(),
-)
-def test_every_candidate_gets_one_verdict_and_the_kept_deserve_it(
-    texts, threshold, keep, leaked, only_needed, data
-):
-    texts = [each._replace(candidate=f"c{i}") for i, each in enumerate(texts)]
-    fires = {each.candidate: data.draw(st.sets(st.integers(0, 3))) for each in texts}
-    names = {f"c{i}" for i in leaked}
-    options: dict[str, Any] = {"threshold": threshold, "keep": keep, "leaked": names}
-    verdicts = judge(texts, fires, **options, only_needed=only_needed)
-    assert [verdict.candidate for verdict in verdicts] == [each.candidate for each in texts]
-    assert all(verdict.kept == (verdict.reason == "") for verdict in verdicts)
-    assert {verdict.reason for verdict in verdicts} <= {"", *filter.REASONS}
-    kept = [verdict for verdict in verdicts if verdict.kept]
-    assert all(n <= keep for n in Counter(v.feature for v in kept).values())
-    assert all(v.peak > threshold and v.candidate not in names and v.rank < keep for v in kept)
-    assert all(
-        each.problem == v.reason for each, v in zip(texts, verdicts, strict=True) if each.problem
-    )
-    grams = [frozenset(filter._grams(words(texts[int(v.candidate[1:])].text))) for v in kept]
-    for i, each in enumerate(grams):
-        assert all(len(each & other) / len(each | other) < filter.SAME_TEXT for other in grams[:i])
-    covered = [gap for v in kept for gap in v.gains]
-    assert len(covered) == len(set(covered))
-    assert set(covered) == {gap for v in kept for gap in fires[v.candidate]}
-    # A beaten one is no stronger than any that was kept of its gap.
-    if not only_needed:
-        for verdict in verdicts:
-            if verdict.reason == "beaten":
-                rivals = [v.peak for v in kept if v.feature == verdict.feature]
-                assert len(rivals) == keep and min(rivals) >= verdict.peak
-    # The order in which candidates come says nothing.
-    again = judge(texts[::-1], fires, **options, only_needed=only_needed)
-    assert again[::-1] == verdicts
-
-
-def test_a_cover_takes_the_largest_gain_each_time():
-    fires = np.array([[1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 1]], bool)
-    steps = [(row, adds.tolist()) for row, adds in greedy_cover(fires)]
-    assert steps == [(1, [1, 2, 3]), (0, [0]), (3, [4]), (2, [])]
-
-
-@given(
-    st.integers(0, 7).flatmap(
-        lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), max_size=9).map(
-            lambda rows: np.array(rows, bool).reshape(len(rows), n)
-        )
-    )
-)
-def test_a_cover_is_greedy_and_whole(fires):
-    left = set(range(len(fires)))
-    covered = np.zeros(fires.shape[1], bool)
-    for number, adds in greedy_cover(fires):
-        gains = {row: int((fires[row] & ~covered).sum()) for row in left}
-        best = max(gains.values())
-        assert number == min(row for row in left if gains[row] == best)
-        assert adds.tolist() == np.flatnonzero(fires[number] & ~covered).tolist()
-        covered |= fires[number]
-        left.remove(number)
-    assert not left and covered.tolist() == fires.any(0).tolist()
-
-
-@pytest.mark.parametrize(
-    ("written", "quoted", "prescribed", "copies"),
-    [
-        ("a b c d e f g h i j k l", "x a b c d e f g h i j k l y", 0, True),  # twelve in a row
-        ("a b c d e f g h i j k", "x a b c d e f g h i j k y", 0, True),  # all grams
-        ("a b c d e 1 2 3 4 5 6 7", "x a b c d e y", 0, False),  # one gram of eight
-        ("a b c d e f 1", "a b c d e f g", 0, True),  # two of three
-        ("A, b! c? d; e: f 1", "a b c d e f g", 0, True),
-        ("a b c", "x a b c y", 0, True),  # too short for a gram: all of it
-        ("a b c", "x a b y c", 0, False),
-        ("a b c d e f g h 1 2 3 4", "a b c d e f g h i j", 8, False),  # it had to begin like that
-        ("a b c d e f g h i j", "a b c d e f g h i j k", 6, True),  # and goes on copying
-        ("a b c d", "x y z", 4, True),  # says nothing of its own
-        ("a b c d 1 2 3", "x y z", 4, True),  # and three words are little
-        ("a b c d 1 2 3 4", "x y z", 4, False),
-        ("a b c d e f", "", 0, False),
-    ],
-)
-def test_echoes(written, quoted, prescribed, copies):
-    assert filter.echoes(words(written), [quoted], prescribed=prescribed) == copies
-
-
-def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
-    long = " ".join(f"w{i}" for i in range(20))
-    leaks = Leaks(
-        {
-            "thirteen": "before " + " ".join(f"w{i}" for i in range(5, 18)),
-            "twelve": "before " + " ".join(f"w{i}" for i in range(5, 17)) + " after",
-            "short": "W3, w4!",
-            "other": "w3 w5",
-            "word": "w19",
-            "absent": "nothing",
-            "empty": "...",
-        }
-    )
-    leaks.compare(user("something else"))
-    assert leaks.candidates == set()
-    leaks.compare(user(long))
-    assert leaks.candidates == {"thirteen", "short", "word"}
-
-
-def test_words_of_scripts_without_spaces_are_signs():
-    assert words("今天 GPT4好!") == ("今", "天", "gpt4", "好")
-    assert words("Ça va?") == ("ça", "va")
+# ---- what was written before
 
 
 def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
@@ -975,12 +835,14 @@ def test_what_fires_only_beside_others_is_not_kept(world):
     kept = {row["feature"]: row["peak"] for row in world.rows(run, "verdicts") if row["kept"]}
     assert kept == {3: 2.5, 4: 1.5}
     judged = {row["candidate"]: row for row in world.rows(run, "verdicts")}
-    # Of the first a weaker word still fires, of the other none.
     phrase, sentence = (judged[f"two-step/000004/{s}"] for s in ("00/phrase", "02/sentence"))
-    assert (phrase["reason"], phrase["peak"]) == ("beaten", 1.0)
+    # Of the stronger one nothing is left alone; the other is weaker in its own words than what is
+    # kept, so it was not read alone, and has the peak of its prescribed beginning.
     assert (sentence["reason"], sentence["peak"]) == ("below threshold", 0.0)
-    fires = {row["candidate"]: row["peak"] for row in world.rows(run, "hits")}
-    assert fires[phrase["candidate"]] == 1.0 and sentence["candidate"] not in fires
+    assert (phrase["reason"], phrase["peak"]) == ("beaten", 2.5)
+    hits = {row["candidate"]: row for row in world.rows(run, "hits")}
+    assert sentence["candidate"] not in hits
+    assert (hits[phrase["candidate"]]["peak"], hits[phrase["candidate"]]["own_peak"]) == (2.5, 1.0)
 
 
 # ---- stopping, and going on

@@ -8,6 +8,7 @@ write no spaces.
 from __future__ import annotations
 
 import heapq
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,13 +23,22 @@ from fac.manifest import SynthesisManifest
 
 FAILED, UNREADABLE, EMPTY = "failed", "unreadable", "empty"
 REFUSAL, CUT_OFF = "refusal", "cut off"
+FRAGMENT, LOOP, LANGUAGE = "fragment", "loop", "language"
+LENGTH, UNLIKELY = "length", "unlikely"
 ECHO, DUPLICATE, CONTAMINATION = "echo", "duplicate", "contamination"
-BELOW, BEATEN, REDUNDANT = "below threshold", "beaten", "redundant"
+BELOW, BORROWED, LABEL_UNSURE = "below threshold", "borrowed words", "label unsure"
+BEATEN, REDUNDANT = "beaten", "redundant"
 
 PROBLEMS = (FAILED, UNREADABLE, EMPTY, REFUSAL, CUT_OFF)
 """Why a candidate has no text that could be looked at."""
 
-REASONS = (*PROBLEMS, ECHO, DUPLICATE, CONTAMINATION, BELOW, BEATEN, REDUNDANT)
+FLAWS = (FRAGMENT, LOOP, LANGUAGE, LENGTH, UNLIKELY)
+"""How a text is unlike the dataset's: which gate it fails (`fac.synthesis.gates`)."""
+
+REASONS = (
+    *(*PROBLEMS, *FLAWS, ECHO, DUPLICATE, CONTAMINATION, BELOW, BORROWED, LABEL_UNSURE),
+    *(BEATEN, REDUNDANT),
+)
 """Why a candidate is dropped; the first that holds is given."""
 
 GRAM = 5  # words of the grams that tell echoes and near-duplicates
@@ -44,7 +54,7 @@ LEAKED = 13
 """Words in a row shared with an anchor sample or an evaluation text (as in GPT-3's check)."""
 
 _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
+WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 
 Gram = tuple[str, ...]
 
@@ -59,6 +69,13 @@ class Text(NamedTuple):
     peak: float  # g_i(x) of its own gap, 0 where silent
     quoted: tuple[str, ...] = ()  # the texts its prompt quoted
     prescribed: int = 0  # words at its beginning that it was told to begin with
+    own_peak: float = math.inf  # the same on its own words alone; inf where none are told apart
+    flaw: str = ""  # one of FLAWS; "" where it reads like a text of the dataset
+
+    @property
+    def strength(self) -> float:
+        """What texts of a gap are ranked by: the peak on its own words."""
+        return min(self.own_peak, self.peak)
 
 
 class CandidateVerdict(NamedTuple):
@@ -71,6 +88,8 @@ class CandidateVerdict(NamedTuple):
     peak: float
     rank: int
     gains: list[int]
+    own_peak: float = 0.0
+    fires: bool = False  # above the threshold, on whatever words, and every other check is passed
 
 
 def judge(
@@ -80,23 +99,28 @@ def judge(
     threshold: float,
     keep: int,
     leaked: Collection[str] = (),
+    unsure: Collection[str] = (),
     only_needed: bool = False,
 ) -> list[CandidateVerdict]:
     """One verdict for every candidate, in the order given. `fires` holds the gaps in which each
     candidate is active. The best `keep` of a gap stay: those that pass every check and fire above
-    the threshold, strongest first, equals by name. A near-duplicate of a stronger kept text,
-    whatever gap that is for, does not pass. `leaked` names candidates that overlap with anchor or
-    evaluation texts. `only_needed` also drops what adds no gap to stronger kept ones."""
-    outcome: dict[str, tuple[str, int]] = {}
+    the threshold on words of their own, strongest there first, equals by name. A near-duplicate of
+    a stronger kept text, whatever gap that is for, does not pass. `leaked` names candidates that
+    overlap with texts of the dataset, the anchor or a held-out file, `unsure` those whose label
+    the check does not confirm. `only_needed` also drops what adds no gap to stronger kept ones."""
+    outcome: dict[str, tuple[str, int, bool]] = {}
     kept: list[Text] = []
     passed: dict[int, int] = defaultdict(int)
     stored = _KeptTexts()
-    for text in sorted(texts, key=lambda t: (-t.peak, t.candidate)):
+    for text in sorted(texts, key=lambda t: (-t.strength, t.candidate)):
         reason, rank, grams = text.problem, -1, frozenset[Gram]()
         if not reason:
             spoken = words(text.text)
             grams = frozenset(_grams(spoken))
             reason = _wrong(text, spoken, stored.near(grams), leaked, threshold)
+        fires_anywhere = reason in ("", BORROWED) and text.candidate not in unsure
+        if not reason and text.candidate in unsure:
+            reason = LABEL_UNSURE
         if not reason:
             rank = passed[text.feature]
             passed[text.feature] += 1
@@ -104,7 +128,7 @@ def judge(
         if not reason:
             kept.append(text)
             stored.add(grams)
-        outcome[text.candidate] = (reason, rank)
+        outcome[text.candidate] = (reason, rank, fires_anywhere)
     gaps = sorted({gap for text in kept for gap in fires.get(text.candidate, ())})
     column = {gap: i for i, gap in enumerate(gaps)}
     table = np.zeros((len(kept), len(gaps)), bool)
@@ -115,13 +139,13 @@ def judge(
         name = kept[row].candidate
         gains[name] = [gaps[i] for i in adds.tolist()]
         if only_needed and not gains[name]:
-            outcome[name] = (REDUNDANT, outcome[name][1])
+            outcome[name] = (REDUNDANT, *outcome[name][1:])
     verdicts = []
     for text in texts:
-        name, (reason, rank) = text.candidate, outcome[text.candidate]
+        name, (reason, rank, fires_anywhere) = text.candidate, outcome[text.candidate]
         gained = [] if reason else gains[name]
         verdict = (name, text.feature, not reason, reason, text.peak, rank, gained)
-        verdicts.append(CandidateVerdict(*verdict))
+        verdicts.append(CandidateVerdict(*verdict, text.strength, fires_anywhere))
     return verdicts
 
 
@@ -129,13 +153,17 @@ def _wrong(text: Text, spoken: Gram, near: bool, leaked: Collection[str], thresh
     """The first reason against a text by itself; "" where there is none."""
     if not spoken:
         return EMPTY
+    if text.flaw:
+        return text.flaw
     if echoes(spoken, text.quoted, prescribed=text.prescribed):
         return ECHO
     if near:
         return DUPLICATE
     if text.candidate in leaked:
         return CONTAMINATION
-    return "" if active(text.peak, threshold) else BELOW
+    if not active(text.peak, threshold):
+        return BELOW
+    return "" if active(text.strength, threshold) else BORROWED
 
 
 def active(peak: float, threshold: float) -> bool:
@@ -168,7 +196,7 @@ def greedy_cover(fires: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 def words(text: str) -> Gram:
     """The words of a text, for comparing."""
-    return tuple(_WORD.findall(text.lower()))
+    return tuple(WORD.findall(text.lower()))
 
 
 def _grams(spoken: Gram, n: int = GRAM) -> Iterator[Gram]:
@@ -249,24 +277,30 @@ class Leaks:
 
 
 def counted(verdicts: Sequence[CandidateVerdict], gaps: Sequence[int]) -> dict[str, Any]:
-    """How many were kept, dropped and why, how many gaps got a sample of their own, and how many
-    the first 1, 2, ... kept samples of the greedy set cover cover: where that curve is flat, more
+    """How many were kept, dropped and why; in how many gaps a kept sample fires on its own words,
+    and in how many some text fires at all that passes every other check; and how many gaps the
+    first 1, 2, ... kept samples of the greedy set cover cover: where that curve is flat, more
     samples of these add nothing."""
     kept = [verdict for verdict in verdicts if verdict.kept]
-    hit = len({verdict.feature for verdict in kept} & {*gaps})
-    low, high = wilson(hit, len(gaps))
     gains = sorted((len(verdict.gains) for verdict in kept), reverse=True)
     return {
         "kept": len(kept),
         "dropped": dict(Counter(v.reason for v in verdicts if not v.kept).most_common()),
         "accepted": sum(verdict.rank >= 0 for verdict in verdicts),
         "gaps": len(gaps),
-        "gaps_hit": hit,
-        "hit_rate": hit / len(gaps),
-        "hit_rate_low": low,
-        "hit_rate_high": high,
+        **_share_of_gaps("", {verdict.feature for verdict in kept}, gaps),
+        **_share_of_gaps("any_", {v.feature for v in verdicts if v.fires}, gaps),
         "curve": np.cumsum(gains, dtype=int).tolist(),
     }
+
+
+def _share_of_gaps(name: str, features: set[int], gaps: Sequence[int]) -> dict[str, Any]:
+    """How many of the gaps are among the features, and their share with Wilson's interval."""
+    hit = len(features & {*gaps})
+    low, high = wilson(hit, len(gaps))
+    rate = f"{name}hit_rate"
+    figures = {f"{name}gaps_hit": hit, rate: hit / len(gaps)}
+    return {**figures, f"{rate}_low": low, f"{rate}_high": high}
 
 
 def per_feature(figures: dict[str, Any]) -> dict[str, Any]:

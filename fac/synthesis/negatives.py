@@ -20,8 +20,9 @@ from fac.config import PairsSpec
 from fac.schema import EVERY_ROLE, Chat
 from fac.store.runs import Runs
 from fac.synthesis.filter import words
+from fac.synthesis.scoring import Hits
 from fac.synthesis.sides import Side
-from fac.synthesis.writing import Candidate, Hits
+from fac.synthesis.writing import Candidate
 
 ORIGINS = ("own", "pool", "dataset", "anchor")
 """Where a text comes from: written for this gap or for another, a sample; in this order of two that

@@ -25,8 +25,9 @@ from fac.store.runs import Runs, write_table
 from fac.synthesis.filter import active
 from fac.synthesis.negatives import FLOOR, Form, ceiling, cut_to, form_of, nearest
 from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, steering
+from fac.synthesis.scoring import Hits, score
 from fac.synthesis.sides import Side, edits, trace
-from fac.synthesis.writing import Candidate, Hits, Step, Stopped, Texts, same_encoder, score, spent
+from fac.synthesis.writing import Candidate, Step, Stopped, Texts, same_encoder, spent
 
 PROPOSED, FAILED = "proposed", "failed"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ from fac.encoder import Encoder
 from fac.models import SCAFFOLD, Rendered
 from fac.schema import EVERY_ROLE, Chat
 from fac.synthesis.filter import words
-from fac.synthesis.writing import of_role
+from fac.synthesis.own_words import token_stretches
+from fac.synthesis.scoring import of_role
 
 NEUTRAL = "something"  # what takes the place of a word that fires
 
@@ -56,7 +57,7 @@ def _side(chat: Chat, rendered: Rendered, fired: Mapping[int, float]) -> Side:
     pieces = rendered.pieces(0, len(rendered.ids))
     content = np.flatnonzero(rendered.role != SCAFFOLD).tolist()
     order = sorted(fired, key=lambda position: (-fired[position], position))
-    stretches = dict(_stretches(chat, rendered))
+    stretches = dict(token_stretches(chat, rendered))
     return Side(
         messages=chat,
         peak=fired[order[0]] if order else 0.0,
@@ -65,23 +66,6 @@ def _side(chat: Chat, rendered: Rendered, fired: Mapping[int, float]) -> Side:
         turn=int(rendered.turn[order[0]]) if order else -1,
         firing=tuple(stretches[position] for position in order),
     )
-
-
-def _stretches(chat: Chat, rendered: Rendered) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """(position, (message, first character, one past the last)) of every content token. A template
-    may trim a content, so the turn's text is looked up in it."""
-    for turn, message in enumerate(chat):
-        positions = np.flatnonzero(rendered.turn == turn)
-        if not len(positions):
-            continue
-        first, last = int(rendered.starts[positions[0]]), int(rendered.ends[positions[-1]])
-        content = rendered.text[first:last]
-        lead = len(content) - len(content.lstrip())
-        at = message["content"].find(content.strip())
-        shift = max(at, 0) - first - lead
-        for position in positions.tolist():
-            start, end = int(rendered.starts[position]), int(rendered.ends[position])
-            yield position, (turn, max(0, start + shift), max(0, end + shift))
 
 
 def edits(side: Side) -> list[Chat]:
