@@ -9,9 +9,11 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+from zipfile import ZipFile
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -28,11 +30,11 @@ from fac.config import (
     read_spec,
 )
 from fac.datasets import read_samples
-from fac.export import export, provenance
+from fac.export import export, forms_of, provenance
 from fac.generator.writer import Request
 from fac.manifest import Manifest, SynthesisManifest
 from fac.prompts.profiles import PROFILES
-from fac.questions import results
+from fac.questions import catalogue, exports, results
 from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
@@ -314,6 +316,35 @@ def test_a_pilot_says_what_the_rest_will_take_until_the_settings_change(place):
     assert "Texts that pass" not in metrics(at) and "Try 3 pairs first" in labels(at)
 
 
+def test_a_pilots_texts_are_read_before_the_launch_and_are_no_dataset(place):
+    run = pairs_run(place)
+    approve(place, run, *GAPS)
+    at = opened("synthesis", pairs=run)
+    assert "What the pilot wrote" not in words(at)
+    ran(button(at, "Try 3 pairs first").click().run())
+    (spec,) = asked(place)
+    assert spec.pilot
+    (job,) = work_off(place)
+    at = opened("synthesis", pairs=run)
+    assert "What the pilot wrote" in words(at)
+    rows = Runs(place).table(job.run_id, "candidates").to_pylist()
+    assert len(rows) == 6 and all(row["messages"][0]["content"] in read(at) for row in rows)
+    verdicts_ = {row["reason"] for row in Runs(place).table(job.run_id, "verdicts").to_pylist()}
+    assert all(REASON_WORDS[reason] in read(at) for reason in verdicts_ - {""})
+    assert "<img" not in markup(at)
+    kept = Runs(place).manifest(job.run_id).facts.kept_dataset
+    assert Runs(place).manifest(kept).facts.kind == "pilot"
+    assert results.syntheses(stores()) == {} and job.run_id in results.syntheses(
+        stores(), pilots=True
+    )
+    assert kept not in {each.run for each in catalogue.datasets(stores())}
+    perform(place, results.remeasure_spec(stores(), Runs(place).manifest(job.run_id)))
+    assert kept not in {each.facts.dataset for each in measured(stores()).values()}
+    assert not any("The last synthesis" in label for label in links(opened("home")))
+    result = opened("synthesis", synthesis=job.run_id)
+    assert not result.get("download_button") and "Measure what is kept" not in labels(result)
+
+
 def test_a_budget_below_the_forecast_is_told_before_the_launch(place):
     run = pairs_run(place)
     approve(place, run, *GAPS)
@@ -425,7 +456,8 @@ def test_the_figures_are_those_of_the_run(done):
     at = shown(done)
     told = metrics(at)
     assert told["Kept"] == f"{facts.kept}" == "4"
-    assert told["Gaps filled"] == "4 of 4"
+    assert "4 of 4 gaps have a sample that fires them" in read(at)
+    assert next(label for label in told if "hit rate" in label.lower())
     assert told["FAC with them"] == share(facts.fac_after) == share(toy.fac_of(8, 10))
     assert told["New features"] == f"{facts.features_gained}" == "4"
     rows = results.ledger_rows(result_of(done).facts)
@@ -560,8 +592,9 @@ def test_nothing_kept_is_said_and_not_exported(done):
     spec = SynthesizeSpec(pairs=run, approved=named, candidates=2, method="unguided")
     perform(done, spec)
     at = shown(done)
-    assert metrics(at)["Kept"] == "0" and metrics(at)["Tokens per new feature"] == "–"
-    assert "Nothing was kept, so there is no curve." in words(at)
+    assert metrics(at)["Kept"] == "0" and metrics(at)["Tokens per new gap"] == "–"
+    assert "None of 8 texts was kept: 8 were dropped for" in read(at)
+    assert "so there is nothing to export." in read(at) and "Ask for more texts" in read(at)
     assert not at.get("download_button")
     assert "Measure what is kept" not in labels(at)
 
@@ -597,15 +630,22 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
 def test_the_files_are_those_of_the_command_line(done, tmp_path):
     manifest, runs = result_of(done), Runs(done)
     for format in ("jsonl", "parquet"):
-        out = tmp_path / f"{results.export_name(manifest)}.{format}"
+        out = tmp_path / f"{exports.export_name(manifest)}.{format}"
         found = export(manifest.run, out, runs=runs, format=format)
-        assert results.export_file(stores(), manifest, format, "chat") == out.read_bytes()
-        card = results.export_file(stores(), manifest, format, "chat", card=True)
+        assert exports.export_file(stores(), manifest, format, "prompt") == out.read_bytes()
+        card = exports.export_file(stores(), manifest, format, "prompt", card=True)
         assert card == found.card.read_bytes()
         assert len([*read_samples(str(out))]) == 4
     at = shown(done)
     names = [each.proto.label for each in at.get("download_button")]
-    assert names == ["JSONL", "Parquet", "Dataset card"]
+    assert names == ["JSONL", "Parquet", "OpenAI", "LLaMA-Factory", "Dataset card"]
+    for format in ("openai", "llamafactory"):
+        packed = exports.export_file(stores(), manifest, format, "prompt")
+        assert packed == exports.export_file(stores(), manifest, format, "prompt")
+        assert exports.file_name(manifest, format).endswith(f"-{format}.zip")
+        inside = ZipFile(BytesIO(packed)).namelist()
+        suffixes = {name.rpartition("/")[2].partition(".")[2] for name in inside}
+        assert "jsonl" in suffixes and len(inside) == 3
 
 
 def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(done, tmp_path):
@@ -627,15 +667,15 @@ def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(d
 
 
 def test_a_profile_offers_its_own_form_first():
-    assert results.forms_of("instruction") == ["chat"]
-    assert results.forms_of("toxicity") == ["classification", "chat"]
+    assert forms_of("instruction") == ("prompt", "chat")
+    assert forms_of("toxicity") == ("classification", "completion", "chat")
 
 
 def test_an_export_is_named_after_what_it_is():
     facts = {"name": "my / data", "method": "two-step"}
     about = {"run": "synthetic-0123456789ab", "step": "synthetic", "facts": facts}
     manifest = Manifest.read({**about, "created": "", "files": {}, "inputs": []})
-    assert results.export_name(manifest) == "my-data-two-step-012345"
+    assert exports.export_name(manifest) == "my-data-two-step-012345"
 
 
 # --- from elsewhere ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from fac import export as exports
+from fac import export as export_
 from fac import review
 from fac.cli import frame
 from fac.cli.decide import feature_ids
@@ -26,10 +26,11 @@ from fac.config import (
 from fac.errors import InputError
 from fac.executor import Where
 from fac.prompts.profiles import PROFILES
+from fac.questions import exports
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
-from fac.questions.pairs import question_fields
+from fac.questions.pairs import origins_in_words, question_fields
 from fac.store import Stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -109,12 +110,21 @@ def pairs_(
         **writing.settings(),
     )
     run_id = perform(runs.workspace, spec, "writing pairs", executor)
-    rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
+    columns = ["feature", "status", "reason", "origin", "negative_origin"]
+    rows = runs.table(run_id, "pairs", columns).to_pylist()
     failed = [{k: r[k] for k in ("feature", "reason")} for r in rows if r["status"] == "failed"]
+    facts = runs.manifest(run_id).facts
     data = {"run": run_id, "threshold": comparison.threshold}
     data |= {"pairs": len(rows) - len(failed), "failed": failed}
+    data |= {"positives": dict(facts.origins), "negatives": dict(facts.negatives)}
+    data["anchor_texts"] = {  # the gaps whose side is shown to the writer and never exported
+        side: [row["feature"] for row in rows if row[column] == "anchor"]
+        for side, column in (("positive", "origin"), ("negative", "negative_origin"))
+    }
     first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[: frame.LISTED]]
-    return Answer(data, listing({**data, "failed": len(failed)}, first, len(failed)))
+    figures: dict[str, Any] = {name: data[name] for name in ("run", "threshold", "pairs")}
+    figures |= {"failed": len(failed), **origins_in_words(facts)}
+    return Answer(data, listing(figures, first, len(failed)))
 
 
 def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int]:
@@ -273,7 +283,7 @@ def _pilot(workspace: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
 
     if not spec.approved:
         raise InputError("A pilot needs approved pairs: approve some with `fac approve`.")
-    few = replace(spec, approved=synthesis.pilot_pairs(spec.approved))
+    few = replace(spec, approved=synthesis.pilot_pairs(spec.approved), rows=0, pilot=True)
     run_id = perform(workspace, few, "trying a few gaps", where)
     forecast = synthesis.forecast(Runs(workspace).manifest(run_id), len(spec.approved))
     data = {**forecast._asdict(), "threshold": spec.threshold}
@@ -282,19 +292,35 @@ def _pilot(workspace: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
 
 @command("export")
 def export(
-    workspace: Workspace,
+    stores: Stores,
     run: Annotated[str, Argument(help="Run of a synthesis, or its name.")],
-    out_: Annotated[Path, Option("--out", help="File, or folder for the format hf.")],
+    out_: Annotated[Path, Option("--out", help="File; folder for hf and llamafactory.")],
     format_: Annotated[
-        str, Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
-    ] = next(iter(exports.EXPORT_FORMATS)),
-    form: Annotated[str, Option(help=f"{', '.join(exports.FORMS)}; else by the profile.")] = "",
+        str, Option("--format", help=f"{', '.join(export_.EXPORT_FORMATS)}.")
+    ] = next(iter(export_.EXPORT_FORMATS)),
+    form: Annotated[str, Option(help=f"{', '.join(export_.FORMS)}; else by the profile.")] = "",
+    reviewed: Annotated[
+        bool, Option("--reviewed", help="Only what people kept, edited or gave a label.")
+    ] = False,
 ) -> Answer:
-    """Write the kept samples with their lineage, and a dataset card."""
-    runs = Runs(workspace)
-    exported = exports.export(
-        runs.resolve("synthetic", run), out_, runs=runs, format=format_, form=form
-    )
+    """Write the kept samples for training, with their lineage and a dataset card."""
+    run_id = stores.runs.resolve("synthetic", run)
+    exported = exports.write(stores, run_id, out_, format=format_, form=form, reviewed=reviewed)
+    chosen = exported.plan.selection
+    low, high = chosen.interval or (None, None)
     data = {"rows": exported.rows, "form": exported.form, "format": format_}
     data |= {"out": str(exported.path), "card": str(exported.card)}
-    return Answer(data, listing(data))
+    data |= {"lineage": str(exported.lineage)} if exported.lineage else {}
+    data |= {"kept": chosen.kept, "left_out": chosen.left_out, "looked_at": chosen.looked_at}
+    data |= {"reviewers": chosen.reviewers, "share_kept": chosen.share}
+    data |= {"share_low": low, "share_high": high, "edited": chosen.edited}
+    data |= {"relabelled": chosen.relabelled, "unlabelled": chosen.unlabelled}
+    data |= {"held_out": dict(exported.plan.synthesis.facts.evaluation)}
+    data |= {"notes": exported.plan.notes}
+    words = {name: data[name] for name in ("rows", "form", "format", "out", "card")}
+    lines = [
+        f"Left out: {export_.counted(chosen.left_out)}.",
+        f"Looked at: {export_.looked_at_in_words(chosen)}.",
+        *exported.plan.notes,
+    ]
+    return Answer(data, listing(words, lines))

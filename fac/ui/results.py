@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 
 import streamlit as st
 
-from fac import export
 from fac.manifest import SynthesisManifest
 from fac.questions import results
 from fac.questions.pairs import preferred_texts
@@ -16,7 +13,7 @@ from fac.ui.explanations import headline
 from fac.ui.jobs import counted
 from fac.ui.review import escaped, pair_html, steps_html, traced_html
 from fac.ui.stores import stores
-from fac.ui.text import Row, chat_html, example_html, explanation_html, plain, show_examples
+from fac.ui.text import Row, chat_html, example_html, explanation_html, show_examples
 from fac.ui.writing import show_request
 
 REASON_WORDS = {
@@ -41,8 +38,68 @@ REASON_WORDS = {
 }
 """Why a text was dropped, as the end of a sentence."""
 
+OUTCOME_NAMES = {
+    "failed": "writer failed",
+    "unreadable": "not in the form",
+    "empty": "says nothing",
+    "refusal": "writer refused",
+    "fragment": "a fragment",
+    "loop": "repeats itself",
+    "language": "other language",
+    "length": "too short or long",
+    "unlikely": "unlike the dataset",
+    "echo": "copies its prompt",
+    "duplicate": "repeats a kept one",
+    "contamination": "overlaps with data",
+    "below threshold": "does not fire",
+    "borrowed words": "only borrowed words fire",
+    "beaten": "stronger one kept",
+    "redundant": "adds no gap",
+}
+"""What became of a text, as a chart and a list have it; any other outcome is called as it is."""
+
+
+def outcome_name(outcome: str) -> str:
+    """An outcome of `fac.questions.results.outcomes` in words."""
+    return OUTCOME_NAMES.get(outcome, outcome)
+
+
+ROOM = 1_500
+"""Characters of a pilot's turn that are shown."""
+
 MOST_GAPS = 12
 """Gaps of one text that are listed."""
+
+
+def show_pilot(run: str) -> None:
+    """What a pilot wrote, a column a gap, what passes first: to be read before the launch."""
+    anchor = stores().runs.manifest(run).facts.anchor
+    gaps = results.pilot_texts(stores(), run)
+    st.markdown("**What the pilot wrote**")
+    st.caption(
+        "Every text of it, with what became of it: read them before you launch. They are in no "
+        "list of datasets, and the launch writes none of them again."
+    )
+    for column, (feature, rows) in zip(st.columns(max(len(gaps), 1)), gaps.items(), strict=False):
+        with column.container(border=True, height="stretch"):
+            st.markdown(f"**{headline(anchor, feature)}**")
+            st.html("".join(_pilot_text_html(row) for row in rows))
+
+
+def _pilot_text_html(row: Row) -> str:
+    """One text of a pilot: verdict and reason, peak and tokens, and what it says turn by turn."""
+    kept, name = row["kept"], outcome_name(results.outcome_of(row))
+    why = "it fires its gap and passes every check" if kept else REASON_WORDS[row["reason"]]
+    verdict = f'<b class="{"fac-pass" if kept else "fac-fail"}">{escaped(name)}</b>'
+    facts = f"<span>peak {row['peak']:.2f}</span>"
+    if row.get("own_peak") is not None:
+        facts += f"<span>{row['own_peak']:.2f} in its own words</span>"
+    facts += f"<span>{row['tokens']:,} tokens</span>"
+    text = chat_html(row["messages"], limit=ROOM) if row["messages"] else ""
+    return (
+        f'<div class="fac-example">{verdict}<div class="fac-meta">{facts}</div>'
+        f'<div class="fac-meta">{escaped(why)}</div>{text}</div>'
+    )
 
 
 def show_candidate(manifest: SynthesisManifest, candidate: str) -> None:
@@ -55,7 +112,7 @@ def show_candidate(manifest: SynthesisManifest, candidate: str) -> None:
         if row["kept"]:
             st.badge(results.KEPT, icon=":material/check:", color="green")
         else:
-            st.badge(row["reason"], icon=":material/block:", color="gray")
+            st.badge(outcome_name(row["reason"]), icon=":material/block:", color="gray")
     if not row["kept"]:
         st.caption(f"Dropped: {REASON_WORDS[row['reason']]}.")
     by_gap = results.traces(stores(), run, candidate)
@@ -115,7 +172,16 @@ def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
         help = "The gaps it fires, its own first; the colour shows where."
         gap = st.pills("Where it fires", gaps, required=True, help=help, **options)
     trace = by_gap[gaps[0] if gap is None else gap]
-    st.html(traced_html(row["messages"], trace["tokens"], trace["activations"], breaks=True))
+    marks: Row = {"breaks": True, "borrowed": trace.get("borrowed") or ()}
+    st.html(traced_html(row["messages"], trace["tokens"], trace["activations"], **marks))
+    if trace.get("borrowed") is not None:
+        taken = any(trace["borrowed"])
+        st.caption(
+            "Colour: where it fires. Dotted and pale: words it shares with its pair, its prompt or "
+            "the explanation; they do not count."
+            if taken
+            else "Colour: where it fires. Every word is its own."
+        )
 
 
 def _show_hits(row: Row, threshold: float) -> None:
@@ -129,7 +195,7 @@ def _show_hits(row: Row, threshold: float) -> None:
         if hit["feature"] == row["feature"]:
             st.caption(
                 f"Its own gap peaks at {hit['peak']:.3f} on token {hit['position']}, in the "
-                f"{hit['role']}'s turn; the threshold is {threshold:g}."
+                f"{hit['role']}'s turn{_in_own_words(hit)}; the threshold is {threshold:g}."
             )
         else:
             others.append(f"\\#{hit['feature']} at {hit['peak']:.2f}")
@@ -137,28 +203,6 @@ def _show_hits(row: Row, threshold: float) -> None:
         st.caption(f"It also fires {', '.join(others[:MOST_GAPS])}.")
 
 
-def show_exports(manifest: SynthesisManifest, form: str) -> None:
-    """Files to download, their card, and a folder on the server."""
-    name, content = results.export_name(manifest), partial(results.export_file, stores(), manifest)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        for format, label in (("jsonl", "JSONL"), ("parquet", "Parquet")):
-            file = partial(content, format, form)
-            options: Row = {"icon": ":material/download:", "key": f"export {format} {form}"}
-            st.download_button(label, file, f"{name}.{format}", on_click="ignore", **options)
-        card = partial(content, "jsonl", form, card=True)
-        options = {"icon": ":material/description:", "key": f"card {form}"}
-        options["help"] = (
-            "What it is, how it was made and how to check it, for those who get the file."
-        )
-        st.download_button("Dataset card", card, f"{name}.card.md", on_click="ignore", **options)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        label = "Or a folder on the server, as the Hugging Face hub has them"
-        options = {"placeholder": f"~/exports/{name}", "key": f"folder {manifest.run}"}
-        path = st.text_input(label, width=460, **options).strip()
-        pressed = st.button("Write the folder", icon=":material/folder:", disabled=not path)
-    if pressed:
-        out = Path(path).expanduser().absolute()
-        exported = export.export(manifest.run, out, runs=stores().runs, format="hf", form=form)
-        where = plain(str(exported.path))
-        words = f"{exported.rows:,} rows, columns of the form {exported.form}, in {where}."
-        st.success(words, icon=":material/task_alt:")
+def _in_own_words(hit: Row) -> str:
+    own_peak = hit.get("own_peak")
+    return "" if own_peak is None else f", and at {own_peak:.3f} in its own words"
