@@ -80,7 +80,7 @@ class Answering:
         profile, messages = self.spec.profile, candidate.messages
         key = f"{candidate.name}/answer" + (f"-{number + 1}" if number else "")
         quoted: tuple[str, ...] = ()
-        if getattr(self.writer, "chats", True):
+        if self.writer.chats:
             prompt = drafts.answer_prompt(profile, messages, texts)
             request = Request(key, prompt=prompt)
         else:

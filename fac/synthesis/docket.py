@@ -154,9 +154,8 @@ class Docket:
         )
 
     def _read_alone(self, candidate: Candidate) -> None:
-        reading, peaks, own = read_alone(
-            self.encoder, candidate.messages, self.role, self.borrowed(candidate)
-        )
+        chat, stretches = candidate.messages, self.borrowed(candidate)
+        reading, peaks, own = read_alone(self.encoder, chat, self.role, stretches)
         fires = self.hits[candidate.name]
         for gap in [*fires]:
             lower = min(fires[gap].peak, float(peaks[gap]))
@@ -165,7 +164,7 @@ class Docket:
             if not lower > 0:
                 del fires[gap]
         features = np.flatnonzero(peaks)
-        rows = traced(candidate.name, reading, sorted(fires))
+        rows = traced(candidate.name, chat, reading, sorted(fires), stretches)
         self.alone[candidate.name] = Alone(features, peaks[features], rows)
 
     @property

@@ -47,16 +47,21 @@ def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str
 
 
 def first_asked(
-    spec: SynthesizeSpec, *, runs: Runs, approved: Sequence[Mapping[str, Any]]
+    spec: SynthesizeSpec,
+    *,
+    runs: Runs,
+    approved: Sequence[Mapping[str, Any]],
+    chats: bool = True,
 ) -> list[Ask]:
     """What a writer will be asked for the first gap, candidate by candidate, before anybody is. No
-    model is needed: how a steered writer is pushed is left out, the words are the same. Raises
-    InputError where the spec names a pair that is not `approved` as it is."""
+    model is needed: how a steered writer is pushed is left out, the words are the same, given
+    whether it knows `chats` (`fac.synthesis.plan.in_turns`). Raises InputError where the spec names
+    a pair that is not `approved` as it is."""
     spec = replace(spec, strength=0.0)
     about = runs.manifest(spec.pairs).facts
     pairs = approved_as_they_are(spec, runs, approved)
     gaps = [row["feature"] for row in pairs] or about.features
-    grounds = Grounds(spec, runs, about, pairs[:1], gaps[:1], None)
+    grounds = Grounds(spec, runs, about, pairs[:1], gaps[:1], None, chats)
     return METHODS[spec.method].plan(grounds)
 
 
@@ -88,6 +93,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 f"but {spec.rows:,} are asked for: approve more pairs, or keep more a gap."
             )
         grounds = Grounds(spec, self.runs, self.about, self.pairs, self.gaps, self.direction)
+        grounds = grounds._replace(chats=self.writer.chats)
         self.plan = METHODS[spec.method].plan(grounds)
         _something_is_asked(self.plan)
         self.answering = self._answering()
@@ -108,7 +114,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         """Who completes the samples of the profile, with chats to learn the form from for a writer
         that knows none."""
         completing = answers.answering(self.spec, self.writer, self.answerer)
-        if completing is None or getattr(completing.writer, "chats", True):
+        if completing is None or completing.writer.chats:
             return completing
         dataset = self.runs.manifest(self.about.dataset).facts.dataset
         return replace(completing, examples=answers.example_chats(self.runs, dataset))
