@@ -28,7 +28,7 @@ from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis import writing
 from fac.synthesis.filter import CandidateVerdict
-from fac.synthesis.own_words import Stretch, borrowed
+from fac.synthesis.own_words import Stretch
 from fac.synthesis.pairs import PROPOSED, pair_id
 from fac.synthesis.plan import Ask, Grounds, Row, seed_of
 from fac.synthesis.scoring import Hit, read_alone, score, support_of, traced
@@ -303,16 +303,13 @@ class SynthesisStep(Step[SynthesizeSpec]):
 
     def _borrowed(self, candidate: Candidate) -> dict[int, list[Stretch]]:
         """What a text has from what its writer was shown, by message."""
-        ask = candidate.ask
-        sources = [*ask.quoted, ask.explanation]
-        for pair in self.pairs:
-            if pair["pair"] == ask.pair:
-                sides = (*pair["positive"], *pair["negative"])
-                sources += [message["content"] for message in sides]
-        return {
-            number: borrowed(message["content"], sources, 0 if number else candidate.prescribed)
-            for number, message in enumerate(candidate.messages)
-        }
+        sides = [
+            message["content"]
+            for pair in self.pairs
+            if pair["pair"] == candidate.ask.pair
+            for message in (*pair["positive"], *pair["negative"])
+        ]
+        return candidate.borrowed(sides)
 
     def _leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
         """Candidates that overlap with a sample of the anchor or a text for evaluation."""
