@@ -54,7 +54,8 @@ class PairsStep(Step[PairsSpec]):
         same_encoder(self.runs, [spec.anchor, spec.dataset], self.encoder)
         push = steering(spec, self.runs, spec.anchor, self.direction)
         briefs = feature_briefs(self.runs, spec.anchor, spec.features, spec.explanations)
-        self.plan = ask_from_anchor(spec, briefs.values(), "step-1", push)
+        chats = self.writer.chats
+        self.plan = ask_from_anchor(spec, briefs.values(), "step-1", push, chats=chats)
         parts = (self.encoder.identity, self.writer.identity, digest(self.reply_keys()))
         self.run_id = spec.run_id(*self._inputs(), *parts)
 
