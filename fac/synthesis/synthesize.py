@@ -25,7 +25,7 @@ from fac.synthesis import filter as verdicts
 from fac.synthesis.approvals import approved_as_they_are
 from fac.synthesis.docket import Docket
 from fac.synthesis.kept_dataset import publish_dataset
-from fac.synthesis.own_words import Stretch, borrowed
+from fac.synthesis.own_words import Stretch
 from fac.synthesis.plan import Ask, Grounds
 from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet
 
@@ -285,18 +285,13 @@ class SynthesisStep(Step[SynthesizeSpec]):
 
     def _borrowed(self, candidate: Candidate) -> dict[int, list[Stretch]]:
         """What a text has from what its writer was shown, by message."""
-        ask = candidate.ask
-        sources = [*ask.quoted, ask.explanation]
-        for pair in self.pairs:
-            if pair["pair"] == ask.pair:
-                sides = (*pair["positive"], *pair["negative"])
-                sources += [message["content"] for message in sides]
-        for answer in candidate.answers:
-            sources += answer.ask.quoted
-        return {
-            number: borrowed(message["content"], sources, 0 if number else candidate.prescribed)
-            for number, message in enumerate(candidate.messages)
-        }
+        sides = [
+            message["content"]
+            for pair in self.pairs
+            if pair["pair"] == candidate.ask.pair
+            for message in (*pair["positive"], *pair["negative"])
+        ]
+        return candidate.borrowed(sides)
 
     def _flaws(self, candidates: Sequence[Candidate]) -> dict[str, str]:
         """Which gate each candidate fails, by name."""
