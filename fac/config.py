@@ -312,6 +312,14 @@ METHODS: Registry[Any] = Registry("fac.synthesis.methods", "METHOD")
 """Two steps, from approved pairs, and baselines through the same path."""
 
 
+ANSWERERS: Mapping[str, str] = {
+    "": "The writer itself",
+    "local": "The measured model",
+    "none": "Nobody: messages alone",
+}
+"""Who writes the assistant's turn of a sample that has one, with titles for people."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WriteSpec(AskSpec):
     """What both steps of a synthesis have in common."""
@@ -329,11 +337,20 @@ class WriteSpec(AskSpec):
     max_new_tokens: int = 64
     strength: float = 1.0  # of steering, in units of the feature's usual peak in the anchor
     batch: int = 64  # texts a local model writes at once
+    answers: str = ""  # who answers what is written, where samples have answers; one of ANSWERERS
+
+    later: ClassVar[tuple[str, ...]] = ("answers",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.writer not in WRITERS:
             raise InputError(f"The writer must be one of {', '.join(WRITERS)}: {self.writer!r}.")
+        if self.answers not in ANSWERERS:
+            named = ", ".join(name for name in ANSWERERS if name)
+            raise InputError(
+                f"Answers come from {named}, or without a name from the writer itself; got "
+                f"{self.answers!r}."
+            )
         if not 1 <= self.candidates <= 64:
             raise InputError(f"Candidates per gap must be 1 to 64, got {self.candidates}.")
         if not self.threshold >= 0:
@@ -369,7 +386,10 @@ class PairsSpec(WriteSpec):
     """The features that counted when the pairs were asked for, unless every one did: people may
     say something else about the task today."""
 
-    later = ("min_support", "role", "relevant", "maybe", "relevant_features")
+    later = (
+        *WriteSpec.later,
+        *("min_support", "role", "relevant", "maybe", "relevant_features"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -413,19 +433,45 @@ class SynthesizeSpec(WriteSpec):
     only_needed: bool = False  # also drops a sample if better kept ones leave none of its gaps open
     evaluation: tuple[str, ...] = ()  # files no kept sample may overlap with
 
+    rows: int = 0
+    """Samples to keep, exactly: candidates are written in rounds, at most `candidates` a gap, until
+    so many are kept or none are left to write. 0: all candidates of all gaps in one pass."""
+
+    pilot: bool = False  # a trial before the real one: what it keeps is no dataset to choose
+    labels: str = ""  # run id of the measure whose labels the label check learns from; "" is none
+
+    later = (*WriteSpec.later, "rows", "pilot", "labels")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method not in METHODS:
             raise InputError(f"The method must be one of {', '.join(METHODS)}: {self.method!r}.")
+        if self.rows < 0:
+            raise InputError(f"The rows to keep must be at least 1, or 0, got {self.rows}.")
         if not 1 <= self.keep <= self.candidates:
             raise InputError(
                 f"Kept per gap must be 1 to the {self.candidates} candidates, got {self.keep}."
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetouchSpec(Spec):
+    """One kept sample as a person edited it, measured again."""
+
+    step = "retouch"
+    synthetic: str  # run id of the synthesis
+    candidate: str  # which of its kept samples
+    texts: tuple[str, ...]  # the edited text of every message, in their order
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.texts or not all(text.strip() for text in self.texts):
+            raise InputError("Every message of a sample needs a text; to be rid of it, drop it.")
+
+
 INHERITED: tuple[str, ...] = (
     *("profile", "writer", "model", "endpoint", "seed", "temperature", "max_new_tokens"),
-    *("strength", "candidates", "threshold"),
+    *("strength", "candidates", "threshold", "answers"),
 )
 """What a synthesis is asked with as its pairs were, unless it is asked otherwise."""
 
@@ -444,7 +490,7 @@ SPECS: dict[str, type[Spec]] = {
     spec.step: spec
     for spec in (
         *(IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec),
-        *(PairsSpec, RescoreSpec, SynthesizeSpec),
+        *(PairsSpec, RescoreSpec, SynthesizeSpec, RetouchSpec),
     )
 }
 

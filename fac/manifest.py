@@ -51,7 +51,7 @@ class DatasetFacts(Facts):
     n_samples: int = 0
     duplicates: int = 0
     n_rejected: int = 0
-    kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`
+    kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`, or `pilot`
     layout: str | None = None
     columns: Sequence[str] | None = None  # columns that became the chat
     note: str | None = None  # what a reader of the samples should know about their layout
@@ -60,7 +60,7 @@ class DatasetFacts(Facts):
 
     @property
     def is_synthetic(self) -> bool:
-        return self.kind == "synthetic"
+        return self.kind in ("synthetic", "pilot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +217,14 @@ class SynthesisFacts(SpentFacts):
     label_auroc: float | None = None  # of the label check, cross-validated, and its 95 % interval
     label_auroc_low: float | None = None
     label_auroc_high: float | None = None
+
+    tried: Sequence[Mapping[str, Any]] = ()
+    """Of each gap that gave nothing: `feature`, `texts` written, `peak` and `own_peak`, the
+    highest of any of them, and the main `reason` for which they were dropped."""
+
+    note: str = ""  # a sentence where nothing was kept, or fewer rows than were asked for; or ""
+    answered_by: str = ""  # who wrote the answers of the samples; "" where nobody did
+    answers: int = 0  # answers that were written; their tokens are among `tokens`
     relevant: str = EVERY_FEATURE  # which features count for what follows, and
     min_support: int = 1  # how many samples of the anchor must show one, and
     role: str = EVERY_ROLE  # whose tokens count
@@ -233,9 +241,45 @@ class SynthesisFacts(SpentFacts):
     gained_unasked: Sequence[int] = ()
     still_missing: Sequence[int] = ()
     curve: Sequence[int] = ()  # gaps covered by the first 1, 2, ... kept samples of the cover
-    tokens_per_feature: float | None = None
+    drift: float | None = None
+    """Cosine between the mean peaks of the dataset's samples and of those with the kept ones: 1
+    where what the dataset is like on average stays the same. None where either is nothing."""
+
+    risen: Sequence[Mapping[str, Any]] = ()
+    """The features whose share of samples rises most with the kept ones: `feature`, share `before`
+    and `after`."""
+
+    tokens_per_feature: float | None = None  # of this step, prompts not counted
     seconds_per_feature: float | None = None
     cost_per_feature: float | None = None
+
+    pairs_tokens: float = 0.0
+    """What the pairs of these gaps took, an equal share of their run for each gap; 0 for a method
+    that needs none."""
+
+    pairs_seconds: float = 0.0
+    pairs_cost: float | None = None  # None where no price is known, or there is none
+
+    tokens_per_gap: float | None = None
+    """Of both steps, per gap that the dataset did not show and kept samples fire."""
+
+    seconds_per_gap: float | None = None
+    cost_per_gap: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetouchFacts(Facts):
+    """Of one kept sample as a person edited it."""
+
+    synthetic: str = ""
+    anchor: str = ""
+    encoder: str = ""
+    candidate: str = ""
+    feature: int = -1
+    threshold: float = 0.0
+    peak: float = 0.0  # of the edited text, for the gap it was written for
+    kept: int = 0  # 1 where it still passes, else 0
+    reason: str = ""  # why it does not
 
 
 FACTS: dict[str, type[Facts]] = {
@@ -248,6 +292,7 @@ FACTS: dict[str, type[Facts]] = {
     config.PairsSpec.step: PairsFacts,
     config.RescoreSpec.step: PairsFacts,
     config.SynthesizeSpec.step: SynthesisFacts,
+    config.RetouchSpec.step: RetouchFacts,
 }
 """The record of each step's facts."""
 
@@ -259,6 +304,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     config.PairsSpec.step: ("anchor", "dataset"),
     config.RescoreSpec.step: ("pairs",),
     config.SynthesizeSpec.step: ("pairs",),
+    config.RetouchSpec.step: ("synthetic",),
 }
 """What a step's inputs are called, in their order; whatever follows are explanations."""
 
@@ -273,6 +319,7 @@ class Inputs:
     measure: str = ""
     anchor: str = ""
     pairs: str = ""
+    synthetic: str = ""
     explanations: tuple[str, ...] = ()
 
     @classmethod

@@ -257,6 +257,7 @@ HITS = pa.schema(
         ("peak", pa.float32()),
         ("role", ROLE_TYPE),
         ("position", pa.int32()),
+        ("own_peak", pa.float32()),  # the highest on its own words; null where nobody looked
     ]
 )
 """Every candidate against every gap: one row where it fires, its strongest role."""

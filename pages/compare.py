@@ -1,15 +1,17 @@
 """Two datasets, or two versions of one: which features were gained and which were lost."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import streamlit as st
 
 from fac import maps
+from fac.manifest import MeasureManifest, SynthesisManifest
 from fac.questions import catalogue
-from fac.questions.comparison import certainty, change, settings_in_words
+from fac.questions.comparison import Comparison, certainty, change, settings_in_words
 from fac.questions.explanations import with_names
-from fac.questions.results import synthesis_behind, was_made_for
+from fac.questions.results import question_of, relevance_since, synthesis_behind, was_made_for
 from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline
 from fac.ui.pickers import pick_anchor, pick_run, stop_if_nothing_measured
@@ -19,6 +21,43 @@ from fac.ui.tables import Pager, open_point, table
 from fac.ui.text import plain, show_examples, show_near
 
 PAGE = {"title": "Compare", "section": "Measure", "icon": "compare_arrows", "order": 40}
+
+
+def ask(
+    manifest: SynthesisManifest | None, mine: Comparison, manifests: Mapping[str, MeasureManifest]
+) -> Comparison:
+    """The question of coverage: as it is set on other pages or, where what comes after is of a
+    synthesis, the one that was started for, so that figures are those of its result. Says which,
+    with the way to the other."""
+    names = catalogue.titles(manifests)
+    whole = mine if manifest is None else question_of(stores(), manifest)
+    question = replace(whole, anchor=mine.anchor, dataset=mine.dataset)
+    whose, label, other = "", "", None
+    if manifest and pickers.url_of(question) != pickers.url_of(mine):
+        label, other = f"Use {settings_in_words(mine)} instead", manifest.run
+        if views.get_param("mine", "") == manifest.run:
+            question, label, other = mine, "Ask as the synthesis was", None
+    if manifest and question is not mine:
+        whose = ", as the synthesis was asked"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(plain(f"Coverage {settings_in_words(question)}{whose}."), width="content")
+        if label:
+            views.action_button(plain(label), "undo", views.set_param, "mine", other)
+        view = {"anchor": names[mine.anchor], "dataset": names[mine.dataset]}
+        views.link("coverage", "Change the settings", **view, **pickers.url_of(question))
+        sides = (whole.dataset, whole.anchor)
+        if sides != (mine.dataset, mine.anchor) and names.keys() >= {*sides}:
+            words = f"Compare with {names[whole.dataset]} against {names[whole.anchor]}"
+            views.action_button(plain(words), "compare_arrows", turn_to, *map(names.get, sides))
+    if whose and (since := relevance_since(stores(), whole)):
+        st.caption(plain(since))
+    return question
+
+
+def turn_to(before: str, anchor: str) -> None:
+    """Compares with these, by their names."""
+    views.set_param("before", before)
+    views.set_param("anchor", anchor)
 
 
 title("Compare")
@@ -46,24 +85,21 @@ with after_column:
 with anchor_column:
     anchor = pick_anchor("Against the anchor", manifests)
 
-names = catalogue.titles(manifests)
+names, manifest = catalogue.titles(manifests), None
 for run in dict.fromkeys((before, after)):
     if synthesis := synthesis_behind(stores(), manifests[run].facts.dataset):
         words = f"How {plain(names[run])} was made, and why each row is there"
         views.link("synthesis", words, synthesis=synthesis)
+        manifest = stores().runs.manifest(synthesis) if run == after else manifest
 added = was_made_for(stores(), manifests[after], before) and st.toggle(
     f"Together with {plain(names[before])}",
     help="These samples were made to be added, not to replace anything.",
     **views.param_widget("together", True, read="True".__eq__),
 )
-question = pickers.comparison_in_url(anchor, before)
+question = ask(manifest, pickers.comparison_in_url(anchor, before), manifests)
 second = replace(question, **({"added": (after,)} if added else {"dataset": after}))
 changed = change(stores(), question, second)
 was, now = changed.before, changed.after
-with st.container(horizontal=True, vertical_alignment="center"):
-    st.caption(plain(f"Coverage {settings_in_words(question)}."), width="content")
-    view = {"anchor": names[anchor], "dataset": names[before], **pickers.url_of(question)}
-    views.link("coverage", "Change the settings", **view)
 n_before, n_after = (
     cache.support(run, question.threshold, question.role) for run in (before, after)
 )

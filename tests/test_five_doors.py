@@ -205,6 +205,9 @@ def test_the_pages_say_the_same(made, dashboard):
     assert (compared["Gained"], compared["Lost"], compared["Missing"]) == ("2", "0", "2")
     words = page.get_by_test_id("stMain").inner_text()
     assert "+40.0 points" in words and f"above 0.9, relevant for {TASK}" in words
+    visit(page, f"{address}/compare?before=toy-seed&after={made.kept}&threshold=3", "Compare")
+    assert metrics(page)["FAC"] == share(AFTER), "whatever was looked at before"
+    page.get_by_text(f"above 0.9, relevant for {TASK}, as the synthesis was asked").wait_for()
 
 
 def metrics(page: Page) -> dict[str, str]:

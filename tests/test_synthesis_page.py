@@ -44,6 +44,7 @@ from fac.ui.stores import stores
 from fac.ui.views import share
 from tests import toy
 from tests.test_cli_make import MANNERS, MakingSteps, worded
+from tests.test_cli_make import done as command
 from tests.test_jobs import quiet
 from tests.test_pages import (  # noqa: F401 - two of them are fixtures of every test
     button,
@@ -663,6 +664,28 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
     at = opened("compare", before="toy-seed", after="toy-anchor")
     assert not [each for each in at.toggle if each.label.startswith("Together")]
     assert not any("was made" in label for label in links(at))
+
+
+def test_compare_asks_what_the_synthesis_was_asked_until_somebody_wants_otherwise(done):
+    manifest = result_of(done)
+    Queue(done.queue).enqueue(results.remeasure_spec(stores(), manifest))
+    work_off(done)
+    name = Runs(done).manifest(manifest.facts.kept_dataset).facts.name
+    at = opened("compare", before="toy-seed", after=name, threshold="7")
+    sides = ("--anchor", "toy-anchor", "--dataset", "toy-seed")
+    shell = command("coverage", *sides, "--threshold", 0, "--with", name, workspace=done)
+    assert metrics(at)["FAC"] == share(manifest.facts.fac_after) == share(shell["fac"])
+    assert metrics(at)["FAC"] == metrics(shown(done))["FAC with them"]
+    assert metrics(at)["Gained"] == "4"
+    assert "Coverage above 0, as the synthesis was asked." in words(at)
+    at = ran(button(at, "Use above 7 instead").click().run())
+    assert "Coverage above 7." in words(at) and metrics(at)["Gained"] == "0"
+    at = ran(button(at, "Ask as the synthesis was").click().run())
+    assert metrics(at)["Gained"] == "4"
+    at = opened("compare", before="toy-anchor", after=name, anchor="toy-seed")
+    at = ran(button(at, "Compare with toy\\-seed against toy\\-anchor").click().run())
+    assert (at.query_params["before"], at.query_params["anchor"]) == ("toy-seed", "toy-anchor")
+    assert metrics(at)["Gained"] == "4"
 
 
 def test_what_was_made_to_be_added_is_nobodys_next_dataset(done):

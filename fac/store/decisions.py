@@ -29,13 +29,15 @@ from fac.store.sqlite import Connection, Database, storable
 
 DECISIONS_VERSION = 1
 
-KINDS = ("explanation", "relevance", "detection", "pair")
-"""Does the explanation fit; is the feature relevant; which texts fire; may the pair be used."""
+KINDS = ("explanation", "relevance", "detection", "pair", "sample")
+"""Does the explanation fit; is the feature relevant; which texts fire; may the pair be used; would
+one train on the sample."""
 
 VERDICTS: dict[str, tuple[str, ...]] = {
     "explanation": (*LEVELS, CANNOT_TELL),
     "relevance": (*LEVELS, CANNOT_TELL),
     "pair": ("approve", "reject", CANNOT_TELL),
+    "sample": ("keep", "drop", "wrong_label"),
 }
 """What may be said of each kind; a detection has one sign (+ - ?) per text instead."""
 
@@ -44,9 +46,11 @@ SUBJECTS = {
     "relevance": "relevance/RUN/FEATURE/TASK",
     "detection": "detection/RUN/FEATURE",
     "pair": "TEXT",
+    "sample": "sample/RUN/FEATURE/TEXT",
 }
-"""What a subject looks like: the measure run, the feature and, where there is one, the task. A
-pair's is anything. Checked here, so that nobody need doubt what an import brought."""
+"""What a subject looks like: the measure run, the feature and, where there is one, the task; of a
+sample the synthesis, the gap and the candidate. A pair's is anything. Checked here, so that nobody
+need doubt what an import brought."""
 
 _PARTS = {"RUN": r"[^/]+", "FEATURE": r"\d{1,9}", "TASK": r".+", "TEXT": r".+"}
 

@@ -54,7 +54,7 @@ LEAKED = 13
 """Words in a row shared with an anchor sample or an evaluation text (as in GPT-3's check)."""
 
 _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
+WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 
 Gram = tuple[str, ...]
 
@@ -196,7 +196,7 @@ def greedy_cover(fires: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 def words(text: str) -> Gram:
     """The words of a text, for comparing."""
-    return tuple(_WORD.findall(text.lower()))
+    return tuple(WORD.findall(text.lower()))
 
 
 def _grams(spoken: Gram, n: int = GRAM) -> Iterator[Gram]:

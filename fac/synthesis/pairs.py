@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -24,6 +24,7 @@ from fac.models import SCAFFOLD, Rendered
 from fac.schema import PAIRS, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis.filter import active, words
+from fac.synthesis.own_words import token_stretches
 from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, steering
 from fac.synthesis.writing import Candidate, Hits, Step, Stopped, Texts, same_encoder, score, spent
 
@@ -278,7 +279,7 @@ def _side(chat: Chat, rendered: Rendered, fired: Mapping[int, float]) -> Side:
     pieces = rendered.pieces(0, len(rendered.ids))
     content = np.flatnonzero(rendered.role != SCAFFOLD).tolist()
     order = sorted(fired, key=lambda position: (-fired[position], position))
-    stretches = dict(_stretches(chat, rendered))
+    stretches = dict(token_stretches(chat, rendered))
     return Side(
         messages=chat,
         peak=fired[order[0]] if order else 0.0,
@@ -287,23 +288,6 @@ def _side(chat: Chat, rendered: Rendered, fired: Mapping[int, float]) -> Side:
         turn=int(rendered.turn[order[0]]) if order else -1,
         firing=tuple(stretches[position] for position in order),
     )
-
-
-def _stretches(chat: Chat, rendered: Rendered) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """(position, (message, first character, one past the last)) of every content token. A template
-    may trim a content, so the turn's text is looked up in it."""
-    for turn, message in enumerate(chat):
-        positions = np.flatnonzero(rendered.turn == turn)
-        if not len(positions):
-            continue
-        first, last = int(rendered.starts[positions[0]]), int(rendered.ends[positions[-1]])
-        content = rendered.text[first:last]
-        lead = len(content) - len(content.lstrip())
-        at = message["content"].find(content.strip())
-        shift = max(at, 0) - first - lead
-        for position in positions.tolist():
-            start, end = int(rendered.starts[position]), int(rendered.ends[position])
-            yield position, (turn, max(0, start + shift), max(0, end + shift))
 
 
 def edits(side: Side) -> list[Chat]:

@@ -24,7 +24,7 @@ from fac.store.cache.files import (
 from fac.store.memo import remembered
 from fac.store.runs import Runs
 
-CANDIDATE_SORTS = ("candidate", "feature", "peak", "rank", "tokens", "n_hits")
+CANDIDATE_SORTS = ("candidate", "feature", "peak", "own_peak", "rank", "tokens", "n_hits")
 CANDIDATES_SHOWN = ("all", "kept", "dropped")
 
 TABLES = {
@@ -37,9 +37,14 @@ TABLES = {
 
 CREATE_TABLE = "CREATE TABLE {table} AS SELECT * FROM {source} ORDER BY {key}"
 
+NO_OWN_PEAK = "(SELECT NULL::FLOAT AS own_peak WHERE false)"
+"""The column, for runs from before own words were told apart."""
+
 CREATE_HITS = """
     CREATE TABLE hits AS
-    SELECT * REPLACE (role::VARCHAR AS role) FROM {source} ORDER BY candidate, peak DESC, feature
+    SELECT * REPLACE (role::VARCHAR AS role)
+    FROM (SELECT * FROM {source} UNION ALL BY NAME {no_own_peak})
+    ORDER BY candidate, peak DESC, feature
 """
 
 
@@ -47,7 +52,7 @@ def fill_candidates(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
     run = manifest.run
     for table, (schema, key) in TABLES.items():
         create = CREATE_HITS if table == "hits" else CREATE_TABLE
-        names = {"table": table, "key": key}
+        names = {"table": table, "key": key, "no_own_peak": NO_OWN_PEAK}
         if f"{table}.parquet" in manifest.files:
             path = parquet(runs, run, table)
             con.execute(create.format(source="read_parquet($path)", **names), {"path": path})
@@ -63,7 +68,8 @@ def fill_candidates(con: Connection, runs: Runs, manifest: AnyManifest) -> None:
 CANDIDATES_JOINED = """
     SELECT c.*, coalesce(v.peak, o.peak, 0) AS peak, v.kept,
            coalesce(v.reason, c.problem) AS reason, coalesce(v.rank, -1) AS rank,
-           coalesce(v.gains, []) AS gains, coalesce(n.n, 0) AS n_hits
+           coalesce(v.gains, []) AS gains, coalesce(n.n, 0) AS n_hits,
+           CASE WHEN o.candidate IS NULL THEN 0 ELSE o.own_peak END AS own_peak
     FROM {run}.candidates c
     LEFT JOIN {run}.verdicts v USING (candidate)
     LEFT JOIN {run}.hits o ON o.candidate = c.candidate AND o.feature = c.feature
@@ -91,7 +97,7 @@ CANDIDATES_PAGE = f"""
 ONE_CANDIDATE = CANDIDATES_JOINED + "WHERE c.candidate = $candidate"
 
 HITS_OF = """
-    SELECT feature, peak, role, position FROM {run}.hits
+    SELECT feature, peak, role, position, own_peak FROM {run}.hits
     WHERE candidate = $candidate ORDER BY peak DESC, feature
 """
 
@@ -116,10 +122,11 @@ class CandidateQueries(Files):
     ) -> tuple[Rows, int]:
         """One page of the texts of a pairs or synthetic run, and how many match.
 
-        The columns of schema.CANDIDATES with `extra` as a dict, and peak (for its own gap, 0
-        where silent), kept (None in step 1, which gives no verdicts), reason, rank,
-        gains, n_hits (gaps it fires). `feature` and `pair` say what it was written for, `only` is
-        one of CANDIDATES_SHOWN. Raises InputError for a column outside CANDIDATE_SORTS.
+        The columns of schema.CANDIDATES with `extra` as a dict, and peak and own_peak (for its own
+        gap, 0 where silent; own_peak is None where nobody looked for own words), kept (None in step
+        1, which gives no verdicts), reason, rank, gains, n_hits (gaps it fires). `feature` and
+        `pair` say what it was written for, `only` is one of CANDIDATES_SHOWN. Raises
+        InputError for a column outside CANDIDATE_SORTS.
         """
         if sort not in CANDIDATE_SORTS:
             raise InputError(f"Candidates sort by {', '.join(CANDIDATE_SORTS)}, got {sort!r}.")
@@ -143,7 +150,7 @@ class CandidateQueries(Files):
     @remembered
     def candidate(self, run: str, candidate: str) -> dict[str, Any] | None:
         """The row of `candidates` with this name, and `hits`: the gaps it fires, strongest first,
-        as feature, peak, role, position. None where the run has none."""
+        as feature, peak, role, position, own_peak. None where the run has none."""
         with self._reading(run) as cursor:
             rows, hits = (
                 dicts(cursor, sql.format(run=sql_name(run)), candidate=candidate)

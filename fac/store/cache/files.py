@@ -25,7 +25,7 @@ from fac.store.runs import Runs, is_run_id
 T = TypeVar("T")
 Version = tuple[int, int, int]
 
-SQL_VERSION = 4
+SQL_VERSION = 5
 """Of the tables in a file. One with another number is not ready, and building replaces it."""
 
 Connection = duckdb.DuckDBPyConnection

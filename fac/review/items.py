@@ -1,8 +1,6 @@
-"""What reviewers are shown and when, and what their word does.
+"""One item at a time: its content, the queue it stands in, and what people's verdicts amount to.
 
-A person sees one item at a time, without others' verdicts, scores or models. Everyone gets the
-same overlap, without which no agreement can be computed; the rest is shared out. What is decided is
-the exact content, so the functions `*_content` make what is hashed and nobody else does.
+Everyone gets the same overlap, without which no agreement can be computed; the rest is shared out.
 """
 
 from __future__ import annotations
@@ -17,10 +15,8 @@ from typing import Any, NamedTuple
 
 from fac.config import digest
 from fac.errors import InputError
-from fac.manifest import AnyManifest
 from fac.schema import CANNOT_TELL, LEVELS, RELEVANT
 from fac.store.decisions import Decision, Decisions, reviewer_name
-from fac.store.runs import Runs
 
 REASONS = ("too broad", "too narrow", "several meanings", "token artefact", "wrong")
 """Flags beside a verdict on an explanation."""
@@ -30,10 +26,9 @@ SCALE = (*LEVELS, CANNOT_TELL)  # what may be said of an explanation and of rele
 NOT_RELEVANT = LEVELS[-1]
 """The one level below RELEVANT: the explanation does not fit, the feature does not matter."""
 
-APPROVE, REJECT = "approve", "reject"
-"""What is said of a pair that may be written from, and of one that may not."""
-
-_SUBJECT = re.compile(r"(explanation|relevance|detection)/([^/]+)/(\d{1,9})(?:/(.+))?", re.DOTALL)
+_SUBJECT = re.compile(
+    r"(explanation|relevance|detection|sample)/([^/]+)/(\d{1,9})(?:/(.+))?", re.DOTALL
+)
 
 
 class Item(NamedTuple):
@@ -41,7 +36,8 @@ class Item(NamedTuple):
 
     kind: str
     subject: str
-    """Measure run, feature and, for relevance, task: the same however it is worded today."""
+    """Run, feature and, for relevance, task, for a sample candidate: the same however it is worded
+    today."""
     content: dict[str, Any]  # what is shown; its hash is what a decision is bound to
     gold: bool = False  # Its answer is known by adjudication. Never shown.
     overlap: bool = False  # Every reviewer gets it. Never shown.
@@ -51,9 +47,9 @@ class Subject(NamedTuple):
     """What decisions are filed under, taken apart."""
 
     kind: str
-    measure: str  # run id
+    measure: str  # run id of a measure; for a sample of its synthesis
     feature: int
-    task: str  # "" but for relevance
+    task: str  # of relevance its task, of a sample its candidate, else ""
 
 
 class Wording(NamedTuple):
@@ -120,13 +116,17 @@ def item(content: dict[str, Any]) -> Item:
     """The thing to decide on that one of the `*_content` functions describes. Raises InputError for
     another content, which an import may have brought."""
     try:
-        kind, about = content["kind"], (content["measure"], int(content["feature"]))
+        kind, feature = content["kind"], int(content["feature"])
+        if kind == "sample":
+            about = (content["synthetic"], feature, content["candidate"])
+        else:
+            about = (content["measure"], feature, content.get("task", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"What was decided on there is nothing this page can show ({error!r}): it came with "
             f"an import."
         ) from error
-    return Item(kind, subject(kind, *about, content.get("task", "")), content)
+    return Item(kind, subject(kind, *about), content)
 
 
 def by_wording(decisions: Iterable[Decision]) -> dict[Wording, tuple[Decision, ...]]:
@@ -274,142 +274,14 @@ def corrections(store: Decisions, measure_run: str) -> dict[int, str]:
     return texts
 
 
-def pair_content(run: str, pair: Mapping[str, Any]) -> dict[str, Any]:
-    """May this pair be written from? `pair` is a row of schema.PAIRS of the pairs or rescore `run`.
-    Both texts and what they were measured to fire: a pair edited or measured anew is undecided."""
-    sides: dict[str, Any] = {}
-    for side in ("positive", "negative"):
-        messages = [{"role": m["role"], "content": m["content"]} for m in pair[side]]
-        # four digits, so that a float32 from Parquet and one from DuckDB are the same peak
-        sides |= {side: messages, f"{side}_peak": round(float(pair[f"{side}_peak"]), 4)}
-    feature = int(pair["feature"])
-    return {"kind": "pair", "pairs": run, "pair": pair["pair"], "feature": feature, **sides}
-
-
-def pair_item(run: str, pair: Mapping[str, Any]) -> Item:
-    """The pair as a thing to decide on."""
-    return Item("pair", subject("pair", run, pair["feature"]), pair_content(run, pair))
-
-
-def pair_family(runs: Runs, pairs_run: str) -> list[AnyManifest]:
-    """Manifests of a pairs run and of all that was edited from it, oldest first."""
-    family = [runs.manifest(pairs_run)]
-    for manifest in sorted(runs.list("rescore"), key=lambda m: (m.created, m.run)):
-        if manifest.inputs.pairs in {member.run for member in family}:
-            family.append(manifest)
-    return family
-
-
-def pair_versions(runs: Runs, pairs_run: str) -> list[tuple[AnyManifest, list[dict[str, Any]]]]:
-    """(manifest, rows of schema.PAIRS) of a pairs run and of everything edited from it, oldest
-    first. Raises RunNotFound."""
-    family = pair_family(runs, pairs_run)
-    return [(m, runs.table(m.run, "pairs").to_pylist()) for m in family]
-
-
-class PairVersion(NamedTuple):
-    """One wording of one gap's pair, and what people say of it."""
-
-    run: str  # the pairs run, or the rescore run that an edit lies in
-    created: str  # ISO time at which that run was finished
-    row: dict[str, Any]  # of schema.PAIRS; a failed one holds no pair, and nobody decides on it
-    item: Item
-    seen: str  # hash of what a decision on it is bound to; "" for a failed one
-    standing: Standing  # of what was said since the last edit of the pair
-
-    @property
-    def proposed(self) -> bool:
-        return bool(self.row["status"] == "proposed")
-
-    @property
-    def approved(self) -> bool:
-        """Whether it may be written from, unless another version was approved later."""
-        return self.proposed and self.standing.verdict == APPROVE
-
-
-class PairState(NamedTuple):
-    """Where one gap's pair stands."""
-
-    feature: int
-    state: str  # one of PAIR_STATES
-    versions: tuple[PairVersion, ...]  # oldest first
-    version: PairVersion  # the approved one; else the newest that is a pair; else the newest
-
-
-PAIR_STATES = ("undecided", "approved", "rejected", "failed")
-"""undecided: nobody said anything about the newest version, or people disagree. failed: no pair."""
-
-
-def pair_states(
-    decisions: Iterable[Decision], versions: Iterable[tuple[AnyManifest, Sequence[dict[str, Any]]]]
-) -> dict[int, PairState]:
-    """Every gap of a pairs run, by feature. `decisions` is Decisions.current("pair"), `versions`
-    what `pair_versions` gives. People's verdict is `standing`: an adjudication, else what most say.
-    Once a pair was edited, what was said before of its other versions counts no longer."""
-    by_content = by_wording(decisions)
-    wordings: dict[int, list[tuple[AnyManifest, dict[str, Any]]]] = defaultdict(list)
-    for manifest, rows in versions:
-        for row in rows:
-            wordings[row["feature"]].append((manifest, row))
-    states = {}
-    for feature, texts in sorted(wordings.items()):
-        edits = [manifest.created for manifest, _ in texts[1:]]
-        seen = tuple(_pair_version(*text, edits, by_content) for text in texts)
-        proposed = [version for version in seen if version.proposed]
-        approved = [version for version in proposed if version.approved]
-        if approved:
-            state, best = "approved", max(approved, key=lambda v: _approvals(v)[-1].at)
-        elif proposed:
-            best = proposed[-1]
-            state = "rejected" if best.standing.verdict == REJECT else "undecided"
-        else:
-            state, best = "failed", seen[-1]
-        states[feature] = PairState(feature, state, seen, best)
-    return states
-
-
-def _pair_version(
-    manifest: AnyManifest,
-    row: dict[str, Any],
+def since_edited(
+    item: Item,
+    created: str,
     edits: Sequence[str],
     decisions: Mapping[Wording, tuple[Decision, ...]],
-) -> PairVersion:
-    run, created = manifest.run, manifest.created
-    if row["status"] != "proposed":
-        nothing = Item("pair", subject("pair", run, row["feature"]), {})
-        return PairVersion(run, created, row, nothing, "", standing(()))
-    item = pair_item(run, row)
+) -> tuple[str, Standing]:
+    """The hash of a wording of that age, and what stands about it since the last later edit."""
     seen = digest(item.content)
     last = max((at for at in edits if at > created), default="")
-    since = [d for d in decisions.get(Wording(item.subject, seen), ()) if d.at > last]
-    return PairVersion(run, created, row, item, seen, standing(since))
-
-
-def _approvals(version: PairVersion) -> list[Decision]:
-    """The decisions that approve a version; of several adjudications the last."""
-    by = [d for d in version.standing.decisions if d.verdict == APPROVE]
-    if version.standing.by == "adjudication":
-        return [d for d in by if d.adjudicates][-1:]
-    return by
-
-
-def approved_pairs(store: Decisions, runs: Runs, pairs_run: str) -> list[dict[str, Any]]:
-    """The pairs of a run that people approved, by feature, at most one each: rows of schema.PAIRS
-    with `run` (the pairs run, or the rescore run that an edit of it lies in), `approver`,
-    `approved` (ISO time), `content` and `seen` (what was approved, and its hash) and `decisions`.
-    `pair_states` says what counts as approved."""
-    rows = []
-    for gap in pair_states(store.current("pair"), pair_versions(runs, pairs_run)).values():
-        if gap.state != "approved":
-            continue
-        by = _approvals(gap.version)
-        approval = {
-            "run": gap.version.run,
-            "approver": ", ".join(dict.fromkeys(d.reviewer for d in by)),
-            "approved": by[-1].at,
-            "content": gap.version.item.content,
-            "seen": gap.version.seen,
-            "decisions": gap.version.standing.decisions,
-        }
-        rows.append({**gap.version.row, **approval})
-    return rows
+    since = (d for d in decisions.get(Wording(item.subject, seen), ()) if d.at > last)
+    return seen, standing(since)
