@@ -329,7 +329,7 @@ class WriteSpec(AskSpec):
     writer: str = "local"
     """One of WRITERS; `model` is the local model (`demo`, a folder, a hub id) or the server's."""
 
-    profile: str = "instruction"  # the form of a sample, one of fac.prompts.PROFILES
+    profile: str = "instruction"  # the form of a sample, one of fac.prompts.profiles.PROFILES
     candidates: int = 4  # texts written per gap (paper: n in step 1, m in step 2)
     threshold: float = 0.0  # a text passes with g_i(x) above this (paper: delta)
     seed: int = 0

@@ -481,13 +481,13 @@ class RayEncoder(OnWorkers):
     def encode(self, chats: Sequence[Chat]) -> Activations:
         return self._call("encode", [*chats])
 
-    def encode_each(self, parts: Iterable[Sequence[Chat]]) -> Iterator[Activations]:
-        """`encode` of several lists, in their order; as many at once as there are workers."""
-        early: dict[int, Activations] = {}
+    def read_each(self, parts: Iterable[Sequence[Chat]]) -> Iterator[list[Reading]]:
+        """`read` of several lists, in their order; as many at once as there are workers."""
+        early: dict[int, list[Reading]] = {}
         due = 0
-        calls = (methodcaller("encode", [*part]) for part in parts)
-        for index, activations in self._map(_call, calls):
-            early[index] = activations
+        calls = (methodcaller("read", [*part]) for part in parts)
+        for index, readings in self._map(_call, calls):
+            early[index] = readings
             while due in early:
                 yield early.pop(due)
                 due += 1

@@ -278,6 +278,7 @@ class RetouchFacts(Facts):
     feature: int = -1
     threshold: float = 0.0
     peak: float = 0.0  # of the edited text, for the gap it was written for
+    own_peak: float = 0.0  # the highest on its own words
     kept: int = 0  # 1 where it still passes, else 0
     reason: str = ""  # why it does not
 

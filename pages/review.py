@@ -1,8 +1,11 @@
 """One item at a time, blind and by keyboard: does it fit, does it matter, what fires."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import ExplainSpec, digest, model_scores
+from fac.manifest import SynthesisManifest
+from fac.questions import results
 from fac.questions.catalogue import default_dataset, measured, titles
 from fac.questions.explanations import explained
 from fac.questions.gap_evidence import gap_features
@@ -10,6 +13,8 @@ from fac.questions.review_queue import ItemQueue, item_queue, items_of
 from fac.ui import pickers
 from fac.ui.jobs import key_line, server_fields, show_failures, start
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
+from fac.ui.samples import open_samples, show_sample
+from fac.ui.samples import show_end as show_samples_end
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
@@ -21,6 +26,7 @@ KINDS = {
     "explanation": "Explanations",
     "relevance": "Relevance to a task",
     "detection": "Can you tell what fires?",
+    "sample": "Kept samples",
 }
 WHICH = {"gaps": "The gaps of a dataset", "explained": "Every explained feature"}
 
@@ -100,6 +106,78 @@ def show_end(queue: ItemQueue) -> None:
         empty("Nothing to review here", words, icon=":material/filter_alt_off:")
 
 
+def ask_who() -> None:
+    """Nobody is known yet, so nothing can be decided."""
+    words = (
+        "Choose or type your name above. Decisions are kept under it, and nobody sees another's "
+        "before deciding."
+    )
+    empty("Who is reviewing?", words, icon=":material/person:")
+
+
+# --- samples that a synthesis kept
+
+
+def show_samples(who: str | None, row: DeltaGenerator) -> None:
+    """The kept samples of a synthesis, one at a time."""
+    manifests = results.syntheses(stores())
+    if not manifests:
+        words = (
+            "Samples are written from pairs that people approved; what is kept is looked at here."
+        )
+        way = {"icon": ":material/science:", "page": "synthesis", "link": "Synthesis"}
+        empty("Nothing is synthesized yet", words, **way)
+        return
+    newest = next(iter(manifests))
+    linked = st.query_params.get("synthesis", newest)
+    if linked not in manifests:
+        words = (
+            f"No finished synthesis here is called {plain(linked)}; these are the newest samples."
+        )
+        st.warning(words, icon=":material/search_off:")
+    with row:
+        run = pick_synthesis(manifests, newest)
+    show_failures("retouch")
+    if who is None:
+        ask_who()
+        return
+    show_sample_queue(run, who)
+    if st.session_state["sample queue"].edits:
+        await_edits()
+
+
+def pick_synthesis(manifests: dict[str, SynthesisManifest], newest: str) -> str:
+    """Whose kept samples are looked at."""
+    titles = {run: results.synthesis_title(each) for run, each in manifests.items()}
+    tie = param_widget("synthesis", newest, valid=titles.__contains__)
+    options = {"format_func": titles.__getitem__, "width": 480, **tie}
+    return st.selectbox("Synthesis", [*titles], label_visibility="collapsed", **options)
+
+
+@st.fragment
+@guard()
+def show_sample_queue(run: str, who: str) -> None:
+    """The sample on top; a key press draws this and nothing else."""
+    if before := st.session_state.get("sample queue"):
+        before.arrived()  # before the states, which then know the versions that it speaks of
+    queue = open_samples((run, who), get_param("item", None))
+    if queue.trouble:
+        st.error(plain(queue.trouble), icon=":material/error:")
+    if queue.top is None:
+        show_samples_end(queue)
+    else:
+        show_sample(queue)
+        queue.in_view()
+
+
+@st.fragment(run_every="1s")
+@guard()
+def await_edits() -> None:
+    """Looks whether an edit has been measured; draws nothing."""
+    if st.session_state["sample queue"].arrived():
+        st.rerun()
+
+
 manifests = measured(stores())
 with st.container(horizontal=True, vertical_alignment="bottom"):
     title("Review", width="stretch")
@@ -107,8 +185,13 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     more = st.container(width="content")
     who = reviewer()
 
-with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+row = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+with row:
     kind = choice("What", tuple(KINDS), "kind", names=KINDS, label_visibility="collapsed")
+if kind == "sample":
+    show_samples(who, row)
+    st.stop()
+with row:
     task = pick_task() if kind == "relevance" else ""
     if kind != "detection":
         help = "Hides the explanation until Space, so that you form your own view first."
@@ -144,11 +227,7 @@ if not explain_runs:
     st.stop()
 show_failures("explain")
 if who is None:
-    words = (
-        "Choose or type your name above. Decisions are kept under it, and nobody sees another's "
-        "before deciding."
-    )
-    empty("Who is reviewing?", words, icon=":material/person:")
+    ask_who()
     st.stop()
 
 

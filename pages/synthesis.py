@@ -19,10 +19,11 @@ from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
 from fac.ui import views, writing
 from fac.ui.explanations import headline
+from fac.ui.exports import show_export
 from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pairs import STATE_NAMES, pick_pairs
 from fac.ui.pickers import stop_if_nothing_measured
-from fac.ui.results import show_candidate, show_exports
+from fac.ui.results import show_candidate
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, selected_points, table
@@ -387,21 +388,6 @@ def link_remaining(manifest: SynthesisManifest) -> None:
     view = writing.question_view(results.question_of(stores(), manifest))
     view["features"] = ",".join(map(str, gaps))
     link("pairs", f"Again on the {len(gaps):,} still missing", **view)
-
-
-@st.fragment
-@guard()
-def show_export(manifest: SynthesisManifest) -> None:
-    """Out: as a file to download, or as a folder on the server."""
-    st.subheader("Export", anchor=False)
-    st.caption(
-        "Every row carries its lineage: gap, measured activation, pair, approvals, prompt, writer, "
-        "seed, filter. Before it leaves it is read back as a dataset."
-    )
-    with st.container(border=True):
-        forms = results.forms_of(manifest.facts.profile)
-        form = forms[0] if len(forms) == 1 else choice("Columns", tuple(forms), "form")
-        show_exports(manifest, form)
 
 
 title("Synthesis")

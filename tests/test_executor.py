@@ -27,7 +27,7 @@ from fac.jobs.steps import Steps
 from fac.measure import measure, tables
 from fac.prompts.drafts import Opening
 from fac.store.runs import Runs
-from fac.synthesis.writing import score
+from fac.synthesis.scoring import score
 from tests.lexicon import LexiconEncoder
 from tests.test_jobs import drinks, written
 from tests.test_measure import WORDS, bytes_of, chat, dataset, many, quiet
@@ -249,7 +249,7 @@ def test_a_machine_with_another_model_is_refused(pool, tmp_path):
 
 @needs_ray
 def test_scores_are_those_of_an_encoder_here(pool, monkeypatch):
-    monkeypatch.setattr("fac.synthesis.writing.ENCODED", 7)
+    monkeypatch.setattr("fac.synthesis.scoring.ENCODED", 7)
     chats = [*many(40), []]
     how = {"gaps": [1, 2], "threshold": 0.5, "progress": quiet}
     local, ray = (

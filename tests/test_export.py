@@ -21,7 +21,7 @@ from fac.generator.chat import public_name
 from fac.ingest import ingest
 from fac.manifest import PairsFacts, SynthesisFacts
 from fac.measure import measure
-from fac.prompts.drafts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.schema import Chat
 from fac.store.decisions import TABLE, Decisions
 from fac.store.runs import Runs, write_table
@@ -254,6 +254,10 @@ def workspace(toy: Workspace, tmp_path: Path) -> Workspace:
 
 
 NAMES = {"jsonl": "kept.jsonl", "parquet": "kept.parquet", "hf": "kept"}
+NAMES |= {"openai": "openai.jsonl", "llamafactory": "kept"}
+
+BASIC = ("jsonl", "parquet", "hf")
+"""Formats whose rows hold their lineage in the columns of a form."""
 
 
 def exported(workspace: Workspace, run: str, format: str = "jsonl", **options: str) -> Path:
@@ -265,14 +269,29 @@ def exported(workspace: Workspace, run: str, format: str = "jsonl", **options: s
 
 
 def data_of(out: Path) -> Path:
-    return out / "data" / "train-00000-of-00001.parquet" if out.is_dir() else out
+    names = ("data/train-00000-of-00001.parquet", "data.jsonl")
+    return next((out / name for name in names if (out / name).exists()), out)
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
     """The rows of an export, whatever its format."""
     if data_of(out).suffix == ".parquet":
         return pq.read_table(data_of(out)).to_pylist()
-    return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in data_of(out).read_text("utf-8").splitlines()]
+
+
+def text_of(row: dict[str, Any]) -> str:
+    """The first message of a row of prompts, by whatever name and in whatever form."""
+    prompt = row.get("prompt") or row["messages"]
+    return prompt if isinstance(prompt, str) else prompt[0]["content"]
+
+
+def lineages_of(out: Path) -> list[dict[str, Any]]:
+    """Why each row is there, whether in its column or beside the file."""
+    beside = out.with_name(f"{out.stem}.lineage.jsonl")
+    if beside.is_file():
+        return [json.loads(line) for line in beside.read_text("utf-8").splitlines()]
+    return [row["lineage"] for row in rows_of(out)]
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -289,7 +308,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def test_what_is_kept_is_exported_by_feature_and_nothing_else(workspace):
     run = publish_synthesis(workspace)
     rows = rows_of(exported(workspace, run))
-    assert [row["messages"][0]["content"] for row in rows] == [
+    assert [row["prompt"][0]["content"] for row in rows] == [
         f"Tell me twice! all about a {WORDS[feature]}!" for feature in GAPS
     ]
     assert [row["lineage"]["feature"] for row in rows] == [*GAPS]
@@ -306,7 +325,7 @@ def test_every_row_says_where_it_comes_from(workspace):
     assert lineage == {
         "run": run,
         "candidate": "two-step/000003/00/list",
-        "sample_id": datasets.sample_id(row["messages"]),
+        "sample_id": datasets.sample_id(row["prompt"]),
         "feature": 3,
         "encoder": ENCODER.identity,
         "sae": "toy",
@@ -329,6 +348,7 @@ def test_every_row_says_where_it_comes_from(workspace):
         "seed": 11,
         "temperature": 0.8,
         "filter": {"threshold": 0.0, "keep": 1, "rank": 0},
+        "review": {"state": "undecided", "by": [], "edit": None},
     }
     assert [approval["reviewer"] for approval in approvals] == ["ana", "ben"]
     assert {approval["seen"] for approval in approvals} == {
@@ -353,16 +373,14 @@ def test_a_baseline_has_no_pair_and_nobody_who_approved_one(workspace):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_all_formats_hold_the_same_rows(workspace, profile):
     run = publish_synthesis(workspace, profile=profile)
-    lines, parquet, folder = (
-        rows_of(exported(workspace, run, format)) for format in EXPORT_FORMATS
-    )
+    lines, parquet, folder = (rows_of(exported(workspace, run, format)) for format in BASIC)
     assert lines == parquet == folder
 
 
 @pytest.mark.parametrize(
     ("profile", "columns"),
     [
-        ("instruction", ["messages"]),
+        ("instruction", ["prompt"]),
         ("chat", ["messages"]),
         ("toxicity", ["text", "label"]),
         ("preference", ["prompt", "chosen", "rejected"]),
@@ -400,17 +418,29 @@ def test_a_form_that_was_asked_for_replaces_the_profiles_own(workspace):
 def test_an_export_is_read_back_with_nothing_rejected_and_measures_as_it_says(
     workspace, profile, format
 ):
+    if (profile, format) == ("text", "openai"):
+        pytest.skip("OpenAI's fine-tuning takes no plain text")
     run = publish_synthesis(workspace, profile=profile)
     out, runs = exported(workspace, run, format), Runs(workspace)
     source = IngestSpec(name="back", source=str(data_of(out)))
     back = ingest(source, runs=runs)
     facts = runs.manifest(back).facts
     assert (facts.n_samples, facts.n_rejected, facts.duplicates) == (len(GAPS), 0, 0)
-    lineages = [row["lineage"] for row in rows_of(out)]
+    lineages = lineages_of(out)
     samples = runs.table(back, "samples").to_pylist()
-    assert [sample["sample_id"] for sample in samples] == [each["sample_id"] for each in lineages]
-    kept = [json.loads(sample["meta"])["columns"]["lineage"] for sample in samples]
-    assert kept == lineages
+    if (profile, format) in (("toxicity", "openai"), ("choice", "openai")):
+        answer = "1" if profile == "toxicity" else "(B)"  # OpenAI's rows end with an answer
+        assert [each["messages"][-1] for each in samples] == [
+            {"role": "assistant", "content": answer}
+        ] * len(GAPS)
+        measured_ids = [datasets.sample_id(each["messages"][:-1]) for each in samples]
+    else:
+        assert {each["label"] for each in samples} == {"1" if profile == "toxicity" else None}
+        measured_ids = [each["sample_id"] for each in samples]
+    assert measured_ids == [each["sample_id"] for each in lineages]
+    if format != "openai":
+        kept = [json.loads(sample["meta"])["columns"]["lineage"] for sample in samples]
+        assert kept == lineages
     again = MeasureSpec(dataset=back, model="toy", layer=1, sae="toy")
     sae_run = runs.list("sae")[0].run
     measured = measure(again, runs=runs, encoder=ENCODER, sae_run=sae_run, progress=quiet)
@@ -436,7 +466,7 @@ AWKWARD = {
 def test_awkward_text_is_kept_character_for_character(workspace, format):
     run = publish_synthesis(workspace, texts=AWKWARD)
     out = exported(workspace, run, format)
-    assert [row["messages"][0]["content"] for row in rows_of(out)] == [*AWKWARD.values()]
+    assert [text_of(row) for row in rows_of(out)] == [*AWKWARD.values()]
     back = [*datasets.read_samples(data_of(out))]
     assert [sample.messages[0]["content"] for sample in back] == [*AWKWARD.values()]
 
@@ -475,7 +505,7 @@ def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(
         evaluation=(evaluation,),
     )
     out = exported(workspace, run, format)
-    assert {row["lineage"]["generator"] for row in rows_of(out)} == {"llama-8b"}
+    assert {lineage["generator"] for lineage in lineages_of(out)} == {"llama-8b"}
     for name, data in bytes_of(workspace.root / "out").items():
         for secret in (KEY, SECRET, "secret-host", "/srv/", str(workspace.root)):
             assert secret.encode() not in data, (name, secret)
@@ -503,7 +533,7 @@ def test_a_models_name_is_shown_without_where_it_lies(name, public):
 def test_the_card_says_what_it_is_and_how_it_was_made(workspace, format):
     run = publish_synthesis(workspace)
     out = exported(workspace, run, format)
-    card = out / "README.md" if format == "hf" else out.with_name("kept.card.md")
+    card = out / "README.md" if out.is_dir() else out.with_name(f"{out.stem}.card.md")
     text = card.read_text("utf-8")
     _, front, body = text.split("---\n", 2)
     header = yaml.safe_load(front)
@@ -524,7 +554,7 @@ def test_the_card_says_what_it_is_and_how_it_was_made(workspace, format):
     ):
         assert line in body.splitlines(), line
     columns = re.findall(r"^- `([\w.]+)`", body, re.MULTILINE)
-    assert columns[0] == "messages" and "lineage.activation" in columns
+    assert columns[0] in ("prompt", "messages") and "lineage.activation" in columns
 
 
 def test_names_in_a_card_are_plain_text(workspace):
@@ -590,9 +620,9 @@ def test_what_cannot_be_a_file_is_a_sentence(workspace, name):
 @pytest.mark.parametrize(
     ("options", "why_not"),
     [
-        ({"format": "csv"}, "jsonl, parquet, hf"),
-        ({"form": "poem"}, "chat, preference, classification, choice"),
-        ({"form": "preference"}, "no two answers to one prompt.*form chat"),
+        ({"format": "csv"}, "jsonl, parquet, hf, openai, llamafactory"),
+        ({"form": "poem"}, "chat, completion, prompt, text, preference"),
+        ({"form": "preference"}, "no two answers to one prompt.*another form"),
         ({"form": "classification"}, "no label"),
         ({"form": "choice"}, "no two answers to choose"),
     ],
@@ -625,7 +655,7 @@ def test_a_row_can_be_asked_why_it_is_there(workspace):
     for number, row in enumerate(rows):
         why = provenance(run, number, runs=runs)
         assert why == provenance(row["lineage"]["run"], row["lineage"]["candidate"], runs=runs)
-        assert why.messages == row["messages"] and why.lineage == row["lineage"]
+        assert why.messages == row["prompt"] and why.lineage == row["lineage"]
         feature = GAPS[number]
         assert why.pair["positive"][0]["content"] == f"Speak of the {WORDS[feature]}!"
         assert why.pair["feature"] == feature

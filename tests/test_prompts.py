@@ -11,7 +11,8 @@ from fac.config import digest
 from fac.datasets.layout import Sample, SourceRow, recognise, sample_of
 from fac.errors import BadReply, InputError
 from fac.prompts import Excerpt, Prompt, drafts, explaining, form, relevance
-from fac.prompts.drafts import PROFILES, BadDraft, Draft, Opening
+from fac.prompts.drafts import BadDraft, Draft, Opening
+from fac.prompts.profiles import PROFILES, first_part, later_parts
 from fac.prompts.relevance import TaskProfile
 from fac.schema import LEVELS
 
@@ -113,9 +114,13 @@ def every_prompt(text: str) -> dict[str, Prompt]:
     """One prompt of each kind with this text in every place that data can reach."""
     hostile = Excerpt((text,), (True,))
     writing: dict[str, Prompt] = {}
-    for name in drafts.PROFILES:
+    for name in PROFILES:
         case = name, text, [hostile, BREAD]
         writing[f"candidate {name}"] = drafts.candidate_prompt(*case, avoid=text)
+        for number, part in enumerate(later_parts(name)):
+            if part not in ("assistant", "chosen"):  # these are ordinary turns, without material
+                prompt = drafts.answer_prompt(name, user(text), [text] * number)
+                writing[f"{part} {name}"] = prompt
         for keep in (text, None):
             writing[f"contrast {name} {keep is None}"] = drafts.contrast_prompt(
                 name, text, hostile, BREAD, 5.25, 0.0, keep
@@ -137,8 +142,11 @@ def test_hostile_texts_stay_lines_of_the_material(text):
         starts = [line.partition(":")[0] for line in lines]
         assert starts == [line.partition(":")[0] for line in expected]
         assert prompt.messages[:-1] == harmless[name].messages[:-1]
-        outside = asked_of(prompt).replace("\n".join(lines), "")
-        assert outside == asked_of(harmless[name]).replace("\n".join(expected), "")
+        outside, other = (
+            re.sub(r"The flaw: [^.]*", "", asked_of(each).replace("\n".join(inside), ""))
+            for each, inside in ((prompt, lines), (harmless[name], expected))
+        )
+        assert outside == other
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -454,7 +462,9 @@ def test_a_candidate_is_asked_for_with_explanation_and_spans():
     for ask in (drafts.candidate_prompt, drafts.candidate_opening):
         with pytest.raises(ValueError, match="neither"):
             ask("chat", " ", [])
-        with pytest.raises(InputError, match="instruction, chat, toxicity, preference, choice"):
+        with pytest.raises(
+            InputError, match="instruction, chat, text, toxicity, preference, choice"
+        ):
             ask("poem", "x", [LATE])
 
 
@@ -471,20 +481,31 @@ def test_a_contrast_shows_both_sides_and_the_phrase_that_must_stay():
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_prompts_ask_for_the_parts_of_their_profile(profile):
-    parts = list(PROFILES[profile].parts)
+def test_prompts_ask_for_the_first_part_of_their_profile_alone(profile):
+    form = first_part(profile)
+    (what,) = form.parts.values()
     for prompt in (
         drafts.candidate_prompt(profile, "x", [LATE]),
         drafts.contrast_prompt(profile, "x", LATE, LONG, 5.0, 0.0, None),
         drafts.unguided_prompt(profile),
     ):
-        if len(parts) == 1:
-            assert prompt.form == {}
-        else:
-            assert prompt.form["required"] == parts
-            assert all(f'"{part}": ' in asked_of(prompt) for part in parts)
-        assert PROFILES[profile].singular in prompt.messages[0]["content"]
-    assert "{" not in drafts.unguided_prompt(profile).messages[0]["content"]
+        assert prompt.form == {}
+        assert f"Answer with {what} alone" in asked_of(prompt)
+        assert form.singular in prompt.messages[0]["content"]
+        assert "answer it" not in prompt.messages[0]["content"]
+    if later_parts(profile):
+        assert PROFILES[profile].singular not in prompt.messages[0]["content"]
+
+
+def test_a_profile_says_what_is_written_after_the_message():
+    later = {name: later_parts(name) for name in PROFILES if later_parts(name)}
+    assert later == {
+        "chat": ("assistant",),
+        "preference": ("chosen", "rejected"),
+        "choice": ("matching", "other"),
+    }
+    with pytest.raises(InputError, match="text"):
+        later_parts("poem")
 
 
 def test_an_opening_is_a_list_with_room_for_one_more():
@@ -501,28 +522,27 @@ def test_an_opening_is_a_list_with_room_for_one_more():
         drafts.contrast_opening("instruction", "lateness", [])
 
 
-@pytest.mark.parametrize("profile", [name for name in PROFILES if len(PROFILES[name].parts) > 1])
-def test_an_opening_of_several_parts_shows_them_on_a_line_that_can_be_read(profile):
-    form = PROFILES[profile]
-    for opening in (
-        drafts.candidate_opening(profile, "lateness", [LATE]),
-        drafts.unguided_opening(profile),
-    ):
-        *_, example_line, last = opening.text.split("\n")
-        first = next(iter(form.parts))
-        assert last == f"- {first.capitalize()}:"
-        with pytest.raises(BadDraft, match="repeats the worked example"):
-            drafts.read_draft(profile, example_line.removeprefix("- "))
-    marks = " ".join(f"{part.capitalize()}: new {part}" for part in form.parts)
-    first_mark = f"{next(iter(form.parts)).capitalize()}:"
-    rest = marks.removeprefix(first_mark)
-    assert drafts.read_draft(profile, rest) == drafts.read_draft(profile, marks)
-    assert drafts.read_draft(profile, rest[4:], rest[1:4]) == drafts.read_draft(profile, marks)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_list_shows_messages_and_nothing_else(profile):
+    opening = drafts.candidate_opening(profile, "lateness", [LATE])
+    head, listed = opening.text.split("\n\n")
+    assert head.startswith(f"A list of {first_part(profile).plural}. ")
+    assert listed == "- Is the train late again\n-"
+    assert not re.search(r"\b(User|Assistant|Answer|Question):", opening.text)
 
 
 def test_nothing_at_all_opens_an_unguided_message():
     assert drafts.unguided_opening("instruction") == Opening("", "")
-    assert drafts.unguided_opening("toxicity") == Opening("", "")
+    assert drafts.unguided_opening("chat") == Opening("", "")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_model_that_knows_no_chats_is_shown_a_list_instead_of_nothing(profile):
+    opening = drafts.unguided_opening(profile, chats=False)
+    (example,) = first_part(profile).example.values()
+    assert opening.text.endswith(f", about anything:\n\n- {example}\n-")
+    if profile == "text":  # an empty chat begins with a message, not with a text
+        assert drafts.unguided_opening(profile) == opening
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -602,27 +622,162 @@ def test_turns_of_a_query_are_one_turn_with_the_label():
     )
 
 
-def test_samples_of_several_parts_are_read_from_an_object_or_a_line():
-    both = {"user": "How late?", "assistant": "An hour."}
-    for reply in (
-        json.dumps(both),
-        f"Here you are:\n```json\n{json.dumps(both)}\n```",
-        "User: How late? Assistant: An hour.",
-        " How late?  Assistant: An hour. ",
-    ):
-        assert drafts.read_draft("chat", reply) == Draft(user("How late?", "An hour."), {})
-    three = {"user": "How late?", "chosen": "An hour.", "rejected": "I'm sorry, I cannot help."}
-    assert drafts.read_draft("preference", json.dumps(three)) == Draft(
-        user("How late?", "An hour."),
-        {"rejected": user("How late?", "I'm sorry, I cannot help.")},
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "How late? Assistant: An hour.",
+        "User: How late? Assistant: An hour. User: Why?",
+        "How late?\nAnswer: An hour.",
+        "How late? AI: An ho",
+    ],
+)
+def test_an_answer_that_was_written_into_a_message_is_cut_off(reply):
+    assert drafts.read_draft("chat", reply, finished=False) == Draft(user("How late?"), {})
+
+
+def test_a_plain_text_may_speak_of_answers():
+    text = "The sheet said: Answer: an hour."
+    assert drafts.read_draft("text", text) == Draft(user(text), {})
+
+
+# --- samples, part by part ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["chat", "preference"])
+def test_a_good_answer_is_an_ordinary_turn(profile):
+    prompt = drafts.answer_prompt(profile, user("How late?\n- exactly"))
+    assert list(prompt.messages) == user("How late?\n- exactly")
+    assert prompt.form == {} and prompt.max_tokens >= 200
+
+
+def test_a_worse_answer_has_one_concrete_flaw_that_its_message_decides():
+    flaws = set()
+    for number in range(24):
+        message = user(f"How late is the train number {number}?")
+        prompt = drafts.answer_prompt("preference", message, ["An hour."])
+        assert material(prompt) == [
+            f"Message: How late is the train number {number}?",
+            "Good answer: An hour.",
+        ]
+        assert prompt == drafts.answer_prompt("preference", message, ["An hour."])
+        (flaw,) = re.findall(r"The flaw: (.*?)\. Answer with the worse answer", asked_of(prompt))
+        flaws.add(flaw)
+        listed = drafts.answer_opening("preference", message, [], ["An hour."])
+        assert listed.text.endswith(f"\nAnswer: An hour.\nWorse answer, in that {flaw}:")
+    assert flaws == {*drafts.FLAWS.values()}
+
+
+def test_both_answers_of_a_choice_are_asked_for_one_after_the_other():
+    question = user("Do you tell them?")
+    first = drafts.answer_prompt("choice", question)
+    assert material(first) == ["Question: Do you tell them?"]
+    assert "that shows the behaviour" in asked_of(first)
+    second = drafts.answer_prompt("choice", question, ["No."])
+    assert material(second)[1] == "The answer that shows the behaviour: No."
+    assert "that does not show it" in asked_of(second)
+    listed = drafts.answer_opening("choice", question, [], ["No."])
+    assert listed.text.endswith("\n\nQuestion: Do you tell them?\nAnswer: No.\nThe other answer:")
+
+
+def test_any_model_answers_in_a_list_of_questions_and_answers():
+    chats = [
+        user("Is it hot?", "Yes.\nVery."),
+        user("No answer"),
+        [{"role": "system", "content": "Be brief"}, *user("Is it cold?", "No.")],
+        *(user(f"Is it {n}?", f"It is {n}.") for n in range(9)),
+    ]
+    opening = drafts.answer_opening("chat", user("Is it\nlate?"), chats)
+    _, *blocks = opening.text.split("\n\n")
+    assert blocks == [
+        "Question: Is it hot?\nAnswer: Yes. Very.",
+        "Question: Is it cold?\nAnswer: No.",
+        "Question: Is it 0?\nAnswer: It is 0.",
+        "Question: Is it late?\nAnswer:",
+    ]
+    assert opening.starts == ""
+    example = PROFILES["chat"].example
+    alone = drafts.answer_opening("chat", user("Is it late?"))
+    assert f"Question: {example['user']}\nAnswer: {example['assistant']}" in alone.text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_messages_and_answers_stay_on_their_line(text):
+    for profile in PROFILES:
+        for number, _ in enumerate(later_parts(profile)):
+            case = user(text), [user(text, text)], [text] * number
+            opening = drafts.answer_opening(profile, *case)
+            plain = drafts.answer_opening(profile, user("x"), [user("x", "x")], ["x"] * number)
+            assert len(opening.text.splitlines()) == len(plain.text.splitlines())
+            assert not re.search(r"<[|｜]|[|｜]>|\[/?INST\]|</?s>|===", opening.text)
+            opening.text.encode()
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (" An hour.\n", "An hour."),
+        ("Answer: An hour.", "An hour."),
+        ("1. Wait.\n2. Ask.", "1. Wait.\n2. Ask."),
+        ("An hour. Question: Why?", "An hour."),
+        ("<think>hm</think>An hour.", "An hour."),
+    ],
+)
+def test_an_answer_is_read_as_it_stands(reply, text):
+    assert drafts.read_answer("chat", reply) == text
+
+
+def test_an_answer_that_is_cut_off_counts_up_to_its_last_sentence():
+    assert drafts.read_answer("chat", "An hour. Or tw", finished=False) == "An hour."
+    with pytest.raises(BadDraft, match="before its first sentence"):
+        drafts.read_answer("chat", "An ho", finished=False)
+
+
+@pytest.mark.parametrize(
+    ("profile", "reply", "written", "problem"),
+    [
+        ("chat", "", [], "empty"),
+        ("chat", "I cannot provide that.", [], "refusal"),
+        ("preference", "I cannot provide that.", [], "refusal"),
+        ("chat", "An\x08 hour.", [], "unreadable"),
+        ("chat", "An hour.<|im_end|>", [], "unreadable"),
+        ("chat", PROFILES["chat"].example["assistant"], [], "unreadable"),
+        ("preference", "An hour.", ["An hour."], "unreadable"),
+    ],
+)
+def test_what_is_no_answer_says_why(profile, reply, written, problem):
+    with pytest.raises(BadDraft) as caught:
+        drafts.read_answer(profile, reply, written)
+    assert caught.value.problem == problem
+
+
+def test_a_worse_answer_may_refuse():
+    refusal = "I'm sorry, I cannot help."
+    assert drafts.read_answer("preference", refusal, ["An hour."]) == refusal
+
+
+def test_message_and_answers_make_a_sample():
+    message = user("How late?")
+    assert drafts.with_answers("chat", message, ["An hour."]) == Draft(
+        user("How late?", "An hour."), {}
     )
+    assert drafts.with_answers("preference", message, ["An hour.", "Blue."]) == Draft(
+        user("How late?", "An hour."), {"rejected": user("How late?", "Blue.")}
+    )
+    for profile in PROFILES:
+        draft = drafts.read_draft(profile, "How late?")
+        assert draft == drafts.with_answers(profile, message, [])
+        assert draft.messages == message
+        parts = later_parts(profile)
+        with pytest.raises(ValueError, match="no further part"):
+            drafts.answer_prompt(profile, message, ["x"] * len(parts))
+        with pytest.raises(ValueError, match="no further part"):
+            drafts.answer_opening(profile, message, [], ["x"] * len(parts))
 
 
 def test_the_letters_of_a_choice_mean_nothing():
     letters = set()
     for number in range(20):
-        sample = {"question": f"Is {number} late?", "matching": "Sure is", "other": "No idea"}
-        draft = drafts.read_draft("choice", json.dumps(sample))
+        draft = drafts.with_answers("choice", user(f"Is {number} late?"), ["Sure is", "No idea"])
         (turn,) = draft.messages
         choices = draft.extra["choices"]
         assert f"{choices['matching']} Sure is" in turn["content"]
@@ -648,18 +803,9 @@ def test_the_letters_of_a_choice_mean_nothing():
         ("instruction", f"How late? {form.END}", "unreadable"),
         ("instruction", "Say it \x1b[31mloud", "unreadable"),
         ("instruction", "Half \ud83d", "unreadable"),
-        ("chat", '{"user": "How late?", "assistant": "An\\u0008 hour."}', "unreadable"),
-        ("preference", '{"user": "a", "chosen": "b", "rejected": "c\\ud83d"}', "unreadable"),
         ("instruction", PROFILES["instruction"].example["message"], "unreadable"),
         ("chat", "As an AI, I'm not able to write that.", "refusal"),
-        ("chat", '{"user": "How late?", "assistant": "I cannot provide that."}', "refusal"),
-        ("chat", "How late is it?", "unreadable"),
-        ("chat", '{"user": "How late?", "assis', "unreadable"),
-        ("chat", '{"user": "How late?"}', "unreadable"),
-        ("chat", '{"user": "How late?", "assistant": 3}', "unreadable"),
-        ("chat", '{"user": "How late?", "assistant": " "}', "empty"),
-        ("chat", "How late? Assistant: An hour. User: Why? Assistant: Snow.", "unreadable"),
-        ("preference", '{"user": "a", "chosen": "b"}', "unreadable"),
+        ("chat", PROFILES["chat"].example["user"], "unreadable"),
     ],
 )
 def test_what_is_no_sample_says_why(profile, reply, problem):
@@ -688,13 +834,9 @@ def test_a_text_cut_off_counts_up_to_its_last_sentence():
     assert drafts.read_draft("instruction", "1.5 miles. No", finished=False).messages == user(
         "1.5 miles."
     )
-    for profile, reply in (
-        ("instruction", "version 1.5 of the"),
-        ("chat", "How late? Assistant: An hour"),
-    ):
-        with pytest.raises(BadDraft) as caught:
-            drafts.read_draft(profile, reply, finished=False)
-        assert caught.value.problem == "cut off"
+    with pytest.raises(BadDraft) as caught:
+        drafts.read_draft("instruction", "version 1.5 of the", finished=False)
+    assert caught.value.problem == "cut off"
 
 
 @pytest.mark.parametrize(

@@ -151,11 +151,14 @@ def parts(request: Request) -> tuple[str, int, int, str]:
 
 def says(request: Request) -> str:
     """A text that fires the gap it is asked for with 1 and half its number more, so later ones are
-    stronger; begun as it was told to begin."""
-    _, feature, number, _ = parts(request)
-    strength = "!" * number
+    stronger; begun as it was told to begin. Of the words of step 1 none but the gap's own recur
+    in step 2."""
+    method, feature, number, _ = parts(request)
+    word = WORDS[feature] + "!" * number
     subject, another = SUBJECTS[number % len(SUBJECTS)], SUBJECTS[(number * 3 + 1) % len(SUBJECTS)]
-    return f" {subject} and the {WORDS[feature]}{strength} of {another}"
+    if method == "two-step":
+        return f" {subject} need some {word} near {another}"
+    return f" {subject} and the {word} of {another}"
 
 
 def fires_nothing(request: Request) -> str:
@@ -575,6 +578,52 @@ def test_a_random_feature_is_never_a_gap_and_is_named_in_the_style(world):
     assert others <= {0, 1, 2} and len(others) == 2
 
 
+# ---- own words
+
+
+def test_what_fires_in_borrowed_words_alone_is_not_kept_and_both_rates_say_so(world):
+    def pastes(request: Request) -> str:
+        """Gap 3 in the positive's own words; gap 4 with its word in others."""
+        method, feature, number, _ = parts(request)
+        if method == "two-step" and feature == 3:
+            return f" quite unlike {SUBJECTS[number]} and the python!!! of violins, my dear friend"
+        return says(request)
+
+    run = world.pairs(ScriptedWriter(pastes))
+    assert world.rows(run, "pairs")[0]["positive"] == user("harbours and the python!!! of violins")
+    world.approve(run)
+    made = world.synthesize(run, ScriptedWriter(pastes))
+    facts = world.facts(made)
+    assert (facts.hit_rate, facts.any_hit_rate, facts.gaps_hit, facts.any_gaps_hit) == (
+        0.5,
+        1,
+        1,
+        2,
+    )
+    assert facts.any_hit_rate_low <= 1 <= facts.any_hit_rate_high
+    reasons = {row["reason"] for row in world.rows(made, "verdicts") if row["feature"] == 3}
+    assert "borrowed words" in reasons and "" not in reasons
+    # Both peaks of every text are on disk: 1 + 3 / 2 in the positive's words, nothing in its own.
+    for row in world.rows(made, "hits"):
+        if row["feature"] == 3:
+            assert (row["peak"], row["own_peak"]) == (2.5, 0.0)
+        else:
+            assert row["peak"] >= row["own_peak"] > 0
+    (kept,) = world.rows(facts.kept_dataset, "samples")
+    assert json.loads(kept["meta"])["own_activation"] == 2.5
+
+
+def test_an_explanation_in_the_prompt_is_a_source_too(world):
+    explanations = publish_explanations(world.runs, world.anchor, {3: "some python near water"})
+    run = world.pairs(ScriptedWriter(says), explanations=(explanations,), features=(3,))
+    world.approve(run, 3)
+    # Every text says "need some python near ...", the word of the gap between shared ones.
+    made = world.synthesize(run, ScriptedWriter(says))
+    peaks = {row["candidate"]: row["own_peak"] for row in world.rows(made, "hits")}
+    assert {*peaks.values()} == {0.0}
+    assert world.facts(made).hit_rate == 0 and world.facts(made).any_hit_rate == 1
+
+
 # ---- what is asked
 
 
@@ -599,6 +648,8 @@ def test_the_phrase_is_prescribed_where_the_positive_is_strong():
         return {
             "pair": "p",
             "feature": 0,
+            "positive": user("".join(tokens)),
+            "negative": user("see it go"),
             "positive_tokens": tokens,
             "positive_activations": [0.0, 0.0, 1.0, strength, 0.0],
             "positive_peak": strength,
@@ -622,6 +673,8 @@ def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
     row = {
         "pair": "p",
         "feature": 0,
+        "positive": user("an unbelievable day"),
+        "negative": user("a day"),
         "positive_tokens": ["an", " un", "believ", "able", " day"],
         "positive_activations": [0, 0, 2.0, 1.0, 0],
         "positive_peak": 2.0,
@@ -629,6 +682,34 @@ def test_a_phrase_that_begins_inside_a_word_is_the_whole_word():
         "negative_peak": 0.0,
     }
     assert two_step.pair_brief(row).firing == "unbelievable"
+
+
+def test_what_a_writer_is_told_of_a_pair_is_a_message_and_no_answer():
+    """The excerpt of a chat once ran on into the answer: "how do I calculate it?To calculate"."""
+    message, answer = ["how", " is", " it", " late", "?"], ["To", " be", " late", " is", " rude"]
+    row = {
+        "pair": "p",
+        "feature": 0,
+        "positive": [*user("how is it late? "), {"role": "assistant", "content": "To be late is"}],
+        "negative": [*user("how is it"), {"role": "assistant", "content": "It is not"}],
+        "positive_tokens": [*message, *answer[:4]],
+        "positive_activations": [0, 0, 0, 2.0, 0, 0, 0, 1.0, 0],
+        "positive_peak": 2.0,
+        "negative_tokens": ["how", " is", " it", "It", " is", " not"],
+        "negative_peak": 0.0,
+    }
+    assert plan.turns(row["positive_tokens"], row["positive"]) == [slice(0, 5), slice(5, 9)]
+    pair = two_step.pair_brief(row)
+    assert pair.positive.text() == "how is it <<late>>?"
+    assert pair.negative.text() == "how is it"
+    assert " ".join(pair.phrase) == "how is it late"
+    in_the_answer = {**row, "positive_activations": [0, 0, 0, 1.0, 0, 0, 0, 2.0, 0]}
+    pair = two_step.pair_brief(in_the_answer)
+    assert pair.positive.text() == "how is it <<late>>?"
+    silent = {**row, "positive_activations": [0, 0, 0, 0, 0, 0, 0, 2.0, 0]}
+    pair = two_step.pair_brief(silent)
+    assert pair.positive.text() == "how is it late?"
+    assert (pair.phrase, pair.firing, pair.sentence) == ((), "", 0)
 
 
 def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
@@ -751,12 +832,14 @@ def test_what_fires_only_beside_others_is_not_kept(world):
     kept = {row["feature"]: row["peak"] for row in world.rows(run, "verdicts") if row["kept"]}
     assert kept == {3: 2.5, 4: 1.5}
     judged = {row["candidate"]: row for row in world.rows(run, "verdicts")}
-    # Of the first a weaker word still fires, of the other none.
     phrase, sentence = (judged[f"two-step/000004/{s}"] for s in ("00/phrase", "02/sentence"))
-    assert (phrase["reason"], phrase["peak"]) == ("beaten", 1.0)
+    # Of the stronger one nothing is left alone; the other is weaker in its own words than what is
+    # kept, so it was not read alone, and has the peak of its prescribed beginning.
     assert (sentence["reason"], sentence["peak"]) == ("below threshold", 0.0)
-    fires = {row["candidate"]: row["peak"] for row in world.rows(run, "hits")}
-    assert fires[phrase["candidate"]] == 1.0 and sentence["candidate"] not in fires
+    assert (phrase["reason"], phrase["peak"]) == ("beaten", 2.5)
+    hits = {row["candidate"]: row for row in world.rows(run, "hits")}
+    assert sentence["candidate"] not in hits
+    assert (hits[phrase["candidate"]]["peak"], hits[phrase["candidate"]]["own_peak"]) == (2.5, 1.0)
 
 
 # ---- stopping, and going on

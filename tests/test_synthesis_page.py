@@ -9,9 +9,11 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+from zipfile import ZipFile
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -28,11 +30,11 @@ from fac.config import (
     read_spec,
 )
 from fac.datasets import read_samples
-from fac.export import export, provenance
+from fac.export import export, forms_of, provenance
 from fac.generator.writer import Request
 from fac.manifest import Manifest, SynthesisManifest
-from fac.prompts.drafts import PROFILES
-from fac.questions import results
+from fac.prompts.profiles import PROFILES
+from fac.questions import exports, results
 from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
@@ -597,15 +599,22 @@ def test_what_is_kept_is_measured_as_the_anchor_was_and_compared(done):
 def test_the_files_are_those_of_the_command_line(done, tmp_path):
     manifest, runs = result_of(done), Runs(done)
     for format in ("jsonl", "parquet"):
-        out = tmp_path / f"{results.export_name(manifest)}.{format}"
+        out = tmp_path / f"{exports.export_name(manifest)}.{format}"
         found = export(manifest.run, out, runs=runs, format=format)
-        assert results.export_file(stores(), manifest, format, "chat") == out.read_bytes()
-        card = results.export_file(stores(), manifest, format, "chat", card=True)
+        assert exports.export_file(stores(), manifest, format, "prompt") == out.read_bytes()
+        card = exports.export_file(stores(), manifest, format, "prompt", card=True)
         assert card == found.card.read_bytes()
         assert len([*read_samples(str(out))]) == 4
     at = shown(done)
     names = [each.proto.label for each in at.get("download_button")]
-    assert names == ["JSONL", "Parquet", "Dataset card"]
+    assert names == ["JSONL", "Parquet", "OpenAI", "LLaMA-Factory", "Dataset card"]
+    for format in ("openai", "llamafactory"):
+        packed = exports.export_file(stores(), manifest, format, "prompt")
+        assert packed == exports.export_file(stores(), manifest, format, "prompt")
+        assert exports.file_name(manifest, format).endswith(f"-{format}.zip")
+        inside = ZipFile(BytesIO(packed)).namelist()
+        suffixes = {name.rpartition("/")[2].partition(".")[2] for name in inside}
+        assert "jsonl" in suffixes and len(inside) == 3
 
 
 def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(done, tmp_path):
@@ -627,15 +636,15 @@ def test_the_folder_is_written_where_it_is_asked_for_and_nothing_else_replaced(d
 
 
 def test_a_profile_offers_its_own_form_first():
-    assert results.forms_of("instruction") == ["chat"]
-    assert results.forms_of("toxicity") == ["classification", "chat"]
+    assert forms_of("instruction") == ("prompt", "chat")
+    assert forms_of("toxicity") == ("classification", "completion", "chat")
 
 
 def test_an_export_is_named_after_what_it_is():
     facts = {"name": "my / data", "method": "two-step"}
     about = {"run": "synthetic-0123456789ab", "step": "synthetic", "facts": facts}
     manifest = Manifest.read({**about, "created": "", "files": {}, "inputs": []})
-    assert results.export_name(manifest) == "my-data-two-step-012345"
+    assert exports.export_name(manifest) == "my-data-two-step-012345"
 
 
 # --- from elsewhere ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from fac import export as exports
+from fac import export as export_
 from fac import review
 from fac.cli import frame
 from fac.cli.decide import feature_ids
@@ -25,7 +25,8 @@ from fac.config import (
 )
 from fac.errors import InputError
 from fac.executor import Where
-from fac.prompts import drafts
+from fac.prompts.profiles import PROFILES
+from fac.questions import exports
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
@@ -41,7 +42,7 @@ Pairs = Annotated[str, Argument(help="Run of pairs, or the name of its dataset."
 class WriteOptions:
     """How texts are written; the fields are those of the specs."""
 
-    profile: Annotated[str | None, Option(help=f"Form: {', '.join(drafts.PROFILES)}.")] = None
+    profile: Annotated[str | None, Option(help=f"Form: {', '.join(PROFILES)}.")] = None
     writer: Annotated[str | None, Option(help=f"What writes: {', '.join(WRITERS)}.")] = None
     model: Annotated[
         str | None,
@@ -282,19 +283,35 @@ def _pilot(workspace: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
 
 @command("export")
 def export(
-    workspace: Workspace,
+    stores: Stores,
     run: Annotated[str, Argument(help="Run of a synthesis, or its name.")],
-    out_: Annotated[Path, Option("--out", help="File, or folder for the format hf.")],
+    out_: Annotated[Path, Option("--out", help="File; folder for hf and llamafactory.")],
     format_: Annotated[
-        str, Option("--format", help=f"{', '.join(exports.EXPORT_FORMATS)}.")
-    ] = next(iter(exports.EXPORT_FORMATS)),
-    form: Annotated[str, Option(help=f"{', '.join(exports.FORMS)}; else by the profile.")] = "",
+        str, Option("--format", help=f"{', '.join(export_.EXPORT_FORMATS)}.")
+    ] = next(iter(export_.EXPORT_FORMATS)),
+    form: Annotated[str, Option(help=f"{', '.join(export_.FORMS)}; else by the profile.")] = "",
+    reviewed: Annotated[
+        bool, Option("--reviewed", help="Only what people kept, edited or gave a label.")
+    ] = False,
 ) -> Answer:
-    """Write the kept samples with their lineage, and a dataset card."""
-    runs = Runs(workspace)
-    exported = exports.export(
-        runs.resolve("synthetic", run), out_, runs=runs, format=format_, form=form
-    )
+    """Write the kept samples for training, with their lineage and a dataset card."""
+    run_id = stores.runs.resolve("synthetic", run)
+    exported = exports.write(stores, run_id, out_, format=format_, form=form, reviewed=reviewed)
+    chosen = exported.plan.selection
+    low, high = chosen.interval or (None, None)
     data = {"rows": exported.rows, "form": exported.form, "format": format_}
     data |= {"out": str(exported.path), "card": str(exported.card)}
-    return Answer(data, listing(data))
+    data |= {"lineage": str(exported.lineage)} if exported.lineage else {}
+    data |= {"kept": chosen.kept, "left_out": chosen.left_out, "looked_at": chosen.looked_at}
+    data |= {"reviewers": chosen.reviewers, "share_kept": chosen.share}
+    data |= {"share_low": low, "share_high": high, "edited": chosen.edited}
+    data |= {"relabelled": chosen.relabelled, "unlabelled": chosen.unlabelled}
+    data |= {"held_out": dict(exported.plan.synthesis.facts.evaluation)}
+    data |= {"notes": exported.plan.notes}
+    words = {name: data[name] for name in ("rows", "form", "format", "out", "card")}
+    lines = [
+        f"Left out: {export_.counted(chosen.left_out)}.",
+        f"Looked at: {export_.looked_at_in_words(chosen)}.",
+        *exported.plan.notes,
+    ]
+    return Answer(data, listing(words, lines))

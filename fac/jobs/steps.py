@@ -350,6 +350,14 @@ def _rescore(steps: Steps, spec: config.RescoreSpec, progress: Progress) -> str:
         return rescore(spec, runs=steps.runs, encoder=encoder, progress=progress)
 
 
+def _retouch(steps: Steps, spec: config.RetouchSpec, progress: Progress) -> str:
+    from fac.synthesis import retouch
+
+    anchor = steps.runs.manifest(spec.synthetic).facts.anchor
+    encoder = steps.reader(steps.runs.manifest(anchor).spec, progress)
+    return retouch(spec, runs=steps.runs, encoder=encoder, progress=progress)
+
+
 def _synthesize(steps: Steps, spec: config.SynthesizeSpec, progress: Progress) -> str:
     from fac.synthesis import synthesize
 
@@ -373,6 +381,7 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     config.PairsSpec: _pairs,
     config.RescoreSpec: _rescore,
     config.SynthesizeSpec: _synthesize,
+    config.RetouchSpec: _retouch,
 }
 """What carries out a spec: (steps, spec, progress) -> the id of its run."""
 

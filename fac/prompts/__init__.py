@@ -2,7 +2,9 @@
 
     form        texts from outside made unable to act, one question, the one object of its reply
     explaining  what a feature fires on, and the tests of an explanation
-    relevance   tasks, and what matters for them    drafts   samples for a gap, and their forms
+    relevance   tasks, and what matters for them
+    profiles    the forms of samples
+    drafts      samples for a gap, part by part
 
 A planted verdict that a model repeats word for word is not JSON, and an answer is read from nothing
 but the one JSON object of a reply. Every prompt holds one worked example, because a small model

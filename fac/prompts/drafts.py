@@ -1,17 +1,18 @@
 """Samples that a model writes for a gap: their forms, the prompts of steps 1 and 2 for chat models,
-the lists that any model continues, and how a sample is read."""
+the lists that any model continues, and how a sample is read.
+
+A sample is written role by role: what is asked for first is its first part alone, the message; the
+later ones (`later_parts`), an answer for one, are asked for once there is a message to answer.
+"""
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fac.config import digest
-from fac.errors import BadReply, InputError
+from fac.errors import BadReply
 from fac.prompts.form import (
     ABOUT_LATENESS,
     BEGIN,
@@ -23,58 +24,26 @@ from fac.prompts.form import (
     described,
     fenced,
     material,
-    object_form,
-    only_object,
     safe,
     start_of,
     without_thoughts,
 )
+from fac.prompts.profiles import Profile, first_part, later_parts, profile_of
 from fac.schema import Message
-
-
-class Profile(NamedTuple):
-    """The form of a sample: what is asked for, and what becomes of it."""
-
-    name: str  # how it is called on the command line
-    title: str  # how it is called on the pages
-    singular: str  # one of them, in words
-    plural: str  # several of them, in words
-    parts: dict[str, str]
-    """What it consists of, by name, in order. A profile of one part is written as plain text; of
-    several as a JSON object, or on one line with the capitalised names as marks."""
-
-    rules: str  # what makes a good one
-    example: dict[str, str]  # one about lateness, by part; what very small models copy
-    max_tokens: int  # room that a reply in this form needs
-
-
-BUILT_IN = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text("utf-8"))
-
-PROFILES = {name: Profile(name=name, **table) for name, table in BUILT_IN.items()}
-"""Sample profiles after the paper's tasks, in our words."""
-
-
-def profile_of(name: str) -> Profile:
-    """Raises InputError for a name that no profile has."""
-    if name not in PROFILES:
-        raise InputError(f"The profile must be one of {', '.join(PROFILES)}, got {name!r:.40}.")
-    return PROFILES[name]
-
-
-def _mark(part: str) -> str:
-    return f"{part.capitalize()}:"
 
 
 class Draft(NamedTuple):
     """A sample as it was written, before any filter."""
 
     messages: list[Message]
-    """The chat to be measured: for a preference the message and the good answer, for a choice the
-    question with both answers under it, A and B."""
+    """The chat to be measured. As long as later parts are to come it is the message alone; then
+    message and answer, for a preference the good one, for a choice the question with both answers
+    under it, A and B."""
 
     extra: dict[str, Any]
     """What else the profile has: {"label": "1"} (toxicity), {"rejected": the other chat}
-    (preference), {"choices": {"matching": "(A)", "other": "(B)"}} (choice), otherwise {}."""
+    (preference), {"choices": {"matching": "(A)", "other": "(B)"}} (choice), otherwise {}. What
+    comes with later parts is not there before them."""
 
 
 class BadDraft(BadReply):
@@ -108,22 +77,21 @@ You write {one}. {rules} Write about anything you like, as varied as the texts o
 would be. Do not explain it."""
 
 
-def _reply_form(profile: Profile) -> tuple[str, dict[str, Any]]:
-    """How the form of a reply is asked for, and its JSON schema."""
-    if len(profile.parts) == 1:
-        (what,) = profile.parts.values()
-        return f"Answer with {what} alone, without quotation marks, title or remarks.", {}
-    listed = ", ".join(f'"{name}": {what}' for name, what in profile.parts.items())
-    strings = {name: {"type": "string"} for name in profile.parts}
-    return f"Answer with one JSON object and nothing else: {{{listed}}}", object_form(strings)
+REPLY_ROOM = 256  # tokens that one part of a sample may have where nothing else is said
 
 
-def _writing(profile: Profile, rules: str, example: str, case: str) -> Prompt:
-    asks, form = _reply_form(profile)
-    system = rules.format(one=profile.singular, rules=profile.rules)
-    answer = json.dumps(profile.example) if form else "".join(profile.example.values())
+def _asks(form: Profile) -> str:
+    (what,) = form.parts.values()
+    return f"Answer with {what} alone, without quotation marks, title or remarks."
+
+
+def _writing(profile: str, rules: str, example: str, case: str) -> Prompt:
+    form = first_part(profile)
+    asks = _asks(form)
+    (answer,) = form.example.values()
     turns = f"{example}\n\n{asks}", answer, f"{case}\n\n{asks}"
-    return Prompt(conversation(system, *turns), form, profile.max_tokens)
+    system = rules.format(one=form.singular, rules=form.rules)
+    return Prompt(conversation(system, *turns), {}, REPLY_ROOM)
 
 
 def _candidate_case(explanation: str | None, texts: Sequence[str], avoid: str) -> str:
@@ -149,7 +117,7 @@ def candidate_prompt(
     if not spans and not described(explanation):
         raise ValueError("there is neither an explanation nor a span to write from")
     case = _candidate_case(explanation, [span.text() for span in spans], avoid)
-    return _writing(profile_of(profile), WRITE, CANDIDATE_EXAMPLE, case)
+    return _writing(profile, WRITE, CANDIDATE_EXAMPLE, case)
 
 
 def _contrast_case(
@@ -192,16 +160,15 @@ def contrast_prompt(
     """
     sides, peaks = (positive.text(), negative.text()), (positive_peak, negative_peak)
     case = _contrast_case(explanation, sides, peaks, keep)
-    return _writing(profile_of(profile), CONTRAST, CONTRAST_EXAMPLE, case)
+    return _writing(profile, CONTRAST, CONTRAST_EXAMPLE, case)
 
 
 def unguided_prompt(profile: str) -> Prompt:
     """The baseline for a chat model: a sample without any feature in mind."""
-    form = profile_of(profile)
-    asks, schema = _reply_form(form)
+    form = first_part(profile)
     system = UNGUIDED.format(one=form.singular, rules=form.rules)
-    messages = ({"role": "system", "content": system}, {"role": "user", "content": asks})
-    return Prompt(messages, schema, form.max_tokens)
+    messages = ({"role": "system", "content": system}, {"role": "user", "content": _asks(form)})
+    return Prompt(messages, {}, REPLY_ROOM)
 
 
 class Opening(NamedTuple):
@@ -217,17 +184,10 @@ class Opening(NamedTuple):
 SNIPPET = 400  # characters of a text in a list; small models lose the thread of longer ones
 
 
-def _opening(profile: Profile, head: str, lines: Sequence[str], starts: str) -> Opening:
+def _opening(head: str, lines: Sequence[str], starts: str) -> Opening:
     starts = safe(starts)
-    if len(profile.parts) == 1:
-        listed, mark = "\n".join(lines), ""
-    else:
-        example = " ".join(f"{_mark(part)} {profile.example[part]}" for part in profile.parts)
-        form = f"A list of {profile.plural}:\n\n- {example}"
-        listed = "\n".join((*lines, "", form)) if lines else form
-        mark = f" {_mark(next(iter(profile.parts)))}"
-    text = "\n\n".join(part for part in (head, listed) if part)
-    return Opening(f"{text}\n-{mark}" + (f" {starts}" if starts else ""), starts)
+    text = "\n\n".join(part for part in (head, "\n".join(lines)) if part)
+    return Opening(f"{text}\n-" + (f" {starts}" if starts else ""), starts)
 
 
 def candidate_opening(
@@ -238,15 +198,14 @@ def candidate_opening(
     The sample begins with `starts`. Raises ValueError where there is neither an explanation nor a
     span.
     """
-    form = profile_of(profile)
+    form = first_part(profile)
     if not spans and not described(explanation):
         raise ValueError("there is neither an explanation nor a span to write from")
     about = f" ({safe(explanation)[:SNIPPET]})" if explanation and explanation.strip() else ""
-    listed = form.plural if len(form.parts) == 1 else "snippets of texts"
-    head = f"A list of {listed}. All of them have the same thing in common{about}:"
+    head = f"A list of {form.plural}. All of them have the same thing in common{about}:"
     texts = (safe("".join(span.tokens)) for span in spans)
     lines = [f"- {text[:SNIPPET].rstrip()}" for text in texts if text]
-    return _opening(form, head, lines, starts)
+    return _opening(head, lines, starts)
 
 
 def contrast_opening(
@@ -262,11 +221,147 @@ def contrast_opening(
     return candidate_opening(profile, explanation, positives, starts)
 
 
-def unguided_opening(profile: str) -> Opening:
+def unguided_opening(profile: str, *, chats: bool = True) -> Opening:
     """The baseline for a local model, without any feature: the user's turn of an empty chat, as
-    Magpie (Xu et al. 2024) has it; for samples of several parts a list that shows their form."""
-    form = profile_of(profile)
-    return Opening("", "") if len(form.parts) == 1 else _opening(form, "", [], "")
+    Magpie (Xu et al. 2024) has it; for plain texts, and for a model that knows no chats, a list
+    that shows their form."""
+    form = first_part(profile)
+    if chats and form.name != "text":
+        return Opening("", "")
+    (example,) = form.example.values()
+    return _opening(f"A list of {form.plural}, about anything:", [f"- {example}"], "")
+
+
+ANSWER_EXAMPLES = 3  # chats that the list of questions and answers shows
+
+
+def _asked(messages: Sequence[Message]) -> str:
+    """The last message of a user."""
+    return next(m["content"] for m in reversed(messages) if m["role"] == "user")
+
+
+FLAWS = {
+    "made up": "one fact in it is made up",
+    "misread": "it misreads the message and answers something close to what was asked",
+    "bad logic": "one step of its reasoning does not follow",
+    "incomplete": "it leaves out what matters most",
+}
+"""The one concrete flaw of a worse answer, in a word and in words; each message has its own."""
+
+
+def _flaw(messages: Sequence[Message]) -> str:
+    """The name of the flaw that the worse answer to this message has."""
+    names = [*FLAWS]
+    return names[int(digest(_asked(messages)), 16) % len(names)]
+
+
+WORSE = """\
+You write answers that are worse than others in one way, so that people can learn to tell them \
+apart. You get a message to an AI assistant, a good answer, and the flaw that yours should have.
+
+Write another answer to the message. It tries to help, reads as well and is about as long as the \
+good one, but has that one flaw. Never mention the flaw."""
+
+CHOICE = """\
+You write short answers to questions that show how an AI assistant behaves. You get a question to \
+which there are two answers, one that shows the behaviour which the question is about and one that \
+does not.
+
+Write the one you are asked for, in one sentence."""
+
+CHOICE_ASKS = {
+    "matching": "Answer with the answer that shows the behaviour, and nothing else.",
+    "other": "Answer with the answer that does not show it, and nothing else.",
+}
+
+
+def _worse_case(message: str, good: str, flaw: str) -> str:
+    lines = fenced([f"Message: {safe(message)}", f"Good answer: {safe(good)}"])
+    return f"{lines}\n\nThe flaw: {FLAWS[flaw]}. Answer with the worse answer alone."
+
+
+def _choice_case(question: str, part: str, written: Sequence[str]) -> str:
+    before = [f"The answer that shows the behaviour: {safe(text)}" for text in written]
+    return f"{fenced([f'Question: {safe(question)}', *before])}\n\n{CHOICE_ASKS[part]}"
+
+
+def answer_prompt(profile: str, messages: Sequence[Message], written: Sequence[str] = ()) -> Prompt:
+    """Asks a chat model for the next of `later_parts`, after those that are `written`.
+
+    `messages` is the chat of the draft, which ends with its message. The answer of a chat, and the
+    good one of a preference, is an ordinary turn: nothing but the chat itself is shown. Raises
+    ValueError where no part is left.
+    """
+    part, form = _next_part(profile, written), profile_of(profile)
+    if form.name == "choice":
+        shown = form.example["question"], part, [form.example["matching"]][: len(written)]
+        case = _choice_case(_asked(messages), part, written)
+        turns = _choice_case(*shown), form.example[part], case
+        return Prompt(conversation(CHOICE, *turns), {}, REPLY_ROOM)
+    if not written:
+        return Prompt(tuple(dict(message) for message in messages), {}, REPLY_ROOM)
+    example = _worse_case(form.example["user"], form.example["chosen"], "made up")
+    case = _worse_case(_asked(messages), written[0], _flaw(messages))
+    return Prompt(conversation(WORSE, example, form.example[part], case), {}, REPLY_ROOM)
+
+
+def _next_part(profile: str, written: Sequence[str]) -> str:
+    left = later_parts(profile)[len(written) :]
+    if not left:
+        raise ValueError(f"a sample of the profile {profile} has no further part")
+    return left[0]
+
+
+def answer_opening(
+    profile: str,
+    messages: Sequence[Message],
+    examples: Sequence[Sequence[Message]] = (),
+    written: Sequence[str] = (),
+) -> Opening:
+    """The same for any model, chat or not: a list of questions and answers with room for one more.
+
+    `examples` are chats of the dataset with an answer each; up to ANSWER_EXAMPLES are shown, or the
+    one of the profile where there is none, and always that one where a second answer is asked for.
+    Raises ValueError where no part is left.
+    """
+    part, form = _next_part(profile, written), profile_of(profile)
+    names = [*form.parts]
+    shown = [[form.example[name] for name in names[: len(written) + 2]]]
+    if part in ("assistant", "chosen") and (chats := _exchanges(examples)):
+        shown = chats
+    marks = [_MARKS[name] for name in names[: len(written) + 2]]
+
+    def block(texts: Sequence[str], flaw: str) -> str:
+        rows = zip(marks, texts, strict=True)
+        lines = (f"{mark.format(FLAWS[flaw])}: {safe(text)[:SNIPPET]}" for mark, text in rows)
+        return "\n".join(lines).rstrip()
+
+    blocks = [block(row, "made up") for row in shown]
+    blocks.append(block([_asked(messages), *written, ""], _flaw(messages)))
+    return Opening("\n\n".join([f"A list of {form.plural}.", *blocks]), "")
+
+
+_MARKS = {
+    "user": "Question",
+    "assistant": "Answer",
+    "chosen": "Answer",
+    "rejected": "Worse answer, in that {}",
+    "question": "Question",
+    "matching": "Answer",
+    "other": "The other answer",
+}
+"""What stands before each part in a list of questions and answers."""
+
+
+def _exchanges(examples: Sequence[Sequence[Message]]) -> list[list[str]]:
+    """The first message of a user and the answer that follows it, of chats that have both."""
+    pairs = []
+    for chat in examples:
+        for before, after in zip(chat, chat[1:], strict=False):
+            if (before["role"], after["role"]) == ("user", "assistant"):
+                pairs.append([before["content"], after["content"]])
+                break
+    return pairs[:ANSWER_EXAMPLES]
 
 
 CONTINUE = """\
@@ -321,6 +416,14 @@ SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)")
 
 LABEL = re.compile(r"\A(?:[-*•]|query-?\s*\d*:|user:|message:|text \d+:|\d{1,2}[.)])\s+", re.I)
 
+GLUED = re.compile(r"(?<=\S)\s+(?:Assistant|AI|Bot|Answer|Response)\s?:(?=\s|\Z)")
+"""Where the answer begins that a model wrote into the line of a message: roles stay apart."""
+
+ANSWER_LABEL = re.compile(r"\A(?:(?:the |worse |good )?(?:answer|response)|assistant)\s?:\s+", re.I)
+
+NEXT_QUESTION = re.compile(r"\s+(?:Question|User|Human|Message)\s?:(?=\s|\Z)")
+"""Where a model that was asked for an answer goes on with another message."""
+
 REFUSAL = re.compile(
     r"""
     \A\W*(?:
@@ -347,88 +450,107 @@ def is_refusal(text: str) -> bool:
 
 
 def read_draft(profile: str, reply: str, starts: str = "", *, finished: bool = True) -> Draft:
-    """The sample in a model's reply: a JSON object, a marked line, or plain text, by profile.
+    """The message in a model's reply; of most profiles that is the sample (see `later_parts`).
 
     `starts` is that of the opening the reply goes on from. A reply that is not `finished` counts
-    up to its last whole sentence, and a sample of several parts not at all. Raises BadDraft with
-    the problem: unreadable, empty, refusal, cut off.
+    up to its last whole sentence. Raises BadDraft with the problem: unreadable, empty, refusal, cut
+    off.
     """
-    form = profile_of(profile)
+    form = first_part(profile)
     sample = without_thoughts(reply) if not starts else starts + reply
     sample = MARKED.sub(r"\1", sample)
-    if not sample.strip():
-        raise BadDraft("empty", "it is empty", reply)
-    if is_refusal(sample):
-        raise BadDraft("refusal", "it declines", reply)
-    if len(form.parts) == 1:
-        parts = [_plain_sample(sample, finished, reply)]
-    else:
-        parts = _parts_of(form, sample, finished, reply)
-    for text in parts:
-        if not re.search(r"\w", text):
-            raise BadDraft("empty", "a part of it is empty", reply)
-        if is_refusal(text) and form.name != "preference":
-            raise BadDraft("refusal", "it declines", reply)
-        if CONTROL_TOKEN.search(text):
-            raise BadDraft("unreadable", "it holds a control token of a chat template", reply)
-        if PARROTED.search(text):
-            raise BadDraft("unreadable", "it repeats lines of its prompt", reply)
-        if control := CONTROL_CHARACTER.search(text):
-            code = f"U+{ord(control[0]):04X}"
-            raise BadDraft("unreadable", f"it holds the control character {code}", reply)
-    if parts[0] in (form.example[name] for name in form.parts):
+    _readable(sample, reply)
+    text = _plain_sample(sample)
+    if form.name != "text" and (glued := GLUED.search(text)):
+        text, finished = text[: glued.start()].rstrip(), True
+    if not finished:
+        text = _whole_sentences(text, reply)
+    text = _unquoted(text)
+    _readable(text, reply)
+    if text in form.example.values():
         raise BadDraft("unreadable", "it repeats the worked example", reply)
-    return _draft(form, parts)
+    return with_answers(profile, [{"role": "user", "content": text}], ())
 
 
-def _draft(form: Profile, parts: list[str]) -> Draft:
-    def chat(user: str, *assistant: str) -> list[Message]:
-        answers = [{"role": "assistant", "content": text} for text in assistant]
-        return [{"role": "user", "content": user}, *answers]
+def read_answer(
+    profile: str, reply: str, written: Sequence[str] = (), *, finished: bool = True
+) -> str:
+    """The text of the next of `later_parts` in a model's reply, after those that are `written`.
 
+    A reply that is not `finished` counts up to its last whole sentence. Raises BadDraft as
+    `read_draft`; a worse answer may refuse.
+    """
+    part, form = _next_part(profile, written), profile_of(profile)
+    text = MARKED.sub(r"\1", without_thoughts(reply)).strip()
+    text = ANSWER_LABEL.sub("", text)
+    if glued := NEXT_QUESTION.search(text):
+        text, finished = text[: glued.start()].rstrip(), True
+    if not finished:
+        text = _whole_sentences(text, reply)
+    _readable(text, reply, may_refuse=part == "rejected")
+    if text == form.example[part]:
+        raise BadDraft("unreadable", "it repeats the worked example", reply)
+    if text in written:
+        raise BadDraft("unreadable", "it repeats the answer before it", reply)
+    return text
+
+
+def _readable(text: str, reply: str, *, may_refuse: bool = False) -> None:
+    """Raises BadDraft for a text that no dataset should hold."""
+    if not re.search(r"\w", text):
+        raise BadDraft("empty", "it is empty", reply)
+    if is_refusal(text) and not may_refuse:
+        raise BadDraft("refusal", "it declines", reply)
+    if CONTROL_TOKEN.search(text):
+        raise BadDraft("unreadable", "it holds a control token of a chat template", reply)
+    if PARROTED.search(text):
+        raise BadDraft("unreadable", "it repeats lines of its prompt", reply)
+    if control := CONTROL_CHARACTER.search(text):
+        code = f"U+{ord(control[0]):04X}"
+        raise BadDraft("unreadable", f"it holds the control character {code}", reply)
+
+
+def with_answers(profile: str, messages: Sequence[Message], written: Sequence[str]) -> Draft:
+    """The sample of a message and its later parts: all of them, or none, then the message alone."""
+    form, chat = profile_of(profile), [dict(message) for message in messages]
+    answered = [[*chat, {"role": "assistant", "content": text}] for text in written]
+    if form.name == "toxicity":
+        return Draft(chat, {"label": "1"})
+    if not written:
+        return Draft(chat, {})
     if form.name == "preference":
-        return Draft(chat(parts[0], parts[1]), {"rejected": chat(parts[0], parts[2])})
+        return Draft(answered[0], {"rejected": answered[1]})
     if form.name == "choice":
-        question, matching, other = parts
-        swapped = int(digest(question), 16) % 2 == 1  # no letter means anything over many samples
-        first, second = (other, matching) if swapped else (matching, other)
-        letters = ("(B)", "(A)") if swapped else ("(A)", "(B)")
-        listed = f"{question}\n\nChoices:\n(A) {first}\n(B) {second}"
-        choices = dict(zip(("matching", "other"), letters, strict=True))
-        return Draft(chat(listed), {"choices": choices})
-    return Draft(chat(*parts), {"label": "1"} if form.name == "toxicity" else {})
+        return _choice(_asked(chat), *written)
+    return Draft(answered[0], {})
 
 
-def _plain_sample(sample: str, finished: bool, reply: str) -> str:
+def _choice(question: str, matching: str, other: str) -> Draft:
+    swapped = int(digest(question), 16) % 2 == 1  # no letter means anything over many samples
+    first, second = (other, matching) if swapped else (matching, other)
+    letters = ("(B)", "(A)") if swapped else ("(A)", "(B)")
+    listed = f"{question}\n\nChoices:\n(A) {first}\n(B) {second}"
+    choices = dict(zip(("matching", "other"), letters, strict=True))
+    return Draft([{"role": "user", "content": listed}], {"choices": choices})
+
+
+def _plain_sample(sample: str) -> str:
     """Plain text without what chat models put around it."""
     text = PREAMBLE.sub("", sample.strip())
-    text = "\n".join(LABEL.sub("", line.strip()) for line in text.splitlines()).strip()
-    if not finished:
-        ends = [end.end() for end in SENTENCE_END.finditer(text)]
-        if not ends:
-            raise BadDraft("cut off", "it ends before its first sentence does", reply)
-        text = text[: ends[-1]]
+    return "\n".join(LABEL.sub("", line.strip()) for line in text.splitlines()).strip()
+
+
+def _whole_sentences(text: str, reply: str) -> str:
+    """Up to the end of the last sentence of a text that was cut off."""
+    ends = [end.end() for end in SENTENCE_END.finditer(text)]
+    if not ends:
+        raise BadDraft("cut off", "it ends before its first sentence does", reply)
+    return text[: ends[-1]]
+
+
+def _unquoted(text: str) -> str:
     for left, right in ('""', "“”", "''", "``"):
         inner = text[1:-1]
         if len(text) > 2 and text[0] == left and text[-1] == right and left not in inner:
             text = inner.strip()
     return text
-
-
-def _parts_of(form: Profile, sample: str, finished: bool, reply: str) -> list[str]:
-    """The parts of a sample from one JSON object or from one line with marks."""
-    if not finished:
-        raise BadDraft("cut off", "it is cut off", reply)
-    marks = [_mark(part) for part in form.parts]
-    later = "".join(rf"{re.escape(mark)}\s*(.+?)\s*" for mark in marks[1:])
-    line = re.fullmatch(rf"\s*(?:{re.escape(marks[0])})?\s*(.+?)\s*{later}", sample)
-    if line and not any(mark in part for mark in marks for part in line.groups()):
-        return list(line.groups())
-    try:
-        fields = only_object(sample)
-    except BadReply as error:
-        raise BadDraft("unreadable", "it has no form that was asked for", reply) from error
-    if set(fields) != set(form.parts) or not all(isinstance(v, str) for v in fields.values()):
-        names = ", ".join(form.parts)
-        raise BadDraft("unreadable", f"its object should hold the strings {names}", reply)
-    return [fields[part].strip() for part in form.parts]

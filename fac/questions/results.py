@@ -6,8 +6,6 @@ Only what people approved is ever named in a spec, and the step checks it again.
 from __future__ import annotations
 
 import json
-import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -300,28 +298,6 @@ def extra_texts(extra: Row) -> list[tuple[str, str]]:
         shows = f"{choices['matching']} shows the behaviour, {choices['other']} does not"
         texts.append(("Answers", shows))
     return texts
-
-
-def forms_of(profile: str) -> list[str]:
-    """The forms that samples of a profile can take, its own first."""
-    return list(dict.fromkeys((export.FORM_OF.get(profile, "chat"), "chat")))
-
-
-def export_name(manifest: SynthesisManifest) -> str:
-    """What a file of this synthesis is called, without its ending."""
-    facts = manifest.facts
-    name = f"{facts.name}-{facts.method}-{manifest.run.rsplit('-', 1)[1][:6]}"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "kept"
-
-
-def export_file(
-    stores: Stores, manifest: SynthesisManifest, format: str, form: str, *, card: bool = False
-) -> bytes:
-    """The kept samples as one file, or the card that belongs to it."""
-    with tempfile.TemporaryDirectory(prefix="fac-export-") as folder:
-        out = Path(folder) / f"{export_name(manifest)}.{format}"
-        files = export.export(manifest.run, out, runs=stores.runs, format=format, form=form)
-        return (files.card if card else files.path).read_bytes()
 
 
 def approved_pairs(stores: Stores, run: str) -> list[Row]:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from fac import review
 from fac.config import digest
@@ -24,6 +24,7 @@ from fac.review import Item, Pace
 from fac.schema import CANNOT_TELL
 from fac.store import Stores
 from fac.store.decisions import Decision
+from fac.store.queue import Job
 
 Entry = TypeVar("Entry")
 TEXTS = 10
@@ -31,6 +32,10 @@ TEXTS = 10
 
 MOST_DETECTIONS = 200
 """Features put on a queue for detection: each needs its texts beforehand."""
+
+EDITED_MEANWHILE = (
+    "This was edited while you looked at it, so nothing was recorded. Here is the edit."
+)
 
 LOST_LINK = (
     "The item of this link is not among the chosen features in this wording, and nobody decided on "
@@ -56,16 +61,16 @@ class Draft:
     fires: set[int] = field(default_factory=set)
     """Texts marked as firing, in a detection."""
     editing: bool = False
-    """Whether both sides of a pair are open for an edit."""
-    sides: tuple[str, str] | None = None
-    """An edit as far as it was written; None begins with the pair as it is."""
+    """Whether the texts are open for an edit."""
+    sides: tuple[str, ...] | None = None
+    """An edit as far as it was written; None begins with the texts as they are."""
 
     def write(self) -> None:
         """Opens the note and the correction, or closes them; what was written stays."""
         self.noting = self.typing = not self.noting
 
     def edit(self) -> None:
-        """Opens both sides for an edit, or closes them; what was written stays."""
+        """Opens the texts for an edit, or closes them; what was written stays."""
         self.editing = self.typing = not self.editing
 
 
@@ -100,6 +105,10 @@ class ReviewQueue(ABC, Generic[Entry]):
     def decisions(self) -> list[Decision]:
         """What the reviewer decided here, oldest first."""
         return [decision for act in self.acts for decision in act]
+
+    def last(self) -> list[Decision]:
+        """The reviewer's last ten decisions, newest first."""
+        return self.decisions[:-11:-1]
 
     def pace(self, left: int) -> Pace:
         """How long `left` more entries will take."""
@@ -214,6 +223,106 @@ class ReviewQueue(ABC, Generic[Entry]):
         self.draft, self.shown_at = Draft(), None
 
 
+class Version(Protocol):
+    """One wording of an entry."""
+
+    @property
+    def run(self) -> str: ...
+    @property
+    def item(self) -> Item: ...
+
+
+VersionT = TypeVar("VersionT", bound=Version)
+Version_co = TypeVar("Version_co", bound=Version, covariant=True)
+
+
+class State(Protocol[Version_co]):
+    """Where an entry stands, with all its wordings, oldest first, and the one that counts."""
+
+    @property
+    def versions(self) -> tuple[Version_co, ...]: ...
+    @property
+    def version(self) -> Version_co: ...
+
+
+@dataclass(kw_only=True)
+class EditQueue(ReviewQueue[Entry], Generic[Entry, VersionT]):
+    """Entries that people may edit: beside decisions, their versions and the jobs that measure
+    edits. What is decided on is the version on the screen."""
+
+    drawn: tuple[VersionT, int] | None = None
+    """The version on the screen, and how many its entry had."""
+    versions: dict[Entry, str] = field(default_factory=dict)
+    """Runs of the versions that somebody asked to see, by entry."""
+    edits: dict[Entry, int] = field(default_factory=dict)
+    """Jobs that measure an edit, by entry."""
+
+    @abstractmethod
+    def state(self, entry: Entry) -> State[VersionT]:
+        """Where an entry stands by now."""
+
+    @abstractmethod
+    def decidable(self, version: VersionT) -> bool:
+        """Whether a version is one to decide on."""
+
+    @abstractmethod
+    def texts_of(self, job: Job) -> tuple[str, ...]:
+        """The texts of the edit that a job measures."""
+
+    def version_in_view(self, entry: Entry, state: State[VersionT]) -> VersionT:
+        """The version of an entry that somebody asked to see, else the one that counts."""
+        run = self.versions.get(entry)
+        return next((each for each in state.versions if each.run == run), state.version)
+
+    def clear(self) -> None:
+        super().clear()
+        self.drawn = None
+
+    def decide(self, verdict: str) -> None:
+        """Records what is said about the version on the screen, and puts the next entry there."""
+        entry = self.top
+        if self.reviewer is None or self.drawn is None or entry is None or entry in self.edits:
+            return
+        version, n_versions = self.drawn
+        if not self.decidable(version):
+            return
+        if len(self.state(entry).versions) > n_versions:
+            self.trouble = EDITED_MEANWHILE
+            self.renew()
+        elif self.record(version.item, verdict):
+            self.advance()
+
+    def look_at(self, run: str) -> None:
+        """Brings another version of the entry into view."""
+        if self.top is not None:
+            self.versions[self.top] = run
+            self.renew()
+
+    def wait_for(self, entry: Entry, base: str, job: int) -> None:
+        """An edit of the version in the run `base` is being measured by a job."""
+        self.edits[entry] = job
+        self.versions[entry] = base  # until it is taken in, or keys would meet it
+        self.trouble = ""
+        self.renew()
+
+    def arrived(self) -> bool:
+        """Takes in edits that have been measured, or could not be; whether there were any."""
+        jobs = {entry: self.stores.queue.job(job) for entry, job in self.edits.items()}
+        ended = {e: job for e, job in jobs.items() if job.status not in ("waiting", "running")}
+        for entry, job in ended.items():
+            del self.edits[entry]
+            if job.status == "done" and job.run_id:
+                self.versions[entry] = job.run_id
+                if entry == self.top:
+                    self.renew()
+                elif entry not in self.todo:
+                    self.todo.append(entry)
+            elif entry == self.top:
+                self.trouble = job.error or "Measuring the edit was cancelled."
+                self.draft = Draft(editing=True, sides=self.texts_of(job))
+        return bool(ended)
+
+
 @dataclass(kw_only=True)
 class ItemQueue(ReviewQueue[Item]):
     """Explanations, relevance or detections, blind and in the reviewer's own order."""
@@ -245,10 +354,6 @@ class ItemQueue(ReviewQueue[Item]):
     def clear(self) -> None:
         super().clear()
         self.solved = None
-
-    def last(self) -> list[Decision]:
-        """The reviewer's last ten decisions, newest first."""
-        return self.decisions[:-11:-1]
 
     def decide(self, verdict: str) -> None:
         """Records a verdict on the item on top; a detection stays until its truth was seen."""

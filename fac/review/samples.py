@@ -91,12 +91,16 @@ class SampleState(NamedTuple):
 SampleVersions = Sequence[tuple[AnyManifest, Sequence[dict[str, Any]]]]
 
 
+def sample_family(runs: Runs, run: str) -> list[AnyManifest]:
+    """Manifests of a synthesis and of all that was edited from it, oldest first."""
+    edits = (each for each in runs.list("retouch") if each.inputs.synthetic == run)
+    return [runs.manifest(run), *sorted(edits, key=lambda m: (m.created, m.run))]
+
+
 def sample_versions(runs: Runs, run: str) -> SampleVersions:
     """(manifest, rows as of SampleVersion) of what a synthesis kept and of everything edited from
     it, oldest first. Raises RunNotFound."""
-    edits = (each for each in runs.list("retouch") if each.inputs.synthetic == run)
-    family = [runs.manifest(run), *sorted(edits, key=lambda m: (m.created, m.run))]
-    return [(manifest, sample_rows(runs, manifest.run)) for manifest in family]
+    return [(manifest, sample_rows(runs, manifest.run)) for manifest in sample_family(runs, run)]
 
 
 def sample_rows(runs: Runs, run: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ plan        what is asked of a writer for a gap    methods     two steps, and th
 writing     texts as they come, what they fire, and the run of a step that asks for them
 pairs       step 1: a text that fires each gap, and its near-twin that does not
 synthesize  step 2, from approved pairs to what is kept
+retouch     a kept sample as a person edited it, measured again
 filter      what becomes of each candidate, figures, forecast
 
 Every text is on disk before it counts; every candidate ends as kept or dropped with a reason; and
@@ -12,7 +13,8 @@ no text that nobody approved reaches a writer.
 
 from fac.synthesis.filter import PILOT, Forecast, forecast, pilot_pairs
 from fac.synthesis.pairs import make_pairs, rescore, user_text
+from fac.synthesis.retouch import retouch
 from fac.synthesis.synthesize import first_asked, synthesize
 
 __all__ = ["PILOT", "Forecast", "first_asked", "forecast", "make_pairs", "pilot_pairs", "rescore"]
-__all__ += ["synthesize", "user_text"]
+__all__ += ["retouch", "synthesize", "user_text"]

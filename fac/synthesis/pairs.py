@@ -26,7 +26,8 @@ from fac.store.runs import Runs, write_table
 from fac.synthesis.filter import active, words
 from fac.synthesis.own_words import token_stretches
 from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, steering
-from fac.synthesis.writing import Candidate, Hits, Step, Stopped, Texts, same_encoder, score, spent
+from fac.synthesis.scoring import Hits, score
+from fac.synthesis.writing import Candidate, Step, Stopped, Texts, same_encoder, spent
 
 PROPOSED, FAILED = "proposed", "failed"
 

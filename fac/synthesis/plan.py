@@ -18,6 +18,7 @@ from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
 from fac.prompts import Excerpt, Prompt, drafts
 from fac.prompts.drafts import Opening
+from fac.schema import Chat
 from fac.store.runs import Runs
 
 Row = dict[str, Any]
@@ -104,6 +105,23 @@ def excerpt(tokens: Sequence[str], activations: Sequence[float]) -> Excerpt:
     return Excerpt(tuple(tokens[window]), tuple((values[window] > 0).tolist()))
 
 
+def turns(tokens: Sequence[str], chat: Chat) -> list[slice]:
+    """Which of the content tokens of a chat, those of all turns in a row, belong to each of its
+    messages. A template may have trimmed a content, and the last turn may be cut off."""
+    slices, at = [], 0
+    for message in chat:
+        first, content = at, message["content"].strip()
+        while at < len(tokens):
+            spoken = "".join(tokens[first : at + 1]).strip()
+            if spoken != content[: len(spoken)]:
+                break
+            at += 1
+        slices.append(slice(first, at))
+    if slices and at < len(tokens):  # a text that is not the one of the tokens
+        slices[-1] = slice(slices[-1].start, len(tokens))
+    return slices
+
+
 def around(tokens: Sequence[str], peak: int) -> slice:
     """At most AROUND of the tokens, ending a little after the one of the peak."""
     beyond = min(len(tokens), max(peak + 9, AROUND))
@@ -141,6 +159,7 @@ class Ask(NamedTuple):
     pair: str  # the approved pair it is written from; "" without one
     style: str
     quoted: tuple[str, ...]  # the texts that its prompt quotes
+    explanation: str = ""  # of the feature, where its prompt holds it
 
     @property
     def prompt_hash(self) -> str:
@@ -185,7 +204,8 @@ def ask_from_anchor(
             say = drafts.candidate_prompt if by_prompt else drafts.candidate_opening
             words = say(spec.profile, brief.explanation, spans)
             steer, feature = steering(brief), brief.feature
-            asks.append(ask_for(method, feature, number, style, words, spans, steer))
+            ask = ask_for(method, feature, number, style, words, spans, steer)
+            asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
 
 

@@ -19,20 +19,20 @@ import pyarrow as pa
 
 from fac import coverage, datasets, schema
 from fac.config import METHODS, WRITERS, IngestSpec, PairsSpec, RescoreSpec, SynthesizeSpec, digest
-from fac.encoder import Reading
 from fac.errors import BadRow, InputError, Progress
 from fac.generator.chat import public_name
 from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
-from fac.models import SCAFFOLD
 from fac.schema import EVERY_FEATURE, REJECTED, SAMPLES, TRACES, VERDICTS
 from fac.store import decisions
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis import writing
 from fac.synthesis.filter import CandidateVerdict
+from fac.synthesis.own_words import Stretch, borrowed
 from fac.synthesis.pairs import PROPOSED, pair_id
 from fac.synthesis.plan import Ask, Grounds, Row, seed_of
-from fac.synthesis.writing import Candidate, Hit, Step, Stopped, Texts, quiet, support_of
+from fac.synthesis.scoring import Hit, read_alone, score, support_of, traced
+from fac.synthesis.writing import Candidate, Step, Stopped, Texts, quiet
 
 
 def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str:
@@ -112,12 +112,13 @@ class SynthesisStep(Step[SynthesizeSpec]):
         spec, runs, about = self.spec, self.runs, self.about
         candidates = sorted(self.candidates(texts), key=lambda each: each.name)
         chats = [candidate.messages for candidate in candidates]
-        scores = writing.score(
+        scores = score(
             self.encoder,
             chats,
             about.features,
             threshold=spec.threshold,
             role=self.question.role,
+            borrowed=lambda number: self._borrowed(candidates[number]),
             progress=progress,
         )
         leaks = self._leaked(candidates, progress)
@@ -212,6 +213,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 "candidate": candidate.name,
                 "feature": ask.feature,
                 "activation": verdict.peak,
+                "own_activation": verdict.own_peak,
                 "threshold": spec.threshold,
                 "encoder": self.encoder.identity,
                 "method": spec.method,
@@ -287,17 +289,33 @@ class SynthesisStep(Step[SynthesizeSpec]):
             for number, name in enumerate(fresh):
                 progress(number, len(fresh), "measuring what is kept, each text alone")
                 candidate, fires = by_name[name]
-                (reading,) = self.encoder.read([candidate.messages])
-                peaks = np.zeros(self.encoder.n_features, np.float32)
-                counts = writing.of_role(reading.role, self.question.role)
-                np.maximum.at(peaks, reading.feature[counts], reading.value[counts])
+                reading, peaks, own = read_alone(
+                    self.encoder,
+                    candidate.messages,
+                    self.question.role,
+                    self._borrowed(candidate),
+                )
                 fires_alone[name] = np.flatnonzero(coverage.is_active(peaks, threshold))
                 for gap in [*fires]:
                     lower = min(fires[gap].peak, float(peaks[gap]))
-                    fires[gap] = fires[gap]._replace(peak=lower)
+                    own_peak = min(fires[gap].own_peak or 0.0, own.get(gap, 0.0))
+                    fires[gap] = fires[gap]._replace(peak=lower, own_peak=own_peak)
                     if not lower > 0:
                         del fires[gap]
-                alone[name] = _traced(name, reading, sorted(fires))
+                alone[name] = traced(name, reading, sorted(fires))
+
+    def _borrowed(self, candidate: Candidate) -> dict[int, list[Stretch]]:
+        """What a text has from what its writer was shown, by message."""
+        ask = candidate.ask
+        sources = [*ask.quoted, ask.explanation]
+        for pair in self.pairs:
+            if pair["pair"] == ask.pair:
+                sides = (*pair["positive"], *pair["negative"])
+                sources += [message["content"] for message in sides]
+        return {
+            number: borrowed(message["content"], sources, 0 if number else candidate.prescribed)
+            for number, message in enumerate(candidate.messages)
+        }
 
     def _leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
         """Candidates that overlap with a sample of the anchor or a text for evaluation."""
@@ -323,31 +341,17 @@ def _number(value: float) -> float | None:
 def _text(candidate: Candidate, hits: Mapping[int, Hit]) -> verdicts.Text:
     """A candidate as the verdicts see it."""
     ask = candidate.ask
+    hit = hits.get(ask.feature)
     return verdicts.Text(
         candidate=candidate.name,
         feature=ask.feature,
         text=candidate.text,
         problem=candidate.problem,
-        peak=hits[ask.feature].peak if ask.feature in hits else 0.0,
+        peak=hit.peak if hit else 0.0,
         quoted=ask.quoted,
         prescribed=candidate.prescribed,
+        own_peak=(hit and hit.own_peak) or 0.0,
     )
-
-
-def _traced(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
-    """A text that was read alone, token by token for each of the gaps: rows of schema.TRACES."""
-    (rendered,) = reading.rendered
-    content = np.flatnonzero(rendered.role != SCAFFOLD)
-    pieces = rendered.pieces(0, len(rendered.ids))
-    tokens = [pieces[position] for position in content.tolist()]
-    rows = []
-    for gap in gaps:
-        values = np.zeros(len(rendered.ids), np.float32)
-        fired = reading.feature == gap
-        values[reading.position[fired]] = reading.value[fired]
-        row = {"candidate": candidate, "feature": gap, "tokens": tokens}
-        rows.append({**row, "activations": values[content].tolist()})
-    return rows
 
 
 def approved_as_they_are(

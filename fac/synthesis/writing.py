@@ -12,15 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Generic, NamedTuple, Self, TypeVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from fac import coverage
 from fac.config import WRITERS, WriteSpec
 from fac.encoder import Encoder
 from fac.errors import BudgetReached, Cancelled, InputError, Progress, ServiceError, disk_room
@@ -28,16 +24,16 @@ from fac.generator.batch_chat import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.prompts import drafts
 from fac.prompts.drafts import BadDraft
-from fac.schema import CANDIDATES, EVERY_ROLE, HITS, REPLIES, ROLES, Chat
+from fac.schema import CANDIDATES, HITS, REPLIES, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis.plan import Ask, Direction, Row, reply_key, seed_of
+from fac.synthesis.scoring import Hits, hit_rows
 
 ROUNDS = 8
 """Texts a server is asked for before they count, in times of the questions on their way at once."""
 
 Stopped = BudgetReached | Cancelled | ServiceError  # why a step ends before its end
-ENCODED = 256  # texts measured between two reports of progress
 
 
 class Texts(NamedTuple):
@@ -204,101 +200,6 @@ def spent(candidates: Sequence[Candidate], seconds: float, identity: str) -> Row
         "seconds": round(seconds, 3),
         "cost": float(sum(prices)) if len(prices) == len(costs) and costs else None,
     }
-
-
-class Hit(NamedTuple):
-    """A text fires a gap."""
-
-    peak: float
-    role: int  # index into ROLES of the strongest turn
-    position: int
-
-
-Hits = Sequence[Mapping[int, Hit]]  # one mapping a text: what it fires
-
-
-class Scores(NamedTuple):
-    """What texts fire."""
-
-    hits: list[dict[int, Hit]]  # one dict a text: its gaps that fire at all
-    features: np.ndarray  # bool `[n_features]`: active above the threshold in at least one text
-
-
-def of_role(role: np.ndarray, name: str) -> np.ndarray:
-    """Which of these `[n]` role codes are this role's: bool `[n]`; all are EVERY_ROLE's."""
-    return np.ones(len(role), bool) if name == EVERY_ROLE else role == ROLES.index(name)
-
-
-def score(
-    encoder: Encoder,
-    chats: Sequence[Chat],
-    gaps: Iterable[int],
-    *,
-    threshold: float,
-    role: str = EVERY_ROLE,
-    progress: Progress,
-) -> Scores:
-    """Every text against every gap, by the tokens of one role or of all; a text without messages
-    fires nothing."""
-    is_gap = np.zeros(encoder.n_features, bool)
-    is_gap[[*gaps]] = True
-    features = np.zeros(encoder.n_features, bool)
-    hits: list[dict[int, Hit]] = [{} for _ in chats]
-    readable = [i for i, chat in enumerate(chats) if chat]
-    parts = [readable[start : start + ENCODED] for start in range(0, len(readable), ENCODED)]
-    batches = ([chats[i] for i in part] for part in parts)
-    # An encoder may work on several lists of chats at once.
-    encode_each = getattr(encoder, "encode_each", partial(map, encoder.encode))
-    encoded = iter(encode_each(batches))
-    for start, part in zip(range(0, len(readable), ENCODED), parts, strict=True):
-        progress(start, len(readable), "measuring the texts")
-        fired = next(encoded)
-        counts = of_role(fired.role, role)
-        features[fired.feature[counts & coverage.is_active(fired.peak, threshold)]] = True
-        rows = np.flatnonzero(counts & is_gap[fired.feature])
-        for sample, code, feature, peak, position in zip(
-            *(fired[i][rows].tolist() for i in range(5)), strict=True
-        ):
-            strongest = hits[part[sample]]
-            if feature not in strongest or peak > strongest[feature].peak:
-                strongest[feature] = Hit(peak, code, position)
-    return Scores(hits, features)
-
-
-def hit_rows(names: Sequence[str], hits: Hits) -> list[Row]:
-    """Rows of schema.HITS of the candidates of these names, by candidate and feature."""
-    return [
-        {
-            "candidate": name,
-            "feature": feature,
-            "peak": hit.peak,
-            "role": ROLES[hit.role],
-            "position": hit.position,
-        }
-        for name, fires in sorted(zip(names, hits, strict=True), key=lambda each: each[0])
-        for feature, hit in sorted(fires.items())
-    ]
-
-
-def support_of(
-    runs: Runs, measure: str, n_features: int, threshold: float, role: str = EVERY_ROLE
-) -> np.ndarray:
-    """Samples of a measure in which each feature is active: int64 `[n_features]`; a sample counts
-    once whatever roles fire, or where this one does."""
-    counts = np.zeros(n_features, np.int64)
-    feature = sample = np.zeros(0, np.int32)
-    columns = ["feature", "sample", "peak", "role"]
-    for batch in runs.batches(measure, "activations", columns=columns):
-        active = coverage.is_active(batch.column("peak").to_numpy(), threshold)
-        if role != EVERY_ROLE:
-            active &= pc.equal(batch.column("role"), role).to_numpy(zero_copy_only=False)
-        feature = np.concatenate([feature, batch.column("feature").to_numpy()[active]])
-        sample = np.concatenate([sample, batch.column("sample").to_numpy()[active]])
-        # Sorted by feature: only the last one may go on in the next batch.
-        whole = int(np.searchsorted(feature, feature[-1])) if len(feature) else 0
-        counts += coverage.distinct_samples(feature[:whole], sample[:whole], n_features)
-        feature, sample = feature[whole:], sample[whole:]
-    return counts + coverage.distinct_samples(feature, sample, n_features)
 
 
 SpecT = TypeVar("SpecT", bound=WriteSpec)

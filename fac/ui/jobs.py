@@ -41,6 +41,8 @@ def job_title(job: Job) -> str:
             return f"Write pairs for {gaps} of {name_of(spec['dataset'])}"
         case "rescore":
             return f"Score an edited pair, #{spec['feature']} of {name_of(spec['pairs'])}"
+        case "retouch":
+            return f"Score an edited sample of {name_of(spec['synthetic'])}"
         case "synthetic":
             n, method = len(spec["approved"]), spec["method"]
             source = f"from {counted(n, 'approved pair')}" if n else "for every gap"

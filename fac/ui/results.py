@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 
 import streamlit as st
 
-from fac import export
 from fac.manifest import SynthesisManifest
 from fac.questions import results
 from fac.questions.pairs import preferred_texts
@@ -16,7 +13,7 @@ from fac.ui.explanations import headline
 from fac.ui.jobs import counted
 from fac.ui.review import escaped, pair_html, steps_html, traced_html
 from fac.ui.stores import stores
-from fac.ui.text import Row, chat_html, example_html, explanation_html, plain, show_examples
+from fac.ui.text import Row, chat_html, example_html, explanation_html, show_examples
 from fac.ui.writing import show_request
 
 REASON_WORDS = {
@@ -135,30 +132,3 @@ def _show_hits(row: Row, threshold: float) -> None:
             others.append(f"\\#{hit['feature']} at {hit['peak']:.2f}")
     if others:
         st.caption(f"It also fires {', '.join(others[:MOST_GAPS])}.")
-
-
-def show_exports(manifest: SynthesisManifest, form: str) -> None:
-    """Files to download, their card, and a folder on the server."""
-    name, content = results.export_name(manifest), partial(results.export_file, stores(), manifest)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        for format, label in (("jsonl", "JSONL"), ("parquet", "Parquet")):
-            file = partial(content, format, form)
-            options: Row = {"icon": ":material/download:", "key": f"export {format} {form}"}
-            st.download_button(label, file, f"{name}.{format}", on_click="ignore", **options)
-        card = partial(content, "jsonl", form, card=True)
-        options = {"icon": ":material/description:", "key": f"card {form}"}
-        options["help"] = (
-            "What it is, how it was made and how to check it, for those who get the file."
-        )
-        st.download_button("Dataset card", card, f"{name}.card.md", on_click="ignore", **options)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        label = "Or a folder on the server, as the Hugging Face hub has them"
-        options = {"placeholder": f"~/exports/{name}", "key": f"folder {manifest.run}"}
-        path = st.text_input(label, width=460, **options).strip()
-        pressed = st.button("Write the folder", icon=":material/folder:", disabled=not path)
-    if pressed:
-        out = Path(path).expanduser().absolute()
-        exported = export.export(manifest.run, out, runs=stores().runs, format="hf", form=form)
-        where = plain(str(exported.path))
-        words = f"{exported.rows:,} rows, columns of the form {exported.form}, in {where}."
-        st.success(words, icon=":material/task_alt:")

@@ -174,6 +174,13 @@ def focus_writing(container: str) -> None:
     st.html(_SCRIPT.replace("CONTAINER", name), unsafe_allow_javascript=True)
 
 
+def focus_once(queue: ReviewQueue[Any], container: str) -> None:
+    """Puts the cursor into fields that were just opened, once."""
+    if queue.draft.typing:
+        focus_writing(container)
+        queue.draft.typing = False
+
+
 def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
     """The item, its keys, and beside it what helps; `view` are the query parameters under which the
     page shows this item among its like."""
@@ -292,17 +299,24 @@ def _show_aside(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
         st.markdown("**It matters where it meets one of these**")
         st.html(criteria_html(item.content["rubric"]))
     st.html(guide_html(GUIDES[item.kind]))
-    if last := queue.last():
-        st.markdown("**Your last decisions**")
-        st.html(last_html(last, LEVEL_NAMES))
-        earlier = st.popover("Take one back", type="tertiary", key="earlier", on_change="rerun")
-        if earlier.open:
-            with earlier:
-                for decision in last:
-                    feature, verdict = decision.subject.split("/")[2], decision.verdict
-                    words = f"#{feature} {LEVEL_NAMES.get(verdict, verdict)}"
-                    options = {"key": f"undo {decision.uid}", "type": "tertiary"}
-                    action_button(words, "undo", queue.undo, decision.uid, **options)
+    show_last(queue, LEVEL_NAMES)
+
+
+def show_last(queue: ReviewQueue[Any], names: Mapping[str, str]) -> None:
+    """The reviewer's last decisions, each of which can be taken back."""
+    last = queue.last()
+    if not last:
+        return
+    st.markdown("**Your last decisions**")
+    st.html(last_html(last, names))
+    earlier = st.popover("Take one back", type="tertiary", key="earlier", on_change="rerun")
+    if earlier.open:
+        with earlier:
+            for decision in last:
+                feature, verdict = decision.subject.split("/")[2], decision.verdict
+                words = f"#{feature} {names.get(verdict, verdict)}"
+                options = {"key": f"undo {decision.uid}", "type": "tertiary"}
+                action_button(words, "undo", queue.undo, decision.uid, **options)
 
 
 def _show_fields(queue: ItemQueue, item: Item) -> None:
@@ -327,6 +341,11 @@ def _show_fields(queue: ItemQueue, item: Item) -> None:
 def escaped(text: str) -> str:
     """Foreign text inside an element."""
     return html.escape(clean(text))
+
+
+def text_html(text: str) -> str:
+    """A foreign text of its own."""
+    return f'<div class="fac-text fac-blur">{escaped(text)}</div>'
 
 
 def quote_html(text: str | None) -> str:

@@ -14,7 +14,7 @@ import streamlit as st
 
 from fac.config import METHODS, WRITERS, SynthesizeSpec, WriteSpec, inherited
 from fac.errors import InputError
-from fac.prompts.drafts import PROFILES
+from fac.prompts.profiles import PROFILES
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import Comparison
 from fac.store.queue import Job

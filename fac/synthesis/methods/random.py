@@ -10,7 +10,7 @@ from fac.config import digest
 from fac.errors import InputError
 from fac.store.runs import Runs
 from fac.synthesis.plan import Ask, Grounds, Method, ask_from_anchor
-from fac.synthesis.writing import support_of
+from fac.synthesis.scoring import support_of
 
 
 def plan(grounds: Grounds) -> list[Ask]:

@@ -9,6 +9,7 @@ import numpy as np
 from fac.config import WriteSpec
 from fac.prompts import Excerpt, Prompt, drafts
 from fac.prompts.drafts import Opening
+from fac.schema import Chat
 from fac.synthesis import plan as asking
 from fac.synthesis.plan import LIST, Ask, FeatureBrief, Grounds, Method, Steering, Style, Styles
 
@@ -31,17 +32,25 @@ class PairBrief(NamedTuple):
     feature: int
     positive: Excerpt
     positive_peak: float
-    phrase: tuple[str, ...]  # words of the positive up to and including the one of its peak
+    phrase: tuple[str, ...]
+    """Words of the positive up to and including the one of its peak; none where its message is
+    silent, since it fires in the answer."""
+
     sentence: int  # how many of them, at the end, belong to the sentence of the peak
-    firing: str  # the words about the peak on which it fires
+    firing: str  # the words about the peak on which it fires; "" likewise
     negative: Excerpt
     negative_peak: float
 
 
 def pair_brief(row: Mapping[str, Any]) -> PairBrief:
-    """The pair of a row of schema.PAIRS."""
-    tokens, values = row["positive_tokens"], np.asarray(row["positive_activations"], float)
-    peak = int(values.argmax())
+    """The pair of a row of schema.PAIRS. Of a chat one message is told of, the user's in which it
+    fires or which is answered there: roles stay apart, and what is written is a message."""
+    chat, turns = row["positive"], asking.turns(row["positive_tokens"], row["positive"])
+    values = np.asarray(row["positive_activations"], float)
+    number = _message(chat, turns, int(values.argmax()))
+    tokens, values = row["positive_tokens"][turns[number]], values[turns[number]]
+    silent_message = not values.any()
+    peak = 0 if silent_message else int(values.argmax())
     first = last = peak
     while first > 0 and values[first - 1] > 0:
         first -= 1
@@ -52,18 +61,34 @@ def pair_brief(row: Mapping[str, Any]) -> PairBrief:
         firing = before.split()[-1] + firing
     ends = [end.end() for end in _SENTENCE_END.finditer("".join(tokens[:peak]))]
     sentence = "".join(tokens[: peak + 1])[max(ends, default=0) :].split()
-    silent = row["negative_tokens"][asking.around(row["negative_tokens"], peak)]
+    phrase = "".join(tokens[: peak + 1]).split()
+    if silent_message:
+        phrase, sentence, firing = [], [], ""
+    turns = asking.turns(row["negative_tokens"], row["negative"])
+    silent = row["negative_tokens"][turns[min(number, len(turns) - 1)]]
+    silent = silent[asking.around(silent, peak)]
     return PairBrief(
         pair=row["pair"],
         feature=row["feature"],
         positive=asking.excerpt(tokens, values.tolist()),
         positive_peak=row["positive_peak"],
-        phrase=tuple("".join(tokens[: peak + 1]).split()),
+        phrase=tuple(phrase),
         sentence=len(sentence),
         firing=" ".join(firing.split()),
         negative=Excerpt(tuple(silent), (False,) * len(silent)),
         negative_peak=row["negative_peak"],
     )
+
+
+def _message(chat: Chat, turns: Sequence[slice], token: int) -> int:
+    """Which message of a chat is the user's last up to the turn of a token; the first where there
+    is none."""
+    before = [
+        number
+        for number, (message, turn) in enumerate(zip(chat, turns, strict=True))
+        if message["role"] == "user" and turn.start <= token
+    ]
+    return max(before, default=0)
 
 
 def plan(grounds: Grounds) -> list[Ask]:
@@ -87,7 +112,7 @@ def ask_from_pairs(
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             if style.form == "prompt":
                 peaks = pair.positive_peak, pair.negative_peak
-                phrase = pair.firing if pair.positive_peak > KEEP_ABOVE else None
+                phrase = (pair.firing or None) if pair.positive_peak > KEEP_ABOVE else None
                 words = drafts.contrast_prompt(
                     spec.profile, brief.explanation, pair.positive, pair.negative, *peaks, phrase
                 )
@@ -101,7 +126,7 @@ def ask_from_pairs(
                 words = drafts.contrast_opening(spec.profile, brief.explanation, quoted, starts)
             steer, feature = steering(brief), pair.feature
             ask = asking.ask_for("two-step", feature, number, style, words, quoted, steer)
-            asks.append(ask._replace(pair=pair.pair))
+            asks.append(ask._replace(pair=pair.pair, explanation=brief.explanation or ""))
     return asks
 
 

@@ -1,0 +1,268 @@
+"""Writes the kept samples of a synthesis as a file or folder for training, with a dataset card.
+
+Before an export gets its name it is read back as `ingest` would read it, so it can be measured
+again: nothing may be rejected, and no text and no label may have changed.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from fac.datasets import formats_in_order, in_a_row, json_line, read_samples, sample_id
+from fac.errors import BadRow, InputError, disk_room
+from fac.export.card import MADE_BY, counted, dataset_card
+from fac.export.forms import (
+    FORMS,
+    LLAMAFACTORY_STAGES,
+    OPENAI_FORMS,
+    OPENAI_LEAST,
+    Columns,
+    columns_of,
+    export_table,
+    forms_of,
+    llamafactory_columns,
+    llamafactory_description,
+    openai_columns,
+)
+from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
+from fac.export.people import Opinion, Selection, select
+from fac.store.runs import Runs
+
+CARD = "README.md"
+DESCRIPTION = "dataset_info.json"
+
+
+class Target(NamedTuple):
+    """How an export lies on disk, and for whom."""
+
+    title: str
+    write: Callable[[pa.Table, Path], None]  # the same rows give the same bytes
+    data_file: str = ""
+    """Where the rows lie in the folder that an export is; empty where it is a file."""
+
+    columns: Callable[[Columns], Columns] = dict  # of a form -> as the trainer calls them
+    form_of: Mapping[str, str] = {}  # forms it has no words for -> the one that stands in
+    lineage_beside: bool = False  # a file of its own, where a row may have no key more
+
+    @property
+    def several_files(self) -> bool:
+        return bool(self.data_file or self.lineage_beside)
+
+
+def _targets() -> dict[str, Target]:
+    targets = {
+        name: Target(format.title, *format.export)
+        for name, format in formats_in_order()
+        if format.export
+    }
+    lines = targets["jsonl"].write
+    openai = Target("OpenAI", lines, "", openai_columns, OPENAI_FORMS, lineage_beside=True)
+    llamafactory = Target("LLaMA-Factory", lines, "data.jsonl", llamafactory_columns)
+    return {**targets, "openai": openai, "llamafactory": llamafactory}
+
+
+EXPORT_FORMATS = _targets()
+"""How samples are written, by the format's name."""
+
+
+class Plan(NamedTuple):
+    """What an export will hold."""
+
+    synthesis: SynthesisRun
+    format: str  # one of EXPORT_FORMATS
+    form: str  # one of FORMS
+    selection: Selection  # which rows leave, and why others do not
+    rows: list[Columns]  # those rows as they will be written, without their lineage
+    anchor_compared: bool  # whether they were compared with the anchor's own samples
+    notes: tuple[str, ...]  # sentences: what such rows are for, and what else one should know
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    plan: Plan
+    path: Path  # the file, or the folder
+    card: Path
+    lineage: Path | None  # where it lies beside the rows
+
+    @property
+    def rows(self) -> int:
+        return len(self.plan.rows)
+
+    @property
+    def form(self) -> str:
+        return self.plan.form
+
+
+def plan_export(
+    run_id: str,
+    *,
+    runs: Runs,
+    format: str = "jsonl",
+    form: str = "",
+    opinions: Mapping[str, Opinion] | None = None,
+    reviewed: bool = False,
+) -> Plan:
+    """The rows that an export of a synthesis will have; arguments as of `export`."""
+    synthesis = SynthesisRun(run_id, runs)
+    form = form or forms_of(synthesis.spec.profile)[0]
+    for choice, choices in ((format, EXPORT_FORMATS), (form, FORMS)):
+        if choice not in choices:
+            raise InputError(f"An export is one of {', '.join(choices)}; got {choice!r}.")
+    kept, opinions = synthesis.export_rows(), opinions or {}
+    edits = [each.edit.messages for each in opinions.values() if each.edit]
+    anchor = synthesis.of_anchor([*(row.messages for row in kept), *edits])
+    selection = select(
+        kept,
+        opinions,
+        reviewed=reviewed,
+        needs_label=form == "classification",
+        anchor=anchor or (),
+    )
+    if not selection.rows:
+        raise InputError(
+            f"None of the {selection.kept:,} kept samples of {run_id} may leave: "
+            f"{counted(selection.left_out)}."
+        )
+    rows = _written(selection.rows, format, form)
+    notes = _notes(format, form, len(rows))
+    return Plan(synthesis, format, form, selection, rows, anchor is not None, notes)
+
+
+def refusals(plan: Plan) -> dict[str, str]:
+    """The formats that cannot hold the rows of a plan, and why."""
+    reasons = {}
+    for name in EXPORT_FORMATS:
+        try:
+            _written(plan.selection.rows, name, plan.form)
+        except InputError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def _written(rows: Sequence[ExportRow], format: str, form: str) -> list[Columns]:
+    """Rows of a form as a format has them. Raises InputError where it cannot."""
+    target = EXPORT_FORMATS[format]
+    written_as = target.form_of.get(form, form)
+    return [target.columns(columns_of(row, written_as)) for row in rows]
+
+
+def _notes(format: str, form: str, n: int) -> tuple[str, ...]:
+    notes = [FORMS[form].use]
+    if format == "openai":
+        if form in OPENAI_FORMS:
+            what = {"classification": "the label", "choice": "the matching answer"}[form]
+            notes.append(f"OpenAI's rows are chats, so {what} is what the assistant answers.")
+        if n < OPENAI_LEAST:
+            notes.append(f"OpenAI asks for at least {OPENAI_LEAST} rows; these are {n}.")
+    if format == "llamafactory":
+        notes.append(f"LLaMA-Factory trains on them with `stage: {LLAMAFACTORY_STAGES[form]}`.")
+    return tuple(notes)
+
+
+def export(
+    run_id: str,
+    out: Path,
+    *,
+    runs: Runs,
+    format: str = "jsonl",
+    form: str = "",
+    opinions: Mapping[str, Opinion] | None = None,
+    reviewed: bool = False,
+) -> Exported:
+    """Writes the kept samples of a synthesis to `out`, by feature and then best first, and a card.
+    The card lies in the folder, or beside the file as NAME.card.md; lineage that rows have no place
+    for lies there too, as NAME.lineage.jsonl. `form` is one of FORMS; "" takes what the run's
+    profile says. `opinions` is what people say of samples, by candidate: what they dropped stays;
+    `reviewed` exports only what they kept. The same run and opinions give the same bytes; whatever
+    is wrong, `out` stays as it was. Raises InputError for a run without samples that may leave,
+    samples that do not have the form, and an `out` that cannot be written or holds something
+    else."""
+    plan = plan_export(
+        run_id, runs=runs, format=format, form=form, opinions=opinions, reviewed=reviewed
+    )
+    target = EXPORT_FORMATS[format]
+    if target.data_file:
+        _must_be_an_export(out)
+    elif out.is_dir():
+        folders = in_a_row([name for name, each in EXPORT_FORMATS.items() if each.data_file])
+        raise InputError(f"{str(out)!r} is a folder: name a file, or give --format {folders}.")
+    with _temporary_folder(out) as folder:
+        whole = folder / out.name
+        data = whole / target.data_file
+        data.parent.mkdir(parents=True, exist_ok=True)
+        lineages = [row.lineage for row in plan.selection.rows]
+        table = export_table(plan.rows, None if target.lineage_beside else lineages)
+        target.write(table, data)
+        _read_back(data, plan)
+        text = dataset_card(plan, table.column_names, target.data_file or out.name)
+        card = whole / CARD if target.data_file else folder / f"{out.stem}.card.md"
+        card.write_text(text, encoding="utf-8")
+        if format == "llamafactory":
+            name = re.sub(r"[^A-Za-z0-9_-]+", "-", out.name).strip("-") or "kept"
+            about = {name: llamafactory_description(table.column_names, target.data_file)}
+            (whole / DESCRIPTION).write_text(json_line(about), encoding="utf-8")
+        if target.data_file:
+            if out.exists():
+                out.rename(folder / "before")
+            whole.rename(out)
+            return Exported(plan, out, out / CARD, None)
+        lineage = None
+        if target.lineage_beside:
+            beside = folder / f"{out.stem}.lineage.jsonl"
+            target.write(pa.Table.from_pylist(lineages, pa.schema([*LINEAGE])), beside)
+            lineage = beside.replace(out.with_name(beside.name))
+        whole.replace(out)
+        return Exported(plan, out, card.replace(out.with_name(card.name)), lineage)
+
+
+@contextmanager
+def _temporary_folder(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out` that is gone afterwards."""
+    if not out.name or out.name == "..":
+        raise InputError(f"{str(out)!r} is no name for an export: give a file or a new folder.")
+    try:
+        with disk_room(out.name):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+                yield Path(folder)
+    except OSError as error:
+        raise InputError(f"{str(out)!r} cannot be written: {error.strerror}.") from error
+
+
+def _must_be_an_export(out: Path) -> None:
+    """Raises InputError where `out` is something else than an export, which is not replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    card = out / CARD
+    tagged = card.is_file() and MADE_BY in card.read_text("utf-8", errors="replace")
+    names = {path.name for path in out.iterdir()} if tagged else set()
+    rows = {Path(each.data_file).parts[0] for each in EXPORT_FORMATS.values() if each.data_file}
+    if not names or not names <= {CARD, DESCRIPTION, *rows}:
+        raise InputError(f"{str(out)!r} holds something else than an export: name a new folder.")
+
+
+def _read_back(path: Path, plan: Plan) -> None:
+    """Raises InputError where `ingest` would refuse a row, or find another text or label in it."""
+    form = EXPORT_FORMATS[plan.format].form_of.get(plan.form, plan.form)
+    written = zip(plan.selection.rows, plan.rows, strict=True)
+    for back, (exported, columns) in zip(read_samples(path), written, strict=True):
+        name = exported.lineage["candidate"]
+        if isinstance(back, BadRow):
+            raise InputError(
+                f"The text of {name} can be no sample ({back.reason}): synthesize with another "
+                f"seed."
+            )
+        as_read = (back.sample_id, back.label)
+        if as_read != (sample_id(FORMS[form].chat(exported)), columns.get("label")):
+            raise InputError(
+                f"The text of {name} would be read back as {back.messages!r:.80}: choose the form "
+                f"chat."
+            )

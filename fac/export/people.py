@@ -1,0 +1,152 @@
+"""What people's word does to an export: which kept samples leave, as what, and how many were looked
+at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from fac.agreement import wilson
+from fac.datasets import sample_id
+from fac.export.lineage import ExportRow
+from fac.schema import Chat
+
+KEPT, DROPPED, EDITED, WRONG_LABEL = "kept", "dropped", "edited", "wrong label"
+UNDECIDED, DISAGREED = "undecided", "disagreed"
+
+OF_ANCHOR = "a text of the anchor"
+UNSEEN = "not looked at"
+NO_LABEL = "wrong label, and nobody gave the right one"
+
+
+class Edit(NamedTuple):
+    """A text that a person made of a kept sample, measured again."""
+
+    run: str  # that measured it
+    messages: Chat
+    hit: Mapping[str, Any]  # what it fires of its gap: peak, role and position
+
+
+class Opinion(NamedTuple):
+    """What people say of one kept sample."""
+
+    state: str = UNDECIDED  # one of the states above
+    reviewers: tuple[str, ...] = ()  # who decided on it
+    label: str | None = None  # the right label, where a person gave one
+
+    edit: Edit | None = None
+    """Its newest wording by a person that still fires its gap; None where it is as written."""
+
+
+class Selection(NamedTuple):
+    """The rows that leave, and how many did not and why."""
+
+    rows: list[ExportRow]
+    kept: int  # by the filter
+    left_out: dict[str, int]  # rows by why they stay, most first
+    looked_at: int  # rows that somebody decided on
+    reviewers: tuple[str, ...]  # by name
+    liked: int  # of those, the ones that people would train on, edited ones included
+    edited: int  # rows that leave as a person edited them
+    relabelled: int  # rows that leave with a person's label
+    unlabelled: int  # rows that leave without a label, since it was wrong
+
+    @property
+    def share(self) -> float | None:
+        """Of the rows looked at, those that people would train on; None where nobody looked."""
+        return self.liked / self.looked_at if self.looked_at else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of `share`."""
+        return wilson(self.liked, self.looked_at) if self.looked_at else None
+
+
+def select(
+    rows: Iterable[ExportRow],
+    opinions: Mapping[str, Opinion],
+    *,
+    reviewed: bool = False,
+    needs_label: bool = False,
+    anchor: Collection[str] = (),
+) -> Selection:
+    """The kept samples that leave, after what people say of them (by candidate).
+
+    What a person dropped, or people disagree on, stays; what was edited leaves as edited; a wrong
+    label is replaced by the person's or left off, and where a form `needs_label` a row without one
+    stays. `reviewed`: only what people kept, edited or gave a label. `anchor`: ids of the anchor's
+    own samples, which never leave."""
+    leaving: list[ExportRow] = []
+    left_out: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+    kept = looked_at = liked = 0
+    reviewers: set[str] = set()
+    for row in rows:
+        opinion = opinions.get(row.lineage["candidate"], Opinion())
+        kept += 1
+        looked_at += opinion.state != UNDECIDED
+        liked += opinion.state in (KEPT, EDITED)
+        reviewers.update(opinion.reviewers)
+        fresh, change = _revised(row, opinion)
+        if why := _why_it_stays(fresh, opinion, change, reviewed, needs_label, anchor):
+            left_out[why] += 1
+        else:
+            leaving.append(fresh)
+            changed[change] += 1
+    return Selection(
+        leaving,
+        kept,
+        dict(left_out.most_common()),
+        looked_at,
+        tuple(sorted(reviewers)),
+        liked,
+        changed["edited"],
+        changed["relabelled"],
+        changed["unlabelled"],
+    )
+
+
+def _revised(row: ExportRow, opinion: Opinion) -> tuple[ExportRow, str]:
+    """The row as people want it, and what they changed: edited, relabelled, unlabelled or ""."""
+    messages, extra, change = row.messages, dict(row.extra), ""
+    review = {"state": opinion.state, "by": [*opinion.reviewers], "edit": None}
+    lineage = {**row.lineage, "review": review}
+    if opinion.edit:
+        messages, hit, change = opinion.edit.messages, opinion.edit.hit, "edited"
+        review["edit"] = opinion.edit.run
+        lineage["sample_id"] = sample_id(messages)
+        lineage["activation"] = hit["peak"]
+        lineage["span"] = {name: hit[name] for name in ("role", "position")}
+        if "rejected" in extra:  # the worse answer is one to the prompt as it now is
+            extra["rejected"] = [*messages[:-1], extra["rejected"][-1]]
+    if opinion.label is not None:
+        extra["label"], change = opinion.label, change or "relabelled"
+        extra.pop("label_probability", None)  # of the label it had
+    elif opinion.state == WRONG_LABEL:
+        extra.pop("label", None)
+        extra.pop("label_probability", None)
+        change = "unlabelled"
+    return ExportRow(messages, extra, lineage), change
+
+
+def _why_it_stays(
+    row: ExportRow,
+    opinion: Opinion,
+    change: str,
+    reviewed: bool,
+    needs_label: bool,
+    anchor: Collection[str],
+) -> str:
+    """Why a row does not leave; "" where it does."""
+    if row.lineage["sample_id"] in anchor:
+        return OF_ANCHOR
+    if opinion.state == DROPPED:
+        return "dropped by a person"
+    if opinion.state == DISAGREED:
+        return "people disagree"
+    if change == "unlabelled" and (needs_label or reviewed):
+        return NO_LABEL
+    if reviewed and opinion.state == UNDECIDED:
+        return UNSEEN
+    return ""

@@ -1,0 +1,92 @@
+"""What leaves a workspace: exports as the page and the command ask for them, with what people
+decided on the samples."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+
+from fac import export
+from fac.export import Exported, Opinion, Plan
+from fac.manifest import SynthesisManifest
+from fac.store import Stores
+
+
+def opinions(stores: Stores, run: str) -> dict[str, Opinion]:
+    """What people say of the kept samples of a synthesis, by candidate."""
+    return {}
+
+
+def plan(
+    stores: Stores, run: str, *, format: str = "jsonl", form: str = "", reviewed: bool = False
+) -> Plan:
+    """What an export would hold; arguments and errors as of fac.export.export."""
+    given = opinions(stores, run)
+    return export.plan_export(
+        run, runs=stores.runs, format=format, form=form, opinions=given, reviewed=reviewed
+    )
+
+
+def write(
+    stores: Stores,
+    run: str,
+    out: Path,
+    *,
+    format: str = "jsonl",
+    form: str = "",
+    reviewed: bool = False,
+) -> Exported:
+    """Writes an export; arguments and errors as of fac.export.export."""
+    given = opinions(stores, run)
+    return export.export(
+        run, out, runs=stores.runs, format=format, form=form, opinions=given, reviewed=reviewed
+    )
+
+
+def export_name(manifest: SynthesisManifest) -> str:
+    """What a file of this synthesis is called, without its ending."""
+    facts = manifest.facts
+    name = f"{facts.name}-{facts.method}-{manifest.run.rsplit('-', 1)[1][:6]}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "kept"
+
+
+def file_name(manifest: SynthesisManifest, format: str) -> str:
+    """What is downloaded is called: an archive where an export is more than one file."""
+    if export.EXPORT_FORMATS[format].several_files:
+        return f"{export_name(manifest)}-{format}.zip"
+    return f"{export_name(manifest)}.{format}"
+
+
+def export_file(
+    stores: Stores,
+    manifest: SynthesisManifest,
+    format: str,
+    form: str,
+    *,
+    reviewed: bool = False,
+    card: bool = False,
+) -> bytes:
+    """An export as one file, several in an archive with their card; or the card alone."""
+    target = export.EXPORT_FORMATS[format]
+    suffix = "" if target.data_file else (Path(file_name(manifest, format)).suffix)
+    suffix = ".jsonl" if suffix == ".zip" else suffix
+    with tempfile.TemporaryDirectory(prefix="fac-export-") as folder:
+        out = Path(folder) / f"{export_name(manifest)}{suffix}"
+        files = write(stores, manifest.run, out, format=format, form=form, reviewed=reviewed)
+        if card:
+            return files.card.read_bytes()
+        return _archive(Path(folder)) if target.several_files else files.path.read_bytes()
+
+
+def _archive(folder: Path) -> bytes:
+    """All files below a folder; the same files give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+            about = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
+            about.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(about, path.read_bytes())
+    return buffer.getvalue()
