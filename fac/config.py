@@ -410,8 +410,11 @@ class RescoreSpec(Spec):
     step = "rescore"
     pairs: str  # run id of the pairs it comes from
     feature: int
-    positive: str  # the edited text of the user's turn
+    positive: str  # the edited text of the turn
     negative: str
+    turn: int = -1  # index of the message that is edited, of both sides; -1 is the user's last
+
+    later = ("turn",)
 
     def __post_init__(self) -> None:
         if not self.positive.strip() or not self.negative.strip():

@@ -172,14 +172,18 @@ class PairsFacts(SpentFacts):
     features: Sequence[int] = ()  # the gaps
     pairs: int = 0  # proposed ones
     failed: Counts = field(default_factory=dict)  # gaps without a pair, by reason
+    role: str = EVERY_ROLE  # whose tokens count
     origins: Counts = field(default_factory=dict)  # proposed pairs by where the positive comes from
+    negatives: Counts = field(default_factory=dict)  # the same by where the negative comes from
+    compared: int = 0  # texts that a negative was chosen from, at most
     problems: Counts = field(default_factory=dict)  # candidates without a usable text, by reason
 
     def as_json(self) -> dict[str, Any]:
         facts = super().as_json()
         if self.writer is None:
             names = {each.name for each in fields(SpentFacts)} - {"name"}
-            facts = {k: v for k, v in facts.items() if k not in {*names, "origins", "problems"}}
+            names |= {"origins", "negatives", "compared", "problems"}
+            facts = {k: v for k, v in facts.items() if k not in names}
         return facts
 
 

@@ -268,6 +268,10 @@ TRACES = pa.schema(
         ("feature", pa.int32()),
         ("tokens", pa.list_(pa.string())),  # its content tokens, of every role
         ("activations", pa.list_(pa.float32())),  # same length as tokens; 0 where silent
+        (
+            "borrowed",
+            pa.list_(pa.bool_()),
+        ),  # likewise: whether it is from what its writer was shown
     ]
 )
 """Every kept candidate token by token, one row for each gap that it fires; by (candidate, feature).
@@ -286,7 +290,7 @@ PAIRS = pa.schema(
         ("positive_tokens", pa.list_(pa.string())),
         ("positive_activations", pa.list_(pa.float32())),
         ("negative", CHAT_TYPE),
-        ("negative_origin", pa.string()),  # edit (of the positive), own, pool, person
+        ("negative_origin", pa.string()),  # own, pool, dataset, anchor, edit (of it), person
         ("negative_peak", pa.float32()),  # 0 where it is silent, as measured
         ("negative_tokens", pa.list_(pa.string())),
         ("negative_activations", pa.list_(pa.float32())),

@@ -24,6 +24,7 @@ LINEAGE_NOTES = {
     "feature": "the feature it was written for",
     "encoder": "model, layer and SAE with their revisions; `sae` names the SAE and its hash",
     "activation": "the feature's peak, measured on this text; `span` says on which token",
+    "own_activation": "the same on words of its own, that its writer was not shown",
     "gains": "missing features that no better sample of this dataset fires",
     "pair": "the contrastive pair it was written from, with both measured peaks",
     "approvals": "who approved that pair, when, and the hash of what they saw",
@@ -152,8 +153,8 @@ def looked_at_in_words(chosen: Selection) -> str:
     low, high = chosen.interval
     return (
         f"{chosen.looked_at:,} of {chosen.kept:,}, by {', '.join(chosen.reviewers)}; "
-        f"{chosen.liked:,} of them ({chosen.share:.0%}, 95 % interval {low:.0%} to {high:.0%}) "
-        f"would be trained on"
+        f"they would train on {chosen.liked:,} of them: {100 * chosen.share:.0f} %, 95 % interval "
+        f"{100 * low:.0f} to {100 * high:.0f} %"
     )
 
 

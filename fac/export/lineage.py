@@ -49,6 +49,7 @@ LINEAGE = pa.struct(
         "encoder": pa.string(),  # model, layer and SAE with their revisions
         "sae": pa.string(),  # its name and the hash of its weights
         "activation": pa.float32(),  # g_i(x) of that feature; null where there is none
+        "own_activation": pa.float32(),  # the same on words that stand in no source of the text
         "span": SPAN,
         "gains": pa.list_(pa.int32()),  # gaps that no better kept sample covers
         "method": pa.string(),  # two-step, or which baseline
@@ -66,6 +67,14 @@ LINEAGE = pa.struct(
     }
 )
 """Why a row is there; the same in every format."""
+
+
+def measured(hit: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The part of a lineage that says what a text fires; `hit` is a row of schema.HITS."""
+    if not hit:
+        return dict.fromkeys(("activation", "own_activation", "span"))
+    span = {name: hit[name] for name in SPAN.names}
+    return {"activation": hit["peak"], "own_activation": hit.get("own_peak"), "span": span}
 
 
 class ExportRow(NamedTuple):
@@ -162,8 +171,7 @@ class SynthesisRun:
             "feature": feature,
             "encoder": self.anchor.encoder,
             "sae": self.sae,
-            "activation": hit["peak"] if hit else None,
-            "span": {name: hit[name] for name in SPAN.names} if hit else None,
+            **measured(hit),
             "gains": verdict["gains"],
             "method": self.spec.method,
             "style": candidate["style"],

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fac.agreement import wilson
 from fac.datasets import sample_id
-from fac.export.lineage import ExportRow
+from fac.export.lineage import ExportRow, measured
 from fac.schema import Chat
 
 KEPT, DROPPED, EDITED, WRONG_LABEL = "kept", "dropped", "edited", "wrong label"
@@ -25,7 +25,8 @@ class Edit(NamedTuple):
 
     run: str  # that measured it
     messages: Chat
-    hit: Mapping[str, Any]  # what it fires of its gap: peak, role and position
+    extra: Mapping[str, Any]  # as of ExportRow
+    hit: Mapping[str, Any]  # what it fires of its gap, a row of schema.HITS
 
 
 class Opinion(NamedTuple):
@@ -113,13 +114,9 @@ def _revised(row: ExportRow, opinion: Opinion) -> tuple[ExportRow, str]:
     review = {"state": opinion.state, "by": [*opinion.reviewers], "edit": None}
     lineage = {**row.lineage, "review": review}
     if opinion.edit:
-        messages, hit, change = opinion.edit.messages, opinion.edit.hit, "edited"
+        messages, extra, change = opinion.edit.messages, dict(opinion.edit.extra), "edited"
         review["edit"] = opinion.edit.run
-        lineage["sample_id"] = sample_id(messages)
-        lineage["activation"] = hit["peak"]
-        lineage["span"] = {name: hit[name] for name in ("role", "position")}
-        if "rejected" in extra:  # the worse answer is one to the prompt as it now is
-            extra["rejected"] = [*messages[:-1], extra["rejected"][-1]]
+        lineage |= {"sample_id": sample_id(messages), **measured(opinion.edit.hit)}
     if opinion.label is not None:
         extra["label"], change = opinion.label, change or "relabelled"
         extra.pop("label_probability", None)  # of the label it had

@@ -3,6 +3,8 @@
 plan        what is asked of a writer for a gap    methods     two steps, and their baselines
 writing     texts as they come, what they fire, and the run of a step that asks for them
 pairs       step 1: a text that fires each gap, and its near-twin that does not
+sides       a text token by token, and with less of what fires
+negatives   of what was written, the dataset and the anchor the nearest silent texts
 synthesize  step 2, from approved pairs to what is kept
 retouch     a kept sample as a person edited it, measured again
 filter      what becomes of each candidate, figures, forecast
@@ -12,9 +14,9 @@ no text that nobody approved reaches a writer.
 """
 
 from fac.synthesis.filter import PILOT, Forecast, forecast, pilot_pairs
-from fac.synthesis.pairs import make_pairs, rescore, user_text
+from fac.synthesis.pairs import edited_turn, make_pairs, rescore
 from fac.synthesis.retouch import retouch
 from fac.synthesis.synthesize import first_asked, synthesize
 
-__all__ = ["PILOT", "Forecast", "first_asked", "forecast", "make_pairs", "pilot_pairs", "rescore"]
-__all__ += ["retouch", "synthesize", "user_text"]
+__all__ = ["PILOT", "Forecast", "edited_turn", "first_asked", "forecast", "make_pairs"]
+__all__ += ["pilot_pairs", "rescore", "retouch", "synthesize"]

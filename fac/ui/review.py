@@ -18,7 +18,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import digest
-from fac.questions.pairs import differences
+from fac.questions.pairs import NEGATIVE_ORIGINS, ORIGINS, differences, turns_of
 from fac.questions.relevance import task_profiles
 from fac.questions.review_queue import ItemQueue, ReviewQueue
 from fac.review import REASONS, Item
@@ -38,14 +38,7 @@ ALIKE = 0.4
 CONTEXT_WORDS = 9
 """Words of an unchanged stretch that stay beside a change."""
 
-ORIGINS = {
-    "own": ("written for this gap", "flat"),
-    "pool": ("written for another gap", "flat"),
-    "anchor": ("a real sample of the anchor", "real"),
-    "person": ("edited by a person", "up"),
-    "edit": ("the same, edited least", "flat"),
-}
-"""Where a side comes from, in words, and its chip."""
+ORIGIN_CHIPS = {"anchor": "real", "dataset": "real", "person": "up"}  # of a side; others are flat
 
 # A letter of each reason that neither Streamlit nor another key here uses.
 FLAG_KEYS = dict(zip(REASONS, "BASKW", strict=True))
@@ -423,28 +416,6 @@ def examples_html(spans: Sequence[Row]) -> str:
     return "".join(parts)
 
 
-def turns_of(
-    messages: Sequence[Mapping[str, str]], tokens: Sequence[str]
-) -> list[tuple[str, tuple[int, int]]]:
-    """(role, (first token, one past the last)) of every turn. One piece where the tokens are not
-    those of the messages, as when a text was too long to be read to its end."""
-    sizes = [len("".join(token.split())) for token in tokens]
-    contents = [len("".join(message["content"].split())) for message in messages]
-    whole = [("", (0, len(tokens)))]
-    if len(messages) < 2 or sum(sizes) != sum(contents):
-        return whole
-    turns, at = [], 0
-    for message, size in zip(messages, contents, strict=True):
-        first = at
-        while at < len(tokens) and (size > 0 or not sizes[at]):
-            size -= sizes[at]
-            at += 1
-        if size:
-            return whole
-        turns.append((message["role"], (first, at)))
-    return turns
-
-
 def traced_html(
     messages: Sequence[Mapping[str, str]],
     tokens: Sequence[str],
@@ -452,16 +423,22 @@ def traced_html(
     *,
     strongest: float | None = None,
     breaks: bool = False,
+    borrowed: Sequence[bool] = (),
 ) -> str:
     """A text turn by turn with the activation as the depth of colour, its peak underlined;
-    `strongest` is full colour, the text's own peak by default."""
+    `strongest` is full colour, the text's own peak by default. `borrowed` says of every token
+    whether it is from elsewhere: then the peak is the highest of its own words, if any fires."""
     highest = max(values, default=0.0)
-    peak = max(range(len(values)), key=values.__getitem__, default=-1) if highest > 0 else -1
+    from_elsewhere = {number for number, taken in enumerate(borrowed) if taken}
+    rank = {n: (n not in from_elsewhere, value) for n, value in enumerate(values) if value > 0}
+    peak = max(rank, key=rank.__getitem__, default=-1)
     full = highest if strongest is None else strongest
     turns, bodies = turns_of(messages, tokens), []
     for role, (first, last) in turns:
         at, cut = peak - first if first <= peak < last else None, slice(first, last)
-        body = tokens_html(tokens[cut], values[cut], strongest=full, peak=at, breaks=breaks)
+        taken = {number - first for number in from_elsewhere if first <= number < last}
+        marks: Row = {"peak": at, "breaks": breaks, "borrowed": taken}
+        body = tokens_html(tokens[cut], values[cut], strongest=full, **marks)
         if len(turns) > 1:
             kind = role if role in ROLES else "other"
             body = f'<div class="fac-turn fac-{kind}"><b>{escaped(role)}</b>{body}</div>'
@@ -482,7 +459,8 @@ def _side_html(
 ) -> str:
     peak = row[f"{side}_peak"]
     fires = peak > threshold
-    words, chip = ORIGINS.get(origin, (origin, "flat"))
+    names = ORIGINS if side == "positive" else NEGATIVE_ORIGINS
+    words, chip = names.get(origin, origin), ORIGIN_CHIPS.get(origin, "flat")
     above = f", above {threshold:g}" if fires and threshold else ""
     tokens, values = row[f"{side}_tokens"], row[f"{side}_activations"]
     body = traced_html(row[side], tokens, values, strongest=strongest)
