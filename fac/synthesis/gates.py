@@ -28,7 +28,7 @@ should do, FAULTS, must be more frequent to be one."""
 RANGE = (0.01, 0.99)  # quantiles of the dataset that length and loss have to lie between
 FEW = 20  # texts of a role below which a dataset has no norms of its own
 MOST = 2000  # texts that norms are taken from
-READ = 200  # texts of the dataset, and of the anchor, whose loss is computed
+READ = 100  # texts of the dataset, and of the anchor, whose loss is computed
 
 OFTEN = 30  # times a word must occur before where it stands says something
 SELDOM = 1 / 200  # share of its occurrences at a beginning (or an end) below which it never does

@@ -317,7 +317,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
     def _leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
         """Candidates that overlap with a sample of the anchor or a text for evaluation."""
         progress(0, 1, "comparing with anchor and evaluation texts")
-        leaks = verdicts.Leaks({each.name: each.text for each in candidates if each.messages})
+        leaks = verdicts.Leaks({each.name: each.messages for each in candidates})
         anchor = self.runs.manifest(self.about.anchor).facts.dataset
         for batch in self.runs.batches(anchor, "samples"):
             for chat in batch.column("messages").to_pylist():
