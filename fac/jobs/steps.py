@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -236,13 +237,15 @@ class Steps:
         self, spec: config.PairsSpec | config.SynthesizeSpec, anchor: str, progress: Progress
     ) -> Iterator[dict[str, Any]]:
         """What pairs and samples are written with: the arguments `encoder`, `writer`, `direction`.
+        Where the spec names no model, the measured one writes.
 
         When the run holds the replies of a server, the file of them is no longer needed.
         """
         measured = self.runs.manifest(anchor).spec
         encoder = self.reader(measured, progress)
+        asked = spec if spec.model else replace(spec, model=measured.model)
         with self._while_writing:
-            doors: dict[str, Any] = {"encoder": encoder, "writer": self.writer(spec, progress)}
+            doors: dict[str, Any] = {"encoder": encoder, "writer": self.writer(asked, progress)}
             if WRITERS[spec.writer].steers:
                 doors["direction"] = self._directions(encoder, measured)
             yield doors

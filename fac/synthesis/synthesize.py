@@ -28,7 +28,7 @@ from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
 from fac.synthesis import writing
 from fac.synthesis.filter import CandidateVerdict
-from fac.synthesis.own_words import Stretch, borrowed
+from fac.synthesis.own_words import Stretch
 from fac.synthesis.pairs import PROPOSED, pair_id
 from fac.synthesis.plan import Ask, Grounds, Row, seed_of
 from fac.synthesis.scoring import Hit, read_alone, score, support_of, traced
@@ -50,16 +50,21 @@ def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str
 
 
 def first_asked(
-    spec: SynthesizeSpec, *, runs: Runs, approved: Sequence[Mapping[str, Any]]
+    spec: SynthesizeSpec,
+    *,
+    runs: Runs,
+    approved: Sequence[Mapping[str, Any]],
+    chats: bool = True,
 ) -> list[Ask]:
     """What a writer will be asked for the first gap, candidate by candidate, before anybody is. No
-    model is needed: how a steered writer is pushed is left out, the words are the same. Raises
+    model is needed: how a steered writer is pushed is left out, the words are the same, given
+    whether it knows `chats` (`fac.synthesis.plan.in_turns`). Raises
     InputError where the spec names a pair that is not `approved` as it is."""
     spec = replace(spec, strength=0.0)
     about = runs.manifest(spec.pairs).facts
     pairs = approved_as_they_are(spec, runs, approved)
     gaps = [row["feature"] for row in pairs] or about.features
-    grounds = Grounds(spec, runs, about, pairs[:1], gaps[:1], None)
+    grounds = Grounds(spec, runs, about, pairs[:1], gaps[:1], None, chats)
     return METHODS[spec.method].plan(grounds)
 
 
@@ -83,6 +88,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         self.pairs = approved_as_they_are(spec, self.runs, approved)
         self.gaps = [row["feature"] for row in self.pairs] or [*self.about.features]
         grounds = Grounds(spec, self.runs, self.about, self.pairs, self.gaps, self.direction)
+        grounds = grounds._replace(chats=self.writer.chats)
         self.plan = METHODS[spec.method].plan(grounds)
         self.evaluation = {
             path: datasets.read_samples(path).digest(quiet) for path in spec.evaluation
@@ -303,16 +309,13 @@ class SynthesisStep(Step[SynthesizeSpec]):
 
     def _borrowed(self, candidate: Candidate) -> dict[int, list[Stretch]]:
         """What a text has from what its writer was shown, by message."""
-        ask = candidate.ask
-        sources = [*ask.quoted, ask.explanation]
-        for pair in self.pairs:
-            if pair["pair"] == ask.pair:
-                sides = (*pair["positive"], *pair["negative"])
-                sources += [message["content"] for message in sides]
-        return {
-            number: borrowed(message["content"], sources, 0 if number else candidate.prescribed)
-            for number, message in enumerate(candidate.messages)
-        }
+        sides = [
+            message["content"]
+            for pair in self.pairs
+            if pair["pair"] == candidate.ask.pair
+            for message in (*pair["positive"], *pair["negative"])
+        ]
+        return candidate.borrowed(sides)
 
     def _leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
         """Candidates that overlap with a sample of the anchor or a text for evaluation."""

@@ -27,6 +27,7 @@ from fac.prompts.drafts import BadDraft
 from fac.schema import CANDIDATES, HITS, REPLIES, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
+from fac.synthesis.own_words import Stretch, borrowed
 from fac.synthesis.plan import Ask, Direction, Row, reply_key, seed_of
 from fac.synthesis.scoring import Hits, hit_rows
 
@@ -130,6 +131,14 @@ class Candidate(NamedTuple):
         """Words at its beginning that its prompt made it begin with."""
         opening = self.ask.request.opening
         return len(verdicts.words(opening.starts)) if opening else 0
+
+    def borrowed(self, more: Iterable[str] = ()) -> dict[int, list[Stretch]]:
+        """What it has from what its writer was shown, `more` than the prompt holds, by message."""
+        sources = [*self.ask.quoted, self.ask.explanation, *more]
+        return {
+            number: borrowed(message["content"], sources, 0 if number else self.prescribed)
+            for number, message in enumerate(self.messages)
+        }
 
 
 def read(ask: Ask, spec: WriteSpec, written: Written) -> Candidate:
