@@ -321,7 +321,7 @@ def edited(text: str, rng: random.Random, share: float, other_words: Sequence[st
 
 
 def test_near_copies_of_real_texts_are_met_and_unrelated_ones_are_not():
-    """50 planted copies with 15 % of their words changed, among 500 other texts. The two that are
+    """50 planted copies with 15 % of their words changed, among 500 other texts: 46 are met. The two that are
     dropped wrongly are of two and three words, which stand in a longer one as they are."""
     if not all((DATA / name).exists() for name in FILES):
         pytest.skip(f"{DATA} is not here: the texts to plant copies of are real ones")
@@ -339,5 +339,4 @@ def test_near_copies_of_real_texts_are_met_and_unrelated_ones_are_not():
         leaks.compare(user(text))
     met = leaks.candidates & planted.keys()
     precision, recall = len(met) / len(leaks.candidates), len(met) / len(planted)
-    print(f"near-copies: precision {precision:.2f}, recall {recall:.2f} of {len(planted)}")
-    assert len(unrelated) == 500 and precision >= 0.95 and recall >= 0.9
+    assert len(unrelated) == 500 and precision >= 0.95 and recall >= 0.92
