@@ -321,8 +321,8 @@ def edited(text: str, rng: random.Random, share: float, other_words: Sequence[st
 
 
 def test_near_copies_of_real_texts_are_met_and_unrelated_ones_are_not():
-    """50 planted copies with 15 % of their words changed, among 500 other texts: 46 are met. The two that are
-    dropped wrongly are of two and three words, which stand in a longer one as they are."""
+    """50 planted copies with 15 % of their words changed, among 500 other texts: 46 are met. The
+    two dropped wrongly are of two and three words, which stand in a longer one as they are."""
     if not all((DATA / name).exists() for name in FILES):
         pytest.skip(f"{DATA} is not here: the texts to plant copies of are real ones")
     lines = [(DATA / name).read_text("utf-8").splitlines() for name in FILES]
