@@ -155,11 +155,14 @@ def flaw(
     for each, (_, n) in zip(spoken, judged, strict=True):
         if not n.length[0] <= len(each) <= n.length[1]:
             return LENGTH
-    for role in {message["role"] for message in messages} if loss is not None else ():
-        nats, (low, high) = loss[ROLES.index(role)], norms.of(role).loss
-        if nats < low or nats > high:
-            return UNLIKELY
-    return ""
+    return UNLIKELY if loss is not None and _unlikely(messages, norms, loss) else ""
+
+
+def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
+    """Whether the loss of some role lies outside its range."""
+    ranges = {message["role"]: norms.of(message["role"]).loss for message in messages}
+    nats = {role: float(loss[ROLES.index(role)]) for role in ranges}
+    return any(nats[role] < low or nats[role] > high for role, (low, high) in ranges.items())
 
 
 LOOPS = frozenset({"few pairs of words", "a sentence again", "words again", "a word in a row"})
@@ -211,17 +214,17 @@ def _in_between(text: str) -> Iterator[str]:
     if _ROLE_MARK.search(text):
         yield "names a speaker"
     plain = _EMOTICON.sub(" ", text)
-    if any(_unbalanced(plain, left, right) for left, right in _PAIRS):
+    if any(_unbalanced(plain, pair) for pair in _PAIRS):
         yield "leaves a bracket open"
     if len(re.findall(r"(?<!\d)\"", plain)) % 2:
         yield "leaves a quote open"
 
 
-def _unbalanced(text: str, left: str, right: str) -> bool:
+def _unbalanced(text: str, pair: str) -> bool:
     """Whether a bracket is opened and not closed, or closed and not opened but for "a)"."""
     depth = 0
-    for match in re.finditer(f"[{re.escape(left + right)}]", text):
-        if match[0] == left:
+    for match in re.finditer(f"[{re.escape(pair)}]", text):
+        if match[0] == pair[0]:
             depth += 1
         elif depth:
             depth -= 1
