@@ -7,6 +7,7 @@ other half a second probe, which may judge what the first one let pass: both nev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,15 +110,16 @@ def learn(samples: Labelled, label: str, half: int = 0) -> LabelCheck | None:
     return LabelCheck(label, len(rows), *auroc(held_out, positive), threshold, precision, probe)
 
 
-def agreement(runs: Runs, measure: str, peaks: Any, label: str) -> float | None:
-    """The held-out judgement: the share of texts, by their peaks `[n, n_features]`, that a probe
-    gives the label which learned from the half that the check did not. None without texts, or
-    where that half cannot teach it."""
-    samples = labelled(runs, measure)
-    judge = learn(samples, label, half=1) if samples is not None else None
-    if judge is None or not peaks.shape[0]:
+def agreement(samples: Labelled, texts: Sequence[Any], label: str) -> float | None:
+    """The held-out judgement: the share of texts, by their peaks (csr `[1, n_features]` each), to
+    which a probe gives the label that learned from the half which the check did not. None without
+    texts, or where that half cannot teach it."""
+    from scipy.sparse import vstack
+
+    judge = learn(samples, label, half=1)
+    if judge is None or not texts:
         return None
-    return float((judge.probabilities(peaks) >= 0.5).mean())
+    return float((judge.probabilities(vstack(texts, "csr")) >= 0.5).mean())
 
 
 def threshold_of(probability: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
