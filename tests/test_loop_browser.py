@@ -5,6 +5,7 @@ Once in a world of words with a scripted writer, once with the demo and its own 
 """
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ class Walk:
         for number in range(n):
             expect(self.page.locator(".fac-chat").first).to_be_visible()
             self.page.keyboard.press("k" if number < n - drop else "x")
-            done = self.page.get_by_text(f"{number + 1} of {kept}", exact=True)
+            done = self.page.get_by_text(re.compile(rf"^{number + 1} of {kept}\b"))
             if number + 1 < kept:  # else there is nothing left to look at
                 expect(done).to_be_visible()
             settle(self.page)
