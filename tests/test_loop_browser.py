@@ -110,7 +110,7 @@ class Walk:
         return made
 
     def look_through(self, kept: int, n: int, drop: int) -> None:
-        """Decides on the first n of the kept samples by keyboard alone; the last of them do not stay."""
+        """Decides on the first n kept samples by keyboard alone; the last do not stay."""
         link = self.page.get_by_role("link", name="Look through the")
         link.click()
         self.arrived("Review")
