@@ -9,7 +9,7 @@ weigh more than everything else on the page.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -332,13 +332,26 @@ def part_bars(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
 
 PASSED = "kept"
 
-REASON_COLOURS = {PASSED: SHOWN, "beaten": ALONG, "redundant": ALONG, "below threshold": MISSING}
+REASON_COLOURS = {
+    PASSED: SHOWN,
+    "beaten": ALONG,
+    "redundant": ALONG,
+    "below threshold": MISSING,
+    "borrowed words": MISSING,
+}
 """What became of a text that fires its gap, and of one that does not; any other reason is about the
 text itself and stays slate."""
 
 
-def outcome_bars(kept: int, dropped: Mapping[str, int], chosen: str | None = None) -> go.Figure:
-    """What became of the texts of a synthesis: kept on top, then every reason, most common first.
+def outcome_bars(
+    kept: int,
+    dropped: Mapping[str, int],
+    chosen: str | None = None,
+    *,
+    words: Callable[[str], str] = str,
+) -> go.Figure:
+    """What became of the texts of a synthesis: kept on top, then every reason, most common first,
+    each called by its `words`.
 
     The outcome travels as customdata, so that a click can ask for its texts; with one `chosen` the
     others stand back.
@@ -348,7 +361,7 @@ def outcome_bars(kept: int, dropped: Mapping[str, int], chosen: str | None = Non
     total, most = sum(counts) or 1, max(counts) or 1
     chart = figure(32 * len(rows) + 26, x={**HIDDEN, "range": [0, most * 1.3]}, y=ROWS, bargap=0.38)
     chart.add_bar(
-        y=[short(name) for name in names],
+        y=[short(words(name)) for name in names],
         x=counts,
         orientation="h",
         marker={

@@ -268,6 +268,10 @@ TRACES = pa.schema(
         ("feature", pa.int32()),
         ("tokens", pa.list_(pa.string())),  # its content tokens, of every role
         ("activations", pa.list_(pa.float32())),  # same length as tokens; 0 where silent
+        (
+            "borrowed",
+            pa.list_(pa.bool_()),
+        ),  # likewise: whether it is from what its writer was shown
     ]
 )
 """Every kept candidate token by token, one row for each gap that it fires; by (candidate, feature).

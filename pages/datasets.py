@@ -173,7 +173,7 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
 
 
 title("Datasets")
-datasets: list[DatasetManifest] = stores().runs.list(IngestSpec.step)
+datasets = catalogue.datasets(stores())
 adding = views.get_param("add", "no") == "yes"
 with st.expander("Add a dataset", icon=":material/add:", expanded=adding or not datasets):
     add()

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from fac.config import IngestSpec, PairsSpec, SynthesizeSpec
-from fac.manifest import DatasetManifest, MeasureManifest, PairsManifest, SynthesisManifest
+from fac.config import PairsSpec, SynthesizeSpec
+from fac.manifest import MeasureManifest, PairsManifest, SynthesisManifest
 from fac.questions import catalogue
 from fac.questions.comparison import Comparison, certainty, coverage, telling_curve
 from fac.questions.explanations import explained, n_explained
@@ -212,9 +212,10 @@ def next_steps(
     anchor, dataset = comparison.anchor, comparison.dataset
     names = catalogue.titles(manifests)
     done = {manifest.facts.dataset for manifest in manifests.values()}
-    datasets: list[DatasetManifest] = stores().runs.list(IngestSpec.step)
     waiting = [
-        d for d in datasets if d.run not in done and not catalogue.is_synthetic(stores(), d.run)
+        each
+        for each in catalogue.datasets(stores())
+        if each.run not in done and not each.facts.is_synthetic
     ]
     if waiting:
         yield Step(
@@ -296,9 +297,9 @@ def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | No
             {"pairs": run},
         )
     n = counts["approved"]
-    # A pilot took some of them; what was approved since nobody has written from yet.
     syntheses: list[SynthesisManifest] = runs.list(SynthesizeSpec.step)
-    written = {pair for m in syntheses if m.inputs.pairs == run for pair in m.spec.approved}
+    real = (m for m in syntheses if m.inputs.pairs == run and not m.spec.pilot)
+    written = {pair for manifest in real for pair in manifest.spec.approved}
     approved = (state for state in states.values() if state.state == "approved")
     if all(state.version.row["pair"] in written for state in approved):
         return None

@@ -4,6 +4,7 @@ text fires, and out as a dataset in which every row says why it is there."""
 import math
 from collections.abc import Mapping
 from functools import partial
+from html import escape
 
 import streamlit as st
 
@@ -23,7 +24,7 @@ from fac.ui.exports import show_export
 from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pairs import STATE_NAMES, pick_pairs
 from fac.ui.pickers import stop_if_nothing_measured
-from fac.ui.results import show_candidate
+from fac.ui.results import outcome_name, show_candidate, show_pilot
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, selected_points, table
@@ -66,6 +67,7 @@ def show_launch(pairs: dict[str, str]) -> None:
         empty("Nothing is approved yet", rule, **way)
         st.stop()
     left, right = st.columns([2, 1], gap="medium")
+    pilot_room, request_room = st.container(), st.container()
     with left.container(border=True):
         st.markdown("**How the samples are asked for**")
         with guard():
@@ -75,7 +77,11 @@ def show_launch(pairs: dict[str, str]) -> None:
             if stopped := results.stopped_synthesis(stores(), run):
                 again = results.resumed(stopped, spec)
                 writing.show_stopped(stopped, partial(writing.launch_synthesis, again, "Going on"))
-            show_requests(spec, approved)
+            if pilot := results.forecast(stores(), spec):
+                with pilot_room:
+                    show_pilot(pilot.run)
+            with request_room.container(border=True):
+                show_requests(spec, approved)
     show_basis(run, approved)
 
 
@@ -109,6 +115,7 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
     st.caption(f"{n:,} pairs, {spec.candidates} texts each: {most}, prompts come on top.")
     if pilot := results.forecast(stores(), spec):
         writing.show_forecast(pilot, spec)
+        st.caption("Its texts stand below the form, each with what became of it.")
     if done := results.finished_synthesis(stores(), spec):
         st.caption(
             ":material/task_alt: Exactly this was synthesized before. Another attempt, under "
@@ -121,8 +128,8 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
     with st.container(gap="small"):
         if pilot is None and n > PILOT:
             st.caption(
-                f"A pilot of {PILOT} pairs tells how many texts pass, and what all of them take. "
-                "Its texts count: nothing is written twice."
+                f"A pilot of {PILOT} pairs shows its texts, how many pass, and what all of them "
+                "take. Nothing is written twice."
             )
             label, trial = f"Try {PILOT} pairs first", results.pilot_spec(spec)
             action_button(label, "science", launch, trial, "Trying a few pairs", False)
@@ -161,7 +168,7 @@ def linked_result() -> SynthesisManifest | None:
     if "pairs" in params and "synthesis" not in params:
         set_param("synthesis", None)
     linked = params.get("synthesis")
-    manifests = results.syntheses(stores())
+    manifests = results.syntheses(stores(), pilots=True)
     run = get_param("synthesis", "", valid=manifests.__contains__)
     if run:
         if "pairs" in params:
@@ -179,7 +186,8 @@ def show_header(manifest: SynthesisManifest) -> None:
     """Which result this is, the others, and the ways back."""
     spec, facts = manifest.spec, manifest.facts
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        pick_result("Result", results.syntheses(stores()), manifest.run)
+        others = results.syntheses(stores())
+        pick_result("Result", {manifest.run: manifest} | others, manifest.run)
         action_button("New synthesis", "add", writing.open_launch, spec.pairs)
         link("pairs", "Its pairs", pairs=spec.pairs)
     by = f", approved by {', '.join(facts.approvers)}" if facts.approvers else ""
@@ -195,58 +203,128 @@ def show_result(manifest: SynthesisManifest) -> None:
     """What came of a synthesis, from the whole to the single text."""
     facts = manifest.facts
     show_header(manifest)
+    st.html(f'<p class="fac-lead">{escape(results.ending(facts))}</p>')
     show_figures(manifest)
+    show_checks(facts)
+    if facts.kept and not manifest.spec.pilot:
+        show_next(manifest)
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**What became of every text**")
-        figure = charts.outcome_bars(facts.kept, dict(facts.dropped), linked_outcome(facts))
+        dropped, words = dict(facts.dropped), outcome_name
+        figure = charts.outcome_bars(facts.kept, dropped, linked_outcome(facts), words=words)
         options: Row = {"config": CHART, "alt": "Texts kept and dropped, by reason"}
         options |= {"on_select": choose_outcome, "selection_mode": "points"}
         st.plotly_chart(figure, key="outcomes", **options)
         st.caption("Click a bar to see its texts.")
     with right.container(border=True, height="stretch"):
-        st.markdown("**Where more samples stop helping**")
-        curve = list(facts.curve)
-        gaps = len(results.gaps_of(stores(), manifest.run))
-        if curve:
+        show_tried(manifest)
+    show_texts(manifest)
+    show_change(manifest)
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        st.subheader("What it took", anchor=False)
+        columns = ("what", "total", "per_kept", "per_gap", "per_feature")
+        table(results.ledger_rows(facts), columns, key="ledger")
+    if curve := list(facts.curve):
+        with right:
+            st.subheader("Where more samples stop helping", anchor=False)
+            gaps = len(results.gaps_of(stores(), manifest.run))
             st.plotly_chart(charts.marginal_curve(curve, gaps), config=CHART, key="marginal")
             needed = 1 + curve.index(curve[-1])
             st.caption(
                 f"{needed:,} of {len(curve):,} kept samples already cover the {curve[-1]:,} gaps "
                 f"that all of them do, of {gaps:,} in these pairs."
             )
-        else:
-            st.caption("Nothing was kept, so there is no curve.")
-    show_texts(manifest)
-    show_change(manifest)
-    st.subheader("What it took", anchor=False)
-    columns = ("what", "total", "per_kept", "per_gap", "per_feature")
-    table(results.ledger_rows(facts), columns, key="ledger")
-    if facts.kept:
+    if facts.kept and not manifest.spec.pilot:
         show_export(manifest)
 
 
 def show_figures(manifest: SynthesisManifest) -> None:
-    """The headline numbers, each with what it means."""
+    """The headline numbers, each with what it means; own words first."""
     facts = manifest.facts
     before, after = fac_value(facts.fac_before), fac_value(facts.fac_after)
-    was, change = views.share(before), views.points(after - before)
-    low, high = views.share(facts.hit_rate_low), views.share(facts.hit_rate_high)
-    rate = f"Own-feature hit rate {views.share(facts.hit_rate)}, 95 % interval {low} to {high}."
-    per = facts.tokens_per_feature
-    spent = f"{facts.tokens:,} tokens written in {duration(facts.seconds)}."
     question = settings_in_words(results.question_of(stores(), manifest))
-    scope = (
-        f"It was {was} without. Of {facts.n_anchor:,} features of the anchor, {plain(question)}."
-    )
-    unasked = f"{len(facts.gained_unasked):,} of them nobody asked for."
-    views.cards(
-        ("Kept", f"{facts.kept:,}", f"Of {facts.n_candidates:,} texts written."),
-        ("Gaps filled", f"{facts.gaps_hit:,} of {facts.gaps:,}", rate),
-        ("FAC with them", views.share(after), scope, change),
-        ("New features", f"{facts.features_gained:,}", unasked),
-        ("Tokens per new feature", "–" if per is None else f"{per:,.0f}", spent),
-    )
+    n_any = f"{facts.any_gaps_hit:,} of {facts.gaps:,} gaps"
+    with st.container(horizontal=True, gap="small"):
+        rate(
+            "Own-words hit rate" if facts.any_hit_rate is not None else "Hit rate",
+            (facts.hit_rate, facts.hit_rate_low, facts.hit_rate_high),
+            f"{facts.gaps_hit:,} of {facts.gaps:,} gaps have a kept sample: it fires its gap on "
+            "words that it shares neither with its pair, its prompt nor the explanation.",
+        )
+        rate(
+            "Fires anywhere",
+            (facts.any_hit_rate, facts.any_hit_rate_low, facts.any_hit_rate_high),
+            f"{n_any} have a text that passes every other check and fires, in whosever words."
+            if facts.any_hit_rate is not None
+            else "This run is from before own words were told apart: synthesize again.",
+        )
+        figure("Kept", f"{facts.kept:,}", f"Of {facts.n_candidates:,} texts written.")
+        scope = (
+            f"It was {views.share(before)} without. Of {facts.n_anchor:,} features of the anchor"
+        )
+        change = views.points(after - before)
+        figure("FAC with them", views.share(after), f"{scope}, {plain(question)}.", change)
+        unasked = f"{len(facts.gained_unasked):,} of them nobody asked for."
+        figure("New features", f"{facts.features_gained:,}", unasked)
+        per = facts.tokens_per_gap
+        spent = f"{facts.tokens:,} tokens written in {duration(facts.seconds)}; those of the pairs "
+        spent += "count too."
+        figure("Tokens per new gap", "–" if per is None else f"{per:,.0f}", spent)
+
+
+def figure(label: str, value: str, meaning: str, change: str | None = None) -> None:
+    """A figure with what it means and, if any, the change."""
+    st.metric(label, value, change, help=meaning, border=True, height="stretch")
+
+
+def rate(label: str, ends: tuple[float | None, float | None, float | None], help: str) -> None:
+    """A share of the gaps with its interval in view."""
+    value, low, high = (fac_value(end) for end in ends)
+    interval = None if low != low else f"{100 * low:.0f} to {100 * high:.0f} %"
+    options: Row = {"delta_color": "off", "delta_arrow": "off", "help": help, "border": True}
+    options["delta_description"] = None if low != low else "95 % interval"
+    st.metric(label, views.share(value), interval, height="stretch", **options)
+
+
+def show_checks(facts: SynthesisFacts) -> None:
+    """What the texts were not checked for, and how good the check of their labels is."""
+    if facts.unchecked:
+        words = f"Not checked, as nothing was at hand for it: {', '.join(facts.unchecked)}."
+        st.caption(f":material/rule: {plain(words)}")
+    if facts.label_auroc is not None:
+        low, high = fac_value(facts.label_auroc_low), fac_value(facts.label_auroc_high)
+        ends = "" if low != low else f" (95 % interval {low:.2f} to {high:.2f})"
+        words = f"Labels were checked with an AUROC of {facts.label_auroc:.2f}{ends}, "
+        st.caption(f":material/label: {plain(words)}cross-validated on the labelled anchor.")
+
+
+def show_next(manifest: SynthesisManifest) -> None:
+    """What to do with what is kept: look through it, then take it along."""
+    kept = counted(manifest.facts.kept, "kept sample")
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="next"):
+        st.markdown("**Next**", width="content")
+        view = {"kind": "sample", "synthesis": manifest.run}
+        link("review", f"**Look through the {kept}**", icon=":material/rate_review:", **view)
+        st.caption("one at a time, by keyboard; what you drop does not leave. Then export below.")
+
+
+def show_tried(manifest: SynthesisManifest) -> None:
+    """The gaps that gave nothing, and what was tried for each."""
+    facts = manifest.facts
+    lack = facts.gaps - facts.gaps_hit
+    st.markdown(f"**Gaps that gave nothing: {lack:,} of {facts.gaps:,}**")
+    if lack and not facts.tried:
+        st.caption("This run does not list what was tried for them.")
+    elif lack:
+        pager = Pager("tried", manifest.run)
+        rows = results.tried_rows(stores(), facts)
+        rows = [{**row, "g": row["peak"], "outcome": outcome_name(row["reason"])} for row in rows]
+        columns = ("feature", "name", "texts", "g", "own_peak", "outcome")
+        table(rows[pager.offset :][: pager.size], columns, key="tried", height=300)
+        pager.draw(len(rows), "gap")
+    link_remaining(manifest)
 
 
 def fac_value(value: float | None) -> float:
@@ -273,7 +351,8 @@ def show_texts(manifest: SynthesisManifest) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.subheader("The texts", anchor=False, width="stretch")
         options = views.param_widget("reason", next(iter(counts)), valid=counts.__contains__)
-        options |= {"format_func": lambda each: f"{each} · {counts[each]:,}", "width": 210}
+        names = {each: f"{outcome_name(each)} · {n:,}" for each, n in counts.items()}
+        options |= {"format_func": names.__getitem__, "width": 250}
         outcome = st.selectbox("Outcome", [*counts], **options)
         options = {"placeholder": "Part of a text", "icon": ":material/search:", "width": 190}
         search = st.text_input("Search", key=f"search of {run}", **options)
@@ -284,11 +363,15 @@ def show_texts(manifest: SynthesisManifest) -> None:
         listing = {"search": search, "sort": sort, "descending": sort not in RISING}
         listing |= {"offset": pager.offset, "limit": pager.size}
         rows, total = results.candidates_page(stores(), run, outcome=outcome, **listing)
-        rows = [{**row, "text": clean(row["text"])} for row in rows]
+        rows = [
+            {**row, "text": clean(row["text"]), "verdict": outcome_name(row["verdict"])}
+            for row in rows
+        ]
         verdict = ("verdict",) if outcome == results.ALL else ()
         # A table cannot blur its texts, so where texts are to be hidden it has none.
         text = () if st.session_state.get("blur") else ("text",)
-        columns = ("feature", *verdict, "g", "n_hits", *text)
+        own = ("own_peak",) if manifest.facts.any_hit_rate is not None else ()
+        columns = ("feature", *verdict, "g", *own, "n_hits", *text)
         table(rows, columns, key="texts", opens="candidate", id_column="candidate", height=560)
         pager.draw(total, "text")
     with right:
@@ -313,7 +396,7 @@ def chosen_candidate(rows: list[Row], manifest: SynthesisManifest, outcome: str)
 
 def show_change(manifest: SynthesisManifest) -> None:
     """Coverage before and after, measured again if wanted, and what came along unasked."""
-    run, facts = manifest.run, manifest.facts
+    facts = manifest.facts
     gained, unasked = facts.features_gained, len(facts.gained_unasked)
     st.subheader("What changed", anchor=False)
     left, right = st.columns(2, gap="medium")
@@ -334,20 +417,33 @@ def show_change(manifest: SynthesisManifest) -> None:
         ]
         st.caption(f"Of the {facts.n_missing:,} features that were missing:")
         st.plotly_chart(charts.closed_bar(parts), config=CHART, key="closed")
-        if facts.kept_dataset:
+        if facts.kept_dataset and not manifest.spec.pilot:
             show_remeasured(manifest, again)
-        link_remaining(manifest)
     with right.container(border=True, height="stretch"):
-        st.markdown("**New features that nobody asked for**")
-        if facts.gained_unasked:
-            pager = Pager("unasked", run)
-            window = {"offset": pager.offset, "limit": pager.size}
-            rows, total = results.unasked_rows(stores(), facts, **window)
-            table(rows, ("feature", "name", "n_samples"), key="unasked", height=320)
-            pager.draw(total, "feature")
-            st.caption("Samples: of the anchor.")
-        else:
-            st.caption("None: what is kept fires nothing new but its gaps.")
+        show_side_effects(manifest)
+
+
+def show_side_effects(manifest: SynthesisManifest) -> None:
+    """What came along with the gaps: new features, and how the dataset's average moves."""
+    facts = manifest.facts
+    st.markdown("**Side effects**")
+    if facts.drift is not None:
+        st.caption(
+            f"Mean features of the dataset with and without what is kept: cosine {facts.drift:.4f}"
+            " (1 is no drift). What rises most:"
+        )
+    if facts.risen:
+        columns = ("feature", "name", "before", "after", "asked")
+        table(results.risen_rows(stores(), facts), columns, key="risen", height=250)
+    if facts.gained_unasked:
+        st.caption("New features that nobody asked for; samples are the anchor's:")
+        pager = Pager("unasked", manifest.run)
+        window = {"offset": pager.offset, "limit": pager.size}
+        rows, total = results.unasked_rows(stores(), facts, **window)
+        table(rows, ("feature", "name", "n_samples"), key="unasked", height=250)
+        pager.draw(total, "feature")
+    else:
+        st.caption("No new feature that nobody asked for: what is kept fires nothing but its gaps.")
 
 
 def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | None) -> None:

@@ -41,11 +41,13 @@ MANNERS = (
 
 def worded(request: Request) -> str:
     """A text for the gap in the request's key, each in another manner; the word of the gap is in
-    what was asked for with it in mind."""
+    what was asked for with it in mind. Step 2 ends in other words than step 1, so that the word is
+    its own."""
     method, feature, number, _ = request.key.split("/")
     word = toy.WORDS[int(feature)] if method in ("step-1", "one-step", "two-step") else "nothing"
     manner = MANNERS[(int(number) + 3 * (method == "two-step")) % len(MANNERS)]
-    return f" {manner} {word}{'!' * int(number)} number {feature}"
+    ending = "as case" if method == "two-step" else "number"
+    return f" {manner} {word}{'!' * int(number)} {ending} {feature}"
 
 
 class MakingSteps(ToySteps):

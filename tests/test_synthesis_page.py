@@ -34,7 +34,7 @@ from fac.export import export, forms_of, provenance
 from fac.generator.writer import Request
 from fac.manifest import Manifest, SynthesisManifest
 from fac.prompts.profiles import PROFILES
-from fac.questions import exports, results
+from fac.questions import catalogue, exports, results
 from fac.questions.catalogue import measured
 from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
@@ -316,6 +316,35 @@ def test_a_pilot_says_what_the_rest_will_take_until_the_settings_change(place):
     assert "Texts that pass" not in metrics(at) and "Try 3 pairs first" in labels(at)
 
 
+def test_a_pilots_texts_are_read_before_the_launch_and_are_no_dataset(place):
+    run = pairs_run(place)
+    approve(place, run, *GAPS)
+    at = opened("synthesis", pairs=run)
+    assert "What the pilot wrote" not in words(at)
+    ran(button(at, "Try 3 pairs first").click().run())
+    (spec,) = asked(place)
+    assert spec.pilot
+    (job,) = work_off(place)
+    at = opened("synthesis", pairs=run)
+    assert "What the pilot wrote" in words(at)
+    rows = Runs(place).table(job.run_id, "candidates").to_pylist()
+    assert len(rows) == 6 and all(row["messages"][0]["content"] in read(at) for row in rows)
+    verdicts_ = {row["reason"] for row in Runs(place).table(job.run_id, "verdicts").to_pylist()}
+    assert all(REASON_WORDS[reason] in read(at) for reason in verdicts_ - {""})
+    assert "<img" not in markup(at)
+    kept = Runs(place).manifest(job.run_id).facts.kept_dataset
+    assert Runs(place).manifest(kept).facts.kind == "pilot"
+    assert results.syntheses(stores()) == {} and job.run_id in results.syntheses(
+        stores(), pilots=True
+    )
+    assert kept not in {each.run for each in catalogue.datasets(stores())}
+    perform(place, results.remeasure_spec(stores(), Runs(place).manifest(job.run_id)))
+    assert kept not in {each.facts.dataset for each in measured(stores()).values()}
+    assert not any("The last synthesis" in label for label in links(opened("home")))
+    result = opened("synthesis", synthesis=job.run_id)
+    assert not result.get("download_button") and "Measure what is kept" not in labels(result)
+
+
 def test_a_budget_below_the_forecast_is_told_before_the_launch(place):
     run = pairs_run(place)
     approve(place, run, *GAPS)
@@ -427,7 +456,8 @@ def test_the_figures_are_those_of_the_run(done):
     at = shown(done)
     told = metrics(at)
     assert told["Kept"] == f"{facts.kept}" == "4"
-    assert told["Gaps filled"] == "4 of 4"
+    assert "4 of 4 gaps have a sample that fires them" in read(at)
+    assert next(label for label in told if "hit rate" in label.lower())
     assert told["FAC with them"] == share(facts.fac_after) == share(toy.fac_of(8, 10))
     assert told["New features"] == f"{facts.features_gained}" == "4"
     rows = results.ledger_rows(result_of(done).facts)
@@ -562,8 +592,9 @@ def test_nothing_kept_is_said_and_not_exported(done):
     spec = SynthesizeSpec(pairs=run, approved=named, candidates=2, method="unguided")
     perform(done, spec)
     at = shown(done)
-    assert metrics(at)["Kept"] == "0" and metrics(at)["Tokens per new feature"] == "–"
-    assert "Nothing was kept, so there is no curve." in words(at)
+    assert metrics(at)["Kept"] == "0" and metrics(at)["Tokens per new gap"] == "–"
+    assert "None of 8 texts was kept: 8 were dropped for" in read(at)
+    assert "so there is nothing to export." in read(at) and "Ask for more texts" in read(at)
     assert not at.get("download_button")
     assert "Measure what is kept" not in labels(at)
 

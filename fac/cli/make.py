@@ -274,7 +274,7 @@ def _pilot(workspace: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
 
     if not spec.approved:
         raise InputError("A pilot needs approved pairs: approve some with `fac approve`.")
-    few = replace(spec, approved=synthesis.pilot_pairs(spec.approved))
+    few = replace(spec, approved=synthesis.pilot_pairs(spec.approved), rows=0, pilot=True)
     run_id = perform(workspace, few, "trying a few gaps", where)
     forecast = synthesis.forecast(Runs(workspace).manifest(run_id), len(spec.approved))
     data = {**forecast._asdict(), "threshold": spec.threshold}

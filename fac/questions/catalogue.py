@@ -8,18 +8,32 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from fac.config import MeasureSpec
-from fac.manifest import MeasureFacts, MeasureManifest
+from fac.config import IngestSpec, MeasureSpec
+from fac.manifest import DatasetManifest, MeasureFacts, MeasureManifest
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
 Row = dict[str, Any]
 
 
+PILOT = "pilot"
+"""The kind of a dataset that a pilot kept: a trial, and nobody's choice."""
+
+
+def datasets(stores: Stores) -> list[DatasetManifest]:
+    """Manifests of the datasets, newest first; what pilots kept is left out."""
+    return [each for each in stores.runs.list(IngestSpec.step) if each.facts.kind != PILOT]
+
+
 def measured(stores: Stores) -> dict[str, MeasureManifest]:
-    """Manifests of the measure runs that can be shown, by run id, newest first."""
+    """Manifests of the measure runs that can be shown, by run id, newest first; what pilots kept
+    is left out."""
     manifests = stores.runs.list(MeasureSpec.step)
-    return {m.run: m for m in manifests if stores.cache.ready(m.run)}
+    return {
+        m.run: m
+        for m in manifests
+        if stores.cache.ready(m.run) and kind_of(stores, m.facts.dataset) != PILOT
+    }
 
 
 def titles(manifests: Mapping[str, MeasureManifest]) -> dict[str, str]:
@@ -58,8 +72,13 @@ def default_dataset(stores: Stores, manifests: Mapping[str, MeasureManifest], an
 
 def is_synthetic(stores: Stores, dataset: str) -> bool:
     """Whether a dataset run holds the samples of a synthesis."""
+    return kind_of(stores, dataset) in ("synthetic", PILOT)
+
+
+def kind_of(stores: Stores, dataset: str) -> str:
+    """How the source of a dataset run was written, `synthetic` or `pilot`; "" where it is gone."""
     runs = stores.runs
-    return runs.find(dataset) and runs.manifest(dataset).facts.kind == "synthetic"
+    return str(runs.manifest(dataset).facts.kind) if runs.find(dataset) else ""
 
 
 def comparable(manifests: Mapping[str, MeasureManifest], anchor: str) -> list[str]:

@@ -36,13 +36,17 @@ KEPT = "kept"
 """The outcome of a text that stays; every other is the reason why one was dropped."""
 
 
-def syntheses(stores: Stores, pairs: str = "") -> dict[str, SynthesisManifest]:
+def syntheses(
+    stores: Stores, pairs: str = "", *, pilots: bool = False
+) -> dict[str, SynthesisManifest]:
     """Manifests of finished syntheses that can be shown, by run id, newest first; with `pairs` of
-    that run alone."""
+    that run alone, with `pilots` those too."""
     return {
         manifest.run: manifest
         for manifest in stores.runs.list(SynthesizeSpec.step)
-        if pairs in ("", manifest.inputs.pairs) and stores.cache.ready(manifest.run)
+        if pairs in ("", manifest.inputs.pairs)
+        and (pilots or not manifest.spec.pilot)
+        and stores.cache.ready(manifest.run)
     }
 
 
@@ -74,15 +78,16 @@ def synthesis_title(manifest: SynthesisManifest) -> str:
 
 
 def ledger_rows(facts: SynthesisFacts) -> list[Row]:
-    """What it took: in all, per kept sample, per gap that got one, per newly covered feature."""
+    """What it took: in all, per kept sample, per newly covered gap, per newly covered feature."""
     parts = {
         "per_kept": facts.kept,
-        "per_gap": facts.gaps_hit,
+        "per_gap": facts.features_gained - len(facts.gained_unasked),
         "per_feature": facts.features_gained,
     }
     spent = (
         ("Texts written", facts.n_candidates, "{:,.1f}"),
         ("Tokens written", facts.tokens, "{:,.0f}"),
+        ("Tokens of the pairs", facts.pairs_tokens or None, "{:,.0f}"),
         ("Tokens of prompts", facts.prompt_tokens, "{:,.0f}"),
         ("Seconds of writing", facts.seconds, "{:,.1f}"),
         ("US dollars", facts.cost, "{:,.4f}"),
@@ -96,6 +101,58 @@ def ledger_rows(facts: SynthesisFacts) -> list[Row]:
         for what, total, form in spent
         if total is not None  # no price is known
     ]
+
+
+ADVICE = {
+    "failed": "See on the page of jobs what the writer answered, or choose another writer.",
+    "unreadable": "Choose another writer: this one does not keep to the form of a sample.",
+    "empty": "Choose another writer, or a higher temperature.",
+    "refusal": "Choose another writer, such as the measured model itself, which refuses nothing.",
+    "cut off": "Raise the longest text.",
+    "length": "Raise the longest text, or lower it.",
+    "language": "Choose a writer that knows the dataset's language.",
+    "below threshold": "Ask for more texts a gap, approve pairs that fire more strongly, or steer.",
+    "borrowed words": "Ask for more texts a gap: these fire only where they repeat their sources.",
+    "label unsure": "Look at these texts: the label may be wrong, or the check too strict.",
+}
+"""What to do where most texts were dropped for a reason."""
+
+MORE = "Ask for more texts a gap, with another attempt or another writer."
+
+
+def ending(facts: SynthesisFacts) -> str:
+    """What came of a synthesis in a sentence or two and, where nothing did, what to do."""
+    if facts.kept:
+        hit = f"{facts.gaps_hit:,} of {facts.gaps:,} gaps"
+        if facts.any_hit_rate is None:
+            words = f"{hit} have a sample that fires them; own words were not told apart then."
+        else:
+            words = f"{hit} have a sample that fires them in its own words."
+        return f"{words} {facts.note}".strip()
+    n = facts.n_candidates
+    if not facts.dropped:
+        return f"Nothing was written. {facts.note or MORE}"
+    reason, count = max(facts.dropped.items(), key=lambda row: row[1])
+    refused = facts.dropped.get("refusal", 0) == n
+    begins = f"The writer refused all {n:,} texts" if refused else f"None of {n:,} texts was kept"
+    main = "" if refused else f": {count:,} were dropped for “{reason}”"
+    return f"{begins}{main}, so there is nothing to export. {ADVICE.get(reason, MORE)}"
+
+
+def tried_rows(stores: Stores, facts: SynthesisFacts) -> list[Row]:
+    """The gaps that gave nothing, with what they are called and what was tried."""
+    return with_names(stores, facts.anchor, [dict(row) for row in facts.tried])
+
+
+def risen_rows(stores: Stores, facts: SynthesisFacts) -> list[Row]:
+    """The features whose share of the dataset's samples rises most, with what they are called and
+    whether they are gaps that were `asked` for."""
+    gaps = {*stores.runs.manifest(facts.pairs).facts.features}
+    shares = (
+        {**row, "before": 100 * row["before"], "after": 100 * row["after"]} for row in facts.risen
+    )
+    rows = [{**row, "asked": "gap" if row["feature"] in gaps else "no"} for row in shares]
+    return with_names(stores, facts.anchor, rows)
 
 
 def gaps_of(stores: Stores, run: str) -> list[int]:
@@ -321,14 +378,26 @@ def launch_requests(
 
 
 def pilot_spec(spec: SynthesizeSpec) -> SynthesizeSpec:
-    """The same for a few of its pairs."""
-    return replace(spec, approved=synthesis.pilot_pairs(spec.approved))
+    """The same for a few of its pairs, as a trial."""
+    return replace(spec, approved=synthesis.pilot_pairs(spec.approved), rows=0, pilot=True)
+
+
+def pilot_texts(stores: Stores, run: str) -> dict[int, list[Row]]:
+    """Every text of a pilot by gap, as `candidates_page` has them: kept ones first, then others
+    that pass, the strongest first."""
+    n = stores.runs.manifest(run).facts.n_candidates
+    listing: Row = {"sort": "peak", "descending": True, "offset": 0, "limit": n}
+    rows, _ = candidates_page(stores, run, outcome=ALL, **listing)
+    gaps: dict[int, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (not row["kept"], row["rank"] < 0)):
+        gaps.setdefault(row["feature"], []).append(row)
+    return dict(sorted(gaps.items()))
 
 
 def finished_synthesis(stores: Stores, spec: SynthesizeSpec) -> str | None:
     """The newest run of exactly these settings and pairs that can be shown."""
     identity = _identity(spec)
-    manifests = syntheses(stores, spec.pairs)
+    manifests = syntheses(stores, spec.pairs, pilots=True)
     return next((run for run, each in manifests.items() if _identity(each.spec) == identity), None)
 
 

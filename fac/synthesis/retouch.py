@@ -59,7 +59,7 @@ def retouch(spec: RetouchSpec, *, runs: Runs, encoder: Encoder, progress: Progre
             "candidates": ([{**row, "extra": extra}], CANDIDATES),
             "verdicts": ([verdict._asdict()], VERDICTS),
             "hits": (hit_rows([name], [hits]), HITS),
-            "traces": (traced(name, reading, sorted(hits)), TRACES),
+            "traces": (traced(name, messages, reading, sorted(hits), stretches), TRACES),
         }
         folder = runs.scratch(run_id)
         for table, (rows, schema) in tables.items():

@@ -136,9 +136,17 @@ def read_alone(
     return reading, peaks, own_peaks(reading, np.ones(len(reading.feature), bool), taken, role)
 
 
-def traced(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
-    """A text that was read alone, token by token for each of the gaps: rows of schema.TRACES."""
+def traced(
+    candidate: str,
+    chat: Chat,
+    reading: Reading,
+    gaps: Sequence[int],
+    stretches: Mapping[int, Sequence[Stretch]],
+) -> list[Row]:
+    """A text that was read alone, token by token for each of the gaps: rows of schema.TRACES;
+    `stretches` of its messages are borrowed."""
     (rendered,) = reading.rendered
+    taken = borrowed_tokens(chat, rendered, stretches)
     content = np.flatnonzero(rendered.role != SCAFFOLD)
     tokens = content_tokens(rendered)
     rows = []
@@ -147,7 +155,8 @@ def traced(candidate: str, reading: Reading, gaps: Sequence[int]) -> list[Row]:
         fired = reading.feature == gap
         values[reading.position[fired]] = reading.value[fired]
         row = {"candidate": candidate, "feature": gap, "tokens": tokens}
-        rows.append({**row, "activations": values[content].tolist()})
+        values, of_sources = values[content].tolist(), taken[content].tolist()
+        rows.append({**row, "activations": values, "borrowed": of_sources})
     return rows
 
 

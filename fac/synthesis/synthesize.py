@@ -244,7 +244,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 name=ingest.name,
                 source=self.run_id,
                 n_samples=len(rows),
-                kind="synthetic",
+                kind="pilot" if spec.pilot else "synthetic",
                 roles=dict.fromkeys(schema.ROLES, 0) | dict(roles),
                 labels=dict(labels.most_common()),
             )
@@ -289,12 +289,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
             for number, name in enumerate(fresh):
                 progress(number, len(fresh), "measuring what is kept, each text alone")
                 candidate, fires = by_name[name]
-                reading, peaks, own = read_alone(
-                    self.encoder,
-                    candidate.messages,
-                    self.question.role,
-                    self._borrowed(candidate),
-                )
+                chat, stretches = candidate.messages, self._borrowed(candidate)
+                read = read_alone(self.encoder, chat, self.question.role, stretches)
+                reading, peaks, own = read
                 fires_alone[name] = np.flatnonzero(coverage.is_active(peaks, threshold))
                 for gap in [*fires]:
                     lower = min(fires[gap].peak, float(peaks[gap]))
@@ -302,7 +299,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                     fires[gap] = fires[gap]._replace(peak=lower, own_peak=own_peak)
                     if not lower > 0:
                         del fires[gap]
-                alone[name] = traced(name, reading, sorted(fires))
+                alone[name] = traced(name, chat, reading, sorted(fires), stretches)
 
     def _borrowed(self, candidate: Candidate) -> dict[int, list[Stretch]]:
         """What a text has from what its writer was shown, by message."""

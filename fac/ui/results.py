@@ -38,8 +38,68 @@ REASON_WORDS = {
 }
 """Why a text was dropped, as the end of a sentence."""
 
+OUTCOME_NAMES = {
+    "failed": "writer failed",
+    "unreadable": "not in the form",
+    "empty": "says nothing",
+    "refusal": "writer refused",
+    "fragment": "a fragment",
+    "loop": "repeats itself",
+    "language": "other language",
+    "length": "too short or long",
+    "unlikely": "unlike the dataset",
+    "echo": "copies its prompt",
+    "duplicate": "repeats a kept one",
+    "contamination": "overlaps with data",
+    "below threshold": "does not fire",
+    "borrowed words": "only borrowed words fire",
+    "beaten": "stronger one kept",
+    "redundant": "adds no gap",
+}
+"""What became of a text, as a chart and a list have it; any other outcome is called as it is."""
+
+
+def outcome_name(outcome: str) -> str:
+    """An outcome of `fac.questions.results.outcomes` in words."""
+    return OUTCOME_NAMES.get(outcome, outcome)
+
+
+ROOM = 1_500
+"""Characters of a pilot's turn that are shown."""
+
 MOST_GAPS = 12
 """Gaps of one text that are listed."""
+
+
+def show_pilot(run: str) -> None:
+    """What a pilot wrote, a column a gap, what passes first: to be read before the launch."""
+    anchor = stores().runs.manifest(run).facts.anchor
+    gaps = results.pilot_texts(stores(), run)
+    st.markdown("**What the pilot wrote**")
+    st.caption(
+        "Every text of it, with what became of it: read them before you launch. They are in no "
+        "list of datasets, and the launch writes none of them again."
+    )
+    for column, (feature, rows) in zip(st.columns(max(len(gaps), 1)), gaps.items(), strict=False):
+        with column.container(border=True, height="stretch"):
+            st.markdown(f"**{headline(anchor, feature)}**")
+            st.html("".join(_pilot_text_html(row) for row in rows))
+
+
+def _pilot_text_html(row: Row) -> str:
+    """One text of a pilot: verdict and reason, peak and tokens, and what it says turn by turn."""
+    kept, name = row["kept"], outcome_name(results.outcome_of(row))
+    why = "it fires its gap and passes every check" if kept else REASON_WORDS[row["reason"]]
+    verdict = f'<b class="{"fac-pass" if kept else "fac-fail"}">{escaped(name)}</b>'
+    facts = f"<span>peak {row['peak']:.2f}</span>"
+    if row.get("own_peak") is not None:
+        facts += f"<span>{row['own_peak']:.2f} in its own words</span>"
+    facts += f"<span>{row['tokens']:,} tokens</span>"
+    text = chat_html(row["messages"], limit=ROOM) if row["messages"] else ""
+    return (
+        f'<div class="fac-example">{verdict}<div class="fac-meta">{facts}</div>'
+        f'<div class="fac-meta">{escaped(why)}</div>{text}</div>'
+    )
 
 
 def show_candidate(manifest: SynthesisManifest, candidate: str) -> None:
@@ -52,7 +112,7 @@ def show_candidate(manifest: SynthesisManifest, candidate: str) -> None:
         if row["kept"]:
             st.badge(results.KEPT, icon=":material/check:", color="green")
         else:
-            st.badge(row["reason"], icon=":material/block:", color="gray")
+            st.badge(outcome_name(row["reason"]), icon=":material/block:", color="gray")
     if not row["kept"]:
         st.caption(f"Dropped: {REASON_WORDS[row['reason']]}.")
     by_gap = results.traces(stores(), run, candidate)
@@ -112,7 +172,16 @@ def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
         help = "The gaps it fires, its own first; the colour shows where."
         gap = st.pills("Where it fires", gaps, required=True, help=help, **options)
     trace = by_gap[gaps[0] if gap is None else gap]
-    st.html(traced_html(row["messages"], trace["tokens"], trace["activations"], breaks=True))
+    marks: Row = {"breaks": True, "borrowed": trace.get("borrowed") or ()}
+    st.html(traced_html(row["messages"], trace["tokens"], trace["activations"], **marks))
+    if trace.get("borrowed") is not None:
+        taken = any(trace["borrowed"])
+        st.caption(
+            "Colour: where it fires. Dotted and pale: words it shares with its pair, its prompt or "
+            "the explanation; they do not count."
+            if taken
+            else "Colour: where it fires. Every word is its own."
+        )
 
 
 def _show_hits(row: Row, threshold: float) -> None:
@@ -126,9 +195,14 @@ def _show_hits(row: Row, threshold: float) -> None:
         if hit["feature"] == row["feature"]:
             st.caption(
                 f"Its own gap peaks at {hit['peak']:.3f} on token {hit['position']}, in the "
-                f"{hit['role']}'s turn; the threshold is {threshold:g}."
+                f"{hit['role']}'s turn{_in_own_words(hit)}; the threshold is {threshold:g}."
             )
         else:
             others.append(f"\\#{hit['feature']} at {hit['peak']:.2f}")
     if others:
         st.caption(f"It also fires {', '.join(others[:MOST_GAPS])}.")
+
+
+def _in_own_words(hit: Row) -> str:
+    own_peak = hit.get("own_peak")
+    return "" if own_peak is None else f", and at {own_peak:.3f} in its own words"

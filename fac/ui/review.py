@@ -452,16 +452,22 @@ def traced_html(
     *,
     strongest: float | None = None,
     breaks: bool = False,
+    borrowed: Sequence[bool] = (),
 ) -> str:
     """A text turn by turn with the activation as the depth of colour, its peak underlined;
-    `strongest` is full colour, the text's own peak by default."""
+    `strongest` is full colour, the text's own peak by default. `borrowed` says of every token
+    whether it is from elsewhere: then the peak is the highest of its own words, if any fires."""
     highest = max(values, default=0.0)
-    peak = max(range(len(values)), key=values.__getitem__, default=-1) if highest > 0 else -1
+    from_elsewhere = {number for number, taken in enumerate(borrowed) if taken}
+    rank = {n: (n not in from_elsewhere, value) for n, value in enumerate(values) if value > 0}
+    peak = max(rank, key=rank.__getitem__, default=-1)
     full = highest if strongest is None else strongest
     turns, bodies = turns_of(messages, tokens), []
     for role, (first, last) in turns:
         at, cut = peak - first if first <= peak < last else None, slice(first, last)
-        body = tokens_html(tokens[cut], values[cut], strongest=full, peak=at, breaks=breaks)
+        taken = {number - first for number in from_elsewhere if first <= number < last}
+        marks: Row = {"peak": at, "breaks": breaks, "borrowed": taken}
+        body = tokens_html(tokens[cut], values[cut], strongest=full, **marks)
         if len(turns) > 1:
             kind = role if role in ROLES else "other"
             body = f'<div class="fac-turn fac-{kind}"><b>{escaped(role)}</b>{body}</div>'

@@ -63,13 +63,25 @@ _COLUMNS: dict[str, Any] = {
     "verdict": _text("Verdict", width=120),
     "text": _text("Text", width="large"),
     "g": _number("Peak", width=64, format="%.2f", help="Of its own gap, 0 where silent."),
+    "own_peak": _number(
+        "Own words", width=82, format="%.2f", help="The peak of its own gap on its own words."
+    ),
+    "texts": _number("Texts", width=58, format="localized", help="That were written for it."),
+    "outcome": _text("Mostly", width=190, help="Why most of its texts were dropped."),
+    "before": _number("Before", width=76, format="%.1f %%", help="Share of samples that show it."),
+    "after": _number("With them", width=86, format="%.1f %%", help="The same with what is kept."),
+    "asked": _text("Asked for", width=86, help="Whether it is a gap of these pairs."),
     "place": _number("Place", width=58, help="Among the texts of its gap that pass."),
     "n_hits": _number("Gaps", width=58, help="Gaps of these pairs that it fires at all."),
     "style": _text("Style", width=90, help="How it was asked for."),
     "what": _text("Spent", width=150),
     "total": _text("In all", width=90),
     "per_kept": _text("Per kept sample", width=120),
-    "per_gap": _text("Per gap filled", width=110),
+    "per_gap": _text(
+        "Per newly covered gap",
+        width=150,
+        help="Gaps that the dataset did not show, and shows with what is kept.",
+    ),
     "per_feature": _text(
         "Per new feature", width=120, help="Features that the dataset lacked, asked for or not."
     ),

@@ -54,12 +54,14 @@ def tokens_html(
     peak: int | None = None,
     breaks: bool = False,
     faded: Collection[int] = (),
+    borrowed: Collection[int] = (),
 ) -> str:
     """Tokens with their activation as the depth of colour; safe whatever the tokens hold.
 
     `values` are activations of the tokens, 0 where silent; `strongest` is full colour (default:
     their maximum). The token at index `peak` is underlined. Line ends show as ⏎, and with `breaks`
-    they also end the line. Tokens whose index is in `faded` stand back.
+    they also end the line. Tokens whose index is in `faded` stand back; those in `borrowed` are
+    marked as words from elsewhere.
     """
     line_end = '<i class="fac-end">⏎</i>' + "\n" * breaks
     values = list(values) if values is not None else [0.0] * len(tokens)
@@ -82,6 +84,8 @@ def tokens_html(
             parts.append(f'<span class="fac-end">{markup}</span>')
         else:
             parts.append(markup)
+        if index in borrowed:
+            parts[-1] = f'<span class="fac-borrowed">{parts[-1]}</span>'
     return f'<div class="fac-text fac-blur">{"".join(parts)}</div>'
 
 
