@@ -410,8 +410,11 @@ class RescoreSpec(Spec):
     step = "rescore"
     pairs: str  # run id of the pairs it comes from
     feature: int
-    positive: str  # the edited text of the user's turn
+    positive: str  # the edited text of the turn
     negative: str
+    turn: int = -1  # index of the message that is edited, of both sides; -1 is the user's last
+
+    later = ("turn",)
 
     def __post_init__(self) -> None:
         if not self.positive.strip() or not self.negative.strip():
@@ -438,7 +441,9 @@ class SynthesizeSpec(WriteSpec):
     so many are kept or none are left to write. 0: all candidates of all gaps in one pass."""
 
     pilot: bool = False  # a trial before the real one: what it keeps is no dataset to choose
-    labels: str = ""  # run id of the measure whose labels the label check learns from; "" is none
+    labels: str = ""
+    """Run id of the measure whose labels the label check learns from; "": the dataset's, or else
+    the anchor's, where there are any."""
 
     later = (*WriteSpec.later, "rows", "pilot", "labels")
 

@@ -427,7 +427,9 @@ class OnWorkers:
 
 def about_loaded(loaded: Any, _item: None, _count: CountBatch) -> dict[str, Any]:
     """The attributes by which an encoder or a writer is known elsewhere."""
-    return {k: getattr(loaded, k) for k in ("identity", "n_features") if hasattr(loaded, k)}
+    return {
+        k: getattr(loaded, k) for k in ("identity", "n_features", "chats") if hasattr(loaded, k)
+    }
 
 
 def _on_same(

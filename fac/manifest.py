@@ -172,14 +172,18 @@ class PairsFacts(SpentFacts):
     features: Sequence[int] = ()  # the gaps
     pairs: int = 0  # proposed ones
     failed: Counts = field(default_factory=dict)  # gaps without a pair, by reason
+    role: str = EVERY_ROLE  # whose tokens count
     origins: Counts = field(default_factory=dict)  # proposed pairs by where the positive comes from
+    negatives: Counts = field(default_factory=dict)  # the same by where the negative comes from
+    compared: int = 0  # texts that a negative was chosen from, at most
     problems: Counts = field(default_factory=dict)  # candidates without a usable text, by reason
 
     def as_json(self) -> dict[str, Any]:
         facts = super().as_json()
         if self.writer is None:
             names = {each.name for each in fields(SpentFacts)} - {"name"}
-            facts = {k: v for k, v in facts.items() if k not in {*names, "origins", "problems"}}
+            names |= {"origins", "negatives", "compared", "problems"}
+            facts = {k: v for k, v in facts.items() if k not in names}
         return facts
 
 
@@ -217,6 +221,14 @@ class SynthesisFacts(SpentFacts):
     label_auroc: float | None = None  # of the label check, cross-validated, and its 95 % interval
     label_auroc_low: float | None = None
     label_auroc_high: float | None = None
+    label_rows: int = 0  # samples that the check learned from: one half of the labelled ones
+    label_threshold: float | None = None
+    """Probability from which on a label is confirmed; None where none would be right often
+    enough."""
+
+    label_precision: float | None = None  # cross-validated, of what is confirmed
+    label_agreement: float | None = None
+    """Share of kept samples to which a probe that learned from the other half gives their label."""
 
     tried: Sequence[Mapping[str, Any]] = ()
     """Of each gap that gave nothing: `feature`, `texts` written, `peak` and `own_peak`, the

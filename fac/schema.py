@@ -290,7 +290,7 @@ PAIRS = pa.schema(
         ("positive_tokens", pa.list_(pa.string())),
         ("positive_activations", pa.list_(pa.float32())),
         ("negative", CHAT_TYPE),
-        ("negative_origin", pa.string()),  # edit (of the positive), own, pool, person
+        ("negative_origin", pa.string()),  # own, pool, dataset, anchor, edit (of it), person
         ("negative_peak", pa.float32()),  # 0 where it is silent, as measured
         ("negative_tokens", pa.list_(pa.string())),
         ("negative_activations", pa.list_(pa.float32())),

@@ -230,6 +230,9 @@ def show_queue(run: str, who: str | None) -> None:
     queue = open_pairs(setting, states, first=get_param("feature", None, read=int))
     with actions:
         show_approve_all(queue, pairs.in_state(states, show, above), above)
+    facts = stores().runs.manifest(run).facts
+    for side, words in pairs.origins_in_words(facts).items():
+        st.caption(f"**{side}** {plain(words)}")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         show_progress(queue)
         if n := counts["approved"]:

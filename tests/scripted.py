@@ -58,7 +58,7 @@ class ScriptedWriter:
         script: Callable[[Request], str | Written | BaseException],
         identity: str = "scripted writer",
     ):
-        self.identity = identity
+        self.identity, self.chats = identity, True
         self.requests: list[Request] = []
         self.written: Counter[str] = Counter()
         self._script = script

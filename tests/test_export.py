@@ -101,7 +101,13 @@ def publish_pairs(runs: Runs, features: Sequence[int] = GAPS, failed: Sequence[i
     ):
         columns = getattr(schema, name.upper())
         write_table(folder / f"{name}.parquet", pa.Table.from_pylist(content, columns), columns)
-    facts = PairsFacts(name="toy-seed", anchor=anchor, dataset=dataset, pairs=len(features))
+    facts = PairsFacts(
+        name="toy-seed",
+        anchor=anchor,
+        dataset=dataset,
+        features=sorted((*features, *failed)),
+        pairs=len(features),
+    )
     runs.publish(run_id, spec=spec, inputs=[anchor, dataset], facts=facts, seconds=0.0)
     return run_id
 
@@ -165,7 +171,7 @@ def publish_synthesis(
     profile: str = "instruction",
     method: str = "two-step",
     writer: str = "local",
-    texts: dict[int, str] | None = None,
+    texts: dict[int, str | Chat] | None = None,
     name: str = "toy-seed",
     keeps: bool = True,
     **spec_fields: Any,
@@ -186,7 +192,8 @@ def publish_synthesis(
         for number, manner in enumerate(("twice! all", "little", "")):
             messages, extra = draft(profile, f"{WORDS[feature]}{'!' * (1 - number)}", manner)
             if number == 0 and texts:
-                messages = [{"role": "user", "content": texts[feature]}]
+                text = texts[feature]
+                messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
             candidate = _candidate(
                 method, feature, number, pair, messages if number < 2 else [], extra
             )
@@ -330,6 +337,7 @@ def test_every_row_says_where_it_comes_from(workspace):
         "encoder": ENCODER.identity,
         "sae": "toy",
         "activation": 1.5,
+        "own_activation": None,
         "span": {"role": "user", "position": 7},
         "gains": [3],
         "method": "two-step",
@@ -345,6 +353,7 @@ def test_every_row_says_where_it_comes_from(workspace):
         "prompt_hash": digest(3, 0),
         "generator": "toy-writer@0123",
         "writer": "local",
+        "answered_by": None,
         "seed": 11,
         "temperature": 0.8,
         "filter": {"threshold": 0.0, "keep": 1, "rank": 0},

@@ -24,12 +24,12 @@ from fac.errors import BudgetReached
 from fac.generator.writer import Request
 from fac.jobs.worker import Worker
 from fac.questions.explanations import explain_runs
-from fac.questions.pairs import differences
+from fac.questions.pairs import differences, turns_of
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
-from fac.ui.review import changes_html, turns_of
+from fac.ui.review import changes_html
 from tests.test_cli_make import MISSING, MakingSteps, worded
 from tests.test_jobs import quiet
 from tests.test_pages import (
@@ -326,7 +326,9 @@ def test_a_pair_shows_both_sides_token_by_token_and_what_differs(place):
     assert re.search(r'<span class="fac-peak" title="1.5"[^>]*>python!</span>', shown)
     assert "<del>python!</del>" in shown
     read = Reader(re.sub(r"<style>.*?</style>", "", shown)).text
-    assert "written for this gap" in read and "the same, edited least" in read
+    assert "written for this gap" in read
+    assert row["negative_origin"] == "pool"
+    assert "nearest silent text written for another gap" in read
     assert "People speak of a python." in words(at)
 
 
@@ -334,7 +336,9 @@ def test_a_stand_in_from_the_anchor_is_marked_as_a_real_sample(place):
     run = paired(place, says=lambda request: f" nothing of the kind {request.key[-7:-5]}")
     assert {row["origin"] for row in rows(place, run).values()} == {"anchor"}
     at = opened("pairs", pairs=run, reviewer="ana")
-    assert "a real sample of the anchor" in Reader(markup(at)).text
+    assert "from the anchor: shown to the writer, never exported" in Reader(markup(at)).text
+    (caption,) = (each.value for each in at.caption if each.value.startswith("**Positives**"))
+    assert caption.startswith("**Positives** 2 of the anchor")
     assert '<div class="fac-turn fac-user"><b>user</b>' in markup(at), "turn by turn"
 
 

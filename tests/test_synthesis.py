@@ -34,7 +34,7 @@ from fac.prompts import drafts
 from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
-from fac.synthesis import pairs, plan
+from fac.synthesis import plan, sides
 from fac.synthesis.methods import two_step
 from fac.synthesis.writing import CandidateJournal
 from tests.lexicon import LexiconEncoder
@@ -179,7 +179,8 @@ def test_three_of_five_become_five_of_five(world):
     assert [row["positive_peak"] for row in made] == [2.5, 2.5]
     assert [row["negative_peak"] for row in made] == [0.0, 0.0]
     assert made[0]["positive"] == user("harbours and the python!!! of violins")
-    assert made[0]["negative"] == user("harbours and the of violins")
+    # What was written for the other gap says the same but for one word.
+    assert made[0]["negative"] == user("harbours and the function!!! of violins")
     assert world.facts(run).pairs == 2 and world.facts(run).failed == {}
 
     world.approve(run)
@@ -311,8 +312,8 @@ def test_tokens_and_activations_of_both_sides_are_kept(world):
 def test_the_smallest_edit_that_silences_it_wins():
     encoder = LexiconEncoder("python")
     twice = user("python for people who love python!")
-    (side,) = pairs.trace(encoder, [(twice, 0)])
-    tried = [chat[0]["content"] for chat in pairs.edits(side)]
+    (side,) = sides.trace(encoder, [(twice, 0)])
+    tried = [chat[0]["content"] for chat in sides.edits(side)]
     assert tried == [
         "python for people who love!",
         "python for people who love something!",
@@ -322,16 +323,16 @@ def test_the_smallest_edit_that_silences_it_wins():
         "python for people!",
         "python!",
     ]
-    peaks = [side.peak for side in pairs.trace(encoder, [(user(text), 0) for text in tried])]
+    peaks = [side.peak for side in sides.trace(encoder, [(user(text), 0) for text in tried])]
     assert peaks.index(0.0) == 2
 
 
 def test_an_edit_never_leaves_a_turn_empty_and_reaches_every_turn():
     encoder = LexiconEncoder("python")
     chat = [*user("python"), {"role": "assistant", "content": "yes python!! is nice"}]
-    (side,) = pairs.trace(encoder, [(chat, 0)])
+    (side,) = sides.trace(encoder, [(chat, 0)])
     assert side.turn == 1 and side.peak == 2.0
-    tried = pairs.edits(side)
+    tried = sides.edits(side)
     assert all(message["content"].strip() for edited in tried for message in edited)
     assert [m["content"] for m in tried[2]] == ["something", "yes something!! is nice"]
 
@@ -349,7 +350,7 @@ def test_an_edit_never_leaves_a_turn_empty_and_reaches_every_turn():
 )
 def test_a_stretch_lies_in_whole_words_and_mere_space_belongs_to_the_next(start, end, word):
     content = "the big  owl "
-    first, last = pairs._word_at(content, start, end)
+    first, last = sides._word_at(content, start, end)
     assert content[first:last] == word
 
 
@@ -419,7 +420,7 @@ def test_a_person_may_edit_a_pair_and_it_is_measured_again(world):
         )
 
 
-def test_an_edit_changes_the_users_last_turn_and_nothing_else():
+def test_without_a_turn_that_fires_an_edit_changes_the_users_last():
     chat = [
         {"role": "system", "content": "s"},
         *user("one"),
@@ -427,9 +428,7 @@ def test_an_edit_changes_the_users_last_turn_and_nothing_else():
         *user("three"),
         {"role": "assistant", "content": "four"},
     ]
-    assert synthesis.user_text(chat) == "three"
-    edited = pairs._edited(chat, "new")
-    assert [m["content"] for m in edited] == ["s", "one", "two", "new", "four"]
+    assert [synthesis.edited_turn(chat, turn) for turn in (-1, 2, 4, 5)] == [3, 2, 4, 3]
 
 
 # ---- approval: what may reach a writer
@@ -441,7 +440,11 @@ def reached(writer: ScriptedWriter) -> str:
 
 
 def test_only_approved_pairs_reach_the_writer(world):
-    run = world.pairs(ScriptedWriter(says))
+    def unlike(request: Request) -> str:  # or one gap's text would be the other's negative
+        _, feature, number, _ = parts(request)
+        return says(request) if feature == 3 else f"nobody sees my {number}{number} function!"
+
+    run = world.pairs(ScriptedWriter(unlike))
     world.approve(run, 3)
     world.approve(run, 4, verdict="reject")
     writer = ScriptedWriter(says)

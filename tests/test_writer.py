@@ -327,17 +327,18 @@ def test_each_request_is_drawn_with_a_seed_of_its_own_and_never_asked_twice(tmp_
 
 def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
-    forms = {"plain": "instruction", "object": "chat"}
-    requests = [Request(k, drafts.unguided_prompt(name)) for k, name in forms.items()]
+    plain = drafts.unguided_prompt("instruction")
+    formed = plain._replace(form={"type": "object"})
+    requests = [Request("plain", plain), Request("object", formed)]
     with ScriptedServer(lambda body: "How late is it?").running() as server:
         chat = OpenAIChat("small", server.endpoint)
         writer = ChatWriter(chat, ReplyJournal(tmp_path / "journal"), Limits(1))
         written = write(writer, requests, seed=3, temperature=0.9)
     assert writer.identity == chat.identity
     assert [text.text for text in written.values()] == ["How late is it?"] * 2
-    plain, object_ = server.bodies
-    assert "response_format" not in plain and "response_format" in object_
-    for body, key in ((plain, "plain"), (object_, "object")):
+    first, second = server.bodies
+    assert "response_format" not in first and "response_format" in second
+    for body, key in ((first, "plain"), (second, "object")):
         assert body["temperature"] == 0.9 and body["seed"] == stream(3, key) % 2**31
 
 

@@ -30,7 +30,7 @@ from fac.questions import exports
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
-from fac.questions.pairs import question_fields
+from fac.questions.pairs import origins_in_words, question_fields
 from fac.store import Stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -110,12 +110,21 @@ def pairs_(
         **writing.settings(),
     )
     run_id = perform(runs.workspace, spec, "writing pairs", executor)
-    rows = runs.table(run_id, "pairs", ["feature", "status", "reason"]).to_pylist()
+    columns = ["feature", "status", "reason", "origin", "negative_origin"]
+    rows = runs.table(run_id, "pairs", columns).to_pylist()
     failed = [{k: r[k] for k in ("feature", "reason")} for r in rows if r["status"] == "failed"]
+    facts = runs.manifest(run_id).facts
     data = {"run": run_id, "threshold": comparison.threshold}
     data |= {"pairs": len(rows) - len(failed), "failed": failed}
+    data |= {"positives": dict(facts.origins), "negatives": dict(facts.negatives)}
+    data["anchor_texts"] = {  # the gaps whose side is shown to the writer and never exported
+        side: [row["feature"] for row in rows if row[column] == "anchor"]
+        for side, column in (("positive", "origin"), ("negative", "negative_origin"))
+    }
     first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[: frame.LISTED]]
-    return Answer(data, listing({**data, "failed": len(failed)}, first, len(failed)))
+    figures: dict[str, Any] = {name: data[name] for name in ("run", "threshold", "pairs")}
+    figures |= {"failed": len(failed), **origins_in_words(facts)}
+    return Answer(data, listing(figures, first, len(failed)))
 
 
 def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int]:

@@ -49,6 +49,7 @@ LINEAGE = pa.struct(
         "encoder": pa.string(),  # model, layer and SAE with their revisions
         "sae": pa.string(),  # its name and the hash of its weights
         "activation": pa.float32(),  # g_i(x) of that feature; null where there is none
+        "own_activation": pa.float32(),  # the same on words that stand in no source of the text
         "span": SPAN,
         "gains": pa.list_(pa.int32()),  # gaps that no better kept sample covers
         "method": pa.string(),  # two-step, or which baseline
@@ -59,6 +60,7 @@ LINEAGE = pa.struct(
         "prompt_hash": pa.string(),
         "generator": pa.string(),  # the model that wrote it, with its revision where known
         "writer": pa.string(),  # local, steered, openai
+        "answered_by": pa.string(),  # who wrote the answer that it ends with; null without one
         "seed": pa.int64(),
         "temperature": pa.float64(),
         "filter": FILTER,
@@ -66,6 +68,14 @@ LINEAGE = pa.struct(
     }
 )
 """Why a row is there; the same in every format."""
+
+
+def measured(hit: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The part of a lineage that says what a text fires; `hit` is a row of schema.HITS."""
+    if not hit:
+        return dict.fromkeys(("activation", "own_activation", "span"))
+    span = {name: hit[name] for name in SPAN.names}
+    return {"activation": hit["peak"], "own_activation": hit.get("own_peak"), "span": span}
 
 
 class ExportRow(NamedTuple):
@@ -123,6 +133,12 @@ class SynthesisRun:
             self.spec.model if WRITERS[self.spec.writer].server else self.facts.writer or ""
         )
 
+    @property
+    def answered_by(self) -> str | None:
+        """Who wrote the answers of the samples; None where nobody wrote them apart."""
+        writers = filter(None, self.facts.answered_by.split(", "))
+        return ", ".join(public_name(each) for each in writers) or None
+
     def of_anchor(self, chats: Sequence[Chat]) -> frozenset[str] | None:
         """Ids of the chats that are samples of the anchor, word for word; None where its texts are
         not in this workspace."""
@@ -162,8 +178,7 @@ class SynthesisRun:
             "feature": feature,
             "encoder": self.anchor.encoder,
             "sae": self.sae,
-            "activation": hit["peak"] if hit else None,
-            "span": {name: hit[name] for name in SPAN.names} if hit else None,
+            **measured(hit),
             "gains": verdict["gains"],
             "method": self.spec.method,
             "style": candidate["style"],
@@ -173,6 +188,7 @@ class SynthesisRun:
             "prompt_hash": candidate["prompt_hash"],
             "generator": self.generator,
             "writer": self.spec.writer,
+            "answered_by": self.answered_by if messages[-1]["role"] == "assistant" else None,
             "seed": candidate["seed"],
             "temperature": self.spec.temperature,
             "filter": {
@@ -182,7 +198,10 @@ class SynthesisRun:
             },
             "review": {"state": "undecided", "by": [], "edit": None},
         }
-        return ExportRow(messages, json.loads(candidate["extra"]), lineage)
+        extra = json.loads(candidate["extra"])
+        if verdict.get("label_probability") is not None:
+            extra["label_probability"] = verdict["label_probability"]
+        return ExportRow(messages, extra, lineage)
 
     def _pair_of(self, candidate: str) -> dict[str, Any] | None:
         """The pair a candidate was written from, with the run it lies in; None for baselines."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from fac.agreement import wilson
 from fac.datasets import sample_id
-from fac.export.lineage import ExportRow
+from fac.export.lineage import ExportRow, measured
 from fac.schema import Chat
 
 KEPT, DROPPED, EDITED, WRONG_LABEL = "kept", "dropped", "edited", "wrong label"
@@ -17,7 +17,7 @@ UNDECIDED, DISAGREED = "undecided", "disagreed"
 
 OF_ANCHOR = "a text of the anchor"
 UNSEEN = "not looked at"
-NO_LABEL = "wrong label, and nobody gave the right one"
+NO_LABEL = "with a wrong label that nobody corrected"
 
 
 class Edit(NamedTuple):
@@ -25,7 +25,8 @@ class Edit(NamedTuple):
 
     run: str  # that measured it
     messages: Chat
-    hit: Mapping[str, Any]  # what it fires of its gap: peak, role and position
+    extra: Mapping[str, Any]  # as of ExportRow
+    hit: Mapping[str, Any]  # what it fires of its gap, a row of schema.HITS
 
 
 class Opinion(NamedTuple):
@@ -89,7 +90,7 @@ def select(
         liked += opinion.state in (KEPT, EDITED)
         reviewers.update(opinion.reviewers)
         fresh, change = _revised(row, opinion)
-        if why := _why_it_stays(fresh, opinion, change, reviewed, needs_label, anchor):
+        if why := _why_it_stays(fresh, opinion, reviewed, needs_label, anchor):
             left_out[why] += 1
         else:
             leaving.append(fresh)
@@ -113,19 +114,15 @@ def _revised(row: ExportRow, opinion: Opinion) -> tuple[ExportRow, str]:
     review = {"state": opinion.state, "by": [*opinion.reviewers], "edit": None}
     lineage = {**row.lineage, "review": review}
     if opinion.edit:
-        messages, hit, change = opinion.edit.messages, opinion.edit.hit, "edited"
+        messages, extra, change = opinion.edit.messages, dict(opinion.edit.extra), "edited"
         review["edit"] = opinion.edit.run
-        lineage["sample_id"] = sample_id(messages)
-        lineage["activation"] = hit["peak"]
-        lineage["span"] = {name: hit[name] for name in ("role", "position")}
-        if "rejected" in extra:  # the worse answer is one to the prompt as it now is
-            extra["rejected"] = [*messages[:-1], extra["rejected"][-1]]
+        lineage |= {"sample_id": sample_id(messages), **measured(opinion.edit.hit)}
     if opinion.label is not None:
         extra["label"], change = opinion.label, change or "relabelled"
         extra.pop("label_probability", None)  # of the label it had
-    elif opinion.state == WRONG_LABEL:
-        extra.pop("label", None)
-        extra.pop("label_probability", None)
+    elif opinion.state == WRONG_LABEL and "label" in extra:
+        for name in ("label", "label_probability"):
+            extra.pop(name, None)
         change = "unlabelled"
     return ExportRow(messages, extra, lineage), change
 
@@ -133,7 +130,6 @@ def _revised(row: ExportRow, opinion: Opinion) -> tuple[ExportRow, str]:
 def _why_it_stays(
     row: ExportRow,
     opinion: Opinion,
-    change: str,
     reviewed: bool,
     needs_label: bool,
     anchor: Collection[str],
@@ -145,7 +141,7 @@ def _why_it_stays(
         return "dropped by a person"
     if opinion.state == DISAGREED:
         return "people disagree"
-    if change == "unlabelled" and (needs_label or reviewed):
+    if opinion.state == WRONG_LABEL and opinion.label is None and (needs_label or reviewed):
         return NO_LABEL
     if reviewed and opinion.state == UNDECIDED:
         return UNSEEN

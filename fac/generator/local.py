@@ -75,6 +75,12 @@ class LocalGenerator:
         )
         self.model.to(device).eval()
         self.device = device
+        self.chats = bool(self.tokenizer.chat_template)
+        """Whether it has a chat template; a base model only goes on with texts."""
+        bos, text = self.tokenizer.bos_token or "", self.tokenizer("a").input_ids
+        self.begin = bos if text[0] == self.tokenizer.bos_token_id else ""
+        """What a text that is no chat begins with, as the tokenizer has it: Gemma reads nothing
+        well without it. A chat template brings its own."""
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self._ends = {self.tokenizer.eos_token_id, *ends} - {None}  # Llama 3 has three
@@ -88,7 +94,7 @@ class LocalGenerator:
 
         Raises InputError for a model without a chat template.
         """
-        if not self.tokenizer.chat_template:
+        if not self.chats:
             raise InputError(
                 "This model has no chat template, so it cannot write chats; choose a chat model."
             )

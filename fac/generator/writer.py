@@ -51,6 +51,7 @@ class Writer(Protocol):
     """Whatever writes texts."""
 
     identity: str  # who writes: part of what names a run, never a key
+    chats: bool  # whether it answers prompts; a base model only goes on with openings
 
     def write(
         self,

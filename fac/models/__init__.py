@@ -9,7 +9,7 @@ imports this package and must start without them.
 """
 
 from fac.models.chats import ROLES, SCAFFOLD, Chat, ChatRenderer, Rendered
-from fac.models.locating import Located, demo_model, locate_model
+from fac.models.locating import Located, demo_model, knows_chats, locate_model
 from fac.models.subject import (
     SubjectModel,
     batches_by_length,
@@ -34,6 +34,7 @@ __all__ = [
     "decoder_blocks",
     "demo_model",
     "keep_freed_memory",
+    "knows_chats",
     "locate_model",
     "pick_device",
     "pretrained",

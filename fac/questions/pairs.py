@@ -20,6 +20,7 @@ import numpy as np
 from fac import review
 from fac.config import PairsSpec, RescoreSpec
 from fac.errors import FacError, InputError
+from fac.manifest import PairsFacts
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import names, texts, with_names
@@ -31,7 +32,7 @@ from fac.store import Stores
 from fac.store.decisions import Decision
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
-from fac.synthesis import plan, user_text
+from fac.synthesis import edited_turn, plan
 
 EVERY_STATE = "all"
 
@@ -237,9 +238,88 @@ def state_counts(states: Mapping[int, PairState]) -> Counter[str]:
     return Counter(pair.state for pair in states.values()) + Counter({EVERY_STATE: len(states)})
 
 
+ORIGINS = {
+    "own": "written for this gap",
+    "pool": "written for another gap",
+    "anchor": "from the anchor: shown to the writer, never exported",
+    "person": "edited by a person",
+}
+"""Where a positive comes from, in words."""
+
+NEGATIVE_ORIGINS = {
+    "own": "nearest silent text written for this gap",
+    "pool": "nearest silent text written for another gap",
+    "dataset": "nearest silent text of your data",
+    "anchor": "nearest silent text of the anchor: shown to the writer, never exported",
+    "edit": "the positive with what fires taken out",
+    "person": "edited by a person",
+}
+"""Why a negative is what it is, in words."""
+
+
+def origins_in_words(facts: PairsFacts) -> dict[str, str]:
+    """How many positives and negatives of a run come from where; no negatives for runs that did
+    not count them."""
+    names = {
+        "own": "written for their gap",
+        "pool": "written for another gap",
+        "dataset": "of your data",
+        "anchor": "of the anchor (shown to the writer, never exported)",
+        "edit": "deletions",
+        "person": "edited by a person",
+    }
+    words = {}
+    for title, counts in (("Positives", facts.origins), ("Negatives", facts.negatives)):
+        if counts:
+            parts = (f"{n:,} {names.get(origin, origin)}" for origin, n in counts.items())
+            words[title] = ", ".join(parts)
+    if facts.negatives:
+        words["Negatives"] += f"; the nearest silent ones of up to {facts.compared:,} texts"
+    return words
+
+
+def firing_turn(row: Row) -> int:
+    """Index of the message of a pair's positive in which the feature fires most, which is the one
+    that a person edits in both sides; -1, the user's last, where the tokens do not say."""
+    values = row["positive_activations"]
+    if not len(values):
+        return -1
+    peak = max(range(len(values)), key=values.__getitem__)
+    turns = turns_of(row["positive"], row["positive_tokens"])
+    number = next((i for i, (_, (a, b)) in enumerate(turns) if a <= peak < b), -1)
+    return number if len(turns) == len(row["positive"]) else -1
+
+
+def turns_of(
+    messages: Sequence[Mapping[str, str]], tokens: Sequence[str]
+) -> list[tuple[str, tuple[int, int]]]:
+    """(role, (first token, one past the last)) of every turn. One piece where the tokens are not
+    those of the messages, as when a text was too long to be read to its end."""
+    sizes = [len("".join(token.split())) for token in tokens]
+    contents = [len("".join(message["content"].split())) for message in messages]
+    whole = [("", (0, len(tokens)))]
+    if len(messages) < 2 or sum(sizes) != sum(contents):
+        return whole
+    turns, at = [], 0
+    for message, size in zip(messages, contents, strict=True):
+        first = at
+        while at < len(tokens) and (size > 0 or not sizes[at]):
+            size -= sizes[at]
+            at += 1
+        if size:
+            return whole
+        turns.append((message["role"], (first, at)))
+    return turns
+
+
 def sides_of(version: PairVersion) -> tuple[str, str]:
-    """What of both texts a person edits: the user's last turn."""
-    return user_text(version.row["positive"]), user_text(version.row["negative"])
+    """What of both texts a person edits: the turn in which the feature fires."""
+    row = version.row
+    turn = firing_turn(row)
+    positive, negative = (
+        row[side][edited_turn(row[side], turn)]["content"] for side in ("positive", "negative")
+    )
+    return positive, negative
 
 
 def differences(before: str, after: str) -> list[tuple[str, str]]:
@@ -340,8 +420,13 @@ class PairQueue(ReviewQueue[int]):
         if (positive, negative) == sides_of(base):
             self.trouble = "Nothing was changed, so there is nothing to measure."
             return None
-        feature = base.row["feature"]
-        return RescoreSpec(pairs=base.run, feature=feature, positive=positive, negative=negative)
+        return RescoreSpec(
+            pairs=base.run,
+            feature=base.row["feature"],
+            positive=positive,
+            negative=negative,
+            turn=firing_turn(base.row),
+        )
 
     def wait_for(self, spec: RescoreSpec, job: int) -> None:
         """An edit is being measured by a job."""

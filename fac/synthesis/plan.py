@@ -192,13 +192,18 @@ def ask_for(
 
 
 def ask_from_anchor(
-    spec: WriteSpec, briefs: Iterable[FeatureBrief], method: str, steering: Steering
+    spec: WriteSpec,
+    briefs: Iterable[FeatureBrief],
+    method: str,
+    steering: Steering,
+    *,
+    chats: bool = True,
 ) -> list[Ask]:
     """`spec.candidates` requests for every feature that the anchor shows, from its explanation and
-    its anchor spans."""
+    its anchor spans; for `chats` see `in_turns`."""
     asks = []
     for brief in briefs:
-        for number, style in in_turns(STEP_1, spec) if brief.spans else ():
+        for number, style in in_turns(STEP_1, spec, chats=chats) if brief.spans else ():
             spans = turned(brief.spans, number)
             by_prompt = style.form == "prompt"
             say = drafts.candidate_prompt if by_prompt else drafts.candidate_opening
@@ -222,9 +227,11 @@ def reply_key(ask: Ask, spec: WriteSpec, identity: str) -> str:
     return digest(ask.request.key, ask.prompt_hash, pushed, identity, *how)
 
 
-def in_turns(styles: Styles, spec: WriteSpec) -> Iterator[tuple[int, Style]]:
-    """Number and style of each of a gap's candidates."""
+def in_turns(styles: Styles, spec: WriteSpec, *, chats: bool = True) -> Iterator[tuple[int, Style]]:
+    """Number and style of each of a gap's candidates. A writer that knows no `chats`, a base model,
+    only goes on with openings."""
     turns = styles.server if WRITERS[spec.writer].server else styles.here
+    turns = turns if chats else tuple(style for style in turns if style.form == "opening")
     return ((number, turns[number % len(turns)]) for number in range(spec.candidates))
 
 
@@ -244,6 +251,9 @@ class Grounds(NamedTuple):
     gaps: Sequence[int]
     """What is written for: those of the pairs, or all of the run where none is named."""
     direction: Direction | None
+    chats: bool = (
+        True  # whether the writer answers prompts; a base model only goes on with openings
+    )
 
     def briefs(self, features: Iterable[int]) -> dict[int, FeatureBrief]:
         """What a writer is told of these features."""

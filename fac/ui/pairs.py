@@ -175,7 +175,9 @@ def _show_edit(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button("Measure it", shortcut="Enter", type="primary", icon=":material/speed:")
         st.button("Close", on_click=queue.draft.edit)
-        turns = " Other turns stay as they are." if len(base.row["positive"]) > 1 else ""
+        turns = ""
+        if len(base.row["positive"]) > 1:
+            turns = " This is the turn in which it fires; the others stay as they are."
         st.caption(f"Escape leaves a field, then Enter measures.{turns}", width="stretch")
     _focus(queue, "writing")
     if pressed:

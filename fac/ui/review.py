@@ -18,7 +18,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import digest
-from fac.questions.pairs import differences
+from fac.questions.pairs import NEGATIVE_ORIGINS, ORIGINS, differences, turns_of
 from fac.questions.relevance import task_profiles
 from fac.questions.review_queue import ItemQueue, ReviewQueue
 from fac.review import REASONS, Item
@@ -38,14 +38,7 @@ ALIKE = 0.4
 CONTEXT_WORDS = 9
 """Words of an unchanged stretch that stay beside a change."""
 
-ORIGINS = {
-    "own": ("written for this gap", "flat"),
-    "pool": ("written for another gap", "flat"),
-    "anchor": ("a real sample of the anchor", "real"),
-    "person": ("edited by a person", "up"),
-    "edit": ("the same, edited least", "flat"),
-}
-"""Where a side comes from, in words, and its chip."""
+ORIGIN_CHIPS = {"anchor": "real", "dataset": "real", "person": "up"}  # of a side; others are flat
 
 # A letter of each reason that neither Streamlit nor another key here uses.
 FLAG_KEYS = dict(zip(REASONS, "BASKW", strict=True))
@@ -423,28 +416,6 @@ def examples_html(spans: Sequence[Row]) -> str:
     return "".join(parts)
 
 
-def turns_of(
-    messages: Sequence[Mapping[str, str]], tokens: Sequence[str]
-) -> list[tuple[str, tuple[int, int]]]:
-    """(role, (first token, one past the last)) of every turn. One piece where the tokens are not
-    those of the messages, as when a text was too long to be read to its end."""
-    sizes = [len("".join(token.split())) for token in tokens]
-    contents = [len("".join(message["content"].split())) for message in messages]
-    whole = [("", (0, len(tokens)))]
-    if len(messages) < 2 or sum(sizes) != sum(contents):
-        return whole
-    turns, at = [], 0
-    for message, size in zip(messages, contents, strict=True):
-        first = at
-        while at < len(tokens) and (size > 0 or not sizes[at]):
-            size -= sizes[at]
-            at += 1
-        if size:
-            return whole
-        turns.append((message["role"], (first, at)))
-    return turns
-
-
 def traced_html(
     messages: Sequence[Mapping[str, str]],
     tokens: Sequence[str],
@@ -488,7 +459,8 @@ def _side_html(
 ) -> str:
     peak = row[f"{side}_peak"]
     fires = peak > threshold
-    words, chip = ORIGINS.get(origin, (origin, "flat"))
+    names = ORIGINS if side == "positive" else NEGATIVE_ORIGINS
+    words, chip = names.get(origin, origin), ORIGIN_CHIPS.get(origin, "flat")
     above = f", above {threshold:g}" if fires and threshold else ""
     tokens, values = row[f"{side}_tokens"], row[f"{side}_activations"]
     body = traced_html(row[side], tokens, values, strongest=strongest)

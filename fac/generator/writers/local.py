@@ -35,6 +35,7 @@ class LocalWriter:
     ):
         self.generator = generator
         self.identity = identity
+        self.chats = generator.chats
         self.batch, self.top_k, self.budget_tokens = batch, top_k, budget_tokens
 
     def write(
@@ -128,7 +129,9 @@ class LocalWriter:
         number = stream(seed, request.key)
         opening = request.opening
         if opening is not None and opening.text:
-            return PromptRow(opening.text, number, line=True, steer=request.steer)
+            return PromptRow(
+                self.generator.begin + opening.text, number, line=True, steer=request.steer
+            )
         if request.prompt is not None:
             text = self.generator.render(request.prompt.messages)
         else:

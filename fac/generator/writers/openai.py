@@ -37,6 +37,8 @@ class ChatWriter:
     the exact prompts and replies are found.
     """
 
+    chats = True
+
     def __init__(self, chat: ChatModel, journal: ReplyJournal, limits: Limits, *, attempt: int = 0):
         self.chat, self.journal, self.limits, self.attempt = chat, journal, limits, attempt
         self.identity = chat.identity

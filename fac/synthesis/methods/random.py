@@ -21,7 +21,8 @@ def plan(grounds: Grounds) -> list[Ask]:
     briefs = grounds.briefs(stand_ins.values())
     asks = []
     for gap, feature in stand_ins.items():
-        for ask in ask_from_anchor(spec, [briefs[feature]], "random", steering):
+        asked = ask_from_anchor(spec, [briefs[feature]], "random", steering, chats=grounds.chats)
+        for ask in asked:
             method, _, number, style = ask.request.key.split("/")
             style = f"{style}-of-{feature}"
             request = ask.request._replace(key=f"{method}/{gap:06d}/{number}/{style}")

@@ -94,7 +94,9 @@ def _message(chat: Chat, turns: Sequence[slice], token: int) -> int:
 def plan(grounds: Grounds) -> list[Ask]:
     """`candidates` requests for every approved pair."""
     steering, briefs = grounds.steering(), grounds.briefs(grounds.gaps)
-    return ask_from_pairs(grounds.spec, map(pair_brief, grounds.pairs), briefs, steering)
+    return ask_from_pairs(
+        grounds.spec, map(pair_brief, grounds.pairs), briefs, steering, chats=grounds.chats
+    )
 
 
 def ask_from_pairs(
@@ -102,12 +104,15 @@ def ask_from_pairs(
     pairs: Iterable[PairBrief],
     briefs: Mapping[int, FeatureBrief],
     steering: Steering,
+    *,
+    chats: bool = True,
 ) -> list[Ask]:
-    """`spec.candidates` requests for every pair; `briefs` tells of their features."""
+    """`spec.candidates` requests for every pair; `briefs` tells of their features, for `chats` see
+    `in_turns`."""
     asks = []
     for pair in pairs:
         brief = briefs[pair.feature]
-        for number, style in asking.in_turns(STEP_2, spec):
+        for number, style in asking.in_turns(STEP_2, spec, chats=chats):
             words: Prompt | Opening
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             if style.form == "prompt":
