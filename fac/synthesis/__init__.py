@@ -13,6 +13,9 @@ synthesize  step 2, from approved pairs to what is kept
 docket      every candidate so far, and what became of it
 ledger      what it changes beside its gaps, what it took, what was tried in vain
 retouch     a kept sample as a person edited it, measured again
+checks      what is asked of a text beside what it fires
+gates       whether a text reads like one of the dataset's
+labels      whether a text deserves its label
 filter      what becomes of each candidate, figures, forecast
 
 Every text is on disk before it counts; every candidate ends as kept or dropped with a reason; and

@@ -43,7 +43,7 @@ class Docket:
     rows: int  # samples to keep in all, 0: as many as there are
     only_needed: bool
     borrowed: Callable[[Candidate], Mapping[int, Sequence[Stretch]]]
-    flaws: Callable[[Sequence[Candidate]], Mapping[str, str]]
+    flaws: Callable[[Sequence[Candidate], Progress], Mapping[str, str]]
     """Which gate each fails, by name."""
 
     leaked: Callable[[Sequence[Candidate], Progress], Collection[str]]
@@ -85,7 +85,7 @@ class Docket:
         for each, fires in zip(candidates, scores.hits, strict=True):
             self.candidates[each.name], self.hits[each.name] = each, fires
             self.alone.pop(each.name, None)
-        self._flaws |= self.flaws(candidates)
+        self._flaws |= self.flaws(candidates, progress)
         self._leaked = (self._leaked - names) | {*self.leaked(candidates, progress)}
         self._unsure = (self._unsure - names) | {*self.unsure(candidates)}
 

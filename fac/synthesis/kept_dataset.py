@@ -30,11 +30,13 @@ def publish_dataset(
     encoder: str,
     writer: str,
     approvers: Mapping[str, str],
+    probability: Mapping[str, float],
     runs: Runs,
 ) -> str:
     """The id of the dataset run of a synthesis's kept samples, to be measured and compared like any
     other; "" where nothing is. `name` is that of the dataset that has the gaps, `encoder` and
-    `writer` are identities, `approvers` says by pair who approved it."""
+    `writer` are identities, `approvers` says by pair who approved it, `probability` by candidate
+    how sure the label check is of its label."""
     if not kept:
         return ""
     # A dataset may leave this machine; where a server stands means nothing there.
@@ -61,6 +63,7 @@ def publish_dataset(
             **({"answered_by": ", ".join(answered)} if answered else {}),
             "seed": seed_of(spec),
             **candidate.extra,
+            **_sureness(candidate, probability),
         }
         meta = json.dumps(lineage, ensure_ascii=False, sort_keys=True)
         sample = (datasets.sample_id(messages), messages, candidate.extra.get("label"), meta)
@@ -86,3 +89,10 @@ def publish_dataset(
         )
         runs.publish(dataset, spec=ingest, inputs=[run], facts=facts, seconds=0.0)
     return dataset
+
+
+def _sureness(candidate: Candidate, probability: Mapping[str, float]) -> Row:
+    """What the label check says of a sample's label, where it says something."""
+    if candidate.name not in probability:
+        return {}
+    return {"label_probability": round(probability[candidate.name], 4)}

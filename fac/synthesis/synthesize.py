@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from fac import datasets
 from fac.config import METHODS, PairsSpec, SynthesizeSpec, digest
-from fac.errors import BadRow, InputError, Progress
+from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts, SynthesisFacts
 from fac.schema import TRACES, VERDICTS
 from fac.store import decisions
@@ -23,6 +23,7 @@ from fac.store.runs import Runs
 from fac.synthesis import answers, ledger, writing
 from fac.synthesis import filter as verdicts
 from fac.synthesis.approvals import approved_as_they_are
+from fac.synthesis.checks import Checks, Likelihood
 from fac.synthesis.docket import Docket
 from fac.synthesis.kept_dataset import publish_dataset
 from fac.synthesis.own_words import Stretch
@@ -71,6 +72,8 @@ class SynthesisStep(Step[SynthesizeSpec]):
 
     approved: Sequence[Mapping[str, Any]]  # what people approved by now: fac.review.approved_pairs
 
+    likelihood: Likelihood | None = None  # the subject model's; None: texts are not judged by it
+
     docket: Docket | None = field(init=False, default=None)
     """What became of the texts so far."""
 
@@ -85,6 +88,14 @@ class SynthesisStep(Step[SynthesizeSpec]):
         self.about: PairsFacts = manifest.facts
         self.question: PairsSpec = manifest.spec
         writing.same_encoder(self.runs, [self.about.anchor, self.about.dataset], self.encoder)
+        self.checks = Checks(
+            runs=self.runs,
+            about=self.about,
+            encoder=self.encoder,
+            held_out=spec.evaluation,
+            likelihood=self.likelihood,
+            labelled=spec.labels,
+        )
         self.pairs = approved_as_they_are(spec, self.runs, approved)
         self.gaps = [row["feature"] for row in self.pairs] or [*self.about.features]
         if spec.rows > (most := len(self.gaps) * spec.keep):
@@ -170,9 +181,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
             rows=spec.rows,
             only_needed=spec.only_needed,
             borrowed=self._borrowed,
-            flaws=self._flaws,
-            leaked=self._leaked,
-            unsure=self._unsure,
+            flaws=self.checks.flaws,
+            leaked=self.checks.leaked,
+            unsure=self.checks.unsure,
             complete=lambda candidates, progress: self._complete(candidates, desk, progress),
         )
 
@@ -239,6 +250,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 encoder=self.encoder.identity,
                 writer=self.writer.identity,
                 approvers=approvers,
+                probability=self.checks.probability,
                 runs=runs,
             ),
             decisions=self.decisions,
@@ -251,6 +263,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
             note=ledger.note(judged, spec),
             answered_by=", ".join(sorted(answered)),
             answers=sum(bool(each.answers) for each in candidates),
+            **self.checks.facts([candidate for candidate, _ in kept]),
             **figures,
             **verdicts.per_feature(figures),
             **ledger.both_steps(figures, spec, self.gaps, about),
@@ -278,29 +291,6 @@ class SynthesisStep(Step[SynthesizeSpec]):
             for message in (*pair["positive"], *pair["negative"])
         ]
         return candidate.borrowed(sides)
-
-    def _flaws(self, candidates: Sequence[Candidate]) -> dict[str, str]:
-        """Which gate each candidate fails, by name."""
-        return {}
-
-    def _unsure(self, candidates: Sequence[Candidate]) -> Collection[str]:
-        """Names of those whose label is not confirmed."""
-        return ()
-
-    def _leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
-        """Candidates that overlap with a sample of the anchor or a text for evaluation."""
-        progress(0, 1, "comparing with anchor and evaluation texts")
-        leaks = verdicts.Leaks({each.name: each.text for each in candidates if each.messages})
-        anchor = self.runs.manifest(self.about.anchor).facts.dataset
-        for batch in self.runs.batches(anchor, "samples"):
-            for chat in batch.column("messages").to_pylist():
-                leaks.compare(chat)
-        for path in self.spec.evaluation:
-            for row in datasets.read_samples(path):
-                if isinstance(row, BadRow):
-                    raise InputError(f"{Path(path).name}, {row}.")
-                leaks.compare(row.messages)
-        return frozenset(leaks.candidates)
 
 
 def _something_is_asked(plan: Sequence[Ask]) -> None:
