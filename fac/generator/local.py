@@ -264,7 +264,7 @@ class LocalGenerator:
         return bans
 
     def _banned(self, phrase: str) -> list[tuple[tuple[int, ...], int]]:
-        """Of a phrase: tokens that say all but its last word, and the token that must not follow."""
+        """Of a phrase: tokens that say all but its last word, and what must not follow them."""
         if phrase not in self._phrases:
             begun, _, last = phrase.rpartition(" ")
             spellings = {f"{case(begun[:1])}{begun[1:]}" for case in (str.lower, str.upper)}
