@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from fac.prompts.drafts import SNIPPET, Opening, candidate_opening
 from fac.prompts.form import Excerpt, described, safe
 from fac.prompts.profiles import first_part, profile_of
-from fac.schema import Message
 
 ASSISTANT = "assistant"
 
@@ -51,21 +50,14 @@ def uses(profile: str, role: str, shown: Sequence[tuple[str, str]], words: str) 
     return Opening("\n".join((f"{head}\n", *lines, f"- {safe(words)}:")), "")
 
 
-def message(
-    profile: str, messages: Sequence[Message], examples: Sequence[Sequence[Message]]
-) -> Opening:
-    """Asks for the message that the last of `messages`, an answer, answers; `examples` are chats of
-    a message and an answer, or the one of the profile where there is none."""
+def message(profile: str, answer: str, examples: Sequence[tuple[str, str]]) -> Opening:
+    """Asks for the message that an answer answers; `examples` are messages with their answers, or
+    the one of the profile where there is none."""
     form = profile_of(profile)
-    shown = [
-        (chat[1]["content"], chat[0]["content"])
-        for chat in examples
-        if [each["role"] for each in chat[:2]] == ["user", ASSISTANT]
-    ] or [(form.example["assistant"], form.example["user"])]
+    shown = examples or [(form.example["user"], form.example["assistant"])]
 
-    def block(answer: str, text: str) -> str:
-        return f"Answer: {safe(answer)[:SNIPPET]}\nMessage: {safe(text)[:SNIPPET]}".rstrip()
+    def block(text: str, reply: str) -> str:
+        return f"Answer: {safe(reply)[:SNIPPET]}\nMessage: {safe(text)[:SNIPPET]}".rstrip()
 
-    blocks = [block(*pair) for pair in shown]
-    blocks.append(block(messages[-1]["content"], ""))
+    blocks = [*(block(*pair) for pair in shown), block("", answer)]
     return Opening("\n\n".join((f"A list of {MESSAGES}, each after its answer.", *blocks)), "")

@@ -79,9 +79,12 @@ class Answering:
         key = f"{candidate.name}/answer" + (f"-{number + 1}" if number else "")
         quoted: tuple[str, ...] = ()
         if candidate.ask.role == ASSISTANT:
-            opening = lists.message(profile, messages, self.examples)
+            shown = candidate.ask.examples or [
+                (chat[0]["content"], chat[1]["content"]) for chat in self.examples
+            ]
+            opening = lists.message(profile, messages[-1]["content"], shown)
             request = Request(f"{candidate.name}/message", opening=opening)
-            quoted = tuple(m["content"] for chat in self.examples for m in chat)
+            quoted = tuple(text for pair in shown for text in pair)
         elif self.writer.chats:
             prompt = drafts.answer_prompt(profile, messages, texts)
             request = Request(key, prompt=prompt)

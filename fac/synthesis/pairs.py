@@ -21,15 +21,15 @@ from fac.encoder import Encoder
 from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts
 from fac.prompts import drafts
-from fac.prompts.profiles import later_parts
 from fac.prompts.lists import ASSISTANT
+from fac.prompts.profiles import later_parts
 from fac.schema import EVERY_ROLE, PAIRS, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import answers
 from fac.synthesis.answers import Answering
 from fac.synthesis.filter import active
 from fac.synthesis.negatives import FLOOR, Form, ceiling, cut_to, form_of, nearest
-from fac.synthesis.plan import fired_in_answers, Row, ask_from_anchor, feature_briefs, steering
+from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, fired_in_answers, steering
 from fac.synthesis.scoring import Hit, Hits, score
 from fac.synthesis.sides import Side, edits, trace
 from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, same_encoder, spent

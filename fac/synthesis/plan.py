@@ -51,10 +51,14 @@ class Styles(NamedTuple):
     server: tuple[Style, ...]
 
 
-STEP_1 = Styles(here=(LIST, ASK), server=(ASK,))
+STEP_1 = Styles(here=(LIST, LIST, LIST, ASK), server=(ASK,))
 
 QUOTED = 4
-"""Anchor spans (or positives and spans) that a request quotes; each candidate gets others."""
+"""Anchor spans (or positives and spans) that a request quotes."""
+
+TURNS = 4
+"""Ways to quote of a gap's examples, beginning elsewhere among them, in turns: a local writer reads
+equal requests once, however many texts it writes from them."""
 
 AROUND = 32  # tokens of a text that a request quotes, ending a little after its peak
 
@@ -187,6 +191,9 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
     return steer
 
 
+Exchange = tuple[str, str]  # a message and its answer
+
+
 class Ask(NamedTuple):
     """One candidate that is to be written."""
 
@@ -195,12 +202,16 @@ class Ask(NamedTuple):
     pair: str  # the approved pair it is written from; "" without one
     style: str
     quoted: tuple[str, ...]  # the texts that its prompt quotes
-    explanation: str = ""  # of the feature, where its prompt holds it
+    explanation: str = ""  # of the feature: words of it are not a text's own
 
     role: str = "user"
     """Whose turn is written first. An answer is where most samples of the anchor fire the gap there
     and the writer goes on with lists: the message that it answers is asked for when it is worth
     one."""
+
+    examples: tuple[Exchange, ...] = ()
+    """Where an answer is written first, of the anchor's answers in which the gap fires: the message
+    and the answer."""
 
     @property
     def prompt_hash(self) -> str:
@@ -259,8 +270,19 @@ def ask_from_anchor(
                 words = lists_of.texts(spec.profile, role, brief.explanation, spans)
             steer, feature = steering(brief), brief.feature
             ask = ask_for(method, feature, number, style, words, spans, steer, role)
+            ask = ask._replace(examples=exchanges(brief.uses))
             asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
+
+
+def exchanges(uses: Iterable[Use]) -> tuple[Exchange, ...]:
+    """Of uses in answers the first QUOTED messages with their answers."""
+    pairs = []
+    for each in uses:
+        if [role for role, _ in each.chat[-2:]] == ["user", ASSISTANT]:
+            (_, message), (_, answer) = each.chat[-2:]
+            pairs.append((message, answer))
+    return tuple(pairs[:QUOTED])
 
 
 def first_role(spec: WriteSpec, brief: FeatureBrief) -> str:
@@ -293,8 +315,8 @@ def in_turns(styles: Styles, spec: WriteSpec, *, chats: bool = True) -> Iterator
 
 
 def turned(spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
-    """QUOTED of the spans; another number begins elsewhere among them."""
-    start = number % len(spans) if spans else 0
+    """QUOTED of the spans; another number, up to TURNS, begins elsewhere among them."""
+    start = number % min(TURNS, len(spans)) if spans else 0
     return (*spans[start:], *spans[:start])[:QUOTED]
 
 

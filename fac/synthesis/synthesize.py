@@ -28,7 +28,7 @@ from fac.synthesis.checks import Checks, Likelihood
 from fac.synthesis.docket import Docket
 from fac.synthesis.kept_dataset import publish_dataset
 from fac.synthesis.own_words import Stretch
-from fac.synthesis.plan import fired_in_answers, Ask, Grounds
+from fac.synthesis.plan import Ask, Grounds, fired_in_answers
 from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet
 
 

@@ -1,5 +1,5 @@
-"""How the anchor uses the words on which a feature fires: whole sentences, since a writer copies the
-form of what it is shown, and what of them a text in its own words must not say."""
+"""How the anchor uses the words on which a feature fires: whole sentences, since a writer copies
+the form of what it is shown, and what of them a text in its own words must not say."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Use(NamedTuple):
     sentence: str  # in which the feature has its peak
     words: str  # of the sentence, on which it fires there
     before: str  # up to CONTEXT words that precede them in it
+    chat: tuple[tuple[str, str], ...] = ()  # role and content of the turns up to this one
 
     @property
     def phrase(self) -> str:
@@ -92,12 +93,13 @@ def _used(span: Mapping[str, Any], chat: Chat) -> Iterator[Use]:
     start = len("".join(tokens[:peak])) - lead
     token = tokens[peak]
     start, end = start + len(token) - len(token.lstrip()), start + len(token)
-    for message in chat:
+    for number, message in enumerate(chat):
         at = message["content"].find(text.strip())
         if message["role"] == span["role"] and at >= 0:
             each = use(message["role"], message["content"], at + max(start, 0), at + max(end, 1))
             if each is not None:
-                yield each
+                turns = ((turn["role"], turn["content"]) for turn in chat[: number + 1])
+                yield each._replace(chat=tuple(turns))
             return
 
 

@@ -21,9 +21,6 @@ STEP_2 = Styles(here=(WORDS, PHRASE), server=(CONTRAST,))
 """On this machine a list of words, each with a text that uses it: no small model follows anything
 else as well. The words are those on which the positive fires and its negative does not have."""
 
-TURNS = 4
-"""Lists of a gap that begin elsewhere among its uses: texts of one list are read in one go."""
-
 KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
 
 
@@ -153,8 +150,10 @@ def ask_from_pairs(
             steer, feature = steering(brief), pair.feature
             ask = asking.ask_for("two-step", feature, number, style, words, quoted, steer, role)
             request = ask.request._replace(without=without)
-            explained = brief.explanation or "" if style.form == "prompt" or not without else ""
-            asks.append(ask._replace(request=request, pair=pair.pair, explanation=explained))
+            asked = ask._replace(
+                request=request, pair=pair.pair, examples=asking.exchanges(brief.uses)
+            )
+            asks.append(asked._replace(explanation=brief.explanation or ""))
     return asks
 
 
@@ -165,7 +164,7 @@ def _shown(pair: PairBrief, brief: FeatureBrief, role: str, turn: int) -> tuple[
     uses = [each for each in uses if each.role == role] or uses
     if not uses:
         return ()
-    start = turn % min(TURNS, len(uses))
+    start = turn % min(asking.TURNS, len(uses))
     order = (*uses[start:], *uses[:start])
     return tuple(reversed(order[: asking.QUOTED]))
 
