@@ -236,8 +236,12 @@ def synthesize(
     threshold: Annotated[
         str | None, Option(help="Samples stay above this number, or `clear`; else the pairs'.")
     ] = None,
-    evaluation: Annotated[
-        list[Path] | None, Option(help="File no sample may overlap with; repeatable.")
+    hold_out: Annotated[
+        list[Path] | None,
+        Option(
+            *("--hold-out", "--evaluation"),
+            help="File that no sample may overlap with, such as a test set; repeatable.",
+        ),
     ] = None,
     pilot: Annotated[
         bool, Option("--pilot", help="Only a few gaps, and what all would take.")
@@ -263,7 +267,7 @@ def synthesize(
         method=method,
         keep=keep,
         only_needed=only_needed,
-        evaluation=tuple(str(path.resolve()) for path in evaluation or ()),
+        evaluation=tuple(str(path.resolve()) for path in hold_out or ()),
         **limits.settings(),
         **settings,
     )
