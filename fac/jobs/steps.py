@@ -237,7 +237,8 @@ class Steps:
         self, spec: config.PairsSpec | config.SynthesizeSpec, anchor: str, progress: Progress
     ) -> Iterator[dict[str, Any]]:
         """What pairs and samples are written with: the arguments `encoder`, `writer`, `direction`.
-        Where the spec names no model, the measured one writes.
+        Where the spec names no model, the measured one writes. `answerer` is there where another
+        model than the one that writes is to answer.
 
         When the run holds the replies of a server, the file of them is no longer needed.
         """
@@ -246,6 +247,9 @@ class Steps:
         asked = spec if spec.model else replace(spec, model=measured.model)
         with self._while_writing:
             doors: dict[str, Any] = {"encoder": encoder, "writer": self.writer(asked, progress)}
+            if spec.answers == "local" and asked.model != measured.model:
+                answering = replace(spec, writer="local", model=measured.model)
+                doors["answerer"] = self._local_writer(answering, progress)
             if WRITERS[spec.writer].steers:
                 doors["direction"] = self._directions(encoder, measured)
             yield doors
