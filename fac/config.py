@@ -441,7 +441,9 @@ class SynthesizeSpec(WriteSpec):
     so many are kept or none are left to write. 0: all candidates of all gaps in one pass."""
 
     pilot: bool = False  # a trial before the real one: what it keeps is no dataset to choose
-    labels: str = ""  # run id of the measure whose labels the label check learns from; "" is none
+    labels: str = ""
+    """Run id of the measure whose labels the label check learns from; "": the dataset's, or else
+    the anchor's, where there are any."""
 
     later = (*WriteSpec.later, "rows", "pilot", "labels")
 

@@ -221,6 +221,14 @@ class SynthesisFacts(SpentFacts):
     label_auroc: float | None = None  # of the label check, cross-validated, and its 95 % interval
     label_auroc_low: float | None = None
     label_auroc_high: float | None = None
+    label_rows: int = 0  # samples that the check learned from: one half of the labelled ones
+    label_threshold: float | None = None
+    """Probability from which on a label is confirmed; None where none would be right often
+    enough."""
+
+    label_precision: float | None = None  # cross-validated, of what is confirmed
+    label_agreement: float | None = None
+    """Share of kept samples to which a probe that learned from the other half gives their label."""
 
     tried: Sequence[Mapping[str, Any]] = ()
     """Of each gap that gave nothing: `feature`, `texts` written, `peak` and `own_peak`, the

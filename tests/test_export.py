@@ -353,6 +353,7 @@ def test_every_row_says_where_it_comes_from(workspace):
         "prompt_hash": digest(3, 0),
         "generator": "toy-writer@0123",
         "writer": "local",
+        "answered_by": None,
         "seed": 11,
         "temperature": 0.8,
         "filter": {"threshold": 0.0, "keep": 1, "rank": 0},

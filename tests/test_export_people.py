@@ -68,7 +68,7 @@ def test_a_wrong_label_leaves_as_the_persons_or_not_at_all():
     assert (chosen.unlabelled, chosen.relabelled) == (1, 1)
     strict = select(rows, opinions, needs_label=True)
     assert [each.lineage["candidate"] for each in strict.rows] == ["b"]
-    assert strict.left_out == {"wrong label, and nobody gave the right one": 1}
+    assert strict.left_out == {"with a wrong label that nobody corrected": 1}
 
 
 def test_a_text_of_the_anchor_never_leaves():

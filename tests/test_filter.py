@@ -1,5 +1,7 @@
 """fac.synthesis.filter: what becomes of each candidate, and what that amounts to."""
 
+import json
+import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fac.config import REPOSITORY
 from fac.schema import Chat
 from fac.synthesis import filter
 from fac.synthesis.filter import Leaks, Text, counted, greedy_cover, judge, words
@@ -264,18 +267,17 @@ def test_echoes(written, quoted, prescribed, copies):
 
 
 def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
-    long = " ".join(f"w{i}" for i in range(20))
-    leaks = Leaks(
-        {
-            "thirteen": "before " + " ".join(f"w{i}" for i in range(5, 18)),
-            "twelve": "before " + " ".join(f"w{i}" for i in range(5, 17)) + " after",
-            "short": "W3, w4!",
-            "other": "w3 w5",
-            "word": "w19",
-            "absent": "nothing",
-            "empty": "...",
-        }
-    )
+    long = " ".join([*(f"w{i}" for i in range(20)), *(f"other{i}" for i in range(30))])
+    texts = {
+        "thirteen": "before " + " ".join(f"w{i}" for i in range(5, 18)),
+        "twelve": "before " + " ".join(f"w{i}" for i in range(5, 17)) + " after",
+        "short": "W3, w4!",
+        "other": "w3 w5",
+        "word": "w19",
+        "absent": "nothing",
+        "empty": "...",
+    }
+    leaks = Leaks({name: user(text) for name, text in texts.items()})
     leaks.compare(user("something else"))
     assert leaks.candidates == set()
     leaks.compare(user(long))
@@ -285,3 +287,56 @@ def test_leaks_are_thirteen_words_in_a_row_or_a_whole_shorter_text():
 def test_words_of_scripts_without_spaces_are_signs():
     assert words("今天 GPT4好!") == ("今", "天", "gpt4", "好")
     assert words("Ça va?") == ("ça", "va")
+
+
+DATA = REPOSITORY.parent / "shared" / "data"
+FILES = "toxicity_surge.jsonl", "ifeval_prompts.jsonl"
+
+
+def test_a_message_that_is_nearly_one_of_theirs_leaks():
+    """Shingles of "the red fox ran up a hill" are 21, with "sat on" for "ran up" 6 of them go."""
+    first = "the red fox ran up a hill"
+    names = {
+        "same": first.upper() + "!",
+        "near": "the red fox sat on a hill today",
+        "other": "some other words",
+    }
+    leaks = Leaks({name: user(text) for name, text in names.items()})
+    leaks.compare([*user("something"), {"role": "assistant", "content": first}])
+    assert leaks.candidates == {"same"}
+    leaks.compare(user("the red fox sat on a hill now"))
+    assert leaks.candidates == {"same", "near"}
+
+
+def edited(text: str, rng: random.Random, share: float, other_words: Sequence[str]) -> str:
+    """With this share of its words replaced, left out, or followed by another, in lower case."""
+    words_now: list[str] = []
+    for word in text.lower().split():
+        chance = rng.random() / share
+        words_now += (
+            [] if 0.6 < chance < 0.8 else [rng.choice(other_words) if chance < 0.6 else word]
+        )
+        words_now += [rng.choice(other_words)] if 0.8 < chance < 1 else []
+    return " ".join(words_now)
+
+
+def test_near_copies_of_real_texts_are_met_and_unrelated_ones_are_not():
+    """50 planted copies with 15 % of their words changed, among 500 other texts: 46 are met. The
+    two dropped wrongly are of two and three words, which stand in a longer one as they are."""
+    if not all((DATA / name).exists() for name in FILES):
+        pytest.skip(f"{DATA} is not here: the texts to plant copies of are real ones")
+    lines = [(DATA / name).read_text("utf-8").splitlines() for name in FILES]
+    comments = [json.loads(line)["text"] for line in lines[0]]
+    prompts = [json.loads(line)["prompt"] for line in lines[1]]
+    rng, pool = random.Random(0), comments[:300]
+    long = [text for text in pool if len(words(text)) >= 8]
+    copies = rng.sample(long, 50)
+    spare = [word for text in prompts for word in words(text)]
+    planted = {f"copy{i}": user(edited(text, rng, 0.15, spare)) for i, text in enumerate(copies)}
+    unrelated = [*comments[300:], *prompts[:300]]
+    leaks = Leaks(planted | {f"new{i}": user(text) for i, text in enumerate(unrelated)})
+    for text in pool:
+        leaks.compare(user(text))
+    met = leaks.candidates & planted.keys()
+    precision, recall = len(met) / len(leaks.candidates), len(met) / len(planted)
+    assert len(unrelated) == 500 and precision >= 0.95 and recall >= 0.92

@@ -1,11 +1,25 @@
-"""fac.questions.pairs: the pairs of a run by where they stand and how strongly they fire."""
+"""fac.questions.pairs, fac.synthesis.pairs: what the pairs of a run are, and where they stand."""
 
 import pytest
 
-from fac.questions.pairs import in_state, pair_states, state_counts
+from fac import synthesis
+from fac.config import RescoreSpec
+from fac.errors import InputError
+from fac.export import export
+from fac.questions.pairs import (
+    firing_turn,
+    in_state,
+    origins_in_words,
+    pair_states,
+    sides_of,
+    state_counts,
+)
 from fac.review import pair_item
+from fac.schema import Chat
 from fac.store import open_stores
+from tests.scripted import ScriptedWriter
 from tests.test_export import publish_pairs
+from tests.test_synthesis import World, quiet, user
 from tests.toy import toy_workspace
 
 
@@ -60,3 +74,99 @@ def test_the_pairs_of_a_view_come_strongest_first_and_without_a_peak_last(making
         for feature, pair in pair_states(*making).items()
     }
     assert [pair.feature for pair in in_state(states, "all", 0.0)] == [5, 6, 3, 7]
+
+
+# ---- pairs that are made
+
+
+def answered(question: str, answer: str) -> Chat:
+    return [*user(question), {"role": "assistant", "content": answer}]
+
+
+SAMPLES = {
+    "anchor": [
+        user("how long do I bake a loaf of rye bread at home"),
+        user("tell me to write a short python! script that renames files"),
+        answered("how do I rename photos of my summer holiday", "use a function!! for it"),
+        answered("how do I rename photos of my winter holiday", "use a mouse for it"),
+    ],
+    "seed": [user("should I bake the tart before filling it")],
+}
+"""Features: 0 is bake, 3 python, 4 function."""
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(toy_workspace(tmp_path / "world", n_features=5, samples=SAMPLES))
+
+
+def test_a_positive_that_fires_in_its_own_words_comes_before_a_stronger_copy(world):
+    def says(request):
+        if request.key.split("/")[2] == "00":  # words of the anchor, which the prompt quotes
+            return "ask him to write a short python! script that renames planets"
+        return "my cousin keeps a python in a box"
+
+    writer = ScriptedWriter(says)
+    (row,) = world.rows(world.pairs(writer, features=(3,), margin=0.5), "pairs")
+    assert row["positive"] == user("my cousin keeps a python in a box")
+    assert (row["origin"], row["positive_peak"]) == ("own", 1.0)
+    (row,) = world.rows(world.pairs(writer, features=(3,), margin=1.5), "pairs")
+    assert row["positive_peak"] == 1.5  # the other no longer fires enough
+
+
+def silent(request):
+    return f"{request.key[-7:-5]} storks over the harbour"
+
+
+def test_an_edit_changes_the_turn_in_which_the_feature_fires(world):
+    run = world.pairs(ScriptedWriter(silent), features=(4,))
+    (pair,) = pair_states(open_stores(world.workspace, remember=True), run).values()
+    row = pair.version.row
+    assert (row["origin"], row["positive"]) == ("anchor", SAMPLES["anchor"][2])
+    assert (row["negative_origin"], row["negative"]) == ("anchor", SAMPLES["anchor"][3])
+    assert firing_turn(row) == 1
+    assert sides_of(pair.version) == ("use a function!! for it", "use a mouse for it")
+    texts = {"positive": "write a function!", "negative": "write a letter"}
+    spec = RescoreSpec(pairs=run, feature=4, turn=1, **texts)
+    edited = synthesis.rescore(spec, runs=world.runs, encoder=world.encoder, progress=quiet)
+    (row,) = world.rows(edited, "pairs")
+    assert [message["content"] for message in row["positive"]] == [
+        "how do I rename photos of my summer holiday",
+        "write a function!",
+    ]
+    assert row["negative"][1]["content"] == "write a letter" and row["positive_peak"] == 1.5
+
+
+def test_only_tokens_of_the_role_that_is_asked_about_count(world):
+    def says(request):
+        return f"I wrote a function! about {request.key[-7:-5]} storks"
+
+    run = world.pairs(ScriptedWriter(says), features=(4,), role="assistant")
+    (row,) = world.rows(run, "pairs")
+    assert (row["origin"], row["positive"]) == ("anchor", SAMPLES["anchor"][2])
+
+
+def test_facts_count_both_sides_by_where_they_come_from(world):
+    run = world.pairs(ScriptedWriter(silent), features=(3, 4))
+    facts = world.facts(run)
+    assert facts.origins == {"anchor": 2} and facts.negatives == {"anchor": 1, "edit": 1}
+    # Four candidates a gap, one sample of the dataset and four of the anchor.
+    assert facts.compared == 13
+    assert origins_in_words(facts)["Positives"].startswith("2 of the anchor")
+
+
+def test_a_text_of_the_anchor_is_never_kept(world):
+    """Neither as it stands nor with words around it, whatever the writer makes of it."""
+    run = world.pairs(ScriptedWriter(silent), features=(3,))
+    (row,) = world.rows(run, "pairs")
+    assert row["origin"] == "anchor"
+    world.approve(run, 3)
+    copy = row["positive"][0]["content"]
+    texts = (copy, f"please {copy} now", copy.upper(), f"{copy}. And that is all I want from you")
+    writer = ScriptedWriter(lambda request: texts[int(request.key.split("/")[2]) % 4])
+    samples = world.synthesize(run, writer, keep=4)
+    assert world.facts(samples).kept == 0 and world.facts(samples).kept_dataset == ""
+    reasons = {verdict["reason"] for verdict in world.rows(samples, "verdicts")}
+    assert reasons <= {"echo", "contamination", "borrowed words"}
+    with pytest.raises(InputError, match="Nothing was kept"):
+        export(samples, world.workspace.root / "out.jsonl", runs=world.runs)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fac.datasets import json_line
 from fac.export.forms import COLUMN_NOTES
 from fac.export.people import Selection
+from fac.manifest import SynthesisFacts
 
 if TYPE_CHECKING:
     from fac.export.files import Plan
@@ -29,7 +30,7 @@ LINEAGE_NOTES = {
     "pair": "the contrastive pair it was written from, with both measured peaks",
     "approvals": "who approved that pair, when, and the hash of what they saw",
     "decisions": "digest of all decisions the run was made with",
-    "prompt_hash": "of the prompt; with `generator`, `writer`, `seed`, `temperature`, `style`",
+    "prompt_hash": "of the prompt; with `generator`, `writer`, `answered_by`, `seed`, `style`",
     "filter": "threshold, best kept per feature, and the row's place among those that passed",
     "review": "what people said of the sample, who, and the run that measured an edited text",
 }
@@ -98,6 +99,7 @@ def _properties(plan: Plan) -> dict[str, object]:
     return {
         "method": spec.method,
         "generator": f"{synthesis.generator} ({spec.writer})",
+        "answers written by": synthesis.answered_by or "nobody apart from the messages",
         "encoder": synthesis.anchor.encoder,
         "SAE": synthesis.sae,
         "anchor": synthesis.anchor.name,
@@ -112,7 +114,8 @@ def _properties(plan: Plan) -> dict[str, object]:
         "seed": spec.seed,
         "temperature": spec.temperature,
         "candidates dropped": counted(dict(sorted(facts.dropped.items()))),
-        "own-feature hit rate": facts.hit_rate,
+        "quality gates that nothing was at hand for": ", ".join(facts.unchecked) or "none",
+        **_rates(facts),
         "FAC before": facts.fac_before,
         "FAC after": facts.fac_after,
         "pairs approved by": ", ".join(people) or "nobody (a baseline needs no pairs)",
@@ -122,6 +125,23 @@ def _properties(plan: Plan) -> dict[str, object]:
         or "none was given",
         "decisions": facts.decisions,
         "run": synthesis.run_id,
+    }
+
+
+def _rates(facts: SynthesisFacts) -> dict[str, object]:
+    """Hit rates, and what the label check is worth where one was made."""
+    hits = (facts.hit_rate, facts.hit_rate_low, facts.hit_rate_high)
+    anywhere = (facts.any_hit_rate, facts.any_hit_rate_low, facts.any_hit_rate_high)
+    check = (facts.label_auroc, facts.label_auroc_low, facts.label_auroc_high)
+    named = {
+        "hit rate" if facts.any_hit_rate is None else "own-words hit rate": hits,
+        "hit rate, fires anywhere": anywhere,
+        "AUROC of the label check": check,
+    }
+    return {
+        name: f"{value:.2f}, 95 % interval {low:.2f} to {high:.2f}"
+        for name, (value, low, high) in named.items()
+        if value is not None
     }
 
 

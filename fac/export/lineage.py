@@ -60,6 +60,7 @@ LINEAGE = pa.struct(
         "prompt_hash": pa.string(),
         "generator": pa.string(),  # the model that wrote it, with its revision where known
         "writer": pa.string(),  # local, steered, openai
+        "answered_by": pa.string(),  # who wrote the answer that it ends with; null without one
         "seed": pa.int64(),
         "temperature": pa.float64(),
         "filter": FILTER,
@@ -132,6 +133,12 @@ class SynthesisRun:
             self.spec.model if WRITERS[self.spec.writer].server else self.facts.writer or ""
         )
 
+    @property
+    def answered_by(self) -> str | None:
+        """Who wrote the answers of the samples; None where nobody wrote them apart."""
+        writers = filter(None, self.facts.answered_by.split(", "))
+        return ", ".join(public_name(each) for each in writers) or None
+
     def of_anchor(self, chats: Sequence[Chat]) -> frozenset[str] | None:
         """Ids of the chats that are samples of the anchor, word for word; None where its texts are
         not in this workspace."""
@@ -181,6 +188,7 @@ class SynthesisRun:
             "prompt_hash": candidate["prompt_hash"],
             "generator": self.generator,
             "writer": self.spec.writer,
+            "answered_by": self.answered_by if messages[-1]["role"] == "assistant" else None,
             "seed": candidate["seed"],
             "temperature": self.spec.temperature,
             "filter": {
@@ -190,7 +198,10 @@ class SynthesisRun:
             },
             "review": {"state": "undecided", "by": [], "edit": None},
         }
-        return ExportRow(messages, json.loads(candidate["extra"]), lineage)
+        extra = json.loads(candidate["extra"])
+        if verdict.get("label_probability") is not None:
+            extra["label_probability"] = verdict["label_probability"]
+        return ExportRow(messages, extra, lineage)
 
     def _pair_of(self, candidate: str) -> dict[str, Any] | None:
         """The pair a candidate was written from, with the run it lies in; None for baselines."""

@@ -17,7 +17,7 @@ UNDECIDED, DISAGREED = "undecided", "disagreed"
 
 OF_ANCHOR = "a text of the anchor"
 UNSEEN = "not looked at"
-NO_LABEL = "wrong label, and nobody gave the right one"
+NO_LABEL = "with a wrong label that nobody corrected"
 
 
 class Edit(NamedTuple):
@@ -90,7 +90,7 @@ def select(
         liked += opinion.state in (KEPT, EDITED)
         reviewers.update(opinion.reviewers)
         fresh, change = _revised(row, opinion)
-        if why := _why_it_stays(fresh, opinion, change, reviewed, needs_label, anchor):
+        if why := _why_it_stays(fresh, opinion, reviewed, needs_label, anchor):
             left_out[why] += 1
         else:
             leaving.append(fresh)
@@ -120,9 +120,9 @@ def _revised(row: ExportRow, opinion: Opinion) -> tuple[ExportRow, str]:
     if opinion.label is not None:
         extra["label"], change = opinion.label, change or "relabelled"
         extra.pop("label_probability", None)  # of the label it had
-    elif opinion.state == WRONG_LABEL:
-        extra.pop("label", None)
-        extra.pop("label_probability", None)
+    elif opinion.state == WRONG_LABEL and "label" in extra:
+        for name in ("label", "label_probability"):
+            extra.pop(name, None)
         change = "unlabelled"
     return ExportRow(messages, extra, lineage), change
 
@@ -130,7 +130,6 @@ def _revised(row: ExportRow, opinion: Opinion) -> tuple[ExportRow, str]:
 def _why_it_stays(
     row: ExportRow,
     opinion: Opinion,
-    change: str,
     reviewed: bool,
     needs_label: bool,
     anchor: Collection[str],
@@ -142,7 +141,7 @@ def _why_it_stays(
         return "dropped by a person"
     if opinion.state == DISAGREED:
         return "people disagree"
-    if change == "unlabelled" and (needs_label or reviewed):
+    if opinion.state == WRONG_LABEL and opinion.label is None and (needs_label or reviewed):
         return NO_LABEL
     if reviewed and opinion.state == UNDECIDED:
         return UNSEEN

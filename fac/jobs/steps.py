@@ -6,7 +6,7 @@ A new step is one more entry of HANDLERS.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from fac.generator import LocalGenerator
     from fac.generator.writer import Writer
     from fac.generator.writers.local import LocalWriter
-    from fac.models import Located, SubjectModel
+    from fac.models import Chat, Located, SubjectModel
     from fac.saes import Sae
+    from fac.synthesis.checks import Likelihood
 
 T = TypeVar("T")
 
@@ -160,6 +161,7 @@ class Steps:
         self.encoders: LastLoaded[SaeEncoder] = LastLoaded()
         self._generators: LastLoaded[LocalGenerator] = LastLoaded()
         self._pool: Pool | None = None
+        self._losses: dict[str, np.ndarray] = {}  # of texts, nats per token of each role
         self._while_writing = ExitStack()  # Closes what a writer opened
 
     def perform(self, spec: Spec, progress: Progress) -> str:
@@ -261,6 +263,22 @@ class Steps:
 
             return decoder_directions(load_sae(spec.sae, "cpu"))
         return decoder_directions(self.encoder(spec, silent).sae)
+
+    def likelihood(self, spec: MeasureSpec, progress: Progress) -> Likelihood | None:
+        """How odd the subject model finds texts, each read once in this process. None where the
+        model is not here but with workers of Ray."""
+        if self.where.executor == "ray":
+            return None
+        encoder, losses = self.encoder(spec, progress), self._losses
+
+        def likelihood(chats: Sequence[Chat]) -> np.ndarray:
+            keys = [config.digest(encoder.identity, list(chat)) for chat in chats]
+            new = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in losses}
+            rows = encoder.model.likelihood([*new.values()]) if new else ()
+            losses.update(zip(new, rows, strict=True))
+            return np.stack([losses[key] for key in keys])
+
+        return likelihood
 
     def describe_sae(
         self, spec: SaeSpec, progress: Progress, encoder: SaeEncoder | None = None
@@ -372,6 +390,7 @@ def _synthesize(steps: Steps, spec: config.SynthesizeSpec, progress: Progress) -
     decisions = Decisions(steps.workspace.decisions)
     with steps.browsable(spec.step, spec.pairs), steps.writing(spec, anchor, progress) as doors:
         approved = review.approved_pairs(decisions, steps.runs, spec.pairs)
+        doors["likelihood"] = steps.likelihood(steps.runs.manifest(anchor).spec, progress)
         return synthesize(spec, approved=approved, runs=steps.runs, progress=progress, **doors)
 
 

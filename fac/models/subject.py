@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fac.errors import InputError, first_line
-from fac.models.chats import SCAFFOLD, Chat, ChatRenderer, Rendered
+from fac.models.chats import ROLES, SCAFFOLD, Chat, ChatRenderer, Rendered
 
 if TYPE_CHECKING:
     import torch
@@ -178,6 +178,29 @@ class SubjectModel:
 
         return self._run(ids, replace).logits
 
+    def likelihood(self, chats: Sequence[Chat], *, max_tokens: int = 256) -> np.ndarray:
+        """How odd the model finds the texts: mean nats of each role's content tokens, the first
+        `max_tokens` tokens of a chat, given all before them: float64 `[n, n_roles]`, NaN where a
+        role has none. All blocks run, and nothing reads the residual stream."""
+        import torch
+
+        nats = np.full((len(chats), len(ROLES)), np.nan)
+        rendered = self.renderer.render(chats)
+        lengths = [min(len(text.ids), max_tokens) for text in rendered]
+        for rows in batches_by_length(lengths, max_padded=self.batch_tokens):
+            logits = self._run([rendered[i].ids[:max_tokens] for i in rows], _ignore).logits
+            for row, i in enumerate(rows):
+                ids = torch.from_numpy(rendered[i].ids[1 : lengths[i]].astype(np.int64))
+                predicted = logits[row, : len(ids)].float()
+                losses = torch.nn.functional.cross_entropy(
+                    predicted, ids.to(self.device), reduction="none"
+                ).cpu()
+                for code in range(len(ROLES)):
+                    content = rendered[i].role[1 : lengths[i]] == code
+                    if content.any():
+                        nats[i, code] = losses[torch.from_numpy(content)].double().mean().item()
+        return nats
+
     def _until_layer(self, ids: Sequence[np.ndarray], cache: Any = None) -> torch.Tensor:
         kept: list[torch.Tensor] = []
 
@@ -213,6 +236,10 @@ class SubjectModel:
             return None
         finally:
             handle.remove()
+
+
+def _ignore(_module: Any, _inputs: Any, _output: Any) -> None:
+    """A hook that leaves the forward pass alone."""
 
 
 def decoder_blocks(model: Any) -> Any:

@@ -51,7 +51,12 @@ ECHO_OWN = 4  # words that a text must add to those it was told to begin with
 SAME_TEXT = 0.5  # Jaccard similarity of grams from which on two texts are the same
 
 LEAKED = 13
-"""Words in a row shared with an anchor sample or an evaluation text (as in GPT-3's check)."""
+"""Words in a row shared with a text of the dataset, the anchor or a held-out file (as in GPT-3's
+check)."""
+
+SHINGLE = 5  # characters of the runs that near-copies are compared by
+NEAR_COPY = 0.5  # Jaccard similarity of these runs from which on a message is a copy of another
+COMPARABLE = 20  # runs that a message must have: of short ones many are alike by chance
 
 _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
@@ -250,19 +255,33 @@ class _KeptTexts:
 
 
 class Leaks:
-    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others. The
-    candidates are held, the texts they are compared with pass by once."""
+    """Which candidates share LEAKED words in a row (or all their words, if fewer) with others, or
+    have a message that is nearly one of theirs. The candidates are held, the texts they are
+    compared with pass by once.
 
-    def __init__(self, texts: Mapping[str, str]):
+    The Jaccard similarity that MinHash estimates is counted here: candidates are few, so that what
+    they share with a text is looked up, and nothing is missed by chance.
+    """
+
+    def __init__(self, candidates: Mapping[str, Iterable[Mapping[str, str]]]):
         self._single: dict[str, set[str]] = defaultdict(set)
         self._longer: dict[Gram, dict[Gram, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self._messages: list[tuple[str, int]] = []  # whose each is, and how many shingles it has
+        self._with: dict[str, list[int]] = defaultdict(list)  # messages that have a shingle
         self.candidates: set[str] = set()  # names of the candidates met so far
-        for name, text in texts.items():
-            for gram in _grams(words(text), LEAKED):
+        for name, chat in candidates.items():
+            texts = [message["content"] for message in chat]
+            for gram in _grams(words("\n".join(texts)), LEAKED):
                 if len(gram) == 1:
                     self._single[gram[0]].add(name)
                 else:
                     self._longer[gram[:2]][gram].add(name)
+            for text in texts:
+                parts = shingles(text)
+                if len(parts) >= COMPARABLE:
+                    for part in parts:
+                        self._with[part].append(len(self._messages))
+                    self._messages.append((name, len(parts)))
 
     def compare(self, chat: Iterable[Mapping[str, str]]) -> None:
         """Compares the messages of one sample."""
@@ -274,6 +293,23 @@ class Leaks:
                 for gram, names in self._longer.get(other[start : start + 2], {}).items():
                     if other[start : start + len(gram)] == gram:
                         self.candidates |= names
+            self._compare_shingles(shingles(message["content"]))
+
+    def _compare_shingles(self, parts: set[str]) -> None:
+        shared: Counter[int] = Counter()
+        for part in self._with.keys() & parts:
+            shared.update(self._with[part])
+        for number, both in shared.items():
+            name, size = self._messages[number]
+            if both >= NEAR_COPY * (size + len(parts) - both):
+                self.candidates.add(name)
+
+
+def shingles(text: str) -> set[str]:
+    """All runs of SHINGLE characters of a text's words; of fewer all together as one. Unlike grams
+    of words they survive the change of a word in ten."""
+    spoken = " ".join(words(text))
+    return {spoken[i : i + SHINGLE] for i in range(max(1, len(spoken) - SHINGLE + 1))}
 
 
 def counted(verdicts: Sequence[CandidateVerdict], gaps: Sequence[int]) -> dict[str, Any]:

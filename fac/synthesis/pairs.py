@@ -73,7 +73,15 @@ class PairsStep(Step[PairsSpec]):
         candidates = self.candidates(texts)
         chats = [candidate.messages for candidate in candidates]
         threshold, gaps = spec.threshold, spec.features
-        scored = score(encoder, chats, gaps, threshold=threshold, role=spec.role, progress=progress)
+        scored = score(
+            encoder,
+            chats,
+            gaps,
+            threshold=threshold,
+            role=spec.role,
+            borrowed=lambda number: candidates[number].borrowed(),
+            progress=progress,
+        )
         progress(0, len(gaps), "choosing pairs")
         rows, compared = propose(spec, candidates, scored.hits, runs, encoder)
         self.write_tables(candidates, scored.hits, pairs=(rows, PAIRS))
@@ -146,11 +154,8 @@ def _positives(
     spec: PairsSpec, candidates: Sequence[Candidate], hits: Hits, encoder: Encoder
 ) -> dict[int, _Choice]:
     """For each feature the candidate that fires it most, where one fires it enough."""
-    chosen = {}
-    for feature in spec.features:
-        best = strongest(feature, candidates, hits)
-        if best is not None and _strong(hits[best][feature].peak, spec):
-            chosen[feature] = best
+    best = {feature: strongest(feature, candidates, hits, spec) for feature in spec.features}
+    chosen = {feature: i for feature, i in best.items() if i is not None}
     texts = [(candidates[i].messages, feature) for feature, i in chosen.items()]
     return {
         f: _Choice(OWN if candidates[i].ask.feature == f else POOL, candidates[i].name, side)
@@ -158,15 +163,20 @@ def _positives(
     }
 
 
-def strongest(feature: int, candidates: Sequence[Candidate], hits: Hits) -> int | None:
-    """The candidate that fires a feature most, its own before others' and then by name; None where
-    none fires it."""
-    rated = [
-        (-fires[feature].peak, candidate.ask.feature != feature, candidate.name, i)
-        for i, (candidate, fires) in enumerate(zip(candidates, hits, strict=True))
-        if feature in fires and not candidate.problem
-    ]
-    return min(rated)[3] if rated else None
+def strongest(
+    feature: int, candidates: Sequence[Candidate], hits: Hits, spec: PairsSpec
+) -> int | None:
+    """The candidate that fires a feature most; None where none fires it enough. One that does so in
+    words of its own, and not only in those of its prompt, is preferred; of equals the feature's own
+    and then by name."""
+    rated = []
+    for i, (candidate, fires) in enumerate(zip(candidates, hits, strict=True)):
+        hit = fires.get(feature)
+        if hit and not candidate.problem and _strong(hit.peak, spec):
+            copied = not _strong(hit.own_peak or 0.0, spec)
+            other = candidate.ask.feature != feature
+            rated.append((copied, -hit.peak, other, candidate.name, i))
+    return min(rated)[-1] if rated else None
 
 
 def problem(positive: Side, negative: Side, *, threshold: float, margin: float) -> str:

@@ -192,7 +192,7 @@ def _leaked(
 ) -> frozenset[str]:
     """Its name where it overlaps with a sample of the anchor or of the dataset."""
     progress(0, 1, "comparing with the texts of anchor and dataset")
-    leaks = verdicts.Leaks({row["candidate"]: _whole(row["messages"])})
+    leaks = verdicts.Leaks({row["candidate"]: row["messages"]})
     for measure in dict.fromkeys((pairs.facts.anchor, pairs.facts.dataset)):
         for batch in runs.batches(runs.manifest(measure).facts.dataset, "samples"):
             for chat in batch.column("messages").to_pylist():

@@ -1,50 +1,48 @@
 """Step 2 and its baselines: from approved pairs to a dataset of what is kept.
 
 Every candidate ends as kept or dropped with a reason, and no text that nobody approved reaches a
-writer.
+writer. Messages come first; of a profile whose samples go on, the rest is written for what passes
+everything, or, where the anchor fires a gap mostly in answers, for all its candidates.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import pyarrow as pa
-
-from fac import coverage, datasets, schema
-from fac.config import METHODS, WRITERS, IngestSpec, PairsSpec, RescoreSpec, SynthesizeSpec, digest
-from fac.errors import BadRow, InputError, Progress
-from fac.generator.chat import public_name
-from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
-from fac.schema import EVERY_FEATURE, REJECTED, SAMPLES, TRACES, VERDICTS
+from fac import datasets
+from fac.config import METHODS, PairsSpec, SynthesizeSpec, digest
+from fac.errors import InputError, Progress
+from fac.manifest import PairsFacts, SynthesisFacts
+from fac.schema import TRACES, VERDICTS, Chat
 from fac.store import decisions
-from fac.store.runs import Runs, write_table
+from fac.store.runs import Runs
+from fac.synthesis import answers, ledger, writing
 from fac.synthesis import filter as verdicts
-from fac.synthesis import writing
-from fac.synthesis.filter import CandidateVerdict
-from fac.synthesis.own_words import Stretch, borrowed
-from fac.synthesis.pairs import PROPOSED, pair_id
-from fac.synthesis.plan import Ask, Grounds, Row, seed_of
-from fac.synthesis.scoring import Hit, read_alone, score, support_of, traced
-from fac.synthesis.writing import Candidate, Step, Stopped, Texts, quiet
+from fac.synthesis.approvals import approved_as_they_are
+from fac.synthesis.checks import Checks, Likelihood
+from fac.synthesis.docket import Docket
+from fac.synthesis.kept_dataset import publish_dataset
+from fac.synthesis.own_words import Stretch
+from fac.synthesis.plan import Ask, Grounds
+from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet
 
 
 def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str:
-    """Writes `spec.candidates` texts for every gap, keeps the best that fire it; the run's id.
+    """Writes at most `spec.candidates` texts for every gap and keeps the best that fire it in their
+    own words; the run's id.
 
     `doors` are the other fields of SynthesisStep. Methods are in fac.synthesis.methods; a baseline
     that names no pairs takes all gaps of the pairs run.
 
     The run holds candidates, hits, verdicts, replies and the decisions it rests on; what is kept
-    is a dataset run too. Raises InputError for a pair that nobody approved as it is, BudgetReached,
-    Cancelled or ServiceError after publishing the gaps whose texts are all there; of a baseline
-    that names no pairs nothing is published before all of them are.
+    is a dataset run too. Raises InputError for a pair that nobody approved as it is, for more rows
+    than there can be and where there is nothing to ask; BudgetReached, Cancelled or ServiceError
+    after publishing the gaps whose texts are all there; of a baseline that names no pairs nothing
+    is published before all of them are.
     """
     return SynthesisStep(spec=spec, **doors).run(progress)
 
@@ -58,8 +56,8 @@ def first_asked(
 ) -> list[Ask]:
     """What a writer will be asked for the first gap, candidate by candidate, before anybody is. No
     model is needed: how a steered writer is pushed is left out, the words are the same, given
-    whether it knows `chats` (`fac.synthesis.plan.in_turns`). Raises
-    InputError where the spec names a pair that is not `approved` as it is."""
+    whether it knows `chats` (`fac.synthesis.plan.in_turns`). Raises InputError where the spec names
+    a pair that is not `approved` as it is."""
     spec = replace(spec, strength=0.0)
     about = runs.manifest(spec.pairs).facts
     pairs = approved_as_they_are(spec, runs, approved)
@@ -74,6 +72,11 @@ class SynthesisStep(Step[SynthesizeSpec]):
 
     approved: Sequence[Mapping[str, Any]]  # what people approved by now: fac.review.approved_pairs
 
+    likelihood: Likelihood | None = None  # the subject model's; None: texts are not judged by it
+
+    docket: Docket | None = field(init=False, default=None)
+    """What became of the texts so far."""
+
     def __post_init__(self) -> None:
         spec, approved = self.spec, self.approved
         manifest = self.runs.manifest(spec.pairs)
@@ -85,11 +88,26 @@ class SynthesisStep(Step[SynthesizeSpec]):
         self.about: PairsFacts = manifest.facts
         self.question: PairsSpec = manifest.spec
         writing.same_encoder(self.runs, [self.about.anchor, self.about.dataset], self.encoder)
+        self.checks = Checks(
+            runs=self.runs,
+            about=self.about,
+            encoder=self.encoder,
+            held_out=spec.evaluation,
+            likelihood=self.likelihood,
+            labelled=spec.labels,
+        )
         self.pairs = approved_as_they_are(spec, self.runs, approved)
         self.gaps = [row["feature"] for row in self.pairs] or [*self.about.features]
+        if spec.rows > (most := len(self.gaps) * spec.keep):
+            raise InputError(
+                f"At most {most:,} rows can be kept of {len(self.gaps):,} gaps, {spec.keep} a gap, "
+                f"but {spec.rows:,} are asked for: approve more pairs, or keep more a gap."
+            )
         grounds = Grounds(spec, self.runs, self.about, self.pairs, self.gaps, self.direction)
         grounds = grounds._replace(chats=self.writer.chats)
         self.plan = METHODS[spec.method].plan(grounds)
+        _something_is_asked(self.plan)
+        self.answering = self._answering()
         self.evaluation = {
             path: datasets.read_samples(path).digest(quiet) for path in spec.evaluation
         }
@@ -98,43 +116,138 @@ class SynthesisStep(Step[SynthesizeSpec]):
         self.decisions = digest(approvals, uids)
         named = replace(spec, evaluation=tuple(sorted(self.evaluation.values())))
         identities = (self.encoder.identity, self.writer.identity)
+        answered = (self._answers_key(),) if self.answering else ()
         self.run_id = named.run_id(
-            spec.pairs, *identities, self.decisions, digest(self.reply_keys())
+            spec.pairs, *identities, self.decisions, digest(self.reply_keys()), *answered
         )
 
+    def _answering(self) -> answers.Answering | None:
+        """Who completes the samples of the profile, with chats to learn the form from for a writer
+        that knows none."""
+        completing = answers.answering(self.spec, self.writer, self.answerer)
+        if completing is None or completing.writer.chats:
+            return completing
+        dataset = self.runs.manifest(self.about.dataset).facts.dataset
+        return replace(completing, examples=answers.example_chats(self.runs, dataset))
+
+    def _answers_key(self) -> str:
+        """Names who answers and how answers are asked for."""
+        assert self.answering is not None
+        chat: Chat = [{"role": "user", "content": "?"}]
+        first = writing.Candidate(self.plan[0], chat, {}, "", writing.NOTHING)
+        return digest(self.answering.writer.identity, self.answering.sample_ask(first).prompt_hash)
+
+    def make(self, desk: Desk, progress: Progress) -> None:
+        spec, docket = self.spec, self._docket(desk)
+        self.docket = docket
+        in_answers: set[int] = set()
+        if self.answering:
+            in_answers = answers.fired_in_answers(
+                self.runs, self.about.anchor, self.gaps, spec.threshold, self.question.role
+            )
+        for asks, note in self._rounds(docket):
+            desk.write(asks, self.writer, spec, progress, note)
+            fresh = [writing.read(ask, spec, desk.written[ask.request.key]) for ask in asks]
+            answered = [each for each in fresh if each.ask.feature in in_answers]
+            whole = {each.name: each for each in self._complete(answered, desk, progress)}
+            docket.add([whole.get(each.name, each) for each in fresh], progress)
+            docket.settle(progress)
+        self.publish(desk.texts, progress)
+
+    def _rounds(self, docket: Docket) -> Iterator[tuple[list[Ask], str]]:
+        """What is to be written next, and in words: everything at once, or, where so many rows are
+        to be kept, in each round a text for as many gaps as rows are missing. Gaps with fewest
+        kept samples are asked for, those with fewest texts first, in an order of their own."""
+        spec = self.spec
+        if not spec.rows:
+            yield self.plan, "writing"
+            return
+        waiting: dict[int, list[Ask]] = {gap: [] for gap in self.gaps}
+        for ask in self.plan:
+            waiting[ask.feature].append(ask)
+        written: Counter[int] = Counter()
+        number = 0
+        while True:
+            kept = Counter(verdict.feature for verdict in docket.judged if verdict.kept)
+            short = spec.rows - kept.total()
+            going = [g for g in self.gaps if written[g] < len(waiting[g]) and kept[g] < spec.keep]
+            if short <= 0 or not going:
+                return
+            fewest = min(kept[gap] for gap in going)
+            turn = sorted(
+                (gap for gap in going if kept[gap] == fewest),
+                key=lambda gap: (written[gap], digest("rows", gap)),
+            )
+            number += 1
+            asks = [waiting[gap][written[gap]] for gap in turn[:short]]
+            written.update(turn[:short])
+            note = f"round {number}, {kept.total():,} of {spec.rows:,} rows kept"
+            yield sorted(asks, key=lambda ask: ask.request.key), f"writing, {note}"
+
+    def _docket(self, desk: Desk) -> Docket:
+        spec = self.spec
+        return Docket(
+            encoder=self.encoder,
+            gaps=self.about.features,
+            role=self.question.role,
+            threshold=spec.threshold,
+            keep=spec.keep,
+            rows=spec.rows,
+            only_needed=spec.only_needed,
+            borrowed=self._borrowed,
+            flaws=self.checks.flaws,
+            leaked=self.checks.leaked,
+            unsure=self.checks.unsure,
+            complete=lambda candidates, progress: self._complete(candidates, desk, progress),
+        )
+
+    def _complete(
+        self, candidates: Sequence[Candidate], desk: Desk, progress: Progress
+    ) -> list[Candidate]:
+        """The candidates, with answers where these are still to be written."""
+        going = [each for each in candidates if not each.answers and not each.problem]
+        if self.answering is None or not going:
+            return [*candidates]
+        whole = {each.name: each for each in self.answering.complete(going, desk, progress)}
+        return [whole.get(each.name, each) for each in candidates]
+
     def part(self, lacking: Collection[int], stopped: Stopped) -> tuple[Self, int]:
-        if not self.spec.approved:  # then no smaller spec names some of the gaps
+        spec = self.spec
+        if not spec.approved:  # then no smaller spec names some of the gaps
             raise type(stopped)(
                 f"{str(stopped).rstrip('.')}. A baseline that names no pairs is finished with all "
                 f"its gaps or not at all, and {len(self.gaps) - len(lacking):,} of "
                 f"{len(self.gaps):,} are complete; started again, nothing is written twice."
             )
-        pairs = tuple(row["pair"] for row in self.pairs if row["feature"] not in lacking)
+        kept = (
+            Counter(v.feature for v in self.docket.judged if v.kept) if self.docket else Counter()
+        )
+        complete = {
+            gap for gap in self.gaps if gap not in lacking and (kept.get(gap) or not spec.rows)
+        }
+        pairs = tuple(row["pair"] for row in self.pairs if row["feature"] in complete)
         if not pairs:
             raise stopped
-        return replace(self, spec=replace(self.spec, approved=pairs)), len(pairs)
+        rows = sum(kept[gap] for gap in complete) if spec.rows else 0
+        return replace(self, spec=replace(spec, approved=pairs, rows=rows)), len(pairs)
 
     def publish(self, texts: Texts, progress: Progress) -> None:
-        spec, runs, about = self.spec, self.runs, self.about
-        candidates = sorted(self.candidates(texts), key=lambda each: each.name)
-        chats = [candidate.messages for candidate in candidates]
-        scores = score(
-            self.encoder,
-            chats,
-            about.features,
-            threshold=spec.threshold,
-            role=self.question.role,
-            borrowed=lambda number: self._borrowed(candidates[number]),
-            progress=progress,
-        )
-        leaks = self._leaked(candidates, progress)
-        judged, fires, traces = self._judged(candidates, scores.hits, leaks, progress)
-        kept = [(c, v) for c, v in zip(candidates, judged, strict=True) if v.kept]
+        spec, runs, about, docket = self.spec, self.runs, self.about, self.docket
+        assert docket is not None  # `make` has judged everything
+        judged, kept = docket.judged, docket.kept
+        candidates = [docket.candidates[name] for name in sorted(docket.candidates)]
+        question, threshold = self.question, spec.threshold
+        effects = (*docket.kept_sums(), len(kept), runs)
         figures = {
             **writing.spent(candidates, texts.seconds, self.writer.identity),
             **verdicts.counted(judged, self.gaps),
-            **self._coverage_gained(fires, scores.features),
+            **ledger.coverage_gained(
+                question, threshold, self.gaps, docket.kept_features(), docket.fired, runs
+            ),
+            **ledger.side_effects(question, threshold, *effects),
         }
+        answered = {answer.model for each in candidates for answer in each.answers}
+        approvers = {row["pair"]: row["approver"] for row in self.pairs}
         facts = SynthesisFacts(
             name=about.name,
             pairs=spec.pairs,
@@ -143,21 +256,37 @@ class SynthesisStep(Step[SynthesizeSpec]):
             encoder=self.encoder.identity,
             method=spec.method,
             profile=spec.profile,
-            kept_dataset=self._publish_dataset(kept),
+            kept_dataset=publish_dataset(
+                kept,
+                spec=spec,
+                run=self.run_id,
+                name=about.name,
+                encoder=self.encoder.identity,
+                writer=self.writer.identity,
+                approvers=approvers,
+                probability=self.checks.probability,
+                runs=runs,
+            ),
             decisions=self.decisions,
-            approvers=sorted({row["approver"] for row in self.pairs}),
+            approvers=sorted({*approvers.values()}),
             evaluation={Path(path).name: sha for path, sha in self.evaluation.items()},
-            relevant=self.question.relevant,
-            min_support=self.question.min_support,
-            role=self.question.role,
+            relevant=question.relevant,
+            min_support=question.min_support,
+            role=question.role,
+            tried=ledger.tried(judged, self.gaps),
+            note=ledger.note(judged, spec),
+            answered_by=", ".join(sorted(answered)),
+            answers=sum(bool(each.answers) for each in candidates),
+            **self.checks.facts([candidate for candidate, _ in kept]),
             **figures,
             **verdicts.per_feature(figures),
+            **ledger.both_steps(figures, spec, self.gaps, about),
         )
         approvals = [d._asdict() for row in self.pairs for d in row["decisions"]]
         self.write_tables(
             candidates,
-            scores.hits,
-            traces=(traces, TRACES),
+            [docket.hits[each.name] for each in candidates],
+            traces=(docket.traces(), TRACES),
             verdicts=([verdict._asdict() for verdict in judged], VERDICTS),
             decisions=(approvals, decisions.TABLE),
         )
@@ -167,257 +296,28 @@ class SynthesisStep(Step[SynthesizeSpec]):
             self.run_id, spec=named, inputs=[spec.pairs], facts=facts, seconds=texts.seconds
         )
 
-    def _coverage_gained(self, kept: np.ndarray, written: np.ndarray) -> Row:
-        """FAC of the dataset against the anchor before and after, for the question that the gaps
-        were chosen by and the threshold of this synthesis, as fac.questions.comparison.coverage
-        has it. `kept` and `written` are the features `[n_features]` (bool) that kept samples fire,
-        and those that any text does."""
-        question, anchor = self.question, self.about.anchor
-        facts = self.runs.manifest(anchor).facts
-
-        def support(run: str, threshold: float = self.spec.threshold) -> np.ndarray:
-            return support_of(self.runs, run, facts.n_features, threshold, question.role)
-
-        if question.relevant == EVERY_FEATURE:
-            fired = support(anchor, -math.inf)
-            relevant = coverage.everywhere_relevant(fired, facts.n_samples)
-        else:
-            relevant = np.isin(np.arange(facts.n_features), question.relevant_features)
-        shows = coverage.present(support(anchor), question.min_support)
-        has = coverage.present(support(self.about.dataset))
-        before, after, unfiltered = (
-            coverage.fac(shows, columns, relevant) for columns in (has, has | kept, has | written)
-        )
-        gained = np.setdiff1d(before.missing, after.missing)
-        return {
-            "fac_before": _number(before.fac),
-            "fac_after": _number(after.fac),
-            "fac_unfiltered": _number(unfiltered.fac),
-            "n_anchor": before.n_anchor,
-            "n_missing": before.n_missing,
-            "miss_hit_rate": _number(coverage.miss_hit_rate(before.missing, kept)),
-            "features_gained": len(gained),
-            "gained": gained.tolist(),
-            "gained_unasked": np.setdiff1d(gained, self.gaps).tolist(),
-            "still_missing": np.setdiff1d(self.gaps, np.flatnonzero(kept)).tolist(),
-        }
-
-    def _publish_dataset(self, kept: Sequence[tuple[Candidate, CandidateVerdict]]) -> str:
-        """What is kept as a dataset run, to be measured and compared like any other; its id, or ""
-        where nothing is."""
-        if not kept:
-            return ""
-        spec = self.spec
-        approver = {row["pair"]: row["approver"] for row in self.pairs}
-        # A dataset may leave this machine; where a server stands means nothing there.
-        generator = public_name(spec.model if WRITERS[spec.writer].server else self.writer.identity)
-        rows: list[Row] = []
-        for candidate, verdict in kept:
-            ask, messages = candidate.ask, candidate.messages
-            lineage = {
-                "synthetic": self.run_id,
-                "candidate": candidate.name,
-                "feature": ask.feature,
-                "activation": verdict.peak,
-                "own_activation": verdict.own_peak,
-                "threshold": spec.threshold,
-                "encoder": self.encoder.identity,
-                "method": spec.method,
-                "style": ask.style,
-                "pair": ask.pair,
-                "approver": approver.get(ask.pair, ""),
-                "prompt_hash": ask.prompt_hash,
-                "generator": generator,
-                "writer": spec.writer,
-                "seed": seed_of(spec),
-                **candidate.extra,
-            }
-            meta = json.dumps(lineage, ensure_ascii=False, sort_keys=True)
-            sample = (datasets.sample_id(messages), messages, candidate.extra.get("label"), meta)
-            rows.append(dict(zip(SAMPLES.names, sample, strict=True)))
-        title = f"{self.about.name} {spec.method} {self.run_id.rsplit('-', 1)[1][:6]}"
-        ingest = IngestSpec(name=title[-80:], source=self.run_id)
-        dataset = ingest.run_id(self.run_id)
-        if self.runs.find(dataset):
-            return dataset
-        with self.runs.exclusive(dataset):
-            folder = self.runs.scratch(dataset)
-            write_table(folder / "samples.parquet", pa.Table.from_pylist(rows, SAMPLES), SAMPLES)
-            write_table(folder / "rejected.parquet", REJECTED.empty_table(), REJECTED)
-            labels = Counter(row["label"] for row in rows if row["label"] is not None)
-            roles = Counter(message["role"] for row in rows for message in row["messages"])
-            facts = DatasetFacts(
-                name=ingest.name,
-                source=self.run_id,
-                n_samples=len(rows),
-                kind="pilot" if spec.pilot else "synthetic",
-                roles=dict.fromkeys(schema.ROLES, 0) | dict(roles),
-                labels=dict(labels.most_common()),
-            )
-            self.runs.publish(dataset, spec=ingest, inputs=[self.run_id], facts=facts, seconds=0.0)
-        return dataset
-
-    def _judged(
-        self,
-        candidates: Sequence[Candidate],
-        hits: Sequence[dict[int, Hit]],
-        leaks: frozenset[str],
-        progress: Progress,
-    ) -> tuple[list[CandidateVerdict], np.ndarray, list[Row]]:
-        """Verdicts in the order of the candidates, the features `[n_features]` (bool) that kept
-        samples fire, and where they do: rows of schema.TRACES. What is to be kept is measured once
-        more, alone: whoever measures the export must find it above the threshold, and a peak at the
-        edge may depend on the texts read beside it. The lower of both peaks counts, in `hits`
-        too."""
-        spec, threshold = self.spec, self.spec.threshold
-        by_name = {each.name: (each, fires) for each, fires in zip(candidates, hits, strict=True)}
-        alone: dict[str, list[Row]] = {}
-        fires_alone: dict[str, np.ndarray] = {}
-        while True:
-            judged = verdicts.judge(
-                [_text(candidate, fires) for candidate, fires in by_name.values()],
-                {
-                    name: {g for g, hit in fires.items() if verdicts.active(hit.peak, threshold)}
-                    for name, (_, fires) in by_name.items()
-                },
-                threshold=threshold,
-                keep=spec.keep,
-                leaked=leaks,
-                only_needed=spec.only_needed,
-            )
-            kept = [verdict.candidate for verdict in judged if verdict.kept]
-            fresh = [name for name in kept if name not in alone]
-            if not fresh:
-                features = np.zeros(self.encoder.n_features, bool)
-                for name in kept:
-                    features[fires_alone[name]] = True
-                return judged, features, [row for name in sorted(kept) for row in alone[name]]
-            for number, name in enumerate(fresh):
-                progress(number, len(fresh), "measuring what is kept, each text alone")
-                candidate, fires = by_name[name]
-                chat, stretches = candidate.messages, self._borrowed(candidate)
-                read = read_alone(self.encoder, chat, self.question.role, stretches)
-                reading, peaks, own = read
-                fires_alone[name] = np.flatnonzero(coverage.is_active(peaks, threshold))
-                for gap in [*fires]:
-                    lower = min(fires[gap].peak, float(peaks[gap]))
-                    own_peak = min(fires[gap].own_peak or 0.0, own.get(gap, 0.0))
-                    fires[gap] = fires[gap]._replace(peak=lower, own_peak=own_peak)
-                    if not lower > 0:
-                        del fires[gap]
-                alone[name] = traced(name, chat, reading, sorted(fires), stretches)
-
     def _borrowed(self, candidate: Candidate) -> dict[int, list[Stretch]]:
         """What a text has from what its writer was shown, by message."""
-        ask = candidate.ask
-        sources = [*ask.quoted, ask.explanation]
-        for pair in self.pairs:
-            if pair["pair"] == ask.pair:
-                sides = (*pair["positive"], *pair["negative"])
-                sources += [message["content"] for message in sides]
-        return {
-            number: borrowed(message["content"], sources, 0 if number else candidate.prescribed)
-            for number, message in enumerate(candidate.messages)
-        }
-
-    def _leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
-        """Candidates that overlap with a sample of the anchor or a text for evaluation."""
-        progress(0, 1, "comparing with anchor and evaluation texts")
-        leaks = verdicts.Leaks({each.name: each.text for each in candidates if each.messages})
-        anchor = self.runs.manifest(self.about.anchor).facts.dataset
-        for batch in self.runs.batches(anchor, "samples"):
-            for chat in batch.column("messages").to_pylist():
-                leaks.compare(chat)
-        for path in self.spec.evaluation:
-            for row in datasets.read_samples(path):
-                if isinstance(row, BadRow):
-                    raise InputError(f"{Path(path).name}, {row}.")
-                leaks.compare(row.messages)
-        return frozenset(leaks.candidates)
+        sides = [
+            message["content"]
+            for pair in self.pairs
+            if pair["pair"] == candidate.ask.pair
+            for message in (*pair["positive"], *pair["negative"])
+        ]
+        return candidate.borrowed(sides)
 
 
-def _number(value: float) -> float | None:
-    """None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else float(value)
-
-
-def _text(candidate: Candidate, hits: Mapping[int, Hit]) -> verdicts.Text:
-    """A candidate as the verdicts see it."""
-    ask = candidate.ask
-    hit = hits.get(ask.feature)
-    return verdicts.Text(
-        candidate=candidate.name,
-        feature=ask.feature,
-        text=candidate.text,
-        problem=candidate.problem,
-        peak=hit.peak if hit else 0.0,
-        quoted=ask.quoted,
-        prescribed=candidate.prescribed,
-        own_peak=(hit and hit.own_peak) or 0.0,
-    )
-
-
-def approved_as_they_are(
-    spec: SynthesizeSpec, runs: Runs, approved: Sequence[Mapping[str, Any]]
-) -> list[Row]:
-    """The pairs that the spec names, by feature, with who approved them. Raises InputError naming
-    the pair where nobody approved it, or approved something else than what is in the run; and where
-    the method needs pairs and none is named."""
-    by_id = {row["pair"]: row for row in approved}
-    pairs = []
-    for name in dict.fromkeys(spec.approved):
-        if name not in by_id:
-            raise InputError(
-                f"Nobody approved the pair {name} as it is now: approve it again (`fac approve "
-                f"{spec.pairs}`), or leave it out."
-            )
-        row = dict(by_id[name])
-        if why := _unlike(row, spec.pairs, runs):
-            raise InputError(
-                f"The approval of the pair {name} (feature {row['feature']}) does not count: "
-                f"{why}. Look at it and approve it again."
-            )
-        pairs.append(row)
-    if not pairs and METHODS[spec.method].needs_pairs:
+def _something_is_asked(plan: Sequence[Ask]) -> None:
+    """Raises InputError where there is nothing to ask a writer, or an empty prompt."""
+    if not plan:
         raise InputError(
-            f"No approved pair is named, and {spec.method} writes from nothing else: approve pairs "
-            f"first."
+            "There is nothing to ask the writer: the anchor shows none of these gaps, so that no "
+            "text could be quoted. Choose gaps that the anchor fires."
         )
-    features = Counter(row["feature"] for row in pairs)
-    if double := [feature for feature, n in features.items() if n > 1]:
-        raise InputError(f"Feature {double[0]} has two approved pairs: name one of them.")
-    return sorted(pairs, key=lambda row: row["feature"])
-
-
-def _unlike(row: Mapping[str, Any], pairs_run: str, runs: Runs) -> str:
-    """Why an approval is not one of this very pair; "" where it is."""
-    content = row["content"]
-    if digest(content) != row["seen"]:
-        return "what was approved does not have its hash"
-    if not _edited_from(runs, row["run"], pairs_run):
-        return f"it lies in {row['run']}, which does not come from {pairs_run}"
-    of_feature = runs.rows(row["run"], "pairs", [row["feature"]]).to_pylist()
-    stored = [pair for pair in of_feature if pair["pair"] == row["pair"]]
-    if not stored or stored[0]["status"] != PROPOSED:
-        return f"the run {row['run']} has no such pair"
-    (pair,) = stored
-    if pair_id(pair["feature"], pair["positive"], pair["negative"]) != row["pair"]:
-        return "its texts are not those it is named after"
-    if any(row[name] != pair[name] for name in pair):
-        return "it changed since"
-    approved = {"pairs": row["run"], "pair": row["pair"], "feature": row["feature"]}
-    for side in ("positive", "negative"):
-        approved |= {side: pair[side], f"{side}_peak": round(float(pair[f"{side}_peak"]), 4)}
-    if any(content.get(name) != value for name, value in approved.items()):
-        return "something else was approved"
-    return ""
-
-
-def _edited_from(runs: Runs, run_id: str, pairs_run: str) -> bool:
-    """Whether a run is the pairs run or, by one or more edits, comes from it."""
-    while run_id != pairs_run:
-        manifest = runs.manifest(run_id)
-        if manifest.step != RescoreSpec.step:
-            return False
-        run_id = manifest.inputs.pairs
-    return True
+    for ask in plan:
+        prompt = ask.request.prompt
+        if prompt is not None and not any(m["content"].strip() for m in prompt.messages):
+            raise InputError(
+                f"The prompt for feature {ask.feature} ({ask.style}) is empty: the writer would be "
+                f"asked for nothing. Approve another pair for it, or leave it out."
+            )

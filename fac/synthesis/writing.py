@@ -6,14 +6,15 @@ that was stopped publishes the gaps whose texts are all there.
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Generic, NamedTuple, NoReturn, Self, TypeVar
 
 import pyarrow as pa
 
@@ -27,21 +28,34 @@ from fac.prompts.drafts import BadDraft
 from fac.schema import CANDIDATES, HITS, REPLIES, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
+from fac.synthesis.own_words import Stretch, borrowed
 from fac.synthesis.plan import Ask, Direction, Row, reply_key, seed_of
 from fac.synthesis.scoring import Hits, hit_rows
 
 ROUNDS = 8
 """Texts a server is asked for before they count, in times of the questions on their way at once."""
 
+ANSWER_ROOM = 256  # tokens that an answer may have, or more where a text may
+
 Stopped = BudgetReached | Cancelled | ServiceError  # why a step ends before its end
+
+
+class Lacking(Exception):
+    """Texts that are asked for are not there, and nobody is to write them."""
+
+    def __init__(self, gaps: Collection[int]):
+        self.gaps = {*gaps}  # those they are for
+        super().__init__(f"texts of {len(self.gaps)} gaps are not there")
+
+
+NOTHING = Written("", "", True, 0, "", 0, None)  # in the place of a text that is not there yet
 
 
 class Texts(NamedTuple):
     """What a writer wrote, as far as it got."""
 
-    written: dict[str, Written]  # by candidate
+    written: Mapping[str, Written]  # by candidate
     seconds: float  # spent writing, sessions that were killed included
-    stopped: Stopped | None  # why some are missing
 
 
 class CandidateJournal:
@@ -50,11 +64,12 @@ class CandidateJournal:
     def __init__(self, path: Path):
         self._path = path
         self.seconds = 0.0  # spent on all that is recorded
+        self.asked: dict[str, str] = {}  # the reply key of each text, where the line has one
         self._begun = time.monotonic()
 
     def read(self) -> dict[str, Written]:
-        """Every recorded text by its key. What a killed process left after the last line break is
-        dropped. Raises InputError for a line that is none."""
+        """Every recorded text by its key, the last of each. What a killed process left after the
+        last line break is dropped. Raises InputError for a line that is none."""
         texts: dict[str, Written] = {}
         if self._path.exists():
             drop_torn_line(self._path)
@@ -62,41 +77,138 @@ class CandidateJournal:
                 try:
                     row = json.loads(line)
                     self.seconds = float(row.pop("seconds"))
-                    texts.setdefault(row["key"], Written(**row))
+                    self.asked[row["key"]] = row.pop("asked", "")
+                    texts[row["key"]] = Written(**row)
                 except (ValueError, TypeError, KeyError, AttributeError) as error:
                     raise InputError(
                         f"Line {number} of {self._path} is damaged: delete that line, so that its "
                         f"text is written again, and start again."
                     ) from error
-        self._begun = time.monotonic() - self.seconds
+        self.resume()
         return texts
 
-    def append(self, written: Written) -> None:
-        """Raises InputError when the disk is full; the journal then is as it was before."""
+    def resume(self) -> None:
+        """Writing begins: what went by since the last text was written does not count."""
+        self._begun = time.monotonic() - self.seconds
+
+    def append(self, written: Written, asked: str = "") -> None:
+        """`asked` is the reply key. Raises InputError when the disk is full; the journal then is as
+        it was before."""
         self.seconds = time.monotonic() - self._begun
-        row = written._asdict() | {"seconds": round(self.seconds, 3)}
+        row = written._asdict() | {"asked": asked, "seconds": round(self.seconds, 3)}
         with disk_room("the journal of texts"):
             append_line(self._path, json.dumps(row).encode() + b"\n")
+        self.asked[written.key] = asked
 
 
-def _earlier(
-    runs: Runs, spec: WriteSpec, lacking: Collection[str], names: Mapping[str, str]
-) -> tuple[dict[str, Written], float]:
-    """Texts that finished runs of the step have, by candidate, and the seconds they took, each its
-    share of its run's. `names` holds the reply keys of the candidates."""
-    by_key = {names[candidate]: candidate for candidate in lacking}
-    texts: dict[str, Written] = {}
-    seconds = 0.0
-    for manifest in runs.list(spec.step):
+class Desk:
+    """Where the texts of a step are written: what is there already, and what comes.
+
+    A text that the run's journal or an earlier run of the step has is not written again, whatever
+    asks for it. A `closed` desk has what is there, and writes nothing.
+    """
+
+    def __init__(self, runs: Runs, spec: WriteSpec, folder: Path):
+        self.runs, self.spec = runs, spec
+        self.journal = CandidateJournal(folder / "_texts.jsonl")
+        self.written = self.journal.read()  # by candidate, or candidate and part
+        self.stopped: Stopped | None = None  # why a call of `write` ended early
+        self.lacking: set[int] = set()  # the gaps whose texts it left unwritten
+        self.open = True
+        self._earlier: dict[str, tuple[Written, float]] | None = None
+        self._before = 0.0
+
+    def closed(self) -> Desk:
+        """What is there, and nobody to write more."""
+        desk = copy.copy(self)
+        desk.open = False
+        return desk
+
+    @property
+    def texts(self) -> Texts:
+        return Texts(self.written, self._before + self.journal.seconds)
+
+    def write(
+        self,
+        asks: Sequence[Ask],
+        writer: Writer,
+        spec: WriteSpec,
+        progress: Progress,
+        note: str = "writing",
+    ) -> None:
+        """Writes what is not there. Raises Lacking where a closed desk has not all, and whatever
+        stops a writer, with all that it wrote before recorded."""
+        names = {ask.request.key: reply_key(ask, spec, writer.identity) for ask in asks}
+        self._take_recorded(names)
+        missing = {ask.feature for ask in asks if ask.request.key not in self.written}
+        if not missing:
+            return
+        if not self.open:
+            raise Lacking(missing)
+
+        def record(text: Written) -> None:
+            self.journal.append(text, names[text.key])
+            self.written[text.key] = text
+
+        requests = [ask.request for ask in asks]
+        # A server's texts are recorded when a call ends; a local writer cuts its batches from all.
+        size = ROUNDS * spec.concurrency if WRITERS[spec.writer].server else len(requests)
+        self.journal.resume()
+        try:
+            for start in range(0, len(requests), size):
+                part = requests[start : start + size]
+
+                def report(done: int, of: int, more: str = "", *, before: int = start) -> None:
+                    progress(before + done, len(requests), f"{note}, {more}" if more else note)
+
+                replies = writer.write(
+                    part,
+                    seed=seed_of(spec),
+                    max_new_tokens=spec.max_new_tokens,
+                    temperature=spec.temperature,
+                    done={
+                        each.key: self.written[each.key]
+                        for each in part
+                        if each.key in self.written
+                    },
+                    record=record,
+                    progress=report,
+                )
+                self.written |= {key: text for key, text in replies.items() if text.failure}
+        except (BudgetReached, Cancelled, ServiceError) as error:
+            self.stopped = error
+            self.lacking = {a.feature for a in asks if a.request.key not in self.written}
+            raise
+
+    def _take_recorded(self, names: Mapping[str, str]) -> None:
+        """Forgets recorded texts that answer something else, and takes those that finished runs
+        have; `names` holds the reply keys of what is asked for."""
+        for key in names.keys() & self.written.keys():
+            if self.journal.asked.get(key, "") not in ("", names[key]):
+                del self.written[key]
+        if names.keys() <= self.written.keys():
+            return
+        if self._earlier is None:
+            self._earlier = dict(_replies_of(self.runs, self.spec.step))
+        for key, name in names.items():
+            if key not in self.written and name in self._earlier:
+                text, seconds = self._earlier[name]
+                self.written[key] = text._replace(key=key)
+                self._before += seconds
+
+
+def _replies_of(runs: Runs, step: str) -> Iterator[tuple[str, tuple[Written, float]]]:
+    """By reply key the texts that finished runs of the step have, of equal ones the newest, and
+    the seconds each took, its share of its run's."""
+    columns = ["key", "reply", "finish", "failure", "completion_tokens", "prompt_tokens", "cost"]
+    for manifest in reversed(runs.list(step)):
         if not (replies := manifest.files.get("replies.parquet")):
             continue
-        for row in runs.table(manifest.run, "replies").to_pylist():
-            candidate = by_key.get(row["key"])
-            if candidate is None or candidate in texts or row["failure"]:
+        for row in runs.table(manifest.run, "replies", columns).to_pylist():
+            if row["failure"]:
                 continue
-            seconds += manifest.seconds / replies["rows"]
-            texts[candidate] = Written(
-                key=candidate,
+            text = Written(
+                key="",
                 text=row["reply"],
                 finished=row["finish"] == "stop",
                 tokens=row["completion_tokens"],
@@ -104,7 +216,16 @@ def _earlier(
                 prompt_tokens=row["prompt_tokens"],
                 cost=row["cost"],
             )
-    return texts, seconds
+            yield row["key"], (text, manifest.seconds / replies["rows"])
+
+
+class Answer(NamedTuple):
+    """A later part of a sample, as it was asked for and written."""
+
+    ask: Ask
+    written: Written
+    key: str  # its reply key
+    model: str  # who wrote it
 
 
 class Candidate(NamedTuple):
@@ -115,6 +236,17 @@ class Candidate(NamedTuple):
     extra: Row
     problem: str  # one of `fac.synthesis.filter.PROBLEMS`, or ""
     written: Written
+    answers: tuple[Answer, ...] = ()
+
+    @property
+    def replies(self) -> tuple[Written, ...]:
+        """All that was written for it."""
+        return (self.written, *(answer.written for answer in self.answers))
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last text ended by itself."""
+        return self.replies[-1].finished
 
     @property
     def name(self) -> str:
@@ -130,6 +262,15 @@ class Candidate(NamedTuple):
         """Words at its beginning that its prompt made it begin with."""
         opening = self.ask.request.opening
         return len(verdicts.words(opening.starts)) if opening else 0
+
+    def borrowed(self, more: Iterable[str] = ()) -> dict[int, list[Stretch]]:
+        """What it has from what its writer was shown, `more` than the prompt holds, by message."""
+        shown = (text for answer in self.answers for text in answer.ask.quoted)
+        sources = [*self.ask.quoted, self.ask.explanation, *shown, *more]
+        return {
+            number: borrowed(message["content"], sources, 0 if number else self.prescribed)
+            for number, message in enumerate(self.messages)
+        }
 
 
 def read(ask: Ask, spec: WriteSpec, written: Written) -> Candidate:
@@ -156,8 +297,8 @@ def candidate_rows(candidates: Sequence[Candidate], spec: WriteSpec) -> list[Row
             "messages": candidate.messages,
             "extra": json.dumps(candidate.extra, ensure_ascii=False, sort_keys=True),
             "problem": candidate.problem,
-            "tokens": candidate.written.tokens,
-            "finished": candidate.written.finished,
+            "tokens": sum(text.tokens for text in candidate.replies),
+            "finished": all(text.finished for text in candidate.replies),
             "prompt_hash": candidate.ask.prompt_hash,
             "seed": seed_of(spec),
         }
@@ -168,37 +309,45 @@ def candidate_rows(candidates: Sequence[Candidate], spec: WriteSpec) -> list[Row
 def reply_rows(candidates: Sequence[Candidate], spec: WriteSpec, identity: str) -> list[Row]:
     """Rows of schema.REPLIES: the exact prompts and texts, which a server would not give twice."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    replies = [
+        reply
+        for each in candidates
+        for reply in (
+            Answer(each.ask, each.written, reply_key(each.ask, spec, identity), identity),
+            *each.answers,
+        )
+    ]
     return [
         {
-            "key": reply_key(candidate.ask, spec, identity),
-            "about": candidate.name,
-            "prompt": json.dumps(candidate.ask.messages, ensure_ascii=False),
+            "key": key,
+            "about": ask.request.key,
+            "prompt": json.dumps(ask.messages, ensure_ascii=False),
             "reply": None if text.failure else text.text,
             "finish": "" if text.failure else "stop" if text.finished else "length",
             "failure": text.failure,
-            "model": identity,
+            "model": model,
             "prompt_tokens": text.prompt_tokens,
             "completion_tokens": text.tokens,
             "estimated": False,
             "cost": text.cost,
             "at": now,
         }
-        for candidate in candidates
-        for text in (candidate.written,)
+        for ask, text, key, model in replies
     ]
 
 
 def spent(candidates: Sequence[Candidate], seconds: float, identity: str) -> Row:
-    """What the texts took, for a run's facts; `price` is None where no price is known."""
-    costs = [candidate.written.cost for candidate in candidates]
-    prices = [price for price in costs if price is not None]
+    """What the texts took, answers included, for a run's facts; `price` is None where no price is
+    known."""
+    replies = [text for candidate in candidates for text in candidate.replies]
+    prices = [text.cost for text in replies if text.cost is not None]
     return {
         "writer": identity,
         "n_candidates": len(candidates),
-        "tokens": sum(candidate.written.tokens for candidate in candidates),
-        "prompt_tokens": sum(candidate.written.prompt_tokens for candidate in candidates),
+        "tokens": sum(text.tokens for text in replies),
+        "prompt_tokens": sum(text.prompt_tokens for text in replies),
         "seconds": round(seconds, 3),
-        "cost": float(sum(prices)) if len(prices) == len(costs) and costs else None,
+        "cost": float(sum(prices)) if len(prices) == len(replies) and replies else None,
     }
 
 
@@ -214,6 +363,7 @@ class Step(ABC, Generic[SpecT]):
     encoder: Encoder
     writer: Writer
     direction: Direction | None = None  # decoder directions, for a steered writer
+    answerer: Writer | None = None  # who answers what is written; None: whoever writes it
     plan: list[Ask] = field(init=False)
     run_id: str = field(init=False)
 
@@ -232,59 +382,37 @@ class Step(ABC, Generic[SpecT]):
         if self.runs.find(self.run_id):
             return self.run_id
         with self.runs.exclusive(self.run_id):
-            texts = self._write(progress)
-            if texts.stopped is None:
-                self.publish(texts, progress)
-                return self.run_id
-            lacking = {ask.feature for ask in self.plan if ask.request.key not in texts.written}
-            part, complete = self.part(lacking, texts.stopped)
-            if not self.runs.find(part.run_id):
+            desk = Desk(self.runs, self.spec, self.runs.scratch(self.run_id))
+            try:
+                self.make(desk, progress)
+            except (BudgetReached, Cancelled, ServiceError):
+                if desk.stopped is None:
+                    raise
+                self._publish_part(desk, desk.stopped)
+        return self.run_id
+
+    def make(self, desk: Desk, progress: Progress) -> None:
+        """Has everything written and finishes the run."""
+        desk.write(self.plan, self.writer, self.spec, progress)
+        self.publish(desk.texts, progress)
+
+    def _publish_part(self, desk: Desk, stopped: Stopped) -> NoReturn:
+        """Finishes the gaps whose texts are all there, and raises what stopped the others."""
+        lacking, closed = {*desk.lacking}, desk.closed()
+        while True:
+            part, complete = self.part(lacking, stopped)
+            if self.runs.find(part.run_id):
+                break
+            try:
                 with self.runs.exclusive(part.run_id):
-                    part.publish(texts, quiet)
-            raise type(texts.stopped)(
-                f"{str(texts.stopped).rstrip('.')}. {complete:,} gaps are complete and kept "
-                f"({part.run_id}); started again, nothing is written twice."
-            )
-
-    def _write(self, progress: Progress) -> Texts:
-        """Writes what neither the run's journal nor an earlier run of the step has."""
-        spec, requests = self.spec, [ask.request for ask in self.plan]
-        server = WRITERS[spec.writer].server
-        journal = CandidateJournal(self.runs.scratch(self.run_id) / "_texts.jsonl")
-        names = dict(zip((each.key for each in requests), self.reply_keys(), strict=True))
-        texts = {key: text for key, text in journal.read().items() if key in names}
-        earlier, before = _earlier(self.runs, spec, names.keys() - texts.keys(), names)
-        texts |= earlier
-
-        def record(text: Written) -> None:
-            journal.append(text)
-            texts[text.key] = text
-
-        stopped: Stopped | None = None
-        # A server's texts are recorded when a call ends; a local writer cuts its batches from all.
-        size = ROUNDS * spec.concurrency if server else max(1, len(requests))
-        failed: dict[str, Written] = {}
-        try:
-            progress(len(texts), len(requests), "writing")
-            for start in range(0, len(requests), size):
-
-                def report(done: int, of: int, note: str = "", *, before: int = start) -> None:
-                    note = f"writing, {note}" if note else "writing"
-                    progress(before + done, len(requests), note)
-
-                replies = self.writer.write(
-                    requests[start : start + size],
-                    seed=seed_of(spec),
-                    max_new_tokens=spec.max_new_tokens,
-                    temperature=spec.temperature,
-                    done=dict(texts),
-                    record=record,
-                    progress=report,
-                )
-                failed |= {key: text for key, text in replies.items() if text.failure}
-        except (BudgetReached, Cancelled, ServiceError) as error:
-            stopped = error
-        return Texts(failed | texts, before + journal.seconds, stopped)
+                    part.make(closed, quiet)
+                break
+            except Lacking as error:
+                lacking |= error.gaps
+        raise type(stopped)(
+            f"{str(stopped).rstrip('.')}. {complete:,} gaps are complete and kept "
+            f"({part.run_id}); started again, nothing is written twice."
+        )
 
     def reply_keys(self) -> list[str]:
         """Of every text that is asked for."""

@@ -64,14 +64,15 @@ def _show_plan(plan: Plan) -> None:
         (chosen.unlabelled, "without a label, since theirs was wrong"),
     )
     changed = ", ".join(f"{n:,} {what}" for n, what in changes if n)
-    st.markdown(f"{rows}. {changed + '. ' if changed else ''}{plain(' '.join(plan.notes))}")
+    st.markdown(f"{rows}. {changed + '. ' if changed else ''}".strip())
+    st.markdown(f"Looked at by people: {plain(looked_at_in_words(chosen))}.")
     st.caption(
-        f"Looked at by people: {plain(looked_at_in_words(chosen))}. Every row carries its lineage: "
-        "gap, measured activation, pair, approvals, prompt, writer, seed, filter, review. Before "
-        "it leaves it is read back as a dataset."
+        f"{plain(' '.join(plan.notes))} Every row carries its lineage: gap, measured activation, "
+        "pair, approvals, prompt, writer, seed, filter, review. Before it leaves it is read back "
+        "as a dataset."
     )
     with st.expander("The first row, as it will be written"):
-        text = json.dumps(plan.rows[0], ensure_ascii=False, indent=2)
+        text = json.dumps(plan.rows[0], ensure_ascii=False)
         cut = "\n…" if len(text) > PREVIEW_CHARACTERS else ""
         markup = html.escape(clean(text[:PREVIEW_CHARACTERS]) + cut)
         st.html(f'<div class="fac-text fac-blur">{markup}</div>')

@@ -1,0 +1,137 @@
+"""The later parts of samples: a message is written first, then the answer to it, as a turn of its
+own by whoever answers.
+
+Answers are asked for where a message is worth one: see `fac.synthesis.synthesize`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from fac import coverage
+from fac.config import WriteSpec
+from fac.errors import Progress
+from fac.generator.writer import Request, Writer
+from fac.prompts import drafts
+from fac.prompts.drafts import BadDraft
+from fac.prompts.profiles import later_parts
+from fac.schema import EVERY_ROLE, Chat
+from fac.store.runs import Runs
+from fac.synthesis import filter as verdicts
+from fac.synthesis.plan import Ask, reply_key
+from fac.synthesis.writing import ANSWER_ROOM, Answer, Candidate, Desk
+
+ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Who writes the later parts of a profile's samples, and how they are asked for."""
+
+    writer: Writer
+    spec: WriteSpec  # with the room that an answer has
+    parts: tuple[str, ...]
+    examples: Sequence[Chat] = ()  # of the dataset, for a writer that knows no chats
+
+    def complete(
+        self, candidates: Sequence[Candidate], desk: Desk, progress: Progress
+    ) -> list[Candidate]:
+        """The candidates with what follows their messages; one whose part is no text says why.
+        Raises what `Desk.write` does."""
+        texts: dict[str, list[str]] = {each.name: [] for each in candidates}
+        whole = {each.name: each for each in candidates}
+        for number in range(len(self.parts)):
+            going = [each for each in whole.values() if not each.problem]
+            asks = [self._ask(each, texts[each.name], number) for each in going]
+            desk.write(asks, self.writer, self.spec, progress, "writing answers")
+            for each, ask in zip(going, asks, strict=True):
+                written = desk.written[ask.request.key]
+                key = reply_key(ask, self.spec, self.writer.identity)
+                answer = Answer(ask, written, key, self.writer.identity)
+                problem = verdicts.FAILED if written.failure else ""
+                if not problem:
+                    try:
+                        text = drafts.read_answer(
+                            self.spec.profile,
+                            written.text,
+                            texts[each.name],
+                            finished=written.finished,
+                        )
+                        texts[each.name].append(text)
+                    except BadDraft as error:
+                        problem = error.problem
+                answers = (*each.answers, answer)
+                whole[each.name] = each._replace(answers=answers, problem=problem)
+        return [self._whole(each, texts[each.name]) for each in whole.values()]
+
+    def _whole(self, candidate: Candidate, texts: Sequence[str]) -> Candidate:
+        if candidate.problem:
+            return candidate
+        draft = drafts.with_answers(self.spec.profile, candidate.messages, texts)
+        return candidate._replace(messages=[*draft.messages], extra=draft.extra)
+
+    def _ask(self, candidate: Candidate, texts: Sequence[str], number: int) -> Ask:
+        profile, messages = self.spec.profile, candidate.messages
+        key = f"{candidate.name}/answer" + (f"-{number + 1}" if number else "")
+        quoted: tuple[str, ...] = ()
+        if self.writer.chats:
+            prompt = drafts.answer_prompt(profile, messages, texts)
+            request = Request(key, prompt=prompt)
+        else:
+            opening = drafts.answer_opening(profile, messages, self.examples, texts)
+            request = Request(key, opening=opening)
+            quoted = tuple(m["content"] for chat in self.examples for m in chat)
+        return candidate.ask._replace(request=request, quoted=quoted, explanation="")
+
+    def sample_ask(self, candidate: Candidate) -> Ask:
+        """What would be asked about a candidate first: names how answers are asked for."""
+        return self._ask(candidate, (), 0)
+
+
+def answering(
+    spec: WriteSpec, writer: Writer, answerer: Writer | None, examples: Sequence[Chat] = ()
+) -> Answering | None:
+    """None where samples have no later parts, or nobody is to write them."""
+    parts = later_parts(spec.profile)
+    if not parts or spec.answers == "none":
+        return None
+    room = replace(spec, max_new_tokens=max(spec.max_new_tokens, ANSWER_ROOM))
+    return Answering(answerer or writer, room, parts, examples)
+
+
+def example_chats(runs: Runs, dataset: str, n: int = drafts.ANSWER_EXAMPLES) -> list[Chat]:
+    """The first chats of a dataset run that have an answer, at most n."""
+    chats = (
+        chat
+        for batch in runs.batches(dataset, "samples", rows=256)
+        for chat in batch.column("messages").to_pylist()
+        if [message["role"] for message in chat][:2] == ["user", ASSISTANT]
+    )
+    return [*islice(chats, n)]
+
+
+def fired_in_answers(
+    runs: Runs, anchor: str, gaps: Sequence[int], threshold: float, role: str = EVERY_ROLE
+) -> set[int]:
+    """The gaps that most samples of the anchor fire above the threshold in the assistant's turns,
+    not in others; of one role that counts alone all or none."""
+    if role != EVERY_ROLE:
+        return {*gaps} if role == ASSISTANT else set()
+    table = runs.rows(anchor, "activations", gaps, ["feature", "role", "peak"])
+    active = table.filter(coverage.is_active(table["peak"].to_numpy(), threshold))
+    answered = pc.equal(active["role"], ASSISTANT).to_numpy(zero_copy_only=False)
+    feature = active["feature"].to_numpy()
+    counts: Any = {}
+    for gap in gaps:
+        of_gap = feature == gap
+        in_answers = int(np.count_nonzero(of_gap & answered))
+        roles = pc.value_counts(active["role"].filter(of_gap)).to_pylist()
+        others = [r["counts"] for r in roles if r["values"] != ASSISTANT]
+        counts[gap] = in_answers > max(others, default=0)
+    return {gap for gap, mostly in counts.items() if mostly}

@@ -1,0 +1,322 @@
+"""Whether a text reads like one of the dataset's: the quality gates, each a reason for dropping.
+
+Nothing is judged by rules of good style. What a text does at its beginning, at its end and in
+between that few texts of the dataset do counts against it: comments on the web begin in lower case
+and end without a mark, instructions do not. Pure; the loss of texts comes from who has the model.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from fac.schema import ROLES, Chat
+from fac.synthesis.filter import FRAGMENT, LANGUAGE, LENGTH, LOOP, UNLIKELY, Gram, words
+
+HABIT, FAULT = 0.01, 0.05
+"""An oddity that at least this share of the dataset's texts have is a habit of theirs; what no text
+should do, FAULTS, must be more frequent to be one."""
+
+RANGE = (0.01, 0.99)  # quantiles of the dataset that length and loss have to lie between
+FEW = 20  # texts of a role below which a dataset has no norms of its own
+MOST = 2000  # texts that norms are taken from
+READ = 100  # texts of the dataset, and of the anchor, whose loss is computed
+
+OFTEN = 30  # times a word must occur before where it stands says something
+SELDOM = 1 / 200  # share of its occurrences at a beginning (or an end) below which it never does
+
+COMMON = 0.05  # share of texts that hold a common word of the language
+TELLING = 12  # words a text must have for its language to be told
+STRANGE = 0.35  # of the dataset's median share of common words: another language stays below
+UNKNOWN = 0.45  # and below this share of words that occur in the data at all
+FOREIGN = 0.05  # share of letters in scripts that the dataset does not write
+
+WINDOW, DISTINCT = 50, 0.5  # words looked at together, and least share of different pairs
+CLAUSE, AGAIN, MUCH = 5, 3, 0.25
+"""So many words in a row, so many times, which make at least this share of a text."""
+
+IN_A_ROW = 4  # times one word may be said in a row, less one
+
+_OPEN_END = frozenset(",;:-–—([{“‘„«/\\&+=<*_|…")
+_BAD_START = frozenset(",.;:!?)]}…-–—/\\|&%+=~>»”’'")
+_EMOTICON = re.compile(r"[:;=8xX]['’]?-?[()\[\]{}]+|[()\[\]{}]+-?['’]?[:;=](?!\w)")
+_LISTED = re.compile(r"(?:^|\s)\w{1,3}$")  # what stands before the bracket of an item's number
+_ITEM = re.compile(r"^[-*•] ", re.M)
+_GLUED = re.compile(r"[a-z]{2}[?!][A-Z][a-z]|\b[a-z]{3,}\.[A-Z][a-z]+\b(?![.(/@\w])")
+_ROLE_MARK = re.compile(
+    r"^\W{0,3}(user|human|assistant|ai|bot|system|response|answer|output|input|instruction"
+    r"|question|q|a)\s?\d{0,3}\s*:",
+    re.M | re.I,
+)
+_SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
+_END_MARK = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
+_PAIRS = ("()", "[]", "{}", "“”")
+
+
+class RoleNorms(NamedTuple):
+    """What one role's texts are like."""
+
+    habits: frozenset[str] = frozenset({"begins in lower case", "ends in a word"})
+    never_first: frozenset[str] = frozenset()  # words that begin no sentence
+    never_last: frozenset[str] = frozenset()
+    common: frozenset[str] = frozenset()  # words of the language
+    familiar: float = 0.0  # share of them that a longer text of another language stays below
+    vocabulary: frozenset[str] = frozenset()  # words that occur in more than one text
+    scripts: frozenset[str] = frozenset()  # that its letters are written in; empty: not judged
+    length: tuple[float, float] = (0.0, np.inf)  # words
+    loss: tuple[float, float] = (-np.inf, np.inf)  # nats per token
+
+
+class Norms(NamedTuple):
+    """What a dataset's texts are like, by role."""
+
+    roles: Mapping[str, RoleNorms]
+    unchecked: tuple[str, ...] = ()  # gates that nothing was at hand for
+
+    def of(self, role: str) -> RoleNorms:
+        """Where a role is not in the data, what is odd anywhere still counts."""
+        return self.roles.get(role, RoleNorms())
+
+
+def norms_of(
+    chats: Sequence[Chat],
+    beside: Sequence[Chat] = (),
+    losses: Sequence[np.ndarray] = (),
+) -> Norms:
+    """The norms of a dataset's chats. Roles with fewer than FEW texts have those of `beside`, the
+    anchor's chats, which also say where words stand. `losses` are those of some texts, of the
+    dataset and of the anchor, each `[n, n_roles]` in nats per token, NaN where a role says
+    nothing; the range is that of either."""
+    everything = [m["content"] for chat in (*chats, *beside) for m in chat]
+    first, last = _never(everything)
+    vocabulary = _common([words(text) for text in everything], least=2)
+    roles = {}
+    for code, role in enumerate(ROLES):
+        texts = _texts(chats, role)
+        texts = texts if len(texts) >= FEW else [*texts, *_texts(beside, role)]
+        if len(texts) < FEW:
+            continue
+        odd = Counter(name for text in texts for name in oddities(text, first, last))
+        habits = {
+            name
+            for name, n in odd.items()
+            if n >= len(texts) * (FAULT if name in FAULTS else HABIT)
+        }
+        spoken = [words(text) for text in texts]
+        letters = Counter(script for text in texts for script in {*_scripts(text)})
+        common = _common(spoken)
+        shares = [_share(each, common) for each in spoken if len(each) >= TELLING]
+        roles[role] = RoleNorms(
+            habits=frozenset(habits),
+            never_first=first,
+            never_last=last,
+            common=common,
+            familiar=STRANGE * float(np.median(shares)) if len(shares) >= FEW else 0.0,
+            vocabulary=vocabulary,
+            scripts=frozenset(s for s, n in letters.items() if n >= max(2, HABIT * len(texts))),
+            length=_range([np.asarray([len(each) for each in spoken], float)]),
+            loss=_range([each[:, code] for each in losses]),
+        )
+    missing = () if losses else (UNLIKELY,)
+    return Norms(roles, missing if roles else (LANGUAGE, LENGTH, UNLIKELY))
+
+
+def sampled(chats: Sequence[Chat], n: int) -> list[Chat]:
+    """At most n of them, always the same."""
+    return [*chats] if len(chats) <= n else random.Random(0).sample([*chats], n)
+
+
+def flaw(
+    messages: Chat, norms: Norms, finished: bool = True, loss: np.ndarray | None = None
+) -> str:
+    """The first gate that fails: one of `filter.FLAWS`, "" where none does. `loss` `[n_roles]` is
+    each role's, in nats per token; None or NaN is not judged."""
+    judged = [(message["content"], norms.of(message["role"])) for message in messages]
+    spoken = [words(text) for text, _ in judged]
+    odd = [oddities(text, n.never_first, n.never_last) - n.habits for text, n in judged]
+    if any(each - LOOPS for each in odd) or (not finished and not _END_MARK.search(judged[-1][0])):
+        return FRAGMENT
+    if any(odd):
+        return LOOP
+    for text, n in judged:
+        if n.scripts and _foreign(text, n.scripts) > FOREIGN:
+            return LANGUAGE
+    for each, (_, n) in zip(spoken, judged, strict=True):
+        if _foreign_tongue(each, n):
+            return LANGUAGE
+    for each, (_, n) in zip(spoken, judged, strict=True):
+        if not n.length[0] <= len(each) <= n.length[1]:
+            return LENGTH
+    return UNLIKELY if loss is not None and _unlikely(messages, norms, loss) else ""
+
+
+def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
+    """Whether the loss of some role lies outside its range."""
+    ranges = {message["role"]: norms.of(message["role"]).loss for message in messages}
+    nats = {role: float(loss[ROLES.index(role)]) for role in ranges}
+    return any(nats[role] < low or nats[role] > high for role, (low, high) in ranges.items())
+
+
+LOOPS = frozenset({"few pairs of words", "a sentence again", "words again", "a word in a row"})
+"""The oddities that are loops; the others are those of fragments."""
+
+FAULTS = LOOPS | {
+    *("begins in mid-sentence", "ends in mid-sentence", "sentences without a space between"),
+}
+
+
+def oddities(
+    text: str, never_first: frozenset[str] = frozenset(), never_last: frozenset[str] = frozenset()
+) -> set[str]:
+    """What a text does that most texts do not."""
+    stripped = text.strip()
+    if not stripped:
+        return set()
+    return {
+        *_at_the_beginning(stripped, never_first),
+        *_at_the_end(stripped, never_last),
+        *_in_between(stripped),
+        *_loops(stripped),
+    }
+
+
+def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
+    if text[0].islower():
+        yield "begins in lower case"
+    if text[0] in _BAD_START and not (_ITEM.match(text) and len(_ITEM.findall(text)) > 1):
+        yield "begins with a mark"
+    if not text[0].isupper() and words(text[:80])[:1] and words(text[:80])[0] in never_first:
+        yield "begins in mid-sentence"
+
+
+def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
+    if text[-1] in _OPEN_END or text.endswith("..."):
+        yield "ends in an open mark"
+    elif text[-1].isalnum():
+        yield "ends in a word"
+    if text[-1].isalnum() or text[-1] in _OPEN_END:
+        spoken = words(text[-80:])
+        if spoken and spoken[-1] in never_last:
+            yield "ends in mid-sentence"
+
+
+def _in_between(text: str) -> Iterator[str]:
+    if _GLUED.search(text):
+        yield "sentences without a space between"
+    if _ROLE_MARK.search(text):
+        yield "names a speaker"
+    plain = _EMOTICON.sub(" ", text)
+    if any(_unbalanced(plain, pair) for pair in _PAIRS):
+        yield "leaves a bracket open"
+    if len(re.findall(r"(?<!\d)\"", plain)) % 2:
+        yield "leaves a quote open"
+
+
+def _unbalanced(text: str, pair: str) -> bool:
+    """Whether a bracket is opened and not closed, or closed and not opened but for "a)"."""
+    depth = 0
+    for match in re.finditer(f"[{re.escape(pair)}]", text):
+        if match[0] == pair[0]:
+            depth += 1
+        elif depth:
+            depth -= 1
+        elif not _LISTED.search(text[: match.start()]):
+            return True
+    return depth > 0
+
+
+def _loops(text: str) -> Iterator[str]:
+    spoken = words(text)
+    pairs = [*zip(spoken, spoken[1:], strict=False)]
+    for start in range(0, max(1, len(pairs) - WINDOW + 1), WINDOW // 2):
+        window = pairs[start : start + WINDOW]
+        if len(window) >= WINDOW // 2 and len({*window}) < DISTINCT * len(window):
+            yield "few pairs of words"
+    sentences = Counter(tuple(words(each)) for each in _SENTENCES.split(text))
+    if any(n > 1 and len(each) >= CLAUSE for each, n in sentences.items()):
+        yield "a sentence again"
+    clauses = Counter(spoken[i : i + CLAUSE] for i in range(len(spoken) - CLAUSE + 1))
+    if any(n >= AGAIN and n * CLAUSE >= MUCH * len(spoken) for n in clauses.values()):
+        yield "words again"
+    if any(
+        len({*spoken[i : i + IN_A_ROW]}) == 1 and not spoken[i].isdigit()
+        for i in range(len(spoken) - IN_A_ROW + 1)
+    ):
+        yield "a word in a row"
+
+
+def _never(texts: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Words that occur OFTEN and hardly ever begin a sentence, and those that hardly ever end
+    one: what begins or ends with them is a part of something."""
+    everywhere, first, last = Counter[str](), Counter[str](), Counter[str]()
+    common = _common([words(text) for text in texts])
+    for text in texts:
+        for sentence in _SENTENCES.split(text):
+            if spoken := words(sentence):
+                everywhere.update(spoken)
+                first[spoken[0]] += 1
+                last[spoken[-1]] += 1
+    often = {word: n for word, n in everywhere.items() if n >= OFTEN and word in common}
+    never_first, never_last = (
+        frozenset(word for word, n in often.items() if ends[word] < SELDOM * n)
+        for ends in (first, last)
+    )
+    return never_first, never_last
+
+
+def _texts(chats: Iterable[Chat], role: str) -> list[str]:
+    return [m["content"] for chat in chats for m in chat if m["role"] == role]
+
+
+def _range(values: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The widest of the ranges of these samples `[n]` each, FEW or more; NaN counts as absent."""
+    there = [each[~np.isnan(each)] for each in values]
+    # Weibull's positions: a new value of the same kind lies below the first with that chance.
+    ranges = [np.quantile(each, RANGE, method="weibull") for each in there if len(each) >= FEW]
+    if not ranges:
+        return -np.inf, np.inf
+    return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
+
+
+def _common(spoken: Sequence[Gram], least: int = 0) -> frozenset[str]:
+    """Words that so many texts hold, or COMMON of them: the function words of their languages."""
+    texts = Counter(word for each in spoken for word in {*each})
+    least = least or math.ceil(COMMON * len(spoken))
+    return frozenset(word for word, n in texts.items() if n >= least)
+
+
+def _foreign_tongue(spoken: Gram, norms: RoleNorms) -> bool:
+    """Whether a text of TELLING words has few of the language's common words, and few others that
+    occur here at all: German has English words too, and a list may have no common ones."""
+    if len(spoken) < TELLING or _share(spoken, norms.common) >= norms.familiar:
+        return False
+    return _share(spoken, norms.vocabulary) < UNKNOWN
+
+
+def _share(spoken: Gram, common: frozenset[str]) -> float:
+    return sum(word in common for word in spoken) / len(spoken)
+
+
+@lru_cache(maxsize=4096)
+def _script(letter: str) -> str:
+    """The script of a letter, by the first word of its Unicode name."""
+    return unicodedata.name(letter, "?").partition(" ")[0]
+
+
+def _scripts(text: str) -> Iterator[str]:
+    return (_script(sign) for sign in text if sign.isalpha())
+
+
+def _foreign(text: str, scripts: frozenset[str]) -> float:
+    """Share of a text's letters in other scripts."""
+    letters = Counter(_scripts(text))
+    total = sum(letters.values())
+    return sum(n for script, n in letters.items() if script not in scripts) / total if total else 0
