@@ -10,10 +10,11 @@ from fac.questions.catalogue import measured
 from fac.ui.explanations import LEVEL_NAMES
 from fac.ui.pickers import stop_if_nothing_measured
 from fac.ui.review import pick_task, quote_html, reviewer
+from fac.ui.samples import NAMES as VERDICT_NAMES
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
-from fac.ui.text import Row, plain
+from fac.ui.text import Row, chat_html, plain
 from fac.ui.views import CHART, action_button, cards, choice, empty, guard, link, share
 
 PAGE = {"title": "Agreement", "section": "Decide", "icon": "handshake", "order": 70}
@@ -22,8 +23,15 @@ KINDS = {
     "explanation": "Explanations",
     "relevance": "Relevance to a task",
     "detection": "Detection by people",
+    "sample": "Kept samples",
 }
 SHOWN = 5
+
+RATINGS = {
+    "": "On the four levels; cannot tell is kept apart.",
+    "sample": "Keep, drop or wrong label, of one wording by one person each.",
+}
+"""What counts as a rating, by kind."""
 
 
 def show_coefficients(kind: str, task: str) -> None:
@@ -34,7 +42,7 @@ def show_coefficients(kind: str, task: str) -> None:
     disputes = ratings.disputes(stores(), kind, task)
     cards(
         ("People", f"{len(people.names):,}", "Who rated at least one item; models do not count."),
-        ("Ratings", f"{people.n_ratings:,}", "On the four levels; cannot tell is kept apart."),
+        ("Ratings", f"{people.n_ratings:,}", RATINGS.get(kind, RATINGS[""])),
         ("Rated by two or more", f"{both:,}", "Items from which agreement is computed."),
         ("To settle", f"{len(disputes):,}", "Items on which people differ."),
     )
@@ -64,8 +72,8 @@ def show_coefficients(kind: str, task: str) -> None:
         )
     if people.pairs:
         with st.expander(f"Pair by pair ({len(people.pairs)})"):
-            rows = ratings.rater_pair_rows(people.pairs)
-            table(rows, ("pair", "n_items", *ratings.COLUMNS), key="pairs")
+            rows = ratings.rater_pair_rows(people.pairs, kind)
+            table(rows, ("pair", "n_items", *ratings.columns_of(kind)), key="pairs")
 
 
 def show_judge(task: str) -> None:
@@ -89,28 +97,55 @@ def show_judge(task: str) -> None:
         )
 
 
+def show_kept() -> None:
+    """What share of the samples that people looked at they would train on."""
+    rows = ratings.kept_rows(stores())
+    if not rows:
+        return
+    with st.container(border=True):
+        st.markdown("**Of the samples people looked at, what share would they train on?**")
+        figure = charts.intervals(rows, percent=True)
+        st.plotly_chart(figure, config=CHART, key="kept", alt="Share of samples that people kept")
+        counted = ("share", "interval", *ratings.KEPT_COUNTS)
+        table(rows, ("synthesis", "looked", *counted, "people"), key="kept samples")
+        st.caption("Wilson intervals. What people disagree on counts as looked at, not as kept.")
+
+
+def show_sample(each: ratings.Disagreement, content: Row) -> None:
+    """The sample that people differ on, as it was shown."""
+    sample = ratings.sample_of(each.wording, content)
+    if sample.label:
+        st.badge(plain(sample.label), icon=":material/label:", color="gray")
+    st.html(chat_html(sample.messages))
+
+
 def show_dispute(who: str | None, kind: str, each: ratings.Disagreement) -> None:
     """One disagreement: what was shown, who said what, and the buttons that settle it."""
     _, run, feature = each.wording.subject.split("/")[:3]
     content = stores().decisions.content(each.wording.seen)
+    names = VERDICT_NAMES if kind == "sample" else LEVEL_NAMES
     with st.container(border=True, gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**\\#{feature}**", width="content")
             for d in each.decisions:
-                level = LEVEL_NAMES[d.verdict].lower()
+                level = names[d.verdict].lower()
                 notes = "\n\n".join([*d.reasons, *([plain(d.note)] if d.note else [])])
                 st.badge(f"{plain(d.reviewer)}: {level}", color="blue", help=notes or None)
             if each.gaps:
                 gaps = f"changes {each.gaps} gap{'' if each.gaps == 1 else 's'}"
                 st.badge(gaps, icon=":material/donut_large:", color="orange")
-        st.html(quote_html(content.get("explanation")))
+        if kind == "sample":
+            show_sample(each, content)
+        else:
+            st.html(quote_html(content.get("explanation")))
         with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
             st.caption("Settle it:", width="content")
-            for level, name in LEVEL_NAMES.items():
+            for level, name in names.items():
                 options = {"key": f"settle {each.wording.seen} {level}", "disabled": who is None}
                 action_button(name, "", settle, who, kind, each, level, **options)
             view = {"kind": kind, "item": each.wording.seen}
             view |= {"task": content["task"]} if "task" in content else {}
+            view |= {"synthesis": run} if kind == "sample" else {}
             link("review", "See the examples", icon=":material/rate_review:", **view)
 
 
@@ -195,6 +230,8 @@ if kind == "detection":
     show_detections()
 else:
     decided = bool(ratings.standing_decisions(stores(), kind, task))
+    if kind == "sample":
+        show_kept()
     if decided:
         show_coefficients(kind, task)
     else:

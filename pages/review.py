@@ -135,6 +135,7 @@ def show_samples(who: str | None, row: DeltaGenerator) -> None:
             f"No finished synthesis here is called {plain(linked)}; these are the newest samples."
         )
         st.warning(words, icon=":material/search_off:")
+        set_param("synthesis", None)
     with row:
         run = pick_synthesis(manifests, newest)
     show_failures("retouch")

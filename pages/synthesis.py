@@ -16,6 +16,7 @@ from fac.questions import results
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import settings_in_words
 from fac.questions.pairs import pair_states, pairs_titles, question_of, state_counts
+from fac.questions.samples import looked
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
 from fac.ui import views, writing
@@ -302,12 +303,16 @@ def show_checks(facts: SynthesisFacts) -> None:
 
 def show_next(manifest: SynthesisManifest) -> None:
     """What to do with what is kept: look through it, then take it along."""
+    seen = looked(stores(), manifest.run)
     kept = counted(manifest.facts.kept, "kept sample")
+    words = "One at a time, by keyboard; what you drop does not leave. Then export below."
+    if seen.looked:
+        words = f"{seen.looked:,} looked at: {seen.kept:,} to keep. The export below follows that."
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="next"):
         st.markdown("**Next**", width="content")
         view = {"kind": "sample", "synthesis": manifest.run}
         link("review", f"**Look through the {kept}**", icon=":material/rate_review:", **view)
-        st.caption("one at a time, by keyboard; what you drop does not leave. Then export below.")
+        st.caption(words)
 
 
 def show_tried(manifest: SynthesisManifest) -> None:
@@ -462,13 +467,22 @@ def show_remeasured(manifest: SynthesisManifest, again: results.Remeasured | Non
             sides = {"dataset": names[facts.dataset], "with": names[again.run]}
             link("coverage", "What the two together still lack", **{**view, **sides})
     elif results.remeasuring(stores(), manifest):
-        st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
+        await_measure(manifest.run)
     else:
         help = (
             "As a dataset of its own, with the anchor's model, layer and SAE: an independent check "
             "of every row, and the way to compare feature by feature."
         )
         action_button("Measure what is kept", "speed", start_remeasure, manifest, help=help)
+
+
+@st.fragment(run_every="1s")
+@guard()
+def await_measure(run: str) -> None:
+    """Says that what was kept is being measured; the page runs again when it is."""
+    if not results.remeasuring(stores(), stores().runs.manifest(run)):
+        st.rerun()
+    st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
 
 
 def start_remeasure(manifest: SynthesisManifest) -> None:

@@ -134,6 +134,15 @@ CHATS = [
         {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello.", "rejected": "No."},
         TURNS,
     ),
+    (
+        "input/preferred_output/non_preferred_output",
+        {
+            "input": {"messages": TURNS[:1], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": TURNS[1:],
+            "non_preferred_output": [assistant("No.")],
+        },
+        TURNS,
+    ),
 ]
 
 

@@ -18,6 +18,7 @@ from fac.questions import exports
 from fac.review.samples import SAMPLE_STATES, sample_rows
 from fac.store import Stores, open_stores
 from fac.synthesis.retouch import retouch
+from tests.test_cli_make import done
 from tests.test_export import ENCODER, GAPS, publish_synthesis, quiet, text_of
 from tests.test_export import rows_of as rows_of_file
 from tests.toy import WORDS, toy_workspace
@@ -140,9 +141,12 @@ def test_decisions_on_samples_reach_the_file_and_its_card(kitchen, tmp_path):
         "| texts of the anchor | none; compared by the hash of the messages |",
     ):
         assert line in card.splitlines(), line
-    seen = exports.write(stores, run, tmp_path / "seen.jsonl", reviewed=True)
-    assert [each["lineage"]["feature"] for each in rows_of_file(seen.path)] == [3]
-    assert seen.plan.selection.left_out == {"dropped by a person": 1, "not looked at": 1}
+    answer = done("export", run, "--out", tmp_path / "seen.jsonl", "--reviewed", workspace=kitchen)
+    assert [each["lineage"]["feature"] for each in rows_of_file(tmp_path / "seen.jsonl")] == [3]
+    assert answer["left_out"] == {"dropped by a person": 1, "not looked at": 1}
+    assert (answer["rows"], answer["kept"], answer["looked_at"]) == (1, 3, 2)
+    assert (answer["reviewers"], answer["share_kept"]) == (["ana"], 0.5)
+    assert (answer["share_low"], answer["share_high"]) == pytest.approx((0.0945, 0.9055), abs=1e-4)
 
 
 def test_the_share_kept_is_the_one_that_the_review_says(kitchen):

@@ -65,7 +65,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         synthesis = done("synthesize", run, "--per-feature", 3, workspace=place)
         measure = done("measure", synthesis["dataset"], workspace=place)["run"]
         kept = Runs(place).manifest(measure).facts.name
-        done("export", synthesis["run"], "--out", folder / "kept.jsonl", workspace=place)
+        kept_file = ("--out", folder / "kept.jsonl", "--form", "chat")
+        done("export", synthesis["run"], *kept_file, workspace=place)
         lines = [json.dumps({"messages": chat}) for chat in SEED]
         lines += (folder / "kept.jsonl").read_text("utf-8").splitlines()
         (folder / "grown.jsonl").write_text("\n".join(lines), "utf-8")

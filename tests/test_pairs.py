@@ -1,10 +1,12 @@
 """fac.questions.pairs, fac.synthesis.pairs: what the pairs of a run are, and where they stand."""
 
+from collections import Counter
+
 import pytest
 
 from fac import synthesis
 from fac.config import RescoreSpec
-from fac.errors import InputError
+from fac.errors import Cancelled, InputError
 from fac.export import export
 from fac.questions.pairs import (
     firing_turn,
@@ -170,3 +172,63 @@ def test_a_text_of_the_anchor_is_never_kept(world):
     assert reasons <= {"echo", "contamination", "borrowed words"}
     with pytest.raises(InputError, match="Nothing was kept"):
         export(samples, world.workspace.root / "out.jsonl", runs=world.runs)
+
+
+# ---- samples with answers
+
+
+def chatty(request):
+    """Messages about python, which the anchor says in messages, or about nothing; answers with a
+    function, which it says in answers."""
+    _, feature, number, *_ = request.key.split("/")
+    if request.key.endswith("/answer"):
+        return f"my {number} friends know one function{'!' * int(number)} there"
+    return f"{number} friends keep a {'python' if feature == '000003' else 'mouse'} in the attic"
+
+
+def test_positives_are_whole_chats_and_answers_are_written_where_they_are_needed(world):
+    writer = ScriptedWriter(chatty)
+    run = world.pairs(writer, features=(3, 4), profile="chat", margin=0.5)
+    message, answer = world.rows(run, "pairs")
+    assert [each["role"] for each in message["positive"]] == ["user", "assistant"]
+    assert message["positive"][0]["content"] == "00 friends keep a python in the attic"
+    assert (message["origin"], firing_turn(message)) == ("own", 0)
+    assert answer["positive"][1]["content"] == "my 03 friends know one function!!! there"
+    assert (answer["origin"], answer["positive_peak"], firing_turn(answer)) == ("own", 2.5, 1)
+    for row in (message, answer):
+        assert [each["role"] for each in row["negative"]] == ["user", "assistant"]
+        assert row["negative_peak"] == 0.0
+    # All of gap 4, which the anchor fires in answers; of gap 3 what became the positive alone.
+    answers = [each.key for each in writer.requests if each.key.endswith("/answer")]
+    assert Counter(key.split("/")[1] for key in answers) == {"000004": 4, "000003": 1}
+    assert world.facts(run).tokens > 0
+    again = ScriptedWriter(chatty)
+    assert world.pairs(again, features=(3, 4), profile="chat", margin=0.5) == run
+    assert again.requests == []
+
+
+def test_nobody_answers_where_nobody_is_to(world):
+    writer = ScriptedWriter(chatty)
+    run = world.pairs(writer, features=(3,), profile="chat", margin=0.5, answers="none")
+    (row,) = world.rows(run, "pairs")
+    assert [each["role"] for each in row["positive"]] == ["user"]
+    assert not [each for each in writer.requests if each.key.endswith("/answer")]
+
+
+def test_stopped_among_the_answers_nothing_is_written_twice(world):
+    keys: list[str] = []
+
+    def stops(request):
+        keys.append(request.key)
+        if len(keys) == 7:  # four messages, then answers
+            raise Cancelled("Stopped.")
+        return chatty(request)
+
+    settings = {"features": (4,), "profile": "chat", "margin": 0.5}
+    with pytest.raises(Cancelled):
+        world.pairs(ScriptedWriter(stops), **settings)
+    rest = ScriptedWriter(chatty)
+    run = world.pairs(rest, **settings)
+    assert len(rest.requests) == 2 and not {*keys[:6]} & {each.key for each in rest.requests}
+    (row,) = world.rows(run, "pairs")
+    assert row["positive"][1]["content"] == "my 03 friends know one function!!! there"

@@ -20,10 +20,17 @@ from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, mo
 from fac.errors import InputError
 from fac.questions.explanations import explain_runs, score_figures
 from fac.questions.gap_evidence import gap_features
-from fac.questions.ratings import human_check, ratings_matrix
+from fac.questions.ratings import (
+    KEPT_COUNTS,
+    human_check,
+    is_ordinal,
+    kept_rows,
+    ratings_matrix,
+    scale_of,
+)
 from fac.questions.relevance import judged_anew, listed_ids, read_relevance, scope, task_profiles
 from fac.registry import Registry
-from fac.schema import LEAST_SCORED, LEVELS
+from fac.schema import LEAST_SCORED
 from fac.store import Stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -270,30 +277,30 @@ for _group in (decisions_app, review_app):
     command("import", group=_group)(import_)
 
 
+KEPT_FIGURES = ("run", "samples", "n", *KEPT_COUNTS, "value", "low", "high", "people")
+
+
 @command("agreement")
 def agreement_(
-    workspace: Workspace,
-    kind: Annotated[str, Option(help="explanation or relevance.")] = "explanation",
+    stores: Stores,
+    kind: Annotated[str, Option(help="explanation, relevance or sample.")] = "explanation",
     task: Annotated[str, Option(help="Of relevance decisions, only this task's.")] = "",
     resamples: Annotated[int, Option(min=50, help="Of the bootstrap.")] = 500,
     seed: Annotated[int, Option(help="Of the bootstrap.")] = 0,
 ) -> Answer:
     """How far reviewers agree: raw, kappa, alpha, AC1 and AC2, with intervals."""
-    if kind not in ("explanation", "relevance"):
-        raise InputError(f"--kind takes explanation or relevance, got {kind!r}.")
-    current = Decisions(workspace.decisions).current(kind)
+    if kind not in ("explanation", "relevance", "sample"):
+        raise InputError(f"--kind takes explanation, relevance or sample, got {kind!r}.")
+    current = stores.decisions.current(kind)
     if task:
         about = {d.subject: review.read_subject(d.subject) for d in current}
         current = [d for d in current if (of := about[d.subject]) and of.task == task]
-    ratings, subjects, reviewers = ratings_matrix(current, kind)
-    coefficients = agreement.summary(
-        ratings, len(LEVELS), ordinal=True, seed=seed, resamples=resamples
-    )
-    pairs = agreement.between_raters(
-        ratings, reviewers, len(LEVELS), ordinal=True, seed=seed, resamples=resamples
-    )
-    check = human_check(d for d in current if d.kind == kind)
-    data = {
+    scale = scale_of(kind)
+    ratings, subjects, reviewers = ratings_matrix(current, kind, scale)
+    options: dict[str, Any] = {"ordinal": is_ordinal(kind), "seed": seed, "resamples": resamples}
+    coefficients = agreement.summary(ratings, len(scale), **options)
+    pairs = agreement.between_raters(ratings, reviewers, len(scale), **options)
+    data: dict[str, Any] = {
         "kind": kind,
         "items": len(subjects),
         "reviewers": reviewers,
@@ -301,8 +308,11 @@ def agreement_(
         "pairs": [
             {**p._asdict(), "coefficients": [c._asdict() for c in p.coefficients]} for p in pairs
         ],
-        "human_check": check._asdict(),
     }
+    if kind == "sample":
+        data["kept"] = [{name: row[name] for name in KEPT_FIGURES} for row in kept_rows(stores)]
+    else:
+        data["human_check"] = human_check(current)._asdict()
 
     def show() -> None:
         table = Table(title=f"{len(subjects):,} items, {len(reviewers):,} reviewers")
@@ -316,6 +326,7 @@ def agreement_(
                 interval = "every resample is the same"
             table.add_row(c.name, value, interval, frame.readable(c.n_items))
         out.print(table)
-        listing(check._asdict())()
+        for figures in data.get("kept", [data.get("human_check", {})]):
+            listing(figures)()
 
     return Answer(data, show)

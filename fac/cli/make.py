@@ -272,7 +272,10 @@ def synthesize(
     ] = SynthesizeSpec.rows,
     hold_out: Annotated[
         list[Path] | None,
-        Option("--hold-out", "--evaluation", help="File no sample may overlap with; repeatable."),
+        Option(
+            *("--hold-out", "--evaluation"),
+            help="File that no sample may overlap with, such as a test set; repeatable.",
+        ),
     ] = None,
     pilot: Annotated[
         bool, Option("--pilot", help="Only a few gaps, and what all would take.")

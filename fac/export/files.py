@@ -132,7 +132,7 @@ def plan_export(
             f"{counted(selection.left_out)}."
         )
     rows = _written(selection.rows, format, form)
-    notes = _notes(format, form, len(rows))
+    notes = _notes(format, form, selection.rows)
     return Plan(synthesis, format, form, selection, rows, anchor is not None, notes)
 
 
@@ -154,8 +154,13 @@ def _written(rows: Sequence[ExportRow], format: str, form: str) -> list[Columns]
     return [target.columns(columns_of(row, written_as)) for row in rows]
 
 
-def _notes(format: str, form: str, n: int) -> tuple[str, ...]:
-    notes = [FORMS[form].use]
+def _notes(format: str, form: str, rows: Sequence[ExportRow]) -> tuple[str, ...]:
+    notes, n = [FORMS[form].use], len(rows)
+    if form == "chat" and (asks := sum(row.messages[-1]["role"] == "user" for row in rows)):
+        notes.append(
+            f"{asks:,} of them end with the user's message: there is no answer to learn from, and "
+            f"SFTTrainer would learn to write the message."
+        )
     if format == "openai":
         if form in OPENAI_FORMS:
             what = {"classification": "the label", "choice": "the matching answer"}[form]

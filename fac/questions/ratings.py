@@ -14,10 +14,12 @@ from fac.questions.catalogue import Row, comparable, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explained
 from fac.questions.relevance import judged
+from fac.questions.results import synthesis_title
+from fac.questions.samples import looked
 from fac.review import NOT_RELEVANT, SCALE, Wording, by_wording, pace, read_subject, standing
 from fac.schema import LEVELS, RELEVANT
 from fac.store import Stores
-from fac.store.decisions import Decision, Decisions
+from fac.store.decisions import VERDICTS, Decision, Decisions
 from fac.store.memo import remembered_for_good
 
 WITHIN = 0.05
@@ -65,6 +67,16 @@ class HumanCheck(NamedTuple):
     """All call it irrelevant."""
     unclear: int
     """Anything else: they differ, or one cannot tell."""
+
+
+def scale_of(kind: str) -> tuple[str, ...]:
+    """What may be said of things of this kind, as far as it is a rating."""
+    return VERDICTS["sample"] if kind == "sample" else LEVELS
+
+
+def is_ordinal(kind: str) -> bool:
+    """Whether the scale has an order; what is said of a sample has none."""
+    return kind != "sample"
 
 
 TABLE_5 = {
@@ -123,6 +135,7 @@ def record_rows(decisions: Iterable[Decision], kind: str) -> list[Row]:
     median seconds, and of those that adjudication settled how many are right: on the settled
     level or next to it."""
     of_kind = [d for d in decisions if d.kind == kind]
+    scale, nearby = scale_of(kind), int(is_ordinal(kind))
     settled = {
         wording: standing(each).verdict
         for wording, each in by_wording(of_kind).items()
@@ -136,9 +149,9 @@ def record_rows(decisions: Iterable[Decision], kind: str) -> list[Row]:
     for name, blind in sorted(by_name.items()):
         gold = [(d.verdict, settled.get(Wording(d.subject, d.seen), "")) for d in blind]
         right = [
-            verdict in LEVELS and abs(LEVELS.index(verdict) - LEVELS.index(truth)) <= 1
+            verdict in scale and abs(scale.index(verdict) - scale.index(truth)) <= nearby
             for verdict, truth in gold
-            if truth in LEVELS
+            if truth in scale
         ]
         rows.append(
             {
@@ -221,7 +234,7 @@ def standing_decisions(stores: Stores, kind: str = "", task: str = "") -> list[D
 
 
 def raters(stores: Stores, kind: str, task: str = "") -> Raters:
-    """Agreement on the four levels, with intervals; remembered while no decision is added."""
+    """Agreement on the scale of the kind, with intervals; remembered while no decision is added."""
     return _raters(stores, kind, tuple(d.uid for d in standing_decisions(stores, kind, task)))
 
 
@@ -229,13 +242,14 @@ def raters(stores: Stores, kind: str, task: str = "") -> Raters:
 def _raters(stores: Stores, kind: str, uids: tuple[str, ...]) -> Raters:
     chosen = set(uids)
     decisions = [d for d in stores.decisions.current(kind) if d.uid in chosen]
-    ratings, _, names = ratings_matrix(decisions, kind)
-    size = len(LEVELS)
+    scale, ordinal = scale_of(kind), is_ordinal(kind)
+    ratings, _, names = ratings_matrix(decisions, kind, scale)
+    size = len(scale)
     return Raters(
         names,
-        sum(d.verdict in LEVELS and not d.adjudicates for d in decisions),
-        agreement.summary(ratings, size, ordinal=True) if names else [],
-        agreement.between_raters(ratings, names, size, ordinal=True) if len(names) > 2 else [],
+        sum(d.verdict in scale and not d.adjudicates for d in decisions),
+        agreement.summary(ratings, size, ordinal=ordinal) if names else [],
+        agreement.between_raters(ratings, names, size, ordinal=ordinal) if len(names) > 2 else [],
     )
 
 
@@ -270,16 +284,29 @@ COLUMNS = {
 }
 """The coefficients that matter most between two raters, by their column."""
 
+NOMINAL_COLUMNS = {
+    "raw": "raw agreement",
+    "kappa": "Cohen's kappa",
+    "alpha": "Krippendorff's alpha",
+    "ac1": "Gwet's AC1",
+}
+"""The same where the scale has no order."""
 
-def rater_pair_rows(pairs: Sequence[agreement.RaterAgreement]) -> list[Row]:
-    """A row per pair of raters with the coefficients of COLUMNS; "not defined" in words."""
+
+def columns_of(kind: str) -> dict[str, str]:
+    """The coefficients between two raters of this kind of question, by column."""
+    return COLUMNS if is_ordinal(kind) else NOMINAL_COLUMNS
+
+
+def rater_pair_rows(pairs: Sequence[agreement.RaterAgreement], kind: str) -> list[Row]:
+    """A row per pair of raters with the coefficients of `columns_of`; "not defined" in words."""
     return [
         {
             "pair": f"{pair.first} and {pair.second}",
             "n_items": pair.coefficients[0].n_items,
             **{
                 column: _estimate(each)
-                for column, name in COLUMNS.items()
+                for column, name in columns_of(kind).items()
                 for each in pair.coefficients
                 if each.name == name
             },
@@ -361,7 +388,7 @@ def disputes(stores: Stores, kind: str, task: str = "") -> list[Disagreement]:
     subjects = {d.subject: d.subject.split("/") for d in decisions}
     gaps = {run: gaps_on(stores, run) for run in {parts[1] for parts in subjects.values()}}
     weights = {subject: gaps[parts[1]][int(parts[2])] for subject, parts in subjects.items()}
-    return disagreements(decisions, kind, weights=weights)
+    return disagreements(decisions, kind, scale_of(kind), weights=weights)
 
 
 def gaps_on(stores: Stores, anchor: str) -> Counter[int]:
@@ -405,3 +432,67 @@ def _model_detection(stores: Stores, run: str, features: list[int]) -> dict[int,
             if "detection" in row["scores"]:
                 scores.setdefault(row["feature"], row["scores"]["detection"]["value"])
     return scores
+
+
+def kept_rows(stores: Stores) -> list[Row]:
+    """Of every synthesis whose kept samples people looked at: how many, and what share they would
+    train on, with Wilson's interval."""
+    subjects = (read_subject(d.subject) for d in stores.decisions.current("sample"))
+    rows = []
+    for run in sorted({subject.measure for subject in subjects if subject}):
+        if not stores.runs.find(run):  # decided elsewhere, and imported
+            continue
+        counts = looked(stores, run)
+        if not counts.looked:
+            continue
+        title = synthesis_title(stores.runs.manifest(run))
+        rows.append(
+            {
+                "run": run,
+                "name": title,
+                "synthesis": title,
+                "samples": counts.samples,
+                "value": counts.share,
+                "low": counts.low,
+                "high": counts.high,
+                "n": counts.looked,
+                "looked": f"{counts.looked:,} of {counts.samples:,}",
+                "share": f"{100 * counts.share:.1f} %",
+                "interval": f"{100 * counts.low:.1f} to {100 * counts.high:.1f} %",
+                "people": ", ".join(counts.reviewers),
+                **{name: getattr(counts, name) for name in KEPT_COUNTS},
+            }
+        )
+    return rows
+
+
+KEPT_COUNTS = ("kept", "edited", "dropped", "wrong_label", "disagreed")
+"""What is counted of the samples that people looked at."""
+
+
+class SampleShown(NamedTuple):
+    """A sample as somebody saw it when deciding, as far as an import can be trusted."""
+
+    synthesis: str
+    feature: int
+    messages: list[dict[str, str]]
+    label: str  # "" where it has none
+
+
+def sample_of(wording: Wording, content: Mapping[str, Any]) -> SampleShown:
+    """What a decision on a sample was about."""
+    about = read_subject(wording.subject)
+    messages = content.get("messages")
+    turns = messages if isinstance(messages, list) else []
+    extra = content.get("extra")
+    label = extra.get("label", "") if isinstance(extra, dict) else ""
+    return SampleShown(
+        about.measure if about else "",
+        about.feature if about else -1,
+        [
+            {"role": str(turn.get("role", "")), "content": str(turn.get("content", ""))}
+            for turn in turns
+            if isinstance(turn, dict)
+        ],
+        str(label),
+    )

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from fac import coverage
-from fac.config import WriteSpec
+from fac.config import WriteSpec, digest
 from fac.errors import Progress
 from fac.generator.writer import Request, Writer
 from fac.prompts import drafts
@@ -25,7 +25,7 @@ from fac.schema import EVERY_ROLE, Chat
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
 from fac.synthesis.plan import Ask, reply_key
-from fac.synthesis.writing import ANSWER_ROOM, Answer, Candidate, Desk
+from fac.synthesis.writing import ANSWER_ROOM, NOTHING, Answer, Candidate, Desk
 
 ASSISTANT = "assistant"
 
@@ -89,20 +89,27 @@ class Answering:
             quoted = tuple(m["content"] for chat in self.examples for m in chat)
         return candidate.ask._replace(request=request, quoted=quoted, explanation="")
 
-    def sample_ask(self, candidate: Candidate) -> Ask:
-        """What would be asked about a candidate first: names how answers are asked for."""
-        return self._ask(candidate, (), 0)
+    def key(self, ask: Ask) -> str:
+        """Names who answers and how answers are asked for; `ask` is any of the plan."""
+        candidate = Candidate(ask, [{"role": "user", "content": "?"}], {}, "", NOTHING)
+        return digest(self.writer.identity, self._ask(candidate, (), 0).prompt_hash)
 
 
 def answering(
-    spec: WriteSpec, writer: Writer, answerer: Writer | None, examples: Sequence[Chat] = ()
+    spec: WriteSpec, writer: Writer, answerer: Writer | None, runs: Runs, measure: str
 ) -> Answering | None:
-    """None where samples have no later parts, or nobody is to write them."""
+    """Who completes the samples of the profile, with chats of the measured dataset to learn the
+    form from for a writer that knows none; None where samples have no later parts, or nobody is to
+    write them."""
     parts = later_parts(spec.profile)
     if not parts or spec.answers == "none":
         return None
     room = replace(spec, max_new_tokens=max(spec.max_new_tokens, ANSWER_ROOM))
-    return Answering(answerer or writer, room, parts, examples)
+    completing = Answering(answerer or writer, room, parts)
+    if completing.writer.chats:
+        return completing
+    dataset = runs.manifest(measure).facts.dataset
+    return replace(completing, examples=example_chats(runs, dataset))
 
 
 def example_chats(runs: Runs, dataset: str, n: int = drafts.ANSWER_EXAMPLES) -> list[Chat]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
@@ -20,14 +20,18 @@ from fac.config import PairsSpec, RescoreSpec, digest
 from fac.encoder import Encoder
 from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts
+from fac.prompts import drafts
+from fac.prompts.profiles import later_parts
 from fac.schema import EVERY_ROLE, PAIRS, Chat
 from fac.store.runs import Runs, write_table
+from fac.synthesis import answers
+from fac.synthesis.answers import Answering
 from fac.synthesis.filter import active
 from fac.synthesis.negatives import FLOOR, Form, ceiling, cut_to, form_of, nearest
 from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, steering
-from fac.synthesis.scoring import Hits, score
+from fac.synthesis.scoring import Hit, Hits, score
 from fac.synthesis.sides import Side, edits, trace
-from fac.synthesis.writing import Candidate, Step, Stopped, Texts, same_encoder, spent
+from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, same_encoder, spent
 
 PROPOSED, FAILED = "proposed", "failed"
 
@@ -49,6 +53,12 @@ def make_pairs(spec: PairsSpec, *, progress: Progress, **doors: Any) -> str:
 class PairsStep(Step[PairsSpec]):
     """Candidates for every gap, and a pair from them."""
 
+    texts: dict[str, Candidate] = field(init=False, default_factory=dict)
+    """What was written, by name in the order of the plan."""
+
+    measured: dict[str, Mapping[int, Hit]] = field(init=False, default_factory=dict)
+    """What each of them fires, in the same order."""
+
     def __post_init__(self) -> None:
         spec = self.spec
         same_encoder(self.runs, [spec.anchor, spec.dataset], self.encoder)
@@ -56,8 +66,12 @@ class PairsStep(Step[PairsSpec]):
         briefs = feature_briefs(self.runs, spec.anchor, spec.features, spec.explanations)
         chats = self.writer.chats
         self.plan = ask_from_anchor(spec, briefs.values(), "step-1", push, chats=chats)
+        self.answering = answers.answering(
+            spec, self.writer, self.answerer, self.runs, spec.dataset
+        )
         parts = (self.encoder.identity, self.writer.identity, digest(self.reply_keys()))
-        self.run_id = spec.run_id(*self._inputs(), *parts)
+        answered = (self.answering.key(self.plan[0]),) if self.answering and self.plan else ()
+        self.run_id = spec.run_id(*self._inputs(), *parts, *answered)
 
     def _inputs(self) -> list[str]:
         return [self.spec.anchor, self.spec.dataset, *self.spec.explanations]
@@ -68,23 +82,57 @@ class PairsStep(Step[PairsSpec]):
             raise stopped
         return replace(self, spec=replace(self.spec, features=complete)), len(complete)
 
-    def publish(self, texts: Texts, progress: Progress) -> None:
-        spec, runs, encoder = self.spec, self.runs, self.encoder
-        candidates = self.candidates(texts)
-        chats = [candidate.messages for candidate in candidates]
-        threshold, gaps = spec.threshold, spec.features
-        scored = score(
-            encoder,
-            chats,
-            gaps,
-            threshold=threshold,
-            role=spec.role,
+    def make(self, desk: Desk, progress: Progress) -> None:
+        spec = self.spec
+        desk.write(self.plan, self.writer, spec, progress)
+        written = self.candidates(desk.texts)
+        texts = {each.name: each for each in written}
+        self.measured = dict(zip(texts, self._hits(written, progress), strict=True))
+        self.texts = texts
+        if self.answering:
+            self._answer(self.answering, desk, progress)
+        self.publish(desk.texts, progress)
+
+    def _answer(self, answering: Answering, desk: Desk, progress: Progress) -> None:
+        """Has answers written: for all that is written for a gap which the anchor fires in answers,
+        and for what would be a positive, until each of these has one."""
+        spec, texts = self.spec, self.texts
+        in_answers = answers.fired_in_answers(
+            self.runs, spec.anchor, spec.features, spec.threshold, spec.role
+        )
+        going = [each for each in texts.values() if each.ask.feature in in_answers]
+        while True:
+            going = [each for each in going if not each.answers and not each.problem]
+            if going:
+                whole = answering.complete(going, desk, progress)
+                texts |= {each.name: each for each in whole}
+                hits = self._hits(whole, progress)
+                self.measured |= {each.name: h for each, h in zip(whole, hits, strict=True)}
+            candidates, measured = [*texts.values()], [*self.measured.values()]
+            best = [strongest(gap, candidates, measured, spec) for gap in spec.features]
+            going = [candidates[i] for i in sorted({i for i in best if i is not None})]
+            if all(each.answers for each in going):
+                return
+
+    def _hits(self, candidates: Sequence[Candidate], progress: Progress) -> Hits:
+        """What texts fire of the gaps; one that has a problem fires nothing."""
+        return score(
+            self.encoder,
+            [[] if candidate.problem else candidate.messages for candidate in candidates],
+            self.spec.features,
+            threshold=self.spec.threshold,
+            role=self.spec.role,
             borrowed=lambda number: candidates[number].borrowed(),
             progress=progress,
-        )
+        ).hits
+
+    def publish(self, texts: Texts, progress: Progress) -> None:
+        spec, runs, encoder = self.spec, self.runs, self.encoder
+        candidates, hits = [*self.texts.values()], [*self.measured.values()]
+        threshold, gaps = spec.threshold, spec.features
         progress(0, len(gaps), "choosing pairs")
-        rows, compared = propose(spec, candidates, scored.hits, runs, encoder)
-        self.write_tables(candidates, scored.hits, pairs=(rows, PAIRS))
+        rows, compared = propose(spec, candidates, hits, runs, encoder)
+        self.write_tables(candidates, hits, pairs=(rows, PAIRS))
         failed = Counter(row["reason"] for row in rows if row["status"] == FAILED)
         proposed = [row for row in rows if row["status"] == PROPOSED]
         problems = Counter(each.problem for each in candidates if each.problem)
@@ -132,7 +180,7 @@ def propose(
     was compared with."""
     choices = _positives(spec, candidates, hits, encoder)
     unfired = [feature for feature in spec.features if feature not in choices]
-    choices |= _stand_ins(unfired, _usual_form(candidates), spec, runs, encoder)
+    choices |= _stand_ins(unfired, _written_form(spec), spec, runs, encoder)
     sides = {feature: choice.side for feature, choice in choices.items()}
     negatives, compared = _negatives(spec, sides, candidates, hits, runs, encoder)
     rows = []
@@ -202,10 +250,11 @@ def _silent(peak: float, threshold: float, margin: float) -> bool:
     return not active(peak, ceiling(threshold, margin))
 
 
-def _usual_form(candidates: Sequence[Candidate]) -> Form:
-    """The roles of most candidates; none where there are no texts."""
-    forms = Counter(form_of(candidate.messages) for candidate in candidates if candidate.messages)
-    return max(sorted(forms), key=forms.__getitem__, default=())
+def _written_form(spec: PairsSpec) -> Form:
+    """The roles of what is written, answers included."""
+    parts = later_parts(spec.profile) if spec.answers != "none" else ()
+    message: Chat = [{"role": "user", "content": "?"}]
+    return form_of(drafts.with_answers(spec.profile, message, parts).messages)
 
 
 def _stand_ins(

@@ -17,7 +17,7 @@ from fac import datasets
 from fac.config import METHODS, PairsSpec, SynthesizeSpec, digest
 from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts, SynthesisFacts
-from fac.schema import TRACES, VERDICTS, Chat
+from fac.schema import TRACES, VERDICTS
 from fac.store import decisions
 from fac.store.runs import Runs
 from fac.synthesis import answers, ledger, writing
@@ -107,7 +107,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
         grounds = grounds._replace(chats=self.writer.chats)
         self.plan = METHODS[spec.method].plan(grounds)
         _something_is_asked(self.plan)
-        self.answering = self._answering()
+        self.answering = answers.answering(
+            spec, self.writer, self.answerer, self.runs, self.about.dataset
+        )
         self.evaluation = {
             path: datasets.read_samples(path).digest(quiet) for path in spec.evaluation
         }
@@ -116,26 +118,10 @@ class SynthesisStep(Step[SynthesizeSpec]):
         self.decisions = digest(approvals, uids)
         named = replace(spec, evaluation=tuple(sorted(self.evaluation.values())))
         identities = (self.encoder.identity, self.writer.identity)
-        answered = (self._answers_key(),) if self.answering else ()
+        answered = (self.answering.key(self.plan[0]),) if self.answering else ()
         self.run_id = named.run_id(
             spec.pairs, *identities, self.decisions, digest(self.reply_keys()), *answered
         )
-
-    def _answering(self) -> answers.Answering | None:
-        """Who completes the samples of the profile, with chats to learn the form from for a writer
-        that knows none."""
-        completing = answers.answering(self.spec, self.writer, self.answerer)
-        if completing is None or completing.writer.chats:
-            return completing
-        dataset = self.runs.manifest(self.about.dataset).facts.dataset
-        return replace(completing, examples=answers.example_chats(self.runs, dataset))
-
-    def _answers_key(self) -> str:
-        """Names who answers and how answers are asked for."""
-        assert self.answering is not None
-        chat: Chat = [{"role": "user", "content": "?"}]
-        first = writing.Candidate(self.plan[0], chat, {}, "", writing.NOTHING)
-        return digest(self.answering.writer.identity, self.answering.sample_ask(first).prompt_hash)
 
     def make(self, desk: Desk, progress: Progress) -> None:
         spec, docket = self.spec, self._docket(desk)
@@ -219,12 +205,11 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 f"its gaps or not at all, and {len(self.gaps) - len(lacking):,} of "
                 f"{len(self.gaps):,} are complete; started again, nothing is written twice."
             )
-        kept = (
-            Counter(v.feature for v in self.docket.judged if v.kept) if self.docket else Counter()
-        )
-        complete = {
-            gap for gap in self.gaps if gap not in lacking and (kept.get(gap) or not spec.rows)
-        }
+        judged = self.docket.judged if self.docket else []
+        kept = Counter(verdict.feature for verdict in judged if verdict.kept)
+        complete = {*self.gaps} - {*lacking}
+        if spec.rows:
+            complete &= kept.keys()
         pairs = tuple(row["pair"] for row in self.pairs if row["feature"] in complete)
         if not pairs:
             raise stopped

@@ -13,6 +13,7 @@ from fac.errors import InputError
 from fac.export import FORMS, Plan, counted, forms_of, looked_at_in_words, refusals
 from fac.manifest import SynthesisManifest
 from fac.questions import exports
+from fac.ui import jobs
 from fac.ui.stores import stores
 from fac.ui.text import Row, clean, plain
 from fac.ui.views import choice, guard
@@ -55,7 +56,7 @@ def show_export(manifest: SynthesisManifest) -> None:
 def _show_plan(plan: Plan) -> None:
     """What will be in the file: how many rows, what people say of them, what they are for."""
     chosen = plan.selection
-    rows = f"**{len(plan.rows):,} rows** of {chosen.kept:,} that the filter kept"
+    rows = f"**{jobs.counted(len(plan.rows), 'row')}** of {chosen.kept:,} that the filter kept"
     if chosen.left_out:
         rows += f"; left out: {plain(counted(chosen.left_out))}"
     changes = (

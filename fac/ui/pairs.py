@@ -26,8 +26,9 @@ FAR = 2.0
 
 GUIDE = {
     "Approve": "Both read like something a person would write, the left shows what the gap is "
-    "about, and the right differs in little else.",
-    "Reject": "The text is broken, shows something else, or the two differ in too much.",
+    "about, and the right is like it but for that.",
+    "Reject": "A text is broken, the left shows something else, or the right has nothing to do "
+    "with it.",
     "Edit": "Change either side; it is measured again and waits for a decision of its own.",
 }
 

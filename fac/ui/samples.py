@@ -52,25 +52,27 @@ def show_sample(queue: SampleQueue) -> None:
     state = queue.state(candidate)
     version = queue.version_in_view(candidate, state)
     queue.drawn = (version, len(state.versions))
+    # In two rows: on a narrow screen the keys follow the sample, before what only helps.
     left, right = st.columns([5, 4], gap="large")
-    with right:
-        _show_progress(queue)
-        _show_question(queue, state)
-        _show_keys(queue, candidate, version)
-        _show_state(queue, candidate, version)
     with left:
         if queue.draft.editing:
             with st.container(key="writing"):
                 _show_edit(queue, candidate, version)
         _show_text(version, queue.threshold)
+    with right:
+        _show_progress(queue)
+        _show_question(queue, state)
+        _show_keys(queue, candidate, version)
+        _show_state(queue, candidate, version)
+        _show_versions(queue, candidate, state, version)
+    left, right = st.columns([5, 4], gap="large")
+    with left:
         st.markdown("**The gap in the anchor**")
         show_examples(queue.evidence(candidate))
     with right:
-        _show_versions(queue, candidate, state, version)
         labelled = "label" in version.row["extra"]
-        st.html(
-            review.guide_html({k: v for k, v in GUIDE.items() if labelled or k != "Wrong label"})
-        )
+        answers = (answer for answer in GUIDE if labelled or answer != "Wrong label")
+        st.html(review.guide_html({answer: GUIDE[answer] for answer in answers}))
         review.show_last(queue, NAMES)
 
 
@@ -84,11 +86,10 @@ def _show_question(queue: SampleQueue, state: SampleState) -> None:
     """What is asked, and what the sample should show."""
     name = queue.names.get(state.feature)
     st.markdown("**Would you train on this sample?**")
-    st.caption("It was written to show")
     explanation = queue.explanations.get(state.feature) or name
-    st.html(review.quote_html(explanation or f"#{state.feature}, which nothing explains yet"))
-    if explanation != name:
-        st.caption(plain(called(state.feature, name)))
+    headline = called(state.feature, None if name == explanation else name)
+    st.caption(f"It was written to show {plain(headline)}")
+    st.html(review.quote_html(explanation or "Nothing explains this gap yet: see its examples."))
 
 
 def _show_keys(queue: SampleQueue, candidate: str, version: SampleVersion) -> None:
@@ -136,24 +137,32 @@ def _show_text(version: SampleVersion, threshold: float) -> None:
     """The sample turn by turn, where it fires, and what it has beside its messages."""
     row, extra = version.row, version.row["extra"]
     trace = results.traces(stores(), version.run, row["candidate"]).get(row["feature"])
-    if "label" in extra:
-        _show_label(extra)
+    with st.container(border=True, key="sample"):
+        if "label" in extra:
+            _show_label(extra)
+        if len(row["messages"]) == 1:  # of several, each turn says whose it is
+            st.caption(row["messages"][0]["role"].capitalize())
+        if trace is None:
+            st.html(chat_html(row["messages"], limit=20_000))
+        else:
+            marks: Row = {"breaks": True, "borrowed": trace.get("borrowed") or ()}
+            tokens, values = trace["tokens"], trace["activations"]
+            st.html(review.traced_html(row["messages"], tokens, values, **marks))
+        for name, text in results.extra_texts(extra):
+            if name != "Label":
+                st.html(example_html([name], review.text_html(text)))
+    st.caption(_firing_words(trace, threshold))
+
+
+def _firing_words(trace: Row | None, threshold: float) -> str:
+    """What the colours of a sample say."""
     if trace is None:
-        st.html(chat_html(row["messages"], limit=20_000))
-        silent = "It does not fire its gap." if not version.passes else ""
-        st.caption(silent or "Where it fires was not kept with this run.")
-    else:
-        marks: Row = {"breaks": True, "borrowed": trace.get("borrowed") or ()}
-        body = review.traced_html(row["messages"], trace["tokens"], trace["activations"], **marks)
-        st.html(f'<div class="fac-sample">{body}</div>')
-        words = f"Coloured where it fires: {max(trace['activations'], default=0.0):.2f} at most"
-        words += f", above {threshold:g} counts."
-        if trace.get("borrowed") and any(trace["borrowed"]):
-            words += " Dotted and pale: words its writer was shown, which do not count."
-        st.caption(words)
-    for name, text in results.extra_texts(extra):
-        if name != "Label":
-            st.html(example_html([name], review.text_html(text)))
+        return "Nothing is coloured: where it fires its gap was not kept, or it is silent."
+    peak = max(trace["activations"], default=0.0)
+    words = f"Coloured where it fires its gap, {peak:.2f} at most; above {threshold:g} counts."
+    if trace.get("borrowed") and any(trace["borrowed"]):
+        words += " Dotted and pale: words its writer was shown, which do not count."
+    return words
 
 
 def _show_label(extra: Row) -> None:

@@ -38,7 +38,8 @@ _COLUMNS: dict[str, Any] = {
     "estimate": _text("Estimate", width=82),
     "raw": _text("Raw", width=90, help="How often they agree."),
     "kappa": _text("Kappa", width=90, help="Cohen's kappa."),
-    "alpha": _text("Alpha", width=90, help="Krippendorff's alpha, ordinal."),
+    "alpha": _text("Alpha", width=90, help="Krippendorff's alpha; ordinal where levels have one."),
+    "ac1": _text("AC1", width=90, help="Gwet's AC1."),
     "ac2": _text("AC2", width=90, help="Gwet's AC2."),
     "level": _text("Judge says", width=100),
     "more": _number(
@@ -84,6 +85,15 @@ _COLUMNS: dict[str, Any] = {
     "per_feature": _text(
         "Per new feature", width=120, help="Features that the dataset lacked, asked for or not."
     ),
+    "synthesis": _text("Synthesis", width=330),
+    "looked": _text("Looked at", width=90, help="Kept samples that somebody decided on."),
+    "share": _text("Share kept", width=90, help="Of those looked at, as written or edited."),
+    "kept": _number("Kept", width=60, format="localized"),
+    "edited": _number("Edited", width=70, format="localized", help="Kept as a person edited them."),
+    "dropped": _number("Dropped", width=80, format="localized"),
+    "wrong_label": _number("Wrong label", width=100, format="localized"),
+    "disagreed": _number("Disagreed", width=90, format="localized", help="People differ."),
+    "people": _text("By whom", width=160),
     "approver": _text("Approved by", width=130),
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
     "negative_peak": _number("Twin", width=64, format="%.2f", help="Peak of the negative."),

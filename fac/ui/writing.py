@@ -243,7 +243,7 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
     help = "Writes in rounds until exactly so many are kept; 0 writes once for every gap."
     form.number("rows", third, "Samples to keep", 0, 1_000_000, 0, help=help)
     with st.container(horizontal=True):
-        with st.popover("Hold-out files", icon=":material/fact_check:"):
+        with st.popover("Held-out files", icon=":material/fact_check:"):
             evaluation = _evaluation_files(form)
         with st.popover("Method and more", icon=":material/tune:"):
             help = "Baselines write for the same gaps, to see what the pairs are worth."
@@ -262,7 +262,7 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
 
 def _evaluation_files(form: Form) -> list[str]:
     """Files that no sample may overlap with: uploaded ones and paths on the server."""
-    st.caption("Samples that share 13 words in a row with one of these are dropped.")
+    st.caption("Samples that nearly repeat one of these, or 13 words of it, are dropped.")
     options: Row = {"key": form.tie("upload")["key"], "help": "Any dataset file."}
     uploads = st.file_uploader("From here", accept_multiple_files=True, **options)
     options = {**form.tie("evaluation"), "placeholder": "Type a path"}
@@ -271,7 +271,7 @@ def _evaluation_files(form: Form) -> list[str]:
     for name in paths:
         path = Path(name).expanduser().absolute()
         if not path.is_file():
-            raise InputError(f"There is no evaluation file {name!r}: give a path on the server.")
+            raise InputError(f"There is no held-out file {name!r}: give a path on the server.")
         files.append(str(path))
     return list(dict.fromkeys(files))
 
