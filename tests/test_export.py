@@ -19,7 +19,7 @@ from fac.errors import InputError
 from fac.export import EXPORT_FORMATS, export, provenance
 from fac.generator.chat import public_name
 from fac.ingest import ingest
-from fac.manifest import PairsFacts, SynthesisFacts
+from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
 from fac.measure import measure
 from fac.prompts.profiles import PROFILES
 from fac.schema import Chat
@@ -174,10 +174,12 @@ def publish_synthesis(
     texts: dict[int, str | Chat] | None = None,
     name: str = "toy-seed",
     keeps: bool = True,
+    about_kept: dict[str, Any] | None = None,
     **spec_fields: Any,
 ) -> str:
     """A finished synthesis in the toy workspace; its id. For each gap one text that is kept, one
-    that is beaten and one refusal; approved by two people. `texts` replaces what is kept."""
+    that is beaten and one refusal; approved by two people. `texts` replaces what is kept;
+    `about_kept` is what the dataset of kept samples says of each."""
     runs, store = Runs(workspace), Decisions(workspace.decisions)
     pairs_run = publish_pairs(runs)
     rows = {row["feature"]: row for row in runs.table(pairs_run, "pairs").to_pylist()}
@@ -231,8 +233,23 @@ def publish_synthesis(
     write_table(
         folder / "replies.parquet", pa.Table.from_pylist(replies, schema.REPLIES), schema.REPLIES
     )
+    kept_dataset = ""
+    if about_kept is not None:
+        metas = [
+            json.dumps({"candidate": verdict["candidate"], **about_kept})
+            for verdict in verdicts
+            if verdict["kept"]
+        ]
+        ingested = IngestSpec(name="kept", source=run_id)
+        kept_dataset = ingested.run_id(run_id)
+        samples = pa.Table.from_pylist([{"meta": meta} for meta in metas], schema.SAMPLES)
+        write_table(runs.scratch(kept_dataset) / "samples.parquet", samples, schema.SAMPLES)
+        runs.publish(
+            kept_dataset, spec=ingested, inputs=[run_id], facts=DatasetFacts(), seconds=0.0
+        )
     facts = SynthesisFacts(
         name=name,
+        kept_dataset=kept_dataset,
         writer=f"toy-writer@0123 at {SECRET}" if writer == "openai" else "toy-writer@0123",
         decisions=digest("decisions"),
         kept=len(GAPS),
@@ -411,6 +428,16 @@ def test_a_profile_has_its_own_columns(workspace, profile, columns):
             "(B)",
             "(A)",
         )
+
+
+def test_a_label_goes_with_how_sure_its_check_is_and_an_answer_with_who_wrote_it(workspace):
+    about = {"label_probability": 0.87, "answered_by": "toy-answerer"}
+    run = publish_synthesis(workspace, profile="toxicity", about_kept=about)
+    for format in BASIC:
+        for row in rows_of(exported(workspace, run, format)):
+            assert [*row] == ["text", "label", "label_probability", "lineage"]
+            assert (row["label"], row["label_probability"]) == ("1", 0.87)
+            assert row["lineage"]["answered_by"] == "toy-answerer"
 
 
 def test_a_form_that_was_asked_for_replaces_the_profiles_own(workspace):

@@ -1,14 +1,9 @@
 """fac.synthesis: from gaps to kept samples, in a world whose features are words."""
 
 import json
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +14,6 @@ import pytest
 from fac import review, synthesis
 from fac.config import (
     METHODS,
-    REPOSITORY,
     MeasureSpec,
     PairsSpec,
     RescoreSpec,
@@ -993,151 +987,3 @@ def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
     assert forecast.cost is None
     whole = synthesis.synthesize(spec, **doors)
     assert len(writer.requests) == 8 == world.facts(whole).n_candidates
-
-
-MORTAL = """
-import json, os, signal, sys, threading, time
-from pathlib import Path
-from fac.config import PairsSpec, SynthesizeSpec
-from tests.scripted import ScriptedWriter
-from tests.test_synthesis import GAPS, reopen, says
-
-def live(root, log, step, run, phase, left, delay):
-    signal.alarm(120)
-
-    def mark(kind, what):
-        nonlocal left
-        with open(log, "a") as file:
-            file.write(f"{kind} {what}\\n")
-        left -= kind == phase
-        if left == 0:
-            left = -1
-            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        time.sleep(0.005)
-
-    def slowly(request):
-        mark("text", request.key)
-        return says(request)
-
-    def progress(done, total, note=""):
-        if not note.startswith("writing"):
-            mark("note", note)
-
-    def file_appears(event, about):
-        if event == "os.rename":
-            mark("file", os.path.basename(about[1]))
-
-    world = reopen(Path(root))
-    sys.addaudithook(file_appears)
-    writer = ScriptedWriter(slowly)
-    if step == "pairs":
-        spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS, candidates=12)
-        print(world.make_pairs(spec, writer, progress=progress), flush=True)
-    else:
-        named = tuple(row["pair"] for row in world.approved(run))
-        spec = SynthesizeSpec(pairs=run, approved=named, candidates=12, keep=2)
-        print(world.make(spec, writer, progress=progress), flush=True)
-
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        live(**json.loads(line))
-        os._exit(0)
-    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Steps, each in a process of its own that writes down what it does: `text` before each is written,
-`note` for all else that it reports, `file` before one gets its name. It dies by SIGKILL some
-seconds after the given mark of a phase. They are forked from one that has imported everything,
-which would take most of the time otherwise."""
-
-DEATHS = (("text", 4),) * 3 + (("note", 2),) * 3 + (("file", 4),) * 4
-"""Ten phases to die in, and after how many marks of it at most: that many there are before a step
-ends. No death while texts are written follows one after which all of them are there."""
-
-
-class Mortals:
-    """Lets steps run in processes of their own."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", MORTAL]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.nursery = subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes)
-
-    def go(
-        self, world: World, log: Path, step: str, run: str, phase: str = "", left: int = -1
-    ) -> str:
-        """Lets a step run to its end; the run's id. With a phase: to its death, at a random moment
-        after so many marks of it; where it died."""
-        seed = f"{step}{phase}{left}{log.exists() and log.stat().st_size}"
-        life = {"root": str(world.workspace.root), "log": str(log), "step": step, "run": run}
-        life |= {"phase": phase, "left": left, "delay": random.Random(seed).random() / 70}
-        self.nursery.stdin.write(json.dumps(life) + "\n")
-        self.nursery.stdin.flush()
-        answer = ""
-        while not (line := self.nursery.stdout.readline()).startswith("ended"):
-            assert line, "the nursery is gone"
-            answer = line.strip()
-        assert int(line.split()[1]) == (-signal.SIGKILL if phase else 0)
-        return log.read_text().splitlines()[-1] if phase else answer
-
-
-@pytest.fixture
-def mortals() -> Iterator[Mortals]:
-    mortals = Mortals()
-    yield mortals
-    with mortals.nursery as nursery:
-        nursery.stdin.close()
-
-
-def leftovers(world: World) -> list[str]:
-    """Folders in which a run grows, and files that no manifest knows."""
-    runs = [path.parent for path in world.workspace.runs.rglob("manifest.json")]
-    listed = {run / name for run in runs for name in world.runs.manifest(run.name).files}
-    return [
-        str(path)
-        for path in world.workspace.runs.rglob("*")
-        if path.name.startswith(".tmp-")
-        or (path.is_file() and path not in listed and path.name != "manifest.json")
-        and not path.name.startswith(".lock-")
-    ]
-
-
-def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(
-    first_world, mortals, tmp_path
-):
-    world, calm = (first_world.copy(tmp_path / name) for name in ("mortal", "calm"))
-    log, go = tmp_path / "log", mortals.go
-    rng = random.Random(9)
-
-    def lives(step: str, run: str = "") -> str:
-        """Dies ten times, in all phases, then finishes; the run's id."""
-        before = len(log.read_text().splitlines()) if log.exists() else 0
-        deaths = [go(world, log, step, run, phase, rng.randint(1, most)) for phase, most in DEATHS]
-        assert {death.split()[0] for death in deaths} == {phase for phase, _ in DEATHS}
-        assert world.runs.list("pairs" if step == "pairs" else "synthetic") == []
-        finished = go(world, log, step, run)
-        marks = log.read_text().splitlines()[before:]
-        written = Counter(mark for mark in marks if mark.startswith("text"))
-        assert len(written) == 24
-        # Only a text that was on its way when the process died is written again: one a kill.
-        assert written.total() <= 24 + sum(death.startswith("text") for death in deaths)
-        return finished
-
-    def same(run: str, tables: Sequence[str]) -> None:
-        assert world.runs.verify(run) == []
-        for table in tables:
-            assert world.rows(run, table) == calm.rows(run, table), table
-
-    run = lives("pairs")
-    assert go(calm, tmp_path / "calm.log", "pairs", "") == run
-    same(run, ("pairs", "candidates", "hits"))
-    world.approve(run)
-    for name in ("decisions.sqlite", "decisions.sqlite-wal", "decisions.sqlite-shm"):
-        if (world.workspace.root / name).exists():
-            shutil.copy(world.workspace.root / name, calm.workspace.root / name)
-    made = lives("synthesize", run)
-    assert go(calm, tmp_path / "calm.log", "synthesize", run) == made
-    same(made, ("candidates", "verdicts", "hits", "decisions"))
-    assert world.facts(made).kept == 4
-    same(world.facts(made).kept_dataset, ("samples", "rejected"))
-    assert leftovers(world) == leftovers(calm) == []

@@ -290,6 +290,9 @@ def test_a_budget_ends_the_writing_before_it_is_exceeded(generator):
     with pytest.raises(BudgetReached):  # what was spent before counts
         done = {"f0": Written("f0", "x", True, 90, "", 10, None)}
         write(LocalWriter(generator, "tiny", budget_tokens=105), requests, done=done)
+    with pytest.raises(BudgetReached, match="but 100 of the"):  # whatever it was spent on
+        done = {"another": Written("another", "x", True, 90, "", 10, None)}
+        write(LocalWriter(generator, "tiny", budget_tokens=105), requests, done=done)
 
 
 def test_the_push_of_a_request_reaches_its_text_alone(generator):

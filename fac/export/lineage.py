@@ -133,6 +133,15 @@ class SynthesisRun:
             self.spec.model if WRITERS[self.spec.writer].server else self.facts.writer or ""
         )
 
+    @cached_property
+    def _kept_meta(self) -> dict[str, dict[str, Any]]:
+        """What the dataset of kept samples says of each, by candidate: who answered, how sure the
+        label check is. Empty where that dataset is no longer here."""
+        if not self._runs.find(self.facts.kept_dataset):
+            return {}
+        metas = self._runs.table(self.facts.kept_dataset, "samples", ["meta"])["meta"]
+        return {meta["candidate"]: meta for meta in map(json.loads, metas.to_pylist())}
+
     @property
     def answered_by(self) -> str | None:
         """Who wrote the answers of the samples; None where nobody wrote them apart."""
@@ -188,7 +197,7 @@ class SynthesisRun:
             "prompt_hash": candidate["prompt_hash"],
             "generator": self.generator,
             "writer": self.spec.writer,
-            "answered_by": self.answered_by if messages[-1]["role"] == "assistant" else None,
+            "answered_by": self._kept_meta.get(verdict["candidate"], {}).get("answered_by"),
             "seed": candidate["seed"],
             "temperature": self.spec.temperature,
             "filter": {
@@ -199,8 +208,8 @@ class SynthesisRun:
             "review": {"state": "undecided", "by": [], "edit": None},
         }
         extra = json.loads(candidate["extra"])
-        if verdict.get("label_probability") is not None:
-            extra["label_probability"] = verdict["label_probability"]
+        if "label_probability" in (kept := self._kept_meta.get(verdict["candidate"], {})):
+            extra["label_probability"] = kept["label_probability"]
         return ExportRow(messages, extra, lineage)
 
     def _pair_of(self, candidate: str) -> dict[str, Any] | None:

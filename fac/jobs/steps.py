@@ -20,6 +20,7 @@ from fac.config import WRITERS, MeasureSpec, ProbeSpec, SaeSpec, Spec, Workspace
 from fac.errors import InputError, Progress
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.ingest import ingest
+from fac.prompts.profiles import later_parts
 from fac.store import cache
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -238,8 +239,9 @@ class Steps:
     def writing(
         self, spec: config.PairsSpec | config.SynthesizeSpec, anchor: str, progress: Progress
     ) -> Iterator[dict[str, Any]]:
-        """What pairs and samples are written with: the arguments `encoder`, `writer`, `direction`.
-        Where the spec names no model, the measured one writes.
+        """What pairs and samples are written with: the arguments `encoder`, `writer`, `direction`
+        and, where another than the writer answers what is written, `answerer`. Where the spec names
+        no model, the measured one writes.
 
         When the run holds the replies of a server, the file of them is no longer needed.
         """
@@ -250,6 +252,9 @@ class Steps:
             doors: dict[str, Any] = {"encoder": encoder, "writer": self.writer(asked, progress)}
             if WRITERS[spec.writer].steers:
                 doors["direction"] = self._directions(encoder, measured)
+            if spec.answers == "local" and later_parts(spec.profile):
+                local = replace(spec, model=measured.model)
+                doors["answerer"] = self._local_writer(local, progress)
             yield doors
         self._paid_replies(spec).unlink(missing_ok=True)
 

@@ -205,12 +205,11 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 f"its gaps or not at all, and {len(self.gaps) - len(lacking):,} of "
                 f"{len(self.gaps):,} are complete; started again, nothing is written twice."
             )
-        kept = (
-            Counter(v.feature for v in self.docket.judged if v.kept) if self.docket else Counter()
-        )
-        complete = {
-            gap for gap in self.gaps if gap not in lacking and (kept.get(gap) or not spec.rows)
-        }
+        judged = self.docket.judged if self.docket else []
+        kept = Counter(verdict.feature for verdict in judged if verdict.kept)
+        complete = {*self.gaps} - {*lacking}
+        if spec.rows:
+            complete &= kept.keys()
         pairs = tuple(row["pair"] for row in self.pairs if row["feature"] in complete)
         if not pairs:
             raise stopped

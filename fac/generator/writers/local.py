@@ -49,12 +49,14 @@ class LocalWriter:
         record: Callable[[Written], None],
         progress: Progress,
     ) -> dict[str, Written]:
-        """See `Writer`. The budget counts prompt and new tokens of every text, done ones too.
+        """See `Writer`. The budget counts prompt and new tokens of every text, done ones too, also
+        those that are not asked for.
 
         Raises InputError for a prompt, or an empty opening, where the model has no chat template.
         """
         check_requests(requests)
         written = {request.key: done[request.key] for request in requests if request.key in done}
+        self._used_before = used({key: text for key, text in done.items() if key not in written})
         pace = Pace(len(requests), written, progress)
         pace.report()
         batches = [*self._batches(requests, seed, max_new_tokens)]
@@ -139,24 +141,31 @@ class LocalWriter:
             text = chat.partition(BLANK)[0]
         return PromptRow(text, number, steer=request.steer)
 
+    _used_before = 0  # tokens of what is done beside the requests of a call
+
+    def _used(self, written: Mapping[str, Written]) -> int:
+        return self._used_before + used(written)
+
     def _affordable(
         self, lines: Sequence[_Line], room: int, written: Mapping[str, Written], reserved: int
     ) -> list[_Line]:
         """As many of the first lines as the budget has room for, whatever they come to."""
         if self.budget_tokens is None:
             return list(lines)
-        most = _used(written) + reserved + np.cumsum([line.length + room for line in lines])
+        most = self._used(written) + reserved + np.cumsum([line.length + room for line in lines])
         return list(lines[: int(np.searchsorted(most, self.budget_tokens, side="right"))])
 
     def _exhausted(self, tokens: int, written: Mapping[str, Written]) -> BudgetReached:
+        spent = self._used(written)
         return BudgetReached(
-            f"The next text could take {tokens:,} tokens, but {_used(written):,} of the budget of "
+            f"The next text could take {tokens:,} tokens, but {spent:,} of the budget of "
             f"{self.budget_tokens:,} are used. Every text so far is kept; raise the budget to go "
             f"on."
         )
 
 
-def _used(written: Mapping[str, Written]) -> int:
+def used(written: Mapping[str, Written]) -> int:
+    """Tokens of texts and of what they were asked with."""
     return sum(text.prompt_tokens + text.tokens for text in written.values())
 
 
