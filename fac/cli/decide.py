@@ -346,6 +346,7 @@ def keep(
     ids: Annotated[str | None, Option(help="Candidates or features, by commas.")] = None,
     drop: Annotated[bool, Option("--drop", help="Nobody should train on them.")] = False,
     wrong_label: Annotated[bool, Option("--wrong-label", help="Their label is wrong.")] = False,
+    label: Annotated[str, Option(help="The right one, with --wrong-label.")] = "",
 ) -> Answer:
     """Say of samples that a synthesis kept, as they are now, that one would train on them, or not.
 
@@ -355,6 +356,8 @@ def keep(
         raise InputError("Say which samples you mean: --all or --ids, one of them.")
     if drop and wrong_label:
         raise InputError("Give --drop or --wrong-label, not both.")
+    if label and not wrong_label:
+        raise InputError("--label says what is right where --wrong-label says what is not.")
     verdict = DROP if drop else WRONG_LABEL if wrong_label else KEEP
     synthesis = stores.runs.resolve("synthetic", run)
     states = sample_states(stores, synthesis)
@@ -365,13 +368,14 @@ def keep(
     if wrong_label and (name := next(unlabelled, None)):
         raise InputError(f"The sample {name} has no label that could be wrong.")
     mine = {
-        (decision.subject, decision.seen): decision.verdict
+        (decision.subject, decision.seen): (decision.verdict, decision.edited_text or "")
         for decision in stores.decisions.current("sample", reviewer=reviewer)
     }
     for state in chosen:
         item, seen = state.version.item, state.version.seen
-        if mine.get((item.subject, seen)) != verdict:
-            stores.decisions.add(reviewer, item.kind, item.subject, item.content, verdict)
+        if mine.get((item.subject, seen)) != (verdict, label):
+            about = (reviewer, item.kind, item.subject, item.content)
+            stores.decisions.add(*about, verdict, edited_text=label or None)
     data: dict[str, Any] = {"decided": len(chosen), "verdict": verdict, "run": synthesis}
     data |= looked(stores, synthesis)._asdict()
     return Answer(data, listing({**data, "reviewers": ", ".join(data["reviewers"])}))
