@@ -72,7 +72,7 @@ class ToySteps(Steps):
         return self.words
 
     def likelihood(self, spec, progress):
-        """Words have no language model."""
+        """Words have none."""
 
     def describe_sae(self, spec, progress, encoder=None):
         run_id = publish_sae(self.runs, self.words)

@@ -292,6 +292,33 @@ def test_continuing_from_unchanged_states_gives_the_models_own_logits(folders, f
         assert (zeroed[row, : len(ids)] - logits).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_of_a_text_is_the_mean_over_each_roles_own_tokens(folders, family):
+    import torch
+
+    model = SubjectModel(folders[family], layer=2)
+    chats = [
+        [
+            {"role": "user", "content": "Is the oven hot?"},
+            {"role": "assistant", "content": "It is, and the bread is warm."},
+        ],
+        [{"role": "user", "content": "The kitchen smells of warm bread today."}],
+    ]
+    nats = model.likelihood(chats)
+    assert nats.shape == (2, 3) and np.isnan(nats[:, 0]).all() and np.isnan(nats[1, 2])
+    for row, text in enumerate(model.renderer.render(chats)):
+        ids = torch.from_numpy(text.ids.astype(np.int64))
+        with torch.inference_mode():
+            logs = model.model(ids[None]).logits[0].log_softmax(-1)
+        for code in (1, 2):
+            at = [i for i in range(1, len(ids)) if text.role[i] == code]
+            losses = [-logs[i - 1, ids[i]].item() for i in at]
+            if losses:
+                assert nats[row, code] == pytest.approx(np.mean(losses), rel=1e-4)
+    short = model.likelihood(chats, max_tokens=3)
+    assert np.isnan(short[0, 2]), "the answer begins after the limit"
+
+
 @pytest.mark.parametrize("layer", [0, 4, -1])
 def test_a_layer_the_model_lacks_is_named_with_the_range(folders, layer):
     with pytest.raises(InputError, match=f"Layer {layer} does not exist.*give 1 to 3"):

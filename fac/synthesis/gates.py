@@ -21,7 +21,7 @@ import numpy as np
 from fac.schema import ROLES, Chat
 from fac.synthesis.filter import FRAGMENT, LANGUAGE, LENGTH, LOOP, UNLIKELY, Gram, words
 
-HABIT, FAULT = 0.01, 0.05
+HABIT, FAULT = 0.01, 0.02
 """An oddity that at least this share of the dataset's texts have is a habit of theirs; what no text
 should do, FAULTS, must be more frequent to be one."""
 
@@ -34,6 +34,7 @@ OFTEN = 30  # times a word must occur before where it stands says something
 SELDOM = 1 / 200  # share of its occurrences at a beginning (or an end) below which it never does
 
 COMMON = 0.05  # share of texts that hold a common word of the language
+LEXICON = 300  # words in more than one text that the data must have for it to show its language
 TELLING = 12  # words a text must have for its language to be told
 STRANGE = 0.35  # of the dataset's median share of common words: another language stays below
 UNKNOWN = 0.45  # and below this share of words that occur in the data at all
@@ -98,6 +99,8 @@ def norms_of(
     everything = [m["content"] for chat in (*chats, *beside) for m in chat]
     first, last = _never(everything)
     vocabulary = _common([words(text) for text in everything], least=2)
+    common = _common([words(text) for text in everything])
+    tells = len(vocabulary) >= LEXICON
     roles = {}
     for code, role in enumerate(ROLES):
         texts = _texts(chats, role)
@@ -112,21 +115,24 @@ def norms_of(
         }
         spoken = [words(text) for text in texts]
         letters = Counter(script for text in texts for script in {*_scripts(text)})
-        common = _common(spoken)
         shares = [_share(each, common) for each in spoken if len(each) >= TELLING]
         roles[role] = RoleNorms(
             habits=frozenset(habits),
             never_first=first,
             never_last=last,
             common=common,
-            familiar=STRANGE * float(np.median(shares)) if len(shares) >= FEW else 0.0,
+            familiar=STRANGE * float(np.median(shares)) if tells and len(shares) >= FEW else 0.0,
             vocabulary=vocabulary,
             scripts=frozenset(s for s, n in letters.items() if n >= max(2, HABIT * len(texts))),
             length=_range([np.asarray([len(each) for each in spoken], float)]),
             loss=_range([each[:, code] for each in losses]),
         )
-    missing = () if losses else (UNLIKELY,)
-    return Norms(roles, missing if roles else (LANGUAGE, LENGTH, UNLIKELY))
+    unchecked = (
+        *(() if roles and tells else (LANGUAGE,)),
+        *(() if roles else (LENGTH,)),
+        *(() if roles and losses else (UNLIKELY,)),
+    )
+    return Norms(roles, unchecked)
 
 
 def sampled(chats: Sequence[Chat], n: int) -> list[Chat]:

@@ -1,0 +1,227 @@
+"""fac.synthesis.gates: texts that read like the dataset's pass, planted bad ones do not."""
+
+import gzip
+import json
+import random
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fac.config import REPOSITORY
+from fac.schema import ROLES, Chat
+from fac.synthesis import gates
+from fac.synthesis.gates import flaw, norms_of, oddities
+
+DATA = REPOSITORY.parent / "shared" / "data"
+
+THINGS = ("bread", "storks", "violins", "harbours", "comets", "orchids", "bridges", "owls", "rain")
+TOWNS = ("Lyon", "Porto", "Ghent", "Turin", "Bergen", "Split", "Cork")
+
+
+def user(text: str) -> Chat:
+    return [{"role": "user", "content": text}]
+
+
+def tidy(number: int) -> str:
+    thing, town = THINGS[number % len(THINGS)], TOWNS[number % len(TOWNS)]
+    more = (f"I have {number} days to go.", "Is it far from here?", "I like the rain.", "Help me!")
+    return " ".join([f"Tell me about the {thing} of {town} and what to see.", *more[: number % 5]])
+
+
+def loose(number: int) -> str:
+    thing, town = THINGS[number % len(THINGS)], TOWNS[number % len(TOWNS)]
+    more = f" for {number} days" if number % 2 else ""
+    return f"the {thing} in {town} are the best of all and i was there{more}"
+
+
+TIDY = norms_of([user(tidy(i)) for i in range(100)])
+LOOSE = norms_of([user(loose(i)) for i in range(100)])
+
+GOOD = (
+    "Where can I find the owls of Ghent in winter? I have the whole week to see them.",
+    'The guide says "closed", but the doors (all of them) are open to guests. Why is that?',
+    "What is there to see in the harbours of Cork? Tell me about: boats, birds, and bread.",
+)
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_texts_like_the_datasets_pass(text):
+    assert flaw(user(text), TIDY) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "odd"),
+    [
+        ("and the storks of Lyon are there, for what it is worth.", "begins in lower case"),
+        (", which I have to see before the rain comes to Turin.", "begins with a mark"),
+        ("I have to see how do I calculate it?To calculate the days, go to Lyon.", "sentences"),
+        ("Tell me about the comets and what to see of", "ends in a word"),
+        ("Tell me about the comets, the owls, the rain and what I have,", "ends in an open mark"),
+        (
+            "Tell me about the comets (and the owls there. I have the days to go.",
+            "leaves a bracket",
+        ),
+        ('Tell me about the "comets of Lyon and the owls there.', "leaves a quote"),
+        ("Tell me about the owls.\nAssistant: They are there to see in Lyon.", "names a speaker"),
+    ],
+)
+def test_fragments_are_what_no_text_of_the_dataset_is(text, odd):
+    assert any(each.startswith(odd) for each in oddities(text))
+    assert flaw(user(text), TIDY) == "fragment"
+
+
+def test_what_the_dataset_does_is_no_fragment():
+    text = "the comets in Cork are the best of all and i was there"
+    assert flaw(user(text), LOOSE) == ""
+    assert flaw(user(text), TIDY) == "fragment"
+    # "of" stands 100 times in these texts, never at an end or a beginning
+    assert flaw(user("the comets in Cork are the best of"), LOOSE) == "fragment"
+    assert flaw(user("of all the comets in Cork i was there"), LOOSE) == "fragment"
+
+
+def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
+    assert flaw(user(loose(0)), LOOSE) == "" and loose(0)[-1] == "e"
+    assert flaw(user(loose(0)), LOOSE, finished=False) == "fragment"
+    assert flaw(user(loose(0) + "."), LOOSE, finished=False) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tell me about the owls there. Tell me about the owls there. I have the days to go.",
+        "I have to go to Lyon.\nI have to go to Lyon.",
+        "I have to see the rain, I have to see the rain, I have to see the rain there.",
+        "Tell me about the owls owls owls owls of Ghent.",
+        "I go to see " + "the owls and the storks of the town and " * 8 + "the rain.",
+    ],
+)
+def test_loops(text):
+    assert flaw(user(text), TIDY) == "loop"
+
+
+def test_lists_lyrics_of_one_line_and_numbers_are_no_loops():
+    for text in ("1) owls 2) storks 3) rain (all of them)", "0 0 0 0 0 1", "- a\n- b\n- c", "x :)"):
+        assert not oddities(text) & {*gates.LOOPS, "leaves a bracket open", "begins with a mark"}
+
+
+FOREIGN = (
+    "Je voudrais savoir comment visiter la ville de Lyon en trois jours avec des enfants.",
+    "Ich möchte wissen, wie ich in drei Tagen mit Kindern die Stadt Gent besuchen kann.",
+    "Me gustaría saber cómo visitar la ciudad de Lyon en tres días con los niños.",
+)
+
+
+def documentation() -> list[Chat]:
+    """English that lies at hand: the sentences of this project's documents."""
+    files = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+    text = " ".join(path.read_text("utf-8") for path in files)
+    return [user(each.strip() + ".") for each in re.split(r"[.:]\s", text) if len(each) > 60]
+
+
+def test_another_script_and_another_language():
+    assert flaw(user("Расскажи мне о совах Гента и что там посмотреть."), TIDY) == "language"
+    assert flaw(user("今 " + tidy(3)), TIDY) == "", "a sign among many"
+    chats = documentation()
+    english = norms_of(chats)
+    assert {flaw(user(text), english) for text in FOREIGN} == {"language"}
+    assert "language" not in {flaw(user(text), english) for text in GOOD}
+    both = norms_of([*chats, *(user(text) for text in FOREIGN * 40)])
+    assert "language" not in {flaw(user(text), both) for text in FOREIGN}
+    assert "language" in TIDY.unchecked, "a handful of words do not show a language"
+    assert flaw(user(FOREIGN[0]), TIDY) == ""
+
+
+def test_length_is_between_what_99_of_100_have():
+    lengths = [10 + i for i in range(99)]  # words; ranks 1 and 99 are those at 1 % and 99 %
+    norms = norms_of([user("Tell " * (n - 1) + "me.") for n in lengths])
+    # Only the length is asked here: a role's habits are those of these strange texts.
+    assert norms.of("user").length == (10, 108)
+    for n, drop in ((9, "length"), (10, ""), (108, ""), (109, "length")):
+        assert flaw(user("Tell " * (n - 1) + "me."), norms) == drop
+
+
+def test_loss_is_judged_by_role_in_the_range_of_dataset_or_anchor():
+    def losses(*values: float) -> np.ndarray:
+        table = np.full((len(values), len(ROLES)), np.nan)
+        table[:, ROLES.index("user")] = values
+        return table
+
+    near, far = losses(*np.arange(1, 100) / 100), losses(*np.arange(1, 100) / 100 + 2)
+    norms = norms_of([user(tidy(i)) for i in range(100)], (), [near, far])
+    assert norms.of("user").loss == pytest.approx((0.01, 2.99))
+    for value, drop in ((0.005, "unlikely"), (0.5, ""), (1.5, ""), (3.0, "unlikely"), (np.nan, "")):
+        assert flaw(user(GOOD[0]), norms, True, losses(value)[0]) == drop
+    assert norms.unchecked == ("language",) and TIDY.unchecked == ("language", "unlikely")
+
+
+def test_a_role_with_few_texts_has_the_anchors_norms_and_none_where_there_are_none():
+    anchor = [user(tidy(i)) for i in range(100)]
+    assert norms_of([user("x")] * 3, anchor).of("user").length[1] > 10
+    nothing = norms_of([user("x")] * 3)
+    assert nothing.roles == {} and nothing.unchecked == ("language", "length", "unlikely")
+    assert flaw(user("x y z"), nothing) == "" and flaw(user("x x x x"), nothing) == "loop"
+
+
+def test_every_message_of_a_chat_is_judged_by_its_role():
+    def chat(question: str, answer: str) -> Chat:
+        return [*user(question), {"role": "assistant", "content": answer}]
+
+    norms = norms_of([chat(tidy(i), loose(i)) for i in range(100)])
+    assert flaw(chat(tidy(5), loose(7)), norms) == ""
+    assert flaw(chat(loose(7), tidy(5)), norms) == "fragment"
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=4), st.booleans())
+def test_any_text_gets_an_answer(texts: Sequence[str], finished: bool):
+    messages = [{"role": ROLES[i % 3], "content": text} for i, text in enumerate(texts)]
+    reason = flaw(messages, TIDY, finished)
+    assert reason in ("", "fragment", "loop", "language", "length")
+    assert flaw(messages, TIDY, finished) == reason
+
+
+@given(st.lists(st.sampled_from(("(", ")", "[", "]", "a", " ")), max_size=12).map("".join))
+def test_brackets_are_balanced_as_a_stack_has_it(text):
+    """Items such as "a)" aside: here with words of five letters only."""
+    text = text.replace("a", "words")
+    depth = least = 0
+    for sign in text:
+        depth += (sign == "(") - (sign == ")")
+        least = min(least, depth)
+        depth = max(depth, 0) if sign == ")" else depth
+    assert gates._unbalanced(text, "()") == (depth > 0 or least < 0)
+
+
+# ---- real texts
+
+
+def real(name: str) -> list[Chat]:
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"{path} is not here: the texts that must pass are real ones")
+    read = gzip.open if name.endswith("gz") else open
+    with read(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    rows = random.Random(0).sample(rows, min(len(rows), 2000))
+    return [row["messages"] if "messages" in row else user(row["text"]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("instructions_seed_tasks.jsonl", 0.07),
+        ("toxicity_surge.jsonl", 0.05),
+        ("sae_corpus.jsonl.gz", 0.06),
+    ],
+)
+def test_few_real_texts_are_dropped_by_the_norms_of_the_other_half(name, most):
+    """300 messages each, by all gates but that of the loss, which adds 2 % by construction."""
+    chats = real(name)
+    norms = norms_of(chats[: len(chats) // 2])
+    texts = [[message] for chat in chats[len(chats) // 2 :] for message in chat]
+    texts = random.Random(1).sample(texts, min(300, len(texts)))
+    dropped = [reason for text in texts if (reason := flaw(text, norms))]
+    assert len(dropped) <= most * len(texts), dropped
