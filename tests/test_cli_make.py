@@ -182,7 +182,10 @@ def test_a_gap_without_a_pair_says_why(workspace):
 @pytest.mark.parametrize("method", ["one-step", "unguided", "random"])
 def test_baselines_write_for_the_same_gaps_without_pairs(workspace, method):
     made = paired(workspace)
-    kept = done("synthesize", made, "--method", method, "--per-feature", 2, workspace=workspace)
+    line = ("synthesize", made, "--method", method, "--per-feature", 2, "--json")
+    answer = fac(*line, workspace=workspace)
+    assert answer.code == (0 if method == "one-step" else 1), answer.err
+    kept = answer.json
     rows = Runs(workspace).table(kept["run"], "candidates").to_pylist()
     assert [row["feature"] for row in rows] == [3, 3, 6, 6]
     assert {row["pair"] for row in rows} == {""}
@@ -258,14 +261,21 @@ def test_a_gap_that_nobody_has_an_example_of_is_no_pair_and_no_text(workspace):
     )
 
 
-def test_exactly_so_many_rows_are_kept_or_it_is_said(workspace):
+def test_exactly_so_many_rows_are_kept_or_it_is_said(workspace, monkeypatch):
     made = done("pairs", *PAIR, "--candidates", 2, workspace=workspace)["run"]
     approved(workspace, made)
     line = ("synthesize", made, "--per-feature", 3)
     assert done(*line, "--rows", 4, workspace=workspace)["kept"] == 4
-    more = fac(*line, "--rows", 40, "--json", workspace=workspace)
-    assert more.code == 1 and more.json["kept"] < 40
-    assert "of 40 rows are kept" in more.err
+
+    def all_but_mountains(request: Request) -> str:
+        return worded(request).replace("mountain", "hill")
+
+    monkeypatch.setattr(MakingSteps, "says", staticmethod(all_but_mountains))
+    more = fac(*line, "--rows", 6, "--attempt", 1, "--json", workspace=workspace)
+    assert more.code == 1 and more.json["kept"] == 5
+    assert "5 of 6 rows are kept" in more.err
+    assert [gap["feature"] for gap in more.json["tried"]] == [toy.WORDS.index("mountain")]
+    assert_one_sentence(fac(*line, "--rows", 40, workspace=workspace))
     assert_one_sentence(fac(*line, "--rows", -1, workspace=workspace))
 
 
