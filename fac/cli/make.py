@@ -212,7 +212,8 @@ def _named(newest: dict[int, Versioned], ids: str) -> list[Versioned]:
 DEFAULT_METHOD, *BASELINES = METHODS
 
 OUTCOME = (
-    *("relevant", "role", "min_support", "kept", "dropped", "hit_rate", "fac_before", "fac_after"),
+    *("relevant", "role", "min_support", "kept", "dropped", "hit_rate", "any_hit_rate"),
+    *("unchecked", "label_auroc", "fac_before", "fac_after"),
     *("n_anchor", "n_missing", "miss_hit_rate", "features_gained", "tokens", "seconds", "cost"),
 )
 """The facts of a synthesis that are answered."""
