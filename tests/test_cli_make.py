@@ -43,7 +43,9 @@ def worded(request: Request) -> str:
     """A text for the gap in the request's key, each in another manner; the word of the gap is in
     what was asked for with it in mind. Step 2 ends in other words than step 1, so that the word is
     its own."""
-    method, feature, number, _ = request.key.split("/")
+    method, feature, number, _, *answer = request.key.split("/")
+    if answer:
+        return f"Well {'so ' * int(number)}number {feature} is hard to say {method}"
     word = toy.WORDS[int(feature)] if method in ("step-1", "one-step", "two-step") else "nothing"
     manner = MANNERS[(int(number) + 3 * (method == "two-step")) % len(MANNERS)]
     ending = "as case" if method == "two-step" else "number"

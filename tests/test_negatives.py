@@ -147,3 +147,23 @@ def test_samples_beyond_the_most_that_are_compared_are_spread_evenly(world, monk
     spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=(3,))
     run = world.make_pairs(spec, ScriptedWriter(lambda request: "a python!!"), progress=quiet)
     assert world.facts(run).compared == 4 + 2 + 2  # candidates, dataset, anchor
+
+
+def test_a_text_that_does_not_read_like_one_is_no_negative(world):
+    def says(request: Request) -> str:
+        number = request.key.split("/")[2]
+        if number == "00":
+            return "rename my python!!! holiday photos"
+        return "rename my holiday photos rename my holiday photos rename my holiday photos" * 3
+
+    row = pair(world, says, candidates=2)
+    assert (row["negative_origin"], row["negative"]) == ("dataset", user("name my holiday photos"))
+
+
+def test_of_deletions_one_that_reads_like_a_text_comes_first(world):
+    # Without the peak's word the text would begin with a mark.
+    row = pair(world, lambda request: "python!!! , quokkas adore cookbooks")
+    assert (row["negative_origin"], row["negative"]) == (
+        "edit",
+        user("something!!! , quokkas adore cookbooks"),
+    )

@@ -26,6 +26,7 @@ from fac.questions.comparison import Comparison
 from fac.questions.explanations import names, texts, with_names
 from fac.questions.relevance import Relevance, relevant_set
 from fac.questions.review_queue import Draft, ReviewQueue
+from fac.questions.shape import writes_chats
 from fac.review import PairState, PairVersion
 from fac.schema import EVERY_FEATURE
 from fac.store import Stores
@@ -133,7 +134,9 @@ def pair_requests(stores: Stores, spec: PairsSpec, feature: int) -> list[StyleRe
     """Exactly what the writer will be asked for one gap; none for a gap that the anchor has no
     example of."""
     features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations)
-    return by_style(plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered))
+    chats = writes_chats(stores, spec, spec.anchor)
+    asked = plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered, chats=chats)
+    return by_style(asked)
 
 
 class PairsEstimate(NamedTuple):

@@ -25,6 +25,7 @@ from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import with_names
 from fac.questions.pairs import StyleRequest, by_style, gap_rows
 from fac.questions.relevance import judged, relevant_set
+from fac.questions.shape import writes_chats
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
@@ -374,7 +375,8 @@ def launch_requests(
     stores: Stores, spec: SynthesizeSpec, approved: Sequence[Row]
 ) -> list[StyleRequest]:
     """Exactly what the writer will be asked for the first gap, each style once."""
-    return by_style(synthesis.first_asked(spec, runs=stores.runs, approved=approved))
+    chats = writes_chats(stores, spec, stores.runs.manifest(spec.pairs).facts.anchor)
+    return by_style(synthesis.first_asked(spec, runs=stores.runs, approved=approved, chats=chats))
 
 
 def pilot_spec(spec: SynthesizeSpec) -> SynthesizeSpec:

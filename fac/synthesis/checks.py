@@ -62,6 +62,10 @@ class Checks:
                 flaws[each.name] = gates.flaw(each.messages, norms, each.finished, loss)
         return flaws
 
+    def flaw(self, chat: Chat, progress: Progress) -> str:
+        """The first gate that a whole text fails, leaving out its loss; "" where it fails none."""
+        return gates.flaw(chat, self._norms_of(progress), finished=True)
+
     def leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
         """Candidates that overlap with a sample of the dataset, of the anchor or of a held-out
         file. Raises InputError for a row of such a file that is no sample."""

@@ -9,7 +9,7 @@ sample fires is read from its run, so nothing is encoded here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,10 +37,12 @@ FLOOR = 0.08
 """Likeness below which two texts have nothing to do with each other: a deletion is tried before."""
 
 TRIES = 3  # texts a gap that are measured, nearest first
+LOOKED_AT = 100  # nearest texts that are looked at for TRIES fluent ones
 MOST = 20_000  # samples of a run that are compared, spread evenly over it
 BLOCK = 256  # positives compared at once
 
 Form = tuple[str, ...]  # the roles of a chat's messages
+Fluent = Callable[[Chat], bool]  # whether it reads like a text of the dataset
 
 
 class Near(NamedTuple):
@@ -89,9 +91,11 @@ def nearest(
     candidates: Sequence[Candidate],
     hits: Hits,
     runs: Runs,
+    fluent: Fluent,
 ) -> tuple[dict[int, list[Near]], int]:
-    """For each feature at most TRIES texts in the form of its positive that do not fire it above
-    the ceiling, the best choice first; and how many texts a positive was compared with at most.
+    """For each feature at most TRIES fluent texts in the form of its positive that do not fire it
+    above the ceiling, the best choice first; and how many texts a positive was compared with at
+    most.
     Likeness counts less by the share of the positive's peak that a text still has."""
     features_of: dict[Form, list[int]] = defaultdict(list)
     for feature, side in positives.items():
@@ -107,7 +111,7 @@ def nearest(
             sides = [positives[feature] for feature in block]
             alike = likeness([text_of(side.messages) for side in sides], texts)
             for feature, side, row in zip(block, sides, alike, strict=True):
-                chosen[feature] = _best(spec, feature, side, row, pool)
+                chosen[feature] = _best(spec, feature, side, row, pool, fluent)
     return chosen, compared
 
 
@@ -134,7 +138,12 @@ def likeness(texts: Sequence[str], pool: Sequence[str]) -> np.ndarray:
 
 
 def _best(
-    spec: PairsSpec, feature: int, positive: Side, alike: np.ndarray, pool: _Pool
+    spec: PairsSpec,
+    feature: int,
+    positive: Side,
+    alike: np.ndarray,
+    pool: _Pool,
+    fluent: Fluent,
 ) -> list[Near]:
     """The best choices for one positive, given its likeness `[texts]` to all of the pool."""
     fired = pool.peaks[feature]
@@ -144,10 +153,10 @@ def _best(
     origin = np.where((pool.origin == OWN) & (pool.feature != feature), POOL, pool.origin)
     order = np.lexsort((-alike, np.where(close, origin, 0), ~close))  # stable: of equals the first
     chosen: list[Near] = []
-    for i in order.tolist():
+    for i in order[:LOOKED_AT].tolist():
         if len(chosen) == TRIES or alike[i] < 0:
             break
-        if pool.chats[i] != positive.messages:
+        if pool.chats[i] != positive.messages and fluent(pool.chats[i]):
             chosen.append(Near(float(alike[i]), ORIGINS[origin[i]], pool.chats[i]))
     return chosen
 
