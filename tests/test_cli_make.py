@@ -38,6 +38,9 @@ MANNERS = (
     *("My aunt keeps asking me about", "List what goes wrong with", "Draw me"),
 )
 
+SHORT = ("Draw me", "Name any", "Sing of", "Count each", "Paint some", "Praise that")
+"""Manners of step 2, whose texts begin with words of the positive and are no longer than others."""
+
 
 def worded(request: Request) -> str:
     """A text for the gap in the request's key, each in another manner; the word of the gap is in
@@ -47,9 +50,11 @@ def worded(request: Request) -> str:
     if answer:
         return f"Well {'so ' * int(number)}number {feature} is hard to say {method}"
     word = toy.WORDS[int(feature)] if method in ("step-1", "one-step", "two-step") else "nothing"
-    manner = MANNERS[(int(number) + 3 * (method == "two-step")) % len(MANNERS)]
-    ending = "as case" if method == "two-step" else "number"
-    return f" {manner} {word}{'!' * int(number)} {ending} {feature}"
+    if method == "two-step":
+        manner = SHORT[int(number) % len(SHORT)]
+        return f" {manner} {word}{'!' * int(number)} as case {int(feature)}"
+    manner = MANNERS[int(number) % len(MANNERS)]
+    return f" {manner} {word}{'!' * int(number)} number {feature}"
 
 
 class MakingSteps(ToySteps):
