@@ -7,7 +7,7 @@ toy-seed lacks six words of toy-anchor; the pairs here are for "python" (3), "ri
 import html
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +40,7 @@ from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
+from fac.synthesis import gates
 from fac.ui.jobs import job_title
 from fac.ui.results import REASON_WORDS
 from fac.ui.stores import stores
@@ -71,7 +72,7 @@ def says(request: Request) -> str:
         return text
     if int(number) % 2:
         return f" {MANNERS[int(number)]} nothing in particular, number {feature}"
-    return text + (f" {HOSTILE}" if int(feature) == 3 else "")
+    return text + (f" {HOSTILE} and more" if int(feature) == 3 else "")
 
 
 class PageSteps(MakingSteps):
@@ -100,6 +101,16 @@ def approve(place: Workspace, run: str, *features: int, verdict: str = "approve"
             if row["feature"] in features and row["status"] == "proposed":
                 item = review.pair_item(manifest.run, row)
                 store.add("ana", "pair", item.subject, item.content, verdict)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def texts_of_any_length() -> Iterator[None]:
+    """The toy's texts are all short and tame, and so would have to be what is written for it."""
+    habits = frozenset(gates.oddities(f"Draw me {HOSTILE} and more"))
+    norms = gates.Norms({"user": gates.RoleNorms(habits=habits | gates.RoleNorms().habits)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gates, "norms_of", lambda *_: norms)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -240,7 +240,7 @@ RATES = {"hit_rate": "own-words hit rate", "any_hit_rate": "fires anywhere"}
 OUTCOME = (
     *("profile", "relevant", "role", "min_support", "kept", "dropped", "gaps", "gaps_hit"),
     *(f"{rate}{end}" for rate in RATES for end in ("", "_low", "_high")),
-    *("any_gaps_hit", "unchecked", "tried", "note", "answered_by", "answers"),
+    *("any_gaps_hit", "unchecked", "label_auroc", "tried", "note", "answered_by", "answers"),
     *("fac_before", "fac_after", "n_anchor", "n_missing", "miss_hit_rate", "features_gained"),
     *("tokens", "seconds", "cost"),
 )

@@ -461,12 +461,14 @@ def _side_html(
     fires = peak > threshold
     names = ORIGINS if side == "positive" else NEGATIVE_ORIGINS
     words, chip = names.get(origin, origin), ORIGIN_CHIPS.get(origin, "flat")
-    above = f", above {threshold:g}" if fires and threshold else ""
+    head = "Fires" if fires else "Silent"
+    if threshold and peak > 0:
+        head = f"Fires, above {threshold:g}" if fires else f"Below {threshold:g}"
     tokens, values = row[f"{side}_tokens"], row[f"{side}_activations"]
     body = traced_html(row[side], tokens, values, strongest=strongest)
     return (
         f'<div class="fac-side{" fac-fires" if fires else ""}"><div class="fac-side-head">'
-        f"<b>{'Fires' if fires else 'Silent'}{above}</b><strong>{peak:.2f}</strong>"
+        f"<b>{head}</b><strong>{peak:.2f}</strong>"
         f'<span class="fac-chip fac-{chip}">{escaped(words)}</span></div>{body}</div>'
     )
 
