@@ -231,7 +231,7 @@ def test_agreement_knows_samples_with_the_share_that_was_kept(place):
     rows = at.dataframe[0].value.to_dict("records")
     # feature 7 is disputed, so two of four looked at are kept: Wilson 15.0 to 85.0 %
     assert [(row["looked"], row["share"], row["interval"]) for row in rows] == [
-        ("4 of 4", "50.0 %", "15.0 to 85.0 %")
+        ("4 of 4", "50.0%", "15.0% to 85.0%")
     ]
     (row,) = rows
     counts = [row[name] for name in ("kept", "edited", "dropped", "wrong_label", "disagreed")]

@@ -106,8 +106,10 @@ class SampleQueue(EditQueue[str, SampleVersion]):
         return sample_states(self.stores, self.run)[entry]
 
     def other_labels(self, version: SampleVersion) -> list[str]:
-        """The labels that a sample could have instead of its own."""
-        return [label for label in self.labels if label != version.row["extra"].get("label")]
+        """The labels that a sample could have instead of its own; none where its own is not one of
+        them, for then they say something else."""
+        mine = version.row["extra"].get("label")
+        return [label for label in self.labels if label != mine] if mine in self.labels else []
 
     def wrong_label(self, right: str) -> None:
         """Records that the label of the sample in view is wrong, and the right one, "" for none."""

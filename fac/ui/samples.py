@@ -65,14 +65,14 @@ def show_sample(queue: SampleQueue) -> None:
         _show_keys(queue, candidate, version)
         _show_state(queue, candidate, version)
         _show_versions(queue, candidate, state, version)
+        labelled = "label" in version.row["extra"]
+        answers = (answer for answer in GUIDE if labelled or answer != "Wrong label")
+        st.html(review.guide_html({answer: GUIDE[answer] for answer in answers}))
     left, right = st.columns([5, 4], gap="large")
     with left:
         st.markdown("**The gap in the anchor**")
         show_examples(queue.evidence(candidate))
     with right:
-        labelled = "label" in version.row["extra"]
-        answers = (answer for answer in GUIDE if labelled or answer != "Wrong label")
-        st.html(review.guide_html({answer: GUIDE[answer] for answer in answers}))
         review.show_last(queue, NAMES)
 
 
@@ -248,7 +248,7 @@ def looked_words(queue: SampleQueue) -> str:
     others = {
         "dropped": counts.dropped,
         "with a wrong label": counts.wrong_label,
-        "that people disagree on": counts.disagreed,
+        "on which people disagree": counts.disagreed,
     }
     parts += [f"{n:,} {words}" for words, n in others.items() if n]
     words = f"People looked at {counts.looked:,} of {counted(counts.samples, 'kept sample')}: "
@@ -262,14 +262,14 @@ def looked_words(queue: SampleQueue) -> str:
 def show_end(queue: SampleQueue) -> None:
     """Nothing is left, or there was nothing."""
     if queue.total:
-        way: Row = {"icon": ":material/task_alt:"}
-        empty("All looked through", plain(looked_words(queue)), **way)
+        words = plain(looked_words(queue))
+        empty("All looked through", words, icon=":material/task_alt:")
         with st.container(horizontal=True, horizontal_alignment="center"):
             words, view = "Export what was reviewed", {"synthesis": queue.run}
             link("synthesis", words, icon=":material/download:", **view)
             link("agreement", "Agreement", icon=":material/handshake:", kind="sample")
-        review.undo_last_button(queue)
+            review.undo_last_button(queue)
     else:
         words = "Its page says why every text was dropped, and what to change."
-        way = {"icon": ":material/filter_alt_off:", "page": "synthesis", "link": "Synthesis"}
+        way: Row = {"icon": ":material/filter_alt_off:", "page": "synthesis", "link": "Synthesis"}
         empty("This synthesis kept nothing", words, **way)
