@@ -249,7 +249,7 @@ def state_counts(states: Mapping[int, PairState]) -> Counter[str]:
 ORIGINS = {
     "own": "written for this gap",
     "pool": "written for another gap",
-    "anchor": "from the anchor: shown to the writer, never exported",
+    "anchor": "a sample of the anchor",
     "person": "edited by a person",
 }
 """Where a positive comes from, in words."""
@@ -258,11 +258,14 @@ NEGATIVE_ORIGINS = {
     "own": "nearest silent text written for this gap",
     "pool": "nearest silent text written for another gap",
     "dataset": "nearest silent text of your data",
-    "anchor": "nearest silent text of the anchor: shown to the writer, never exported",
+    "anchor": "nearest silent text of the anchor",
     "edit": "the positive with what fires taken out",
     "person": "edited by a person",
 }
 """Why a negative is what it is, in words."""
+
+OF_ANCHOR = "From the anchor: shown to the writer, never exported"
+"""What is said of such a side."""
 
 
 def origins_in_words(facts: PairsFacts) -> dict[str, str]:
@@ -273,7 +276,7 @@ def origins_in_words(facts: PairsFacts) -> dict[str, str]:
         "pool": "written for another gap",
         "dataset": "of your data",
         "anchor": "of the anchor (shown to the writer, never exported)",
-        "edit": "deletions",
+        "edit": "with what fires taken out",
         "person": "edited by a person",
     }
     words = {}
