@@ -232,8 +232,8 @@ def show_queue(run: str, who: str | None) -> None:
     with actions:
         show_approve_all(queue, pairs.in_state(states, show, above), above)
     facts = stores().runs.manifest(run).facts
-    for side, words in pairs.origins_in_words(facts).items():
-        st.caption(f"**{side}** {plain(words)}")
+    sides = pairs.origins_in_words(facts).items()
+    st.caption("  \n".join(f"**{side}** {plain(words)}" for side, words in sides))
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         show_progress(queue)
         if n := counts["approved"]:

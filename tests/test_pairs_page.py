@@ -190,7 +190,8 @@ def test_what_the_form_says_is_what_is_asked_for(place, started):
     field(at, "number_input", "Token budget").set_value(5000)
     field(at, "selectbox", "Samples").set_value("chat")
     ran(at.run())
-    assert "6 texts: up to 384 new tokens" in words(at)
+    # 64 a message, as written, and room for an answer of 256.
+    assert "6 texts: up to 1,920 new tokens" in words(at)
     ran(button(at, "Write pairs for 2 gaps").click().run())
     (job,) = Queue(place.queue).jobs()
     spec = PairsSpec(**job.spec)
@@ -340,7 +341,7 @@ def test_a_stand_in_from_the_anchor_is_marked_as_a_real_sample(place):
     assert {row["origin"] for row in rows(place, run).values()} == {"anchor"}
     assert [len(positives[feature]) for feature in (3, 5)] == [1, 3]
     at = opened("pairs", pairs=run, feature="5", reviewer="ana")
-    assert "from the anchor: shown to the writer, never exported" in Reader(markup(at)).text
+    assert "From the anchor: shown to the writer, never exported" in Reader(markup(at)).text
     (caption,) = (each.value for each in at.caption if each.value.startswith("**Positives**"))
     assert caption.startswith("**Positives** 2 of the anchor")
     assert '<div class="fac-turn fac-user"><b>user</b>' in markup(at), "turn by turn"

@@ -36,6 +36,7 @@ NEAR_ENOUGH = 0.8
 FLOOR = 0.08
 """Likeness below which two texts have nothing to do with each other: a deletion is tried before."""
 
+HALF = 0.5  # of the positive's peak, above which a text is no contrast to it
 TRIES = 3  # texts a gap that are measured, nearest first
 LOOKED_AT = 100  # nearest texts that are looked at for TRIES fluent ones
 MOST = 20_000  # samples of a run that are compared, spread evenly over it
@@ -94,9 +95,9 @@ def nearest(
     fluent: Fluent,
 ) -> tuple[dict[int, list[Near]], int]:
     """For each feature at most TRIES fluent texts in the form of its positive that do not fire it
-    above the ceiling, the best choice first; and how many texts a positive was compared with at
-    most.
-    Likeness counts less by the share of the positive's peak that a text still has."""
+    above the ceiling, nor HALF as much as the positive, the best choice first; and how many texts a
+    positive was compared with at most. Likeness counts less by the share of the positive's peak
+    that a text still has."""
     features_of: dict[Form, list[int]] = defaultdict(list)
     for feature, side in positives.items():
         features_of[form_of(side.messages)].append(feature)
@@ -148,7 +149,8 @@ def _best(
     """The best choices for one positive, given its likeness `[texts]` to all of the pool."""
     fired = pool.peaks[feature]
     alike = alike * np.clip(1 - fired / positive.peak, 0, 1)
-    alike[fired > ceiling(spec.threshold, spec.margin)] = -1
+    highest = min(ceiling(spec.threshold, spec.margin), HALF * positive.peak)
+    alike[fired > highest] = -1
     close = alike >= NEAR_ENOUGH * alike.max()
     origin = np.where((pool.origin == OWN) & (pool.feature != feature), POOL, pool.origin)
     order = np.lexsort((-alike, np.where(close, origin, 0), ~close))  # stable: of equals the first

@@ -40,6 +40,7 @@ PROPOSED, FAILED = "proposed", "failed"
 OWN, POOL, ANCHOR, PERSON, EDIT = "own", "pool", "anchor", "person", "edit"
 """Where a side of a pair comes from, beside `fac.synthesis.negatives.ORIGINS`."""
 
+NEARLY = 0.5  # of the strongest positive's peak, to be chosen for other reasons
 STAND_INS = 3  # of the anchor's strongest samples, how many are tried where no candidate fires
 
 
@@ -234,16 +235,22 @@ def strongest(
     spec: PairsSpec,
     fluent: Fluent,
 ) -> int | None:
-    """The candidate that fires a feature most; None where none fires it enough. One that does so in
-    words of its own, and not only in those of its prompt, and reads like a text is preferred; of
-    equals the feature's own and then by name."""
+    """The candidate to show a feature with; None where none fires it enough. Of those that fire it
+    at least NEARLY as strongly as the strongest: one that does so in words of its own, and not only
+    in those of its prompt, and reads like a text; then one that was written for it; then the
+    strongest, and by name."""
+    fired = [
+        (hit, candidate, i)
+        for i, (candidate, fires) in enumerate(zip(candidates, hits, strict=True))
+        if (hit := fires.get(feature)) and not candidate.problem and _strong(hit.peak, spec)
+    ]
+    highest = max((hit.peak for hit, _, _ in fired), default=0.0)
     rated = []
-    for i, (candidate, fires) in enumerate(zip(candidates, hits, strict=True)):
-        hit = fires.get(feature)
-        if hit and not candidate.problem and _strong(hit.peak, spec):
+    for hit, candidate, i in fired:
+        if hit.peak >= NEARLY * highest:
             faults = (not fluent(candidate.messages)) + (not _strong(hit.own_peak or 0.0, spec))
             other = candidate.ask.feature != feature
-            rated.append((faults, -hit.peak, other, candidate.name, i))
+            rated.append((faults, other, -hit.peak, candidate.name, i))
     return min(rated)[-1] if rated else None
 
 
