@@ -209,7 +209,7 @@ def show_result(manifest: SynthesisManifest) -> None:
     show_checks(facts)
     if facts.kept and not manifest.spec.pilot:
         show_next(manifest)
-    left, right = st.columns(2, gap="medium")
+    left, right = st.columns([2, 3], gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**What became of every text**")
         dropped, words = dict(facts.dropped), outcome_name
@@ -326,7 +326,7 @@ def show_tried(manifest: SynthesisManifest) -> None:
         pager = Pager("tried", manifest.run)
         rows = results.tried_rows(stores(), facts)
         rows = [{**row, "g": row["peak"], "outcome": outcome_name(row["reason"])} for row in rows]
-        columns = ("feature", "name", "texts", "g", "own_peak", "outcome")
+        columns = ("feature", "name", "outcome", "own_peak", "g", "texts")
         table(rows[pager.offset :][: pager.size], columns, key="tried", height=300)
         pager.draw(len(rows), "gap")
     link_remaining(manifest)
@@ -434,7 +434,7 @@ def show_side_effects(manifest: SynthesisManifest) -> None:
     st.markdown("**Side effects**")
     if facts.drift is not None:
         st.caption(
-            f"Mean features of the dataset with and without what is kept: cosine {facts.drift:.4f}"
+            f"Mean features of the dataset with and without what is kept: cosine {facts.drift:.6f}"
             " (1 is no drift). What rises most:"
         )
     if facts.risen:

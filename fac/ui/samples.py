@@ -7,7 +7,7 @@ from datetime import datetime
 import streamlit as st
 
 from fac.questions import results
-from fac.questions.samples import SampleQueue, SampleSetting, looked, sample_queue
+from fac.questions.samples import SampleQueue, SampleSetting, looked, sample_queue, sureness
 from fac.review.samples import DROP, KEEP, WRONG_LABEL, SampleState, SampleVersion
 from fac.ui import review
 from fac.ui.jobs import counted, start
@@ -103,8 +103,7 @@ def _show_keys(queue: SampleQueue, candidate: str, version: SampleVersion) -> No
         editable = queue.reviewer is not None and not measuring
         action_button("Edit", "edit", queue.draft.edit, shortcut="E", disabled=not editable)
         if "label" in version.row["extra"]:
-            options: Row = {"shortcut": "L", "disabled": not decidable}
-            action_button("Wrong label", "label_off", queue.decide, WRONG_LABEL, **options)
+            _show_wrong_label(queue, version, decidable)
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
         last = len(queue.todo) < 2
         action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
@@ -120,6 +119,20 @@ def _show_keys(queue: SampleQueue, candidate: str, version: SampleVersion) -> No
             draft.note = st.text_input("Note", draft.note, key=key, placeholder=placeholder)
             st.caption("Escape leaves the field; then a key decides, and the note is kept with it.")
             review.focus_once(queue, "writing note")
+
+
+def _show_wrong_label(queue: SampleQueue, version: SampleVersion, decidable: bool) -> None:
+    """The key that says so; of two labels the other is then the right one, of more it is chosen."""
+    others, options = queue.other_labels(version), {"shortcut": "L", "disabled": not decidable}
+    right = others[0] if len(others) == 1 else ""
+    name = f"Wrong label, it is {plain(right)}" if right else "Wrong label"
+    if len(others) > 1:
+        key = f"right label {version.seen}"
+        right = st.session_state.get(key) or ""
+    action_button(name, "label_off", queue.wrong_label, right, **options)
+    if len(others) > 1:
+        more: Row = {"label_visibility": "collapsed", "placeholder": "The right one", "width": 150}
+        st.selectbox("The right label", others, None, key=key, disabled=not decidable, **more)
 
 
 def _show_state(queue: SampleQueue, candidate: str, version: SampleVersion) -> None:
@@ -139,7 +152,7 @@ def _show_text(version: SampleVersion, threshold: float) -> None:
     trace = results.traces(stores(), version.run, row["candidate"]).get(row["feature"])
     with st.container(border=True, key="sample"):
         if "label" in extra:
-            _show_label(extra)
+            _show_label(version)
         if len(row["messages"]) == 1:  # of several, each turn says whose it is
             st.caption(row["messages"][0]["role"].capitalize())
         if trace is None:
@@ -165,15 +178,22 @@ def _firing_words(trace: Row | None, threshold: float) -> str:
     return words
 
 
-def _show_label(extra: Row) -> None:
+def _show_label(version: SampleVersion) -> None:
     """The label as it would leave, and how sure its check is."""
+    run, row = version.item.content["synthetic"], version.row
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.markdown("**Label**", width="content")
-        st.badge(plain(str(extra["label"])), color="blue", icon=":material/label:")
-        probability = extra.get("label_probability")
-        if probability is not None:
-            help = "A logistic probe on features of the labelled anchor, cross-validated there."
-            st.badge(f"label check {share(probability)}", color="gray", help=help)
+        st.badge(plain(str(row["extra"]["label"])), color="blue", icon=":material/label:")
+        probability = sureness(stores(), run).get(row["candidate"])
+        if probability is None:
+            return
+        if version.run != run:
+            st.caption("The label check saw it as it was written alone.", width="content")
+            return
+        help = "How probable a probe on features of the labelled texts finds this label."
+        if (auroc := stores().runs.manifest(run).facts.label_auroc) is not None:
+            help += f" Cross-validated there, its AUROC is {auroc:.2f}."
+        st.badge(f"label check {share(probability)}", color="gray", help=help)
 
 
 def _show_edit(queue: SampleQueue, candidate: str, version: SampleVersion) -> None:
