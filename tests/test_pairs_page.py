@@ -182,6 +182,19 @@ def test_without_chosen_gaps_the_most_certain_are_proposed(place):
     assert job.spec["features"] == sorted(gaps[:2])
 
 
+def test_samples_are_preselected_in_the_shape_of_the_data_and_it_says_why(place):
+    at = opened("pairs", features="3,6", threshold="0.5")
+    samples = field(at, "selectbox", "Samples")
+    assert samples.value == "instruction"
+    assert "Your data are messages without answers." in words(at)
+    assert "Answers by" not in {each.label for each in at.selectbox}
+    samples.set_value("chat")
+    ran(at.run())
+    answers = field(at, "selectbox", "Answers by")
+    assert answers.value == "" and len(answers.options) == 3
+    assert ":material/warning: Your data are messages without answers." in words(at)
+
+
 def test_what_the_form_says_is_what_is_asked_for(place, started):
     at = opened("pairs", features="3,6", threshold="0.5")
     field(at, "number_input", "Texts per gap").set_value(3)
