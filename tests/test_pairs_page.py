@@ -342,7 +342,7 @@ def test_a_pair_shows_both_sides_token_by_token_and_what_differs(place):
     read = Reader(re.sub(r"<style>.*?</style>", "", shown)).text
     assert "written for this gap" in read
     assert row["negative_origin"] == "pool"
-    assert "nearest silent text written for another gap" in read
+    assert "nearest of other gaps' texts" in read
     assert "People speak of a python." in words(at)
 
 
