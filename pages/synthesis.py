@@ -206,7 +206,8 @@ def show_result(manifest: SynthesisManifest) -> None:
     show_header(manifest)
     st.html(f'<p class="fac-lead">{escape(results.ending(facts))}</p>')
     show_figures(manifest)
-    show_checks(facts)
+    for sentence in results.checks(facts):
+        st.caption(plain(sentence))
     if facts.kept and not manifest.spec.pilot:
         show_next(manifest)
     left, right = st.columns([2, 3], gap="medium")
@@ -287,18 +288,6 @@ def rate(label: str, ends: tuple[float | None, float | None, float | None], help
     options: Row = {"delta_color": "off", "delta_arrow": "off", "help": help, "border": True}
     options["delta_description"] = None if low != low else "95 % interval"
     st.metric(label, views.share(value), interval, height="stretch", **options)
-
-
-def show_checks(facts: SynthesisFacts) -> None:
-    """What the texts were not checked for, and how good the check of their labels is."""
-    if facts.unchecked:
-        words = f"Not checked, as nothing was at hand for it: {', '.join(facts.unchecked)}."
-        st.caption(f":material/rule: {plain(words)}")
-    if facts.label_auroc is not None:
-        low, high = fac_value(facts.label_auroc_low), fac_value(facts.label_auroc_high)
-        ends = "" if low != low else f" (95 % interval {low:.2f} to {high:.2f})"
-        words = f"Labels were checked with an AUROC of {facts.label_auroc:.2f}{ends}, "
-        st.caption(f":material/label: {plain(words)}cross-validated on the labelled anchor.")
 
 
 def show_next(manifest: SynthesisManifest) -> None:

@@ -49,3 +49,17 @@ def test_the_ledger_divides_by_what_was_asked_for_and_what_came_along():
     nothing = results.ledger_rows(facts(tokens=600, dropped={"echo": 40}))
     assert {row["per_gap"] for row in nothing} == {"–"}
     assert "US dollars" not in rows, "no price is known"
+
+
+def test_what_was_not_checked_and_how_good_the_label_check_is_are_said():
+    assert results.checks(facts()) == []
+    first, second = results.checks(facts(unchecked=("unlikely", "length"), answers=7))
+    assert "how odd the measured model finds it, length" in first and second.startswith(
+        "Answers: 7"
+    )
+    check = {"label_auroc": 0.914, "label_auroc_low": 0.88, "label_auroc_high": 0.94}
+    (words,) = results.checks(facts(**check, label_rows=250))
+    assert "AUROC 0.91 (0.88 to 0.94, 95 %), cross-validated on 250" in words
+    assert "too weak to decide, so it dropped nothing" in words
+    (words,) = results.checks(facts(**check, label_precision=0.85, label_agreement=0.8))
+    assert "85% have the label" in words and "agrees on 80%" in words
