@@ -182,6 +182,19 @@ def test_without_chosen_gaps_the_most_certain_are_proposed(place):
     assert job.spec["features"] == sorted(gaps[:2])
 
 
+def test_samples_are_preselected_in_the_shape_of_the_data_and_it_says_why(place):
+    at = opened("pairs", features="3,6", threshold="0.5")
+    samples = field(at, "selectbox", "Samples")
+    assert samples.value == "instruction"
+    assert "Your data are messages without answers." in words(at)
+    assert "Answers by" not in {each.label for each in at.selectbox}
+    samples.set_value("chat")
+    ran(at.run())
+    answers = field(at, "selectbox", "Answers by")
+    assert answers.value == "" and len(answers.options) == 3
+    assert ":material/warning: Your data are messages without answers." in words(at)
+
+
 def test_what_the_form_says_is_what_is_asked_for(place, started):
     at = opened("pairs", features="3,6", threshold="0.5")
     field(at, "number_input", "Texts per gap").set_value(3)
@@ -329,7 +342,7 @@ def test_a_pair_shows_both_sides_token_by_token_and_what_differs(place):
     read = Reader(re.sub(r"<style>.*?</style>", "", shown)).text
     assert "written for this gap" in read
     assert row["negative_origin"] == "pool"
-    assert "nearest silent text written for another gap" in read
+    assert "nearest of other gaps' texts" in read
     assert "People speak of a python." in words(at)
 
 

@@ -639,6 +639,28 @@ def test_styles_take_turns_and_a_server_gets_prompts_alone(world):
     assert {parts(request)[3] for request in server.requests} == {"contrast"}
 
 
+def test_a_base_model_is_asked_with_lists_alone_in_both_steps_and_by_every_method(world):
+    class Base(ScriptedWriter):
+        """Knows no chats."""
+
+        def __init__(self) -> None:
+            super().__init__(says)
+            self.chats = False
+
+    def asked(writer: ScriptedWriter) -> list[Request]:
+        assert all(r.prompt is None and r.opening.text for r in writer.requests)
+        return writer.requests
+
+    step_1 = Base()
+    run = world.pairs(step_1)
+    assert {parts(request)[3] for request in asked(step_1)} == {"list"}
+    world.approve(run)
+    for method in METHODS:
+        writer = Base()
+        world.synthesize(run, writer, method=method)
+        assert len(asked(writer)) == 4 * len(GAPS), method
+
+
 def test_the_phrase_is_prescribed_where_the_positive_is_strong():
     def row(strength: float) -> dict[str, Any]:
         tokens = ["see", " the", " late", " train", " go"]

@@ -277,6 +277,10 @@ def synthesize(
             help="File that no sample may overlap with, such as a test set; repeatable.",
         ),
     ] = None,
+    labels_from: Annotated[
+        str | None,
+        Option(help="Measured dataset that the label check learns from; else DATASET or ANCHOR."),
+    ] = None,
     pilot: Annotated[
         bool, Option("--pilot", help="Only a few gaps, and what all would take.")
     ] = False,
@@ -303,6 +307,7 @@ def synthesize(
         only_needed=only_needed,
         rows=rows,
         evaluation=tuple(str(path.resolve()) for path in hold_out or ()),
+        labels=runs.resolve("measure", labels_from) if labels_from else "",
         **limits.settings(),
         **settings,
     )

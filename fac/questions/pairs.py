@@ -255,11 +255,11 @@ ORIGINS = {
 """Where a positive comes from, in words."""
 
 NEGATIVE_ORIGINS = {
-    "own": "nearest silent text written for this gap",
-    "pool": "nearest silent text written for another gap",
-    "dataset": "nearest silent text of your data",
-    "anchor": "nearest silent text of the anchor",
-    "edit": "the positive with what fires taken out",
+    "own": "nearest of this gap's texts",
+    "pool": "nearest of other gaps' texts",
+    "dataset": "nearest text of your data",
+    "anchor": "nearest text of the anchor",
+    "edit": "the same, what fires taken out",
     "person": "edited by a person",
 }
 """Why a negative is what it is, in words."""
