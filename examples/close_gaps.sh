@@ -79,10 +79,6 @@ for ((round = 1; round <= ${ROUNDS:-1}; round++)); do
   fac synthesize "$pairs" --pilot ${BUDGET:+--budget "$BUDGET"}
   made=$(fac synthesize "$pairs" ${BUDGET:+--budget "$BUDGET"} --json)
   echo "$made"
-  if (($(field kept <<<"$made") == 0)); then
-    echo "Nothing that was written fires its feature: the page Synthesis says why." >&2
-    exit 1
-  fi
   fac export "$(field run <<<"$made")" --out "$out/kept-$round.jsonl" --form chat
 
   # The dataset with what is kept is measured like any other, and must not cover less. One file, for

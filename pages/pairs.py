@@ -13,6 +13,7 @@ from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import KINDS, missing_or_rare
 from fac.questions.gaps import GapList, gap_page
+from fac.questions.shape import shape_of
 from fac.review import PairState
 from fac.store.queue import Job
 from fac.ui import views, writing
@@ -96,7 +97,7 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         st.caption(gaps_in_words(comparison))
     features = tuple(row["feature"] for row in rows)
     st.markdown("**How they are written**")
-    form = writing.writer_form("pairs", {})
+    form = writing.writer_form("pairs", {}, shape_of(stores(), comparison.dataset))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         help = "A positive fires by so much above the threshold, and above its negative."
         margin = PairsSpec.margin
@@ -231,8 +232,8 @@ def show_queue(run: str, who: str | None) -> None:
     with actions:
         show_approve_all(queue, pairs.in_state(states, show, above), above)
     facts = stores().runs.manifest(run).facts
-    for side, words in pairs.origins_in_words(facts).items():
-        st.caption(f"**{side}** {plain(words)}")
+    sides = pairs.origins_in_words(facts).items()
+    st.caption("  \n".join(f"**{side}** {plain(words)}" for side, words in sides))
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         show_progress(queue)
         if n := counts["approved"]:

@@ -206,10 +206,11 @@ def show_result(manifest: SynthesisManifest) -> None:
     show_header(manifest)
     st.html(f'<p class="fac-lead">{escape(results.ending(facts))}</p>')
     show_figures(manifest)
-    show_checks(facts)
+    for sentence in results.checks(facts):
+        st.caption(plain(sentence))
     if facts.kept and not manifest.spec.pilot:
         show_next(manifest)
-    left, right = st.columns(2, gap="medium")
+    left, right = st.columns([2, 3], gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("**What became of every text**")
         dropped, words = dict(facts.dropped), outcome_name
@@ -289,18 +290,6 @@ def rate(label: str, ends: tuple[float | None, float | None, float | None], help
     st.metric(label, views.share(value), interval, height="stretch", **options)
 
 
-def show_checks(facts: SynthesisFacts) -> None:
-    """What the texts were not checked for, and how good the check of their labels is."""
-    if facts.unchecked:
-        words = f"Not checked, as nothing was at hand for it: {', '.join(facts.unchecked)}."
-        st.caption(f":material/rule: {plain(words)}")
-    if facts.label_auroc is not None:
-        low, high = fac_value(facts.label_auroc_low), fac_value(facts.label_auroc_high)
-        ends = "" if low != low else f" (95 % interval {low:.2f} to {high:.2f})"
-        words = f"Labels were checked with an AUROC of {facts.label_auroc:.2f}{ends}, "
-        st.caption(f":material/label: {plain(words)}cross-validated on the labelled anchor.")
-
-
 def show_next(manifest: SynthesisManifest) -> None:
     """What to do with what is kept: look through it, then take it along."""
     seen = looked(stores(), manifest.run)
@@ -326,7 +315,7 @@ def show_tried(manifest: SynthesisManifest) -> None:
         pager = Pager("tried", manifest.run)
         rows = results.tried_rows(stores(), facts)
         rows = [{**row, "g": row["peak"], "outcome": outcome_name(row["reason"])} for row in rows]
-        columns = ("feature", "name", "texts", "g", "own_peak", "outcome")
+        columns = ("feature", "name", "outcome", "own_peak", "g", "texts")
         table(rows[pager.offset :][: pager.size], columns, key="tried", height=300)
         pager.draw(len(rows), "gap")
     link_remaining(manifest)
@@ -434,7 +423,7 @@ def show_side_effects(manifest: SynthesisManifest) -> None:
     st.markdown("**Side effects**")
     if facts.drift is not None:
         st.caption(
-            f"Mean features of the dataset with and without what is kept: cosine {facts.drift:.4f}"
+            f"Mean features of the dataset with and without what is kept: cosine {facts.drift:.6f}"
             " (1 is no drift). What rises most:"
         )
     if facts.risen:

@@ -67,6 +67,8 @@ def says(request: Request) -> str:
     """Messages that fire their gap, later ones more strongly; answers that fire python."""
     method, feature, number, is_answer = split(request)
     subject, word = SUBJECTS[number % len(SUBJECTS)], WORDS[feature] + "!" * number
+    if is_answer and method != "two-step":
+        return f"Some people say {subject} like their python!! more than {number} of us."
     if is_answer:
         return (
             f"My answer about {subject} for {feature}: use python!! whenever {number} of you like."

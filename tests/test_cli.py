@@ -39,7 +39,7 @@ COMMANDS = {
     *("demo", "ingest", "measure", "coverage", "gaps", "check", "probe"),
     *("preflight", "train-sae", "magpie", "worker", "cache rebuild"),
     *("explain", "judge", "agreement", "decisions export", "decisions import"),
-    *("review export", "review import"),
+    *("review export", "review import", "keep"),
     *("pairs", "approve", "synthesize", "export"),
 }
 

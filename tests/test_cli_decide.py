@@ -213,7 +213,7 @@ def test_labels_of_another_dataset_say_which_features_of_an_anchor_are_relevant(
             ("judge", "toy-anchor", "--task", "reward", "--model", "m", "--endpoint", "ftp://x"),
             "http",
         ),
-        (("agreement", "--kind", "pair"), "explanation or relevance"),
+        (("agreement", "--kind", "pair"), "explanation, relevance or sample"),
         (("coverage", *PAIR, "--relevant", "reward"), "fac judge"),
     ],
 )

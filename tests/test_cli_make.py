@@ -38,16 +38,23 @@ MANNERS = (
     *("My aunt keeps asking me about", "List what goes wrong with", "Draw me"),
 )
 
+SHORT = ("Draw me", "Name any", "Sing of", "Count each", "Paint some", "Praise that")
+"""Manners of step 2, whose texts begin with words of the positive and are no longer than others."""
+
 
 def worded(request: Request) -> str:
     """A text for the gap in the request's key, each in another manner; the word of the gap is in
     what was asked for with it in mind. Step 2 ends in other words than step 1, so that the word is
     its own."""
-    method, feature, number, _ = request.key.split("/")
+    method, feature, number, _, *answer = request.key.split("/")
+    if answer:
+        return f"Well {'so ' * int(number)}number {feature} is hard to say {method}"
     word = toy.WORDS[int(feature)] if method in ("step-1", "one-step", "two-step") else "nothing"
-    manner = MANNERS[(int(number) + 3 * (method == "two-step")) % len(MANNERS)]
-    ending = "as case" if method == "two-step" else "number"
-    return f" {manner} {word}{'!' * int(number)} {ending} {feature}"
+    if method == "two-step":
+        manner = SHORT[int(number) % len(SHORT)]
+        return f" {manner} {word}{'!' * int(number)} as case {int(feature)}"
+    manner = MANNERS[int(number) % len(MANNERS)]
+    return f" {manner} {word}{'!' * int(number)} number {feature}"
 
 
 class MakingSteps(ToySteps):
@@ -175,7 +182,10 @@ def test_a_gap_without_a_pair_says_why(workspace):
 @pytest.mark.parametrize("method", ["one-step", "unguided", "random"])
 def test_baselines_write_for_the_same_gaps_without_pairs(workspace, method):
     made = paired(workspace)
-    kept = done("synthesize", made, "--method", method, "--per-feature", 2, workspace=workspace)
+    line = ("synthesize", made, "--method", method, "--per-feature", 2, "--json")
+    answer = fac(*line, workspace=workspace)
+    assert answer.code == (0 if method == "one-step" else 1), answer.err
+    kept = answer.json
     rows = Runs(workspace).table(kept["run"], "candidates").to_pylist()
     assert [row["feature"] for row in rows] == [3, 3, 6, 6]
     assert {row["pair"] for row in rows} == {""}
@@ -226,6 +236,87 @@ def test_without_an_approval_nothing_is_written(workspace):
     assert_one_sentence(answer)
     assert "approve" in answer.err
     assert not MakingSteps.last.requests
+
+
+def test_a_writer_that_refuses_everything_is_told_in_one_sentence(workspace, monkeypatch):
+    made = paired(workspace)
+    approved(workspace, made)
+    monkeypatch.setattr(MakingSteps, "says", staticmethod(lambda _: "I cannot help with that."))
+    line = ("synthesize", made, "--per-feature", 2)
+    answer = fac(*line, "--json", workspace=workspace)
+    assert answer.code == 1
+    assert (answer.json["kept"], answer.json["dataset"]) == (0, "")
+    assert answer.json["dropped"] == {"refusal": 4}
+    assert answer.err.count("\n") == 1 and "Nothing is kept of 4 texts" in answer.err
+    assert_one_sentence(fac("export", answer.json["run"], "--out", "x", workspace=workspace))
+
+
+def test_a_gap_that_nobody_has_an_example_of_is_no_pair_and_no_text(workspace):
+    answer = fac("pairs", *PAIR, "--features", "11", "--json", workspace=workspace)
+    assert answer.code == 1 and answer.json["pairs"] == 0
+    assert answer.err.startswith("fac: No gap of 1 has a pair: ")
+    assert not MakingSteps.last.written
+    assert_one_sentence(
+        fac("approve", answer.json["run"], "--ids", "11", "--reviewer", "ana", workspace=workspace)
+    )
+
+
+def test_exactly_so_many_rows_are_kept_or_it_is_said(workspace, monkeypatch):
+    made = done("pairs", *PAIR, "--candidates", 2, workspace=workspace)["run"]
+    approved(workspace, made)
+    line = ("synthesize", made, "--per-feature", 3)
+    assert done(*line, "--rows", 4, workspace=workspace)["kept"] == 4
+
+    def all_but_mountains(request: Request) -> str:
+        return worded(request).replace("mountain", "hill")
+
+    monkeypatch.setattr(MakingSteps, "says", staticmethod(all_but_mountains))
+    more = fac(*line, "--rows", 6, "--attempt", 1, "--json", workspace=workspace)
+    assert more.code == 1 and more.json["kept"] == 5
+    assert "5 of 6 rows are kept" in more.err
+    assert [gap["feature"] for gap in more.json["tried"]] == [toy.WORDS.index("mountain")]
+    assert_one_sentence(fac(*line, "--rows", 40, workspace=workspace))
+    assert_one_sentence(fac(*line, "--rows", -1, workspace=workspace))
+
+
+def test_the_outcome_names_both_rates_own_words_first(workspace):
+    made = paired(workspace)
+    approved(workspace, made)
+    answer = fac("synthesize", made, "--per-feature", 2, workspace=workspace)
+    words = answer.out
+    assert 0 < words.index("own-words hit rate") < words.index("fires anywhere")
+    kept = done("synthesize", made, "--per-feature", 2, workspace=workspace)
+    low, high = kept["hit_rate_low"], kept["hit_rate_high"]
+    rate = f"{kept['hit_rate']:.0%} ({kept['gaps_hit']} of 2 gaps; 95 % interval"
+    assert f"{rate} {low:.0%} to {high:.0%})" in words
+    assert kept["any_hit_rate"] >= kept["hit_rate"]
+
+
+def test_samples_have_the_shape_of_the_data_unless_another_is_named(workspace):
+    line = ("pairs", *PAIR, "--features", "3,6", "--candidates", 1)
+    made = done(*line, workspace=workspace)
+    assert made["profile"] == made["dataset_shape"] == "instruction"
+    words = fac(*line, workspace=workspace).out
+    assert "Messages to an assistant (the data are messages without answers)" in words
+    chats = done(*line, "--profile", "chat", workspace=workspace)
+    assert (chats["profile"], chats["dataset_shape"]) == ("chat", "instruction")
+    spec = Runs(workspace).manifest(chats["run"]).spec
+    assert (spec.profile, spec.answers) == ("chat", "")
+    refused = fac(*line, "--profile", "chat", "--answers", "aunt", workspace=workspace)
+    assert_one_sentence(refused)
+
+
+@pytest.mark.parametrize("option", ["--hold-out", "--evaluation"])
+def test_a_file_to_hold_out_has_two_names(workspace, tmp_path, option):
+    made = paired(workspace)
+    approved(workspace, made)
+    (tmp_path / "test.jsonl").write_text('{"text": "Something quite different"}\n')
+    kept = done(
+        *("synthesize", made, "--per-feature", 2, option, tmp_path / "test.jsonl"),
+        workspace=workspace,
+    )
+    facts = Runs(workspace).manifest(kept["run"]).facts
+    assert [*facts.evaluation] == ["test.jsonl"]
 
 
 def test_pairs_are_approved_by_feature_by_id_or_by_their_score(workspace):

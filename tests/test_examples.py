@@ -27,18 +27,26 @@ from tests import toy
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
 
-MANNERS = "Explain quickly what happens|My aunt asks about|List what goes wrong with|Draw me"
+MANNERS = "Explain quickly what happens|My aunt asks about|List what goes wrong with|Tell them of"
+SHORT = "Draw me|Name any|Sing of|Count each"
 
 def says(request):
-    method, feature, number, _ = request.key.split("/")
-    manner = MANNERS.split("|")[(int(number) + 2 * (method == "two-step")) % 4]
-    return f" {{manner}} {{toy.WORDS[int(feature)]}}! number {{feature}}"
+    method, feature, number, _, *answer = request.key.split("/")
+    if answer:
+        return f"Well {{'so ' * int(number)}}number {{feature}} is hard to say"
+    step_2 = method == "two-step"
+    manner = (SHORT if step_2 else MANNERS).split("|")[int(number) % 4]
+    end = "as case" if step_2 else "number"
+    return f" {{manner}} {{toy.WORDS[int(feature)]}}! {{end}} {{feature}}"
 
 class ScriptedSteps(steps.Steps):
     words = LexiconEncoder(*toy.WORDS)
 
     def encoder(self, spec, progress):
         return self.words
+
+    def likelihood(self, spec, progress):
+        return None  # words have none
 
     def describe_sae(self, spec, progress, encoder=None):
         run = toy.publish_sae(self.runs, self.words)

@@ -71,6 +71,9 @@ class ToySteps(Steps):
     def encoder(self, spec, progress):
         return self.words
 
+    def likelihood(self, spec, progress):
+        """Words have none."""
+
     def describe_sae(self, spec, progress, encoder=None):
         run_id = publish_sae(self.runs, self.words)
         self.build_cache(run_id, progress)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from fac.config import SynthesizeSpec
+from fac.errors import InputError
 from fac.generator.writer import Request
 from fac.schema import ROLES, Chat
 from fac.store.runs import Runs
 from fac.synthesis import labels
+from fac.synthesis.checks import Checks
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
 from tests.test_synthesis import GAPS, World, parts, says
@@ -199,3 +201,17 @@ def test_texts_are_judged_by_the_subject_models_loss(labelled_world):
     assert "unlikely" in by_gap[4] and "unlikely" not in by_gap[3]
     assert "unlikely" not in world.facts(made).unchecked
     assert max(asked) <= 32 and sum(asked) <= 100 + 1 + len(writer.requests)
+
+
+def test_labels_may_come_from_another_measured_dataset_of_the_same_encoder(labelled_world):
+    world = labelled_world
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    made = world.synthesize(run, ScriptedWriter(says), profile="toxicity", labels=world.dataset)
+    assert "label" in world.facts(made).unchecked, "the dataset has no labels"
+    world.synthesize(run, ScriptedWriter(says), profile="toxicity", labels=world.anchor, seed=1)
+    path = world.runs.path(world.anchor) / "manifest.json"
+    path.write_text(path.read_text("utf-8").replace(world.encoder.identity, "another"), "utf-8")
+    checks = {"runs": world.runs, "about": world.facts(run), "encoder": world.encoder}
+    with pytest.raises(InputError, match="was measured with another"):
+        Checks(**checks, labelled=world.anchor)

@@ -46,17 +46,17 @@ def pair(world: World, says: Callable[[Request], str], **more: Any) -> dict[str,
 def test_likeness_is_the_share_of_words_weighted_by_how_rare_they_are():
     # Of three texts "a" is in three, "b" in two, "c" and "d" in one each.
     a, b, c = (log(4 / (1 + n)) + 1 for n in (3, 2, 1))
-    alike = likeness(["A b, c"], ["b a!", "d a"])
-    assert alike == pytest.approx(np.array([[(a + b) / (a + b + c), a / (a + b + 2 * c)]]))
-    assert likeness([""], ["", "a"]).tolist() == [[0.0, 0.0]]
-    assert likeness(["?"], ["!"]).tolist() == [[0.0]]
+    (alike,) = likeness(["A b, c"], ["b a!", "d a"])
+    assert alike.tolist() == pytest.approx([(a + b) / (a + b + c), a / (a + b + 2 * c)])
+    assert [row.tolist() for row in likeness([""], ["", "a"])] == [[0.0, 0.0]]
+    assert [row.tolist() for row in likeness(["?"], ["!"])] == [[0.0]]
 
 
 TEXT = st.lists(st.sampled_from("abcdefg"), max_size=6).map(" ".join)
 
 
 @given(st.lists(TEXT, min_size=1, max_size=4), st.lists(TEXT, min_size=1, max_size=5))
-def test_likeness_agrees_with_brute_force(texts, pool):
+def test_likeness_agrees_with_brute_force_whatever_is_compared_at_once(texts, pool):
     sets = [{*words(text)} for text in (*texts, *pool)]
     weight = {
         word: log((1 + len(sets)) / (1 + sum(word in each for each in sets))) + 1
@@ -68,7 +68,10 @@ def test_likeness_agrees_with_brute_force(texts, pool):
         return both / either if either else 0.0
 
     table = [[alike(text, other) for other in sets[len(texts) :]] for text in sets[: len(texts)]]
-    assert likeness(texts, pool) == pytest.approx(np.array(table))
+    for block in (256, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(negatives, "BLOCK", block)
+            assert np.array([*likeness(texts, pool)]) == pytest.approx(np.array(table))
 
 
 @pytest.mark.parametrize(
@@ -147,3 +150,23 @@ def test_samples_beyond_the_most_that_are_compared_are_spread_evenly(world, monk
     spec = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=(3,))
     run = world.make_pairs(spec, ScriptedWriter(lambda request: "a python!!"), progress=quiet)
     assert world.facts(run).compared == 4 + 2 + 2  # candidates, dataset, anchor
+
+
+def test_a_text_that_does_not_read_like_one_is_no_negative(world):
+    def says(request: Request) -> str:
+        number = request.key.split("/")[2]
+        if number == "00":
+            return "rename my python!!! holiday photos"
+        return "rename my holiday photos rename my holiday photos rename my holiday photos" * 3
+
+    row = pair(world, says, candidates=2)
+    assert (row["negative_origin"], row["negative"]) == ("dataset", user("name my holiday photos"))
+
+
+def test_of_deletions_one_that_reads_like_a_text_comes_first(world):
+    # Without the peak's word the text would begin with a mark.
+    row = pair(world, lambda request: "python!!! , quokkas adore cookbooks")
+    assert (row["negative_origin"], row["negative"]) == (
+        "edit",
+        user("something!!! , quokkas adore cookbooks"),
+    )

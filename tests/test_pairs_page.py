@@ -182,6 +182,19 @@ def test_without_chosen_gaps_the_most_certain_are_proposed(place):
     assert job.spec["features"] == sorted(gaps[:2])
 
 
+def test_samples_are_preselected_in_the_shape_of_the_data_and_it_says_why(place):
+    at = opened("pairs", features="3,6", threshold="0.5")
+    samples = field(at, "selectbox", "Samples")
+    assert samples.value == "instruction"
+    assert "Your data are messages without answers." in words(at)
+    assert "Answers by" not in {each.label for each in at.selectbox}
+    samples.set_value("chat")
+    ran(at.run())
+    answers = field(at, "selectbox", "Answers by")
+    assert answers.value == "" and len(answers.options) == 3
+    assert ":material/warning: Your data are messages without answers." in words(at)
+
+
 def test_what_the_form_says_is_what_is_asked_for(place, started):
     at = opened("pairs", features="3,6", threshold="0.5")
     field(at, "number_input", "Texts per gap").set_value(3)
@@ -190,7 +203,8 @@ def test_what_the_form_says_is_what_is_asked_for(place, started):
     field(at, "number_input", "Token budget").set_value(5000)
     field(at, "selectbox", "Samples").set_value("chat")
     ran(at.run())
-    assert "6 texts: up to 384 new tokens" in words(at)
+    # 64 a message, as written, and room for an answer of 256.
+    assert "6 texts: up to 1,920 new tokens" in words(at)
     ran(button(at, "Write pairs for 2 gaps").click().run())
     (job,) = Queue(place.queue).jobs()
     spec = PairsSpec(**job.spec)
@@ -328,7 +342,7 @@ def test_a_pair_shows_both_sides_token_by_token_and_what_differs(place):
     read = Reader(re.sub(r"<style>.*?</style>", "", shown)).text
     assert "written for this gap" in read
     assert row["negative_origin"] == "pool"
-    assert "nearest silent text written for another gap" in read
+    assert "nearest of other gaps' texts" in read
     assert "People speak of a python." in words(at)
 
 
@@ -340,7 +354,7 @@ def test_a_stand_in_from_the_anchor_is_marked_as_a_real_sample(place):
     assert {row["origin"] for row in rows(place, run).values()} == {"anchor"}
     assert [len(positives[feature]) for feature in (3, 5)] == [1, 3]
     at = opened("pairs", pairs=run, feature="5", reviewer="ana")
-    assert "from the anchor: shown to the writer, never exported" in Reader(markup(at)).text
+    assert "From the anchor: shown to the writer, never exported" in Reader(markup(at)).text
     (caption,) = (each.value for each in at.caption if each.value.startswith("**Positives**"))
     assert caption.startswith("**Positives** 2 of the anchor")
     assert '<div class="fac-turn fac-user"><b>user</b>' in markup(at), "turn by turn"

@@ -615,6 +615,12 @@ def test_what_an_opening_began_is_part_of_the_sample():
     )
 
 
+def test_a_refusal_after_what_an_opening_began_is_one():
+    with pytest.raises(BadDraft) as caught:
+        drafts.read_draft("instruction", " I cannot help with that.", "Why is the train")
+    assert caught.value.problem == "refusal"
+
+
 def test_turns_of_a_query_are_one_turn_with_the_label():
     reply = "Query-1: where does he live\nQuery-2: and when is he alone"
     assert drafts.read_draft("toxicity", reply) == Draft(

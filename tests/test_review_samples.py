@@ -134,10 +134,20 @@ def test_every_kept_sample_stands_where_people_put_it(store, runs):
         6: "undecided",
         7: "kept",
     }
-    assert [each.feature for each in states.values() if each.leaves] == [0, 1, 4, 6, 7]
-    assert [each.feature for each in states.values() if each.reviewed] == [1, 7]
     assert states["two-step/7/0"].reviewers == ("Ada", "Bo", "Cy")
     assert states["two-step/1/0"].version.row["messages"] == rows[1]["messages"]
+
+
+def test_a_wrong_label_may_come_with_the_right_one(store, runs):
+    row = candidate_row(1, extra='{"label": "1"}')
+    run = synthesized(runs, [row])
+    say(store, run, row, "Ada", "wrong_label", edited_text="0")
+    say(store, run, row, "Bo", "wrong_label")
+    (state,) = review.sample_states(store, runs, run).values()
+    assert (state.state, state.right_label) == ("wrong label", "0")
+    say(store, run, row, "Cy", "keep", adjudicates=True)
+    (state,) = review.sample_states(store, runs, run).values()
+    assert (state.state, state.right_label) == ("kept", None)
 
 
 def test_decisions_on_another_synthesis_of_the_same_text_do_not_count(store, runs):

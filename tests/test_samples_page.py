@@ -15,6 +15,7 @@ from fac.config import RetouchSpec, Workspace
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
+from tests.test_cli import fac
 from tests.test_pages import button, markup, navigation_decides, opened, ran, started, words
 from tests.test_synthesis_page import (  # noqa: F401
     GAPS,
@@ -26,6 +27,7 @@ from tests.test_synthesis_page import (  # noqa: F401
     perform,
     read,
     result_of,
+    texts_of_any_length,
     work_off,
 )
 
@@ -63,9 +65,11 @@ def said(place: Workspace, who: str) -> list[tuple[int, str]]:
 
 def bring(at: AppTest, feature: int) -> AppTest:
     """Skips until the sample of a gap is in view."""
-    while in_view(at) != feature:
+    for _ in GAPS:
+        if in_view(at) == feature:
+            return at
         ran(button(at, "Skip").click().run())
-    return at
+    raise AssertionError(f"no kept sample of {feature}")
 
 
 def edited(at: AppTest, text: str) -> AppTest:
@@ -227,7 +231,7 @@ def test_agreement_knows_samples_with_the_share_that_was_kept(place):
     rows = at.dataframe[0].value.to_dict("records")
     # feature 7 is disputed, so two of four looked at are kept: Wilson 15.0 to 85.0 %
     assert [(row["looked"], row["share"], row["interval"]) for row in rows] == [
-        ("4 of 4", "50.0 %", "15.0 to 85.0 %")
+        ("4 of 4", "50.0%", "15.0% to 85.0%")
     ]
     (row,) = rows
     counts = [row[name] for name in ("kept", "edited", "dropped", "wrong_label", "disagreed")]
@@ -272,3 +276,54 @@ def test_decisions_of_samples_that_are_not_here_do_not_break_the_page(place):
         assert report["rejected"] == []
     at = opened("agreement", kind="sample", reviewer="cy")
     assert not at.exception and not at.error
+
+
+# --- by command
+
+
+def kept(place: Workspace, *line: object) -> dict[str, Any]:
+    run = result_of(place).run
+    answer = fac("keep", run, *line, "--reviewer", "ana", "--json", workspace=place)
+    assert answer.code == 0, answer.err
+    return answer.json
+
+
+def test_samples_are_kept_and_dropped_by_command(place):
+    assert kept(place, "--ids", "3,#6")["decided"] == 2
+    candidate = states(place)[7].candidate
+    data = kept(place, "--ids", candidate, "--drop")
+    assert (data["looked"], data["kept"], data["dropped"]) == (3, 2, 1)
+    assert data["share"] == 2 / 3 and data["reviewers"] == ["ana"]
+    data = kept(place, "--all")
+    assert (data["decided"], data["looked"], data["kept"]) == (1, 4, 3), "what is decided stays"
+    kept(place, "--ids", "3")
+    assert len(said(place, "ana")) == 4, "the same is not recorded twice"
+    assert fac("keep", "toy-seed", "--all", "--reviewer", "ana", workspace=place).code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ((), "--all or --ids"),
+        (("--all", "--ids", "3"), "--all or --ids"),
+        (("--ids", "99"), "No kept sample has the name or the feature '99'"),
+        (("--ids", ","), "takes candidates or features"),
+        (("--all", "--drop", "--wrong-label"), "not both"),
+        (("--ids", "3", "--wrong-label"), "no label that could be wrong"),
+    ],
+)
+def test_what_cannot_be_decided_by_command_is_a_sentence(place, line, match):
+    run = result_of(place).run
+    answer = fac("keep", run, *line, "--reviewer", "ana", workspace=place)
+    assert answer.code != 0 and match in " ".join(answer.err.split())
+    assert said(place, "ana") == []
+
+
+def test_agreement_about_samples_is_printed_by_command(place):
+    for who, verdict in (("ana", "keep"), ("bo", "drop")):
+        decide(place, 3, who, verdict)
+    data = fac("agreement", "--kind", "sample", "--json", workspace=place).json
+    assert data["items"] == 1 and "human_check" not in data
+    (figures,) = data["kept"]
+    assert (figures["n"], figures["kept"], figures["disagreed"]) == (1, 0, 1)
+    assert fac("agreement", "--kind", "sample", workspace=place).code == 0

@@ -644,6 +644,28 @@ def test_styles_take_turns_and_a_server_gets_prompts_alone(world):
     assert {parts(request)[3] for request in server.requests} == {"contrast"}
 
 
+def test_a_base_model_is_asked_with_lists_alone_in_both_steps_and_by_every_method(world):
+    class Base(ScriptedWriter):
+        """Knows no chats."""
+
+        def __init__(self) -> None:
+            super().__init__(says)
+            self.chats = False
+
+    def asked(writer: ScriptedWriter) -> list[Request]:
+        assert all(r.prompt is None and r.opening.text for r in writer.requests)
+        return writer.requests
+
+    step_1 = Base()
+    run = world.pairs(step_1)
+    assert {parts(request)[3] for request in asked(step_1)} == {"list"}
+    world.approve(run)
+    for method in METHODS:
+        writer = Base()
+        world.synthesize(run, writer, method=method)
+        assert len(asked(writer)) == 4 * len(GAPS), method
+
+
 def test_the_phrase_is_prescribed_where_the_positive_is_strong():
     def row(strength: float) -> dict[str, Any]:
         tokens = ["see", " the", " late", " train", " go"]
@@ -712,7 +734,7 @@ def test_what_a_writer_is_told_of_a_pair_is_a_message_and_no_answer():
     silent = {**row, "positive_activations": [0, 0, 0, 0, 0, 0, 0, 2.0, 0]}
     pair = two_step.pair_brief(silent)
     assert pair.positive.text() == "how is it late?"
-    assert (pair.phrase, pair.firing, pair.sentence) == ((), "", 0)
+    assert pair.firing == "" and (pair.use.role, pair.use.words) == ("assistant", "late")
 
 
 def test_steering_pushes_along_the_feature_by_its_usual_peak(world):

@@ -7,7 +7,7 @@ toy-seed lacks six words of toy-anchor; the pairs here are for "python" (3), "ri
 import html
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +40,7 @@ from fac.store.decisions import Decisions
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
+from fac.synthesis import gates
 from fac.ui.jobs import job_title
 from fac.ui.results import REASON_WORDS
 from fac.ui.stores import stores
@@ -71,7 +72,7 @@ def says(request: Request) -> str:
         return text
     if int(number) % 2:
         return f" {MANNERS[int(number)]} nothing in particular, number {feature}"
-    return text + (f" {HOSTILE}" if int(feature) == 3 else "")
+    return text + (f" {HOSTILE} and more" if int(feature) == 3 else "")
 
 
 class PageSteps(MakingSteps):
@@ -100,6 +101,16 @@ def approve(place: Workspace, run: str, *features: int, verdict: str = "approve"
             if row["feature"] in features and row["status"] == "proposed":
                 item = review.pair_item(manifest.run, row)
                 store.add("ana", "pair", item.subject, item.content, verdict)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def texts_of_any_length() -> Iterator[None]:
+    """The toy's texts are all short and tame, and so would have to be what is written for it."""
+    habits = frozenset(gates.oddities(f"Draw me {HOSTILE} and more"))
+    norms = gates.Norms({"user": gates.RoleNorms(habits=habits | gates.RoleNorms().habits)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gates, "norms_of", lambda *_: norms)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -457,7 +468,8 @@ def test_the_figures_are_those_of_the_run(done):
     told = metrics(at)
     assert told["Kept"] == f"{facts.kept}" == "4"
     assert "4 of 4 gaps have a sample that fires them" in read(at)
-    assert next(label for label in told if "hit rate" in label.lower())
+    assert [*told][:2] == ["Own-words hit rate", "Fires anywhere"]
+    assert (told["Own-words hit rate"], told["Fires anywhere"]) == ("100.0%", "100.0%")
     assert told["FAC with them"] == share(facts.fac_after) == share(toy.fac_of(8, 10))
     assert told["New features"] == f"{facts.features_gained}" == "4"
     rows = results.ledger_rows(result_of(done).facts)
@@ -597,6 +609,20 @@ def test_nothing_kept_is_said_and_not_exported(done):
     assert "so there is nothing to export." in read(at) and "Ask for more texts" in read(at)
     assert not at.get("download_button")
     assert "Measure what is kept" not in labels(at)
+
+
+def test_a_writer_that_refuses_everything_is_said_and_nothing_leaves(place, monkeypatch):
+    run = pairs_run(place)
+    approve(place, run, *GAPS)
+    monkeypatch.setattr(PageSteps, "says", staticmethod(lambda _: "I'm sorry, I can't help."))
+    named = tuple(row["pair"] for row in approved(place, run))
+    perform(place, SynthesizeSpec(pairs=run, approved=named, candidates=2))
+    at = shown(place)
+    assert metrics(at)["Kept"] == "0" and metrics(at)["Own-words hit rate"] == "0.0%"
+    assert "so there is nothing to export" in read(at)
+    assert "Gaps that gave nothing: 4 of 4" in words(at)
+    assert list(at.dataframe[0].value["feature"]) == [*GAPS]
+    assert not at.get("download_button") and not any("Look through" in each for each in links(at))
 
 
 # --- measured again ---------------------------------------------------------------------------

@@ -304,6 +304,38 @@ def test_the_push_of_a_request_reaches_its_text_alone(generator):
     assert changed == [False, True] * 3
 
 
+def test_a_base_model_goes_on_with_texts_that_begin_as_its_tokenizer_has_it(tmp_path):
+    """Gemma, for one, reads nothing well without its first token."""
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    from tests import tiny
+
+    base = tiny.gpt2(tmp_path / "base")
+    plain = LocalGenerator(base, dtype="float32")
+    assert not plain.chats and plain.begin == ""
+    words = AutoTokenizer.from_pretrained(base)
+    bos = words.bos_token
+    special = [(bos, words.bos_token_id)]
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=special
+    )
+    words.save_pretrained(base)
+    generator = LocalGenerator(base, dtype="float32")
+    assert not generator.chats and generator.begin == bos
+    (before,) = write(LocalWriter(plain, "tiny"), openings(1)).values()
+    writer = LocalWriter(generator, "tiny")
+    (after,) = write(writer, openings(1)).values()
+    assert not writer.chats
+    assert after.prompt_tokens == before.prompt_tokens + 1
+    opening = openings(1)[0].opening
+    (alone,) = generator.write(
+        [PromptRow(bos + opening.text, stream(0, openings(1)[0].key), line=True)],
+        max_new_tokens=8,
+    )
+    assert after.text == alone.text
+
+
 # --- behind a server ------------------------------------------------------------------------------
 
 

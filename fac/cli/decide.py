@@ -1,4 +1,4 @@
-"""Commands about meaning: explain, judge, what people decided, and how far they agree."""
+"""Commands about meaning: explain, judge, what people decide, and how far they agree."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from fac.questions.ratings import (
     scale_of,
 )
 from fac.questions.relevance import judged_anew, listed_ids, read_relevance, scope, task_profiles
+from fac.questions.samples import looked, sample_states
 from fac.registry import Registry
+from fac.review.samples import DROP, KEEP, WRONG_LABEL, SampleState
 from fac.schema import LEAST_SCORED
 from fac.store import Stores
 from fac.store.decisions import Decisions
@@ -330,3 +332,63 @@ def agreement_(
             listing(figures)()
 
     return Answer(data, show)
+
+
+# --- kept samples ---------------------------------------------------------------------------------
+
+
+@command("keep")
+def keep(
+    stores: Stores,
+    run: Annotated[str, Argument(help="Synthesis, or the name of the dataset it is for.")],
+    reviewer: Annotated[str, Option(help="Who decides, by name.")],
+    all_: Annotated[bool, Option("--all", help="Every kept sample nobody decided on.")] = False,
+    ids: Annotated[str | None, Option(help="Candidates or features, by commas.")] = None,
+    drop: Annotated[bool, Option("--drop", help="Nobody should train on them.")] = False,
+    wrong_label: Annotated[bool, Option("--wrong-label", help="Their label is wrong.")] = False,
+    label: Annotated[str, Option(help="The right one, with --wrong-label.")] = "",
+) -> Answer:
+    """Say of samples that a synthesis kept, as they are now, that one would train on them, or not.
+
+    What is dropped leaves with no export; `fac export --reviewed` takes what was kept alone.
+    """
+    if all_ == (ids is not None):
+        raise InputError("Say which samples you mean: --all or --ids, one of them.")
+    if drop and wrong_label:
+        raise InputError("Give --drop or --wrong-label, not both.")
+    if label and not wrong_label:
+        raise InputError("--label says what is right where --wrong-label says what is not.")
+    verdict = DROP if drop else WRONG_LABEL if wrong_label else KEEP
+    synthesis = stores.runs.resolve("synthetic", run)
+    states = sample_states(stores, synthesis)
+    chosen = [state for state in states.values() if state.state == "undecided"]
+    if ids is not None:
+        chosen = _named_samples([*states.values()], ids)
+    unlabelled = (each.candidate for each in chosen if "label" not in each.version.row["extra"])
+    if wrong_label and (name := next(unlabelled, None)):
+        raise InputError(f"The sample {name} has no label that could be wrong.")
+    mine = {
+        (decision.subject, decision.seen): (decision.verdict, decision.edited_text or "")
+        for decision in stores.decisions.current("sample", reviewer=reviewer)
+    }
+    for state in chosen:
+        item, seen = state.version.item, state.version.seen
+        if mine.get((item.subject, seen)) != (verdict, label):
+            about = (reviewer, item.kind, item.subject, item.content)
+            stores.decisions.add(*about, verdict, edited_text=label or None)
+    data: dict[str, Any] = {"decided": len(chosen), "verdict": verdict, "run": synthesis}
+    data |= looked(stores, synthesis)._asdict()
+    return Answer(data, listing({**data, "reviewers": ", ".join(data["reviewers"])}))
+
+
+def _named_samples(states: list[SampleState], ids: str) -> list[SampleState]:
+    """The samples with these candidates' names, or of these features."""
+    chosen: dict[str, SampleState] = {}
+    for part in filter(None, (part.strip().removeprefix("#") for part in ids.split(","))):
+        named = [state for state in states if part in (state.candidate, str(state.feature))]
+        if not named:
+            raise InputError(f"No kept sample has the name or the feature {part!r}.")
+        chosen |= {state.candidate: state for state in named}
+    if not chosen:
+        raise InputError(f"--ids takes candidates or features such as 12,407, got {ids!r}.")
+    return [*chosen.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from fac.cli import frame
 from fac.cli.decide import feature_ids
 from fac.cli.frame import Answer, ComparisonOptions, WhereOptions, command, listing, perform
 from fac.config import (
+    ANSWERERS,
     METHODS,
     WRITERS,
     PairsSpec,
@@ -25,12 +27,14 @@ from fac.config import (
 )
 from fac.errors import InputError
 from fac.executor import Where
+from fac.manifest import SynthesisFacts
 from fac.prompts.profiles import PROFILES
 from fac.questions import exports
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
 from fac.questions.pairs import origins_in_words, question_fields
+from fac.questions.shape import shape_of
 from fac.store import Stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
@@ -42,11 +46,23 @@ Pairs = Annotated[str, Argument(help="Run of pairs, or the name of its dataset."
 class WriteOptions:
     """How texts are written; the fields are those of the specs."""
 
-    profile: Annotated[str | None, Option(help=f"Form: {', '.join(PROFILES)}.")] = None
+    profile: Annotated[
+        str | None,
+        Option(help=f"Form: {', '.join(PROFILES)}; else the dataset's own, or that of the pairs."),
+    ] = None
+    answers: Annotated[
+        str | None,
+        Option(
+            help=f"Who answers messages: {', '.join(filter(None, ANSWERERS))}; else the writer."
+        ),
+    ] = None
     writer: Annotated[str | None, Option(help=f"What writes: {', '.join(WRITERS)}.")] = None
     model: Annotated[
         str | None,
-        Option(help="What writes: `demo`, a folder, a hub id; the name a server knows it by."),
+        Option(
+            help="What writes: `demo`, a folder, a .gguf file, a hub id, else the measured model; "
+            "the name a server knows it by."
+        ),
     ] = None
     endpoint: Annotated[
         str | None,
@@ -100,6 +116,7 @@ def pairs_(
     executor, runs = where.choose(), stores.runs
     comparison = options.comparison(stores)
     gaps = feature_ids(features) if features is not None else _gaps(stores, comparison, limit)
+    shape = shape_of(stores, comparison.dataset)
     spec = PairsSpec(
         features=tuple(gaps),
         explanations=tuple(explain_runs(runs, comparison.anchor)),
@@ -107,14 +124,15 @@ def pairs_(
         margin=margin,
         **question_fields(stores, comparison),
         **limits.settings(),
-        **writing.settings(),
+        **{"profile": shape.profile, **writing.settings()},
     )
     run_id = perform(runs.workspace, spec, "writing pairs", executor)
     columns = ["feature", "status", "reason", "origin", "negative_origin"]
     rows = runs.table(run_id, "pairs", columns).to_pylist()
     failed = [{k: r[k] for k in ("feature", "reason")} for r in rows if r["status"] == "failed"]
     facts = runs.manifest(run_id).facts
-    data = {"run": run_id, "threshold": comparison.threshold}
+    data: dict[str, Any] = {"run": run_id, "threshold": comparison.threshold}
+    data |= {"profile": spec.profile, "dataset_shape": shape.profile}
     data |= {"pairs": len(rows) - len(failed), "failed": failed}
     data |= {"positives": dict(facts.origins), "negatives": dict(facts.negatives)}
     data["anchor_texts"] = {  # the gaps whose side is shown to the writer and never exported
@@ -123,8 +141,13 @@ def pairs_(
     }
     first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[: frame.LISTED]]
     figures: dict[str, Any] = {name: data[name] for name in ("run", "threshold", "pairs")}
+    chosen = "" if writing.profile else f" (the data are {shape.reason})"
+    figures |= {"profile": f"{PROFILES[spec.profile].title}{chosen}"}
     figures |= {"failed": len(failed), **origins_in_words(facts)}
-    return Answer(data, listing(figures, first, len(failed)))
+    show, refusal = listing(figures, first, len(failed)), ""
+    if not data["pairs"]:
+        refusal = f"No gap of {len(gaps):,} has a pair: {failed[0]['reason']}."
+    return Answer(data, show, refusal=refusal)
 
 
 def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int]:
@@ -211,11 +234,19 @@ def _named(newest: dict[int, Versioned], ids: str) -> list[Versioned]:
 
 DEFAULT_METHOD, *BASELINES = METHODS
 
+RATES = {"hit_rate": "own-words hit rate", "any_hit_rate": "fires anywhere"}
+"""The two rates of a synthesis, what counts first, with their names for people."""
+
 OUTCOME = (
-    *("relevant", "role", "min_support", "kept", "dropped", "hit_rate", "fac_before", "fac_after"),
-    *("n_anchor", "n_missing", "miss_hit_rate", "features_gained", "tokens", "seconds", "cost"),
+    *("profile", "relevant", "role", "min_support", "kept", "dropped", "gaps", "gaps_hit"),
+    *(f"{rate}{end}" for rate in RATES for end in ("", "_low", "_high")),
+    *("any_gaps_hit", "unchecked", "label_auroc", "tried", "note", "answered_by", "answers"),
+    *("fac_before", "fac_after", "n_anchor", "n_missing", "miss_hit_rate", "features_gained"),
+    *("tokens", "seconds", "cost"),
 )
 """The facts of a synthesis that are answered."""
+
+IN_WORDS = ("relevant", "role", "min_support", "fac_before", "fac_after", "features_gained")
 
 
 @command("synthesize")
@@ -236,12 +267,19 @@ def synthesize(
     threshold: Annotated[
         str | None, Option(help="Samples stay above this number, or `clear`; else the pairs'.")
     ] = None,
+    rows: Annotated[
+        int, Option(help="Samples to keep, exactly; 0 writes once for every gap.")
+    ] = SynthesizeSpec.rows,
     hold_out: Annotated[
         list[Path] | None,
         Option(
             *("--hold-out", "--evaluation"),
             help="File that no sample may overlap with, such as a test set; repeatable.",
         ),
+    ] = None,
+    labels_from: Annotated[
+        str | None,
+        Option(help="Measured dataset that the label check learns from; else DATASET or ANCHOR."),
     ] = None,
     pilot: Annotated[
         bool, Option("--pilot", help="Only a few gaps, and what all would take.")
@@ -267,7 +305,9 @@ def synthesize(
         method=method,
         keep=keep,
         only_needed=only_needed,
+        rows=rows,
         evaluation=tuple(str(path.resolve()) for path in hold_out or ()),
+        labels=runs.resolve("measure", labels_from) if labels_from else "",
         **limits.settings(),
         **settings,
     )
@@ -277,8 +317,36 @@ def synthesize(
     facts = runs.manifest(synthesis_run).facts
     data = {"run": synthesis_run, "dataset": facts.kept_dataset, "threshold": spec.threshold}
     data |= {name: getattr(facts, name) for name in OUTCOME}
-    flat = {key: value for key, value in data.items() if key != "dropped"}
-    return Answer(data, listing(flat | {f"dropped: {why}": n for why, n in facts.dropped.items()}))
+    refusal = facts.note if not facts.kept or facts.kept < rows else ""
+    return Answer(data, _outcome(data, facts), refusal=refusal)
+
+
+def _outcome(data: dict[str, Any], facts: SynthesisFacts) -> Callable[[], None]:
+    """What came of a synthesis, for people: what is kept and both rates first."""
+    rows = {name: data[name] for name in ("run", "dataset", "threshold")}
+    rows |= {"profile": PROFILES[facts.profile].title, "kept": facts.kept}
+    hits = {"hit_rate": facts.gaps_hit, "any_hit_rate": facts.any_gaps_hit}
+    for rate, words in RATES.items():
+        rows[words] = _share(hits[rate], facts.gaps, *(data[rate + e] for e in ("_low", "_high")))
+    if facts.answered_by:
+        rows["answers"] = f"{facts.answers:,}, by {facts.answered_by}"
+    rows |= {f"dropped: {why}": n for why, n in facts.dropped.items()}
+    rows |= {"not checked": ", ".join(facts.unchecked)} if facts.unchecked else {}
+    rows |= {name: data[name] for name in IN_WORDS}
+    rows["missing that is hit"] = facts.miss_hit_rate
+    rows |= {name: data[name] for name in ("tokens", "seconds", "cost")}
+    lines = [
+        f"feature {gap['feature']}: nothing in {gap['texts']:,} texts, mostly {gap['reason']}; "
+        f"they peak at {gap['peak']:.3g}, on words of their own at {gap['own_peak']:.3g}"
+        for gap in facts.tried
+    ]
+    return listing(rows, lines[: frame.LISTED], len(lines))
+
+
+def _share(hits: int, gaps: int, low: float | None, high: float | None) -> str:
+    if low is None or high is None or not gaps:
+        return "not measured"
+    return f"{hits / gaps:.0%} ({hits:,} of {gaps:,} gaps; 95 % interval {low:.0%} to {high:.0%})"
 
 
 def _pilot(workspace: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:

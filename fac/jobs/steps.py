@@ -266,11 +266,13 @@ class Steps:
         return decoder_directions(self.encoder(spec, silent).sae)
 
     def likelihood(self, spec: MeasureSpec, progress: Progress) -> Likelihood | None:
-        """How odd the subject model finds texts, each read once in this process. None where the
-        model is not here but with workers of Ray."""
-        if self.where.executor == "ray":
+        """How odd the subject model finds texts, each read once in this process. None where there
+        is no model here: it is with workers of Ray."""
+        from fac.encoder import SaeEncoder
+
+        encoder, losses = self.reader(spec, progress), self._losses
+        if not isinstance(encoder, SaeEncoder):
             return None
-        encoder, losses = self.encoder(spec, progress), self._losses
 
         def likelihood(chats: Sequence[Chat]) -> np.ndarray:
             keys = [config.digest(encoder.identity, list(chat)) for chat in chats]

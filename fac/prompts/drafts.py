@@ -459,6 +459,8 @@ def read_draft(profile: str, reply: str, starts: str = "", *, finished: bool = T
     form = first_part(profile)
     sample = without_thoughts(reply) if not starts else starts + reply
     sample = MARKED.sub(r"\1", sample)
+    if starts and is_refusal(reply.strip()):
+        raise BadDraft("refusal", "it declines", reply)
     _readable(sample, reply)
     text = _plain_sample(sample)
     if form.name != "text" and (glued := GLUED.search(text)):

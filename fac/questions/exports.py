@@ -12,7 +12,7 @@ from pathlib import Path
 from fac import export, review
 from fac.export import Edit, Exported, Opinion, Plan
 from fac.manifest import SynthesisManifest
-from fac.review.samples import WRONG_LABEL, SampleState
+from fac.review.samples import SampleState
 from fac.store import Stores
 
 
@@ -23,17 +23,13 @@ def opinions(stores: Stores, run: str) -> dict[str, Opinion]:
 
 
 def _opinion(stores: Stores, state: SampleState) -> Opinion:
-    """A label that a person wrote beside "wrong label" is the right one."""
-    decisions = state.version.standing.decisions
-    labels = [d.edited_text for d in decisions if d.verdict == WRONG_LABEL and d.edited_text]
-    right = labels[-1] if labels and state.state == WRONG_LABEL else None
     edit = None
     if state.version is not state.versions[0]:
         run, row = state.version.run, state.version.row
         hits = stores.runs.table(run, "hits").to_pylist()
         hit = next(hit for hit in hits if hit["feature"] == state.feature)
         edit = Edit(run, row["messages"], row["extra"], hit)
-    return Opinion(state.state, state.reviewers, right, edit)
+    return Opinion(state.state, state.reviewers, state.right_label, edit)
 
 
 def plan(

@@ -21,11 +21,13 @@ from fac import review
 from fac.config import PairsSpec, RescoreSpec
 from fac.errors import FacError, InputError
 from fac.manifest import PairsFacts
+from fac.prompts.profiles import later_parts
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import names, texts, with_names
 from fac.questions.relevance import Relevance, relevant_set
 from fac.questions.review_queue import Draft, ReviewQueue
+from fac.questions.shape import writes_chats
 from fac.review import PairState, PairVersion
 from fac.schema import EVERY_FEATURE
 from fac.store import Stores
@@ -33,6 +35,7 @@ from fac.store.decisions import Decision
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
 from fac.synthesis import edited_turn, plan
+from fac.synthesis.writing import ANSWER_ROOM
 
 EVERY_STATE = "all"
 
@@ -134,7 +137,9 @@ def pair_requests(stores: Stores, spec: PairsSpec, feature: int) -> list[StyleRe
     example of."""
     how: dict[str, Any] = {"threshold": spec.threshold, "role": spec.role}
     features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations, **how)
-    return by_style(plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered))
+    chats = writes_chats(stores, spec, spec.anchor)
+    asked = plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered, chats=chats)
+    return by_style(asked)
 
 
 class PairsEstimate(NamedTuple):
@@ -142,7 +147,8 @@ class PairsEstimate(NamedTuple):
 
     texts: int
     most_tokens: int
-    """New tokens if every text is as long as it may be."""
+    """New tokens if every text is as long as it may be, and every one gets an answer where samples
+    have answers."""
     prompt_tokens: int
     """About, as the first gap's requests go."""
     seconds: float | None
@@ -165,7 +171,9 @@ def estimate_pairs(
     pace = next(paces, None)
     prompt_tokens = len(spec.features) * characters // 4
     seconds = None if pace is None else pace * n_texts
-    return PairsEstimate(n_texts, n_texts * spec.max_new_tokens, prompt_tokens, seconds)
+    later = len(later_parts(spec.profile)) if spec.answers != "none" else 0
+    longest = spec.max_new_tokens + later * max(spec.max_new_tokens, ANSWER_ROOM)
+    return PairsEstimate(n_texts, n_texts * longest, prompt_tokens, seconds)
 
 
 def is_live(job: Job) -> bool:
@@ -242,20 +250,23 @@ def state_counts(states: Mapping[int, PairState]) -> Counter[str]:
 ORIGINS = {
     "own": "written for this gap",
     "pool": "written for another gap",
-    "anchor": "from the anchor: shown to the writer, never exported",
+    "anchor": "a sample of the anchor",
     "person": "edited by a person",
 }
 """Where a positive comes from, in words."""
 
 NEGATIVE_ORIGINS = {
-    "own": "nearest silent text written for this gap",
-    "pool": "nearest silent text written for another gap",
-    "dataset": "nearest silent text of your data",
-    "anchor": "nearest silent text of the anchor: shown to the writer, never exported",
-    "edit": "the positive with what fires taken out",
+    "own": "nearest of this gap's texts",
+    "pool": "nearest of other gaps' texts",
+    "dataset": "nearest text of your data",
+    "anchor": "nearest text of the anchor",
+    "edit": "the same, what fires taken out",
     "person": "edited by a person",
 }
 """Why a negative is what it is, in words."""
+
+OF_ANCHOR = "From the anchor: shown to the writer, never exported"
+"""What is said of such a side."""
 
 
 def origins_in_words(facts: PairsFacts) -> dict[str, str]:
@@ -266,7 +277,7 @@ def origins_in_words(facts: PairsFacts) -> dict[str, str]:
         "pool": "written for another gap",
         "dataset": "of your data",
         "anchor": "of the anchor (shown to the writer, never exported)",
-        "edit": "deletions",
+        "edit": "with what fires taken out",
         "person": "edited by a person",
     }
     words = {}

@@ -457,8 +457,8 @@ def kept_rows(stores: Stores) -> list[Row]:
                 "high": counts.high,
                 "n": counts.looked,
                 "looked": f"{counts.looked:,} of {counts.samples:,}",
-                "share": f"{100 * counts.share:.1f} %",
-                "interval": f"{100 * counts.low:.1f} to {100 * counts.high:.1f} %",
+                "share": f"{counts.share:.1%}",
+                "interval": f"{counts.low:.1%} to {counts.high:.1%}",
                 "people": ", ".join(counts.reviewers),
                 **{name: getattr(counts, name) for name in KEPT_COUNTS},
             }

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from fac import export, review, synthesis
 from fac.config import MeasureSpec, SynthesizeSpec, read_spec
 from fac.coverage import is_active
+from fac.generator.chat import public_name
 from fac.manifest import MeasureManifest, SynthesisFacts, SynthesisManifest
 from fac.questions import pairs as pairs_
 from fac.questions.catalogue import Row, is_synthetic
@@ -25,6 +26,7 @@ from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import with_names
 from fac.questions.pairs import StyleRequest, by_style, gap_rows
 from fac.questions.relevance import judged, relevant_set
+from fac.questions.shape import writes_chats
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
@@ -137,6 +139,37 @@ def ending(facts: SynthesisFacts) -> str:
     begins = f"The writer refused all {n:,} texts" if refused else f"None of {n:,} texts was kept"
     main = "" if refused else f": {count:,} were dropped for “{reason}”"
     return f"{begins}{main}, so there is nothing to export. {ADVICE.get(reason, MORE)}"
+
+
+UNCHECKED = {
+    "unlikely": "how odd the measured model finds it",
+    "label": "whether the label is right",
+}
+"""Quality gates that lacked what they need, as `SynthesisFacts.unchecked` has them, in words."""
+
+
+def checks(facts: SynthesisFacts) -> list[str]:
+    """What the texts were not checked for, who answered, and how good the check of labels is, in
+    sentences; nothing where all gates were at hand."""
+    sentences = []
+    if facts.unchecked:
+        gates = ", ".join(UNCHECKED.get(gate, gate) for gate in facts.unchecked)
+        sentences.append(f"Not checked, since nothing was at hand for it: {gates}.")
+    if facts.answers:
+        sentences.append(f"Answers: {facts.answers:,} by {public_name(facts.answered_by)}.")
+    if facts.label_auroc is not None:
+        words = f"Label check: AUROC {facts.label_auroc:.2f}"
+        if facts.label_auroc_low is not None and facts.label_auroc_high is not None:
+            words += f" ({facts.label_auroc_low:.2f} to {facts.label_auroc_high:.2f}, 95 %)"
+        words += f", cross-validated on {facts.label_rows:,} labelled samples; "
+        if facts.label_precision is None:
+            words += "too weak to decide, so it dropped nothing."
+        else:
+            words += f"of what it confirms, {facts.label_precision:.0%} have the label there."
+        if facts.label_agreement is not None:
+            words += f" A probe that learned from other rows agrees on {facts.label_agreement:.0%}."
+        sentences.append(words)
+    return sentences
 
 
 def tried_rows(stores: Stores, facts: SynthesisFacts) -> list[Row]:
@@ -374,7 +407,8 @@ def launch_requests(
     stores: Stores, spec: SynthesizeSpec, approved: Sequence[Row]
 ) -> list[StyleRequest]:
     """Exactly what the writer will be asked for the first gap, each style once."""
-    return by_style(synthesis.first_asked(spec, runs=stores.runs, approved=approved))
+    chats = writes_chats(stores, spec, stores.runs.manifest(spec.pairs).facts.anchor)
+    return by_style(synthesis.first_asked(spec, runs=stores.runs, approved=approved, chats=chats))
 
 
 def pilot_spec(spec: SynthesizeSpec) -> SynthesizeSpec:

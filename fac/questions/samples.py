@@ -6,6 +6,7 @@ edited since, whoever looks at the old wording is told so and nothing is recorde
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,29 @@ def looked(stores: Stores, run: str) -> Looked:
     return review.looked(sample_states(stores, run).values())
 
 
+@remembered_for_good
+def sureness(stores: Stores, run: str) -> dict[str, float]:
+    """How probable the label check finds the label of kept samples, by candidate, as they were
+    written; nothing where labels were not checked, or the kept dataset is gone."""
+    dataset = stores.runs.manifest(run).facts.kept_dataset
+    if not stores.runs.find(dataset):
+        return {}
+    metas = map(json.loads, stores.runs.table(dataset, "samples", ["meta"])["meta"].to_pylist())
+    return {m["candidate"]: m["label_probability"] for m in metas if "label_probability" in m}
+
+
+@remembered_for_good
+def label_choices(stores: Stores, run: str) -> list[str]:
+    """The labels that samples like those of a synthesis can have, most common first: those of the
+    measure that its label check learns from, else the anchor's."""
+    manifest = stores.runs.manifest(run)
+    measure = stores.runs.manifest(manifest.spec.labels or manifest.facts.anchor)
+    return [*stores.runs.manifest(measure.facts.dataset).facts.labels][:MOST_LABELS]
+
+
+MOST_LABELS = 30
+"""Labels that are offered in place of a wrong one."""
+
 SampleSetting = tuple[str, str | None]
 """The synthesis, and who decides (None only looks)."""
 
@@ -68,6 +92,8 @@ class SampleQueue(EditQueue[str, SampleVersion]):
     """Explanations by feature."""
     features: dict[str, int] = field(default_factory=dict)
     """The gap of every sample."""
+    labels: list[str] = field(default_factory=list)
+    """What labels there are."""
 
     def evidence(self, entry: str) -> list[Row]:
         """The anchor's strongest examples of a sample's gap."""
@@ -78,6 +104,17 @@ class SampleQueue(EditQueue[str, SampleVersion]):
 
     def state(self, entry: str) -> SampleState:
         return sample_states(self.stores, self.run)[entry]
+
+    def other_labels(self, version: SampleVersion) -> list[str]:
+        """The labels that a sample could have instead of its own; none where its own is not one of
+        them, for then they say something else."""
+        mine = version.row["extra"].get("label")
+        return [label for label in self.labels if label != mine] if mine in self.labels else []
+
+    def wrong_label(self, right: str) -> None:
+        """Records that the label of the sample in view is wrong, and the right one, "" for none."""
+        self.draft.correction = right
+        self.decide(review.samples.WRONG_LABEL)
 
     def decidable(self, version: SampleVersion) -> bool:
         return version.passes
@@ -149,4 +186,5 @@ def sample_queue(stores: Stores, setting: SampleSetting, moved: Callable[[], Non
         names=names(stores, facts.anchor, sorted({*features.values()})),
         explanations=preferred_texts(stores, facts.anchor),
         features=features,
+        labels=label_choices(stores, run),
     )

@@ -78,14 +78,14 @@ class SampleState(NamedTuple):
         return tuple(dict.fromkeys(d.reviewer for d in self.version.standing.decisions))
 
     @property
-    def leaves(self) -> bool:
-        """Whether an export holds it: unless people dropped it or its label."""
-        return self.state not in ("dropped", "wrong label")
-
-    @property
-    def reviewed(self) -> bool:
-        """Whether people said that they would train on it."""
-        return self.state in ("kept", "edited")
+    def right_label(self) -> str | None:
+        """The label that people give it in place of a wrong one, the newest; None where none is."""
+        if self.state != "wrong label":
+            return None
+        labels = [
+            d.edited_text for d in self.version.standing.decisions if d.verdict == WRONG_LABEL
+        ]
+        return next((label for label in reversed(labels) if label), None)
 
 
 SampleVersions = Sequence[tuple[AnyManifest, Sequence[dict[str, Any]]]]

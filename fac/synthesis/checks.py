@@ -21,7 +21,7 @@ from fac.synthesis import gates, labels
 from fac.synthesis.filter import Leaks
 from fac.synthesis.gates import Norms
 from fac.synthesis.labels import LabelCheck
-from fac.synthesis.writing import Candidate
+from fac.synthesis.writing import Candidate, same_encoder
 
 Likelihood = Callable[[Sequence[Chat]], np.ndarray]
 """Mean nats of each role's content tokens under the subject model: float64 `[n, n_roles]`, NaN
@@ -32,7 +32,10 @@ LOSSES = 32  # texts whose loss is computed between two reports of progress
 
 @dataclass(kw_only=True)
 class Checks:
-    """The checks of one synthesis. What they rest on is read once, when it is first needed."""
+    """The checks of one synthesis. What they rest on is read once, when it is first needed.
+
+    Raises InputError where `labelled` was measured with another encoder.
+    """
 
     runs: Runs
     about: PairsFacts
@@ -46,6 +49,10 @@ class Checks:
     _norms: Norms | None = None
     _learned: dict[str, tuple[str, LabelCheck | None]] = field(default_factory=dict)
     _peaks: dict[str, Any] = field(default_factory=dict)  # scipy csr `[1, n_features]`
+
+    def __post_init__(self) -> None:
+        if self.labelled:
+            same_encoder(self.runs, [self.labelled], self.encoder)
 
     def flaws(self, candidates: Sequence[Candidate], progress: Progress) -> dict[str, str]:
         """Which gate each candidate fails, "" where it fails none. The model is asked about those
@@ -61,6 +68,10 @@ class Checks:
             for each, loss in zip(fine, losses, strict=True):
                 flaws[each.name] = gates.flaw(each.messages, norms, each.finished, loss)
         return flaws
+
+    def flaw(self, chat: Chat, progress: Progress) -> str:
+        """The first gate that a whole text fails, leaving out its loss; "" where it fails none."""
+        return gates.flaw(chat, self._norms_of(progress), finished=True)
 
     def leaked(self, candidates: Sequence[Candidate], progress: Progress) -> frozenset[str]:
         """Candidates that overlap with a sample of the dataset, of the anchor or of a held-out

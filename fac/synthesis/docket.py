@@ -6,6 +6,7 @@ threshold, and a peak at the edge may depend on the texts read beside it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -122,11 +123,13 @@ class Docket:
                 unsure=self._unsure,
                 only_needed=self.only_needed,
             )
-            kept = sorted((v.own_peak, v.candidate) for v in judged if v.kept)
+            kept = [verdict for verdict in judged if verdict.kept]
             if not self.rows or len(kept) <= self.rows:
                 break
-            # More are kept than were asked for: a stronger text freed one that it was like.
-            self._surplus.add(kept[0][1])
+            # More are kept than were asked for: the weakest goes, of a gap that has others first.
+            n = Counter(verdict.feature for verdict in kept)
+            last = min(kept, key=lambda v: (n[v.feature] == 1, v.own_peak, v.candidate))
+            self._surplus.add(last.candidate)
         spare = (text for text in texts if text.candidate in self._surplus)
         judged += [
             CandidateVerdict(

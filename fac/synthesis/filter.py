@@ -11,7 +11,7 @@ import heapq
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,13 +116,14 @@ def judge(
     outcome: dict[str, tuple[str, int, bool]] = {}
     kept: list[Text] = []
     passed: dict[int, int] = defaultdict(int)
-    stored = _KeptTexts()
+    stored = _Sets()
     for text in sorted(texts, key=lambda t: (-t.strength, t.candidate)):
-        reason, rank, grams = text.problem, -1, frozenset[Gram]()
+        reason, rank = text.problem, -1
         if not reason:
             spoken = words(text.text)
-            grams = frozenset(_grams(spoken))
-            reason = _wrong(text, spoken, stored.near(grams), leaked, threshold)
+            grams = {*_grams(spoken)}
+            near = any(True for _ in stored.similar(grams, SAME_TEXT))
+            reason = _wrong(text, spoken, near, leaked, threshold)
         fires_anywhere = reason in ("", BORROWED) and text.candidate not in unsure
         if not reason and text.candidate in unsure:
             reason = LABEL_UNSURE
@@ -132,7 +133,7 @@ def judge(
             reason = "" if rank < keep else BEATEN
         if not reason:
             kept.append(text)
-            stored.add(grams)
+            stored.add({*_grams(words(text.text))})
         outcome[text.candidate] = (reason, rank, fires_anywhere)
     gaps = sorted({gap for text in kept for gap in fires.get(text.candidate, ())})
     column = {gap: i for i, gap in enumerate(gaps)}
@@ -230,28 +231,27 @@ def echoes(spoken: Gram, quoted: Iterable[str], *, prescribed: int = 0) -> bool:
     return sum(gram in source_grams for gram in grams) > ECHO_SHARE * len(grams)
 
 
-class _KeptTexts:
-    """Texts kept so far, by their grams: only texts that share one can be near-duplicates."""
+class _Sets:
+    """Sets that are compared with others by what they share, which is looked up: few are held."""
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
-        self._with: dict[Gram, list[int]] = defaultdict(list)
+        self._with: dict[Hashable, list[int]] = defaultdict(list)
 
-    def add(self, grams: frozenset[Gram]) -> None:
-        for gram in grams:
-            self._with[gram].append(len(self._sizes))
-        self._sizes.append(len(grams))
+    def add(self, parts: Collection[Hashable]) -> None:
+        """Another set, which gets the next number."""
+        for part in parts:
+            self._with[part].append(len(self._sizes))
+        self._sizes.append(len(parts))
 
-    def near(self, grams: frozenset[Gram]) -> bool:
-        """Whether some kept text has a Jaccard similarity of at least SAME_TEXT."""
-        shared: dict[int, int] = defaultdict(int)
-        for gram in grams:
-            for number in self._with.get(gram, ()):
-                shared[number] += 1
-        return any(
-            both / (len(grams) + self._sizes[number] - both) >= SAME_TEXT
-            for number, both in shared.items()
-        )
+    def similar(self, parts: set[Any], least: float) -> Iterator[int]:
+        """Numbers of the sets whose Jaccard similarity with this one is at least so much."""
+        shared: Counter[int] = Counter()
+        for part in self._with.keys() & parts:
+            shared.update(self._with[part])
+        for number, both in shared.items():
+            if both >= least * (self._sizes[number] + len(parts) - both):
+                yield number
 
 
 class Leaks:
@@ -266,8 +266,8 @@ class Leaks:
     def __init__(self, candidates: Mapping[str, Iterable[Mapping[str, str]]]):
         self._single: dict[str, set[str]] = defaultdict(set)
         self._longer: dict[Gram, dict[Gram, set[str]]] = defaultdict(lambda: defaultdict(set))
-        self._messages: list[tuple[str, int]] = []  # whose each is, and how many shingles it has
-        self._with: dict[str, list[int]] = defaultdict(list)  # messages that have a shingle
+        self._messages = _Sets()
+        self._owners: list[str] = []  # candidates whose messages these are
         self.candidates: set[str] = set()  # names of the candidates met so far
         for name, chat in candidates.items():
             texts = [message["content"] for message in chat]
@@ -277,11 +277,8 @@ class Leaks:
                 else:
                     self._longer[gram[:2]][gram].add(name)
             for text in texts:
-                parts = shingles(text)
-                if len(parts) >= COMPARABLE:
-                    for part in parts:
-                        self._with[part].append(len(self._messages))
-                    self._messages.append((name, len(parts)))
+                self._messages.add(comparable(text))
+                self._owners.append(name)
 
     def compare(self, chat: Iterable[Mapping[str, str]]) -> None:
         """Compares the messages of one sample."""
@@ -293,16 +290,14 @@ class Leaks:
                 for gram, names in self._longer.get(other[start : start + 2], {}).items():
                     if other[start : start + len(gram)] == gram:
                         self.candidates |= names
-            self._compare_shingles(shingles(message["content"]))
+            for number in self._messages.similar(comparable(message["content"]), NEAR_COPY):
+                self.candidates.add(self._owners[number])
 
-    def _compare_shingles(self, parts: set[str]) -> None:
-        shared: Counter[int] = Counter()
-        for part in self._with.keys() & parts:
-            shared.update(self._with[part])
-        for number, both in shared.items():
-            name, size = self._messages[number]
-            if both >= NEAR_COPY * (size + len(parts) - both):
-                self.candidates.add(name)
+
+def comparable(text: str) -> set[str]:
+    """The shingles of a text that has COMPARABLE of them, none of a shorter one."""
+    parts = shingles(text)
+    return parts if len(parts) >= COMPARABLE else set()
 
 
 def shingles(text: str) -> set[str]:

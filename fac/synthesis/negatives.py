@@ -9,7 +9,7 @@ sample fires is read from its run, so nothing is encoded here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,11 +36,14 @@ NEAR_ENOUGH = 0.8
 FLOOR = 0.08
 """Likeness below which two texts have nothing to do with each other: a deletion is tried before."""
 
+HALF = 0.5  # of the positive's peak, above which a text is no contrast to it
 TRIES = 3  # texts a gap that are measured, nearest first
+LOOKED_AT = 100  # nearest texts that are looked at for TRIES fluent ones
 MOST = 20_000  # samples of a run that are compared, spread evenly over it
 BLOCK = 256  # positives compared at once
 
 Form = tuple[str, ...]  # the roles of a chat's messages
+Fluent = Callable[[Chat], bool]  # whether it reads like a text of the dataset
 
 
 class Near(NamedTuple):
@@ -57,7 +60,8 @@ class _Pool(NamedTuple):
     chats: list[Chat]
     origin: np.ndarray  # int: place in ORIGINS; OWN for all that was written
     feature: np.ndarray  # int: the gap it was written for; -1 for a sample
-    peaks: dict[int, np.ndarray]  # by feature what each fires, float32
+    hits: Hits  # of the written ones, which come first
+    samples: list[tuple[str, list[int]]]  # measures and rows of the samples that follow, ascending
 
 
 def ceiling(threshold: float, margin: float) -> float:
@@ -89,25 +93,28 @@ def nearest(
     candidates: Sequence[Candidate],
     hits: Hits,
     runs: Runs,
+    fluent: Fluent,
 ) -> tuple[dict[int, list[Near]], int]:
-    """For each feature at most TRIES texts in the form of its positive that do not fire it above
-    the ceiling, the best choice first; and how many texts a positive was compared with at most.
-    Likeness counts less by the share of the positive's peak that a text still has."""
+    """For each feature at most TRIES fluent texts in the form of its positive that do not fire it
+    above the ceiling, nor HALF as much as the positive, the best choice first; and how many texts a
+    positive was compared with at most. Likeness counts less by the share of the positive's peak
+    that a text still has."""
     features_of: dict[Form, list[int]] = defaultdict(list)
     for feature, side in positives.items():
         features_of[form_of(side.messages)].append(feature)
     chosen: dict[int, list[Near]] = {}
     compared = 0
     for form, features in features_of.items():
-        pool = _pool(spec, form, features, candidates, hits, runs)
+        pool = _pool(spec, form, candidates, hits, runs)
         compared = max(compared, len(pool.chats))
-        texts = [text_of(chat) for chat in pool.chats]
-        for start in range(0, len(features) if texts else 0, BLOCK):
-            block = features[start : start + BLOCK]
-            sides = [positives[feature] for feature in block]
-            alike = likeness([text_of(side.messages) for side in sides], texts)
-            for feature, side, row in zip(block, sides, alike, strict=True):
-                chosen[feature] = _best(spec, feature, side, row, pool)
+        texts = [text_of(positives[feature].messages) for feature in features]
+        rows = likeness(texts, [text_of(chat) for chat in pool.chats]) if pool.chats else ()
+        for number, alike in enumerate(rows):
+            if number % BLOCK == 0:
+                peaks = _peaks(spec, form, features[number : number + BLOCK], pool, runs)
+            feature = features[number]
+            side, fired = positives[feature], peaks[feature]
+            chosen[feature] = _best(spec, feature, side, alike, fired, pool, fluent)
     return chosen, compared
 
 
@@ -116,51 +123,56 @@ def text_of(chat: Chat) -> str:
     return "\n".join(message["content"] for message in chat)
 
 
-def likeness(texts: Sequence[str], pool: Sequence[str]) -> np.ndarray:
-    """Of each text to each of the pool: float64 `[texts, pool]`, the summed weights of the words
+def likeness(texts: Sequence[str], pool: Sequence[str]) -> Iterator[np.ndarray]:
+    """Of each text in turn to each of the pool: float64 `[pool]`, the summed weights of the words
     both have over those of the words that one has. A word of n texts among m weighs
     ln((1 + m) / (1 + n)) + 1."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not any(map(words, (*texts, *pool))):
-        return np.zeros((len(texts), len(pool)))
+        yield from np.zeros((len(texts), len(pool)))
+        return
     weights = TfidfVectorizer(analyzer=words, binary=True, norm=None)
     table = weights.fit_transform([*texts, *pool])
     total = np.asarray(table.sum(1)).ravel()
-    rows, columns = table[: len(texts)], table[len(texts) :]
-    shared = ((rows > 0).astype(np.float64) @ columns.T).toarray()
-    either = total[: len(texts), None] + total[len(texts) :] - shared
-    return np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
+    columns, of_pool = table[len(texts) :].T.tocsr(), total[len(texts) :]
+    for start in range(0, len(texts), BLOCK):
+        rows = table[start : min(start + BLOCK, len(texts))]
+        shared = ((rows > 0).astype(np.float64) @ columns).toarray()
+        either = total[start : start + len(shared), None] + of_pool - shared
+        yield from np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
 
 
 def _best(
-    spec: PairsSpec, feature: int, positive: Side, alike: np.ndarray, pool: _Pool
+    spec: PairsSpec,
+    feature: int,
+    positive: Side,
+    alike: np.ndarray,
+    fired: np.ndarray,
+    pool: _Pool,
+    fluent: Fluent,
 ) -> list[Near]:
-    """The best choices for one positive, given its likeness `[texts]` to all of the pool."""
-    fired = pool.peaks[feature]
+    """The best choices for one positive, given its likeness `[texts]` to all of the pool and what
+    these fire."""
     alike = alike * np.clip(1 - fired / positive.peak, 0, 1)
-    alike[fired > ceiling(spec.threshold, spec.margin)] = -1
+    highest = min(ceiling(spec.threshold, spec.margin), HALF * positive.peak)
+    alike[fired > highest] = -1
     close = alike >= NEAR_ENOUGH * alike.max()
     origin = np.where((pool.origin == OWN) & (pool.feature != feature), POOL, pool.origin)
     order = np.lexsort((-alike, np.where(close, origin, 0), ~close))  # stable: of equals the first
     chosen: list[Near] = []
-    for i in order.tolist():
+    for i in order[:LOOKED_AT].tolist():
         if len(chosen) == TRIES or alike[i] < 0:
             break
-        if pool.chats[i] != positive.messages:
+        if pool.chats[i] != positive.messages and fluent(pool.chats[i]):
             chosen.append(Near(float(alike[i]), ORIGINS[origin[i]], pool.chats[i]))
     return chosen
 
 
 def _pool(
-    spec: PairsSpec,
-    form: Form,
-    features: Sequence[int],
-    candidates: Sequence[Candidate],
-    hits: Hits,
-    runs: Runs,
+    spec: PairsSpec, form: Form, candidates: Sequence[Candidate], hits: Hits, runs: Runs
 ) -> _Pool:
-    """All texts of a form, and what they fire of these features."""
+    """All texts of a form."""
     written = [
         (candidate, fires)
         for candidate, fires in zip(candidates, hits, strict=True)
@@ -168,23 +180,29 @@ def _pool(
     ]
     chats = [candidate.messages for candidate, _ in written]
     origins, gaps = [OWN] * len(chats), [candidate.ask.feature for candidate, _ in written]
-    parts = {
-        feature: [
-            np.array([h[feature].peak if feature in h else 0 for _, h in written], np.float32)
-        ]
-        for feature in features
-    }
+    numbers: list[tuple[str, list[int]]] = []
     for origin, measure in ((DATASET, spec.dataset), (ANCHOR, spec.anchor)):
         samples = samples_of_form(runs, runs.manifest(measure).facts.dataset, form)
         chats += samples.values()
         origins += [origin] * len(samples)
-        roles = form if spec.role == EVERY_ROLE else (spec.role,)
-        stored = _stored(runs, measure, features, [*samples], roles)
-        for feature in features:
-            parts[feature].append(stored[feature])
+        numbers.append((measure, [*samples]))
     gaps += [-1] * (len(chats) - len(gaps))
-    peaks = {feature: np.concatenate(each) for feature, each in parts.items()}
-    return _Pool(chats, np.array(origins), np.array(gaps), peaks)
+    fires = [fires for _, fires in written]
+    return _Pool(chats, np.array(origins), np.array(gaps), fires, numbers)
+
+
+def _peaks(
+    spec: PairsSpec, form: Form, features: Sequence[int], pool: _Pool, runs: Runs
+) -> dict[int, np.ndarray]:
+    """What all texts of a pool fire of these features: by feature float32 `[texts]`."""
+    roles = form if spec.role == EVERY_ROLE else (spec.role,)
+    stored = [_stored(runs, m, features, rows, roles) for m, rows in pool.samples]
+    peaks = {}
+    for each in features:
+        written = [hits[each].peak if each in hits else 0.0 for hits in pool.hits]
+        parts = [np.array(written, np.float32), *(part[each] for part in stored)]
+        peaks[each] = np.concatenate(parts)
+    return peaks
 
 
 def samples_of_form(runs: Runs, dataset: str, form: Form) -> dict[int, Chat]:

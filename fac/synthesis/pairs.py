@@ -3,7 +3,8 @@
 The positive comes from all candidates, whatever gap they were written for; where none fires, from
 the anchor itself. The negative is the most similar text on which the feature is silent, out of
 candidates, dataset and anchor; where nothing is like the positive, the positive with as little
-changed as silences it. Every score is measured on the very text that is shown; a gap without a pair
+changed as silences it. Texts that read like one of the dataset (the quality gates, but for the
+loss) go before others. Every score is measured on the very text that is shown; a gap without a pair
 says why. A text of the anchor is shown to people and to the writer, and never kept or exported.
 """
 
@@ -27,18 +28,20 @@ from fac.schema import EVERY_ROLE, PAIRS, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import answers
 from fac.synthesis.answers import Answering
+from fac.synthesis.checks import Checks
 from fac.synthesis.filter import active
-from fac.synthesis.negatives import FLOOR, Form, ceiling, cut_to, form_of, nearest
+from fac.synthesis.negatives import FLOOR, Fluent, Form, ceiling, cut_to, form_of, nearest
 from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, fired_in_answers, steering
 from fac.synthesis.scoring import Hit, Hits, score
 from fac.synthesis.sides import Side, edits, trace
-from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, same_encoder, spent
+from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet, same_encoder, spent
 
 PROPOSED, FAILED = "proposed", "failed"
 
 OWN, POOL, ANCHOR, PERSON, EDIT = "own", "pool", "anchor", "person", "edit"
 """Where a side of a pair comes from, beside `fac.synthesis.negatives.ORIGINS`."""
 
+NEARLY = 0.5  # of the strongest positive's peak, to be chosen for other reasons
 STAND_INS = 3  # of the anchor's strongest samples, how many are tried where no candidate fires
 
 
@@ -74,6 +77,13 @@ class PairsStep(Step[PairsSpec]):
         parts = (self.encoder.identity, self.writer.identity, digest(self.reply_keys()))
         answered = (self.answering.key(self.plan[0]),) if self.answering and self.plan else ()
         self.run_id = spec.run_id(*self._inputs(), *parts, *answered)
+
+        about = PairsFacts(anchor=spec.anchor, dataset=spec.dataset)
+        self.checks = Checks(runs=self.runs, about=about, encoder=self.encoder)
+
+    def _fluent(self, chat: Chat) -> bool:
+        """Whether it reads like a text of the dataset."""
+        return not self.checks.flaw(chat, quiet)
 
     def _inputs(self) -> list[str]:
         return [self.spec.anchor, self.spec.dataset, *self.spec.explanations]
@@ -115,7 +125,9 @@ class PairsStep(Step[PairsSpec]):
                 hits = self._hits(whole, progress)
                 self.measured |= {each.name: h for each, h in zip(whole, hits, strict=True)}
             candidates, measured = [*texts.values()], [*self.measured.values()]
-            best = [strongest(gap, candidates, measured, spec) for gap in spec.features]
+            best = [
+                strongest(gap, candidates, measured, spec, self._fluent) for gap in spec.features
+            ]
             going = [candidates[i] for i in sorted({i for i in best if i is not None})]
             if all(each.answers for each in going):
                 return
@@ -137,7 +149,7 @@ class PairsStep(Step[PairsSpec]):
         candidates, hits = [*self.texts.values()], [*self.measured.values()]
         threshold, gaps = spec.threshold, spec.features
         progress(0, len(gaps), "choosing pairs")
-        rows, compared = propose(spec, candidates, hits, runs, encoder)
+        rows, compared = propose(spec, candidates, hits, runs, encoder, self._fluent)
         self.write_tables(candidates, hits, pairs=(rows, PAIRS))
         failed = Counter(row["reason"] for row in rows if row["status"] == FAILED)
         proposed = [row for row in rows if row["status"] == PROPOSED]
@@ -181,14 +193,15 @@ def propose(
     hits: Hits,
     runs: Runs,
     encoder: Encoder,
+    fluent: Fluent,
 ) -> tuple[list[Row], int]:
     """One row of schema.PAIRS for every gap of the spec, by feature; and how many texts a positive
     was compared with."""
-    choices = _positives(spec, candidates, hits, encoder)
+    choices = _positives(spec, candidates, hits, encoder, fluent)
     unfired = [feature for feature in spec.features if feature not in choices]
     choices |= _stand_ins(unfired, _written_form(spec), spec, runs, encoder)
     sides = {feature: choice.side for feature, choice in choices.items()}
-    negatives, compared = _negatives(spec, sides, candidates, hits, runs, encoder)
+    negatives, compared = _negatives(spec, sides, candidates, hits, runs, encoder, fluent)
     rows = []
     for feature in spec.features:
         choice = choices.get(feature)
@@ -205,10 +218,14 @@ def propose(
 
 
 def _positives(
-    spec: PairsSpec, candidates: Sequence[Candidate], hits: Hits, encoder: Encoder
+    spec: PairsSpec,
+    candidates: Sequence[Candidate],
+    hits: Hits,
+    encoder: Encoder,
+    fluent: Fluent,
 ) -> dict[int, _Choice]:
-    """For each feature the candidate that fires it most, where one fires it enough."""
-    best = {feature: strongest(feature, candidates, hits, spec) for feature in spec.features}
+    """For each feature the candidate that is its best positive, where one fires it enough."""
+    best = {f: strongest(f, candidates, hits, spec, fluent) for f in spec.features}
     chosen = {feature: i for feature, i in best.items() if i is not None}
     texts = [(candidates[i].messages, feature) for feature, i in chosen.items()]
     return {
@@ -218,18 +235,28 @@ def _positives(
 
 
 def strongest(
-    feature: int, candidates: Sequence[Candidate], hits: Hits, spec: PairsSpec
+    feature: int,
+    candidates: Sequence[Candidate],
+    hits: Hits,
+    spec: PairsSpec,
+    fluent: Fluent,
 ) -> int | None:
-    """The candidate that fires a feature most; None where none fires it enough. One that does so in
-    words of its own, and not only in those of its prompt, is preferred; of equals the feature's own
-    and then by name."""
+    """The candidate to show a feature with; None where none fires it enough. Of those that fire it
+    at least NEARLY as strongly as the strongest: one that does so in words of its own, and not only
+    in those of its prompt, and reads like a text; then one that was written for it; then the
+    strongest, and by name."""
+    fired = [
+        (hit, candidate, i)
+        for i, (candidate, fires) in enumerate(zip(candidates, hits, strict=True))
+        if (hit := fires.get(feature)) and not candidate.problem and _strong(hit.peak, spec)
+    ]
+    highest = max((hit.peak for hit, _, _ in fired), default=0.0)
     rated = []
-    for i, (candidate, fires) in enumerate(zip(candidates, hits, strict=True)):
-        hit = fires.get(feature)
-        if hit and not candidate.problem and _strong(hit.peak, spec):
-            copied = not _strong(hit.own_peak or 0.0, spec)
+    for hit, candidate, i in fired:
+        if hit.peak >= NEARLY * highest:
+            faults = (not fluent(candidate.messages)) + (not _strong(hit.own_peak or 0.0, spec))
             other = candidate.ask.feature != feature
-            rated.append((copied, -hit.peak, other, candidate.name, i))
+            rated.append((faults, other, -hit.peak, candidate.name, i))
     return min(rated)[-1] if rated else None
 
 
@@ -319,11 +346,12 @@ def _negatives(
     hits: Hits,
     runs: Runs,
     encoder: Encoder,
+    fluent: Fluent,
 ) -> tuple[dict[int, tuple[str, Side]], int]:
     """For each feature where its negative comes from and what it is, as measured; and how many
     texts were compared. A text that has to do with the positive, or else the smallest edit that
     silences it, or else the text that is nearest all the same."""
-    near, compared = nearest(spec, positives, candidates, hits, runs)
+    near, compared = nearest(spec, positives, candidates, hits, runs, fluent)
     texts = [(each, feature) for feature, choices in near.items() for each in choices]
     sides = trace(encoder, [(each.messages, feature) for each, feature in texts], spec.role)
     alike: dict[int, tuple[str, Side]] = {}
@@ -333,20 +361,24 @@ def _negatives(
             chosen = alike if each.likeness >= FLOOR else unlike
             chosen.setdefault(feature, (each.origin, side))
     lonely = {feature: side for feature, side in positives.items() if feature not in alike}
-    edited = {f: (EDIT, side) for f, side in _silent_edits(lonely, spec, encoder).items()}
+    edited = {f: (EDIT, side) for f, side in _silent_edits(lonely, spec, encoder, fluent).items()}
     return unlike | edited | alike, compared
 
 
 def _silent_edits(
-    positives: Mapping[int, Side], spec: PairsSpec, encoder: Encoder
+    positives: Mapping[int, Side], spec: PairsSpec, encoder: Encoder, fluent: Fluent
 ) -> dict[int, Side]:
-    """For each positive the smallest edit that silences it, where there is one."""
+    """For each positive the smallest fluent edit that silences it, or else the smallest that does,
+    where there is one."""
     tried = [(chat, feature) for feature, side in positives.items() for chat in edits(side)]
     silent: dict[int, Side] = {}
+    best: dict[int, Side] = {}
     for (_, feature), side in zip(tried, trace(encoder, tried, spec.role), strict=True):
         if _silent(side.peak, spec.threshold, spec.margin):
             silent.setdefault(feature, side)
-    return silent
+            if feature not in best and fluent(side.messages):
+                best[feature] = side
+    return silent | best
 
 
 def pair_id(feature: int, positive: Chat, negative: Chat) -> str:

@@ -138,7 +138,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
             answered = [
                 each
                 for each in fresh
-                if each.ask.feature in in_answers and each.ask.role != ASSISTANT
+                if each.ask.feature in in_answers
+                and each.ask.role != ASSISTANT
+                and not (each.problem or self.checks.flaw(each.messages, progress))
             ]
             whole = {each.name: each for each in self._complete(answered, desk, progress)}
             docket.add([whole.get(each.name, each) for each in fresh], progress)
@@ -147,8 +149,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
 
     def _rounds(self, docket: Docket) -> Iterator[tuple[list[Ask], str]]:
         """What is to be written next, and in words: everything at once, or, where so many rows are
-        to be kept, in each round a text for as many gaps as rows are missing. Gaps with fewest
-        kept samples are asked for, those with fewest texts first, in an order of their own."""
+        to be kept, in each round texts for as many gaps as rows are missing. Gaps with fewest kept
+        samples are asked for, those with fewest texts first, in an order of their own; a gap gets
+        one text, then as many again as it has, for what failed once needs more."""
         spec = self.spec
         if not spec.rows:
             yield self.plan, "writing"
@@ -170,8 +173,11 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 key=lambda gap: (written[gap], digest("rows", gap)),
             )
             number += 1
-            asks = [waiting[gap][written[gap]] for gap in turn[:short]]
-            written.update(turn[:short])
+            asks: list[Ask] = []
+            for gap in turn[:short]:
+                more = waiting[gap][written[gap] :][: max(1, written[gap])]
+                asks += more
+                written[gap] += len(more)
             note = f"round {number}, {kept.total():,} of {spec.rows:,} rows kept"
             yield sorted(asks, key=lambda ask: ask.request.key), f"writing, {note}"
 

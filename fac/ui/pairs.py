@@ -8,7 +8,7 @@ from datetime import datetime
 
 import streamlit as st
 
-from fac.questions.pairs import PairQueue, PairSetting, pair_queue, sides_of
+from fac.questions.pairs import PairQueue, PairSetting, firing_turn, pair_queue, sides_of
 from fac.review import APPROVE, REJECT, PairState, PairVersion
 from fac.ui import review
 from fac.ui.jobs import start
@@ -178,7 +178,12 @@ def _show_edit(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
         st.button("Close", on_click=queue.draft.edit)
         turns = ""
         if len(base.row["positive"]) > 1:
-            turns = " This is the turn in which it fires; the others stay as they are."
+            which = (
+                "This is the turn in which it fires"
+                if firing_turn(base.row) >= 0
+                else "The user's last turn"
+            )
+            turns = f" {which}; the others stay as they are."
         st.caption(f"Escape leaves a field, then Enter measures.{turns}", width="stretch")
     _focus(queue, "writing")
     if pressed:

@@ -18,7 +18,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import digest
-from fac.questions.pairs import NEGATIVE_ORIGINS, ORIGINS, differences, turns_of
+from fac.questions.pairs import NEGATIVE_ORIGINS, OF_ANCHOR, ORIGINS, differences, turns_of
 from fac.questions.relevance import task_profiles
 from fac.questions.review_queue import ItemQueue, ReviewQueue
 from fac.review import REASONS, Item
@@ -460,14 +460,17 @@ def _side_html(
     peak = row[f"{side}_peak"]
     fires = peak > threshold
     names = ORIGINS if side == "positive" else NEGATIVE_ORIGINS
+    note = f'<div class="fac-part">{OF_ANCHOR}</div>' if origin == "anchor" else ""
     words, chip = names.get(origin, origin), ORIGIN_CHIPS.get(origin, "flat")
-    above = f", above {threshold:g}" if fires and threshold else ""
+    head = "Fires" if fires else "Silent"
+    if threshold and peak > 0:
+        head = f"Fires, above {threshold:g}" if fires else f"Below {threshold:g}"
     tokens, values = row[f"{side}_tokens"], row[f"{side}_activations"]
     body = traced_html(row[side], tokens, values, strongest=strongest)
     return (
         f'<div class="fac-side{" fac-fires" if fires else ""}"><div class="fac-side-head">'
-        f"<b>{'Fires' if fires else 'Silent'}{above}</b><strong>{peak:.2f}</strong>"
-        f'<span class="fac-chip fac-{chip}">{escaped(words)}</span></div>{body}</div>'
+        f"<b>{head}</b><strong>{peak:.2f}</strong>"
+        f'<span class="fac-chip fac-{chip}">{escaped(words)}</span></div>{body}{note}</div>'
     )
 
 

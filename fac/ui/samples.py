@@ -7,7 +7,7 @@ from datetime import datetime
 import streamlit as st
 
 from fac.questions import results
-from fac.questions.samples import SampleQueue, SampleSetting, looked, sample_queue
+from fac.questions.samples import SampleQueue, SampleSetting, looked, sample_queue, sureness
 from fac.review.samples import DROP, KEEP, WRONG_LABEL, SampleState, SampleVersion
 from fac.ui import review
 from fac.ui.jobs import counted, start
@@ -65,14 +65,14 @@ def show_sample(queue: SampleQueue) -> None:
         _show_keys(queue, candidate, version)
         _show_state(queue, candidate, version)
         _show_versions(queue, candidate, state, version)
+        labelled = "label" in version.row["extra"]
+        answers = (answer for answer in GUIDE if labelled or answer != "Wrong label")
+        st.html(review.guide_html({answer: GUIDE[answer] for answer in answers}))
     left, right = st.columns([5, 4], gap="large")
     with left:
         st.markdown("**The gap in the anchor**")
         show_examples(queue.evidence(candidate))
     with right:
-        labelled = "label" in version.row["extra"]
-        answers = (answer for answer in GUIDE if labelled or answer != "Wrong label")
-        st.html(review.guide_html({answer: GUIDE[answer] for answer in answers}))
         review.show_last(queue, NAMES)
 
 
@@ -103,8 +103,7 @@ def _show_keys(queue: SampleQueue, candidate: str, version: SampleVersion) -> No
         editable = queue.reviewer is not None and not measuring
         action_button("Edit", "edit", queue.draft.edit, shortcut="E", disabled=not editable)
         if "label" in version.row["extra"]:
-            options: Row = {"shortcut": "L", "disabled": not decidable}
-            action_button("Wrong label", "label_off", queue.decide, WRONG_LABEL, **options)
+            _show_wrong_label(queue, version, decidable)
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
         last = len(queue.todo) < 2
         action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
@@ -120,6 +119,20 @@ def _show_keys(queue: SampleQueue, candidate: str, version: SampleVersion) -> No
             draft.note = st.text_input("Note", draft.note, key=key, placeholder=placeholder)
             st.caption("Escape leaves the field; then a key decides, and the note is kept with it.")
             review.focus_once(queue, "writing note")
+
+
+def _show_wrong_label(queue: SampleQueue, version: SampleVersion, decidable: bool) -> None:
+    """The key that says so; of two labels the other is then the right one, of more it is chosen."""
+    others, options = queue.other_labels(version), {"shortcut": "L", "disabled": not decidable}
+    right = others[0] if len(others) == 1 else ""
+    name = f"Wrong label, it is {plain(right)}" if right else "Wrong label"
+    if len(others) > 1:
+        key = f"right label {version.seen}"
+        right = st.session_state.get(key) or ""
+    action_button(name, "label_off", queue.wrong_label, right, **options)
+    if len(others) > 1:
+        more: Row = {"label_visibility": "collapsed", "placeholder": "The right one", "width": 150}
+        st.selectbox("The right label", others, None, key=key, disabled=not decidable, **more)
 
 
 def _show_state(queue: SampleQueue, candidate: str, version: SampleVersion) -> None:
@@ -139,7 +152,7 @@ def _show_text(version: SampleVersion, threshold: float) -> None:
     trace = results.traces(stores(), version.run, row["candidate"]).get(row["feature"])
     with st.container(border=True, key="sample"):
         if "label" in extra:
-            _show_label(extra)
+            _show_label(version)
         if len(row["messages"]) == 1:  # of several, each turn says whose it is
             st.caption(row["messages"][0]["role"].capitalize())
         if trace is None:
@@ -165,15 +178,22 @@ def _firing_words(trace: Row | None, threshold: float) -> str:
     return words
 
 
-def _show_label(extra: Row) -> None:
+def _show_label(version: SampleVersion) -> None:
     """The label as it would leave, and how sure its check is."""
+    run, row = version.item.content["synthetic"], version.row
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.markdown("**Label**", width="content")
-        st.badge(plain(str(extra["label"])), color="blue", icon=":material/label:")
-        probability = extra.get("label_probability")
-        if probability is not None:
-            help = "A logistic probe on features of the labelled anchor, cross-validated there."
-            st.badge(f"label check {share(probability)}", color="gray", help=help)
+        st.badge(plain(str(row["extra"]["label"])), color="blue", icon=":material/label:")
+        probability = sureness(stores(), run).get(row["candidate"])
+        if probability is None:
+            return
+        if version.run != run:
+            st.caption("The label check saw it as it was written alone.", width="content")
+            return
+        help = "How probable a probe on features of the labelled texts finds this label."
+        if (auroc := stores().runs.manifest(run).facts.label_auroc) is not None:
+            help += f" Cross-validated there, its AUROC is {auroc:.2f}."
+        st.badge(f"label check {share(probability)}", color="gray", help=help)
 
 
 def _show_edit(queue: SampleQueue, candidate: str, version: SampleVersion) -> None:
@@ -228,7 +248,7 @@ def looked_words(queue: SampleQueue) -> str:
     others = {
         "dropped": counts.dropped,
         "with a wrong label": counts.wrong_label,
-        "that people disagree on": counts.disagreed,
+        "on which people disagree": counts.disagreed,
     }
     parts += [f"{n:,} {words}" for words, n in others.items() if n]
     words = f"People looked at {counts.looked:,} of {counted(counts.samples, 'kept sample')}: "
@@ -242,14 +262,14 @@ def looked_words(queue: SampleQueue) -> str:
 def show_end(queue: SampleQueue) -> None:
     """Nothing is left, or there was nothing."""
     if queue.total:
-        way: Row = {"icon": ":material/task_alt:"}
-        empty("All looked through", plain(looked_words(queue)), **way)
+        words = plain(looked_words(queue))
+        empty("All looked through", words, icon=":material/task_alt:")
         with st.container(horizontal=True, horizontal_alignment="center"):
             words, view = "Export what was reviewed", {"synthesis": queue.run}
             link("synthesis", words, icon=":material/download:", **view)
             link("agreement", "Agreement", icon=":material/handshake:", kind="sample")
-        review.undo_last_button(queue)
+            review.undo_last_button(queue)
     else:
         words = "Its page says why every text was dropped, and what to change."
-        way = {"icon": ":material/filter_alt_off:", "page": "synthesis", "link": "Synthesis"}
+        way: Row = {"icon": ":material/filter_alt_off:", "page": "synthesis", "link": "Synthesis"}
         empty("This synthesis kept nothing", words, **way)

@@ -67,23 +67,23 @@ _COLUMNS: dict[str, Any] = {
         "Own words", width=82, format="%.2f", help="The peak of its own gap on its own words."
     ),
     "texts": _number("Texts", width=58, format="localized", help="That were written for it."),
-    "outcome": _text("Mostly", width=190, help="Why most of its texts were dropped."),
+    "outcome": _text("Mostly", width=140, help="Why most of its texts were dropped."),
     "before": _number("Before", width=76, format="%.1f %%", help="Share of samples that show it."),
     "after": _number("With them", width=86, format="%.1f %%", help="The same with what is kept."),
     "asked": _text("Asked for", width=86, help="Whether it is a gap of these pairs."),
     "place": _number("Place", width=58, help="Among the texts of its gap that pass."),
     "n_hits": _number("Gaps", width=58, help="Gaps of these pairs that it fires at all."),
     "style": _text("Style", width=90, help="How it was asked for."),
-    "what": _text("Spent", width=150),
-    "total": _text("In all", width=90),
-    "per_kept": _text("Per kept sample", width=120),
+    "what": _text("Spent", width=135),
+    "total": _text("In all", width=76),
+    "per_kept": _text("Per kept sample", width=112),
     "per_gap": _text(
         "Per newly covered gap",
-        width=150,
+        width=142,
         help="Gaps that the dataset did not show, and shows with what is kept.",
     ),
     "per_feature": _text(
-        "Per new feature", width=120, help="Features that the dataset lacked, asked for or not."
+        "Per new feature", width=112, help="Features that the dataset lacked, asked for or not."
     ),
     "synthesis": _text("Synthesis", width=330),
     "looked": _text("Looked at", width=90, help="Kept samples that somebody decided on."),

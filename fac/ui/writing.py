@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from fac.config import METHODS, WRITERS, SynthesizeSpec, WriteSpec, inherited
+from fac.config import ANSWERERS, METHODS, WRITERS, SynthesizeSpec, WriteSpec, inherited
 from fac.errors import InputError
-from fac.prompts.profiles import PROFILES
+from fac.prompts.profiles import PROFILES, later_parts
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import Comparison
+from fac.questions.shape import Shape
 from fac.store.queue import Job
 from fac.synthesis import Forecast
 from fac.ui.jobs import key_line, progress, retry, save_upload, start
@@ -52,6 +53,10 @@ class Form:
         """What the spec before says, as a value like the default."""
         return type(default)(self._before.get(field, default))
 
+    def text(self, field: str, default: str) -> str:
+        """What the spec before says, as it stands."""
+        return str(self._before.get(field, default))
+
     def number(
         self, field: str, column: Any, label: str, *limits: Any, key: str = "", **options: Any
     ) -> None:
@@ -61,9 +66,9 @@ class Form:
         self.values[field] = column.number_input(label, *limits, **options)
 
 
-def writer_form(name: str, before: Mapping[str, Any]) -> Form:
+def writer_form(name: str, before: Mapping[str, Any], shape: Shape | None = None) -> Form:
     """Draws who writes what, and how: the fields of a WriteSpec, as in the spec `before` until
-    somebody changes them."""
+    somebody changes them; without one the samples have the `shape` of the dataset."""
     form = Form(name, before)
     writer = st.segmented_control(
         "Writer",
@@ -76,14 +81,11 @@ def writer_form(name: str, before: Mapping[str, Any]) -> Form:
         **form.tie("writer"),
     )
     model_before, kind = inherited(before, writer), WRITERS[writer]
-    first, second, third, *fourth = st.columns(3 + kind.steers)
-    profiles, tie = [*PROFILES], form.tie("profile")
-    index = profiles.index(before.get("profile", profiles[0]))
-    profile = first.selectbox("Samples", profiles, index, lambda each: PROFILES[each].title, **tie)
+    profile, (second, third, *more) = _profile(form, shape, kind.steers)
     # Another kind of writer means another model: its field is another one.
     tie = form.tie("model server" if kind.server else "model here")
-    tie["placeholder"] = "the name the server knows" if kind.server else "demo"
-    tie["help"] = None if kind.server else "demo, a folder or a hub id."
+    tie["placeholder"] = "the name the server knows" if kind.server else "the measured model"
+    tie["help"] = None if kind.server else "demo, a folder, a .gguf file or a hub id."
     model = second.text_input("Model", model_before.get("model", ""), **tie).strip()
     form.values |= {"writer": writer, "profile": profile, "model": model}
     help = "Written for every gap; what does not pass is dropped with a reason."
@@ -92,7 +94,7 @@ def writer_form(name: str, before: Mapping[str, Any]) -> Form:
     if kind.steers:
         help = "Of steering, in units of the feature's usual peak in the anchor."
         strength = form.before("strength", 1.0)
-        form.number("strength", fourth[0], "Strength", 0.0, 20.0, strength, help=help, step=0.25)
+        form.number("strength", more.pop(), "Strength", 0.0, 20.0, strength, help=help, step=0.25)
     if kind.server:
         _server(form, model_before)
     first, second, third, last = st.columns(4)
@@ -110,6 +112,30 @@ def writer_form(name: str, before: Mapping[str, Any]) -> Form:
     help = "The same seed on the same machine gives the same texts."
     form.number("seed", third, "Seed", 0, 2**31 - 1, form.before("seed", 0), help=help)
     return form
+
+
+def _profile(form: Form, shape: Shape | None, steers: bool) -> tuple[str, list[Any]]:
+    """Draws what the samples are and, where they have answers, who writes those; the profile and
+    the columns beside it."""
+    # Another dataset may have another shape: its field is another one.
+    usual = form.text("profile", shape.profile if shape else WriteSpec.profile)
+    profiles, tie = [*PROFILES], form.tie(f"profile {usual}")
+    field, width = st.session_state.get(tie["key"]) or usual, 3 + steers
+    first, *columns = st.columns(width + bool(later_parts(field)))
+    title, index = (lambda each: PROFILES[each].title), profiles.index(usual)
+    profile = first.selectbox("Samples", profiles, index, title, **tie)
+    if shape and profile == shape.profile:
+        first.caption(f"Your data are {shape.reason}.")
+    elif shape:
+        first.caption(f":material/warning: Your data are {shape.reason}.")
+    if later_parts(field):
+        tie = form.tie("answers")
+        tie["help"] = "Each answer is a turn of its own, written once its message has passed."
+        names = [*ANSWERERS]
+        index = names.index(form.text("answers", WriteSpec.answers))
+        title = ANSWERERS.__getitem__
+        form.values["answers"] = columns.pop(0).selectbox("Answers by", names, index, title, **tie)
+    return profile, columns
 
 
 def lacks_model(form: Form) -> bool:
@@ -209,11 +235,13 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
     form = writer_form(f"synthesis {run}", before)
     if lacks_model(form):
         st.stop()
-    first, second, _, _ = st.columns(4)
+    first, second, third, _ = st.columns(4)
     form.number("keep", first, "Kept per gap", 1, 64, 1, help="The strongest of those that pass.")
     help = "A text passes when its gap's peak is strictly above."
     threshold = form.before("threshold", 0.0)
     form.number("threshold", second, "Threshold", 0.0, None, threshold, help=help, step=0.5)
+    help = "Writes in rounds until exactly so many are kept; 0 writes once for every gap."
+    form.number("rows", third, "Samples to keep", 0, 1_000_000, 0, help=help)
     with st.container(horizontal=True):
         with st.popover("Held-out files", icon=":material/fact_check:"):
             evaluation = _evaluation_files(form)
