@@ -173,7 +173,7 @@ def whole_walk(
     run = walk.write_pairs(n, texts, tokens)
     approved = walk.approve(run, "Ada")
     field(walk.page, "Texts per gap", most)
-    field(walk.page, "Kept per gap", 3)
+    field(walk.page, "Kept per gap", min(most, 8))
     if approved > PILOT:
         walk.try_some()
     made = walk.launch(approved)
