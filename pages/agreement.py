@@ -27,11 +27,11 @@ KINDS = {
 }
 SHOWN = 5
 
+# What counts as a rating, by kind.
 RATINGS = {
     "": "On the four levels; cannot tell is kept apart.",
     "sample": "Keep, drop or wrong label, of one wording by one person each.",
 }
-"""What counts as a rating, by kind."""
 
 
 def show_coefficients(kind: str, task: str) -> None:

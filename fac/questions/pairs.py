@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import names, texts, with_names
 from fac.questions.relevance import Relevance, relevant_set
-from fac.questions.review_queue import Draft, ReviewQueue
+from fac.questions.review_queue import Draft, EditQueue
 from fac.questions.shape import writes_chats
 from fac.review import PairState, PairVersion
 from fac.schema import EVERY_FEATURE
@@ -38,10 +38,6 @@ from fac.synthesis import edited_turn, plan
 from fac.synthesis.writing import ANSWER_ROOM
 
 EVERY_STATE = "all"
-
-EDITED_MEANWHILE = (
-    "This pair was edited while you looked at it, so nothing was recorded. Here is the edit."
-)
 
 PairSetting = tuple[str, str | None, str, float]
 """The run, who decides (None only looks), the state that is shown, the peak above which pairs are.
@@ -135,7 +131,8 @@ def by_style(requests: Sequence[plan.Ask]) -> list[StyleRequest]:
 def pair_requests(stores: Stores, spec: PairsSpec, feature: int) -> list[StyleRequest]:
     """Exactly what the writer will be asked for one gap; none for a gap that the anchor has no
     example of."""
-    features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations)
+    how: dict[str, Any] = {"threshold": spec.threshold, "role": spec.role}
+    features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations, **how)
     chats = writes_chats(stores, spec, spec.anchor)
     asked = plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered, chats=chats)
     return by_style(asked)
@@ -346,7 +343,7 @@ def differences(before: str, after: str) -> list[tuple[str, str]]:
 
 
 @dataclass(kw_only=True)
-class PairQueue(ReviewQueue[int]):
+class PairQueue(EditQueue[int, PairVersion]):
     """The pairs of one run, by feature: beside decisions, their versions and edits."""
 
     run: str
@@ -355,17 +352,6 @@ class PairQueue(ReviewQueue[int]):
     names: dict[int, str]
     explanations: dict[int, str]
     """Explanations by feature."""
-    drawn: tuple[PairVersion, int] | None = None
-    """The version on the screen, and how many its pair had."""
-    versions: dict[int, str] = field(default_factory=dict)
-    """Runs of the versions that somebody asked to see, by feature."""
-    edits: dict[int, int] = field(default_factory=dict)
-    """Jobs that measure an edit, by feature."""
-
-    def version(self, pair: PairState) -> PairVersion:
-        """The version of a pair that is in view."""
-        run = self.versions.get(pair.feature)
-        return next((each for each in pair.versions if each.run == run), pair.version)
 
     def evidence(self, entry: int) -> list[Row]:
         """The anchor's strongest examples of a feature."""
@@ -374,23 +360,14 @@ class PairQueue(ReviewQueue[int]):
     def entry_of(self, decision: Decision) -> int:
         return feature_of(decision)
 
-    def clear(self) -> None:
-        super().clear()
-        self.drawn = None
+    def state(self, entry: int) -> PairState:
+        return pair_states(self.stores, self.run)[entry]
 
-    def decide(self, verdict: str) -> None:
-        """Records what is said about the version on the screen, and puts the next pair there."""
-        feature = self.top
-        if self.reviewer is None or self.drawn is None or feature is None:
-            return
-        version, n_versions = self.drawn
-        if not version.proposed or feature in self.edits:
-            return
-        if len(pair_states(self.stores, self.run)[feature].versions) > n_versions:
-            self.trouble = EDITED_MEANWHILE
-            self.renew()
-        elif self.record(version.item, verdict):
-            self.advance()
+    def decidable(self, version: PairVersion) -> bool:
+        return version.proposed
+
+    def texts_of(self, job: Job) -> tuple[str, ...]:
+        return job.spec["positive"], job.spec["negative"]
 
     def approve_all(self, pairs: Iterable[tuple[int, str]]) -> None:
         """Approves the pairs of these features whose shown version still has that hash."""
@@ -417,14 +394,6 @@ class PairQueue(ReviewQueue[int]):
             self.versions[feature_of(decision)] = decision.subject.split("/")[1]
         return withdrawn
 
-    def look_at(self, run: str) -> None:
-        """Brings another version of the pair into view."""
-        if self.top is not None:
-            self.versions[self.top] = run
-            self.renew()
-
-    # ---- edits
-
     def edit_spec(self, base: PairVersion, positive: str, negative: str) -> RescoreSpec | None:
         """What measures an edit of the pair on top; None where it changes nothing. Raises
         InputError for an empty side."""
@@ -438,31 +407,6 @@ class PairQueue(ReviewQueue[int]):
             negative=negative,
             turn=firing_turn(base.row),
         )
-
-    def wait_for(self, spec: RescoreSpec, job: int) -> None:
-        """An edit is being measured by a job."""
-        self.edits[spec.feature] = job
-        self.versions[spec.feature] = spec.pairs  # until it is taken in, or keys would meet it
-        self.trouble = ""
-        self.renew()
-
-    def arrived(self) -> bool:
-        """Takes in edits that have been measured, or could not be; whether there were any."""
-        jobs = {feature: self.stores.queue.job(job) for feature, job in self.edits.items()}
-        ended = {feature: job for feature, job in jobs.items() if not is_live(job)}
-        for feature, job in ended.items():
-            del self.edits[feature]
-            if job.status == "done" and job.run_id:
-                self.versions[feature] = job.run_id
-                if feature == self.top:
-                    self.renew()
-                elif feature not in self.todo:
-                    self.todo.append(feature)
-            elif feature == self.top:
-                self.trouble = job.error or "Measuring the edit was cancelled."
-                sides = (job.spec["positive"], job.spec["negative"])
-                self.draft = Draft(editing=True, sides=sides)
-        return bool(ended)
 
 
 def feature_of(decision: Decision) -> int:

@@ -65,7 +65,7 @@ def _forget_link() -> None:
 
 def show_pair(queue: PairQueue, pair: PairState) -> None:
     """The pair on top: its keys, both sides, what differs, and what is known of it."""
-    version = queue.version(pair)
+    version = queue.version_in_view(pair.feature, pair)
     queue.drawn = (version, len(pair.versions))
     _show_keys(queue, pair, version)
     name = queue.names.get(pair.feature)
@@ -125,14 +125,7 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
             draft = queue.draft
             draft.note = st.text_input("Note", draft.note, key=key, placeholder=placeholder)
             st.caption("Escape leaves the field; then a key decides, and the note is kept with it.")
-            _focus(queue, "writing note")
-
-
-def _focus(queue: PairQueue, container: str) -> None:
-    """Puts the cursor into fields that were just opened, once."""
-    if queue.draft.typing:
-        review.focus_writing(container)
-        queue.draft.typing = False
+            review.focus_once(queue, "writing note")
 
 
 def _show_badges(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
@@ -185,11 +178,12 @@ def _show_edit(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
             )
             turns = f" {which}; the others stay as they are."
         st.caption(f"Escape leaves a field, then Enter measures.{turns}", width="stretch")
-    _focus(queue, "writing")
+    review.focus_once(queue, "writing")
     if pressed:
         spec = queue.edit_spec(base, positive, negative)
         if spec:
-            queue.wait_for(spec, start(spec, f"Measuring the edit of #{pair.feature}"))
+            job = start(spec, f"Measuring the edit of #{pair.feature}")
+            queue.wait_for(pair.feature, spec.pairs, job)
         st.rerun()
 
 

@@ -85,15 +85,15 @@ _COLUMNS: dict[str, Any] = {
     "per_feature": _text(
         "Per new feature", width=112, help="Features that the dataset lacked, asked for or not."
     ),
-    "synthesis": _text("Synthesis", width=330),
+    "synthesis": _text("Synthesis", width=250),
     "looked": _text("Looked at", width=90, help="Kept samples that somebody decided on."),
     "share": _text("Share kept", width=90, help="Of those looked at, as written or edited."),
     "kept": _number("Kept", width=60, format="localized"),
     "edited": _number("Edited", width=70, format="localized", help="Kept as a person edited them."),
     "dropped": _number("Dropped", width=80, format="localized"),
-    "wrong_label": _number("Wrong label", width=100, format="localized"),
+    "wrong_label": _number("Wrong label", width=90, format="localized"),
     "disagreed": _number("Disagreed", width=90, format="localized", help="People differ."),
-    "people": _text("By whom", width=160),
+    "people": _text("By whom", width=120),
     "approver": _text("Approved by", width=130),
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
     "negative_peak": _number("Twin", width=64, format="%.2f", help="Peak of the negative."),
