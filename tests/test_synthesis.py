@@ -539,7 +539,7 @@ def test_a_run_of_an_edit_is_not_what_to_start_from(world):
 
 def test_two_steps_come_before_their_baselines_and_every_method_has_a_title():
     assert [*METHODS] == ["two-step", "one-step", "unguided", "random", "words"]
-    assert len({METHODS[name].title for name in METHODS}) == 4
+    assert len({METHODS[name].title for name in METHODS}) == 5
     assert [name for name in METHODS if METHODS[name].needs_pairs] == ["two-step"]
 
 
