@@ -35,6 +35,7 @@ from fac.review.pairs import (
     REJECT,
     PairState,
     PairVersion,
+    approved_of,
     approved_pairs,
     pair_content,
     pair_family,
@@ -45,7 +46,8 @@ from fac.review.pairs import (
 from fac.review.samples import looked, sample_item, sample_states
 
 __all__ = ["APPROVE", "NOT_RELEVANT", "PAIR_STATES", "REASONS", "REJECT", "SCALE", "Item", "Pace"]
-__all__ += ["PairState", "PairVersion", "Standing", "Wording", "approved_pairs", "by_wording"]
+__all__ += ["PairState", "PairVersion", "Standing", "Wording", "approved_of"]
+__all__ += ["approved_pairs", "by_wording"]
 __all__ += ["corrections", "detection_content", "explanation_content", "item", "looked", "pace"]
 __all__ += ["pair_content", "pair_family", "pair_item", "pair_states", "pair_versions", "queue"]
 __all__ += ["read_subject", "relevance_content", "relevance_overrides", "sample_item"]

@@ -136,8 +136,13 @@ def approved_pairs(store: Decisions, runs: Runs, pairs_run: str) -> list[dict[st
     with `run` (the pairs run, or the rescore run that an edit of it lies in), `approver`,
     `approved` (ISO time), `content` and `seen` (what was approved, and its hash) and `decisions`.
     `pair_states` says what counts as approved."""
+    return approved_of(pair_states(store.current("pair"), pair_versions(runs, pairs_run)))
+
+
+def approved_of(states: Mapping[int, PairState]) -> list[dict[str, Any]]:
+    """The same of the states of gaps."""
     rows = []
-    for gap in pair_states(store.current("pair"), pair_versions(runs, pairs_run)).values():
+    for gap in states.values():
         if gap.state != "approved":
             continue
         by = _approvals(gap.version)
