@@ -59,6 +59,7 @@ class Rationed:
     def __init__(self, writer: Writer, tokens: int):
         self._writer, self._tokens = writer, tokens
         # Not the ration: what one run wrote, another with more candidates need not write again.
+        self.chats = writer.chats
         self.identity = writer.identity if tokens else f"{writer.identity}, nothing"
 
     def write(

@@ -18,6 +18,7 @@ from fac.questions.outlook import outlook
 from fac.questions.pairs import pair_states
 from fac.questions.relevance import EVERY_FEATURE
 from fac.questions.results import last_synthesis
+from fac.questions.samples import looked
 from fac.schema import CoverageResult
 from fac.ui import pickers, views
 from fac.ui.bars import curve_html, fac_bars_html, funnel_html
@@ -269,8 +270,24 @@ def next_steps(
     )
 
 
+def samples_step(manifest: SynthesisManifest) -> Step | None:
+    """What a synthesis kept, until somebody began to look through it."""
+    n = manifest.facts.kept
+    if not n or looked(stores(), manifest.run).looked:
+        return None
+    return Step(
+        f"Look through {n:,} kept sample{'s'[: n != 1]}",
+        "One at a time, by keyboard: what you drop does not leave with an export.",
+        ":material/rate_review:",
+        "review",
+        "Look through them",
+        {"kind": "sample", "synthesis": manifest.run},
+    )
+
+
 def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | None:
-    """Pairs, their approval, or the synthesis from them, whichever is next; None once it ran."""
+    """Pairs, their approval, the synthesis from them, or a look through what it kept, whichever is
+    next; None after that."""
     runs = stores().runs
     pairs: list[PairsManifest] = runs.list(PairsSpec.step)
     of_both = (m.run for m in pairs if (m.inputs.anchor, m.inputs.dataset) == (anchor, dataset))
@@ -298,11 +315,11 @@ def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | No
         )
     n = counts["approved"]
     syntheses: list[SynthesisManifest] = runs.list(SynthesizeSpec.step)
-    real = (m for m in syntheses if m.inputs.pairs == run and not m.spec.pilot)
+    real = [m for m in syntheses if m.inputs.pairs == run and not m.spec.pilot]
     written = {pair for manifest in real for pair in manifest.spec.approved}
     approved = (state for state in states.values() if state.state == "approved")
     if all(state.version.row["pair"] in written for state in approved):
-        return None
+        return samples_step(real[0]) if real else None
     return Step(
         f"Synthesize from {n:,} approved pair{'s'[: n != 1]}",
         "Samples that provably fire the gaps; a pilot says what they will take.",

@@ -208,7 +208,13 @@ def show_result(manifest: SynthesisManifest) -> None:
     show_figures(manifest)
     for sentence in results.checks(facts):
         st.caption(plain(sentence))
-    if facts.kept and not manifest.spec.pilot:
+    if manifest.spec.pilot:
+        st.info(
+            "A pilot: its texts are in no list of datasets and do not leave. What is launched from "
+            "these pairs writes none of them again.",
+            icon=":material/science:",
+        )
+    elif facts.kept:
         show_next(manifest)
     left, right = st.columns([2, 3], gap="medium")
     with left.container(border=True, height="stretch"):

@@ -11,12 +11,15 @@ from fac.config import SynthesizeSpec
 from fac.errors import BudgetReached
 from fac.generator.writer import Request, Written
 from fac.schema import Chat
-from fac.synthesis.answers import fired_in_answers
+from fac.synthesis.plan import fired_in_answers
 from tests.scripted import ScriptedWriter
 from tests.test_synthesis import SUBJECTS, WORDS, World, user
 from tests.toy import toy_workspace
 
 GAPS = (3, 4)
+
+SERVER = {"writer": "openai", "model": "some-model"}
+"""Who is asked for messages first, whatever the gap: one that answers prompts."""
 
 
 def chat(message: str, answer: str) -> Chat:
@@ -99,7 +102,7 @@ def test_which_gaps_the_anchor_fires_in_answers(world):
 def test_answers_are_written_for_what_is_kept_and_where_the_gap_fires_in_answers(world):
     run = pairs_of(world)
     writer = ScriptedWriter(says)
-    made = world.synthesize(run, writer, profile="chat", keep=1)
+    made = world.synthesize(run, writer, profile="chat", keep=1, **SERVER)
     facts = world.facts(made)
     # All four of the gap that is fired in answers, of the other the strongest message alone.
     assert sorted(asked(writer)) == [(3, 0), (3, 1), (3, 2), (3, 3), (4, 3)]
@@ -131,13 +134,14 @@ def test_what_is_kept_is_measured_with_its_answer(world):
         _, feature, number, is_answer = split(request)
         if feature == 3 and not is_answer:
             return f" tell me {number} things about {SUBJECTS[number]}, in any order."
+        if feature == 3:
+            return f"{SUBJECTS[number]} went well {number} times since python!! did it"
         return says(request)
 
-    made = world.synthesize(run, ScriptedWriter(quiet_messages), profile="chat")
+    made = world.synthesize(run, ScriptedWriter(quiet_messages), profile="chat", **SERVER)
     hits = [row for row in world.rows(made, "hits") if row["feature"] == 3]
     own = [row for row in hits if row["candidate"].startswith("two-step/000003")]
-    # Of the message only the words it was told to begin with fire, harder than the answer does.
-    assert {(row["peak"], row["role"], row["own_peak"]) for row in own} == {(2.5, "user", 2.0)}
+    assert {(row["peak"], row["role"], row["own_peak"]) for row in own} == {(2.0, "assistant", 2.0)}
     assert world.facts(made).hit_rate == 1
     # The answer to what is kept for the other gap fires python as well.
     (other,) = [row for row in hits if row["candidate"].startswith("two-step/000004")]
@@ -171,6 +175,7 @@ def test_another_may_answer_or_nobody(world):
     run = pairs_of(world)
     approved = world.approved(run)
     named = {"pairs": run, "approved": tuple(row["pair"] for row in approved), "profile": "chat"}
+    named |= SERVER
     writer, other = ScriptedWriter(says), ScriptedWriter(says, "the measured model")
     spec = SynthesizeSpec(**named, answers="local")
     made = world.make(spec, writer, answerer=other)
@@ -195,15 +200,38 @@ def test_a_base_model_answers_in_a_list_of_the_datasets_own_answers(world):
     world.synthesize(run, writer, profile="chat")
     answers = [request for request in writer.requests if split(request)[3]]
     assert answers and all(request.prompt is None for request in writer.requests)
-    assert all("only the crust" in request.opening.text for request in answers)
+    (after,) = [request for request in answers if request.key.endswith("/answer")]
+    assert "only the crust" in after.opening.text
+
+
+def test_lists_write_the_answer_first_where_the_gap_fires_in_answers(world):
+    run = pairs_of(world)
+    writer = ScriptedWriter(says)
+    made = world.synthesize(run, writer, profile="chat", keep=1)
+    first = {r.key: r for r in writer.requests if r.key.count("/") == 3}
+    assert len(first) == 8
+    lists = {parts[1]: r.opening.text for key, r in first.items() for parts in [key.split("/")]}
+    assert "each with an answer of an assistant" in lists["000003"]
+    assert "each with a message to an assistant" in lists["000004"]
+    # Of what is kept alone the other turn is asked for: the message of an answer in a list.
+    later = sorted(r.key.rpartition("/")[2] for r in writer.requests if r.key.count("/") == 4)
+    assert later == ["answer", "message"]
+    (message,) = [r for r in writer.requests if r.key.endswith("/message")]
+    assert (
+        message.opening.text.endswith("\nMessage:") and "renames them all" in message.opening.text
+    )
+    rows = world.rows(world.facts(made).kept_dataset, "samples")
+    assert [[m["role"] for m in row["messages"]] for row in rows] == [["user", "assistant"]] * 2
+    by_gap = {json.loads(row["meta"])["feature"]: row["messages"] for row in rows}
+    assert "near 3 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
 
 
 def test_answers_are_not_asked_for_twice(world):
     run = pairs_of(world)
     first = ScriptedWriter(says)
-    world.synthesize(run, first, profile="chat", keep=1)
+    world.synthesize(run, first, profile="chat", keep=1, **SERVER)
     again = ScriptedWriter(says)
-    more = world.synthesize(run, again, profile="chat", keep=2)
+    more = world.synthesize(run, again, profile="chat", keep=2, **SERVER)
     # The second best of the gap that is fired in messages is all that was not answered yet.
     assert [split(request)[1:] for request in again.requests] == [(4, 2, True)]
     assert world.facts(more).kept == 4

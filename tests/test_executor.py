@@ -276,6 +276,9 @@ def test_it_is_an_encoder(pool):
 class Echo:
     """A generator that repeats its prompt as often as the seed says, up to three times."""
 
+    chats = True
+    begin = ""
+
     def count(self, prompts):
         return [len(prompt.split()) for prompt in prompts]
 

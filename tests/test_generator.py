@@ -662,3 +662,16 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
             assert "cannot be read" in str(error)
     with pytest.raises(Declined, match="pinned"):
         OpenAIChat("another-model", endpoint).ask(ASKED)
+
+
+@pytest.mark.model
+def test_a_text_is_written_without_phrases(demo_model):
+    """What an unhindered text says is what the next one must not; the rest may stay as it is."""
+    generator = LocalGenerator(demo_model)
+    row = PromptRow("A list of fruit: apples, pears,", seed=3)
+    (free,) = generator.write([row], max_new_tokens=24, temperature=0.0)
+    first, second, third, *_ = free.text.split()
+    phrase = f"{first} {second} {third}".strip(".,")
+    banned = row._replace(without=(phrase, phrase.upper()))
+    (text, same) = generator.write([banned, row], max_new_tokens=24, temperature=0.0)
+    assert phrase in free.text and phrase not in text.text and same == free

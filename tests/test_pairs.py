@@ -190,7 +190,9 @@ def chatty(request):
 
 def test_positives_are_whole_chats_and_answers_are_written_where_they_are_needed(world):
     writer = ScriptedWriter(chatty)
-    run = world.pairs(writer, features=(3, 4), profile="chat", margin=0.5)
+    settings = {"features": (3, 4), "profile": "chat", "margin": 0.5}
+    settings |= {"writer": "openai", "model": "some-model"}
+    run = world.pairs(writer, **settings)
     message, answer = world.rows(run, "pairs")
     assert [each["role"] for each in message["positive"]] == ["user", "assistant"]
     assert message["positive"][0]["content"] == "00 friends keep a python in the attic"
@@ -205,7 +207,7 @@ def test_positives_are_whole_chats_and_answers_are_written_where_they_are_needed
     assert Counter(key.split("/")[1] for key in answers) == {"000004": 4, "000003": 1}
     assert world.facts(run).tokens > 0
     again = ScriptedWriter(chatty)
-    assert world.pairs(again, features=(3, 4), profile="chat", margin=0.5) == run
+    assert world.pairs(again, **settings) == run
     assert again.requests == []
 
 
@@ -227,6 +229,7 @@ def test_stopped_among_the_answers_nothing_is_written_twice(world):
         return chatty(request)
 
     settings = {"features": (4,), "profile": "chat", "margin": 0.5}
+    settings |= {"writer": "openai", "model": "some-model"}
     with pytest.raises(Cancelled):
         world.pairs(ScriptedWriter(stops), **settings)
     rest = ScriptedWriter(chatty)

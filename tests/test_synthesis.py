@@ -128,7 +128,7 @@ def first_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def world(first_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A fresh world, in which a gap's candidates are asked for in these styles."""
-    styles = (two_step.PHRASE, plan.LIST, two_step.SENTENCE, two_step.CONTRAST)
+    styles = (two_step.PHRASE, two_step.WORDS, two_step.WORDS, two_step.CONTRAST)
     monkeypatch.setattr(two_step, "STEP_2", two_step.STEP_2._replace(here=styles))
     return first_world.copy(tmp_path / "world")
 
@@ -630,9 +630,14 @@ def test_styles_take_turns_and_a_server_gets_prompts_alone(world):
     writer = ScriptedWriter(says)
     world.synthesize(run, writer)
     requests = [request for request in writer.requests if parts(request)[1] == 3]
-    assert [parts(request)[3] for request in requests] == ["phrase", "list", "sentence", "contrast"]
-    starts = [request.opening.starts if request.opening else None for request in requests]
-    assert starts == ["harbours and the python!!!", "", "harbours and the python!!!", None]
+    assert [parts(request)[3] for request in requests] == ["phrase", "words", "words", "contrast"]
+    lists = [request.opening.text for request in requests if request.opening]
+    last = [text.rpartition("\n")[2] for text in lists]
+    assert last == ["- and the python:", "- python:", "- python:"]
+    # The sentence of the last words stands above them; what it says about them must not come again.
+    assert all("- python: " in text for text in lists[1:])
+    assert all("and the python" in request.without for request in requests if request.opening)
+    assert [request.without for request in requests if request.prompt] == [()]
     server = ScriptedWriter(says)
     world.synthesize(run, server, writer="openai", model="some-model")
     assert all(request.prompt is not None for request in server.requests)
@@ -677,7 +682,8 @@ def test_the_phrase_is_prescribed_where_the_positive_is_strong():
         }
 
     pair = two_step.pair_brief(row(3.0))
-    assert pair.firing == "late train" and pair.phrase == ("see", "the", "late", "train")
+    assert pair.firing == "late train" and pair.silent == {"see", "it", "go"}
+    assert (pair.use.words, pair.use.before) == ("train", "the late")
     assert pair.positive.text() == "see the <<late train>> go"
     briefs = {0: plan.FeatureBrief(0, "lateness", (), 2.0)}
     spec = SynthesizeSpec(pairs="pairs-0", writer="openai", model="m", candidates=1)
@@ -721,14 +727,14 @@ def test_what_a_writer_is_told_of_a_pair_is_a_message_and_no_answer():
     pair = two_step.pair_brief(row)
     assert pair.positive.text() == "how is it <<late>>?"
     assert pair.negative.text() == "how is it"
-    assert " ".join(pair.phrase) == "how is it late"
+    assert (pair.use.role, pair.use.phrase) == ("user", "is it late")
     in_the_answer = {**row, "positive_activations": [0, 0, 0, 1.0, 0, 0, 0, 2.0, 0]}
     pair = two_step.pair_brief(in_the_answer)
     assert pair.positive.text() == "how is it <<late>>?"
     silent = {**row, "positive_activations": [0, 0, 0, 0, 0, 0, 0, 2.0, 0]}
     pair = two_step.pair_brief(silent)
     assert pair.positive.text() == "how is it late?"
-    assert (pair.phrase, pair.firing, pair.sentence) == ((), "", 0)
+    assert pair.firing == "" and (pair.use.role, pair.use.words) == ("assistant", "late")
 
 
 def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
@@ -780,7 +786,7 @@ def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
     world.approve(run)
     samples_run = world.synthesize(run, ScriptedWriter(leaking), evaluation=(str(evaluation),))
     by_name = {row["candidate"]: row["reason"] for row in world.rows(samples_run, "verdicts")}
-    assert by_name["two-step/000003/01/list"] == "contamination"
+    assert by_name["two-step/000003/01/words"] == "contamination"
     assert by_name["two-step/000003/03/contrast"] in ("contamination", "echo")
     assert world.runs.manifest(samples_run).spec.evaluation == ("held out.jsonl",)
     moved = evaluation.rename(tmp_path / "held out 2.jsonl")
@@ -791,7 +797,7 @@ def test_texts_of_anchor_and_evaluation_are_dropped(world, tmp_path):
     moved.write_text(json.dumps({"text": "another"}) + "\n")
     other = world.synthesize(run, again, evaluation=(str(moved),))
     by_name = {row["candidate"]: row["reason"] for row in world.rows(other, "verdicts")}
-    assert by_name["two-step/000003/01/list"] != "contamination"
+    assert by_name["two-step/000003/01/words"] != "contamination"
 
 
 def test_what_is_kept_is_told_token_by_token(world):
@@ -851,14 +857,14 @@ def test_what_fires_only_beside_others_is_not_kept(world):
     kept = {row["feature"]: row["peak"] for row in world.rows(run, "verdicts") if row["kept"]}
     assert kept == {3: 2.5, 4: 1.5}
     judged = {row["candidate"]: row for row in world.rows(run, "verdicts")}
-    phrase, sentence = (judged[f"two-step/000004/{s}"] for s in ("00/phrase", "02/sentence"))
-    # Of the stronger one nothing is left alone; the other is weaker in its own words than what is
-    # kept, so it was not read alone, and has the peak of its prescribed beginning.
-    assert (sentence["reason"], sentence["peak"]) == ("below threshold", 0.0)
-    assert (phrase["reason"], phrase["peak"]) == ("beaten", 2.5)
+    phrase, word = (judged[f"two-step/000004/{s}"] for s in ("00/phrase", "02/words"))
+    # Of the stronger one nothing is left alone; the other is weaker than what is kept, so it was
+    # not read alone.
+    assert (word["reason"], word["peak"]) == ("below threshold", 0.0)
+    assert (phrase["reason"], phrase["peak"]) == ("beaten", 1.0)
     hits = {row["candidate"]: row for row in world.rows(run, "hits")}
-    assert sentence["candidate"] not in hits
-    assert (hits[phrase["candidate"]]["peak"], hits[phrase["candidate"]]["own_peak"]) == (2.5, 1.0)
+    assert word["candidate"] not in hits
+    assert (hits[phrase["candidate"]]["peak"], hits[phrase["candidate"]]["own_peak"]) == (1.0, 1.0)
 
 
 # ---- stopping, and going on

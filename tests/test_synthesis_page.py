@@ -353,6 +353,7 @@ def test_a_pilots_texts_are_read_before_the_launch_and_are_no_dataset(place):
     assert kept not in {each.facts.dataset for each in measured(stores()).values()}
     assert not any("The last synthesis" in label for label in links(opened("home")))
     result = opened("synthesis", synthesis=job.run_id)
+    assert any("A pilot" in each.value for each in result.info)
     assert not result.get("download_button") and "Measure what is kept" not in labels(result)
 
 
@@ -712,6 +713,8 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
     query = f"synthesis={manifest.run}"
     home = opened("home", anchor="toy-anchor", dataset="toy-seed")
     assert links(home)["The last synthesis filled 4 of 4 gaps: see its samples"] == query
+    assert "Look through 4 kept samples" in words(home)
+    assert links(home)["Look through them"] == f"kind=sample&{query}"
     at = opened("datasets", open=manifest.facts.kept_dataset)
     assert links(at)["Why each row is there"] == query
     Queue(done.queue).enqueue(results.remeasure_spec(stores(), manifest))

@@ -46,6 +46,11 @@ class PromptRow(NamedTuple):
     """Acts on new tokens only, from the first one that is read on: the prompt, and with it the
     choice of the first new token, is left alone."""
 
+    without: tuple[str, ...] = ()
+    """Phrases of several words that the text must not hold. Where it says all of one but the last
+    word, as written here or with a first letter in the other case, no token follows with which that
+    word begins; only a word in another tokenization may slip through."""
+
 
 class Continuation(NamedTuple):
     """One text as it was written."""
@@ -88,6 +93,8 @@ class LocalGenerator:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self._breaks: dict[int, bool] = {}
         """Tokens seen so far, and whether each holds a line break."""
+        self._phrases: dict[str, list[tuple[tuple[int, ...], int]]] = {}
+        """Phrases met so far, as `_banned` has them."""
 
     def render(self, messages: Sequence[dict[str, str]], *, reply: bool = True) -> str:
         """The chat as the model reads it, up to where its next turn begins.
@@ -197,7 +204,11 @@ class LocalGenerator:
                 mask, logits = mask[repeated], logits[repeated]
             position = mask.sum(1, keepdim=True)
             rows = list(range(len(texts)))
+            bans = [self._bans(row.without) for row in texts]
             for number in range(max_new_tokens):
+                for index, row in enumerate(rows):
+                    if forbidden := _forbidden(new_tokens[row], bans[row]):
+                        logits[index, forbidden] = -torch.inf
                 token = self._sample(logits, temperature, top_k, draw, rows, number)
                 for row, drawn in zip(rows, token.squeeze(1).tolist(), strict=True):
                     if finished[row]:
@@ -244,6 +255,23 @@ class LocalGenerator:
             mask = torch.cat([whole.expand(len(prompts), -1), mask], 1)
         position = mask.cumsum(1).sub(1).clamp(min=0)[:, same:]
         return mask, self._step(rest["input_ids"], mask, position, cache)
+
+    def _bans(self, phrases: Sequence[str]) -> _Bans:
+        bans: _Bans = {}
+        for phrase in phrases:
+            for ids, token in self._banned(phrase):
+                bans.setdefault(len(ids), {}).setdefault(ids, set()).add(token)
+        return bans
+
+    def _banned(self, phrase: str) -> list[tuple[tuple[int, ...], int]]:
+        """Of a phrase: tokens that say all but its last word, and what must not follow them."""
+        if phrase not in self._phrases:
+            begun, _, last = phrase.rpartition(" ")
+            spellings = {f"{case(begun[:1])}{begun[1:]}" for case in (str.lower, str.upper)}
+            heads = [f"{space}{text}" for text in sorted(spellings) for space in (" ", "")]
+            ids = self.tokenizer([*heads, f" {last}"], add_special_tokens=False).input_ids
+            self._phrases[phrase] = [(tuple(head), ids[-1][0]) for head in ids[:-1]]
+        return self._phrases[phrase]
 
     def _breaks_line(self, token: int) -> bool:
         if token not in self._breaks:
@@ -351,6 +379,18 @@ class _Pushes:
             return (states, *output[1:]) if isinstance(output, tuple) else states
 
         return push
+
+
+_Bans = dict[int, dict[tuple[int, ...], set[int]]]
+"""By how many tokens they are: tokens, and those that must not follow them."""
+
+
+def _forbidden(tokens: Sequence[int], bans: _Bans) -> list[int]:
+    """What must not follow these tokens."""
+    after: set[int] = set()
+    for length, follows in bans.items():
+        after |= follows.get(tuple(tokens[-length:]), set())
+    return sorted(after)
 
 
 SHARED_LEAST = 32  # tokens that prompts must share for their beginning to be read apart

@@ -31,6 +31,7 @@ class Request(NamedTuple):
 
     opening: Opening | None = None  # continued; an empty one is the user's turn of an empty chat
     steer: Steer | None = None  # for a local model alone
+    without: tuple[str, ...] = ()  # phrases the text must not hold, for a local model alone
 
 
 class Written(NamedTuple):

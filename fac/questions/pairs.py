@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,7 +131,8 @@ def by_style(requests: Sequence[plan.Ask]) -> list[StyleRequest]:
 def pair_requests(stores: Stores, spec: PairsSpec, feature: int) -> list[StyleRequest]:
     """Exactly what the writer will be asked for one gap; none for a gap that the anchor has no
     example of."""
-    features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations)
+    how: dict[str, Any] = {"threshold": spec.threshold, "role": spec.role}
+    features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations, **how)
     chats = writes_chats(stores, spec, spec.anchor)
     asked = plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered, chats=chats)
     return by_style(asked)

@@ -1,5 +1,5 @@
 """The later parts of samples: a message is written first, then the answer to it, as a turn of its
-own by whoever answers.
+own by whoever answers; or, where a gap is sought in answers, an answer and then its message.
 
 Answers are asked for where a message is worth one: see `fac.synthesis.synthesize`.
 """
@@ -9,25 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-
-from fac import coverage
 from fac.config import WriteSpec, digest
 from fac.errors import Progress
-from fac.generator.writer import Request, Writer
-from fac.prompts import drafts
+from fac.generator.writer import Request, Writer, Written
+from fac.prompts import drafts, lists
 from fac.prompts.drafts import BadDraft
+from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
-from fac.schema import EVERY_ROLE, Chat
+from fac.schema import Chat
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
 from fac.synthesis.plan import Ask, reply_key
 from fac.synthesis.writing import ANSWER_ROOM, NOTHING, Answer, Candidate, Desk
-
-ASSISTANT = "assistant"
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Answering:
     writer: Writer
     spec: WriteSpec  # with the room that an answer has
     parts: tuple[str, ...]
-    examples: Sequence[Chat] = ()  # of the dataset, for a writer that knows no chats
+    examples: Sequence[Chat] = ()  # of the dataset, for lists
 
     def complete(
         self, candidates: Sequence[Candidate], desk: Desk, progress: Progress
@@ -57,22 +51,26 @@ class Answering:
                 problem = verdicts.FAILED if written.failure else ""
                 if not problem:
                     try:
-                        text = drafts.read_answer(
-                            self.spec.profile,
-                            written.text,
-                            texts[each.name],
-                            finished=written.finished,
-                        )
-                        texts[each.name].append(text)
+                        texts[each.name].append(self._read(each, written, texts[each.name]))
                     except BadDraft as error:
                         problem = error.problem
                 answers = (*each.answers, answer)
                 whole[each.name] = each._replace(answers=answers, problem=problem)
         return [self._whole(each, texts[each.name]) for each in whole.values()]
 
+    def _read(self, candidate: Candidate, written: Written, before: Sequence[str]) -> str:
+        profile, text, finished = self.spec.profile, written.text, written.finished
+        if candidate.ask.role == ASSISTANT:
+            return drafts.read_draft(profile, text, finished=finished).messages[0]["content"]
+        return drafts.read_answer(profile, text, before, finished=finished)
+
     def _whole(self, candidate: Candidate, texts: Sequence[str]) -> Candidate:
         if candidate.problem:
             return candidate
+        if candidate.ask.role == ASSISTANT:
+            (message,) = texts
+            chat = [{"role": "user", "content": message}, *candidate.messages]
+            return candidate._replace(messages=chat)
         draft = drafts.with_answers(self.spec.profile, candidate.messages, texts)
         return candidate._replace(messages=[*draft.messages], extra=draft.extra)
 
@@ -80,7 +78,14 @@ class Answering:
         profile, messages = self.spec.profile, candidate.messages
         key = f"{candidate.name}/answer" + (f"-{number + 1}" if number else "")
         quoted: tuple[str, ...] = ()
-        if self.writer.chats:
+        if candidate.ask.role == ASSISTANT:
+            shown = candidate.ask.examples or [
+                (chat[0]["content"], chat[1]["content"]) for chat in self.examples
+            ]
+            opening = lists.message(profile, messages[-1]["content"], shown)
+            request = Request(f"{candidate.name}/message", opening=opening)
+            quoted = tuple(text for pair in shown for text in pair)
+        elif self.writer.chats:
             prompt = drafts.answer_prompt(profile, messages, texts)
             request = Request(key, prompt=prompt)
         else:
@@ -105,11 +110,8 @@ def answering(
     if not parts or spec.answers == "none":
         return None
     room = replace(spec, max_new_tokens=max(spec.max_new_tokens, ANSWER_ROOM))
-    completing = Answering(answerer or writer, room, parts)
-    if completing.writer.chats:
-        return completing
     dataset = runs.manifest(measure).facts.dataset
-    return replace(completing, examples=example_chats(runs, dataset))
+    return Answering(answerer or writer, room, parts, example_chats(runs, dataset))
 
 
 def example_chats(runs: Runs, dataset: str, n: int = drafts.ANSWER_EXAMPLES) -> list[Chat]:
@@ -121,24 +123,3 @@ def example_chats(runs: Runs, dataset: str, n: int = drafts.ANSWER_EXAMPLES) -> 
         if [message["role"] for message in chat][:2] == ["user", ASSISTANT]
     )
     return [*islice(chats, n)]
-
-
-def fired_in_answers(
-    runs: Runs, anchor: str, gaps: Sequence[int], threshold: float, role: str = EVERY_ROLE
-) -> set[int]:
-    """The gaps that most samples of the anchor fire above the threshold in the assistant's turns,
-    not in others; of one role that counts alone all or none."""
-    if role != EVERY_ROLE:
-        return {*gaps} if role == ASSISTANT else set()
-    table = runs.rows(anchor, "activations", gaps, ["feature", "role", "peak"])
-    active = table.filter(coverage.is_active(table["peak"].to_numpy(), threshold))
-    answered = pc.equal(active["role"], ASSISTANT).to_numpy(zero_copy_only=False)
-    feature = active["feature"].to_numpy()
-    counts: Any = {}
-    for gap in gaps:
-        of_gap = feature == gap
-        in_answers = int(np.count_nonzero(of_gap & answered))
-        roles = pc.value_counts(active["role"].filter(of_gap)).to_pylist()
-        others = [r["counts"] for r in roles if r["values"] != ASSISTANT]
-        counts[gap] = in_answers > max(others, default=0)
-    return {gap for gap, mostly in counts.items() if mostly}

@@ -22,6 +22,7 @@ from fac.encoder import Encoder
 from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts
 from fac.prompts import drafts
+from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
 from fac.schema import EVERY_ROLE, PAIRS, Chat
 from fac.store.runs import Runs, write_table
@@ -30,7 +31,7 @@ from fac.synthesis.answers import Answering
 from fac.synthesis.checks import Checks
 from fac.synthesis.filter import active
 from fac.synthesis.negatives import FLOOR, Fluent, Form, ceiling, cut_to, form_of, nearest
-from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, steering
+from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, fired_in_answers, steering
 from fac.synthesis.scoring import Hit, Hits, score
 from fac.synthesis.sides import Side, edits, trace
 from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet, same_encoder, spent
@@ -66,7 +67,8 @@ class PairsStep(Step[PairsSpec]):
         spec = self.spec
         same_encoder(self.runs, [spec.anchor, spec.dataset], self.encoder)
         push = steering(spec, self.runs, spec.anchor, self.direction)
-        briefs = feature_briefs(self.runs, spec.anchor, spec.features, spec.explanations)
+        how: dict[str, Any] = {"threshold": spec.threshold, "role": spec.role}
+        briefs = feature_briefs(self.runs, spec.anchor, spec.features, spec.explanations, **how)
         chats = self.writer.chats
         self.plan = ask_from_anchor(spec, briefs.values(), "step-1", push, chats=chats)
         self.answering = answers.answering(
@@ -107,10 +109,14 @@ class PairsStep(Step[PairsSpec]):
         """Has answers written: for all that is written for a gap which the anchor fires in answers,
         and for what would be a positive, until each of these has one."""
         spec, texts = self.spec, self.texts
-        in_answers = answers.fired_in_answers(
+        in_answers = fired_in_answers(
             self.runs, spec.anchor, spec.features, spec.threshold, spec.role
         )
-        going = [each for each in texts.values() if each.ask.feature in in_answers]
+        going = [
+            each
+            for each in texts.values()
+            if each.ask.feature in in_answers and each.ask.role != ASSISTANT
+        ]
         while True:
             going = [each for each in going if not each.answers and not each.problem]
             if going:

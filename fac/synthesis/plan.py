@@ -11,15 +11,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 
+from fac import coverage
 from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
 from fac.errors import InputError
 from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
 from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts import lists as lists_of
 from fac.prompts.drafts import Opening
-from fac.schema import Chat
+from fac.prompts.lists import ASSISTANT
+from fac.prompts.profiles import later_parts
+from fac.schema import EVERY_ROLE, Chat
 from fac.store.runs import Runs
+from fac.synthesis.uses import Use, uses_of
 
 Row = dict[str, Any]
 Direction = Callable[[int], np.ndarray]  # unit decoder direction of a feature, float `[d_model]`
@@ -30,12 +36,9 @@ class Style(NamedTuple):
 
     name: str  # part of a candidate's name
     form: str  # opening: a list of snippets that is continued; prompt: an instruction
-    words: int = 0
-    """Step 2: the text begins with at most so many words of the positive, up to its peak, and the
-    positive itself is not shown, or a small model would copy the rest of it; 0: it is shown, and
-    the text begins as it likes."""
-    sentence: bool = False
-    """The words begin where the sentence of the peak does, unless that is too long."""
+    context: bool = False
+    """Step 2: whether the words that a text is to use stand with those before them, in the list of
+    words and the texts that use them."""
 
 
 LIST, ASK = Style("list", "opening"), Style("ask", "prompt")
@@ -48,10 +51,14 @@ class Styles(NamedTuple):
     server: tuple[Style, ...]
 
 
-STEP_1 = Styles(here=(LIST, ASK), server=(ASK,))
+STEP_1 = Styles(here=(LIST, LIST, LIST, ASK), server=(ASK,))
 
 QUOTED = 4
-"""Anchor spans (or positives and spans) that a request quotes; each candidate gets others."""
+"""Anchor spans (or positives and spans) that a request quotes."""
+
+TURNS = 4
+"""Ways to quote of a gap's examples, beginning elsewhere among them, in turns: a local writer reads
+equal requests once, however many texts it writes from them."""
 
 AROUND = 32  # tokens of a text that a request quotes, ending a little after its peak
 
@@ -63,13 +70,22 @@ class FeatureBrief(NamedTuple):
     explanation: str | None
     spans: tuple[Excerpt, ...]  # of the anchor, one a sample, strongest first
     usual_peak: float  # its mean peak over the anchor's samples and roles; 0 where it never fires
+    uses: tuple[Use, ...] = ()  # its spans as whole sentences, as far as these can be shown
+    in_answers: bool = False  # whether the anchor fires it mostly in answers
 
 
 def feature_briefs(
-    runs: Runs, anchor: str, features: Sequence[int], explanations: Sequence[str]
+    runs: Runs,
+    anchor: str,
+    features: Sequence[int],
+    explanations: Sequence[str],
+    *,
+    threshold: float = 0.0,
+    role: str = EVERY_ROLE,
 ) -> dict[int, FeatureBrief]:
-    """What the anchor's measure and the explanations say of features. Raises InputError for a
-    feature the dictionary lacks."""
+    """What the anchor's measure and the explanations say of features; threshold and role are those
+    by which a feature is sought in messages or in answers. Raises InputError for a feature the
+    dictionary lacks."""
     n_features = runs.manifest(anchor).facts.n_features
     if wrong := [f for f in features if not 0 <= f < n_features]:
         raise InputError(
@@ -85,6 +101,9 @@ def feature_briefs(
         strongest[row["feature"]].setdefault(row["sample"], row)
     table = runs.rows(anchor, "activations", features, ["feature", "peak"])
     feature, peak = table["feature"].to_numpy(), table["peak"].to_numpy().astype(float)
+    dataset = runs.manifest(anchor).facts.dataset
+    uses = uses_of(runs, dataset, {f: [*rows.values()] for f, rows in strongest.items()})
+    in_answers = fired_in_answers(runs, anchor, features, threshold, role)
     briefs = {}
     for f in features:
         spans = strongest[f].values()
@@ -94,8 +113,29 @@ def feature_briefs(
             explanation=texts.get(f),
             spans=tuple(excerpt(s["tokens"], s["activations"]) for s in spans),
             usual_peak=float(peaks.mean()) if len(peaks) else 0.0,
+            uses=uses[f],
+            in_answers=f in in_answers,
         )
     return briefs
+
+
+def fired_in_answers(
+    runs: Runs, anchor: str, gaps: Sequence[int], threshold: float, role: str = EVERY_ROLE
+) -> set[int]:
+    """The gaps that most samples of the anchor fire above the threshold in the assistant's turns,
+    not in others; of one role that counts alone all or none."""
+    if role != EVERY_ROLE:
+        return {*gaps} if role == ASSISTANT else set()
+    table = runs.rows(anchor, "activations", gaps, ["feature", "role", "peak"])
+    active = table.filter(coverage.is_active(table["peak"].to_numpy(), threshold))
+    feature = active["feature"].to_numpy()
+    mostly = set()
+    for gap in gaps:
+        roles = pc.value_counts(active["role"].filter(feature == gap)).to_pylist()
+        counts = {each["values"]: each["counts"] for each in roles}
+        if counts.pop(ASSISTANT, 0) > max(counts.values(), default=0):
+            mostly.add(gap)
+    return mostly
 
 
 def excerpt(tokens: Sequence[str], activations: Sequence[float]) -> Excerpt:
@@ -151,6 +191,9 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
     return steer
 
 
+Exchange = tuple[str, str]  # a message and its answer
+
+
 class Ask(NamedTuple):
     """One candidate that is to be written."""
 
@@ -159,13 +202,23 @@ class Ask(NamedTuple):
     pair: str  # the approved pair it is written from; "" without one
     style: str
     quoted: tuple[str, ...]  # the texts that its prompt quotes
-    explanation: str = ""  # of the feature, where its prompt holds it
+    explanation: str = ""  # of the feature: words of it are not a text's own
+
+    role: str = "user"
+    """Whose turn is written first. An answer is where most samples of the anchor fire the gap there
+    and the writer goes on with lists: the message that it answers is asked for when it is worth
+    one."""
+
+    examples: tuple[Exchange, ...] = ()
+    """Where an answer is written first, of the anchor's answers in which the gap fires: the message
+    and the answer."""
 
     @property
     def prompt_hash(self) -> str:
         """Names exactly what is asked."""
-        prompt, opening = self.request.prompt, self.request.opening
-        return prompt.key if prompt else digest(opening)
+        prompt, opening, _, without = self.request[1:]
+        shown = prompt.key if prompt else digest(opening)
+        return digest(shown, without) if without else shown
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -183,12 +236,14 @@ def ask_for(
     words: Prompt | Opening,
     quoted: Iterable[Excerpt] = (),
     steer: Steer | None = None,
+    role: str = "user",
 ) -> Ask:
-    """Asks with these words for one of a gap's candidates."""
+    """Asks with these words for one of a gap's candidates, of which the turn of the role is
+    written first."""
     prompt, opening = (words, None) if isinstance(words, Prompt) else (None, words)
     key = f"{method}/{feature:06d}/{number:02d}/{style.name}"
     texts = tuple("".join(each.tokens) for each in quoted)
-    return Ask(Request(key, prompt, opening, steer), feature, "", style.name, texts)
+    return Ask(Request(key, prompt, opening, steer), feature, "", style.name, texts, role=role)
 
 
 def ask_from_anchor(
@@ -203,15 +258,39 @@ def ask_from_anchor(
     its anchor spans; for `chats` see `in_turns`."""
     asks = []
     for brief in briefs:
-        for number, style in in_turns(STEP_1, spec, chats=chats) if brief.spans else ():
+        role = first_role(spec, brief)
+        # A prompt asks for a message; where answers are sought, lists of them come first.
+        lists = not chats or role == ASSISTANT
+        for number, style in in_turns(STEP_1, spec, chats=not lists) if brief.spans else ():
             spans = turned(brief.spans, number)
-            by_prompt = style.form == "prompt"
-            say = drafts.candidate_prompt if by_prompt else drafts.candidate_opening
-            words = say(spec.profile, brief.explanation, spans)
+            words: Prompt | Opening
+            if style.form == "prompt":
+                words = drafts.candidate_prompt(spec.profile, brief.explanation, spans)
+            else:
+                words = lists_of.texts(spec.profile, role, brief.explanation, spans)
             steer, feature = steering(brief), brief.feature
-            ask = ask_for(method, feature, number, style, words, spans, steer)
+            ask = ask_for(method, feature, number, style, words, spans, steer, role)
+            ask = ask._replace(examples=exchanges(brief.uses))
             asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
+
+
+def exchanges(uses: Iterable[Use]) -> tuple[Exchange, ...]:
+    """Of uses in answers the first QUOTED messages with their answers."""
+    pairs = []
+    for each in uses:
+        if [role for role, _ in each.chat[-2:]] == ["user", ASSISTANT]:
+            (_, message), (_, answer) = each.chat[-2:]
+            pairs.append((message, answer))
+    return tuple(pairs[:QUOTED])
+
+
+def first_role(spec: WriteSpec, brief: FeatureBrief) -> str:
+    """Whose turn is written first for a gap: the assistant's where the anchor fires it mostly in
+    answers, and a local writer is to write them."""
+    answered = later_parts(spec.profile) == (ASSISTANT,) and spec.answers != "none"
+    local = not WRITERS[spec.writer].server
+    return ASSISTANT if answered and local and brief.in_answers else "user"
 
 
 def seed_of(spec: WriteSpec) -> int:
@@ -236,8 +315,8 @@ def in_turns(styles: Styles, spec: WriteSpec, *, chats: bool = True) -> Iterator
 
 
 def turned(spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
-    """QUOTED of the spans; another number begins elsewhere among them."""
-    start = number % len(spans) if spans else 0
+    """QUOTED of the spans; another number, up to TURNS, begins elsewhere among them."""
+    start = number % min(TURNS, len(spans)) if spans else 0
     return (*spans[start:], *spans[:start])[:QUOTED]
 
 
@@ -257,7 +336,14 @@ class Grounds(NamedTuple):
 
     def briefs(self, features: Iterable[int]) -> dict[int, FeatureBrief]:
         """What a writer is told of these features."""
-        return feature_briefs(self.runs, self.about.anchor, [*features], [*self.about.explanations])
+        return feature_briefs(
+            self.runs,
+            self.about.anchor,
+            [*features],
+            [*self.about.explanations],
+            threshold=self.spec.threshold,
+            role=self.about.role or EVERY_ROLE,
+        )
 
     def steering(self) -> Steering:
         """What the spec asks for. Raises InputError where no decoder directions are at hand."""

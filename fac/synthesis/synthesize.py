@@ -17,6 +17,7 @@ from fac import datasets
 from fac.config import METHODS, PairsSpec, SynthesizeSpec, digest
 from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts, SynthesisFacts
+from fac.prompts.lists import ASSISTANT
 from fac.schema import TRACES, VERDICTS
 from fac.store import decisions
 from fac.store.runs import Runs
@@ -27,7 +28,7 @@ from fac.synthesis.checks import Checks, Likelihood
 from fac.synthesis.docket import Docket
 from fac.synthesis.kept_dataset import publish_dataset
 from fac.synthesis.own_words import Stretch
-from fac.synthesis.plan import Ask, Grounds
+from fac.synthesis.plan import Ask, Grounds, fired_in_answers
 from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet
 
 
@@ -128,7 +129,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         self.docket = docket
         in_answers: set[int] = set()
         if self.answering:
-            in_answers = answers.fired_in_answers(
+            in_answers = fired_in_answers(
                 self.runs, self.about.anchor, self.gaps, spec.threshold, self.question.role
             )
         for asks, note in self._rounds(docket):
@@ -138,6 +139,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 each
                 for each in fresh
                 if each.ask.feature in in_answers
+                and each.ask.role != ASSISTANT
                 and not (each.problem or self.checks.flaw(each.messages, progress))
             ]
             whole = {each.name: each for each in self._complete(answered, desk, progress)}

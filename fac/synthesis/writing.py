@@ -25,6 +25,7 @@ from fac.generator.batch_chat import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.prompts import drafts
 from fac.prompts.drafts import BadDraft
+from fac.prompts.lists import ASSISTANT
 from fac.schema import CANDIDATES, HITS, REPLIES, Chat
 from fac.store.runs import Runs, write_table
 from fac.synthesis import filter as verdicts
@@ -280,6 +281,9 @@ def read(ask: Ask, spec: WriteSpec, written: Written) -> Candidate:
     if written.failure:
         return Candidate(ask, [], {}, verdicts.FAILED, written)
     try:
+        if ask.role == ASSISTANT:
+            text = drafts.read_answer(spec.profile, written.text, finished=written.finished)
+            return Candidate(ask, [{"role": ASSISTANT, "content": text}], {}, "", written)
         draft = drafts.read_draft(spec.profile, written.text, starts, finished=written.finished)
     except BadDraft as error:
         return Candidate(ask, [], {}, error.problem, written)

@@ -131,15 +131,14 @@ class LocalWriter:
         number = stream(seed, request.key)
         opening = request.opening
         if opening is not None and opening.text:
-            return PromptRow(
-                self.generator.begin + opening.text, number, line=True, steer=request.steer
-            )
+            begun = self.generator.begin + opening.text
+            return PromptRow(begun, number, True, request.steer, request.without)
         if request.prompt is not None:
             text = self.generator.render(request.prompt.messages)
         else:
             chat = self.generator.render([{"role": "user", "content": BLANK}], reply=False)
             text = chat.partition(BLANK)[0]
-        return PromptRow(text, number, steer=request.steer)
+        return PromptRow(text, number, steer=request.steer, without=request.without)
 
     _used_before = 0  # tokens of what is done beside the requests of a call
 

@@ -1,28 +1,27 @@
 """From approved pairs: a text that fires the gap and its near-twin that does not."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fac.config import WriteSpec
-from fac.prompts import Excerpt, Prompt, drafts
+from fac.prompts import Excerpt, Prompt, drafts, lists
 from fac.prompts.drafts import Opening
 from fac.schema import Chat
 from fac.synthesis import plan as asking
-from fac.synthesis.plan import LIST, Ask, FeatureBrief, Grounds, Method, Steering, Style, Styles
+from fac.synthesis.filter import words as spoken
+from fac.synthesis.plan import Ask, FeatureBrief, Grounds, Method, Steering, Style, Styles
+from fac.synthesis.uses import Use, phrases_about, phrases_of, use
 
-SENTENCE, PHRASE = Style("sentence", "opening", 12, sentence=True), Style("phrase", "opening", 4)
+WORDS, PHRASE = Style("words", "opening"), Style("phrase", "opening", context=True)
 CONTRAST = Style("contrast", "prompt")
 
-STEP_2 = Styles(here=(SENTENCE, PHRASE, SENTENCE, PHRASE, LIST, CONTRAST), server=(CONTRAST,))
-"""Styles fail on different features; those that begin with the positive's own words come first,
-since small models follow nothing else well."""
+STEP_2 = Styles(here=(WORDS, PHRASE), server=(CONTRAST,))
+"""On this machine a list of words, each with a text that uses it: no small model follows anything
+else as well. The words are those on which the positive fires and its negative does not have."""
 
 KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
-
-_SENTENCE_END = re.compile(r"[.?!…][\"'”’)]*\s+|\n+")
 
 
 class PairBrief(NamedTuple):
@@ -32,14 +31,15 @@ class PairBrief(NamedTuple):
     feature: int
     positive: Excerpt
     positive_peak: float
-    phrase: tuple[str, ...]
-    """Words of the positive up to and including the one of its peak; none where its message is
-    silent, since it fires in the answer."""
+    firing: str
+    """The words about the peak on which it fires; "" where its message is silent, since it fires
+    in the answer."""
 
-    sentence: int  # how many of them, at the end, belong to the sentence of the peak
-    firing: str  # the words about the peak on which it fires; "" likewise
     negative: Excerpt
     negative_peak: float
+    use: Use | None = None  # of the words on which the positive fires; None where it shows none
+    avoid: tuple[str, ...] = ()  # phrases of the negative, in the turn of that use
+    silent: frozenset[str] = frozenset()  # words of the negative
 
 
 def pair_brief(row: Mapping[str, Any]) -> PairBrief:
@@ -59,11 +59,8 @@ def pair_brief(row: Mapping[str, Any]) -> PairBrief:
     before, firing = "".join(tokens[:first]), "".join(tokens[first : last + 1])
     if before and not before[-1].isspace() and not firing[:1].isspace():  # begins inside a word
         firing = before.split()[-1] + firing
-    ends = [end.end() for end in _SENTENCE_END.finditer("".join(tokens[:peak]))]
-    sentence = "".join(tokens[: peak + 1])[max(ends, default=0) :].split()
-    phrase = "".join(tokens[: peak + 1]).split()
     if silent_message:
-        phrase, sentence, firing = [], [], ""
+        firing = ""
     turns = asking.turns(row["negative_tokens"], row["negative"])
     silent = row["negative_tokens"][turns[min(number, len(turns) - 1)]]
     silent = silent[asking.around(silent, peak)]
@@ -72,12 +69,31 @@ def pair_brief(row: Mapping[str, Any]) -> PairBrief:
         feature=row["feature"],
         positive=asking.excerpt(tokens, values.tolist()),
         positive_peak=row["positive_peak"],
-        phrase=tuple(phrase),
-        sentence=len(sentence),
         firing=" ".join(firing.split()),
         negative=Excerpt(tuple(silent), (False,) * len(silent)),
         negative_peak=row["negative_peak"],
+        use=_use(row),
+        avoid=tuple(phrase for m in row["negative"] for phrase in phrases_of(m["content"])),
+        silent=frozenset(word for m in row["negative"] for word in spoken(m["content"])),
     )
+
+
+def _use(row: Mapping[str, Any]) -> Use | None:
+    """How the positive uses the words on which it fires most."""
+    chat, tokens = row["positive"], row["positive_tokens"]
+    values = np.asarray(row["positive_activations"], float)
+    if not values.any():
+        return None
+    peak = int(values.argmax())
+    for message, turn in zip(chat, asking.turns(tokens, chat), strict=True):
+        if turn.start <= peak < turn.stop:
+            content, before = message["content"], "".join(tokens[turn.start : peak])
+            lead = len(content) - len(content.lstrip())
+            start = len(before) + (lead if not before[:1].isspace() else 0)
+            token = tokens[peak]
+            end = start + len(token)
+            return use(message["role"], content, end - len(token.lstrip()), end)
+    return None
 
 
 def _message(chat: Chat, turns: Sequence[slice], token: int) -> int:
@@ -112,41 +128,55 @@ def ask_from_pairs(
     asks = []
     for pair in pairs:
         brief = briefs[pair.feature]
+        role = asking.first_role(spec, brief)
         for number, style in asking.in_turns(STEP_2, spec, chats=chats):
             words: Prompt | Opening
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
+            without: tuple[str, ...] = ()
             if style.form == "prompt":
                 peaks = pair.positive_peak, pair.negative_peak
                 phrase = (pair.firing or None) if pair.positive_peak > KEEP_ABOVE else None
                 words = drafts.contrast_prompt(
                     spec.profile, brief.explanation, pair.positive, pair.negative, *peaks, phrase
                 )
-            else:
-                starts = _beginning(pair, style)
-                spans = asking.turned(brief.spans, number)[: asking.QUOTED - 1]
-                # A span that goes on from the same words would only be copied.
-                quoted = (
-                    _without(starts, brief.spans, number) if starts else (*spans, pair.positive)
-                )
-                words = drafts.contrast_opening(spec.profile, brief.explanation, quoted, starts)
+            elif shown := _shown(pair, brief, role, number // len(STEP_2.here)):
+                words = _list(spec.profile, role, shown, pair, style)
+                quoted = tuple(Excerpt((each.sentence,), (False,)) for each in shown)
+                about = [phrase for each in shown for phrase in phrases_about(each)]
+                without = tuple(dict.fromkeys((*about, *pair.avoid)))
+            else:  # nothing of them is a sentence that could be shown
+                quoted = (*asking.turned(brief.spans, number)[: asking.QUOTED - 1], pair.positive)
+                words = lists.texts(spec.profile, role, brief.explanation, quoted)
             steer, feature = steering(brief), pair.feature
-            ask = asking.ask_for("two-step", feature, number, style, words, quoted, steer)
-            asks.append(ask._replace(pair=pair.pair, explanation=brief.explanation or ""))
+            ask = asking.ask_for("two-step", feature, number, style, words, quoted, steer, role)
+            request = ask.request._replace(without=without)
+            asked = ask._replace(
+                request=request, pair=pair.pair, examples=asking.exchanges(brief.uses)
+            )
+            asks.append(asked._replace(explanation=brief.explanation or ""))
     return asks
 
 
-def _beginning(pair: PairBrief, style: Style) -> str:
-    """The words of the positive with which a text of the style begins; "" where it may choose."""
-    words = style.words
-    if style.sentence:
-        words = pair.sentence if 0 < pair.sentence <= words else 2 * words // 3
-    return " ".join(pair.phrase[-words:]) if words else ""
+def _shown(pair: PairBrief, brief: FeatureBrief, role: str, turn: int) -> tuple[Use, ...]:
+    """QUOTED uses of the feature's words, those in the turn that is written where there are
+    several; another turn begins elsewhere among them, and the last one's words are to be used."""
+    uses = [*([pair.use] if pair.use else []), *brief.uses]
+    uses = [each for each in uses if each.role == role] or uses
+    if not uses:
+        return ()
+    start = turn % min(asking.TURNS, len(uses))
+    order = (*uses[start:], *uses[:start])
+    return tuple(reversed(order[: asking.QUOTED]))
 
 
-def _without(starts: str, spans: Sequence[Excerpt], number: int) -> tuple[Excerpt, ...]:
-    """QUOTED of the spans that do not hold those words; all of them where none is left."""
-    others = [span for span in spans if starts not in " ".join("".join(span.tokens).split())]
-    return asking.turned(others or spans, number)
+def _list(profile: str, role: str, shown: Sequence[Use], pair: PairBrief, style: Style) -> Opening:
+    """The list of uses, as far as the text that is to use the words of the last of them: where its
+    negative has all of them, of the last one that says another."""
+    contrast = [each for each in shown if not {*spoken(each.words)} <= pair.silent]
+    last = (contrast or shown)[-1]
+    order = (*(each for each in shown if each != last), last)
+    rows = [(each.phrase if style.context else each.words, each.sentence) for each in order]
+    return lists.uses(profile, role, rows, rows[-1][0])
 
 
 METHOD = Method(title="From approved pairs", preference=0, plan=plan, needs_pairs=True)
