@@ -553,11 +553,16 @@ def test_a_model_in_a_folder_writes_with_its_own_tokens_and_features(tmp_path, w
     made = done(*line, workspace=empty)
     runs = Runs(empty)
     rows = runs.table(made["run"], "candidates").to_pylist()
-    assert len(rows) == 6 and all(0 < row["tokens"] <= 8 for row in rows)
+    # A model without training may end a text before it begins.
+    tokens = [row["tokens"] for row in rows]
+    assert len(rows) == 6 and max(tokens) <= 8 and sum(tokens) > 0, tokens
     assert made["pairs"] + len(made["failed"]) == 3 and made["pairs"] > 0
     assert done(*line, workspace=empty) == made
     approved(empty, made["run"])
-    kept = done("synthesize", made["run"], workspace=empty)
+    # What a model without training writes reads like no text: that nothing is kept is an answer.
+    answer = fac("synthesize", made["run"], "--json", workspace=empty)
+    kept = answer.json
+    assert answer.code == (0 if kept["kept"] else 1)
     assert runs.manifest(kept["run"]).spec.writer == writer
     assert kept["kept"] + sum(kept["dropped"].values()) == 2 * made["pairs"]
     for verdict in runs.table(kept["run"], "verdicts").to_pylist():

@@ -665,9 +665,10 @@ def test_a_real_server_answers_through_the_real_client(real_server, tmp_path):
 
 
 @pytest.mark.model
-def test_a_text_is_written_without_phrases(demo_model):
+def test_a_text_is_written_without_phrases(demo_model_home):
     """What an unhindered text says is what the next one must not; the rest may stay as it is."""
-    generator = LocalGenerator(demo_model)
+    (weights,) = demo_model_home.rglob("model.safetensors")
+    generator = LocalGenerator(weights.parent)
     row = PromptRow("A list of fruit: apples, pears,", seed=3)
     (free,) = generator.write([row], max_new_tokens=24, temperature=0.0)
     first, second, third, *_ = free.text.split()

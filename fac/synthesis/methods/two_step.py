@@ -41,6 +41,14 @@ class PairBrief(NamedTuple):
     avoid: tuple[str, ...] = ()  # phrases of the negative, in the turn of that use
     silent: frozenset[str] = frozenset()  # words of the negative
 
+    @classmethod
+    def none(cls, feature: int) -> "PairBrief":
+        """What is known without a pair."""
+        return cls("", feature, _NOTHING, 0.0, "", _NOTHING, 0.0)
+
+
+_NOTHING = Excerpt((), ())
+
 
 def pair_brief(row: Mapping[str, Any]) -> PairBrief:
     """The pair of a row of schema.PAIRS. Of a chat one message is told of, the user's in which it
@@ -122,6 +130,7 @@ def ask_from_pairs(
     steering: Steering,
     *,
     chats: bool = True,
+    method: str = "two-step",
 ) -> list[Ask]:
     """`spec.candidates` requests for every pair; `briefs` tells of their features, for `chats` see
     `in_turns`."""
@@ -133,7 +142,10 @@ def ask_from_pairs(
             words: Prompt | Opening
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             without: tuple[str, ...] = ()
-            if style.form == "prompt":
+            if style.form == "prompt" and not pair.pair:
+                quoted = asking.turned(brief.spans, number)
+                words = drafts.candidate_prompt(spec.profile, brief.explanation, quoted)
+            elif style.form == "prompt":
                 peaks = pair.positive_peak, pair.negative_peak
                 phrase = (pair.firing or None) if pair.positive_peak > KEEP_ABOVE else None
                 words = drafts.contrast_prompt(
@@ -148,7 +160,7 @@ def ask_from_pairs(
                 quoted = (*asking.turned(brief.spans, number)[: asking.QUOTED - 1], pair.positive)
                 words = lists.texts(spec.profile, role, brief.explanation, quoted)
             steer, feature = steering(brief), pair.feature
-            ask = asking.ask_for("two-step", feature, number, style, words, quoted, steer, role)
+            ask = asking.ask_for(method, feature, number, style, words, quoted, steer, role)
             request = ask.request._replace(without=without)
             asked = ask._replace(
                 request=request, pair=pair.pair, examples=asking.exchanges(brief.uses)
