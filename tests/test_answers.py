@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from fac.config import SynthesizeSpec
-from fac.errors import BudgetReached
+from fac.errors import BudgetReached, InputError
 from fac.generator.writer import Request, Written
 from fac.schema import Chat
 from fac.synthesis.plan import fired_in_answers
+from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
 from tests.test_synthesis import SUBJECTS, WORDS, World, user
 from tests.toy import toy_workspace
@@ -224,6 +225,25 @@ def test_lists_write_the_answer_first_where_the_gap_fires_in_answers(world):
     assert [[m["role"] for m in row["messages"]] for row in rows] == [["user", "assistant"]] * 2
     by_gap = {json.loads(row["meta"])["feature"]: row["messages"] for row in rows}
     assert "near 3 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
+
+
+def test_a_template_that_takes_no_answer_first_gets_messages_first(world):
+    class Strict(LexiconEncoder):
+        """Of a model whose template wants a user's turn at the beginning."""
+
+        def render(self, chats):
+            if wrong := [chat for chat in chats if chat and chat[0]["role"] != "user"]:
+                raise InputError(f"The chat template refuses the roles of {wrong[0]}.")
+            return super().render(chats)
+
+    run = pairs_of(world)
+    spec = SynthesizeSpec(
+        pairs=run, approved=tuple(row["pair"] for row in world.approved(run)), profile="chat"
+    )
+    writer = ScriptedWriter(says)
+    world.make(spec, writer, encoder=Strict(*WORDS))
+    later = {request.key.rpartition("/")[2] for request in writer.requests if split(request)[3]}
+    assert later == {"answer"}
 
 
 def test_answers_are_not_asked_for_twice(world):
