@@ -227,6 +227,24 @@ def test_lists_write_the_answer_first_where_the_gap_fires_in_answers(world):
     assert "near 3 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
 
 
+def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
+    chats: list[Chat] = []
+
+    def likelihood(read):
+        chats.extend(read)
+        return np.ones((len(read), 3))
+
+    run = pairs_of(world)
+    spec = SynthesizeSpec(
+        pairs=run, approved=tuple(row["pair"] for row in world.approved(run)), profile="chat"
+    )
+    made = world.make(spec, ScriptedWriter(says), likelihood=likelihood)
+    assert {chat[0]["role"] for chat in chats} == {"user"}
+    assert world.facts(made).hit_rate == 1
+    kept = [row["messages"] for row in world.rows(world.facts(made).kept_dataset, "samples")]
+    assert all(chat in chats for chat in kept)
+
+
 def test_a_template_that_takes_no_answer_first_gets_messages_first(world):
     class Strict(LexiconEncoder):
         """Of a model whose template wants a user's turn at the beginning."""

@@ -15,6 +15,7 @@ from fac import datasets
 from fac.encoder import Encoder
 from fac.errors import BadRow, InputError, Progress
 from fac.manifest import PairsFacts
+from fac.prompts.lists import ASSISTANT
 from fac.schema import Chat
 from fac.store.runs import Runs
 from fac.synthesis import gates, labels
@@ -62,7 +63,9 @@ class Checks:
         flaws = dict.fromkeys((each.name for each in candidates), "")
         for each in going:
             flaws[each.name] = gates.flaw(each.messages, norms, each.finished)
-        fine = [each for each in going if not flaws[each.name]]
+        # An answer whose message is still to be written surprises any model: it is read with it.
+        whole = [each for each in going if each.messages[0]["role"] != ASSISTANT]
+        fine = [each for each in whole if not flaws[each.name]]
         losses = self._losses([each.messages for each in fine], "reading the texts", progress)
         if losses is not None:
             for each, loss in zip(fine, losses, strict=True):
