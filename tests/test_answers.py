@@ -216,7 +216,7 @@ def test_lists_write_the_answer_first_where_the_gap_fires_in_answers(world):
     assert "each with a message to an assistant" in lists["000004"]
     # Of what is kept alone the other turn is asked for: the message of an answer in a list.
     later = sorted(r.key.rpartition("/")[2] for r in writer.requests if r.key.count("/") == 4)
-    assert later == ["answer", "message"]
+    assert later == ["answer", "message", "message-2", "message-3"]
     (message,) = [r for r in writer.requests if r.key.endswith("/message")]
     assert (
         message.opening.text.endswith("\nMessage:") and "renames them all" in message.opening.text
@@ -232,17 +232,22 @@ def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
 
     def likelihood(read):
         chats.extend(read)
-        return np.ones((len(read), 3))
+        return np.array([[1.0, 1.0, -len(chat[0]["content"])] for chat in read])
+
+    def longer(request: Request) -> str:
+        return says(request) + " please" * (request.key.endswith("/message-2"))
 
     run = pairs_of(world)
     spec = SynthesizeSpec(
         pairs=run, approved=tuple(row["pair"] for row in world.approved(run)), profile="chat"
     )
-    made = world.make(spec, ScriptedWriter(says), likelihood=likelihood)
+    made = world.make(spec, ScriptedWriter(longer), likelihood=likelihood)
     assert {chat[0]["role"] for chat in chats} == {"user"}
     assert world.facts(made).hit_rate == 1
     kept = [row["messages"] for row in world.rows(world.facts(made).kept_dataset, "samples")]
     assert all(chat in chats for chat in kept)
+    # Of three messages the one after which the answer surprises the model least.
+    assert [chat[0]["content"].endswith("please") for chat in kept] == [True, False]
 
 
 def test_a_template_that_takes_no_answer_first_gets_messages_first(world):

@@ -3,7 +3,7 @@ another's text, and whether it deserves its label; and what could not be asked."
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +19,11 @@ from fac.prompts.lists import ASSISTANT
 from fac.schema import Chat
 from fac.store.runs import Runs
 from fac.synthesis import gates, labels
+from fac.synthesis.answers import Likelihood
 from fac.synthesis.filter import Leaks
 from fac.synthesis.gates import Norms
 from fac.synthesis.labels import LabelCheck
 from fac.synthesis.writing import Candidate, same_encoder
-
-Likelihood = Callable[[Sequence[Chat]], np.ndarray]
-"""Mean nats of each role's content tokens under the subject model: float64 `[n, n_roles]`, NaN
-where a role has none."""
 
 LOSSES = 32  # texts whose loss is computed between two reports of progress
 

@@ -23,8 +23,9 @@ from fac.store import decisions
 from fac.store.runs import Runs
 from fac.synthesis import answers, ledger, writing
 from fac.synthesis import filter as verdicts
+from fac.synthesis.answers import Likelihood
 from fac.synthesis.approvals import approved_as_they_are
-from fac.synthesis.checks import Checks, Likelihood
+from fac.synthesis.checks import Checks
 from fac.synthesis.docket import Docket
 from fac.synthesis.kept_dataset import publish_dataset
 from fac.synthesis.own_words import Stretch
@@ -111,7 +112,12 @@ class SynthesisStep(Step[SynthesizeSpec]):
         self.plan = METHODS[spec.method].plan(grounds)
         _something_is_asked(self.plan)
         self.answering = answers.answering(
-            spec, self.writer, self.answerer, self.runs, self.about.dataset
+            spec,
+            self.writer,
+            self.answerer,
+            self.runs,
+            self.about.dataset,
+            self.likelihood,
         )
         self.evaluation = {
             path: datasets.read_samples(path).digest(quiet) for path in spec.evaluation
