@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from fac.config import SynthesizeSpec
-from fac.errors import BudgetReached
+from fac.errors import BudgetReached, InputError
 from fac.generator.writer import Request, Written
 from fac.schema import Chat
 from fac.synthesis.plan import fired_in_answers
+from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
 from tests.test_synthesis import SUBJECTS, WORDS, World, user
 from tests.toy import toy_workspace
@@ -215,7 +216,7 @@ def test_lists_write_the_answer_first_where_the_gap_fires_in_answers(world):
     assert "each with a message to an assistant" in lists["000004"]
     # Of what is kept alone the other turn is asked for: the message of an answer in a list.
     later = sorted(r.key.rpartition("/")[2] for r in writer.requests if r.key.count("/") == 4)
-    assert later == ["answer", "message"]
+    assert later == ["answer", "message", "message-2", "message-3"]
     (message,) = [r for r in writer.requests if r.key.endswith("/message")]
     assert (
         message.opening.text.endswith("\nMessage:") and "renames them all" in message.opening.text
@@ -224,6 +225,48 @@ def test_lists_write_the_answer_first_where_the_gap_fires_in_answers(world):
     assert [[m["role"] for m in row["messages"]] for row in rows] == [["user", "assistant"]] * 2
     by_gap = {json.loads(row["meta"])["feature"]: row["messages"] for row in rows}
     assert "near 3 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
+
+
+def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
+    chats: list[Chat] = []
+
+    def likelihood(read):
+        chats.extend(read)
+        return np.array([[1.0, 1.0, -len(chat[0]["content"])] for chat in read])
+
+    def longer(request: Request) -> str:
+        return says(request) + " please" * (request.key.endswith("/message-2"))
+
+    run = pairs_of(world)
+    spec = SynthesizeSpec(
+        pairs=run, approved=tuple(row["pair"] for row in world.approved(run)), profile="chat"
+    )
+    made = world.make(spec, ScriptedWriter(longer), likelihood=likelihood)
+    assert {chat[0]["role"] for chat in chats} == {"user"}
+    assert world.facts(made).hit_rate == 1
+    kept = [row["messages"] for row in world.rows(world.facts(made).kept_dataset, "samples")]
+    assert all(chat in chats for chat in kept)
+    # Of three messages the one after which the answer surprises the model least.
+    assert [chat[0]["content"].endswith("please") for chat in kept] == [True, False]
+
+
+def test_a_template_that_takes_no_answer_first_gets_messages_first(world):
+    class Strict(LexiconEncoder):
+        """Of a model whose template wants a user's turn at the beginning."""
+
+        def render(self, chats):
+            if wrong := [chat for chat in chats if chat and chat[0]["role"] != "user"]:
+                raise InputError(f"The chat template refuses the roles of {wrong[0]}.")
+            return super().render(chats)
+
+    run = pairs_of(world)
+    spec = SynthesizeSpec(
+        pairs=run, approved=tuple(row["pair"] for row in world.approved(run)), profile="chat"
+    )
+    writer = ScriptedWriter(says)
+    world.make(spec, writer, encoder=Strict(*WORDS))
+    later = {request.key.rpartition("/")[2] for request in writer.requests if split(request)[3]}
+    assert later == {"answer"}
 
 
 def test_answers_are_not_asked_for_twice(world):

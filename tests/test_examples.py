@@ -154,6 +154,22 @@ def test_the_script_says_what_it_needs_and_ends_as_the_command_that_failed(kitch
     assert "Traceback" not in missing.stderr
 
 
+def test_the_example_of_a_base_model_says_what_it_needs(tmp_path):
+    script = SCRIPT.with_name("base_model.sh")
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    environment = {k: v for k, v in os.environ.items() if k != "REVIEWER"}
+    told = subprocess.run(
+        [script, "model", "corpus", "anchor", "dataset"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 2 and told.stderr.startswith("Say: REVIEWER=you")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.model
 def test_every_sample_that_the_demo_exports_fires_its_gap_when_it_is_measured_anew(
     tmp_path, demo_model_home

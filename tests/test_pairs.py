@@ -239,10 +239,11 @@ def test_stopped_among_the_answers_nothing_is_written_twice(world):
     assert row["positive"][1]["content"] == "my 03 friends know one function!!! there"
 
 
-@pytest.mark.parametrize(("more", "tokens"), [({}, 2 * 64), ({"profile": "chat"}, 2 * (64 + 256))])
+@pytest.mark.parametrize(("more", "tokens"), [({}, 2 * 64), ({"profile": "chat"}, 2 * (64 + 64))])
 def test_an_estimate_counts_answers(making, more, tokens):
     stores, run = making
-    spec = PairsSpec(anchor="a", dataset="d", features=(3,), candidates=2, **more)
+    dataset = stores.runs.manifest(run).facts.dataset  # its answers are short
+    spec = PairsSpec(anchor="a", dataset=dataset, features=(3,), candidates=2, **more)
     assert estimate_pairs(stores, spec, []).most_tokens == tokens
     spec = replace(spec, answers="none")
     assert estimate_pairs(stores, spec, []).most_tokens == 2 * 64

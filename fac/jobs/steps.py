@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fac.generator.writers.local import LocalWriter
     from fac.models import Chat, Located, SubjectModel
     from fac.saes import Sae
-    from fac.synthesis.checks import Likelihood
+    from fac.synthesis.answers import Likelihood
 
 T = TypeVar("T")
 

@@ -35,7 +35,7 @@ from fac.store.decisions import Decision
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
 from fac.synthesis import edited_turn, plan
-from fac.synthesis.writing import ANSWER_ROOM
+from fac.synthesis.answers import answer_room
 
 EVERY_STATE = "all"
 
@@ -168,7 +168,10 @@ def estimate_pairs(
     prompt_tokens = len(spec.features) * characters // 4
     seconds = None if pace is None else pace * n_texts
     later = len(later_parts(spec.profile)) if spec.answers != "none" else 0
-    longest = spec.max_new_tokens + later * max(spec.max_new_tokens, ANSWER_ROOM)
+    room = (
+        answer_room(stores.runs, stores.runs.manifest(spec.dataset).facts.dataset) if later else 0
+    )
+    longest = spec.max_new_tokens + later * max(spec.max_new_tokens, room)
     return PairsEstimate(n_texts, n_texts * longest, prompt_tokens, seconds)
 
 

@@ -6,9 +6,12 @@ Answers are asked for where a message is worth one: see `fac.synthesis.synthesiz
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+
+import numpy as np
 
 from fac.config import WriteSpec, digest
 from fac.errors import Progress
@@ -17,11 +20,19 @@ from fac.prompts import drafts, lists
 from fac.prompts.drafts import BadDraft
 from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
-from fac.schema import Chat
+from fac.schema import ROLES, Chat
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
 from fac.synthesis.plan import Ask, reply_key
 from fac.synthesis.writing import ANSWER_ROOM, NOTHING, Answer, Candidate, Desk
+
+MESSAGES = 3  # asked for to an answer that was written first
+LOOKED_AT = 2_000  # chats that say how long answers are
+TOKENS_A_WORD = 1.5
+
+Likelihood = Callable[[Sequence[Chat]], np.ndarray]
+"""Mean nats of each role's content tokens under the subject model: float64 `[n, n_roles]`, NaN
+where a role has none."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,7 @@ class Answering:
     spec: WriteSpec  # with the room that an answer has
     parts: tuple[str, ...]
     examples: Sequence[Chat] = ()  # of the dataset, for lists
+    likelihood: Likelihood | None = None  # the subject model's, for choosing among messages
 
     def complete(
         self, candidates: Sequence[Candidate], desk: Desk, progress: Progress
@@ -42,21 +54,43 @@ class Answering:
         whole = {each.name: each for each in candidates}
         for number in range(len(self.parts)):
             going = [each for each in whole.values() if not each.problem]
-            asks = [self._ask(each, texts[each.name], number) for each in going]
+            every = [self._asks(each, texts[each.name], number) for each in going]
+            asks = [ask for of_one in every for ask in of_one]
             desk.write(asks, self.writer, self.spec, progress, "writing answers")
-            for each, ask in zip(going, asks, strict=True):
-                written = desk.written[ask.request.key]
-                key = reply_key(ask, self.spec, self.writer.identity)
-                answer = Answer(ask, written, key, self.writer.identity)
-                problem = verdicts.FAILED if written.failure else ""
-                if not problem:
-                    try:
-                        texts[each.name].append(self._read(each, written, texts[each.name]))
-                    except BadDraft as error:
-                        problem = error.problem
-                answers = (*each.answers, answer)
-                whole[each.name] = each._replace(answers=answers, problem=problem)
+            for each, of_one in zip(going, every, strict=True):
+                whole[each.name] = self._taken(each, of_one, texts[each.name], desk)
         return [self._whole(each, texts[each.name]) for each in whole.values()]
+
+    def _taken(
+        self, candidate: Candidate, asks: Sequence[Ask], before: list[str], desk: Desk
+    ) -> Candidate:
+        """The candidate with what came of these requests; the best of their texts goes to those
+        that were written `before`."""
+        replies, texts, problem = [], [], ""
+        for ask in asks:
+            written = desk.written[ask.request.key]
+            key = reply_key(ask, self.spec, self.writer.identity)
+            replies.append(Answer(ask, written, key, self.writer.identity))
+            if written.failure:
+                problem = problem or verdicts.FAILED
+                continue
+            try:
+                texts.append(self._read(candidate, written, before))
+            except BadDraft as error:
+                problem = problem or error.problem
+        if texts:
+            before.append(self._best(candidate, texts))
+        answers = (*candidate.answers, *replies)
+        return candidate._replace(answers=answers, problem="" if texts else problem)
+
+    def _best(self, candidate: Candidate, texts: Sequence[str]) -> str:
+        """Of messages the one after which the subject model expects the answer most; without the
+        model the first."""
+        if len(texts) == 1 or self.likelihood is None:
+            return texts[0]
+        chats = [[{"role": "user", "content": text}, *candidate.messages] for text in texts]
+        nats = self.likelihood(chats)[:, ROLES.index(ASSISTANT)]
+        return texts[int(np.argmin(np.nan_to_num(nats, nan=np.inf)))]
 
     def _read(self, candidate: Candidate, written: Written, before: Sequence[str]) -> str:
         profile, text, finished = self.spec.profile, written.text, written.finished
@@ -73,6 +107,15 @@ class Answering:
             return candidate._replace(messages=chat)
         draft = drafts.with_answers(self.spec.profile, candidate.messages, texts)
         return candidate._replace(messages=[*draft.messages], extra=draft.extra)
+
+    def _asks(self, candidate: Candidate, texts: Sequence[str], number: int) -> list[Ask]:
+        """The requests for the next part: one, or several for the message to an answer."""
+        ask = self._ask(candidate, texts, number)
+        if candidate.ask.role != ASSISTANT:
+            return [ask]
+        key = ask.request.key
+        names = [key, *(f"{key}-{n}" for n in range(2, MESSAGES + 1))]
+        return [ask._replace(request=ask.request._replace(key=name)) for name in names]
 
     def _ask(self, candidate: Candidate, texts: Sequence[str], number: int) -> Ask:
         profile, messages = self.spec.profile, candidate.messages
@@ -101,7 +144,12 @@ class Answering:
 
 
 def answering(
-    spec: WriteSpec, writer: Writer, answerer: Writer | None, runs: Runs, measure: str
+    spec: WriteSpec,
+    writer: Writer,
+    answerer: Writer | None,
+    runs: Runs,
+    measure: str,
+    likelihood: Likelihood | None = None,
 ) -> Answering | None:
     """Who completes the samples of the profile, with chats of the measured dataset to learn the
     form from for a writer that knows none; None where samples have no later parts, or nobody is to
@@ -109,9 +157,23 @@ def answering(
     parts = later_parts(spec.profile)
     if not parts or spec.answers == "none":
         return None
-    room = replace(spec, max_new_tokens=max(spec.max_new_tokens, ANSWER_ROOM))
     dataset = runs.manifest(measure).facts.dataset
-    return Answering(answerer or writer, room, parts, example_chats(runs, dataset))
+    room = max(spec.max_new_tokens, answer_room(runs, dataset))
+    examples = example_chats(runs, dataset)
+    spec = replace(spec, max_new_tokens=room)
+    return Answering(answerer or writer, spec, parts, examples, likelihood)
+
+
+def answer_room(runs: Runs, dataset: str) -> int:
+    """Tokens that an answer may have: room for all but the longest hundredth of the dataset's own
+    answers; ANSWER_ROOM where it has none."""
+    lengths = [
+        len(verdicts.words(message["content"]))
+        for chat in example_chats(runs, dataset, LOOKED_AT)
+        for message in chat
+        if message["role"] == ASSISTANT
+    ]
+    return math.ceil(TOKENS_A_WORD * np.quantile(lengths, 0.99)) if lengths else ANSWER_ROOM
 
 
 def example_chats(runs: Runs, dataset: str, n: int = drafts.ANSWER_EXAMPLES) -> list[Chat]:

@@ -3,7 +3,7 @@ another's text, and whether it deserves its label; and what could not be asked."
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,17 +15,15 @@ from fac import datasets
 from fac.encoder import Encoder
 from fac.errors import BadRow, InputError, Progress
 from fac.manifest import PairsFacts
+from fac.prompts.lists import ASSISTANT
 from fac.schema import Chat
 from fac.store.runs import Runs
 from fac.synthesis import gates, labels
+from fac.synthesis.answers import Likelihood
 from fac.synthesis.filter import Leaks
 from fac.synthesis.gates import Norms
 from fac.synthesis.labels import LabelCheck
 from fac.synthesis.writing import Candidate, same_encoder
-
-Likelihood = Callable[[Sequence[Chat]], np.ndarray]
-"""Mean nats of each role's content tokens under the subject model: float64 `[n, n_roles]`, NaN
-where a role has none."""
 
 LOSSES = 32  # texts whose loss is computed between two reports of progress
 
@@ -62,7 +60,9 @@ class Checks:
         flaws = dict.fromkeys((each.name for each in candidates), "")
         for each in going:
             flaws[each.name] = gates.flaw(each.messages, norms, each.finished)
-        fine = [each for each in going if not flaws[each.name]]
+        # An answer whose message is still to be written surprises any model: it is read with it.
+        whole = [each for each in going if each.messages[0]["role"] != ASSISTANT]
+        fine = [each for each in whole if not flaws[each.name]]
         losses = self._losses([each.messages for each in fine], "reading the texts", progress)
         if losses is not None:
             for each, loss in zip(fine, losses, strict=True):

@@ -31,7 +31,14 @@ from fac.synthesis.answers import Answering
 from fac.synthesis.checks import Checks
 from fac.synthesis.filter import active
 from fac.synthesis.negatives import FLOOR, Fluent, Form, ceiling, cut_to, form_of, nearest
-from fac.synthesis.plan import Row, ask_from_anchor, feature_briefs, fired_in_answers, steering
+from fac.synthesis.plan import (
+    Row,
+    ask_from_anchor,
+    feature_briefs,
+    fired_in_answers,
+    reads_answers,
+    steering,
+)
 from fac.synthesis.scoring import Hit, Hits, score
 from fac.synthesis.sides import Side, edits, trace
 from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet, same_encoder, spent
@@ -68,6 +75,7 @@ class PairsStep(Step[PairsSpec]):
         same_encoder(self.runs, [spec.anchor, spec.dataset], self.encoder)
         push = steering(spec, self.runs, spec.anchor, self.direction)
         how: dict[str, Any] = {"threshold": spec.threshold, "role": spec.role}
+        how["answers_first"] = reads_answers(self.encoder)
         briefs = feature_briefs(self.runs, spec.anchor, spec.features, spec.explanations, **how)
         chats = self.writer.chats
         self.plan = ask_from_anchor(spec, briefs.values(), "step-1", push, chats=chats)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from fac import coverage
 from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
+from fac.encoder import Encoder
 from fac.errors import InputError
 from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
@@ -71,7 +72,7 @@ class FeatureBrief(NamedTuple):
     spans: tuple[Excerpt, ...]  # of the anchor, one a sample, strongest first
     usual_peak: float  # its mean peak over the anchor's samples and roles; 0 where it never fires
     uses: tuple[Use, ...] = ()  # its spans as whole sentences, as far as these can be shown
-    in_answers: bool = False  # whether the anchor fires it mostly in answers
+    in_answers: bool = False  # whether it is sought in answers, and these may be written first
 
 
 def feature_briefs(
@@ -82,10 +83,11 @@ def feature_briefs(
     *,
     threshold: float = 0.0,
     role: str = EVERY_ROLE,
+    answers_first: bool = True,
 ) -> dict[int, FeatureBrief]:
     """What the anchor's measure and the explanations say of features; threshold and role are those
-    by which a feature is sought in messages or in answers. Raises InputError for a feature the
-    dictionary lacks."""
+    by which a feature is sought in messages or in answers, if these may come first. Raises
+    InputError for a feature the dictionary lacks."""
     n_features = runs.manifest(anchor).facts.n_features
     if wrong := [f for f in features if not 0 <= f < n_features]:
         raise InputError(
@@ -114,7 +116,7 @@ def feature_briefs(
             spans=tuple(excerpt(s["tokens"], s["activations"]) for s in spans),
             usual_peak=float(peaks.mean()) if len(peaks) else 0.0,
             uses=uses[f],
-            in_answers=f in in_answers,
+            in_answers=answers_first and f in in_answers,
         )
     return briefs
 
@@ -275,6 +277,16 @@ def ask_from_anchor(
     return asks
 
 
+def reads_answers(encoder: Encoder) -> bool:
+    """Whether the subject model's template takes an answer without a message before it, as one is
+    that is written first."""
+    try:
+        encoder.render([[{"role": ASSISTANT, "content": "."}]])
+    except InputError:
+        return False
+    return True
+
+
 def exchanges(uses: Iterable[Use]) -> tuple[Exchange, ...]:
     """Of uses in answers the first QUOTED messages with their answers."""
     pairs = []
@@ -333,6 +345,8 @@ class Grounds(NamedTuple):
     chats: bool = (
         True  # whether the writer answers prompts; a base model only goes on with openings
     )
+    answers_first: bool = True
+    """Whether answers may be written before their messages: see `reads_answers`."""
 
     def briefs(self, features: Iterable[int]) -> dict[int, FeatureBrief]:
         """What a writer is told of these features."""
@@ -343,6 +357,7 @@ class Grounds(NamedTuple):
             [*self.about.explanations],
             threshold=self.spec.threshold,
             role=self.about.role or EVERY_ROLE,
+            answers_first=self.answers_first,
         )
 
     def steering(self) -> Steering:

@@ -23,12 +23,13 @@ from fac.store import decisions
 from fac.store.runs import Runs
 from fac.synthesis import answers, ledger, writing
 from fac.synthesis import filter as verdicts
+from fac.synthesis.answers import Likelihood
 from fac.synthesis.approvals import approved_as_they_are
-from fac.synthesis.checks import Checks, Likelihood
+from fac.synthesis.checks import Checks
 from fac.synthesis.docket import Docket
 from fac.synthesis.kept_dataset import publish_dataset
 from fac.synthesis.own_words import Stretch
-from fac.synthesis.plan import Ask, Grounds, fired_in_answers
+from fac.synthesis.plan import Ask, Grounds, fired_in_answers, reads_answers
 from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet
 
 
@@ -105,11 +106,18 @@ class SynthesisStep(Step[SynthesizeSpec]):
                 f"but {spec.rows:,} are asked for: approve more pairs, or keep more a gap."
             )
         grounds = Grounds(spec, self.runs, self.about, self.pairs, self.gaps, self.direction)
-        grounds = grounds._replace(chats=self.writer.chats)
+        grounds = grounds._replace(
+            chats=self.writer.chats, answers_first=reads_answers(self.encoder)
+        )
         self.plan = METHODS[spec.method].plan(grounds)
         _something_is_asked(self.plan)
         self.answering = answers.answering(
-            spec, self.writer, self.answerer, self.runs, self.about.dataset
+            spec,
+            self.writer,
+            self.answerer,
+            self.runs,
+            self.about.dataset,
+            self.likelihood,
         )
         self.evaluation = {
             path: datasets.read_samples(path).digest(quiet) for path in spec.evaluation

@@ -111,10 +111,10 @@ def phrases_about(use: Use) -> Iterator[str]:
             yield phrase
 
 
-def phrases_of(text: str) -> Iterator[str]:
-    """Every SHARED words in a row of a text, as they stand."""
+def phrases_of(text: str, n: int = SHARED) -> Iterator[str]:
+    """Every n words in a row of a text, as they stand."""
     spans = [match.span() for match in WORD.finditer(text)]
-    for first in range(len(spans) - SHARED + 1):
-        phrase = text[spans[first][0] : spans[first + SHARED - 1][1]]
+    for first in range(len(spans) - n + 1):
+        phrase = text[spans[first][0] : spans[first + n - 1][1]]
         if " " in phrase:
             yield phrase

@@ -246,8 +246,9 @@ class Candidate(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether its last text ended by itself."""
-        return self.replies[-1].finished
+        """Whether its last turn ended by itself."""
+        last = self.written if self.ask.role == ASSISTANT else self.replies[-1]
+        return last.finished
 
     @property
     def name(self) -> str:

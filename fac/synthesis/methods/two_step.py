@@ -10,6 +10,7 @@ from fac.prompts import Excerpt, Prompt, drafts, lists
 from fac.prompts.drafts import Opening
 from fac.schema import Chat
 from fac.synthesis import plan as asking
+from fac.synthesis.filter import GRAM
 from fac.synthesis.filter import words as spoken
 from fac.synthesis.plan import Ask, FeatureBrief, Grounds, Method, Steering, Style, Styles
 from fac.synthesis.uses import Use, phrases_about, phrases_of, use
@@ -155,7 +156,8 @@ def ask_from_pairs(
                 words = _list(spec.profile, role, shown, pair, style)
                 quoted = tuple(Excerpt((each.sentence,), (False,)) for each in shown)
                 about = [phrase for each in shown for phrase in phrases_about(each)]
-                without = tuple(dict.fromkeys((*about, *pair.avoid)))
+                echoes = [p for each in shown for p in phrases_of(each.sentence, GRAM)]
+                without = tuple(dict.fromkeys((*about, *echoes, *pair.avoid)))
             else:  # nothing of them is a sentence that could be shown
                 quoted = (*asking.turned(brief.spans, number)[: asking.QUOTED - 1], pair.positive)
                 words = lists.texts(spec.profile, role, brief.explanation, quoted)
