@@ -170,7 +170,8 @@ def measure(
         plain = steps.writer(first, report)
         for name in (PASTE, CONTINUED):
             ration = Rationed(plain, step_2) if name == CONTINUED else None
-            rows.append(begun(name, as_proposed, features, first, ration, encoder))
+            more = texts_in(step_2)
+            rows.append(begun(name, as_proposed, features, first, ration, encoder, more))
             report(0, 0, f"seed {seed}, {name}: {sum(rows[-1]['hit'])} of {len(features)} gaps")
     return rows
 
@@ -212,6 +213,7 @@ def begun(
     spec: PairsSpec,
     writer: Writer | None,
     encoder: Any,
+    texts_a_gap: int,
 ) -> dict[str, Any]:
     """Texts that begin with the positive's own words up to its peak: with a fixed sentence after
     them, or what the writer goes on with. No gate is asked, so that nothing but the words counts
@@ -226,7 +228,7 @@ def begun(
         if writer is None:
             texts.append((row["feature"], opening, f"{opening} {FIXED}", "\n".join(side)))
             continue
-        for number in range(texts_in(240)):
+        for number in range(texts_a_gap):
             key = f"continued/{row['feature']:06d}/{number:02d}/begun"
             begin = drafts.Opening(f"A list of messages:\n- {opening}", opening)
             requests.append(Request(key, opening=begin))
@@ -455,7 +457,7 @@ def main() -> None:
     parser.add_argument("--gaps", type=int, default=60)
     parser.add_argument("--min-support", type=int, default=4, help="anchor samples that show it")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--step-1", type=int, default=150, help="tokens per gap, at most")
+    parser.add_argument("--step-1", type=int, default=100, help="tokens per gap, at most")
     parser.add_argument("--step-2", type=int, default=300, help="tokens per gap, at most")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="longest text")
     parser.add_argument("--out", type=Path, help="every number as JSON")

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.synthesis import METHODS, OVER, Rationed, interval, summary, table
+from benchmarks.synthesis import CONTINUED, METHODS, OVER, PASTE, Rationed
+from benchmarks.synthesis import interval, negatives_effect, summary, table
 from fac.config import REPOSITORY, Workspace
 from fac.generator.writer import Request, Written
 from fac.prompts.drafts import Opening
@@ -61,37 +62,52 @@ def test_without_tokens_nothing_is_written():
     assert not inner.requests
 
 
-def row(seed, method, hit, after):
+def row(seed, method, hit, after, tokens=100, like=None):
     return {
         "seed": seed,
         "method": method,
         "hit": hit,
-        "fac_before": 0.5,
+        "any": [True] * len(hit),
+        "fac_before": None if after is None else 0.5,
         "fac_after": after,
-        "tokens": 100,
+        "tokens": tokens,
         "seconds": 2.0,
+        "like_negative": like or {},
     }
 
 
 def test_hit_rates_are_means_over_gaps_and_seeds_and_differences_are_paired():
     rows = [
+        row(0, "random feature", [False] * 4, 0.5),
         row(0, "one-step", [True, False, False, False], 0.6),
         row(1, "one-step", [True, True, False, False], 0.7),
         row(0, "two-step", [True, True, True, False], 0.8),
-        row(1, "two-step", [True, True, True, False], 0.8),
+        row(1, "two-step", [True, True, True, True], 0.8, tokens=300),
+        row(0, "paste-only", [False] * 4, None),
     ]
-    one, two = summary(rows)
+    other, one, two, paste = summary(rows)
     assert (one["method"], two["method"]) == ("one-step", "two-step")
     assert one["hit_rate"] == pytest.approx(3 / 8)
-    assert two["hit_rate"] == pytest.approx(3 / 4)
-    assert one["two_step_ahead"] == pytest.approx(3 / 8)
+    assert two["hit_rate"] == pytest.approx(7 / 8) and two["any_hit_rate"] == 1
+    assert one["two_step_ahead"] == pytest.approx(1 / 2)
     assert two["two_step_ahead"] == 0
-    assert one["fac_gain"] == pytest.approx(0.15)
-    assert one["fac_gain_range"] == pytest.approx((0.1, 0.2))
+    # One seed alone is set beside two-step's of that seed.
+    assert other["two_step_ahead"] == pytest.approx(3 / 4)
+    assert one["fac_gain"] == pytest.approx(0.15) and paste["fac_gain"] is None
+    assert (one["tokens"], two["tokens"]) == (25, 50)  # a gap
     low, high = one["hit_rate_interval"]
     assert 0 <= low < 3 / 8 < high <= 1
-    assert "| one-step | 0.38" in table([one, two])
-    assert "| 0.1500 (0.1000 to 0.2000) |" in table([one, two])
+    printed = table([other, one, two, paste])
+    assert "| one-step | 0.38" in printed and "| random feature, one seed | 0.00" in printed
+    assert "| 0.1500 | 25 |" in printed and printed.endswith("|  | 25 |")
+
+
+def test_what_another_negative_changes_is_paired_over_gaps():
+    rows = [
+        row(0, "two-step", [True] * 3, 0.8, like={"1": 0.1, "2": 0.2, "3": 0.3}),
+        row(0, "two-step, another gap's negative", [True] * 3, 0.8, like={"1": 0.2, "2": 0.3}),
+    ]
+    assert "by 0.1000 (0.1000 to 0.1000; Jaccard of words, 2 gaps)" in negatives_effect(rows)
 
 
 def test_an_interval_of_equal_gaps_is_a_point_and_of_many_gaps_a_normal_one():
@@ -106,14 +122,19 @@ def test_the_readme_shows_what_was_measured_and_the_bars_hold():
     answer = json.loads((REPOSITORY / "benchmarks" / "synthesis.json").read_text("utf-8"))
     assert answer["asked"] | {"gaps": 60, "min_support": 4, "seeds": 3} == answer["asked"]
     assert {(row["seed"], row["method"]) for row in answer["rows"]} == {
-        (seed, name) for seed in range(3) for name in METHODS
+        (seed, name)
+        for name, how in (METHODS | {PASTE: {}, CONTINUED: {}}).items()
+        for seed in range(how.get("seeds", 3))
     }
     methods = summary(answer["rows"])
     assert table(methods) in (REPOSITORY / "README.md").read_text("utf-8")
-    rate = {row["method"]: row["hit_rate"] for row in methods}
-    assert rate["two-step"] >= 0.8
-    assert rate["two-step"] >= rate["one-step, tokens of both steps"] + 0.05
-    assert rate["two-step, steered"] >= rate["two-step"]
+    assert negatives_effect(answer["rows"]) in (REPOSITORY / "README.md").read_text("utf-8")
+    by_name = {row["method"]: row for row in methods}
+    assert by_name["two-step"]["hit_rate"] >= 0.7
+    assert by_name["one-step"]["two_step_ahead"] >= 0.05
+    assert by_name["one-step"]["two_step_ahead_interval"][0] > 0
+    assert all(row.get("most_tokens", 0) <= 600 for row in answer["rows"])
+    assert all(not row.get("unchecked") for row in answer["rows"])
 
 
 @pytest.mark.model
@@ -121,20 +142,23 @@ def test_the_synthesis_benchmark_measures_every_method(tmp_path, demo_model_home
     monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
     out, workspace = tmp_path / "out.json", Workspace(tmp_path / "workspace")
     command = [sys.executable, "-m", "benchmarks.synthesis", "--workspace", str(workspace.root)]
-    command += ["--gaps", "3", "--seeds", "1", "--candidates", "1", "--tokens", "40"]
+    command += ["--gaps", "3", "--seeds", "1", "--step-1", "40", "--step-2", "40"]
     ended = subprocess.run(
         [*command, "--out", str(out)], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert ended.returncode == 0, ended.stderr
     answer = json.loads(out.read_text("utf-8"))
-    assert [row["method"] for row in answer["methods"]] == [*METHODS]
-    assert len(re.findall(r"^\| .* \|$", ended.stdout, re.MULTILINE)) == len(METHODS) + 1
+    names = [row["method"] for row in answer["methods"]]
+    assert names == [*METHODS, PASTE, CONTINUED]
+    assert len(re.findall(r"^\| .* \|$", ended.stdout, re.MULTILINE)) == len(names) + 1
     for row in answer["rows"]:
-        facts = Runs(workspace).manifest(row["run"]).facts
-        texts = 3 * (2 if METHODS[row["method"]].get("twice") else 1)
-        assert sum(row["dropped"].values()) + row["kept"] == texts
-        assert row["tokens"] == facts.tokens <= 40 * texts
-        assert sum(row["hit"]) == facts.gaps_hit
+        if "run" in row:
+            facts = Runs(workspace).manifest(row["run"]).facts
+            assert sum(row["dropped"].values()) + row["kept"] == facts.n_candidates
+            assert row["tokens"] == facts.tokens
+            assert sum(row["hit"]) == facts.gaps_hit <= sum(row["any"])
+    paste = next(row for row in answer["rows"] if row["method"] == PASTE)
+    assert sum(paste["hit"]) == 0 and paste["tokens"] == 0
 
 
 @pytest.mark.model
