@@ -8,8 +8,17 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.synthesis import CONTINUED, METHODS, OVER, PASTE, Rationed
-from benchmarks.synthesis import interval, negatives_effect, summary, table
+from benchmarks.synthesis import (
+    CONTINUED,
+    METHODS,
+    OVER,
+    PASTE,
+    Rationed,
+    interval,
+    negatives_effect,
+    summary,
+    table,
+)
 from fac.config import REPOSITORY, Workspace
 from fac.generator.writer import Request, Written
 from fac.prompts.drafts import Opening
