@@ -97,8 +97,8 @@ class Mortals:
         after so many marks of it; where it died."""
         seed = f"{step}{phase}{left}{log.exists() and log.stat().st_size}"
         life = {"root": str(world.workspace.root), "log": str(log), "step": step, "run": run}
-        # Answers are few: the moment is at once, or it would be beyond them.
-        delay = 0 if phase == "answer" else random.Random(seed).random() / 70
+        # In rounds the texts of a phase are few: the moment is at once, or it would be beyond them.
+        delay = 0 if "rows" in more else random.Random(seed).random() / 70
         life |= {"phase": phase, "left": left, "delay": delay}
         life["more"] = more
         self.nursery.stdin.write(json.dumps(life) + "\n")

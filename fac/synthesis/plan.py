@@ -52,7 +52,7 @@ class Styles(NamedTuple):
     server: tuple[Style, ...]
 
 
-STEP_1 = Styles(here=(LIST, LIST, LIST, ASK), server=(ASK,))
+STEP_1 = Styles(here=(LIST, ASK, LIST, LIST), server=(ASK,))
 
 QUOTED = 4
 """Anchor spans (or positives and spans) that a request quotes."""
