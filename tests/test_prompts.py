@@ -515,11 +515,11 @@ def test_an_opening_is_a_list_with_room_for_one_more():
         opening.text
     )
     assert opening.text.endswith("\n-") and opening.starts == ""
-    led = drafts.contrast_opening("instruction", None, [LATE], "Was the  train\nlate")
+    led = drafts.candidate_opening("instruction", None, [LATE], "Was the  train\nlate")
     assert led.text.endswith("\n- Is the train late again\n- Was the train late")
     assert led.starts == "Was the train late"
-    with pytest.raises(ValueError, match="no positive"):
-        drafts.contrast_opening("instruction", "lateness", [])
+    with pytest.raises(ValueError, match="neither an explanation nor a span"):
+        drafts.candidate_opening("instruction", " ", [])
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -247,9 +247,12 @@ class Steps:
         """
         measured = self.runs.manifest(anchor).spec
         encoder = self.reader(measured, progress)
-        asked = spec if spec.model else replace(spec, model=measured.model)
+        of_measured = spec if spec.model else replace(spec, model=measured.model)
         with self._while_writing:
-            doors: dict[str, Any] = {"encoder": encoder, "writer": self.writer(asked, progress)}
+            doors: dict[str, Any] = {
+                "encoder": encoder,
+                "writer": self.writer(of_measured, progress),
+            }
             if WRITERS[spec.writer].steers:
                 doors["direction"] = self._directions(encoder, measured)
             if spec.answers == "local" and later_parts(spec.profile):

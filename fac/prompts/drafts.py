@@ -208,19 +208,6 @@ def candidate_opening(
     return _opening(head, lines, starts)
 
 
-def contrast_opening(
-    profile: str, explanation: str | None, positives: Sequence[Excerpt], starts: str = ""
-) -> Opening:
-    """Step 2 for any model: a list of texts that fire the feature, strongest last.
-
-    The sample begins with `starts`: the positive's words up to and with its peak phrase, so that
-    the phrase must occur. Raises ValueError without positives.
-    """
-    if not positives:
-        raise ValueError("there is no positive to write from")
-    return candidate_opening(profile, explanation, positives, starts)
-
-
 def unguided_opening(profile: str, *, chats: bool = True) -> Opening:
     """The baseline for a local model, without any feature: the user's turn of an empty chat, as
     Magpie (Xu et al. 2024) has it; for plain texts, and for a model that knows no chats, a list

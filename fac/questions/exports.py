@@ -36,9 +36,9 @@ def plan(
     stores: Stores, run: str, *, format: str = "jsonl", form: str = "", reviewed: bool = False
 ) -> Plan:
     """What an export would hold; arguments and errors as of fac.export.export."""
-    given = opinions(stores, run)
+    by_candidate = opinions(stores, run)
     return export.plan_export(
-        run, runs=stores.runs, format=format, form=form, opinions=given, reviewed=reviewed
+        run, runs=stores.runs, format=format, form=form, opinions=by_candidate, reviewed=reviewed
     )
 
 
@@ -52,9 +52,15 @@ def write(
     reviewed: bool = False,
 ) -> Exported:
     """Writes an export; arguments and errors as of fac.export.export."""
-    given = opinions(stores, run)
+    by_candidate = opinions(stores, run)
     return export.export(
-        run, out, runs=stores.runs, format=format, form=form, opinions=given, reviewed=reviewed
+        run,
+        out,
+        runs=stores.runs,
+        format=format,
+        form=form,
+        opinions=by_candidate,
+        reviewed=reviewed,
     )
 
 

@@ -134,8 +134,8 @@ def pair_requests(stores: Stores, spec: PairsSpec, feature: int) -> list[StyleRe
     how: dict[str, Any] = {"threshold": spec.threshold, "role": spec.role}
     features = plan.feature_briefs(stores.runs, spec.anchor, [feature], spec.explanations, **how)
     chats = writes_chats(stores, spec, spec.anchor)
-    asked = plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered, chats=chats)
-    return by_style(asked)
+    requests = plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered, chats=chats)
+    return by_style(requests)
 
 
 class PairsEstimate(NamedTuple):

@@ -78,13 +78,15 @@ def labelled(runs: Runs, measure: str) -> Labelled | None:
     rows = rows[:MOST]
     if len({names[number] for number in rows}) < 2:
         return None
-    place = np.full(len(names), -1)
-    place[rows] = np.arange(len(rows))
+    number_of = np.full(len(names), -1)
+    number_of[rows] = np.arange(len(rows))
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for batch in runs.batches(measure, "activations", columns=["sample", "feature", "peak"]):
         sample, feature, peak = (batch.column(i).to_numpy() for i in range(3))
-        there = place[sample] >= 0
-        parts.append((place[sample[there]], feature[there], peak[there]))
+        labelled_rows = number_of[sample] >= 0
+        parts.append(
+            (number_of[sample[labelled_rows]], feature[labelled_rows], peak[labelled_rows])
+        )
     sample, feature, peak = (np.concatenate(column) for column in zip(*parts, strict=True))
     labels = np.array([str(names[number]) for number in rows])
     half = np.zeros(len(rows), int)

@@ -21,8 +21,8 @@ def plan(grounds: Grounds) -> list[Ask]:
     briefs = grounds.briefs(stand_ins.values())
     asks = []
     for gap, feature in stand_ins.items():
-        asked = ask_from_anchor(spec, [briefs[feature]], "random", steering, chats=grounds.chats)
-        for ask in asked:
+        requests = ask_from_anchor(spec, [briefs[feature]], "random", steering, chats=grounds.chats)
+        for ask in requests:
             method, _, number, style = ask.request.key.split("/")
             style = f"{style}-of-{feature}"
             request = ask.request._replace(key=f"{method}/{gap:06d}/{number}/{style}")

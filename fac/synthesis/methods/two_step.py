@@ -164,10 +164,10 @@ def ask_from_pairs(
             steer, feature = steering(brief), pair.feature
             ask = asking.ask_for(method, feature, number, style, words, quoted, steer, role)
             request = ask.request._replace(without=without)
-            asked = ask._replace(
+            ask = ask._replace(
                 request=request, pair=pair.pair, examples=asking.exchanges(brief.uses)
             )
-            asks.append(asked._replace(explanation=brief.explanation or ""))
+            asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
 
 
