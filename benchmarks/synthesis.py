@@ -67,10 +67,12 @@ Progress = Callable[..., None]
 
 
 class Rationed:
-    """A writer whose texts count for a gap until they have used its tokens."""
+    """A writer whose texts count for a gap until they have used its tokens: those of the first
+    call, and `turns` more for the turns that go with them."""
 
-    def __init__(self, writer: Writer, tokens: int):
-        self._writer, self._tokens = writer, tokens
+    def __init__(self, writer: Writer, tokens: int, turns: int):
+        self._writer, self._tokens, self._turns = writer, tokens, turns
+        self._left: dict[str, int] | None = None  # by gap, of the turns
         # Not the ration: what one run wrote, another with more candidates need not write again.
         self.chats = writer.chats
         self.identity = writer.identity if tokens else f"{writer.identity}, nothing"
@@ -84,25 +86,34 @@ class Rationed:
         **how: Any,
     ) -> dict[str, Written]:
         """As `fac.generator.writer.Writer.write`; only what counts is recorded."""
+        first = self._left is None
+        if self._left is None:
+            self._left = defaultdict(lambda: self._turns)
+        left = defaultdict(lambda: self._tokens) if first else self._left
         if not self._tokens:
-            return {
-                request.key: Written(request.key, "", False, 0, OVER, 0, None)
-                for request in requests
-            }
-        written = self._writer.write(requests, record=lambda text: None, done=done, **how)
-        used: dict[str, int] = defaultdict(int)
+            return {request.key: _over(request.key) for request in requests}
+        # What no ration is left for need not be written to be thrown away.
+        asked = [request for request in requests if left[_gap(request.key)] > 0]
+        written = self._writer.write(asked, record=lambda text: None, done=done, **how)
         texts = {}
         for key in sorted(written):  # method/feature/number/style
-            text, gap = written[key], key.split("/")[1]
-            if used[gap] + text.tokens <= self._tokens:
-                used[gap] += text.tokens
+            text, gap = written[key], _gap(key)
+            if text.tokens <= left[gap]:
+                left[gap] -= text.tokens
                 texts[key] = text
                 if key not in done:
                     record(text)
             else:
-                used[gap] = self._tokens
-                texts[key] = Written(key, "", False, 0, OVER, 0, None)
-        return {request.key: texts[request.key] for request in requests}
+                left[gap] = 0
+        return {r.key: texts.get(r.key, _over(r.key)) for r in requests}
+
+
+def _gap(key: str) -> str:
+    return key.split("/")[1]
+
+
+def _over(key: str) -> Written:
+    return Written(key, "", False, 0, OVER, 0, None)
 
 
 def measure(

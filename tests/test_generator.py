@@ -16,6 +16,7 @@ from fac.generator import LocalGenerator
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.local import PromptRow, Steer, uniforms
+from fac.generator.shape import END_MARK, Shape
 from fac.prompts import Excerpt, Prompt, explaining
 from tests.server import ScriptedServer, Status, Trickle, completion
 
@@ -235,6 +236,44 @@ def test_a_line_ends_where_the_text_first_breaks(tmp_path):
         assert line.text == text.text.partition("\n")[0]
         assert line.finished == (text.finished or "\n" in text.text)
         assert line.tokens <= text.tokens
+
+
+def test_no_small_letter_comes_first_where_a_text_begins_with_a_capital(generator):
+    rows = [PromptRow(prompt, seed=seed) for seed in range(60) for prompt in PROMPTS]
+    shaped = [row._replace(shape=Shape(capital=True)) for row in rows]
+    free, kept = (
+        [text.text.lstrip() for text in generator.write(each, max_new_tokens=4, top_k=500)]
+        for each in (rows, shaped)
+    )
+    assert sum(text[:1].islower() for text in free) > 20
+    wrong = [text for text in kept if text[:1].islower()]
+    assert not [text for text in wrong if text[0].isascii()], wrong
+    assert len(wrong) < 5  # letters that are several tokens
+
+
+def test_a_line_ends_after_an_end_mark_alone(tmp_path):
+    """A model that would rather break the line or end the text than anything else."""
+    from tests import tiny
+
+    generator = LocalGenerator(tiny.llama(tmp_path), dtype="float32")
+    vocabulary = generator.tokenizer.get_vocab()
+    likely = [n for piece, n in vocabulary.items() if piece in ("Ċ", "\n", ".", "<0x0A>")]
+    plain = generator._step
+
+    def eager(*arguments):
+        logits = plain(*arguments).clone()
+        logits[:, [*likely, *generator._ends]] += 6.0
+        return logits
+
+    generator._step = eager
+    rows = [PromptRow(PROMPTS[0], seed=seed, line=True) for seed in range(60)]
+    free = generator.write(rows, max_new_tokens=30)
+    kept = generator.write(
+        [row._replace(shape=Shape(mark=True)) for row in rows], max_new_tokens=30
+    )
+    ended = [text.text for text in kept if text.finished]
+    assert len(ended) > 10 and all(END_MARK.search(text.rstrip()) for text in ended)
+    assert sum(not END_MARK.search(text.text.rstrip()) for text in free if text.finished) > 10
 
 
 def test_a_continuation_keeps_the_space_that_it_begins_with(folders):

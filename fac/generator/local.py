@@ -6,7 +6,7 @@ Does not own: what to ask, what is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fac.errors import InputError
+from fac.generator.shape import END_MARK, Shape
 from fac.models import decoder_blocks, pretrained, shared_tokens
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class PromptRow(NamedTuple):
     """Phrases of several words that the text must not hold. Where it says all of one but the last
     word, as written here or with a first letter in the other case, no token follows with which that
     word begins; only a word in another tokenization may slip through."""
+
+    shape: Shape = Shape()
 
 
 class Continuation(NamedTuple):
@@ -93,6 +96,7 @@ class LocalGenerator:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self._breaks: dict[int, bool] = {}
         """Tokens seen so far, and whether each holds a line break."""
+        self._edges: _Edges | None = None
         self._phrases: dict[str, list[tuple[tuple[int, ...], int]]] = {}
         """Phrases met so far, as `_banned` has them."""
 
@@ -209,6 +213,7 @@ class LocalGenerator:
                 for index, row in enumerate(rows):
                     if forbidden := _forbidden(new_tokens[row], bans[row]):
                         logits[index, forbidden] = -torch.inf
+                self._shape(logits, [(texts[row].shape, new_tokens[row]) for row in rows])
                 token = self._sample(logits, temperature, top_k, draw, rows, number)
                 for row, drawn in zip(rows, token.squeeze(1).tolist(), strict=True):
                     if finished[row]:
@@ -272,6 +277,26 @@ class LocalGenerator:
             ids = self.tokenizer([*heads, f" {last}"], add_special_tokens=False).input_ids
             self._phrases[phrase] = [(tuple(head), ids[-1][0]) for head in ids[:-1]]
         return self._phrases[phrase]
+
+    def _shape(self, logits: Any, rows: Sequence[tuple[Shape, list[int]]]) -> None:
+        """Leaves out of the logits `[rows, vocabulary]` what the shape of a text forbids next."""
+        import torch
+
+        if not any(any(shape) for shape, _ in rows):
+            return
+        edges = self._edges = self._edges or _Edges.of(self.tokenizer, self._ends, self.device)
+        begins, open_ended = [], []
+        for index, (shape, tokens) in enumerate(rows):
+            if shape.capital and not any(edges.pieces[token].strip() for token in tokens):
+                begins.append(index)
+            said = "".join(edges.pieces[token] for token in tokens[-TAIL:])
+            if shape.mark and not END_MARK.search(said.rstrip()):
+                open_ended.append(index)
+        for at, tokens in ((begins, edges.small), (open_ended, edges.closing)):
+            if at:
+                logits[torch.tensor(at, device=self.device)[:, None], tokens] = -torch.inf
+        if marked := [index for index, (shape, _) in enumerate(rows) if shape.mark]:
+            logits[torch.tensor(marked, device=self.device)[:, None], edges.breaking] = -torch.inf
 
     def _breaks_line(self, token: int) -> bool:
         if token not in self._breaks:
@@ -380,6 +405,35 @@ class _Pushes:
 
         return push
 
+
+class _Edges(NamedTuple):
+    """Tokens that say how a text begins or ends; each kind int64 `[n]`."""
+
+    pieces: list[str]  # what every token says
+    small: Any  # begin with a small letter
+    closing: Any  # end the text, or break the line before anything else
+    breaking: Any  # break the line in mid-sentence, after something of their own
+
+    @classmethod
+    def of(cls, tokenizer: Any, ends: Iterable[int], device: str) -> _Edges:
+        import torch
+
+        ids = [[token] for token in range(len(tokenizer))]
+        pieces = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        small, closing, breaking = [], [*ends], []
+        for token, piece in enumerate(pieces):
+            before, broken, _ = piece.partition("\n")
+            if piece.strip()[:1].islower():
+                small.append(token)
+            if broken and not before.strip():
+                closing.append(token)
+            elif broken and not END_MARK.search(before.rstrip()):
+                breaking.append(token)
+        kinds = (torch.tensor(kind, device=device).long() for kind in (small, closing, breaking))
+        return cls(pieces, *kinds)
+
+
+TAIL = 8  # tokens at the end of a text that hold its end mark and what may follow it
 
 _Bans = dict[int, dict[tuple[int, ...], set[int]]]
 """By how many tokens they are: tokens, and those that must not follow them."""

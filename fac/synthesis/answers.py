@@ -7,14 +7,15 @@ Answers are asked for where a message is worth one: see `fac.synthesis.synthesiz
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 
 from fac.config import WriteSpec, digest
 from fac.errors import Progress
+from fac.generator.shape import Shape
 from fac.generator.writer import Request, Writer, Written
 from fac.prompts import drafts, lists
 from fac.prompts.drafts import BadDraft
@@ -23,10 +24,11 @@ from fac.prompts.profiles import later_parts
 from fac.schema import ROLES, Chat
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
-from fac.synthesis.plan import Ask, reply_key
+from fac.synthesis.plan import Ask, reply_key, shapes_of
+from fac.synthesis.uses import phrases_of
 from fac.synthesis.writing import ANSWER_ROOM, NOTHING, Answer, Candidate, Desk
 
-MESSAGES = 3  # asked for to an answer that was written first
+MESSAGES = 4  # asked for to an answer that was written first
 LOOKED_AT = 2_000  # chats that say how long answers are
 TOKENS_A_WORD = 1.5
 
@@ -44,6 +46,7 @@ class Answering:
     parts: tuple[str, ...]
     examples: Sequence[Chat] = ()  # of the dataset, for lists
     likelihood: Likelihood | None = None  # the subject model's, for choosing among messages
+    shapes: Mapping[str, Shape] = field(default_factory=dict)  # of the dataset's texts, by role
 
     def complete(
         self, candidates: Sequence[Candidate], desk: Desk, progress: Progress
@@ -126,8 +129,11 @@ class Answering:
                 (chat[0]["content"], chat[1]["content"]) for chat in self.examples
             ]
             opening = lists.message(profile, messages[-1]["content"], shown)
-            request = Request(f"{candidate.name}/message", opening=opening)
             quoted = tuple(text for pair in shown for text in pair)
+            said = (messages[-1]["content"], *quoted)
+            echoes = tuple(phrase for text in said for phrase in phrases_of(text, verdicts.GRAM))
+            name = f"{candidate.name}/message"
+            request = Request(name, opening=opening, without=echoes)
         elif self.writer.chats:
             prompt = drafts.answer_prompt(profile, messages, texts)
             request = Request(key, prompt=prompt)
@@ -135,7 +141,9 @@ class Answering:
             opening = drafts.answer_opening(profile, messages, self.examples, texts)
             request = Request(key, opening=opening)
             quoted = tuple(m["content"] for chat in self.examples for m in chat)
-        return candidate.ask._replace(request=request, quoted=quoted, explanation="")
+        role = "user" if candidate.ask.role == ASSISTANT else ASSISTANT
+        ask = candidate.ask._replace(request=request, quoted=quoted, explanation="", role=role)
+        return ask.shaped(self.shapes)._replace(role=candidate.ask.role)
 
     def key(self, ask: Ask) -> str:
         """Names who answers and how answers are asked for; `ask` is any of the plan."""
@@ -161,7 +169,8 @@ def answering(
     room = max(spec.max_new_tokens, answer_room(runs, dataset))
     examples = example_chats(runs, dataset)
     spec = replace(spec, max_new_tokens=room)
-    return Answering(answerer or writer, spec, parts, examples, likelihood)
+    shapes = shapes_of(runs, measure)
+    return Answering(answerer or writer, spec, parts, examples, likelihood, shapes)
 
 
 def answer_room(runs: Runs, dataset: str) -> int:

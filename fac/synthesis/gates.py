@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fac.generator.shape import END_MARK, Shape
 from fac.schema import ROLES, Chat
 from fac.synthesis.filter import FRAGMENT, LANGUAGE, LENGTH, LOOP, UNLIKELY, Gram, words
 
@@ -58,7 +59,6 @@ _ROLE_MARK = re.compile(
     re.M | re.I,
 )
 _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
-_END_MARK = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _PAIRS = ("()", "[]", "{}", "“”")
 
 
@@ -140,6 +140,16 @@ def sampled(chats: Sequence[Chat], n: int) -> list[Chat]:
     return [*chats] if len(chats) <= n else random.Random(0).sample([*chats], n)
 
 
+def shape_of(texts: Sequence[str]) -> Shape:
+    """What all of them but a few keep to, HABIT; nothing where there are fewer than FEW."""
+    if len(texts) < FEW:
+        return Shape()
+    odd = Counter(name for text in texts for name in oddities(text))
+    least = HABIT * len(texts)
+    ends = ("ends in a word", "ends in an open mark")
+    return Shape(odd["begins in lower case"] < least, all(odd[end] < least for end in ends))
+
+
 def flaw(
     messages: Chat, norms: Norms, finished: bool = True, loss: np.ndarray | None = None
 ) -> str:
@@ -148,7 +158,7 @@ def flaw(
     judged = [(message["content"], norms.of(message["role"])) for message in messages]
     spoken = [words(text) for text, _ in judged]
     odd = [oddities(text, n.never_first, n.never_last) - n.habits for text, n in judged]
-    if any(each - LOOPS for each in odd) or (not finished and not _END_MARK.search(judged[-1][0])):
+    if any(each - LOOPS for each in odd) or (not finished and not END_MARK.search(judged[-1][0])):
         return FRAGMENT
     if any(odd):
         return LOOP

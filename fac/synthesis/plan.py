@@ -6,8 +6,10 @@ experiments change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from fac import coverage
 from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
 from fac.encoder import Encoder
 from fac.errors import InputError
+from fac.generator.shape import Shape
 from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
 from fac.prompts import Excerpt, Prompt, drafts
@@ -26,6 +29,7 @@ from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
 from fac.schema import EVERY_ROLE, Chat
 from fac.store.runs import Runs
+from fac.synthesis import gates
 from fac.synthesis.uses import Use, uses_of
 
 Row = dict[str, Any]
@@ -218,9 +222,16 @@ class Ask(NamedTuple):
     @property
     def prompt_hash(self) -> str:
         """Names exactly what is asked."""
-        prompt, opening, _, without = self.request[1:]
+        prompt, opening, _, without, shape = self.request[1:]
         shown = prompt.key if prompt else digest(opening)
-        return digest(shown, without) if without else shown
+        return digest(shown, without, shape) if without or any(shape) else shown
+
+    def shaped(self, shapes: Mapping[str, Shape]) -> Ask:
+        """The same in the shape that texts of its role have, where it goes on with an opening of
+        which nothing belongs to the text."""
+        opening, shape = self.request.opening, shapes.get(self.role, Shape())
+        whole = opening is not None and opening.text and not opening.starts
+        return self._replace(request=self.request._replace(shape=shape)) if whole else self
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -228,6 +239,20 @@ class Ask(NamedTuple):
         prompt, opening = self.request.prompt, self.request.opening
         begun = [{"role": "opening", "content": opening.text}] if opening else []
         return [dict(message) for message in prompt.messages] if prompt else begun
+
+
+def shapes_of(runs: Runs, measure: str) -> dict[str, Shape]:
+    """By role the shape that texts of a measured dataset have, as far as its first ones show."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    chats = (
+        chat
+        for batch in runs.batches(runs.manifest(measure).facts.dataset, "samples", rows=256)
+        for chat in batch.column("messages").to_pylist()
+    )
+    for chat in islice(chats, gates.MOST):
+        for message in chat:
+            texts[message["role"]].append(message["content"])
+    return {role: gates.shape_of(said) for role, said in texts.items()}
 
 
 def ask_for(
@@ -359,6 +384,11 @@ class Grounds(NamedTuple):
             role=self.about.role or EVERY_ROLE,
             answers_first=self.answers_first,
         )
+
+    def plan(self, method: Method) -> list[Ask]:
+        """What the method asks for, in the shape that the dataset's texts have."""
+        shapes = shapes_of(self.runs, self.about.dataset)
+        return [ask.shaped(shapes) for ask in method.plan(self)]
 
     def steering(self) -> Steering:
         """What the spec asks for. Raises InputError where no decoder directions are at hand."""

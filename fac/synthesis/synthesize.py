@@ -65,7 +65,7 @@ def first_asked(
     pairs = approved_as_they_are(spec, runs, approved)
     gaps = [row["feature"] for row in pairs] or about.features
     grounds = Grounds(spec, runs, about, pairs[:1], gaps[:1], None, chats)
-    return METHODS[spec.method].plan(grounds)
+    return grounds.plan(METHODS[spec.method])
 
 
 @dataclass(kw_only=True)
@@ -109,7 +109,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
         grounds = grounds._replace(
             chats=self.writer.chats, answers_first=reads_answers(self.encoder)
         )
-        self.plan = METHODS[spec.method].plan(grounds)
+        self.plan = grounds.plan(METHODS[spec.method])
         _something_is_asked(self.plan)
         self.answering = answers.answering(
             spec,

@@ -132,7 +132,8 @@ class LocalWriter:
         opening = request.opening
         if opening is not None and opening.text:
             begun = self.generator.begin + opening.text
-            return PromptRow(begun, number, True, request.steer, request.without)
+            how = (request.steer, request.without, request.shape)
+            return PromptRow(begun, number, True, *how)
         if request.prompt is not None:
             text = self.generator.render(request.prompt.messages)
         else:
