@@ -5,10 +5,10 @@
 takes gaps of the demo at random among those that enough anchor samples show, at clear firing, and
 lets every method of `fac synthesize` write for the same ones, in the dataset's own shape and
 through the same filter, all gates on: every text of a method beyond the tokens that each may use
-for a gap is thrown away unseen; the turn that goes with what would be kept is written on top and
-counted. Approvals come from this script, in a workspace of its own. Beside the methods stand texts
-that no model wrote (`paste-only`), and what a model writes after words that it was told to begin
-with (`continuation only`). Finished parts are runs like any other, so a second start goes on.
+for a gap is thrown away unseen, those of step 1 and of the turns that go with a text included.
+Approvals come from this script, in a workspace of its own. Beside the methods stand texts that no
+model wrote (`paste-only`), and what a model writes after words that it was told to begin with
+(`continuation only`). Finished parts are runs like any other, so a second start goes on.
 `--show FILE` prints the table of what an earlier `--out FILE` wrote; the README's comes from
 benchmarks/synthesis.json.
 """
@@ -48,17 +48,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "unguided": {"method": "unguided", "both": True, "seeds": 1},
     "random feature": {"method": "random", "both": True, "seeds": 1},
     "one-step": {"method": "one-step", "both": True},
-    "one-step, told the words": {"method": "words", "both": True},
+    "one-step, told the words": {"method": "words", "both": True, "seeds": 1},
     "two-step": {"method": "two-step"},
-    "two-step, another gap's negative": {"method": "two-step", "swapped": True},
-    "two-step, steered": {"method": "two-step", "writer": "steered"},
+    "two-step, another gap's negative": {"method": "two-step", "swapped": True, "seeds": 1},
+    "two-step, steered": {"method": "two-step", "writer": "steered", "seeds": 1},
 }
 """Name -> what its spec says. `both`: with the tokens that two steps use together. `seeds`: of how
-many seeds, where more would say nothing new. `swapped`: every pair with the negative of the next.
+many seeds, where it is no part of the comparison. `swapped`: every pair with the negative of the
+next.
 """
 
 PASTE, CONTINUED = "paste-only", "continuation only"
-"""The positive's words up to its peak, and a sentence; and these words as a model goes on."""
+"""The positive's words up to its peak, and a sentence; and these words as a model goes on, of one
+seed."""
 
 FIXED = "That is all I wanted to say about it."
 BEGUN = 12  # words of a positive that its opening has at most
@@ -67,12 +69,12 @@ Progress = Callable[..., None]
 
 
 class Rationed:
-    """A writer whose texts count for a gap until they have used its tokens: those of the first
-    call, and `turns` more for the turns that go with them."""
+    """A writer whose texts count for a gap until they have used its tokens, in however many
+    calls."""
 
-    def __init__(self, writer: Writer, tokens: int, turns: int):
-        self._writer, self._tokens, self._turns = writer, tokens, turns
-        self._left: dict[str, int] | None = None  # by gap, of the turns
+    def __init__(self, writer: Writer, tokens: int):
+        self._writer = writer
+        self._left: dict[str, int] = defaultdict(lambda: tokens)  # by gap
         # Not the ration: what one run wrote, another with more candidates need not write again.
         self.chats = writer.chats
         self.identity = writer.identity if tokens else f"{writer.identity}, nothing"
@@ -86,16 +88,10 @@ class Rationed:
         **how: Any,
     ) -> dict[str, Written]:
         """As `fac.generator.writer.Writer.write`; only what counts is recorded."""
-        first = self._left is None
-        if self._left is None:
-            self._left = defaultdict(lambda: self._turns)
-        left = defaultdict(lambda: self._tokens) if first else self._left
-        if not self._tokens:
-            return {request.key: _over(request.key) for request in requests}
+        left, texts = self._left, {}
         # What no ration is left for need not be written to be thrown away.
         asked = [request for request in requests if left[_gap(request.key)] > 0]
         written = self._writer.write(asked, record=lambda text: None, done=done, **how)
-        texts = {}
         for key in sorted(written):  # method/feature/number/style
             text, gap = written[key], _gap(key)
             if text.tokens <= left[gap]:
@@ -105,7 +101,7 @@ class Rationed:
                     record(text)
             else:
                 left[gap] = 0
-        return {r.key: texts.get(r.key, _over(r.key)) for r in requests}
+        return {request.key: texts.get(request.key, _over(request.key)) for request in requests}
 
 
 def _gap(key: str) -> str:
@@ -148,7 +144,7 @@ def measure(
             dataset=dataset,
             features=tuple(features),
             explanations=tuple(explain_runs(runs, anchor)),
-            candidates=texts_in(step_1),
+            candidates=texts_in(step_1 // 2),
             **how,
         )
         pairs = synthesis.make_pairs(
@@ -169,6 +165,7 @@ def measure(
                 method=asks["method"],
                 writer=asks.get("writer", "local"),
                 candidates=texts_in(tokens),
+                rows=len(approved) if two_steps else len(features),
                 **how,
             )
             writer = Rationed(steps.writer(spec, report), tokens)
@@ -179,7 +176,7 @@ def measure(
             rows[-1]["like_negative"] = like_negative(runs, run, as_proposed)
             report(0, 0, f"seed {seed}, {name}: {sum(rows[-1]['hit'])} of {len(features)} gaps")
         plain = steps.writer(first, report)
-        for name in (PASTE, CONTINUED):
+        for name in (PASTE,) if seed else (PASTE, CONTINUED):
             ration = Rationed(plain, step_2) if name == CONTINUED else None
             more = texts_in(step_2)
             rows.append(begun(name, as_proposed, features, first, ration, encoder, more))
@@ -189,7 +186,7 @@ def measure(
 
 def texts_in(tokens: int) -> int:
     """How many texts are asked for, so that shorter ones than usual use all tokens up."""
-    return min(64, max(1, tokens // 15))
+    return min(64, max(1, tokens // 14))
 
 
 def row_of(runs: Runs, run: str, method: str, seed: int, features: Sequence[int]) -> dict[str, Any]:
@@ -197,8 +194,10 @@ def row_of(runs: Runs, run: str, method: str, seed: int, features: Sequence[int]
     facts, judged = runs.manifest(run).facts, runs.table(run, "verdicts").to_pylist()
     kept = {verdict["feature"] for verdict in judged if verdict["kept"]}
     of_gap: dict[int, int] = defaultdict(int)
-    for candidate in runs.table(run, "candidates").to_pylist():
-        of_gap[candidate["feature"]] += candidate["tokens"]
+    steps = (run,) if METHODS[method].get("both") else (run, facts.pairs)
+    for step in steps:
+        for candidate in runs.table(step, "candidates", ["feature", "tokens"]).to_pylist():
+            of_gap[candidate["feature"]] += candidate["tokens"]
     anywhere = kept | {v["feature"] for v in judged if v["reason"] == verdicts.BORROWED}
     return {
         "seed": seed,
@@ -210,7 +209,7 @@ def row_of(runs: Runs, run: str, method: str, seed: int, features: Sequence[int]
         "unchecked": facts.unchecked,
         "fac_before": facts.fac_before,
         "fac_after": facts.fac_after,
-        "tokens": facts.tokens,
+        "tokens": sum(of_gap.values()),
         "most_tokens": max(of_gap.values(), default=0),
         "seconds": facts.seconds,
         "run": run,
@@ -438,7 +437,7 @@ def negatives_effect(rows: Sequence[Mapping[str, Any]]) -> str:
         for name in ("two-step", "two-step, another gap's negative")
     )
     alike: dict[str, list[float]] = defaultdict(list)
-    for own, swapped in zip(mine, theirs, strict=True):
+    for own, swapped in zip(mine, theirs, strict=False):
         for gap, value in own["like_negative"].items():
             if gap in swapped["like_negative"]:
                 alike[gap].append(swapped["like_negative"][gap] - value)
@@ -469,7 +468,7 @@ def main() -> None:
     parser.add_argument("--min-support", type=int, default=4, help="anchor samples that show it")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--step-1", type=int, default=100, help="tokens per gap, at most")
-    parser.add_argument("--step-2", type=int, default=300, help="tokens per gap, at most")
+    parser.add_argument("--step-2", type=int, default=500, help="tokens per gap, at most")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="longest text")
     parser.add_argument("--out", type=Path, help="every number as JSON")
     arguments = vars(parser.parse_args())

@@ -232,7 +232,7 @@ class SynthesisFacts(SpentFacts):
 
     tried: Sequence[Mapping[str, Any]] = ()
     """Of each gap that gave nothing: `feature`, `texts` written, `peak` and `own_peak`, the
-    highest of any of them, and the main `reason` for which they were dropped."""
+    highest of any of them, and the `reason` for which the text with that own peak was dropped."""
 
     note: str = ""  # a sentence where nothing was kept, or fewer rows than were asked for; or ""
     answered_by: str = ""  # who wrote the answers of the samples; "" where nobody did

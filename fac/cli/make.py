@@ -336,8 +336,9 @@ def _outcome(data: dict[str, Any], facts: SynthesisFacts) -> Callable[[], None]:
     rows["missing that is hit"] = facts.miss_hit_rate
     rows |= {name: data[name] for name in ("tokens", "seconds", "cost")}
     lines = [
-        f"feature {gap['feature']}: nothing in {gap['texts']:,} texts, mostly {gap['reason']}; "
-        f"they peak at {gap['peak']:.3g}, on words of their own at {gap['own_peak']:.3g}"
+        f"feature {gap['feature']}: nothing in {gap['texts']:,} texts; they peak at "
+        f"{gap['peak']:.3g}, on words of their own at {gap['own_peak']:.3g}, and of that text the "
+        f"verdict is {gap['reason']}"
         for gap in facts.tried
     ]
     return listing(rows, lines[: frame.LISTED], len(lines))

@@ -30,7 +30,7 @@ from fac.synthesis.writing import ANSWER_ROOM, NOTHING, Answer, Candidate, Desk
 
 MESSAGES = 4  # asked for to an answer that was written first
 LOOKED_AT = 2_000  # chats that say how long answers are
-TOKENS_A_WORD = 1.5
+TOKENS_A_WORD = 1.15
 
 Likelihood = Callable[[Sequence[Chat]], np.ndarray]
 """Mean nats of each role's content tokens under the subject model: float64 `[n, n_roles]`, NaN

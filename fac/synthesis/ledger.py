@@ -154,14 +154,14 @@ def tried(judged: Sequence[CandidateVerdict], gaps: Sequence[int]) -> list[Row]:
         if gap in kept:
             continue
         texts = [verdict for verdict in judged if verdict.feature == gap]
-        reasons = Counter(verdict.reason for verdict in texts)
+        best = max(texts, key=lambda each: (each.own_peak, each.peak, each.candidate), default=None)
         rows.append(
             {
                 "feature": gap,
                 "texts": len(texts),
                 "peak": max((verdict.peak for verdict in texts), default=0.0),
-                "own_peak": max((verdict.own_peak for verdict in texts), default=0.0),
-                "reason": reasons.most_common(1)[0][0] if reasons else "",
+                "own_peak": best.own_peak if best else 0.0,
+                "reason": best.reason if best else "",
             }
         )
     return rows
