@@ -1,6 +1,7 @@
 """fac.synthesis: samples that go on after their message, written role by role."""
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -205,26 +206,51 @@ def test_a_base_model_answers_in_a_list_of_the_datasets_own_answers(world):
     assert "only the crust" in after.opening.text
 
 
-def test_lists_write_the_answer_first_where_the_gap_fires_in_answers(world):
+def test_where_the_gap_fires_in_answers_these_come_first_or_are_told_the_words(world):
     run = pairs_of(world)
     writer = ScriptedWriter(says)
     made = world.synthesize(run, writer, profile="chat", keep=1)
-    first = {r.key: r for r in writer.requests if r.key.count("/") == 3}
+    first = {split(r)[1:3]: r for r in writer.requests if r.key.count("/") == 3}
     assert len(first) == 8
-    lists = {parts[1]: r.opening.text for key, r in first.items() for parts in [key.split("/")]}
-    assert "each with an answer of an assistant" in lists["000003"]
-    assert "each with a message to an assistant" in lists["000004"]
-    # Of what is kept alone the other turn is asked for: the message of an answer in a list.
-    later = sorted(r.key.rpartition("/")[2] for r in writer.requests if r.key.count("/") == 4)
-    assert later == ["answer", "message", "message-2", "message-3"]
-    (message,) = [r for r in writer.requests if r.key.endswith("/message")]
-    assert (
-        message.opening.text.endswith("\nMessage:") and "renames them all" in message.opening.text
-    )
+    for number in range(4):
+        of_answers, of_messages = (first[gap, number].opening.text for gap in (3, 4))
+        assert "each with a message to an assistant" in of_messages
+        if number % 2:
+            assert "A list of messages that people sent" in of_answers
+            assert "- rename my holiday photos for me please" in of_answers
+        else:
+            assert "each with an answer of an assistant" in of_answers
+    told = {r.key: r for r in writer.requests if "answer-" in r.key and r.key.endswith("/answer")}
+    assert len(told) == 2  # both messages, since whether they fire says nothing of their answers
+    for request in told.values():
+        (turn,) = request.prompt.messages
+        assert re.search(r"\n\nUse the words “.*python.*” in your answer\.$", turn["content"])
+        assert any("python" in phrase for phrase in request.without)
+    samples = world.rows(made, "candidates")
+    assert not any("Use the words" in m["content"] for row in samples for m in row["messages"])
+
+
+def silent_if_told(request: Request) -> str:
+    """What is written in turns that go to or come from somebody who is told the words says none of
+    them, so that an answer is kept that was written first."""
+    text = says(request)
+    return text.replace("python", "nothing") if "answer-" in request.key else text
+
+
+def test_an_answer_that_is_kept_gets_the_message_that_it_answers(world):
+    run = pairs_of(world)
+    writer = ScriptedWriter(silent_if_told)
+    made = world.synthesize(run, writer, profile="chat", keep=1)
+    later = sorted(r.key.rpartition("/")[2] for r in writer.requests if "/message" in r.key)
+    assert later == ["message", "message-2", "message-3", "message-4"]
+    message = next(r for r in writer.requests if r.key.endswith("/message"))
+    assert message.opening.text.endswith("\nMessage:")
+    assert "renames them all" in message.opening.text
+    assert any("near 2 others" in phrase for phrase in message.without)
     rows = world.rows(world.facts(made).kept_dataset, "samples")
     assert [[m["role"] for m in row["messages"]] for row in rows] == [["user", "assistant"]] * 2
     by_gap = {json.loads(row["meta"])["feature"]: row["messages"] for row in rows}
-    assert "near 3 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
+    assert "near 2 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
 
 
 def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
@@ -235,7 +261,7 @@ def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
         return np.array([[1.0, 1.0, -len(chat[0]["content"])] for chat in read])
 
     def longer(request: Request) -> str:
-        return says(request) + " please" * (request.key.endswith("/message-2"))
+        return silent_if_told(request) + " please" * (request.key.endswith("/message-2"))
 
     run = pairs_of(world)
     spec = SynthesizeSpec(
@@ -246,7 +272,7 @@ def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
     assert world.facts(made).hit_rate == 1
     kept = [row["messages"] for row in world.rows(world.facts(made).kept_dataset, "samples")]
     assert all(chat in chats for chat in kept)
-    # Of three messages the one after which the answer surprises the model least.
+    # Of several messages the one after which the answer surprises the model least.
     assert [chat[0]["content"].endswith("please") for chat in kept] == [True, False]
 
 

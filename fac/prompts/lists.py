@@ -50,6 +50,12 @@ def uses(profile: str, role: str, shown: Sequence[tuple[str, str]], words: str) 
     return Opening("\n".join((f"{head}\n", *lines, f"- {safe(words)}:")), "")
 
 
+def messages(shown: Sequence[str]) -> Opening:
+    """A list of messages like those shown, as far as the next one."""
+    lines = [f"- {safe(text)[:SNIPPET].rstrip()}" for text in shown]
+    return Opening("\n".join((f"A list of {MESSAGES}:\n", *lines, "-")), "")
+
+
 def message(profile: str, answer: str, examples: Sequence[tuple[str, str]]) -> Opening:
     """Asks for the message that an answer answers; `examples` are messages with their answers, or
     the one of the profile where there is none."""

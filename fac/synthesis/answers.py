@@ -124,6 +124,7 @@ class Answering:
         profile, messages = self.spec.profile, candidate.messages
         key = f"{candidate.name}/answer" + (f"-{number + 1}" if number else "")
         quoted: tuple[str, ...] = ()
+        guide = candidate.ask.guide
         if candidate.ask.role == ASSISTANT:
             shown = candidate.ask.examples or [
                 (chat[0]["content"], chat[1]["content"]) for chat in self.examples
@@ -135,14 +136,16 @@ class Answering:
             name = f"{candidate.name}/message"
             request = Request(name, opening=opening, without=echoes)
         elif self.writer.chats:
-            prompt = drafts.answer_prompt(profile, messages, texts)
-            request = Request(key, prompt=prompt)
+            words, without, quoted = guide or ("", (), ())
+            prompt = drafts.answer_prompt(profile, messages, texts, words)
+            request = Request(key, prompt=prompt, without=without)
         else:
             opening = drafts.answer_opening(profile, messages, self.examples, texts)
             request = Request(key, opening=opening)
             quoted = tuple(m["content"] for chat in self.examples for m in chat)
         role = "user" if candidate.ask.role == ASSISTANT else ASSISTANT
-        ask = candidate.ask._replace(request=request, quoted=quoted, explanation="", role=role)
+        ask = candidate.ask._replace(request=request, quoted=quoted, role=role)
+        ask = ask._replace(explanation="", guide=None)
         return ask.shaped(self.shapes)._replace(role=candidate.ask.role)
 
     def key(self, ask: Ask) -> str:

@@ -200,6 +200,14 @@ def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | No
 Exchange = tuple[str, str]  # a message and its answer
 
 
+class Guide(NamedTuple):
+    """What whoever answers a message is told beside it, where the answer is to fire the gap."""
+
+    words: str  # that it is to use
+    without: tuple[str, ...]  # phrases it must not hold, for a local model
+    quoted: tuple[str, ...]  # what it may have its words from
+
+
 class Ask(NamedTuple):
     """One candidate that is to be written."""
 
@@ -215,6 +223,7 @@ class Ask(NamedTuple):
     and the writer goes on with lists: the message that it answers is asked for when it is worth
     one."""
 
+    guide: Guide | None = None  # for whoever answers
     examples: tuple[Exchange, ...] = ()
     """Where an answer is written first, of the anchor's answers in which the gap fires: the message
     and the answer."""
@@ -224,7 +233,8 @@ class Ask(NamedTuple):
         """Names exactly what is asked."""
         prompt, opening, _, without, shape = self.request[1:]
         shown = prompt.key if prompt else digest(opening)
-        return digest(shown, without, shape) if without or any(shape) else shown
+        how = (without, shape, self.guide)
+        return digest(shown, *how) if without or any(shape) or self.guide else shown
 
     def shaped(self, shapes: Mapping[str, Shape]) -> Ask:
         """The same in the shape that texts of its role have, where it goes on with an opening of

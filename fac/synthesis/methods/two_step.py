@@ -8,11 +8,21 @@ import numpy as np
 from fac.config import WriteSpec
 from fac.prompts import Excerpt, Prompt, drafts, lists
 from fac.prompts.drafts import Opening
+from fac.prompts.lists import ASSISTANT
 from fac.schema import Chat
 from fac.synthesis import plan as asking
 from fac.synthesis.filter import GRAM
 from fac.synthesis.filter import words as spoken
-from fac.synthesis.plan import Ask, FeatureBrief, Grounds, Method, Steering, Style, Styles
+from fac.synthesis.plan import (
+    Ask,
+    FeatureBrief,
+    Grounds,
+    Guide,
+    Method,
+    Steering,
+    Style,
+    Styles,
+)
 from fac.synthesis.uses import Use, phrases_about, phrases_of, use
 
 WORDS, PHRASE = Style("words", "opening"), Style("phrase", "opening", context=True)
@@ -21,6 +31,12 @@ CONTRAST = Style("contrast", "prompt")
 STEP_2 = Styles(here=(WORDS, PHRASE), server=(CONTRAST,))
 """On this machine a list of words, each with a text that uses it: no small model follows anything
 else as well. The words are those on which the positive fires and its negative does not have."""
+
+ANSWER_WORDS = Style("answer-words", "opening")
+ANSWER_PHRASE = Style("answer-phrase", "opening", context=True)
+IN_ANSWERS = Styles(here=(WORDS, ANSWER_WORDS, PHRASE, ANSWER_PHRASE), server=(CONTRAST,))
+"""Where an answer is to fire, every other text begins with a message like those that the anchor
+answers so; whoever answers it is told the words."""
 
 KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
 
@@ -139,10 +155,13 @@ def ask_from_pairs(
     for pair in pairs:
         brief = briefs[pair.feature]
         role = asking.first_role(spec, brief)
-        for number, style in asking.in_turns(STEP_2, spec, chats=chats):
+        exchanges = asking.exchanges(brief.uses)
+        styles = IN_ANSWERS if role == ASSISTANT and chats and exchanges else STEP_2
+        for number, style in asking.in_turns(styles, spec, chats=chats):
             words: Prompt | Opening
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             without: tuple[str, ...] = ()
+            guide, first = None, role
             if style.form == "prompt" and not pair.pair:
                 quoted = asking.turned(brief.spans, number)
                 words = drafts.candidate_prompt(spec.profile, brief.explanation, quoted)
@@ -152,21 +171,28 @@ def ask_from_pairs(
                 words = drafts.contrast_prompt(
                     spec.profile, brief.explanation, pair.positive, pair.negative, *peaks, phrase
                 )
-            elif shown := _shown(pair, brief, role, number // len(STEP_2.here)):
-                words = _list(spec.profile, role, shown, pair, style)
-                quoted = tuple(Excerpt((each.sentence,), (False,)) for each in shown)
+            elif shown := _shown(pair, brief, role, number // len(styles.here)):
+                shown = _in_order(shown, pair)
+                sentences = tuple(each.sentence for each in shown)
                 about = [phrase for each in shown for phrase in phrases_about(each)]
-                echoes = [p for each in shown for p in phrases_of(each.sentence, GRAM)]
-                without = tuple(dict.fromkeys((*about, *echoes, *pair.avoid)))
+                without = _echoes(sentences, (*about, *pair.avoid))
+                if style in (ANSWER_WORDS, ANSWER_PHRASE):
+                    messages, answers = zip(*exchanges, strict=True)
+                    guide = Guide(_said(shown[-1], style), without, (*sentences, *answers))
+                    turn = number % len(messages)
+                    words = lists.messages((*messages[turn:], *messages[:turn]))
+                    sentences, without, first = messages, _echoes(messages), "user"
+                else:
+                    rows = [(_said(each, style), each.sentence) for each in shown]
+                    words = lists.uses(spec.profile, role, rows, rows[-1][0])
+                quoted = tuple(Excerpt((text,), (False,)) for text in sentences)
             else:  # nothing of them is a sentence that could be shown
                 quoted = (*asking.turned(brief.spans, number)[: asking.QUOTED - 1], pair.positive)
                 words = lists.texts(spec.profile, role, brief.explanation, quoted)
             steer, feature = steering(brief), pair.feature
-            ask = asking.ask_for(method, feature, number, style, words, quoted, steer, role)
+            ask = asking.ask_for(method, feature, number, style, words, quoted, steer, first)
             request = ask.request._replace(without=without)
-            ask = ask._replace(
-                request=request, pair=pair.pair, examples=asking.exchanges(brief.uses)
-            )
+            ask = ask._replace(request=request, pair=pair.pair, examples=exchanges, guide=guide)
             asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
 
@@ -183,14 +209,22 @@ def _shown(pair: PairBrief, brief: FeatureBrief, role: str, turn: int) -> tuple[
     return tuple(reversed(order[: asking.QUOTED]))
 
 
-def _list(profile: str, role: str, shown: Sequence[Use], pair: PairBrief, style: Style) -> Opening:
-    """The list of uses, as far as the text that is to use the words of the last of them: where its
-    negative has all of them, of the last one that says another."""
+def _in_order(shown: Sequence[Use], pair: PairBrief) -> tuple[Use, ...]:
+    """The uses, the one whose words are to be used last: where its negative has all of them, the
+    last one that says another."""
     contrast = [each for each in shown if not {*spoken(each.words)} <= pair.silent]
     last = (contrast or shown)[-1]
-    order = (*(each for each in shown if each != last), last)
-    rows = [(each.phrase if style.context else each.words, each.sentence) for each in order]
-    return lists.uses(profile, role, rows, rows[-1][0])
+    return (*(each for each in shown if each != last), last)
+
+
+def _said(use: Use, style: Style) -> str:
+    return use.phrase if style.context else use.words
+
+
+def _echoes(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[str, ...]:
+    """Phrases that make a text an echo of others, and some more."""
+    echoes = [phrase for text in texts for phrase in phrases_of(text, GRAM)]
+    return tuple(dict.fromkeys((*beside, *echoes)))
 
 
 METHOD = Method(title="From approved pairs", preference=0, plan=plan, needs_pairs=True)
