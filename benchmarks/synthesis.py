@@ -63,6 +63,7 @@ PASTE, CONTINUED = "paste-only", "continuation only"
 seed."""
 
 FIXED = "That is all I wanted to say about it."
+TURN = 70  # tokens of a gap that no text begins with: for a turn that goes with one that fires
 BEGUN = 12  # words of a positive that its opening has at most
 
 Progress = Callable[..., None]
@@ -75,6 +76,8 @@ class Rationed:
     def __init__(self, writer: Writer, tokens: int):
         self._writer = writer
         self._left: dict[str, int] = defaultdict(lambda: tokens)  # by gap
+        self._turn = min(TURN, tokens // 4)
+        self._full: set[str] = set()  # gaps for which no further text is begun
         # Not the ration: what one run wrote, another with more candidates need not write again.
         self.chats = writer.chats
         self.identity = writer.identity if tokens else f"{writer.identity}, nothing"
@@ -90,15 +93,22 @@ class Rationed:
         """As `fac.generator.writer.Writer.write`; only what counts is recorded."""
         left, texts = self._left, {}
         # What no ration is left for need not be written to be thrown away.
-        asked = [request for request in requests if left[_gap(request.key)] > 0]
+        asked = [
+            request
+            for request in requests
+            if left[gap := _gap(request.key)] > 0
+            and not (gap in self._full and _is_first(request.key))
+        ]
         written = self._writer.write(asked, record=lambda text: None, done=done, **how)
         for key in sorted(written):  # method/feature/number/style
             text, gap = written[key], _gap(key)
-            if text.tokens <= left[gap]:
+            if text.tokens <= left[gap] - (self._turn if _is_first(key) else 0):
                 left[gap] -= text.tokens
                 texts[key] = text
                 if key not in done:
                     record(text)
+            elif _is_first(key):
+                self._full.add(gap)
             else:
                 left[gap] = 0
         return {request.key: texts.get(request.key, _over(request.key)) for request in requests}
@@ -106,6 +116,12 @@ class Rationed:
 
 def _gap(key: str) -> str:
     return key.split("/")[1]
+
+
+def _is_first(key: str) -> bool:
+    """Whether it belongs to a text that may come to nothing: the turn that is written first, or an
+    answer that is to fire."""
+    return key.count("/") == 3 or "/answer-" in key
 
 
 def _over(key: str) -> Written:
@@ -467,8 +483,8 @@ def main() -> None:
     parser.add_argument("--gaps", type=int, default=60)
     parser.add_argument("--min-support", type=int, default=4, help="anchor samples that show it")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--step-1", type=int, default=100, help="tokens per gap, at most")
-    parser.add_argument("--step-2", type=int, default=500, help="tokens per gap, at most")
+    parser.add_argument("--step-1", type=int, default=60, help="tokens per gap, at most")
+    parser.add_argument("--step-2", type=int, default=540, help="tokens per gap, at most")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="longest text")
     parser.add_argument("--out", type=Path, help="every number as JSON")
     arguments = vars(parser.parse_args())

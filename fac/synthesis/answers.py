@@ -47,6 +47,7 @@ class Answering:
     examples: Sequence[Chat] = ()  # of the dataset, for lists
     likelihood: Likelihood | None = None  # the subject model's, for choosing among messages
     shapes: Mapping[str, Shape] = field(default_factory=dict)  # of the dataset's texts, by role
+    fluent: Callable[[Chat], bool] = lambda _: True  # whether a message passes the gates
 
     def complete(
         self, candidates: Sequence[Candidate], desk: Desk, progress: Progress
@@ -87,8 +88,10 @@ class Answering:
         return candidate._replace(answers=answers, problem="" if texts else problem)
 
     def _best(self, candidate: Candidate, texts: Sequence[str]) -> str:
-        """Of messages the one after which the subject model expects the answer most; without the
-        model the first."""
+        """Of messages that read like the dataset's, or else of all, the one after which the subject
+        model expects the answer most; without the model the first."""
+        fluent = [text for text in texts if self.fluent([{"role": "user", "content": text}])]
+        texts = fluent or texts
         if len(texts) == 1 or self.likelihood is None:
             return texts[0]
         chats = [[{"role": "user", "content": text}, *candidate.messages] for text in texts]
@@ -161,6 +164,7 @@ def answering(
     runs: Runs,
     measure: str,
     likelihood: Likelihood | None = None,
+    fluent: Callable[[Chat], bool] = lambda _: True,
 ) -> Answering | None:
     """Who completes the samples of the profile, with chats of the measured dataset to learn the
     form from for a writer that knows none; None where samples have no later parts, or nobody is to
@@ -173,7 +177,7 @@ def answering(
     examples = example_chats(runs, dataset)
     spec = replace(spec, max_new_tokens=room)
     shapes = shapes_of(runs, measure)
-    return Answering(answerer or writer, spec, parts, examples, likelihood, shapes)
+    return Answering(answerer or writer, spec, parts, examples, likelihood, shapes, fluent)
 
 
 def answer_room(runs: Runs, dataset: str) -> int:

@@ -118,6 +118,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
             self.runs,
             self.about.dataset,
             self.likelihood,
+            lambda chat: not self.checks.flaw(chat, quiet),
         )
         self.evaluation = {
             path: datasets.read_samples(path).digest(quiet) for path in spec.evaluation
