@@ -73,14 +73,14 @@ class Rationed:
     """A writer whose texts count for a gap until they have used its tokens, in however many
     calls."""
 
-    def __init__(self, writer: Writer, tokens: int):
+    def __init__(self, writer: Writer, tokens: int, method: str):
         self._writer = writer
         self._left: dict[str, int] = defaultdict(lambda: tokens)  # by gap
         self._turn = min(TURN, tokens // 4)
         self._full: set[str] = set()  # gaps for which no further text is begun
-        # Not the ration: what one run wrote, another with more candidates need not write again.
         self.chats = writer.chats
-        self.identity = writer.identity if tokens else f"{writer.identity}, nothing"
+        # No text of another method's run stands in for one that would count against the ration.
+        self.identity = f"{writer.identity}, {tokens} tokens, {method}"
 
     def write(
         self,
@@ -164,7 +164,7 @@ def measure(
             **how,
         )
         pairs = synthesis.make_pairs(
-            first, writer=Rationed(steps.writer(first, report), step_1), **doors
+            first, writer=Rationed(steps.writer(first, report), step_1, "step 1"), **doors
         )
         as_proposed = approve(workspace, runs, pairs)
         swap_negatives(runs, encoder, pairs)
@@ -184,7 +184,7 @@ def measure(
                 rows=len(approved) if two_steps else len(features),
                 **how,
             )
-            writer = Rationed(steps.writer(spec, report), tokens)
+            writer = Rationed(steps.writer(spec, report), tokens, name)
             run = synthesis.synthesize(
                 spec, approved=approved, writer=writer, likelihood=likelihood, **doors
             )
@@ -193,7 +193,7 @@ def measure(
             report(0, 0, f"seed {seed}, {name}: {sum(rows[-1]['hit'])} of {len(features)} gaps")
         plain = steps.writer(first, report)
         for name in (PASTE,) if seed else (PASTE, CONTINUED):
-            ration = Rationed(plain, step_2) if name == CONTINUED else None
+            ration = Rationed(plain, step_2, name) if name == CONTINUED else None
             more = texts_in(step_2)
             rows.append(begun(name, as_proposed, features, first, ration, encoder, more))
             report(0, 0, f"seed {seed}, {name}: {sum(rows[-1]['hit'])} of {len(features)} gaps")

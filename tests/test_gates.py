@@ -176,6 +176,21 @@ def test_every_message_of_a_chat_is_judged_by_its_role():
     assert flaw(chat(loose(7), tidy(5)), norms) == "fragment"
 
 
+def test_an_answer_that_says_its_message_again_is_a_loop():
+    def chat(question: str, answer: str) -> Chat:
+        return [*user(question), {"role": "assistant", "content": answer}]
+
+    message = "I am unable to assist you with it, but I can connect you."
+    longer = "I am unable to assist you with it, but I can connect you with others. I would try."
+    norms = norms_of([chat(tidy(i), GOOD[i % 3]) for i in range(100)])
+    assert flaw(chat(message, message), norms) == flaw(chat(message, longer), norms) == "loop"
+    assert flaw(chat(message, "Thank you, I would like to be connected with them."), norms) == ""
+    assert flaw([*chat(message, "Thank you, I would like that."), *user(message)], norms) == ""
+    # Where the dataset corrects or repeats what was said, a sample may.
+    often = norms_of([chat(tidy(i), tidy(i)) for i in range(100)])
+    assert flaw(chat(message, message), often) == ""
+
+
 def test_the_shape_of_texts_is_what_all_but_a_hundredth_keep_to():
     sentences = [f"This is text {n}." for n in range(200)]
     assert gates.shape_of(sentences) == Shape(capital=True, mark=True)

@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,8 @@ FOREIGN = 0.05  # share of letters in scripts that the dataset does not write
 WINDOW, DISTINCT = 50, 0.5  # words looked at together, and least share of different pairs
 CLAUSE, AGAIN, MUCH = 5, 3, 0.25
 """So many words in a row, so many times, which make at least this share of a text."""
+
+SAME = 0.5  # share of an answer's words in a row that its message has too: the answer is its echo
 
 IN_A_ROW = 4  # times one word may be said in a row, less one
 
@@ -81,6 +84,7 @@ class Norms(NamedTuple):
 
     roles: Mapping[str, RoleNorms]
     unchecked: tuple[str, ...] = ()  # gates that nothing was at hand for
+    repeats: bool = False  # whether answers that say their message again are a habit
 
     def of(self, role: str) -> RoleNorms:
         """Where a role is not in the data, what is odd anywhere still counts."""
@@ -132,7 +136,9 @@ def norms_of(
         *(() if roles else (LENGTH,)),
         *(() if roles and losses else (UNLIKELY,)),
     )
-    return Norms(roles, unchecked)
+    answered = [chat for chat in (*chats, *beside) if len(chat) > 1]
+    repeats = sum(map(_says_again, answered)) >= max(1.0, FAULT * len(answered))
+    return Norms(roles, unchecked, repeats)
 
 
 def sampled(chats: Sequence[Chat], n: int) -> list[Chat]:
@@ -160,7 +166,7 @@ def flaw(
     odd = [oddities(text, n.never_first, n.never_last) - n.habits for text, n in judged]
     if any(each - LOOPS for each in odd) or (not finished and not END_MARK.search(judged[-1][0])):
         return FRAGMENT
-    if any(odd):
+    if any(odd) or (not norms.repeats and _says_again(messages)):
         return LOOP
     for text, n in judged:
         if n.scripts and _foreign(text, n.scripts) > FOREIGN:
@@ -172,6 +178,19 @@ def flaw(
         if not n.length[0] <= len(each) <= n.length[1]:
             return LENGTH
     return UNLIKELY if loss is not None and _unlikely(messages, norms, loss) else ""
+
+
+def _says_again(messages: Chat) -> bool:
+    """Whether some turn is an echo of the one before it."""
+    for before, after in pairwise(messages):
+        spoken, earlier = (words(m["content"]) for m in (after, before))
+        n = min(CLAUSE, len(spoken))
+        grams, others = (
+            [tuple(each[i : i + n]) for i in range(len(each) - n + 1)] for each in (spoken, earlier)
+        )
+        if n and sum(gram in {*others} for gram in grams) >= SAME * len(grams):
+            return True
+    return False
 
 
 def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
