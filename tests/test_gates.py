@@ -184,8 +184,17 @@ def test_an_answer_that_says_its_message_again_is_a_loop():
     longer = "I am unable to assist you with it, but I can connect you with others. I would try."
     norms = norms_of([chat(tidy(i), GOOD[i % 3]) for i in range(100)])
     assert flaw(chat(message, message), norms) == flaw(chat(message, longer), norms) == "loop"
-    assert flaw(chat(message, "Thank you, I would like to be connected with them."), norms) == ""
-    assert flaw([*chat(message, "Thank you, I would like that."), *user(message)], norms) == ""
+    assert (
+        flaw(
+            chat(
+                message,
+                "Thank you, I would like to be connected with all of them by the end of today.",
+            ),
+            norms,
+        )
+        == ""
+    )
+    assert flaw([*user(message), *user(GOOD[0]), *user(message)], norms) == ""
     # Where the dataset corrects or repeats what was said, a sample may.
     often = norms_of([chat(tidy(i), tidy(i)) for i in range(100)])
     assert flaw(chat(message, message), often) == ""
