@@ -30,6 +30,7 @@ from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 from fac.synthesis import plan, sides
 from fac.synthesis.methods import two_step
+from fac.synthesis.plan import around
 from fac.synthesis.writing import CandidateJournal
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
@@ -1015,3 +1016,13 @@ def test_a_pilot_says_what_the_whole_will_take_and_its_texts_count(world):
     assert forecast.cost is None
     whole = synthesis.synthesize(spec, **doors)
     assert len(writer.requests) == 8 == world.facts(whole).n_candidates
+
+
+def test_what_is_quoted_begins_with_a_word():
+    cut = ["utely", ",", " there", " are", *[" many"] * 27, " birds"]
+    assert around(cut, 31) == slice(2, 32)
+    assert around(["Absol", *cut[:-1]], 31) == slice(0, 32)  # the beginning of a text
+    assert around(cut[:9], 3) == slice(0, 9)  # short, so nothing was cut off
+    assert around([*cut, *cut], 40) == slice(17, 49)
+    assert around(["x"] * 40, 39) == slice(8, 40)  # no word begins anywhere
+    assert around(cut, 90) == slice(2, 32)

@@ -169,9 +169,14 @@ def turns(tokens: Sequence[str], chat: Chat) -> list[slice]:
 
 
 def around(tokens: Sequence[str], peak: int) -> slice:
-    """At most AROUND of the tokens, ending a little after the one of the peak."""
+    """At most AROUND of the tokens, ending a little after the one of the peak, from the beginning
+    of a word on if one begins before it."""
     beyond = min(len(tokens), max(peak + 9, AROUND))
-    return slice(max(0, beyond - AROUND), beyond)
+    first = max(0, beyond - AROUND)
+    if not first and (len(tokens) < AROUND or tokens[0][:1].isupper()):
+        return slice(0, beyond)  # else it may be a part of a text, cut before its first token
+    begins = (n for n in range(first, min(peak + 1, beyond)) if tokens[n][:1].isspace())
+    return slice(next(begins, first), beyond)
 
 
 Steering = Callable[[FeatureBrief], Steer | None]  # how a writer is pushed for a feature
