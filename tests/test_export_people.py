@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,10 @@ from fac import review
 from fac.config import RetouchSpec, Workspace
 from fac.datasets import read_samples, sample_id
 from fac.errors import InputError
-from fac.export import EXPORT_FORMATS, Opinion, looked_at_in_words
+from fac.export import EXPORT_FORMATS, Opinion, first_line, looked_at_in_words
 from fac.export.lineage import ExportRow
 from fac.export.people import select
-from fac.questions import exports
+from fac.questions import exports, samples
 from fac.review.samples import SAMPLE_STATES, sample_rows
 from fac.store import Stores, open_stores
 from fac.synthesis.retouch import retouch
@@ -167,6 +168,7 @@ def test_an_edited_sample_leaves_as_it_was_edited_and_measured(kitchen, tmp_path
     text = f"Please say what a {WORDS[3]}!! is to you"
     spec = RetouchSpec(synthetic=run, candidate="two-step/000003/00/list", texts=(text,))
     edit = retouch(spec, runs=stores.runs, encoder=ENCODER, progress=quiet)
+    say_of_newest(stores, run, spec.candidate, "keep")
     files = exports.write(stores, run, tmp_path / "edited.jsonl")
     row = rows_of_file(files.path)[0]
     assert text_of(row) == text and row["lineage"]["review"]["edit"] == edit
@@ -175,6 +177,106 @@ def test_an_edited_sample_leaves_as_it_was_edited_and_measured(kitchen, tmp_path
     assert row["lineage"]["activation"] == pytest.approx(peak) and peak > 1.5
     assert "| edited by a person | 1, each measured again |" in files.card.read_text("utf-8")
     assert next(iter(read_samples(files.path))).messages == row["prompt"]
+
+
+def say_of_newest(
+    stores: Stores, run: str, candidate: str, verdict: str, reviewer: str = "ana"
+) -> None:
+    """What a reviewer says of a kept sample in its newest wording."""
+    item = samples.sample_states(stores, run)[candidate].version.item
+    stores.decisions.add(reviewer, item.kind, item.subject, item.content, verdict)
+
+
+def edit_of(stores: Stores, run: str, text: str) -> RetouchSpec:
+    """Measures another text of the kept sample for 3."""
+    spec = RetouchSpec(synthetic=run, candidate="two-step/000003/00/list", texts=(text,))
+    retouch(spec, runs=stores.runs, encoder=ENCODER, progress=quiet)
+    return spec
+
+
+def first_of(stores: Stores, run: str, out: Path, **how: bool) -> tuple[str, dict, str]:
+    """Text and lineage of an export's first row, and its card."""
+    files = exports.write(stores, run, out, **how)
+    row = rows_of_file(files.path)[0]
+    return text_of(row), row["lineage"], files.card.read_text("utf-8")
+
+
+def test_an_edit_that_nobody_decided_on_leaves_as_it_was_before(kitchen, tmp_path):
+    run = publish_synthesis(kitchen)
+    stores = open_stores(kitchen, remember=False)
+    before, _, card = first_of(stores, run, tmp_path / "a.jsonl")
+    assert "edits that do not leave" not in card
+    texts = [f"Please say what a {WORDS[3]}!! is to {who}" for who in ("you", "her")]
+    candidate = edit_of(stores, run, texts[0]).candidate
+
+    text, lineage, card = first_of(stores, run, tmp_path / "b.jsonl")
+    assert text == before
+    assert lineage["review"] == {"state": "undecided", "by": [], "edit": None}
+    waits = "1 edit waits for a decision: until then its sample is as before it"
+    assert f"| edits that do not leave | {waits} |" in card and "edited by a person" not in card
+
+    say_of_newest(stores, run, candidate, "keep")
+    text, lineage, card = first_of(stores, run, tmp_path / "c.jsonl")
+    assert text == texts[0] and "edits that do not leave" not in card
+    assert (lineage["review"]["state"], lineage["review"]["by"]) == ("edited", ["ana"])
+
+    edit_of(stores, run, texts[1])  # the edit of the edit waits in its turn
+    for reviewed in (False, True):
+        out = tmp_path / f"d{reviewed}.jsonl"
+        text, lineage, card = first_of(stores, run, out, reviewed=reviewed)
+        assert text == texts[0] and waits in card
+        assert (lineage["review"]["state"], lineage["review"]["by"]) == ("edited", ["ana"])
+    answer = done("export", run, "--out", tmp_path / "e.jsonl", workspace=kitchen)
+    assert (answer["waiting"], answer["measuring"], answer["edited"]) == (1, 0, 1)
+
+
+def test_what_was_dropped_does_not_come_back_with_an_edit_that_waits(kitchen):
+    run = publish_synthesis(kitchen)
+    stores = open_stores(kitchen, remember=False)
+    decide(stores, run, {3: "drop", 5: "keep"})
+    edit_of(stores, run, f"Please say what a {WORDS[3]}!! is to you")
+    chosen = exports.plan(stores, run).selection
+    assert chosen.left_out == {"dropped by a person": 1} and chosen.waiting == 1
+    assert exports.revision(stores, run) == (samples.looked(stores, run), 2)
+    counts = samples.looked(stores, run)
+    assert (counts.looked, counts.kept, counts.dropped, counts.waiting) == (2, 1, 1, 1)
+    assert (chosen.looked_at, chosen.liked) == (2, 1)
+
+
+def test_an_edit_that_is_being_measured_is_not_in_the_file_which_says_so(kitchen, tmp_path):
+    run = publish_synthesis(kitchen)
+    stores = open_stores(kitchen, remember=False)
+    before, *_ = first_of(stores, run, tmp_path / "a.jsonl")
+    texts = (f"Please say what a {WORDS[3]}!! is to you",)
+    spec = RetouchSpec(synthetic=run, candidate="two-step/000003/00/list", texts=texts)
+    job = stores.queue.enqueue(spec)
+    text, _, card = first_of(stores, run, tmp_path / "b.jsonl")
+    assert text == before
+    assert "1 edit is still being measured: it is not in here" in card
+    stores.queue.cancel(job)
+    assert exports.plan(stores, run).selection.measuring == 0
+
+
+def test_what_people_changed_is_told_with_the_rows_that_leave(kitchen):
+    run = publish_synthesis(kitchen)
+    stores = open_stores(kitchen, remember=False)
+    assert exports.revision(stores, run) is None
+    decide(stores, run, {3: "keep"})
+    assert exports.revision(stores, run) is None, "what is kept changes nothing"
+    decide(stores, run, dict.fromkeys(GAPS, "drop"), reviewer="ben")
+    decide(stores, run, {3: "drop"})
+    revision = exports.revision(stores, run)
+    assert revision and (revision.looked.dropped, revision.rows) == (3, 0)
+
+
+def test_the_first_row_is_told_exactly_as_it_is_written(kitchen, tmp_path):
+    run = publish_synthesis(kitchen)
+    stores = open_stores(kitchen, remember=False)
+    decide(stores, run, {3: "keep"})
+    plan = exports.plan(stores, run)
+    path = exports.write(stores, run, tmp_path / "a.jsonl").path
+    assert first_line(plan) == path.read_text("utf-8").splitlines()[0]
+    assert '"lineage"' in first_line(plan)
 
 
 def test_where_nothing_may_leave_that_is_a_sentence_and_no_file(kitchen, tmp_path):

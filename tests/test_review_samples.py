@@ -165,6 +165,9 @@ def test_an_edit_that_still_fires_waits_for_a_decision_and_then_stands_for_the_s
     (state,) = review.sample_states(store, runs, run).values()
     assert (state.state, state.version.run) == ("undecided", edit)
     assert [version.run for version in state.versions] == [run, edit]
+    assert (state.settled.state, state.settled.version.run) == ("kept", run), "until then"
+    counts = review.looked([state])
+    assert (counts.looked, counts.kept, counts.edited, counts.waiting) == (1, 1, 0, 1)
     say(store, run, candidate_row(1, "a large python"), "Bo", "keep")
     (state,) = review.sample_states(store, runs, run).values()
     assert (state.state, state.reviewers) == ("edited", ("Bo",))

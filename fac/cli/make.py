@@ -388,12 +388,14 @@ def export(
     data |= {"reviewers": chosen.reviewers, "share_kept": chosen.share}
     data |= {"share_low": low, "share_high": high, "edited": chosen.edited}
     data |= {"relabelled": chosen.relabelled, "unlabelled": chosen.unlabelled}
+    data |= {"waiting": chosen.waiting, "measuring": chosen.measuring}
     data |= {"held_out": dict(exported.plan.synthesis.facts.evaluation)}
     data |= {"notes": exported.plan.notes}
     words = {name: data[name] for name in ("rows", "form", "format", "out", "card")}
     lines = [
         f"Left out: {export_.counted(chosen.left_out)}.",
         f"Looked at: {export_.looked_at_in_words(chosen)}.",
+        *(f"{words_}." for words_ in [export_.awaited_in_words(chosen)] if words_),
         *exported.plan.notes,
     ]
     return Answer(data, listing(words, lines))

@@ -8,12 +8,21 @@ card     the dataset card
 files    which rows leave, and how they are written
 """
 
-from fac.export.card import counted, looked_at_in_words
-from fac.export.files import EXPORT_FORMATS, Exported, Plan, export, plan_export, refusals
+from fac.export.card import awaited_in_words, counted, looked_at_in_words
+from fac.export.files import (
+    EXPORT_FORMATS,
+    Exported,
+    Plan,
+    export,
+    first_line,
+    plan_export,
+    refusals,
+    selection,
+)
 from fac.export.forms import FORMS, forms_of
 from fac.export.lineage import Provenance, provenance
 from fac.export.people import Edit, Opinion, Selection
 
 __all__ = ["EXPORT_FORMATS", "FORMS", "Edit", "Exported", "Opinion", "Plan", "Provenance"]
-__all__ += ["Selection", "counted", "export", "forms_of", "looked_at_in_words", "plan_export"]
-__all__ += ["provenance", "refusals"]
+__all__ += ["Selection", "awaited_in_words", "counted", "export", "first_line", "forms_of"]
+__all__ += ["looked_at_in_words", "plan_export", "provenance", "refusals", "selection"]

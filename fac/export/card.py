@@ -159,6 +159,8 @@ def _looked_at(plan: Plan) -> dict[str, object]:
         rows["with the label a person gave"] = f"{chosen.relabelled:,}"
     if chosen.unlabelled:
         rows["without a label"] = f"{chosen.unlabelled:,}: a person said that it was wrong"
+    if words := awaited_in_words(chosen):
+        rows["edits that do not leave"] = words
     rows["texts of the anchor"] = anchor if plan.anchor_compared else NOT_COMPARED
     return rows
 
@@ -176,6 +178,20 @@ def looked_at_in_words(chosen: Selection) -> str:
         f"they would train on {chosen.liked:,} of them: {100 * chosen.share:.0f} %, 95 % interval "
         f"{100 * low:.0f} to {100 * high:.0f} %"
     )
+
+
+def awaited_in_words(chosen: Selection) -> str:
+    """The edits that do not leave yet, and what leaves instead; "" where there are none."""
+    sentences = []
+    if n := chosen.waiting:
+        edits, are = (
+            ("edit waits", "its sample is") if n == 1 else ("edits wait", "their samples are")
+        )
+        sentences.append(f"{n:,} {edits} for a decision: until then {are} as before it")
+    if n := chosen.measuring:
+        edits, it = ("edit is", "it is") if n == 1 else ("edits are", "they are")
+        sentences.append(f"{n:,} {edits} still being measured: {it} not in here")
+    return "; ".join(sentences)
 
 
 def _training(plan: Plan, data: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -116,24 +116,41 @@ def plan_export(
     for choice, choices in ((format, EXPORT_FORMATS), (form, FORMS)):
         if choice not in choices:
             raise InputError(f"An export is one of {', '.join(choices)}; got {choice!r}.")
-    kept, opinions = synthesis.export_rows(), opinions or {}
-    edits = [each.edit.messages for each in opinions.values() if each.edit]
-    anchor = synthesis.of_anchor([*(row.messages for row in kept), *edits])
-    selection = select(
-        kept,
-        opinions,
-        reviewed=reviewed,
-        needs_label=form == "classification",
-        anchor=anchor or (),
-    )
-    if not selection.rows:
+    chosen, anchor_compared = _chosen(synthesis, form, opinions or {}, reviewed)
+    if not chosen.rows:
         raise InputError(
-            f"None of the {selection.kept:,} kept samples of {run_id} may leave: "
-            f"{counted(selection.left_out)}."
+            f"None of the {chosen.kept:,} kept samples of {run_id} may leave: "
+            f"{counted(chosen.left_out)}."
         )
-    rows = _written(selection.rows, format, form)
-    notes = _notes(format, form, selection.rows)
-    return Plan(synthesis, format, form, selection, rows, anchor is not None, notes)
+    rows = _written(chosen.rows, format, form)
+    notes = _notes(format, form, chosen.rows)
+    return Plan(synthesis, format, form, chosen, rows, anchor_compared, notes)
+
+
+def selection(run_id: str, *, runs: Runs, opinions: Mapping[str, Opinion]) -> Selection:
+    """Which kept samples of a synthesis leave in the form that its profile says; there may be none."""
+    synthesis = SynthesisRun(run_id, runs)
+    return _chosen(synthesis, forms_of(synthesis.spec.profile)[0], opinions, False)[0]
+
+
+def _chosen(
+    synthesis: SynthesisRun, form: str, opinions: Mapping[str, Opinion], reviewed: bool
+) -> tuple[Selection, bool]:
+    """What leaves, and whether it was compared with the anchor's own samples."""
+    rows = synthesis.export_rows()
+    edits = [each.edit.messages for each in opinions.values() if each.edit]
+    anchor = synthesis.of_anchor([*(row.messages for row in rows), *edits])
+    needs_label = form == "classification"
+    how: dict[str, Any] = {"reviewed": reviewed, "needs_label": needs_label, "anchor": anchor or ()}
+    return select(rows, opinions, **how), anchor is not None
+
+
+def first_line(plan: Plan) -> str:
+    """The first row of a plan as JSON Lines have it, with its lineage."""
+    rows = _written(plan.selection.rows, "jsonl", plan.form)
+    columns = {name: value for row in rows for name, value in row.items()}  # null where it has none
+    lineage = plan.selection.rows[0].lineage
+    return json_line(export_table([rows[0], columns], [lineage] * 2).to_pylist()[0])
 
 
 def refusals(plan: Plan) -> dict[str, str]:

@@ -37,7 +37,10 @@ class Opinion(NamedTuple):
     label: str | None = None  # the right label, where a person gave one
 
     edit: Edit | None = None
-    """Its newest wording by a person that still fires its gap; None where it is as written."""
+    """The wording by a person that people decided on; None where it leaves as it was written."""
+
+    waits: bool = False  # whether a newer edit is there that nobody decided on yet
+    measuring: bool = False  # whether a newer edit is still being measured
 
 
 class Selection(NamedTuple):
@@ -52,6 +55,8 @@ class Selection(NamedTuple):
     edited: int  # rows that leave as a person edited them
     relabelled: int  # rows that leave with a person's label
     unlabelled: int  # rows that leave without a label, since it was wrong
+    waiting: int = 0  # kept samples with an edit that nobody decided on yet
+    measuring: int = 0  # kept samples with an edit that is still being measured
 
     @property
     def share(self) -> float | None:
@@ -74,20 +79,22 @@ def select(
 ) -> Selection:
     """The kept samples that leave, after what people say of them (by candidate).
 
-    What a person dropped, or people disagree on, stays; what was edited leaves as edited; a wrong
-    label is replaced by the person's or left off, and where a form `needs_label` a row without one
+    What a person dropped, or people disagree on, stays; what was edited leaves as edited once
+    people decided on the edit, and until then as it stood before; a wrong label is replaced by the person's or left off, and where a form `needs_label` a row without one
     stays. `reviewed`: only what people kept, edited or gave a label. `anchor`: ids of the anchor's
     own samples, which never leave."""
     leaving: list[ExportRow] = []
     left_out: Counter[str] = Counter()
     changed: Counter[str] = Counter()
-    kept = looked_at = liked = 0
+    kept = looked_at = liked = waiting = measuring = 0
     reviewers: set[str] = set()
     for row in rows:
         opinion = opinions.get(row.lineage["candidate"], Opinion())
         kept += 1
         looked_at += opinion.state != UNDECIDED
         liked += opinion.state in (KEPT, EDITED)
+        waiting += opinion.waits
+        measuring += opinion.measuring
         reviewers.update(opinion.reviewers)
         fresh, change = _revised(row, opinion)
         if why := _why_it_stays(fresh, opinion, reviewed, needs_label, anchor):
@@ -105,6 +112,8 @@ def select(
         changed["edited"],
         changed["relabelled"],
         changed["unlabelled"],
+        waiting,
+        measuring,
     )
 
 

@@ -8,28 +8,58 @@ import re
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
-from fac import export, review
+from fac import export
+from fac.config import RetouchSpec
 from fac.export import Edit, Exported, Opinion, Plan
 from fac.manifest import SynthesisManifest
-from fac.review.samples import SampleState
+from fac.questions.samples import looked, sample_states
+from fac.review.samples import Looked, SampleState
 from fac.store import Stores
 
 
 def opinions(stores: Stores, run: str) -> dict[str, Opinion]:
-    """What people say of the kept samples of a synthesis, by candidate."""
-    states = review.sample_states(stores.decisions, stores.runs, run)
-    return {name: _opinion(stores, state) for name, state in states.items()}
+    """What people say of the kept samples of a synthesis, by candidate. An edit counts once
+    somebody decided on it."""
+    measuring = {
+        job.spec["candidate"]
+        for job in stores.queue.live()
+        if job.step == RetouchSpec.step and job.spec["synthetic"] == run
+    }
+    return {
+        name: _opinion(stores, state)._replace(
+            waits=state.before is not None, measuring=name in measuring
+        )
+        for name, state in sample_states(stores, run).items()
+    }
 
 
-def _opinion(stores: Stores, state: SampleState) -> Opinion:
-    edit = None
+def _opinion(stores: Stores, newest: SampleState) -> Opinion:
+    state, edit = newest.settled, None
     if state.version is not state.versions[0]:
         run, row = state.version.run, state.version.row
         hits = stores.runs.table(run, "hits").to_pylist()
         hit = next(hit for hit in hits if hit["feature"] == state.feature)
         edit = Edit(run, row["messages"], row["extra"], hit)
     return Opinion(state.state, state.reviewers, state.right_label, edit)
+
+
+class Revision(NamedTuple):
+    """What people changed of the samples that a synthesis kept, whose facts stay as they are."""
+
+    looked: Looked
+    rows: int
+    """That an export has by now, in the usual columns."""
+
+
+def revision(stores: Stores, run: str) -> Revision | None:
+    """What people changed of a synthesis's kept samples; None where they changed nothing."""
+    counts = looked(stores, run)
+    if not (counts.dropped or counts.edited or counts.wrong_label or counts.disagreed):
+        return None
+    chosen = export.selection(run, runs=stores.runs, opinions=opinions(stores, run))
+    return Revision(counts, len(chosen.rows))
 
 
 def plan(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fac.agreement import wilson
 from fac.manifest import AnyManifest
-from fac.review.items import Item, Standing, by_wording, item, since_edited
+from fac.review.items import Item, Standing, Wording, by_wording, item, since_edited
 from fac.store.decisions import VERDICTS, Decision, Decisions
 from fac.store.runs import Runs
 
@@ -72,6 +72,14 @@ class SampleState(NamedTuple):
     versions: tuple[SampleVersion, ...]  # oldest first
     version: SampleVersion  # the one people keep; else the newest that passes
 
+    before: SampleState | None = None
+    """Where it stood before an edit that nobody decided on yet; None where no such edit waits."""
+
+    @property
+    def settled(self) -> SampleState:
+        """Where it stands but for edits that wait for a decision."""
+        return self.before.settled if self.before else self
+
     @property
     def reviewers(self) -> tuple[str, ...]:
         """Who decided on that version, in order of time."""
@@ -129,39 +137,47 @@ def states_of_samples(
     People's verdict is `standing`. An edit that passes makes what was said before of the other
     wordings count no longer; one that does not changes nothing."""
     run, by_content = versions[0][0].run, by_wording(decisions)
-    wordings: dict[str, list[tuple[AnyManifest, dict[str, Any]]]] = defaultdict(list)
+    wordings: dict[str, list[_Text]] = defaultdict(list)
     for manifest, rows in versions:
         for row in rows:
             wordings[row["candidate"]].append((manifest, row))
-    states = {}
-    for candidate, texts in wordings.items():
-        edits = [manifest.created for manifest, row in texts[1:] if row["kept"]]
-        seen = tuple(
-            SampleVersion(
-                each.run,
-                each.created,
-                row,
-                item,
-                *since_edited(item, each.created, edits, by_content),
-            )
-            for each, row in texts
-            for item in (sample_item(run, row),)
+    return {candidate: _state(run, texts, by_content) for candidate, texts in wordings.items()}
+
+
+_Text = tuple[AnyManifest, dict[str, Any]]
+
+
+def _state(
+    run: str, texts: Sequence[_Text], by_content: Mapping[Wording, tuple[Decision, ...]]
+) -> SampleState:
+    """Where a sample of a synthesis stands with these wordings, oldest first."""
+    edits = [manifest.created for manifest, row in texts[1:] if row["kept"]]
+    seen = tuple(
+        SampleVersion(
+            each.run, each.created, row, item, *since_edited(item, each.created, edits, by_content)
         )
-        passing = [version for version in seen if version.passes]
-        keeping = [version for version in passing if version.standing.verdict == KEEP]
-        if keeping:
-            best = max(keeping, key=lambda version: version.standing.decisions[-1].at)
-            state = "kept" if best is seen[0] else "edited"
-        else:
-            best = passing[-1]
-            disputed = "disagreed" if best.standing.by == "disputed" else "undecided"
-            state = _OF_VERDICT.get(best.standing.verdict or "", disputed)
-        states[candidate] = SampleState(candidate, texts[0][1]["feature"], state, seen, best)
-    return states
+        for each, row in texts
+        for item in (sample_item(run, row),)
+    )
+    passing = [version for version in seen if version.passes]
+    keeping = [version for version in passing if version.standing.verdict == KEEP]
+    if keeping:
+        best = max(keeping, key=lambda version: version.standing.decisions[-1].at)
+        state = "kept" if best is seen[0] else "edited"
+    else:
+        best = passing[-1]
+        disputed = "disagreed" if best.standing.by == "disputed" else "undecided"
+        state = _OF_VERDICT.get(best.standing.verdict or "", disputed)
+    before = None
+    if state == "undecided" and best is not seen[0]:
+        before = _state(run, [each for each in texts if each[0].run != best.run], by_content)
+    row = texts[0][1]
+    return SampleState(row["candidate"], row["feature"], state, seen, best, before)
 
 
 class Looked(NamedTuple):
-    """How many of a synthesis's kept samples people looked at, and what they said."""
+    """How many of a synthesis's kept samples people looked at, and what they said. While an edit
+    waits for a decision, a sample counts as it stood before."""
 
     samples: int
     looked: int  # samples that somebody decided on
@@ -174,11 +190,13 @@ class Looked(NamedTuple):
     share: float  # kept of those looked at; NaN where nobody looked
     low: float
     high: float  # Wilson's 95 % interval
+    waiting: int = 0  # samples with an edit that nobody decided on yet
 
 
 def looked(states: Iterable[SampleState]) -> Looked:
     """What `sample_states` amount to."""
-    states = [*states]
+    newest = [*states]
+    states = [state.settled for state in newest]
     counts = Counter(state.state for state in states)
     n, kept = len(states) - counts["undecided"], counts["kept"] + counts["edited"]
     names = {name for state in states for name in state.reviewers}
@@ -195,4 +213,5 @@ def looked(states: Iterable[SampleState]) -> Looked:
         share=kept / n if n else math.nan,
         low=low,
         high=high,
+        waiting=sum(state.before is not None for state in newest),
     )

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import html
-import json
 from functools import partial
 from pathlib import Path
 
 import streamlit as st
 
 from fac.errors import InputError
-from fac.export import FORMS, Plan, counted, forms_of, looked_at_in_words, refusals
+from fac.export import (
+    FORMS,
+    Plan,
+    awaited_in_words,
+    counted,
+    first_line,
+    forms_of,
+    looked_at_in_words,
+    refusals,
+)
 from fac.manifest import SynthesisManifest
 from fac.questions import exports
 from fac.ui import jobs
@@ -28,7 +36,7 @@ DOWNLOADS = {
 }
 """Formats to download, and what their buttons say."""
 
-PREVIEW_CHARACTERS = 3_000
+PREVIEW_CHARACTERS = 60_000
 
 
 @st.fragment
@@ -67,13 +75,15 @@ def _show_plan(plan: Plan) -> None:
     changed = ", ".join(f"{n:,} {what}" for n, what in changes if n)
     st.markdown(f"{rows}. {changed + '. ' if changed else ''}".strip())
     st.markdown(f"Looked at by people: {plain(looked_at_in_words(chosen))}.")
+    if words := awaited_in_words(chosen):
+        st.warning(f"{plain(words)}.", icon=":material/hourglass_top:")
     st.caption(
         f"{plain(' '.join(plan.notes))} Every row carries its lineage: gap, measured activation, "
         "pair, approvals, prompt, writer, seed, filter, review. Before it leaves it is read back "
         "as a dataset."
     )
-    with st.expander("The first row, as it will be written"):
-        text = json.dumps(plan.rows[0], ensure_ascii=False)
+    with st.expander("The first row, as it will be written in JSONL"):
+        text = first_line(plan)
         cut = "\n…" if len(text) > PREVIEW_CHARACTERS else ""
         markup = html.escape(clean(text[:PREVIEW_CHARACTERS]) + cut)
         st.html(f'<div class="fac-text fac-blur">{markup}</div>')
