@@ -17,7 +17,7 @@ from fac.questions.gaps import GapList, gap_page
 from fac.questions.outlook import outlook
 from fac.questions.pairs import pair_states
 from fac.questions.relevance import EVERY_FEATURE
-from fac.questions.results import last_synthesis
+from fac.questions.results import last_synthesis, rare_words, reach
 from fac.questions.samples import looked
 from fac.schema import CoverageResult
 from fac.ui import pickers, views
@@ -121,8 +121,10 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
                 views.link(step.page, step.link, **step.view)
     if newest := last_synthesis(stores(), dataset):
         hit, gaps = newest.facts.gaps_hit, newest.facts.gaps
-        words = f"The last synthesis filled {hit:,} of {gaps:,} gaps"
-        views.link("synthesis", f"{words}: see its samples", synthesis=newest.run)
+        words = f"The last synthesis has a sample for {hit:,} of {gaps:,} gaps"
+        views.link("synthesis", f"{words}: see them", synthesis=newest.run)
+        standing = reach(stores(), newest).words()
+        st.caption(plain(f"{standing} {rare_words(stores(), newest, manifests)}".strip()))
 
 
 def lacking(comparison: Comparison, counts: GapCounts, view: dict[str, str]) -> None:

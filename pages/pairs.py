@@ -102,6 +102,7 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         help = "A positive fires by so much above the threshold, and above its negative."
         margin = PairsSpec.margin
         form.number("margin", st, "Margin", 0.0, 1000.0, margin, help=help, step=0.5, width=130)
+        take_attempt(form)
         form.number("attempt", st, "Attempt", 0, 1000, 0, help=writing.ATTEMPT_HELP, width=110)
         go = st.container(width="content")
         estimate = st.container(width="stretch")
@@ -123,6 +124,13 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
     if pressed:
         st.session_state["pairs job"] = start(spec, f"Writing {pairs_for}")
         st.rerun()
+
+
+def take_attempt(form: writing.Form) -> None:
+    """The attempt that a link asks for goes into its field, where it may be changed."""
+    if (linked := st.query_params.get("attempt", "")).isdecimal():
+        st.session_state[form.tie("attempt")["key"]] = min(int(linked), 1000)
+        del st.query_params["attempt"]
 
 
 def estimate_words(estimate: pairs.PairsEstimate, budget: int | None) -> str:
@@ -282,8 +290,7 @@ def show_failed(queue: pairs.PairQueue, states: list[PairState]) -> None:
         for feature, reason in sorted(reasons.items())
     ]
     table(rows, ("feature", "name", "reason"), key="failed", height=390)
-    view = {"features": ",".join(map(str, sorted(reasons)))}
-    view |= writing.question_view(pairs.question_of(stores(), queue.run))
+    view = writing.again_view(pairs.question_of(stores(), queue.run), [*reasons])
     link("pairs", f"Try these {len(rows):,} with other settings", **view)
 
 

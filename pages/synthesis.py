@@ -205,6 +205,10 @@ def show_result(manifest: SynthesisManifest) -> None:
     facts = manifest.facts
     show_header(manifest)
     st.html(f'<p class="fac-lead">{escape(results.ending(facts))}</p>')
+    if facts.kept:
+        counts = results.reach(stores(), manifest).words()
+        rare = results.rare_words(stores(), manifest, measured(stores()))
+        st.caption(plain(f"{counts} {rare}".strip()))
     show_figures(manifest)
     for sentence in results.checks(facts):
         st.caption(plain(sentence))
@@ -318,10 +322,16 @@ def show_tried(manifest: SynthesisManifest) -> None:
     if lack and not facts.tried:
         st.caption("This run does not list what was tried for them.")
     elif lack:
+        standing = results.reach(stores(), manifest)
+        n, missing = len(standing.along), len(standing.missing)
+        st.caption(
+            f"{n or 'None'} of them {'is' if n < 2 else 'are'} covered all the same, by samples of "
+            f"other gaps; {missing or 'none'} {'is' if missing == 1 else 'are'} still missing."
+        )
         pager = Pager("tried", manifest.run)
-        rows = results.tried_rows(stores(), facts)
+        rows = results.tried_rows(stores(), manifest)
         rows = [{**row, "g": row["peak"], "outcome": outcome_name(row["reason"])} for row in rows]
-        columns = ("feature", "name", "outcome", "own_peak", "g", "texts")
+        columns = ("feature", "name", "along", "outcome", "own_peak", "g", "texts")
         table(rows[pager.offset :][: pager.size], columns, key="tried", height=300)
         pager.draw(len(rows), "gap")
     link_remaining(manifest)
@@ -411,12 +421,13 @@ def show_change(manifest: SynthesisManifest) -> None:
         ]
         st.plotly_chart(charts.before_after(bars), config=CHART, key="fac")
         parts = [
-            ("asked for, now covered", gained - unasked, charts.SHOWN),
+            ("asked for, now shown", gained - unasked, charts.SHOWN),
             ("came along", unasked, charts.ALONG),
             ("still missing", facts.n_missing - gained, charts.MISSING),
         ]
         st.caption(f"Of the {facts.n_missing:,} features that were missing:")
         st.plotly_chart(charts.closed_bar(parts), config=CHART, key="closed")
+        st.caption(plain(results.rare_words(stores(), manifest, measured(stores()))))
         if facts.kept_dataset and not manifest.spec.pilot:
             show_remeasured(manifest, again)
     with right.container(border=True, height="stretch"):
@@ -488,11 +499,14 @@ def link_remaining(manifest: SynthesisManifest) -> None:
     """The way back to what no kept sample fires, by the question there was."""
     gaps = results.remaining(stores(), manifest.run)
     if not gaps:
-        st.caption(":material/task_alt: Every gap of these pairs is covered.")
+        rare = results.rare_words(stores(), manifest, measured(stores()))
+        covered = "Every gap of these pairs is covered."
+        st.caption(f":material/task_alt: {covered} {plain(rare)}")
         return
-    view = writing.question_view(results.question_of(stores(), manifest))
-    view["features"] = ",".join(map(str, gaps))
+    view = writing.again_view(results.question_of(stores(), manifest), gaps)
     link("pairs", f"Again on the {len(gaps):,} still missing", **view)
+    if n := len({*gaps} - {*results.reach(stores(), manifest).missing}):
+        st.caption(f"{n:,} of these had no approved pair, so nothing was written for them.")
 
 
 title("Synthesis")

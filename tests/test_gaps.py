@@ -15,7 +15,9 @@ from fac.questions import gaps
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import (
+    KINDS,
     GapCounts,
+    certain_features,
     gap_counts,
     gap_features,
     missing_or_rare,
@@ -314,6 +316,7 @@ def test_gaps_are_counted_by_badge_and_named_certain_ones_first(world):
     assert gap_counts(*world()) == GapCounts(1, 1, possible=1, artefact=1, n_asked=5)
     assert gap_counts(*world()).certain == 2
     assert gap_features(*world()) == [0, 1, 2, 3]
+    assert [certain_features(*world(), kind) for kind in KINDS] == [[0], [1]]
     assert missing_or_rare(*world()) == [0, 2, 3], "what raises coverage"
     rare = Relevance("a file", features=(1, 4))
     assert missing_or_rare(*world(relevance=rare)) == [1], "where nothing is absent"

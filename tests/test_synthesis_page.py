@@ -593,6 +593,73 @@ def test_what_is_missing_still_goes_back_to_the_pairs(done):
     assert parse_qs(query).items() >= parse_qs(settings).items(), "the question there was"
 
 
+def one_for_two(request: Request) -> str:
+    """Of python's texts none fires it; those for river fire both."""
+    method, feature, _, _ = request.key.split("/")
+    if method != "two-step":
+        return worded(request)
+    if int(feature) == 3:
+        return " nothing in particular, number 3"
+    return worded(request) + (" beside a python there" if int(feature) == 6 else "")
+
+
+def made_for_two(place: Workspace, monkeypatch: pytest.MonkeyPatch, *features: int) -> None:
+    """A synthesis in which only some gaps were approved, and a sample of one fires another."""
+    run = pairs_run(place)
+    approve(place, run, *features)
+    monkeypatch.setattr(PageSteps, "says", staticmethod(one_for_two))
+    named = tuple(row["pair"] for row in approved(place, run))
+    perform(place, SynthesizeSpec(pairs=run, approved=named, candidates=2))
+
+
+def test_gaps_add_up_and_those_that_gave_nothing_say_which_are_covered(place, monkeypatch):
+    made_for_two(place, monkeypatch, 3, 6, 7)
+    standing = results.reach(stores(), result_of(place))
+    assert (standing.own, standing.along, standing.missing) == ([6, 7], {3: 6}, [])
+    at = shown(place)
+    counts = (
+        "Of 3 gaps 2 have a sample of their own, 1 more is covered by samples of other gaps, none "
+        "are still missing."
+    )
+    assert counts in words(at) and counts in words(opened("home", threshold="0"))
+    assert "1 of them is covered all the same, by samples of other gaps" in words(at)
+    (lacking,) = (d.value for d in at.dataframe if "along" in d.value)
+    assert [*zip(lacking["feature"], lacking["along"], strict=True)] == [(3, "sample of #6")]
+    assert "1 of these had no approved pair" in words(at)
+
+
+def test_again_on_what_is_missing_asks_for_texts_that_are_new(place, monkeypatch):
+    made_for_two(place, monkeypatch, 6, 7)
+    query = parse_qs(links(shown(place))["Again on the 1 still missing"])
+    assert (query["features"], query["attempt"]) == (["8"], ["1"])
+    at = opened("pairs", **{name: value for name, (value,) in query.items()})
+    (attempt,) = (each for each in at.number_input if each.label == "Attempt")
+    assert attempt.value == 1 and "attempt" not in at.query_params
+    ran(button(at, "Write pairs for 1 gap").click().run())
+    (job,) = work_off(place)
+    assert job.spec["attempt"] == 1
+    query = parse_qs(links(shown(place))["Again on the 1 still missing"])
+    assert query["attempt"] == ["2"], "the first was asked for already"
+
+
+def test_a_sample_is_not_said_to_make_a_gap_common(done):
+    at = shown(done)
+    assert "measure what is kept to see how many of these gaps are still" in words(at)
+    manifest = result_of(done)
+    measure = perform(done, results.remeasure_spec(stores(), manifest))
+    name = Runs(done).manifest(manifest.facts.kept_dataset).facts.name
+    at = opened(
+        "coverage", anchor="toy-anchor", dataset="toy-seed", threshold="0", **{"with": name}
+    )
+    listed = at.dataframe[0].value
+    rare = {*listed["feature"][(listed["badge"] == "certain") & (listed["n_dataset"] > 0)]}
+    assert results.still_rare(stores(), manifest, measure) == sorted(rare & {*GAPS})
+    n = len(rare & {*GAPS}) or "none"
+    sentence = f"Together with toy-seed, {n} of these 4 gaps"
+    for page in (shown(done), opened("home", threshold="0")):
+        assert sentence in words(page).replace("\\", "")
+
+
 def test_what_was_gained_unasked_is_listed(done):
     facts = replace(result_of(done).facts, gained_unasked=[4, 5])
     rows, total = results.unasked_rows(stores(), facts, offset=0, limit=10)
@@ -712,7 +779,7 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
     manifest = result_of(done)
     query = f"synthesis={manifest.run}"
     home = opened("home", anchor="toy-anchor", dataset="toy-seed")
-    assert links(home)["The last synthesis filled 4 of 4 gaps: see its samples"] == query
+    assert links(home)["The last synthesis has a sample for 4 of 4 gaps: see them"] == query
     assert "Look through 4 kept samples" in words(home)
     assert links(home)["Look through them"] == f"kind=sample&{query}"
     at = opened("datasets", open=manifest.facts.kept_dataset)

@@ -127,6 +127,14 @@ def gap_counts(stores: Stores, comparison: Comparison) -> GapCounts:
     )
 
 
+def certain_features(stores: Stores, comparison: Comparison, kind: str) -> list[int]:
+    """The features of the certain gaps of a kind, ascending."""
+    evidence = evidence_of(stores, comparison)
+    of_kind = (evidence.badges() == 0) & (evidence.kinds() == KINDS.index(kind))
+    features: list[int] = evidence.feature[of_kind].tolist()
+    return features
+
+
 def gap_features(stores: Stores, comparison: Comparison) -> list[int]:
     """The features of all gaps, certain ones first."""
     evidence = evidence_of(stores, comparison)

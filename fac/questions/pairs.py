@@ -175,6 +175,19 @@ def estimate_pairs(
     return PairsEstimate(n_texts, n_texts * longest, prompt_tokens, seconds)
 
 
+def next_attempt(stores: Stores, comparison: Comparison, features: Iterable[int]) -> int:
+    """The first attempt that no run of pairs for any of these gaps of the two datasets was, whose
+    texts are therefore new; 0 where there is no such run."""
+    gaps, sides = {*features}, (comparison.anchor, comparison.dataset)
+    attempts = (
+        manifest.spec.attempt
+        for manifest in stores.runs.list(PairsSpec.step)
+        if (manifest.inputs.anchor, manifest.inputs.dataset) == sides
+        and not gaps.isdisjoint(manifest.facts.features)
+    )
+    return 1 + max(attempts, default=-1)
+
+
 def is_live(job: Job) -> bool:
     """Whether a job is still to come to its end."""
     return job.status in ("waiting", "running")

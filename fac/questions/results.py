@@ -24,6 +24,7 @@ from fac.questions import pairs as pairs_
 from fac.questions.catalogue import Row, is_synthetic
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import with_names
+from fac.questions.gap_evidence import KINDS, certain_features
 from fac.questions.pairs import StyleRequest, by_style, gap_rows
 from fac.questions.relevance import judged, relevant_set
 from fac.questions.shape import writes_chats
@@ -172,9 +173,48 @@ def checks(facts: SynthesisFacts) -> list[str]:
     return sentences
 
 
-def tried_rows(stores: Stores, facts: SynthesisFacts) -> list[Row]:
-    """The gaps that gave nothing, with what they are called and what was tried."""
-    return with_names(stores, facts.anchor, [dict(row) for row in facts.tried])
+class Reach(NamedTuple):
+    """Where the gaps that a synthesis wrote for stand, each in one of three places."""
+
+    own: list[int]
+    """With a kept sample that was written for them."""
+    along: dict[int, int]
+    """Fired by a kept sample of another gap: that gap, by gap."""
+    missing: list[int]
+    """Fired by no kept sample."""
+
+    def words(self) -> str:
+        """What became of the gaps without a sample of their own, as a sentence; "" where there are
+        none."""
+        if not self.along and not self.missing:
+            return ""
+        parts = []
+        if n := len(self.along):
+            parts.append(f"{n:,} more {'is' if n == 1 else 'are'} covered by samples of other gaps")
+        n = len(self.missing)
+        parts.append(f"{n or 'none'} {'is' if n == 1 else 'are'} still missing")
+        n_own, every = len(self.own), len(self.own) + len(self.along) + n
+        own = f"Of {every:,} gaps {n_own or 'none'} {'has' if n_own < 2 else 'have'} a sample"
+        return f"{own} of {'its' if n_own < 2 else 'their'} own, {', '.join(parts)}."
+
+
+def reach(stores: Stores, manifest: SynthesisManifest) -> Reach:
+    """Where the gaps that a synthesis wrote for stand."""
+    run, lacking = manifest.run, {row["feature"] for row in manifest.facts.tried}
+    own, fired = _kept_gaps(stores, run)
+    along = {gap: fired[gap] for gap in sorted(lacking & fired.keys())}
+    return Reach(sorted(own), along, sorted(lacking - fired.keys()))
+
+
+def tried_rows(stores: Stores, manifest: SynthesisManifest) -> list[Row]:
+    """The gaps that gave nothing, with what they are called, what was tried and `along`: whose
+    sample fires them all the same."""
+    along, facts = reach(stores, manifest).along, manifest.facts
+    rows: list[Row] = [
+        {**row, "along": f"sample of #{along[gap]}" if (gap := row["feature"]) in along else "no"}
+        for row in facts.tried
+    ]
+    return with_names(stores, facts.anchor, rows)
 
 
 def risen_rows(stores: Stores, facts: SynthesisFacts) -> list[Row]:
@@ -200,11 +240,57 @@ def remaining(stores: Stores, run: str) -> list[int]:
     return [gap for gap in gaps_of(stores, run) if gap not in covered]
 
 
-@remembered_for_good
 def covered_gaps(stores: Stores, run: str) -> set[int]:
     """The gaps that kept samples fire."""
+    return {*_kept_gaps(stores, run)[1]}
+
+
+@remembered_for_good
+def _kept_gaps(stores: Stores, run: str) -> tuple[set[int], dict[int, int]]:
+    """The gaps that kept samples were written for, and, by gap that one fires, the gap which that
+    was written for."""
     verdicts = stores.runs.table(run, "verdicts").filter(pc.field("kept")).to_pylist()
-    return {gap for row in verdicts for gap in row["gains"]}
+    fired = {gap: row["feature"] for row in verdicts for gap in row["gains"]}
+    return {row["feature"] for row in verdicts}, fired
+
+
+RARE = KINDS[1]
+
+
+def measure_of_kept(
+    manifest: SynthesisManifest, measures: Mapping[str, MeasureManifest]
+) -> str | None:
+    """The newest measure of what was kept, with the anchor's model, layer and SAE; None where there
+    is none yet. `measures` are the manifests of the measure runs, newest first."""
+    of_kept = (manifest.facts.kept_dataset, manifest.facts.encoder)
+    measured = ((run, each.facts) for run, each in measures.items())
+    return next((run for run, f in measured if (f.dataset, f.encoder) == of_kept), None)
+
+
+def still_rare(stores: Stores, manifest: SynthesisManifest, measure: str) -> list[int]:
+    """The gaps of a synthesis's pairs that its dataset together with the kept samples, both as
+    measured, is certain to show too rarely: as Coverage has it, together with them."""
+    together = replace(question_of(stores, manifest), added=(measure,))
+    rare = {*certain_features(stores, together, RARE)}
+    return [gap for gap in gaps_of(stores, manifest.run) if gap in rare]
+
+
+def rare_words(
+    stores: Stores, manifest: SynthesisManifest, measures: Mapping[str, MeasureManifest]
+) -> str:
+    """That a sample does not make a gap common, and for how many of these gaps it did not, as a
+    sentence; "" where nothing was kept."""
+    facts = manifest.facts
+    if not facts.kept:
+        return ""
+    if (measure := measure_of_kept(manifest, measures)) is None:
+        return (
+            "A sample shows that a gap can be filled and does not make it common: measure what is "
+            f"kept to see how many of these gaps are still {RARE}."
+        )
+    n, gaps = len(still_rare(stores, manifest, measure)), len(gaps_of(stores, manifest.run))
+    many = f"{n or 'none'} of these {gaps:,} gaps {'is' if n < 2 else 'are'}"
+    return f"Together with {facts.name}, {many} still {RARE} (certain)."
 
 
 def unasked_rows(stores: Stores, facts: SynthesisFacts, **window: int) -> tuple[list[Row], int]:
@@ -256,13 +342,9 @@ class Remeasured(NamedTuple):
 def remeasured(
     stores: Stores, manifest: SynthesisManifest, measures: Mapping[str, MeasureManifest]
 ) -> Remeasured | None:
-    """What the newest measure of what was kept says, with the anchor's model, layer and SAE; None
-    where there is none yet. `measures` are the manifests of the measure runs, newest first."""
-    kept, encoder = manifest.facts.kept_dataset, manifest.facts.encoder
-    for run, measure in measures.items():
-        if (measure.facts.dataset, measure.facts.encoder) == (kept, encoder):
-            return _remeasured(stores, manifest.run, run)
-    return None
+    """What the newest measure of what was kept says; None where there is none yet."""
+    run = measure_of_kept(manifest, measures)
+    return _remeasured(stores, manifest.run, run) if run else None
 
 
 @remembered_for_good

@@ -67,6 +67,7 @@ _COLUMNS: dict[str, Any] = {
         "Own words", width=82, format="%.2f", help="The peak of its own gap on its own words."
     ),
     "texts": _number("Texts", width=58, format="localized", help="That were written for it."),
+    "along": _text("Covered", width=120, help="By a sample that was written for another gap."),
     "outcome": _text("Best text", width=140, help="Why the one that fires most was dropped."),
     "before": _number("Before", width=76, format="%.1f %%", help="Share of samples that show it."),
     "after": _number("With them", width=86, format="%.1f %%", help="The same with what is kept."),

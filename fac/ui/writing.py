@@ -17,6 +17,7 @@ from fac.errors import InputError
 from fac.prompts.profiles import PROFILES, later_parts
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import Comparison
+from fac.questions.pairs import next_attempt
 from fac.questions.shape import Shape
 from fac.store.queue import Job
 from fac.synthesis import Forecast
@@ -216,6 +217,14 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None) -> None:
         help = "From where it stopped; nothing is written twice."
         again = go_on or partial(retry, job.id)
         action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
+
+
+def again_view(comparison: Comparison, features: Sequence[int]) -> dict[str, str]:
+    """Query parameters of the form of pairs for gaps that were written for before, with the next
+    attempt: the one before would find the same texts."""
+    attempt = str(next_attempt(stores(), comparison, features))
+    view = {"features": ",".join(map(str, sorted(features))), "attempt": attempt}
+    return view | question_view(comparison)
 
 
 def question_view(comparison: Comparison) -> dict[str, str]:
