@@ -8,7 +8,7 @@ import streamlit as st
 
 from fac import maps
 from fac.manifest import MeasureManifest, SynthesisManifest
-from fac.questions import catalogue
+from fac.questions import catalogue, exports
 from fac.questions.comparison import Comparison, certainty, change, settings_in_words
 from fac.questions.explanations import with_names
 from fac.questions.results import question_of, relevance_since, synthesis_behind, was_made_for
@@ -90,6 +90,8 @@ for run in dict.fromkeys((before, after)):
     if synthesis := synthesis_behind(stores(), manifests[run].facts.dataset):
         words = f"How {plain(names[run])} was made, and why each row is there"
         views.link("synthesis", words, synthesis=synthesis)
+        if revision := exports.revision(stores(), synthesis):
+            st.caption(plain(revision.words()))
         manifest = stores().runs.manifest(synthesis) if run == after else manifest
 added = was_made_for(stores(), manifests[after], before) and st.toggle(
     f"Together with {plain(names[before])}",

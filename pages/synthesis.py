@@ -12,7 +12,7 @@ from fac import charts
 from fac.config import WRITERS, SynthesizeSpec
 from fac.generator.chat import public_name
 from fac.manifest import SynthesisFacts, SynthesisManifest
-from fac.questions import results
+from fac.questions import exports, results
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import settings_in_words
 from fac.questions.pairs import pair_states, pairs_titles, question_of, state_counts
@@ -209,6 +209,8 @@ def show_result(manifest: SynthesisManifest) -> None:
         counts = results.reach(stores(), manifest).words()
         rare = results.rare_words(stores(), manifest, measured(stores()))
         st.caption(plain(f"{counts} {rare}".strip()))
+        if revision := exports.revision(stores(), manifest.run):
+            st.info(plain(revision.words()), icon=":material/rate_review:")
     show_figures(manifest)
     for sentence in results.checks(facts):
         st.caption(plain(sentence))

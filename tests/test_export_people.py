@@ -266,7 +266,8 @@ def test_what_people_changed_is_told_with_the_rows_that_leave(kitchen):
     decide(stores, run, dict.fromkeys(GAPS, "drop"), reviewer="ben")
     decide(stores, run, {3: "drop"})
     revision = exports.revision(stores, run)
-    assert revision and (revision.looked.dropped, revision.rows) == (3, 0)
+    assert revision and (revision.counts.dropped, revision.rows) == (3, 0)
+    assert "(3 dropped), and an export has 0 rows." in revision.words()
 
 
 def test_the_first_row_is_told_exactly_as_it_is_written(kitchen, tmp_path):

@@ -128,7 +128,7 @@ def plan_export(
 
 
 def selection(run_id: str, *, runs: Runs, opinions: Mapping[str, Opinion]) -> Selection:
-    """Which kept samples of a synthesis leave in the form that its profile says; there may be none."""
+    """Which kept samples of a synthesis leave in the form that its profile says, if any."""
     synthesis = SynthesisRun(run_id, runs)
     return _chosen(synthesis, forms_of(synthesis.spec.profile)[0], opinions, False)[0]
 

@@ -80,9 +80,10 @@ def select(
     """The kept samples that leave, after what people say of them (by candidate).
 
     What a person dropped, or people disagree on, stays; what was edited leaves as edited once
-    people decided on the edit, and until then as it stood before; a wrong label is replaced by the person's or left off, and where a form `needs_label` a row without one
-    stays. `reviewed`: only what people kept, edited or gave a label. `anchor`: ids of the anchor's
-    own samples, which never leave."""
+    people decided on the edit, and until then as it stood before; a wrong label is replaced by the
+    person's or left off, and where a form `needs_label` a row without one stays. `reviewed`: only
+    what people kept, edited or gave a label. `anchor`: ids of the anchor's own samples, which never
+    leave."""
     leaving: list[ExportRow] = []
     left_out: Counter[str] = Counter()
     changed: Counter[str] = Counter()

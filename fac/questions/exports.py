@@ -48,9 +48,25 @@ def _opinion(stores: Stores, newest: SampleState) -> Opinion:
 class Revision(NamedTuple):
     """What people changed of the samples that a synthesis kept, whose facts stay as they are."""
 
-    looked: Looked
+    counts: Looked
     rows: int
     """That an export has by now, in the usual columns."""
+
+    def words(self) -> str:
+        """The changes as a sentence."""
+        counts = self.counts
+        parts = (
+            (counts.dropped, "dropped"),
+            (counts.edited, "edited"),
+            (counts.wrong_label, "said to have another label"),
+            (counts.disagreed, "that people disagree on"),
+        )
+        changes = ", ".join(f"{n:,} {what}" for n, what in parts if n)
+        rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
+        return (
+            f"The figures are of the {counts.samples:,} samples that were kept; people looked at "
+            f"them since ({changes}), and an export has {rows}."
+        )
 
 
 def revision(stores: Stores, run: str) -> Revision | None:
