@@ -91,27 +91,29 @@ class Rationed:
         **how: Any,
     ) -> dict[str, Written]:
         """As `fac.generator.writer.Writer.write`; only what counts is recorded."""
-        left, texts = self._left, {}
+        texts = {}
         # What no ration is left for need not be written to be thrown away.
-        asked = [
-            request
-            for request in requests
-            if left[gap := _gap(request.key)] > 0
-            and not (gap in self._full and _is_first(request.key))
-        ]
+        asked = [request for request in requests if self._room(request.key) > 0]
         written = self._writer.write(asked, record=lambda text: None, done=done, **how)
         for key in sorted(written):  # method/feature/number/style
             text, gap = written[key], _gap(key)
-            if text.tokens <= left[gap] - (self._turn if _is_first(key) else 0):
-                left[gap] -= text.tokens
+            if text.tokens <= self._room(key):
+                self._left[gap] -= text.tokens
                 texts[key] = text
                 if key not in done:
                     record(text)
             elif _is_first(key):
                 self._full.add(gap)
             else:
-                left[gap] = 0
+                self._left[gap] = 0
         return {request.key: texts.get(request.key, _over(request.key)) for request in requests}
+
+    def _room(self, key: str) -> int:
+        """Tokens that the text of this key may have."""
+        gap = _gap(key)
+        if not _is_first(key):
+            return self._left[gap]
+        return 0 if gap in self._full else self._left[gap] - self._turn
 
 
 def _gap(key: str) -> str:

@@ -39,32 +39,42 @@ def requests_for(*keys):
 def test_texts_count_for_a_gap_until_they_have_used_its_tokens():
     requests = requests_for("m/000002/01/a", "m/000001/00/a", "m/000001/01/b", "m/000001/02/a")
     lengths = dict(zip([text.key for text in requests], (9, 6, 5, 1), strict=True))
-    writer = Rationed(ScriptedWriter(lambda text: text_of(text, lengths[text.key])), 10)
+    writer = Rationed(ScriptedWriter(lambda text: text_of(text, lengths[text.key])), 12, "m")
     recorded = []
     texts = writer.write(requests, record=recorded.append, done={}, **HOW)
     assert [text.key for text in texts.values()] == [text.key for text in requests]
     assert {key: text.tokens for key, text in texts.items()} == {
         "m/000002/01/a": 9,
         "m/000001/00/a": 6,
-        "m/000001/01/b": 0,  # would be eleven
+        "m/000001/01/b": 0,  # would be eleven, of the twelve three are for other turns
         "m/000001/02/a": 0,  # a shorter one after it does not slip in
     }
     assert {text.failure for text in texts.values() if not text.tokens} == {OVER}
     assert sorted(text.key for text in recorded) == ["m/000001/00/a", "m/000002/01/a"]
 
 
+def test_other_turns_have_what_no_text_begins_with_and_every_call_counts():
+    first, *later = requests_for("m/000001/00/a", "m/000001/00/a/message", "m/000001/01/a/message")
+    writer = Rationed(ScriptedWriter(lambda text: text_of(text, 9 if text is first else 2)), 12, "")
+    how = {"record": [].append, "done": {}, **HOW}
+    assert writer.write([first], **how)[first.key].tokens == 9
+    begun, told = requests_for("m/000001/02/a", "m/000001/03/answer-words/answer")
+    texts = writer.write([begun, told, *later], **how)
+    assert [text.tokens for text in texts.values()] == [0, 0, 2, 0]
+
+
 def test_what_is_done_counts_but_is_not_recorded_again():
     requests = requests_for("m/000001/00/a", "m/000001/01/a")
     done = {requests[0].key: text_of(requests[0], 6)}
     recorded = []
-    writer = Rationed(ScriptedWriter(lambda text: text_of(text, 6)), 10)
+    writer = Rationed(ScriptedWriter(lambda text: text_of(text, 6)), 10, "m")
     texts = writer.write(requests, record=recorded.append, done=done, **HOW)
     assert (recorded, texts[requests[1].key].failure) == ([], OVER)
 
 
 def test_without_tokens_nothing_is_written():
     inner = ScriptedWriter(lambda text: text_of(text, 1))
-    writer = Rationed(inner, 0)
+    writer = Rationed(inner, 0, "m")
     assert writer.identity != inner.identity
     texts = writer.write(requests_for("m/000001/00/a"), record=[].append, done={}, **HOW)
     assert [text.failure for text in texts.values()] == [OVER]
