@@ -45,7 +45,7 @@ CANDIDATES = 24  # texts a gap, at most
 ROOM = 60  # tokens of a message, at most
 
 
-def measured(steps: Steps, name: str, path: Path, label: str = "") -> str:
+def measured(steps: Steps, name: str, path: Path, label: str | None = None) -> str:
     """The measure run of a file."""
     spec = IngestSpec(name=name, source=str(path), label_field=label, on_bad="skip")
     return steps.perform(MeasureSpec(dataset=steps.perform(spec, report)), report)
@@ -55,8 +55,8 @@ def comparisons(workspace: Workspace, steps: Steps) -> dict[str, tuple[str, str]
     """By set the measures of the anchor and of what lacks something."""
     harmless = workspace.root / "harmless.jsonl"
     lines = (DATA / FILES[TOXICITY]).read_text("utf-8").splitlines()
-    kept = [line for line in lines if str(json.loads(line)["label"]) != TOXIC]
-    harmless.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    others = [line for line in lines if str(json.loads(line)["label"]) != TOXIC]
+    harmless.write_text("".join(f"{line}\n" for line in others), "utf-8")
     comments = measured(steps, TOXICITY, DATA / FILES[TOXICITY], "label")
     return {
         TOXICITY: (comments, measured(steps, "harmless", harmless, "label")),
@@ -112,15 +112,6 @@ def synthesized(
     )
 
 
-def blind(
-    kept: Sequence[Chat], real: Sequence[Chat], name: str, number: random.Random
-) -> list[dict[str, Any]]:
-    """The texts of one set in random order, with where each comes from."""
-    rows = [{"set": name, "real": chat in real, "messages": chat} for chat in (*kept, *real)]
-    number.shuffle(rows)
-    return rows
-
-
 def flaws(
     chats: Sequence[Chat], dataset: Sequence[Chat], anchor: Sequence[Chat], likelihood: Likelihood
 ) -> Counter[str]:
@@ -160,7 +151,7 @@ def main() -> None:
     workspace = Workspace(options.workspace)
     demo.materialise(workspace, lambda *_: None)
     runs, steps = Runs(workspace), Steps(workspace)
-    number, rows = random.Random(0), []
+    draw, rows = random.Random(0), list[tuple[str, str, Chat]]()
     print(f"| set | texts | dropped by the gates | {' | '.join(FLAWS)} | label agreed |")
     print(f"|---|---|---|{'---|' * len(FLAWS)}---|")
     for name, (anchor, dataset) in comparisons(workspace, steps).items():
@@ -171,8 +162,7 @@ def main() -> None:
         imported = {each: runs.manifest(each).facts.dataset for each in (anchor, dataset)}
         source = (anchor, TOXIC) if name == TOXICITY else (dataset, "")
         pool = chats_of(runs, imported[source[0]], source[1])
-        real = number.sample(pool, min(options.each, len(pool)))
-        rows += blind(kept, real, name, number)
+        real = draw.sample(pool, min(options.each, len(pool)))
         print(f"{name}: {run}, {facts.tokens:,} tokens, dropped {facts.dropped}", flush=True)
         encoder = steps.encoder(runs.manifest(anchor).spec, report)
         likelihood = steps.likelihood(runs.manifest(anchor).spec, report)
@@ -184,18 +174,19 @@ def main() -> None:
         for kind, chats in (("kept", kept), ("real", real)):
             counts = flaws(chats, mine, theirs, likelihood)
             agreed = agreement(runs, encoder, anchor, chats) if name == TOXICITY else None
+            rows += [(name, kind, chat) for chat in chats]
             by_gate = " | ".join(str(counts[gate]) for gate in FLAWS)
             label = "" if agreed is None else f"{agreed:.2f}"
             dropped = f"{1 - counts[''] / len(chats):.1%}"
             print(
                 f"| {name}, {kind} | {len(chats)} | {dropped} | {by_gate} | {label} |", flush=True
             )
-    number.shuffle(rows)
+    draw.shuffle(rows)
     with options.out.with_suffix(".jsonl").open("w", encoding="utf-8") as lines:
-        for place, row in enumerate(rows):
-            shown = {"number": place, "set": row["set"], "messages": row["messages"]}
-            lines.write(json.dumps(shown, ensure_ascii=False) + "\n")
-    key = {place: "real" if row["real"] else "kept" for place, row in enumerate(rows)}
+        for n, (name, _, chat) in enumerate(rows):
+            line = {"number": n, "set": name, "messages": chat}
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    key = {n: kind for n, (_, kind, _) in enumerate(rows)}
     options.out.with_suffix(".key.json").write_text(json.dumps(key, indent=1) + "\n", "utf-8")
 
 

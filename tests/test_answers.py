@@ -220,9 +220,9 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_told_the_words(w
             assert "- rename my holiday photos for me please" in of_answers
         else:
             assert "each with an answer of an assistant" in of_answers
-    told = {r.key: r for r in writer.requests if "answer-" in r.key and r.key.endswith("/answer")}
-    assert len(told) == 2  # both messages, since whether they fire says nothing of their answers
-    for request in told.values():
+    guided = [r for r in writer.requests if "answer-" in r.key and r.key.endswith("/answer")]
+    assert len(guided) == 2  # both messages, since whether they fire says nothing of their answers
+    for request in guided:
         (turn,) = request.prompt.messages
         assert re.search(r"\n\nUse the words “.*python.*” in your answer\.$", turn["content"])
         assert any("python" in phrase for phrase in request.without)

@@ -58,8 +58,8 @@ def test_other_turns_have_what_no_text_begins_with_and_every_call_counts():
     writer = Rationed(ScriptedWriter(lambda text: text_of(text, 9 if text is first else 2)), 12, "")
     how = {"record": [].append, "done": {}, **HOW}
     assert writer.write([first], **how)[first.key].tokens == 9
-    begun, told = requests_for("m/000001/02/a", "m/000001/03/answer-words/answer")
-    texts = writer.write([begun, told, *later], **how)
+    more = requests_for("m/000001/02/a", "m/000001/03/answer-words/answer")
+    texts = writer.write([*more, *later], **how)
     assert [text.tokens for text in texts.values()] == [0, 0, 2, 0]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fac.config import REPOSITORY
-from fac.generator.shape import Shape
+from fac.generator.edges import Edges
 from fac.schema import ROLES, Chat
 from fac.synthesis import gates
 from fac.synthesis.gates import flaw, norms_of, oddities
@@ -202,15 +202,15 @@ def test_an_answer_that_says_its_message_again_is_a_loop():
 
 def test_the_shape_of_texts_is_what_all_but_a_hundredth_keep_to():
     sentences = [f"This is text {n}." for n in range(200)]
-    assert gates.shape_of(sentences) == Shape(capital=True, mark=True)
-    assert gates.shape_of([*sentences, "no capital here."]) == Shape(capital=True, mark=True)
+    assert gates.edges_of(sentences) == Edges(capital=True, mark=True)
+    assert gates.edges_of([*sentences, "no capital here."]) == Edges(capital=True, mark=True)
     small = [f"text {n} begins so." for n in range(3)]
-    assert gates.shape_of([*sentences, *small]) == Shape(capital=False, mark=True)
+    assert gates.edges_of([*sentences, *small]) == Edges(capital=False, mark=True)
     headings = [f"Text {n} ends so" for n in range(3)]
-    assert gates.shape_of([*sentences, *headings]) == Shape(capital=True, mark=False)
+    assert gates.edges_of([*sentences, *headings]) == Edges(capital=True, mark=False)
     lists = [f"Text {n} has a list:" for n in range(3)]
-    assert gates.shape_of([*sentences, *lists]) == Shape(capital=True, mark=False)
-    assert gates.shape_of(sentences[: gates.FEW - 1]) == Shape()
+    assert gates.edges_of([*sentences, *lists]) == Edges(capital=True, mark=False)
+    assert gates.edges_of(sentences[: gates.FEW - 1]) == Edges()
 
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=4), st.booleans())

@@ -15,8 +15,8 @@ from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
+from fac.generator.edges import END_MARK, Edges
 from fac.generator.local import PromptRow, Steer, uniforms
-from fac.generator.shape import END_MARK, Shape
 from fac.prompts import Excerpt, Prompt, explaining
 from tests.server import ScriptedServer, Status, Trickle, completion
 
@@ -240,7 +240,7 @@ def test_a_line_ends_where_the_text_first_breaks(tmp_path):
 
 def test_no_small_letter_comes_first_where_a_text_begins_with_a_capital(generator):
     rows = [PromptRow(prompt, seed=seed) for seed in range(60) for prompt in PROMPTS]
-    shaped = [row._replace(shape=Shape(capital=True)) for row in rows]
+    shaped = [row._replace(edges=Edges(capital=True)) for row in rows]
     free, kept = (
         [text.text.lstrip() for text in generator.write(each, max_new_tokens=4, top_k=500)]
         for each in (rows, shaped)
@@ -269,7 +269,7 @@ def test_a_line_ends_after_an_end_mark_alone(tmp_path):
     rows = [PromptRow(PROMPTS[0], seed=seed, line=True) for seed in range(60)]
     free = generator.write(rows, max_new_tokens=30)
     kept = generator.write(
-        [row._replace(shape=Shape(mark=True)) for row in rows], max_new_tokens=30
+        [row._replace(edges=Edges(mark=True)) for row in rows], max_new_tokens=30
     )
     ended = [text.text for text in kept if text.finished]
     assert len(ended) > 10 and all(END_MARK.search(text.rstrip()) for text in ended)

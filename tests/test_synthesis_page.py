@@ -615,7 +615,7 @@ def made_for_two(place: Workspace, monkeypatch: pytest.MonkeyPatch, *features: i
 def test_gaps_add_up_and_those_that_gave_nothing_say_which_are_covered(place, monkeypatch):
     made_for_two(place, monkeypatch, 3, 6, 7)
     standing = results.reach(stores(), result_of(place))
-    assert (standing.own, standing.along, standing.missing) == ([6, 7], {3: 6}, [])
+    assert (standing.filled, standing.along, standing.missing) == ([6, 7], {3: 6}, [])
     at = shown(place)
     counts = (
         "Of 3 gaps 2 have a sample of their own, 1 more is covered by samples of other gaps, none "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fac.errors import InputError
-from fac.generator.shape import END_MARK, Shape
+from fac.generator.edges import END_MARK, Edges
 from fac.models import decoder_blocks, pretrained, shared_tokens
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class PromptRow(NamedTuple):
     word, as written here or with a first letter in the other case, no token follows with which that
     word begins; only a word in another tokenization may slip through."""
 
-    shape: Shape = Shape()
+    edges: Edges = Edges()
 
 
 class Continuation(NamedTuple):
@@ -96,7 +96,7 @@ class LocalGenerator:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self._breaks: dict[int, bool] = {}
         """Tokens seen so far, and whether each holds a line break."""
-        self._edges: _Edges | None = None
+        self._edge_tokens: _EdgeTokens | None = None  # once a text keeps to edges
         self._phrases: dict[str, list[tuple[tuple[int, ...], int]]] = {}
         """Phrases met so far, as `_banned` has them."""
 
@@ -213,7 +213,7 @@ class LocalGenerator:
                 for index, row in enumerate(rows):
                     if forbidden := _forbidden(new_tokens[row], bans[row]):
                         logits[index, forbidden] = -torch.inf
-                self._shape(logits, [(texts[row].shape, new_tokens[row]) for row in rows])
+                self._keep_edges(logits, [(texts[row].edges, new_tokens[row]) for row in rows])
                 token = self._sample(logits, temperature, top_k, draw, rows, number)
                 for row, drawn in zip(rows, token.squeeze(1).tolist(), strict=True):
                     if finished[row]:
@@ -278,25 +278,27 @@ class LocalGenerator:
             self._phrases[phrase] = [(tuple(head), ids[-1][0]) for head in ids[:-1]]
         return self._phrases[phrase]
 
-    def _shape(self, logits: Any, rows: Sequence[tuple[Shape, list[int]]]) -> None:
-        """Leaves out of the logits `[rows, vocabulary]` what the shape of a text forbids next."""
+    def _keep_edges(self, logits: Any, rows: Sequence[tuple[Edges, list[int]]]) -> None:
+        """Rules out in the logits `[rows, vocabulary]` what no text with these edges says next."""
         import torch
 
-        if not any(any(shape) for shape, _ in rows):
+        if not any(any(edges) for edges, _ in rows):
             return
-        edges = self._edges = self._edges or _Edges.of(self.tokenizer, self._ends, self.device)
-        begins, open_ended = [], []
-        for index, (shape, tokens) in enumerate(rows):
-            if shape.capital and not any(edges.pieces[token].strip() for token in tokens):
+        if self._edge_tokens is None:
+            self._edge_tokens = _EdgeTokens.of(self.tokenizer, self._ends, self.device)
+        pieces, small, closing, breaking = self._edge_tokens
+        begins, goes_on, marked = [], [], []
+        for index, (edges, tokens) in enumerate(rows):
+            if edges.capital and not any(pieces[token].strip() for token in tokens):
                 begins.append(index)
-            said = "".join(edges.pieces[token] for token in tokens[-TAIL:])
-            if shape.mark and not END_MARK.search(said.rstrip()):
-                open_ended.append(index)
-        for at, tokens in ((begins, edges.small), (open_ended, edges.closing)):
-            if at:
-                logits[torch.tensor(at, device=self.device)[:, None], tokens] = -torch.inf
-        if marked := [index for index, (shape, _) in enumerate(rows) if shape.mark]:
-            logits[torch.tensor(marked, device=self.device)[:, None], edges.breaking] = -torch.inf
+            if edges.mark:
+                marked.append(index)
+                tail = "".join(pieces[token] for token in tokens[-TAIL:])
+                if not END_MARK.search(tail.rstrip()):
+                    goes_on.append(index)
+        for indices, ruled_out in ((begins, small), (goes_on, closing), (marked, breaking)):
+            if indices:
+                logits[torch.tensor(indices, device=self.device)[:, None], ruled_out] = -torch.inf
 
     def _breaks_line(self, token: int) -> bool:
         if token not in self._breaks:
@@ -406,7 +408,7 @@ class _Pushes:
         return push
 
 
-class _Edges(NamedTuple):
+class _EdgeTokens(NamedTuple):
     """Tokens that say how a text begins or ends; each kind int64 `[n]`."""
 
     pieces: list[str]  # what every token says
@@ -415,7 +417,7 @@ class _Edges(NamedTuple):
     breaking: Any  # break the line in mid-sentence, after something of their own
 
     @classmethod
-    def of(cls, tokenizer: Any, ends: Iterable[int], device: str) -> _Edges:
+    def of(cls, tokenizer: Any, ends: Iterable[int], device: str) -> _EdgeTokens:
         import torch
 
         ids = [[token] for token in range(len(tokenizer))]

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 
 from fac.config import WriteSpec, digest
 from fac.errors import Progress
+from fac.generator.edges import Edges
 from fac.generator.local import Steer
-from fac.generator.shape import Shape
 from fac.prompts import Prompt
 from fac.prompts.drafts import Opening
 
@@ -33,7 +33,7 @@ class Request(NamedTuple):
     opening: Opening | None = None  # continued; an empty one is the user's turn of an empty chat
     steer: Steer | None = None  # for a local model alone
     without: tuple[str, ...] = ()  # phrases the text must not hold, for a local model alone
-    shape: Shape = Shape()  # of what follows an opening, for a local model alone
+    edges: Edges = Edges()  # of what follows an opening, for a local model alone
 
 
 class Written(NamedTuple):

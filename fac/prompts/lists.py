@@ -50,9 +50,9 @@ def uses(profile: str, role: str, shown: Sequence[tuple[str, str]], words: str) 
     return Opening("\n".join((f"{head}\n", *lines, f"- {safe(words)}:")), "")
 
 
-def messages(shown: Sequence[str]) -> Opening:
-    """A list of messages like those shown, as far as the next one."""
-    lines = [f"- {safe(text)[:SNIPPET].rstrip()}" for text in shown]
+def messages(examples: Sequence[str]) -> Opening:
+    """A list of messages like the examples, as far as the next one."""
+    lines = [f"- {safe(text)[:SNIPPET].rstrip()}" for text in examples]
     return Opening("\n".join((f"A list of {MESSAGES}:\n", *lines, "-")), "")
 
 

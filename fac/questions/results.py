@@ -176,7 +176,7 @@ def checks(facts: SynthesisFacts) -> list[str]:
 class Reach(NamedTuple):
     """Where the gaps that a synthesis wrote for stand, each in one of three places."""
 
-    own: list[int]
+    filled: list[int]
     """With a kept sample that was written for them."""
     along: dict[int, int]
     """Fired by a kept sample of another gap: that gap, by gap."""
@@ -193,17 +193,19 @@ class Reach(NamedTuple):
             parts.append(f"{n:,} more {'is' if n == 1 else 'are'} covered by samples of other gaps")
         n = len(self.missing)
         parts.append(f"{n or 'none'} {'is' if n == 1 else 'are'} still missing")
-        n_own, every = len(self.own), len(self.own) + len(self.along) + n
-        own = f"Of {every:,} gaps {n_own or 'none'} {'has' if n_own < 2 else 'have'} a sample"
-        return f"{own} of {'its' if n_own < 2 else 'their'} own, {', '.join(parts)}."
+        n_filled, every = len(self.filled), len(self.filled) + len(self.along) + n
+        filled = (
+            f"Of {every:,} gaps {n_filled or 'none'} {'has' if n_filled < 2 else 'have'} a sample"
+        )
+        return f"{filled} of {'its' if n_filled < 2 else 'their'} own, {', '.join(parts)}."
 
 
 def reach(stores: Stores, manifest: SynthesisManifest) -> Reach:
     """Where the gaps that a synthesis wrote for stand."""
     run, lacking = manifest.run, {row["feature"] for row in manifest.facts.tried}
-    own, fired = _kept_gaps(stores, run)
+    filled, fired = _kept_gaps(stores, run)
     along = {gap: fired[gap] for gap in sorted(lacking & fired.keys())}
-    return Reach(sorted(own), along, sorted(lacking - fired.keys()))
+    return Reach(sorted(filled), along, sorted(lacking - fired.keys()))
 
 
 def tried_rows(stores: Stores, manifest: SynthesisManifest) -> list[Row]:

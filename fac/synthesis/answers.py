@@ -15,7 +15,7 @@ import numpy as np
 
 from fac.config import WriteSpec, digest
 from fac.errors import Progress
-from fac.generator.shape import Shape
+from fac.generator.edges import Edges
 from fac.generator.writer import Request, Writer, Written
 from fac.prompts import drafts, lists
 from fac.prompts.drafts import BadDraft
@@ -24,7 +24,7 @@ from fac.prompts.profiles import later_parts
 from fac.schema import ROLES, Chat
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
-from fac.synthesis.plan import Ask, reply_key, shapes_of
+from fac.synthesis.plan import Ask, chats_in, edges_by_role, reply_key
 from fac.synthesis.uses import phrases_of
 from fac.synthesis.writing import ANSWER_ROOM, NOTHING, Answer, Candidate, Desk
 
@@ -46,7 +46,7 @@ class Answering:
     parts: tuple[str, ...]
     examples: Sequence[Chat] = ()  # of the dataset, for lists
     likelihood: Likelihood | None = None  # the subject model's, for choosing among messages
-    shapes: Mapping[str, Shape] = field(default_factory=dict)  # of the dataset's texts, by role
+    edges: Mapping[str, Edges] = field(default_factory=dict)  # of the dataset's texts, by role
     fluent: Callable[[Chat], bool] = lambda _: True  # whether a message passes the gates
 
     def complete(
@@ -134,8 +134,8 @@ class Answering:
             ]
             opening = lists.message(profile, messages[-1]["content"], shown)
             quoted = tuple(text for pair in shown for text in pair)
-            said = (messages[-1]["content"], *quoted)
-            echoes = tuple(phrase for text in said for phrase in phrases_of(text, verdicts.GRAM))
+            sources = (messages[-1]["content"], *quoted)
+            echoes = tuple(phrase for text in sources for phrase in phrases_of(text, verdicts.GRAM))
             name = f"{candidate.name}/message"
             request = Request(name, opening=opening, without=echoes)
         elif self.writer.chats:
@@ -149,7 +149,7 @@ class Answering:
         role = "user" if candidate.ask.role == ASSISTANT else ASSISTANT
         ask = candidate.ask._replace(request=request, quoted=quoted, role=role)
         ask = ask._replace(explanation="", guide=None)
-        return ask.shaped(self.shapes)._replace(role=candidate.ask.role)
+        return ask.with_edges(self.edges)._replace(role=candidate.ask.role)
 
     def key(self, ask: Ask) -> str:
         """Names who answers and how answers are asked for; `ask` is any of the plan."""
@@ -176,8 +176,8 @@ def answering(
     room = max(spec.max_new_tokens, answer_room(runs, dataset))
     examples = example_chats(runs, dataset)
     spec = replace(spec, max_new_tokens=room)
-    shapes = shapes_of(runs, measure)
-    return Answering(answerer or writer, spec, parts, examples, likelihood, shapes, fluent)
+    edges = edges_by_role(runs, measure)
+    return Answering(answerer or writer, spec, parts, examples, likelihood, edges, fluent)
 
 
 def answer_room(runs: Runs, dataset: str) -> int:
@@ -196,8 +196,7 @@ def example_chats(runs: Runs, dataset: str, n: int = drafts.ANSWER_EXAMPLES) -> 
     """The first chats of a dataset run that have an answer, at most n."""
     chats = (
         chat
-        for batch in runs.batches(dataset, "samples", rows=256)
-        for chat in batch.column("messages").to_pylist()
+        for chat in chats_in(runs, dataset)
         if [message["role"] for message in chat][:2] == ["user", ASSISTANT]
     )
     return [*islice(chats, n)]

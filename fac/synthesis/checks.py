@@ -23,6 +23,7 @@ from fac.synthesis.answers import Likelihood
 from fac.synthesis.filter import Leaks
 from fac.synthesis.gates import Norms
 from fac.synthesis.labels import LabelCheck
+from fac.synthesis.plan import chats_in
 from fac.synthesis.writing import Candidate, same_encoder
 
 LOSSES = 32  # texts whose loss is computed between two reports of progress
@@ -78,9 +79,8 @@ class Checks:
         file. Raises InputError for a row of such a file that is no sample."""
         progress(0, 1, "comparing with dataset, anchor and held-out texts")
         leaks = Leaks({each.name: each.messages for each in candidates})
-        for chats in self._batches():
-            for chat in chats:
-                leaks.compare(chat)
+        for chat in self._chats(self.about.dataset, self.about.anchor):
+            leaks.compare(chat)
         for path in self.held_out:
             for row in datasets.read_samples(path):
                 if isinstance(row, BadRow):
@@ -154,7 +154,7 @@ class Checks:
             note = "reading what the dataset's texts are like"
             progress(0, 1, note)
             dataset, anchor = (
-                gates.sampled([chat for chats in self._batches(run) for chat in chats], gates.MOST)
+                gates.sampled([*self._chats(run)], gates.MOST)
                 for run in (self.about.dataset, self.about.anchor)
             )
             read = [
@@ -175,13 +175,10 @@ class Checks:
             parts.append(self.likelihood(chats[start : start + LOSSES]))
         return np.concatenate(parts)
 
-    def _batches(self, measure: str = "") -> Iterator[list[Chat]]:
-        """The chats of a measured dataset; of the dataset and the anchor where none is named."""
-        measures = (measure,) if measure else (self.about.dataset, self.about.anchor)
-        sources = dict.fromkeys(self.runs.manifest(run).facts.dataset for run in measures)
-        for source in sources:
-            for batch in self.runs.batches(source, "samples", columns=["messages"]):
-                yield batch.column("messages").to_pylist()
+    def _chats(self, *measures: str) -> Iterator[Chat]:
+        """The chats of measured datasets, each dataset once."""
+        for source in dict.fromkeys(self.runs.manifest(run).facts.dataset for run in measures):
+            yield from chats_in(self.runs, source)
 
 
 def _label(candidate: Candidate) -> str:

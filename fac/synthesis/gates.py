@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fac.generator.shape import END_MARK, Shape
+from fac.generator.edges import END_MARK, Edges
 from fac.schema import ROLES, Chat
 from fac.synthesis.filter import FRAGMENT, LANGUAGE, LENGTH, LOOP, UNLIKELY, Gram, words
 
@@ -146,14 +146,14 @@ def sampled(chats: Sequence[Chat], n: int) -> list[Chat]:
     return [*chats] if len(chats) <= n else random.Random(0).sample([*chats], n)
 
 
-def shape_of(texts: Sequence[str]) -> Shape:
+def edges_of(texts: Sequence[str]) -> Edges:
     """What all of them but a few keep to, HABIT; nothing where there are fewer than FEW."""
     if len(texts) < FEW:
-        return Shape()
+        return Edges()
     odd = Counter(name for text in texts for name in oddities(text))
     least = HABIT * len(texts)
     ends = ("ends in a word", "ends in an open mark")
-    return Shape(odd["begins in lower case"] < least, all(odd[end] < least for end in ends))
+    return Edges(odd["begins in lower case"] < least, all(odd[end] < least for end in ends))
 
 
 def flaw(

@@ -34,10 +34,10 @@ from fac.synthesis.negatives import FLOOR, Fluent, Form, ceiling, cut_to, form_o
 from fac.synthesis.plan import (
     Row,
     ask_from_anchor,
+    edges_by_role,
     feature_briefs,
     fired_in_answers,
     reads_answers,
-    shapes_of,
     steering,
 )
 from fac.synthesis.scoring import Hit, Hits, score
@@ -79,9 +79,9 @@ class PairsStep(Step[PairsSpec]):
         how["answers_first"] = reads_answers(self.encoder)
         briefs = feature_briefs(self.runs, spec.anchor, spec.features, spec.explanations, **how)
         chats = self.writer.chats
-        shapes = shapes_of(self.runs, spec.dataset)
+        edges = edges_by_role(self.runs, spec.dataset)
         asks = ask_from_anchor(spec, briefs.values(), "step-1", push, chats=chats)
-        self.plan = [ask.shaped(shapes) for ask in asks]
+        self.plan = [ask.with_edges(edges) for ask in asks]
         self.answering = answers.answering(
             spec, self.writer, self.answerer, self.runs, spec.dataset
         )

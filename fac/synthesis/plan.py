@@ -19,7 +19,7 @@ from fac import coverage
 from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
 from fac.encoder import Encoder
 from fac.errors import InputError
-from fac.generator.shape import Shape
+from fac.generator.edges import Edges
 from fac.generator.writer import Request, Steer
 from fac.manifest import PairsFacts
 from fac.prompts import Excerpt, Prompt, drafts
@@ -228,7 +228,9 @@ class Ask(NamedTuple):
     and the writer goes on with lists: the message that it answers is asked for when it is worth
     one."""
 
-    guide: Guide | None = None  # for whoever answers
+    guide: Guide | None = None
+    """Where an answer is to fire and its message is written first."""
+
     examples: tuple[Exchange, ...] = ()
     """Where an answer is written first, of the anchor's answers in which the gap fires: the message
     and the answer."""
@@ -236,17 +238,18 @@ class Ask(NamedTuple):
     @property
     def prompt_hash(self) -> str:
         """Names exactly what is asked."""
-        prompt, opening, _, without, shape = self.request[1:]
+        prompt, opening, _, without, edges = self.request[1:]
         shown = prompt.key if prompt else digest(opening)
-        how = (without, shape, self.guide)
-        return digest(shown, *how) if without or any(shape) or self.guide else shown
+        how = (without, edges, self.guide)
+        return digest(shown, *how) if without or any(edges) or self.guide else shown
 
-    def shaped(self, shapes: Mapping[str, Shape]) -> Ask:
-        """The same in the shape that texts of its role have, where it goes on with an opening of
+    def with_edges(self, edges: Mapping[str, Edges]) -> Ask:
+        """The same with the edges that texts of its role have, where it goes on with an opening of
         which nothing belongs to the text."""
-        opening, shape = self.request.opening, shapes.get(self.role, Shape())
-        whole = opening is not None and opening.text and not opening.starts
-        return self._replace(request=self.request._replace(shape=shape)) if whole else self
+        opening = self.request.opening
+        if opening is None or not opening.text or opening.starts:
+            return self
+        return self._replace(request=self.request._replace(edges=edges.get(self.role, Edges())))
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -256,18 +259,19 @@ class Ask(NamedTuple):
         return [dict(message) for message in prompt.messages] if prompt else begun
 
 
-def shapes_of(runs: Runs, measure: str) -> dict[str, Shape]:
-    """By role the shape that texts of a measured dataset have, as far as its first ones show."""
+def edges_by_role(runs: Runs, measure: str) -> dict[str, Edges]:
+    """By role the edges that texts of a measured dataset have, as far as its first ones show."""
     texts: dict[str, list[str]] = defaultdict(list)
-    chats = (
-        chat
-        for batch in runs.batches(runs.manifest(measure).facts.dataset, "samples", rows=256)
-        for chat in batch.column("messages").to_pylist()
-    )
-    for chat in islice(chats, gates.MOST):
+    for chat in islice(chats_in(runs, runs.manifest(measure).facts.dataset), gates.MOST):
         for message in chat:
             texts[message["role"]].append(message["content"])
-    return {role: gates.shape_of(said) for role, said in texts.items()}
+    return {role: gates.edges_of(contents) for role, contents in texts.items()}
+
+
+def chats_in(runs: Runs, dataset: str) -> Iterator[Chat]:
+    """The samples of a dataset run, read as they are needed."""
+    for batch in runs.batches(dataset, "samples", columns=["messages"], rows=256):
+        yield from batch.column("messages").to_pylist()
 
 
 def ask_for(
@@ -401,9 +405,9 @@ class Grounds(NamedTuple):
         )
 
     def plan(self, method: Method) -> list[Ask]:
-        """What the method asks for, in the shape that the dataset's texts have."""
-        shapes = shapes_of(self.runs, self.about.dataset)
-        return [ask.shaped(shapes) for ask in method.plan(self)]
+        """What the method asks for, with the edges that the dataset's texts have."""
+        edges = edges_by_role(self.runs, self.about.dataset)
+        return [ask.with_edges(edges) for ask in method.plan(self)]
 
     def steering(self) -> Steering:
         """What the spec asks for. Raises InputError where no decoder directions are at hand."""

@@ -132,7 +132,7 @@ class LocalWriter:
         opening = request.opening
         if opening is not None and opening.text:
             begun = self.generator.begin + opening.text
-            how = (request.steer, request.without, request.shape)
+            how = (request.steer, request.without, request.edges)
             return PromptRow(begun, number, True, *how)
         if request.prompt is not None:
             text = self.generator.render(request.prompt.messages)

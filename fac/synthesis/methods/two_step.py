@@ -171,19 +171,18 @@ def ask_from_pairs(
                 words = drafts.contrast_prompt(
                     spec.profile, brief.explanation, pair.positive, pair.negative, *peaks, phrase
                 )
-            elif shown := _shown(pair, brief, role, number // len(styles.here)):
-                shown = _in_order(shown, pair)
-                sentences = tuple(each.sentence for each in shown)
-                about = [phrase for each in shown for phrase in phrases_about(each)]
+            elif uses := _uses(pair, brief, role, number // len(styles.here)):
+                sentences = tuple(each.sentence for each in uses)
+                about = [phrase for each in uses for phrase in phrases_about(each)]
                 without = _echoes(sentences, (*about, *pair.avoid))
                 if style in (ANSWER_WORDS, ANSWER_PHRASE):
                     messages, answers = zip(*exchanges, strict=True)
-                    guide = Guide(_said(shown[-1], style), without, (*sentences, *answers))
+                    guide = Guide(_words(uses[-1], style), without, (*sentences, *answers))
                     turn = number % len(messages)
                     words = lists.messages((*messages[turn:], *messages[:turn]))
                     sentences, without, first = messages, _echoes(messages), "user"
                 else:
-                    rows = [(_said(each, style), each.sentence) for each in shown]
+                    rows = [(_words(each, style), each.sentence) for each in uses]
                     words = lists.uses(spec.profile, role, rows, rows[-1][0])
                 quoted = tuple(Excerpt((text,), (False,)) for text in sentences)
             else:  # nothing of them is a sentence that could be shown
@@ -197,27 +196,22 @@ def ask_from_pairs(
     return asks
 
 
-def _shown(pair: PairBrief, brief: FeatureBrief, role: str, turn: int) -> tuple[Use, ...]:
+def _uses(pair: PairBrief, brief: FeatureBrief, role: str, turn: int) -> tuple[Use, ...]:
     """QUOTED uses of the feature's words, those in the turn that is written where there are
-    several; another turn begins elsewhere among them, and the last one's words are to be used."""
+    several; another turn begins elsewhere among them. The words of the last one are to be used:
+    where the negative has all of them, the last one that says another goes there."""
     uses = [*([pair.use] if pair.use else []), *brief.uses]
     uses = [each for each in uses if each.role == role] or uses
     if not uses:
         return ()
     start = turn % min(asking.TURNS, len(uses))
-    order = (*uses[start:], *uses[:start])
-    return tuple(reversed(order[: asking.QUOTED]))
+    order = [*reversed((*uses[start:], *uses[:start])[: asking.QUOTED])]
+    contrast = [each for each in order if not {*spoken(each.words)} <= pair.silent]
+    last = (contrast or order)[-1]
+    return (*(each for each in order if each != last), last)
 
 
-def _in_order(shown: Sequence[Use], pair: PairBrief) -> tuple[Use, ...]:
-    """The uses, the one whose words are to be used last: where its negative has all of them, the
-    last one that says another."""
-    contrast = [each for each in shown if not {*spoken(each.words)} <= pair.silent]
-    last = (contrast or shown)[-1]
-    return (*(each for each in shown if each != last), last)
-
-
-def _said(use: Use, style: Style) -> str:
+def _words(use: Use, style: Style) -> str:
     return use.phrase if style.context else use.words
 
 

@@ -1,4 +1,4 @@
-"""The outward shape of a text: how it begins and where it may end."""
+"""The edges of a text: how it begins and where it may end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 END_MARK = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
 
 
-class Shape(NamedTuple):
+class Edges(NamedTuple):
     """What a local writer keeps to while it writes."""
 
     capital: bool = False  # no small letter comes first
