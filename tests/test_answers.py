@@ -10,6 +10,7 @@ import pytest
 
 from fac.config import SynthesizeSpec
 from fac.errors import BudgetReached, InputError
+from fac.export import provenance
 from fac.generator.writer import Request, Written
 from fac.schema import Chat
 from fac.synthesis.plan import fired_in_answers
@@ -228,6 +229,10 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_told_the_words(w
         assert any("python" in phrase for phrase in request.without)
     samples = world.rows(made, "candidates")
     assert not any("Use the words" in m["content"] for row in samples for m in row["messages"])
+    # Whoever asks how a sample came about sees what was asked for every turn of it.
+    later = [provenance(made, number, runs=world.runs).later_prompts for number in range(2)]
+    by_answer = {prompts["answer"][-1]["content"] for prompts in later if "answer" in prompts}
+    assert any("Use the words" in content for content in by_answer)
 
 
 def silent_if_told(request: Request) -> str:

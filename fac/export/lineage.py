@@ -100,6 +100,9 @@ class Provenance(NamedTuple):
     """What its writer was given: messages, or the text that it went on from; None where the run
     does not say."""
 
+    later_prompts: dict[str, Any]
+    """The same of its other turns, by what was asked for: answer, message, message-2..."""
+
 
 class SynthesisRun:
     """A finished synthesis with the runs it came from."""
@@ -246,8 +249,13 @@ class SynthesisRun:
         rivals.sort(key=lambda verdict: (-verdict["peak"], verdict["candidate"]))
         prompts = {reply["about"]: reply["prompt"] for reply in self._rows("replies")}
         prompt = json.loads(prompts[candidate]) if candidate in prompts else None
+        later = {
+            about.removeprefix(f"{candidate}/"): json.loads(text)
+            for about, text in sorted(prompts.items())
+            if about.startswith(f"{candidate}/")
+        }
         pair, hits = self._pair_of(candidate), self._hits[candidate]
-        return Provenance(row.messages, row.lineage, pair, hits, rivals, prompt)
+        return Provenance(row.messages, row.lineage, pair, hits, rivals, prompt, later)
 
 
 def provenance(run_id: str, row: int | str, *, runs: Runs) -> Provenance:

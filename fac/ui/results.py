@@ -13,7 +13,7 @@ from fac.ui.explanations import headline
 from fac.ui.jobs import counted
 from fac.ui.review import escaped, pair_html, steps_html, traced_html
 from fac.ui.stores import stores
-from fac.ui.text import Row, chat_html, example_html, explanation_html, show_examples
+from fac.ui.text import Row, chat_html, example_html, explanation_html, plain, show_examples
 from fac.ui.writing import show_request
 
 REASON_WORDS = {
@@ -149,6 +149,9 @@ def _show_lineage(manifest: SynthesisManifest, candidate: str, feature: int) -> 
     if origin.prompt is not None:
         with st.expander("Exactly what its writer was given"):
             show_request(origin.prompt)
+            for turn, prompt in origin.later_prompts.items():
+                st.caption(f"Then for the {plain(turn)}:")
+                show_request(prompt)
     if origin.rivals:
         with st.expander(f"{counted(len(origin.rivals), 'other text')} for this gap"):
             rivals = (
@@ -177,8 +180,8 @@ def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
     if trace.get("borrowed") is not None:
         taken = any(trace["borrowed"])
         st.caption(
-            "Colour: where it fires. Dotted and pale: words it shares with its pair, its prompt or "
-            "the explanation; they do not count."
+            "Colour: where it fires. Dotted and pale: three words in a row, or more, that its pair, "
+            "its prompt or the explanation has too; they do not count. A shared word alone does."
             if taken
             else "Colour: where it fires. Every word is its own."
         )
