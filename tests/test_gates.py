@@ -198,6 +198,10 @@ def test_an_answer_that_says_its_message_again_is_a_loop():
     # Where the dataset corrects or repeats what was said, a sample may.
     often = norms_of([chat(tidy(i), tidy(i)) for i in range(100)])
     assert flaw(chat(message, message), often) == ""
+    # What the anchor does says nothing of a dataset that is large enough to speak for itself.
+    beside = [chat(tidy(i), GOOD[i % 3]) for i in range(10_000)]
+    both = norms_of([chat(tidy(i), tidy(i)) for i in range(100)], beside)
+    assert flaw(chat(message, message), both) == ""
 
 
 def test_the_shape_of_texts_is_what_all_but_a_hundredth_keep_to():

@@ -136,7 +136,9 @@ def norms_of(
         *(() if roles else (LENGTH,)),
         *(() if roles and losses else (UNLIKELY,)),
     )
-    answered = [chat for chat in (*chats, *beside) if len(chat) > 1]
+    answered = [chat for chat in chats if len(chat) > 1]
+    if len(answered) < FEW:
+        answered += [chat for chat in beside if len(chat) > 1]
     repeats = sum(map(_says_again, answered)) >= max(1.0, FAULT * len(answered))
     return Norms(roles, unchecked, repeats)
 

@@ -180,7 +180,7 @@ def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
     if trace.get("borrowed") is not None:
         taken = any(trace["borrowed"])
         st.caption(
-            "Colour: where it fires. Dotted and pale: three words in a row, or more, that its pair, "
+            "Colour: where it fires. Dotted and pale: three or more words in a row that its pair, "
             "its prompt or the explanation has too; they do not count. A shared word alone does."
             if taken
             else "Colour: where it fires. Every word is its own."
