@@ -1,6 +1,7 @@
 """fac.families and the run, the question and the command that rest on it, against brute force and
 numbers worked out by hand."""
 
+import doctest
 import json
 from collections import Counter
 from itertools import combinations
@@ -20,6 +21,12 @@ from fac.questions.comparison import Comparison
 from fac.questions.families import families_run, families_spec, gap_families, gaps_of_family
 from tests.test_cli import fac
 from tests.test_shares import measured, rows_of
+
+
+def test_the_examples_of_the_docstrings_hold():
+    results = doctest.testmod(families)
+    assert results.attempted >= 5 and not results.failed
+
 
 # --- how alike ------------------------------------------------------------------------------------
 
@@ -102,7 +109,8 @@ def test_near_pairs_are_those_of_the_whole_matrix(seed, nearest):
     matrix = families.likeness_matrix(columns)
     pairs = families.near_pairs(columns, 14, floor=0.05)
     upper = np.triu(matrix, 1)
-    assert {*zip(pairs.first, pairs.second, strict=True)} == {*zip(*(upper > 0.05).nonzero())}
+    expected = {*zip(*(upper > 0.05).nonzero(), strict=True)}
+    assert {*zip(pairs.first, pairs.second, strict=True)} == expected
     assert pairs.likeness == pytest.approx(upper[pairs.first, pairs.second])
     some = families.near_pairs(columns, nearest, floor=0.05)
     near = {*zip(some.first.tolist(), some.second.tolist(), strict=True)}
@@ -170,7 +178,8 @@ def test_a_name_has_the_common_words_that_tell_the_family_from_others():
     money, bank = Counter(money=3, the=1), Counter(bank=1, money=1, the=5, loan=1)
     everywhere = {"money": 2, "bank": 4, "the": 40, "loan": 2, "tax": 2, "fee": 2}
     more = Counter(bank=1, loan=1, tax=1, fee=1)
-    # money and loan: 2 of 3 members, 2 of 40 features, so 13.3 times, and money in 4 spans; bank 6.7 times
+    # money and loan: 2 of 3 members, 2 of 40 features, so 13.3 times, money in more spans; bank
+    # 6.7 times
     assert families.name_of([money, bank, more], everywhere, 40) == "money, loan, bank"
     assert families.name_of([money, bank], {**everywhere, "money": 14}, 40) == ""
     assert families.name_of([Counter(), Counter()], everywhere, 40) == ""
