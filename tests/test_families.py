@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
+from streamlit.testing.v1 import AppTest
 
 from fac import families
-from fac.config import FamiliesSpec
+from fac.config import REPOSITORY, FamiliesSpec
 from fac.errors import InputError, RunNotFound
 from fac.interpret import grouping
 from fac.jobs.steps import Steps
@@ -297,3 +298,41 @@ def test_what_cannot_be_grouped_is_a_sentence(toy):
         FamiliesSpec(measure="m", threshold=0.0, role="robot")
     with pytest.raises(RunNotFound):
         grouped(stores, FamiliesSpec(measure="measure-000000000000", threshold=0.0))
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def page(stores, monkeypatch, **view):
+    monkeypatch.setenv("FAC_WORKSPACE", str(stores.runs.workspace.root))
+    monkeypatch.setattr("fac.jobs.worker.start_worker", lambda _: None)
+    at = AppTest.from_file(str(REPOSITORY / "app.py"), default_timeout=60)
+    at.query_params.update({"anchor": "anchor", "dataset": "dataset", **view})
+    at.run()
+    at.switch_page("pages/coverage.py").run()
+    assert not at.exception and not at.error
+    return at
+
+
+def section(at):
+    return next(each for each in at.expander if each.label.startswith("Families"))
+
+
+def test_the_page_offers_to_group_and_shows_what_the_worker_made(toy, monkeypatch):
+    stores, comparison = toy
+    at = page(stores, monkeypatch, threshold="0.375")
+    button = next(each for each in section(at).button if each.label == "Group the gaps")
+    button.click().run()
+    (job,) = [job for job in stores.queue.jobs() if job.step == "families"]
+    spec = families_spec(Comparison(comparison.anchor, comparison.dataset, threshold=0.375))
+    assert job.spec == spec.as_json()
+    assert "being grouped" in section(at).caption[0].value
+    monkeypatch.setattr(grouping, "family_names", lambda *_: ["<b>*x*", "y"])
+    grouped(stores, spec)
+    families_, gaps = section(page(stores, monkeypatch, threshold="0.375")).dataframe
+    assert families_.value["family_name"].tolist() == ["y", "<b>*x*"]
+    assert families_.value["n_covered"].tolist() == ["1 of 2", "1 of 2"]
+    assert gaps.value["feature"].tolist() == [8, 6]
+    opened = section(page(stores, monkeypatch, threshold="0.375", family="0"))
+    assert opened.dataframe[1].value["feature"].tolist() == [1]
+    assert any(r"**\<b\>\*x\***" in each.value for each in opened.markdown)

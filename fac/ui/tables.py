@@ -97,7 +97,11 @@ _COLUMNS: dict[str, Any] = {
     "people": _text("By whom", width=120),
     "approver": _text("Approved by", width=130),
     "family_name": _text("Family", width=190, help="What its features peak on."),
-    "n_covered": _text("Covered", width=82, help="Of them, how many the dataset shows."),
+    "n_covered": _text(
+        "Covered",
+        width=82,
+        help="Of its features, those that the dataset shows, too rarely or not.",
+    ),
     "certain": _number("Certain", width=66, format="localized", help="Gaps that are certain."),
     "possible": _number("Possible", width=70, format="localized", help="Gaps that may be chance."),
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
