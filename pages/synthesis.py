@@ -383,7 +383,8 @@ def show_texts(manifest: SynthesisManifest) -> None:
         # A table cannot blur its texts, so where texts are to be hidden it has none.
         text = () if st.session_state.get("blur") else ("text",)
         own = ("own_peak",) if manifest.facts.any_hit_rate is not None else ()
-        columns = ("feature", *verdict, "g", *own, "n_hits", *text)
+        adds = ("n_gains",) if outcome in (results.ALL, results.KEPT) else ()
+        columns = ("feature", *verdict, "g", *own, "n_hits", *adds, *text)
         table(rows, columns, key="texts", opens="candidate", id_column="candidate", height=560)
         pager.draw(total, "text")
     with right:

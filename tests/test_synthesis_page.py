@@ -548,6 +548,30 @@ def test_the_list_shows_the_texts_of_one_outcome(done):
         assert {row["verdict"] for row in rows} == {outcome} or outcome == "all"
 
 
+def weak_beside_strong(request: Request) -> str:
+    """Texts for river fire it at 3 and python, another gap, at 1."""
+    text = worded(request)
+    return text.replace("river", "river!!") + " beside a python there" if "river" in text else text
+
+
+def test_gaps_of_a_text_are_counted_above_the_threshold_as_its_row_has_them(place, monkeypatch):
+    run = pairs_run(place)
+    approve(place, run, 6)
+    monkeypatch.setattr(PageSteps, "says", staticmethod(weak_beside_strong))
+    names = tuple(row["pair"] for row in approved(place, run))
+    for threshold, gaps in ((0.5, 2), (1 - 1e-12, 1)):  # as peaks are stored, that is 1
+        spec = SynthesizeSpec(pairs=run, approved=names, candidates=1, threshold=threshold)
+        made = perform(place, spec)
+        rows, _ = results.candidates_page(stores(), made, outcome="kept")
+        (verdict,) = Runs(place).table(made, "verdicts").to_pylist()
+        assert [row["n_hits"] for row in rows] == [gaps] == [len(verdict["gains"])]
+        at = opened("synthesis", synthesis=made)
+        (texts,) = (d.value for d in at.dataframe if "n_gains" in d.value)
+        assert [*zip(texts["n_hits"], texts["n_gains"], strict=True)] == [(gaps, gaps)]
+        pills = [each for each in at.get("button_group") if each.label == "Where it fires"]
+        assert len(pills) == (gaps > 1), "gaps below the threshold are none that it fires"
+
+
 def test_another_outcome_shows_another_text(done):
     run = result_of(done).run
     rows = Runs(done).table(run, "verdicts").to_pylist()
