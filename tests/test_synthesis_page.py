@@ -309,7 +309,7 @@ def test_a_pilot_says_what_the_rest_will_take_until_the_settings_change(place):
     run = pairs_run(place)
     approve(place, run, *GAPS)
     at = opened("synthesis", pairs=run)
-    assert "at most 512 tokens written" in words(at), "4 pairs, 2 texts of 64 tokens"
+    assert "8 texts: up to 512 new tokens" in words(at), "4 pairs, 2 texts of 64 tokens"
     assert "Texts that pass" not in metrics(at)
     ran(button(at, "Try 3 pairs first").click().run())
     (spec,) = asked(place)

@@ -26,6 +26,9 @@ CHART = {"displayModeBar": False}
 """Plotly options of charts that are looked at; maps that are worked with keep their tools."""
 
 
+AS_NOTE: Any = {"delta_color": "off", "delta_arrow": "off"}
+"""Options of a metric whose change is no change but a word about it."""
+
 LATE = 2.0
 """Seconds in which a widget may still send the value it had before another one changed it."""
 
