@@ -26,6 +26,7 @@ from fac.ui.pickers import (
     pick_anchor,
     pick_run,
     stop_if_nothing_measured,
+    warn_of_strays,
 )
 from fac.ui.review import reviewer, undo_last_button
 from fac.ui.shell import title
@@ -181,6 +182,7 @@ def best_gaps(comparison: Comparison) -> list[Row]:
 
 def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about pairs that are not written yet."""
+    warn_of_strays(manifests)
     left, right = st.columns(2, gap="medium")
     with right:
         anchor = pick_anchor("Shown by the anchor", manifests)

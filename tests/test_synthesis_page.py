@@ -848,6 +848,29 @@ def test_compare_asks_what_the_synthesis_was_asked_until_somebody_wants_otherwis
     assert metrics(at)["Gained"] == "4"
 
 
+def test_compare_opens_on_what_the_newest_synthesis_changed_and_marks_what_was_asked_for(done):
+    def sides(at: AppTest) -> list[str]:
+        return [each.value for each in at.selectbox if each.label in ("Before", "After")]
+
+    at = opened("compare", threshold="0")
+    assert sides(at) == ["toy-seed", "toy-anchor"]
+    assert "would gain if it showed all that" in words(at)
+    assert "What was synthesized has not been measured yet" in words(at)
+    assert "asked" not in at.dataframe[0].value
+    manifest = result_of(done)
+    Queue(done.queue).enqueue(results.remeasure_spec(stores(), manifest))
+    work_off(done)
+    name = Runs(done).manifest(manifest.facts.kept_dataset).facts.name
+    at = opened("compare", threshold="0")
+    assert sides(at) == ["toy-seed", name]
+    assert "before and after what was last synthesized for it" in words(at)
+    assert metrics(at)["Gained"] == "4"
+    (gained,) = [each for each in at.metric if each.label == "Gained"]
+    assert gained.delta == "4 asked for"
+    assert {*at.dataframe[0].value["asked"]} == {"gap"}
+    assert "4 gaps were asked for. Together with toy-seed, none of these 4 gaps is" in words(at)
+
+
 def test_what_was_made_to_be_added_is_nobodys_next_dataset(done):
     home = opened("home", threshold="0")
     assert metrics(home)["Coverage (FAC)"] == share(toy.fac_of(4, 10))

@@ -100,6 +100,12 @@ def get_param(
     return view[key]
 
 
+def view_param(name: str, default: T) -> T:
+    """The value of a view parameter as it was left on any page; the address stays as it is."""
+    value: T = st.session_state.get("view", {}).get(name, default)
+    return value
+
+
 def set_param(name: str, value: object, of_page: bool = False) -> None:
     """Sets a view parameter, here and in the URL; None forgets it."""
     view, key = st.session_state.setdefault("view", {}), _view_key(name, of_page)
