@@ -115,7 +115,7 @@ n_before, n_after = (
     cache.support(run, question.threshold, question.role) for run in (before, after)
 )
 asked = {*gaps_of(stores(), manifest.run)} if manifest else set()
-if added and (rare := rare_words(stores(), manifest, manifests)):
+if added and manifest and (rare := rare_words(stores(), manifest, manifests)):
     st.caption(plain(f"{len(asked):,} gaps were asked for. {rare}"))
 card = partial(st.metric, border=True, height="stretch")
 with st.container(horizontal=True, gap="small"):

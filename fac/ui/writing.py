@@ -198,15 +198,11 @@ def _pace(job: Job) -> str:
     # Resumed texts come at once and a model has to be loaded first: only what passed since the
     # count was first seen to move tells how fast it goes.
     now, seen = time.monotonic(), st.session_state.setdefault("seen", {})
-    phase = (job.id, job.total, job.note.split(",")[0])
-    before, at = seen.setdefault(phase, (job.done, now))
+    before, at = seen.setdefault((job.id, job.attempts, job.total, job.done > 0), (job.done, now))
     passed, took = job.done - before, now - at
     if not job.total or passed <= 0 or took < 2:
         return running
-    left = (job.total - job.done) * took / passed
-    rate = passed / took
-    pace = f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.1f} s each"
-    return f"{running} · {pace} · about {duration(left)} left"
+    return f"{running} · about {duration((job.total - job.done) * took / passed)} left"
 
 
 def estimate_words(
