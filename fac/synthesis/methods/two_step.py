@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac.config import WriteSpec
+from fac.generator.writer import Bias
 from fac.prompts import Excerpt, Prompt, drafts, lists
 from fac.prompts.drafts import Opening
 from fac.prompts.lists import ASSISTANT
@@ -32,11 +33,14 @@ STEP_2 = Styles(here=(WORDS, PHRASE), server=(CONTRAST,))
 """On this machine a list of words, each with a text that uses it: no small model follows anything
 else as well. The words are those on which the positive fires and its negative does not have."""
 
-ANSWER_WORDS = Style("answer-words", "opening")
-ANSWER_PHRASE = Style("answer-phrase", "opening", context=True)
-IN_ANSWERS = Styles(here=(WORDS, ANSWER_WORDS, PHRASE, ANSWER_PHRASE), server=(CONTRAST,))
+LED, TOLD = Style("led", "opening"), Style("told", "opening", context=True)
+IN_ANSWERS = Styles(here=(LED, WORDS, TOLD, PHRASE), server=(CONTRAST,))
 """Where an answer is to fire, every other text begins with a message like those that the anchor
-answers so; whoever answers it is told the words."""
+answers so. Message and answer are led to the words; whoever answers may be told them too."""
+
+IN_MESSAGE, IN_ANSWER, IN_TOLD = 8.0, 7.0, 3.0
+"""Nats by which the words get likelier in a message, in its answer, and in the answer of whoever
+is told to use them: with more, texts are said to use the words rather than use them."""
 
 KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
 
@@ -161,7 +165,7 @@ def ask_from_pairs(
             words: Prompt | Opening
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             without: tuple[str, ...] = ()
-            guide, first = None, role
+            guide, first, bias = None, role, Bias()
             if style.form == "prompt" and not pair.pair:
                 quoted = asking.turned(brief.spans, number)
                 words = drafts.candidate_prompt(spec.profile, brief.explanation, quoted)
@@ -175,11 +179,14 @@ def ask_from_pairs(
                 sentences = tuple(each.sentence for each in uses)
                 about = [phrase for each in uses for phrase in phrases_about(each)]
                 without = _echoes(sentences, (*about, *pair.avoid))
-                if style in (ANSWER_WORDS, ANSWER_PHRASE):
-                    messages, answers = zip(*exchanges, strict=True)
-                    guide = Guide(_words(uses[-1], style), without, (*sentences, *answers))
-                    turn = number % len(messages)
-                    words = lists.messages((*messages[turn:], *messages[:turn]))
+                if style in (LED, TOLD):
+                    messages, answers = zip(*asking.exchanges(uses) or exchanges, strict=True)
+                    words_of = (uses[-1].words,)
+                    bias = Bias(words_of, IN_MESSAGE)
+                    hint = _words(uses[-1], style) if style == TOLD else ""
+                    lead = Bias(words_of, IN_TOLD if hint else IN_ANSWER)
+                    guide = Guide(hint, lead, without, (*sentences, *answers))
+                    words = lists.messages(messages)
                     sentences, without, first = messages, _echoes(messages), "user"
                 else:
                     rows = [(_words(each, style), each.sentence) for each in uses]
@@ -190,7 +197,7 @@ def ask_from_pairs(
                 words = lists.texts(spec.profile, role, brief.explanation, quoted)
             steer, feature = steering(brief), pair.feature
             ask = asking.ask_for(method, feature, number, style, words, quoted, steer, first)
-            request = ask.request._replace(without=without)
+            request = ask.request._replace(without=without, bias=bias)
             ask = ask._replace(request=request, pair=pair.pair, examples=exchanges, guide=guide)
             asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
