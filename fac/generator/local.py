@@ -485,24 +485,35 @@ class _Spelling(NamedTuple):
     glued: bool  # without a space before them
 
 
+BEGINNINGS = 2  # times words are begun without being said before nothing leads to them any more
+
+
 class _Pull:
     """The bias of one text while it is written."""
 
     def __init__(self, nats: float, spellings: Sequence[_Spelling]):
         self.nats = nats
         self._spellings = [each for each in spellings if each.tokens]
+        self._begun = 0
 
     def tokens(self, written: Sequence[int], ends_a_word: Callable[[int], bool]) -> list[int]:
-        """What begins the words after these tokens, or goes on with them; once they are said,
-        nothing any more."""
+        """What begins the words after these tokens, or goes on with them where they are begun; once
+        they are said, nothing any more."""
         if any(tuple(written[-len(each.tokens) :]) == each.tokens for each in self._spellings):
             self._spellings = []
-        led = set()
-        for tokens, glued in self._spellings:
-            if not glued or not written or ends_a_word(written[-1]):
-                led.add(tokens[0])
-            led |= {tokens[n] for n in range(1, len(tokens)) if tuple(written[-n:]) == tokens[:n]}
-        return sorted(led)
+        going_on = {
+            tokens[n]
+            for tokens, _ in self._spellings
+            for n in range(1, len(tokens))
+            if tuple(written[-n:]) == tokens[:n]
+        }
+        if going_on:
+            self._begun += any(written[-1] == tokens[0] for tokens, _ in self._spellings)
+            return sorted(going_on)
+        if self._begun >= BEGINNINGS:
+            return []
+        apart = not written or ends_a_word(written[-1])
+        return sorted({tokens[0] for tokens, glued in self._spellings if apart or not glued})
 
 
 SHARED_LEAST = 32  # tokens that prompts must share for their beginning to be read apart

@@ -139,8 +139,8 @@ class Answering:
             name = f"{candidate.name}/message"
             request = Request(name, opening=opening, without=echoes)
         elif self.writer.chats:
-            words, bias, without, quoted = guide or ("", Bias(), (), ())
-            prompt = drafts.answer_prompt(profile, messages, texts, words)
+            bias, without, quoted = guide or (Bias(), (), ())
+            prompt = drafts.answer_prompt(profile, messages, texts)
             request = Request(key, prompt=prompt, without=without, bias=bias)
         else:
             opening = drafts.answer_opening(profile, messages, self.examples, texts)

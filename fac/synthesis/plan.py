@@ -206,11 +206,10 @@ Exchange = tuple[str, str]  # a message and its answer
 
 
 class Guide(NamedTuple):
-    """What whoever answers a message is told beside it, where the answer is to fire the gap."""
+    """How an answer is written that is to fire the gap, by whoever answers the message."""
 
-    words: str  # that it is told to use; "": it is led to words without being told
-    bias: Bias
-    without: tuple[str, ...]  # phrases it must not hold, for a local model
+    bias: Bias  # towards words of the gap
+    without: tuple[str, ...]  # phrases it must not hold
     quoted: tuple[str, ...]  # what it may have its words from
 
 

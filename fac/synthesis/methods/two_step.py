@@ -33,14 +33,13 @@ STEP_2 = Styles(here=(WORDS, PHRASE), server=(CONTRAST,))
 """On this machine a list of words, each with a text that uses it: no small model follows anything
 else as well. The words are those on which the positive fires and its negative does not have."""
 
-LED, TOLD = Style("led", "opening"), Style("told", "opening", context=True)
-IN_ANSWERS = Styles(here=(LED, WORDS, TOLD, PHRASE), server=(CONTRAST,))
+LED, LED_ON = Style("led", "opening"), Style("led-on", "opening", context=True)
+IN_ANSWERS = Styles(here=(LED, WORDS, LED_ON, PHRASE), server=(CONTRAST,))
 """Where an answer is to fire, every other text begins with a message like those that the anchor
-answers so. Message and answer are led to the words; whoever answers may be told them too."""
+answers so. Message and answer are led to the words; nobody is told them, for an answer to
+"use the word" is about the word."""
 
-IN_MESSAGE, IN_ANSWER, IN_TOLD = 8.0, 7.0, 3.0
-"""Nats by which the words get likelier in a message, in its answer, and in the answer of whoever
-is told to use them: with more, texts are said to use the words rather than use them."""
+IN_MESSAGE, IN_ANSWER = 8.0, 7.0  # nats by which the words get likelier there
 
 KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
 
@@ -175,17 +174,15 @@ def ask_from_pairs(
                 words = drafts.contrast_prompt(
                     spec.profile, brief.explanation, pair.positive, pair.negative, *peaks, phrase
                 )
-            elif uses := _uses(pair, brief, role, number // len(styles.here)):
+            elif uses := _uses(pair, brief, role, number // 2):
                 sentences = tuple(each.sentence for each in uses)
                 about = [phrase for each in uses for phrase in phrases_about(each)]
                 without = _echoes(sentences, (*about, *pair.avoid))
-                if style in (LED, TOLD):
+                if style in (LED, LED_ON):
                     messages, answers = zip(*asking.exchanges(uses) or exchanges, strict=True)
-                    words_of = (uses[-1].words,)
-                    bias = Bias(words_of, IN_MESSAGE)
-                    hint = _words(uses[-1], style) if style == TOLD else ""
-                    lead = Bias(words_of, IN_TOLD if hint else IN_ANSWER)
-                    guide = Guide(hint, lead, without, (*sentences, *answers))
+                    bias = Bias((_led_to(uses[-1], style),), IN_MESSAGE)
+                    lead = bias._replace(nats=IN_ANSWER)
+                    guide = Guide(lead, without, (*sentences, *answers))
                     words = lists.messages(messages)
                     sentences, without, first = messages, _echoes(messages), "user"
                 else:
@@ -220,6 +217,11 @@ def _uses(pair: PairBrief, brief: FeatureBrief, role: str, turn: int) -> tuple[U
 
 def _words(use: Use, style: Style) -> str:
     return use.phrase if style.context else use.words
+
+
+def _led_to(use: Use, style: Style) -> str:
+    """The words, with the one before them where their context matters: three would be borrowed."""
+    return " ".join((*use.before.split()[-1:], use.words)) if style.context else use.words
 
 
 def _echoes(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[str, ...]:
