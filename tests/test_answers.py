@@ -230,7 +230,7 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words
     assert len(guided) == 2  # both messages, since whether they fire says nothing of their answers
     for request in guided:
         (turn,) = request.prompt.messages
-        assert turn["role"] == "user" and "python" not in turn["content"]  # nobody is told them
+        assert turn == {"role": "user", "content": says(first[split(request)[1:3]]).strip()}
         assert request.bias == ((LED_TO[split(request)[2]],), IN_ANSWER)
         assert any("python" in phrase for phrase in request.without)
     # Whoever asks how a sample came about sees what was asked for every turn of it.
@@ -255,11 +255,11 @@ def test_an_answer_that_is_kept_gets_the_message_that_it_answers(world):
     message = next(r for r in writer.requests if r.key.endswith("/message"))
     assert message.opening.text.endswith("\nMessage:")
     assert "renames them all" in message.opening.text
-    assert any("near 2 others" in phrase for phrase in message.without)
+    assert any("near 3 others" in phrase for phrase in message.without)
     rows = world.rows(world.facts(made).kept_dataset, "samples")
     assert [[m["role"] for m in row["messages"]] for row in rows] == [["user", "assistant"]] * 2
     by_gap = {json.loads(row["meta"])["feature"]: row["messages"] for row in rows}
-    assert "near 2 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
+    assert "near 3 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
 
 
 def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
