@@ -58,6 +58,7 @@ BADGE_LOOKS: dict[str, tuple[str, Any]] = {
 @views.guard()
 def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about one comparison; moves with its controls without the rest of the page."""
+    pickers.warn_of_strays(manifests)
     comparison = controls(manifests)
     result = coverage(stores(), comparison)
     views.lead(outlook(stores(), comparison))

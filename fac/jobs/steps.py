@@ -327,10 +327,10 @@ def _measure(steps: Steps, spec: MeasureSpec, progress: Progress) -> str:
         executor = encoder.read_parts
         sae_run = sae.run_id(encoder.identity)
         if not steps.runs.find(sae_run):  # which needs the weights here, once
-            steps.describe_sae(sae, progress, steps.encoder(spec, progress))
+            steps.describe_sae(sae, _aside(progress), steps.encoder(spec, progress))
             steps.encoders.forget()
     else:
-        sae_run = steps.describe_sae(sae, progress, steps.encoder(spec, progress))
+        sae_run = steps.describe_sae(sae, _aside(progress), steps.encoder(spec, progress))
     run_id = measure(
         spec,
         runs=steps.runs,
@@ -341,6 +341,15 @@ def _measure(steps: Steps, spec: MeasureSpec, progress: Progress) -> str:
     )
     steps.build_cache(run_id, progress)
     return run_id
+
+
+def _aside(progress: Progress) -> Progress:
+    """Progress of what has to come first and is not what was asked for: in words alone."""
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        progress(0, 1, f"the dictionary first, {done / total:.0%}, {note}" if total else note)
+
+    return tell
 
 
 def _probe(steps: Steps, spec: ProbeSpec, progress: Progress) -> str:
