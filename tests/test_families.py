@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from streamlit.testing.v1 import AppTest
 
+from benchmarks.families import agreement, coherence
 from fac import families
 from fac.config import REPOSITORY, FamiliesSpec
 from fac.errors import InputError, RunNotFound
@@ -184,6 +185,18 @@ def test_a_name_has_the_common_words_that_tell_the_family_from_others():
     assert families.name_of([money, bank, more], everywhere, 40) == "money, loan, bank"
     assert families.name_of([money, bank], {**everywhere, "money": 14}, 40) == ""
     assert families.name_of([Counter(), Counter()], everywhere, 40) == ""
+
+
+# --- the benchmark's arithmetic -------------------------------------------------------------------
+
+
+def test_coherence_and_agreement_of_groupings():
+    # cosines within 0: 1, within 1: 0; the last is in none
+    vectors = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [1, 0]], float)
+    assert coherence(vectors, np.array([0, 0, 1, 1, -1])) == 0.5
+    # pairs 01 02 12 34 against 01 23: one of four, one of two
+    shared = agreement(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, -1]))
+    assert shared == (0.25, 0.5)
 
 
 # --- the run, the question, the command -----------------------------------------------------------
