@@ -84,15 +84,17 @@ def plain(rows: Rows, demand: np.ndarray) -> list[int]:
     feature, first = rows.by_row()
     left = demand.copy()
     chosen: list[int] = []
+    free = {*range(rows.n_rows)}
     while True:
         best, most = -1, 0
-        for row in range(rows.n_rows):
+        for row in sorted(free):
             gain = int((left[feature[first[row] : first[row + 1]]] > 0).sum())
             if gain > most:
                 best, most = row, gain
         if best < 0:
             return chosen
         chosen.append(best)
+        free.remove(best)
         features = feature[first[best] : first[best + 1]]
         left[features[left[features] > 0]] -= 1
 

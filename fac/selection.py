@@ -63,8 +63,9 @@ class Rows(NamedTuple):
         where each row's begin, `[n_rows + 1]`."""
         from scipy.sparse import csc_matrix
 
-        shape = (self.n_rows, self.n_features)
-        table = csc_matrix((np.ones(len(self.row), np.int8), self.row, self.first), shape).tocsr()
+        shape, small = (self.n_rows, self.n_features), len(self.row) < 2**31
+        first = self.first.astype(np.int32) if small else self.first  # else scipy copies the rows
+        table = csc_matrix((np.ones(len(self.row), np.int8), self.row, first), shape).tocsr()
         return table.indices, table.indptr
 
 

@@ -7,10 +7,12 @@ import pytest
 
 from fac.errors import InputError
 from fac.questions import fill as questions
+from fac.questions.catalogue import default_dataset, measured
 from fac.questions.comparison import Comparison
 from fac.questions.fill import DRAWS, Budget, fill, publish
 from fac.store import open_stores
 from fac.store.cache import build
+from fac.store.runs import Runs
 from tests.test_comparison import made
 from tests.test_gaps import MISSING
 from tests.toy import ANCHOR, SEED, WORDS, publish_activations, toy_workspace
@@ -174,6 +176,23 @@ def test_budgets_that_mean_nothing_are_refused():
     for wrong in ({"rows": 0}, {"tokens": -1}, {"per_feature": 0}, {"rows": 1, "tokens": 1}):
         with pytest.raises(InputError):
             Budget(**wrong)
+
+
+def test_what_was_chosen_is_nobodys_dataset_to_begin_with(tmp_path):
+    """Measured, it is the newest: but it is there to be added to the other."""
+    place = toy_workspace(tmp_path, samples={"toy-anchor": ANCHOR, "toy-seed": SEED})
+    runs = Runs(place)
+    toy_workspace(tmp_path, samples={"filled": POOL[:1]})
+    chosen = runs.resolve("measure", "filled")
+    stores = open_stores(place, remember=False)
+    anchor, seed = (runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
+    assert default_dataset(stores, measured(stores), anchor) == chosen
+    path = runs.path(runs.manifest(chosen).facts.dataset) / "manifest.json"
+    content = json.loads(path.read_text())
+    content["facts"]["kind"] = "fill"
+    path.write_text(json.dumps(content))
+    assert default_dataset(stores, measured(stores), anchor) == seed
+    stores.cache.close()
 
 
 def test_what_was_chosen_becomes_a_dataset_with_its_lineage(stores, run_of, comparison):

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fac.config import IngestSpec, digest
 from fac.errors import InputError
-from fac.questions.catalogue import Row
+from fac.questions.catalogue import CHOSEN, Row
 from fac.questions.comparison import Comparison, must_match, name_of, settings_in_words
 from fac.questions.gap_evidence import BADGES, evidence_of
 from fac.schema import Chat
@@ -28,9 +28,6 @@ from fac.store.samples import publish_samples
 from fac.synthesis.filter import Leaks
 
 CERTAIN, ARTEFACT = 0, BADGES.index("artefact")
-KIND = "fill"
-"""The kind of a dataset whose rows were chosen from a pool."""
-
 PAIRS_HELD = 50_000_000
 """A pool in which more pairs of sample and gap fire passes by in blocks of about so many."""
 
@@ -413,6 +410,6 @@ def publish(
         IngestSpec(name=name, source=source.dataset),
         content,
         made_from=digest("fill", content),
-        kind=KIND,
+        kind=CHOSEN,
         source=source.dataset,
     )
