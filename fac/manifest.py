@@ -51,7 +51,7 @@ class DatasetFacts(Facts):
     n_samples: int = 0
     duplicates: int = 0
     n_rejected: int = 0
-    kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`, or `pilot`
+    kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`, `pilot`, `fill`
     layout: str | None = None
     columns: Sequence[str] | None = None  # columns that became the chat
     note: str | None = None  # what a reader of the samples should know about their layout
@@ -142,6 +142,16 @@ class ExplainFacts(InterpretFacts):
 class RelevanceFacts(InterpretFacts):
     task: str = ""
     judge: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamiliesFacts(Facts):
+    measure: str = ""
+    n_features: int = 0  # that fire often enough, and not nearly everywhere
+    n_families: int = 0
+    n_members: int = 0  # features in a family
+    n_unnamed: int = 0  # families whose members have no word in common
+    nearest: int = 0  # of each feature that were compared; 0: every pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +312,7 @@ FACTS: dict[str, type[Facts]] = {
     config.ProbeSpec.step: ProbeFacts,
     config.ExplainSpec.step: ExplainFacts,
     config.JudgeSpec.step: RelevanceFacts,
+    config.FamiliesSpec.step: FamiliesFacts,
     config.PairsSpec.step: PairsFacts,
     config.RescoreSpec.step: PairsFacts,
     config.SynthesizeSpec.step: SynthesisFacts,
@@ -314,6 +325,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     config.MeasureSpec.step: ("dataset",),
     config.ExplainSpec.step: ("measure",),
     config.JudgeSpec.step: ("measure",),
+    config.FamiliesSpec.step: ("measure",),
     config.PairsSpec.step: ("anchor", "dataset"),
     config.RescoreSpec.step: ("pairs",),
     config.SynthesizeSpec.step: ("pairs",),

@@ -371,6 +371,12 @@ def _interpret(
         return act(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
 
 
+def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> str:
+    from fac.interpret.grouping import group
+
+    return group(spec, runs=steps.runs, progress=progress)
+
+
 def _pairs(steps: Steps, spec: config.PairsSpec, progress: Progress) -> str:
     from fac.synthesis import make_pairs
 
@@ -419,6 +425,7 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     ProbeSpec: _probe,
     config.ExplainSpec: _interpret,
     config.JudgeSpec: _interpret,
+    config.FamiliesSpec: _families,
     config.PairsSpec: _pairs,
     config.RescoreSpec: _rescore,
     config.SynthesizeSpec: _synthesize,

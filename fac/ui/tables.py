@@ -103,6 +103,14 @@ _COLUMNS: dict[str, Any] = {
     "disagreed": _number("Disagreed", width=90, format="localized", help="People differ."),
     "people": _text("By whom", width=120),
     "approver": _text("Approved by", width=130),
+    "family_name": _text("Family", width=190, help="What its features peak on."),
+    "n_covered": _text(
+        "Covered",
+        width=82,
+        help="Of its features, those that the dataset shows, too rarely or not.",
+    ),
+    "certain": _number("Certain", width=66, format="localized", help="Gaps that are certain."),
+    "possible": _number("Possible", width=70, format="localized", help="Gaps that may be chance."),
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
     "negative_peak": _number("Twin", width=64, format="%.2f", help="Peak of the negative."),
 }
