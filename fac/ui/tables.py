@@ -96,8 +96,11 @@ _COLUMNS: dict[str, Any] = {
     "disagreed": _number("Disagreed", width=90, format="localized", help="People differ."),
     "people": _text("By whom", width=120),
     "approver": _text("Approved by", width=130),
+    "so_far": _text("So far", width=110, help="What was made for it before."),
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
-    "negative_peak": _number("Twin", width=64, format="%.2f", help="Peak of the negative."),
+    "negative_peak": _number(
+        "Silent", width=64, format="%.2f", help="Peak of the most similar text that stays silent."
+    ),
 }
 """How a quantity looks in every table that shows it, beside those that gaps have."""
 
