@@ -188,7 +188,8 @@ def test_pairs_count_gaps_as_home_does(tmp_path, monkeypatch):
     often = {"toy-anchor": ANCHOR * 4, "toy-seed": SEED * 4}
     toy_workspace(tmp_path, samples=often)
     monkeypatch.setenv("FAC_WORKSPACE", str(tmp_path))
-    home, at = words(opened("home", threshold="0")), words(opened("pairs", threshold="0"))
+    home = Reader(markup(opened("home", threshold="0"))).text
+    at = words(opened("pairs", threshold="0"))
     assert "Certain are 6 of 6 gaps, 6 of them absent." in at
     assert "6 gaps are certain, all of them absent" in home
 

@@ -51,7 +51,9 @@ class Draft:
     noting: bool = False
     """Whether the note is open."""
     typing: str = ""
-    """Which fields were just opened, so that the cursor belongs there: note or edit."""
+    """Which fields were opened last, so that the cursor belongs there: note or edit."""
+    opened: float = 0.0
+    """When they were, on the monotonic clock."""
     unblurred: bool = False
     reasons: set[str] = field(default_factory=set)
     correction: str = ""
@@ -68,12 +70,12 @@ class Draft:
     def write(self) -> None:
         """Opens the note, or closes it; what was written stays."""
         self.noting = not self.noting
-        self.typing = "note" if self.noting else ""
+        self.typing, self.opened = "note" if self.noting else "", time.monotonic()
 
     def edit(self) -> None:
         """Opens what may be edited, or closes it; what was written stays."""
         self.editing = not self.editing
-        self.typing = "edit" if self.editing else ""
+        self.typing, self.opened = "edit" if self.editing else "", time.monotonic()
 
 
 @dataclass(kw_only=True)

@@ -99,7 +99,7 @@ def reviewer() -> str | None:
     """Who decides: the signed-in person where sign-in is configured, else a name they pick from
     what this draws; None while nobody is known. Fields of the page let go of the keyboard once they
     are done with."""
-    st.html(_KEYS, unsafe_allow_javascript=True)
+    st.html(_KEYS, width="content", unsafe_allow_javascript=True)
     if st.secrets.load_if_toml_exists() and "auth" in st.secrets:
         return _signed_in()
     names = list(dict.fromkeys(d.reviewer for d in stores().decisions.history(500)))
@@ -187,19 +187,21 @@ def undo_last_button(queue: ReviewQueue[Any]) -> None:
 
 
 # A script that comes first is dropped by the browser's sanitiser, so something precedes it. The
-# fields may arrive a moment after it does.
+# fields may arrive a moment after it does. It stays on the page, lest a run that follows at once
+# takes it away before it ran, and remembers which opening it has served.
 _SCRIPT = """
 <span></span><script>
 (() => {
   const began = Date.now();
   const look = () => {
-    const fields = document.querySelectorAll(
-      '.st-key-CONTAINER textarea, .st-key-CONTAINER input');
-    if (!fields.length) {
-      if (Date.now() - began < 2000) requestAnimationFrame(look);
-      return;
+    if (window.facOpened === 'OPENED') return;
+    const field = document.querySelector('.st-key-CONTAINER textarea, .st-key-CONTAINER input');
+    if (field) {
+      window.facOpened = 'OPENED';
+      field.focus();
+    } else if (Date.now() - began < 5000) {
+      requestAnimationFrame(look);
     }
-    fields[0].focus();
   };
   look();
 })();
@@ -209,10 +211,11 @@ _SCRIPT = """
 
 def focus_once(queue: ReviewQueue[Any], fields: str) -> None:
     """Puts the cursor, which Streamlit cannot, into the first of the fields note or edit, in the
-    container "writing note" or "writing edit", where they were just opened; Escape leaves them."""
-    if queue.draft.typing == fields:
-        st.html(_SCRIPT.replace("CONTAINER", f"writing-{fields}"), unsafe_allow_javascript=True)
-        queue.draft.typing = ""
+    container "writing note" or "writing edit", once after they were opened."""
+    draft = queue.draft
+    if draft.typing == fields:
+        script = _SCRIPT.replace("CONTAINER", f"writing-{fields}")
+        st.html(script.replace("OPENED", f"{draft.opened}"), unsafe_allow_javascript=True)
 
 
 def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
