@@ -121,9 +121,8 @@ def _gap(key: str) -> str:
 
 
 def _is_first(key: str) -> bool:
-    """Whether it belongs to a text that may come to nothing: the turn that is written first, or an
-    answer that is to fire."""
-    return key.count("/") == 3 or "/answer-" in key
+    """Whether it is the turn of a text that is written first."""
+    return key.count("/") == 3
 
 
 def _over(key: str) -> Written:

@@ -305,6 +305,26 @@ class JudgeSpec(AskSpec):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class FamiliesSpec(Spec):
+    """Which features fire together, as families with names."""
+
+    step = "families"
+    measure: str  # run id of the measure whose features are grouped, usually the anchor's
+    threshold: float  # a feature fires in a sample where its peak is above
+    min_support: int = 20  # samples in which a feature must fire
+    role: str = EVERY_ROLE  # whose tokens count
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
+        if self.min_support < 1:
+            raise InputError(f"min support must be at least 1, got {self.min_support}.")
+        if self.role not in (*ROLES, EVERY_ROLE):
+            raise InputError(f"A role is {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}.")
+
+
 WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")
 """What writes candidates, in order of preference."""
 
@@ -495,6 +515,7 @@ SPECS: dict[str, type[Spec]] = {
     spec.step: spec
     for spec in (
         *(IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec),
+        FamiliesSpec,
         *(PairsSpec, RescoreSpec, SynthesizeSpec, RetouchSpec),
     )
 }

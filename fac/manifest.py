@@ -145,6 +145,16 @@ class RelevanceFacts(InterpretFacts):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FamiliesFacts(Facts):
+    measure: str = ""
+    n_features: int = 0  # that fire often enough, and not nearly everywhere
+    n_families: int = 0
+    n_members: int = 0  # features in a family
+    n_unnamed: int = 0  # families whose members have no word in common
+    nearest: int = 0  # of each feature that were compared; 0: every pair
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpentFacts(Facts):
     """The ledger of a step that writes."""
 
@@ -302,6 +312,7 @@ FACTS: dict[str, type[Facts]] = {
     config.ProbeSpec.step: ProbeFacts,
     config.ExplainSpec.step: ExplainFacts,
     config.JudgeSpec.step: RelevanceFacts,
+    config.FamiliesSpec.step: FamiliesFacts,
     config.PairsSpec.step: PairsFacts,
     config.RescoreSpec.step: PairsFacts,
     config.SynthesizeSpec.step: SynthesisFacts,
@@ -314,6 +325,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     config.MeasureSpec.step: ("dataset",),
     config.ExplainSpec.step: ("measure",),
     config.JudgeSpec.step: ("measure",),
+    config.FamiliesSpec.step: ("measure",),
     config.PairsSpec.step: ("anchor", "dataset"),
     config.RescoreSpec.step: ("pairs",),
     config.SynthesizeSpec.step: ("pairs",),

@@ -213,6 +213,17 @@ RELEVANCE = pa.schema(
 )
 """Sorted by feature; the effect columns are null for a language model's verdict."""
 
+FAMILIES = pa.schema([("family", pa.int32()), ("feature", pa.int32())])
+"""Sorted by (family, feature); features of no family are not here."""
+
+FAMILY_NAMES = pa.schema(
+    [
+        ("family", pa.int32()),  # from 0, the largest first
+        ("name", pa.string()),  # its most common peak words; "" where it has none in common
+    ]
+)
+"""Sorted by family."""
+
 REPLIES = pa.schema(
     [
         ("key", pa.string()),  # what was asked, of whom: digest of prompt, model and endpoint

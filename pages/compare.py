@@ -9,9 +9,17 @@ import streamlit as st
 from fac import maps
 from fac.manifest import MeasureManifest, SynthesisManifest
 from fac.questions import catalogue, exports
+from fac.questions.before_after import before_after
 from fac.questions.comparison import Comparison, certainty, change, settings_in_words
 from fac.questions.explanations import with_names
-from fac.questions.results import question_of, relevance_since, synthesis_behind, was_made_for
+from fac.questions.results import (
+    gaps_of,
+    question_of,
+    rare_words,
+    relevance_since,
+    synthesis_behind,
+    was_made_for,
+)
 from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline
 from fac.ui.pickers import pick_anchor, pick_run, stop_if_nothing_measured
@@ -73,19 +81,20 @@ if len(manifests) == 1:
     )
     st.stop()
 
-newest = catalogue.default_dataset(
-    stores(), manifests, catalogue.default_anchor(stores(), manifests)
-)
-earlier = catalogue.default_dataset(stores(), manifests, newest)
+pickers.warn_of_strays(manifests)
+names, manifest = catalogue.titles(manifests), None
+looked_at = {name: run for run, name in names.items()}.get(views.view_param("dataset", ""), "")
+usual = before_after(stores(), manifests, looked_at)
 before_column, after_column, anchor_column = st.columns(3)
 with before_column:
-    before = pick_run("Before", "before", manifests, earlier)
+    before = pick_run("Before", "before", manifests, usual.before)
 with after_column:
-    after = pick_run("After", "after", manifests, newest)
+    after = pick_run("After", "after", manifests, usual.after)
 with anchor_column:
-    anchor = pick_anchor("Against the anchor", manifests)
+    anchor = pick_anchor("Against the anchor", manifests, usual.anchor)
+if (before, after, anchor) == usual[:3]:
+    st.caption(plain(usual.why))
 
-names, manifest = catalogue.titles(manifests), None
 for run in dict.fromkeys((before, after)):
     if synthesis := synthesis_behind(stores(), manifests[run].facts.dataset):
         words = f"How {plain(names[run])} was made, and why each row is there"
@@ -105,11 +114,17 @@ was, now = changed.before, changed.after
 n_before, n_after = (
     cache.support(run, question.threshold, question.role) for run in (before, after)
 )
+asked = {*gaps_of(stores(), manifest.run)} if manifest else set()
+if added and manifest and (rare := rare_words(stores(), manifest, manifests)):
+    st.caption(plain(f"{len(asked):,} gaps were asked for. {rare}"))
 card = partial(st.metric, border=True, height="stretch")
 with st.container(horizontal=True, gap="small"):
     points = views.points(now.fac - was.fac)
     card("FAC", views.share(now.fac), points, help=f"It was {views.share(was.fac)} before.")
-    card("Gained", f"{len(changed.closed):,}", help="Gaps of the first that the second closes.")
+    n_asked = len(asked.intersection(changed.closed.tolist()))
+    note = f"{n_asked:,} asked for" if asked else None
+    help = "Gaps of the first that the second closes."
+    card("Gained", f"{len(changed.closed):,}", note, help=help, **views.AS_NOTE)
     card("Lost", f"{len(changed.opened):,}", help="Gaps of the second that the first has not.")
     fewer = now.n_missing - was.n_missing
     card("Missing", f"{now.n_missing:,}", fewer, delta_color="inverse", help="Gaps that are left.")
@@ -151,13 +166,16 @@ with right:
     if len(ids):
         pager = Pager("changes", question, after, side)
         n_samples = cache.support(shows, question.threshold, question.role)
-        ranked = sorted(ids, key=lambda feature: -n_samples[feature])
+        # What was asked for is what people look for, so it comes first.
+        ranked = sorted(ids, key=lambda feature: (feature not in asked, -n_samples[feature]))
         of_page, total = ranked[pager.offset :][: pager.size], len(ranked)
         described, _ = cache.features_page(shows, ids=of_page, limit=pager.size)
         by_feature = {row["feature"]: row for row in described}
         rows = [{**by_feature[i], "n_samples": int(n_samples[i])} for i in of_page]
+        rows = [{**row, "asked": "gap" if row["feature"] in asked else "no"} for row in rows]
         rows = with_names(stores(), anchor, rows, run=shows)
-        columns = ("feature", "name", "n_samples", "max_peak")
+        marks = ("asked",) if asked and side == "gained" else ()
+        columns = ("feature", "name", *marks, "n_samples", "max_peak")
         table(rows, columns, key="changes", opens="feature")
         pager.draw(total, "feature", side)
     else:

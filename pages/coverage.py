@@ -29,6 +29,7 @@ from fac.questions.shares import GROUPINGS, by_group, weighted
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
+from fac.ui.families import show_families
 from fac.ui.jobs import key_line, server_fields, show_failures, start
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -57,6 +58,7 @@ BADGE_LOOKS: dict[str, tuple[str, Any]] = {
 @views.guard()
 def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about one comparison; moves with its controls without the rest of the page."""
+    pickers.warn_of_strays(manifests)
     comparison = controls(manifests)
     result = coverage(stores(), comparison)
     views.lead(outlook(stores(), comparison))
@@ -65,6 +67,7 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
         st.caption(f":material/gavel: {plain(limits)}")
     if gap_features(stores(), comparison):
         gaps(comparison)
+        show_families(comparison)
     if result.n_anchor:
         figures(comparison, result)
 
@@ -418,5 +421,5 @@ if len(manifests) == 1:
         link="Add a dataset",
     )
     st.stop()
-show_failures("relevance")
+show_failures("relevance", "families")
 answer(manifests)

@@ -11,7 +11,7 @@ from fac.questions.explanations import explained, names, with_names
 from fac.ui import views
 from fac.ui.atlas import features_on_map, show_map
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
-from fac.ui.pickers import anchor_in_url, pick_run, stop_if_nothing_measured
+from fac.ui.pickers import anchor_in_url, pick_run, stop_if_nothing_measured, warn_of_strays
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import PAGE_ROWS, Pager, table
@@ -145,6 +145,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     )
     # What is looked at here is not what coverage is asked of on other pages.
     run = pick_run("Dataset", "dataset", manifests, usual, of_page=True, width=280)
+warn_of_strays(manifests)
 anchor = anchor_in_url(manifests, run)
 sae = catalogue.sae_of(stores(), manifests[run])
 first, _ = stores().cache.features_page(run, sort=next(iter(SORTS)), limit=1)

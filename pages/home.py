@@ -60,6 +60,7 @@ def show_arrival() -> None:
 def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     """What is lacking, how sure that is, and what to do about it."""
     names = catalogue.titles(manifests)
+    pickers.warn_of_strays(manifests)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         anchor, dataset = pickers.pick_pair(manifests)
         if dataset not in catalogue.comparable(manifests, anchor):

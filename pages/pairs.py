@@ -25,6 +25,7 @@ from fac.ui.pickers import (
     pick_anchor,
     pick_run,
     stop_if_nothing_measured,
+    warn_of_strays,
 )
 from fac.ui.review import reviewer, undo_last_button
 from fac.ui.shell import title
@@ -120,8 +121,7 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
         show_requests(anchor, features[0], requests, spec.candidates)
     pairs_for = f"pairs for {counted(len(features), 'gap')}"
     pressed = go.button(f"Write {pairs_for}", type="primary", icon=":material/edit_note:")
-    amount = pairs.estimate_pairs(stores(), spec, requests)
-    estimate.caption(estimate_words(amount, spec.budget_tokens))
+    estimate.caption(writing.estimate_words(spec, features, requests))
     if pressed:
         st.session_state["pairs job"] = start(spec, f"Writing {pairs_for}")
         st.rerun()
@@ -132,19 +132,6 @@ def take_attempt(form: writing.Form) -> None:
     if (linked := st.query_params.get("attempt", "")).isdecimal():
         st.session_state[form.tie("attempt")["key"]] = min(int(linked), 1000)
         del st.query_params["attempt"]
-
-
-def estimate_words(estimate: pairs.PairsEstimate, budget: int | None) -> str:
-    """An estimate as a sentence or two."""
-    words = (
-        f"{estimate.texts:,} texts: up to {estimate.most_tokens:,} new tokens, and about "
-        f"{estimate.prompt_tokens:,} of prompts."
-    )
-    if estimate.seconds is not None:
-        words += f" About {writing.duration(estimate.seconds)} at the pace of the last run."
-    if budget is not None and estimate.most_tokens + estimate.prompt_tokens > budget:
-        words += " The budget may end it before; what is complete by then is kept."
-    return words
 
 
 def show_requests(
@@ -246,6 +233,7 @@ def made_so_far(comparison: Comparison) -> dict[int, str]:
 
 def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
     """Everything about pairs that are not written yet."""
+    warn_of_strays(manifests)
     left, right = st.columns(2, gap="medium")
     with right:
         anchor = pick_anchor("Shown by the anchor", manifests)

@@ -89,6 +89,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     dataset = pickers.pick_run(
         "Does this dataset have them?", "dataset", manifests, usual, width=280
     )
+pickers.warn_of_strays(manifests)
 facts, anchor = manifests[dataset].facts, pickers.anchor_in_url(manifests, dataset)
 
 run = views.get_param("probe", "", valid=runs.find)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from html import escape
+from typing import Any
 
 import streamlit as st
 
@@ -111,9 +112,10 @@ def show_running(run: str, jobs: list[int]) -> None:
 def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
     """What the launch will take, from a pilot of these very settings where there was one."""
     st.markdown("**What it will take**")
-    n = len(approved)
-    most = f"at most {n * spec.candidates * spec.max_new_tokens:,} tokens written"
-    st.caption(f"{n:,} pairs, {spec.candidates} texts each: {most}, prompts come on top.")
+    n, gaps = len(approved), [row["feature"] for row in approved]
+    requests = results.launch_requests(stores(), spec, approved)
+    words = writing.estimate_words(spec, gaps, requests)
+    st.caption(f"{counted(n, 'pair')}, {spec.candidates} texts each: {words}")
     if pilot := results.forecast(stores(), spec):
         writing.show_forecast(pilot, spec)
         st.caption("Its texts stand below the form, each with what became of it.")
@@ -286,20 +288,21 @@ def show_figures(manifest: SynthesisManifest) -> None:
         figure("New features", f"{facts.features_gained:,}", unasked)
         per = facts.tokens_per_gap
         spent = f"{facts.tokens:,} tokens written in {duration(facts.seconds)}; those of the pairs "
-        spent += "count too."
-        figure("Tokens per new gap", "–" if per is None else f"{per:,.0f}", spent)
+        spent += f"count too, the {facts.prompt_tokens:,} of prompts do not."
+        value = "–" if per is None else f"{per:,.0f}"
+        figure("Tokens per new gap", value, spent, "without prompts", **views.AS_NOTE)
 
 
-def figure(label: str, value: str, meaning: str, change: str | None = None) -> None:
-    """A figure with what it means and, if any, the change."""
-    st.metric(label, value, change, help=meaning, border=True, height="stretch")
+def figure(label: str, value: str, meaning: str, change: str | None = None, **options: Any) -> None:
+    """A figure with what it means and, if any, the change, or a note in its place."""
+    st.metric(label, value, change, help=meaning, border=True, height="stretch", **options)
 
 
 def rate(label: str, ends: tuple[float | None, float | None, float | None], help: str) -> None:
     """A share of the gaps with its interval in view."""
     value, low, high = (fac_value(end) for end in ends)
     interval = None if low != low else f"{100 * low:.0f} to {100 * high:.0f} %"
-    options: Row = {"delta_color": "off", "delta_arrow": "off", "help": help, "border": True}
+    options: Row = {**views.AS_NOTE, "help": help, "border": True}
     options["delta_description"] = None if low != low else "95 % interval"
     st.metric(label, views.share(value), interval, height="stretch", **options)
 
@@ -385,7 +388,8 @@ def show_texts(manifest: SynthesisManifest) -> None:
         # A table cannot blur its texts, so where texts are to be hidden it has none.
         text = () if st.session_state.get("blur") else ("text",)
         own = ("own_peak",) if manifest.facts.any_hit_rate is not None else ()
-        columns = ("feature", *verdict, "g", *own, "n_hits", *text)
+        adds = ("n_gains",) if outcome in (results.ALL, results.KEPT) else ()
+        columns = ("feature", *verdict, "g", *own, "n_hits", *adds, *text)
         table(rows, columns, key="texts", opens="candidate", id_column="candidate", height=560)
         pager.draw(total, "text")
     with right:

@@ -1,7 +1,6 @@
 """fac.synthesis: samples that go on after their message, written role by role."""
 
 import json
-import re
 from collections import Counter
 from typing import Any
 
@@ -13,6 +12,7 @@ from fac.errors import BudgetReached, InputError
 from fac.export import provenance
 from fac.generator.writer import Request, Written
 from fac.schema import Chat
+from fac.synthesis.methods.two_step import IN_ANSWER, IN_MESSAGE
 from fac.synthesis.plan import fired_in_answers
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
@@ -207,7 +207,10 @@ def test_a_base_model_answers_in_a_list_of_the_datasets_own_answers(world):
     assert "only the crust" in after.opening.text
 
 
-def test_where_the_gap_fires_in_answers_these_come_first_or_are_told_the_words(world):
+LED_TO = {0: "python", 2: "this python"}  # by the number of a text: every other one with context
+
+
+def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words(world):
     run = pairs_of(world)
     writer = ScriptedWriter(says)
     made = world.synthesize(run, writer, profile="chat", keep=1)
@@ -216,46 +219,47 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_told_the_words(w
     for number in range(4):
         of_answers, of_messages = (first[gap, number].opening.text for gap in (3, 4))
         assert "each with a message to an assistant" in of_messages
-        if number % 2:
+        request = first[3, number]
+        if number % 2 == 0:
+            assert request.bias == ((LED_TO[number],), IN_MESSAGE)
             assert "A list of messages that people sent" in of_answers
             assert "- rename my holiday photos for me please" in of_answers
         else:
             assert "each with an answer of an assistant" in of_answers
-    guided = [r for r in writer.requests if "answer-" in r.key and r.key.endswith("/answer")]
+    guided = [r for r in writer.requests if "/led" in r.key and r.key.endswith("/answer")]
     assert len(guided) == 2  # both messages, since whether they fire says nothing of their answers
     for request in guided:
         (turn,) = request.prompt.messages
-        assert re.search(r"\n\nUse the words “.*python.*” in your answer\.$", turn["content"])
+        assert turn == {"role": "user", "content": says(first[split(request)[1:3]]).strip()}
+        assert request.bias == ((LED_TO[split(request)[2]],), IN_ANSWER)
         assert any("python" in phrase for phrase in request.without)
-    samples = world.rows(made, "candidates")
-    assert not any("Use the words" in m["content"] for row in samples for m in row["messages"])
     # Whoever asks how a sample came about sees what was asked for every turn of it.
     later = [provenance(made, number, runs=world.runs).later_prompts for number in range(2)]
-    by_answer = {prompts["answer"][-1]["content"] for prompts in later if "answer" in prompts}
-    assert any("Use the words" in content for content in by_answer)
+    by_answer = [prompts["answer"][-1]["content"] for prompts in later if "answer" in prompts]
+    assert by_answer
 
 
-def silent_if_told(request: Request) -> str:
-    """What is written in turns that go to or come from somebody who is told the words says none of
-    them, so that an answer is kept that was written first."""
+def silent_if_led(request: Request) -> str:
+    """What is written in turns that go to or come from somebody who is led to the words says none
+    of them, so that an answer is kept that was written first."""
     text = says(request)
-    return text.replace("python", "nothing") if "answer-" in request.key else text
+    return text.replace("python", "nothing") if "/led" in request.key else text
 
 
 def test_an_answer_that_is_kept_gets_the_message_that_it_answers(world):
     run = pairs_of(world)
-    writer = ScriptedWriter(silent_if_told)
+    writer = ScriptedWriter(silent_if_led)
     made = world.synthesize(run, writer, profile="chat", keep=1)
     later = sorted(r.key.rpartition("/")[2] for r in writer.requests if "/message" in r.key)
     assert later == ["message", "message-2", "message-3", "message-4"]
     message = next(r for r in writer.requests if r.key.endswith("/message"))
     assert message.opening.text.endswith("\nMessage:")
     assert "renames them all" in message.opening.text
-    assert any("near 2 others" in phrase for phrase in message.without)
+    assert any("near 3 others" in phrase for phrase in message.without)
     rows = world.rows(world.facts(made).kept_dataset, "samples")
     assert [[m["role"] for m in row["messages"]] for row in rows] == [["user", "assistant"]] * 2
     by_gap = {json.loads(row["meta"])["feature"]: row["messages"] for row in rows}
-    assert "near 2 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
+    assert "near 3 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
 
 
 def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
@@ -266,7 +270,7 @@ def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
         return np.array([[1.0, 1.0, -len(chat[0]["content"])] for chat in read])
 
     def longer(request: Request) -> str:
-        return silent_if_told(request) + " please" * (request.key.endswith("/message-2"))
+        return silent_if_led(request) + " please" * (request.key.endswith("/message-2"))
 
     run = pairs_of(world)
     spec = SynthesizeSpec(

@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from fac import schema
 from fac.config import Workspace
+from fac.coverage import is_active
 from fac.errors import InputError
 from fac.schema import EVERY_ROLE, ROLES, Activations
 from fac.store.cache import SORTABLE, Cache, build, files, measure
@@ -1010,6 +1012,21 @@ def test_candidates_carry_their_verdict_and_what_they_fire(making, made_cache):
 def test_candidates_are_filtered_and_sorted(making, made_cache, filters, candidates):
     rows, _ = made_cache.candidates(making[3], **filters)
     assert [(row["feature"], int(row["candidate"].split("/")[2])) for row in rows] == candidates
+
+
+@given(st.floats(0, 3, allow_nan=False) | st.sampled_from([1.0, 1 - 1e-12, 2.0]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_a_text_counts_the_gaps_that_it_fires_above_the_threshold(making, made_cache, threshold):
+    runs, _, _, run = making
+    hits = runs.table(run, "hits")
+    active = hits.filter(pa.array(is_active(hits["peak"].to_numpy(), threshold)))["candidate"]
+    counts = Counter(active.to_pylist())
+    rows, _ = made_cache.candidates(run, threshold=threshold)
+    assert {row["candidate"]: row["n_hits"] for row in rows} == {
+        row["candidate"]: counts[row["candidate"]] for row in rows
+    }
+    alone = made_cache.candidate(run, rows[0]["candidate"], threshold=threshold)
+    assert alone["n_hits"] == rows[0]["n_hits"]
 
 
 def test_candidates_of_step_1_have_a_peak_and_no_verdict(making, made_cache):

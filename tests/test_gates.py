@@ -67,6 +67,8 @@ def test_texts_like_the_datasets_pass(text):
             "leaves a bracket",
         ),
         ('Tell me about the "comets of Lyon and the owls there.', "leaves a quote"),
+        ("Tell me about the owls there.\n#include <stdio.h", "leaves a bracket"),
+        ('Tell me about the word "owl-"', "ends in an open mark"),
         ("Tell me about the owls.\nAssistant: They are there to see in Lyon.", "names a speaker"),
     ],
 )
@@ -96,7 +98,9 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "Tell me about the owls there. Tell me about the owls there. I have the days to go.",
         "I have to go to Lyon.\nI have to go to Lyon.",
         "I have to see the rain, I have to see the rain, I have to see the rain there.",
-        "Tell me about the owls owls owls owls of Ghent.",
+        "Tell me about the owls owls owls of Ghent.",
+        "Rough ride you say, I don't wanna fly with you, I wanna fly with you, I wanna fly.",
+        "It is destroying our culture, it is destroying our culture.",
         "I go to see " + "the owls and the storks of the town and " * 8 + "the rain.",
     ],
 )

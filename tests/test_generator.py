@@ -16,7 +16,7 @@ from fac.generator import LocalGenerator
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.edges import END_MARK, Edges
-from fac.generator.local import PromptRow, Steer, uniforms
+from fac.generator.local import Bias, PromptRow, Steer, _Pull, _Spelling, uniforms
 from fac.prompts import Excerpt, Prompt, explaining
 from tests.server import ScriptedServer, Status, Trickle, completion
 
@@ -715,3 +715,37 @@ def test_a_text_is_written_without_phrases(demo_model_home):
     banned = row._replace(without=(phrase, phrase.upper()))
     (text, same) = generator.write([banned, row], max_new_tokens=24, temperature=0.0)
     assert phrase in free.text and phrase not in text.text and same == free
+
+
+@pytest.mark.model
+def test_a_text_is_led_to_words_until_it_says_them(demo_model_home):
+    """Words of several tokens and of one, in a batch with a text that is left alone."""
+    (weights,) = demo_model_home.rglob("model.safetensors")
+    generator = LocalGenerator(weights.parent)
+    row = PromptRow("A list of fruit: apples, pears,", seed=3)
+    words = ("zeppelins of Antwerp", "lantern")
+    led = [row._replace(bias=Bias((each,), 30.0)) for each in words]
+    weak = row._replace(bias=Bias(words, 0.0))
+    limits = {"max_new_tokens": 24, "temperature": 0.0}
+    *texts, same, free = generator.write([*led, weak, row], **limits)
+    assert same == free
+    for text, each in zip(texts, words, strict=True):
+        assert each not in free.text and text.text.lower().count(each.lower()) == 1
+        assert re.search(rf"\b{each}\b", text.text, re.I)
+
+
+def test_words_that_are_begun_are_gone_on_with_and_twice_begun_in_vain_given_up():
+    """By hand: 1 2 3 are words with a space before them, 4 2 3 the same without one."""
+    spellings = [_Spelling((1, 2, 3), glued=False), _Spelling((4, 2, 3), glued=True)]
+    pull = _Pull(5.0, spellings)
+    assert pull.tokens([], lambda token: False) == [1, 4]  # nothing is before it: glued to nothing
+    assert pull.tokens([9], lambda token: False) == [1]
+    assert pull.tokens([9], lambda token: True) == [1, 4]
+    assert pull.tokens([9, 1], lambda token: False) == [2]
+    assert pull.tokens([9, 1, 2], lambda token: False) == [3]
+    assert pull.tokens([9, 1, 2, 8], lambda token: False) == [1]  # begun in vain once
+    assert pull.tokens([8, 1], lambda token: False) == [2]
+    assert pull.tokens([8, 1, 8], lambda token: False) == []  # and twice
+    other = _Pull(5.0, spellings)
+    assert other.tokens([9, 1, 2, 3], lambda token: False) == []  # said
+    assert other.tokens([2, 3, 9], lambda token: True) == []

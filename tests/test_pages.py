@@ -403,6 +403,30 @@ def test_features_are_searched_by_token(toy):
     assert list(at.dataframe[0].value["feature"]) == [WORDS.index("python")]
 
 
+@pytest.mark.parametrize("page", ["home", "coverage", "compare", "features", "playground", "pairs"])
+def test_an_address_of_no_dataset_says_so(toy, page):
+    at = opened(page, dataset="<b>gone")
+    (warning,) = at.warning
+    assert "No measured dataset here is called \\<b\\>gone" in warning.value
+
+
+def test_compare_opens_on_a_question_and_says_which(toy):
+    def sides(at: AppTest) -> list[str]:
+        return [each.value for each in at.selectbox]
+
+    at = opened("compare", threshold="0")
+    assert sides(at) == ["toy-seed", "toy-anchor", "toy-anchor"]
+    assert (metrics(at)["Gained"], metrics(at)["Lost"]) == ("6", "0")
+    assert "What toy-seed would gain if it showed all that toy-anchor does." in words(at)
+    at = opened("compare", before="toy-anchor", after="toy-seed", threshold="0")
+    assert "would gain" not in words(at), "somebody chose"
+    runs, (like, size) = Runs(toy), (anchor_run(toy), {"n_features": 12, "n_samples": 3})
+    encoder = runs.manifest(like).facts.encoder
+    run = publish_activations(runs, "later", fired({0: 2}), encoder=encoder, **size)
+    cache.build(runs, run, toy.cache)
+    assert sides(opened("compare"))[:2] == ["toy-seed", "later"]
+
+
 def test_compare_counts_what_came_and_went(toy):
     at = opened("compare", before="toy-seed", after="toy-anchor", threshold="0")
     figures = metrics(at)

@@ -1,16 +1,14 @@
 """fac.questions.pairs, fac.synthesis.pairs: what the pairs of a run are, and where they stand."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
 from fac import synthesis
-from fac.config import PairsSpec, RescoreSpec
+from fac.config import RescoreSpec
 from fac.errors import Cancelled, InputError
 from fac.export import export
 from fac.questions.pairs import (
-    estimate_pairs,
     firing_turn,
     in_state,
     origins_in_words,
@@ -237,13 +235,3 @@ def test_stopped_among_the_answers_nothing_is_written_twice(world):
     assert len(rest.requests) == 2 and not {*keys[:6]} & {each.key for each in rest.requests}
     (row,) = world.rows(run, "pairs")
     assert row["positive"][1]["content"] == "my 03 friends know one function!!! there"
-
-
-@pytest.mark.parametrize(("more", "tokens"), [({}, 2 * 64), ({"profile": "chat"}, 2 * (64 + 64))])
-def test_an_estimate_counts_answers(making, more, tokens):
-    stores, run = making
-    dataset = stores.runs.manifest(run).facts.dataset  # its answers are short
-    spec = PairsSpec(anchor="a", dataset=dataset, features=(3,), candidates=2, **more)
-    assert estimate_pairs(stores, spec, []).most_tokens == tokens
-    spec = replace(spec, answers="none")
-    assert estimate_pairs(stores, spec, []).most_tokens == 2 * 64

@@ -309,7 +309,7 @@ def test_a_pilot_says_what_the_rest_will_take_until_the_settings_change(place):
     run = pairs_run(place)
     approve(place, run, *GAPS)
     at = opened("synthesis", pairs=run)
-    assert "at most 512 tokens written" in words(at), "4 pairs, 2 texts of 64 tokens"
+    assert "8 texts: up to 512 new tokens" in words(at), "4 pairs, 2 texts of 64 tokens"
     assert "Texts that pass" not in metrics(at)
     ran(button(at, "Try 3 pairs first").click().run())
     (spec,) = asked(place)
@@ -546,6 +546,30 @@ def test_the_list_shows_the_texts_of_one_outcome(done):
         rows, total = results.candidates_page(stores(), run, outcome=outcome)
         assert total == len(rows) == n
         assert {row["verdict"] for row in rows} == {outcome} or outcome == "all"
+
+
+def weak_beside_strong(request: Request) -> str:
+    """Texts for river fire it at 3 and python, another gap, at 1."""
+    text = worded(request)
+    return text.replace("river", "river!!") + " beside a python there" if "river" in text else text
+
+
+def test_gaps_of_a_text_are_counted_above_the_threshold_as_its_row_has_them(place, monkeypatch):
+    run = pairs_run(place)
+    approve(place, run, 6)
+    monkeypatch.setattr(PageSteps, "says", staticmethod(weak_beside_strong))
+    names = tuple(row["pair"] for row in approved(place, run))
+    for threshold, gaps in ((0.5, 2), (1 - 1e-12, 1)):  # as peaks are stored, that is 1
+        spec = SynthesizeSpec(pairs=run, approved=names, candidates=1, threshold=threshold)
+        made = perform(place, spec)
+        rows, _ = results.candidates_page(stores(), made, outcome="kept")
+        (verdict,) = Runs(place).table(made, "verdicts").to_pylist()
+        assert [row["n_hits"] for row in rows] == [gaps] == [len(verdict["gains"])]
+        at = opened("synthesis", synthesis=made)
+        (texts,) = (d.value for d in at.dataframe if "n_gains" in d.value)
+        assert [*zip(texts["n_hits"], texts["n_gains"], strict=True)] == [(gaps, gaps)]
+        pills = [each for each in at.get("button_group") if each.label == "Where it fires"]
+        assert len(pills) == (gaps > 1), "gaps below the threshold are none that it fires"
 
 
 def test_another_outcome_shows_another_text(done):
@@ -822,6 +846,29 @@ def test_compare_asks_what_the_synthesis_was_asked_until_somebody_wants_otherwis
     at = ran(button(at, "Compare with toy\\-seed against toy\\-anchor").click().run())
     assert (at.query_params["before"], at.query_params["anchor"]) == ("toy-seed", "toy-anchor")
     assert metrics(at)["Gained"] == "4"
+
+
+def test_compare_opens_on_what_the_newest_synthesis_changed_and_marks_what_was_asked_for(done):
+    def sides(at: AppTest) -> list[str]:
+        return [each.value for each in at.selectbox if each.label in ("Before", "After")]
+
+    at = opened("compare", threshold="0")
+    assert sides(at) == ["toy-seed", "toy-anchor"]
+    assert "would gain if it showed all that" in words(at)
+    assert "What was synthesized has not been measured yet" in words(at)
+    assert "asked" not in at.dataframe[0].value
+    manifest = result_of(done)
+    Queue(done.queue).enqueue(results.remeasure_spec(stores(), manifest))
+    work_off(done)
+    name = Runs(done).manifest(manifest.facts.kept_dataset).facts.name
+    at = opened("compare", threshold="0")
+    assert sides(at) == ["toy-seed", name]
+    assert "before and after what was last synthesized for it" in words(at)
+    assert metrics(at)["Gained"] == "4"
+    (gained,) = [each for each in at.metric if each.label == "Gained"]
+    assert gained.delta == "4 asked for"
+    assert {*at.dataframe[0].value["asked"]} == {"gap"}
+    assert "4 gaps were asked for. Together with toy-seed, none of these 4 gaps is" in words(at)
 
 
 def test_what_was_made_to_be_added_is_nobodys_next_dataset(done):

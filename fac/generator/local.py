@@ -37,6 +37,13 @@ class Steer(NamedTuple):
         return self.decay**number if not self.tokens or number < self.tokens else 0.0
 
 
+class Bias(NamedTuple):
+    """Words that a text is led to."""
+
+    words: tuple[str, ...] = ()
+    nats: float = 0.0  # added to the logit of what says them, until one of them is said
+
+
 class PromptRow(NamedTuple):
     """One text to be written."""
 
@@ -53,6 +60,7 @@ class PromptRow(NamedTuple):
     word begins; only a word in another tokenization may slip through."""
 
     edges: Edges = Edges()
+    bias: Bias = Bias()
 
 
 class Continuation(NamedTuple):
@@ -99,6 +107,7 @@ class LocalGenerator:
         self._edge_tokens: _EdgeTokens | None = None  # once a text keeps to edges
         self._phrases: dict[str, list[tuple[tuple[int, ...], int]]] = {}
         """Phrases met so far, as `_banned` has them."""
+        self._spellings: dict[str, list[_Spelling]] = {}  # of the words of biases met so far
 
     def render(self, messages: Sequence[dict[str, str]], *, reply: bool = True) -> str:
         """The chat as the model reads it, up to where its next turn begins.
@@ -209,8 +218,11 @@ class LocalGenerator:
             position = mask.sum(1, keepdim=True)
             rows = list(range(len(texts)))
             bans = [self._bans(row.without) for row in texts]
+            biases = [_Pull(row.bias.nats, self._spelt(row.bias)) for row in texts]
             for number in range(max_new_tokens):
                 for index, row in enumerate(rows):
+                    if led := biases[row].tokens(new_tokens[row], self._ends_a_word):
+                        logits[index, led] += biases[row].nats
                     if forbidden := _forbidden(new_tokens[row], bans[row]):
                         logits[index, forbidden] = -torch.inf
                 self._keep_edges(logits, [(texts[row].edges, new_tokens[row]) for row in rows])
@@ -277,6 +289,23 @@ class LocalGenerator:
             ids = self.tokenizer([*heads, f" {last}"], add_special_tokens=False).input_ids
             self._phrases[phrase] = [(tuple(head), ids[-1][0]) for head in ids[:-1]]
         return self._phrases[phrase]
+
+    def _spelt(self, bias: Bias) -> list[_Spelling]:
+        """How the words of a bias may be said."""
+        for words in bias.words if bias.nats else ():
+            if words not in self._spellings:
+                cases = sorted({f"{case(words[:1])}{words[1:]}" for case in (str, str.upper)})
+                texts = [(space, f"{space}{text}") for text in cases for space in (" ", "")]
+                ids = self.tokenizer([text for _, text in texts], add_special_tokens=False)
+                self._spellings[words] = [
+                    _Spelling(tuple(each), not space)
+                    for each, (space, _) in zip(ids.input_ids, texts, strict=True)
+                ]
+        return [each for words in bias.words if bias.nats for each in self._spellings[words]]
+
+    def _ends_a_word(self, token: int) -> bool:
+        """Whether something glued to this token would not lengthen a word."""
+        return not self.tokenizer.decode([token], skip_special_tokens=True)[-1:].isalnum()
 
     def _keep_edges(self, logits: Any, rows: Sequence[tuple[Edges, list[int]]]) -> None:
         """Rules out in the logits `[rows, vocabulary]` what no text with these edges says next."""
@@ -447,6 +476,44 @@ def _forbidden(tokens: Sequence[int], bans: _Bans) -> list[int]:
     for length, follows in bans.items():
         after |= follows.get(tuple(tokens[-length:]), set())
     return sorted(after)
+
+
+class _Spelling(NamedTuple):
+    """Some words as tokens."""
+
+    tokens: tuple[int, ...]
+    glued: bool  # without a space before them
+
+
+BEGINNINGS = 2  # times words are begun without being said before nothing leads to them any more
+
+
+class _Pull:
+    """The bias of one text while it is written."""
+
+    def __init__(self, nats: float, spellings: Sequence[_Spelling]):
+        self.nats = nats
+        self._spellings = [each for each in spellings if each.tokens]
+        self._begun = 0
+
+    def tokens(self, written: Sequence[int], ends_a_word: Callable[[int], bool]) -> list[int]:
+        """What begins the words after these tokens, or goes on with them where they are begun; once
+        they are said, nothing any more."""
+        if any(tuple(written[-len(each.tokens) :]) == each.tokens for each in self._spellings):
+            self._spellings = []
+        going_on = {
+            tokens[n]
+            for tokens, _ in self._spellings
+            for n in range(1, len(tokens))
+            if tuple(written[-n:]) == tokens[:n]
+        }
+        if going_on:
+            self._begun += any(written[-1] == tokens[0] for tokens, _ in self._spellings)
+            return sorted(going_on)
+        if self._begun >= BEGINNINGS:
+            return []
+        apart = not written or ends_a_word(written[-1])
+        return sorted({tokens[0] for tokens, glued in self._spellings if apart or not glued})
 
 
 SHARED_LEAST = 32  # tokens that prompts must share for their beginning to be read apart

@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol
 from fac.config import WriteSpec, digest
 from fac.errors import Progress
 from fac.generator.edges import Edges
-from fac.generator.local import Steer
+from fac.generator.local import Bias, Steer
 from fac.prompts import Prompt
 from fac.prompts.drafts import Opening
 
-__all__ = ["Means", "Request", "Steer", "Writer", "WriterKind", "Written", "stream"]
+__all__ = ["Bias", "Means", "Request", "Steer", "Writer", "WriterKind", "Written", "stream"]
 
 
 class Request(NamedTuple):
@@ -34,6 +34,7 @@ class Request(NamedTuple):
     steer: Steer | None = None  # for a local model alone
     without: tuple[str, ...] = ()  # phrases the text must not hold, for a local model alone
     edges: Edges = Edges()  # of what follows an opening, for a local model alone
+    bias: Bias = Bias()  # for a local model alone
 
 
 class Written(NamedTuple):

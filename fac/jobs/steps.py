@@ -327,10 +327,10 @@ def _measure(steps: Steps, spec: MeasureSpec, progress: Progress) -> str:
         executor = encoder.read_parts
         sae_run = sae.run_id(encoder.identity)
         if not steps.runs.find(sae_run):  # which needs the weights here, once
-            steps.describe_sae(sae, progress, steps.encoder(spec, progress))
+            steps.describe_sae(sae, _aside(progress), steps.encoder(spec, progress))
             steps.encoders.forget()
     else:
-        sae_run = steps.describe_sae(sae, progress, steps.encoder(spec, progress))
+        sae_run = steps.describe_sae(sae, _aside(progress), steps.encoder(spec, progress))
     run_id = measure(
         spec,
         runs=steps.runs,
@@ -341,6 +341,15 @@ def _measure(steps: Steps, spec: MeasureSpec, progress: Progress) -> str:
     )
     steps.build_cache(run_id, progress)
     return run_id
+
+
+def _aside(progress: Progress) -> Progress:
+    """Progress of what has to come first and is not what was asked for: in words alone."""
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        progress(0, 1, f"the dictionary first, {done / total:.0%}, {note}" if total else note)
+
+    return tell
 
 
 def _probe(steps: Steps, spec: ProbeSpec, progress: Progress) -> str:
@@ -360,6 +369,12 @@ def _interpret(
     act: Any = interpret.explain if isinstance(spec, config.ExplainSpec) else interpret.judge
     with steps.browsable(spec.step, spec.measure):
         return act(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
+
+
+def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> str:
+    from fac.interpret.grouping import group
+
+    return group(spec, runs=steps.runs, progress=progress)
 
 
 def _pairs(steps: Steps, spec: config.PairsSpec, progress: Progress) -> str:
@@ -410,6 +425,7 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     ProbeSpec: _probe,
     config.ExplainSpec: _interpret,
     config.JudgeSpec: _interpret,
+    config.FamiliesSpec: _families,
     config.PairsSpec: _pairs,
     config.RescoreSpec: _rescore,
     config.SynthesizeSpec: _synthesize,

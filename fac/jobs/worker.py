@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 
 from fac.config import REPOSITORY, Workspace, read_spec
 from fac.errors import Cancelled, FacError, InputError
+from fac.jobs.progress import THOUSAND, Extent
 from fac.jobs.steps import Steps
 from fac.store import cache
 from fac.store.queue import Job, Queue, process_exists
@@ -99,8 +100,11 @@ class Worker:
     def _carry_out(self, job: Job) -> None:
         self.say(f"job {job.id}: {job.step} {job.spec}")
 
+        extent = Extent(job.step, job.done / job.total if job.total else 0.0)
+
         def progress(done: int, total: int, note: str = "") -> None:
-            self._lease.report(job.id, done, total, note)
+            reached, words = extent.at(done, total), extent.words(done, total, note)
+            self._lease.report(job.id, reached, THOUSAND if total or reached else 0, words)
             if self._stop.is_set():
                 raise Cancelled("the worker was asked to stop")
 

@@ -272,15 +272,12 @@ def _choice_case(question: str, part: str, written: Sequence[str]) -> str:
     return f"{fenced([f'Question: {safe(question)}', *before])}\n\n{CHOICE_ASKS[part]}"
 
 
-def answer_prompt(
-    profile: str, messages: Sequence[Message], written: Sequence[str] = (), words: str = ""
-) -> Prompt:
+def answer_prompt(profile: str, messages: Sequence[Message], written: Sequence[str] = ()) -> Prompt:
     """Asks a chat model for the next of `later_parts`, after those that are `written`.
 
     `messages` is the chat of the draft, which ends with its message. The answer of a chat, and the
-    good one of a preference, is an ordinary turn: nothing but the chat itself is shown, and the
-    `words` that the answer is to use, if any, which the sample does not hold. Raises ValueError
-    where no part is left.
+    good one of a preference, is an ordinary turn: nothing but the chat itself is shown. Raises
+    ValueError where no part is left.
     """
     part, form = _next_part(profile, written), profile_of(profile)
     if form.name == "choice":
@@ -289,10 +286,7 @@ def answer_prompt(
         turns = _choice_case(*shown), form.example[part], case
         return Prompt(conversation(CHOICE, *turns), {}, REPLY_ROOM)
     if not written:
-        chat = [dict(message) for message in messages]
-        if words:
-            chat[-1]["content"] += f"\n\nUse the words “{safe(words)}” in your answer."
-        return Prompt(tuple(chat), {}, REPLY_ROOM)
+        return Prompt(tuple(dict(message) for message in messages), {}, REPLY_ROOM)
     example = _worse_case(form.example["user"], form.example["chosen"], "made up")
     case = _worse_case(_asked(messages), written[0], _flaw(messages))
     return Prompt(conversation(WORSE, example, form.example[part], case), {}, REPLY_ROOM)

@@ -21,7 +21,6 @@ from fac import review
 from fac.config import PairsSpec, RescoreSpec
 from fac.errors import FacError, InputError
 from fac.manifest import PairsFacts
-from fac.prompts.profiles import later_parts
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import names, texts, with_names
@@ -35,7 +34,6 @@ from fac.store.decisions import Decision
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
 from fac.synthesis import edited_turn, plan
-from fac.synthesis.answers import answer_room
 
 EVERY_STATE = "all"
 
@@ -139,43 +137,6 @@ def pair_requests(stores: Stores, spec: PairsSpec, feature: int) -> list[StyleRe
     chats = writes_chats(stores, spec, spec.anchor)
     requests = plan.ask_from_anchor(spec, features.values(), "step-1", plan.unsteered, chats=chats)
     return by_style(requests)
-
-
-class PairsEstimate(NamedTuple):
-    """What writing pairs may take."""
-
-    texts: int
-    most_tokens: int
-    """New tokens if every text is as long as it may be, and every one gets an answer where samples
-    have answers."""
-    prompt_tokens: int
-    """About, as the first gap's requests go."""
-    seconds: float | None
-    """As fast as the last run with this writer; None where there was none."""
-
-
-def estimate_pairs(
-    stores: Stores, spec: PairsSpec, requests: Sequence[StyleRequest]
-) -> PairsEstimate:
-    """What a spec may take, given the requests of its first gap."""
-    n_texts = len(spec.features) * spec.candidates
-    characters = sum(len(m["content"]) * style.texts for style in requests for m in style.messages)
-    paces = (
-        facts.seconds / facts.n_candidates
-        for manifest in stores.runs.list(spec.step)
-        if (manifest.spec.writer, manifest.spec.model) == (spec.writer, spec.model)
-        and (facts := manifest.facts).n_candidates
-        and facts.seconds
-    )
-    pace = next(paces, None)
-    prompt_tokens = len(spec.features) * characters // 4
-    seconds = None if pace is None else pace * n_texts
-    later = len(later_parts(spec.profile)) if spec.answers != "none" else 0
-    room = (
-        answer_room(stores.runs, stores.runs.manifest(spec.dataset).facts.dataset) if later else 0
-    )
-    longest = spec.max_new_tokens + later * max(spec.max_new_tokens, room)
-    return PairsEstimate(n_texts, n_texts * longest, prompt_tokens, seconds)
 
 
 def next_attempt(stores: Stores, comparison: Comparison, features: Iterable[int]) -> int:

@@ -34,6 +34,7 @@ from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
 from fac.synthesis import Forecast
+from fac.synthesis import filter as verdicts
 
 ALL = "all"
 KEPT = "kept"
@@ -398,14 +399,22 @@ def candidates_page(
     stores: Stores, run: str, *, outcome: str, **listing: Any
 ) -> tuple[list[Row], int]:
     """One page of the texts with this outcome: rows of Cache.candidates as the table shows them,
-    with `verdict`, `g` and `text`, how it begins."""
+    with `verdict`, `g`, `n_gains`, the gaps that no better kept one covers, and `text`, how it
+    begins."""
     reason = None if outcome in (ALL, KEPT) else outcome
-    only = "dropped" if reason else outcome
-    rows, total = stores.cache.candidates(run, only=only, reason=reason, **listing)
+    threshold = stores.runs.manifest(run).spec.threshold
+    listing |= {"only": "dropped" if reason else outcome, "reason": reason}
+    rows, total = stores.cache.candidates(run, threshold=threshold, **listing)
     for row in rows:
         text = " ".join(whole_text(row["messages"]).split())[:160]
         row |= {"verdict": outcome_of(row), "g": row["peak"], "text": text}
+        row["n_gains"] = len(row["gains"]) if row["kept"] else None
     return rows, total
+
+
+def fired(candidate: Row, threshold: float) -> list[Row]:
+    """The hits of a text, a row of Cache.candidate, above the threshold: gaps that it fires."""
+    return [hit for hit in candidate["hits"] if verdicts.active(hit["peak"], threshold)]
 
 
 def whole_text(messages: Sequence[Mapping[str, str]]) -> str:

@@ -20,7 +20,7 @@ from fac.config import WRITERS, SynthesizeSpec, WriteSpec, digest
 from fac.encoder import Encoder
 from fac.errors import InputError
 from fac.generator.edges import Edges
-from fac.generator.writer import Request, Steer
+from fac.generator.writer import Bias, Request, Steer
 from fac.manifest import PairsFacts
 from fac.prompts import Excerpt, Prompt, drafts
 from fac.prompts import lists as lists_of
@@ -206,10 +206,10 @@ Exchange = tuple[str, str]  # a message and its answer
 
 
 class Guide(NamedTuple):
-    """What whoever answers a message is told beside it, where the answer is to fire the gap."""
+    """How an answer is written that is to fire the gap, by whoever answers the message."""
 
-    words: str  # that it is to use
-    without: tuple[str, ...]  # phrases it must not hold, for a local model
+    bias: Bias  # towards words of the gap
+    without: tuple[str, ...]  # phrases it must not hold
     quoted: tuple[str, ...]  # what it may have its words from
 
 
@@ -238,10 +238,10 @@ class Ask(NamedTuple):
     @property
     def prompt_hash(self) -> str:
         """Names exactly what is asked."""
-        prompt, opening, _, without, edges = self.request[1:]
+        prompt, opening, _, without, edges, bias = self.request[1:]
         shown = prompt.key if prompt else digest(opening)
-        how = (without, edges, self.guide)
-        return digest(shown, *how) if without or any(edges) or self.guide else shown
+        how = (without, edges, bias, self.guide)
+        return digest(shown, *how) if without or any(edges) or bias.nats or self.guide else shown
 
     def with_edges(self, edges: Mapping[str, Edges]) -> Ask:
         """The same with the edges that texts of its role have, where it goes on with an opening of

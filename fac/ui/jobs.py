@@ -36,6 +36,8 @@ def job_title(job: Job) -> str:
             return f"Explain {name_of(spec['measure'])} {how}"
         case "relevance":
             return f"Judge {name_of(spec['measure'])} for {spec['task']}"
+        case "families":
+            return f"Group the features of {name_of(spec['measure'])} into families"
         case "pairs":
             gaps = counted(len(spec["features"]), "gap")
             return f"Write pairs for {gaps} of {name_of(spec['dataset'])}"

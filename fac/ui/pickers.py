@@ -22,7 +22,8 @@ from fac.questions.relevance import EVERY_FEATURE, Relevance, judged
 from fac.schema import EVERY_ROLE, ROLES
 from fac.ui.jobs import arriving
 from fac.ui.stores import stores
-from fac.ui.views import empty, get_param, param_widget, set_param, tied
+from fac.ui.text import plain
+from fac.ui.views import empty, get_param, param_widget, set_param, tied, view_param
 
 PAPER_THRESHOLDS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)
 """The grid of the paper; 0 is its default."""
@@ -31,6 +32,13 @@ ANCHOR = (
     "The dataset that says what could be shown, and what features are called. By default it is the "
     "one in which most features fire; what you choose goes with you from page to page."
 )
+
+
+RUN_PARAMS = ("dataset", "anchor", "before", "after", "with")
+"""Parameters of the address that name a measured dataset."""
+
+MOST = 200
+"""Characters of an address that are repeated."""
 
 
 def pick_run(
@@ -47,7 +55,7 @@ def pick_run(
     by_run = titles(manifests)
     by_title = {title: run for run, title in by_run.items()}
     if of_page:  # it begins with what is looked at on other pages
-        default = by_title.get(st.session_state.get("view", {}).get(name, ""), default)
+        default = by_title.get(view_param(name, ""), default)
     # The URL carries the title, which a person can read; an id is understood too.
     param = param_widget(
         name,
@@ -69,10 +77,23 @@ def pick_pair(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
         return anchor, pick_run("Coverage of", "dataset", manifests, usual)
 
 
-def pick_anchor(label: str, manifests: Mapping[str, MeasureManifest], **options: Any) -> str:
-    """The anchor: as it was chosen on whatever page, else the default one."""
-    usual = default_anchor(stores(), manifests)
+def pick_anchor(
+    label: str, manifests: Mapping[str, MeasureManifest], usual: str = "", **options: Any
+) -> str:
+    """The anchor: as it was chosen on whatever page, else the `usual` or the default one."""
+    usual = usual or default_anchor(stores(), manifests)
     return pick_run(label, "anchor", manifests, usual, help=ANCHOR, **options)
+
+
+def warn_of_strays(manifests: Mapping[str, MeasureManifest]) -> None:
+    """Says which datasets the address asks for that are not here: others are shown."""
+    names = titles(manifests)
+    texts = (st.query_params.get(name, "") for name in RUN_PARAMS)
+    for text in dict.fromkeys(text for text in texts if text):
+        if text not in names and text not in names.values():
+            words = f"No measured dataset here is called {plain(text[:MOST])}, as the address has "
+            words += "it; it may have been deleted, or lie in another workspace. Another is shown."
+            st.warning(words, icon=":material/search_off:")
 
 
 def pick_added(

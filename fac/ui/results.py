@@ -105,7 +105,7 @@ def _pilot_text_html(row: Row) -> str:
 def show_candidate(manifest: SynthesisManifest, candidate: str) -> None:
     """One text: what it fires, token by token, and why it is there or is not."""
     run, threshold = manifest.run, manifest.spec.threshold
-    row = stores().cache.candidate(run, candidate)
+    row = stores().cache.candidate(run, candidate, threshold=threshold)
     assert row is not None, "the list names candidates of this run"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"#### {headline(manifest.facts.anchor, row['feature'])}", width="stretch")
@@ -117,7 +117,7 @@ def show_candidate(manifest: SynthesisManifest, candidate: str) -> None:
         st.caption(f"Dropped: {REASON_WORDS[row['reason']]}.")
     by_gap = results.traces(stores(), run, candidate)
     if by_gap:
-        _show_traces(row, by_gap)
+        _show_traces(row, by_gap, threshold)
     elif row["messages"]:
         st.html(chat_html(row["messages"], limit=20_000))
     for name, text in results.extra_texts(row["extra"]):
@@ -164,10 +164,12 @@ def _show_lineage(manifest: SynthesisManifest, candidate: str, feature: int) -> 
             st.html("".join(example_html(facts, _text_html(text)) for facts, text in rivals))
 
 
-def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
+def _show_traces(row: Row, by_gap: Mapping[int, Row], threshold: float) -> None:
     """The text, coloured for the gap it was written for or another one that it fires."""
     peaks = {hit["feature"]: hit["peak"] for hit in row["hits"]}
-    gaps = sorted(by_gap, key=lambda gap: (gap != row["feature"], -peaks[gap]))[:MOST_GAPS]
+    fired = {row["feature"], *(hit["feature"] for hit in results.fired(row, threshold))}
+    gaps = sorted(fired & by_gap.keys(), key=lambda gap: (gap != row["feature"], -peaks[gap]))
+    gaps = gaps[:MOST_GAPS]
     gap: int | None = gaps[0]
     if len(gaps) > 1:
         options: Row = {"format_func": lambda gap: f"#{gap} {peaks[gap]:.2f}", "default": gap}
@@ -189,21 +191,22 @@ def _show_traces(row: Row, by_gap: Mapping[int, Row]) -> None:
 
 def _show_hits(row: Row, threshold: float) -> None:
     """What a dropped text was measured to fire."""
-    if not row["hits"]:
-        measured = "It fires none of the gaps."
-        st.caption(measured if row["messages"] else "There was no text to measure.")
+    if not row["messages"]:
+        st.caption("There was no text to measure.")
         return
-    others = []
     for hit in row["hits"]:
         if hit["feature"] == row["feature"]:
             st.caption(
                 f"Its own gap peaks at {hit['peak']:.3f} on token {hit['position']}, in the "
                 f"{hit['role']}'s turn{_in_own_words(hit)}; the threshold is {threshold:g}."
             )
-        else:
-            others.append(f"\\#{hit['feature']} at {hit['peak']:.2f}")
-    if others:
-        st.caption(f"It also fires {', '.join(others[:MOST_GAPS])}.")
+    fired = [hit for hit in results.fired(row, threshold) if hit["feature"] != row["feature"]]
+    words = ", ".join(f"\\#{hit['feature']} at {hit['peak']:.2f}" for hit in fired[:MOST_GAPS])
+    more = f" and {n:,} more" if (n := len(fired) - MOST_GAPS) > 0 else ""
+    if fired:
+        st.caption(f"It also fires {words}{more}.")
+    elif not row["n_hits"]:
+        st.caption(f"It fires none of the gaps above {threshold:g}.")
 
 
 def _in_own_words(hit: Row) -> str:

@@ -73,7 +73,14 @@ _COLUMNS: dict[str, Any] = {
     "after": _number("With them", width=86, format="%.1f %%", help="The same with what is kept."),
     "asked": _text("Asked for", width=86, help="Whether it is a gap of these pairs."),
     "place": _number("Place", width=58, help="Among the texts of its gap that pass."),
-    "n_hits": _number("Gaps", width=58, help="Gaps of these pairs that it fires at all."),
+    "n_hits": _number(
+        "Gaps", width=58, help="Gaps of these pairs that it fires above the threshold."
+    ),
+    "n_gains": _number(
+        "Adds",
+        width=58,
+        help="Of these, gaps that no better kept text covers: `gains` of its row in an export.",
+    ),
     "style": _text("Style", width=90, help="How it was asked for."),
     "what": _text("Spent", width=135),
     "total": _text("In all", width=76),
@@ -97,6 +104,14 @@ _COLUMNS: dict[str, Any] = {
     "people": _text("By whom", width=120),
     "approver": _text("Approved by", width=130),
     "so_far": _text("So far", width=110, help="What was made for it before."),
+    "family_name": _text("Family", width=190, help="What its features peak on."),
+    "n_covered": _text(
+        "Covered",
+        width=82,
+        help="Of its features, those that the dataset shows, too rarely or not.",
+    ),
+    "certain": _number("Certain", width=66, format="localized", help="Gaps that are certain."),
+    "possible": _number("Possible", width=70, format="localized", help="Gaps that may be chance."),
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
     "negative_peak": _number(
         "Silent", width=64, format="%.2f", help="Peak of the most similar text that stays silent."

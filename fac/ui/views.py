@@ -26,6 +26,9 @@ CHART = {"displayModeBar": False}
 """Plotly options of charts that are looked at; maps that are worked with keep their tools."""
 
 
+AS_NOTE: Any = {"delta_color": "off", "delta_arrow": "off"}
+"""Options of a metric whose change is no change but a word about it."""
+
 LATE = 2.0
 """Seconds in which a widget may still send the value it had before another one changed it."""
 
@@ -95,6 +98,12 @@ def get_param(
     if view[key] != default and text is None:
         st.query_params[name] = str(view[key])
     return view[key]
+
+
+def view_param(name: str, default: T) -> T:
+    """The value of a view parameter as it was left on any page; the address stays as it is."""
+    value: T = st.session_state.get("view", {}).get(name, default)
+    return value
 
 
 def set_param(name: str, value: object, of_page: bool = False) -> None:

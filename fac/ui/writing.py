@@ -12,12 +12,21 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from fac.config import ANSWERERS, METHODS, WRITERS, SynthesizeSpec, WriteSpec, inherited
+from fac.config import (
+    ANSWERERS,
+    METHODS,
+    WRITERS,
+    PairsSpec,
+    SynthesizeSpec,
+    WriteSpec,
+    inherited,
+)
 from fac.errors import InputError
 from fac.prompts.profiles import PROFILES, later_parts
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import Comparison
-from fac.questions.pairs import next_attempt
+from fac.questions.estimates import estimate
+from fac.questions.pairs import StyleRequest, next_attempt
 from fac.questions.shape import Shape
 from fac.store.queue import Job
 from fac.synthesis import Forecast
@@ -189,15 +198,31 @@ def _pace(job: Job) -> str:
     # Resumed texts come at once and a model has to be loaded first: only what passed since the
     # count was first seen to move tells how fast it goes.
     now, seen = time.monotonic(), st.session_state.setdefault("seen", {})
-    phase = (job.id, job.total, job.note.split(",")[0])
-    before, at = seen.setdefault(phase, (job.done, now))
+    before, at = seen.setdefault((job.id, job.attempts, job.total, job.done > 0), (job.done, now))
     passed, took = job.done - before, now - at
     if not job.total or passed <= 0 or took < 2:
         return running
-    left = (job.total - job.done) * took / passed
-    rate = passed / took
-    pace = f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.1f} s each"
-    return f"{running} · {pace} · about {duration(left)} left"
+    return f"{running} · about {duration((job.total - job.done) * took / passed)} left"
+
+
+def estimate_words(
+    spec: PairsSpec | SynthesizeSpec, gaps: Sequence[int], requests: Sequence[StyleRequest]
+) -> str:
+    """What writing for these gaps may take, in a sentence or two."""
+    amount = estimate(stores(), spec, gaps, requests)
+    inside, above = ", answers included", ", and those of answers on top"
+    if not amount.is_answered:
+        inside = above = ""
+    words = (
+        f"{amount.texts:,} texts: up to {amount.most_tokens:,} new tokens{inside}, and about "
+        f"{amount.prompt_tokens:,} of prompts{above}."
+    )
+    if amount.seconds is not None:
+        words += f" About {duration(amount.seconds)} at the pace of the last run."
+    budget, due = spec.budget_tokens, amount.most_tokens + amount.prompt_tokens
+    if budget is not None and due > budget:
+        words += " The budget may end it before; what is complete by then is kept."
+    return words
 
 
 def duration(seconds: float) -> str:

@@ -64,8 +64,8 @@ class ChatWriter:
         missing = {request.key: request for request in requests if request.key not in done}
         if any(request.steer is not None for request in missing.values()):
             raise ValueError("a model behind a server cannot be steered")
-        if any(request.without for request in missing.values()):
-            raise ValueError("a model behind a server is told in words what to avoid")
+        if any(request.without or request.bias.nats for request in missing.values()):
+            raise ValueError("a model behind a server is told in words what to say and to avoid")
         questions = [
             Question(key, self._prompt(request, seed, max_new_tokens, temperature))
             for key, request in missing.items()

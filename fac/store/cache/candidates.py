@@ -14,6 +14,7 @@ from fac.store.cache.files import (
     Files,
     Rows,
     dicts,
+    float32,
     one_row,
     page_bounds,
     parquet,
@@ -73,7 +74,8 @@ CANDIDATES_JOINED = """
     FROM {run}.candidates c
     LEFT JOIN {run}.verdicts v USING (candidate)
     LEFT JOIN {run}.hits o ON o.candidate = c.candidate AND o.feature = c.feature
-    LEFT JOIN (SELECT candidate, count(*) AS n FROM {run}.hits GROUP BY candidate) n
+    LEFT JOIN (SELECT candidate, count(*) AS n FROM {run}.hits
+               WHERE peak > $threshold::FLOAT GROUP BY candidate) n
            ON n.candidate = c.candidate
 """
 
@@ -112,6 +114,7 @@ class CandidateQueries(Files):
         *,
         feature: int | None = None,
         pair: str | None = None,
+        threshold: float = 0.0,
         only: str = "all",
         reason: str | None = None,
         search: str = "",
@@ -124,9 +127,9 @@ class CandidateQueries(Files):
 
         The columns of schema.CANDIDATES with `extra` as a dict, and peak and own_peak (for its own
         gap, 0 where silent; own_peak is None where nobody looked for own words), kept (None in step
-        1, which gives no verdicts), reason, rank, gains, n_hits (gaps it fires). `feature` and
-        `pair` say what it was written for, `only` is one of CANDIDATES_SHOWN. Raises
-        InputError for a column outside CANDIDATE_SORTS.
+        1, which gives no verdicts), reason, rank, gains, n_hits (gaps it fires above the
+        threshold). `feature` and `pair` say what it was written for, `only` is one of
+        CANDIDATES_SHOWN. Raises InputError for a column outside CANDIDATE_SORTS.
         """
         if sort not in CANDIDATE_SORTS:
             raise InputError(f"Candidates sort by {', '.join(CANDIDATE_SORTS)}, got {sort!r}.")
@@ -135,6 +138,7 @@ class CandidateQueries(Files):
         values = {
             "feature": None if feature is None else int(feature),
             "pair": pair,
+            "threshold": float32(threshold),
             "only": only,
             "reason": reason,
             "text": search.strip() or None,
@@ -148,14 +152,15 @@ class CandidateQueries(Files):
         return [_with_extra(row) for row in rows], n_matching
 
     @remembered
-    def candidate(self, run: str, candidate: str) -> dict[str, Any] | None:
+    def candidate(
+        self, run: str, candidate: str, *, threshold: float = 0.0
+    ) -> dict[str, Any] | None:
         """The row of `candidates` with this name, and `hits`: the gaps it fires, strongest first,
         as feature, peak, role, position, own_peak. None where the run has none."""
+        values = {"candidate": candidate, "threshold": float32(threshold)}
         with self._reading(run) as cursor:
-            rows, hits = (
-                dicts(cursor, sql.format(run=sql_name(run)), candidate=candidate)
-                for sql in (ONE_CANDIDATE, HITS_OF)
-            )
+            rows = dicts(cursor, ONE_CANDIDATE.format(run=sql_name(run)), **values)
+            hits = dicts(cursor, HITS_OF.format(run=sql_name(run)), candidate=candidate)
         return {**_with_extra(rows[0]), "hits": hits} if rows else None
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac.config import WriteSpec
+from fac.generator.writer import Bias
 from fac.prompts import Excerpt, Prompt, drafts, lists
 from fac.prompts.drafts import Opening
 from fac.prompts.lists import ASSISTANT
@@ -32,11 +33,13 @@ STEP_2 = Styles(here=(WORDS, PHRASE), server=(CONTRAST,))
 """On this machine a list of words, each with a text that uses it: no small model follows anything
 else as well. The words are those on which the positive fires and its negative does not have."""
 
-ANSWER_WORDS = Style("answer-words", "opening")
-ANSWER_PHRASE = Style("answer-phrase", "opening", context=True)
-IN_ANSWERS = Styles(here=(WORDS, ANSWER_WORDS, PHRASE, ANSWER_PHRASE), server=(CONTRAST,))
+LED, LED_ON = Style("led", "opening"), Style("led-on", "opening", context=True)
+IN_ANSWERS = Styles(here=(LED, WORDS, LED_ON, PHRASE), server=(CONTRAST,))
 """Where an answer is to fire, every other text begins with a message like those that the anchor
-answers so; whoever answers it is told the words."""
+answers so. Message and answer are led to the words; nobody is told them, for an answer to
+"use the word" is about the word."""
+
+IN_MESSAGE, IN_ANSWER = 8.0, 7.0  # nats by which the words get likelier there
 
 KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
 
@@ -161,7 +164,7 @@ def ask_from_pairs(
             words: Prompt | Opening
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             without: tuple[str, ...] = ()
-            guide, first = None, role
+            guide, first, bias = None, role, Bias()
             if style.form == "prompt" and not pair.pair:
                 quoted = asking.turned(brief.spans, number)
                 words = drafts.candidate_prompt(spec.profile, brief.explanation, quoted)
@@ -171,15 +174,16 @@ def ask_from_pairs(
                 words = drafts.contrast_prompt(
                     spec.profile, brief.explanation, pair.positive, pair.negative, *peaks, phrase
                 )
-            elif uses := _uses(pair, brief, role, number // len(styles.here)):
+            elif uses := _uses(pair, brief, role, number // 2):
                 sentences = tuple(each.sentence for each in uses)
                 about = [phrase for each in uses for phrase in phrases_about(each)]
                 without = _echoes(sentences, (*about, *pair.avoid))
-                if style in (ANSWER_WORDS, ANSWER_PHRASE):
-                    messages, answers = zip(*exchanges, strict=True)
-                    guide = Guide(_words(uses[-1], style), without, (*sentences, *answers))
-                    turn = number % len(messages)
-                    words = lists.messages((*messages[turn:], *messages[:turn]))
+                if style in (LED, LED_ON):
+                    messages, answers = zip(*asking.exchanges(uses) or exchanges, strict=True)
+                    bias = Bias((_led_to(uses[-1], style),), IN_MESSAGE)
+                    lead = bias._replace(nats=IN_ANSWER)
+                    guide = Guide(lead, without, (*sentences, *answers))
+                    words = lists.messages(messages)
                     sentences, without, first = messages, _echoes(messages), "user"
                 else:
                     rows = [(_words(each, style), each.sentence) for each in uses]
@@ -190,7 +194,7 @@ def ask_from_pairs(
                 words = lists.texts(spec.profile, role, brief.explanation, quoted)
             steer, feature = steering(brief), pair.feature
             ask = asking.ask_for(method, feature, number, style, words, quoted, steer, first)
-            request = ask.request._replace(without=without)
+            request = ask.request._replace(without=without, bias=bias)
             ask = ask._replace(request=request, pair=pair.pair, examples=exchanges, guide=guide)
             asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
@@ -213,6 +217,11 @@ def _uses(pair: PairBrief, brief: FeatureBrief, role: str, turn: int) -> tuple[U
 
 def _words(use: Use, style: Style) -> str:
     return use.phrase if style.context else use.words
+
+
+def _led_to(use: Use, style: Style) -> str:
+    """The words, with the one before them where their context matters: three would be borrowed."""
+    return " ".join((*use.before.split()[-1:], use.words)) if style.context else use.words
 
 
 def _echoes(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[str, ...]:

@@ -1,0 +1,81 @@
+"""What writing may take, said before anybody is asked to write: of pairs and of samples alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fac.config import WRITERS, PairsSpec, SynthesizeSpec, WriteSpec
+from fac.prompts.lists import ASSISTANT
+from fac.prompts.profiles import later_parts
+from fac.questions.pairs import StyleRequest
+from fac.store import Stores
+from fac.store.memo import remembered_for_good
+from fac.synthesis import answers, plan
+
+
+class Estimate(NamedTuple):
+    """What writing texts may take."""
+
+    texts: int
+    most_tokens: int
+    """New tokens if every text is as long as it may be and, where samples have answers, every one
+    gets all that may be asked for beside it."""
+    prompt_tokens: int
+    """About, as the first gap's requests go, without those of answers."""
+    seconds: float | None
+    """As fast as the last run with this writer; None where there was none."""
+    is_answered: bool
+    """Whether answers are written, whose prompts then come on top."""
+
+
+def estimate(
+    stores: Stores,
+    spec: PairsSpec | SynthesizeSpec,
+    gaps: Sequence[int],
+    requests: Sequence[StyleRequest],
+) -> Estimate:
+    """What a spec may take for these gaps, one for every pair that is approved or to be written,
+    given the requests of the first."""
+    n_texts = len(gaps) * spec.candidates
+    characters = sum(len(m["content"]) * style.texts for style in requests for m in style.messages)
+    most = n_texts * spec.max_new_tokens
+    parts = later_parts(spec.profile) if spec.answers != "none" else ()
+    if parts:
+        question = spec if isinstance(spec, PairsSpec) else stores.runs.manifest(spec.pairs).spec
+        in_answers = set()
+        # A writer of this machine may write the answer first, to which several messages are tried.
+        if parts == (ASSISTANT,) and not WRITERS[spec.writer].server:
+            asked = (question.anchor, tuple(sorted({*gaps})), spec.threshold, question.role)
+            in_answers = _fired_in_answers(stores, *asked)
+        beside = [answers.MESSAGES if gap in in_answers else len(parts) for gap in gaps]
+        room = max(spec.max_new_tokens, _answer_room(stores, question.dataset))
+        most += spec.candidates * sum(beside) * room
+    pace = _pace(stores, spec)
+    seconds = None if pace is None else pace * n_texts
+    prompt_tokens = len(gaps) * characters // 4
+    return Estimate(n_texts, most, prompt_tokens, seconds, bool(parts))
+
+
+def _pace(stores: Stores, spec: WriteSpec) -> float | None:
+    """Seconds a text of the newest run of the step with this writer."""
+    paces = (
+        facts.seconds / facts.n_candidates
+        for manifest in stores.runs.list(spec.step)
+        if (manifest.spec.writer, manifest.spec.model) == (spec.writer, spec.model)
+        and (facts := manifest.facts).n_candidates
+        and facts.seconds
+    )
+    return next(paces, None)
+
+
+@remembered_for_good
+def _answer_room(stores: Stores, measure: str) -> int:
+    return answers.answer_room(stores.runs, stores.runs.manifest(measure).facts.dataset)
+
+
+@remembered_for_good
+def _fired_in_answers(
+    stores: Stores, anchor: str, gaps: tuple[int, ...], threshold: float, role: str
+) -> set[int]:
+    return plan.fired_in_answers(stores.runs, anchor, gaps, threshold, role)
