@@ -422,9 +422,10 @@ def before_after(rows: Sequence[tuple[str, float, str]]) -> go.Figure:
     chart = figure(
         36 * max(len(rows), 1) + 58,
         x={
-            "range": [low - 0.2 * room, high + 0.45 * room],
+            "range": [low - 0.2 * room, high + 0.9 * room],  # a phone has room for the last figure
             "tickformat": ".1%" if room < 0.1 else ".0%",
-            "nticks": 5,
+            "nticks": 4,
+            "tickangle": 0,
         },
         y={**ROWS, "gridcolor": GRID, "showgrid": True},
     )
@@ -438,34 +439,6 @@ def before_after(rows: Sequence[tuple[str, float, str]]) -> go.Figure:
         cliponaxis=False,
         hovertemplate="%{y}: %{x:.2%}<extra></extra>",
     )
-    return chart
-
-
-def closed_bar(parts: Sequence[tuple[str, int, str]]) -> go.Figure:
-    """The features that were missing, as one bar: `parts` are (name, count, colour)."""
-    total = sum(n for _, n, _ in parts) or 1
-    chart = figure(
-        112,
-        x={**HIDDEN, "range": [0, total]},
-        y=HIDDEN,
-        barmode="stack",
-        bargap=0.1,
-        showlegend=True,
-        legend={"orientation": "h", "y": -0.15, "yanchor": "top", "traceorder": "normal"},
-    )
-    for name, n, colour in parts:
-        chart.add_bar(
-            name=f"{name}: {n:,}",
-            y=[""],
-            x=[n],
-            orientation="h",
-            marker={"color": colour, "cornerradius": 3},
-            text=f"{n:,}" if n > 0.06 * total else "",
-            textposition="inside",
-            insidetextanchor="middle",
-            insidetextfont={"color": INK},
-            hovertemplate=name + ": %{x:,} features<extra></extra>",
-        )
     return chart
 
 

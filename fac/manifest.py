@@ -51,7 +51,7 @@ class DatasetFacts(Facts):
     n_samples: int = 0
     duplicates: int = 0
     n_rejected: int = 0
-    kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`, or `pilot`
+    kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`, `pilot`, `fill`
     layout: str | None = None
     columns: Sequence[str] | None = None  # columns that became the chat
     note: str | None = None  # what a reader of the samples should know about their layout

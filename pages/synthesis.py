@@ -21,6 +21,7 @@ from fac.questions.samples import looked
 from fac.review import PAIR_STATES
 from fac.synthesis import PILOT
 from fac.ui import views, writing
+from fac.ui.bars import parts_html
 from fac.ui.explanations import headline
 from fac.ui.exports import show_export
 from fac.ui.jobs import counted, show_failures, start
@@ -424,17 +425,17 @@ def show_change(manifest: SynthesisManifest) -> None:
         bars = [
             ("before", fac_value(facts.fac_before), charts.REST),
             ("with what is kept", fac_value(facts.fac_after), charts.SHOWN),
-            *([("the same, measured again", again.together.fac, charts.AGAIN)] if again else []),
+            *([("measured again", again.together.fac, charts.AGAIN)] if again else []),
             ("with all, unfiltered", fac_value(facts.fac_unfiltered), charts.ALONG),
         ]
         st.plotly_chart(charts.before_after(bars), config=CHART, key="fac")
         parts = [
-            ("asked for, now shown", gained - unasked, charts.SHOWN),
-            ("came along", unasked, charts.ALONG),
-            ("still missing", facts.n_missing - gained, charts.MISSING),
+            ("asked for, now shown", gained - unasked, "fac-shown"),
+            ("came along", unasked, "fac-along-with"),
+            ("still missing", facts.n_missing - gained, "fac-missed"),
         ]
         st.caption(f"Of the {facts.n_missing:,} features that were missing:")
-        st.plotly_chart(charts.closed_bar(parts), config=CHART, key="closed")
+        st.html(parts_html(parts))
         st.caption(plain(results.rare_words(stores(), manifest, measured(stores()))))
         if facts.kept_dataset and not manifest.spec.pilot:
             show_remeasured(manifest, again)

@@ -359,16 +359,18 @@ def test_before_and_after_lie_on_one_axis_that_shows_the_difference():
     assert 0.9 < low < 0.968 and 0.978 < high < 1.1
 
 
-def test_the_parts_of_what_was_missing_fill_its_bar():
-    parts = [("asked for", 3, charts.SHOWN), ("came along", 0, charts.ALONG), ("left", 7, "#000")]
-    figure = charts.closed_bar(parts)
-    assert [trace.x[0] for trace in figure.data] == [3, 0, 7]
-    assert list(figure.layout.xaxis.range) == [0, 10]
-    assert [trace.text for trace in figure.data] == ["3", "", "7"]
+def test_the_parts_of_what_was_missing_fill_its_bar_and_all_are_named_below():
+    parts = [("asked <for>", 3, "fac-shown"), ("came along", 0, "fac-pale"), ("left", 7, "x")]
+    bar, legend = bars.parts_html(parts).split('<div class="fac-legend">')
+    assert re.findall(r'<i class="([^"]+)" style="flex:(\d+)">(\d*)</i>', bar) == [
+        ("fac-shown", "3", "3"),
+        ("x", "7", "7"),
+    ]
+    assert "asked &lt;for&gt;: 3" in legend and "came along: 0" in legend and "left: 7" in legend
+    assert bars.parts_html([("left", 0, "x")]).count("<i") == 1
 
 
 def test_nothing_made_gives_empty_figures():
     assert list(charts.outcome_bars(0, {}).data[0].x) == [0]
     assert list(charts.marginal_curve([], gaps=0).data[0].y) == [0]
     assert charts.before_after([("before", math.nan, charts.REST)]).data[0].x == ()
-    charts.closed_bar([("left", 0, "#000")]).to_json()

@@ -20,6 +20,13 @@ PILOT = "pilot"
 """The kind of a dataset that a pilot kept: a trial, and nobody's choice."""
 
 
+CHOSEN = "fill"
+"""The kind of a dataset whose samples were chosen from a pool to fill gaps."""
+
+ADDITIONS = ("synthetic", PILOT, CHOSEN)
+"""Kinds of datasets that are there to be added to another."""
+
+
 def datasets(stores: Stores) -> list[DatasetManifest]:
     """Manifests of the datasets, newest first; what pilots kept is left out."""
     return [each for each in stores.runs.list(IngestSpec.step) if each.facts.kind != PILOT]
@@ -63,10 +70,11 @@ def default_anchor(stores: Stores, manifests: Mapping[str, MeasureManifest]) -> 
 
 def default_dataset(stores: Stores, manifests: Mapping[str, MeasureManifest], anchor: str) -> str:
     """The newest run that can be compared with the anchor and is not it; of a few synthesized
-    samples only where there is no other, since they were made to be added to one."""
+    samples, or of some that were chosen to fill gaps, only where there is no other, since they are
+    there to be added to one."""
     others = [run for run in comparable(manifests, anchor) if run != anchor]
     others = others or [run for run in manifests if run != anchor]
-    collected = (r for r in others if not is_synthetic(stores, manifests[r].facts.dataset))
+    collected = (r for r in others if kind_of(stores, manifests[r].facts.dataset) not in ADDITIONS)
     return next(collected, next(iter(others), anchor))
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import pyarrow as pa
-
-from fac import datasets, schema
+from fac import datasets
 from fac.config import WRITERS, IngestSpec, SynthesizeSpec
 from fac.generator.chat import public_name
-from fac.manifest import DatasetFacts
-from fac.schema import REJECTED, SAMPLES
-from fac.store.runs import Runs, write_table
+from fac.schema import SAMPLES
+from fac.store.runs import Runs
+from fac.store.samples import publish_samples
 from fac.synthesis.filter import CandidateVerdict
 from fac.synthesis.plan import Row, seed_of
 from fac.synthesis.writing import Candidate
@@ -69,26 +66,14 @@ def publish_dataset(
         sample = (datasets.sample_id(messages), messages, candidate.extra.get("label"), meta)
         rows.append(dict(zip(SAMPLES.names, sample, strict=True)))
     title = f"{name} {spec.method} {run.rsplit('-', 1)[1][:6]}"
-    ingest = IngestSpec(name=title[-80:], source=run)
-    dataset = ingest.run_id(run)
-    if runs.find(dataset):
-        return dataset
-    with runs.exclusive(dataset):
-        folder = runs.scratch(dataset)
-        write_table(folder / "samples.parquet", pa.Table.from_pylist(rows, SAMPLES), SAMPLES)
-        write_table(folder / "rejected.parquet", REJECTED.empty_table(), REJECTED)
-        labels = Counter(row["label"] for row in rows if row["label"] is not None)
-        roles = Counter(message["role"] for row in rows for message in row["messages"])
-        facts = DatasetFacts(
-            name=ingest.name,
-            source=run,
-            n_samples=len(rows),
-            kind=PILOT if spec.pilot else SYNTHETIC,
-            roles=dict.fromkeys(schema.ROLES, 0) | dict(roles),
-            labels=dict(labels.most_common()),
-        )
-        runs.publish(dataset, spec=ingest, inputs=[run], facts=facts, seconds=0.0)
-    return dataset
+    return publish_samples(
+        runs,
+        IngestSpec(name=title[-80:], source=run),
+        rows,
+        made_from=run,
+        kind=PILOT if spec.pilot else SYNTHETIC,
+        source=run,
+    )
 
 
 def _sureness(candidate: Candidate, probability: Mapping[str, float]) -> Row:

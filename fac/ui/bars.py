@@ -1,4 +1,5 @@
-"""The charts of the first page as HTML: a new browser need not wait for Plotly's 4.7 MB."""
+"""Charts as HTML: those of the first page, since a new browser need not wait for Plotly's 4.7 MB,
+and bars whose legend has to wrap."""
 
 from __future__ import annotations
 
@@ -82,6 +83,26 @@ def _stretch(ends: tuple[float, float], least: float = 0.0) -> str:
     low, high = ends
     width = max(high - low, least)
     return f"left:{min(low, 1 - width):.2%};width:{width:.2%}"
+
+
+def parts_html(parts: Sequence[tuple[str, int, str]]) -> str:
+    """Counts that add up, as one bar and below it what each is: `parts` are (name, count, class
+    of its colour)."""
+    total = sum(n for _, n, _ in parts) or 1
+    bar = "".join(
+        f'<i class="{kind}" style="flex:{n}">{f"{n:,}" if n > 0.08 * total else ""}</i>'
+        for _, n, kind in parts
+        if n
+    )
+    names = "".join(
+        f'<span><i class="{kind}"></i>{html.escape(clean(name))}: {n:,}</span>'
+        for name, n, kind in parts
+    )
+    words = html.escape(", ".join(f"{clean(name)}: {n:,}" for name, n, _ in parts), quote=True)
+    return (
+        f'<div class="fac-parts" role="img" aria-label="{words}">{bar}</div>'
+        f'<div class="fac-legend">{names}</div>'
+    )
 
 
 def curve_html(rows: Sequence[Mapping[str, Any]], threshold: float) -> str:

@@ -131,7 +131,8 @@ def _profile(form: Form, shape: Shape | None, steers: bool) -> tuple[str, list[A
     usual = form.text("profile", shape.profile if shape else WriteSpec.profile)
     profiles, tie = [*PROFILES], form.tie(f"profile {usual}")
     field, width = st.session_state.get(tie["key"]) or usual, 3 + steers
-    first, *columns = st.columns(width + bool(later_parts(field)))
+    # What samples are is longer than any number beside it.
+    first, *columns = st.columns([1.5, *[1] * (width - 1 + bool(later_parts(field)))])
     title, index = (lambda each: PROFILES[each].title), profiles.index(usual)
     profile = first.selectbox("Samples", profiles, index, title, **tie)
     if shape and profile == shape.profile:

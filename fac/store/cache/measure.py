@@ -435,6 +435,7 @@ SUPPORT_BETWEEN = """
 PAIRS_OF = """
     SELECT feature, sample FROM {run}.activations
     WHERE feature >= {first} AND feature < {beyond} AND peak > $threshold::FLOAT AND {of_role}
+      AND sample >= $from AND sample < $to
 """
 
 # Strongest rows of a feature are its samples, so the sum is n_samples times their mean.
@@ -445,6 +446,11 @@ SELECT_TOKENS = "SELECT n_content FROM {run}.samples ORDER BY sample"
 COUNT_SHARED = """
     SELECT count(*) FROM {run}.samples
     WHERE sample_id IN (SELECT sample_id FROM {other}.samples)
+"""
+
+SELECT_SHARED = """
+    SELECT sample FROM {run}.samples
+    WHERE sample_id IN (SELECT sample_id FROM {other}.samples) ORDER BY sample
 """
 
 SELECT_LEADERS = "SELECT role, feature, sample, first, second FROM {run}.leaders"
@@ -491,15 +497,18 @@ class SupportQueries(Files):
         role: str = EVERY_ROLE,
         *,
         ranges: Sequence[tuple[int, int]],
+        samples: tuple[int, int] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Which samples fire the features of these ranges (first, one beyond the last), which
-        ascend: feature and sample, two int32 arrays `[pairs]`, in the order of features. Exact and
-        refused as `support` is; not remembered, as there are many."""
+        """Which samples, all or those of a range, fire the features of these ranges (first, one
+        beyond the last), which ascend: feature and sample, two int32 arrays `[pairs]`, in the order
+        of features. Exact and refused as `support` is; not remembered, as there are many."""
         code = role_code(role)
         of_role = "strongest" if role == EVERY_ROLE else f"role = {code}"
         parts = []
         with self._reading(run) as cursor:
-            values = {"threshold": self._above_floor(run, threshold)}
+            begin, end = samples or (0, self._summary(run)["n_samples"])
+            threshold = self._above_floor(run, threshold)
+            values = {"threshold": threshold, "from": int(begin), "to": int(end)}
             for first, beyond in ranges:
                 names = {"run": sql_name(run), "first": int(first), "beyond": int(beyond)}
                 sql = PAIRS_OF.format(of_role=of_role, **names)
@@ -524,6 +533,14 @@ class SupportQueries(Files):
         with self._reading(run, other) as cursor:
             names = {"run": sql_name(run), "other": sql_name(other)}
             return int(one_row(cursor, COUNT_SHARED.format(**names))[0])
+
+    @remembered
+    def shared(self, run: str, other: str) -> np.ndarray:
+        """The samples of a run that the other one has too, by their content: int32, ascending."""
+        with self._reading(run, other) as cursor:
+            names = {"run": sql_name(run), "other": sql_name(other)}
+            shared = cursor.execute(SELECT_SHARED.format(**names)).fetchnumpy()["sample"]
+        return np.asarray(shared, np.int32)
 
     @remembered
     def total_peaks(self, run: str, role: str = EVERY_ROLE) -> np.ndarray:

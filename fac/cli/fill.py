@@ -1,0 +1,207 @@
+"""Commands about rows that exist: a pool's that fill gaps, a dataset's that could be dropped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from typer import Argument, Option
+
+from fac.cli import frame
+from fac.cli.decide import feature_ids
+from fac.cli.frame import LISTED, Answer, QuestionOptions, command, listing, out
+from fac.questions.explanations import names
+from fac.questions.fill import Budget, Figures, Fill, FillRow, fill, publish, samples_at
+from fac.questions.spare import Spare, SpareRow, spare, spare_rows
+from fac.store import Stores
+
+Anchor = Annotated[str, Option(help="Measured dataset that shows what matters.")]
+STAND_INS = 6
+"""Rows that people are told have what a row has; JSON has all of them."""
+
+PerFeature = Annotated[int, Option(min=1, help="Samples that are asked for of each feature.")]
+
+
+@command("fill")
+def fill_(
+    *,
+    stores: Stores,
+    dataset: Annotated[str, Argument(help="Measured dataset that has the gaps.")],
+    anchor: Anchor,
+    pool: Annotated[str, Option(help="Measured dataset that rows are taken from.")],
+    rows: Annotated[int | None, Option(min=1, help="So many rows at most.")] = None,
+    tokens: Annotated[int | None, Option(min=1, help="So many content tokens at most.")] = None,
+    per_feature: PerFeature = 1,
+    features: frame.Features = None,
+    random: Annotated[
+        bool, Option("--random", help="Also the range of random rows of equal tokens.")
+    ] = False,
+    with_: frame.With = None,
+    out_: Annotated[
+        str | None, Option("--out", help="Name of a dataset to make of the rows.")
+    ] = None,
+    limit: Annotated[int, Option(min=1, help="Rows shown.")] = LISTED,
+    options: QuestionOptions,
+) -> Answer:
+    """Which rows of a pool fill the gaps of a dataset, before anything is written."""
+    comparison = options.asked_of(stores, anchor, dataset, with_)
+    source = stores.runs.resolve("measure", pool)
+    frame.build_caches(stores, [source])
+    chosen = tuple(feature_ids(features)) if features else None
+    with frame.progress_bar(f"choosing rows of {pool}"):
+        answer = fill(stores, comparison, source, Budget(rows, tokens, per_feature), chosen)
+    run = publish(stores, comparison, answer, out_) if out_ else None
+    data: dict[str, Any] = {
+        name: part._asdict() if isinstance(part, Figures) else part
+        for name, part in answer._asdict().items()
+    }
+    data["random"] = {name: part._asdict() for name, part in answer.random._asdict().items()}
+    data["rows"] = [row._asdict() for row in answer.rows]
+    data |= {"threshold": comparison.threshold, "run": run}
+
+    def show() -> None:
+        title = f"{answer.asked.gaps:,.0f} gaps of {escape(dataset)} against {escape(anchor)}"
+        table = Table(
+            title=f"{title}, above {comparison.threshold:g}", box=box.SIMPLE_HEAD, min_width=60
+        )
+        table.add_column("")
+        for column in ("rows", "tokens", "certain gaps", "gaps"):
+            table.add_column(column, justify="right", no_wrap=True)
+        lines = {
+            "there are": answer.asked,
+            f"{pool} can fill": answer.possible,
+            "rows that are chosen fill": answer.chosen,
+            "random rows of equal tokens, on average": answer.random.mean,
+        }
+        if random:
+            lines |= {
+                "random rows, the fewest": answer.random.low,
+                "random rows, the most": answer.random.high,
+            }
+        for what, figures in lines.items():
+            cells = [f"{figure:,.0f}" for figure in figures]
+            if figures is answer.asked:  # whose rows and tokens nobody asks about
+                cells[:2] = "", ""
+            table.add_row(escape(what), *cells)
+        out.print(table)
+        if answer.rows:
+            out.print(_rows_table(stores, comparison.anchor, answer, limit))
+        for line in _about(answer, out_, run):
+            out.print(escape(line), soft_wrap=True, highlight=False)
+
+    return Answer(data, show)
+
+
+def _rows_table(stores: Stores, anchor: str, answer: Fill, limit: int) -> Table:
+    """The first rows, with what they say and the gaps that they fill."""
+    first = answer.rows[:limit]
+    texts = samples_at(stores, answer.pool, [row.sample for row in first], ["messages"])
+    some = sorted({feature for row in first for feature in row.fills[:3]})
+    by_feature = names(stores, anchor, some)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for column in ("row", "tokens", "fills"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("such as")
+    table.add_column("text")
+    for row in first:
+        words = " ".join(texts[row.sample]["messages"][0]["content"].split())
+        table.add_row(
+            str(row.sample),
+            f"{row.tokens:,}",
+            f"{len(row.fills):,}",
+            escape(_named(row, by_feature)),
+            escape(shorten(words, 80, placeholder="…")),
+        )
+    return table
+
+
+def _named(row: FillRow, by_feature: dict[int, str]) -> str:
+    return "; ".join(
+        f"#{feature} {shorten(by_feature[feature], 24, placeholder='…')}"
+        for feature in row.fills[:3]
+    )
+
+
+def _about(answer: Fill, name: str | None, run: str | None) -> Iterator[str]:
+    if answer.rows and answer.share < 1:
+        yield (
+            f"That is at least {math.floor(100 * answer.share)}% of the best that any rows of this "
+            "budget do, certain gaps before others."
+        )
+    if answer.passes > 1:
+        yield f"The pool does not fit into memory: it was read {answer.passes} times."
+    if answer.left:
+        yield f"Gaps that are left for synthesis: {len(answer.left):,}."
+    if answer.note:
+        yield answer.note
+    if run:
+        yield f"{name} ({run}) has the rows; `fac measure` reads them, --with adds them."
+
+
+@command("spare")
+def spare_(
+    *,
+    stores: Stores,
+    dataset: Annotated[str, Argument(help="Measured dataset that may be too large.")],
+    anchor: Annotated[
+        str | None, Option(help="What matters; by default all that the dataset shows.")
+    ] = None,
+    per_feature: PerFeature = 1,
+    out_: Annotated[
+        Path | None, Option("--out", help="Write the rows to drop as JSON lines.")
+    ] = None,
+    options: QuestionOptions,
+) -> Answer:
+    """Which rows of a dataset could be dropped at no loss of coverage."""
+    comparison = options.asked_of(stores, anchor or dataset, dataset)
+    answer = spare(stores, comparison, per_feature)
+    first = list(spare_rows(stores, comparison, answer, None if out_ else LISTED))
+    if out_:
+        lines = (json.dumps(row._asdict(), ensure_ascii=False) for row in first)
+        frame.write_lines(out_, lines)
+    data: dict[str, Any] = {
+        "threshold": comparison.threshold,
+        "samples": len(answer.kept) + len(answer.dropped),
+        **{name: value for name, value in answer._asdict().items() if name != "dataset"},
+        "out": str(out_) if out_ else None,
+    }
+    if not out_:
+        data["rows"] = [row._asdict() for row in first]
+
+    def show() -> None:
+        n = len(answer.dropped)
+        listing(_spare_figures(answer), map(_spare_line, first[:LISTED]), n)()
+        out.print(
+            f"Each of {answer.features:,} features is still shown by as many samples as are asked "
+            f"for ({per_feature:,}), or by all there are, but more rarely: half the features keep "
+            f"{answer.rarer:.0%} of their samples or less.",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+    return Answer(data, show)
+
+
+def _spare_figures(answer: Spare) -> dict[str, Any]:
+    total = max(answer.tokens, 1)
+    return {
+        "rows that have to stay": len(answer.kept),
+        "rows that could be dropped": len(answer.dropped),
+        "of these, fire nothing that counts": answer.silent,
+        "their tokens": f"{answer.dropped_tokens:,} ({answer.dropped_tokens / total:.0%})",
+    }
+
+
+def _spare_line(row: SpareRow) -> str:
+    others = ", ".join(map(str, row.stand_ins[:STAND_INS])) or "-"
+    if (more := len(row.stand_ins) - STAND_INS) > 0:
+        others += f" and {more:,} more"
+    near = f"; nearly repeats {row.near_copy}" if row.near_copy is not None else ""
+    return f"row {row.sample}: what it fires ({row.features:,}) is in {others}{near}"

@@ -1,0 +1,415 @@
+"""Filling gaps from what exists: which rows of a measured pool to take before anything is written,
+what as many random ones would do, and the rows as a dataset.
+
+Certain gaps come before possible ones: those decide only where certain ones leave the choice. Rows
+that the dataset or the anchor has already, or nearly, are left out and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from fac.config import IngestSpec, digest
+from fac.errors import InputError
+from fac.questions.catalogue import CHOSEN, Row
+from fac.questions.comparison import Comparison, must_match, name_of, settings_in_words
+from fac.questions.gap_evidence import BADGES, evidence_of
+from fac.schema import Chat
+from fac.selection import Rows, Selection, greedy, greedy_in_passes, random_rows
+from fac.store import Stores
+from fac.store.memo import remembered_for_good
+from fac.store.samples import publish_samples
+from fac.synthesis.filter import Leaks
+
+CERTAIN, ARTEFACT = 0, BADGES.index("artefact")
+PAIRS_HELD = 50_000_000
+"""A pool in which more pairs of sample and gap fire passes by in blocks of about so many."""
+
+FEATURES_TOGETHER = 64
+"""Features of neighbouring numbers, which are read together where one of them is a gap."""
+
+DRAWS = 20
+"""Random choices that stand beside a chosen one."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is taken, at most; without either, what fills all gaps that the pool can fill."""
+
+    rows: int | None = None
+    tokens: int | None = None
+    per_feature: int = 1
+    """Samples that are asked for of each gap."""
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.tokens is not None:
+            raise InputError("Give a number of rows or one of tokens, not both.")
+        for name in ("rows", "tokens", "per_feature"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise InputError(f"{name} must be at least 1, got {number}.")
+
+
+class FillRow(NamedTuple):
+    """A row of the pool that is proposed."""
+
+    sample: int
+    """Its number in the pool."""
+    tokens: int
+    """Content tokens of every role."""
+    fills: list[int]
+    """The gaps of which more samples were asked for when it was taken, certain ones first."""
+    fires: list[int]
+    """All gaps that it fires, ascending."""
+
+
+class Figures(NamedTuple):
+    """What a choice of rows amounts to. A gap is filled where as many of them fire it as are asked
+    for."""
+
+    rows: float
+    tokens: float
+    certain: float
+    gaps: float
+
+
+class Random(NamedTuple):
+    """The same of random rows of equal tokens: over DRAWS of them, always the same ones."""
+
+    mean: Figures
+    low: Figures
+    high: Figures
+
+
+class Fill(NamedTuple):
+    """What a pool would fill of the gaps of a comparison."""
+
+    pool: str
+    """Measure run."""
+    rows: list[FillRow]
+    """In the order in which they were taken."""
+    asked: Figures
+    """How many gaps there are that could be believed; rows and tokens are those of the pool."""
+    possible: Figures
+    """What all rows of the pool that may be taken would fill."""
+    chosen: Figures
+    random: Random
+    left: list[int]
+    """Gaps that are not filled, certain ones first: what is to be written."""
+    share: float
+    """At least so much of the best choice within the budget, certain gaps before others."""
+    passes: int
+    """How often the pool was read to choose: 1 where it is in memory."""
+    overlaps: int
+    """Samples of the pool that the dataset, or the anchor, has too."""
+    near_copies: int
+    """Rows that would have been taken, but for a text of either that they nearly repeat."""
+    note: str
+    """Sentences about what is left out."""
+
+
+@remembered_for_good
+def fill(
+    stores: Stores,
+    comparison: Comparison,
+    pool: str,
+    budget: Budget = Budget(),
+    features: tuple[int, ...] | None = None,
+) -> Fill:
+    """The rows of a measured pool that fill the gaps of a comparison, or those of `features` among
+    them; gaps that the anchor itself barely shows are left out.
+
+    Greedy, certain gaps before others; per row, or under a number of tokens per token (see
+    fac.selection for what that guarantees). Raises InputError for a pool of another encoder, one
+    without samples or with none that could be taken, no gaps, and features that are none.
+    """
+    must_match(stores, replace(comparison, dataset=pool, added=()))
+    dataset, anchor = name_of(stores, *comparison.runs), name_of(stores, comparison.anchor)
+    name, n_rows = name_of(stores, pool), int(stores.cache.summary(pool)["n_samples"])
+    if not n_rows:
+        raise InputError(f"{name} has no samples to fill gaps from: measure another pool.")
+    gaps = _gaps(stores, comparison, features)
+    others = [*dict.fromkeys((*comparison.runs, comparison.anchor))]
+    free = np.ones(n_rows, bool)
+    for run in others:
+        free[stores.cache.shared(pool, run)] = False
+    if not free.any():
+        raise InputError(
+            f"Every sample of {name} is in {dataset} or {anchor} already: take another pool."
+        )
+    source = _Pool(stores, pool, comparison, gaps)
+    overlaps, near = n_rows - int(free.sum()), 0
+    different: set[int] = set()
+    while True:
+        selection = _select(source, gaps, budget, free)
+        fresh = [row for row in selection.rows.tolist() if row not in different]
+        copies = _near_copies(stores, pool, fresh, others) if fresh else []
+        if not copies:
+            break
+        different |= {*fresh} - {*copies}
+        free[copies] = False
+        near += len(copies)
+    chosen = np.zeros(n_rows, bool)
+    chosen[selection.rows] = True
+    total = int(source.tokens[chosen].sum())
+    draws = [random_rows(source.tokens, total, free, seed) for seed in range(DRAWS)]
+    choices = [free, chosen, *draws]
+    counts, fires = source.look_through(choices, selection.rows)
+    filled = counts >= budget.per_feature
+    figures = [
+        Figures(
+            float(rows.sum()),
+            float(source.tokens[rows].sum()),
+            float((gaps.certain & each).sum()),
+            float(each.sum()),
+        )
+        for rows, each in zip(choices, filled, strict=True)
+    ]
+    taken = zip(selection.rows.tolist(), selection.adds, strict=True)
+    rows = [
+        FillRow(row, int(source.tokens[row]), gaps.ids(adds), gaps.ids(fires[row]))
+        for row, adds in taken
+    ]
+    return Fill(
+        pool=pool,
+        rows=rows,
+        asked=Figures(
+            n_rows, int(source.tokens.sum()), int(gaps.certain.sum()), len(gaps.features)
+        ),
+        possible=figures[0],
+        chosen=figures[1],
+        random=Random(
+            *(Figures(*map(float, over(figures[2:], axis=0))) for over in (np.mean, np.min, np.max))
+        ),
+        left=gaps.ids(np.flatnonzero(~filled[1])),
+        share=selection.share,
+        passes=selection.passes,
+        overlaps=overlaps,
+        near_copies=near,
+        note=_note(stores, comparison, pool, gaps, overlaps, near, figures[1]),
+    )
+
+
+class _Gaps(NamedTuple):
+    """The gaps in question, in the order of features."""
+
+    features: np.ndarray
+    certain: np.ndarray
+    rank: np.ndarray
+    """Where each stands: certain ones first, then what the anchor shows most."""
+    n_artefacts: int
+    """Left out."""
+
+    def ids(self, columns: np.ndarray) -> list[int]:
+        """The features of some of them, certain ones first."""
+        ordered = columns[np.argsort(self.rank[columns], kind="stable")]
+        features: list[int] = self.features[ordered].tolist()
+        return features
+
+    def weights(self, per_feature: int) -> np.ndarray:
+        """int64: one sample for a certain gap counts more than all that possible ones ask for."""
+        possible = int((~self.certain).sum())
+        return np.where(self.certain, 1 + possible * per_feature, 1).astype(np.int64)
+
+
+def _gaps(stores: Stores, comparison: Comparison, features: Sequence[int] | None) -> _Gaps:
+    evidence = evidence_of(stores, comparison)
+    badges, rank = evidence.badges(), np.argsort(np.argsort(-evidence.certainty(), kind="stable"))
+    believed = badges != ARTEFACT
+    dataset, anchor = name_of(stores, *comparison.runs), name_of(stores, comparison.anchor)
+    about = f"{dataset} against {anchor} ({settings_in_words(comparison)})"
+    if features is not None:
+        chosen = np.isin(evidence.feature, features)
+        if wrong := sorted({*features} - {*evidence.feature[chosen].tolist()}):
+            raise InputError(f"Feature {wrong[0]} is no gap of {about}: `fac gaps` lists them.")
+        believed &= chosen
+    if not believed.any():
+        artefacts = f" but {len(badges):,} that the anchor barely shows" if len(badges) else ""
+        raise InputError(f"There is no gap of {about}{artefacts}, so there is nothing to fill.")
+    return _Gaps(
+        evidence.feature[believed],
+        (badges == CERTAIN)[believed],
+        rank[believed],
+        int((badges == ARTEFACT).sum()),
+    )
+
+
+class _Pool:
+    """Which samples of a pool fire which gap, in blocks that memory holds."""
+
+    def __init__(self, stores: Stores, run: str, comparison: Comparison, gaps: _Gaps):
+        self._stores, self._run, self._at = stores, run, comparison.at
+        self._features = gaps.features
+        self.tokens = stores.cache.tokens_by_sample(run).clip(min=1)
+        """Content tokens of every sample, one at least."""
+        support = stores.cache.support(run, *self._at)
+        self._column = np.full(len(support), -1)
+        self._column[gaps.features] = np.arange(len(gaps.features))
+        blocks = np.unique(gaps.features // FEATURES_TOGETHER)
+        self._ranges = [
+            (int(each) * FEATURES_TOGETHER, (int(each) + 1) * FEATURES_TOGETHER) for each in blocks
+        ]
+        self.n_blocks = -(-int(support[gaps.features].sum()) // PAIRS_HELD) or 1
+        self._held: list[tuple[int, Rows]] = []
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.tokens)
+
+    def blocks(self) -> Iterator[tuple[int, Rows]]:
+        """The number of each block's first sample, and the block; a pool of one is kept."""
+        if self._held:
+            yield from self._held
+            return
+        size = -(-self.n_rows // self.n_blocks)
+        for first in range(0, self.n_rows, size):
+            beyond = min(first + size, self.n_rows)
+            feature, sample = self._stores.cache.pairs(
+                self._run, *self._at, ranges=self._ranges, samples=(first, beyond)
+            )
+            inside = self._column[feature] >= 0
+            block = Rows.of(
+                self._column[feature[inside]],
+                sample[inside] - first,
+                n_features=len(self._features),
+                n_rows=beyond - first,
+            )
+            if self.n_blocks == 1:
+                self._held = [(first, block)]
+            yield first, block
+
+    def look_through(
+        self, choices: Sequence[np.ndarray], rows: np.ndarray
+    ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        """How many samples of each choice, bool `[n_rows]`, fire each gap, int64 `[choices,
+        gaps]`; and which gaps each of these rows fires."""
+        counts = np.zeros((len(choices), len(self._features)), np.int64)
+        fires = {}
+        for first, block in self.blocks():
+            beyond = first + block.n_rows
+            for number, choice in enumerate(choices):
+                counts[number] += block.counts(choice[first:beyond])
+            feature, begin = block.by_row()
+            for row in rows[(rows >= first) & (rows < beyond)].tolist():
+                fires[row] = feature[begin[row - first] : begin[row - first + 1]]
+        return counts, fires
+
+
+def _select(pool: _Pool, gaps: _Gaps, budget: Budget, free: np.ndarray) -> Selection:
+    demand = np.full(len(gaps.features), budget.per_feature)
+    about: dict[str, Any] = {"weight": gaps.weights(budget.per_feature), "allowed": free}
+    about["budget"] = budget.rows
+    if budget.tokens is not None:
+        about |= {"cost": pool.tokens, "budget": budget.tokens}
+    if pool.n_blocks > 1:
+        return greedy_in_passes(pool.blocks, demand, pool.n_rows, **about)
+    ((_, rows),) = pool.blocks()
+    return greedy(rows, demand, **about)
+
+
+def _near_copies(stores: Stores, pool: str, rows: list[int], others: Sequence[str]) -> list[int]:
+    """Those of these rows that nearly repeat a text of the other datasets."""
+    samples = samples_at(stores, pool, rows, ["messages"])
+    leaks = Leaks({str(row): sample["messages"] for row, sample in samples.items()})
+    for run in others:
+        for chat in _chats(stores, run):
+            leaks.compare(chat)
+    return sorted(map(int, leaks.candidates))
+
+
+def _chats(stores: Stores, measure: str) -> Iterator[Chat]:
+    dataset = stores.runs.manifest(measure).facts.dataset
+    for batch in stores.runs.batches(dataset, "samples", columns=["messages"], rows=4096):
+        yield from batch.column("messages").to_pylist()
+
+
+def samples_at(
+    stores: Stores, measure: str, rows: Sequence[int], columns: Sequence[str] | None = None
+) -> dict[int, Row]:
+    """Samples of a measured dataset by their number, with these columns of schema.SAMPLES."""
+    dataset = stores.runs.manifest(measure).facts.dataset
+    ordered = np.unique(np.asarray(rows, np.int64))
+    samples: dict[int, Row] = {}
+    first = 0
+    for batch in stores.runs.batches(dataset, "samples", columns=columns, rows=4096):
+        here = ordered[(ordered >= first) & (ordered < first + len(batch))]
+        page = batch.take(pa.array(here - first, pa.int64())).to_pylist()
+        samples |= dict(zip(here.tolist(), page, strict=True))
+        first += len(batch)
+    return samples
+
+
+def _note(
+    stores: Stores,
+    comparison: Comparison,
+    pool: str,
+    gaps: _Gaps,
+    overlaps: int,
+    near: int,
+    chosen: Figures,
+) -> str:
+    dataset, anchor, name = (
+        name_of(stores, *runs) for runs in (comparison.runs, (comparison.anchor,), (pool,))
+    )
+    left_out = {
+        f"samples of {name} that {dataset} or {anchor} has too": overlaps,
+        f"rows that nearly repeat a text of {dataset} or {anchor}": near,
+        f"gaps that {anchor} itself barely shows": gaps.n_artefacts,
+    }
+    parts = [f"{what} ({n:,})" for what, n in left_out.items() if n]
+    notes = [f"Left out: {', '.join(parts)}."] if parts else []
+    if not chosen.rows:
+        notes.append(
+            f"No row of {name} that may be taken fires any of the {len(gaps.features):,} gaps."
+        )
+    return " ".join(notes)
+
+
+def publish(
+    stores: Stores,
+    comparison: Comparison,
+    proposal: Fill,
+    name: str,
+    without: Sequence[int] = (),
+) -> str:
+    """The id of the dataset run of the proposed rows, less those that a person dropped, to be
+    measured and compared like any other. What the pool says of a row stays with it; `fill` in its
+    `meta` says which gaps it fills and fires, of which comparison, and where it stood in the pool.
+
+    Raises InputError where no row is left, and for a name that no dataset can have.
+    """
+    rows = [row for row in proposal.rows if row.sample not in {*without}]
+    if not rows:
+        raise InputError("There is no row to write: take another pool, or a larger budget.")
+    source = stores.runs.manifest(proposal.pool).facts
+    samples = samples_at(stores, proposal.pool, [row.sample for row in rows])
+    content = []
+    for row in rows:
+        sample = samples[row.sample]
+        lineage = {
+            "pool": source.dataset,
+            "sample": row.sample,
+            "fills": row.fills,
+            "fires": row.fires,
+            "anchor": comparison.anchor,
+            "dataset": comparison.dataset,
+            "added": [*comparison.added],
+            "threshold": comparison.threshold,
+            "role": comparison.role,
+            "encoder": source.encoder,
+        }
+        meta = {**json.loads(sample["meta"] or "{}"), "fill": lineage}
+        content.append({**sample, "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True)})
+    return publish_samples(
+        stores.runs,
+        IngestSpec(name=name, source=source.dataset),
+        content,
+        made_from=digest("fill", content),
+        kind=CHOSEN,
+        source=source.dataset,
+    )
