@@ -225,7 +225,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     who = reviewer()
 usual, usual_task = ratings.most_rated(stores(), tuple(KINDS))
 with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-    options = {"names": KINDS, "default": usual, "label_visibility": "collapsed"}
+    options: Row = {"names": KINDS, "default": usual, "label_visibility": "collapsed"}
     kind = choice("What", tuple(KINDS), "kind", **options)
     task = pick_task(usual_task) if kind == "relevance" else ""
 if kind == "detection":
