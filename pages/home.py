@@ -298,8 +298,8 @@ def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | No
     if run is None:
         return Step(
             "Write pairs for the gaps",
-            "A text that fires each gap and a twin that does not; you approve them before "
-            "anything is written from them.",
+            "A text that fires each gap beside the most similar one that stays silent; you "
+            "approve them before anything is written from them.",
             ":material/compare:",
             "pairs",
             "Write pairs",
