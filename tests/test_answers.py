@@ -221,7 +221,7 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words
         assert "each with a message to an assistant" in of_messages
         request = first[3, number]
         if number % 2 == 0:
-            assert request.bias == ((LED_TO[number],), IN_MESSAGE)
+            assert request.biases[0] == ((LED_TO[number],), IN_MESSAGE)
             assert "A list of messages that people sent" in of_answers
             assert "- rename my holiday photos for me please" in of_answers
         else:
@@ -231,7 +231,7 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words
     for request in guided:
         (turn,) = request.prompt.messages
         assert turn == {"role": "user", "content": says(first[split(request)[1:3]]).strip()}
-        assert request.bias == ((LED_TO[split(request)[2]],), IN_ANSWER)
+        assert request.biases[0] == ((LED_TO[split(request)[2]],), IN_ANSWER)
         assert any("python" in phrase for phrase in request.without)
     # Whoever asks how a sample came about sees what was asked for every turn of it.
     later = [provenance(made, number, runs=world.runs).later_prompts for number in range(2)]

@@ -724,8 +724,8 @@ def test_a_text_is_led_to_words_until_it_says_them(demo_model_home):
     generator = LocalGenerator(weights.parent)
     row = PromptRow("A list of fruit: apples, pears,", seed=3)
     words = ("zeppelins of Antwerp", "lantern")
-    led = [row._replace(bias=Bias((each,), 30.0)) for each in words]
-    weak = row._replace(bias=Bias(words, 0.0))
+    led = [row._replace(biases=(Bias((each,), 30.0),)) for each in words]
+    weak = row._replace(biases=(Bias(words, 0.0),))
     limits = {"max_new_tokens": 24, "temperature": 0.0}
     *texts, same, free = generator.write([*led, weak, row], **limits)
     assert same == free

@@ -38,10 +38,12 @@ class Steer(NamedTuple):
 
 
 class Bias(NamedTuple):
-    """Words that a text is led to."""
+    """Words that a text is led to, or away from."""
 
-    words: tuple[str, ...] = ()
-    nats: float = 0.0  # added to the logit of what says them, until one of them is said
+    words: tuple[str, ...]
+    nats: float
+    """Added to the logit of what says them, until one of them is said. Below zero it is added as
+    long as the text is written, to words that are one token each."""
 
 
 class PromptRow(NamedTuple):
@@ -60,7 +62,7 @@ class PromptRow(NamedTuple):
     word begins; only a word in another tokenization may slip through."""
 
     edges: Edges = Edges()
-    bias: Bias = Bias()
+    biases: tuple[Bias, ...] = ()
 
 
 class Continuation(NamedTuple):
@@ -218,11 +220,12 @@ class LocalGenerator:
             position = mask.sum(1, keepdim=True)
             rows = list(range(len(texts)))
             bans = [self._bans(row.without) for row in texts]
-            biases = [_Pull(row.bias.nats, self._spelt(row.bias)) for row in texts]
+            pulls = [[_Pull(bias.nats, self._spelt(bias)) for bias in row.biases] for row in texts]
             for number in range(max_new_tokens):
                 for index, row in enumerate(rows):
-                    if led := biases[row].tokens(new_tokens[row], self._ends_a_word):
-                        logits[index, led] += biases[row].nats
+                    for pull in pulls[row]:
+                        if led := pull.tokens(new_tokens[row], self._ends_a_word):
+                            logits[index, led] += pull.nats
                     if forbidden := _forbidden(new_tokens[row], bans[row]):
                         logits[index, forbidden] = -torch.inf
                 self._keep_edges(logits, [(texts[row].edges, new_tokens[row]) for row in rows])
@@ -292,7 +295,7 @@ class LocalGenerator:
 
     def _spelt(self, bias: Bias) -> list[_Spelling]:
         """How the words of a bias may be said."""
-        for words in bias.words if bias.nats else ():
+        for words in bias.words:
             if words not in self._spellings:
                 cases = sorted({f"{case(words[:1])}{words[1:]}" for case in (str, str.upper)})
                 texts = [(space, f"{space}{text}") for text in cases for space in (" ", "")]
@@ -301,7 +304,7 @@ class LocalGenerator:
                     _Spelling(tuple(each), not space)
                     for each, (space, _) in zip(ids.input_ids, texts, strict=True)
                 ]
-        return [each for words in bias.words if bias.nats for each in self._spellings[words]]
+        return [each for words in bias.words for each in self._spellings[words]]
 
     def _ends_a_word(self, token: int) -> bool:
         """Whether something glued to this token would not lengthen a word."""
@@ -495,10 +498,14 @@ class _Pull:
         self.nats = nats
         self._spellings = [each for each in spellings if each.tokens]
         self._begun = 0
+        alone = (each.tokens for each in self._spellings if len(each.tokens) == 1)
+        self._always = sorted({token for (token,) in alone}) if nats < 0 else []
 
     def tokens(self, written: Sequence[int], ends_a_word: Callable[[int], bool]) -> list[int]:
         """What begins the words after these tokens, or goes on with them where they are begun; once
         they are said, nothing any more."""
+        if self.nats < 0:
+            return self._always
         if any(tuple(written[-len(each.tokens) :]) == each.tokens for each in self._spellings):
             self._spellings = []
         going_on = {

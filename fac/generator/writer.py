@@ -34,7 +34,7 @@ class Request(NamedTuple):
     steer: Steer | None = None  # for a local model alone
     without: tuple[str, ...] = ()  # phrases the text must not hold, for a local model alone
     edges: Edges = Edges()  # of what follows an opening, for a local model alone
-    bias: Bias = Bias()  # for a local model alone
+    biases: tuple[Bias, ...] = ()  # for a local model alone
 
 
 class Written(NamedTuple):

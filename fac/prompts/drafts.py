@@ -401,6 +401,9 @@ PREAMBLE = re.compile(
 
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)")
 
+NO_END = re.compile(r"(?:(?:\A|[\n:])\s*\d{1,3}|\bwww)\.\Z", re.I)
+"""What looks like the end of a sentence: the number of an item, the beginning of an address."""
+
 LABEL = re.compile(r"\A(?:[-*•]|query-?\s*\d*:|user:|message:|text \d+:|\d{1,2}[.)])\s+", re.I)
 
 GLUED = re.compile(r"(?<=\S)\s+(?:Assistant|AI|Bot|Answer|Response)\s?:(?=\s|\Z)")
@@ -532,6 +535,7 @@ def _plain_sample(sample: str) -> str:
 def _whole_sentences(text: str, reply: str) -> str:
     """Up to the end of the last sentence of a text that was cut off."""
     ends = [end.end() for end in SENTENCE_END.finditer(text)]
+    ends = [end for end in ends if not NO_END.search(text[:end])]
     if not ends:
         raise BadDraft("cut off", "it ends before its first sentence does", reply)
     return text[: ends[-1]]

@@ -16,7 +16,7 @@ import numpy as np
 from fac.config import WriteSpec, digest
 from fac.errors import Progress
 from fac.generator.edges import Edges
-from fac.generator.writer import Bias, Request, Writer, Written
+from fac.generator.writer import Request, Writer, Written
 from fac.prompts import drafts, lists
 from fac.prompts.drafts import BadDraft
 from fac.prompts.lists import ASSISTANT
@@ -139,9 +139,9 @@ class Answering:
             name = f"{candidate.name}/message"
             request = Request(name, opening=opening, without=echoes)
         elif self.writer.chats:
-            bias, without, quoted = guide or (Bias(), (), ())
+            biases, without, quoted = guide or ((), (), ())
             prompt = drafts.answer_prompt(profile, messages, texts)
-            request = Request(key, prompt=prompt, without=without, bias=bias)
+            request = Request(key, prompt=prompt, without=without, biases=biases)
         else:
             opening = drafts.answer_opening(profile, messages, self.examples, texts)
             request = Request(key, opening=opening)

@@ -66,6 +66,7 @@ _ROLE_MARK = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _PAIRS = ("()", "[]", "{}", "“”")
+_OPEN_ITEM = re.compile(r"(?:\A|[\n:])\s*\d{1,3}[.)]$")  # a number without its item
 _OPEN_TAG = re.compile(r"<[A-Za-z/!][^<>\n]*$")
 _CLOSING = "\"'”’)]"
 
@@ -241,7 +242,8 @@ def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
 
 
 def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
-    if (text.rstrip(_CLOSING) or text)[-1] in _OPEN_END or text.endswith("..."):
+    open_end = (text.rstrip(_CLOSING) or text)[-1] in _OPEN_END or text.endswith("...")
+    if open_end or _OPEN_ITEM.search(text):
         yield "ends in an open mark"
     elif text[-1].isalnum():
         yield "ends in a word"

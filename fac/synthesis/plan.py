@@ -208,7 +208,7 @@ Exchange = tuple[str, str]  # a message and its answer
 class Guide(NamedTuple):
     """How an answer is written that is to fire the gap, by whoever answers the message."""
 
-    bias: Bias  # towards words of the gap
+    biases: tuple[Bias, ...]  # towards words of the gap, away from those of the negative
     without: tuple[str, ...]  # phrases it must not hold
     quoted: tuple[str, ...]  # what it may have its words from
 
@@ -238,10 +238,10 @@ class Ask(NamedTuple):
     @property
     def prompt_hash(self) -> str:
         """Names exactly what is asked."""
-        prompt, opening, _, without, edges, bias = self.request[1:]
+        prompt, opening, _, without, edges, biases = self.request[1:]
         shown = prompt.key if prompt else digest(opening)
-        how = (without, edges, bias, self.guide)
-        return digest(shown, *how) if without or any(edges) or bias.nats or self.guide else shown
+        how = (without, edges, biases, self.guide)
+        return digest(shown, *how) if without or any(edges) or biases or self.guide else shown
 
     def with_edges(self, edges: Mapping[str, Edges]) -> Ask:
         """The same with the edges that texts of its role have, where it goes on with an opening of

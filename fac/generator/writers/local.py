@@ -132,7 +132,7 @@ class LocalWriter:
         opening = request.opening
         if opening is not None and opening.text:
             begun = self.generator.begin + opening.text
-            how = (request.steer, request.without, request.edges, request.bias)
+            how = (request.steer, request.without, request.edges, request.biases)
             return PromptRow(begun, number, True, *how)
         if request.prompt is not None:
             text = self.generator.render(request.prompt.messages)
@@ -140,7 +140,7 @@ class LocalWriter:
             chat = self.generator.render([{"role": "user", "content": BLANK}], reply=False)
             text = chat.partition(BLANK)[0]
         return PromptRow(
-            text, number, steer=request.steer, without=request.without, bias=request.bias
+            text, number, steer=request.steer, without=request.without, biases=request.biases
         )
 
     _used_before = 0  # tokens of what is done beside the requests of a call

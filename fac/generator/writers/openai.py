@@ -64,7 +64,7 @@ class ChatWriter:
         missing = {request.key: request for request in requests if request.key not in done}
         if any(request.steer is not None for request in missing.values()):
             raise ValueError("a model behind a server cannot be steered")
-        if any(request.without or request.bias.nats for request in missing.values()):
+        if any(request.without or request.biases for request in missing.values()):
             raise ValueError("a model behind a server is told in words what to say and to avoid")
         questions = [
             Question(key, self._prompt(request, seed, max_new_tokens, temperature))

@@ -39,7 +39,11 @@ IN_ANSWERS = Styles(here=(LED, WORDS, LED_ON, PHRASE), server=(CONTRAST,))
 answers so. Message and answer are led to the words; nobody is told them, for an answer to
 "use the word" is about the word."""
 
-IN_MESSAGE, IN_ANSWER = 8.0, 7.0  # nats by which the words get likelier there
+IN_MESSAGE, IN_ANSWER, IN_LIST = 8.0, 7.0, 4.0
+"""Nats by which the words get likelier in a message, in its answer, and after a list of words."""
+
+AWAY = -3.0  # nats for words of the negative that neither the positive nor a shown use has
+TELLING = 4  # letters that such a word has at least: shorter ones are in any text
 
 KEEP_ABOVE = 4.0  # a positive that fires more strongly has its phrase prescribed, as the paper does
 
@@ -164,7 +168,8 @@ def ask_from_pairs(
             words: Prompt | Opening
             quoted: tuple[Excerpt, ...] = (pair.positive, pair.negative)
             without: tuple[str, ...] = ()
-            guide, first, bias = None, role, Bias()
+            biases: tuple[Bias, ...] = ()
+            guide, first = None, role
             if style.form == "prompt" and not pair.pair:
                 quoted = asking.turned(brief.spans, number)
                 words = drafts.candidate_prompt(spec.profile, brief.explanation, quoted)
@@ -178,23 +183,26 @@ def ask_from_pairs(
                 sentences = tuple(each.sentence for each in uses)
                 about = [phrase for each in uses for phrase in phrases_about(each)]
                 without = _echoes(sentences, (*about, *pair.avoid))
+                away = _away(pair, sentences)
                 if style in (LED, LED_ON):
                     messages, answers = zip(*asking.exchanges(uses) or exchanges, strict=True)
-                    bias = Bias((_led_to(uses[-1], style),), IN_MESSAGE)
-                    lead = bias._replace(nats=IN_ANSWER)
+                    led_to = (_led_to(uses[-1], style),)
+                    biases = (Bias(led_to, IN_MESSAGE), *away)
+                    lead = (Bias(led_to, IN_ANSWER), *away)
                     guide = Guide(lead, without, (*sentences, *answers))
                     words = lists.messages(messages)
                     sentences, without, first = messages, _echoes(messages), "user"
                 else:
                     rows = [(_words(each, style), each.sentence) for each in uses]
                     words = lists.uses(spec.profile, role, rows, rows[-1][0])
+                    biases = (Bias((uses[-1].words,), IN_LIST), *away)
                 quoted = tuple(Excerpt((text,), (False,)) for text in sentences)
             else:  # nothing of them is a sentence that could be shown
                 quoted = (*asking.turned(brief.spans, number)[: asking.QUOTED - 1], pair.positive)
                 words = lists.texts(spec.profile, role, brief.explanation, quoted)
             steer, feature = steering(brief), pair.feature
             ask = asking.ask_for(method, feature, number, style, words, quoted, steer, first)
-            request = ask.request._replace(without=without, bias=bias)
+            request = ask.request._replace(without=without, biases=biases)
             ask = ask._replace(request=request, pair=pair.pair, examples=exchanges, guide=guide)
             asks.append(ask._replace(explanation=brief.explanation or ""))
     return asks
@@ -217,6 +225,13 @@ def _uses(pair: PairBrief, brief: FeatureBrief, role: str, turn: int) -> tuple[U
 
 def _words(use: Use, style: Style) -> str:
     return use.phrase if style.context else use.words
+
+
+def _away(pair: PairBrief, sentences: Iterable[str]) -> tuple[Bias, ...]:
+    """Away from what the negative says and nothing else that the writer is shown."""
+    shown = {word for text in (*sentences, "".join(pair.positive.tokens)) for word in spoken(text)}
+    words = sorted(w for w in pair.silent - shown if len(w) >= TELLING and w.isalpha())
+    return (Bias(tuple(words), AWAY),) if words else ()
 
 
 def _led_to(use: Use, style: Style) -> str:
