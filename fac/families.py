@@ -44,7 +44,9 @@ EXACT = 8192
 nothing: every pair would take 8 bytes."""
 
 NEAREST = 128
-"""Of each feature that are compared then."""
+"""Of each feature that are compared then. On the demo's anchor, where all pairs can be, .87 of the
+pairs of features in one family stay in one, and .96 of the pairs that are in one belong together
+(python -m benchmarks.families); large families come in parts."""
 
 BLOCK = 1024
 """Features whose samples are compared with all others' at once, then."""

@@ -223,9 +223,11 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     if not ratings.standing_decisions(stores()):
         stop_if_nothing_measured(measured(stores()))
     who = reviewer()
+usual, usual_task = ratings.most_rated(stores(), tuple(KINDS))
 with st.container(horizontal=True, gap="medium", vertical_alignment="bottom"):
-    kind = choice("What", tuple(KINDS), "kind", names=KINDS, label_visibility="collapsed")
-    task = pick_task() if kind == "relevance" else ""
+    options: Row = {"names": KINDS, "default": usual, "label_visibility": "collapsed"}
+    kind = choice("What", tuple(KINDS), "kind", **options)
+    task = pick_task(usual_task) if kind == "relevance" else ""
 if kind == "detection":
     show_detections()
 else:

@@ -7,12 +7,11 @@ from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import PairsSpec
 from fac.manifest import MeasureManifest
-from fac.questions import pairs
+from fac.questions import pairs, results
 from fac.questions.catalogue import comparable, default_dataset, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
-from fac.questions.gap_evidence import KINDS, missing_or_rare
-from fac.questions.gaps import GapList, gap_page
+from fac.questions.gap_evidence import gap_counts, gap_features, missing_or_rare
 from fac.questions.shape import shape_of
 from fac.review import PairState
 from fac.store.queue import Job
@@ -92,9 +91,11 @@ def show_form(features_text: str, anchor: str, dataset: str) -> None:
     comparison = comparison_in_url(anchor, dataset)
     left, right = st.columns(2, gap="medium")
     with left:
-        best = features_text == BEST
-        rows = best_gaps(comparison) if best else chosen_gaps(features_text, anchor)
-        table(rows, COLUMNS, key="asked", height=300)
+        best, so_far = features_text == BEST, made_so_far(comparison)
+        rows = best_gaps(comparison, so_far) if best else chosen_gaps(features_text, comparison)
+        rows = [{**row, "so_far": so_far.get(row["feature"], "")} for row in rows]
+        marks = ("so_far",) if any(row["so_far"] for row in rows) else ()
+        table(rows, (*COLUMNS, *marks), key="asked", height=300)
         st.caption(gaps_in_words(comparison))
     features = tuple(row["feature"] for row in rows)
     st.markdown("**How they are written**")
@@ -150,34 +151,84 @@ def show_requests(
         writing.show_request(next(each.messages for each in requests if each.style == style))
 
 
-def chosen_gaps(features_text: str, anchor: str) -> list[Row]:
+def chosen_gaps(features_text: str, comparison: Comparison) -> list[Row]:
     """The gaps of the address."""
-    features = pairs.read_features(features_text, stores().cache.summary(anchor)["n_features"])
+    n_features = stores().cache.summary(comparison.anchor)["n_features"]
+    features = pairs.read_features(features_text, n_features)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{counted(len(features), 'gap')}, as chosen**", width="stretch")
         label = "Most certain instead"
         action_button(label, "", set_param, "features", BEST, type="tertiary")
-    return pairs.gap_rows(stores(), anchor, features)
+    return pairs.gap_rows(stores(), comparison, features)
 
 
-def best_gaps(comparison: Comparison) -> list[Row]:
-    """The first gaps, certain ones before others, as many as somebody wants."""
-    total = len(missing_or_rare(stores(), comparison))
-    if not total:
+def best_gaps(comparison: Comparison, so_far: Mapping[int, str]) -> list[Row]:
+    """The first gaps, certain ones before others, as many as somebody wants; those that have a pair
+    or a sample only where they are asked for, too."""
+    offered = missing_or_rare(stores(), comparison)
+    if not offered:
         words = "The dataset shows every relevant feature of the anchor at these settings."
         way = {"page": "coverage", "link": "Change the settings"}
         views.empty("Nothing is missing", words, icon=":material/task_alt:", **way)
         st.stop()
-    absent = coverage(stores(), comparison).n_missing
-    total, which = (absent, "absent") if absent else (total, "too rare")
-    most = min(total, MOST)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        label = f"Most certain of {total:,} {which} gaps"
-        help = "Certain ones first, and of these what is expected most."
-        options: Row = {"width": 250, "key": f"best {most}", "help": help}
-        n = st.number_input(label, 1, most, min(SOME, most), **options)
-    kind = KINDS[0] if absent else "any"
-    return gap_page(stores(), comparison, GapList(kind=kind), limit=int(n))[0]
+    st.caption(offer_words(comparison, len(offered)))
+    begun = {feature for feature in offered if so_far.get(feature) in BEGUN}
+    if begun:
+        n = counted(len(begun), "gap")
+        help = "With another attempt, other texts are written for them."
+        if not st.toggle(f"Also the {n} with a pair or a sample", key="begun too", help=help):
+            offered = [feature for feature in offered if feature not in begun]
+    if not offered:
+        st.info("Each of them has a pair or a sample already.", icon=":material/task_alt:")
+        st.stop()
+    most = min(len(offered), MOST)
+    help = "Certain ones first, and of these what is expected most."
+    options: Row = {"width": 250, "key": f"best {most}", "help": help}
+    n_gaps = st.number_input("How many gaps", 1, most, min(SOME, most), **options)
+    return pairs.gap_rows(stores(), comparison, offered[: int(n_gaps)])
+
+
+def offer_words(comparison: Comparison, n: int) -> str:
+    """Which gaps these `n` are among all, in the words of the first page."""
+    counts, n_gaps = gap_counts(stores(), comparison), len(gap_features(stores(), comparison))
+    words = f"None of {counted(n_gaps, 'gap')} is certain. "
+    if counts.certain:
+        words = f"Certain are {counts.certain:,} of {counted(n_gaps, 'gap')}, "
+        words += f"{counts.certain_absent:,} of them absent. "
+    if coverage(stores(), comparison).n_missing:
+        return words + (
+            f"Only what is absent raises coverage, so all {counted(n, 'absent gap')} are offered, "
+            "the certain ones first."
+        )
+    return words + "None is absent at all, so what is too rare is offered, certain gaps first."
+
+
+KEPT = "sample kept"
+
+# What is said of a gap for which pairs were written, by their state; the last of several counts.
+SO_FAR = {
+    "failed": "no pair came of it",
+    "rejected": "pair rejected",
+    "undecided": "pair to decide",
+    "approved": "pair approved",
+}
+
+BEGUN = (SO_FAR["undecided"], SO_FAR["approved"], KEPT)
+
+
+def made_so_far(comparison: Comparison) -> dict[int, str]:
+    """What was made for gaps of these two datasets before, by gap."""
+    sides, runs = (comparison.anchor, comparison.dataset), stores().runs
+    states: dict[int, str] = {}
+    for manifest in runs.list(PairsSpec.step):
+        if (manifest.inputs.anchor, manifest.inputs.dataset) == sides:
+            for feature, pair in pairs.pair_states(stores(), manifest.run).items():
+                states[feature] = max(states.get(feature, ""), pair.state, key=("", *SO_FAR).index)
+    so_far = {feature: SO_FAR[state] for feature, state in states.items()}
+    for run, each in results.syntheses(stores()).items():
+        if (each.facts.anchor, each.facts.dataset) == sides:
+            so_far |= dict.fromkeys(results.covered_gaps(stores(), run), KEPT)
+    return so_far
 
 
 def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:

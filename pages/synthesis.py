@@ -141,6 +141,8 @@ def show_price(spec: SynthesizeSpec, approved: list[Row]) -> None:
             )
             label, trial = f"Try {PILOT} pairs first", results.pilot_spec(spec)
             action_button(label, "science", launch, trial, "Trying a few pairs", False)
+        elif pilot is None:
+            st.caption(f"A pilot tries {PILOT} pairs first; here that would be all there are.")
         label = f"Synthesize from {counted(n, 'approved pair')}"
         words = f"Synthesizing from {n:,} approved pairs"
         action_button(label, "play_arrow", launch, spec, words, type="primary")

@@ -40,7 +40,7 @@ COMMANDS = {
     *("preflight", "train-sae", "magpie", "worker", "cache rebuild"),
     *("explain", "judge", "agreement", "decisions export", "decisions import"),
     *("review export", "review import", "keep"),
-    *("pairs", "approve", "synthesize", "export", "fill", "spare"),
+    *("pairs", "approve", "synthesize", "export", "fill", "spare", "families"),
 }
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from streamlit.testing.v1 import AppTest
 
+from benchmarks.families import agreement, coherence
 from fac import families
 from fac.config import REPOSITORY, FamiliesSpec
 from fac.errors import InputError, RunNotFound
@@ -186,6 +187,18 @@ def test_a_name_has_the_common_words_that_tell_the_family_from_others():
     assert families.name_of([Counter(), Counter()], everywhere, 40) == ""
 
 
+# --- the benchmark's arithmetic -------------------------------------------------------------------
+
+
+def test_coherence_and_agreement_of_groupings():
+    # cosines within 0: 1, within 1: 0; the last is in none
+    vectors = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [1, 0]], float)
+    assert coherence(vectors, np.array([0, 0, 1, 1, -1])) == 0.5
+    # pairs 01 02 12 34 against 01 23: one of four, one of two
+    shared = agreement(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, -1]))
+    assert shared == (0.25, 0.5)
+
+
 # --- the run, the question, the command -----------------------------------------------------------
 
 ANCHOR = [
@@ -333,6 +346,10 @@ def test_the_page_offers_to_group_and_shows_what_the_worker_made(toy, monkeypatc
     assert families_.value["family_name"].tolist() == ["y", "<b>*x*"]
     assert families_.value["n_covered"].tolist() == ["1 of 2", "1 of 2"]
     assert gaps.value["feature"].tolist() == [8, 6]
+    home = AppTest.from_file(str(REPOSITORY / "app.py"), default_timeout=60)
+    home.query_params.update({"anchor": "anchor", "dataset": "dataset", "threshold": "0.375"})
+    home.run()
+    assert any("certain gaps lie in 2 families" in each.value for each in home.caption)
     opened = section(page(stores, monkeypatch, threshold="0.375", family="0"))
     assert opened.dataframe[1].value["feature"].tolist() == [1]
     assert any(r"**\<b\>\*x\***" in each.value for each in opened.markdown)

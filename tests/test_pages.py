@@ -1060,6 +1060,15 @@ def test_agreement_needs_people(explained):
     assert "Nobody has decided anything here yet" in words(opened("agreement"))
 
 
+def test_agreement_opens_on_what_most_was_decided_about(explained):
+    rate(explained, "ana", 0, "yes", kind="relevance")
+    rate(explained, "ana", 1, "no", kind="relevance")
+    rate(explained, "ana", 0, "yes")
+    at = opened("agreement")
+    assert metrics(at)["Ratings"] == "2"
+    assert next(each.value for each in at.segmented_control if each.label == "What") == "relevance"
+
+
 def test_what_is_not_defined_is_said_to_be_so_and_why(explained):
     rate(explained, "ana", 0, "yes")
     rate(explained, "ana", 1, "no")

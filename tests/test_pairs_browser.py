@@ -171,6 +171,50 @@ def test_a_pair_is_edited_and_measured_without_the_mouse(page, address, toy, run
     assert row["positive"][-1]["content"] == f"Explain a {word}!!! to an aunt"
 
 
+def test_after_a_name_or_a_setting_the_keys_decide(page, address, run, nothing_decided):
+    visit(page, f"{address}/pairs?pairs={run}&show=all", "Pairs")
+    names = page.get_by_role("combobox", name="Reviewer")
+    names.click()
+    page.keyboard.type("Wilhelmina")
+    page.keyboard.press("Enter")
+    settle(page)
+    press(page, "a")
+    names.click()
+    page.keyboard.type("bo")
+    page.keyboard.press("Enter")
+    settle(page)
+    press(page, "x")
+    names.click()
+    page.get_by_role("option", name="Wilhelmina").click()
+    settle(page)
+    press(page, "x")
+    said = [(d.reviewer, d.verdict) for d in nothing_decided.history()]
+    assert said == [("Wilhelmina", "reject"), ("bo", "reject"), ("Wilhelmina", "approve")]
+    page.get_by_text("Blur examples").click()
+    settle(page)
+    press(page, "s")
+    floor = page.get_by_role("spinbutton", name="Fires above")
+    floor.fill("0.5")
+    floor.press("Enter")
+    settle(page)
+    press(page, "s")
+    page.get_by_role("combobox", name="Pairs").click()
+    page.get_by_role("option").first.click()
+    settle(page)
+    press(page, "s")
+    assert len(nothing_decided.history()) == 3
+    expect(names).to_have_value("Wilhelmina")
+
+
+def test_a_click_and_a_key_draw_no_frame_round_the_page(page, address, run):
+    visit(page, desk(address, run, "Wilhelmina", show="all"), "Pairs")
+    page.locator(".fac-pair").click()
+    press(page, "s")
+    settle(page)
+    frame = "main => getComputedStyle(main, '::before').boxShadow"
+    assert page.get_by_test_id("stMain").evaluate(frame) in ("none", "")
+
+
 def test_two_reviewers_at_once_lose_no_decision(page, address, run, nothing_decided):
     other = page.context.browser.new_context().new_page()
     other.set_default_timeout(PATIENCE)

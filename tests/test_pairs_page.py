@@ -42,7 +42,7 @@ from tests.test_pages import (
     started,
     words,
 )
-from tests.toy import TASK, WORDS, toy_workspace
+from tests.toy import ANCHOR, SEED, TASK, WORDS, toy_workspace
 
 __all__ = ["navigation_decides", "started"]  # fixtures that every test here uses
 
@@ -176,10 +176,52 @@ def test_without_chosen_gaps_the_most_certain_are_proposed(place):
     gaps = list(at.dataframe[0].value["feature"])
     supported = list(at.dataframe[0].value["n_anchor"])
     assert sorted(gaps) == MISSING and supported == sorted(supported, reverse=True)
-    ran(field(at, "number_input", "Most certain of 6 absent gaps").set_value(2).run())
+    assert "None of 6 gaps is certain." in words(at)
+    assert "all 6 absent gaps are offered" in words(at)
+    ran(field(at, "number_input", "How many gaps").set_value(2).run())
     ran(button(at, "Write pairs for 2 gaps").click().run())
     (job,) = Queue(place.queue).jobs()
     assert job.spec["features"] == sorted(gaps[:2])
+
+
+def test_pairs_count_gaps_as_home_does(tmp_path, monkeypatch):
+    often = {"toy-anchor": ANCHOR * 4, "toy-seed": SEED * 4}
+    toy_workspace(tmp_path, samples=often)
+    monkeypatch.setenv("FAC_WORKSPACE", str(tmp_path))
+    home = Reader(markup(opened("home", threshold="0"))).text
+    at = words(opened("pairs", threshold="0"))
+    assert "Certain are 6 of 6 gaps, 6 of them absent." in at
+    assert "6 gaps are certain, all of them absent" in home
+
+
+def test_samples_of_the_anchor_are_counted_at_the_threshold_in_use(place):
+    # A word said plainly fires with 1; of these loop! and train! alone fire with 1.5, in 6 chats.
+    at = opened("pairs", features="3,5,8", threshold="1")
+    assert list(at.dataframe[0].value["n_anchor"]) == [0, 6, 6]
+    at = opened("pairs", features="3,5,8", threshold="0")
+    assert list(at.dataframe[0].value["n_anchor"]) == [6, 6, 6]
+    at = opened("pairs", threshold="1", features="best")
+    table = at.dataframe[0].value
+    assert dict(zip(table["feature"], table["n_anchor"], strict=True)) == {5: 6, 8: 6}
+
+
+def test_gaps_with_a_pair_or_a_sample_are_marked_and_offered_only_when_asked_for(place):
+    run = paired(place, (3, 6, 8, 11))
+    decide(place, run, 3, "ana")
+    told(place, run)  # a synthesis from what is approved
+    decide(place, run, 6, "ana")
+    decide(place, run, 8, "ana", "reject")
+    at = opened("pairs", features="best", threshold="0.5")
+    table = at.dataframe[0].value
+    assert sorted(table["feature"]) == [4, 5, 7, 8], "without 3, which has a sample, and 6"
+    assert dict(zip(table["feature"], table["so_far"], strict=True))[8] == "pair rejected"
+    ran(field(at, "toggle", "Also the 2 gaps with a pair or a sample").set_value(True).run())
+    table = at.dataframe[0].value
+    so_far = dict(zip(table["feature"], table["so_far"], strict=True))
+    assert sorted(so_far) == MISSING
+    assert (so_far[3], so_far[6], so_far[4]) == ("sample kept", "pair approved", "")
+    at = opened("pairs", features="3,11", threshold="0.5")
+    assert list(at.dataframe[0].value["so_far"]) == ["sample kept", "no pair came of it"]
 
 
 def test_samples_are_preselected_in_the_shape_of_the_data_and_it_says_why(place):
@@ -419,6 +461,16 @@ def test_all_above_a_score_are_approved_at_once_and_taken_back_at_once(place):
     ran(button(at, "Approve 2 unseen").click().run())
     assert approved(place, run) == [6, 8]
     assert "All decided" in words(at)
+    other = opened("pairs", pairs=run, reviewer="bo", feature="6", show="all")
+    assert "ana: approve, unseen in bulk" in Reader(markup(other)).text
+    assert "approved unseen in bulk" in words(other)
+    found = review.approved_pairs(Decisions(place.decisions), Runs(place), run)
+    assert [row["approver"] for row in found] == ["ana (unseen in bulk)"] * 2
+    looked = opened("pairs", pairs=run, reviewer="ana", feature="6", show="all")
+    ran(button(looked, "Approve").click().run())
+    found = review.approved_pairs(Decisions(place.decisions), Runs(place), run)
+    assert [row["approver"] for row in found] == ["ana", "ana (unseen in bulk)"]
+    ran(button(looked, "Undo").click().run())
     ran(button(at, "Undo the last").click().run())
     assert approved(place, run) == []
     assert on_desk(at) in (6, 8)
@@ -504,6 +556,8 @@ def test_an_edit_is_measured_and_waits_for_a_decision_of_its_own(place):
     spec = RescoreSpec(**job.spec)
     assert (spec.pairs, spec.feature) == (run, 3)
     assert "is being measured" in words(at)
+    assert button(at, "Skip").disabled and "Skip, and go on" not in words(at)
+    assert "Nothing else is left in this view" in words(at)
     assert button(at, "Approve").disabled, "what is about to change is not approved"
     assert approved(place, run) == [3]
     worked(place)
@@ -669,7 +723,15 @@ def one_turn(text: str) -> Chat:
 
 def test_a_negative_that_is_another_text_is_not_shown_as_an_edit():
     shown = changes_html(one_turn("write a loop in python"), one_turn("which train is early"))
-    assert "another text" in shown and "<del>" not in shown
+    assert "the most similar text that stays silent: the two share 0 words" in shown
+    assert "<del>" not in shown
+
+
+def test_nobody_is_told_to_reject_a_text_for_being_unlike(place):
+    run = paired(place)
+    text = Reader(markup(opened("pairs", pairs=run, reviewer="ana"))).text
+    assert "nothing to do with it" not in text and "twin" not in words(opened("home"))
+    assert "that it is about something else is no reason to reject" in text
 
 
 def test_long_unchanged_stretches_are_cut_beside_a_change():

@@ -100,7 +100,9 @@ def test_undo_brings_the_item_back_with_its_flags_and_note(page, address, nothin
         page.get_by_role("button", name="Too broad").locator("[data-testid=stIconMaterial]")
     ).to_have_count(1)
     page.keyboard.press("n")
-    page.get_by_role("textbox", name="Note").fill("1 of 2: only some")
+    expect(page.get_by_role("textbox", name="Note")).to_be_focused(timeout=PATIENCE)
+    expect(page.get_by_role("textbox")).to_have_count(1)  # a note alone
+    page.keyboard.type("1 of 2: only some")
     page.keyboard.press("Escape")
     settle(page)
     press(page, "2")
@@ -122,7 +124,7 @@ def test_undo_brings_the_item_back_with_its_flags_and_note(page, address, nothin
 def test_a_correction_is_typed_where_the_cursor_already_is(page, address, nothing_decided):
     visit(page, desk(address, "Wilhelmina"), "Review")
     text = explanation(page)
-    page.keyboard.press("n")
+    page.keyboard.press("e")
     box = page.get_by_role("textbox", name="It should rather say")
     expect(box).to_be_focused(timeout=PATIENCE)
     page.keyboard.press("End")
@@ -178,12 +180,32 @@ def test_who_wants_to_look_first_reads_after_the_space_key(page, address, nothin
     page.get_by_text("Look before you read").click()
     expect(page.locator(".fac-quote")).to_have_count(0, timeout=PATIENCE)
     settle(page)
-    page.locator(".fac-example").first.click()  # the focus leaves the toggle
     page.keyboard.press("1")  # nothing to rate yet
     settle(page)
     page.keyboard.press("Space")
     expect(page.locator(".fac-quote")).to_be_visible(timeout=PATIENCE)
     assert nothing_decided.current() == []
+
+
+def test_after_a_name_or_a_toggle_the_keys_rate(page, address, nothing_decided):
+    visit(page, f"{address}/review?which=explained", "Review")
+    page.get_by_role("combobox", name="Reviewer").click()
+    page.keyboard.type("Wilhelmina")
+    page.keyboard.press("Enter")
+    page.locator(".fac-quote").wait_for()
+    settle(page)
+    press(page, "1")
+    page.get_by_text("Look before you read").click()
+    expect(page.locator(".fac-quote")).to_have_count(0, timeout=PATIENCE)
+    settle(page)
+    expect(page.get_by_role("button", name="Edit")).to_be_disabled()  # it would show the text
+    page.keyboard.press("Space")
+    expect(page.locator(".fac-quote")).to_be_visible(timeout=PATIENCE)
+    settle(page)
+    page.keyboard.press("2")
+    settle(page)
+    said = [(d.reviewer, d.verdict) for d in nothing_decided.current()]
+    assert said == [("Wilhelmina", "yes"), ("Wilhelmina", "probably")]
 
 
 def test_a_person_takes_the_detection_test_and_learns_the_truth(page, address, nothing_decided):

@@ -112,7 +112,7 @@ def pairs_(
     limits: LimitOptions,
     where: WhereOptions,
 ) -> Answer:
-    """Step 1: for every gap a text that fires the feature and a near-twin that does not."""
+    """Step 1: for every gap a text that fires it and the most similar one that stays silent."""
     executor, runs = where.choose(), stores.runs
     comparison = options.comparison(stores)
     gaps = feature_ids(features) if features is not None else _gaps(stores, comparison, limit)
@@ -183,10 +183,12 @@ def approve(
         for decision in decisions.current("pair", reviewer=reviewer)
         if decision.verdict == review.APPROVE
     }
+    reasons = [review.UNSEEN] if ids is None else []
     for run, row in versions:
         item = review.pair_item(run, row)
         if (item.subject, digest(item.content)) not in approvals:
-            decisions.add(reviewer, item.kind, item.subject, item.content, review.APPROVE)
+            about = (item.kind, item.subject, item.content)
+            decisions.add(reviewer, *about, review.APPROVE, reasons=reasons)
     data = {"approved": len(versions), "run": run_id, "pairs": [row["pair"] for _, row in versions]}
     return Answer(data, listing({"approved": len(versions), "run": run_id, "reviewer": reviewer}))
 

@@ -83,12 +83,15 @@ def question_fields(stores: Stores, comparison: Comparison) -> Row:
     return fields
 
 
-def gap_rows(stores: Stores, anchor: str, features: Sequence[int]) -> list[Row]:
-    """What the anchor knows of features, in their order: names and support."""
+def gap_rows(stores: Stores, comparison: Comparison, features: Sequence[int]) -> list[Row]:
+    """What the anchor knows of features, in their order: names, and `n_anchor`, the samples that
+    show each at the threshold and role in question."""
+    anchor = comparison.anchor
+    support = stores.cache.support(anchor, comparison.threshold, comparison.role)
     rows, _ = stores.cache.features_page(anchor, ids=features, limit=len(features))
     by_feature = {row["feature"]: row for row in rows}
     rows = [
-        {**row, "n_anchor": row["n_samples"]}
+        {**row, "n_anchor": int(support[feature])}
         for feature in features
         if (row := by_feature.get(feature))
     ]
@@ -354,7 +357,8 @@ class PairQueue(EditQueue[int, PairVersion]):
             version = states[feature].version
             if version.seen == seen and version.proposed:
                 try:
-                    decisions.append(self.add(version.item, review.APPROVE, Draft()))
+                    bulk = Draft(reasons={review.UNSEEN})
+                    decisions.append(self.add(version.item, review.APPROVE, bulk))
                 except FacError as error:
                     self.trouble = str(error)
                     break

@@ -233,6 +233,16 @@ def standing_decisions(stores: Stores, kind: str = "", task: str = "") -> list[D
     return [d for d in decisions if (parts := subjects[d.subject]) and parts.task == task]
 
 
+def most_rated(stores: Stores, kinds: Sequence[str]) -> tuple[str, str]:
+    """The one of `kinds` about which most was decided, of equal ones the first, and the task about
+    whose relevance most was; "" each where nothing was."""
+    counts = Counter(d.kind for d in stores.decisions.current() if d.kind in kinds)
+    kind = max(kinds, key=counts.__getitem__) if counts else ""
+    subjects = (read_subject(d.subject) for d in stores.decisions.current("relevance"))
+    tasks = Counter(subject.task for subject in subjects if subject)
+    return kind, max(tasks, key=tasks.__getitem__, default="")
+
+
 def raters(stores: Stores, kind: str, task: str = "") -> Raters:
     """Agreement on the scale of the kind, with intervals; remembered while no decision is added."""
     return _raters(stores, kind, tuple(d.uid for d in standing_decisions(stores, kind, task)))

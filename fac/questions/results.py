@@ -26,6 +26,7 @@ from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import with_names
 from fac.questions.gap_evidence import KINDS, certain_features
 from fac.questions.pairs import StyleRequest, by_style, gap_rows
+from fac.questions.pairs import question_of as question_of_pairs
 from fac.questions.relevance import judged, relevant_set
 from fac.questions.shape import writes_chats
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, CoverageResult
@@ -490,8 +491,7 @@ def approved_pairs(stores: Stores, run: str) -> list[Row]:
 
 def basis_rows(stores: Stores, run: str, approved: Sequence[Row]) -> list[Row]:
     """Approved pairs as the table shows them: with what their gaps are called."""
-    anchor = stores.runs.manifest(run).facts.anchor
-    gaps = gap_rows(stores, anchor, [row["feature"] for row in approved])
+    gaps = gap_rows(stores, question_of_pairs(stores, run), [row["feature"] for row in approved])
     by_feature = {row["feature"]: row for row in gaps}
     return [{**by_feature[row["feature"]], **row} for row in approved]
 

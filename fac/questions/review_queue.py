@@ -49,9 +49,11 @@ class Draft:
 
     note: str = ""
     noting: bool = False
-    """Whether the note, and the correction of an explanation, are open."""
-    typing: bool = False
-    """Whether fields were just opened to be written in, so that the cursor belongs there."""
+    """Whether the note is open."""
+    typing: str = ""
+    """Which fields were opened last, so that the cursor belongs there: note or edit."""
+    opened: float = 0.0
+    """When they were, on the monotonic clock."""
     unblurred: bool = False
     reasons: set[str] = field(default_factory=set)
     correction: str = ""
@@ -61,17 +63,19 @@ class Draft:
     fires: set[int] = field(default_factory=set)
     """Texts marked as firing, in a detection."""
     editing: bool = False
-    """Whether the texts are open for an edit."""
+    """Whether the texts are open for an edit, or the correction of an explanation."""
     sides: tuple[str, ...] | None = None
     """An edit as far as it was written; None begins with the texts as they are."""
 
     def write(self) -> None:
-        """Opens the note and the correction, or closes them; what was written stays."""
-        self.noting = self.typing = not self.noting
+        """Opens the note, or closes it; what was written stays."""
+        self.noting = not self.noting
+        self.typing, self.opened = "note" if self.noting else "", time.monotonic()
 
     def edit(self) -> None:
-        """Opens the texts for an edit, or closes them; what was written stays."""
-        self.editing = self.typing = not self.editing
+        """Opens what may be edited, or closes it; what was written stays."""
+        self.editing = not self.editing
+        self.typing, self.opened = "edit" if self.editing else "", time.monotonic()
 
 
 @dataclass(kw_only=True)
@@ -197,11 +201,13 @@ class ReviewQueue(ABC, Generic[Entry]):
         self.renew()
         if len(withdrawn) == 1:
             before = withdrawn[0]
+            correction = before.edited_text if before.kind == "explanation" else ""
             self.draft = Draft(
                 note=before.note,
-                noting=bool(before.note or before.edited_text),
-                reasons=set(before.reasons),
-                correction=before.edited_text or "",
+                noting=bool(before.note),
+                editing=bool(correction),
+                reasons=set(before.reasons) - {review.UNSEEN},
+                correction=correction or "",
                 revealed=True,
                 fires={i for i, sign in enumerate(before.verdict) if sign == "+"},
             )

@@ -33,6 +33,7 @@ from fac.review.pairs import (
     APPROVE,
     PAIR_STATES,
     REJECT,
+    UNSEEN,
     PairState,
     PairVersion,
     approved_of,
@@ -46,7 +47,7 @@ from fac.review.pairs import (
 from fac.review.samples import looked, sample_item, sample_states
 
 __all__ = ["APPROVE", "NOT_RELEVANT", "PAIR_STATES", "REASONS", "REJECT", "SCALE", "Item", "Pace"]
-__all__ += ["PairState", "PairVersion", "Standing", "Wording", "approved_of"]
+__all__ += ["UNSEEN", "PairState", "PairVersion", "Standing", "Wording", "approved_of"]
 __all__ += ["approved_pairs", "by_wording"]
 __all__ += ["corrections", "detection_content", "explanation_content", "item", "looked", "pace"]
 __all__ += ["pair_content", "pair_family", "pair_item", "pair_states", "pair_versions", "queue"]

@@ -14,6 +14,9 @@ from fac.store.runs import Runs
 APPROVE, REJECT = "approve", "reject"
 """What is said of a pair that may be written from, and of one that may not."""
 
+UNSEEN = "unseen in bulk"
+"""The reason beside an approval that was given to many pairs at once, without a look at each."""
+
 
 def pair_content(run: str, pair: Mapping[str, Any]) -> dict[str, Any]:
     """May this pair be written from? `pair` is a row of schema.PAIRS of the pairs or rescore `run`.
@@ -66,6 +69,11 @@ class PairVersion(NamedTuple):
     def approved(self) -> bool:
         """Whether it may be written from, unless another version was approved later."""
         return self.proposed and self.standing.verdict == APPROVE
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it stands as approved by people none of whom looked at it."""
+        return self.approved and all(UNSEEN in d.reasons for d in _approvals(self))
 
 
 class PairState(NamedTuple):
@@ -131,10 +139,15 @@ def _approvals(version: PairVersion) -> list[Decision]:
     return by
 
 
+def _approver(decision: Decision) -> str:
+    return decision.reviewer + (f" ({UNSEEN})" if UNSEEN in decision.reasons else "")
+
+
 def approved_pairs(store: Decisions, runs: Runs, pairs_run: str) -> list[dict[str, Any]]:
     """The pairs of a run that people approved, by feature, at most one each: rows of schema.PAIRS
-    with `run` (the pairs run, or the rescore run that an edit of it lies in), `approver`,
-    `approved` (ISO time), `content` and `seen` (what was approved, and its hash) and `decisions`.
+    with `run` (the pairs run, or the rescore run that an edit of it lies in), `approver` (by name,
+    and whether it was unseen), `approved` (ISO time), `content` and `seen` (what was approved, and
+    its hash) and `decisions`.
     `pair_states` says what counts as approved."""
     return approved_of(pair_states(store.current("pair"), pair_versions(runs, pairs_run)))
 
@@ -148,7 +161,7 @@ def approved_of(states: Mapping[int, PairState]) -> list[dict[str, Any]]:
         by = _approvals(gap.version)
         approval = {
             "run": gap.version.run,
-            "approver": ", ".join(dict.fromkeys(d.reviewer for d in by)),
+            "approver": ", ".join(dict.fromkeys(map(_approver, by))),
             "approved": by[-1].at,
             "content": gap.version.item.content,
             "seen": gap.version.seen,

@@ -219,7 +219,7 @@ def propose(
         if choice is None:
             rows.append(_failed(feature, "no candidate and no anchor sample fires it enough"))
         elif feature not in negatives:
-            rows.append(_failed(feature, "every near-twin of its positive fires it too"))
+            rows.append(_failed(feature, "every text like its positive fires it too"))
         else:
             origin, negative = negatives[feature]
             pair = (choice.side, negative)

@@ -9,7 +9,7 @@ from datetime import datetime
 import streamlit as st
 
 from fac.questions.pairs import PairQueue, PairSetting, firing_turn, pair_queue, sides_of
-from fac.review import APPROVE, REJECT, PairState, PairVersion
+from fac.review import APPROVE, REJECT, UNSEEN, PairState, PairVersion
 from fac.ui import review
 from fac.ui.jobs import start
 from fac.ui.stores import stores
@@ -25,11 +25,13 @@ FAR = 2.0
 """A positive that fires in times of the anchor's strongest sample more than this is pointed out."""
 
 GUIDE = {
-    "Approve": "Both read like something a person would write, the left shows what the gap is "
-    "about, and the right is like it but for that.",
-    "Reject": "A text is broken, the left shows something else, or the right has nothing to do "
-    "with it.",
+    "Approve": "Both read like something a person would write; the left shows what the gap is "
+    "about, the right does not.",
+    "Reject": "A text is broken, the left shows something else, or the right shows the gap as "
+    "well.",
     "Edit": "Change either side; it is measured again and waits for a decision of its own.",
+    "The right": "The most similar text there was that stays silent: that it is about something "
+    "else is no reason to reject.",
 }
 
 
@@ -76,14 +78,13 @@ def show_pair(queue: PairQueue, pair: PairState) -> None:
     if explanation and explanation != name:
         st.caption(plain(explanation))
     if pair.feature in queue.edits:
-        words = "Your edit is being measured; it comes here by itself. Skip, and go on meanwhile."
-        st.info(words, icon=":material/hourglass_top:")
+        review.show_measuring(queue)
     if not version.proposed:
         why = plain(version.row["reason"])
         words = f"This edit makes no pair: {why}. Edit it again, or go back to the version before."
         st.warning(words, icon=":material/rule:")
     if queue.draft.editing:
-        with st.container(key="writing"):
+        with st.container(key="writing edit"):
             _show_edit(queue, pair, version)
     st.html(review.pair_html(version.row, queue.threshold))
     left, right = st.columns([5, 4], gap="large")
@@ -111,8 +112,7 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
         reject = {"shortcut": "X", "disabled": not decidable}
         action_button("Reject", "close", queue.decide, REJECT, **reject)
         action_button("Edit", "edit", queue.draft.edit, shortcut="E", disabled=measuring)
-        last = len(queue.todo) < 2
-        action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
+        review.skip_button(queue)
         review.undo_button(queue)
         review.note_button(queue)
         review.unblur_button(queue)
@@ -125,7 +125,7 @@ def _show_keys(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
             draft = queue.draft
             draft.note = st.text_input("Note", draft.note, key=key, placeholder=placeholder)
             st.caption("Escape leaves the field; then a key decides, and the note is kept with it.")
-            review.focus_once(queue, "writing note")
+            review.focus_once(queue, "note")
 
 
 def _show_badges(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
@@ -146,7 +146,8 @@ def _show_badges(queue: PairQueue, pair: PairState, version: PairVersion) -> Non
     if standing.by == "disputed":
         st.badge("disputed", icon=":material/balance:", color="orange")
     elif version.approved:
-        st.badge("approved", icon=":material/check:", color="green")
+        words = f"approved {UNSEEN}" if version.unseen else "approved"
+        st.badge(words, icon=":material/check:", color="orange" if version.unseen else "green")
     elif standing.verdict == REJECT:
         st.badge("rejected", icon=":material/close:", color="red")
     if len(standing.decisions) > 1:
@@ -178,7 +179,7 @@ def _show_edit(queue: PairQueue, pair: PairState, version: PairVersion) -> None:
             )
             turns = f" {which}; the others stay as they are."
         st.caption(f"Escape leaves a field, then Enter measures.{turns}", width="stretch")
-    review.focus_once(queue, "writing")
+    review.focus_once(queue, "edit")
     if pressed:
         spec = queue.edit_spec(base, positive, negative)
         if spec:

@@ -7,7 +7,6 @@ Texts are foreign: in the HTML each goes through `escaped`.
 from __future__ import annotations
 
 import html
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -66,9 +65,41 @@ GUIDES: dict[str, dict[str, str]] = {
 }
 
 
+# Streamlit's keys do nothing while a field has the focus, and it leaves the focus in a field after
+# Enter, after an option was chosen and after a click on a toggle. There it is done with: only while
+# text is being written do letters belong to it. Escape ends that, too. The listener outlives this
+# page, so it looks whether the mark is still there; a second mark finds a listener there already.
+_KEYS = """
+<span class="fac-keys"></span><script>
+(() => {
+  if (window.facKeys) return;
+  window.facKeys = true;
+  const leave = () => {
+    const field = document.activeElement;
+    const writes = ['INPUT', 'TEXTAREA'].includes(field?.tagName);
+    if (writes && document.querySelector('.fac-keys')) field.blur();
+  };
+  document.addEventListener('keydown', event => {
+    const field = event.target.tagName;
+    const done = event.key === 'Escape' || (event.key === 'Enter' && field === 'INPUT');
+    if (done) setTimeout(leave, 50);
+  }, true);
+  document.addEventListener('click', event => {
+    const option = event.target.closest('[role=option]');
+    const toggle = event.detail > 0 && event.target.closest('label')?.querySelector(
+      'input[type=checkbox], input[type=radio]');
+    if (option || toggle) setTimeout(leave, 50);
+  }, true);
+})();
+</script>
+"""
+
+
 def reviewer() -> str | None:
     """Who decides: the signed-in person where sign-in is configured, else a name they pick from
-    what this draws; None while nobody is known."""
+    what this draws; None while nobody is known. Fields of the page let go of the keyboard once they
+    are done with."""
+    st.html(_KEYS, width="content", unsafe_allow_javascript=True)
     if st.secrets.load_if_toml_exists() and "auth" in st.secrets:
         return _signed_in()
     names = list(dict.fromkeys(d.reviewer for d in stores().decisions.history(500)))
@@ -78,7 +109,7 @@ def reviewer() -> str | None:
     if chosen and chosen not in names:
         names.insert(0, chosen)
     help = "Decisions are kept under this name; type a new one or take one of the last."
-    widget |= {"help": help, "placeholder": "Your name", "width": 200}
+    widget |= {"help": help, "placeholder": "Your name, then Enter", "width": 200}
     name = st.selectbox("Reviewer", names, None, accept_new_options=True, **widget)
     return name.strip() or None if name else None
 
@@ -94,10 +125,11 @@ def _signed_in() -> str | None:
     return name
 
 
-def pick_task() -> str:
+def pick_task(default: str = "") -> str:
     """The task whose relevance is reviewed."""
     profiles = task_profiles(stores().runs)
-    tie = param_widget("task", next(iter(profiles)), valid=profiles.__contains__)
+    first = default if default in profiles else next(iter(profiles))
+    tie = param_widget("task", first, valid=profiles.__contains__)
     return st.selectbox("Task", [*profiles], width=170, label_visibility="collapsed", **tie)
 
 
@@ -109,6 +141,24 @@ def show_progress(queue: ReviewQueue[Any], left: int, minutes: str) -> None:
     if seconds == seconds and minutes:
         words += f" · {seconds:.0f} s each · {minutes} left"
     st.progress((whole - left) / whole, text=words)
+
+
+def skip_button(queue: ReviewQueue[Any]) -> None:
+    last = len(queue.todo) < 2
+    help = "Nothing else is left in this view." if last else None
+    options: Row = {"shortcut": "S", "disabled": last, "help": help}
+    action_button("Skip", "skip_next", queue.skip, **options)
+
+
+def show_measuring(queue: ReviewQueue[Any]) -> None:
+    """That the edit of the entry in view is on its way, and what to do meanwhile."""
+    words = "Your edit is being measured; it comes here by itself."
+    words += (
+        " Skip, and go on meanwhile."
+        if len(queue.todo) > 1
+        else " Nothing else is left in this view: wait for it, or leave and come back."
+    )
+    st.info(words, icon=":material/hourglass_top:")
 
 
 def undo_button(queue: ReviewQueue[Any]) -> None:
@@ -137,22 +187,21 @@ def undo_last_button(queue: ReviewQueue[Any]) -> None:
 
 
 # A script that comes first is dropped by the browser's sanitiser, so something precedes it. The
-# fields may arrive a moment after it does.
+# fields may arrive a moment after it does. It stays on the page, lest a run that follows at once
+# takes it away before it ran, and remembers which opening it has served.
 _SCRIPT = """
 <span></span><script>
 (() => {
   const began = Date.now();
   const look = () => {
-    const fields = document.querySelectorAll(
-      '.st-key-CONTAINER textarea, .st-key-CONTAINER input');
-    if (!fields.length) {
-      if (Date.now() - began < 2000) requestAnimationFrame(look);
-      return;
+    if (window.facOpened === 'OPENED') return;
+    const field = document.querySelector('.st-key-CONTAINER textarea, .st-key-CONTAINER input');
+    if (field) {
+      window.facOpened = 'OPENED';
+      field.focus();
+    } else if (Date.now() - began < 5000) {
+      requestAnimationFrame(look);
     }
-    fields.forEach(field => field.addEventListener('keydown', event => {
-      if (event.key === 'Escape') field.blur();
-    }));
-    fields[0].focus();
   };
   look();
 })();
@@ -160,18 +209,13 @@ _SCRIPT = """
 """
 
 
-def focus_writing(container: str) -> None:
-    """Puts the cursor in the first text field of the container with this key, which Streamlit
-    cannot; Escape leaves it."""
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", container)
-    st.html(_SCRIPT.replace("CONTAINER", name), unsafe_allow_javascript=True)
-
-
-def focus_once(queue: ReviewQueue[Any], container: str) -> None:
-    """Puts the cursor into fields that were just opened, once."""
-    if queue.draft.typing:
-        focus_writing(container)
-        queue.draft.typing = False
+def focus_once(queue: ReviewQueue[Any], fields: str) -> None:
+    """Puts the cursor, which Streamlit cannot, into the first of the fields note or edit, in the
+    container "writing note" or "writing edit", once after they were opened."""
+    draft = queue.draft
+    if draft.typing == fields:
+        script = _SCRIPT.replace("CONTAINER", f"writing-{fields}")
+        st.html(script.replace("OPENED", f"{draft.opened}"), unsafe_allow_javascript=True)
 
 
 def show_item(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
@@ -192,7 +236,7 @@ def _show_rating(queue: ItemQueue, item: Item, left: DeltaGenerator, right: Delt
     left.html(examples_html(queue.evidence(item)))
     with right:
         _show_progress(queue)
-        hidden = bool(st.session_state.get("look first")) and not draft.revealed
+        hidden = _hides(queue)
         if item.kind == "relevance":
             profile = task_profiles(stores().runs).get(item.content["task"])
             title = profile.title if profile else item.content["task"]
@@ -281,13 +325,22 @@ def _show_aside(queue: ItemQueue, item: Item, view: dict[str, str]) -> None:
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
         undo_button(queue)
         if not queue.solved:
+            if item.kind == "explanation":
+                edit: Row = {"shortcut": "E", "disabled": _hides(queue)}
+                action_button("Edit", "edit", queue.draft.edit, **edit)
             note_button(queue)
         unblur_button(queue)
         seen = digest(item.content)
         link("review", "Link to this item", icon=":material/link:", **view, item=seen)
-    if queue.draft.noting and not queue.solved:
-        with st.container(key="writing"):
-            _show_fields(queue, item)
+    draft = queue.draft
+    if draft.editing and item.kind == "explanation":
+        with st.container(key="writing edit"):
+            _show_correction(queue, item)
+    if draft.noting and not queue.solved:
+        with st.container(key="writing note"):
+            draft.note = st.text_area("Note", value=draft.note, key=f"note {seen}", height=68)
+            st.caption("Escape leaves the field; then a key rates, and the note is kept with it.")
+            focus_once(queue, "note")
     if item.kind == "relevance":
         st.markdown("**It matters where it meets one of these**")
         st.html(criteria_html(item.content["rubric"]))
@@ -312,20 +365,20 @@ def show_last(queue: ReviewQueue[Any], names: Mapping[str, str]) -> None:
                 action_button(words, "undo", queue.undo, decision.uid, **options)
 
 
-def _show_fields(queue: ItemQueue, item: Item) -> None:
-    """A correction and a note. Both are kept with the next rating."""
-    seen, draft = digest(item.content), queue.draft
-    if item.kind == "explanation":
-        explanation = item.content["explanation"] or ""
-        options: Row = {"key": f"edited {seen}", "height": 80}
-        before = draft.correction or explanation
-        draft.correction = st.text_area("It should rather say", before, **options)
-        if draft.correction.strip() == explanation.strip():
-            draft.correction = ""
-    draft.note = st.text_area("Note", value=draft.note, key=f"note {seen}", height=68)
-    st.caption("Escape leaves the field; then a key rates, and both are kept with it.")
-    if draft.typing:
-        focus_writing("writing")
+def _hides(queue: ItemQueue) -> bool:
+    """Whether the explanation is not to be read yet."""
+    return bool(st.session_state.get("look first")) and not queue.draft.revealed
+
+
+def _show_correction(queue: ItemQueue, item: Item) -> None:
+    """What the explanation should rather say, which is kept with the next rating."""
+    draft, explanation = queue.draft, item.content["explanation"] or ""
+    key, before = f"edited {digest(item.content)}", draft.correction or explanation
+    draft.correction = st.text_area("It should rather say", before, key=key, height=80)
+    if draft.correction.strip() == explanation.strip():
+        draft.correction = ""
+    st.caption("Escape leaves the field; then a key rates, and this is kept with it.")
+    focus_once(queue, "edit")
 
 
 # --- as HTML -------------------------------------------------------------------------------------
@@ -380,6 +433,7 @@ def history_html(history: Iterable[tuple[int, Decision]], *, numbered: bool) -> 
         when = datetime.fromisoformat(decision.at).astimezone()
         words = f"{decision.reviewer}: {decision.verdict.replace('_', ' ')}"
         words += f" version {number}" if numbered else ""
+        words += f", {', '.join(decision.reasons)}" if decision.reasons else ""
         words += f" · {decision.note}" if decision.note else ""
         mark = "s" if decision.withdrawn else "div"
         rows.append(f"<span>{when:%d %b %H:%M}</span><{mark}>{escaped(words)}</{mark}>")
@@ -451,7 +505,9 @@ def pair_html(row: Mapping[str, Any], threshold: float) -> str:
     strongest = max((*row["positive_activations"], *row["negative_activations"]), default=0.0)
     sides = _side_html(row, "positive", row["origin"], strongest, threshold)
     sides += _side_html(row, "negative", row["negative_origin"], strongest, threshold)
-    return f'<div class="fac-pair">{sides}</div>' + changes_html(row["positive"], row["negative"])
+    return f'<div class="fac-pair">{sides}</div>' + changes_html(
+        row["positive"], row["negative"], nearest=row["negative_origin"] != "person"
+    )
 
 
 def _side_html(
@@ -475,9 +531,13 @@ def _side_html(
 
 
 def changes_html(
-    positive: Sequence[Mapping[str, str]], negative: Sequence[Mapping[str, str]]
+    positive: Sequence[Mapping[str, str]],
+    negative: Sequence[Mapping[str, str]],
+    *,
+    nearest: bool = True,
 ) -> str:
-    """Which words the negative lacks and which it has instead."""
+    """Which words the negative lacks and which it has instead; of two that are not alike only how
+    many they share. `nearest` where it is the most similar silent text, not somebody's edit."""
     if [m["role"] for m in positive] == [m["role"] for m in negative]:
         turns = [(p["content"], n["content"]) for p, n in zip(positive, negative, strict=True)]
         turns = [turn for turn in turns if turn[0] != turn[1]]
@@ -492,11 +552,12 @@ def changes_html(
     if not turns:
         heading, body = "The two sides say the same", ""
     elif total and 2 * count["same"] / total < ALIKE:
-        shared = f"{count['same']} word{'s'[: count['same'] != 1]}"
-        heading, body = f"The negative is another text: they share {shared}", ""
+        shared = f"{count['same']:,} word{'s'[: count['same'] != 1]}"
+        right = "the most similar text that stays silent" if nearest else "another text"
+        heading, body = f"The right is {right}: the two share {shared}", ""
     else:
         gone, new = count["gone"], count["new"]
-        heading = "What the negative lacks" + (", and what it has instead" if new else "")
+        heading = "What the right lacks" + (", and what it has instead" if new else "")
         heading += f" · {gone} of {count['same'] + gone} words" if not new else ""
         lines = (" ".join(_change_html(*piece) for piece in _shortened(part)) for part in parts)
         body = f'<div class="fac-text fac-blur">{"<br>".join(lines)}</div>'

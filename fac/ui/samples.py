@@ -56,7 +56,7 @@ def show_sample(queue: SampleQueue) -> None:
     left, right = st.columns([5, 4], gap="large")
     with left:
         if queue.draft.editing:
-            with st.container(key="writing"):
+            with st.container(key="writing edit"):
                 _show_edit(queue, candidate, version)
         _show_text(version, queue.threshold)
     with right:
@@ -105,8 +105,7 @@ def _show_keys(queue: SampleQueue, candidate: str, version: SampleVersion) -> No
         if "label" in version.row["extra"]:
             _show_wrong_label(queue, version, decidable)
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
-        last = len(queue.todo) < 2
-        action_button("Skip", "skip_next", queue.skip, shortcut="S", disabled=last)
+        review.skip_button(queue)
         review.undo_button(queue)
         review.note_button(queue)
         review.unblur_button(queue)
@@ -118,7 +117,7 @@ def _show_keys(queue: SampleQueue, candidate: str, version: SampleVersion) -> No
             draft = queue.draft
             draft.note = st.text_input("Note", draft.note, key=key, placeholder=placeholder)
             st.caption("Escape leaves the field; then a key decides, and the note is kept with it.")
-            review.focus_once(queue, "writing note")
+            review.focus_once(queue, "note")
 
 
 def _show_wrong_label(queue: SampleQueue, version: SampleVersion, decidable: bool) -> None:
@@ -138,8 +137,7 @@ def _show_wrong_label(queue: SampleQueue, version: SampleVersion, decidable: boo
 def _show_state(queue: SampleQueue, candidate: str, version: SampleVersion) -> None:
     """What is on its way, or why the version in view is nothing to decide on."""
     if candidate in queue.edits:
-        words = "Your edit is being measured; it comes here by itself. Skip, and go on meanwhile."
-        st.info(words, icon=":material/hourglass_top:")
+        review.show_measuring(queue)
     elif not version.passes:
         why = REASON_WORDS.get(version.row["reason"], version.row["reason"])
         words = f"This edit is not kept: {why}. Edit it again, or go back to the version before."
@@ -214,7 +212,7 @@ def _show_edit(queue: SampleQueue, candidate: str, version: SampleVersion) -> No
         pressed = st.button("Measure it", shortcut="Enter", type="primary", icon=":material/speed:")
         st.button("Close", on_click=queue.draft.edit)
         st.caption("Escape leaves a field, then Enter measures.", width="stretch")
-    review.focus_once(queue, "writing")
+    review.focus_once(queue, "edit")
     if pressed:
         spec = queue.edit_spec(version, texts)
         if spec:

@@ -103,6 +103,7 @@ _COLUMNS: dict[str, Any] = {
     "disagreed": _number("Disagreed", width=90, format="localized", help="People differ."),
     "people": _text("By whom", width=120),
     "approver": _text("Approved by", width=130),
+    "so_far": _text("So far", width=110, help="What was made for it before."),
     "family_name": _text("Family", width=190, help="What its features peak on."),
     "n_covered": _text(
         "Covered",
@@ -112,7 +113,9 @@ _COLUMNS: dict[str, Any] = {
     "certain": _number("Certain", width=66, format="localized", help="Gaps that are certain."),
     "possible": _number("Possible", width=70, format="localized", help="Gaps that may be chance."),
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
-    "negative_peak": _number("Twin", width=64, format="%.2f", help="Peak of the negative."),
+    "negative_peak": _number(
+        "Silent", width=64, format="%.2f", help="Peak of the most similar text that stays silent."
+    ),
 }
 """How a quantity looks in every table that shows it, beside those that gaps have."""
 

@@ -128,16 +128,17 @@ def choice(
     name: str,
     *,
     names: Mapping[str, str] | None = None,
+    default: str = "",
     **more: Any,
 ) -> str:
-    """One of a few, all visible; the first is the default."""
+    """One of a few, all visible; the first is the default where no other is named."""
     titles = names or {}
     return st.segmented_control(
         label,
         options,
         required=True,
         format_func=lambda option: titles.get(option, option.capitalize()),
-        **param_widget(name, options[0], valid=lambda value: value in options),
+        **param_widget(name, default or options[0], valid=lambda value: value in options),
         **more,
     )
 
