@@ -39,7 +39,7 @@ from fac.ui.views import action_button, get_param, link, param_widget, set_param
 
 PAGE = {"title": "Fill", "section": "Make", "icon": "format_color_fill", "order": 75}
 
-COLUMNS = ("line", "fill_state", "n_tokens", "n_fills", "text")
+COLUMNS = ("line", "n_tokens", "n_fills", "text")
 UNITS = {"rows": "Rows", "tokens": "Tokens", "all": "All that help"}
 USUAL = {"rows": 50, "tokens": 5000, "all": 0}
 MOST = 1_000_000
@@ -139,14 +139,15 @@ def show_rows(proposal: Fill, dropped: list[int], texts: Mapping[int, Row]) -> F
     rows = [
         {
             "line": row.sample,
-            "fill_state": "dropped" if row.sample in dropped else "",
+            "dropped_row": "dropped" if row.sample in dropped else "",
             "n_tokens": row.tokens,
             "n_fills": len(row.fills),
             "text": " ".join(texts[row.sample]["messages"][0]["content"].split())[:SHOWN],
         }
         for row in shown
     ]
-    table(rows, COLUMNS, key="rows", opens="taken", id_column="line", height=520)
+    columns = ("dropped_row", *COLUMNS) if dropped else COLUMNS
+    table(rows, columns, key="rows", opens="taken", id_column="line", height=520)
     pager.draw(len(proposal.rows), "row")
     by_number = {row.sample: row for row in proposal.rows}
     first = shown[0].sample
@@ -219,11 +220,11 @@ warn_of_strays(manifests)
 with st.container(horizontal=True):
     anchor, dataset = pick_pair(manifests)
     pool = pick_pool(manifests, anchor, dataset)
-st.caption("Rows that exist are cheaper than rows that are written: these fill most gaps first.")
 with st.container(horizontal=True, vertical_alignment="bottom"):
     budget = pick_budget()
 comparison = comparison_in_url(anchor, dataset)
-st.caption(gaps_in_words(comparison))
+about = "Rows that exist cost less than rows that are written; these fill most gaps first."
+st.caption(f"{about} {gaps_in_words(comparison)}")
 if name := st.session_state.pop("filled", ""):
     st.success(
         plain(f"{name} is being measured; then Compare sets it beside the others."),
