@@ -22,6 +22,7 @@ from fac.questions.samples import looked
 from fac.schema import CoverageResult
 from fac.ui import pickers, views
 from fac.ui.bars import curve_html, fac_bars_html, funnel_html
+from fac.ui.families import say_families
 from fac.ui.jobs import arriving, demo_job, progress, retry
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -80,6 +81,7 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     result, story = results[dataset], outlook(stores(), comparison)
     counts = story.counts
     views.lead(story)
+    say_families(comparison)
     view = {"anchor": names[anchor], "dataset": names[dataset], **pickers.url_of(comparison)}
     left, right = st.columns([3, 2], gap="medium")
     with left.container(border=True, height="stretch", key="lacking"):

@@ -47,6 +47,10 @@ RISING = ("feature",)
 
 def show_launch(pairs: dict[str, str]) -> None:
     """Which pairs, how they are asked for, what that will take, and the two buttons."""
+    if (stray := st.query_params.get("pairs", "")) and stray not in pairs:
+        sentence = f"No pairs here are called {plain(stray[:200])}; their run may have been deleted"
+        sentence += ", or lie in another workspace. Others are shown."
+        st.warning(sentence, icon=":material/search_off:")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         linked = st.query_params.get("pairs", "")
         ready = (run for run in pairs if results.approved_pairs(stores(), run))

@@ -346,6 +346,10 @@ def test_the_page_offers_to_group_and_shows_what_the_worker_made(toy, monkeypatc
     assert families_.value["family_name"].tolist() == ["y", "<b>*x*"]
     assert families_.value["n_covered"].tolist() == ["1 of 2", "1 of 2"]
     assert gaps.value["feature"].tolist() == [8, 6]
+    home = AppTest.from_file(str(REPOSITORY / "app.py"), default_timeout=60)
+    home.query_params.update({"anchor": "anchor", "dataset": "dataset", "threshold": "0.375"})
+    home.run()
+    assert any("certain gaps lie in 2 families" in each.value for each in home.caption)
     opened = section(page(stores, monkeypatch, threshold="0.375", family="0"))
     assert opened.dataframe[1].value["feature"].tolist() == [1]
     assert any(r"**\<b\>\*x\***" in each.value for each in opened.markdown)

@@ -162,7 +162,9 @@ def metrics(at: AppTest) -> dict[str, str]:
 
 
 def markup(at: AppTest) -> str:
-    return "".join(element.proto.body for element in at.get("html"))
+    """All HTML but the scripts of our own, which hold no foreign text."""
+    htmls = (element.proto for element in at.get("html"))
+    return "".join(html.body for html in htmls if not html.unsafe_allow_javascript)
 
 
 def words(at: AppTest) -> str:

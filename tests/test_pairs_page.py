@@ -245,8 +245,9 @@ def test_what_the_form_says_is_what_is_asked_for(place, started):
     field(at, "number_input", "Token budget").set_value(5000)
     field(at, "selectbox", "Samples").set_value("chat")
     ran(at.run())
-    # 64 a message, as written, and as many for an answer: those of the dataset are shorter.
-    assert "6 texts: up to 768 new tokens" in words(at)
+    # 64 a message and 64 an answer, as those of the dataset are shorter: 6 texts, with one answer
+    # for python but four for river, which only answers say: 6 * 64 + 3 * (1 + 4) * 64.
+    assert "6 texts: up to 1,344 new tokens" in words(at)
     ran(button(at, "Write pairs for 2 gaps").click().run())
     (job,) = Queue(place.queue).jobs()
     spec = PairsSpec(**job.spec)

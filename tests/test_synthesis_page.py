@@ -502,6 +502,13 @@ def test_an_address_of_no_result_says_so_and_shows_the_form(done):
     assert "How the samples are asked for" in words(at)
 
 
+def test_an_address_of_no_pairs_says_so_and_shows_others(done):
+    at = opened("synthesis", pairs="pairs-000000000000")
+    (warning,) = at.warning
+    assert "No pairs here are called pairs\\-000000000000" in warning.value
+    assert launch_label(4) in labels(at) or "Exactly this was synthesized before" in words(at)
+
+
 def test_a_kept_text_is_coloured_where_it_fires_and_says_why_it_is_there(done):
     run = result_of(done).run
     name = next(

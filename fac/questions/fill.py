@@ -8,7 +8,8 @@ that the dataset or the anchor has already, or nearly, are left out and counted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -326,6 +327,23 @@ def _chats(stores: Stores, measure: str) -> Iterator[Chat]:
     dataset = stores.runs.manifest(measure).facts.dataset
     for batch in stores.runs.batches(dataset, "samples", columns=["messages"], rows=4096):
         yield from batch.column("messages").to_pylist()
+
+
+def filled_without(
+    stores: Stores,
+    comparison: Comparison,
+    proposal: Fill,
+    budget: Budget,
+    without: Collection[int],
+) -> Figures:
+    """What the proposed rows do, less those that a person dropped: nothing is chosen anew."""
+    rows = [row for row in proposal.rows if row.sample not in without]
+    counts = Counter(gap for row in rows for gap in row.fires)
+    filled = {gap for gap, n in counts.items() if n >= budget.per_feature}
+    gaps = _gaps(stores, comparison, None)
+    certain = {*gaps.features[gaps.certain].tolist()}
+    tokens = sum(row.tokens for row in rows)
+    return Figures(len(rows), tokens, len(filled & certain), len(filled))
 
 
 def samples_at(

@@ -44,6 +44,13 @@ def show_families(comparison: Comparison) -> None:
         )
 
 
+def say_families(comparison: Comparison) -> None:
+    """In which families most of what is certainly lacking lies, where that is computed."""
+    run = families_run(stores(), comparison)
+    if run and (sentence := gap_families(stores(), comparison, run).headline):
+        st.caption(f":material/workspaces: {plain(sentence)}")
+
+
 def offer(comparison: Comparison) -> None:
     """Families are computed once, by the worker."""
     spec = families_spec(comparison)

@@ -112,6 +112,9 @@ _COLUMNS: dict[str, Any] = {
     ),
     "certain": _number("Certain", width=66, format="localized", help="Gaps that are certain."),
     "possible": _number("Possible", width=70, format="localized", help="Gaps that may be chance."),
+    "dropped_row": _text("Left out", width=76, help="Rows that you dropped."),
+    "n_tokens": _number("Tokens", width=66, format="localized"),
+    "n_fills": _number("Fills", width=58, format="localized", help="Gaps, when it was taken."),
     "positive_peak": _number("Fires", width=64, format="%.2f", help="Peak of the positive."),
     "negative_peak": _number(
         "Silent", width=64, format="%.2f", help="Peak of the most similar text that stays silent."
