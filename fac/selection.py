@@ -369,9 +369,9 @@ class StandIns:
 
     def __init__(self, rows: Rows, cover: np.ndarray):
         self._feature, self._first = rows.by_row()
-        place = np.full(rows.n_rows, -1)
-        place[cover] = np.arange(len(cover))
-        inside = place[rows.row]
+        number = np.full(rows.n_rows, -1)
+        number[cover] = np.arange(len(cover))
+        inside = number[rows.row]
         counts = np.concatenate([[0], np.cumsum(inside >= 0)])
         self._cover, self._place, self._begin = cover, inside[inside >= 0], counts[rows.first]
 

@@ -107,7 +107,7 @@ def undo(dropped: list[int]) -> None:
 
 def show_figures(proposal: Fill, figures: Figures) -> None:
     """What the rows fill, beside random ones of equal tokens."""
-    random, asked = proposal.random, proposal.asked
+    random, there_are = proposal.random, proposal.asked
     taken = "Rows that are taken, less those that are dropped."
     card: list[tuple[str, str, str, str | None]] = [
         ("Rows", f"{figures.rows:,.0f}", taken, None),
@@ -116,7 +116,7 @@ def show_figures(proposal: Fill, figures: Figures) -> None:
     for label, name in (("Certain gaps", "certain"), ("Gaps", "gaps")):
         mean, low, high, of, most = (
             getattr(part, name)
-            for part in (random.mean, random.low, random.high, asked, proposal.possible)
+            for part in (random.mean, random.low, random.high, there_are, proposal.possible)
         )
         meaning = f"Filled, of {of:,.0f}; the whole pool would fill {most:,.0f}."
         among = f"random rows: {mean:,.0f} ({low:,.0f} to {high:,.0f})"
@@ -135,7 +135,7 @@ def show_figures(proposal: Fill, figures: Figures) -> None:
 def show_rows(proposal: Fill, dropped: list[int], texts: Mapping[int, Row]) -> FillRow:
     """The proposed rows a page at a time; the one that is open."""
     pager = Pager("fill", proposal.pool, size=20)
-    shown = proposal.rows[pager.offset :][: pager.size]
+    page = proposal.rows[pager.offset :][: pager.size]
     rows = [
         {
             "line": row.sample,
@@ -144,13 +144,13 @@ def show_rows(proposal: Fill, dropped: list[int], texts: Mapping[int, Row]) -> F
             "n_fills": len(row.fills),
             "text": " ".join(texts[row.sample]["messages"][0]["content"].split())[:SHOWN],
         }
-        for row in shown
+        for row in page
     ]
     columns = ("dropped_row", *COLUMNS) if dropped else COLUMNS
     table(rows, columns, key="rows", opens="taken", id_column="line", height=520)
     pager.draw(len(proposal.rows), "row")
     by_number = {row.sample: row for row in proposal.rows}
-    first = shown[0].sample
+    first = page[0].sample
     opened = get_param("taken", first, read=int, valid=by_number.__contains__)
     return by_number[opened]
 
@@ -169,14 +169,14 @@ def show_row(proposal: Fill, row: FillRow, dropped: list[int], text: Row, anchor
         state = ", dropped" if away else ""
         st.caption(f"{number:,} of {len(order):,}{state}: row {row.sample:,} of the pool")
     st.html(chat_html(text["messages"]))
-    shown = row.fills[:GAPS]
-    by_feature = names(stores(), anchor, shown)
+    first = row.fills[:GAPS]
+    by_feature = names(stores(), anchor, first)
     st.markdown(f"**Fills {counted(len(row.fills), 'gap')}**, certain ones first")
     with st.container(horizontal=True, gap="xsmall"):
-        for feature in shown:
+        for feature in first:
             words = called(feature, by_feature[feature], limit=40)
             link("features", plain(words), icon="", feature=str(feature))
-    if more := len(row.fills) - len(shown):
+    if more := len(row.fills) - len(first):
         st.caption(f"and {more:,} more")
 
 

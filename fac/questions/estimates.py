@@ -46,8 +46,8 @@ def estimate(
         in_answers = set()
         # A writer of this machine may write the answer first, to which several messages are tried.
         if parts == (ASSISTANT,) and not WRITERS[spec.writer].server:
-            asked = (question.anchor, tuple(sorted({*gaps})), spec.threshold, question.role)
-            in_answers = _fired_in_answers(stores, *asked)
+            about = (question.anchor, tuple(sorted({*gaps})), spec.threshold, question.role)
+            in_answers = _fired_in_answers(stores, *about)
         beside = [answers.MESSAGES if gap in in_answers else len(parts) for gap in gaps]
         room = max(spec.max_new_tokens, _answer_room(stores, question.dataset))
         most += spec.candidates * sum(beside) * room

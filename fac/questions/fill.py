@@ -14,19 +14,18 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from fac.config import IngestSpec, digest
 from fac.errors import InputError
 from fac.questions.catalogue import CHOSEN, Row
 from fac.questions.comparison import Comparison, must_match, name_of, settings_in_words
 from fac.questions.gap_evidence import BADGES, evidence_of
-from fac.schema import Chat
 from fac.selection import Rows, Selection, greedy, greedy_in_passes, random_rows
-from fac.store import Stores
+from fac.store import Stores, samples
 from fac.store.memo import remembered_for_good
 from fac.store.samples import publish_samples
 from fac.synthesis.filter import Leaks
+from fac.synthesis.plan import chats_in
 
 CERTAIN, ARTEFACT = 0, BADGES.index("artefact")
 PAIRS_HELD = 50_000_000
@@ -315,18 +314,12 @@ def _select(pool: _Pool, gaps: _Gaps, budget: Budget, free: np.ndarray) -> Selec
 
 def _near_copies(stores: Stores, pool: str, rows: list[int], others: Sequence[str]) -> list[int]:
     """Those of these rows that nearly repeat a text of the other datasets."""
-    samples = samples_at(stores, pool, rows, ["messages"])
-    leaks = Leaks({str(row): sample["messages"] for row, sample in samples.items()})
+    texts = samples_at(stores, pool, rows, ["messages"])
+    leaks = Leaks({str(row): sample["messages"] for row, sample in texts.items()})
     for run in others:
-        for chat in _chats(stores, run):
+        for chat in chats_in(stores.runs, stores.runs.manifest(run).facts.dataset):
             leaks.compare(chat)
     return sorted(map(int, leaks.candidates))
-
-
-def _chats(stores: Stores, measure: str) -> Iterator[Chat]:
-    dataset = stores.runs.manifest(measure).facts.dataset
-    for batch in stores.runs.batches(dataset, "samples", columns=["messages"], rows=4096):
-        yield from batch.column("messages").to_pylist()
 
 
 def filled_without(
@@ -351,15 +344,7 @@ def samples_at(
 ) -> dict[int, Row]:
     """Samples of a measured dataset by their number, with these columns of schema.SAMPLES."""
     dataset = stores.runs.manifest(measure).facts.dataset
-    ordered = np.unique(np.asarray(rows, np.int64))
-    samples: dict[int, Row] = {}
-    first = 0
-    for batch in stores.runs.batches(dataset, "samples", columns=columns, rows=4096):
-        here = ordered[(ordered >= first) & (ordered < first + len(batch))]
-        page = batch.take(pa.array(here - first, pa.int64())).to_pylist()
-        samples |= dict(zip(here.tolist(), page, strict=True))
-        first += len(batch)
-    return samples
+    return samples.samples_at(stores.runs, dataset, rows, columns)
 
 
 def _note(
@@ -405,10 +390,10 @@ def publish(
     if not rows:
         raise InputError("There is no row to write: take another pool, or a larger budget.")
     source = stores.runs.manifest(proposal.pool).facts
-    samples = samples_at(stores, proposal.pool, [row.sample for row in rows])
+    chosen = samples_at(stores, proposal.pool, [row.sample for row in rows])
     content = []
     for row in rows:
-        sample = samples[row.sample]
+        sample = chosen[row.sample]
         lineage = {
             "pool": source.dataset,
             "sample": row.sample,

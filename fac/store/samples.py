@@ -1,11 +1,13 @@
-"""Dataset runs that no file was read for: of samples that were written, or chosen from others."""
+"""Samples of dataset runs by their number, and runs that no file was read for: of samples that were
+written, or chosen from others."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from fac.config import IngestSpec
@@ -47,3 +49,18 @@ def publish_samples(
         )
         runs.publish(run, spec=spec, inputs=[made_from], facts=facts, seconds=0.0)
     return run
+
+
+def samples_at(
+    runs: Runs, dataset: str, numbers: Iterable[int], columns: Sequence[str] | None = None
+) -> dict[int, dict[str, Any]]:
+    """Some samples of a dataset run by their number, with these columns of `schema.SAMPLES`."""
+    every = np.unique(np.fromiter(numbers, np.int64))
+    samples: dict[int, dict[str, Any]] = {}
+    first = 0
+    for batch in runs.batches(dataset, "samples", columns=columns, rows=4096):
+        here = every[(every >= first) & (every < first + len(batch))]
+        page = batch.take(pa.array(here - first, pa.int64())).to_pylist()
+        samples |= dict(zip(here.tolist(), page, strict=True))
+        first += len(batch)
+    return samples

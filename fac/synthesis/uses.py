@@ -4,14 +4,12 @@ the form of what it is shown, and what of them a text in its own words must not 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
-import pyarrow as pa
 
 from fac.schema import Chat
 from fac.store.runs import Runs
+from fac.store.samples import samples_at
 from fac.synthesis.filter import WORD
 from fac.synthesis.own_words import SHARED
 
@@ -61,29 +59,15 @@ def uses_of(
     """By feature the uses in its `spans`, rows of schema.SPANS, in their order and each sentence
     once; a span that is not met in its sample gives none."""
     numbers = {span["sample"] for rows in spans.values() for span in rows}
-    chats = samples_at(runs, dataset, numbers)
+    samples = samples_at(runs, dataset, numbers, ["messages"])
     uses: dict[int, tuple[Use, ...]] = {}
     for feature, rows in spans.items():
         by_sentence: dict[str, Use] = {}
         for span in rows:
-            for each in _used(span, chats[span["sample"]]):
+            for each in _used(span, samples[span["sample"]]["messages"]):
                 by_sentence.setdefault(each.sentence, each)
         uses[feature] = tuple(by_sentence.values())
     return uses
-
-
-def samples_at(runs: Runs, dataset: str, numbers: Iterable[int]) -> dict[int, Chat]:
-    """Some samples of a dataset run by their row."""
-    chats: dict[int, Chat] = {}
-    start = 0
-    every = np.unique(np.fromiter(numbers, np.int64))
-    for batch in runs.batches(dataset, "samples", columns=["messages"]):
-        rows = every[(every >= start) & (every < start + len(batch))] - start
-        column = batch.column("messages").take(pa.array(rows))
-        for row, chat in zip(rows.tolist(), column.to_pylist(), strict=True):
-            chats[start + row] = chat
-        start += len(batch)
-    return chats
 
 
 def _used(span: Mapping[str, Any], chat: Chat) -> Iterator[Use]:

@@ -229,8 +229,9 @@ def _words(use: Use, style: Style) -> str:
 
 def _away(pair: PairBrief, sentences: Iterable[str]) -> tuple[Bias, ...]:
     """Away from what the negative says and nothing else that the writer is shown."""
-    shown = {word for text in (*sentences, "".join(pair.positive.tokens)) for word in spoken(text)}
-    words = sorted(w for w in pair.silent - shown if len(w) >= TELLING and w.isalpha())
+    texts = (*sentences, "".join(pair.positive.tokens))
+    others = pair.silent.difference(*map(spoken, texts))
+    words = sorted(w for w in others if len(w) >= TELLING and w.isalpha())
     return (Bias(tuple(words), AWAY),) if words else ()
 
 
