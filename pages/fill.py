@@ -44,6 +44,7 @@ UNITS = {"rows": "Rows", "tokens": "Tokens", "all": "All that help"}
 USUAL = {"rows": 50, "tokens": 5000, "all": 0}
 MOST = 1_000_000
 GAPS = 12  # named of a row, at most
+LINKED = 200  # gaps that the link to pairs carries, certain ones first
 SHOWN = 100  # characters of a text in the table
 
 
@@ -191,13 +192,11 @@ def make_dataset(comparison: Comparison, proposal: Fill, dropped: list[int], n_r
             icon=":material/add_notes:",
             disabled=not n_rows,
         )
-        left = ",".join(map(str, proposal.left[:200]))
-        if left:
-            link(
-                "pairs",
-                f"Write for the {counted(len(proposal.left), 'gap')} that are left",
-                features=left,
-            )
+        if proposal.left:
+            first = proposal.left[:LINKED]
+            which = f"the first {LINKED:,} of " if len(proposal.left) > LINKED else ""
+            words = f"Write for {which}the {counted(len(proposal.left), 'gap')} that are left"
+            link("pairs", words, features=",".join(map(str, first)))
     if not pressed:
         return
     run = publish(stores(), comparison, proposal, name, dropped)
