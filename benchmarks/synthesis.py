@@ -50,7 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "one-step": {"method": "one-step", "both": True},
     "one-step, told the words": {"method": "words", "both": True, "seeds": 1},
     "two-step": {"method": "two-step"},
-    "two-step, another gap's negative": {"method": "two-step", "swapped": True, "seeds": 1},
+    "two-step, another gap's negative": {"method": "two-step", "swapped": True},
     "two-step, steered": {"method": "two-step", "writer": "steered", "seeds": 1},
 }
 """Name -> what its spec says. `both`: with the tokens that two steps use together. `seeds`: of how
