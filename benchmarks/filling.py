@@ -8,7 +8,7 @@ are more than `--gaps`: the fewest rows of a pool of unused chats (`fac fill`), 
 model writes in two steps and keeps (all gates on, approvals from this script), both together, and
 random rows of the pool, of as many tokens as the chosen ones have. Beside it the pool on all
 certain gaps. A gap is filled where one row fires it above the threshold of clear firing. Measuring
-takes half an hour on two cores, writing ten minutes; a second start goes on.
+takes twenty minutes on two cores, writing ten; a second start goes on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.believe import CORPUS
+from benchmarks.families import measured
 from benchmarks.synthesis import approve, report
 from fac import demo, synthesis
 from fac.cli.frame import build_caches
@@ -40,7 +41,8 @@ from fac.store import Stores, open_stores
 from fac.store.runs import Runs
 
 NARROW = "chitchat"
-SIZES = {"corpus": 2000, "small-talk": 200, "pool": 2000}
+SAMPLES = 2000  # of the corpus, as the anchor
+SIZES = {"small-talk": 200, "pool": 1000}
 CANDIDATES = 24  # texts a gap, at most
 
 
@@ -67,34 +69,36 @@ class Way(NamedTuple):
     """Tokens that a model wrote for it, those of dropped texts included."""
 
 
-def write_files(folder: Path, sizes: dict[str, int]) -> dict[str, Path]:
-    """Chats of the corpus drawn at random, each in one file at most: of all sources, of small talk
-    alone, and of all sources once more."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_files(folder: Path, sizes: Mapping[str, int], without: Path) -> dict[str, Path]:
+    """Chats of the corpus drawn at random, each in one file at most and none of those `without`:
+    of small talk alone, and of all sources."""
     with gzip.open(CORPUS, "rt", encoding="utf-8") as lines:
         chats = [*dict.fromkeys(lines)]
     random.Random(0).shuffle(chats)
+    taken = {*without.read_text("utf-8").splitlines(keepends=True)}
     paths = {}
     for name, size in sizes.items():
-        fits = [c for c in chats if name != "small-talk" or json.loads(c)["source"] == NARROW]
-        drawn = fits[:size]
-        taken = {*drawn}
         chats = [chat for chat in chats if chat not in taken]
+        fits = [c for c in chats if name == "pool" or json.loads(c)["source"] == NARROW]
+        taken = {*fits[:size]}
         paths[name] = folder / f"{name}.jsonl"
-        paths[name].write_text("".join(drawn), "utf-8")
+        paths[name].write_text("".join(fits[:size]), "utf-8")
     return paths
 
 
-def tasks(steps: Steps, sizes: dict[str, int]) -> list[Task]:
-    """Everything measured."""
+def tasks(steps: Steps, part: float) -> list[Task]:
+    """Everything measured, of `part` of the chats."""
+    root = steps.workspace.root
+    corpus = measured(steps, max(int(SAMPLES * part), 1))
+    sizes = {name: max(int(size * part), 1) for name, size in SIZES.items()}
     runs = {}
-    for name, path in write_files(steps.workspace.root / "chats", sizes).items():
+    for name, path in write_files(root, sizes, root / "corpus.jsonl").items():
         dataset = steps.perform(IngestSpec(name=name, source=str(path), on_bad="skip"), report)
         runs[name] = steps.perform(MeasureSpec(dataset=dataset), report)
     anchor, seed = (Runs(steps.workspace).resolve("measure", n) for n in (demo.ANCHOR, demo.SEED))
     return [
         Task("the demo", anchor, seed, runs["pool"]),
-        Task("the corpus", runs["corpus"], runs["small-talk"], runs["pool"]),
+        Task("the corpus", corpus, runs["small-talk"], runs["pool"]),
     ]
 
 
@@ -241,8 +245,7 @@ def main() -> None:
     workspace = Workspace(options.workspace.resolve())
     demo.materialise(workspace, lambda *_: None)
     steps = Steps(workspace)
-    sizes = {name: max(int(size * options.part), 1) for name, size in SIZES.items()}
-    for task in tasks(steps, sizes):
+    for task in tasks(steps, options.part):
         print(table(task.name, ways(workspace, steps, task, options.gaps)), flush=True)
         print(flush=True)
 

@@ -32,12 +32,14 @@ def test_costs_are_per_gap_that_is_filled():
 
 @needs_corpus
 def test_no_chat_is_in_two_files(tmp_path):
-    paths = write_files(tmp_path, {"corpus": 300, "small-talk": 40, "pool": 300})
-    lines = {name: path.read_text("utf-8").splitlines() for name, path in paths.items()}
-    assert [len(each) for each in lines.values()] == [300, 40, 300]
-    assert len({line for each in lines.values() for line in each}) == 640
-    assert all(f'"{NARROW}"' in line for line in lines["small-talk"])
-    assert not all(f'"{NARROW}"' in line for line in lines["pool"])
+    first = write_files(tmp_path, {"pool": 300}, CORPUS.parent / "README.md")["pool"]
+    without = first.rename(tmp_path / "corpus.jsonl")
+    paths = [without, *write_files(tmp_path, {"small-talk": 40, "pool": 300}, without).values()]
+    corpus, talk, pool = (path.read_text("utf-8").splitlines() for path in paths)
+    assert [len(each) for each in (corpus, talk, pool)] == [300, 40, 300]
+    assert len({*corpus, *talk, *pool}) == 640
+    assert all(f'"{NARROW}"' in line for line in talk)
+    assert not all(f'"{NARROW}"' in line for line in pool)
 
 
 @needs_corpus
