@@ -152,6 +152,8 @@ class FamiliesFacts(Facts):
     n_members: int = 0  # features in a family
     n_unnamed: int = 0  # families whose members have no word in common
     nearest: int = 0  # of each feature that were compared; 0: every pair
+    n_firing: int = 0  # features that fire at all
+    n_on_map: int | None = None  # laid out; None in runs of earlier versions, which have no map
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -224,6 +224,17 @@ FAMILY_NAMES = pa.schema(
 )
 """Sorted by family."""
 
+FEATURE_MAP = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
+        ("neighbours", pa.list_(pa.int32())),  # those most like it, the most alike first
+        ("likeness", pa.list_(pa.float32())),
+    ]
+)
+"""Sorted by feature; what fires like no other feature is not here."""
+
 REPLIES = pa.schema(
     [
         ("key", pa.string()),  # what was asked, of whom: digest of prompt, model and endpoint
