@@ -70,7 +70,7 @@ _BOTTOM_FIRST = [
     for number, item in sorted(enumerate(STANDING_COLOURS.items()), key=lambda row: row[0] != 3)
 ]
 
-DIMMED = 0.12
+DIMMED = 0.25
 """Opacity of what does not stand out."""
 
 
@@ -83,13 +83,14 @@ def feature_map(
     shade: tuple[np.ndarray, np.ndarray] | None = None,
     chosen: int | None = None,
     window: Window | None = None,
+    paper: str = "rgba(0,0,0,0)",
     height: int = MAP_HEIGHT,
 ) -> go.Figure:
     """A map of features, coloured `by` "coverage", their standing, or by "strength", the log of the
     samples of the dataset that fire them, up to `top` samples at any window.
 
     `shade` is x and y of everything there is, where `dots` are some of it: its density lies below
-    them. A point's name travels with it, and its customdata: feature, n_anchor, n_dataset.
+    them; `paper` is the colour behind names of families. A point's name travels with it, and its customdata: feature, n_anchor, n_dataset.
     """
     across: dict[str, Any] = {"visible": False, "fixedrange": False}
     up: dict[str, Any] = {"visible": False, "fixedrange": False}
@@ -112,14 +113,7 @@ def feature_map(
     numbers = np.stack([dots.feature, dots.n_anchor, dots.n_dataset], axis=1).astype(np.int32)
     names = np.array([short(name, LONGEST_NAME) for name in dots.names], object)
 
-    def on_top(rows: np.ndarray) -> np.ndarray:
-        """Rows with what stands out last."""
-        return rows[np.argsort(dots.lit[rows], kind="stable")]
-
-    def scatter(rows: np.ndarray, name: str, opacity: float, marker: dict[str, Any]) -> None:
-        if stands_out:
-            marker["opacity"] = np.where(dots.lit[rows], 1.0, DIMMED).astype(np.float32)
-            marker["size"] = np.where(dots.lit[rows], size + 3, size).astype(np.int8)
+    def scatter(rows: np.ndarray, name: str, marker: dict[str, Any], **more: Any) -> None:
         chart.add_scattergl(
             name=name,
             x=dots.x[rows],
@@ -127,29 +121,39 @@ def feature_map(
             text=names[rows].tolist(),
             customdata=numbers[rows],
             mode="markers",
-            marker={"size": size, "opacity": opacity, **marker},
+            marker={"size": size, **marker},
             unselected={"marker": {"opacity": 0.15}},
             hovertemplate=HOVER,
+            **more,
         )
 
+    lit = np.ones(n, bool)
+    if stands_out:
+        lit, size = dots.lit, size + 2
+        dim = np.flatnonzero(~lit)
+        scatter(dim, "others", {"size": 4, "color": REST, "opacity": DIMMED}, showlegend=False)
     if by == "coverage":
         for number, name, colour in _BOTTOM_FIRST:
-            rows = on_top(np.flatnonzero(dots.standing == number))
+            rows = np.flatnonzero(lit & (dots.standing == number))
             if len(rows):
-                scatter(rows, name, 0.45 if name == "not counted" else 0.8, {"color": colour})
+                marker = {"color": colour, "opacity": 0.45 if name == "not counted" else 0.8}
+                scatter(rows, name, marker, legendrank=number)
     else:
-        silent, alive = np.flatnonzero(dots.n_dataset == 0), np.flatnonzero(dots.n_dataset > 0)
-        scatter(on_top(silent), "silent", 0.35, {"color": "#8892A0"})
+        silent = np.flatnonzero(lit & (dots.n_dataset == 0))
+        alive = np.flatnonzero(lit & (dots.n_dataset > 0))
+        scatter(silent, "silent", {"color": "#8892A0", "opacity": 0.35})
         # Rare above frequent would hide nothing, but frequent features are few: draw them last.
-        alive = on_top(alive[np.argsort(dots.n_dataset[alive], kind="stable")])
-        scatter(alive, "fires", 0.85, _by_strength(dots.n_dataset, alive, top))
+        alive = alive[np.argsort(dots.n_dataset[alive], kind="stable")]
+        scatter(alive, "fires", {"opacity": 0.85, **_by_strength(dots.n_dataset, alive, top)})
     for label in _without_overlap(labels, dots, window, height):
         chart.add_annotation(
             x=label.x,
             y=label.y,
             text=f"<b>{short(label.text, LONGEST_LABEL)}</b>",
             showarrow=False,
-            font={"size": LABEL_SIZE, "shadow": "auto"},
+            font={"size": LABEL_SIZE},
+            bgcolor=paper,
+            borderpad=1,
         )
     for x, y in zip(*(axis[dots.feature == chosen] for axis in (dots.x, dots.y)), strict=True):
         chart.add_scatter(
@@ -229,8 +233,9 @@ def _without_overlap(
             continue
         x, y = (label.x - left) * scale[0], (label.y - bottom) * scale[1]
         half = 0.31 * LABEL_SIZE * min(len(label.text), LONGEST_LABEL)
-        if half > x or x > MAP_WIDTH - half:  # it would be cut off
-            continue
+        # What would be cut off moves inside.
+        x = min(max(x, half), MAP_WIDTH - half)
+        label = label._replace(x=left + x / scale[0])
         if all(abs(x - u) > half + w or abs(y - v) > 1.6 * LABEL_SIZE for u, v, w in boxes):
             boxes.append((x, y, half))
             first.append(label)

@@ -135,11 +135,12 @@ def test_names_on_the_map_are_never_read_as_markup():
 
 def test_what_is_searched_for_stands_out():
     some = dots(4)._replace(lit=np.array([False, True, False, False]))
-    (trace,) = drawn(some, by="coverage").data
-    assert trace.customdata[-1, 0] == 1, "on top"
-    assert trace.marker.opacity == pytest.approx([maps.DIMMED] * 3 + [1])
-    (trace,) = drawn(dots(4), by="coverage").data
-    assert trace.marker.opacity == 0.8, "where all or none are lit nothing is dimmed"
+    others, bright = drawn(some, by="coverage").data
+    assert bright.customdata[:, 0].tolist() == [1] and bright.marker.opacity == 0.8, "on top"
+    assert others.customdata[:, 0].tolist() == [0, 2, 3] and others.marker.opacity == maps.DIMMED
+    for lit in (True, False):
+        whole = drawn(dots(4)._replace(lit=np.full(4, lit)), by="coverage").data
+        assert [len(t.x) for t in whole] == [4] and whole[0].marker.opacity == 0.8
 
 
 def test_no_family_name_covers_another_or_leaves_the_map():
@@ -147,12 +148,14 @@ def test_no_family_name_covers_another_or_leaves_the_map():
         ("first", 0, 0),
         ("second", 0.01, 0),
         ("third", 0, 0.5),
-        ("cut off", 1, 0),
+        ("edge", 1, -0.5),
         ("out", 9, 0),
     ]
     labels = [maps.Label(*each) for each in where]
     figure = drawn(dots(3), by="coverage", labels=labels, window=(-1, 1, -1, 1))
-    assert [each.text for each in figure.layout.annotations] == ["<b>first</b>", "<b>third</b>"]
+    names = [each.text for each in figure.layout.annotations]
+    assert names == ["<b>first</b>", "<b>third</b>", "<b>edge</b>"]
+    assert 0.9 < figure.layout.annotations[2].x < 1, "moved inside"
 
 
 def test_the_chosen_feature_is_ringed_on_the_map():

@@ -47,6 +47,9 @@ COLOURS = {"coverage": "Coverage", "strength": "Strength"}
 
 FAMILIES = ("family_name", "size", "covered", "under", "missing")
 
+PAPER = {"light": "rgba(255, 255, 255, 0.75)", "dark": "rgba(16, 21, 21, 0.75)"}
+"""Behind a name that lies on points."""
+
 LABELLED = 200
 """Families of which some are named: in a window there may be none of the largest."""
 
@@ -99,7 +102,9 @@ def features_on_map(comparison: Comparison) -> tuple[list[int] | None, str]:
         members = places.family == topic if taken is None else (places.family == topic) & taken
         name = places.names[topic] or UNNAMED
         return places.feature[members].tolist(), f"of the family “{plain(name)}”"
-    return (None, "") if taken is None else (places.feature[taken].tolist(), words)
+    if taken is None:
+        return None, ""
+    return places.feature[taken].tolist(), f"of the {int(taken.sum()):,} {words}"
 
 
 def show_families_on_map(comparison: Comparison) -> None:
@@ -156,9 +161,11 @@ def _drawn(
             shade=None if shade is None else (places.x[shade], places.y[shade]),
             chosen=feature,
             window=window,
+            paper=paper,
         )
 
-    content = [rows.tolist(), np.flatnonzero(lit).tolist(), [*by_feature.values()]]
+    paper = PAPER.get(st.context.theme.type or "", PAPER["light"])
+    content = [paper, rows.tolist(), np.flatnonzero(lit).tolist(), [*by_feature.values()]]
     return _figure(digest([repr(comparison), by, feature, window, *content]), draw)
 
 
@@ -195,15 +202,15 @@ def _lit(comparison: Comparison, places: FeatureMap, sae: str | None) -> np.ndar
 
 
 def _taken(places: FeatureMap) -> tuple[np.ndarray | None, str]:
-    """What the lasso holds or the window, bool `[n]`, and how a count of it goes on; None where it
-    is all of the map."""
+    """What the lasso holds or the window, bool `[n]`, and which it is in words; None where it is all
+    of the map."""
     if lasso := st.session_state.get("lasso"):
         taken = np.isin(places.feature, lasso)
-        return taken, f"of the {int(taken.sum()):,} features chosen on the map"
+        return taken, "chosen on the map"
     if (window := _window()) is None:
         return None, ""
     taken = maps.inside(window, places.x, places.y)
-    return taken, f"of the {int(taken.sum()):,} features in this part of the map"
+    return taken, "in this part of the map"
 
 
 def _select(places: FeatureMap) -> None:
