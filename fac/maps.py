@@ -90,7 +90,8 @@ def feature_map(
     samples of the dataset that fire them, up to `top` samples at any window.
 
     `shade` is x and y of everything there is, where `dots` are some of it: its density lies below
-    them; `paper` is the colour behind names of families. A point's name travels with it, and its customdata: feature, n_anchor, n_dataset.
+    them; `paper` is the colour behind names of families. A point's name travels with it, and its
+    customdata: feature, n_anchor, n_dataset.
     """
     across: dict[str, Any] = {"visible": False, "fixedrange": False}
     up: dict[str, Any] = {"visible": False, "fixedrange": False}

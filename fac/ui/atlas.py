@@ -194,16 +194,17 @@ def _lit(comparison: Comparison, places: FeatureMap, sae: str | None) -> np.ndar
     if (topic := _topic(places)) is not None:
         lit &= places.family == topic
     if needle := get_param("q", ""):
-        texts = explained(stores(), comparison.anchor)
-        search = {"sae_run": sae, "explained": texts}
-        matches = stores().cache.matching(comparison.anchor, needle, **search)
+        anchor = comparison.anchor
+        matches = stores().cache.matching(
+            anchor, needle, sae_run=sae, explained=explained(stores(), anchor)
+        )
         lit &= matches[places.feature]
     return lit
 
 
 def _taken(places: FeatureMap) -> tuple[np.ndarray | None, str]:
-    """What the lasso holds or the window, bool `[n]`, and which it is in words; None where it is all
-    of the map."""
+    """What the lasso holds or the window, bool `[n]`, and which it is in words; None where it is
+    all of the map."""
     if lasso := st.session_state.get("lasso"):
         taken = np.isin(places.feature, lasso)
         return taken, "chosen on the map"
