@@ -220,22 +220,22 @@ class _Gaps(NamedTuple):
 def _gaps(stores: Stores, comparison: Comparison, features: Sequence[int] | None) -> _Gaps:
     evidence = evidence_of(stores, comparison)
     badges, rank = evidence.badges(), np.argsort(np.argsort(-evidence.certainty(), kind="stable"))
-    believed = badges != ARTEFACT
+    chosen = np.ones(len(badges), bool)
     dataset, anchor = name_of(stores, *comparison.runs), name_of(stores, comparison.anchor)
     about = f"{dataset} against {anchor} ({settings_in_words(comparison)})"
     if features is not None:
         chosen = np.isin(evidence.feature, features)
         if wrong := sorted({*features} - {*evidence.feature[chosen].tolist()}):
             raise InputError(f"Feature {wrong[0]} is no gap of {about}: `fac gaps` lists them.")
-        believed &= chosen
+    believed, n_artefacts = chosen & (badges != ARTEFACT), int((badges[chosen] == ARTEFACT).sum())
     if not believed.any():
-        artefacts = f" but {len(badges):,} that the anchor barely shows" if len(badges) else ""
+        artefacts = f" but {n_artefacts:,} that the anchor barely shows" if n_artefacts else ""
         raise InputError(f"There is no gap of {about}{artefacts}, so there is nothing to fill.")
     return _Gaps(
         evidence.feature[believed],
         (badges == CERTAIN)[believed],
         rank[believed],
-        int((badges == ARTEFACT).sum()),
+        n_artefacts,
     )
 
 
