@@ -17,6 +17,7 @@ from fac.questions.comparison import Comparison
 from fac.questions.families import (
     call_family,
     families_called,
+    families_changed,
     families_spec,
     family_names,
     few_of_each,
@@ -24,6 +25,7 @@ from fac.questions.families import (
     gaps_to_fill,
     take_name_back,
 )
+from fac.questions.fill import fill, publish
 from fac.questions.fill_spans import fill_spans
 from fac.store import open_stores
 from fac.store.decisions import Decisions
@@ -371,3 +373,66 @@ def test_the_synthesis_page_writes_from_few_of_each_family(place):
     ran(next(n for n in page.number_input if n.label == "Gaps a family").set_value(1).run())
     assert "Synthesize from 1 approved pair" in [button.label for button in page.button]
     assert "1 of 6 approved pairs are written from" in words(page)
+
+
+# --- what a change filled -------------------------------------------------------------------------
+
+
+def test_a_change_fills_families(question):
+    """The pool shows river, train and mountain of three, oven of bake and oven, of which the seed
+    has bake."""
+    stores, comparison, run, _ = question
+    pool = stores.runs.resolve("measure", "toy-pool")
+    together = families_changed(stores, comparison, replace(comparison, added=(pool,)), run)
+    figures = [
+        tuple(row[name] for name in ("family", "size", "before", "after", "change"))
+        for row in together.rows
+    ]
+    assert figures == [(0, 3, 0, 3, 3), (1, 2, 1, 2, 1)]
+    assert together.headline == (
+        f"2 families show more than before: “{TRAVEL}” 0 → 3 of 3, “kitchen” 1 → 2 of 2."
+    )
+    back = families_changed(stores, replace(comparison, dataset=pool), comparison, run)
+    assert [(row["family"], row["change"]) for row in back.rows] == [(0, -3)]
+    assert back.headline == ""
+    assert families_changed(stores, comparison, comparison, run).rows == []
+
+
+def test_compare_says_which_families_were_filled(place):
+    view = {"before": "toy-seed", "after": "toy-pool", "anchor": "toy-anchor", "threshold": "0"}
+    page = ran(opened("compare", **view))
+    assert any("One family shows more than before" in each.value for each in page.caption)
+    section = next(each for each in page.expander if each.label.startswith("Families"))
+    (table,) = section.dataframe
+    assert table.value[["family_name", "was", "is", "change"]].to_numpy().tolist() == [
+        [TRAVEL, "0 of 3", "3 of 3", "+3"]
+    ]
+
+
+# --- what leaves ----------------------------------------------------------------------------------
+
+
+def test_rows_that_leave_say_which_families_they_serve(place, tmp_path):
+    pairs = fac("pairs", *ABOUT, "--dataset", "toy-seed", "--json", workspace=place).json["run"]
+    fac("approve", pairs, "--all", "--reviewer", "Ada", workspace=place)
+    run = fac("synthesize", pairs, "--json", workspace=place).json["run"]
+    name = ("name-family", "1", "baking", "--reviewer", "Ada", *ABOUT)
+    assert fac(*name, workspace=place).code == 0
+    out = tmp_path / "kept.jsonl"
+    assert fac("export", run, "--out", out, workspace=place).code == 0
+    lineages = [json.loads(line)["lineage"] for line in out.read_text().splitlines()]
+    families = {each["feature"]: each["families"] for each in lineages}
+    assert families[OVEN] == ["baking"] and families[TRAIN] == [TRAVEL]
+    assert families[PYTHON] == []
+    card = (tmp_path / "kept.card.md").read_text()
+    assert "families that its rows fire gaps of" in card and "1 baking" in card
+
+
+def test_a_dataset_of_filled_rows_says_which_families_each_serves(question):
+    stores, comparison, _, _ = question
+    pool = stores.runs.resolve("measure", "toy-pool")
+    proposal = fill(stores, comparison, pool)
+    run = publish(stores, comparison, proposal, "filled")
+    metas = map(json.loads, stores.runs.table(run, "samples", ["meta"])["meta"].to_pylist())
+    families = {meta["fill"]["sample"]: meta["fill"]["families"] for meta in metas}
+    assert families == {0: [TRAVEL], 2: [KITCHEN]}

@@ -158,6 +158,13 @@ def every_family(stores: Stores, run: str) -> list[Row]:
     ]
 
 
+def names_by_feature(stores: Stores, run: str) -> dict[int, str]:
+    """What the family of each feature is called that has one."""
+    return {
+        feature: row["name"] for row in every_family(stores, run) for feature in row["features"]
+    }
+
+
 def call_family(stores: Stores, run: str, number: int, name: str, reviewer: str) -> None:
     """Records what somebody calls a family of a run: as long as its members stay the same, whatever
     the threshold. Raises InputError for what can be no name."""
@@ -172,6 +179,64 @@ def take_name_back(stores: Stores, run: str, number: int, reviewer: str) -> None
     measure = stores.runs.manifest(run).inputs.measure
     members = _words_and_members(stores, run)[1][number]
     review.take_name_back(stores.decisions, measure, members, reviewer)
+
+
+class FamilyChange(NamedTuple):
+    """What became of the families between two comparisons with one anchor."""
+
+    rows: list[Row]
+    """Of each family of which more, or fewer, features are shown: family, name, named_by, size (its
+    features that count and that the anchor shows), before and after (how many of them are shown)
+    and change. What gained most first."""
+
+    headline: str
+    """The families that were filled most, in one sentence; "" where none gained."""
+
+
+def families_changed(
+    stores: Stores, before: Comparison, after: Comparison, run: str
+) -> FamilyChange:
+    """Which families of a run of `families_spec` a change filled, and which it emptied."""
+    names = family_names(stores, run)
+    rows: list[Row] = []
+    for number, size, was, now in _shown_of_each(stores, before, after, run):
+        name, by = names[number]
+        about: Row = {"family": number, "name": name, "named_by": by, "size": size}
+        rows.append({**about, "before": was, "after": now, "change": now - was})
+    return FamilyChange(rows, _filled_most([row for row in rows if row["change"] > 0]))
+
+
+@remembered_for_good
+def _shown_of_each(
+    stores: Stores, before: Comparison, after: Comparison, run: str
+) -> list[tuple[int, int, int, int]]:
+    """Of each family that changed: its number, size, features shown before and after."""
+    family = family_of(stores, run)
+    counted = shown(stores, before) & (family >= 0)
+    n = stores.runs.manifest(run).facts.n_families
+    size, was, now = (
+        np.bincount(family[counted & which], minlength=n)
+        for which in (
+            counted,
+            support_of(stores, before.runs, *before.at) > 0,
+            support_of(stores, after.runs, *after.at) > 0,
+        )
+    )
+    changed = np.flatnonzero(was != now)
+    order = changed[np.lexsort((changed, was[changed] - now[changed]))]
+    return [(int(i), int(size[i]), int(was[i]), int(now[i])) for i in order]
+
+
+def _filled_most(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    named = [row for row in rows if row["name"] != UNNAMED] or rows
+    words = ", ".join(
+        f"“{row['name']}” {row['before']:,} → {row['after']:,} of {row['size']:,}"
+        for row in named[:NAMED]
+    )
+    families = "One family shows" if len(rows) == 1 else f"{len(rows):,} families show"
+    return f"{families} more than before: {words}{', …' if len(named) > NAMED else ''}."
 
 
 def gaps_of_family(stores: Stores, comparison: Comparison, row: Row) -> list[Row]:

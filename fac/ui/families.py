@@ -10,6 +10,7 @@ from fac.questions.comparison import Comparison
 from fac.questions.families import (
     UNNAMED,
     call_family,
+    families_changed,
     families_run,
     families_spec,
     gap_families,
@@ -26,6 +27,8 @@ from fac.ui.writing import question_view
 
 TITLE = "Families: which topics the gaps are about"
 LONGEST = 80  # characters of a name
+CHANGED = "Families: which topics this fills"
+OF_A_CHANGE = ("family_name", "was", "is", "change")
 COLUMNS = ("family_name", "n_covered", "certain", "possible")
 MOST = 1000  # gaps of each family, in the field that asks for a few
 OF_A_GAP = ("feature", "name", "badge", "kind")
@@ -59,6 +62,36 @@ def say_families(comparison: Comparison) -> None:
     run = families_run(stores(), comparison)
     if run and (sentence := gap_families(stores(), comparison, run).headline):
         st.caption(f":material/workspaces: {plain(sentence)}")
+
+
+def show_changed_families(before: Comparison, after: Comparison) -> None:
+    """Which families a change filled, and which it emptied."""
+    run = families_run(stores(), before)
+    if run is None:
+        offer(before)
+        return
+    change = families_changed(stores(), before, after, run)
+    if change.headline:
+        st.caption(f":material/workspaces: {plain(change.headline)}")
+    if not change.rows:
+        st.caption(":material/workspaces: No family shows more of its features, or fewer.")
+        return
+    with st.expander(CHANGED, icon=":material/workspaces:"):
+        pager = Pager("changed-families", before, after, size=20)
+        rows = [
+            {
+                **row,
+                "family_name": row["name"],
+                "was": f"{row['before']:,} of {row['size']:,}",
+                "is": f"{row['after']:,} of {row['size']:,}",
+                "change": f"{row['change']:+,}",
+            }
+            for row in change.rows[pager.offset :][: pager.size]
+        ]
+        table(rows, OF_A_CHANGE, key="changed-families")
+        n = len(change.rows)
+        pager.draw(n, "family" if n == 1 else "familie")
+        st.caption("Features of a family that count, and that the anchor shows, in the dataset.")
 
 
 def offer(comparison: Comparison) -> None:
