@@ -413,9 +413,10 @@ def test_compare_says_which_families_were_filled(place):
 
 
 def test_rows_that_leave_say_which_families_they_serve(place, tmp_path):
-    pairs = fac("pairs", *ABOUT, "--dataset", "toy-seed", "--json", workspace=place).json["run"]
+    line = ("pairs", *ABOUT, "--dataset", "toy-seed", "--candidates", 2, "--json")
+    pairs = fac(*line, workspace=place).json["run"]
     fac("approve", pairs, "--all", "--reviewer", "Ada", workspace=place)
-    run = fac("synthesize", pairs, "--json", workspace=place).json["run"]
+    run = fac("synthesize", pairs, "--per-feature", 3, "--json", workspace=place).json["run"]
     name = ("name-family", "1", "baking", "--reviewer", "Ada", *ABOUT)
     assert fac(*name, workspace=place).code == 0
     out = tmp_path / "kept.jsonl"

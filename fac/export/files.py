@@ -225,8 +225,8 @@ def export(
     profile says. `opinions` is what people say of samples, by candidate: what they dropped stays;
     `reviewed` exports only what they kept; `families` is what the families of gaps are called, by
     gap, None where nothing groups them. The same run, opinions and names give the same bytes;
-    whatever is wrong, `out` stays as it was. Raises InputError for a run without samples that may leave,
-    samples that do not have the form, and an `out` that cannot be written or holds something
+    whatever is wrong, `out` stays as it was. Raises InputError for a run without samples that may
+    leave, samples that do not have the form, and an `out` that cannot be written or holds something
     else."""
     plan = plan_export(
         run_id,
