@@ -56,7 +56,7 @@ ANCHOR = [
     *many(5, "python loop please"),
     *many(120, "please"),
 ]
-SEED = [*many(40, "bake it please"), *many(40, "please do")]
+SEED = [*many(40, "bake it please"), *many(40, "please do what any of us would do with it")]
 POOL = says(
     "a train along her river to one mountain",
     "cheap oven",
