@@ -1,0 +1,6 @@
+"""A comparison as one HTML file that needs nothing else: no script, no font, no network."""
+
+from fac.report.content import Report, report
+from fac.report.page import as_html, file_name
+
+__all__ = ["Report", "as_html", "file_name", "report"]
