@@ -22,10 +22,14 @@ def clean(text: str) -> str:
 
 
 def code_span(text: str) -> str:
-    """Text as GitHub's Markdown shows it in a table exactly as it is: in a code span, where no
-    markup, mention, issue number or link is read. A vertical line ends a cell even there."""
+    """Text as GitHub's Markdown shows it exactly as it is: in a code span, where no markup,
+    mention, issue number or link is read."""
     line = " ".join(clean(text).split()) or "∅"
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     room = " " if line.startswith("`") or line.endswith("`") else ""
-    line = line.replace("|", r"\|")
     return f"{fence}{room}{line}{room}{fence}"
+
+
+def table_cell(text: str) -> str:
+    """The same in a table, where a vertical line ends a cell even in a code span."""
+    return code_span(text).replace("|", r"\|")

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -224,8 +225,8 @@ def _gap(stores: Stores, comparison: Comparison, row: Row) -> Gap:
         here = _of_role(comparison, sorted(spans, key=lambda span: -span["peak"]))
         return Gap(row, anchor, _quote(here[0], "In the dataset") if here else None)
     sae = sae_of(stores, comparison.anchor)
-    at = {"sae_run": sae, "threshold": comparison.threshold}
-    near = [miss for run in comparison.runs for miss in cache.near(run, feature, **at)]
+    at = partial(cache.near, sae_run=sae, threshold=comparison.threshold)
+    near = [miss for run in comparison.runs for miss in at(run, feature)]
     near = _of_role(comparison, sorted(near, key=lambda miss: -miss["pre"]))
     return Gap(row, anchor, _near_quote(near[0]) if near else None)
 
@@ -372,19 +373,22 @@ def _made(stores: Stores, comparison: Comparison) -> Iterator[tuple[str, str]]:
 def _runs(
     stores: Stores, comparison: Comparison, families: str | None
 ) -> Iterator[tuple[str, str, str]]:
-    parts = {"anchor": (comparison.anchor,), "dataset": (comparison.dataset,)}
-    parts["added"] = comparison.runs[1:]
-    for what, runs in parts.items():
-        for run in runs:
-            yield what, name_of(stores, run), run
-    about = stores.cache.summary(comparison.anchor)
-    others = {"dictionary": [about["sae_run"]], "families": [families] if families else []}
-    others["explanations"] = explained(stores, comparison.anchor)
-    others["relevance"] = [comparison.relevance.run] if comparison.relevance.run else []
+    added = comparison.runs[1:]
+    for what, run in (
+        ("anchor", comparison.anchor),
+        ("dataset", comparison.dataset),
+        *(("added", run) for run in added),
+    ):
+        yield what, name_of(stores, run), run
+    others = {
+        "dictionary": [stores.cache.summary(comparison.anchor)["sae_run"]],
+        "families": [families] if families else [],
+        "explanations": explained(stores, comparison.anchor),
+        "relevance": [comparison.relevance.run] if comparison.relevance.run else [],
+    }
     for what, ids in others.items():
         for run in ids:
-            name = stores.runs.manifest(run).facts.name if stores.runs.find(run) else ""
-            yield what, name, run
+            yield what, stores.runs.manifest(run).facts.name if stores.runs.find(run) else "", run
 
 
 def _command(comparison: Comparison) -> list[str]:

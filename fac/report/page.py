@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from fac.markup import clean
 from fac.questions.outlook import percent
@@ -31,13 +30,13 @@ def as_html(report: Report) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     template = _environment().get_template("page.html")
-    return template.render(style=Markup(style), policy=policy, depths=DEPTHS, **report._asdict())
+    return template.render(style=style, policy=policy, depths=DEPTHS, **report._asdict())
 
 
-def file_name(report_of: str, anchor: str) -> str:
+def file_name(dataset: str, anchor: str) -> str:
     """What a report of a dataset against an anchor is called as a file."""
-    words = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{report_of}-against-{anchor}").strip("-.")
-    return f"{words or 'coverage'}.html"
+    words = re.sub(r"[^A-Za-z0-9._]+", "-", f"{dataset}-against-{anchor}").strip("-.")
+    return f"{words}.html"
 
 
 def _environment() -> Environment:
@@ -60,7 +59,7 @@ def _environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return clean(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _share(value: float | None) -> str:
