@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from fac import __version__
 from fac.markup import code_span, table_cell
+from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, name_of, settings_in_words
 from fac.questions.gate import Gate
 from fac.questions.outlook import percent
@@ -45,31 +46,12 @@ def _lines(stores: Stores, before: Comparison, after: Comparison, gate: Gate) ->
     yield from _table(("", "Baseline", "Now", "Change"), [*_figures(gate)], right=(1, 2, 3))
     if gate.new_certain:
         yield from ("", f"### New certain gaps ({len(gate.new_certain):,})", "")
-        rows = [
-            (
-                f"{row['feature']}",
-                table_cell(row["name"]),
-                row["kind"],
-                f"{row['n_anchor']:,}",
-                "–" if row["expected"] is None else f"{row['expected']:,.1f}",
-                f"{row['n_dataset']:,}",
-                row["was"],
-            )
-            for row in gate.new_certain
-        ]
         columns = ("Feature", "Name", "Kind", "Anchor", "Expected", "Here", "Before")
-        yield from _table(columns, rows, right=(0, 3, 4, 5))
+        yield from _table(columns, [*map(_gap, gate.new_certain)], right=(0, 3, 4, 5))
     if gate.lost_families:
         yield from ("", f"### Lost families ({len(gate.lost_families):,})", "")
-        rows = [
-            (
-                table_cell(row["name"]),
-                *(f"{row[n]:,}" for n in ("size", "certain", "certain_before")),
-            )
-            for row in gate.lost_families
-        ]
         columns = ("Family", "Features", "Certain gaps", "Before")
-        yield from _table(columns, rows, right=(1, 2, 3))
+        yield from _table(columns, [*map(_family, gate.lost_families)], right=(1, 2, 3))
     runs = ", ".join(
         code_span(run) for run in dict.fromkeys((before.anchor, before.dataset, *after.runs))
     )
@@ -79,6 +61,17 @@ def _lines(stores: Stores, before: Comparison, after: Comparison, gate: Gate) ->
         "chance does not explain it (at most 5 % of these are expected to be false). FAC Explorer "
         f"{__version__}."
     )
+
+
+def _gap(row: Row) -> Sequence[str]:
+    expected = "–" if row["expected"] is None else f"{row['expected']:,.1f}"
+    counts = f"{row['n_anchor']:,}", expected, f"{row['n_dataset']:,}"
+    return str(row["feature"]), table_cell(row["name"]), row["kind"], *counts, row["was"]
+
+
+def _family(row: Row) -> Sequence[str]:
+    counts = (f"{row[name]:,}" for name in ("size", "certain", "certain_before"))
+    return table_cell(row["name"]), *counts
 
 
 def _figures(gate: Gate) -> Iterator[Sequence[str]]:
