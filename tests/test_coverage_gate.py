@@ -53,7 +53,6 @@ def test_its_commands_pass_the_same_data_and_fail_what_lost_a_topic(
     place, temp, bin_ = (tmp_path / name for name in ("repository", "temp", "bin"))
     for folder in (place / "data", temp, bin_):
         folder.mkdir(parents=True)
-    (bin_ / "python").symlink_to(sys.executable)
     (bin_ / "pip").write_text('#!/bin/sh\nfor last; do :; done\ntest -f "$last"\n')
     (bin_ / "pip").chmod(0o755)
     (place / "fac-explorer").symlink_to(REPOSITORY, target_is_directory=True)
@@ -70,7 +69,7 @@ def test_its_commands_pass_the_same_data_and_fail_what_lost_a_topic(
         **{k: v for k, v in os.environ.items() if not k.startswith("FAC_")},
         **{name: filled(str(value), values) for name, value in workflow["env"].items()},
         "FAC_MODELS": str(demo_model_home),
-        "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join((str(bin_), str(Path(sys.executable).parent), os.environ["PATH"])),
         "RUNNER_TEMP": str(temp),
         "GITHUB_STEP_SUMMARY": str(summary),
     }

@@ -16,6 +16,10 @@ from fac.store import Stores
 LISTED = 20
 """Gaps or families in a table."""
 
+GAP = ("Feature", "Name", "Kind", "Anchor", "Expected", "Here", "Before")
+FAMILY = ("Family", "Features", "Certain gaps", "Before")
+"""The columns of the tables of gaps and of families."""
+
 
 def gate_markdown(stores: Stores, before: Comparison, after: Comparison, gate: Gate) -> str:
     """The gate as GitHub reads Markdown; whatever texts it names stand in code spans."""
@@ -46,12 +50,10 @@ def _lines(stores: Stores, before: Comparison, after: Comparison, gate: Gate) ->
     yield from _table(("", "Baseline", "Now", "Change"), [*_figures(gate)], right=(1, 2, 3))
     if gate.new_certain:
         yield from ("", f"### New certain gaps ({len(gate.new_certain):,})", "")
-        columns = ("Feature", "Name", "Kind", "Anchor", "Expected", "Here", "Before")
-        yield from _table(columns, [*map(_gap, gate.new_certain)], right=(0, 3, 4, 5))
+        yield from _table(GAP, [*map(_gap, gate.new_certain)], right=(0, 3, 4, 5))
     if gate.lost_families:
         yield from ("", f"### Lost families ({len(gate.lost_families):,})", "")
-        columns = ("Family", "Features", "Certain gaps", "Before")
-        yield from _table(columns, [*map(_family, gate.lost_families)], right=(1, 2, 3))
+        yield from _table(FAMILY, [*map(_family, gate.lost_families)], right=(1, 2, 3))
     runs = ", ".join(
         code_span(run) for run in dict.fromkeys((before.anchor, before.dataset, *after.runs))
     )
