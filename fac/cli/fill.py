@@ -194,22 +194,39 @@ def spare_(
     """Which rows of a dataset could be dropped at no loss of coverage."""
     comparison = options.asked_of(stores, anchor or dataset, dataset)
     answer = spare(stores, comparison, per_feature)
-    first = list(spare_rows(stores, comparison, answer, None if out_ else LISTED))
+    limit = None if out_ else LISTED
+    lists = {
+        name: list(spare_rows(stores, comparison, answer, limit, near=name == "near_copies"))
+        for name in ("near_copies", "covered")
+    }
     if out_:
-        lines = (json.dumps(row._asdict(), ensure_ascii=False) for row in first)
+        lines = (
+            json.dumps({**row._asdict(), "kind": kind}, ensure_ascii=False)
+            for kind, rows in zip(("near copy", "covered"), lists.values(), strict=True)
+            for row in rows
+        )
         frame.write_lines(out_, lines)
     data: dict[str, Any] = {
         "threshold": comparison.threshold,
         "samples": len(answer.kept) + len(answer.dropped),
         **{name: value for name, value in answer._asdict().items() if name != "dataset"},
+        "n_near_copies": len(answer.near_copies),
         "out": str(out_) if out_ else None,
     }
     if not out_:
-        data["rows"] = [row._asdict() for row in first]
+        data |= {name: [row._asdict() for row in rows] for name, rows in lists.items()}
 
     def show() -> None:
-        n = len(answer.dropped)
-        listing(_spare_figures(answer), map(_spare_line, first[:LISTED]), n)()
+        near, covered = (rows[:LISTED] for rows in lists.values())
+        listing(_spare_figures(answer))()
+        n_near = len(answer.near_copies)
+        for title, rows, n in (
+            ("Rows that nearly repeat another:", near, n_near),
+            ("Rows whose features others show:", covered, len(answer.dropped) - n_near),
+        ):
+            if rows:
+                out.print(title)
+                listing({}, map(_spare_line, rows), n)()
         out.print(
             f"Each of {answer.features:,} features is still shown by as many samples as are asked "
             f"for ({per_feature:,}), or by all there are, but more rarely: half the features keep "
@@ -226,14 +243,20 @@ def _spare_figures(answer: Spare) -> dict[str, Any]:
     return {
         "rows that have to stay": len(answer.kept),
         "rows that could be dropped": len(answer.dropped),
+        "of these, nearly repeat another row": len(answer.near_copies),
         "of these, fire nothing that counts": answer.silent,
         "their tokens": f"{answer.dropped_tokens:,} ({answer.dropped_tokens / total:.0%})",
     }
+
+
+_STAYS = {True: "stays", False: "could go too"}
 
 
 def _spare_line(row: SpareRow) -> str:
     others = ", ".join(map(str, row.stand_ins[:STAND_INS])) or "-"
     if (more := len(row.stand_ins) - STAND_INS) > 0:
         others += f" and {more:,} more"
-    near = f"; nearly repeats {row.near_copy}" if row.near_copy is not None else ""
+    near = ""
+    if row.near_copy is not None:
+        near = f"; nearly repeats {row.near_copy}, which {_STAYS[bool(row.near_copy_stays)]}"
     return f"row {row.sample}: what it fires ({row.features:,}) is in {others}{near}"
