@@ -102,7 +102,9 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--other", action="append", help="The anchor by another SAE; repeatable")
     options = parser.parse_args()
-    with closing((stores := open_stores(Workspace(options.workspace.resolve()))).cache):
+    with closing(
+        (stores := open_stores(Workspace(options.workspace.resolve()), remember=True)).cache
+    ):
         runs = (stores.runs.resolve("measure", each) for each in (options.anchor, options.dataset))
         anchor, dataset = runs
         comparison = Comparison(anchor, dataset, clear_firing(stores, anchor))

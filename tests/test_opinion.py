@@ -91,8 +91,11 @@ def test_a_gap_is_confirmed_denied_or_without_an_opinion(stores, comparison):
     assert law["r"] == pytest.approx(1) and law["mutual"]
     assert (law["n_anchor"], law["n_dataset"]) == (40, 0)
     assert (law["partner_n_anchor"], law["partner_n_dataset"]) == (20, 0)  # above 2.5
-    assert (law["partner_badge"], law["partner_kind"]) == ("certain", "absent")
+    assert law["partner_badge"] == "certain"
     assert (money["partner_n_dataset"], money["partner_badge"]) == (20, None)
+    # Of equal tokens on both sides, one of 20 + 0 or 20 + 20 is the dataset's with 1/2.
+    assert law["partner_p"] == pytest.approx(0.5**20) and money["partner_p"] == 1
+    assert food["partner_p"] is None
     # Food and the scattered ones meet in 8 of 200 samples, as often as chance has it.
     assert abs(food["r"]) < 0.2 and "r above 0.5" in food["why"]
     assert (opinion.confirmed, opinion.not_confirmed, opinion.no_opinion) == (1, 1, 1)
@@ -102,6 +105,9 @@ def test_a_gap_is_confirmed_denied_or_without_an_opinion(stores, comparison):
     assert opinion.matching.certain == (2, 3) and opinion.matching.mutual == 3
     assert opinion.shuffled.every.matched == 0 and opinion.shuffled_confirmed == 0
     assert opinion.covered == (0, 1)
+    assert opinion.note == (
+        "Of the matched features that the dataset covers (1), 0% have a gap for a partner."
+    )
     assert "confirms 1 of these: 50%" in opinion.headline
 
 
@@ -128,6 +134,19 @@ def test_a_partner_that_the_other_anchor_barely_shows_says_nothing(stores, compa
     faint = second_opinion(stores, comparison, replace(there, threshold=3.5, min_support=11))
     assert (faint.confirmed, faint.not_confirmed, faint.no_opinion) == (0, 0, 3)
     assert "barely shows its partner" in faint.rows[0]["why"]
+
+
+def test_a_partner_that_is_too_rare_is_a_gap_by_its_own_p(stores, comparison):
+    """Among all four features there it would not do."""
+    rare = {name: samples.copy() for name, samples in THERE.items()}
+    # Peaks are 1, 2, 3, 4, 1, ...: of 30 samples 14 fire above 2.5, of 10 four.
+    rare["anchor"][1], rare["data"][1] = range(30), range(10)
+    opinion = opinion_of(stores, comparison, rare)
+    money = next(row for row in opinion.rows if row["feature"] == 0)
+    assert (money["partner_n_anchor"], money["partner_n_dataset"]) == (14, 4)
+    # sum of C(18, k) for k up to 4 is 4,048, of 2**18 = 262,144.
+    assert money["partner_p"] == pytest.approx(4048 / 2**18)
+    assert (money["verdict"], opinion.confirmed) == ("confirmed", 2)
 
 
 def test_some_samples_of_many_are_drawn_and_it_is_said(stores, comparison, monkeypatch):
@@ -220,3 +239,13 @@ def test_the_benchmark_counts_by_levels_of_r(stores, comparison):
     table = dict(benchmark.lines(opinion))
     assert table["features with a partner"].startswith("3 of 4: 0.750")
     assert table["all, samples permuted"].startswith("0 of 4: 0.000")
+
+
+def test_the_benchmark_asks_every_other_sae(stores, comparison, monkeypatch, capsys):
+    publish(stores, "two", THERE)
+    root = str(stores.runs.workspace.root)
+    about = ["--anchor", comparison.anchor, "--dataset", comparison.dataset]
+    monkeypatch.setattr("sys.argv", ["opinion", "--workspace", root, *about])
+    benchmark.main()
+    out = capsys.readouterr().out
+    assert "confirmed by partners above 0.9" in out and "has an opinion of" in out

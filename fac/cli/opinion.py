@@ -16,6 +16,7 @@ from fac.errors import InputError
 from fac.matching import MATCHED
 from fac.questions.catalogue import Row
 from fac.questions.opinion import (
+    ALONE,
     FREQUENT,
     NO_OPINION,
     Matching,
@@ -153,8 +154,9 @@ def _about(opinion: Opinion, limit: int) -> Iterator[str]:
     if opinion.note:
         yield opinion.note
     yield (
-        f"A partner is the feature there whose peaks over {opinion.n_compared:,} shared samples "
-        f"have the highest r with this one's, above {MATCHED:g}; {opinion.matching.mutual:,} are "
-        f"each other's. A gap there is one above {opinion.other_threshold:g}, its clear firing. By "
-        "chance: with the other SAE's samples permuted."
+        f"A partner is the feature there whose peaks, in logarithms over {opinion.n_compared:,} "
+        f"shared samples, have the highest r with this one's, above {MATCHED:g}; "
+        f"{opinion.matching.mutual:,} are each other's. Confirmed: the dataset lacks it there "
+        f"above {opinion.other_threshold:g}, its clear firing, or shows it too rarely (p at most "
+        f"{ALONE:g}). By chance: with the other SAE's samples permuted."
     )

@@ -1,6 +1,9 @@
 """What another SAE says of a comparison's gaps: features of both are matched over the texts that
 both have measured, and a gap is confirmed where its partner is a gap of the dataset there too.
 
+A partner is a gap there where the dataset lacks it, or fires it so much more rarely than the anchor
+leads one to expect that p is at most ALONE: it is asked about alone, not among all features.
+
 An SAE sees what it learned to see: a gap may be one of the text, or an accident of one dictionary.
 The other may be of another seed, width, layer or model, as long as it read the same samples. What
 has no partner has no second opinion, so the match rate stands beside everything, and beside it the
@@ -21,12 +24,13 @@ from fac.matching import FEWEST_SAMPLES, MATCHED, Partners, partners, shuffled
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, clear_firing, must_match, name_of, shown
 from fac.questions.explanations import with_names
-from fac.questions.gap_evidence import BADGES, KINDS, evidence_of
+from fac.questions.firing import support_of
+from fac.questions.gap_evidence import BADGES, basis_of, evidence_of
 from fac.questions.relevance import Relevance
 from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
-from fac.uncertainty import Interval
+from fac.uncertainty import Interval, gap_test
 
 CONFIRMED, NOT_CONFIRMED, NO_OPINION = VERDICTS = ("confirmed", "not confirmed", "no opinion")
 
@@ -45,8 +49,11 @@ TOGETHER = 4096
 WEAK = 0.5
 """Below this match rate most of what is asked has no answer, and that is said first."""
 
+ALONE = 0.05
+"""The highest p (uncertainty.gap_test) of a partner that the dataset shows too rarely."""
+
 SAME, MOSTLY = 0.99, 0.9
-"""Where more than this share of partners have an r above that, the dictionary is the same one."""
+"""Where more than this share have a partner, and of those an r above that, it is the same SAE."""
 
 
 class Rate(NamedTuple):
@@ -106,8 +113,9 @@ class Opinion(NamedTuple):
     rows: list[Row]
     """Of each certain gap: feature, verdict, n_anchor, n_dataset; partner, r (the highest there is,
     None where it fires in too few samples), mutual, and of the partner partner_n_anchor,
-    partner_n_dataset, partner_kind and partner_badge (None where it is no gap); why, where there is
-    no opinion. Confirmed ones first, of those by r; `named` adds names."""
+    partner_n_dataset, partner_p (None where the other anchor does not show it, and without tokens)
+    and partner_badge (None where it is no gap among all features there); why, where there is no
+    opinion. Confirmed ones first, of those by r; `named` adds names."""
     headline: str
     note: str
     """What is weak, left out or approximate, in sentences."""
@@ -234,7 +242,8 @@ def second_opinion(stores: Stores, comparison: Comparison, there: Comparison) ->
         note="",
     )
     of_partners = both.partners.r[both.partners.partner >= 0]
-    same = len(of_partners) > 0 and float(np.mean(of_partners > SAME)) > MOSTLY
+    every = opinion.matching.every.share > MOSTLY
+    same = every and float(np.mean(of_partners > SAME)) > MOSTLY
     return opinion._replace(
         headline=_headline(opinion), note=_note(stores, opinion, comparison, there, same)
     )
@@ -303,19 +312,21 @@ def _shared_samples(
 
 
 def _peaks(stores: Stores, run: str, samples: np.ndarray, role: str):  # type: ignore[no-untyped-def]
-    """The peaks of every feature in these samples, in their order: csr `[n_features, n]`."""
+    """log(1 + peak) of every feature in these samples, in their order: csr `[n_features, n]`."""
     from scipy.sparse import csr_array, vstack
 
     summary = stores.cache.summary(run)
     column = np.full(summary["n_samples"], -1)
     column[samples] = np.arange(len(samples))
-    blocks = []
+    blocks = []  # in logarithms: else one strong peak of a rare feature decides
     for first in range(0, summary["n_features"], TOGETHER):
         beyond = min(first + TOGETHER, summary["n_features"])
         read = stores.cache.peaks(run, role, first, beyond)
         inside = column[read.sample] >= 0
         at = read.feature[inside] - first, column[read.sample[inside]]
-        blocks.append(csr_array((read.peak[inside], at), shape=(beyond - first, len(samples))))
+        blocks.append(
+            csr_array((np.log1p(read.peak[inside]), at), shape=(beyond - first, len(samples)))
+        )
     return vstack(blocks, format="csr")
 
 
@@ -338,8 +349,22 @@ def _verdicts(stores: Stores, there: Comparison, partner: np.ndarray) -> np.ndar
     """
     gaps, features = evidence_of(stores, there), shown(stores, there)
     of_other = np.where(features, 1, 2).astype(np.int8)
+    of_other[features & (_p_values(stores, there) <= ALONE)] = 0
     of_other[gaps.feature] = np.where(gaps.badges() == BADGES.index("artefact"), 2, 0)
     return np.where(partner >= 0, of_other[partner], np.int8(2))
+
+
+def _p_values(stores: Stores, comparison: Comparison) -> np.ndarray:
+    """uncertainty.gap_test's of the relevant features that the anchor shows, NaN of others and
+    without content tokens: float64 `[n_features]`."""
+    features, basis = shown(stores, comparison), basis_of(stores, comparison)
+    p = np.full(len(features), np.nan)
+    if basis.is_test:
+        n_anchor = stores.cache.support(comparison.anchor, *comparison.at)[features]
+        n_dataset = support_of(stores, comparison.runs, *comparison.at)[features]
+        tokens = {"anchor_tokens": basis.anchor_tokens, "dataset_tokens": basis.dataset_tokens}
+        p[features] = gap_test(n_anchor, n_dataset, **tokens).p
+    return p
 
 
 def _rows(
@@ -347,9 +372,9 @@ def _rows(
 ) -> list[Row]:
     gaps, others = evidence_of(stores, comparison), evidence_of(stores, there)
     n_anchor = stores.cache.support(there.anchor, *there.at)
-    n_dataset = np.sum([stores.cache.support(run, *there.at) for run in there.runs], axis=0)
+    n_dataset, p = support_of(stores, there.runs, *there.at), _p_values(stores, there)
     row_of = {int(feature): i for i, feature in enumerate(others.feature)}
-    badges, kinds = others.badges(), others.kinds()
+    badges = others.badges()
     rows: list[Row] = []
     for i in np.flatnonzero(gaps.badges() == 0).tolist():
         feature = int(gaps.feature[i])
@@ -365,7 +390,7 @@ def _rows(
             "mutual": bool(match.mutual[feature]),
             "partner_n_anchor": None if partner < 0 else int(n_anchor[partner]),
             "partner_n_dataset": None if partner < 0 else int(n_dataset[partner]),
-            "partner_kind": None if at is None else KINDS[kinds[at]],
+            "partner_p": None if partner < 0 or math.isnan(p[partner]) else float(p[partner]),
             "partner_badge": None if at is None else BADGES[badges[at]],
         }
         rows.append({**row, "why": _why(row)})
@@ -417,12 +442,12 @@ def _note(
         )
     if chance.every.matched:
         notes.append(
-            f"With permuted samples {chance.every.matched:,} features have a partner too: about as "
-            "many of the partners are chance."
+            f"With permuted samples {chance.every.matched:,} have a partner too: about as many of "
+            "the partners are chance."
         )
     if opinion.covered.n:
         notes.append(
-            f"Of {opinion.covered.n:,} matched features that the dataset covers, "
+            f"Of the matched features that the dataset covers ({opinion.covered.n:,}), "
             f"{opinion.covered.share:.0%} have a gap for a partner."
         )
     if opinion.n_compared < opinion.n_shared:

@@ -18,7 +18,7 @@ from fac.questions.opinion import (
 from fac.ui import views
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
-from fac.ui.text import plain
+from fac.ui.text import Row, plain
 
 TITLE = "Second opinion: what another SAE says"
 COLUMNS = (
@@ -40,9 +40,9 @@ def show_opinion(comparison: Comparison) -> None:
             )
             return
         encoders = {run: stores().cache.summary(run)["encoder"] for run in others}
-        other = others[0]
+        other: str = others[0]
         if len(others) > 1:
-            other = st.selectbox("The other SAE", others, format_func=encoders.get)
+            other = st.selectbox("The other SAE", others, format_func=encoders.__getitem__)
         else:
             st.caption(f"The other SAE: {plain(encoders[other])}")
         if views.get_param("opinion", "", valid=lambda run: run in others) != other:
@@ -57,6 +57,10 @@ def show_opinion(comparison: Comparison) -> None:
 
 def _ready(comparison: Comparison, run: str) -> bool:
     return all(map(stores().cache.ready, (run, *counterpart_runs(stores(), comparison, run))))
+
+
+def _partner(row: Row) -> str:
+    return "" if row["partner"] is None else f"#{row['partner']} {row['partner_name']}"
 
 
 def _draw(comparison: Comparison, opinion: Opinion) -> None:
@@ -80,11 +84,16 @@ def _draw(comparison: Comparison, opinion: Opinion) -> None:
             views.share(chance.every.share),
             "The match rate with the other SAE's samples permuted: there should be none.",
         ),
-        ("Confirmed", f"{opinion.confirmed:,}", "Certain gaps whose partner is a gap there too."),
+        (
+            "Confirmed",
+            f"{opinion.confirmed:,}",
+            "Certain gaps whose partner the dataset lacks or shows too rarely there too.",
+        ),
         (
             "Not confirmed",
             f"{opinion.not_confirmed:,}",
-            "Certain gaps whose partner the dataset covers there.",
+            "Certain gaps whose partner the dataset shows there as often as is expected, or "
+            "nearly.",
         ),
         (
             "No opinion",
@@ -97,6 +106,6 @@ def _draw(comparison: Comparison, opinion: Opinion) -> None:
     if opinion.rows:
         pager = Pager("opinion", comparison, opinion.other_anchor, size=20)
         page = named(stores(), comparison, opinion, opinion.rows[pager.offset :][: pager.size])
-        rows = [{**row, "second": row["verdict"]} for row in page]
+        rows = [{**row, "second": row["verdict"], "partner_name": _partner(row)} for row in page]
         table(rows, COLUMNS, key="opinion", opens="gap", height=390)
         pager.draw(len(opinion.rows), "certain gap")
