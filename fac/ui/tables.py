@@ -104,6 +104,9 @@ _COLUMNS: dict[str, Any] = {
     "people": _text("By whom", width=120),
     "approver": _text("Approved by", width=130),
     "so_far": _text("So far", width=110, help="What was made for it before."),
+    "was": _text("Before", width=90, help="Features that are shown, of those that count."),
+    "is": _text("After", width=90, help="The same afterwards."),
+    "change": _text("Change", width=70),
     "family_name": _text("Family", width=190, help="What its features peak on."),
     "n_covered": _text(
         "Covered",
