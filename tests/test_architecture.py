@@ -20,7 +20,7 @@ LAYERS = [
     {"config"},
     {"manifest"},
     {
-        *("prompts", "coverage", "families", "layout"),
+        *("prompts", "coverage", "families", "layout", "matching"),
         *("agreement", "uncertainty", "selection"),
     },
     {"models"},
@@ -32,8 +32,8 @@ LAYERS = [
     },
     {"executor"},
     {"questions"},
-    {"jobs", "charts"},
-    {"maps"},
+    {"jobs", "charts", "markup"},
+    {"maps", "report"},
     {"cli"},
     {"ui", "__main__"},
 ]
