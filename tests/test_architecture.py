@@ -27,7 +27,7 @@ LAYERS = [
         *("measure", "interpret", "synthesis", "review", "ingest", "export"),
         *("dictionary", "probe", "demo"),
     },
-    {"executor"},
+    {"executor", "experiments"},
     {"questions"},
     {"jobs", "charts"},
     {"maps"},

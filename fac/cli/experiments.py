@@ -1,0 +1,87 @@
+"""The command about experiments: whether filling gaps helps a task of one's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from typer import Argument, Option
+
+from fac.cli import frame
+from fac.cli.frame import Answer, command, out, perform
+from fac.config import EXPERIMENTS, ExperimentSpec
+from fac.errors import InputError
+from fac.questions.comparison import clear_firing
+from fac.questions.experiments import finding
+from fac.store import Stores
+
+
+@command("experiment")
+def experiment(
+    stores: Stores,
+    name: Annotated[str, Argument(help=f"{', '.join(EXPERIMENTS.names)}.")],
+    dataset: Annotated[str, Option(help="Measured dataset with labels.")],
+    label: Annotated[str, Option(help="What rows are labelled that are looked for.")],
+    threshold: Annotated[str, Option(help="A number, or `clear`.")] = "clear",
+    labels: Annotated[str, Option(help="Labelled rows that one begins with.")] = "20,50,100",
+    draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (
+        ExperimentSpec.draws
+    ),
+    seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
+) -> Answer:
+    """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
+    measure = stores.runs.resolve("measure", dataset)
+    frame.build_caches(stores, [measure])
+    spec = ExperimentSpec(
+        name=name,
+        measure=measure,
+        label=label,
+        threshold=_number(threshold, stores, measure),
+        labels=_sizes(labels),
+        draws=draws,
+        seed=seed,
+    )
+    run = perform(stores.runs.workspace, spec, f"experiment {name} on {dataset}")
+    result = finding(stores, run)
+    data: dict[str, Any] = {"run": run, "threshold": spec.threshold, **result._asdict()}
+
+    def show() -> None:
+        table = Table(title=escape(EXPERIMENTS[name].title), box=box.SIMPLE_HEAD)
+        table.add_column("arm")
+        for column in ("head", "labels", "rows", "tokens", "FAC", "AUPRC", "beside random rows"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in result.rows:
+            beside = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+            table.add_row(
+                row["arm"],
+                row["head"],
+                str(row["labels"]),
+                f"{row['rows']:,.0f}",
+                f"{row['tokens']:,.0f}",
+                f"{row['fac']:.3f}",
+                f"{row['auprc']:.3f}",
+                "" if row["arm"] == row["against"] else beside,
+            )
+        out.print(table)
+        for line in (result.conclusion, result.controls, result.note):
+            out.print(escape(line), soft_wrap=True, highlight=False)
+
+    return Answer(data, show)
+
+
+def _number(threshold: str, stores: Stores, measure: str) -> float:
+    if threshold == "clear":
+        return clear_firing(stores, measure)
+    try:
+        return float(threshold)
+    except ValueError:
+        raise InputError(f"--threshold takes a number or clear, got {threshold!r}.") from None
+
+
+def _sizes(labels: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in labels.split(",")}))
+    except ValueError:
+        raise InputError(f"--labels takes numbers such as 20,50,100, got {labels!r}.") from None
