@@ -10,10 +10,9 @@ from rich.table import Table
 from typer import Argument, Option
 
 from fac.cli import frame
-from fac.cli.frame import Answer, command, out, perform
+from fac.cli.frame import CLEAR, Answer, command, out, perform, read_threshold
 from fac.config import EXPERIMENTS, ExperimentSpec
 from fac.errors import InputError
-from fac.questions.comparison import clear_firing
 from fac.questions.experiments import finding
 from fac.store import Stores
 
@@ -24,11 +23,9 @@ def experiment(
     name: Annotated[str, Argument(help=f"{', '.join(EXPERIMENTS.names)}.")],
     dataset: Annotated[str, Option(help="Measured dataset with labels.")],
     label: Annotated[str, Option(help="What rows are labelled that are looked for.")],
-    threshold: Annotated[str, Option(help="A number, or `clear`.")] = "clear",
+    threshold: Annotated[str, Option(help="A number, or `clear`.")] = CLEAR,
     labels: Annotated[str, Option(help="Labelled rows that one begins with.")] = "20,50,100",
-    draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (
-        ExperimentSpec.draws
-    ),
+    draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (ExperimentSpec.draws),
     seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
 ) -> Answer:
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
@@ -38,7 +35,7 @@ def experiment(
         name=name,
         measure=measure,
         label=label,
-        threshold=_number(threshold, stores, measure),
+        threshold=read_threshold(stores, measure, threshold),
         labels=_sizes(labels),
         draws=draws,
         seed=seed,
@@ -69,15 +66,6 @@ def experiment(
             out.print(escape(line), soft_wrap=True, highlight=False)
 
     return Answer(data, show)
-
-
-def _number(threshold: str, stores: Stores, measure: str) -> float:
-    if threshold == "clear":
-        return clear_firing(stores, measure)
-    try:
-        return float(threshold)
-    except ValueError:
-        raise InputError(f"--threshold takes a number or clear, got {threshold!r}.") from None
 
 
 def _sizes(labels: str) -> tuple[int, ...]:

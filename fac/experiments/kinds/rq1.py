@@ -53,9 +53,8 @@ def measure(spec: ExperimentSpec, data: Material, labels: int, number: int) -> I
             rows = np.flatnonzero(added)
             wrong = rng.permutation(rows)[: round(WRONG * len(rows))]
             positive[wrong] ^= True
-        rows = draw.begin | added
-        learned = np.flatnonzero(rows)
-        fac = (counts.counts(rows) > 0)[there].mean()
+        learned = np.flatnonzero(draw.begin | added)
+        fac = (counts.counts(draw.begin | added) > 0)[there].mean()
         for head, inputs in ((STATES, data.pool.states), (FEATURES, data.peaks)):
             chance = scores(inputs, positive, learned, data.test)
             yield {
