@@ -17,7 +17,17 @@ import typer
 from rich.markup import escape
 from typer import Option
 
-from fac.cli import coverage, data, decide, experiments, families, fill, make  # noqa: F401 - register them
+from fac.cli import (  # noqa: F401
+    check,
+    coverage,
+    data,
+    decide,
+    experiments,
+    families,
+    fill,
+    make,
+    report,
+)
 from fac.cli.frame import Answer, app, command, err, out, progress_bar
 from fac.config import Workspace
 from fac.errors import FacError, InputError

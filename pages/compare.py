@@ -23,6 +23,7 @@ from fac.questions.results import (
 from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline
 from fac.ui.pickers import pick_anchor, pick_run, stop_if_nothing_measured
+from fac.ui.report import report_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, open_point, table
@@ -132,6 +133,7 @@ with st.container(horizontal=True, gap="small"):
     card("Anchor", f"{now.n_anchor:,}", help=help)
 of_both = f"With {plain(names[before])} together" if added else plain(names[after])
 st.caption(f"{of_both}: {views.doubt_words(certainty(stores(), second))}")
+report_button(second)
 more = len(changed.gained) - len(changed.closed)  # what is closed is gained, too
 less = len(changed.lost) - len(changed.opened)
 if more or less:

@@ -31,6 +31,7 @@ from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
 from fac.ui.families import show_families
 from fac.ui.jobs import key_line, server_fields, show_failures, start
+from fac.ui.report import report_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table, ticked, untick
@@ -310,6 +311,7 @@ def gaps(comparison: Comparison) -> None:
                 icon=":material/download:",
                 help="All gaps at these settings, one JSON object a line.",
             )
+            report_button(comparison)
     with right:
         if not total:
             st.caption("No gap matches: empty the search, or let any belief and kind count.")

@@ -29,8 +29,8 @@ LAYERS = [
     },
     {"executor", "experiments"},
     {"questions"},
-    {"jobs", "charts"},
-    {"maps"},
+    {"jobs", "charts", "markup"},
+    {"maps", "report"},
     {"cli"},
     {"ui", "__main__"},
 ]

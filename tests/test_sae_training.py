@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fac import sae_training
+from fac.config import Workspace
 from fac.errors import Cancelled, InputError
+from fac.jobs.training import Clock, train_sae
 from fac.models import SCAFFOLD, SubjectModel
 from fac.sae_training import (
     TrainRecipe,
@@ -23,6 +26,7 @@ from fac.sae_training import (
     train,
 )
 from fac.saes import load_sae
+from tests import toy
 
 
 @pytest.fixture(autouse=True)
@@ -359,3 +363,86 @@ def test_a_finished_training_asked_again_writes_the_same_sae(sparse_stream, tmp_
     first = trained(sparse_stream, tmp_path)
     again = trained(sparse_stream, tmp_path, lambda *_: pytest.fail("nothing is left to do"))
     assert first.identity == again.identity
+
+
+# --- the whole job ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A small model and 24 chats in a file."""
+    from tests import tiny
+
+    home = tmp_path_factory.mktemp("home")
+    tiny.llama(home / "model")
+    rows = [json.dumps({"messages": chat}) + "\n" for chat in toy.ANCHOR]
+    (home / "texts.jsonl").write_text("".join(rows))
+    return home
+
+
+def job(home, root, seed=0, progress=quiet):
+    return train_sae(
+        Workspace(root),
+        [home / "texts.jsonl"],
+        root / f"sae-{seed}",
+        recipe=TrainRecipe(width=64, k=4, passes=2, batch=64, seed=seed),
+        model=str(home / "model"),
+        layer=2,
+        context=512,
+        held_out=6,
+        max_samples=12,
+        progress=progress,
+    )
+
+
+def weights_in(folder):
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "sae_weights.safetensors")
+
+
+def test_a_job_killed_in_every_phase_ends_as_an_undisturbed_one(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(sae_training, "CHATS_PER_SHARD", 5)
+    monkeypatch.setattr(sae_training, "CHECKPOINT_STEPS", 5)
+    calm = job(home, tmp_path / "calm")
+    for phase in ("collecting", "collecting", "FVU", "judging"):
+
+        def mortal(done, total, note="", phase=phase):
+            if note.startswith(phase):
+                raise Cancelled("stopped")
+
+        with pytest.raises(Cancelled):
+            job(home, tmp_path / "mortal", progress=mortal)
+        assert not (tmp_path / "mortal" / "sae-0" / "recipe.json").exists()
+    finished = job(home, tmp_path / "mortal")
+    for name, weight in weights_in(tmp_path / "calm" / "sae-0").items():
+        resumed = weights_in(tmp_path / "mortal" / "sae-0")[name]
+        assert resumed == pytest.approx(weight, rel=2e-3, abs=2e-3)
+    assert finished["recipe"]["training_tokens"] == calm["recipe"]["training_tokens"] > 64
+    assert finished["quality"]["samples"] == 6
+
+
+def test_another_seed_differs_in_weights_alone_and_reads_no_text_again(home, tmp_path, monkeypatch):
+    first = job(home, tmp_path)
+    monkeypatch.setattr(SubjectModel, "content_batches", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("fac.saes.quality", lambda sae, subject, judged: Judged(judged))
+    again, other = job(home, tmp_path), job(home, tmp_path, seed=1)
+    assert again["quality"]["chats"] == other["quality"]["chats"]  # the same are held back
+    names = ("training_tokens", "seconds_collecting", "files", "training_samples")
+    assert [other["recipe"][n] for n in names] == [first["recipe"][n] for n in names]
+    one, two = (weights_in(tmp_path / f"sae-{seed}")["W_enc"] for seed in (0, 1))
+    assert abs(one - two).max() > 0.01
+
+
+class Judged(NamedTuple):
+    chats: list
+
+
+def test_the_time_that_is_stated_is_of_every_start(tmp_path):
+    moments = iter((0.0, 5.0, 100.0, 101.0, 200.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fac.jobs.training.time.monotonic", lambda: next(moments))
+        Clock(tmp_path / "seconds", quiet)(1, 9, "five seconds, then killed")
+        again = Clock(tmp_path / "seconds", quiet)
+        again(9, 9, "one more")
+        assert again.seconds == Clock(tmp_path / "seconds", quiet).seconds == 6

@@ -1,10 +1,9 @@
-"""Commands about coverage: how far a dataset covers an anchor, what it lacks, a gate for CI."""
+"""Commands about coverage: how far a dataset covers an anchor and what it lacks."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any
@@ -12,30 +11,19 @@ from typing import Annotated, Any
 from rich import box
 from rich.markup import escape
 from rich.table import Table
-from typer import Argument, Option
+from typer import Option
 
 from fac.cli import frame
-from fac.cli.frame import (
-    Answer,
-    ComparisonOptions,
-    QuestionOptions,
-    command,
-    err,
-    listing,
-    out,
-    perform,
-)
-from fac.config import IngestSpec, MeasureSpec
+from fac.cli.frame import Answer, ComparisonOptions, command, err, listing, out
 from fac.errors import InputError
 from fac.questions.catalogue import Row
-from fac.questions.comparison import Comparison, by_role, certainty, change, coverage, growth_of
+from fac.questions.comparison import Comparison, by_role, certainty, coverage, growth_of
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import BADGES, KINDS, gap_counts
 from fac.questions.gaps import GapList, gap_page
 from fac.questions.outlook import outlook
-from fac.questions.relevance import limits_of, relevant_set
+from fac.questions.relevance import limits_of
 from fac.questions.shares import GROUPINGS, Groups, by_group, weighted
-from fac.schema import EVERY_FEATURE
 from fac.store import Stores
 
 PARTS = ("role", *GROUPINGS)
@@ -195,57 +183,3 @@ def gaps(
 
 def _figure(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-@command("check")
-def check(
-    *,
-    stores: Stores,
-    new: Annotated[str, Argument(help="Measured dataset, or a file to read and measure.")],
-    baseline: Annotated[str, Option(help="Measured dataset it must hold up against.")],
-    anchor: Annotated[str | None, Option(help="What matters; by default the baseline.")] = None,
-    min_fac: Annotated[float | None, Option(min=0, max=1, help="Fail below this FAC.")] = (None),
-    no_regress: Annotated[bool, Option("--no-regress", help="Fail if a feature is lost.")] = False,
-    with_: frame.With = None,
-    options: QuestionOptions,
-) -> Answer:
-    """A coverage gate for CI: exit 1 when coverage fell."""
-    measure = _measured(stores, new, baseline)
-    comparison = options.asked_of(stores, anchor or baseline, measure, with_)
-    before = options.asked_of(stores, anchor or baseline, baseline)
-    changed = change(stores, before, comparison)
-    gained, lost = changed.gained, changed.lost
-    if comparison.relevance.name != EVERY_FEATURE:
-        relevant = relevant_set(stores, comparison.anchor, comparison.relevance, comparison.role)
-        gained, lost = gained[relevant[gained]], lost[relevant[lost]]
-    figures = changed.after._asdict()
-    del figures["missing"]
-    data: dict[str, Any] = {
-        **figures,
-        "threshold": comparison.threshold,
-        "fac_before": changed.before.fac,
-        "n_missing_before": changed.before.n_missing,
-        "gained": gained.tolist(),
-        "lost": lost.tolist(),
-        "min_fac": min_fac,
-    }
-    failures = []
-    if min_fac is not None and not changed.after.fac >= min_fac:  # also where it is undefined
-        failures.append(f"FAC is {frame.readable(changed.after.fac)}, below {min_fac}")
-    if no_regress and len(lost):
-        first = ", ".join(map(str, lost[:5]))
-        failures.append(f"{len(lost):,} features of {baseline} are lost (first: {first})")
-    data["passed"] = not failures
-    show = listing({**data, "gained": len(gained), "lost": len(lost)})
-    return Answer(data, show, refusal="; ".join(failures) + "." if failures else "")
-
-
-def _measured(stores: Stores, new: str, baseline: str) -> str:
-    """What names a measured dataset; a file is read and measured first, as the baseline was."""
-    manifests = stores.runs.list(MeasureSpec.step)
-    if any(new in (m.facts.name, m.run) for m in manifests) or not Path(new).is_file():
-        return new
-    before = stores.runs.manifest(stores.runs.resolve("measure", baseline)).spec
-    workspace, what = stores.runs.workspace, f"measuring {new}"
-    source = perform(workspace, IngestSpec(name=Path(new).stem, source=new), what)
-    return perform(workspace, replace(before, dataset=source), what)

@@ -180,7 +180,7 @@ def train_sae(
     context: Annotated[int, Option(min=8, help="Tokens read per sample.")] = 512,
     held_out: Annotated[int, Option(min=1, help="Samples kept back to judge it on.")] = 600,
     max_samples: Annotated[int | None, Option(min=1, help="Train on so many at most.")] = (None),
-    seed: Annotated[int, Option(help="Order of samples and tokens, initial weights.")] = 0,
+    seed: Annotated[int, Option(help="Order of tokens, initial weights.")] = 0,
 ) -> Answer:
     """Train an SAE on a model's residual stream; a killed training continues."""
     from fac.sae_training import TrainRecipe

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from fac.saes import Finding, Quality
 
 
+SPLIT_SEED = 0
+"""Of the order of samples and of which are held back, whatever the recipe's seed: a training of
+another seed differs in nothing else, and reads the collected activations of the first."""
+
+
 def read_chats(paths: Sequence[Path]) -> Iterator[Chat]:
     """The chats of dataset files; the first bad row ends the reading with its file and line."""
     for path in paths:
@@ -60,6 +65,24 @@ def preflight(
     return findings, quality, saes.verdict(findings)
 
 
+class Clock:
+    """A progress that adds up what a piece of work takes over every start of it, in a file beside
+    what it writes: as far as it reported, so that what is finished before is not timed again."""
+
+    def __init__(self, path: Path, progress: Progress):
+        self._path, self._progress, self._begun = path, progress, time.monotonic()
+        self._before = float(path.read_text()) if path.exists() else 0.0
+        self.seconds = self._before
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        self.seconds = self._before + time.monotonic() - self._begun
+        partial = self._path.with_name("_seconds")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(f"{self.seconds:.3f}")
+        partial.replace(self._path)
+        self._progress(done, total, note)
+
+
 def train_sae(
     workspace: Workspace,
     texts: Sequence[Path],
@@ -77,12 +100,13 @@ def train_sae(
     recipe.json and quality.json.
 
     The last `held_out` samples of the shuffled files are kept back, and of those the ones that
-    also occur among the training samples are not used.
+    also occur among the training samples are not used. Killed at any time, it goes on; the recipe
+    states what collecting and training took over all starts, each collected activation once.
     """
     from fac import sae_training, saes
 
     chats = list(read_chats(texts))
-    random.Random(recipe.seed).shuffle(chats)
+    random.Random(SPLIT_SEED).shuffle(chats)
     if len(chats) <= held_out:
         raise InputError(f"{len(chats)} samples leave none to train on beside {held_out} held out.")
     training = chats[: len(chats) - held_out][:max_samples]
@@ -100,21 +124,27 @@ def train_sae(
     }
     shared = digest(located.identity, layer, context, sorted(seen))
     shards = workspace.root / "training" / f"activations-{shared}"
-    begun = time.monotonic()
+    collecting = Clock(shards / "seconds", progress)
     subject = load_subject(located, layer, dtype="bfloat16", max_tokens=context)
-    tokens = sae_training.collect_activations(training, subject, shards, progress)
+    tokens = sae_training.collect_activations(training, subject, shards, collecting)
     del subject
+    work = workspace.root / "training" / f"sae-{digest(settings)}"
+    learning = Clock(work / "seconds", progress)
     sae_training.train(
         shards,
         recipe,
-        work=workspace.root / "training" / f"sae-{digest(settings)}",
+        work=work,
         out=out,
         model_name=located.identity.split("@")[0],
         layer=layer,
         device=device(),
-        report=progress,
+        report=learning,
     )
-    settings |= {"training_tokens": tokens, "seconds": round(time.monotonic() - begun)}
+    settings |= {
+        "training_tokens": tokens,
+        "seconds": round(collecting.seconds + learning.seconds),
+        "seconds_collecting": round(collecting.seconds),
+    }
     progress(0, 1, "judging on held-out samples")
     subject = load_subject(located, layer, max_tokens=context)  # in float32
     quality = saes.quality(saes.load_sae(str(out), device()), subject, judged)._asdict()

@@ -13,24 +13,11 @@ from typing import Any
 
 import streamlit as st
 
+from fac.markup import clean
+
 Row = dict[str, Any]
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=])")
-_VISIBLE = str.maketrans(
-    {
-        "\t": "⇥\t",
-        "\r": "␍",
-        "\x7f": "␡",
-        **{chr(code): chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n\r"},
-        # invisible marks that would turn the line around them
-        **dict.fromkeys(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))), "�"),
-    }
-)
-
-
-def clean(text: str) -> str:
-    """Text that any browser can show: no lone surrogates, control characters made visible."""
-    return text.encode("utf-8", "replace").decode().translate(_VISIBLE)
 
 
 def plain(text: str) -> str:

@@ -1,0 +1,101 @@
+"""What was made to fill the gaps of a comparison: syntheses, and rows chosen from a pool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fac.manifest import SynthesisManifest
+from fac.questions.catalogue import CHOSEN, datasets, measured
+from fac.questions.comparison import Comparison
+from fac.questions.exports import revision
+from fac.questions.results import ending, measure_of_kept, syntheses, synthesis_title
+from fac.store import Stores
+from fac.store.memo import remembered_for_good
+
+
+class Written(NamedTuple):
+    """A synthesis for gaps of the dataset."""
+
+    title: str
+    manifest: SynthesisManifest
+    ending: str
+    """What came of it, in a sentence or two."""
+    people: str
+    """What people changed of its samples since, as a sentence; "" where nothing."""
+    is_added: bool
+    """Whether the comparison counts what it kept."""
+
+
+class Chosen(NamedTuple):
+    """Rows of a pool that were chosen for gaps of the dataset."""
+
+    name: str
+    run: str
+    """The dataset run."""
+    pool: str
+    """What the pool is called."""
+    rows: int
+    gaps: int
+    """That the rows were chosen for."""
+    tokens: int | None
+    """Content tokens; None where the rows are not measured."""
+    is_added: bool
+
+
+def written_for(stores: Stores, comparison: Comparison) -> list[Written]:
+    """The syntheses for gaps of the dataset against the anchor, newest first; pilots left out."""
+    measures = measured(stores)
+    rows = []
+    for run, manifest in syntheses(stores).items():
+        facts = manifest.facts
+        if (facts.anchor, facts.dataset) != (comparison.anchor, comparison.dataset):
+            continue
+        changed = revision(stores, run)
+        rows.append(
+            Written(
+                synthesis_title(manifest),
+                manifest,
+                ending(facts),
+                changed.words() if changed else "",
+                measure_of_kept(manifest, measures) in comparison.added,
+            )
+        )
+    return rows
+
+
+def chosen_for(stores: Stores, comparison: Comparison) -> list[Chosen]:
+    """The datasets of rows that were chosen from a pool for gaps of the dataset against the
+    anchor, newest first."""
+    return [*_chosen(stores, comparison)]
+
+
+def _chosen(stores: Stores, comparison: Comparison) -> Iterator[Chosen]:
+    measures = measured(stores)
+    for manifest in datasets(stores):
+        if manifest.facts.kind != CHOSEN:
+            continue
+        about, gaps = _about(stores, manifest.run)
+        if (about["anchor"], about["dataset"]) != (comparison.anchor, comparison.dataset):
+            continue
+        measure = next((run for run, m in measures.items() if m.facts.dataset == manifest.run), "")
+        pool = about["pool"]
+        yield Chosen(
+            manifest.facts.name,
+            manifest.run,
+            stores.runs.manifest(pool).facts.name if stores.runs.find(pool) else pool,
+            manifest.facts.n_samples,
+            gaps,
+            measures[measure].facts.content_tokens if measure else None,
+            bool(measure) and measure in comparison.added,
+        )
+
+
+@remembered_for_good
+def _about(stores: Stores, run: str) -> tuple[dict[str, str], int]:
+    """The pool and the comparison that rows were chosen for, and how many gaps they were for."""
+    metas = map(json.loads, stores.runs.table(run, "samples", ["meta"])["meta"].to_pylist())
+    lineages = [meta["fill"] for meta in metas]
+    gaps = {gap for lineage in lineages for gap in lineage["fills"]}
+    return {name: lineages[0][name] for name in ("anchor", "dataset", "pool")}, len(gaps)
