@@ -252,7 +252,7 @@ EXPERIMENT_EFFECTS = pa.schema(
         ("high", pa.float64()),
     ]
 )
-"""One row a head, size and arm, in that order."""
+"""One row a head, size, arm and what it is set beside, in that order."""
 
 REPLIES = pa.schema(
     [

@@ -15,6 +15,7 @@ from fac.experiments import experiment
 from fac.experiments.arms import ALL, ARMS, FILLING, MORE, NONE, NULL, RANDOM, Draw, Pool
 from fac.experiments.effects import RESAMPLES, Resampled, average_precision
 from fac.experiments.heads import STATES, scores
+from fac.experiments.kinds.rq1 import MISLABELLED
 from fac.store.runs import Runs
 from tests.test_cli import assert_one_sentence, fac
 from tests.toy import WORDS, label_samples, toy_workspace
@@ -135,23 +136,23 @@ def test_a_head_learns_what_there_is_and_nothing_from_noise():
 # --- a run ----------------------------------------------------------------------------------------
 
 KINDS = ("bake oven", "recipe please", "python function", "loop please", "river mountain", "train")
+COMMON = (0.38, 0.38, 0.06, 0.06, 0.06, 0.06)
 
 
 def rows_of(n=160):
-    """Comments about one of six things each; those about code or travel are labelled 1."""
+    """Comments about one of six things each; every other thing is labelled 1."""
     rng = np.random.default_rng(0)
-    kinds = rng.integers(0, len(KINDS), n)
-    chats = [
-        [{"role": "user", "content": f"{KINDS[kind]} {n}"}]
-        for n, kind in enumerate(kinds)
-    ]
-    return chats, [str(int(kind > 1)) for kind in kinds]
+    kinds = rng.choice(len(KINDS), n, p=COMMON)
+    chats = [[{"role": "user", "content": f"{KINDS[kind]} {n}"}] for n, kind in enumerate(kinds)]
+    return chats, [str(int(kind % 2)) for kind in kinds]
 
 
 def states(chats):
-    """Which words a text has."""
+    """Which words a text has, under noise."""
     texts = [chat[0]["content"].split() for chat in chats]
-    return np.array([[word in text for word in WORDS] for text in texts], np.float32)
+    there = np.array([[word in text for word in WORDS] for text in texts], np.float32)
+    noise = [np.random.default_rng(int(text[-1])).standard_normal(len(WORDS)) for text in texts]
+    return (there + 0.7 * np.array(noise)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +180,7 @@ def test_every_arm_learns_and_none_sees_a_test_row(measured):
     assert (facts.n_rows, facts.n_unlabelled, facts.n_leaks) == (154, 6, 0)
     rows = runs.table(run, "results").to_pylist()
     arms = {row["arm"] for row in rows}
-    assert arms == {*ARMS, "random rows, a third mislabelled"}
+    assert arms == {*ARMS, MISLABELLED}
     assert len(rows) == 2 * 2 * 4 * len(arms)  # heads, sizes, draws
     by_arm = {row["arm"]: row for row in rows if (row["labels"], row["draw"]) == (6, 0)}
     assert by_arm[NONE]["rows"] == 6 and by_arm[ALL]["fac"] == 1
@@ -189,15 +190,16 @@ def test_every_arm_learns_and_none_sees_a_test_row(measured):
     assert tokens[FILLING] == pytest.approx(tokens[RANDOM], abs=12)
 
 
-def test_planted_effects_are_seen_and_a_null_control_is_not(measured):
+def test_positive_controls_are_seen_and_a_null_control_is_not(measured):
     runs, measure = measured
     run = experiment(spec_of(measure, draws=12), runs=runs, states=states, progress=quiet)
     effects = {
         (row["head"], row["labels"], row["arm"]): row
         for row in runs.table(run, "effects").to_pylist()
+        if row["against"] == RANDOM
     }
     assert effects[STATES, 6, ALL]["low"] > 0
-    assert effects[STATES, 6, FILLING]["low"] > 0  # here it is what a head lacks
+    assert effects[STATES, 6, MISLABELLED]["high"] < 0
     null = effects[STATES, 6, NULL]
     assert null["low"] <= 0 <= null["high"]
     beside = effects[STATES, 6, RANDOM]
@@ -275,7 +277,7 @@ def test_the_command_asks_the_demo_model(tmp_path, demo_model_home, monkeypatch)
     about = ("experiment", "rq1", "--dataset", "comments", "--label", 1)
     answer = fac(*about, "--labels", "6,12", "--draws", 3, "--json", workspace=place)
     assert answer.code == 0, answer.err
-    assert len(answer.json["rows"]) == 2 * 2 * (len(ARMS) + 1)
+    assert len(answer.json["rows"]) == 2 * 2 * (len(ARMS) + 2)
     assert answer.json["conclusion"].count("labels") >= 4
     words = fac(*about, "--labels", "6,12", "--draws", 3, workspace=place).out
     assert "rows that fill gaps" in words and "cannot be seen" in words

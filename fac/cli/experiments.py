@@ -13,6 +13,7 @@ from fac.cli import frame
 from fac.cli.frame import CLEAR, Answer, command, out, perform, read_threshold
 from fac.config import EXPERIMENTS, ExperimentSpec
 from fac.errors import InputError
+from fac.questions.catalogue import Row
 from fac.questions.experiments import finding
 from fac.store import Stores
 
@@ -45,23 +46,9 @@ def experiment(
     data: dict[str, Any] = {"run": run, "threshold": spec.threshold, **result._asdict()}
 
     def show() -> None:
-        table = Table(title=escape(EXPERIMENTS[name].title), box=box.SIMPLE_HEAD)
-        table.add_column("arm")
-        for column in ("head", "labels", "rows", "tokens", "FAC", "AUPRC", "beside random rows"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in result.rows:
-            beside = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-            table.add_row(
-                row["arm"],
-                row["head"],
-                str(row["labels"]),
-                f"{row['rows']:,.0f}",
-                f"{row['tokens']:,.0f}",
-                f"{row['fac']:.3f}",
-                f"{row['auprc']:.3f}",
-                "" if row["arm"] == row["against"] else beside,
-            )
-        out.print(table)
+        out.print(escape(EXPERIMENTS[name].title))
+        for head in dict.fromkeys(row["head"] for row in result.rows):
+            out.print(_table(head, [row for row in result.rows if row["head"] == head]))
         for line in (result.conclusion, result.controls, result.note):
             out.print(escape(line), soft_wrap=True, highlight=False)
 
@@ -73,3 +60,23 @@ def _sizes(labels: str) -> tuple[int, ...]:
         return tuple(sorted({int(part) for part in labels.split(",")}))
     except ValueError:
         raise InputError(f"--labels takes numbers such as 20,50,100, got {labels!r}.") from None
+
+
+def _table(head: str, rows: list[Row]) -> Table:
+    table = Table(title=f"A head on {head}", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("labels, arm")
+    for column in ("rows", "FAC", "AUPRC", "difference"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("from")
+    for row in rows:
+        interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        same = row["arm"] == row["against"]
+        table.add_row(
+            f"{row['labels']}, {row['arm']}",
+            f"{row['rows']:,.0f}",
+            f"{row['fac']:.3f}",
+            f"{row['auprc']:.3f}",
+            "" if same else interval,
+            "" if same else row["against"],
+        )
+    return table

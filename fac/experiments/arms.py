@@ -168,5 +168,6 @@ ARMS: Mapping[str, Arm] = {
 }
 """Arms by name. The third is the one in question; random rows are what each is set beside."""
 
-RANDOM, FILLING, NULL = "random rows", "rows that fill gaps", "random rows again"
+RANDOM, FILLING, SHUFFLED = "random rows", "rows that fill gaps", "random features"
+NULL = "random rows again"
 MORE, ALL, NONE = "twice the tokens", "all of the pool", "none"

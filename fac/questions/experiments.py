@@ -10,15 +10,20 @@ from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
 QUESTION = "rows that fill gaps"
+RANDOM, SHUFFLED = "random rows", "random features"
 NULL, MORE = "random rows again", "twice the tokens"
+
+
+WHICH = QUESTION, RANDOM
 
 
 class Finding(NamedTuple):
     """What an experiment amounts to."""
 
     rows: list[Row]
-    """One a head, size and arm: head, labels, arm, auprc, difference from random rows of equal
-    tokens, low and high; and fac, rows and tokens, means over draws."""
+    """One a head, size and arm: head, labels, arm, against (random rows of equal tokens; rows that
+    fill gaps also stand beside random features), auprc, difference, low and high; and fac, rows and
+    tokens, means over draws."""
 
     conclusion: str
     """Whether filling gaps helps, in a sentence a head."""
@@ -60,21 +65,36 @@ def finding(stores: Stores, run: str) -> Finding:
 
 
 def _conclusion(rows: list[Row], head: str) -> str:
+    """Helps where it beats random rows and random features alike: what beats chance alone may owe
+    it to more or longer rows, whatever they fire."""
     of = [row for row in rows if row["head"] == head and row["arm"] == QUESTION]
-    better = [row for row in of if row["low"] > 0]
-    worse = [row for row in of if row["high"] < 0]
-    figures = "; ".join(f"{row['labels']} labels {_difference(row)}" for row in of)
-    if better and not worse:
-        at = ", ".join(str(row["labels"]) for row in better)
-        verdict = f"Filling gaps helps at {at} labels"
-    elif worse and not better:
-        at = ", ".join(str(row["labels"]) for row in worse)
-        verdict = f"Filling gaps does harm at {at} labels"
+    chance, shuffled = (
+        {row["labels"]: row for row in of if row["against"] == other}
+        for other in (RANDOM, SHUFFLED)
+    )
+    better = [n for n, row in chance.items() if row["low"] > 0]
+    sure = [n for n in better if shuffled[n]["low"] > 0]
+    worse = [n for n, row in chance.items() if row["high"] < 0]
+    if worse:
+        verdict = f"Filling gaps does harm at {_sizes(worse)}"
+    elif sure:
+        verdict = f"Filling gaps helps at {_sizes(sure)}"
     elif better:
-        verdict = "Filling gaps helps at some sizes and does harm at others"
+        verdict = (
+            f"Rows that fill gaps beat random rows at {_sizes(better)}, but no more than rows "
+            "chosen by the features of others, so it need not be what they fire that helps"
+        )
     else:
         verdict = "Whether filling gaps helps cannot be told"
-    return f"{verdict} ({head}; AUPRC beside random rows of equal tokens: {figures})."
+    figures = "; ".join(
+        f"{n} labels {_difference(row)}, beside random features {_difference(shuffled[n])}"
+        for n, row in chance.items()
+    )
+    return f"{head[0].upper()}{head[1:]}: {verdict[0].lower()}{verdict[1:]} ({figures})."
+
+
+def _sizes(labels: list[int]) -> str:
+    return f"{', '.join(map(str, labels))} labels"
 
 
 def _controls(rows: list[Row], head: str) -> str:
@@ -83,11 +103,11 @@ def _controls(rows: list[Row], head: str) -> str:
     visible = [row for row in of if row["arm"] == MORE and row["low"] > 0]
     false = [row for row in of if row["arm"] == NULL and not row["low"] <= 0 <= row["high"]]
     sizes = len({row["labels"] for row in of})
-    smallest = min((row["high"] - row["low"]) / 2 for row in of if row["arm"] == QUESTION)
+    widths = [(r["high"] - r["low"]) / 2 for r in of if (r["arm"], r["against"]) == WHICH]
     return (
         f"{head[0].upper()}{head[1:]}: twice the tokens are seen to help at {len(visible)} of "
         f"{sizes} sizes, another draw of random rows differs at {len(false)}; differences below "
-        f"about {smallest:.3f} cannot be seen."
+        f"about {min(widths):.3f} cannot be seen."
     )
 
 

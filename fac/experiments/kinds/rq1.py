@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fac.config import ExperimentSpec
-from fac.experiments.arms import ARMS, RANDOM, Draw
+from fac.experiments.arms import ARMS, FILLING, RANDOM, SHUFFLED, Draw
 from fac.experiments.effects import Resampled
 from fac.experiments.heads import FEATURES, STATES, scores, worth
 from fac.experiments.material import Material
@@ -71,7 +71,8 @@ def measure(spec: ExperimentSpec, data: Material, labels: int, number: int) -> I
 
 
 def effects(spec: ExperimentSpec, data: Material, rows: list[Row]) -> list[Row]:
-    """Every arm beside random rows of equal tokens."""
+    """Every arm beside random rows of equal tokens, and the arm in question beside rows chosen in
+    the same way by the features of other rows."""
     by_arm: dict[tuple[str, int], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         by_arm[row["head"], row["labels"]][row["arm"]].append(row)
@@ -82,18 +83,17 @@ def effects(spec: ExperimentSpec, data: Material, rows: list[Row]) -> list[Row]:
             arm: resampled.areas(np.array([row["scores"] for row in group]))
             for arm, group in arms.items()
         }
-        random = np.array([row["auprc"] for row in arms[RANDOM]])
-        for arm, group in arms.items():
-            auprc = np.array([row["auprc"] for row in group])
-            low, high = resampled.interval(areas[arm] - areas[RANDOM])
+        auprc = {arm: np.array([row["auprc"] for row in group]) for arm, group in arms.items()}
+        for arm, against in [*((arm, RANDOM) for arm in arms), (FILLING, SHUFFLED)]:
+            low, high = resampled.interval(areas[arm] - areas[against])
             table.append(
                 {
                     "head": head,
                     "labels": labels,
                     "arm": arm,
-                    "against": RANDOM,
-                    "auprc": float(auprc.mean()),
-                    "difference": float((auprc - random).mean()),
+                    "against": against,
+                    "auprc": float(auprc[arm].mean()),
+                    "difference": float((auprc[arm] - auprc[against]).mean()),
                     "low": low,
                     "high": high,
                 }
