@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 from typer import Option
 
-from fac.cli import (  # noqa: F401
+from fac.cli import (  # noqa: F401 - register them
     check,
     coverage,
     data,
@@ -26,6 +26,7 @@ from fac.cli import (  # noqa: F401
     families,
     fill,
     make,
+    opinion,
     report,
 )
 from fac.cli.frame import Answer, app, command, err, out, progress_bar

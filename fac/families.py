@@ -24,7 +24,7 @@ the most families; below, topics run together, above, they fall apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import log
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -298,3 +298,14 @@ def name_of(members: Sequence[Counter[str]], everywhere: Mapping[str, float], n:
     common = [word for word in features if features[word] > 1 and lift(word) >= LEAST_LIFT]
     common.sort(key=lambda word: (-features[word] * log(lift(word)), -spans[word], word))
     return ", ".join(common[:WORDS])
+
+
+def of_most(features: Iterable[int], names: Mapping[int, str]) -> list[str]:
+    """The names of the families of some features, those of most of them first; `names` has what the
+    family of a feature is called, where it has one.
+
+    >>> of_most([1, 2, 3, 9], {1: "law", 2: "money", 3: "money"})
+    ['money', 'law']
+    """
+    counts = Counter(names[feature] for feature in features if feature in names)
+    return sorted(counts, key=lambda name: (-counts[name], name))

@@ -22,6 +22,7 @@ from fac.questions.results import (
 )
 from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline
+from fac.ui.families import show_changed_families
 from fac.ui.pickers import pick_anchor, pick_run, stop_if_nothing_measured
 from fac.ui.report import report_button
 from fac.ui.shell import title
@@ -140,6 +141,7 @@ if more or less:
     why = "they are not relevant, or the anchor does not show them by these settings"
     st.caption(f"Besides, {more:,} features gained and {less:,} lost do not count here: {why}.")
 
+show_changed_families(question, second)
 left, right = st.columns(2, gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")

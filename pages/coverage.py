@@ -31,6 +31,7 @@ from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
 from fac.ui.families import show_families
 from fac.ui.jobs import key_line, server_fields, show_failures, start
+from fac.ui.opinion import show_opinion
 from fac.ui.report import report_button
 from fac.ui.shell import title
 from fac.ui.stores import stores
@@ -69,6 +70,7 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
     if gap_features(stores(), comparison):
         gaps(comparison)
         show_families(comparison)
+        show_opinion(comparison)
     if result.n_anchor:
         figures(comparison, result)
 

@@ -11,6 +11,7 @@ from fac.manifest import MeasureManifest
 from fac.questions.catalogue import comparable, measured, titles
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import names
+from fac.questions.families import families_run, gap_families, gaps_to_fill
 from fac.questions.fill import (
     Budget,
     Figures,
@@ -21,7 +22,9 @@ from fac.questions.fill import (
     publish,
     samples_at,
 )
+from fac.questions.fill_spans import fill_spans
 from fac.ui import views
+from fac.ui.families import offer, pick_families
 from fac.ui.jobs import counted, start
 from fac.ui.pickers import (
     comparison_in_url,
@@ -34,7 +37,7 @@ from fac.ui.pickers import (
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
-from fac.ui.text import Row, called, chat_html, plain
+from fac.ui.text import Row, called, chat_html, example_html, plain, tokens_html
 from fac.ui.views import action_button, get_param, link, param_widget, set_param
 
 PAGE = {"title": "Fill", "section": "Make", "icon": "format_color_fill", "order": 75}
@@ -43,7 +46,7 @@ COLUMNS = ("line", "n_tokens", "n_fills", "text")
 UNITS = {"rows": "Rows", "tokens": "Tokens", "all": "All that help"}
 USUAL = {"rows": 50, "tokens": 5000, "all": 0}
 MOST = 1_000_000
-GAPS = 12  # named of a row, at most
+GAPS = 8  # of a row, shown at once
 LINKED = 200  # gaps that the link to pairs carries, certain ones first
 SHOWN = 100  # characters of a text in the table
 
@@ -78,6 +81,16 @@ def pick_budget() -> Budget:
     each = st.number_input("Rows a gap", 1, 100, width=110, help=help, **tie)
     limits = {} if unit == "all" else {unit: int(number)}
     return Budget(per_feature=int(each), **limits)
+
+
+def pick_gaps(comparison: Comparison) -> tuple[int, ...] | None:
+    """The gaps of the families that are chosen; None for all gaps."""
+    run = families_run(stores(), comparison)
+    if run is None:
+        return None
+    rows = gap_families(stores(), comparison, run).rows
+    chosen = pick_families(comparison, rows, "Only the gaps of these families")
+    return tuple(gaps_to_fill(stores(), comparison, chosen)) if chosen else None
 
 
 def dropped_rows(proposal: Fill) -> list[int]:
@@ -156,7 +169,9 @@ def show_rows(proposal: Fill, dropped: list[int], texts: Mapping[int, Row]) -> F
     return by_number[opened]
 
 
-def show_row(proposal: Fill, row: FillRow, dropped: list[int], text: Row, anchor: str) -> None:
+def show_row(
+    proposal: Fill, row: FillRow, dropped: list[int], text: Row, comparison: Comparison
+) -> None:
     """One row: what it says, which gaps it fills, and whether it is taken."""
     order = [each.sample for each in proposal.rows]
     following = order[min(order.index(row.sample) + 1, len(order) - 1)]
@@ -170,15 +185,33 @@ def show_row(proposal: Fill, row: FillRow, dropped: list[int], text: Row, anchor
         state = ", dropped" if away else ""
         st.caption(f"{number:,} of {len(order):,}{state}: row {row.sample:,} of the pool")
     st.html(chat_html(text["messages"]))
-    first = row.fills[:GAPS]
-    by_feature = names(stores(), anchor, first)
+    show_fills(proposal, row, comparison)
+
+
+def show_fills(proposal: Fill, row: FillRow, comparison: Comparison) -> None:
+    """The gaps that a row fills, each with the words of the row on which it fires."""
     st.markdown(f"**Fills {counted(len(row.fills), 'gap')}**, certain ones first")
-    with st.container(horizontal=True, gap="xsmall"):
-        for feature in first:
-            words = called(feature, by_feature[feature], limit=40)
-            link("features", plain(words), icon="", feature=str(feature))
-    if more := len(row.fills) - len(first):
-        st.caption(f"and {more:,} more")
+    pager = Pager("fills", proposal.pool, row.sample, size=GAPS)
+    page = row.fills[pager.offset :][: pager.size]
+    by_feature = names(stores(), comparison.anchor, page)
+    spans = fill_spans(stores(), proposal.pool, comparison.role, row.sample, page)
+    for span in spans:
+        words = called(span.feature, by_feature[span.feature], limit=60)
+        with st.container(gap=None, key=f"fills {span.feature}"):
+            link("features", plain(words), icon="", feature=str(span.feature))
+            facts = [f"{span.peak:.2f}", span.role]
+            if span.tokens:
+                body = tokens_html(span.tokens, span.activations, peak=len(span.tokens) - 1)
+            else:
+                facts.append(f"token {span.position:,} of what the model read")
+                body = ""
+            st.html(example_html(facts, body))
+    if any(not span.tokens for span in spans):
+        st.caption(
+            "Where there are no words, measuring kept those of other samples that fire the feature "
+            "more strongly."
+        )
+    pager.draw(len(row.fills), "gap")
 
 
 def make_dataset(comparison: Comparison, proposal: Fill, dropped: list[int], n_rows: int) -> None:
@@ -230,8 +263,9 @@ if name := st.session_state.pop("filled", ""):
         icon=":material/check:",
     )
 try:
+    gaps = pick_gaps(comparison)
     with st.spinner("Choosing rows", show_time=True):
-        proposal = fill(stores(), comparison, pool, budget)
+        proposal = fill(stores(), comparison, pool, budget, gaps)
 except InputError as error:
     st.info(plain(str(error)), icon=":material/info:")
     st.stop()
@@ -239,6 +273,8 @@ if proposal.note:
     st.caption(plain(proposal.note))
 if not proposal.rows:
     st.stop()
+if families_run(stores(), comparison) is None:
+    offer(comparison)
 dropped = dropped_rows(proposal)
 figures = proposal.chosen
 if dropped:
@@ -249,5 +285,5 @@ left, right = st.columns([5, 6], gap="medium")
 with left:
     row = show_rows(proposal, dropped, texts)
 with right:
-    show_row(proposal, row, dropped, texts[row.sample], anchor)
+    show_row(proposal, row, dropped, texts[row.sample], comparison)
 make_dataset(comparison, proposal, dropped, int(figures.rows))

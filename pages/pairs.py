@@ -11,12 +11,14 @@ from fac.questions import pairs, results
 from fac.questions.catalogue import comparable, default_dataset, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
+from fac.questions.families import families_run, few_of_each, gap_families, gaps_to_fill
 from fac.questions.gap_evidence import gap_counts, gap_features, missing_or_rare
 from fac.questions.shape import shape_of
 from fac.review import PairState
 from fac.store.queue import Job
 from fac.ui import views, writing
 from fac.ui.explanations import headline
+from fac.ui.families import families_in_words, offer, pick_families, pick_few
 from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pairs import STATE_NAMES, open_pairs, pick_pairs, show_pair, show_progress
 from fac.ui.pickers import (
@@ -171,7 +173,12 @@ def best_gaps(comparison: Comparison, so_far: Mapping[int, str]) -> list[Row]:
         way = {"page": "coverage", "link": "Change the settings"}
         views.empty("Nothing is missing", words, icon=":material/task_alt:", **way)
         st.stop()
-    st.caption(offer_words(comparison, len(offered)))
+    families = families_run(stores(), comparison)
+    if families:
+        offered = of_families(comparison, families, offered)
+    else:
+        st.caption(offer_words(comparison, len(offered)))
+        offer(comparison)
     begun = {feature for feature in offered if so_far.get(feature) in BEGUN}
     if begun:
         n = counted(len(begun), "gap")
@@ -186,6 +193,31 @@ def best_gaps(comparison: Comparison, so_far: Mapping[int, str]) -> list[Row]:
     options: Row = {"width": 250, "key": f"best {most}", "help": help}
     n_gaps = st.number_input("How many gaps", 1, most, min(SOME, most), **options)
     return pairs.gap_rows(stores(), comparison, offered[: int(n_gaps)])
+
+
+def of_families(comparison: Comparison, run: str, offered: list[int]) -> list[int]:
+    """Of the gaps that are offered, or of those of the families that are chosen instead, as many
+    of each family as somebody wants."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        rows = gap_families(stores(), comparison, run).rows
+        chosen = pick_families(comparison, rows, "Families")
+        few = pick_few()
+    if chosen:
+        offered = gaps_to_fill(stores(), comparison, chosen)
+        st.caption(families_in_words(chosen))
+    else:
+        st.caption(offer_words(comparison, len(offered)))
+    if few is None:
+        return offered
+    standing = few_of_each(stores(), comparison, run, offered, few)
+    if n := len(offered) - len(standing):
+        which = "the one that stands" if few == 1 else f"the {few:,} that stand"
+        st.caption(
+            f"{counted(len(standing), 'gap')} of {len(offered):,}; the other {n:,} are left to "
+            f"{which} for their family: the samples of the anchor that fire it fire most of the "
+            "others. What a kept sample fires counts, whatever it was written for."
+        )
+    return standing
 
 
 def offer_words(comparison: Comparison, n: int) -> str:

@@ -16,6 +16,7 @@ from fac.manifest import SynthesisFacts, SynthesisManifest
 from fac.questions import exports, results
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import settings_in_words
+from fac.questions.families import families_run, few_of_each, gap_families
 from fac.questions.pairs import pair_states, pairs_titles, question_of, state_counts
 from fac.questions.samples import looked
 from fac.review import PAIR_STATES
@@ -24,6 +25,7 @@ from fac.ui import views, writing
 from fac.ui.bars import parts_html
 from fac.ui.explanations import headline
 from fac.ui.exports import show_export
+from fac.ui.families import pick_families, pick_few
 from fac.ui.jobs import counted, show_failures, start
 from fac.ui.pairs import STATE_NAMES, pick_pairs
 from fac.ui.pickers import stop_if_nothing_measured
@@ -73,6 +75,7 @@ def show_launch(pairs: dict[str, str]) -> None:
         way = {"icon": ":material/approval:", "page": "pairs", "link": "Approve pairs"}
         empty("Nothing is approved yet", rule, **way)
         st.stop()
+    approved = of_families(run, approved)
     left, right = st.columns([2, 1], gap="medium")
     pilot_room, request_room = st.container(), st.container()
     with left.container(border=True):
@@ -90,6 +93,31 @@ def show_launch(pairs: dict[str, str]) -> None:
             with request_room.container(border=True):
                 show_requests(spec, approved)
     show_basis(run, approved)
+
+
+def of_families(run: str, approved: list[Row]) -> list[Row]:
+    """The approved pairs of the families that are chosen, and of each as many as somebody wants;
+    all of them where the anchor's features are not grouped."""
+    question, gaps = question_of(stores(), run), [row["feature"] for row in approved]
+    families = families_run(stores(), question)
+    if not families:
+        return approved
+    rows = gap_families(stores(), question, families).rows
+    with_pair = [row for row in rows if not {*gaps}.isdisjoint(row["features"])]
+    if not with_pair:
+        return approved
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = pick_families(question, with_pair, "Only pairs of these families")
+        few = pick_few()
+    if chosen:
+        members = {feature for row in chosen for feature in row["features"]}
+        gaps = [gap for gap in gaps if gap in members]
+    if few is not None:
+        gaps = few_of_each(stores(), question, families, gaps, few)
+    if len(gaps) < len(approved):
+        pairs_ = counted(len(approved), "approved pair")
+        st.caption(f"{len(gaps):,} of {pairs_} are written from; the others wait.")
+    return [row for row in approved if row["feature"] in {*gaps}]
 
 
 def pick_result(label: str, manifests: Mapping[str, SynthesisManifest], run: str | None) -> None:

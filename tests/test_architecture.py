@@ -19,7 +19,7 @@ LAYERS = [
     {"registry", "schema"},
     {"config"},
     {"manifest"},
-    {"prompts", "coverage", "families", "agreement", "uncertainty", "selection"},
+    {"prompts", "coverage", "families", "matching", "agreement", "uncertainty", "selection"},
     {"models"},
     {"saes"},
     {"datasets", "encoder", "generator", "sae_training", "store"},

@@ -64,11 +64,18 @@ def test_what_cannot_be_filled_is_one_sentence(place, wrong):
 def test_rows_that_could_be_dropped_are_listed(place, tmp_path):
     about = ("spare", "toy-anchor", "--threshold", 0)
     answer = fac(*about, "--json", workspace=place).json
-    assert (answer["samples"], len(answer["kept"]), len(answer["rows"])) == (24, 4, 10)
+    assert (answer["samples"], len(answer["kept"])) == (24, 4)
+    assert len(answer["covered"]) == min(20 - answer["n_near_copies"], 10)
     answer = fac(*about, "--out", tmp_path / "spare.jsonl", "--json", workspace=place).json
     lines = [json.loads(line) for line in (tmp_path / "spare.jsonl").read_text().splitlines()]
-    assert [line["sample"] for line in lines] == answer["dropped"] and len(lines) == 20
+    assert sorted(line["sample"] for line in lines) == answer["dropped"] and len(lines) == 20
+    near = [line for line in lines if line["kind"] == "near copy"]
+    assert lines[: len(near)] == near and len(near) == answer["n_near_copies"]
+    assert all((line["near_copy"] is None) == (line["kind"] == "covered") for line in lines)
     assert all({*line["stand_ins"]} <= {*answer["kept"]} for line in lines)
     words = fac(*about, workspace=place).out
-    assert "rows that could be dropped          20" in words and "… and 10 more" in words
+    assert "rows that could be dropped           20" in words
+    assert f"of these, nearly repeat another row  {len(near)}" in words
+    assert "Rows whose features others show:" in words
+    assert ("nearly repeats" in words) == bool(near) == ("Rows that nearly repeat" in words)
     assert_one_sentence(fac("spare", "toy-anchor", "--threshold", 99, workspace=place))

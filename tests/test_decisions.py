@@ -126,7 +126,10 @@ def test_the_scale_and_the_abstention_are_verdicts(store, kind, verdict):
 @pytest.mark.parametrize(
     "change,match",
     [
-        ({"kind": "mood"}, "about explanation, relevance, detection, pair, sample; got 'mood'"),
+        (
+            {"kind": "mood"},
+            "about explanation, relevance, detection, pair, sample, family; got 'mood'",
+        ),
         ({"verdict": "Yes"}, "one of yes, probably, maybe, no, cannot_tell; got 'Yes'"),
         ({"verdict": ""}, "got ''"),
         ({"kind": "detection", "verdict": "yes"}, r"one of \+ - \? for each text"),

@@ -16,13 +16,19 @@ from typer import Argument, Option
 
 from fac.cli import frame
 from fac.cli.decide import feature_ids
+from fac.cli.families import Family, family_gaps
 from fac.cli.frame import LISTED, Answer, QuestionOptions, command, listing, out
+from fac.errors import InputError
+from fac.questions.comparison import Comparison
 from fac.questions.explanations import names
-from fac.questions.fill import Budget, Figures, Fill, FillRow, fill, publish, samples_at
+from fac.questions.fill import Budget, Figures, Fill, fill, publish, samples_at
+from fac.questions.fill_spans import FillSpan, fill_spans
 from fac.questions.spare import Spare, SpareRow, spare, spare_rows
 from fac.store import Stores
 
 Anchor = Annotated[str, Option(help="Measured dataset that shows what matters.")]
+NAMED, WIDTH = 3, 60
+"""Of a row so many gaps are named, and so many characters of where each fires."""
 STAND_INS = 6
 """Rows that people are told have what a row has; JSON has all of them."""
 
@@ -40,6 +46,7 @@ def fill_(
     tokens: Annotated[int | None, Option(min=1, help="So many content tokens at most.")] = None,
     per_feature: PerFeature = 1,
     features: frame.Features = None,
+    family: Family = None,
     random: Annotated[
         bool, Option("--random", help="Also the range of random rows of equal tokens.")
     ] = False,
@@ -47,14 +54,20 @@ def fill_(
     out_: Annotated[
         str | None, Option("--out", help="Name of a dataset to make of the rows.")
     ] = None,
-    limit: Annotated[int, Option(min=1, help="Rows shown.")] = LISTED,
+    limit: Annotated[
+        int, Option(min=1, help="Rows shown, and in JSON those that say where they fire.")
+    ] = LISTED,
     options: QuestionOptions,
 ) -> Answer:
     """Which rows of a pool fill the gaps of a dataset, before anything is written."""
+    if features and family:
+        raise InputError("Give --features or --family, not both.")
     comparison = options.asked_of(stores, anchor, dataset, with_)
     source = stores.runs.resolve("measure", pool)
     frame.build_caches(stores, [source])
     chosen = tuple(feature_ids(features)) if features else None
+    if family:
+        chosen = tuple(family_gaps(stores, comparison, family))
     with frame.progress_bar(f"choosing rows of {pool}"):
         answer = fill(stores, comparison, source, Budget(rows, tokens, per_feature), chosen)
     run = publish(stores, comparison, answer, out_) if out_ else None
@@ -63,7 +76,13 @@ def fill_(
         for name, part in answer._asdict().items()
     }
     data["random"] = {name: part._asdict() for name, part in answer.random._asdict().items()}
-    data["rows"] = [row._asdict() for row in answer.rows]
+    spans = _spans(stores, comparison, answer, limit)
+    data["rows"] = [
+        {**row._asdict(), "where": [_span_fields(span) for span in spans[row.sample]]}
+        if row.sample in spans
+        else row._asdict()
+        for row in answer.rows
+    ]
     data |= {"threshold": comparison.threshold, "run": run}
 
     def show() -> None:
@@ -92,41 +111,54 @@ def fill_(
             table.add_row(escape(what), *cells)
         out.print(table)
         if answer.rows:
-            out.print(_rows_table(stores, comparison.anchor, answer, limit))
+            out.print(_rows_table(stores, comparison.anchor, answer, spans))
         for line in _about(answer, out_, run):
             out.print(escape(line), soft_wrap=True, highlight=False)
 
     return Answer(data, show)
 
 
-def _rows_table(stores: Stores, anchor: str, answer: Fill, limit: int) -> Table:
-    """The first rows, with what they say and the gaps that they fill."""
-    first = answer.rows[:limit]
-    texts = samples_at(stores, answer.pool, [row.sample for row in first], ["messages"])
-    some = sorted({feature for row in first for feature in row.fills[:3]})
+def _spans(
+    stores: Stores, comparison: Comparison, answer: Fill, limit: int
+) -> dict[int, list[FillSpan]]:
+    """Where the first rows fire the gaps that they fill."""
+    about = (stores, answer.pool, comparison.role)
+    return {row.sample: fill_spans(*about, row.sample, row.fills) for row in answer.rows[:limit]}
+
+
+def _span_fields(span: FillSpan) -> dict[str, Any]:
+    """As JSON has it: the stretch with the word of the peak in brackets."""
+    fields = {name: getattr(span, name) for name in ("feature", "peak", "role", "position")}
+    return {**fields, "text": span.text or None}
+
+
+def _rows_table(
+    stores: Stores, anchor: str, answer: Fill, spans: dict[int, list[FillSpan]]
+) -> Table:
+    """The first rows, with some of the gaps that they fill and the words on which these fire."""
+    first = [row for row in answer.rows if row.sample in spans]
+    some = sorted({feature for row in first for feature in row.fills[:NAMED]})
     by_feature = names(stores, anchor, some)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for column in ("row", "tokens", "fills"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("such as")
-    table.add_column("text")
+    table.add_column("such as", ratio=1)
+    table.add_column("where", ratio=2)
+    texts = samples_at(stores, answer.pool, [row.sample for row in first], ["messages"])
     for row in first:
-        words = " ".join(texts[row.sample]["messages"][0]["content"].split())
-        table.add_row(
-            str(row.sample),
-            f"{row.tokens:,}",
-            f"{len(row.fills):,}",
-            escape(_named(row, by_feature)),
-            escape(shorten(words, 80, placeholder="…")),
-        )
+        text = " ".join(texts[row.sample]["messages"][0]["content"].split())
+        cells = (str(row.sample), f"{row.tokens:,}", f"{len(row.fills):,}", "it says")
+        table.add_row(*cells, escape(shorten(text, WIDTH, placeholder="…")))
+        for span in spans[row.sample][:NAMED]:
+            name = shorten(by_feature[span.feature], 24, placeholder="…")
+            where = _end_of(span.text) if span.text else f"{span.role}, token {span.position:,}"
+            table.add_row("", "", "", escape(f"#{span.feature} {name}"), escape(where))
     return table
 
 
-def _named(row: FillRow, by_feature: dict[int, str]) -> str:
-    return "; ".join(
-        f"#{feature} {shorten(by_feature[feature], 24, placeholder='…')}"
-        for feature in row.fills[:3]
-    )
+def _end_of(text: str) -> str:
+    """The last words of a stretch: those before the peak."""
+    return text if len(text) <= WIDTH else f"…{text[1 - WIDTH :]}"
 
 
 def _about(answer: Fill, name: str | None, run: str | None) -> Iterator[str]:
@@ -162,22 +194,39 @@ def spare_(
     """Which rows of a dataset could be dropped at no loss of coverage."""
     comparison = options.asked_of(stores, anchor or dataset, dataset)
     answer = spare(stores, comparison, per_feature)
-    first = list(spare_rows(stores, comparison, answer, None if out_ else LISTED))
+    limit = None if out_ else LISTED
+    lists = {
+        name: list(spare_rows(stores, comparison, answer, limit, near=name == "near_copies"))
+        for name in ("near_copies", "covered")
+    }
     if out_:
-        lines = (json.dumps(row._asdict(), ensure_ascii=False) for row in first)
+        lines = (
+            json.dumps({**row._asdict(), "kind": kind}, ensure_ascii=False)
+            for kind, rows in zip(("near copy", "covered"), lists.values(), strict=True)
+            for row in rows
+        )
         frame.write_lines(out_, lines)
     data: dict[str, Any] = {
         "threshold": comparison.threshold,
         "samples": len(answer.kept) + len(answer.dropped),
         **{name: value for name, value in answer._asdict().items() if name != "dataset"},
+        "n_near_copies": len(answer.near_copies),
         "out": str(out_) if out_ else None,
     }
     if not out_:
-        data["rows"] = [row._asdict() for row in first]
+        data |= {name: [row._asdict() for row in rows] for name, rows in lists.items()}
 
     def show() -> None:
-        n = len(answer.dropped)
-        listing(_spare_figures(answer), map(_spare_line, first[:LISTED]), n)()
+        near, covered = (rows[:LISTED] for rows in lists.values())
+        listing(_spare_figures(answer))()
+        n_near = len(answer.near_copies)
+        for title, rows, n in (
+            ("Rows that nearly repeat another:", near, n_near),
+            ("Rows whose features others show:", covered, len(answer.dropped) - n_near),
+        ):
+            if rows:
+                out.print(title)
+                listing({}, map(_spare_line, rows), n)()
         out.print(
             f"Each of {answer.features:,} features is still shown by as many samples as are asked "
             f"for ({per_feature:,}), or by all there are, but more rarely: half the features keep "
@@ -194,14 +243,20 @@ def _spare_figures(answer: Spare) -> dict[str, Any]:
     return {
         "rows that have to stay": len(answer.kept),
         "rows that could be dropped": len(answer.dropped),
+        "of these, nearly repeat another row": len(answer.near_copies),
         "of these, fire nothing that counts": answer.silent,
         "their tokens": f"{answer.dropped_tokens:,} ({answer.dropped_tokens / total:.0%})",
     }
+
+
+_STAYS = {True: "stays", False: "could go too"}
 
 
 def _spare_line(row: SpareRow) -> str:
     others = ", ".join(map(str, row.stand_ins[:STAND_INS])) or "-"
     if (more := len(row.stand_ins) - STAND_INS) > 0:
         others += f" and {more:,} more"
-    near = f"; nearly repeats {row.near_copy}" if row.near_copy is not None else ""
+    near = ""
+    if row.near_copy is not None:
+        near = f"; nearly repeats {row.near_copy}, which {_STAYS[bool(row.near_copy_stays)]}"
     return f"row {row.sample}: what it fires ({row.features:,}) is in {others}{near}"

@@ -13,6 +13,7 @@ from fac import export as export_
 from fac import review
 from fac.cli import frame
 from fac.cli.decide import feature_ids
+from fac.cli.families import FamilyOptions
 from fac.cli.frame import Answer, ComparisonOptions, WhereOptions, command, listing, perform
 from fac.config import (
     ANSWERERS,
@@ -33,7 +34,7 @@ from fac.questions import exports
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
-from fac.questions.pairs import origins_in_words, question_fields
+from fac.questions.pairs import origins_in_words, question_fields, question_of
 from fac.questions.shape import shape_of
 from fac.store import Stores
 from fac.store.decisions import Decisions
@@ -104,6 +105,7 @@ def pairs_(
     limit: Annotated[
         int | None, Option(min=1, help="Without --features: only so many gaps, certain ones first.")
     ] = None,
+    families: FamilyOptions,
     candidates: Annotated[int, Option(help="Texts written per gap.")] = 4,
     margin: Annotated[
         float, Option(help="A positive fires by so much above threshold and negative.")
@@ -115,7 +117,13 @@ def pairs_(
     """Step 1: for every gap a text that fires it and the most similar one that stays silent."""
     executor, runs = where.choose(), stores.runs
     comparison = options.comparison(stores)
-    gaps = feature_ids(features) if features is not None else _gaps(stores, comparison, limit)
+    if features is not None and families.family:
+        raise InputError("Give --features or --family, not both.")
+    if features is not None:
+        gaps = families.few(stores, comparison, feature_ids(features))
+    else:
+        gaps = families.named(stores, comparison) or _gaps(stores, comparison)
+        gaps = families.few(stores, comparison, gaps)[:limit]
     shape = shape_of(stores, comparison.dataset)
     spec = PairsSpec(
         features=tuple(gaps),
@@ -150,14 +158,14 @@ def pairs_(
     return Answer(data, show, refusal=refusal)
 
 
-def _gaps(stores: Stores, comparison: Comparison, limit: int | None) -> list[int]:
+def _gaps(stores: Stores, comparison: Comparison) -> list[int]:
     """What the dataset lacks, or else what it shows too rarely, certain gaps first."""
     features = missing_or_rare(stores, comparison)
     if not features:
         raise InputError(
             f"The dataset lacks nothing above {comparison.threshold:g}: there is no gap."
         )
-    return features[:limit]
+    return features
 
 
 @command("approve")
@@ -286,6 +294,7 @@ def synthesize(
     pilot: Annotated[
         bool, Option("--pilot", help="Only a few gaps, and what all would take.")
     ] = False,
+    families: FamilyOptions,
     writing: WriteOptions,
     limits: LimitOptions,
     where: WhereOptions,
@@ -294,6 +303,8 @@ def synthesize(
     executor, runs = where.choose(), stores.runs
     run_id = _pairs_run(runs, pairs)
     approved = review.approved_pairs(stores.decisions, runs, run_id)
+    if families.family or families.per_family:
+        approved = _of_families(stores, run_id, approved, families)
     settings = inherited(runs.manifest(run_id).spec.as_json(), writing.writer)
     settings |= writing.settings()
     settings |= {"candidates": per_feature} if per_feature is not None else {}
@@ -321,6 +332,20 @@ def synthesize(
     data |= {name: getattr(facts, name) for name in OUTCOME}
     refusal = facts.note if not facts.kept or facts.kept < rows else ""
     return Answer(data, _outcome(data, facts), refusal=refusal)
+
+
+def _of_families(
+    stores: Stores, run: str, approved: list[dict[str, Any]], families: FamilyOptions
+) -> list[dict[str, Any]]:
+    """The approved pairs whose gaps are of the families, and of each as many as asked for."""
+    question = question_of(stores, run)
+    frame.build_caches(stores, question.runs + (question.anchor,))
+    named = families.named(stores, question)
+    gaps = [row["feature"] for row in approved]
+    if named is not None and not (gaps := [gap for gap in gaps if gap in {*named}]):
+        raise InputError("No approved pair is of a gap of these families: approve one first.")
+    few = {*families.few(stores, question, gaps)}
+    return [row for row in approved if row["feature"] in few]
 
 
 def _outcome(data: dict[str, Any], facts: SynthesisFacts) -> Callable[[], None]:

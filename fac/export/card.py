@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ LINEAGE_NOTES = {
     "activation": "the feature's peak, measured on this text; `span` says on which token",
     "own_activation": "the same on words of its own, that its writer was not shown",
     "gains": "missing features that no better sample of this dataset fires",
+    "families": "the families of features that it fires gaps of; null where none are grouped",
     "pair": "the contrastive pair it was written from, with both measured peaks",
     "approvals": "who approved that pair, when, and the hash of what they saw",
     "decisions": "digest of all decisions the run was made with",
@@ -34,6 +36,9 @@ LINEAGE_NOTES = {
     "filter": "threshold, best kept per feature, and the row's place among those that passed",
     "review": "what people said of the sample, who, and the run that measured an edited text",
 }
+
+FAMILIES = 12
+"""Families that the card names."""
 
 TRAINERS = {
     **dict.fromkeys(("chat", "completion", "text"), "SFTTrainer(model, train_dataset=rows)"),
@@ -116,6 +121,7 @@ def _properties(plan: Plan) -> dict[str, object]:
         "candidates dropped": counted(dict(sorted(facts.dropped.items()))),
         "quality gates that nothing was at hand for": ", ".join(facts.unchecked) or "none",
         **_rates(facts),
+        "families that its rows fire gaps of": _families(plan),
         "FAC before": facts.fac_before,
         "FAC after": facts.fac_after,
         "pairs approved by": ", ".join(people) or "nobody (a baseline needs no pairs)",
@@ -126,6 +132,17 @@ def _properties(plan: Plan) -> dict[str, object]:
         "decisions": facts.decisions,
         "run": synthesis.run_id,
     }
+
+
+def _families(plan: Plan) -> str:
+    """The families with the most rows, and how many rows each."""
+    lineages = [row.lineage for row in plan.selection.rows]
+    if all(lineage["families"] is None for lineage in lineages):
+        return "not grouped"
+    counts = Counter(name for lineage in lineages for name in lineage["families"] or ())
+    first = counted(dict(counts.most_common(FAMILIES)))
+    more = len(counts) - FAMILIES
+    return f"{first} and {more:,} more" if more > 0 else first
 
 
 def _rates(facts: SynthesisFacts) -> dict[str, object]:

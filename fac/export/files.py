@@ -33,6 +33,7 @@ from fac.export.forms import (
 )
 from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
 from fac.export.people import Opinion, Selection, select
+from fac.families import of_most
 from fac.store.runs import Runs
 
 CARD = "README.md"
@@ -109,6 +110,7 @@ def plan_export(
     form: str = "",
     opinions: Mapping[str, Opinion] | None = None,
     reviewed: bool = False,
+    families: Mapping[int, str] | None = None,
 ) -> Plan:
     """The rows that an export of a synthesis will have; arguments as of `export`."""
     synthesis = SynthesisRun(run_id, runs)
@@ -122,9 +124,26 @@ def plan_export(
             f"None of the {chosen.kept:,} kept samples of {run_id} may leave: "
             f"{counted(chosen.left_out)}."
         )
+    if families is not None:
+        named = [_with_families(synthesis, r, opinions or {}, families) for r in chosen.rows]
+        chosen = chosen._replace(rows=named)
     rows = _written(chosen.rows, format, form)
     notes = _notes(format, form, chosen.rows)
     return Plan(synthesis, format, form, chosen, rows, anchor_compared, notes)
+
+
+def _with_families(
+    synthesis: SynthesisRun,
+    row: ExportRow,
+    opinions: Mapping[str, Opinion],
+    families: Mapping[int, str],
+) -> ExportRow:
+    """A row whose lineage says of which families it fires gaps: those of most gaps first."""
+    candidate, lineage = row.lineage["candidate"], row.lineage
+    fires: Sequence[int] = synthesis.fires(candidate)
+    if lineage["review"]["edit"] and (edit := opinions[candidate].edit):
+        fires = edit.fires
+    return row._replace(lineage={**lineage, "families": of_most(fires, families)})
 
 
 def selection(run_id: str, *, runs: Runs, opinions: Mapping[str, Opinion]) -> Selection:
@@ -198,17 +217,25 @@ def export(
     form: str = "",
     opinions: Mapping[str, Opinion] | None = None,
     reviewed: bool = False,
+    families: Mapping[int, str] | None = None,
 ) -> Exported:
     """Writes the kept samples of a synthesis to `out`, by feature and then best first, and a card.
     The card lies in the folder, or beside the file as NAME.card.md; lineage that rows have no place
     for lies there too, as NAME.lineage.jsonl. `form` is one of FORMS; "" takes what the run's
     profile says. `opinions` is what people say of samples, by candidate: what they dropped stays;
-    `reviewed` exports only what they kept. The same run and opinions give the same bytes; whatever
-    is wrong, `out` stays as it was. Raises InputError for a run without samples that may leave,
-    samples that do not have the form, and an `out` that cannot be written or holds something
+    `reviewed` exports only what they kept; `families` is what the families of gaps are called, by
+    gap, None where nothing groups them. The same run, opinions and names give the same bytes;
+    whatever is wrong, `out` stays as it was. Raises InputError for a run without samples that may
+    leave, samples that do not have the form, and an `out` that cannot be written or holds something
     else."""
     plan = plan_export(
-        run_id, runs=runs, format=format, form=form, opinions=opinions, reviewed=reviewed
+        run_id,
+        runs=runs,
+        format=format,
+        form=form,
+        opinions=opinions,
+        reviewed=reviewed,
+        families=families,
     )
     target = EXPORT_FORMATS[format]
     if target.data_file:

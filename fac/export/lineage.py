@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fac.config import WRITERS, SynthesizeSpec
+from fac.coverage import is_active
 from fac.datasets import sample_id
 from fac.errors import InputError
 from fac.generator.chat import public_name
@@ -52,6 +53,7 @@ LINEAGE = pa.struct(
         "own_activation": pa.float32(),  # the same on words that stand in no source of the text
         "span": SPAN,
         "gains": pa.list_(pa.int32()),  # gaps that no better kept sample covers
+        "families": pa.list_(pa.string()),  # whose gaps it fires, by name; null where not grouped
         "method": pa.string(),  # two-step, or which baseline
         "style": pa.string(),  # how it was asked for
         "pair": PAIR,  # null for baselines
@@ -161,6 +163,11 @@ class SynthesisRun:
         ours = pa.array([sample_id(chat) for chat in chats], pa.string())
         return frozenset(ids.filter(pc.is_in(ids, value_set=ours)).to_pylist())
 
+    def fires(self, candidate: str) -> list[int]:
+        """The gaps that a text fires above the threshold of the run."""
+        hits = self._hits[candidate]
+        return [hit["feature"] for hit in hits if is_active(hit["peak"], self.spec.threshold)]
+
     def _rows(self, table: str) -> list[dict[str, Any]]:
         return self._runs.table(self.run_id, table).to_pylist()
 
@@ -192,6 +199,7 @@ class SynthesisRun:
             "sae": self.sae,
             **measured(hit),
             "gains": verdict["gains"],
+            "families": None,
             "method": self.spec.method,
             "style": candidate["style"],
             "pair": {name: pair[name] for name in PAIR.names} if pair else None,

@@ -27,6 +27,7 @@ class Edit(NamedTuple):
     messages: Chat
     extra: Mapping[str, Any]  # as of ExportRow
     hit: Mapping[str, Any]  # what it fires of its gap, a row of schema.HITS
+    fires: tuple[int, ...] = ()  # all gaps that it fires
 
 
 class Opinion(NamedTuple):

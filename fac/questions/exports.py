@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fac import export
-from fac.config import RetouchSpec
+from fac.config import RetouchSpec, SynthesizeSpec
+from fac.coverage import is_active
 from fac.export import Edit, Exported, Opinion, Plan
 from fac.manifest import SynthesisManifest
+from fac.questions.families import families_run, names_by_feature
+from fac.questions.results import question_of
 from fac.questions.samples import looked, sample_states
 from fac.review.samples import Looked, SampleState
 from fac.store import Stores
@@ -27,21 +30,23 @@ def opinions(stores: Stores, run: str) -> dict[str, Opinion]:
         for job in stores.queue.live()
         if job.step == RetouchSpec.step and job.spec["synthetic"] == run
     }
+    threshold = stores.runs.manifest(run).spec.threshold
     return {
-        name: _opinion(stores, state)._replace(
+        name: _opinion(stores, state, threshold)._replace(
             waits=state.before is not None, measuring=name in measuring
         )
         for name, state in sample_states(stores, run).items()
     }
 
 
-def _opinion(stores: Stores, newest: SampleState) -> Opinion:
+def _opinion(stores: Stores, newest: SampleState, threshold: float) -> Opinion:
     state, edit = newest.settled, None
     if state.version is not state.versions[0]:
         run, row = state.version.run, state.version.row
         hits = stores.runs.table(run, "hits").to_pylist()
         hit = next(hit for hit in hits if hit["feature"] == state.feature)
-        edit = Edit(run, row["messages"], row["extra"], hit)
+        fires = tuple(hit["feature"] for hit in hits if is_active(hit["peak"], threshold))
+        edit = Edit(run, row["messages"], row["extra"], hit, fires)
     return Opinion(state.state, state.reviewers, state.right_label, edit)
 
 
@@ -84,7 +89,13 @@ def plan(
     """What an export would hold; arguments and errors as of fac.export.export."""
     by_candidate = opinions(stores, run)
     return export.plan_export(
-        run, runs=stores.runs, format=format, form=form, opinions=by_candidate, reviewed=reviewed
+        run,
+        runs=stores.runs,
+        format=format,
+        form=form,
+        opinions=by_candidate,
+        reviewed=reviewed,
+        families=families(stores, run),
     )
 
 
@@ -107,7 +118,18 @@ def write(
         form=form,
         opinions=by_candidate,
         reviewed=reviewed,
+        families=families(stores, run),
     )
+
+
+def families(stores: Stores, run: str) -> dict[int, str] | None:
+    """What the families of a synthesis's gaps are called, by gap; None where the anchor's features
+    are not grouped as its question has it."""
+    manifest = stores.runs.manifest(run)
+    if manifest.step != SynthesizeSpec.step or not stores.runs.find(manifest.spec.pairs):
+        return None
+    grouped = families_run(stores, question_of(stores, manifest))
+    return names_by_feature(stores, grouped) if grouped else None
 
 
 def export_name(manifest: SynthesisManifest) -> str:

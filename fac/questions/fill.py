@@ -17,8 +17,10 @@ import numpy as np
 
 from fac.config import IngestSpec, digest
 from fac.errors import InputError
+from fac.families import of_most
 from fac.questions.catalogue import CHOSEN, Row
 from fac.questions.comparison import Comparison, must_match, name_of, settings_in_words
+from fac.questions.families import families_run, names_by_feature
 from fac.questions.gap_evidence import BADGES, evidence_of
 from fac.selection import Rows, Selection, greedy, greedy_in_passes, random_rows
 from fac.store import Stores, samples
@@ -220,22 +222,22 @@ class _Gaps(NamedTuple):
 def _gaps(stores: Stores, comparison: Comparison, features: Sequence[int] | None) -> _Gaps:
     evidence = evidence_of(stores, comparison)
     badges, rank = evidence.badges(), np.argsort(np.argsort(-evidence.certainty(), kind="stable"))
-    believed = badges != ARTEFACT
+    chosen = np.ones(len(badges), bool)
     dataset, anchor = name_of(stores, *comparison.runs), name_of(stores, comparison.anchor)
     about = f"{dataset} against {anchor} ({settings_in_words(comparison)})"
     if features is not None:
         chosen = np.isin(evidence.feature, features)
         if wrong := sorted({*features} - {*evidence.feature[chosen].tolist()}):
             raise InputError(f"Feature {wrong[0]} is no gap of {about}: `fac gaps` lists them.")
-        believed &= chosen
+    believed, n_artefacts = chosen & (badges != ARTEFACT), int((badges[chosen] == ARTEFACT).sum())
     if not believed.any():
-        artefacts = f" but {len(badges):,} that the anchor barely shows" if len(badges) else ""
+        artefacts = f" but {n_artefacts:,} that the anchor barely shows" if n_artefacts else ""
         raise InputError(f"There is no gap of {about}{artefacts}, so there is nothing to fill.")
     return _Gaps(
         evidence.feature[believed],
         (badges == CERTAIN)[believed],
         rank[believed],
-        int((badges == ARTEFACT).sum()),
+        n_artefacts,
     )
 
 
@@ -382,7 +384,8 @@ def publish(
 ) -> str:
     """The id of the dataset run of the proposed rows, less those that a person dropped, to be
     measured and compared like any other. What the pool says of a row stays with it; `fill` in its
-    `meta` says which gaps it fills and fires, of which comparison, and where it stood in the pool.
+    `meta` says which gaps it fills and fires, of which families and which comparison, and where it
+    stood in the pool.
 
     Raises InputError where no row is left, and for a name that no dataset can have.
     """
@@ -391,6 +394,8 @@ def publish(
         raise InputError("There is no row to write: take another pool, or a larger budget.")
     source = stores.runs.manifest(proposal.pool).facts
     chosen = samples_at(stores, proposal.pool, [row.sample for row in rows])
+    grouped = families_run(stores, comparison)
+    families = names_by_feature(stores, grouped) if grouped else None
     content = []
     for row in rows:
         sample = chosen[row.sample]
@@ -399,6 +404,7 @@ def publish(
             "sample": row.sample,
             "fills": row.fills,
             "fires": row.fires,
+            "families": None if families is None else of_most(row.fires, families),
             "anchor": comparison.anchor,
             "dataset": comparison.dataset,
             "added": [*comparison.added],

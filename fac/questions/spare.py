@@ -12,9 +12,9 @@ from fac.errors import InputError
 from fac.questions.comparison import Comparison, must_match, name_of, shown
 from fac.questions.fill import FEATURES_TOGETHER, samples_at
 from fac.questions.firing import incidence_of
+from fac.questions.near_copies import near_copies
 from fac.selection import Rows, StandIns, minimal_cover
 from fac.store import Stores
-from fac.synthesis.filter import NEAR_COPY, comparable
 
 CHUNK = 4096
 """Rows whose texts are in memory at once."""
@@ -34,6 +34,9 @@ class Spare(NamedTuple):
     """The others, int64, ascending."""
     silent: int
     """Of these, samples that fire none of the features."""
+    near_copies: dict[int, int]
+    """Of the rows that could be dropped those that nearly repeat another row, and which: one that
+    stays where there is one, else one before it that could be dropped too."""
     tokens: int
     """Content tokens of the dataset."""
     dropped_tokens: int
@@ -53,7 +56,9 @@ class SpareRow(NamedTuple):
     stand_ins: list[int]
     """Samples that stay and together fire all of these, those with most of them first."""
     near_copy: int | None
-    """One of them with a message that is nearly one of its own; None where there is none."""
+    """Another row with a message that is nearly one of its own; None where there is none."""
+    near_copy_stays: bool | None
+    """Whether that row stays."""
 
 
 def spare(stores: Stores, comparison: Comparison, per_feature: int = 1) -> Spare:
@@ -76,6 +81,9 @@ def spare(stores: Stores, comparison: Comparison, per_feature: int = 1) -> Spare
         kept=np.flatnonzero(kept),
         dropped=np.flatnonzero(~kept),
         silent=int((~fires).sum()),
+        near_copies=near_copies(
+            stores, stores.runs.manifest(comparison.dataset).facts.dataset, kept
+        ),
         tokens=int(tokens.sum()),
         dropped_tokens=int(tokens[~kept].sum()),
         rarer=float(np.median(after / before)),
@@ -83,41 +91,37 @@ def spare(stores: Stores, comparison: Comparison, per_feature: int = 1) -> Spare
 
 
 def spare_rows(
-    stores: Stores, comparison: Comparison, answer: Spare, limit: int | None = None
+    stores: Stores,
+    comparison: Comparison,
+    answer: Spare,
+    limit: int | None = None,
+    *,
+    near: bool | None = None,
 ) -> Iterator[SpareRow]:
-    """The rows of an answer that could be dropped, or the first of them."""
+    """The rows of an answer that could be dropped, or the first of them: all, those that nearly
+    repeat another row (`near`), or those that do not."""
     rows, _ = _rows(stores, comparison, 1)
     stand_ins = StandIns(rows, answer.kept)
     tokens = stores.cache.tokens_by_sample(comparison.dataset)
     counts = np.bincount(rows.row, minlength=rows.n_rows)
-    dropped = answer.dropped[:limit]
+    dropped = answer.dropped
+    if near is not None:
+        dropped = dropped[np.isin(dropped, [*answer.near_copies]) == near]
+    dropped, stays = dropped[:limit], {*answer.kept.tolist()}
     for first in range(0, len(dropped), CHUNK):
         page = dropped[first : first + CHUNK].tolist()
-        others = {row: stand_ins.of(row) for row in page}
-        needed = [*page, *(other for each in others.values() for other in each)]
-        texts = samples_at(stores, comparison.dataset, needed, ["sample_id", "messages"])
-        parts = {
-            row: [comparable(message["content"]) for message in text["messages"]]
-            for row, text in texts.items()
-        }
+        ids = samples_at(stores, comparison.dataset, page, ["sample_id"])
         for row in page:
+            copy = answer.near_copies.get(row)
             yield SpareRow(
                 row,
-                texts[row]["sample_id"],
+                ids[row]["sample_id"],
                 int(tokens[row]),
                 int(counts[row]),
-                others[row],
-                next((o for o in others[row] if _alike(parts[row], parts[o])), None),
+                stand_ins.of(row),
+                copy,
+                None if copy is None else copy in stays,
             )
-
-
-def _alike(texts: list[set[str]], others: list[set[str]]) -> bool:
-    """Whether a message of one sample is nearly one of the other."""
-    return any(
-        text and other and len(text & other) >= NEAR_COPY * len(text | other)
-        for text in texts
-        for other in others
-    )
 
 
 def _rows(stores: Stores, comparison: Comparison, per_feature: int) -> tuple[Rows, np.ndarray]:

@@ -2,12 +2,14 @@
 
 items    what is decided on, in which order it is shown, and what people's verdicts amount to
 pairs    which pairs may be written from
+families what families of features are called
 samples  which of the samples that a synthesis kept people would train on
 
 A person sees one item at a time, without others' verdicts, scores or models. What is decided is the
 exact content, so the functions `*_content` make what is hashed and nobody else does.
 """
 
+from fac.review.families import GivenName, call_family, given_names, take_name_back
 from fac.review.items import (
     NOT_RELEVANT,
     REASONS,
@@ -53,3 +55,4 @@ __all__ += ["corrections", "detection_content", "explanation_content", "item", "
 __all__ += ["pair_content", "pair_family", "pair_item", "pair_states", "pair_versions", "queue"]
 __all__ += ["read_subject", "relevance_content", "relevance_overrides", "sample_item"]
 __all__ += ["sample_states", "standing", "subject"]
+__all__ += ["GivenName", "call_family", "given_names", "take_name_back"]

@@ -27,7 +27,7 @@ NOT_RELEVANT = LEVELS[-1]
 """The one level below RELEVANT: the explanation does not fit, the feature does not matter."""
 
 _SUBJECT = re.compile(
-    r"(explanation|relevance|detection|sample)/([^/]+)/(\d{1,9})(?:/(.+))?", re.DOTALL
+    r"(explanation|relevance|detection|sample|family)/([^/]+)/(\d{1,9})(?:/(.+))?", re.DOTALL
 )
 
 

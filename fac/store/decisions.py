@@ -29,17 +29,19 @@ from fac.store.sqlite import Connection, Database, storable
 
 DECISIONS_VERSION = 1
 
-KINDS = ("explanation", "relevance", "detection", "pair", "sample")
+KINDS = ("explanation", "relevance", "detection", "pair", "sample", "family")
 """Does the explanation fit; is the feature relevant; which texts fire; may the pair be used; would
-one train on the sample."""
+one train on the sample; what is the family called."""
 
 VERDICTS: dict[str, tuple[str, ...]] = {
     "explanation": (*LEVELS, CANNOT_TELL),
     "relevance": (*LEVELS, CANNOT_TELL),
     "pair": ("approve", "reject", CANNOT_TELL),
     "sample": ("keep", "drop", "wrong_label"),
+    "family": ("name",),
 }
-"""What may be said of each kind; a detection has one sign (+ - ?) per text instead."""
+"""What may be said of each kind; a detection has one sign (+ - ?) per text instead. What a family
+is called is the corrected text of its decision."""
 
 SUBJECTS = {
     "explanation": "explanation/RUN/FEATURE",
@@ -47,9 +49,11 @@ SUBJECTS = {
     "detection": "detection/RUN/FEATURE",
     "pair": "TEXT",
     "sample": "sample/RUN/FEATURE/TEXT",
+    "family": "family/RUN/FEATURE",
 }
 """What a subject looks like: the measure run, the feature and, where there is one, the task; of a
-sample the synthesis, the gap and the candidate. A pair's is anything. Checked here, so that nobody
+sample the synthesis, the gap and the candidate; of a family its first feature. A pair's is
+anything. Checked here, so that nobody
 need doubt what an import brought."""
 
 _PARTS = {"RUN": r"[^/]+", "FEATURE": r"\d{1,9}", "TASK": r".+", "TEXT": r".+"}
@@ -451,6 +455,8 @@ def _checked(decision: Decision) -> Decision:
     if not re.fullmatch(pattern, subject, re.DOTALL | re.ASCII):
         raise InputError(f"A decision on {kind} is about {form}, which {subject[:80]!r} is not.")
     edited = None if decision.edited_text is None else storable(decision.edited_text).strip()
+    if kind == "family" and not edited:
+        raise InputError("A family is called by one character at least, got none.")
     seconds = decision.seconds
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
         raise InputError(f"seconds must be a number from 0 on, got {seconds}.")

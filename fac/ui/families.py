@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from fac.questions.comparison import Comparison
 from fac.questions.families import (
+    UNNAMED,
+    call_family,
+    families_changed,
     families_run,
     families_spec,
     gap_families,
     gaps_of_family,
+    take_name_back,
 )
 from fac.ui.jobs import counted, start
+from fac.ui.review import reviewer
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
-from fac.ui.text import Row, plain
-from fac.ui.views import action_button, get_param
+from fac.ui.text import Row, clean, plain
+from fac.ui.views import action_button, get_param, link, param_widget, set_param
+from fac.ui.writing import question_view
 
 TITLE = "Families: which topics the gaps are about"
+LONGEST = 80  # characters of a name
+CHANGED = "Families: which topics this fills"
+OF_A_CHANGE = ("family_name", "was", "is", "change")
 COLUMNS = ("family_name", "n_covered", "certain", "possible")
+MOST = 1000  # gaps of each family, in the field that asks for a few
 OF_A_GAP = ("feature", "name", "badge", "kind")
 
 
 def show_families(comparison: Comparison) -> None:
     """A section that opens: families with the most certain gaps first, each with its gaps."""
     run = families_run(stores(), comparison)
-    with st.expander(TITLE, icon=":material/workspaces:"):
+    opened = "family" in st.query_params
+    with st.expander(TITLE, opened, icon=":material/workspaces:"):
         if run is None:
             offer(comparison)
             return
@@ -49,6 +62,36 @@ def say_families(comparison: Comparison) -> None:
     run = families_run(stores(), comparison)
     if run and (sentence := gap_families(stores(), comparison, run).headline):
         st.caption(f":material/workspaces: {plain(sentence)}")
+
+
+def show_changed_families(before: Comparison, after: Comparison) -> None:
+    """Which families a change filled, and which it emptied."""
+    run = families_run(stores(), before)
+    if run is None:
+        offer(before)
+        return
+    change = families_changed(stores(), before, after, run)
+    if change.headline:
+        st.caption(f":material/workspaces: {plain(change.headline)}")
+    if not change.rows:
+        st.caption(":material/workspaces: No family shows more of its features, or fewer.")
+        return
+    with st.expander(CHANGED, icon=":material/workspaces:"):
+        pager = Pager("changed-families", before, after, size=20)
+        rows = [
+            {
+                **row,
+                "family_name": row["name"],
+                "was": f"{row['before']:,} of {row['size']:,}",
+                "is": f"{row['after']:,} of {row['size']:,}",
+                "change": f"{row['change']:+,}",
+            }
+            for row in change.rows[pager.offset :][: pager.size]
+        ]
+        table(rows, OF_A_CHANGE, key="changed-families")
+        n = len(change.rows)
+        pager.draw(n, "family" if n == 1 else "familie")
+        st.caption("Features of a family that count, and that the anchor shows, in the dataset.")
 
 
 def offer(comparison: Comparison) -> None:
@@ -85,9 +128,87 @@ def chosen(comparison: Comparison, families: list[Row]) -> Row:
 def show_gaps(comparison: Comparison, row: Row) -> None:
     """The gaps of one family; choosing one opens its evidence above."""
     words = "a gap" if len(row["features"]) == 1 else counted(len(row["features"]), "gap")
-    st.markdown(f"**{plain(row['name'])}**: {words}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        by = f" · named by {plain(row['named_by'])}" if row["named_by"] else ""
+        st.markdown(f"**{plain(row['name'])}**: {words}{by}", width="stretch")
+        with st.popover("Rename", icon=":material/edit:", width="content"):
+            rename(comparison, row)
     pager = Pager("of-family", comparison, row["family"], size=20)
     part = {**row, "features": row["features"][pager.offset :][: pager.size]}
     gaps = gaps_of_family(stores(), comparison, part)
     table(gaps, OF_A_GAP, key="of-family", opens="gap", height=350)
     pager.draw(len(row["features"]), "gap")
+    view = {**question_view(comparison), "families": str(row["family"])}
+    with st.container(horizontal=True, gap="medium"):
+        link("fill", "Fill them from a pool", icon=":material/format_color_fill:", **view)
+        link("pairs", "Write for them", icon=":material/compare:", features="best", **view)
+
+
+def rename(comparison: Comparison, row: Row) -> None:
+    """What somebody calls a family, kept as a decision about exactly its members."""
+    run = families_run(stores(), comparison)
+    assert run is not None  # there is a row of it
+    who = reviewer()
+    key = f"name of {run} {row['family']}"
+    usual = row["name"] if row["name"] != UNNAMED else ""
+    st.text_input("What is it called?", usual, max_chars=LONGEST, key=key)
+    number = row["family"]
+
+    def save() -> None:
+        call_family(stores(), run, number, st.session_state[key], str(who))
+
+    with st.container(horizontal=True):
+        is_new = bool(who) and st.session_state[key].strip() not in ("", row["name"])
+        action_button("Call it so", "check", save, disabled=not is_new, type="primary")
+        if who and who == row["named_by"]:
+            action_button("Take it back", "undo", take_name_back, stores(), run, number, who)
+    st.caption("The name holds for as long as these very features are a family.")
+
+
+# --- choosing families on other pages -------------------------------------------------------------
+
+
+def pick_families(comparison: Comparison, rows: Sequence[Row], label: str) -> list[Row]:
+    """The families that are chosen among these rows, as the address of this page has them; none
+    where all gaps are meant."""
+    by_number = {row["family"]: row for row in rows}
+    texts = [text for text in get_param("families", "", of_page=True).split(",") if text]
+    numbers = [int(text) for text in texts if text.isdecimal() and int(text) in by_number]
+    key = f"{st.session_state.get('page', '')}.families of {comparison}"
+    if st.session_state.get(key) != numbers:
+        st.session_state[key] = numbers
+
+    def change() -> None:
+        chosen = ",".join(map(str, st.session_state[key]))
+        set_param("families", chosen or None, True)
+
+    def words(number: int) -> str:
+        row = by_number[number]
+        return f"{clean(row['name'])} · {row['certain']:,} certain of {len(row['features']):,}"
+
+    options: Row = {"placeholder": "All gaps", "key": key, "on_change": change}
+    st.multiselect(label, [*by_number], format_func=words, **options)
+    if len(numbers) < len(texts):
+        strays = plain(", ".join(texts)[:80])
+        st.caption(f":material/search_off: Not all of the families {strays} have gaps here.")
+    return [by_number[number] for number in numbers]
+
+
+def pick_few() -> int | None:
+    """Of each family so many gaps, None for all; in the address of this page."""
+    help = (
+        "So many of each family are asked for: those whose samples in the anchor fire most of its "
+        "other gaps. A kept sample counts for every gap that it fires."
+    )
+    tie = param_widget("few", None, read=int, valid=lambda n: n is None or 1 <= n <= MOST)
+    n = st.number_input(
+        "Gaps a family", 1, MOST, None, width=130, placeholder="All", help=help, **tie
+    )
+    return None if n is None else int(n)
+
+
+def families_in_words(rows: Sequence[Row]) -> str:
+    """Which families are meant, in Markdown."""
+    names = ", ".join(f"“{plain(row['name'])}”" for row in rows[:3])
+    more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
+    return f"Only gaps of {names}{more}."

@@ -34,6 +34,7 @@ from fac.store.cache.features import HISTOGRAM_BINS, SORTABLE, FeatureQueries, f
 from fac.store.cache.files import QUIET, Connection, NotReady, quoted
 from fac.store.cache.interpret import RelevanceQueries, fill_explain, fill_relevance
 from fac.store.cache.measure import SupportQueries, fill_measure
+from fac.store.cache.peaks import PeakQueries
 from fac.store.runs import Runs, lock_file
 
 __all__ = ["CACHED", "HISTOGRAM_BINS", "SORTABLE", "Cache", "NotReady", "build"]
@@ -56,7 +57,7 @@ CACHED = tuple(FILLS)
 """The steps whose runs have a cache."""
 
 
-class Cache(FeatureQueries, SupportQueries, RelevanceQueries, CandidateQueries):
+class Cache(FeatureQueries, SupportQueries, PeakQueries, RelevanceQueries, CandidateQueries):
     """Reads the caches of a folder; one per process is enough, and threads may share it."""
 
 
