@@ -157,6 +157,19 @@ class FamiliesFacts(Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExperimentFacts(Facts):
+    measure: str = ""
+    experiment: str = ""
+    n_rows: int = 0  # with a label
+    n_positive: int = 0
+    n_test: int = 0
+    n_leaks: int = 0  # rows that nearly repeat a text of the test rows, and were left out
+    n_unlabelled: int = 0
+    base_rate: float = 0.0  # of the test rows that are positive: AUPRC of guessing
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpentFacts(Facts):
     """The ledger of a step that writes."""
 
@@ -315,6 +328,7 @@ FACTS: dict[str, type[Facts]] = {
     config.ExplainSpec.step: ExplainFacts,
     config.JudgeSpec.step: RelevanceFacts,
     config.FamiliesSpec.step: FamiliesFacts,
+    config.ExperimentSpec.step: ExperimentFacts,
     config.PairsSpec.step: PairsFacts,
     config.RescoreSpec.step: PairsFacts,
     config.SynthesizeSpec.step: SynthesisFacts,
@@ -328,6 +342,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     config.ExplainSpec.step: ("measure",),
     config.JudgeSpec.step: ("measure",),
     config.FamiliesSpec.step: ("measure",),
+    config.ExperimentSpec.step: ("measure",),
     config.PairsSpec.step: ("anchor", "dataset"),
     config.RescoreSpec.step: ("pairs",),
     config.SynthesizeSpec.step: ("pairs",),
