@@ -22,6 +22,7 @@ from fac.cli import (  # noqa: F401 - register them
     coverage,
     data,
     decide,
+    experiments,
     families,
     fill,
     make,

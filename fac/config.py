@@ -325,6 +325,39 @@ class FamiliesSpec(Spec):
             raise InputError(f"A role is {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}.")
 
 
+EXPERIMENTS: Registry[Any] = Registry("fac.experiments.kinds", "EXPERIMENT")
+"""What can be asked of labelled data: whether filling gaps helps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSpec(Spec):
+    """Whether rows that fill gaps help a task more than other rows of equal tokens."""
+
+    step = "experiment"
+    name: str  # which experiment
+    measure: str  # run id of a measured dataset with labels
+    label: str  # what a row must be labelled to be an example of what is looked for
+    threshold: float  # a feature fires in a sample where its peak is above
+    labels: tuple[int, ...] = (20, 50, 100)  # labelled rows that one begins with
+    draws: int = 20  # of those rows, at random
+    test: float = 0.4  # share of the rows that judge
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name not in EXPERIMENTS:
+            names = ", ".join(EXPERIMENTS.names)
+            raise InputError(f"There is no experiment {self.name!r}; there are {names}.")
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
+        if not self.labels or min(self.labels) < 4:
+            raise InputError(f"One begins with at least 4 labelled rows, got {self.labels}.")
+        if self.draws < 2:
+            raise InputError(f"At least 2 draws are needed for an interval, got {self.draws}.")
+        if not 0.1 <= self.test <= 0.9:
+            raise InputError(f"The share that judges lies between 0.1 and 0.9, got {self.test}.")
+
+
 WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")
 """What writes candidates, in order of preference."""
 
@@ -515,7 +548,7 @@ SPECS: dict[str, type[Spec]] = {
     spec.step: spec
     for spec in (
         *(IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec),
-        FamiliesSpec,
+        *(FamiliesSpec, ExperimentSpec),
         *(PairsSpec, RescoreSpec, SynthesizeSpec, RetouchSpec),
     )
 }

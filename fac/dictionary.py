@@ -6,9 +6,7 @@ One run per (model, layer, SAE); the pages join it to every dataset measured wit
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from fac import schema
 from fac.config import SaeSpec
 from fac.encoder import SaeEncoder
 from fac.errors import Progress
+from fac.layout import ON_MAP, fitted
 from fac.manifest import SaeFacts
 from fac.store.runs import Runs, write_table
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = 10
 LENS_TOKENS = 10
-PROGRESS_SECONDS = 0.1  # between two words of UMAP on how far it is
 
 COMPONENTS = 50
 """Principal components given to UMAP: enough for neighbourhoods, a tenth of the time."""
@@ -40,8 +38,6 @@ REDUCED = 256  # principal components in which neighbours are searched for
 CANDIDATES = 60
 """Neighbours found there, of which the true cosines choose. On the decoder of the demo 98 % of the
 ten nearest are among them; with 30 it would be 87 %, with 128 components 83 %."""
-
-ON_MAP = 15  # neighbours that UMAP is given, itself included; its usual number
 
 LENS_DONE, NEIGHBOURS_DONE, MAP_DONE = 40, 60, 100
 """How far along, of MAP_DONE, a description is when each part is done."""
@@ -214,7 +210,7 @@ def umap(
         return unit[:, :2].astype(np.float32)
     components = min(COMPONENTS, *unit.shape)
     reduced = PCA(components, random_state=seed).fit_transform(unit)
-    return _fitted(reduced, seed, progress, n_neighbors=min(ON_MAP, n - 1))
+    return fitted(reduced, seed, progress, n_neighbors=min(ON_MAP, n - 1))
 
 
 def umap_of_graph(
@@ -234,48 +230,7 @@ def umap_of_graph(
     near = np.concatenate([itself, neighbours], axis=1)
     far = np.concatenate([np.zeros_like(cosines[:, :1]), np.maximum(1 - cosines, 0)], axis=1)
     options = {"precomputed_knn": (near, far), "init": "pca", "n_neighbors": near.shape[1]}
-    return _fitted(reduced, seed, progress, **options)
-
-
-def _fitted(
-    reduced: np.ndarray, seed: int, progress: Callable[[float], None], **options: Any
-) -> np.ndarray:
-    with warnings.catch_warnings():
-        # It says which of its extras are not installed, and that it cannot place new points among
-        # neighbours it did not search for; neither is needed.
-        warnings.simplefilter("ignore", ImportWarning)
-        warnings.filterwarnings("ignore", "precomputed_knn")
-        from umap import UMAP
-
-        fitted = UMAP(
-            metric="cosine",
-            min_dist=0.1,
-            random_state=seed,
-            n_jobs=1,
-            # Its only word on how far it is goes to a progress bar.
-            tqdm_kwds={
-                "disable": False,
-                "file": _ProgressBar(progress),
-                "bar_format": "{percentage}",
-                "mininterval": PROGRESS_SECONDS,
-            },
-            **options,
-        ).fit_transform(reduced)
-    return fitted.astype(np.float32)
-
-
-class _ProgressBar:
-    """Where a progress bar writes the percentage it has reached."""
-
-    def __init__(self, tell: Callable[[float], None]):
-        self._tell = tell
-
-    def write(self, text: str) -> None:
-        with suppress(ValueError):  # blanks and returns
-            self._tell(float(text) / 100)
-
-    def flush(self) -> None:
-        """There is nothing to wait for."""
+    return fitted(reduced, seed, progress, **options)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

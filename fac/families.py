@@ -109,19 +109,67 @@ def group(
     those to be grouped, ascending, which all fire. One that is like no other is in none. With more
     than `exact` of them, families rest on the `nearest` of each.
     """
+    alike = compared(incidence, features, cut=cut, exact=exact, nearest=nearest, progress=progress)
     family = np.full(incidence.shape[1], -1, np.int32)
-    if len(features) < 2:
-        return family
+    family[features] = grouped(alike, len(features), cut)
+    return family
+
+
+def compared(
+    incidence: csr_array,
+    features: np.ndarray,
+    *,
+    cut: float = CUT,
+    exact: int = EXACT,
+    nearest: int = NEAREST,
+    progress: Progress = lambda *_: None,
+) -> np.ndarray | Pairs:
+    """How alike every two of the features are, numbered as `features` has them: float32 `[n, n]`,
+    or with more than `exact` the pairs alike by half the `cut` of which one is among the `nearest`
+    of the other. The rest as in `group`."""
     columns = incidence.tocsc()[:, features].T.tocsr().astype(np.float32)
     if len(features) <= exact:
-        groups = linked(likeness_matrix(columns), cut)
-    else:
-        pairs = near_pairs(columns, nearest, floor=cut / 2, progress=progress)
-        del columns
-        progress(1, 1, "joining what is alike")
-        groups = joined(pairs, len(features), cut)
-    family[features] = by_size(groups)
-    return family
+        return likeness_matrix(columns)
+    return near_pairs(columns, nearest, floor=cut / 2, progress=progress)
+
+
+def grouped(alike: np.ndarray | Pairs, n: int, cut: float = CUT) -> np.ndarray:
+    """The family of each of n features by what `compared` returned: int32 `[n]`, as in `group`."""
+    if n < 2:
+        return np.full(n, -1, np.int32)
+    return by_size(joined(alike, n, cut) if isinstance(alike, Pairs) else linked(alike, cut))
+
+
+def nearest_of(alike: np.ndarray | Pairs, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k others that each of n features is most like, by what `compared` returned: numbers int32
+    and likeness float32, `[n, k]` each, the most alike first, of equals the lowest. Where fewer are
+    alike at all, -1 and 0 stand for the rest.
+
+    >>> pairs = Pairs(np.array([0, 0]), np.array([1, 2]), np.array([0.2, 0.5], np.float32))
+    >>> nearest_of(pairs, 3, 2)[0].tolist()
+    [[2, 1], [0, -1], [0, -1]]
+    """
+    near, likeness = np.full((n, k), -1, np.int32), np.zeros((n, k), np.float32)
+    if isinstance(alike, Pairs):
+        node = np.concatenate([alike.first, alike.second])
+        other = np.concatenate([alike.second, alike.first])
+        value = np.tile(alike.likeness, 2)
+        order = np.lexsort((other, -value, node))
+        node, other, value = node[order], other[order], value[order]
+        rank = np.arange(len(node)) - np.searchsorted(node, node)
+        first = rank < k
+        near[node[first], rank[first]] = other[first]
+        likeness[node[first], rank[first]] = value[first]
+        return near, likeness
+    for start in range(0, n, BLOCK):
+        block = alike[start : start + BLOCK].copy()
+        rows = np.arange(len(block))
+        block[rows, start + rows] = 0
+        top = np.argsort(-block, axis=1, kind="stable")[:, :k]
+        value = np.take_along_axis(block, top, 1)
+        near[start + rows, : top.shape[1]] = np.where(value > 0, top, -1)
+        likeness[start + rows, : top.shape[1]] = value
+    return near, likeness
 
 
 def by_size(groups: np.ndarray) -> np.ndarray:

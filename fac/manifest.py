@@ -152,6 +152,21 @@ class FamiliesFacts(Facts):
     n_members: int = 0  # features in a family
     n_unnamed: int = 0  # families whose members have no word in common
     nearest: int = 0  # of each feature that were compared; 0: every pair
+    n_firing: int = 0  # features that fire at all
+    n_on_map: int | None = None  # laid out; None in runs of earlier versions, which have no map
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentFacts(Facts):
+    measure: str = ""
+    experiment: str = ""
+    n_rows: int = 0  # with a label
+    n_positive: int = 0
+    n_test: int = 0
+    n_leaks: int = 0  # rows that nearly repeat a text of the test rows, and were left out
+    n_unlabelled: int = 0
+    base_rate: float = 0.0  # of the test rows that are positive: AUPRC of guessing
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +328,7 @@ FACTS: dict[str, type[Facts]] = {
     config.ExplainSpec.step: ExplainFacts,
     config.JudgeSpec.step: RelevanceFacts,
     config.FamiliesSpec.step: FamiliesFacts,
+    config.ExperimentSpec.step: ExperimentFacts,
     config.PairsSpec.step: PairsFacts,
     config.RescoreSpec.step: PairsFacts,
     config.SynthesizeSpec.step: SynthesisFacts,
@@ -326,6 +342,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     config.ExplainSpec.step: ("measure",),
     config.JudgeSpec.step: ("measure",),
     config.FamiliesSpec.step: ("measure",),
+    config.ExperimentSpec.step: ("measure",),
     config.PairsSpec.step: ("anchor", "dataset"),
     config.RescoreSpec.step: ("pairs",),
     config.SynthesizeSpec.step: ("pairs",),

@@ -1,14 +1,13 @@
-"""Figures of thousands of points: the map of a dictionary and the support in two datasets."""
+"""Figures of thousands of points: the map of features and the support in two datasets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
-import pyarrow as pa
 
 from fac.charts import GRID, MISSING, REST, SHOWN, figure, short
 
@@ -22,64 +21,175 @@ would stay quick, but people see a blot, and a megabyte has to arrive first."""
 THINNED = 5_000
 """And at most two in each of 64 x 64 cells, so that the shades stay visible between them."""
 
+MAP_HEIGHT, MAP_WIDTH = 460, 620
+"""Pixels of a map; of its width, on a screen of 1,280."""
+
+LABEL_SIZE, LONGEST_LABEL, MOST_LABELS = 12, 26, 12
+"""Pixels and characters of a family's name on a map, and how many there are."""
+
+LONGEST_NAME = 48
+"""Characters of a feature's name below the pointer."""
+
 Window = tuple[float, float, float, float]  # a part of a map: left, right, bottom, top
 
 
+class Label(NamedTuple):
+    """What a part of a map is called, and where."""
+
+    text: str
+    x: float
+    y: float
+
+
+class Dots(NamedTuple):
+    """Features as points of a map: arrays `[n]`, and a name each."""
+
+    feature: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    n_anchor: np.ndarray
+    """Samples of the anchor that fire it; `n_dataset` those of the dataset."""
+    n_dataset: np.ndarray
+    standing: np.ndarray
+    """Its place in STANDING_COLOURS."""
+    lit: np.ndarray
+    """bool: what stands out; where all or none do, nothing is dimmed."""
+    names: Sequence[str]
+
+
+STANDING_COLOURS = {
+    "covered": SHOWN,
+    "under-represented": "#8B5CD6",
+    "missing": MISSING,
+    "not counted": "#8892A0",
+}
+"""Violet is told from teal and amber by people who see no red, too."""
+
+_BOTTOM_FIRST = [
+    (number, *item)
+    for number, item in sorted(enumerate(STANDING_COLOURS.items()), key=lambda row: row[0] != 3)
+]
+
+DIMMED = 0.25
+"""Opacity of what does not stand out."""
+
+
 def feature_map(
-    points: pa.Table,
-    support: np.ndarray,
+    dots: Dots,
     *,
+    by: str,
+    top: int,
+    labels: Sequence[Label] = (),
+    shade: tuple[np.ndarray, np.ndarray] | None = None,
     chosen: int | None = None,
     window: Window | None = None,
-    height: int = 420,
+    paper: str = "rgba(0,0,0,0)",
+    height: int = MAP_HEIGHT,
 ) -> go.Figure:
-    """UMAP of the dictionary's decoder directions, coloured by log support.
+    """A map of features, coloured `by` "coverage", their standing, or by "strength", the log of the
+    samples of the dataset that fire them, up to `top` samples at any window.
 
-    `points` has columns feature, x, y (float32); `support` is int64 `[n_features]`. Only what lies
-    in the window is drawn. Above DENSE features that is their density and, everywhere on it, the
-    most common, THINNED in all; below, each of them. Only ids travel, as the points' customdata.
+    `shade` is x and y of everything there is, where `dots` are some of it: its density lies below
+    them; `paper` is the colour behind names of families. A point's name travels with it, and its
+    customdata: feature, n_anchor, n_dataset.
     """
-    feature = points["feature"].to_numpy()
-    x, y = (points[axis].to_numpy().astype(np.float32) for axis in ("x", "y"))
-    samples = support[feature]
     across: dict[str, Any] = {"visible": False, "fixedrange": False}
     up: dict[str, Any] = {"visible": False, "fixedrange": False}
-    # One scale for every window: the same colour is the same number.
-    top = float(np.log10(max(int(samples.max(initial=1)), 2)))
     if window is not None:
         across["range"], up["range"] = window[:2], window[2:]
-        here = inside(window, x, y)
-        feature, x, y, samples = (column[here] for column in (feature, x, y, samples))
-    chart = figure(height, x=across, y=up, uirevision="kept")
-    size = 4 if len(feature) > 3000 else 7
-    if len(feature) > DENSE:
-        size = 3
-        chart.add_heatmap(**_density(x, y))
-        thin = _thinned(x, y, samples)
-        feature, x, y, samples = (column[thin] for column in (feature, x, y, samples))
+    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "itemsizing": "constant"}
+    chart = figure(
+        height,
+        x=across,
+        y=up,
+        uirevision="kept",
+        showlegend=by == "coverage",
+        legend={**legend, "itemclick": False, "itemdoubleclick": False},
+    )
+    n = len(dots.feature)
+    size = 3 if shade is not None else 4 if n > 3000 else 7
+    if shade is not None:
+        chart.add_heatmap(**_density(*shade))
+    stands_out = dots.lit.any() and not dots.lit.all()
+    numbers = np.stack([dots.feature, dots.n_anchor, dots.n_dataset], axis=1).astype(np.int32)
+    names = np.array([short(name, LONGEST_NAME) for name in dots.names], object)
 
-    def scatter(rows: np.ndarray, marker: dict[str, Any], unselected: float, words: str) -> None:
+    def scatter(rows: np.ndarray, name: str, marker: dict[str, Any], **more: Any) -> None:
         chart.add_scattergl(
-            x=x[rows],
-            y=y[rows],
-            customdata=feature[rows].astype(np.int32),
+            name=name,
+            x=dots.x[rows],
+            y=dots.y[rows],
+            text=names[rows].tolist(),
+            customdata=numbers[rows],
             mode="markers",
             marker={"size": size, **marker},
-            unselected={"marker": {"opacity": unselected}},
-            hovertemplate=f"#%{{customdata}}{words}<extra></extra>",
+            unselected={"marker": {"opacity": 0.15}},
+            hovertemplate=HOVER,
+            **more,
         )
 
-    silent, alive = np.flatnonzero(samples == 0), np.flatnonzero(samples > 0)
-    scatter(silent, {"color": "#8892A0", "opacity": 0.3}, 0.15, " silent")
-    # Rare above frequent would hide nothing, but frequent features are few: draw them last.
-    alive = alive[np.argsort(samples[alive], kind="stable")]
-    ticks = [10**power for power in range(int(top) + 1)]
-    marker = {
-        "color": np.log10(samples[alive]).astype(np.float32),
+    lit = np.ones(n, bool)
+    if stands_out:
+        lit, size = dots.lit, size + 2
+        dim = np.flatnonzero(~lit)
+        scatter(dim, "others", {"size": 4, "color": REST, "opacity": DIMMED}, showlegend=False)
+    if by == "coverage":
+        for number, name, colour in _BOTTOM_FIRST:
+            rows = np.flatnonzero(lit & (dots.standing == number))
+            if len(rows):
+                marker = {"color": colour, "opacity": 0.45 if name == "not counted" else 0.8}
+                scatter(rows, name, marker, legendrank=number)
+    else:
+        silent = np.flatnonzero(lit & (dots.n_dataset == 0))
+        alive = np.flatnonzero(lit & (dots.n_dataset > 0))
+        scatter(silent, "silent", {"color": "#8892A0", "opacity": 0.35})
+        # Rare above frequent would hide nothing, but frequent features are few: draw them last.
+        alive = alive[np.argsort(dots.n_dataset[alive], kind="stable")]
+        scatter(alive, "fires", {"opacity": 0.85, **_by_strength(dots.n_dataset, alive, top)})
+    for label in _without_overlap(labels, dots, window, height):
+        chart.add_annotation(
+            x=label.x,
+            y=label.y,
+            text=f"<b>{short(label.text, LONGEST_LABEL)}</b>",
+            showarrow=False,
+            font={"size": LABEL_SIZE},
+            bgcolor=paper,
+            borderpad=1,
+        )
+    for x, y in zip(*(axis[dots.feature == chosen] for axis in (dots.x, dots.y)), strict=True):
+        chart.add_scatter(
+            x=[x],
+            y=[y],
+            customdata=numbers[dots.feature == chosen],
+            text=names[dots.feature == chosen].tolist(),
+            mode="markers",
+            showlegend=False,
+            marker={
+                "size": 16,
+                "color": "rgba(0,0,0,0)",
+                "line": {"width": 2.5, "color": "#D64550"},
+            },
+            hovertemplate=HOVER,
+        )
+    return chart
+
+
+HOVER = (
+    "<b>%{text}</b><br>#%{customdata[0]}: %{customdata[1]:,} samples of the anchor, "
+    "%{customdata[2]:,} of the dataset<extra></extra>"
+)
+
+
+def _by_strength(samples: np.ndarray, rows: np.ndarray, top: int) -> dict[str, Any]:
+    """A marker by the log of samples. One scale for every window: the same colour is the same
+    number."""
+    high = float(np.log10(max(top, 2)))
+    ticks = [10**power for power in range(int(high) + 1)]
+    return {
+        "color": np.log10(samples[rows]).astype(np.float32),
         "colorscale": STRENGTH,
         "cmin": 0.0,
-        "cmax": top,
-        "opacity": 0.85,
+        "cmax": high,
         "colorbar": {
             "title": {"text": "samples", "side": "right", "font": {"size": 11}},
             "thickness": 8,
@@ -90,21 +200,53 @@ def feature_map(
             "tickfont": {"size": 11},
         },
     }
-    scatter(alive, marker, 0.35, "")
-    if (ring := _position(points, chosen)) is not None:
-        chart.add_scatter(
-            x=[ring[0]],
-            y=[ring[1]],
-            customdata=[chosen],
-            mode="markers",
-            marker={
-                "size": 16,
-                "color": "rgba(0,0,0,0)",
-                "line": {"width": 2.5, "color": "#D64550"},
-            },
-            hovertemplate="#%{customdata}<extra></extra>",
-        )
-    return chart
+
+
+def visible(
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray, lit: np.ndarray, window: Window | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Which points of a map are drawn, rows ascending, and which its density is of: None where each
+    in the window is drawn. Above DENSE points those of most weight are, everywhere, and first what
+    is lit; THINNED in all."""
+    here = np.arange(len(x)) if window is None else np.flatnonzero(inside(window, x, y))
+    if len(here) <= DENSE:
+        return here, None
+    bright = here[lit[here]][:THINNED] if not lit.all() else here[:0]
+    thin = here[_thinned(x[here], y[here], weight[here])]
+    rows = np.union1d(bright, thin[: max(THINNED - len(bright), 0)])
+    return rows, here
+
+
+def _without_overlap(
+    labels: Sequence[Label], dots: Dots, window: Window | None, height: int
+) -> list[Label]:
+    """The first labels of which none covers another, on a map MAP_WIDTH wide."""
+    if window is None:
+        if not len(dots.x):
+            return []
+        window = (*_ends(dots.x), *_ends(dots.y))
+    left, right, bottom, top = window
+    scale = (MAP_WIDTH / ((right - left) or 1), height / ((top - bottom) or 1))
+    boxes: list[tuple[float, float, float]] = []
+    first: list[Label] = []
+    for label in labels:
+        if not (left <= label.x <= right and bottom <= label.y <= top):
+            continue
+        x, y = (label.x - left) * scale[0], (label.y - bottom) * scale[1]
+        half = 0.31 * LABEL_SIZE * min(len(label.text), LONGEST_LABEL)
+        # What would be cut off moves inside.
+        x = min(max(x, half), MAP_WIDTH - half)
+        label = label._replace(x=left + x / scale[0])
+        if all(abs(x - u) > half + w or abs(y - v) > 1.6 * LABEL_SIZE for u, v, w in boxes):
+            boxes.append((x, y, half))
+            first.append(label)
+        if len(first) == MOST_LABELS:
+            break
+    return first
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def inside(window: Window, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -126,12 +268,6 @@ def encircled(
         crosses = (y0 > y) != (y1 > y)
         odd ^= crosses & (x < x0 + (y - y0) * ((x1 - x0) / (y1 - y0)))
     return odd
-
-
-def _position(points: pa.Table, feature: int | None) -> tuple[float, float] | None:
-    """Where a feature lies on the map."""
-    rows = np.flatnonzero(points["feature"].to_numpy() == feature) if feature is not None else ()
-    return next(((points["x"][int(i)].as_py(), points["y"][int(i)].as_py()) for i in rows), None)
 
 
 def _density(x: np.ndarray, y: np.ndarray, bins: int = 128) -> dict[str, Any]:

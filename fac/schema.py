@@ -224,6 +224,47 @@ FAMILY_NAMES = pa.schema(
 )
 """Sorted by family."""
 
+FEATURE_MAP = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
+        ("neighbours", pa.list_(pa.int32())),  # those most like it, the most alike first
+        ("likeness", pa.list_(pa.float32())),
+    ]
+)
+"""Sorted by feature; what fires like no other feature is not here."""
+
+EXPERIMENT_RESULTS = pa.schema(
+    [
+        ("head", pa.string()),
+        ("labels", pa.int32()),  # rows that one begins with
+        ("draw", pa.int32()),
+        ("arm", pa.string()),
+        ("rows", pa.int32()),  # that are learned from, those at the beginning included
+        ("tokens", pa.int64()),  # content tokens of them
+        ("fac", pa.float64()),  # share of the features of all rows that could be had
+        ("auprc", pa.float64()),
+        ("auroc", pa.float64()),
+        ("nats", pa.float64()),  # mean negative log-likelihood of the labels of the test rows
+    ]
+)
+"""One row a head, size, draw and arm, in that order."""
+
+EXPERIMENT_EFFECTS = pa.schema(
+    [
+        ("head", pa.string()),
+        ("labels", pa.int32()),
+        ("arm", pa.string()),
+        ("against", pa.string()),  # the arm it is set beside
+        ("auprc", pa.float64()),  # mean over draws
+        ("difference", pa.float64()),  # of AUPRC, mean over draws
+        ("low", pa.float64()),  # 95 % interval of it over draws and test rows
+        ("high", pa.float64()),
+    ]
+)
+"""One row a head, size, arm and what it is set beside, in that order."""
+
 REPLIES = pa.schema(
     [
         ("key", pa.string()),  # what was asked, of whom: digest of prompt, model and endpoint

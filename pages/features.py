@@ -1,4 +1,4 @@
-"""The dictionary as a map and a table, and one feature in full."""
+"""Features as a map and a table, and one of them in full."""
 
 from typing import Any
 
@@ -7,15 +7,23 @@ import streamlit as st
 from fac import charts
 from fac.manifest import MeasureManifest
 from fac.questions import catalogue
+from fac.questions.comparison import Comparison
 from fac.questions.explanations import explained, names, with_names
+from fac.questions.feature_map import coactive, map_run
 from fac.ui import views
-from fac.ui.atlas import features_on_map, show_map
+from fac.ui.atlas import features_on_map, show_families_on_map, show_map
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
-from fac.ui.pickers import anchor_in_url, pick_run, stop_if_nothing_measured, warn_of_strays
+from fac.ui.pickers import (
+    anchor_in_url,
+    comparison_in_url,
+    pick_run,
+    stop_if_nothing_measured,
+    warn_of_strays,
+)
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import PAGE_ROWS, Pager, table
-from fac.ui.text import Row, called, chips_html, plain, show_examples, show_near
+from fac.ui.text import called, chips_html, plain, show_examples, show_near
 
 PAGE = {"title": "Features", "section": "Measure", "icon": "scatter_plot", "order": 20}
 
@@ -30,12 +38,22 @@ SORTS = {
 KINDS = {"top": "Strongest", "spread": "Across strengths", "near": "Nearest misses"}
 
 
-def show_table(run: str, anchor: str, sae: str | None) -> None:
+def show_list(comparison: Comparison, sae: str | None) -> None:
+    """Features one by one, or the families they are in."""
+    lists = ("features", "families")
+    if views.choice("List", lists, "list", label_visibility="collapsed") == "families":
+        show_families_on_map(comparison)
+    else:
+        show_table(comparison, sae)
+
+
+def show_table(comparison: Comparison, sae: str | None) -> None:
+    run, anchor = comparison.dataset, comparison.anchor
     with st.container(horizontal=True, vertical_alignment="bottom"):
         needle = views.search()
         sort = views.order(SORTS, "sort")
         only = views.choice("Which", ("alive", "silent", "all"), "only")
-    on_map, words = features_on_map(sae)
+    on_map, words = features_on_map(comparison)
     listing: dict[str, Any] = {
         "search": needle,
         "sort": sort,
@@ -69,9 +87,10 @@ def examples(run: str, sae: str | None, feature: int, top: float) -> None:
 
 
 def show_feature(
-    run: str, anchor: str, sae: str | None, feature: int, manifests: dict[str, MeasureManifest]
+    comparison: Comparison, sae: str | None, feature: int, manifests: dict[str, MeasureManifest]
 ) -> None:
     """The dashboard of one feature."""
+    run, anchor = comparison.dataset, comparison.anchor
     facts = stores().cache.feature(run, feature, sae_run=sae)
     if facts is None:
         size = manifests[run].facts.n_features
@@ -115,7 +134,9 @@ def show_feature(
             st.markdown("**Suppresses**", help="Next tokens its direction makes less likely.")
             st.html(chips_html(direction["suppresses"][:10], "down"))
         st.markdown("**Neighbours**", help="Features with the most similar decoder direction.")
-        show_neighbours(run, anchor, direction)
+        near = zip(direction["neighbours"][:6], direction["cosines"], strict=False)
+        show_neighbours(run, anchor, {other: f"cosine {value:.2f}" for other, value in near})
+    show_coactive(comparison, feature)
 
     st.markdown("**In your datasets**")
     cache, titles = stores().cache, catalogue.titles(manifests)
@@ -126,14 +147,34 @@ def show_feature(
     table(rows, ("dataset", "n_samples", "density", "max_peak"), key="presence")
 
 
-def show_neighbours(run: str, anchor: str, direction: Row) -> None:
-    near = dict(zip(direction["neighbours"][:6], direction["cosines"], strict=False))
+def show_coactive(comparison: Comparison, feature: int) -> None:
+    """What fires in the same samples of the anchor, once that is computed."""
+    if (run := map_run(stores(), comparison)) is None:
+        return
+    st.markdown(
+        "**Fire together**",
+        help="Features that fire in the same samples of the anchor more than chance makes them: 1 "
+        "is in the same ones, 0 as often as chance has it.",
+    )
+    near = coactive(stores(), run, feature)[:6]
+    if not near:
+        least = stores().runs.manifest(run).spec.min_support
+        st.caption(
+            f"Not known: it fires in fewer than {least:,} samples of the anchor, in nearly every "
+            "one, or with no other more than by chance."
+        )
+        return
+    words = {other: f"alike by {value:.2f}" for other, value in near}
+    show_neighbours(comparison.dataset, comparison.anchor, words)
+
+
+def show_neighbours(run: str, anchor: str, near: dict[int, str]) -> None:
+    """Links to features, each with a word on how near it is."""
     by_feature = names(stores(), anchor, list(near), run=run)
     with st.container(horizontal=True, gap="small"):
-        for other, cosine in near.items():
+        for other, help in near.items():
             label = plain(called(other, by_feature[other], limit=60))
-            icon, help = ":material/hub:", f"cosine {cosine:.2f}"
-            views.link("features", label, icon=icon, help=help, feature=str(other))
+            views.link("features", label, icon=":material/hub:", help=help, feature=str(other))
 
 
 manifests = catalogue.measured(stores())
@@ -151,12 +192,11 @@ sae = catalogue.sae_of(stores(), manifests[run])
 first, _ = stores().cache.features_page(run, sort=next(iter(SORTS)), limit=1)
 feature = views.get_param("feature", first[0]["feature"], read=int)
 
+comparison = comparison_in_url(anchor, run)
+
 left, right = st.columns([4, 3], gap="medium")
 with left:
-    if sae is None:
-        st.caption("The map of this dictionary has not been drawn yet; the table is complete.")
-    else:
-        show_map(run, sae, feature)
-    show_table(run, anchor, sae)
+    show_map(comparison, feature, sae)
+    show_list(comparison, sae)
 with right.container(border=True):
-    show_feature(run, anchor, sae, feature, manifests)
+    show_feature(comparison, sae, feature, manifests)

@@ -19,7 +19,10 @@ LAYERS = [
     {"registry", "schema"},
     {"config"},
     {"manifest"},
-    {"prompts", "coverage", "families", "matching", "agreement", "uncertainty", "selection"},
+    {
+        *("prompts", "coverage", "families", "layout", "matching"),
+        *("agreement", "uncertainty", "selection"),
+    },
     {"models"},
     {"saes"},
     {"datasets", "encoder", "generator", "sae_training", "store"},
@@ -27,7 +30,7 @@ LAYERS = [
         *("measure", "interpret", "synthesis", "review", "ingest", "export"),
         *("dictionary", "probe", "demo"),
     },
-    {"executor"},
+    {"executor", "experiments"},
     {"questions"},
     {"jobs", "charts", "markup"},
     {"maps", "report"},
@@ -52,7 +55,8 @@ def fac_imports(source: str) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             parts = node.module.split(".")
             if parts == ["fac"]:
-                found |= {alias.name for alias in node.names}
+                # What the package says of itself, its version, is no room.
+                found |= {a.name for a in node.names if not a.name.startswith("__")}
             elif parts[0] == "fac":
                 found.add(parts[1])
         elif isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The map of a dictionary too large to show every point: a window, a lasso, a link to it."""
+"""The map of features too large to show every point: a window, a lasso, a link to it."""
 
 import json
 from base64 import b64decode
@@ -10,12 +10,13 @@ import pytest
 from benchmarks.dashboard import Session, server
 from fac import maps
 from fac.config import Workspace
+from fac.questions.comparison import clear_firing
 from fac.schema import Activations
-from fac.store import cache
+from fac.store import cache, open_stores
 from fac.store.runs import Runs
 from fac.ui import atlas
 from tests.lexicon import LexiconEncoder
-from tests.toy import publish_activations, publish_sae
+from tests.toy import publish_activations, publish_map, publish_sae
 
 N = maps.DENSE + 2
 """Features on a circle, of which the first twelve fire."""
@@ -31,6 +32,7 @@ def address(tmp_path_factory):
     run = publish_activations(runs, "anchor", fired, n_features=N, n_samples=1, sae_run=sae)
     for each in (sae, run):
         cache.build(runs, each, space.cache)
+    publish_map(runs, run, clear_firing(open_stores(space, remember=False), run))
     with server(space) as address:
         yield address
 
@@ -51,11 +53,11 @@ def ids_drawn(session):
     return {
         int(i)
         for trace in figure(session)["data"]
-        if trace["type"] == "scattergl" and trace["customdata"]
+        if trace["type"] == "scattergl" and trace["x"]["bdata"]
         for i in np.frombuffer(
             b64decode(trace["customdata"]["bdata"]),
             trace["customdata"]["dtype"],
-        )
+        )[::3]  # beside samples of the anchor and of the dataset
     }
 
 
@@ -70,8 +72,9 @@ def test_at_a_distance_there_are_shades_and_the_most_common_points(session):
     assert kinds[0] == "heatmap"
     drawn = ids_drawn(session)
     assert 100 < len(drawn) <= maps.THINNED
-    # They lie side by side, and two of a place are shown.
-    assert len(drawn & {*range(12)}) == 2
+    # They lie side by side, and two of a place are shown, of those that fire clearly, and the one
+    # that is open.
+    assert drawn & {*range(12)} == {6, 7, 11}
     assert line_below(session).startswith(f"{N:,} features")
 
 

@@ -5,22 +5,24 @@ import math
 import re
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from fac import charts, maps
+from fac.questions.feature_map import STANDINGS
 from fac.ui import bars
 
 
-def points(n: int) -> pa.Table:
+def dots(n: int, **columns) -> maps.Dots:
     rng = np.random.default_rng(0)
-    return pa.table(
-        {
-            "feature": pa.array(range(n), pa.int32()),
-            "x": pa.array(rng.normal(size=n), pa.float32()),
-            "y": pa.array(rng.normal(size=n), pa.float32()),
-        }
-    )
+    x, y = rng.normal(size=(2, n)).astype(np.float32)
+    every = np.arange(n)
+    usual = {"n_anchor": every, "n_dataset": every, "standing": every * 0}
+    arrays = {name: np.array(column) for name, column in {**usual, **columns}.items()}
+    return maps.Dots(every, x, y, **arrays, lit=every >= 0, names=[f"name {i}" for i in every])
+
+
+def drawn(some: maps.Dots, *, by: str, **options):
+    return maps.feature_map(some, by=by, top=100, **options)
 
 
 def ids_on(figure) -> list[int]:
@@ -100,55 +102,103 @@ def test_the_curve_lies_where_its_numbers_are():
     assert "nothing at any threshold" in bars.curve_html(rows[-1:], 0.0)
 
 
-def test_the_map_draws_every_feature_once_with_its_id():
-    support = np.array([0, 1, 10, 100, 0])
-    figure = maps.feature_map(points(5), support)
+def test_the_map_draws_every_feature_once_with_its_id_and_figures():
+    figure = drawn(dots(5, n_dataset=[0, 1, 10, 100, 0]), by="strength")
     assert sorted(ids_on(figure)) == [0, 1, 2, 3, 4]
     silent, alive = figure.data
-    assert sorted(silent.customdata) == [0, 4]
-    assert list(alive.customdata) == [1, 2, 3]
+    assert sorted(silent.customdata[:, 0]) == [0, 4]
+    assert alive.customdata.tolist() == [[1, 1, 1], [2, 2, 10], [3, 3, 100]]
+    assert list(alive.text) == ["name 1", "name 2", "name 3"]
     np.testing.assert_allclose(alive.marker.color, [0, 1, 2])
 
 
+def test_the_map_is_coloured_by_what_a_comparison_says():
+    assert tuple(maps.STANDING_COLOURS) == STANDINGS
+    figure = drawn(dots(5, standing=[0, 2, 1, 3, 2]), by="coverage")
+    by_name = {t.name: (t.marker.color, t.customdata[:, 0].tolist()) for t in figure.data}
+    assert by_name == {
+        "not counted": (maps.STANDING_COLOURS["not counted"], [3]),
+        "covered": (charts.SHOWN, [0]),
+        "under-represented": (maps.STANDING_COLOURS["under-represented"], [2]),
+        "missing": (charts.MISSING, [1, 4]),
+    }
+    assert figure.layout.showlegend
+
+
+def test_names_on_the_map_are_never_read_as_markup():
+    some = dots(1)._replace(names=["<b>a</b> & b"])
+    labels = [maps.Label("<i>money", 0, 0)]
+    figure = drawn(some, by="coverage", labels=labels, window=(-1, 1, -1, 1))
+    assert figure.data[0].text == ("&lt;b&gt;a&lt;/b&gt; &amp; b",)
+    assert figure.layout.annotations[0].text == "<b>&lt;i&gt;money</b>"
+
+
+def test_what_is_searched_for_stands_out():
+    some = dots(4)._replace(lit=np.array([False, True, False, False]))
+    others, bright = drawn(some, by="coverage").data
+    assert bright.customdata[:, 0].tolist() == [1] and bright.marker.opacity == 0.8, "on top"
+    assert others.customdata[:, 0].tolist() == [0, 2, 3] and others.marker.opacity == maps.DIMMED
+    for lit in (True, False):
+        whole = drawn(dots(4)._replace(lit=np.full(4, lit)), by="coverage").data
+        assert [len(t.x) for t in whole] == [4] and whole[0].marker.opacity == 0.8
+
+
+def test_no_family_name_covers_another_or_leaves_the_map():
+    where = [
+        ("first", 0, 0),
+        ("second", 0.01, 0),
+        ("third", 0, 0.5),
+        ("edge", 1, -0.5),
+        ("out", 9, 0),
+    ]
+    labels = [maps.Label(*each) for each in where]
+    figure = drawn(dots(3), by="coverage", labels=labels, window=(-1, 1, -1, 1))
+    names = [each.text for each in figure.layout.annotations]
+    assert names == ["<b>first</b>", "<b>third</b>", "<b>edge</b>"]
+    assert 0.9 < figure.layout.annotations[2].x < 1, "moved inside"
+
+
 def test_the_chosen_feature_is_ringed_on_the_map():
-    figure = maps.feature_map(points(5), np.ones(5, int), chosen=3)
-    assert list(figure.data[-1].customdata) == [3]
+    figure = drawn(dots(5), by="coverage", chosen=3)
+    assert figure.data[-1].customdata[:, 0].tolist() == [3]
     assert figure.data[-1].marker.line.width > 0
 
 
 def test_a_large_map_shows_density_below_its_points_and_stays_small():
-    few, many = points(100), points(maps.DENSE + 1)
-    kinds = [trace.type for trace in maps.feature_map(few, np.ones(100, int)).data]
-    assert "heatmap" not in kinds
-    support = np.arange(maps.DENSE + 1)
-    figure = maps.feature_map(many, support)
+    n = maps.DENSE + 1
+    everything, none = dots(n), np.ones(n, bool)
+    weight = np.arange(n)
+    rows, shade = maps.visible(everything.x, everything.y, weight, none, None)
+    assert len(shade) == n and len(rows) <= maps.THINNED
+    assert n - 1 in rows, "the most common of all is the most common of its place"
+    some = maps.Dots(*(np.array(column)[rows] for column in everything))
+    figure = drawn(some, by="coverage", shade=(everything.x, everything.y))
     assert figure.data[0].type == "heatmap"
-    assert np.square(figure.data[0].z).sum() == pytest.approx(maps.DENSE + 1), "of all of them"
-    drawn = ids_on(figure)
-    assert len(drawn) == len({*drawn}) <= maps.THINNED
-    assert maps.DENSE in drawn, "the most common of all is the most common of its place"
-    assert len(figure.to_json()) < 400_000
-    top = maps.feature_map(many, support, window=(-9, 9, -9, 9))
-    assert ids_on(top) == drawn, "a window round everything changes nothing"
+    assert np.square(figure.data[0].z).sum() == pytest.approx(n), "of all of them"
+    assert sorted(ids_on(figure)) == rows.tolist()
+    assert len(figure.to_json()) < 500_000
+    round_it = maps.visible(everything.x, everything.y, weight, none, (-9, 9, -9, 9))
+    assert round_it[0].tolist() == rows.tolist(), "a window round everything changes nothing"
+    few = maps.visible(
+        *(column[:100] for column in (everything.x, everything.y, weight, none)), None
+    )
+    assert few[0].tolist() == [*range(100)] and few[1] is None
 
 
 def test_a_window_shows_every_point_in_it_and_no_other():
-    many = points(maps.DENSE + 1)
-    x, y = (many[axis].to_numpy() for axis in ("x", "y"))
-    figure = maps.feature_map(many, np.ones(len(x), int), window=(0.5, 1.5, -1, 0.25))
-    assert {trace.type for trace in figure.data} == {"scattergl"}
-    here = (x >= 0.5) & (x <= 1.5) & (y >= -1) & (y <= 0.25)
-    assert sorted(ids_on(figure)) == np.flatnonzero(here).tolist()
-    assert figure.layout.xaxis.range == (0.5, 1.5)
+    n = maps.DENSE + 1
+    some, lit = dots(n), np.ones(n, bool)
+    rows, shade = maps.visible(some.x, some.y, lit, lit, (0.5, 1.5, -1, 0.25))
+    here = (some.x >= 0.5) & (some.x <= 1.5) & (some.y >= -1) & (some.y <= 0.25)
+    assert rows.tolist() == np.flatnonzero(here).tolist() and shade is None
 
 
-def test_points_of_one_place_are_thinned_and_lonely_ones_stay():
-    crowd = np.zeros(maps.DENSE + 1, np.float32)
-    crowd[-1] = 9
-    at = pa.table({"feature": np.arange(len(crowd)), "x": crowd, "y": crowd})
-    figure = maps.feature_map(at, np.arange(len(crowd)))
-    last = len(crowd) - 1
-    assert sorted(ids_on(figure)) == [last - 2, last - 1, last], "two of the crowd, the commonest"
+def test_points_of_one_place_are_thinned_and_lonely_and_lit_ones_stay():
+    n = maps.DENSE + 1
+    crowd, lit = np.zeros(n, np.float32), np.zeros(n, bool)
+    crowd[-1], lit[7] = 9, True
+    rows, _ = maps.visible(crowd, crowd, np.arange(n), lit, None)
+    assert rows.tolist() == [7, n - 3, n - 2, n - 1], "two of the crowd, the commonest"
 
 
 def test_a_loop_takes_the_points_it_runs_round():
@@ -319,7 +369,7 @@ def test_empty_data_gives_an_empty_figure_rather_than_an_error():
     assert charts.peak_histogram([], []).data[0].x == ()
     assert charts.token_dots([], []).data[0].x == ()
     maps.support_scatter(np.zeros(3, int), np.zeros(3, int), names=("a", "b")).to_json()
-    maps.feature_map(points(3), np.zeros(3, int)).to_json()
+    drawn(dots(3), by="strength").to_json()
     assert charts.intervals([]).data[0].x == ()
     assert charts.verdict_bars([]).data[0].x == ()
 

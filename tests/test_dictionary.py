@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fac import dictionary
+from fac import dictionary, layout
 from fac.config import SaeSpec, Workspace
 from fac.dictionary import (
     LENS_TOKENS,
@@ -122,7 +122,7 @@ def test_likely_neighbours_are_nearly_the_true_ones_at_their_true_cosines():
 def test_a_large_dictionary_is_surveyed_by_an_approximate_search(monkeypatch):
     directions, group = families()
     monkeypatch.setattr(dictionary, "EXACT", 100)
-    monkeypatch.setattr(dictionary, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(layout, "PROGRESS_SECONDS", 0)
     reports = []
     options = {"progress": lambda done, total, note: reports.append((done, total))}
     neighbours, cosines, xy = survey(directions, **options)

@@ -21,6 +21,14 @@ from fac.interpret import grouping
 from fac.jobs.steps import Steps
 from fac.questions.comparison import Comparison
 from fac.questions.families import families_run, families_spec, gap_families, gaps_of_family
+from fac.questions.feature_map import (
+    STANDINGS,
+    coactive,
+    families_on_map,
+    feature_map,
+    map_run,
+    standings,
+)
 from tests.test_cli import fac
 from tests.test_shares import measured, rows_of
 
@@ -157,6 +165,27 @@ def test_few_features_have_no_family(n):
     assert families.group(matrix, np.arange(n)).tolist() == [-1] * n
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_the_nearest_are_those_most_alike(seed, k):
+    rng = np.random.default_rng(seed)
+    columns = rng.random((14, 40)) < rng.uniform(0.05, 0.8, (14, 1))
+    columns[:, 0] |= ~columns.any(axis=1)  # each fires
+    columns = csr_array(columns.astype(np.float32))
+    matrix = families.likeness_matrix(columns)
+    pairs = families.near_pairs(columns, 14, floor=0.0)
+    for alike in (matrix, pairs):
+        near, likeness = families.nearest_of(alike, 14, k)
+        assert near.shape == likeness.shape == (14, k)
+        for i in range(14):
+            others = sorted((float(matrix[i, j]) for j in range(14) if j != i), reverse=True)
+            expected = [value for value in others if value > 0][:k]
+            assert likeness[i] == pytest.approx(expected + [0] * (k - len(expected)))
+            named = near[i][near[i] >= 0].tolist()
+            assert len(named) == len(expected) and i not in named
+            assert matrix[i, named] == pytest.approx(expected)
+
+
 # --- names ----------------------------------------------------------------------------------------
 
 
@@ -237,6 +266,55 @@ def test_the_run_holds_families_and_names(toy):
     assert (facts.name, facts.n_features, facts.n_families, facts.n_members) == ("anchor", 5, 2, 4)
     assert (facts.n_unnamed, facts.nearest) == (2, 0)  # each word is that of one feature
     assert families_run(stores, comparison) == run == grouped(stores, families_spec(comparison))
+
+
+def test_the_run_lays_out_what_fires_like_another(toy):
+    stores, comparison = toy
+    run = grouped(stores, families_spec(comparison))
+    places = stores.runs.table(run, "map").to_pylist()
+    # mountain and please, which nearly all samples fire, are like no other
+    assert [row["feature"] for row in places] == [0, 1, 6, 8]
+    assert [row["neighbours"] for row in places] == [[1], [0], [8], [6]]
+    assert [row["likeness"] for row in places] == [[1.0]] * 4
+    assert len({(row["x"], row["y"]) for row in places}) == 4
+    facts = stores.runs.manifest(run).facts
+    assert (facts.n_firing, facts.n_on_map) == (8, 4)
+    assert coactive(stores, run, 6) == [(8, 1.0)] and coactive(stores, run, 7) == []
+    assert coactive(stores, run, 99) == []
+    whole = feature_map(stores, run)
+    assert whole.family.tolist() == [0, 0, 1, 1] and whole.names == ["", ""]
+    assert whole.note == (
+        "4 of 8 features that fire clearly in anchor are not on the map: they fire in fewer than "
+        "20 samples, in nearly every one, or together with no other."
+    )
+
+
+def test_what_a_comparison_says_of_each_feature(toy):
+    stores, comparison = toy
+    standing = standings(stores, comparison)
+    # bake; oven, train, mountain, python and loop; river in 1 of 81 samples
+    named = {name: np.flatnonzero(standing == n).tolist() for n, name in enumerate(STANDINGS)}
+    assert named["covered"][0] == 0 and named["under-represented"] == [6]
+    assert {1, 8} <= {*named["missing"]}
+    run = grouped(stores, families_spec(comparison))
+    rows = families_on_map(stores, run, standing)
+    counts = [[row[n] for n in ("family", "size", "covered", "under", "missing")] for row in rows]
+    assert counts == [[0, 2, 1, 0, 1], [1, 2, 0, 1, 1]]
+    (few,) = families_on_map(stores, run, standing, np.array([6, 7]))
+    assert (few["family"], few["size"], few["under"]) == (1, 1, 1)
+
+
+def test_a_run_without_a_map_is_no_map(toy):
+    stores, comparison = toy
+    at = Comparison(comparison.anchor, comparison.dataset, threshold=0.0625)
+    assert map_run(stores, at) is None
+    run = grouped(stores, families_spec(at))
+    assert map_run(stores, at) == run
+    path = stores.runs.path(run) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["facts"]["n_on_map"]  # as an earlier version wrote it
+    path.write_text(json.dumps(manifest))
+    assert families_run(stores, at) == run and map_run(stores, at) is None
 
 
 def test_a_run_is_of_one_threshold_and_role(toy):

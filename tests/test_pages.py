@@ -393,7 +393,8 @@ def test_a_feature_without_kept_examples_says_so(empty):
     at = opened("features", feature="2")
     assert metrics(at)["Samples"] == "1"
     assert "No example of this kind was kept." in words(at)
-    assert "has not been drawn yet" in words(at), "nor is there a map without an SAE run"
+    assert "it comes with the families" in words(at), "nor is there a map yet"
+    assert any(each.label == "Group the gaps" for each in at.button)
 
 
 def test_a_number_outside_the_dictionary_is_answered_with_its_range(toy):

@@ -15,10 +15,25 @@ import numpy as np
 import pyarrow as pa
 
 from fac import schema
-from fac.config import ExplainSpec, IngestSpec, JudgeSpec, MeasureSpec, SaeSpec, Workspace
+from fac.config import (
+    ExplainSpec,
+    FamiliesSpec,
+    IngestSpec,
+    JudgeSpec,
+    MeasureSpec,
+    SaeSpec,
+    Workspace,
+)
 from fac.coverage import fac
 from fac.datasets.layout import sample_id
-from fac.manifest import DatasetFacts, ExplainFacts, MeasureFacts, RelevanceFacts, SaeFacts
+from fac.manifest import (
+    DatasetFacts,
+    ExplainFacts,
+    FamiliesFacts,
+    MeasureFacts,
+    RelevanceFacts,
+    SaeFacts,
+)
 from fac.measure import measure
 from fac.schema import Activations, Chat
 from fac.store import cache
@@ -391,6 +406,30 @@ def label_samples(runs: Runs, name: str, labels: Sequence[str | None]) -> None:
     content = json.loads(path.read_text("utf-8"))
     content["facts"]["labels"] = dict(Counter(filter(None, labels)).most_common())
     path.write_text(json.dumps(content), "utf-8")
+
+
+def publish_map(runs: Runs, measure_run: str, threshold: float) -> str:
+    """A finished families run without families, whose map has all features on a circle; its id."""
+    spec = FamiliesSpec(measure=measure_run, threshold=threshold)
+    run_id = spec.run_id(measure_run)
+    n = runs.manifest(measure_run).facts.n_features
+    angle = 2 * np.pi * np.arange(n) / n
+    places = pa.table(
+        {
+            "feature": np.arange(n),
+            "x": np.cos(angle),
+            "y": np.sin(angle),
+            "neighbours": [[(i + 1) % n] for i in range(n)],
+            "likeness": [[0.5]] * n,
+        }
+    )
+    folder = runs.scratch(run_id)
+    write_table(folder / "map.parquet", places, schema.FEATURE_MAP)
+    write_table(folder / "families.parquet", schema.FAMILIES.empty_table(), schema.FAMILIES)
+    write_table(folder / "names.parquet", schema.FAMILY_NAMES.empty_table(), schema.FAMILY_NAMES)
+    facts = FamiliesFacts(name="toy", measure=measure_run, n_firing=n, n_on_map=n)
+    runs.publish(run_id, spec=spec, inputs=[measure_run], facts=facts, seconds=0.0)
+    return run_id
 
 
 def publish_relevance(

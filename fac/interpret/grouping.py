@@ -1,4 +1,4 @@
-"""Features of a measure run -> families of them, with names, as one immutable run."""
+"""Features of a measure run -> families of them, with names, and a map, as one immutable run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fac import families
+from fac import families, layout
 from fac.config import FamiliesSpec
 from fac.coverage import everywhere_relevant, is_active
 from fac.errors import Progress
 from fac.manifest import FamiliesFacts
-from fac.schema import EVERY_ROLE, FAMILIES, FAMILY_NAMES
+from fac.schema import EVERY_ROLE, FAMILIES, FAMILY_NAMES, FEATURE_MAP
 from fac.store.runs import Runs, write_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-METHOD = "average linkage of Jaccard beyond chance, 1"
-"""Names the run: another way of grouping or naming is another run."""
+METHOD = "average linkage of Jaccard beyond chance, its map, 1"
+"""Names the run: another way of grouping, naming or drawing is another run."""
+
+NEIGHBOURS = 10
+"""Of each feature that are kept."""
 
 ROWS = 1_000_000  # of activations, read at once
 SPANS = 8192  # spans, likewise
@@ -43,7 +46,13 @@ def group(spec: FamiliesSpec, *, runs: Runs, progress: Progress) -> str:
         pairs = incidence(spec, runs)
         support = pairs.sum(axis=0, dtype=np.int64)
         asked = np.flatnonzero(everywhere_relevant(support, pairs.shape[0], spec.min_support))
-        family = families.group(pairs, asked, progress=progress)
+        alike = families.compared(pairs, asked, progress=progress)
+        progress(1, 1, "joining what is alike")
+        family = np.full(pairs.shape[1], -1, np.int32)
+        family[asked] = families.grouped(alike, len(asked))
+        near = families.nearest_of(alike, len(asked), layout.ON_MAP - 1)
+        del alike  # a quarter of a gigabyte where all pairs are compared
+        places = feature_map(asked, *near, progress=progress)
         progress(1, 1, "naming families")
         names = family_names(spec, runs, family)
         members = np.flatnonzero(family >= 0)
@@ -53,6 +62,7 @@ def group(spec: FamiliesSpec, *, runs: Runs, progress: Progress) -> str:
         write_table(scratch / "families.parquet", rows, FAMILIES)
         rows = pa.table({"family": np.arange(len(names)), "name": pa.array(names, pa.string())})
         write_table(scratch / "names.parquet", rows, FAMILY_NAMES)
+        write_table(scratch / "map.parquet", places, FEATURE_MAP)
         facts = FamiliesFacts(
             name=runs.manifest(spec.measure).facts.name,
             measure=spec.measure,
@@ -61,10 +71,46 @@ def group(spec: FamiliesSpec, *, runs: Runs, progress: Progress) -> str:
             n_members=len(members),
             n_unnamed=names.count(""),
             nearest=families.NEAREST if len(asked) > families.EXACT else 0,
+            n_firing=int((support > 0).sum()),
+            n_on_map=len(places),
         )
         seconds = time.monotonic() - begun
         runs.publish(run_id, spec=spec, inputs=[spec.measure], facts=facts, seconds=seconds)
     return run_id
+
+
+def feature_map(
+    features: np.ndarray,
+    neighbours: np.ndarray,
+    likeness: np.ndarray,
+    *,
+    progress: Progress = lambda *_: None,
+) -> pa.Table:
+    """Where features lie that are like another, and which those are, as schema.FEATURE_MAP has it.
+
+    `features` are their ids `[n]`; the others as from families.nearest_of.
+    """
+    rows = np.flatnonzero(neighbours[:, 0] >= 0)
+    number = np.full(len(features) + 1, -1, np.int32)  # the last is that of nobody, -1
+    number[rows] = np.arange(len(rows), dtype=np.int32)
+    near, alike = number[neighbours[rows]], likeness[rows]
+
+    def drawn(share: float) -> None:
+        progress(round(100 * share), 100, "laying out the map")
+
+    drawn(0.0)
+    xy = layout.by_likeness(near, alike, progress=drawn)
+    ids = features[rows]
+    some = [(n[n >= 0], a[n >= 0]) for n, a in zip(near, alike, strict=True)]
+    return pa.table(
+        {
+            "feature": ids,
+            "x": xy[:, 0],
+            "y": xy[:, 1],
+            "neighbours": pa.array([ids[n[:NEIGHBOURS]] for n, _ in some], pa.list_(pa.int32())),
+            "likeness": pa.array([a[:NEIGHBOURS] for _, a in some], pa.list_(pa.float32())),
+        }
+    )
 
 
 def incidence(spec: FamiliesSpec, runs: Runs) -> csr_array:

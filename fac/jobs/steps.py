@@ -377,6 +377,22 @@ def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> st
     return group(spec, runs=steps.runs, progress=progress)
 
 
+def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -> str:
+    from fac.experiments import experiment
+
+    measured = steps.runs.manifest(spec.measure).spec
+
+    def states(chats: Sequence[Chat]) -> np.ndarray:
+        model = steps.encoder(measured, progress).model
+        return model.mean_states(chats, partial(_read, progress))
+
+    return experiment(spec, runs=steps.runs, states=states, progress=progress)
+
+
+def _read(progress: Progress, done: int, total: int) -> None:
+    progress(0, 1, f"the model reads the rows, {done:,} of {total:,}")
+
+
 def _pairs(steps: Steps, spec: config.PairsSpec, progress: Progress) -> str:
     from fac.synthesis import make_pairs
 
@@ -426,6 +442,7 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     config.ExplainSpec: _interpret,
     config.JudgeSpec: _interpret,
     config.FamiliesSpec: _families,
+    config.ExperimentSpec: _experiment,
     config.PairsSpec: _pairs,
     config.RescoreSpec: _rescore,
     config.SynthesizeSpec: _synthesize,

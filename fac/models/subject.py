@@ -170,6 +170,25 @@ class SubjectModel:
                 row[: len(text.role)] = text.role != SCAFFOLD
             yield rows, batch, states, torch.from_numpy(content).to(self.device)
 
+    def mean_states(
+        self, chats: Sequence[Chat], progress: Callable[[int, int], None]
+    ) -> np.ndarray:
+        """The residual stream after `layer` blocks, averaged over the content tokens of each text:
+        float32 `[n, d_model]`, 0 for a text that has none."""
+        means = np.zeros((len(chats), self.d_model), np.float32)
+        rendered = self.renderer.render(chats)
+        lengths = [len(r.ids) for r in rendered]
+        seen = 0
+        for rows in batches_by_length(lengths, max_padded=self.batch_tokens):
+            states = self.residual([rendered[row].ids for row in rows])
+            for row, values in zip(rows, states, strict=True):
+                content = np.flatnonzero(rendered[row].role != SCAFFOLD)
+                if len(content):
+                    means[row] = values[content].float().mean(0).cpu().numpy()
+            seen += len(rows)
+            progress(seen, len(chats))
+        return means
+
     def forward_from(self, ids: Sequence[np.ndarray], states: torch.Tensor) -> torch.Tensor:
         """Logits `[batch, longest, vocabulary]` when the later blocks read `states` instead."""
 

@@ -185,6 +185,14 @@ class FeatureQueries(ExplanationQueries):
             on_page = matching[page["offset"] :][: page["limit"]]
             return self._described(run, on_page, sae_run, explained).to_pylist(), len(matching)
 
+    @remembered
+    def matching(
+        self, run: str, search: str, *, sae_run: str | None = None, explained: Sequence[str] = ()
+    ) -> np.ndarray:
+        """Which features the `search` of `features_page` finds: bool `[n_features]`."""
+        with self._reading(run, sae_run, *explained) as cursor:
+            return self._matching(cursor, run, search, sae_run, explained)
+
     def described(
         self,
         run: str,

@@ -1,0 +1,173 @@
+"""Ways to choose the next rows to label, at equal tokens: by what they cover, and controls.
+
+An arm sees what is known of rows before anybody labels them, and never a test row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fac.selection import Rows, greedy, random_rows
+
+ALIKE = 10
+"""Rows of about equal length among which the control of random features exchanges them."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What an arm may choose from. All arrays are over the same rows."""
+
+    pairs: tuple[np.ndarray, np.ndarray]
+    """(row, feature) int64 `[pairs]`: which row fires which feature above the threshold."""
+
+    states: np.ndarray
+    """float32 `[n, d_model]`: the residual stream averaged over content tokens."""
+
+    tokens: np.ndarray
+    """int64 `[n]`: content tokens, one at least."""
+
+    relevant: np.ndarray
+    """int64: features that count."""
+
+    def incidence(self, rows: np.ndarray) -> Rows:
+        """The relevant features of each row as it stands at `rows[row]`: int64 `[n]`."""
+        row, feature = self.pairs
+        moved = np.argsort(rows)[row]
+        column = np.searchsorted(self.relevant, feature)
+        column = np.minimum(column, len(self.relevant) - 1)
+        counts = self.relevant[column] == feature
+        column, moved = column[counts], moved[counts]
+        order = np.lexsort((moved, column))
+        n = len(self.tokens)
+        return Rows.of(column[order], moved[order], n_features=len(self.relevant), n_rows=n)
+
+
+class Draw(NamedTuple):
+    """One beginning."""
+
+    begin: np.ndarray
+    """bool `[n]`: the labelled rows at hand."""
+
+    free: np.ndarray
+    """bool `[n]`: rows that may be added."""
+
+    budget: int
+    """Tokens of what is added, at most or nearly."""
+
+    seed: int
+
+
+Arm = Callable[[Pool, Draw], np.ndarray]
+"""The rows that are added: bool `[n]`."""
+
+
+def none(pool: Pool, draw: Draw) -> np.ndarray:
+    return np.zeros(len(pool.tokens), bool)
+
+
+def everything(pool: Pool, draw: Draw) -> np.ndarray:
+    return draw.free.copy()
+
+
+def at_random(pool: Pool, draw: Draw) -> np.ndarray:
+    return random_rows(pool.tokens, draw.budget, draw.free, draw.seed)
+
+
+def at_random_again(pool: Pool, draw: Draw) -> np.ndarray:
+    """Null control: another draw of the same."""
+    return random_rows(pool.tokens, draw.budget, draw.free, draw.seed + 1_000_003)
+
+
+def twice_as_much(pool: Pool, draw: Draw) -> np.ndarray:
+    """Positive control: random rows of twice the tokens."""
+    return random_rows(pool.tokens, 2 * draw.budget, draw.free, draw.seed)
+
+
+def filling_gaps(pool: Pool, draw: Draw) -> np.ndarray:
+    """Rows that fire features which the beginning does not show, most per token first."""
+    return _cover(pool, draw, np.arange(len(pool.tokens)))
+
+
+def random_features(pool: Pool, draw: Draw) -> np.ndarray:
+    """Control: the same, with the features of other rows of about equal length."""
+    rng = np.random.default_rng(draw.seed)
+    by_length = np.argsort(pool.tokens, kind="stable")
+    by_length = by_length[draw.free[by_length]]
+    exchanged = np.arange(len(pool.tokens))
+    for first in range(0, len(by_length), ALIKE):
+        block = by_length[first : first + ALIKE]
+        exchanged[block] = rng.permutation(block)
+    return _cover(pool, draw, exchanged)
+
+
+def k_center(pool: Pool, draw: Draw) -> np.ndarray:
+    """Rows farthest, by cosine of their mean states, from all that is there (Sener and Savarese
+    2018)."""
+    unit = pool.states / np.linalg.norm(pool.states, axis=1, keepdims=True).clip(min=1e-9)
+    near = (unit @ unit[draw.begin].T).max(axis=1) if draw.begin.any() else np.full(len(unit), -1.0)
+    near[~draw.free] = np.inf
+    chosen, spent = np.zeros(len(unit), bool), 0
+    while True:
+        row = int(near.argmin())
+        if np.isinf(near[row]) or spent + pool.tokens[row] / 2 > draw.budget:
+            return chosen
+        chosen[row], near[row] = True, np.inf
+        spent += int(pool.tokens[row])
+        near = np.maximum(near, unit @ unit[row])
+
+
+def longest(pool: Pool, draw: Draw) -> np.ndarray:
+    return _first(pool, draw, -pool.tokens)
+
+
+def own_kind(pool: Pool, draw: Draw) -> np.ndarray:
+    """Control: rows most like what is there."""
+    unit = pool.states / np.linalg.norm(pool.states, axis=1, keepdims=True).clip(min=1e-9)
+    return _first(pool, draw, -(unit @ unit[draw.begin].mean(axis=0)))
+
+
+def _first(pool: Pool, draw: Draw, order_by: np.ndarray) -> np.ndarray:
+    """Rows in an order until their tokens come closest to the budget."""
+    order = np.argsort(order_by, kind="stable")
+    order = order[draw.free[order]]
+    spent = np.concatenate([[0], np.cumsum(pool.tokens[order])])
+    chosen = np.zeros(len(pool.tokens), bool)
+    chosen[order[: int(np.abs(spent - draw.budget).argmin())]] = True
+    return chosen
+
+
+def _cover(pool: Pool, draw: Draw, exchanged: np.ndarray) -> np.ndarray:
+    rows = pool.incidence(exchanged)
+    lacking = rows.counts(draw.begin) == 0
+    selection = greedy(
+        rows, lacking.astype(np.int64), cost=pool.tokens, allowed=draw.free, budget=draw.budget
+    )
+    chosen = np.zeros(len(pool.tokens), bool)
+    chosen[selection.rows] = True
+    rest = draw.budget - selection.cost
+    if rest > 0:  # nothing is lacking any more, or no row fits: chance has what is left
+        chosen |= random_rows(pool.tokens, rest, draw.free & ~chosen, draw.seed)
+    return chosen
+
+
+ARMS: Mapping[str, Arm] = {
+    "none": none,
+    "random rows": at_random,
+    "rows that fill gaps": filling_gaps,
+    "random features": random_features,
+    "k-center": k_center,
+    "longest rows": longest,
+    "rows of its own kind": own_kind,
+    "random rows again": at_random_again,
+    "twice the tokens": twice_as_much,
+    "all of the pool": everything,
+}
+"""Arms by name. The third is the one in question; random rows are what each is set beside."""
+
+RANDOM, FILLING, SHUFFLED = "random rows", "rows that fill gaps", "random features"
+NULL = "random rows again"
+MORE, ALL, NONE = "twice the tokens", "all of the pool", "none"

@@ -1,0 +1,144 @@
+"""What an experiment works on: labelled rows, what each fires, its mean state, and which test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fac.config import ExperimentSpec
+from fac.coverage import everywhere_relevant, is_active
+from fac.errors import InputError
+from fac.experiments.arms import Pool
+from fac.schema import Chat
+from fac.store.runs import Runs
+from fac.synthesis.filter import Leaks
+
+States = Callable[[Sequence[Chat]], np.ndarray]
+"""The mean residual stream of texts, float32 `[n, d_model]`."""
+
+
+class Material(NamedTuple):
+    """Labelled rows of one measured dataset, renumbered."""
+
+    pool: Pool
+    peaks: Any
+    """csr float32 `[n, n_features]`: log(1 + peak), the highest of each feature in a row."""
+
+    positive: np.ndarray
+    """bool `[n]`."""
+
+    test: np.ndarray
+    """int64: rows that judge and are never learned from."""
+
+    train: np.ndarray
+    """int64: rows that may be learned from."""
+
+    n_leaks: int
+    """Rows left out of `train`, as they share words with a test row."""
+
+    n_unlabelled: int
+
+
+def material(spec: ExperimentSpec, runs: Runs, states: States, scratch: Path) -> Material:
+    """Reads a measured dataset; the states are kept in `scratch`, so that they are read once.
+
+    Raises InputError where there are no labels, one alone, or too few rows of either kind for the
+    largest beginning.
+    """
+    dataset = runs.manifest(spec.measure).facts.dataset
+    table = runs.table(dataset, "samples", ["messages", "label"])
+    names = table["label"].to_pylist()
+    rows = np.flatnonzero([name is not None for name in names])
+    labels = np.array([str(names[row]) for row in rows])
+    positive = labels == spec.label
+    _must_be_enough(spec, runs, labels, positive)
+    messages = table["messages"].take(rows).to_pylist()
+    chats = [[{"role": m["role"], "content": m["content"]} for m in chat] for chat in messages]
+    test, rest = _split(positive, spec)
+    leaks = Leaks({str(row): chats[row] for row in rest})
+    for row in test:
+        leaks.compare(chats[row])
+    train = rest[[str(row) not in leaks.candidates for row in rest]]
+    _must_suffice(spec, positive[train])
+    path = scratch / "states.npy"
+    if not path.exists():
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            np.save(file, states(chats))
+        part.rename(path)
+    peaks, pairs, tokens = _fired(spec, runs, rows, len(names))
+    counts = np.bincount(pairs[1], minlength=peaks.shape[1])
+    relevant = np.flatnonzero(everywhere_relevant(counts, len(rows)))
+    pool = Pool(pairs, np.load(path), tokens, relevant)
+    return Material(
+        pool, peaks, positive, test, train, len(leaks.candidates), len(names) - len(rows)
+    )
+
+
+def _must_be_enough(
+    spec: ExperimentSpec, runs: Runs, labels: np.ndarray, positive: np.ndarray
+) -> None:
+    name, kinds = runs.manifest(spec.measure).facts.name, sorted(set(labels.tolist()))
+    if not len(labels):
+        raise InputError(
+            f"{name} has no labels: ingest it again with --label-field and measure that."
+        )
+    if spec.label not in kinds:
+        some = ", ".join(repr(kind) for kind in kinds[:6])
+        raise InputError(f"No row of {name} is labelled {spec.label!r}; labels are {some}.")
+    if positive.all():
+        raise InputError(
+            f"Every labelled row of {name} is {spec.label!r}: there is nothing to tell."
+        )
+
+
+def _must_suffice(spec: ExperimentSpec, positive: np.ndarray) -> None:
+    most = max(spec.labels)
+    rarer = int(min(positive.sum(), (~positive).sum()))
+    if len(positive) < 3 * most or rarer < 4:
+        raise InputError(
+            f"{len(positive):,} rows may be learned from, {rarer:,} of the rarer kind: to begin "
+            f"with {most} and choose others, {3 * most:,} are needed, and 4 of either kind. Give "
+            "smaller --labels."
+        )
+
+
+def _split(positive: np.ndarray, spec: ExperimentSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Test rows and the others, as many of each kind in both as chance would have."""
+    rng = np.random.default_rng(spec.seed)
+    test = np.zeros(len(positive), bool)
+    for kind in (True, False):
+        rows = rng.permutation(np.flatnonzero(positive == kind))
+        test[rows[: round(spec.test * len(rows))]] = True
+    return np.flatnonzero(test), np.flatnonzero(~test)
+
+
+def _fired(
+    spec: ExperimentSpec, runs: Runs, rows: np.ndarray, n_samples: int
+) -> tuple[Any, tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Peaks, the pairs of row and feature above the threshold, and content tokens."""
+    from scipy.sparse import csr_matrix
+
+    number = np.full(n_samples, -1)
+    number[rows] = np.arange(len(rows))
+    n_features = runs.manifest(spec.measure).facts.n_features
+    parts = []
+    for batch in runs.batches(spec.measure, "activations", columns=["sample", "feature", "peak"]):
+        sample, feature, peak = (batch.column(i).to_numpy() for i in range(3))
+        inside = number[sample] >= 0
+        parts.append((number[sample[inside]], feature[inside].astype(np.int64), peak[inside]))
+    row, feature, peak = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((-peak, feature, row))
+    _, first = np.unique(row[order] * n_features + feature[order], return_index=True)
+    at = order[first]  # the highest of several roles
+    row, feature, peak = row[at], feature[at], peak[at]
+    entries = np.log1p(peak), (row, feature)
+    peaks = csr_matrix(entries, shape=(len(rows), n_features), dtype=np.float32)
+    clear = is_active(peak, spec.threshold)
+    table = runs.table(spec.measure, "sample_tokens", ["sample", "n_content"])
+    tokens = np.ones(n_samples, np.int64)
+    tokens[table["sample"].to_numpy()] = table["n_content"].to_numpy()
+    return peaks, (row[clear], feature[clear]), tokens[rows].clip(min=1)

@@ -1,0 +1,285 @@
+"""Experiments on labelled rows: their arithmetic by hand, planted effects, a stop in between."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from fac.config import ExperimentSpec, Workspace
+from fac.errors import Cancelled, InputError
+from fac.experiments import experiment
+from fac.experiments.arms import ALL, ARMS, FILLING, MORE, NONE, NULL, RANDOM, Draw, Pool
+from fac.experiments.effects import RESAMPLES, Resampled, average_precision
+from fac.experiments.heads import STATES, scores
+from fac.experiments.kinds.rq1 import MISLABELLED
+from fac.store.runs import Runs
+from tests.test_cli import assert_one_sentence, fac
+from tests.toy import WORDS, label_samples, toy_workspace
+
+
+def pool_of(fires, tokens=None):
+    """Rows by the features each fires; the states are those features."""
+    pairs = [(row, feature) for row, features in enumerate(fires) for feature in features]
+    states = np.zeros((len(fires), 1 + max(feature for _, feature in pairs)), np.float32)
+    for row, feature in pairs:
+        states[row, feature] = 1
+    row, feature = np.array(pairs).T
+    length = np.ones(len(fires), np.int64) if tokens is None else np.array(tokens)
+    return Pool((row, feature), states, length, np.unique(feature))
+
+
+def draw_of(pool, begin, budget, seed=0):
+    at = np.isin(np.arange(len(pool.tokens)), begin)
+    return Draw(at, ~at, budget, seed)
+
+
+# --- ranking and differences ----------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30).filter(
+        lambda rows: any(label for _, label in rows)
+    )
+)
+def test_average_precision_is_that_of_scikit_learn_ties_included(rows):
+    score, positive = (np.array(column) for column in zip(*rows, strict=True))
+    (ours,) = average_precision(score.astype(float), positive)
+    assert ours == pytest.approx(average_precision_score(positive, score))
+
+
+@given(st.integers(0, 1000))
+def test_a_row_that_counts_twice_is_two_rows(seed):
+    rng = np.random.default_rng(seed)
+    score, positive = rng.random(12), np.append(rng.random(11) < 0.5, True)
+    weights = rng.integers(0, 3, 12)
+    weights[-1] = 1
+    (ours,) = average_precision(score, positive, weights[None])
+    repeated = np.repeat(np.arange(12), weights)
+    assert ours == pytest.approx(average_precision_score(positive[repeated], score[repeated]))
+
+
+def test_an_arm_beside_itself_differs_by_nothing_and_a_better_one_is_seen():
+    rng = np.random.default_rng(0)
+    positive = rng.random(120) < 0.4
+    poor = np.stack([0.3 * positive + rng.random(120) for _ in range(6)])
+    good = np.stack([0.9 * positive + rng.random(120) for _ in range(6)])
+    resampled = Resampled(positive, 6)
+    areas = resampled.areas(poor)
+    assert areas.shape == (6, RESAMPLES)
+    assert resampled.interval(areas - areas) == (0, 0)
+    assert resampled.interval(resampled.areas(good) - areas)[0] > 0
+
+
+# --- arms -----------------------------------------------------------------------------------------
+
+
+def test_rows_are_chosen_by_what_the_beginning_lacks():
+    pool = pool_of([[0], [0], [0, 1], [2, 3, 4], [1], [0]])
+    chosen = ARMS[FILLING](pool, draw_of(pool, [0], 2))
+    assert np.flatnonzero(chosen).tolist() == [2, 3]  # 2 before 4: the first of equal ones
+    # Per token, the row of three features is dear.
+    dear = pool_of([[0], [0], [0, 1], [2, 3, 4], [1], [0]], [1, 1, 1, 6, 1, 1])
+    assert not ARMS[FILLING](dear, draw_of(dear, [0], 2))[3]
+
+
+def test_k_center_takes_what_is_farthest():
+    pool = pool_of([[0], [0], [0, 1], [1], [0]])
+    assert np.flatnonzero(ARMS["k-center"](pool, draw_of(pool, [0], 1))).tolist() == [3]
+    assert np.flatnonzero(ARMS["rows of its own kind"](pool, draw_of(pool, [0], 1))).tolist() == [1]
+
+
+@given(st.integers(0, 10_000))
+def test_no_arm_takes_what_it_may_not_and_all_have_about_the_same_tokens(seed):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, 12, 60)
+    pool = pool_of([rng.integers(0, 25, 4).tolist() + [0] for _ in range(60)], tokens)
+    draw = draw_of(pool, rng.permutation(60)[:15], 60, seed)._replace(free=rng.random(60) < 0.7)
+    draw = draw._replace(free=draw.free & ~draw.begin)
+    for name, arm in ARMS.items():
+        added = arm(pool, draw)
+        assert not (added & ~draw.free).any(), name
+        spent = int(tokens[added].sum())
+        if name in (ALL, NONE):
+            assert added.sum() == (draw.free.sum() if name == ALL else 0)
+        elif name != MORE:
+            assert abs(spent - draw.budget) <= 12, name
+    again = ARMS[FILLING](pool, draw)
+    assert (again == ARMS[FILLING](pool, draw)).all()
+
+
+def test_the_control_of_random_features_knows_nothing_of_what_a_row_fires():
+    pool = pool_of([[0], *[[0]] * 4, [1, 2, 3], *[[0]] * 5])
+    taken = Counter()
+    for seed in range(60):
+        draw = draw_of(pool, [0], 1, seed)
+        assert np.flatnonzero(ARMS[FILLING](pool, draw)).tolist() == [5]
+        taken.update(np.flatnonzero(ARMS["random features"](pool, draw)).tolist())
+    assert len(taken) == 10 and max(taken.values()) < 15
+
+
+def test_a_head_learns_what_there_is_and_nothing_from_noise():
+    rng = np.random.default_rng(0)
+    positive = rng.random(300) < 0.5
+    states = rng.standard_normal((300, 8)).astype(np.float32)
+    states[:, 0] += 3 * positive
+    learned, test = np.arange(60), np.arange(60, 300)
+    chance = scores(states, positive, learned, test)
+    assert average_precision_score(positive[test], chance) > 0.95
+    noise = scores(states[:, 1:], positive, learned, test)
+    assert abs(average_precision_score(positive[test], noise) - positive[test].mean()) < 0.12
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+KINDS = ("bake oven", "recipe please", "python function", "loop please", "river mountain", "train")
+COMMON = (0.38, 0.38, 0.06, 0.06, 0.06, 0.06)
+
+
+def rows_of(n=160):
+    """Comments about one of six things each; every other thing is labelled 1."""
+    rng = np.random.default_rng(0)
+    kinds = rng.choice(len(KINDS), n, p=COMMON)
+    chats = [[{"role": "user", "content": f"{KINDS[kind]} {n}"}] for n, kind in enumerate(kinds)]
+    return chats, [str(int(kind % 2)) for kind in kinds]
+
+
+def states(chats):
+    """Which words a text has, under noise."""
+    texts = [chat[0]["content"].split() for chat in chats]
+    there = np.array([[word in text for word in WORDS] for text in texts], np.float32)
+    noise = [np.random.default_rng(int(text[-1])).standard_normal(len(WORDS)) for text in texts]
+    return (there + 0.7 * np.array(noise)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    chats, names = rows_of()
+    place = toy_workspace(tmp_path_factory.mktemp("experiment"), samples={"comments": chats})
+    runs = Runs(place)
+    label_samples(runs, "comments", [*names[:-6], *[None] * 6])
+    return runs, runs.resolve("measure", "comments")
+
+
+def spec_of(measure, **how):
+    about = {"name": "rq1", "label": "1", "threshold": 0.5, "labels": (6, 12), "draws": 4}
+    return ExperimentSpec(measure=measure, **{**about, **how})
+
+
+def quiet(*_):
+    """Progress of which nobody wants to hear."""
+
+
+def test_every_arm_learns_and_none_sees_a_test_row(measured):
+    runs, measure = measured
+    run = experiment(spec_of(measure), runs=runs, states=states, progress=quiet)
+    facts = runs.manifest(run).facts
+    assert (facts.n_rows, facts.n_unlabelled, facts.n_leaks) == (154, 6, 0)
+    rows = runs.table(run, "results").to_pylist()
+    arms = {row["arm"] for row in rows}
+    assert arms == {*ARMS, MISLABELLED}
+    assert len(rows) == 2 * 2 * 4 * len(arms)  # heads, sizes, draws
+    by_arm = {row["arm"]: row for row in rows if (row["labels"], row["draw"]) == (6, 0)}
+    assert by_arm[NONE]["rows"] == 6 and by_arm[ALL]["fac"] == 1
+    assert by_arm[NONE]["fac"] < by_arm[FILLING]["fac"] >= by_arm[RANDOM]["fac"]
+    tokens = {arm: row["tokens"] for arm, row in by_arm.items()}
+    assert tokens[RANDOM] == pytest.approx(2 * tokens[NONE], abs=6)
+    assert tokens[FILLING] == pytest.approx(tokens[RANDOM], abs=12)
+
+
+def test_positive_controls_are_seen_and_a_null_control_is_not(measured):
+    runs, measure = measured
+    run = experiment(spec_of(measure, draws=12), runs=runs, states=states, progress=quiet)
+    effects = {
+        (row["head"], row["labels"], row["arm"]): row
+        for row in runs.table(run, "effects").to_pylist()
+        if row["against"] == RANDOM
+    }
+    assert effects[STATES, 6, ALL]["low"] > 0
+    assert effects[STATES, 6, MISLABELLED]["high"] < 0
+    null = effects[STATES, 6, NULL]
+    assert null["low"] <= 0 <= null["high"]
+    beside = effects[STATES, 6, RANDOM]
+    assert beside["difference"] == beside["low"] == beside["high"] == 0
+
+
+def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
+    runs, measure = measured
+    spec, reads = spec_of(measure, seed=3), []
+
+    def counted(chats):
+        reads.append(len(chats))
+        return states(chats)
+
+    def stop(done, total, note=""):
+        if done == 3:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        experiment(spec, runs=runs, states=counted, progress=stop)
+    run = experiment(spec, runs=runs, states=counted, progress=quiet)
+    assert reads == [154]
+    tables = [runs.table(run, name) for name in ("results", "effects")]
+    again = Runs(Workspace(runs.root.parent / "again"))
+    again.root.parent.mkdir(exist_ok=True)
+    for step in ("dataset", "measure", "sae"):
+        (again.root / step).parent.mkdir(parents=True, exist_ok=True)
+        (again.root / step).symlink_to(runs.root / step)
+    assert experiment(spec, runs=again, states=states, progress=quiet) == run
+    assert [again.table(run, name) for name in ("results", "effects")] == tables
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"label": "7"}, "No row of comments is labelled '7'"),
+        ({"labels": (60,)}, "180 are needed"),
+        ({"name": "rq9"}, "There is no experiment 'rq9'"),
+        ({"labels": ()}, "at least 4"),
+        ({"draws": 1}, "At least 2 draws"),
+        ({"test": 0.99}, "between 0.1 and 0.9"),
+    ],
+)
+def test_data_that_cannot_answer_are_a_sentence(measured, how, words):
+    runs, measure = measured
+    with pytest.raises(InputError, match=words):
+        experiment(spec_of(measure, **how), runs=runs, states=states, progress=quiet)
+
+
+def test_rows_that_repeat_a_test_row_are_not_learned_from(tmp_path):
+    chats, names = rows_of(100)
+    copies = [[{"role": "user", "content": "again " + chat[0]["content"]}] for chat in chats[:30]]
+    place = toy_workspace(tmp_path, samples={"comments": [*chats, *copies]})
+    runs = Runs(place)
+    label_samples(runs, "comments", [*names, *names[:30]])
+    measure = runs.resolve("measure", "comments")
+    run = experiment(spec_of(measure, labels=(6,)), runs=runs, states=states, progress=quiet)
+    # Of thirty pairs about half are split between test and the rest.
+    assert 5 < runs.manifest(run).facts.n_leaks < 25
+
+
+@pytest.mark.model
+def test_the_command_asks_the_demo_model(tmp_path, demo_model_home, monkeypatch):
+    monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
+    chats, names = rows_of(80)
+    source = tmp_path / "comments.jsonl"
+    lines = [
+        json.dumps({"text": chat[0]["content"], "kind": name})
+        for chat, name in zip(chats, names, strict=True)
+    ]
+    source.write_text("\n".join(lines))
+    place = Workspace(tmp_path / "place")
+    fac("ingest", source, "--name", "comments", "--label-field", "kind", workspace=place)
+    assert fac("measure", "comments", workspace=place).code == 0
+    about = ("experiment", "rq1", "--dataset", "comments", "--label", 1)
+    answer = fac(*about, "--labels", "6,12", "--draws", 3, "--json", workspace=place)
+    assert answer.code == 0, answer.err
+    assert len(answer.json["rows"]) == 2 * 2 * (len(ARMS) + 2)
+    assert answer.json["conclusion"].count("labels") >= 4
+    words = fac(*about, "--labels", "6,12", "--draws", 3, workspace=place).out
+    assert "rows that fill gaps" in words and "cannot be seen" in words
+    assert_one_sentence(fac(*about, "--labels", "six", workspace=place))
+    assert_one_sentence(fac(*about, "--threshold", "nan", workspace=place))
