@@ -41,7 +41,7 @@ COMMANDS = {
     *("explain", "judge", "agreement", "decisions export", "decisions import"),
     *("review export", "review import", "keep"),
     *("pairs", "approve", "synthesize", "export", "fill", "spare", "families"),
-    "second-opinion",
+    *("second-opinion", "report", "name-family", "experiment"),
 }
 
 
