@@ -7,6 +7,11 @@ embeddings of their peak tokens, averaged over each feature's strongest spans, t
 of a family, then over families. Beside it random groups of the same sizes of the same features,
 and the families that only the nearest of each feature give, as on dictionaries too large for all
 pairs: which share of the pairs of members stay together, and which share of theirs are right.
+
+Then the map: the same cosine of each feature and the ten that lie nearest, less that of all pairs,
+and Clark and Evans' ratio (1954), the mean distance to the nearest over that of points strewn
+at random, 1 for noise; beside the map of decoder directions of the SAE's own run. `--cost` prints
+the seconds and the memory of families and map alone, of any measured dataset.
 """
 
 from __future__ import annotations
@@ -14,23 +19,31 @@ from __future__ import annotations
 import argparse
 import gzip
 import random
+import resource
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
 from benchmarks.believe import CORPUS
 from benchmarks.synthesis import report
-from fac import families
+from fac import families, layout
 from fac.config import FamiliesSpec, IngestSpec, MeasureSpec, Workspace
 from fac.coverage import everywhere_relevant
-from fac.interpret.grouping import incidence
+from fac.interpret.grouping import feature_map, incidence
 from fac.jobs.steps import Steps
 from fac.store.runs import Runs
 
 TARGET = 0.04
 """By which families are to beat random groups."""
+
+MAP_TARGET, STREWN = 4.0, 0.8
+"""How many times as coherent as the map of directions the new one is to be, and how clustered."""
+
+ON_MAP_NEAR = 10
 
 REPEATS = 20
 """Random groupings."""
@@ -78,6 +91,30 @@ def coherence(vectors: np.ndarray, family: np.ndarray) -> float:
     return float(np.mean(means))
 
 
+def map_coherence(vectors: np.ndarray, xy: np.ndarray, k: int = ON_MAP_NEAR) -> float:
+    """The mean cosine of features and the k that lie nearest to each, less that of all pairs.
+
+    `vectors` are `[n, d]` of length 1, `xy` `[n, 2]`.
+    """
+    from scipy.spatial import cKDTree
+
+    near = cKDTree(xy).query(xy, k + 1)[1]
+    # Where several lie in one place, oneself need not come first.
+    others = np.array([[j for j in row if j != i][:k] for i, row in enumerate(near.tolist())])
+    n, total = len(vectors), vectors.sum(axis=0)
+    nearby = float(np.einsum("nd,nkd->nk", vectors, vectors[others]).mean())
+    return nearby - float((total @ total - n) / (n * (n - 1)))
+
+
+def clark_evans(xy: np.ndarray) -> float:
+    """The mean distance of points `[n, 2]` to the nearest, over that of as many points strewn at
+    random over their convex hull: 1 / (2 sqrt(n / area))."""
+    from scipy.spatial import ConvexHull, cKDTree
+
+    nearest = cKDTree(xy).query(xy, 2)[0][:, 1].mean()
+    return float(2 * nearest * np.sqrt(len(xy) / ConvexHull(xy).volume))
+
+
 class Agreement(NamedTuple):
     """Of pairs of features in one family: the share that is also in one of another grouping, and
     the other way round."""
@@ -99,12 +136,34 @@ def _pairs(sizes: np.ndarray) -> int:
     return int((sizes * (sizes - 1) // 2).sum())
 
 
-def main() -> None:
+def cost(pairs: Any, features: np.ndarray) -> dict[str, float]:
+    """Seconds of families and of the map, and the most memory this process has held, in GB."""
+    begun = time.perf_counter()
+    alike = families.compared(pairs, features)
+    families.grouped(alike, len(features))
+    grouped = time.perf_counter()
+    places = feature_map(features, *families.nearest_of(alike, len(features), layout.ON_MAP - 1))
+    return {
+        "features": len(features),
+        "on the map": len(places),
+        "seconds of families": round(grouped - begun, 1),
+        "seconds of the map": round(time.perf_counter() - grouped, 1),
+        "peak memory, GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def show(figures: dict[str, float]) -> None:
+    for name, figure in figures.items():
+        print(f"{name:>28}  {figure:,}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Families against random groups.")
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--measure", help="Name or id of a measured dataset, instead of the corpus")
-    options = parser.parse_args()
+    parser.add_argument("--cost", action="store_true", help="Time and memory alone")
+    options = parser.parse_args(arguments)
     workspace = Workspace(options.workspace.resolve())
     steps, runs = Steps(workspace), Runs(workspace)
     named = options.measure
@@ -114,9 +173,16 @@ def main() -> None:
     pairs = incidence(FamiliesSpec(measure=measure, threshold=threshold), runs)
     support = pairs.sum(axis=0, dtype=np.int64)
     asked = np.flatnonzero(everywhere_relevant(support, pairs.shape[0], FamiliesSpec.min_support))
+    if options.cost:
+        show(cost(pairs, asked))
+        return
     vectors = peak_embeddings(runs, measure, steps)
     asked = asked[vectors[asked].any(axis=1)]
-    family = families.group(pairs, asked)
+    alike = families.compared(pairs, asked)
+    family = np.full(pairs.shape[1], -1, np.int32)
+    family[asked] = families.grouped(alike, len(asked))
+    places = feature_map(asked, *families.nearest_of(alike, len(asked), layout.ON_MAP - 1))
+    del alike
     sizes = np.bincount(family[family >= 0])
     of_families = coherence(vectors, family)
     rng, random_ones = np.random.default_rng(0), []
@@ -136,10 +202,25 @@ def main() -> None:
         f"of {families.NEAREST} nearest, recall": round(few.recall, 3),
         "precision": round(few.precision, 3),
     }
-    for name, figure in figures.items():
-        print(f"{name:>28}  {figure:,}")
+    show(figures)
     better = of_families - float(np.mean(random_ones))
     print(f"{better:+.3f}: {'at least' if better >= TARGET else 'below'} the {TARGET} asked for")
+
+    laid_out = places["feature"].to_numpy()
+    of_directions = runs.table(runs.manifest(measure).facts.sae_run, "features", ["x", "y"])
+    maps = {
+        "by co-activation": np.stack([places[axis].to_numpy() for axis in ("x", "y")], axis=1),
+        "by direction": np.stack([of_directions[axis].to_numpy() for axis in ("x", "y")], axis=1)[
+            laid_out
+        ],
+    }
+    coherent = {name: map_coherence(vectors[laid_out], xy) for name, xy in maps.items()}
+    strewn = {name: clark_evans(xy) for name, xy in maps.items()}
+    show({f"coherence {name}": round(value, 3) for name, value in coherent.items()})
+    show({f"Clark-Evans {name}": round(value, 3) for name, value in strewn.items()})
+    new, old = coherent.values()
+    met = new >= MAP_TARGET * old and strewn["by co-activation"] <= STREWN
+    print(f"{new / old:.1f} times as coherent: {'as' if met else 'not what is'} asked for")
 
 
 if __name__ == "__main__":

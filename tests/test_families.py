@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from streamlit.testing.v1 import AppTest
 
-from benchmarks.families import agreement, coherence
+from benchmarks.families import agreement, clark_evans, coherence, main, map_coherence
 from fac import families
 from fac.config import REPOSITORY, FamiliesSpec
 from fac.errors import InputError, RunNotFound
@@ -228,6 +228,26 @@ def test_coherence_and_agreement_of_groupings():
     assert shared == (0.25, 0.5)
 
 
+def test_coherence_and_clark_evans_of_a_map():
+    # two pairs far apart: alike within the first, 0 within the second
+    xy = np.array([[0, 0], [0, 0], [9, 0], [9, 1.0]])
+    vectors = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], float)
+    # nearest: (1 + 1 + 0 + 0) / 4; all pairs: 3 of 6
+    assert map_coherence(vectors, xy, 1) == pytest.approx(0.5 - 0.5)
+    # a square of side 2: nearest at 2, four points on an area of 4
+    assert clark_evans(np.array([[0, 0], [2, 0], [0, 2], [2, 2.0]])) == pytest.approx(4.0)
+    rng = np.random.default_rng(0)
+    assert clark_evans(rng.random((20_000, 2))) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_small_run_of_the_benchmark_prints_time_and_memory(toy, capsys):
+    stores, _ = toy
+    main(["--workspace", str(stores.runs.workspace.root), "--measure", "anchor", "--cost"])
+    printed = capsys.readouterr().out
+    for name in ("features", "on the map", "seconds of the map", "peak memory, GB"):
+        assert f"{name}  " in printed
+
+
 # --- the run, the question, the command -----------------------------------------------------------
 
 ANCHOR = [
@@ -282,7 +302,7 @@ def test_the_run_lays_out_what_fires_like_another(toy):
     assert coactive(stores, run, 6) == [(8, 1.0)] and coactive(stores, run, 7) == []
     assert coactive(stores, run, 99) == []
     whole = feature_map(stores, run)
-    assert whole.family.tolist() == [0, 0, 1, 1] and whole.names == ["", ""]
+    assert whole.family.tolist() == [0, 0, 1, 1]
     assert whole.note == (
         "4 of 8 features that fire clearly in anchor are not on the map: they fire in fewer than "
         "20 samples, in nearly every one, or together with no other."
@@ -300,6 +320,7 @@ def test_what_a_comparison_says_of_each_feature(toy):
     rows = families_on_map(stores, run, standing)
     counts = [[row[n] for n in ("family", "size", "covered", "under", "missing")] for row in rows]
     assert counts == [[0, 2, 1, 0, 1], [1, 2, 0, 1, 1]]
+    assert [row["family_name"] for row in rows] == ["unnamed"] * 2
     (few,) = families_on_map(stores, run, standing, np.array([6, 7]))
     assert (few["family"], few["size"], few["under"]) == (1, 1, 1)
 

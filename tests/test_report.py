@@ -153,7 +153,8 @@ def test_it_can_be_read_without_seeing_it(place, tmp_path):
     headings = [int(tag[1]) for tag, _ in document.elements if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(headings, headings[1:], strict=False))
-    assert all(each.get("role") == "img" and each["aria-label"] for each in document.every("svg"))
+    drawings = [each for each in document.every("svg") if each.get("aria-hidden") != "true"]
+    assert all(each.get("role") == "img" and each["aria-label"] for each in drawings)
     assert all(each.get("scope") in ("col", "row") for each in document.every("th"))
     ids = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
     assert len(ids) == len({*ids})
@@ -230,3 +231,14 @@ def test_a_report_that_cannot_be_written_is_a_sentence(place, tmp_path):
 def test_a_file_is_called_after_what_it_is_about():
     assert file_name("a/b c", "d") == "a-b-c-against-d.html"
     assert file_name("../<b>", "…") == "b-against.html"
+
+
+def test_the_map_has_every_feature_that_was_laid_out(place, tmp_path):
+    _, document = written(place, tmp_path)
+    (drawing,) = [each["aria-label"] for each in document.every("svg") if "Map" in str(each)]
+    # bake, oven, river and train fire with another one; mountain alone, please everywhere
+    assert drawing == "Map of 4 features: 2 missing, 1 under-represented, 1 covered"
+    assert "missing 2 under-represented 1 covered 1" in document.text
+    dots = [each["d"] for each in document.every("path")]
+    assert sum(path.count("h0") for path in dots) == 4
+    assert all(re.fullmatch(r"(M\d+ \d+h0)+", path) for path in dots)

@@ -11,7 +11,7 @@ from fac.config import FamiliesSpec
 from fac.coverage import present
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, name_of
-from fac.questions.families import UNNAMED, families_spec
+from fac.questions.families import families_spec, family_names
 from fac.questions.firing import support_of
 from fac.questions.gap_evidence import evidence_of
 from fac.questions.relevance import relevant_set
@@ -32,8 +32,6 @@ class FeatureMap(NamedTuple):
     y: np.ndarray
     family: np.ndarray
     """int32 `[n]`, -1 for none."""
-    names: list[str]
-    """Of each family, the largest first; "" where its features have no word in common."""
     note: str
     """What is not on the map and what is approximate, in sentences."""
 
@@ -54,8 +52,7 @@ def feature_map(stores: Stores, run: str) -> FeatureMap:
     family = np.full(len(feature), -1, np.int32)
     of_map = np.searchsorted(feature, members["feature"].to_numpy())
     family[of_map] = members["family"].to_numpy()
-    names = stores.runs.table(run, "names")["name"].to_pylist()
-    return FeatureMap(feature, x, y, family, names, _note(stores, run, len(feature)))
+    return FeatureMap(feature, x, y, family, _note(stores, run, len(feature)))
 
 
 def _note(stores: Stores, run: str, n: int) -> str:
@@ -95,17 +92,17 @@ def families_on_map(
     """Families that lie on the map, the largest first: family (its number), family_name, and how
     many of its features (of these `features`) there are, as `size`, and of these how many are
     `covered`, `under` (under-represented) and `missing`."""
-    whole = feature_map(stores, run)
+    whole, names = feature_map(stores, run), [each.name for each in family_names(stores, run)]
     here = whole.family >= 0
     if features is not None:
         here &= np.isin(whole.feature, features)
     family, stands = whole.family[here], standing[whole.feature[here]]
-    n = [np.bincount(family[stands == s], minlength=len(whole.names)) for s in range(3)]
-    size = np.bincount(family, minlength=len(whole.names))
+    n = [np.bincount(family[stands == s], minlength=len(names)) for s in range(3)]
+    size = np.bincount(family, minlength=len(names))
     return [
         {
             "family": number,
-            "family_name": whole.names[number] or UNNAMED,
+            "family_name": names[number],
             "size": int(size[number]),
             "covered": int(n[0][number]),
             "under": int(n[1][number]),

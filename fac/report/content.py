@@ -34,6 +34,7 @@ from fac.questions.ledger import Chosen, Written, chosen_for, written_for
 from fac.questions.outlook import Outlook, outlook
 from fac.questions.relevance import limits_of, relevant_set
 from fac.questions.shares import Weighted, weighted
+from fac.report.drawing import Drawing, drawing
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, CoverageResult
 from fac.store import Stores
 
@@ -116,6 +117,8 @@ class Report(NamedTuple):
     """What the additions change; None without any."""
     families: GapFamilies | None
     """None where they were not computed."""
+    map: Drawing | None
+    """None where no run laid the features out."""
     topics: list[Topic]
     """The first of them that have a certain or possible gap."""
     n_topics: int
@@ -168,6 +171,7 @@ def report(
         weights=weighted(stores, comparison),
         added=change(stores, without, comparison) if comparison.added else None,
         families=families,
+        map=drawing(stores, comparison, families),
         topics=[_topic(stores, comparison, row) for row in believed[:n_families]],
         n_topics=len(believed),
         gaps=[_gap(stores, comparison, row) for row in certain[:n_gaps]],

@@ -21,7 +21,7 @@ from fac.config import digest
 from fac.maps import Dots, Label, Window
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explained, names
-from fac.questions.families import UNNAMED
+from fac.questions.families import UNNAMED, family_names
 from fac.questions.feature_map import (
     FeatureMap,
     families_on_map,
@@ -71,7 +71,7 @@ def show_map(comparison: Comparison, feature: int | None, sae: str | None) -> No
         by = choice("Colours", tuple(COLOURS), "colour", names=COLOURS)
     lit = _lit(comparison, places, sae)
     st.plotly_chart(
-        _drawn(comparison, places, by, lit, feature, window),
+        _drawn(comparison, run, places, by, lit, feature, window),
         key="map",
         on_select=partial(_select, places),
         alt="Map of the anchor's features",
@@ -100,7 +100,7 @@ def features_on_map(comparison: Comparison) -> tuple[list[int] | None, str]:
     taken, words = _taken(places)
     if (topic := _topic(places)) is not None:
         members = places.family == topic if taken is None else (places.family == topic) & taken
-        name = places.names[topic] or UNNAMED
+        name = family_names(stores(), run)[topic].name
         return places.feature[members].tolist(), f"of the family “{plain(name)}”"
     if taken is None:
         return None, ""
@@ -123,6 +123,7 @@ def show_families_on_map(comparison: Comparison) -> None:
 
 def _drawn(
     comparison: Comparison,
+    run: str,
     places: FeatureMap,
     by: str,
     lit: np.ndarray,
@@ -131,6 +132,7 @@ def _drawn(
 ) -> go.Figure:
     """The figure. It weighs a quarter of a megabyte, and the same view is asked for whenever
     anything else on the page changes, so it is kept by what it shows."""
+    labels = _labels(places, [each.name for each in family_names(stores(), run)])
     n_anchor, n_dataset = (
         support_of(stores(), runs, *comparison.at)
         for runs in ((comparison.anchor,), comparison.runs)
@@ -157,7 +159,7 @@ def _drawn(
             dots,
             by=by,
             top=int(n_dataset.max(initial=1)),
-            labels=_labels(places),
+            labels=labels,
             shade=None if shade is None else (places.x[shade], places.y[shade]),
             chosen=feature,
             window=window,
@@ -165,7 +167,7 @@ def _drawn(
         )
 
     paper = PAPER.get(st.context.theme.type or "", PAPER["light"])
-    content = [paper, rows.tolist(), np.flatnonzero(lit).tolist(), [*by_feature.values()]]
+    content = [paper, labels, rows.tolist(), np.flatnonzero(lit).tolist(), [*by_feature.values()]]
     return _figure(digest([repr(comparison), by, feature, window, *content]), draw)
 
 
@@ -174,12 +176,12 @@ def _figure(what: str, _draw: Callable[[], go.Figure]) -> go.Figure:
     return _draw()
 
 
-def _labels(places: FeatureMap) -> list[Label]:
+def _labels(places: FeatureMap, titles: list[str]) -> list[Label]:
     """Names of families, the largest first, each at the member that is nearest to its middle."""
     labels = []
-    for number, name in enumerate(places.names[:LABELLED]):
+    for number, name in enumerate(titles[:LABELLED]):
         members = np.flatnonzero(places.family == number)
-        if not name or not len(members):
+        if name == UNNAMED or not len(members):
             continue
         x, y = places.x[members], places.y[members]
         middle = np.hypot(x - np.median(x), y - np.median(y)).argmin()
@@ -244,7 +246,8 @@ def _everything() -> None:
 
 def _topic(places: FeatureMap) -> int | None:
     """The family that is lit."""
-    number = get_param("topic", -1, read=int, valid=lambda n: -1 <= n < len(places.names))
+    last = int(places.family.max(initial=-1))
+    number = get_param("topic", -1, read=int, valid=lambda n: -1 <= n <= last)
     return number if number >= 0 else None
 
 
