@@ -17,6 +17,7 @@ from fac.questions.fill import (
     Figures,
     Fill,
     FillRow,
+    as_lines,
     fill,
     filled_without,
     publish,
@@ -224,6 +225,17 @@ def make_dataset(comparison: Comparison, proposal: Fill, dropped: list[int], n_r
             type="primary",
             icon=":material/add_notes:",
             disabled=not n_rows,
+        )
+        st.download_button(
+            "JSONL",
+            lambda: "".join(
+                f"{line}\n" for line in as_lines(stores(), comparison, proposal, dropped)
+            ),
+            "filled.jsonl",
+            on_click="ignore",
+            icon=":material/download:",
+            disabled=not n_rows,
+            help="The rows that are kept, each with the gaps and the families that it fills.",
         )
         if proposal.left:
             first = proposal.left[:LINKED]

@@ -357,6 +357,7 @@ def test_every_row_says_where_it_comes_from(workspace):
         "own_activation": None,
         "span": {"role": "user", "position": 7},
         "gains": [3],
+        "families": None,  # nobody grouped the features of this anchor
         "method": "two-step",
         "style": "list",
         "pair": {

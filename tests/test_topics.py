@@ -284,6 +284,11 @@ def test_a_pool_fills_the_gaps_of_a_family(place):
     assert "a [train]" in said and "it says" in said
     answer = fac(*line, "--family", "1", "--family", "travel", "--json", workspace=place).json
     assert [row["sample"] for row in answer["rows"]] == [0, 1]
+    out = place.root / "filled.jsonl"
+    answer = fac(*line, "--family", "kitchen", "--jsonl", out, "--json", workspace=place).json
+    (row,) = map(json.loads, out.read_text("utf-8").splitlines())
+    assert answer["jsonl"] == str(out) and row["messages"] == POOL[1]
+    assert row["fill"]["families"] == [KITCHEN] and row["fill"]["fills"] == [OVEN]
     assert_one_sentence(fac(*line, "--family", "nobody", workspace=place))
     assert_one_sentence(fac(*line, "--family", "1", "--features", "1", workspace=place))
 

@@ -21,7 +21,7 @@ from fac.cli.frame import LISTED, Answer, QuestionOptions, command, listing, out
 from fac.errors import InputError
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import names
-from fac.questions.fill import Budget, Figures, Fill, fill, publish, samples_at
+from fac.questions.fill import Budget, Figures, Fill, as_lines, fill, publish, samples_at
 from fac.questions.fill_spans import FillSpan, fill_spans
 from fac.questions.spare import Spare, SpareRow, spare, spare_rows
 from fac.store import Stores
@@ -54,6 +54,9 @@ def fill_(
     out_: Annotated[
         str | None, Option("--out", help="Name of a dataset to make of the rows.")
     ] = None,
+    jsonl: Annotated[
+        Path | None, Option(help="Write the rows as JSON lines, each with what it fills.")
+    ] = None,
     limit: Annotated[
         int, Option(min=1, help="Rows shown, and in JSON those that say where they fire.")
     ] = LISTED,
@@ -71,6 +74,8 @@ def fill_(
     with frame.progress_bar(f"choosing rows of {pool}"):
         answer = fill(stores, comparison, source, Budget(rows, tokens, per_feature), chosen)
     run = publish(stores, comparison, answer, out_) if out_ else None
+    if jsonl:
+        frame.write_lines(jsonl, as_lines(stores, comparison, answer))
     data: dict[str, Any] = {
         name: part._asdict() if isinstance(part, Figures) else part
         for name, part in answer._asdict().items()
@@ -84,6 +89,7 @@ def fill_(
         for row in answer.rows
     ]
     data |= {"threshold": comparison.threshold, "run": run}
+    data["jsonl"] = str(jsonl) if jsonl else None
 
     def show() -> None:
         title = f"{answer.asked.gaps:,.0f} gaps of {escape(dataset)} against {escape(anchor)}"

@@ -236,7 +236,7 @@ def _filled_most(rows: list[Row]) -> str:
         for row in named[:NAMED]
     )
     families = "One family shows" if len(rows) == 1 else f"{len(rows):,} families show"
-    return f"{families} more than before: {words}{', …' if len(named) > NAMED else ''}."
+    return f"{families} more than before: {words}{' and others' if len(named) > NAMED else ''}."
 
 
 def gaps_of_family(stores: Stores, comparison: Comparison, row: Row) -> list[Row]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac.config import IngestSpec, digest
+from fac.datasets import json_line
 from fac.errors import InputError
 from fac.families import of_most
 from fac.questions.catalogue import CHOSEN, Row
@@ -389,6 +390,36 @@ def publish(
 
     Raises InputError where no row is left, and for a name that no dataset can have.
     """
+    content = []
+    for sample, lineage in _content(stores, comparison, proposal, without):
+        meta = {**json.loads(sample["meta"] or "{}"), "fill": lineage}
+        content.append({**sample, "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True)})
+    source = stores.runs.manifest(proposal.pool).facts
+    return publish_samples(
+        stores.runs,
+        IngestSpec(name=name, source=source.dataset),
+        content,
+        made_from=digest("fill", content),
+        kind=CHOSEN,
+        source=source.dataset,
+    )
+
+
+def as_lines(
+    stores: Stores, comparison: Comparison, proposal: Fill, without: Sequence[int] = ()
+) -> Iterator[str]:
+    """The proposed rows, less those that a person dropped, as JSON lines: messages, label where
+    there is one, and `fill`, as in the `meta` of what `publish` makes. Raises InputError where no
+    row is left."""
+    for sample, lineage in _content(stores, comparison, proposal, without):
+        label = {} if sample["label"] is None else {"label": sample["label"]}
+        yield json_line({"messages": sample["messages"], **label, "fill": lineage})
+
+
+def _content(
+    stores: Stores, comparison: Comparison, proposal: Fill, without: Sequence[int]
+) -> list[tuple[Row, Row]]:
+    """Of each row that is left its sample, and why it is taken."""
     rows = [row for row in proposal.rows if row.sample not in {*without}]
     if not rows:
         raise InputError("There is no row to write: take another pool, or a larger budget.")
@@ -396,7 +427,7 @@ def publish(
     chosen = samples_at(stores, proposal.pool, [row.sample for row in rows])
     grouped = families_run(stores, comparison)
     families = names_by_feature(stores, grouped) if grouped else None
-    content = []
+    content: list[tuple[Row, Row]] = []
     for row in rows:
         sample = chosen[row.sample]
         lineage = {
@@ -412,13 +443,5 @@ def publish(
             "role": comparison.role,
             "encoder": source.encoder,
         }
-        meta = {**json.loads(sample["meta"] or "{}"), "fill": lineage}
-        content.append({**sample, "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True)})
-    return publish_samples(
-        stores.runs,
-        IngestSpec(name=name, source=source.dataset),
-        content,
-        made_from=digest("fill", content),
-        kind=CHOSEN,
-        source=source.dataset,
-    )
+        content.append((sample, lineage))
+    return content
