@@ -63,6 +63,10 @@ class PromptRow(NamedTuple):
 
     edges: Edges = Edges()
     biases: tuple[Bias, ...] = ()
+    afresh: bool = False
+    """Whether, within its first AFRESH tokens, it says no PHRASE tokens in a row and no longer word
+    after itself again: small models go round in circles there. Longer texts may come back to what
+    they said."""
 
 
 class Continuation(NamedTuple):
@@ -226,7 +230,10 @@ class LocalGenerator:
                     for pull in pulls[row]:
                         if led := pull.tokens(new_tokens[row], self._ends_a_word):
                             logits[index, led] += pull.nats
-                    if forbidden := _forbidden(new_tokens[row], bans[row]):
+                    forbidden = _forbidden(new_tokens[row], bans[row])
+                    if texts[row].afresh and number < AFRESH:
+                        forbidden += self._again(new_tokens[row])
+                    if forbidden:
                         logits[index, forbidden] = -torch.inf
                 self._keep_edges(logits, [(texts[row].edges, new_tokens[row]) for row in rows])
                 token = self._sample(logits, temperature, top_k, draw, rows, number)
@@ -309,6 +316,17 @@ class LocalGenerator:
     def _ends_a_word(self, token: int) -> bool:
         """Whether something glued to this token would not lengthen a word."""
         return not self.tokenizer.decode([token], skip_special_tokens=True)[-1:].isalnum()
+
+    def _again(self, written: Sequence[int]) -> list[int]:
+        """What would say a phrase of a text, or its last word, again."""
+        n = PHRASE - 1
+        tail = tuple(written[-n:])
+        after = {
+            written[at + n] for at in range(len(written) - n) if tuple(written[at : at + n]) == tail
+        }
+        if written and len(word := self.tokenizer.decode(written[-1:]).strip()) >= LONG_WORD:
+            after |= {written[-1]} if word.isalpha() else set()
+        return sorted(after)
 
     def _keep_edges(self, logits: Any, rows: Sequence[tuple[Edges, list[int]]]) -> None:
         """Rules out in the logits `[rows, vocabulary]` what no text with these edges says next."""
@@ -466,6 +484,8 @@ class _EdgeTokens(NamedTuple):
         kinds = (torch.tensor(kind, device=device).long() for kind in (small, closing, breaking))
         return cls(pieces, *kinds)
 
+
+AFRESH, PHRASE, LONG_WORD = 40, 5, 4  # tokens, tokens, letters
 
 TAIL = 8  # tokens at the end of a text that hold its end mark and what may follow it
 

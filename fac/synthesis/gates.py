@@ -53,6 +53,9 @@ SAME = 0.5  # share of an answer's words in a row that its message has too: the 
 
 IN_A_ROW = 3  # times one word may be said in a row, less one
 
+PHRASE, SHORT = 4, 30
+"""So many words in a row, which a text of fewer words than SHORT says once."""
+
 _OPEN_END = frozenset(",;:-–—([{“‘„«/\\&+=<*_|…")
 _BAD_START = frozenset(",.;:!?)]}…-–—/\\|&%+=~>»”’'")
 _EMOTICON = re.compile(r"[:;=8xX]['’]?-?[()\[\]{}]+|[()\[\]{}]+-?['’]?[:;=](?!\w)")
@@ -61,13 +64,14 @@ _ITEM = re.compile(r"^[-*•] ", re.M)
 _GLUED = re.compile(r"[a-z]{2}[?!][A-Z][a-z]|\b[a-z]{3,}\.[A-Z][a-z]+\b(?![.(/@\w])")
 _ROLE_MARK = re.compile(
     r"^\W{0,3}(user|human|assistant|ai|bot|system|response|answer|output|input|instruction"
-    r"|question|q|a)\s?\d{0,3}\s*:",
+    r"|question|q|a|sentence|message|comment|text|words?)\s?\d{0,3}\s*:",
     re.M | re.I,
 )
 _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _PAIRS = ("()", "[]", "{}", "“”")
 _OPEN_ITEM = re.compile(r"(?:\A|[\n:])\s*\d{1,3}[.)]$")  # a number without its item
 _OPEN_TAG = re.compile(r"<[A-Za-z/!][^<>\n]*$")
+_TWICE = re.compile(r"\b([^\W\d_]{4,})[ ,#]+\1\b", re.I)  # not "bye bye"
 _CLOSING = "\"'”’)]"
 
 
@@ -208,11 +212,14 @@ def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
     return any(nats[role] < low or nats[role] > high for role, (low, high) in ranges.items())
 
 
-LOOPS = frozenset({"few pairs of words", "a sentence again", "words again", "a word in a row"})
+LOOPS = frozenset({"few pairs of words", "a sentence again", "words again", "a word in a row"}) | {
+    *("a word twice in a row", "a phrase again"),
+}
 """The oddities that are loops; the others are those of fragments."""
 
 FAULTS = LOOPS | {
     *("begins in mid-sentence", "ends in mid-sentence", "ends in an open mark"),
+    "begins in lower case, goes on in upper",
     "sentences without a space between",
 }
 
@@ -235,6 +242,9 @@ def oddities(
 def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
     if text[0].islower():
         yield "begins in lower case"
+        sentences = [each for each in _SENTENCES.split(text) if each[:1].isalpha()]
+        if len(sentences) > 1 and any(each[0].isupper() for each in sentences[1:]):
+            yield "begins in lower case, goes on in upper"
     if text[0] in _BAD_START and not (_ITEM.match(text) and len(_ITEM.findall(text)) > 1):
         yield "begins with a mark"
     if not text[0].isupper() and words(text[:80])[:1] and words(text[:80])[0] in never_first:
@@ -247,7 +257,7 @@ def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
         yield "ends in an open mark"
     elif text[-1].isalnum():
         yield "ends in a word"
-    if text[-1].isalnum() or text[-1] in _OPEN_END:
+    if text[-1].isalnum() or text[-1] in _OPEN_END or text.endswith("..."):
         spoken = words(text[-80:])
         if spoken and spoken[-1] in never_last:
             yield "ends in mid-sentence"
@@ -296,6 +306,12 @@ def _loops(text: str) -> Iterator[str]:
         for i in range(len(spoken) - IN_A_ROW + 1)
     ):
         yield "a word in a row"
+    if _TWICE.search(text):
+        yield "a word twice in a row"
+    if len(spoken) < SHORT:
+        phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
+        if any(n > 1 for n in phrases.values()):
+            yield "a phrase again"
 
 
 def _never(texts: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:

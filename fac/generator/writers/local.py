@@ -133,14 +133,19 @@ class LocalWriter:
         if opening is not None and opening.text:
             begun = self.generator.begin + opening.text
             how = (request.steer, request.without, request.edges, request.biases)
-            return PromptRow(begun, number, True, *how)
+            return PromptRow(begun, number, True, *how, afresh=True)
         if request.prompt is not None:
             text = self.generator.render(request.prompt.messages)
         else:
             chat = self.generator.render([{"role": "user", "content": BLANK}], reply=False)
             text = chat.partition(BLANK)[0]
         return PromptRow(
-            text, number, steer=request.steer, without=request.without, biases=request.biases
+            text,
+            number,
+            steer=request.steer,
+            without=request.without,
+            biases=request.biases,
+            afresh=True,
         )
 
     _used_before = 0  # tokens of what is done beside the requests of a call
