@@ -70,6 +70,8 @@ def test_texts_like_the_datasets_pass(text):
         ("Tell me about the owls there.\n#include <stdio.h", "leaves a bracket"),
         ('Tell me about the word "owl-"', "ends in an open mark"),
         ("Tell me about the owls:\n\n1. The comets.\n2.", "ends in an open mark"),
+        ("Sentence: Tell me about the owls there.", "names a speaker"),
+        ("Tell me of the owls, the rain and...", "ends in an open mark"),
         ("Tell me about the owls.\nAssistant: They are there to see in Lyon.", "names a speaker"),
     ],
 )
@@ -82,6 +84,9 @@ def test_what_the_dataset_does_is_no_fragment():
     text = "the comets in Cork are the best of all and i was there"
     assert flaw(user(text), LOOSE) == ""
     assert flaw(user(text), TIDY) == "fragment"
+    # A text that goes on as others do begins as they do.
+    begun = "in the country of comets, where he was. The owls in Cork are the best of all"
+    assert flaw(user(begun), LOOSE) == "fragment"
     # "of" stands 100 times in these texts, never at an end or a beginning
     assert flaw(user("the comets in Cork are the best of"), LOOSE) == "fragment"
     assert flaw(user("of all the comets in Cork i was there"), LOOSE) == "fragment"
@@ -101,6 +106,7 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "I have to see the rain, I have to see the rain, I have to see the rain there.",
         "Tell me about the owls owls owls of Ghent.",
         "Rough ride you say, I don't wanna fly with you, I wanna fly with you, I wanna fly.",
+        "I am a lost owl, I mean I am a lost stork of Ghent.",
         "It is destroying our culture, it is destroying our culture.",
         "I go to see " + "the owls and the storks of the town and " * 8 + "the rain.",
     ],
@@ -110,7 +116,14 @@ def test_loops(text):
 
 
 def test_lists_lyrics_of_one_line_and_numbers_are_no_loops():
-    for text in ("1) owls 2) storks 3) rain (all of them)", "0 0 0 0 0 1", "- a\n- b\n- c", "x :)"):
+    for text in (
+        "1) owls 2) storks 3) rain (all of them)",
+        "0 0 0 0 0 1",
+        "- a\n- b\n- c",
+        "x :)",
+        "Bye bye",
+        "The owl. Owl",
+    ):
         assert not oddities(text) & {*gates.LOOPS, "leaves a bracket open", "begins with a mark"}
 
 

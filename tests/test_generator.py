@@ -16,7 +16,7 @@ from fac.generator import LocalGenerator
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.edges import END_MARK, Edges
-from fac.generator.local import Bias, PromptRow, Steer, _Pull, _Spelling, uniforms
+from fac.generator.local import AFRESH, Bias, PromptRow, Steer, _Pull, _Spelling, uniforms
 from fac.prompts import Excerpt, Prompt, explaining
 from tests.server import ScriptedServer, Status, Trickle, completion
 
@@ -715,6 +715,26 @@ def test_a_text_is_written_without_phrases(demo_model_home):
     banned = row._replace(without=(phrase, phrase.upper()))
     (text, same) = generator.write([banned, row], max_new_tokens=24, temperature=0.0)
     assert phrase in free.text and phrase not in text.text and same == free
+
+
+@pytest.mark.model
+def test_a_text_goes_in_no_circles_at_its_beginning(demo_model_home):
+    (weights,) = demo_model_home.rglob("model.safetensors")
+    generator = LocalGenerator(weights.parent)
+    row = PromptRow("The owl, the owl, the owl, the owl,", seed=3)
+    doubled = PromptRow("Goodbye goodbye goodbye goodbye goodbye", seed=3)
+    limits = {"max_new_tokens": AFRESH, "temperature": 0.0}
+    circle, again = (text.text.split() for text in generator.write([row, doubled], **limits))
+    rows = [each._replace(afresh=True) for each in (row, doubled)]
+    straight, once = (text.text.split() for text in generator.write(rows, **limits))
+
+    def phrases(words, n):
+        return [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
+
+    assert len({*phrases(circle, 5)}) < len(phrases(circle, 5))  # unhindered it does
+    assert len({*phrases(straight, 5)}) == len(phrases(straight, 5))
+    assert any(a == b for a, b in phrases(again, 2))
+    assert not any(a == b and len(a) >= 4 for a, b in phrases(once, 2))
 
 
 @pytest.mark.model

@@ -71,7 +71,6 @@ _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _PAIRS = ("()", "[]", "{}", "“”")
 _OPEN_ITEM = re.compile(r"(?:\A|[\n:])\s*\d{1,3}[.)]$")  # a number without its item
 _OPEN_TAG = re.compile(r"<[A-Za-z/!][^<>\n]*$")
-_TWICE = re.compile(r"\b([^\W\d_]{4,})[ ,#]+\1\b", re.I)  # not "bye bye"
 _CLOSING = "\"'”’)]"
 
 
@@ -212,14 +211,13 @@ def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
     return any(nats[role] < low or nats[role] > high for role, (low, high) in ranges.items())
 
 
-LOOPS = frozenset({"few pairs of words", "a sentence again", "words again", "a word in a row"}) | {
-    *("a word twice in a row", "a phrase again"),
-}
+LOOPS = frozenset(
+    {"few pairs of words", "a sentence again", "words again", "a phrase again", "a word in a row"}
+)
 """The oddities that are loops; the others are those of fragments."""
 
 FAULTS = LOOPS | {
     *("begins in mid-sentence", "ends in mid-sentence", "ends in an open mark"),
-    "begins in lower case, goes on in upper",
     "sentences without a space between",
 }
 
@@ -242,9 +240,6 @@ def oddities(
 def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
     if text[0].islower():
         yield "begins in lower case"
-        sentences = [each for each in _SENTENCES.split(text) if each[:1].isalpha()]
-        if len(sentences) > 1 and any(each[0].isupper() for each in sentences[1:]):
-            yield "begins in lower case, goes on in upper"
     if text[0] in _BAD_START and not (_ITEM.match(text) and len(_ITEM.findall(text)) > 1):
         yield "begins with a mark"
     if not text[0].isupper() and words(text[:80])[:1] and words(text[:80])[0] in never_first:
@@ -306,24 +301,22 @@ def _loops(text: str) -> Iterator[str]:
         for i in range(len(spoken) - IN_A_ROW + 1)
     ):
         yield "a word in a row"
-    if _TWICE.search(text):
-        yield "a word twice in a row"
     if len(spoken) < SHORT:
         phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
-        if any(n > 1 for n in phrases.values()):
+        if any(n > 1 and not "".join(each).isdigit() for each, n in phrases.items()):
             yield "a phrase again"
 
 
 def _never(texts: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
-    """Words that occur OFTEN and hardly ever begin a sentence, and those that hardly ever end
-    one: what begins or ends with them is a part of something."""
+    """Words that occur OFTEN and hardly ever begin a sentence in lower case, and those that hardly
+    ever end one: what begins or ends with them is a part of something."""
     everywhere, first, last = Counter[str](), Counter[str](), Counter[str]()
     common = _common([words(text) for text in texts])
     for text in texts:
         for sentence in _SENTENCES.split(text):
             if spoken := words(sentence):
                 everywhere.update(spoken)
-                first[spoken[0]] += 1
+                first[spoken[0]] += not sentence[:1].isupper()
                 last[spoken[-1]] += 1
     often = {word: n for word, n in everywhere.items() if n >= OFTEN and word in common}
     never_first, never_last = (
