@@ -70,7 +70,10 @@ _BOTTOM_FIRST = [
     for number, item in sorted(enumerate(STANDING_COLOURS.items()), key=lambda row: row[0] != 3)
 ]
 
-DIMMED = 0.25
+FEW = 300
+"""Points that stand out and may be large."""
+
+DIMMED = 0.18
 """Opacity of what does not stand out."""
 
 
@@ -130,7 +133,7 @@ def feature_map(
 
     lit = np.ones(n, bool)
     if stands_out:
-        lit, size = dots.lit, size + 2
+        lit, size = dots.lit, 9 if dots.lit.sum() < FEW else size + 2
         dim = np.flatnonzero(~lit)
         scatter(dim, "others", {"size": 4, "color": REST, "opacity": DIMMED}, showlegend=False)
     if by == "coverage":

@@ -4,6 +4,7 @@ numbers worked out by hand."""
 import doctest
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -452,3 +453,23 @@ def test_the_page_offers_to_group_and_shows_what_the_worker_made(toy, monkeypatc
     opened = section(page(stores, monkeypatch, threshold="0.375", family="0"))
     assert opened.dataframe[1].value["feature"].tolist() == [1]
     assert any(r"**\<b\>\*x\***" in each.value for each in opened.markdown)
+
+
+def test_the_map_on_its_page(toy, monkeypatch):
+    stores, comparison = toy
+    grouped(stores, families_spec(replace(comparison, threshold=0.03125)))
+    monkeypatch.setenv("FAC_WORKSPACE", str(stores.runs.workspace.root))
+    at = AppTest.from_file(str(REPOSITORY / "app.py"), default_timeout=60)
+    view = {"anchor": "anchor", "dataset": "dataset", "threshold": "0.03125"}
+    at.query_params.update({**view, "list": "families", "feature": "6"})
+    at.run()
+    at.switch_page("pages/features.py").run()
+    assert not at.exception and not at.error
+    assert any("4 of 8 features that fire clearly" in each.value for each in at.caption)
+    assert at.dataframe[0].value["size"].tolist() == [2, 2]
+    assert any("Fire together" in each.value for each in at.markdown)
+    at.query_params.update({"topic": "1", "list": "features", "only": "all"})
+    at.run()
+    assert not at.exception and not at.error
+    assert sorted(at.dataframe[0].value["feature"].tolist()) == [6, 8]
+    assert any("2 features of the family “unnamed”" in each.value for each in at.caption)

@@ -196,10 +196,8 @@ def _lit(comparison: Comparison, places: FeatureMap, sae: str | None) -> np.ndar
     if (topic := _topic(places)) is not None:
         lit &= places.family == topic
     if needle := get_param("q", ""):
-        anchor = comparison.anchor
-        matches = stores().cache.matching(
-            anchor, needle, sae_run=sae, explained=explained(stores(), anchor)
-        )
+        texts = explained(stores(), comparison.anchor)  # as in the table below
+        matches = stores().cache.matching(comparison.dataset, needle, sae_run=sae, explained=texts)
         lit &= matches[places.feature]
     return lit
 
