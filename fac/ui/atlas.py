@@ -85,8 +85,8 @@ def show_map(comparison: Comparison, feature: int | None, sae: str | None) -> No
     )
     small = "A click opens one, the lasso of the toolbar narrows the tables."
     st.caption(
-        "Features that fire in the same stretch of text of the anchor lie together; names are those "
-        f"of the largest families. {large if _large(places) else small} {plain(places.note)}"
+        "Features that fire in the same stretch of text of the anchor lie together; names are "
+        f"those of the largest families. {large if _large(places) else small} {plain(places.note)}"
     )
     if window or st.session_state.get("lasso") or _topic(places) is not None:
         action_button("The whole map", "zoom_out_map", _everything, type="tertiary")
