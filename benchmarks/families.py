@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 
 from benchmarks.believe import CORPUS
 from benchmarks.synthesis import report
-from fac import families, layout
+from fac import families
 from fac.config import FamiliesSpec, IngestSpec, MeasureSpec, Workspace
 from fac.coverage import everywhere_relevant
 from fac.interpret.grouping import feature_map, incidence
@@ -136,13 +136,14 @@ def _pairs(sizes: np.ndarray) -> int:
     return int((sizes * (sizes - 1) // 2).sum())
 
 
-def cost(pairs: Any, features: np.ndarray) -> dict[str, float]:
+def cost(spec: FamiliesSpec, runs: Runs, pairs: Any, features: np.ndarray) -> dict[str, float]:
     """Seconds of families and of the map, and the most memory this process has held, in GB."""
     begun = time.perf_counter()
     alike = families.compared(pairs, features)
     families.grouped(alike, len(features))
+    del alike
     grouped = time.perf_counter()
-    places = feature_map(features, *families.nearest_of(alike, len(features), layout.ON_MAP - 1))
+    places = feature_map(spec, runs, features)
     return {
         "features": len(features),
         "on the map": len(places),
@@ -170,19 +171,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measure = runs.resolve("measure", named) if named else measured(steps, options.samples)
     peak = runs.table(measure, "activations", ["peak"])["peak"].to_numpy()
     threshold = float(f"{np.median(peak):.3g}")
-    pairs = incidence(FamiliesSpec(measure=measure, threshold=threshold), runs)
+    spec = FamiliesSpec(measure=measure, threshold=threshold)
+    pairs = incidence(spec, runs)
     support = pairs.sum(axis=0, dtype=np.int64)
     asked = np.flatnonzero(everywhere_relevant(support, pairs.shape[0], FamiliesSpec.min_support))
     if options.cost:
-        show(cost(pairs, asked))
+        show(cost(spec, runs, pairs, asked))
         return
     vectors = peak_embeddings(runs, measure, steps)
     asked = asked[vectors[asked].any(axis=1)]
     alike = families.compared(pairs, asked)
     family = np.full(pairs.shape[1], -1, np.int32)
     family[asked] = families.grouped(alike, len(asked))
-    places = feature_map(asked, *families.nearest_of(alike, len(asked), layout.ON_MAP - 1))
     del alike
+    places = feature_map(spec, runs, asked)
     sizes = np.bincount(family[family >= 0])
     of_families = coherence(vectors, family)
     rng, random_ones = np.random.default_rng(0), []

@@ -49,7 +49,7 @@ pairs of features in one family stay in one, and .96 of the pairs that are in on
 Large families come in parts: on 2,000 chats of the corpus, where the largest has 804 features, .12
 stay and .89 belong (python -m benchmarks.families)."""
 
-BLOCK = 512
+BLOCK = 256
 """Features whose samples are compared with all others' at once, then."""
 
 MOST_PAIRS = 20_000_000

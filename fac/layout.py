@@ -15,6 +15,11 @@ import numpy as np
 ON_MAP = 15
 """Neighbours that UMAP is given, itself included; its usual number."""
 
+ALIKE = 8
+"""Of things whose neighbours fire with them, oneself included: a map is more coherent with fewer
+than the usual number (on chats of the corpus .145 with 5, .140 with 8, .125 with 15), and in more
+pieces."""
+
 FEW = 5
 """So many lie on a circle: UMAP needs more."""
 
@@ -41,7 +46,7 @@ def by_likeness(
     if n <= FEW:
         angle = 2 * np.pi * np.arange(n) / max(n, 1)
         return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
-    k = min(ON_MAP - 1, n - 1, neighbours.shape[1])
+    k = min(ALIKE - 1, n - 1, neighbours.shape[1])
     near = np.concatenate([np.arange(n)[:, None], neighbours[:, :k]], axis=1).astype(np.int32)
     apart = np.concatenate([np.zeros((n, 1)), 1 - likeness[:, :k]], axis=1).astype(np.float32)
     return fitted(

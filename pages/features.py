@@ -148,12 +148,12 @@ def show_feature(
 
 
 def show_coactive(comparison: Comparison, feature: int) -> None:
-    """What fires in the same samples of the anchor, once that is computed."""
+    """What fires in the same stretches of the anchor, once that is computed."""
     if (run := map_run(stores(), comparison)) is None:
         return
     st.markdown(
         "**Fire together**",
-        help="Features that fire in the same samples of the anchor more than chance makes them: 1 "
+        help="Features that peak in the same stretches of text more than chance makes them: 1 "
         "is in the same ones, 0 as often as chance has it.",
     )
     near = coactive(stores(), run, feature)[:6]

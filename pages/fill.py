@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import MeasureSpec
 from fac.errors import InputError
@@ -52,8 +53,11 @@ LINKED = 200  # gaps that the link to pairs carries, certain ones first
 SHOWN = 100  # characters of a text in the table
 
 
-def pick_pool(manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str) -> str:
-    """A measured dataset of the same encoder that rows may come from; ends the page without one."""
+def pick_pool(
+    manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str, above: DeltaGenerator
+) -> str:
+    """A measured dataset of the same encoder that rows may come from; ends the page without one.
+    Of another one in the address it is said `above` that it can be none."""
     pools = {run: manifests[run] for run in comparable(manifests, anchor)}
     pools = {run: each for run, each in pools.items() if run not in (anchor, dataset)}
     if not pools:
@@ -66,6 +70,11 @@ def pick_pool(manifests: Mapping[str, MeasureManifest], anchor: str, dataset: st
             link="Add a pool",
         )
         st.stop()
+    names, stray = titles(manifests), st.query_params.get("pool", "")
+    if stray and not {stray, names.get(stray)} & {*pools, *map(names.get, pools)}:
+        why = "it is one of these two, was measured with another model or SAE, or is not here"
+        words = f"Rows cannot be taken of {plain(stray[:200])}: {why}. Another pool is shown."
+        above.warning(words, icon=":material/search_off:")
     largest = max(pools, key=lambda run: (pools[run].facts.n_samples, run))
     return pick_run("Take rows of", "pool", pools, largest, of_page=True)
 
@@ -261,9 +270,10 @@ title("Fill")
 manifests = measured(stores())
 stop_if_nothing_measured(manifests)
 warn_of_strays(manifests)
+above = st.container()
 with st.container(horizontal=True):
     anchor, dataset = pick_pair(manifests)
-    pool = pick_pool(manifests, anchor, dataset)
+    pool = pick_pool(manifests, anchor, dataset, above)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     budget = pick_budget()
 comparison = comparison_in_url(anchor, dataset)

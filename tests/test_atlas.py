@@ -15,6 +15,7 @@ from fac.schema import Activations
 from fac.store import cache, open_stores
 from fac.store.runs import Runs
 from fac.ui import atlas
+from fac.ui.tables import point_id
 from tests.lexicon import LexiconEncoder
 from tests.toy import publish_activations, publish_map, publish_sae
 
@@ -120,3 +121,8 @@ def test_what_is_no_window_is_the_whole_map(text):
 
 def test_a_window_reads_as_it_was_written():
     assert atlas._read(atlas._written((-6.25, 8.5, 0.0, 12.125))) == (-6.25, 8.5, 0.0, 12.12)
+
+
+@pytest.mark.parametrize("data", [6, [6, 24, 24], (6,), {"0": 6, "1": 24}])
+def test_a_point_says_its_feature_however_a_browser_sends_it(data):
+    assert point_id(data) == 6

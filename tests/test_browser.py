@@ -105,45 +105,6 @@ def test_choosing_a_row_opens_its_gap_and_all_gaps_can_be_downloaded(page, addre
     assert {gap["feature"] for gap in gaps} == {3, 4, 5, 6, 7, 8}
 
 
-def test_a_point_of_the_map_opens_its_feature(page, address):
-    visit(page, f"{address}/features?dataset=toy-anchor&feature=0", "Features")
-    plot = page.locator(".js-plotly-plot").first
-    where = plot.evaluate(
-        """plot => {
-            const trace = plot._fullData.findIndex(t => [...(t.customdata || [])].includes(6));
-            const at = [...plot._fullData[trace].customdata].indexOf(6);
-            const {xaxis, yaxis} = plot._fullLayout;
-            const frame = plot.querySelector('.nsewdrag').getBoundingClientRect();
-            return [frame.x + xaxis.d2p(plot._fullData[trace].x[at]),
-                    frame.y + yaxis.d2p(plot._fullData[trace].y[at])];
-        }"""
-    )
-    page.mouse.move(*where)
-    page.wait_for_timeout(500)
-    page.mouse.click(*where)
-    page.wait_for_url("**feature=6*", timeout=PATIENCE)
-    expect(page.get_by_role("heading", name="#6 river")).to_be_visible(timeout=PATIENCE)
-
-
-def test_a_lasso_on_the_map_narrows_the_table(page, address):
-    visit(page, f"{address}/features?dataset=toy-anchor&only=all", "Features")
-    expect(page.get_by_text("12 features")).to_be_visible()
-    plot = page.locator(".js-plotly-plot").first
-    plot.locator(".modebar-btn[data-attr=dragmode][data-val=lasso]").click()
-    box = plot.locator(".nsewdrag").bounding_box()
-    assert box is not None
-    x, y, w, h = box["x"], box["y"], box["width"], box["height"]
-    page.mouse.move(x + w / 2, y + 2)
-    page.mouse.down()
-    # The features lie on a circle; this goes round its right half.
-    for across, down in ((0.98, 0.02), (0.98, 0.98), (0.52, 0.98), (0.52, 0.02)):
-        page.mouse.move(x + w * across, y + h * down, steps=8)
-    page.mouse.up()
-    narrowed = page.get_by_text("chosen on the map")
-    expect(narrowed).to_be_visible(timeout=PATIENCE)
-    assert 4 <= int(narrowed.inner_text().split()[0]) <= 8
-
-
 def test_an_uploaded_file_becomes_a_dataset_while_one_watches(page, address, tmp_path):
     visit(page, f"{address}/datasets?add=yes", "Datasets")
     file = tmp_path / "evening.jsonl"

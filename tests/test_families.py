@@ -310,6 +310,22 @@ def test_the_run_lays_out_what_fires_like_another(toy):
     )
 
 
+def test_the_map_asks_for_the_same_stretch_and_families_for_the_same_sample(tmp_path):
+    """Words that chats say at their two ends: one topic to families, two on the map."""
+    far = " ".join(["so"] * 40)
+    chats = [
+        *rows_of(24, f"bake oven {far} river train please"),
+        *rows_of(40, "please"),
+    ]
+    stores, (anchor,) = measured(tmp_path, anchor=chats)
+    run = grouped(stores, FamiliesSpec(measure=anchor, threshold=0.0))
+    families = stores.runs.table(run, "families")
+    assert families["feature"].to_pylist() == [0, 1, 6, 8]
+    assert families["family"].to_pylist() == [0] * 4
+    places = stores.runs.table(run, "map").to_pylist()
+    assert {row["feature"]: row["neighbours"] for row in places} == {0: [1], 1: [0], 6: [8], 8: [6]}
+
+
 def test_what_a_comparison_says_of_each_feature(toy):
     stores, comparison = toy
     standing = standings(stores, comparison)

@@ -88,3 +88,10 @@ def test_texts_of_a_pool_are_shown_as_they_are(place: Workspace):
     page = ran(opened("fill", **VIEW, unit="all", each="4"))
     ran(opened("fill", **VIEW, unit="all", each="4", taken="9"))
     assert "<img src=x" not in markup(page)
+
+
+def test_a_pool_that_cannot_be_one_is_said(place: Workspace):
+    page = ran(opened("fill", **{**VIEW, "pool": "toy-anchor"}))
+    assert "Rows cannot be taken of toy\\-anchor" in page.warning[0].value
+    assert figures(page)["Rows"] == "3", "the other one is shown"
+    assert not ran(opened("fill", **VIEW)).warning

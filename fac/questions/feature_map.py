@@ -1,4 +1,4 @@
-"""The map of an anchor's features, laid out by which fire in the same samples, and what a
+"""The map of an anchor's features, laid out by which fire in the same stretch, and what a
 comparison says of each of them."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ anchor does not show it, or it is not relevant."""
 
 
 class FeatureMap(NamedTuple):
-    """Where an anchor's features lie; those that fire in the same samples lie together."""
+    """Where an anchor's features lie; those that fire in the same stretch lie together."""
 
     feature: np.ndarray
     """int32 `[n]`, ascending; `x` and `y` are float32 `[n]`."""

@@ -157,6 +157,7 @@ def report(
     certain, _ = gap_page(stores, comparison, GapList(badge=BADGES[0]), limit=n_gaps + LISTED)
     run = families_run(stores, comparison)
     families = gap_families(stores, comparison, run) if run else None
+    atlas = drawing(stores, comparison, families)
     believed = [row for row in (families.rows if families else []) if _is_believed(row)]
     without = replace(comparison, added=())
     written, chosen = written_for(stores, comparison), chosen_for(stores, comparison)
@@ -171,7 +172,7 @@ def report(
         weights=weighted(stores, comparison),
         added=change(stores, without, comparison) if comparison.added else None,
         families=families,
-        map=drawing(stores, comparison, families),
+        map=atlas,
         topics=[_topic(stores, comparison, row) for row in believed[:n_families]],
         n_topics=len(believed),
         gaps=[_gap(stores, comparison, row) for row in certain[:n_gaps]],
@@ -181,7 +182,7 @@ def report(
         unrated=[each.what for each in rated if not each.n_ratings],
         written=written,
         chosen=chosen,
-        unchecked=[*_unchecked(stores, comparison, families, certain, written)],
+        unchecked=[*_unchecked(stores, comparison, families, atlas, certain, written)],
         made=[*_made(stores, comparison)],
         runs=[*_runs(stores, comparison, run)],
         command=_command(comparison),
@@ -315,6 +316,7 @@ def _unchecked(
     stores: Stores,
     comparison: Comparison,
     families: GapFamilies | None,
+    atlas: Drawing | None,
     certain: Sequence[Row],
     written: Sequence[Written],
 ) -> Iterator[str]:
@@ -326,6 +328,11 @@ def _unchecked(
         yield (
             "The gaps are not grouped into families yet: `fac families` and the page Coverage do "
             "that."
+        )
+    elif atlas is None:
+        yield (
+            "There is no map: too few features fire together, or they were grouped before maps "
+            "were made; the page Features lays them out."
         )
     if features := [row["feature"] for row in certain]:
         names = named(stores, comparison.anchor, features)

@@ -59,7 +59,9 @@ def show_map(comparison: Comparison, feature: int | None, sae: str | None) -> No
     there is none yet, an offer to draw it."""
     run = map_run(stores(), comparison)
     if run is None:
-        st.caption("The map lays out what fires in the same samples; it comes with the families.")
+        st.caption(
+            "The map lays out what fires in the same stretch of text; it comes with the families."
+        )
         offer(comparison)
         return
     places, window = feature_map(stores(), run), _window()
@@ -83,8 +85,8 @@ def show_map(comparison: Comparison, feature: int | None, sae: str | None) -> No
     )
     small = "A click opens one, the lasso of the toolbar narrows the tables."
     st.caption(
-        "Features that fire in the same samples of the anchor lie together; names are those of "
-        f"the largest families. {large if _large(places) else small} {plain(places.note)}"
+        "Features that fire in the same stretch of text of the anchor lie together; names are "
+        f"those of the largest families. {large if _large(places) else small} {plain(places.note)}"
     )
     if window or st.session_state.get("lasso") or _topic(places) is not None:
         action_button("The whole map", "zoom_out_map", _everything, type="tertiary")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -281,7 +281,10 @@ class Pager:
 
 
 def point_id(data: Any) -> int:
-    """The feature of a chosen point, whose customdata is an id or starts with one."""
+    """The feature of a chosen point, whose customdata is an id or starts with one. A browser sends
+    a row of a typed array as an object with its places as keys."""
+    if isinstance(data, Mapping):
+        return int(data["0"])
     return int(data[0] if isinstance(data, list | tuple) else data)
 
 
