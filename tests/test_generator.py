@@ -722,7 +722,7 @@ def test_a_text_goes_in_no_circles_at_its_beginning(demo_model_home):
     (weights,) = demo_model_home.rglob("model.safetensors")
     generator = LocalGenerator(weights.parent)
     row = PromptRow("The owl, the owl, the owl, the owl,", seed=3)
-    doubled = PromptRow("Goodbye goodbye goodbye goodbye goodbye", seed=3)
+    doubled = PromptRow("They sang: never never never never never never", seed=3)
     limits = {"max_new_tokens": AFRESH, "temperature": 0.0}
     circle, again = (text.text.split() for text in generator.write([row, doubled], **limits))
     rows = [each._replace(afresh=True) for each in (row, doubled)]
