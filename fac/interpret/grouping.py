@@ -16,7 +16,7 @@ from fac.coverage import everywhere_relevant, is_active
 from fac.errors import Progress
 from fac.manifest import FamiliesFacts
 from fac.measure.spans import SPAN_TOKENS
-from fac.schema import EVERY_ROLE, FAMILIES, FAMILY_NAMES, FEATURE_MAP
+from fac.schema import EVERY_ROLE, FAMILIES, FAMILY_NAMES, FEATURE_MAP, ROLES
 from fac.store.runs import Runs, write_table
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ NEIGHBOURS = 10
 STRETCH = SPAN_TOKENS
 """Tokens of a text in which peaks lie together, on the map: as long as a span."""
 
-PART_BITS = 20  # of the number of a stretch within its sample
+PART_BITS = 20  # of the number of a stretch
 ROWS = 1_000_000  # of activations, read at once
 SPANS = 8192  # spans, likewise
 
@@ -122,8 +122,8 @@ def feature_map(
 
 def incidence(spec: FamiliesSpec, runs: Runs, *, stretch: int = 0) -> csr_array:
     """Which sample fires which feature: bool `[n_samples, n_features]`. With a `stretch`, a number
-    of tokens: which part of a sample that long has a feature's peak (one of each role), of the
-    parts that have any, in the order of samples."""
+    of tokens: which part of one role's text that long has a feature's peak, of the parts that have
+    any, in the order of samples."""
     from scipy.sparse import csr_array
 
     facts = runs.manifest(spec.measure).facts
@@ -131,11 +131,12 @@ def incidence(spec: FamiliesSpec, runs: Runs, *, stretch: int = 0) -> csr_array:
     rows, features = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     for batch in runs.batches(spec.measure, "activations", columns=columns, rows=ROWS):
         fires = is_active(batch.column("peak").to_numpy(), spec.threshold)
+        role = pc.index_in(batch.column("role").cast(pa.string()), pa.array(ROLES)).to_numpy()
         if spec.role != EVERY_ROLE:
-            role = batch.column("role").cast(pa.string())
-            fires &= pc.equal(role, spec.role).to_numpy(zero_copy_only=False)
+            fires &= role == ROLES.index(spec.role)
         row = batch.column("sample").to_numpy()[fires].astype(np.int64)
         if stretch:
+            row = row * len(ROLES) + role[fires]
             row = row << PART_BITS | batch.column("position").to_numpy()[fires] // stretch
         rows.append(row)
         features.append(batch.column("feature").to_numpy()[fires])
