@@ -49,10 +49,10 @@ pairs of features in one family stay in one, and .96 of the pairs that are in on
 Large families come in parts: on 2,000 chats of the corpus, where the largest has 804 features, .12
 stay and .89 belong (python -m benchmarks.families)."""
 
-BLOCK = 256
+BLOCK = 128
 """Features whose samples are compared with all others' at once, then."""
 
-MOST_PAIRS = 20_000_000
+MOST_PAIRS = 5_000_000
 """Pairs that wait until those that are near to neither feature are dropped."""
 
 WORDS = 3
@@ -109,7 +109,9 @@ def group(
     those to be grouped, ascending, which all fire. One that is like no other is in none. With more
     than `exact` of them, families rest on the `nearest` of each.
     """
-    alike = compared(incidence, features, cut=cut, exact=exact, nearest=nearest, progress=progress)
+    alike = compared(
+        incidence, features, floor=cut / 2, exact=exact, nearest=nearest, progress=progress
+    )
     family = np.full(incidence.shape[1], -1, np.int32)
     family[features] = grouped(alike, len(features), cut)
     return family
@@ -119,18 +121,18 @@ def compared(
     incidence: csr_array,
     features: np.ndarray,
     *,
-    cut: float = CUT,
+    floor: float = CUT / 2,
     exact: int = EXACT,
     nearest: int = NEAREST,
     progress: Progress = lambda *_: None,
 ) -> np.ndarray | Pairs:
     """How alike every two of the features are, numbered as `features` has them: float32 `[n, n]`,
-    or with more than `exact` the pairs alike by half the `cut` of which one is among the `nearest`
-    of the other. The rest as in `group`."""
+    or with more than `exact` the pairs alike by more than `floor` of which one is among the
+    `nearest` of the other. The rest as in `group`."""
     columns = incidence.tocsc()[:, features].T.tocsr().astype(np.float32)
     if len(features) <= exact:
         return likeness_matrix(columns)
-    return near_pairs(columns, nearest, floor=cut / 2, progress=progress)
+    return near_pairs(columns, nearest, floor=floor, progress=progress)
 
 
 def grouped(alike: np.ndarray | Pairs, n: int, cut: float = CUT) -> np.ndarray:

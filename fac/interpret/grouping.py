@@ -31,6 +31,9 @@ NEIGHBOURS = 10
 STRETCH = SPAN_TOKENS
 """Tokens of a text in which peaks lie together, on the map: as long as a span."""
 
+MAP_FLOOR = 0.01
+"""Where not all pairs are compared, features less alike than this are no neighbours."""
+
 PART_BITS = 20  # of the number of a stretch
 ROWS = 1_000_000  # of activations, read at once
 SPANS = 8192  # spans, likewise
@@ -94,7 +97,9 @@ def feature_map(
     benchmarks.families).
     """
     pairs = incidence(spec, runs, stretch=STRETCH)
-    alike = families.compared(pairs, features, progress=progress)
+    alike = families.compared(
+        pairs, features, floor=MAP_FLOOR, nearest=2 * NEIGHBOURS, progress=progress
+    )
     neighbours, likeness = families.nearest_of(alike, len(features), NEIGHBOURS)
     del alike, pairs
     rows = np.flatnonzero(neighbours[:, 0] >= 0)

@@ -68,8 +68,8 @@ def _note(stores: Stores, run: str, n: int) -> str:
         )
     if facts.nearest:
         notes.append(
-            f"It rests on the {facts.nearest:,} features that are most like each; what is less "
-            "alike than families ask for by half counts as not alike."
+            "It rests on the features that are most like each; what is hardly alike counts as not "
+            "alike."
         )
     return " ".join(notes)
 
