@@ -34,7 +34,6 @@ STRETCH = SPAN_TOKENS
 MAP_FLOOR = 0.01
 """Where not all pairs are compared, features less alike than this are no neighbours."""
 
-PART_BITS = 20  # of the number of a stretch
 ROWS = 1_000_000  # of activations, read at once
 SPANS = 8192  # spans, likewise
 
@@ -133,23 +132,26 @@ def incidence(spec: FamiliesSpec, runs: Runs, *, stretch: int = 0) -> csr_array:
 
     facts = runs.manifest(spec.measure).facts
     columns = ["sample", "feature", "peak", "role", *(["position"] if stretch else [])]
-    rows, features = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+    rows, features = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    parts = runs.manifest(spec.measure).spec.max_tokens // stretch + 1 if stretch else 1
     for batch in runs.batches(spec.measure, "activations", columns=columns, rows=ROWS):
         fires = is_active(batch.column("peak").to_numpy(), spec.threshold)
         role = pc.index_in(batch.column("role").cast(pa.string()), pa.array(ROLES)).to_numpy()
         if spec.role != EVERY_ROLE:
             fires &= role == ROLES.index(spec.role)
-        row = batch.column("sample").to_numpy()[fires].astype(np.int64)
+        row = batch.column("sample").to_numpy()[fires]
         if stretch:
-            row = row * len(ROLES) + role[fires]
-            row = row << PART_BITS | batch.column("position").to_numpy()[fires] // stretch
+            row = (row * len(ROLES) + role[fires]) * parts
+            row += batch.column("position").to_numpy()[fires] // stretch
+        row = row.astype(np.int32, copy=False)
         rows.append(row)
         features.append(batch.column("feature").to_numpy()[fires])
     row, feature = np.concatenate(rows), np.concatenate(features)
     n_rows = facts.n_samples
     if stretch:
-        there, row = np.unique(row, return_inverse=True)
-        n_rows = len(there)
+        there = np.zeros(facts.n_samples * len(ROLES) * parts, bool)
+        there[row] = True
+        row, n_rows = (np.cumsum(there, dtype=np.int32) - 1)[row], int(there.sum())
     shape = (n_rows, facts.n_features)
     pairs = csr_array((np.ones(len(row), bool), (row, feature)), shape=shape)
     pairs.sum_duplicates()  # a feature may fire in several roles of a sample
