@@ -33,6 +33,11 @@ class Pool:
     relevant: np.ndarray
     """int64: features that count."""
 
+    def unit_states(self) -> np.ndarray:
+        """The states at length 1."""
+        length: np.ndarray = np.linalg.norm(self.states, axis=1, keepdims=True)
+        return self.states / length.clip(min=1e-9)
+
     def incidence(self, rows: np.ndarray) -> Rows:
         """The relevant features of each row as it stands at `rows[row]`: int64 `[n]`."""
         row, feature = self.pairs
@@ -107,7 +112,7 @@ def random_features(pool: Pool, draw: Draw) -> np.ndarray:
 def k_center(pool: Pool, draw: Draw) -> np.ndarray:
     """Rows farthest, by cosine of their mean states, from all that is there (Sener and Savarese
     2018)."""
-    unit = pool.states / np.linalg.norm(pool.states, axis=1, keepdims=True).clip(min=1e-9)
+    unit = pool.unit_states()
     near = (unit @ unit[draw.begin].T).max(axis=1) if draw.begin.any() else np.full(len(unit), -1.0)
     near[~draw.free] = np.inf
     chosen, spent = np.zeros(len(unit), bool), 0
@@ -126,7 +131,7 @@ def longest(pool: Pool, draw: Draw) -> np.ndarray:
 
 def own_kind(pool: Pool, draw: Draw) -> np.ndarray:
     """Control: rows most like what is there."""
-    unit = pool.states / np.linalg.norm(pool.states, axis=1, keepdims=True).clip(min=1e-9)
+    unit = pool.unit_states()
     return _first(pool, draw, -(unit @ unit[draw.begin].mean(axis=0)))
 
 

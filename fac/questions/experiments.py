@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fac.config import ExperimentSpec
+from fac.experiments.arms import FILLING, MORE, NULL, RANDOM, SHUFFLED
 from fac.questions.catalogue import Row
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
-QUESTION = "rows that fill gaps"
-RANDOM, SHUFFLED = "random rows", "random features"
-NULL, MORE = "random rows again", "twice the tokens"
-
-
-WHICH = QUESTION, RANDOM
+WHICH = FILLING, RANDOM
 
 
 class Finding(NamedTuple):
@@ -67,7 +63,7 @@ def finding(stores: Stores, run: str) -> Finding:
 def _conclusion(rows: list[Row], head: str) -> str:
     """Helps where it beats random rows and random features alike: what beats chance alone may owe
     it to more or longer rows, whatever they fire."""
-    of = [row for row in rows if row["head"] == head and row["arm"] == QUESTION]
+    of = [row for row in rows if row["head"] == head and row["arm"] == FILLING]
     chance, shuffled = (
         {row["labels"]: row for row in of if row["against"] == other}
         for other in (RANDOM, SHUFFLED)

@@ -8,7 +8,7 @@ import re
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fac import export
 from fac.config import RetouchSpec, SynthesizeSpec
@@ -87,16 +87,8 @@ def plan(
     stores: Stores, run: str, *, format: str = "jsonl", form: str = "", reviewed: bool = False
 ) -> Plan:
     """What an export would hold; arguments and errors as of fac.export.export."""
-    by_candidate = opinions(stores, run)
-    return export.plan_export(
-        run,
-        runs=stores.runs,
-        format=format,
-        form=form,
-        opinions=by_candidate,
-        reviewed=reviewed,
-        families=families(stores, run),
-    )
+    how: dict[str, Any] = {"format": format, "form": form, "reviewed": reviewed}
+    return export.plan_export(run, **how, **_beside(stores, run))
 
 
 def write(
@@ -109,17 +101,17 @@ def write(
     reviewed: bool = False,
 ) -> Exported:
     """Writes an export; arguments and errors as of fac.export.export."""
-    by_candidate = opinions(stores, run)
-    return export.export(
-        run,
-        out,
-        runs=stores.runs,
-        format=format,
-        form=form,
-        opinions=by_candidate,
-        reviewed=reviewed,
-        families=families(stores, run),
-    )
+    how: dict[str, Any] = {"format": format, "form": form, "reviewed": reviewed}
+    return export.export(run, out, **how, **_beside(stores, run))
+
+
+def _beside(stores: Stores, run: str) -> dict[str, Any]:
+    """What an export rests on beside the run: opinions of people and names of families."""
+    return {
+        "runs": stores.runs,
+        "opinions": opinions(stores, run),
+        "families": families(stores, run),
+    }
 
 
 def families(stores: Stores, run: str) -> dict[int, str] | None:
