@@ -209,8 +209,8 @@ def test_the_command_names_a_family_and_takes_it_back(place):
     assert (answer["was"], answer["name"], answer["named_by"]) == (TRAVEL, "[b]trips[/b]", "Ada")
     about = ("families", *ABOUT, "--dataset", "toy-seed")
     assert fac(*about, "--json", workspace=place).json["families"][0]["named_by"] == "Ada"
-    said = fac(*about, workspace=place).out
-    assert "[b]trips[/b]" in said and "named" in said
+    words = fac(*about, workspace=place).out
+    assert "[b]trips[/b]" in words and "named" in words
     back = ("name-family", "0", "--anchor", "toy-anchor", "--threshold", 0, "--undo")
     assert_one_sentence(fac(*back, "--reviewer", "Ben", workspace=place))
     answer = fac(*back, *ada, "--json", workspace=place).json
@@ -280,8 +280,8 @@ def test_a_pool_fills_the_gaps_of_a_family(place):
     ]
     (row,) = answer["rows"]
     assert {span["feature"]: span["text"] for span in row["where"]}[TRAIN] == "a [train]"
-    said = fac(*line, "--family", "travel", workspace=place).out
-    assert "a [train]" in said and "it says" in said
+    words = fac(*line, "--family", "travel", workspace=place).out
+    assert "a [train]" in words and "it says" in words
     answer = fac(*line, "--family", "1", "--family", "travel", "--json", workspace=place).json
     assert [row["sample"] for row in answer["rows"]] == [0, 1]
     out = place.root / "filled.jsonl"

@@ -70,8 +70,10 @@ def material(spec: ExperimentSpec, runs: Runs, states: States, scratch: Path) ->
             np.save(file, states(chats))
         part.rename(path)
     peaks, pairs, tokens = _fired(spec, runs, rows, len(names))
-    counts = np.bincount(pairs[1], minlength=peaks.shape[1])
-    relevant = np.flatnonzero(everywhere_relevant(counts, len(rows)))
+    learnable = np.zeros(len(rows), bool)
+    learnable[train] = True  # which features count is not asked of test rows either
+    counts = np.bincount(pairs[1][learnable[pairs[0]]], minlength=peaks.shape[1])
+    relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
     pool = Pool(pairs, np.load(path), tokens, relevant)
     return Material(
         pool, peaks, positive, test, train, len(leaks.candidates), len(names) - len(rows)

@@ -123,4 +123,5 @@ def _note(facts: Any, spec: Any) -> str:
     left_out = [f"{what} ({n:,})" for what, n in left.items() if n]
     if left_out:
         parts.append(f"Left out: {', '.join(left_out)}.")
+    parts.append("Where no row fills a gap any more, random rows take the tokens that are left.")
     return " ".join(parts)

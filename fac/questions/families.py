@@ -132,9 +132,9 @@ def family_names(stores: Stores, run: str) -> list[review.GivenName]:
     UNNAMED."""
     names, members = _words_and_members(stores, run)
     measure = stores.runs.manifest(run).inputs.measure
-    given = review.given_names(stores.decisions, measure, members)
+    by_person = review.given_names(stores.decisions, measure, members)
     return [
-        given.get(number, review.GivenName(name or UNNAMED, ""))
+        by_person.get(number, review.GivenName(name or UNNAMED, ""))
         for number, name in enumerate(names)
     ]
 
