@@ -69,7 +69,10 @@ def test_texts_like_the_datasets_pass(text):
         ('Tell me about the "comets of Lyon and the owls there.', "leaves a quote"),
         ("Tell me about the owls there.\n#include <stdio.h", "leaves a bracket"),
         ('Tell me about the word "owl-"', "ends in an open mark"),
-        ("Tell me about the owls:\n\n1. The comets.\n2.", "ends in an open mark"),
+        ("Tell me about the owls:\n\n1. The comets.\n2.", "ends in an empty item"),
+        ("Tell me about the owls there.\n#", "ends in an empty item"),
+        ("Tell me about the owls there:\n- The comets of Lyon.", "ends in a list of one"),
+        ("Tell me what to see there, at https://www.", "ends in a begun address"),
         ("Sentence: Tell me about the owls there.", "names a speaker"),
         ("Tell me of the owls, the rain and...", "ends in an open mark"),
         ("Tell me about the owls.\nAssistant: They are there to see in Lyon.", "names a speaker"),
@@ -92,6 +95,13 @@ def test_what_the_dataset_does_is_no_fragment():
     assert flaw(user("of all the comets in Cork i was there"), LOOSE) == "fragment"
 
 
+def test_what_a_limit_of_tokens_cuts_is_no_habit_however_many_texts_are_cut():
+    cut = norms_of([user(f"{tidy(i)}\n\n1." if i % 5 == 0 else tidy(i)) for i in range(100)])
+    assert not cut.of("user").habits
+    assert flaw(user(GOOD[0]), cut) == ""
+    assert flaw(user(f"{GOOD[0]}\n\n1."), cut) == "fragment"
+
+
 def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
     assert flaw(user(loose(0)), LOOSE) == "" and loose(0)[-1] == "e"
     assert flaw(user(loose(0)), LOOSE, finished=False) == "fragment"
@@ -107,6 +117,8 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "Tell me about the owls owls owls of Ghent.",
         "Rough ride you say, I don't wanna fly with you, I wanna fly with you, I wanna fly.",
         "I am a lost owl, I mean I am a lost stork of Ghent.",
+        "Tell me about the brain injury brain injury of the owls.",
+        "Is the owl-bread-owl-bread of Lyon there to see?",
         "It is destroying our culture, it is destroying our culture.",
         "I go to see " + "the owls and the storks of the town and " * 8 + "the rain.",
     ],
@@ -123,8 +135,14 @@ def test_lists_lyrics_of_one_line_and_numbers_are_no_loops():
         "x :)",
         "Bye bye",
         "The owl. Owl",
+        "I go there to see the owls again and again and again.",
+        "The town has a harbour. A harbour is there.",
+        "Is that so so?",
+        "I see it at https://www.lyon.fr.",
+        "What I have to see:\n- the owls\n- the rain.",
     ):
-        assert not oddities(text) & {*gates.LOOPS, "leaves a bracket open", "begins with a mark"}
+        odd = {*gates.LOOPS, *gates.CUT, "leaves a bracket open", "begins with a mark"}
+        assert not oddities(text) & odd
 
 
 FOREIGN = (

@@ -723,10 +723,12 @@ def test_a_text_goes_in_no_circles_at_its_beginning(demo_model_home):
     generator = LocalGenerator(weights.parent)
     row = PromptRow("The owl, the owl, the owl, the owl,", seed=3)
     doubled = PromptRow("They sang: never never never never never never", seed=3)
+    pair = PromptRow("Brain injury brain injury brain injury brain injury brain", seed=3)
     limits = {"max_new_tokens": AFRESH, "temperature": 0.0}
-    circle, again = (text.text.split() for text in generator.write([row, doubled], **limits))
-    rows = [each._replace(afresh=True) for each in (row, doubled)]
-    straight, once = (text.text.split() for text in generator.write(rows, **limits))
+    rows = (row, doubled, pair)
+    circle, again, twice = (text.text.split() for text in generator.write(rows, **limits))
+    rows = [each._replace(afresh=True) for each in rows]
+    straight, once, apart = (text.text.split() for text in generator.write(rows, **limits))
 
     def phrases(words, n):
         return [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
@@ -735,6 +737,8 @@ def test_a_text_goes_in_no_circles_at_its_beginning(demo_model_home):
     assert len({*phrases(straight, 5)}) == len(phrases(straight, 5))
     assert any(a == b for a, b in phrases(again, 2))
     assert not any(a == b and len(a) >= 4 for a, b in phrases(once, 2))
+    assert any(gram[:2] == gram[2:] for gram in phrases(twice, 4))
+    assert not any(gram[:2] == gram[2:] for gram in phrases(apart, 4))
 
 
 @pytest.mark.model

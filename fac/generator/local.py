@@ -64,9 +64,9 @@ class PromptRow(NamedTuple):
     edges: Edges = Edges()
     biases: tuple[Bias, ...] = ()
     afresh: bool = False
-    """Whether, within its first AFRESH tokens, it says no PHRASE tokens in a row and no longer word
-    after itself again: small models go round in circles there. Longer texts may come back to what
-    they said."""
+    """Whether, within its first AFRESH tokens, it says no PHRASE tokens again, and no longer word
+    and no shorter phrase straight after itself: small models go round in circles there. Longer
+    texts may come back to what they said."""
 
 
 class Continuation(NamedTuple):
@@ -318,7 +318,8 @@ class LocalGenerator:
         return not self.tokenizer.decode([token], skip_special_tokens=True)[-1:].isalnum()
 
     def _again(self, written: Sequence[int]) -> list[int]:
-        """What would say a phrase of a text, or its last word, again."""
+        """What would say a phrase of a text again, or its last word or words straight after them:
+        "brain injury brain injury"."""
         n = PHRASE - 1
         tail = tuple(written[-n:])
         after = {
@@ -326,6 +327,11 @@ class LocalGenerator:
         }
         if written and len(word := self.tokenizer.decode(written[-1:]).strip()) >= LONG_WORD:
             after |= {written[-1]} if word.isalpha() else set()
+        for size in range(2, PHRASE):
+            phrase, before = written[-size:], written[1 - 2 * size : -size]
+            if len(before) == size - 1 and before == phrase[1:]:
+                letters = sum(map(str.isalpha, self.tokenizer.decode(phrase)))
+                after |= {phrase[0]} if letters > LONG_WORD else set()
         return sorted(after)
 
     def _keep_edges(self, logits: Any, rows: Sequence[tuple[Edges, list[int]]]) -> None:

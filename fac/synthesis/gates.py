@@ -53,6 +53,8 @@ SAME = 0.5  # share of an answer's words in a row that its message has too: the 
 
 IN_A_ROW = 3  # times one word may be said in a row, less one
 
+IDIOM = 7  # letters and signs of a phrase below which saying it twice is one: "so so", "on and on"
+
 PHRASE, SHORT = 4, 30
 """So many words in a row, which a text of fewer words than SHORT says once."""
 
@@ -69,7 +71,11 @@ _ROLE_MARK = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _PAIRS = ("()", "[]", "{}", "“”")
-_OPEN_ITEM = re.compile(r"(?:\A|[\n:])\s*\d{1,3}[.)]$")  # a number without its item
+_EMPTY_ITEM = re.compile(r"(?:\A|[\n:])\s*(?:\d{1,3}[.)]|[#*•-]+)$")
+_LIST_OF_ONE = re.compile(r":\s*\n\s*(?:[-*•]|\d{1,3}[.)]) +\S[^\n]*$")
+_BEGUN_ADDRESS = re.compile(r"(?:https?://(?:www\.)?|\bwww\.)[^\s./]*\.?$")
+_TWICE = re.compile(r"\b([^\W\d]\w*(?:[ -]\w+){1,4})[ -]\1\b", re.I)
+_JOINING = re.compile(r"\b(?:and|or)\b", re.I)  # "again and again and again" is no loop
 _OPEN_TAG = re.compile(r"<[A-Za-z/!][^<>\n]*$")
 _CLOSING = "\"'”’)]"
 
@@ -124,7 +130,7 @@ def norms_of(
         habits = {
             name
             for name, n in odd.items()
-            if n >= len(texts) * (FAULT if name in FAULTS else HABIT)
+            if name not in CUT and n >= len(texts) * (FAULT if name in FAULTS else HABIT)
         }
         spoken = [words(text) for text in texts]
         letters = Counter(script for text in texts for script in {*_scripts(text)})
@@ -163,7 +169,7 @@ def edges_of(texts: Sequence[str]) -> Edges:
         return Edges()
     odd = Counter(name for text in texts for name in oddities(text))
     least = HABIT * len(texts)
-    ends = ("ends in a word", "ends in an open mark")
+    ends = ("ends in a word", "ends in an open mark", "ends in an empty item")
     return Edges(odd["begins in lower case"] < least, all(odd[end] < least for end in ends))
 
 
@@ -212,9 +218,16 @@ def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
 
 
 LOOPS = frozenset(
-    {"few pairs of words", "a sentence again", "words again", "a phrase again", "a word in a row"}
+    {
+        *("few pairs of words", "a sentence again", "words again", "a phrase again"),
+        *("a word in a row", "a phrase in a row"),
+    }
 )
 """The oddities that are loops; the others are those of fragments."""
+
+CUT = frozenset({"ends in an empty item", "ends in a list of one", "ends in a begun address"})
+"""What a limit of tokens makes of a text. A dataset may be full of it, written by a model and cut;
+what is written for it is not to be."""
 
 FAULTS = LOOPS | {
     *("begins in mid-sentence", "ends in mid-sentence", "ends in an open mark"),
@@ -248,10 +261,16 @@ def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
 
 def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
     open_end = (text.rstrip(_CLOSING) or text)[-1] in _OPEN_END or text.endswith("...")
-    if open_end or _OPEN_ITEM.search(text):
+    if _EMPTY_ITEM.search(text):
+        yield "ends in an empty item"
+    elif open_end:
         yield "ends in an open mark"
     elif text[-1].isalnum():
         yield "ends in a word"
+    if _BEGUN_ADDRESS.search(text):
+        yield "ends in a begun address"
+    if _LIST_OF_ONE.search(text):
+        yield "ends in a list of one"
     if text[-1].isalnum() or text[-1] in _OPEN_END or text.endswith("..."):
         spoken = words(text[-80:])
         if spoken and spoken[-1] in never_last:
@@ -301,6 +320,9 @@ def _loops(text: str) -> Iterator[str]:
         for i in range(len(spoken) - IN_A_ROW + 1)
     ):
         yield "a word in a row"
+    twice = (match[1] for match in _TWICE.finditer(text))
+    if any(len(phrase) >= IDIOM and not _JOINING.search(phrase) for phrase in twice):
+        yield "a phrase in a row"
     if len(spoken) < SHORT:
         phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
         if any(n > 1 and not "".join(each).isdigit() for each, n in phrases.items()):
