@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from fac.config import ExperimentSpec, Workspace
 from fac.errors import Cancelled, InputError
-from fac.experiments import experiment
+from fac.experiments import Doors, experiment
 from fac.experiments.arms import ALL, ARMS, FILLING, MORE, NONE, NULL, RANDOM, Draw, Pool
 from fac.experiments.effects import RESAMPLES, Resampled, average_precision
 from fac.experiments.heads import STATES, scores
@@ -155,6 +155,9 @@ def states(chats):
     return (there + 0.7 * np.array(noise)).astype(np.float32)
 
 
+DOORS = Doors(states)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     chats, names = rows_of()
@@ -173,16 +176,25 @@ def quiet(*_):
     """Progress of which nobody wants to hear."""
 
 
+def figures_of(runs, run):
+    """A row an outcome, size, draw and arm, with its figures by name."""
+    rows = {}
+    for row in runs.table(run, "results").to_pylist():
+        about = {name: row[name] for name in ("outcome", "size", "draw", "arm")}
+        rows.setdefault(tuple(about.values()), about)[row["figure"]] = row["value"]
+    return [*rows.values()]
+
+
 def test_every_arm_learns_and_none_sees_a_test_row(measured):
     runs, measure = measured
-    run = experiment(spec_of(measure), runs=runs, states=states, progress=quiet)
+    run = experiment(spec_of(measure), runs=runs, doors=DOORS, progress=quiet)
     facts = runs.manifest(run).facts
     assert (facts.n_rows, facts.n_unlabelled, facts.n_leaks) == (154, 6, 0)
-    rows = runs.table(run, "results").to_pylist()
+    rows = figures_of(runs, run)
     arms = {row["arm"] for row in rows}
     assert arms == {*ARMS, MISLABELLED}
     assert len(rows) == 2 * 2 * 4 * len(arms)  # heads, sizes, draws
-    by_arm = {row["arm"]: row for row in rows if (row["labels"], row["draw"]) == (6, 0)}
+    by_arm = {row["arm"]: row for row in rows if (row["size"], row["draw"]) == (6, 0)}
     assert by_arm[NONE]["rows"] == 6 and by_arm[ALL]["fac"] == 1
     assert by_arm[NONE]["fac"] < by_arm[FILLING]["fac"] >= by_arm[RANDOM]["fac"]
     tokens = {arm: row["tokens"] for arm, row in by_arm.items()}
@@ -192,9 +204,9 @@ def test_every_arm_learns_and_none_sees_a_test_row(measured):
 
 def test_positive_controls_are_seen_and_a_null_control_is_not(measured):
     runs, measure = measured
-    run = experiment(spec_of(measure, draws=12), runs=runs, states=states, progress=quiet)
+    run = experiment(spec_of(measure, draws=12), runs=runs, doors=DOORS, progress=quiet)
     effects = {
-        (row["head"], row["labels"], row["arm"]): row
+        (row["outcome"], row["size"], row["arm"]): row
         for row in runs.table(run, "effects").to_pylist()
         if row["against"] == RANDOM
     }
@@ -219,8 +231,8 @@ def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        experiment(spec, runs=runs, states=counted, progress=stop)
-    run = experiment(spec, runs=runs, states=counted, progress=quiet)
+        experiment(spec, runs=runs, doors=Doors(counted), progress=stop)
+    run = experiment(spec, runs=runs, doors=Doors(counted), progress=quiet)
     assert reads == [154]
     tables = [runs.table(run, name) for name in ("results", "effects")]
     again = Runs(Workspace(runs.root.parent / "again"))
@@ -228,7 +240,7 @@ def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
     for step in ("dataset", "measure", "sae"):
         (again.root / step).parent.mkdir(parents=True, exist_ok=True)
         (again.root / step).symlink_to(runs.root / step)
-    assert experiment(spec, runs=again, states=states, progress=quiet) == run
+    assert experiment(spec, runs=again, doors=DOORS, progress=quiet) == run
     assert [again.table(run, name) for name in ("results", "effects")] == tables
 
 
@@ -246,7 +258,7 @@ def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
 def test_data_that_cannot_answer_are_a_sentence(measured, how, words):
     runs, measure = measured
     with pytest.raises(InputError, match=words):
-        experiment(spec_of(measure, **how), runs=runs, states=states, progress=quiet)
+        experiment(spec_of(measure, **how), runs=runs, doors=DOORS, progress=quiet)
 
 
 def test_rows_that_repeat_a_test_row_are_not_learned_from(tmp_path):
@@ -256,7 +268,7 @@ def test_rows_that_repeat_a_test_row_are_not_learned_from(tmp_path):
     runs = Runs(place)
     label_samples(runs, "comments", [*names, *names[:30]])
     measure = runs.resolve("measure", "comments")
-    run = experiment(spec_of(measure, labels=(6,)), runs=runs, states=states, progress=quiet)
+    run = experiment(spec_of(measure, labels=(6,)), runs=runs, doors=DOORS, progress=quiet)
     # Of thirty pairs about half are split between test and the rest.
     assert 5 < runs.manifest(run).facts.n_leaks < 25
 

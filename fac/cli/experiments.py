@@ -13,6 +13,7 @@ from fac.cli import frame
 from fac.cli.frame import CLEAR, Answer, command, out, perform, read_threshold
 from fac.config import EXPERIMENTS, ExperimentSpec
 from fac.errors import InputError
+from fac.experiments import Experiment
 from fac.questions.catalogue import Row
 from fac.questions.experiments import finding
 from fac.store import Stores
@@ -46,9 +47,11 @@ def experiment(
     data: dict[str, Any] = {"run": run, "threshold": spec.threshold, **result._asdict()}
 
     def show() -> None:
-        out.print(escape(EXPERIMENTS[name].title))
-        for head in dict.fromkeys(row["head"] for row in result.rows):
-            out.print(_table(head, [row for row in result.rows if row["head"] == head]))
+        kind: Experiment = EXPERIMENTS[name]
+        out.print(escape(kind.title))
+        for outcome in dict.fromkeys(row["outcome"] for row in result.rows):
+            rows = [row for row in result.rows if row["outcome"] == outcome]
+            out.print(_table(kind, outcome, rows))
         for line in (result.conclusion, result.controls, result.note):
             out.print(escape(line), soft_wrap=True, highlight=False)
 
@@ -62,21 +65,25 @@ def _sizes(labels: str) -> tuple[int, ...]:
         raise InputError(f"--labels takes numbers such as 20,50,100, got {labels!r}.") from None
 
 
-def _table(head: str, rows: list[Row]) -> Table:
-    table = Table(title=f"A head on {head}", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    table.add_column("labels, arm")
-    for column in ("rows", "FAC", "AUPRC", "difference"):
+def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
+    table = Table(title=escape(outcome), box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("size, arm")
+    for column in (*kind.columns.values(), kind.value, "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("from")
     for row in rows:
+        figures = [row["figures"].get(name) for name in kind.columns]
         interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         same = row["arm"] == row["against"]
         table.add_row(
-            f"{row['labels']}, {row['arm']}",
-            f"{row['rows']:,.0f}",
-            f"{row['fac']:.3f}",
-            f"{row['auprc']:.3f}",
+            escape(f"{row['size']}, {row['arm']}"),
+            *("" if figure is None else _figure(figure) for figure in figures),
+            f"{row['value']:.3f}",
             "" if same else interval,
-            "" if same else row["against"],
+            "" if same else escape(row["against"]),
         )
     return table
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 2 else f"{value:.3f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,9 @@ from fac.config import ExperimentSpec
 from fac.coverage import everywhere_relevant, is_active
 from fac.errors import InputError
 from fac.experiments.arms import Pool
-from fac.schema import Chat
+from fac.experiments.run import Doors
 from fac.store.runs import Runs
 from fac.synthesis.filter import Leaks
-
-States = Callable[[Sequence[Chat]], np.ndarray]
-"""The mean residual stream of texts, float32 `[n, d_model]`."""
 
 
 class Material(NamedTuple):
@@ -41,8 +38,19 @@ class Material(NamedTuple):
 
     n_unlabelled: int
 
+    def facts(self) -> Mapping[str, Any]:
+        """Fields of ExperimentFacts."""
+        return {
+            "n_rows": len(self.positive),
+            "n_positive": int(self.positive.sum()),
+            "n_test": len(self.test),
+            "n_leaks": self.n_leaks,
+            "n_unlabelled": self.n_unlabelled,
+            "base_rate": float(self.positive[self.test].mean()),
+        }
 
-def material(spec: ExperimentSpec, runs: Runs, states: States, scratch: Path) -> Material:
+
+def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> Material:
     """Reads a measured dataset; the states are kept in `scratch`, so that they are read once.
 
     Raises InputError where there are no labels, one alone, or too few rows of either kind for the
@@ -67,7 +75,7 @@ def material(spec: ExperimentSpec, runs: Runs, states: States, scratch: Path) ->
     if not path.exists():
         part = path.with_suffix(".part")
         with part.open("wb") as file:
-            np.save(file, states(chats))
+            np.save(file, doors.states(chats))
         part.rename(path)
     peaks, pairs, tokens = _fired(spec, runs, rows, len(names))
     learnable = np.zeros(len(rows), bool)
