@@ -455,7 +455,8 @@ def test_the_page_offers_to_group_and_shows_what_the_worker_made(toy, monkeypatc
     (job,) = [job for job in stores.queue.jobs() if job.step == "families"]
     spec = families_spec(Comparison(comparison.anchor, comparison.dataset, threshold=0.375))
     assert job.spec == spec.as_json()
-    assert "being grouped" in section(at).caption[0].value
+    waiting = section(at).get("progress")[0]
+    assert waiting.proto.text == "Group and lay out the features of anchor · waiting"
     monkeypatch.setattr(grouping, "family_names", lambda *_: ["<b>*x*", "y"])
     grouped(stores, spec)
     families_, gaps = section(page(stores, monkeypatch, threshold="0.375")).dataframe
@@ -469,6 +470,27 @@ def test_the_page_offers_to_group_and_shows_what_the_worker_made(toy, monkeypatc
     opened = section(page(stores, monkeypatch, threshold="0.375", family="0"))
     assert opened.dataframe[1].value["feature"].tolist() == [1]
     assert any(r"**\<b\>\*x\***" in each.value for each in opened.markdown)
+
+
+def test_where_there_is_no_map_the_page_of_features_offers_to_draw_it(toy, monkeypatch):
+    stores, comparison = toy
+    monkeypatch.setenv("FAC_WORKSPACE", str(stores.runs.workspace.root))
+    monkeypatch.setattr("fac.jobs.worker.start_worker", lambda _: None)
+    at = AppTest.from_file(str(REPOSITORY / "app.py"), default_timeout=60)
+    view = {"anchor": "anchor", "dataset": "dataset", "threshold": "0.4375", "list": "families"}
+    at.query_params.update(view)
+    at.run()
+    at.switch_page("pages/features.py").run()
+    assert not at.exception and not at.error
+    texts = [each.value for each in at.caption]
+    assert any("lie together on a map" in text for text in texts)
+    assert "Families come with the map." in texts
+    assert not any("gaps" in text.lower() for text in texts)
+    next(each for each in at.button if each.label == "Draw the map").click().run()
+    spec = families_spec(replace(comparison, threshold=0.4375))
+    assert spec.as_json() in [job.spec for job in stores.queue.jobs()]
+    (waiting,) = [each for each in at.main.get("progress")]
+    assert "lay out the features of anchor" in waiting.proto.text
 
 
 def test_the_map_on_its_page(toy, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from streamlit.testing.v1 import AppTest
 
 from fac import coverage as formulas
 from fac.config import Workspace
@@ -481,3 +482,33 @@ def check_gap(row, anchor, dataset, samples, threshold, role, certain):
     if row["p"] is not None:
         assert row["ratio"] == approx(n_dataset / row["expected"])
         assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def drawn(explanation):
+    """The table of one gap with that explanation: what its cell says, and the pixels of a row."""
+
+    def script(text):
+        from fac.ui.tables import table
+
+        row = {"feature": 1, "name": "a name", "explanation": text}
+        table([row], ("feature", "name", "explanation"), key="gaps", tall=True)
+
+    frame = AppTest.from_function(script, args=(explanation,)).run().dataframe[0]
+    return frame.value["explanation"][0], frame.proto.row_height
+
+
+def test_an_explanation_is_whole_in_its_cell_or_ends_in_dots():
+    # 36 letters a line: four lines of text are 84 pixels, another 18.2
+    assert drawn("law") == ("law", 84)
+    assert drawn(None) == ("", 84)
+    four = " ".join(["a" * 30] * 4)
+    assert drawn(four) == (four, 84)
+    assert drawn(f"{four} {'a' * 30}") == (f"{four} {'a' * 30}", 102)
+    text, height = drawn("\n".join(["a" * 30] * 20))
+    assert text == f"{' '.join(['a' * 30] * 7)} …" and height == 139
+    assert drawn("字" * 100) == ("字" * 100, 120)  # 18 a line
+    text, height = drawn("字" * 1000)
+    assert text == f"{'字' * 126} …" and height == 139

@@ -232,8 +232,9 @@ COLUMNS = (
         "explanation",
         "Explanation",
         kind="text",
-        width=200,
-        help="The preferred one of each feature, as it stands.",
+        width=230,
+        help="The preferred one of each feature, as it stands; of a long one, that ends in …, the "
+        "rest is beside the table once its row is chosen.",
         position=25,
         explains=True,
         sortable=False,

@@ -45,6 +45,15 @@ TOOLS = {
 
 COLOURS = {"coverage": "Coverage", "strength": "Strength"}
 
+OFFER = (
+    "Features that fire in the same stretch of text lie together on a map, and families of them "
+    "are named on it: have it drawn once.",
+    "Draw the map",
+    "scatter_plot",
+    "Drawing the map of the anchor's features",
+)
+"""Where there is no map yet."""
+
 FAMILIES = ("family_name", "size", "covered", "under", "missing")
 
 PAPER = {"light": "rgba(255, 255, 255, 0.75)", "dark": "rgba(16, 21, 21, 0.75)"}
@@ -59,10 +68,7 @@ def show_map(comparison: Comparison, feature: int | None, sae: str | None) -> No
     there is none yet, an offer to draw it."""
     run = map_run(stores(), comparison)
     if run is None:
-        st.caption(
-            "The map lays out what fires in the same stretch of text; it comes with the families."
-        )
-        offer(comparison)
+        offer(comparison, *OFFER)
         return
     places, window = feature_map(stores(), run), _window()
     if not len(places.feature):
@@ -112,7 +118,7 @@ def features_on_map(comparison: Comparison) -> tuple[list[int] | None, str]:
 def show_families_on_map(comparison: Comparison) -> None:
     """The families that were taken on the map, or all of them; choosing one lights it."""
     if (run := map_run(stores(), comparison)) is None:
-        offer(comparison)
+        st.caption("Families come with the map.")
         return
     taken, words = _taken(places := feature_map(stores(), run))
     features = None if taken is None else places.feature[taken]

@@ -17,7 +17,7 @@ from fac.questions.families import (
     gaps_of_family,
     take_name_back,
 )
-from fac.ui.jobs import counted, start
+from fac.ui.jobs import counted, progress, start
 from fac.ui.review import reviewer
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
@@ -94,16 +94,26 @@ def show_changed_families(before: Comparison, after: Comparison) -> None:
         st.caption("Features of a family that count, and that the anchor shows, in the dataset.")
 
 
-def offer(comparison: Comparison) -> None:
-    """Families are computed once, by the worker."""
+def offer(
+    comparison: Comparison,
+    why: str = "Gaps that fire in the same samples are often one topic: group them once.",
+    button: str = "Group the gaps",
+    icon: str = "workspaces",
+    announcement: str = "Grouping the features of the anchor into families",
+) -> None:
+    """Families, and the map with them, are computed once, by the worker; how far it is."""
     spec = families_spec(comparison)
     for job in stores().queue.live():
         if job.step == spec.step and job.spec == spec.as_json():
-            st.caption("The features are being grouped; this takes a few seconds.")
+            st.fragment(_how_far, run_every="2s")(job.id)
             return
-    st.caption("Gaps that fire in the same samples are often one topic: group them once.")
-    announcement = "Grouping the features of the anchor into families"
-    action_button("Group the gaps", "workspaces", start, spec, announcement)
+    st.caption(why)
+    action_button(button, icon, start, spec, announcement)
+
+
+def _how_far(number: int) -> None:
+    """Of a job; the page runs anew when it has ended."""
+    progress(stores().queue.job(number))
 
 
 def chosen(comparison: Comparison, families: list[Row]) -> Row:

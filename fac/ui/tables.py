@@ -7,7 +7,9 @@ import importlib
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
+from textwrap import wrap
 from typing import Any, NamedTuple
+from unicodedata import east_asian_width
 
 import streamlit as st
 
@@ -163,8 +165,12 @@ def column_config(names: Sequence[str]) -> dict[str, Any]:
 ROW_HEIGHT = 35
 """Pixels of a row of st.dataframe."""
 
-TALL_ROW = 84
-"""Pixels of one with four lines of text: st.dataframe breaks lines in rows of more than 4 rem."""
+TALL_ROW, TALL_LINES, MOST_LINES = 84, 4, 7
+"""Pixels of one with TALL_LINES lines of text: st.dataframe breaks lines in rows of more than 4
+rem. A page of rows with longer texts has higher ones, up to MOST_LINES."""
+
+LINE, LETTER, MARGIN = 18.2, 5.9, 16
+"""Pixels of a line and of a letter in them, on the safe side, and of what is free of a cell."""
 
 
 _one_at_a_time = threading.Lock()
@@ -182,7 +188,7 @@ def table(
     tall: bool = False,
 ) -> None:
     """One page of rows, at most `height` pixels high, `tall` ones where texts are to be read in
-    their cells; choosing one keeps its id as `opens`.
+    their cells, in which what is too long ends in "…"; choosing one keeps its id as `opens`.
 
     With `ticked`, rows have a box to tick and a click on a cell opens its row. Ids are kept, not
     the rows' numbers: the same number is another feature once a person sorts.
@@ -192,9 +198,9 @@ def table(
         importlib.import_module("pandas")
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
     options: dict[str, Any] = {"hide_index": True, "column_config": column_config(columns)}
-    row_height = TALL_ROW if tall else ROW_HEIGHT
+    row_height = ROW_HEIGHT
     if tall:
-        options["row_height"] = row_height
+        row_height = options["row_height"] = _fit(data, options["column_config"])
     options["height"] = height if ROW_HEIGHT + row_height * len(rows) > height else "auto"
     if opens is not None:
         ids = [row[id_column] for row in rows]
@@ -211,6 +217,29 @@ def table(
             options["selection_mode"] = ["multi-row", "single-cell"]
             options["selection_default"] = {"selection": chosen}
     st.dataframe(data, key=key, **options)
+
+
+def _fit(data: dict[str, list[Any]], config: Mapping[str, Any]) -> int:
+    """Shortens texts to what MOST_LINES hold; the pixels of a row that holds every one of them."""
+    most = TALL_LINES
+    for name, column in config.items():
+        if column["type_config"]["type"] != "text":
+            continue
+        for row, cell in enumerate(data[name]):
+            text = " ".join((cell or "").split())
+            lines = _lines(text, (column["width"] - MARGIN) / LETTER)
+            most = max(most, min(len(lines), MOST_LINES))
+            if len(lines) > MOST_LINES:
+                beyond = text.index(lines[MOST_LINES], sum(map(len, lines[:MOST_LINES])))
+                data[name][row] = f"{text[:beyond].rstrip()} …"
+    return round(TALL_ROW + (most - TALL_LINES) * LINE)
+
+
+def _lines(text: str, letters: float) -> list[str]:
+    """A text broken into lines of so many letters; of two such where they are wide, as Chinese ones
+    are."""
+    wide = sum(east_asian_width(letter) in "WF" for letter in text)
+    return wrap(text, int(letters / (1 + wide / (len(text) or 1))), break_on_hyphens=False)
 
 
 def _brief(name: str, value: Any) -> Any:
