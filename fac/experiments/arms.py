@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,11 @@ class Pool:
         """The states at length 1."""
         length: np.ndarray = np.linalg.norm(self.states, axis=1, keepdims=True)
         return self.states / length.clip(min=1e-9)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The relevant features of each row."""
+        return self.incidence(np.arange(len(self.tokens)))
 
     def incidence(self, rows: np.ndarray) -> Rows:
         """The relevant features of each row as it stands at `rows[row]`: int64 `[n]`."""
@@ -94,7 +100,7 @@ def twice_as_much(pool: Pool, draw: Draw) -> np.ndarray:
 
 def filling_gaps(pool: Pool, draw: Draw) -> np.ndarray:
     """Rows that fire features which the beginning does not show, most per token first."""
-    return _cover(pool, draw, np.arange(len(pool.tokens)))
+    return cover(pool, pool.rows, draw, lacking(pool.rows, draw))
 
 
 def random_features(pool: Pool, draw: Draw) -> np.ndarray:
@@ -106,7 +112,8 @@ def random_features(pool: Pool, draw: Draw) -> np.ndarray:
     for first in range(0, len(by_length), ALIKE):
         block = by_length[first : first + ALIKE]
         exchanged[block] = rng.permutation(block)
-    return _cover(pool, draw, exchanged)
+    rows = pool.incidence(exchanged)
+    return cover(pool, rows, draw, lacking(rows, draw))
 
 
 def k_center(pool: Pool, draw: Draw) -> np.ndarray:
@@ -145,16 +152,20 @@ def _first(pool: Pool, draw: Draw, order_by: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _cover(pool: Pool, draw: Draw, exchanged: np.ndarray) -> np.ndarray:
-    rows = pool.incidence(exchanged)
-    lacking = rows.counts(draw.begin) == 0
-    selection = greedy(
-        rows, lacking.astype(np.int64), cost=pool.tokens, allowed=draw.free, budget=draw.budget
-    )
+def lacking(rows: Rows, draw: Draw) -> np.ndarray:
+    """bool `[relevant]`: features that no row of the beginning fires, the gaps."""
+    return rows.counts(draw.begin) == 0
+
+
+def cover(pool: Pool, rows: Rows, draw: Draw, demand: np.ndarray) -> np.ndarray:
+    """Rows that fire features as often as is asked for, `[relevant]`, most per token first; chance
+    has what is left of the budget. bool `[n]`."""
+    demand = demand.astype(np.int64)
+    selection = greedy(rows, demand, cost=pool.tokens, allowed=draw.free, budget=draw.budget)
     chosen = np.zeros(len(pool.tokens), bool)
     chosen[selection.rows] = True
     rest = draw.budget - selection.cost
-    if rest > 0:  # nothing is lacking any more, or no row fits: chance has what is left
+    if rest > 0:  # nothing is lacking any more, or no row fits
         chosen |= random_rows(pool.tokens, rest, draw.free & ~chosen, draw.seed)
     return chosen
 

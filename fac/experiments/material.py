@@ -13,6 +13,7 @@ from fac.coverage import everywhere_relevant, is_active
 from fac.errors import InputError
 from fac.experiments.arms import Pool
 from fac.experiments.run import Doors
+from fac.manifest import ExperimentFacts
 from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
 from fac.synthesis.filter import Leaks
@@ -85,6 +86,20 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
     pool = pool_above(peaks, spec.threshold, np.load(path), tokens[rows].clip(min=1), train)
     left_out = len(leaks.candidates), len(names) - len(rows)
     return Material(pool, peaks.log1p(), positive, test, train, *left_out)
+
+
+def described(facts: ExperimentFacts, spec: ExperimentSpec) -> str:
+    """How many rows there are, and what was left out."""
+    left = {
+        "rows that nearly repeat a test row": facts.n_leaks,
+        "rows without a label": facts.n_unlabelled,
+    }
+    left_out = ", ".join(f"{what} ({n:,})" for what, n in left.items() if n)
+    return (
+        f"{facts.n_rows:,} labelled rows, {facts.n_positive:,} of them {spec.label!r}; "
+        f"{facts.n_test:,} test, of which {facts.base_rate:.2f} is what guessing reaches."
+        + (f" Left out: {left_out}." if left_out else "")
+    )
 
 
 def pool_above(

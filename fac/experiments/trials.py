@@ -6,12 +6,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fac.experiments.arms import Draw, Pool
+from fac.config import ExperimentSpec
+from fac.experiments.arms import Draw
 from fac.experiments.heads import FEATURES, STATES, scores, worth
 from fac.experiments.material import Material
 from fac.experiments.run import Piece, Row
 
 LEAST = 2  # of either kind at the beginning
+
+
+def pieces(spec: ExperimentSpec) -> list[Piece]:
+    """A draw of a size each."""
+    return [
+        Piece(f"{labels} labels, draw {draw + 1}", labels, draw)
+        for labels in spec.labels
+        for draw in range(spec.draws)
+    ]
 
 
 def seed_of(seed: int, piece: Piece) -> int:
@@ -39,7 +49,7 @@ class Trial:
 
     def __init__(self, data: Material, piece: Piece, draw: Draw):
         self.data, self.piece, self.draw = data, piece, draw
-        self._coverage = Coverage(data.pool, draw)
+        self._there = data.pool.rows.counts(draw.begin | draw.free) > 0
 
     def learned(
         self, arm: str, added: np.ndarray, positive: np.ndarray | None = None
@@ -58,21 +68,14 @@ class Trial:
                 "figures": {
                     "rows": len(learned),
                     "tokens": int(data.pool.tokens[learned].sum()),
-                    "fac": self._coverage.fac(added),
+                    "fac": self.fac(added),
                     **worth(chance, data.positive[data.test]),
                 },
                 "scores": chance.astype(np.float32),
             }
 
-
-class Coverage:
-    """Of the relevant features that any row fires which may be learned from, the share that is
-    fired by what is."""
-
-    def __init__(self, pool: Pool, draw: Draw):
-        self._rows, self._begin = pool.incidence(np.arange(len(pool.tokens))), draw.begin
-        self._there = self._rows.counts(draw.begin | draw.free) > 0
-
     def fac(self, added: np.ndarray) -> float:
-        covered = self._rows.counts(self._begin | added) > 0
+        """Of the relevant features that any row fires which may be learned from, the share that
+        what is learned from fires."""
+        covered = self.data.pool.rows.counts(self.draw.begin | added) > 0
         return float(covered[self._there].mean())

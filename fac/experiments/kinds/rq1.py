@@ -13,9 +13,9 @@ import numpy as np
 from fac.config import ExperimentSpec
 from fac.experiments.arms import ARMS, FILLING, MORE, NULL, RANDOM, SHUFFLED
 from fac.experiments.effects import contrasts
-from fac.experiments.material import Material, labelled
+from fac.experiments.material import Material, described, labelled
 from fac.experiments.run import Experiment, Piece, Row, Says
-from fac.experiments.trials import Trial, beginning, seed_of
+from fac.experiments.trials import Trial, beginning, pieces, seed_of
 from fac.manifest import ExperimentFacts
 
 MISLABELLED = "random rows, a third mislabelled"
@@ -58,7 +58,8 @@ def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
     return Says(
         " ".join(_conclusion(rows, head) for head in heads),
         " ".join(_controls(rows, head) for head in heads),
-        _note(facts, spec),
+        f"{described(facts, spec)} Where no row fills a gap any more, random rows take the tokens "
+        "that are left.",
     )
 
 
@@ -112,31 +113,11 @@ def _difference(row: Row) -> str:
     return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
 
 
-def _note(facts: ExperimentFacts, spec: ExperimentSpec) -> str:
-    parts = [
-        f"{facts.n_rows:,} labelled rows, {facts.n_positive:,} of them {spec.label!r}; "
-        f"{facts.n_test:,} test, of which {facts.base_rate:.2f} is what guessing reaches."
-    ]
-    left = {
-        "rows that nearly repeat a test row": facts.n_leaks,
-        "rows without a label": facts.n_unlabelled,
-    }
-    left_out = [f"{what} ({n:,})" for what, n in left.items() if n]
-    if left_out:
-        parts.append(f"Left out: {', '.join(left_out)}.")
-    parts.append("Where no row fills a gap any more, random rows take the tokens that are left.")
-    return " ".join(parts)
-
-
 EXPERIMENT = Experiment(
     title="Do rows that fill gaps help to tell what is labelled?",
     value="AUPRC",
     columns={"rows": "rows", "fac": "FAC"},
-    pieces=lambda spec: [
-        Piece(f"{labels} labels, draw {draw + 1}", labels, draw)
-        for labels in spec.labels
-        for draw in range(spec.draws)
-    ],
+    pieces=pieces,
     material=labelled,
     measure=measure,
     effects=effects,
