@@ -12,10 +12,9 @@ from typer import Argument, Option
 from fac.cli import frame
 from fac.cli.frame import CLEAR, Answer, command, out, perform, read_threshold
 from fac.config import EXPERIMENTS, ExperimentSpec
-from fac.errors import InputError
 from fac.experiments import Experiment
 from fac.questions.catalogue import Row
-from fac.questions.experiments import finding
+from fac.questions.experiments import finding, interval_words, read_sizes
 from fac.store import Stores
 
 
@@ -38,7 +37,7 @@ def experiment(
         measure=measure,
         label=label,
         threshold=read_threshold(stores, measure, threshold),
-        labels=_sizes(labels),
+        labels=read_sizes(labels),
         draws=draws,
         seed=seed,
     )
@@ -58,13 +57,6 @@ def experiment(
     return Answer(data, show)
 
 
-def _sizes(labels: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in labels.split(",")}))
-    except ValueError:
-        raise InputError(f"--labels takes numbers such as 20,50,100, got {labels!r}.") from None
-
-
 def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
     table = Table(title=escape(outcome), box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("size, arm")
@@ -73,13 +65,12 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
     table.add_column("from")
     for row in rows:
         figures = [row["figures"].get(name) for name in kind.columns]
-        interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         same = row["arm"] == row["against"]
         table.add_row(
             escape(f"{row['size']}, {row['arm']}"),
             *("" if figure is None else _figure(figure) for figure in figures),
             f"{row['value']:.3f}",
-            "" if same else interval,
+            interval_words(row),
             "" if same else escape(row["against"]),
         )
     return table

@@ -86,6 +86,9 @@ class Experiment:
     says: Callable[[list[Row], ExperimentFacts, ExperimentSpec], Says]
     """Sentences for rows of EXPERIMENT_EFFECTS, each with `figures`, the means over draws."""
 
+    ranked: bool = True
+    """Whether arms stand by what they do; else, as of temperatures, in their own order."""
+
     check: Callable[[ExperimentSpec, Runs], object] = lambda spec, runs: None
     """Raises InputError for data that cannot answer, before anything is queued: reads no model."""
 
