@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from fac.config import EXPERIMENTS, ExperimentSpec
+from fac.config import EXPERIMENTS, ExperimentSpec, read_spec
 from fac.errors import InputError
 from fac.experiments import Experiment
 from fac.manifest import MeasureManifest
@@ -130,9 +130,9 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
 def show_launch(manifests: Mapping[str, MeasureManifest]) -> None:
     """The question, what it takes, and the button."""
     st.caption(
-        "Begin with a few labelled rows and add as many tokens of others: does a head on the "
-        "frozen model learn more from rows that fill gaps than from random ones, and than from "
-        "rows chosen by features that are not theirs?"
+        "Does filling gaps help your own task? An experiment tries it on rows that are labelled, "
+        "beside random rows of equal tokens and controls whose effect is known, and answers with "
+        "intervals. What it cannot tell, it says."
     )
     room = st.container()
     with st.container(border=True):
@@ -173,7 +173,7 @@ def show_price(spec: ExperimentSpec) -> None:
         )
     st.caption(plain(f"{words} It may be stopped at any time, and goes on where it was."))
     is_live = any(
-        job.spec == spec.as_json()
+        read_spec(job.step, job.spec) == spec
         for job in questions.of_measure(stores().queue.live(), spec.measure)
     )
     action_button(

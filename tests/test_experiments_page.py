@@ -3,11 +3,12 @@ what stands in the way, and what an experiment says."""
 
 import csv
 import io
+import re
 from dataclasses import replace
 
 import pytest
 
-from fac.config import ExperimentSpec, Workspace
+from fac.config import Workspace, read_spec
 from fac.experiments import experiment
 from fac.questions import experiments as questions
 from fac.store import open_stores
@@ -103,6 +104,18 @@ def test_the_conclusion_is_large_its_figures_small_and_its_words_harmless():
     assert "<small>(20 labels +0.1 (0 to 1))</small>." in drawn
 
 
+def test_what_several_arms_are_set_beside_has_a_panel_of_its_own():
+    given = [
+        row_of("a head", "none", "as given", -0.4),
+        row_of("a head", "rows that fill gaps", "as given", 0.1),
+    ]
+    first, second = questions.panels([*given, *ROWS])
+    assert (first.base, second.base) == ("random rows", "as given")
+    assert [group.title for group in second.groups] == ["rows that fill gaps", "none"]
+    assert {group.standing for group in second.groups} == {questions.CONTEXT}
+    assert "Zero is" not in legend([first, second])
+
+
 # --- the questions --------------------------------------------------------------------------------
 
 
@@ -139,14 +152,13 @@ def test_the_file_has_every_figure(asked):
 
 
 def test_a_question_is_put_and_waits_in_the_queue(place):
-    page = ran(opened("experiments", dataset="comments", sizes="6,9", draws="3"))
+    page = ran(opened("experiments", dataset="comments", label=HOSTILE, sizes="6,9", draws="3"))
     assert "6 pieces, about" in words(page)
     ran(button(page, "Run the experiment").click().run())
     (job,) = Queue(place.queue).live()
     spec = spec_of(job.spec["measure"], label=HOSTILE, labels=(6, 9), draws=3)
-    usual = replace(spec, threshold=job.spec["threshold"])
-    assert ExperimentSpec(**job.spec) == replace(usual, labels=job.spec["labels"])
-    again = ran(opened("experiments", dataset="comments", sizes="6,9", draws="3"))
+    assert read_spec(job.step, job.spec) == replace(spec, threshold=job.spec["threshold"])
+    again = ran(opened("experiments", dataset="comments", label=HOSTILE, sizes="6,9", draws="3"))
     assert button(again, "Run the experiment").disabled and button(again, "Cancel")
     ran(button(again, "Cancel").click().run())
     stopped = ran(opened("experiments", dataset="comments"))
@@ -163,7 +175,7 @@ def test_a_question_is_put_and_waits_in_the_queue(place):
 )
 def test_what_cannot_be_asked_is_a_sentence_before_anything_is_queued(place, how, sentence):
     before = len(Queue(place.queue).jobs())
-    page = ran(opened("experiments", dataset="comments", **how))
+    page = ran(opened("experiments", dataset="comments", label=HOSTILE, **how))
     assert sentence in page.info[0].value.replace("\\", "")
     assert not any(each.label == "Run the experiment" for each in page.button)
     assert len(Queue(place.queue).jobs()) == before
@@ -173,14 +185,19 @@ def test_a_finished_one_says_its_sentence_and_texts_are_shown_as_they_are(place,
     page = ran(opened("experiments", experiment=asked[1]))
     text = markup(page)
     assert "filling gaps" in text and "cannot be seen" in words(page)
-    assert HOSTILE not in text and "<img" not in words(page)
+    assert "<img" not in text
+    assert not [each.value for each in page.caption if re.search(r"(?<!\\)<img", each.value)]
     assert len(page.get("plotly_chart")) == 2
     ran(button(page, "New experiment").click().run())
     assert any(each.label == "Label that is looked for" for each in page.selectbox)
 
 
 def test_what_was_asked_before_is_opened(place, asked):
-    page = ran(opened("experiments", dataset="comments", sizes="6,12", draws="2", above="0.5"))
+    page = ran(
+        opened(
+            "experiments", dataset="comments", label=HOSTILE, sizes="6,12", draws="2", above="0.5"
+        )
+    )
     assert "Exactly this was asked before" in words(page)
     ran(button(page, "See what it says").click().run())
     assert page.query_params["experiment"] == asked[1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fac.config import EXPERIMENTS, ExperimentSpec
@@ -176,57 +176,74 @@ class Panel(NamedTuple):
 
 
 def panels(rows: Sequence[Row], *, ranked: bool = True) -> list[Panel]:
-    """Effects as they are drawn: a panel an outcome, the arms in the same order in each of them,
-    those that do best first where they are `ranked`, else as the experiment has them.
+    """Effects as they are drawn: a panel an outcome and what several arms are set beside, with the
+    arms that do best first where they are `ranked`, else as the experiment has them.
 
-    Most arms are set beside one and the same; the arm in question also beside its control, which
-    stands in a group of its own below it. An arm beside itself is what zero is, and not drawn.
+    What one arm alone is set beside has no panel: it stands as a group of its own in the panel of
+    what most arms are. If it is set beside that too, it is the arm in question and the other its
+    control. An arm beside itself is what zero is, and not drawn.
     """
-    rows = [row for row in rows if row["arm"] != row["against"]]
-    base = Counter(row["against"] for row in rows if row["against"]).most_common(1)
-    zero = base[0][0] if base else ""
-    second = {row["arm"]: row["against"] for row in rows if row["against"] not in ("", zero)}
-    if len({*second.values()}) != 1:  # no arm is the one in question
-        second = {}
-    groups: dict[tuple[str, str], dict[tuple[str, str], list[Row]]] = {}
+    by_outcome: dict[str, list[Row]] = {}
     for row in rows:
-        panel = groups.setdefault((row["outcome"], zero if row["against"] else ""), {})
-        panel.setdefault((row["arm"], row["against"]), []).append(row)
-    order = _order(rows, zero) if ranked else {}
-
-    def group_of(arm: str, against: str, members: list[Row]) -> Group:
-        standing = CONTEXT
-        if arm in second:
-            standing = IN_QUESTION
-        elif arm in second.values():
-            standing = ITS_CONTROL
-        title = arm if against in ("", zero) else f"{arm}, from {against}"
-        return Group(title, standing, sorted(members, key=lambda row: row["size"]))
-
+        if row["arm"] != row["against"]:
+            by_outcome.setdefault(row["outcome"], []).append(row)
+    order = _order(rows) if ranked else {}
     return [
-        Panel(
-            outcome,
-            against,
-            [
-                group_of(*key, members)
-                for key, members in sorted(
-                    by_arm.items(),
-                    key=lambda item: (order.get(item[0][0], 0), item[0][1] not in ("", zero)),
-                )
-            ],
-        )
-        for (outcome, against), by_arm in groups.items()
+        Panel(outcome, base, _groups(members, base, order))
+        for outcome, of in by_outcome.items()
+        for base, members in _by_base(of).items()
     ]
 
 
-def _order(rows: Sequence[Row], zero: str) -> dict[str, int]:
-    """The place of every arm by its mean difference, the highest first."""
-    differences: dict[str, list[float]] = defaultdict(list)
+def _by_base(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of one outcome by what is zero for them; values that stand alone under ""."""
+    arms: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        if row["against"] in ("", zero):
-            differences[row["arm"]].append(row["difference"])
-    means = {arm: sum(values) / len(values) for arm, values in differences.items()}
-    return {arm: n for n, arm in enumerate(sorted(means, key=lambda arm: -means[arm]))}
+        arms[row["against"]].add(row["arm"])
+    most = max(arms, key=lambda against: (against != "", len(arms[against])))
+    members: dict[str, list[Row]] = {most: []}
+    for row in rows:
+        against = row["against"]
+        base = against if against == "" or len(arms[against]) > 1 else most
+        members.setdefault(base, []).append(row)
+    return members
+
+
+def _groups(rows: Sequence[Row], base: str, order: Mapping[tuple[str, str], int]) -> list[Group]:
+    by_arm: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_arm.setdefault((row["arm"], row["against"]), []).append(row)
+    control = {
+        arm: against
+        for arm, against in by_arm
+        if against != base and {(arm, base), (against, base)} <= by_arm.keys()
+    }
+
+    def group(arm: str, against: str) -> Group:
+        standing = CONTEXT
+        if arm in control:
+            standing = IN_QUESTION
+        elif arm in control.values():
+            standing = ITS_CONTROL
+        title = arm if against == base else f"{arm}, from {against}"
+        members = sorted(by_arm[arm, against], key=lambda row: row["size"])
+        return Group(title, standing, members)
+
+    places = [*dict.fromkeys(arm for arm, _ in by_arm)]
+    ranked = sorted(
+        by_arm, key=lambda key: (order.get((key[0], base), 0), places.index(key[0]), key[1] != base)
+    )
+    return [group(*key) for key in ranked]
+
+
+def _order(rows: Sequence[Row]) -> dict[tuple[str, str], int]:
+    """The place of every arm among those set beside the same, by its mean difference over outcomes
+    and sizes, the highest first: all panels have one order."""
+    differences: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        differences[row["arm"], row["against"]].append(row["difference"])
+    means = {key: sum(values) / len(values) for key, values in differences.items()}
+    return {key: n for n, key in enumerate(sorted(means, key=lambda key: -means[key]))}
 
 
 def interval_words(row: Row) -> str:

@@ -174,8 +174,11 @@ def legend(parts: Sequence[Panel]) -> str:
         for standing in (IN_QUESTION, ITS_CONTROL)
     }
     words = ["Lines are 95 % intervals; a full dot's leaves zero out."]
-    if base := next((panel.base for panel in parts if panel.base), ""):
-        words.append(f"Zero is {base}, of equal tokens where the arm does not say otherwise.")
+    bases = {panel.base for panel in parts if panel.base}
+    if len(bases) == 1:
+        words.append(
+            f"Zero is {bases.pop()}, of equal tokens where the arm does not say otherwise."
+        )
     if arms[IN_QUESTION]:
         words.append(
             f"Teal is {arms[IN_QUESTION]}, amber {arms[ITS_CONTROL]}, its control; grey are others."
