@@ -3,30 +3,20 @@ it measured, ask, stop, ask for less, read the sentence and the figure, take the
 
 import csv
 import json
-from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import expect
 
 from fac.config import Workspace
 from tests.browser import PATIENCE, chromium_page, server, settle, visit
-from tests.test_experiments import rows_of, states
-from tests.test_jobs import ToySteps
+from tests.test_experiments import rows_of
+from tests.test_experiments_page import AskingSteps
 from tests.test_pairs_browser import worker
 from tests.toy import toy_workspace
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<b>loud</b>"
-
-
-class AskingSteps(ToySteps):
-    """The real steps with words as features, and which of them a text has as its mean state."""
-
-    def encoder(self, spec, progress):
-        words = super().encoder(spec, progress)
-        words.model = SimpleNamespace(mean_states=lambda chats, told: states(chats))
-        return words
 
 
 @pytest.fixture(scope="module")

@@ -3,25 +3,40 @@ what stands in the way, and what an experiment says."""
 
 import csv
 import io
+import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from fac.cli import frame
 from fac.config import Workspace, read_spec
 from fac.experiments import experiment
+from fac.experiments.arms import ARMS
 from fac.questions import experiments as questions
 from fac.store import open_stores
 from fac.store.queue import Queue
 from fac.store.runs import Runs
 from fac.ui.experiments import axis_words, conclusion_html, effects_chart, legend
-from tests.test_experiments import DOORS, quiet, rows_of, spec_of
+from tests.test_cli import assert_one_sentence, fac
+from tests.test_experiments import DOORS, quiet, rows_of, spec_of, states
+from tests.test_jobs import ToySteps
 from tests.test_pages import button, markup, navigation_decides, opened, ran, started, words
 from tests.toy import label_samples, toy_workspace
 
 __all__ = ["navigation_decides", "started"]  # fixtures that every test here uses
 
 HOSTILE = "<img src=x onerror=alert(1)> :red[x]"
+
+
+class AskingSteps(ToySteps):
+    """The real steps with words as features, and which of them a text has as its mean state."""
+
+    def encoder(self, spec, progress):
+        words = super().encoder(spec, progress)
+        words.model = SimpleNamespace(mean_states=lambda chats, told: states(chats))
+        return words
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +235,27 @@ def test_without_labels_it_says_how_to_get_them(tmp_path, monkeypatch):
     page = ran(opened("experiments"))
     assert "No labels yet" in words(page)
     assert any("Add a labelled dataset" in each.label for each in page.get("page_link"))
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_one_command_reads_a_file_measures_it_and_asks(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame, "Steps", AskingSteps)
+    chats, names = rows_of(60)
+    lines = [
+        json.dumps({"text": chat[0]["content"], "kind": name})
+        for chat, name in zip(chats, names, strict=True)
+    ]
+    source = tmp_path / "comments.jsonl"
+    source.write_text("\n".join(lines))
+    place = toy_workspace(tmp_path / "toy")
+    line = ("experiment", "rq1", "--dataset", source, "--label", 1, "--labels", "6", "--draws", 2)
+    refused = fac(*line, workspace=place)
+    assert_one_sentence(refused)
+    assert "--label-field" in refused.err
+    answer = fac(*line, "--label-field", "kind", workspace=place)
+    assert answer.code == 0, answer.err
+    assert "rows that fill gaps" in answer.out and "cannot be seen" in answer.out
+    again = fac(*line[:3], "comments", *line[4:], "--json", workspace=place)
+    assert len(again.json["rows"]) == 2 * (len(ARMS) + 2)

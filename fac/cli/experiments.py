@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from rich import box
@@ -11,9 +12,10 @@ from typer import Argument, Option
 
 from fac.cli import frame
 from fac.cli.frame import CLEAR, Answer, command, out, perform, read_threshold
-from fac.config import EXPERIMENTS, ExperimentSpec
+from fac.config import EXPERIMENTS, ExperimentSpec, IngestSpec, MeasureSpec
+from fac.errors import InputError
 from fac.experiments import Experiment
-from fac.questions.catalogue import Row
+from fac.questions.catalogue import Row, usual_encoder
 from fac.questions.experiments import finding, interval_words, read_sizes
 from fac.store import Stores
 
@@ -22,15 +24,18 @@ from fac.store import Stores
 def experiment(
     stores: Stores,
     name: Annotated[str, Argument(help=f"{', '.join(EXPERIMENTS.names)}.")],
-    dataset: Annotated[str, Option(help="Measured dataset with labels.")],
+    dataset: Annotated[
+        str, Option(help="Measured dataset with labels, or a file to read and measure.")
+    ],
     label: Annotated[str, Option(help="What rows are labelled that are looked for.")],
+    label_field: Annotated[str | None, Option(help="Of a file, its column of labels.")] = None,
     threshold: Annotated[str, Option(help="A number, or `clear`.")] = CLEAR,
     labels: Annotated[str, Option(help="Labelled rows that one begins with.")] = "20,50,100",
     draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (ExperimentSpec.draws),
     seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
 ) -> Answer:
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
-    measure = stores.runs.resolve("measure", dataset)
+    measure = _measured(stores, dataset, label_field)
     frame.build_caches(stores, [measure])
     spec = ExperimentSpec(
         name=name,
@@ -55,6 +60,21 @@ def experiment(
             out.print(escape(line), soft_wrap=True, highlight=False)
 
     return Answer(data, show)
+
+
+def _measured(stores: Stores, dataset: str, label_field: str | None) -> str:
+    """The run of a measured dataset; a file is read and measured first, with the usual model."""
+    manifests = stores.runs.list(MeasureSpec.step)
+    if any(dataset in (m.facts.name, m.run) for m in manifests) or not Path(dataset).is_file():
+        return stores.runs.resolve("measure", dataset)
+    name, workspace = Path(dataset).name.split(".")[0], stores.runs.workspace
+    spec = IngestSpec(name=name, source=dataset, label_field=label_field)
+    source = perform(workspace, spec, f"reading {name}")
+    if not stores.runs.manifest(source).facts.labels:
+        raise InputError(f"{dataset} has no labels: name their column with --label-field.")
+    usual = usual_encoder(stores)
+    encoder = MeasureSpec(dataset=source, model=usual.model, layer=usual.layer, sae=usual.sae)
+    return perform(workspace, encoder, f"measuring {name}")
 
 
 def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
