@@ -83,16 +83,22 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
     for column in (*kind.columns.values(), kind.value, "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("from")
+    tested = any(row["p"] is not None for row in rows)
+    if tested:
+        table.add_column("p", justify="right")
     for row in rows:
         figures = [row["figures"].get(name) for name in kind.columns]
         same = row["arm"] == row["against"]
-        table.add_row(
+        cells = [
             escape(f"{row['size']}, {row['arm']}"),
             *("" if figure is None else _figure(figure) for figure in figures),
             f"{row['value']:.3f}",
             interval_words(row),
             "" if same else escape(row["against"]),
-        )
+        ]
+        if tested:
+            cells.append("" if row["p"] is None else f"{row['p']:.3f}")
+        table.add_row(*cells)
     return table
 
 
