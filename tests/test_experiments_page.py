@@ -23,7 +23,7 @@ from tests.test_cli import assert_one_sentence, fac
 from tests.test_experiments import DOORS, quiet, rows_of, spec_of, states
 from tests.test_jobs import ToySteps
 from tests.test_pages import button, markup, navigation_decides, opened, ran, started, words
-from tests.toy import label_samples, toy_workspace
+from tests.toy import WORDS, label_samples, toy_workspace
 
 __all__ = ["navigation_decides", "started"]  # fixtures that every test here uses
 
@@ -32,6 +32,8 @@ HOSTILE = "<img src=x onerror=alert(1)> :red[x]"
 
 class AskingSteps(ToySteps):
     """The real steps with words as features, and which of them a text has as its mean state."""
+
+    lexicon = WORDS
 
     def encoder(self, spec, progress):
         words = super().encoder(spec, progress)
@@ -235,6 +237,15 @@ def test_without_labels_it_says_how_to_get_them(tmp_path, monkeypatch):
     page = ran(opened("experiments"))
     assert "No labels yet" in words(page)
     assert any("Add a labelled dataset" in each.label for each in page.get("page_link"))
+
+
+def test_where_nothing_fires_it_is_a_sentence(tmp_path, monkeypatch):
+    silent = [[{"role": "user", "content": f"nothing at all {n}"}] for n in range(80)]
+    place = toy_workspace(tmp_path, samples={"silent": silent})
+    label_samples(Runs(place), "silent", ["0", "1"] * 40)
+    monkeypatch.setenv("FAC_WORKSPACE", str(place.root))
+    page = ran(opened("experiments", dataset="silent", sizes="6"))
+    assert "No feature fires in silent" in page.info[0].value
 
 
 # --- the command ----------------------------------------------------------------------------------
