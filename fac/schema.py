@@ -237,33 +237,30 @@ FEATURE_MAP = pa.schema(
 
 EXPERIMENT_RESULTS = pa.schema(
     [
-        ("head", pa.string()),
-        ("labels", pa.int32()),  # rows that one begins with
+        ("outcome", pa.string()),  # what an arm is judged by, e.g. a head on raw activations
+        ("size", pa.int32()),  # of the beginning: labelled rows, chats
         ("draw", pa.int32()),
         ("arm", pa.string()),
-        ("rows", pa.int32()),  # that are learned from, those at the beginning included
-        ("tokens", pa.int64()),  # content tokens of them
-        ("fac", pa.float64()),  # share of the features of all rows that could be had
-        ("auprc", pa.float64()),
-        ("auroc", pa.float64()),
-        ("nats", pa.float64()),  # mean negative log-likelihood of the labels of the test rows
+        ("figure", pa.string()),  # e.g. rows, tokens, fac, auprc
+        ("value", pa.float64()),
     ]
 )
-"""One row a head, size, draw and arm, in that order."""
+"""One row a figure of an outcome, size, draw and arm, in the order of the first three."""
 
 EXPERIMENT_EFFECTS = pa.schema(
     [
-        ("head", pa.string()),
-        ("labels", pa.int32()),
+        ("outcome", pa.string()),
+        ("size", pa.int32()),
         ("arm", pa.string()),
-        ("against", pa.string()),  # the arm it is set beside
-        ("auprc", pa.float64()),  # mean over draws
-        ("difference", pa.float64()),  # of AUPRC, mean over draws
-        ("low", pa.float64()),  # 95 % interval of it over draws and test rows
+        ("against", pa.string()),  # the arm it is set beside; "" where a value stands alone
+        ("value", pa.float64()),  # of the arm, mean over draws
+        ("difference", pa.float64()),  # from the other's, mean over draws; else the value itself
+        ("low", pa.float64()),  # 95 % interval of it
         ("high", pa.float64()),
+        ("p", pa.float64()),  # of a permutation test; null where none was made
     ]
 )
-"""One row a head, size, arm and what it is set beside, in that order."""
+"""One row an outcome, size, arm and what it is set beside."""
 
 REPLIES = pa.schema(
     [

@@ -2,16 +2,18 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from fac.config import ExperimentSpec, Workspace
+from fac.diversity import density, unit, vendi_score
 from fac.errors import Cancelled, InputError
-from fac.experiments import experiment
+from fac.experiments import Doors, experiment
 from fac.experiments.arms import ALL, ARMS, FILLING, MORE, NONE, NULL, RANDOM, Draw, Pool
 from fac.experiments.effects import RESAMPLES, Resampled, average_precision
 from fac.experiments.heads import STATES, scores
@@ -92,6 +94,61 @@ def test_k_center_takes_what_is_farthest():
     assert np.flatnonzero(ARMS["rows of its own kind"](pool, draw_of(pool, [0], 1))).tolist() == [1]
 
 
+def by_hand(pool, draw, score):
+    """Greedy choice of rows one by one, scored anew each time."""
+    chosen = draw.begin.copy()
+    while True:
+        rest = np.flatnonzero(draw.free & ~chosen)
+        row = max(rest, key=lambda row: (score(chosen, row), -row))
+        if pool.tokens[chosen & ~draw.begin].sum() + pool.tokens[row] / 2 > draw.budget:
+            return chosen & ~draw.begin
+        chosen[row] = True
+
+
+def scattered(seed, n=40):
+    rng = np.random.default_rng(seed)
+    pool = pool_of([[0]] * n, rng.integers(1, 6, n))
+    pool = replace(pool, states=rng.standard_normal((n, 5)).astype(np.float32))
+    free = rng.random(n) < 0.8
+    free[:6] = False
+    return pool, Draw(np.arange(n) < 6, free, 25, seed)
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=10, deadline=None)
+def test_novel_sum_takes_what_is_most_novel_beside_what_was_taken(seed):
+    pool, draw = scattered(seed)
+    rows = unit(pool.states)
+    sigma = density(rows, rows[draw.begin | draw.free])
+
+    def novelty(chosen, row):
+        others = np.flatnonzero(chosen)
+        apart = 1 - rows[others] @ rows[row]
+        order = np.argsort(apart)
+        parts = (apart * np.sqrt(sigma[others]))[order]
+        return (parts / np.arange(1, len(parts) + 1)).sum()
+
+    assert (ARMS["greedy NovelSum"](pool, draw) == by_hand(pool, draw, novelty)).all()
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=10, deadline=None)
+def test_the_vendi_score_is_nearly_that_of_exact_greed(seed):
+    pool, draw = scattered(seed)
+    pool = replace(pool, tokens=np.ones(40, np.int64))
+    draw = draw._replace(budget=8)
+    rows = unit(pool.states)
+    exact = by_hand(
+        pool, draw, lambda chosen, row: vendi_score(rows[[*np.flatnonzero(chosen), row]])
+    )
+    ours, chance = (
+        vendi_score(rows[draw.begin | ARMS[name](pool, draw)])
+        for name in ("greedy Vendi score", RANDOM)
+    )
+    best = vendi_score(rows[draw.begin | exact])
+    assert ours > chance and best - ours < 0.15 * (best - chance)
+
+
 @given(st.integers(0, 10_000))
 def test_no_arm_takes_what_it_may_not_and_all_have_about_the_same_tokens(seed):
     rng = np.random.default_rng(seed)
@@ -155,6 +212,9 @@ def states(chats):
     return (there + 0.7 * np.array(noise)).astype(np.float32)
 
 
+DOORS = Doors(states)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     chats, names = rows_of()
@@ -173,16 +233,25 @@ def quiet(*_):
     """Progress of which nobody wants to hear."""
 
 
+def figures_of(runs, run):
+    """A row an outcome, size, draw and arm, with its figures by name."""
+    rows = {}
+    for row in runs.table(run, "results").to_pylist():
+        about = {name: row[name] for name in ("outcome", "size", "draw", "arm")}
+        rows.setdefault(tuple(about.values()), about)[row["figure"]] = row["value"]
+    return [*rows.values()]
+
+
 def test_every_arm_learns_and_none_sees_a_test_row(measured):
     runs, measure = measured
-    run = experiment(spec_of(measure), runs=runs, states=states, progress=quiet)
+    run = experiment(spec_of(measure), runs=runs, doors=DOORS, progress=quiet)
     facts = runs.manifest(run).facts
     assert (facts.n_rows, facts.n_unlabelled, facts.n_leaks) == (154, 6, 0)
-    rows = runs.table(run, "results").to_pylist()
+    rows = figures_of(runs, run)
     arms = {row["arm"] for row in rows}
     assert arms == {*ARMS, MISLABELLED}
     assert len(rows) == 2 * 2 * 4 * len(arms)  # heads, sizes, draws
-    by_arm = {row["arm"]: row for row in rows if (row["labels"], row["draw"]) == (6, 0)}
+    by_arm = {row["arm"]: row for row in rows if (row["size"], row["draw"]) == (6, 0)}
     assert by_arm[NONE]["rows"] == 6 and by_arm[ALL]["fac"] == 1
     assert by_arm[NONE]["fac"] < by_arm[FILLING]["fac"] >= by_arm[RANDOM]["fac"]
     tokens = {arm: row["tokens"] for arm, row in by_arm.items()}
@@ -192,9 +261,9 @@ def test_every_arm_learns_and_none_sees_a_test_row(measured):
 
 def test_positive_controls_are_seen_and_a_null_control_is_not(measured):
     runs, measure = measured
-    run = experiment(spec_of(measure, draws=12), runs=runs, states=states, progress=quiet)
+    run = experiment(spec_of(measure, draws=12), runs=runs, doors=DOORS, progress=quiet)
     effects = {
-        (row["head"], row["labels"], row["arm"]): row
+        (row["outcome"], row["size"], row["arm"]): row
         for row in runs.table(run, "effects").to_pylist()
         if row["against"] == RANDOM
     }
@@ -219,8 +288,8 @@ def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        experiment(spec, runs=runs, states=counted, progress=stop)
-    run = experiment(spec, runs=runs, states=counted, progress=quiet)
+        experiment(spec, runs=runs, doors=Doors(counted), progress=stop)
+    run = experiment(spec, runs=runs, doors=Doors(counted), progress=quiet)
     assert reads == [154]
     tables = [runs.table(run, name) for name in ("results", "effects")]
     again = Runs(Workspace(runs.root.parent / "again"))
@@ -228,7 +297,7 @@ def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
     for step in ("dataset", "measure", "sae"):
         (again.root / step).parent.mkdir(parents=True, exist_ok=True)
         (again.root / step).symlink_to(runs.root / step)
-    assert experiment(spec, runs=again, states=states, progress=quiet) == run
+    assert experiment(spec, runs=again, doors=DOORS, progress=quiet) == run
     assert [again.table(run, name) for name in ("results", "effects")] == tables
 
 
@@ -246,7 +315,7 @@ def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
 def test_data_that_cannot_answer_are_a_sentence(measured, how, words):
     runs, measure = measured
     with pytest.raises(InputError, match=words):
-        experiment(spec_of(measure, **how), runs=runs, states=states, progress=quiet)
+        experiment(spec_of(measure, **how), runs=runs, doors=DOORS, progress=quiet)
 
 
 def test_rows_that_repeat_a_test_row_are_not_learned_from(tmp_path):
@@ -256,7 +325,7 @@ def test_rows_that_repeat_a_test_row_are_not_learned_from(tmp_path):
     runs = Runs(place)
     label_samples(runs, "comments", [*names, *names[:30]])
     measure = runs.resolve("measure", "comments")
-    run = experiment(spec_of(measure, labels=(6,)), runs=runs, states=states, progress=quiet)
+    run = experiment(spec_of(measure, labels=(6,)), runs=runs, doors=DOORS, progress=quiet)
     # Of thirty pairs about half are split between test and the rest.
     assert 5 < runs.manifest(run).facts.n_leaks < 25
 

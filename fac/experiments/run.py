@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fac.config import EXPERIMENTS, ExperimentSpec
 from fac.errors import Progress
-from fac.experiments.material import Material, States, material
 from fac.manifest import ExperimentFacts
-from fac.schema import EXPERIMENT_EFFECTS, EXPERIMENT_RESULTS
+from fac.schema import EXPERIMENT_EFFECTS, EXPERIMENT_RESULTS, Chat
 from fac.store.runs import Runs, write_table
 
-SCORES = pa.schema([*EXPERIMENT_RESULTS, ("scores", pa.list_(pa.float32()))])
-"""A result with the scores of the test rows, as a part keeps them."""
+PIECE = pa.schema(
+    [
+        *(EXPERIMENT_RESULTS.field(name) for name in ("outcome", "size", "draw", "arm")),
+        ("figures", pa.map_(pa.string(), pa.float64())),
+        ("scores", pa.list_(pa.float32())),  # of what judges, where effects need them
+    ]
+)
+"""What a part keeps of a piece."""
 
 Row = dict[str, Any]
+
+States = Callable[[Sequence[Chat]], np.ndarray]
+"""The mean residual stream of texts, float32 `[n, d_model]`."""
+
+
+class Piece(NamedTuple):
+    """What is measured at once, and kept before the next one begins."""
+
+    text: str  # for people: "20 labels, draw 3"
+    size: int
+    draw: int
+    arm: str = ""  # where an arm is a piece of its own
+
+
+class Doors(NamedTuple):
+    """What only who holds models can give."""
+
+    states: States
+
+
+class Says(NamedTuple):
+    """What an experiment amounts to, in sentences."""
+
+    conclusion: str
+    controls: str  # what the controls say of the instrument
+    note: str  # what was left out
 
 
 @dataclass(frozen=True)
@@ -30,19 +63,39 @@ class Experiment:
     title: str
     """The question, for people."""
 
-    pieces: Callable[[ExperimentSpec], list[tuple[int, int]]]
-    """(labels, draw) of each piece."""
+    value: str
+    """What effects are in: "AUPRC"."""
 
-    measure: Callable[[ExperimentSpec, Material, int, int], Iterator[Row]]
-    """The rows of SCORES of one piece."""
+    columns: Mapping[str, str]
+    """Figures that stand beside effects, by their titles."""
 
-    effects: Callable[[ExperimentSpec, Material, list[Row]], list[Row]]
+    pieces: Callable[[ExperimentSpec], Sequence[Piece]]
+
+    material: Callable[[ExperimentSpec, Runs, Doors, Path], Any]
+    """What is worked on; keeps in the folder what is dear to read twice."""
+
+    measure: Callable[[ExperimentSpec, Any, Piece], Iterable[Row]]
+    """The rows of PIECE of one piece; `figures` is a mapping."""
+
+    effects: Callable[[ExperimentSpec, Any, list[Row]], list[Row]]
     """The rows of EXPERIMENT_EFFECTS of all of them."""
+
+    facts: Callable[[Any], Mapping[str, Any]]
+    """Fields of ExperimentFacts."""
+
+    says: Callable[[list[Row], ExperimentFacts, ExperimentSpec], Says]
+    """Sentences for rows of EXPERIMENT_EFFECTS, each with `figures`, the means over draws."""
+
+    ranked: bool = True
+    """Whether arms stand by what they do; else, as of temperatures, in their own order."""
+
+    check: Callable[[ExperimentSpec, Runs], object] = lambda spec, runs: None
+    """Raises InputError for data that cannot answer, before anything is queued: reads no model."""
 
     preference: int = 0
 
 
-def experiment(spec: ExperimentSpec, *, runs: Runs, states: States, progress: Progress) -> str:
+def experiment(spec: ExperimentSpec, *, runs: Runs, doors: Doors, progress: Progress) -> str:
     """Carry out an experiment; returns the run's id. Finished pieces are kept, so that a stopped
     one goes on, with the same tables.
 
@@ -56,37 +109,34 @@ def experiment(spec: ExperimentSpec, *, runs: Runs, states: States, progress: Pr
     with runs.exclusive(run_id):
         begun, scratch = time.monotonic(), runs.scratch(run_id)
         pieces = kind.pieces(spec)
-        progress(0, len(pieces), "reading the labelled rows")
-        data = material(spec, runs, states, scratch)
+        progress(0, len(pieces), "reading the rows")
+        data = kind.material(spec, runs, doors, scratch)
         rows: list[Row] = []
-        for number, (labels, draw) in enumerate(pieces):
-            progress(number, len(pieces), f"{labels} labels, draw {draw + 1}")
-            path = scratch / f"piece-{labels}-{draw}.parquet"
+        seconds: list[float] = []
+        for number, piece in enumerate(pieces):
+            progress(number, len(pieces), piece.text)
+            path = scratch / f"piece-{number:05}.parquet"
             if not path.exists():
-                table = pa.Table.from_pylist([*kind.measure(spec, data, labels, draw)], SCORES)
+                piece_begun = time.monotonic()
+                table = pa.Table.from_pylist([*kind.measure(spec, data, piece)], PIECE)
                 part = path.with_suffix(".part")
                 pq.write_table(table, part)
                 part.rename(path)
-            rows += pq.read_table(path).to_pylist()
+                seconds.append(time.monotonic() - piece_begun)
+            rows += pq.read_table(path).to_pylist(maps_as_pydicts="strict")
         progress(len(pieces), len(pieces), "comparing the arms")
         effects = pa.Table.from_pylist(kind.effects(spec, data, rows), EXPERIMENT_EFFECTS)
-        results = pa.Table.from_pylist(rows, SCORES).select(EXPERIMENT_RESULTS.names)
-        order = [(name, "ascending") for name in ("head", "labels", "draw")]
-        for path in (*scratch.glob("piece-*.parquet"), scratch / "states.npy"):
+        for path in (*scratch.glob("piece-*.parquet"), *scratch.glob("*.npy")):
             path.unlink()
-        write_table(scratch / "results.parquet", results.sort_by(order), EXPERIMENT_RESULTS)
+        write_table(scratch / "results.parquet", _results(rows), EXPERIMENT_RESULTS)
         write_table(scratch / "effects.parquet", effects, EXPERIMENT_EFFECTS)
         facts = ExperimentFacts(
             name=runs.manifest(spec.measure).facts.name,
             measure=spec.measure,
             experiment=spec.name,
-            n_rows=len(data.positive),
-            n_positive=int(data.positive.sum()),
-            n_test=len(data.test),
-            n_leaks=data.n_leaks,
-            n_unlabelled=data.n_unlabelled,
-            base_rate=float(data.positive[data.test].mean()),
             seconds=time.monotonic() - begun,
+            piece_seconds=float(np.mean(seconds)) if seconds else 0.0,
+            **kind.facts(data),
         )
         runs.publish(
             run_id,
@@ -96,3 +146,16 @@ def experiment(spec: ExperimentSpec, *, runs: Runs, states: States, progress: Pr
             seconds=time.monotonic() - begun,
         )
     return run_id
+
+
+def _results(rows: Sequence[Row]) -> pa.Table:
+    about = ("outcome", "size", "draw", "arm")
+    table = pa.Table.from_pylist(
+        [
+            {**{name: row[name] for name in about}, "figure": figure, "value": value}
+            for row in rows
+            for figure, value in row["figures"].items()
+        ],
+        EXPERIMENT_RESULTS,
+    )
+    return table.sort_by([(name, "ascending") for name in about[:3]])

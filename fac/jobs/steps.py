@@ -378,7 +378,7 @@ def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> st
 
 
 def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -> str:
-    from fac.experiments import experiment
+    from fac.experiments import Doors, experiment
 
     measured = steps.runs.manifest(spec.measure).spec
 
@@ -386,7 +386,7 @@ def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -
         model = steps.encoder(measured, progress).model
         return model.mean_states(chats, partial(_read, progress))
 
-    return experiment(spec, runs=steps.runs, states=states, progress=progress)
+    return experiment(spec, runs=steps.runs, doors=Doors(states), progress=progress)
 
 
 def _read(progress: Progress, done: int, total: int) -> None:

@@ -1,29 +1,131 @@
-"""What an experiment says: its figures with intervals, a sentence, and whether to believe it."""
+"""What can be asked of labelled data, what that takes, and what an experiment says: its figures
+with intervals, a sentence, and whether to believe it."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fac.config import ExperimentSpec
-from fac.experiments.arms import FILLING, MORE, NULL, RANDOM, SHUFFLED
-from fac.questions.catalogue import Row
+from fac.config import EXPERIMENTS, ExperimentSpec
+from fac.errors import InputError
+from fac.experiments import Experiment
+from fac.ingest import OTHER_LABELS
+from fac.manifest import MeasureManifest
+from fac.questions.catalogue import Row, measured
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
+from fac.store.queue import Job
 
-WHICH = FILLING, RANDOM
+LOOKED_FOR = ("1", "true", "yes")
+"""Labels that say by their name that they are what is looked for."""
+
+SUFFICE = 3
+"""A beginning needs so many times its rows to choose others from."""
+
+
+# --- before -----------------------------------------------------------------------------------
+
+
+def askable(stores: Stores) -> dict[str, MeasureManifest]:
+    """Measured datasets whose rows are labelled, by run id, newest first."""
+    return {run: each for run, each in measured(stores).items() if labels_of(stores, run)}
+
+
+def labels_of(stores: Stores, measure: str) -> dict[str, int]:
+    """Rows by label of a measured dataset, most common first; of very many labels the first that
+    were read."""
+    dataset = stores.runs.manifest(measure).facts.dataset
+    if not stores.runs.find(dataset):
+        return {}
+    labels = stores.runs.manifest(dataset).facts.labels
+    return {name: n for name, n in labels.items() if name != OTHER_LABELS}
+
+
+def usual_label(labels: dict[str, int]) -> str:
+    """What is looked for unless somebody says otherwise: what is called so, else the rarest."""
+    return next((name for name in LOOKED_FOR if name in labels), [*labels][-1])
+
+
+def usual_sizes(labels: dict[str, int], test: float = ExperimentSpec.test) -> tuple[int, ...]:
+    """Those of the usual beginnings for which a dataset has rows enough; the smallest where it has
+    for none."""
+    usual, train = ExperimentSpec.labels, (1 - test) * sum(labels.values())
+    return tuple(size for size in usual if SUFFICE * size <= train) or usual[:1]
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """Sizes of beginnings as they were typed, ascending. Raises InputError for what are none."""
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise InputError(f"Sizes are numbers such as 20,50,100, got {text!r}.") from None
+
+
+def obstacle(stores: Stores, spec: ExperimentSpec) -> str:
+    """Why this cannot be asked, as a sentence; "" where it can as far as labels say: that too many
+    rows resemble a test row shows when they are read."""
+    kind: Experiment = EXPERIMENTS[spec.name]
+    try:
+        kind.check(spec, stores.runs)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+class Estimate(NamedTuple):
+    """What an experiment takes."""
+
+    pieces: int
+    seconds: float | None
+    """Of all pieces, as fast as they went in an earlier experiment of the kind, in proportion to
+    the labelled rows; None where there was none."""
+
+    like: str
+    """The dataset of that experiment."""
+
+
+def estimate(stores: Stores, spec: ExperimentSpec) -> Estimate:
+    """What a spec takes on this machine, beside reading the rows with the model once."""
+    kind: Experiment = EXPERIMENTS[spec.name]
+    pieces = len(kind.pieces(spec))
+    rows = sum(labels_of(stores, spec.measure).values())
+    timed = (
+        m for m in experiments(stores) if m.spec.name == spec.name and m.facts.piece_seconds > 0
+    )
+    before = min(timed, key=lambda m: m.inputs.measure != spec.measure, default=None)
+    if before is None:
+        return Estimate(pieces, None, "")
+    facts = before.facts
+    piece = facts.piece_seconds * rows / (facts.n_rows or rows)
+    return Estimate(pieces, pieces * piece, facts.name)
+
+
+def of_measure(jobs: Sequence[Job], measure: str) -> list[Job]:
+    """The experiments among jobs that ask a measured dataset."""
+    return [j for j in jobs if j.step == ExperimentSpec.step and j.spec["measure"] == measure]
+
+
+def stopped_experiment(stores: Stores, measure: str) -> Job | None:
+    """The newest experiment on a measured dataset, where it ended before its end."""
+    jobs = of_measure(stores.queue.jobs(), measure)
+    last = max(jobs, key=lambda job: job.id, default=None)
+    return last if last and last.status in ("failed", "cancelled") else None
+
+
+# --- after ------------------------------------------------------------------------------------
 
 
 class Finding(NamedTuple):
     """What an experiment amounts to."""
 
     rows: list[Row]
-    """One a head, size and arm: head, labels, arm, against (random rows of equal tokens; rows that
-    fill gaps also stand beside random features), auprc, difference, low and high; and fac, rows and
-    tokens, means over draws."""
+    """The rows of EXPERIMENT_EFFECTS; `figures` has the means over draws of what else was measured
+    of an arm, by name."""
 
     conclusion: str
-    """Whether filling gaps helps, in a sentence a head."""
-
     controls: str
     """What the controls say of the instrument."""
 
@@ -41,87 +143,127 @@ def experiments(stores: Stores, measure: str | None = None) -> list[Any]:
 def finding(stores: Stores, run: str) -> Finding:
     """What a run of `fac experiment` says. Raises RunNotFound for one that is gone."""
     manifest: Any = stores.runs.manifest(run)
-    facts, spec = manifest.facts, manifest.spec
+    kind: Experiment = EXPERIMENTS[manifest.spec.name]
     rows = stores.runs.table(run, "effects").to_pylist()
-    results = stores.runs.table(run, "results", ["head", "labels", "arm", "fac", "rows", "tokens"])
-    means = results.group_by(["head", "labels", "arm"]).aggregate(
-        [("fac", "mean"), ("rows", "mean"), ("tokens", "mean")]
-    )
-    by_arm = {(m["head"], m["labels"], m["arm"]): m for m in means.to_pylist()}
+    about = ["outcome", "size", "arm", "figure"]
+    results = stores.runs.table(run, "results", [*about, "value"])
+    means: dict[tuple[str, int, str], dict[str, float]] = defaultdict(dict)
+    for mean in results.group_by(about).aggregate([("value", "mean")]).to_pylist():
+        means[mean["outcome"], mean["size"], mean["arm"]][mean["figure"]] = mean["value_mean"]
     for row in rows:
-        mean = by_arm[row["head"], row["labels"], row["arm"]]
-        row |= {name: mean[f"{name}_mean"] for name in ("fac", "rows", "tokens")}
-    heads = [*dict.fromkeys(row["head"] for row in rows)]
-    return Finding(
-        rows,
-        " ".join(_conclusion(rows, head) for head in heads),
-        " ".join(_controls(rows, head) for head in heads),
-        _note(facts, spec),
-    )
+        row["figures"] = means[row["outcome"], row["size"], row["arm"]]
+    return Finding(rows, *kind.says(rows, manifest.facts, manifest.spec))
 
 
-def _conclusion(rows: list[Row], head: str) -> str:
-    """Helps where it beats random rows and random features alike: what beats chance alone may owe
-    it to more or longer rows, whatever they fire."""
-    of = [row for row in rows if row["head"] == head and row["arm"] == FILLING]
-    chance, shuffled = (
-        {row["labels"]: row for row in of if row["against"] == other}
-        for other in (RANDOM, SHUFFLED)
-    )
-    better = [n for n, row in chance.items() if row["low"] > 0]
-    sure = [n for n in better if shuffled[n]["low"] > 0]
-    worse = [n for n, row in chance.items() if row["high"] < 0]
-    if worse:
-        verdict = f"Filling gaps does harm at {_sizes(worse)}"
-    elif sure:
-        verdict = f"Filling gaps helps at {_sizes(sure)}"
-    elif better:
-        verdict = (
-            f"Rows that fill gaps beat random rows at {_sizes(better)}, but no more than rows "
-            "chosen by the features of others, so it need not be what they fire that helps"
-        )
-    else:
-        verdict = "Whether filling gaps helps cannot be told"
-    figures = "; ".join(
-        f"{n} labels {_difference(row)}, beside random features {_difference(shuffled[n])}"
-        for n, row in chance.items()
-    )
-    return f"{head[0].upper()}{head[1:]}: {verdict[0].lower()}{verdict[1:]} ({figures})."
+IN_QUESTION, ITS_CONTROL, CONTEXT = "question", "control", "context"
+"""The arm that an experiment is about, the control that it must beat too, and all others."""
 
 
-def _sizes(labels: list[int]) -> str:
-    return f"{', '.join(map(str, labels))} labels"
+class Group(NamedTuple):
+    """One arm in a figure, at every size."""
+
+    title: str
+    standing: str  # IN_QUESTION, ITS_CONTROL or CONTEXT
+    rows: list[Row]  # by size, ascending; `difference` from `low` to `high`
 
 
-def _controls(rows: list[Row], head: str) -> str:
-    """Whether the instrument sees what is there, and nothing where nothing is."""
-    of = [row for row in rows if row["head"] == head]
-    visible = [row for row in of if row["arm"] == MORE and row["low"] > 0]
-    false = [row for row in of if row["arm"] == NULL and not row["low"] <= 0 <= row["high"]]
-    sizes = len({row["labels"] for row in of})
-    widths = [(r["high"] - r["low"]) / 2 for r in of if (r["arm"], r["against"]) == WHICH]
-    return (
-        f"{head[0].upper()}{head[1:]}: twice the tokens are seen to help at {len(visible)} of "
-        f"{sizes} sizes, another draw of random rows differs at {len(false)}; differences below "
-        f"about {min(widths):.3f} cannot be seen."
-    )
+class Panel(NamedTuple):
+    """One outcome in a figure."""
+
+    outcome: str
+    base: str  # the arm at zero; "" where values stand alone
+    groups: list[Group]
 
 
-def _difference(row: Row) -> str:
-    return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+def panels(rows: Sequence[Row], *, ranked: bool = True) -> list[Panel]:
+    """Effects as they are drawn: a panel an outcome and what several arms are set beside, with the
+    arms that do best first where they are `ranked`, else as the experiment has them.
 
-
-def _note(facts: Any, spec: Any) -> str:
-    parts = [
-        f"{facts.n_rows:,} labelled rows, {facts.n_positive:,} of them {spec.label!r}; "
-        f"{facts.n_test:,} test, of which {facts.base_rate:.2f} is what guessing reaches."
+    What one arm alone is set beside has no panel: it stands as a group of its own in the panel of
+    what most arms are. If it is set beside that too, it is the arm in question and the other its
+    control. An arm beside itself is what zero is, and not drawn.
+    """
+    by_outcome: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["arm"] != row["against"]:
+            by_outcome.setdefault(row["outcome"], []).append(row)
+    order = _order(rows) if ranked else {}
+    return [
+        Panel(outcome, base, _groups(members, base, order))
+        for outcome, of in by_outcome.items()
+        for base, members in _by_base(of).items()
     ]
-    left = {
-        "rows that nearly repeat a test row": facts.n_leaks,
-        "rows without a label": facts.n_unlabelled,
+
+
+def _by_base(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of one outcome by what is zero for them; values that stand alone under ""."""
+    arms: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        arms[row["against"]].add(row["arm"])
+    most = max(arms, key=lambda against: (against != "", len(arms[against])))
+    members: dict[str, list[Row]] = {most: []}
+    for row in rows:
+        against = row["against"]
+        base = against if against == "" or len(arms[against]) > 1 else most
+        members.setdefault(base, []).append(row)
+    return members
+
+
+def _groups(rows: Sequence[Row], base: str, order: Mapping[tuple[str, str], int]) -> list[Group]:
+    by_arm: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_arm.setdefault((row["arm"], row["against"]), []).append(row)
+    control = {
+        arm: against
+        for arm, against in by_arm
+        if against != base and {(arm, base), (against, base)} <= by_arm.keys()
     }
-    left_out = [f"{what} ({n:,})" for what, n in left.items() if n]
-    if left_out:
-        parts.append(f"Left out: {', '.join(left_out)}.")
-    parts.append("Where no row fills a gap any more, random rows take the tokens that are left.")
-    return " ".join(parts)
+
+    def group(arm: str, against: str) -> Group:
+        standing = CONTEXT
+        if arm in control:
+            standing = IN_QUESTION
+        elif arm in control.values():
+            standing = ITS_CONTROL
+        title = arm if against == base else f"{arm}, from {against}"
+        members = sorted(by_arm[arm, against], key=lambda row: row["size"])
+        return Group(title, standing, members)
+
+    places = [*dict.fromkeys(arm for arm, _ in by_arm)]
+    ranked = sorted(
+        by_arm, key=lambda key: (order.get((key[0], base), 0), places.index(key[0]), key[1] != base)
+    )
+    return [group(*key) for key in ranked]
+
+
+def _order(rows: Sequence[Row]) -> dict[tuple[str, str], int]:
+    """The place of every arm among those set beside the same, by its mean difference over outcomes
+    and sizes, the highest first: all panels have one order."""
+    differences: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        differences[row["arm"], row["against"]].append(row["difference"])
+    means = {key: sum(values) / len(values) for key, values in differences.items()}
+    return {key: n for n, key in enumerate(sorted(means, key=lambda key: -means[key]))}
+
+
+def interval_words(row: Row) -> str:
+    """A difference, or a value that stands alone, with its interval; "" for an arm beside itself,
+    which is zero."""
+    if row["arm"] == row["against"]:
+        return ""
+    difference, low, high = (
+        f"{round(row[n], 3) + 0.0:+.3f}" for n in ("difference", "low", "high")
+    )
+    return f"{difference} ({low} to {high})"
+
+
+def as_csv(result: Finding) -> str:
+    """All figures of an experiment, a row an outcome, size, arm and what it is set beside."""
+    about = ("outcome", "size", "arm", "against", "value", "difference", "low", "high", "p")
+    figures = [*dict.fromkeys(name for row in result.rows for name in row["figures"])]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*about, *figures])
+    for row in result.rows:
+        writer.writerow([*(row[n] for n in about), *(row["figures"].get(n) for n in figures)])
+    return file.getvalue()
