@@ -82,20 +82,23 @@ class Control(NamedTuple):
 
 
 def planted(seed: int, rare: bool, n: int = 450) -> Material:
-    """Rows of one of 40 rare features and a few of 20 frequent ones each. Of `rare`, half of the
-    rare features are what is looked for; else whatever fires the first of the frequent ones is."""
+    """Rows of one of 40 rare features each, and of some frequent ones. Of `rare`, half of the rare
+    features are what is looked for; else it is two at least of the first three frequent ones."""
     from scipy.sparse import csr_matrix
 
     rng = np.random.default_rng(seed)
-    n_frequent, n_rare = 20, 40
+    n_frequent, often = (3, 0.25) if rare else (8, 0.5)
+    n_rare, width = 40, 128
     fires = np.zeros((n, n_frequent + n_rare), bool)
-    fires[:, :n_frequent] = rng.random((n, n_frequent)) < np.linspace(0.5, 0.15, n_frequent)
+    fires[:, :n_frequent] = rng.random((n, n_frequent)) < often
     kind = rng.integers(0, n_rare, n)
     fires[np.arange(n), n_frequent + kind] = True
-    positive = kind < n_rare // 2 if rare else fires[:, 0]
-    peaks = csr_matrix(np.where(fires, 1 + rng.exponential(size=fires.shape), 0), dtype=np.float32)
-    directions = rng.standard_normal((fires.shape[1], 128)) / np.sqrt(128)
-    states = peaks.toarray() @ directions + 0.03 * rng.standard_normal((n, 128))
+    positive = kind < n_rare // 2 if rare else fires[:, :3].sum(axis=1) >= 2
+    values = np.where(fires, 1 + rng.exponential(size=fires.shape), 0)
+    values[:, n_frequent:] *= 4
+    peaks = csr_matrix(values, dtype=np.float32)
+    directions = rng.standard_normal((fires.shape[1], width)) / np.sqrt(width)
+    states = np.log1p(values) @ directions + 0.03 * rng.standard_normal((n, width))
     order = rng.permutation(n)
     test, train = np.sort(order[: n * 2 // 5]), np.sort(order[n * 2 // 5 :])
     tokens = rng.integers(8, 25, n)
@@ -145,12 +148,12 @@ def shuffled(data: Material, seed: int) -> Material:
 def repeat(seed: int, labels: int, draws: int, data: Material | None = None) -> list[Row]:
     """All controls once, on planted rows unless others are given."""
     every = (RANDOM, NULL, FILLING, SHUFFLED, MORE, ALL)
-    here = planted(seed, rare=True) if data is None else data
+    here = planted(seed, rare=False) if data is None else data
     rows = compared(RIGHT, here, seed, labels, draws, every, DOSES)
     rows += compared(NOISE, shuffled(here, seed), seed, labels, draws, (RANDOM, FILLING, MORE))
     if data is None:
-        idle = planted(seed, rare=False)
-        rows += compared(IDLE, idle, seed, labels, draws, (RANDOM, FILLING, SHUFFLED))
+        rare = planted(seed, rare=True)
+        rows += compared(HELPS, rare, seed, labels, draws, (RANDOM, FILLING, SHUFFLED))
     return rows
 
 
@@ -158,9 +161,13 @@ def tallies(rows: Iterable[Row]) -> dict[str, list[Control]]:
     """The controls of all repeats, by what is known of them."""
     rows = [*rows]
     heads = [*dict.fromkeys(row["outcome"] for row in rows)]
-    helps = {"rows that fill gaps, beside random rows": (RIGHT, FILLING, RANDOM)}
-    helps["the same, beside the features of other rows"] = (RIGHT, FILLING, SHUFFLED)
-    idle = {name: (IDLE, *pair) for name, (_, *pair) in helps.items()}
+    pairs = {
+        "rows that fill gaps, beside random rows": (FILLING, RANDOM),
+        "the same, beside the features of other rows": (FILLING, SHUFFLED),
+    }
+    helps = {name: (HELPS, *pair) for name, pair in pairs.items()}
+    are_planted = any(row["which"] == HELPS for row in rows)
+    idle = {name: (RIGHT, *pair) for name, pair in pairs.items() if are_planted}
     kinds = {"null": (NULLS, either), "positive": (POSITIVES, above), HELPS: (helps, above)}
     kinds[IDLE] = (idle, above)
     return {

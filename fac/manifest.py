@@ -154,6 +154,7 @@ class FamiliesFacts(Facts):
     nearest: int = 0  # of each feature that were compared; 0: every pair
     n_firing: int = 0  # features that fire at all
     n_on_map: int | None = None  # laid out; None in runs of earlier versions, which have no map
+    recall: float | None = None  # of those most like each on the map; None where all are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,8 @@ class ExperimentFacts(Facts):
     n_leaks: int = 0  # rows that nearly repeat a text of the test rows, and were left out
     n_unlabelled: int = 0
     base_rate: float = 0.0  # of the test rows that are positive: AUPRC of guessing
-    seconds: float = 0.0
+    seconds: float = 0.0  # since it was last begun
+    piece_seconds: float = 0.0  # mean of the pieces measured since then; 0 where there were none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from fac.config import ExperimentSpec
 from fac.experiments.arms import ARMS, FILLING, MORE, NULL, RANDOM, SHUFFLED
 from fac.experiments.effects import contrasts
-from fac.experiments.material import Material, described, labelled
+from fac.experiments.material import Material, described, labelled, labels_suffice
 from fac.experiments.run import Experiment, Piece, Row, Says
 from fac.experiments.trials import Trial, beginning, pieces, seed_of
 from fac.manifest import ExperimentFacts
@@ -123,5 +123,6 @@ EXPERIMENT = Experiment(
     effects=effects,
     facts=Material.facts,
     says=says,
+    check=labels_suffice,
     preference=1,
 )

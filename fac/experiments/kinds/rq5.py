@@ -17,7 +17,7 @@ import numpy as np
 from fac.config import ExperimentSpec
 from fac.experiments.arms import ARMS, NONE, NULL, RANDOM, SHUFFLED, Draw, Pool, cover, lacking
 from fac.experiments.effects import at_once, contrasts
-from fac.experiments.material import Material, described, labelled, pool_above
+from fac.experiments.material import Material, described, labelled, labels_suffice, pool_above
 from fac.experiments.run import Doors, Experiment, Piece, Row, Says
 from fac.experiments.trials import Trial, beginning, pieces, seed_of
 from fac.manifest import ExperimentFacts
@@ -321,5 +321,6 @@ EXPERIMENT = Experiment(
     effects=effects,
     facts=_facts,
     says=says,
+    check=labels_suffice,
     preference=5,
 )
