@@ -274,7 +274,10 @@ def of_workspace(
 ) -> Iterator[Material]:
     """The labelled rows of a measured dataset, split anew for every repeat; their states are read
     once, by the model that measured them."""
-    stores, steps = open_stores(Workspace(place.resolve())), Steps(Workspace(place.resolve()))
+    stores, steps = (
+        open_stores(Workspace(place.resolve()), remember=False),
+        Steps(Workspace(place.resolve())),
+    )
     measure = stores.runs.resolve("measure", dataset)
     threshold = clear_firing(stores, measure)
     measured = stores.runs.manifest(measure).spec

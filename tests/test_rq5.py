@@ -1,9 +1,14 @@
 """How filling gaps is done, and controls whose answer is known, on planted rows without a model."""
 
+import json
+from hashlib import sha256
+from zipfile import ZipFile
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from benchmarks import controls
+from benchmarks import controls, experiments, labelled_sets
 from benchmarks.controls import HELPS, RIGHT, Control, planted, tallies
 from fac.config import ExperimentSpec
 from fac.experiments import experiment
@@ -93,7 +98,7 @@ def test_the_experiment_says_which_settings_matter(tmp_path):
         name="rq5", measure=measure, label="1", threshold=0.5, labels=(6,), draws=2
     )
     run = experiment(spec, runs=runs, doors=DOORS, progress=quiet)
-    result = finding(open_stores(place), run)
+    result = finding(open_stores(place, remember=False), run)
     outcomes = {row["outcome"] for row in result.rows}
     assert len(outcomes) == 2 * len(rq5.GIVEN)
     asked = [row for row in result.rows if row["p"] is not None]
@@ -130,6 +135,15 @@ def test_planted_controls_are_as_they_should_be():
     assert any("smallest effect" in line for line in controls.lines(kinds))
 
 
+def test_the_command_prints_controls_of_a_few_repeats(capsys, tmp_path):
+    out = tmp_path / "controls.json"
+    about = ["--repeats", "1", "--draws", "2", "--labels", "8", "--workers", "1"]
+    controls.main([*about, "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert "differs, though it should not (at most 1)" in printed
+    assert set(json.loads(out.read_text())) == {"null", "positive", HELPS, controls.IDLE}
+
+
 def test_the_verdict_counts_false_and_missed_ones():
     good = Control("null", "raw", 3, 20, 0.0, 0.05)
     seen = Control("more", "raw", 20, 20, 0.1, 0.05)
@@ -141,3 +155,81 @@ def test_the_verdict_counts_false_and_missed_ones():
     assert "more (raw, 9 of 20)" in controls.verdict(kinds)
     assert controls.most(20) == 3
     assert controls.smallest(0.0196) == pytest.approx(0.028)
+
+
+# --- the page of claims ---------------------------------------------------------------------------
+
+
+def test_the_page_shows_what_was_measured_and_nothing_else():
+    text = experiments.PAGE.read_text("utf-8")
+    assert experiments.page(text) == text
+
+
+def test_what_is_not_measured_says_so_and_what_is_stands_with_its_interval():
+    empty = experiments.table({}, None)
+    kinds = [claim for claim in experiments.CLAIMS if claim.kind]
+    assert empty.count(f"*{experiments.UNMEASURED}*") == len(kinds) + 1
+    row = {"outcome": "raw activations", "size": 20, "arm": controls.FILLING, "against": RANDOM}
+    row |= {"difference": 0.061, "low": 0.021, "high": 0.101, "p": None}
+    helps = experiments.CLAIMS[0]
+    answer = {
+        "about": {
+            **{"dataset": "mine", "label": "1", "threshold": 2.5, "draws": 4},
+            **{"n_rows": 90, "n_positive": 40, "n_test": 36},
+        },
+        "claims": {helps.name: experiments.chosen(helps, [row, row | {"arm": "other"}])},
+        "says": {"rq1": {"conclusion": "It helps.", "controls": "All were seen."}},
+        "synthetic": [],
+    }
+    shown = experiments.table(answer, None)
+    assert "raw activations, 20: +0.061 (+0.021 to +0.101) | *held* |" in shown
+    assert "It helps. *Controls*: All were seen." in shown
+
+
+def test_the_settings_that_claims_name_exist():
+    kinds = {claim.varied: claim for claim in experiments.CLAIMS if claim.kind == "rq5"}
+    assert set(kinds) <= set(rq5.GIVEN)
+    data = planted(0, rare=True)
+    above = {f"above {q:.0%} of peaks" if q else "above 0": (q, data.pool) for q in rq5.QUANTILES}
+    spec = ExperimentSpec(name="rq5", measure="m", label="1", threshold=0.5)
+    draw = beginning(data, 20, 0)
+    arms = {(c.varied, c.arm) for c in rq5.choices(spec, rq5.Sweep(data, above), draw)}
+    for claim in experiments.CLAIMS:
+        if claim.kind == "rq5":
+            assert {(claim.varied, claim.arm), (claim.varied, claim.against)} <= arms
+
+
+# --- labelled sets --------------------------------------------------------------------------------
+
+
+def wheel_of(folder):
+    """A small wheel such as the real one."""
+    rows = 'prompt,prompt_len,target\n"Hello, you",10,0\nGo away,7,1\n'
+    packed = pa.Codec("zstd").compress(rows.encode(), asbytes=True)
+    path = folder / "sae_probes-0.4.2-py3-none-any.whl"
+    with ZipFile(path, "w") as archive:
+        archive.writestr(f"{labelled_sets.FOLDER}96_spam_is.csv.zst", packed)
+        archive.writestr("sae_probes-0.4.2.dist-info/licenses/LICENSE", "MIT License\n")
+    return path
+
+
+def test_a_labelled_set_is_written_for_ingest_and_its_licence_shown(tmp_path, capsys):
+    wheel, out = wheel_of(tmp_path), tmp_path / "spam.jsonl"
+    digest = sha256(wheel.read_bytes()).hexdigest()
+    labelled_sets.main(["96_spam_is", "--wheel", str(wheel), "--out", str(out)], digest)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows == [{"text": "Hello, you", "label": "0"}, {"text": "Go away", "label": "1"}]
+    printed = capsys.readouterr().out
+    assert "MIT License" in printed and "CC-BY-NC" in printed and "2 rows" in printed
+    labelled_sets.main(["--list", "--wheel", str(wheel)], digest)
+    assert capsys.readouterr().out == "96_spam_is\n"
+
+
+def test_another_wheel_and_another_set_are_a_sentence(tmp_path):
+    wheel = wheel_of(tmp_path)
+    about = ["--wheel", str(wheel), "--out", str(tmp_path / "out.jsonl")]
+    with pytest.raises(SystemExit, match="it is not used"):
+        labelled_sets.main(["96_spam_is", *about])
+    with pytest.raises(SystemExit, match="There is no set 'ham'"):
+        labelled_sets.main(["ham", *about], sha256(wheel.read_bytes()).hexdigest())
+    assert not (tmp_path / "out.jsonl").exists()
