@@ -29,6 +29,8 @@ def experiment(
     labels: Annotated[str, Option(help="Labelled rows that one begins with.")] = "20,50,100",
     draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (ExperimentSpec.draws),
     seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
+    subsets: Annotated[int, Option(min=30, help="Of rq2.")] = ExperimentSpec.subsets,
+    equal_tokens: Annotated[bool, Option(help="Subsets of rq2 have equal tokens.")] = False,
 ) -> Answer:
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
     measure = stores.runs.resolve("measure", dataset)
@@ -41,6 +43,8 @@ def experiment(
         labels=_sizes(labels),
         draws=draws,
         seed=seed,
+        subsets=subsets,
+        equal_tokens=equal_tokens,
     )
     run = perform(stores.runs.workspace, spec, f"experiment {name} on {dataset}")
     result = finding(stores, run)
@@ -71,6 +75,9 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
     for column in (*kind.columns.values(), kind.value, "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("from")
+    with_p = any(row["p"] is not None for row in rows)
+    if with_p:
+        table.add_column("p", justify="right")
     for row in rows:
         figures = [row["figures"].get(name) for name in kind.columns]
         interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
@@ -81,6 +88,7 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
             f"{row['value']:.3f}",
             "" if same else interval,
             "" if same else escape(row["against"]),
+            *([] if not with_p else [""] if row["p"] is None else [f"{row['p']:.4f}"]),
         )
     return table
 
