@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from rich import box
@@ -11,11 +12,11 @@ from typer import Argument, Option
 
 from fac.cli import frame
 from fac.cli.frame import CLEAR, Answer, command, out, perform, read_threshold
-from fac.config import EXPERIMENTS, ExperimentSpec
+from fac.config import EXPERIMENTS, ExperimentSpec, IngestSpec, MeasureSpec
 from fac.errors import InputError
 from fac.experiments import Experiment
-from fac.questions.catalogue import Row
-from fac.questions.experiments import finding
+from fac.questions.catalogue import Row, usual_encoder
+from fac.questions.experiments import finding, interval_words, read_sizes
 from fac.store import Stores
 
 
@@ -23,8 +24,11 @@ from fac.store import Stores
 def experiment(
     stores: Stores,
     name: Annotated[str, Argument(help=f"{', '.join(EXPERIMENTS.names)}.")],
-    dataset: Annotated[str, Option(help="Measured dataset with labels.")],
+    dataset: Annotated[
+        str, Option(help="Measured dataset with labels, or a file to read and measure.")
+    ],
     label: Annotated[str, Option(help="What rows are labelled that are looked for.")],
+    label_field: Annotated[str | None, Option(help="Of a file, its column of labels.")] = None,
     threshold: Annotated[str, Option(help="A number, or `clear`.")] = CLEAR,
     labels: Annotated[str, Option(help="Labelled rows that one begins with.")] = "20,50,100",
     draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (ExperimentSpec.draws),
@@ -33,14 +37,14 @@ def experiment(
     equal_tokens: Annotated[bool, Option(help="Subsets of rq2 have equal tokens.")] = False,
 ) -> Answer:
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
-    measure = stores.runs.resolve("measure", dataset)
+    measure = _measured(stores, dataset, label_field)
     frame.build_caches(stores, [measure])
     spec = ExperimentSpec(
         name=name,
         measure=measure,
         label=label,
         threshold=read_threshold(stores, measure, threshold),
-        labels=_sizes(labels),
+        labels=read_sizes(labels),
         draws=draws,
         seed=seed,
         subsets=subsets,
@@ -62,11 +66,19 @@ def experiment(
     return Answer(data, show)
 
 
-def _sizes(labels: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in labels.split(",")}))
-    except ValueError:
-        raise InputError(f"--labels takes numbers such as 20,50,100, got {labels!r}.") from None
+def _measured(stores: Stores, dataset: str, label_field: str | None) -> str:
+    """The run of a measured dataset; a file is read and measured first, with the usual model."""
+    manifests = stores.runs.list(MeasureSpec.step)
+    if any(dataset in (m.facts.name, m.run) for m in manifests) or not Path(dataset).is_file():
+        return stores.runs.resolve("measure", dataset)
+    name, workspace = Path(dataset).name.split(".")[0], stores.runs.workspace
+    spec = IngestSpec(name=name, source=dataset, label_field=label_field)
+    source = perform(workspace, spec, f"reading {name}")
+    if not stores.runs.manifest(source).facts.labels:
+        raise InputError(f"{dataset} has no labels: name their column with --label-field.")
+    usual = usual_encoder(stores)
+    encoder = MeasureSpec(dataset=source, model=usual.model, layer=usual.layer, sae=usual.sae)
+    return perform(workspace, encoder, f"measuring {name}")
 
 
 def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
@@ -75,21 +87,22 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
     for column in (*kind.columns.values(), kind.value, "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("from")
-    with_p = any(row["p"] is not None for row in rows)
-    if with_p:
+    tested = any(row["p"] is not None for row in rows)
+    if tested:
         table.add_column("p", justify="right")
     for row in rows:
         figures = [row["figures"].get(name) for name in kind.columns]
-        interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         same = row["arm"] == row["against"]
-        table.add_row(
+        cells = [
             escape(f"{row['size']}, {row['arm']}"),
             *("" if figure is None else _figure(figure) for figure in figures),
             f"{row['value']:.3f}",
-            "" if same else interval,
+            interval_words(row),
             "" if same else escape(row["against"]),
-            *([] if not with_p else [""] if row["p"] is None else [f"{row['p']:.4f}"]),
-        )
+        ]
+        if tested:
+            cells.append("" if row["p"] is None else f"{row['p']:.4f}")
+        table.add_row(*cells)
     return table
 
 

@@ -20,7 +20,7 @@ from fac.coverage import weighted_fac
 from fac.diversity import Grams, density, novel_sum, pair_distance, unit, vendi_score, words
 from fac.experiments.arms import Draw, exchanged, filling_gaps, k_center
 from fac.experiments.heads import FEATURES, STATES, scores, worth
-from fac.experiments.material import Material, labelled
+from fac.experiments.material import Material, labelled, labels_suffice
 from fac.experiments.relations import Sample, interval, smallest_visible
 from fac.experiments.run import Doors, Experiment, Piece, Row, Says
 from fac.manifest import ExperimentFacts
@@ -396,5 +396,6 @@ EXPERIMENT = Experiment(
     effects=effects,
     facts=lambda data: data.rows.facts(),
     says=says,
+    check=labels_suffice,
     preference=2,
 )
