@@ -193,7 +193,7 @@ def _is_control(arm: str) -> bool:
     return arm.startswith(RANDOM) or arm == SHUFFLED
 
 
-def _asked(row: Row, chance: bool) -> bool:
+def _asked(row: Mapping[str, Any], chance: bool) -> bool:
     """Whether a row of effects asks of a setting how it compares with chance, or else with the
     setting as given; the one that all have in common is asked for once."""
     varied = row["outcome"].split("; ")[1]
