@@ -89,14 +89,7 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             "then chosen by each arm.",
             **param_widget("sizes", usual, of_page=True),
         )
-        draws = st.number_input(
-            "Draws",
-            2,
-            200,
-            width=110,
-            help="How often a beginning is drawn at random. More draws make intervals narrower.",
-            **param_widget("draws", ExperimentSpec.draws, read=int, of_page=True),
-        )
+        counts = {count: pick_count(count) for count in questions.counts_of(name)}
         with st.popover("More", icon=":material/tune:", type="tertiary"):
             clear = clear_firing(stores(), measure)
             threshold = st.number_input(
@@ -122,8 +115,19 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
         label=label,
         threshold=float(threshold),
         labels=questions.read_sizes(sizes),
-        draws=int(draws),
         seed=int(seed),
+        **counts,
+    )
+
+
+def pick_count(name: str) -> int:
+    """How many draws or subsets there are."""
+    tie = param_widget(name, getattr(ExperimentSpec, name), read=int, of_page=True)
+    help = "Drawn at random. More make intervals narrower, and take as much longer."
+    return int(
+        st.number_input(
+            name.capitalize(), questions.COUNTS[name], 5000, width=110, help=help, **tie
+        )
     )
 
 

@@ -123,6 +123,7 @@ def test_the_conclusion_is_large_its_figures_small_and_its_words_harmless():
 
 def test_what_several_arms_are_set_beside_has_a_panel_of_its_own():
     given = [
+        row_of("a head", "as given", "as given", 0, half=0),
         row_of("a head", "none", "as given", -0.4),
         row_of("a head", "rows that fill gaps", "as given", 0.1),
     ]
@@ -131,6 +132,24 @@ def test_what_several_arms_are_set_beside_has_a_panel_of_its_own():
     assert [group.title for group in second.groups] == ["rows that fill gaps", "none"]
     assert {group.standing for group in second.groups} == {questions.CONTEXT}
     assert "Zero is" not in legend([first, second])
+
+
+def test_values_under_a_condition_are_no_differences():
+    held = [row_of("head", "FAC", "tokens held equal", 0.2), row_of("head", "n", "", 0.1)]
+    held += [row_of("head", "n", "tokens held equal", 0.3), row_of("head", "FAC", "n", 0.1)]
+    first, second = questions.panels(held)
+    assert not first.is_beside and not second.is_beside
+    assert axis_words(first, "correlation") == "Correlation, tokens held equal"
+    assert axis_words(second, "correlation") == "Correlation"
+    assert [(group.title, group.standing) for group in first.groups] == [
+        ("n", questions.ITS_CONTROL),
+        ("FAC", questions.IN_QUESTION),
+        ("FAC, from n", questions.IN_QUESTION),
+    ]
+
+
+def test_a_kind_is_asked_how_many_pieces_only_by_what_makes_them():
+    assert questions.counts_of("rq1") == ["draws"]
 
 
 # --- the questions --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from fac.config import EXPERIMENTS, ExperimentSpec
@@ -62,6 +63,24 @@ def read_sizes(text: str) -> tuple[int, ...]:
         return tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         raise InputError(f"Sizes are numbers such as 20,50,100, got {text!r}.") from None
+
+
+COUNTS: Mapping[str, int] = {"draws": 2, "subsets": 30}
+"""Fields of a spec that may say how many pieces there are, and the least each takes."""
+
+
+def counts_of(name: str) -> list[str]:
+    """Those of COUNTS that say how many pieces an experiment of this kind has."""
+    kind: Experiment = EXPERIMENTS[name]
+    spec = ExperimentSpec(name=name, measure="", label="", threshold=0)
+    here = {each.name for each in fields(spec)} & COUNTS.keys()
+    usual = len(kind.pieces(spec))
+    return [
+        count
+        for count in COUNTS
+        if count in here
+        and len(kind.pieces(replace(spec, **{count: getattr(spec, count) + 1}))) != usual
+    ]
 
 
 def obstacle(stores: Stores, spec: ExperimentSpec) -> str:
@@ -171,25 +190,29 @@ class Panel(NamedTuple):
     """One outcome in a figure."""
 
     outcome: str
-    base: str  # the arm at zero; "" where values stand alone
+    base: str  # the arm at zero; what is held equal, or "", where values stand alone
     groups: list[Group]
+    is_beside: bool = True
+    """Whether `base` is an arm, from which values differ."""
 
 
 def panels(rows: Sequence[Row], *, ranked: bool = True) -> list[Panel]:
     """Effects as they are drawn: a panel an outcome and what several arms are set beside, with the
     arms that do best first where they are `ranked`, else as the experiment has them.
 
-    What one arm alone is set beside has no panel: it stands as a group of its own in the panel of
-    what most arms are. If it is set beside that too, it is the arm in question and the other its
-    control. An arm beside itself is what zero is, and not drawn.
+    What is no arm is what was held equal for values that stand alone. What one arm alone is set
+    beside has no panel: it stands as a group of its own in the panel of what most arms are. If it
+    is set beside that too, it is the arm in question and the other its control. An arm beside
+    itself is what zero is, and not drawn.
     """
     by_outcome: dict[str, list[Row]] = {}
+    arms = {(row["outcome"], row["arm"]) for row in rows}
     for row in rows:
         if row["arm"] != row["against"]:
             by_outcome.setdefault(row["outcome"], []).append(row)
     order = _order(rows) if ranked else {}
     return [
-        Panel(outcome, base, _groups(members, base, order))
+        Panel(outcome, base, _groups(members, base, order), (outcome, base) in arms)
         for outcome, of in by_outcome.items()
         for base, members in _by_base(of).items()
     ]
