@@ -16,6 +16,7 @@ from fac.experiments import Experiment
 from fac.ingest import OTHER_LABELS
 from fac.manifest import MeasureManifest
 from fac.questions.catalogue import Row, measured
+from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
@@ -91,6 +92,8 @@ def obstacle(stores: Stores, spec: ExperimentSpec) -> str:
         kind.check(spec, stores.runs)
     except InputError as error:
         return str(error)
+    if not stores.cache.support(spec.measure, spec.threshold, EVERY_ROLE).any():
+        return f"No feature fires above {spec.threshold:g}: choose a lower threshold."
     return ""
 
 
