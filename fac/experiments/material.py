@@ -123,8 +123,8 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
     relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
     if not len(relevant):
         raise InputError(
-            f"No feature fires above {spec.threshold:g} in some of the rows that may be learned from "
-            "and not in all: choose a lower threshold."
+            f"No feature fires above {spec.threshold:g} in some, and not all, of the rows that may "
+            "be learned from: choose a lower threshold."
         )
     pool = Pool(pairs, np.load(path), tokens, relevant)
     return Material(
