@@ -34,10 +34,10 @@ STEP_2 = Styles(here=(WORDS, PHRASE), server=(CONTRAST,))
 else as well. The words are those on which the positive fires and its negative does not have."""
 
 LED = Style("led", "opening")
-IN_ANSWERS = Styles(here=(LED, WORDS, PHRASE), server=(CONTRAST,))
-"""Where an answer is to fire, every third text begins with a message like those that the anchor
-answers so. Message and answer are led to the words; nobody is told them, for an answer to
-"use the word" is about the word."""
+IN_ANSWERS = Styles(here=(WORDS, PHRASE, LED, WORDS, PHRASE), server=(CONTRAST,))
+"""Where an answer is to fire, some texts begin with a message like those that the anchor answers
+so: a dear kind of text, and the only one for some gaps. Message and answer are led to the words;
+nobody is told them, for an answer to "use the word" is about the word."""
 
 IN_MESSAGE, IN_ANSWER, IN_LIST = 8.0, 7.0, 4.0
 """Nats by which the words get likelier in a message, in its answer, and after a list of words."""
