@@ -334,6 +334,7 @@ class ExperimentSpec(Spec):
     """Whether rows that fill gaps help a task more than other rows of equal tokens."""
 
     step = "experiment"
+    later = ("subsets", "equal_tokens")
     name: str  # which experiment
     measure: str  # run id of a measured dataset with labels
     label: str  # what a row must be labelled to be an example of what is looked for
@@ -342,6 +343,8 @@ class ExperimentSpec(Spec):
     draws: int = 20  # of those rows, at random
     test: float = 0.4  # share of the rows that judge
     seed: int = 0
+    subsets: int = 600  # of RQ2
+    equal_tokens: bool = False  # whether these have equal tokens, as nearly as rows allow
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -356,6 +359,8 @@ class ExperimentSpec(Spec):
             raise InputError(f"At least 2 draws are needed for an interval, got {self.draws}.")
         if not 0.1 <= self.test <= 0.9:
             raise InputError(f"The share that judges lies between 0.1 and 0.9, got {self.test}.")
+        if self.subsets < 30:
+            raise InputError(f"A correlation takes at least 30 subsets, got {self.subsets}.")
 
 
 WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")

@@ -33,6 +33,8 @@ def experiment(
     labels: Annotated[str, Option(help="Labelled rows that one begins with.")] = "20,50,100",
     draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (ExperimentSpec.draws),
     seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
+    subsets: Annotated[int, Option(min=30, help="Of rq2.")] = ExperimentSpec.subsets,
+    equal_tokens: Annotated[bool, Option(help="Subsets of rq2 have equal tokens.")] = False,
 ) -> Answer:
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
     measure = _measured(stores, dataset, label_field)
@@ -45,6 +47,8 @@ def experiment(
         labels=read_sizes(labels),
         draws=draws,
         seed=seed,
+        subsets=subsets,
+        equal_tokens=equal_tokens,
     )
     run = perform(stores.runs.workspace, spec, f"experiment {name} on {dataset}")
     result = finding(stores, run)
@@ -97,7 +101,7 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
             "" if same else escape(row["against"]),
         ]
         if tested:
-            cells.append("" if row["p"] is None else f"{row['p']:.3f}")
+            cells.append("" if row["p"] is None else f"{row['p']:.4f}")
         table.add_row(*cells)
     return table
 
