@@ -343,7 +343,7 @@ class ExperimentSpec(Spec):
     draws: int = 20  # of those rows, at random
     test: float = 0.4  # share of the rows that judge
     seed: int = 0
-    subsets: int = 240  # of RQ2
+    subsets: int = 600  # of RQ2
     equal_tokens: bool = False  # whether these have equal tokens, as nearly as rows allow
 
     def __post_init__(self) -> None:

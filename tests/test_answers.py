@@ -207,6 +207,9 @@ def test_a_base_model_answers_in_a_list_of_the_datasets_own_answers(world):
     assert "only the crust" in after.opening.text
 
 
+LED_TO = {0: "python", 2: "this python"}  # by the number of a text: every other one with context
+
+
 def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words(world):
     run = pairs_of(world)
     writer = ScriptedWriter(says)
@@ -217,18 +220,18 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words
         of_answers, of_messages = (first[gap, number].opening.text for gap in (3, 4))
         assert "each with a message to an assistant" in of_messages
         request = first[3, number]
-        if number == 2:
-            assert request.biases[0] == (("python",), IN_MESSAGE)
+        if number % 2 == 0:
+            assert request.biases[0] == ((LED_TO[number],), IN_MESSAGE)
             assert "A list of messages that people sent" in of_answers
             assert "- rename my holiday photos for me please" in of_answers
         else:
             assert "each with an answer of an assistant" in of_answers
     guided = [r for r in writer.requests if "/led" in r.key and r.key.endswith("/answer")]
-    assert len(guided) == 1  # though its message fires nothing, which says nothing of its answer
+    assert len(guided) == 2  # both messages, since whether they fire says nothing of their answers
     for request in guided:
         (turn,) = request.prompt.messages
         assert turn == {"role": "user", "content": says(first[split(request)[1:3]]).strip()}
-        assert request.biases[0] == (("python",), IN_ANSWER)
+        assert request.biases[0] == ((LED_TO[split(request)[2]],), IN_ANSWER)
         assert any("python" in phrase for phrase in request.without)
     # Whoever asks how a sample came about sees what was asked for every turn of it.
     later = [provenance(made, number, runs=world.runs).later_prompts for number in range(2)]

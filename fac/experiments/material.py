@@ -123,6 +123,11 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
     tokens = np.ones(n_samples, np.int64)
     tokens[table["sample"].to_numpy()] = table["n_content"].to_numpy()
     pool = pool_above(peaks, spec.threshold, np.load(path), tokens[rows].clip(min=1), train)
+    if not len(pool.relevant):
+        raise InputError(
+            f"No feature fires above {spec.threshold:g} in some, and not all, of the rows that may "
+            "be learned from: choose a lower threshold."
+        )
     left_out = len(leaks.candidates), n_samples - len(rows)
     return Material(pool, peaks.log1p(), positive, test, train, *left_out)
 

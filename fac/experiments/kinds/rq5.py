@@ -73,7 +73,8 @@ def sweep(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> Swee
         level = float(np.quantile(peaks, share)) if share else 0.0
         pool = pool_above(data.peaks, level, data.pool.states, data.pool.tokens, data.train)
         name = f"above {share:.0%} of peaks" if share else "above 0"
-        above[name] = (float(np.expm1(level)), pool)
+        if len(pool.relevant):  # else nothing can be a gap there
+            above[name] = (float(np.expm1(level)), pool)
     return Sweep(data, above)
 
 
