@@ -19,28 +19,44 @@ from fac.questions.experiments import finding
 from fac.store import Stores
 
 
+_LABEL = (
+    "What rows are labelled that are looked for; of chats, those that one begins with. Without it "
+    "`rq1` finetunes the model on chats."
+)
+
+
 @command("experiment")
 def experiment(
     stores: Stores,
     name: Annotated[str, Argument(help=f"{', '.join(EXPERIMENTS.names)}.")],
-    dataset: Annotated[str, Option(help="Measured dataset with labels.")],
-    label: Annotated[str, Option(help="What rows are labelled that are looked for.")],
+    dataset: Annotated[str, Option(help="Measured dataset.")],
+    label: Annotated[str, Option(help=_LABEL)] = "",
     threshold: Annotated[str, Option(help="A number, or `clear`.")] = CLEAR,
-    labels: Annotated[str, Option(help="Labelled rows that one begins with.")] = "20,50,100",
-    draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (ExperimentSpec.draws),
+    labels: Annotated[str | None, Option(help="Rows that one begins with, such as 20,50.")] = None,
+    draws: Annotated[int | None, Option(min=2, help="Of these rows, at random.")] = None,
     seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
+    tokens: Annotated[int, Option(help="Of chats that are added.")] = ExperimentSpec.tokens,
+    written: Annotated[str, Option(help="Measured dataset of written chats, an arm more.")] = "",
 ) -> Answer:
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
+    if name == "rq1" and not label:
+        name = "chats"  # no labels: what the model itself learns from chats
     measure = stores.runs.resolve("measure", dataset)
     frame.build_caches(stores, [measure])
+    options = {
+        "labels": None if labels is None else _sizes(labels),
+        "draws": draws,
+        "written": stores.runs.resolve("measure", written) if written else None,
+    }
+    defaults = EXPERIMENTS[name].defaults if name in EXPERIMENTS else {}
     spec = ExperimentSpec(
         name=name,
         measure=measure,
         label=label,
         threshold=read_threshold(stores, measure, threshold),
-        labels=_sizes(labels),
-        draws=draws,
         seed=seed,
+        tokens=tokens,
+        **{**defaults, **{k: value for k, value in options.items() if value is not None}},
     )
     run = perform(stores.runs.workspace, spec, f"experiment {name} on {dataset}")
     result = finding(stores, run)

@@ -47,6 +47,12 @@ class Resampled:
         """Of one arm: float `[draws, n_test]` -> AUPRC `[draws, resamples]`."""
         return np.stack([average_precision(each, self._positive, self._rows) for each in scores])
 
+    def ratios(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The sum of `sums` `[n_test]` over that of `counts` `[n_test]` in each resample: float64
+        `[resamples]`, NaN where nothing is counted."""
+        above, below = self._rows @ sums, self._rows @ counts
+        return np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+
     def interval(self, differences: np.ndarray) -> tuple[float, float]:
         """95 % percentile interval of the mean over draws of differences `[draws, resamples]`."""
         means = (differences * self._draws.T).sum(axis=0)

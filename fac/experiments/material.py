@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from fac.coverage import everywhere_relevant, is_active
 from fac.errors import InputError
 from fac.experiments.arms import Pool
 from fac.experiments.run import Doors
+from fac.schema import Chat
 from fac.store.runs import Runs
 from fac.synthesis.filter import Leaks
 
@@ -66,10 +67,7 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
     messages = table["messages"].take(rows).to_pylist()
     chats = [[{"role": m["role"], "content": m["content"]} for m in chat] for chat in messages]
     test, rest = _split(positive, spec)
-    leaks = Leaks({str(row): chats[row] for row in rest})
-    for row in test:
-        leaks.compare(chats[row])
-    train = rest[[str(row) not in leaks.candidates for row in rest]]
+    train = without_leaks(chats, test, rest)
     _must_suffice(spec, positive[train])
     path = scratch / "states.npy"
     if not path.exists():
@@ -77,15 +75,23 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
         with part.open("wb") as file:
             np.save(file, doors.states(chats))
         part.rename(path)
-    peaks, pairs, tokens = _fired(spec, runs, rows, len(names))
+    peaks, pairs, tokens = fired(spec, runs, rows, len(names))
     learnable = np.zeros(len(rows), bool)
     learnable[train] = True  # which features count is not asked of test rows either
     counts = np.bincount(pairs[1][learnable[pairs[0]]], minlength=peaks.shape[1])
     relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
     pool = Pool(pairs, np.load(path), tokens, relevant)
     return Material(
-        pool, peaks, positive, test, train, len(leaks.candidates), len(names) - len(rows)
+        pool, peaks, positive, test, train, len(rest) - len(train), len(names) - len(rows)
     )
+
+
+def without_leaks(chats: Sequence[Chat], test: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Those of `rest` that share no words with a test row and have no message nearly like its."""
+    leaks = Leaks({str(row): chats[row] for row in rest})
+    for row in test:
+        leaks.compare(chats[row])
+    return rest[[str(row) not in leaks.candidates for row in rest]]
 
 
 def _must_be_enough(
@@ -126,7 +132,7 @@ def _split(positive: np.ndarray, spec: ExperimentSpec) -> tuple[np.ndarray, np.n
     return np.flatnonzero(test), np.flatnonzero(~test)
 
 
-def _fired(
+def fired(
     spec: ExperimentSpec, runs: Runs, rows: np.ndarray, n_samples: int
 ) -> tuple[Any, tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Peaks, the pairs of row and feature above the threshold, and content tokens."""

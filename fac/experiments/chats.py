@@ -1,0 +1,239 @@
+"""What an experiment by LoRA works on: chats to learn from, chats that judge, what each fires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fac.config import ExperimentSpec
+from fac.coverage import everywhere_relevant, is_active
+from fac.errors import InputError
+from fac.experiments.arms import Draw, Pool
+from fac.experiments.lora import Finetune, Losses, Recipe
+from fac.experiments.material import fired, without_leaks
+from fac.experiments.run import Doors
+from fac.schema import Chat
+from fac.store.runs import Runs
+
+HELD = 0.25
+"""Share of a beginning's chats that choose the learning rate."""
+
+
+@dataclass(frozen=True)
+class ChatMaterial:
+    """Rows of a measured dataset and, after them, of a dataset of written ones."""
+
+    spec: ExperimentSpec
+    chats: list[Chat]
+    pool: Pool
+    """Over all rows; its states are empty."""
+
+    begins: np.ndarray
+    """int64: rows that one may begin with."""
+
+    train: np.ndarray
+    """int64: rows that may be learned from, those among them."""
+
+    test: np.ndarray
+    """int64: rows that judge and are never learned from."""
+
+    written: np.ndarray
+    """int64: rows of the dataset of written ones."""
+
+    before: Losses
+    """Of the test rows, by the model as it is."""
+
+    peaks: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """(test row as `before.chat` has it, relevant feature, token index): int64 `[n]`, where each
+    peaks above the threshold in what is judged."""
+
+    n_leaks: int
+    finetune: Finetune
+    scratch: Path
+
+    def facts(self) -> Mapping[str, Any]:
+        """Fields of ExperimentFacts."""
+        n_rows = len(self.chats) - len(self.written)
+        return {"n_rows": n_rows, "n_test": len(self.test), "n_leaks": self.n_leaks}
+
+    def draw(self, number: int) -> Draw:
+        """A beginning, and which rows may be added to it."""
+        size = self.spec.labels[0]
+        seed = self.spec.seed * 1_000_000 + size * 1000 + number
+        rng = np.random.default_rng(seed)
+        begin, free = np.zeros((2, len(self.chats)), bool)
+        begin[rng.permutation(self.begins)[:size]] = True
+        free[self.train] = True
+        return Draw(begin, free & ~begin, self.spec.tokens, seed)
+
+    def losses(self, rows: np.ndarray, judges: np.ndarray, rate: float, seed: int) -> Losses:
+        """On rows `judges`, of a model that learned from rows `rows`; both int64."""
+        learned, judged = ([self.chats[row] for row in part] for part in (rows, judges))
+        return self.finetune(learned, judged, Recipe(rate, seed))
+
+    def rate(self, draw: Draw, number: int) -> float:
+        """The learning rate with which a part of the beginning says most of its other part; decided
+        once for each draw, so that all arms have the same."""
+        rates = self.spec.rates
+        if len(rates) == 1:
+            return rates[0]
+        path = self.scratch / f"rate-{number:05}.npy"
+        if not path.exists():
+            rows = np.random.default_rng(draw.seed).permutation(np.flatnonzero(draw.begin))
+            held = max(1, round(HELD * len(rows)))
+            learned, judges = np.sort(rows[held:]), np.sort(rows[:held])
+            means = [
+                self.losses(learned, judges, rate, draw.seed).nats.mean(dtype=np.float64)
+                for rate in rates
+            ]
+            _keep(path, np.array(rates[int(np.argmin(means))]))
+        return float(np.load(path))
+
+
+def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> ChatMaterial:
+    """Reads a measured dataset and that of written rows, if there is one; what the model makes of
+    the test rows as it is stays in `scratch`.
+
+    Raises InputError where there are too few rows or tokens, no row of the label one begins with,
+    or another encoder measured the written rows.
+    """
+    if doors.finetune is None:
+        raise InputError("Nobody here can finetune a model: LoRA runs in the worker's process.")
+    chats, labels = _rows(runs, spec.measure)
+    n = len(chats)
+    order = np.random.default_rng(spec.seed).permutation(n)
+    n_test = min(round(spec.test * n), spec.most_test)
+    test, rest = np.sort(order[:n_test]), np.sort(order[n_test:])
+    train = without_leaks(chats, test, rest)
+    begins = train[labels[train] == spec.label] if spec.label else train
+    pairs, tokens = _fired(spec, runs, n)
+    written = np.zeros(0, np.int64)
+    if spec.written:
+        _must_be_alike(runs, spec)
+        others, _ = _rows(runs, spec.written)
+        chats = [*chats, *others]
+        written = without_leaks(chats, test, np.arange(n, len(chats)))
+        more, lengths = _fired(replace(spec, measure=spec.written), runs, len(others))
+        pairs = (
+            np.concatenate([pairs[0], more[0] + n]),
+            np.concatenate([pairs[1], more[1]]),
+        )
+        tokens = np.concatenate([tokens, lengths])
+    learnable = np.isin(pairs[0], train)
+    n_features = runs.manifest(spec.measure).facts.n_features
+    counts = np.bincount(pairs[1][learnable], minlength=n_features)
+    relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
+    pool = Pool(pairs, np.zeros((len(chats), 0), np.float32), tokens, relevant)
+    _must_suffice(spec, runs, pool, test, train, begins, written)
+    before = _before(doors.finetune, [chats[row] for row in test], scratch)
+    return ChatMaterial(
+        spec=spec,
+        chats=chats,
+        pool=pool,
+        begins=begins,
+        train=train,
+        test=test,
+        written=written,
+        before=before,
+        peaks=_peaks(spec, runs, test, relevant, before),
+        n_leaks=len(rest) - len(train) + len(chats) - n - len(written),
+        finetune=doors.finetune,
+        scratch=scratch,
+    )
+
+
+def _rows(runs: Runs, measure: str) -> tuple[list[Chat], np.ndarray]:
+    """All chats of a measured dataset, and their labels, "" where there is none."""
+    dataset = runs.manifest(measure).facts.dataset
+    table = runs.table(dataset, "samples", ["messages", "label"])
+    chats = [
+        [{"role": m["role"], "content": m["content"]} for m in messages]
+        for messages in table["messages"].to_pylist()
+    ]
+    return chats, np.array([str(label or "") for label in table["label"].to_pylist()], object)
+
+
+def _fired(
+    spec: ExperimentSpec, runs: Runs, n: int
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    _, pairs, tokens = fired(spec, runs, np.arange(n), n)
+    return pairs, tokens
+
+
+def _must_be_alike(runs: Runs, spec: ExperimentSpec) -> None:
+    measured, written = (runs.manifest(run).facts for run in (spec.measure, spec.written))
+    if measured.encoder != written.encoder:
+        raise InputError(
+            f"{written.name} was measured with another model or SAE than {measured.name}: measure "
+            "both alike."
+        )
+
+
+def _must_suffice(
+    spec: ExperimentSpec,
+    runs: Runs,
+    pool: Pool,
+    test: np.ndarray,
+    train: np.ndarray,
+    begins: np.ndarray,
+    written: np.ndarray,
+) -> None:
+    name, size = runs.manifest(spec.measure).facts.name, spec.labels[0]
+    if len(test) < 4:
+        raise InputError(f"{name} has too few chats: {len(test)} would judge, 4 are needed.")
+    if len(begins) < size:
+        kind = f" labelled {spec.label!r}" if spec.label else ""
+        raise InputError(
+            f"{len(begins):,} chats of {name}{kind} may be learned from; to begin with {size} give "
+            "smaller --labels."
+        )
+    spent = int(np.sort(pool.tokens[begins])[-size:].sum())
+    left = int(pool.tokens[train].sum()) - spent
+    if left < 3 * spec.tokens:
+        raise InputError(
+            f"{max(left, 0):,} tokens of {name} are left to choose from: to add {spec.tokens:,} "
+            f"one way or another, {3 * spec.tokens:,} are needed. Give smaller --tokens."
+        )
+    if spec.written and pool.tokens[written].sum() < spec.tokens:
+        raise InputError(
+            f"{runs.manifest(spec.written).facts.name} has {pool.tokens[written].sum():,} tokens "
+            f"beside test rows; give --tokens of at most that, {spec.tokens:,} are asked for."
+        )
+
+
+def _before(finetune: Finetune, chats: list[Chat], scratch: Path) -> Losses:
+    path = scratch / "before.npy"
+    if not path.exists():
+        _keep(path, np.stack(finetune([], chats, Recipe(0.0))).astype(np.float64))
+    chat, position, nats = np.load(path)
+    return Losses(chat.astype(np.int32), position.astype(np.int32), nats.astype(np.float32))
+
+
+def _peaks(
+    spec: ExperimentSpec, runs: Runs, test: np.ndarray, relevant: np.ndarray, before: Losses
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    wide = int(before.position.max(initial=0)) + 1
+    judged = before.chat.astype(np.int64) * wide + before.position
+    parts = []
+    columns = ["sample", "feature", "position", "peak"]
+    for batch in runs.batches(spec.measure, "activations", columns=columns):
+        sample, feature, position, peak = (batch.column(i).to_numpy() for i in range(4))
+        clear = is_active(peak, spec.threshold) & np.isin(sample, test)
+        clear &= np.isin(feature, relevant) & (position < wide)
+        row = np.searchsorted(test, sample[clear])
+        at, what = position[clear].astype(np.int64), feature[clear].astype(np.int64)
+        inside = np.isin(row * wide + at, judged)
+        parts.append(np.stack([row[inside], what[inside], at[inside]]))
+    row, feature, position = np.concatenate([np.zeros((3, 0), np.int64), *parts], axis=1)
+    return row, feature, position
+
+
+def _keep(path: Path, array: np.ndarray) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, array)
+    part.rename(path)
