@@ -18,7 +18,6 @@ from fac.questions.catalogue import Row
 from fac.questions.experiments import finding
 from fac.store import Stores
 
-
 _LABEL = (
     "What rows are labelled that are looked for; of chats, those that one begins with. Without it "
     "`rq1` finetunes the model on chats."

@@ -188,8 +188,8 @@ def _must_suffice(
     if len(begins) < size:
         kind = f" labelled {spec.label!r}" if spec.label else ""
         raise InputError(
-            f"{len(begins):,} chats of {name}{kind} may be learned from; to begin with {size} give "
-            "smaller --labels."
+            f"{len(begins):,} chats of {name}{kind} may be learned from, as they neither test nor "
+            f"nearly repeat what tests; to begin with {size} give smaller --labels."
         )
     spent = int(np.sort(pool.tokens[begins])[-size:].sum())
     left = int(pool.tokens[train].sum()) - spent
