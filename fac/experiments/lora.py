@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fac.models import ROLES, SCAFFOLD, Rendered, batches_by_length
-from fac.schema import Chat
+from fac.models import ROLES, SCAFFOLD, Chat, Rendered, batches_by_length
 
 if TYPE_CHECKING:
     from fac.models import SubjectModel
