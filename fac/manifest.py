@@ -166,7 +166,8 @@ class ExperimentFacts(Facts):
     n_leaks: int = 0  # rows that nearly repeat a text of the test rows, and were left out
     n_unlabelled: int = 0
     base_rate: float = 0.0  # of the test rows that are positive: AUPRC of guessing
-    seconds: float = 0.0
+    seconds: float = 0.0  # since it was last begun
+    piece_seconds: float = 0.0  # mean of the pieces measured since then; 0 where there were none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fac.config import ExperimentSpec, Workspace
+from fac.config import EXPERIMENTS, ExperimentSpec, Workspace
 from fac.errors import Cancelled, InputError
 from fac.experiments import Doors, experiment
 from fac.experiments.arms import FILLING, MORE, NONE, NULL, RANDOM, SHUFFLED
@@ -203,6 +203,8 @@ def test_chats_that_cannot_answer_are_a_sentence(measured, how, words):
     runs, measure, _ = measured
     with pytest.raises(InputError, match=words):
         run_of(runs, spec_of(measure, **how))
+    with pytest.raises(InputError, match=words):  # and before anything is queued
+        EXPERIMENTS["chats"].check(spec_of(measure, **how), runs)
 
 
 def test_without_a_model_there_is_no_experiment(measured):

@@ -94,6 +94,21 @@ class ChatMaterial:
         return float(np.load(path))
 
 
+def chats_suffice(spec: ExperimentSpec, runs: Runs) -> None:
+    """Reads no text and no model, so that it can be asked before anything is queued.
+
+    Raises InputError as `chat_material` does, even if no row resembles a test row.
+    """
+    facts = runs.manifest(spec.measure).facts
+    labels = _labels(runs.table(facts.dataset, "samples", ["label"]))
+    table = runs.table(spec.measure, "sample_tokens", ["sample", "n_content"])
+    tokens = np.ones(len(labels), np.int64)
+    tokens[table["sample"].to_numpy()] = table["n_content"].to_numpy()
+    test, rest = _split(spec, len(labels))
+    begins = rest[labels[rest] == spec.label] if spec.label else rest
+    _must_suffice(spec, facts.name, tokens, test, rest, begins)
+
+
 def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> ChatMaterial:
     """Reads a measured dataset and that of written rows, if there is one; what the model makes of
     the test rows as it is stays in `scratch`.
@@ -105,9 +120,7 @@ def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path)
         raise InputError("Nobody here can finetune a model: LoRA runs in the worker's process.")
     chats, labels = _rows(runs, spec.measure)
     n = len(chats)
-    order = np.random.default_rng(spec.seed).permutation(n)
-    n_test = min(round(spec.test * n), spec.most_test)
-    test, rest = np.sort(order[:n_test]), np.sort(order[n_test:])
+    test, rest = _split(spec, n)
     train = without_leaks(chats, test, rest)
     begins = train[labels[train] == spec.label] if spec.label else train
     pairs, tokens = _fired(spec, runs, n)
@@ -128,7 +141,12 @@ def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path)
     counts = np.bincount(pairs[1][learnable], minlength=n_features)
     relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
     pool = Pool(pairs, np.zeros((len(chats), 0), np.float32), tokens, relevant)
-    _must_suffice(spec, runs, pool, test, train, begins, written)
+    _must_suffice(spec, runs.manifest(spec.measure).facts.name, tokens, test, train, begins)
+    if spec.written and tokens[written].sum() < spec.tokens:
+        raise InputError(
+            f"{runs.manifest(spec.written).facts.name} has {tokens[written].sum():,} tokens beside "
+            f"test rows; give --tokens of at most that, {spec.tokens:,} are asked for."
+        )
     before = _before(doors.finetune, [chats[row] for row in test], scratch)
     return ChatMaterial(
         spec=spec,
@@ -154,7 +172,12 @@ def _rows(runs: Runs, measure: str) -> tuple[list[Chat], np.ndarray]:
         [{"role": m["role"], "content": m["content"]} for m in messages]
         for messages in table["messages"].to_pylist()
     ]
-    return chats, np.array([str(label or "") for label in table["label"].to_pylist()], object)
+    return chats, _labels(table)
+
+
+def _labels(table: Any) -> np.ndarray:
+    """Of samples, "" where there is none."""
+    return np.array([str(label or "") for label in table["label"].to_pylist()], object)
 
 
 def _fired(
@@ -173,16 +196,22 @@ def _must_be_alike(runs: Runs, spec: ExperimentSpec) -> None:
         )
 
 
+def _split(spec: ExperimentSpec, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that judge, and the others."""
+    order = np.random.default_rng(spec.seed).permutation(n)
+    n_test = min(round(spec.test * n), spec.most_test)
+    return np.sort(order[:n_test]), np.sort(order[n_test:])
+
+
 def _must_suffice(
     spec: ExperimentSpec,
-    runs: Runs,
-    pool: Pool,
+    name: str,
+    tokens: np.ndarray,
     test: np.ndarray,
     train: np.ndarray,
     begins: np.ndarray,
-    written: np.ndarray,
 ) -> None:
-    name, size = runs.manifest(spec.measure).facts.name, spec.labels[0]
+    size = spec.labels[0]
     if len(test) < 4:
         raise InputError(f"{name} has too few chats: {len(test)} would judge, 4 are needed.")
     if len(begins) < size:
@@ -191,17 +220,12 @@ def _must_suffice(
             f"{len(begins):,} chats of {name}{kind} may be learned from, as they neither test nor "
             f"nearly repeat what tests; to begin with {size} give smaller --labels."
         )
-    spent = int(np.sort(pool.tokens[begins])[-size:].sum())
-    left = int(pool.tokens[train].sum()) - spent
+    spent = int(np.sort(tokens[begins])[-size:].sum())
+    left = int(tokens[train].sum()) - spent
     if left < 3 * spec.tokens:
         raise InputError(
             f"{max(left, 0):,} tokens of {name} are left to choose from: to add {spec.tokens:,} "
             f"one way or another, {3 * spec.tokens:,} are needed. Give smaller --tokens."
-        )
-    if spec.written and pool.tokens[written].sum() < spec.tokens:
-        raise InputError(
-            f"{runs.manifest(spec.written).facts.name} has {pool.tokens[written].sum():,} tokens "
-            f"beside test rows; give --tokens of at most that, {spec.tokens:,} are asked for."
         )
 
 

@@ -51,22 +51,59 @@ class Material(NamedTuple):
         }
 
 
+class Labels(NamedTuple):
+    """Which samples are labelled, and which of them judge."""
+
+    rows: np.ndarray
+    """int64 `[n]`: the numbers of those that have a label."""
+
+    positive: np.ndarray
+    """bool `[n]`."""
+
+    test: np.ndarray
+    """int64, of `rows`."""
+
+    rest: np.ndarray
+    n_samples: int
+
+
+def labels_suffice(spec: ExperimentSpec, runs: Runs) -> Labels:
+    """Reads nothing but labels, so that it can be asked before anything is queued.
+
+    Raises InputError where there are no labels, one alone, or too few rows of either kind for the
+    largest beginning, even if none of them resembles a test row.
+    """
+    facts = runs.manifest(spec.measure).facts
+    names = runs.table(facts.dataset, "samples", ["label"])["label"].to_pylist()
+    rows = np.flatnonzero([name is not None for name in names])
+    kinds = [str(names[row]) for row in rows]
+    positive = np.array([kind == spec.label for kind in kinds], bool)
+    if not kinds:
+        raise InputError(
+            f"{facts.name} has no labels: ingest it again with --label-field and measure that."
+        )
+    if not positive.any():
+        some = ", ".join(repr(kind) for kind in sorted({*kinds})[:6])
+        raise InputError(f"No row of {facts.name} is labelled {spec.label!r}; labels are {some}.")
+    if positive.all():
+        raise InputError(
+            f"Every labelled row of {facts.name} is {spec.label!r}: there is nothing to tell."
+        )
+    test, rest = _split(positive, spec)
+    _must_suffice(spec, positive[rest])
+    return Labels(rows, positive, test, rest, len(names))
+
+
 def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> Material:
     """Reads a measured dataset; the states are kept in `scratch`, so that they are read once.
 
-    Raises InputError where there are no labels, one alone, or too few rows of either kind for the
-    largest beginning.
+    Raises InputError as `labels_suffice` does, also where too few rows are left without those that
+    resemble a test row.
     """
-    dataset = runs.manifest(spec.measure).facts.dataset
-    table = runs.table(dataset, "samples", ["messages", "label"])
-    names = table["label"].to_pylist()
-    rows = np.flatnonzero([name is not None for name in names])
-    labels = np.array([str(names[row]) for row in rows])
-    positive = labels == spec.label
-    _must_be_enough(spec, runs, labels, positive)
+    rows, positive, test, rest, n_samples = labels_suffice(spec, runs)
+    table = runs.table(runs.manifest(spec.measure).facts.dataset, "samples", ["messages"])
     messages = table["messages"].take(rows).to_pylist()
     chats = [[{"role": m["role"], "content": m["content"]} for m in chat] for chat in messages]
-    test, rest = _split(positive, spec)
     train = without_leaks(chats, test, rest)
     _must_suffice(spec, positive[train])
     path = scratch / "states.npy"
@@ -75,14 +112,14 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
         with part.open("wb") as file:
             np.save(file, doors.states(chats))
         part.rename(path)
-    peaks, pairs, tokens = fired(spec, runs, rows, len(names))
+    peaks, pairs, tokens = fired(spec, runs, rows, n_samples)
     learnable = np.zeros(len(rows), bool)
     learnable[train] = True  # which features count is not asked of test rows either
     counts = np.bincount(pairs[1][learnable[pairs[0]]], minlength=peaks.shape[1])
     relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
     pool = Pool(pairs, np.load(path), tokens, relevant)
     return Material(
-        pool, peaks, positive, test, train, len(rest) - len(train), len(names) - len(rows)
+        pool, peaks, positive, test, train, len(rest) - len(train), n_samples - len(rows)
     )
 
 
@@ -94,31 +131,14 @@ def without_leaks(chats: Sequence[Chat], test: np.ndarray, rest: np.ndarray) -> 
     return rest[[str(row) not in leaks.candidates for row in rest]]
 
 
-def _must_be_enough(
-    spec: ExperimentSpec, runs: Runs, labels: np.ndarray, positive: np.ndarray
-) -> None:
-    name, kinds = runs.manifest(spec.measure).facts.name, sorted(set(labels.tolist()))
-    if not len(labels):
-        raise InputError(
-            f"{name} has no labels: ingest it again with --label-field and measure that."
-        )
-    if spec.label not in kinds:
-        some = ", ".join(repr(kind) for kind in kinds[:6])
-        raise InputError(f"No row of {name} is labelled {spec.label!r}; labels are {some}.")
-    if positive.all():
-        raise InputError(
-            f"Every labelled row of {name} is {spec.label!r}: there is nothing to tell."
-        )
-
-
 def _must_suffice(spec: ExperimentSpec, positive: np.ndarray) -> None:
     most = max(spec.labels)
     rarer = int(min(positive.sum(), (~positive).sum()))
     if len(positive) < 3 * most or rarer < 4:
         raise InputError(
             f"{len(positive):,} rows may be learned from, {rarer:,} of the rarer kind: to begin "
-            f"with {most} and choose others, {3 * most:,} are needed, and 4 of either kind. Give "
-            "smaller --labels."
+            f"with {most} and choose others, {3 * most:,} are needed, and 4 of either kind. Begin "
+            "with fewer, or label more."
         )
 
 

@@ -91,6 +91,9 @@ class Experiment:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """What a spec has by default that is not ExperimentSpec's own default, by its field."""
 
+    check: Callable[[ExperimentSpec, Runs], object] = lambda spec, runs: None
+    """Raises InputError for data that cannot answer, before anything is queued: reads no model."""
+
     preference: int = 0
 
 
@@ -111,14 +114,17 @@ def experiment(spec: ExperimentSpec, *, runs: Runs, doors: Doors, progress: Prog
         progress(0, len(pieces), "reading the rows")
         data = kind.material(spec, runs, doors, scratch)
         rows: list[Row] = []
+        seconds: list[float] = []
         for number, piece in enumerate(pieces):
             progress(number, len(pieces), piece.text)
             path = scratch / f"piece-{number:05}.parquet"
             if not path.exists():
+                piece_begun = time.monotonic()
                 table = pa.Table.from_pylist([*kind.measure(spec, data, piece)], PIECE)
                 part = path.with_suffix(".part")
                 pq.write_table(table, part)
                 part.rename(path)
+                seconds.append(time.monotonic() - piece_begun)
             rows += pq.read_table(path).to_pylist(maps_as_pydicts="strict")
         progress(len(pieces), len(pieces), "comparing the arms")
         effects = pa.Table.from_pylist(kind.effects(spec, data, rows), EXPERIMENT_EFFECTS)
@@ -131,6 +137,7 @@ def experiment(spec: ExperimentSpec, *, runs: Runs, doors: Doors, progress: Prog
             measure=spec.measure,
             experiment=spec.name,
             seconds=time.monotonic() - begun,
+            piece_seconds=float(np.mean(seconds)) if seconds else 0.0,
             **kind.facts(data),
         )
         runs.publish(

@@ -15,7 +15,7 @@ import numpy as np
 
 from fac.config import ExperimentSpec
 from fac.experiments.arms import ARMS, FILLING, MORE, NONE, NULL, RANDOM, SHUFFLED, Draw
-from fac.experiments.chats import ChatMaterial, chat_material
+from fac.experiments.chats import ChatMaterial, chat_material, chats_suffice
 from fac.experiments.effects import Resampled
 from fac.experiments.run import Experiment, Piece, Row, Says
 from fac.manifest import ExperimentFacts
@@ -311,6 +311,7 @@ EXPERIMENT = Experiment(
     effects=effects,
     facts=ChatMaterial.facts,
     says=says,
+    check=chats_suffice,
     defaults={"labels": (30,), "draws": 3},
     preference=2,
 )

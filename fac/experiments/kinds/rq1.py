@@ -15,7 +15,7 @@ from fac.config import ExperimentSpec
 from fac.experiments.arms import ARMS, FILLING, MORE, NULL, RANDOM, SHUFFLED, Draw
 from fac.experiments.effects import Resampled
 from fac.experiments.heads import FEATURES, STATES, scores, worth
-from fac.experiments.material import Material, labelled
+from fac.experiments.material import Material, labelled, labels_suffice
 from fac.experiments.run import Experiment, Piece, Row, Says
 from fac.manifest import ExperimentFacts
 
@@ -197,5 +197,6 @@ EXPERIMENT = Experiment(
     effects=effects,
     facts=Material.facts,
     says=says,
+    check=labels_suffice,
     preference=1,
 )
