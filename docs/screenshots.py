@@ -32,6 +32,7 @@ HEADLINES = {
     "agreement": "Agreement",
     "pairs": "Pairs",
     "synthesis": "Synthesis",
+    "experiments": "Experiments",
     "jobs": "Jobs",
 }
 
@@ -45,6 +46,7 @@ def views(
     if threshold:
         pair["threshold"] = threshold
     pairs, syntheses = runs.list("pairs"), runs.list("synthetic")
+    experiments = runs.list("experiment")
     return {
         "home": pair,
         "datasets": {},
@@ -60,6 +62,7 @@ def views(
             **({"pairs": pairs[0].run} if pairs else {}),
         },
         "synthesis": {"synthesis": syntheses[0].run} if syntheses else {},
+        "experiments": {"experiment": experiments[0].run} if experiments else {},
         "jobs": {},
     }
 

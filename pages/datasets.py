@@ -155,6 +155,8 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
             view = {"dataset": catalogue.titles(catalogue.measured(stores()))[measures[0].run]}
             views.link("coverage", "Its coverage", **view)
             views.link("features", "Its features", **view)
+            if len(facts.labels) > 1:
+                views.link("experiments", "Would filling its gaps help?", **view)
         if synthesis := synthesis_behind(stores(), run):
             views.link("synthesis", "Why each row is there", synthesis=synthesis)
         if measuring(run):

@@ -21,7 +21,7 @@ LAYERS = [
     {"manifest"},
     {
         *("prompts", "coverage", "families", "layout", "matching"),
-        *("agreement", "uncertainty", "selection"),
+        *("agreement", "uncertainty", "selection", "diversity"),
     },
     {"models"},
     {"saes"},

@@ -2,14 +2,16 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from fac.config import ExperimentSpec, Workspace
+from fac.diversity import density, unit, vendi_score
 from fac.errors import Cancelled, InputError
 from fac.experiments import Doors, experiment
 from fac.experiments.arms import ALL, ARMS, FILLING, MORE, NONE, NULL, RANDOM, Draw, Pool
@@ -90,6 +92,61 @@ def test_k_center_takes_what_is_farthest():
     pool = pool_of([[0], [0], [0, 1], [1], [0]])
     assert np.flatnonzero(ARMS["k-center"](pool, draw_of(pool, [0], 1))).tolist() == [3]
     assert np.flatnonzero(ARMS["rows of its own kind"](pool, draw_of(pool, [0], 1))).tolist() == [1]
+
+
+def by_hand(pool, draw, score):
+    """Greedy choice of rows one by one, scored anew each time."""
+    chosen = draw.begin.copy()
+    while True:
+        rest = np.flatnonzero(draw.free & ~chosen)
+        row = max(rest, key=lambda row: (score(chosen, row), -row))
+        if pool.tokens[chosen & ~draw.begin].sum() + pool.tokens[row] / 2 > draw.budget:
+            return chosen & ~draw.begin
+        chosen[row] = True
+
+
+def scattered(seed, n=40):
+    rng = np.random.default_rng(seed)
+    pool = pool_of([[0]] * n, rng.integers(1, 6, n))
+    pool = replace(pool, states=rng.standard_normal((n, 5)).astype(np.float32))
+    free = rng.random(n) < 0.8
+    free[:6] = False
+    return pool, Draw(np.arange(n) < 6, free, 25, seed)
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=10, deadline=None)
+def test_novel_sum_takes_what_is_most_novel_beside_what_was_taken(seed):
+    pool, draw = scattered(seed)
+    rows = unit(pool.states)
+    sigma = density(rows, rows[draw.begin | draw.free])
+
+    def novelty(chosen, row):
+        others = np.flatnonzero(chosen)
+        apart = 1 - rows[others] @ rows[row]
+        order = np.argsort(apart)
+        parts = (apart * np.sqrt(sigma[others]))[order]
+        return (parts / np.arange(1, len(parts) + 1)).sum()
+
+    assert (ARMS["greedy NovelSum"](pool, draw) == by_hand(pool, draw, novelty)).all()
+
+
+@given(st.integers(0, 100))
+@settings(max_examples=10, deadline=None)
+def test_the_vendi_score_is_nearly_that_of_exact_greed(seed):
+    pool, draw = scattered(seed)
+    pool = replace(pool, tokens=np.ones(40, np.int64))
+    draw = draw._replace(budget=8)
+    rows = unit(pool.states)
+    exact = by_hand(
+        pool, draw, lambda chosen, row: vendi_score(rows[[*np.flatnonzero(chosen), row]])
+    )
+    ours, chance = (
+        vendi_score(rows[draw.begin | ARMS[name](pool, draw)])
+        for name in ("greedy Vendi score", RANDOM)
+    )
+    best = vendi_score(rows[draw.begin | exact])
+    assert ours > chance and best - ours < 0.15 * (best - chance)
 
 
 @given(st.integers(0, 10_000))

@@ -72,7 +72,7 @@ from tests.toy import (
 APP = REPOSITORY / "app.py"
 PAGES = (
     *("home", "datasets", "features", "coverage", "compare", "playground"),
-    *("review", "agreement", "fill", "pairs", "synthesis", "jobs"),
+    *("review", "agreement", "fill", "pairs", "synthesis", "experiments", "jobs"),
 )
 
 

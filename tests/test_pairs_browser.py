@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 
 from fac import review
 from fac.config import REPOSITORY, PairsSpec, Workspace
+from fac.jobs.steps import Steps
 from fac.store.decisions import Decisions
 from fac.store.queue import Queue
 from fac.store.runs import Runs
@@ -28,12 +29,13 @@ pytestmark = pytest.mark.browser
 
 WORKER = """
 import sys
+from importlib import import_module
 from pathlib import Path
 from fac.config import Workspace
 from fac.jobs.worker import Worker
-from tests.test_cli_make import MakingSteps
 place = Workspace(Path(sys.argv[1]))
-Worker(place, say=lambda _: None, steps=MakingSteps(place)).run()
+steps = getattr(import_module(sys.argv[2]), sys.argv[3])
+Worker(place, say=lambda _: None, steps=steps(place)).run()
 """
 
 
@@ -43,9 +45,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @contextmanager
-def worker(place: Workspace) -> Iterator[None]:
+def worker(place: Workspace, steps: type[Steps] = MakingSteps) -> Iterator[None]:
     """A worker that is there before the dashboard would start its own, which has no toy model."""
-    process = subprocess.Popen([sys.executable, "-c", WORKER, str(place.root)], cwd=REPOSITORY)
+    arguments = [str(place.root), steps.__module__, steps.__name__]
+    process = subprocess.Popen([sys.executable, "-c", WORKER, *arguments], cwd=REPOSITORY)
     try:
         deadline = time.monotonic() + 60
         while not (state := Queue(place.queue).worker()) or not state["alive"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from rich import box
@@ -11,11 +12,11 @@ from typer import Argument, Option
 
 from fac.cli import frame
 from fac.cli.frame import CLEAR, Answer, command, out, perform, read_threshold
-from fac.config import EXPERIMENTS, ExperimentSpec
+from fac.config import EXPERIMENTS, ExperimentSpec, IngestSpec, MeasureSpec
 from fac.errors import InputError
 from fac.experiments import Experiment
-from fac.questions.catalogue import Row
-from fac.questions.experiments import finding
+from fac.questions.catalogue import Row, usual_encoder
+from fac.questions.experiments import finding, interval_words, read_sizes
 from fac.store import Stores
 
 _LABEL = (
@@ -28,8 +29,9 @@ _LABEL = (
 def experiment(
     stores: Stores,
     name: Annotated[str, Argument(help=f"{', '.join(EXPERIMENTS.names)}.")],
-    dataset: Annotated[str, Option(help="Measured dataset.")],
+    dataset: Annotated[str, Option(help="Measured dataset, or a file to read and measure.")],
     label: Annotated[str, Option(help=_LABEL)] = "",
+    label_field: Annotated[str | None, Option(help="Of a file, its column of labels.")] = None,
     threshold: Annotated[str, Option(help="A number, or `clear`.")] = CLEAR,
     labels: Annotated[str | None, Option(help="Rows that one begins with, such as 20,50.")] = None,
     draws: Annotated[int | None, Option(min=2, help="Of these rows, at random.")] = None,
@@ -40,10 +42,10 @@ def experiment(
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
     if name == "rq1" and not label:
         name = "chats"  # no labels: what the model itself learns from chats
-    measure = stores.runs.resolve("measure", dataset)
+    measure = _measured(stores, dataset, label_field, labelled=bool(label))
     frame.build_caches(stores, [measure])
     options = {
-        "labels": None if labels is None else _sizes(labels),
+        "labels": None if labels is None else read_sizes(labels),
         "draws": draws,
         "written": stores.runs.resolve("measure", written) if written else None,
     }
@@ -73,11 +75,19 @@ def experiment(
     return Answer(data, show)
 
 
-def _sizes(labels: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in labels.split(",")}))
-    except ValueError:
-        raise InputError(f"--labels takes numbers such as 20,50,100, got {labels!r}.") from None
+def _measured(stores: Stores, dataset: str, label_field: str | None, *, labelled: bool) -> str:
+    """The run of a measured dataset; a file is read and measured first, with the usual model."""
+    manifests = stores.runs.list(MeasureSpec.step)
+    if any(dataset in (m.facts.name, m.run) for m in manifests) or not Path(dataset).is_file():
+        return stores.runs.resolve("measure", dataset)
+    name, workspace = Path(dataset).name.split(".")[0], stores.runs.workspace
+    spec = IngestSpec(name=name, source=dataset, label_field=label_field)
+    source = perform(workspace, spec, f"reading {name}")
+    if labelled and not stores.runs.manifest(source).facts.labels:
+        raise InputError(f"{dataset} has no labels: name their column with --label-field.")
+    usual = usual_encoder(stores)
+    encoder = MeasureSpec(dataset=source, model=usual.model, layer=usual.layer, sae=usual.sae)
+    return perform(workspace, encoder, f"measuring {name}")
 
 
 def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
@@ -86,17 +96,22 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
     for column in (*kind.columns.values(), kind.value, "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("from")
+    tested = any(row["p"] is not None for row in rows)
+    if tested:
+        table.add_column("p", justify="right")
     for row in rows:
         figures = [row["figures"].get(name) for name in kind.columns]
-        interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         same = row["arm"] == row["against"]
-        table.add_row(
+        cells = [
             escape(f"{row['size']}, {row['arm']}"),
             *("" if figure is None else _figure(figure) for figure in figures),
             f"{row['value']:.3f}",
-            "" if same else interval,
+            interval_words(row),
             "" if same else escape(row["against"]),
-        )
+        ]
+        if tested:
+            cells.append("" if row["p"] is None else f"{row['p']:.3f}")
+        table.add_row(*cells)
     return table
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fac.diversity import DENSITY_POWER, density, unit
 from fac.selection import Rows, greedy, random_rows
 
 ALIKE = 10
@@ -35,8 +36,7 @@ class Pool:
 
     def unit_states(self) -> np.ndarray:
         """The states at length 1."""
-        length: np.ndarray = np.linalg.norm(self.states, axis=1, keepdims=True)
-        return self.states / length.clip(min=1e-9)
+        return unit(self.states)
 
     def incidence(self, rows: np.ndarray) -> Rows:
         """The relevant features of each row as it stands at `rows[row]`: int64 `[n]`."""
@@ -125,6 +125,86 @@ def k_center(pool: Pool, draw: Draw) -> np.ndarray:
         near = np.maximum(near, unit @ unit[row])
 
 
+def novel(pool: Pool, draw: Draw) -> np.ndarray:
+    """Rows that are most novel beside what is there and was chosen: NovelSelect (Yang et al. 2025),
+    greedy for fac.diversity.novel_sum, with densities among the rows that may be learned from."""
+    vectors = pool.unit_states()
+    there = vectors[draw.begin | draw.free]
+    dense = density(vectors, there) ** DENSITY_POWER
+    rows, free = np.flatnonzero(draw.free), vectors[draw.free]
+    # What is there already, nearest first, as it lies from each row that may be added.
+    apart = 1 - free @ vectors[draw.begin].T
+    order = np.argsort(apart, axis=1, kind="stable")
+    apart = np.take_along_axis(apart, order, axis=1)
+    novelty = apart * dense[draw.begin][order]
+
+    def worth() -> np.ndarray:
+        weight = 1 / np.arange(1, novelty.shape[1] + 1)
+        return novelty @ weight
+
+    def take(at: int) -> None:
+        nonlocal apart, novelty
+        new = 1 - free @ free[at]
+        rank = (apart <= new[:, None]).sum(axis=1)
+        apart = _inserted(apart, new, rank)
+        novelty = _inserted(novelty, new * dense[rows[at]], rank)
+
+    return _greedily(pool, draw, worth, take)
+
+
+def _inserted(table: np.ndarray, column: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """`[n, k]` with one more value in each row, before column `at` `[n]`."""
+    n, k = table.shape
+    behind = np.arange(k) >= at[:, None]
+    longer = np.empty((n, k + 1))
+    longer[np.arange(n), at] = column
+    np.put_along_axis(longer, np.arange(k) + behind, table, axis=1)
+    return longer
+
+
+def vendi(pool: Pool, draw: Draw) -> np.ndarray:
+    """Rows that add most to the Vendi score of what is there and was chosen.
+
+    Of n rows with the product M of their vectors, entropy grows by about -u' log((M + I) / (n + 1))
+    u over n + 1 with a row u: its gradient, taken where it is exact for a row that none shares a
+    direction with and for one that repeats an eigenvector.
+    """
+    vectors = pool.unit_states().astype(float)
+    free, chosen = vectors[draw.free], [*np.flatnonzero(draw.begin)]
+    rows = np.flatnonzero(draw.free)
+
+    def worth() -> np.ndarray:
+        if not chosen:
+            return np.zeros(len(rows))
+        there = vectors[chosen]
+        share, direction = np.linalg.eigh(there @ there.T)
+        share, direction = share[share > 1e-9], direction[:, share > 1e-9]
+        along = free @ (there.T @ direction) / np.sqrt(share)
+        return -((along**2) @ np.log1p(share))
+
+    return _greedily(pool, draw, worth, lambda at: chosen.append(rows[at]))
+
+
+def _greedily(
+    pool: Pool,
+    draw: Draw,
+    worth: Callable[[], np.ndarray],
+    take: Callable[[int], None],
+) -> np.ndarray:
+    """Each time the free row that is worth most, until their tokens come near the budget. `worth`
+    is `[free rows]` beside what was taken so far."""
+    rows = np.flatnonzero(draw.free)
+    chosen, spent = np.zeros(len(pool.tokens), bool), 0
+    for _ in rows:
+        at = int(np.where(chosen[rows], -np.inf, worth()).argmax())
+        if spent + pool.tokens[rows[at]] / 2 > draw.budget:
+            break
+        chosen[rows[at]] = True
+        spent += int(pool.tokens[rows[at]])
+        take(at)
+    return chosen
+
+
 def longest(pool: Pool, draw: Draw) -> np.ndarray:
     return _first(pool, draw, -pool.tokens)
 
@@ -165,6 +245,8 @@ ARMS: Mapping[str, Arm] = {
     "rows that fill gaps": filling_gaps,
     "random features": random_features,
     "k-center": k_center,
+    "greedy NovelSum": novel,
+    "greedy Vendi score": vendi,
     "longest rows": longest,
     "rows of its own kind": own_kind,
     "random rows again": at_random_again,

@@ -60,9 +60,8 @@ class ChatMaterial:
         n_rows = len(self.chats) - len(self.written)
         return {"n_rows": n_rows, "n_test": len(self.test), "n_leaks": self.n_leaks}
 
-    def draw(self, number: int) -> Draw:
-        """A beginning, and which rows may be added to it."""
-        size = self.spec.labels[0]
+    def draw(self, size: int, number: int) -> Draw:
+        """A beginning of so many chats, and which rows may be added to it."""
         seed = self.spec.seed * 1_000_000 + size * 1000 + number
         rng = np.random.default_rng(seed)
         begin, free = np.zeros((2, len(self.chats)), bool)
@@ -75,13 +74,13 @@ class ChatMaterial:
         learned, judged = ([self.chats[row] for row in part] for part in (rows, judges))
         return self.finetune(learned, judged, Recipe(rate, seed))
 
-    def rate(self, draw: Draw, number: int) -> float:
+    def rate(self, draw: Draw) -> float:
         """The learning rate with which a part of the beginning says most of its other part; decided
         once for each draw, so that all arms have the same."""
         rates = self.spec.rates
         if len(rates) == 1:
             return rates[0]
-        path = self.scratch / f"rate-{number:05}.npy"
+        path = self.scratch / f"rate-{draw.seed}.npy"
         if not path.exists():
             rows = np.random.default_rng(draw.seed).permutation(np.flatnonzero(draw.begin))
             held = max(1, round(HELD * len(rows)))
@@ -211,7 +210,7 @@ def _must_suffice(
     train: np.ndarray,
     begins: np.ndarray,
 ) -> None:
-    size = spec.labels[0]
+    size = max(spec.labels)
     if len(test) < 4:
         raise InputError(f"{name} has too few chats: {len(test)} would judge, 4 are needed.")
     if len(begins) < size:

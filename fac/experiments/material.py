@@ -70,8 +70,8 @@ class Labels(NamedTuple):
 def labels_suffice(spec: ExperimentSpec, runs: Runs) -> Labels:
     """Reads nothing but labels, so that it can be asked before anything is queued.
 
-    Raises InputError where there are no labels, one alone, or too few rows of either kind for the
-    largest beginning, even if none of them resembles a test row.
+    Raises InputError where there are no labels, one alone, no feature that fires, or too few rows
+    of either kind for the largest beginning, even if none of them resembles a test row.
     """
     facts = runs.manifest(spec.measure).facts
     names = runs.table(facts.dataset, "samples", ["label"])["label"].to_pylist()
@@ -89,6 +89,8 @@ def labels_suffice(spec: ExperimentSpec, runs: Runs) -> Labels:
         raise InputError(
             f"Every labelled row of {facts.name} is {spec.label!r}: there is nothing to tell."
         )
+    if not facts.features_fired:
+        raise InputError(f"No feature fires in {facts.name}, so that nothing can be a gap.")
     test, rest = _split(positive, spec)
     _must_suffice(spec, positive[rest])
     return Labels(rows, positive, test, rest, len(names))

@@ -91,6 +91,9 @@ class Experiment:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """What a spec has by default that is not ExperimentSpec's own default, by its field."""
 
+    ranked: bool = True
+    """Whether arms stand by what they do; else, as of temperatures, in their own order."""
+
     check: Callable[[ExperimentSpec, Runs], object] = lambda spec, runs: None
     """Raises InputError for data that cannot answer, before anything is queued: reads no model."""
 

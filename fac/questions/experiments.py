@@ -1,15 +1,121 @@
-"""What an experiment says: its figures with intervals, a sentence, and whether to believe it."""
+"""What can be asked of labelled data, what that takes, and what an experiment says: its figures
+with intervals, a sentence, and whether to believe it."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fac.config import EXPERIMENTS, ExperimentSpec
+from fac.errors import InputError
 from fac.experiments import Experiment
-from fac.questions.catalogue import Row
+from fac.ingest import OTHER_LABELS
+from fac.manifest import MeasureManifest
+from fac.questions.catalogue import Row, measured
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
+from fac.store.queue import Job
+
+LOOKED_FOR = ("1", "true", "yes")
+"""Labels that say by their name that they are what is looked for."""
+
+SUFFICE = 3
+"""A beginning needs so many times its rows to choose others from."""
+
+
+# --- before -----------------------------------------------------------------------------------
+
+
+def askable(stores: Stores) -> dict[str, MeasureManifest]:
+    """Measured datasets whose rows are labelled, by run id, newest first."""
+    return {run: each for run, each in measured(stores).items() if labels_of(stores, run)}
+
+
+def labels_of(stores: Stores, measure: str) -> dict[str, int]:
+    """Rows by label of a measured dataset, most common first; of very many labels the first that
+    were read."""
+    dataset = stores.runs.manifest(measure).facts.dataset
+    if not stores.runs.find(dataset):
+        return {}
+    labels = stores.runs.manifest(dataset).facts.labels
+    return {name: n for name, n in labels.items() if name != OTHER_LABELS}
+
+
+def usual_label(labels: dict[str, int]) -> str:
+    """What is looked for unless somebody says otherwise: what is called so, else the rarest."""
+    return next((name for name in LOOKED_FOR if name in labels), [*labels][-1])
+
+
+def usual_sizes(labels: dict[str, int], test: float = ExperimentSpec.test) -> tuple[int, ...]:
+    """Those of the usual beginnings for which a dataset has rows enough; the smallest where it has
+    for none."""
+    usual, train = ExperimentSpec.labels, (1 - test) * sum(labels.values())
+    return tuple(size for size in usual if SUFFICE * size <= train) or usual[:1]
+
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """Sizes of beginnings as they were typed, ascending. Raises InputError for what are none."""
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise InputError(f"Sizes are numbers such as 20,50,100, got {text!r}.") from None
+
+
+def obstacle(stores: Stores, spec: ExperimentSpec) -> str:
+    """Why this cannot be asked, as a sentence; "" where it can as far as labels say: that too many
+    rows resemble a test row shows when they are read."""
+    kind: Experiment = EXPERIMENTS[spec.name]
+    try:
+        kind.check(spec, stores.runs)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+class Estimate(NamedTuple):
+    """What an experiment takes."""
+
+    pieces: int
+    seconds: float | None
+    """Of all pieces, as fast as they went in an earlier experiment of the kind, in proportion to
+    the labelled rows; None where there was none."""
+
+    like: str
+    """The dataset of that experiment."""
+
+
+def estimate(stores: Stores, spec: ExperimentSpec) -> Estimate:
+    """What a spec takes on this machine, beside reading the rows with the model once."""
+    kind: Experiment = EXPERIMENTS[spec.name]
+    pieces = len(kind.pieces(spec))
+    rows = sum(labels_of(stores, spec.measure).values())
+    timed = (
+        m for m in experiments(stores) if m.spec.name == spec.name and m.facts.piece_seconds > 0
+    )
+    before = min(timed, key=lambda m: m.inputs.measure != spec.measure, default=None)
+    if before is None:
+        return Estimate(pieces, None, "")
+    facts = before.facts
+    piece = facts.piece_seconds * rows / (facts.n_rows or rows)
+    return Estimate(pieces, pieces * piece, facts.name)
+
+
+def of_measure(jobs: Sequence[Job], measure: str) -> list[Job]:
+    """The experiments among jobs that ask a measured dataset."""
+    return [j for j in jobs if j.step == ExperimentSpec.step and j.spec["measure"] == measure]
+
+
+def stopped_experiment(stores: Stores, measure: str) -> Job | None:
+    """The newest experiment on a measured dataset, where it ended before its end."""
+    jobs = of_measure(stores.queue.jobs(), measure)
+    last = max(jobs, key=lambda job: job.id, default=None)
+    return last if last and last.status in ("failed", "cancelled") else None
+
+
+# --- after ------------------------------------------------------------------------------------
 
 
 class Finding(NamedTuple):
@@ -47,3 +153,117 @@ def finding(stores: Stores, run: str) -> Finding:
     for row in rows:
         row["figures"] = means[row["outcome"], row["size"], row["arm"]]
     return Finding(rows, *kind.says(rows, manifest.facts, manifest.spec))
+
+
+IN_QUESTION, ITS_CONTROL, CONTEXT = "question", "control", "context"
+"""The arm that an experiment is about, the control that it must beat too, and all others."""
+
+
+class Group(NamedTuple):
+    """One arm in a figure, at every size."""
+
+    title: str
+    standing: str  # IN_QUESTION, ITS_CONTROL or CONTEXT
+    rows: list[Row]  # by size, ascending; `difference` from `low` to `high`
+
+
+class Panel(NamedTuple):
+    """One outcome in a figure."""
+
+    outcome: str
+    base: str  # the arm at zero; "" where values stand alone
+    groups: list[Group]
+
+
+def panels(rows: Sequence[Row], *, ranked: bool = True) -> list[Panel]:
+    """Effects as they are drawn: a panel an outcome and what several arms are set beside, with the
+    arms that do best first where they are `ranked`, else as the experiment has them.
+
+    What one arm alone is set beside has no panel: it stands as a group of its own in the panel of
+    what most arms are. If it is set beside that too, it is the arm in question and the other its
+    control. An arm beside itself is what zero is, and not drawn.
+    """
+    by_outcome: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["arm"] != row["against"]:
+            by_outcome.setdefault(row["outcome"], []).append(row)
+    order = _order(rows) if ranked else {}
+    return [
+        Panel(outcome, base, _groups(members, base, order))
+        for outcome, of in by_outcome.items()
+        for base, members in _by_base(of).items()
+    ]
+
+
+def _by_base(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of one outcome by what is zero for them; values that stand alone under ""."""
+    arms: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        arms[row["against"]].add(row["arm"])
+    most = max(arms, key=lambda against: (against != "", len(arms[against])))
+    members: dict[str, list[Row]] = {most: []}
+    for row in rows:
+        against = row["against"]
+        base = against if against == "" or len(arms[against]) > 1 else most
+        members.setdefault(base, []).append(row)
+    return members
+
+
+def _groups(rows: Sequence[Row], base: str, order: Mapping[tuple[str, str], int]) -> list[Group]:
+    by_arm: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_arm.setdefault((row["arm"], row["against"]), []).append(row)
+    control = {
+        arm: against
+        for arm, against in by_arm
+        if against != base and {(arm, base), (against, base)} <= by_arm.keys()
+    }
+
+    def group(arm: str, against: str) -> Group:
+        standing = CONTEXT
+        if arm in control:
+            standing = IN_QUESTION
+        elif arm in control.values():
+            standing = ITS_CONTROL
+        title = arm if against == base else f"{arm}, from {against}"
+        members = sorted(by_arm[arm, against], key=lambda row: row["size"])
+        return Group(title, standing, members)
+
+    places = [*dict.fromkeys(arm for arm, _ in by_arm)]
+    ranked = sorted(
+        by_arm, key=lambda key: (order.get((key[0], base), 0), places.index(key[0]), key[1] != base)
+    )
+    return [group(*key) for key in ranked]
+
+
+def _order(rows: Sequence[Row]) -> dict[tuple[str, str], int]:
+    """The place of every arm among those set beside the same, by its mean difference over outcomes
+    and sizes, the highest first: all panels have one order."""
+    differences: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        differences[row["arm"], row["against"]].append(row["difference"])
+    means = {key: sum(values) / len(values) for key, values in differences.items()}
+    return {key: n for n, key in enumerate(sorted(means, key=lambda key: -means[key]))}
+
+
+def interval_words(row: Row) -> str:
+    """A difference, or a value that stands alone, with its interval; "" for an arm beside itself,
+    which is zero."""
+    if row["arm"] == row["against"]:
+        return ""
+    difference, low, high = (
+        f"{round(row[n], 3) + 0.0:+.3f}" for n in ("difference", "low", "high")
+    )
+    return f"{difference} ({low} to {high})"
+
+
+def as_csv(result: Finding) -> str:
+    """All figures of an experiment, a row an outcome, size, arm and what it is set beside."""
+    about = ("outcome", "size", "arm", "against", "value", "difference", "low", "high", "p")
+    figures = [*dict.fromkeys(name for row in result.rows for name in row["figures"])]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*about, *figures])
+    for row in result.rows:
+        writer.writerow([*(row[n] for n in about), *(row["figures"].get(n) for n in figures)])
+    return file.getvalue()

@@ -38,6 +38,8 @@ def job_title(job: Job) -> str:
             return f"Judge {name_of(spec['measure'])} for {spec['task']}"
         case "families":
             return f"Group and lay out the features of {name_of(spec['measure'])}"
+        case "experiment":
+            return f"Experiment {spec['name']} on {name_of(spec['measure'])}"
         case "pairs":
             gaps = counted(len(spec["features"]), "gap")
             return f"Write pairs for {gaps} of {name_of(spec['dataset'])}"

@@ -16,6 +16,7 @@ from streamlit.navigation.page import Page
 
 from fac import config
 from fac.config import (
+    EXPERIMENTS,
     EXPLAINERS,
     JUDGES,
     METHODS,
@@ -91,7 +92,7 @@ def navigation() -> Page:
         icon = f":material/{entry.icon}:"
         page = st.Page(entry.file, title=entry.title, icon=icon, default=number == 0)
         sections.setdefault(entry.section, []).append(page)
-    return st.navigation(sections)
+    return st.navigation(sections, expanded=True)  # it hides what goes beyond a dozen
 
 
 def title(text: str, **options: Any) -> None:
@@ -135,7 +136,7 @@ def prepare() -> None:
     read_pages()
     for module in pkgutil.iter_modules([str(Path(__file__).parent)], "fac.ui."):
         import_module(module.name)
-    for registry in (EXPLAINERS, SCORERS, JUDGES, WRITERS, METHODS):
+    for registry in (EXPLAINERS, SCORERS, JUDGES, WRITERS, METHODS, EXPERIMENTS):
         registry.items()  # imports the parts, whose titles and order pages ask for
     with suppress(FacError, OSError):
         _start(workspace().root)

@@ -186,18 +186,22 @@ def table(
     height: int = 420,
     ticked: Ticked | None = None,
     tall: bool = False,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """One page of rows, at most `height` pixels high, `tall` ones where texts are to be read in
     their cells, in which what is too long ends in "…"; choosing one keeps its id as `opens`.
 
-    With `ticked`, rows have a box to tick and a click on a cell opens its row. Ids are kept, not
-    the rows' numbers: the same number is another feature once a person sorts.
+    `more` says how columns look that no other table has. With `ticked`, rows have a box to tick and
+    a click on a cell opens its row. Ids are kept, not the rows' numbers: the same number is another
+    feature once a person sorts.
     """
     # Streamlit imports it when the first table is drawn; two sessions at once would get half of it.
     with _one_at_a_time:
         importlib.import_module("pandas")
     data = {name: [_brief(name, row.get(name)) for row in rows] for name in columns}
-    options: dict[str, Any] = {"hide_index": True, "column_config": column_config(columns)}
+    more = more or {}
+    config = {**column_config([name for name in columns if name not in more]), **more}
+    options: dict[str, Any] = {"hide_index": True, "column_config": config}
     row_height = ROW_HEIGHT
     if tall:
         row_height = options["row_height"] = _fit(data, options["column_config"])

@@ -181,12 +181,13 @@ def show_request(messages: Sequence[Mapping[str, str]]) -> None:
     st.html(chat_html(messages, limit=ROOM))
 
 
-def show_job(job: Job) -> None:
-    """One live job: how far, how fast, how long still, and the button that ends it."""
+def show_job(job: Job, part: str = "text") -> None:
+    """One live job: how far, how fast, how long still, and the button that ends it; `part` is what
+    is kept of it."""
     progress(job)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(_pace(job), width="stretch")
-        help = "Every finished text is kept: started again, nothing is written twice."
+        help = f"Every finished {part} is kept: started again, nothing is done twice."
         cancel = stores().queue.cancel
         action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}", help=help)
 
@@ -233,14 +234,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def show_stopped(job: Job, go_on: Callable[[], None] | None = None) -> None:
+def show_stopped(job: Job, go_on: Callable[[], None] | None = None, part: str = "text") -> None:
     """A job that ended before its end: why, and the button that goes on with it, by `go_on` where
     it is not simply asked for again."""
     cancelled = job.status == "cancelled"
-    why = "Cancelled. Every finished text is kept." if cancelled else job.error or "It failed."
+    why = f"Cancelled. Every finished {part} is kept." if cancelled else job.error or "It failed."
     with st.container(horizontal=True, vertical_alignment="center"):
         st.warning(plain(why), icon=":material/pause_circle:")
-        help = "From where it stopped; nothing is written twice."
+        help = "From where it stopped; nothing is done twice."
         again = go_on or partial(retry, job.id)
         action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
 

@@ -47,15 +47,16 @@ def added(data: ChatMaterial, draw: Draw, arm: str) -> np.ndarray:
 
 def pieces(spec: ExperimentSpec) -> list[Piece]:
     return [
-        Piece(f"draw {draw + 1}, {arm}", spec.labels[0], draw, arm)
+        Piece(f"{size} chats, draw {draw + 1}, {arm}", size, draw, arm)
+        for size in spec.labels
         for draw in range(spec.draws)
         for arm in arms(spec)
     ]
 
 
 def measure(spec: ExperimentSpec, data: ChatMaterial, piece: Piece) -> Iterator[Row]:
-    draw = data.draw(piece.draw)
-    rate = data.rate(draw, piece.draw)
+    draw = data.draw(piece.size, piece.draw)
+    rate = data.rate(draw)
     rows = draw.begin | added(data, draw, piece.arm)
     counts = data.pool.incidence(np.arange(len(data.chats)))
     there = counts.counts(draw.begin | draw.free) > 0
@@ -79,24 +80,29 @@ def measure(spec: ExperimentSpec, data: ChatMaterial, piece: Piece) -> Iterator[
 
 
 class _Losses(NamedTuple):
-    """Of every arm and draw, nats of the tokens that are judged."""
+    """After one beginning, nats of the tokens that are judged."""
 
-    after: dict[str, np.ndarray]  # float64 [draws, n_tokens]
-    resampled: Resampled
     size: int
+    after: dict[str, np.ndarray]  # of every arm, float64 [draws, n_tokens]
+    resampled: Resampled
 
 
 def effects(spec: ExperimentSpec, data: ChatMaterial, rows: list[Row]) -> list[Row]:
     """Every arm beside random rows of equal tokens, the arm in question beside rows chosen in the
     same way by the features of other rows; then where features fire."""
-    after = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["draw"]):
-        after[row["arm"]].append(np.asarray(row["scores"], np.float64))
     resampled = Resampled(np.ones(len(data.test), bool), spec.draws, spec.seed)
-    losses = _Losses(
-        {arm: np.array(each) for arm, each in after.items()}, resampled, spec.labels[0]
-    )
-    return [*_on_answers(spec, data, losses), *_where_features_fire(spec, data, losses)]
+    by_size = []
+    for size in spec.labels:
+        after = defaultdict(list)
+        for row in sorted(rows, key=lambda row: row["draw"]):
+            if row["size"] == size:
+                after[row["arm"]].append(np.asarray(row["scores"], np.float64))
+        by_arm = {arm: np.array(each) for arm, each in after.items()}
+        by_size.append(_Losses(size, by_arm, resampled))
+    return [
+        *(row for losses in by_size for row in _on_answers(spec, data, losses)),
+        *(row for losses in by_size for row in _where_features_fire(spec, data, losses)),
+    ]
 
 
 def _on_answers(spec: ExperimentSpec, data: ChatMaterial, losses: _Losses) -> Iterator[Row]:
@@ -140,7 +146,7 @@ def _where_features_fire(
     for arm in (RANDOM, FILLING):
         beside: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
         for number in range(spec.draws):
-            draw = data.draw(number)
+            draw = data.draw(losses.size, number)
             lacking = counts.counts(draw.begin) == 0
             mine, others = (
                 lacking & (counts.counts(added(data, draw, which)) > 0) for which in (arm, NULL)
@@ -208,40 +214,46 @@ class _Near:
         return {"value": value, "difference": difference, "low": low, "high": high}
 
 
-def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
-    effect = {(row["outcome"], row["arm"], row["against"]): row for row in rows}
-    return Says(_conclusion(effect), _controls(effect), _note(effect, facts, spec))
-
-
 Effects = dict[tuple[str, str, str], Row]
+"""Rows of one size by outcome, arm and what it is set beside."""
+
+
+def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
+    by_size: dict[int, Effects] = defaultdict(dict)
+    for row in rows:
+        by_size[row["size"]][row["outcome"], row["arm"], row["against"]] = row
+    return Says(
+        " ".join(f"{size} chats: {_conclusion(effect)}" for size, effect in by_size.items()),
+        " ".join(f"{size} chats: {_controls(effect)}" for size, effect in by_size.items()),
+        _note(by_size[spec.labels[0]], facts, spec),
+    )
 
 
 def _conclusion(effect: Effects) -> str:
     chance, shuffled = (effect[ANSWERS, FILLING, other] for other in (RANDOM, SHUFFLED))
     if chance["high"] < 0:
-        verdict = "Rows that fill gaps teach less than random rows of equal tokens"
+        verdict = "rows that fill gaps teach less than random rows of equal tokens"
     elif chance["low"] > 0 and shuffled["low"] > 0:
-        verdict = "Rows that fill gaps teach more than random rows of equal tokens"
+        verdict = "rows that fill gaps teach more than random rows of equal tokens"
     elif chance["low"] > 0:
         verdict = (
-            "Rows that fill gaps beat random rows, but no more than rows chosen by the features of "
+            "rows that fill gaps beat random rows, but no more than rows chosen by the features of "
             "others, so it need not be what they fire that helps"
         )
     else:
-        verdict = "Whether filling gaps helps cannot be told"
+        verdict = "whether filling gaps helps cannot be told"
     parts = [
         f"{verdict} (nats per token of held-out chats: {_difference(chance)}; beside random "
         f"features {_difference(shuffled)})."
     ]
     if written := effect.get((ANSWERS, WRITTEN, RANDOM)):
-        word = "more" if written["low"] > 0 else "less" if written["high"] < 0 else ""
-        parts.append(
-            f"Written rows teach {word} than random rows of equal tokens ({_difference(written)})."
-            if word
-            else f"Written rows beside random rows cannot be told apart ({_difference(written)})."
-        )
-    if OTHERS in {against for _, _, against in effect}:
-        parts += [_by_feature(effect, arm) for arm in (RANDOM, FILLING)]
+        if written["low"] <= 0 <= written["high"]:
+            verdict = "Written rows cannot be told from random rows of equal tokens"
+        else:
+            word = "more" if written["low"] > 0 else "less"
+            verdict = f"Written rows teach {word} than random rows of equal tokens"
+        parts.append(f"{verdict} ({_difference(written)}).")
+    parts += [_by_feature(effect, arm) for arm in (RANDOM, FILLING)]
     return " ".join(filter(None, parts))
 
 
@@ -266,7 +278,7 @@ def _controls(effect: Effects) -> str:
     more, null, less = (effect[ANSWERS, arm, RANDOM] for arm in (MORE, NULL, NONE))
     width = (null["high"] - null["low"]) / 2
     return (
-        f"Twice the tokens are {'' if more['low'] > 0 else 'not '}seen to help "
+        f"twice the tokens are {'' if more['low'] > 0 else 'not '}seen to help "
         f"({_difference(more)}), nothing added is {'' if less['high'] < 0 else 'not '}seen to be "
         f"worse ({_difference(less)}), another draw of random rows "
         f"{'does not differ' if null['low'] <= 0 <= null['high'] else 'differs'} "
@@ -280,9 +292,10 @@ def _difference(row: Row) -> str:
 
 def _note(effect: Effects, facts: ExperimentFacts, spec: ExperimentSpec) -> str:
     kind = f" labelled {spec.label!r}" if spec.label else ""
+    begun = ", ".join(map(str, spec.labels))
     figures = effect[ANSWERS, RANDOM, RANDOM]["figures"]
     parts = [
-        f"{facts.n_rows:,} chats; {facts.n_test:,} test, {spec.labels[0]:,}{kind} are begun with, "
+        f"{facts.n_rows:,} chats; {facts.n_test:,} test, {begun}{kind} are begun with, "
         f"{spec.tokens:,} tokens added, {spec.draws} draws; before learning the loss is "
         f"{figures['loss'] + figures['gain']:.4f} nats per token.",
         "One epoch of LoRA on the assistant's tokens, or on the whole text where nobody answers.",

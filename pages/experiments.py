@@ -1,0 +1,296 @@
+"""Does filling gaps help a task of one's own? Asked of labelled rows, answered with intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from fac.config import EXPERIMENTS, ExperimentSpec, read_spec
+from fac.errors import InputError
+from fac.experiments import Experiment
+from fac.manifest import MeasureManifest
+from fac.questions import experiments as questions
+from fac.questions.catalogue import measured, titles
+from fac.questions.comparison import clear_firing
+from fac.ui.experiments import conclusion_html, show_figure, show_published, show_table
+from fac.ui.jobs import counted, show_failures, start
+from fac.ui.pickers import pick_run, stop_if_nothing_measured, warn_of_strays
+from fac.ui.shell import title
+from fac.ui.stores import stores
+from fac.ui.tables import table
+from fac.ui.text import clean, plain
+from fac.ui.views import (
+    action_button,
+    empty,
+    get_param,
+    guard,
+    link,
+    param_widget,
+    set_param,
+)
+from fac.ui.writing import duration, show_job, show_stopped
+
+PAGE = {"title": "Experiments", "section": "Make", "icon": "balance", "order": 95}
+
+EARLIER = 50
+
+
+# --- before -----------------------------------------------------------------------------------
+
+
+def pick_dataset(manifests: Mapping[str, MeasureManifest]) -> str:
+    """A measured dataset whose rows are labelled; ends the page where there is none."""
+    asked = questions.askable(stores())
+    if not asked:
+        empty(
+            "No labels yet",
+            "Labels say what a row is an example of, such as toxic or not. Add a file with a "
+            "column of them (one called label is recognised, any other is named under Columns), "
+            "then press Measure.",
+            icon=":material/new_label:",
+            page="datasets",
+            link="Add a labelled dataset",
+        )
+        st.stop()
+    names, stray = titles(manifests), st.query_params.get("dataset", "")
+    if stray in {*names, *names.values()} - {*asked, *map(names.get, asked)}:
+        words = f"The rows of {plain(stray[:200])} have no labels; another dataset is shown."
+        st.warning(words, icon=":material/label_off:")
+    mine = {run: each for run, each in manifests.items() if run in asked}
+    # One with two labels and more can answer.
+    several = (run for run in mine if len(questions.labels_of(stores(), run)) > 1)
+    return pick_run("Labelled dataset", "dataset", mine, next(several, next(iter(mine))))
+
+
+def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
+    """What is asked, of which rows. Raises InputError for what cannot be a question."""
+    kinds = {name: kind.title for name, kind in EXPERIMENTS.items()}
+    tie = param_widget("kind", next(iter(kinds)), valid=kinds.__contains__, of_page=True)
+    name = st.selectbox("Question", [*kinds], format_func=kinds.__getitem__, **tie)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        measure = pick_dataset(manifests)
+        labels = questions.labels_of(stores(), measure)
+        tie = param_widget(
+            "label", questions.usual_label(labels), valid=labels.__contains__, of_page=True
+        )
+        label = st.selectbox(
+            "Label that is looked for",
+            [*labels],
+            format_func=lambda each: f"{clean(each)} ({counted(labels[each], 'row')})",
+            help="Rows with it are examples of what is looked for; other labelled rows are not.",
+            **tie,
+        )
+    usual = ", ".join(map(str, questions.usual_sizes(labels)))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        sizes = st.text_input(
+            "Labelled rows to begin with",
+            width=210,
+            help="What somebody has labelled already; each size is tried. As many tokens again are "
+            "then chosen by each arm.",
+            **param_widget("sizes", usual, of_page=True),
+        )
+        draws = st.number_input(
+            "Draws",
+            2,
+            200,
+            width=110,
+            help="How often a beginning is drawn at random. More draws make intervals narrower.",
+            **param_widget("draws", ExperimentSpec.draws, read=int, of_page=True),
+        )
+        with st.popover("More", icon=":material/tune:", type="tertiary"):
+            clear = clear_firing(stores(), measure)
+            threshold = st.number_input(
+                "Threshold",
+                0.0,
+                format="%g",
+                help="A feature fires in a row where its peak is above; by default clear firing, "
+                "the median of the peaks.",
+                **param_widget(
+                    "above", clear, read=float, valid=lambda value: value >= 0, of_page=True
+                ),
+            )
+            seed = st.number_input(
+                "Seed",
+                0,
+                1_000_000,
+                help="Which rows test, and every draw.",
+                **param_widget("seed", 0, read=int, of_page=True),
+            )
+    return ExperimentSpec(
+        name=name,
+        measure=measure,
+        label=label,
+        threshold=float(threshold),
+        labels=questions.read_sizes(sizes),
+        draws=int(draws),
+        seed=int(seed),
+    )
+
+
+def show_launch(manifests: Mapping[str, MeasureManifest]) -> None:
+    """The question, what it takes, and the button."""
+    st.caption(
+        "Does filling gaps help your own task? An experiment tries it on rows that are labelled, "
+        "beside random rows of equal tokens and controls whose effect is known, and answers with "
+        "intervals. What it cannot tell, it says."
+    )
+    room = st.container()
+    with st.container(border=True):
+        try:
+            spec = pick_spec(manifests)
+            obstacle = questions.obstacle(stores(), spec)
+        except InputError as error:
+            obstacle = str(error)
+        if obstacle:
+            st.info(plain(obstacle), icon=":material/info:")
+            return
+        show_price(spec)
+    with room:
+        if live := questions.of_measure(stores().queue.live(), spec.measure):
+            show_running(spec.measure, [job.id for job in live])
+        elif stopped := questions.stopped_experiment(stores(), spec.measure):
+            show_stopped(stopped, part="piece")
+
+
+def show_price(spec: ExperimentSpec) -> None:
+    """What the launch takes, and the button; or the way to what was asked before."""
+    run = spec.run_id(spec.measure)
+    if stores().runs.find(run):
+        st.caption(":material/task_alt: Exactly this was asked before.")
+        action_button("See what it says", "visibility", open_result, run, type="primary")
+        return
+    cost = questions.estimate(stores(), spec)
+    pieces = counted(cost.pieces, "piece")
+    if cost.seconds is None:
+        words = (
+            f"{pieces}, after the model has read the rows once. No experiment of this kind was "
+            "timed here yet: once the first piece is done, the time that is left stands here."
+        )
+    else:
+        words = (
+            f"{pieces}, about {duration(cost.seconds)} as fast as those of {cost.like} went, after "
+            "the model has read the rows once."
+        )
+    st.caption(plain(f"{words} It may be stopped at any time, and goes on where it was."))
+    is_live = any(
+        read_spec(job.step, job.spec) == spec
+        for job in questions.of_measure(stores().queue.live(), spec.measure)
+    )
+    action_button(
+        "Run the experiment", "play_arrow", launch, spec, type="primary", disabled=is_live
+    )
+
+
+def launch(spec: ExperimentSpec) -> None:
+    """Starts it; its result is opened when it is there."""
+    name = stores().runs.manifest(spec.measure).facts.name
+    st.session_state["experiment job"] = start(spec, f"Asking {name}")
+
+
+def open_arrived() -> None:
+    """Opens the result of what was launched here, once it has finished."""
+    number = st.session_state.get("experiment job")
+    if number is None:
+        return
+    job = stores().queue.job(number)
+    if job.status not in ("waiting", "running"):
+        del st.session_state["experiment job"]
+    if job.status == "done" and job.run_id:
+        open_result(job.run_id)
+
+
+def open_result(run: str | None) -> None:
+    """Shows a finished experiment from the next run of the page on; None shows the form."""
+    set_param("experiment", run)
+
+
+@st.fragment(run_every="1s")
+@guard()
+def show_running(measure: str, jobs: list[int]) -> None:
+    """The experiments under way; the page runs again when one ends."""
+    live = questions.of_measure(stores().queue.live(), measure)
+    if [job.id for job in live] != jobs:
+        st.rerun()
+    for job in live:
+        with st.container(border=True, gap="small"):
+            show_job(job, "piece")
+
+
+# --- after ------------------------------------------------------------------------------------
+
+
+def show_result(manifest: Any) -> None:
+    """What an experiment says: the sentence, the figure, whether to believe it, all figures."""
+    spec, facts = manifest.spec, manifest.facts
+    kind: Experiment = EXPERIMENTS[spec.name]
+    result = questions.finding(stores(), manifest.run)
+    names, labels = titles(measured(stores())), ", ".join(map(str, spec.labels))
+    name = names.get(spec.measure, facts.name)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        action_button("New experiment", "add", open_result, None)
+        link("fill", "Fill its gaps from a pool", dataset=name)
+        st.caption(
+            plain(
+                f"{kind.title} {name}, {spec.label!r} against the rest, begun with {labels} of "
+                f"{facts.n_rows:,} labelled rows, {spec.draws} draws, threshold "
+                f"{spec.threshold:.3g}, seed {spec.seed}."
+            )
+        )
+    st.html(conclusion_html(result.conclusion))
+    show_figure(result, kind)
+    st.markdown("**Would it have seen an effect?**")
+    st.markdown(plain(result.controls))
+    st.caption(plain(result.note))
+    st.subheader("All figures", anchor=False)
+    show_table(result, kind, f"{spec.name}-{facts.name}")
+    show_published(spec.name)
+
+
+def show_earlier(run: str) -> None:
+    """The finished experiments, each a way to what it says."""
+    manifests = questions.experiments(stores())
+    if not manifests:
+        return
+    st.subheader("Earlier experiments", anchor=False)
+    text = st.column_config.TextColumn
+    more = {
+        "question": text("Question", width=300),
+        "label": text("Looked for", width=100),
+        "sizes": text("Begun with", width=100),
+        "draws": st.column_config.NumberColumn("Draws", width=60),
+        "created": st.column_config.DatetimeColumn("Asked", format="distance"),
+    }
+    rows = [
+        {
+            "run": each.run,
+            "dataset": each.facts.name,
+            "question": EXPERIMENTS[each.spec.name].title,
+            "label": each.spec.label,
+            "sizes": ", ".join(map(str, each.spec.labels)),
+            "draws": each.spec.draws,
+            "created": each.created,
+        }
+        for each in manifests[:EARLIER]
+        if each.run != run
+    ]
+    columns = ("dataset", "question", "label", "sizes", "draws", "created")
+    table(rows, columns, key="experiments", opens="experiment", id_column="run", more=more)
+
+
+title("Experiments")
+all_measured = measured(stores())
+stop_if_nothing_measured(all_measured)
+open_arrived()
+show_failures("experiment")
+finished = {each.run: each for each in questions.experiments(stores())}
+linked = st.query_params.get("experiment", "")
+opened = get_param("experiment", "", valid=finished.__contains__)
+if linked and not opened:
+    sentence = f"No finished experiment here is called {plain(linked[:200])}"
+    st.warning(f"{sentence}; it may have been deleted.", icon=":material/search_off:")
+if opened:
+    show_result(finished[opened])
+else:
+    warn_of_strays(all_measured)
+    show_launch(all_measured)
+show_earlier(opened)
