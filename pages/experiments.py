@@ -80,7 +80,8 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             help="Rows with it are examples of what is looked for; other labelled rows are not.",
             **tie,
         )
-    usual = ", ".join(map(str, questions.usual_sizes(labels)))
+    defaults = EXPERIMENTS[name].defaults
+    usual = ", ".join(map(str, defaults.get("labels") or questions.usual_sizes(labels)))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         sizes = st.text_input(
             "Labelled rows to begin with",
@@ -95,7 +96,9 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             200,
             width=110,
             help="How often a beginning is drawn at random. More draws make intervals narrower.",
-            **param_widget("draws", ExperimentSpec.draws, read=int, of_page=True),
+            **param_widget(
+                "draws", defaults.get("draws", ExperimentSpec.draws), read=int, of_page=True
+            ),
         )
         with st.popover("More", icon=":material/tune:", type="tertiary"):
             clear = clear_firing(stores(), measure)
