@@ -137,16 +137,18 @@ def _pairs(sizes: np.ndarray) -> int:
 
 
 def cost(spec: FamiliesSpec, runs: Runs, pairs: Any, features: np.ndarray) -> dict[str, float]:
-    """Seconds of families and of the map, and the most memory this process has held, in GB."""
+    """Seconds of families and of the map, how many of those most like each the map has (all, where
+    all pairs are compared), and the most memory this process has held, in GB."""
     begun = time.perf_counter()
     alike = families.compared(pairs, features)
     families.grouped(alike, len(features))
     del alike
     grouped = time.perf_counter()
-    places = feature_map(spec, runs, features)
+    places, recall = feature_map(spec, runs, features)
     return {
         "features": len(features),
         "on the map": len(places),
+        "recall of its neighbours": 1.0 if recall is None else round(recall, 3),
         "seconds of families": round(grouped - begun, 1),
         "seconds of the map": round(time.perf_counter() - grouped, 1),
         "peak memory, GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
@@ -184,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     family = np.full(pairs.shape[1], -1, np.int32)
     family[asked] = families.grouped(alike, len(asked))
     del alike
-    places = feature_map(spec, runs, asked)
+    places, _ = feature_map(spec, runs, asked)
     sizes = np.bincount(family[family >= 0])
     of_families = coherence(vectors, family)
     rng, random_ones = np.random.default_rng(0), []

@@ -334,6 +334,7 @@ class ExperimentSpec(Spec):
     """Whether rows that fill gaps help a task more than other rows of equal tokens."""
 
     step = "experiment"
+    later = ("subsets", "equal_tokens", "most_test", "tokens", "rates", "written")
     name: str  # which experiment
     measure: str  # run id of a measured dataset with labels
     label: str  # of rows that are looked for, or of chats that one begins with; "" for all chats
@@ -345,11 +346,9 @@ class ExperimentSpec(Spec):
     most_test: int = 40  # chats that judge, at most
     tokens: int = 4000  # content tokens of the chats that are added
     rates: tuple[float, ...] = (3e-4, 1e-3)  # learning rates of LoRA, of which the better is taken
-    written: str = (
-        ""  # run id of a measured dataset of written chats, which are an arm of their own
-    )
-
-    later = ("most_test", "tokens", "rates", "written")
+    written: str = ""  # run id of a measured dataset of written chats, an arm of their own
+    subsets: int = 240  # of RQ2
+    equal_tokens: bool = False  # whether these have equal tokens, as nearly as rows allow
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -370,6 +369,8 @@ class ExperimentSpec(Spec):
             raise InputError(f"At least one token must be added, got {self.tokens}.")
         if not self.rates or not all(0 < rate < 1 for rate in self.rates):
             raise InputError(f"Learning rates lie between 0 and 1, got {self.rates}.")
+        if self.subsets < 30:
+            raise InputError(f"A correlation takes at least 30 subsets, got {self.subsets}.")
 
 
 WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")

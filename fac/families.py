@@ -24,7 +24,7 @@ the most families; below, topics run together, above, they fall apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import log
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,10 +50,19 @@ Large families come in parts: on 2,000 chats of the corpus, where the largest ha
 stay and .89 belong (python -m benchmarks.families)."""
 
 BLOCK = 128
-"""Features whose samples are compared with all others' at once, then."""
+"""Features that are compared with many others at once."""
+
+TILE, TILE_FIRINGS = 16_384, 2_000_000
+"""How many others, then, and how often they fire in all."""
 
 MOST_PAIRS = 5_000_000
 """Pairs that wait until those that are near to neither feature are dropped."""
+
+SORTED = 4096
+"""Features whose pairs are sorted at once, then."""
+
+SAMPLED = 200
+"""Features whose true nearest are looked up among all, to see how many were found."""
 
 WORDS = 3
 """In a name, at most."""
@@ -129,10 +138,14 @@ def compared(
     """How alike every two of the features are, numbered as `features` has them: float32 `[n, n]`,
     or with more than `exact` the pairs alike by more than `floor` of which one is among the
     `nearest` of the other. The rest as in `group`."""
-    columns = incidence.tocsc()[:, features].T.tocsr().astype(np.float32)
     if len(features) <= exact:
-        return likeness_matrix(columns)
-    return near_pairs(columns, nearest, floor=floor, progress=progress)
+        return likeness_matrix(_samples_of(incidence, features).astype(np.float32))
+    return near_pairs(_samples_of(incidence, features), nearest, floor=floor, progress=progress)
+
+
+def _samples_of(incidence: csr_array, features: np.ndarray) -> csr_array:
+    """Which samples fire each of the features: `[n, n_samples]`."""
+    return incidence.tocsc()[:, features].T
 
 
 def grouped(alike: np.ndarray | Pairs, n: int, cut: float = CUT) -> np.ndarray:
@@ -165,13 +178,37 @@ def nearest_of(alike: np.ndarray | Pairs, n: int, k: int) -> tuple[np.ndarray, n
         return near, likeness
     for start in range(0, n, BLOCK):
         block = alike[start : start + BLOCK].copy()
-        rows = np.arange(len(block))
-        block[rows, start + rows] = 0
-        top = np.argsort(-block, axis=1, kind="stable")[:, :k]
-        value = np.take_along_axis(block, top, 1)
-        near[start + rows, : top.shape[1]] = np.where(value > 0, top, -1)
-        likeness[start + rows, : top.shape[1]] = value
+        rows = slice(start, start + len(block))
+        top, value = _most_alike(block, np.arange(n)[rows], k)
+        near[rows, : top.shape[1]], likeness[rows, : top.shape[1]] = top, value
     return near, likeness
+
+
+def _most_alike(block: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest_of`, of the features `rows`, whose likeness to all `[rows, n]` is overwritten."""
+    block[np.arange(len(rows)), rows] = 0
+    top = np.argsort(-block, axis=1, kind="stable")[:, :k]
+    value = np.take_along_axis(block, top, 1)
+    return np.where(value > 0, top, -1), value
+
+
+def recall(incidence: csr_array, features: np.ndarray, near: np.ndarray) -> float | None:
+    """The share of the others that features are truly most like that `near`, as `nearest_of` has
+    it, names: over SAMPLED of them, drawn at random, each compared with all; None where they are
+    like no other. `incidence` and `features` are as in `group`."""
+    n, k = near.shape
+    rows = np.random.default_rng(0).choice(n, min(SAMPLED, n), replace=False)
+    support = incidence.sum(axis=0, dtype=np.int64).astype(np.float64)[features]
+    columns = incidence[:, features[rows]].T.tocsr().astype(np.float32)
+    true = hits = 0
+    for start in range(0, len(rows), BLOCK):
+        some = rows[start : start + BLOCK]
+        both = (columns[start : start + BLOCK] @ incidence).toarray()[:, features]
+        block = likeness(both, support[some, None], support, incidence.shape[0])
+        for row, others in zip(some, _most_alike(block, some, k)[0], strict=True):
+            true += int((others >= 0).sum())
+            hits += int(np.isin(others[others >= 0], near[row]).sum())
+    return hits / true if true else None
 
 
 def by_size(groups: np.ndarray) -> np.ndarray:
@@ -213,51 +250,79 @@ def near_pairs(
 ) -> Pairs:
     """The pairs alike by more than `floor` of which one is among the `nearest` of the other.
 
-    `columns` are float32 `[n, n_samples]`. Features are compared in blocks in the order of their
-    support, each with those that fire in no more samples, and in no less than `floor` of them: no
-    others are that alike. That is exact; memory does not grow with the square of n.
+    `columns` are `[n, n_samples]`. Features are compared in the order of their support, each with
+    those that fire in no more samples, and in no less than `floor` of them: no others are that
+    alike. That is exact; memory does not grow with the square of n.
     """
     n, n_samples = columns.shape
+    order = np.argsort(np.diff(columns.indptr), kind="stable").astype(np.int32)
+    columns = columns[order]
     support = np.diff(columns.indptr).astype(np.float64)
-    order = np.argsort(support, kind="stable")
-    support, columns = support[order], columns[order]
-    by_sample = columns.T.tocsc()
     kept, waiting, n_waiting = _no_pairs(), [], 0
-    for start in range(0, n, BLOCK):
-        progress(start, n, "comparing features")
-        beyond = min(start + BLOCK, n)
-        lowest = int(np.searchsorted(support, floor * support[start]))
-        both = (columns[start:beyond] @ by_sample[:, lowest:beyond].tocsr()).tocoo()
-        first, second = both.col + lowest, both.row + start
-        alike = likeness(both.data, support[first], support[second], n_samples)
-        near = (first < second) & (alike > floor)
-        waiting.append(Pairs(first[near], second[near], alike[near].astype(np.float32)))
-        n_waiting += len(waiting[-1].first)
-        if n_waiting > MOST_PAIRS or beyond == n:
-            kept = _nearest(_together([kept, *waiting]), n, nearest)
-            waiting, n_waiting = [], 0
+    least = np.zeros(n, np.float32)  # of the nearest so far
+    for begin, end in _tiles(columns.indptr):
+        by_sample = columns[begin:end].T.tocsr().astype(np.float32)
+        beyond = int(np.searchsorted(floor * support, support[end - 1], "right"))
+        for start in range(begin, beyond, BLOCK):
+            share = (start - begin) / (beyond - begin)
+            progress(begin + int(share * (end - begin)), n, "comparing features")
+            rows = columns[start : min(start + BLOCK, beyond)].astype(np.float32)
+            both = (rows @ by_sample).tocoo()
+            first, second = both.col + np.int32(begin), both.row + np.int32(start)
+            # Nothing is more alike than its Jaccard; most pairs are out by that.
+            either = support[first] + support[second]
+            may = (first < second) & (both.data * (1 + floor) > floor * either)
+            first, second, data = first[may], second[may], both.data[may]
+            alike = likeness(data, support[first], support[second], n_samples).astype(np.float32)
+            near = (alike > floor) & ((alike >= least[first]) | (alike >= least[second]))
+            waiting.append(Pairs(first[near], second[near], alike[near]))
+            n_waiting += len(waiting[-1].first)
+            if n_waiting > MOST_PAIRS:
+                kept, least = _nearest(_together([kept, *waiting]), n, nearest)
+                waiting, n_waiting = [], 0
+    kept, _ = _nearest(_together([kept, *waiting]), n, nearest)
     ends = order[kept.first], order[kept.second]
     return Pairs(np.minimum(*ends), np.maximum(*ends), kept.likeness)
 
 
+def _tiles(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Features, given where the firings of each begin, in parts of at most TILE that fire about
+    TILE_FIRINGS times: the first and beyond the last."""
+    begin, n = 0, len(indptr) - 1
+    while begin < n:
+        most = int(np.searchsorted(indptr, indptr[begin] + TILE_FIRINGS))
+        end = min(max(most, begin + 1), begin + TILE, n)
+        yield begin, end
+        begin = end
+
+
 def _no_pairs() -> Pairs:
-    return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    return Pairs(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
 
 
 def _together(parts: Sequence[Pairs]) -> Pairs:
     return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _nearest(pairs: Pairs, n: int, nearest: int) -> Pairs:
-    """Those of which one is among the `nearest` of the other; of equals, the lowest."""
-    node = np.concatenate([pairs.first, pairs.second])
-    other = np.concatenate([pairs.second, pairs.first])
-    order = np.lexsort((other, -np.tile(pairs.likeness, 2), node))
-    starts = np.searchsorted(node[order], np.arange(n))
-    near = np.zeros(len(node), bool)
-    near[order] = np.arange(len(node)) - starts[node[order]] < nearest
-    first, second = np.split(near, 2)
-    return Pairs(*(column[first | second] for column in pairs))
+def _nearest(pairs: Pairs, n: int, nearest: int) -> tuple[Pairs, np.ndarray]:
+    """Those of which one is among the `nearest` of the other, of equals the lowest; and how alike
+    the last of each is, float32 `[n]`, 0 where it has fewer."""
+    near, least = np.zeros(len(pairs.first), bool), np.zeros(n, np.float32)
+    for start in range(0, n, SORTED):  # all at once would take ten times the memory of the pairs
+        ends = pairs.first, pairs.second
+        of_first, of_second = (
+            np.flatnonzero((end >= start) & (end < start + SORTED)) for end in ends
+        )
+        which = np.concatenate([of_first, of_second])
+        node = np.concatenate([pairs.first[of_first], pairs.second[of_second]])
+        other = np.concatenate([pairs.second[of_first], pairs.first[of_second]])
+        order = np.lexsort((other, -pairs.likeness[which], node))
+        node, which = node[order], which[order]
+        rank = np.arange(len(node)) - np.searchsorted(node, node)
+        near[which[rank < nearest]] = True
+        last = rank == nearest - 1
+        least[node[last]] = pairs.likeness[which[last]]
+    return Pairs(*(column[near] for column in pairs)), least
 
 
 def joined(pairs: Pairs, n: int, cut: float) -> np.ndarray:

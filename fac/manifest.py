@@ -154,6 +154,7 @@ class FamiliesFacts(Facts):
     nearest: int = 0  # of each feature that were compared; 0: every pair
     n_firing: int = 0  # features that fire at all
     n_on_map: int | None = None  # laid out; None in runs of earlier versions, which have no map
+    recall: float | None = None  # of those most like each on the map; None where all are compared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NoReturn
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -261,6 +262,13 @@ def make_dataset(comparison: Comparison, proposal: Fill, dropped: list[int], n_r
     st.rerun()
 
 
+def nothing_to_take(why: str, page: str, words: str) -> NoReturn:
+    """Ends the page without rows: why there are none, and where to go on."""
+    icon = ":material/format_color_fill:"
+    views.empty("No rows to take", plain(why), icon=icon, page=page, link=words)
+    st.stop()
+
+
 def titles_of(run: str) -> str:
     """What a measured dataset is called in lists."""
     return titles(manifests)[run]
@@ -289,12 +297,11 @@ try:
     with st.spinner("Choosing rows", show_time=True):
         proposal = fill(stores(), comparison, pool, budget, gaps)
 except InputError as error:
-    st.info(plain(str(error)), icon=":material/info:")
-    st.stop()
+    nothing_to_take(str(error), "coverage", "Open Coverage")
+if not proposal.rows:
+    nothing_to_take(proposal.note, "pairs", "Write texts for them instead")
 if proposal.note:
     st.caption(plain(proposal.note))
-if not proposal.rows:
-    st.stop()
 if families_run(stores(), comparison) is None:
     offer(comparison)
 dropped = dropped_rows(proposal)

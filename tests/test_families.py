@@ -30,6 +30,7 @@ from fac.questions.feature_map import (
     map_run,
     standings,
 )
+from fac.store import open_stores
 from tests.test_cli import fac
 from tests.test_shares import measured, rows_of
 
@@ -142,6 +143,9 @@ def test_blocks_and_what_waits_change_nothing(monkeypatch):
     whole = families.near_pairs(columns, 4, floor=0.05)
     monkeypatch.setattr(families, "BLOCK", 7)
     monkeypatch.setattr(families, "MOST_PAIRS", 11)
+    monkeypatch.setattr(families, "TILE", 9)
+    monkeypatch.setattr(families, "TILE_FIRINGS", 100)
+    monkeypatch.setattr(families, "SORTED", 13)
     parts = families.near_pairs(columns, 4, floor=0.05)
     pairs = [{*zip(*(column.tolist() for column in each), strict=True)} for each in (whole, parts)]
     assert pairs[0] == pairs[1]
@@ -185,6 +189,25 @@ def test_the_nearest_are_those_most_alike(seed, k):
             named = near[i][near[i] >= 0].tolist()
             assert len(named) == len(expected) and i not in named
             assert matrix[i, named] == pytest.approx(expected)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.sampled_from([0.0, 0.1, 0.3]))
+@settings(max_examples=60, deadline=None)
+def test_recall_is_that_of_the_truly_nearest(seed, k, floor):
+    rng = np.random.default_rng(seed)
+    fires = rng.random((14, 40)) < rng.uniform(0.05, 0.8, (14, 1))
+    fires[:, 0] |= ~fires.any(axis=1)
+    pairs, features = csr_array(fires.T), np.flatnonzero(rng.random(14) < 0.8)
+    columns = csr_array(fires[features].astype(np.float32))
+    n = len(features)
+    if n < 2:
+        return
+    true, _ = families.nearest_of(families.likeness_matrix(columns), n, k)
+    near, _ = families.nearest_of(families.near_pairs(columns, k, floor=floor), n, k)
+    recall = families.recall(pairs, features, near)
+    hits = [len({*a[a >= 0]} & {*b[b >= 0]}) for a, b in zip(true, near, strict=True)]
+    n_true = int((true >= 0).sum())
+    assert recall == (sum(hits) / n_true if n_true else None)
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -353,6 +376,23 @@ def test_a_run_without_a_map_is_no_map(toy):
     del manifest["facts"]["n_on_map"]  # as an earlier version wrote it
     path.write_text(json.dumps(manifest))
     assert families_run(stores, at) == run and map_run(stores, at) is None
+
+
+def test_what_is_approximate_of_a_map_is_stated_as_a_number(toy):
+    stores, comparison = toy
+    run = grouped(stores, families_spec(replace(comparison, threshold=0.078125)))
+    assert "hardly" not in feature_map(stores, run).note, "all pairs were compared"
+    path = stores.runs.path(run) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for recall, words in (
+        (0.99999, "10 features that are most like each, 99.9 % are among"),
+        (1.0, "most like each, 100 % are among those that it is laid out by (of 200 features, "),
+        (None, "What is hardly alike counts as not alike."),
+    ):
+        manifest["facts"] |= {"nearest": 128, "recall": recall}
+        path.write_text(json.dumps(manifest))
+        stores = open_stores(stores.runs.workspace, remember=False)
+        assert words in feature_map(stores, run).note
 
 
 def test_a_run_is_of_one_threshold_and_role(toy):

@@ -73,7 +73,7 @@ def test_a_budget_is_kept_to_and_the_rest_goes_to_pairs(place: Workspace):
 
 def test_a_pool_that_helps_nothing_says_so(place: Workspace):
     page = ran(opened("fill", **{**VIEW, "pool": "toy-seed", "dataset": "toy-pool"}))
-    assert "No row of toy-seed that may be taken fires any of the 1 gaps" in words(page)
+    assert "No row of toy-seed that may be taken fires the only gap." in words(page)
     assert not page.metric and not page.button
 
 

@@ -38,6 +38,8 @@ def experiment(
     seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
     tokens: Annotated[int, Option(help="Of chats that are added.")] = ExperimentSpec.tokens,
     written: Annotated[str, Option(help="Measured dataset of written chats, an arm more.")] = "",
+    subsets: Annotated[int, Option(min=30, help="Of rq2.")] = ExperimentSpec.subsets,
+    equal_tokens: Annotated[bool, Option(help="Subsets of rq2 have equal tokens.")] = False,
 ) -> Answer:
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
     if name == "rq1" and not label:
@@ -57,6 +59,8 @@ def experiment(
         threshold=read_threshold(stores, measure, threshold),
         seed=seed,
         tokens=tokens,
+        subsets=subsets,
+        equal_tokens=equal_tokens,
         **{**defaults, **{k: value for k, value in options.items() if value is not None}},
     )
     run = perform(stores.runs.workspace, spec, f"experiment {name} on {dataset}")
@@ -110,7 +114,7 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
             "" if same else escape(row["against"]),
         ]
         if tested:
-            cells.append("" if row["p"] is None else f"{row['p']:.3f}")
+            cells.append("" if row["p"] is None else f"{row['p']:.4f}")
         table.add_row(*cells)
     return table
 

@@ -99,14 +99,20 @@ def filling_gaps(pool: Pool, draw: Draw) -> np.ndarray:
 
 def random_features(pool: Pool, draw: Draw) -> np.ndarray:
     """Control: the same, with the features of other rows of about equal length."""
-    rng = np.random.default_rng(draw.seed)
+    return _cover(pool, draw, exchanged(pool, draw.free, draw.seed))
+
+
+def exchanged(pool: Pool, free: np.ndarray, seed: int) -> np.ndarray:
+    """Whose features each row has when free rows (bool `[n]`) of about equal length exchange them:
+    int64 `[n]`."""
+    rng = np.random.default_rng(seed)
     by_length = np.argsort(pool.tokens, kind="stable")
-    by_length = by_length[draw.free[by_length]]
-    exchanged = np.arange(len(pool.tokens))
+    by_length = by_length[free[by_length]]
+    whose = np.arange(len(pool.tokens))
     for first in range(0, len(by_length), ALIKE):
         block = by_length[first : first + ALIKE]
-        exchanged[block] = rng.permutation(block)
-    return _cover(pool, draw, exchanged)
+        whose[block] = rng.permutation(block)
+    return whose
 
 
 def k_center(pool: Pool, draw: Draw) -> np.ndarray:
@@ -225,8 +231,8 @@ def _first(pool: Pool, draw: Draw, order_by: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _cover(pool: Pool, draw: Draw, exchanged: np.ndarray) -> np.ndarray:
-    rows = pool.incidence(exchanged)
+def _cover(pool: Pool, draw: Draw, whose: np.ndarray) -> np.ndarray:
+    rows = pool.incidence(whose)
     lacking = rows.counts(draw.begin) == 0
     selection = greedy(
         rows, lacking.astype(np.int64), cost=pool.tokens, allowed=draw.free, budget=draw.budget

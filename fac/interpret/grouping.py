@@ -57,7 +57,7 @@ def group(spec: FamiliesSpec, *, runs: Runs, progress: Progress) -> str:
         family = np.full(pairs.shape[1], -1, np.int32)
         family[asked] = families.grouped(alike, len(asked))
         del alike, pairs  # a quarter of a gigabyte where all pairs are compared
-        places = feature_map(spec, runs, asked, progress=progress)
+        places, recall = feature_map(spec, runs, asked, progress=progress)
         progress(1, 1, "naming families")
         names = family_names(spec, runs, family)
         members = np.flatnonzero(family >= 0)
@@ -78,6 +78,7 @@ def group(spec: FamiliesSpec, *, runs: Runs, progress: Progress) -> str:
             nearest=families.NEAREST if len(asked) > families.EXACT else 0,
             n_firing=int((support > 0).sum()),
             n_on_map=len(places),
+            recall=recall,
         )
         seconds = time.monotonic() - begun
         runs.publish(run_id, spec=spec, inputs=[spec.measure], facts=facts, seconds=seconds)
@@ -86,9 +87,10 @@ def group(spec: FamiliesSpec, *, runs: Runs, progress: Progress) -> str:
 
 def feature_map(
     spec: FamiliesSpec, runs: Runs, features: np.ndarray, *, progress: Progress = lambda *_: None
-) -> pa.Table:
+) -> tuple[pa.Table, float | None]:
     """Where features lie that peak in the same stretch of text as others, and which those are, as
-    schema.FEATURE_MAP has it. `features` are their ids `[n]`, ascending.
+    schema.FEATURE_MAP has it; and which share of these there is (families.recall), None where all
+    pairs are compared. `features` are their ids `[n]`, ascending.
 
     Stretches, not samples as for families: in a long chat of many topics nearly everything fires.
     On 2,000 chats of the corpus the map is nearly twice as coherent so (python -m
@@ -99,7 +101,10 @@ def feature_map(
         pairs, features, floor=MAP_FLOOR, nearest=2 * NEIGHBOURS, progress=progress
     )
     neighbours, likeness = families.nearest_of(alike, len(features), NEIGHBOURS)
-    del alike, pairs
+    is_all = isinstance(alike, np.ndarray)
+    del alike
+    recall = None if is_all else families.recall(pairs, features, neighbours)
+    del pairs
     rows = np.flatnonzero(neighbours[:, 0] >= 0)
     number = np.full(len(features) + 1, -1, np.int32)  # the last is that of nobody, -1
     number[rows] = np.arange(len(rows), dtype=np.int32)
@@ -112,7 +117,7 @@ def feature_map(
     xy = layout.by_likeness(near, alike, progress=drawn)
     ids = features[rows]
     some = [(n[n >= 0], a[n >= 0]) for n, a in zip(near, alike, strict=True)]
-    return pa.table(
+    places = pa.table(
         {
             "feature": ids,
             "x": xy[:, 0],
@@ -121,6 +126,7 @@ def feature_map(
             "likeness": pa.array([a[:NEIGHBOURS] for _, a in some], pa.list_(pa.float32())),
         }
     )
+    return places, recall
 
 
 def incidence(spec: FamiliesSpec, runs: Runs, *, stretch: int = 0) -> csr_array:
@@ -146,6 +152,7 @@ def incidence(spec: FamiliesSpec, runs: Runs, *, stretch: int = 0) -> csr_array:
         rows.append(row)
         features.append(batch.column("feature").to_numpy()[fires])
     row, feature = np.concatenate(rows), np.concatenate(features)
+    del rows, features  # as large again
     n_rows = facts.n_samples
     if stretch:
         there = np.zeros(facts.n_samples * len(ROLES) * parts, bool)

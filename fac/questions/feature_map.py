@@ -9,6 +9,8 @@ import numpy as np
 
 from fac.config import FamiliesSpec
 from fac.coverage import present
+from fac.families import SAMPLED
+from fac.interpret.grouping import NEIGHBOURS
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, name_of
 from fac.questions.families import families_spec, family_names
@@ -67,10 +69,15 @@ def _note(stores: Stores, run: str, n: int) -> str:
             "or together with no other."
         )
     if facts.nearest:
-        notes.append(
-            "It rests on the features that are most like each; what is hardly alike counts as not "
-            "alike."
-        )
+        note = "What is hardly alike counts as not alike"
+        if facts.recall is not None:
+            # Never rounded up to all of them.
+            share = int(1000 * facts.recall) / 10
+            note += (
+                f": of the {NEIGHBOURS} features that are most like each, {share:g} % are among "
+                f"those that it is laid out by (of {SAMPLED} features, each compared with all)"
+            )
+        notes.append(f"{note}.")
     return " ".join(notes)
 
 

@@ -370,9 +370,9 @@ def _note(
     parts = [f"{what} ({n:,})" for what, n in left_out.items() if n]
     notes = [f"Left out: {', '.join(parts)}."] if parts else []
     if not chosen.rows:
-        notes.append(
-            f"No row of {name} that may be taken fires any of the {len(gaps.features):,} gaps."
-        )
+        n = len(gaps.features)
+        gap = "the only gap" if n == 1 else f"any of the {n:,} gaps"
+        notes.append(f"No row of {name} that may be taken fires {gap}.")
     return " ".join(notes)
 
 
