@@ -347,7 +347,7 @@ class ExperimentSpec(Spec):
     tokens: int = 4000  # content tokens of the chats that are added
     rates: tuple[float, ...] = (3e-4, 1e-3)  # learning rates of LoRA, of which the better is taken
     written: str = ""  # run id of a measured dataset of written chats, an arm of their own
-    subsets: int = 240  # of RQ2
+    subsets: int = 600  # of RQ2
     equal_tokens: bool = False  # whether these have equal tokens, as nearly as rows allow
 
     def __post_init__(self) -> None:

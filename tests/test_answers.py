@@ -207,6 +207,9 @@ def test_a_base_model_answers_in_a_list_of_the_datasets_own_answers(world):
     assert "only the crust" in after.opening.text
 
 
+LED_TO = {0: "python", 2: "this python"}  # by the number of a text: every other one with context
+
+
 def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words(world):
     run = pairs_of(world)
     writer = ScriptedWriter(says)
@@ -217,8 +220,8 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words
         of_answers, of_messages = (first[gap, number].opening.text for gap in (3, 4))
         assert "each with a message to an assistant" in of_messages
         request = first[3, number]
-        if number % 3 == 0:
-            assert request.biases[0] == (("python",), IN_MESSAGE)
+        if number % 2 == 0:
+            assert request.biases[0] == ((LED_TO[number],), IN_MESSAGE)
             assert "A list of messages that people sent" in of_answers
             assert "- rename my holiday photos for me please" in of_answers
         else:
@@ -228,7 +231,7 @@ def test_where_the_gap_fires_in_answers_these_come_first_or_are_led_to_the_words
     for request in guided:
         (turn,) = request.prompt.messages
         assert turn == {"role": "user", "content": says(first[split(request)[1:3]]).strip()}
-        assert request.biases[0] == (("python",), IN_ANSWER)
+        assert request.biases[0] == ((LED_TO[split(request)[2]],), IN_ANSWER)
         assert any("python" in phrase for phrase in request.without)
     # Whoever asks how a sample came about sees what was asked for every turn of it.
     later = [provenance(made, number, runs=world.runs).later_prompts for number in range(2)]
@@ -252,11 +255,11 @@ def test_an_answer_that_is_kept_gets_the_message_that_it_answers(world):
     message = next(r for r in writer.requests if r.key.endswith("/message"))
     assert message.opening.text.endswith("\nMessage:")
     assert "renames them all" in message.opening.text
-    assert any("near 2 others" in phrase for phrase in message.without)
+    assert any("near 3 others" in phrase for phrase in message.without)
     rows = world.rows(world.facts(made).kept_dataset, "samples")
     assert [[m["role"] for m in row["messages"]] for row in rows] == [["user", "assistant"]] * 2
     by_gap = {json.loads(row["meta"])["feature"]: row["messages"] for row in rows}
-    assert "near 2 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
+    assert "near 3 others" in by_gap[3][1]["content"] and "near 3 others" in by_gap[4][0]["content"]
 
 
 def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):

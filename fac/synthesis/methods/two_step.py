@@ -33,9 +33,9 @@ STEP_2 = Styles(here=(WORDS, PHRASE), server=(CONTRAST,))
 """On this machine a list of words, each with a text that uses it: no small model follows anything
 else as well. The words are those on which the positive fires and its negative does not have."""
 
-LED = Style("led", "opening")
-IN_ANSWERS = Styles(here=(LED, WORDS, PHRASE), server=(CONTRAST,))
-"""Where an answer is to fire, every third text begins with a message like those that the anchor
+LED, LED_ON = Style("led", "opening"), Style("led-on", "opening", context=True)
+IN_ANSWERS = Styles(here=(LED, WORDS, LED_ON, PHRASE), server=(CONTRAST,))
+"""Where an answer is to fire, every other text begins with a message like those that the anchor
 answers so. Message and answer are led to the words; nobody is told them, for an answer to
 "use the word" is about the word."""
 
@@ -184,9 +184,9 @@ def ask_from_pairs(
                 about = [phrase for each in uses for phrase in phrases_about(each)]
                 without = _echoes(sentences, (*about, *pair.avoid))
                 away = _away(pair, sentences)
-                if style is LED:
+                if style in (LED, LED_ON):
                     messages, answers = zip(*asking.exchanges(uses) or exchanges, strict=True)
-                    led_to = (uses[-1].words,)
+                    led_to = (_led_to(uses[-1], style),)
                     biases = (Bias(led_to, IN_MESSAGE), *away)
                     lead = (Bias(led_to, IN_ANSWER), *away)
                     guide = Guide(lead, without, (*sentences, *answers))
@@ -233,6 +233,11 @@ def _away(pair: PairBrief, sentences: Iterable[str]) -> tuple[Bias, ...]:
     others = pair.silent.difference(*map(spoken, texts))
     words = sorted(w for w in others if len(w) >= TELLING and w.isalpha())
     return (Bias(tuple(words), AWAY),) if words else ()
+
+
+def _led_to(use: Use, style: Style) -> str:
+    """The words, with the one before them where their context matters: three would be borrowed."""
+    return " ".join((*use.before.split()[-1:], use.words)) if style.context else use.words
 
 
 def _echoes(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[str, ...]:
