@@ -50,7 +50,7 @@ def views(
     return {
         "home": pair,
         "datasets": {},
-        "features": {"dataset": anchor},
+        "features": {"dataset": dataset, "anchor": anchor},
         "coverage": pair,
         "compare": {"before": dataset, "after": anchor, "anchor": anchor},
         "playground": {"dataset": dataset, **({"probe": text} if text else {})},

@@ -100,7 +100,8 @@ def feature_map(
     up: dict[str, Any] = {"visible": False, "fixedrange": False}
     if window is not None:
         across["range"], up["range"] = window[:2], window[2:]
-    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "itemsizing": "constant"}
+    # Below the map: above it are the tools.
+    legend = {"orientation": "h", "x": 0, "y": 0, "yanchor": "top", "itemsizing": "constant"}
     chart = figure(
         height,
         x=across,

@@ -90,16 +90,10 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             "then chosen by each arm.",
             **param_widget("sizes", usual, of_page=True),
         )
-        draws = st.number_input(
-            "Draws",
-            2,
-            200,
-            width=110,
-            help="How often a beginning is drawn at random. More draws make intervals narrower.",
-            **param_widget(
-                "draws", defaults.get("draws", ExperimentSpec.draws), read=int, of_page=True
-            ),
-        )
+        counts: dict[str, Any] = {
+            count: pick_count(count, defaults.get(count, getattr(ExperimentSpec, count)))
+            for count in questions.counts_of(name)
+        }
         with st.popover("More", icon=":material/tune:", type="tertiary"):
             clear = clear_firing(stores(), measure)
             threshold = st.number_input(
@@ -125,8 +119,19 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
         label=label,
         threshold=float(threshold),
         labels=questions.read_sizes(sizes),
-        draws=int(draws),
         seed=int(seed),
+        **counts,
+    )
+
+
+def pick_count(name: str, usual: int) -> int:
+    """How many draws or subsets there are."""
+    tie = param_widget(name, usual, read=int, of_page=True)
+    help = "Drawn at random. More make intervals narrower, and take as much longer."
+    return int(
+        st.number_input(
+            name.capitalize(), questions.COUNTS[name], 5000, width=110, help=help, **tie
+        )
     )
 
 
@@ -235,8 +240,8 @@ def show_result(manifest: Any) -> None:
         st.caption(
             plain(
                 f"{kind.title} {name}, {spec.label!r} against the rest, begun with {labels} of "
-                f"{facts.n_rows:,} labelled rows, {spec.draws} draws, threshold "
-                f"{spec.threshold:.3g}, seed {spec.seed}."
+                f"{facts.n_rows:,} labelled rows, {counted(len(kind.pieces(spec)), 'piece')}, "
+                f"threshold {spec.threshold:.3g}, seed {spec.seed}."
             )
         )
     st.html(conclusion_html(result.conclusion))
@@ -260,7 +265,7 @@ def show_earlier(run: str) -> None:
         "question": text("Question", width=300),
         "label": text("Looked for", width=100),
         "sizes": text("Begun with", width=100),
-        "draws": st.column_config.NumberColumn("Draws", width=60),
+        "pieces": st.column_config.NumberColumn("Pieces", width=64),
         "created": st.column_config.DatetimeColumn("Asked", format="distance"),
     }
     rows = [
@@ -270,13 +275,13 @@ def show_earlier(run: str) -> None:
             "question": EXPERIMENTS[each.spec.name].title,
             "label": each.spec.label,
             "sizes": ", ".join(map(str, each.spec.labels)),
-            "draws": each.spec.draws,
+            "pieces": len(EXPERIMENTS[each.spec.name].pieces(each.spec)),
             "created": each.created,
         }
         for each in manifests[:EARLIER]
         if each.run != run
     ]
-    columns = ("dataset", "question", "label", "sizes", "draws", "created")
+    columns = ("dataset", "question", "label", "sizes", "pieces", "created")
     table(rows, columns, key="experiments", opens="experiment", id_column="run", more=more)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fac.experiments.heads import STATES, scores
 from fac.experiments.kinds.rq1 import MISLABELLED
 from fac.store.runs import Runs
 from tests.test_cli import assert_one_sentence, fac
+from tests.test_jobs import ToySteps
 from tests.toy import WORDS, label_samples, toy_workspace
 
 
@@ -213,6 +215,17 @@ def states(chats):
 
 
 DOORS = Doors(states)
+
+
+class AskingSteps(ToySteps):
+    """The real steps with words as features, and which of them a text has as its mean state."""
+
+    lexicon = WORDS
+
+    def encoder(self, spec, progress):
+        words = super().encoder(spec, progress)
+        words.model = SimpleNamespace(mean_states=lambda chats, told: states(chats))
+        return words
 
 
 @pytest.fixture(scope="module")

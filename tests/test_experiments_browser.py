@@ -9,8 +9,7 @@ from playwright.sync_api import expect
 
 from fac.config import Workspace
 from tests.browser import PATIENCE, chromium_page, server, settle, visit
-from tests.test_experiments import rows_of
-from tests.test_experiments_page import AskingSteps
+from tests.test_experiments import AskingSteps, rows_of
 from tests.test_pairs_browser import worker
 from tests.toy import toy_workspace
 
@@ -68,12 +67,16 @@ def test_a_person_asks_whether_filling_gaps_helps(place, chromium, tmp_path):
         put("Labelled rows to begin with", "60")
         expect(page.get_by_text("180 are needed")).to_be_visible()
         put("Labelled rows to begin with", "6, 9")
+        expect(page.get_by_text("No feature fires above 1")).to_be_visible()
+        press("More")
+        put("Threshold", "0.5")
+        page.keyboard.press("Escape")
         put("Draws", "90")
         expect(page.get_by_text("180 pieces, after the model has read")).to_be_visible()
         press("Run the experiment")
         press("Cancel")
-        expect(page.get_by_text("Every finished piece is kept")).to_be_visible(timeout=PATIENCE)
-        expect(page.get_by_role("button", name="Go on")).to_be_visible()
+        expect(page.get_by_role("button", name="Go on")).to_be_visible(timeout=3 * PATIENCE)
+        expect(page.get_by_text("Cancelled. Every finished piece is kept.")).to_be_visible()
         settle(page)
         put("Draws", "2")
         press("Run the experiment")

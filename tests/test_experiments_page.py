@@ -5,8 +5,6 @@ import csv
 import io
 import json
 import re
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -20,25 +18,14 @@ from fac.store.queue import Queue
 from fac.store.runs import Runs
 from fac.ui.experiments import axis_words, conclusion_html, effects_chart, legend
 from tests.test_cli import assert_one_sentence, fac
-from tests.test_experiments import DOORS, quiet, rows_of, spec_of, states
-from tests.test_jobs import ToySteps
+from tests.test_experiments import DOORS, AskingSteps, quiet, rows_of, spec_of
 from tests.test_pages import button, markup, navigation_decides, opened, ran, started, words
-from tests.toy import WORDS, label_samples, toy_workspace
+from tests.toy import label_samples, toy_workspace
 
 __all__ = ["navigation_decides", "started"]  # fixtures that every test here uses
 
 HOSTILE = "<img src=x onerror=alert(1)> :red[x]"
-
-
-class AskingSteps(ToySteps):
-    """The real steps with words as features, and which of them a text has as its mean state."""
-
-    lexicon = WORDS
-
-    def encoder(self, spec, progress):
-        words = super().encoder(spec, progress)
-        words.model = SimpleNamespace(mean_states=lambda chats, told: states(chats))
-        return words
+SMALL = {"sizes": "6,9", "draws": "3", "above": "0.5"}
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +110,7 @@ def test_the_conclusion_is_large_its_figures_small_and_its_words_harmless():
 
 def test_what_several_arms_are_set_beside_has_a_panel_of_its_own():
     given = [
+        row_of("a head", "as given", "as given", 0, half=0),
         row_of("a head", "none", "as given", -0.4),
         row_of("a head", "rows that fill gaps", "as given", 0.1),
     ]
@@ -131,6 +119,25 @@ def test_what_several_arms_are_set_beside_has_a_panel_of_its_own():
     assert [group.title for group in second.groups] == ["rows that fill gaps", "none"]
     assert {group.standing for group in second.groups} == {questions.CONTEXT}
     assert "Zero is" not in legend([first, second])
+
+
+def test_values_under_a_condition_are_no_differences():
+    held = [row_of("head", "FAC", "tokens held equal", 0.2), row_of("head", "n", "", 0.1)]
+    held += [row_of("head", "n", "tokens held equal", 0.3), row_of("head", "FAC", "n", 0.1)]
+    first, second = questions.panels(held)
+    assert not first.is_beside and not second.is_beside
+    assert axis_words(first, "correlation") == "Correlation, tokens held equal"
+    assert axis_words(second, "correlation") == "Correlation"
+    assert [(group.title, group.standing) for group in first.groups] == [
+        ("n", questions.ITS_CONTROL),
+        ("FAC", questions.IN_QUESTION),
+        ("FAC, from n", questions.IN_QUESTION),
+    ]
+
+
+def test_a_kind_is_asked_how_many_pieces_only_by_what_makes_them():
+    assert questions.counts_of("rq1") == ["draws"]
+    assert questions.counts_of("rq2") == ["subsets"]
 
 
 # --- the questions --------------------------------------------------------------------------------
@@ -169,16 +176,16 @@ def test_the_file_has_every_figure(asked):
 
 
 def test_a_question_is_put_and_waits_in_the_queue(place):
-    page = ran(opened("experiments", dataset="comments", label=HOSTILE, sizes="6,9", draws="3"))
+    page = ran(opened("experiments", dataset="comments", label=HOSTILE, **SMALL))
     assert "6 pieces, about" in words(page)
     ran(button(page, "Run the experiment").click().run())
     (job,) = Queue(place.queue).live()
     spec = spec_of(job.spec["measure"], label=HOSTILE, labels=(6, 9), draws=3)
-    assert read_spec(job.step, job.spec) == replace(spec, threshold=job.spec["threshold"])
-    again = ran(opened("experiments", dataset="comments", label=HOSTILE, sizes="6,9", draws="3"))
+    assert read_spec(job.step, job.spec) == spec
+    again = ran(opened("experiments", dataset="comments", label=HOSTILE, **SMALL))
     assert button(again, "Run the experiment").disabled and button(again, "Cancel")
     ran(button(again, "Cancel").click().run())
-    stopped = ran(opened("experiments", dataset="comments"))
+    stopped = ran(opened("experiments", dataset="comments", **SMALL))
     assert "Every finished piece is kept" in words(stopped) and button(stopped, "Go on")
 
 
@@ -188,6 +195,7 @@ def test_a_question_is_put_and_waits_in_the_queue(place):
         ({"sizes": "60"}, "180 are needed"),
         ({"sizes": "6;9"}, "Sizes are numbers"),
         ({"sizes": "2"}, "at least 4"),
+        ({"sizes": "6", "above": "9"}, "No feature fires above 9"),
     ],
 )
 def test_what_cannot_be_asked_is_a_sentence_before_anything_is_queued(place, how, sentence):
@@ -265,6 +273,8 @@ def test_one_command_reads_a_file_measures_it_and_asks(tmp_path, monkeypatch):
     refused = fac(*line, workspace=place)
     assert_one_sentence(refused)
     assert "--label-field" in refused.err
+    assert_one_sentence(fac(*line, "--label-field", "kind", workspace=place))  # clear firing is 1
+    line = (*line, "--threshold", 0.5)
     answer = fac(*line, "--label-field", "kind", workspace=place)
     assert answer.code == 0, answer.err
     assert "rows that fill gaps" in answer.out and "cannot be seen" in answer.out

@@ -99,7 +99,7 @@ def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:
     table.add_column("size, arm")
     for column in (*kind.columns.values(), kind.value, "difference"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("from")
+    table.add_column("beside")
     tested = any(row["p"] is not None for row in rows)
     if tested:
         table.add_column("p", justify="right")

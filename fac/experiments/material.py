@@ -119,6 +119,11 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
     learnable[train] = True  # which features count is not asked of test rows either
     counts = np.bincount(pairs[1][learnable[pairs[0]]], minlength=peaks.shape[1])
     relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
+    if not len(relevant):
+        raise InputError(
+            f"No feature fires above {spec.threshold:g} in some, and not all, of the rows that may "
+            "be learned from: choose a lower threshold."
+        )
     pool = Pool(pairs, np.load(path), tokens, relevant)
     return Material(
         pool, peaks, positive, test, train, len(rest) - len(train), n_samples - len(rows)

@@ -7,6 +7,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from fac.config import EXPERIMENTS, ExperimentSpec
@@ -15,6 +16,7 @@ from fac.experiments import Experiment
 from fac.ingest import OTHER_LABELS
 from fac.manifest import MeasureManifest
 from fac.questions.catalogue import Row, measured
+from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
@@ -64,6 +66,24 @@ def read_sizes(text: str) -> tuple[int, ...]:
         raise InputError(f"Sizes are numbers such as 20,50,100, got {text!r}.") from None
 
 
+COUNTS: Mapping[str, int] = {"draws": 2, "subsets": 30}
+"""Fields of a spec that may say how many pieces there are, and the least each takes."""
+
+
+def counts_of(name: str) -> list[str]:
+    """Those of COUNTS that say how many pieces an experiment of this kind has."""
+    kind: Experiment = EXPERIMENTS[name]
+    spec = ExperimentSpec(name=name, measure="", label="", threshold=0)
+    here = {each.name for each in fields(spec)} & COUNTS.keys()
+    usual = len(kind.pieces(spec))
+    return [
+        count
+        for count in COUNTS
+        if count in here
+        and len(kind.pieces(replace(spec, **{count: getattr(spec, count) + 1}))) != usual
+    ]
+
+
 def obstacle(stores: Stores, spec: ExperimentSpec) -> str:
     """Why this cannot be asked, as a sentence; "" where it can as far as labels say: that too many
     rows resemble a test row shows when they are read."""
@@ -72,6 +92,8 @@ def obstacle(stores: Stores, spec: ExperimentSpec) -> str:
         kind.check(spec, stores.runs)
     except InputError as error:
         return str(error)
+    if not stores.cache.support(spec.measure, spec.threshold, EVERY_ROLE).any():
+        return f"No feature fires above {spec.threshold:g}: choose a lower threshold."
     return ""
 
 
@@ -171,25 +193,29 @@ class Panel(NamedTuple):
     """One outcome in a figure."""
 
     outcome: str
-    base: str  # the arm at zero; "" where values stand alone
+    base: str  # the arm at zero; what is held equal, or "", where values stand alone
     groups: list[Group]
+    is_beside: bool = True
+    """Whether `base` is an arm, from which values differ."""
 
 
 def panels(rows: Sequence[Row], *, ranked: bool = True) -> list[Panel]:
     """Effects as they are drawn: a panel an outcome and what several arms are set beside, with the
     arms that do best first where they are `ranked`, else as the experiment has them.
 
-    What one arm alone is set beside has no panel: it stands as a group of its own in the panel of
-    what most arms are. If it is set beside that too, it is the arm in question and the other its
-    control. An arm beside itself is what zero is, and not drawn.
+    What is no arm is what was held equal for values that stand alone. What one arm alone is set
+    beside has no panel: it stands as a group of its own in the panel of what most arms are. If it
+    is set beside that too, it is the arm in question and the other its control. An arm beside
+    itself is what zero is, and not drawn.
     """
     by_outcome: dict[str, list[Row]] = {}
+    arms = {(row["outcome"], row["arm"]) for row in rows}
     for row in rows:
         if row["arm"] != row["against"]:
             by_outcome.setdefault(row["outcome"], []).append(row)
     order = _order(rows) if ranked else {}
     return [
-        Panel(outcome, base, _groups(members, base, order))
+        Panel(outcome, base, _groups(members, base, order), (outcome, base) in arms)
         for outcome, of in by_outcome.items()
         for base, members in _by_base(of).items()
     ]

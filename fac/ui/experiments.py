@@ -124,7 +124,9 @@ def effects_chart(panel: Panel, value: str, ends: Ends) -> go.Figure:
 
 def axis_words(panel: Panel, value: str) -> str:
     """What the intervals of a panel are in; above it, where it can wrap on a narrow screen."""
-    return f"Difference in {value} from {panel.base}" if panel.base else value
+    if panel.is_beside:
+        return f"Difference in {value} from {panel.base}"
+    return _capital(f"{value}, {panel.base}" if panel.base else value)
 
 
 def _is_sure(row: Row) -> bool:
@@ -158,7 +160,7 @@ def show_figure(result: Finding, kind: Experiment) -> None:
             with column.container(border=True):
                 st.markdown(f"**{plain(_capital(panel.outcome))}**")
                 st.caption(plain(axis_words(panel, kind.value)))
-                alike = [each for each in parts if bool(each.base) == bool(panel.base)]
+                alike = [each for each in parts if each.is_beside == panel.is_beside]
                 chart = effects_chart(panel, kind.value, _ends(alike))
                 words = f"{panel.outcome}: every arm with its 95 % interval"
                 key = f"effects {panel.outcome} {panel.base}"
@@ -174,7 +176,7 @@ def legend(parts: Sequence[Panel]) -> str:
         for standing in (IN_QUESTION, ITS_CONTROL)
     }
     words = ["Lines are 95 % intervals; a full dot's leaves zero out."]
-    bases = {panel.base for panel in parts if panel.base}
+    bases = {panel.base for panel in parts if panel.is_beside}
     if len(bases) == 1:
         words.append(
             f"Zero is {bases.pop()}, of equal tokens where the arm does not say otherwise."
@@ -198,7 +200,7 @@ def show_table(result: Finding, kind: Experiment, name: str) -> None:
         **{figure: number(_capital(title), width=76) for figure, title in kind.columns.items()},
         "value": number(kind.value, width=76, format="%.3f"),
         "difference": text("Difference", width=170, help="With its 95 % interval."),
-        "against": text("From", width=140),
+        "against": text("Beside", width=140, help="From what it differs, or what is held equal."),
     }
     rows = [
         {
