@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,11 @@ class Pool:
     def unit_states(self) -> np.ndarray:
         """The states at length 1."""
         return unit(self.states)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The relevant features of each row."""
+        return self.incidence(np.arange(len(self.tokens)))
 
     def incidence(self, rows: np.ndarray) -> Rows:
         """The relevant features of each row as it stands at `rows[row]`: int64 `[n]`."""
@@ -94,12 +100,13 @@ def twice_as_much(pool: Pool, draw: Draw) -> np.ndarray:
 
 def filling_gaps(pool: Pool, draw: Draw) -> np.ndarray:
     """Rows that fire features which the beginning does not show, most per token first."""
-    return _cover(pool, draw, np.arange(len(pool.tokens)))
+    return cover(pool, pool.rows, draw, lacking(pool.rows, draw))
 
 
 def random_features(pool: Pool, draw: Draw) -> np.ndarray:
     """Control: the same, with the features of other rows of about equal length."""
-    return _cover(pool, draw, exchanged(pool, draw.free, draw.seed))
+    rows = pool.incidence(exchanged(pool, draw.free, draw.seed))
+    return cover(pool, rows, draw, lacking(rows, draw))
 
 
 def exchanged(pool: Pool, free: np.ndarray, seed: int) -> np.ndarray:
@@ -231,16 +238,20 @@ def _first(pool: Pool, draw: Draw, order_by: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _cover(pool: Pool, draw: Draw, whose: np.ndarray) -> np.ndarray:
-    rows = pool.incidence(whose)
-    lacking = rows.counts(draw.begin) == 0
-    selection = greedy(
-        rows, lacking.astype(np.int64), cost=pool.tokens, allowed=draw.free, budget=draw.budget
-    )
+def lacking(rows: Rows, draw: Draw) -> np.ndarray:
+    """bool `[relevant]`: features that no row of the beginning fires, the gaps."""
+    return rows.counts(draw.begin) == 0
+
+
+def cover(pool: Pool, rows: Rows, draw: Draw, demand: np.ndarray) -> np.ndarray:
+    """Rows that fire features as often as is asked for, `[relevant]`, most per token first; chance
+    has what is left of the budget. bool `[n]`."""
+    demand = demand.astype(np.int64)
+    selection = greedy(rows, demand, cost=pool.tokens, allowed=draw.free, budget=draw.budget)
     chosen = np.zeros(len(pool.tokens), bool)
     chosen[selection.rows] = True
     rest = draw.budget - selection.cost
-    if rest > 0:  # nothing is lacking any more, or no row fits: chance has what is left
+    if rest > 0:  # nothing is lacking any more, or no row fits
         chosen |= random_rows(pool.tokens, rest, draw.free & ~chosen, draw.seed)
     return chosen
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fac.config import ExperimentSpec
-from fac.coverage import everywhere_relevant, is_active
+from fac.coverage import is_active
 from fac.errors import InputError
 from fac.experiments.arms import Draw, Pool
 from fac.experiments.lora import Finetune, Losses, Recipe
-from fac.experiments.material import fired, without_leaks
+from fac.experiments.material import pool_above, tokens_of, without_leaks
 from fac.experiments.run import Doors
 from fac.schema import Chat
+from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
 
 HELD = 0.25
@@ -100,9 +101,7 @@ def chats_suffice(spec: ExperimentSpec, runs: Runs) -> None:
     """
     facts = runs.manifest(spec.measure).facts
     labels = _labels(runs.table(facts.dataset, "samples", ["label"]))
-    table = runs.table(spec.measure, "sample_tokens", ["sample", "n_content"])
-    tokens = np.ones(len(labels), np.int64)
-    tokens[table["sample"].to_numpy()] = table["n_content"].to_numpy()
+    tokens = tokens_of(runs, spec.measure, len(labels))
     test, rest = _split(spec, len(labels))
     begins = rest[labels[rest] == spec.label] if spec.label else rest
     _must_suffice(spec, facts.name, tokens, test, rest, begins)
@@ -115,6 +114,8 @@ def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path)
     Raises InputError where there are too few rows or tokens, no row of the label one begins with,
     or another encoder measured the written rows.
     """
+    from scipy.sparse import vstack
+
     if doors.finetune is None:
         raise InputError("Nobody here can finetune a model: LoRA runs in the worker's process.")
     chats, labels = _rows(runs, spec.measure)
@@ -122,24 +123,17 @@ def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path)
     test, rest = _split(spec, n)
     train = without_leaks(chats, test, rest)
     begins = train[labels[train] == spec.label] if spec.label else train
-    pairs, tokens = _fired(spec, runs, n)
+    peaks, tokens = peaks_of(runs, spec.measure, np.arange(n)), tokens_of(runs, spec.measure, n)
     written = np.zeros(0, np.int64)
     if spec.written:
         _must_be_alike(runs, spec)
         others, _ = _rows(runs, spec.written)
         chats = [*chats, *others]
         written = without_leaks(chats, test, np.arange(n, len(chats)))
-        more, lengths = _fired(replace(spec, measure=spec.written), runs, len(others))
-        pairs = (
-            np.concatenate([pairs[0], more[0] + n]),
-            np.concatenate([pairs[1], more[1]]),
-        )
-        tokens = np.concatenate([tokens, lengths])
-    learnable = np.isin(pairs[0], train)
-    n_features = runs.manifest(spec.measure).facts.n_features
-    counts = np.bincount(pairs[1][learnable], minlength=n_features)
-    relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
-    pool = Pool(pairs, np.zeros((len(chats), 0), np.float32), tokens, relevant)
+        peaks = vstack([peaks, peaks_of(runs, spec.written, np.arange(len(others)))], "csr")
+        tokens = np.concatenate([tokens, tokens_of(runs, spec.written, len(others))])
+    states = np.zeros((len(chats), 0), np.float32)
+    pool = pool_above(peaks, spec.threshold, states, tokens, train)
     _must_suffice(spec, runs.manifest(spec.measure).facts.name, tokens, test, train, begins)
     if spec.written and tokens[written].sum() < spec.tokens:
         raise InputError(
@@ -156,7 +150,7 @@ def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path)
         test=test,
         written=written,
         before=before,
-        peaks=_peaks(spec, runs, test, relevant, before),
+        peaks=_peaks(spec, runs, test, pool.relevant, before),
         n_leaks=len(rest) - len(train) + len(chats) - n - len(written),
         finetune=doors.finetune,
         scratch=scratch,
@@ -177,13 +171,6 @@ def _rows(runs: Runs, measure: str) -> tuple[list[Chat], np.ndarray]:
 def _labels(table: Any) -> np.ndarray:
     """Of samples, "" where there is none."""
     return np.array([str(label or "") for label in table["label"].to_pylist()], object)
-
-
-def _fired(
-    spec: ExperimentSpec, runs: Runs, n: int
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    _, pairs, tokens = fired(spec, runs, np.arange(n), n)
-    return pairs, tokens
 
 
 def _must_be_alike(runs: Runs, spec: ExperimentSpec) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
+
+from fac.experiments.run import Row
 
 RESAMPLES = 1000
 
@@ -47,14 +53,86 @@ class Resampled:
         """Of one arm: float `[draws, n_test]` -> AUPRC `[draws, resamples]`."""
         return np.stack([average_precision(each, self._positive, self._rows) for each in scores])
 
+    def means(self, areas: np.ndarray) -> np.ndarray:
+        """Over draws, of areas `[draws, resamples]`: float64 `[resamples]`. What is the same for
+        two arms is the same resample of both."""
+        mean: np.ndarray = (areas * self._draws.T).sum(axis=0)
+        return mean
+
     def ratios(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The sum of `sums` `[n_test]` over that of `counts` `[n_test]` in each resample: float64
         `[resamples]`, NaN where nothing is counted."""
         above, below = self._rows @ sums, self._rows @ counts
         return np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
 
-    def interval(self, differences: np.ndarray) -> tuple[float, float]:
-        """95 % percentile interval of the mean over draws of differences `[draws, resamples]`."""
-        means = (differences * self._draws.T).sum(axis=0)
-        low, high = np.nanpercentile(means, [2.5, 97.5])
-        return float(low), float(high)
+
+class Contrast(NamedTuple):
+    """One arm beside another: the difference of their AUPRC."""
+
+    about: Mapping[str, Any]
+    """outcome, size, arm, against, value and difference, as EXPERIMENT_EFFECTS has them."""
+
+    resampled: np.ndarray
+    """The difference in each resample of test rows and of draws, float64 `[RESAMPLES]`."""
+
+    def row(self, p: float | None = None) -> Row:
+        """Of EXPERIMENT_EFFECTS, with the 95 % percentile interval."""
+        low, high = np.nanpercentile(self.resampled, [2.5, 97.5])
+        return {**self.about, "low": float(low), "high": float(high), "p": p}
+
+
+Pairs = Callable[[Sequence[str]], Iterable[tuple[str, str]]]
+"""Of the arms that one outcome and size has, which is set beside which."""
+
+
+def contrasts(rows: Iterable[Row], positive: np.ndarray, seed: int, pairs: Pairs) -> list[Contrast]:
+    """Of rows of PIECE with `scores` of test rows, which are `positive` `[n_test]` or not; every
+    arm has the same draws, and all of one run the same resamples."""
+    by_arm: dict[tuple[str, int], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        by_arm[row["outcome"], row["size"]][row["arm"]].append(row)
+    result, resampled = [], {}
+    for (outcome, size), arms in by_arm.items():
+        draws = len(next(iter(arms.values())))
+        if draws not in resampled:
+            resampled[draws] = Resampled(positive, draws, seed)
+        means, auprc = {}, {}
+        for arm, group in arms.items():
+            scores = np.array([row["scores"] for row in group])
+            means[arm] = resampled[draws].means(resampled[draws].areas(scores))
+            auprc[arm] = float(np.mean([row["figures"]["auprc"] for row in group]))
+        for arm, against in pairs([*arms]):
+            about = {
+                "outcome": outcome,
+                "size": size,
+                "arm": arm,
+                "against": against,
+                "value": auprc[arm],
+                "difference": auprc[arm] - auprc[against],
+            }
+            result.append(Contrast(about, means[arm] - means[against]))
+    return result
+
+
+def at_once(family: Sequence[Contrast]) -> list[float]:
+    """p of each of several contrasts, so that at a level of 5 % the chance that any of them is
+    called a difference where there is none is 5 % together: the share of resamples in which the
+    largest of all their deviations, each in its own standard errors, is as large (single-step
+    maxT, Westfall and Young 1993; from the bootstrap, which knows how they go together).
+
+    >>> rng = np.random.default_rng(0)
+    >>> nothing, much = rng.standard_normal((2, 1000))
+    >>> few = [Contrast({"difference": 0.1}, nothing), Contrast({"difference": 5.0}, 5 + much)]
+    >>> p = at_once(few)
+    >>> p[0] > 0.9, p[1] < 0.01
+    (True, True)
+    """
+    if not family:
+        return []
+    resampled = np.stack([each.resampled for each in family])
+    error = np.nanstd(resampled, axis=1, ddof=1)
+    error = np.where(error > 0, error, np.inf)  # an arm beside itself differs by nothing
+    centre = np.nanmean(resampled, axis=1)
+    largest = np.nanmax(np.abs(resampled - centre[:, None]) / error[:, None], axis=0)
+    size = np.abs([each.about["difference"] for each in family]) / error
+    return [float((1 + (largest >= each).sum()) / (1 + len(largest))) for each in size]

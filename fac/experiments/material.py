@@ -13,7 +13,9 @@ from fac.coverage import everywhere_relevant, is_active
 from fac.errors import InputError
 from fac.experiments.arms import Pool
 from fac.experiments.run import Doors
+from fac.manifest import ExperimentFacts
 from fac.schema import Chat
+from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
 from fac.synthesis.filter import Leaks
 
@@ -114,20 +116,16 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
         with part.open("wb") as file:
             np.save(file, doors.states(chats))
         part.rename(path)
-    peaks, pairs, tokens = fired(spec, runs, rows, n_samples)
-    learnable = np.zeros(len(rows), bool)
-    learnable[train] = True  # which features count is not asked of test rows either
-    counts = np.bincount(pairs[1][learnable[pairs[0]]], minlength=peaks.shape[1])
-    relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
-    if not len(relevant):
+    peaks = peaks_of(runs, spec.measure, rows)
+    tokens = tokens_of(runs, spec.measure, n_samples)[rows]
+    pool = pool_above(peaks, spec.threshold, np.load(path), tokens, train)
+    if not len(pool.relevant):
         raise InputError(
             f"No feature fires above {spec.threshold:g} in some, and not all, of the rows that may "
             "be learned from: choose a lower threshold."
         )
-    pool = Pool(pairs, np.load(path), tokens, relevant)
-    return Material(
-        pool, peaks, positive, test, train, len(rest) - len(train), n_samples - len(rows)
-    )
+    left_out = len(rest) - len(train), n_samples - len(rows)
+    return Material(pool, peaks.log1p(), positive, test, train, *left_out)
 
 
 def without_leaks(chats: Sequence[Chat], test: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -136,6 +134,43 @@ def without_leaks(chats: Sequence[Chat], test: np.ndarray, rest: np.ndarray) -> 
     for row in test:
         leaks.compare(chats[row])
     return rest[[str(row) not in leaks.candidates for row in rest]]
+
+
+def tokens_of(runs: Runs, measure: str, n_samples: int) -> np.ndarray:
+    """Content tokens of every sample, int64 `[n_samples]`, one at least."""
+    table = runs.table(measure, "sample_tokens", ["sample", "n_content"])
+    tokens = np.ones(n_samples, np.int64)
+    tokens[table["sample"].to_numpy()] = table["n_content"].to_numpy()
+    return tokens.clip(min=1)
+
+
+def described(facts: ExperimentFacts, spec: ExperimentSpec) -> str:
+    """How many rows there are, and what was left out."""
+    left = {
+        "rows that nearly repeat a test row": facts.n_leaks,
+        "rows without a label": facts.n_unlabelled,
+    }
+    left_out = ", ".join(f"{what} ({n:,})" for what, n in left.items() if n)
+    return (
+        f"{facts.n_rows:,} labelled rows, {facts.n_positive:,} of them {spec.label!r}; "
+        f"{facts.n_test:,} test, of which {facts.base_rate:.2f} is what guessing reaches."
+        + (f" Left out: {left_out}." if left_out else "")
+    )
+
+
+def pool_above(
+    peaks: Any, threshold: float, states: np.ndarray, tokens: np.ndarray, train: np.ndarray
+) -> Pool:
+    """Rows by what they fire above a threshold in the unit of `peaks`, csr `[n, n_features]`.
+    Which features count is asked of `train` alone, not of test rows."""
+    table = peaks.tocoo()
+    clear = is_active(table.data, threshold)
+    row, feature = table.row[clear].astype(np.int64), table.col[clear].astype(np.int64)
+    learnable = np.zeros(peaks.shape[0], bool)
+    learnable[train] = True
+    counts = np.bincount(feature[learnable[row]], minlength=peaks.shape[1])
+    relevant = np.flatnonzero(everywhere_relevant(counts, len(train)))
+    return Pool((row, feature), states, tokens, relevant)
 
 
 def _must_suffice(spec: ExperimentSpec, positive: np.ndarray) -> None:
@@ -157,31 +192,3 @@ def _split(positive: np.ndarray, spec: ExperimentSpec) -> tuple[np.ndarray, np.n
         rows = rng.permutation(np.flatnonzero(positive == kind))
         test[rows[: round(spec.test * len(rows))]] = True
     return np.flatnonzero(test), np.flatnonzero(~test)
-
-
-def fired(
-    spec: ExperimentSpec, runs: Runs, rows: np.ndarray, n_samples: int
-) -> tuple[Any, tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Peaks, the pairs of row and feature above the threshold, and content tokens."""
-    from scipy.sparse import csr_matrix
-
-    number = np.full(n_samples, -1)
-    number[rows] = np.arange(len(rows))
-    n_features = runs.manifest(spec.measure).facts.n_features
-    parts = []
-    for batch in runs.batches(spec.measure, "activations", columns=["sample", "feature", "peak"]):
-        sample, feature, peak = (batch.column(i).to_numpy() for i in range(3))
-        inside = number[sample] >= 0
-        parts.append((number[sample[inside]], feature[inside].astype(np.int64), peak[inside]))
-    row, feature, peak = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((-peak, feature, row))
-    _, first = np.unique(row[order] * n_features + feature[order], return_index=True)
-    at = order[first]  # the highest of several roles
-    row, feature, peak = row[at], feature[at], peak[at]
-    entries = np.log1p(peak), (row, feature)
-    peaks = csr_matrix(entries, shape=(len(rows), n_features), dtype=np.float32)
-    clear = is_active(peak, spec.threshold)
-    table = runs.table(spec.measure, "sample_tokens", ["sample", "n_content"])
-    tokens = np.ones(n_samples, np.int64)
-    tokens[table["sample"].to_numpy()] = table["n_content"].to_numpy()
-    return peaks, (row[clear], feature[clear]), tokens[rows].clip(min=1)

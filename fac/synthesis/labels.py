@@ -14,6 +14,7 @@ import numpy as np
 
 from fac.config import digest
 from fac.schema import Activations
+from fac.store.peaks import highest, peaks_of
 from fac.store.runs import Runs
 
 PRECISION = 0.8  # share of samples above the threshold that have the label, at least
@@ -29,7 +30,7 @@ HALVES = 2
 class Labelled(NamedTuple):
     """Samples with a label and what they fire."""
 
-    peaks: Any  # scipy csr float32 `[n, n_features]`: the highest of each feature, whatever role
+    peaks: Any  # scipy csr float32 `[n, n_features]`: log(1 + peak), the highest of any role
     labels: np.ndarray  # str `[n]`
     half: np.ndarray  # 0 or 1 `[n]`: which probe learns from a sample; even within each label
 
@@ -60,8 +61,9 @@ class LabelCheck(NamedTuple):
 
 
 def peak_matrix(fired: Activations, n: int, n_features: int) -> Any:
-    """The highest peak of each feature in each of n samples: scipy csr float32."""
-    return _matrix(fired.sample, fired.feature, fired.peak, n, n_features)
+    """log(1 + peak), as peaks have a long tail, of each feature in each of n samples: scipy csr
+    float32."""
+    return highest(fired.sample, fired.feature, fired.peak, n, n_features).log1p()
 
 
 def labelled(runs: Runs, measure: str) -> Labelled | None:
@@ -78,22 +80,12 @@ def labelled(runs: Runs, measure: str) -> Labelled | None:
     rows = rows[:MOST]
     if len({names[number] for number in rows}) < 2:
         return None
-    number_of = np.full(len(names), -1)
-    number_of[rows] = np.arange(len(rows))
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for batch in runs.batches(measure, "activations", columns=["sample", "feature", "peak"]):
-        sample, feature, peak = (batch.column(i).to_numpy() for i in range(3))
-        labelled_rows = number_of[sample] >= 0
-        parts.append(
-            (number_of[sample[labelled_rows]], feature[labelled_rows], peak[labelled_rows])
-        )
-    sample, feature, peak = (np.concatenate(column) for column in zip(*parts, strict=True))
     labels = np.array([str(names[number]) for number in rows])
     half = np.zeros(len(rows), int)
     for label in np.unique(labels):
         of_label = np.flatnonzero(labels == label)
         half[of_label] = np.arange(len(of_label)) % HALVES
-    return Labelled(_matrix(sample, feature, peak, len(rows), facts.n_features), labels, half)
+    return Labelled(peaks_of(runs, measure, np.array(rows)).log1p(), labels, half)
 
 
 def learn(samples: Labelled, label: str, half: int = 0) -> LabelCheck | None:
@@ -165,17 +157,3 @@ def _probe() -> Any:
 
 def _probability(probe: Any, peaks: Any) -> np.ndarray:
     return probe.predict_proba(peaks)[:, 1] if peaks.shape[0] else np.zeros(0)
-
-
-def _matrix(
-    sample: np.ndarray, feature: np.ndarray, peak: np.ndarray, n: int, n_features: int
-) -> Any:
-    """log1p of the peaks, which have a long tail; of several entries the highest."""
-    from scipy.sparse import csr_matrix
-
-    order = np.lexsort((-peak, feature, sample))
-    cells = sample[order].astype(np.int64) * n_features + feature[order]
-    _, first = np.unique(cells, return_index=True)
-    at = order[first]
-    entries = np.log1p(peak[at]), (sample[at], feature[at])
-    return csr_matrix(entries, shape=(n, n_features), dtype=np.float32)

@@ -117,7 +117,7 @@ def _on_answers(spec: ExperimentSpec, data: ChatMaterial, losses: _Losses) -> It
         apart = gains(arm) - gains(against)
         sums = [np.bincount(data.before.chat, each, minlength=n) for each in apart]
         means = np.stack([losses.resampled.ratios(each, counts) for each in sums])
-        low, high = losses.resampled.interval(means)
+        low, high = _interval(losses.resampled, means)
         yield {
             "outcome": ANSWERS,
             "size": losses.size,
@@ -128,6 +128,12 @@ def _on_answers(spec: ExperimentSpec, data: ChatMaterial, losses: _Losses) -> It
             "low": low,
             "high": high,
         }
+
+
+def _interval(resampled: Resampled, differences: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of the mean over draws of differences `[draws, resamples]`."""
+    low, high = np.nanpercentile(resampled.means(differences), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _where_features_fire(
@@ -209,7 +215,7 @@ class _Near:
             values.append(means[0])
             differences.append(means[0] - means[1])
             spread.append(resamples[0] - resamples[1])
-        low, high = resampled.interval(np.stack(spread))
+        low, high = _interval(resampled, np.stack(spread))
         value, difference = float(np.mean(values)), float(np.mean(differences))
         return {"value": value, "difference": difference, "low": low, "high": high}
 

@@ -1,0 +1,81 @@
+"""A trial: a few labelled rows to begin with, and what heads learn once an arm has added others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fac.config import ExperimentSpec
+from fac.experiments.arms import Draw
+from fac.experiments.heads import FEATURES, STATES, scores, worth
+from fac.experiments.material import Material
+from fac.experiments.run import Piece, Row
+
+LEAST = 2  # of either kind at the beginning
+
+
+def pieces(spec: ExperimentSpec) -> list[Piece]:
+    """A draw of a size each."""
+    return [
+        Piece(f"{labels} labels, draw {draw + 1}", labels, draw)
+        for labels in spec.labels
+        for draw in range(spec.draws)
+    ]
+
+
+def seed_of(seed: int, piece: Piece) -> int:
+    """Another one for every piece of an experiment."""
+    return seed * 1_000_000 + piece.size * 1000 + piece.draw
+
+
+def beginning(data: Material, labels: int, seed: int) -> Draw:
+    """`labels` rows at random, as many of each kind as all have, LEAST at least; the budget are
+    their own tokens."""
+    rng = np.random.default_rng(seed)
+    positive = data.positive[data.train]
+    n = int(np.clip(round(labels * positive.mean()), LEAST, labels - LEAST))
+    begin = np.zeros(len(data.positive), bool)
+    for kind, take in ((True, n), (False, labels - n)):
+        begin[rng.permutation(data.train[positive == kind])[:take]] = True
+    free = np.zeros(len(begin), bool)
+    free[data.train] = True
+    free &= ~begin
+    return Draw(begin, free, int(data.pool.tokens[begin].sum()), seed)
+
+
+class Trial:
+    """One beginning, and what is learned with what arms add to it."""
+
+    def __init__(self, data: Material, piece: Piece, draw: Draw):
+        self.data, self.piece, self.draw = data, piece, draw
+        self._there = data.pool.rows.counts(draw.begin | draw.free) > 0
+
+    def learned(
+        self, arm: str, added: np.ndarray, positive: np.ndarray | None = None
+    ) -> Iterator[Row]:
+        """A row of PIECE for each head that learns from the beginning and `added`, bool `[n]`;
+        `positive` are the labels that it is told, by default the right ones."""
+        data, labels = self.data, self.data.positive if positive is None else positive
+        learned = np.flatnonzero(self.draw.begin | added)
+        for head, inputs in ((STATES, data.pool.states), (FEATURES, data.peaks)):
+            chance = scores(inputs, labels, learned, data.test)
+            yield {
+                "outcome": head,
+                "size": self.piece.size,
+                "draw": self.piece.draw,
+                "arm": arm,
+                "figures": {
+                    "rows": len(learned),
+                    "tokens": int(data.pool.tokens[learned].sum()),
+                    "fac": self.fac(added),
+                    **worth(chance, data.positive[data.test]),
+                },
+                "scores": chance.astype(np.float32),
+            }
+
+    def fac(self, added: np.ndarray) -> float:
+        """Of the relevant features that any row fires which may be learned from, the share that
+        what is learned from fires."""
+        covered = self.data.pool.rows.counts(self.draw.begin | added) > 0
+        return float(covered[self._there].mean())
