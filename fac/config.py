@@ -334,15 +334,19 @@ class ExperimentSpec(Spec):
     """Whether rows that fill gaps help a task more than other rows of equal tokens."""
 
     step = "experiment"
-    later = ("subsets", "equal_tokens")
+    later = ("subsets", "equal_tokens", "most_test", "tokens", "rates", "written")
     name: str  # which experiment
     measure: str  # run id of a measured dataset with labels
-    label: str  # what a row must be labelled to be an example of what is looked for
+    label: str  # of rows that are looked for, or of chats that one begins with; "" for all chats
     threshold: float  # a feature fires in a sample where its peak is above
-    labels: tuple[int, ...] = (20, 50, 100)  # labelled rows that one begins with
+    labels: tuple[int, ...] = (20, 50, 100)  # rows that one begins with
     draws: int = 20  # of those rows, at random
     test: float = 0.4  # share of the rows that judge
     seed: int = 0
+    most_test: int = 40  # chats that judge, at most
+    tokens: int = 4000  # content tokens of the chats that are added
+    rates: tuple[float, ...] = (3e-4, 1e-3)  # learning rates of LoRA, of which the better is taken
+    written: str = ""  # run id of a measured dataset of written chats, an arm of their own
     subsets: int = 600  # of RQ2
     equal_tokens: bool = False  # whether these have equal tokens, as nearly as rows allow
 
@@ -359,6 +363,12 @@ class ExperimentSpec(Spec):
             raise InputError(f"At least 2 draws are needed for an interval, got {self.draws}.")
         if not 0.1 <= self.test <= 0.9:
             raise InputError(f"The share that judges lies between 0.1 and 0.9, got {self.test}.")
+        if self.most_test < 4:
+            raise InputError(f"At least 4 chats are needed to judge by, got {self.most_test}.")
+        if self.tokens < 1:
+            raise InputError(f"At least one token must be added, got {self.tokens}.")
+        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
+            raise InputError(f"Learning rates lie between 0 and 1, got {self.rates}.")
         if self.subsets < 30:
             raise InputError(f"A correlation takes at least 30 subsets, got {self.subsets}.")
 

@@ -80,7 +80,8 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             help="Rows with it are examples of what is looked for; other labelled rows are not.",
             **tie,
         )
-    usual = ", ".join(map(str, questions.usual_sizes(labels)))
+    defaults = EXPERIMENTS[name].defaults
+    usual = ", ".join(map(str, defaults.get("labels") or questions.usual_sizes(labels)))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         sizes = st.text_input(
             "Labelled rows to begin with",
@@ -89,7 +90,10 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             "then chosen by each arm.",
             **param_widget("sizes", usual, of_page=True),
         )
-        counts: dict[str, Any] = {count: pick_count(count) for count in questions.counts_of(name)}
+        counts: dict[str, Any] = {
+            count: pick_count(count, defaults.get(count, getattr(ExperimentSpec, count)))
+            for count in questions.counts_of(name)
+        }
         with st.popover("More", icon=":material/tune:", type="tertiary"):
             clear = clear_firing(stores(), measure)
             threshold = st.number_input(
@@ -120,9 +124,9 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
     )
 
 
-def pick_count(name: str) -> int:
+def pick_count(name: str, usual: int) -> int:
     """How many draws or subsets there are."""
-    tie = param_widget(name, getattr(ExperimentSpec, name), read=int, of_page=True)
+    tie = param_widget(name, usual, read=int, of_page=True)
     help = "Drawn at random. More make intervals narrower, and take as much longer."
     return int(
         st.number_input(

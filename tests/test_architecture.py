@@ -39,7 +39,7 @@ LAYERS = [
 ]
 HEIGHT = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-HEAVY = ("torch", "transformers", "sae_lens", "umap", "sklearn", "openai", "ray")
+HEAVY = ("torch", "transformers", "peft", "sae_lens", "umap", "sklearn", "openai", "ray")
 
 
 @cache

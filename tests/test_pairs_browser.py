@@ -50,7 +50,7 @@ def worker(place: Workspace, steps: type[Steps] = MakingSteps) -> Iterator[None]
     arguments = [str(place.root), steps.__module__, steps.__name__]
     process = subprocess.Popen([sys.executable, "-c", WORKER, *arguments], cwd=REPOSITORY)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 3 * PATIENCE / 1000
         while not (state := Queue(place.queue).worker()) or not state["alive"]:
             assert process.poll() is None and time.monotonic() < deadline, (
                 "the worker did not start"

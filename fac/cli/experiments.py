@@ -19,36 +19,49 @@ from fac.questions.catalogue import Row, usual_encoder
 from fac.questions.experiments import finding, interval_words, read_sizes
 from fac.store import Stores
 
+_LABEL = (
+    "What rows are labelled that are looked for; of chats, those that one begins with. Without it "
+    "`rq1` finetunes the model on chats."
+)
+
 
 @command("experiment")
 def experiment(
     stores: Stores,
     name: Annotated[str, Argument(help=f"{', '.join(EXPERIMENTS.names)}.")],
-    dataset: Annotated[
-        str, Option(help="Measured dataset with labels, or a file to read and measure.")
-    ],
-    label: Annotated[str, Option(help="What rows are labelled that are looked for.")],
+    dataset: Annotated[str, Option(help="Measured dataset, or a file to read and measure.")],
+    label: Annotated[str, Option(help=_LABEL)] = "",
     label_field: Annotated[str | None, Option(help="Of a file, its column of labels.")] = None,
     threshold: Annotated[str, Option(help="A number, or `clear`.")] = CLEAR,
-    labels: Annotated[str, Option(help="Labelled rows that one begins with.")] = "20,50,100",
-    draws: Annotated[int, Option(min=2, help="Of these rows, at random.")] = (ExperimentSpec.draws),
+    labels: Annotated[str | None, Option(help="Rows that one begins with, such as 20,50.")] = None,
+    draws: Annotated[int | None, Option(min=2, help="Of these rows, at random.")] = None,
     seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
+    tokens: Annotated[int, Option(help="Of chats that are added.")] = ExperimentSpec.tokens,
+    written: Annotated[str, Option(help="Measured dataset of written chats, an arm more.")] = "",
     subsets: Annotated[int, Option(min=30, help="Of rq2.")] = ExperimentSpec.subsets,
     equal_tokens: Annotated[bool, Option(help="Subsets of rq2 have equal tokens.")] = False,
 ) -> Answer:
     """Does filling gaps help my task? Figures with intervals, controls, one sentence."""
-    measure = _measured(stores, dataset, label_field)
+    if name == "rq1" and not label:
+        name = "chats"  # no labels: what the model itself learns from chats
+    measure = _measured(stores, dataset, label_field, labelled=bool(label))
     frame.build_caches(stores, [measure])
+    options = {
+        "labels": None if labels is None else read_sizes(labels),
+        "draws": draws,
+        "written": stores.runs.resolve("measure", written) if written else None,
+    }
+    defaults = EXPERIMENTS[name].defaults if name in EXPERIMENTS else {}
     spec = ExperimentSpec(
         name=name,
         measure=measure,
         label=label,
         threshold=read_threshold(stores, measure, threshold),
-        labels=read_sizes(labels),
-        draws=draws,
         seed=seed,
+        tokens=tokens,
         subsets=subsets,
         equal_tokens=equal_tokens,
+        **{**defaults, **{k: value for k, value in options.items() if value is not None}},
     )
     run = perform(stores.runs.workspace, spec, f"experiment {name} on {dataset}")
     result = finding(stores, run)
@@ -66,7 +79,7 @@ def experiment(
     return Answer(data, show)
 
 
-def _measured(stores: Stores, dataset: str, label_field: str | None) -> str:
+def _measured(stores: Stores, dataset: str, label_field: str | None, *, labelled: bool) -> str:
     """The run of a measured dataset; a file is read and measured first, with the usual model."""
     manifests = stores.runs.list(MeasureSpec.step)
     if any(dataset in (m.facts.name, m.run) for m in manifests) or not Path(dataset).is_file():
@@ -74,7 +87,7 @@ def _measured(stores: Stores, dataset: str, label_field: str | None) -> str:
     name, workspace = Path(dataset).name.split(".")[0], stores.runs.workspace
     spec = IngestSpec(name=name, source=dataset, label_field=label_field)
     source = perform(workspace, spec, f"reading {name}")
-    if not stores.runs.manifest(source).facts.labels:
+    if labelled and not stores.runs.manifest(source).facts.labels:
         raise InputError(f"{dataset} has no labels: name their column with --label-field.")
     usual = usual_encoder(stores)
     encoder = MeasureSpec(dataset=source, model=usual.model, layer=usual.layer, sae=usual.sae)

@@ -59,6 +59,12 @@ class Resampled:
         mean: np.ndarray = (areas * self._draws.T).sum(axis=0)
         return mean
 
+    def ratios(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The sum of `sums` `[n_test]` over that of `counts` `[n_test]` in each resample: float64
+        `[resamples]`, NaN where nothing is counted."""
+        above, below = self._rows @ sums, self._rows @ counts
+        return np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+
 
 class Contrast(NamedTuple):
     """One arm beside another: the difference of their AUPRC."""

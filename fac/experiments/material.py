@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from fac.errors import InputError
 from fac.experiments.arms import Pool
 from fac.experiments.run import Doors
 from fac.manifest import ExperimentFacts
+from fac.schema import Chat
 from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
 from fac.synthesis.filter import Leaks
@@ -107,10 +108,7 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
     table = runs.table(runs.manifest(spec.measure).facts.dataset, "samples", ["messages"])
     messages = table["messages"].take(rows).to_pylist()
     chats = [[{"role": m["role"], "content": m["content"]} for m in chat] for chat in messages]
-    leaks = Leaks({str(row): chats[row] for row in rest})
-    for row in test:
-        leaks.compare(chats[row])
-    train = rest[[str(row) not in leaks.candidates for row in rest]]
+    train = without_leaks(chats, test, rest)
     _must_suffice(spec, positive[train])
     path = scratch / "states.npy"
     if not path.exists():
@@ -119,17 +117,31 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
             np.save(file, doors.states(chats))
         part.rename(path)
     peaks = peaks_of(runs, spec.measure, rows)
-    table = runs.table(spec.measure, "sample_tokens", ["sample", "n_content"])
-    tokens = np.ones(n_samples, np.int64)
-    tokens[table["sample"].to_numpy()] = table["n_content"].to_numpy()
-    pool = pool_above(peaks, spec.threshold, np.load(path), tokens[rows].clip(min=1), train)
+    tokens = tokens_of(runs, spec.measure, n_samples)[rows]
+    pool = pool_above(peaks, spec.threshold, np.load(path), tokens, train)
     if not len(pool.relevant):
         raise InputError(
             f"No feature fires above {spec.threshold:g} in some, and not all, of the rows that may "
             "be learned from: choose a lower threshold."
         )
-    left_out = len(leaks.candidates), n_samples - len(rows)
+    left_out = len(rest) - len(train), n_samples - len(rows)
     return Material(pool, peaks.log1p(), positive, test, train, *left_out)
+
+
+def without_leaks(chats: Sequence[Chat], test: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Those of `rest` that share no words with a test row and have no message nearly like its."""
+    leaks = Leaks({str(row): chats[row] for row in rest})
+    for row in test:
+        leaks.compare(chats[row])
+    return rest[[str(row) not in leaks.candidates for row in rest]]
+
+
+def tokens_of(runs: Runs, measure: str, n_samples: int) -> np.ndarray:
+    """Content tokens of every sample, int64 `[n_samples]`, one at least."""
+    table = runs.table(measure, "sample_tokens", ["sample", "n_content"])
+    tokens = np.ones(n_samples, np.int64)
+    tokens[table["sample"].to_numpy()] = table["n_content"].to_numpy()
+    return tokens.clip(min=1)
 
 
 def described(facts: ExperimentFacts, spec: ExperimentSpec) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from fac.config import EXPERIMENTS, ExperimentSpec
 from fac.errors import Progress
+from fac.experiments.lora import Finetune
 from fac.manifest import ExperimentFacts
 from fac.schema import EXPERIMENT_EFFECTS, EXPERIMENT_RESULTS, Chat
 from fac.store.runs import Runs, write_table
@@ -46,6 +47,7 @@ class Doors(NamedTuple):
     """What only who holds models can give."""
 
     states: States
+    finetune: Finetune | None = None
 
 
 class Says(NamedTuple):
@@ -85,6 +87,9 @@ class Experiment:
 
     says: Callable[[list[Row], ExperimentFacts, ExperimentSpec], Says]
     """Sentences for rows of EXPERIMENT_EFFECTS, each with `figures`, the means over draws."""
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What a spec has by default that is not ExperimentSpec's own default, by its field."""
 
     ranked: bool = True
     """Whether arms stand by what they do; else, as of temperatures, in their own order."""

@@ -379,14 +379,29 @@ def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> st
 
 def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -> str:
     from fac.experiments import Doors, experiment
+    from fac.experiments.lora import Finetuner, Losses, Recipe
 
     measured = steps.runs.manifest(spec.measure).spec
+    piece: list[Any] = [0, 1, ""]
+
+    def at_piece(*report: Any) -> None:
+        piece[:] = report
+        progress(*report)
+
+    def within_piece(note: str) -> None:
+        done, total, text = piece
+        progress(done, total, f"{text}: {note}")
 
     def states(chats: Sequence[Chat]) -> np.ndarray:
         model = steps.encoder(measured, progress).model
         return model.mean_states(chats, partial(_read, progress))
 
-    return experiment(spec, runs=steps.runs, doors=Doors(states), progress=progress)
+    def finetune(learned: Sequence[Chat], judged: Sequence[Chat], recipe: Recipe) -> Losses:
+        model = steps.encoder(measured, progress).model
+        return Finetuner(model, within_piece)(learned, judged, recipe)
+
+    doors = Doors(states, finetune)
+    return experiment(spec, runs=steps.runs, doors=doors, progress=at_piece)
 
 
 def _read(progress: Progress, done: int, total: int) -> None:

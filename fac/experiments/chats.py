@@ -1,0 +1,249 @@
+"""What an experiment by LoRA works on: chats to learn from, chats that judge, what each fires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fac.config import ExperimentSpec
+from fac.coverage import is_active
+from fac.errors import InputError
+from fac.experiments.arms import Draw, Pool
+from fac.experiments.lora import Finetune, Losses, Recipe
+from fac.experiments.material import pool_above, tokens_of, without_leaks
+from fac.experiments.run import Doors
+from fac.schema import Chat
+from fac.store.peaks import peaks_of
+from fac.store.runs import Runs
+
+HELD = 0.25
+"""Share of a beginning's chats that choose the learning rate."""
+
+
+@dataclass(frozen=True)
+class ChatMaterial:
+    """Rows of a measured dataset and, after them, of a dataset of written ones."""
+
+    spec: ExperimentSpec
+    chats: list[Chat]
+    pool: Pool
+    """Over all rows; its states are empty."""
+
+    begins: np.ndarray
+    """int64: rows that one may begin with."""
+
+    train: np.ndarray
+    """int64: rows that may be learned from, those among them."""
+
+    test: np.ndarray
+    """int64: rows that judge and are never learned from."""
+
+    written: np.ndarray
+    """int64: rows of the dataset of written ones."""
+
+    before: Losses
+    """Of the test rows, by the model as it is."""
+
+    peaks: tuple[np.ndarray, np.ndarray, np.ndarray]
+    """(test row as `before.chat` has it, relevant feature, token index): int64 `[n]`, where each
+    peaks above the threshold in what is judged."""
+
+    n_leaks: int
+    finetune: Finetune
+    scratch: Path
+
+    def facts(self) -> Mapping[str, Any]:
+        """Fields of ExperimentFacts."""
+        n_rows = len(self.chats) - len(self.written)
+        return {"n_rows": n_rows, "n_test": len(self.test), "n_leaks": self.n_leaks}
+
+    def draw(self, size: int, number: int) -> Draw:
+        """A beginning of so many chats, and which rows may be added to it."""
+        seed = self.spec.seed * 1_000_000 + size * 1000 + number
+        rng = np.random.default_rng(seed)
+        begin, free = np.zeros((2, len(self.chats)), bool)
+        begin[rng.permutation(self.begins)[:size]] = True
+        free[self.train] = True
+        return Draw(begin, free & ~begin, self.spec.tokens, seed)
+
+    def losses(self, rows: np.ndarray, judges: np.ndarray, rate: float, seed: int) -> Losses:
+        """On rows `judges`, of a model that learned from rows `rows`; both int64."""
+        learned, judged = ([self.chats[row] for row in part] for part in (rows, judges))
+        return self.finetune(learned, judged, Recipe(rate, seed))
+
+    def rate(self, draw: Draw) -> float:
+        """The learning rate with which a part of the beginning says most of its other part; decided
+        once for each draw, so that all arms have the same."""
+        rates = self.spec.rates
+        if len(rates) == 1:
+            return rates[0]
+        path = self.scratch / f"rate-{draw.seed}.npy"
+        if not path.exists():
+            rows = np.random.default_rng(draw.seed).permutation(np.flatnonzero(draw.begin))
+            held = max(1, round(HELD * len(rows)))
+            learned, judges = np.sort(rows[held:]), np.sort(rows[:held])
+            means = [
+                self.losses(learned, judges, rate, draw.seed).nats.mean(dtype=np.float64)
+                for rate in rates
+            ]
+            _keep(path, np.array(rates[int(np.argmin(means))]))
+        return float(np.load(path))
+
+
+def chats_suffice(spec: ExperimentSpec, runs: Runs) -> None:
+    """Reads no text and no model, so that it can be asked before anything is queued.
+
+    Raises InputError as `chat_material` does, even if no row resembles a test row.
+    """
+    facts = runs.manifest(spec.measure).facts
+    labels = _labels(runs.table(facts.dataset, "samples", ["label"]))
+    tokens = tokens_of(runs, spec.measure, len(labels))
+    test, rest = _split(spec, len(labels))
+    begins = rest[labels[rest] == spec.label] if spec.label else rest
+    _must_suffice(spec, facts.name, tokens, test, rest, begins)
+
+
+def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> ChatMaterial:
+    """Reads a measured dataset and that of written rows, if there is one; what the model makes of
+    the test rows as it is stays in `scratch`.
+
+    Raises InputError where there are too few rows or tokens, no row of the label one begins with,
+    or another encoder measured the written rows.
+    """
+    from scipy.sparse import vstack
+
+    if doors.finetune is None:
+        raise InputError("Nobody here can finetune a model: LoRA runs in the worker's process.")
+    chats, labels = _rows(runs, spec.measure)
+    n = len(chats)
+    test, rest = _split(spec, n)
+    train = without_leaks(chats, test, rest)
+    begins = train[labels[train] == spec.label] if spec.label else train
+    peaks, tokens = peaks_of(runs, spec.measure, np.arange(n)), tokens_of(runs, spec.measure, n)
+    written = np.zeros(0, np.int64)
+    if spec.written:
+        _must_be_alike(runs, spec)
+        others, _ = _rows(runs, spec.written)
+        chats = [*chats, *others]
+        written = without_leaks(chats, test, np.arange(n, len(chats)))
+        peaks = vstack([peaks, peaks_of(runs, spec.written, np.arange(len(others)))], "csr")
+        tokens = np.concatenate([tokens, tokens_of(runs, spec.written, len(others))])
+    states = np.zeros((len(chats), 0), np.float32)
+    pool = pool_above(peaks, spec.threshold, states, tokens, train)
+    _must_suffice(spec, runs.manifest(spec.measure).facts.name, tokens, test, train, begins)
+    if spec.written and tokens[written].sum() < spec.tokens:
+        raise InputError(
+            f"{runs.manifest(spec.written).facts.name} has {tokens[written].sum():,} tokens beside "
+            f"test rows; give --tokens of at most that, {spec.tokens:,} are asked for."
+        )
+    before = _before(doors.finetune, [chats[row] for row in test], scratch)
+    return ChatMaterial(
+        spec=spec,
+        chats=chats,
+        pool=pool,
+        begins=begins,
+        train=train,
+        test=test,
+        written=written,
+        before=before,
+        peaks=_peaks(spec, runs, test, pool.relevant, before),
+        n_leaks=len(rest) - len(train) + len(chats) - n - len(written),
+        finetune=doors.finetune,
+        scratch=scratch,
+    )
+
+
+def _rows(runs: Runs, measure: str) -> tuple[list[Chat], np.ndarray]:
+    """All chats of a measured dataset, and their labels, "" where there is none."""
+    dataset = runs.manifest(measure).facts.dataset
+    table = runs.table(dataset, "samples", ["messages", "label"])
+    chats = [
+        [{"role": m["role"], "content": m["content"]} for m in messages]
+        for messages in table["messages"].to_pylist()
+    ]
+    return chats, _labels(table)
+
+
+def _labels(table: Any) -> np.ndarray:
+    """Of samples, "" where there is none."""
+    return np.array([str(label or "") for label in table["label"].to_pylist()], object)
+
+
+def _must_be_alike(runs: Runs, spec: ExperimentSpec) -> None:
+    measured, written = (runs.manifest(run).facts for run in (spec.measure, spec.written))
+    if measured.encoder != written.encoder:
+        raise InputError(
+            f"{written.name} was measured with another model or SAE than {measured.name}: measure "
+            "both alike."
+        )
+
+
+def _split(spec: ExperimentSpec, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that judge, and the others."""
+    order = np.random.default_rng(spec.seed).permutation(n)
+    n_test = min(round(spec.test * n), spec.most_test)
+    return np.sort(order[:n_test]), np.sort(order[n_test:])
+
+
+def _must_suffice(
+    spec: ExperimentSpec,
+    name: str,
+    tokens: np.ndarray,
+    test: np.ndarray,
+    train: np.ndarray,
+    begins: np.ndarray,
+) -> None:
+    size = max(spec.labels)
+    if len(test) < 4:
+        raise InputError(f"{name} has too few chats: {len(test)} would judge, 4 are needed.")
+    if len(begins) < size:
+        kind = f" labelled {spec.label!r}" if spec.label else ""
+        raise InputError(
+            f"{len(begins):,} chats of {name}{kind} may be learned from, as they neither test nor "
+            f"nearly repeat what tests; to begin with {size} give smaller --labels."
+        )
+    spent = int(np.sort(tokens[begins])[-size:].sum())
+    left = int(tokens[train].sum()) - spent
+    if left < 3 * spec.tokens:
+        raise InputError(
+            f"{max(left, 0):,} tokens of {name} are left to choose from: to add {spec.tokens:,} "
+            f"one way or another, {3 * spec.tokens:,} are needed. Give smaller --tokens."
+        )
+
+
+def _before(finetune: Finetune, chats: list[Chat], scratch: Path) -> Losses:
+    path = scratch / "before.npy"
+    if not path.exists():
+        _keep(path, np.stack(finetune([], chats, Recipe(0.0))).astype(np.float64))
+    chat, position, nats = np.load(path)
+    return Losses(chat.astype(np.int32), position.astype(np.int32), nats.astype(np.float32))
+
+
+def _peaks(
+    spec: ExperimentSpec, runs: Runs, test: np.ndarray, relevant: np.ndarray, before: Losses
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    wide = int(before.position.max(initial=0)) + 1
+    judged = before.chat.astype(np.int64) * wide + before.position
+    parts = []
+    columns = ["sample", "feature", "position", "peak"]
+    for batch in runs.batches(spec.measure, "activations", columns=columns):
+        sample, feature, position, peak = (batch.column(i).to_numpy() for i in range(4))
+        clear = is_active(peak, spec.threshold) & np.isin(sample, test)
+        clear &= np.isin(feature, relevant) & (position < wide)
+        row = np.searchsorted(test, sample[clear])
+        at, what = position[clear].astype(np.int64), feature[clear].astype(np.int64)
+        inside = np.isin(row * wide + at, judged)
+        parts.append(np.stack([row[inside], what[inside], at[inside]]))
+    row, feature, position = np.concatenate([np.zeros((3, 0), np.int64), *parts], axis=1)
+    return row, feature, position
+
+
+def _keep(path: Path, array: np.ndarray) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, array)
+    part.rename(path)

@@ -1,0 +1,167 @@
+"""LoRA on chats: what a fresh adapter that learned from some of them makes of others.
+
+Each adapter starts from the model as it was and is taken out again, so that no arm knows of
+another. torch and peft are imported where they work, as only the worker has them.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fac.models import ROLES, SCAFFOLD, Chat, Rendered, batches_by_length
+
+if TYPE_CHECKING:
+    from fac.models import SubjectModel
+
+RANK, ALPHA = 8, 16
+"""Of every adapter, on all linear layers but the last, without dropout (the paper's, for following
+instructions)."""
+
+CLIP = 1.0
+"""The norm that a step's gradient is cut down to."""
+
+_ASSISTANT = ROLES.index("assistant")
+
+
+class Recipe(NamedTuple):
+    """How an adapter learns: AdamW without weight decay, its rate falling to 0 in a line."""
+
+    rate: float
+    seed: int = 0  # of the adapter's beginning and of the order of batches
+    epochs: int = 1
+    batch_tokens: int = 512  # padding included
+
+
+class Losses(NamedTuple):
+    """How odd a model finds the tokens that count, of one chat after another."""
+
+    chat: np.ndarray
+    """int32 `[n_tokens]`: which chat, ascending."""
+
+    position: np.ndarray
+    """int32 `[n_tokens]`: token index in the rendered chat, ascending within each."""
+
+    nats: np.ndarray
+    """float32 `[n_tokens]`: minus the log of what the model gave the token."""
+
+
+Finetune = Callable[[Sequence[Chat], Sequence[Chat], Recipe], Losses]
+"""Losses on the second chats of a model that learned from the first; of the model as it is where
+there are none to learn from."""
+
+
+def counts(rendered: Rendered) -> np.ndarray:
+    """Which tokens are learned and judged, bool `[n_tokens]`: those of the assistant, or the whole
+    content of a text in which nobody answers. The first token cannot be predicted."""
+    answers = rendered.role == _ASSISTANT
+    tokens: np.ndarray = answers if answers.any() else rendered.role != SCAFFOLD
+    tokens[:1] = False
+    return tokens
+
+
+class Finetuner:
+    """A model of this process that learns by LoRA; a `Finetune`.
+
+    On one machine with as many threads the same chats give the same losses.
+    """
+
+    def __init__(self, subject: SubjectModel, note: Callable[[str], None] = lambda _: None):
+        """`note` hears after every step how far it is; what it raises ends the learning."""
+        self._subject, self._note = subject, note
+
+    def __call__(self, learned: Sequence[Chat], judged: Sequence[Chat], recipe: Recipe) -> Losses:
+        if not learned:
+            return self._losses(self._subject.model, judged)
+        adapted = self._with_adapter(recipe.seed)
+        try:
+            self._learn(adapted, learned, recipe)
+            return self._losses(adapted, judged)
+        finally:
+            adapted.unload()
+            self._subject.model.eval()
+
+    def _with_adapter(self, seed: int) -> Any:
+        import torch
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules="all-linear"
+        )
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # it asks for what transformers renamed
+            torch.manual_seed(seed)
+            return get_peft_model(self._subject.model, config)
+
+    def _learn(self, model: Any, chats: Sequence[Chat], recipe: Recipe) -> None:
+        import torch
+
+        rendered = self._subject.renderer.render(chats)
+        rendered = [text for text in rendered if counts(text).any()]
+        lengths = [len(text.ids) for text in rendered]
+        batches = [*batches_by_length(lengths, max_padded=recipe.batch_tokens)]
+        rng = np.random.default_rng(recipe.seed)
+        steps = [
+            batches[i] for _ in range(recipe.epochs) for i in rng.permutation(len(batches)).tolist()
+        ]
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        optimiser = torch.optim.AdamW(weights, lr=recipe.rate, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / len(steps))
+        model.train()
+        total, done, begun = recipe.epochs * sum(lengths), 0, time.monotonic()
+        for rows in steps:
+            loss = torch.cat(self._nats(model, [rendered[row] for row in rows])).mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(weights, CLIP)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            done += sum(lengths[row] for row in rows)
+            speed = done / max(time.monotonic() - begun, 1e-3)
+            self._note(f"{done:,} of {total:,} tokens, {speed:,.0f} tokens/s")
+        model.eval()
+
+    def _losses(self, model: Any, chats: Sequence[Chat]) -> Losses:
+        import torch
+
+        rendered = self._subject.renderer.render(chats)
+        position = [np.flatnonzero(counts(text)) for text in rendered]
+        nats = [np.zeros(0, np.float32) for _ in rendered]
+        lengths = [len(text.ids) for text in rendered]
+        with torch.no_grad():
+            for rows in batches_by_length(lengths, max_padded=self._subject.batch_tokens):
+                batch = self._nats(model, [rendered[row] for row in rows])
+                for row, values in zip(rows, batch, strict=True):
+                    nats[row] = values.cpu().numpy().astype(np.float32)
+                self._note("judging")
+        chat = np.repeat(np.arange(len(chats)), [len(each) for each in position])
+        return Losses(
+            chat.astype(np.int32),
+            np.concatenate([*position, np.zeros(0, int)]).astype(np.int32),
+            np.concatenate([*nats, np.zeros(0, np.float32)]),
+        )
+
+    def _nats(self, model: Any, texts: Sequence[Rendered]) -> list[Any]:
+        """Of the tokens of each text that count, float32 on the device.
+
+        No mask: padding comes after the tokens, where attention that looks back only never sees it.
+        """
+        import torch
+
+        longest = max(len(text.ids) for text in texts)
+        ids = np.zeros((len(texts), longest), np.int64)
+        target = np.zeros((len(texts), longest), bool)
+        for row, text in enumerate(texts):
+            ids[row, : len(text.ids)] = text.ids
+            target[row, : len(text.ids)] = counts(text)
+        tokens = torch.from_numpy(ids).to(self._subject.device)
+        counted = torch.from_numpy(target[:, 1:]).to(self._subject.device)
+        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        nats = torch.nn.functional.cross_entropy(
+            logits[counted].float(), tokens[:, 1:][counted], reduction="none"
+        )
+        return list(nats.split(target.sum(1).tolist()))
