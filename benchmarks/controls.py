@@ -37,7 +37,7 @@ from fac.questions.comparison import clear_firing
 from fac.schema import Chat
 from fac.store import open_stores
 
-REPEATS, LABELS, DRAWS = 20, 20, 12
+REPEATS, LABELS, DRAWS = 20, 20, 20
 
 LEVEL = 0.05  # what a 95 % interval leaves out
 
