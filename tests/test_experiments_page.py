@@ -138,6 +138,7 @@ def test_values_under_a_condition_are_no_differences():
 def test_a_kind_is_asked_how_many_pieces_only_by_what_makes_them():
     assert questions.counts_of("rq1") == ["draws"]
     assert questions.counts_of("rq2") == ["subsets"]
+    assert questions.counts_of("rq5") == ["draws"]
 
 
 # --- the questions --------------------------------------------------------------------------------

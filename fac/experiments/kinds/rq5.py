@@ -323,5 +323,6 @@ EXPERIMENT = Experiment(
     facts=_facts,
     says=says,
     check=labels_suffice,
+    ranked=False,
     preference=5,
 )
