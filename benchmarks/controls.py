@@ -37,11 +37,12 @@ from fac.questions.comparison import clear_firing
 from fac.schema import Chat
 from fac.store import open_stores
 
-REPEATS, LABELS, DRAWS = 20, 20, 8
+REPEATS, LABELS, DRAWS = 20, 20, 12
 
 LEVEL = 0.05  # what a 95 % interval leaves out
 
-DOSES = (0.15, WRONG)  # of the labels of what is added, wrong: effects of graded size
+DOSES = (0.15, WRONG)  # of the labels of what is added, wrong
+GRADED = "graded"
 
 RIGHT, NOISE = "the right labels", "shuffled labels"
 
@@ -60,12 +61,12 @@ def wrong(share: float) -> str:
 POSITIVES = {
     "more labels: all of the pool": (RIGHT, ALL, RANDOM),
     "more tokens: twice as many": (RIGHT, MORE, RANDOM),
-    **{
-        f"wrong labels: {share:.0%} of what is added": (RIGHT, RANDOM, wrong(share))
-        for share in DOSES
-    },
+    f"wrong labels: {WRONG:.0%} of what is added": (RIGHT, RANDOM, wrong(WRONG)),
 }
 """The same: is better than what it stands beside."""
+
+SMALLER = {f"wrong labels: {DOSES[0]:.0%} of what is added": (RIGHT, RANDOM, wrong(DOSES[0]))}
+"""The same, of a size that need not be seen."""
 
 HELPS, IDLE = "labels by rare features", "labels by a frequent feature"
 
@@ -83,7 +84,7 @@ class Control(NamedTuple):
 
 def planted(seed: int, rare: bool, n: int = 450) -> Material:
     """Rows of one of 40 rare features each, and of some frequent ones. Of `rare`, half of the rare
-    features are what is looked for; else it is two at least of the first three frequent ones."""
+    features are what is looked for; else it is three at least of the first five frequent ones."""
     from scipy.sparse import csr_matrix
 
     rng = np.random.default_rng(seed)
@@ -93,7 +94,7 @@ def planted(seed: int, rare: bool, n: int = 450) -> Material:
     fires[:, :n_frequent] = rng.random((n, n_frequent)) < often
     kind = rng.integers(0, n_rare, n)
     fires[np.arange(n), n_frequent + kind] = True
-    positive = kind < n_rare // 2 if rare else fires[:, :3].sum(axis=1) >= 2
+    positive = kind < n_rare // 2 if rare else fires[:, :5].sum(axis=1) >= 3
     values = np.where(fires, 1 + rng.exponential(size=fires.shape), 0)
     values[:, n_frequent:] *= 4
     peaks = csr_matrix(values, dtype=np.float32)
@@ -168,7 +169,12 @@ def tallies(rows: Iterable[Row]) -> dict[str, list[Control]]:
     helps = {name: (HELPS, *pair) for name, pair in pairs.items()}
     are_planted = any(row["which"] == HELPS for row in rows)
     idle = {name: (RIGHT, *pair) for name, pair in pairs.items() if are_planted}
-    kinds = {"null": (NULLS, either), "positive": (POSITIVES, above), HELPS: (helps, above)}
+    kinds = {
+        "null": (NULLS, either),
+        "positive": (POSITIVES, above),
+        GRADED: (SMALLER, above),
+        HELPS: (helps, above),
+    }
     kinds[IDLE] = (idle, above)
     return {
         kind: [
@@ -227,6 +233,7 @@ def lines(kinds: Mapping[str, list[Control]]) -> Iterator[str]:
     words = {
         "null": "differs, though it should not",
         "positive": "is found, as it should be",
+        GRADED: "is found: a smaller effect",
         HELPS: f"{HELPS}: is seen to help, as it should be",
         IDLE: f"{IDLE}: is seen to help, though it should not",
     }

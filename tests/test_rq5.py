@@ -141,7 +141,13 @@ def test_the_command_prints_controls_of_a_few_repeats(capsys, tmp_path):
     controls.main([*about, "--out", str(out)])
     printed = capsys.readouterr().out
     assert "differs, though it should not (at most 0)" in printed
-    assert set(json.loads(out.read_text())) == {"null", "positive", HELPS, controls.IDLE}
+    assert set(json.loads(out.read_text())) == {
+        "null",
+        "positive",
+        controls.GRADED,
+        HELPS,
+        controls.IDLE,
+    }
 
 
 def test_the_verdict_counts_false_and_missed_ones():
