@@ -64,7 +64,7 @@ def pick_dataset(manifests: Mapping[str, MeasureManifest]) -> str:
 
 def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
     """What is asked, of which rows. Raises InputError for what cannot be a question."""
-    kinds = {name: kind.title for name, kind in EXPERIMENTS.items()}
+    kinds = {name: EXPERIMENTS[name].title for name in EXPERIMENTS}  # by preference
     tie = param_widget("kind", next(iter(kinds)), valid=kinds.__contains__, of_page=True)
     name = st.selectbox("Question", [*kinds], format_func=kinds.__getitem__, **tie)
     with st.container(horizontal=True, vertical_alignment="bottom"):
