@@ -9,14 +9,16 @@ import streamlit as st
 
 if __name__ == "__main__":
     from fac.ui import shell
-    from fac.ui.views import guard
+    from fac.ui.views import announce, guard
 
+    announce()
     with guard():
         page = shell.navigation()
         st.set_page_config(page_title=f"{page.title} · FAC Explorer")
         st.logo(shell.LOGO, icon_image=shell.MARK, size="large")
         shell.frame(page.title)
         page.run()
+        announce()
 else:
 
     def prepare() -> None:

@@ -492,6 +492,8 @@ def test_the_page_offers_to_group_and_shows_what_the_worker_made(toy, monkeypatc
     at = page(stores, monkeypatch, threshold="0.375")
     button = next(each for each in section(at).button if each.label == "Group the gaps")
     button.click().run()
+    announced = ["Grouping the features of the anchor into families"]
+    assert [toast.value for toast in at.toast] == announced and not at.run().toast
     (job,) = [job for job in stores.queue.jobs() if job.step == "families"]
     spec = families_spec(Comparison(comparison.anchor, comparison.dataset, threshold=0.375))
     assert job.spec == spec.as_json()

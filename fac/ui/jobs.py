@@ -14,7 +14,7 @@ from fac.jobs import worker
 from fac.store.queue import Job
 from fac.ui.stores import stores, workspace
 from fac.ui.text import plain
-from fac.ui.views import action_button, guard
+from fac.ui.views import ANNOUNCED, action_button, guard
 
 
 def job_title(job: Job) -> str:
@@ -70,7 +70,7 @@ def start(spec: Spec, announcement: str) -> int:
     job = stores().queue.enqueue(spec)
     st.session_state.setdefault("started", []).append(job)
     worker.start_worker(workspace())
-    st.toast(plain(announcement), icon=":material/schedule:")
+    st.session_state.setdefault(ANNOUNCED, []).append(announcement)
     return job
 
 

@@ -29,17 +29,30 @@ CHART = {"displayModeBar": False}
 AS_NOTE: Any = {"delta_color": "off", "delta_arrow": "off"}
 """Options of a metric whose change is no change but a word about it."""
 
+ANNOUNCED = "announcements"
+"""Where sentences wait in the session until the page shows them."""
+
 LATE = 2.0
 """Seconds in which a widget may still send the value it had before another one changed it."""
 
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """A FacError becomes its sentence; around a page, and as a decorator below `st.fragment`."""
+    """A FacError becomes its sentence; around a page, and as a decorator below `st.fragment`. What
+    is to be announced runs the whole page anew: whoever shows something in a callback of a fragment
+    has it put over the first elements of the page (Streamlit 1.67)."""
+    if st.session_state.get(ANNOUNCED):
+        st.rerun()
     try:
         yield
     except FacError as error:
         st.error(plain(str(error)), icon=":material/error:")
+
+
+def announce() -> None:
+    """Shows what waits to be announced, as the page begins and as it ends."""
+    for sentence in st.session_state.pop(ANNOUNCED, ()):
+        st.toast(plain(sentence), icon=":material/schedule:")
 
 
 def param_widget(
