@@ -98,4 +98,6 @@ def test_a_person_asks_whether_filling_gaps_helps(place, chromium, tmp_path):
         visit(page, view, "Experiments")
         expect(page.locator("p.fac-verdict").first).to_be_visible()
         press("New experiment")
-        expect(page.get_by_text("Earlier experiments")).to_be_visible()
+        settle(page)
+        earlier = page.get_by_role("heading", name="Earlier experiments")
+        expect(earlier).to_be_visible(timeout=PATIENCE)
