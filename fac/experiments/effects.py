@@ -136,3 +136,9 @@ def at_once(family: Sequence[Contrast]) -> list[float]:
     largest = np.nanmax(np.abs(resampled - centre[:, None]) / error[:, None], axis=0)
     size = np.abs([each.about["difference"] for each in family]) / error
     return [float((1 + (largest >= each).sum()) / (1 + len(largest))) for each in size]
+
+
+def in_words(row: Mapping[str, Any], digits: int = 3) -> str:
+    """A difference with its interval, for sentences."""
+    difference, low, high = (f"{row[name]:+.{digits}f}" for name in ("difference", "low", "high"))
+    return f"{difference} ({low} to {high})"

@@ -16,7 +16,7 @@ import numpy as np
 from fac.config import ExperimentSpec
 from fac.experiments.arms import ARMS, FILLING, MORE, NONE, NULL, RANDOM, SHUFFLED, Draw
 from fac.experiments.chats import ChatMaterial, chat_material, chats_suffice
-from fac.experiments.effects import Resampled
+from fac.experiments.effects import Resampled, in_words
 from fac.experiments.run import Experiment, Piece, Row, Says
 from fac.manifest import ExperimentFacts
 from fac.selection import random_rows
@@ -249,8 +249,8 @@ def _conclusion(effect: Effects) -> str:
     else:
         verdict = "whether filling gaps helps cannot be told"
     parts = [
-        f"{verdict} (nats per token of held-out chats: {_difference(chance)}; beside random "
-        f"features {_difference(shuffled)})."
+        f"{verdict} (nats per token of held-out chats: {in_words(chance, 4)}; beside random "
+        f"features {in_words(shuffled, 4)})."
     ]
     if written := effect.get((ANSWERS, WRITTEN, RANDOM)):
         if written["low"] <= 0 <= written["high"]:
@@ -258,7 +258,7 @@ def _conclusion(effect: Effects) -> str:
         else:
             word = "more" if written["low"] > 0 else "less"
             verdict = f"Written rows teach {word} than random rows of equal tokens"
-        parts.append(f"{verdict} ({_difference(written)}).")
+        parts.append(f"{verdict} ({in_words(written, 4)}).")
     parts += [_by_feature(effect, arm) for arm in (RANDOM, FILLING)]
     return " ".join(filter(None, parts))
 
@@ -275,7 +275,7 @@ def _by_feature(effect: Effects, arm: str) -> str:
         verdict = "that the loss falls where its features fire cannot be told"
     return (
         f"Feature by feature, {arm}: {verdict} (beside features of other rows "
-        f"{_difference(others)}, beside features still missing {_difference(missing)})."
+        f"{in_words(others, 4)}, beside features still missing {in_words(missing, 4)})."
     )
 
 
@@ -285,15 +285,11 @@ def _controls(effect: Effects) -> str:
     width = (null["high"] - null["low"]) / 2
     return (
         f"twice the tokens are {'' if more['low'] > 0 else 'not '}seen to help "
-        f"({_difference(more)}), nothing added is {'' if less['high'] < 0 else 'not '}seen to be "
-        f"worse ({_difference(less)}), another draw of random rows "
+        f"({in_words(more, 4)}), nothing added is {'' if less['high'] < 0 else 'not '}seen to be "
+        f"worse ({in_words(less, 4)}), another draw of random rows "
         f"{'does not differ' if null['low'] <= 0 <= null['high'] else 'differs'} "
-        f"({_difference(null)}); differences below about {width:.4f} cannot be seen."
+        f"({in_words(null, 4)}); differences below about {width:.4f} cannot be seen."
     )
-
-
-def _difference(row: Row) -> str:
-    return f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
 
 
 def _note(effect: Effects, facts: ExperimentFacts, spec: ExperimentSpec) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fac.config import ExperimentSpec
 from fac.experiments.arms import ARMS, FILLING, MORE, NULL, RANDOM, SHUFFLED
-from fac.experiments.effects import contrasts
+from fac.experiments.effects import contrasts, in_words
 from fac.experiments.material import Material, described, labelled, labels_suffice
 from fac.experiments.run import Experiment, Piece, Row, Says
 from fac.experiments.trials import Trial, beginning, pieces, seed_of
@@ -85,7 +85,7 @@ def _conclusion(rows: list[Row], head: str) -> str:
     else:
         verdict = "Whether filling gaps helps cannot be told"
     figures = "; ".join(
-        f"{n} labels {_difference(row)}, beside random features {_difference(shuffled[n])}"
+        f"{n} labels {in_words(row)}, beside random features {in_words(shuffled[n])}"
         for n, row in chance.items()
     )
     return f"{head[0].upper()}{head[1:]}: {verdict[0].lower()}{verdict[1:]} ({figures})."
@@ -107,10 +107,6 @@ def _controls(rows: list[Row], head: str) -> str:
         f"{sizes} sizes, another draw of random rows differs at {len(false)}; differences below "
         f"about {min(widths):.3f} cannot be seen."
     )
-
-
-def _difference(row: Row) -> str:
-    return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
 
 
 EXPERIMENT = Experiment(

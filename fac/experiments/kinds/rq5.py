@@ -16,7 +16,7 @@ import numpy as np
 
 from fac.config import ExperimentSpec
 from fac.experiments.arms import ARMS, NONE, NULL, RANDOM, SHUFFLED, Draw, Pool, cover, lacking
-from fac.experiments.effects import at_once, contrasts
+from fac.experiments.effects import at_once, contrasts, in_words
 from fac.experiments.material import Material, described, labelled, labels_suffice, pool_above
 from fac.experiments.run import Doors, Experiment, Piece, Row, Says
 from fac.experiments.trials import Trial, beginning, pieces, seed_of
@@ -226,7 +226,7 @@ def _conclusion(rows: list[Row], head: str) -> str:
     of = [row for row in rows if row["outcome"].startswith(f"{head}; ")]
     chance, given = ([row for row in of if _asked(row, which)] for which in (True, False))
     begins = [row for row in chance if row["arm"] == GIVEN[THRESHOLD]]
-    sizes = "; ".join(f"{_difference(row)} at {row['size']} labels" for row in begins)
+    sizes = "; ".join(f"{in_words(row)} at {row['size']} labels" for row in begins)
     return (
         f"{head[0].upper()}{head[1:]}: filling gaps as given makes {sizes} beside random rows. "
         f"{_matter(chance, 'from random rows')} {_matter(given, 'from the setting as given')}"
@@ -249,11 +249,7 @@ def _matter(rows: list[Row], what: str) -> str:
 
 
 def _named(row: Row) -> str:
-    return f"{row['arm']} at {row['size']} labels {_difference(row)}, p {row['p']:.3f} of all"
-
-
-def _difference(row: Row) -> str:
-    return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    return f"{row['arm']} at {row['size']} labels {in_words(row)}, p {row['p']:.3f} of all"
 
 
 def _worth(rows: list[Row], heads: Sequence[str]) -> str:
@@ -277,7 +273,7 @@ def _controls(rows: list[Row], head: str) -> str:
     null = [row for row in of if row["arm"] == NULL]
     false = [row for row in null if not row["low"] <= 0 <= row["high"]]
     beside = [row for row in of if row["against"] == SHUFFLED]
-    features = "; ".join(f"{row['size']} labels {_difference(row)}" for row in beside)
+    features = "; ".join(f"{row['size']} labels {in_words(row)}" for row in beside)
     half = min((row["high"] - row["low"]) / 2 for row in of if _asked(row, True))
     return (
         f"{head[0].upper()}{head[1:]}: another draw of random rows differs at {len(false)} of "
