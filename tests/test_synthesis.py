@@ -754,6 +754,26 @@ def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
     assert world.runs.find(run)
 
 
+def test_after_four_texts_of_a_gap_words_alone_the_measured_model_is_pushed(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run, 3)
+    (row,) = world.approved(run)
+    directions = np.eye(5, 4, dtype=np.float32)
+    spec = SynthesizeSpec(pairs=run, approved=(row["pair"],), candidates=6, strength=2.0)
+    for method in ("two-step", "one-step", "random", "words"):
+        writer = ScriptedWriter(says)
+        world.make(replace(spec, method=method), writer, direction=lambda f: directions[f])
+        pushed = [request.steer is not None for request in writer.requests]
+        assert pushed == [False] * 4 + [True] * 2, method
+    # no direction is at hand where another model writes; a server knows none
+    other, server = ScriptedWriter(says), ScriptedWriter(says, "server")
+    world.make(replace(spec, seed=1), other)
+    by_server = replace(spec, writer="openai", model="x")
+    world.make(by_server, server, direction=lambda f: directions[f])
+    assert not any(request.steer for request in (*other.requests, *server.requests))
+    assert len(other.requests) == len(server.requests) == 6
+
+
 def test_explanations_and_spans_are_in_the_prompts(world):
     texts = {3: "a snake or a language", 4: None}
     explanations = publish_explanations(world.runs, world.anchor, texts)

@@ -75,7 +75,7 @@ class WriteOptions:
     seed: Annotated[int | None, Option(help="Same seed, same machine: same texts.")] = None
     temperature: Annotated[float | None, Option(help="0 to 2.")] = None
     max_new_tokens: Annotated[int | None, Option("--max-new-tokens", help="Longest text.")] = None
-    strength: Annotated[float | None, Option(help="Steering, in a feature's usual peaks.")] = None
+    strength: Annotated[float | None, Option(help="Steering, in usual peaks; 0: none.")] = None
     attempt: Annotated[int | None, Option(help="Another number writes anew.")] = None
 
     def settings(self) -> dict[str, Any]:

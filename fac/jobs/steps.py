@@ -253,7 +253,8 @@ class Steps:
                 "encoder": encoder,
                 "writer": self.writer(of_measured, progress),
             }
-            if WRITERS[spec.writer].steers:
+            kind = WRITERS[spec.writer]
+            if kind.steers or (not kind.server and of_measured.model == measured.model):
                 doors["direction"] = self._directions(encoder, measured)
             if spec.answers == "local" and later_parts(spec.profile):
                 local = replace(spec, model=measured.model)

@@ -139,9 +139,9 @@ class Answering:
             name = f"{candidate.name}/message"
             request = Request(name, opening=opening, without=echoes)
         elif self.writer.chats:
-            biases, without, quoted = guide or ((), (), ())
+            biases, without, quoted, steer = guide or ((), (), (), None)
             prompt = drafts.answer_prompt(profile, messages, texts)
-            request = Request(key, prompt=prompt, without=without, biases=biases)
+            request = Request(key, prompt, None, steer, without, biases=biases)
         else:
             opening = drafts.answer_opening(profile, messages, self.examples, texts)
             request = Request(key, opening=opening)

@@ -53,7 +53,7 @@ SAME = 0.5  # share of an answer's words in a row that its message has too: the 
 
 IN_A_ROW = 3  # times one word may be said in a row, less one
 
-IDIOM = 7  # letters and signs of a phrase below which saying it twice is one: "so so", "on and on"
+IDIOM = 7  # letters and signs below which saying it twice is an idiom: "so so", "on and on"
 
 PHRASE, SHORT = 4, 30
 """So many words in a row, which a text of fewer words than SHORT says once."""
@@ -71,10 +71,11 @@ _ROLE_MARK = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _PAIRS = ("()", "[]", "{}", "“”")
-_EMPTY_ITEM = re.compile(r"(?:\A|[\n:])\s*(?:\d{1,3}[.)]|[#*•-]+)$")
+_EMPTY_ITEM = re.compile(r"(?:\A|[\n:])\s*(?:(?:\d{1,3}|[A-Za-z])[.)]|[#*•-]+)$")
+_TWO_MARKS = re.compile(r"[?!]\.$")
 _LIST_OF_ONE = re.compile(r":\s*\n\s*(?:[-*•]|\d{1,3}[.)]) +\S[^\n]*$")
 _BEGUN_ADDRESS = re.compile(r"(?:https?://(?:www\.)?|\bwww\.)[^\s./]*\.?$")
-_TWICE = re.compile(r"\b([^\W\d]\w*(?:[ -]\w+){1,4})[ -]\1\b", re.I)
+_TWICE = re.compile(r"\b([^\W\d]\w*(?:[ -]\w+){0,4})[ -]\1\b", re.I)
 _JOINING = re.compile(r"\b(?:and|or)\b", re.I)  # "again and again and again" is no loop
 _OPEN_TAG = re.compile(r"<[A-Za-z/!][^<>\n]*$")
 _CLOSING = "\"'”’)]"
@@ -269,6 +270,8 @@ def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
         yield "ends in a word"
     if _BEGUN_ADDRESS.search(text):
         yield "ends in a begun address"
+    if _TWO_MARKS.search(text):
+        yield "ends in two marks"
     if _LIST_OF_ONE.search(text):
         yield "ends in a list of one"
     if text[-1].isalnum() or text[-1] in _OPEN_END or text.endswith("..."):
@@ -287,6 +290,8 @@ def _in_between(text: str) -> Iterator[str]:
         yield "leaves a bracket open"
     if len(re.findall(r"(?<!\d)\"", plain)) % 2:
         yield "leaves a quote open"
+    if plain.count("`") % 2:
+        yield "leaves code open"
 
 
 def _unbalanced(text: str, pair: str) -> bool:

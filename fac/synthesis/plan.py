@@ -179,22 +179,42 @@ def around(tokens: Sequence[str], peak: int) -> slice:
     return slice(next(begins, first), beyond)
 
 
-Steering = Callable[[FeatureBrief], Steer | None]  # how a writer is pushed for a feature
+Steering = Callable[[FeatureBrief, int], Steer | None]
+"""How a writer is pushed for a feature, in the gap's candidate of that number."""
+
+UNPUSHED = 4
+"""Candidates of a gap that step 2 asks a local writer for in words alone. Where four did not fill
+it the words do not lead there, and the others are pushed too, whatever the method."""
 
 
-def unsteered(brief: FeatureBrief) -> None:
+def unsteered(brief: FeatureBrief, number: int) -> None:
     """For writers that are not."""
 
 
-def steering(spec: WriteSpec, runs: Runs, anchor: str, direction: Direction | None) -> Steering:
-    """What the spec asks for. Raises InputError where no decoder directions are at hand for it."""
-    if not WRITERS[spec.writer].steers or not spec.strength:
+def steering(
+    spec: WriteSpec,
+    runs: Runs,
+    anchor: str,
+    direction: Direction | None,
+    *,
+    unpushed: int | None = None,
+) -> Steering:
+    """How candidates are pushed: by a writer that steers all of them, by another local one those
+    after the first `unpushed`, or none where that is None or no decoder direction is at hand, as
+    where it is not the measured model. Raises InputError where a writer that steers has none."""
+    kind = WRITERS[spec.writer]
+    first = 0 if kind.steers else unpushed
+    if first is None or kind.server or not spec.strength:
         return unsteered
     if direction is None:
+        if not kind.steers:
+            return unsteered
         raise InputError("A steered writer needs the SAE's decoder directions; load its SAE.")
     layer = runs.manifest(anchor).facts.layer
 
-    def steer(brief: FeatureBrief) -> Steer | None:
+    def steer(brief: FeatureBrief, number: int) -> Steer | None:
+        if number < first:
+            return None
         push = np.asarray(direction(brief.feature), np.float32)
         scaled = push * np.float32(spec.strength * brief.usual_peak)
         return Steer(scaled, layer)  # on all new tokens, with the same strength
@@ -211,6 +231,7 @@ class Guide(NamedTuple):
     biases: tuple[Bias, ...]  # towards words of the gap, away from those of the negative
     without: tuple[str, ...]  # phrases it must not hold
     quoted: tuple[str, ...]  # what it may have its words from
+    steer: Steer | None = None  # as its message is pushed
 
 
 class Ask(NamedTuple):
@@ -240,7 +261,10 @@ class Ask(NamedTuple):
         """Names exactly what is asked."""
         prompt, opening, _, without, edges, biases = self.request[1:]
         shown = prompt.key if prompt else digest(opening)
-        how = (without, edges, biases, self.guide)
+        guide = self.guide and self.guide._replace(
+            steer=None
+        )  # as the message is pushed: reply_key
+        how = (without, edges, biases, guide)
         return digest(shown, *how) if without or any(edges) or biases or self.guide else shown
 
     def with_edges(self, edges: Mapping[str, Edges]) -> Ask:
@@ -289,7 +313,8 @@ def ask_for(
     prompt, opening = (words, None) if isinstance(words, Prompt) else (None, words)
     key = f"{method}/{feature:06d}/{number:02d}/{style.name}"
     texts = tuple("".join(each.tokens) for each in quoted)
-    return Ask(Request(key, prompt, opening, steer), feature, "", style.name, texts, role=role)
+    name = f"{style.name}, pushed" if steer else style.name
+    return Ask(Request(key, prompt, opening, steer), feature, "", name, texts, role=role)
 
 
 def ask_from_anchor(
@@ -314,7 +339,7 @@ def ask_from_anchor(
                 words = drafts.candidate_prompt(spec.profile, brief.explanation, spans)
             else:
                 words = lists_of.texts(spec.profile, role, brief.explanation, spans)
-            steer, feature = steering(brief), brief.feature
+            steer, feature = steering(brief, number), brief.feature
             ask = ask_for(method, feature, number, style, words, spans, steer, role)
             ask = ask._replace(examples=exchanges(brief.uses))
             asks.append(ask._replace(explanation=brief.explanation or ""))
@@ -411,7 +436,7 @@ class Grounds(NamedTuple):
 
     def steering(self) -> Steering:
         """What the spec asks for. Raises InputError where no decoder directions are at hand."""
-        return steering(self.spec, self.runs, self.about.anchor, self.direction)
+        return steering(self.spec, self.runs, self.about.anchor, self.direction, unpushed=UNPUSHED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,9 @@ def plan(grounds: Grounds) -> list[Ask]:
         requests = ask_from_anchor(spec, [briefs[feature]], "random", steering, chats=grounds.chats)
         for ask in requests:
             method, _, number, style = ask.request.key.split("/")
-            style = f"{style}-of-{feature}"
-            request = ask.request._replace(key=f"{method}/{gap:06d}/{number}/{style}")
+            other = f"{style}-of-{feature}"
+            request = ask.request._replace(key=f"{method}/{gap:06d}/{number}/{other}")
+            style = ask.style.replace(style, other, 1)
             asks.append(ask._replace(request=request, feature=gap, style=style))
     return asks
 
