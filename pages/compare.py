@@ -3,22 +3,30 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import streamlit as st
 
 from fac import maps
 from fac.manifest import MeasureManifest, SynthesisManifest
 from fac.questions import catalogue, exports
-from fac.questions.before_after import before_after
-from fac.questions.comparison import Comparison, certainty, change, settings_in_words
+from fac.questions.before_after import before_after, made_for
+from fac.questions.comparison import (
+    Comparison,
+    certainty,
+    change,
+    name_of,
+    settings_in_words,
+)
 from fac.questions.explanations import with_names
+from fac.questions.fill import certain_together, purpose_of
+from fac.questions.firing import support_of
 from fac.questions.results import (
     gaps_of,
     question_of,
     rare_words,
     relevance_since,
     synthesis_behind,
-    was_made_for,
 )
 from fac.ui import pickers, views
 from fac.ui.explanations import doubt, headline
@@ -34,11 +42,14 @@ PAGE = {"title": "Compare", "section": "Measure", "icon": "compare_arrows", "ord
 
 
 def ask(
-    manifest: SynthesisManifest | None, mine: Comparison, manifests: Mapping[str, MeasureManifest]
+    manifest: SynthesisManifest | None,
+    mine: Comparison,
+    manifests: Mapping[str, MeasureManifest],
+    added: str,
 ) -> Comparison:
     """The question of coverage: as it is set on other pages or, where what comes after is of a
     synthesis, the one that was started for, so that figures are those of its result. Says which,
-    with the way to the other."""
+    with the way to the other, and to Coverage with the run that is `added`, if any."""
     names = catalogue.titles(manifests)
     whole = mine if manifest is None else question_of(stores(), manifest)
     question = replace(whole, anchor=mine.anchor, dataset=mine.dataset)
@@ -54,6 +65,7 @@ def ask(
         if label:
             views.action_button(plain(label), "undo", views.set_param, "mine", other)
         view = {"anchor": names[mine.anchor], "dataset": names[mine.dataset]}
+        view |= {"with": names[added]} if added else {}
         views.link("coverage", "Change the settings", **view, **pickers.url_of(question))
         sides = (whole.dataset, whole.anchor)
         if sides != (mine.dataset, mine.anchor) and names.keys() >= {*sides}:
@@ -87,13 +99,16 @@ pickers.warn_of_strays(manifests)
 names, manifest = catalogue.titles(manifests), None
 looked_at = {name: run for run, name in names.items()}.get(views.view_param("dataset", ""), "")
 usual = before_after(stores(), manifests, looked_at)
-before_column, after_column, anchor_column = st.columns(3)
+before_column, after_column, added_column, anchor_column = st.columns(4)
 with before_column:
     before = pick_run("Before", "before", manifests, usual.before)
 with after_column:
     after = pick_run("After", "after", manifests, usual.after)
 with anchor_column:
     anchor = pick_anchor("Against the anchor", manifests, usual.anchor)
+with added_column:  # what was made to be added replaces nothing
+    purpose = made_for(stores(), manifests[after])
+    added = pickers.pick_added(manifests, anchor, after, purpose, of_page=True)
 if (before, after, anchor) == usual[:3]:
     st.caption(plain(usual.why))
 
@@ -104,21 +119,22 @@ for run in dict.fromkeys((before, after)):
         if revision := exports.revision(stores(), synthesis):
             st.caption(plain(revision.words()))
         manifest = stores().runs.manifest(synthesis) if run == after else manifest
-added = was_made_for(stores(), manifests[after], before) and st.toggle(
-    f"Together with {plain(names[before])}",
-    help="These samples were made to be added, not to replace anything.",
-    **views.param_widget("together", True, read="True".__eq__),
-)
-question = ask(manifest, pickers.comparison_in_url(anchor, before), manifests)
-second = replace(question, **({"added": (after,)} if added else {"dataset": after}))
+mine = pickers.comparison_in_url(anchor, before)
+question = ask(manifest, mine, manifests, after if added == (before,) else "")
+# What was made for a dataset is added to it; the figures are the same the other way round.
+dataset, others = (purpose, (after,)) if added == (purpose,) else (after, added)
+second = replace(question, dataset=dataset, added=others)
 changed = change(stores(), question, second)
 was, now = changed.before, changed.after
-n_before, n_after = (
-    cache.support(run, question.threshold, question.role) for run in (before, after)
-)
-asked = {*gaps_of(stores(), manifest.run)} if manifest else set()
+n_before, n_after = (support_of(stores(), each.runs, *each.at) for each in (question, second))
+chosen = purpose_of(stores(), manifests[after].facts.dataset)
+asked = {*(gaps_of(stores(), manifest.run) if manifest else chosen.gaps if chosen else ())}
 if added and manifest and (rare := rare_words(stores(), manifest, manifests)):
     st.caption(plain(f"{len(asked):,} gaps were asked for. {rare}"))
+elif added == (before,):
+    stays = certain_together(stores(), replace(question, added=(after,))).words()
+    words = f"A row shows a gap and does not make it common: together, {stays}."
+    st.caption(plain(f"{len(asked):,} gaps got rows. {words}" if chosen else words))
 card = partial(st.metric, border=True, height="stretch")
 with st.container(horizontal=True, gap="small"):
     points = views.points(now.fac - was.fac)
@@ -132,8 +148,8 @@ with st.container(horizontal=True, gap="small"):
     card("Missing", f"{now.n_missing:,}", fewer, delta_color="inverse", help="Gaps that are left.")
     help = "Relevant features that the anchor shows: the others do not count for these figures."
     card("Anchor", f"{now.n_anchor:,}", help=help)
-of_both = f"With {plain(names[before])} together" if added else plain(names[after])
-st.caption(f"{of_both}: {views.doubt_words(certainty(stores(), second))}")
+together = name_of(stores(), *second.runs) if added else names[after]
+st.caption(f"{plain(together)}: {views.doubt_words(certainty(stores(), second))}")
 report_button(second)
 more = len(changed.gained) - len(changed.closed)  # what is closed is gained, too
 less = len(changed.lost) - len(changed.opened)
@@ -145,11 +161,7 @@ show_changed_families(question, second)
 left, right = st.columns(2, gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
-    figure = maps.support_scatter(
-        n_before,
-        n_before + n_after if added else n_after,
-        names=(names[before], "both together" if added else names[after]),
-    )
+    figure = maps.support_scatter(n_before, n_after, names=(names[before], together))
     st.plotly_chart(
         figure,
         key="scatter",
@@ -169,12 +181,14 @@ with right:
     ids, shows = ids_of[side], after if side == "gained" else before
     if len(ids):
         pager = Pager("changes", question, after, side)
-        n_samples = cache.support(shows, question.threshold, question.role)
+        n_samples = n_after if side == "gained" else n_before
         # What was asked for is what people look for, so it comes first.
         ranked = sorted(ids, key=lambda feature: (feature not in asked, -n_samples[feature]))
         of_page, total = ranked[pager.offset :][: pager.size], len(ranked)
-        described, _ = cache.features_page(shows, ids=of_page, limit=pager.size)
-        by_feature = {row["feature"]: row for row in described}
+        runs = second.runs if side == "gained" else (before,)
+        pages = (cache.features_page(run, ids=of_page, limit=pager.size)[0] for run in runs)
+        described = sorted(chain(*pages), key=lambda row: row["max_peak"] or 0.0)
+        by_feature = {row["feature"]: row for row in described}  # where it peaks highest
         rows = [{**by_feature[i], "n_samples": int(n_samples[i])} for i in of_page]
         rows = [{**row, "asked": "gap" if row["feature"] in asked else "no"} for row in rows]
         rows = with_names(stores(), anchor, rows, run=shows)
@@ -191,7 +205,8 @@ if feature is not None and (facts := cache.feature(after, feature)) is not None:
     shows = after if facts["label"] else before
     heading = headline(anchor, feature, shows)
     st.subheader(heading, anchor=False, help=doubt(anchor, feature))
-    for column, run in zip(st.columns(2, gap="medium"), (before, after), strict=True):
+    shown = tuple(dict.fromkeys((before, after, *added)))
+    for column, run in zip(st.columns(len(shown), gap="medium"), shown, strict=True):
         with column.container(border=True):
             st.markdown(f"**{plain(names[run])}**")
             spans = cache.spans(run, feature, "top")[:5]

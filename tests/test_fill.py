@@ -1,11 +1,14 @@
 """fac.questions.fill: a pool of nine rows for the gaps of the toy, by eye."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from fac.config import MeasureSpec
 from fac.errors import InputError
+from fac.measure import measure
 from fac.questions import fill as questions
 from fac.questions.catalogue import default_dataset, measured
 from fac.questions.comparison import Comparison
@@ -13,6 +16,7 @@ from fac.questions.fill import DRAWS, Budget, fill, publish
 from fac.store import open_stores
 from fac.store.cache import build
 from fac.store.runs import Runs
+from tests.lexicon import LexiconEncoder
 from tests.test_comparison import made
 from tests.test_gaps import MISSING
 from tests.toy import ANCHOR, SEED, WORDS, publish_activations, toy_workspace
@@ -40,6 +44,16 @@ POOL = [
 ]
 
 PYTHON, FUNCTION, LOOP, RIVER, MOUNTAIN, TRAIN = MISSING
+
+
+def measured_again(stores, dataset):
+    """The measure of a dataset run, as the toy's own are."""
+    spec = MeasureSpec(dataset=dataset, model="toy", layer=1, sae="toy")
+    (sae,) = stores.runs.list("sae")
+    about = {"encoder": LexiconEncoder(*WORDS), "sae_run": sae.run, "progress": lambda *_: None}
+    run = measure(spec, runs=stores.runs, **about)
+    build(stores.runs, run, stores.runs.workspace.cache)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +210,9 @@ def test_what_was_chosen_is_nobodys_dataset_to_begin_with(tmp_path):
 
 
 def test_what_was_chosen_becomes_a_dataset_with_its_lineage(stores, run_of, comparison):
-    proposal = fill(stores, comparison, run_of("toy-pool"))
-    run = publish(stores, comparison, proposal, "filled", without=[2])
-    assert publish(stores, comparison, proposal, "filled", without=[2]) == run
+    proposal = fill(stores, comparison, run_of("toy-pool"), without=(2,))
+    run = publish(stores, comparison, proposal, "filled")
+    assert publish(stores, comparison, proposal, "filled") == run
     facts = stores.runs.manifest(run).facts
     assert (facts.name, facts.n_samples, facts.kind) == ("filled", 2, "fill")
     rows = stores.runs.table(run, "samples").to_pylist()
@@ -207,5 +221,55 @@ def test_what_was_chosen_becomes_a_dataset_with_its_lineage(stores, run_of, comp
     lineage = json.loads(rows[1]["meta"])["fill"]
     assert (lineage["fills"], lineage["sample"]) == ([TRAIN], 3)
     assert lineage["dataset"] == comparison.dataset and WORDS[TRAIN] == "train"
+    purpose = questions.purpose_of(stores, run)
+    assert purpose[1:] == (comparison.anchor, comparison.dataset, [*MISSING[:4], TRAIN])
+    assert (
+        questions.purpose_of(stores, stores.runs.manifest(comparison.dataset).facts.dataset) is None
+    )
+    nothing = fill(stores, comparison, run_of("toy-pool"), without=(8, 2, 3))
     with pytest.raises(InputError, match="no row to write"):
-        publish(stores, comparison, proposal, "filled", without=[8, 2, 3])
+        publish(stores, comparison, nothing, "filled")
+
+
+def test_every_figure_is_of_the_rows_that_are_left(stores, run_of, comparison):
+    """Without the row that fires four gaps, what remains are 7 tokens: of random rows 5 to 11."""
+    whole = fill(stores, comparison, run_of("toy-pool"))
+    rest = fill(stores, comparison, run_of("toy-pool"), without=(8, 77))
+    assert [(row.sample, row.fills) for row in rest.rows] == [
+        (2, [RIVER, MOUNTAIN]),
+        (3, [TRAIN]),
+    ]
+    assert rest.chosen == (2, 7, 0, 3) and rest.left == [PYTHON, FUNCTION, LOOP]
+    assert rest.random.high.tokens <= 11 < 12 <= whole.random.low.tokens
+    assert rest.random.mean.gaps < whole.random.mean.gaps
+    assert (rest.asked, rest.possible) == (whole.asked, whole.possible)
+    assert np.isnan(rest.share) and whole.rows[1].fills == [MOUNTAIN]
+    assert fill(stores, comparison, run_of("toy-pool"), without=(77,)) == whole
+
+
+def test_a_row_shows_a_gap_and_does_not_make_it_common(tmp_path):
+    """Most of the anchor's chats are about code: one row of nine tokens more, and it is still
+    certain that code is too rare; what is measured of the rows says the same."""
+    samples = {"toy-codes": ANCHOR + ANCHOR[12:18] * 6, "toy-seed": SEED * 2, "toy-pool": POOL}
+    stores = open_stores(toy_workspace(tmp_path, samples=samples), remember=False)
+    codes, seed, pool = (stores.runs.resolve("measure", name) for name in samples)
+    comparison = Comparison(codes, seed)
+    proposal = fill(stores, comparison, pool)
+    assert proposal.chosen.certain == proposal.asked.certain == 3
+    assert proposal.certain == (3, 0, 3)
+    words = "3 of 3 certain gaps stay certain (3 under-represented)"
+    assert proposal.certain.words() == words
+    assert fill(stores, comparison, pool, without=(8, 0, 1)).certain == (3, 3, 0)
+    run = measured_again(stores, publish(stores, comparison, proposal, "filled"))
+    together = replace(comparison, added=(run,))
+    assert questions.certain_together(stores, together) == proposal.certain
+    possible = fill(stores, comparison, pool, features=(RIVER,))
+    assert possible.certain == (0, 0, 0)
+    assert "None of these gaps of toy-seed is certain" in questions.certain_words(
+        stores, comparison, possible.certain
+    )
+    assert questions.Certain(71, 2, 1).words() == (
+        "3 of 71 certain gaps stay certain (2 absent and 1 under-represented)"
+    )
+    assert questions.Certain(1, 0, 0).words() == "none of 1 certain gap stays certain"
+    stores.cache.close()

@@ -80,16 +80,18 @@ def test_a_family_is_filled_from_a_pool(place, chromium, tmp_path):
         field.press("Tab")
         settle(page)
         page.get_by_role("button", name="Make a dataset of 1 row and measure it").click()
-        expect(page.get_by_text("filled is being measured")).to_be_visible()
-        page.wait_for_timeout(1000)
-        runs = Runs(place)
-        for _ in range(60):
-            if any(each.facts.name == "filled" for each in runs.list("measure")):
-                break
-            page.wait_for_timeout(500)
-
-        visit(page, f"{address}/compare?{VIEW}&before=toy-seed&after=filled", "Compare")
+        expect(page.get_by_text("is being measured; then this says")).to_be_visible()
+        # The page runs anew when the job ends, and says what became of the rows.
+        link = page.get_by_role("link", name="Compare before and after")
+        expect(link).to_be_visible(timeout=3 * PATIENCE)
+        settle(page)
+        link.click()
+        arrived("Compare")
         sentence = "One family shows more than before: “" + TRAVEL + "” 0 → 2 of 3"
         expect(page.get_by_text(sentence)).to_be_visible(timeout=PATIENCE)
         gained = page.get_by_test_id("stMetric").filter(has_text="Gained")
         expect(gained.get_by_test_id("stMetricValue")).to_have_text("2")
+        lost = page.get_by_test_id("stMetric").filter(has_text="Lost")
+        expect(lost.get_by_test_id("stMetricValue")).to_have_text("0")
+        expect(page.get_by_role("combobox", name="Together with")).to_be_visible()
+        assert "with=toy-seed" in page.url

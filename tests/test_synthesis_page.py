@@ -824,12 +824,12 @@ def test_other_pages_lead_to_how_a_dataset_was_made(done):
     together = metrics(at)
     assert together["FAC"] == share(toy.fac_of(8, 10))
     assert (together["Gained"], together["Lost"]) == ("4", "0")
-    (toggle,) = [each for each in at.toggle if each.label.startswith("Together")]
-    toggle.set_value(False)
-    alone = metrics(ran(at.run()))
+    (picker,) = [each for each in at.selectbox if each.label == "Together with"]
+    assert picker.value == "toy-seed"
+    alone = metrics(ran(picker.set_value("").run()))
     assert alone["Gained"] == "4" and int(alone["Lost"]) > 0
     at = opened("compare", before="toy-seed", after="toy-anchor")
-    assert not [each for each in at.toggle if each.label.startswith("Together")]
+    assert [each.value for each in at.selectbox if each.label == "Together with"] == [""]
     assert not any("was made" in label for label in links(at))
 
 

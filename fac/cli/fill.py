@@ -21,7 +21,17 @@ from fac.cli.frame import LISTED, Answer, QuestionOptions, command, listing, out
 from fac.errors import InputError
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import names
-from fac.questions.fill import Budget, Figures, Fill, as_lines, fill, publish, samples_at
+from fac.questions.fill import (
+    Budget,
+    Certain,
+    Figures,
+    Fill,
+    as_lines,
+    certain_words,
+    fill,
+    publish,
+    samples_at,
+)
 from fac.questions.fill_spans import FillSpan, fill_spans
 from fac.questions.spare import Spare, SpareRow, spare, spare_rows
 from fac.store import Stores
@@ -77,7 +87,7 @@ def fill_(
     if jsonl:
         frame.write_lines(jsonl, as_lines(stores, comparison, answer))
     data: dict[str, Any] = {
-        name: part._asdict() if isinstance(part, Figures) else part
+        name: part._asdict() if isinstance(part, Figures | Certain) else part
         for name, part in answer._asdict().items()
     }
     data["random"] = {name: part._asdict() for name, part in answer.random._asdict().items()}
@@ -118,6 +128,7 @@ def fill_(
         out.print(table)
         if answer.rows:
             out.print(_rows_table(stores, comparison.anchor, answer, spans))
+        out.print(escape(certain_words(stores, comparison, answer.certain)), soft_wrap=True)
         for line in _about(answer, out_, run):
             out.print(escape(line), soft_wrap=True, highlight=False)
 

@@ -8,8 +8,8 @@ that the dataset or the anchor has already, or nearly, are left out and counted.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -19,10 +19,12 @@ from fac.config import IngestSpec, digest
 from fac.datasets import json_line
 from fac.errors import InputError
 from fac.families import of_most
-from fac.questions.catalogue import CHOSEN, Row
+from fac.questions.catalogue import CHOSEN, Row, kind_of
 from fac.questions.comparison import Comparison, must_match, name_of, settings_in_words
 from fac.questions.families import families_run, names_by_feature
-from fac.questions.gap_evidence import BADGES, evidence_of
+from fac.questions.firing import content_tokens
+from fac.questions.gap_evidence import BADGES, KINDS, certain_features, certain_with, evidence_of
+from fac.schema import EVERY_ROLE
 from fac.selection import Rows, Selection, greedy, greedy_in_passes, random_rows
 from fac.store import Stores, samples
 from fac.store.memo import remembered_for_good
@@ -73,12 +75,33 @@ class FillRow(NamedTuple):
 
 class Figures(NamedTuple):
     """What a choice of rows amounts to. A gap is filled where as many of them fire it as are asked
-    for."""
+    for: it gets its rows, which does not make it common."""
 
     rows: float
     tokens: float
     certain: float
     gaps: float
+
+
+class Certain(NamedTuple):
+    """What becomes of certain gaps as rows are added to the dataset."""
+
+    gaps: int
+    """That were certain."""
+    absent: int
+    """Of these still certain, and fired by no sample."""
+    under: int
+    """Of these still certain, and fired by too few."""
+
+    def words(self) -> str:
+        """How many stay certain, as a clause."""
+        n = self.absent + self.under
+        of = f"of {self.gaps:,} certain gap{'' if self.gaps == 1 else 's'}"
+        if not n:
+            return f"none {of} stays certain"
+        kinds = zip((self.absent, self.under), KINDS, strict=True)
+        which = " and ".join(f"{number:,} {kind}" for number, kind in kinds if number)
+        return f"{n:,} {of} {'stays' if n == 1 else 'stay'} certain ({which})"
 
 
 class Random(NamedTuple):
@@ -104,8 +127,12 @@ class Fill(NamedTuple):
     random: Random
     left: list[int]
     """Gaps that are not filled, certain ones first: what is to be written."""
+    certain: Certain
+    """What the rows make of the certain gaps, by their counts of these gaps alone: what is
+    measured of the rows may move a few."""
     share: float
-    """At least so much of the best choice within the budget, certain gaps before others."""
+    """At least so much of the best choice within the budget, certain gaps before others; NaN where
+    a person dropped rows."""
     passes: int
     """How often the pool was read to choose: 1 where it is in memory."""
     overlaps: int
@@ -123,14 +150,35 @@ def fill(
     pool: str,
     budget: Budget = Budget(),
     features: tuple[int, ...] | None = None,
+    without: tuple[int, ...] = (),
 ) -> Fill:
     """The rows of a measured pool that fill the gaps of a comparison, or those of `features` among
-    them; gaps that the anchor itself barely shows are left out.
+    them; gaps that the anchor itself barely shows are left out. Nothing is chosen anew for rows
+    that a person dropped, `without`: all figures are of the others, random rows of as many tokens
+    beside them.
 
     Greedy, certain gaps before others; per row, or under a number of tokens per token (see
     fac.selection for what that guarantees). Raises InputError for a pool of another encoder, one
     without samples or with none that could be taken, no gaps, and features that are none.
     """
+    proposal, ground = _proposed(stores, comparison, pool, budget, features)
+    rows = [row.sample for row in proposal.rows if row.sample not in without]
+    if len(rows) == len(proposal.rows):
+        return proposal
+    gaps = _gaps(stores, comparison, features)
+    outcome = _outcome(stores, comparison, pool, budget, gaps, ground, rows)
+    return proposal._replace(**outcome, share=math.nan)
+
+
+@remembered_for_good
+def _proposed(
+    stores: Stores,
+    comparison: Comparison,
+    pool: str,
+    budget: Budget,
+    features: tuple[int, ...] | None,
+) -> tuple[Fill, _Ground]:
+    """What `fill` proposes, and what its figures rest on."""
     must_match(stores, replace(comparison, dataset=pool, added=()))
     dataset, anchor = name_of(stores, *comparison.runs), name_of(stores, comparison.anchor)
     name, n_rows = name_of(stores, pool), int(stores.cache.summary(pool)["n_samples"])
@@ -157,45 +205,109 @@ def fill(
         different |= {*fresh} - {*copies}
         free[copies] = False
         near += len(copies)
-    chosen = np.zeros(n_rows, bool)
-    chosen[selection.rows] = True
-    total = int(source.tokens[chosen].sum())
-    draws = [random_rows(source.tokens, total, free, seed) for seed in range(DRAWS)]
-    choices = [free, chosen, *draws]
-    counts, fires = source.look_through(choices, selection.rows)
-    filled = counts >= budget.per_feature
-    figures = [
-        Figures(
-            float(rows.sum()),
-            float(source.tokens[rows].sum()),
-            float((gaps.certain & each).sum()),
-            float(each.sum()),
-        )
-        for rows, each in zip(choices, filled, strict=True)
-    ]
-    taken = zip(selection.rows.tolist(), selection.adds, strict=True)
-    rows = [
-        FillRow(row, int(source.tokens[row]), gaps.ids(adds), gaps.ids(fires[row]))
-        for row, adds in taken
-    ]
-    return Fill(
+    rows = selection.rows.tolist()
+    drawn = random_choices(source.tokens, int(source.tokens[rows].sum()), free)
+    of_pool, fires = source.look_through(
+        free, np.union1d(np.array(rows, int), np.concatenate(drawn))
+    )
+    ground = _Ground(free, source.tokens, fires)
+    outcome = _outcome(stores, comparison, pool, budget, gaps, ground, rows)
+    proposal = Fill(
         pool=pool,
-        rows=rows,
         asked=Figures(
             n_rows, int(source.tokens.sum()), int(gaps.certain.sum()), len(gaps.features)
         ),
-        possible=figures[0],
-        chosen=figures[1],
-        random=Random(
-            *(Figures(*map(float, over(figures[2:], axis=0))) for over in (np.mean, np.min, np.max))
-        ),
-        left=gaps.ids(np.flatnonzero(~filled[1])),
+        possible=_figures(ground, gaps, budget, np.flatnonzero(free), of_pool),
         share=selection.share,
         passes=selection.passes,
         overlaps=overlaps,
         near_copies=near,
-        note=_note(stores, comparison, pool, gaps, overlaps, near, figures[1]),
+        note=_note(stores, comparison, pool, gaps, overlaps, near, len(rows)),
+        **outcome,
     )
+    return proposal, ground
+
+
+class _Ground(NamedTuple):
+    """What the figures of a proposal rest on, whichever of its rows a person drops."""
+
+    free: np.ndarray
+    """Rows of the pool that may be taken: bool `[n_rows]`."""
+    tokens: np.ndarray
+    """int64 `[n_rows]`."""
+    fires: dict[int, np.ndarray]
+    """Which gaps a row fires, of those that are proposed and those that are drawn at random."""
+
+    def counts(self, rows: Sequence[int], n_gaps: int) -> np.ndarray:
+        """How many of these rows fire each gap: int64 `[n_gaps]`."""
+        none = np.zeros(0, np.int64)
+        fired = np.concatenate([none, *(self.fires[row] for row in rows)])
+        return np.bincount(fired, minlength=n_gaps)
+
+
+def random_choices(tokens: np.ndarray, total: int, free: np.ndarray) -> list[np.ndarray]:
+    """DRAWS choices of random rows with about so many tokens, always the same: those of fewer
+    tokens are among those of more."""
+    masks = (random_rows(tokens, total, free, seed) for seed in range(DRAWS))
+    return [np.flatnonzero(mask) for mask in masks]
+
+
+def _figures(
+    ground: _Ground, gaps: _Gaps, budget: Budget, rows: np.ndarray, counts: np.ndarray
+) -> Figures:
+    """Of these rows, which fire each gap so often."""
+    filled = counts >= budget.per_feature
+    tokens = ground.tokens[rows].sum()
+    return Figures(
+        float(len(rows)), float(tokens), float((gaps.certain & filled).sum()), float(filled.sum())
+    )
+
+
+def _outcome(
+    stores: Stores,
+    comparison: Comparison,
+    pool: str,
+    budget: Budget,
+    gaps: _Gaps,
+    ground: _Ground,
+    rows: list[int],
+) -> dict[str, Any]:
+    """All of a Fill that depends on which rows of the pool are taken, in this order."""
+    demand, taken = np.full(len(gaps.features), budget.per_feature), []
+    for row in rows:
+        fires = ground.fires[row]
+        adds = fires[demand[fires] > 0]
+        demand[adds] -= 1
+        taken.append(FillRow(row, int(ground.tokens[row]), gaps.ids(adds), gaps.ids(fires)))
+    counts = ground.counts(rows, len(gaps.features))
+    total = int(ground.tokens[rows].sum())
+    drawn = [
+        _figures(ground, gaps, budget, each, ground.counts(each.tolist(), len(gaps.features)))
+        for each in random_choices(ground.tokens, total, ground.free)
+    ]
+    return {
+        "rows": taken,
+        "chosen": _figures(ground, gaps, budget, np.array(rows, int), counts),
+        "random": Random(
+            *(Figures(*map(float, over(drawn, axis=0))) for over in (np.mean, np.min, np.max))
+        ),
+        "left": gaps.ids(np.flatnonzero(counts < budget.per_feature)),
+        "certain": _certain_with(stores, comparison, pool, gaps, counts, total),
+    }
+
+
+def _certain_with(
+    stores: Stores, comparison: Comparison, pool: str, gaps: _Gaps, counts: np.ndarray, tokens: int
+) -> Certain:
+    """What becomes of the certain gaps with rows of so many tokens that fire each gap so often."""
+    if comparison.role != EVERY_ROLE:  # tokens by row are of all roles: each has the pool's share
+        of_role, every = (
+            content_tokens(stores, (pool,), role) for role in (comparison.role, EVERY_ROLE)
+        )
+        tokens = round(tokens * of_role / every) if every else 0
+    stays, shown = certain_with(stores, comparison, gaps.features, counts, tokens)
+    stays &= gaps.certain
+    return Certain(int(gaps.certain.sum()), int((stays & ~shown).sum()), int((stays & shown).sum()))
 
 
 class _Gaps(NamedTuple):
@@ -287,16 +399,14 @@ class _Pool:
             yield first, block
 
     def look_through(
-        self, choices: Sequence[np.ndarray], rows: np.ndarray
+        self, free: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        """How many samples of each choice, bool `[n_rows]`, fire each gap, int64 `[choices,
-        gaps]`; and which gaps each of these rows fires."""
-        counts = np.zeros((len(choices), len(self._features)), np.int64)
-        fires = {}
+        """How many of the free samples, bool `[n_rows]`, fire each gap, int64 `[gaps]`; and which
+        gaps each of these rows fires."""
+        counts, fires = np.zeros(len(self._features), np.int64), {}
         for first, block in self.blocks():
             beyond = first + block.n_rows
-            for number, choice in enumerate(choices):
-                counts[number] += block.counts(choice[first:beyond])
+            counts += block.counts(free[first:beyond])
             feature, begin = block.by_row()
             for row in rows[(rows >= first) & (rows < beyond)].tolist():
                 fires[row] = feature[begin[row - first] : begin[row - first + 1]]
@@ -325,29 +435,24 @@ def _near_copies(stores: Stores, pool: str, rows: list[int], others: Sequence[st
     return sorted(map(int, leaks.candidates))
 
 
-def filled_without(
-    stores: Stores,
-    comparison: Comparison,
-    proposal: Fill,
-    budget: Budget,
-    without: Collection[int],
-) -> Figures:
-    """What the proposed rows do, less those that a person dropped: nothing is chosen anew."""
-    rows = [row for row in proposal.rows if row.sample not in without]
-    counts = Counter(gap for row in rows for gap in row.fires)
-    filled = {gap for gap, n in counts.items() if n >= budget.per_feature}
-    gaps = _gaps(stores, comparison, None)
-    certain = {*gaps.features[gaps.certain].tolist()}
-    tokens = sum(row.tokens for row in rows)
-    return Figures(len(rows), tokens, len(filled & certain), len(filled))
-
-
 def samples_at(
     stores: Stores, measure: str, rows: Sequence[int], columns: Sequence[str] | None = None
 ) -> dict[int, Row]:
     """Samples of a measured dataset by their number, with these columns of schema.SAMPLES."""
     dataset = stores.runs.manifest(measure).facts.dataset
     return samples.samples_at(stores.runs, dataset, rows, columns)
+
+
+def certain_words(stores: Stores, comparison: Comparison, certain: Certain) -> str:
+    """That a row does not close a gap, and how many certain ones stay so with the rows, as a
+    sentence."""
+    dataset = name_of(stores, *comparison.runs)
+    if not certain.gaps:
+        return f"None of these gaps of {dataset} is certain: chance can explain them."
+    return (
+        f"One row shows a gap and does not make it common: with these rows in {dataset}, "
+        f"{certain.words()}."
+    )
 
 
 def _note(
@@ -357,7 +462,7 @@ def _note(
     gaps: _Gaps,
     overlaps: int,
     near: int,
-    chosen: Figures,
+    n_chosen: int,
 ) -> str:
     dataset, anchor, name = (
         name_of(stores, *runs) for runs in (comparison.runs, (comparison.anchor,), (pool,))
@@ -369,29 +474,22 @@ def _note(
     }
     parts = [f"{what} ({n:,})" for what, n in left_out.items() if n]
     notes = [f"Left out: {', '.join(parts)}."] if parts else []
-    if not chosen.rows:
+    if not n_chosen:
         n = len(gaps.features)
         gap = "the only gap" if n == 1 else f"any of the {n:,} gaps"
         notes.append(f"No row of {name} that may be taken fires {gap}.")
     return " ".join(notes)
 
 
-def publish(
-    stores: Stores,
-    comparison: Comparison,
-    proposal: Fill,
-    name: str,
-    without: Sequence[int] = (),
-) -> str:
-    """The id of the dataset run of the proposed rows, less those that a person dropped, to be
-    measured and compared like any other. What the pool says of a row stays with it; `fill` in its
-    `meta` says which gaps it fills and fires, of which families and which comparison, and where it
-    stood in the pool.
+def publish(stores: Stores, comparison: Comparison, proposal: Fill, name: str) -> str:
+    """The id of the dataset run of the proposed rows, to be measured and compared like any other.
+    What the pool says of a row stays with it; `fill` in its `meta` says which gaps it fills and
+    fires, of which families and which comparison, and where it stood in the pool.
 
     Raises InputError where no row is left, and for a name that no dataset can have.
     """
     content = []
-    for sample, lineage in _content(stores, comparison, proposal, without):
+    for sample, lineage in _content(stores, comparison, proposal):
         meta = {**json.loads(sample["meta"] or "{}"), "fill": lineage}
         content.append({**sample, "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True)})
     source = stores.runs.manifest(proposal.pool).facts
@@ -405,30 +503,24 @@ def publish(
     )
 
 
-def as_lines(
-    stores: Stores, comparison: Comparison, proposal: Fill, without: Sequence[int] = ()
-) -> Iterator[str]:
-    """The proposed rows, less those that a person dropped, as JSON lines: messages, label where
-    there is one, and `fill`, as in the `meta` of what `publish` makes. Raises InputError where no
-    row is left."""
-    for sample, lineage in _content(stores, comparison, proposal, without):
+def as_lines(stores: Stores, comparison: Comparison, proposal: Fill) -> Iterator[str]:
+    """The proposed rows as JSON lines: messages, label where there is one, and `fill`, as in the
+    `meta` of what `publish` makes. Raises InputError where no row is left."""
+    for sample, lineage in _content(stores, comparison, proposal):
         label = {} if sample["label"] is None else {"label": sample["label"]}
         yield json_line({"messages": sample["messages"], **label, "fill": lineage})
 
 
-def _content(
-    stores: Stores, comparison: Comparison, proposal: Fill, without: Sequence[int]
-) -> list[tuple[Row, Row]]:
-    """Of each row that is left its sample, and why it is taken."""
-    rows = [row for row in proposal.rows if row.sample not in {*without}]
-    if not rows:
+def _content(stores: Stores, comparison: Comparison, proposal: Fill) -> list[tuple[Row, Row]]:
+    """Of each row its sample, and why it is taken."""
+    if not proposal.rows:
         raise InputError("There is no row to write: take another pool, or a larger budget.")
     source = stores.runs.manifest(proposal.pool).facts
-    chosen = samples_at(stores, proposal.pool, [row.sample for row in rows])
+    chosen = samples_at(stores, proposal.pool, [row.sample for row in proposal.rows])
     grouped = families_run(stores, comparison)
     families = names_by_feature(stores, grouped) if grouped else None
     content: list[tuple[Row, Row]] = []
-    for row in rows:
+    for row in proposal.rows:
         sample = chosen[row.sample]
         lineage = {
             "pool": source.dataset,
@@ -445,3 +537,37 @@ def _content(
         }
         content.append((sample, lineage))
     return content
+
+
+class Purpose(NamedTuple):
+    """What rows of a pool were chosen for."""
+
+    pool: str
+    """Dataset run."""
+    anchor: str
+    """Measure runs of the anchor and of the dataset that has the gaps."""
+    dataset: str
+    gaps: list[int]
+    """That the rows fill, ascending."""
+
+
+@remembered_for_good
+def purpose_of(stores: Stores, run: str) -> Purpose | None:
+    """What the rows of a dataset run were chosen for; None where they were not chosen to fill
+    gaps."""
+    if kind_of(stores, run) != CHOSEN:
+        return None
+    metas = map(json.loads, stores.runs.table(run, "samples", ["meta"])["meta"].to_pylist())
+    lineages = [meta["fill"] for meta in metas]
+    gaps = sorted({gap for lineage in lineages for gap in lineage["fills"]})
+    first = lineages[0]
+    return Purpose(first["pool"], first["anchor"], first["dataset"], gaps)
+
+
+def certain_together(stores: Stores, comparison: Comparison) -> Certain:
+    """What became of the certain gaps of the dataset alone with what is added to it, as both are
+    measured."""
+    alone = replace(comparison, added=())
+    before = {gap for kind in KINDS for gap in certain_features(stores, alone, kind)}
+    after = (before.intersection(certain_features(stores, comparison, kind)) for kind in KINDS)
+    return Certain(len(before), *map(len, after))

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from fac.coverage import present
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, coverage
-from fac.questions.firing import content_tokens
+from fac.questions.firing import content_tokens, support_of
 from fac.questions.relevance import relevant_set
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
@@ -246,6 +246,28 @@ def smallest_certain(stores: Stores, comparison: Comparison) -> tuple[int, int]:
     tokens = {"anchor_tokens": basis.anchor_tokens, "dataset_tokens": basis.dataset_tokens}
     could = n_anchor[gap_test(n_anchor, np.zeros_like(n_anchor), **tokens).certain]
     return (int(could.min()), len(could)) if len(could) else (0, 0)
+
+
+def certain_with(
+    stores: Stores, comparison: Comparison, features: np.ndarray, fired: np.ndarray, tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of these features, int `[n]`, would be called certain gaps, and which would fire at
+    all, if the dataset had so many content tokens more, whose samples fire each so often: two bool
+    `[n]`. Of other features it is taken to fire no more than it does."""
+    asked, basis = _asked(stores, comparison), basis_of(stores, comparison)
+    n_anchor = stores.cache.support(comparison.anchor, *comparison.at)
+    n_dataset = support_of(stores, comparison.runs, *comparison.at)
+    n_dataset[features] += fired
+    certain = np.zeros(len(n_anchor), bool)
+    if basis.anchor_tokens and basis.dataset_tokens + tokens:
+        test = gap_test(
+            n_anchor[asked],
+            n_dataset[asked],
+            anchor_tokens=basis.anchor_tokens,
+            dataset_tokens=basis.dataset_tokens + tokens,
+        )
+        certain[asked] = test.certain
+    return certain[features], n_dataset[features] > 0
 
 
 def _reached(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from fac.manifest import SynthesisManifest
-from fac.questions.catalogue import CHOSEN, datasets, measured
+from fac.questions.catalogue import datasets, measured
 from fac.questions.comparison import Comparison
 from fac.questions.exports import revision
+from fac.questions.fill import purpose_of
 from fac.questions.results import ending, measure_of_kept, syntheses, synthesis_title
 from fac.store import Stores
-from fac.store.memo import remembered_for_good
 
 
 class Written(NamedTuple):
@@ -34,6 +33,8 @@ class Chosen(NamedTuple):
     name: str
     run: str
     """The dataset run."""
+    measure: str
+    """The newest measure of it; "" where it is not measured."""
     pool: str
     """What the pool is called."""
     rows: int
@@ -74,28 +75,20 @@ def chosen_for(stores: Stores, comparison: Comparison) -> list[Chosen]:
 def _chosen(stores: Stores, comparison: Comparison) -> Iterator[Chosen]:
     measures = measured(stores)
     for manifest in datasets(stores):
-        if manifest.facts.kind != CHOSEN:
+        purpose = purpose_of(stores, manifest.run)
+        if purpose is None:
             continue
-        about, gaps = _about(stores, manifest.run)
-        if (about["anchor"], about["dataset"]) != (comparison.anchor, comparison.dataset):
+        if (purpose.anchor, purpose.dataset) != (comparison.anchor, comparison.dataset):
             continue
         measure = next((run for run, m in measures.items() if m.facts.dataset == manifest.run), "")
-        pool = about["pool"]
+        pool = purpose.pool
         yield Chosen(
             manifest.facts.name,
             manifest.run,
+            measure,
             stores.runs.manifest(pool).facts.name if stores.runs.find(pool) else pool,
             manifest.facts.n_samples,
-            gaps,
+            len(purpose.gaps),
             measures[measure].facts.content_tokens if measure else None,
             bool(measure) and measure in comparison.added,
         )
-
-
-@remembered_for_good
-def _about(stores: Stores, run: str) -> tuple[dict[str, str], int]:
-    """The pool and the comparison that rows were chosen for, and how many gaps they were for."""
-    metas = map(json.loads, stores.runs.table(run, "samples", ["meta"])["meta"].to_pylist())
-    lineages = [meta["fill"] for meta in metas]
-    gaps = {gap for lineage in lineages for gap in lineage["fills"]}
-    return {name: lineages[0][name] for name in ("anchor", "dataset", "pool")}, len(gaps)

@@ -63,12 +63,6 @@ def synthesis_behind(stores: Stores, dataset: str) -> str | None:
     return source if stores.cache.ready(source) else None
 
 
-def was_made_for(stores: Stores, measure: MeasureManifest, dataset: str) -> bool:
-    """Whether what a measure measured was synthesized for the gaps of that measured dataset."""
-    run = synthesis_behind(stores, measure.facts.dataset)
-    return run is not None and stores.runs.manifest(run).facts.dataset == dataset
-
-
 def last_synthesis(stores: Stores, dataset: str) -> SynthesisManifest | None:
     """The newest synthesis for gaps of a measured dataset."""
     manifests = syntheses(stores).values()

@@ -97,19 +97,30 @@ def warn_of_strays(manifests: Mapping[str, MeasureManifest]) -> None:
 
 
 def pick_added(
-    manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str
+    manifests: Mapping[str, MeasureManifest],
+    anchor: str,
+    dataset: str,
+    usual: str = "",
+    *,
+    of_page: bool = False,
 ) -> tuple[str, ...]:
-    """What is added to the dataset, such as samples made for it; the URL has its title."""
+    """What is added to the dataset, such as samples made for it, the `usual` run where nobody
+    chose; the URL has its title."""
     names = titles(manifests)
     others = {names[run]: run for run in comparable(manifests, anchor)}
     options = ["", *(name for name, run in others.items() if run not in (anchor, dataset))]
+    default = names.get(usual, "")
     name = st.selectbox(
         "Together with",
         options,
         format_func=lambda name: name or "nothing else",
         help="Both count as one dataset: what any of them shows is shown.",
         **param_widget(
-            "with", "", read=lambda text: names.get(text, text), valid=options.__contains__
+            "with",
+            default if default in options else "",
+            read=lambda text: names.get(text, text),
+            valid=options.__contains__,
+            of_page=of_page,
         ),
     )
     return (others[name],) if name else ()
