@@ -161,7 +161,8 @@ show_changed_families(question, second)
 left, right = st.columns(2, gap="medium")
 with left.container(border=True):
     st.markdown("**Samples that show each feature**")
-    figure = maps.support_scatter(n_before, n_after, names=(names[before], together))
+    second_name = "both together" if added == (before,) else together
+    figure = maps.support_scatter(n_before, n_after, names=(names[before], second_name))
     st.plotly_chart(
         figure,
         key="scatter",

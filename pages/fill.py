@@ -70,7 +70,7 @@ def pick_sides(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
     """The anchor and the dataset that has the gaps. Where nobody chose, they are the two oldest
     that are no additions, so that what is measured meanwhile, such as a pool that is larger than
     the anchor, changes nothing."""
-    oldest_first = dict(reversed(manifests.items()))
+    oldest_first = dict(reversed([*manifests.items()]))
     first = next(filter(is_collected, oldest_first), next(iter(oldest_first)))
     pair = [*filter(is_collected, comparable(oldest_first, first))][:2] or [first]
     corner = st.container()
