@@ -73,17 +73,24 @@ def test_texts_like_the_datasets_pass(text):
         ("Tell me about the owls there.\n#", "ends in an empty item"),
         ("Which of them are in Cork?\nA.", "ends in an empty item"),
         ("Tell me about the owls and the comets there?.", "ends in two marks"),
+        ("Tell me of the owls there, because", "ends in mid-sentence"),
+        ("and the owls are in Cork.", "begins in mid-sentence"),
         ("Tell me about the `comets of Lyon and the owls there.", "leaves code open"),
         ("Tell me about the owls there:\n- The comets of Lyon.", "ends in a list of one"),
         ("Tell me what to see there, at https://www.", "ends in a begun address"),
         ("Sentence: Tell me about the owls there.", "names a speaker"),
-        ("Tell me of the owls, the rain and...", "ends in an open mark"),
+        ("Tell me of the owls, the rain and...", "ends in dots"),
         ("Tell me about the owls.\nAssistant: They are there to see in Lyon.", "names a speaker"),
     ],
 )
 def test_fragments_are_what_no_text_of_the_dataset_is(text, odd):
     assert any(each.startswith(odd) for each in oddities(text))
     assert flaw(user(text), TIDY) == "fragment"
+
+
+@pytest.mark.parametrize("text", ["I have to go there :)", "It is there :'(", "There it is ;-)"])
+def test_a_face_ends_a_text_as_a_mark_does(text):
+    assert oddities(text) == set()
 
 
 def test_what_the_dataset_does_is_no_fragment():
@@ -118,6 +125,9 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "I have to go to Lyon.\nI have to go to Lyon.",
         "I have to see the rain, I have to see the rain, I have to see the rain there.",
         "Tell me about the owls owls owls of Ghent.",
+        "Owls: Hello Owls, Hello, Owls!",
+        "There is work for all of you who come to Cork in winter to see the storks and the comets, "
+        "and this is why they get rid of owls and get rid of owls, not of the rain.",
         "Rough ride you say, I don't wanna fly with you, I wanna fly with you, I wanna fly.",
         "I am a lost owl, I mean I am a lost stork of Ghent.",
         "Tell me about the brain injury brain injury of the owls.",

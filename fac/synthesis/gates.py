@@ -42,7 +42,7 @@ STRANGE = 0.35  # of the dataset's median share of common words: another languag
 UNKNOWN = 0.45  # and below this share of words that occur in the data at all
 FOREIGN = 0.05  # share of letters in scripts that the dataset does not write
 
-WINDOW, LEAST, DISTINCT = 50, 6, 0.75
+WINDOW, LEAST, DISTINCT = 50, 4, 0.75
 """Pairs of words looked at together, fewest that say something, and least share of different ones:
 of 8,000 real texts of chats, comments and instructions about one in a hundred has fewer."""
 
@@ -55,12 +55,25 @@ IN_A_ROW = 3  # times one word may be said in a row, less one
 
 IDIOM = 7  # letters and signs below which saying it twice is an idiom: "so so", "on and on"
 
-PHRASE, SHORT = 4, 30
-"""So many words in a row, which a text of fewer words than SHORT says once."""
+PHRASE, SHORT, SOON = 4, 30, 8
+"""So many words in a row, which a text of fewer words than SHORT says once, and no text again that
+begins within SOON words of where they began."""
+
+GOES_ON = frozenset(
+    {
+        *("a", "an", "the", "my", "your", "our", "their", "every", "and", "or", "nor", "but"),
+        *("because", "although", "unless", "whereas", "if", "whether", "than"),
+    }
+)
+"""Words that want another after them: what ends with one, without a mark, was cut."""
+
+WENT_BEFORE = frozenset({"and", "or", "nor", "but", "because", "than", "whose"})
+"""Words that want others before them: what begins with one in lower case was cut."""
 
 _OPEN_END = frozenset(",;:-–—([{“‘„«/\\&+=<*_|…")
 _BAD_START = frozenset(",.;:!?)]}…-–—/\\|&%+=~>»”’'")
-_EMOTICON = re.compile(r"[:;=8xX]['’]?-?[()\[\]{}]+|[()\[\]{}]+-?['’]?[:;=](?!\w)")
+_EMOTICON = re.compile(r"[:;=8xX]['’]?-?[()\[\]{}/\\]+(?!\w)|[()\[\]{}]+-?['’]?[:;=](?!\w)")
+_MASKED = re.compile(r"\w*[*#]{2,}$")  # a word that is not said
 _LISTED = re.compile(r"(?:^|\s)\w{1,3}$")  # what stands before the bracket of an item's number
 _ITEM = re.compile(r"^[-*•] ", re.M)
 _GLUED = re.compile(r"[a-z]{2}[?!][A-Z][a-z]|\b[a-z]{3,}\.[A-Z][a-z]+\b(?![.(/@\w])")
@@ -170,7 +183,7 @@ def edges_of(texts: Sequence[str]) -> Edges:
         return Edges()
     odd = Counter(name for text in texts for name in oddities(text))
     least = HABIT * len(texts)
-    ends = ("ends in a word", "ends in an open mark", "ends in an empty item")
+    ends = ("ends in a word", "ends in an open mark", "ends in dots", "ends in an empty item")
     return Edges(odd["begins in lower case"] < least, all(odd[end] < least for end in ends))
 
 
@@ -221,7 +234,7 @@ def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
 LOOPS = frozenset(
     {
         *("few pairs of words", "a sentence again", "words again", "a phrase again"),
-        *("a word in a row", "a phrase in a row"),
+        *("a word in a row", "a phrase in a row", "a phrase soon again"),
     }
 )
 """The oddities that are loops; the others are those of fragments."""
@@ -256,17 +269,23 @@ def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
         yield "begins in lower case"
     if text[0] in _BAD_START and not (_ITEM.match(text) and len(_ITEM.findall(text)) > 1):
         yield "begins with a mark"
-    if not text[0].isupper() and words(text[:80])[:1] and words(text[:80])[0] in never_first:
+    first = words(text[:80])[:1]
+    if not text[0].isupper() and first and first[0] in never_first | WENT_BEFORE:
         yield "begins in mid-sentence"
 
 
 def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
-    open_end = (text.rstrip(_CLOSING) or text)[-1] in _OPEN_END or text.endswith("...")
+    *_, last = ["", *_EMOTICON.finditer(text)]
+    if last and last.end() == len(text):  # ends what was said, as a mark does
+        return
+    dots = text.endswith(("...", "…"))
     if _EMPTY_ITEM.search(text):
         yield "ends in an empty item"
-    elif open_end:
+    elif dots:
+        yield "ends in dots"
+    elif (text.rstrip(_CLOSING) or text)[-1] in _OPEN_END and not _MASKED.search(text):
         yield "ends in an open mark"
-    elif text[-1].isalnum():
+    elif text[-1].isalnum() or _MASKED.search(text):
         yield "ends in a word"
     if _BEGUN_ADDRESS.search(text):
         yield "ends in a begun address"
@@ -274,9 +293,9 @@ def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
         yield "ends in two marks"
     if _LIST_OF_ONE.search(text):
         yield "ends in a list of one"
-    if text[-1].isalnum() or text[-1] in _OPEN_END or text.endswith("..."):
+    if text[-1].isalnum() or text[-1] in _OPEN_END or dots:
         spoken = words(text[-80:])
-        if spoken and spoken[-1] in never_last:
+        if spoken and spoken[-1] in never_last | (frozenset() if dots else GOES_ON):
             yield "ends in mid-sentence"
 
 
@@ -309,7 +328,7 @@ def _unbalanced(text: str, pair: str) -> bool:
 
 def _loops(text: str) -> Iterator[str]:
     spoken = words(text)
-    pairs = [*zip(spoken, spoken[1:], strict=False)]
+    pairs = [pair for pair in pairwise(spoken) if not "".join(pair).isdigit()]
     for start in range(0, max(1, len(pairs) - WINDOW + 1), WINDOW // 2):
         window = pairs[start : start + WINDOW]
         if len(window) >= LEAST and len({*window}) < DISTINCT * len(window):
@@ -328,6 +347,12 @@ def _loops(text: str) -> Iterator[str]:
     twice = (match[1] for match in _TWICE.finditer(text))
     if any(len(phrase) >= IDIOM and not _JOINING.search(phrase) for phrase in twice):
         yield "a phrase in a row"
+    begins: dict[Gram, int] = {}
+    for i in range(len(spoken) - PHRASE + 1):
+        phrase = spoken[i : i + PHRASE]
+        if i - begins.get(phrase, -SOON - 1) <= SOON and not "".join(phrase).isdigit():
+            yield "a phrase soon again"
+        begins[phrase] = i
     if len(spoken) < SHORT:
         phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
         if any(n > 1 and not "".join(each).isdigit() for each, n in phrases.items()):
