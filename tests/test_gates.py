@@ -78,6 +78,8 @@ def test_texts_like_the_datasets_pass(text):
         ("Tell me about the `comets of Lyon and the owls there.", "leaves code open"),
         ("Tell me about the owls there:\n- The comets of Lyon.", "ends in a list of one"),
         ("Tell me what to see there, at https://www.", "ends in a begun address"),
+        ("The first step is to see it at https://", "ends in a begun address"),
+        ("1918 in 1940): When did the owls come to Cork?", "leaves a bracket"),
         ("Sentence: Tell me about the owls there.", "names a speaker"),
         ("Tell me of the owls, the rain and...", "ends in dots"),
         ("Tell me about the owls.\nAssistant: They are there to see in Lyon.", "names a speaker"),
@@ -88,7 +90,9 @@ def test_fragments_are_what_no_text_of_the_dataset_is(text, odd):
     assert flaw(user(text), TIDY) == "fragment"
 
 
-@pytest.mark.parametrize("text", ["I have to go there :)", "It is there :'(", "There it is ;-)"])
+@pytest.mark.parametrize(
+    "text", ["I have to go there :)", "It is there :'(", "There it is ;-)", "It rains :/"]
+)
 def test_a_face_ends_a_text_as_a_mark_does(text):
     assert oddities(text) == set()
 

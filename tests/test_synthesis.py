@@ -754,17 +754,19 @@ def test_steering_pushes_along_the_feature_by_its_usual_peak(world):
     assert world.runs.find(run)
 
 
-def test_after_four_texts_of_a_gap_words_alone_the_measured_model_is_pushed(world):
-    run = world.pairs(ScriptedWriter(says))
+def test_samples_of_the_measured_model_are_pushed_whatever_the_method_and_pairs_are_not(world):
+    directions, first = np.eye(5, 4, dtype=np.float32), ScriptedWriter(says)
+    pairs = PairsSpec(anchor=world.anchor, dataset=world.dataset, features=GAPS)
+    run = world.make_pairs(pairs, first, direction=lambda f: directions[f])
+    assert first.requests and not any(request.steer for request in first.requests)
     world.approve(run, 3)
     (row,) = world.approved(run)
-    directions = np.eye(5, 4, dtype=np.float32)
     spec = SynthesizeSpec(pairs=run, approved=(row["pair"],), candidates=6, strength=2.0)
     for method in ("two-step", "one-step", "random", "words"):
         writer = ScriptedWriter(says)
         world.make(replace(spec, method=method), writer, direction=lambda f: directions[f])
-        pushed = [request.steer is not None for request in writer.requests]
-        assert pushed == [False] * 4 + [True] * 2, method
+        assert len(writer.requests) == 6, method
+        assert all(request.steer for request in writer.requests), method
     # no direction is at hand where another model writes; a server knows none
     other, server = ScriptedWriter(says), ScriptedWriter(says, "server")
     world.make(replace(spec, seed=1), other)

@@ -72,8 +72,11 @@ WENT_BEFORE = frozenset({"and", "or", "nor", "but", "because", "than", "whose"})
 
 _OPEN_END = frozenset(",;:-–—([{“‘„«/\\&+=<*_|…")
 _BAD_START = frozenset(",.;:!?)]}…-–—/\\|&%+=~>»”’'")
-_EMOTICON = re.compile(r"[:;=8xX]['’]?-?[()\[\]{}/\\]+(?!\w)|[()\[\]{}]+-?['’]?[:;=](?!\w)")
-_MASKED = re.compile(r"\w*[*#]{2,}$")  # a word that is not said
+_EMOTICON = re.compile(
+    r"[:;=8xX]['’]?-?[()\[\]{}]+|(?<!\w)[:;=]['’]?-?[/\\](?!\S)"
+    r"|(?<!\S)[()\[\]{}]+-?['’]?[:;=](?!\w)"
+)
+_NOT_OPEN = re.compile(r"[)\]}\"'];$|(?P<word>\w*[*#]{2,}$)")  # a line of code, a masked word
 _LISTED = re.compile(r"(?:^|\s)\w{1,3}$")  # what stands before the bracket of an item's number
 _ITEM = re.compile(r"^[-*•] ", re.M)
 _GLUED = re.compile(r"[a-z]{2}[?!][A-Z][a-z]|\b[a-z]{3,}\.[A-Z][a-z]+\b(?![.(/@\w])")
@@ -278,14 +281,14 @@ def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
     *_, last = ["", *_EMOTICON.finditer(text)]
     if last and last.end() == len(text):  # ends what was said, as a mark does
         return
-    dots = text.endswith(("...", "…"))
+    dots, whole = text.endswith(("...", "…")), _NOT_OPEN.search(text)
     if _EMPTY_ITEM.search(text):
         yield "ends in an empty item"
     elif dots:
         yield "ends in dots"
-    elif (text.rstrip(_CLOSING) or text)[-1] in _OPEN_END and not _MASKED.search(text):
+    elif (text.rstrip(_CLOSING) or text)[-1] in _OPEN_END and not whole:
         yield "ends in an open mark"
-    elif text[-1].isalnum() or _MASKED.search(text):
+    elif text[-1].isalnum() or (whole and whole["word"]):
         yield "ends in a word"
     if _BEGUN_ADDRESS.search(text):
         yield "ends in a begun address"

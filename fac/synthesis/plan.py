@@ -179,15 +179,10 @@ def around(tokens: Sequence[str], peak: int) -> slice:
     return slice(next(begins, first), beyond)
 
 
-Steering = Callable[[FeatureBrief, int], Steer | None]
-"""How a writer is pushed for a feature, in the gap's candidate of that number."""
-
-UNPUSHED = 4
-"""Candidates of a gap that step 2 asks a local writer for in words alone. Where four did not fill
-it the words do not lead there, and the others are pushed too, whatever the method."""
+Steering = Callable[[FeatureBrief], Steer | None]  # how a writer is pushed for a feature
 
 
-def unsteered(brief: FeatureBrief, number: int) -> None:
+def unsteered(brief: FeatureBrief) -> None:
     """For writers that are not."""
 
 
@@ -197,14 +192,13 @@ def steering(
     anchor: str,
     direction: Direction | None,
     *,
-    unpushed: int | None = None,
+    local: bool = False,
 ) -> Steering:
-    """How candidates are pushed: by a writer that steers all of them, by another local one those
-    after the first `unpushed`, or none where that is None or no decoder direction is at hand, as
-    where it is not the measured model. Raises InputError where a writer that steers has none."""
+    """How candidates are pushed: those of a writer that steers, and of every `local` one where a
+    decoder direction is at hand, which it is not where another than the measured model writes.
+    Raises InputError where a writer that steers has none."""
     kind = WRITERS[spec.writer]
-    first = 0 if kind.steers else unpushed
-    if first is None or kind.server or not spec.strength:
+    if not (kind.steers or local) or kind.server or not spec.strength:
         return unsteered
     if direction is None:
         if not kind.steers:
@@ -212,9 +206,7 @@ def steering(
         raise InputError("A steered writer needs the SAE's decoder directions; load its SAE.")
     layer = runs.manifest(anchor).facts.layer
 
-    def steer(brief: FeatureBrief, number: int) -> Steer | None:
-        if number < first:
-            return None
+    def steer(brief: FeatureBrief) -> Steer | None:
         push = np.asarray(direction(brief.feature), np.float32)
         scaled = push * np.float32(spec.strength * brief.usual_peak)
         return Steer(scaled, layer)  # on all new tokens, with the same strength
@@ -339,7 +331,7 @@ def ask_from_anchor(
                 words = drafts.candidate_prompt(spec.profile, brief.explanation, spans)
             else:
                 words = lists_of.texts(spec.profile, role, brief.explanation, spans)
-            steer, feature = steering(brief, number), brief.feature
+            steer, feature = steering(brief), brief.feature
             ask = ask_for(method, feature, number, style, words, spans, steer, role)
             ask = ask._replace(examples=exchanges(brief.uses))
             asks.append(ask._replace(explanation=brief.explanation or ""))
@@ -435,8 +427,9 @@ class Grounds(NamedTuple):
         return [ask.with_edges(edges) for ask in method.plan(self)]
 
     def steering(self) -> Steering:
-        """What the spec asks for. Raises InputError where no decoder directions are at hand."""
-        return steering(self.spec, self.runs, self.about.anchor, self.direction, unpushed=UNPUSHED)
+        """Whatever the method, a local writer is pushed along what it writes for. Raises
+        InputError where a writer that steers has no decoder directions."""
+        return steering(self.spec, self.runs, self.about.anchor, self.direction, local=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,8 +98,7 @@ def writer_form(name: str, before: Mapping[str, Any], shape: Shape | None = None
     tie["help"] = None if kind.server else "demo, a folder, a .gguf file or a hub id."
     model = second.text_input("Model", model_before.get("model", ""), **tie).strip()
     form.values |= {"writer": writer, "profile": profile, "model": model}
-    help = "Written for every gap; what does not pass is dropped with a reason. From the fifth "
-    help += "sample on, the measured model is pushed along the feature's direction too."
+    help = "Written for every gap; what does not pass is dropped with a reason."
     texts = form.before("candidates", 4)
     form.number("candidates", third, "Texts per gap", 1, 64, texts, help=help)
     if kind.steers:

@@ -200,7 +200,7 @@ def ask_from_pairs(
             else:  # nothing of them is a sentence that could be shown
                 quoted = (*asking.turned(brief.spans, number)[: asking.QUOTED - 1], pair.positive)
                 words = lists.texts(spec.profile, role, brief.explanation, quoted)
-            steer, feature = steering(brief, number), pair.feature
+            steer, feature = steering(brief), pair.feature
             ask = asking.ask_for(method, feature, number, style, words, quoted, steer, first)
             request = ask.request._replace(without=without, biases=biases)
             guide = guide and guide._replace(steer=steer)
