@@ -76,9 +76,12 @@ class Form:
         self.values[field] = column.number_input(label, *limits, **options)
 
 
-def writer_form(name: str, before: Mapping[str, Any], shape: Shape | None = None) -> Form:
+def writer_form(
+    name: str, before: Mapping[str, Any], shape: Shape | None = None, *, pushed: bool = False
+) -> Form:
     """Draws who writes what, and how: the fields of a WriteSpec, as in the spec `before` until
-    somebody changes them; without one the samples have the `shape` of the dataset."""
+    somebody changes them; without one the samples have the `shape` of the dataset. `pushed` is
+    whether the measured model is, however it is called."""
     form = Form(name, before)
     writer = st.segmented_control(
         "Writer",
@@ -91,7 +94,8 @@ def writer_form(name: str, before: Mapping[str, Any], shape: Shape | None = None
         **form.tie("writer"),
     )
     model_before, kind = inherited(before, writer), WRITERS[writer]
-    profile, (second, third, *more) = _profile(form, shape, kind.steers)
+    steers = kind.steers or (pushed and not kind.server)
+    profile, (second, third, *more) = _profile(form, shape, steers)
     # Another kind of writer means another model: its field is another one.
     tie = form.tie("model server" if kind.server else "model here")
     tie["placeholder"] = "the name the server knows" if kind.server else "the measured model"
@@ -101,8 +105,8 @@ def writer_form(name: str, before: Mapping[str, Any], shape: Shape | None = None
     help = "Written for every gap; what does not pass is dropped with a reason."
     texts = form.before("candidates", 4)
     form.number("candidates", third, "Texts per gap", 1, 64, texts, help=help)
-    if kind.steers:
-        help = "Of steering, in units of the feature's usual peak in the anchor."
+    if steers:
+        help = "Of steering, in units of the feature's usual peak in the anchor; 0 pushes nothing."
         strength = form.before("strength", 1.0)
         form.number("strength", more.pop(), "Strength", 0.0, 20.0, strength, help=help, step=0.25)
     if kind.server:
@@ -268,7 +272,7 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
     """Draws the settings of a synthesis from these pairs, as they were for the pairs until somebody
     changes them. Raises InputError for settings that cannot be."""
     before = stores().runs.manifest(run).spec.as_json()
-    form = writer_form(f"synthesis {run}", before)
+    form = writer_form(f"synthesis {run}", before, pushed=True)
     if lacks_model(form):
         st.stop()
     first, second, third, _ = st.columns(4)

@@ -3,5 +3,8 @@
 from fac.generator.writer import WriterKind
 
 WRITER = WriterKind(
-    title="The same, steered", preference=2, open=lambda spec, means: means.local(spec), steers=True
+    title="The same, steered from step 1 on",
+    preference=2,
+    open=lambda spec, means: means.local(spec),
+    steers=True,
 )
