@@ -27,6 +27,8 @@ HABIT, FAULT = 0.01, 0.02
 """An oddity that at least this share of the dataset's texts have is a habit of theirs; what no text
 should do, FAULTS, must be more frequent to be one."""
 
+MOSTLY = 0.5  # share of the dataset's texts whose beginning and end what is written keeps to
+
 RANGE = (0.01, 0.99)  # quantiles of the dataset that length and loss have to lie between
 FEW = 20  # texts of a role below which a dataset has no norms of its own
 MOST = 2000  # texts that norms are taken from
@@ -70,6 +72,8 @@ GOES_ON = frozenset(
 WENT_BEFORE = frozenset({"and", "or", "nor", "but", "because", "than", "whose"})
 """Words that want others before them: what begins with one in lower case was cut."""
 
+SMALL = "begins in lower case"
+
 _OPEN_END = frozenset(",;:-–—([{“‘„«/\\&+=<*_|…")
 _BAD_START = frozenset(",.;:!?)]}…-–—/\\|&%+=~>»”’'")
 _EMOTICON = re.compile(
@@ -100,7 +104,7 @@ _CLOSING = "\"'”’)]"
 class RoleNorms(NamedTuple):
     """What one role's texts are like."""
 
-    habits: frozenset[str] = frozenset({"begins in lower case", "ends in a word"})
+    habits: frozenset[str] = frozenset({SMALL, "ends in a word"})
     never_first: frozenset[str] = frozenset()  # words that begin no sentence
     never_last: frozenset[str] = frozenset()
     common: frozenset[str] = frozenset()  # words of the language
@@ -181,13 +185,14 @@ def sampled(chats: Sequence[Chat], n: int) -> list[Chat]:
 
 
 def edges_of(texts: Sequence[str]) -> Edges:
-    """What all of them but a few keep to, HABIT; nothing where there are fewer than FEW."""
+    """What most of them keep to, nothing where there are fewer than FEW: a small model that may end
+    anywhere does so in the middle."""
     if len(texts) < FEW:
         return Edges()
-    odd = Counter(name for text in texts for name in oddities(text))
-    least = HABIT * len(texts)
-    ends = ("ends in a word", "ends in an open mark", "ends in dots", "ends in an empty item")
-    return Edges(odd["begins in lower case"] < least, all(odd[end] < least for end in ends))
+    ends = {"ends in a word", "ends in an open mark", "ends in dots", "ends in an empty item"}
+    odd = [oddities(text) for text in texts]
+    small, open_ended = (sum(bool(o & names) for o in odd) for names in ({SMALL}, ends))
+    return Edges(*(n < (1 - MOSTLY) * len(texts) for n in (small, open_ended)))
 
 
 def flaw(
@@ -269,7 +274,7 @@ def oddities(
 
 def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
     if text[0].islower():
-        yield "begins in lower case"
+        yield SMALL
     if text[0] in _BAD_START and not (_ITEM.match(text) and len(_ITEM.findall(text)) > 1):
         yield "begins with a mark"
     first = words(text[:80])[:1]
