@@ -186,7 +186,10 @@ def show_figures(proposal: Fill, budget: Budget, comparison: Comparison) -> None
         ("Tokens", f"{figures.tokens:,.0f}", "Content tokens of these rows.", None),
     ]
     each = "a row" if budget.per_feature == 1 else f"{budget.per_feature:,} rows"
-    for label, name in (("Certain gaps", "certain"), ("Gaps", "gaps")):
+    labels = {"certain": "Certain gaps", "gaps": "Gaps"}
+    for name, label in labels.items():
+        if not getattr(there_are, name):  # the caption says so
+            continue
         mean, low, high, of, most = (
             getattr(part, name)
             for part in (random.mean, random.low, random.high, there_are, proposal.possible)

@@ -21,6 +21,7 @@ def test_rows_of_a_pool_fill_gaps_and_become_a_dataset(place):
     answer = fac(*FILL, "--out", "filled", "--json", workspace=place).json
     assert [row["sample"] for row in answer["rows"]] == [8, 2, 3]
     assert answer["chosen"] == {"rows": 3, "tokens": 16, "certain": 0, "gaps": 6}
+    assert answer["certain"] == {"gaps": 0, "absent": 0, "under": 0}
     assert answer["random"]["low"]["gaps"] < answer["random"]["mean"]["gaps"] < 6
     (manifest,) = place.runs.glob(f"dataset/{answer['run']}/manifest.json")
     assert json.loads(manifest.read_text())["facts"]["n_samples"] == 3
@@ -35,6 +36,7 @@ def test_people_read_rows_tokens_and_what_chance_does(place):
         "python",
         "for synthesis: 1.",
         "at least 83%",
+        "None of these gaps of toy-seed is certain: in a dataset of its size chance can",
     ):
         assert words in answer.out
     assert "Left out: samples of toy-pool that toy-seed or toy-anchor has too (2)" in answer.out

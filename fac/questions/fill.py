@@ -448,7 +448,10 @@ def certain_words(stores: Stores, comparison: Comparison, certain: Certain) -> s
     sentence."""
     dataset = name_of(stores, *comparison.runs)
     if not certain.gaps:
-        return f"None of these gaps of {dataset} is certain: chance can explain them."
+        return (
+            f"None of these gaps of {dataset} is certain: in a dataset of its size chance can "
+            "explain them. Measure more of it to see which are real."
+        )
     return (
         f"One row shows a gap and does not make it common: with these rows in {dataset}, "
         f"{certain.words()}."
