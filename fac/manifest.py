@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fac import config
@@ -82,6 +83,12 @@ class MeasureFacts(Facts):
     features_fired: int = 0
     seconds: float = 0.0
     tokens_per_second: float = 0.0
+
+    @property
+    def sae_name(self) -> str:
+        """What people call the SAE: of a folder or a file the last part of its path."""
+        is_path = self.sae.startswith(("/", ".", "~"))
+        return (PurePath(self.sae).name if is_path else self.sae) or self.encoder
 
 
 @dataclass(frozen=True, kw_only=True)

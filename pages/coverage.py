@@ -42,6 +42,8 @@ PAGE = {"title": "Coverage", "section": "Measure", "icon": "donut_large", "order
 
 SOME_PAIRS, MOST_PAIRS = 10, 2000  # gaps that pairs are proposed for, and may be asked for
 
+EVIDENCE = 700  # pixels of what is shown of one gap
+
 KIND = """
 **Absent**: no sample of the dataset shows it; these are F_miss.
 
@@ -360,7 +362,8 @@ def evidence(comparison: Comparison, row: Row) -> None:
     sae = catalogue.sae_of(stores(), manifests[anchor])
     facts = cache.feature(anchor, feature, sae_run=sae)
     assert facts is not None, "a gap is a feature of the anchor"
-    with st.container(border=True):
+    # As high as the list beside it: what comes below the two would be far away, and not seen.
+    with st.container(border=True, height=EVIDENCE):
         st.markdown(f"#### {headline(anchor, feature)}", help=doubt(anchor, feature))
         with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
             icon, colour = BADGE_LOOKS[row["badge"]]

@@ -245,7 +245,7 @@ def next_steps(
             {**view, "badge": BADGES[not counts.certain]},
         )
         explains = bool(explained(stores(), anchor))
-        if explains and (step := synthesis_step(anchor, dataset, view)):
+        if explains and (step := synthesis_step(anchor, dataset, counts.certain, view)):
             yield step
         yield Step(
             "Review what the gaps are called" if explains else "Explain the gaps",
@@ -290,16 +290,18 @@ def samples_step(manifest: SynthesisManifest) -> Step | None:
     )
 
 
-def synthesis_step(anchor: str, dataset: str, view: dict[str, str]) -> Step | None:
+def synthesis_step(anchor: str, dataset: str, n_certain: int, view: dict[str, str]) -> Step | None:
     """Pairs, their approval, the synthesis from them, or a look through what it kept, whichever is
-    next; None after that."""
+    next; None after that, and where no gap is certain that pairs could be begun for."""
     runs = stores().runs
     pairs: list[PairsManifest] = runs.list(PairsSpec.step)
     of_both = (m.run for m in pairs if (m.inputs.anchor, m.inputs.dataset) == (anchor, dataset))
     run = next(of_both, None)
+    if run is None and not n_certain:
+        return None
     if run is None:
         return Step(
-            "Write pairs for the gaps",
+            "Write pairs for the certain gaps",
             "A text that fires each gap beside the most similar one that stays silent; you "
             "approve them before anything is written from them.",
             ":material/compare:",

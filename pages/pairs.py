@@ -8,7 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 from fac.config import PairsSpec
 from fac.manifest import MeasureManifest
 from fac.questions import pairs, results
-from fac.questions.catalogue import comparable, default_dataset, measured
+from fac.questions.catalogue import comparable, measured
 from fac.questions.comparison import Comparison, coverage
 from fac.questions.explanations import explain_runs
 from fac.questions.families import families_run, few_of_each, gap_families, gaps_to_fill
@@ -25,7 +25,7 @@ from fac.ui.pickers import (
     comparison_in_url,
     gaps_in_words,
     pick_anchor,
-    pick_run,
+    pick_dataset,
     stop_if_nothing_measured,
     warn_of_strays,
 )
@@ -270,8 +270,7 @@ def ask(features_text: str, manifests: Mapping[str, MeasureManifest]) -> None:
     with right:
         anchor = pick_anchor("Shown by the anchor", manifests)
     with left:
-        usual = default_dataset(stores(), manifests, anchor)
-        dataset = pick_run("Missing in", "dataset", manifests, usual)
+        dataset = pick_dataset("Missing in", manifests, anchor)
     if dataset == anchor or dataset not in comparable(manifests, anchor):
         words = "Choose a dataset other than the anchor, measured with the same model and SAE."
         st.warning(words, icon=":material/link_off:")

@@ -6,7 +6,7 @@ from streamlit.delta_generator import DeltaGenerator
 from fac.config import ExplainSpec, digest, model_scores
 from fac.manifest import SynthesisManifest
 from fac.questions import results
-from fac.questions.catalogue import default_dataset, measured, titles
+from fac.questions.catalogue import measured, titles
 from fac.questions.explanations import explained
 from fac.questions.gap_evidence import gap_features
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
@@ -199,8 +199,7 @@ with row:
         st.toggle("Look before you read", key="look first", persist_state="session", help=help)
     with st.popover("Which features", icon=":material/tune:"):
         anchor = pickers.pick_anchor("Explained in", manifests)
-        usual = default_dataset(stores(), manifests, anchor)
-        dataset = pickers.pick_run("Dataset", "dataset", manifests, usual)
+        dataset = pickers.pick_dataset("Dataset", manifests, anchor)
         which = choice("Features", tuple(WHICH), "which", names=WHICH)
         every = False
         if kind == "explanation":

@@ -108,6 +108,13 @@ def test_a_lasso_takes_what_lies_under_it_drawn_or_not(session):
     assert line_below(session).startswith(f"{N:,} features")
 
 
+def test_what_a_click_and_a_lasso_do_is_said_above_the_map(session):
+    session.open("features", "only=all")
+    (words,) = [text for text in session.texts if "touch_app" in text]
+    assert "**Click**" in words and "**lasso**" in words and "families" in words
+    assert f"Page 1 of {-(-N // 50)}" in session.texts
+
+
 def test_a_point_opens_its_feature(session):
     session.open("features", "only=all")
     session.choose("map", points=[{"customdata": 7, "x": 1, "y": 0}])

@@ -21,6 +21,7 @@ from fac.errors import InputError, RunNotFound
 from fac.interpret import grouping
 from fac.jobs.steps import Steps
 from fac.questions.comparison import Comparison
+from fac.questions.explanations import names
 from fac.questions.families import families_run, families_spec, gap_families, gaps_of_family
 from fac.questions.feature_map import (
     STANDINGS,
@@ -483,34 +484,33 @@ def page(stores, monkeypatch, **view):
     return at
 
 
-def section(at):
-    return next(each for each in at.expander if each.label.startswith("Families"))
-
-
 def test_the_page_offers_to_group_and_shows_what_the_worker_made(toy, monkeypatch):
     stores, comparison = toy
     at = page(stores, monkeypatch, threshold="0.375")
-    button = next(each for each in section(at).button if each.label == "Group the gaps")
+    button = next(each for each in at.button if each.label == "Group the gaps")
     button.click().run()
     announced = ["Grouping the features of the anchor into families"]
     assert [toast.value for toast in at.toast] == announced and not at.run().toast
     (job,) = [job for job in stores.queue.jobs() if job.step == "families"]
     spec = families_spec(Comparison(comparison.anchor, comparison.dataset, threshold=0.375))
     assert job.spec == spec.as_json()
-    waiting = section(at).get("progress")[0]
+    (waiting,) = at.main.get("progress")
     assert waiting.proto.text == "Group and lay out the features of anchor · waiting"
     monkeypatch.setattr(grouping, "family_names", lambda *_: ["<b>*x*", "y"])
     grouped(stores, spec)
-    families_, gaps = section(page(stores, monkeypatch, threshold="0.375")).dataframe
+    _, families_, gaps = page(stores, monkeypatch, threshold="0.375").dataframe
+    first = {name: values[0] for name, values in families_.value.to_dict("list").items()}
     assert families_.value["family_name"].tolist() == ["y", "<b>*x*"]
-    assert families_.value["n_covered"].tolist() == ["1 of 2", "1 of 2"]
+    called = names(stores, comparison.anchor, [8, 6])
+    assert (first["size"], first["certain"], first["lacks"]) == (2, 2, ", ".join(called.values()))
+    assert (first["missing"], first["under"]) == (1, 1)
     assert gaps.value["feature"].tolist() == [8, 6]
     home = AppTest.from_file(str(REPOSITORY / "app.py"), default_timeout=60)
     home.query_params.update({"anchor": "anchor", "dataset": "dataset", "threshold": "0.375"})
     home.run()
     assert any("certain gaps lie in 2 families" in each.value for each in home.caption)
-    opened = section(page(stores, monkeypatch, threshold="0.375", family="0"))
-    assert opened.dataframe[1].value["feature"].tolist() == [1]
+    opened = page(stores, monkeypatch, threshold="0.375", family="0")
+    assert opened.dataframe[2].value["feature"].tolist() == [1]
     assert any(r"**\<b\>\*x\***" in each.value for each in opened.markdown)
 
 

@@ -11,7 +11,13 @@ from fac.config import REPOSITORY, Workspace
 from fac.errors import InputError
 from fac.questions import opinion as module
 from fac.questions.comparison import Comparison
-from fac.questions.opinion import counterpart, others_of, second_opinion
+from fac.questions.opinion import (
+    commands,
+    counterpart,
+    other_called,
+    others_of,
+    second_opinion,
+)
 from fac.schema import Activations
 from fac.store import open_stores
 from fac.store.cache import build
@@ -123,7 +129,7 @@ def test_noise_has_no_opinion_and_a_weak_match_is_said_first(stores, comparison)
     opinion = opinion_of(stores, comparison, noise)
     assert opinion.matching.every == (0, 4) and opinion.no_opinion == 3
     assert np.isnan(opinion.share.value)
-    assert opinion.headline == "None of the 3 certain gaps has a second opinion."
+    assert opinion.headline == "The other SAE has no opinion of any of the 3 certain gaps."
     assert opinion.note.startswith("The match is weak: 0.0% of the features have a partner")
 
 
@@ -200,6 +206,24 @@ def test_without_another_sae_the_command_says_what_to_do(stores, comparison):
     assert "No other SAE has measured both" in answer.err and "train-sae" in answer.err
 
 
+def test_the_way_to_a_second_opinion_is_a_command_to_copy(stores, comparison):
+    assert commands(stores, comparison) == [
+        "python -m fac train-sae texts.jsonl --out my-sae --seed 1",
+        "python -m fac measure anchor --sae my-sae",
+        "python -m fac measure data --sae my-sae",
+    ]
+    publish(stores, "two", {"anchor": THERE["anchor"]})
+    assert commands(stores, comparison) == ["python -m fac measure data --sae two"]
+
+
+def test_the_other_run_may_be_named_as_the_anchor_is(stores, comparison):
+    other, _ = publish(stores, "two", THERE)
+    assert other_called(stores, comparison, "anchor") == other
+    publish(stores, "three", THERE)
+    with pytest.raises(InputError, match="anchor was measured with more than one SAE"):
+        other_called(stores, comparison, "anchor")
+
+
 def page(comparison, **view):
     app = AppTest.from_file(str(REPOSITORY / "app.py"), default_timeout=60)
     about = {"anchor": comparison.anchor, "dataset": comparison.dataset, "threshold": "0.0"}
@@ -217,7 +241,9 @@ def section(app):
 def test_the_page_asks_when_it_is_told_to(stores, comparison, monkeypatch):
     monkeypatch.setenv("FAC_WORKSPACE", str(stores.runs.workspace.root))
     monkeypatch.setattr("fac.jobs.worker.start_worker", lambda _: None)
-    assert any("Train another" in each.value for each in section(page(comparison)).caption)
+    alone = section(page(comparison))
+    assert [each.value.splitlines() for each in alone.code] == [commands(stores, comparison)]
+    assert "Train one with another seed" in alone.markdown[0].value
     publish(stores, "two", THERE)
     app = page(comparison)
     (ask,) = section(app).button
@@ -229,6 +255,8 @@ def test_the_page_asks_when_it_is_told_to(stores, comparison, monkeypatch):
     assert [metrics[each] for each in ("Confirmed", "Not confirmed", "No opinion")] == ["1"] * 3
     (gaps,) = section(app).dataframe
     assert gaps.value["second"].tolist() == ["confirmed", "not confirmed", "no opinion"]
+    assert gaps.value["partner_n_anchor"].isna().tolist() == [False, False, True]
+    assert gaps.proto.placeholder == "–", "nothing there is no None"
 
 
 def test_the_benchmark_counts_by_levels_of_r(stores, comparison):

@@ -21,6 +21,7 @@ SAMPLES = {
     "part": ANCHOR[:3] + ANCHOR[-3:],
     "mixed": (*SEED * 8, [{"role": "user", "content": "I like python"}]),
     "kitchens": SEED[:5] * 2,
+    "tilted": ANCHOR[:12] * 4 + ANCHOR[12:13],
     "mute": [[{"role": "user", "content": ""}]],
 }
 """Eight times the toy's texts, so that something is certain, and short ones, where nothing is."""
@@ -100,6 +101,25 @@ def test_a_dataset_too_small_for_anything_to_be_certain_says_so(ask):
         "Add samples before acting on a gap."
     )
     assert ", as much as random text of its size would: none of its 4" in ask("part").headline
+
+
+def test_within_what_chance_gives_is_said_before_what_to_do(stores, ask):
+    """tilted is nearly all kitchens: river, mountain and train are missing for certain, and which
+    of the others it shows depends on one chat."""
+    assert ask("part").advice.startswith(
+        "Its coverage is within what chance gives, so nothing here asks to be filled. Only 10"
+    )
+    runs = (stores.runs.resolve("measure", name) for name in ("broad", "tilted"))
+    interval, yardstick, _ = certainty(stores, Comparison(*runs))
+    assert interval.value == 0.7 < yardstick.low <= yardstick.median <= interval.high
+    headline, advice, counts = ask("tilted")
+    assert ", as much as random text of its size would:" in headline
+    assert counts.certain and advice.startswith(
+        f"Its coverage as a whole is within what chance gives, but the {counts.certain} certain "
+        "gaps are not: act on these. "
+    )
+    assert "Begin with the 3 absent ones" in advice
+    assert "chance" not in ask("narrow").advice
 
 
 def test_where_only_common_features_could_be_certain_it_says_how_common(stores, ask):

@@ -271,6 +271,10 @@ def test_home_says_where_things_stand(toy):
     assert "Read the 6 possible gaps of toy-seed" in words(at)
 
 
+def test_home_proposes_pairs_only_where_a_gap_is_certain(explained):
+    assert "Write pairs" not in words(opened("home", threshold="0"))
+
+
 def test_home_counts_at_the_threshold_that_was_chosen(toy):
     at = opened("home", threshold="1.2")
     assert metrics(at)["Missing"] == "2"

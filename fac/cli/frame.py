@@ -27,6 +27,7 @@ from fac.config import Spec, Workspace
 from fac.errors import Cancelled, GateFailed, InputError
 from fac.executor import Where, choose_executor
 from fac.jobs.steps import Steps
+from fac.questions.catalogue import runs_alike
 from fac.questions.comparison import Comparison, clear_firing
 from fac.questions.relevance import EVERY_FEATURE, read_relevance, relevance_runs
 from fac.schema import EVERY_ROLE
@@ -125,11 +126,10 @@ class QuestionOptions:
         """The question of coverage about measured datasets of these names, with the caches that
         answer it.
 
-        Raises InputError for what names no measure, a threshold that is no number, and whatever
+        Raises InputError as `runs_alike` does, for a threshold that is no number, and whatever
         `read_relevance` refuses.
         """
-        names = (anchor, dataset, *(added or ()))
-        anchor, dataset, *others = (stores.runs.resolve("measure", name) for name in names)
+        anchor, dataset, *others = runs_alike(stores, (anchor, dataset, *(added or ())))
         judged = relevance_runs(stores.runs, anchor).get(self.relevant)
         build_caches(stores, [anchor, dataset, *others, *filter(None, [judged])])
         threshold = read_threshold(stores, anchor, self.threshold)

@@ -22,9 +22,11 @@ from fac.questions.opinion import (
     Matching,
     Opinion,
     Rate,
+    commands,
     counterpart,
     counterpart_runs,
     named,
+    other_called,
     others_of,
     second_opinion,
 )
@@ -47,13 +49,14 @@ def second_opinion_(
     if other is None:
         runs = others_of(stores, comparison)
         if not runs:
+            lines = ", then ".join(f"`{line}`" for line in commands(stores, comparison))
             raise InputError(
-                f"No other SAE has measured both {options.anchor} and {options.dataset}: `fac "
-                "train-sae` makes one, `fac measure --sae` measures both with it."
+                f"No other SAE has measured both {options.anchor} and {options.dataset}: run "
+                f"{lines}."
             )
         run = runs[0]
     else:
-        run = stores.runs.resolve("measure", other)
+        run = other_called(stores, comparison, other)
     frame.build_caches(stores, [run, *counterpart_runs(stores, comparison, run)])
     there = counterpart(stores, comparison, run)
     with frame.progress_bar("matching features"):

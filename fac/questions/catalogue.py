@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from fac.config import IngestSpec, MeasureSpec
+from fac.errors import InputError
 from fac.manifest import DatasetManifest, MeasureFacts, MeasureManifest
+from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 
@@ -44,12 +46,77 @@ def measured(stores: Stores) -> dict[str, MeasureManifest]:
 
 
 def titles(manifests: Mapping[str, MeasureManifest]) -> dict[str, str]:
-    """What each run is called: its dataset's name, with a piece of the id where names repeat."""
-    names = [manifest.facts.name for manifest in manifests.values()]
-    return {
-        run: name if names.count(name) == 1 else f"{name} · {run.rsplit('-', 1)[1][:6]}"
-        for run, name in zip(manifests, names, strict=True)
-    }
+    """What each run is called: its dataset's name; where that repeats also what tells the runs
+    apart, such as their SAEs, and a piece of the id where nothing else does."""
+    names = {}
+    for run, manifest in manifests.items():
+        traits = _traits(manifest.facts)
+        same = [m for m in manifests.values() if m.facts.name == manifest.facts.name]
+        others = [_traits(each.facts) for each in same if each is not manifest]
+        telling = [t for i, t in enumerate(traits) if any(t != other[i] for other in others)]
+        if traits in others:
+            telling.append(run.rsplit("-", 1)[1][:6])
+        names[run] = " · ".join([manifest.facts.name, *telling])
+    return names
+
+
+def _traits(facts: MeasureFacts) -> tuple[str, ...]:
+    """What may tell measures of one dataset apart, in words."""
+    role = "all roles" if facts.role == EVERY_ROLE else f"{facts.role} alone"
+    return f"SAE {facts.sae_name}", f"layer {facts.layer}", f"model {facts.model}", role
+
+
+def runs_called(manifests: Mapping[str, MeasureManifest], text: str) -> list[str]:
+    """The runs that an id, a title or the name of a dataset may mean, newest first."""
+    if text in manifests:
+        return [text]
+    by_title = {title: run for run, title in titles(manifests).items()}
+    if text in by_title:
+        return [by_title[text]]
+    return [run for run, manifest in manifests.items() if manifest.facts.name == text]
+
+
+def run_called(manifests: Mapping[str, MeasureManifest], text: str, encoder: str = "") -> str:
+    """Of the runs that a text may mean the newest of this encoder, or else of the one that was
+    first to measure; "" where there is none."""
+    runs = runs_called(manifests, text)
+    encoders = [manifests[run].facts.encoder for run in runs]
+    if not runs:
+        return ""
+    return runs[encoders.index(encoder if encoder in encoders else encoders[-1])]
+
+
+def encoder_called(manifests: Mapping[str, MeasureManifest], texts: Iterable[str]) -> str:
+    """The encoder that measured all that these name, those at odds with what stands before them
+    left out; of several the one that was first, and "" where nothing is named."""
+    shared: list[str] = []
+    for text in texts:
+        encoders = [manifests[run].facts.encoder for run in runs_called(manifests, text)]
+        shared = [each for each in shared if each in encoders] or shared or encoders
+    return shared[-1] if shared else ""
+
+
+def runs_alike(stores: Stores, names: Sequence[str]) -> list[str]:
+    """The measure runs behind ids and names that are to be compared: of a name with several runs
+    the newest of the one encoder that measured everything named.
+
+    Raises InputError, with the runs, where several encoders did, and as Runs.resolve does.
+    """
+    same = [stores.runs.namesakes(MeasureSpec.step, name) for name in names]
+    shared = set.intersection(*({m.facts.encoder for m in each} for each in same))
+    if not shared:
+        return [stores.runs.resolve(MeasureSpec.step, name) for name in names]
+    if len(shared) > 1:
+        choices = [f"{name} is {_either(each)}" for name, each in zip(names, same, strict=True)]
+        raise InputError(
+            f"All of these were measured with {len(shared)} SAEs, so give run ids of one instead "
+            f"of names: {'; '.join(dict.fromkeys(choices))}."
+        )
+    return [next(m.run for m in each if m.facts.encoder in shared) for each in same]
+
+
+def _either(manifests: Sequence[MeasureManifest]) -> str:
+    return " or ".join(f"{each.run} (SAE {each.facts.sae_name})" for each in manifests)
 
 
 def default_anchor(stores: Stores, manifests: Mapping[str, MeasureManifest]) -> str:

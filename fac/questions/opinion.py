@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from shlex import quote
 from typing import NamedTuple
 
 import numpy as np
 
 from fac.agreement import wilson
+from fac.config import MeasureSpec
 from fac.errors import InputError
+from fac.manifest import MeasureFacts
 from fac.matching import FEWEST_SAMPLES, MATCHED, Partners, partners, shuffled
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, clear_firing, must_match, name_of, shown
@@ -138,6 +141,47 @@ def others_of(stores: Stores, comparison: Comparison) -> list[str]:
         if all(_same_by(stores, run, facts.encoder) for run in comparison.runs):
             newest[facts.encoder] = manifest.run
     return [*newest.values()]
+
+
+def commands(stores: Stores, comparison: Comparison) -> list[str]:
+    """What to run so that another SAE can be asked: training one, where none has measured the
+    anchor or the dataset, and measuring with it what it has not."""
+    facts = [stores.runs.manifest(run).facts for run in (comparison.anchor, *comparison.runs)]
+    of_model = _model_options(facts[0])
+    datasets = {each.dataset: each.name for each in facts}
+    measures: dict[str, list[MeasureFacts]] = {}
+    for manifest in stores.runs.list("measure"):
+        if manifest.facts.dataset in datasets and manifest.facts.encoder != facts[0].encoder:
+            measures.setdefault(manifest.facts.encoder, []).append(manifest.facts)
+    lines = [f"train-sae texts.jsonl --out my-sae --seed 1{of_model}"]
+    sae, done = "my-sae", set[str]()
+    if measures:
+        begun = max(measures.values(), key=lambda each: len({one.dataset for one in each}))
+        lines, sae, done = [], begun[0].sae or begun[0].sae_name, {each.dataset for each in begun}
+        of_model = _model_options(begun[0])
+    for dataset, name in datasets.items():
+        if dataset not in done:
+            lines.append(f"measure {quote(name)} --sae {quote(sae)}{of_model}")
+    return [f"python -m fac {line}" for line in lines]
+
+
+def _model_options(facts: MeasureFacts) -> str:
+    """The model and layer of a measure, as they are typed where they are not the defaults."""
+    usual = MeasureSpec(dataset="")
+    if (facts.model, facts.layer) == (usual.model, usual.layer) or not facts.model:
+        return ""
+    return f" --model {quote(facts.model)} --layer {facts.layer}"
+
+
+def other_called(stores: Stores, comparison: Comparison, name: str) -> str:
+    """The measure run that an id or a name means as another SAE's: of a name that the comparison's
+    own SAE measured too, the newest by the other. Raises InputError as Runs.resolve does."""
+    encoder = stores.runs.manifest(comparison.anchor).facts.encoder
+    same = stores.runs.namesakes("measure", name)
+    others = [manifest for manifest in same if manifest.facts.encoder != encoder]
+    if len({manifest.facts.encoder for manifest in others}) == 1:
+        return str(others[0].run)
+    return stores.runs.resolve("measure", name)
 
 
 def counterpart_runs(stores: Stores, comparison: Comparison, other: str) -> list[str]:
@@ -414,9 +458,9 @@ def _headline(opinion: Opinion) -> str:
     if not certain.n:
         return "There is no certain gap that another SAE could confirm."
     n_opinions = opinion.confirmed + opinion.not_confirmed
-    gaps = "The one certain gap" if certain.n == 1 else f"None of the {certain.n:,} certain gaps"
     if not n_opinions:
-        return f"{gaps} has {'no ' if certain.n == 1 else 'a '}second opinion."
+        gaps = "the one certain gap" if certain.n == 1 else f"any of the {certain.n:,} certain gaps"
+        return f"The other SAE has no opinion of {gaps}."
     low, high = opinion.share.low, opinion.share.high
     return (
         f"The other SAE has an opinion of {n_opinions:,} of {certain.n:,} certain gaps and "

@@ -42,7 +42,7 @@ class Outlook(NamedTuple):
     """How much is covered, what was to be expected, and what is certain to be lacking."""
 
     advice: str
-    """Why nothing is certain, where nothing is, and what to do."""
+    """Whether chance gives as much, why nothing is certain, where nothing is, and what to do."""
 
     counts: GapCounts
 
@@ -55,9 +55,14 @@ def outlook(stores: Stores, comparison: Comparison) -> Outlook:
         return Outlook(*nothing, counts)
     lacks = _lacks(stores, comparison, result, counts)
     tells = result.n_anchor > 1 and result.n_missing > 0
-    expected = _expected(certainty(stores, comparison), basis, names) if tells else ""
+    expected, chance = "", ""
+    if tells:
+        figures = certainty(stores, comparison)
+        expected = _expected(figures, basis, names)
+        chance = _about_chance(figures, basis, counts)
     headline = f"{names.dataset} {_covers(stores, comparison, result, names)}{expected}: {lacks}"
-    return Outlook(headline, _advice(stores, comparison, result, counts, basis, names), counts)
+    advice = f"{chance}{_advice(stores, comparison, result, counts, basis, names)}"
+    return Outlook(headline, advice, counts)
 
 
 class _Names(NamedTuple):
@@ -157,11 +162,38 @@ def _expected(figures: Certainty, basis: Basis, names: _Names) -> str:
     if yardstick.against == 0:
         return f", where random text of its size would cover {percent(yardstick.median)}"
     much = f"{percent(yardstick.share)} of what"
-    if yardstick.against >= yardstick.low:
-        much = "as much as" if yardstick.against <= yardstick.high else "more than"
-    if 2 * basis.dataset_tokens > basis.anchor_tokens:
+    if _within_chance(figures, basis):
+        much = "as much as"
+    elif yardstick.against > yardstick.high:
+        much = "more than"
+    if _in_parts(basis):
         return f" (parts as long as half of {names.anchor} cover {much} random text does)"
     return f", {much} random text of its size would"
+
+
+def _within_chance(figures: Certainty, basis: Basis) -> bool:
+    """Whether random text reaches as much as far as one can tell: where coverage lies among its
+    draws, or has their median in its interval."""
+    interval, yardstick = figures.interval, figures.yardstick
+    if yardstick.low <= yardstick.against <= yardstick.high:
+        return True
+    # Of parts there is no interval: that is one of all of the dataset.
+    return not _in_parts(basis) and interval.low <= yardstick.median <= interval.high
+
+
+def _in_parts(basis: Basis) -> bool:
+    """Whether the dataset is too long for random text of its size to be drawn."""
+    return 2 * basis.dataset_tokens > basis.anchor_tokens
+
+
+def _about_chance(figures: Certainty, basis: Basis, counts: GapCounts) -> str:
+    """Where coverage is within what chance gives: that it is, and what that leaves to act on."""
+    if not _within_chance(figures, basis):
+        return ""
+    if not counts.certain:
+        return "Its coverage is within what chance gives, so nothing here asks to be filled. "
+    gaps = f"the {counts.certain:,} certain gaps are" if counts.certain > 1 else "one gap is"
+    return f"Its coverage as a whole is within what chance gives, but {gaps} not: act on these. "
 
 
 def percent(share: float) -> str:

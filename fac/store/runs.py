@@ -145,14 +145,25 @@ class Runs:
     def resolve(self, step: str, name_or_id: str) -> str:
         """The id behind a run id or a name; of several runs with that name, the newest.
 
-        Raises RunNotFound with the names there are.
+        Raises RunNotFound with the names there are, and InputError for a name that was measured
+        with several SAEs: features of one are none of another.
         """
+        manifests = self.namesakes(step, name_or_id)
+        if len({getattr(each.facts, "encoder", "") for each in manifests}) > 1:
+            runs = ", ".join(f"{each.run} (SAE {each.facts.sae_name})" for each in manifests)
+            raise InputError(
+                f"{name_or_id} was measured with more than one SAE: give one of its runs instead "
+                f"of the name, {runs}."
+            )
+        return manifests[0].run
+
+    def namesakes(self, step: str, name_or_id: str) -> Manifests:
+        """Manifests of the runs behind a run id or a name, newest first. Raises RunNotFound with
+        the names there are."""
         manifests = self.list(step)
-        if any(manifest.run == name_or_id for manifest in manifests):
-            return name_or_id
-        for manifest in manifests:
-            if manifest.facts.name == name_or_id:
-                return manifest.run
+        by_id = [each for each in manifests if each.run == name_or_id]
+        if same := by_id or [each for each in manifests if each.facts.name == name_or_id]:
+            return same
         raise RunNotFound(name_or_id, sorted({m.facts.name or m.run for m in manifests}))
 
     def table(self, run_id: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:

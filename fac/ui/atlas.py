@@ -78,6 +78,12 @@ def show_map(comparison: Comparison, feature: int | None, sae: str | None) -> No
     if comparison.anchor not in comparison.runs:
         by = choice("Colours", tuple(COLOURS), "colour", names=COLOURS)
     lit = _lit(comparison, places, sae)
+    closer = " The box there looks closer." if _large(places) else ""
+    st.caption(
+        ":material/touch_app: **Click** a point and its feature opens beside the map. Take the "
+        "**lasso** from the tools at its top right and draw round some: the lists of features and "
+        f"families below show those alone.{closer}"
+    )
     st.plotly_chart(
         _drawn(comparison, run, places, by, lit, feature, window),
         key="map",
@@ -85,14 +91,10 @@ def show_map(comparison: Comparison, feature: int | None, sae: str | None) -> No
         alt="Map of the anchor's features",
         config=TOOLS,
     )
-    large = (
-        "Shades show where they crowd, points the most common of each place. A click opens one, a "
-        "box looks closer, the lasso narrows the tables."
-    )
-    small = "A click opens one, the lasso of the toolbar narrows the tables."
+    large = "Shades show where they crowd, points the most common of each place. "
     st.caption(
         "Features that fire in the same stretch of text of the anchor lie together; names are "
-        f"those of the largest families. {large if _large(places) else small} {plain(places.note)}"
+        f"those of the largest families. {large if _large(places) else ''}{plain(places.note)}"
     )
     if window or st.session_state.get("lasso") or _topic(places) is not None:
         action_button("The whole map", "zoom_out_map", _everything, type="tertiary")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from fac.questions.comparison import Comparison
+from fac.questions.explanations import names
 from fac.questions.families import (
     UNNAMED,
     call_family,
@@ -26,19 +27,34 @@ from fac.ui.views import action_button, get_param, link, param_widget, set_param
 from fac.ui.writing import question_view
 
 TITLE = "Families: which topics the gaps are about"
+NAMED = 4  # gaps of a family that the list of families names
 LONGEST = 80  # characters of a name
 CHANGED = "Families: which topics this fills"
 OF_A_CHANGE = ("family_name", "was", "is", "change")
-COLUMNS = ("family_name", "n_covered", "certain", "possible")
+COLUMNS = ("family_name", "size", "certain", "lacks", "missing", "under", "possible")
+LOOKS = {
+    "family_name": st.column_config.TextColumn(
+        "Family", width=230, help="What its features peak on."
+    ),
+    "size": st.column_config.NumberColumn(
+        "Features", width=74, format="localized", help="Of it that count and the anchor shows."
+    ),
+    "missing": st.column_config.NumberColumn(
+        "Absent", width=70, format="localized", help="Gaps that no sample of the dataset shows."
+    ),
+    "lacks": st.column_config.TextColumn(
+        "What is missing", width=400, help="Its gaps, certain ones first."
+    ),
+}
 MOST = 1000  # gaps of each family, in the field that asks for a few
-OF_A_GAP = ("feature", "name", "badge", "kind")
+OF_A_GAP = ("feature", "name", "badge", "kind", "n_anchor", "n_dataset")
 
 
 def show_families(comparison: Comparison) -> None:
-    """A section that opens: families with the most certain gaps first, each with its gaps."""
+    """A section: families with the most certain gaps first, and below them the gaps of one."""
     run = families_run(stores(), comparison)
-    opened = "family" in st.query_params
-    with st.expander(TITLE, opened, icon=":material/workspaces:"):
+    with st.container(border=True, key="families"):
+        st.subheader(TITLE, anchor=False)
         if run is None:
             offer(comparison)
             return
@@ -46,11 +62,7 @@ def show_families(comparison: Comparison) -> None:
         if result.headline:
             st.markdown(plain(result.headline))
         if result.rows:
-            left, right = st.columns([6, 5], gap="medium")
-            with left:
-                row = chosen(comparison, result.rows)
-            with right:
-                show_gaps(comparison, row)
+            show_gaps(comparison, chosen(comparison, result.rows))
         st.caption(
             plain(result.note) + " Features that fire clearly in the same samples of the anchor, "
             "more than chance makes them, are a family; its name is what they peak on."
@@ -117,22 +129,34 @@ def _how_far(number: int) -> None:
 
 
 def chosen(comparison: Comparison, families: list[Row]) -> Row:
-    """The table of families a page at a time; the one that is open."""
-    pager = Pager("families", comparison, size=20)
+    """The table of families a page at a time, over the whole width; the one that is open."""
+    pager = Pager("families", comparison, size=10)
+    page = families[pager.offset :][: pager.size]
+    gaps = [feature for row in page for feature in row["features"][:NAMED]]
+    by_feature = names(stores(), comparison.anchor, gaps)
     rows = [
         {
             **row,
             "family_name": row["name"],
-            "n_covered": f"{row['covered']:,} of {row['size']:,}",
+            "missing": row["absent"],
+            "lacks": _lacks(row["features"], by_feature),
         }
-        for row in families[pager.offset :][: pager.size]
+        for row in page
     ]
-    table(rows, COLUMNS, key="families", opens="family", id_column="family", height=390)
+    options: Row = {"key": "families", "opens": "family", "id_column": "family", "more": LOOKS}
+    table(rows, COLUMNS, height=390, **options)
     pager.draw(len(families), "family" if len(families) == 1 else "familie")
     by_number = {row["family"]: row for row in families}
     first = rows[0]["family"]
     number = get_param("family", first, read=int, valid=by_number.__contains__)
     return by_number[number]
+
+
+def _lacks(gaps: Sequence[int], by_feature: Mapping[int, str]) -> str:
+    """The first gaps of a family by name, and how many more there are."""
+    first = [by_feature[gap] or f"#{gap}" for gap in gaps[:NAMED]]
+    more = f" and {len(gaps) - NAMED:,} more" if len(gaps) > NAMED else ""
+    return ", ".join(dict.fromkeys(first)) + more
 
 
 def show_gaps(comparison: Comparison, row: Row) -> None:
@@ -146,7 +170,7 @@ def show_gaps(comparison: Comparison, row: Row) -> None:
     pager = Pager("of-family", comparison, row["family"], size=20)
     part = {**row, "features": row["features"][pager.offset :][: pager.size]}
     gaps = gaps_of_family(stores(), comparison, part)
-    table(gaps, OF_A_GAP, key="of-family", opens="gap", height=350)
+    table(gaps, OF_A_GAP, key="of-family", opens="gap", height=280)
     pager.draw(len(row["features"]), "gap")
     view = {**question_view(comparison), "families": str(row["family"])}
     with st.container(horizontal=True, gap="medium"):
@@ -219,6 +243,6 @@ def pick_few() -> int | None:
 
 def families_in_words(rows: Sequence[Row]) -> str:
     """Which families are meant, in Markdown."""
-    names = ", ".join(f"“{plain(row['name'])}”" for row in rows[:3])
+    first = ", ".join(f"“{plain(row['name'])}”" for row in rows[:3])
     more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
-    return f"Only gaps of {names}{more}."
+    return f"Only gaps of {first}{more}."

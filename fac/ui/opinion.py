@@ -9,6 +9,7 @@ from fac.questions.comparison import Comparison
 from fac.questions.opinion import (
     FREQUENT,
     Opinion,
+    commands,
     counterpart,
     counterpart_runs,
     named,
@@ -31,20 +32,18 @@ def show_opinion(comparison: Comparison) -> None:
     """Whether the SAEs that also measured both sides confirm the certain gaps, once it is asked
     for: matching takes a while."""
     with st.expander(TITLE, icon=":material/rule:"), views.guard():
-        others = [run for run in others_of(stores(), comparison) if _ready(comparison, run)]
+        measures = others_of(stores(), comparison)
+        others = [run for run in measures if _ready(comparison, run)]
         if not others:
-            st.caption(
-                "A gap may be one of the text, or an accident of one SAE. Train another with "
-                "`fac train-sae`, or take one, and measure anchor and dataset with it: then the "
-                "gaps that both see are told apart here."
-            )
+            _say_how(comparison, waits=bool(measures))
             return
-        encoders = {run: stores().cache.summary(run)["encoder"] for run in others}
+        facts = {run: stores().runs.manifest(run).facts for run in others}
+        titles = {run: f"{each.sae_name} ({each.encoder})" for run, each in facts.items()}
         other: str = others[0]
         if len(others) > 1:
-            other = st.selectbox("The other SAE", others, format_func=encoders.__getitem__)
+            other = st.selectbox("The other SAE", others, format_func=titles.__getitem__)
         else:
-            st.caption(f"The other SAE: {plain(encoders[other])}")
+            st.caption(f"The other SAE: {plain(titles[other])}")
         if views.get_param("opinion", "", valid=lambda run: run in others) != other:
             st.caption("Its features are matched over all texts, which takes up to a minute.")
             views.action_button("Ask it", "rule", views.set_param, "opinion", other)
@@ -53,6 +52,25 @@ def show_opinion(comparison: Comparison) -> None:
             there = counterpart(stores(), comparison, other)
             opinion = second_opinion(stores(), comparison, there)
         _draw(comparison, opinion)
+
+
+def _say_how(comparison: Comparison, *, waits: bool) -> None:
+    """What to do where no other SAE can be asked yet."""
+    if waits:
+        st.caption("Another SAE has measured both; its measures are being prepared for browsing.")
+        return
+    lines = commands(stores(), comparison)
+    how = (
+        "Train one with another seed on texts such as these, or name one that you have after "
+        "`--sae`, and measure both datasets with it. In a terminal:"
+        if "train-sae" in lines[0]
+        else "One has measured a part of this comparison; measure the rest with it. In a terminal:"
+    )
+    st.markdown(
+        "A gap may be one of the text, or an accident of one SAE: what a second SAE sees too is "
+        f"confirmed here. {how}"
+    )
+    st.code("\n".join(lines), language="sh")
 
 
 def _ready(comparison: Comparison, run: str) -> bool:

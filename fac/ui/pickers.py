@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -15,6 +15,10 @@ from fac.questions.catalogue import (
     comparable,
     default_anchor,
     default_dataset,
+    encoder_called,
+    measured,
+    run_called,
+    runs_called,
     titles,
 )
 from fac.questions.comparison import Comparison, clear_firing, settings_in_words, telling_threshold
@@ -34,6 +38,8 @@ ANCHOR = (
 )
 
 
+DATASET = "What the anchor's SAE has measured; for what another SAE saw, choose its anchor."
+
 RUN_PARAMS = ("dataset", "anchor", "before", "after", "with")
 """Parameters of the address that name a measured dataset."""
 
@@ -48,19 +54,32 @@ def pick_run(
     default: str,
     *,
     of_page: bool = False,
+    encoder: str = "",
     **options: Any,
 ) -> str:
-    """The id of one of the runs; the URL may hold the id or the title. What is chosen goes with a
+    """The id of one of the runs; the URL may hold its id, its title or the name of its dataset, of
+    which the measure by `encoder` is meant where there are several. What is chosen goes with a
     person from page to page, unless it is this page's alone."""
-    by_run = titles(manifests)
+    every = measured(stores())
+    names = titles(every)  # the same ones whichever runs can be chosen here
+    by_run = {run: names[run] for run in manifests}
     by_title = {title: run for run, title in by_run.items()}
+    encoder = encoder or encoder_in_url(every)
+
+    def read(text: str) -> str:
+        run = run_called(every, text, encoder)
+        if run and run not in manifests:  # another measure of that dataset may be
+            same = every[run].facts.dataset
+            run = next((each for each, m in manifests.items() if m.facts.dataset == same), run)
+        return by_run.get(run, text)
+
     if of_page:  # it begins with what is looked at on other pages
         default = by_title.get(view_param(name, ""), default)
     # The URL carries the title, which a person can read; an id is understood too.
     param = param_widget(
         name,
         by_run[default],
-        read=lambda text: by_run.get(text, text),
+        read=read,
         valid=by_title.__contains__,
         of_page=of_page,
     )
@@ -71,29 +90,70 @@ def pick_pair(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
     """The anchor and the dataset that is held against it, the dataset first on the page."""
     dataset_corner = st.container()
     anchor = pick_anchor("Against the anchor", manifests)
-    same = {run: manifests[run] for run in comparable(manifests, anchor)}
     with dataset_corner:
-        usual = default_dataset(stores(), same, anchor)
-        return anchor, pick_run("Coverage of", "dataset", manifests, usual)
+        return anchor, pick_dataset("Coverage of", manifests, anchor)
+
+
+def pick_dataset(label: str, manifests: Mapping[str, MeasureManifest], anchor: str) -> str:
+    """What is held against an anchor. Of a dataset that the anchor's SAE has measured that measure
+    is offered and no other, so who chooses an anchor of another SAE sees the same dataset by it."""
+    same = {run: manifests[run] for run in comparable(manifests, anchor)}
+    there = {manifest.facts.dataset for manifest in same.values()}
+    options = {r: m for r, m in manifests.items() if r in same or m.facts.dataset not in there}
+    usual, encoder = default_dataset(stores(), same, anchor), manifests[anchor].facts.encoder
+    run = pick_run(label, "dataset", options, usual, encoder=encoder, help=DATASET)
+    in_url = runs_called(manifests, st.query_params.get("dataset", ""))
+    if len(in_url) == 1 and in_url != [run]:
+        set_param("dataset", titles(manifests)[run])  # the address says what is shown
+    return run
+
+
+def encoder_in_url(manifests: Mapping[str, MeasureManifest]) -> str:
+    """The encoder of what the address names, and after that of what was chosen on other pages."""
+    here = [st.query_params.get(name, "") for name in RUN_PARAMS]
+    return encoder_called(manifests, [*here, *(view_param(name, "") for name in RUN_PARAMS)])
 
 
 def pick_anchor(
     label: str, manifests: Mapping[str, MeasureManifest], usual: str = "", **options: Any
 ) -> str:
-    """The anchor: as it was chosen on whatever page, else the `usual` or the default one."""
-    usual = usual or default_anchor(stores(), manifests)
+    """The anchor: as it was chosen on whatever page, else the `usual` or the default one, of the
+    SAE of what the address names."""
+    encoder, chosen = encoder_in_url(manifests), run_called(manifests, view_param("anchor", ""))
+    if chosen and "anchor" not in st.query_params and manifests[chosen].facts.encoder != encoder:
+        set_param("anchor", None)  # it was chosen for what another SAE measured
+    same = {run: each for run, each in manifests.items() if each.facts.encoder == encoder}
+    usual = usual or default_anchor(stores(), same if len(same) > 1 else manifests)
     return pick_run(label, "anchor", manifests, usual, help=ANCHOR, **options)
 
 
 def warn_of_strays(manifests: Mapping[str, MeasureManifest]) -> None:
-    """Says which datasets the address asks for that are not here: others are shown."""
-    names = titles(manifests)
+    """Says which datasets the address asks for that are not here: others are shown; and of a name
+    that was measured more than once which measure is."""
     texts = (st.query_params.get(name, "") for name in RUN_PARAMS)
+    several = []
     for text in dict.fromkeys(text for text in texts if text):
-        if text not in names and text not in names.values():
+        runs = runs_called(manifests, text)
+        if len(runs) > 1:
+            several.append(text)
+        if not runs:
             words = f"No measured dataset here is called {plain(text[:MOST])}, as the address has "
             words += "it; it may have been deleted, or lie in another workspace. Another is shown."
             st.warning(words, icon=":material/search_off:")
+    if several:
+        st.info(plain(_which_is_shown(manifests, several)), icon=":material/call_split:")
+
+
+def _which_is_shown(manifests: Mapping[str, MeasureManifest], several: Sequence[str]) -> str:
+    """Of names that were measured more than once, and how to see the other measures."""
+    names, encoder = titles(manifests), encoder_in_url(manifests)
+    shown = [run_called(manifests, text, encoder) for text in several]
+    others = [run for run in runs_called(manifests, several[-1]) if run not in shown]
+    follows = "" if st.query_params.get("anchor") in several else " or an anchor of its SAE"
+    return (
+        f"Measured more than once; shown is {' against '.join(names[run] for run in shown)}. For "
+        f"the other choose {' or '.join(names[run] for run in others)}{follows}."
+    )
 
 
 def pick_added(
@@ -106,7 +166,7 @@ def pick_added(
 ) -> tuple[str, ...]:
     """What is added to the dataset, such as samples made for it, the `usual` run where nobody
     chose; the URL has its title."""
-    names = titles(manifests)
+    names, encoder = titles(manifests), manifests[anchor].facts.encoder
     others = {names[run]: run for run in comparable(manifests, anchor)}
     options = ["", *(name for name, run in others.items() if run not in (anchor, dataset))]
     default = names.get(usual, "")
@@ -118,7 +178,7 @@ def pick_added(
         **param_widget(
             "with",
             default if default in options else "",
-            read=lambda text: names.get(text, text),
+            read=lambda text: names.get(run_called(manifests, text, encoder), text),
             valid=options.__contains__,
             of_page=of_page,
         ),
@@ -129,9 +189,7 @@ def pick_added(
 def anchor_in_url(manifests: Mapping[str, MeasureManifest], run: str) -> str:
     """The anchor of a run on a page without a picker: what was chosen on another page, where the
     run can be compared with it, else the default one."""
-    by_title = {title: each for each, title in titles(manifests).items()}
-    chosen = get_param("anchor", "", read=lambda text: titles(manifests).get(text, text))
-    anchor = by_title.get(chosen, "")
+    anchor = run_called(manifests, get_param("anchor", ""), manifests[run].facts.encoder)
     return anchor if anchor in comparable(manifests, run) else anchor_of(stores(), run)
 
 

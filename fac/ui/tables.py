@@ -110,11 +110,6 @@ _COLUMNS: dict[str, Any] = {
     "is": _text("After", width=90, help="The same afterwards."),
     "change": _text("Change", width=70),
     "family_name": _text("Family", width=190, help="What its features peak on."),
-    "n_covered": _text(
-        "Covered",
-        width=82,
-        help="Of its features, those that the dataset shows, too rarely or not.",
-    ),
     "size": _number("Features", width=74, format="localized", help="Of it that are on the map."),
     "covered": _number("Covered", width=70, format="localized", help="That the dataset shows."),
     "under": _number(
@@ -202,6 +197,7 @@ def table(
     more = more or {}
     config = {**column_config([name for name in columns if name not in more]), **more}
     options: dict[str, Any] = {"hide_index": True, "column_config": config}
+    options["placeholder"] = "–"  # where there is nothing: it would read None
     row_height = ROW_HEIGHT
     if tall:
         row_height = options["row_height"] = _fit(data, options["column_config"])
@@ -304,12 +300,14 @@ class Pager:
         self.offset = (st.session_state.get(self.key, 1) - 1) * size
 
     def draw(self, total: int, noun: str, rest: str = "") -> None:
-        """How many there are, and the numbers of the pages where there is more than one."""
+        """How many there are, and where there is more than one page which this is, and the others:
+        people take a table that they can scroll for all there is."""
         count = max(1, -(-total // self.size))
         words = f"{total:,} {noun}{'' if total == 1 else 's'} {rest}"
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(words, width="stretch")
             if count > 1:
+                st.markdown(f"Page {self.offset // self.size + 1:,} of {count:,}", width="content")
                 st.pagination(count, key=self.key)
 
 

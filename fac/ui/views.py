@@ -106,6 +106,9 @@ def get_param(
     if text is not None and text != str(view.get(key)):
         with suppress(ValueError):
             view[key] = read(text)
+    if key in view and not valid(view[key]):
+        with suppress(ValueError):  # it may go by another name by now
+            view[key] = read(str(view[key]))
     if key not in view or not valid(view[key]):
         return default
     if view[key] != default and text is None:
