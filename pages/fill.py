@@ -88,28 +88,29 @@ def is_collected(run: str) -> bool:
 
 
 def pick_pool(
-    manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str, above: DeltaGenerator
+    manifests: Mapping[str, MeasureManifest], anchor: str, dataset: str, below: DeltaGenerator
 ) -> str:
     """A measured dataset of the same encoder that rows may come from, the oldest where nobody chose
-    one; ends the page without one. Of another one in the address it is said `above` that it can be
+    one; ends the page without one. Of another one in the address it is said `below` that it can be
     none."""
     pools = {run: manifests[run] for run in comparable(manifests, anchor)}
     pools = {run: each for run, each in pools.items() if run not in (anchor, dataset)}
     if not pools:
-        views.empty(
-            "No pool yet",
-            "Add and measure a dataset that rows may be taken from: one that is larger, or of "
-            "another kind, than the one that has the gaps.",
-            icon=":material/database:",
-            page="datasets",
-            link="Add a pool",
-        )
+        with below:
+            views.empty(
+                "No pool yet",
+                "Add and measure a dataset that rows may be taken from: one that is larger, or of "
+                "another kind, than the one that has the gaps.",
+                icon=":material/database:",
+                page="datasets",
+                link="Add a pool",
+            )
         st.stop()
     names, stray = titles(manifests), st.query_params.get("pool", "")
     if stray and not {stray, names.get(stray)} & {*pools, *map(names.get, pools)}:
         why = "it is one of these two, was measured with another model or SAE, or is not here"
         words = f"Rows cannot be taken of {plain(stray[:200])}: {why}. Another pool is shown."
-        above.warning(words, icon=":material/search_off:")
+        below.warning(words, icon=":material/search_off:")
     usual = next(filter(is_collected, reversed([*pools])), [*pools][-1])
     return pick_run("Take rows of", "pool", pools, usual, of_page=True)
 
@@ -372,10 +373,10 @@ if len(manifests) == 1:
     )
     st.stop()
 warn_of_strays(manifests)
-above = st.container()
-with st.container(horizontal=True):
+sides, below = st.container(horizontal=True), st.container()
+with sides:
     anchor, dataset = pick_sides(manifests)
-    pool = pick_pool(manifests, anchor, dataset, above)
+    pool = pick_pool(manifests, anchor, dataset, below)
 settle(anchor, dataset, pool)
 with st.container(horizontal=True, vertical_alignment="bottom"):
     budget = pick_budget()
