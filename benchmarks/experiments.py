@@ -3,7 +3,8 @@
     python -m benchmarks.experiments --workspace DIR --dataset NAME --label 1 --out FILE
 
 carries out the experiments at default size, or takes those that are finished, and writes what is
-measured of each claim to FILE; `--show FILE` prints the table of it, `--page` writes the table into
+measured of each claim to FILE, beside what it has of other experiments (`--kinds preferences` takes
+a dataset of preferences); `--show FILE` prints the table of it, `--page` writes the table into
 docs/experiments.md, whose figures are those of benchmarks/experiments.json and
 benchmarks/synthesis.json and of nothing else.
 """
@@ -34,7 +35,7 @@ NOTES = "## What does not fit together in the paper"
 
 HELD, DID_NOT, CANNOT = "held", "did not", "cannot tell"
 UNMEASURED = "not measured yet"
-COMMAND = "`python -m fac experiment {} --dataset NAME --label 1`"
+COMMAND = "`python -m fac experiment {} --dataset NAME{}`"
 
 
 class Claim(NamedTuple):
@@ -70,10 +71,18 @@ CLAIMS = (
         *("rq1", "", FILLING, SHUFFLED),
     ),
     Claim(
+        "reward",
+        "RQ1",
+        "It helps reward models: 76.22 against 62.90",
+        "Pairs that fill gaps, beside random pairs; a Bradley-Terry head on the frozen model, "
+        "pairwise accuracy on held-out pairs",
+        *("preferences", "", FILLING, RANDOM),
+    ),
+    Claim(
         "other tasks",
         "RQ1",
-        "It helps reward models (76.22 against 62.90), steering (40.67 and 40.00) and instruction "
-        "following (21.26 % wins); 2,000 samples do as well as 300,000 of Magpie",
+        "It helps steering (40.67 and 40.00) and instruction following (21.26 % wins); 2,000 "
+        "samples do as well as 300,000 of Magpie",
         "Nothing here trains on these tasks yet",
     ),
     Claim(
@@ -177,16 +186,15 @@ def table(answer: Mapping[str, Any], written: Mapping[str, Any] | None) -> str:
         "",
     ]
     if answer:
-        about = answer["about"]
-        lines += [
-            f"Measured on {about['dataset']}: {about['n_rows']:,} labelled rows, "
-            f"{about['n_positive']:,} of them {about['label']!r}, {about['n_test']:,} test; "
-            f"features fire above {about['threshold']:g}; {about['draws']} draws.",
-            "",
-        ]
         for kind, words in answer["says"].items():
+            about = words["about"]
+            looks = (
+                f", {about['n_positive']:,} of them {about['label']!r}" if about["label"] else ""
+            )
             lines += [
-                f"**{kind.upper()}** {words['conclusion']} *Controls*: {words['controls']}",
+                f"**{kind.upper()}** on {about['dataset']}: {about['n_rows']:,} rows{looks}, "
+                f"{about['n_test']:,} test; features fire above {about['threshold']:.3g}; "
+                f"{about['draws']} draws. {words['conclusion']} *Controls*: {words['controls']}",
                 "",
             ]
         lines += _runs(answer["synthetic"])
@@ -201,7 +209,10 @@ def _line(claim: Claim, answer: Mapping[str, Any]) -> str:
         for row in rows
     )
     end = verdict(rows, claim.sign) if rows else UNMEASURED if claim.kind else CANNOT
-    command = COMMAND.format(claim.kind) if claim.kind else ""
+    command = ""
+    if claim.kind:
+        looks = EXPERIMENTS[claim.kind].label == "looked for"
+        command = COMMAND.format(claim.kind, " --label 1" if looks else "")
     cells = (claim.question, claim.paper, claim.here, figures, f"*{end}*", command)
     return f"| {' | '.join(cells)} |"
 
@@ -250,19 +261,27 @@ def measured(workspace: Path, dataset: str, label: str, kinds: Sequence[str], **
     place = Workspace(workspace.resolve())
     steps, stores = Steps(place), open_stores(place, remember=False)
     measure = stores.runs.resolve("measure", dataset)
-    answer: dict[str, Any] = {"about": {}, "claims": {}, "says": {}, "synthetic": []}
+    answer: dict[str, Any] = {"claims": {}, "says": {}, "synthetic": []}
     for kind in kinds:
         threshold = clear_firing(stores, measure)
-        spec = ExperimentSpec(name=kind, measure=measure, label=label, threshold=threshold, **how)
+        how["label"] = label if EXPERIMENTS[kind].label == "looked for" else ""
+        sizes = EXPERIMENTS[kind].defaults | how
+        spec = ExperimentSpec(name=kind, measure=measure, threshold=threshold, **sizes)
         run = steps.perform(spec, silent)
         facts, result = stores.runs.manifest(run).facts, finding(stores, run)
-        answer["says"][kind] = {"conclusion": result.conclusion, "controls": result.controls}
+        names = ("n_rows", "n_positive", "n_test")
+        about = {
+            "dataset": facts.name,
+            "label": spec.label,
+            "threshold": threshold,
+            "draws": spec.draws,
+            **{name: asdict(facts)[name] for name in names},
+        }
+        words = {"conclusion": result.conclusion, "controls": result.controls}
+        answer["says"][kind] = {"about": about, **words}
         answer["claims"] |= {
             claim.name: chosen(claim, result.rows) for claim in CLAIMS if claim.kind == kind
         }
-        about = {"dataset": facts.name, "label": label, "threshold": threshold, "draws": spec.draws}
-        names = ("n_rows", "n_positive", "n_test")
-        answer["about"] = about | {name: asdict(facts)[name] for name in names}
     for manifest in stores.runs.list("synthetic"):
         facts, spec = manifest.facts, manifest.spec
         answer["synthetic"].append(
@@ -295,11 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workspace", type=Path)
     parser.add_argument("--dataset", help="Measured, with labels")
     parser.add_argument("--label", default="1")
-    parser.add_argument(
-        "--kinds", nargs="+", default=[*EXPERIMENTS.names], choices=EXPERIMENTS.names
-    )
-    parser.add_argument("--draws", type=int, default=ExperimentSpec.draws)
-    parser.add_argument("--labels", type=int, nargs="+", default=[*ExperimentSpec.labels])
+    of_labels = [name for name in EXPERIMENTS if EXPERIMENTS[name].label == "looked for"]
+    parser.add_argument("--kinds", nargs="+", default=of_labels, choices=EXPERIMENTS.names)
+    parser.add_argument("--draws", type=int)
+    parser.add_argument("--labels", type=int, nargs="+")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--show", type=Path, help="What an earlier --out wrote")
     parser.add_argument("--page", action="store_true", help="Write docs/experiments.md")
@@ -310,9 +328,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.show:
         answer = read(options.show)
     elif options.workspace and options.dataset:
-        how = {"draws": options.draws, "labels": tuple(options.labels)}
+        how = {"draws": options.draws, "labels": options.labels and tuple(options.labels)}
+        how = {name: value for name, value in how.items() if value is not None}
         answer = measured(options.workspace, options.dataset, options.label, options.kinds, **how)
         if options.out:
+            earlier = read(options.out) or {"claims": {}, "says": {}}
+            for part in ("claims", "says"):
+                answer[part] = earlier[part] | answer[part]
             options.out.write_text(json.dumps(answer, indent=1) + "\n", "utf-8")
     else:
         parser.error("name --workspace and --dataset, or --show FILE, or --page")

@@ -1,4 +1,4 @@
-"""Does filling gaps help a task of one's own? Asked of labelled rows, answered with intervals."""
+"""Does filling gaps help a task of one's own? Asked of its rows, answered with intervals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,10 +38,10 @@ EARLIER = 50
 # --- before -----------------------------------------------------------------------------------
 
 
-def pick_dataset(manifests: Mapping[str, MeasureManifest]) -> str:
-    """A measured dataset whose rows are labelled; ends the page where there is none."""
-    asked = questions.askable(stores())
-    if not asked:
+def pick_dataset(manifests: Mapping[str, MeasureManifest], kind: str) -> str:
+    """A measured dataset that the experiment can be about; ends the page where there is none."""
+    mine = questions.askable(stores(), kind)
+    if not mine:
         empty(
             "No labels yet",
             "Labels say what a row is an example of, such as toxic or not. Add a file with a "
@@ -53,13 +53,37 @@ def pick_dataset(manifests: Mapping[str, MeasureManifest]) -> str:
         )
         st.stop()
     names, stray = titles(manifests), st.query_params.get("dataset", "")
-    if stray in {*names, *names.values()} - {*asked, *map(names.get, asked)}:
+    if stray in {*names, *names.values()} - {*mine, *map(names.get, mine)}:
         words = f"The rows of {plain(stray[:200])} have no labels; another dataset is shown."
         st.warning(words, icon=":material/label_off:")
-    mine = {run: each for run, each in manifests.items() if run in asked}
+    if EXPERIMENTS[kind].label != "looked for":
+        return pick_run("Dataset", "dataset", mine, next(iter(mine)))
     # One with two labels and more can answer.
     several = (run for run in mine if len(questions.labels_of(stores(), run)) > 1)
     return pick_run("Labelled dataset", "dataset", mine, next(several, next(iter(mine))))
+
+
+def pick_label(kind: Experiment, labels: Mapping[str, int]) -> str:
+    """The label of the rows that are looked for, or that one begins with; "" for any."""
+    if not kind.label or not labels:
+        return ""
+    looks = kind.label == "looked for"
+    options, usual = (
+        ([*labels], questions.usual_label(dict(labels))) if looks else (["", *labels], "")
+    )
+
+    def words(label: str) -> str:
+        return f"{clean(label)} ({counted(labels[label], 'row')})" if label else "any row"
+
+    return st.selectbox(
+        "Label that is looked for" if looks else "Begun with rows labelled",
+        options,
+        format_func=words,
+        help="Rows with it are examples of what is looked for; other labelled rows are not."
+        if looks
+        else "One begins with rows of this label alone; any may be added.",
+        **param_widget("label", usual, valid=options.__contains__, of_page=True),
+    )
 
 
 def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
@@ -68,26 +92,17 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
     tie = param_widget("kind", next(iter(kinds)), valid=kinds.__contains__, of_page=True)
     name = st.selectbox("Question", [*kinds], format_func=kinds.__getitem__, **tie)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        measure = pick_dataset(manifests)
-        labels = questions.labels_of(stores(), measure)
-        tie = param_widget(
-            "label", questions.usual_label(labels), valid=labels.__contains__, of_page=True
-        )
-        label = st.selectbox(
-            "Label that is looked for",
-            [*labels],
-            format_func=lambda each: f"{clean(each)} ({counted(labels[each], 'row')})",
-            help="Rows with it are examples of what is looked for; other labelled rows are not.",
-            **tie,
-        )
-    defaults = EXPERIMENTS[name].defaults
-    usual = ", ".join(map(str, defaults.get("labels") or questions.usual_sizes(labels)))
+        measure = pick_dataset(manifests, name)
+        label = pick_label(EXPERIMENTS[name], questions.labels_of(stores(), measure))
+    defaults, looks = EXPERIMENTS[name].defaults, EXPERIMENTS[name].label == "looked for"
+    n_rows = questions.rows_of(stores(), name, measure)
+    usual = ", ".join(map(str, defaults.get("labels") or questions.usual_sizes(n_rows)))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         sizes = st.text_input(
-            "Labelled rows to begin with",
+            "Labelled rows to begin with" if looks else "Rows to begin with",
             width=210,
-            help="What somebody has labelled already; each size is tried. As many tokens again are "
-            "then chosen by each arm.",
+            help="What somebody has already, labelled where labels are looked for; each size is "
+            "tried. Each arm then adds others.",
             **param_widget("sizes", usual, of_page=True),
         )
         counts: dict[str, Any] = {
@@ -227,6 +242,13 @@ def show_running(measure: str, jobs: list[int]) -> None:
 # --- after ------------------------------------------------------------------------------------
 
 
+def label_words(kind: Experiment, spec: ExperimentSpec) -> str:
+    """What the label of a spec says, in words."""
+    if kind.label == "looked for":
+        return f", {spec.label!r} against the rest"
+    return f", beginnings labelled {spec.label!r}" if spec.label else ""
+
+
 def show_result(manifest: Any) -> None:
     """What an experiment says: the sentence, the figure, whether to believe it, all figures."""
     spec, facts = manifest.spec, manifest.facts
@@ -239,8 +261,8 @@ def show_result(manifest: Any) -> None:
         link("fill", "Fill its gaps from a pool", dataset=name)
         st.caption(
             plain(
-                f"{kind.title} {name}, {spec.label!r} against the rest, begun with {labels} of "
-                f"{facts.n_rows:,} labelled rows, {counted(len(kind.pieces(spec)), 'piece')}, "
+                f"{kind.title} {name}{label_words(kind, spec)}, begun with {labels} of "
+                f"{facts.n_rows:,} rows, {counted(len(kind.pieces(spec)), 'piece')}, "
                 f"threshold {spec.threshold:.3g}, seed {spec.seed}."
             )
         )

@@ -66,6 +66,16 @@ def test_a_row_that_counts_twice_is_two_rows(seed):
     assert ours == pytest.approx(average_precision_score(positive[repeated], score[repeated]))
 
 
+@pytest.mark.parametrize("draws", [2, 4, 20])
+def test_few_draws_make_an_interval_no_narrower_than_they_should(draws):
+    values = np.random.default_rng(draws).normal(size=draws)
+    areas = np.repeat(values[:, None], RESAMPLES, axis=1)  # test rows matter for nothing here
+    means = Resampled(np.ones(5, bool), draws).means(areas)
+    error = values.std(ddof=1) / np.sqrt(draws)  # of a mean of independent draws
+    assert means.std() == pytest.approx(error, rel=0.07)
+    assert means.mean() == pytest.approx(values.mean(), abs=0.1 * error)
+
+
 def test_an_arm_beside_itself_differs_by_nothing_and_a_better_one_is_seen():
     rng = np.random.default_rng(0)
     positive = rng.random(120) < 0.4

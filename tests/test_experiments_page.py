@@ -147,9 +147,9 @@ def test_a_kind_is_asked_how_many_pieces_only_by_what_makes_them():
 def test_what_is_looked_for_and_how_many_begin_unless_somebody_says():
     assert questions.usual_label({"0": 270, "1": 230}) == "1"
     assert questions.usual_label({"fine": 270, "toxic": 30}) == "toxic"
-    assert questions.usual_sizes({"0": 400, "1": 100}) == (20, 50, 100)
-    assert questions.usual_sizes({"0": 100, "1": 100}) == (20,)
-    assert questions.usual_sizes({"0": 3}) == (20,)
+    assert questions.usual_sizes(500) == (20, 50, 100)
+    assert questions.usual_sizes(200) == (20,)
+    assert questions.usual_sizes(3) == (20,)
     assert questions.read_sizes("50, 20,20") == (20, 50)
 
 

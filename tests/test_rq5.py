@@ -178,22 +178,23 @@ def test_what_is_not_measured_says_so_and_what_is_stands_with_its_interval():
     row = {"outcome": "raw activations", "size": 20, "arm": controls.FILLING, "against": RANDOM}
     row |= {"difference": 0.061, "low": 0.021, "high": 0.101, "p": None}
     helps = experiments.CLAIMS[0]
+    about = {
+        "dataset": "mine",
+        "label": "1",
+        "threshold": 2.5,
+        "draws": 4,
+        "n_rows": 90,
+        "n_positive": 40,
+        "n_test": 36,
+    }
     answer = {
-        "about": {
-            "dataset": "mine",
-            "label": "1",
-            "threshold": 2.5,
-            "draws": 4,
-            "n_rows": 90,
-            "n_positive": 40,
-            "n_test": 36,
-        },
         "claims": {helps.name: experiments.chosen(helps, [row, row | {"arm": "other"}])},
-        "says": {"rq1": {"conclusion": "It helps.", "controls": "All were seen."}},
+        "says": {"rq1": {"about": about, "conclusion": "It helps.", "controls": "All were seen."}},
         "synthetic": [],
     }
     shown = experiments.table(answer, None)
     assert "raw activations, 20: +0.061 (+0.021 to +0.101) | *held* |" in shown
+    assert "**RQ1** on mine: 90 rows, 40 of them '1', 36 test;" in shown
     assert "It helps. *Controls*: All were seen." in shown
 
 

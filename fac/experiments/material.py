@@ -110,15 +110,10 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
     chats = [[{"role": m["role"], "content": m["content"]} for m in chat] for chat in messages]
     train = without_leaks(chats, test, rest)
     _must_suffice(spec, positive[train])
-    path = scratch / "states.npy"
-    if not path.exists():
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.save(file, doors.states(chats))
-        part.rename(path)
+    states = states_of(doors, chats, scratch)
     peaks = peaks_of(runs, spec.measure, rows)
     tokens = tokens_of(runs, spec.measure, n_samples)[rows]
-    pool = pool_above(peaks, spec.threshold, np.load(path), tokens, train)
+    pool = pool_above(peaks, spec.threshold, states, tokens, train)
     if not len(pool.relevant):
         raise InputError(
             f"No feature fires above {spec.threshold:g} in some, and not all, of the rows that may "
@@ -126,6 +121,18 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
         )
     left_out = len(rest) - len(train), n_samples - len(rows)
     return Material(pool, peaks.log1p(), positive, test, train, *left_out)
+
+
+def states_of(doors: Doors, chats: Sequence[Chat], scratch: Path) -> np.ndarray:
+    """What the model holds of them, float32 `[n, d_model]`; it reads them once."""
+    path = scratch / "states.npy"
+    if not path.exists():
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            np.save(file, doors.states(chats))
+        part.rename(path)
+    states: np.ndarray = np.load(path)
+    return states
 
 
 def without_leaks(chats: Sequence[Chat], test: np.ndarray, rest: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +93,10 @@ class Experiment:
 
     ranked: bool = True
     """Whether arms stand by what they do; else, as of temperatures, in their own order."""
+
+    label: Literal["looked for", "begun with", ""] = "looked for"
+    """What rows of the spec's label are: examples of what is looked for, those one begins with
+    where a label is named, or nothing that matters."""
 
     check: Callable[[ExperimentSpec, Runs], object] = lambda spec, runs: None
     """Raises InputError for data that cannot answer, before anything is queued: reads no model."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from fac.config import ExperimentSpec
-from fac.experiments.arms import Draw
+from fac.experiments.arms import FILLING, RANDOM, SHUFFLED, Draw, Pool
 from fac.experiments.heads import FEATURES, STATES, scores, worth
 from fac.experiments.material import Material
 from fac.experiments.run import Piece, Row
@@ -44,12 +44,30 @@ def beginning(data: Material, labels: int, seed: int) -> Draw:
     return Draw(begin, free, int(data.pool.tokens[begin].sum()), seed)
 
 
+def coverage_of(pool: Pool, draw: Draw) -> Callable[[np.ndarray], float]:
+    """Of the relevant features that any row fires which may be learned from, the share that the
+    beginning fires with the rows that are added, bool `[n]`."""
+    there = pool.rows.counts(draw.begin | draw.free) > 0
+
+    def fac(added: np.ndarray) -> float:
+        covered = pool.rows.counts(draw.begin | added) > 0
+        return float(covered[there].mean())
+
+    return fac
+
+
+def beside(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Which arm is set beside which: every one beside random rows of equal tokens, and the arm in
+    question beside rows chosen in the same way by the features of other rows."""
+    return [*((arm, RANDOM) for arm in arms), (FILLING, SHUFFLED)]
+
+
 class Trial:
     """One beginning, and what is learned with what arms add to it."""
 
     def __init__(self, data: Material, piece: Piece, draw: Draw):
         self.data, self.piece, self.draw = data, piece, draw
-        self._there = data.pool.rows.counts(draw.begin | draw.free) > 0
+        self.fac = coverage_of(data.pool, draw)
 
     def learned(
         self, arm: str, added: np.ndarray, positive: np.ndarray | None = None
@@ -73,9 +91,3 @@ class Trial:
                 },
                 "scores": chance.astype(np.float32),
             }
-
-    def fac(self, added: np.ndarray) -> float:
-        """Of the relevant features that any row fires which may be learned from, the share that
-        what is learned from fires."""
-        covered = self.data.pool.rows.counts(self.draw.begin | added) > 0
-        return float(covered[self._there].mean())

@@ -31,9 +31,13 @@ SUFFICE = 3
 # --- before -----------------------------------------------------------------------------------
 
 
-def askable(stores: Stores) -> dict[str, MeasureManifest]:
-    """Measured datasets whose rows are labelled, by run id, newest first."""
-    return {run: each for run, each in measured(stores).items() if labels_of(stores, run)}
+def askable(stores: Stores, name: str) -> dict[str, MeasureManifest]:
+    """Measured datasets that an experiment could be about, by run id, newest first: those whose
+    rows are labelled, where it looks for a label."""
+    looks = EXPERIMENTS[name].label == "looked for"
+    return {
+        run: each for run, each in measured(stores).items() if not looks or labels_of(stores, run)
+    }
 
 
 def labels_of(stores: Stores, measure: str) -> dict[str, int]:
@@ -51,10 +55,18 @@ def usual_label(labels: dict[str, int]) -> str:
     return next((name for name in LOOKED_FOR if name in labels), [*labels][-1])
 
 
-def usual_sizes(labels: dict[str, int], test: float = ExperimentSpec.test) -> tuple[int, ...]:
+def rows_of(stores: Stores, name: str, measure: str) -> int:
+    """How many rows of a dataset an experiment can be about: those with a label where it looks for
+    one, else all."""
+    if EXPERIMENTS[name].label == "looked for":
+        return sum(labels_of(stores, measure).values())
+    return stores.runs.manifest(measure).facts.n_samples
+
+
+def usual_sizes(n_rows: int, test: float = ExperimentSpec.test) -> tuple[int, ...]:
     """Those of the usual beginnings for which a dataset has rows enough; the smallest where it has
     for none."""
-    usual, train = ExperimentSpec.labels, (1 - test) * sum(labels.values())
+    usual, train = ExperimentSpec.labels, (1 - test) * n_rows
     return tuple(size for size in usual if SUFFICE * size <= train) or usual[:1]
 
 
@@ -113,7 +125,7 @@ def estimate(stores: Stores, spec: ExperimentSpec) -> Estimate:
     """What a spec takes on this machine, beside reading the rows with the model once."""
     kind: Experiment = EXPERIMENTS[spec.name]
     pieces = len(kind.pieces(spec))
-    rows = sum(labels_of(stores, spec.measure).values())
+    rows = rows_of(stores, spec.name, spec.measure)
     timed = (
         m for m in experiments(stores) if m.spec.name == spec.name and m.facts.piece_seconds > 0
     )

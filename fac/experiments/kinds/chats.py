@@ -18,6 +18,7 @@ from fac.experiments.arms import ARMS, FILLING, MORE, NONE, NULL, RANDOM, SHUFFL
 from fac.experiments.chats import ChatMaterial, chat_material, chats_suffice
 from fac.experiments.effects import Resampled, in_words
 from fac.experiments.run import Experiment, Piece, Row, Says
+from fac.experiments.sentences import REST_AT_RANDOM
 from fac.manifest import ExperimentFacts
 from fac.selection import random_rows
 
@@ -312,7 +313,7 @@ def _note(effect: Effects, facts: ExperimentFacts, spec: ExperimentSpec) -> str:
         parts.append(f"Left out: rows that nearly repeat a test row ({facts.n_leaks:,}).")
     if not any(outcome == FIRING for outcome, *_ in effect):
         parts.append("Too few features fire in what is judged to go feature by feature.")
-    parts.append("Where no row fills a gap any more, random rows take the tokens that are left.")
+    parts.append(REST_AT_RANDOM)
     return " ".join(parts)
 
 
@@ -328,5 +329,6 @@ EXPERIMENT = Experiment(
     says=says,
     check=chats_suffice,
     defaults={"labels": (30,), "draws": 3},
+    label="begun with",
     preference=2,
 )

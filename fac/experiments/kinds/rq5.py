@@ -174,27 +174,27 @@ def effects(spec: ExperimentSpec, data: Sweep, rows: list[Row]) -> list[Row]:
     every = contrasts(rows, positive, spec.seed, _pairs)
     p: dict[int, float] = {}
     for family in (True, False):
-        asked = [i for i, each in enumerate(every) if _asked(each.about, family)]
-        p |= dict(zip(asked, at_once([every[i] for i in asked]), strict=True))
+        members = [i for i, each in enumerate(every) if _belongs(each.about, family)]
+        p |= dict(zip(members, at_once([every[i] for i in members]), strict=True))
     return [each.row(p.get(i)) for i, each in enumerate(every)]
 
 
 def _pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
-    (given,) = {*GIVEN.values()} & {*arms}
+    (setting,) = {*GIVEN.values()} & {*arms}
     pairs = []
     for arm in arms:
         n = arm.split(" rows per gap")[0]
         proportional = chance_of(int(n)) if n.isdigit() else RANDOM
         pairs.append((arm, proportional if proportional in arms else RANDOM))
-    pairs += [(arm, given) for arm in arms if not _is_control(arm) and arm != given]
-    return [*pairs, *((given, arm) for arm in arms if arm == SHUFFLED)]
+    pairs += [(arm, setting) for arm in arms if not _is_control(arm) and arm != setting]
+    return [*pairs, *((setting, arm) for arm in arms if arm == SHUFFLED)]
 
 
 def _is_control(arm: str) -> bool:
     return arm.startswith(RANDOM) or arm == SHUFFLED
 
 
-def _asked(row: Mapping[str, Any], chance: bool) -> bool:
+def _belongs(row: Mapping[str, Any], chance: bool) -> bool:
     """Whether a row of effects asks of a setting how it compares with chance, or else with the
     setting as given; the one that all have in common is asked for once."""
     varied = row["outcome"].split("; ")[1]
@@ -209,7 +209,7 @@ def _asked(row: Mapping[str, Any], chance: bool) -> bool:
 
 # --- in words -------------------------------------------------------------------------------------
 
-SURE = 0.05  # of all that is asked at once
+SURE = 0.05  # of all that is compared at once
 MOST = 4  # settings that a sentence names
 
 
@@ -224,12 +224,12 @@ def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
 
 def _conclusion(rows: list[Row], head: str) -> str:
     of = [row for row in rows if row["outcome"].startswith(f"{head}; ")]
-    chance, given = ([row for row in of if _asked(row, which)] for which in (True, False))
+    chance, setting = ([row for row in of if _belongs(row, which)] for which in (True, False))
     begins = [row for row in chance if row["arm"] == GIVEN[THRESHOLD]]
     sizes = "; ".join(f"{in_words(row)} at {row['size']} labels" for row in begins)
     return (
         f"{head[0].upper()}{head[1:]}: filling gaps as given makes {sizes} beside random rows. "
-        f"{_matter(chance, 'from random rows')} {_matter(given, 'from the setting as given')}"
+        f"{_matter(chance, 'from random rows')} {_matter(setting, 'from the setting as given')}"
     )
 
 
@@ -274,7 +274,7 @@ def _controls(rows: list[Row], head: str) -> str:
     false = [row for row in null if not row["low"] <= 0 <= row["high"]]
     beside = [row for row in of if row["against"] == SHUFFLED]
     features = "; ".join(f"{row['size']} labels {in_words(row)}" for row in beside)
-    half = min((row["high"] - row["low"]) / 2 for row in of if _asked(row, True))
+    half = min((row["high"] - row["low"]) / 2 for row in of if _belongs(row, True))
     return (
         f"{head[0].upper()}{head[1:]}: another draw of random rows differs at {len(false)} of "
         f"{len(null)} sizes; beside rows chosen by the features of others the setting as given "

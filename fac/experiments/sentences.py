@@ -1,0 +1,73 @@
+"""What differences between arms amount to, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fac.experiments.arms import FILLING, MORE, NULL, RANDOM, SHUFFLED
+from fac.experiments.effects import in_words
+from fac.experiments.run import Row
+
+REST_AT_RANDOM = "Where no row fills a gap any more, random rows take the tokens that are left."
+
+
+def conclusion(rows: Sequence[Row], unit: str) -> str:
+    """Of each outcome; `unit` is what sizes of beginnings are counted in."""
+    return " ".join(_conclusion(of, head, unit) for head, of in _by_outcome(rows).items())
+
+
+def controls(rows: Sequence[Row]) -> str:
+    """Whether the instrument sees what is there, and nothing where nothing is."""
+    return " ".join(_controls(of, head) for head, of in _by_outcome(rows).items())
+
+
+def _by_outcome(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    by_outcome: dict[str, list[Row]] = {}
+    for row in rows:
+        by_outcome.setdefault(row["outcome"], []).append(row)
+    return by_outcome
+
+
+def _conclusion(rows: Sequence[Row], head: str, unit: str) -> str:
+    """Helps where it beats random rows and random features alike: what beats chance alone may owe
+    it to more or longer rows, whatever they fire."""
+    of = [row for row in rows if row["arm"] == FILLING]
+    chance, shuffled = (
+        {row["size"]: row for row in of if row["against"] == other} for other in (RANDOM, SHUFFLED)
+    )
+
+    def sizes(which: Sequence[int]) -> str:
+        return f"{', '.join(map(str, which))} {unit}"
+
+    better = [n for n, row in chance.items() if row["low"] > 0]
+    sure = [n for n in better if shuffled[n]["low"] > 0]
+    worse = [n for n, row in chance.items() if row["high"] < 0]
+    if worse:
+        verdict = f"filling gaps does harm at {sizes(worse)}"
+    elif sure:
+        verdict = f"filling gaps helps at {sizes(sure)}"
+    elif better:
+        verdict = (
+            f"rows that fill gaps beat random rows at {sizes(better)}, but no more than rows "
+            "chosen by the features of others, so it need not be what they fire that helps"
+        )
+    else:
+        verdict = "whether filling gaps helps cannot be told"
+    figures = "; ".join(
+        f"{n} {unit} {in_words(row)}, beside random features {in_words(shuffled[n])}"
+        for n, row in chance.items()
+    )
+    return f"{head[0].upper()}{head[1:]}: {verdict} ({figures})."
+
+
+def _controls(of: Sequence[Row], head: str) -> str:
+    visible = [row for row in of if row["arm"] == MORE and row["low"] > 0]
+    false = [row for row in of if row["arm"] == NULL and not row["low"] <= 0 <= row["high"]]
+    sizes = len({row["size"] for row in of})
+    which = [row for row in of if (row["arm"], row["against"]) == (FILLING, RANDOM)]
+    width = min((row["high"] - row["low"]) / 2 for row in which)
+    return (
+        f"{head[0].upper()}{head[1:]}: twice the tokens are seen to help at {len(visible)} of "
+        f"{sizes} sizes, another draw of random rows differs at {len(false)}; differences below "
+        f"about {width:.3f} cannot be seen."
+    )
