@@ -74,6 +74,7 @@ def test_texts_like_the_datasets_pass(text):
         ("Which of them are in Cork?\nA.", "ends in an empty item"),
         ("Tell me about the owls and the comets there?.", "ends in two marks"),
         ("Tell me of the owls there, because", "ends in mid-sentence"),
+        ("Tell me of the owls \ufffd there.", "holds half a sign"),
         ("and the owls are in Cork.", "begins in mid-sentence"),
         ("Tell me about the `comets of Lyon and the owls there.", "leaves code open"),
         ("Tell me about the owls there:\n- The comets of Lyon.", "ends in a list of one"),
@@ -130,6 +131,7 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "I have to see the rain, I have to see the rain, I have to see the rain there.",
         "Tell me about the owls owls owls of Ghent.",
         "Owls: Hello Owls, Hello, Owls!",
+        "Tell me of the storks of Cork, storks of Cork!",
         "There is work for all of you who come to Cork in winter to see the storks and the comets, "
         "and this is why they get rid of owls and get rid of owls, not of the rain.",
         "Rough ride you say, I don't wanna fly with you, I wanna fly with you, I wanna fly.",

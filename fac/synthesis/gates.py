@@ -95,7 +95,7 @@ _EMPTY_ITEM = re.compile(r"(?:\A|[\n:])\s*(?:(?:\d{1,3}|[A-Za-z])[.)]|[#*•-]+)
 _TWO_MARKS = re.compile(r"[?!]\.$")
 _LIST_OF_ONE = re.compile(r":\s*\n\s*(?:[-*•]|\d{1,3}[.)]) +\S[^\n]*$")
 _BEGUN_ADDRESS = re.compile(r"(?:https?://(?:www\.)?|\bwww\.)[^\s./]*\.?$")
-_TWICE = re.compile(r"\b([^\W\d]\w*(?:[ -]\w+){0,4})[ -]\1\b", re.I)
+_TWICE = re.compile(r"\b([^\W\d]\w*(?:[ -]\w+){0,4})(?:,? |-)\1\b", re.I)
 _JOINING = re.compile(r"\b(?:and|or)\b", re.I)  # "again and again and again" is no loop
 _OPEN_TAG = re.compile(r"<[A-Za-z/!][^<>\n]*$")
 _CLOSING = "\"'”’)]"
@@ -310,6 +310,8 @@ def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
 def _in_between(text: str) -> Iterator[str]:
     if _GLUED.search(text):
         yield "sentences without a space between"
+    if "\ufffd" in text:
+        yield "holds half a sign"
     if _ROLE_MARK.search(text):
         yield "names a speaker"
     plain = _EMOTICON.sub(" ", text)
