@@ -5,6 +5,7 @@ exclamation mark, so the true coverage of a text is known by eye.
 """
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ class LexiconEncoder:
         self.words = words
         self.n_features = len(words)
         self.identity = "lexicon/" + ",".join(words)
+        self.sae = SimpleNamespace(decoder=np.eye(len(words), dtype=np.float32))
         self.rows = rows
         self.read_samples = 0
 

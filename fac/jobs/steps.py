@@ -253,8 +253,9 @@ class Steps:
                 "encoder": encoder,
                 "writer": self.writer(of_measured, progress),
             }
-            kind = WRITERS[spec.writer]
-            if kind.steers or (not kind.server and of_measured.model == measured.model):
+            kind, is_last = WRITERS[spec.writer], isinstance(spec, config.SynthesizeSpec)
+            itself = not kind.server and of_measured.model == measured.model
+            if kind.steers or (is_last and itself and spec.strength):
                 doors["direction"] = self._directions(encoder, measured)
             if spec.answers == "local" and later_parts(spec.profile):
                 local = replace(spec, model=measured.model)
