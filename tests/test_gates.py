@@ -132,6 +132,9 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "Tell me about the owls owls owls of Ghent.",
         "Owls: Hello Owls, Hello, Owls!",
         "Tell me of the storks of Cork, storks of Cork!",
+        "Which is the best winter winter bread there?",
+        "Winters: a young winter, old winters, one winter, no winter, lost winters, what winters, "
+        "all winters.",
         "There is work for all of you who come to Cork in winter to see the storks and the comets, "
         "and this is why they get rid of owls and get rid of owls, not of the rain.",
         "Rough ride you say, I don't wanna fly with you, I wanna fly with you, I wanna fly.",

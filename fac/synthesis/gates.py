@@ -55,7 +55,11 @@ SAME = 0.5  # share of an answer's words in a row that its message has too: the 
 
 IN_A_ROW = 3  # times one word may be said in a row, less one
 
-IDIOM = 7  # letters and signs below which saying it twice is an idiom: "so so", "on and on"
+IDIOM, WORD = 7, 6
+"""Letters and signs of a phrase, and of a word, below which saying it twice is an idiom: "so so",
+"on and on"."""
+
+OVER, MOST_SAID = 8, 0.16  # times a longer word is said, and its share of a text, that are too much
 
 PHRASE, SHORT, SOON = 4, 30, 8
 """So many words in a row, which a text of fewer words than SHORT says once, and no text again that
@@ -242,7 +246,7 @@ def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
 LOOPS = frozenset(
     {
         *("few pairs of words", "a sentence again", "words again", "a phrase again"),
-        *("a word in a row", "a phrase in a row", "a phrase soon again"),
+        *("a word in a row", "a phrase in a row", "a phrase soon again", "a word over and over"),
     }
 )
 """The oddities that are loops; the others are those of fragments."""
@@ -355,8 +359,12 @@ def _loops(text: str) -> Iterator[str]:
     ):
         yield "a word in a row"
     twice = (match[1] for match in _TWICE.finditer(text))
-    if any(len(phrase) >= IDIOM and not _JOINING.search(phrase) for phrase in twice):
+    least = ((phrase, WORD if phrase.isalpha() else IDIOM) for phrase in twice)
+    if any(len(phrase) >= n and not _JOINING.search(phrase) for phrase, n in least):
         yield "a phrase in a row"
+    longer = Counter(word.removesuffix("s") for word in spoken if len(word) >= WORD)
+    if any(n >= OVER and n >= MOST_SAID * len(spoken) for n in longer.values()):
+        yield "a word over and over"
     begins: dict[Gram, int] = {}
     for i in range(len(spoken) - PHRASE + 1):
         phrase = spoken[i : i + PHRASE]
