@@ -153,7 +153,7 @@ def pick_count(name: str, usual: int) -> int:
 def show_launch(manifests: Mapping[str, MeasureManifest]) -> None:
     """The question, what it takes, and the button."""
     st.caption(
-        "Does filling gaps help your own task? An experiment tries it on rows that are labelled, "
+        "Does filling gaps help your own task? An experiment tries it on rows of your own, "
         "beside random rows of equal tokens and controls whose effect is known, and answers with "
         "intervals. What it cannot tell, it says."
     )
