@@ -104,9 +104,9 @@ def test_commands_take_the_pair_that_one_encoder_measured(stores, first):
     place = stores.runs.workspace
     answer = fac("coverage", "--anchor", newer, "--dataset", "toy-seed", workspace=place)
     assert answer.out.startswith("toy-seed covers")
-    asked = fac("coverage", "--anchor", names[0], "--dataset", names[1], workspace=place)
-    assert_one_sentence(asked)
-    assert "measured with 2 SAEs" in asked.err and f"{first[1]} (SAE toy)" in asked.err
+    answer = fac("coverage", "--anchor", names[0], "--dataset", names[1], workspace=place)
+    assert_one_sentence(answer)
+    assert "measured with 2 SAEs" in answer.err and f"{first[1]} (SAE toy)" in answer.err
 
 
 def test_a_name_alone_that_two_saes_measured_is_one_sentence(stores, first, second):
