@@ -104,7 +104,7 @@ def planted(seed: int, rare: bool, n: int = 450) -> Material:
     test, train = np.sort(order[: n * 2 // 5]), np.sort(order[n * 2 // 5 :])
     tokens = rng.integers(8, 25, n)
     pool = pool_above(peaks, 0.5, states.astype(np.float32), tokens, train)
-    return Material(pool, peaks.log1p(), positive, test, train, 0, 0)
+    return Material(pool, peaks.log1p(), positive, test, train, 0, 0, n)
 
 
 def learned(

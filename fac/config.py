@@ -334,7 +334,7 @@ class ExperimentSpec(Spec):
     """Whether rows that fill gaps help a task more than other rows of equal tokens."""
 
     step = "experiment"
-    later = ("subsets", "equal_tokens", "most_test", "tokens", "rates", "written")
+    later = ("subsets", "equal_tokens", "most_test", "tokens", "rates", "written", "full")
     name: str  # which experiment
     measure: str  # run id of a measured dataset with labels
     label: str  # of rows that are looked for, or of chats that one begins with; "" for all chats
@@ -346,9 +346,10 @@ class ExperimentSpec(Spec):
     most_test: int = 40  # chats that judge, at most
     tokens: int = 4000  # content tokens of the chats that are added
     rates: tuple[float, ...] = (3e-4, 1e-3)  # learning rates of LoRA, of which the better is taken
-    written: str = ""  # run id of a measured dataset of written chats, an arm of their own
+    written: tuple[str, ...] = ()  # run ids of measured datasets of written rows, an arm each
     subsets: int = 600  # of RQ2
     equal_tokens: bool = False  # whether these have equal tokens, as nearly as rows allow
+    full: bool = False  # whether LoRA has every arm at every size and rate: hours
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -371,6 +372,11 @@ class ExperimentSpec(Spec):
             raise InputError(f"Learning rates lie between 0 and 1, got {self.rates}.")
         if self.subsets < 30:
             raise InputError(f"A correlation takes at least 30 subsets, got {self.subsets}.")
+        takes = EXPERIMENTS[self.name].takes
+        if self.written and "written" not in takes:
+            raise InputError(f"{self.name} takes no written rows: leave --written out.")
+        if self.full and "full" not in takes:
+            raise InputError(f"{self.name} has one size: leave --size out.")
 
 
 WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")

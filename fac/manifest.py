@@ -176,6 +176,7 @@ class ExperimentFacts(Facts):
     base_rate: float = 0.0  # of the test rows that are positive: AUPRC of guessing
     seconds: float = 0.0  # since it was last begun
     piece_seconds: float = 0.0  # mean of the pieces measured since then; 0 where there were none
+    arm_seconds: float = 0.0  # the same, of pieces that are one arm alone, as those of LoRA are
 
 
 @dataclass(frozen=True, kw_only=True)

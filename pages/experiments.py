@@ -25,6 +25,7 @@ from fac.ui.views import (
     get_param,
     guard,
     link,
+    param_multiselect,
     param_widget,
     set_param,
 )
@@ -109,6 +110,7 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             count: pick_count(count, defaults.get(count, getattr(ExperimentSpec, count)))
             for count in questions.counts_of(name)
         }
+        written = pick_written(measure) if "written" in EXPERIMENTS[name].takes else ()
         with st.popover("More", icon=":material/tune:", type="tertiary"):
             clear = clear_firing(stores(), measure)
             threshold = st.number_input(
@@ -128,6 +130,12 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
                 help="Which rows test, and every draw.",
                 **param_widget("seed", 0, read=int, of_page=True),
             )
+            full = "full" in EXPERIMENTS[name].takes and st.toggle(
+                "Full size",
+                help="LoRA, too, with every arm, size and learning rate: hours on two cores, where "
+                "the usual size takes minutes.",
+                **param_widget("full", False, read="True".__eq__, of_page=True),
+            )
     return ExperimentSpec(
         name=name,
         measure=measure,
@@ -135,8 +143,30 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
         threshold=float(threshold),
         labels=questions.read_sizes(sizes),
         seed=int(seed),
+        written=written,
+        full=full,
         **counts,
     )
+
+
+def pick_written(measure: str) -> tuple[str, ...]:
+    """The measures of written rows, each an arm of its own."""
+    others = questions.could_be_arms(stores(), measure)
+    names = titles(measured(stores()))
+    chosen, strays = param_multiselect(
+        "Written rows",
+        "written",
+        [*others],
+        of=measure,
+        format_func=lambda run: clean(names[run]),
+        placeholder="None",
+        width=260,
+        help="Datasets that a synthesis wrote, or any other measured alike: each is an arm more, "
+        "of as many tokens as random rows.",
+    )
+    if strays:
+        st.caption(f":material/search_off: {plain(', '.join(strays)[:80])} cannot be an arm here.")
+    return tuple(chosen)
 
 
 def pick_count(name: str, usual: int) -> int:

@@ -7,7 +7,7 @@ from fac.config import EXPERIMENTS, ExperimentSpec, Workspace
 from fac.errors import Cancelled, InputError
 from fac.experiments import Doors, experiment
 from fac.experiments.arms import FILLING, MORE, NONE, NULL, RANDOM, SHUFFLED
-from fac.experiments.kinds.chats import ANSWERS, CHOICES, FIRING, MISSING, OTHERS, WRITTEN
+from fac.experiments.kinds.chats import ANSWERS, CHOICES, FIRING, MISSING, OTHERS
 from fac.experiments.lora import Losses, counts
 from fac.questions.experiments import finding
 from fac.store import open_stores
@@ -16,6 +16,7 @@ from tests.lexicon import LexiconEncoder
 from tests.toy import WORDS, label_samples, toy_workspace
 
 N_WORDS = 72
+WRITTEN = "written rows, written"
 RARE = [f"unsaid{i}" for i in range(len(WORDS), N_WORDS)]
 """Words of features, each said in few chats."""
 
@@ -141,7 +142,7 @@ def test_a_model_that_learns_from_tokens_alone_gains_nothing_from_features(measu
 
 def test_arms_have_equal_tokens_and_the_figures_are_those_of_the_losses(measured):
     runs, measure, written = measured
-    run, _ = run_of(runs, spec_of(measure, written=written, seed=1))
+    run, _ = run_of(runs, spec_of(measure, written=(written,), seed=1))
     rows = {}
     for row in runs.table(run, "results").to_pylist():
         rows.setdefault((row["arm"], row["draw"]), {})[row["figure"]] = row["value"]

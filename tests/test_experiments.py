@@ -15,10 +15,23 @@ from fac.config import ExperimentSpec, Workspace
 from fac.diversity import density, unit, vendi_score
 from fac.errors import Cancelled, InputError
 from fac.experiments import Doors, experiment
-from fac.experiments.arms import ALL, ARMS, FILLING, MORE, NONE, NULL, RANDOM, Draw, Pool
+from fac.experiments.arms import (
+    ALL,
+    ARMS,
+    FILLING,
+    MORE,
+    NONE,
+    NULL,
+    RANDOM,
+    WRITTEN,
+    Draw,
+    Pool,
+)
 from fac.experiments.effects import RESAMPLES, Resampled, average_precision
 from fac.experiments.heads import STATES, scores
-from fac.experiments.kinds.rq1 import MISLABELLED
+from fac.experiments.kinds.rq1 import LORA_ARMS, MISLABELLED
+from fac.questions.experiments import finding
+from fac.store import open_stores
 from fac.store.runs import Runs
 from tests.test_cli import assert_one_sentence, fac
 from tests.test_jobs import ToySteps
@@ -225,7 +238,15 @@ def states(chats):
     return (there + 0.7 * np.array(noise)).astype(np.float32)
 
 
-DOORS = Doors(states)
+def classify(learned, positive, judged, recipe):
+    """A model of this test that learns: a `Classify`."""
+    held = states([*learned, *judged])
+    labels = np.append(positive, np.zeros(len(judged), bool))
+    at = np.arange(len(held))
+    return scores(held, labels, at[: len(learned)], at[len(learned) :])
+
+
+DOORS = Doors(states, None, classify)
 
 
 class AskingSteps(ToySteps):
@@ -237,6 +258,9 @@ class AskingSteps(ToySteps):
         words = super().encoder(spec, progress)
         words.model = SimpleNamespace(mean_states=lambda chats, told: states(chats))
         return words
+
+    def finetuner(self, spec, note, progress):
+        return SimpleNamespace(classify=classify)
 
 
 @pytest.fixture(scope="module")
@@ -274,8 +298,10 @@ def test_every_arm_learns_and_none_sees_a_test_row(measured):
     rows = figures_of(runs, run)
     arms = {row["arm"] for row in rows}
     assert arms == {*ARMS, MISLABELLED}
-    assert len(rows) == 2 * 2 * 4 * len(arms)  # heads, sizes, draws
-    by_arm = {row["arm"]: row for row in rows if (row["size"], row["draw"]) == (6, 0)}
+    # Heads, sizes, draws; LoRA has fewer of each.
+    assert len(rows) == 2 * 2 * 4 * len(arms) + 3 * len(LORA_ARMS)
+    of_head = [row for row in rows if row["outcome"] == STATES]
+    by_arm = {row["arm"]: row for row in of_head if (row["size"], row["draw"]) == (6, 0)}
     assert by_arm[NONE]["rows"] == 6 and by_arm[ALL]["fac"] == 1
     assert by_arm[NONE]["fac"] < by_arm[FILLING]["fac"] >= by_arm[RANDOM]["fac"]
     tokens = {arm: row["tokens"] for arm, row in by_arm.items()}
@@ -312,8 +338,8 @@ def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
             raise Cancelled("stopped")
 
     with pytest.raises(Cancelled):
-        experiment(spec, runs=runs, doors=Doors(counted), progress=stop)
-    run = experiment(spec, runs=runs, doors=Doors(counted), progress=quiet)
+        experiment(spec, runs=runs, doors=Doors(counted, None, classify), progress=stop)
+    run = experiment(spec, runs=runs, doors=Doors(counted, None, classify), progress=quiet)
     assert reads == [154]
     tables = [runs.table(run, name) for name in ("results", "effects")]
     again = Runs(Workspace(runs.root.parent / "again"))
@@ -325,9 +351,113 @@ def test_a_stopped_experiment_goes_on_and_ends_in_the_same_tables(measured):
     assert [again.table(run, name) for name in ("results", "effects")] == tables
 
 
+def test_lora_has_the_same_beginnings_as_the_heads_and_at_full_size_all_arms(measured):
+    runs, measure = measured
+    seen = []
+
+    def told(learned, positive, judged, recipe):
+        seen.append((len(learned), int(positive.sum()), len(judged), recipe.rate))
+        return classify(learned, positive, judged, recipe)
+
+    doors = Doors(states, None, told)
+    spec = spec_of(measure, seed=5, draws=2, rates=(1e-4, 1e-3))
+    run = experiment(spec, runs=runs, doors=doors, progress=quiet)
+    by_lora, by_head = (
+        {
+            (row["arm"], row["draw"]): row
+            for row in figures_of(runs, run)
+            if row["outcome"] == outcome and row["size"] == 6
+        }
+        for outcome in ("LoRA at 0.001", STATES)
+    )
+    assert {arm for arm, _ in by_lora} == {*LORA_ARMS}
+    for key, row in by_lora.items():
+        assert [row[n] for n in ("rows", "tokens", "positive", "fac")] == [
+            by_head[key][n] for n in ("rows", "tokens", "positive", "fac")
+        ]
+        # What learns here is the head on the states, with other penalties for nothing else.
+        assert row["auprc"] == pytest.approx(by_head[key]["auprc"], abs=1e-6)
+    n_test = runs.manifest(run).facts.n_test
+    assert {(judged, rate) for _, _, judged, rate in seen} == {(n_test, 1e-3)}
+    assert sorted(n for n, *_ in seen) == sorted(int(row["rows"]) for row in by_lora.values())
+    full = experiment(replace(spec, full=True), runs=runs, doors=doors, progress=quiet)
+    of_lora = [row for row in figures_of(runs, full) if row["outcome"].startswith("LoRA")]
+    assert len(of_lora) == 2 * 2 * 2 * len(ARMS)  # rates, sizes, draws
+    effects = runs.table(full, "effects").to_pylist()
+    assert {(r["outcome"], r["size"]) for r in effects if r["outcome"].startswith("LoRA")} == {
+        (f"LoRA at {rate:g}", size) for rate in (1e-4, 1e-3) for size in (6, 12)
+    }
+
+
+def test_rows_that_were_written_are_an_arm_of_equal_tokens_and_are_never_chosen_by_others(tmp_path):
+    chats, names = rows_of(160)
+    rng = np.random.default_rng(9)
+    more = [[{"role": "user", "content": f"{KINDS[i % 6]} 9{i:03}"}] for i in rng.permutation(60)]
+    labels = ["1" if KINDS.index(" ".join(m[0]["content"].split()[:-1])) % 2 else "0" for m in more]
+    copies = chats[:20]  # of which some test
+    written = {"good": more, "wrong": more, "short": more[:2], "copied": copies + more}
+    place = toy_workspace(tmp_path, samples={"comments": chats, **written})
+    runs = Runs(place)
+    label_samples(runs, "comments", names)
+    label_samples(runs, "good", [*labels[:-4], *[None] * 4])
+    label_samples(runs, "wrong", ["0" if label == "1" else "1" for label in labels])
+    label_samples(runs, "short", labels[:2])
+    label_samples(runs, "copied", [*names[:20], *labels])
+    run_of = {name: runs.resolve("measure", name) for name in ("comments", *written)}
+    spec = spec_of(run_of["comments"], written=(run_of["good"], run_of["wrong"]), draws=8)
+    run = experiment(spec, runs=runs, doors=DOORS, progress=quiet)
+    facts = runs.manifest(run).facts
+    assert (facts.n_rows, facts.n_unlabelled, facts.n_leaks) == (160, 4, 0)
+    by_arm = {
+        row["arm"]: row
+        for row in figures_of(runs, run)
+        if (row["outcome"], row["size"], row["draw"]) == (STATES, 6, 0)
+    }
+    assert {arm for arm in by_arm if arm.startswith(WRITTEN)} == {
+        f"{WRITTEN}, good",
+        f"{WRITTEN}, wrong",
+    }
+    for name in ("good", "wrong"):
+        tokens = by_arm[f"{WRITTEN}, {name}"]["tokens"]
+        assert tokens == pytest.approx(by_arm[RANDOM]["tokens"], abs=6)
+    alone = experiment(replace(spec, written=()), runs=runs, doors=DOORS, progress=quiet)
+    others = {
+        row["arm"]: row
+        for row in figures_of(runs, alone)
+        if (row["outcome"], row["size"], row["draw"]) == (STATES, 6, 0)
+    }
+    assert others == {arm: row for arm, row in by_arm.items() if not arm.startswith(WRITTEN)}
+    effects = {
+        (row["outcome"], row["size"], row["arm"]): row
+        for row in runs.table(run, "effects").to_pylist()
+        if row["against"] == RANDOM
+    }
+    assert effects[STATES, 6, f"{WRITTEN}, good"]["low"] > 0
+    assert effects[STATES, 6, f"{WRITTEN}, wrong"]["high"] < 0
+    said = finding(open_stores(place, remember=False), run).conclusion
+    assert f"{WRITTEN[0].upper()}{WRITTEN[1:]}, wrong: these teach less than random rows" in said
+    with pytest.raises(
+        InputError, match="Of the written rows, short, [0-9]+ tokens may be learned"
+    ):
+        of_few = replace(spec, written=(run_of["short"],))
+        experiment(of_few, runs=runs, doors=DOORS, progress=quiet)
+    copied = experiment(
+        replace(spec, written=(run_of["copied"],)), runs=runs, doors=DOORS, progress=quiet
+    )
+    assert 0 < runs.manifest(copied).facts.n_leaks < 20
+
+
+def test_without_a_model_lora_is_not_left_out_silently(measured):
+    runs, measure = measured
+    with pytest.raises(InputError, match="Nobody here can finetune"):
+        experiment(spec_of(measure, seed=8), runs=runs, doors=Doors(states), progress=quiet)
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
+        ({"name": "rq5", "written": ("measure-1",)}, "rq5 takes no written rows"),
+        ({"name": "rq2", "full": True}, "rq2 has one size"),
         ({"label": "7"}, "No row of comments is labelled '7'"),
         ({"labels": (60,)}, "180 are needed"),
         ({"name": "rq9"}, "There is no experiment 'rq9'"),
@@ -370,7 +500,7 @@ def test_the_command_asks_the_demo_model(tmp_path, demo_model_home, monkeypatch)
     about = ("experiment", "rq1", "--dataset", "comments", "--label", 1)
     answer = fac(*about, "--labels", "6,12", "--draws", 3, "--json", workspace=place)
     assert answer.code == 0, answer.err
-    assert len(answer.json["rows"]) == 2 * 2 * (len(ARMS) + 2)
+    assert len(answer.json["rows"]) == 2 * 2 * (len(ARMS) + 2) + len(LORA_ARMS) + 1
     assert answer.json["conclusion"].count("labels") >= 4
     words = fac(*about, "--labels", "6,12", "--draws", 3, workspace=place).out
     assert "rows that fill gaps" in words and "cannot be seen" in words

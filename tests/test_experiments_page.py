@@ -12,6 +12,7 @@ from fac.cli import frame
 from fac.config import Workspace, read_spec
 from fac.experiments import experiment
 from fac.experiments.arms import ARMS
+from fac.experiments.kinds.rq1 import LORA_ARMS
 from fac.questions import experiments as questions
 from fac.store import open_stores
 from fac.store.queue import Queue
@@ -157,11 +158,13 @@ def test_the_estimate_goes_by_an_earlier_experiment_in_proportion_to_its_rows(as
     place, run = asked
     stores = open_stores(place, remember=False)
     facts = stores.runs.manifest(run).facts
-    assert facts.piece_seconds > 0
+    assert facts.piece_seconds > 0 and facts.arm_seconds > 0
     spec = spec_of(stores.runs.resolve("measure", "comments"), label=HOSTILE, draws=7)
     cost = questions.estimate(stores, spec)
-    assert cost.pieces == 14 and cost.like == "comments"
-    assert cost.seconds == pytest.approx(14 * facts.piece_seconds)
+    of_lora = 3 * len(LORA_ARMS)
+    assert cost.pieces == 14 + of_lora and cost.like == "comments"
+    seconds = 14 * facts.piece_seconds + of_lora * facts.arm_seconds
+    assert cost.seconds == pytest.approx(seconds)
 
 
 def test_the_file_has_every_figure(asked):
@@ -178,7 +181,7 @@ def test_the_file_has_every_figure(asked):
 
 def test_a_question_is_put_and_waits_in_the_queue(place):
     page = ran(opened("experiments", dataset="comments", label=HOSTILE, **SMALL))
-    assert "6 pieces, about" in words(page)
+    assert "24 pieces, about" in words(page)
     ran(button(page, "Run the experiment").click().run())
     (job,) = Queue(place.queue).live()
     spec = spec_of(job.spec["measure"], label=HOSTILE, labels=(6, 9), draws=3)
@@ -188,6 +191,29 @@ def test_a_question_is_put_and_waits_in_the_queue(place):
     ran(button(again, "Cancel").click().run())
     stopped = ran(opened("experiments", dataset="comments", **SMALL))
     assert "Every finished piece is kept" in words(stopped) and button(stopped, "Go on")
+
+
+def test_written_rows_are_an_arm_more_and_stand_in_the_address(tmp_path, monkeypatch):
+    chats, names = rows_of()
+    more = [[{"role": "user", "content": f"python function 9{n:03}"}] for n in range(60)]
+    place = toy_workspace(tmp_path, samples={"comments": chats, "more": more})
+    runs = Runs(place)
+    label_samples(runs, "comments", names)
+    label_samples(runs, "more", ["1"] * len(more))
+    monkeypatch.setenv("FAC_WORKSPACE", str(place.root))
+    view = {"dataset": "comments", "label": "1", **SMALL}
+    page = ran(opened("experiments", **view))
+    assert "24 pieces" in words(page)
+    ran(page.multiselect[0].select("more").run())
+    assert page.query_params["written"] == [runs.resolve("measure", "more")]
+    assert "27 pieces" in words(page)
+    ran(button(page, "Run the experiment").click().run())
+    (job,) = Queue(place.queue).live()
+    assert read_spec(job.step, job.spec).written == (runs.resolve("measure", "more"),)
+    page = ran(opened("experiments", **view, written="measure-<b>"))
+    assert "cannot be an arm here" in words(page) and "24 pieces" in words(page)
+    page = ran(opened("experiments", **view, full="True"))
+    assert f"{6 + 2 * 3 * len(ARMS)} pieces" in words(page)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +239,7 @@ def test_a_finished_one_says_its_sentence_and_texts_are_shown_as_they_are(place,
     assert "filling gaps" in text and "cannot be seen" in words(page)
     assert "<img" not in text
     assert not [each.value for each in page.caption if re.search(r"(?<!\\)<img", each.value)]
-    assert len(page.get("plotly_chart")) == 2
+    assert len(page.get("plotly_chart")) == 3
     ran(button(page, "New experiment").click().run())
     assert any(each.label == "Label that is looked for" for each in page.selectbox)
 
@@ -280,4 +306,4 @@ def test_one_command_reads_a_file_measures_it_and_asks(tmp_path, monkeypatch):
     assert answer.code == 0, answer.err
     assert "rows that fill gaps" in answer.out and "cannot be seen" in answer.out
     again = fac(*line[:3], "comments", *line[4:], "--json", workspace=place)
-    assert len(again.json["rows"]) == 2 * (len(ARMS) + 2)
+    assert len(again.json["rows"]) == 2 * (len(ARMS) + 2) + len(LORA_ARMS) + 1

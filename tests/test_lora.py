@@ -85,6 +85,60 @@ def test_losses_equal_those_of_peft_by_hand(subject, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+def labels_by_hand(folder, learned, positive, judged, recipe):
+    """The same for labels: a linear head on the mean of the last states, all texts in one batch."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
+
+    model = SubjectModel(folder, layer=1)
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    torch.manual_seed(recipe.seed)
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
+    network = get_peft_model(network, config)
+    head = torch.nn.Linear(network.config.hidden_size, 1)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+
+    def sure(chats):
+        logits = []
+        for text in model.renderer.render(chats):
+            ids = torch.from_numpy(text.ids.astype(np.int64))[None]
+            last = network(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+            pieces = text.pieces(0, len(text.ids))
+            content = [i for i, role in enumerate(text.role) if role >= 0 and pieces[i]]
+            logits.append(head(last[content].mean(0))[0])
+        return torch.stack(logits)
+
+    weights = [*(w for w in network.parameters() if w.requires_grad), *head.parameters()]
+    optimiser = torch.optim.AdamW(weights, lr=recipe.rate, weight_decay=0)
+    schedule = get_linear_schedule_with_warmup(optimiser, 0, recipe.epochs)
+    target = torch.tensor(positive, dtype=torch.float32)
+    for _ in range(recipe.epochs):
+        torch.nn.BCEWithLogitsLoss()(sure(learned), target).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        schedule.step()
+        optimiser.zero_grad()
+    with torch.no_grad():
+        return torch.sigmoid(sure(judged)).numpy()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_labels_are_learned_as_peft_does_by_hand(subject, tmp_path):
+    recipe = Recipe(rate=3e-3, seed=5, epochs=4, batch_tokens=100_000)
+    learned, positive = [*KITCHEN[:4], *RIVER[:4]], np.arange(8) < 4
+    judged = [*KITCHEN[4:], *RIVER[4:]]
+    finetuner = Finetuner(subject)
+    ours = finetuner.classify(learned, positive, judged, recipe)
+    theirs = labels_by_hand(tiny.llama(tmp_path / "same"), learned, positive, judged, recipe)
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert ours[:4].min() > ours[4:].max()  # it has learned which is which
+    assert (finetuner.classify(learned, positive, judged, recipe) == ours).all()
+    before = finetuner([], RIVER, recipe).nats
+    assert (Finetuner(subject)([], RIVER, recipe).nats == before).all()
+    assert not any("lora" in name for name, _ in subject.model.named_parameters())
+
+
 def test_no_adapter_knows_of_another(subject):
     finetune, recipe = Finetuner(subject), Recipe(rate=1e-2, epochs=2)
     before = finetune([], RIVER, recipe).nats

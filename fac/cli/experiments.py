@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from rich import box
 from rich.markup import escape
@@ -37,7 +37,12 @@ def experiment(
     draws: Annotated[int | None, Option(min=2, help="Of these rows, at random.")] = None,
     seed: Annotated[int, Option(help="Which rows test, and every draw.")] = 0,
     tokens: Annotated[int, Option(help="Of chats that are added.")] = ExperimentSpec.tokens,
-    written: Annotated[str, Option(help="Measured dataset of written chats, an arm more.")] = "",
+    written: Annotated[
+        list[str] | None, Option(help="Measured dataset of written rows, an arm more.")
+    ] = None,
+    size: Annotated[
+        Literal["default", "full"], Option(help="Every arm and rate of LoRA, or the first.")
+    ] = "default",
     subsets: Annotated[int, Option(min=30, help="Of rq2.")] = ExperimentSpec.subsets,
     equal_tokens: Annotated[bool, Option(help="Subsets of rq2 have equal tokens.")] = False,
 ) -> Answer:
@@ -49,7 +54,6 @@ def experiment(
     options = {
         "labels": None if labels is None else read_sizes(labels),
         "draws": draws,
-        "written": stores.runs.resolve("measure", written) if written else None,
     }
     defaults = EXPERIMENTS[name].defaults if name in EXPERIMENTS else {}
     spec = ExperimentSpec(
@@ -59,6 +63,8 @@ def experiment(
         threshold=read_threshold(stores, measure, threshold),
         seed=seed,
         tokens=tokens,
+        written=tuple(stores.runs.resolve("measure", each) for each in written or ()),
+        full=size == "full",
         subsets=subsets,
         equal_tokens=equal_tokens,
         **{**defaults, **{k: value for k, value in options.items() if value is not None}},

@@ -275,3 +275,6 @@ ARMS: Mapping[str, Arm] = {
 RANDOM, FILLING, SHUFFLED = "random rows", "rows that fill gaps", "random features"
 NULL = "random rows again"
 MORE, ALL, NONE = "twice the tokens", "all of the pool", "none"
+
+WRITTEN = "written rows"
+"""What the name of an arm begins with that adds rows which somebody wrote for the gaps."""

@@ -14,7 +14,15 @@ from fac.coverage import is_active
 from fac.errors import InputError
 from fac.experiments.arms import Draw, Pool
 from fac.experiments.lora import Finetune, Losses, Recipe
-from fac.experiments.material import pool_above, tokens_of, without_leaks
+from fac.experiments.material import (
+    Written,
+    labels_of,
+    pool_above,
+    rows_and_labels,
+    tokens_of,
+    with_written,
+    without_leaks,
+)
 from fac.experiments.run import Doors
 from fac.schema import Chat
 from fac.store.peaks import peaks_of
@@ -42,8 +50,8 @@ class ChatMaterial:
     test: np.ndarray
     """int64: rows that judge and are never learned from."""
 
-    written: np.ndarray
-    """int64: rows of the dataset of written ones."""
+    written: Mapping[str, Written]
+    """By their run's id."""
 
     before: Losses
     """Of the test rows, by the model as it is."""
@@ -52,14 +60,16 @@ class ChatMaterial:
     """(test row as `before.chat` has it, relevant feature, token index): int64 `[n]`, where each
     peaks above the threshold in what is judged."""
 
+    n_rows: int
+    """Rows of the dataset itself."""
+
     n_leaks: int
     finetune: Finetune
     scratch: Path
 
     def facts(self) -> Mapping[str, Any]:
         """Fields of ExperimentFacts."""
-        n_rows = len(self.chats) - len(self.written)
-        return {"n_rows": n_rows, "n_test": len(self.test), "n_leaks": self.n_leaks}
+        return {"n_rows": self.n_rows, "n_test": len(self.test), "n_leaks": self.n_leaks}
 
     def draw(self, size: int, number: int) -> Draw:
         """A beginning of so many chats, and which rows may be added to it."""
@@ -100,7 +110,7 @@ def chats_suffice(spec: ExperimentSpec, runs: Runs) -> None:
     Raises InputError as `chat_material` does, even if no row resembles a test row.
     """
     facts = runs.manifest(spec.measure).facts
-    labels = _labels(runs.table(facts.dataset, "samples", ["label"]))
+    labels = labels_of(runs, facts.dataset)
     tokens = tokens_of(runs, spec.measure, len(labels))
     test, rest = _split(spec, len(labels))
     begins = rest[labels[rest] == spec.label] if spec.label else rest
@@ -108,78 +118,42 @@ def chats_suffice(spec: ExperimentSpec, runs: Runs) -> None:
 
 
 def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> ChatMaterial:
-    """Reads a measured dataset and that of written rows, if there is one; what the model makes of
-    the test rows as it is stays in `scratch`.
+    """Reads a measured dataset and those of written rows; what the model makes of the test rows as
+    it is stays in `scratch`.
 
     Raises InputError where there are too few rows or tokens, no row of the label one begins with,
     or another encoder measured the written rows.
     """
-    from scipy.sparse import vstack
-
     if doors.finetune is None:
         raise InputError("Nobody here can finetune a model: LoRA runs in the worker's process.")
-    chats, labels = _rows(runs, spec.measure)
+    chats, labels = rows_and_labels(runs, spec.measure)
     n = len(chats)
     test, rest = _split(spec, n)
     train = without_leaks(chats, test, rest)
     begins = train[labels[train] == spec.label] if spec.label else train
     peaks, tokens = peaks_of(runs, spec.measure, np.arange(n)), tokens_of(runs, spec.measure, n)
-    written = np.zeros(0, np.int64)
-    if spec.written:
-        _must_be_alike(runs, spec)
-        others, _ = _rows(runs, spec.written)
-        chats = [*chats, *others]
-        written = without_leaks(chats, test, np.arange(n, len(chats)))
-        peaks = vstack([peaks, peaks_of(runs, spec.written, np.arange(len(others)))], "csr")
-        tokens = np.concatenate([tokens, tokens_of(runs, spec.written, len(others))])
-    states = np.zeros((len(chats), 0), np.float32)
-    pool = pool_above(peaks, spec.threshold, states, tokens, train)
     _must_suffice(spec, runs.manifest(spec.measure).facts.name, tokens, test, train, begins)
-    if spec.written and tokens[written].sum() < spec.tokens:
-        raise InputError(
-            f"{runs.manifest(spec.written).facts.name} has {tokens[written].sum():,} tokens beside "
-            f"test rows; give --tokens of at most that, {spec.tokens:,} are asked for."
-        )
+    more = with_written(spec, runs, chats, peaks, tokens, test)
+    for each in more.written.values():
+        each.must_suffice(more.tokens, spec.tokens)
+    states = np.zeros((len(more.chats), 0), np.float32)
+    pool = pool_above(more.peaks, spec.threshold, states, more.tokens, train)
     before = _before(doors.finetune, [chats[row] for row in test], scratch)
     return ChatMaterial(
         spec=spec,
-        chats=chats,
+        chats=more.chats,
         pool=pool,
         begins=begins,
         train=train,
         test=test,
-        written=written,
+        written=more.written,
         before=before,
         peaks=_peaks(spec, runs, test, pool.relevant, before),
-        n_leaks=len(rest) - len(train) + len(chats) - n - len(written),
+        n_rows=n,
+        n_leaks=len(rest) - len(train) + more.n_leaks,
         finetune=doors.finetune,
         scratch=scratch,
     )
-
-
-def _rows(runs: Runs, measure: str) -> tuple[list[Chat], np.ndarray]:
-    """All chats of a measured dataset, and their labels, "" where there is none."""
-    dataset = runs.manifest(measure).facts.dataset
-    table = runs.table(dataset, "samples", ["messages", "label"])
-    chats = [
-        [{"role": m["role"], "content": m["content"]} for m in messages]
-        for messages in table["messages"].to_pylist()
-    ]
-    return chats, _labels(table)
-
-
-def _labels(table: Any) -> np.ndarray:
-    """Of samples, "" where there is none."""
-    return np.array([str(label or "") for label in table["label"].to_pylist()], object)
-
-
-def _must_be_alike(runs: Runs, spec: ExperimentSpec) -> None:
-    measured, written = (runs.manifest(run).facts for run in (spec.measure, spec.written))
-    if measured.encoder != written.encoder:
-        raise InputError(
-            f"{written.name} was measured with another model or SAE than {measured.name}: measure "
-            "both alike."
-        )
 
 
 def _split(spec: ExperimentSpec, n: int) -> tuple[np.ndarray, np.ndarray]:

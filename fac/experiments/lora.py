@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ Finetune = Callable[[Sequence[Chat], Sequence[Chat], Recipe], Losses]
 there are none to learn from."""
 
 
+Classify = Callable[[Sequence[Chat], np.ndarray, Sequence[Chat], Recipe], np.ndarray]
+"""P(positive) of the judged chats, float32 `[n_judged]`, by a model and a head on it that have
+learned from others and their labels, bool `[n_learned]`."""
+
+
 def counts(rendered: Rendered) -> np.ndarray:
     """Which tokens are learned and judged, bool `[n_tokens]`: those of the assistant, or the whole
     content of a text in which nobody answers. The first token cannot be predicted."""
@@ -75,17 +81,52 @@ class Finetuner:
         self._subject, self._note = subject, note
 
     def __call__(self, learned: Sequence[Chat], judged: Sequence[Chat], recipe: Recipe) -> Losses:
+        import torch
+
         if not learned:
             return self._losses(self._subject.model, judged)
-        adapted = self._with_adapter(recipe.seed)
-        try:
-            self._learn(adapted, learned, recipe)
-            return self._losses(adapted, judged)
-        finally:
-            adapted.unload()
-            self._subject.model.eval()
+        with self._adapter(recipe.seed) as adapted:
+            texts = self._subject.renderer.render(learned)
+            texts = [text for text in texts if counts(text).any()]
 
-    def _with_adapter(self, seed: int) -> Any:
+            def loss(rows: Sequence[int]) -> Any:
+                return torch.cat(self._nats(adapted, [texts[row] for row in rows])).mean()
+
+            self._learn(adapted, loss, [len(text.ids) for text in texts], recipe)
+            return self._losses(adapted, judged)
+
+    def classify(
+        self, learned: Sequence[Chat], positive: np.ndarray, judged: Sequence[Chat], recipe: Recipe
+    ) -> np.ndarray:
+        """A `Classify`: a linear head on the last block's states, averaged over content tokens,
+        begins at 0 and learns with the adapter, both from binary cross-entropy."""
+        import torch
+
+        texts, labels = self._subject.renderer.render(learned), positive.astype(np.float32)
+        target = torch.from_numpy(labels).to(self._subject.device)
+        with self._adapter(recipe.seed) as adapted:
+            head = torch.zeros(self._subject.d_model, device=target.device, requires_grad=True)
+            bias = torch.zeros((), device=target.device, requires_grad=True)
+
+            def logits(chats: Sequence[Rendered]) -> Any:
+                return self._pooled(adapted, chats) @ head + bias
+
+            def loss(rows: Sequence[int]) -> Any:
+                sure = logits([texts[row] for row in rows])
+                return torch.nn.functional.binary_cross_entropy_with_logits(sure, target[[*rows]])
+
+            self._learn(adapted, loss, [len(text.ids) for text in texts], recipe, [head, bias])
+            tests, chance = self._subject.renderer.render(judged), np.zeros(len(judged), np.float32)
+            with torch.no_grad():
+                for rows in self._batches(tests):
+                    sure = logits([tests[row] for row in rows])
+                    chance[rows] = sure.sigmoid().cpu().numpy()
+                    self._note("judging")
+        return chance
+
+    @contextmanager
+    def _adapter(self, seed: int) -> Iterator[Any]:
+        """The model with a fresh adapter, which is taken out again at the end."""
         import torch
         from peft import LoraConfig, get_peft_model
 
@@ -95,27 +136,41 @@ class Finetuner:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # it asks for what transformers renamed
             torch.manual_seed(seed)
-            return get_peft_model(self._subject.model, config)
+            adapted = get_peft_model(self._subject.model, config)
+        try:
+            yield adapted
+        finally:
+            adapted.unload()
+            self._subject.model.eval()
 
-    def _learn(self, model: Any, chats: Sequence[Chat], recipe: Recipe) -> None:
+    def _batches(self, texts: Sequence[Rendered]) -> Iterator[list[int]]:
+        """Rows that the model reads at once."""
+        lengths = [len(text.ids) for text in texts]
+        return batches_by_length(lengths, max_padded=self._subject.batch_tokens)
+
+    def _learn(
+        self,
+        model: Any,
+        loss: Callable[[Sequence[int]], Any],
+        lengths: Sequence[int],
+        recipe: Recipe,
+        more: Sequence[Any] = (),
+    ) -> None:
+        """The adapter, and `more` weights beside it, from the mean loss of rows of such lengths."""
         import torch
 
-        rendered = self._subject.renderer.render(chats)
-        rendered = [text for text in rendered if counts(text).any()]
-        lengths = [len(text.ids) for text in rendered]
         batches = [*batches_by_length(lengths, max_padded=recipe.batch_tokens)]
         rng = np.random.default_rng(recipe.seed)
         steps = [
             batches[i] for _ in range(recipe.epochs) for i in rng.permutation(len(batches)).tolist()
         ]
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        weights = [*(weight for weight in model.parameters() if weight.requires_grad), *more]
         optimiser = torch.optim.AdamW(weights, lr=recipe.rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / len(steps))
         model.train()
         total, done, begun = recipe.epochs * sum(lengths), 0, time.monotonic()
         for rows in steps:
-            loss = torch.cat(self._nats(model, [rendered[row] for row in rows])).mean()
-            loss.backward()
+            loss(rows).backward()
             torch.nn.utils.clip_grad_norm_(weights, CLIP)
             optimiser.step()
             schedule.step()
@@ -131,9 +186,8 @@ class Finetuner:
         rendered = self._subject.renderer.render(chats)
         position = [np.flatnonzero(counts(text)) for text in rendered]
         nats = [np.zeros(0, np.float32) for _ in rendered]
-        lengths = [len(text.ids) for text in rendered]
         with torch.no_grad():
-            for rows in batches_by_length(lengths, max_padded=self._subject.batch_tokens):
+            for rows in self._batches(rendered):
                 batch = self._nats(model, [rendered[row] for row in rows])
                 for row, values in zip(rows, batch, strict=True):
                     nats[row] = values.cpu().numpy().astype(np.float32)
@@ -152,12 +206,7 @@ class Finetuner:
         """
         import torch
 
-        longest = max(len(text.ids) for text in texts)
-        ids = np.zeros((len(texts), longest), np.int64)
-        target = np.zeros((len(texts), longest), bool)
-        for row, text in enumerate(texts):
-            ids[row, : len(text.ids)] = text.ids
-            target[row, : len(text.ids)] = counts(text)
+        ids, target = _padded(texts, counts)
         tokens = torch.from_numpy(ids).to(self._subject.device)
         counted = torch.from_numpy(target[:, 1:]).to(self._subject.device)
         logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
@@ -165,3 +214,30 @@ class Finetuner:
             logits[counted].float(), tokens[:, 1:][counted], reduction="none"
         )
         return list(nats.split(target.sum(1).tolist()))
+
+    def _pooled(self, model: Any, texts: Sequence[Rendered]) -> Any:
+        """The states after the last block and its norm, averaged over the content tokens of each
+        text: float32 `[n, d_model]` on the device."""
+        import torch
+
+        ids, content = _padded(texts, lambda text: text.role != SCAFFOLD)
+        tokens, weight = (
+            torch.from_numpy(each).to(self._subject.device) for each in (ids, content)
+        )
+        network = model.get_base_model()
+        blocks = getattr(network, network.base_model_prefix)
+        states = blocks(input_ids=tokens, use_cache=False).last_hidden_state.float()
+        weight = weight[..., None].float()
+        return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def _padded(
+    texts: Sequence[Rendered], which: Callable[[Rendered], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids, int64 `[n, longest]`, and which of them count, bool; padding comes last."""
+    longest = max(len(text.ids) for text in texts)
+    ids, target = np.zeros((len(texts), longest), np.int64), np.zeros((len(texts), longest), bool)
+    for row, text in enumerate(texts):
+        ids[row, : len(text.ids)] = text.ids
+        target[row, : len(text.ids)] = which(text)
+    return ids, target

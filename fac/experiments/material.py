@@ -11,17 +11,41 @@ import numpy as np
 from fac.config import ExperimentSpec
 from fac.coverage import everywhere_relevant, is_active
 from fac.errors import InputError
-from fac.experiments.arms import Pool
+from fac.experiments.arms import WRITTEN, Draw, Pool
+from fac.experiments.lora import Classify
 from fac.experiments.run import Doors
 from fac.manifest import ExperimentFacts
 from fac.schema import Chat
+from fac.selection import random_rows
 from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
 from fac.synthesis.filter import Leaks
 
 
+class Written(NamedTuple):
+    """An arm: the rows of a measured dataset of written ones that may be learned from."""
+
+    arm: str
+    rows: np.ndarray
+    """int64."""
+
+    def must_suffice(self, tokens: np.ndarray, budget: int) -> None:
+        """Raises InputError where the rows have fewer tokens, of `tokens` `[n]`."""
+        if (there := int(tokens[self.rows].sum())) < budget:
+            raise InputError(
+                f"Of the {self.arm}, {there:,} tokens may be learned from, {budget:,} are to be "
+                "added: write more, or begin with fewer rows or add fewer tokens."
+            )
+
+    def added(self, pool: Pool, draw: Draw) -> np.ndarray:
+        """As many tokens of them as the budget has, at random: bool `[n]`."""
+        mine = np.zeros(len(pool.tokens), bool)
+        mine[self.rows] = True
+        return random_rows(pool.tokens, draw.budget, mine, draw.seed)
+
+
 class Material(NamedTuple):
-    """Labelled rows of one measured dataset, renumbered."""
+    """Labelled rows of one measured dataset, renumbered, and of those that were written for it."""
 
     pool: Pool
     peaks: Any
@@ -37,15 +61,23 @@ class Material(NamedTuple):
     """int64: rows that may be learned from."""
 
     n_leaks: int
-    """Rows left out of `train`, as they share words with a test row."""
+    """Rows left out of what may be learned from, as they share words with a test row."""
 
     n_unlabelled: int
+    n_rows: int
+    """Rows of the dataset itself; those that were written for it come after them."""
+
+    written: Mapping[str, Written] = {}
+    """By their run's id."""
+
+    chats: Sequence[Chat] = ()
+    classify: Classify | None = None
 
     def facts(self) -> Mapping[str, Any]:
         """Fields of ExperimentFacts."""
         return {
-            "n_rows": len(self.positive),
-            "n_positive": int(self.positive.sum()),
+            "n_rows": self.n_rows,
+            "n_positive": int(self.positive[: self.n_rows].sum()),
             "n_test": len(self.test),
             "n_leaks": self.n_leaks,
             "n_unlabelled": self.n_unlabelled,
@@ -76,9 +108,9 @@ def labels_suffice(spec: ExperimentSpec, runs: Runs) -> Labels:
     of either kind for the largest beginning, even if none of them resembles a test row.
     """
     facts = runs.manifest(spec.measure).facts
-    names = runs.table(facts.dataset, "samples", ["label"])["label"].to_pylist()
-    rows = np.flatnonzero([name is not None for name in names])
-    kinds = [str(names[row]) for row in rows]
+    names = labels_of(runs, facts.dataset)
+    rows = np.flatnonzero(names != "")
+    kinds = [*names[rows]]
     positive = np.array([kind == spec.label for kind in kinds], bool)
     if not kinds:
         raise InputError(
@@ -105,22 +137,110 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
     resemble a test row.
     """
     rows, positive, test, rest, n_samples = labels_suffice(spec, runs)
-    table = runs.table(runs.manifest(spec.measure).facts.dataset, "samples", ["messages"])
-    messages = table["messages"].take(rows).to_pylist()
-    chats = [[{"role": m["role"], "content": m["content"]} for m in chat] for chat in messages]
+    every, _ = rows_and_labels(runs, spec.measure)
+    chats = [every[row] for row in rows]
     train = without_leaks(chats, test, rest)
     _must_suffice(spec, positive[train])
-    states = states_of(doors, chats, scratch)
     peaks = peaks_of(runs, spec.measure, rows)
     tokens = tokens_of(runs, spec.measure, n_samples)[rows]
-    pool = pool_above(peaks, spec.threshold, states, tokens, train)
+    more = with_written(spec, runs, chats, peaks, tokens, test)
+    states = states_of(doors, more.chats, scratch)
+    pool = pool_above(more.peaks, spec.threshold, states, more.tokens, train)
     if not len(pool.relevant):
         raise InputError(
             f"No feature fires above {spec.threshold:g} in some, and not all, of the rows that may "
             "be learned from: choose a lower threshold."
         )
-    left_out = len(rest) - len(train), n_samples - len(rows)
-    return Material(pool, peaks.log1p(), positive, test, train, *left_out)
+    unlabelled = [
+        row for each in more.written.values() for row in each.rows if not more.labels[row]
+    ]
+    return Material(
+        pool=pool,
+        peaks=more.peaks.log1p(),
+        positive=np.concatenate([positive, more.labels[len(rows) :] == spec.label]),
+        test=test,
+        train=train,
+        n_leaks=len(rest) - len(train) + more.n_leaks,
+        n_unlabelled=n_samples - len(rows) + len(unlabelled),
+        n_rows=len(rows),
+        written={
+            run: Written(each.arm, each.rows[more.labels[each.rows] != ""])
+            for run, each in more.written.items()
+        },
+        chats=more.chats,
+        classify=doors.classify,
+    )
+
+
+class WithWritten(NamedTuple):
+    """Rows of a dataset and, after them, those of others that were written for it."""
+
+    chats: list[Chat]
+    labels: np.ndarray
+    """str `[n]`, "" for those without, as all of the dataset itself here are."""
+
+    peaks: Any
+    tokens: np.ndarray
+    written: Mapping[str, Written]
+    n_leaks: int
+    """Written rows that share words with a test row, in no arm."""
+
+
+def with_written(
+    spec: ExperimentSpec,
+    runs: Runs,
+    chats: Sequence[Chat],
+    peaks: Any,
+    tokens: np.ndarray,
+    test: np.ndarray,
+) -> WithWritten:
+    """`chats` `[n]`, `peaks` csr `[n, n_features]` and `tokens` int64 `[n]` with the rows of the
+    spec's written datasets behind them. Raises InputError for one that another encoder measured."""
+    from scipy.sparse import vstack
+
+    measured = runs.manifest(spec.measure).facts
+    every, labels, written = [*chats], [np.full(len(chats), "", object)], {}
+    all_peaks, all_tokens, n_leaks = [peaks], [tokens], 0
+    for run in spec.written:
+        facts = runs.manifest(run).facts
+        if facts.encoder != measured.encoder:
+            raise InputError(
+                f"{facts.name} was measured with another model or SAE than {measured.name}: "
+                "measure both alike."
+            )
+        more, names = rows_and_labels(runs, run)
+        rows = np.arange(len(every), len(every) + len(more))
+        every += more
+        free = without_leaks(every, test, rows)
+        n_leaks += len(rows) - len(free)
+        written[run] = Written(f"{WRITTEN}, {facts.name}", free)
+        labels.append(names)
+        all_peaks.append(peaks_of(runs, run, np.arange(len(more))))
+        all_tokens.append(tokens_of(runs, run, len(more)))
+    return WithWritten(
+        every,
+        np.concatenate(labels),
+        vstack(all_peaks, "csr"),
+        np.concatenate(all_tokens),
+        written,
+        n_leaks,
+    )
+
+
+def rows_and_labels(runs: Runs, measure: str) -> tuple[list[Chat], np.ndarray]:
+    """All chats of a measured dataset, and their labels, "" where there is none."""
+    dataset = runs.manifest(measure).facts.dataset
+    chats = [
+        [{"role": m["role"], "content": m["content"]} for m in messages]
+        for messages in runs.table(dataset, "samples", ["messages"])["messages"].to_pylist()
+    ]
+    return chats, labels_of(runs, dataset)
+
+
+def labels_of(runs: Runs, dataset: str) -> np.ndarray:
+    """Of a dataset's samples, "" where there is none: str `[n]`."""
+    labels = runs.table(dataset, "samples", ["label"])["label"].to_pylist()
+    return np.array([str(label or "") for label in labels], object)
 
 
 def states_of(doors: Doors, chats: Sequence[Chat], scratch: Path) -> np.ndarray:

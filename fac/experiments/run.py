@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fac.config import EXPERIMENTS, ExperimentSpec
 from fac.errors import Progress
-from fac.experiments.lora import Finetune
+from fac.experiments.lora import Classify, Finetune
 from fac.manifest import ExperimentFacts
 from fac.schema import EXPERIMENT_EFFECTS, EXPERIMENT_RESULTS, Chat
 from fac.store.runs import Runs, write_table
@@ -48,6 +48,7 @@ class Doors(NamedTuple):
 
     states: States
     finetune: Finetune | None = None
+    classify: Classify | None = None
 
 
 class Says(NamedTuple):
@@ -88,6 +89,9 @@ class Experiment:
     says: Callable[[list[Row], ExperimentFacts, ExperimentSpec], Says]
     """Sentences for rows of EXPERIMENT_EFFECTS, each with `figures`, the means over draws."""
 
+    takes: Sequence[str] = ()
+    """Of `written` and `full`, fields of the spec, those that mean something here."""
+
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """What a spec has by default that is not ExperimentSpec's own default, by its field."""
 
@@ -121,7 +125,7 @@ def experiment(spec: ExperimentSpec, *, runs: Runs, doors: Doors, progress: Prog
         progress(0, len(pieces), "reading the rows")
         data = kind.material(spec, runs, doors, scratch)
         rows: list[Row] = []
-        seconds: list[float] = []
+        seconds: dict[bool, list[float]] = {True: [], False: []}  # by whether it is one arm alone
         for number, piece in enumerate(pieces):
             progress(number, len(pieces), piece.text)
             path = scratch / f"piece-{number:05}.parquet"
@@ -131,7 +135,7 @@ def experiment(spec: ExperimentSpec, *, runs: Runs, doors: Doors, progress: Prog
                 part = path.with_suffix(".part")
                 pq.write_table(table, part)
                 part.rename(path)
-                seconds.append(time.monotonic() - piece_begun)
+                seconds[bool(piece.arm)].append(time.monotonic() - piece_begun)
             rows += pq.read_table(path).to_pylist(maps_as_pydicts="strict")
         progress(len(pieces), len(pieces), "comparing the arms")
         effects = pa.Table.from_pylist(kind.effects(spec, data, rows), EXPERIMENT_EFFECTS)
@@ -144,7 +148,8 @@ def experiment(spec: ExperimentSpec, *, runs: Runs, doors: Doors, progress: Prog
             measure=spec.measure,
             experiment=spec.name,
             seconds=time.monotonic() - begun,
-            piece_seconds=float(np.mean(seconds)) if seconds else 0.0,
+            piece_seconds=float(np.mean(seconds[False])) if seconds[False] else 0.0,
+            arm_seconds=float(np.mean(seconds[True])) if seconds[True] else 0.0,
             **kind.facts(data),
         )
         runs.publish(

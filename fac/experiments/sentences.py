@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fac.experiments.arms import FILLING, MORE, NULL, RANDOM, SHUFFLED
+from fac.experiments.arms import FILLING, MORE, NULL, RANDOM, SHUFFLED, WRITTEN
 from fac.experiments.effects import in_words
 from fac.experiments.run import Row
 
@@ -14,6 +14,28 @@ REST_AT_RANDOM = "Where no row fills a gap any more, random rows take the tokens
 def conclusion(rows: Sequence[Row], unit: str) -> str:
     """Of each outcome; `unit` is what sizes of beginnings are counted in."""
     return " ".join(_conclusion(of, head, unit) for head, of in _by_outcome(rows).items())
+
+
+def of_written(rows: Sequence[Row], digits: int = 3, unit: str = "") -> str:
+    """What one arm of written rows is worth beside random rows: a row a size, each named with
+    `unit` if there is one."""
+    better, worse = ([row for row in rows if row[end] * sign > 0] for end, sign in _SIDES)
+    verdict = "cannot be told from random rows of equal tokens"
+    if worse:
+        verdict = "teach less than random rows of equal tokens"
+    elif better:
+        verdict = "teach more than random rows of equal tokens"
+    if 0 < len(which := worse or better) < len(rows):
+        verdict += f" at {', '.join(str(row['size']) for row in which)} {unit}"
+    figures = "; ".join(
+        f"{row['size']} {unit} {in_words(row, digits)}" if unit else in_words(row, digits)
+        for row in rows
+    )
+    name = rows[0]["arm"]
+    return f"{name[0].upper()}{name[1:]}: these {verdict} ({figures})."
+
+
+_SIDES = ("low", 1), ("high", -1)
 
 
 def controls(rows: Sequence[Row]) -> str:
@@ -57,7 +79,12 @@ def _conclusion(rows: Sequence[Row], head: str, unit: str) -> str:
         f"{n} {unit} {in_words(row)}, beside random features {in_words(shuffled[n])}"
         for n, row in chance.items()
     )
-    return f"{head[0].upper()}{head[1:]}: {verdict} ({figures})."
+    parts = [f"{head[0].upper()}{head[1:]}: {verdict} ({figures})."]
+    written: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["arm"].startswith(WRITTEN):
+            written.setdefault(row["arm"], []).append(row)
+    return " ".join([*parts, *(of_written(each, unit=unit) for each in written.values())])
 
 
 def _controls(of: Sequence[Row], head: str) -> str:

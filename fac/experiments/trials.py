@@ -78,16 +78,24 @@ class Trial:
         learned = np.flatnonzero(self.draw.begin | added)
         for head, inputs in ((STATES, data.pool.states), (FEATURES, data.peaks)):
             chance = scores(inputs, labels, learned, data.test)
-            yield {
-                "outcome": head,
-                "size": self.piece.size,
-                "draw": self.piece.draw,
-                "arm": arm,
-                "figures": {
-                    "rows": len(learned),
-                    "tokens": int(data.pool.tokens[learned].sum()),
-                    "fac": self.fac(added),
-                    **worth(chance, data.positive[data.test]),
-                },
-                "scores": chance.astype(np.float32),
-            }
+            yield self.row(head, arm, added, chance, data.test)
+
+    def row(
+        self, outcome: str, arm: str, added: np.ndarray, chance: np.ndarray, judges: np.ndarray
+    ) -> Row:
+        """Of PIECE: P(positive) of rows `judges` after the beginning and `added`, bool `[n]`."""
+        data, learned = self.data, np.flatnonzero(self.draw.begin | added)
+        return {
+            "outcome": outcome,
+            "size": self.piece.size,
+            "draw": self.piece.draw,
+            "arm": arm,
+            "figures": {
+                "rows": len(learned),
+                "positive": float(data.positive[learned].mean()),
+                "tokens": int(data.pool.tokens[learned].sum()),
+                "fac": self.fac(added),
+                **worth(chance, data.positive[judges]),
+            },
+            "scores": chance.astype(np.float32),
+        }

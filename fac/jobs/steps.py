@@ -27,6 +27,7 @@ from fac.store.runs import Runs
 
 if TYPE_CHECKING:
     from fac.encoder import Encoder, SaeEncoder
+    from fac.experiments.lora import Finetuner
     from fac.generator import LocalGenerator
     from fac.generator.writer import Writer
     from fac.generator.writers.local import LocalWriter
@@ -187,6 +188,14 @@ class Steps:
             return load_encoder(*arguments, self.models, progress)
 
         return self.encoders.get(arguments, load)
+
+    def finetuner(
+        self, spec: MeasureSpec, note: Callable[[str], None], progress: Progress
+    ) -> Finetuner:
+        """The model that a spec measures with, to learn by LoRA; `note` hears how far it is."""
+        from fac.experiments.lora import Finetuner
+
+        return Finetuner(self.encoder(spec, progress).model, note)
 
     def reader(self, spec: MeasureSpec, progress: Progress) -> Encoder:
         """What a spec's texts are read with, wherever that is: `encoder`, or workers of Ray."""
@@ -381,7 +390,7 @@ def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> st
 
 def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -> str:
     from fac.experiments import Doors, experiment
-    from fac.experiments.lora import Finetuner, Losses, Recipe
+    from fac.experiments.lora import Losses, Recipe
 
     measured = steps.runs.manifest(spec.measure).spec
     piece: list[Any] = [0, 1, ""]
@@ -399,10 +408,12 @@ def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -
         return model.mean_states(chats, partial(_read, progress))
 
     def finetune(learned: Sequence[Chat], judged: Sequence[Chat], recipe: Recipe) -> Losses:
-        model = steps.encoder(measured, progress).model
-        return Finetuner(model, within_piece)(learned, judged, recipe)
+        return steps.finetuner(measured, within_piece, progress)(learned, judged, recipe)
 
-    doors = Doors(states, finetune)
+    def classify(*task: Any) -> np.ndarray:
+        return steps.finetuner(measured, within_piece, progress).classify(*task)
+
+    doors = Doors(states, finetune, classify)
     return experiment(spec, runs=steps.runs, doors=doors, progress=at_piece)
 
 

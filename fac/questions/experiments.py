@@ -40,6 +40,20 @@ def askable(stores: Stores, name: str) -> dict[str, MeasureManifest]:
     }
 
 
+def could_be_arms(stores: Stores, measure: str) -> list[str]:
+    """Measures, by the same encoder, of datasets whose rows could be an arm beside those of a
+    measured dataset: first those that a synthesis wrote, then the newest."""
+    every = measured(stores)
+    encoder = every[measure].facts.encoder
+    others = [run for run, each in every.items() if each.facts.encoder == encoder]
+
+    def is_synthetic(run: str) -> bool:
+        dataset = every[run].facts.dataset
+        return bool(stores.runs.find(dataset)) and stores.runs.manifest(dataset).facts.is_synthetic
+
+    return sorted((run for run in others if run != measure), key=lambda run: not is_synthetic(run))
+
+
 def labels_of(stores: Stores, measure: str) -> dict[str, int]:
     """Rows by label of a measured dataset, most common first; of very many labels the first that
     were read."""
@@ -124,17 +138,20 @@ class Estimate(NamedTuple):
 def estimate(stores: Stores, spec: ExperimentSpec) -> Estimate:
     """What a spec takes on this machine, beside reading the rows with the model once."""
     kind: Experiment = EXPERIMENTS[spec.name]
-    pieces = len(kind.pieces(spec))
+    pieces = kind.pieces(spec)
     rows = rows_of(stores, spec.name, spec.measure)
     timed = (
-        m for m in experiments(stores) if m.spec.name == spec.name and m.facts.piece_seconds > 0
+        m
+        for m in experiments(stores)
+        if m.spec.name == spec.name and m.facts.piece_seconds + m.facts.arm_seconds > 0
     )
     before = min(timed, key=lambda m: m.inputs.measure != spec.measure, default=None)
     if before is None:
-        return Estimate(pieces, None, "")
+        return Estimate(len(pieces), None, "")
     facts = before.facts
-    piece = facts.piece_seconds * rows / (facts.n_rows or rows)
-    return Estimate(pieces, pieces * piece, facts.name)
+    all_arms, one_arm = facts.piece_seconds, facts.arm_seconds
+    seconds = sum((one_arm or all_arms) if each.arm else (all_arms or one_arm) for each in pieces)
+    return Estimate(len(pieces), seconds * rows / (facts.n_rows or rows), facts.name)
 
 
 def of_measure(jobs: Sequence[Job], measure: str) -> list[Job]:

@@ -23,7 +23,7 @@ from fac.ui.review import reviewer
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table
 from fac.ui.text import Row, clean, plain
-from fac.ui.views import action_button, get_param, link, param_widget, set_param
+from fac.ui.views import action_button, get_param, link, param_multiselect, param_widget
 from fac.ui.writing import question_view
 
 TITLE = "Families: which topics the gaps are about"
@@ -205,27 +205,24 @@ def rename(comparison: Comparison, row: Row) -> None:
 def pick_families(comparison: Comparison, rows: Sequence[Row], label: str) -> list[Row]:
     """The families that are chosen among these rows, as the address of this page has them; none
     where all gaps are meant."""
-    by_number = {row["family"]: row for row in rows}
-    texts = [text for text in get_param("families", "", of_page=True).split(",") if text]
-    numbers = [int(text) for text in texts if text.isdecimal() and int(text) in by_number]
-    key = f"{st.session_state.get('page', '')}.families of {comparison}"
-    if st.session_state.get(key) != numbers:
-        st.session_state[key] = numbers
+    by_number = {str(row["family"]): row for row in rows}
 
-    def change() -> None:
-        chosen = ",".join(map(str, st.session_state[key]))
-        set_param("families", chosen or None, True)
-
-    def words(number: int) -> str:
+    def words(number: str) -> str:
         row = by_number[number]
         return f"{clean(row['name'])} · {row['certain']:,} certain of {len(row['features']):,}"
 
-    options: Row = {"placeholder": "All gaps", "key": key, "on_change": change}
-    st.multiselect(label, [*by_number], format_func=words, **options)
-    if len(numbers) < len(texts):
-        strays = plain(", ".join(texts)[:80])
-        st.caption(f":material/search_off: Not all of the families {strays} have gaps here.")
-    return [by_number[number] for number in numbers]
+    chosen, strays = param_multiselect(
+        label,
+        "families",
+        [*by_number],
+        of=str(comparison),
+        format_func=words,
+        placeholder="All gaps",
+    )
+    if strays:
+        named = plain(", ".join(strays)[:80])
+        st.caption(f":material/search_off: Of the families in the link, {named} have no gaps here.")
+    return [by_number[number] for number in chosen]
 
 
 def pick_few() -> int | None:

@@ -91,6 +91,24 @@ def tied(name: str, value: object, part: str = "", *, of_page: bool = False) -> 
     return {"key": key, "on_change": change}
 
 
+def param_multiselect(
+    label: str, name: str, options: Sequence[str], *, of: str, **how: Any
+) -> tuple[list[str], list[str]]:
+    """What is chosen among `options`, as the address of this page has it, separated by commas; and
+    what it has beside them. `of` says what the options belong to: of another they are others."""
+    texts = [text for text in get_param(name, "", of_page=True).split(",") if text]
+    chosen = [text for text in texts if text in options]
+    key = f"{st.session_state.get('page', '')}.{name} of {of}"
+    if st.session_state.get(key) != chosen:
+        st.session_state[key] = chosen
+
+    def change() -> None:
+        set_param(name, ",".join(st.session_state[key]) or None, True)
+
+    st.multiselect(label, options, key=key, on_change=change, **how)
+    return chosen, [text for text in texts if text not in options]
+
+
 def get_param(
     name: str,
     default: T,

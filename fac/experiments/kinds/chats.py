@@ -14,17 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac.config import ExperimentSpec
-from fac.experiments.arms import ARMS, FILLING, MORE, NONE, NULL, RANDOM, SHUFFLED, Draw
+from fac.experiments.arms import ARMS, FILLING, MORE, NONE, NULL, RANDOM, SHUFFLED, WRITTEN, Draw
 from fac.experiments.chats import ChatMaterial, chat_material, chats_suffice
 from fac.experiments.effects import Resampled, in_words
 from fac.experiments.run import Experiment, Piece, Row, Says
-from fac.experiments.sentences import REST_AT_RANDOM
+from fac.experiments.sentences import REST_AT_RANDOM, of_written
 from fac.manifest import ExperimentFacts
-from fac.selection import random_rows
 
-WRITTEN = "written rows"
 CHOICES = NONE, RANDOM, FILLING, SHUFFLED, NULL, MORE
-"""Arms, of which a run with written rows has one more."""
+"""Arms beside those of written rows."""
 
 ANSWERS, FIRING = "loss on held-out chats", "loss where features fire"
 MISSING, OTHERS = "features still missing", "features of other rows"
@@ -33,17 +31,10 @@ NEAR = 8
 """Tokens on either side of a peak that are where its feature fires."""
 
 
-def arms(spec: ExperimentSpec) -> Sequence[str]:
-    return (*CHOICES, WRITTEN) if spec.written else CHOICES
-
-
 def added(data: ChatMaterial, draw: Draw, arm: str) -> np.ndarray:
-    """The rows that an arm adds: bool `[n]`."""
-    if arm != WRITTEN:
-        return ARMS[arm](data.pool, draw)
-    free = np.zeros(len(draw.free), bool)
-    free[data.written] = True
-    return random_rows(data.pool.tokens, draw.budget, free, draw.seed)
+    """The rows that an arm adds, one of CHOICES or the run of written rows: bool `[n]`."""
+    choose = data.written[arm].added if arm in data.written else ARMS[arm]
+    return choose(data.pool, draw)
 
 
 def pieces(spec: ExperimentSpec) -> list[Piece]:
@@ -51,7 +42,7 @@ def pieces(spec: ExperimentSpec) -> list[Piece]:
         Piece(f"{size} chats, draw {draw + 1}, {arm}", size, draw, arm)
         for size in spec.labels
         for draw in range(spec.draws)
-        for arm in arms(spec)
+        for arm in (*CHOICES, *spec.written)
     ]
 
 
@@ -67,7 +58,7 @@ def measure(spec: ExperimentSpec, data: ChatMaterial, piece: Piece) -> Iterator[
         "outcome": ANSWERS,
         "size": piece.size,
         "draw": piece.draw,
-        "arm": piece.arm,
+        "arm": data.written[piece.arm].arm if piece.arm in data.written else piece.arm,
         "figures": {
             "rows": int(rows.sum()),
             "tokens": int(data.pool.tokens[rows].sum()),
@@ -114,7 +105,7 @@ def _on_answers(spec: ExperimentSpec, data: ChatMaterial, losses: _Losses) -> It
     def gains(arm: str) -> np.ndarray:
         return before - losses.after[arm]
 
-    for arm, against in [*((arm, RANDOM) for arm in arms(spec)), (FILLING, SHUFFLED)]:
+    for arm, against in [*((arm, RANDOM) for arm in losses.after), (FILLING, SHUFFLED)]:
         apart = gains(arm) - gains(against)
         sums = [np.bincount(data.before.chat, each, minlength=n) for each in apart]
         means = np.stack([losses.resampled.ratios(each, counts) for each in sums])
@@ -253,13 +244,11 @@ def _conclusion(effect: Effects) -> str:
         f"{verdict} (nats per token of held-out chats: {in_words(chance, 4)}; beside random "
         f"features {in_words(shuffled, 4)})."
     ]
-    if written := effect.get((ANSWERS, WRITTEN, RANDOM)):
-        if written["low"] <= 0 <= written["high"]:
-            verdict = "Written rows cannot be told from random rows of equal tokens"
-        else:
-            word = "more" if written["low"] > 0 else "less"
-            verdict = f"Written rows teach {word} than random rows of equal tokens"
-        parts.append(f"{verdict} ({in_words(written, 4)}).")
+    parts += [
+        of_written([row], 4)
+        for (outcome, arm, _), row in effect.items()
+        if outcome == ANSWERS and arm.startswith(WRITTEN)
+    ]
     parts += [_by_feature(effect, arm) for arm in (RANDOM, FILLING)]
     return " ".join(filter(None, parts))
 
@@ -328,6 +317,7 @@ EXPERIMENT = Experiment(
     facts=ChatMaterial.facts,
     says=says,
     check=chats_suffice,
+    takes=("written",),
     defaults={"labels": (30,), "draws": 3},
     label="begun with",
     preference=2,
