@@ -52,7 +52,7 @@ class Claim(NamedTuple):
     sign: int = 1  # the side of 0 on which the claim is
 
 
-HEAD = "a head on the frozen model, test rows apart, equal tokens"
+HEAD = "heads on the frozen model, and LoRA, test rows apart, equal tokens"
 
 CLAIMS = (
     Claim(
