@@ -13,7 +13,7 @@ from fac.questions.catalogue import (
     ADDITIONS,
     comparable,
     default_anchor,
-    default_dataset,
+    free_name,
     kind_of,
     measured,
     titles,
@@ -34,7 +34,7 @@ from fac.questions.fill import (
 )
 from fac.questions.fill_spans import fill_spans
 from fac.questions.gap_evidence import gap_counts
-from fac.questions.ledger import chosen_for
+from fac.questions.ledger import chosen_for, taken_before
 from fac.ui import views
 from fac.ui.families import offer, pick_families
 from fac.ui.jobs import counted, start
@@ -42,6 +42,7 @@ from fac.ui.pickers import (
     comparison_in_url,
     gaps_in_words,
     pick_anchor,
+    pick_dataset,
     pick_run,
     stop_if_nothing_measured,
     url_of,
@@ -77,8 +78,7 @@ def pick_sides(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
     usual = default_anchor(stores(), {run: manifests[run] for run in pair})
     anchor = pick_anchor("Against the anchor", manifests, usual)
     with corner:
-        usual = default_dataset(stores(), oldest_first, anchor)
-        dataset = pick_run("Fill gaps of", "dataset", manifests, usual)
+        dataset = pick_dataset("Fill gaps of", manifests, anchor, oldest=True)
     return anchor, dataset
 
 
@@ -283,15 +283,19 @@ def show_fills(row: FillRow, comparison: Comparison) -> None:
 
 def make_dataset(comparison: Comparison, kept: Fill) -> None:
     """The kept rows as a dataset, which is measured at once."""
-    n_rows = len(kept.rows)
+    n_rows, before = len(kept.rows), taken_before(stores(), comparison, kept)
+    if before:
+        words = f"Exactly these rows are {plain(before)} already: choose others, or what to do next"
+        st.caption(f":material/task_alt: {words} above.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        tie = param_widget("name", f"{titles_of(comparison.dataset)}-filled", of_page=True)
+        name = free_name(stores(), f"{titles_of(comparison.dataset)}-filled")
+        tie = param_widget("name", name, of_page=True)
         name = st.text_input("Name of the new dataset", max_chars=80, width=280, **tie)
         pressed = st.button(
             f"Make a dataset of {counted(n_rows, 'row')} and measure it",
             type="primary",
             icon=":material/add_notes:",
-            disabled=not n_rows,
+            disabled=bool(before) or not n_rows,
         )
         st.download_button(
             "JSONL",

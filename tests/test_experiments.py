@@ -404,7 +404,8 @@ def test_rows_that_were_written_are_an_arm_of_equal_tokens_and_are_never_chosen_
     label_samples(runs, "short", labels[:2])
     label_samples(runs, "copied", [*names[:20], *labels])
     run_of = {name: runs.resolve("measure", name) for name in ("comments", *written)}
-    spec = spec_of(run_of["comments"], written=(run_of["good"], run_of["wrong"]), draws=8)
+    written = run_of["good"], run_of["wrong"]
+    spec = spec_of(run_of["comments"], written=written, draws=6, labels=(6,))
     run = experiment(spec, runs=runs, doors=DOORS, progress=quiet)
     facts = runs.manifest(run).facts
     assert (facts.n_rows, facts.n_unlabelled, facts.n_leaks) == (160, 4, 0)

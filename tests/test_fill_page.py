@@ -115,6 +115,20 @@ def test_what_was_taken_is_compared_together_with_the_dataset(place: Workspace):
     assert int(figures(alone)["Lost"]) > 0 and alone.query_params["with"] == ""
 
 
+def test_the_same_rows_are_not_taken_twice_and_a_name_is_free(place: Workspace):
+    page = ran(opened("fill", **VIEW))
+    assert page.text_input[0].value == "toy-seed-filled"
+    name = taken(place)
+    page = ran(opened("fill", **VIEW))
+    make = next(each for each in page.button if each.label.startswith("Make a dataset"))
+    assert make.disabled and f"Exactly these rows are {name} already" in words(page)
+    page = ran(opened("fill", **VIEW, drop="2"))
+    assert "Exactly these rows" not in words(page)
+    ran(button(page, "Make a dataset of 2 rows and measure it").click().run())
+    page = ran(opened("fill", **VIEW))
+    assert page.text_input[0].value == "toy-seed-filled-2"
+
+
 def test_compare_opens_on_the_rows_that_were_last_taken(place: Workspace):
     name = taken(place)
     page = ran(opened("compare", threshold="0"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -32,6 +33,13 @@ ADDITIONS = ("synthetic", PILOT, CHOSEN)
 def datasets(stores: Stores) -> list[DatasetManifest]:
     """Manifests of the datasets, newest first; what pilots kept is left out."""
     return [each for each in stores.runs.list(IngestSpec.step) if each.facts.kind != PILOT]
+
+
+def free_name(stores: Stores, name: str) -> str:
+    """The name, with a number behind it where a dataset has it already."""
+    taken = {each.facts.name for each in datasets(stores)}
+    numbered = (f"{name}-{number}" for number in count(2))
+    return name if name not in taken else next(each for each in numbered if each not in taken)
 
 
 def measured(stores: Stores) -> dict[str, MeasureManifest]:

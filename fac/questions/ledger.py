@@ -9,7 +9,7 @@ from fac.manifest import SynthesisManifest
 from fac.questions.catalogue import datasets, measured
 from fac.questions.comparison import Comparison
 from fac.questions.exports import revision
-from fac.questions.fill import purpose_of
+from fac.questions.fill import Fill, purpose_of, samples_at
 from fac.questions.results import ending, measure_of_kept, syntheses, synthesis_title
 from fac.store import Stores
 
@@ -92,3 +92,20 @@ def _chosen(stores: Stores, comparison: Comparison) -> Iterator[Chosen]:
             measures[measure].facts.content_tokens if measure else None,
             bool(measure) and measure in comparison.added,
         )
+
+
+def taken_before(stores: Stores, comparison: Comparison, proposal: Fill) -> str:
+    """The name of the dataset that has just the proposed rows, taken for the same dataset before;
+    "" where there is none."""
+    earlier = [e for e in chosen_for(stores, comparison) if e.rows == len(proposal.rows)]
+    if not earlier:
+        return ""
+    numbers = [row.sample for row in proposal.rows]
+    samples = samples_at(stores, proposal.pool, numbers, ["sample_id"]).values()
+    here = {sample["sample_id"] for sample in samples}
+    for each in earlier:
+        if here == {
+            *stores.runs.table(each.run, "samples", ["sample_id"])["sample_id"].to_pylist()
+        }:
+            return each.name
+    return ""

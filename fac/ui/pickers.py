@@ -94,13 +94,17 @@ def pick_pair(manifests: Mapping[str, MeasureManifest]) -> tuple[str, str]:
         return anchor, pick_dataset("Coverage of", manifests, anchor)
 
 
-def pick_dataset(label: str, manifests: Mapping[str, MeasureManifest], anchor: str) -> str:
-    """What is held against an anchor. Of a dataset that the anchor's SAE has measured that measure
-    is offered and no other, so who chooses an anchor of another SAE sees the same dataset by it."""
+def pick_dataset(
+    label: str, manifests: Mapping[str, MeasureManifest], anchor: str, *, oldest: bool = False
+) -> str:
+    """What is held against an anchor; where nobody chose, the newest or the `oldest`. Of a dataset
+    that the anchor's SAE has measured that measure is offered and no other, so who chooses an
+    anchor of another SAE sees the same dataset by it."""
     same = {run: manifests[run] for run in comparable(manifests, anchor)}
     there = {manifest.facts.dataset for manifest in same.values()}
     options = {r: m for r, m in manifests.items() if r in same or m.facts.dataset not in there}
-    usual, encoder = default_dataset(stores(), same, anchor), manifests[anchor].facts.encoder
+    in_order = dict(reversed([*same.items()])) if oldest else same
+    usual, encoder = default_dataset(stores(), in_order, anchor), manifests[anchor].facts.encoder
     run = pick_run(label, "dataset", options, usual, encoder=encoder, help=DATASET)
     in_url = runs_called(manifests, st.query_params.get("dataset", ""))
     if len(in_url) == 1 and in_url != [run]:
