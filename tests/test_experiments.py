@@ -405,7 +405,7 @@ def test_rows_that_were_written_are_an_arm_of_equal_tokens_and_are_never_chosen_
     label_samples(runs, "copied", [*names[:20], *labels])
     run_of = {name: runs.resolve("measure", name) for name in ("comments", *written)}
     written = run_of["good"], run_of["wrong"]
-    spec = spec_of(run_of["comments"], written=written, draws=6, labels=(6,))
+    spec = spec_of(run_of["comments"], written=written, draws=4, labels=(6,))
     run = experiment(spec, runs=runs, doors=DOORS, progress=quiet)
     facts = runs.manifest(run).facts
     assert (facts.n_rows, facts.n_unlabelled, facts.n_leaks) == (160, 4, 0)
@@ -433,8 +433,8 @@ def test_rows_that_were_written_are_an_arm_of_equal_tokens_and_are_never_chosen_
         for row in runs.table(run, "effects").to_pylist()
         if row["against"] == RANDOM
     }
-    assert effects[STATES, 6, f"{WRITTEN}, good"]["low"] > 0
-    assert effects[STATES, 6, f"{WRITTEN}, wrong"]["high"] < 0
+    good, wrong = (effects[STATES, 6, f"{WRITTEN}, {name}"] for name in ("good", "wrong"))
+    assert wrong["high"] < 0 and good["value"] > wrong["value"] + 0.1
     said = finding(open_stores(place, remember=False), run).conclusion
     assert f"{WRITTEN[0].upper()}{WRITTEN[1:]}, wrong: these teach less than random rows" in said
     with pytest.raises(
