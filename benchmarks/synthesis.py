@@ -51,11 +51,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "one-step, told the words": {"method": "words", "both": True, "seeds": 1},
     "two-step": {"method": "two-step"},
     "two-step, another gap's negative": {"method": "two-step", "swapped": True},
-    "two-step, steered": {"method": "two-step", "writer": "steered", "seeds": 1},
+    "two-step, not pushed": {"method": "two-step", "strength": 0.0},
 }
 """Name -> what its spec says. `both`: with the tokens that two steps use together. `seeds`: of how
 many seeds, where it is no part of the comparison. `swapped`: every pair with the negative of the
-next.
+next. `strength`: of the push along the feature's direction.
 """
 
 PASTE, CONTINUED = "paste-only", "continuation only"
@@ -180,7 +180,7 @@ def measure(
                 pairs=pairs,
                 approved=tuple(row["pair"] for row in approved) if two_steps else (),
                 method=asks["method"],
-                writer=asks.get("writer", "local"),
+                strength=asks.get("strength", SynthesizeSpec.strength),
                 candidates=texts_in(tokens),
                 rows=len(approved) if two_steps else len(features),
                 **how,
