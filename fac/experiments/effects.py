@@ -59,8 +59,12 @@ class Resampled:
     def shares(self, margins: np.ndarray) -> np.ndarray:
         """Of one arm: float `[draws, n_test]` -> share of test rows above 0, half of those at 0,
         `[draws, resamples]`."""
-        share: np.ndarray = credit(margins) @ self._rows.T / len(self._positive)
-        return share
+        return self.averages(credit(margins))
+
+    def averages(self, values: np.ndarray) -> np.ndarray:
+        """Of one arm: float `[draws, n_test]` -> mean over test rows, `[draws, resamples]`."""
+        average: np.ndarray = values @ self._rows.T / len(self._positive)
+        return average
 
     def means(self, areas: np.ndarray) -> np.ndarray:
         """Over draws, of areas `[draws, resamples]`: float64 `[resamples]`. What is the same for
@@ -76,7 +80,7 @@ class Resampled:
 
 
 class Contrast(NamedTuple):
-    """One arm beside another: the difference of their AUPRC or accuracy."""
+    """One arm beside another: the difference of their AUPRC, accuracy or effect."""
 
     about: Mapping[str, Any]
     """outcome, size, arm, against, value and difference, as EXPERIMENT_EFFECTS has them."""
@@ -108,11 +112,11 @@ def contrasts(
     positive: np.ndarray,
     seed: int,
     pairs: Pairs,
-    figure: Literal["auprc", "accuracy"] = "auprc",
+    figure: Literal["auprc", "accuracy", "effect"] = "auprc",
 ) -> list[Contrast]:
     """Differences of a figure of rows of PIECE, whose `scores` are those of test rows that are
-    `positive` `[n_test]` or not, or for the accuracy the margins of pairs. Every arm has the same
-    draws, and all of one run the same resamples."""
+    `positive` `[n_test]` or not, for the accuracy the margins of pairs, or what the effect is the
+    mean of. Every arm has the same draws, and all of one run the same resamples."""
     by_arm: dict[tuple[str, int], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         by_arm[row["outcome"], row["size"]][row["arm"]].append(row)
@@ -122,10 +126,14 @@ def contrasts(
         if draws not in resampled:
             resampled[draws] = Resampled(positive, draws, seed)
         means, value = {}, {}
-        of_draw = resampled[draws].areas if figure == "auprc" else resampled[draws].shares
+        ways = {
+            "auprc": resampled[draws].areas,
+            "accuracy": resampled[draws].shares,
+            "effect": resampled[draws].averages,
+        }
         for arm, group in arms.items():
             scores = np.array([row["scores"] for row in group])
-            means[arm] = resampled[draws].means(of_draw(scores))
+            means[arm] = resampled[draws].means(ways[figure](scores))
             value[arm] = float(np.mean([row["figures"][figure] for row in group]))
         for arm, against in pairs([*arms]):
             about = {

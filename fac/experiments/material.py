@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -245,14 +245,18 @@ def labels_of(runs: Runs, dataset: str) -> np.ndarray:
 
 def states_of(doors: Doors, chats: Sequence[Chat], scratch: Path) -> np.ndarray:
     """What the model holds of them, float32 `[n, d_model]`; it reads them once."""
-    path = scratch / "states.npy"
+    return kept(scratch / "states.npy", lambda: doors.states(chats))
+
+
+def kept(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
+    """What is read once, and from then on lies in a file."""
     if not path.exists():
         part = path.with_suffix(".part")
         with part.open("wb") as file:
-            np.save(file, doors.states(chats))
+            np.save(file, read())
         part.rename(path)
-    states: np.ndarray = np.load(path)
-    return states
+    values: np.ndarray = np.load(path)
+    return values
 
 
 def without_leaks(chats: Sequence[Chat], test: np.ndarray, rest: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from fac.config import EXPERIMENTS, ExperimentSpec
 from fac.errors import Progress
 from fac.experiments.lora import Classify, Finetune
+from fac.experiments.steering import Steering
 from fac.manifest import ExperimentFacts
 from fac.schema import EXPERIMENT_EFFECTS, EXPERIMENT_RESULTS, Chat
 from fac.store.runs import Runs, write_table
@@ -49,6 +50,7 @@ class Doors(NamedTuple):
     states: States
     finetune: Finetune | None = None
     classify: Classify | None = None
+    steer: Steering | None = None
 
 
 class Says(NamedTuple):

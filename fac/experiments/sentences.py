@@ -38,9 +38,10 @@ def of_written(rows: Sequence[Row], digits: int = 3, unit: str = "") -> str:
 _SIDES = ("low", 1), ("high", -1)
 
 
-def controls(rows: Sequence[Row]) -> str:
-    """Whether the instrument sees what is there, and nothing where nothing is."""
-    return " ".join(_controls(of, head) for head, of in _by_outcome(rows).items())
+def controls(rows: Sequence[Row], wrong: str = "") -> str:
+    """Whether the instrument sees what is there, and nothing where nothing is; `wrong` is an arm
+    that must be seen to be worse."""
+    return " ".join(_controls(of, head, wrong) for head, of in _by_outcome(rows).items())
 
 
 def _by_outcome(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -87,14 +88,16 @@ def _conclusion(rows: Sequence[Row], head: str, unit: str) -> str:
     return " ".join([*parts, *(of_written(each, unit=unit) for each in written.values())])
 
 
-def _controls(of: Sequence[Row], head: str) -> str:
+def _controls(of: Sequence[Row], head: str, wrong: str) -> str:
     visible = [row for row in of if row["arm"] == MORE and row["low"] > 0]
     false = [row for row in of if row["arm"] == NULL and not row["low"] <= 0 <= row["high"]]
     sizes = len({row["size"] for row in of})
     which = [row for row in of if (row["arm"], row["against"]) == (FILLING, RANDOM)]
     width = min((row["high"] - row["low"]) / 2 for row in which)
+    worse = [row for row in of if row["arm"] == wrong and row["high"] < 0]
+    seen = f"{wrong}, are seen to be worse at {len(worse)}, " if wrong else ""
     return (
         f"{head[0].upper()}{head[1:]}: twice the tokens are seen to help at {len(visible)} of "
-        f"{sizes} sizes, another draw of random rows differs at {len(false)}; differences below "
-        f"about {width:.3f} cannot be seen."
+        f"{sizes} sizes, {seen}another draw of random rows differs at {len(false)}; "
+        f"differences below about {width:.3f} cannot be seen."
     )

@@ -15,10 +15,10 @@ from fac.experiments.run import Piece, Row
 LEAST = 2  # of either kind at the beginning
 
 
-def pieces(spec: ExperimentSpec) -> list[Piece]:
-    """A draw of a size each."""
+def pieces(spec: ExperimentSpec, unit: str = "labels") -> list[Piece]:
+    """A draw of a size each; `unit` is what sizes of beginnings are counted in."""
     return [
-        Piece(f"{labels} labels, draw {draw + 1}", labels, draw)
+        Piece(f"{labels} {unit}, draw {draw + 1}", labels, draw)
         for labels in spec.labels
         for draw in range(spec.draws)
     ]
@@ -42,6 +42,22 @@ def beginning(data: Material, labels: int, seed: int) -> Draw:
     free[data.train] = True
     free &= ~begin
     return Draw(begin, free, int(data.pool.tokens[begin].sum()), seed)
+
+
+def any_beginning(pool: Pool, train: np.ndarray, size: int, seed: int) -> Draw:
+    """So many rows at random of those that may be learned from, int64; the budget are their own
+    tokens."""
+    begin, free = np.zeros((2, len(pool.tokens)), bool)
+    begin[np.random.default_rng(seed).permutation(train)[:size]] = True
+    free[train] = True
+    return Draw(begin, free & ~begin, int(pool.tokens[begin].sum()), seed)
+
+
+def judges(spec: ExperimentSpec, n: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that judge, `most` at most, and the others: int64, ascending."""
+    order = np.random.default_rng(spec.seed).permutation(n)
+    n_test = min(round(spec.test * n), n if most is None else most)
+    return np.sort(order[:n_test]), np.sort(order[n_test:])
 
 
 def coverage_of(pool: Pool, draw: Draw) -> Callable[[np.ndarray], float]:

@@ -391,6 +391,7 @@ def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> st
 def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -> str:
     from fac.experiments import Doors, experiment
     from fac.experiments.lora import Losses, Recipe
+    from fac.experiments.steering import Steerer
 
     measured = steps.runs.manifest(spec.measure).spec
     piece: list[Any] = [0, 1, ""]
@@ -413,7 +414,8 @@ def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -
     def classify(*task: Any) -> np.ndarray:
         return steps.finetuner(measured, within_piece, progress).classify(*task)
 
-    doors = Doors(states, finetune, classify)
+    steer = Steerer(lambda: steps.encoder(measured, progress).model, within_piece)
+    doors = Doors(states, finetune, classify, steer)
     return experiment(spec, runs=steps.runs, doors=doors, progress=at_piece)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +18,13 @@ import numpy as np
 from fac.config import ExperimentSpec
 from fac.datasets.layout import REJECTED, UnusableRow, turns
 from fac.errors import InputError
-from fac.experiments.arms import ARMS, RANDOM, Draw, Pool
+from fac.experiments.arms import ARMS, RANDOM, Pool
 from fac.experiments.effects import contrasts, credit
 from fac.experiments.heads import margins
 from fac.experiments.material import pool_above, states_of, tokens_of, without_leaks
 from fac.experiments.run import Doors, Experiment, Piece, Row, Says
 from fac.experiments.sentences import REST_AT_RANDOM, conclusion, controls
-from fac.experiments.trials import beside, coverage_of, seed_of
+from fac.experiments.trials import any_beginning, beside, coverage_of, judges, pieces, seed_of
 from fac.manifest import ExperimentFacts
 from fac.schema import Chat
 from fac.store.peaks import peaks_of
@@ -97,13 +98,6 @@ def _pairs(runs: Runs, measure: str) -> tuple[np.ndarray, list[Chat], list[Chat]
     return np.array(rows, np.int64), better, worse, len(table) - len(rows)
 
 
-def _split(spec: ExperimentSpec, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs that judge, and the others."""
-    order = np.random.default_rng(spec.seed).permutation(n)
-    n_test = round(spec.test * n)
-    return np.sort(order[:n_test]), np.sort(order[n_test:])
-
-
 def _must_suffice(spec: ExperimentSpec, name: str, n: int, n_train: int) -> None:
     most = max(spec.labels)
     if not n:
@@ -125,7 +119,7 @@ def pairs_suffice(spec: ExperimentSpec, runs: Runs) -> None:
     first = next(runs.batches(facts.dataset, "samples", columns=["messages", "meta"], rows=PEEK))
     pairs = (worse_text(row["messages"], row["meta"]) for row in first.to_pylist())
     n = facts.n_samples if any(pairs) else 0
-    _must_suffice(spec, facts.name, n, len(_split(spec, n)[1]))
+    _must_suffice(spec, facts.name, n, len(judges(spec, n)[1]))
 
 
 def material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> Preferences:
@@ -133,7 +127,7 @@ def material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> P
     few pairs without those that resemble a test pair, or no feature that could be a gap."""
     rows, better, worse, n_alone = _pairs(runs, spec.measure)
     facts = runs.manifest(spec.measure).facts
-    test, rest = _split(spec, len(rows))
+    test, rest = judges(spec, len(rows))
     both = [[*one, other[-1]] for one, other in zip(better, worse, strict=True)]
     train = without_leaks(both, test, rest)
     _must_suffice(spec, facts.name, len(rows), len(train))
@@ -150,25 +144,8 @@ def material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> P
     return Preferences(pool, mine - others, test, train, len(rest) - len(train), n_alone)
 
 
-def pieces(spec: ExperimentSpec) -> list[Piece]:
-    """A draw of a size each."""
-    return [
-        Piece(f"{size} pairs, draw {draw + 1}", size, draw)
-        for size in spec.labels
-        for draw in range(spec.draws)
-    ]
-
-
-def beginning(data: Preferences, size: int, seed: int) -> Draw:
-    """So many pairs at random; the budget are the tokens of their better texts."""
-    begin, free = np.zeros((2, len(data.apart)), bool)
-    begin[np.random.default_rng(seed).permutation(data.train)[:size]] = True
-    free[data.train] = True
-    return Draw(begin, free & ~begin, int(data.pool.tokens[begin].sum()), seed)
-
-
 def measure(spec: ExperimentSpec, data: Preferences, piece: Piece) -> Iterator[Row]:
-    draw = beginning(data, piece.size, seed_of(spec.seed, piece))
+    draw = any_beginning(data.pool, data.train, piece.size, seed_of(spec.seed, piece))
     fac = coverage_of(data.pool, draw)
 
     def learned(arm: str, added: np.ndarray, apart: np.ndarray) -> Row:
@@ -219,7 +196,7 @@ EXPERIMENT = Experiment(
     title="Do pairs that fill gaps teach a reward more?",
     value="accuracy",
     columns={"rows": "pairs", "fac": "FAC"},
-    pieces=pieces,
+    pieces=partial(pieces, unit="pairs"),
     material=material,
     measure=measure,
     effects=effects,
