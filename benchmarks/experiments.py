@@ -4,9 +4,9 @@
 
 carries out the experiments at default size, or takes those that are finished, and writes what is
 measured of each claim to FILE, beside what it has of other experiments (`--kinds preferences` takes
-a dataset of preferences); `--show FILE` prints the table of it, `--page` writes the table into
-docs/experiments.md, whose figures are those of benchmarks/experiments.json and
-benchmarks/synthesis.json and of nothing else.
+a dataset of preferences, `steering` one of questions with answers to choose from); `--show FILE`
+prints the table of it, `--page` writes the table into docs/experiments.md, whose figures are those
+of benchmarks/experiments.json and benchmarks/synthesis.json and of nothing else.
 """
 
 from __future__ import annotations
@@ -79,11 +79,19 @@ CLAIMS = (
         *("preferences", "", FILLING, RANDOM),
     ),
     Claim(
+        "steering",
+        "RQ1",
+        "It helps steering: SCR 40.67 (sycophancy) and 40.00 (survival)",
+        "Vectors of questions that fill gaps, beside vectors of random questions; SCR on held-out "
+        "questions in both orders of their answers, and log-odds a vector adds",
+        *("steering", "", FILLING, RANDOM),
+    ),
+    Claim(
         "other tasks",
         "RQ1",
-        "It helps steering (40.67 and 40.00) and instruction following (21.26 % wins); 2,000 "
-        "samples do as well as 300,000 of Magpie",
-        "Nothing here trains on these tasks yet",
+        "It helps instruction following (21.26 % wins); 2,000 samples do as well as 300,000 of "
+        "Magpie",
+        "Nothing here trains on this task yet",
     ),
     Claim(
         "correlation",
