@@ -348,8 +348,8 @@ def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
         "makes the matching answer likelier."
     )
     note += f" Left out: {left_out}." if left_out else ""
-    said = conclusion(rows, "questions"), controls(rows, REVERSED)
-    return Says(*said, f"{note} {REST_AT_RANDOM}")
+    words = f"{note} {REST_AT_RANDOM}"
+    return Says(conclusion(rows, "questions"), controls(rows, REVERSED), words)
 
 
 EXPERIMENT = Experiment(
