@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from fac.errors import InputError
-from fac.models import Chat, Rendered, decoder_blocks
+from fac.models import Rendered, decoder_blocks
+from fac.schema import Chat
 
 if TYPE_CHECKING:
     from fac.models import SubjectModel

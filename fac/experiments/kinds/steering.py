@@ -300,12 +300,12 @@ def measure(spec: ExperimentSpec, data: Questions, piece: Piece) -> Iterator[Row
     for arm, odds in zip(vectors, data.log_odds([*vectors.values()]), strict=True):
         less, more = odds[MULTIPLIERS.index(-1.0)], odds[MULTIPLIERS.index(1.0)]
         right = robust(odds)
-        effects = {
+        moved = {
             SCR: robust(more).astype(np.float32) - robust(less),
             LOG_ODDS: (more - less).mean(axis=-1) / 2,
         }
         at = {SCR: right.mean(axis=1), LOG_ODDS: odds.mean(axis=(1, 2), dtype=np.float64)}
-        for outcome, effect in effects.items():
+        for outcome, effect in moved.items():
             yield {
                 "outcome": outcome,
                 "size": piece.size,
