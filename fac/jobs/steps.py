@@ -390,7 +390,7 @@ def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> st
 
 def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -> str:
     from fac.experiments import Doors, experiment
-    from fac.experiments.lora import Losses, Recipe
+    from fac.experiments.lora import Answer, Losses, Recipe
 
     measured = steps.runs.manifest(spec.measure).spec
     piece: list[Any] = [0, 1, ""]
@@ -413,7 +413,10 @@ def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -
     def classify(*task: Any) -> np.ndarray:
         return steps.finetuner(measured, within_piece, progress).classify(*task)
 
-    doors = Doors(states, finetune, classify)
+    def answers(*task: Any) -> list[Answer]:
+        return steps.finetuner(measured, within_piece, progress).answers(*task)
+
+    doors = Doors(states, finetune, classify, answers)
     return experiment(spec, runs=steps.runs, doors=doors, progress=at_piece)
 
 
