@@ -273,7 +273,7 @@ def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
 EXPERIMENT = Experiment(
     title="Do rows that fill gaps teach the model to follow instructions?",
     value="accuracy",
-    columns={"rows": "rows", "tokens": "tokens", "fac": "FAC", "loose": "loosely", "cut": "cut"},
+    columns={"rows": "rows", "fac": "FAC", "loose": "loosely", "cut": "cut"},
     pieces=pieces,
     material=material,
     measure=measure,
