@@ -14,6 +14,7 @@ from fac.experiments.arms import FILLING, MORE, NONE, NULL, RANDOM, SHUFFLED
 from fac.experiments.kinds.following import INSTRUCTIONS, PROMPTS
 from fac.experiments.lora import Answer, Finetuner, Losses, Recipe
 from fac.ingest import ingest
+from fac.questions import experiments as questions
 from fac.questions.experiments import finding
 from fac.store import open_stores
 from fac.store.runs import Runs
@@ -257,6 +258,14 @@ def test_other_experiments_take_no_prompts_and_an_answer_has_tokens(measured):
     assert here.run_id(measure) != there.run_id(measure)
 
 
+def test_the_page_offers_datasets_with_constraints_and_says_where_there_is_none(measured):
+    runs, measure, prompts, _ = measured
+    stores = open_stores(runs.workspace, remember=False)
+    assert questions.prompts_of(stores) == {prompts: "asked"}
+    assert questions.counts_of("following") == ["draws"]
+    assert "add their file as a dataset" in questions.obstacle(stores, spec_of(measure, ""))
+
+
 def test_without_a_model_there_is_no_experiment(measured):
     runs, measure, prompts, _ = measured
     spec = spec_of(measure, prompts, seed=9)
@@ -288,7 +297,7 @@ def test_the_command_reads_a_file_of_prompts_and_asks(measured, monkeypatch):
     answer = fac("experiment", *options, "--prompts", path, workspace=runs.workspace)
     assert answer.code == 0, answer.err
     assert "teach the model to follow instructions?" in answer.out
-    assert "40 prompts judge" in answer.out and "loosely" in answer.out
+    assert "40 prompts judge" in answer.out and "at most 96 tokens" in answer.out
     named = fac("experiment", *options, "--prompts", "asked", workspace=runs.workspace)
     assert named.code == 0 and named.out == answer.out
     lost = fac("experiment", *options, workspace=runs.workspace)

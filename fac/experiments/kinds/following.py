@@ -95,8 +95,8 @@ def _prompts(spec: ExperimentSpec, runs: Runs) -> Prompts:
     """Raises InputError where no dataset is named or fewer than LEAST prompts of it are left."""
     if not spec.prompts:
         raise InputError(
-            "Following takes prompts with verifiable constraints, such as IFEval's: name their "
-            "dataset or file with --prompts."
+            "Following takes prompts with verifiable constraints, such as IFEval's: add their file "
+            "as a dataset, or name it with --prompts."
         )
     fits = int(WORDS_A_TOKEN * spec.new_tokens)
     too_long = f"take more than {fits} words to follow"
