@@ -2,7 +2,6 @@
 the door through which a model answers."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -279,19 +278,15 @@ def test_the_command_reads_a_file_of_prompts_and_asks(measured, monkeypatch):
     from tests.test_cli import fac
     from tests.test_jobs import ToySteps
 
-    class AnsweringSteps(ToySteps):
-        def encoder(self, spec, progress):
-            return SimpleNamespace(model=None)
-
     class Reader(Scripted):
-        def __init__(self, model, note):
-            super().__init__(remembers)
-
         __call__ = Scripted.finetune
+
+    class AnsweringSteps(ToySteps):
+        def finetuner(self, spec, note, progress):
+            return Reader(remembers)
 
     runs, _, _, path = measured
     monkeypatch.setattr(frame, "Steps", AnsweringSteps)
-    monkeypatch.setattr("fac.experiments.lora.Finetuner", Reader)
     ways = ("--labels", "12", "--draws", 2, "--tokens", 400, "--threshold", 0.5, "--seed", 11)
     options = ("following", "--dataset", "talk", *ways)
     answer = fac("experiment", *options, "--prompts", path, workspace=runs.workspace)
