@@ -1,9 +1,11 @@
 """Constraints that a program can verify: cases by hand, followed and not, of every kind."""
 
+import json
 import math
 
 import pytest
 
+from fac.config import REPOSITORY
 from fac.errors import InputError
 from fac.experiments.verifiable import (
     CHECKERS,
@@ -377,3 +379,17 @@ def test_how_many_words_an_answer_needs():
     assert needs(long) == 300 and needs(short) == 1 and needs(bullets) == 24
     assert needs(repeat) == 5 and needs(repeat, bullets, long) == 304
     assert needs(("keywords:existence", {"keywords": ["ice cream", "mom"]})) == 3
+
+
+def test_all_prompts_of_ifeval_are_read_and_all_but_languages_checked():
+    path = REPOSITORY.parent / "shared" / "data" / "ifeval_prompts.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path.name} lies beside the repository where it was put")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    tasks = [task_of(row, row["prompt"]) for row in rows]
+    unspoken = [task for task in tasks if not task.is_checked]
+    assert len(tasks) == 540 and len(unspoken) == 31
+    assert sum(len(task.constraints) for task in tasks) == 832
+    assert not any(
+        verdict.strict or verdict.loose for task in tasks for verdict in verdicts(task, " \n")
+    )

@@ -155,8 +155,9 @@ def follows(constraint: Constraint, answer: str) -> bool:
 
 
 def variants(answer: str) -> list[str]:
-    """An answer with and without its first line, its last line and all asterisks (Zhou et al. 2023,
-    section 2.2: openings such as "Sure, here it is:" and markdown should not cost a constraint)."""
+    """An answer with and without its first line, its last line and all asterisks (the loose
+    accuracy of Zhou et al. 2023: an opening such as "Sure, here it is:" or markdown should not cost
+    a constraint)."""
     lines = answer.split("\n")
     texts = []
     for first, last, marks in product((0, 1), (0, 1), (True, False)):

@@ -5,10 +5,10 @@ As in `chats` one begins with a few chats and adds others of equal tokens, and a
 learns from both; then it answers prompts whose constraints a program verifies, as those of IFEval,
 taking the likeliest token each time.
 
-What a piece costs, from speeds of the demo model on two cores that nothing else uses: it learns
-from 30 chats and 4,000 tokens, 8,000 or so, at 130 to 300 a second, half a minute to a minute, and
-answers 40 prompts with 96 tokens each, 3,840 at 70 a second or more, as they are written together,
-a minute at most. With three draws of six arms that is within half an hour.
+What a piece costs, by the demo model's speeds on two cores that nothing else uses: it learns from
+20 chats and 4,000 tokens, 7,000 or so, at 130 to 300 a second, half a minute to a minute, and
+answers 40 prompts with 96 tokens each, 3,840, which one after another are 70 a second and together
+more, a minute at most. Three draws of six arms so are about half an hour, rather less.
 """
 
 from __future__ import annotations
@@ -196,11 +196,10 @@ def measure(spec: ExperimentSpec, data: Following, piece: Piece) -> Iterator[Row
         "cut": cut,
         "rate": rate,
     }
-    followed = np.array([sum(bool(each.strict) for each in answer) for answer in judged])
-    asked_for = _constraints(data.prompts)
+    n_followed = np.array([sum(bool(each.strict) for each in answer) for answer in judged])
     for outcome, scores, figures in (
-        (INSTRUCTIONS, followed, _figures(shares, data.before, 0)),
-        (PROMPTS, followed == asked_for, _figures(shares, data.before, 1)),
+        (INSTRUCTIONS, n_followed, _figures(shares, data.before, 0)),
+        (PROMPTS, n_followed == _constraints(data.prompts), _figures(shares, data.before, 1)),
     ):
         yield {
             "outcome": outcome,
@@ -235,16 +234,16 @@ def effects(spec: ExperimentSpec, data: Following, rows: list[Row]) -> list[Row]
         by_arm.setdefault(row["arm"], []).append(row["scores"])
     result = []
     for (outcome, size), by_arm in sorted(scores.items(), key=lambda item: item[0]):
-        followed = {arm: np.array(each, np.float64) for arm, each in by_arm.items()}
+        n_followed = {arm: np.array(each, np.float64) for arm, each in by_arm.items()}
         of, total = counts[outcome], counts[outcome].sum()
-        for arm, against in beside([*followed]):
-            apart = followed[arm] - followed[against]
+        for arm, against in beside([*n_followed]):
+            apart = n_followed[arm] - n_followed[against]
             about = {
                 "outcome": outcome,
                 "size": size,
                 "arm": arm,
                 "against": against,
-                "value": float(followed[arm].mean(axis=0).sum() / total),
+                "value": float(n_followed[arm].mean(axis=0).sum() / total),
                 "difference": float(apart.mean(axis=0).sum() / total),
             }
             shares = np.stack([resampled.ratios(each, of) for each in apart])
@@ -282,7 +281,7 @@ EXPERIMENT = Experiment(
     says=says,
     check=prompts_suffice,
     takes=("written", "prompts"),
-    defaults={"labels": (30,), "draws": 3},
+    defaults={"labels": (20,), "draws": 3},
     label="begun with",
     preference=4,
 )
