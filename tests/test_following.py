@@ -348,23 +348,21 @@ def test_prompts_are_answered_alike_in_a_batch_and_alone(subject, monkeypatch, b
     ]
 
 
-def test_an_adapter_that_learned_answers_in_its_own_words_and_leaves_none_behind(subject):
-    finetune = Finetuner(subject)
+def test_an_adapter_that_learned_answers_otherwise_and_leaves_nothing_behind(subject):
+    finetune, recipe = Finetuner(subject), Recipe(rate=2e-2, epochs=20)
     before = finetune.answers([], QUESTIONS, Recipe(0.0), 12)
-    after = finetune.answers(KITCHEN, QUESTIONS, Recipe(rate=2e-2, epochs=40), 12)
-    assert "oven" in after[1].text and "oven" not in before[1].text
+    after = finetune.answers(KITCHEN, QUESTIONS, recipe, 12)
+    assert after != before and finetune.answers(KITCHEN, QUESTIONS, recipe, 12) == after
     assert finetune.answers([], QUESTIONS, Recipe(0.0), 12) == before
     assert not any("lora" in name for name, _ in subject.model.named_parameters())
     assert subject.tokenizer.padding_side == "right"
 
 
-def test_answers_end_where_the_assistant_would(subject):
-    """Learned from short answers, a model ends its turn; else the limit cuts it."""
-    short = [chat(f"City {n}?", "Paris") for n in range(8)]
-    finetune = Finetuner(subject)
-    (answer,) = finetune.answers(short, [chat("City 3?")], Recipe(rate=2e-2, epochs=40), 12)
-    (cut,) = finetune.answers([], [chat("City 3?")], Recipe(0.0), 2)
-    assert answer.text.startswith("Paris") and not cut.finished
+def test_what_the_limit_cuts_is_not_finished(subject):
+    (whole,), (cut,) = (
+        Finetuner(subject).answers([], QUESTIONS[:1], Recipe(0.0), tokens) for tokens in (16, 2)
+    )
+    assert not cut.finished and whole.text.startswith(cut.text) and len(cut.text) < len(whole.text)
 
 
 def test_a_prompt_that_is_too_long_is_a_sentence(subject):
