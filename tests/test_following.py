@@ -114,7 +114,7 @@ def spec_of(measure, prompts, **how):
 
 def run_of(runs, spec, model):
     return experiment(
-        spec, runs=runs, doors=Doors(None, model.finetune, model.answers), progress=quiet
+        spec, runs=runs, doors=Doors(None, model.finetune, answers=model.answers), progress=quiet
     )
 
 
@@ -210,7 +210,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_in_the_same_tables(measured
         if done == 4:
             raise Cancelled("stopped")
 
-    doors = Doors(None, model.finetune, model.answers)
+    doors = Doors(None, model.finetune, answers=model.answers)
     with pytest.raises(Cancelled):
         experiment(spec, runs=runs, doors=doors, progress=stop)
     assert len(model.calls) == 1 + 4
