@@ -87,11 +87,13 @@ CLAIMS = (
         *("steering", "", FILLING, RANDOM),
     ),
     Claim(
-        "other tasks",
+        "instructions",
         "RQ1",
-        "It helps instruction following (21.26 % wins); 2,000 samples do as well as 300,000 of "
-        "Magpie",
-        "Nothing here trains on this task yet",
+        "It helps instruction following (21.26 % wins, 1.80 without); 2,000 samples do as well as "
+        "300,000 of Magpie",
+        "Rows that fill gaps, beside random rows; LoRA, share of verifiable constraints (IFEval) "
+        "that greedy answers follow, where the paper has a judge's win rate",
+        *("following", "", FILLING, RANDOM),
     ),
     Claim(
         "correlation",
@@ -219,8 +221,10 @@ def _line(claim: Claim, answer: Mapping[str, Any]) -> str:
     end = verdict(rows, claim.sign) if rows else UNMEASURED if claim.kind else CANNOT
     command = ""
     if claim.kind:
-        looks = EXPERIMENTS[claim.kind].label == "looked for"
-        command = COMMAND.format(claim.kind, " --label 1" if looks else "")
+        kind = EXPERIMENTS[claim.kind]
+        options = " --label 1" if kind.label == "looked for" else ""
+        options += " --prompts FILE" if "prompts" in kind.takes else ""
+        command = COMMAND.format(claim.kind, options)
     cells = (claim.question, claim.paper, claim.here, figures, f"*{end}*", command)
     return f"| {' | '.join(cells)} |"
 
@@ -269,11 +273,14 @@ def measured(workspace: Path, dataset: str, label: str, kinds: Sequence[str], **
     place = Workspace(workspace.resolve())
     steps, stores = Steps(place), open_stores(place, remember=False)
     measure = stores.runs.resolve("measure", dataset)
+    prompts = how.pop("prompts", "")
     answer: dict[str, Any] = {"claims": {}, "says": {}, "synthetic": []}
     for kind in kinds:
         threshold = clear_firing(stores, measure)
         how["label"] = label if EXPERIMENTS[kind].label == "looked for" else ""
         sizes = EXPERIMENTS[kind].defaults | how
+        if "prompts" in EXPERIMENTS[kind].takes and prompts:
+            sizes["prompts"] = stores.runs.resolve("dataset", prompts)
         spec = ExperimentSpec(name=kind, measure=measure, threshold=threshold, **sizes)
         run = steps.perform(spec, silent)
         facts, result = stores.runs.manifest(run).facts, finding(stores, run)
@@ -324,6 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--label", default="1")
     of_labels = [name for name in EXPERIMENTS if EXPERIMENTS[name].label == "looked for"]
     parser.add_argument("--kinds", nargs="+", default=of_labels, choices=EXPERIMENTS.names)
+    parser.add_argument("--prompts", help="Dataset of prompts that following is judged by")
     parser.add_argument("--draws", type=int)
     parser.add_argument("--labels", type=int, nargs="+")
     parser.add_argument("--out", type=Path)
@@ -336,7 +344,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.show:
         answer = read(options.show)
     elif options.workspace and options.dataset:
-        how = {"draws": options.draws, "labels": options.labels and tuple(options.labels)}
+        how = {
+            "draws": options.draws,
+            "prompts": options.prompts,
+            "labels": options.labels and tuple(options.labels),
+        }
         how = {name: value for name, value in how.items() if value is not None}
         answer = measured(options.workspace, options.dataset, options.label, options.kinds, **how)
         if options.out:

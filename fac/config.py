@@ -334,7 +334,10 @@ class ExperimentSpec(Spec):
     """Whether rows that fill gaps help a task more than other rows of equal tokens."""
 
     step = "experiment"
-    later = ("subsets", "equal_tokens", "most_test", "tokens", "rates", "written", "full")
+    later = (
+        *("subsets", "equal_tokens", "most_test", "tokens", "rates", "written", "full"),
+        *("prompts", "new_tokens"),
+    )
     name: str  # which experiment
     measure: str  # run id of a measured dataset with labels
     label: str  # of rows that are looked for, or of chats that one begins with; "" for all chats
@@ -347,6 +350,8 @@ class ExperimentSpec(Spec):
     tokens: int = 4000  # content tokens of the chats that are added
     rates: tuple[float, ...] = (3e-4, 1e-3)  # learning rates of LoRA, of which the better is taken
     written: tuple[str, ...] = ()  # run ids of measured datasets of written rows, an arm each
+    prompts: str = ""  # run id of a dataset of prompts with verifiable constraints, which judge
+    new_tokens: int = 96  # of an answer, at most
     subsets: int = 600  # of RQ2
     equal_tokens: bool = False  # whether these have equal tokens, as nearly as rows allow
     full: bool = False  # whether LoRA has every arm at every size and rate: hours
@@ -370,11 +375,15 @@ class ExperimentSpec(Spec):
             raise InputError(f"At least one token must be added, got {self.tokens}.")
         if not self.rates or not all(0 < rate < 1 for rate in self.rates):
             raise InputError(f"Learning rates lie between 0 and 1, got {self.rates}.")
+        if self.new_tokens < 1:
+            raise InputError(f"An answer needs at least one token, got {self.new_tokens}.")
         if self.subsets < 30:
             raise InputError(f"A correlation takes at least 30 subsets, got {self.subsets}.")
         takes = EXPERIMENTS[self.name].takes
         if self.written and "written" not in takes:
             raise InputError(f"{self.name} takes no written rows: leave --written out.")
+        if self.prompts and "prompts" not in takes:
+            raise InputError(f"{self.name} takes no prompts: leave --prompts out.")
         if self.full and "full" not in takes:
             raise InputError(f"{self.name} has one size: leave --size out.")
 

@@ -173,6 +173,7 @@ class ExperimentFacts(Facts):
     n_test: int = 0
     n_leaks: int = 0  # rows that nearly repeat a text of the test rows, and were left out
     n_unlabelled: int = 0
+    left_out: Counts = field(default_factory=dict)  # prompts by why they do not judge
     base_rate: float = 0.0  # of the test rows that are positive: AUPRC of guessing
     seconds: float = 0.0  # since it was last begun
     piece_seconds: float = 0.0  # mean of the pieces measured since then; 0 where there were none

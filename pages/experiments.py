@@ -111,6 +111,7 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
             for count in questions.counts_of(name)
         }
         written = pick_written(measure) if "written" in EXPERIMENTS[name].takes else ()
+        prompts = pick_prompts() if "prompts" in EXPERIMENTS[name].takes else ""
         with st.popover("More", icon=":material/tune:", type="tertiary"):
             clear = clear_firing(stores(), measure)
             threshold = st.number_input(
@@ -145,6 +146,7 @@ def pick_spec(manifests: Mapping[str, MeasureManifest]) -> ExperimentSpec:
         seed=int(seed),
         written=written,
         full=full,
+        prompts=prompts,
         **counts,
     )
 
@@ -167,6 +169,22 @@ def pick_written(measure: str) -> tuple[str, ...]:
     if strays:
         st.caption(f":material/search_off: {plain(', '.join(strays)[:80])} cannot be an arm here.")
     return tuple(chosen)
+
+
+def pick_prompts() -> str:
+    """The dataset whose prompts judge; "" where none has constraints that a program can verify."""
+    names = questions.prompts_of(stores())
+    if not names:
+        return ""
+    tie = param_widget("prompts", next(iter(names)), valid=names.__contains__, of_page=True)
+    return st.selectbox(
+        "Prompts to follow",
+        [*names],
+        format_func=lambda run: clean(names[run]),
+        width=210,
+        help="A dataset of prompts with constraints that a program verifies, as IFEval's.",
+        **tie,
+    )
 
 
 def pick_count(name: str, usual: int) -> int:

@@ -43,6 +43,13 @@ def experiment(
     size: Annotated[
         Literal["default", "full"], Option(help="Every arm and rate of LoRA, or the first.")
     ] = "default",
+    prompts: Annotated[str, Option(help="Of following: dataset or file, as IFEval's.")] = "",
+    new_tokens: Annotated[
+        int, Option(min=1, help="Of an answer of following, at most.")
+    ] = ExperimentSpec.new_tokens,
+    most_test: Annotated[
+        int, Option(min=4, help="Chats or prompts that judge, at most.")
+    ] = ExperimentSpec.most_test,
     subsets: Annotated[int, Option(min=30, help="Of rq2.")] = ExperimentSpec.subsets,
     equal_tokens: Annotated[bool, Option(help="Subsets of rq2 have equal tokens.")] = False,
 ) -> Answer:
@@ -65,6 +72,9 @@ def experiment(
         tokens=tokens,
         written=tuple(stores.runs.resolve("measure", each) for each in written or ()),
         full=size == "full",
+        prompts=_prompts(stores, prompts) if prompts else "",
+        new_tokens=new_tokens,
+        most_test=most_test,
         subsets=subsets,
         equal_tokens=equal_tokens,
         **{**defaults, **{k: value for k, value in options.items() if value is not None}},
@@ -87,17 +97,34 @@ def experiment(
 
 def _measured(stores: Stores, dataset: str, label_field: str | None, *, labelled: bool) -> str:
     """The run of a measured dataset; a file is read and measured first, with the usual model."""
-    manifests = stores.runs.list(MeasureSpec.step)
-    if any(dataset in (m.facts.name, m.run) for m in manifests) or not Path(dataset).is_file():
-        return stores.runs.resolve("measure", dataset)
-    name, workspace = Path(dataset).name.split(".")[0], stores.runs.workspace
-    spec = IngestSpec(name=name, source=dataset, label_field=label_field)
-    source = perform(workspace, spec, f"reading {name}")
+    if not _is_new(stores, MeasureSpec.step, dataset):
+        return stores.runs.resolve(MeasureSpec.step, dataset)
+    source, name = _read(stores, dataset, label_field)
     if labelled and not stores.runs.manifest(source).facts.labels:
         raise InputError(f"{dataset} has no labels: name their column with --label-field.")
     usual = usual_encoder(stores)
     encoder = MeasureSpec(dataset=source, model=usual.model, layer=usual.layer, sae=usual.sae)
-    return perform(workspace, encoder, f"measuring {name}")
+    return perform(stores.runs.workspace, encoder, f"measuring {name}")
+
+
+def _prompts(stores: Stores, prompts: str) -> str:
+    """The run of a dataset; a file is read first."""
+    if not _is_new(stores, IngestSpec.step, prompts):
+        return stores.runs.resolve(IngestSpec.step, prompts)
+    return _read(stores, prompts)[0]
+
+
+def _is_new(stores: Stores, step: str, source: str) -> bool:
+    """Whether it is a file, and not what a run of the step is called."""
+    manifests = stores.runs.list(step)
+    return Path(source).is_file() and not any(source in (m.facts.name, m.run) for m in manifests)
+
+
+def _read(stores: Stores, source: str, label_field: str | None = None) -> tuple[str, str]:
+    """The run of the dataset in a file, and its name."""
+    name = Path(source).name.split(".")[0]
+    spec = IngestSpec(name=name, source=source, label_field=label_field)
+    return perform(stores.runs.workspace, spec, f"reading {name}"), name
 
 
 def _table(kind: Experiment, outcome: str, rows: list[Row]) -> Table:

@@ -100,11 +100,11 @@ class ChatMaterial:
                 self.losses(learned, judges, rate, draw.seed).nats.mean(dtype=np.float64)
                 for rate in rates
             ]
-            _keep(path, np.array(rates[int(np.argmin(means))]))
+            keep(path, np.array(rates[int(np.argmin(means))]))
         return float(np.load(path))
 
 
-def chats_suffice(spec: ExperimentSpec, runs: Runs) -> None:
+def chats_suffice(spec: ExperimentSpec, runs: Runs, *, judges: bool = True) -> None:
     """Reads no text and no model, so that it can be asked before anything is queued.
 
     Raises InputError as `chat_material` does, even if no row resembles a test row.
@@ -112,14 +112,16 @@ def chats_suffice(spec: ExperimentSpec, runs: Runs) -> None:
     facts = runs.manifest(spec.measure).facts
     labels = labels_of(runs, facts.dataset)
     tokens = tokens_of(runs, spec.measure, len(labels))
-    test, rest = _split(spec, len(labels))
+    test, rest = _split(spec, len(labels), judges)
     begins = rest[labels[rest] == spec.label] if spec.label else rest
-    _must_suffice(spec, facts.name, tokens, test, rest, begins)
+    _must_suffice(spec, facts.name, tokens, test, rest, begins, judges)
 
 
-def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> ChatMaterial:
+def chat_material(
+    spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path, *, judges: bool = True
+) -> ChatMaterial:
     """Reads a measured dataset and those of written rows; what the model makes of the test rows as
-    it is stays in `scratch`.
+    it is stays in `scratch`. Without `judges` no row tests, as something else does.
 
     Raises InputError where there are too few rows or tokens, no row of the label one begins with,
     or another encoder measured the written rows.
@@ -128,11 +130,11 @@ def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path)
         raise InputError("Nobody here can finetune a model: LoRA runs in the worker's process.")
     chats, labels = rows_and_labels(runs, spec.measure)
     n = len(chats)
-    test, rest = _split(spec, n)
+    test, rest = _split(spec, n, judges)
     train = without_leaks(chats, test, rest)
     begins = train[labels[train] == spec.label] if spec.label else train
     peaks, tokens = peaks_of(runs, spec.measure, np.arange(n)), tokens_of(runs, spec.measure, n)
-    _must_suffice(spec, runs.manifest(spec.measure).facts.name, tokens, test, train, begins)
+    _must_suffice(spec, runs.manifest(spec.measure).facts.name, tokens, test, train, begins, judges)
     more = with_written(spec, runs, chats, peaks, tokens, test)
     for each in more.written.values():
         each.must_suffice(more.tokens, spec.tokens)
@@ -156,8 +158,10 @@ def chat_material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path)
     )
 
 
-def _split(spec: ExperimentSpec, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that judge, and the others."""
+def _split(spec: ExperimentSpec, n: int, judges: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that judge, none where something else does, and the others."""
+    if not judges:
+        return np.zeros(0, np.int64), np.arange(n)
     order = np.random.default_rng(spec.seed).permutation(n)
     n_test = min(round(spec.test * n), spec.most_test)
     return np.sort(order[:n_test]), np.sort(order[n_test:])
@@ -170,9 +174,10 @@ def _must_suffice(
     test: np.ndarray,
     train: np.ndarray,
     begins: np.ndarray,
+    judges: bool,
 ) -> None:
     size = max(spec.labels)
-    if len(test) < 4:
+    if judges and len(test) < 4:
         raise InputError(f"{name} has too few chats: {len(test)} would judge, 4 are needed.")
     if len(begins) < size:
         kind = f" labelled {spec.label!r}" if spec.label else ""
@@ -190,9 +195,11 @@ def _must_suffice(
 
 
 def _before(finetune: Finetune, chats: list[Chat], scratch: Path) -> Losses:
+    if not chats:
+        return Losses(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32))
     path = scratch / "before.npy"
     if not path.exists():
-        _keep(path, np.stack(finetune([], chats, Recipe(0.0))).astype(np.float64))
+        keep(path, np.stack(finetune([], chats, Recipe(0.0))).astype(np.float64))
     chat, position, nats = np.load(path)
     return Losses(chat.astype(np.int32), position.astype(np.int32), nats.astype(np.float32))
 
@@ -216,7 +223,7 @@ def _peaks(
     return row, feature, position
 
 
-def _keep(path: Path, array: np.ndarray) -> None:
+def keep(path: Path, array: np.ndarray) -> None:
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.save(file, array)

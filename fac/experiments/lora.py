@@ -10,10 +10,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fac.errors import InputError
+from fac.generator.local import LocalGenerator, PromptRow
 from fac.models import ROLES, SCAFFOLD, Chat, Rendered, batches_by_length
 
 if TYPE_CHECKING:
@@ -61,6 +64,24 @@ Classify = Callable[[Sequence[Chat], np.ndarray, Sequence[Chat], Recipe], np.nda
 learned from others and their labels, bool `[n_learned]`."""
 
 
+class Answer(NamedTuple):
+    """What a model says to a prompt."""
+
+    text: str
+    finished: bool  # False where the limit of tokens cut it
+
+
+Answers = Callable[[Sequence[Chat], Sequence[Chat], Recipe, int], list[Answer]]
+"""To each of the second chats, which end before the assistant's turn, what a model that learned
+from the first finds likeliest token by token, so many tokens at most; the model as it is where
+there are none to learn from."""
+
+ANSWER_TOKENS = 8192
+"""Of prompts and answers that are written at once, padding included: what is kept of them takes
+45 KB a token of the demo model, and to read the weights once for many tokens is what makes writing
+fast."""
+
+
 def counts(rendered: Rendered) -> np.ndarray:
     """Which tokens are learned and judged, bool `[n_tokens]`: those of the assistant, or the whole
     content of a text in which nobody answers. The first token cannot be predicted."""
@@ -71,9 +92,9 @@ def counts(rendered: Rendered) -> np.ndarray:
 
 
 class Finetuner:
-    """A model of this process that learns by LoRA; a `Finetune`.
+    """A model of this process that learns by LoRA; a `Finetune`, whose `answers` is an `Answers`.
 
-    On one machine with as many threads the same chats give the same losses.
+    On one machine with as many threads the same chats give the same losses and the same answers.
     """
 
     def __init__(self, subject: SubjectModel, note: Callable[[str], None] = lambda _: None):
@@ -81,19 +102,35 @@ class Finetuner:
         self._subject, self._note = subject, note
 
     def __call__(self, learned: Sequence[Chat], judged: Sequence[Chat], recipe: Recipe) -> Losses:
+        with self._learned(learned, recipe) as model:
+            return self._losses(model, judged)
+
+    def answers(
+        self, learned: Sequence[Chat], prompts: Sequence[Chat], recipe: Recipe, tokens: int
+    ) -> list[Answer]:
+        """Raises InputError for a prompt that is longer than the model reads."""
+        openings = self._openings(prompts)
+        with self._learned(learned, recipe):
+            return self._answered(openings, tokens)
+
+    @contextmanager
+    def _learned(self, chats: Sequence[Chat], recipe: Recipe) -> Iterator[Any]:
+        """The model with an adapter that learned from the chats, as long as this lasts; the model
+        as it is where there are none."""
         import torch
 
-        if not learned:
-            return self._losses(self._subject.model, judged)
+        if not chats:
+            yield self._subject.model
+            return
         with self._adapter(recipe.seed) as adapted:
-            texts = self._subject.renderer.render(learned)
+            texts = self._subject.renderer.render(chats)
             texts = [text for text in texts if counts(text).any()]
 
             def loss(rows: Sequence[int]) -> Any:
                 return torch.cat(self._nats(adapted, [texts[row] for row in rows])).mean()
 
             self._learn(adapted, loss, [len(text.ids) for text in texts], recipe)
-            return self._losses(adapted, judged)
+            yield adapted
 
     def classify(
         self, learned: Sequence[Chat], positive: np.ndarray, judged: Sequence[Chat], recipe: Recipe
@@ -198,6 +235,42 @@ class Finetuner:
             np.concatenate([*position, np.zeros(0, int)]).astype(np.int32),
             np.concatenate([*nats, np.zeros(0, np.float32)]),
         )
+
+    def _openings(self, prompts: Sequence[Chat]) -> list[str]:
+        """Each prompt as it is learned from, up to where the answer begins."""
+        chats = [[*prompt, {"role": "assistant", "content": "A"}] for prompt in prompts]
+        openings = []
+        for prompt, text in zip(prompts, self._subject.renderer.render(chats), strict=True):
+            answer = np.flatnonzero(text.role == _ASSISTANT)
+            if not len(answer):
+                raise InputError(
+                    f"The prompt that begins with {prompt[-1]['content'][:40]!r} is longer than "
+                    f"the {len(text.ids):,} tokens that are read: leave it out."
+                )
+            openings.append(text.text[: text.starts[answer[0]]])
+        return openings
+
+    def _answered(self, openings: Sequence[str], tokens: int) -> list[Answer]:
+        """The adapter lives in the model's own layers, so that whoever writes with it has it."""
+        subject = self._subject
+        generator = LocalGenerator.of(subject.tokenizer, subject.model, subject.device)
+        if not generator.chats:
+            openings = [f"{generator.begin}{opening}" for opening in openings]
+        lengths = [length + tokens for length in generator.count(openings)]
+        answers = [Answer("", False)] * len(openings)
+        done = 0
+        for rows in batches_by_length(lengths, max_padded=ANSWER_TOKENS):
+            note = f"{done:,} of {len(openings):,} prompts answered"
+            written = generator.write(
+                [PromptRow(openings[row]) for row in rows],
+                max_new_tokens=tokens,
+                temperature=0,
+                beat=partial(self._note, note),
+            )
+            for row, text in zip(rows, written, strict=True):
+                answers[row] = Answer(text.text, text.finished)
+            done += len(rows)
+        return answers
 
     def _nats(self, model: Any, texts: Sequence[Rendered]) -> list[Any]:
         """Of the tokens of each text that count, float32 on the device.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fac.config import EXPERIMENTS, ExperimentSpec
 from fac.errors import Progress
-from fac.experiments.lora import Classify, Finetune
+from fac.experiments.lora import Answers, Classify, Finetune
 from fac.experiments.steering import Steering
 from fac.manifest import ExperimentFacts
 from fac.schema import EXPERIMENT_EFFECTS, EXPERIMENT_RESULTS, Chat
@@ -50,6 +50,7 @@ class Doors(NamedTuple):
     states: States
     finetune: Finetune | None = None
     classify: Classify | None = None
+    answers: Answers | None = None
     steer: Steering | None = None
 
 
@@ -92,7 +93,7 @@ class Experiment:
     """Sentences for rows of EXPERIMENT_EFFECTS, each with `figures`, the means over draws."""
 
     takes: Sequence[str] = ()
-    """Of `written` and `full`, fields of the spec, those that mean something here."""
+    """Of `written`, `full` and `prompts`, fields of the spec, those that mean something here."""
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """What a spec has by default that is not ExperimentSpec's own default, by its field."""

@@ -6,6 +6,7 @@ Does not own: what to ask, what is kept.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,11 +93,20 @@ class LocalGenerator:
         dtype: str = "bfloat16",
         revision: str | None = None,
     ):
-        self.tokenizer, self.model = pretrained(
-            folder, dtype=dtype, revision=revision, padding_side="left"
-        )
-        self.model.to(device).eval()
-        self.device = device
+        tokenizer, model = pretrained(folder, dtype=dtype, revision=revision, padding_side="left")
+        self._write_with(tokenizer, model.to(device).eval(), device)
+
+    @classmethod
+    def of(cls, tokenizer: Any, model: Any, device: str) -> LocalGenerator:
+        """Around a model that is there already, on `device`, and is left as it is; it writes with
+        the weights that the model has at that time, adapters included."""
+        generator, tokenizer = cls.__new__(cls), copy.deepcopy(tokenizer)
+        tokenizer.padding_side = "left"
+        generator._write_with(tokenizer, model, device)
+        return generator
+
+    def _write_with(self, tokenizer: Any, model: Any, device: str) -> None:
+        self.tokenizer, self.model, self.device = tokenizer, model, device
         self.chats = bool(self.tokenizer.chat_template)
         """Whether it has a chat template; a base model only goes on with texts."""
         bos, text = self.tokenizer.bos_token or "", self.tokenizer("a").input_ids

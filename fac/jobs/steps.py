@@ -390,7 +390,7 @@ def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> st
 
 def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -> str:
     from fac.experiments import Doors, experiment
-    from fac.experiments.lora import Losses, Recipe
+    from fac.experiments.lora import Answer, Losses, Recipe
     from fac.experiments.steering import Steerer
 
     measured = steps.runs.manifest(spec.measure).spec
@@ -414,8 +414,16 @@ def _experiment(steps: Steps, spec: config.ExperimentSpec, progress: Progress) -
     def classify(*task: Any) -> np.ndarray:
         return steps.finetuner(measured, within_piece, progress).classify(*task)
 
-    steer = Steerer(lambda: steps.encoder(measured, progress).model, within_piece)
-    doors = Doors(states, finetune, classify, steer)
+    def answers(*task: Any) -> list[Answer]:
+        return steps.finetuner(measured, within_piece, progress).answers(*task)
+
+    doors = Doors(
+        states=states,
+        finetune=finetune,
+        classify=classify,
+        answers=answers,
+        steer=Steerer(lambda: steps.encoder(measured, progress).model, within_piece),
+    )
     return experiment(spec, runs=steps.runs, doors=doors, progress=at_piece)
 
 

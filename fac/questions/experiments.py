@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from fac.config import EXPERIMENTS, ExperimentSpec
+from fac.config import EXPERIMENTS, ExperimentSpec, IngestSpec
 from fac.errors import InputError
 from fac.experiments import Experiment
+from fac.experiments.verifiable import KINDS_COLUMN
 from fac.ingest import OTHER_LABELS
 from fac.manifest import MeasureManifest
 from fac.questions.catalogue import Row, measured
@@ -62,6 +64,20 @@ def labels_of(stores: Stores, measure: str) -> dict[str, int]:
         return {}
     labels = stores.runs.manifest(dataset).facts.labels
     return {name: n for name, n in labels.items() if name != OTHER_LABELS}
+
+
+def prompts_of(stores: Stores) -> dict[str, str]:
+    """Names of the datasets whose first prompt has verifiable constraints, by run id, the newest
+    first."""
+    manifests = stores.runs.list(IngestSpec.step)
+    return {each.run: each.facts.name for each in manifests if _has_constraints(stores, each.run)}
+
+
+@remembered_for_good
+def _has_constraints(stores: Stores, dataset: str) -> bool:
+    first = next(stores.runs.batches(dataset, "samples", columns=["meta"], rows=1), None)
+    metas = [] if first is None else first.column(0).to_pylist()
+    return any(KINDS_COLUMN in json.loads(meta).get("columns", {}) for meta in metas)
 
 
 def usual_label(labels: dict[str, int]) -> str:
