@@ -100,7 +100,7 @@ def finetuned(spec: ExperimentSpec, data: Material, trial: Trial) -> Iterator[Ro
     assert choose
     added = choose(data.pool, draw)
     rows = np.flatnonzero(draw.begin | added)
-    learned, judged = ([data.chats[row] for row in part] for part in (rows, judge))
+    learned, judged = ([data.chats[int(row)] for row in part] for part in (rows, judge))
     for rate in rates(spec):
         recipe = Recipe(rate, draw.seed, EPOCHS)
         chance = data.classify(learned, data.positive[rows], judged, recipe)

@@ -285,7 +285,7 @@ def robust(odds: np.ndarray) -> np.ndarray:
     >>> robust(np.array([[1.0, 2.0], [1.0, -2.0], [3.0, 0.0]]))
     array([ True, False, False])
     """
-    right: np.ndarray = (odds > 0).all(axis=-1)
+    right: np.ndarray = np.all(odds > 0, axis=-1)
     return right
 
 
