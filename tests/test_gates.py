@@ -117,6 +117,13 @@ def test_what_a_limit_of_tokens_cuts_is_no_habit_however_many_texts_are_cut():
     assert flaw(user(f"{GOOD[0]}\n\n1."), cut) == "fragment"
 
 
+@pytest.mark.parametrize(("n", "is_habit"), [(4, False), (5, True)])
+def test_a_loop_of_few_texts_is_no_habit_though_the_dataset_is_small(n, is_habit):
+    again = "Tell me about the owls there. Tell me about the owls there. I have the days to go."
+    texts = [user(again if i < n else tidy(i)) for i in range(100)]
+    assert (flaw(user(again), norms_of(texts)) == "") == is_habit
+
+
 def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
     assert flaw(user(loose(0)), LOOSE) == "" and loose(0)[-1] == "e"
     assert flaw(user(loose(0)), LOOSE, finished=False) == "fragment"

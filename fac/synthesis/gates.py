@@ -27,6 +27,8 @@ HABIT, FAULT = 0.01, 0.02
 """An oddity that at least this share of the dataset's texts have is a habit of theirs; what no text
 should do, FAULTS, must be more frequent to be one."""
 
+SEVERAL = 5  # texts below which a loop is none of their habits, however few texts there are
+
 MOSTLY = 0.5  # share of the dataset's texts whose beginning and end what is written keeps to
 
 RANGE = (0.01, 0.99)  # quantiles of the dataset that length and loss have to lie between
@@ -152,11 +154,7 @@ def norms_of(
         if len(texts) < FEW:
             continue
         odd = Counter(name for text in texts for name in oddities(text, first, last))
-        habits = {
-            name
-            for name, n in odd.items()
-            if name not in CUT and n >= len(texts) * (FAULT if name in FAULTS else HABIT)
-        }
+        habits = {name for name, n in odd.items() if name not in CUT and _is_habit(name, n, texts)}
         spoken = [words(text) for text in texts]
         letters = Counter(script for text in texts for script in {*_scripts(text)})
         shares = [_share(each, common) for each in spoken if len(each) >= TELLING]
@@ -179,8 +177,14 @@ def norms_of(
     answered = [chat for chat in chats if len(chat) > 1]
     if len(answered) < FEW:
         answered += [chat for chat in beside if len(chat) > 1]
-    repeats = sum(map(_says_again, answered)) >= max(1.0, FAULT * len(answered))
+    repeats = sum(map(_says_again, answered)) >= max(SEVERAL, FAULT * len(answered))
     return Norms(roles, unchecked, repeats)
+
+
+def _is_habit(oddity: str, n: int, texts: Sequence[str]) -> bool:
+    """Whether what `n` of the texts do is a habit of theirs."""
+    least = (FAULT if oddity in FAULTS else HABIT) * len(texts)
+    return n >= (max(SEVERAL, least) if oddity in LOOPS else least)
 
 
 def sampled(chats: Sequence[Chat], n: int) -> list[Chat]:
@@ -365,16 +369,23 @@ def _loops(text: str) -> Iterator[str]:
     longer = Counter(word.removesuffix("s") for word in spoken if len(word) >= WORD)
     if any(n >= OVER and n >= MOST_SAID * len(spoken) for n in longer.values()):
         yield "a word over and over"
-    begins: dict[Gram, int] = {}
-    for i in range(len(spoken) - PHRASE + 1):
-        phrase = spoken[i : i + PHRASE]
-        if i - begins.get(phrase, -SOON - 1) <= SOON and not "".join(phrase).isdigit():
-            yield "a phrase soon again"
-        begins[phrase] = i
+    if any(map(_soon_again, text.splitlines())):  # lists begin their lines alike
+        yield "a phrase soon again"
     if len(spoken) < SHORT:
         phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
         if any(n > 1 and not "".join(each).isdigit() for each, n in phrases.items()):
             yield "a phrase again"
+
+
+def _soon_again(line: str) -> bool:
+    """Whether it says a phrase, and after few words once more."""
+    spoken, begins = words(line), dict[Gram, int]()
+    for i in range(len(spoken) - PHRASE + 1):
+        phrase = spoken[i : i + PHRASE]
+        if i - begins.get(phrase, -SOON - 1) <= SOON and not "".join(phrase).isdigit():
+            return True
+        begins[phrase] = i
+    return False
 
 
 def _never(texts: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
