@@ -117,6 +117,22 @@ def test_what_a_limit_of_tokens_cuts_is_no_habit_however_many_texts_are_cut():
     assert flaw(user(f"{GOOD[0]}\n\n1."), cut) == "fragment"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He paints a strange picture of paintings, painting strange people and a painting.",
+        "Rudeness is a kind of insult, and an insult and rudeness are words, which are rude words.",
+        "Your taste is poor and you put personal taste before the Personal Taste of Good Taste.",
+    ],
+)
+def test_what_says_its_own_words_again_more_than_the_datasets_texts_is_a_loop(text):
+    assert oddities(text) == set()
+    assert flaw(user(text), TIDY) == "loop"
+    more = "The rain, the cold rain, is a rain of Lyon: Lyon likes rain."
+    wordy = norms_of([user(f"{tidy(i)} {more}" if i % 2 else more) for i in range(100)])
+    assert flaw(user(text), wordy) == ""
+
+
 @pytest.mark.parametrize(("n", "is_habit"), [(4, False), (5, True)])
 def test_a_loop_of_few_texts_is_no_habit_though_the_dataset_is_small(n, is_habit):
     again = "Tell me about the owls there. Tell me about the owls there. I have the days to go."
@@ -203,11 +219,11 @@ def test_another_script_and_another_language():
 
 def test_length_is_between_what_99_of_100_have():
     lengths = [10 + i for i in range(99)]  # words; ranks 1 and 99 are those at 1 % and 99 %
-    norms = norms_of([user("Tell " * (n - 1) + "me.") for n in lengths])
+    norms = norms_of([user("Go " * (n - 1) + "on.") for n in lengths])
     # Only the length is asked here: a role's habits are those of these strange texts.
     assert norms.of("user").length == (10, 108)
     for n, drop in ((9, "length"), (10, ""), (108, ""), (109, "length")):
-        assert flaw(user("Tell " * (n - 1) + "me."), norms) == drop
+        assert flaw(user("Go " * (n - 1) + "on."), norms) == drop
 
 
 def test_loss_is_judged_by_role_in_the_range_of_dataset_or_anchor():
@@ -319,12 +335,13 @@ def real(name: str) -> list[Chat]:
     ("name", "most"),
     [
         ("instructions_seed_tasks.jsonl", 0.07),
-        ("toxicity_surge.jsonl", 0.05),
-        ("sae_corpus.jsonl.gz", 0.06),
+        ("toxicity_surge.jsonl", 0.06),
+        ("sae_corpus.jsonl.gz", 0.07),
     ],
 )
 def test_few_real_texts_are_dropped_by_the_norms_of_the_other_half(name, most):
-    """300 messages each, by all gates but that of the loss, which adds 2 % by construction."""
+    """300 messages each, by all gates but that of the loss, which adds 2 % by construction, as the
+    share of words that come again does."""
     chats = real(name)
     norms = norms_of(chats[: len(chats) // 2])
     texts = [[message] for chat in chats[len(chats) // 2 :] for message in chat]

@@ -67,6 +67,11 @@ PHRASE, SHORT, SOON = 4, 30, 8
 """So many words in a row, which a text of fewer words than SHORT says once, and no text again that
 begins within SOON words of where they began."""
 
+NEARBY, LETTERS, FEWER, RARELY = 20, 4, 2, 0.1
+"""A word of so many letters comes again where it stands among the words just before it; a text that
+has few such words counts as if it had some more that do not. This share of them may come again in
+any dataset, and what all but FAULT of its texts keep to."""
+
 GOES_ON = frozenset(
     {
         *("a", "an", "the", "my", "your", "our", "their", "every", "and", "or", "nor", "but"),
@@ -117,6 +122,7 @@ class RoleNorms(NamedTuple):
     familiar: float = 0.0  # share of them that a longer text of another language stays below
     vocabulary: frozenset[str] = frozenset()  # words that occur in more than one text
     scripts: frozenset[str] = frozenset()  # that its letters are written in; empty: not judged
+    again: float = np.inf  # share of its words that come again, at most
     length: tuple[float, float] = (0.0, np.inf)  # words
     loss: tuple[float, float] = (-np.inf, np.inf)  # nats per token
 
@@ -166,6 +172,7 @@ def norms_of(
             familiar=STRANGE * float(np.median(shares)) if tells and len(shares) >= FEW else 0.0,
             vocabulary=vocabulary,
             scripts=frozenset(s for s, n in letters.items() if n >= max(2, HABIT * len(texts))),
+            again=max(RARELY, float(np.quantile([*map(_again, spoken)], 1 - FAULT))),
             length=_range([np.asarray([len(each) for each in spoken], float)]),
             loss=_range([each[:, code] for each in losses]),
         )
@@ -214,6 +221,8 @@ def flaw(
     if any(each - LOOPS for each in odd) or (not finished and not END_MARK.search(judged[-1][0])):
         return FRAGMENT
     if any(odd) or (not norms.repeats and _says_again(messages)):
+        return LOOP
+    if any(_again(each) > n.again for each, (_, n) in zip(spoken, judged, strict=True)):
         return LOOP
     for text, n in judged:
         if n.scripts and _foreign(text, n.scripts) > FOREIGN:
@@ -375,6 +384,18 @@ def _loops(text: str) -> Iterator[str]:
         phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
         if any(n > 1 and not "".join(each).isdigit() for each, n in phrases.items()):
             yield "a phrase again"
+
+
+def _again(spoken: Gram) -> float:
+    """The share of the longer words that come again: what a small model that has begun to loop
+    says of few things, in other words each time."""
+    seen, longer, again = dict[str, int](), 0, 0
+    for i, word in enumerate(each.removesuffix("s") for each in spoken):
+        if len(word) >= LETTERS:
+            longer += 1
+            again += i - seen.get(word, -NEARBY - 1) <= NEARBY
+            seen[word] = i
+    return again / (longer + FEWER)
 
 
 def _soon_again(line: str) -> bool:
