@@ -72,6 +72,8 @@ NEARBY, LETTERS, FEWER, RARELY = 20, 4, 2, 0.1
 has few such words counts as if it had some more that do not. This share of them may come again in
 any dataset, and what all but FAULT of its texts keep to."""
 
+STEMS = (99, 6)  # letters by which two words are told apart, each with a share of its own
+
 GOES_ON = frozenset(
     {
         *("a", "an", "the", "my", "your", "our", "their", "every", "and", "or", "nor", "but"),
@@ -122,7 +124,7 @@ class RoleNorms(NamedTuple):
     familiar: float = 0.0  # share of them that a longer text of another language stays below
     vocabulary: frozenset[str] = frozenset()  # words that occur in more than one text
     scripts: frozenset[str] = frozenset()  # that its letters are written in; empty: not judged
-    again: float = np.inf  # share of its words that come again, at most
+    again: tuple[float, ...] = (np.inf,) * len(STEMS)  # shares of words that come again, at most
     length: tuple[float, float] = (0.0, np.inf)  # words
     loss: tuple[float, float] = (-np.inf, np.inf)  # nats per token
 
@@ -172,7 +174,10 @@ def norms_of(
             familiar=STRANGE * float(np.median(shares)) if tells and len(shares) >= FEW else 0.0,
             vocabulary=vocabulary,
             scripts=frozenset(s for s, n in letters.items() if n >= max(2, HABIT * len(texts))),
-            again=max(RARELY, float(np.quantile([*map(_again, spoken)], 1 - FAULT))),
+            again=tuple(
+                max(RARELY, float(np.quantile([_again(e, stem) for e in spoken], 1 - FAULT)))
+                for stem in STEMS
+            ),
             length=_range([np.asarray([len(each) for each in spoken], float)]),
             loss=_range([each[:, code] for each in losses]),
         )
@@ -222,8 +227,9 @@ def flaw(
         return FRAGMENT
     if any(odd) or (not norms.repeats and _says_again(messages)):
         return LOOP
-    if any(_again(each) > n.again for each, (_, n) in zip(spoken, judged, strict=True)):
-        return LOOP
+    for each, (_, n) in zip(spoken, judged, strict=True):
+        if any(_again(each, stem) > most for stem, most in zip(STEMS, n.again, strict=True)):
+            return LOOP
     for text, n in judged:
         if n.scripts and _foreign(text, n.scripts) > FOREIGN:
             return LANGUAGE
@@ -386,15 +392,15 @@ def _loops(text: str) -> Iterator[str]:
             yield "a phrase again"
 
 
-def _again(spoken: Gram) -> float:
-    """The share of the longer words that come again: what a small model that has begun to loop
-    says of few things, in other words each time."""
+def _again(spoken: Gram, stem: int) -> float:
+    """The share of the longer words that come again, told apart by so many letters: what a small
+    model that has begun to loop says of few things, in other words each time."""
     seen, longer, again = dict[str, int](), 0, 0
     for i, word in enumerate(each.removesuffix("s") for each in spoken):
         if len(word) >= LETTERS:
             longer += 1
-            again += i - seen.get(word, -NEARBY - 1) <= NEARBY
-            seen[word] = i
+            again += i - seen.get(word[:stem], -NEARBY - 1) <= NEARBY
+            seen[word[:stem]] = i
     return again / (longer + FEWER)
 
 
