@@ -154,6 +154,8 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "I have to see the rain, I have to see the rain, I have to see the rain there.",
         "Tell me about the owls owls owls of Ghent.",
         "Owls: Hello Owls, Hello, Owls!",
+        "Grand, a grand, it is grand.",
+        "The days are " + ".".join(str(n % 4 + n % 3) for n in range(50)) + ".",
         "Tell me of the storks of Cork, storks of Cork!",
         "Which is the best winter winter bread there?",
         "Winters: a young winter, old winters, one winter, no winter, lost winters, what winters, "

@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +62,9 @@ IDIOM, WORD = 7, 6
 "on and on"."""
 
 OVER, MOST_SAID = 8, 0.16  # times a longer word is said, and its share of a text, that are too much
+THRICE = 3  # times that are too much for a word that makes more than a third of a text
+
+ON_END = 40  # numbers in a row, without a word between
 
 PHRASE, SHORT, SOON = 4, 30, 8
 """So many words in a row, which a text of fewer words than SHORT says once, and no text again that
@@ -266,6 +269,7 @@ LOOPS = frozenset(
     {
         *("few pairs of words", "a sentence again", "words again", "a phrase again"),
         *("a word in a row", "a phrase in a row", "a phrase soon again", "a word over and over"),
+        "numbers on end",
     }
 )
 """The oddities that are loops; the others are those of fragments."""
@@ -382,8 +386,13 @@ def _loops(text: str) -> Iterator[str]:
     if any(len(phrase) >= n and not _JOINING.search(phrase) for phrase, n in least):
         yield "a phrase in a row"
     longer = Counter(word.removesuffix("s") for word in spoken if len(word) >= WORD)
-    if any(n >= OVER and n >= MOST_SAID * len(spoken) for n in longer.values()):
+    often = Counter(word for word in spoken if len(word) >= LETTERS)
+    if any(n >= OVER and n >= MOST_SAID * len(spoken) for n in longer.values()) or any(
+        n >= THRICE and n * THRICE > len(spoken) for n in often.values()
+    ):
         yield "a word over and over"
+    if any(is_number and len([*run]) >= ON_END for is_number, run in groupby(spoken, str.isdigit)):
+        yield "numbers on end"
     if any(map(_soon_again, text.splitlines())):  # lists begin their lines alike
         yield "a phrase soon again"
     if len(spoken) < SHORT:
