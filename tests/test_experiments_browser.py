@@ -72,7 +72,7 @@ def test_a_person_asks_whether_filling_gaps_helps(place, chromium, tmp_path):
         put("Threshold", "0.5")
         page.keyboard.press("Escape")
         put("Draws", "90")
-        expect(page.get_by_text("180 pieces, after the model has read")).to_be_visible()
+        expect(page.get_by_text("198 pieces, after the model has read")).to_be_visible()
         press("Run the experiment")
         press("Cancel")
         expect(page.get_by_role("button", name="Go on")).to_be_visible(timeout=3 * PATIENCE)
@@ -85,7 +85,7 @@ def test_a_person_asks_whether_filling_gaps_helps(place, chromium, tmp_path):
 
         sentences = page.locator("p.fac-verdict")
         expect(sentences.first).to_contain_text("illing gaps")
-        expect(page.get_by_test_id("stPlotlyChart")).to_have_count(2)
+        expect(page.get_by_test_id("stPlotlyChart")).to_have_count(3)
         expect(page.get_by_text("differences below about").first).to_be_visible()
         assert page.locator("b", has_text="loud").count() == 0
         with page.expect_download() as waiting:
