@@ -499,11 +499,11 @@ def test_the_command_asks_the_demo_model(tmp_path, demo_model_home, monkeypatch)
     fac("ingest", source, "--name", "comments", "--label-field", "kind", workspace=place)
     assert fac("measure", "comments", workspace=place).code == 0
     about = ("experiment", "rq1", "--dataset", "comments", "--label", 1)
-    answer = fac(*about, "--labels", "6,12", "--draws", 3, "--json", workspace=place)
+    answer = fac(*about, "--labels", "6,12", "--draws", 2, "--json", workspace=place)
     assert answer.code == 0, answer.err
     assert len(answer.json["rows"]) == 2 * 2 * (len(ARMS) + 2) + len(LORA_ARMS) + 1
     assert answer.json["conclusion"].count("labels") >= 4
-    words = fac(*about, "--labels", "6,12", "--draws", 3, workspace=place).out
+    words = fac(*about, "--labels", "6,12", "--draws", 2, workspace=place).out
     assert "rows that fill gaps" in words and "cannot be seen" in words
     assert_one_sentence(fac(*about, "--labels", "six", workspace=place))
     assert_one_sentence(fac(*about, "--threshold", "nan", workspace=place))
