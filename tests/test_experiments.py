@@ -435,8 +435,10 @@ def test_rows_that_were_written_are_an_arm_of_equal_tokens_and_are_never_chosen_
     }
     good, wrong = (effects[STATES, 6, f"{WRITTEN}, {name}"] for name in ("good", "wrong"))
     assert wrong["high"] < 0 and good["value"] > wrong["value"] + 0.1
-    said = finding(open_stores(place, remember=False), run).conclusion
-    assert f"{WRITTEN[0].upper()}{WRITTEN[1:]}, wrong: these teach less than random rows" in said
+    conclusion = finding(open_stores(place, remember=False), run).conclusion
+    assert (
+        f"{WRITTEN[0].upper()}{WRITTEN[1:]}, wrong: these teach less than random rows" in conclusion
+    )
     with pytest.raises(
         InputError, match="Of the written rows, short, [0-9]+ tokens may be learned"
     ):

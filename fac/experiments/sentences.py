@@ -19,7 +19,8 @@ def conclusion(rows: Sequence[Row], unit: str) -> str:
 def of_written(rows: Sequence[Row], digits: int = 3, unit: str = "") -> str:
     """What one arm of written rows is worth beside random rows: a row a size, each named with
     `unit` if there is one."""
-    better, worse = ([row for row in rows if row[end] * sign > 0] for end, sign in _SIDES)
+    better = [row for row in rows if row["low"] > 0]
+    worse = [row for row in rows if row["high"] < 0]
     verdict = "cannot be told from random rows of equal tokens"
     if worse:
         verdict = "teach less than random rows of equal tokens"
@@ -33,9 +34,6 @@ def of_written(rows: Sequence[Row], digits: int = 3, unit: str = "") -> str:
     )
     name = rows[0]["arm"]
     return f"{name[0].upper()}{name[1:]}: these {verdict} ({figures})."
-
-
-_SIDES = ("low", 1), ("high", -1)
 
 
 def controls(rows: Sequence[Row], wrong: str = "") -> str:

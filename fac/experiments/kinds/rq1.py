@@ -93,17 +93,15 @@ def measure(spec: ExperimentSpec, data: Material, piece: Piece) -> Iterator[Row]
 def finetuned(spec: ExperimentSpec, data: Material, trial: Trial) -> Iterator[Row]:
     """A row a learning rate, of one arm's adapter."""
     assert data.classify  # as `material` has seen to
-    name, draw, judge = trial.piece.arm, trial.draw, judges(data)
-    choose = ARMS.get(name)
-    if name in data.written:
-        name, choose = data.written[name].arm, data.written[name].added
-    assert choose
-    added = choose(data.pool, draw)
+    arm, draw, judge = trial.piece.arm, trial.draw, judges(data)
+    written = data.written.get(arm)
+    added = written.added(data.pool, draw) if written else ARMS[arm](data.pool, draw)
     rows = np.flatnonzero(draw.begin | added)
     learned, judged = ([data.chats[int(row)] for row in part] for part in (rows, judge))
     for rate in rates(spec):
         recipe = Recipe(rate, draw.seed, EPOCHS)
         chance = data.classify(learned, data.positive[rows], judged, recipe)
+        name = written.arm if written else arm
         yield trial.row(f"{LORA} at {rate:g}", name, added, chance, judge)
 
 
