@@ -127,19 +127,21 @@ def frame(page_name: str) -> None:
 
 
 def prepare() -> None:
-    """Before a browser asks: the menu, the modules of the pages, the worker, and what the first
+    """Before a browser asks: the menu, the worker, the modules of the pages, and what the first
     page is made of where there is something to show. Whatever is wrong there, the page asks the
-    same again and says so.
+    same again and says so. The worker is first: at a first start a person waits for its demo, and
+    it starts while modules are imported here.
 
     Raises InputError for a page that cannot be in the menu.
     """
     read_pages()
+    with suppress(FacError, OSError):
+        _start(workspace().root)
     for module in pkgutil.iter_modules([str(Path(__file__).parent)], "fac.ui."):
         import_module(module.name)
     for registry in (EXPLAINERS, SCORERS, JUDGES, WRITERS, METHODS, EXPERIMENTS):
         registry.items()  # imports the parts, whose titles and order pages ask for
     with suppress(FacError, OSError):
-        _start(workspace().root)
         if manifests := measured(stores()):
             anchor = default_anchor(stores(), manifests)
             dataset = default_dataset(stores(), manifests, anchor)
