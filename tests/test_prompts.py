@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fac.config import digest
 from fac.datasets.layout import Sample, SourceRow, recognise, sample_of
 from fac.errors import BadReply, InputError
-from fac.prompts import Excerpt, Prompt, drafts, explaining, form, relevance
+from fac.prompts import Excerpt, Prompt, drafts, explaining, form, relevance, rows
 from fac.prompts.drafts import BadDraft, Draft, Opening
 from fac.prompts.profiles import PROFILES, first_part, later_parts
 from fac.prompts.relevance import TaskProfile
@@ -125,6 +125,10 @@ def every_prompt(text: str) -> dict[str, Prompt]:
             writing[f"contrast {name} {keep is None}"] = drafts.contrast_prompt(
                 name, text, hostile, BREAD, 5.25, 0.0, keep
             )
+        writing[f"alpaca {name}"] = rows.alpaca(name, [text, "a plain row"])
+        writing[f"cot {name}"] = rows.cot_self_instruct(name, [text, "a plain row"])
+        for evolution in rows.EVOLUTIONS:
+            writing[f"{evolution} {name}"] = rows.evol_instruct(name, text, evolution)
     return {
         **writing,
         "explain": explaining.explain([hostile, BREAD], [text]),
@@ -488,6 +492,9 @@ def test_prompts_ask_for_the_first_part_of_their_profile_alone(profile):
         drafts.candidate_prompt(profile, "x", [LATE]),
         drafts.contrast_prompt(profile, "x", LATE, LONG, 5.0, 0.0, None),
         drafts.unguided_prompt(profile),
+        rows.alpaca(profile, ["a row"]),
+        rows.evol_instruct(profile, "a row", "deepen"),
+        rows.cot_self_instruct(profile, ["a row", "another"]),
     ):
         assert prompt.form == {}
         assert f"Answer with {what} alone" in asked_of(prompt)
@@ -529,6 +536,12 @@ def test_a_list_shows_messages_and_nothing_else(profile):
     assert head.startswith(f"A list of {first_part(profile).plural}. ")
     assert listed == "- Is the train late again\n-"
     assert not re.search(r"\b(User|Assistant|Answer|Question):", opening.text)
+
+
+def test_thoughts_about_rows_are_no_part_of_the_sample():
+    reply = "<think>Both ask how a thing is made. Mine: a kite.</think>\nHow do I build a kite?"
+    draft = drafts.read_draft("instruction", reply)
+    assert draft.messages == [{"role": "user", "content": "How do I build a kite?"}]
 
 
 def test_nothing_at_all_opens_an_unguided_message():

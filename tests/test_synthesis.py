@@ -537,10 +537,14 @@ def test_a_run_of_an_edit_is_not_what_to_start_from(world):
 
 # ---- baselines
 
+OF_ROWS = ("alpaca", "evol-instruct", "cot-self-instruct")
+"""Those that are shown rows of the dataset and know of no feature."""
+
 
 def test_two_steps_come_before_their_baselines_and_every_method_has_a_title():
-    assert [*METHODS] == ["two-step", "one-step", "unguided", "random", "words"]
-    assert len({METHODS[name].title for name in METHODS}) == 5
+    of_features = ["two-step", "one-step", "unguided", "random", "words"]
+    assert [*METHODS] == [*of_features, *OF_ROWS]
+    assert len({METHODS[name].title for name in METHODS}) == 8
     assert [name for name in METHODS if METHODS[name].needs_pairs] == ["two-step"]
 
 
@@ -565,6 +569,47 @@ def test_baselines_take_the_same_path_for_the_same_gaps(world):
     assert facts_of["unguided"].fac_after == fac_of(3, 5)
     assert facts_of["unguided"].dropped["below threshold"] > 0
     assert facts_of["unguided"].tokens_per_feature is None
+
+
+def shown_rows(request: Request) -> set[str]:
+    """Which of the dataset's texts a request shows."""
+    words = request.prompt.messages[-1]["content"] if request.prompt else request.opening.text
+    return {chat[0]["content"] for chat in SAMPLES["seed"] if chat[0]["content"] in words}
+
+
+@pytest.mark.parametrize(("method", "n"), [*zip(OF_ROWS, (3, 1, 2), strict=True)])
+def test_baselines_of_rows_show_rows_of_the_dataset_and_nothing_of_a_gap(world, method, n):
+    run = world.pairs(ScriptedWriter(says))
+    writer = ScriptedWriter(fires_nothing)
+    made = world.synthesize(run, writer, approved=(), method=method, candidates=8)
+    assert world.facts(made).n_candidates == 16 and world.facts(made).hit_rate == 0.0
+    requests = [request for request in writer.requests if parts(request)[0] == method]
+    assert len(requests) == 16
+    assert {len(shown_rows(request)) for request in requests} == {n}
+    # Each draws anew, so every row is shown; the same run asked again shows the same ones.
+    assert set().union(*map(shown_rows, requests)) == {c[0]["content"] for c in SAMPLES["seed"]}
+    assert len({frozenset(shown_rows(request)) for request in requests}) == (1 if n == 3 else 3)
+    assert not any(word in reached(writer) for word in ("python", "function", "script"))
+    styles = {parts(request)[3] for request in requests}
+    assert (
+        styles
+        == {
+            "alpaca": {"list", "ask"},
+            "evol-instruct": {"narrow", "deepen", "concrete", "reason", "broaden"},
+            "cot-self-instruct": {"think"},
+        }[method]
+    )
+
+
+def test_rows_are_shown_to_a_model_that_knows_no_chats_as_a_list_or_not_at_all(world):
+    run = world.pairs(ScriptedWriter(says))
+    base = ScriptedWriter(fires_nothing)
+    base.chats = False
+    world.synthesize(run, base, approved=(), method="alpaca")
+    assert all(request.opening for request in base.requests if parts(request)[0] == "alpaca")
+    for method in ("evol-instruct", "cot-self-instruct"):
+        with pytest.raises(InputError, match=f"method {method} asks in prompts, and this writer"):
+            world.synthesize(run, base, approved=(), method=method)
 
 
 def test_a_random_feature_is_never_a_gap_and_is_named_in_the_style(world):

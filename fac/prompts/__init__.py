@@ -5,6 +5,8 @@
     relevance   tasks, and what matters for them
     profiles    the forms of samples
     drafts      samples for a gap, part by part
+    lists       the same as lists that any local model goes on with
+    rows        samples like rows of the dataset, whatever the gap
 
 A planted verdict that a model repeats word for word is not JSON, and an answer is read from nothing
 but the one JSON object of a reply. Every prompt holds one worked example, because a small model

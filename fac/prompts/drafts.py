@@ -80,16 +80,17 @@ would be. Do not explain it."""
 REPLY_ROOM = 256  # tokens that one part of a sample may have where nothing else is said
 
 
-def _asks(form: Profile) -> str:
+def asks(form: Profile) -> str:
+    """How a prompt ends that is to be answered with a sample's first part alone."""
     (what,) = form.parts.values()
     return f"Answer with {what} alone, without quotation marks, title or remarks."
 
 
 def _writing(profile: str, rules: str, example: str, case: str) -> Prompt:
     form = first_part(profile)
-    asks = _asks(form)
+    what = asks(form)
     (answer,) = form.example.values()
-    turns = f"{example}\n\n{asks}", answer, f"{case}\n\n{asks}"
+    turns = f"{example}\n\n{what}", answer, f"{case}\n\n{what}"
     system = rules.format(one=form.singular, rules=form.rules)
     return Prompt(conversation(system, *turns), {}, REPLY_ROOM)
 
@@ -167,7 +168,7 @@ def unguided_prompt(profile: str) -> Prompt:
     """The baseline for a chat model: a sample without any feature in mind."""
     form = first_part(profile)
     system = UNGUIDED.format(one=form.singular, rules=form.rules)
-    messages = ({"role": "system", "content": system}, {"role": "user", "content": _asks(form)})
+    messages = ({"role": "system", "content": system}, {"role": "user", "content": asks(form)})
     return Prompt(messages, {}, REPLY_ROOM)
 
 

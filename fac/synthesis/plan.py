@@ -338,6 +338,47 @@ def ask_from_anchor(
     return asks
 
 
+def ask_from_rows(
+    grounds: Grounds,
+    method: str,
+    styles: Styles,
+    shown: int,
+    words: Callable[[Style, Sequence[str]], Prompt | Opening],
+) -> list[Ask]:
+    """`spec.candidates` requests for every gap, none of which says anything of it: each shows so
+    many rows of the dataset, drawn anew for each, as the text that a sample begins with. Raises
+    InputError where the dataset has no such text, and where the writer knows no chats and the
+    method no other way to ask."""
+    spec, dataset = grounds.spec, grounds.about.dataset
+    if not grounds.chats and all(style.form == "prompt" for style in styles.here):
+        raise InputError(
+            f"The method {method} asks in prompts, and this writer knows no chats: choose another "
+            f"method (alpaca goes on with a list) or a model that answers."
+        )
+    texts = _first_texts(grounds.runs, dataset)
+    if not texts:
+        raise InputError(f"The dataset of {dataset} has no text to show, so {method} asks nothing.")
+    asks = []
+    for gap in grounds.gaps:
+        for number, style in in_turns(styles, spec, chats=grounds.chats):
+            draw = int(digest(method, dataset, seed_of(spec), gap, number), 16)
+            drawn = np.random.default_rng(draw).choice(len(texts), min(shown, len(texts)), False)
+            rows = [texts[row] for row in drawn.tolist()]
+            quoted = [Excerpt((text,), (False,)) for text in rows]
+            asks.append(ask_for(method, gap, number, style, words(style, rows), quoted))
+    return asks
+
+
+def _first_texts(runs: Runs, measure: str) -> list[str]:
+    """The user's first message of a measured dataset's samples, or what a sample without one
+    begins with; of a large dataset of some at random, always the same."""
+    chats = gates.sampled([*chats_in(runs, runs.manifest(measure).facts.dataset)], gates.MOST)
+    firsts = (
+        next((m for m in chat if m["role"] == "user"), chat[0])["content"] for chat in chats if chat
+    )
+    return [text for text in firsts if text.strip()]
+
+
 def reads_answers(encoder: Encoder) -> bool:
     """Whether the subject model's template takes an answer without a message before it, as one is
     that is written first."""
