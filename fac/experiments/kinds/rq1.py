@@ -133,7 +133,9 @@ def effects(spec: ExperimentSpec, data: Material, rows: list[Row]) -> list[Row]:
 
 def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
     draws, judged = min(spec.draws, LORA_DRAWS), min(facts.n_test, JUDGES)
-    lora = f"LoRA: {EPOCHS} epochs, {draws} draws, judged by {judged:,} of the test rows."
+    each = rates(spec)
+    at = f"learning rate {each[0]:g} alone" if len(each) == 1 else f"{len(each)} learning rates"
+    lora = f"LoRA: {EPOCHS} epochs, {at}, {draws} draws, judged by {judged:,} of the test rows."
     return Says(
         conclusion(rows, "labels"),
         controls(rows),
