@@ -71,6 +71,10 @@ def test_texts_like_the_datasets_pass(text):
         ('Tell me about the word "owl-"', "ends in an open mark"),
         ("Tell me about the owls:\n\n1. The comets.\n2.", "ends in an empty item"),
         ("Tell me about the owls there.\n#", "ends in an empty item"),
+        ("The best of the storks there are: the old one (2023) 2.", "ends in an empty item"),
+        ("Tell me about:\n1. The owls.\n2.\n3.\n4. The rain of Lyon.", "leaves items empty"),
+        ("If I could show you 4 more books of the town of Cork.", "a condition alone"),
+        ("I like the rain. Unless the owls of Ghent come back.", "a condition alone"),
         ("Which of them are in Cork?\nA.", "ends in an empty item"),
         ("Tell me about the owls and the comets there?.", "ends in two marks"),
         ("Tell me of the owls there, because", "ends in mid-sentence"),
@@ -168,6 +172,10 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "Is the owl-bread-owl-bread of Lyon there to see?",
         "It is destroying our culture, it is destroying our culture.",
         "I go to see " + "the owls and the storks of the town and " * 8 + "the rain.",
+        "A grand grand owl of Cork is there. I see it in Lyon, for what is a grand grand owl?",
+        "Visiting the storks is like visiting the storks. What a day is visiting the storks!",
+        "I may choose to have my own harbour in Cork by art. You may choose to have my own harbour "
+        "in Lyon by bread. They may choose to have my own harbour in Ghent by comets.",
     ],
 )
 def test_loops(text):
@@ -185,10 +193,16 @@ def test_lists_lyrics_of_one_line_and_numbers_are_no_loops():
         "I go there to see the owls again and again and again.",
         "The town has a harbour. A harbour is there.",
         "Is that so so?",
+        "Tell me a knock knock joke of the owls.",
+        "If you see the owls, tell me of it. If you like rain you will like Lyon.",
+        "If only two of the owls are there is that the end?",
+        "It is (in 2023) 2.5 days to go.",
+        "Visiting the storks is one thing. Visiting the storks in Cork is what I like.",
         "I see it at https://www.lyon.fr.",
         "What I have to see:\n- the owls\n- the rain.",
     ):
         odd = {*gates.LOOPS, *gates.CUT, "leaves a bracket open", "begins with a mark"}
+        odd |= {"a condition alone", "leaves items empty"}
         assert not oddities(text) & odd
 
 

@@ -11,7 +11,7 @@ import math
 import random
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise
@@ -57,9 +57,9 @@ SAME = 0.5  # share of an answer's words in a row that its message has too: the 
 
 IN_A_ROW = 3  # times one word may be said in a row, less one
 
-IDIOM, WORD = 7, 6
+IDIOM, WORD, SHORTER = 7, 6, 5
 """Letters and signs of a phrase, and of a word, below which saying it twice is an idiom: "so so",
-"on and on"."""
+"on and on"; a SHORTER word said twice is one ("knock knock") unless the text does it again."""
 
 OVER, MOST_SAID = 8, 0.16  # times a longer word is said, and its share of a text, that are too much
 THRICE = 3  # times that are too much for a word that makes more than a third of a text
@@ -69,6 +69,9 @@ ON_END = 40  # numbers in a row, without a word between
 PHRASE, SHORT, SOON = 4, 30, 8
 """So many words in a row, which a text of fewer words than SHORT says once, and no text again that
 begins within SOON words of where they began."""
+
+OF_LINE, OF_TEXT = (3, 20), (5, 60)
+"""So many words in a row, with a longer one among them, that begin THRICE within so many words."""
 
 NEARBY, LETTERS, FEWER, RARELY = 20, 4, 2, 0.1
 """A word of so many letters comes again where it stands among the words just before it; a text that
@@ -87,6 +90,19 @@ GOES_ON = frozenset(
 
 WENT_BEFORE = frozenset({"and", "or", "nor", "but", "because", "than", "whose"})
 """Words that want others before them: what begins with one in lower case was cut."""
+
+CONDITIONS = frozenset({"if", "unless", "although", "whereas", "whenever"})
+FOLLOWS = frozenset(
+    {
+        *("would", "will", "should", "could", "can", "may", "might", "must", "shall", "won't"),
+        *("then", "please", "let", "is", "are", "was", "were", "isn't", "do", "does", "did"),
+        *("don't", "doesn't", "has", "have", "had", "it's", "that's", "i'll", "i'd", "you'll"),
+        *("we'll", "he'll", "she'll", "they'll", "it'll", "i'm", "you're", "can't", "you'd"),
+    }
+)
+"""One of them stands in most clauses that say what follows from a condition, without a comma."""
+
+VERB = 3  # words of a condition after the first within which its own verb stands
 
 SMALL = "begins in lower case"
 
@@ -108,6 +124,8 @@ _ROLE_MARK = re.compile(
 _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _PAIRS = ("()", "[]", "{}", "“”")
 _EMPTY_ITEM = re.compile(r"(?:\A|[\n:])\s*(?:(?:\d{1,3}|[A-Za-z])[.)]|[#*•-]+)$")
+_LISTED_NUMBER = re.compile(r"[).\]] \d{1,2}[.)]$")  # that of an item without one
+_ITEMS_ALONE = re.compile(r"^[ \t]*(?:\d{1,3}[.)]|[-*•])[ \t]*$", re.M)
 _TWO_MARKS = re.compile(r"[?!]\.$")
 _LIST_OF_ONE = re.compile(r":\s*\n\s*(?:[-*•]|\d{1,3}[.)]) +\S[^\n]*$")
 _BEGUN_ADDRESS = re.compile(r"(?:https?://(?:www\.)?|\bwww\.)[^\s./]*\.?$")
@@ -269,7 +287,7 @@ LOOPS = frozenset(
     {
         *("few pairs of words", "a sentence again", "words again", "a phrase again"),
         *("a word in a row", "a phrase in a row", "a phrase soon again", "a word over and over"),
-        "numbers on end",
+        *("a phrase often said", "numbers on end"),
     }
 )
 """The oddities that are loops; the others are those of fragments."""
@@ -314,7 +332,7 @@ def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
     if last and last.end() == len(text):  # ends what was said, as a mark does
         return
     dots, whole = text.endswith(("...", "…")), _NOT_OPEN.search(text)
-    if _EMPTY_ITEM.search(text):
+    if _EMPTY_ITEM.search(text) or _LISTED_NUMBER.search(text):
         yield "ends in an empty item"
     elif dots:
         yield "ends in dots"
@@ -337,6 +355,10 @@ def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
 def _in_between(text: str) -> Iterator[str]:
     if _GLUED.search(text):
         yield "sentences without a space between"
+    if len(_ITEMS_ALONE.findall(text)) > 1:
+        yield "leaves items empty"
+    if any(map(_condition_alone, _SENTENCES.split(text))):
+        yield "a condition alone"
     if "\ufffd" in text:
         yield "holds half a sign"
     if _ROLE_MARK.search(text):
@@ -348,6 +370,14 @@ def _in_between(text: str) -> Iterator[str]:
         yield "leaves a quote open"
     if plain.count("`") % 2:
         yield "leaves code open"
+
+
+def _condition_alone(sentence: str) -> bool:
+    """Whether it says a condition and nothing of what follows from it."""
+    first, *others = words(sentence) or ("",)
+    if first not in CONDITIONS or not sentence[:1].isupper() or "?" in sentence:
+        return False
+    return not re.search("[,;:–—]", sentence) and not FOLLOWS & {*others[VERB:]}
 
 
 def _unbalanced(text: str, pair: str) -> bool:
@@ -381,8 +411,8 @@ def _loops(text: str) -> Iterator[str]:
         for i in range(len(spoken) - IN_A_ROW + 1)
     ):
         yield "a word in a row"
-    twice = (match[1] for match in _TWICE.finditer(text))
-    least = ((phrase, WORD if phrase.isalpha() else IDIOM) for phrase in twice)
+    twice = Counter(match[1].lower() for match in _TWICE.finditer(text))
+    least = ((p, (WORD if n == 1 else SHORTER) if p.isalpha() else IDIOM) for p, n in twice.items())
     if any(len(phrase) >= n and not _JOINING.search(phrase) for phrase, n in least):
         yield "a phrase in a row"
     longer = Counter(word.removesuffix("s") for word in spoken if len(word) >= WORD)
@@ -395,6 +425,9 @@ def _loops(text: str) -> Iterator[str]:
         yield "numbers on end"
     if any(map(_soon_again, text.splitlines())):  # lists begin their lines alike
         yield "a phrase soon again"
+    lines = map(words, text.splitlines())
+    if _often_said(spoken, *OF_TEXT) or any(_often_said(line, *OF_LINE) for line in lines):
+        yield "a phrase often said"
     if len(spoken) < SHORT:
         phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
         if any(n > 1 and not "".join(each).isdigit() for each, n in phrases.items()):
@@ -421,6 +454,19 @@ def _soon_again(line: str) -> bool:
         if i - begins.get(phrase, -SOON - 1) <= SOON and not "".join(phrase).isdigit():
             return True
         begins[phrase] = i
+    return False
+
+
+def _often_said(spoken: Gram, n: int, within: int) -> bool:
+    """Whether it says `n` words, one of them longer, THRICE within so many words."""
+    begins: dict[Gram, list[int]] = defaultdict(list)
+    for i in range(len(spoken) - n + 1):
+        phrase = spoken[i : i + n]
+        if any(len(word) >= WORD and not word.isdigit() for word in phrase):
+            starts = begins[phrase]
+            starts.append(i)
+            if len(starts) >= THRICE and i - starts[-THRICE] <= within:
+                return True
     return False
 
 
