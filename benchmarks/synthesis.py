@@ -8,7 +8,9 @@ through the same filter, all gates on: every text of a method beyond the tokens 
 for a gap is thrown away unseen, those of step 1 and of the turns that go with a text included.
 Approvals come from this script, in a workspace of its own. Beside the methods stand texts that no
 model wrote (`paste-only`), and what a model writes after words that it was told to begin with
-(`continuation only`). Finished parts are runs like any other, so a second start goes on.
+(`continuation only`). Finished parts are runs like any other, so a second start goes on; where
+gates have become stricter since, a kept text that they drop does not count, and nothing was
+written in its place.
 `--show FILE` prints the table of what an earlier `--out FILE` wrote; the README's comes from
 benchmarks/synthesis.json.
 """
@@ -34,11 +36,15 @@ from fac.jobs.steps import Steps, decoder_directions
 from fac.prompts import drafts
 from fac.questions.comparison import Comparison, clear_firing, coverage
 from fac.questions.explanations import explain_runs
+from fac.schema import Chat
 from fac.store import open_stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
+from fac.synthesis import gates
+from fac.synthesis.gates import Norms
 from fac.synthesis.own_words import borrowed
+from fac.synthesis.plan import chats_in
 from fac.synthesis.scoring import score
 
 REVIEWER = "benchmark"
@@ -148,6 +154,7 @@ def measure(
     doors: dict[str, Any] = {"runs": runs, "encoder": encoder, "progress": report}
     doors["direction"] = decoder_directions(encoder.sae)
     likelihood = steps.likelihood(measured, report)
+    norms = gates.norms_of(*(texts_of(runs, run) for run in (dataset, anchor)))
     rows = []
     for seed in range(seeds):
         how: dict[str, Any] = {
@@ -189,7 +196,7 @@ def measure(
             run = synthesis.synthesize(
                 spec, approved=approved, writer=writer, likelihood=likelihood, **doors
             )
-            rows.append(row_of(runs, run, name, seed, features))
+            rows.append(row_of(runs, run, name, seed, features, norms))
             rows[-1]["like_negative"] = like_negative(runs, run, as_proposed)
             report(0, 0, f"seed {seed}, {name}: {sum(rows[-1]['hit'])} of {len(features)} gaps")
         plain = steps.writer(first, report)
@@ -201,15 +208,28 @@ def measure(
     return rows
 
 
+def texts_of(runs: Runs, measure: str) -> list[Chat]:
+    """The chats of a measured dataset that norms are taken from."""
+    return gates.sampled([*chats_in(runs, runs.manifest(measure).facts.dataset)], gates.MOST)
+
+
 def texts_in(tokens: int) -> int:
     """How many texts are asked for, so that shorter ones than usual use all tokens up."""
     return min(64, max(1, tokens // 14))
 
 
-def row_of(runs: Runs, run: str, method: str, seed: int, features: Sequence[int]) -> dict[str, Any]:
-    """What a synthesis amounts to. A gap without a pair is one that two steps do not fill."""
+def row_of(
+    runs: Runs, run: str, method: str, seed: int, features: Sequence[int], norms: Norms
+) -> dict[str, Any]:
+    """What a synthesis amounts to: of what is kept, the texts without a flaw by these norms. A gap
+    without a pair is one that two steps do not fill."""
     facts, judged = runs.manifest(run).facts, runs.table(run, "verdicts").to_pylist()
-    kept = {verdict["feature"] for verdict in judged if verdict["kept"]}
+    texts = {row["candidate"]: row["messages"] for row in runs.table(run, "candidates").to_pylist()}
+    kept_rows = [verdict for verdict in judged if verdict["kept"]]
+    fine = [row for row in kept_rows if not gates.flaw(texts[row["candidate"]], norms)]
+    kept = {row["feature"] for row in fine}
+    gains, all_gains = ({f for row in rows for f in row["gains"]} for rows in (fine, kept_rows))
+    share = len(gains) / len(all_gains) if all_gains else 1.0
     of_gap: dict[int, int] = defaultdict(int)
     steps = (run,) if METHODS[method].get("both") else (run, facts.pairs)
     for step in steps:
@@ -222,10 +242,11 @@ def row_of(runs: Runs, run: str, method: str, seed: int, features: Sequence[int]
         "hit": [feature in kept for feature in features],
         "any": [feature in anywhere for feature in features],
         "kept": facts.kept,
+        "newly_dropped": len(kept_rows) - len(fine),
         "dropped": facts.dropped,
         "unchecked": facts.unchecked,
         "fac_before": facts.fac_before,
-        "fac_after": facts.fac_after,
+        "fac_after": facts.fac_before + share * (facts.fac_after - facts.fac_before),
         "tokens": sum(of_gap.values()),
         "most_tokens": max(of_gap.values(), default=0),
         "seconds": facts.seconds,
@@ -466,6 +487,17 @@ def negatives_effect(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def newer_gates(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many kept texts do not count, "" for none."""
+    kept, fallen = (sum(row.get(name, 0) for row in rows) for name in ("kept", "newly_dropped"))
+    if not fallen:
+        return ""
+    return (
+        f"{fallen} of {kept:,} kept texts have a flaw by gates that are newer than they are: these "
+        f"count as no hits, and nothing was written in their place."
+    )
+
+
 _begun = time.monotonic()
 
 
@@ -491,7 +523,7 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     if earlier := arguments.pop("show"):
         rows = json.loads(earlier.read_text("utf-8"))["rows"]
-        print(table(summary(rows)), negatives_effect(rows), sep="\n\n")
+        print(table(summary(rows)), negatives_effect(rows), newer_gates(rows), sep="\n\n")
         return
     out, workspace = arguments.pop("out"), Workspace(arguments.pop("workspace"))
     demo.materialise(workspace, lambda *_: None)
@@ -500,7 +532,7 @@ def main() -> None:
     if out:
         text = json.dumps({"asked": arguments, "methods": methods, "rows": rows}, indent=1)
         out.write_text(text + "\n", encoding="utf-8")
-    print(table(methods), negatives_effect(rows), sep="\n\n")
+    print(table(methods), negatives_effect(rows), newer_gates(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

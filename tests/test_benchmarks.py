@@ -16,6 +16,7 @@ from benchmarks.synthesis import (
     Rationed,
     interval,
     negatives_effect,
+    newer_gates,
     summary,
     table,
 )
@@ -121,6 +122,12 @@ def test_hit_rates_are_means_over_gaps_and_seeds_and_differences_are_paired():
     assert "| 0.1500 | 25 |" in printed and printed.endswith("|  | 25 |")
 
 
+def test_kept_texts_that_do_not_count_are_said():
+    rows = [{"kept": 3, "newly_dropped": 0}, {"kept": 4, "newly_dropped": 2}, {"method": PASTE}]
+    assert newer_gates(rows).startswith("2 of 7 kept texts have a flaw by gates that are newer")
+    assert newer_gates(rows[:1]) == ""
+
+
 def test_what_another_negative_changes_is_paired_over_gaps():
     rows = [
         row(0, "two-step", [True] * 3, 0.8, like={"1": 0.1, "2": 0.2, "3": 0.3}),
@@ -151,6 +158,7 @@ def test_the_readme_shows_what_was_measured_and_the_bars_hold():
     methods = summary(answer["rows"])
     assert table(methods) in (REPOSITORY / "README.md").read_text("utf-8")
     assert negatives_effect(answer["rows"]) in (REPOSITORY / "README.md").read_text("utf-8")
+    assert newer_gates(answer["rows"]) in (REPOSITORY / "README.md").read_text("utf-8")
     by_name = {row["method"]: row for row in methods}
     assert by_name["two-step"]["hit_rate"] >= 0.7
     assert by_name["one-step"]["two_step_ahead"] >= 0.05
@@ -177,6 +185,7 @@ def test_the_synthesis_benchmark_measures_every_method(tmp_path, demo_model_home
         if "run" in row:
             facts = Runs(workspace).manifest(row["run"]).facts
             assert sum(row["dropped"].values()) + row["kept"] == facts.n_candidates
+            assert row["newly_dropped"] == 0  # the gates are those that it was written under
             both = METHODS[row["method"]].get("both")
             step_1 = 0 if both else Runs(workspace).manifest(facts.pairs).facts.tokens
             assert row["tokens"] == facts.tokens + step_1

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.synthesis import row_of
 from fac import review, synthesis
 from fac.config import (
     METHODS,
@@ -29,6 +30,7 @@ from fac.schema import Chat
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 from fac.synthesis import plan, sides
+from fac.synthesis.gates import Norms, RoleNorms
 from fac.synthesis.methods import two_step
 from fac.synthesis.plan import around
 from fac.synthesis.writing import CandidateJournal
@@ -933,6 +935,19 @@ def test_what_fires_only_beside_others_is_not_kept(world):
     hits = {row["candidate"]: row for row in world.rows(run, "hits")}
     assert word["candidate"] not in hits
     assert (hits[phrase["candidate"]]["peak"], hits[phrase["candidate"]]["own_peak"]) == (1.0, 1.0)
+
+
+def test_the_benchmark_counts_no_kept_text_that_stricter_gates_drop(world):
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run)
+    made = world.synthesize(run, ScriptedWriter(says), keep=1)
+    loose = row_of(world.runs, made, "two-step", 0, GAPS, Norms({}))
+    assert (loose["hit"], loose["newly_dropped"]) == ([True, True], 0)
+    assert loose["fac_after"] == fac_of(5, 5)
+    strict = Norms({"user": RoleNorms(length=(100.0, 200.0))})  # words
+    none = row_of(world.runs, made, "two-step", 0, GAPS, strict)
+    assert (none["hit"], none["newly_dropped"], none["kept"]) == ([False, False], 2, 2)
+    assert none["fac_after"] == none["fac_before"] == fac_of(3, 5)
 
 
 # ---- stopping, and going on
