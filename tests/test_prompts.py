@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 from hypothesis import example, given
@@ -536,6 +537,60 @@ def test_a_list_shows_messages_and_nothing_else(profile):
     assert head.startswith(f"A list of {first_part(profile).plural}. ")
     assert listed == "- Is the train late again\n-"
     assert not re.search(r"\b(User|Assistant|Answer|Question):", opening.text)
+
+
+@pytest.mark.parametrize(
+    ("reply", "rest"),
+    [
+        ("<think>I see. {1}</think>Late?", "Late?"),
+        ("I see, so </think> Late?", "Late?"),  # the template opened them
+        ("<thinking>I see.</thinking>\n\nLate?", "Late?"),
+        ("<reasoning>I see.</reasoning>Late?", "Late?"),
+        ("[THINK]I see.[/THINK]Late?", "Late?"),
+        ("◁think▷I see.◁/think▷Late?", "Late?"),
+        ("<seed:think>I see.</seed:think>Late?", "Late?"),
+        ("<|begin_of_thought|>I see.<|end_of_thought|>Late?", "Late?"),
+        ("Here is my thought process: I see. Here is my response: Late?", "Late?"),
+        ("Late?<think>Was that right?", "Late?"),
+        ("La<think>b</think>te<think>c</think>?", "Late?"),
+        ("<think>a<think>b</think>Late?", "Late?"),
+        ("<think>I see", ""),
+        ("", ""),
+        (
+            "<|channel|>analysis<|message|>I see.<|end|><|start|>assistant<|channel|>final"
+            "<|message|>Late?<|return|>",
+            "Late?",
+        ),
+        ("<|channel|>analysis<|message|>I see", ""),
+        ("analysisThey ask for one.assistantfinalLate?", "Late?"),
+        ("analysisThey ask for one", ""),
+        ("analysis is what I need.", "analysis is what I need."),
+        ("What does <b>think</b> mean?", "What does <b>think</b> mean?"),
+        ("Here is my response: Late?", "Here is my response: Late?"),
+    ],
+)
+def test_thoughts_are_no_part_of_a_reply_in_whatever_manner_they_are_marked(reply, rest):
+    assert form.without_thoughts(reply) == rest
+
+
+def test_replies_are_read_in_time_linear_in_their_length():
+    for part in (
+        "<think>",
+        "</think>",
+        "<",
+        "<|channel|>",
+        "analysisA",
+        "[THINK",
+        "{x",
+        "{ ",
+        "{}",
+    ):
+        reply = part * (400_000 // len(part))
+        begun = time.monotonic()
+        form.without_thoughts(reply)
+        with pytest.raises(BadReply):
+            relevance.read_judgement(reply)
+        assert time.monotonic() - begun < 2, part
 
 
 def test_thoughts_about_rows_are_no_part_of_the_sample():

@@ -198,13 +198,14 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+OBJECT = re.compile(r'\{\s*["}]')
 DECODER = json.JSONDecoder(object_pairs_hook=_only_once, parse_constant=_no_constant)
 
 
 def only_object(reply: str) -> dict[str, Any]:
     """The one JSON object of a reply, whatever prose or code fence stands around it.
 
-    Thoughts in a leading <think> block do not count. Raises BadReply where there is no object,
+    Thoughts do not count. Raises BadReply where there is no object,
     more than one, or a broken one: reading on inside a broken object could take a quotation for
     the answer.
     """
@@ -212,13 +213,15 @@ def only_object(reply: str) -> dict[str, Any]:
     objects: list[dict[str, Any]] = []
     at = text.find("{")
     while at >= 0:
-        try:
-            value, at = DECODER.raw_decode(text, at)
-            objects.append(value)
-        except (ValueError, RecursionError) as error:
-            if re.compile(r'\{\s*"').match(text, at):
+        # An error counts the lines before it, so a thousand braces in prose must raise none.
+        if OBJECT.match(text, at):
+            try:
+                value, at = DECODER.raw_decode(text, at)
+            except (ValueError, RecursionError) as error:
                 raise bad_reply("the JSON object is broken or cut off", reply) from error
-            at += 1  # a brace in prose
+            objects.append(value)
+        else:
+            at += 1
         at = text.find("{", at)
     if len(objects) != 1:
         n_objects = f"{len(objects) or 'no'} JSON object{'s' * (len(objects) > 1)}"
@@ -226,9 +229,51 @@ def only_object(reply: str) -> dict[str, Any]:
     return objects[0]
 
 
+THOUGHT = re.compile(
+    r"""
+      (?P<opens> <(?:seed:)?(?:think|thinking|thought|thoughts|reasoning)> | \[THINK\] | ◁think▷
+        | <\|begin_of_thought\|> | \AHere\ is\ my\ thought\ process: )
+    | </(?:seed:)?(?:think|thinking|thought|thoughts|reasoning)> | \[/THINK\] | ◁/think▷
+        | <\|end_of_thought\|> | Here\ is\ my\ response:
+    """,
+    re.VERBOSE,
+)
+"""Where models begin and end to think, in the manner of Qwen and R1, Magistral, Kimi, Seed, Sky-T1,
+Granite. Many templates open thoughts themselves, so that a reply may hold the end alone."""
+
+CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>|\A(analysis|commentary)(?=[A-Z])")
+FINAL = re.compile(r"assistant\s*final(?=\S)")
+"""gpt-oss's channels, and what is left of them where a server drops special tokens."""
+
+
 def without_thoughts(reply: str) -> str:
-    text = reply.strip()
-    return text.partition("</think>")[2] if text.startswith("<think>") else text
+    """What a model says after thinking, "" where it only thought; in time linear in the reply."""
+    text = _final_channel(reply.strip())
+    parts, at, thinks = list[str](), 0, False
+    for mark in THOUGHT.finditer(text):
+        if mark["opens"]:
+            if not thinks:
+                parts.append(text[at : mark.start()])
+            thinks = True
+            continue
+        if not thinks and mark[0] == "Here is my response:":
+            continue
+        if not thinks:
+            parts.clear()  # thoughts that the template began
+        at, thinks = mark.end(), False
+    return "".join([*parts, "" if thinks else text[at:]]).strip()
+
+
+def _final_channel(text: str) -> str:
+    channels = [*CHANNEL.finditer(text)]
+    if not channels:
+        return text
+    if channels[0][2]:  # without its marks
+        return text[ends.end() :] if (ends := FINAL.search(text)) else ""
+    last = channels[-1]
+    return (
+        re.split(r"<\|(?:end|return|call)\|>", text[last.end() :])[0] if last[1] == "final" else ""
+    )
 
 
 def bad_reply(why: str, reply: str) -> BadReply:
