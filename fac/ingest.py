@@ -76,7 +76,7 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
     """Writes both tables of a dataset run into `scratch` and returns its facts."""
     seen = SeenIds()
     labels: Counter[str] = Counter()
-    roles = dict.fromkeys(ROLES, 0)
+    roles, unread = dict.fromkeys(ROLES, 0), Counter[str]()
     n_samples = n_rejected = duplicates = 0
     first_bad: BadRow | None = None
     table = partial(ParquetAppender, row_group_rows=PART_ROWS, row_group_bytes=PART_CHARACTERS)
@@ -108,6 +108,7 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
                     labels[sample.label if by_name else OTHER_LABELS] += 1
                 for message in sample.messages:
                     roles[message["role"]] += 1
+                unread.update(sample.unread)
             report(reader.source.done, reader.source.total, f"{n_samples:,} samples")
     if first_bad and not n_samples:
         raise InputError(
@@ -128,6 +129,7 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
         note=reader.layout.note,
         roles=roles,
         labels=dict(labels.most_common()),
+        unread=dict(unread.most_common()) or None,
     )
 
 

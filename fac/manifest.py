@@ -47,7 +47,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts(Facts):
-    omitted = ("layout", "columns", "note")
+    omitted = ("layout", "columns", "note", "unread")
     source: str = ""  # file name or `hf:ID`; the synthesis run that the samples were kept from
     n_samples: int = 0
     duplicates: int = 0
@@ -58,6 +58,15 @@ class DatasetFacts(Facts):
     note: str | None = None  # what a reader of the samples should know about their layout
     roles: Counts = field(default_factory=dict)  # messages by role
     labels: Counts = field(default_factory=dict)  # samples by label, most common first
+    unread: Counts | None = None  # messages by what they say beside their text; None for nothing
+
+    @property
+    def says_unread(self) -> str:
+        """A sentence about what messages say beside their text, "" where none does."""
+        if not self.unread:
+            return ""
+        parts = (f"{n:,} {name!r}" for name, n in self.unread.items())
+        return f"Messages also hold {', '.join(parts)}: this is no part of the samples."
 
     @property
     def is_synthetic(self) -> bool:

@@ -150,6 +150,8 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
             "Features of the SAE that fire at least once; known once measured.",
         ),
     )
+    if facts.says_unread:
+        st.caption(plain(facts.says_unread))
     with st.container(horizontal=True, vertical_alignment="center"):
         if measures:
             view = {"dataset": catalogue.titles(catalogue.measured(stores()))[measures[0].run]}

@@ -109,6 +109,37 @@ CHATS = [
         {"instruction": "Greet.", "output": "Hello."},
         [user("Greet."), assistant("Hello.")],
     ),
+    (
+        "instruction/input/output",
+        {
+            "instruction": "And in winter?",
+            "input": "",
+            "output": "Garlic.",
+            "system": "You are a gardener.",
+            "history": [["What in spring?", "Peas."], ["And in summer?", "Beans."]],
+        },
+        [
+            system("You are a gardener."),
+            *(user("What in spring?"), assistant("Peas.")),
+            *(user("And in summer?"), assistant("Beans.")),
+            *(user("And in winter?"), assistant("Garlic.")),
+        ],
+    ),
+    (
+        "instruction/output",
+        {"instruction": "Greet.", "output": "Hello.", "history": '[["Hi", "Yes?"]]'},
+        [user("Hi"), assistant("Yes?"), user("Greet."), assistant("Hello.")],
+    ),
+    (
+        "instruction/output",
+        {"instruction": "Greet.", "output": "Hello.", "history": []},
+        [user("Greet."), assistant("Hello.")],
+    ),
+    (
+        "chosen/rejected",
+        {"instruction": "Translate.", "input": "The cat.", "chosen": "Le chat.", "rejected": "Un."},
+        [user("Translate.\n\nThe cat."), assistant("Le chat.")],
+    ),
     ("prompt/completion", {"prompt": "Hi", "completion": "Hello."}, TURNS),
     ("prompt/completion", {"prompt": TURNS[:1], "completion": TURNS[1:]}, TURNS),
     ("prompt/response", {"Prompt": "Hi", "Response": "Hello."}, TURNS),
@@ -458,6 +489,10 @@ BAD_MESSAGES = [
         [{"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}],
         "message 1 of 'messages' has no content but a tool call",
     ),
+    (
+        [user("Hi"), {"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}],
+        "message 2 of 'messages' has no content but a tool call",
+    ),
     ([{"role": "user", "content": 4}], "has a number (4) as its content, not text"),
     (
         [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
@@ -466,6 +501,15 @@ BAD_MESSAGES = [
     ([user(" "), assistant("")], "the text is empty"),
     ([user("Hi"), assistant("\x00")], "U+0000 stands at character 1 of message 2"),
 ]
+
+
+def test_a_history_that_is_no_list_of_pairs_is_named(write):
+    row = {"instruction": "Greet.", "output": "Hello."}
+    for history in ([["Hi"]], ["Hi", "Yes?"], "Hi", [["Hi", None]], 3):
+        content = json_lines(row, row | {"history": history})
+        assert reasons(write("rows.jsonl", content)) == [
+            (2, "the column 'history' is no list of questions with their answers")
+        ]
 
 
 @pytest.mark.parametrize(("messages", "reason"), BAD_MESSAGES)

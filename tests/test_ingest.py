@@ -54,6 +54,24 @@ def test_what_was_seen_is_known_whatever_the_parts(parts):
             expected.add(value)
 
 
+def test_what_messages_say_beside_their_text_is_counted(write, runs):
+    sum_up = {"role": "assistant", "content": "4", "thinking": "Two and two."}
+    call = {"role": "assistant", "content": "I look.", "tool_calls": [{"id": 1}], "thinking": ""}
+    chats = [[user("2+2?"), sum_up], [user("Rain?"), call, sum_up], [user("Hi"), assistant("Yes?")]]
+    facts, samples = stored(
+        runs, write("rows.jsonl", json_lines(*({"messages": c} for c in chats)))
+    )
+    assert facts.unread == {"thinking": 2, "tool_calls": 1}
+    assert facts.says_unread == (
+        "Messages also hold 2 'thinking', 1 'tool_calls': this is no part of the samples."
+    )
+    assert samples[0]["messages"] == [user("2+2?"), assistant("4")]
+    as_text = json_lines({"messages": json.dumps(chats[0])}, {"messages": json.dumps(chats[2])})
+    assert stored(runs, write("text.jsonl", as_text))[0].unread == {"thinking": 1}
+    plain, _ = stored(runs, write("plain.jsonl", json_lines({"messages": chats[2]})))
+    assert (plain.unread, plain.says_unread) == (None, "")
+
+
 def test_the_facts_say_what_came_in(write, runs):
     rows = [
         {"messages": [system("s"), user("a"), assistant("b")], "label": "x"},

@@ -60,7 +60,7 @@ def ingest(
     facts = runs.manifest(run_id).facts
     rejected = runs.table(run_id, "rejected").to_pylist()
     data = {"run": run_id, "samples": facts.n_samples, "duplicates": facts.duplicates}
-    data |= {"rejected": rejected, "layout": facts.layout}
+    data |= {"rejected": rejected, "layout": facts.layout, "unread": facts.unread or {}}
     first = [f"line {row['line']}: {row['reason']}" for row in rejected[: frame.LISTED]]
     return Answer(data, listing({**data, "rejected": len(rejected)}, first, len(rejected)))
 

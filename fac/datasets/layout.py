@@ -7,7 +7,8 @@ Each layout is a module of `fac.datasets.layouts`; nothing lists them.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -32,6 +33,9 @@ ROLE_NAMES = {
     **{name: "assistant" for name in ("assistant", "gpt", "chatgpt", "model", "bot", "ai")},
 }
 TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "ipython")
+
+BESIDE = ("thinking", "reasoning_content", "reasoning", "tool_calls", "function_call")
+"""Keys by which a message says something that is not its text."""
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ ]?")
 
@@ -84,11 +88,42 @@ def chat_of_messages(row: Columns, names: Mapping[str, str]) -> Chat:
 
 
 def chat_of_exchange(row: Columns, names: Mapping[str, str]) -> Chat:
-    """What the column `prompt` asks, with the column `input` below it, and the `reply`."""
-    question = turns(row, names["prompt"], "user")
-    if details := _optional_text(row, names.get("input")):
-        question[-1]["content"] += f"\n\n{details}"
-    return with_system(row, names, question + turns(row, names["reply"], "assistant"))
+    """What the column `prompt` asks, with the column `input` below it, and the `reply`; what the
+    column `history` says comes first."""
+    question = with_details(row, names, turns(row, names["prompt"], "user"))
+    before = _exchanges(row, names.get("history"))
+    return with_system(row, names, before + question + turns(row, names["reply"], "assistant"))
+
+
+def with_details(row: Columns, names: Mapping[str, str], question: Chat) -> Chat:
+    """A question with the text of the column `input`, where it has one, below its last turn."""
+    if names.get("input") == names["prompt"] or not (
+        details := _optional_text(row, names.get("input"))
+    ):
+        return question
+    *before, last = question
+    return [*before, {**last, "content": f"{last['content']}\n\n{details}"}]
+
+
+def _exchanges(row: Columns, column: str | None) -> Chat:
+    """The turns of a column of earlier questions, each with its answer; none where it is missing,
+    null or empty."""
+    pairs = row.get(column) if column else None
+    if isinstance(pairs, str) and pairs.strip():  # CSV has no lists
+        with suppress(ValueError, RecursionError):
+            pairs = json.loads(pairs, strict=False)
+    if not pairs:
+        return []
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        for pair in pairs
+    ):
+        raise UnusableRow(f"the column {column!r} is no list of questions with their answers")
+    return [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
 
 
 def with_system(row: Columns, names: Mapping[str, str], chat: Chat) -> Chat:
@@ -178,7 +213,7 @@ def _content(message: Columns, where: str) -> str:
         if any(k != "text" for k in kinds) or not all(isinstance(t, str) for t in texts):
             raise UnusableRow(f"{where} holds more than text")
         content = "\n".join(str(text) for text in texts)
-    if content is None:
+    if content is None or (content == "" and message.get("tool_calls")):
         calls = " but a tool call" if message.get("tool_calls") else ""
         raise UnusableRow(f"{where} has no content{calls}")
     if not isinstance(content, str):
@@ -203,6 +238,9 @@ SYSTEM = Column("system", ("system", "system_prompt"), required=False, may_be_la
 
 INPUT = Column("input", ("input", "context"), required=False, may_be_label=True)
 """What a question is about, below it."""
+
+HISTORY = Column("history", ("history",), required=False)
+"""Earlier questions, each with its answer, before the chat."""
 
 REPLY = Column("reply", ("completion", "response", "output", "answer"))
 
@@ -334,6 +372,8 @@ class Sample(NamedTuple):
     """Hash of the messages: equal samples have equal ids whatever file they came from."""
     messages: Chat  # at least one message, roles from schema.ROLES; a plain text is one user turn
     label: str | None  # what the label column holds, as text
+    unread: tuple[str, ...]
+    """What messages say beside their text, which is no part of the chat: a name for each."""
     meta: str
     """JSON object: `line`, `columns` (those that are neither text nor label), and `rejected`."""
 
@@ -356,7 +396,20 @@ def sample_of(row: SourceRow, layout: SourceLayout) -> Sample | BadRow:
         meta = _meta(row, layout)
     except UnusableRow as reason:
         return BadRow(row.line, str(reason))
-    return Sample(row.line, sample_id(messages), messages, label, meta)
+    unread = tuple(
+        _unread(row.columns[name] for name in layout.chat_columns if row.columns.get(name))
+    )
+    return Sample(row.line, sample_id(messages), messages, label, unread, meta)
+
+
+def _unread(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str) and any(f'"{key}"' in value for key in BESIDE):
+            with suppress(ValueError, RecursionError):
+                value = json.loads(value, strict=False)
+        messages = value if isinstance(value, list) else []
+        for message in messages:
+            yield from (key for key in BESIDE if isinstance(message, dict) and message.get(key))
 
 
 def _check(messages: Chat) -> None:

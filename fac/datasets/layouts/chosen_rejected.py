@@ -2,7 +2,17 @@
 
 from collections.abc import Mapping
 
-from fac.datasets.layout import REJECTED, SYSTEM, Column, Columns, Layout, turns, with_system
+from fac.datasets.layout import (
+    INPUT,
+    REJECTED,
+    SYSTEM,
+    Column,
+    Columns,
+    Layout,
+    turns,
+    with_details,
+    with_system,
+)
 from fac.schema import Chat
 
 
@@ -13,7 +23,7 @@ def _chat(row: Columns, names: Mapping[str, str]) -> Chat:
         question = turns(row, prompt, "user", transcript=True)
         if question[-1] == {"role": "assistant", "content": ""}:  # "...\n\nAssistant:"
             question.pop()
-        chat = question + chat
+        chat = with_details(row, names, question) + chat
     return with_system(row, names, chat)
 
 
@@ -24,6 +34,7 @@ LAYOUT = Layout(
         Column("chosen", ("chosen",), may_be_label=True),
         Column(REJECTED, ("rejected",), may_be_label=True),
         Column("prompt", ("prompt", "instruction", "question", "query"), required=False),
+        INPUT,
         SYSTEM,
     ),
     chat=_chat,
