@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import sys
 from types import ModuleType
 
@@ -58,6 +59,73 @@ def reasons(source, **options):
     return [
         (row.line, row.reason) for row in read_samples(source, **options) if isinstance(row, BadRow)
     ]
+
+
+def test_arrow_files_and_saved_folders_are_read(tmp_path, write):
+    table = pa.Table.from_pylist([{"text": f"row {i}", "n": i} for i in range(1200)])
+    rows = [user(f"row {i}") for i in range(1200)]
+    for name, form in (("stream", pa.ipc.new_stream), ("file", pa.ipc.new_file)):
+        path = tmp_path / f"{name}.arrow"
+        with form(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=700)
+        reader = read_samples(path)
+        assert [sample.messages for sample in reader] == [[row] for row in rows]
+        assert (reader.kind, reader.source.total) == ("arrow", 1200)
+    import datasets
+
+    saved = datasets.Dataset(table)
+    saved.save_to_disk(tmp_path / "saved", num_shards=3)
+    reader = read_samples(tmp_path / "saved")
+    assert [sample.messages for sample in reader] == [[row] for row in rows]
+    before = reader.digest(lambda *_: None)
+    datasets.Dataset(table.slice(1)).save_to_disk(tmp_path / "other", num_shards=3)
+    assert read_samples(tmp_path / "other").digest(lambda *_: None) != before
+
+    both = datasets.DatasetDict({"train": saved, "test": saved})
+    both.save_to_disk(tmp_path / "both")
+    for folder, sentence in (
+        ("both", r"holds the splits train and test: give one of them, such as .*both/train"),
+        ("cut", r"data-00000-of-00003\.arrow is not a whole Arrow file"),
+        ("lacks", r"lacks the file data-00001-of-00003\.arrow"),
+        ("broken", r"is no whole folder of save_to_disk"),
+    ):
+        if folder != "both":
+            shutil.copytree(tmp_path / "saved", tmp_path / folder)
+        first = tmp_path / folder / "data-00000-of-00003.arrow"
+        if folder == "cut":
+            first.write_bytes(first.read_bytes()[:1000])
+        elif folder == "lacks":
+            (tmp_path / folder / "data-00001-of-00003.arrow").unlink()
+        elif folder == "broken":
+            (tmp_path / folder / "state.json").write_text("{}")
+        with pytest.raises(InputError, match=sentence):
+            [*read_samples(tmp_path / folder)]
+    assert [*read_samples(tmp_path / "both" / "train")][0].messages == [rows[0]]
+
+
+ROWS_ANYHOW = (
+    '[[{"from": "human", "value": "a"}], [{"from": "human", "value": "b"}]]',
+    '[{"role": "user", "content": "a"}]\n[{"role": "user", "content": "b"}]\n',
+    '{"version": "1", "data": [{"text": "a"}, {"text": "b"}], "n": 2}',
+    '{"data": [{"text": "a"}, {"text": "b", "more": "' + "x" * 70_000 + '"}]}',
+    '{\n  "data": [\n    {\n      "text": "a"\n    },\n    {"text": "b"}\n  ]\n}\n',
+    '{\n  "text": "a"\n}\n{\n  "text": "b"\n}\n',
+    '{"text": "a",\n "n": 1}\n{"text": "b",\n "n": 2}\n',
+    '{"text": "a", "data": {"x": 1}}\n{"text": "b", "data": [{"x": 2}]}',
+)
+
+
+@pytest.mark.parametrize("content", ROWS_ANYHOW, ids=range(len(ROWS_ANYHOW)))
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_rows_are_read_however_json_is_written(write, content, name):
+    reading = [*read_samples(write(name, content))]
+    assert [sample.messages for sample in reading] == [[user("a")], [user("b")]]
+
+
+def test_a_broken_first_line_leaves_json_lines_what_they_are(write):
+    content = '{"text": "a"\n{"text": "b"}\n'
+    bad, good = read_samples(write("rows.jsonl", content))
+    assert bad.line == 1 and good.messages == [user("b")]
 
 
 # --- layouts ---------------------------------------------------------------------------------
@@ -310,7 +378,7 @@ def test_a_format_is_one_file(write, monkeypatch):
                 yield SourceRow(line, {"text": text})
 
     path = write("rows.txt", "a\n\nb")
-    with pytest.raises(InputError, match="give .jsonl, .json, .csv, .tsv or .parquet"):
+    with pytest.raises(InputError, match="give .jsonl, .json, .csv, .tsv, .parquet or .arrow"):
         read_samples(path)
     plain = Format(
         title="plain text",
@@ -322,7 +390,7 @@ def test_a_format_is_one_file(write, monkeypatch):
     register(monkeypatch, FORMATS, "plain", plain)
     assert chats(path) == [[user("a")], [user("b")]]
     assert file_titles()[-1] == "plain text"
-    with pytest.raises(InputError, match=".parquet or .txt"):
+    with pytest.raises(InputError, match=".arrow or .txt"):
         read_samples(write("rows.odt", "words"))
 
 
@@ -606,7 +674,10 @@ BAD_FILES = [
     ("rows.parquet.gz", gzip.compress(FILES["rows.parquet"])[:-9], "damaged or truncated gzip"),
     ("rows.txt", b"some words", "rows.txt is of no known kind"),
     ("rows.jsonl", "text".encode("utf-16"), "rows.jsonl is UTF-16 text: save it as UTF-8"),
-    ("rows.json", b'{"data": [{"text": "a"}]}', "fit no layout: 'data'"),
+    ("rows.json", b'{"other": [{"text": "a"}]}', "fit no layout: 'other'"),
+    ("rows.json", b'{"data": [{"text": "a"}], "data": [{"text": "b"}]', "line 1: a comma or the"),
+    ("rows.json", b'{"text": {"0": "a", "1": "b"}}', "a table by columns, as pandas writes it"),
+    ("rows.json", b'{\n"text": "a"\n}\n{\n"text"\n}', "line 6: not JSON (Expecting ':'"),
     ("rows.json", b'[{"text": "a"},\n {"text": "b",}]', "breaks off at line 2: not JSON"),
     ("rows.json", b'[{"text": "a"},\n {"text": "b"', "breaks off at line 2: not JSON"),
     ("rows.json", b'[{"text": "a"}\n {"text": "b"}]', "line 2: a comma or the closing bracket is"),

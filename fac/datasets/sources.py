@@ -200,8 +200,23 @@ def numbered_lines(stream: IO[bytes]) -> Iterator[Line]:
         yield Line(number, data[:1024], True, quotes)
 
 
+WRAPPERS = frozenset({"data", "rows", "train", "examples", "instances", "records", "items"})
+"""Names under which an object holds the rows of a whole file."""
+
+
+def is_chat(value: Any) -> bool:
+    """Whether it is a list of messages."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(each, dict) and {"role", "from"} & {*each} for each in value)
+    )
+
+
 def object_row(line: int, value: Any) -> SourceRow:
-    """A JSON value as a row, which only an object is."""
+    """A JSON value as a row: an object, or a chat as the list of its messages alone."""
+    if is_chat(value):
+        return SourceRow(line, {"messages": value})
     if not isinstance(value, dict):
         return SourceRow(line, None, f"it is {in_words(value)}, not an object with named fields")
     return SourceRow(line, value)
@@ -360,7 +375,9 @@ class Format:
     suffixes: tuple[str, ...] = ()  # of its files, the usual one first; none where it is no file
     scheme: str = ""  # what a source that is no file begins with
     magic: bytes = b""  # what files that are no text begin with
-    start: str = ""  # what its text begins with, whatever the file is called
+    holds: Callable[[str], bool] | None = None
+    """Whether a text, of which this is the beginning, is of the format, whatever it is called."""
+    holds_folder: Callable[[Path], bool] | None = None  # whether a folder is a source of it
     export: Export | None = None  # None where it is only read
     spelled_out: str = ""  # the title in sentences, where it differs
 
@@ -385,6 +402,15 @@ def open_source(address: str) -> tuple[Source, str]:
     for format in formats:
         if format.scheme and address.startswith(format.scheme):
             return format.open(Origin(address)), format.kind
+    folder = Path(address)
+    with readable(Origin(address).name):
+        is_folder = folder.is_dir()
+    if is_folder:
+        for format in formats:
+            if format.holds_folder and format.holds_folder(folder):
+                origin = Origin(address)
+                with readable(origin.name):
+                    return format.open(origin), format.kind
     origin = file_origin(address)
     format = _format_of(origin, [format for format in formats if format.suffixes])
     with readable(origin.name):
@@ -409,7 +435,7 @@ def _format_of(origin: Origin, formats: Sequence[Format]) -> Format:
     text = text.lstrip("\ufeff \t\r\n")
     of_kind = [f for f in formats if not named or f.kind == named[0].kind]
     for format in of_kind:
-        if format.start and text.startswith(format.start):
+        if text and format.holds and format.holds(text):
             return format
     if not named:
         usual = in_a_row([format.suffixes[0] for format in formats])

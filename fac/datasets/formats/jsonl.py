@@ -1,6 +1,7 @@
 """JSON Lines: one object a line."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from fac.datasets import sources
 from fac.datasets.layout import SourceRow
-from fac.datasets.sources import Export, Format, TextSource
+from fac.datasets.sources import WRAPPERS, Export, Format, TextSource, is_chat
 
 
 class _Lines(TextSource):
@@ -38,6 +39,25 @@ class _Lines(TextSource):
                 yield row
 
 
+def is_lines(text: str) -> bool:
+    """Whether JSON text that begins so has a row a line, broken ones included."""
+    first, _, rest = text.partition("\n")
+    first, rest = first.strip(), rest.strip()
+    try:
+        value = json.loads(first, strict=False)
+    except (ValueError, RecursionError):
+        # Broken, cut off here, or written over several lines.
+        wraps = re.match(r'\{\s*"(\w+)"\s*:\s*\[', first)
+        several = (wraps and wraps[1] in WRAPPERS and not rest) or (
+            first in ("{", "[") or (first[-1] in "{[," and rest[:1] in ('"', "{", "["))
+        )
+        return text.startswith("{") and not several
+    if isinstance(value, list):
+        return rest.startswith("[") and is_chat(value)
+    alone = isinstance(value, dict) and not rest
+    return not (alone and (WRAPPERS & {*value} or all(isinstance(v, dict) for v in value.values())))
+
+
 def _write(table: pa.Table, path: Path) -> None:
     lines = (f"{sources.json_line(row)}\n" for row in table.to_pylist())
     path.write_text("".join(lines), encoding="utf-8")
@@ -49,7 +69,7 @@ FORMAT = Format(
     preference=0,
     kind="json",
     suffixes=(".jsonl", ".ndjson"),
-    start="{",
+    holds=is_lines,
     open=_Lines,
     export=Export(_write),
 )
