@@ -1,14 +1,13 @@
 """Sparse autoencoders on disk or in a registry -> features, with a check before they are trusted.
 
-Every SAE is read through sae-lens, which knows 13,859 of them; the paper's own .pth checkpoints
-are turned into its Top-K class. `preflight` says in words whether an SAE belongs to a model and
+Every SAE becomes a module of sae-lens, which knows 13,859 of them; fac.sae_formats has the formats
+of other libraries. `preflight` says in words whether an SAE belongs to a model and
 layer: a wrong pairing gives no error anywhere, only wrong numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fac import sae_formats
 from fac.config import DEMO_SAE
 from fac.errors import InputError, ServiceError, first_line
 from fac.models import Chat, Rendered, SubjectModel
@@ -138,59 +138,82 @@ def layer_of_hook(name: str) -> int | None:
     return int(hook[1]) + (hook[2] != "pre") if hook else None
 
 
-def load_sae(reference: str, device: str = "cpu") -> Sae:
-    """`demo`, a folder with cfg.json and safetensors, `RELEASE/SAE_ID`, or the paper's .pth.
+HUB = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?:(.+)")
+"""`OWNER/REPO:PATH`, with @REVISION where one is meant; the path `.` is all of it."""
 
-    Raises InputError for what is no SAE, ServiceError where a release cannot be fetched.
+
+def load_sae(reference: str, device: str = "cpu") -> Sae:
+    """`demo`, a folder or file of a format in fac.sae_formats, `OWNER/REPO:PATH` of such a one on
+    the hub, or `RELEASE/SAE_ID` of sae-lens.
+
+    Raises InputError for what is no SAE or none that can be measured, ServiceError where it cannot
+    be fetched.
     """
     path = DEMO_SAE if reference == "demo" else Path(reference).expanduser()
-    if path.is_dir():
-        return _folder(path, "demo" if reference == "demo" else path.resolve().name, device)
-    if path.suffix in (".pth", ".pt"):
-        return _paper_checkpoint(path, device)
+    if not path.exists():
+        if hub := HUB.fullmatch(reference):
+            path = _fetched(reference, *hub.groups())
+        elif path.suffix in (".pth", ".pt", ".npz", ".safetensors"):
+            raise InputError(f"There is no checkpoint {path}; give the path of a file or a folder.")
+        else:
+            return _release(reference, device)
+    name = path.resolve().name if path.is_dir() else path.stem
+    module, source = sae_formats.read(path, device)
+    identity = f"{'demo' if reference == 'demo' else name}@{_hash(*source.files)}"
+    return Sae(module, identity, source.stored)
+
+
+def _release(reference: str, device: str) -> Sae:
     release, _, sae_id = reference.partition("/")
     if not release.strip(".~") or not sae_id:
         raise InputError(
             f"{reference!r} is neither a folder, nor a .pth file, nor RELEASE/SAE_ID of sae-lens "
-            f"(such as gemma-scope-2b-pt-res-canonical/layer_20/width_16k/canonical)."
+            f"(such as gemma-scope-2b-pt-res-canonical/layer_20/width_16k/canonical), nor "
+            f"OWNER/REPO:PATH of the hub."
         )
     import torch
     from sae_lens import SAE
+    from sae_lens.loading.pretrained_sae_loaders import get_conversion_loader_name
 
+    for kind in ("transcoder", "temporal", "hook_z"):  # before anything is fetched
+        if kind in get_conversion_loader_name(release):
+            sae_formats.refuse_kind(kind, f"The SAE {reference!r}")
     try:
-        module = SAE.from_pretrained(release, sae_id, device=device)
+        with sae_formats.quiet():
+            module = SAE.from_pretrained(release, sae_id, device=device)
     except ValueError as error:
         raise InputError(f"sae-lens knows no SAE {reference!r}: {first_line(error)}") from error
     except OSError as error:
         raise ServiceError(
             f"The weights of {reference!r} could not be fetched: {first_line(error)}"
         ) from error
+    module = sae_formats.checked(module, f"The SAE {reference!r}")
     stored = str(module.cfg.dtype)
     return Sae(module.to(dtype=torch.float32), reference, stored)
 
 
-def _folder(path: Path, name: str, device: str) -> Sae:
-    from sae_lens import SAE
-    from safetensors import SafetensorError, safe_open
+def _fetched(reference: str, repository: str, revision: str | None, inside: str) -> Path:
+    """Where a file or folder of the hub lies on this machine, fetched if it does not yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    weights, config = path / "sae_weights.safetensors", path / "cfg.json"
-    if not (weights.is_file() and config.is_file()):
-        raise InputError(
-            f"The folder {path} holds no SAE: it needs cfg.json and sae_weights.safetensors "
-            f"as sae-lens and `fac train-sae` write them."
-        )
+    inside = inside.strip("/")
+    patterns = None if inside == "." else [inside, f"{inside}/*"]
     try:
-        if not isinstance(json.loads(config.read_bytes()), dict):
-            raise ValueError("cfg.json is not an object")
-        module = SAE.load_from_disk(path, device=device, dtype="float32")
-        with safe_open(weights, "pt") as file:
-            stored = str(file.get_tensor("W_dec").dtype).removeprefix("torch.")
-    # What sae-lens raises for a field or a weight that is missing or of another shape.
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"The SAE in {path} cannot be read ({first_line(error)}); restore or train it again."
+        snapshot = snapshot_download(repository, revision=revision, allow_patterns=patterns)
+    except HFValidationError as error:
+        raise InputError(f"{reference!r} names no place on the hub: {first_line(error)}") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ServiceError(
+            f"The hub did not serve {reference!r} ({first_line(error).rstrip('.')}): check the "
+            f"name and the network, or give a folder on this machine."
         ) from error
-    return Sae(module, f"{name}@{_hash(config, weights)}", stored)
+    path = Path(snapshot) / inside
+    if not path.exists():
+        raise InputError(
+            f"The repository {repository} has no {inside}; give OWNER/REPO:PATH of an SAE in it."
+        )
+    return path
 
 
 def _hash(*paths: Path) -> str:
@@ -200,52 +223,6 @@ def _hash(*paths: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
-
-
-def _paper_checkpoint(path: Path, device: str) -> Sae:
-    """The released TopK*.pth as a sae-lens Top-K SAE: tied decoder, K = 20 as the paper has it.
-
-    `mask` is one per feature that takes part, so the others get neither weights nor bias.
-    """
-    from pickle import UnpicklingError
-    from zipfile import is_zipfile
-
-    import torch
-    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
-
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}; give the path of a .pth file.")
-    try:
-        if not is_zipfile(path):
-            raise ValueError("it is no archive of torch.save")
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
-        raise InputError(
-            f"The checkpoint {path} cannot be read ({first_line(error)}); give a file that "
-            f"torch.save wrote, with tensors only."
-        ) from error
-    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
-    config = checkpoint.get("config") or {}
-    state = checkpoint.get("weights") or checkpoint.get("state_dict") or checkpoint
-    missing = [key for key in ("W_enc", "b_enc", "b_dec") if key not in state]
-    if missing:
-        raise InputError(f"The checkpoint {path} has no {', '.join(missing)}; it is no FAC SAE.")
-    encoder, bias, center = (state[key].float() for key in ("W_enc", "b_enc", "b_dec"))
-    width, d_in = bias.numel(), center.numel()
-    k = int(config.get("topK", 20))
-    if encoder.shape != (d_in, width) or not 1 <= k <= width:
-        raise InputError(
-            f"The checkpoint {path} does not fit together: W_enc is {list(encoder.shape)}, b_dec "
-            f"has {d_in} values, b_enc {width}, and topK is {k}."
-        )
-    mask = state.get("mask", torch.ones(())).to(encoder)
-    encoder, bias = encoder * mask, bias * mask
-    module = TopKSAE(TopKSAEConfig(d_in=d_in, d_sae=width, k=k, device=device))
-    module.load_state_dict(
-        {"W_enc": encoder, "W_dec": encoder.T.contiguous(), "b_enc": bias, "b_dec": center}
-    )
-    stored = str(state["W_enc"].dtype).removeprefix("torch.")
-    return Sae(module, f"{path.stem}@{_hash(path)}", stored)
 
 
 # --- quality ----------------------------------------------------------------------------------

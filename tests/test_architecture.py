@@ -23,7 +23,7 @@ LAYERS = [
         *("prompts", "coverage", "families", "layout", "matching"),
         *("agreement", "uncertainty", "selection", "diversity"),
     },
-    {"models"},
+    {"models", "sae_formats"},
     {"saes"},
     {"datasets", "encoder", "generator", "sae_training", "store"},
     {

@@ -165,11 +165,11 @@ def test_the_layers_are_those_of_the_layer_test():
 
 
 def test_every_registry_is_listed_with_its_folder():
-    listed = set(re.findall(r"`(fac(?:\.[a-z]+)+)`", section("Parts that are one file")))
+    listed = set(re.findall(r"`(fac(?:\.[a-z_]+)+)`", section("Parts that are one file")))
     registries = {
         match
         for path in production()
-        for match in re.findall(r'Registry\(\s*"(fac\.[a-z.]+)"', path.read_text("utf-8"))
+        for match in re.findall(r'Registry\(\s*"(fac\.[a-z_.]+)"', path.read_text("utf-8"))
     }
     assert listed == registries
     assert all(Registry(package, "").names for package in listed)

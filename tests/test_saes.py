@@ -81,23 +81,21 @@ def test_jumprelu_thresholds_are_the_weights_and_zero_elsewhere(tmp_path):
     assert topk.decoder.shape == (WIDTH, D)
 
 
-@pytest.mark.parametrize("bare", [False, True])
-def test_the_papers_checkpoint_is_a_tied_top_k(tmp_path, bare):
-    """z = the K largest of (x - b_dec) W_enc + b_enc, then ReLU; K is 20 where it is not told."""
+def test_the_papers_checkpoint_is_a_tied_top_k(tmp_path):
+    """z = the K largest of (x - b_dec) W_enc + b_enc, then ReLU."""
     import torch
 
     from tests import tiny
 
-    path = tiny.paper_checkpoint(tmp_path / "TopK7.pth", d_in=D, n_features=WIDTH, bare=bare)
+    path = tiny.paper_checkpoint(tmp_path / "TopK7.pth", d_in=D, n_features=WIDTH)
     sae = load_sae(str(path))
-    held = torch.load(path)
-    state = held if bare else held["weights"]
+    state = torch.load(path)["weights"]
     x = torch.randn(9, D)
     with torch.inference_mode():
         acts, _ = sae.encode(x)
         decoded = sae.module.decode(acts)
     z = (x - state["b_dec"]) @ state["W_enc"] + state["b_enc"]
-    largest = z.topk(20 if bare else 7, dim=1)
+    largest = z.topk(7, dim=1)
     expected = torch.zeros_like(z).scatter(1, largest.indices, largest.values.relu())
     torch.testing.assert_close(acts, expected)
     torch.testing.assert_close(decoded, expected @ state["W_enc"].T + state["b_dec"])
@@ -108,11 +106,11 @@ def test_a_masked_feature_of_the_papers_checkpoint_never_fires(tmp_path):
 
     from tests import tiny
 
-    path = tiny.paper_checkpoint(tmp_path / "s.pth", d_in=D, n_features=WIDTH, bare=True)
-    state = torch.load(path)
-    state["mask"][:90] = 0
-    state["b_enc"][:] = 5.0
-    torch.save(state, path)
+    path = tiny.paper_checkpoint(tmp_path / "s.pth", d_in=D, n_features=WIDTH)
+    held = torch.load(path)
+    held["weights"]["mask"][:90] = 0
+    held["weights"]["b_enc"][:] = 5.0
+    torch.save(held, path)
     acts, _ = load_sae(str(path)).encode(torch.randn(40, D))
     assert not (acts[:, :90] > 0).any()
     assert (acts[:, 90:] > 0).any()
@@ -150,7 +148,7 @@ def test_folders_that_hold_no_whole_sae_are_refused_in_one_sentence(tmp_path):
     weights.write_bytes(whole)
     for damaged in ("", "[]", "{", '{"architecture": "no-such"}', '{"d_in": 32}'):
         config.write_text(damaged)
-        refused(folder, "cannot be read")
+        refused(folder, "cannot be read|which a standard SAE does not have")
     config.write_text(written)
     tiny.edit_json(config, d_in=D + 1, d_sae=WIDTH)
     refused(folder, "cannot be read")
@@ -171,16 +169,18 @@ def test_checkpoints_that_are_none_are_refused_in_one_sentence(tmp_path):
         path = tmp_path / f"{i}.pth"
         path.write_bytes(junk)
         refused(path, "cannot be read")
-    path = tiny.paper_checkpoint(tmp_path / "x.pth", bare=True)
-    state = torch.load(path)
+    path = tiny.paper_checkpoint(tmp_path / "x.pth")
+    state = torch.load(path)["weights"]
+    torch.save(state, path)
+    refused(path, "does not tell its K")
     torch.save(torch.zeros(3), path)
-    refused(path, "has no W_enc, b_enc, b_dec")
+    refused(path, "holds no weights by name")
     torch.save({"state_dict": {k: v for k, v in state.items() if k != "b_dec"}}, path)
     refused(path, "has no b_dec")
-    torch.save({**state, "b_enc": torch.zeros(5)}, path)
-    refused(path, r"W_enc is \[32, 96\], b_dec has 32 values, b_enc 5, and topK is 20")
+    torch.save({"weights": {**state, "b_enc": torch.zeros(5)}, "config": {"topK": 7}}, path)
+    refused(path, r"b_enc is \[5\], but 32 values in and 96 features make it \[96\]")
     torch.save({"weights": state, "config": {"topK": 1000}}, path)
-    refused(path, "topK is 1000")
+    refused(path, "K is 1000 of 96 features")
 
 
 class Stranger:

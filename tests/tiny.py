@@ -260,10 +260,8 @@ def sae(
     return folder
 
 
-def paper_checkpoint(
-    path: Path, *, d_in: int = 32, n_features: int = 96, bare: bool = False
-) -> Path:
-    """The paper's .pth: a tied Top-K SAE with a mask; `bare` without its config."""
+def paper_checkpoint(path: Path, *, d_in: int = 32, n_features: int = 96) -> Path:
+    """The paper's .pth: a tied Top-K SAE with a mask."""
     torch.manual_seed(0)
     state = {
         "mask": torch.ones(n_features),
@@ -272,7 +270,7 @@ def paper_checkpoint(
         "b_dec": 0.3 * torch.randn(d_in),
     }
     config = {"d_inp": d_in, "d_hide": n_features, "topK": 7}
-    torch.save(state if bare else {"weights": state, "config": config}, path)
+    torch.save({"weights": state, "config": config}, path)
     return path
 
 

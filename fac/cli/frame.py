@@ -65,7 +65,12 @@ JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout.")
 Model = Annotated[str, Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
 Layer = Annotated[int, Option(help="Blocks that have run: hidden_states[layer].")]
 SaeOption = Annotated[
-    str, Option("--sae", help="`demo`, a folder, RELEASE/SAE_ID of sae-lens, or a .pth file.")
+    str,
+    Option(
+        "--sae",
+        help="`demo`, a folder or file (docs/formats.md), RELEASE/SAE_ID of sae-lens, or "
+        "OWNER/REPO:PATH of the hub.",
+    ),
 ]
 CLEAR = "clear"
 Threshold = Annotated[
