@@ -1,7 +1,7 @@
 """Sparse autoencoders on disk or in a registry -> features, with a check before they are trusted.
 
-Every SAE becomes a module of sae-lens, which knows 13,859 of them; fac.sae_formats has the formats
-of other libraries. `preflight` says in words whether an SAE belongs to a model and
+Every SAE is read through sae-lens, which knows 13,859 of them; the paper's own .pth checkpoints
+are turned into its Top-K class. `preflight` says in words whether an SAE belongs to a model and
 layer: a wrong pairing gives no error anywhere, only wrong numbers.
 """
 
@@ -159,8 +159,8 @@ def load_sae(reference: str, device: str = "cpu") -> Sae:
             return _release(reference, device)
     name = path.resolve().name if path.is_dir() else path.stem
     module, source = sae_formats.read(path, device)
-    identity = f"{'demo' if reference == 'demo' else name}@{_hash(*source.files)}"
-    return Sae(module, identity, source.stored)
+    name = "demo" if reference == "demo" else name
+    return Sae(module, f"{name}@{_hash(source.files, source.manner)}", source.stored)
 
 
 def _release(reference: str, device: str) -> Sae:
@@ -189,7 +189,8 @@ def _release(reference: str, device: str) -> Sae:
         ) from error
     module = sae_formats.checked(module, f"The SAE {reference!r}")
     stored = str(module.cfg.dtype)
-    return Sae(module.to(dtype=torch.float32), reference, stored)
+    identity = reference + (" centred" if sae_formats.centred(module) else "")
+    return Sae(module.to(dtype=torch.float32), identity, stored)
 
 
 def _fetched(reference: str, repository: str, revision: str | None, inside: str) -> Path:
@@ -216,12 +217,14 @@ def _fetched(reference: str, repository: str, revision: str | None, inside: str)
     return path
 
 
-def _hash(*paths: Path) -> str:
-    """12 hex digits over the files' bytes; the config counts, since K or a scale stands there."""
+def _hash(paths: Sequence[Path], manner: str) -> str:
+    """12 hex digits over the files' bytes, where K or a scale may stand in a config, and over how
+    they are read, so that a run that read them otherwise is another."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(manner.encode())
     return digest.hexdigest()[:12]
 
 

@@ -137,7 +137,7 @@ KINDS = (
     "MatryoshkaBatchTopKSAE",
 )
 
-BARE = [kind for kind in KINDS if kind not in ("AutoEncoderTopK", "BatchTopKSAE")]
+BARE = ("AutoEncoder", "GatedAutoEncoder", "JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE")
 
 
 def trainer(kind, **changes):
@@ -198,6 +198,7 @@ def test_what_the_weights_of_a_dictionary_do_not_tell_is_asked_for(tmp_path):
     top_k = dictionary("AutoEncoderTopK")
     refused(save(tmp_path / "a.pt", top_k), "AutoEncoderTopK or a BatchTopKSAE.* put the config")
     refused(save(tmp_path / "b.pt", parameters()), "does not tell how its features become active")
+    refused(save(tmp_path / "d.pt", dictionary("AutoEncoderNew")), "does not tell how its feat")
     agree(
         save(tmp_path / "c.pt", {k: v for k, v in top_k.items() if k != "threshold"}),
         written_out("AutoEncoderTopK", top_k, states())[0],
@@ -300,6 +301,9 @@ def test_sparsify_encodes_as_its_sparse_coder_is_defined(tmp_path):
     acts = largest(((states() - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"]).relu(), K)
     sae = agree(folder, acts, decoded=acts @ w["W_dec"] + w["b_dec"], what="sparsify, written out")
     assert (sae.hook_name, sae.trained_layer) == ("layers.1", 2)
+    assert sae.trained_on is None
+    (tmp_path / "config.json").write_text('{"model": "owner/tiny"}')
+    assert load_sae(str(folder)).trained_on == "owner/tiny"
     by_factor, _ = sparsify_folder(tmp_path / "f", num_latents=0, expansion_factor=2.5)
     agree(by_factor, acts, what="sparsify, width by its factor")
 
@@ -419,6 +423,14 @@ def test_a_llama_scope_folder_that_means_something_else_is_refused(tmp_path):
     refused(llama_folder(tmp_path, use_glu_encoder=True)[0], "use_glu_encoder True")
     refused(llama_folder(tmp_path, drop=["jump_relu_threshold"])[0], "no usable 'jump_relu_thr")
     refused(llama_folder(tmp_path, d_sae=WIDTH + 1)[0], "41 features")
+
+
+def test_the_weights_of_a_folder_are_not_read_without_it(tmp_path):
+    """Their names could be those of another format, and their config would be missed."""
+    llama, _ = llama_folder(tmp_path / "llama")
+    coder, _ = sparsify_folder(tmp_path / "layers.1")
+    for path in (llama / "checkpoints" / "final.safetensors", coder / "sae.safetensors"):
+        refused(path, "holds weights without what they mean; give the folder")
 
 
 # --- the paper's checkpoint -------------------------------------------------------------------
@@ -692,6 +704,20 @@ def test_centred_weights_of_a_model_that_has_no_layer_norm_are_refused(folder, m
     refused(folder, f"trained on centred writing weights of {model}")
 
 
+def test_a_run_of_before_that_did_not_centre_is_another(folder):
+    import hashlib
+
+    files = [folder / "cfg.json", folder / "sae_weights.safetensors"]
+
+    def plain():
+        digests = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)
+        return "sae@" + hashlib.sha256(digests).hexdigest()[:12]
+
+    assert load_sae(str(folder)).identity == plain()
+    tell(folder, model_name="gpt2", model_from_pretrained_kwargs=CENTRED)
+    assert load_sae(str(folder)).identity != plain()
+
+
 # --- where they come from ---------------------------------------------------------------------
 
 
@@ -741,6 +767,116 @@ def test_a_release_that_is_no_sae_of_the_stream_is_refused_before_it_is_fetched(
         )
     )
     refused(f"{release}/{sae_id}", match)
+
+
+def released(monkeypatch, folder):
+    """A release of sae-lens that is this folder."""
+    from tests import tiny
+
+    module = tiny.sae_lens.SAE.load_from_disk(folder)
+    monkeypatch.setattr(tiny.sae_lens.SAE, "from_pretrained", lambda *_a, **_o: module)
+
+
+def test_a_release_is_checked_as_a_folder_is(folder, monkeypatch):
+    from tests import tiny
+
+    released(monkeypatch, folder)
+    assert load_sae("some/release").identity == "some/release"
+    tiny.edit_json(folder / "cfg.json", normalize_activations="expected_average_only_in")
+    released(monkeypatch, folder)
+    with pytest.raises(InputError, match="The SAE 'some/release' scales what it reads"):
+        load_sae("some/release")
+
+
+def test_a_release_of_centred_weights_is_centred(folder, monkeypatch):
+    import torch
+
+    before = load_sae(str(folder))
+    tell(folder, model_name="gpt2-small", model_from_pretrained_kwargs=CENTRED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # sae-lens says how to load the model
+        released(monkeypatch, folder)
+    sae = load_sae("some/release")
+    x = states() + 3
+    expected = before.encode(x - x.mean(-1, keepdim=True))[0]
+    torch.testing.assert_close(sae.encode(x)[0], expected)
+    assert sae.identity == "some/release centred"
+
+
+# --- every format ------------------------------------------------------------------------------
+
+
+def whole(kind, home):
+    """A reference of a format here, its file of weights, and the names that it may lack."""
+    from tests import tiny
+
+    if kind == "sae-lens":
+        folder = tiny.sae(home / "sae", d_in=D, n_features=WIDTH)
+        return folder, folder / "sae_weights.safetensors", ()
+    if kind == "sparsify":
+        folder, _ = sparsify_folder(home / "layers.1")
+        return folder, folder / "sae.safetensors", ()
+    if kind == "llama-scope":
+        folder, _ = llama_folder(home / "L1R")
+        return folder, folder / "checkpoints" / "final.safetensors", ()
+    if kind == "gemma-scope":
+        np.savez(home / "params.npz", **{k: v.numpy() for k, v in gemma_state().items()})
+        return home, home / "params.npz", ()
+    if kind == "paper":
+        path = paper(home / "a.pth")
+        return path, path, ("mask",)
+    path = save(home / "t" / "ae.pt", dictionary("BatchTopKSAE"), trainer("BatchTopKSAE"))
+    return path.parent, path, ("k",)
+
+
+def with_weights(path, change):
+    """Rewrite a file of weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    if path.suffix == ".safetensors":
+        save_file(change(load_file(path)), path)
+    elif path.suffix == ".npz":
+        with np.load(path) as arrays:
+            state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        np.savez(path, **{name: tensor.numpy() for name, tensor in change(state).items()})
+    else:
+        held = torch.load(path)
+        nested = "weights" in held
+        state = change(held["weights"] if nested else held)
+        torch.save({**held, "weights": state} if nested else state, path)
+
+
+def everything_but(name):
+    return lambda state: {k: v for k, v in state.items() if k != name}
+
+
+@pytest.mark.parametrize("kind", SAE_FORMATS.names)
+def test_a_file_that_lacks_a_weight_has_one_more_or_is_cut_is_refused_by_name(tmp_path, kind):
+    reference, path, optional = whole(kind, tmp_path)
+    load_sae(str(reference))
+    written, names = path.read_bytes(), []
+    with_weights(path, lambda state: names.extend(state) or state)
+    for name in names:
+        with_weights(path, everything_but(name))
+        if name in optional:
+            load_sae(str(reference))
+        else:
+            refused(reference, rf"has no {name}\b")
+        path.write_bytes(written)
+    with_weights(path, lambda state: {**state, "stranger": normal(3)})
+    refused(reference, "has stranger")
+    for cut in (b"", b"junk", written[: len(written) // 2], written[:-9]):
+        path.write_bytes(cut)
+        refused(reference, "cannot be read|holds no SAE")
+    path.write_bytes(written)
+    for config in (p for p in reference.rglob("*.json") if reference.is_dir()):
+        told = config.read_text()
+        for damaged in ("", "[]", "{", "{}", '{"trainer": 3}'):
+            config.write_text(damaged)
+            refused(reference, ".")
+        config.write_text(told)
+    load_sae(str(reference))
 
 
 def test_every_format_says_what_a_folder_of_it_needs(tmp_path):

@@ -50,6 +50,7 @@ class Source:
         self.path = path
         self.files: list[Path] = []  # what was read and so makes the SAE, for its identity
         self.stored = ""  # data type of its matrices
+        self.manner = ""  # how the files are read, where runs of before read them otherwise
 
     def has(self, *names: str) -> bool:
         """Whether it is a folder with files of these names."""
@@ -105,11 +106,11 @@ def contents(path: Path) -> Mapping[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        if start[8:] == b"{":
+        if _is_safetensors(path):
             return load_file(path)
-        if start[:2] != b"PK":
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start != b"PK":
             raise ValueError("it is no archive of torch.save, no npz and no safetensors file")
         if not zipfile.is_zipfile(path):
             raise ValueError("its end is missing")
@@ -125,6 +126,12 @@ def contents(path: Path) -> Mapping[str, Any]:
     ) as error:
         unreadable(path, error)
     return held if isinstance(held, dict) else {}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as one: eight bytes of a length, then JSON."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def fit(
@@ -218,14 +225,17 @@ NO_SAE = {
 NO_SAE["jumprelu_transcoder"] = NO_SAE["transcoder"]
 NO_SAE["jumprelu_skip_transcoder"] = NO_SAE["skip_transcoder"]
 
+ALWAYS_SO = ("sae-lens", "paper")
+"""Formats that were read in the same way from the beginning, so their identities stay."""
+
 READ = ("standard", "topk", "jumprelu", "gated")
 
 NOT_FOLDED = ("expected_average_only_in", "covariance_whitening")
 """What sae-lens calls scalings that stand in no weight: unless folded they are left out."""
 
 CENTRED = ("gpt2", "gptneo", "gptj", "pythia")
-"""Models whose blocks read the residual stream through a LayerNorm alone: TransformerLens centres
-the writing weights of no others."""
+"""Model families that read the residual stream through LayerNorms alone: their stream may lose its
+mean and the model stays the same."""
 
 
 def refuse_kind(kind: str, where: str) -> None:
@@ -262,7 +272,7 @@ def checked(module: Any, where: str) -> Any:
             f"{where} does not fit together: rows of its encoder, not columns, go with rows of "
             f"its decoder; transpose one of them."
         )
-    if (metadata.model_from_pretrained_kwargs or {}).get("center_writing_weights"):
+    if centred(module):
         model = "".join(c for c in (metadata.model_name or "").lower() if c.isalnum())
         if not any(name in model for name in CENTRED):
             raise InputError(
@@ -272,6 +282,12 @@ def checked(module: Any, where: str) -> Any:
             )
         _centre(module)
     return module
+
+
+def centred(module: Any) -> bool:
+    """Whether the SAE says that it reads a stream of centred writing weights."""
+    options = module.cfg.metadata.model_from_pretrained_kwargs or {}
+    return bool(options.get("center_writing_weights"))
 
 
 def transposed(module: Any) -> bool:
@@ -293,15 +309,15 @@ def _centre(module: Any) -> None:
     normed, restored = module.run_time_activation_norm_fn_in, module.run_time_activation_norm_fn_out
     mean: list[Any] = [0.0]
 
-    def centred(states: torch.Tensor) -> torch.Tensor:
+    def without_mean(states: torch.Tensor) -> torch.Tensor:
         mean[0] = states.mean(-1, keepdim=True)
         return normed(states - mean[0])
 
-    module.run_time_activation_norm_fn_in = centred
+    module.run_time_activation_norm_fn_in = without_mean
     module.run_time_activation_norm_fn_out = lambda states: restored(states) + mean[0]
 
 
-def quiet() -> warnings.catch_warnings:  # type: ignore[type-arg]
+def quiet() -> warnings.catch_warnings:
     """A context without sae-lens' advice on how to load the model: `checked` does what it means."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
@@ -312,12 +328,17 @@ def read(path: Path, device: str) -> tuple[Any, Source]:
     Raises InputError for what is of no format here, or not as its format says.
     """
     source = Source(path)
+    if path.is_file() and _is_safetensors(path):
+        source.refuse("holds weights without what they mean; give the folder that it belongs to.")
     formats = [SAE_FORMATS[name] for name in SAE_FORMATS]
-    for format in formats:
+    for name, format in zip(SAE_FORMATS, formats, strict=True):
         if format.recognises(source):
             try:
                 with quiet():
-                    return checked(format.read(source, device), f"The SAE {path}"), source
+                    module = checked(format.read(source, device), f"The SAE {path}")
+                source.manner = "" if name in ALWAYS_SO else name
+                source.manner += " centred" if centred(module) else ""
+                return module, source
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 unreadable(path, error)  # a config with something else where a number belongs
     if path.is_dir():

@@ -67,16 +67,16 @@ def _read(source: Source, device: str) -> Any:
 
 
 def _by_keys(source: Source, state: Mapping[str, Any]) -> str:
-    """The class of a file without config. Raises InputError where two have the same weights."""
+    """The class of a file without config. Raises InputError where its weights could be another's."""
     if "group_sizes" in state:
         return "MatryoshkaBatchTopKSAE"
-    if "W_enc" in state:
-        if getattr(state.get("threshold"), "ndim", 0) == 0:
-            source.refuse(
-                "does not tell how its features become active: it has neither a threshold for "
-                "each nor a config; put the config.json of its training beside it."
-            )
+    if "W_enc" in state and getattr(state.get("threshold"), "ndim", 0):
         return "JumpReluAutoEncoder"
+    if "W_enc" in state or "decoder.bias" in state:
+        source.refuse(
+            "does not tell how its features become active; put the config.json of its training "
+            "beside it, or give the folder that it belongs to."
+        )
     if "gate_bias" in state or "r_mag" in state:
         return "GatedAutoEncoder"
     if "b_dec" in state and "threshold" in state:
@@ -86,15 +86,17 @@ def _by_keys(source: Source, state: Mapping[str, Any]) -> str:
         )
     if "b_dec" in state:
         return "AutoEncoderTopK"
-    return "AutoEncoderNew" if "decoder.bias" in state else "AutoEncoder"
+    return "AutoEncoder"
 
 
 def _k(source: Source, trainer: Mapping[str, Any], state: Mapping[str, Any]) -> int:
     """K of config and file, which must agree where both have one."""
     values = {int(part["k"]) for part in (trainer, state) if part.get("k") is not None}
     if len(values) != 1:
-        said = "no K" if not values else "K " + " and ".join(map(str, sorted(values)))
-        source.refuse(f"has {said} in its config and weights; put the right config.json there.")
+        both = " and ".join(map(str, sorted(values)))
+        source.refuse(
+            f"has {f'K {both}' if both else 'no K'} in its config and weights; put the right config.json there."
+        )
     return values.pop()
 
 

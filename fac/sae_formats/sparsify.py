@@ -45,9 +45,10 @@ def _read(source: Source, device: str) -> Any:
         "W_dec": weights["W_dec"],
         "b_dec": weights["b_dec"],
     }
-    name = source.path.resolve().name
-    hook = name if re.match(r"(layers|h)\.\d+|embed", name) else None
-    return assemble(source, "topk", tensors, device, hook=hook, k=config["k"])
+    folder = source.path.resolve()  # named by what it reads, in that of its training
+    hook = folder.name if re.search(r"\b(layers|h)\.\d+|embed", folder.name) else None
+    model = Source(folder.parent).config("config.json", key="model").get("model")
+    return assemble(source, "topk", tensors, device, hook=hook, model=model, k=config["k"])
 
 
 SAE_FORMAT = SaeFormat(
