@@ -74,10 +74,13 @@ class Source:
         return config
 
     def weights(self, name: str = "") -> dict[str, Any]:
-        """All that a file of the folder, or the file itself, holds by name."""
+        """All that a file of the folder, or the file itself, holds by name. Raises InputError
+        where it is of several layers."""
         path = self.path / name if name else self.path
         weights = dict(self.contents if not name else contents(path))
         self.files.append(path)
+        if any(getattr(weight, "ndim", 0) == 3 for weight in weights.values()):
+            self.refuse(f"has weights for several layers: it is {NO_SAE['crosscoder']}.")
         return weights
 
     @cached_property
@@ -164,8 +167,6 @@ def fit(
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             source.refuse(f"has a {name} that is no tensor; save it again with tensors only.")
-    if any(tensor.ndim == 3 for tensor in tensors.values()):
-        source.refuse(f"has weights for several layers: it is {NO_SAE['crosscoder']}.")
     sizes = {"i": d_in, "s": d_sae}
     for name, axes in layout.items():
         if len(axes) == 1 and tensors[name].ndim == 1:

@@ -67,7 +67,7 @@ def _read(source: Source, device: str) -> Any:
 
 
 def _by_keys(source: Source, state: Mapping[str, Any]) -> str:
-    """The class of a file without config. Raises InputError where its weights could be another's."""
+    """The class of a file without config. Raises InputError where other classes fit too."""
     if "group_sizes" in state:
         return "MatryoshkaBatchTopKSAE"
     if "W_enc" in state and getattr(state.get("threshold"), "ndim", 0):
@@ -93,10 +93,8 @@ def _k(source: Source, trainer: Mapping[str, Any], state: Mapping[str, Any]) -> 
     """K of config and file, which must agree where both have one."""
     values = {int(part["k"]) for part in (trainer, state) if part.get("k") is not None}
     if len(values) != 1:
-        both = " and ".join(map(str, sorted(values)))
-        source.refuse(
-            f"has {f'K {both}' if both else 'no K'} in its config and weights; put the right config.json there."
-        )
+        both = "K " + " and ".join(map(str, sorted(values))) if values else "no K"
+        source.refuse(f"has {both} in its config and weights; put the right config.json there.")
     return values.pop()
 
 
