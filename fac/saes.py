@@ -158,8 +158,8 @@ def load_sae(reference: str, device: str = "cpu") -> Sae:
         else:
             return _release(reference, device)
     name = path.resolve().name if path.is_dir() else path.stem
-    module, source = sae_formats.read(path, device)
     name = "demo" if reference == "demo" else name
+    module, source = sae_formats.read(path, device)
     return Sae(module, f"{name}@{_hash(source.files, source.manner)}", source.stored)
 
 

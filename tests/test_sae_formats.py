@@ -626,6 +626,16 @@ def test_a_save_while_training_encodes_as_the_finished_sae_does(tmp_path, kind, 
     agree(tmp_path / "raw", acts, decoded=decoded, what=f"{kind} while training {options}")
 
 
+def test_the_thresholds_of_older_trainings_are_read_from_their_logarithms(tmp_path):
+    import torch
+
+    module = training("JumpReLU", tmp_path)
+    with torch.inference_mode():
+        acts = module.encode(states())
+    rewrite(tmp_path, drop=["threshold"], log_threshold=module.threshold.detach().log())
+    agree(tmp_path, acts, what="JumpReLU while training, logarithms")
+
+
 @pytest.mark.parametrize("kind", ["JumpReLU", "BatchTopK"])
 def test_the_factor_beside_a_save_while_training_is_folded(tmp_path, kind):
     """The module reads 0.25 x in training, so the stream x must give what it makes of that."""

@@ -70,7 +70,7 @@ def _by_keys(source: Source, state: Mapping[str, Any]) -> str:
     """The class of a file without config. Raises InputError where other classes fit too."""
     if "group_sizes" in state:
         return "MatryoshkaBatchTopKSAE"
-    if "W_enc" in state and getattr(state.get("threshold"), "ndim", 0):
+    if "W_enc" in state and getattr(state.get("threshold"), "ndim", None):
         return "JumpReluAutoEncoder"
     if "W_enc" in state or "decoder.bias" in state:
         source.refuse(

@@ -21,6 +21,8 @@ NAMES = {
     "matryoshka_batchtopk": MATRICES | {"b_enc", "topk_threshold"},
 }
 
+LOG = "log_threshold"  # what older trainings have for the threshold
+
 IN_TRAINING = ("batchtopk", "matryoshka_batchtopk")
 """Architectures that exist while training only; sae-lens makes a JumpReLU SAE of them."""
 
@@ -43,7 +45,7 @@ def _read(source: Source, device: str) -> Any:
             names = {*file.keys()}  # noqa: SIM118
             _check_names(source, kind, names)
             source.stored = str(file.get_tensor("W_dec").dtype).removeprefix("torch.")
-        if kind not in IN_TRAINING:
+        if kind not in IN_TRAINING and LOG not in names:
             module: Any = SAE.load_from_disk(source.path, **options)
             _fold(source, module)
             return module
@@ -74,8 +76,8 @@ def _kind(source: Source, config: dict[str, Any]) -> str:
 
 
 def _check_names(source: Source, kind: str, names: set[str]) -> None:
-    if kind == "jumprelu" and "log_threshold" in names:  # of older trainings
-        names = names - {"log_threshold"} | {"threshold"}
+    if kind == "jumprelu" and LOG in names:
+        names = names - {LOG} | {"threshold"}
     missing = sorted(NAMES[kind] - names)
     extra = sorted(names - NAMES[kind] - {"scaling_factor"})  # sae-lens checks that one
     if missing:
