@@ -154,7 +154,7 @@ def measure(
     doors: dict[str, Any] = {"runs": runs, "encoder": encoder, "progress": report}
     doors["direction"] = decoder_directions(encoder.sae)
     likelihood = steps.likelihood(measured, report)
-    norms = gates.norms_of(*(texts_of(runs, run) for run in (dataset, anchor)))
+    norms = gates.norms_of(texts_of(runs, dataset), texts_of(runs, anchor))
     rows = []
     for seed in range(seeds):
         how: dict[str, Any] = {
