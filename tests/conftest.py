@@ -1,5 +1,6 @@
 """What tests share: a workspace that is not anybody's, the demo model, a browser."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,20 @@ def no_test_touches_a_real_workspace(tmp_path_factory: pytest.TempPathFactory) -
     """Whatever forgets to name a workspace finds an empty one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAC_WORKSPACE", str(tmp_path_factory.mktemp("unnamed-workspace")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def alone_where_it_is_timed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Where pytest runs in several processes, no test of another runs beside one marked `quiet`."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    timed = request.node.get_closest_marker("quiet") is not None
+    with (tmp_path_factory.getbasetemp().parent / "quiet").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if timed else fcntl.LOCK_SH)
         yield
 
 

@@ -351,6 +351,7 @@ def test_the_same_seed_gives_the_same_interval():
     assert repr(first) != repr(other)
 
 
+@pytest.mark.quiet
 def test_five_hundred_resamples_of_two_hundred_items_take_well_under_a_second():
     rng = np.random.default_rng(0)
     ratings = rng.integers(0, 4, (200, 5)).astype(float)

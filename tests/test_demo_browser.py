@@ -52,6 +52,7 @@ def bare_start(folder, chromium):
             return time.monotonic() - begun
 
 
+@pytest.mark.quiet
 def test_a_first_start_shows_a_populated_home_page_within_ten_seconds(tmp_path, chromium):
     # The first also warms up the disk, and others may use the machine: all must show the page, one
     # of at most three within the time. A machine that needs two seconds for a page of one line is

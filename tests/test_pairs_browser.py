@@ -122,6 +122,7 @@ def approved(toy: Workspace, run: str) -> list[int]:
     return [row["feature"] for row in found]
 
 
+@pytest.mark.quiet
 def test_pairs_are_decided_on_by_keyboard_alone_and_fast(page, address, toy, run, nothing_decided):
     visit(page, desk(address, run, "Wilhelmina", show="all"), "Pairs")
     took, given = [], []

@@ -217,6 +217,7 @@ def test_a_name_typed_with_a_space_is_the_same_reviewer():
         review.queue(everything, [], "")
 
 
+@pytest.mark.quiet
 def test_the_queue_of_a_whole_dictionary_is_quick():
     everything = items(4608)
     decisions = [decision(item, "Ben") for item in everything[:1000]]

@@ -75,6 +75,7 @@ def press(page: Page, key: str) -> float:
     return 1000 * (time.perf_counter() - begun)
 
 
+@pytest.mark.quiet
 def test_twenty_explanations_are_rated_by_keyboard_alone_and_fast(page, address, nothing_decided):
     visit(page, desk(address, "Wilhelmina"), "Review")
     expect(page.get_by_text(f"0 of {N_EXPLANATIONS}")).to_be_visible()
