@@ -16,7 +16,7 @@ import numpy as np
 
 from fac.errors import InputError
 from fac.generator.edges import END_MARK, Edges
-from fac.models import decoder_blocks, pretrained, shared_tokens
+from fac.models import apply_template, decoder_blocks, pretrained, shared_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -134,9 +134,7 @@ class LocalGenerator:
             raise InputError(
                 "This model has no chat template, so it cannot write chats; choose a chat model."
             )
-        return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=reply
-        )
+        return apply_template(self.tokenizer, messages, add_generation_prompt=reply)
 
     def count(self, prompts: Sequence[str]) -> list[int]:
         """Tokens of each prompt."""

@@ -8,7 +8,15 @@ torch and transformers are imported inside the functions that need them, because
 imports this package and must start without them.
 """
 
-from fac.models.chats import ROLES, SCAFFOLD, Chat, ChatRenderer, Rendered
+from fac.models.chats import (
+    ROLES,
+    SCAFFOLD,
+    Chat,
+    ChatRenderer,
+    Checked,
+    Rendered,
+    apply_template,
+)
 from fac.models.locating import Located, demo_model, knows_chats, locate_model
 from fac.models.subject import (
     SubjectModel,
@@ -26,9 +34,11 @@ __all__ = [
     "SCAFFOLD",
     "Chat",
     "ChatRenderer",
+    "Checked",
     "Located",
     "Rendered",
     "SubjectModel",
+    "apply_template",
     "batches_by_length",
     "by_beginning",
     "decoder_blocks",
