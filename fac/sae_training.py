@@ -169,7 +169,8 @@ def train(
         )
     )
     sae.cfg.metadata.model_name = model_name
-    sae.cfg.metadata.hook_name = f"blocks.{layer - 1}.hook_resid_post"
+    after = f"blocks.{layer - 1}.hook_resid_post"
+    sae.cfg.metadata.hook_name = after if layer else "blocks.0.hook_resid_pre"
     trainer = SAETrainer(
         SAETrainerConfig(
             total_training_samples=steps * recipe.batch,

@@ -319,10 +319,95 @@ def test_the_loss_of_a_text_is_the_mean_over_each_roles_own_tokens(folders, fami
     assert np.isnan(short[0, 2]), "the answer begins after the limit"
 
 
-@pytest.mark.parametrize("layer", [0, 4, -1])
+@pytest.mark.parametrize("layer", [4, -1])
 def test_a_layer_the_model_lacks_is_named_with_the_range(folders, layer):
-    with pytest.raises(InputError, match=f"Layer {layer} does not exist.*give 1 to 3"):
+    with pytest.raises(InputError, match=f"Layer {layer} does not exist.*give 0 to 3"):
         SubjectModel(folders["llama"], layer=layer)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma"])  # adds positions; scales the embedding
+def test_layer_0_is_what_the_first_block_reads(folders, family):
+    import torch
+
+    model = SubjectModel(folders[family], layer=0)
+    head = np.arange(4, 24, dtype=np.int32)
+    batch = [np.append(head, ids) for ids in some_ids()]
+    states = model.residual(batch)
+    calls = []
+    blocks = decoder_blocks(model.model)
+    handles = [blocks[0].register_forward_hook(lambda *_: calls.append(0))]
+    torch.testing.assert_close(model.residual(batch, shared=len(head)), states)
+    assert not calls, "no block runs"
+    handles[0].remove()
+    continued, zeroed = (
+        model.forward_from(batch, given) for given in (states, torch.zeros_like(states))
+    )
+    for row, ids in enumerate(batch):
+        tokens = torch.from_numpy(ids[None].astype(np.int64))
+        with torch.inference_mode():
+            out = model.model(tokens, output_hidden_states=True)
+        torch.testing.assert_close(states[row, : len(ids)], out.hidden_states[0][0])
+        logits = continued[row, : len(ids)]
+        torch.testing.assert_close(logits, out.logits[0], rtol=1e-4, atol=1e-4)
+        assert (zeroed[row, : len(ids)] - out.logits[0]).abs().max() > 0.1
+
+
+def test_of_a_model_that_also_sees_the_part_that_reads_text_is_read(tmp_path):
+    """Both towers have three blocks, and the one for images comes first."""
+    import torch
+
+    from tests import tiny
+
+    model = SubjectModel(tiny.gemma3_with_images(tmp_path / "sees"), layer=2)
+    assert model.n_blocks == 3 and model.d_model == 32
+    head = np.arange(4, 24, dtype=np.int32)
+    batch = [np.append(head, ids) for ids in some_ids()]
+    states = model.residual(batch)
+    for row, ids in enumerate(batch):
+        with torch.inference_mode():
+            tokens = torch.from_numpy(ids[None].astype(np.int64))
+            theirs = model.model(tokens, output_hidden_states=True).hidden_states[2][0]
+        torch.testing.assert_close(states[row, : len(ids)], theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.residual(batch, len(head)), states, rtol=1e-4, atol=1e-4)
+
+
+def test_towers_that_do_not_say_what_they_read_are_refused_in_words():
+    import torch
+    from transformers import LlamaConfig, PreTrainedModel
+
+    class Twins(PreTrainedModel):
+        config_class = LlamaConfig
+
+        def __init__(self):
+            super().__init__(LlamaConfig(num_hidden_layers=2))
+            self.one, self.other = (
+                torch.nn.ModuleList([torch.nn.Identity() for _ in "12"]) for _ in "12"
+            )
+
+    with pytest.raises(InputError, match="several lists of 2 blocks"):
+        decoder_blocks(Twins())
+
+
+@pytest.mark.parametrize("of", ["AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"])
+def test_code_that_comes_with_a_model_never_runs(tmp_path, monkeypatch, of):
+    from tests import tiny
+
+    folder = tiny.llama(tmp_path / "own-code")
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: ...\n")
+    if of == "AutoTokenizer":
+        target, name = "tokenizer_config.json", [None, "own.Own"]
+        tiny.edit_json(folder / target, tokenizer_class="Own")
+    else:
+        target, name = "config.json", "own.Own"
+        tiny.edit_json(folder / target, model_type="own")
+    tiny.edit_json(folder / target, auto_map={of: name})
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nobody is asked"))
+    with pytest.raises(InputError, match="own-code.*(never run here|cannot be loaded)") as caught:
+        SubjectModel(folder, layer=1)
+    if of != "AutoModelForCausalLM":
+        assert "comes with code of its own, which is never run here" in str(caught.value)
+    assert "\n" not in str(caught.value) and not ran.exists()
 
 
 def test_the_models_own_length_limits_what_is_read(folders):

@@ -21,7 +21,7 @@ THINKING = (
     "{%- else %}"
     "{%- set answer = m.content %}{%- set thought = '' %}"
     "{%- if '</think>' in answer %}"
-    "{%- set thought = answer.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}"
+    "{%- set thought = answer.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
     "{%- set answer = answer.split('</think>')[-1].lstrip('\n') %}{%- endif %}"
     "{%- if loop.index0 > ns.last %}"
     "{{- '<|im_start|>assistant\n<think>\n' + thought + '\n</think>\n\n' + answer }}"

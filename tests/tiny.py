@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -209,6 +211,29 @@ def mistral(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
         pad_token_id=2,
     )
     return _saved(MistralForCausalLM(config), words, folder)
+
+
+def gemma3_with_images(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Gemma 3 that also sees, whose two towers are equally deep."""
+    torch.manual_seed(0)
+    words = tokenizer(TRIMMING)
+    text = {
+        **sizes(layers, d_model),
+        "vocab_size": len(words),
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "sliding_window": 12,
+        "pad_token_id": 2,
+    }
+    vision = {
+        **{name: text[name] for name in ("num_hidden_layers", "num_attention_heads")},
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    return _saved(Gemma3ForConditionalGeneration(config), words, folder)
 
 
 FAMILIES = {"llama": llama, "gpt2": gpt2, "neox": neox, "gemma": gemma, "mistral": mistral}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from fac.errors import InputError
-from fac.models import Rendered, decoder_blocks
+from fac.models import Rendered
 from fac.schema import Chat
 
 if TYPE_CHECKING:
@@ -115,11 +115,8 @@ class Steerer:
             cache = copy.deepcopy(self._prompt(subject, answers.ids[: answers.steered]))
             cache.batch_repeat_interleave(len(pushes))
             tail = _batch(subject, answers.ids[answers.steered :]).expand(len(pushes), -1)
-            handle = decoder_blocks(subject.model)[subject.layer - 1].register_forward_hook(add)
-            try:
+            with subject.hooked(add):
                 logits = _run(subject, tail, cache)
-            finally:
-                handle.remove()
         apart = logits[:, answers.matching].float() - logits[:, answers.other].float()
         values: np.ndarray = apart.cpu().numpy()
         return values

@@ -7,6 +7,7 @@ import copy
 import ctypes
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,28 +48,55 @@ def pretrained(
 ) -> tuple[Any, Any]:
     """Tokenizer and causal language model of a local folder or a hub id.
 
-    Raises InputError when there is none that transformers can read.
+    Raises InputError when there is none that transformers can read with its own code.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # this project draws its own
 
-    try:
-        return (
-            AutoTokenizer.from_pretrained(folder, revision=revision, **tokenizer),
-            AutoModelForCausalLM.from_pretrained(
-                folder, revision=revision, dtype=getattr(torch, dtype)
-            ),
+    words = pretrained_tokenizer(folder, revision=revision, **tokenizer)
+    with _loading(folder):
+        return words, AutoModelForCausalLM.from_pretrained(
+            folder, revision=revision, dtype=getattr(torch, dtype), trust_remote_code=False
         )
+
+
+def pretrained_tokenizer(folder: str | Path, *, revision: str | None = None, **options: Any) -> Any:
+    """The tokenizer alone. Raises InputError as `pretrained` does."""
+    from transformers import AutoTokenizer
+
+    with _loading(folder):
+        return AutoTokenizer.from_pretrained(
+            folder, revision=revision, trust_remote_code=False, **options
+        )
+
+
+@contextmanager
+def _loading(folder: str | Path) -> Iterator[None]:
+    """One sentence for whatever transformers says of a model that it cannot load."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     # RuntimeError: weights of another shape; ImportError: a tokenizer that needs a package.
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"The model {str(folder)!r} comes with code of its own, which is never run here; "
+                f"give a model of an architecture that transformers {_installed()} knows."
+            ) from error
         raise InputError(
             f"The model {str(folder)!r} cannot be loaded ({first_line(error)}); give a complete "
             f"local folder or a hub id that this machine can reach."
         ) from error
+
+
+def _installed() -> str:
+    from transformers import __version__
+
+    return __version__
 
 
 CPU_BATCH, GPU_BATCH = 512, 16_384
@@ -84,8 +112,9 @@ class SubjectModel:
     """A causal language model read at the residual stream after its first `layer` blocks.
 
     `layer` counts blocks that have run, as Hugging Face's `hidden_states[layer]` and the paper's
-    "layer 16" do; sae-lens calls the same tensor `blocks.{layer-1}.hook_resid_post`. (After the
-    last block Hugging Face's list holds the normed stream; here it is not normed.)
+    "layer 16" do; sae-lens calls the same tensor `blocks.{layer-1}.hook_resid_post`, and layer 0,
+    what the first block reads, `blocks.0.hook_resid_pre`. (After the last block Hugging Face's list
+    holds the normed stream; here it is not normed.)
 
     Raises InputError for a model that cannot be loaded or a layer it does not have.
     """
@@ -108,10 +137,10 @@ class SubjectModel:
         self.dtype = dtype
         self.layer = layer
         blocks = decoder_blocks(self.model)
-        if not 1 <= layer <= len(blocks):
+        if not 0 <= layer <= len(blocks):
             raise InputError(
                 f"Layer {layer} does not exist: {folder} has {len(blocks)} blocks; "
-                f"give 1 to {len(blocks)}."
+                f"give 0 to {len(blocks)}."
             )
         self.n_blocks = len(blocks)
         config = self.model.config.get_text_config()
@@ -120,7 +149,7 @@ class SubjectModel:
         self.renderer = ChatRenderer(self.tokenizer, min(max_tokens, limit))
         self.batch_tokens = CPU_BATCH if device == "cpu" else GPU_BATCH
         """Tokens, padding included, that are best run together on this device."""
-        self._block = blocks[layer - 1]
+        self._block = blocks[max(layer, 1) - 1]
         self.final_norm = _final_norm(self.model, blocks)
         """The norm between the last block and the unembedding; None where there is none."""
         self._head: tuple[np.ndarray, Any, torch.Tensor] | None = None
@@ -136,7 +165,7 @@ class SubjectModel:
         import torch
         from transformers import DynamicCache
 
-        if not shared:
+        if not (shared and self.layer):  # before the first block there are no keys and values
             return self._until_layer(ids)
         head = np.asarray(ids[0][:shared])
         if self._head is None or not np.array_equal(self._head[0], head):
@@ -228,10 +257,15 @@ class SubjectModel:
             raise _StopForward
 
         self._run(ids, stop, cache)
+        if not kept:
+            raise InputError(
+                f"{type(self.model).__name__} does not run the blocks it names when it reads text; "
+                f"only causal transformers with a residual stream can be read."
+            )
         return kept[0]
 
     def _run(self, ids: Sequence[np.ndarray], hook: Callable[..., Any], cache: Any = None) -> Any:
-        """Forward a right-padded batch with `hook` on the last block read; None if it stopped.
+        """Forward a right-padded batch with `hook` on the residual stream; None if it stopped.
 
         No mask: padding comes after the tokens, where attention that looks back only never sees
         it, and without one attention takes its fast way.
@@ -245,14 +279,26 @@ class SubjectModel:
         tokens = torch.from_numpy(padded)
         if self.device != "cpu":
             tokens = tokens.pin_memory().to(self.device, non_blocking=True)
-        handle = self._block.register_forward_hook(hook)
         try:
-            with torch.inference_mode():
+            with self.hooked(hook), torch.inference_mode():
                 return self.model(
                     input_ids=tokens, past_key_values=cache, use_cache=cache is not None
                 )
         except _StopForward:
             return None
+
+    @contextmanager
+    def hooked(self, hook: Callable[..., Any]) -> Iterator[None]:
+        """While inside, `hook(module, inputs, output)` is called with the residual stream, alone or
+        as the first of a tuple, and may return another in its place."""
+        if self.layer:
+            handle = self._block.register_forward_hook(hook)
+        else:
+            handle = self._block.register_forward_pre_hook(
+                lambda module, inputs: hook(module, inputs, inputs)
+            )
+        try:
+            yield
         finally:
             handle.remove()
 
@@ -262,16 +308,27 @@ def _ignore(_module: Any, _inputs: Any, _output: Any) -> None:
 
 
 def decoder_blocks(model: Any) -> Any:
-    """The decoder blocks: the outermost ModuleList whose length is the configured depth."""
+    """The decoder blocks: the outermost ModuleList whose length is the configured depth, of the
+    part that reads text where a model has several.
+
+    Raises InputError where there is none, or several and none of them is known to read text.
+    """
     import torch
 
     depth = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
-            return module
+    for part in (model.get_decoder(), model):
+        lists = [
+            module
+            for module in part.modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == depth
+        ]
+        within = {*lists[0].modules()} if lists else set()  # as many experts as blocks, say
+        if lists and (part is not model or within.issuperset(lists)):
+            return lists[0]
+    several = f"several lists of {depth} blocks, of which none says that it reads text"
     raise InputError(
-        f"{type(model).__name__} has no list of {depth} decoder blocks; only causal transformers "
-        f"with a residual stream can be read."
+        f"{type(model).__name__} has {several if lists else f'no list of {depth} decoder blocks'}; "
+        f"only causal transformers with a residual stream can be read."
     )
 
 
