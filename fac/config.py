@@ -81,12 +81,22 @@ class Spec:
     step: str  # name of the step, and of the folder its runs lie in
 
     def __post_init__(self) -> None:
-        """Lists, as JSON has them, become tuples; of features the order says nothing."""
+        """Lists, as JSON has them, become tuples; of features the order says nothing. What several
+        specs have is checked."""
         for name, value in vars(self).items():
             if name in ("features", "relevant_features"):
                 object.__setattr__(self, name, tuple(sorted(set(map(int, value)))))
             elif isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+        if (role := getattr(self, "role", EVERY_ROLE)) not in (*ROLES, EVERY_ROLE):
+            raise InputError(f"A role is {', '.join(ROLES)} or {EVERY_ROLE}, got {role!r}.")
+        threshold = getattr(self, "threshold", 0.0)
+        if not (math.isfinite(threshold) and threshold >= 0):
+            raise InputError(f"The threshold must be a number from 0 on, got {threshold}.")
+        if (min_support := getattr(self, "min_support", 1)) < 1:
+            raise InputError(f"min support must be at least 1, got {min_support}.")
+        if (on_bad := getattr(self, "on_bad", "stop")) not in ("stop", "skip"):
+            raise InputError(f"--on-bad takes stop or skip, got {on_bad!r}.")
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)  # type: ignore[call-overload]
@@ -120,17 +130,17 @@ class IngestSpec(Spec):
     on_bad: str = "stop"  # stop: the first bad row ends it, nothing is stored; skip: it is listed
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.name or not self.name.strip() or "/" in self.name or len(self.name) > 80:
             raise InputError(
                 f"A dataset needs a name of 1 to 80 characters without '/', got {self.name!r}."
             )
-        if self.on_bad not in ("stop", "skip"):
-            raise InputError(f"--on-bad takes stop or skip, got {self.on_bad!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureSpec(Spec):
     step = "measure"
+    later = ("on_bad",)
     dataset: str  # run id of the dataset to read
     model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
     layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
@@ -138,12 +148,12 @@ class MeasureSpec(Spec):
     role: str = EVERY_ROLE  # whose tokens are pooled: one of ROLES, or all (kept apart by role)
     floor: float = 0.0  # peaks at or below are not stored; any higher threshold can be asked for
     max_tokens: int = 1024  # longer samples are read up to here; the rest is counted as cut
+    on_bad: str = "stop"  # stop: the first sample that the chat template refuses ends it; or skip
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.floor < 0:
             raise InputError(f"floor must not be negative, got {self.floor}.")
-        if self.role not in (*ROLES, EVERY_ROLE):
-            raise InputError(f"--role takes {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}.")
         if self.max_tokens < 8:
             raise InputError(f"max_tokens must be at least 8, got {self.max_tokens}.")
 
@@ -288,8 +298,6 @@ class JudgeSpec(AskSpec):
         if self.judge not in JUDGES:
             raise InputError(f"The judge must be {' or '.join(JUDGES)}, got {self.judge!r}.")
         judge = JUDGES[self.judge]
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
         if self.labels and not judge.needs_label:
             raise InputError(
                 f"The judge `{self.judge}` reads no labels: leave out --labels-from, or take "
@@ -314,15 +322,6 @@ class FamiliesSpec(Spec):
     threshold: float  # a feature fires in a sample where its peak is above
     min_support: int = 20  # samples in which a feature must fire
     role: str = EVERY_ROLE  # whose tokens count
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
-        if self.min_support < 1:
-            raise InputError(f"min support must be at least 1, got {self.min_support}.")
-        if self.role not in (*ROLES, EVERY_ROLE):
-            raise InputError(f"A role is {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}.")
 
 
 EXPERIMENTS: Registry[Any] = Registry("fac.experiments.kinds", "EXPERIMENT")
@@ -361,8 +360,6 @@ class ExperimentSpec(Spec):
         if self.name not in EXPERIMENTS:
             names = ", ".join(EXPERIMENTS.names)
             raise InputError(f"There is no experiment {self.name!r}; there are {names}.")
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise InputError(f"The threshold must be a number from 0 on, got {self.threshold}.")
         if not self.labels or min(self.labels) < 4:
             raise InputError(f"One begins with at least 4 labelled rows, got {self.labels}.")
         if self.draws < 2:
@@ -436,8 +433,6 @@ class WriteSpec(AskSpec):
             )
         if not 1 <= self.candidates <= 64:
             raise InputError(f"Candidates per gap must be 1 to 64, got {self.candidates}.")
-        if not self.threshold >= 0:
-            raise InputError(f"The threshold must not be negative, got {self.threshold}.")
         if not 0 <= self.temperature <= 2:
             raise InputError(f"The temperature must be 0 to 2, got {self.temperature}.")
         if not 8 <= self.max_new_tokens <= 4096:
@@ -480,10 +475,6 @@ class PairsSpec(WriteSpec):
             raise InputError("No gaps are chosen: name at least one feature.")
         if self.margin < 0:
             raise InputError(f"The margin must not be negative, got {self.margin}.")
-        if self.min_support < 1:
-            raise InputError(f"min support must be at least 1, got {self.min_support}.")
-        if self.role not in (*ROLES, EVERY_ROLE):
-            raise InputError(f"A role is {', '.join(ROLES)} or {EVERY_ROLE}, got {self.role!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)

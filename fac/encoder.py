@@ -7,7 +7,7 @@ Does not own: where texts come from, what is stored, what counts as active.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -15,7 +15,15 @@ import numpy as np
 
 from fac import coverage
 from fac.errors import InputError
-from fac.models import ROLES, Chat, Rendered, SubjectModel, batches_by_length, by_beginning
+from fac.models import (
+    ROLES,
+    Chat,
+    Checked,
+    Rendered,
+    SubjectModel,
+    batches_by_length,
+    by_beginning,
+)
 from fac.saes import Sae
 from fac.schema import Activations
 
@@ -140,6 +148,10 @@ class Encoder(Protocol):
         """The chats as the model reads them, without running it."""
         ...
 
+    def check(self, chats: Sequence[Chat]) -> Iterable[Checked]:
+        """Which chats it can read, without making tokens of them."""
+        ...
+
 
 class SaeEncoder:
     """The real Encoder: a subject model read by an SAE.
@@ -177,6 +189,10 @@ class SaeEncoder:
     def render(self, chats: Sequence[Chat]) -> list[Rendered]:
         """The chats as the model reads them, without running it."""
         return self.model.renderer.render(chats)
+
+    def check(self, chats: Sequence[Chat]) -> Iterator[Checked]:
+        """Which chats it can read, without making tokens of them."""
+        return self.model.renderer.check(chats)
 
     def read(self, chats: Sequence[Chat], roles: Sequence[str] = ROLES) -> Iterator[Reading]:
         """The chats in batches of similar length, token by token.

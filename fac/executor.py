@@ -40,7 +40,7 @@ from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LineBatch, LocalWriter, Pace
 from fac.measure.parts import CountBatch, Part, PartTask, ReportRead, read_part
-from fac.models import Chat, Rendered
+from fac.models import Chat, Checked, Rendered
 from fac.schema import ROLES, Activations
 
 EXECUTORS = ("local", "ray")
@@ -499,6 +499,9 @@ class RayEncoder(OnWorkers):
 
     def render(self, chats: Sequence[Chat]) -> list[Rendered]:
         return self._call("render", [*chats])
+
+    def check(self, chats: Sequence[Chat]) -> list[Checked]:
+        return self._call("check", [*chats])
 
 
 class RayWriter(OnWorkers, LocalWriter):

@@ -88,10 +88,17 @@ class MeasureFacts(Facts):
     content_tokens_by_role: Counts = field(default_factory=dict)
     n_cut: int = 0  # samples longer than was read
     n_empty: int = 0  # samples without any content token
-    n_samples: int = 0
+    n_rejected: int = 0  # samples left out: the model's chat template refuses them
+    n_shortened: int = 0  # samples of which the template leaves out or moves a part
+    n_samples: int = 0  # of the dataset, those left out included
     features_fired: int = 0
     seconds: float = 0.0
     tokens_per_second: float = 0.0
+
+    @property
+    def n_read(self) -> int:
+        """Samples that could show a feature."""
+        return self.n_samples - self.n_rejected
 
     @property
     def sae_name(self) -> str:

@@ -85,6 +85,9 @@ SAMPLES = pa.schema(
 
 REJECTED = pa.schema([("line", pa.int64()), ("reason", pa.string())])
 
+REJECTED_SAMPLES = pa.schema([("sample", pa.int32()), *REJECTED])
+"""Samples that a measure leaves out; `line` is null where they were not read from a file."""
+
 ACTIVATIONS = pa.schema(
     [
         ("sample", pa.int32()),

@@ -1,7 +1,8 @@
 """An Encoder whose features are words: the whole product runs on it without a download.
 
 Feature i fires on the tokens whose bare word is word i, with activation 1 plus a half for every
-exclamation mark, so the true coverage of a text is known by eye.
+exclamation mark, so the true coverage of a text is known by eye. Its template refuses a chat whose
+first word is `refuse`, and shortens one whose first word is `shorten`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from fac import coverage
 from fac.encoder import NEAR_KEPT, NearMisses, Reading
-from fac.models import ROLES, SCAFFOLD, Chat, Rendered
+from fac.models import ROLES, SCAFFOLD, Chat, Checked, Rendered
 from fac.schema import Activations
 
 
@@ -49,6 +50,11 @@ class LexiconEncoder:
                 )
             )
         return out
+
+    def check(self, chats: Sequence[Chat]) -> Iterator[Checked]:
+        for chat in chats:
+            first = chat[0]["content"].split(" ")[0]
+            yield Checked("The template refuses" if first == "refuse" else "", first == "shorten")
 
     def encode(self, chats: Sequence[Chat]) -> Activations:
         parts = [reading.pooled() for reading in self.read(chats)]

@@ -45,6 +45,9 @@ class ScriptedSteps(steps.Steps):
     def encoder(self, spec, progress):
         return self.words
 
+    def checker(self, spec, progress):
+        return self.words.check
+
     def likelihood(self, spec, progress):
         return None  # words have none
 

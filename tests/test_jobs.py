@@ -71,6 +71,9 @@ class ToySteps(Steps):
     def encoder(self, spec, progress):
         return self.words
 
+    def checker(self, spec, progress):
+        return self.words.check
+
     def likelihood(self, spec, progress):
         """Words have none."""
 

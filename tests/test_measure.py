@@ -1,13 +1,15 @@
 """measure: texts in, one immutable run out; restarts and batch sizes change nothing."""
 
+import json
+
 import numpy as np
 import pytest
 
 from fac import schema
-from fac.config import IngestSpec, MeasureSpec, Workspace
-from fac.errors import Cancelled
+from fac.config import IngestSpec, MeasureSpec, Workspace, digest
+from fac.errors import Cancelled, InputError
 from fac.manifest import DatasetFacts
-from fac.measure import measure, ordering, parts, tables
+from fac.measure import measure, ordering, parts, screen, tables
 from fac.measure.parts import SPREAD, SPREAD_POOL, TOP, AdmissionThresholds, PartTask, read_part
 from fac.store.runs import Runs, write_table
 from tests.lexicon import LexiconEncoder
@@ -20,7 +22,7 @@ def chat(user, assistant=None):
     return messages + ([{"role": "assistant", "content": assistant}] if assistant else [])
 
 
-def dataset(runs, chats, name="drinks"):
+def dataset(runs, chats, name="drinks", first_line=None):
     spec = IngestSpec(name=name, source="-")
     run_id = spec.run_id(str(chats))
     import pyarrow as pa
@@ -30,7 +32,10 @@ def dataset(runs, chats, name="drinks"):
             "sample_id": [f"{i:016x}" for i in range(len(chats))],
             "messages": chats,
             "label": [None] * len(chats),
-            "meta": ["{}"] * len(chats),
+            "meta": [
+                "{}" if first_line is None else json.dumps({"line": first_line + i})
+                for i in range(len(chats))
+            ],
         },
         schema=schema.SAMPLES,
     )
@@ -285,3 +290,87 @@ def test_asking_again_computes_nothing(runs):
 
 def test_another_encoder_is_another_run(runs):
     assert measured(runs, many()) != measured(runs, many(), LexiconEncoder(*WORDS[:3]))
+
+
+# --- samples that a chat template refuses ---------------------------------------------------------
+
+MIXED = [
+    chat("refuse tea", "tea"),
+    chat("shorten tea!! please", "sugar"),
+    chat("refuse coffee"),
+    chat("coffee coffee!", "milk and tea"),
+    chat("milk", "coff"),
+    chat("refuse milk milk!!!!!!"),
+]
+READ = [1, 3, 4]
+
+
+def screened(runs, chats, first_line=None, **spec):
+    encoder, source = LexiconEncoder(*WORDS), dataset(runs, chats, first_line=first_line)
+    spec = MeasureSpec(dataset=source, **spec)
+    how = {"runs": runs, "progress": quiet}
+    found = screen(spec, check=encoder.check, **how)
+    return measure(spec, encoder=encoder, sae_run="sae-0", screened=found, **how)
+
+
+def renumbered(table):
+    return [{**row, "sample": READ[row["sample"]]} for row in table]
+
+
+@pytest.mark.parametrize("part", [1, 2, 1024])
+def test_a_sample_that_is_left_out_shows_nothing_and_all_others_keep_their_number(
+    runs, tmp_path, monkeypatch, part
+):
+    monkeypatch.setattr(tables, "PART", part)
+    run = screened(runs, MIXED, on_bad="skip")
+    alone = Runs(Workspace(tmp_path / "alone"))
+    other = screened(alone, [MIXED[i] for i in READ], on_bad="skip")
+    for name in ("activations", "spans", "near"):
+        assert rows(runs, run, name) == renumbered(rows(alone, other, name))
+    nothing = {"n_tokens": 0, "n_content": 0, "n_cut": 0}
+    read = renumbered(rows(alone, other, "sample_tokens"))
+    assert rows(runs, run, "sample_tokens") == sorted(
+        [*read, *({"sample": i, **nothing} for i in (0, 2, 5))], key=lambda row: row["sample"]
+    )
+    facts, those = runs.manifest(run).facts, alone.manifest(other).facts
+    assert (facts.n_samples, facts.n_rejected, facts.n_shortened, facts.n_read) == (6, 3, 1, 3)
+    assert (facts.n_empty, facts.tokens, facts.features_fired) == (
+        0,
+        those.tokens,
+        those.features_fired,
+    )
+    assert (those.n_rejected, those.n_shortened) == (0, 1)
+    assert not (alone.path(other) / "rejected.parquet").exists()
+
+
+def test_samples_that_are_left_out_are_listed_by_their_line(runs):
+    run = screened(runs, MIXED, first_line=3, on_bad="skip")
+    assert rows(runs, run, "rejected") == [
+        {"sample": sample, "line": 3 + sample, "reason": "The template refuses."}
+        for sample in (0, 2, 5)
+    ]
+
+
+def test_the_first_sample_that_is_refused_stops_unless_they_are_skipped(runs):
+    with pytest.raises(InputError) as stopped:
+        screened(runs, MIXED[1:], first_line=5)
+    assert str(stopped.value) == (
+        "Line 6 of drinks cannot be measured: the template refuses; correct it, or give --on-bad "
+        "skip to leave such samples out and have them listed."
+    )
+    with pytest.raises(InputError, match="Sample 3 of drinks cannot be measured"):
+        screened(runs, MIXED[3:])
+    assert not runs.list("measure")
+
+
+def test_nothing_that_can_be_read_is_one_sentence(runs):
+    with pytest.raises(InputError, match="None of the 2 samples of drinks.*Line 1: The template"):
+        screened(runs, [MIXED[0], MIXED[2]], first_line=1, on_bad="skip")
+
+
+def test_stopping_at_refused_samples_is_no_part_of_a_runs_name():
+    """Runs were made before there was a choice."""
+    first, second = MeasureSpec(dataset="a"), MeasureSpec(dataset="a", on_bad="skip")
+    before = {key: value for key, value in first.as_json().items() if key != "on_bad"}
+    named = f"measure-{digest(schema.SCHEMA_VERSION, 'measure', before, ('x',))}"
+    assert first.run_id("x") == named != second.run_id("x")

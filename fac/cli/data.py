@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,8 +62,19 @@ def ingest(
     rejected = runs.table(run_id, "rejected").to_pylist()
     data = {"run": run_id, "samples": facts.n_samples, "duplicates": facts.duplicates}
     data |= {"rejected": rejected, "layout": facts.layout, "unread": facts.unread or {}}
-    first = [f"line {row['line']}: {row['reason']}" for row in rejected[: frame.LISTED]]
-    return Answer(data, listing({**data, "rejected": len(rejected)}, first, len(rejected)))
+    return Answer(data, _with_rejected(data))
+
+
+def _with_rejected(data: Mapping[str, Any]) -> Callable[[], None]:
+    """The answer in lines, with the first rows that were left out."""
+    rejected = data["rejected"]
+    first = [
+        f"line {row['line']}: {row['reason']}"
+        if row["line"] is not None
+        else f"sample {row['sample'] + 1}: {row['reason']}"
+        for row in rejected[: frame.LISTED]
+    ]
+    return listing({**data, "rejected": len(rejected)}, first, len(rejected))
 
 
 @command("measure")
@@ -76,6 +88,9 @@ def measure(
     role: Role = EVERY_ROLE,
     max_tokens: Annotated[int, Option(help="Samples are read up to here.")] = 1024,
     floor: Annotated[float, Option(help="Peaks at or below are not stored.")] = 0.0,
+    on_bad: Annotated[
+        str, Option(help="stop at the first sample that the chat template refuses, or skip it.")
+    ] = "stop",
     where: frame.WhereOptions,
 ) -> Answer:
     """Activations, statistics, examples and near misses of a dataset."""
@@ -88,13 +103,16 @@ def measure(
         role=role,
         floor=floor,
         max_tokens=max_tokens,
+        on_bad=on_bad,
     )
     run_id = perform(workspace, spec, f"measuring {name}", executor)
     facts = runs.manifest(run_id).facts
     names = ("tokens", "seconds", "tokens_per_second", "features_fired", "n_features")
     data = {"run": run_id, **{name: getattr(facts, name) for name in names}}
     data |= {"samples": facts.n_samples, "cut": facts.n_cut, "empty": facts.n_empty}
-    return Answer(data, listing(data))
+    rejected = runs.table(run_id, "rejected").to_pylist() if facts.n_rejected else []
+    data |= {"shortened": facts.n_shortened, "rejected": rejected}
+    return Answer(data, _with_rejected(data))
 
 
 @command("probe")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fac.generator import LocalGenerator
     from fac.generator.writer import Writer
     from fac.generator.writers.local import LocalWriter
+    from fac.measure import Check
     from fac.models import Chat, Located, SubjectModel
     from fac.saes import Sae
     from fac.synthesis.answers import Likelihood
@@ -49,10 +50,13 @@ class LastLoaded(Generic[T]):
 
     def get(self, key: Hashable, load: Callable[[], T]) -> T:
         """The one of that key, loaded unless it is there."""
-        if self._loaded is None or self._loaded[0] != key:
+        if self._loaded is None or not self.has(key):
             self._loaded = None
             self._loaded = key, load()
         return self._loaded[1]
+
+    def has(self, key: Hashable) -> bool:
+        return self._loaded is not None and self._loaded[0] == key
 
     def forget(self) -> None:
         self._loaded = None
@@ -204,6 +208,17 @@ class Steps:
         factory = partial(load_encoder, *_encoder_arguments(spec), self.models)
         return RayEncoder(self._workers(progress), factory, partial(progress, 0, 1, LOADING))
 
+    def checker(self, spec: MeasureSpec, progress: Progress) -> Check:
+        """What tells which chats a spec's model can read. Of a model in this process that is not
+        loaded it is the tokenizer alone."""
+        from fac.models import ChatRenderer, pretrained_tokenizer
+
+        if self.where.executor != "local" or self.encoders.has(_encoder_arguments(spec)):
+            return self.reader(spec, progress).check
+        located = locate(spec.model, self.models, progress)
+        tokenizer = pretrained_tokenizer(located.folder, revision=located.revision)
+        return ChatRenderer(tokenizer, spec.max_tokens).check
+
     def _workers(self, progress: Progress) -> Pool:
         """The pool, started once."""
         if self._pool is None:
@@ -329,9 +344,11 @@ class Steps:
 
 
 def _measure(steps: Steps, spec: MeasureSpec, progress: Progress) -> str:
-    from fac.measure import measure
+    from fac.measure import measure, screen
 
-    steps.runs.manifest(spec.dataset)  # a dataset that is gone is told before a model is loaded
+    # A dataset that is gone, or a chat that cannot be read, is told before a model is loaded.
+    check = steps.checker(spec, progress)
+    screened = screen(spec, runs=steps.runs, check=check, progress=progress)
     encoder = steps.reader(spec, progress)
     sae, executor = _sae_of(spec), None
     if isinstance(encoder, RayEncoder):
@@ -349,6 +366,7 @@ def _measure(steps: Steps, spec: MeasureSpec, progress: Progress) -> str:
         sae_run=sae_run,
         progress=progress,
         executor=executor,
+        screened=screened,
     )
     steps.build_cache(run_id, progress)
     return run_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from fac.measure.parts import (
     near_of_table,
     read_part,
 )
+from fac.measure.screening import Screened
 from fac.measure.spans import span_table
 from fac.schema import EVERY_ROLE, ROLES
 from fac.store.runs import ParquetAppender, Runs, write_table
@@ -40,6 +41,8 @@ from fac.store.runs import ParquetAppender, Runs, write_table
 PART = 1024  # Samples read as a unit, and between two points a restart can continue from
 MERGE_ROWS = 1_000_000  # Activations sorted in memory at once when the parts become one table
 TEXT_ROWS = 62_500  # The same for rows with tokens
+
+ALL_READABLE = Screened({})
 
 Note = Callable[[str], None]  # Says what is being written; what it raises ends the writing
 
@@ -72,13 +75,14 @@ def measure(
     sae_run: str,
     progress: Progress,
     executor: Executor | None = None,
+    screened: Screened = ALL_READABLE,
 ) -> str:
     """Measure a dataset run with an encoder; returns the measure run's id.
 
     The run holds every peak above `spec.floor`; what counts as active is a question for later, with
     any threshold. `progress(done, total, note)` counts samples and may raise Cancelled, which keeps
     the finished parts. An executor says where the parts are read, by default here; the run is the
-    same. With one, the encoder only says who it is.
+    same. With one, the encoder only says who it is. Samples that `screened` rejects are left out.
     """
     run_id = spec.run_id(spec.dataset, encoder.identity)
     if runs.find(run_id):
@@ -87,8 +91,13 @@ def measure(
         source = runs.manifest(spec.dataset).facts
         n_samples = source.n_samples
         parts = FinishedParts(runs.scratch(run_id), n_samples, encoder.n_features)
-        _read_parts(parts, parts.unread(runs, spec), executor or in_process(encoder), progress)
+        tasks = parts.unread(runs, spec, screened.rejected)
+        _read_parts(parts, tasks, executor or in_process(encoder), progress)
         facts = write_tables(parts, lambda note: progress(n_samples, n_samples, note))
+        if screened.rejected:
+            rejected = screened.table()
+            write_table(parts.scratch / "rejected.parquet", rejected, schema.REJECTED_SAMPLES)
+        facts["n_empty"] -= len(screened.rejected)
         runs.publish(
             run_id,
             spec=spec,
@@ -104,6 +113,8 @@ def measure(
                 layer=spec.layer,
                 model=spec.model,
                 sae=spec.sae,
+                n_rejected=len(screened.rejected),
+                n_shortened=screened.n_shortened,
                 **facts,
             ),
         )
@@ -171,8 +182,11 @@ class FinishedParts:
     def _folder(self, number: int) -> Path:
         return self.scratch / f"_part-{number:06d}"
 
-    def unread(self, runs: Runs, spec: MeasureSpec) -> Iterator[PartTask]:
-        """The parts that are not on disk, always cut at the same samples.
+    def unread(
+        self, runs: Runs, spec: MeasureSpec, rejected: Container[int] = ()
+    ) -> Iterator[PartTask]:
+        """The parts that are not on disk, always cut at the same samples; of those that are
+        `rejected` no message is there.
 
         Their admission thresholds are those that hold when a part is taken.
         """
@@ -186,9 +200,12 @@ class FinishedParts:
                 joined = pa.concat_arrays(waiting)
                 waiting, size = [joined[PART:]], max(0, size - PART)
                 if not self._folder(number).exists():
-                    chats = joined[:PART].to_pylist()
-                    admission = self.examples.admission._replace(near=self.near.pre[-1])
                     start = self.start(number)
+                    chats = [
+                        [] if sample in rejected else chat
+                        for sample, chat in enumerate(joined[:PART].to_pylist(), start)
+                    ]
+                    admission = self.examples.admission._replace(near=self.near.pre[-1])
                     yield PartTask(number, start, chats, roles, spec.floor, admission)
                 number += 1
 

@@ -26,6 +26,7 @@ from fac.models.subject import (
     keep_freed_memory,
     pick_device,
     pretrained,
+    pretrained_tokenizer,
     shared_tokens,
 )
 
@@ -48,5 +49,6 @@ __all__ = [
     "locate_model",
     "pick_device",
     "pretrained",
+    "pretrained_tokenizer",
     "shared_tokens",
 ]

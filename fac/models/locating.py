@@ -218,7 +218,7 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     logging.disable_progress_bar()  # this project draws its own
 
     model: Any = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
     )
     # The weights are plain float32 by now; the loader's quantisation marks would forbid saving.
     del model.config.quantization_config
