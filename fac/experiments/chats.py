@@ -27,6 +27,7 @@ from fac.experiments.run import Doors
 from fac.schema import Chat
 from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 
 HELD = 0.25
 """Share of a beginning's chats that choose the learning rate."""
@@ -112,7 +113,7 @@ def chats_suffice(spec: ExperimentSpec, runs: Runs, *, judges: bool = True) -> N
     facts = runs.manifest(spec.measure).facts
     labels = labels_of(runs, facts.dataset)
     tokens = tokens_of(runs, spec.measure, len(labels))
-    test, rest = _split(spec, len(labels), judges)
+    test, rest = _split(spec, read_samples(runs, spec.measure), judges)
     begins = rest[labels[rest] == spec.label] if spec.label else rest
     _must_suffice(spec, facts.name, tokens, test, rest, begins, judges)
 
@@ -130,7 +131,8 @@ def chat_material(
         raise InputError("Nobody here can finetune a model: LoRA runs in the worker's process.")
     chats, labels = rows_and_labels(runs, spec.measure)
     n = len(chats)
-    test, rest = _split(spec, n, judges)
+    read = read_samples(runs, spec.measure)
+    test, rest = _split(spec, read, judges)
     train = without_leaks(chats, test, rest)
     begins = train[labels[train] == spec.label] if spec.label else train
     peaks, tokens = peaks_of(runs, spec.measure, np.arange(n)), tokens_of(runs, spec.measure, n)
@@ -151,19 +153,21 @@ def chat_material(
         written=more.written,
         before=before,
         peaks=_peaks(spec, runs, test, pool.relevant, before),
-        n_rows=n,
+        n_rows=int(read.sum()),
         n_leaks=len(rest) - len(train) + more.n_leaks,
         finetune=doors.finetune,
         scratch=scratch,
     )
 
 
-def _split(spec: ExperimentSpec, n: int, judges: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that judge, none where something else does, and the others."""
+def _split(spec: ExperimentSpec, read: np.ndarray, judges: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that judge, none where something else does, and the others, of those that were `read`,
+    bool `[n]`."""
+    rows = np.flatnonzero(read)
     if not judges:
-        return np.zeros(0, np.int64), np.arange(n)
-    order = np.random.default_rng(spec.seed).permutation(n)
-    n_test = min(round(spec.test * n), spec.most_test)
+        return np.zeros(0, np.int64), rows
+    order = rows[np.random.default_rng(spec.seed).permutation(len(rows))]
+    n_test = min(round(spec.test * len(rows)), spec.most_test)
     return np.sort(order[:n_test]), np.sort(order[n_test:])
 
 

@@ -19,6 +19,7 @@ from fac.schema import Chat
 from fac.selection import random_rows
 from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 from fac.synthesis.filter import Leaks
 
 
@@ -109,7 +110,7 @@ def labels_suffice(spec: ExperimentSpec, runs: Runs) -> Labels:
     """
     facts = runs.manifest(spec.measure).facts
     names = labels_of(runs, facts.dataset)
-    rows = np.flatnonzero(names != "")
+    rows = np.flatnonzero((names != "") & read_samples(runs, spec.measure))
     kinds = [*names[rows]]
     positive = np.array([kind == spec.label for kind in kinds], bool)
     if not kinds:
@@ -161,7 +162,7 @@ def labelled(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> M
         test=test,
         train=train,
         n_leaks=len(rest) - len(train) + more.n_leaks,
-        n_unlabelled=n_samples - len(rows) + len(unlabelled),
+        n_unlabelled=runs.manifest(spec.measure).facts.n_read - len(rows) + len(unlabelled),
         n_rows=len(rows),
         written={
             run: Written(each.arm, each.rows[more.labels[each.rows] != ""])
@@ -208,15 +209,17 @@ def with_written(
                 f"{facts.name} was measured with another model or SAE than {measured.name}: "
                 "measure both alike."
             )
-        more, names = rows_and_labels(runs, run)
+        chats_there, names = rows_and_labels(runs, run)
+        there = np.flatnonzero(read_samples(runs, run))
+        more = [chats_there[row] for row in there]
         rows = np.arange(len(every), len(every) + len(more))
         every += more
         free = without_leaks(every, test, rows)
         n_leaks += len(rows) - len(free)
         written[run] = Written(f"{WRITTEN}, {facts.name}", free)
-        labels.append(names)
-        all_peaks.append(peaks_of(runs, run, np.arange(len(more))))
-        all_tokens.append(tokens_of(runs, run, len(more)))
+        labels.append(names[there])
+        all_peaks.append(peaks_of(runs, run, there))
+        all_tokens.append(tokens_of(runs, run, len(names))[there])
     return WithWritten(
         every,
         np.concatenate(labels),

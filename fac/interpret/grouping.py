@@ -17,6 +17,7 @@ from fac.errors import Progress
 from fac.manifest import FamiliesFacts
 from fac.schema import EVERY_ROLE, FAMILIES, FAMILY_NAMES, FEATURE_MAP, ROLES
 from fac.store.runs import Runs, write_table
+from fac.store.samples import read_samples
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -130,12 +131,13 @@ def feature_map(
 
 
 def incidence(spec: FamiliesSpec, runs: Runs, *, stretch: int = 0) -> csr_array:
-    """Which sample fires which feature: bool `[n_samples, n_features]`. With a `stretch`, a number
-    of tokens: which part of one role's text that long has a feature's peak, of the parts that have
-    any, in the order of samples."""
+    """Which sample fires which feature, of those that were read: bool `[n_read, n_features]`. With
+    a `stretch`, a number of tokens: which part of one role's text that long has a feature's peak,
+    of the parts that have any, in the order of samples."""
     from scipy.sparse import csr_array
 
     facts = runs.manifest(spec.measure).facts
+    number = np.cumsum(read_samples(runs, spec.measure)) - 1
     columns = ["sample", "feature", "peak", "role", *(["position"] if stretch else [])]
     rows, features = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     parts = runs.manifest(spec.measure).spec.max_tokens // stretch + 1 if stretch else 1
@@ -144,7 +146,7 @@ def incidence(spec: FamiliesSpec, runs: Runs, *, stretch: int = 0) -> csr_array:
         role = pc.index_in(batch.column("role").cast(pa.string()), pa.array(ROLES)).to_numpy()
         if spec.role != EVERY_ROLE:
             fires &= role == ROLES.index(spec.role)
-        row = batch.column("sample").to_numpy()[fires]
+        row = number[batch.column("sample").to_numpy()[fires]]
         if stretch:
             row = (row * len(ROLES) + role[fires]) * parts
             row += batch.column("position").to_numpy()[fires] // stretch
@@ -153,9 +155,9 @@ def incidence(spec: FamiliesSpec, runs: Runs, *, stretch: int = 0) -> csr_array:
         features.append(batch.column("feature").to_numpy()[fires])
     row, feature = np.concatenate(rows), np.concatenate(features)
     del rows, features  # as large again
-    n_rows = facts.n_samples
+    n_rows = facts.n_read
     if stretch:
-        there = np.zeros(facts.n_samples * len(ROLES) * parts, bool)
+        there = np.zeros(n_rows * len(ROLES) * parts, bool)
         there[row] = True
         row, n_rows = (np.cumsum(there, dtype=np.int32) - 1)[row], int(there.sum())
     shape = (n_rows, facts.n_features)

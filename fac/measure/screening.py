@@ -54,10 +54,11 @@ def screen(spec: MeasureSpec, *, runs: Runs, check: Check, progress: Progress) -
                 line = json.loads(meta or "{}").get("line")
                 rejected[sample] = RejectedSample(line, f"{checked.refusal}.")
                 if spec.on_bad == "stop":
+                    why = checked.refusal[0].lower() + checked.refusal[1:]
                     raise InputError(
-                        f"{_named(sample, line)} of {facts.name} cannot be measured: "
-                        f"{checked.refusal[0].lower()}{checked.refusal[1:]}; correct it, or give --on-bad skip to leave such "
-                        f"samples out and have them listed."
+                        f"{_named(sample, line)} of {facts.name} cannot be measured: {why}; "
+                        f"correct it, or give --on-bad skip to leave such samples out and have "
+                        f"them listed."
                     )
         done += len(batch)
     if rejected and len(rejected) == done:

@@ -21,8 +21,9 @@ from fac.questions.firing import (
     content_tokens,
     features_read,
     firing_of,
-    incidence_of,
+    incidence_read,
     support_of,
+    tokens_read,
 )
 from fac.questions.relevance import Relevance, relevant_set
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, CoverageResult
@@ -279,7 +280,7 @@ def _yardstick(
         if not n:
             whose = "" if role == EVERY_ROLE else f" of {role}"
             return NO_YARDSTICK, f"{name} has no content tokens{whose}: no yardstick."
-    tokens = stores.cache.tokens_by_sample(run)
+    tokens = tokens_read(stores, run)
     if len(tokens) < 4:
         return (
             NO_YARDSTICK,
@@ -311,11 +312,11 @@ def _yardstick(
         in_dataset = np.zeros((DRAW_WORDS, len(features)), np.uint64)
         first_sample = 0
         for each in comparison.runs:
-            pairs = incidence_of(stores, each, *comparison.at, counted, ranges)
+            pairs = incidence_read(stores, each, *comparison.at, counted, ranges)
             beyond = first_sample + pairs.n_samples
             in_dataset |= uncertainty.fired_by(pairs, parts[:, first_sample:beyond])
             first_sample = beyond
-    pairs = incidence_of(stores, run, *comparison.at, counted, ranges)
+    pairs = incidence_read(stores, run, *comparison.at, counted, ranges)
     yardstick = uncertainty.yardstick(pairs, draws, in_dataset)
     if counted.sum() < features.sum():
         some, everything = (
@@ -335,7 +336,7 @@ def _yardstick(
 @remembered_for_good
 def _draws(stores: Stores, anchor: str, size: int) -> uncertainty.Draws:
     """The same splits of an anchor at every threshold, role and relevance."""
-    tokens = stores.cache.tokens_by_sample(anchor)
+    tokens = tokens_read(stores, anchor)
     return uncertainty.split_draws(tokens, size, words=DRAW_WORDS, rng=np.random.default_rng(0))
 
 
@@ -360,7 +361,7 @@ def _expected(
 
 def _parts(stores: Stores, comparison: Comparison, draws: uncertainty.Draws) -> np.ndarray:
     """Parts of the dataset as large as the halves of the draws."""
-    tokens = np.concatenate([stores.cache.tokens_by_sample(run) for run in comparison.runs])
+    tokens = np.concatenate([tokens_read(stores, run) for run in comparison.runs])
     return uncertainty.part_draws(tokens, draws.tokens, rng=np.random.default_rng(1))
 
 

@@ -90,7 +90,7 @@ def rows_of(stores: Stores, name: str, measure: str) -> int:
     one, else all."""
     if EXPERIMENTS[name].label == "looked for":
         return sum(labels_of(stores, measure).values())
-    return stores.runs.manifest(measure).facts.n_samples
+    return stores.runs.manifest(measure).facts.n_read
 
 
 def usual_sizes(n_rows: int, test: float = ExperimentSpec.test) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from fac.schema import EVERY_ROLE
 from fac.selection import Rows, Selection, greedy, greedy_in_passes, random_rows
 from fac.store import Stores, samples
 from fac.store.memo import remembered_for_good
-from fac.store.samples import publish_samples
+from fac.store.samples import publish_samples, read_samples
 from fac.synthesis.filter import Leaks
 from fac.synthesis.plan import chats_in
 
@@ -186,7 +186,8 @@ def _proposed(
         raise InputError(f"{name} has no samples to fill gaps from: measure another pool.")
     gaps = _gaps(stores, comparison, features)
     others = [*dict.fromkeys((*comparison.runs, comparison.anchor))]
-    free = np.ones(n_rows, bool)
+    read = read_samples(stores.runs, pool)
+    free = read.copy()
     for run in others:
         free[stores.cache.shared(pool, run)] = False
     if not free.any():
@@ -194,7 +195,7 @@ def _proposed(
             f"Every sample of {name} is in {dataset} or {anchor} already: take another pool."
         )
     source = _Pool(stores, pool, comparison, gaps)
-    overlaps, near = n_rows - int(free.sum()), 0
+    overlaps, near = int((read & ~free).sum()), 0
     different: set[int] = set()
     while True:
         selection = _select(source, gaps, budget, free)

@@ -4,11 +4,13 @@ which sample fires which feature, of some features where there are too many to r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from fac.schema import EVERY_ROLE
 from fac.store import Stores
+from fac.store.samples import read_samples
 from fac.uncertainty import Firing, Incidence, together
 
 PAIRS_READ = 2_000_000
@@ -32,18 +34,27 @@ def support_of(stores: Stores, runs: Sequence[str], threshold: float, role: str)
 
 
 def firing_of(stores: Stores, runs: Sequence[str], threshold: float, role: str) -> Firing:
-    """What the samples of these runs fire, those of the first before those of the second."""
+    """What the samples of these runs fire that were read, those of the first before those of the
+    second."""
     cache, at = stores.cache, (threshold, role)
-    return together(
-        [
-            Firing(
-                cache.support(run, *at),
-                *cache.singletons(run, *at),
-                cache.summary(run)["n_samples"],
-            )
-            for run in runs
-        ]
-    )
+    parts = []
+    for run in runs:
+        feature, sample = cache.singletons(run, *at)
+        number, n = _numbers(stores, run)
+        parts.append(Firing(cache.support(run, *at), feature, number[sample], n))
+    return together(parts)
+
+
+def _numbers(stores: Stores, run: str) -> tuple[np.ndarray, int]:
+    """The number of each sample among those that were read, int `[n_samples]`, and how many these
+    are."""
+    read = read_samples(stores.runs, run)
+    return np.cumsum(read) - 1, int(read.sum())
+
+
+def tokens_read(stores: Stores, run: str) -> np.ndarray:
+    """Content tokens of every sample that was read, in all the roles that were measured: int64."""
+    return stores.cache.tokens_by_sample(run)[read_samples(stores.runs, run)]
 
 
 def features_read(
@@ -85,3 +96,10 @@ def incidence_of(
     inside = features[feature]
     n_samples = len(stores.cache.tokens_by_sample(run))
     return Incidence(sample[inside], feature[inside], n_samples, len(features))
+
+
+def incidence_read(stores: Stores, run: str, *asked: Any) -> Incidence:
+    """As `incidence_of`, of the samples that were read alone, by their number among these."""
+    pairs = incidence_of(stores, run, *asked)
+    number, n = _numbers(stores, run)
+    return pairs._replace(sample=number[pairs.sample], n_samples=n)

@@ -33,6 +33,7 @@ from fac.questions.relevance import Relevance
 from fac.schema import EVERY_ROLE
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
+from fac.store.samples import read_samples
 from fac.uncertainty import Interval, gap_test
 
 CONFIRMED, NOT_CONFIRMED, NO_OPINION = VERDICTS = ("confirmed", "not confirmed", "no opinion")
@@ -348,6 +349,9 @@ def _shared_samples(
         for run in (anchor, other)
     ]
     _, mine, theirs = np.intersect1d(*(each.astype(str) for each in ids), return_indices=True)
+    read = [read_samples(stores.runs, run) for run in (anchor, other)]
+    both = read[0][mine] & read[1][theirs]
+    mine, theirs = mine[both], theirs[both]
     n_shared = len(mine)
     if n_shared > MOST_SHARED:
         drawn = np.random.default_rng(0).choice(n_shared, MOST_SHARED, replace=False)

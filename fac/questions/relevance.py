@@ -207,7 +207,8 @@ def relevant_set(
     n_features = about["n_features"]
     if relevance.name == EVERY_FEATURE:
         n_anchor = stores.cache.support(anchor, about["thresholds"][0], role)
-        return coverage.everywhere_relevant(n_anchor, about["n_samples"])
+        n_read = stores.runs.manifest(anchor).facts.n_read
+        return coverage.everywhere_relevant(n_anchor, n_read)
     if not relevance.run:
         relevant = np.zeros(n_features, bool)
         relevant[list(relevance.features)] = True

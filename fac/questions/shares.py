@@ -13,9 +13,10 @@ from fac.coverage import rate_divergence, weighted_fac
 from fac.errors import InputError
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, must_match, nothing_to_cover, shown
-from fac.questions.firing import features_read, incidence_of, support_of
+from fac.questions.firing import features_read, incidence_read, support_of
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
+from fac.store.samples import read_samples
 
 GROUPINGS = {
     "source": ("source", "dataset", "origin"),
@@ -59,6 +60,8 @@ def by_group(stores: Stores, comparison: Comparison, by: str) -> Groups:
     must_match(stores, comparison)
     anchor = stores.cache.summary(comparison.anchor)
     of_sample = _groups(stores, anchor["dataset"], by)
+    read = read_samples(stores.runs, comparison.anchor)
+    of_sample = [name for name, counts in zip(of_sample, read, strict=True) if counts]
     if not any(of_sample):
         return Groups([], f"No sample of {anchor['name']} says its {by}.")
     sizes = Counter(of_sample)
@@ -69,7 +72,7 @@ def by_group(stores: Stores, comparison: Comparison, by: str) -> Groups:
     if not features.any():
         return Groups([], nothing_to_cover(stores, comparison))
     ranges, counted = features_read(stores, (comparison.anchor,), features)
-    pairs = incidence_of(stores, comparison.anchor, *comparison.at, counted, ranges)
+    pairs = incidence_read(stores, comparison.anchor, *comparison.at, counted, ranges)
     fires = np.zeros((len(large) + 1, len(features)), bool)
     fires[group[pairs.sample], pairs.feature] = True
     covered = fires & (support_of(stores, comparison.runs, *comparison.at) > 0)

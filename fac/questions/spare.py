@@ -15,6 +15,7 @@ from fac.questions.firing import incidence_of
 from fac.questions.near_copies import near_copies
 from fac.selection import Rows, StandIns, minimal_cover
 from fac.store import Stores
+from fac.store.samples import read_samples
 
 CHUNK = 4096
 """Rows whose texts are in memory at once."""
@@ -70,7 +71,8 @@ def spare(stores: Stores, comparison: Comparison, per_feature: int = 1) -> Spare
     where the dataset shows nothing.
     """
     rows, demand = _rows(stores, comparison, per_feature)
-    kept = np.zeros(rows.n_rows, bool)
+    read = read_samples(stores.runs, comparison.dataset)
+    kept = ~read  # nothing is known of what was not read
     kept[minimal_cover(rows, demand)] = True
     tokens = stores.cache.tokens_by_sample(comparison.dataset)
     before, after = np.diff(rows.first), rows.counts(kept)
@@ -80,7 +82,7 @@ def spare(stores: Stores, comparison: Comparison, per_feature: int = 1) -> Spare
         features=rows.n_features,
         kept=np.flatnonzero(kept),
         dropped=np.flatnonzero(~kept),
-        silent=int((~fires).sum()),
+        silent=int((read & ~fires).sum()),
         near_copies=near_copies(
             stores, stores.runs.manifest(comparison.dataset).facts.dataset, kept
         ),

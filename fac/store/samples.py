@@ -51,6 +51,16 @@ def publish_samples(
     return run
 
 
+def read_samples(runs: Runs, measure: str) -> np.ndarray:
+    """Which samples of its dataset a measure has read: bool `[n_samples]`, all but those that the
+    model's chat template refuses. The others show nothing, which says nothing about them."""
+    facts = runs.manifest(measure).facts
+    read = np.ones(facts.n_samples, bool)
+    if facts.n_rejected:
+        read[runs.table(measure, "rejected", ["sample"])["sample"].to_numpy()] = False
+    return read
+
+
 def samples_at(
     runs: Runs, dataset: str, numbers: Iterable[int], columns: Sequence[str] | None = None
 ) -> dict[int, dict[str, Any]]:

@@ -16,6 +16,7 @@ from fac.config import digest
 from fac.schema import Activations
 from fac.store.peaks import highest, peaks_of
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 
 PRECISION = 0.8  # share of samples above the threshold that have the label, at least
 LEAST = 20  # samples with the label, and without, that a half must hold for a probe
@@ -75,7 +76,8 @@ def labelled(runs: Runs, measure: str) -> Labelled | None:
     for batch in runs.batches(facts.dataset, "samples", columns=["sample_id", "label"]):
         order += batch.column("sample_id").to_pylist()
         names += batch.column("label").to_pylist()
-    rows = [number for number, name in enumerate(names) if name is not None]
+    read = read_samples(runs, measure)
+    rows = [number for number, name in enumerate(names) if name is not None and read[number]]
     rows.sort(key=lambda number: digest("label", order[number]))
     rows = rows[:MOST]
     if len({names[number] for number in rows}) < 2:

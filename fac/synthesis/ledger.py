@@ -42,7 +42,7 @@ def coverage_gained(
 
     if question.relevant == EVERY_FEATURE:
         fired = support(question.anchor, -math.inf)
-        relevant = coverage.everywhere_relevant(fired, facts.n_samples)
+        relevant = coverage.everywhere_relevant(fired, facts.n_read)
     else:
         relevant = np.isin(np.arange(facts.n_features), question.relevant_features)
     shows = coverage.present(support(question.anchor), question.min_support)
@@ -76,7 +76,7 @@ def side_effects(
     """How the dataset is changed by its kept samples: `drift` and `risen` of
     `fac.manifest.SynthesisFacts`. `sums` `[n_features]` are those of the kept samples' peaks,
     `counts` how many of them fire each feature above the threshold."""
-    n = runs.manifest(question.dataset).facts.n_samples
+    n = runs.manifest(question.dataset).facts.n_read
     before, fired = np.zeros(len(sums)), np.zeros(len(sums), int)
     for feature, peak in sample_peaks(runs, question.dataset, question.role):
         before += np.bincount(feature, peak, len(sums))

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from fac.config import PairsSpec
 from fac.schema import EVERY_ROLE, Chat
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 from fac.synthesis.filter import words
 from fac.synthesis.scoring import Hits
 from fac.synthesis.sides import Side
@@ -182,7 +183,9 @@ def _pool(
     origins, gaps = [OWN] * len(chats), [candidate.ask.feature for candidate, _ in written]
     numbers: list[tuple[str, list[int]]] = []
     for origin, measure in ((DATASET, spec.dataset), (ANCHOR, spec.anchor)):
+        read = read_samples(runs, measure)
         samples = samples_of_form(runs, runs.manifest(measure).facts.dataset, form)
+        samples = {row: chat for row, chat in samples.items() if read[row]}
         chats += samples.values()
         origins += [origin] * len(samples)
         numbers.append((measure, [*samples]))

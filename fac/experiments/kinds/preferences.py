@@ -29,6 +29,7 @@ from fac.manifest import ExperimentFacts
 from fac.schema import Chat
 from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 
 REWARD = "Bradley-Terry head"
 REVERSED = "random rows, a third reversed"
@@ -89,13 +90,15 @@ def _pairs(runs: Runs, measure: str) -> tuple[np.ndarray, list[Chat], list[Chat]
     dataset = runs.manifest(measure).facts.dataset
     rows, better, worse = [], [], []
     table = runs.table(dataset, "samples", ["messages", "meta"]).to_pylist()
-    for number, row in enumerate(table):
+    read = np.flatnonzero(read_samples(runs, measure)).tolist()
+    for number in read:
+        row = table[number]
         messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
         if (other := worse_text(messages, row["meta"])) is not None:
             rows.append(number)
             better.append(messages)
             worse.append(other)
-    return np.array(rows, np.int64), better, worse, len(table) - len(rows)
+    return np.array(rows, np.int64), better, worse, len(read) - len(rows)
 
 
 def _must_suffice(spec: ExperimentSpec, name: str, n: int, n_train: int) -> None:
@@ -118,7 +121,7 @@ def pairs_suffice(spec: ExperimentSpec, runs: Runs) -> None:
     facts = runs.manifest(spec.measure).facts
     first = next(runs.batches(facts.dataset, "samples", columns=["messages", "meta"], rows=PEEK))
     pairs = (worse_text(row["messages"], row["meta"]) for row in first.to_pylist())
-    n = facts.n_samples if any(pairs) else 0
+    n = facts.n_read if any(pairs) else 0
     _must_suffice(spec, facts.name, n, len(judges(spec, n)[1]))
 
 

@@ -26,6 +26,7 @@ from fac.experiments.run import Doors, Experiment, Piece, Row, Says
 from fac.manifest import ExperimentFacts
 from fac.selection import Rows, random_rows
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 from fac.uncertainty import gap_test
 
 FAC, SHUFFLED, TOKENS = "FAC", "random features", "tokens"
@@ -86,7 +87,12 @@ def material(spec: ExperimentSpec, runs: Runs, doors: Doors, scratch: Path) -> S
     """Reads a measured dataset. Raises as `labelled` does."""
     data = labelled(spec, runs, doors, scratch)
     table = runs.table(runs.manifest(spec.measure).facts.dataset, "samples", ["messages", "label"])
-    chats = [row["messages"] for row in table.to_pylist() if row["label"] is not None]
+    read = read_samples(runs, spec.measure)
+    chats = [
+        row["messages"]
+        for row, counts in zip(table.to_pylist(), read, strict=True)
+        if counts and row["label"] is not None
+    ]
     texts = [words("\n".join(message["content"] for message in chat)) for chat in chats]
     fires = data.pool.incidence(np.arange(len(chats)))
     learnable = np.zeros(len(chats), bool)

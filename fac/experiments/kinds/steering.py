@@ -37,6 +37,7 @@ from fac.manifest import ExperimentFacts
 from fac.schema import Chat
 from fac.store.peaks import peaks_of
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 
 SCR, LOG_ODDS = "SCR", "log-odds"
 """Outcomes. SCR is the share of questions that are right with the vector added less the share with
@@ -125,13 +126,15 @@ def _question(choice: Choice) -> Chat:
 def _questions(runs: Runs, measure: str) -> tuple[np.ndarray, list[Choice], int]:
     """Numbers of the samples that are questions, these, and how many samples are none."""
     table = runs.table(runs.manifest(measure).facts.dataset, "samples", ["messages", "meta"])
-    rows, choices = [], []
-    for number, row in enumerate(table.to_pylist()):
+    rows, choices, samples = [], [], table.to_pylist()
+    read = np.flatnonzero(read_samples(runs, measure)).tolist()
+    for number in read:
+        row = samples[number]
         messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
         if (choice := choice_of(messages, row["meta"])) is not None:
             rows.append(number)
             choices.append(choice)
-    return np.array(rows, np.int64), choices, len(table) - len(rows)
+    return np.array(rows, np.int64), choices, len(read) - len(rows)
 
 
 def _must_suffice(spec: ExperimentSpec, name: str, n: int, n_train: int) -> None:
@@ -155,7 +158,7 @@ def questions_suffice(spec: ExperimentSpec, runs: Runs) -> None:
     facts = runs.manifest(spec.measure).facts
     first = next(runs.batches(facts.dataset, "samples", columns=["messages", "meta"], rows=PEEK))
     choices = (choice_of(row["messages"], row["meta"]) for row in first.to_pylist())
-    n = facts.n_samples if any(choices) else 0
+    n = facts.n_read if any(choices) else 0
     _must_suffice(spec, facts.name, n, len(judges(spec, n, spec.most_test)[1]))
 
 

@@ -20,6 +20,7 @@ from fac.interpret.parts import Explainer, Explanations, FeatureExplanation, Ope
 from fac.interpret.step_run import ExplainRun
 from fac.schema import ROLES, Chat
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 
 METHOD = "token statistics 1"  # changes when the same spans would give another explanation
 MAX_SAMPLES = 50_000  # of a larger dataset, the words of a fixed random part are counted
@@ -74,8 +75,9 @@ def _shape(word: str) -> str | None:
 class Corpus:
     """Which terms occur in which samples of a dataset: bool `[samples, terms]`, sparse."""
 
-    def __init__(self, chats: Iterable[Chat], lengths: np.ndarray, measure: str):
-        """`lengths` are the content tokens of every sample, int `[samples]`."""
+    def __init__(self, chats: Iterable[Chat], lengths: np.ndarray, read: np.ndarray, measure: str):
+        """`lengths` are the content tokens of every sample, int `[samples]`; those not `read`,
+        bool, take no part."""
         from scipy import sparse
 
         self.lengths, n_samples = lengths, len(lengths)
@@ -84,6 +86,7 @@ class Corpus:
         if n_samples > MAX_SAMPLES:
             keep[:] = False
             keep[rng.choice(n_samples, MAX_SAMPLES, replace=False)] = True
+        keep &= read
         self.tests = np.zeros(n_samples, bool)
         """Which silent samples belong to the test; the others shape explanations."""
         self.tests[rng.permutation(n_samples)[: n_samples // 2]] = True
@@ -256,8 +259,9 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
             facts = runs.manifest(spec.measure).facts
             batches = runs.batches(facts.dataset, "samples")
             chats = (chat for batch in batches for chat in batch.column("messages").to_pylist())
+            read = read_samples(runs, spec.measure)
             lengths = runs.table(spec.measure, "sample_tokens", ["n_content"])["n_content"]
-            corpora.append(Corpus(chats, lengths.to_numpy(), spec.measure))
+            corpora.append(Corpus(chats, lengths.to_numpy(), read, spec.measure))
         return {item.feature: corpora[0].explain(item) for item in items}
 
     return OpenExplainer(explain, source=METHOD)

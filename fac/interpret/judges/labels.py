@@ -13,6 +13,7 @@ from fac.interpret.parts import Judge
 from fac.interpret.step_run import JudgeRun, Row
 from fac.schema import CANNOT_TELL
 from fac.store.runs import Runs
+from fac.store.samples import read_samples
 from fac.uncertainty import label_contrast, label_counts, strata_of
 
 LEVELS_BY_Q = ((0.01, "yes"), (0.05, "probably"), (0.2, "maybe"))
@@ -102,9 +103,9 @@ def _judge(run: JudgeRun) -> Iterator[list[Row]]:
     source = _labels_of(run)
     dataset = runs.manifest(source).facts.dataset
     labels = runs.table(dataset, "samples", ["label"])["label"].to_pylist()
-    labelled = np.array([value is not None for value in labels])
+    labelled = np.array([value is not None for value in labels]) & read_samples(runs, source)
     carries = np.array([value == spec.label for value in labels])
-    n, n_with = int(labelled.sum()), int(carries.sum())
+    n, n_with = int(labelled.sum()), int((labelled & carries).sum())
     if n_with in (0, n):
         others = sorted({value for value in labels if value is not None})[:8]
         raise InputError(

@@ -345,13 +345,14 @@ class FeatureQueries(ExplanationQueries):
     ) -> pa.Table:
         """The rows of `features_page` for these features."""
         rows = aligned(self._table(run, SELECT_FEATURES), features)
-        n_samples = max(self._summary(run)["n_samples"], 1)
+        about = self._summary(run)
+        n_read = max(about["n_samples"] - about.get("n_rejected", 0), 1)
         counts = rows.drop_columns([f"peak_{role}" for role in ROLES])
         texts = self._first_explained(explained, features, *EXPLAINED_COLUMNS)
         return pa.table(
             {
                 **dict(zip(counts.column_names, counts.columns, strict=True)),
-                "density": rows["n_samples"].to_numpy() / n_samples,
+                "density": rows["n_samples"].to_numpy() / n_read,
                 "promotes": self._promoted(sae_run, features),
                 **dict(zip(texts.column_names, texts.columns, strict=True)),
             }

@@ -37,7 +37,7 @@ def _stand_ins(
     """For each gap a random feature of the anchor that is no gap; each once if they suffice."""
     facts = runs.manifest(anchor).facts
     fired = support_of(runs, anchor, facts.n_features, -math.inf)
-    eligible = coverage.everywhere_relevant(fired, facts.n_samples)
+    eligible = coverage.everywhere_relevant(fired, facts.n_read)
     eligible[[*every_gap]] = False
     pool = np.flatnonzero(eligible)
     if not len(pool):
