@@ -101,6 +101,23 @@ class MeasureFacts(Facts):
         return self.n_samples - self.n_rejected
 
     @property
+    def unread(self) -> str:
+        """What the model's chat template keeps from being read, in sentences; "" where nothing."""
+        sentences = []
+        if self.n_rejected:
+            sentences.append(
+                f"{self.n_rejected:,} of {self.n_samples:,} samples of {self.name} were left out: "
+                "the model's chat template refuses them."
+            )
+        if self.n_shortened:
+            sentences.append(
+                f"{self.n_shortened:,} of {self.n_samples:,} samples of {self.name} were read "
+                "without parts that the model's chat template leaves out or moves, such as "
+                "thoughts of earlier turns."
+            )
+        return " ".join(sentences)
+
+    @property
     def sae_name(self) -> str:
         """What people call the SAE: of a folder or a file the last part of its path."""
         is_path = self.sae.startswith(("/", ".", "~"))

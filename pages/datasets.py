@@ -95,15 +95,23 @@ def show_samples(run: str) -> None:
     pager.draw(total, "sample", "found" if search else "")
 
 
-def show_rejected(run: str) -> None:
-    refused = stores().runs.table(run, "rejected")
-    if not refused.num_rows:
+def show_rejected(run: str, measures: list[MeasureManifest]) -> None:
+    """Rows of its file that are no sample, and samples that a measure left out."""
+    listed = {run: ("", stores().runs.table(run, "rejected"))}
+    for each in measures:
+        if each.facts.n_rejected:
+            about = f"Left out when it was measured with {each.facts.encoder}"
+            listed[each.run] = about, stores().runs.table(each.run, "rejected")
+    listed = {each: (about, rows) for each, (about, rows) in listed.items() if rows.num_rows}
+    if not listed:
         st.caption("No row was refused.")
-        return
-    pager = Pager("refused", run)
-    part = refused.slice(pager.offset, pager.size)
-    table(part.to_pylist(), ("line", "reason"), key="refused rows")
-    pager.draw(refused.num_rows, "row", "refused")
+    for each, (about, rows) in listed.items():
+        if about:
+            st.caption(plain(about))
+        pager = Pager("refused", each)
+        part = rows.slice(pager.offset, pager.size)
+        table(part.to_pylist(), ("line", "reason"), key=f"refused rows of {each}")
+        pager.draw(rows.num_rows, "row", "refused")
 
 
 def measure(run: str, *, again: bool) -> None:
@@ -115,10 +123,16 @@ def measure(run: str, *, again: bool) -> None:
         model = st.text_input("Model", usual.model, help="demo, a folder or a hub id").strip()
         layer = st.number_input("Layer", 0, 1000, usual.layer)
         sae = st.text_input("SAE", usual.sae, help="demo, a folder or RELEASE/SAE_ID").strip()
+        skip = st.toggle(
+            "Skip what the model refuses",
+            help="Samples that its chat template refuses are left out and listed. Otherwise the "
+            "first one stops the measure.",
+        )
         corner = st.container() if again else slot
     meaning = "Reads every sample with the model and keeps each feature's peak."
     if corner.button("Measure", type="primary", icon=":material/speed:", help=meaning):
-        spec = MeasureSpec(dataset=run, model=model, layer=layer, sae=sae)
+        on_bad = "skip" if skip else "stop"
+        spec = MeasureSpec(dataset=run, model=model, layer=layer, sae=sae, on_bad=on_bad)
         start(spec, f"Measuring {stores().runs.manifest(run).facts.name}")
         st.rerun()
 
@@ -152,6 +166,9 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
     )
     if facts.says_unread:
         st.caption(plain(facts.says_unread))
+    for each in measures:
+        if each.facts.unread:
+            st.caption(plain(each.facts.unread))
     with st.container(horizontal=True, vertical_alignment="center"):
         if measures:
             view = {"dataset": catalogue.titles(catalogue.measured(stores()))[measures[0].run]}
@@ -169,7 +186,7 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
     if rows == "samples":
         show_samples(run)
     elif rows == "refused rows":
-        show_rejected(run)
+        show_rejected(run, measures)
     else:
         keys = ("run", "created", "seconds", "spec", "facts", "files")
         provenance = dict(manifest.content)

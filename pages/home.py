@@ -100,6 +100,9 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
             f"In the dataset; the anchor has {manifests[anchor].facts.n_samples:,}.",
         ),
     )
+    for run in dict.fromkeys((anchor, dataset)):
+        if unread := manifests[run].facts.unread:
+            st.caption(plain(unread))
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("#### From the dictionary to what is covered")

@@ -167,6 +167,27 @@ def test_ingest_counts_samples_duplicates_and_rejected_rows(workspace, tmp_path)
     assert answer.json["rejected"] == [{"line": 4, "reason": "the column 'text' is empty"}]
 
 
+def test_measure_stops_at_what_the_template_refuses_or_counts_and_lists_it(
+    workspace, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(frame, "Steps", ToySteps)
+    rows = [{"text": text} for text in ("tea", "refuse tea", "shorten milk", "tea")]
+    fac("ingest", write_lines(tmp_path / "drinks.jsonl", *rows), "--name", "d", workspace=workspace)
+    stopped = fac("measure", "d", workspace=workspace)
+    assert (stopped.code, stopped.out) == (2, "")
+    assert "Line 2 of d cannot be measured: the template refuses; " in stopped.err
+    assert not Runs(workspace).list("sae"), "the dictionary has not begun"
+    answer = fac("measure", "d", "--on-bad", "skip", "--json", workspace=workspace)
+    assert (answer.code, answer.err) == (0, "")
+    assert (answer.json["samples"], answer.json["empty"], answer.json["shortened"]) == (3, 0, 1)
+    assert answer.json["rejected"] == [
+        {"sample": 1, "line": 2, "reason": "The template refuses."},
+    ]
+    assert Runs(workspace).manifest(answer.json["run"]).facts.n_rejected == 1
+    again = fac("measure", "d", "--on-bad", "skip", workspace=workspace)
+    assert "line 2: The template refuses." in again.out
+
+
 def test_measure_tells_its_speed_and_what_fired(own_kitchen, monkeypatch):
     monkeypatch.setattr(frame, "Steps", KitchenSteps)
     answer = fac("measure", "toy-seed", "--layer", 2, "--json", workspace=own_kitchen)

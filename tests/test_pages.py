@@ -40,10 +40,11 @@ from fac.config import (
     MeasureSpec,
     ProbeSpec,
     Workspace,
+    read_spec,
 )
 from fac.errors import InputError
 from fac.jobs.worker import Worker
-from fac.measure import measure
+from fac.measure import measure, screen
 from fac.probe import probe
 from fac.prompts.relevance import TASKS
 from fac.questions import comparison
@@ -638,6 +639,28 @@ def test_a_dataset_is_measured_like_the_anchor(toy):
     assert job.spec["dataset"] == run
     assert (job.spec["model"], job.spec["layer"], job.spec["sae"]) == ("toy", 1, "toy")
     assert "Being measured" in words(at)
+
+
+def test_samples_that_a_model_refuses_can_be_skipped_and_are_shown(toy):
+    chats = [[{"role": "user", "content": text}] for text in ("refuse it", "hello", "shorten it")]
+    runs, encoder = Runs(toy), LexiconEncoder("hello")
+    dataset = publish_dataset(runs, "fresh", chats)
+    at = opened("datasets", open=dataset)
+    ran(
+        next(each for each in at.toggle if each.label.startswith("Skip what")).set_value(True).run()
+    )
+    ran(button(at, "Measure").click().run())
+    spec = read_spec("measure", Queue(toy.queue).jobs()[0].spec)
+    assert spec.on_bad == "skip"
+    how = {"runs": runs, "progress": lambda *_: None}
+    found = screen(spec, check=encoder.check, **how)
+    run = measure(spec, encoder=encoder, sae_run="none", screened=found, **how)
+    cache.build(runs, run, toy.cache)
+    at = opened("datasets", open=dataset, rows="refused rows")
+    assert "1 of 3 samples of fresh were left out" in words(at)
+    assert "1 of 3 samples of fresh were read without parts" in words(at)
+    assert "Left out when it was measured with lexicon/hello" in words(at)
+    assert [*at.dataframe[-1].value["reason"]] == ["The template refuses."]
 
 
 def test_what_has_been_measured_can_be_measured_with_another_sae(toy):

@@ -29,6 +29,7 @@ from fac.questions.relevance import Relevance, relevant_set
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, CoverageResult
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
+from fac.store.samples import read_samples
 
 
 @dataclass(frozen=True)
@@ -210,12 +211,14 @@ def certainty(stores: Stores, comparison: Comparison) -> Certainty:
     features, value = shown(stores, comparison), coverage(stores, comparison).fac
     interval, yardstick = uncertainty.Interval(value, math.nan, math.nan), NO_YARDSTICK
     anchor, dataset = name_of(stores, comparison.anchor), name_of(stores, *comparison.runs)
+    each = dict.fromkeys((comparison.anchor, *comparison.runs))
+    notes = [stores.runs.manifest(run).facts.unread for run in each]
     if not features.any():
-        return Certainty(interval, yardstick, nothing_to_cover(stores, comparison))
+        notes.append(nothing_to_cover(stores, comparison))
+        return Certainty(interval, yardstick, " ".join(filter(None, notes)))
     if comparison.anchor in comparison.runs:
-        note = f"What is compared with {anchor} contains it, so nothing can be missing."
-        return Certainty(interval, yardstick, note)
-    notes = []
+        notes.append(f"What is compared with {anchor} contains it, so nothing can be missing.")
+        return Certainty(interval, yardstick, " ".join(filter(None, notes)))
     if features.sum() == 1:
         notes.append("One relevant feature fires in the anchor: coverage is all or nothing.")
     if comparison.min_support > 1:
@@ -225,7 +228,10 @@ def certainty(stores: Stores, comparison: Comparison) -> Certainty:
         sides = [firing_of(stores, runs, *comparison.at) for runs in both]
         interval = uncertainty.fac_interval(*(side.of(features) for side in sides))
         notes.append(_about_interval(interval, anchor, dataset, *(s.n_samples for s in sides)))
-    n_shared = sum(stores.cache.n_shared(run, comparison.anchor) for run in comparison.runs)
+    n_shared = sum(
+        int(read_samples(stores.runs, run)[stores.cache.shared(run, comparison.anchor)].sum())
+        for run in comparison.runs
+    )
     if n_shared:
         notes.append(
             f"{n_shared:,} samples of {dataset} are in {anchor} too: what they show counts on both "

@@ -443,11 +443,6 @@ TOTAL_PEAKS = "SELECT {total} AS total FROM {run}.features ORDER BY feature"
 
 SELECT_TOKENS = "SELECT n_content FROM {run}.samples ORDER BY sample"
 
-COUNT_SHARED = """
-    SELECT count(*) FROM {run}.samples
-    WHERE sample_id IN (SELECT sample_id FROM {other}.samples)
-"""
-
 SELECT_SHARED = """
     SELECT sample FROM {run}.samples
     WHERE sample_id IN (SELECT sample_id FROM {other}.samples) ORDER BY sample
@@ -526,13 +521,6 @@ class SupportQueries(Files):
         `[n_samples]`."""
         with self._reading(run):
             return self._table(run, SELECT_TOKENS)["n_content"].to_numpy().astype(np.int64)
-
-    @remembered
-    def n_shared(self, run: str, other: str) -> int:
-        """Samples of a run that the other one has too, by their content."""
-        with self._reading(run, other) as cursor:
-            names = {"run": sql_name(run), "other": sql_name(other)}
-            return int(one_row(cursor, COUNT_SHARED.format(**names))[0])
 
     @remembered
     def shared(self, run: str, other: str) -> np.ndarray:
