@@ -1,6 +1,8 @@
 """Chat templates that refuse chats, take messages apart or read the clock."""
 
+import json
 import re
+from dataclasses import replace
 from datetime import datetime
 from itertools import count
 
@@ -8,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fac.config import IngestSpec, MeasureSpec, Workspace
 from fac.errors import InputError
+from fac.jobs.steps import Steps
 from fac.models import ROLES, SCAFFOLD, ChatRenderer
 
 THINKING = (
@@ -269,6 +273,45 @@ def test_a_refused_chat_does_not_hide_the_others():
 def test_a_chat_of_no_messages_has_no_tokens():
     first, none = renderer(STRICT).render([chat("bread"), []])
     assert len(first.ids) and not len(none.ids) and none.text == "" and none.cut == 0
+
+
+def test_a_refused_chat_ends_a_measure_before_any_weight_is_read(tmp_path):
+    """There are none: what is told first was known from the tokenizer."""
+    from tests import tiny
+
+    place = Workspace(tmp_path / "place")
+    folder = tiny.llama(tmp_path / "strict", template=STRICT)
+    (folder / "model.safetensors").unlink()
+    rows = [chat("bread"), chat("a", "b"), chat("a", "b", roles=("user", "user"))]
+    lines = "".join(json.dumps({"messages": messages}) + "\n" for messages in rows)
+    (tmp_path / "rows.jsonl").write_text("\n" + lines)
+    steps = Steps(place)
+    source = IngestSpec(name="rows", source=str(tmp_path / "rows.jsonl"))
+    dataset = steps.perform(source, lambda *_: None)
+    spec = MeasureSpec(dataset=dataset, model=str(folder), layer=2)
+    with pytest.raises(InputError, match=r"^Line 4 of rows cannot be measured: the chat template"):
+        steps.perform(spec, lambda *_: None)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        steps.perform(replace(spec, on_bad="skip"), lambda *_: None)
+
+
+def test_chats_are_read_alike_whether_or_not_one_between_them_is_left_out(tmp_path):
+    from fac.encoder import SaeEncoder
+    from fac.models import SubjectModel
+    from fac.saes import load_sae
+    from tests import tiny
+
+    model = SubjectModel(tiny.llama(tmp_path / "thinks", template=THINKING), layer=2)
+    encoder = SaeEncoder(model, load_sae(str(tiny.sae(tmp_path / "sae")), "cpu"), "tiny")
+    chats = [chat("Is the bread warm?", THOUGHT, "Good."), chat("Water", "The plants.")]
+    alone, mixed = encoder.encode(chats), encoder.encode([[], chats[0], [], chats[1], []])
+    assert len(alone.peak) > 20
+    assert mixed.sample.tolist() == (2 * alone.sample + 1).tolist()
+    for name in ("role", "feature", "position", "n_tokens"):
+        assert (getattr(mixed, name) == getattr(alone, name)).all()
+    assert mixed.peak == pytest.approx(alone.peak, rel=1e-5)
+    read = [s for reading in encoder.read([[], [], chats[0]]) for s in reading.samples]
+    assert sorted(read) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
