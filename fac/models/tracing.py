@@ -128,7 +128,7 @@ def _pieces(content: str, tags: re.Pattern[str]) -> list[tuple[str, str]]:
 
 
 def _words(contents: Sequence[str], tags: re.Pattern[str]) -> list[_Word]:
-    words = []
+    words: list[_Word] = []
     for message, content in enumerate(contents):
         between, own = [""], []
         for kind, piece in _pieces(content, tags):
