@@ -97,21 +97,21 @@ def show_samples(run: str) -> None:
 
 def show_rejected(run: str, measures: list[MeasureManifest]) -> None:
     """Rows of its file that are no sample, and samples that a measure left out."""
-    listed = {run: ("", stores().runs.table(run, "rejected"))}
+    listed = {run: ""}
     for each in measures:
         if each.facts.n_rejected:
-            about = f"Left out when it was measured with {each.facts.encoder}"
-            listed[each.run] = about, stores().runs.table(each.run, "rejected")
-    listed = {each: (about, rows) for each, (about, rows) in listed.items() if rows.num_rows}
-    if not listed:
+            listed[each.run] = f"Left out when it was measured with {each.facts.encoder}"
+    tables = {source: stores().runs.table(source, "rejected") for source in listed}
+    if not any(rows.num_rows for rows in tables.values()):
         st.caption("No row was refused.")
-    for each, (about, rows) in listed.items():
-        if about:
-            st.caption(plain(about))
-        pager = Pager("refused", each)
-        part = rows.slice(pager.offset, pager.size)
-        table(part.to_pylist(), ("line", "reason"), key=f"refused rows of {each}")
-        pager.draw(rows.num_rows, "row", "refused")
+    for source, rows in tables.items():
+        if rows.num_rows:
+            if about := listed[source]:
+                st.caption(plain(about))
+            pager = Pager("refused", source)
+            part = rows.slice(pager.offset, pager.size)
+            table(part.to_pylist(), ("line", "reason"), key=f"refused rows of {source}")
+            pager.draw(rows.num_rows, "row", "refused")
 
 
 def measure(run: str, *, again: bool) -> None:
