@@ -101,7 +101,7 @@ class MeasureFacts(Facts):
         return self.n_samples - self.n_rejected
 
     @property
-    def unread(self) -> str:
+    def says_left_out(self) -> str:
         """What the model's chat template keeps from being read, in sentences; "" where nothing."""
         sentences = []
         if self.n_rejected:

@@ -167,8 +167,8 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
     if facts.says_unread:
         st.caption(plain(facts.says_unread))
     for each in measures:
-        if each.facts.unread:
-            st.caption(plain(each.facts.unread))
+        if each.facts.says_left_out:
+            st.caption(plain(each.facts.says_left_out))
     with st.container(horizontal=True, vertical_alignment="center"):
         if measures:
             view = {"dataset": catalogue.titles(catalogue.measured(stores()))[measures[0].run]}

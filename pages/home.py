@@ -101,8 +101,8 @@ def answer(manifests: Mapping[str, MeasureManifest]) -> None:
         ),
     )
     for run in dict.fromkeys((anchor, dataset)):
-        if unread := manifests[run].facts.unread:
-            st.caption(plain(unread))
+        if left_out := manifests[run].facts.says_left_out:
+            st.caption(plain(left_out))
     left, right = st.columns(2, gap="medium")
     with left.container(border=True, height="stretch"):
         st.markdown("#### From the dictionary to what is covered")

@@ -212,7 +212,7 @@ def certainty(stores: Stores, comparison: Comparison) -> Certainty:
     interval, yardstick = uncertainty.Interval(value, math.nan, math.nan), NO_YARDSTICK
     anchor, dataset = name_of(stores, comparison.anchor), name_of(stores, *comparison.runs)
     each = dict.fromkeys((comparison.anchor, *comparison.runs))
-    notes = [stores.runs.manifest(run).facts.unread for run in each]
+    notes = [stores.runs.manifest(run).facts.says_left_out for run in each]
     if not features.any():
         notes.append(nothing_to_cover(stores, comparison))
         return Certainty(interval, yardstick, " ".join(filter(None, notes)))
