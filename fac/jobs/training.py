@@ -24,8 +24,9 @@ from fac.store import open_stores
 from fac.store.runs import Runs
 
 if TYPE_CHECKING:
+    from fac.preflight import Finding
     from fac.sae_training import TrainRecipe
-    from fac.saes import Finding, Quality
+    from fac.saes import Quality
 
 
 SPLIT_SEED = 0
@@ -53,6 +54,7 @@ def preflight(
 ) -> tuple[list[Finding], Quality | None, str]:
     """Compare an SAE with a model on the first samples of a file; findings, figures, verdict."""
     from fac import saes
+    from fac.preflight import preflight, verdict
 
     chats = list(islice(read_chats([texts]), samples))
     progress(0, 2, "loading the model and the SAE")
@@ -61,8 +63,8 @@ def preflight(
     dictionary = saes.load_sae(sae, subject.device)
     progress(1, 2, "reconstructing")
     name = located.identity.split("@")[0]
-    findings, quality = saes.preflight(dictionary, subject, name, chats)
-    return findings, quality, saes.verdict(findings)
+    findings, quality = preflight(dictionary, subject, name, chats)
+    return findings, quality, verdict(findings)
 
 
 class Clock:
