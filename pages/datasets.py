@@ -115,10 +115,16 @@ def measure(run: str, *, again: bool) -> None:
         model = st.text_input("Model", usual.model, help="demo, a folder or a hub id").strip()
         layer = st.number_input("Layer", 0, 1000, usual.layer)
         sae = st.text_input("SAE", usual.sae, help="demo, a folder or RELEASE/SAE_ID").strip()
+        despite = st.text_input(
+            "Despite",
+            usual.despite or "",
+            help="Why an SAE is taken that says it belongs to another model, layer or hook; the "
+            "reason stays with the measure. Empty: such an SAE is refused.",
+        ).strip()
         corner = st.container() if again else slot
     meaning = "Reads every sample with the model and keeps each feature's peak."
     if corner.button("Measure", type="primary", icon=":material/speed:", help=meaning):
-        spec = MeasureSpec(dataset=run, model=model, layer=layer, sae=sae)
+        spec = MeasureSpec(dataset=run, model=model, layer=layer, sae=sae, despite=despite)
         start(spec, f"Measuring {stores().runs.manifest(run).facts.name}")
         st.rerun()
 
@@ -165,6 +171,8 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
         else:
             measure(run, again=bool(measures))
+    if measures and (doubt := measures[0].facts.doubt):
+        st.caption(plain(doubt))
     rows = views.choice("Show", VIEWS, "rows", label_visibility="collapsed")
     if rows == "samples":
         show_samples(run)

@@ -13,7 +13,18 @@ from typer import Argument, Option
 
 from fac import demo
 from fac.cli import frame
-from fac.cli.frame import Answer, Layer, Model, Role, SaeOption, command, listing, out, perform
+from fac.cli.frame import (
+    Answer,
+    Despite,
+    Layer,
+    Model,
+    Role,
+    SaeOption,
+    command,
+    listing,
+    out,
+    perform,
+)
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace
 from fac.jobs import training
 from fac.schema import EVERY_ROLE
@@ -73,6 +84,7 @@ def measure(
     model: Model = "demo",
     layer: Layer = 15,
     sae: SaeOption = "demo",
+    despite: Despite = "",
     role: Role = EVERY_ROLE,
     max_tokens: Annotated[int, Option(help="Samples are read up to here.")] = 1024,
     floor: Annotated[float, Option(help="Peaks at or below are not stored.")] = 0.0,
@@ -85,6 +97,7 @@ def measure(
         model=model,
         layer=layer,
         sae=sae,
+        despite=despite.strip(),
         role=role,
         floor=floor,
         max_tokens=max_tokens,
@@ -94,7 +107,8 @@ def measure(
     names = ("tokens", "seconds", "tokens_per_second", "features_fired", "n_features")
     data = {"run": run_id, **{name: getattr(facts, name) for name in names}}
     data |= {"samples": facts.n_samples, "cut": facts.n_cut, "empty": facts.n_empty}
-    return Answer(data, listing(data))
+    frame.say_doubt(facts.doubt)
+    return Answer({**data, "despite": facts.despite, "doubt": facts.doubt}, listing(data))
 
 
 @command("probe")
@@ -104,11 +118,13 @@ def probe(
     model: Model = "demo",
     layer: Layer = 15,
     sae: SaeOption = "demo",
+    despite: Despite = "",
     top: Annotated[int, Option(min=1, help="Features shown.")] = 20,
 ) -> Answer:
     """Which features fire on which token of a text."""
-    spec = ProbeSpec(text=text, model=model, layer=layer, sae=sae)
+    spec = ProbeSpec(text=text, model=model, layer=layer, sae=sae, despite=despite.strip())
     run_id, runs = perform(workspace, spec, "reading the text"), Runs(workspace)
+    frame.say_doubt(doubt := runs.manifest(run_id).facts.doubt)
     tokens = runs.table(run_id, "tokens").to_pylist()
     features: dict[int, dict[str, Any]] = {}
     for row in runs.table(run_id, "activations").to_pylist():
@@ -128,7 +144,8 @@ def probe(
             table.add_row(str(f["feature"]), *figures)
         out.print(table)
 
-    return Answer({"run": run_id, "tokens": tokens, "features": ranked}, show)
+    data = {"run": run_id, "tokens": tokens, "features": ranked}
+    return Answer({**data, "despite": spec.despite or None, "doubt": doubt}, show)
 
 
 # --- SAEs and models ----------------------------------------------------------------------------

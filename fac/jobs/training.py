@@ -54,7 +54,7 @@ def preflight(
 ) -> tuple[list[Finding], Quality | None, str]:
     """Compare an SAE with a model on the first samples of a file; findings, figures, verdict."""
     from fac import saes
-    from fac.preflight import preflight, verdict
+    from fac.preflight import card_of, preflight, verdict
 
     chats = list(islice(read_chats([texts]), samples))
     progress(0, 2, "loading the model and the SAE")
@@ -62,8 +62,7 @@ def preflight(
     subject = load_subject(located, layer)
     dictionary = saes.load_sae(sae, subject.device)
     progress(1, 2, "reconstructing")
-    name = located.identity.split("@")[0]
-    findings, quality = preflight(dictionary, subject, name, chats)
+    findings, quality = preflight(dictionary, subject, card_of(located), chats)
     return findings, quality, verdict(findings)
 
 
@@ -114,6 +113,8 @@ def train_sae(
     training = chats[: len(chats) - held_out][:max_samples]
     seen = {datasets.sample_id(chat) for chat in training}
     judged = [c for c in chats[len(chats) - held_out :] if datasets.sample_id(c) not in seen]
+    from fac.preflight import card_of
+
     located = locate(model, workspace.models, progress)
     settings = {
         **asdict(recipe),
@@ -137,7 +138,7 @@ def train_sae(
         recipe,
         work=work,
         out=out,
-        model_name=located.identity.split("@")[0],
+        model_name=card_of(located).name,  # of a snapshot in the hub's cache its id
         layer=layer,
         device=device(),
         report=learning,

@@ -72,6 +72,7 @@ def measure(
     sae_run: str,
     progress: Progress,
     executor: Executor | None = None,
+    doubt: str = "",
 ) -> str:
     """Measure a dataset run with an encoder; returns the measure run's id.
 
@@ -104,6 +105,8 @@ def measure(
                 layer=spec.layer,
                 model=spec.model,
                 sae=spec.sae,
+                despite=spec.despite or None,
+                doubt=doubt or None,
                 **facts,
             ),
         )
