@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from fac.config import MeasureSpec, ProbeSpec, SaeSpec
 from fac.errors import InputError
 from fac.jobs.steps import load_encoder
+from fac.manifest import MeasureFacts
 from fac.models import SubjectModel, locate_model
 from fac.preflight import ModelCard, card_of, doubt_of, match, must_match, numbers, verdict
 from fac.preflight import preflight as checks
+from fac.questions.catalogue import titles
 from fac.saes import load_sae
 from tests.test_saes import (
     CHATS,
@@ -225,6 +228,17 @@ def test_an_sae_that_says_it_belongs_elsewhere_is_refused_before_weights_are_rea
     assert fitting.doubt == ""
     silent = tiny.sae(tmp_path / "silent", model_name=None)
     assert "does not name its model" in load_encoder(*how[:2], str(silent), *how[3:]).doubt
+
+
+def test_a_run_of_an_sae_that_does_not_fit_is_called_so_everywhere():
+    fits = SimpleNamespace(facts=MeasureFacts(name="tea", encoder="tiny@1/layer2/sae@1"))
+    taken = MeasureFacts(name="rice", encoder="tiny@1/layer2/x@1", despite="a copy", doubt="It ...")
+    needless = MeasureFacts(name="oats", encoder="tiny@1/layer2/sae@1", despite="to be sure")
+    runs = {"a": fits, "b": SimpleNamespace(facts=taken), "c": SimpleNamespace(facts=needless)}
+    assert titles(runs) == {"a": "tea", "b": "rice · despite: a copy", "c": "oats"}
+    assert taken.provenance == "tiny@1/layer2/x@1, despite its metadata: a copy"
+    assert needless.provenance == needless.encoder
+    assert "doubt" not in needless.as_json()
 
 
 # --- numbers ----------------------------------------------------------------------------------
