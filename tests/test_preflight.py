@@ -426,7 +426,7 @@ def inputs_times(factor):
         (permuted("W_dec"), {}, "decoder", "not in the encoder's order"),
         (permuted("b_enc"), {}, "encoder bias", "the one that the decoder's implies fits"),
         (permuted("b_dec"), {}, "decoder bias", "another one fits"),
-        (times("threshold", 0), {}, "thresholds", "all are 0"),
+        (times("threshold", 0), {}, "thresholds", "all are 0, which leaves "),
         (times("W_dec", 2), {}, "decoder", "it is x2 of what fits"),
         (
             lambda w: w,

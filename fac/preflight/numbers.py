@@ -197,6 +197,8 @@ def diagnose(sae: Sae, states: torch.Tensor) -> list[Finding]:
     off, as far as a change of that part alone makes it describe the stream; of several changes the
     best is named."""
     few = states[:: -(-len(states) // FEW)]
+    if damaged := [each for each in (_thresholds(sae, few), _order(sae)) if each]:
+        return damaged  # which explains whatever else is seen
     before = _error(sae, few)[0]
     changes = [*_scaled(sae, few)]
     if before >= WELL or _explaining(changes, before):
@@ -209,15 +211,14 @@ def diagnose(sae: Sae, states: torch.Tensor) -> list[Finding]:
         scale = Finding("scale", True, f"{says}, and no other scale is clearly better")
     else:
         scale = Finding("scale", None, f"{says}, and the SAE describes it as it is at no scale")
-    wrong = [each for each in (_thresholds(sae, few), _order(sae), _bias(sae, states)) if each]
     if best:
         figures = f"FVU {best.after:.3f} instead of {before:.3f}"
         finding = Finding(best.check, False, f"{best.says} ({figures})")
-        if best.check == "scale":
-            return [finding, *wrong]
-        return [scale, finding, *(each for each in wrong if each.check != best.check)]
-    if wrong or before < FITS:
-        return [scale, *wrong]
+        return [finding] if best.check == "scale" else [scale, finding]
+    if bias := _bias(sae, states):
+        return [scale, bias]
+    if before < FITS:
+        return [scale]
     none = "no scale and no single part explains the reconstruction"
     return [scale, Finding("parts", None, f"{none}: the SAE may be of other weights altogether")]
 
