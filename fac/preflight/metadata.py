@@ -49,9 +49,7 @@ def card_of(located: Located) -> ModelCard:
             f"local folder or a hub id that this machine can reach."
         ) from error
     name, folder = located.identity.rpartition("@")[0], Path(located.folder)
-    if not folder.is_dir():
-        return ModelCard(name, True, "", kind, *sizes)
-    if name != folder.resolve().name:  # the demo, or what a GGUF file was converted to
+    if not folder.is_dir() or name != folder.resolve().name:  # a hub id, or a GGUF file's name
         return ModelCard(name, True, "", kind, *sizes)
     origin = json.loads((folder / "config.json").read_text("utf-8")).get("_name_or_path") or ""
     origin = _in_hub_cache(origin) or (origin if origin.count("/") == 1 else Path(origin).name)
@@ -173,7 +171,7 @@ def _model(trained_on: str | None, card: ModelCard) -> Finding:
     def finding(ok: bool | None, says: str) -> Finding:
         return Finding("model", ok, says)
 
-    if not trained_on or _is_nameless(trained_on) and trained_on != card.name:
+    if not trained_on or (_is_nameless(trained_on) and trained_on != card.name):
         named = f"calls its model only {trained_on!r}" if trained_on else "does not name its model"
         return finding(None, f"the SAE {named}; asked for {card.name}")
     says = f"the SAE says it was trained on {trained_on}; asked for {card.name}"
@@ -188,7 +186,7 @@ def _model(trained_on: str | None, card: ModelCard) -> Finding:
     if not card.certain and (alike or (_is_nameless(card.name) and not kind)):
         size = ", which has its size" if alike else ""
         return finding(None, f"{says}{size}: the folder's name does not say whose weights it has")
-    return finding(False, f"{says}: give --model {trained_on}, or an SAE of this model")
+    return finding(False, f"{says}: give that model, or an SAE of this one")
 
 
 # A hook whose tensor is known not to be the stream between blocks.
@@ -226,8 +224,8 @@ def _normalisation(kind: str) -> Finding:
             f"the SAE wants inputs normalised by {kind!r}, whose statistics do not come with it: "
             f"fold them into its weights with sae-lens, or take another SAE",
         )
-    scaled = "its inputs as they are" if kind == "none" else f"normalises its inputs by {kind!r}"
-    return Finding("normalisation", True, f"the SAE {'takes' if kind == 'none' else ''} {scaled}")
+    how = "takes its inputs as they are" if kind == "none" else f"normalises its inputs by {kind!r}"
+    return Finding("normalisation", True, f"the SAE {how}")
 
 
 def doubt_of(findings: Sequence[Finding], despite: str = "") -> str:
