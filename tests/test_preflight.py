@@ -140,7 +140,6 @@ def test_a_folder_without_a_config_that_can_be_read_is_told(folder, tmp_path):
         ("blocks.2.hook_resid_post", "layer", False, "give --layer 3"),
         ("blocks.1.hook_mlp_out", "hook point", False, "not the residual stream between blocks"),
         ("blocks.1.hook_attn_out", "hook point", False, "not the residual stream"),
-        ("blocks.1.attn.hook_z", "hook point", False, "not the residual stream"),
         ("blocks.1.hook_resid_mid", "hook point", False, "not the residual stream"),
         ("hook_embed", "hook point", False, "not the residual stream"),
         ("blocks.1.ln2.hook_normalized", "hook point", False, "not the residual stream"),
@@ -157,17 +156,11 @@ def test_an_sae_is_held_against_a_layer_by_its_hook(tmp_path, hook, check, ok, s
     assert False not in others
 
 
-def test_a_transcoder_and_a_scale_that_was_not_folded_in_do_not_fit(tmp_path):
-    from tests import tiny
-
+def test_a_transcoder_does_not_fit(tmp_path):
     sae = perfect(tmp_path / "a")
     sae.module.cfg.metadata.hook_name_out = "blocks.1.hook_mlp_out"
     with pytest.raises(InputError, match="it is a transcoder"):
         must_match(match(sae, TINY, LAYER), "a")
-    perfect(tmp_path / "b")
-    tiny.edit_json(tmp_path / "b" / "cfg.json", normalize_activations="expected_average_only_in")
-    with pytest.raises(InputError, match="fold them into its weights"):
-        must_match(match(load_sae(str(tmp_path / "b")), TINY, LAYER), "b")
 
 
 def test_a_reason_lets_pass_what_is_only_said_and_never_what_cannot_be_computed(tmp_path):
@@ -416,18 +409,6 @@ def inputs_times(factor):
         (inputs_times(2), {}, "scale", "inputs are x2 of"),
         (inputs_times(0.5), {}, "scale", "inputs are x0.5 of"),
         (inputs_times(32), {}, "scale", "inputs are x32 of"),
-        (
-            lambda w: w | {"W_enc": w["W_enc"].T},
-            {},
-            "encoder",
-            "transposed: get the SAE's weights again (FVU 0.000",
-        ),
-        (
-            lambda w: w | {"W_dec": w["W_dec"].T},
-            {},
-            "decoder",
-            "transposed: get the SAE's weights again (FVU 0.000",
-        ),
         (permuted("W_dec"), {}, "decoder", "not in the encoder's order"),
         (permuted("b_enc"), {}, "encoder bias", "the one that the decoder's implies fits"),
         (permuted("b_dec"), {}, "decoder bias", "another one fits"),

@@ -217,13 +217,6 @@ def _layer(trained: int | None, layer: int) -> Finding:
 
 
 def _normalisation(kind: str) -> Finding:
-    if kind in ("expected_average_only_in", "covariance_whitening"):
-        return Finding(
-            "normalisation",
-            False,
-            f"the SAE wants inputs normalised by {kind!r}, whose statistics do not come with it: "
-            f"fold them into its weights with sae-lens, or take another SAE",
-        )
     how = "takes its inputs as they are" if kind == "none" else f"normalises its inputs by {kind!r}"
     return Finding("normalisation", True, f"the SAE {how}")
 

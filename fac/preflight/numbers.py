@@ -202,7 +202,7 @@ def diagnose(sae: Sae, states: torch.Tensor) -> list[Finding]:
     before = _error(sae, few)[0]
     changes = [*_scaled(sae, few)]
     if before >= WELL or _explaining(changes, before):
-        for change in (_transposed, _normalised, _lengthened, _biased, _centered):
+        for change in (_normalised, _lengthened, _biased, _centered):
             changes += change(sae, few)
     best = _explaining(changes, before)
     norm = float(few.norm(dim=-1).mean())
@@ -262,15 +262,6 @@ def _scaled(sae: Sae, states: torch.Tensor) -> Iterator[Change]:
 
 
 AGAIN = "get the SAE's weights again"
-
-
-def _transposed(sae: Sae, states: torch.Tensor) -> Iterator[Change]:
-    if sae.n_features != sae.d_in:
-        return
-    for name, title in (("W_enc", "encoder"), ("W_dec", "decoder")):
-        with _changed(sae, **{name: getattr(sae.module, name).data.T.contiguous()}):
-            after = _error(sae, states)[0]
-        yield Change(after, title, f"its file has it transposed: {AGAIN}")
 
 
 def _normalised(sae: Sae, states: torch.Tensor) -> Iterator[Change]:
