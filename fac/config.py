@@ -138,13 +138,24 @@ class IngestSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureSpec(Spec):
-    step = "measure"
-    later = ("on_bad",)
-    dataset: str  # run id of the dataset to read
+class EncoderSpec(Spec):
+    """What texts are read with."""
+
     model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
     layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
     sae: str = "demo"  # `demo`, a folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file
+    despite: str = ""  # the reason to take an SAE that says it belongs elsewhere
+
+    def as_json(self) -> dict[str, object]:
+        """Without the reason where there is none, as runs were before there could be one."""
+        return {k: v for k, v in super().as_json().items() if k != "despite" or v}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureSpec(EncoderSpec):
+    step = "measure"
+    later = ("on_bad",)
+    dataset: str  # run id of the dataset to read
     role: str = EVERY_ROLE  # whose tokens are pooled: one of ROLES, or all (kept apart by role)
     floor: float = 0.0  # peaks at or below are not stored; any higher threshold can be asked for
     max_tokens: int = 1024  # longer samples are read up to here; the rest is counted as cut
@@ -159,24 +170,18 @@ class MeasureSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaeSpec(Spec):
+class SaeSpec(EncoderSpec):
     """What is known of a dictionary before any data: map, neighbours, logit lens."""
 
     step = "sae"
-    model: str = "demo"
-    layer: int = 15
-    sae: str = "demo"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeSpec(Spec):
+class ProbeSpec(EncoderSpec):
     """One text, token by token."""
 
     step = "probe"
     text: str
-    model: str = "demo"
-    layer: int = 15
-    sae: str = "demo"
     max_tokens: int = 1024
 
     def __post_init__(self) -> None:
@@ -391,7 +396,6 @@ WRITERS: Registry[Any] = Registry("fac.generator.writers", "WRITER")
 METHODS: Registry[Any] = Registry("fac.synthesis.methods", "METHOD")
 """Two steps, from approved pairs, and baselines through the same path."""
 
-
 ANSWERERS: Mapping[str, str] = {
     "": "The writer itself",
     "local": "The measured model",
@@ -569,8 +573,7 @@ SPECS: dict[str, type[Spec]] = {
     spec.step: spec
     for spec in (
         *(IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec),
-        *(FamiliesSpec, ExperimentSpec),
-        *(PairsSpec, RescoreSpec, SynthesizeSpec, RetouchSpec),
+        *(FamiliesSpec, ExperimentSpec, PairsSpec, RescoreSpec, SynthesizeSpec, RetouchSpec),
     )
 }
 

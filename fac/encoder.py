@@ -159,7 +159,7 @@ class SaeEncoder:
     Raises InputError when the SAE reads another width than the model has.
     """
 
-    def __init__(self, model: SubjectModel, sae: Sae, model_identity: str):
+    def __init__(self, model: SubjectModel, sae: Sae, model_identity: str, doubt: str = ""):
         if sae.d_in != model.d_model:
             raise InputError(
                 f"The SAE {sae.identity} reads {sae.d_in} values, but {model_identity} has a "
@@ -169,6 +169,7 @@ class SaeEncoder:
         self.model = model
         self.sae = sae
         self.n_features = sae.n_features
+        self.doubt = doubt  # what the SAE's metadata leaves open about its belonging here
         # Peaks of two precisions differ in their third digit: runs of both are not to be compared.
         held = "" if model.dtype == "float32" else f" in {model.dtype}"
         self.identity = (

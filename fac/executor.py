@@ -425,11 +425,12 @@ class OnWorkers:
         return result
 
 
+ABOUT = ("identity", "n_features", "doubt", "chats")
+
+
 def about_loaded(loaded: Any, _item: None, _count: CountBatch) -> dict[str, Any]:
     """The attributes by which an encoder or a writer is known elsewhere."""
-    return {
-        k: getattr(loaded, k) for k in ("identity", "n_features", "chats") if hasattr(loaded, k)
-    }
+    return {k: getattr(loaded, k) for k in ABOUT if hasattr(loaded, k)}
 
 
 def _on_same(
@@ -455,6 +456,7 @@ class RayEncoder(OnWorkers):
     """
 
     n_features: int
+    doubt: str = ""
     other_model = (
         "The machine {} reads with {}, another with {}: put the same model and SAE on every "
         "machine of the Ray cluster."

@@ -75,6 +75,7 @@ class DatasetFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureFacts(Facts):
+    omitted = ("despite", "doubt")
     dataset: str = ""
     sae_run: str = ""  # the run that describes the dictionary
     encoder: str = ""  # model, layer, SAE and revisions: where equal, features mean the same
@@ -83,6 +84,8 @@ class MeasureFacts(Facts):
     layer: int = 0
     model: str = ""
     sae: str = ""
+    despite: str | None = None  # why an SAE was taken that says it belongs elsewhere
+    doubt: str | None = None  # what the SAE leaves open about where it belongs
     tokens: int = 0  # of the rendered chats, as far as they were read
     content_tokens: int = 0
     content_tokens_by_role: Counts = field(default_factory=dict)
@@ -118,6 +121,16 @@ class MeasureFacts(Facts):
         return " ".join(sentences)
 
     @property
+    def provenance(self) -> str:
+        """What the texts were read with and, where that was doubtful, why."""
+        return self.encoder + (f", despite its metadata: {self.override}" if self.override else "")
+
+    @property
+    def override(self) -> str:
+        """The reason for which an SAE was taken that does not fit; "" where it needed none."""
+        return (self.despite or "") if self.doubt else ""
+
+    @property
     def sae_name(self) -> str:
         """What people call the SAE: of a folder or a file the last part of its path."""
         is_path = self.sae.startswith(("/", ".", "~"))
@@ -136,10 +149,12 @@ class SaeFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeFacts(Facts):
+    omitted = ("doubt",)
     text: str = ""
     sae_run: str = ""
     n_features: int = 0
     encoder: str = ""
+    doubt: str | None = None  # what the SAE leaves open about where it belongs
 
     def as_json(self) -> dict[str, Any]:
         facts = super().as_json()

@@ -41,7 +41,7 @@ def read_text(text: str, encoder: Encoder) -> tuple[pa.Table, pa.Table]:
     return pa.table(tokens).cast(TOKENS), pa.table(active).cast(ACTIVATIONS)
 
 
-def probe(spec: ProbeSpec, *, runs: Runs, encoder: Encoder, sae_run: str) -> str:
+def probe(spec: ProbeSpec, *, runs: Runs, encoder: Encoder, sae_run: str, doubt: str = "") -> str:
     """Read one text; returns the probe run's id."""
     run_id = spec.run_id(encoder.identity)
     if runs.find(run_id):
@@ -53,7 +53,11 @@ def probe(spec: ProbeSpec, *, runs: Runs, encoder: Encoder, sae_run: str) -> str
         write_table(scratch / "tokens.parquet", tokens, TOKENS)
         write_table(scratch / "activations.parquet", active, ACTIVATIONS)
         facts = ProbeFacts(
-            text=spec.text, sae_run=sae_run, n_features=encoder.n_features, encoder=encoder.identity
+            text=spec.text,
+            sae_run=sae_run,
+            n_features=encoder.n_features,
+            encoder=encoder.identity,
+            doubt=doubt or None,
         )
         runs.publish(run_id, spec=spec, inputs=[], facts=facts, seconds=time.monotonic() - begun)
     return run_id

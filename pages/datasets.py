@@ -128,11 +128,19 @@ def measure(run: str, *, again: bool) -> None:
             help="Samples that its chat template refuses are left out and listed. Otherwise the "
             "first one stops the measure.",
         )
+        despite = st.text_input(
+            "Despite",
+            usual.despite or "",
+            help="Why an SAE is taken that says it belongs to another model, layer or hook; the "
+            "reason stays with the measure. Empty: such an SAE is refused.",
+        ).strip()
         corner = st.container() if again else slot
     meaning = "Reads every sample with the model and keeps each feature's peak."
     if corner.button("Measure", type="primary", icon=":material/speed:", help=meaning):
         on_bad = "skip" if skip else "stop"
-        spec = MeasureSpec(dataset=run, model=model, layer=layer, sae=sae, on_bad=on_bad)
+        spec = MeasureSpec(
+            dataset=run, model=model, layer=layer, sae=sae, despite=despite, on_bad=on_bad
+        )
         start(spec, f"Measuring {stores().runs.manifest(run).facts.name}")
         st.rerun()
 
@@ -182,6 +190,8 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
         else:
             measure(run, again=bool(measures))
+    if measures and (doubt := measures[0].facts.doubt):
+        st.caption(plain(doubt))
     rows = views.choice("Show", VIEWS, "rows", label_visibility="collapsed")
     if rows == "samples":
         show_samples(run)

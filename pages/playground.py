@@ -99,7 +99,13 @@ with st.form("text", border=False):
     sent = st.form_submit_button("Read its features", type="primary", icon=":material/play_arrow:")
 if sent and written.strip():
     st.session_state.pop("probe_error", None)
-    spec = ProbeSpec(text=written, model=facts.model, layer=facts.layer, sae=facts.sae)
+    spec = ProbeSpec(
+        text=written,
+        model=facts.model,
+        layer=facts.layer,
+        sae=facts.sae,
+        despite=facts.despite or "",
+    )
     st.session_state["probe_job"] = start(spec, "Reading the text")
 
 if "probe_job" in st.session_state:

@@ -21,6 +21,7 @@ class LexiconEncoder:
         self.words = words
         self.n_features = len(words)
         self.identity = "lexicon/" + ",".join(words)
+        self.doubt = ""
         self.sae = SimpleNamespace(decoder=np.eye(len(words), dtype=np.float32))
         self.rows = rows
         self.read_samples = 0

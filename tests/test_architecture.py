@@ -25,7 +25,7 @@ LAYERS = [
     },
     {"models", "sae_formats"},
     {"saes"},
-    {"datasets", "encoder", "generator", "sae_training", "store"},
+    {"datasets", "encoder", "generator", "preflight", "sae_training", "store"},
     {
         *("measure", "interpret", "synthesis", "review", "ingest", "export"),
         *("dictionary", "probe", "demo"),

@@ -768,6 +768,41 @@ def test_the_wrong_sae_for_a_model_is_told_before_anything_is_measured(
     assert everything(workspace.root) == before
 
 
+def test_an_sae_of_another_model_takes_a_reason_that_stays_with_the_run(tiny, workspace):
+    from tests import tiny as weights
+
+    fac("ingest", tiny / "texts.jsonl", "--name", "texts", workspace=workspace)
+    sae = weights.sae(workspace.root / "gpt2-sae", model_name="gpt2-small")
+    how = ("--model", tiny / "model", "--layer", 2, "--sae", sae)
+    for line in (("measure", "texts"), ("probe", "Take the early train")):
+        answer = fac(*line, *how, workspace=workspace)
+        assert_one_sentence(answer)
+        assert "trained on gpt2-small; asked for model" in answer.err
+        assert "say why with --despite" in answer.err
+        forced = fac(*line, *how, "--despite", "a copy of it", "--json", workspace=workspace)
+        assert forced.code == 0, forced.err
+        assert forced.json["despite"] == "a copy of it"
+        assert "It was taken despite that: a copy of it" in forced.json["doubt"]
+        assert forced.err.count("It was taken despite that: a copy of it") == 1
+    every = workspace.root / "ids.json"
+    every.write_text(json.dumps([*range(96)]))
+    line = ("coverage", "--anchor", "texts", "--dataset", "texts", "--relevant", every)
+    assert "despite its metadata: a copy of it" in fac(*line, workspace=workspace).err
+
+
+def test_an_sae_that_does_not_name_its_model_is_measured_and_the_doubt_told(tiny, workspace):
+    from tests import tiny as weights
+
+    fac("ingest", tiny / "texts.jsonl", "--name", "texts", workspace=workspace)
+    sae = weights.sae(workspace.root / "nameless", model_name=None)
+    how = ("--model", tiny / "model", "--layer", 2, "--sae", sae)
+    answer = fac("measure", "texts", *how, "--json", workspace=workspace)
+    assert answer.code == 0, answer.err
+    assert "unsure: the SAE does not name its model" in answer.json["doubt"]
+    assert answer.err.count("does not name its model") == 1
+    assert answer.json["despite"] is None
+
+
 def test_preflight_says_yes_or_no_and_shows_its_checks(tiny, workspace):
     how = ("--model", tiny / "model", "--layer", 2, "--texts", tiny / "texts.jsonl", "--json")
     answer = fac("preflight", *how, "--sae", tiny / "wide", workspace=workspace)

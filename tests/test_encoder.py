@@ -341,7 +341,7 @@ def test_the_identity_names_all_that_decides_a_number(home, encoders):
 def test_a_model_in_bfloat16_is_read_nearly_alike(home):
     from tests import tiny
 
-    sae = str(tiny.sae(home / "rough"))
+    sae = str(tiny.sae(home / "rough", model_name="llama"))
     exact, rough = (
         load_encoder(str(home / "llama"), LAYER, sae, 512, dtype, home) for dtype in PRECISIONS
     )

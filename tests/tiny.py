@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma3Config,
@@ -283,6 +284,15 @@ def sae(
     module.cfg.metadata.model_name = model_name
     module.save_model(folder)
     return folder
+
+
+def save_weights(folder: Path, **weights: Any) -> None:
+    """Overwrite the weights of an SAE's folder, all of them, by arrays of these names."""
+    named = {
+        name: torch.as_tensor(weight, dtype=torch.float32).contiguous()
+        for name, weight in weights.items()
+    }
+    save_file(named, folder / "sae_weights.safetensors")
 
 
 def paper_checkpoint(path: Path, *, d_in: int = 32, n_features: int = 96) -> Path:

@@ -14,7 +14,18 @@ from typer import Argument, Option
 
 from fac import demo
 from fac.cli import frame
-from fac.cli.frame import Answer, Layer, Model, Role, SaeOption, command, listing, out, perform
+from fac.cli.frame import (
+    Answer,
+    Despite,
+    Layer,
+    Model,
+    Role,
+    SaeOption,
+    command,
+    listing,
+    out,
+    perform,
+)
 from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace
 from fac.jobs import training
 from fac.schema import EVERY_ROLE
@@ -85,6 +96,7 @@ def measure(
     model: Model = "demo",
     layer: Layer = 15,
     sae: SaeOption = "demo",
+    despite: Despite = "",
     role: Role = EVERY_ROLE,
     max_tokens: Annotated[int, Option(help="Samples are read up to here.")] = 1024,
     floor: Annotated[float, Option(help="Peaks at or below are not stored.")] = 0.0,
@@ -100,6 +112,7 @@ def measure(
         model=model,
         layer=layer,
         sae=sae,
+        despite=despite.strip(),
         role=role,
         floor=floor,
         max_tokens=max_tokens,
@@ -112,6 +125,8 @@ def measure(
     data |= {"samples": facts.n_samples, "cut": facts.n_cut, "empty": facts.n_empty}
     rejected = runs.table(run_id, "rejected").to_pylist() if facts.n_rejected else []
     data |= {"shortened": facts.n_shortened, "rejected": rejected}
+    data |= {"despite": facts.despite, "doubt": facts.doubt}
+    frame.say_doubt(facts.doubt)
     return Answer(data, _with_rejected(data))
 
 
@@ -122,11 +137,13 @@ def probe(
     model: Model = "demo",
     layer: Layer = 15,
     sae: SaeOption = "demo",
+    despite: Despite = "",
     top: Annotated[int, Option(min=1, help="Features shown.")] = 20,
 ) -> Answer:
     """Which features fire on which token of a text."""
-    spec = ProbeSpec(text=text, model=model, layer=layer, sae=sae)
+    spec = ProbeSpec(text=text, model=model, layer=layer, sae=sae, despite=despite.strip())
     run_id, runs = perform(workspace, spec, "reading the text"), Runs(workspace)
+    frame.say_doubt(doubt := runs.manifest(run_id).facts.doubt)
     tokens = runs.table(run_id, "tokens").to_pylist()
     features: dict[int, dict[str, Any]] = {}
     for row in runs.table(run_id, "activations").to_pylist():
@@ -146,7 +163,8 @@ def probe(
             table.add_row(str(f["feature"]), *figures)
         out.print(table)
 
-    return Answer({"run": run_id, "tokens": tokens, "features": ranked}, show)
+    data = {"run": run_id, "tokens": tokens, "features": ranked}
+    return Answer({**data, "despite": spec.despite or None, "doubt": doubt}, show)
 
 
 # --- SAEs and models ----------------------------------------------------------------------------

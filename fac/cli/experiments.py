@@ -103,8 +103,14 @@ def _measured(stores: Stores, dataset: str, label_field: str | None, *, labelled
     if labelled and not stores.runs.manifest(source).facts.labels:
         raise InputError(f"{dataset} has no labels: name their column with --label-field.")
     usual = usual_encoder(stores)
-    encoder = MeasureSpec(dataset=source, model=usual.model, layer=usual.layer, sae=usual.sae)
-    return perform(stores.runs.workspace, encoder, f"measuring {name}")
+    spec = MeasureSpec(
+        dataset=source,
+        model=usual.model,
+        layer=usual.layer,
+        sae=usual.sae,
+        despite=usual.despite or "",
+    )
+    return perform(stores.runs.workspace, spec, f"measuring {name}")
 
 
 def _prompts(stores: Stores, prompts: str) -> str:

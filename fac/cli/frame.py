@@ -27,6 +27,7 @@ from fac.config import Spec, Workspace
 from fac.errors import Cancelled, GateFailed, InputError
 from fac.executor import Where, choose_executor
 from fac.jobs.steps import Steps
+from fac.manifest import MeasureFacts
 from fac.questions.catalogue import runs_alike
 from fac.questions.comparison import Comparison, clear_firing
 from fac.questions.relevance import EVERY_FEATURE, read_relevance, relevance_runs
@@ -71,6 +72,9 @@ SaeOption = Annotated[
         help="`demo`, a folder or file (docs/formats.md), RELEASE/SAE_ID of sae-lens, or "
         "OWNER/REPO:PATH of the hub.",
     ),
+]
+Despite = Annotated[
+    str, Option(help="Why to take an SAE that says it belongs elsewhere; kept with the run.")
 ]
 CLEAR = "clear"
 Threshold = Annotated[
@@ -135,6 +139,8 @@ class QuestionOptions:
         `read_relevance` refuses.
         """
         anchor, dataset, *others = runs_alike(stores, (anchor, dataset, *(added or ())))
+        for run in dict.fromkeys((anchor, dataset, *others)):
+            say_despite(stores.runs.manifest(run).facts)
         judged = relevance_runs(stores.runs, anchor).get(self.relevant)
         build_caches(stores, [anchor, dataset, *others, *filter(None, [judged])])
         threshold = read_threshold(stores, anchor, self.threshold)
@@ -154,6 +160,18 @@ class ComparisonOptions(QuestionOptions):
         """The question of coverage they put, with the caches that answer it; raises as
         `asked_of`."""
         return self.asked_of(stores, self.anchor, self.dataset, added)
+
+
+def say_despite(facts: MeasureFacts) -> None:
+    """On stderr, where an SAE was taken that does not fit: what was, and the reason."""
+    if facts.override:
+        err.print(escape(f"{facts.name}: {facts.provenance}"), soft_wrap=True, highlight=False)
+
+
+def say_doubt(doubt: str | None) -> None:
+    """On stderr, where there is one: what an SAE leaves open about where it belongs."""
+    if doubt:
+        err.print(escape(doubt), soft_wrap=True, highlight=False)
 
 
 def read_threshold(stores: Stores, anchor: str, text: str) -> float:

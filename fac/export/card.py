@@ -105,7 +105,7 @@ def _properties(plan: Plan) -> dict[str, object]:
         "method": spec.method,
         "generator": f"{synthesis.generator} ({spec.writer})",
         "answers written by": synthesis.answered_by or "nobody apart from the messages",
-        "encoder": synthesis.anchor.encoder,
+        "encoder": synthesis.anchor.provenance,
         "SAE": synthesis.sae,
         "anchor": synthesis.anchor.name,
         "dataset with the gaps": synthesis.dataset.name,

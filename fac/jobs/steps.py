@@ -105,29 +105,23 @@ def load_encoder(
     dtype: str,
     home: Path,
     progress: Progress = silent,
+    despite: str = "",
 ) -> SaeEncoder:
     """A subject model and its SAE on this machine; models lie in FAC_MODELS, or else in `home`.
 
-    Raises InputError when the SAE reads another width or layer than it is asked for.
+    Raises InputError, before the model is loaded, when the SAE says it belongs elsewhere, unless
+    `despite` holds the reason to take it all the same.
     """
     from fac.encoder import SaeEncoder
+    from fac.preflight import card_of, doubt_of, match, must_match
     from fac.saes import load_sae
 
     located = locate(model, Path(os.environ.get("FAC_MODELS") or home), progress)
     dictionary = load_sae(sae, device())
+    findings = match(dictionary, card_of(located), layer)
+    must_match(findings, sae, despite)
     subject = load_subject(located, layer, dtype=dtype, max_tokens=max_tokens)
-    if dictionary.d_in != subject.d_model:
-        raise InputError(
-            f"The SAE {sae!r} reads {dictionary.d_in} values, but {model!r} has a "
-            f"residual stream of {subject.d_model}: it belongs to another model. "
-            f"`fac preflight` compares them."
-        )
-    if dictionary.trained_layer not in (None, layer):
-        raise InputError(
-            f"The SAE {sae!r} reads the stream after {dictionary.trained_layer} blocks, not "
-            f"{layer}; give --layer {dictionary.trained_layer}."
-        )
-    return SaeEncoder(subject, dictionary, located.identity)
+    return SaeEncoder(subject, dictionary, located.identity, doubt_of(findings, despite))
 
 
 def load_generator(located: Located) -> LocalGenerator:
@@ -183,15 +177,16 @@ class Steps:
     def encoder(self, spec: MeasureSpec | SaeSpec | ProbeSpec, progress: Progress) -> SaeEncoder:
         """The encoder a spec asks for, loaded once.
 
-        Raises InputError when the SAE reads another width than the model has.
+        Raises InputError when the SAE says it belongs elsewhere and the spec has no reason to take
+        it despite that.
         """
         arguments = _encoder_arguments(spec)
 
         def load() -> SaeEncoder:
             progress(0, 1, "loading the model and the SAE")
-            return load_encoder(*arguments, self.models, progress)
+            return load_encoder(*arguments, self.models, progress, spec.despite)
 
-        return self.encoders.get(arguments, load)
+        return self.encoders.get((*arguments, spec.despite), load)
 
     def finetuner(
         self, spec: MeasureSpec, note: Callable[[str], None], progress: Progress
@@ -201,11 +196,12 @@ class Steps:
 
         return Finetuner(self.encoder(spec, progress).model, note)
 
-    def reader(self, spec: MeasureSpec, progress: Progress) -> Encoder:
+    def reader(self, spec: MeasureSpec, progress: Progress) -> SaeEncoder | RayEncoder:
         """What a spec's texts are read with, wherever that is: `encoder`, or workers of Ray."""
         if self.where.executor == "local":
             return self.encoder(spec, progress)
-        factory = partial(load_encoder, *_encoder_arguments(spec), self.models)
+        arguments = _encoder_arguments(spec)
+        factory = partial(load_encoder, *arguments, self.models, despite=spec.despite)
         return RayEncoder(self._workers(progress), factory, partial(progress, 0, 1, LOADING))
 
     def checker(self, spec: MeasureSpec, progress: Progress) -> Check:
@@ -367,6 +363,7 @@ def _measure(steps: Steps, spec: MeasureSpec, progress: Progress) -> str:
         progress=progress,
         executor=executor,
         screened=screened,
+        doubt=encoder.doubt,
     )
     steps.build_cache(run_id, progress)
     return run_id
@@ -386,7 +383,7 @@ def _probe(steps: Steps, spec: ProbeSpec, progress: Progress) -> str:
 
     encoder = steps.encoder(spec, progress)
     sae_run = _sae_of(spec).run_id(encoder.identity)
-    return probe(spec, runs=steps.runs, encoder=encoder, sae_run=sae_run)
+    return probe(spec, runs=steps.runs, encoder=encoder, sae_run=sae_run, doubt=encoder.doubt)
 
 
 def _interpret(
@@ -508,7 +505,7 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
 
 
 def _sae_of(spec: MeasureSpec | ProbeSpec) -> SaeSpec:
-    return SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae)
+    return SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae, despite=spec.despite)
 
 
 def _encoder_arguments(spec: MeasureSpec | SaeSpec | ProbeSpec) -> tuple[str, int, str, int, str]:

@@ -24,8 +24,9 @@ from fac.store import open_stores
 from fac.store.runs import Runs
 
 if TYPE_CHECKING:
+    from fac.preflight import Finding
     from fac.sae_training import TrainRecipe
-    from fac.saes import Finding, Quality
+    from fac.saes import Quality
 
 
 SPLIT_SEED = 0
@@ -53,6 +54,7 @@ def preflight(
 ) -> tuple[list[Finding], Quality | None, str]:
     """Compare an SAE with a model on the first samples of a file; findings, figures, verdict."""
     from fac import saes
+    from fac.preflight import card_of, preflight, verdict
 
     chats = list(islice(read_chats([texts]), samples))
     progress(0, 2, "loading the model and the SAE")
@@ -60,9 +62,8 @@ def preflight(
     subject = load_subject(located, layer)
     dictionary = saes.load_sae(sae, subject.device)
     progress(1, 2, "reconstructing")
-    name = located.identity.split("@")[0]
-    findings, quality = saes.preflight(dictionary, subject, name, chats)
-    return findings, quality, saes.verdict(findings)
+    findings, quality = preflight(dictionary, subject, card_of(located), chats)
+    return findings, quality, verdict(findings)
 
 
 class Clock:
@@ -112,6 +113,8 @@ def train_sae(
     training = chats[: len(chats) - held_out][:max_samples]
     seen = {datasets.sample_id(chat) for chat in training}
     judged = [c for c in chats[len(chats) - held_out :] if datasets.sample_id(c) not in seen]
+    from fac.preflight import card_of
+
     located = locate(model, workspace.models, progress)
     settings = {
         **asdict(recipe),
@@ -135,7 +138,7 @@ def train_sae(
         recipe,
         work=work,
         out=out,
-        model_name=located.identity.split("@")[0],
+        model_name=card_of(located).name,  # of a snapshot in the hub's cache its id
         layer=layer,
         device=device(),
         report=learning,

@@ -76,6 +76,7 @@ def measure(
     progress: Progress,
     executor: Executor | None = None,
     screened: Screened = ALL_READABLE,
+    doubt: str = "",
 ) -> str:
     """Measure a dataset run with an encoder; returns the measure run's id.
 
@@ -115,6 +116,8 @@ def measure(
                 sae=spec.sae,
                 n_rejected=len(screened.rejected),
                 n_shortened=screened.n_shortened,
+                despite=spec.despite or None,
+                doubt=doubt or None,
                 **facts,
             ),
         )

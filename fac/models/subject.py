@@ -155,6 +155,13 @@ class SubjectModel:
         self._head: tuple[np.ndarray, Any, torch.Tensor] | None = None
         """The last shared beginning: its tokens, keys and values, and residual stream."""
 
+    def at(self, layer: int) -> SubjectModel:
+        """The same weights, read after another number of blocks that the model has."""
+        other = copy.copy(self)
+        other.layer, other._block = layer, decoder_blocks(self.model)[layer - 1]
+        other._head = None
+        return other
+
     def residual(self, ids: Sequence[np.ndarray], shared: int = 0) -> torch.Tensor:
         """Residual stream of a batch, right-padded: `[batch, longest, d_model]` on the device.
 

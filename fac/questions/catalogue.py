@@ -55,7 +55,8 @@ def measured(stores: Stores) -> dict[str, MeasureManifest]:
 
 def titles(manifests: Mapping[str, MeasureManifest]) -> dict[str, str]:
     """What each run is called: its dataset's name; where that repeats also what tells the runs
-    apart, such as their SAEs, and a piece of the id where nothing else does."""
+    apart, such as their SAEs, and a piece of the id where nothing else does; and always why an SAE
+    was taken that says it belongs elsewhere."""
     names = {}
     for run, manifest in manifests.items():
         traits = _traits(manifest.facts)
@@ -64,6 +65,8 @@ def titles(manifests: Mapping[str, MeasureManifest]) -> dict[str, str]:
         telling = [t for i, t in enumerate(traits) if any(t != other[i] for other in others)]
         if traits in others:
             telling.append(run.rsplit("-", 1)[1][:6])
+        if manifest.facts.override:
+            telling.append(f"despite: {manifest.facts.override}")
         names[run] = " · ".join([manifest.facts.name, *telling])
     return names
 

@@ -160,6 +160,7 @@ def commands(stores: Stores, comparison: Comparison) -> list[str]:
         begun = max(measures.values(), key=lambda each: len({one.dataset for one in each}))
         lines, sae, done = [], begun[0].sae or begun[0].sae_name, {each.dataset for each in begun}
         of_model = _model_options(begun[0])
+        of_model += f" --despite {quote(begun[0].despite)}" if begun[0].despite else ""
     for dataset, name in datasets.items():
         if dataset not in done:
             lines.append(f"measure {quote(name)} --sae {quote(sae)}{of_model}")

@@ -380,7 +380,7 @@ def _made(stores: Stores, comparison: Comparison) -> Iterator[tuple[str, str]]:
     for package in ("numpy", "pyarrow", "duckdb"):
         yield package, version(package)
     facts = stores.runs.manifest(comparison.anchor).facts
-    yield "Model, layer and SAE", facts.encoder
+    yield "Model, layer and SAE", facts.provenance
 
 
 def _runs(
