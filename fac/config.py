@@ -141,20 +141,23 @@ class IngestSpec(Spec):
 class EncoderSpec(Spec):
     """What texts are read with."""
 
+    later = ("despite",)
     model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
     layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
     sae: str = "demo"  # `demo`, a folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file
     despite: str = ""  # the reason to take an SAE that says it belongs elsewhere
 
     def as_json(self) -> dict[str, object]:
-        """Without the reason where there is none, as runs were before there could be one."""
-        return {k: v for k, v in super().as_json().items() if k != "despite" or v}
+        """Without later fields at their default, as runs were before there were any."""
+        defaults = {each.name: each.default for each in fields(self)}
+        every = super().as_json().items()
+        return {k: v for k, v in every if k not in self.later or v != defaults[k]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureSpec(EncoderSpec):
     step = "measure"
-    later = ("on_bad",)
+    later = ("despite", "on_bad")
     dataset: str  # run id of the dataset to read
     role: str = EVERY_ROLE  # whose tokens are pooled: one of ROLES, or all (kept apart by role)
     floor: float = 0.0  # peaks at or below are not stored; any higher threshold can be asked for

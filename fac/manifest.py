@@ -98,6 +98,11 @@ class MeasureFacts(Facts):
     seconds: float = 0.0
     tokens_per_second: float = 0.0
 
+    def as_json(self) -> dict[str, Any]:
+        """Without what is left out where nothing is, as manifests were before it was counted."""
+        counted = ("n_rejected", "n_shortened")
+        return {k: v for k, v in super().as_json().items() if v or k not in counted}
+
     @property
     def n_read(self) -> int:
         """Samples that could show a feature."""

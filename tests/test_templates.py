@@ -288,7 +288,8 @@ def test_a_refused_chat_ends_a_measure_before_any_weight_is_read(tmp_path):
     steps = Steps(place)
     source = IngestSpec(name="rows", source=str(tmp_path / "rows.jsonl"))
     dataset = steps.perform(source, lambda *_: None)
-    spec = MeasureSpec(dataset=dataset, model=str(folder), layer=2)
+    sae = tiny.sae(tmp_path / "sae", model_name="strict")
+    spec = MeasureSpec(dataset=dataset, model=str(folder), layer=2, sae=str(sae))
     with pytest.raises(InputError, match=r"^Line 4 of rows cannot be measured: the chat template"):
         steps.perform(spec, lambda *_: None)
     with pytest.raises(InputError, match="cannot be loaded"):
