@@ -141,7 +141,7 @@ class IngestSpec(Spec):
 class EncoderSpec(Spec):
     """What texts are read with."""
 
-    later = ("despite",)
+    later: ClassVar[tuple[str, ...]] = ("despite",)
     model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
     layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
     sae: str = "demo"  # `demo`, a folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file
