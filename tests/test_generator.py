@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fac.errors import BadReply, Cancelled, InputError, ServiceError
-from fac.generator import LocalGenerator
+from fac.generator import LocalGenerator, local
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.edges import END_MARK, Edges
@@ -739,6 +739,30 @@ def test_a_text_goes_in_no_circles_at_its_beginning(demo_model_home):
     assert not any(a == b and len(a) >= 4 for a, b in phrases(once, 2))
     assert any(gram[:2] == gram[2:] for gram in phrases(twice, 4))
     assert not any(gram[:2] == gram[2:] for gram in phrases(apart, 4))
+
+
+@pytest.mark.model
+def test_a_text_ends_within_its_room_and_seldom_says_a_word_again(demo_model_home, monkeypatch):
+    (weights,) = demo_model_home.rglob("model.safetensors")
+    generator = LocalGenerator(weights.parent)
+    prompt = "A list of messages that people sent to an AI assistant:\n\n- How do I bake bread?\n-"
+    rows = [
+        PromptRow(prompt, seed, line=True, edges=Edges(capital=True, mark=True), afresh=True)
+        for seed in range(24)
+    ]
+
+    def write():
+        written = generator.write(rows, max_new_tokens=16, temperature=1.0)
+        spoken = [re.findall(r"[a-z]{4,}", text.text.lower()) for text in written]
+        ended = sum(END_MARK.search(text.text.rstrip()) is not None for text in written)
+        return ended, sum(len(words) - len({*words}) for words in spoken)
+
+    ended, again = write()
+    monkeypatch.setattr(local, "ROUND_OFF", 0)
+    monkeypatch.setattr(local, "SAID", 0.0)
+    ended_by_chance, again_by_chance = write()
+    assert ended > ended_by_chance and ended >= 20, (ended, ended_by_chance)
+    assert again <= again_by_chance, (again, again_by_chance)
 
 
 @pytest.mark.model

@@ -66,8 +66,8 @@ class PromptRow(NamedTuple):
     biases: tuple[Bias, ...] = ()
     afresh: bool = False
     """Whether, within its first AFRESH tokens, it says no PHRASE tokens again, and no longer word
-    and no shorter phrase straight after itself: small models go round in circles there. Longer
-    texts may come back to what they said."""
+    and no shorter phrase straight after itself, and seldom a longer word again: small models go
+    round in circles there. Longer texts may come back to what they said."""
 
 
 class Continuation(NamedTuple):
@@ -121,6 +121,9 @@ class LocalGenerator:
         self._breaks: dict[int, bool] = {}
         """Tokens seen so far, and whether each holds a line break."""
         self._edge_tokens: _EdgeTokens | None = None  # once a text keeps to edges
+        self._begins: dict[int, bool] = {}
+        """Tokens written so far, and whether each begins a longer word."""
+        self._marks: list[int] | None = None  # tokens that end a sentence, once one is to end
         self._phrases: dict[str, list[tuple[tuple[int, ...], int]]] = {}
         """Phrases met so far, as `_banned` has them."""
         self._spellings: dict[str, list[_Spelling]] = {}  # of the words of biases met so far
@@ -241,6 +244,11 @@ class LocalGenerator:
                     forbidden = _forbidden(new_tokens[row], bans[row])
                     if texts[row].afresh and number < AFRESH:
                         forbidden += self._again(new_tokens[row])
+                        if words := self._begin_words(new_tokens[row]):
+                            logits[index, words] -= SAID
+                    if texts[row].edges.mark and number >= max_new_tokens - ROUND_OFF:
+                        nats = NEARER * (number - max_new_tokens + ROUND_OFF + 1)
+                        logits[index, self._end_marks()] += nats
                     if forbidden:
                         logits[index, forbidden] = -torch.inf
                 self._keep_edges(logits, [(texts[row].edges, new_tokens[row]) for row in rows])
@@ -341,6 +349,21 @@ class LocalGenerator:
                 letters = sum(map(str.isalpha, self.tokenizer.decode(phrase)))
                 after |= {phrase[0]} if letters > LONG_WORD else set()
         return sorted(after)
+
+    def _begin_words(self, written: Sequence[int]) -> list[int]:
+        """Those of the tokens that begin a longer word."""
+        for token in {*written} - self._begins.keys():
+            piece = self.tokenizer.decode([token], skip_special_tokens=True)
+            self._begins[token] = piece[:1].isspace() and len(piece.strip()) >= LONG_WORD
+        return sorted(token for token in {*written} if self._begins[token])
+
+    def _end_marks(self) -> list[int]:
+        """Tokens that end a sentence and say nothing else."""
+        if self._marks is None:
+            ids = [[token] for token in range(len(self.tokenizer))]
+            pieces = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            self._marks = [n for n, piece in enumerate(pieces) if piece in (".", "?", "!")]
+        return self._marks
 
     def _keep_edges(self, logits: Any, rows: Sequence[tuple[Edges, list[int]]]) -> None:
         """Rules out in the logits `[rows, vocabulary]` what no text with these edges says next."""
@@ -500,6 +523,12 @@ class _EdgeTokens(NamedTuple):
 
 
 AFRESH, PHRASE, LONG_WORD = 40, 5, 4  # tokens, tokens, letters
+
+SAID = 2.0  # nats by which a word is less likely there once its text has said it
+
+ROUND_OFF, NEARER = 12, 0.4
+"""The last so many tokens of its room are those in which a text that is to end with a mark ends,
+each with so many nats more for one: what is cut in mid-sentence is of no use."""
 
 TAIL = 8  # tokens at the end of a text that hold its end mark and what may follow it
 
