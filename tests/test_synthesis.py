@@ -692,6 +692,9 @@ def test_styles_take_turns_and_a_server_gets_prompts_alone(world):
     assert {parts(request)[3] for request in server.requests} == {"contrast"}
 
 
+IN_PROMPTS_ALONE = ("evol-instruct", "cot-self-instruct")
+
+
 def test_a_base_model_is_asked_with_lists_alone_in_both_steps_and_by_every_method(world):
     class Base(ScriptedWriter):
         """Knows no chats."""
@@ -710,8 +713,13 @@ def test_a_base_model_is_asked_with_lists_alone_in_both_steps_and_by_every_metho
     world.approve(run)
     for method in METHODS:
         writer = Base()
-        world.synthesize(run, writer, method=method)
-        assert len(asked(writer)) == 4 * len(GAPS), method
+        if method in IN_PROMPTS_ALONE:
+            with pytest.raises(InputError, match=f"{method} asks in prompts.*\\(alpaca goes on"):
+                world.synthesize(run, writer, method=method)
+            assert not writer.requests
+        else:
+            world.synthesize(run, writer, method=method)
+            assert len(asked(writer)) == 4 * len(GAPS), method
 
 
 def test_the_phrase_is_prescribed_where_the_positive_is_strong():

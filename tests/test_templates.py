@@ -203,7 +203,8 @@ def test_wherever_thoughts_begin_and_end_each_word_is_its_messages(template, con
     for turn, part in parts:
         assert {*re.findall(r"w\d+\.", part)} <= {*re.findall(r"w\d+\.", texts[turn])}
         assert not re.search(r"assistant|user|User|Assistant|thought", part)
-        assert not part.strip() or part.strip() in texts[turn]
+        without = texts[turn].replace("<think>", "")  # as a template may leave it: glued together
+        assert part.strip() in texts[turn] or part.strip() in without
     cut = sum(len("".join(t.split())) for t in texts) - sum(
         len("".join(part.split())) for _, part in parts
     )
