@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from fac.cli import frame
 from fac.config import (
@@ -421,26 +422,26 @@ def test_a_key_that_is_named_goes_to_the_address_typed_beside_it(place, ours, fo
     assert_nowhere(place.root)
 
 
-def endpoint_box(at: Any) -> Any:
+def endpoint_box(at: AppTest) -> Any:
     return next(each for each in at.selectbox if each.label == "Endpoint")
 
 
-def asked_on_review(at: Any) -> None:
+def asked_on_review(at: AppTest) -> None:
     ran(button(at, "Explain").click().run())
 
 
-def asked_on_coverage(at: Any) -> None:
+def asked_on_coverage(at: AppTest) -> None:
     box = {each.label: each for each in at.selectbox}
     box["Task"].set_value("toxicity")
     ran(button(at, "Judge").click().run())
 
 
-def asked_on_pairs(at: Any) -> None:
+def asked_on_pairs(at: AppTest) -> None:
     label = next(each.label for each in at.button if each.label.startswith("Write pairs"))
     ran(button(at, label).click().run())
 
 
-def asked_on_synthesis(at: Any) -> None:
+def asked_on_synthesis(at: AppTest) -> None:
     label = next(each.label for each in at.button if each.label.startswith("Synthesize from"))
     ran(button(at, label).click().run())
 
@@ -487,5 +488,37 @@ def test_a_page_refuses_an_address_that_is_not_listed_unless_the_operator_allows
     monkeypatch.setenv("FAC_UNLISTED_ENDPOINTS", "allow")
     for spec in jobs_of_every_form(place, foreign.endpoint):
         check_endpoint(spec)
-    box = endpoint_box(opened("review", reviewer="ana"))
-    assert box.proto.accept_new_options
+
+
+def endpoint_form(before: str) -> AppTest:
+    """The control that all forms share, beginning with what a spec recorded."""
+
+    def draw(before: str) -> None:
+        import streamlit as st
+
+        from fac.ui.endpoints import pick_endpoint, pick_model
+
+        st.text(f"{pick_endpoint(before)} {pick_model(st)}")
+
+    return ran(AppTest.from_function(draw, args=(before,)).run())
+
+
+def test_what_was_asked_before_is_offered_again_if_it_still_may_be(place, ours, monkeypatch):
+    before = "http://127.0.0.1:9/v1"
+    at = endpoint_form(before)
+    assert [*endpoint_box(at).options] == [f"lab · {ours.endpoint}"]
+    assert f"cannot be asked: {before} is not among the endpoints" in words(at)
+    assert endpoint_form(f"{ours.endpoint}/").text[0].value == f"{ours.endpoint}/ "
+    monkeypatch.setenv("FAC_UNLISTED_ENDPOINTS", "allow")
+    at = endpoint_form(before)
+    assert at.text[0].value == f"{before} " and endpoint_box(at).proto.accept_new_options
+    assert "cannot be asked" not in words(at)
+
+
+def test_models_that_are_listed_are_offered_and_the_default_is_recorded_as_such(place):
+    place.endpoints.write_text(f'[ours]\nurl = "{OPENAI}"\nkey = "NO_KEY"\nmodels = ["s", "l"]\n')
+    at = endpoint_form("")
+    (model,) = [each for each in at.selectbox if each.label == "Model"]
+    assert [*model.options] == ["s", "l"] and "NO_KEY is not set" in words(at)
+    ran(model.set_value("l").run())
+    assert at.text[0].value == " l", "the default endpoint has no address in a spec"
