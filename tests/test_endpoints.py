@@ -498,7 +498,7 @@ def endpoint_form(before: str) -> AppTest:
 
         from fac.ui.endpoints import pick_endpoint, pick_model
 
-        st.text(f"{pick_endpoint(before)} {pick_model(st)}")
+        st.text(f"<{pick_endpoint(before)}> {pick_model(st)}")
 
     return ran(AppTest.from_function(draw, args=(before,)).run())
 
@@ -508,10 +508,10 @@ def test_what_was_asked_before_is_offered_again_if_it_still_may_be(place, ours, 
     at = endpoint_form(before)
     assert [*endpoint_box(at).options] == [f"lab · {ours.endpoint}"]
     assert f"cannot be asked: {before} is not among the endpoints" in words(at)
-    assert endpoint_form(f"{ours.endpoint}/").text[0].value == f"{ours.endpoint}/ "
+    assert endpoint_form(f"{ours.endpoint}/").text[0].value == f"<{ours.endpoint}/>"
     monkeypatch.setenv("FAC_UNLISTED_ENDPOINTS", "allow")
     at = endpoint_form(before)
-    assert at.text[0].value == f"{before} " and endpoint_box(at).proto.accept_new_options
+    assert at.text[0].value == f"<{before}>" and endpoint_box(at).proto.accept_new_options
     assert "cannot be asked" not in words(at)
 
 
@@ -521,4 +521,4 @@ def test_models_that_are_listed_are_offered_and_the_default_is_recorded_as_such(
     (model,) = [each for each in at.selectbox if each.label == "Model"]
     assert [*model.options] == ["s", "l"] and "NO_KEY is not set" in words(at)
     ran(model.set_value("l").run())
-    assert at.text[0].value == " l", "the default endpoint has no address in a spec"
+    assert at.text[0].value == "<> l", "the default endpoint has no address in a spec"
