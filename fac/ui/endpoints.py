@@ -34,17 +34,16 @@ def key_line() -> None:
     """Whether the worker will find the keys, never which; Streamlit puts its secrets into the
     environment."""
     st.secrets.load_if_toml_exists()
-    keys = {each.key: each.has_key for each in endpoints().listed if each.key}
-    if not keys:
-        st.caption(":material/key_off: No endpoint that is listed takes a key.")
-    for key, has_key in keys.items():
-        if has_key:
-            st.caption(f":material/key: {plain(key)} is set.")
-        else:
-            st.caption(
-                f":material/key_off: {plain(key)} is not set; a server of your own may need none. "
-                "Set it in the environment or in .streamlit/secrets.toml, then restart the worker."
-            )
+    listed = [each for each in endpoints().listed if each.key]
+    there = dict.fromkeys(each.key for each in listed if each.has_key)
+    missing = {each.key: each for each in listed if not each.has_key}
+    words = [f":material/key: {plain(key)} is set." for key in there]
+    for key, endpoint in missing.items():
+        need = "" if endpoint.needs_key else "; a server of your own may need none"
+        words.append(f":material/key_off: {plain(key)} is not set{need}.")
+    if missing:
+        words.append("Set it in the environment or in .streamlit/secrets.toml, restart the worker.")
+    st.caption(" ".join(words) or ":material/key_off: No endpoint that is listed takes a key.")
 
 
 def pick_endpoint(before: str = "", **tie: Any) -> str:
@@ -84,13 +83,15 @@ def pick_endpoint(before: str = "", **tie: Any) -> str:
 def pick_model(column: Any, before: str = "", **tie: Any) -> str:
     """Draws by which name the server knows the model, in a column or whatever is open: those that
     are listed, or a field where none is."""
-    models = list(dict.fromkeys(name for each in endpoints().listed for name in each.models))
+    known = endpoints()
+    models = list(dict.fromkeys(name for each in known.listed for name in each.models))
+    any_name = known.unlisted or not all(each.models for each in known.listed)
     if not models:
         options = {"placeholder": "the name the server knows", **tie}
         return str(column.text_input("Model", before, **options)).strip()
     models += [before] if before and before not in models else []
     index = models.index(before) if before in models else None
-    options = {"accept_new_options": True, "placeholder": "the name the server knows", **tie}
+    options = {"accept_new_options": any_name, "placeholder": "the name the server knows", **tie}
     return (column.selectbox("Model", models, index, **options) or "").strip()
 
 
