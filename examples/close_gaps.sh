@@ -20,7 +20,8 @@
 #   THRESHOLD   active means a peak above it, for gaps and for what is kept: a number (0 is the
 #               paper's), or `clear`, the anchor's clear firing; default clear
 #   BUDGET      tokens that neither pairs nor samples of a round may exceed; default none
-#   FAC_WORKSPACE, OPENAI_API_KEY, OPENAI_BASE_URL as everywhere
+#   FAC_WORKSPACE, OPENAI_API_KEY, OPENAI_BASE_URL as everywhere; another server that needs a key
+#   stands with it in endpoints.toml of the workspace
 #
 # Ends with 0 when every round kept something and lost no coverage, or nothing is missing; with 1
 # when one did not; else as the command that failed.

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fac.endpoints import check_storable
 from fac.errors import InputError
 from fac.registry import Registry
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, SCHEMA_VERSION
@@ -57,6 +58,11 @@ class Workspace:
     def tasks(self) -> Path:
         """Task profiles of this workspace, beside the built-in ones."""
         return self.root / "tasks.toml"
+
+    @property
+    def endpoints(self) -> Path:
+        """The operator's list of language-model servers; FAC_ENDPOINTS names another file."""
+        return Path(os.environ.get("FAC_ENDPOINTS") or self.root / "endpoints.toml")
 
     @property
     def logs(self) -> Path:
@@ -217,12 +223,7 @@ class AskSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "@" in self.endpoint.split("//")[-1].split("/")[0]:
-            raise InputError(
-                "The endpoint carries a password; give the key as OPENAI_API_KEY instead."
-            )
-        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
-            raise InputError(f"The endpoint must be an http(s) address, got {self.endpoint!r}.")
+        check_storable(self.endpoint)
         if not 1 <= self.concurrency <= 256:
             raise InputError(f"concurrency must be 1 to 256, got {self.concurrency}.")
         if any(x is not None and x < 0 for x in (self.price_in, self.price_out)):

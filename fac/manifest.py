@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fac import config
 from fac.config import Spec
+from fac.endpoints import without_secrets
 from fac.schema import EVERY_FEATURE, EVERY_ROLE
 
 Counts = Mapping[str, int]
@@ -471,7 +472,10 @@ class Manifest(Generic[SpecT, FactsT]):
     @cached_property
     def spec(self) -> SpecT:
         """What the step was asked. Raises InputError for one that this version cannot read."""
-        return config.read_spec(self.step, self.content["spec"])  # type: ignore[return-value]
+        fields = dict(self.content["spec"])
+        if "endpoint" in fields:
+            fields["endpoint"] = without_secrets(fields["endpoint"])
+        return config.read_spec(self.step, fields)  # type: ignore[return-value]
 
 
 AnyManifest = Manifest[Any, Any]

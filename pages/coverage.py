@@ -28,9 +28,10 @@ from fac.questions.relevance import judged, judged_anew, limits_of, scope, task_
 from fac.questions.shares import GROUPINGS, by_group, weighted
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
+from fac.ui.endpoints import priced, server_fields
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
 from fac.ui.families import show_families
-from fac.ui.jobs import key_line, server_fields, show_failures, start
+from fac.ui.jobs import show_failures, start
 from fac.ui.opinion import show_opinion
 from fac.ui.report import report_button
 from fac.ui.shell import title
@@ -219,8 +220,7 @@ def judge_form(anchor: str, threshold: float) -> None:
                 help=f"Features that peak above {threshold:g} more often in samples with this "
                 "label than in the others of its dataset, length held equal.",
             )
-        key_line()
-        model, endpoint, budget = server_fields()
+        server = server_fields()
         if st.form_submit_button("Judge", icon=":material/gavel:"):
             asks = JUDGES[judge].needs_model
             spec = JudgeSpec(
@@ -232,9 +232,7 @@ def judge_form(anchor: str, threshold: float) -> None:
                 label="" if asks else label,
                 labels="" if asks or run == anchor else run,
                 threshold=0.0 if asks else threshold,
-                model=model if asks else "",
-                endpoint=endpoint if asks else "",
-                budget_tokens=budget if asks else None,
+                **(priced(server) if asks else {}),
             )
             spec = judged_anew(stores().runs, spec)
             start(spec, f"Judging which features matter for {task}")

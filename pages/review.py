@@ -11,7 +11,8 @@ from fac.questions.explanations import explained
 from fac.questions.gap_evidence import gap_features
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
 from fac.ui import pickers
-from fac.ui.jobs import key_line, server_fields, show_failures, start
+from fac.ui.endpoints import priced, server_fields
+from fac.ui.jobs import show_failures, start
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.samples import open_samples, show_sample
 from fac.ui.samples import show_end as show_samples_end
@@ -52,8 +53,7 @@ def explain_offer(anchor: str, features: list[int]) -> None:
 def explain_form(anchor: str, features: list[int]) -> None:
     """Asks for explanations by a language model, scored on held-out texts."""
     with st.form("explain with a model", border=False):
-        key_line()
-        model, endpoint, budget = server_fields()
+        server = server_fields()
         names = {
             "gaps": f"The {len(features):,} in question",
             "every": "Every feature that fires",
@@ -68,9 +68,7 @@ def explain_form(anchor: str, features: list[int]) -> None:
                 measure=anchor,
                 features=tuple(features) if which == "gaps" else (),
                 explainer="llm",
-                model=model,
-                endpoint=endpoint,
-                budget_tokens=budget,
+                **priced(server),
                 scores=model_scores() if scored else (),
             )
             start(spec, "Asking the model for explanations")

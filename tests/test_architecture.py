@@ -16,7 +16,7 @@ FAC = REPOSITORY / "fac"
 
 LAYERS = [
     {"errors"},
-    {"registry", "schema"},
+    {"registry", "schema", "endpoints"},
     {"config"},
     {"manifest"},
     {

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from fac import schema
 from fac.config import REPOSITORY, ExplainSpec
+from fac.endpoints import Endpoint, Endpoints
 from fac.errors import BadReply, BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator.batch_chat import (
     COUNTS,
@@ -409,7 +410,7 @@ def test_the_worst_case_of_a_question_is_never_too_small(text):
 
 
 def test_limits_and_model_come_from_the_spec(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123456")
+    monkeypatch.setenv("LAB_KEY", "sk-secret-123456")
     spec = ExplainSpec(
         measure="m",
         explainer="llm",
@@ -422,11 +423,13 @@ def test_limits_and_model_come_from_the_spec(monkeypatch):
     )
     assert limits_of(spec) == Limits(2, 5, None, 1.0, 3.0)
     assert limits_of(spec).cost(1_000_000, 2_000_000) == 7.0
-    chat = chat_of(spec)
+    lab = Endpoint(name="lab", url="http://127.0.0.1:1/v1", key="LAB_KEY")
+    endpoints = Endpoints((lab,), unlisted=False)
+    chat = chat_of(spec, endpoints)
     assert (chat.model, chat.identity) == ("small", "small at http://127.0.0.1:1/v1")
     assert "secret" not in repr(vars(chat)["identity"])
     with pytest.raises(InputError, match="--model"):
-        chat_of(ExplainSpec(measure="m"))
+        chat_of(ExplainSpec(measure="m"), endpoints)
 
 
 # --- progress and stopping ------------------------------------------------------------------------
@@ -647,9 +650,10 @@ def test_killed_at_any_moment_and_restarted_there_is_one_recorded_reply_per_ques
 
 
 def test_the_key_is_in_no_journal_even_if_the_server_repeats_it(journal, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-0123456789")
+    monkeypatch.setenv("LAB_KEY", "sk-very-secret-0123456789")
     with ScriptedServer(lambda _: "your key is sk-very-secret-0123456789").running() as server:
-        ask(questions(2), OpenAIChat("m", server.endpoint), journal)
+        lab = Endpoint(name="lab", url=server.endpoint, key="LAB_KEY")
+        ask(questions(2), OpenAIChat("m", lab), journal)
         assert server.headers[0]["authorization"] == "Bearer sk-very-secret-0123456789"
     assert "very-secret" not in journal.path.read_text()
     assert "your key is [key]" in journal.path.read_text()

@@ -11,6 +11,7 @@ from email.utils import formatdate
 import numpy as np
 import pytest
 
+from fac.endpoints import Endpoint, default_endpoint
 from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator, local
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
@@ -401,23 +402,27 @@ def serving(envelope=completion):
     return ScriptedServer(lambda _: "yes", envelope=envelope).running()
 
 
-def failure_of(envelope, *, timeout=10.0):
+def listed(url, variable="LAB_KEY"):
+    """A server that the operator lists with the key of this test."""
+    return Endpoint(name="lab", url=url, key=variable)
+
+
+def failure_of(envelope, *, timeout=10.0, key="LAB_KEY"):
     """What asking such a server raises."""
     with serving(envelope) as server, pytest.raises(Exception) as caught:
-        OpenAIChat("m", server.endpoint, timeout=timeout).ask(ASKED)
+        OpenAIChat("m", listed(server.endpoint, key), timeout=timeout).ask(ASKED)
     assert "\n" not in str(caught.value) and KEY not in str(caught.value)
     return caught.value
 
 
 @pytest.fixture(autouse=True)
 def a_key_of_no_worth(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("LAB_KEY", KEY)
 
 
 def test_a_server_is_asked_for_json_at_temperature_0_and_the_reply_is_counted():
     with serving() as server:
-        chat = OpenAIChat("small", f"{server.endpoint}/", seed=7)
+        chat = OpenAIChat("small", listed(server.endpoint), seed=7)
         reply = chat.ask(ASKED)
     assert server.bodies == [
         {
@@ -542,7 +547,7 @@ def test_a_wait_may_be_a_date_and_nonsense_is_none():
 @pytest.mark.parametrize(
     ("status", "body", "says"),
     [
-        (401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, "Check OPENAI_API_KEY"),
+        (401, {"error": {"message": f"Incorrect API key provided: {KEY}"}}, "Check LAB_KEY"),
         (401, {"error": {"message": "Incorrect API key provided: sk-te******cdef"}}, "[key]"),
         (403, {"error": "not in your country"}, "not in your country"),
         (404, {"detail": "Not Found"}, "knows the model 'm'"),
@@ -631,44 +636,49 @@ def test_a_server_that_is_not_there_cannot_be_reached():
 
 def test_a_key_that_a_server_repeats_is_taken_out_of_the_reply():
     with serving(lambda body, _: completion(body, f"you sent {KEY}")) as server:
-        assert OpenAIChat("m", server.endpoint).ask(ASKED).text == "you sent [key]"
+        assert OpenAIChat("m", listed(server.endpoint)).ask(ASKED).text == "you sent [key]"
 
 
-def test_servers_of_ones_own_need_no_key_but_openai_does(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(InputError, match="set OPENAI_API_KEY, or give --endpoint"):
-        OpenAIChat("m")
+def test_a_server_that_is_not_listed_hears_the_question_and_nothing_else(monkeypatch):
+    """The client itself would add all of these."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"api-key: {KEY}\nAuthorization: Bearer {KEY}")
+    with serving() as server:
+        assert OpenAIChat("m", server.endpoint).ask(ASKED).text == "yes"
+        assert OpenAIChat("m", listed(server.endpoint)).ask(ASKED).text == "yes"
+    bare, keyed = server.headers
+    assert KEY not in str(bare) and "authorization" not in bare
+    assert keyed.pop("authorization") == f"Bearer {KEY}" and KEY not in str(keyed)
+    failure = failure_of(Status(401, {"error": "who are you"}), key="")
+    assert "without a key" in str(failure) and "--key-variable" in str(failure)
+
+
+def test_what_the_environment_says_of_an_account_goes_where_its_key_goes(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-this-test")
     with serving() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.endpoint)
-        assert OpenAIChat("m").ask(ASKED).text == "yes"
-        assert server.headers[0]["authorization"] == "Bearer EMPTY"
-    failure = failure_of(Status(401, {"error": "who are you"}))
-    assert "Set OPENAI_API_KEY." in str(failure)
+        OpenAIChat("m", default_endpoint()).ask(ASKED)
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert server.headers[0]["openai-organization"] == "org-of-this-test"
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "why"),
-    [
-        ("localhost:8000/v1", "must be an http(s) address"),
-        ("ftp://host/v1", "must be an http(s) address"),
-        ("http://", "must be an http(s) address"),
-        ("http://host:port/v1", "must be an http(s) address"),
-        ("http://me:hush@host/v1", "no password"),
-        ("https://host/v1?key=hush", "nothing after '?'"),
-    ],
-)
-def test_an_endpoint_is_an_address_without_secrets(endpoint, why, monkeypatch):
-    for address in (endpoint, ""):
-        monkeypatch.setenv("OPENAI_BASE_URL", endpoint)
-        with pytest.raises(InputError, match=re.escape(why)) as caught:
-            OpenAIChat("m", address)
-        assert "hush" not in str(caught.value)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_told_and_never_followed(status):
+    with (
+        serving() as other,
+        serving(Status(status, {}, {"Location": f"{other.endpoint}/chat/completions"})) as server,
+    ):
+        with pytest.raises(Refused, match=f"answered {status}.* {other.endpoint}"):
+            OpenAIChat("m", listed(server.endpoint)).ask(ASKED)
+        assert len(server.headers) == 1 and other.headers == []
 
 
 def test_a_key_with_foreign_characters_is_refused_before_it_is_sent(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-schlüssel")
+    monkeypatch.setenv("LAB_KEY", "sk-schlüssel")
     with pytest.raises(InputError, match="characters that no key has") as caught:
-        OpenAIChat("m", "http://127.0.0.1:1/v1")
+        OpenAIChat("m", listed("http://127.0.0.1:1/v1"))
     assert "schl" not in str(caught.value)
 
 

@@ -408,12 +408,13 @@ KILLED = """
 import sys
 from fac import interpret
 from fac.config import ExplainSpec, Workspace
+from fac.endpoints import Endpoints
 from fac.generator.batch_chat import chat_of
 from fac.store.runs import Runs
 spec = ExplainSpec(measure=sys.argv[2], explainer="llm", model="m", endpoint=sys.argv[3],
                    scores=("detection", "fuzzing"), concurrency=4)
 print(interpret.explain(spec, runs=Runs(Workspace(__import__("pathlib").Path(sys.argv[1]))),
-      ask=lambda: chat_of(spec), progress=lambda done, total, note="": None))
+      ask=lambda: chat_of(spec, Endpoints((), True)), progress=lambda done, total, note="": None))
 """
 
 

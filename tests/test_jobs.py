@@ -225,6 +225,7 @@ def test_a_cancelled_explanation_is_browsable_and_goes_on_where_it_was(workspace
     runs = Runs(workspace)
     server = ScriptedServer(lambda body: honest(prompt_of(body)))
     with server.running():
+        workspace.endpoints.write_text(f'[lab]\nurl = "{server.endpoint}"\n')
         spec = ExplainSpec(
             measure=runs.resolve("measure", "toy-anchor"),
             explainer="llm",

@@ -983,12 +983,16 @@ def test_without_explanations_token_statistics_are_one_button_away(toy):
 
 def test_a_language_model_is_asked_about_the_gaps_within_a_budget(toy, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-hidden-1")
+    toy.endpoints.write_text(
+        '[OpenAI]\nurl = "https://api.openai.com/v1"\nkey = "OPENAI_API_KEY"\n'
+        '[lab]\nurl = "http://127.0.0.1:9/v1"\nprice_in = 1.5\nprice_out = 4\n'
+    )
     at = opened("review", threshold="0", reviewer="ana")
     assert "OPENAI_API_KEY is set" in words(at)
     assert "sk-hidden-1" not in words(at) + markup(at) + str(at.session_state)
     ran(button(at, "Explain").click().run())
     assert "needs its name" in words(at), "no model was named"
-    box = {each.label: each for each in (*at.text_input, *at.number_input)}
+    box = {each.label: each for each in (*at.text_input, *at.number_input, *at.selectbox)}
     box["Model"].set_value("small-model")
     box["Endpoint"].set_value("http://127.0.0.1:9/v1")
     box["Token budget"].set_value(5000)
@@ -1001,6 +1005,7 @@ def test_a_language_model_is_asked_about_the_gaps_within_a_budget(toy, monkeypat
         "http://127.0.0.1:9/v1",
     )
     assert spec.features == (3, 4, 5, 6, 7, 8) and spec.budget_tokens == 5000
+    assert (spec.price_in, spec.price_out) == (1.5, 4)
     assert spec.scores == ("detection", "fuzzing")
     assert "sk-hidden-1" not in json.dumps(job.spec)
 

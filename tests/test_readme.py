@@ -10,6 +10,7 @@ import pytest
 
 from fac import demo
 from fac.config import REPOSITORY, Workspace
+from fac.endpoints import read_endpoints
 from fac.prompts import relevance
 from tests.test_cli import Answered, fac
 
@@ -101,10 +102,14 @@ def found_missing(workspace: Workspace) -> int:
     return fac("coverage", *pair, "--json", workspace=workspace).json["n_missing"]
 
 
-def test_its_task_profile_can_be_read():
-    (profile,) = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def test_its_task_profile_and_its_list_of_endpoints_can_be_read(tmp_path):
+    profile, endpoints = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
     (task,) = relevance.read_tasks(profile).values()
     assert task.name == "medicine" and len(task.rubric) == 2
+    (tmp_path / "endpoints.toml").write_text(endpoints)
+    listed = read_endpoints(tmp_path / "endpoints.toml", unlisted=False)
+    assert listed.of("https://api.openai.com/v1", "gpt-4o-mini").price_out == 0.6
+    assert listed.of("http://gpu-host:8000/v1").key == ""
 
 
 def test_it_says_what_the_demo_says(workspace):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fac.config import WRITERS, PairsSpec
+from fac.endpoints import Endpoints
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator
 from fac.generator.batch_chat import Limits, ReplyJournal
@@ -360,8 +361,7 @@ def test_each_request_is_drawn_with_a_seed_of_its_own_and_never_asked_twice(tmp_
     assert len(warmer.prompts) == 6
 
 
-def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+def test_a_server_is_sent_temperature_and_seed_but_no_form_for_plain_text(tmp_path):
     plain = drafts.unguided_prompt("instruction")
     formed = plain._replace(form={"type": "object"})
     requests = [Request("plain", plain), Request("object", formed)]
@@ -484,11 +484,11 @@ def test_each_kind_says_what_it_needs_and_stands_where_it_is_preferred():
     assert len({kind.title for kind in kinds.values()}) == 3
 
 
-def test_a_kind_is_opened_with_what_a_job_lends_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+def test_a_kind_is_opened_with_what_a_job_lends_it(tmp_path):
     here = ScriptedWriter(str)
     with ExitStack() as closing:
-        means = Means(lambda spec: here, tmp_path / "replies", closing)
+        endpoints = Endpoints((), unlisted=True)
+        means = Means(lambda spec: here, tmp_path / "replies", closing, endpoints)
         for name in ("local", "steered"):
             spec = PairsSpec(anchor="a", dataset="d", features=(1,), writer=name)
             assert WRITERS[name].open(spec, means) is here

@@ -128,6 +128,7 @@ def explain(
     scored: Annotated[str, Option(help="Run of explanations to score instead of new ones.")] = "",
     file: Annotated[str, Option(help="JSON lines of explanations to import.")] = "",
     chat: ChatOptions,
+    key: frame.KeyOptions,
 ) -> Answer:
     """Explain features, and score the explanations on samples they were not made from."""
     runs = stores.runs
@@ -137,6 +138,7 @@ def explain(
         before = runs.manifest(scored).spec
         explainer, file = before.explainer, before.source
     features, threshold = which.ids(stores, measure)
+    endpoints = key.endpoints(runs.workspace, chat.endpoint)
     spec = ExplainSpec(
         measure=measure,
         explainer=explainer,
@@ -144,9 +146,9 @@ def explain(
         scores=tuple(score or ()),
         explanations=scored,
         source=str(Path(file).resolve()) if file else "",
-        **asdict(chat),
+        **endpoints.priced(asdict(chat)),
     )
-    run_id = perform(runs.workspace, spec, "explaining")
+    run_id = perform(runs.workspace, spec, "explaining", endpoints=endpoints)
     frame.build_caches(stores, [run_id])
     names, figures = ("name", "explainer", "source", "n_features"), score_figures(stores, run_id)
     return _interpreted(runs, run_id, names, threshold | figures)
@@ -167,6 +169,7 @@ def judge(
     ] = "",
     which: FeatureOptions,
     chat: ChatOptions,
+    key: frame.KeyOptions,
 ) -> Answer:
     """Which features matter for a task: a language model's verdicts, or a contrast of labels.
 
@@ -186,6 +189,7 @@ def judge(
     labels = runs.resolve("measure", labels_from) if labels_from else measure
     frame.build_caches(stores, [measure])
     features, threshold = which.ids(stores, measure)
+    endpoints = key.endpoints(runs.workspace, chat.endpoint)
     spec = JudgeSpec(
         measure=measure,
         task=task,
@@ -197,9 +201,9 @@ def judge(
         threshold=frame.read_threshold(stores, measure, which.threshold) if by_label else 0.0,
         features=features,
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
-        **asdict(chat),
+        **endpoints.priced(asdict(chat)),
     )
-    run_id = perform(runs.workspace, judged_anew(runs, spec), "judging")
+    run_id = perform(runs.workspace, judged_anew(runs, spec), "judging", endpoints=endpoints)
     names = ("name", "task", "judge", "source", "n_features")
     frame.build_caches(stores, [run_id])
     more = {**threshold, "scope": scope(stores, measure, read_relevance(stores, measure, task))}

@@ -24,6 +24,7 @@ from typer import Option
 
 from fac import config
 from fac.config import Spec, Workspace
+from fac.endpoints import Endpoints, read_endpoints
 from fac.errors import Cancelled, GateFailed, InputError
 from fac.executor import Where, choose_executor
 from fac.jobs.steps import Steps
@@ -103,6 +104,27 @@ class SpendOptions:
     price_in: Annotated[float | None, Option(help="Dollars per million prompt tokens.")] = None
     price_out: Annotated[float | None, Option(help="Dollars per million completion tokens.")] = None
     concurrency: Annotated[int, Option(help="Questions on their way at once.")] = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions:
+    """Where the key of a server is, beside what endpoints.toml says."""
+
+    key_variable: Annotated[
+        str,
+        Option(help="Environment variable with the endpoint's key; else as endpoints.toml says."),
+    ] = ""
+
+    def endpoints(self, workspace: Workspace, url: str | None) -> Endpoints:
+        """What may be asked: any address, for who types a command is the operator; keys go where
+        they are listed, and the one that was named to the `url` that was typed beside it, never to
+        one that a run recorded. Raises InputError as `read_endpoints` and `Endpoints.with_key`."""
+        endpoints = read_endpoints(workspace.endpoints, unlisted=True)
+        if not self.key_variable:
+            return endpoints
+        if not url:
+            raise InputError("--key-variable needs --endpoint beside it: say whose key that is.")
+        return endpoints.with_key(url, self.key_variable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,10 +369,17 @@ def progress_bar(what: str) -> Iterator[Callable[..., None]]:
         yield report
 
 
-def perform(workspace: Workspace, spec: Spec, what: str, where: Where | None = None) -> str:
-    """Carries out a step with its progress drawn; returns the id of its run."""
+def perform(
+    workspace: Workspace,
+    spec: Spec,
+    what: str,
+    where: Where | None = None,
+    endpoints: Endpoints | None = None,
+) -> str:
+    """Carries out a step with its progress drawn; returns the id of its run. `endpoints` it may
+    ask, where it asks any."""
     with progress_bar(what) as progress:
-        return Steps(workspace, where=where).perform(spec, progress)
+        return Steps(workspace, where=where, endpoints=endpoints).perform(spec, progress)
 
 
 def build_caches(stores: Stores, run_ids: Iterable[str]) -> None:

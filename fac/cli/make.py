@@ -26,6 +26,7 @@ from fac.config import (
     digest,
     inherited,
 )
+from fac.endpoints import Endpoints
 from fac.errors import InputError
 from fac.executor import Where
 from fac.manifest import SynthesisFacts
@@ -112,6 +113,7 @@ def pairs_(
     ] = PairsSpec.margin,
     writing: WriteOptions,
     limits: LimitOptions,
+    key: frame.KeyOptions,
     where: WhereOptions,
 ) -> Answer:
     """Step 1: for every gap a text that fires it and the most similar one that stays silent."""
@@ -125,16 +127,17 @@ def pairs_(
         gaps = families.named(stores, comparison) or _gaps(stores, comparison)
         gaps = families.few(stores, comparison, gaps)[:limit]
     shape = shape_of(stores, comparison.dataset)
+    settings = {"profile": shape.profile, **writing.settings(), **limits.settings()}
+    settings, endpoints = _of_server(runs.workspace, settings, key, writing.endpoint)
     spec = PairsSpec(
         features=tuple(gaps),
         explanations=tuple(explain_runs(runs, comparison.anchor)),
         candidates=candidates,
         margin=margin,
         **question_fields(stores, comparison),
-        **limits.settings(),
-        **{"profile": shape.profile, **writing.settings()},
+        **settings,
     )
-    run_id = perform(runs.workspace, spec, "writing pairs", executor)
+    run_id = perform(runs.workspace, spec, "writing pairs", executor, endpoints)
     columns = ["feature", "status", "reason", "origin", "negative_origin"]
     rows = runs.table(run_id, "pairs", columns).to_pylist()
     failed = [{k: r[k] for k in ("feature", "reason")} for r in rows if r["status"] == "failed"]
@@ -297,6 +300,7 @@ def synthesize(
     families: FamilyOptions,
     writing: WriteOptions,
     limits: LimitOptions,
+    key: frame.KeyOptions,
     where: WhereOptions,
 ) -> Answer:
     """Step 2: samples from the approved pairs, each kept or dropped with a reason."""
@@ -312,6 +316,9 @@ def synthesize(
         anchor = runs.manifest(run_id).facts.anchor
         frame.build_caches(stores, [anchor])
         settings["threshold"] = frame.read_threshold(stores, anchor, threshold)
+    settings, endpoints = _of_server(
+        runs.workspace, settings | limits.settings(), key, writing.endpoint
+    )
     spec = SynthesizeSpec(
         pairs=run_id,
         approved=tuple(row["pair"] for row in approved),
@@ -321,12 +328,11 @@ def synthesize(
         rows=rows,
         evaluation=tuple(str(path.resolve()) for path in hold_out or ()),
         labels=runs.resolve("measure", labels_from) if labels_from else "",
-        **limits.settings(),
         **settings,
     )
     if pilot:
-        return _pilot(runs.workspace, spec, executor)
-    synthesis_run = perform(runs.workspace, spec, "synthesizing", executor)
+        return _pilot(runs.workspace, spec, executor, endpoints)
+    synthesis_run = perform(runs.workspace, spec, "synthesizing", executor, endpoints)
     facts = runs.manifest(synthesis_run).facts
     data = {"run": synthesis_run, "dataset": facts.kept_dataset, "threshold": spec.threshold}
     data |= {name: getattr(facts, name) for name in OUTCOME}
@@ -377,14 +383,29 @@ def _share(hits: int, gaps: int, low: float | None, high: float | None) -> str:
     return f"{hits / gaps:.0%} ({hits:,} of {gaps:,} gaps; 95 % interval {low:.0%} to {high:.0%})"
 
 
-def _pilot(workspace: Workspace, spec: SynthesizeSpec, where: Where) -> Answer:
+def _of_server(
+    workspace: Workspace, settings: dict[str, Any], key: frame.KeyOptions, url: str | None
+) -> tuple[dict[str, Any], Endpoints | None]:
+    """The settings with listed prices, and the endpoints to choose from, where a server writes."""
+    writer = settings.get("writer") or WriteSpec.writer
+    if writer not in WRITERS or not WRITERS[writer].server:
+        if key.key_variable:
+            raise InputError("--key-variable is for a server: give --writer openai.")
+        return settings, None
+    endpoints = key.endpoints(workspace, url)
+    return endpoints.priced(settings), endpoints
+
+
+def _pilot(
+    workspace: Workspace, spec: SynthesizeSpec, where: Where, endpoints: Endpoints | None
+) -> Answer:
     """Writes for a few of the pairs; their texts count, the whole run does not write them again."""
     from fac import synthesis  # with the encoder's room, which no other command of this file needs
 
     if not spec.approved:
         raise InputError("A pilot needs approved pairs: approve some with `fac approve`.")
     few = replace(spec, approved=synthesis.pilot_pairs(spec.approved), rows=0, pilot=True)
-    run_id = perform(workspace, few, "trying a few gaps", where)
+    run_id = perform(workspace, few, "trying a few gaps", where, endpoints)
     forecast = synthesis.forecast(Runs(workspace).manifest(run_id), len(spec.approved))
     data = {**forecast._asdict(), "threshold": spec.threshold}
     return Answer(data, listing(data))

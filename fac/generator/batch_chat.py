@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from fac.config import AskSpec, digest
+from fac.endpoints import Endpoints
 from fac.errors import BudgetReached, InputError, Progress, ServiceError, disk_room
 from fac.generator.chat import (
     ChatModel,
@@ -506,11 +507,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def chat_of(spec: AskSpec) -> OpenAIChat:
-    """The model that a spec names. Raises InputError where it names none."""
+def chat_of(spec: AskSpec, endpoints: Endpoints) -> OpenAIChat:
+    """The model that a spec names. Raises InputError where it names none, and as `Endpoints.of`
+    and `OpenAIChat`."""
     if not spec.model:
         raise InputError("No language model is named: give --model.")
-    return OpenAIChat(spec.model, spec.endpoint)
+    return OpenAIChat(spec.model, endpoints.of(spec.endpoint, spec.model))
 
 
 def limits_of(spec: AskSpec) -> Limits:

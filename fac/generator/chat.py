@@ -7,22 +7,28 @@ Does not own: what is asked (`fac.prompts`), asking again, limits and the journa
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import weakref
 from typing import Any, Literal, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fac.errors import InputError, ServiceError
+from fac.endpoints import DEFAULT_VARIABLE, Endpoint, read_address
+from fac.errors import ServiceError
 from fac.prompts import Prompt
 
-OPENAI = "https://api.openai.com/v1"
-
 NO_KEY = "EMPTY"
-"""What servers on one's own machine are told; they ask for no key but the client insists."""
+"""What the client is told where there is no key, since it insists on one; it is never sent."""
+
+PLAIN_HEADERS = frozenset(
+    {
+        *("host", "accept", "accept-encoding", "connection", "user-agent"),
+        *("content-type", "content-length", "transfer-encoding"),
+    }
+)
+"""What a server hears besides the question. The client adds more from the environment, such as an
+organization or headers of one's own: they belong to the account of OPENAI_API_KEY."""
 
 MAX_BODY = 8 << 20  # bytes of a response; no reply to one of our prompts comes near
 
@@ -115,33 +121,51 @@ class _Completion(_Lenient):
 class OpenAIChat:
     """A model behind an OpenAI-compatible endpoint, asked as each prompt says.
 
-    The key comes from OPENAI_API_KEY alone and goes to the endpoint alone. Safe to use from many
-    threads. Raises InputError where OpenAI itself would be asked without a key.
+    The key of the endpoint goes to its address alone: no redirect is followed, and every other
+    server hears nothing but the question. Safe to use from many threads. Raises InputError for an
+    address that is none, and as `Endpoint.read_key`.
     """
 
-    def __init__(self, model: str, endpoint: str = "", *, timeout: float = 60.0, seed: int = 0):
-        from openai import OpenAI
+    def __init__(
+        self, model: str, endpoint: Endpoint | str, *, timeout: float = 60.0, seed: int = 0
+    ):
+        """`endpoint`: an address alone is asked without a key."""
+        from openai import DefaultHttpxClient, OpenAI
 
-        self.model = model
-        self.endpoint = _address(endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI)
+        if isinstance(endpoint, str):
+            endpoint = Endpoint(name=endpoint, url=endpoint.strip().rstrip("/"))
+        self.model, self.endpoint = model, endpoint.url
         self.identity = f"{model} at {self.endpoint}" + (f" seed {seed}" if seed else "")
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not self._key and self.endpoint == OPENAI:
-            raise InputError(
-                "There is no key for OpenAI: set OPENAI_API_KEY, or give --endpoint "
-                "(or OPENAI_BASE_URL) for another server."
-            )
-        if not re.fullmatch(r"[!-~]*", self._key):
-            raise InputError("OPENAI_API_KEY holds characters that no key has; copy it again.")
+        self._address = endpoint.address
+        self._variable, key = endpoint.key, endpoint.read_key()
+        self._key = key.text if key else ""
         self._timeout = timeout
         self._client = OpenAI(
-            api_key=self._key or NO_KEY, base_url=self.endpoint, timeout=timeout, max_retries=0
+            api_key=self._key or NO_KEY,
+            base_url=str(self._address),
+            timeout=timeout,
+            max_retries=0,
+            http_client=DefaultHttpxClient(
+                follow_redirects=False, timeout=timeout, event_hooks={"request": [self._strip]}
+            ),
         )
         # Left to the garbage collector, sockets may be found open before the client closes them.
         weakref.finalize(self, self._client.close)
         self._seed = seed
         self._without: frozenset[str] = frozenset()
         """Parameters this server has refused; replaced, never changed, so threads may read it."""
+
+    def _strip(self, request: Any) -> None:
+        """Takes from a request, as it leaves, whatever its server must not hear."""
+        headers, at_home = request.headers, self._address.holds(read_address(str(request.url)))
+        if not (at_home and self._variable == DEFAULT_VARIABLE):
+            for name in {*headers} - PLAIN_HEADERS:
+                if not name.startswith("x-stainless-"):
+                    del headers[name]
+            if at_home and self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
+        if headers.get("authorization") == f"Bearer {NO_KEY}":
+            del headers["authorization"]
 
     def close(self) -> None:
         """Ends its connections; nothing can be asked afterwards."""
@@ -230,14 +254,29 @@ class OpenAIChat:
         if status in (400, 413, 422) or (status == 403 and MODERATED.search(words)):
             return Declined(sentence)
         if status in (401, 403):
-            advice = "Check OPENAI_API_KEY." if self._key else "Set OPENAI_API_KEY."
-            return Refused(f"{sentence} {advice}")
+            return Refused(f"{sentence} {self._key_advice()}")
+        if 300 <= status < 400:
+            goal = self._quoted(error.response.headers.get("location", "an unknown address"))
+            return Refused(
+                f"{self.endpoint} answered {status}, which no question follows: name the address "
+                f"that it sends on to, {goal}"
+            )
         if status == 404:
             return Refused(
                 f"{sentence} Check the address and that it knows the model {self.model!r}: "
                 f"an endpoint usually ends in /v1."
             )
         return Refused(sentence)
+
+    def _key_advice(self) -> str:
+        if self._key:
+            return f"Check {self._variable}."
+        if self._variable:
+            return f"Set {self._variable}."
+        return (
+            "It was asked without a key: name the variable that holds it in endpoints.toml, or "
+            "with --key-variable."
+        )
 
     def _reply(self, prompt: Prompt, body: bytes) -> Reply:
         try:
@@ -279,24 +318,6 @@ def public_name(name: str) -> str:
     """A model's name as it may leave this machine: no address of a server, no folder."""
     name = re.sub(r"\s*(\bat\s+)?\bhttps?://\S+", "", name)
     return re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/~\\][^\s@]*[/\\]", "", name)
-
-
-def _address(endpoint: str) -> str:
-    """The endpoint without a final slash. Raises InputError where it is none or holds a secret."""
-    endpoint = endpoint.strip().rstrip("/")
-    try:
-        parts = urlsplit(endpoint)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        usable = False
-    if not usable:
-        raise InputError(f"The endpoint must be an http(s) address, got {endpoint!r:.80}.")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise InputError(
-            f"The endpoint at {parts.hostname} must hold no password and nothing after '?': "
-            f"it is stored with the results. Give the key as OPENAI_API_KEY."
-        )
-    return endpoint
 
 
 class _UnknownParameter(Exception):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from fac.config import WriteSpec, digest
+from fac.endpoints import Endpoints
 from fac.errors import Progress
 from fac.generator.edges import Edges
 from fac.generator.local import Bias, Steer
@@ -89,6 +90,7 @@ class Means(NamedTuple):
     local: Callable[[WriteSpec], Writer]  # the model of this machine or of its workers, loaded once
     replies: Path  # file in which what a server answers is recorded from the moment it arrives
     closing: ExitStack  # unwound when the job ends
+    endpoints: Endpoints  # the servers that may be asked, and whose keys go where
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,22 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 import numpy as np
 
 from fac import config, demo, review
-from fac.config import WRITERS, MeasureSpec, ProbeSpec, SaeSpec, Spec, Workspace, WriteSpec
+from fac.config import (
+    WRITERS,
+    AskSpec,
+    MeasureSpec,
+    ProbeSpec,
+    SaeSpec,
+    Spec,
+    Workspace,
+    WriteSpec,
+)
+from fac.endpoints import Endpoints, read_endpoints
 from fac.errors import InputError, Progress
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.ingest import ingest
@@ -88,6 +98,13 @@ def precision() -> str:
     return dtype
 
 
+def asks_server(spec: Spec) -> TypeGuard[AskSpec]:
+    """Whether a step asks a server of language models."""
+    if isinstance(spec, WriteSpec):
+        return bool(WRITERS[spec.writer].server)
+    return isinstance(spec, AskSpec) and bool(spec.model)
+
+
 def load_subject(located: Located, layer: int, **options: Any) -> SubjectModel:
     """A subject model on this machine's device; for `options` see SubjectModel."""
     from fac.models import SubjectModel
@@ -151,12 +168,19 @@ class Steps:
     """Carries out specs in one workspace; the last encoder and the last writer stay loaded."""
 
     def __init__(
-        self, workspace: Workspace, *, models: Path | None = None, where: Where | None = None
+        self,
+        workspace: Workspace,
+        *,
+        models: Path | None = None,
+        where: Where | None = None,
+        endpoints: Endpoints | None = None,
     ):
-        """`where` models run; by default as the environment says, see `choose_executor`."""
+        """`where` models run; by default as the environment says, see `choose_executor`.
+        `endpoints` that may be asked; by default what the operator lists when a step begins."""
         self.workspace = workspace
         self.models = models or workspace.models
         self.where = where or choose_executor()
+        self._endpoints = endpoints
         self.runs = Runs(workspace)
         self.encoders: LastLoaded[SaeEncoder] = LastLoaded()
         self._generators: LastLoaded[LocalGenerator] = LastLoaded()
@@ -172,7 +196,14 @@ class Steps:
         handler = HANDLERS.get(type(spec))
         if handler is None:
             raise InputError(f"No step carries out a {type(spec).__name__}.")
+        if asks_server(spec):  # an address that is refused ends it before any work
+            self.endpoints.of(spec.endpoint, spec.model)
         return handler(self, spec, progress)
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The servers that may be asked. Raises InputError as `read_endpoints`."""
+        return self._endpoints or read_endpoints(self.workspace.endpoints)
 
     def encoder(self, spec: MeasureSpec | SaeSpec | ProbeSpec, progress: Progress) -> SaeEncoder:
         """The encoder a spec asks for, loaded once.
@@ -231,7 +262,7 @@ class Steps:
         from fac.generator.writer import Means
 
         local = partial(self._local_writer, progress=progress)
-        means = Means(local, self._paid_replies(spec), self._while_writing)
+        means = Means(local, self._paid_replies(spec), self._while_writing, self.endpoints)
         return WRITERS[spec.writer].open(spec, means)
 
     def _local_writer(self, spec: WriteSpec, progress: Progress) -> Writer:
@@ -394,7 +425,9 @@ def _interpret(
 
     act: Any = interpret.explain if isinstance(spec, config.ExplainSpec) else interpret.judge
     with steps.browsable(spec.step, spec.measure):
-        return act(spec, runs=steps.runs, ask=partial(chat_of, spec), progress=progress)
+        return act(
+            spec, runs=steps.runs, ask=partial(chat_of, spec, steps.endpoints), progress=progress
+        )
 
 
 def _families(steps: Steps, spec: config.FamiliesSpec, progress: Progress) -> str:

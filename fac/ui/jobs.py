@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import streamlit as st
 from fac.config import EXPLAINERS, DemoSpec, Spec, SynthesizeSpec
 from fac.jobs import worker
 from fac.store.queue import Job
+from fac.ui.endpoints import check_endpoint
 from fac.ui.stores import stores, workspace
 from fac.ui.text import plain
 from fac.ui.views import ANNOUNCED, action_button, guard
@@ -66,7 +66,9 @@ def name_of(run: str) -> str:
 
 
 def start(spec: Spec, announcement: str) -> int:
-    """Puts a job into the queue, makes sure that somebody works, and says so."""
+    """Puts a job into the queue, makes sure that somebody works, and says so. Raises InputError as
+    `check_endpoint`."""
+    check_endpoint(spec)
     job = stores().queue.enqueue(spec)
     st.session_state.setdefault("started", []).append(job)
     worker.start_worker(workspace())
@@ -160,36 +162,3 @@ def arriving() -> bool:
     """Whether the demo is still being set up: until then one of its two halves may be missing."""
     job = demo_job()
     return job is not None and job.status in ("waiting", "running")
-
-
-def server_fields() -> tuple[str, str, int | None]:
-    """Model, endpoint and budget in tokens."""
-    with st.container(horizontal=True):
-        model = st.text_input("Model", placeholder="the name the server knows").strip()
-        endpoint = st.text_input(
-            "Endpoint",
-            placeholder="OPENAI_BASE_URL, else OpenAI",
-            help="Base URL of any OpenAI-compatible server, such as http://127.0.0.1:8000/v1.",
-        ).strip()
-        budget = st.number_input(
-            "Token budget",
-            1,
-            None,
-            value=1_000_000,
-            step=100_000,
-            help="The job stops before it would use more; what was answered is kept.",
-        )
-    return model, endpoint, int(budget)
-
-
-def key_line() -> None:
-    """Whether the worker will find an API key, never which; Streamlit puts its secrets into the
-    environment."""
-    st.secrets.load_if_toml_exists()
-    if os.environ.get("OPENAI_API_KEY"):
-        st.caption(":material/key: OPENAI_API_KEY is set.")
-    else:
-        st.caption(
-            ":material/key_off: OPENAI_API_KEY is not set; a server of your own may need none. Set "
-            "it in the environment or in .streamlit/secrets.toml, then restart the worker."
-        )

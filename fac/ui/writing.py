@@ -30,16 +30,14 @@ from fac.questions.pairs import StyleRequest, next_attempt
 from fac.questions.shape import Shape
 from fac.store.queue import Job
 from fac.synthesis import Forecast
-from fac.ui.jobs import key_line, progress, retry, save_upload, start
+from fac.ui.endpoints import BUDGET, endpoints, pick_endpoint, pick_model
+from fac.ui.jobs import progress, retry, save_upload, start
 from fac.ui.pickers import url_of
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, plain
 from fac.ui.views import action_button, set_param
 
 T = TypeVar("T", int, float)
-
-BUDGET = 1_000_000
-"""Tokens a job may use unless somebody says otherwise."""
 
 ROOM = 100_000
 """Characters of a request that are shown."""
@@ -98,9 +96,12 @@ def writer_form(
     profile, (second, third, *more) = _profile(form, shape, steers)
     # Another kind of writer means another model: its field is another one.
     tie = form.tie("model server" if kind.server else "model here")
-    tie["placeholder"] = "the name the server knows" if kind.server else "the measured model"
-    tie["help"] = None if kind.server else "demo, a folder, a .gguf file or a hub id."
-    model = second.text_input("Model", model_before.get("model", ""), **tie).strip()
+    if kind.server:
+        model = pick_model(second, model_before.get("model", ""), **tie)
+    else:
+        tie["placeholder"] = "the measured model"
+        tie["help"] = "demo, a folder, a .gguf file or a hub id."
+        model = second.text_input("Model", model_before.get("model", ""), **tie).strip()
     form.values |= {"writer": writer, "profile": profile, "model": model}
     help = "Written for every gap; what does not pass is dropped with a reason."
     texts = form.before("candidates", 4)
@@ -163,16 +164,17 @@ def lacks_model(form: Form) -> bool:
 
 def _server(form: Form, server: Mapping[str, Any]) -> None:
     """Where the server is, what it costs, how much of it is wanted."""
-    key_line()
-    tie = {**form.tie("endpoint"), "placeholder": "OPENAI_BASE_URL, else OpenAI"}
-    help = "Base URL of any OpenAI-compatible server, such as http://127.0.0.1:8000/v1."
-    endpoint = st.text_input("Endpoint", server.get("endpoint", ""), help=help, **tie)
-    form.values["endpoint"] = endpoint.strip()
+    url = pick_endpoint(server.get("endpoint", ""), **form.tie("endpoint"))
+    form.values["endpoint"] = url
+    listed = endpoints().of(url, form.values["model"])
     prompts, texts, total = st.columns(3)
     help = "US dollars per million tokens; without both, no cost is known."
     for field, column, name in (("price_in", prompts, "prompts"), ("price_out", texts, "texts")):
         options = {"help": help, "placeholder": "unknown"}
-        form.number(field, column, f"Price, {name}", 0.0, None, None, **options)
+        # Another endpoint or model has other prices: its field is another one.
+        options["key"] = f"{field} {url} {form.values['model']}"
+        price = getattr(listed, field)
+        form.number(field, column, f"Price, {name}", 0.0, None, price, **options)
     help = "The job stops before it would cost more. Needs both prices."
     form.number("budget_usd", total, "Budget in $", 0.01, None, None, help=help, placeholder="none")
 

@@ -124,7 +124,7 @@ def _answered(request: Request, answer: RecordedReply) -> Written:
 
 
 def _open(spec: WriteSpec, means: Means) -> Writer:
-    chat = chat_of(spec)
+    chat = chat_of(spec, means.endpoints)
     means.closing.callback(chat.close)
     return ChatWriter(chat, ReplyJournal(means.replies), limits_of(spec), attempt=spec.attempt)
 

@@ -1,0 +1,113 @@
+"""The one control with which a page asks a language model: the operator's endpoints and models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from fac.config import Spec
+from fac.endpoints import UNLISTED, Endpoints, default_endpoint, read_endpoints
+from fac.errors import InputError
+from fac.jobs.steps import asks_server
+from fac.ui.stores import workspace
+from fac.ui.text import Row, plain
+
+BUDGET = 1_000_000
+"""Tokens a job may use unless somebody says otherwise."""
+
+
+def endpoints() -> Endpoints:
+    """What the operator lists now. Raises InputError as `read_endpoints`."""
+    return read_endpoints(workspace().endpoints)
+
+
+def check_endpoint(spec: Spec) -> None:
+    """Raises InputError where a step would ask an address or a model that is not listed; the worker
+    refuses it too, but later."""
+    if asks_server(spec):
+        endpoints().of(spec.endpoint, spec.model)
+
+
+def key_line() -> None:
+    """Whether the worker will find the keys, never which; Streamlit puts its secrets into the
+    environment."""
+    st.secrets.load_if_toml_exists()
+    listed = [each for each in endpoints().listed if each.key]
+    there = dict.fromkeys(each.key for each in listed if each.has_key)
+    missing = {each.key: each for each in listed if not each.has_key}
+    words = [f":material/key: {plain(key)} is set." for key in there]
+    for key, endpoint in missing.items():
+        need = "" if endpoint.needs_key else "; a server of your own may need none"
+        words.append(f":material/key_off: {plain(key)} is not set{need}.")
+    if missing:
+        words.append("Set it in the environment or in .streamlit/secrets.toml, restart the worker.")
+    st.caption(" ".join(words) or ":material/key_off: No endpoint that is listed takes a key.")
+
+
+def pick_endpoint(before: str = "", **tie: Any) -> str:
+    """Draws which server is asked: an endpoint of the operator's, or any address where the operator
+    lets people type one. As specs have it: "" is the default."""
+    key_line()
+    known, default = endpoints(), default_endpoint().url
+    names: dict[str, str] = {}
+    for each in known.listed:
+        url = "" if each.url == default else each.url
+        names[url] = f"{names[url]}, {each.name}" if url in names else each.name
+    urls, index = list(names), 0
+    if before and before != default:
+        try:
+            known.of(before)
+        except InputError as error:
+            words = f"What it was before cannot be asked: {plain(str(error))}"
+            st.caption(f":material/link_off: {words}")
+        else:
+            urls = list(dict.fromkeys([*urls, before]))
+            index = urls.index(before)
+
+    def title(url: str) -> str:
+        return f"{names[url]} · {url or default}" if url in names else url
+
+    help = "Servers that speak like OpenAI, as endpoints.toml of the workspace lists them. "
+    help += (
+        "Any other address can be typed, such as http://127.0.0.1:8000/v1, and gets no key."
+        if known.unlisted
+        else f"Others are asked where the server was started with {UNLISTED}=allow."
+    )
+    options: Row = {"help": help, "accept_new_options": known.unlisted, **tie}
+    chosen = st.selectbox("Endpoint", urls, index, title, **options)
+    return (chosen or "").strip()
+
+
+def pick_model(column: Any, before: str = "", **tie: Any) -> str:
+    """Draws by which name the server knows the model, in a column or whatever is open: those that
+    are listed, or a field where none is."""
+    known = endpoints()
+    models = list(dict.fromkeys(name for each in known.listed for name in each.models))
+    any_name = known.unlisted or not all(each.models for each in known.listed)
+    if not models:
+        options = {"placeholder": "the name the server knows", **tie}
+        return str(column.text_input("Model", before, **options)).strip()
+    models += [before] if before and before not in models else []
+    index = models.index(before) if before in models else None
+    options = {"accept_new_options": any_name, "placeholder": "the name the server knows", **tie}
+    return (column.selectbox("Model", models, index, **options) or "").strip()
+
+
+def server_fields() -> Row:
+    """Draws endpoint, model and budget; the fields of a spec that asks them, with the prices that
+    are listed. Where the choice cannot be, a start of the spec says why."""
+    endpoint = pick_endpoint()
+    with st.container(horizontal=True):
+        model = pick_model(st)
+        help = "The job stops before it would use more; what was answered is kept."
+        limits: Row = {"value": BUDGET, "step": 100_000, "help": help}
+        budget = st.number_input("Token budget", 1, None, **limits)
+    return {"model": model, "endpoint": endpoint, "budget_tokens": int(budget)}
+
+
+def priced(settings: Mapping[str, Any]) -> Row:
+    """The settings of a spec with the prices that are listed for its endpoint and model. Raises
+    InputError as `Endpoints.of`."""
+    return endpoints().priced(settings)
