@@ -199,6 +199,9 @@ class DemoSpec(Spec):
     step = "demo"
 
 
+MOST_ROOM = 262_144  # tokens of a reply
+
+
 @dataclass(frozen=True, kw_only=True)
 class AskSpec(Spec):
     """What every step that asks a language model has in common."""
@@ -214,9 +217,18 @@ class AskSpec(Spec):
     price_in: float | None = None  # US dollars per million prompt tokens
     price_out: float | None = None  # US dollars per million completion tokens
     concurrency: int = 8  # questions on their way at once
+    room: int = 0  # tokens that a server's reply may have at least, thoughts included
+
+    later: ClassVar[tuple[str, ...]] = ("room",)
+
+    def as_json(self) -> dict[str, object]:
+        """Without the room at its default, as runs were before there was one."""
+        return {k: v for k, v in super().as_json().items() if k != "room" or v}
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.room <= MOST_ROOM:
+            raise InputError(f"The room must be 0 to {MOST_ROOM:,} tokens, got {self.room:,}.")
         if "@" in self.endpoint.split("//")[-1].split("/")[0]:
             raise InputError(
                 "The endpoint carries a password; give the key as OPENAI_API_KEY instead."
@@ -299,7 +311,7 @@ class JudgeSpec(AskSpec):
     labels: str = ""  # run id of the measure that has the labels; "" is `measure` itself
     threshold: float = 0.0  # of the label contrast: a feature fires where its peak is above
 
-    later = ("labels", "threshold")
+    later = (*AskSpec.later, "labels", "threshold")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -426,7 +438,7 @@ class WriteSpec(AskSpec):
     batch: int = 64  # texts a local model writes at once
     answers: str = ""  # who answers what is written, where samples have answers; one of ANSWERERS
 
-    later: ClassVar[tuple[str, ...]] = ("answers",)
+    later = (*AskSpec.later, "answers")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,7 +74,7 @@ def journal(tmp_path):
 class Flaky:
     """Fails each question as often as it is told to, then answers."""
 
-    identity = "flaky"
+    identity, notes = "flaky", ()
 
     def __init__(self, *failures, answer=echo):
         self.failures, self.answer = failures, answer
@@ -585,7 +585,7 @@ from fac.generator.chat import Reply
 from tests.test_batch_chat import questions
 
 class Plain:
-    identity = "plain"
+    identity, notes = "plain", ()
 
     def ask(self, prompt):
         body = json.dumps({"model": "m", "messages": prompt.messages}).encode()
