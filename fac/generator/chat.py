@@ -91,8 +91,10 @@ class ChatModel(Protocol):
     identity: str
     """Who answers: model and endpoint, never a key. Part of what names a recorded reply."""
 
-    notes: Sequence[str]
-    """Sentences on what the server has not taken, so that questions are asked without it."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what the server has not taken, so that questions are asked without it."""
+        ...
 
     def ask(self, prompt: Prompt) -> Reply:
         """One reply, from any thread. Raises Transient, Declined, NoRoom or Refused."""

@@ -178,10 +178,10 @@ def _told(error: Any) -> NoCompletion:
     status = None
     if isinstance(error, dict):
         for name in ("code", "status", "type"):
-            value = error.get(name)
-            number = CODES.get(value, value) if isinstance(value, str) else value
-            if str(number).isdecimal() and 400 <= int(number) < 600:
-                status = int(number)
+            word = str(error.get(name))
+            number = CODES.get(word, int(word) if word.isdecimal() else 0)
+            if 400 <= number < 600:
+                status = number
                 break
     words = message_of(error) or "it does not say why"
     return NoCompletion(f"An error came in place of a reply: {words}", status)

@@ -24,7 +24,7 @@ class LocalWriter:
     ends within a batch, a text is the same but for rounding; see `LocalGenerator.write`.
     """
 
-    notes = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
