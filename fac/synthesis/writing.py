@@ -443,8 +443,8 @@ class Step(ABC, Generic[SpecT]):
             listed = ", ".join(f"{problem} {n:,}" for problem, n in problems)
             first = written[0].written
             raise BadReply(
-                f"None of the {len(written):,} texts of {self.writer.identity} can be used "
-                f"({listed}), so nothing is kept. The first: "
+                f"No text of {self.writer.identity} can be used ({listed}), so nothing is kept. "
+                f"The first: "
                 f"{first.failure or start_of(first.text) or 'it is empty'}".rstrip(".")
                 + ". Another --attempt writes anew."
             )
