@@ -99,7 +99,9 @@ class Spec:
             raise InputError(f"--on-bad takes stop or skip, got {on_bad!r}.")
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)  # type: ignore[call-overload]
+        """Without omitted fields at their default, as runs were before there were any."""
+        every = asdict(self).items()  # type: ignore[call-overload]
+        return {k: v for k, v in every if k not in self.omitted or v != getattr(type(self), k)}
 
     operational: ClassVar[tuple[str, ...]] = ()
     """Fields that change how a run is made, not what it is: limits, speed. Not in its id."""
@@ -107,6 +109,9 @@ class Spec:
     later: ClassVar[tuple[str, ...]] = ()
     """Fields that runs were made without. At their default they are not in the id, so that those
     runs keep theirs."""
+
+    omitted: ClassVar[tuple[str, ...]] = ()
+    """Those of them that the JSON leaves out at their default."""
 
     def run_id(self, *inputs: str) -> str:
         """`step-hash` over the spec, the ids or digests of its inputs and the schema version."""
@@ -142,16 +147,11 @@ class EncoderSpec(Spec):
     """What texts are read with."""
 
     later: ClassVar[tuple[str, ...]] = ("despite",)
+    omitted = ("despite", "on_bad")
     model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
     layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
     sae: str = "demo"  # `demo`, a folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file
     despite: str = ""  # the reason to take an SAE that says it belongs elsewhere
-
-    def as_json(self) -> dict[str, object]:
-        """Without later fields at their default, as runs were before there were any."""
-        defaults = {each.name: each.default for each in fields(self)}
-        every = super().as_json().items()
-        return {k: v for k, v in every if k not in self.later or v != defaults[k]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,9 +199,6 @@ class DemoSpec(Spec):
     step = "demo"
 
 
-MOST_ROOM = 262_144  # tokens of a reply
-
-
 @dataclass(frozen=True, kw_only=True)
 class AskSpec(Spec):
     """What every step that asks a language model has in common."""
@@ -220,15 +217,12 @@ class AskSpec(Spec):
     room: int = 0  # tokens that a server's reply may have at least, thoughts included
 
     later: ClassVar[tuple[str, ...]] = ("room",)
-
-    def as_json(self) -> dict[str, object]:
-        """Without the room at its default, as runs were before there was one."""
-        return {k: v for k, v in super().as_json().items() if k != "room" or v}
+    omitted = ("room",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.room <= MOST_ROOM:
-            raise InputError(f"The room must be 0 to {MOST_ROOM:,} tokens, got {self.room:,}.")
+        if not 0 <= self.room <= 2**18:
+            raise InputError(f"The room must be 0 to {2**18:,} tokens, got {self.room:,}.")
         if "@" in self.endpoint.split("//")[-1].split("/")[0]:
             raise InputError(
                 "The endpoint carries a password; give the key as OPENAI_API_KEY instead."
