@@ -84,7 +84,7 @@ class Rationed:
         self._left: dict[str, int] = defaultdict(lambda: tokens)  # by gap
         self._turn = min(TURN, tokens // 4)
         self._full: set[str] = set()  # gaps for which no further text is begun
-        self.chats = writer.chats
+        self.chats, self.notes = writer.chats, writer.notes
         # No text of another method's run stands in for one that would count against the ration.
         self.identity = f"{writer.identity}, {tokens} tokens, {method}"
 

@@ -105,7 +105,9 @@ class Spec:
             raise InputError(f"--on-bad takes stop or skip, got {on_bad!r}.")
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)  # type: ignore[call-overload]
+        """Without omitted fields at their default, as runs were before there were any."""
+        every = asdict(self).items()  # type: ignore[call-overload]
+        return {k: v for k, v in every if k not in self.omitted or v != getattr(type(self), k)}
 
     operational: ClassVar[tuple[str, ...]] = ()
     """Fields that change how a run is made, not what it is: limits, speed. Not in its id."""
@@ -113,6 +115,9 @@ class Spec:
     later: ClassVar[tuple[str, ...]] = ()
     """Fields that runs were made without. At their default they are not in the id, so that those
     runs keep theirs."""
+
+    omitted: ClassVar[tuple[str, ...]] = ()
+    """Those of them that the JSON leaves out at their default."""
 
     def run_id(self, *inputs: str) -> str:
         """`step-hash` over the spec, the ids or digests of its inputs and the schema version."""
@@ -148,16 +153,11 @@ class EncoderSpec(Spec):
     """What texts are read with."""
 
     later: ClassVar[tuple[str, ...]] = ("despite",)
+    omitted = ("despite", "on_bad")
     model: str = "demo"  # `demo`, a local folder, or a hub id (`ID@REVISION` pins a revision)
     layer: int = 15  # blocks that have run when the residual stream is read (hidden_states[layer])
     sae: str = "demo"  # `demo`, a folder, `RELEASE/SAE_ID` of sae-lens, or the paper's .pth file
     despite: str = ""  # the reason to take an SAE that says it belongs elsewhere
-
-    def as_json(self) -> dict[str, object]:
-        """Without later fields at their default, as runs were before there were any."""
-        defaults = {each.name: each.default for each in fields(self)}
-        every = super().as_json().items()
-        return {k: v for k, v in every if k not in self.later or v != defaults[k]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,10 +220,16 @@ class AskSpec(Spec):
     price_in: float | None = None  # US dollars per million prompt tokens
     price_out: float | None = None  # US dollars per million completion tokens
     concurrency: int = 8  # questions on their way at once
+    room: int = 0  # tokens that a server's reply may have at least, thoughts included
+
+    later: ClassVar[tuple[str, ...]] = ("room",)
+    omitted = ("room",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_storable(self.endpoint)
+        if not 0 <= self.room <= 2**18:
+            raise InputError(f"The room must be 0 to {2**18:,} tokens, got {self.room:,}.")
         if not 1 <= self.concurrency <= 256:
             raise InputError(f"concurrency must be 1 to 256, got {self.concurrency}.")
         if any(x is not None and x < 0 for x in (self.price_in, self.price_out)):
@@ -300,7 +306,7 @@ class JudgeSpec(AskSpec):
     labels: str = ""  # run id of the measure that has the labels; "" is `measure` itself
     threshold: float = 0.0  # of the label contrast: a feature fires where its peak is above
 
-    later = ("labels", "threshold")
+    later = (*AskSpec.later, "labels", "threshold")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -427,7 +433,7 @@ class WriteSpec(AskSpec):
     batch: int = 64  # texts a local model writes at once
     answers: str = ""  # who answers what is written, where samples have answers; one of ANSWERERS
 
-    later: ClassVar[tuple[str, ...]] = ("answers",)
+    later = (*AskSpec.later, "answers")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,6 +37,9 @@ URL = re.compile(
 )
 """Nothing but scheme, host, port and path: readers of addresses differ on all else."""
 
+AZURE = re.compile(r"api-version=[\w.-]+")
+"""What may follow the address of an Azure deployment, after a question mark; no key is one."""
+
 HOST = r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]*:[0-9a-f:.]*"
 PATH = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~!$&'()*+,=:@-]+)*"
 
@@ -70,12 +73,13 @@ class Address(NamedTuple):
 def read_address(url: str) -> Address:
     """The address that a text means.
 
-    Raises InputError, which repeats no secret, for anything but scheme, host, port and path: a name
-    or password before the host, something after the path, a host that is not in ASCII, a path that
-    servers may read in two ways.
+    Raises InputError, which repeats no secret, for anything but scheme, host, port and path, and
+    the version of Azure's interface behind it: a name or password before the host, something after
+    the path, a host that is not in ASCII, a path that servers may read in two ways.
     """
     url = url.strip()
     check_storable(url)
+    url = url.partition("?")[0]
     parts = URL.fullmatch(url)
     host, path = (parts["host"].lower(), parts["path"].rstrip("/")) if parts else ("", "")
     port = int(parts["port"] or PORTS[parts["scheme"].lower()]) if parts else 0
@@ -97,10 +101,11 @@ def read_address(url: str) -> Address:
 
 def check_storable(url: str) -> None:
     """Raises InputError for what is no address or has room for a key: specs are stored."""
-    if "?" in url or "#" in url or "@" in url.split("//")[-1].split("/")[0]:
+    if without_secrets(url) != url or "@" in url.split("//")[-1].split("/")[0]:
         raise InputError(
-            "The endpoint must hold no password and nothing after '?' or '#': it is stored with "
-            "the results. Name the variable that holds the key in endpoints.toml instead."
+            "The endpoint must hold no password and nothing after '?' or '#' but Azure's "
+            "api-version: it is stored with the results. Name the variable that holds the key in "
+            "endpoints.toml instead."
         )
     if url and not url.strip().lower().startswith(("http://", "https://")):
         got = "" if "@" in url else f", got {url!r:.80}"
@@ -109,7 +114,8 @@ def check_storable(url: str) -> None:
 
 def without_secrets(url: str) -> str:
     """An address as older versions stored it, less what could have held a key."""
-    return re.split("[?#]", url)[0]
+    head, _, query = url.partition("?")
+    return url if "#" not in head and AZURE.fullmatch(query) else re.split("[?#]", url)[0]
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ class ProbeFacts(Facts):
 class InterpretFacts(Facts):
     """What explanations and verdicts on relevance have in common."""
 
-    omitted: ClassVar[tuple[str, ...]] = ("replies", "tokens")
+    omitted: ClassVar[tuple[str, ...]] = ("replies", "tokens", "note")
     json_names = {"replies": "asked"}
     measure: str = ""
     n_features: int = 0  # that were explained or judged
@@ -181,6 +181,7 @@ class InterpretFacts(Facts):
     replies: Counts | None = None  # by what became of them; None where no language model was asked
     tokens: int | None = None
     cost: float | None = None  # US dollars; None where no price is known or nothing was asked
+    note: str | None = None  # sentences on what the server did not take; None for nothing
 
     def as_json(self) -> dict[str, Any]:
         facts = super().as_json()
@@ -250,7 +251,7 @@ class SpentFacts(Facts):
 class PairsFacts(SpentFacts):
     """Of pairs, and of one pair as a person edited it, for which nothing was written."""
 
-    omitted = ("writer",)
+    omitted = ("writer", "note")
     anchor: str = ""
     dataset: str = ""
     encoder: str = ""
@@ -267,6 +268,7 @@ class PairsFacts(SpentFacts):
     negatives: Counts = field(default_factory=dict)  # the same by where the negative comes from
     compared: int = 0  # texts that a negative was chosen from, at most
     problems: Counts = field(default_factory=dict)  # candidates without a usable text, by reason
+    note: str | None = None  # sentences on what a server did not take; None for nothing
 
     def as_json(self) -> dict[str, Any]:
         facts = super().as_json()
@@ -324,7 +326,10 @@ class SynthesisFacts(SpentFacts):
     """Of each gap that gave nothing: `feature`, `texts` written, `peak` and `own_peak`, the
     highest of any of them, and the `reason` for which the text with that own peak was dropped."""
 
-    note: str = ""  # a sentence where nothing was kept, or fewer rows than were asked for; or ""
+    note: str = ""
+    """Sentences where nothing was kept, or fewer rows than were asked for, and on what a server did
+    not take; or ""."""
+
     answered_by: str = ""  # who wrote the answers of the samples; "" where nobody did
     answers: int = 0  # answers that were written; their tokens are among `tokens`
     relevant: str = EVERY_FEATURE  # which features count for what follows, and

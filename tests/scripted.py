@@ -18,6 +18,8 @@ class ScriptedChat:
     Deterministic where its function is; safe to ask from many threads.
     """
 
+    notes = ()
+
     def __init__(
         self, script: Callable[[Prompt], Scripted] | Sequence[Scripted], identity: str = "scripted"
     ):
@@ -52,6 +54,8 @@ class ScriptedWriter:
     What it says is a text, a whole Written, or what is raised instead. `written` counts how often
     each key was written, in this process.
     """
+
+    notes = ()
 
     def __init__(
         self,

@@ -76,6 +76,7 @@ class ScriptedServer:
         self.asked: Counter[str] = Counter()
         self.bodies: list[Body] = []
         self.headers: list[dict[str, str]] = []
+        self.queries: list[str] = []
         self.endpoint = ""
         self.stopping = threading.Event()
         self.lock = threading.Lock()
@@ -164,7 +165,10 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             with script.lock:
                 script.bodies.append(body)
                 script.headers.append({k.lower(): v for k, v in self.headers.items()})
-            if self.path != "/v1/chat/completions":
+            path, _, query = self.path.partition("?")
+            if query:
+                script.queries.append(query)
+            if path != "/v1/chat/completions":
                 self.send(404, {"error": {"message": f"no such path {self.path}"}})
                 return
             question = question_of(body)
@@ -219,9 +223,8 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             """Whether all of it went out."""
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(length or len(data)))
-            for name, value in (headers or {}).items():
+            for name, value in ({"Content-Type": "application/json"} | dict(headers or {})).items():
                 self.send_header(name, value)
             try:
                 self.end_headers()

@@ -32,7 +32,7 @@ from fac.generator.batch_chat import (
     limits_of,
     reply_key,
 )
-from fac.generator.chat import Declined, OpenAIChat, Refused, Reply, Transient, most_tokens
+from fac.generator.chat import Declined, NoRoom, OpenAIChat, Refused, Reply, Transient, most_tokens
 from fac.prompts import Excerpt, Prompt, relevance
 from fac.prompts.relevance import TaskProfile
 from tests.scripted import ScriptedChat
@@ -75,7 +75,7 @@ def journal(tmp_path):
 class Flaky:
     """Fails each question as often as it is told to, then answers."""
 
-    identity = "flaky"
+    identity, notes = "flaky", ()
 
     def __init__(self, *failures, answer=echo):
         self.failures, self.answer = failures, answer
@@ -89,6 +89,72 @@ class Flaky:
         if number < len(self.failures):
             raise self.failures[number]
         return Reply(self.answer(prompt), "stop", 8, 2, False, "flaky-1")
+
+
+class Thinker:
+    """Thinks `thoughts` tokens before it answers in two more."""
+
+    identity, notes = "thinker", ()
+
+    def __init__(self, thoughts):
+        self.thoughts, self.rooms = thoughts, []
+
+    def ask(self, prompt):
+        self.rooms.append(prompt.max_tokens)
+        if prompt.max_tokens < self.thoughts:
+            raise NoRoom(8, prompt.max_tokens)
+        return Reply(echo(prompt), "stop", 8, self.thoughts + 2, False, "thinker-1")
+
+
+# --- how much room a reply has --------------------------------------------------------------------
+
+
+def test_a_question_that_had_no_room_is_asked_once_more_and_both_are_counted(journal):
+    """By hand: 8 + 10 tokens in vain, then 8 + 52; the second question has the room at once."""
+    model = Thinker(50)
+    limits = Limits(1, price_in=1.0, price_out=2.0)
+    batch = ask(questions(2), model, journal, limits=limits)
+    assert model.rooms == [10, 4096, 4096]
+    first, second = batch.replies.values()
+    assert (first.prompt_tokens, first.completion_tokens) == (16, 62)
+    assert (second.prompt_tokens, second.completion_tokens) == (8, 52)
+    assert batch.tokens == 16 + 62 + 8 + 52
+    assert batch.cost == pytest.approx((24 * 1 + 114 * 2) / 1e6)
+    assert batch.counts["retried_room"] == 1 and batch.counts["answered"] == 2
+    assert batch.room == 4096 and "room of 4,096 tokens" in batch.notes[0]
+    again = ask(questions(3), model, journal, limits=limits._replace(room=batch.room))
+    assert model.rooms[3:] == [4096] and again.notes == ()
+
+
+def test_where_more_room_does_not_help_the_question_fails_and_says_so(journal):
+    batch = ask(questions(2), Thinker(50), journal, limits=Limits(1, room=60))
+    assert all(reply.ok for reply in batch.replies.values()) and batch.room == 60
+    with pytest.raises(ServiceError, match=r"room of 4,096 tokens ran out .* \(--room\)"):
+        ask(questions(1), Thinker(5000), ReplyJournal(journal.path.with_name("other")), limits=ONE)
+
+
+def test_more_room_stays_within_the_budget(journal):
+    limits = Limits(1, budget_tokens=1000)
+    with pytest.raises(BudgetReached, match=r"18 of the budget of 1,000 are used"):
+        ask(questions(1), Thinker(50), journal, limits=limits)
+
+
+def test_with_more_room_what_was_cut_off_earlier_is_asked_again(journal, tmp_path):
+    model = ScriptedChat(lambda prompt: Reply("half a", "length", 8, 10, False, "m"))
+    earlier = ask(questions(1), model, journal).replies["judge/0"]
+    for room, n_asked in ((0, 0), (10, 0), (20, 1)):
+        fresh = ReplyJournal(tmp_path / f"journal {room}")
+        limits = Limits(1, room=room)
+        batch = ask(questions(1), model, fresh, earlier={earlier.key: earlier}, limits=limits)
+        assert batch.counts["asked"] == n_asked
+
+
+def test_a_room_of_zero_leaves_the_names_of_runs_as_they_were():
+    spec = ExplainSpec(measure="m")
+    assert "room" not in spec.as_json()
+    assert spec.run_id("x") != ExplainSpec(measure="m", room=99).run_id("x")
+    with pytest.raises(InputError, match="The room must be 0 to 262,144 tokens, got -1"):
+        ExplainSpec(measure="m", room=-1)
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -588,7 +654,7 @@ from fac.generator.chat import Reply
 from tests.test_batch_chat import questions
 
 class Plain:
-    identity = "plain"
+    identity, notes = "plain", ()
 
     def ask(self, prompt):
         body = json.dumps({"model": "m", "messages": prompt.messages}).encode()

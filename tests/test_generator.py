@@ -15,7 +15,7 @@ from fac.endpoints import Endpoint, default_endpoint
 from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator, local
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
-from fac.generator.chat import Declined, OpenAIChat, Refused, Transient, estimated_tokens
+from fac.generator.chat import Declined, NoRoom, OpenAIChat, Refused, Transient, estimated_tokens
 from fac.generator.edges import END_MARK, Edges
 from fac.generator.local import AFRESH, Bias, PromptRow, Steer, _Pull, _Spelling, uniforms
 from fac.prompts import Excerpt, Prompt, explaining
@@ -475,10 +475,90 @@ def test_a_server_that_does_not_count_tokens_has_them_estimated(usage):
 )
 def test_a_complete_reply_without_content_is_a_reply(message, text):
     """It was paid for, and asking again at temperature 0 would bring the same."""
-    envelope = {"choices": [{"message": message, "finish_reason": "length"}]}
+    envelope = {"choices": [{"message": message, "finish_reason": "stop"}]}
     with serving(envelope) as server:
         reply = OpenAIChat("m", server.endpoint).ask(ASKED)
-    assert (reply.text, reply.finish, reply.model) == (text, "length", "m")
+    assert (reply.text, reply.finish, reply.model) == (text, "stop", "m")
+
+
+@pytest.mark.parametrize(
+    ("message", "finish"),
+    [
+        ({"content": None, "reasoning_content": "let me see"}, "length"),
+        ({"content": "<think>let me see"}, "max_tokens"),
+        ({"content": "Let me see, it says bread"}, "length"),
+    ],
+)
+def test_a_reply_cut_off_before_its_answer_began_had_no_room(message, finish):
+    envelope = {"choices": [{"message": message, "finish_reason": finish}]}
+    envelope["usage"] = {"prompt_tokens": 7, "completion_tokens": 20}
+    failure = failure_of(envelope)
+    assert isinstance(failure, NoRoom)
+    assert (failure.prompt_tokens, failure.completion_tokens) == (7, 20)
+
+
+def unlike(**kinds):
+    """A server that fails, with these statuses, every question that holds such a thing."""
+
+    def envelope(body, text):
+        held = {"schema": "response_format" in body}
+        held["system"] = any(message["role"] == "system" for message in body["messages"])
+        for kind, status in kinds.items():
+            if held[kind]:
+                return Status(status, {"error": {"message": "Internal failure"}})
+        return completion(body, text)
+
+    return envelope
+
+
+RULED = ASKED._replace(
+    messages=({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it?"})
+)
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+@pytest.mark.parametrize("kinds", [("schema",), ("system",), ("schema", "system")])
+def test_the_first_question_is_asked_more_plainly_and_what_helped_stays(kinds, status):
+    with serving(unlike(**dict.fromkeys(kinds, status))) as server:
+        chat = OpenAIChat("m", server.endpoint)
+        assert [chat.ask(RULED).text for _ in range(2)] == ["yes", "yes"]
+    shapes = [("response_format" in body, len(body["messages"])) for body in server.bodies]
+    plain = (False, 2) if kinds == ("schema",) else (False, 1)
+    assert shapes == [*dict.fromkeys([(True, 2), (False, 2), plain]), plain]
+    if plain[1] == 1:
+        (message,) = server.bodies[-1]["messages"]
+        assert message == {"role": "user", "content": "Be brief.\n\nIs it?"}
+    said = " ".join(chat.notes)
+    assert "no JSON schema" in said and ("no system message" in said) == (plain[1] == 1)
+
+
+def test_one_failure_that_may_pass_costs_no_schema_and_two_do():
+    with serving(unlike(schema=500)) as server:
+        chat = OpenAIChat("m", server.endpoint)
+        with pytest.raises(Transient):
+            chat.ask(ASKED)
+        assert len(server.bodies) == 1 and not chat.notes
+        assert chat.ask(ASKED).text == "yes"
+    assert len(server.bodies) == 3 and "no JSON schema" in chat.notes[0]
+
+
+def test_after_a_question_was_answered_as_it_was_asked_none_is_asked_more_plainly():
+    answers = iter((completion, *[lambda *_: Status(400, {"error": "too long"})] * 2))
+    with serving(lambda *request: next(answers)(*request)) as server:
+        chat = OpenAIChat("m", server.endpoint)
+        chat.ask(RULED)
+        for _ in range(2):
+            with pytest.raises(Declined, match="too long"):
+                chat.ask(RULED)
+    assert len(server.bodies) == 3 and not chat.notes
+
+
+def test_azure_is_given_its_version_in_the_query_and_the_key_in_a_header_of_its_own():
+    with serving() as server:
+        reply = OpenAIChat("m", f"{server.endpoint}?api-version=2024-10-21").ask(ASKED)
+    assert reply.text == "yes" and server.queries == ["api-version=2024-10-21"]
+    headers = server.headers[0]
+    assert headers["api-key"] == KEY and "authorization" not in headers
 
 
 def picky(*refused, status=400):
@@ -594,7 +674,7 @@ def test_a_question_that_a_server_does_not_take_says_nothing_about_others(status
         {"choices": "yes"},
         {"choices": [{"message": None}]},
         {"choices": [{"message": {"content": 5}}]},
-        {"choices": [{"message": {"content": ["yes"]}}]},
+        {"choices": [{"message": {"content": [{"type": "image_url"}]}}]},
         {"choices": [{"message": {"content": "yes"}, "finish_reason": 3}]},
         {"choices": [{"message": {"content": "yes"}}], "model": ["m"]},
     ],

@@ -9,6 +9,7 @@ from fac.config import RescoreSpec
 from fac.errors import Cancelled, InputError
 from fac.export import export
 from fac.questions.pairs import (
+    authors,
     firing_turn,
     in_state,
     origins_in_words,
@@ -155,6 +156,12 @@ def test_facts_count_both_sides_by_where_they_come_from(world):
     # Four candidates a gap, one sample of the dataset and four of the anchor.
     assert facts.compared == 13
     assert origins_in_words(facts)["Positives"].startswith("2 of the anchor")
+    first, second = authors(world.runs, run)
+    assert (first["feature"], first["positive"]) == (3, "the anchor")
+    assert {first["negative"], second["negative"]} == {
+        "the anchor",
+        "its positive, what fires taken out",
+    }
 
 
 def test_a_text_of_the_anchor_is_never_kept(world):

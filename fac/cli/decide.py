@@ -219,7 +219,7 @@ def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...], more: dict[str
     facts = runs.manifest(run_id).facts.as_json()
     data = {"run": run_id, **{name: facts[name] for name in names}, **more}
     data["counts"] = facts["counts"]
-    data |= {key: facts[key] for key in ("asked", "tokens", "cost") if key in facts}
+    data |= {key: facts[key] for key in ("asked", "tokens", "cost", "note") if key in facts}
 
     def show() -> None:
         flat = {key: value for key, value in data.items() if not isinstance(value, dict)}

@@ -104,6 +104,13 @@ class SpendOptions:
     price_in: Annotated[float | None, Option(help="Dollars per million prompt tokens.")] = None
     price_out: Annotated[float | None, Option(help="Dollars per million completion tokens.")] = None
     concurrency: Annotated[int, Option(help="Questions on their way at once.")] = 8
+    room: Annotated[
+        int,
+        Option(
+            help="Tokens a server's reply may have at least, its thoughts included; 0: what the "
+            "answer needs, and more where a model thinks."
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

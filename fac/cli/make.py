@@ -35,7 +35,7 @@ from fac.questions import exports
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
-from fac.questions.pairs import origins_in_words, question_fields, question_of
+from fac.questions.pairs import authors, origins_in_words, question_fields, question_of
 from fac.questions.shape import shape_of
 from fac.store import Stores
 from fac.store.decisions import Decisions
@@ -150,12 +150,21 @@ def pairs_(
         side: [row["feature"] for row in rows if row[column] == "anchor"]
         for side, column in (("positive", "origin"), ("negative", "negative_origin"))
     }
-    first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed[: frame.LISTED]]
+    texts = authors(runs, run_id)
+    data |= {"texts": texts, "problems": dict(facts.problems), "note": facts.note}
+    first = [f"feature {gap['feature']}: {gap['reason']}" for gap in failed]
+    first += [
+        f"feature {each['feature']}: positive by {each['positive']}, negative by {each['negative']}"
+        for each in texts
+    ]
     figures: dict[str, Any] = {name: data[name] for name in ("run", "threshold", "pairs")}
     chosen = "" if writing.profile else f" (the data are {shape.reason})"
     figures |= {"profile": f"{PROFILES[spec.profile].title}{chosen}"}
     figures |= {"failed": len(failed), **origins_in_words(facts)}
-    show, refusal = listing(figures, first, len(failed)), ""
+    if facts.problems:
+        figures["without a text"] = ", ".join(f"{why} {n:,}" for why, n in facts.problems.items())
+    figures |= {"note": facts.note} if facts.note else {}
+    show, refusal = listing(figures, first[: frame.LISTED], len(first)), ""
     if not data["pairs"]:
         refusal = f"No gap of {len(gaps):,} has a pair: {failed[0]['reason']}."
     return Answer(data, show, refusal=refusal)

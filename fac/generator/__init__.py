@@ -1,9 +1,10 @@
 """Text out of language models.
 
-local       a Hugging Face model on this machine: seeded, steered continuations (torch)
-chat        one question, one reply: any OpenAI-compatible server
-batch_chat  many questions: limits, retries, a journal, nothing asked twice
-writer      many candidate texts from either of them: one protocol, seeded, resumable
+local        a Hugging Face model on this machine: seeded, steered continuations (torch)
+chat         one question, one reply: any OpenAI-compatible server
+completions  what the body of a response says
+batch_chat   many questions: limits, retries, a journal, nothing asked twice
+writer       many candidate texts from either of them: one protocol, seeded, resumable
 """
 
 from fac.generator.local import LocalGenerator

@@ -31,6 +31,7 @@ from fac.errors import BudgetReached, InputError, Progress, ServiceError, disk_r
 from fac.generator.chat import (
     ChatModel,
     Declined,
+    NoRoom,
     OpenAIChat,
     Passing,
     Reply,
@@ -38,6 +39,7 @@ from fac.generator.chat import (
     estimated_tokens,
     most_tokens,
 )
+from fac.generator.completions import CUT_OFF
 from fac.prompts import Prompt
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
@@ -54,7 +56,14 @@ HEARTBEAT = 5.0
 COUNTED_AS = {kind: f"retried_{kind}" if kind[0].isdigit() else kind for kind in get_args(Passing)}
 """What a passing failure is counted as."""
 
-COUNTS = ("asked", "answered", "reused", "shared", "failed", "declined", *COUNTED_AS.values())
+MORE_ROOM = 4, 4096
+"""A question whose room ran out before an answer began is asked once more with so many times the
+room, and no fewer tokens than these."""
+
+COUNTS = (
+    *("asked", "answered", "reused", "shared", "failed", "declined"),
+    *(*COUNTED_AS.values(), "retried_room"),
+)
 
 
 class Question(NamedTuple):
@@ -94,6 +103,7 @@ class Limits(NamedTuple):
     budget_usd: float | None = None
     price_in: float | None = None
     price_out: float | None = None
+    room: int = 0  # tokens that a reply may have at least, thoughts included
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """US dollars; None where a price is not known."""
@@ -115,6 +125,8 @@ class BatchReplies(NamedTuple):
 
     tokens: int  # prompt and completion tokens of the replies that this call got
     cost: float | None  # their price in US dollars; None where a price is not known
+    room: int = 0  # tokens that replies need, where less was too little; else that of the limits
+    notes: tuple[str, ...] = ()  # sentences on how the server had to be asked
 
 
 class ReplyJournal:
@@ -220,6 +232,9 @@ def ask_batch(
     progress(done, total, note) is called after each answer and every few seconds. Whatever it
     raises (Cancelled) ends the call once the replies on their way are in the journal.
 
+    A question whose room ran out before an answer began is asked once more with more, see
+    MORE_ROOM; where that helped, later questions have it from the first.
+
     Raises BudgetReached when the next question could exceed the budget, ServiceError when the
     server answers none of the first questions, Refused when it will not answer any.
     """
@@ -247,12 +262,17 @@ class _Run:
     tries: Counter[str] = field(default_factory=Counter)
     pause_until = 0.0
     before = 0
+    short: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of questions whose room ran out the prompt and completion tokens that this took."""
+
     tokens = 0
     cost = 0.0
+    room = 0
     _skipped = 0.0
 
     def __post_init__(self) -> None:
         self.budget = _Budget(self.limits)
+        self.room = self.limits.room
 
     def ask(
         self,
@@ -290,8 +310,14 @@ class _Run:
             question.about: self.replies[key]._replace(about=question.about)
             for question, key in zip(questions, keys, strict=True)
         }
-        priced = self.limits.cost(0, 0) is not None
-        return BatchReplies(replies, dict(self.counts), self.tokens, self.cost if priced else None)
+        cost = self.cost if self.limits.cost(0, 0) is not None else None
+        notes = [*self.model.notes]
+        if self.room > self.limits.room:
+            notes.append(
+                f"Replies have a room of {self.room:,} tokens, for less ran out before an answer "
+                f"began."
+            )
+        return BatchReplies(replies, dict(self.counts), self.tokens, cost, self.room, tuple(notes))
 
     def _sort_out(
         self, questions: Sequence[Question], earlier: Mapping[str, RecordedReply]
@@ -310,12 +336,17 @@ class _Run:
                 continue
             self.prompts[key], self.abouts[key] = question.prompt, question.about
             before = journaled.get(key) or earlier.get(key)
-            if before is not None and before.ok:
+            if before is not None and before.ok and not self._outgrown(before, journaled):
                 self.replies[key] = before
                 self.counts["reused"] += 1
             else:
                 self.fresh.append(key)
         return keys
+
+    def _outgrown(self, before: RecordedReply, journaled: Mapping[str, RecordedReply]) -> bool:
+        """Whether an earlier run's reply was cut off where there is more room now."""
+        cut_off = before.finish == CUT_OFF and before.completion_tokens < self.limits.room
+        return cut_off and before.key not in journaled
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -356,6 +387,9 @@ class _Run:
                 return None
             key = self.later[0][2] if again else self.fresh[0]
             prompt = self.prompts[key]
+            prompt = self.prompts[key] = prompt._replace(
+                max_tokens=max(prompt.max_tokens, self.room)
+            )
             if blocked := self.budget.reserve(key, prompt):
                 return blocked
             if again:
@@ -375,7 +409,9 @@ class _Run:
     def _answer(
         self, key: str, prompt: Prompt, reply: Reply | None, failure: str = ""
     ) -> RecordedReply:
-        counted = (reply.prompt_tokens, reply.completion_tokens) if reply else (0, 0)
+        short = self.short.get(key, (0, 0))
+        taken = (reply.prompt_tokens, reply.completion_tokens) if reply else (0, 0)
+        counted = (taken[0] + short[0], taken[1] + short[1])
         return RecordedReply(
             key=key,
             about=self.abouts[key],
@@ -403,14 +439,45 @@ class _Run:
         except Declined as failure:
             self.budget.release(key, self.prompts[key])
             self.counts["declined"] += 1
-            self._give_up(key, str(failure))
+            began = f"{NoRoom(0, 0)} " if key in self.short else ""
+            self._give_up(key, f"{began}{failure}")
+        except NoRoom as failure:
+            self.budget.release(key, self.prompts[key])
+            self._spend(failure.prompt_tokens, failure.completion_tokens)
+            self._widen(key, failure)
         else:
             self.budget.release(key, self.prompts[key])
-            self.budget.spend(answer.prompt_tokens, answer.completion_tokens)
-            self.tokens += answer.prompt_tokens + answer.completion_tokens
-            self.cost += answer.cost or 0.0
+            before = self.short.get(key, (0, 0))  # spent already
+            self._spend(answer.prompt_tokens - before[0], answer.completion_tokens - before[1])
+            if key in self.short:
+                self.room = max(self.room, self.prompts[key].max_tokens)
             self.counts["answered"] += 1
             self.replies[key] = answer
+
+    def _spend(self, prompt_tokens: int, completion_tokens: int) -> None:
+        self.budget.spend(prompt_tokens, completion_tokens)
+        self.tokens += prompt_tokens + completion_tokens
+        self.cost += self.limits.cost(prompt_tokens, completion_tokens) or 0.0
+
+    def _widen(self, key: str, failure: NoRoom) -> None:
+        """Asks once more with more room, at once."""
+        room, before = self.prompts[key].max_tokens, self.short.get(key, (0, 0))
+        self.short[key] = (
+            before[0] + failure.prompt_tokens,
+            before[1] + failure.completion_tokens,
+        )
+        if before != (0, 0):
+            self.counts["failed"] += 1
+            self._give_up(
+                key,
+                f"A room of {room:,} tokens ran out before an answer began: give more (--room), or "
+                f"take a model that thinks less.",
+            )
+            return
+        self.counts["retried_room"] += 1
+        times, least = MORE_ROOM
+        self.prompts[key] = self.prompts[key]._replace(max_tokens=max(times * room, least))
+        heapq.heappush(self.later, (self._now(), len(self.short), key))
 
     def _again(self, key: str, failure: Transient) -> None:
         """Asks once more, later, unless this was the last time."""

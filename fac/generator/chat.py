@@ -1,22 +1,35 @@
 """One question, one reply, from any server that speaks OpenAI's chat completions.
 
-Owns: what is sent, how a reply is read, which failures may pass, and that the key stays secret.
-Does not own: what is asked (`fac.prompts`), asking again, limits and the journal (`batch_chat`).
+Owns: what is sent, what a server has refused, which failures may pass, and that the key stays
+secret. Does not own: what is asked (`fac.prompts`), what a body says (`completions`), asking again,
+limits and the journal (`batch_chat`).
 """
 
 from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fac.endpoints import DEFAULT_VARIABLE, Endpoint, read_address
 from fac.errors import ServiceError
+from fac.generator.completions import (
+    CUT_OFF,
+    DONE,
+    Completion,
+    NoCompletion,
+    message_of,
+    read_completion,
+)
 from fac.prompts import Prompt
+from fac.prompts.form import without_thoughts
+from fac.schema import Message
 
 NO_KEY = "EMPTY"
 """What the client is told where there is no key, since it insists on one; it is never sent."""
@@ -70,14 +83,27 @@ class Refused(ServiceError):
     """The server takes no question at all: the key, the model or the address is wrong."""
 
 
+class NoRoom(Exception):
+    """The room ran out before an answer began, mostly on thoughts; it was paid for."""
+
+    def __init__(self, prompt_tokens: int, completion_tokens: int):
+        self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
+        super().__init__("The room ran out before an answer began.")
+
+
 class ChatModel(Protocol):
     """Anything that answers a prompt."""
 
     identity: str
     """Who answers: model and endpoint, never a key. Part of what names a recorded reply."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what the server has not taken, so that questions are asked without it."""
+        ...
+
     def ask(self, prompt: Prompt) -> Reply:
-        """One reply, from any thread. Raises Transient, Declined or Refused."""
+        """One reply, from any thread. Raises Transient, Declined, NoRoom or Refused."""
 
 
 def estimated_tokens(prompt: Prompt) -> int:
@@ -91,31 +117,23 @@ def most_tokens(prompt: Prompt) -> int:
     return question_bytes + len(json.dumps(prompt.form)) + 64
 
 
-class _Lenient(BaseModel):
-    """Servers add fields of their own."""
+class _Usage(BaseModel):
+    """Servers add counts of their own."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class _Message(_Lenient):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(_Lenient):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(_Lenient):
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
 
 
-class _Completion(_Lenient):
-    choices: list[_Choice] = Field(min_length=1)
-    model: str | None = None
-    usage: Any = None
+FORM, SYSTEM = "response_format", "system"
+
+UNTAKEN = {
+    FORM: "no JSON schema: the form of a reply is asked for in words alone",
+    SYSTEM: "no system message: it stands at the head of the user's",
+    "temperature": "no temperature: it draws as it likes",
+    "seed": "no seed: asked again it may say something else",
+}
+"""What a server may not take, and what that means."""
 
 
 class OpenAIChat:
@@ -140,6 +158,7 @@ class OpenAIChat:
         self._variable, key = endpoint.key, endpoint.read_key()
         self._key = key.text if key else ""
         self._timeout = timeout
+        _, self._is_azure, query = self.endpoint.partition("?")
         self._client = OpenAI(
             api_key=self._key or NO_KEY,
             base_url=str(self._address),
@@ -148,12 +167,20 @@ class OpenAIChat:
             http_client=DefaultHttpxClient(
                 follow_redirects=False, timeout=timeout, event_hooks={"request": [self._strip]}
             ),
+            default_query=dict([query.split("=")]) if query else None,
         )
         # Left to the garbage collector, sockets may be found open before the client closes them.
         weakref.finalize(self, self._client.close)
         self._seed = seed
         self._without: frozenset[str] = frozenset()
-        """Parameters this server has refused; replaced, never changed, so threads may read it."""
+        """What this server has refused: parameters, or SYSTEM; replaced, never changed, so threads
+        may read it."""
+
+        self._taken: frozenset[str] = frozenset()
+        """Of FORM and SYSTEM those with which a question was answered, or was tried without."""
+
+        self._n_broken = 0  # answers of status 500 and above before any reply
+        self._first = threading.Lock()
 
     def _strip(self, request: Any) -> None:
         """Takes from a request, as it leaves, whatever its server must not hear."""
@@ -166,33 +193,92 @@ class OpenAIChat:
                 headers["Authorization"] = f"Bearer {self._key}"
         if headers.get("authorization") == f"Bearer {NO_KEY}":
             del headers["authorization"]
+        if self._is_azure and "authorization" in headers:
+            del headers["authorization"]
+            headers["api-key"] = self._key
 
     def close(self) -> None:
         """Ends its connections; nothing can be asked afterwards."""
         self._client.close()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what the server has not taken."""
+        return tuple(
+            f"The server takes {means}." for name, means in UNTAKEN.items() if name in self._without
+        )
+
     def ask(self, prompt: Prompt) -> Reply:
-        """One reply; a parameter that the server does not know is given up for good."""
+        """One reply; what the server does not take is given up for good.
+
+        A parameter that it names is; of the others it is found out with the first question, which
+        is asked once without a schema and then with the system's text in the user's turn.
+        """
+        try:
+            reply = self._reply_without(prompt, self._without)
+        except _Rejected as rejection:
+            return self._plainer(prompt, rejection)
+        self._taken |= _shape(prompt) - self._without
+        return reply
+
+    def _plainer(self, prompt: Prompt, rejection: _Rejected) -> Reply:
+        """The reply to the first question, asked more plainly. Raises what the rejection means
+        where that does not help either, or it is not the first."""
+        with self._first:
+            if not self._without - rejection.without:  # no other thread has found out meanwhile
+                return self._first_plainer(prompt, rejection)
+        try:
+            return self._reply_without(prompt, self._without)
+        except _Rejected as again:
+            raise again.meaning from None
+
+    def _first_plainer(self, prompt: Prompt, rejection: _Rejected) -> Reply:
+        without, untried = rejection.without, _shape(prompt) - self._taken - rejection.without
+        self._n_broken += rejection.passing
+        # What passes by itself, as a server that is starting, shall not cost the schema.
+        if not rejection.passing or self._n_broken > 1:
+            for name in (FORM, SYSTEM):
+                if name not in untried:
+                    continue
+                self._taken |= {name}
+                without |= {name}
+                try:
+                    reply = self._reply_without(prompt, without)
+                except _Rejected:
+                    continue
+                except NoRoom:  # it took the question
+                    self._without |= without
+                    raise
+                self._without |= without
+                return reply
+        raise rejection.meaning from None
+
+    def _reply_without(self, prompt: Prompt, without: frozenset[str]) -> Reply:
+        """One reply; a parameter that the server says it does not know is given up. Raises
+        _Rejected."""
         while True:
-            without = self._without
             try:
                 return self._reply(prompt, self._send(self._request(prompt, without)))
             except _UnknownParameter as error:
                 if error.name in without:
                     raise Declined(error.reason) from error
                 self._without |= {error.name}
+                without |= {error.name}
+            except _Rejected as rejection:
+                rejection.without = without
+                raise
 
     def _request(self, prompt: Prompt, without: frozenset[str]) -> dict[str, Any]:
         limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
         request = {
             "model": self.model,
-            "messages": list(prompt.messages),
+            "messages": folded(prompt.messages) if SYSTEM in without else list(prompt.messages),
             limit: prompt.max_tokens,
             "temperature": prompt.temperature,
             "seed": prompt.draw or self._seed,
         }
         if prompt.form:
-            request["response_format"] = {
+            request[FORM] = {
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "strict": True, "schema": prompt.form},
             }
@@ -217,6 +303,8 @@ class OpenAIChat:
                         raise self._timed_out()
                     if len(body) > MAX_BODY:
                         raise Transient("broken", "The reply has no end.", paid=True)
+                    if body[-64:].rstrip().endswith(DONE):  # some leave the connection open
+                        break
         except (openai.APITimeoutError, httpx2.TimeoutException):
             raise self._timed_out() from None
         except openai.APIStatusError as error:
@@ -235,23 +323,31 @@ class OpenAIChat:
 
     def _failure(self, error: Any) -> Exception:
         """What a status of 400 and above means for us."""
-        status: int = error.status_code
-        words = self._quoted(_message(error.body) or error.message)
+        words = message_of(error.body) or error.message
+        code = str(error.code or "")
+        wait = _retry_after(error.response.headers)
+        return self._meaning(error.status_code, words, f"{error.param or ''}", code, wait)
+
+    def _meaning(
+        self, status: int, words: str, param: str = "", code: str = "", wait: float | None = None
+    ) -> Exception:
+        words = self._quoted(words)
         sentence = f"{self.endpoint} answered {status}: {words}"
-        if status == 429 and error.code == "insufficient_quota":
+        if status == 429 and code == "insufficient_quota":
             return Refused(f"{sentence} Add credit, then start it again.")
         if status == 408:
-            return Transient(
-                "timed_out", sentence, retry_after=_retry_after(error.response.headers)
-            )
+            return Transient("timed_out", sentence, retry_after=wait)
         if status in (409, 429) or status >= 500:
             kind: Passing = "5xx" if status >= 500 else "429" if status == 429 else "409"
-            return Transient(kind, sentence, retry_after=_retry_after(error.response.headers))
+            passing = Transient(kind, sentence, retry_after=wait)
+            return _Rejected(passing, passing=True) if status >= 500 and wait is None else passing
         if status in (400, 422):
-            for name in ("response_format", "max_tokens", "temperature", "seed"):
-                if re.search(rf"\b{name}\b", f"{error.param} {words}"):
+            for name in (FORM, "max_tokens", "temperature", "seed"):
+                if re.search(rf"\b{name}\b", f"{param} {words}"):
                     return _UnknownParameter(name, sentence)
-        if status in (400, 413, 422) or (status == 403 and MODERATED.search(words)):
+        if status in (400, 422):
+            return _Rejected(Declined(sentence))
+        if status == 413 or (status == 403 and MODERATED.search(words)):
             return Declined(sentence)
         if status in (401, 403):
             return Refused(f"{sentence} {self._key_advice()}")
@@ -262,10 +358,11 @@ class OpenAIChat:
                 f"that it sends on to, {goal}"
             )
         if status == 404:
-            return Refused(
+            wrong = Refused(
                 f"{sentence} Check the address and that it knows the model {self.model!r}: "
                 f"an endpoint usually ends in /v1."
             )
+            return _Rejected(wrong)
         return Refused(sentence)
 
     def _key_advice(self) -> str:
@@ -280,21 +377,23 @@ class OpenAIChat:
 
     def _reply(self, prompt: Prompt, body: bytes) -> Reply:
         try:
-            completion = _Completion.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "body"
-            reason = f"The response is no chat completion, {where}: {first['msg'].lower()}."
-            raise Transient("broken", self._quoted(reason), paid=True) from None
-        choice = completion.choices[0]
-        text = self._redacted(choice.message.content or choice.message.refusal or "")
+            completion = read_completion(body)
+        except NoCompletion as error:
+            if error.status is not None:
+                raise self._meaning(error.status, str(error)) from None
+            raise Transient("broken", self._quoted(str(error)), paid=True) from None
+        text = self._redacted(completion.text)
         try:
             usage = _Usage.model_validate(completion.usage)
             counts, estimated = (usage.prompt_tokens, usage.completion_tokens), False
         except ValidationError:
             counts, estimated = (estimated_tokens(prompt), len(text.encode()) // 4 + 1), True
-        finish, model = choice.finish_reason or "", completion.model or self.model
-        return Reply(text, self._redacted(finish), *counts, estimated, self._redacted(model))
+            if completion.finish == CUT_OFF:
+                counts = counts[0], max(counts[1], prompt.max_tokens)
+        if completion.finish == CUT_OFF and not _begun(prompt, completion):
+            raise NoRoom(*counts)
+        finish, model = self._redacted(completion.finish), completion.model or self.model
+        return Reply(text, finish, *counts, estimated, self._redacted(model))
 
     def _redacted(self, text: str) -> str:
         """Without the key, should a server repeat it."""
@@ -320,20 +419,42 @@ def public_name(name: str) -> str:
     return re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/~\\][^\s@]*[/\\]", "", name)
 
 
+def folded(messages: Sequence[Message]) -> list[Message]:
+    """The same messages with the system's text at the head of the first user's."""
+    system = [m["content"] for m in messages if m["role"] == "system"]
+    others = [dict(m) for m in messages if m["role"] != "system"]
+    if system and others:
+        others[0]["content"] = "\n\n".join((*system, others[0]["content"]))
+    return others
+
+
+def _shape(prompt: Prompt) -> frozenset[str]:
+    """What of a question a server may not take."""
+    system = any(m["role"] == "system" for m in prompt.messages)
+    return frozenset([FORM] * bool(prompt.form) + [SYSTEM] * system)
+
+
+def _begun(prompt: Prompt, completion: Completion) -> bool:
+    """Whether a reply that was cut off has come to its answer."""
+    answer = without_thoughts(completion.text)
+    return "{" in answer if prompt.form else bool(answer)
+
+
+class _Rejected(Exception):
+    """The server did not take the question as it was asked; it may when asked more plainly."""
+
+    def __init__(self, meaning: Exception, *, passing: bool = False):
+        self.meaning = meaning
+        self.passing = passing  # whether the same question may be taken later
+        self.without: frozenset[str] = frozenset()  # what it was asked without
+        super().__init__(str(meaning))
+
+
 class _UnknownParameter(Exception):
     def __init__(self, name: str, reason: str):
         self.name = name
         self.reason = reason
         super().__init__(reason)
-
-
-def _message(body: object) -> str:
-    """A server's own words, wherever in its error it puts them."""
-    if isinstance(body, dict):
-        for name in ("message", "detail", "error"):
-            if body.get(name):
-                return _message(body[name])
-    return body if isinstance(body, str) else json.dumps(body) if body else ""
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -58,6 +58,11 @@ class Writer(Protocol):
     identity: str  # who writes: part of what names a run, never a key
     chats: bool  # whether it answers prompts; a base model only goes on with openings
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what a server did not take."""
+        ...
+
     def write(
         self,
         requests: Sequence[Request],

@@ -72,6 +72,10 @@ class StepRun(Generic[SpecT]):
         self._id = spec.run_id(*self._parts)
         self._done = 0  # features before the present block
         self._counts: Counter[str] = Counter()
+        self._limits = batch_chat.limits_of(spec)
+        self._notes: dict[str, None] = {}  # sentences on how the server had to be asked
+        self._n_read = 0  # replies that could be read
+        self._unread = ""  # why the first of the others could not
         self._fresh: dict[str, RecordedReply] = {}
         self._tokens, self._cost = 0, 0.0
 
@@ -131,7 +135,7 @@ class StepRun(Generic[SpecT]):
                     self._chat,
                     self._journal,
                     attempt=self.spec.attempt,
-                    limits=batch_chat.limits_of(self.spec),
+                    limits=self._limits,
                     earlier=self._earlier,
                     progress=report,
                 )
@@ -140,6 +144,8 @@ class StepRun(Generic[SpecT]):
             else:
                 replies = batch.replies
                 self._counts.update(batch.counts)
+                self._limits = self._limits._replace(room=batch.room)
+                self._notes |= dict.fromkeys(batch.notes)
         if self.stopped is not None:
             recorded = self._earlier | self._journal.read()
             for question in questions:
@@ -165,13 +171,17 @@ class StepRun(Generic[SpecT]):
     def read(self, reply: RecordedReply, parse: Callable[[str], ReadT]) -> ReadT | Unread:
         """What a reply says. One that `parse` refuses is listed with why."""
         if reply.reply is None:
+            self._unread = self._unread or reply.failure
             return Unread(FAILED, reply.failure)
         try:
-            return parse(reply.reply)
+            value = parse(reply.reply)
         except BadReply as error:
             self._fresh[reply.about] = reply._replace(failure=str(error))
             self._counts[UNREADABLE] += 1
+            self._unread = self._unread or str(error)
             return Unread(UNREADABLE, str(error))
+        self._n_read += 1
+        return value
 
     def _take_replies(self) -> list[Row]:
         """Rows of the replies since the last time, one for each key."""
@@ -187,7 +197,8 @@ class StepRun(Generic[SpecT]):
         """Finishes the run, unless it is finished; returns its id.
 
         The first of `tables` has a row a feature, which its column `count` sorts into kinds. Raises
-        BudgetReached, Cancelled or ServiceError after publishing what is complete.
+        BudgetReached, Cancelled or ServiceError after publishing what is complete; BadReply,
+        without publishing, where none of the replies can be read.
         """
         runs, spec, run_id = self.runs, self.spec, self._id
         if runs.find(run_id):
@@ -195,10 +206,16 @@ class StepRun(Generic[SpecT]):
         with runs.exclusive(run_id):
             begun, home = time.monotonic(), runs.scratch(run_id)
             features, counts, further = self._write(blocks, home, tables, count, verb)
+            if self._unread and not self._n_read and self.stopped is None:
+                raise BadReply(
+                    f"No reply of {self.spec.model} can be read, so nothing is kept. The first: "
+                    f"{self._unread.rstrip('.')}. Another --attempt asks anew."
+                )
             if self._chat is not None:
                 priced = None not in (spec.price_in, spec.price_out)
                 further |= {"cost": self._cost if priced else None, "tokens": self._tokens}
                 further["replies"] = dict(sorted(self._counts.items()))
+                further["note"] = " ".join(self._notes) or None
             facts = replace(
                 facts,
                 name=runs.manifest(spec.measure).facts.name,

@@ -223,6 +223,8 @@ def only_object(reply: str) -> dict[str, Any]:
         else:
             at += 1
         at = text.find("{", at)
+    if not text:
+        raise bad_reply("it ends with its thoughts" if reply.strip() else "it is empty", reply)
     if len(objects) != 1:
         n_objects = f"{len(objects) or 'no'} JSON object{'s' * (len(objects) > 1)}"
         raise bad_reply(f"it has {n_objects}", reply)
@@ -277,7 +279,8 @@ def _final_channel(text: str) -> str:
 
 
 def bad_reply(why: str, reply: str) -> BadReply:
-    return BadReply(f"The reply cannot be read, {why}: {start_of(reply)}")
+    start = start_of(reply)
+    return BadReply(f"The reply cannot be read, {why}" + (f": {start}" if start else "."))
 
 
 def start_of(reply: str) -> str:

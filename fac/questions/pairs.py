@@ -33,6 +33,7 @@ from fac.store import Stores
 from fac.store.decisions import Decision
 from fac.store.memo import remembered_for_good
 from fac.store.queue import Job
+from fac.store.runs import Runs
 from fac.synthesis import edited_turn, plan
 
 EVERY_STATE = "all"
@@ -264,6 +265,36 @@ def origins_in_words(facts: PairsFacts) -> dict[str, str]:
     if facts.negatives:
         words["Negatives"] += f"; the nearest silent ones of up to {facts.compared:,} texts"
     return words
+
+
+def authors(runs: Runs, run: str) -> list[Row]:
+    """Who wrote the `positive` and the `negative` of each proposed pair, by `feature`."""
+    facts: PairsFacts = runs.manifest(run).facts
+    columns = ["feature", "status", "origin", "candidate", "negative_origin"]
+    pairs = runs.table(run, "pairs", columns).to_pylist()
+    candidates = {row["candidate"] for row in pairs}
+    models: dict[str, dict[str, None]] = {}
+    for reply in runs.table(run, "replies", ["about", "model"]).to_pylist():
+        about = reply["about"]  # a candidate, or a part of it after one more slash
+        name = about if about in candidates else about.rpartition("/")[0]
+        models.setdefault(name, {})[reply["model"]] = None
+    elsewhere = {
+        "dataset": "your data",
+        "anchor": "the anchor",
+        "edit": "its positive, what fires taken out",
+    }
+    rows = []
+    for row in pairs:
+        if row["status"] == "proposed":
+            writers = ", ".join(models.get(row["candidate"], {})) or facts.writer
+            rows.append(
+                {
+                    "feature": row["feature"],
+                    "positive": elsewhere.get(row["origin"], writers),
+                    "negative": elsewhere.get(row["negative_origin"], facts.writer),
+                }
+            )
+    return rows
 
 
 def firing_turn(row: Row) -> int:

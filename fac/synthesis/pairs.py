@@ -57,7 +57,8 @@ def make_pairs(spec: PairsSpec, *, progress: Progress, **doors: Any) -> str:
     """Writes candidates for every gap of the spec and proposes a pair for each; the run's id.
     `doors` are the other fields of Step. The run holds pairs, candidates, hits and replies. Raises
     BudgetReached, Cancelled or ServiceError after publishing the gaps whose candidates are all
-    there; InputError for features or runs that do not fit."""
+    there; BadReply where a server wrote no text that can be used; InputError for features or runs
+    that do not fit."""
     return PairsStep(spec=spec, **doors).run(progress)
 
 
@@ -109,6 +110,7 @@ class PairsStep(Step[PairsSpec]):
         spec = self.spec
         desk.write(self.plan, self.writer, spec, progress)
         written = self.candidates(desk.texts)
+        self.must_say(written)
         texts = {each.name: each for each in written}
         self.measured = dict(zip(texts, self._hits(written, progress), strict=True))
         self.texts = texts
@@ -183,6 +185,7 @@ class PairsStep(Step[PairsSpec]):
             negatives=dict(Counter(row["negative_origin"] for row in proposed).most_common()),
             compared=compared,
             problems=dict(problems.most_common()),
+            note=" ".join(self.writer.notes) or None,
             **spent(candidates, texts.seconds, self.writer.identity),
         )
         runs.publish(

@@ -416,7 +416,8 @@ def reply_key(ask: Ask, spec: WriteSpec, identity: str) -> str:
     """Names a text by everything it depends on, whatever run asks for it."""
     steer = ask.request.steer
     pushed = digest(steer.direction.tobytes().hex(), *steer[1:]) if steer else ""
-    how = (seed_of(spec), spec.temperature, spec.max_new_tokens)
+    room = (spec.room,) if spec.room else ()
+    how = (seed_of(spec), spec.temperature, spec.max_new_tokens, *room)
     return digest(ask.request.key, ask.prompt_hash, pushed, identity, *how)
 
 

@@ -154,6 +154,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
             whole = {each.name: each for each in self._complete(answered, desk, progress)}
             docket.add([whole.get(each.name, each) for each in fresh], progress)
             docket.settle(progress)
+        self.must_say([*docket.candidates.values()])
         self.publish(desk.texts, progress)
 
     def _rounds(self, docket: Docket) -> Iterator[tuple[list[Ask], str]]:
@@ -279,7 +280,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
             min_support=question.min_support,
             role=question.role,
             tried=ledger.tried(judged, self.gaps),
-            note=ledger.note(judged, spec),
+            note=" ".join((ledger.note(judged, spec), *self.writer.notes)).strip(),
             answered_by=", ".join(sorted(answered)),
             answers=sum(bool(each.answers) for each in candidates),
             **self.checks.facts([candidate for candidate, _ in kept]),

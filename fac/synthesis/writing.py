@@ -10,6 +10,7 @@ import copy
 import json
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,11 +21,20 @@ import pyarrow as pa
 
 from fac.config import WRITERS, WriteSpec
 from fac.encoder import Encoder
-from fac.errors import BudgetReached, Cancelled, InputError, Progress, ServiceError, disk_room
+from fac.errors import (
+    BadReply,
+    BudgetReached,
+    Cancelled,
+    InputError,
+    Progress,
+    ServiceError,
+    disk_room,
+)
 from fac.generator.batch_chat import append_line, drop_torn_line
 from fac.generator.writer import Writer, Written
 from fac.prompts import drafts
 from fac.prompts.drafts import BadDraft
+from fac.prompts.form import start_of
 from fac.prompts.lists import ASSISTANT
 from fac.schema import CANDIDATES, HITS, REPLIES, Chat
 from fac.store.runs import Runs, write_table
@@ -422,6 +432,22 @@ class Step(ABC, Generic[SpecT]):
     def reply_keys(self) -> list[str]:
         """Of every text that is asked for."""
         return [reply_key(ask, self.spec, self.writer.identity) for ask in self.plan]
+
+    def must_say(self, written: Sequence[Candidate]) -> None:
+        """Raises BadReply where a server wrote something and none of it is a text that can be
+        used."""
+        if not WRITERS[self.spec.writer].server or not written:
+            return
+        if all(each.problem for each in written):
+            problems = Counter(each.problem for each in written).most_common()
+            listed = ", ".join(f"{problem} {n:,}" for problem, n in problems)
+            first = written[0].written
+            raise BadReply(
+                f"No text of {self.writer.identity} can be used ({listed}), so nothing is kept. "
+                f"The first: "
+                f"{first.failure or start_of(first.text) or 'it is empty'}".rstrip(".")
+                + ". Another --attempt writes anew."
+            )
 
     def candidates(self, texts: Texts) -> list[Candidate]:
         """What was written, in the order of the plan."""

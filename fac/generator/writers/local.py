@@ -24,6 +24,8 @@ class LocalWriter:
     ends within a batch, a text is the same but for rounding; see `LocalGenerator.write`.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(
         self,
         generator: LocalGenerator,

@@ -42,6 +42,7 @@ class ChatWriter:
     def __init__(self, chat: ChatModel, journal: ReplyJournal, limits: Limits, *, attempt: int = 0):
         self.chat, self.journal, self.limits, self.attempt = chat, journal, limits, attempt
         self.identity = chat.identity
+        self.notes: tuple[str, ...] = ()
 
     def write(
         self,
@@ -83,6 +84,8 @@ class ChatWriter:
             progress=report,
             attempt=self.attempt,
         )
+        self.limits = self.limits._replace(room=batch.room)
+        self.notes = tuple(dict.fromkeys((*self.notes, *batch.notes)))
         written: dict[str, Written] = {}
         for request in requests:
             if request.key in done:
