@@ -16,7 +16,7 @@ import numpy as np
 
 from fac.errors import InputError
 from fac.generator.edges import END_MARK, Edges
-from fac.models import apply_template, decoder_blocks, pretrained, shared_tokens
+from fac.models import apply_template, decoder_blocks, pretrained, shared_tokens, tensor_device
 
 if TYPE_CHECKING:
     import torch
@@ -93,8 +93,10 @@ class LocalGenerator:
         dtype: str = "bfloat16",
         revision: str | None = None,
     ):
-        tokenizer, model = pretrained(folder, dtype=dtype, revision=revision, padding_side="left")
-        self._write_with(tokenizer, model.to(device).eval(), device)
+        tokenizer, model = pretrained(
+            folder, dtype=dtype, device=device, revision=revision, padding_side="left"
+        )
+        self._write_with(tokenizer, model, tensor_device(device))
 
     @classmethod
     def of(cls, tokenizer: Any, model: Any, device: str) -> LocalGenerator:
