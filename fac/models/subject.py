@@ -87,13 +87,14 @@ def pretrained(
     if device in SPREAD or quantised:  # the latter cannot be moved once they are loaded
         options["device_map"] = device if device in SPREAD else {"": device}
     with _loading(folder):
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             revision=revision,
             trust_remote_code=False,
             output_loading_info=True,
             **options,
         )
+    model, loading = loaded
     if lacking := sorted(loading["missing_keys"]):  # which would be made up at random
         named = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
         raise InputError(
