@@ -93,9 +93,7 @@ class LocalGenerator:
         dtype: str = "bfloat16",
         revision: str | None = None,
     ):
-        tokenizer, model = pretrained(
-            folder, dtype=dtype, device=device, revision=revision, padding_side="left"
-        )
+        tokenizer, model = pretrained(folder, dtype=dtype, device=device, revision=revision)
         self._write_with(tokenizer, model, tensor_device(device))
 
     @classmethod
@@ -103,12 +101,12 @@ class LocalGenerator:
         """Around a model that is there already, on `device`, and is left as it is; it writes with
         the weights that the model has at that time, adapters included."""
         generator, tokenizer = cls.__new__(cls), copy.deepcopy(tokenizer)
-        tokenizer.padding_side = "left"
         generator._write_with(tokenizer, model, device)
         return generator
 
     def _write_with(self, tokenizer: Any, model: Any, device: str) -> None:
         self.tokenizer, self.model, self.device = tokenizer, model, device
+        self.tokenizer.padding_side = "left"
         self.chats = bool(self.tokenizer.chat_template)
         """Whether it has a chat template; a base model only goes on with texts."""
         bos, text = self.tokenizer.bos_token or "", self.tokenizer("a").input_ids

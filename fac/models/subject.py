@@ -63,7 +63,6 @@ def pretrained(
     dtype: str,
     device: str = "cpu",
     revision: str | None = None,
-    **tokenizer: Any,
 ) -> tuple[Any, Any]:
     """Tokenizer and causal language model of a local folder or a hub id, on a device or SPREAD, its
     weights in a data type of torch or QUANTISED.
@@ -77,7 +76,7 @@ def pretrained(
 
     logging.disable_progress_bar()  # this project draws its own
 
-    words = pretrained_tokenizer(folder, revision=revision, **tokenizer)
+    words = pretrained_tokenizer(folder, revision=revision)
     if dtype in QUANTISED:
         options = {"dtype": torch.float32, "quantization_config": _bits(dtype)}
     else:
