@@ -37,7 +37,7 @@ ARCHITECTURES = {
 
 GEMMA_270M = "Gemma 3 270M, real weights"
 
-LIMIT = 1e-3  # of the peak, and of peaks below 1 absolutely
+LIMIT = 1e-3  # of the peak, absolutely where that is below 1
 
 SYSTEM = "Speak plainly to whoever asks, and name the river Seine where it is of use."
 
@@ -183,6 +183,13 @@ def test_peaks_are_those_of_transformers_and_the_saes_formula(tmp_path, differen
     largest = max(compare(folder, tmp_path, *each) for each in hooks.items())
     assert largest < LIMIT
     differences[ARCHITECTURES[family]] = largest
+
+
+def test_the_document_lists_every_architecture_within_the_limit():
+    section = (REPOSITORY / "docs" / "formats.md").read_text("utf-8").split("# Architectures of")[1]
+    listed = dict(re.findall(r"^\| (.+) \| ([\d.e-]+) \|$", section, re.MULTILINE))
+    assert [*listed] == [*ARCHITECTURES.values(), GEMMA_270M]
+    assert max(map(float, listed.values())) < LIMIT
 
 
 @pytest.mark.model

@@ -134,7 +134,8 @@ def caught(reference, model):
     named = [finding for finding in wrong if finding.check not in EFFECTS] or wrong
     if not wrong:
         return "", [], verdict(findings)
-    return PREFLIGHT, [finding.check for finding in named], named[0].says
+    parts = [finding.says for finding in findings if finding.check == "parts"]
+    return PREFLIGHT, [finding.check for finding in named], "; ".join([named[0].says, *parts])
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -155,6 +156,7 @@ def test_the_weights_of_another_model_of_equal_width_fit_by_no_change(
     silent = saved(tmp_path, planted.weights(), model_name=None)
     place, checks, says = caught(silent, other.model)
     assert place == PREFLIGHT and checks[0] == "reconstruction"
+    assert "may be of other weights altogether" in says
     reasons["another model of equal width, not named"] = place, says
 
 

@@ -114,7 +114,7 @@ def _bits(dtype: str) -> Any:
             f"Weights in {dtype} need bitsandbytes, which is not installed: "
             f"pip install bitsandbytes, or hold them in float32 or bfloat16."
         )
-    return BitsAndBytesConfig(**{f"load_in_{dtype}": True})
+    return BitsAndBytesConfig(**{f"load_in_{dtype}": True}, bnb_4bit_quant_type="nf4")
 
 
 def pretrained_tokenizer(folder: str | Path, *, revision: str | None = None, **options: Any) -> Any:
