@@ -168,6 +168,12 @@ def test_another_layer_is_named_where_the_sae_says_none(tmp_path, deep, reasons,
     reasons[f"layer {off:+d}, not named"] = place, says
 
 
+def test_the_embedding_is_a_layer_like_the_others(tmp_path, deep):
+    place, checks, says = caught(layered(tmp_path, deep), deep.at(0))
+    assert (place, checks) == (PREFLIGHT, ["neighbours"])
+    assert f"give --layer {TRAINED}" in says
+
+
 def test_the_right_sae_is_no_false_alarm(tmp_path, planted, deep):
     place, _, says = caught(saved(tmp_path / "planted", planted.weights()), planted.model)
     assert (place, says) == ("", "This SAE belongs to this model and layer.")
