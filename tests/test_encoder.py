@@ -359,7 +359,9 @@ def test_a_model_in_bfloat16_is_read_nearly_alike(home):
 
 def test_another_precision_is_refused_in_words(monkeypatch, tmp_path):
     monkeypatch.setenv("FAC_DTYPE", "float16")
-    with pytest.raises(InputError, match="FAC_DTYPE takes float32 or bfloat16, got 'float16'"):
+    with pytest.raises(
+        InputError, match="FAC_DTYPE takes float32, bfloat16, 8bit or 4bit, got 'float16'"
+    ):
         Steps(Workspace(tmp_path)).encoder(MeasureSpec(dataset="x"), lambda *_: None)
 
 

@@ -1,7 +1,10 @@
 """Subject models: who owns which token, and the residual stream after a block."""
 
+import ast
 import hashlib
+import importlib.util
 import io
+import shutil
 import subprocess
 import zipfile
 
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fac.config import REPOSITORY
 from fac.errors import InputError, ServiceError
 from fac.models import (
     ROLES,
@@ -22,6 +26,7 @@ from fac.models import (
     demo_model,
     locate_model,
     locating,
+    pretrained_config,
 )
 from fac.models.locating import DEMO_GGUF, DEMO_MODEL
 from fac.models.subject import TOGETHER, WORTHWHILE
@@ -233,7 +238,7 @@ def folders(tmp_path_factory):
     from tests import tiny
 
     home = tmp_path_factory.mktemp("models")
-    return {name: make(home / name) for name, make in tiny.FAMILIES.items()}
+    return {name: tiny.FAMILIES[name](home / name) for name in FAMILIES}
 
 
 def some_ids(count=3):
@@ -408,6 +413,25 @@ def test_code_that_comes_with_a_model_never_runs(tmp_path, monkeypatch, of):
     if of != "AutoModelForCausalLM":
         assert "comes with code of its own, which is never run here" in str(caught.value)
     assert "\n" not in str(caught.value) and not ran.exists()
+    if of == "AutoConfig":
+        with pytest.raises(InputError, match="comes with code of its own"):
+            pretrained_config(folder)
+        assert not ran.exists()
+
+
+def test_nothing_is_loaded_that_might_bring_code_of_its_own():
+    """Without the word transformers asks whoever sits at the terminal."""
+    loads = [
+        node
+        for path in sorted((REPOSITORY / "fac").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".from_pretrained")
+    ]
+    of_transformers = [node for node in loads if ast.unparse(node.func).startswith("Auto")]
+    assert len(of_transformers) >= 5
+    for node in of_transformers:
+        words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        assert words.get("trust_remote_code") == "False", ast.unparse(node)
 
 
 def test_the_models_own_length_limits_what_is_read(folders):
@@ -427,14 +451,74 @@ def test_folders_without_a_whole_model_are_refused_in_one_sentence(tmp_path):
 
     with pytest.raises(InputError, match="cannot be loaded"):
         SubjectModel(tmp_path / "nowhere", layer=1)
+    from safetensors.torch import load, save
+
     whole = tiny.llama(tmp_path / "whole")
     weights = (whole / "model.safetensors").read_bytes()
     broken(whole, "model.safetensors", weights[: len(weights) // 2])
     broken(whole, "model.safetensors", b"")
     (whole / "model.safetensors").write_bytes(weights)
     assert SubjectModel(whole, layer=1).n_blocks == 3
+    kept = {k: v for k, v in load(weights).items() if "layers.1.mlp.up_proj" not in k}
+    (whole / "model.safetensors").write_bytes(save(kept, {"format": "pt"}))
+    with pytest.raises(InputError, match=r"lacks 1 of its weights \(model.layers.1.mlp.up_proj"):
+        SubjectModel(whole, layer=1)
     broken(whole, "config.json", b"{ not json")
     broken(whole, "config.json", b'{"model_type": "no-such-family"}')
+
+
+def test_a_model_that_is_spread_over_devices_reads_alike(folders):
+    import torch
+
+    plain, spread = (SubjectModel(folders["llama"], layer=2, device=d) for d in ("cpu", "auto"))
+    assert spread.device in ("cpu", "cuda")
+    batch = some_ids()
+    states = plain.residual(batch)
+    torch.testing.assert_close(spread.residual(batch).cpu(), states)
+    logits = spread.forward_from(batch, spread.residual(batch))
+    torch.testing.assert_close(logits.cpu(), plain.forward_from(batch, states))
+
+
+def test_a_library_that_quantised_weights_need_is_named(folders, tmp_path, monkeypatch):
+    from tests import tiny
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="Weights in 4bit need bitsandbytes, which is not inst"):
+        SubjectModel(folders["llama"], layer=1, dtype="4bit")
+    monkeypatch.undo()
+    packed = shutil.copytree(folders["llama"], tmp_path / "packed")
+    how = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    tiny.edit_json(packed / "config.json", quantization_config=how)
+    with pytest.raises(InputError, match=r"packed.* needs a library that .* \(.*optimum") as caught:
+        SubjectModel(packed, layer=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["8bit", "4bit"])
+@pytest.mark.filterwarnings("ignore")  # of the library, about the processor
+def test_quantised_weights_read_nearly_alike(tmp_path, dtype):
+    import torch
+
+    from tests import tiny
+
+    pytest.importorskip("bitsandbytes")
+    folder = tiny.llama(tmp_path, d_model=64)  # its blocks of 64 weights have one scale
+    exact, rough = (
+        SubjectModel(folder, layer=1, dtype=each).residual(some_ids(1))
+        for each in ("float32", dtype)
+    )
+    alike = torch.nn.functional.cosine_similarity(exact, rough.float().cpu(), dim=-1)
+    assert not torch.equal(exact, rough.cpu())
+    assert alike.mean() > {"8bit": 0.99, "4bit": 0.7}[dtype]  # random weights suffer more
+
+
+def test_the_same_weights_are_read_at_another_layer(folders):
+    import torch
+
+    model = SubjectModel(folders["llama"], layer=2)
+    for layer in (0, 1, 3):
+        own = SubjectModel(folders["llama"], layer=layer).residual(some_ids())
+        torch.testing.assert_close(model.at(layer).residual(some_ids()), own)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -517,6 +601,32 @@ def test_a_folder_is_known_by_its_content(tmp_path):
     assert original.folder == str(tmp_path / "a" / "m") and original.revision is None
     assert original.identity == same.identity
     assert len({original.identity, tuned.identity, retold.identity}) == 3
+
+
+def test_a_folder_may_hold_a_gguf_file_instead_of_weights(tmp_path, monkeypatch):
+    folder, home = tmp_path / "river-GGUF", tmp_path / "home"
+    folder.mkdir()
+    for name in ("config.json", "river.Q4_K_M.gguf", "mmproj-river.gguf"):
+        (folder / name).write_text(f"{{}} {name}")
+
+    def convert(gguf, target):
+        target.mkdir()
+        (target / "config.json").write_text(gguf.name)
+
+    monkeypatch.setattr(locating, "_convert_gguf", convert)
+    located = locate_model(str(folder), home)
+    assert located == locate_model(str(folder / "river.Q4_K_M.gguf"), home)
+    assert located.identity.startswith("river.Q4_K_M@")
+    (folder / "river.Q8_0.gguf").write_text("another")
+    two = r"holds 2 .gguf files \(river.Q4_K_M.gguf, river.Q8_0.gguf\): give the path of one"
+    with pytest.raises(InputError, match=two):
+        locate_model(str(folder), home)
+    (folder / "model.safetensors").write_text("weights that transformers reads itself")
+    assert locate_model(str(folder), home).folder == str(folder)
+    part = folder / "lake-00002-of-00003.gguf"
+    part.write_text("a part")
+    with pytest.raises(InputError, match="lake-00002-of-00003.gguf is a part of a split model"):
+        locate_model(str(part), home)
 
 
 def test_a_hub_id_may_carry_a_revision(tmp_path):

@@ -173,7 +173,7 @@ def test_a_reason_lets_pass_what_is_only_said_and_never_what_cannot_be_computed(
     with pytest.raises(InputError, match="reads 32 values, but the model has .* 48") as caught:
         must_match(wide, "x", despite="all the same")
     assert "--despite" not in str(caught.value)
-    with pytest.raises(InputError, match=r"Layer 9 does not exist: tiny has 3 blocks; give 1 to 3"):
+    with pytest.raises(InputError, match=r"Layer 9 does not exist: tiny has 3 blocks; give 0 to 3"):
         match(perfect(tmp_path), TINY, 9)
     assert doubt_of(match(perfect(tmp_path / "fits"), TINY, LAYER)) == ""
 

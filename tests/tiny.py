@@ -13,8 +13,12 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3Config,
+    Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -25,7 +29,17 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 with warnings.catch_warnings():
@@ -214,6 +228,61 @@ def mistral(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
     return _saved(MistralForCausalLM(config), words, folder)
 
 
+def gemma2(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Gemma 2: every other block sees only so far back, and scores are capped."""
+    config = {"head_dim": 8, "sliding_window": 12, "attn_logit_softcapping": 5.0}
+    return _of(Gemma2ForCausalLM, Gemma2Config, folder, TRIMMING, layers, d_model, **config)
+
+
+def gemma3(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Gemma 3: two blocks in three see only so far back, with a rotation of their own."""
+    config = {"head_dim": 8, "sliding_window": 12, "sliding_window_pattern": 3}
+    return _of(Gemma3ForCausalLM, Gemma3TextConfig, folder, TRIMMING, layers, d_model, **config)
+
+
+def qwen2(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Qwen 2: queries, keys and values have biases."""
+    return _of(Qwen2ForCausalLM, Qwen2Config, folder, CHATML, layers, d_model)
+
+
+def qwen3(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Qwen 3: queries and keys are normed, with heads wider than the stream divides into."""
+    return _of(Qwen3ForCausalLM, Qwen3Config, folder, CHATML, layers, d_model, head_dim=16)
+
+
+def olmo2(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """An OLMo 2: norms come after attention and MLP."""
+    return _of(Olmo2ForCausalLM, Olmo2Config, folder, CHATML, layers, d_model)
+
+
+def phi3(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Phi 3: one matrix makes queries, keys and values; attention sees only so far back."""
+    return _of(Phi3ForCausalLM, Phi3Config, folder, CHATML, layers, d_model, sliding_window=12)
+
+
+def mixtral(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
+    """A Mixtral with as many experts as blocks, two of which read each token."""
+    experts = {"num_local_experts": layers, "num_experts_per_tok": 2}
+    return _of(MixtralForCausalLM, MixtralConfig, folder, MISTRAL, layers, d_model, **experts)
+
+
+def _of(
+    model: Any,
+    config: Any,
+    folder: Path,
+    template: str | None,
+    layers: int,
+    d_model: int,
+    **options: Any,
+) -> Path:
+    """A model whose configuration speaks of grouped queries as Llama's does."""
+    torch.manual_seed(0)
+    words = tokenizer(template)
+    common = {"vocab_size": len(words), "num_key_value_heads": 2, "pad_token_id": 2}
+    options = {**sizes(layers, d_model), **common, **options}
+    return _saved(model(config(**options)), words, folder)
+
+
 def gemma3_with_images(folder: Path, *, layers: int = 3, d_model: int = 32) -> Path:
     """A Gemma 3 that also sees, whose two towers are equally deep."""
     torch.manual_seed(0)
@@ -237,7 +306,21 @@ def gemma3_with_images(folder: Path, *, layers: int = 3, d_model: int = 32) -> P
     return _saved(Gemma3ForConditionalGeneration(config), words, folder)
 
 
-FAMILIES = {"llama": llama, "gpt2": gpt2, "neox": neox, "gemma": gemma, "mistral": mistral}
+FAMILIES = {
+    "llama": llama,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "mistral": mistral,
+    "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3": gemma3,
+    "gemma3_with_images": gemma3_with_images,
+    "gpt2": gpt2,
+    "neox": neox,
+    "olmo2": olmo2,
+    "phi3": phi3,
+    "mixtral": mixtral,
+}
 
 
 def _saved(model: torch.nn.Module, words: PreTrainedTokenizerFast, folder: Path) -> Path:

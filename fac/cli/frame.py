@@ -64,7 +64,10 @@ WorkspaceOption = Annotated[
     Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
 ]
 JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout.")]
-Model = Annotated[str, Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
+Model = Annotated[
+    str,
+    Option(help="`demo`, a local folder, a .gguf file or its folder, or a hub id (ID@REVISION)."),
+]
 Layer = Annotated[int, Option(help="Blocks that have run: hidden_states[layer].")]
 SaeOption = Annotated[
     str,

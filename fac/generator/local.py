@@ -16,7 +16,7 @@ import numpy as np
 
 from fac.errors import InputError
 from fac.generator.edges import END_MARK, Edges
-from fac.models import apply_template, decoder_blocks, pretrained, shared_tokens
+from fac.models import apply_template, decoder_blocks, pretrained, shared_tokens, tensor_device
 
 if TYPE_CHECKING:
     import torch
@@ -93,20 +93,20 @@ class LocalGenerator:
         dtype: str = "bfloat16",
         revision: str | None = None,
     ):
-        tokenizer, model = pretrained(folder, dtype=dtype, revision=revision, padding_side="left")
-        self._write_with(tokenizer, model.to(device).eval(), device)
+        tokenizer, model = pretrained(folder, dtype=dtype, device=device, revision=revision)
+        self._write_with(tokenizer, model, tensor_device(device))
 
     @classmethod
     def of(cls, tokenizer: Any, model: Any, device: str) -> LocalGenerator:
         """Around a model that is there already, on `device`, and is left as it is; it writes with
         the weights that the model has at that time, adapters included."""
         generator, tokenizer = cls.__new__(cls), copy.deepcopy(tokenizer)
-        tokenizer.padding_side = "left"
         generator._write_with(tokenizer, model, device)
         return generator
 
     def _write_with(self, tokenizer: Any, model: Any, device: str) -> None:
         self.tokenizer, self.model, self.device = tokenizer, model, device
+        self.tokenizer.padding_side = "left"
         self.chats = bool(self.tokenizer.chat_template)
         """Whether it has a chat template; a base model only goes on with texts."""
         bos, text = self.tokenizer.bos_token or "", self.tokenizer("a").input_ids

@@ -84,17 +84,28 @@ def locate(model: str, home: Path, progress: Progress) -> Located:
 
 
 def device() -> str:
-    """FAC_DEVICE, else `cuda` where there is one, else `cpu`."""
+    """FAC_DEVICE, a device or a way to spread models over all, else `cuda` where there is one, else
+    `cpu`."""
     from fac.models import pick_device
 
     return os.environ.get("FAC_DEVICE") or pick_device()
 
 
+def sae_device() -> str:
+    """The device of what reads a model's stream."""
+    from fac.models import tensor_device
+
+    return tensor_device(device())
+
+
 def precision() -> str:
     """FAC_DTYPE: what a subject model's weights and residual stream are held in, else float32."""
+    from fac.models import QUANTISED
+
     dtype = os.environ.get("FAC_DTYPE") or PRECISIONS[0]
-    if dtype not in PRECISIONS:
-        raise InputError(f"FAC_DTYPE takes {' or '.join(PRECISIONS)}, got {dtype!r}.")
+    if dtype not in (*PRECISIONS, *QUANTISED):
+        every = ", ".join((*PRECISIONS, *QUANTISED[:-1]))
+        raise InputError(f"FAC_DTYPE takes {every} or {QUANTISED[-1]}, got {dtype!r}.")
     return dtype
 
 
@@ -134,7 +145,7 @@ def load_encoder(
     from fac.saes import load_sae
 
     located = locate(model, Path(os.environ.get("FAC_MODELS") or home), progress)
-    dictionary = load_sae(sae, device())
+    dictionary = load_sae(sae, sae_device())
     findings = match(dictionary, card_of(located), layer)
     must_match(findings, sae, despite)
     subject = load_subject(located, layer, dtype=dtype, max_tokens=max_tokens)

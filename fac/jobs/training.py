@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fac import datasets, demo
 from fac.config import ExplainSpec, IngestSpec, MeasureSpec, Workspace, digest
 from fac.errors import BadRow, InputError, Progress
-from fac.jobs.steps import Steps, device, load_generator, load_subject, locate
+from fac.jobs.steps import Steps, load_generator, load_subject, locate, sae_device
 from fac.questions.comparison import Comparison, coverage
 from fac.schema import Chat
 from fac.store import open_stores
@@ -140,7 +140,7 @@ def train_sae(
         out=out,
         model_name=card_of(located).name,  # of a snapshot in the hub's cache its id
         layer=layer,
-        device=device(),
+        device=sae_device(),
         report=learning,
     )
     settings |= {
@@ -150,7 +150,7 @@ def train_sae(
     }
     progress(0, 1, "judging on held-out samples")
     subject = load_subject(located, layer, max_tokens=context)  # in float32
-    quality = saes.quality(saes.load_sae(str(out), device()), subject, judged)._asdict()
+    quality = saes.quality(saes.load_sae(str(out), sae_device()), subject, judged)._asdict()
     quality["samples"] = len(judged)
     for name, content in (("recipe", settings), ("quality", quality)):
         (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -19,6 +19,7 @@ from fac.models.chats import (
 )
 from fac.models.locating import Located, demo_model, knows_chats, locate_model
 from fac.models.subject import (
+    QUANTISED,
     SubjectModel,
     batches_by_length,
     by_beginning,
@@ -26,11 +27,14 @@ from fac.models.subject import (
     keep_freed_memory,
     pick_device,
     pretrained,
+    pretrained_config,
     pretrained_tokenizer,
     shared_tokens,
+    tensor_device,
 )
 
 __all__ = [
+    "QUANTISED",
     "ROLES",
     "SCAFFOLD",
     "Chat",
@@ -49,6 +53,8 @@ __all__ = [
     "locate_model",
     "pick_device",
     "pretrained",
+    "pretrained_config",
     "pretrained_tokenizer",
     "shared_tokens",
+    "tensor_device",
 ]

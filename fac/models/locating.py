@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -78,27 +79,55 @@ class Located(NamedTuple):
 def locate_model(
     reference: str, home: Path, say: Callable[[str], None] = lambda _: None
 ) -> Located:
-    """`demo`, a local folder, a .gguf file, or a hub id, optionally `ID@REVISION`.
+    """`demo`, a local folder, a .gguf file or the folder that holds one, or a hub id, optionally
+    `ID@REVISION`.
 
     The weights of a .gguf file are converted to safetensors under `home`, once. Raises InputError
-    for a local folder without a config or a file that cannot be converted; ServiceError as
-    `demo_model`.
+    for a local folder without a config, with several .gguf files, or a file that cannot be
+    converted; ServiceError as `demo_model`.
     """
     if reference in ("demo", DEMO_MODEL):
         folder = demo_model(home, say)
         return Located(str(folder), None, f"{DEMO_MODEL}@{DEMO_GGUF_SHA256[:12]}")
     path = Path(reference).expanduser()
     if path.exists() or reference.startswith((".", "/", "~")):
-        if path.suffix == ".gguf" and path.is_file():
-            return _from_gguf(path, home, say)
+        if gguf := _gguf_at(path):
+            return _from_gguf(gguf, home, say)
         if not (path / "config.json").is_file():
             raise InputError(
                 f"{path} is no model folder: it has no config.json. Give a folder that "
-                f"`save_pretrained` wrote, a .gguf file, a hub id, or demo."
+                f"`save_pretrained` wrote, a .gguf file or its folder, a hub id, or demo."
             )
         return Located(str(path), None, f"{path.resolve().name}@{_fingerprint(path)}")
     name, _, revision = reference.partition("@")
     return Located(name, revision or None, f"{name}@{revision or 'main'}")
+
+
+def _gguf_at(path: Path) -> Path | None:
+    """The .gguf file that a path names or that a folder holds instead of weights of another kind;
+    None where there is none.
+
+    Raises InputError where a folder holds several models, or one is split over files.
+    """
+    if path.suffix == ".gguf" and path.is_file():
+        files = [path]
+    elif any(any(path.glob(f"*{kind}")) for kind in (".safetensors", ".bin")):
+        return None
+    else:
+        # Beside a model that also sees lies what turns images into its tokens.
+        files = [file for file in sorted(path.glob("*.gguf")) if "mmproj" not in file.name.lower()]
+    if split := next((file for file in files if SPLIT.search(file.name)), None):
+        raise InputError(
+            f"{split.name} is a part of a split model, which cannot be read: join its parts with "
+            f"`llama-gguf-split --merge` and give the whole file."
+        )
+    if len(files) > 1:
+        named = ", ".join(file.name for file in files[:3]) + (", ..." if files[3:] else "")
+        raise InputError(f"{path} holds {len(files)} .gguf files ({named}): give the path of one.")
+    return files[0] if files else None
+
+
+SPLIT = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 
 
 def _from_gguf(gguf: Path, home: Path, say: Callable[[str], None]) -> Located:
@@ -112,7 +141,7 @@ def _from_gguf(gguf: Path, home: Path, say: Callable[[str], None]) -> Located:
             shutil.rmtree(scratch, ignore_errors=True)
             try:
                 _convert_gguf(gguf, scratch)
-            except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+            except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
                 raise InputError(
                     f"{gguf.name} cannot be converted ({first_line(error)}); give a folder that "
                     f"`save_pretrained` wrote, or a hub id."
@@ -123,10 +152,15 @@ def _from_gguf(gguf: Path, home: Path, say: Callable[[str], None]) -> Located:
 
 def knows_chats(reference: str, home: Path) -> bool:
     """Whether a model has a chat template, read from its files; no model is loaded. A base model
-    has none and only goes on with texts. True where the files are not on this machine yet."""
+    has none and only goes on with texts. True where the files are not on this machine yet, or hold
+    several models: whoever loads one is told."""
     path = Path(reference).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        path = home / f"{path.stem}-{_sha256(path)[:12]}"
+    try:
+        gguf = _gguf_at(path)
+    except InputError:
+        return True
+    if gguf:
+        path = home / f"{gguf.stem}-{_sha256(gguf)[:12]}"
     files = {name: path / name for name in TEMPLATES}
     if reference not in ("demo", DEMO_MODEL) and not path.exists():
         from huggingface_hub import try_to_load_from_cache
@@ -224,7 +258,9 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+    AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    ).save_pretrained(target)
 
 
 def _sha256(path: Path) -> str:

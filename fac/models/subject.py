@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,12 +44,31 @@ def pick_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def pretrained(
-    folder: str | Path, *, dtype: str, revision: str | None = None, **tokenizer: Any
-) -> tuple[Any, Any]:
-    """Tokenizer and causal language model of a local folder or a hub id.
+SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+"""In the place of a device: transformers' ways to spread a model over all that a machine has."""
 
-    Raises InputError when there is none that transformers can read with its own code.
+QUANTISED = ("8bit", "4bit")
+"""In the place of a data type: matrices are held in so many bits, by bitsandbytes."""
+
+
+def tensor_device(device: str) -> str:
+    """Where what is computed beside a model lies: its device, or the one that is picked where it
+    is spread."""
+    return pick_device() if device in SPREAD else device
+
+
+def pretrained(
+    folder: str | Path,
+    *,
+    dtype: str,
+    device: str = "cpu",
+    revision: str | None = None,
+) -> tuple[Any, Any]:
+    """Tokenizer and causal language model of a local folder or a hub id, on a device or SPREAD, its
+    weights in a data type of torch or QUANTISED.
+
+    Raises InputError when there is none that transformers can read with its own code, when weights
+    are missing, and when a library that it needs is.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -56,11 +76,45 @@ def pretrained(
 
     logging.disable_progress_bar()  # this project draws its own
 
-    words = pretrained_tokenizer(folder, revision=revision, **tokenizer)
+    words = pretrained_tokenizer(folder, revision=revision)
+    if dtype in QUANTISED:
+        options = {"dtype": torch.float32, "quantization_config": _bits(dtype)}
+    else:
+        options = {"dtype": getattr(torch, dtype)}
+    config = pretrained_config(folder, revision=revision)
+    quantised = dtype in QUANTISED or hasattr(config, "quantization_config")
+    if device in SPREAD or quantised:  # the latter cannot be moved once they are loaded
+        options["device_map"] = device if device in SPREAD else {"": device}
     with _loading(folder):
-        return words, AutoModelForCausalLM.from_pretrained(
-            folder, revision=revision, dtype=getattr(torch, dtype), trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            revision=revision,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
+    model, loading = loaded
+    if lacking := sorted(loading["missing_keys"]):  # which would be made up at random
+        named = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
+        raise InputError(
+            f"The model {str(folder)!r} lacks {len(lacking)} of its weights ({named}); give a "
+            f"complete local folder or a hub id that this machine can reach."
+        )
+    if "device_map" not in options:
+        model.to(device)
+    return words, model.eval()
+
+
+def _bits(dtype: str) -> Any:
+    """What makes transformers hold matrices in 8 or 4 bits as it loads them."""
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"Weights in {dtype} need bitsandbytes, which is not installed: "
+            f"pip install bitsandbytes, or hold them in float32 or bfloat16."
+        )
+    return BitsAndBytesConfig(**{f"load_in_{dtype}": True}, bnb_4bit_quant_type="nf4")
 
 
 def pretrained_tokenizer(folder: str | Path, *, revision: str | None = None, **options: Any) -> Any:
@@ -73,6 +127,14 @@ def pretrained_tokenizer(folder: str | Path, *, revision: str | None = None, **o
         )
 
 
+def pretrained_config(folder: str | Path, *, revision: str | None = None) -> Any:
+    """The configuration alone. Raises InputError as `pretrained` does."""
+    from transformers import AutoConfig
+
+    with _loading(folder):
+        return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
+
+
 @contextmanager
 def _loading(folder: str | Path) -> Iterator[None]:
     """One sentence for whatever transformers says of a model that it cannot load."""
@@ -80,8 +142,13 @@ def _loading(folder: str | Path) -> Iterator[None]:
 
     try:
         yield
-    # RuntimeError: weights of another shape; ImportError: a tokenizer that needs a package.
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except ImportError as error:  # of a tokenizer, or of weights that are quantised
+        raise InputError(
+            f"The model {str(folder)!r} needs a library that is not installed here "
+            f"({first_line(error).rstrip('.')}); install it, or give another model."
+        ) from error
+    # RuntimeError: weights of another shape.
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise InputError(
                 f"The model {str(folder)!r} comes with code of its own, which is never run here; "
@@ -129,11 +196,12 @@ class SubjectModel:
         revision: str | None = None,
         max_tokens: int = 1024,
     ):
-        if device == "cpu":
+        if tensor_device(device) == "cpu":
             keep_freed_memory()
-        self.tokenizer, self.model = pretrained(folder, dtype=dtype, revision=revision)
-        self.model.to(device).eval()
-        self.device = device
+        self.tokenizer, self.model = pretrained(
+            folder, dtype=dtype, device=device, revision=revision
+        )
+        self.device = tensor_device(device)
         self.dtype = dtype
         self.layer = layer
         blocks = decoder_blocks(self.model)
@@ -147,7 +215,7 @@ class SubjectModel:
         self.d_model = int(config.hidden_size)
         limit = getattr(config, "max_position_embeddings", None) or max_tokens
         self.renderer = ChatRenderer(self.tokenizer, min(max_tokens, limit))
-        self.batch_tokens = CPU_BATCH if device == "cpu" else GPU_BATCH
+        self.batch_tokens = CPU_BATCH if self.device == "cpu" else GPU_BATCH
         """Tokens, padding included, that are best run together on this device."""
         self._block = blocks[max(layer, 1) - 1]
         self.final_norm = _final_norm(self.model, blocks)
@@ -158,7 +226,7 @@ class SubjectModel:
     def at(self, layer: int) -> SubjectModel:
         """The same weights, read after another number of blocks that the model has."""
         other = copy.copy(self)
-        other.layer, other._block = layer, decoder_blocks(self.model)[layer - 1]
+        other.layer, other._block = layer, decoder_blocks(self.model)[max(layer, 1) - 1]
         other._head = None
         return other
 
@@ -269,7 +337,7 @@ class SubjectModel:
                 f"{type(self.model).__name__} does not run the blocks it names when it reads text; "
                 f"only causal transformers with a residual stream can be read."
             )
-        return kept[0]
+        return kept[0].to(self.device)  # where the block of a spread model may not lie
 
     def _run(self, ids: Sequence[np.ndarray], hook: Callable[..., Any], cache: Any = None) -> Any:
         """Forward a right-padded batch with `hook` on the residual stream; None if it stopped.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fac.errors import InputError, first_line
-from fac.models import Located
+from fac.models import Located, pretrained_config
 from fac.saes import Sae
 
 
@@ -37,13 +37,11 @@ def card_of(located: Located) -> ModelCard:
 
     Raises InputError where there is no config that transformers can read.
     """
-    from transformers import AutoConfig
-
+    config = pretrained_config(located.folder, revision=located.revision)
     try:
-        config = AutoConfig.from_pretrained(located.folder, revision=located.revision)
         text = config.get_text_config()
         kind, sizes = str(config.model_type), (int(text.hidden_size), int(text.num_hidden_layers))
-    except (OSError, ValueError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         raise InputError(
             f"The model {located.folder!r} cannot be loaded ({first_line(error)}); give a complete "
             f"local folder or a hub id that this machine can reach."
@@ -146,10 +144,10 @@ def match(sae: Sae, card: ModelCard, layer: int) -> list[Finding]:
 
     Raises InputError for a layer that the model does not have.
     """
-    if layer > card.n_blocks:
+    if not 0 <= layer <= card.n_blocks:
         raise InputError(
             f"Layer {layer} does not exist: {card.name} has {card.n_blocks} blocks; "
-            f"give 1 to {card.n_blocks}."
+            f"give 0 to {card.n_blocks}."
         )
     return [
         _model(sae.trained_on, card),

@@ -128,12 +128,12 @@ def _neighbours(sae: Sae, model: SubjectModel, chats: Sequence[Chat]) -> Finding
     next is looked at too."""
     errors: dict[int, tuple[float, float]] = {}
     first, last = model.layer - NEAR, model.layer + NEAR
-    layers = [each for each in range(first, last + 1) if 1 <= each <= model.n_blocks]
+    layers = [each for each in range(first, last + 1) if 0 <= each <= model.n_blocks]
     while layers:
         errors |= {each: _error(sae, _states(model.at(each), chats)) for each in layers}
-        best = min(errors, key=lambda each: errors[each][0])
+        best = min(errors, key=lambda each: (errors[each][0], each != model.layer))
         beyond = {best - 1, best + 1} - set(errors)
-        layers = [each for each in beyond if 1 <= each <= model.n_blocks]
+        layers = [each for each in beyond if 0 <= each <= model.n_blocks]
     table = ", ".join(f"{n}: {errors[n][0]:.3f} ({errors[n][1]:.0f})" for n in sorted(errors))
     asked, lowest = errors[model.layer][0], errors[best][0]
     says = f"FVU (and L0) by layer: {table}"
