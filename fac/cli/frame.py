@@ -60,7 +60,11 @@ err = _Console(emoji=False, stderr=True)
 
 WorkspaceOption = Annotated[
     Path | None,
-    Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
+    Option(
+        "--workspace",
+        help="Folder of runs and caches; default FAC_WORKSPACE, else data/ of the clone, or "
+        "fac-data/ here where fac is installed.",
+    ),
 ]
 JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout.")]
 Model = Annotated[str, Option(help="`demo`, a local folder, or a hub id (ID@REVISION).")]
