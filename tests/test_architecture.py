@@ -33,7 +33,7 @@ LAYERS = [
     {"executor", "experiments"},
     {"questions"},
     {"jobs", "charts", "markup"},
-    {"maps", "report"},
+    {"maps", "report", "api"},
     {"cli"},
     {"ui", "__main__"},
 ]
