@@ -78,8 +78,8 @@ class GapColumn:
             raise InputError(f"A column of gaps has a name and a title, got {self}.")
 
 
-def _reasons(table: pa.Table, basis: Basis) -> list[str]:
-    return [reason(row, basis) for row in table.to_pylist()]
+def _reasons(table: pa.Table, basis: Basis) -> pa.Array:
+    return pa.array([reason(row, basis) for row in table.to_pylist()], pa.string())
 
 
 def _bound(low: bool) -> Callable[[pa.Table, Basis], Any]:
