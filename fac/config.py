@@ -16,12 +16,8 @@ from fac.registry import Registry
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, SCHEMA_VERSION
 
 PACKAGE = Path(__file__).resolve().parent
-INSTALLED = (PACKAGE / "home").is_dir()
-"""Whether pip put us here, with what a clone has beside `fac` in a folder of the package."""
-
-REPOSITORY = PACKAGE / "home" if INSTALLED else PACKAGE.parent
-"""Where app.py, the pages and the demo lie."""
-
+INSTALLED = (PACKAGE / "home").is_dir()  # by pip, with what a clone has beside `fac`
+REPOSITORY = PACKAGE / "home" if INSTALLED else PACKAGE.parent  # of app.py, pages and the demo
 DEMO_INPUTS = REPOSITORY / "data" / "demo"
 DEMO_SAE = DEMO_INPUTS / "sae"
 
@@ -72,7 +68,7 @@ class Workspace:
 def workspace(root: str | Path | None = None) -> Workspace:
     """The workspace named on the command line, else FAC_WORKSPACE, else `data/` of the clone, or of
     an installed package `fac-data/` in the folder one is in."""
-    usual = Path("fac-data") if INSTALLED else REPOSITORY / "data"
+    usual = "fac-data" if INSTALLED else REPOSITORY / "data"
     chosen = root or os.environ.get("FAC_WORKSPACE") or usual
     return Workspace(Path(chosen).resolve())
 

@@ -164,7 +164,7 @@ def demo_of_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(api, "Steps", KitchenSteps)
     monkeypatch.setattr(api.demo, "materialise", lambda workspace, progress: [])
-    samples = {"demo-anchor": ANCHOR * 4, "demo-seed": SEED}
+    samples = {"demo-anchor": ANCHOR * 4, "demo-seed": SEED * 12}
     return lambda name: toy_workspace(tmp_path / name, samples=samples)
 
 
