@@ -280,6 +280,9 @@ def workspace(toy: Workspace, tmp_path: Path) -> Workspace:
 NAMES = {"jsonl": "kept.jsonl", "parquet": "kept.parquet", "hf": "kept"}
 NAMES |= {"openai": "openai.jsonl", "llamafactory": "kept", "trl": "kept", "axolotl": "kept"}
 
+PROMPT_FORMATS = tuple(name for name in EXPORT_FORMATS if name != "axolotl")
+"""Formats that take prompts alone, which a synthesis of this file has unless it says otherwise."""
+
 BASIC = ("jsonl", "parquet", "hf")
 """Formats whose rows hold their lineage in the columns of a form."""
 
@@ -501,7 +504,7 @@ AWKWARD = {
 }
 
 
-@pytest.mark.parametrize("format", EXPORT_FORMATS)
+@pytest.mark.parametrize("format", PROMPT_FORMATS)
 def test_awkward_text_is_kept_character_for_character(workspace, format):
     run = publish_synthesis(workspace, texts=AWKWARD)
     out = exported(workspace, run, format)
@@ -530,7 +533,7 @@ def test_what_ingest_would_refuse_is_not_exported(workspace):
 # --- what stays here ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", EXPORT_FORMATS)
+@pytest.mark.parametrize("format", PROMPT_FORMATS)
 def test_neither_keys_nor_endpoints_nor_folders_leave_with_an_export(
     workspace, format, monkeypatch
 ):
@@ -568,7 +571,7 @@ def test_a_models_name_is_shown_without_where_it_lies(name, public):
 # --- the card -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", EXPORT_FORMATS)
+@pytest.mark.parametrize("format", PROMPT_FORMATS)
 def test_the_card_says_what_it_is_and_how_it_was_made(workspace, format):
     run = publish_synthesis(workspace)
     out = exported(workspace, run, format)
@@ -613,7 +616,7 @@ def test_names_in_a_card_are_plain_text(workspace):
 # --- writing --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", EXPORT_FORMATS)
+@pytest.mark.parametrize("format", PROMPT_FORMATS)
 def test_the_same_run_gives_the_same_bytes_and_replaces_itself(workspace, format):
     run = publish_synthesis(workspace)
     exported(workspace, run, format)
