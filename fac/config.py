@@ -68,7 +68,7 @@ class Workspace:
 def workspace(root: str | Path | None = None) -> Workspace:
     """The workspace named on the command line, else FAC_WORKSPACE, else `data/` of the clone, or of
     an installed package `fac-data/` in the folder one is in."""
-    usual = "fac-data" if INSTALLED else REPOSITORY / "data"
+    usual = Path("fac-data") if INSTALLED else REPOSITORY / "data"
     chosen = root or os.environ.get("FAC_WORKSPACE") or usual
     return Workspace(Path(chosen).resolve())
 
