@@ -28,6 +28,7 @@ from fac.cli import (  # noqa: F401 - register them
     make,
     opinion,
     report,
+    serve,
 )
 from fac.cli.frame import Answer, app, command, err, out, progress_bar
 from fac.config import Workspace
@@ -88,7 +89,7 @@ def _refuse(sentence: str, exit_code: int = InputError.exit_code) -> int:
 
 
 def main() -> None:
-    """Entry point of `python -m fac`."""
+    """Entry point of `python -m fac`, and of the command `fac` where pip installed it."""
     # Both, also where the shell that started us in the background has them ignored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)

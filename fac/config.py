@@ -16,7 +16,9 @@ from fac.errors import InputError
 from fac.registry import Registry
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, SCHEMA_VERSION
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+INSTALLED = (PACKAGE / "home").is_dir()  # by pip, with what a clone has beside `fac`
+REPOSITORY = PACKAGE / "home" if INSTALLED else PACKAGE.parent  # of app.py, pages and the demo
 DEMO_INPUTS = REPOSITORY / "data" / "demo"
 DEMO_SAE = DEMO_INPUTS / "sae"
 
@@ -70,8 +72,10 @@ class Workspace:
 
 
 def workspace(root: str | Path | None = None) -> Workspace:
-    """The workspace named on the command line, else FAC_WORKSPACE, else `data/` of the clone."""
-    chosen = root or os.environ.get("FAC_WORKSPACE") or REPOSITORY / "data"
+    """The workspace named on the command line, else FAC_WORKSPACE, else `data/` of the clone, or of
+    an installed package `fac-data/` in the folder one is in."""
+    usual = Path("fac-data") if INSTALLED else REPOSITORY / "data"
+    chosen = root or os.environ.get("FAC_WORKSPACE") or usual
     return Workspace(Path(chosen).resolve())
 
 

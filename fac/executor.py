@@ -33,7 +33,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fac.config import REPOSITORY
+from fac.config import PACKAGE
 from fac.encoder import Reading
 from fac.errors import InputError, ServiceError, first_line
 from fac.generator.local import Continuation
@@ -338,7 +338,7 @@ def _connected(address: str) -> Any:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # Its workers would run at the lowest priority, which on a busy machine is no speed at all.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+        paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
         import ray

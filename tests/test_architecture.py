@@ -33,7 +33,7 @@ LAYERS = [
     {"executor", "experiments"},
     {"questions"},
     {"jobs", "charts", "markup"},
-    {"maps", "report"},
+    {"maps", "report", "api"},
     {"cli"},
     {"ui", "__main__"},
 ]
@@ -239,7 +239,8 @@ def test_an_error_that_is_swallowed_is_seen(source):
 
 
 def test_every_dependency_has_one_exact_version():
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-scale.txt"):
+    for kind in ("", "-dev", "-scale", "-mcp"):
+        name = f"requirements{kind}.txt"
         for line in (REPOSITORY / name).read_text().splitlines():
             if line.strip() and not line.startswith("#"):
                 assert re.fullmatch(r"[a-z0-9-]+(\[[a-z]+\])?==[0-9][0-9a-z.]*", line), line

@@ -12,7 +12,7 @@ from fac import review
 from fac.config import RetouchSpec, Workspace
 from fac.datasets import read_samples, sample_id
 from fac.errors import InputError
-from fac.export import EXPORT_FORMATS, Opinion, first_line, looked_at_in_words
+from fac.export import Opinion, first_line, looked_at_in_words
 from fac.export.lineage import ExportRow
 from fac.export.people import select
 from fac.questions import exports, samples
@@ -20,7 +20,7 @@ from fac.review.samples import SAMPLE_STATES, sample_rows
 from fac.store import Stores, open_stores
 from fac.synthesis.retouch import retouch
 from tests.test_cli_make import done
-from tests.test_export import ENCODER, GAPS, publish_synthesis, quiet, text_of
+from tests.test_export import ENCODER, GAPS, PROMPT_FORMATS, publish_synthesis, quiet, text_of
 from tests.test_export import rows_of as rows_of_file
 from tests.toy import WORDS, toy_workspace
 
@@ -293,7 +293,7 @@ def test_names_of_reviewers_and_held_out_files_are_plain_text_in_the_card(kitche
     stores = open_stores(kitchen, remember=False)
     hostile = "[x](http://evil) <b>|`"
     decide(stores, run, {3: "keep"}, reviewer=hostile)
-    for format in EXPORT_FORMATS:
+    for format in PROMPT_FORMATS:
         files = exports.write(stores, run, tmp_path / f"{format}-x", format=format)
         card = files.card.read_text("utf-8")
         assert "](http" not in card and "<b>" not in card and json.dumps(hostile)[1:-1] not in card

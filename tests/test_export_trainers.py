@@ -196,6 +196,52 @@ def test_llamafactory_is_told_which_column_is_what(kitchen, made, tmp_path, prof
         assert len(prompt) == 1 and responses == expected
 
 
+# --- Axolotl ----------------------------------------------------------------------------------
+
+
+def as_axolotl_reads(folder: Path) -> Iterator[tuple[Any, list[str]]]:
+    """(text or turns before, what is learned) of every row, as the strategy that axolotl.yaml names
+    takes it: by its fields, roles and, without roles, the last turn alone."""
+    import yaml
+
+    settings = yaml.safe_load((folder / "axolotl.yaml").read_text("utf-8"))
+    (about,) = settings["datasets"]
+    assert about["ds_type"] == "json" and about["split"] == "train"
+    assert settings.get("rl") == ("dpo" if "field_chosen" in about else None)
+    for line in (folder / about["path"]).read_text("utf-8").splitlines():
+        row = json.loads(line)
+        if about["type"] == "completion":
+            yield None, [row[about["field"]]]
+            continue
+        turns = row[about["field_messages"]]
+        assert all(turn["role"] in ROLES for turn in turns)
+        if about["type"] == "chat_template.default":
+            sides = (row[about["field_chosen"]], row[about["field_rejected"]])
+            yield turns, [side[-1]["content"] for side in sides]
+            continue
+        assert about["type"] == "chat_template"
+        roles = about["roles_to_train"]
+        assert about["train_on_eos"] == ("turn" if roles else None)
+        learned = [turn for turn in turns if turn["role"] in roles] if roles else turns[-1:]
+        assert turns[-1]["role"] == "assistant"
+        yield turns[:-1], [turn["content"] for turn in learned]
+
+
+@pytest.mark.parametrize(("profile", "form"), FORMS)
+def test_axolotl_is_told_what_to_learn_from_and_how(kitchen, made, tmp_path, profile, form):
+    run = made[profile]
+    if "axolotl" not in refusals_aside(kitchen, run, form):
+        assert form == "prompt" or (form == "chat" and profile in ("instruction", "toxicity"))
+        with pytest.raises(InputError, match="Axolotl .* export trl"):
+            exported(kitchen, run, tmp_path, "axolotl", form)
+        return
+    folder = exported(kitchen, run, tmp_path, "axolotl", form)
+    assert {path.name for path in folder.iterdir()} == {"README.md", "data.jsonl", "axolotl.yaml"}
+    expected = SIDES[profile] if form in SIDES else ANSWERS.get(profile)
+    for turns, learned in as_axolotl_reads(folder):
+        assert learned == expected if form != "text" else (turns, len(learned)) == (None, 1)
+
+
 # --- TRL --------------------------------------------------------------------------------------
 
 TRL_COLUMNS = {
@@ -217,6 +263,32 @@ def test_columns_are_those_of_trls_dataset_types(kitchen, made, tmp_path, profil
         columns = {name: row[name] for name in row if name not in ("lineage", "label")}
         assert set(columns) == TRL_COLUMNS[form]
         assert is_conversational(columns) == (form != "text")
+
+
+TRL_COMMANDS = {
+    **dict.fromkeys(("chat", "completion", "classification", "text"), "sft"),
+    **dict.fromkeys(("preference", "choice"), "dpo"),
+    "prompt": "grpo",
+}
+TRL_STANDS_IN = {"classification": "completion", "choice": "preference"}
+
+
+@pytest.mark.parametrize(("profile", "form"), FORMS)
+def test_trl_loads_what_its_settings_name(kitchen, made, tmp_path, monkeypatch, profile, form):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    import yaml
+    from trl import DatasetMixtureConfig, get_dataset
+
+    folder = exported(kitchen, made[profile], tmp_path, "trl", form)
+    assert {path.name for path in folder.iterdir()} == {"README.md", "data.jsonl", "trl.yaml"}
+    settings = yaml.safe_load((folder / "trl.yaml").read_text("utf-8"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    rows = get_dataset(DatasetMixtureConfig(**settings))["train"]
+    assert set(rows.column_names) == TRL_COLUMNS[TRL_STANDS_IN.get(form, form)]
+    assert len(rows) == len(GAPS)
+    card = (folder / "README.md").read_text("utf-8")
+    assert f"`trl {TRL_COMMANDS[form]} --config trl.yaml" in card
 
 
 @pytest.fixture(scope="module")

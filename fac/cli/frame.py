@@ -29,12 +29,16 @@ from fac.errors import Cancelled, GateFailed, InputError
 from fac.executor import Where, choose_executor
 from fac.jobs.steps import Steps
 from fac.manifest import MeasureFacts
-from fac.questions.catalogue import runs_alike
-from fac.questions.comparison import Comparison, clear_firing
-from fac.questions.relevance import EVERY_FEATURE, read_relevance, relevance_runs
+from fac.questions.by_name import (  # noqa: F401 - what commands take from here
+    CLEAR,
+    build_caches,
+    comparison_by_name,
+    read_threshold,
+)
+from fac.questions.comparison import Comparison
+from fac.questions.relevance import EVERY_FEATURE
 from fac.schema import EVERY_ROLE
 from fac.store import Stores, open_stores
-from fac.store.cache import build
 
 app = typer.Typer(
     help="What a dataset lacks in the feature space of a model: measure it and see the gaps.",
@@ -61,7 +65,11 @@ err = _Console(emoji=False, stderr=True)
 
 WorkspaceOption = Annotated[
     Path | None,
-    Option("--workspace", help="Folder of runs and caches; default data/ or FAC_WORKSPACE."),
+    Option(
+        "--workspace",
+        help="Folder of runs and caches; default FAC_WORKSPACE, else data/ of the clone, or "
+        "fac-data/ here where fac is installed.",
+    ),
 ]
 JsonOption = Annotated[bool, Option("--json", help="One JSON object on stdout.")]
 Model = Annotated[
@@ -80,7 +88,6 @@ SaeOption = Annotated[
 Despite = Annotated[
     str, Option(help="Why to take an SAE that says it belongs elsewhere; kept with the run.")
 ]
-CLEAR = "clear"
 Threshold = Annotated[
     str,
     Option(
@@ -165,20 +172,21 @@ class QuestionOptions:
         self, stores: Stores, anchor: str, dataset: str, added: Iterable[str] | None = ()
     ) -> Comparison:
         """The question of coverage about measured datasets of these names, with the caches that
-        answer it.
-
-        Raises InputError as `runs_alike` does, for a threshold that is no number, and whatever
-        `read_relevance` refuses.
-        """
-        anchor, dataset, *others = runs_alike(stores, (anchor, dataset, *(added or ())))
-        for run in dict.fromkeys((anchor, dataset, *others)):
+        answer it; raises as `comparison_by_name`."""
+        comparison = comparison_by_name(
+            stores,
+            anchor,
+            dataset,
+            added or (),
+            threshold=self.threshold,
+            min_support=self.min_support,
+            role=self.role,
+            relevant=self.relevant,
+            maybe=self.maybe,
+        )
+        for run in dict.fromkeys((comparison.anchor, *comparison.runs)):
             say_despite(stores.runs.manifest(run).facts)
-        judged = relevance_runs(stores.runs, anchor).get(self.relevant)
-        build_caches(stores, [anchor, dataset, *others, *filter(None, [judged])])
-        threshold = read_threshold(stores, anchor, self.threshold)
-        relevance = read_relevance(stores, anchor, self.relevant, maybe=self.maybe)
-        settings = (threshold, self.min_support, self.role, relevance)
-        return Comparison(anchor, dataset, *settings, tuple(others))
+        return comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,20 +212,6 @@ def say_doubt(doubt: str | None) -> None:
     """On stderr, where there is one: what an SAE leaves open about where it belongs."""
     if doubt:
         err.print(escape(doubt), soft_wrap=True, highlight=False)
-
-
-def read_threshold(stores: Stores, anchor: str, text: str) -> float:
-    """A threshold as it was typed: a number, or CLEAR for clear firing in this measure run. Raises
-    InputError for anything else."""
-    if text == CLEAR:
-        return clear_firing(stores, anchor)
-    try:
-        threshold = float(text)
-    except ValueError:
-        threshold = math.nan
-    if not math.isfinite(threshold):
-        raise InputError(f"--threshold takes a number or `{CLEAR}`, got {text!r}.")
-    return threshold
 
 
 def command(name: str, group: typer.Typer = app) -> Callable[..., Any]:
@@ -390,10 +384,3 @@ def perform(
     ask, where it asks any."""
     with progress_bar(what) as progress:
         return Steps(workspace, where=where, endpoints=endpoints).perform(spec, progress)
-
-
-def build_caches(stores: Stores, run_ids: Iterable[str]) -> None:
-    """Those that are not there yet."""
-    for run_id in run_ids:
-        if not stores.cache.ready(run_id):
-            build(stores.runs, run_id, stores.runs.workspace.cache)

@@ -424,7 +424,9 @@ def _pilot(
 def export(
     stores: Stores,
     run: Annotated[str, Argument(help="Run of a synthesis, or its name.")],
-    out_: Annotated[Path, Option("--out", help="File; folder for hf and llamafactory.")],
+    out_: Annotated[
+        Path, Option("--out", help="File; folder for hf, llamafactory, trl and axolotl.")
+    ],
     format_: Annotated[
         str, Option("--format", help=f"{', '.join(export_.EXPORT_FORMATS)}.")
     ] = next(iter(export_.EXPORT_FORMATS)),

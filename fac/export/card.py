@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fac.datasets import json_line
-from fac.export.forms import COLUMN_NOTES
+from fac.export.forms import ANSWERED_FORMS, COLUMN_NOTES
 from fac.export.people import Selection
 from fac.manifest import SynthesisFacts
 
@@ -215,11 +215,12 @@ def _training(plan: Plan, data: str) -> Iterator[str]:
     """Code and settings for the trainer that the format is for."""
     if plan.format == "llamafactory":
         yield "```yaml\ndataset_dir: this folder\ndataset: its name in dataset_info.json\n```\n"
-    elif plan.format != "openai":
+    elif plan.format not in ("openai", "axolotl"):
         rows = f'load_dataset("json", data_files={json_line(data)}, split="train")'
         if data.endswith(".parquet"):
             rows = rows.replace("json", "parquet", 1)
-        trainer = TRAINERS.get(plan.form)
+        form = ANSWERED_FORMS.get(plan.form, plan.form) if plan.format == "trl" else plan.form
+        trainer = TRAINERS.get(form)
         lines = ["from datasets import load_dataset", f"rows = {rows}"]
         if trainer:
             lines[:0] = [f"from trl import {trainer.partition('(')[0]}"]

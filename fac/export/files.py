@@ -19,17 +19,21 @@ from fac.datasets import formats_in_order, in_a_row, json_line, read_samples, sa
 from fac.errors import BadRow, InputError, disk_room
 from fac.export.card import MADE_BY, counted, dataset_card
 from fac.export.forms import (
+    ANSWERED_FORMS,
     FORMS,
     LLAMAFACTORY_STAGES,
-    OPENAI_FORMS,
     OPENAI_LEAST,
+    TRL_COMMANDS,
     Columns,
+    axolotl_columns,
+    axolotl_settings,
     columns_of,
     export_table,
     forms_of,
     llamafactory_columns,
     llamafactory_description,
     openai_columns,
+    trl_settings,
 )
 from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
 from fac.export.people import Opinion, Selection, select
@@ -37,7 +41,6 @@ from fac.families import of_most
 from fac.store.runs import Runs
 
 CARD = "README.md"
-DESCRIPTION = "dataset_info.json"
 
 
 class Target(NamedTuple):
@@ -51,6 +54,10 @@ class Target(NamedTuple):
     columns: Callable[[Columns], Columns] = dict  # of a form -> as the trainer calls them
     form_of: Mapping[str, str] = {}  # forms it has no words for -> the one that stands in
     lineage_beside: bool = False  # a file of its own, where a row may have no key more
+    description: str = ""  # the file of the folder that tells the trainer what the rows are
+
+    describe: Callable[[str, Sequence[str], str, str], str] = lambda *_: ""
+    """(form, columns, file of the rows, name of the export) -> what that file holds."""
 
     @property
     def several_files(self) -> bool:
@@ -64,9 +71,45 @@ def _targets() -> dict[str, Target]:
         if format.export
     }
     lines = targets["jsonl"].write
-    openai = Target("OpenAI", lines, "", openai_columns, OPENAI_FORMS, lineage_beside=True)
-    llamafactory = Target("LLaMA-Factory", lines, "data.jsonl", llamafactory_columns)
-    return {**targets, "openai": openai, "llamafactory": llamafactory}
+    openai = Target("OpenAI", lines, "", openai_columns, ANSWERED_FORMS, lineage_beside=True)
+    llamafactory = Target(
+        "LLaMA-Factory",
+        lines,
+        "data.jsonl",
+        llamafactory_columns,
+        description="dataset_info.json",
+        describe=_dataset_info,
+    )
+    trl = Target(
+        "TRL",
+        lines,
+        "data.jsonl",
+        form_of=ANSWERED_FORMS,
+        description="trl.yaml",
+        describe=lambda form, columns, data, _: trl_settings(form, columns, data),
+    )
+    axolotl = Target(
+        "Axolotl",
+        lines,
+        "data.jsonl",
+        axolotl_columns,
+        ANSWERED_FORMS,
+        description="axolotl.yaml",
+        describe=lambda form, columns, data, _: axolotl_settings(form, columns, data),
+    )
+    return {
+        **targets,
+        "openai": openai,
+        "llamafactory": llamafactory,
+        "trl": trl,
+        "axolotl": axolotl,
+    }
+
+
+def _dataset_info(form: str, columns: Sequence[str], data: str, name: str) -> str:
+    """LLaMA-Factory's, which knows an export by a name without blanks or commas."""
+    plain_name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "kept"
+    return json_line({plain_name: llamafactory_description(columns, data)})
 
 
 EXPORT_FORMATS = _targets()
@@ -197,14 +240,21 @@ def _notes(format: str, form: str, rows: Sequence[ExportRow]) -> tuple[str, ...]
             f"{asks:,} of them end with the user's message: there is no answer to learn from, and "
             f"SFTTrainer would learn to write the message."
         )
-    if format == "openai":
-        if form in OPENAI_FORMS:
-            what = {"classification": "the label", "choice": "the matching answer"}[form]
-            notes.append(f"OpenAI's rows are chats, so {what} is what the assistant answers.")
-        if n < OPENAI_LEAST:
-            notes.append(f"OpenAI asks for at least {OPENAI_LEAST} rows; these are {n}.")
+    target = EXPORT_FORMATS[format]
+    if form in target.form_of:
+        what = {"classification": "the label", "choice": "the matching answer"}[form]
+        notes.append(f"{target.title}'s rows are chats, so {what} is what the assistant answers.")
+    if format == "openai" and n < OPENAI_LEAST:
+        notes.append(f"OpenAI asks for at least {OPENAI_LEAST} rows; these are {n}.")
     if format == "llamafactory":
         notes.append(f"LLaMA-Factory trains on them with `stage: {LLAMAFACTORY_STAGES[form]}`.")
+    if format == "trl":
+        learns = TRL_COMMANDS[target.form_of.get(form, form)]
+        notes.append(
+            f"TRL trains on them with `trl {learns} --config trl.yaml --model_name_or_path MODEL`."
+        )
+    if format == "axolotl":
+        notes.append("Axolotl trains on them with axolotl.yaml, which lacks its `base_model`.")
     return tuple(notes)
 
 
@@ -254,10 +304,10 @@ def export(
         text = dataset_card(plan, table.column_names, target.data_file or out.name)
         card = whole / CARD if target.data_file else folder / f"{out.stem}.card.md"
         card.write_text(text, encoding="utf-8")
-        if format == "llamafactory":
-            name = re.sub(r"[^A-Za-z0-9_-]+", "-", out.name).strip("-") or "kept"
-            about = {name: llamafactory_description(table.column_names, target.data_file)}
-            (whole / DESCRIPTION).write_text(json_line(about), encoding="utf-8")
+        if target.description:
+            written_as = target.form_of.get(plan.form, plan.form)
+            about = target.describe(written_as, table.column_names, target.data_file, out.name)
+            (whole / target.description).write_text(about, encoding="utf-8")
         if target.data_file:
             if out.exists():
                 out.rename(folder / "before")
@@ -293,8 +343,9 @@ def _must_be_an_export(out: Path) -> None:
     card = out / CARD
     tagged = card.is_file() and MADE_BY in card.read_text("utf-8", errors="replace")
     names = {path.name for path in out.iterdir()} if tagged else set()
-    rows = {Path(each.data_file).parts[0] for each in EXPORT_FORMATS.values() if each.data_file}
-    if not names or not names <= {CARD, DESCRIPTION, *rows}:
+    folders = [each for each in EXPORT_FORMATS.values() if each.data_file]
+    rows = {Path(each.data_file).parts[0] for each in folders}
+    if not names or not names <= {CARD, *rows, *(each.description for each in folders)}:
         raise InputError(f"{str(out)!r} holds something else than an export: name a new folder.")
 
 

@@ -1,9 +1,10 @@
 """What a row of an export looks like: columns by what a trainer learns from them, and the same rows
-in OpenAI's and LLaMA-Factory's words.
+in the words of OpenAI, LLaMA-Factory and Axolotl.
 
-TRL takes the columns as they are (its dataset formats, checked with TRL 1.16). OpenAI's files hold
-what its guides on supervised, direct preference and reinforcement fine-tuning say and no key more;
-LLaMA-Factory is told by its dataset_info.json which column is what.
+TRL takes the columns as they are (its dataset formats, checked with TRL 1.16) and is told which by
+a trl.yaml. OpenAI's files hold what its guides on supervised, direct preference and reinforcement
+fine-tuning say and no key more; LLaMA-Factory is told by its dataset_info.json which column is
+what, Axolotl by the `datasets` of its settings.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from fac.datasets import json_line
 from fac.errors import InputError
 from fac.export.lineage import LINEAGE, ExportRow
 from fac.schema import CHAT_TYPE, Chat, Message
@@ -215,9 +217,9 @@ def columns_of(row: ExportRow, form: str) -> Columns:
         ) from None
 
 
-OPENAI_FORMS = {"classification": "completion", "choice": "preference"}
-"""Forms that OpenAI's files have no words for, and the one whose they take: of a labelled text the
-label is the answer, of a question the two answers are the preferred one and the other."""
+ANSWERED_FORMS = {"classification": "completion", "choice": "preference"}
+"""Forms that OpenAI, TRL and Axolotl have no words for, and the one whose they take: of a labelled
+text the label is the answer, of a question the two answers are the preferred one and the other."""
 
 OPENAI_LEAST = 10
 """Rows that OpenAI's fine-tuning asks for."""
@@ -318,6 +320,67 @@ LLAMAFACTORY_STAGES = {
     "choice": "dpo or rm",
 }
 """The `stage` of LLaMA-Factory that each form is for."""
+
+
+def trl_settings(form: str, columns: Sequence[str], file_name: str) -> str:
+    """What `trl COMMAND --config` reads (TRL's DatasetMixtureConfig): the file, and of its columns
+    those that a trainer takes."""
+    of_form = [name for name in columns if name not in ("lineage", "label")]
+    about = {"path": "json", "data_files": file_name, "split": "train", "columns": of_form}
+    return f"# For `trl {TRL_COMMANDS[form]}`, in this folder.\n{_yaml_datasets(about)}"
+
+
+TRL_COMMANDS = {
+    **dict.fromkeys(("chat", "completion", "text"), "sft"),
+    "preference": "dpo",
+    "prompt": "grpo",
+}
+"""The command of TRL that learns from each form."""
+
+
+def axolotl_columns(columns: Columns) -> Columns:
+    """The columns of a form as Axolotl's chat_template, completion and DPO strategies take them.
+    Raises InputError for prompts alone, and for a chat that does not end with an answer."""
+    if "chosen" in columns or "text" in columns:
+        return columns
+    if "completion" in columns:
+        return {"messages": columns["prompt"] + columns["completion"]}
+    if "prompt" in columns:
+        raise InputError(
+            "Axolotl reads prompts alone through code of one's own: export trl, for `trl grpo`."
+        )
+    if columns["messages"][-1]["role"] != "assistant":
+        raise InputError(
+            "Axolotl learns from the answers of a chat, but one ends with the user's message: "
+            "export trl with the form prompt."
+        )
+    return {"messages": columns["messages"]}
+
+
+def axolotl_settings(form: str, columns: Sequence[str], file_name: str) -> str:
+    """What Axolotl's settings say of a file (its docs on dataset formats and preference tuning): of
+    whole chats it learns every answer, of a prompt and its completion the last alone."""
+    about: dict[str, Any] = {"path": file_name, "ds_type": "json", "split": "train"}
+    head = "# Add base_model and how to train, and start `axolotl train` in this folder.\n"
+    if form == "preference":
+        fields = {f"field_{name}": name for name in ("chosen", "rejected")}
+        about |= {"type": "chat_template.default", "field_messages": "prompt", **fields}
+        return f"{head}rl: dpo\n{_yaml_datasets(about)}"
+    if form == "text":
+        about |= {"type": "completion", "field": "text"}
+    else:
+        last_alone = form == "completion"
+        about |= {"type": "chat_template", "field_messages": "messages"}
+        about |= {"roles_to_train": None if last_alone else ["assistant"]}
+        about |= {"train_on_eos": None if last_alone else "turn"}
+    return f"{head}{_yaml_datasets(about)}"
+
+
+def _yaml_datasets(about: Mapping[str, Any]) -> str:
+    """One entry of a list `datasets`, its values as JSON, which YAML reads."""
+    lines = [f"{key}: {json_line(value)}" for key, value in about.items()]
+    return "datasets:\n  - " + "\n    ".join(lines) + "\n"
+
 
 _TYPES = {
     **dict.fromkeys(("messages", "prompt", "completion", "chosen", "rejected"), CHAT_TYPE),

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import closing, suppress
 
-from fac.config import REPOSITORY, Workspace, read_spec
+from fac.config import INSTALLED, REPOSITORY, Workspace, read_spec
 from fac.errors import Cancelled, FacError, InputError
 from fac.jobs.progress import THOUSAND, Extent
 from fac.jobs.steps import Steps
@@ -182,7 +182,7 @@ def start_worker(workspace: Workspace) -> None:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                cwd=REPOSITORY,
+                cwd=None if INSTALLED else REPOSITORY,
             )
         _started.append(process)
         # Alive from now on, so that two quick reruns do not start two.

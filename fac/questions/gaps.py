@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from fac.errors import InputError
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison
-from fac.questions.explanations import explained, with_names
+from fac.questions.explanations import explained, names
 from fac.questions.gap_evidence import (
     BADGES,
     BELIEF,
@@ -78,8 +78,8 @@ class GapColumn:
             raise InputError(f"A column of gaps has a name and a title, got {self}.")
 
 
-def _reasons(table: pa.Table, basis: Basis) -> list[str]:
-    return [reason(row, basis) for row in table.to_pylist()]
+def _reasons(table: pa.Table, basis: Basis) -> pa.Array:
+    return pa.array([reason(row, basis) for row in table.to_pylist()], pa.string())
 
 
 def _bound(low: bool) -> Callable[[pa.Table, Basis], Any]:
@@ -307,7 +307,23 @@ def gap_page(
     offset: int = 0,
     limit: int = 50,
 ) -> tuple[list[Row], int]:
-    """One page of the gaps with the evidence for each, and how many gaps match. A row holds
+    """The rows of `gap_table`, and how many gaps match."""
+    table, n_matching = gap_table(
+        stores, comparison, listing, explain_runs=explain_runs, offset=offset, limit=limit
+    )
+    return table.to_pylist(), n_matching
+
+
+def gap_table(
+    stores: Stores,
+    comparison: Comparison,
+    listing: GapList = GapList(),
+    *,
+    explain_runs: Sequence[str] | None = None,
+    offset: int = 0,
+    limit: int = 50,
+) -> tuple[pa.Table, int]:
+    """One page of the gaps with the evidence for each, and how many gaps match. Its columns are
     COLUMNS:
 
     kind         absent (of F_miss) or under-represented
@@ -316,11 +332,11 @@ def gap_page(
     expected     samples that would, if the dataset were like the anchor, by content tokens
     ratio, ratio_low, ratio_high
                  rate in the dataset over rate in the anchor, by content tokens, and its interval
-    p            of so few samples or fewer (uncertainty.gap_test); all five None without content
+    p            of so few samples or fewer (uncertainty.gap_test); all five null without content
                  tokens on both sides
     near         the dataset's highest peak or pre-activation over the level to reach, the larger of
                  the SAE's own threshold and that of the comparison: at most 1, which a top-k SAE
-                 may leave out; None where the level is zero, where nothing is known, or it fires
+                 may leave out; null where the level is zero, where nothing is known, or it fires
     anchor_peak  the anchor's highest peak
     badge        one of BADGES, and its reason as a sentence
     name         as in explanations.named
@@ -355,9 +371,10 @@ def gap_page(
     for column in COLUMNS:
         if column.detail is not None:
             page = page.append_column(column.name, _nullable(column.detail(page, basis)))
-    rows = with_names(stores, comparison.anchor, page.to_pylist())
-    columns = [column.name for column in COLUMNS if not column.is_order]
-    return [{name: row[name] for name in columns} for row in rows], len(table)
+    features = page["feature"].to_pylist()
+    by_feature = names(stores, comparison.anchor, features)
+    page = page.append_column("name", pa.array(map(by_feature.get, features), pa.string()))
+    return page.select([column.name for column in COLUMNS if not column.is_order]), len(table)
 
 
 @remembered_for_good

@@ -33,6 +33,8 @@ DOWNLOADS = {
     "parquet": "Parquet",
     "openai": "OpenAI",
     "llamafactory": "LLaMA-Factory",
+    "trl": "TRL",
+    "axolotl": "Axolotl",
 }
 """Formats to download, and what their buttons say."""
 
