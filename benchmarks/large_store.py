@@ -226,7 +226,7 @@ def _write_dataset(runs: Runs, size: Size, name: str, corpus: Corpus) -> str:
             seconds=0,
             facts=DatasetFacts(
                 name=name,
-                source=spec.source,
+                source=str(spec.source),
                 n_samples=len(corpus.chats),
                 duplicates=0,
                 n_rejected=0,

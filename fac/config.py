@@ -134,15 +134,28 @@ class Spec:
         return f"{self.step}-{digest(SCHEMA_VERSION, self.step, question, inputs)}"
 
 
+class BriefSpec(Spec):
+    """Written without later fields at their default, as runs were before there were any."""
+
+    def as_json(self) -> dict[str, object]:
+        every = super().as_json().items()
+        return {k: v for k, v in every if k not in self.later or v != getattr(type(self), k)}
+
+
 @dataclass(frozen=True, kw_only=True)
-class IngestSpec(Spec):
+class IngestSpec(BriefSpec):
     step = "dataset"
+    later = ("prompt_field", "reply_field", "measure")
+    operational = ("measure",)
     name: str  # what the dataset is called from now on
-    source: str  # a path, or `hf:ID` for a dataset of the Hugging Face hub
+    source: str | tuple[str, ...]  # paths, or `hf:ID` for a dataset of the Hugging Face hub
     text_field: str | None = None  # column of plain text; None: the columns speak for themselves
     messages_field: str | None = None  # column of chat messages
+    prompt_field: str | None = None  # column of what is asked
+    reply_field: str | None = None  # column of what is answered
     label_field: str | None = None  # column copied to `label`
     on_bad: str = "stop"  # stop: the first bad row ends it, nothing is stored; skip: it is listed
+    measure: Mapping[str, Any] | None = None  # what it is measured with as soon as it is read
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +166,7 @@ class IngestSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSpec(Spec):
+class EncoderSpec(BriefSpec):
     """What texts are read with."""
 
     later: ClassVar[tuple[str, ...]] = ("despite",)
@@ -593,10 +606,8 @@ SPECS: dict[str, type[Spec]] = {
 
 
 def read_spec(step: str, fields: dict[str, object]) -> Spec:
-    """The spec a queue row or a manifest names.
-
-    Raises InputError for a step or a field this version does not know.
-    """
+    """The spec a queue row or a manifest names. Raises InputError for a step or a field that this
+    version does not know."""
     if step not in SPECS:
         raise InputError(f"There is no step called {step!r}; known: {', '.join(sorted(SPECS))}.")
     try:

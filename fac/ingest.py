@@ -1,13 +1,15 @@
 """A step: the samples of a source become a dataset run.
 
 Nothing is repaired. A text is kept character for character, and a row that cannot be is named with
-its line and the reason. Memory does not grow with the dataset, except for eight bytes a sample.
+its line and the reason. Memory does not grow with the dataset, except for sixteen bytes a sample.
 """
 
+import hashlib
+import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +49,8 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
         spec.source,
         text_field=spec.text_field,
         messages_field=spec.messages_field,
+        prompt_field=spec.prompt_field,
+        reply_field=spec.reply_field,
         label_field=spec.label_field,
     )
     digest = reader.digest(report)
@@ -62,7 +66,7 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
             runs.publish(
                 run_id,
                 # the name alone: a manifest may leave this machine, the path means nothing there
-                spec=replace(spec, source=reader.name),
+                spec=replace(spec, source=reader.name, measure=None),
                 inputs=[digest],
                 facts=facts,
                 seconds=time.monotonic() - started,
@@ -74,10 +78,10 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
 
 def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progress) -> DatasetFacts:
     """Writes both tables of a dataset run into `scratch` and returns its facts."""
-    seen = SeenIds()
+    seen, labelled = SeenIds(), SeenIds()
     labels: Counter[str] = Counter()
     roles, unread = dict.fromkeys(ROLES, 0), Counter[str]()
-    n_samples = n_rejected = duplicates = 0
+    n_samples = n_rejected = duplicates = relabelled = 0
     first_bad: BadRow | None = None
     table = partial(ParquetAppender, row_group_rows=PART_ROWS, row_group_bytes=PART_CHARACTERS)
     with (
@@ -94,6 +98,8 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
                     f"give --on-bad skip to leave such rows out and have them listed.",
                 )
             new = seen.add(np.array([int(s.sample_id, 16) for s in good], np.uint64))
+            others = labelled.add(np.array([_labelled_id(s) for s in good], np.uint64))
+            relabelled += int((others & ~new).sum())
             fresh = [sample for sample, is_new in zip(good, new, strict=True) if is_new]
             samples.append(pa.Table.from_pylist([sample._asdict() for sample in fresh], SAMPLES))
             reasons = [{"line": row.line, "reason": row.reason} for row in bad]
@@ -126,11 +132,25 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
         kind=reader.kind,
         layout=reader.layout.name,
         columns=reader.layout.chat_columns,
-        note=reader.layout.note,
+        note=reader.layout.note or _note_of_verdicts(reader.layout.columns, labels),
         roles=roles,
         labels=dict(labels.most_common()),
         unread=dict(unread.most_common()) or None,
+        relabelled=relabelled or None,
     )
+
+
+def _note_of_verdicts(columns: Mapping[str, str], labels: Counter[str]) -> str | None:
+    """A sentence where labels are verdicts on answers, as KTO has them."""
+    if "reply" not in columns or not labels["false"] or {*labels} - {"true", "false"}:
+        return None
+    return "Labels are verdicts: answers labelled false are samples like those labelled true."
+
+
+def _labelled_id(sample: Sample) -> int:
+    """64 bits of a hash of a sample with its label."""
+    text = json.dumps([sample.sample_id, sample.label])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def _parts(reader: SampleReader) -> Iterator[list[Sample | BadRow]]:

@@ -48,7 +48,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts(Facts):
-    omitted = ("layout", "columns", "note", "unread")
+    omitted = ("layout", "columns", "note", "unread", "relabelled")
     source: str = ""  # file name or `hf:ID`; the synthesis run that the samples were kept from
     n_samples: int = 0
     duplicates: int = 0
@@ -60,6 +60,7 @@ class DatasetFacts(Facts):
     roles: Counts = field(default_factory=dict)  # messages by role
     labels: Counts = field(default_factory=dict)  # samples by label, most common first
     unread: Counts | None = None  # messages by what they say beside their text; None for nothing
+    relabelled: int | None = None  # duplicates that brought a label their text had not yet; None: 0
 
     @property
     def says_unread(self) -> str:
@@ -68,6 +69,17 @@ class DatasetFacts(Facts):
             return ""
         parts = (f"{n:,} {name!r}" for name, n in self.unread.items())
         return f"Messages also hold {', '.join(parts)}: this is no part of the samples."
+
+    @property
+    def says_relabelled(self) -> str:
+        """A sentence about texts that have several labels, "" where none has."""
+        if not self.relabelled:
+            return ""
+        many = self.relabelled > 1
+        return (
+            f"{self.relabelled:,} duplicate{'s' * many} {'have' if many else 'has'} another label "
+            "than the sample that was kept: of a text's labels the first counts."
+        )
 
     @property
     def is_synthetic(self) -> bool:

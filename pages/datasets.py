@@ -1,30 +1,65 @@
 """Add a dataset, read it, see what was refused and why, have it measured."""
 
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import IngestSpec, MeasureSpec
-from fac.datasets import file_titles, in_a_row, layout_titles
+from fac.datasets import (
+    Preview,
+    SourceLayout,
+    file_titles,
+    in_a_row,
+    layout_titles,
+    preview,
+)
+from fac.errors import BadRow, FacError
 from fac.manifest import DatasetManifest, MeasureManifest
+from fac.markup import clean
 from fac.questions import catalogue
+from fac.questions.estimates import measuring_time
 from fac.questions.results import synthesis_behind
 from fac.ui import views
-from fac.ui.jobs import save_upload, show_failures, start
+from fac.ui.jobs import safe_name, save_upload, show_failures, start
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import PAGE_ROWS, Pager, table
 from fac.ui.text import chat_html, chips_html, plain
+from fac.ui.writing import duration
 
 PAGE = {"title": "Datasets", "section": "Measure", "icon": "database", "order": 10}
 
 SOURCES = {"upload": "A file from here", "path": "A path on the server", "hub": "Hugging Face"}
+WAYS = {
+    "": "Not recognised",
+    "text": "Plain text",
+    "chat": "Chats",
+    "reply": "Prompts and replies",
+}
+# Of each way to read a source the columns it needs: field, label and part of a layout.
+WAY_COLUMNS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "": (),
+    "text": (("text_field", "Text", "text"),),
+    "chat": (("messages_field", "Messages", "chat"),),
+    "reply": (("prompt_field", "Prompt", "prompt"), ("reply_field", "Reply", "reply")),
+}
+
+WIDTH = 240  # Pixels; four stand in a row, one fills that of a telephone
+
 VIEWS = ("samples", "refused rows", "provenance")
 SAMPLES = 8
 
 
 def add() -> None:
-    """The form; a chosen source becomes an ingest job."""
+    """The form; a chosen source becomes an ingest job, and what it holds a measure where asked."""
     kind = views.choice(
         "Source", tuple(SOURCES), "from", names=SOURCES, label_visibility="collapsed"
     )
@@ -38,40 +73,206 @@ def add() -> None:
         )
         stem = Path(upload.name).name.split(".")[0] if upload else ""
     elif kind == "path":
-        path = st.text_input("Path", placeholder="~/data/train.jsonl.gz").strip()
+        path = st.text_input(
+            "Path",
+            placeholder="~/data/train.jsonl.gz",
+            help="A file, a folder of files, or a pattern such as ~/data/part-*.jsonl.",
+        ).strip()
         source = str(Path(path).expanduser().absolute()) if path else ""
-        stem = Path(path).name.split(".")[0]
+        stem = re.sub(r"[*?\[\]]+", "", Path(path).name.split(".")[0]).rstrip("-_")
     else:
-        hub = st.text_input("Dataset id", placeholder="tatsu-lab/alpaca").strip()
-        source, stem = f"hf:{hub}" if hub else "", hub.rsplit("/", 1)[-1]
+        hub = st.text_input(
+            "Dataset id",
+            placeholder="tatsu-lab/alpaca",
+            help="ID@REVISION:CONFIG:SPLIT; all but the ID may be left out.",
+        ).strip()
+        source, stem = f"hf:{hub}" if hub else "", re.split("[@:]", hub.rsplit("/", 1)[-1])[0]
+    if not (upload or source):
+        return
+    seen, fields = beginning(upload, source)
     name = st.text_input("Name", value=stem, key=f"name of {stem}", max_chars=80).strip()
+    skip = st.toggle(
+        "Skip bad rows",
+        help="Bad rows are listed with their line and reason, as are samples that the model's chat "
+        "template refuses. Otherwise the first one stops the reading and nothing is stored.",
+    )
+    is_known = kind == "hub" or (seen is not None and seen.layout is not None)
+    encoder = like_the_anchor("", "skip" if skip else "stop")
     with st.container(horizontal=True, vertical_alignment="center"):
-        skip = st.toggle(
-            "Skip bad rows",
-            help="Bad rows are listed with their line and reason. Otherwise the "
-            "first one stops the reading and nothing is stored.",
-        )
-        with st.popover("Columns", icon=":material/view_column:", type="tertiary"):
-            st.caption("Leave empty and the columns speak for themselves.")
-            text = st.text_input("Plain text") or None
-            messages = st.text_input("Chat messages") or None
-            label = st.text_input("Label") or None
-    ready = bool(name and (upload or source))
-    if st.button("Add", type="primary", icon=":material/add:", disabled=not ready):
-        if upload:
-            source = str(save_upload(upload.name, upload.getvalue()))
-        spec = IngestSpec(
-            name=name,
-            source=source,
-            text_field=text,
-            messages_field=messages,
-            label_field=label,
-            on_bad="skip" if skip else "stop",
-        )
-        start(spec, f"Reading {name}")
+        early = not (is_known and name)
+        both = st.button("Add and measure", type="primary", icon=":material/speed:", disabled=early)
+        alone = st.button("Add", icon=":material/add:", disabled=early)
+    st.caption(plain(measuring_words(encoder, seen)))
+    if both or alone:
+        settings = {k: v for k, v in encoder.as_json().items() if k != "dataset"}
+        try:
+            if upload:
+                source = str(save_upload(upload.name, upload.getvalue()))
+            spec = IngestSpec(
+                name=name,
+                source=source,
+                on_bad="skip" if skip else "stop",
+                measure=settings if both else None,
+                **fields,
+            )
+        except FacError as error:
+            st.error(plain(str(error)), icon=":material/error:")
+            return
+        start(spec, f"Reading {name}, then measuring it" if both else f"Reading {name}")
         views.set_param("add", None)
         views.set_param("open", None)  # the newest is shown: the one that is coming
         st.rerun()
+
+
+def like_the_anchor(dataset: str, on_bad: str) -> MeasureSpec:
+    """A measure with the anchor's model, layer and SAE."""
+    usual = catalogue.usual_encoder(stores())
+    return MeasureSpec(
+        dataset=dataset,
+        model=usual.model,
+        layer=usual.layer,
+        sae=usual.sae,
+        despite=usual.despite or "",
+        on_bad=on_bad,
+    )
+
+
+def measuring_words(spec: MeasureSpec, seen: Preview | None) -> str:
+    """What a dataset would be measured with, and about how long that takes."""
+    alike = ", as the anchor" if catalogue.measured(stores()) else ""
+    words = f"Measuring: model {spec.model}, layer {spec.layer}, SAE {spec.sae}{alike}."
+    if seen is None or not seen.lengths:
+        return words
+    amount = measuring_time(stores(), spec, seen.lengths, seen.share)
+    if amount is None:
+        return f"{words} How long it takes is said once the first samples are read."
+    about = duration(max(amount.seconds, 1.0))
+    return f"{words} About {about} once loaded, at the pace of {amount.like}."
+
+
+@st.cache_resource(max_entries=16, show_spinner="Looking at its first rows …")
+def look(source: str, stamp: object, fields: tuple[tuple[str, str], ...], _upload: Any) -> Preview:
+    """The beginning of a file on the server, or of an uploaded one, which leaves nothing behind;
+    of another `stamp` it is looked at anew."""
+    if _upload is None:
+        return preview(source, dict(fields))
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / safe_name(source)
+        file.write_bytes(_upload.getvalue())
+        return preview(file, dict(fields))
+
+
+def beginning(upload: Any, source: str) -> tuple[Preview | None, dict[str, str]]:
+    """Shows what a source is taken for and its first rows; returns that, and the columns that a
+    person names instead. None where it cannot be read, or lies on the hub."""
+    if source.startswith("hf:"):
+        fields = columns_named(source, (), None)
+        st.caption("Rows of the hub are seen once they are read.")
+        return None, fields
+    if upload:
+        read = partial(look, upload.name, upload.file_id, _upload=upload)
+        name = f"{upload.name} {upload.file_id}"
+    else:
+        read, name = partial(look, source, changed(source), _upload=None), source
+    try:
+        guess = read(())
+        fields = columns_named(name, guess.columns, guess.layout)
+        seen = read(tuple(sorted(fields.items()))) if fields else guess
+    except FacError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return None, {}
+    show_beginning(seen)
+    return seen, fields
+
+
+def changed(path: str) -> object:
+    """When a file was changed last; of a pattern and a folder, whose files say that, a moment."""
+    with suppress(OSError, ValueError):
+        if not Path(path).is_dir():
+            return Path(path).stat().st_mtime_ns, Path(path).stat().st_size
+    return time.time() // 10
+
+
+def columns_named(name: str, columns: Sequence[str], guess: SourceLayout | None) -> dict[str, str]:
+    """How a source is to be read where its columns say it wrongly, or not at all; `columns` are
+    typed where they are not known."""
+    guessed = f"Guessed: {guess.layout.title}" if guess else WAYS[""]
+    parts: Mapping[str, str] = guess.columns if guess else {}
+
+    def column(label: str, field: str, usual: str | None) -> None:
+        key = f"{field} of {name}"
+        if columns:
+            index = columns.index(usual) if usual in columns else None
+            how: Any = {"format_func": clean, "placeholder": "Choose a column", "width": WIDTH}
+            chosen = st.selectbox(label, columns, index, key=key, **how)
+        else:
+            chosen = st.text_input(label, key=key, width=WIDTH).strip()
+        if chosen and (field != "label_field" or chosen != usual):
+            fields[field] = chosen
+
+    fields: dict[str, str] = {}
+    with st.container(horizontal=True):
+        way = st.selectbox(
+            "Read as",
+            [*WAYS],
+            format_func=lambda way: WAYS[way] if way else guessed,
+            key=f"way of {name}",
+            width=WIDTH,
+        )
+        for field, label, part in WAY_COLUMNS[way]:
+            column(label, field, parts.get(part))
+        column("Label", "label_field", guess.label if guess else None)
+    return fields
+
+
+def show_beginning(seen: Preview) -> None:
+    """The first rows as the samples they become, and what is left out."""
+    names = in_words(seen.columns)
+    if seen.layout is None:
+        st.warning(
+            plain(f"The columns {seen.problem}: {names}. Choose above what holds the samples."),
+            icon=":material/view_column:",
+        )
+        return
+    about = "" if seen.share >= 1 else "about "
+    words = (
+        f"Its {about}{seen.n_rows:,} rows become chats made of {in_words(seen.layout.chat_columns)}"
+    )
+    if seen.layout.label in seen.columns:
+        words += f", labelled by {in_words([str(seen.layout.label)])}"
+    words += "."
+    if seen.beside:
+        words += f" Kept beside them, not measured: {in_words(seen.beside)}."
+    st.caption(plain(f"{words} {seen.layout.note or ''}"))
+    if seen.bad:
+        n, first = len(seen.bad), seen.bad[0]
+        of = f"{n:,} of the first {n + len(seen.lengths):,} rows cannot be read"
+        st.warning(
+            plain(f"{of}; line {first.line}: {first.reason}. Correct them, or skip bad rows."),
+            icon=":material/rule:",
+        )
+    for row, cell in zip(seen.rows, in_pairs(len(seen.rows)), strict=True):
+        with cell:
+            if isinstance(row, BadRow):
+                st.caption(plain(f"Line {row.line}: {row.reason}."))
+                continue
+            if row.label:
+                st.html(chips_html([row.label], "flat"))
+            st.html(chat_html(row.messages, limit=280))
+
+
+def in_pairs(n: int) -> Iterator[DeltaGenerator]:
+    """Boxes for `n` texts, two in a row; one below the other where there is no room for two."""
+    for number in range(n):
+        if number % 2 == 0:
+            cells = st.columns(2)
+        yield cells[number % 2].container(border=True, gap="xsmall")
+
+
+def in_words(columns: Sequence[str]) -> str:
+    """Names of columns in a sentence; of many the first."""
+    names = in_a_row([clean(name)[:40] for name in columns[:12]], "and")
+    return names if len(columns) <= 12 else f"{names} and {len(columns) - 12} more"
 
 
 def show_samples(run: str) -> None:
@@ -86,9 +287,8 @@ def show_samples(run: str) -> None:
     rows, total = catalogue.samples(
         stores(), run, search=search, offset=pager.offset, limit=SAMPLES
     )
-    columns = st.columns(2)
-    for number, row in enumerate(rows):
-        with columns[number % 2].container(border=True, gap="xsmall"):
+    for row, cell in zip(rows, in_pairs(len(rows)), strict=True):
+        with cell:
             if row["label"]:
                 st.html(chips_html([row["label"]], "flat"))
             st.html(chat_html(row["messages"]))
@@ -97,21 +297,23 @@ def show_samples(run: str) -> None:
 
 def show_rejected(run: str, measures: list[MeasureManifest]) -> None:
     """Rows of its file that are no sample, and samples that a measure left out."""
-    listed = {run: ""}
+    listed = {run: "Refused when its file was read"}
     for each in measures:
         if each.facts.n_rejected:
             listed[each.run] = f"Left out when it was measured with {each.facts.encoder}"
-    tables = {source: stores().runs.table(source, "rejected") for source in listed}
-    if not any(rows.num_rows for rows in tables.values()):
+    every = {source: stores().runs.table(source, "rejected") for source in listed}
+    tables = {source: rows for source, rows in every.items() if rows.num_rows}
+    if not tables:
         st.caption("No row was refused.")
     for source, rows in tables.items():
-        if rows.num_rows:
-            if about := listed[source]:
-                st.caption(plain(about))
-            pager = Pager("refused", source)
-            part = rows.slice(pager.offset, pager.size)
-            table(part.to_pylist(), ("line", "reason"), key=f"refused rows of {source}")
-            pager.draw(rows.num_rows, "row", "refused")
+        if [*tables] != [run]:
+            st.caption(plain(listed[source]))
+        pager = Pager("refused", source)
+        part = rows.slice(pager.offset, pager.size)
+        table(part.to_pylist(), ("line", "reason"), key=f"refused rows of {source}")
+        pager.draw(
+            rows.num_rows, *(("row", "refused") if source == run else ("sample", "left out"))
+        )
 
 
 def measure(run: str, *, again: bool) -> None:
@@ -131,6 +333,7 @@ def measure(run: str, *, again: bool) -> None:
         despite = st.text_input(
             "Despite",
             usual.despite or "",
+            placeholder="the reason, if the SAE says it belongs elsewhere",
             help="Why an SAE is taken that says it belongs to another model, layer or hook; the "
             "reason stays with the measure. Empty: such an SAE is refused.",
         ).strip()
@@ -172,8 +375,8 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
             "Features of the SAE that fire at least once; known once measured.",
         ),
     )
-    if facts.says_unread:
-        st.caption(plain(facts.says_unread))
+    if about := " ".join(filter(None, (facts.note, facts.says_relabelled, facts.says_unread))):
+        st.caption(plain(about))
     for each in measures:
         if each.facts.says_left_out:
             st.caption(plain(each.facts.says_left_out))

@@ -496,11 +496,13 @@ def test_a_sample_is_named_by_the_hash_of_its_messages():
 # --- bad rows --------------------------------------------------------------------------------
 
 
+WINDOWS = "{} but, in Windows-1252 (cp1252), '{}': save the file as UTF-8"
+
 BAD_ROWS = [
     (b'{"text": "a"', "it is not JSON (Expecting ',' delimiter at column 13)"),
     (b'["a"]', "it is a list, not an object with named fields"),
     (b"3", "it is a number (3), not an object with named fields"),
-    (b'{"text": "caf\xe9"}', "byte 14 (0xe9) is not UTF-8"),
+    (b'{"text": "caf\xe9"}', WINDOWS.format("byte 14 (0xe9) is not UTF-8", "é")),
     (b'{"text": null}', "the column 'text' is null"),
     (b'{"other": 1}', "there is no 'text'; the row has 'other'"),
     (b'{"text": 5}', "the column 'text' holds a number (5), not text"),
@@ -518,8 +520,11 @@ BAD_ROWS = [
     ),
     (
         b'{"text": "a", "label": "\\udc80"}',
-        "U+DC80 at character 1 of the label in 'label' is no character: half a surrogate pair, or "
-        "a byte that is not UTF-8",
+        WINDOWS.format(
+            "U+DC80 at character 1 of the label in 'label' is no character: half a surrogate pair, "
+            "or a byte that is not UTF-8",
+            "€",
+        ),
     ),
     (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "it holds a number of too many digits"),
     (b'{"text": "a", "n": ' + b"[" * 200_000, "its JSON is nested too deeply"),
@@ -597,8 +602,11 @@ def test_bad_rows_of_csv(write):
         (5, "it is not proper CSV (',' expected after '\"')"),
         (
             6,
-            "U+DCE9 at character 4 of the text is no character: half a surrogate pair, or a byte "
-            "that is not UTF-8",
+            WINDOWS.format(
+                "U+DCE9 at character 4 of the text is no character: half a surrogate pair, or a "
+                "byte that is not UTF-8",
+                "é",
+            ),
         ),
         (7, "the column 'text' is empty"),
     ]
@@ -772,6 +780,7 @@ def test_a_hub_dataset_gives_its_labels_by_name(tmp_path, monkeypatch):
     )
     data = package.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     both = package.DatasetDict({"validation": data})
+    monkeypatch.setattr("fac.datasets.formats.hf._is_away", lambda: False)
     monkeypatch.setattr(package, "load_dataset", lambda *a, **k: both)
     reading = read_samples("hf:someone/drinks")
     assert reading.name == "hf:someone/drinks:validation"
@@ -792,6 +801,7 @@ def test_a_hub_that_does_not_serve_is_told_in_a_sentence(monkeypatch, raised, ki
     def refuse(*_, **__):
         raise raised
 
+    monkeypatch.setattr("fac.datasets.formats.hf._is_away", lambda: False)
     monkeypatch.setattr(package, "load_dataset", refuse)
     with pytest.raises(kind) as refused:
         read_samples("hf:x/y")
@@ -810,6 +820,7 @@ def test_a_hub_dataset_with_several_splits_asks_which(monkeypatch):
     package = pytest.importorskip("datasets")
     data = package.Dataset.from_dict({"text": ["a"]})
     both = package.DatasetDict({"one": data, "two": data})
+    monkeypatch.setattr("fac.datasets.formats.hf._is_away", lambda: False)
     monkeypatch.setattr(package, "load_dataset", lambda *a, **k: both)
     with pytest.raises(InputError, match="has the splits 'one', 'two': name one, as in hf:x/y:one"):
         read_samples("hf:x/y")

@@ -580,8 +580,11 @@ def test_the_card_says_what_it_is_and_how_it_was_made(workspace, format):
     _, front, body = text.split("---\n", 2)
     header = yaml.safe_load(front)
     assert header["size_categories"] == ["n<1K"]
-    (files,) = header["configs"][0]["data_files"]
-    assert (card.parent / files["path"]).is_file()
+    if format == "hf":  # the hub looks into data/ itself; named, `datasets` would not look again
+        assert "configs" not in header
+    else:
+        (files,) = header["configs"][0]["data_files"]
+        assert (card.parent / files["path"]).is_file()
     assert body.startswith("\n# toy-seed two-step\n\n3 samples")
     for line in (
         "| pairs approved by | ana, ben |",
@@ -606,7 +609,7 @@ def test_names_in_a_card_are_plain_text(workspace):
     text = (exported(workspace, run, "hf") / "README.md").read_text("utf-8")
     front, _, body = text.removeprefix("---\n").partition("\n---\n")
     assert set(yaml.safe_load(front)) == {
-        *("pretty_name", "tags", "task_categories", "size_categories", "configs")
+        *("pretty_name", "tags", "task_categories", "size_categories")
     }
     assert yaml.safe_load(front)["pretty_name"] == f"{hostile} two-step"
     assert "<script>" not in body and "](http" not in body and "\n# title" not in body

@@ -622,7 +622,7 @@ def test_a_path_or_a_hub_id_is_read_too(toy):
 
 def test_a_name_that_cannot_be_is_answered_with_a_sentence(toy):
     at = opened("datasets", add="yes")
-    ran(at.file_uploader[0].upload("a.jsonl", b"{}").run())
+    ran(at.file_uploader[0].upload("a.jsonl", b'{"text": "a"}').run())
     name = next(each for each in at.text_input if each.label == "Name")
     ran(name.set_value("a/b").run())
     ran(button(at, "Add").click().run())

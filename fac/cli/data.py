@@ -52,19 +52,30 @@ def demo_(
 @command("ingest")
 def ingest(
     workspace: Workspace,
-    source: Annotated[str, Argument(help="A file, or hf:ID of the Hugging Face hub.")],
+    source: Annotated[
+        list[str],
+        Argument(
+            help="Files, a quoted pattern such as 'part-*.jsonl', a folder of files or of "
+            "save_to_disk, or hf:ID of the Hugging Face hub: hf:ID@REVISION:CONFIG:SPLIT, of which "
+            "all but the ID may be left out, and hf:FOLDER for a folder in the hub's layout."
+        ),
+    ],
     name: Annotated[str, Option(help="What the dataset is called from now on.")],
     text_field: Annotated[str | None, Option(help="Column of plain text.")] = None,
     messages_field: Annotated[str | None, Option(help="Column of chats.")] = None,
+    prompt_field: Annotated[str | None, Option(help="Column of what is asked.")] = None,
+    reply_field: Annotated[str | None, Option(help="Column of what is answered.")] = None,
     label_field: Annotated[str | None, Option(help="Column of labels.")] = None,
     on_bad: Annotated[str, Option(help="stop at the first bad row, or skip and list.")] = ("stop"),
 ) -> Answer:
     """Read a file or a hub dataset into the workspace."""
     spec = IngestSpec(
         name=name,
-        source=source,
+        source=source[0] if len(source) == 1 else tuple(source),
         text_field=text_field,
         messages_field=messages_field,
+        prompt_field=prompt_field,
+        reply_field=reply_field,
         label_field=label_field,
         on_bad=on_bad,
     )
@@ -72,6 +83,7 @@ def ingest(
     facts = runs.manifest(run_id).facts
     rejected = runs.table(run_id, "rejected").to_pylist()
     data = {"run": run_id, "samples": facts.n_samples, "duplicates": facts.duplicates}
+    data |= {"relabelled": facts.relabelled or 0, "note": facts.note}
     data |= {"rejected": rejected, "layout": facts.layout, "unread": facts.unread or {}}
     return Answer(data, _with_rejected(data))
 

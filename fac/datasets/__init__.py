@@ -2,9 +2,17 @@
 
 sources  which format a source has, files opened, and what several formats of formats/ share
 layout   which of the layouts in layouts/ the columns speak, and a row -> a sample
+preview  what the beginning of a source is taken for
 """
 
-from fac.datasets.layout import MAX_CHARACTERS, Sample, layout_titles, sample_id
+from fac.datasets.layout import (
+    MAX_CHARACTERS,
+    Sample,
+    SourceLayout,
+    layout_titles,
+    sample_id,
+)
+from fac.datasets.preview import Preview, preview
 from fac.datasets.sources import (
     FORMATS,
     SampleReader,
@@ -17,4 +25,4 @@ from fac.datasets.sources import (
 
 __all__ = ["FORMATS", "MAX_CHARACTERS", "Sample", "SampleReader", "file_titles"]
 __all__ += ["formats_in_order", "in_a_row", "json_line", "layout_titles", "read_samples"]
-__all__ += ["sample_id"]
+__all__ += ["sample_id", "Preview", "SourceLayout", "preview"]

@@ -37,6 +37,8 @@ TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observa
 BESIDE = ("thinking", "reasoning_content", "reasoning", "tool_calls", "function_call")
 """Keys by which a message says something that is not its text."""
 
+_ADDRESS = re.compile(r"\s*(https?|s3|gs|ftp|file|hf)://\S+\s*")
+
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):[ ]?")
 
 
@@ -46,6 +48,7 @@ class SourceRow(NamedTuple):
     line: int
     columns: Columns | None
     problem: str = ""  # why there are no columns
+    file: str = ""  # whose line it is, where a source is several files
 
 
 class UnusableRow(ValueError):
@@ -135,8 +138,10 @@ def with_system(row: Columns, names: Mapping[str, str], chat: Chat) -> Chat:
 
 
 def turns(row: Columns, column: str, role: str, *, transcript: bool = False) -> Chat:
-    """A column as turns: a text is one turn of `role`, a list is a chat."""
-    value = _value(row, column)
+    """A column as turns: a text is one turn of `role`, a list is a chat, an object one message."""
+    value = listed_messages(_value(row, column))
+    if isinstance(value, dict) and {"role", "from"} & {*value}:
+        value = [value]  # one message
     if isinstance(value, list):
         return _messages(value, column)
     if not isinstance(value, str):
@@ -178,6 +183,7 @@ def _transcript(text: str) -> Chat:
 
 def _messages(value: Any, column: str) -> Chat:
     """A list of {role, content} or {from, value} with the roles' names normalised."""
+    value = listed_messages(value)
     if not isinstance(value, list):
         raise UnusableRow(f"the column {column!r} holds {in_words(value)}, not a list of messages")
     if not value:
@@ -190,6 +196,16 @@ def _messages(value: Any, column: str) -> Chat:
             raise UnusableRow(f"{where} {problem}")
         chat.append({"role": _role(message, where), "content": _content(message, where)})
     return chat
+
+
+def listed_messages(value: Any) -> Any:
+    """Messages that are kept as an object of lists, one a key, as a list; all else as it is."""
+    if not isinstance(value, dict) or not {"role", "from"} & {*value}:
+        return value
+    lists = [each for each in value.values() if isinstance(each, list)]
+    if len(lists) < len(value) or len({len(each) for each in lists}) > 1:
+        return value
+    return [dict(zip(value, each, strict=True)) for each in zip(*lists, strict=True)]
 
 
 def _role(message: Columns, where: str) -> str:
@@ -242,6 +258,9 @@ INPUT = Column("input", ("input", "context"), required=False, may_be_label=True)
 HISTORY = Column("history", ("history",), required=False)
 """Earlier questions, each with its answer, before the chat."""
 
+PARTS = {"text": "text", "messages": "chat", "prompt": "prompt", "reply": "reply"}
+"""Option that names a column -> the part that the column is to a layout."""
+
 REPLY = Column("reply", ("completion", "response", "output", "answer"))
 
 
@@ -257,17 +276,18 @@ class Layout:
     """A row and the names of its columns by part -> the chat. Raises UnusableRow."""
 
     def matches(
-        self, names: Mapping[str, str], label: str | None, first: str | None = None
+        self, names: Mapping[str, str], label: str | None, chosen: Mapping[str, str]
     ) -> list[dict[str, str]]:
         """Every way in which columns (lower-case name -> name) are this layout's: part -> column.
-        `first` is the column that somebody named to be the first, whatever it is called."""
+        `chosen` are columns that somebody named for a part, whatever they are called."""
         options: list[list[str | None]] = []
         for column in self.columns:
-            excluded = {first} if column.may_be_label else {first, label}
+            if column.part in chosen:
+                options.append([chosen[column.part]])
+                continue
+            excluded = {*chosen.values()} | ({None} if column.may_be_label else {label})
             present = [names[n] for n in column.names if n in names and names[n] not in excluded]
             options.append([*present] if column.required else [*present, None][:1])
-        if first:
-            options[0] = [first]
         parts = [column.part for column in self.columns]
         return [
             {part: name for part, name in zip(parts, choice, strict=True) if name is not None}
@@ -319,13 +339,28 @@ class SourceLayout:
         )
 
 
+class NoLayout(InputError):
+    """The columns of a source do not say which of them hold the samples."""
+
+    def __init__(self, source: str, problem: str, columns: Sequence[str]):
+        self.problem = problem  # what is the matter with the columns, to follow "The columns"
+        self.columns = columns
+        super().__init__(
+            f"The columns of {source} {problem}: {listed(columns)}; say which one holds the "
+            f"samples with --text-field COLUMN (plain text), --messages-field COLUMN (chats), or "
+            f"--prompt-field COLUMN and --reply-field COLUMN."
+        )
+
+
 def recognise(
     rows: Iterable[Columns], options: Mapping[str, str | None], source: str
 ) -> SourceLayout:
     """The layout of a source from its first rows; `options` may name its columns for `text`,
-    `messages` and `label`. Names alone decide: a column that is null so far may not be later.
-    Raises InputError naming the columns and the option to give when they fit no layout or
-    several."""
+    `messages`, `prompt`, `reply` and `label`. Names decide, for a column that is null so far may
+    not be later; but one of nothing but addresses is no text unless an option names it.
+    Raises InputError for an option that names no column, NoLayout where the columns fit no layout
+    or several."""
+    rows = [*rows]
     every = list(dict.fromkeys(column for row in rows for column in row))
     for option, column in options.items():
         if column is not None and column not in every:
@@ -339,26 +374,42 @@ def recognise(
     candidates = _candidates(names, options)
     if len(candidates) != 1:
         fits = "fit more than one layout" if candidates else "fit no layout"
-        raise InputError(
-            f"The columns of {source} {fits}: {listed(every)}; say which one holds the samples "
-            f"with --text-field COLUMN (plain text) or --messages-field COLUMN (chats)."
-        )
+        raise NoLayout(source, fits, every)
+    [only] = candidates
+    text = only.columns.get("text")
+    if text and not options.get("text") and _holds_addresses(row.get(text) for row in rows):
+        raise NoLayout(source, f"fit no layout, {text!r} holds addresses and no text", every)
     usual: str | None = names.get("label", "label")  # which may come after the first rows
-    if usual in candidates[0].chat_columns:
+    if usual in only.chat_columns:
         usual = None
-    return replace(candidates[0], label=options.get("label") or usual)
+    return replace(only, label=options.get("label") or usual)
+
+
+def _holds_addresses(values: Iterable[Any]) -> bool:
+    """Whether there are values and each is the address of a page or a file elsewhere."""
+    texts = [value for value in values if value]
+    return bool(texts) and all(isinstance(t, str) and _ADDRESS.fullmatch(t) for t in texts)
 
 
 def _candidates(
     names: Mapping[str, str], options: Mapping[str, str | None]
 ) -> Sequence[SourceLayout]:
     """Layouts these columns (lower-case name -> name) could mean; only the most preferred."""
-    named = [name for name in ("text", "messages") if options.get(name)]
-    first = options[named[0]] if named else None
+    chosen = {PARTS[name]: column for name in PARTS if (column := options.get(name))}
+    if {"prompt", "reply"} & {*chosen}:
+        wanted = ["prompt-completion"]
+        wanted += ["chosen-rejected"] if "reply" not in chosen else []
+        wanted += ["alpaca"] if "prompt" not in chosen else []
+        instruction = names.get("instruction")
+        if instruction and instruction != chosen.get("prompt", instruction):
+            # What an instruction is about belongs to it, not to the prompt made of both.
+            names = {k: name for k, name in names.items() if k not in INPUT.names}
+    else:
+        wanted = [name for name in ("text", "messages") if options.get(name)] or [*LAYOUTS]
     matching = [
         SourceLayout(LAYOUTS[name], columns)
-        for name in named or LAYOUTS
-        for columns in LAYOUTS[name].matches(names, options.get("label"), first)
+        for name in wanted
+        for columns in LAYOUTS[name].matches(names, options.get("label"), chosen)
     ]
     best = min((match.layout.preference for match in matching), default=0)
     return [match for match in matching if match.layout.preference == best]
@@ -375,7 +426,8 @@ class Sample(NamedTuple):
     unread: tuple[str, ...]
     """What messages say beside their text, which is no part of the chat: a name for each."""
     meta: str
-    """JSON object: `line`, `columns` (those that are neither text nor label), and `rejected`."""
+    """JSON object: `line`, of several files also `file`, `columns` (those that are neither text nor
+    label), and `rejected`."""
 
 
 def sample_id(messages: Chat) -> str:
@@ -388,18 +440,23 @@ def sample_id(messages: Chat) -> str:
 def sample_of(row: SourceRow, layout: SourceLayout) -> Sample | BadRow:
     """The sample in a row, or the reason why there is none."""
     if row.columns is None:
-        return BadRow(row.line, row.problem)
+        return bad_row(row, row.problem)
     try:
         messages = layout.layout.chat(row.columns, layout.columns)
         _check(messages)
         label = _label(row.columns, layout.label)
         meta = _meta(row, layout)
     except UnusableRow as reason:
-        return BadRow(row.line, str(reason))
+        return bad_row(row, str(reason))
     unread = tuple(
         _unread(row.columns[name] for name in layout.chat_columns if row.columns.get(name))
     )
     return Sample(row.line, sample_id(messages), messages, label, unread, meta)
+
+
+def bad_row(row: SourceRow, reason: str) -> BadRow:
+    """A row that is no sample, and why; of several files with the name of its own."""
+    return BadRow(row.line, f"in {row.file}, {reason}" if row.file else reason)
 
 
 def _unread(values: Iterable[Any]) -> Iterator[str]:
@@ -407,6 +464,7 @@ def _unread(values: Iterable[Any]) -> Iterator[str]:
         if isinstance(value, str) and any(f'"{key}"' in value for key in BESIDE):
             with suppress(ValueError, RecursionError):
                 value = json.loads(value, strict=False)
+        value = listed_messages(value)
         messages = value if isinstance(value, list) else []
         for message in messages:
             yield from (key for key in BESIDE if isinstance(message, dict) and message.get(key))
@@ -432,10 +490,22 @@ def _check_characters(text: str, where: str) -> None:
     code = f"U+{ord(match[0]):04X}"
     position = f"at character {match.start() + 1} of {where}"
     if match[0] >= "\ud800":
+        byte = windows_hint(ord(match[0]) - 0xDC00) if "\udc80" <= match[0] <= "\udcff" else ""
         raise UnusableRow(
-            f"{code} {position} is no character: half a surrogate pair, or a byte that is not UTF-8"
+            f"{code} {position} is no character: half a surrogate pair, or a byte that is not "
+            f"UTF-8{byte}"
         )
     raise UnusableRow(f"the control character {code} stands {position}")
+
+
+def windows_hint(byte: int) -> str:
+    """What a byte that is not UTF-8 is in the code page of Western Windows, and what to do, to
+    follow "is not UTF-8"; "" where it is nothing there."""
+    try:
+        character = bytes([byte]).decode("cp1252")
+    except UnicodeDecodeError:
+        return ""
+    return f" but, in Windows-1252 (cp1252), {character!r}: save the file as UTF-8"
 
 
 def _label(row: Columns, column: str | None) -> str | None:
@@ -451,6 +521,8 @@ def _meta(row: SourceRow, layout: SourceLayout) -> str:
     columns = row.columns or {}
     used = (*layout.columns.values(), layout.label)
     meta: dict[str, Any] = {"line": row.line}
+    if row.file:
+        meta["file"] = row.file
     if others := {name: value for name, value in columns.items() if name not in used}:
         meta["columns"] = others
     if rejected := layout.columns.get(REJECTED):

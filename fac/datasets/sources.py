@@ -1,12 +1,11 @@
 """What was named as a source: its format, digest and rows, and what cannot be read; what several
-formats share: lines, tables with a delimiter, Arrow batches.
+formats share: lines, Arrow batches.
 
 Each format is a module of `fac.datasets.formats`; nothing lists them.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
@@ -14,10 +13,10 @@ import json
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import glob
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -84,7 +83,7 @@ def file_origin(address: str) -> Origin:
     name, path = origin.name, origin.path
     with readable(name):
         if path.is_dir():
-            raise InputError(f"{name} is a directory: give the file itself.")
+            raise InputError(f"{name} is a directory without a file that can be read: give a file.")
         if not path.is_file():
             hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not path.parent.is_dir()
             hint = f", or write hf:{path} for the dataset of the hub" if hub else ""
@@ -126,6 +125,10 @@ class Source(ABC):
     def peeked_enough(self) -> bool:
         """Whether the rows read so far say which columns there are."""
         return True
+
+    def share(self, n_rows: int) -> float:
+        """About what part of all rows the first `n_rows` are, which were just read."""
+        return min(self.done / self.total, 1.0) if self.total else 1.0
 
 
 class TextSource(Source):
@@ -222,102 +225,15 @@ def object_row(line: int, value: Any) -> SourceRow:
     return SourceRow(line, value)
 
 
-class _LongLine(Exception):
-    """Thrown through csv.reader, which then begins a new row."""
-
-
-class _RecordLines:
-    """Lines for csv.reader that knows where the row being read began and how long it is."""
-
-    def __init__(self, stream: IO[bytes], name: str):
-        self._lines = numbered_lines(stream)
-        self._name = name
-        self.begin()
-
-    def begin(self) -> None:
-        self.first = self.last = self.size = 0
-
-    def __iter__(self) -> _RecordLines:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        alone = not self.first
-        self.first, self.last = self.first or line.number, line.number
-        self.size += len(line.data)
-        if line.too_long and alone and line.quotes % 2 == 0:
-            raise _LongLine
-        if line.too_long or self.size > MAX_ROW_BYTES:
-            raise self.open_quote()
-        return line.data.decode("utf-8", "surrogateescape")
-
-    def open_quote(self) -> InputError:
-        """Not a matter of one row: who can say how many rows the quote has swallowed?"""
-        return InputError(
-            f"{self._name}: the row that begins on line {self.first} has a quote that does not "
-            f"close within {MAX_ROW_BYTES:,} bytes or before the end. Close it, or write a quote "
-            f"inside a text as two."
-        )
-
-
-class DelimitedSource(TextSource):
-    """A table with a header line. Quotes as in RFC 4180: doubled inside quoted fields."""
-
-    def __init__(self, origin: Origin, *, delimiters: str):
-        """Of several delimiters the one that the header has most of; the first wins a tie."""
-        super().__init__(origin)
-        header = self.head.split(b"\n", 1)[0]
-        self.delimiter = max(delimiters, key=lambda mark: header.count(mark.encode()))
-
-    def read(self, stream: IO[bytes]) -> Iterator[SourceRow]:
-        # one limit for the process; our own limits are the tighter ones
-        csv.field_size_limit(MAX_ROW_BYTES)
-        lines = _RecordLines(stream, self.name)
-        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        header: list[str] = []
-        while True:
-            lines.begin()
-            problem, fields = "", []
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except _LongLine:
-                problem = TOO_LONG
-            except csv.Error as error:
-                if "unexpected end" in str(error):
-                    raise lines.open_quote() from error
-                span = f" up to line {lines.last}" if lines.last > lines.first else ""
-                problem = f"it is not proper CSV ({error}){span}"
-            if problem and not header:
-                where = f"{self.name} has no readable header on line {lines.first}"
-                raise InputError(f"{where}: {problem}.")
-            if fields and not header:
-                header = self._header(fields)
-                continue
-            if fields and len(fields) != len(header):
-                problem = f"it has {len(fields)} fields, the header has {len(header)}"
-            if problem:
-                yield SourceRow(lines.first, None, problem)
-            elif fields:  # the line is not empty
-                yield SourceRow(lines.first, dict(zip(header, fields, strict=True)))
-
-    def _header(self, fields: list[str]) -> list[str]:
-        names = [field or f"column {i}" for i, field in enumerate(fields, start=1)]
-        for name, count in Counter(names).items():
-            if count > 1:
-                raise InputError(
-                    f"{self.name} has several columns called {layout.shortened(name)}: rename one."
-                )
-        return names
-
-
 class BatchSource(Source):
     """Rows in Arrow batches, each with every column that holds no bytes: images and sound are no
     text and would fill the memory."""
 
     @abstractmethod
     def batches(self) -> Iterator[pa.RecordBatch]: ...
+
+    def share(self, n_rows: int) -> float:
+        return n_rows / self.total if self.total else 1.0
 
     def rows(self) -> Iterator[SourceRow]:
         self.done = 0
@@ -395,9 +311,96 @@ def file_titles() -> list[str]:
     return [format.title for _, format in formats_in_order() if format.suffixes]
 
 
-def open_source(address: str) -> tuple[Source, str]:
-    """A source and its kind. Raises InputError for what is no source or of no known format,
-    ServiceError when the hub does not answer."""
+class _Several(Source):
+    """Files of one kind, one after another; a row's line is that of its file."""
+
+    def __init__(self, name: str, sources: Sequence[Source]):
+        self.sources, self.name = sources, name
+        self.columns = sources[0].columns
+        self.total = sum(source.total for source in sources)
+
+    def rows(self) -> Iterator[SourceRow]:
+        before = 0
+        for source in self.sources:
+            with readable(source.name):
+                for row in source.rows():
+                    self.done = before + source.done
+                    yield row._replace(file=source.name)
+            before += source.total
+        self.done = self.total
+
+    def digest(self, report: Progress) -> str:
+        """The hash of the files' hashes; what they are called is no part of it."""
+        sha = hashlib.sha256()
+        for number, source in enumerate(self.sources, start=1):
+            with readable(source.name):
+                sha.update(source.digest(lambda *_: None).encode())
+            report(number, len(self.sources), "checking the files")
+        return sha.hexdigest()
+
+    def peeked_enough(self) -> bool:
+        return self.done > PEEK_BYTES or bool(self.columns)
+
+    def share(self, n_rows: int) -> float:
+        return n_rows / self.total if self.columns else super().share(n_rows)
+
+
+def open_source(address: str | Sequence[str]) -> tuple[Source, str]:
+    """A source and its kind; several files, a folder of them or all that fit a pattern are read one
+    after another, by name. Raises InputError for what is no source or of no known format, or where
+    files are of several kinds, ServiceError when the hub does not answer."""
+    named = [address] if isinstance(address, str) else [*address]
+    files = [file for each in named for file in _files_of(each)]
+    opened = [_open_one(file) for file in files]
+    if len(opened) == 1 and [*named] == files:
+        return opened[0]
+    sources, kinds = zip(*opened, strict=True)
+    if len(set(kinds)) > 1:
+        several = in_a_row(sorted(set(kinds)), "and")
+        raise InputError(
+            f"{named[0]} holds files of several kinds, {several}: give those of one, such as "
+            f"'{Path(files[0]).parent}/*{Path(files[0]).suffix}'."
+            if len(named) == 1
+            else f"The files are of several kinds, {several}: give those of one."
+        )
+    about = Origin(named[0]).name
+    about += f" and {len(named) - 1} more" if len(named) > 1 else f" ({len(files):,} files)"
+    return _Several(about, sources), kinds[0]
+
+
+def _files_of(address: str) -> list[str]:
+    """The files behind a pattern or a folder of files, by name; else what was named itself."""
+    if any(format.scheme and address.startswith(format.scheme) for _, format in FORMATS.items()):
+        return [address]
+    with suppress(OSError, ValueError):  # told when it is opened
+        path = Path(address)
+        if path.is_dir():
+            return _files_in(path) or [address]
+        if not path.exists() and re.search(r"[*?\[]", address):
+            files = sorted(file for file in glob(address, recursive=True) if Path(file).is_file())
+            if not files:
+                raise InputError(f"No file fits the pattern {address!r}: check the path.")
+            return files
+    return [address]
+
+
+def _files_in(folder: Path) -> list[str]:
+    """The files of known kinds in a folder that is not itself of one."""
+    formats = [format for _, format in FORMATS.items()]
+    if any(format.holds_folder and format.holds_folder(folder) for format in formats):
+        return []
+    suffixes = {suffix for format in formats for suffix in format.suffixes}
+    files = (file for file in sorted(folder.iterdir()) if file.is_file())
+    return [
+        str(file)
+        for file in files
+        if not file.name.startswith((".", "_"))
+        and [s for s in file.suffixes if s.lower() != ".gz"][-1:]
+        and [s for s in file.suffixes if s.lower() != ".gz"][-1].lower() in suffixes
+    ]
+
+
+def _open_one(address: str) -> tuple[Source, str]:
     formats = [format for _, format in formats_in_order()]
     for format in formats:
         if format.scheme and address.startswith(format.scheme):
@@ -424,10 +427,12 @@ def _format_of(origin: Origin, formats: Sequence[Format]) -> Format:
     for format in formats:
         if format.magic and (head.startswith(format.magic) or format in named):
             return format
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or _alternates(head):
         raise InputError(f"{name} is UTF-16 text: save it as UTF-8.")
     text = head.decode("utf-8", "replace")
-    if sum(map(len, re.findall("[\x00-\x08\x0e-\x1f\x7f\ufffd]+", text))) > len(text) / 10:
+    strange = re.findall("[\x00-\x08\x0e-\x1f\x7f\ufffd]+", text)
+    # Other encodings have signs that are no UTF-8, but no zeros.
+    if sum(map(len, strange)) > len(text) / 10 and re.search("[\x00-\x08]", text):
         titles = in_a_row([format.spelled_out or format.title for format in formats])
         raise InputError(
             f"{name} holds binary data, not text: give UTF-8 {titles} (each may be gzip)."
@@ -443,28 +448,39 @@ def _format_of(origin: Origin, formats: Sequence[Format]) -> Format:
     return of_kind[0]
 
 
+def _alternates(head: bytes) -> bool:
+    """Whether every other byte is a zero, as Latin letters are in UTF-16."""
+    even, odd = (head[start::2].count(0) / max(len(head[start::2]), 1) for start in (0, 1))
+    return max(even, odd) > 0.4 and min(even, odd) < 0.05
+
+
 def in_a_row(names: Sequence[str], last: str = "or") -> str:
     """Names as a sentence has them: a, b or c."""
     return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def read_samples(
-    source: str | Path,
+    source: str | Path | Sequence[str],
     *,
     text_field: str | None = None,
     messages_field: str | None = None,
+    prompt_field: str | None = None,
+    reply_field: str | None = None,
     label_field: str | None = None,
 ) -> SampleReader:
-    """Opens a path or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one likes.
-    Without options the columns say which layout it is. Raises InputError for what cannot be opened,
-    ServiceError when the hub does not answer."""
-    if text_field and messages_field:
+    """Opens paths, a pattern or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one
+    likes. Without options the columns say which layout it is. Raises InputError for what cannot be
+    opened, ServiceError when the hub does not answer."""
+    options = {"text": text_field, "messages": messages_field}
+    options |= {"prompt": prompt_field, "reply": reply_field, "label": label_field}
+    ways = [name for name in ("text", "messages", "prompt", "reply") if options[name]]
+    if len(ways) > 1 and ways != ["prompt", "reply"]:
+        first, second = (f"--{name}-field {options[name]}" for name in ways[:2])
         raise InputError(
-            f"--text-field {text_field} and --messages-field {messages_field} exclude each other: "
-            f"give the one that holds the samples."
+            f"{first} and {second} exclude each other: give the one that holds the samples."
         )
-    options = {"text": text_field, "messages": messages_field, "label": label_field}
-    return SampleReader(*open_source(str(source)), options)
+    address = str(source) if isinstance(source, Path) else source
+    return SampleReader(*open_source(address), options)
 
 
 class SampleReader:
@@ -479,6 +495,8 @@ class SampleReader:
         """What the source is called in sentences and manifests: a file name or a hub id."""
         self.kind = kind  # what run ids and manifests call its format
         self.layout: SourceLayout | None = None  # known once the first readable row was met
+        self.n_peeked = 0  # rows that were read before the first was given out
+        self.columns: Sequence[str] = ()  # of those rows
 
     def digest(self, report: Progress) -> str:
         """`sha256:` and the hash of the source's bytes (of its rows, for the hub)."""
@@ -490,13 +508,14 @@ class SampleReader:
             rows = self.source.rows()
             for row in rows:
                 if row.columns is None:
-                    yield BadRow(row.line, row.problem)
+                    yield layout.bad_row(row, row.problem)
                     continue
                 peeked = [row]
                 for row in rows:
                     peeked.append(row)
                     if len(peeked) >= PEEK_ROWS or self.source.peeked_enough():
                         break
+                self.n_peeked = len(peeked)
                 source_layout = self._decide(r.columns for r in peeked if r.columns is not None)
                 for row in chain(peeked, rows):
                     yield layout.sample_of(row, source_layout)
@@ -504,5 +523,7 @@ class SampleReader:
                 self._decide([dict.fromkeys(self.source.columns)])
 
     def _decide(self, rows: Iterable[Columns]) -> SourceLayout:
+        rows = [*rows]
+        self.columns = list(dict.fromkeys(column for row in rows for column in row))
         self.layout = layout.recognise(rows, self._options, self.name)
         return self.layout

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fac.datasets import json_line
 from fac.export.forms import ANSWERED_FORMS, COLUMN_NOTES
@@ -55,13 +55,16 @@ def dataset_card(plan: Plan, columns: Sequence[str], data: str) -> str:
     name = f"{synthesis.facts.name} {synthesis.spec.method}"
     size = next((name for most, name in SIZES if n < most), "n>1M")
     task = "text-classification" if form == "classification" else "text-generation"
-    front = {
+    front: dict[str, Any] = {
         "pretty_name": name,
         "tags": ["synthetic", "sparse-autoencoder", "feature-activation-coverage", MADE_BY],
         "task_categories": [task],
         "size_categories": [size],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": data}]}],
     }
+    if "/" not in data:  # in a folder of the hub they are where it looks; a card that says so keeps
+        # `datasets` from seeing that they were written again
+        files = [{"split": "train", "path": data}]
+        front["configs"] = [{"config_name": "default", "data_files": files}]
     yaml = "\n".join(f"{key}: {json_line(value)}" for key, value in front.items())
     notes = [f"- `{name}`: {COLUMN_NOTES[name]}" for name in columns if name != "lineage"]
     if "lineage" not in columns:

@@ -548,6 +548,14 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
 """What carries out a spec: (steps, spec, progress) -> the id of its run."""
 
 
+def following(spec: Spec, run_id: str) -> Spec | None:
+    """What is to be done with the run that came of a spec: a dataset that was added to be measured
+    is; None where nothing is. Raises InputError where that does not fit this version."""
+    if not isinstance(spec, config.IngestSpec) or spec.measure is None:
+        return None
+    return config.read_spec(MeasureSpec.step, {**spec.measure, "dataset": run_id})
+
+
 def _sae_of(spec: MeasureSpec | ProbeSpec) -> SaeSpec:
     return SaeSpec(model=spec.model, layer=spec.layer, sae=spec.sae, despite=spec.despite)
 

@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from fac.config import INSTALLED, REPOSITORY, Workspace, read_spec
 from fac.errors import Cancelled, FacError, InputError
 from fac.jobs.progress import THOUSAND, Extent
-from fac.jobs.steps import Steps
+from fac.jobs.steps import Steps, following
 from fac.store import cache
 from fac.store.queue import Job, Queue, process_exists
 from fac.store.runs import Runs
@@ -110,7 +110,12 @@ class Worker:
 
         try:
             progress(0, 0)
-            run_id = self.steps.perform(read_spec(job.step, job.spec), progress)
+            spec = read_spec(job.step, job.spec)
+            run_id = self.steps.perform(spec, progress)
+            if (next_spec := following(spec, run_id)) is not None:
+                self._queue.enqueue(
+                    next_spec
+                )  # before this one ends: killed here, it is asked again
         except Cancelled as reason:
             if not self._stop.is_set():  # what a worker that ends leaves, the next one recovers
                 self._queue.stopped(job.id)

@@ -1,13 +1,16 @@
-"""What writing may take, said before anybody is asked to write: of pairs and of samples alike."""
+"""What a job may take, said before anybody starts it: writing pairs and samples, measuring."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fac.config import WRITERS, PairsSpec, SynthesizeSpec, WriteSpec
+import pyarrow.compute as pc
+
+from fac.config import WRITERS, MeasureSpec, PairsSpec, SynthesizeSpec, WriteSpec
 from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
+from fac.questions import catalogue
 from fac.questions.pairs import StyleRequest
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
@@ -27,6 +30,52 @@ class Estimate(NamedTuple):
     """As fast as the last run with this writer; None where there was none."""
     is_answered: bool
     """Whether answers are written, whose prompts then come on top."""
+
+
+ENOUGH_TOKENS = 1000
+"""What a measure must have read for its pace to say something, where another one did."""
+
+
+class MeasuringTime(NamedTuple):
+    """About how long measuring takes, once the model is loaded."""
+
+    seconds: float
+    like: str
+    """The dataset that was measured as fast."""
+
+
+def measuring_time(
+    stores: Stores, spec: MeasureSpec, lengths: Sequence[int], share: float
+) -> MeasuringTime | None:
+    """Time to measure samples with a spec's model, layer and SAE, of which `lengths` are the
+    characters of a part and `share` is how much of all that part is: as fast, and with as many
+    characters a token, as the newest measure with these that had enough to do. None where there was
+    none."""
+    question = spec.model, spec.layer, spec.sae
+    alike = [
+        facts
+        for manifest in catalogue.measured(stores).values()
+        if ((facts := manifest.facts).model, facts.layer, facts.sae) == question
+        and facts.tokens_per_second
+        and facts.tokens
+    ]
+    alike.sort(key=lambda facts: facts.tokens < ENOUGH_TOKENS)  # the newest first among both
+    for facts in alike:
+        if characters := _characters(stores, facts.dataset):
+            per_token = characters / facts.tokens
+            tokens = sum(min(length / per_token, spec.max_tokens) for length in lengths) / share
+            return MeasuringTime(tokens / facts.tokens_per_second, facts.name)
+    return None
+
+
+@remembered_for_good
+def _characters(stores: Stores, dataset: str) -> int:
+    """Of all messages of a dataset; 0 where it is gone."""
+    if not stores.runs.find(dataset):
+        return 0
+    messages = stores.runs.table(dataset, "samples", ["messages"]).column("messages")
+    texts = pc.struct_field(pc.list_flatten(messages), "content")
+    return pc.sum(pc.utf8_length(texts)).as_py() or 0
 
 
 def estimate(

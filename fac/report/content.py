@@ -367,8 +367,8 @@ def _unread(stores: Stores, run: str) -> Iterator[str]:
         source = stores.runs.manifest(facts.dataset).facts
         if source.n_rejected:
             yield f"{source.n_rejected:,} rows of the file of {facts.name} could not be read."
-        if source.says_unread:
-            yield f"{facts.name}: {source.says_unread}"
+        for sentence in filter(None, (source.says_relabelled, source.says_unread)):
+            yield f"{facts.name}: {sentence}"
 
 
 # --- how it was made --------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from fac.config import EXPLAINERS, DemoSpec, Spec, SynthesizeSpec
+from fac.config import EXPLAINERS, DemoSpec, IngestSpec, MeasureSpec, Spec, SynthesizeSpec
 from fac.jobs import worker
 from fac.store.queue import Job
 from fac.ui.endpoints import check_endpoint
@@ -79,6 +79,7 @@ def start(spec: Spec, announcement: str) -> int:
 def show_failures(*steps: str) -> None:
     """Why jobs that this person started did not work out, until they are dismissed."""
     started = st.session_state.get("started", [])
+    started += _followers(started)
     for number in list(started):
         job = stores().queue.job(number)
         if job.step in steps and job.status == "failed":
@@ -91,15 +92,40 @@ def show_failures(*steps: str) -> None:
                 action_button("Dismiss", "", dismiss, number, key=key, type="tertiary")
 
 
-def save_upload(name: str, content: bytes) -> Path:
-    """An uploaded file under `inputs/`, named by its content so that names cannot collide.
+def _followers(started: list[int]) -> list[int]:
+    """Measures that datasets were added with: who started the one started the other. Each is named
+    once, for it may be dismissed."""
+    jobs = [stores().queue.job(number) for number in started]
+    added = {
+        job.run_id: job.id
+        for job in jobs
+        if job.step == IngestSpec.step and job.spec.get("measure") and job.run_id
+    }
+    if not added:
+        return []
+    before: set[int] = st.session_state.setdefault("followers", set())
+    new = [
+        job.id
+        for job in stores().queue.jobs()
+        if job.step == MeasureSpec.step
+        and job.id > added.get(job.spec["dataset"], job.id)
+        and job.id not in before
+    ]
+    before.update(new)
+    return [number for number in new if number not in started]
 
-    Only the last part of the given name is used, stripped of anything a shell or a path could read.
-    """
+
+def safe_name(name: str) -> str:
+    """The last part of the name of an uploaded file, stripped of anything a shell or a path could
+    read."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).name).lstrip(".")[-80:] or "upload"
+
+
+def save_upload(name: str, content: bytes) -> Path:
+    """An uploaded file under `inputs/`, named by its content so that names cannot collide."""
     folder = workspace().inputs
     folder.mkdir(parents=True, exist_ok=True)
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).name).lstrip(".")[-80:] or "upload"
-    target = folder / f"{hashlib.sha256(content).hexdigest()[:12]}-{safe}"
+    target = folder / f"{hashlib.sha256(content).hexdigest()[:12]}-{safe_name(name)}"
     if not target.exists():
         partial_file = target.with_name(f".{target.name}.part")
         partial_file.write_bytes(content)

@@ -3,9 +3,13 @@
 import errno
 import hashlib
 import re
+import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pyarrow as pa
 
@@ -15,6 +19,14 @@ from fac.datasets.sources import BatchSource, Export, Format, Origin
 from fac.errors import InputError, Progress, ServiceError, disk_full, first_line
 
 SCHEME = "hf:"
+
+AWAY = (
+    "The hub cannot be reached and {!r} was not fetched before: check the network and start it "
+    "again."
+)
+
+PATIENCE = 10.0
+"""Seconds until a hub that does not answer is taken as out of reach."""
 
 
 class _HubSource(BatchSource):
@@ -72,27 +84,70 @@ class _HubSource(BatchSource):
 
 
 def _load_from_hub(name: str, config: str | None, split: str | None, revision: str | None) -> Any:
-    """The dataset, or its splits by name where no split is named."""
+    """The dataset, or its splits by name where no split is named. A folder is read as it is now,
+    whatever was read before under its name or what its card says; where the hub cannot be reached,
+    the copy that was fetched before."""
     import datasets  # takes a second, and only the worker ever asks for it
 
+    how: dict[str, Any] = {}
+    is_away = False
+    if Path(name).is_dir():
+        how = {"download_mode": "force_redownload", "verification_mode": "no_checks"}
+    else:
+        is_away = _is_away()
     try:
-        return datasets.load_dataset(name, config, split=split, revision=revision)
+        with _offline() if is_away else nullcontext():
+            return datasets.load_dataset(name, config, split=split, revision=revision, **how)
     except (
         datasets.exceptions.DatasetsError,
         FileNotFoundError,
         ValueError,  # a config or split it has not
         RuntimeError,  # it would run code of its own
     ) as error:
+        if is_away:
+            raise ServiceError(AWAY.format(name)) from error
         raise InputError(
             f"The hub dataset {name!r} cannot be used: {first_line(error)[:300]}"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise InputError(disk_full(f"the copy of {name}")) from error
+        if is_away:
+            raise ServiceError(AWAY.format(name)) from error
         raise ServiceError(
             f"The hub did not serve {name!r} ({first_line(error)[:300].rstrip('.')}): check the "
             f"network and start it again."
         ) from error
+
+
+def _is_away() -> bool:
+    """Whether nobody answers at the hub's address: asked once and shortly, for the hub's client
+    asks again and again."""
+    from huggingface_hub import constants
+
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=PATIENCE):
+            return False
+    except HTTPError:  # an answer
+        return False
+    except URLError as error:
+        return not isinstance(error.reason, ssl.SSLError)  # its client may trust whom we do not
+    except OSError:
+        return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub's client takes what it fetched before and asks nobody."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 FORMAT = Format(

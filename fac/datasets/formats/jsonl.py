@@ -9,7 +9,7 @@ from typing import IO
 import pyarrow as pa
 
 from fac.datasets import sources
-from fac.datasets.layout import SourceRow
+from fac.datasets.layout import SourceRow, windows_hint
 from fac.datasets.sources import WRAPPERS, Export, Format, TextSource, is_chat
 
 
@@ -26,7 +26,8 @@ class _Lines(TextSource):
                 row = sources.object_row(line.number, decode(text)) if text.strip() else None
             except UnicodeDecodeError as error:
                 byte = line.data[error.start]
-                reason = f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8"
+                hint = windows_hint(byte)
+                reason = f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8{hint}"
                 row = SourceRow(line.number, None, reason)
             except json.JSONDecodeError as error:
                 reason = f"it is not JSON ({error.msg} at column {error.colno})"

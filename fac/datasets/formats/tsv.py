@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from fac.datasets.sources import DelimitedSource, Format
+from fac.datasets.formats.csv import DelimitedSource
+from fac.datasets.sources import Format
 
 FORMAT = Format(
     title="TSV",

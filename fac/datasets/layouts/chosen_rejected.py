@@ -15,6 +15,8 @@ from fac.datasets.layout import (
 )
 from fac.schema import Chat
 
+PROMPTS = ("prompt", "instruction", "question", "query", "conversations", "messages")
+
 
 def _chat(row: Columns, names: Mapping[str, str]) -> Chat:
     prompt = names.get("prompt")
@@ -33,7 +35,7 @@ LAYOUT = Layout(
     columns=(
         Column("chosen", ("chosen",), may_be_label=True),
         Column(REJECTED, ("rejected",), may_be_label=True),
-        Column("prompt", ("prompt", "instruction", "question", "query"), required=False),
+        Column("prompt", PROMPTS, required=False),
         INPUT,
         SYSTEM,
     ),
