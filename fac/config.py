@@ -579,23 +579,6 @@ class RetouchSpec(Spec):
             raise InputError("Every message of a sample needs a text; to be rid of it, drop it.")
 
 
-INHERITED: tuple[str, ...] = (
-    *("profile", "writer", "model", "endpoint", "seed", "temperature", "max_new_tokens"),
-    *("strength", "candidates", "threshold", "answers"),
-)
-"""What a synthesis is asked with as its pairs were, unless it is asked otherwise."""
-
-
-def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
-    """The settings that go on from one spec that writes to the next, which has this writer."""
-    names = INHERITED
-    last_writer = WRITERS[before.get("writer", WriteSpec.writer)]
-    if writer and WRITERS[writer].server != last_writer.server:
-        # the name of a server's model means nothing on this machine, and the other way round
-        names = tuple(name for name in names if name not in ("model", "endpoint"))
-    return {name: before[name] for name in names if name in before}
-
-
 SPECS: dict[str, type[Spec]] = {
     spec.step: spec
     for spec in (

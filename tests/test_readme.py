@@ -157,8 +157,13 @@ def test_it_says_what_the_demo_says(workspace):
 def test_its_pictures_and_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)\s]+)\)", README)
     assert len([t for t in targets if t.startswith("docs/img/")]) >= 6
-    gone = [t for t in targets if not re.match(r"https?:|#", t) and not (REPOSITORY / t).exists()]
-    assert gone == []
+    for target in targets:
+        file, _, anchor = target.partition("#")
+        if not re.match(r"https?:", target):
+            text = (REPOSITORY / (file or "README.md")).read_bytes()
+            headings = re.findall(rb"^#+ (.+)$", text, re.MULTILINE) if anchor else []
+            anchors = {each.decode().lower().replace(" ", "-") for each in headings}
+            assert not anchor or anchor in anchors, target
 
 
 def test_its_map_of_the_code_names_every_module():

@@ -24,7 +24,6 @@ from fac.config import (
     Workspace,
     WriteSpec,
     digest,
-    inherited,
 )
 from fac.endpoints import Endpoints
 from fac.errors import InputError
@@ -35,7 +34,7 @@ from fac.questions import exports
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
-from fac.questions.pairs import authors, origins_in_words, question_fields, question_of
+from fac.questions.pairs import authors, inherited, origins_in_words, question_fields, question_of
 from fac.questions.shape import shape_of
 from fac.store import Stores
 from fac.store.decisions import Decisions

@@ -322,7 +322,13 @@ class OpenAIChat:
         return Transient("timed_out", reason, paid=True)
 
     def _failure(self, error: Any) -> Exception:
-        """What a status of 400 and above means for us."""
+        """What a status of 300 and above means for us."""
+        if 300 <= error.status_code < 400:
+            goal = self._quoted(error.response.headers.get("location", "an unknown address"))
+            return Refused(
+                f"{self.endpoint} answered {error.status_code}, which no question follows: name "
+                f"the address that it sends on to, {goal}"
+            )
         words = message_of(error.body) or error.message
         code = str(error.code or "")
         wait = _retry_after(error.response.headers)
@@ -351,12 +357,6 @@ class OpenAIChat:
             return Declined(sentence)
         if status in (401, 403):
             return Refused(f"{sentence} {self._key_advice()}")
-        if 300 <= status < 400:
-            goal = self._quoted(error.response.headers.get("location", "an unknown address"))
-            return Refused(
-                f"{self.endpoint} answered {status}, which no question follows: name the address "
-                f"that it sends on to, {goal}"
-            )
         if status == 404:
             wrong = Refused(
                 f"{sentence} Check the address and that it knows the model {self.model!r}: "

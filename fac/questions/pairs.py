@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac import review
-from fac.config import PairsSpec, RescoreSpec
+from fac.config import WRITERS, PairsSpec, RescoreSpec, WriteSpec
 from fac.errors import FacError, InputError
 from fac.manifest import PairsFacts
 from fac.questions.catalogue import Row
@@ -36,11 +36,27 @@ from fac.store.queue import Job
 from fac.store.runs import Runs
 from fac.synthesis import edited_turn, plan
 
+INHERITED: tuple[str, ...] = (
+    *("profile", "writer", "model", "endpoint", "seed", "temperature", "max_new_tokens"),
+    *("strength", "candidates", "threshold", "answers"),
+)
+"""What a synthesis is asked with as its pairs were, unless it is asked otherwise."""
+
 EVERY_STATE = "all"
 
 PairSetting = tuple[str, str | None, str, float]
 """The run, who decides (None only looks), the state that is shown, the peak above which pairs are.
 """
+
+
+def inherited(before: Mapping[str, Any], writer: str | None = None) -> dict[str, Any]:
+    """The settings that go on from one spec that writes to the next, which has this writer."""
+    names = INHERITED
+    last_writer = WRITERS[before.get("writer", WriteSpec.writer)]
+    if writer and WRITERS[writer].server != last_writer.server:
+        # the name of a server's model means nothing on this machine, and the other way round
+        names = tuple(name for name in names if name not in ("model", "endpoint"))
+    return {name: before[name] for name in names if name in before}
 
 
 def read_features(text: str, n_features: int) -> tuple[int, ...]:

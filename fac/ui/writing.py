@@ -19,14 +19,13 @@ from fac.config import (
     PairsSpec,
     SynthesizeSpec,
     WriteSpec,
-    inherited,
 )
 from fac.errors import InputError
 from fac.prompts.profiles import PROFILES, later_parts
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import Comparison
 from fac.questions.estimates import estimate
-from fac.questions.pairs import StyleRequest, next_attempt
+from fac.questions.pairs import StyleRequest, inherited, next_attempt
 from fac.questions.shape import Shape
 from fac.store.queue import Job
 from fac.synthesis import Forecast
