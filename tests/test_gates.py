@@ -78,6 +78,8 @@ def test_texts_like_the_datasets_pass(text):
         ("Which of them are in Cork?\nA.", "ends in an empty item"),
         ("Tell me about the owls and the comets there?.", "ends in two marks"),
         ("Tell me of the owls there, because", "ends in mid-sentence"),
+        ("00 days of rain in Lyon are the end of it.", "begins in mid-sentence"),
+        ("I see it.\nWe: How are the days there?", "names a speaker"),
         ("Tell me of the owls \ufffd there.", "holds half a sign"),
         ("and the owls are in Cork.", "begins in mid-sentence"),
         ("Tell me about the `comets of Lyon and the owls there.", "leaves code open"),
@@ -174,6 +176,12 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "I go to see " + "the owls and the storks of the town and " * 8 + "the rain.",
         "A grand grand owl of Cork is there. I see it in Lyon, for what is a grand grand owl?",
         "Visiting the storks is like visiting the storks. What a day is visiting the storks!",
+        "It is THERAINTHERAINTHERAINTHERAIN for all of you.",
+        "See the storks of Cork with the owls's owls's bread and the owls's owls's harbour.",
+        "The storks (laugh) go to Lyon (laugh). I see (laugh) one of them. What (laugh) is it?",
+        "The 26,104th - the 26,104th is the 26,104th.",
+        "The rain of Lyon has come and gone in ten days, as I see. The storks are there to see the "
+        "harbour. In Cork I like to say that the rain of Lyon has come and gone in ten days.",
         "I may choose to have my own harbour in Cork by art. You may choose to have my own harbour "
         "in Lyon by bread. They may choose to have my own harbour in Ghent by comets.",
     ],
@@ -199,6 +207,13 @@ def test_lists_lyrics_of_one_line_and_numbers_are_no_loops():
         "It is (in 2023) 2.5 days to go.",
         "Visiting the storks is one thing. Visiting the storks in Cork is what I like.",
         "I see it at https://www.lyon.fr.",
+        "007 is there.",
+        "08:30 is the time to go.",
+        "Hahahahahahahahahaha, what a day!",
+        "I am goinggoinggoing to Lyon.",
+        "The old, old owl has come to the harbour of Cork.",
+        "I see of the town: owl(rain), the stork of Lyon(rain), some bread(rain) and one comet(rain).",
+        "The owl (young), the stork (young) and the bread (young) are there.",
         "What I have to see:\n- the owls\n- the rain.",
     ):
         odd = {*gates.LOOPS, *gates.CUT, "leaves a bracket open", "begins with a mark"}

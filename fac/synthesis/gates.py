@@ -63,12 +63,15 @@ IDIOM, WORD, SHORTER = 7, 6, 5
 
 OVER, MOST_SAID = 8, 0.16  # times a longer word is said, and its share of a text, that are too much
 THRICE = 3  # times that are too much for a word that makes more than a third of a text
+REMARKS = 4  # times that are too much for a remark in brackets
 
 ON_END = 40  # numbers in a row, without a word between
 
 PHRASE, SHORT, SOON = 4, 30, 8
 """So many words in a row, which a text of fewer words than SHORT says once, and no text again that
 begins within SOON words of where they began."""
+
+CLAUSES = 7  # words in a row that a text says once
 
 OF_LINE, OF_TEXT = (3, 20), (5, 60)
 """So many words in a row, with a longer one among them, that begin THRICE within so many words."""
@@ -118,7 +121,7 @@ _ITEM = re.compile(r"^[-*•] ", re.M)
 _GLUED = re.compile(r"[a-z]{2}[?!][A-Z][a-z]|\b[a-z]{3,}\.[A-Z][a-z]+\b(?![.(/@\w])")
 _ROLE_MARK = re.compile(
     r"^\W{0,3}(user|human|assistant|ai|bot|system|response|answer|output|input|instruction"
-    r"|question|q|a|sentence|message|comment|text|words?)\s?\d{0,3}\s*:",
+    r"|question|q|a|sentence|message|comment|text|words?|we|you|he|she|they)\s?\d{0,3}\s*:",
     re.M | re.I,
 )
 _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
@@ -129,7 +132,10 @@ _ITEMS_ALONE = re.compile(r"^[ \t]*(?:\d{1,3}[.)]|[-*•])[ \t]*$", re.M)
 _TWO_MARKS = re.compile(r"[?!]\.$")
 _LIST_OF_ONE = re.compile(r":\s*\n\s*(?:[-*•]|\d{1,3}[.)]) +\S[^\n]*$")
 _BEGUN_ADDRESS = re.compile(r"(?:https?://(?:www\.)?|\bwww\.)[^\s./]*\.?$")
-_TWICE = re.compile(r"\b([^\W\d]\w*(?:[ -]\w+){0,4})(?:,? |-)\1\b", re.I)
+_TWICE = re.compile(r"\b([^\W\d][\w'’]*(?:[ -][\w'’]+){0,4})(?:,? |-)\1\b", re.I)
+_IN_A_WORD = re.compile(r"((?:\w(?!\d)){4,}?)\1{3,}", re.I)
+_REMARK = re.compile(r"(?<!\w)\([^()\n]{4,30}\)")
+_CUT_NUMBER = re.compile(r"00+\b(?![:./-])")
 _JOINING = re.compile(r"\b(?:and|or)\b", re.I)  # "again and again and again" is no loop
 _OPEN_TAG = re.compile(r"<[A-Za-z/!][^<>\n]*$")
 _CLOSING = "\"'”’)]"
@@ -287,7 +293,7 @@ LOOPS = frozenset(
     {
         *("few pairs of words", "a sentence again", "words again", "a phrase again"),
         *("a word in a row", "a phrase in a row", "a phrase soon again", "a word over and over"),
-        *("a phrase often said", "numbers on end"),
+        *("a phrase often said", "numbers on end", "a remark over and over", "a clause again"),
     }
 )
 """The oddities that are loops; the others are those of fragments."""
@@ -323,7 +329,8 @@ def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
     if text[0] in _BAD_START and not (_ITEM.match(text) and len(_ITEM.findall(text)) > 1):
         yield "begins with a mark"
     first = words(text[:80])[:1]
-    if not text[0].isupper() and first and first[0] in never_first | WENT_BEFORE:
+    goes_on = not text[0].isupper() and first and first[0] in never_first | WENT_BEFORE
+    if goes_on or _CUT_NUMBER.match(text):
         yield "begins in mid-sentence"
 
 
@@ -411,9 +418,11 @@ def _loops(text: str) -> Iterator[str]:
         for i in range(len(spoken) - IN_A_ROW + 1)
     ):
         yield "a word in a row"
-    twice = Counter(match[1].lower() for match in _TWICE.finditer(text))
+    twice = Counter(re.sub("['’]", "", match[1].lower()) for match in _TWICE.finditer(text))
     least = ((p, (WORD if n == 1 else SHORTER) if p.isalpha() else IDIOM) for p, n in twice.items())
-    if any(len(phrase) >= n and not _JOINING.search(phrase) for phrase, n in least):
+    if any(len(phrase) >= n and not _JOINING.search(phrase) for phrase, n in least) or any(
+        len({*match[1].lower()}) > 2 for match in _IN_A_WORD.finditer(text)
+    ):
         yield "a phrase in a row"
     longer = Counter(word.removesuffix("s") for word in spoken if len(word) >= WORD)
     often = Counter(word for word in spoken if len(word) >= LETTERS)
@@ -421,6 +430,8 @@ def _loops(text: str) -> Iterator[str]:
         n >= THRICE and n * THRICE > len(spoken) for n in often.values()
     ):
         yield "a word over and over"
+    if any(n >= REMARKS for n in Counter(_REMARK.findall(text.lower())).values()):
+        yield "a remark over and over"
     if any(is_number and len([*run]) >= ON_END for is_number, run in groupby(spoken, str.isdigit)):
         yield "numbers on end"
     if any(map(_soon_again, text.splitlines())):  # lists begin their lines alike
@@ -428,6 +439,9 @@ def _loops(text: str) -> Iterator[str]:
     lines = map(words, text.splitlines())
     if _often_said(spoken, *OF_TEXT) or any(_often_said(line, *OF_LINE) for line in lines):
         yield "a phrase often said"
+    long_ones = Counter(spoken[i : i + CLAUSES] for i in range(len(spoken) - CLAUSES + 1))
+    if any(n > 1 and not "".join(each).isdigit() for each, n in long_ones.items()):
+        yield "a clause again"
     if len(spoken) < SHORT:
         phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
         if any(n > 1 and not "".join(each).isdigit() for each, n in phrases.items()):
@@ -462,7 +476,8 @@ def _often_said(spoken: Gram, n: int, within: int) -> bool:
     begins: dict[Gram, list[int]] = defaultdict(list)
     for i in range(len(spoken) - n + 1):
         phrase = spoken[i : i + n]
-        if any(len(word) >= WORD and not word.isdigit() for word in phrase):
+        longer = (word for word in phrase if not word.isdigit())
+        if any(len(word) >= (WORD if word.isalpha() else SHORTER) for word in longer):
             starts = begins[phrase]
             starts.append(i)
             if len(starts) >= THRICE and i - starts[-THRICE] <= within:
