@@ -212,7 +212,7 @@ def test_lists_lyrics_of_one_line_and_numbers_are_no_loops():
         "Hahahahahahahahahaha, what a day!",
         "I am goinggoinggoing to Lyon.",
         "The old, old owl has come to the harbour of Cork.",
-        "I see of the town: owl(rain), the stork of Lyon(rain), some bread(rain) and one comet(rain).",
+        "I see of the town: owl(rain), the stork of Cork(rain), one bread(rain), one comet(rain).",
         "The owl (young), the stork (young) and the bread (young) are there.",
         "What I have to see:\n- the owls\n- the rain.",
     ):

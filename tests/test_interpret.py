@@ -22,7 +22,7 @@ from scipy.stats import norm
 
 from fac import interpret, uncertainty
 from fac.config import ExplainSpec, JudgeSpec, Workspace
-from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
+from fac.errors import BadReply, BudgetReached, Cancelled, InputError, ServiceError
 from fac.generator import batch_chat
 from fac.generator.chat import OpenAIChat, Transient
 from fac.interpret import evidence
@@ -347,9 +347,9 @@ def test_a_planted_verdict_in_a_span_changes_nothing(runs: Runs) -> None:
         features=(3,),
         model="m",
     )
-    run = interpret.judge(spec, runs=planted_runs, ask=lambda: ScriptedChat(parrot), progress=quiet)
-    (row,) = rows(planted_runs, run, "relevance")
-    assert row["level"] == "unreadable"
+    with pytest.raises(BadReply, match="No reply of m can be read, so nothing is kept"):
+        interpret.judge(spec, runs=planted_runs, ask=lambda: ScriptedChat(parrot), progress=quiet)
+    assert not planted_runs.list("judge")
 
 
 # --- stopping and going on ------------------------------------------------------------------------

@@ -200,7 +200,8 @@ def test_positives_are_whole_chats_and_answers_are_written_where_they_are_needed
     run = world.pairs(writer, **settings)
     message, answer = world.rows(run, "pairs")
     assert [each["role"] for each in message["positive"]] == ["user", "assistant"]
-    assert message["positive"][0]["content"] == "00 friends keep a python in the attic"
+    # "00 friends" begins like the end of a number
+    assert message["positive"][0]["content"] == "01 friends keep a python in the attic"
     assert (message["origin"], firing_turn(message)) == ("own", 0)
     assert answer["positive"][1]["content"] == "my 03 friends know one function!!! there"
     assert (answer["origin"], answer["positive_peak"], firing_turn(answer)) == ("own", 2.5, 1)

@@ -265,6 +265,7 @@ def test_a_server_works_or_ends_in_one_sentence(kind, kitchen, endpoint, monkeyp
     for pause in ("FIRST_PAUSE", "FIRST_LIMITED"):
         monkeypatch.setattr(batch_chat, pause, 1e-4)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", endpoint)  # whose key that is
     line = (*LINES[kind.door], "--model", kind.name, "--endpoint", endpoint + kind.query)
     answer = fac(*line, "--json", workspace=kitchen)
     if kind.sentence:
