@@ -349,7 +349,7 @@ def test_a_planted_verdict_in_a_span_changes_nothing(runs: Runs) -> None:
     )
     with pytest.raises(BadReply, match="No reply of m can be read, so nothing is kept"):
         interpret.judge(spec, runs=planted_runs, ask=lambda: ScriptedChat(parrot), progress=quiet)
-    assert not planted_runs.list("judge")
+    assert not planted_runs.list("relevance")
 
 
 # --- stopping and going on ------------------------------------------------------------------------
