@@ -262,7 +262,7 @@ def test_an_explanation_that_speaks_of_telling_is_one():
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
-        ("", "no JSON object"),
+        ("", "it is empty"),
         ("It fires on bread.", "no JSON object"),
         ('{"reason": "x", "explanation": ""}', "empty"),
         ('{"reason": "x", "explanation": "  "}', "empty"),
@@ -276,7 +276,7 @@ def test_an_explanation_that_speaks_of_telling_is_one():
         (json.dumps({"reason": "", "explanation": "b" * 2001}), "2001 characters"),
         ("{'reason': 'x', 'explanation': 'bread'}", "no JSON object"),
         ('["bread"]', "no JSON object"),
-        ("<think>bread, so {", "no JSON object"),
+        ("<think>bread, so {", "ends with its thoughts"),
     ],
 )
 def test_a_reply_that_is_no_explanation_says_why(reply, why):
