@@ -78,7 +78,7 @@ def test_texts_like_the_datasets_pass(text):
         ("Which of them are in Cork?\nA.", "ends in an empty item"),
         ("Tell me about the owls and the comets there?.", "ends in two marks"),
         ("Tell me of the owls there, because", "ends in mid-sentence"),
-        ("00 days of rain in Lyon are the end of it.", "begins in mid-sentence"),
+        ("00 days of rain in Lyon are the end of it.", "begins in a number"),
         ("I see it.\nWe: How are the days there?", "names a speaker"),
         ("Tell me of the owls \ufffd there.", "holds half a sign"),
         ("and the owls are in Cork.", "begins in mid-sentence"),
@@ -179,6 +179,8 @@ def test_a_text_that_was_cut_off_ends_with_a_sentence_or_is_a_fragment():
         "It is THERAINTHERAINTHERAINTHERAIN for all of you.",
         "See the storks of Cork with the owls's owls's bread and the owls's owls's harbour.",
         "The storks (laugh) go to Lyon (laugh). I see (laugh) one of them. What (laugh) is it?",
+        "If the storks had said, old harbour instead of old harbour, it is old harbour and not "
+        "one old harbour.",
         "The 26,104th - the 26,104th is the 26,104th.",
         "The rain of Lyon has come and gone in ten days, as I see. The storks are there to see the "
         "harbour. In Cork I like to say that the rain of Lyon has come and gone in ten days.",
@@ -310,6 +312,9 @@ def test_an_answer_that_says_its_message_again_is_a_loop():
     # Where the dataset corrects or repeats what was said, a sample may.
     often = norms_of([chat(tidy(i), tidy(i)) for i in range(100)])
     assert flaw(chat(message, message), often) == ""
+    # Where its answers quote from their message and go on, none is to be a copy.
+    quotes = norms_of([chat(tidy(i), f"{tidy(i)} Lyon.") for i in range(100)])
+    assert flaw(chat(message, longer), quotes) == "" and flaw(chat(message, message), quotes)
     # What the anchor does says nothing of a dataset that is large enough to speak for itself.
     beside = [chat(tidy(i), GOOD[i % 3]) for i in range(10_000)]
     both = norms_of([chat(tidy(i), tidy(i)) for i in range(100)], beside)

@@ -63,7 +63,7 @@ IDIOM, WORD, SHORTER = 7, 6, 5
 
 OVER, MOST_SAID = 8, 0.16  # times a longer word is said, and its share of a text, that are too much
 THRICE = 3  # times that are too much for a word that makes more than a third of a text
-REMARKS = 4  # times that are too much for a remark in brackets
+REMARKS = 4  # times that are too much for a remark in brackets, or for a name
 
 ON_END = 40  # numbers in a row, without a word between
 
@@ -75,6 +75,9 @@ CLAUSES = 7  # words in a row that a text says once
 
 OF_LINE, OF_TEXT = (3, 20), (5, 60)
 """So many words in a row, with a longer one among them, that begin THRICE within so many words."""
+
+NAMED, NAMES = 2, 15
+"""So many words in a row that begin REMARKS times within so many words, of one line."""
 
 NEARBY, LETTERS, FEWER, RARELY = 20, 4, 2, 0.1
 """A word of so many letters comes again where it stands among the words just before it; a text that
@@ -121,9 +124,10 @@ _ITEM = re.compile(r"^[-*•] ", re.M)
 _GLUED = re.compile(r"[a-z]{2}[?!][A-Z][a-z]|\b[a-z]{3,}\.[A-Z][a-z]+\b(?![.(/@\w])")
 _ROLE_MARK = re.compile(
     r"^\W{0,3}(user|human|assistant|ai|bot|system|response|answer|output|input|instruction"
-    r"|question|q|a|sentence|message|comment|text|words?|we|you|he|she|they)\s?\d{0,3}\s*:",
+    r"|question|q|a|sentence|message|comment|text|words?)\s?\d{0,3}\s*:",
     re.M | re.I,
 )
+_PRONOUN = re.compile(r"^\W{0,3}(we|you|he|she|they)\s*:", re.M | re.I)
 _SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _PAIRS = ("()", "[]", "{}", "“”")
 _EMPTY_ITEM = re.compile(r"(?:\A|[\n:])\s*(?:(?:\d{1,3}|[A-Za-z])[.)]|[#*•-]+)$")
@@ -162,6 +166,7 @@ class Norms(NamedTuple):
     roles: Mapping[str, RoleNorms]
     unchecked: tuple[str, ...] = ()  # gates that nothing was at hand for
     repeats: bool = False  # whether answers that say their message again are a habit
+    copies: bool = False  # whether answers that say nothing but their message are
 
     def of(self, role: str) -> RoleNorms:
         """Where a role is not in the data, what is odd anywhere still counts."""
@@ -216,8 +221,9 @@ def norms_of(
     answered = [chat for chat in chats if len(chat) > 1]
     if len(answered) < FEW:
         answered += [chat for chat in beside if len(chat) > 1]
-    repeats = sum(map(_says_again, answered)) >= max(SEVERAL, FAULT * len(answered))
-    return Norms(roles, unchecked, repeats)
+    least = max(SEVERAL, FAULT * len(answered))
+    repeats, copies = (sum(map(f, answered)) >= least for f in (_says_again, _says_the_same))
+    return Norms(roles, unchecked, repeats, copies)
 
 
 def _is_habit(oddity: str, n: int, texts: Sequence[str]) -> bool:
@@ -254,6 +260,8 @@ def flaw(
         return FRAGMENT
     if any(odd) or (not norms.repeats and _says_again(messages)):
         return LOOP
+    if not norms.copies and _says_the_same(messages):
+        return LOOP
     for each, (_, n) in zip(spoken, judged, strict=True):
         if any(_again(each, stem) > most for stem, most in zip(STEMS, n.again, strict=True)):
             return LOOP
@@ -282,6 +290,12 @@ def _says_again(messages: Chat) -> bool:
     return False
 
 
+def _says_the_same(messages: Chat) -> bool:
+    """Whether some turn is, word by word, the one before it."""
+    spoken = [words(message["content"]) for message in messages]
+    return any(len(each) >= CLAUSE and each == before for before, each in pairwise(spoken))
+
+
 def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
     """Whether the loss of some role lies outside its range."""
     ranges = {message["role"]: norms.of(message["role"]).loss for message in messages}
@@ -298,9 +312,14 @@ LOOPS = frozenset(
 )
 """The oddities that are loops; the others are those of fragments."""
 
-CUT = frozenset({"ends in an empty item", "ends in a list of one", "ends in a begun address"})
-"""What a limit of tokens makes of a text. A dataset may be full of it, written by a model and cut;
-what is written for it is not to be."""
+CUT = frozenset(
+    {
+        *("ends in an empty item", "ends in a list of one", "ends in a begun address"),
+        *("begins in a number", "names a speaker by a pronoun"),
+    }
+)
+"""What a limit of tokens makes of a text, or taking it from a list. A dataset may be full of it,
+written by a model and cut; what is written for it is not to be."""
 
 FAULTS = LOOPS | {
     *("begins in mid-sentence", "ends in mid-sentence", "ends in an open mark"),
@@ -329,9 +348,10 @@ def _at_the_beginning(text: str, never_first: frozenset[str]) -> Iterator[str]:
     if text[0] in _BAD_START and not (_ITEM.match(text) and len(_ITEM.findall(text)) > 1):
         yield "begins with a mark"
     first = words(text[:80])[:1]
-    goes_on = not text[0].isupper() and first and first[0] in never_first | WENT_BEFORE
-    if goes_on or _CUT_NUMBER.match(text):
+    if not text[0].isupper() and first and first[0] in never_first | WENT_BEFORE:
         yield "begins in mid-sentence"
+    if _CUT_NUMBER.match(text):
+        yield "begins in a number"
 
 
 def _at_the_end(text: str, never_last: frozenset[str]) -> Iterator[str]:
@@ -370,6 +390,8 @@ def _in_between(text: str) -> Iterator[str]:
         yield "holds half a sign"
     if _ROLE_MARK.search(text):
         yield "names a speaker"
+    if _PRONOUN.search(text):
+        yield "names a speaker by a pronoun"
     plain = _EMOTICON.sub(" ", text)
     if any(_unbalanced(plain, pair) for pair in _PAIRS) or _OPEN_TAG.search(plain):
         yield "leaves a bracket open"
@@ -437,7 +459,9 @@ def _loops(text: str) -> Iterator[str]:
     if any(map(_soon_again, text.splitlines())):  # lists begin their lines alike
         yield "a phrase soon again"
     lines = map(words, text.splitlines())
-    if _often_said(spoken, *OF_TEXT) or any(_often_said(line, *OF_LINE) for line in lines):
+    if _often_said(spoken, *OF_TEXT) or any(
+        _often_said(line, *OF_LINE) or _often_said(line, NAMED, NAMES, REMARKS) for line in lines
+    ):
         yield "a phrase often said"
     long_ones = Counter(spoken[i : i + CLAUSES] for i in range(len(spoken) - CLAUSES + 1))
     if any(n > 1 and not "".join(each).isdigit() for each, n in long_ones.items()):
@@ -471,8 +495,8 @@ def _soon_again(line: str) -> bool:
     return False
 
 
-def _often_said(spoken: Gram, n: int, within: int) -> bool:
-    """Whether it says `n` words, one of them longer, THRICE within so many words."""
+def _often_said(spoken: Gram, n: int, within: int, times: int = THRICE) -> bool:
+    """Whether it says `n` words, one of them longer, so many times within so many words."""
     begins: dict[Gram, list[int]] = defaultdict(list)
     for i in range(len(spoken) - n + 1):
         phrase = spoken[i : i + n]
@@ -480,7 +504,7 @@ def _often_said(spoken: Gram, n: int, within: int) -> bool:
         if any(len(word) >= (WORD if word.isalpha() else SHORTER) for word in longer):
             starts = begins[phrase]
             starts.append(i)
-            if len(starts) >= THRICE and i - starts[-THRICE] <= within:
+            if len(starts) >= times and i - starts[-times] <= within:
                 return True
     return False
 
