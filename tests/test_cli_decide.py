@@ -203,7 +203,7 @@ def test_labels_of_another_dataset_say_which_features_of_an_anchor_are_relevant(
         (
             ("judge", "toy-anchor", "--task", "reward", "--judge", "labels", "--label", "a")
             + ("--threshold", "x"),
-            "--threshold takes",
+            "A threshold is a number or",
         ),
         (
             ("judge", "toy-anchor", "--task", "reward", "--model", "m", "--budget-usd", "1"),

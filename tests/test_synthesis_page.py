@@ -763,7 +763,8 @@ def test_the_files_are_those_of_the_command_line(done, tmp_path):
         assert len([*read_samples(str(out))]) == 4
     at = shown(done)
     names = [each.proto.label for each in at.get("download_button")]
-    assert names == ["JSONL", "Parquet", "OpenAI", "LLaMA-Factory", "Dataset card"]
+    trainers = ["OpenAI", "LLaMA-Factory", "TRL", "Axolotl"]
+    assert names == ["JSONL", "Parquet", *trainers, "Dataset card"]
     for format in ("openai", "llamafactory"):
         packed = exports.export_file(stores(), manifest, format, "prompt")
         assert packed == exports.export_file(stores(), manifest, format, "prompt")
