@@ -133,6 +133,20 @@ def test_where_more_room_does_not_help_the_question_fails_and_says_so(journal):
         ask(questions(1), Thinker(5000), ReplyJournal(journal.path.with_name("other")), limits=ONE)
 
 
+def test_where_more_room_takes_too_long_it_is_not_waited_for_again(journal):
+    class Slow(Thinker):
+        def ask(self, prompt: Prompt) -> Reply:
+            if prompt.max_tokens > 10:
+                self.rooms.append(prompt.max_tokens)
+                raise Transient("timed_out", "No complete reply within 60 seconds.", paid=True)
+            return super().ask(prompt)
+
+    model = Slow(50)
+    with pytest.raises(ServiceError, match=r"4,096 tokens there was no complete reply in time"):
+        ask(questions(1), model, journal, limits=Limits(1))
+    assert model.rooms == [10, 4096]
+
+
 def test_more_room_stays_within_the_budget(journal):
     limits = Limits(1, budget_tokens=1000)
     with pytest.raises(BudgetReached, match=r"18 of the budget of 1,000 are used"):

@@ -12,13 +12,13 @@ from fac import review
 from fac.config import Workspace
 from fac.prompts.relevance import TASKS
 from fac.questions.explanations import named, score_figures
-from fac.schema import LEVELS, UNREADABLE
+from fac.schema import LEVELS
 from fac.store import cache, open_stores
 from fac.store.decisions import Decisions
 from fac.store.runs import Runs
 from tests import toy
 from tests.server import ScriptedServer
-from tests.test_cli import PAIR, assert_one_sentence, fac
+from tests.test_cli import PAIR, Answered, assert_one_sentence, fac
 from tests.test_interpret import honest, prompt_of
 
 
@@ -306,6 +306,15 @@ def test_agreement_of_nobody_is_not_defined(workspace):
 # --- a real server --------------------------------------------------------------------------------
 
 
+def kept_or_told(answer: Answered) -> bool:
+    """Whether a step was kept; where nothing that so small a model says can be read, or it comes to
+    no answer, it is told."""
+    assert answer.code in (0, 3), answer.err
+    told = "can be read, so nothing is kept", "ran out before an answer began"
+    assert answer.code == 0 or any(each in answer.err for each in told), answer.err
+    return answer.code == 0
+
+
 @pytest.mark.model
 def test_a_real_model_behind_a_real_server_explains_scores_and_judges(
     workspace, real_server, tmp_path
@@ -317,11 +326,11 @@ def test_a_real_model_behind_a_real_server_explains_scores_and_judges(
         *("explain", "toy-anchor", "--explainer", "llm", "--features", 3, *model),
         workspace=workspace,
     )
-    assert answer.code == 0, answer.err
-    assert sum(answer.json["counts"].values()) == 1 and not answer.json["counts"].get("failed")
-    (reply,) = runs.table(answer.json["run"], "replies").to_pylist()
-    assert reply["reply"] is not None and reply["completion_tokens"] > 0
-    assert json.loads(reply["prompt"])[-1]["role"] == "user"
+    if kept_or_told(answer):
+        assert sum(answer.json["counts"].values()) == 1 and not answer.json["counts"].get("failed")
+        (reply,) = runs.table(answer.json["run"], "replies").to_pylist()
+        assert reply["reply"] is not None and reply["completion_tokens"] > 0
+        assert json.loads(reply["prompt"])[-1]["role"] == "user"
     names = tmp_path / "names.jsonl"
     names.write_text('{"index": 3, "description": "the word python"}\n')
     scored = fac(
@@ -329,16 +338,20 @@ def test_a_real_model_behind_a_real_server_explains_scores_and_judges(
         *("--score", "detection", "--score", "fuzzing", *model),
         workspace=workspace,
     )
-    assert scored.code == 0, scored.err
-    scores = runs.table(scored.json["run"], "scores").to_pylist()
-    replies = runs.table(scored.json["run"], "replies").to_pylist()
-    assert {row["score"] for row in scores} == {"detection", "fuzzing"}
-    assert all(row["n"] + row["n_unreadable"] > 0 for row in scores)
-    assert scored.json["asked"]["answered"] == len(replies)
-    assert scored.json["asked"].get("unreadable", 0) == sum(bool(r["failure"]) for r in replies)
+    if kept_or_told(scored):
+        scores = runs.table(scored.json["run"], "scores").to_pylist()
+        replies = runs.table(scored.json["run"], "replies").to_pylist()
+        assert {row["score"] for row in scores} == {"detection", "fuzzing"}
+        assert all(row["n"] + row["n_unreadable"] > 0 for row in scores)
+        assert scored.json["asked"]["answered"] == len(replies)
+        n_unreadable = sum(bool(reply["failure"]) for reply in replies)
+        assert scored.json["asked"].get("unreadable", 0) == n_unreadable
     line = ("judge", "toy-anchor", "--task", "reward", "--features", 3, *model)
     judged = fac(*line, workspace=workspace)
-    assert judged.code == 0, judged.err
-    (verdict,) = runs.table(judged.json["run"], "relevance").to_pylist()
-    assert verdict["level"] in {*LEVELS, UNREADABLE}
-    assert fac(*line, workspace=workspace).json["run"] == judged.json["run"]
+    again = fac(*line, workspace=workspace)
+    if kept_or_told(judged):
+        (verdict,) = runs.table(judged.json["run"], "relevance").to_pylist()
+        assert verdict["level"] in LEVELS
+        assert again.json["run"] == judged.json["run"]
+    else:
+        assert (again.code, again.err) == (judged.code, judged.err)

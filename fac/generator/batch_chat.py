@@ -483,6 +483,15 @@ class _Run:
         """Asks once more, later, unless this was the last time."""
         self.counts[COUNTED_AS[failure.kind]] += 1
         self.tries[key] += 1
+        if failure.kind == "timed_out" and key in self.short:  # it would take as long again
+            self.counts["failed"] += 1
+            room = self.prompts[key].max_tokens
+            self._give_up(
+                key,
+                f"The room ran out before an answer began, and with {room:,} tokens there was no "
+                f"complete reply in time: give less (--room), or take a model that thinks less.",
+            )
+            return
         if self.tries[key] > self.retries:
             self.counts["failed"] += 1
             self._give_up(key, f"{failure.reason} Attempts: {self.tries[key]}.")

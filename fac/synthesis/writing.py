@@ -435,10 +435,10 @@ class Step(ABC, Generic[SpecT]):
 
     def must_say(self, written: Sequence[Candidate]) -> None:
         """Raises BadReply where a server wrote something and none of it is a text that can be
-        used."""
+        used. One that refuses can be read; what it was asked for is kept as tried."""
         if not WRITERS[self.spec.writer].server or not written:
             return
-        if all(each.problem for each in written):
+        if all(each.problem and each.problem != verdicts.REFUSAL for each in written):
             problems = Counter(each.problem for each in written).most_common()
             listed = ", ".join(f"{problem} {n:,}" for problem, n in problems)
             first = written[0].written
