@@ -67,7 +67,7 @@ def test_texts_like_the_datasets_pass(text):
             "leaves a bracket",
         ),
         ('Tell me about the "comets of Lyon and the owls there.', "leaves a quote"),
-        ("Tell me about the owls there.\n#include <stdio.h", "leaves a bracket"),
+        ("Tell me about the owls there.\n#include <stdio.h", "ends in an open tag"),
         ('Tell me about the word "owl-"', "ends in an open mark"),
         ("Tell me about the owls:\n\n1. The comets.\n2.", "ends in an empty item"),
         ("Tell me about the owls there.\n#", "ends in an empty item"),

@@ -315,7 +315,7 @@ LOOPS = frozenset(
 CUT = frozenset(
     {
         *("ends in an empty item", "ends in a list of one", "ends in a begun address"),
-        *("begins in a number", "names a speaker by a pronoun"),
+        *("ends in an open tag", "begins in a number", "names a speaker by a pronoun"),
     }
 )
 """What a limit of tokens makes of a text, or taking it from a list. A dataset may be full of it,
@@ -393,8 +393,10 @@ def _in_between(text: str) -> Iterator[str]:
     if _PRONOUN.search(text):
         yield "names a speaker by a pronoun"
     plain = _EMOTICON.sub(" ", text)
-    if any(_unbalanced(plain, pair) for pair in _PAIRS) or _OPEN_TAG.search(plain):
+    if any(_unbalanced(plain, pair) for pair in _PAIRS):
         yield "leaves a bracket open"
+    if _OPEN_TAG.search(plain):
+        yield "ends in an open tag"
     if len(re.findall(r"(?<!\d)\"", plain)) % 2:
         yield "leaves a quote open"
     if plain.count("`") % 2:
