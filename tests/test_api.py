@@ -36,10 +36,10 @@ def explorer(place):
 def test_importing_it_loads_nothing_that_takes_time():
     heavy = ("torch", "transformers", "streamlit", "duckdb", "pyarrow", "numpy", "typer")
     code = f"import sys, fac; print([m for m in {heavy!r} if m in sys.modules], fac.__version__)"
-    said = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
-    assert said.stdout == f"[] {fac.__version__}\n"
+    assert answer.stdout == f"[] {fac.__version__}\n"
 
 
 def test_it_offers_what_it_lists_and_nothing_else():
@@ -91,8 +91,8 @@ def test_a_table_without_rows_has_its_columns_and_their_types(explorer):
     empty = explorer.gaps(comparison)
     assert empty.num_rows == 0 and empty.schema == full.schema
     silent = explorer.examples("toy-seed", WORDS.index("python"))
-    said = explorer.examples("toy-anchor", WORDS.index("python"))
-    assert silent.num_rows == 0 < said.num_rows and silent.schema == said.schema
+    answer = explorer.examples("toy-anchor", WORDS.index("python"))
+    assert silent.num_rows == 0 < answer.num_rows and silent.schema == answer.schema
 
 
 def test_features_are_those_of_the_list_on_the_page(explorer):

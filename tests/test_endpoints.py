@@ -99,8 +99,8 @@ def test_spellings_of_one_address_are_one_address(url):
 )
 def test_an_address_that_only_looks_alike_has_no_key(url):
     lab = Endpoint(name="lab", url="https://gate.example/v1", key="LAB_KEY")
-    found = Endpoints((lab,), unlisted=True).of(url)
-    assert (found.key, found.read_key(), found.url) == ("", None, url)
+    endpoint = Endpoints((lab,), unlisted=True).of(url)
+    assert (endpoint.key, endpoint.read_key(), endpoint.url) == ("", None, url)
     with pytest.raises(InputError, match="not among the endpoints that the operator lists"):
         Endpoints((lab,), unlisted=False).of(url)
 
@@ -185,11 +185,11 @@ def test_models_and_prices_are_those_of_the_list(tmp_path):
     assert endpoints.of("http://gate/v1", "xl").name == "large"
     with pytest.raises(InputError, match="the models s, l, xl, got 'q'"):
         endpoints.of("http://gate/v1", "q")
-    asked = {"model": "s", "endpoint": "http://gate/v1", "price_in": None, "price_out": None}
-    assert endpoints.priced(asked) == asked | {"price_in": 1, "price_out": 2.5}
-    given = asked | {"price_in": 7.0, "price_out": 8.0}
-    assert endpoints.priced(given) == given
-    assert endpoints.priced(asked | {"endpoint": "http://other/v1"})["price_in"] is None
+    settings = {"model": "s", "endpoint": "http://gate/v1", "price_in": None, "price_out": None}
+    assert endpoints.priced(settings) == settings | {"price_in": 1, "price_out": 2.5}
+    priced = settings | {"price_in": 7.0, "price_out": 8.0}
+    assert endpoints.priced(priced) == priced
+    assert endpoints.priced(settings | {"endpoint": "http://other/v1"})["price_in"] is None
 
 
 def test_a_model_that_is_not_listed_is_not_asked_with_the_defaults_key(tmp_path):

@@ -100,13 +100,13 @@ def test_what_it_needs_is_what_the_requirements_pin(installed):
 
 def test_the_command_answers_outside_the_clone_and_keeps_its_runs_there(installed, kitchen):
     line = ("coverage", *PAIR, "--list", "--json")
-    said = installed.run(*line, "--workspace", kitchen.root)
-    assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout) == fac(*line, workspace=kitchen).json
+    answer = installed.run(*line, "--workspace", kitchen.root)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout) == fac(*line, workspace=kitchen).json
     (installed.outside / "my.jsonl").write_text('{"text": "a loop"}', "utf-8")
-    said = installed.run("ingest", "my.jsonl", "--name", "mine", "--json")
-    assert said.returncode == 0, said.stderr
-    run = json.loads(said.stdout)["run"]
+    answer = installed.run("ingest", "my.jsonl", "--name", "mine", "--json")
+    assert answer.returncode == 0, answer.stderr
+    run = json.loads(answer.stdout)["run"]
     assert (installed.outside / "fac-data" / "runs" / "dataset" / run / "manifest.json").is_file()
 
 
@@ -121,7 +121,7 @@ def test_the_dashboard_is_started_from_the_package(installed, monkeypatch, tmp_p
     assert line[4:] == [str(REPOSITORY / "app.py"), "--server.port", "8600"]
     assert environment["FAC_WORKSPACE"] == str(tmp_path)
     code = "from fac.ui.shell import read_pages, MARK; print(len(read_pages()), MARK.is_file())"
-    said = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(installed.home), *sys.path[1:]])},
         cwd=installed.outside,
@@ -129,7 +129,7 @@ def test_the_dashboard_is_started_from_the_package(installed, monkeypatch, tmp_p
         text=True,
         check=True,
     )
-    assert said.stdout.split() == [str(len([*(REPOSITORY / "pages").glob("*.py")])), "True"]
+    assert answer.stdout.split() == [str(len([*(REPOSITORY / "pages").glob("*.py")])), "True"]
 
 
 # --- agents -------------------------------------------------------------------------------------
@@ -192,18 +192,18 @@ def test_an_agent_is_offered_questions_that_only_read(agent, kitchen):
 
 
 def test_an_agent_gets_the_answers_of_the_commands(agent, kitchen):
-    said = {name: answer.structured_content for name, answer in agent.answers.items()}
+    answers = {name: answer.structured_content for name, answer in agent.answers.items()}
     coverage = fac("coverage", *PAIR, "--json", workspace=kitchen).json
     for name in ("fac", "n_missing", "headline", "advice", "interval", "threshold"):
-        assert said["coverage"][name] == coverage[name], name
+        assert answers["coverage"][name] == coverage[name], name
     gaps = fac("gaps", *PAIR, "--limit", 2, "--json", workspace=kitchen).json
-    assert said["gaps"] == {"threshold": 0.0, "n_matching": 6, "gaps": gaps["gaps"]}
-    assert [each["name"] for each in said["datasets"]["datasets"]] == ["toy-seed", "toy-anchor"]
-    assert [each["feature"] for each in said["features"]["features"]] == [WORDS.index("river")]
-    assert said["feature"]["explanations"][0]["text"] == "People speak of a river."
-    (example,) = said["examples"]["examples"]
+    assert answers["gaps"] == {"threshold": 0.0, "n_matching": 6, "gaps": gaps["gaps"]}
+    assert [each["name"] for each in answers["datasets"]["datasets"]] == ["toy-seed", "toy-anchor"]
+    assert [each["feature"] for each in answers["features"]["features"]] == [WORDS.index("river")]
+    assert answers["feature"]["explanations"][0]["text"] == "People speak of a river."
+    (example,) = answers["examples"]["examples"]
     assert example["peak_token"].strip() == "river" and "along the river" in example["text"]
-    assert "ratio" in said["near"]["examples"][0]
+    assert "ratio" in answers["near"]["examples"][0]
 
 
 @pytest.mark.parametrize(
