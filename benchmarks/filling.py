@@ -29,9 +29,9 @@ from benchmarks.believe import CORPUS
 from benchmarks.families import measured
 from benchmarks.synthesis import approve, report
 from fac import demo, synthesis
-from fac.cli.frame import build_caches
 from fac.config import IngestSpec, MeasureSpec, PairsSpec, SynthesizeSpec, Workspace
 from fac.jobs.steps import Steps, decoder_directions
+from fac.questions.by_name import build_caches
 from fac.questions.comparison import Comparison, clear_firing
 from fac.questions.explanations import explain_runs
 from fac.questions.fill import Budget, Figures, fill

@@ -13,6 +13,7 @@ from fac.cli import frame
 from fac.cli.frame import Answer, QuestionOptions, command, listing, out, perform
 from fac.config import IngestSpec, MeasureSpec
 from fac.errors import InputError
+from fac.questions.by_name import build_caches
 from fac.questions.explanations import explain_runs
 from fac.questions.families import families_run, families_spec
 from fac.questions.gate import Rules, gate
@@ -79,7 +80,7 @@ def check(
         what = f"grouping the features of {anchor or baseline}"
         perform(stores.runs.workspace, families_spec(before), what)
     if markdown:  # which names gaps
-        frame.build_caches(stores, explain_runs(stores.runs, comparison.anchor))
+        build_caches(stores, explain_runs(stores.runs, comparison.anchor))
     result = gate(stores, before, comparison, Rules(**asdict(rules)))
     changed, families = result.change, result.lost_families
     figures = changed.after._asdict()

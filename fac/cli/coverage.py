@@ -16,6 +16,7 @@ from typer import Option
 from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, command, err, listing, out
 from fac.errors import InputError
+from fac.questions.by_name import build_caches
 from fac.questions.catalogue import Row
 from fac.questions.comparison import Comparison, by_role, certainty, coverage, growth_of
 from fac.questions.explanations import explain_runs
@@ -131,7 +132,7 @@ def gaps(
     comparison = options.comparison(stores, with_)
     n_missing = coverage(stores, comparison).n_missing
     explaining = explain_runs(stores.runs, comparison.anchor)
-    frame.build_caches(stores, explaining)
+    build_caches(stores, explaining)
     counts = gap_counts(stores, comparison)
     rows, n_matching = gap_page(
         stores,

@@ -18,6 +18,7 @@ from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
 from fac.errors import InputError
+from fac.questions.by_name import CLEAR, build_caches, read_threshold
 from fac.questions.explanations import explain_runs, score_figures
 from fac.questions.gap_evidence import gap_features
 from fac.questions.ratings import (
@@ -51,7 +52,7 @@ class FeatureOptions:
 
     features: frame.Features = None
     missing_from: Annotated[str | None, Option(help="Gaps of this measured dataset.")] = None
-    threshold: frame.Threshold = frame.CLEAR
+    threshold: frame.Threshold = CLEAR
     min_support: frame.MinSupport = 1
 
     def ids(self, stores: Stores, measure: str) -> tuple[tuple[int, ...], dict[str, float]]:
@@ -149,7 +150,7 @@ def explain(
         **endpoints.priced(asdict(chat)),
     )
     run_id = perform(runs.workspace, spec, "explaining", endpoints=endpoints)
-    frame.build_caches(stores, [run_id])
+    build_caches(stores, [run_id])
     names, figures = ("name", "explainer", "source", "n_features"), score_figures(stores, run_id)
     return _interpreted(runs, run_id, names, threshold | figures)
 
@@ -187,7 +188,7 @@ def judge(
     by_model = judge_ in JUDGES and JUDGES[judge_].needs_model
     by_label = judge_ in JUDGES and JUDGES[judge_].needs_label
     labels = runs.resolve("measure", labels_from) if labels_from else measure
-    frame.build_caches(stores, [measure])
+    build_caches(stores, [measure])
     features, threshold = which.ids(stores, measure)
     endpoints = key.endpoints(runs.workspace, chat.endpoint)
     spec = JudgeSpec(
@@ -198,14 +199,14 @@ def judge(
         judge=judge_,
         label=label,
         labels="" if labels == measure else labels,
-        threshold=frame.read_threshold(stores, measure, which.threshold) if by_label else 0.0,
+        threshold=read_threshold(stores, measure, which.threshold) if by_label else 0.0,
         features=features,
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
         **endpoints.priced(asdict(chat)),
     )
     run_id = perform(runs.workspace, judged_anew(runs, spec), "judging", endpoints=endpoints)
     names = ("name", "task", "judge", "source", "n_features")
-    frame.build_caches(stores, [run_id])
+    build_caches(stores, [run_id])
     more = {**threshold, "scope": scope(stores, measure, read_relevance(stores, measure, task))}
     if by_label:
         more["threshold"] = spec.threshold

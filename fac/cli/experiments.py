@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from fac.cli import frame
-from fac.cli.frame import CLEAR, Answer, command, out, perform, read_threshold
+from fac.cli.frame import Answer, command, out, perform
 from fac.config import EXPERIMENTS, ExperimentSpec, IngestSpec, MeasureSpec
 from fac.errors import InputError
 from fac.experiments import Experiment
+from fac.questions.by_name import CLEAR, build_caches, read_threshold
 from fac.questions.catalogue import Row, usual_encoder
 from fac.questions.experiments import finding, interval_words, read_sizes
 from fac.store import Stores
@@ -57,7 +57,7 @@ def experiment(
     if name == "rq1" and not label:
         name = "chats"  # no labels: what the model itself learns from chats
     measure = _measured(stores, dataset, label_field, labelled=bool(label))
-    frame.build_caches(stores, [measure])
+    build_caches(stores, [measure])
     options = {
         "labels": None if labels is None else read_sizes(labels),
         "draws": draws,

@@ -12,20 +12,18 @@ from rich.table import Table
 from typer import Argument, Option
 
 from fac.cli.frame import (
-    CLEAR,
     Answer,
     ComparisonOptions,
     Role,
     Threshold,
     With,
-    build_caches,
     command,
     listing,
     out,
     perform,
-    read_threshold,
 )
 from fac.errors import InputError
+from fac.questions.by_name import CLEAR, build_caches, read_threshold
 from fac.questions.comparison import Comparison, name_of
 from fac.questions.families import (
     call_family,

@@ -19,6 +19,7 @@ from fac.cli.decide import feature_ids
 from fac.cli.families import Family, family_gaps
 from fac.cli.frame import LISTED, Answer, QuestionOptions, command, listing, out
 from fac.errors import InputError
+from fac.questions.by_name import build_caches
 from fac.questions.catalogue import runs_alike
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import names
@@ -78,7 +79,7 @@ def fill_(
         raise InputError("Give --features or --family, not both.")
     comparison = options.asked_of(stores, anchor, dataset, with_)
     source = runs_alike(stores, (comparison.dataset, pool))[1]
-    frame.build_caches(stores, [source])
+    build_caches(stores, [source])
     chosen = tuple(feature_ids(features)) if features else None
     if family:
         chosen = tuple(family_gaps(stores, comparison, family))

@@ -29,12 +29,7 @@ from fac.errors import Cancelled, GateFailed, InputError
 from fac.executor import Where, choose_executor
 from fac.jobs.steps import Steps
 from fac.manifest import MeasureFacts
-from fac.questions.by_name import (  # noqa: F401 - what commands take from here
-    CLEAR,
-    build_caches,
-    comparison_by_name,
-    read_threshold,
-)
+from fac.questions.by_name import CLEAR, comparison_by_name
 from fac.questions.comparison import Comparison
 from fac.questions.relevance import EVERY_FEATURE
 from fac.schema import EVERY_ROLE

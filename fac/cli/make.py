@@ -31,6 +31,7 @@ from fac.executor import Where
 from fac.manifest import SynthesisFacts
 from fac.prompts.profiles import PROFILES
 from fac.questions import exports
+from fac.questions.by_name import build_caches, read_threshold
 from fac.questions.comparison import Comparison
 from fac.questions.explanations import explain_runs
 from fac.questions.gap_evidence import missing_or_rare
@@ -322,8 +323,8 @@ def synthesize(
     settings |= {"candidates": per_feature} if per_feature is not None else {}
     if threshold is not None:
         anchor = runs.manifest(run_id).facts.anchor
-        frame.build_caches(stores, [anchor])
-        settings["threshold"] = frame.read_threshold(stores, anchor, threshold)
+        build_caches(stores, [anchor])
+        settings["threshold"] = read_threshold(stores, anchor, threshold)
     settings, endpoints = _of_server(
         runs.workspace, settings | limits.settings(), key, writing.endpoint
     )
@@ -353,7 +354,7 @@ def _of_families(
 ) -> list[dict[str, Any]]:
     """The approved pairs whose gaps are of the families, and of each as many as asked for."""
     question = question_of(stores, run)
-    frame.build_caches(stores, question.runs + (question.anchor,))
+    build_caches(stores, question.runs + (question.anchor,))
     named = families.named(stores, question)
     gaps = [row["feature"] for row in approved]
     if named is not None and not (gaps := [gap for gap in gaps if gap in {*named}]):

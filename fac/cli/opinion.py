@@ -14,6 +14,7 @@ from fac.cli import frame
 from fac.cli.frame import LISTED, Answer, ComparisonOptions, With, command, out
 from fac.errors import InputError
 from fac.matching import MATCHED
+from fac.questions.by_name import build_caches
 from fac.questions.catalogue import Row
 from fac.questions.opinion import (
     ALONE,
@@ -57,7 +58,7 @@ def second_opinion_(
         run = runs[0]
     else:
         run = other_called(stores, comparison, other)
-    frame.build_caches(stores, [run, *counterpart_runs(stores, comparison, run)])
+    build_caches(stores, [run, *counterpart_runs(stores, comparison, run)])
     there = counterpart(stores, comparison, run)
     with frame.progress_bar("matching features"):
         opinion = second_opinion(stores, comparison, there)

@@ -10,6 +10,7 @@ from typer import Option
 
 from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, command, out, perform
+from fac.questions.by_name import build_caches
 from fac.questions.explanations import explain_runs
 from fac.questions.families import families_run, families_spec
 from fac.report import as_html, report
@@ -27,7 +28,7 @@ def report_(
 ) -> Answer:
     """A comparison as one HTML file: no script, nothing from elsewhere, to send and to print."""
     comparison = options.comparison(stores, with_)
-    frame.build_caches(stores, explain_runs(stores.runs, comparison.anchor))
+    build_caches(stores, explain_runs(stores.runs, comparison.anchor))
     if families_run(stores, comparison) is None:
         what = f"grouping the features of {options.anchor}"
         perform(stores.runs.workspace, families_spec(comparison), what)

@@ -12,9 +12,10 @@ from typer import Option
 
 import fac
 from fac.api import Explorer
-from fac.cli.frame import CLEAR, Answer, command, plain
+from fac.cli.frame import Answer, command, plain
 from fac.config import REPOSITORY, JudgeSpec, Workspace
 from fac.errors import FacError, InputError
+from fac.questions.by_name import CLEAR
 from fac.questions.comparison import Comparison
 from fac.schema import EVERY_FEATURE, EVERY_ROLE
 
