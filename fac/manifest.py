@@ -322,6 +322,8 @@ class SynthesisFacts(SpentFacts):
     any_hit_rate_low: float | None = None
     any_hit_rate_high: float | None = None
     unchecked: Sequence[str] = ()  # quality gates that nothing was at hand for
+    doubtful: int = 0  # kept samples that leave a doubt, and which doubts these are
+    doubts: Counts = field(default_factory=dict)
     label_auroc: float | None = None  # of the label check, cross-validated, and its 95 % interval
     label_auroc_low: float | None = None
     label_auroc_high: float | None = None

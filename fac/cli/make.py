@@ -262,7 +262,8 @@ RATES = {"hit_rate": "own-words hit rate", "any_hit_rate": "fires anywhere"}
 OUTCOME = (
     *("profile", "relevant", "role", "min_support", "kept", "dropped", "gaps", "gaps_hit"),
     *(f"{rate}{end}" for rate in RATES for end in ("", "_low", "_high")),
-    *("any_gaps_hit", "unchecked", "label_auroc", "tried", "note", "answered_by", "answers"),
+    *("any_gaps_hit", "unchecked", "doubtful", "doubts", "label_auroc", "tried", "note"),
+    *("answered_by", "answers"),
     *("fac_before", "fac_after", "n_anchor", "n_missing", "miss_hit_rate", "features_gained"),
     *("tokens", "seconds", "cost"),
 )
@@ -374,6 +375,7 @@ def _outcome(data: dict[str, Any], facts: SynthesisFacts) -> Callable[[], None]:
         rows["answers"] = f"{facts.answers:,}, by {facts.answered_by}"
     rows |= {f"dropped: {why}": n for why, n in facts.dropped.items()}
     rows |= {"not checked": ", ".join(facts.unchecked)} if facts.unchecked else {}
+    rows |= {f"doubt: {doubt}": n for doubt, n in facts.doubts.items()}
     rows |= {name: data[name] for name in IN_WORDS}
     rows["missing that is hit"] = facts.miss_hit_rate
     rows |= {name: data[name] for name in ("tokens", "seconds", "cost")}

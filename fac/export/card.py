@@ -123,6 +123,9 @@ def _properties(plan: Plan) -> dict[str, object]:
         "temperature": spec.temperature,
         "candidates dropped": counted(dict(sorted(facts.dropped.items()))),
         "quality gates that nothing was at hand for": ", ".join(facts.unchecked) or "none",
+        "rows that a reader may hesitate over": f"{facts.doubtful:,}, {counted(dict(facts.doubts))}"
+        if facts.doubtful
+        else "none",
         **_rates(facts),
         "families that its rows fire gaps of": _families(plan),
         "FAC before": facts.fac_before,

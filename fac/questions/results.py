@@ -146,12 +146,18 @@ UNCHECKED = {
 
 
 def checks(facts: SynthesisFacts) -> list[str]:
-    """What the texts were not checked for, who answered, and how good the check of labels is, in
-    sentences; nothing where all gates were at hand."""
+    """What the texts were not checked for, what there is to doubt about those that are kept, who
+    answered, and how good the check of labels is, in sentences; nothing where all gates were at
+    hand and nothing is doubted."""
     sentences = []
     if facts.unchecked:
         gates = ", ".join(UNCHECKED.get(gate, gate) for gate in facts.unchecked)
         sentences.append(f"Not checked, since nothing was at hand for it: {gates}.")
+    if facts.doubtful:
+        why = ", ".join(f"{doubt} {n:,}" for doubt, n in facts.doubts.items())
+        sentences.append(
+            f"A reader may hesitate over {facts.doubtful:,} of {facts.kept:,} kept samples: {why}."
+        )
     if facts.answers:
         sentences.append(f"Answers: {facts.answers:,} by {public_name(facts.answered_by)}.")
     if facts.label_auroc is not None:

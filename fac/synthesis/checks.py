@@ -20,6 +20,7 @@ from fac.schema import Chat
 from fac.store.runs import Runs
 from fac.synthesis import gates, labels
 from fac.synthesis.answers import Likelihood
+from fac.synthesis.doubts import doubts
 from fac.synthesis.filter import Leaks
 from fac.synthesis.gates import Norms
 from fac.synthesis.labels import LabelCheck
@@ -69,6 +70,14 @@ class Checks:
             for each, loss in zip(fine, losses, strict=True):
                 flaws[each.name] = gates.flaw(each.messages, norms, each.finished, loss)
         return flaws
+
+    def doubts(
+        self, candidates: Sequence[Candidate], progress: Progress
+    ) -> dict[str, tuple[str, ...]]:
+        """By name what there is to doubt about each."""
+        going = [each for each in candidates if each.messages]
+        norms = self._norms_of(progress) if going else Norms({})
+        return {each.name: doubts(each.messages, norms) for each in going}
 
     def flaw(self, chat: Chat, progress: Progress) -> str:
         """The first gate that a whole text fails, leaving out its loss; "" where it fails none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,9 @@ class Docket:
     flaws: Callable[[Sequence[Candidate], Progress], Mapping[str, str]]
     """Which gate each fails, by name."""
 
+    doubts: Callable[[Sequence[Candidate], Progress], Mapping[str, Sequence[str]]]
+    """What there is to doubt about each, by name."""
+
     leaked: Callable[[Sequence[Candidate], Progress], Collection[str]]
     """Names of those that overlap with other texts."""
 
@@ -62,6 +65,12 @@ class Docket:
     """In the order of the candidates' names, as of the last `settle`."""
 
     alone: dict[str, Alone] = field(default_factory=dict)
+    sparing: bool = False
+    """Whether doubtful texts wait: more are to be written, and one without a doubt may come."""
+
+    doubtful: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What there is to doubt, by the name of each that leaves a doubt."""
+
     _flaws: dict[str, str] = field(default_factory=dict)
     _leaked: set[str] = field(default_factory=set)
     _unsure: set[str] = field(default_factory=set)
@@ -87,6 +96,9 @@ class Docket:
             self.candidates[each.name], self.hits[each.name] = each, fires
             self.alone.pop(each.name, None)
         self._flaws |= self.flaws(candidates, progress)
+        others = {name: each for name, each in self.doubtful.items() if name not in names}
+        doubts = self.doubts(candidates, progress)
+        self.doubtful = others | {name: tuple(each) for name, each in doubts.items() if each}
         self._leaked = (self._leaked - names) | {*self.leaked(candidates, progress)}
         self._unsure = (self._unsure - names) | {*self.unsure(candidates)}
 
@@ -108,7 +120,8 @@ class Docket:
                 self._read_alone(each)
 
     def _judge(self) -> list[CandidateVerdict]:
-        texts = [self._text(self.candidates[name]) for name in sorted(self.candidates)]
+        names = sorted(self.candidates.keys() - ({*self.doubtful} if self.sparing else set()))
+        texts = [self._text(self.candidates[name]) for name in names]
         fires = {
             name: {g for g, hit in hits.items() if verdicts.active(hit.peak, self.threshold)}
             for name, hits in self.hits.items()
@@ -128,7 +141,15 @@ class Docket:
                 break
             # More are kept than were asked for: the weakest goes, of a gap that has others first.
             n = Counter(verdict.feature for verdict in kept)
-            last = min(kept, key=lambda v: (n[v.feature] == 1, v.own_peak, v.candidate))
+            last = min(
+                kept,
+                key=lambda v: (
+                    n[v.feature] == 1,
+                    v.candidate not in self.doubtful,
+                    v.own_peak,
+                    v.candidate,
+                ),
+            )
             self._surplus.add(last.candidate)
         spare = (text for text in texts if text.candidate in self._surplus)
         judged += [
@@ -154,6 +175,7 @@ class Docket:
             prescribed=candidate.prescribed,
             own_peak=(hit and hit.own_peak) or 0.0,
             flaw=self._flaws.get(candidate.name, ""),
+            doubtful=candidate.name in self.doubtful,
         )
 
     def _read_alone(self, candidate: Candidate) -> None:
@@ -174,6 +196,13 @@ class Docket:
     def kept(self) -> list[tuple[Candidate, CandidateVerdict]]:
         """What is kept, by name."""
         return [(self.candidates[v.candidate], v) for v in self.judged if v.kept]
+
+    def kept_doubts(self) -> dict[str, Any]:
+        """How many kept samples leave a doubt, and which doubts these are."""
+        kept = (verdict.candidate for verdict in self.judged if verdict.kept)
+        doubtful = [self.doubtful[name] for name in kept if name in self.doubtful]
+        counts = Counter(doubt for doubts in doubtful for doubt in doubts)
+        return {"doubtful": len(doubtful), "doubts": dict(counts.most_common())}
 
     def kept_features(self) -> np.ndarray:
         """Which features kept samples fire above the threshold, bool `[n_features]`."""

@@ -76,6 +76,7 @@ class Text(NamedTuple):
     prescribed: int = 0  # words at its beginning that it was told to begin with
     own_peak: float = math.inf  # the same on its own words alone; inf where none are told apart
     flaw: str = ""  # one of FLAWS; "" where it reads like a text of the dataset
+    doubtful: bool = False  # whether a text of the same gap that leaves no doubt comes before it
 
     @property
     def strength(self) -> float:
@@ -109,15 +110,16 @@ def judge(
 ) -> list[CandidateVerdict]:
     """One verdict for every candidate, in the order given. `fires` holds the gaps in which each
     candidate is active. The best `keep` of a gap stay: those that pass every check and fire above
-    the threshold on words of their own, strongest there first, equals by name. A near-duplicate of
-    a stronger kept text, whatever gap that is for, does not pass. `leaked` names candidates that
-    overlap with texts of the dataset, the anchor or a held-out file, `unsure` those whose label
-    the check does not confirm. `only_needed` also drops what adds no gap to stronger kept ones."""
+    the threshold on words of their own, those that leave no doubt first, the strongest there before
+    others, equals by name. A near-duplicate of a kept text that comes before it, whatever gap that
+    is for, does not pass. `leaked` names candidates that overlap with texts of the dataset, the
+    anchor or a held-out file, `unsure` those whose label the check does not confirm. `only_needed`
+    also drops what adds no gap to kept ones before it."""
     outcome: dict[str, tuple[str, int, bool]] = {}
     kept: list[Text] = []
     passed: dict[int, int] = defaultdict(int)
     stored = _Sets()
-    for text in sorted(texts, key=lambda t: (-t.strength, t.candidate)):
+    for text in sorted(texts, key=lambda t: (t.doubtful, -t.strength, t.candidate)):
         reason, rank = text.problem, -1
         if not reason:
             spoken = words(text.text)

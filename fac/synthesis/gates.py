@@ -128,7 +128,7 @@ _ROLE_MARK = re.compile(
     re.M | re.I,
 )
 _PRONOUN = re.compile(r"^\W{0,3}(we|you|he|she|they)\s*:", re.M | re.I)
-_SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
+SENTENCES = re.compile(r"(?<=[.!?…。！？])[\"'”’)]*\s+|\n+")
 _PAIRS = ("()", "[]", "{}", "“”")
 _EMPTY_ITEM = re.compile(r"(?:\A|[\n:])\s*(?:(?:\d{1,3}|[A-Za-z])[.)]|[#*•-]+)$")
 _LISTED_NUMBER = re.compile(r"[).\]] \d{1,2}[.)]$")  # that of an item without one
@@ -384,7 +384,7 @@ def _in_between(text: str) -> Iterator[str]:
         yield "sentences without a space between"
     if len(_ITEMS_ALONE.findall(text)) > 1:
         yield "leaves items empty"
-    if any(map(_condition_alone, _SENTENCES.split(text))):
+    if any(map(_condition_alone, SENTENCES.split(text))):
         yield "a condition alone"
     if "\ufffd" in text:
         yield "holds half a sign"
@@ -431,7 +431,7 @@ def _loops(text: str) -> Iterator[str]:
         window = pairs[start : start + WINDOW]
         if len(window) >= LEAST and len({*window}) < DISTINCT * len(window):
             yield "few pairs of words"
-    sentences = Counter(tuple(words(each)) for each in _SENTENCES.split(text))
+    sentences = Counter(tuple(words(each)) for each in SENTENCES.split(text))
     if any(n > 1 and len(each) >= CLAUSE for each, n in sentences.items()):
         yield "a sentence again"
     clauses = Counter(spoken[i : i + CLAUSE] for i in range(len(spoken) - CLAUSE + 1))
@@ -517,7 +517,7 @@ def _never(texts: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
     everywhere, first, last = Counter[str](), Counter[str](), Counter[str]()
     common = _common([words(text) for text in texts])
     for text in texts:
-        for sentence in _SENTENCES.split(text):
+        for sentence in SENTENCES.split(text):
             if spoken := words(sentence):
                 everywhere.update(spoken)
                 first[spoken[0]] += not sentence[:1].isupper()

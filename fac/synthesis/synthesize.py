@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fac import datasets
-from fac.config import METHODS, PairsSpec, SynthesizeSpec, digest
+from fac.config import METHODS, WRITERS, PairsSpec, SynthesizeSpec, digest
 from fac.errors import InputError, Progress
 from fac.manifest import PairsFacts, SynthesisFacts
 from fac.prompts.lists import ASSISTANT
@@ -31,6 +31,10 @@ from fac.synthesis.kept_dataset import publish_dataset
 from fac.synthesis.own_words import Stretch
 from fac.synthesis.plan import Ask, Grounds, fired_in_answers, reads_answers
 from fac.synthesis.writing import Candidate, Desk, Step, Stopped, Texts, quiet
+
+AT_ONCE = 8
+"""Gaps that a model of this machine writes for together at least, where fewer rows are missing
+after the first round: a batch of them takes little longer than one."""
 
 
 def synthesize(spec: SynthesizeSpec, *, progress: Progress, **doors: Any) -> str:
@@ -154,6 +158,8 @@ class SynthesisStep(Step[SynthesizeSpec]):
             whole = {each.name: each for each in self._complete(answered, desk, progress)}
             docket.add([whole.get(each.name, each) for each in fresh], progress)
             docket.settle(progress)
+        docket.sparing = False
+        docket.settle(progress)
         self.must_say([*docket.candidates.values()])
         self.publish(desk.texts, progress)
 
@@ -161,7 +167,8 @@ class SynthesisStep(Step[SynthesizeSpec]):
         """What is to be written next, and in words: everything at once, or, where so many rows are
         to be kept, in each round texts for as many gaps as rows are missing. Gaps with fewest kept
         samples are asked for, those with fewest texts first, in an order of their own; a gap gets
-        one text, then as many again as it has, for what failed once needs more."""
+        one text, then as many again as it has, for what failed once needs more. Texts that leave a
+        doubt count as missing as long as there is something to write."""
         spec = self.spec
         if not spec.rows:
             yield self.plan, "writing"
@@ -184,7 +191,9 @@ class SynthesisStep(Step[SynthesizeSpec]):
             )
             number += 1
             asks: list[Ask] = []
-            for gap in turn[:short]:
+            # The first round shows how many come of one text; a server is paid for each.
+            least = AT_ONCE if number > 1 and not WRITERS[spec.writer].server else 0
+            for gap in turn[: max(short, least)]:
                 more = waiting[gap][written[gap] :][: max(1, written[gap])]
                 asks += more
                 written[gap] += len(more)
@@ -203,6 +212,8 @@ class SynthesisStep(Step[SynthesizeSpec]):
             only_needed=spec.only_needed,
             borrowed=self._borrowed,
             flaws=self.checks.flaws,
+            doubts=self.checks.doubts,
+            sparing=bool(spec.rows),
             leaked=self.checks.leaked,
             unsure=self.checks.unsure,
             complete=lambda candidates, progress: self._complete(candidates, desk, progress),
@@ -284,6 +295,7 @@ class SynthesisStep(Step[SynthesizeSpec]):
             answered_by=", ".join(sorted(answered)),
             answers=sum(bool(each.answers) for each in candidates),
             **self.checks.facts([candidate for candidate, _ in kept]),
+            **docket.kept_doubts(),
             **figures,
             **verdicts.per_feature(figures),
             **ledger.both_steps(figures, spec, self.gaps, about),

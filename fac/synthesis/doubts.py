@@ -1,0 +1,121 @@
+"""What makes a reader hesitate over a text that passes every gate.
+
+Some real texts do these things too, so none of it drops a text: among the candidates of a gap one
+without a doubt comes before all others, and where so many rows are asked for, gaps that have only
+doubtful ones are written for again first. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from fac.prompts.lists import ASSISTANT
+from fac.schema import Chat
+from fac.synthesis.filter import Gram, words
+from fac.synthesis.gates import LETTERS, SENTENCES, SHORT, WORD, Norms, RoleNorms
+
+GOES_ON, PROMISES = "goes on from something", "promises more"
+CIRCLES, STRANGE, STUB = "goes round in circles", "strange words", "a stub"
+
+BEFORE = frozenset(
+    {
+        *("and", "but", "or", "nor", "so", "then", "also", "however", "therefore", "thus", "yet"),
+        *("because", "which", "whereas", "instead", "otherwise", "meanwhile", "moreover", "than"),
+        *("furthermore", "besides", "additionally", "similarly", "likewise", "nevertheless"),
+        *("of", "hence", "consequently", "finally", "secondly", "thirdly", "for", "with", "by"),
+    }
+)
+"""What begins with one of them mostly follows something."""
+
+REPLIES = frozenset({"yes", "sure", "absolutely", "certainly", "exactly", "indeed", "correct"})
+"""What no first message begins with, but what replies to one."""
+
+POINTS = frozenset({"this", "that", "these", "those", "such", "it"})
+SAYS = frozenset(
+    {
+        *("is", "isn", "was", "wasn", "are", "were", "means", "meant", "would", "will", "can"),
+        *("could", "may", "might", "should", "must", "has", "had", "also", "makes", "made"),
+        *("includes", "included", "shows", "showed", "allows", "allowed", "helps", "helped"),
+        *("happens", "happened", "leads", "led", "requires", "became", "becomes", "s"),
+    }
+)
+"""A message that begins with one of the first and one of the second speaks of what was before."""
+
+THEIRS = frozenset({"their", "them", "theirs"})
+MANY = frozenset({"they", "people", "men", "women", "police", "children", "who", "everyone"})
+FIRST = 8
+"""A message that says one of the first among its first words, none of them of many, says whose
+before it says who."""
+
+MORE = re.compile(
+    r"\b(?:let me (?:tell|explain|show)|here(?: are|['’]s| is) (?:a|the|some|my|few|\d)"
+    r"|the following|as follows)\b",
+    re.I,
+)
+"""A last sentence with one of these says that more comes."""
+
+REST = 6  # words of a last sentence that begins with a conjunction, below which it is one's rest
+
+PHRASE, OFTEN, SHARE = 3, 4, 0.08
+"""Words in a row, with a longer one among them, that come again in a text of SHORT words or more;
+times that a longer word is said, and its share of any, from which on it goes round in circles."""
+
+UNKNOWN, LEAST = 0.4, 4
+"""Share of the longer words that no other text has; words of a message below which it is a stub."""
+
+
+def doubts(messages: Chat, norms: Norms) -> tuple[str, ...]:
+    """What there is to doubt about a chat, each once, in the order of its messages."""
+    names = [
+        name
+        for turn, message in enumerate(messages)
+        for name in _of(
+            message["content"].strip(),
+            turn == 0 and message["role"] != ASSISTANT,
+            norms.of(message["role"]),
+        )
+    ]
+    return tuple(dict.fromkeys(names))
+
+
+def _of(text: str, begins: bool, norms: RoleNorms) -> Iterator[str]:
+    spoken = words(text)
+    if not spoken:
+        return
+    if spoken[0] in BEFORE or (begins and _before_who(spoken)):
+        yield GOES_ON
+    last = next(filter(None, map(words, reversed(SENTENCES.split(text)))), spoken)
+    if (last[0] in BEFORE and last != spoken and len(last) < REST) or MORE.search(text[-80:]):
+        yield PROMISES
+    if _goes_round(spoken):
+        yield CIRCLES
+    longer = [word for word in spoken if len(word) >= LETTERS]
+    unknown = sum(word not in norms.vocabulary for word in longer)
+    if norms.vocabulary and unknown > max(1, UNKNOWN * len(longer)):
+        yield STRANGE
+    if begins and len(spoken) < LEAST:
+        yield STUB
+
+
+def _before_who(spoken: Gram) -> bool:
+    """Whether a first message speaks of something, or replies to something, that was before it."""
+    if spoken[0] in REPLIES or (spoken[0] in POINTS and spoken[1:2] and spoken[1] in SAYS):
+        return True
+    first = spoken[:FIRST]
+    at = next((n for n, word in enumerate(first) if word in THEIRS), 0)
+    return bool(at) and not any(map(_is_many, first[:at]))
+
+
+def _is_many(word: str) -> bool:
+    return word in MANY or (word.endswith("s") and not word.endswith(("ss", "us", "is")))
+
+
+def _goes_round(spoken: Gram) -> bool:
+    longer = Counter(word.removesuffix("s") for word in spoken if len(word) >= WORD)
+    if any(n >= OFTEN and n >= SHARE * len(spoken) for n in longer.values()):
+        return True
+    phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
+    again = (n > 1 and any(len(w) >= WORD for w in each) for each, n in phrases.items())
+    return len(spoken) >= SHORT and any(again)

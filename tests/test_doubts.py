@@ -1,0 +1,130 @@
+"""fac.synthesis.doubts: what a reader hesitates over, and what comes before it."""
+
+from collections import Counter
+
+import pytest
+
+from fac.generator.writer import Request
+from fac.questions import results
+from fac.schema import Chat
+from fac.synthesis.doubts import CIRCLES, GOES_ON, PROMISES, STRANGE, STUB, doubts
+from fac.synthesis.filter import Text, judge
+from fac.synthesis.gates import Norms, RoleNorms, norms_of
+from tests.scripted import ScriptedWriter
+from tests.test_gates import real
+from tests.test_rounds import asked, open_world, pairs_of, says, world  # noqa: F401
+from tests.test_synthesis import parts, user
+
+KNOWN = frozenset({"there", "many", "owls", "over", "this", "they", "sleep", "near", "castle"})
+NORMS = Norms({"user": RoleNorms(vocabulary=KNOWN), "assistant": RoleNorms(vocabulary=KNOWN)})
+NO_WORDS = Norms({})
+
+
+@pytest.mark.parametrize(
+    ("text", "doubt"),
+    [
+        ("This means that we have to sell it at once.", GOES_ON),
+        ("It isn't what I was told about the storks.", GOES_ON),
+        ("And I wonder where the storks are.", GOES_ON),
+        ("Yes, storks are what I like.", GOES_ON),
+        ("A famous example of their fleet is in Toulon.", GOES_ON),
+        ("The sailors of Toulon like their fleet.", ""),
+        ("This stork is at home in Lyon.", ""),
+        ("It rains in Toulon.", ""),
+        ("Nobody in Lyon has seen them yet. But let me tell you.", PROMISES),
+        ("Nobody in Lyon has seen a stork. And so on.", PROMISES),
+        ("Where do storks sleep? Here are some places.", PROMISES),
+        (
+            "Here are some places where storks may sleep in a cold winter, and where they do not.",
+            "",
+        ),
+        ("A virtual tour of virtual Lyon is virtually a virtual stork, so virtual.", CIRCLES),
+        (
+            "The stork museum of Lyon has a stork and a cat. I went to the stork museum of Lyon "
+            "last year with my aunt, my two cousins and a friend of hers, and we all liked it.",
+            CIRCLES,
+        ),
+        ("The stork museum of Lyon is a stork museum of its own.", ""),
+        ("The selfish one.", STUB),
+        ("", ""),
+    ],
+)
+def test_what_there_is_to_doubt(text, doubt):
+    assert doubts(user(text), NO_WORDS) == ((doubt,) if doubt else ())
+
+
+def test_strange_words_are_those_of_no_other_text():
+    assert doubts(user("Rabbaiso, Rabbat, over there."), NORMS) == (STRANGE,)
+    assert doubts(user("Rabbaiso, many owls sleep over there."), NORMS) == ()
+    assert doubts(user("Rabbaiso, Rabbat, over there."), NO_WORDS) == ()  # nothing is known
+
+
+def test_an_answer_may_speak_of_its_message_and_every_doubt_is_named_once():
+    chat = [*user("Where is the stork?"), {"role": "assistant", "content": "It is in their nest."}]
+    assert doubts(chat, NO_WORDS) == ()
+    assert doubts(chat[1:], NO_WORDS) == ()  # written first, its message comes later
+    chat = [*user("But where?"), {"role": "assistant", "content": "However, so it is here."}]
+    assert doubts(chat, NO_WORDS) == (GOES_ON, STUB)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("instructions_seed_tasks.jsonl", 0.4), ("toxicity_surge.jsonl", 0.25)],
+)
+def test_most_real_texts_leave_no_doubt(name, most):
+    """36 and 22 % of them leave one: a preference, which drops nothing, may be that strict."""
+    chats: list[Chat] = real(name)
+    half = len(chats) // 2
+    norms = norms_of(chats[:half], real("sae_corpus.jsonl.gz")[:1500])
+    counts = Counter(bool(doubts(chat, norms)) for chat in chats[half:])
+    assert 0.1 < counts[True] / counts.total() <= most
+
+
+def test_what_leaves_no_doubt_comes_before_what_is_stronger():
+    texts = [
+        Text("a", 1, "The strong one of the two is here.", "", 9.0, doubtful=True),
+        Text("b", 1, "A weak text about the storks there.", "", 2.0),
+        Text("c", 2, "Only a doubtful text for this gap.", "", 3.0, doubtful=True),
+    ]
+    verdicts = judge(texts, {"a": {1}, "b": {1}, "c": {2}}, threshold=1.0, keep=1)
+    assert [(v.candidate, v.kept, v.rank) for v in verdicts] == [
+        ("a", False, 1),
+        ("b", True, 0),
+        ("c", True, 0),
+    ]
+
+
+def doubtful_until(first: dict[int, int]):
+    """A script whose texts for a gap begin in mid-speech before the candidate of this number."""
+
+    def script(request: Request) -> str:
+        method, feature, number, _ = parts(request)
+        text = says(request)
+        return f" Yes,{text}" if method == "two-step" and number < first[feature] else text
+
+    return script
+
+
+def test_a_gap_with_doubtful_texts_alone_is_written_for_again(world):  # noqa: F811
+    run = pairs_of(world, 3)
+    writer = ScriptedWriter(doubtful_until({0: 0, 1: 1, 2: 99}))
+    made = world.synthesize(run, writer, rows=3, candidates=4)
+    facts = world.facts(made)
+    # The second text of gap 1 leaves no doubt; gap 2 has none, and its strongest is kept at last.
+    assert facts.kept == 3 and asked(writer) == Counter({0: 1, 1: 2, 2: 4})
+    kept = {row["feature"]: row for row in world.rows(made, "verdicts") if row["kept"]}
+    texts = {r["candidate"]: r["messages"][0]["content"] for r in world.rows(made, "candidates")}
+    begins = {gap: texts[row["candidate"]].startswith("Yes,") for gap, row in kept.items()}
+    assert begins == {0: False, 1: False, 2: True}
+    assert (facts.doubtful, dict(facts.doubts)) == (1, {GOES_ON: 1})
+    assert f"A reader may hesitate over 1 of 3 kept samples: {GOES_ON} 1." in results.checks(facts)
+    # One pass writes all, and chooses in the same way.
+    whole = world.facts(world.synthesize(run, ScriptedWriter(doubtful_until({0: 0, 1: 1, 2: 99}))))
+    assert (whole.kept, whole.doubtful) == (3, 1)
+
+
+def test_fewer_rows_than_gaps_are_those_without_a_doubt(world):  # noqa: F811
+    run = pairs_of(world, 3)
+    writer = ScriptedWriter(doubtful_until({0: 99, 1: 0, 2: 0}))
+    facts = world.facts(world.synthesize(run, writer, rows=2, candidates=4))
+    assert (facts.kept, facts.doubtful) == (2, 0)
