@@ -6,8 +6,8 @@ measures two sets of ../shared/data with the demo's model and SAE, writes for wh
 lacks (harmless comments against all comments; instructions against the demo's anchor) until
 `--each` samples are kept, all gates on. FILE.jsonl has the kept ones and as many real ones of the
 same set in random order; which is which stands in FILE.key.json. It prints how many of either the
-gates would drop, and to how many the label check's held-out judge gives the label.
-Approvals come from this script, in a workspace of its own. A second start goes on.
+gates would drop, how many leave a doubt, and to how many the label check's held-out judge gives
+the label. Approvals come from this script, in a workspace of its own. A second start goes on.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from fac.schema import Chat
 from fac.store import open_stores
 from fac.store.runs import Runs
 from fac.synthesis import gates, labels
+from fac.synthesis.doubts import doubts
 from fac.synthesis.filter import FLAWS
 
 TOXICITY, INSTRUCTIONS = "toxicity", "instructions"
@@ -114,13 +115,14 @@ def synthesized(
 
 def flaws(
     chats: Sequence[Chat], dataset: Sequence[Chat], anchor: Sequence[Chat], likelihood: Likelihood
-) -> Counter[str]:
-    """How many texts each gate would drop by the norms of dataset and anchor; "" are those
-    that pass."""
+) -> tuple[Counter[str], int]:
+    """How many texts each gate would drop by the norms of dataset and anchor, "" are those that
+    pass; and how many leave a doubt."""
     losses = [likelihood(gates.sampled(texts, gates.READ)) for texts in (dataset, anchor)]
     norms = gates.norms_of(dataset, anchor, losses)
     nats = likelihood(chats)
-    return Counter(gates.flaw(c, norms, True, n) for c, n in zip(chats, nats, strict=True))
+    dropped = Counter(gates.flaw(c, norms, True, n) for c, n in zip(chats, nats, strict=True))
+    return dropped, sum(bool(doubts(chat, norms)) for chat in chats)
 
 
 def chats_of(runs: Runs, dataset: str, label: str = "") -> list[Chat]:
@@ -152,8 +154,8 @@ def main() -> None:
     demo.materialise(workspace, lambda *_: None)
     runs, steps = Runs(workspace), Steps(workspace)
     draw, rows = random.Random(0), list[tuple[str, str, Chat]]()
-    print(f"| set | texts | dropped by the gates | {' | '.join(FLAWS)} | label agreed |")
-    print(f"|---|---|---|{'---|' * len(FLAWS)}---|")
+    print(f"| set | texts | dropped by the gates | {' | '.join(FLAWS)} | doubtful | label agreed |")
+    print(f"|---|---|---|{'---|' * len(FLAWS)}---|---|")
     for name, (anchor, dataset) in comparisons(workspace, steps).items():
         run = synthesized(workspace, steps, name, anchor, dataset, options.each)
         facts = runs.manifest(run).facts
@@ -172,15 +174,14 @@ def main() -> None:
             for measure in (dataset, anchor)
         )
         for kind, chats in (("kept", kept), ("real", real)):
-            counts = flaws(chats, mine, theirs, likelihood)
+            counts, doubtful = flaws(chats, mine, theirs, likelihood)
             agreed = agreement(runs, encoder, anchor, chats) if name == TOXICITY else None
             rows += [(name, kind, chat) for chat in chats]
             by_gate = " | ".join(str(counts[gate]) for gate in FLAWS)
             label = "" if agreed is None else f"{agreed:.2f}"
             dropped = f"{1 - counts[''] / len(chats):.1%}"
-            print(
-                f"| {name}, {kind} | {len(chats)} | {dropped} | {by_gate} | {label} |", flush=True
-            )
+            figures = f"{len(chats)} | {dropped} | {by_gate} | {doubtful} | {label}"
+            print(f"| {name}, {kind} | {figures} |", flush=True)
     draw.shuffle(rows)
     with options.out.with_suffix(".jsonl").open("w", encoding="utf-8") as lines:
         for n, (name, _, chat) in enumerate(rows):
