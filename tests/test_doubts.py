@@ -7,7 +7,7 @@ import pytest
 from fac.generator.writer import Request
 from fac.questions import results
 from fac.schema import Chat
-from fac.synthesis.doubts import CIRCLES, GOES_ON, PROMISES, STRANGE, STUB, doubts
+from fac.synthesis.doubts import CIRCLES, GOES_ON, MARKS, PROMISES, STRANGE, STUB, doubts, usual
 from fac.synthesis.filter import Text, judge
 from fac.synthesis.gates import Norms, RoleNorms, norms_of
 from tests.scripted import ScriptedWriter
@@ -45,6 +45,10 @@ NO_WORDS = Norms({})
             CIRCLES,
         ),
         ("The stork museum of Lyon is a stork museum of its own.", ""),
+        ("Two hundred persons live in U.", MARKS),
+        ("Two hundred persons live in the U.S.", ""),
+        ("They harm each other. by. them.", MARKS),
+        ("There are its owls and leaders .", MARKS),
         ("The selfish one.", STUB),
         ("", ""),
     ],
@@ -65,6 +69,12 @@ def test_an_answer_may_speak_of_its_message_and_every_doubt_is_named_once():
     assert doubts(chat[1:], NO_WORDS) == ()  # written first, its message comes later
     chat = [*user("But where?"), {"role": "assistant", "content": "However, so it is here."}]
     assert doubts(chat, NO_WORDS) == (GOES_ON, STUB)
+
+
+def test_what_most_of_a_dataset_does_is_nothing_to_prefer_another_text_for():
+    chats = [user(f"And the stork number {n} is here.") for n in range(5)]
+    chats += [user(f"Number {n}.") for n in range(5)] + [user("Yes, stork, as long as it is.")]
+    assert usual(chats, NO_WORDS) == {GOES_ON}  # six of eleven, and five of them are stubs
 
 
 @pytest.mark.parametrize(

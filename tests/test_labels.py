@@ -87,6 +87,9 @@ def test_the_threshold_is_the_lowest_that_is_right_often_enough():
     # at .9: 8 of 8, but fewer than ten pass; at .7: 10 of 12; at .6: 10 of 21
     assert labels.threshold_of(scores, right) == (0.7, 10 / 12)
     assert labels.threshold_of(scores, ~right)[0] == np.inf
+    # 96 of 100 have a label that leaves no doubt: no threshold here has
+    assert labels.threshold_of(scores, right, labels.SURE)[0] == np.inf
+    assert labels.threshold_of(scores, scores > 0.8, labels.PRECISION - 0.2)[0] == 0.7
     # below one half the probe itself says no
     assert labels.threshold_of(scores / 2, right)[0] == np.inf
 
@@ -159,6 +162,23 @@ def test_a_label_that_the_check_does_not_confirm_is_not_set(labelled_world):
     lineage = json.loads(sample["meta"])
     assert sample["label"] == lineage["label"] == "1"
     assert lineage["label_probability"] > facts.label_threshold
+
+
+def test_a_label_that_is_barely_confirmed_leaves_a_doubt(labelled_world, monkeypatch):
+    """Whatever is confirmed is barely so where a thousandth more would be sure."""
+    world, thresholds = labelled_world, [0.5, 0.999]
+    run = world.pairs(ScriptedWriter(says))
+    world.approve(run, 3)
+
+    def of(_: np.ndarray, __: np.ndarray, least: float = labels.PRECISION) -> tuple[float, float]:
+        return thresholds[least == labels.SURE], least
+
+    monkeypatch.setattr(labels, "threshold_of", of)
+    facts = world.facts(world.synthesize(run, ScriptedWriter(says), profile="toxicity"))
+    assert (facts.kept, facts.doubtful, dict(facts.doubts)) == (1, 1, {"label barely sure": 1})
+    thresholds[1] = np.inf  # then none is surer than another
+    facts = world.facts(world.synthesize(run, ScriptedWriter(says), profile="toxicity", seed=1))
+    assert (facts.kept, facts.doubtful) == (1, 0)
 
 
 def test_labels_that_nothing_checks_are_said(labelled_world):

@@ -20,7 +20,7 @@ from fac.schema import Chat
 from fac.store.runs import Runs
 from fac.synthesis import gates, labels
 from fac.synthesis.answers import Likelihood
-from fac.synthesis.doubts import doubts
+from fac.synthesis.doubts import LABEL_BARELY, doubts, usual
 from fac.synthesis.filter import Leaks
 from fac.synthesis.gates import Norms
 from fac.synthesis.labels import LabelCheck
@@ -48,6 +48,8 @@ class Checks:
 
     _norms: Norms | None = None
     _learned: dict[str, tuple[str, LabelCheck | None]] = field(default_factory=dict)
+    _usual: frozenset[str] = frozenset()  # doubts that most of the dataset's chats leave
+    _barely: set[str] = field(default_factory=set)  # names of those whose label leaves a doubt
     _peaks: dict[str, Any] = field(default_factory=dict)  # scipy csr `[1, n_features]`
 
     def __post_init__(self) -> None:
@@ -74,10 +76,17 @@ class Checks:
     def doubts(
         self, candidates: Sequence[Candidate], progress: Progress
     ) -> dict[str, tuple[str, ...]]:
-        """By name what there is to doubt about each."""
+        """By name what there is to doubt about each, its label included once `unsure` has looked at
+        it."""
         going = [each for each in candidates if each.messages]
         norms = self._norms_of(progress) if going else Norms({})
-        return {each.name: doubts(each.messages, norms) for each in going}
+        return {
+            each.name: (
+                *(doubt for doubt in doubts(each.messages, norms) if doubt not in self._usual),
+                *((LABEL_BARELY,) if each.name in self._barely else ()),
+            )
+            for each in going
+        }
 
     def flaw(self, chat: Chat, progress: Progress) -> str:
         """The first gate that a whole text fails, leaving out its loss; "" where it fails none."""
@@ -110,6 +119,8 @@ class Checks:
                 name = of_label[number].name
                 self.probability[name], self._peaks[name] = p, peaks[number]
                 names += [name] if check.decides and p < check.threshold else []
+                barely = check.sure <= 1 and p < check.sure
+                (self._barely.add if barely else self._barely.discard)(name)
         return names
 
     def facts(self, kept: Sequence[Candidate]) -> dict[str, Any]:
@@ -172,6 +183,7 @@ class Checks:
             ]
             losses = [each for each in read if each is not None]
             self._norms = gates.norms_of(dataset, anchor, losses)
+            self._usual = usual(dataset, self._norms)
         return self._norms
 
     def _losses(self, chats: Sequence[Chat], note: str, progress: Progress) -> np.ndarray | None:

@@ -96,11 +96,11 @@ class Docket:
             self.candidates[each.name], self.hits[each.name] = each, fires
             self.alone.pop(each.name, None)
         self._flaws |= self.flaws(candidates, progress)
+        self._leaked = (self._leaked - names) | {*self.leaked(candidates, progress)}
+        self._unsure = (self._unsure - names) | {*self.unsure(candidates)}
         others = {name: each for name, each in self.doubtful.items() if name not in names}
         doubts = self.doubts(candidates, progress)
         self.doubtful = others | {name: tuple(each) for name, each in doubts.items() if each}
-        self._leaked = (self._leaked - names) | {*self.leaked(candidates, progress)}
-        self._unsure = (self._unsure - names) | {*self.unsure(candidates)}
 
     def settle(self, progress: Progress) -> None:
         """A verdict for every candidate. What would be kept is completed and read alone first, and

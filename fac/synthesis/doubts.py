@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fac.prompts.lists import ASSISTANT
 from fac.schema import Chat
 from fac.synthesis.filter import Gram, words
-from fac.synthesis.gates import LETTERS, SENTENCES, SHORT, WORD, Norms, RoleNorms
+from fac.synthesis.gates import LETTERS, MOSTLY, SENTENCES, SHORT, WORD, Norms, RoleNorms
 
 GOES_ON, PROMISES = "goes on from something", "promises more"
 CIRCLES, STRANGE, STUB = "goes round in circles", "strange words", "a stub"
+MARKS, LABEL_BARELY = "strange marks", "label barely sure"
 
 BEFORE = frozenset(
     {
@@ -62,6 +63,10 @@ PHRASE, OFTEN, SHARE = 3, 4, 0.08
 """Words in a row, with a longer one among them, that come again in a text of SHORT words or more;
 times that a longer word is said, and its share of any, from which on it goes round in circles."""
 
+_MARKS = re.compile(r"\s[A-Z]\.$|[^\W\d_]{2}[.?!] [a-z]|\w [.?!]$")
+"""A last word of one letter, a sentence in lower case after another, a mark that stands alone: a
+text cut or patched together ends or goes on like that."""
+
 UNKNOWN, LEAST = 0.4, 4
 """Share of the longer words that no other text has; words of a message below which it is a stub."""
 
@@ -80,6 +85,12 @@ def doubts(messages: Chat, norms: Norms) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def usual(chats: Sequence[Chat], norms: Norms) -> frozenset[str]:
+    """The doubts that most of a dataset's chats leave: nothing to prefer another text for."""
+    counts = Counter(name for chat in chats for name in doubts(chat, norms))
+    return frozenset(name for name, n in counts.items() if n >= MOSTLY * len(chats))
+
+
 def _of(text: str, begins: bool, norms: RoleNorms) -> Iterator[str]:
     spoken = words(text)
     if not spoken:
@@ -95,6 +106,8 @@ def _of(text: str, begins: bool, norms: RoleNorms) -> Iterator[str]:
     unknown = sum(word not in norms.vocabulary for word in longer)
     if norms.vocabulary and unknown > max(1, UNKNOWN * len(longer)):
         yield STRANGE
+    if text[0].isupper() and _MARKS.search(text):
+        yield MARKS
     if begins and len(spoken) < LEAST:
         yield STUB
 

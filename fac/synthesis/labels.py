@@ -19,6 +19,7 @@ from fac.store.runs import Runs
 from fac.store.samples import read_samples
 
 PRECISION = 0.8  # share of samples above the threshold that have the label, at least
+SURE = 0.95  # and of those whose label leaves no doubt
 LEAST = 20  # samples with the label, and without, that a half must hold for a probe
 PASSING = 10  # samples above the threshold, at least, for its precision to mean anything
 MOST = 8000  # labelled samples that are read
@@ -49,6 +50,7 @@ class LabelCheck(NamedTuple):
     samples that a probe did not learn from, PRECISION have it; above 1 where none is."""
 
     precision: float  # what is reached there; NaN where nothing is
+    sure: float  # the same where SURE of them have it: below, a label leaves a doubt
     probe: Any
 
     @property
@@ -102,8 +104,10 @@ def learn(samples: Labelled, label: str, half: int = 0) -> LabelCheck | None:
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     held_out = cross_val_predict(_probe(), peaks, positive, cv=folds, method="predict_proba")[:, 1]
     threshold, precision = threshold_of(held_out, positive)
+    sure, _ = threshold_of(held_out, positive, SURE)
     probe = _probe().fit(peaks, positive)
-    return LabelCheck(label, len(rows), *auroc(held_out, positive), threshold, precision, probe)
+    worth = auroc(held_out, positive)
+    return LabelCheck(label, len(rows), *worth, threshold, precision, sure, probe)
 
 
 def agreement(samples: Labelled, texts: Sequence[Any], label: str) -> float | None:
@@ -118,8 +122,10 @@ def agreement(samples: Labelled, texts: Sequence[Any], label: str) -> float | No
     return float((judge.probabilities(vstack(texts, "csr")) >= 0.5).mean())
 
 
-def threshold_of(probability: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """The lowest probability, at least one half, from which on PRECISION of the samples are
+def threshold_of(
+    probability: np.ndarray, positive: np.ndarray, least: float = PRECISION
+) -> tuple[float, float]:
+    """The lowest probability, at least one half, from which on this share of the samples is
     positive, and the precision there; (inf, NaN) where there is none with PASSING samples.
 
     >>> p = np.array([0.9] * 8 + [0.7] * 4 + [0.6] * 9)
@@ -130,7 +136,7 @@ def threshold_of(probability: np.ndarray, positive: np.ndarray) -> tuple[float, 
     scores = probability[order]
     share = np.cumsum(positive[order]) / np.arange(1, len(order) + 1)
     last = np.append(scores[1:] < scores[:-1], True)  # equal ones pass together
-    fits = last & (share >= PRECISION) & (scores >= 0.5) & (np.arange(len(order)) >= PASSING - 1)
+    fits = last & (share >= least) & (scores >= 0.5) & (np.arange(len(order)) >= PASSING - 1)
     if not fits.any():
         return np.inf, np.nan
     lowest = int(np.flatnonzero(fits)[-1])
