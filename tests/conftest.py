@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fac import demo
 from fac.config import REPOSITORY, Workspace
 from fac.store.runs import Runs
 from tests.server import transformers_serve
@@ -59,6 +60,20 @@ def write(tmp_path: Path) -> Callable[[str, bytes | str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def copy_demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Workspace]:
+    """Makes a folder a workspace with the demo in it, whose caches are built once a process."""
+    made = Workspace(tmp_path_factory.mktemp("demo"))
+
+    def copy_demo(root: Path) -> Workspace:
+        if not made.cache.exists():
+            demo.materialise(made, lambda *_: None)
+        shutil.copytree(made.root, root)
+        return Workspace(root)
+
+    return copy_demo
 
 
 @pytest.fixture(scope="session")

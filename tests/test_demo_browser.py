@@ -76,9 +76,8 @@ def bottom(element):
     return box["y"] + box["height"]
 
 
-def test_the_first_gaps_are_seen_without_scrolling(tmp_path, chromium):
-    workspace = Workspace(tmp_path / "seen")
-    demo.materialise(workspace, lambda *_: None)
+def test_the_first_gaps_are_seen_without_scrolling(tmp_path, chromium, copy_demo):
+    workspace = copy_demo(tmp_path / "seen")
     with chromium_page(chromium) as page, server(workspace) as address:
         page.set_viewport_size({"width": 1440, "height": 900})
         visit(page, address, "Where things stand")
@@ -102,9 +101,8 @@ def test_the_first_gaps_are_seen_without_scrolling(tmp_path, chromium):
         assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == 0
 
 
-def test_a_narrow_window_shows_the_same_without_scrolling_sideways(tmp_path, chromium):
-    workspace = Workspace(tmp_path / "narrow")
-    demo.materialise(workspace, lambda *_: None)
+def test_a_narrow_window_shows_the_same_without_scrolling_sideways(tmp_path, chromium, copy_demo):
+    workspace = copy_demo(tmp_path / "narrow")
     with chromium_page(chromium) as page, server(workspace) as address:
         page.set_viewport_size({"width": 390, "height": 844})
         for path, headline in (("", "Where things stand"), ("coverage", "Coverage")):
@@ -114,9 +112,10 @@ def test_a_narrow_window_shows_the_same_without_scrolling_sideways(tmp_path, chr
 
 
 @pytest.mark.model
-def test_an_uploaded_file_is_measured_and_its_coverage_shown(tmp_path, chromium, demo_model_home):
-    workspace = Workspace(tmp_path / "walk")
-    demo.materialise(workspace, lambda *_: None)
+def test_an_uploaded_file_is_measured_and_its_coverage_shown(
+    tmp_path, chromium, demo_model_home, copy_demo
+):
+    workspace = copy_demo(tmp_path / "walk")
     workspace.models.parent.mkdir(parents=True, exist_ok=True)
     if not workspace.models.exists():
         workspace.models.symlink_to(demo_model_home, target_is_directory=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fac import demo, executor
+from fac import executor
 from fac.config import REPOSITORY, MeasureSpec, Workspace
 from fac.errors import BudgetReached, Cancelled, InputError, ServiceError
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
@@ -401,13 +401,15 @@ def test_a_killed_driver_leaves_no_worker_and_loses_no_part(tmp_path, parts_of_e
 
 @needs_ray
 @pytest.mark.model
-def test_the_command_gives_the_same_run_with_either_executor(tmp_path, demo_model_home):
+def test_the_command_gives_the_same_run_with_either_executor(tmp_path, demo_model_home, copy_demo):
     """One worker with all cores computes exactly what this process does."""
-    place = Workspace(tmp_path / "here")
-    demo.materialise(place, quiet)  # with the description of the SAE
+    place = copy_demo(tmp_path / "here")  # with the description of the SAE
     Steps(place).perform(written(tmp_path / "drinks.jsonl", drinks(12)), quiet)
     shutil.copytree(place.root, tmp_path / "there")
     runs = []
+    # The worker has all cores, whatever the tests around it are limited to.
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    environment["FAC_MODELS"] = str(demo_model_home)
     for name, options in (("here", []), ("there", ["--executor", "ray", "--workers", "1"])):
         command = [sys.executable, "-m", "fac", "measure", "drinks", "--json", *options]
         done = subprocess.run(
@@ -415,7 +417,7 @@ def test_the_command_gives_the_same_run_with_either_executor(tmp_path, demo_mode
             capture_output=True,
             text=True,
             cwd=REPOSITORY,
-            env={**os.environ, "FAC_MODELS": str(demo_model_home)},
+            env=environment,
         )
         assert done.returncode == 0, done.stderr
         run = json.loads(done.stdout)["run"]

@@ -208,9 +208,10 @@ def test_gaps_of_the_toy_become_a_file_that_closes_them(tmp_path, chromium):
 
 
 @pytest.mark.model
-def test_gaps_of_the_demo_become_a_file_within_minutes(tmp_path, chromium, demo_model_home):
-    place = Workspace(tmp_path / "demo")
-    demo.materialise(place, lambda *_: None)
+def test_gaps_of_the_demo_become_a_file_within_minutes(
+    tmp_path, chromium, demo_model_home, copy_demo
+):
+    place = copy_demo(tmp_path / "demo")
     place.models.parent.mkdir(parents=True, exist_ok=True)
     if not place.models.exists():
         place.models.symlink_to(demo_model_home, target_is_directory=True)

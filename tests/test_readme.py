@@ -80,8 +80,9 @@ def test_the_blocks_about_the_demo_run_without_a_model(workspace):
 
 @pytest.mark.model
 def test_the_blocks_about_your_own_data_run_in_the_order_they_stand_in(
-    workspace, tmp_path, monkeypatch, demo_model_home
+    workspace, tmp_path, monkeypatch, demo_model_home, copy_demo
 ):
+    copy_demo(workspace.root)
     monkeypatch.setenv("FAC_MODELS", str(demo_model_home))
     rows = demo.INPUTS[demo.SEED].read_text("utf-8").splitlines()[:12]
     (tmp_path / "my.jsonl").write_text("\n".join(rows), encoding="utf-8")
@@ -112,8 +113,8 @@ def test_its_task_profile_and_its_list_of_endpoints_can_be_read(tmp_path):
     assert listed.of("http://gpu-host:8000/v1").key == ""
 
 
-def test_it_says_what_the_demo_says(workspace):
-    assert fac("demo", workspace=workspace).code == 0
+def test_it_says_what_the_demo_says(workspace, copy_demo):
+    copy_demo(workspace.root)
     asked = [
         line
         for line in FAC_LINES

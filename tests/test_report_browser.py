@@ -2,7 +2,7 @@
 printed."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.dashboard import CHROMIUM_FLAGS
-from fac import demo
 from fac.config import Workspace
 from fac.questions.outlook import percent
 from tests.test_cli import fac
@@ -22,10 +21,10 @@ QUESTION = ("--anchor", "demo-anchor", "--dataset", "demo-seed")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = Workspace(tmp_path_factory.mktemp("report") / "demo")
-    demo.materialise(workspace, lambda *_: None)
-    return workspace
+def place(
+    tmp_path_factory: pytest.TempPathFactory, copy_demo: Callable[[Path], Workspace]
+) -> Workspace:
+    return copy_demo(tmp_path_factory.mktemp("report") / "demo")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What the demo model writes for gaps of the demo: every profile, plain and steered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ ROLES = {
 class Kitchen:
     """The demo in a workspace of its own, with the model loaded at most once."""
 
-    def __init__(self, root: Path, models: Path):
-        self.workspace = Workspace(root)
-        demo.materialise(self.workspace, ignore)
+    def __init__(self, workspace: Workspace, models: Path):
+        self.workspace = workspace
         self.steps = Steps(self.workspace, models=models)
         sides = ("--anchor", demo.ANCHOR, "--dataset", demo.SEED, "--threshold", 0)
         line = ("gaps", *sides, "--kind", "absent", "--limit", GAPS, "--json")
@@ -55,8 +54,12 @@ def ignore(done: int, total: int, note: str = "") -> None:
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory, demo_model_home: Path) -> Kitchen:
-    return Kitchen(tmp_path_factory.mktemp("writing"), demo_model_home)
+def kitchen(
+    tmp_path_factory: pytest.TempPathFactory,
+    demo_model_home: Path,
+    copy_demo: Callable[[Path], Workspace],
+) -> Kitchen:
+    return Kitchen(copy_demo(tmp_path_factory.mktemp("writing") / "demo"), demo_model_home)
 
 
 @pytest.mark.parametrize("profile", ROLES)

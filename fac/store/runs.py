@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -453,6 +454,7 @@ def _plain_number(value: object) -> object:
     raise TypeError(f"{value!r} cannot be written to a manifest")
 
 
+@cache
 def _versions() -> dict[str, str]:
     versions = {"fac": fac.__version__, "python": platform.python_version()}
     for package in _NAMED_IN_MANIFEST:
