@@ -8,6 +8,9 @@ from benchmarks.dashboard import PATIENCE, chromium_page, server
 
 __all__ = ["PATIENCE", "chromium_page", "server", "settle", "visit"]
 
+# Playwright's own five seconds are too short where another process has the cores.
+expect.set_options(timeout=PATIENCE)
+
 
 def visit(page: Page, address: str, headline: str) -> None:
     """Opens an address and waits until the page of that headline is drawn to its end."""

@@ -1,8 +1,9 @@
 """What tests share: a workspace that is not anybody's, the demo model, a browser."""
 
-import fcntl
+import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from tests.server import transformers_serve
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Processes that share the cores have one thread each: several would wait for each other."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_test_touches_a_real_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whatever forgets to name a workspace finds an empty one."""
@@ -24,17 +31,18 @@ def no_test_touches_a_real_workspace(tmp_path_factory: pytest.TempPathFactory) -
         yield
 
 
-@pytest.fixture(autouse=True)
-def alone_where_it_is_timed(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """Where pytest runs in several processes, no test of another runs beside one marked `quiet`."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+@pytest.fixture(scope="session", autouse=True)
+def components_are_looked_for_once() -> Iterator[None]:
+    """Every AppTest reads the metadata of all installed packages for components of Streamlit,
+    which takes longer than most pages and finds the same each time."""
+    if "streamlit.testing.v1" not in sys.modules:
         yield
         return
-    timed = request.node.get_closest_marker("quiet") is not None
-    with (tmp_path_factory.getbasetemp().parent / "quiet").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if timed else fcntl.LOCK_SH)
+    from streamlit.components.v2 import manifest_scanner
+
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.cache(manifest_scanner.scan_component_manifests)
+        patch.setattr(manifest_scanner, "scan_component_manifests", once)
         yield
 
 
