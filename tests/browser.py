@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urljoin
+
 from playwright.sync_api import Page, expect
 
 from benchmarks.dashboard import PATIENCE, chromium_page, server
@@ -21,6 +23,9 @@ def visit(page: Page, address: str, headline: str) -> None:
 
 def settle(page: Page) -> None:
     """Until Streamlit has finished running and nothing is a skeleton any more."""
+    # What was done last is on its way. On a slow machine it has arrived when the server answers
+    # what is asked after it; then the page needs a moment to say that it runs.
+    page.request.get(urljoin(page.url, "/_stcore/health"), timeout=PATIENCE)
     page.wait_for_timeout(300)
     expect(page.locator("[data-test-script-state=running]")).to_have_count(0, timeout=PATIENCE)
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=PATIENCE)

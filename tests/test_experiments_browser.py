@@ -94,8 +94,8 @@ def test_a_person_asks_whether_filling_gaps_helps(place, chromium, tmp_path):
         with (tmp_path / "figures.csv").open() as file:
             arms = {row["arm"] for row in csv.DictReader(file)}
         assert {"random rows", "rows that fill gaps"} <= arms
-        view = page.url
-        visit(page, view, "Experiments")
+        page.wait_for_url("**experiment=*")  # a run of the page may write its address anew
+        visit(page, page.url, "Experiments")
         expect(page.locator("p.fac-verdict").first).to_be_visible()
         press("New experiment")
         settle(page)
