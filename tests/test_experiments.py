@@ -290,16 +290,22 @@ def figures_of(runs, run):
     return [*rows.values()]
 
 
-def test_every_arm_learns_and_none_sees_a_test_row(measured):
+@pytest.fixture(scope="module")
+def twelve(measured):
+    """What `rq1` says of the comments: a run of twelve draws."""
     runs, measure = measured
-    run = experiment(spec_of(measure), runs=runs, doors=DOORS, progress=quiet)
+    return experiment(spec_of(measure, draws=12), runs=runs, doors=DOORS, progress=quiet)
+
+
+def test_every_arm_learns_and_none_sees_a_test_row(measured, twelve):
+    runs, run = measured[0], twelve
     facts = runs.manifest(run).facts
     assert (facts.n_rows, facts.n_unlabelled, facts.n_leaks) == (154, 6, 0)
     rows = figures_of(runs, run)
     arms = {row["arm"] for row in rows}
     assert arms == {*ARMS, MISLABELLED}
     # Heads, sizes, draws; LoRA has fewer of each.
-    assert len(rows) == 2 * 2 * 4 * len(arms) + 3 * len(LORA_ARMS)
+    assert len(rows) == 2 * 2 * 12 * len(arms) + 3 * len(LORA_ARMS)
     of_head = [row for row in rows if row["outcome"] == STATES]
     by_arm = {row["arm"]: row for row in of_head if (row["size"], row["draw"]) == (6, 0)}
     assert by_arm[NONE]["rows"] == 6 and by_arm[ALL]["fac"] == 1
@@ -309,9 +315,8 @@ def test_every_arm_learns_and_none_sees_a_test_row(measured):
     assert tokens[FILLING] == pytest.approx(tokens[RANDOM], abs=12)
 
 
-def test_positive_controls_are_seen_and_a_null_control_is_not(measured):
-    runs, measure = measured
-    run = experiment(spec_of(measure, draws=12), runs=runs, doors=DOORS, progress=quiet)
+def test_positive_controls_are_seen_and_a_null_control_is_not(measured, twelve):
+    runs, run = measured[0], twelve
     effects = {
         (row["outcome"], row["size"], row["arm"]): row
         for row in runs.table(run, "effects").to_pylist()
