@@ -74,10 +74,9 @@ def write(tmp_path: Path) -> Callable[[str, bytes | str], Path]:
 def copy_demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Workspace]:
     """Makes a folder a workspace with the demo in it, whose caches are built once a process."""
     made = Workspace(tmp_path_factory.mktemp("demo"))
+    demo.materialise(made, lambda *_: None)
 
     def copy_demo(root: Path) -> Workspace:
-        if not made.cache.exists():
-            demo.materialise(made, lambda *_: None)
         shutil.copytree(made.root, root)
         return Workspace(root)
 
