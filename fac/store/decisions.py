@@ -301,11 +301,11 @@ class Decisions(Database):
         rows = self._read(BODY, seen=seen)
         if not rows:
             raise InputError(f"No decision was made about content {seen!r}.")
-        return json.loads(rows[0][0])
+        return self.parsed(rows[0][0])
 
     def contents(self) -> dict[str, dict[str, Any]]:
         """Everything that was ever shown and decided on, by hash."""
-        return {seen: json.loads(body) for seen, body in self._read(BODIES)}
+        return {seen: self.parsed(body) for seen, body in self._read(BODIES)}
 
     def table(self) -> pa.Table:
         """Every decision, withdrawn ones included, oldest first, with the columns of TABLE."""
@@ -323,7 +323,7 @@ class Decisions(Database):
             fields = _decision(tuple(row))._asdict()
             del fields["withdrawn"]  # has a line of its own
             yield json.dumps(
-                {**fields, "content": json.loads(body)}, sort_keys=True, allow_nan=False
+                {**fields, "content": self.parsed(body)}, sort_keys=True, allow_nan=False
             )
         for withdrawal in map(Withdrawal._make, withdrawals):
             yield json.dumps(withdrawal._asdict(), sort_keys=True, allow_nan=False)
@@ -397,7 +397,7 @@ def _next_at(con: Connection, reviewer: str) -> str:
 
 def _decision(row: tuple[Any, ...]) -> Decision:
     decision = Decision._make(row)
-    reasons = tuple(json.loads(row[Decision._fields.index("reasons")]))
+    reasons = tuple(Decisions.parsed(row[Decision._fields.index("reasons")]))
     return decision._replace(reasons=reasons, adjudicates=bool(decision.adjudicates))
 
 

@@ -3,14 +3,15 @@ queue and the decisions."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from fac.errors import InputError, SchemaTooNew, disk_full, disk_room
+from fac.errors import InputError, SchemaTooNew, disk_full, disk_room, first_line
 
 Connection = sqlite3.Connection
 
@@ -64,7 +65,9 @@ class Database:
                 _write_ahead(con)
                 con.execute(f"PRAGMA synchronous = {self.synchronous}")
                 yield con
-        except sqlite3.DatabaseError as error:
+        except sqlite3.ProgrammingError:  # the fault of who asks, never of a file
+            raise
+        except sqlite3.Error as error:
             raise self._explained(error) from error
 
     def _version(self, con: Connection) -> int:
@@ -81,20 +84,41 @@ class Database:
     def _unusable(self, error: Exception) -> str:
         return f"{self.name} {self._path} cannot be opened or written ({error}): {self.check}"
 
-    def _explained(self, error: sqlite3.DatabaseError) -> Exception:
-        kind, (is_, was) = _kind(error), self.is_was
+    def _explained(self, error: sqlite3.Error) -> InputError:
+        kind, was = _kind(error), self.is_was[1]
         if kind == sqlite3.SQLITE_FULL:
             return InputError(disk_full(f"{self.written} {self._path}"))
-        if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return InputError(f"{self.name} {self._path} {is_} damaged ({error}): {self.repair}")
-        if kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        if kind in (
+            *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
+            sqlite3.SQLITE_AUTH,
+        ):
             return InputError(self._unusable(error))
-        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
             return InputError(
                 f"{self.name} {self._path} {was} busy for {PATIENCE:.0f} seconds and nothing was "
                 f"recorded: end the program that holds the file, then try again."
             )
-        return error
+        if kind in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_NOMEM):
+            return InputError(
+                f"{self.name} {self._path} could not be read or written ({error}) and nothing was "
+                f"recorded: see whether its disk has room and works, then try again."
+            )
+        # The rest says that something else is in the file than this program writes there.
+        return self.damaged(error, f" {self._path}")
+
+    @classmethod
+    def damaged(cls, error: object, path: str = "") -> InputError:
+        """What to raise where something is in the file that this program has not written."""
+        is_, why = cls.is_was[0], first_line(error)
+        return InputError(f"{cls.name}{path} {is_} damaged ({why}): {cls.repair}")
+
+    @classmethod
+    def parsed(cls, text: object) -> Any:
+        """What a column of JSON holds. Raises InputError for a damaged one."""
+        try:
+            return json.loads(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RecursionError) as error:
+            raise cls.damaged(error) from error
 
 
 def storable(text: str) -> str:
@@ -116,6 +140,6 @@ def _write_ahead(con: Connection) -> None:
             time.sleep(0.01)
 
 
-def _kind(error: sqlite3.DatabaseError) -> int:
+def _kind(error: sqlite3.Error) -> int:
     """The primary result code: the last byte tells the kind, the others where it happened."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
