@@ -29,6 +29,7 @@ from fac.cli import (  # noqa: F401 - register them
     opinion,
     report,
     serve,
+    upkeep,
 )
 from fac.cli.frame import Answer, app, command, err, out, progress_bar
 from fac.config import Workspace

@@ -362,6 +362,18 @@ class Decisions(Database):
 
     # ---- the file
 
+    def faults(self) -> list[str]:
+        """As of every database, and decisions and contents that were never written as they are."""
+        lines = super().faults()
+        bodies = self.contents()
+        lines += [f"another content has the hash {x}" for x in bodies if digest(bodies[x]) != x]
+        for row in self._read(ALL):
+            try:
+                _checked(_decision(row))
+            except (TypeError, InputError) as error:
+                lines.append(f"decision {row[0]}: {error}")
+        return lines
+
     def _read(self, query: str, **values: object) -> list[tuple[Any, ...]]:
         """Rows of one query; none where nobody decided anything yet. Waits for no writer."""
         if not self._path.exists():
@@ -391,7 +403,10 @@ def _next_at(con: Connection, reviewer: str) -> str:
     now = datetime.now(UTC)
     (last,) = con.execute(LAST_AT, {"reviewer": reviewer}).fetchone()
     if last:
-        now = max(now, datetime.fromisoformat(last) + timedelta(microseconds=1))
+        try:
+            now = max(now, datetime.fromisoformat(last) + timedelta(microseconds=1))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Decisions.damaged(error) from error
     return _iso_time(now)
 
 

@@ -267,6 +267,12 @@ class Runs:
             run_id, f"Run {run_id} is damaged ({', '.join(spoilt)} changed since it was written)"
         )
 
+    def put_aside(self) -> Names:
+        """Ids of the runs that lie aside as damaged and were not computed again since."""
+        asides = sorted(path.name.split(".")[1] for path in self.root.glob("*/.damaged-*"))
+        ids = dict.fromkeys(name.removeprefix("damaged-") for name in asides)
+        return [run_id for run_id in ids if not self.find(run_id)]
+
     def scratch(self, run_id: str) -> Path:
         """The folder a run grows in. It outlives a crash; `publish` turns it into the run."""
         path = self._hidden("tmp", run_id)
@@ -363,9 +369,7 @@ class Runs:
         folder = self.path(run_id)
         if certain and (aside := self._put_aside(folder)):
             return DamagedRun(f"{what}: it lies aside as {aside}, compute it again.")
-        return DamagedRun(
-            f"{what}: delete the folder {folder} and compute the run again."
-        )
+        return DamagedRun(f"{what}: delete the folder {folder} and compute the run again.")
 
     def _unreadable(self, run_id: str, why: str, *, certain: bool = False) -> DamagedRun:
         """Put aside only where it is `certain` that no version has written this."""

@@ -35,6 +35,21 @@ class Database:
     def __init__(self, path: Path):
         self._path = path
 
+    @property
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def faults(self) -> list[str]:
+        """What is wrong inside the file, a few of it; nothing where there is no file. Raises
+        InputError for one that cannot be read at all, SchemaTooNew."""
+        if not self.exists:
+            return []
+        with self._connected() as con:
+            self._version(con)
+            lines = [line for (line,) in con.execute("PRAGMA integrity_check(5)") if line != "ok"]
+            lost = con.execute("PRAGMA foreign_key_check").fetchmany(5)
+        return [*lines, *(f"row {row} of {table} refers to nothing" for table, row, *_ in lost)]
+
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """A connection inside a write transaction, committed unless an exception leaves it."""
