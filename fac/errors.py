@@ -106,6 +106,8 @@ REFUSALS = {
     errno.EROFS: "its disk is mounted to be read only; mount it to be written, or choose another",
     errno.EIO: "its disk does not answer as it should; look at the disk before anything else, then "
     "run `fac doctor`",
+    errno.EFBIG: "no larger file is allowed there; choose another disk, or raise the limit with "
+    "`ulimit -f`",
     **dict.fromkeys(
         (errno.EMFILE, errno.ENFILE), "close other programs, or raise the limit with `ulimit -n`"
     ),

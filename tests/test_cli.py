@@ -42,7 +42,7 @@ COMMANDS = {
     *("review export", "review import", "keep"),
     *("pairs", "approve", "synthesize", "export", "fill", "spare", "families"),
     *("second-opinion", "report", "name-family", "experiment"),
-    *("app", "mcp"),
+    *("app", "mcp", "doctor", "gc"),
 }
 
 

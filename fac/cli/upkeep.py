@@ -71,7 +71,7 @@ def _versions(stores: Stores, progress: Progress) -> Iterator[Finding]:
     other, lacking = [], []
     for package, pin in pins.items():
         try:
-            if (version := metadata.version(package.split("[")[0])) != pin:
+            if (version := metadata.version(package.split("[")[0])).split("+")[0] != pin:
                 other.append(f"{package} {version} and not {pin}")
         except metadata.PackageNotFoundError:
             lacking.append(package)
@@ -115,7 +115,7 @@ def _runs(stores: Stores, progress: Progress) -> Iterator[Finding]:
         yield Finding(
             "runs", FINE, f"{len(ids):,} with {_bytes(n_bytes)} are as they were written."
         )
-    for aside in runs.put_aside():
+    for aside in runs.damaged():
         yield Finding("runs", WRONG, f"Run {aside} was damaged and lies aside: compute it again.")
 
 

@@ -267,7 +267,7 @@ class Runs:
             run_id, f"Run {run_id} is damaged ({', '.join(spoilt)} changed since it was written)"
         )
 
-    def put_aside(self) -> Names:
+    def damaged(self) -> Names:
         """Ids of the runs that lie aside as damaged and were not computed again since."""
         asides = sorted(path.name.split(".")[1] for path in self.root.glob("*/.damaged-*"))
         ids = dict.fromkeys(name.removeprefix("damaged-") for name in asides)

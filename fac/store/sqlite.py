@@ -84,6 +84,8 @@ class Database:
             raise
         except sqlite3.Error as error:
             raise self._explained(error) from error
+        except UnicodeDecodeError as error:  # of a message of SQLite's, which names what it read
+            raise self.damaged(error, f" {self._path}") from error
 
     def _version(self, con: Connection) -> int:
         """Of the tables in the file; 0 while there are none. Raises SchemaTooNew."""
