@@ -437,3 +437,61 @@ def test_a_disk_without_room_is_wrong(place, monkeypatch):
     monkeypatch.setattr(upkeep.shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * 10**8))
     answer = fac("doctor", workspace=place)
     assert answer.code == 1 and "200 MB are free" in answer.err
+
+
+# --- backups of decisions -------------------------------------------------------------------------
+
+
+def decide(place: Workspace, *numbers: int) -> None:
+    for n in numbers:
+        about = f"relevance/measure-1/{n}/tea"
+        Decisions(place.decisions).add("Ada", "relevance", about, {"text": f"{n}"}, "yes")
+
+
+def test_a_backup_while_somebody_writes_brings_back_what_was_decided(place, tmp_path):
+    store, file = Decisions(place.decisions), tmp_path / "away" / "backup.sqlite"
+    decide(place, 1, 2)
+    rows = store.table()
+    with store._writing() as con:  # half a decision of somebody else
+        con.execute("INSERT INTO content VALUES ('half', '{}')")
+        assert fac("decisions", "backup", file, workspace=place).code == 0
+    assert [path.name for path in file.parent.iterdir()] == ["backup.sqlite"]
+    decide(place, 3)
+    put(place.decisions, "no database" * 99)
+    answer = fac("decisions", "restore", file, workspace=place)
+    assert answer.code == 2 and "move the file away" in answer.err
+    for path in place.root.glob("decisions.sqlite*"):
+        path.unlink()
+    before = file.read_bytes()
+    answer = fac("decisions", "restore", file, "--json", workspace=place)
+    assert answer.json == {"added": 2, "known": 0, "rejected": []}
+    assert store.table() == rows and file.read_bytes() == before
+    decide(place, 4)
+    again = fac("decisions", "restore", file, "--json", workspace=place).json
+    assert again == {"added": 0, "known": 2, "rejected": []} and len(store.current()) == 3
+
+
+def test_a_backup_replaces_nothing_but_a_backup(place, tmp_path):
+    file = put(tmp_path / "thesis.txt", "years of work")
+    assert fac("decisions", "backup", tmp_path / "new", workspace=place).code == 2
+    decide(place, 1)
+    for target in (file, place.decisions, tmp_path, file / "below"):
+        answer = fac("decisions", "backup", target, workspace=place)
+        assert answer.code == 2 and "Traceback" not in answer.err, target
+    assert file.read_text() == "years of work" and not [*tmp_path.glob(".*")]
+    assert fac("decisions", "backup", tmp_path / "new", workspace=place).code == 0
+    decide(place, 2)
+    assert fac("decisions", "backup", tmp_path / "new", workspace=place).code == 0
+    assert len(Decisions(tmp_path / "new").current()) == 2
+
+
+def test_a_backup_that_is_damaged_or_none_is_refused(place, tmp_path):
+    decide(place, 1)
+    file = tmp_path / "backup.sqlite"
+    assert fac("decisions", "backup", file, workspace=place).code == 0
+    for content in (file.read_bytes().replace(b'{"text":"1"}', b'{"text":"2"}'), b"none at all"):
+        file.write_bytes(content)
+        answer = fac("decisions", "restore", file, workspace=place)
+        assert answer.code == 2 and "damaged" in answer.err
+    assert fac("decisions", "restore", tmp_path / "gone", workspace=place).code == 2
+    assert len(Decisions(place.decisions).current()) == 1

@@ -13,12 +13,14 @@ from typing import Annotated, NamedTuple
 from rich.markup import escape
 from typer import Argument, Option
 
-from fac.cli.frame import Answer, command, out, progress_bar
-from fac.config import REPOSITORY
+from fac.cli.decide import decisions_app
+from fac.cli.frame import Answer, command, listing, out, progress_bar
+from fac.config import REPOSITORY, Workspace
 from fac.endpoints import read_endpoints
 from fac.errors import FacError, InputError, Progress
 from fac.store import Stores
 from fac.store.cache import CACHED
+from fac.store.decisions import Decisions
 from fac.store.leftovers import holder, leftovers, remove
 from fac.store.sqlite import Database
 
@@ -267,6 +269,32 @@ def gc(
 
     refusal = "".join(f"{path} stays: {why}." for path, why in [*failed.items()][:1])
     return Answer(data, show, refusal=refusal)
+
+
+# --- backups of decisions -------------------------------------------------------------------------
+
+
+@command("backup", group=decisions_app)
+def backup(
+    workspace: Workspace,
+    file: Annotated[Path, Argument(help="To write; an earlier backup there is replaced.")],
+) -> Answer:
+    """Copy everything that was decided into one file, also while people decide."""
+    decisions = Decisions(workspace.decisions)
+    decisions.backup(file)
+    data = {"file": str(file), "bytes": file.stat().st_size}
+    return Answer(data, listing(data))
+
+
+@command("restore", group=decisions_app)
+def restore(
+    workspace: Workspace, file: Annotated[Path, Argument(help="That a backup wrote.")]
+) -> Answer:
+    """Add the decisions of a backup; what is here already stays as it is."""
+    data = Decisions(workspace.decisions).restore(file)
+    lines = [row["reason"] for row in data["rejected"]]
+    refusal = f"{len(lines)} decisions were not taken; {lines[0]}" if lines else ""
+    return Answer(data, listing({**data, "rejected": len(lines)}), refusal=refusal)
 
 
 def _bytes(n: int) -> str:

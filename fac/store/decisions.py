@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+import tempfile
 import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -206,7 +209,7 @@ class Decisions(Database):
     name, is_was, written = "The decisions", ("are", "were"), "the decision in"
     repair = (
         "move the file away, keep it, and bring the last export back with "
-        "`fac decisions import FILE`."
+        "`fac decisions import FILE`, or the last backup with `fac decisions restore FILE`."
     )
     check = "check that the folder exists and that you may write there; nothing was recorded."
 
@@ -359,6 +362,19 @@ class Decisions(Database):
                     counts["added" if is_new else "known"] += 1
         rejected.sort(key=lambda rejection: rejection["line"])
         return {"added": counts["added"], "known": counts["known"], "rejected": rejected}
+
+    def restore(self, file: Path) -> dict[str, Any]:
+        """Adds what a `backup` holds, as `load`: what is here already stays, nothing is doubled.
+        Raises InputError for a file that is none, or a damaged one."""
+        with tempfile.TemporaryDirectory() as folder:  # reading would change the backup itself
+            copy = Decisions(Path(folder) / file.name)
+            try:
+                shutil.copyfile(file, copy._path)
+            except OSError as error:
+                raise InputError(f"{file} cannot be read: {error.strerror}.") from error
+            if lines := copy.faults():
+                raise InputError(f"{file} is damaged ({lines[0]}): take an earlier backup.")
+            return self.load(copy.export())
 
     # ---- the file
 

@@ -7,13 +7,16 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fac.errors import InputError, SchemaTooNew, disk_full, disk_room, first_line
+from fac.errors import InputError, SchemaTooNew, disk_full, disk_room, disk_sentence, first_line
 
 Connection = sqlite3.Connection
+
+MAGIC = b"SQLite format 3\0"
+"""How a database begins."""
 
 PATIENCE = 30.0
 """Seconds a writer waits for another one."""
@@ -49,6 +52,33 @@ class Database:
             lines = [line for (line,) in con.execute("PRAGMA integrity_check(5)") if line != "ok"]
             lost = con.execute("PRAGMA foreign_key_check").fetchmany(5)
         return [*lines, *(f"row {row} of {table} refers to nothing" for table, row, *_ in lost)]
+
+    def backup(self, file: Path) -> None:
+        """Copies the database as it is at one moment, also while others write to it.
+
+        Raises InputError where there is nothing to copy, for a `file` that is something else than
+        an earlier copy, and where it cannot be written; a `file` that was there is then unchanged.
+        """
+        if not self.exists:
+            raise InputError(f"{self.name} {self._path}: there is no such file to copy.")
+        partial = file.with_name(f".{file.name}.part")
+        try:
+            if file.exists():
+                with file.open("rb") as stream:
+                    begins = stream.read(len(MAGIC))
+                if begins != MAGIC or file.samefile(self._path):
+                    raise InputError(f"{str(file)!r} is no earlier copy: name a new file.")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.unlink(missing_ok=True)
+            with self._connected() as con, closing(sqlite3.connect(partial)) as copy:
+                con.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # all of it in one file
+            partial.replace(file)
+        except OSError as error:
+            raise InputError(disk_sentence(error, str(file))) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
