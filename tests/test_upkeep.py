@@ -365,8 +365,9 @@ def test_exports_that_were_killed_elsewhere_are_removed_where_they_are(place, tm
     out = tmp_path / "out"
     killed = aged(put(out / ".export-abc" / "kept.jsonl").parent)
     mine = aged(put(out / "kept.jsonl"))
+    replaced = aged(put(out / ".export-def" / "before" / "data" / "train.jsonl"))
     assert fac("gc", out, "--remove", workspace=place).code == 0
-    assert mine.exists() and not killed.exists()
+    assert mine.exists() and replaced.exists() and not killed.exists()
     assert fac("gc", tmp_path / "nowhere", workspace=place).code == 2
 
 

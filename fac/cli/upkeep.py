@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -100,7 +101,7 @@ def _disk(stores: Stores, progress: Progress) -> Iterator[Finding]:
 
 def _runs(stores: Stores, progress: Progress) -> Iterator[Finding]:
     """Every run is hashed here, whatever this process did before."""
-    runs, n_bytes, spoilt = stores.runs, 0, 0
+    runs, n_bytes, spoilt, begun = stores.runs, 0, 0, time.monotonic()
     homes = [path for path in sorted(runs.root.iterdir())] if runs.root.is_dir() else []
     ids = [path.name for home in homes if home.is_dir() for path in sorted(home.iterdir())]
     ids = [run for run in ids if runs.find(run)]
@@ -114,9 +115,8 @@ def _runs(stores: Stores, progress: Progress) -> Iterator[Finding]:
             spoilt += 1
             yield Finding("runs", WRONG, str(error))
     if not spoilt:
-        yield Finding(
-            "runs", FINE, f"{len(ids):,} with {_bytes(n_bytes)} are as they were written."
-        )
+        words = f"are as they were written; hashing them took {time.monotonic() - begun:.1f} s"
+        yield Finding("runs", FINE, f"{len(ids):,} with {_bytes(n_bytes)} {words}.")
     for aside in runs.damaged():
         yield Finding("runs", WRONG, f"Run {aside} was damaged and lies aside: compute it again.")
 

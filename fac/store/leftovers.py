@@ -24,6 +24,9 @@ lock tells whether anybody is still at it."""
 EVERY_JOB = 1_000_000
 
 EXPORT = ".export-*"
+BEFORE = "before"
+"""In a temporary folder of an export: the one that stood in its place, until that is taken."""
+
 UPLOAD = ".*.part*"
 
 
@@ -148,8 +151,11 @@ class _Survey:
                 newest = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
             except FileNotFoundError:  # whoever wrote it has just finished
                 continue
-            young = abs(time.time() - newest) < QUIET
-            yield _leftover(path, what, "it was written to in the last hour" if young else "")
+            young = abs(time.time() - newest) < QUIET  # a time in the future is a wrong one
+            stays = "it was written to in the last hour" if young else ""
+            if (path / BEFORE).exists():
+                stays = f"{path / BEFORE} was replaced when the export was killed: move it back"
+            yield _leftover(path, what, stays)
 
     def _held(self, path: Path, what: str, run: str, home: Path | None = None) -> Leftover:
         lock = (home or path.parent) / f".lock-{run}"
