@@ -105,6 +105,8 @@ def _runs(stores: Stores, progress: Progress) -> Iterator[Finding]:
     homes = [path for path in sorted(runs.root.iterdir())] if runs.root.is_dir() else []
     ids = [path.name for home in homes if home.is_dir() for path in sorted(home.iterdir())]
     ids = [run for run in ids if runs.find(run)]
+    for aside in runs.damaged():
+        yield Finding("runs", WRONG, f"Run {aside} was damaged and lies aside: compute it again.")
     for done, run in enumerate(ids):
         progress(done, len(ids), run)
         try:
@@ -117,8 +119,6 @@ def _runs(stores: Stores, progress: Progress) -> Iterator[Finding]:
     if not spoilt:
         words = f"are as they were written; hashing them took {time.monotonic() - begun:.1f} s"
         yield Finding("runs", FINE, f"{len(ids):,} with {_bytes(n_bytes)} {words}.")
-    for aside in runs.damaged():
-        yield Finding("runs", WRONG, f"Run {aside} was damaged and lies aside: compute it again.")
 
 
 def _caches(stores: Stores, progress: Progress) -> Iterator[Finding]:

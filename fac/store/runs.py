@@ -150,7 +150,8 @@ class Runs:
             raise self._unreadable(run_id, "it is no JSON object", certain=True)
         # A newer version may keep other things, so its number is looked at before the rest.
         if not isinstance(content.get("schema"), int):
-            raise self._unreadable(run_id, "it does not say its schema")
+            certain = "seal" in content  # whatever seals a manifest says its schema
+            raise self._unreadable(run_id, "it does not say its schema", certain=certain)
         if content["schema"] > SCHEMA_VERSION:
             raise SchemaTooNew(
                 f"Run {run_id} was written with schema {content['schema']}, this version reads up "

@@ -150,6 +150,11 @@ class Database:
                 f"{self.name} {self._path} could not be read or written ({error}) and nothing was "
                 f"recorded: see whether its disk has room and works, then try again."
             )
+        if kind == sqlite3.SQLITE_CONSTRAINT:
+            return InputError(
+                f"{self.name} {self._path} {was} given a row that may not be there ({error}) and "
+                f"nothing was recorded: if `fac doctor` finds no damage, this is a bug."
+            )
         # The rest says that something else is in the file than this program writes there.
         return self.damaged(error, f" {self._path}")
 
