@@ -89,14 +89,14 @@ def _versions(stores: Stores, progress: Progress) -> Iterator[Finding]:
 
 def _disk(stores: Stores, progress: Progress) -> Iterator[Finding]:
     root = stores.runs.workspace.root
-    place = next(path for path in (root, *root.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if not os.access(place, os.W_OK | os.X_OK):
-        yield Finding("disk", WRONG, f"{place} may not be written: give yourself the right to.")
+    home = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(home).free
+    if not os.access(home, os.W_OK | os.X_OK):
+        yield Finding("disk", WRONG, f"{home} may not be written: give yourself the right to.")
     elif free < LEAST_FREE:
-        yield Finding("disk", WRONG, f"{_bytes(free)} are free at {place}: free some space.")
+        yield Finding("disk", WRONG, f"{_bytes(free)} are free at {home}: free some space.")
     else:
-        yield Finding("disk", FINE, f"{_bytes(free)} are free at {place}.")
+        yield Finding("disk", FINE, f"{_bytes(free)} are free at {home}.")
 
 
 def _runs(stores: Stores, progress: Progress) -> Iterator[Finding]:
