@@ -29,10 +29,11 @@ from fac.cli import (  # noqa: F401 - register them
     opinion,
     report,
     serve,
+    upkeep,
 )
 from fac.cli.frame import Answer, app, command, err, out, progress_bar
 from fac.config import Workspace
-from fac.errors import FacError, InputError
+from fac.errors import FacError, InputError, plainly
 from fac.jobs.worker import Worker
 from fac.store.cache import CACHED, build
 from fac.store.runs import Runs
@@ -71,15 +72,14 @@ def cache_rebuild(workspace: Workspace) -> Answer:
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line; the exit code. Whatever the input, never a traceback."""
     try:
-        return app([*arguments] or ["--help"], prog_name="fac", standalone_mode=False) or 0
+        with plainly():
+            return app([*arguments] or ["--help"], prog_name="fac", standalone_mode=False) or 0
     except FacError as error:
         return _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "fac"
         return _refuse(f"{error.format_message().rstrip('.')}; see `{path} --help`.")
-    except OSError as error:  # a folder that is a file, a disk that is full or read-only
-        return _refuse(f"{error.filename or 'The disk'}: {error.strerror or error}.")
 
 
 def _refuse(sentence: str, exit_code: int = InputError.exit_code) -> int:

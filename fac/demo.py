@@ -20,7 +20,7 @@ from fac.errors import GateFailed, InputError, Progress, disk_room
 from fac.generator import LocalGenerator
 from fac.generator.batch_chat import drop_torn_line
 from fac.store import cache
-from fac.store.runs import Runs
+from fac.store.runs import MANIFEST, Runs
 
 ANCHOR, SEED = "demo-anchor", "demo-seed"
 INPUTS = {ANCHOR: DEMO_INPUTS / "anchor.jsonl", SEED: DEMO_INPUTS / "seed.jsonl"}
@@ -75,8 +75,8 @@ def adopt(source: Runs, target: Runs, run_id: str) -> None:
     with target.exclusive(run_id), disk_room(f"run {run_id}"):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        for path in source.path(run_id).iterdir():
-            shutil.copyfile(path, scratch / path.name)
+        for name in (*source.manifest(run_id).files, MANIFEST):
+            shutil.copyfile(source.path(run_id) / name, scratch / name)
         if final.exists():  # a leftover whose manifest somebody removed
             shutil.rmtree(final)
         scratch.rename(final)

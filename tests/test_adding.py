@@ -1,8 +1,6 @@
 """Adding a dataset on its page, run headless: what a file is taken for before anything is stored,
 the columns corrected, and the measure that follows."""
 
-import json
-
 import pytest
 
 from fac.config import IngestSpec, MeasureSpec, Workspace, read_spec
@@ -23,6 +21,7 @@ from tests.test_pages import (
     toy,
     words,
 )
+from tests.toy import revise
 
 __all__ = ["empty", "navigation_decides", "started", "toy"]  # fixtures
 
@@ -130,11 +129,9 @@ def test_the_time_to_measure_is_at_the_pace_of_the_newest_measure(toy: Workspace
     run = runs.resolve("measure", "toy-seed")
     texts = runs.table(runs.manifest(run).facts.dataset, "samples").column("messages").to_pylist()
     characters = sum(len(message["content"]) for chat in texts for message in chat)
-    path = runs.path(run) / "manifest.json"
-    content = json.loads(path.read_text())
     # Two characters a token, ten tokens a second.
-    content["facts"] |= {"tokens": characters // 2, "tokens_per_second": 10.0}
-    path.write_text(json.dumps(content))
+    pace = {"tokens": characters // 2, "tokens_per_second": 10.0}
+    revise(runs, run, lambda content: content["facts"].update(pace))
     (tmp_path / "part-1.jsonl").write_bytes(json_lines({"text": "a" * 1200}, {"text": "b" * 9000}))
     at = opened("datasets", add="yes")
     ran(field(at, "Source", "button_group").set_value("path").run())

@@ -39,10 +39,11 @@ COMMANDS = {
     *("demo", "ingest", "measure", "coverage", "gaps", "check", "probe"),
     *("preflight", "train-sae", "magpie", "worker", "cache rebuild"),
     *("explain", "judge", "agreement", "decisions export", "decisions import"),
+    *("decisions backup", "decisions restore"),
     *("review export", "review import", "keep"),
     *("pairs", "approve", "synthesize", "export", "fill", "spare", "families"),
     *("second-opinion", "report", "name-family", "experiment"),
-    *("app", "mcp"),
+    *("app", "mcp", "doctor", "gc"),
 }
 
 

@@ -16,7 +16,8 @@ import yaml
 from fac import datasets, review, schema
 from fac.config import IngestSpec, MeasureSpec, PairsSpec, SynthesizeSpec, Workspace, digest
 from fac.errors import InputError
-from fac.export import EXPORT_FORMATS, export, provenance
+from fac.export import EXPORT_FORMATS, export, files, provenance
+from fac.export.card import MADE_BY
 from fac.generator.chat import public_name
 from fac.ingest import ingest
 from fac.manifest import DatasetFacts, PairsFacts, SynthesisFacts
@@ -626,6 +627,25 @@ def test_the_same_run_gives_the_same_bytes_and_replaces_itself(workspace, format
     first = bytes_of(workspace.root / "out")
     exported(workspace, run, format)
     assert bytes_of(workspace.root / "out") == first
+
+
+@pytest.mark.parametrize("flag", [files.EXCHANGE, 1 << 20], ids=["in one step", "in two"])
+def test_a_folder_is_replaced_by_a_whole_one(workspace, monkeypatch, flag):
+    run = publish_synthesis(workspace)
+    out = exported(workspace, run, "hf")
+    first, moved, rename = bytes_of(out.parent), [], Path.rename
+    (out / "README.md").write_text(f"older, {MADE_BY}")
+
+    def watched(path: Path, target: Path) -> Path:
+        moved.append(path == out)
+        return rename(path, target)
+
+    monkeypatch.setattr(files, "EXCHANGE", flag)
+    monkeypatch.setattr(Path, "rename", watched)
+    exported(workspace, run, "hf")
+    assert bytes_of(out.parent) == first
+    in_two = flag == 1 << 20
+    assert any(moved) == in_two, "in one step there is an export at any moment"
 
 
 def test_a_folder_that_is_no_export_is_left_alone(workspace):

@@ -34,6 +34,7 @@ from fac.questions.feature_map import (
 from fac.store import open_stores
 from tests.test_cli import fac
 from tests.test_shares import measured, rows_of
+from tests.toy import revise
 
 
 def test_the_examples_of_the_docstrings_hold():
@@ -372,10 +373,8 @@ def test_a_run_without_a_map_is_no_map(toy):
     assert map_run(stores, at) is None
     run = grouped(stores, families_spec(at))
     assert map_run(stores, at) == run
-    path = stores.runs.path(run) / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["facts"]["n_on_map"]  # as an earlier version wrote it
-    path.write_text(json.dumps(manifest))
+    # as an earlier version wrote it
+    revise(stores.runs, run, lambda content: content["facts"].pop("n_on_map"))
     assert families_run(stores, at) == run and map_run(stores, at) is None
 
 
@@ -383,15 +382,13 @@ def test_what_is_approximate_of_a_map_is_stated_as_a_number(toy):
     stores, comparison = toy
     run = grouped(stores, families_spec(replace(comparison, threshold=0.078125)))
     assert "hardly" not in feature_map(stores, run).note, "all pairs were compared"
-    path = stores.runs.path(run) / "manifest.json"
-    manifest = json.loads(path.read_text())
     for recall, words in (
         (0.99999, "10 features that are most like each, 99.9 % are among"),
         (1.0, "most like each, 100 % are among those that it is laid out by (of 200 features, "),
         (None, "What is hardly alike counts as not alike."),
     ):
-        manifest["facts"] |= {"nearest": 128, "recall": recall}
-        path.write_text(json.dumps(manifest))
+        search = {"nearest": 128, "recall": recall}
+        revise(stores.runs, run, lambda content, to=search: content["facts"].update(to))
         stores = open_stores(stores.runs.workspace, remember=False)
         assert words in feature_map(stores, run).note
 

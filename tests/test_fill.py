@@ -19,7 +19,7 @@ from fac.store.runs import Runs
 from tests.lexicon import LexiconEncoder
 from tests.test_comparison import made
 from tests.test_gaps import MISSING
-from tests.toy import ANCHOR, SEED, WORDS, publish_activations, toy_workspace
+from tests.toy import ANCHOR, SEED, WORDS, publish_activations, revise, toy_workspace
 
 
 def says(*texts):
@@ -201,10 +201,8 @@ def test_what_was_chosen_is_nobodys_dataset_to_begin_with(tmp_path):
     stores = open_stores(place, remember=False)
     anchor, seed = (runs.resolve("measure", name) for name in ("toy-anchor", "toy-seed"))
     assert default_dataset(stores, measured(stores), anchor) == chosen
-    path = runs.path(runs.manifest(chosen).facts.dataset) / "manifest.json"
-    content = json.loads(path.read_text())
-    content["facts"]["kind"] = "fill"
-    path.write_text(json.dumps(content))
+    dataset = runs.manifest(chosen).facts.dataset
+    revise(runs, dataset, lambda content: content["facts"].update(kind="fill"))
     assert default_dataset(stores, measured(stores), anchor) == seed
     stores.cache.close()
 

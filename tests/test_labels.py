@@ -19,7 +19,7 @@ from fac.synthesis.checks import Checks
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
 from tests.test_synthesis import GAPS, World, parts, says
-from tests.toy import WORDS, label_samples, toy_workspace
+from tests.toy import WORDS, label_samples, revise, toy_workspace
 
 RUDE = ("oven", "recipe")  # features 1 and 2 of the toy's words
 
@@ -230,8 +230,7 @@ def test_labels_may_come_from_another_measured_dataset_of_the_same_encoder(label
     made = world.synthesize(run, ScriptedWriter(says), profile="toxicity", labels=world.dataset)
     assert "label" in world.facts(made).unchecked, "the dataset has no labels"
     world.synthesize(run, ScriptedWriter(says), profile="toxicity", labels=world.anchor, seed=1)
-    path = world.runs.path(world.anchor) / "manifest.json"
-    path.write_text(path.read_text("utf-8").replace(world.encoder.identity, "another"), "utf-8")
+    revise(world.runs, world.anchor, lambda content: content["facts"].update(encoder="another"))
     checks = {"runs": world.runs, "about": world.facts(run), "encoder": world.encoder}
     with pytest.raises(InputError, match="was measured with another"):
         Checks(**checks, labelled=world.anchor)

@@ -67,6 +67,7 @@ from tests.toy import (
     publish_activations,
     publish_dataset,
     publish_explanations,
+    revise,
     toy_workspace,
 )
 
@@ -1272,11 +1273,8 @@ def test_examples_are_blurred_at_once_where_labels_warn(toy, monkeypatch):
     assert not opened("home").toggle[0].value
     runs = Runs(toy)
     sample = [{"role": "user", "content": "x"}]
-    publish_dataset(runs, "quiet", [sample])
-    manifest = next(
-        path for path in toy.runs.glob("dataset/*/manifest.json") if '"quiet"' in path.read_text()
-    )
-    manifest.write_text(manifest.read_text().replace('"toy": 1', '"toxic": 1'))
+    quiet = publish_dataset(runs, "quiet", [sample])
+    revise(runs, quiet, lambda content: content["facts"].update(labels={"toxic": 1}))
     assert opened("home").toggle[0].value
 
 

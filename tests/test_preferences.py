@@ -15,10 +15,10 @@ from fac.experiments.arms import ALL, ARMS, FILLING, NONE, NULL, RANDOM
 from fac.experiments.kinds.preferences import REVERSED, worse_text
 from fac.questions.experiments import finding
 from fac.store import open_stores
-from fac.store.runs import Runs, write_table
+from fac.store.runs import Runs
 from tests.test_cli import fac
 from tests.test_experiments import COMMON, KINDS, AskingSteps, figures_of, quiet, states
-from tests.toy import toy_workspace
+from tests.toy import revise, toy_workspace
 
 KIND = EXPERIMENTS["preferences"]
 
@@ -91,7 +91,7 @@ def prefer(runs, name, rejected):
     meta = [json.dumps({"line": 1} | ({"rejected": r} if r else {})) for r in rejected]
     column = table.schema.get_field_index("meta")
     table = table.set_column(column, "meta", pa.array(meta, pa.string()))
-    write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
+    revise(runs, dataset, samples=table)
 
 
 @pytest.fixture(scope="module")

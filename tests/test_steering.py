@@ -29,7 +29,7 @@ from fac.experiments.kinds.steering import (
 from fac.experiments.steering import Choice, Steerer
 from fac.questions.experiments import finding
 from fac.store import open_stores
-from fac.store.runs import Runs, write_table
+from fac.store.runs import Runs
 from tests.test_cli import assert_one_sentence, fac
 from tests.test_experiments import (
     COMMON,
@@ -40,7 +40,7 @@ from tests.test_experiments import (
     quiet,
     states,
 )
-from tests.toy import toy_workspace
+from tests.toy import revise, toy_workspace
 
 KIND = EXPERIMENTS["steering"]
 
@@ -248,7 +248,7 @@ def place(tmp_path_factory):
     column += [meta("yes", "no")] * 6
     at = table.schema.get_field_index("meta")
     table = table.set_column(at, "meta", pa.array(column, pa.string()))
-    write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
+    revise(runs, dataset, samples=table)
     return place
 
 

@@ -5,11 +5,12 @@ off the texts: everything about code and travel. No model and no download; under
 """
 
 import atexit
+import hashlib
 import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -41,7 +42,7 @@ from fac.manifest import (
 from fac.measure import measure
 from fac.schema import Activations, Chat
 from fac.store import cache as store_cache
-from fac.store.runs import Runs, write_table
+from fac.store.runs import Runs, seal, write_table
 from tests.lexicon import LexiconEncoder
 
 WORDS = (
@@ -432,11 +433,26 @@ def label_samples(runs: Runs, name: str, labels: Sequence[str | None]) -> None:
     table = runs.table(dataset, "samples")
     column = table.schema.get_field_index("label")
     table = table.set_column(column, "label", pa.array(labels, pa.string()))
-    write_table(runs.path(dataset) / "samples.parquet", table, table.schema)
-    path = runs.path(dataset) / "manifest.json"
+    counts = dict(Counter(filter(None, labels)).most_common())
+    revise(runs, dataset, lambda content: content["facts"].update(labels=counts), samples=table)
+
+
+def revise(
+    runs: Runs,
+    run: str,
+    change: Callable[[dict[str, Any]], object] = lambda content: None,
+    **tables: pa.Table,
+) -> None:
+    """Gives a finished run other tables, or changes its manifest, as if it had been written so."""
+    path = runs.path(run) / "manifest.json"
     content = json.loads(path.read_text("utf-8"))
-    content["facts"]["labels"] = dict(Counter(filter(None, labels)).most_common())
-    path.write_text(json.dumps(content), "utf-8")
+    change(content)
+    for name, table in tables.items():
+        file = path.with_name(f"{name}.parquet")
+        write_table(file, table, table.schema)
+        about = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        content["files"][file.name] |= about | {"bytes": file.stat().st_size}
+    path.write_text(json.dumps({**content, "seal": seal(content)}), "utf-8")
 
 
 def publish_map(runs: Runs, measure_run: str, threshold: float) -> str:

@@ -6,6 +6,8 @@ again: nothing may be rejected, and no text and no label may have changed.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +40,7 @@ from fac.export.forms import (
 from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
 from fac.export.people import Opinion, Selection, select
 from fac.families import of_most
+from fac.store.leftovers import BEFORE
 from fac.store.runs import Runs
 
 CARD = "README.md"
@@ -309,9 +312,7 @@ def export(
             about = target.describe(written_as, table.column_names, target.data_file, out.name)
             (whole / target.description).write_text(about, encoding="utf-8")
         if target.data_file:
-            if out.exists():
-                out.rename(folder / "before")
-            whole.rename(out)
+            _put_in_place(whole, out)
             return Exported(plan, out, out / CARD, None)
         lineage = None
         if target.lineage_beside:
@@ -334,6 +335,25 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
                 yield Path(folder)
     except OSError as error:
         raise InputError(f"{str(out)!r} cannot be written: {error.strerror}.") from error
+
+
+EXCHANGE = 2
+"""RENAME_EXCHANGE of renameat2."""
+
+CURRENT_FOLDER = -100
+"""AT_FDCWD."""
+
+
+def _put_in_place(whole: Path, out: Path) -> None:
+    """Gives an export its name. One that was there trades places with it in one step, so that there
+    is an export at any moment; where a system cannot do that, it is moved to `before` first."""
+    if out.exists():
+        library = ctypes.CDLL(None)
+        paths = (CURRENT_FOLDER, os.fsencode(whole), CURRENT_FOLDER, os.fsencode(out))
+        if hasattr(library, "renameat2") and library.renameat2(*paths, EXCHANGE) == 0:
+            return
+        out.rename(whole.with_name(BEFORE))
+    whole.rename(out)
 
 
 def _must_be_an_export(out: Path) -> None:

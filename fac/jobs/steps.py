@@ -27,7 +27,7 @@ from fac.config import (
     WriteSpec,
 )
 from fac.endpoints import Endpoints, read_endpoints
-from fac.errors import InputError, Progress
+from fac.errors import InputError, Progress, plainly
 from fac.executor import Pool, RayEncoder, RayWriter, Where, choose_executor
 from fac.ingest import ingest
 from fac.prompts.profiles import later_parts
@@ -209,7 +209,8 @@ class Steps:
             raise InputError(f"No step carries out a {type(spec).__name__}.")
         if asks_server(spec):  # an address that is refused ends it before any work
             self.endpoints.of(spec.endpoint, spec.model)
-        return handler(self, spec, progress)
+        with plainly():
+            return handler(self, spec, progress)
 
     @property
     def endpoints(self) -> Endpoints:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+import tempfile
 import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -206,7 +209,7 @@ class Decisions(Database):
     name, is_was, written = "The decisions", ("are", "were"), "the decision in"
     repair = (
         "move the file away, keep it, and bring the last export back with "
-        "`fac decisions import FILE`."
+        "`fac decisions import FILE`, or the last backup with `fac decisions restore FILE`."
     )
     check = "check that the folder exists and that you may write there; nothing was recorded."
 
@@ -301,11 +304,11 @@ class Decisions(Database):
         rows = self._read(BODY, seen=seen)
         if not rows:
             raise InputError(f"No decision was made about content {seen!r}.")
-        return json.loads(rows[0][0])
+        return self.parsed(rows[0][0])
 
     def contents(self) -> dict[str, dict[str, Any]]:
         """Everything that was ever shown and decided on, by hash."""
-        return {seen: json.loads(body) for seen, body in self._read(BODIES)}
+        return {seen: self.parsed(body) for seen, body in self._read(BODIES)}
 
     def table(self) -> pa.Table:
         """Every decision, withdrawn ones included, oldest first, with the columns of TABLE."""
@@ -323,7 +326,7 @@ class Decisions(Database):
             fields = _decision(tuple(row))._asdict()
             del fields["withdrawn"]  # has a line of its own
             yield json.dumps(
-                {**fields, "content": json.loads(body)}, sort_keys=True, allow_nan=False
+                {**fields, "content": self.parsed(body)}, sort_keys=True, allow_nan=False
             )
         for withdrawal in map(Withdrawal._make, withdrawals):
             yield json.dumps(withdrawal._asdict(), sort_keys=True, allow_nan=False)
@@ -360,7 +363,32 @@ class Decisions(Database):
         rejected.sort(key=lambda rejection: rejection["line"])
         return {"added": counts["added"], "known": counts["known"], "rejected": rejected}
 
+    def restore(self, file: Path) -> dict[str, Any]:
+        """Adds what a `backup` holds, as `load`: what is here already stays, nothing is doubled.
+        Raises InputError for a file that is none, or a damaged one."""
+        with tempfile.TemporaryDirectory() as folder:  # reading would change the backup itself
+            copy = Decisions(Path(folder) / file.name)
+            try:
+                shutil.copyfile(file, copy._path)
+            except OSError as error:
+                raise InputError(f"{file} cannot be read: {error.strerror}.") from error
+            if lines := copy.faults():
+                raise InputError(f"{file} is damaged ({lines[0]}): take an earlier backup.")
+            return self.load(copy.export())
+
     # ---- the file
+
+    def faults(self) -> list[str]:
+        """As of every database, and decisions and contents that were never written as they are."""
+        lines = super().faults()
+        bodies = self.contents()
+        lines += [f"another content has the hash {x}" for x in bodies if digest(bodies[x]) != x]
+        for row in self._read(ALL):
+            try:
+                _checked(_decision(row))
+            except (TypeError, InputError) as error:
+                lines.append(f"decision {row[0]}: {error}")
+        return lines
 
     def _read(self, query: str, **values: object) -> list[tuple[Any, ...]]:
         """Rows of one query; none where nobody decided anything yet. Waits for no writer."""
@@ -391,13 +419,16 @@ def _next_at(con: Connection, reviewer: str) -> str:
     now = datetime.now(UTC)
     (last,) = con.execute(LAST_AT, {"reviewer": reviewer}).fetchone()
     if last:
-        now = max(now, datetime.fromisoformat(last) + timedelta(microseconds=1))
+        try:
+            now = max(now, datetime.fromisoformat(last) + timedelta(microseconds=1))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Decisions.damaged(error) from error
     return _iso_time(now)
 
 
 def _decision(row: tuple[Any, ...]) -> Decision:
     decision = Decision._make(row)
-    reasons = tuple(json.loads(row[Decision._fields.index("reasons")]))
+    reasons = tuple(Decisions.parsed(row[Decision._fields.index("reasons")]))
     return decision._replace(reasons=reasons, adjudicates=bool(decision.adjudicates))
 
 

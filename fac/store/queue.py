@@ -302,4 +302,4 @@ def _job_of(con: Connection, job_id: int) -> Job:
 
 
 def _job(row: tuple[Any, ...]) -> Job:
-    return Job._make((*row[:2], json.loads(row[2]), *row[3:]))
+    return Job._make((*row[:2], Queue.parsed(row[2]), *row[3:]))

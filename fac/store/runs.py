@@ -4,9 +4,11 @@
     runs/<step>/.tmp-<run id>/                         being computed; survives a crash, so the
                                                        step can continue where it stopped
     runs/<step>/.lock-<run id>                         held (flock) by the process computing it
+    runs/<step>/.damaged-<run id>                      put aside: its bytes are not those it had
 
 The manifest is written last and the folder is renamed after it, so a reader needs no lock: what has
-a manifest under its final name is whole. No SQL here.
+a manifest under its final name is whole. A manifest carries a hash of every file and of itself;
+whoever opens a table has them compared first, and a run that differs is refused. No SQL here.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +39,30 @@ import pyarrow.parquet as pq
 
 import fac
 from fac.config import Spec, Workspace
-from fac.errors import InputError, RunNotFound, SchemaTooNew, disk_room
+from fac.errors import (
+    DamagedRun,
+    InputError,
+    RunNotFound,
+    SchemaTooNew,
+    disk_room,
+    first_line,
+)
 from fac.manifest import AnyManifest, Facts
 from fac.schema import SCHEMA_VERSION
-from fac.store.memo import Memo, remembered
+from fac.store.memo import SETTLED, Memo, remembered
 
 Manifests = list[AnyManifest]
 Names = list[str]  # inside Runs, `list` is the method
 
 MANIFEST = "manifest.json"
 MANIFEST_KEYS = ("run", "step", "schema", "spec", "inputs", "facts", "files", "created")
-"""What readers rely on; `seconds` and `versions` are for people."""
+"""What readers rely on; `seconds` and `versions` are for people, `seal` is the hash of the rest."""
+
+KNOWN_KEYS = {*MANIFEST_KEYS, "seconds", "versions", "seal"}
+
+STILL = 60.0
+"""Seconds in which nothing of a damaged run has changed before it is put aside: one that is copied
+into the workspace file by file looks damaged until all of it is there."""
 
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 256 * 2**20
@@ -114,28 +132,44 @@ class Runs:
     def manifest(self, run_id: str) -> AnyManifest:
         """What the run says of itself.
 
-        Raises RunNotFound where there is none, SchemaTooNew where a newer version wrote it.
+        Raises RunNotFound where there is none, SchemaTooNew where a newer version wrote it,
+        DamagedRun where it is not as it was written or the run was put aside.
         """
         path = self.path(run_id) / MANIFEST
         try:
-            content = json.loads(path.read_text("utf-8"))
+            with disk_room(f"the manifest of run {run_id}"):
+                content = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
+            if (aside := self._hidden("damaged", run_id)).exists():
+                raise DamagedRun(
+                    f"Run {run_id} was damaged and lies aside as {aside}: compute it again."
+                ) from None
             raise RunNotFound(run_id, self._ids(path.parent.parent.name)) from None
-        except ValueError as error:  # bad JSON or bad UTF-8
-            raise InputError(_unreadable(path, str(error))) from error
+        except (ValueError, RecursionError) as error:  # bad JSON or bad UTF-8
+            raise self._unreadable(run_id, str(error), certain=True) from error
         if not isinstance(content, dict):
-            raise InputError(_unreadable(path, "it is no JSON object"))
+            raise self._unreadable(run_id, "it is no JSON object", certain=True)
         # A newer version may keep other things, so its number is looked at before the rest.
         if not isinstance(content.get("schema"), int):
-            raise InputError(_unreadable(path, "it does not say its schema"))
+            certain = "seal" in content  # whatever seals a manifest says its schema
+            raise self._unreadable(run_id, "it does not say its schema", certain=certain)
         if content["schema"] > SCHEMA_VERSION:
             raise SchemaTooNew(
                 f"Run {run_id} was written with schema {content['schema']}, this version reads up "
                 f"to {SCHEMA_VERSION}: update FAC Explorer or choose another workspace."
             )
+        if "seal" in content and content["seal"] != seal(content):
+            raise self._unreadable(run_id, "it changed since it was written", certain=True)
         if lacking := [key for key in MANIFEST_KEYS if key not in content]:
-            raise InputError(_unreadable(path, f"it lacks {', '.join(lacking)}"))
-        return AnyManifest.read(content)
+            raise self._unreadable(run_id, f"it lacks {', '.join(lacking)}")
+        if unknown := sorted(content.keys() - KNOWN_KEYS):  # the seal's own name, a bit of it off
+            raise self._unreadable(run_id, f"it has {', '.join(unknown)!r:.80}")
+        try:
+            for about in content["files"].values():
+                about["sha256"]
+            return AnyManifest.read(content)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise self._unreadable(run_id, first_line(error)) from error
 
     @remembered
     def list(self, step: str) -> Manifests:
@@ -202,13 +236,44 @@ class Runs:
         return table.filter(pc.is_in(table["feature"], pa.array(ids)))
 
     def verify(self, run_id: str) -> Names:
-        """Files that are gone or no longer have the bytes the manifest promised."""
+        """Files that are gone or no longer have the bytes the manifest promised; all are hashed."""
         folder = self.path(run_id)
-        return [
-            name
-            for name, about in sorted(self.manifest(run_id).files.items())
-            if not (folder / name).is_file() or _sha256(folder / name) != about["sha256"]
-        ]
+        with disk_room(f"run {run_id}"):
+            return [
+                name
+                for name, about in sorted(self.manifest(run_id).files.items())
+                if not _has_promised_bytes(folder / name, about, anew=True)
+            ]
+
+    def file(self, run_id: str, name: str) -> Path:
+        """The Parquet file of a table, with the bytes that the manifest promised: hashed when a
+        process first asks for it, and again where its size or times changed since.
+
+        Raises InputError where the run has no such table, and DamagedRun as `refusal`.
+        """
+        files, file = self.manifest(run_id).files, f"{name}.parquet"
+        if file not in files:
+            tables = ", ".join(file.removesuffix(".parquet") for file in sorted(files))
+            raise InputError(f"Run {run_id} has no table {name!r}; it has: {tables or 'none'}.")
+        path = self.path(run_id) / file
+        with disk_room(f"the table {name} of run {run_id}"):
+            if not _has_promised_bytes(path, files[file]):
+                raise self.refusal(run_id, [file])
+        return path
+
+    def refusal(self, run_id: str, spoilt: Sequence[str]) -> DamagedRun:
+        """What to raise of a run whose files these are not what they were. The run is put aside,
+        so that nothing else uses it and it can be computed again, unless something of it changed
+        in the last STILL seconds, a process computes it now, or the folder may not be renamed."""
+        return self._damaged(
+            run_id, f"Run {run_id} is damaged ({', '.join(spoilt)} changed since it was written)"
+        )
+
+    def damaged(self) -> Names:
+        """Ids of the runs that lie aside as damaged and were not computed again since."""
+        asides = sorted(path.name.split(".")[1] for path in self.root.glob("*/.damaged-*"))
+        ids = dict.fromkeys(name.removeprefix("damaged-") for name in asides)
+        return [run_id for run_id in ids if not self.find(run_id)]
 
     def scratch(self, run_id: str) -> Path:
         """The folder a run grows in. It outlives a crash; `publish` turns it into the run."""
@@ -261,9 +326,8 @@ class Runs:
             "seconds": round(seconds, 3),
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         }
-        text = json.dumps(
-            manifest, indent=1, ensure_ascii=False, allow_nan=False, default=_plain_number
-        )
+        plain = json.loads(json.dumps(manifest, allow_nan=False, default=_plain_number))
+        text = json.dumps({**plain, "seal": seal(plain)}, indent=1, ensure_ascii=False)
         with disk_room(f"run {run_id}"):
             partial = scratch / f"_{MANIFEST}"
             # a surrogate half in a file name or label is escaped, as JSON allows
@@ -291,19 +355,42 @@ class Runs:
             return []
         return sorted(path.name for path in home.iterdir() if self.find(path.name))
 
-    def _open(self, run_id: str, name: str) -> pq.ParquetFile:
-        files = self.manifest(run_id).files
-        if f"{name}.parquet" not in files:
-            tables = ", ".join(file.removesuffix(".parquet") for file in sorted(files))
-            raise InputError(f"Run {run_id} has no table {name!r}; it has: {tables or 'none'}.")
-        path = self.path(run_id) / f"{name}.parquet"
+    @contextmanager
+    def _open(self, run_id: str, name: str) -> Iterator[pq.ParquetFile]:
+        path = self.file(run_id, name)
         try:
-            return pq.ParquetFile(path)
-        except (pa.ArrowInvalid, FileNotFoundError) as error:
+            with disk_room(f"the table {name} of run {run_id}"), pq.ParquetFile(path) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
             raise InputError(
-                f"The table {name} of run {run_id} is damaged ({str(error).splitlines()[0]}): "
-                f"delete the folder {path.parent} and compute the run again."
+                f"The table {name} of run {run_id} could not be read ({first_line(error)}): "
+                f"`fac doctor` says whether it is damaged."
             ) from error
+
+    def _damaged(self, run_id: str, what: str, *, certain: bool = True) -> DamagedRun:
+        folder = self.path(run_id)
+        if certain and (aside := self._put_aside(folder)):
+            return DamagedRun(f"{what}: it lies aside as {aside}, compute it again.")
+        return DamagedRun(f"{what}: delete the folder {folder} and compute the run again.")
+
+    def _unreadable(self, run_id: str, why: str, *, certain: bool = False) -> DamagedRun:
+        """Put aside only where it is `certain` that no version has written this."""
+        what = f"The manifest of run {run_id} cannot be read ({why})"
+        return self._damaged(run_id, what, certain=certain)
+
+    def _put_aside(self, folder: Path) -> Path | None:
+        """Where a damaged run lies from now on; None where it stays, see `refusal`."""
+        aside = self._hidden("damaged", folder.name)
+        homes = chain([aside], (aside.with_name(f"{aside.name}.{n}") for n in count(2)))
+        try:
+            with lock_file(self._hidden("lock", folder.name), "Held by process"):
+                # one that another process computed anew meanwhile is younger too
+                newest = max(path.stat().st_ctime for path in (folder, *folder.iterdir()))
+                if abs(time.time() - newest) < STILL:
+                    return None
+                return folder.rename(next(home for home in homes if not home.exists()))
+        except (OSError, InputError):
+            return None
 
 
 class ParquetAppender:
@@ -419,12 +506,38 @@ def _fresh_dictionaries(table: pa.Table) -> pa.Table:
     return table
 
 
-def _unreadable(manifest: Path, why: str) -> str:
-    folder = manifest.parent
-    return (
-        f"The manifest of run {folder.name} cannot be read ({why}): "
-        f"delete the folder {folder} and compute the run again."
-    )
+def seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's canonical JSON, but for the seal itself."""
+    rest = {key: value for key, value in content.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+_hashed: dict[Path, tuple[object, ...]] = {}
+"""Of every file that had its promised bytes in this process: what it looked like, and the promise.
+"""
+
+_hashing: dict[Path, threading.Lock] = {}
+
+
+def _has_promised_bytes(path: Path, promise: Mapping[str, Any], *, anew: bool = False) -> bool:
+    """Whether a file has the size and SHA-256 of its manifest; hashed once while it looks the same,
+    whatever asks, or `anew`."""
+    with _hashing.setdefault(path, threading.Lock()):
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        times = status.st_mtime_ns, status.st_ctime_ns
+        look = (status.st_dev, status.st_ino, status.st_size, *times, promise["sha256"])
+        if _hashed.get(path) == look and not anew:
+            return True
+        if status.st_size != promise.get("bytes", status.st_size):
+            return False
+        if _sha256(path) != promise["sha256"]:
+            return False
+        if max(times) < time.time_ns() - SETTLED:  # else it could change again in the same tick
+            _hashed[path] = look
+        return True
 
 
 def _file_facts(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from fac.errors import FacError
+from fac.errors import FacError, plainly
 from fac.questions.comparison import Certainty
 from fac.questions.outlook import Outlook
 from fac.ui.text import clean, plain
@@ -38,13 +38,14 @@ LATE = 2.0
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """A FacError becomes its sentence; around a page, and as a decorator below `st.fragment`. What
-    is to be announced runs the whole page anew: whoever shows something in a callback of a fragment
-    has it put over the first elements of the page (Streamlit 1.67)."""
+    """A FacError, or what the disk refuses, becomes its sentence; around a page, and as a decorator
+    below `st.fragment`. What is to be announced runs the whole page anew: whoever shows something
+    in a callback of a fragment has it put over the first elements of the page (Streamlit 1.67)."""
     if st.session_state.get(ANNOUNCED):
         st.rerun()
     try:
-        yield
+        with plainly():
+            yield
     except FacError as error:
         st.error(plain(str(error)), icon=":material/error:")
 

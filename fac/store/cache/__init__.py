@@ -99,13 +99,10 @@ def build(runs: Runs, run_id: str, folder: Path, *, memory_limit: str = "2GB") -
 
 
 def _blame_damaged_tables(runs: Runs, manifest: AnyManifest, error: duckdb.Error) -> None:
-    """Raises InputError if a table that was read is not the one its run promised."""
+    """Raises DamagedRun if a table that was read is no more the one its run promised."""
     for run in (manifest.run, *manifest.inputs.ids):
         if runs.find(run) and (spoilt := runs.verify(run)):
-            raise InputError(
-                f"Run {run} is damaged ({', '.join(spoilt)} changed since it was written): "
-                f"delete the folder {runs.path(run)} and compute it again."
-            ) from error
+            raise runs.refusal(run, spoilt) from error
 
 
 def _remove(partial: Path, spill: Path) -> None:
