@@ -17,7 +17,7 @@ from fac.errors import Cancelled, FacError, InputError
 from fac.jobs.progress import THOUSAND, Extent
 from fac.jobs.steps import Steps, following
 from fac.store import cache
-from fac.store.queue import Job, Queue, process_exists
+from fac.store.queue import Job, Queue, birth, lives
 from fac.store.runs import Runs
 
 IDLE_SECONDS = 0.3
@@ -47,6 +47,7 @@ class Worker:
         gone and then ends.
         """
         name, count, handler = f"{os.uname().nodename}:{os.getpid()}", 0, None
+        since = birth(employer) if employer is not None else None
         if threading.current_thread() is threading.main_thread():
             handler = signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         self._queue.recover()  # a queue that cannot be used is told before anything starts
@@ -61,7 +62,7 @@ class Worker:
                 if job is not None:
                     count += 1
                     self._carry_out(job)
-                elif until_idle or (employer is not None and not process_exists(employer)):
+                elif until_idle or (employer is not None and not lives(employer, since)):
                     break
                 else:
                     self._stop.wait(IDLE_SECONDS)
@@ -197,7 +198,8 @@ def start_worker(workspace: Workspace) -> None:
 def stop_worker(workspace: Workspace) -> None:
     """End the worker of a workspace at once; its job continues in the next one.
 
-    Raises InputError for a worker on another machine, where its process id means nothing here.
+    Raises InputError for a worker on another machine, where its process id means nothing here, and
+    for another user's.
     """
     state = Queue(workspace.queue).worker()
     if not (state and state["alive"]):
@@ -207,14 +209,22 @@ def stop_worker(workspace: Workspace) -> None:
             f"The worker of {workspace.root} runs on the machine {state['host']!r}: end it there "
             f"with Ctrl-C or a SIGTERM."
         )
-    pid = state["pid"]
-    with suppress(ProcessLookupError):  # it may end by itself just now
-        os.kill(pid, signal.SIGKILL)
+    pid, born = state["pid"], state["born"]
+    if lives(pid, born):  # it may have ended just now, and its number be another's
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except PermissionError as error:
+            raise InputError(
+                f"The worker of {workspace.root}, process {pid}, belongs to another user: ask who "
+                f"started it to end it."
+            ) from error
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         with _starting:
             _bury()
-        if not process_exists(pid) and all(process.pid != pid for process in _started):
+        if not lives(pid, born) and all(process.pid != pid for process in _started):
             return
         time.sleep(0.05)
 
