@@ -369,7 +369,7 @@ def test_only_the_process_that_was_the_worker_is_stopped(workspace, sleepers, mo
     bystander = Sleeper([])
     sleepers.append(bystander)
     with monkeypatch.context() as before:  # its number was a worker's, which was heard of just now
-        before.setattr(queueing, "birth", lambda pid: "another boot/1")
+        before.setattr(queueing, "birth", lambda pid: "another time")
         Queue(workspace.queue).beat(bystander.pid, time.time())
     worker.stop_worker(workspace)
     assert bystander.poll() is None

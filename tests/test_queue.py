@@ -1,7 +1,6 @@
 """fac.store.queue: a job is done by one worker."""
 
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -13,8 +12,10 @@ import pytest
 
 from fac.config import IngestSpec, SaeSpec
 from fac.errors import Cancelled, InputError, SchemaTooNew
+from fac.store import processes
 from fac.store import queue as queueing
-from fac.store.queue import Queue, birth, lives
+from fac.store.processes import birth
+from fac.store.queue import Queue
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -239,7 +240,8 @@ def test_a_number_that_a_later_process_has_is_another_worker(queue, monkeypatch)
         job = queue.enqueue(spec())
         with monkeypatch.context() as there:
             there.setattr(queueing.os, "getpid", lambda: process.pid)
-            there.setattr(queueing, "birth", lambda pid: "another boot/1")
+            for module in (queueing, processes):
+                there.setattr(module, "birth", lambda pid: "another time")
             queue.beat(process.pid, time.time())
             queue.claim("w")
             assert queue.worker()["alive"]
@@ -252,32 +254,6 @@ def test_a_number_that_a_later_process_has_is_another_worker(queue, monkeypatch)
                 queue.report(job, 1, 2)
         assert queue.recover() == 1
         process.kill()
-
-
-def test_the_birth_of_a_process_is_its_own_and_ends_with_it():
-    with subprocess.Popen(["sleep", "60"]) as process:
-        born = birth(process.pid)
-        time.sleep(0.02)  # two ticks of the kernel's clock
-        with subprocess.Popen(["sleep", "60"]) as later:
-            assert None not in (born, birth(later.pid)) and birth(later.pid) != born
-            later.kill()
-        assert birth(process.pid) == born and lives(process.pid, born)
-        assert not lives(process.pid, "another") and not lives(process.pid, None)
-        process.kill()
-    assert birth(process.pid) is None and not lives(process.pid, born)
-
-
-@pytest.mark.skipif(not shutil.which("ps"), reason="there is no ps")
-def test_a_system_without_proc_tells_births_too(monkeypatch, tmp_path):
-    monkeypatch.setattr(queueing, "Path", lambda path: tmp_path / path.lstrip("/"))
-    with subprocess.Popen(["sleep", "60"]) as process:
-        born = birth(process.pid)
-        assert born is not None and birth(process.pid) == born
-        process.kill()
-        deadline = time.monotonic() + 5
-        while birth(process.pid) is not None:  # not yet buried
-            assert time.monotonic() < deadline
-    assert birth(process.pid) is None
 
 
 def test_a_worker_whose_clock_was_ahead_is_heard_of_now_and_not_later(

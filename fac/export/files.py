@@ -6,8 +6,8 @@ again: nothing may be rejected, and no text and no label may have changed.
 
 from __future__ import annotations
 
+import ctypes
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +38,7 @@ from fac.export.forms import (
 from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
 from fac.export.people import Opinion, Selection, select
 from fac.families import of_most
+from fac.store.processes import scratch
 from fac.store.runs import Runs
 
 CARD = "README.md"
@@ -309,9 +310,7 @@ def export(
             about = target.describe(written_as, table.column_names, target.data_file, out.name)
             (whole / target.description).write_text(about, encoding="utf-8")
         if target.data_file:
-            if out.exists():
-                out.rename(folder / "before")
-            whole.rename(out)
+            _put(whole, out, folder / "before")
             return Exported(plan, out, out / CARD, None)
         lineage = None
         if target.lineage_beside:
@@ -328,12 +327,29 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
     if not out.name or out.name == "..":
         raise InputError(f"{str(out)!r} is no name for an export: give a file or a new folder.")
     try:
-        with disk_room(out.name):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
-                yield Path(folder)
+        with disk_room(out.name), scratch(out.parent) as folder:
+            yield folder
     except OSError as error:
         raise InputError(f"{str(out)!r} cannot be written: {error.strerror}.") from error
+
+
+AT_WORKING_DIRECTORY, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+def _put(whole: Path, out: Path, before: Path) -> None:
+    """Puts a folder in the place of another in one step; in two, the old one moving to `before`,
+    where the system or the disk has no such step."""
+    if not out.exists():
+        whole.rename(out)
+        return
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        exchange = None
+    paths = (AT_WORKING_DIRECTORY, bytes(whole), AT_WORKING_DIRECTORY, bytes(out))
+    if exchange is None or exchange(*paths, EXCHANGE):
+        out.rename(before)
+        whole.rename(out)
 
 
 def _must_be_an_export(out: Path) -> None:

@@ -17,7 +17,8 @@ from fac.errors import Cancelled, FacError, InputError
 from fac.jobs.progress import THOUSAND, Extent
 from fac.jobs.steps import Steps, following
 from fac.store import cache
-from fac.store.queue import Job, Queue, birth, lives
+from fac.store.processes import birth, lives
+from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 
 IDLE_SECONDS = 0.3

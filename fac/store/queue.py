@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from fac.config import Spec
 from fac.errors import Cancelled, InputError
+from fac.store.processes import birth, lives
 from fac.store.sqlite import Connection, Database, storable
 
 QUEUE_VERSION = 2
@@ -319,36 +319,6 @@ class Queue(Database):
         with self._writing() as con:
             live = con.execute(LIVE_JOB_OF, values).fetchall()
             return (live or con.execute(ENQUEUE, values).fetchall())[0][0]
-
-
-def birth(pid: int) -> str | None:
-    """When a process of this machine began, in the words of its kernel: the boot and the hundredths
-    of a second since, or a date where there is no /proc. None for one that ended, buried or not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except (FileNotFoundError, ProcessLookupError):  # gone, perhaps while it was read
-        return None if Path("/proc/self").exists() else _date_of_birth(pid)
-    state, *others = stat.rpartition(")")[2].split()
-    return None if state in ("Z", "X") else f"{boot}/{others[18]}"
-
-
-def _date_of_birth(pid: int) -> str | None:
-    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    words = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    return " ".join(words[1:]) if words and not words[0].startswith("Z") else None
-
-
-def lives(pid: int, born: str | None) -> bool:
-    """Whether the process of this machine that began at `born` lives: by now its number may be that
-    of another."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's, which a system may hide
-        return birth(pid) in (None, born)
-    return born is not None and birth(pid) == born
 
 
 def _job_of(con: Connection, job_id: int) -> Job:
