@@ -6,7 +6,7 @@ of docs/contributing.md.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,25 @@ UNREADABLE = "unreadable"
 
 Message = dict[str, str]
 Chat = list[Message]
+
+MAX_NESTING = 100
+"""Lists and objects inside each other, in JSON from outside: whatever writes or reads it again
+needs room on its stack for each."""
+
+
+def nested_too_deeply(value: Any) -> bool:
+    """Whether lists and dictionaries stand in each other to more than MAX_NESTING levels."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return True
 
 
 class Activations(NamedTuple):
