@@ -16,6 +16,7 @@ from fac.config import INSTALLED, REPOSITORY, Workspace, read_spec
 from fac.errors import Cancelled, FacError, InputError
 from fac.jobs.progress import THOUSAND, Extent
 from fac.jobs.steps import Steps, following
+from fac.markup import clean
 from fac.store import cache
 from fac.store.processes import birth, lives
 from fac.store.queue import Job, Queue
@@ -126,7 +127,7 @@ class Worker:
             self._queue.fail(job.id, str(error))
             self.say(f"job {job.id}: failed, {error}")
         except Exception as error:  # the boundary of the process: the next job must still run
-            traceback.print_exc()
+            sys.stderr.write(clean(traceback.format_exc()))
             self._queue.fail(
                 job.id, f"{type(error).__name__}: {error}. The log has the details; this is a bug."
             )

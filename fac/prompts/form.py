@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fac.config import digest
 from fac.errors import BadReply
+from fac.markup import INVISIBLE, spelled_out
 from fac.schema import Message
 
 BEGIN, END = "=== data begins ===", "=== data ends ==="
@@ -41,18 +42,12 @@ CONFUSABLE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
-INVISIBLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
-    "\U000e0000-\U000e007f]"
-)
-"""Controls, line breaks of any kind, direction overrides, tags, lone halves of surrogate pairs."""
-
 NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def one_line(text: str) -> str:
     """The text with what cannot be seen, line breaks above all, spelled out."""
-    return INVISIBLE.sub(lambda m: NAMED.get(m[0], f"\\u{{{ord(m[0]):x}}}"), text)
+    return INVISIBLE.sub(lambda m: NAMED.get(m[0]) or spelled_out(m[0]), text)
 
 
 def harmless(text: str) -> str:
