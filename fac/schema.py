@@ -6,6 +6,7 @@ of docs/contributing.md.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,12 +52,9 @@ def nested_too_deeply(value: Any) -> bool:
     """Whether lists and dictionaries stand in each other to more than MAX_NESTING levels."""
     level = [value]
     for _ in range(MAX_NESTING + 1):
-        level = [
-            item
-            for each in level
-            if isinstance(each, dict | list)
-            for item in (each.values() if isinstance(each, dict) else each)
-        ]
+        inner = [[*each.values()] for each in level if isinstance(each, dict)]
+        inner += [each for each in level if isinstance(each, list)]
+        level = [*chain.from_iterable(inner)]
         if not level:
             return False
     return True

@@ -51,7 +51,7 @@ class _Console(Console):
     """Shows what cannot be seen, and names and sentences in one line each: a text of a dataset
     paints nothing, moves nothing and begins no line of its own."""
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(one_line(text), **options)
 
     def on_broken_pipe(self) -> None:

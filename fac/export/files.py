@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -342,10 +342,9 @@ def _put(whole: Path, out: Path, before: Path) -> None:
     if not out.exists():
         whole.rename(out)
         return
-    try:
+    exchange: Any = None
+    with suppress(AttributeError):
         exchange = ctypes.CDLL(None).renameat2
-    except AttributeError:
-        exchange = None
     paths = (AT_WORKING_DIRECTORY, bytes(whole), AT_WORKING_DIRECTORY, bytes(out))
     if exchange is None or exchange(*paths, EXCHANGE):
         out.rename(before)

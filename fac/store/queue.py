@@ -286,13 +286,14 @@ class Queue(Database):
             now = time.time()
             con.execute(NO_LATER_BEAT, {"now": now})
             rows = con.execute(WORKERS).fetchall()
-        workers = []
+        workers: list[dict[str, Any]] = []
         for host, pid, born, beat in rows:
             since, here = now - beat, host == self._host
             alive = since < ALIVE and (not here or lives(pid, born))
             known = {"host": host, "pid": pid, "born": born, "here": here}
             workers.append({**known, "alive": alive, "seconds_since": since})
-        return next((each for each in workers if each["alive"]), (workers or [None])[0])
+        last = workers[0] if workers else None
+        return next((each for each in workers if each["alive"]), last)
 
     # ---- the file
 
