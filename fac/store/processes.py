@@ -64,8 +64,8 @@ def scratch(folder: Path) -> Iterator[Path]:
         if host == socket.gethostname() and pid.isdecimal() and not lives(int(pid), born):
             shutil.rmtree(left, ignore_errors=True)
     mark = f"{PREFIX}{socket.gethostname()}-{os.getpid()}-{birth(os.getpid())}-"
-    place = Path(tempfile.mkdtemp(dir=folder, prefix=mark))
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=mark))
     try:
-        yield place
+        yield temporary
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -290,8 +290,8 @@ class Queue(Database):
         for host, pid, born, beat in rows:
             since, here = now - beat, host == self._host
             alive = since < ALIVE and (not here or lives(pid, born))
-            known = {"host": host, "pid": pid, "born": born, "here": here}
-            workers.append({**known, "alive": alive, "seconds_since": since})
+            process = {"host": host, "pid": pid, "born": born, "here": here}
+            workers.append({**process, "alive": alive, "seconds_since": since})
         last = workers[0] if workers else None
         return next((each for each in workers if each["alive"]), last)
 

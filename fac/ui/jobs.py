@@ -129,9 +129,9 @@ def save_upload(name: str, content: bytes) -> Path:
     folder = workspace().inputs
     target = folder / f"{hashlib.sha256(content).hexdigest()[:12]}-{safe_name(name)}"
     if not target.exists():
-        with disk_room(f"the upload {target.name}"), scratch(folder) as place:
-            (place / target.name).write_bytes(content)
-            (place / target.name).replace(target)
+        with disk_room(f"the upload {target.name}"), scratch(folder) as temporary:
+            (temporary / target.name).write_bytes(content)
+            (temporary / target.name).replace(target)
     return target
 
 
