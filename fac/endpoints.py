@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fac.errors import InputError
+from fac.errors import InputError, first_line
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -258,8 +258,8 @@ def _read_file(file: Path) -> list[Endpoint]:
         raise InputError(f"{file} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text ({error.reason}): save it as such.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{file} is no TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
+        raise InputError(f"{file} is no TOML: {first_line(error)}.") from None
     endpoints = [_read_entry(f"{file.name}, {name}", name, each) for name, each in tables.items()]
     keys: dict[Address, str] = {}
     for endpoint in endpoints:

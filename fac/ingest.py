@@ -21,6 +21,7 @@ from fac.config import IngestSpec
 from fac.datasets import MAX_CHARACTERS, Sample, SampleReader, read_samples
 from fac.errors import BadRow, InputError, Progress
 from fac.manifest import DatasetFacts
+from fac.markup import INVISIBLE, one_line
 from fac.schema import REJECTED, ROLES, SAMPLES
 from fac.store.runs import ParquetAppender, Runs
 
@@ -40,9 +41,14 @@ def ingest(spec: IngestSpec, *, runs: Runs, progress: Progress | None = None) ->
     lies; a run that exists already is not written again. Writes samples.parquet and
     rejected.parquet, sample order as in the source, the first of several equal samples.
 
-    Raises InputError for a source that cannot be used, BadRow for a bad row unless the spec says
-    skip, ServiceError when the hub does not answer. In all cases nothing is stored.
+    Raises InputError for a name with characters that cannot be seen or a source that cannot be
+    used, BadRow for a bad row unless the spec says skip, ServiceError when the hub does not answer.
+    In all cases nothing is stored.
     """
+    if INVISIBLE.search(spec.name):
+        raise InputError(
+            f"The name {one_line(spec.name)} holds characters that cannot be seen: leave them out."
+        )
     started = time.monotonic()
     report = progress or (lambda done, total, note="": None)
     reader = read_samples(

@@ -6,7 +6,8 @@ of docs/contributing.md.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +42,22 @@ UNREADABLE = "unreadable"
 
 Message = dict[str, str]
 Chat = list[Message]
+
+MAX_NESTING = 100
+"""Lists and objects inside each other, in JSON from outside: whatever writes or reads it again
+needs room on its stack for each."""
+
+
+def nested_too_deeply(value: Any) -> bool:
+    """Whether lists and dictionaries stand in each other to more than MAX_NESTING levels."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        inner = [[*each.values()] for each in level if isinstance(each, dict)]
+        inner += [each for each in level if isinstance(each, list)]
+        level = [*chain.from_iterable(inner)]
+        if not level:
+            return False
+    return True
 
 
 class Activations(NamedTuple):

@@ -23,7 +23,7 @@ from fac.datasets import (
 )
 from fac.errors import BadRow, FacError
 from fac.manifest import DatasetManifest, MeasureManifest
-from fac.markup import clean
+from fac.markup import clean, clean_values, one_line
 from fac.questions import catalogue
 from fac.questions.estimates import measuring_time
 from fac.questions.results import synthesis_behind
@@ -90,6 +90,7 @@ def add() -> None:
     if not (upload or source):
         return
     seen, fields = beginning(upload, source)
+    stem = one_line(stem)
     name = st.text_input("Name", value=stem, key=f"name of {stem}", max_chars=80).strip()
     skip = st.toggle(
         "Skip bad rows",
@@ -403,7 +404,7 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
     else:
         keys = ("run", "created", "seconds", "spec", "facts", "files")
         provenance = dict(manifest.content)
-        st.json({key: provenance[key] for key in keys})
+        st.json(clean_values({key: provenance[key] for key in keys}))
 
 
 title("Datasets")

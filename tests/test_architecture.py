@@ -16,7 +16,7 @@ FAC = REPOSITORY / "fac"
 
 LAYERS = [
     {"errors"},
-    {"registry", "schema", "endpoints"},
+    {"registry", "schema", "endpoints", "markup"},
     {"config"},
     {"manifest"},
     {
@@ -32,7 +32,7 @@ LAYERS = [
     },
     {"executor", "experiments"},
     {"questions"},
-    {"jobs", "charts", "markup"},
+    {"jobs", "charts"},
     {"maps", "report", "api"},
     {"cli"},
     {"ui", "__main__"},

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import shutil
 import sys
 from types import ModuleType
@@ -25,6 +26,7 @@ from fac.datasets import (
     layout_titles,
     read_samples,
     sample_id,
+    sources,
 )
 from fac.datasets.layout import LAYOUTS, Column, Layout, SourceRow
 from fac.datasets.sources import MAX_ROW_BYTES, PEEK_ROWS, Format, TextSource
@@ -528,6 +530,7 @@ BAD_ROWS = [
     ),
     (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "it holds a number of too many digits"),
     (b'{"text": "a", "n": ' + b"[" * 200_000, "its JSON is nested too deeply"),
+    (b'{"text": "a", "n": ' + b"[" * 200 + b"]" * 200 + b"}", "its columns are nested too deeply"),
 ]
 
 
@@ -677,6 +680,11 @@ BAD_FILES = [
     ("rows.jsonl.gz", gzip.compress(JUNK), "rows.jsonl.gz holds binary data, not text"),
     ("rows.parquet", JUNK, "rows.parquet is not a whole Parquet file"),
     ("rows.parquet", FILES["rows.parquet"][:-20], "rows.parquet is not a whole Parquet file"),
+    (
+        "rows.parquet",
+        as_parquet([{"text": "a", "beside": 1}]).replace(b"beside", b"besid\xe9"),
+        "rows.parquet has a column's name, or a text, that is not UTF-8: write it again",
+    ),
     ("rows.jsonl.gz", gzip.compress(FILES["rows.jsonl"])[:-9], "damaged or truncated gzip file"),
     ("rows.jsonl.gz", b"\x1f\x8b" + JUNK, "damaged or truncated gzip file"),
     ("rows.parquet.gz", gzip.compress(FILES["rows.parquet"])[:-9], "damaged or truncated gzip"),
@@ -705,6 +713,28 @@ BAD_FILES = [
 def test_a_bad_file_is_refused_in_one_sentence(write, runs, name, content, sentence, on_bad):
     ingest(IngestSpec(name="other", source=str(write("o.jsonl", FILES["rows.jsonl"]))), runs=runs)
     assert sentence in refusal(runs, write(name, content), on_bad=on_bad)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(write, runs, monkeypatch, name):
+    """A gzip file of a thousandth of its contents is meant to fill a disk."""
+    monkeypatch.setattr(sources, "MAX_UNPACKED", 2**20)
+    texts = [{"text": "a" * 100_000} for _ in range(20)]
+    content = {
+        "rows.jsonl": json_lines(*texts),
+        "rows.json": json.dumps(texts).encode(),
+        "rows.csv": b"text\n" + b"\n".join(row["text"].encode() for row in texts),
+        "rows.parquet": as_parquet(texts) + b" " * 2**21,
+    }[name]
+    packed = gzip.compress(content)
+    assert 100 * len(packed) < 2**20 < len(content)
+    sentence = refusal(runs, write(f"{name}.gz", packed), on_bad="skip")
+    assert f"{name}.gz unpacks to more than 1,048,576 bytes" in sentence
+    assert "unzip it and give the file inside" in sentence
+    noise = random.Random(0).randbytes(2**15).hex()
+    rows = [{"text": f"{number} {noise}"} for number in range(30)]
+    packed = gzip.compress(json_lines(*rows), compresslevel=0)
+    assert len(chats(write("large.jsonl.gz", packed))) == 30, "text may be as long as it likes"
 
 
 def test_a_long_file_cut_short_is_refused_wherever_it_was_cut(write, runs):

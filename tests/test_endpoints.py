@@ -220,6 +220,7 @@ def test_openais_key_belongs_to_the_default_endpoint_alone(tmp_path, monkeypatch
     ("text", "why"),
     [
         ("url = ", "is no TOML"),
+        ("price = " + "9" * 5000, "is no TOML"),
         ('lab = "http://gate/v1"', "lab: an endpoint is a table with a url"),
         ('[lab]\nkey = "LAB_KEY"', "an endpoint is a table with a url"),
         ('[lab]\nurl = "gate"', "lab: The endpoint must be an http(s) address"),

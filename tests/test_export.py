@@ -1,5 +1,6 @@
 """Exports: rows with lineage that can be read back, measured again and explained."""
 
+import ctypes
 import errno
 import json
 import re
@@ -672,6 +673,25 @@ def test_a_full_disk_leaves_the_last_export_as_it_was(workspace, monkeypatch):
     with pytest.raises(InputError, match="disk is full"):
         exported(workspace, run, "parquet")
     assert bytes_of(out.parent) == before
+
+
+def test_a_folder_is_never_without_its_export_while_it_is_replaced(workspace, monkeypatch):
+    run = publish_synthesis(workspace)
+    out = exported(workspace, run, "hf")
+    before, steps = bytes_of(out), []
+    rename = Path.rename
+
+    def watched(self, target):
+        steps.append(target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    assert exported(workspace, run, "hf") == out
+    assert steps == [] and bytes_of(out) == before
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # a system without such a step
+    exported(workspace, run, "hf")
+    assert len(steps) == 2 and bytes_of(out) == before
+    assert [*out.parent.iterdir()] == [out]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])

@@ -16,6 +16,7 @@ from fac.errors import BadReply, Cancelled, InputError, ServiceError
 from fac.generator import LocalGenerator, local
 from fac.generator.batch_chat import Limits, Question, ReplyJournal, ask_batch
 from fac.generator.chat import Declined, NoRoom, OpenAIChat, Refused, Transient, estimated_tokens
+from fac.generator.completions import NoCompletion, read_completion
 from fac.generator.edges import END_MARK, Edges
 from fac.generator.local import AFRESH, Bias, PromptRow, Steer, _Pull, _Spelling, uniforms
 from fac.prompts import Excerpt, Prompt, explaining
@@ -672,6 +673,9 @@ def test_a_question_that_a_server_does_not_take_says_nothing_about_others(status
         b"[1, 2]",
         b"null",
         b'"yes"',
+        b"[" * 900 + b"]" * 900,
+        b'{"error": ' * 900 + b'"overloaded"' + b"}" * 900,
+        b'{"choices": ' * 5000,
         {"error": {"message": "overloaded"}},
         {"choices": []},
         {"choices": "yes"},
@@ -685,6 +689,15 @@ def test_a_question_that_a_server_does_not_take_says_nothing_about_others(status
 def test_a_body_that_is_no_completion_is_a_failure_that_may_pass(body):
     failure = failure_of(body)
     assert isinstance(failure, Transient) and failure.kind == "broken" and failure.paid
+
+
+@pytest.mark.parametrize("part", [b"<", b"<a ", b"<script", b"<style>", b"<!--", b"data: {}\n\n"])
+def test_a_body_is_read_in_time_linear_in_its_length(part):
+    body = part * (300_000 // len(part))
+    begun = time.process_time()
+    with pytest.raises(NoCompletion):
+        read_completion(body)
+    assert time.process_time() - begun < 1
 
 
 def test_a_body_cut_off_on_its_way_is_a_failure_that_may_pass():

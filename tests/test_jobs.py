@@ -33,6 +33,7 @@ from fac.jobs.steps import Steps
 from fac.jobs.worker import Worker
 from fac.measure import tables as measuring
 from fac.schema import Chat
+from fac.store import queue as queueing
 from fac.store.cache import Cache, files
 from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
@@ -325,6 +326,69 @@ def test_a_worker_finishes_what_waits_after_its_app_is_gone_and_ends(workspace, 
 
     assert Worker(workspace, say=say).run(employer=app.pid) == 1
     assert queue.jobs()[0].status == "done"
+
+
+class Sleeper(subprocess.Popen):
+    """A process in the place of a worker, which takes seconds to start."""
+
+    def __init__(self, command, **options):
+        self.command = command
+        super().__init__(["sleep", "60"], **options)
+
+
+@pytest.fixture
+def sleepers(workspace, monkeypatch) -> Iterator[list[Sleeper]]:
+    """Every process that was started as a worker."""
+    started: list[Sleeper] = []
+
+    def start(command, **options):
+        started.append(Sleeper(command, **options))
+        return started[-1]
+
+    monkeypatch.setattr(worker.subprocess, "Popen", start)
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+    worker._bury()
+
+
+def test_a_dead_workers_beat_an_hour_ahead_starts_one_worker(workspace, sleepers, monkeypatch):
+    gone = Sleeper([])
+    gone.kill()
+    gone.wait()
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda now=time.time(): now + 3600)
+        Queue(workspace.queue).beat(gone.pid, time.time())
+    for _ in range(5):
+        worker.start_worker(workspace)
+    assert len(sleepers) == 1
+
+
+def test_only_the_process_that_was_the_worker_is_stopped(workspace, sleepers, monkeypatch):
+    bystander = Sleeper([])
+    sleepers.append(bystander)
+    with monkeypatch.context() as before:  # its number was a worker's, which was heard of just now
+        before.setattr(queueing, "birth", lambda pid: "another time")
+        Queue(workspace.queue).beat(bystander.pid, time.time())
+    worker.stop_worker(workspace)
+    assert bystander.poll() is None
+    worker.restart_worker(workspace)
+    assert len(sleepers) == 2 and Queue(workspace.queue).worker()["pid"] == sleepers[1].pid
+    worker.stop_worker(workspace)
+    assert bystander.poll() is None and sleepers[1].poll() == -signal.SIGKILL
+
+
+def test_a_worker_of_another_user_is_not_stopped_in_silence(workspace, sleepers, monkeypatch):
+    worker.start_worker(workspace)
+
+    def refuse(pid, signal_number):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as other, pytest.raises(InputError, match="another user: ask who"):
+        other.setattr(worker.os, "kill", refuse)
+        worker.stop_worker(workspace)
+    assert sleepers[0].poll() is None
 
 
 def test_the_workspace_of_a_worker_is_the_place_of_everything_it_writes(workspace, tmp_path):

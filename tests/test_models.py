@@ -4,6 +4,8 @@ import ast
 import hashlib
 import importlib.util
 import io
+import os
+import pickle
 import shutil
 import subprocess
 import zipfile
@@ -439,6 +441,16 @@ def test_the_models_own_length_limits_what_is_read(folders):
     assert SubjectModel(folders["gpt2"], layer=1, max_tokens=64).renderer.max_tokens == 64
 
 
+class Command:
+    """Pickled, it runs a command where it is read."""
+
+    def __init__(self, line):
+        self.line = line
+
+    def __reduce__(self):
+        return os.system, (self.line,)
+
+
 def broken(folder, name, content):
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match="cannot be loaded") as caught:
@@ -463,6 +475,21 @@ def test_folders_without_a_whole_model_are_refused_in_one_sentence(tmp_path):
     (whole / "model.safetensors").write_bytes(save(kept, {"format": "pt"}))
     with pytest.raises(InputError, match=r"lacks 1 of its weights \(model.layers.1.mlp.up_proj"):
         SubjectModel(whole, layer=1)
+    import torch
+
+    (whole / "model.safetensors").unlink()
+    command = Command(f"touch {tmp_path / 'ran'}")
+    for pickled in ({"a": 1}, [1, 2], command):
+        torch.save(pickled, whole / "pytorch_model.bin")
+        with pytest.raises(InputError, match="cannot be loaded|lacks .* of its weights"):
+            SubjectModel(whole, layer=1)
+    broken(whole, "pytorch_model.bin", pickle.dumps({"a": 1}))
+    broken(whole, "pytorch_model.bin", pickle.dumps(command))
+    assert not (tmp_path / "ran").exists(), "no pickle runs anything"
+    (whole / "model.safetensors").write_bytes(weights)
+    words = (whole / "tokenizer.json").read_bytes()
+    broken(whole, "tokenizer.json", b'{"version": "1.0", "model": {"type": "X"}}')
+    (whole / "tokenizer.json").write_bytes(words)
     broken(whole, "config.json", b"{ not json")
     broken(whole, "config.json", b'{"model_type": "no-such-family"}')
 

@@ -3,6 +3,8 @@
 import json
 import re
 import time
+from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import example, given
@@ -573,24 +575,51 @@ def test_thoughts_are_no_part_of_a_reply_in_whatever_manner_they_are_marked(repl
     assert form.without_thoughts(reply) == rest
 
 
-def test_replies_are_read_in_time_linear_in_their_length():
-    for part in (
-        "<think>",
-        "</think>",
-        "<",
-        "<|channel|>",
-        "analysisA",
-        "[THINK",
-        "{x",
-        "{ ",
-        "{}",
-    ):
-        reply = part * (400_000 // len(part))
-        begun = time.monotonic()
-        form.without_thoughts(reply)
-        with pytest.raises(BadReply):
-            relevance.read_judgement(reply)
-        assert time.monotonic() - begun < 2, part
+def judged(reply):
+    return relevance.read_judgement(reply)
+
+
+def drafted(reply):
+    return drafts.read_draft("instruction", reply, finished=False)
+
+
+def answered(reply):
+    return drafts.read_answer("chat", reply, finished=False)
+
+
+@pytest.mark.parametrize(
+    ("read", "part", "end"),
+    [
+        *((judged, part, "") for part in ("<think>", "</think>", "<", "<|channel|>", "analysisA")),
+        *((judged, part, "") for part in ("[THINK", "{x", "{ ", "{}", '{"a":', "9", '{"a":1}')),
+        *((judged, f"<|channel|>{letter * 99_000}", "") for letter in "a "),
+        *((drafted, part, "") for part in ("Late. ", "1. ", "\n1.", "www.", "Description: ")),
+        *((drafted, part, "b") for part in ("<<a", "<|a", ".", '?"', " ", "\n", "here is: ")),
+        *((answered, part, "b") for part in (" ", "\n", " Question", "answer: ")),
+    ],
+)
+def test_replies_are_read_in_time_linear_in_their_length(read, part, end):
+    """A quadratic reader takes a second for 10 kB; 100 kB take a few hundredths here."""
+    reply = "a" * (read is not judged) + part * (100_000 // len(part)) + end
+    begun = time.process_time()
+    with suppress(BadReply):
+        read(reply)
+    assert time.process_time() - begun < 0.5
+
+
+def test_no_more_of_a_reply_is_read_than_anybody_asked_for():
+    """Thoughts do not count, whatever their length."""
+    answer = json.dumps({"rationale": "It is about journeys.", "level": "yes"})
+    thoughts = f"<think>{'so ' * form.MAX_REPLY}</think>"
+    assert relevance.read_judgement(thoughts + answer).level == "yes"
+    assert relevance.read_judgement(answer + " " * form.MAX_REPLY).level == "yes"
+    with pytest.raises(BadReply, match="it has 200,067 characters, at most 200,000 are read"):
+        relevance.read_judgement(answer + "." * (form.MAX_REPLY + 67 - len(answer)))
+    text = "tea " * (form.MAX_REPLY // 4)
+    assert len(drafts.read_draft("instruction", text).messages[0]["content"]) == len(text) - 1
+    for read in (partial(drafts.read_draft, "instruction"), partial(drafts.read_answer, "chat")):
+        with pytest.raises(BadReply, match="it has 200,003 characters, at most 200,000 are read"):
+            read(text + "now")
 
 
 def test_thoughts_about_rows_are_no_part_of_the_sample():
@@ -983,6 +1012,8 @@ def test_tasks_of_ones_own_come_from_a_file():
     [
         ("[a\n", "not valid TOML"),
         ("[a]\ntitle = 'x'\n[a]\ntitle = 'x'", "not valid TOML"),
+        ("[a]\ntitle = " + "9" * 5000, "not valid TOML: Exceeds the limit"),
+        ("[a]\ntitle = " + "[" * 5000, "not valid TOML: maximum recursion depth"),
         ("title = 'x'", "'title' outside of a table"),
         ("[Law]\ntitle = 'x'\nrubric = ['y']", "[Law] needs a name"),
         ("['a b']\ntitle = 'x'\nrubric = ['y']", "[a b] needs a name"),

@@ -12,8 +12,10 @@ import pytest
 
 from fac.config import IngestSpec, SaeSpec
 from fac.errors import Cancelled, InputError, SchemaTooNew
+from fac.store import processes
 from fac.store import queue as queueing
-from fac.store.queue import Queue, process_exists
+from fac.store.processes import birth
+from fac.store.queue import Queue
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -154,7 +156,7 @@ os.kill(os.getpid(), 9)
 def claim_and_die(path):
     """A worker that is killed while it has a job, and is not buried yet."""
     worker = subprocess.Popen([sys.executable, "-c", CLAIM_AND_DIE, str(path)], cwd=REPOSITORY)
-    while process_exists(worker.pid):
+    while birth(worker.pid):
         time.sleep(0.01)
     return worker
 
@@ -189,33 +191,129 @@ def test_a_job_on_which_workers_keep_dying_is_given_up(queue, monkeypatch):
     assert queue.live() == []
 
 
+def ended():
+    """The number of a process that is gone."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    return gone.pid
+
+
+@pytest.fixture
+def elsewhere(queue, monkeypatch):
+    """The same queue as another machine sees it."""
+    with monkeypatch.context() as machine:
+        machine.setattr(queueing.socket, "gethostname", lambda: "elsewhere")
+        return Queue(queue._path)
+
+
 def test_a_worker_is_alive_while_its_process_lives_and_it_was_heard_of(queue, monkeypatch):
     clock = Clock(monkeypatch)
     assert queue.worker() is None
     queue.beat(os.getpid(), clock.now)
     here = {"host": socket.gethostname(), "here": True, "seconds_since": 0.0}
-    assert queue.worker() == {**here, "pid": os.getpid(), "alive": True}
+    me = {**here, "pid": os.getpid(), "born": birth(os.getpid())}
+    assert queue.worker() == {**me, "alive": True}
     clock.now += queueing.ALIVE + 1
     assert not queue.worker()["alive"]
     job = queue.enqueue(spec())
     queue.claim("w")
     queue.report(job, 1, 2)
     assert queue.worker()["alive"]
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
+    gone = ended()
     clock.now += 1
-    queue.beat(gone.pid, clock.now)
-    assert queue.worker() == {**here, "pid": gone.pid, "alive": False}
+    queue.beat(gone, clock.now)
+    assert queue.worker() == {**me, "alive": True, "seconds_since": 1.0}
+    clock.now += queueing.ALIVE
+    queue.beat(gone, clock.now)
+    assert queue.worker() == {**here, "pid": gone, "born": None, "alive": False}
 
 
-def test_a_worker_on_another_machine_is_known_as_such(queue, monkeypatch):
-    with monkeypatch.context() as elsewhere, subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-        elsewhere.setattr(queueing.socket, "gethostname", lambda: "elsewhere")
-        Queue(queue._path).beat(gone.pid, time.time())
+def test_a_worker_on_another_machine_is_known_as_such(queue, elsewhere):
+    elsewhere.beat(ended(), time.time())
     worker = queue.worker()
     # No process of this machine has that number; there it may well live.
     assert (worker["host"], worker["here"], worker["alive"]) == ("elsewhere", False, True)
+
+
+def test_a_number_that_a_later_process_has_is_another_worker(queue, monkeypatch):
+    with subprocess.Popen(["sleep", "60"]) as process:
+        job = queue.enqueue(spec())
+        with monkeypatch.context() as there:
+            there.setattr(queueing.os, "getpid", lambda: process.pid)
+            for module in (queueing, processes):
+                there.setattr(module, "birth", lambda pid: "another time")
+            queue.beat(process.pid, time.time())
+            queue.claim("w")
+            assert queue.worker()["alive"]
+            assert queue.recover() == 0
+            queue.report(job, 1, 2)
+        assert queue.worker()["pid"] == process.pid and not queue.worker()["alive"]
+        with monkeypatch.context() as there:
+            there.setattr(queueing.os, "getpid", lambda: process.pid)
+            with pytest.raises(Cancelled, match="no longer this worker's"):
+                queue.report(job, 1, 2)
+        assert queue.recover() == 1
+        process.kill()
+
+
+def test_a_worker_whose_clock_was_ahead_is_heard_of_now_and_not_later(
+    queue, elsewhere, monkeypatch
+):
+    clock = Clock(monkeypatch)
+    clock.now += 3600
+    elsewhere.beat(7, clock.now)
+    ahead = elsewhere.enqueue(spec())
+    elsewhere.claim("w")
+    clock.now -= 3600
+    assert queue.worker()["alive"] and queue.worker()["seconds_since"] == 0
+    assert queue.recover() == 0
+    clock.now += queueing.ALIVE + 1
+    assert not queue.worker()["alive"]
+    clock.now += queueing.LEASE - queueing.ALIVE
+    assert queue.recover() == 1 and queue.job(ahead).status == "waiting"
+
+
+def test_a_dead_workers_beat_ahead_hides_no_other_worker(queue, monkeypatch):
+    clock = Clock(monkeypatch)
+    gone = ended()
+    clock.now += 3600
+    queue.beat(gone, clock.now)
+    clock.now -= 3600
+    assert not queue.worker()["alive"]
+    queue.beat(os.getpid(), clock.now)
+    assert queue.worker()["pid"] == os.getpid() and queue.worker()["alive"]
+
+
+FIRST_QUEUE = """
+    CREATE TABLE job (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, step TEXT NOT NULL, spec TEXT NOT NULL,
+        status TEXT NOT NULL DEFAULT 'waiting', done INTEGER NOT NULL DEFAULT 0,
+        total INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '', run_id TEXT, error TEXT,
+        created REAL NOT NULL, started REAL, finished REAL, attempts INTEGER NOT NULL DEFAULT 0,
+        worker TEXT, host TEXT, pid INTEGER, lease REAL, stop INTEGER NOT NULL DEFAULT 0);
+    CREATE UNIQUE INDEX one_live_job_per_spec ON job (step, spec)
+        WHERE status IN ('waiting', 'running');
+    CREATE TABLE worker (host TEXT, pid INTEGER, started REAL NOT NULL, beat REAL NOT NULL,
+        PRIMARY KEY (host, pid));
+    PRAGMA user_version = 1;
+    INSERT INTO job (step, spec, created) VALUES ('sae', '{"model":"tea"}', 1);
+    INSERT INTO job (step, spec, created, status, attempts, host, pid, lease)
+        VALUES ('sae', '{"model":"milk"}', 2, 'running', 1, 'HOST', PID, 9e9);
+    INSERT INTO worker VALUES ('HOST', PID, 1, 9e9);
+"""
+
+
+def test_a_queue_of_the_first_version_keeps_its_jobs(queue, tmp_path):
+    con = sqlite3.connect(tmp_path / "queue.sqlite")
+    con.executescript(
+        FIRST_QUEUE.replace("HOST", socket.gethostname()).replace("PID", str(os.getpid()))
+    )
+    con.close()
+    # Whoever worked then cannot go on with a queue of this version.
+    assert queue.worker() is None
+    assert queue.recover() == 1
+    assert [queue.claim("w").spec["model"] for _ in "12"] == ["tea", "milk"]
+    assert queue.job(1).attempts == 1 and queue.job(2).attempts == 2
 
 
 def test_a_job_nobody_asked_for_is_a_sentence(queue):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from typer import Option
 
 from fac.cli import frame
@@ -162,7 +163,7 @@ def gaps(
             table.add_row(
                 str(row["feature"]),
                 escape(shorten(row["name"], 60, placeholder="…")),
-                "\n".join((row["badge"], row["kind"].replace("-", "-\n"))),
+                Text("\n".join((row["badge"], row["kind"].replace("-", "-\n")))),
                 f"{row['n_anchor']:,}",
                 _figure(row["expected"], "{:,.1f}"),
                 f"{row['n_dataset']:,}",

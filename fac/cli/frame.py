@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 from typer import Option
 
 from fac import config
@@ -29,6 +30,7 @@ from fac.errors import Cancelled, GateFailed, InputError
 from fac.executor import Where, choose_executor
 from fac.jobs.steps import Steps
 from fac.manifest import MeasureFacts
+from fac.markup import one_line
 from fac.questions.by_name import CLEAR, comparison_by_name
 from fac.questions.comparison import Comparison
 from fac.questions.relevance import EVERY_FEATURE
@@ -46,6 +48,12 @@ LISTED = 10  # Rows of a list that people are shown; JSON has all of them
 
 
 class _Console(Console):
+    """Shows what cannot be seen, and names and sentences in one line each: a text of a dataset
+    paints nothing, moves nothing and begins no line of its own."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(one_line(text), **options)
+
     def on_broken_pipe(self) -> None:
         """A reader such as `head` that has seen enough is no failure: say no more, go on."""
         self.quiet = True
@@ -360,7 +368,7 @@ def progress_bar(what: str) -> Iterator[Callable[..., None]]:
 
         def report(done: int, total: int, note: str = "") -> None:
             nonlocal last
-            bar.update(task, completed=done, total=max(total, 1), note=escape(note))
+            bar.update(task, completed=done, total=max(total, 1), note=escape(one_line(note)))
             if not err.is_terminal and time.monotonic() - last > NOTE_SECONDS:
                 last = time.monotonic()
                 err.print(f"{what}: {done:,}/{total:,} {note}", markup=False, soft_wrap=True)

@@ -21,8 +21,9 @@ from fac.datasets.sources import (
     in_a_row,
     json_line,
     read_samples,
+    unzipped,
 )
 
 __all__ = ["FORMATS", "MAX_CHARACTERS", "Sample", "SampleReader", "file_titles"]
 __all__ += ["formats_in_order", "in_a_row", "json_line", "layout_titles", "read_samples"]
-__all__ += ["sample_id", "Preview", "SourceLayout", "preview"]
+__all__ += ["sample_id", "Preview", "SourceLayout", "preview", "unzipped"]

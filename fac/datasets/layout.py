@@ -18,7 +18,7 @@ import numpy as np
 
 from fac.errors import BadRow, InputError
 from fac.registry import Registry
-from fac.schema import ROLES, Chat
+from fac.schema import ROLES, Chat, nested_too_deeply
 
 MAX_CHARACTERS = 1_000_000
 """Longest sample, over all its messages; a longer one is a broken file more often than a text."""
@@ -527,6 +527,8 @@ def _meta(row: SourceRow, layout: SourceLayout) -> str:
         meta["columns"] = others
     if rejected := layout.columns.get(REJECTED):
         meta["rejected"] = columns.get(rejected)
+    if nested_too_deeply(meta):
+        raise UnusableRow("its columns are nested too deeply")
     return _json(meta)
 
 

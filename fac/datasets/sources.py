@@ -34,6 +34,10 @@ PEEK_ROWS = 1000  # how many rows the columns are collected from before the layo
 PEEK_BYTES = 2**20
 """How far into a text file the columns are collected before the layout is decided."""
 
+MAX_UNPACKED, MAX_RATIO = 2**30, 100
+"""Bytes that a gzip file may unpack to, and how many times its own: the larger of the two counts.
+Text takes a tenth of its size, seldom a fiftieth; what takes less is mostly meant to do harm."""
+
 _BOM = b"\xef\xbb\xbf"
 
 BATCH_ROWS = 512
@@ -73,8 +77,34 @@ class Origin(NamedTuple):
             if not self.zipped:
                 yield raw, raw
                 return
-            with gzip.GzipFile(fileobj=raw) as plain, io.BufferedReader(plain) as stream:
+            with unzipped(raw, self.path.stat().st_size, self.name) as stream:
                 yield stream, raw
+
+
+@contextmanager
+def unzipped(raw: IO[bytes], size: int, name: str) -> Iterator[IO[bytes]]:
+    """What is inside a gzip file of `size` bytes. Reading on beyond MAX_UNPACKED and MAX_RATIO
+    raises InputError."""
+    with gzip.GzipFile(fileobj=raw) as plain:
+        yield io.BufferedReader(_Limited(plain, max(MAX_UNPACKED, MAX_RATIO * size), name))
+
+
+class _Limited(io.RawIOBase):
+    def __init__(self, plain: gzip.GzipFile, limit: int, name: str):
+        self._plain, self._limit, self._room, self._name = plain, limit, limit, name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        n = self._plain.readinto(buffer)
+        self._room -= n
+        if self._room < 0:
+            raise InputError(
+                f"{self._name} unpacks to more than {self._limit:,} bytes, far more than a file "
+                f"of its size holds: if that is meant, unzip it and give the file inside."
+            )
+        return n
 
 
 def file_origin(address: str) -> Origin:
@@ -163,6 +193,10 @@ def readable(name: str) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{name} is a damaged or truncated gzip file ({error}): fetch it again."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name} has a column's name, or a text, that is not UTF-8: write it again as UTF-8."
         ) from error
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:

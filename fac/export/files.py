@@ -7,11 +7,9 @@ again: nothing may be rejected, and no text and no label may have changed.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +38,7 @@ from fac.export.forms import (
 from fac.export.lineage import LINEAGE, ExportRow, SynthesisRun
 from fac.export.people import Opinion, Selection, select
 from fac.families import of_most
-from fac.store.leftovers import BEFORE
+from fac.store.processes import BEFORE, scratch
 from fac.store.runs import Runs
 
 CARD = "README.md"
@@ -312,7 +310,7 @@ def export(
             about = target.describe(written_as, table.column_names, target.data_file, out.name)
             (whole / target.description).write_text(about, encoding="utf-8")
         if target.data_file:
-            _put_in_place(whole, out)
+            _put(whole, out, folder / BEFORE)
             return Exported(plan, out, out / CARD, None)
         lineage = None
         if target.lineage_beside:
@@ -329,31 +327,28 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
     if not out.name or out.name == "..":
         raise InputError(f"{str(out)!r} is no name for an export: give a file or a new folder.")
     try:
-        with disk_room(out.name):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
-                yield Path(folder)
+        with disk_room(out.name), scratch(out.parent) as folder:
+            yield folder
     except OSError as error:
         raise InputError(f"{str(out)!r} cannot be written: {error.strerror}.") from error
 
 
-EXCHANGE = 2
-"""RENAME_EXCHANGE of renameat2."""
-
-CURRENT_FOLDER = -100
-"""AT_FDCWD."""
+AT_WORKING_DIRECTORY, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
-def _put_in_place(whole: Path, out: Path) -> None:
-    """Gives an export its name. One that was there trades places with it in one step, so that there
-    is an export at any moment; where a system cannot do that, it is moved to `before` first."""
-    if out.exists():
-        library = ctypes.CDLL(None)
-        paths = (CURRENT_FOLDER, os.fsencode(whole), CURRENT_FOLDER, os.fsencode(out))
-        if hasattr(library, "renameat2") and library.renameat2(*paths, EXCHANGE) == 0:
-            return
-        out.rename(whole.with_name(BEFORE))
-    whole.rename(out)
+def _put(whole: Path, out: Path, before: Path) -> None:
+    """Puts a folder in the place of another in one step; in two, the old one moving to `before`,
+    where the system or the disk has no such step."""
+    if not out.exists():
+        whole.rename(out)
+        return
+    exchange: Any = None
+    with suppress(AttributeError):
+        exchange = ctypes.CDLL(None).renameat2
+    paths = (AT_WORKING_DIRECTORY, bytes(whole), AT_WORKING_DIRECTORY, bytes(out))
+    if exchange is None or exchange(*paths, EXCHANGE):
+        out.rename(before)
+        whole.rename(out)
 
 
 def _must_be_an_export(out: Path) -> None:

@@ -415,7 +415,7 @@ MODERATED = re.compile(r"flagged|moderation|content.?(filter|policy|management)"
 
 def public_name(name: str) -> str:
     """A model's name as it may leave this machine: no address of a server, no folder."""
-    name = re.sub(r"\s*(\bat\s+)?\bhttps?://\S+", "", name)
+    name = re.sub(r"(?<!\s)\s*(\bat\s+)?\bhttps?://\S+", "", name)
     return re.sub(r"(?<!\S)(?:[A-Za-z]:)?[/~\\][^\s@]*[/\\]", "", name)
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from fac.schema import nested_too_deeply
+
 Object = dict[str, Any]
 
 CUT_OFF = "length"
@@ -60,7 +62,7 @@ def read_completion(body: bytes) -> Completion:
     if not text:
         raise NoCompletion("The response is empty.")
     if text.startswith("<"):
-        page = re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", text)
+        page = re.sub(r"(?s)<(script|style).*?(?:</\1>|\Z)|<[^<>]*>", " ", text)
         raise NoCompletion(f"The response is a web page, no chat completion: {_start(page)}")
     if EVENT.match(text):
         return _joined(_events(text))
@@ -72,6 +74,8 @@ def _object(text: str, what: str) -> Object:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise NoCompletion(f"The {what} is no chat completion, no JSON: {_start(text)}") from error
+    if nested_too_deeply(value):
+        raise NoCompletion(f"The {what} is no chat completion, nested too deeply: {_start(text)}")
     if isinstance(value, list) and len(value) == 1:
         (value,) = value
     if not isinstance(value, dict):

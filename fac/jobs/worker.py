@@ -16,8 +16,10 @@ from fac.config import INSTALLED, REPOSITORY, Workspace, read_spec
 from fac.errors import Cancelled, FacError, InputError
 from fac.jobs.progress import THOUSAND, Extent
 from fac.jobs.steps import Steps, following
+from fac.markup import clean
 from fac.store import cache
-from fac.store.queue import Job, Queue, process_exists
+from fac.store.processes import birth, lives
+from fac.store.queue import Job, Queue
 from fac.store.runs import Runs
 
 IDLE_SECONDS = 0.3
@@ -47,6 +49,7 @@ class Worker:
         gone and then ends.
         """
         name, count, handler = f"{os.uname().nodename}:{os.getpid()}", 0, None
+        since = birth(employer) if employer is not None else None
         if threading.current_thread() is threading.main_thread():
             handler = signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
         self._queue.recover()  # a queue that cannot be used is told before anything starts
@@ -61,7 +64,7 @@ class Worker:
                 if job is not None:
                     count += 1
                     self._carry_out(job)
-                elif until_idle or (employer is not None and not process_exists(employer)):
+                elif until_idle or (employer is not None and not lives(employer, since)):
                     break
                 else:
                     self._stop.wait(IDLE_SECONDS)
@@ -124,7 +127,7 @@ class Worker:
             self._queue.fail(job.id, str(error))
             self.say(f"job {job.id}: failed, {error}")
         except Exception as error:  # the boundary of the process: the next job must still run
-            traceback.print_exc()
+            sys.stderr.write(clean(traceback.format_exc()))
             self._queue.fail(
                 job.id, f"{type(error).__name__}: {error}. The log has the details; this is a bug."
             )
@@ -197,7 +200,8 @@ def start_worker(workspace: Workspace) -> None:
 def stop_worker(workspace: Workspace) -> None:
     """End the worker of a workspace at once; its job continues in the next one.
 
-    Raises InputError for a worker on another machine, where its process id means nothing here.
+    Raises InputError for a worker on another machine, where its process id means nothing here, and
+    for another user's.
     """
     state = Queue(workspace.queue).worker()
     if not (state and state["alive"]):
@@ -207,14 +211,22 @@ def stop_worker(workspace: Workspace) -> None:
             f"The worker of {workspace.root} runs on the machine {state['host']!r}: end it there "
             f"with Ctrl-C or a SIGTERM."
         )
-    pid = state["pid"]
-    with suppress(ProcessLookupError):  # it may end by itself just now
-        os.kill(pid, signal.SIGKILL)
+    pid, born = state["pid"], state["born"]
+    if lives(pid, born):  # it may have ended just now, and its number be another's
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except PermissionError as error:
+            raise InputError(
+                f"The worker of {workspace.root}, process {pid}, belongs to another user: ask who "
+                f"started it to end it."
+            ) from error
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         with _starting:
             _bury()
-        if not process_exists(pid) and all(process.pid != pid for process in _started):
+        if not lives(pid, born) and all(process.pid != pid for process in _started):
             return
         time.sleep(0.05)
 

@@ -18,6 +18,7 @@ from fac.prompts.form import (
     BEGIN,
     END,
     LATE_TEXTS,
+    MAX_REPLY,
     Excerpt,
     Prompt,
     conversation,
@@ -26,6 +27,7 @@ from fac.prompts.form import (
     material,
     safe,
     start_of,
+    too_long,
     without_thoughts,
 )
 from fac.prompts.profiles import Profile, first_part, later_parts, profile_of
@@ -391,7 +393,7 @@ MARKED = re.compile(r"(?:<<|‹‹)([^<>‹›\n]{1,200})(?:>>|››)")
 
 PARROTED = re.compile(
     r"\bIt (?:occurs|does not) \(strength \d|\bPhrase to keep:|\bAlready written: |"
-    rf"\bDescription: .*\nText 1: |{BEGIN}|{END}"
+    rf"(?m:^(?:(?!\bDescription: ).)*+Description: .*\nText 1: )|{BEGIN}|{END}"
 )
 """Lines of the prompts above, which very small models say again instead of writing."""
 
@@ -405,6 +407,8 @@ SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)]*(?=\s|\Z)")
 NO_END = re.compile(r"(?:(?:\A|[\n:])\s*\d{1,3}|\bwww)\.\Z", re.I)
 """What looks like the end of a sentence: the number of an item, the beginning of an address."""
 
+NO_END_LENGTH = 16  # characters of one that are looked at, whatever space stands in it
+
 LABEL = re.compile(r"\A(?:[-*•]|query-?\s*\d*:|user:|message:|text \d+:|\d{1,2}[.)])\s+", re.I)
 
 GLUED = re.compile(r"(?<=\S)\s+(?:Assistant|AI|Bot|Answer|Response)\s?:(?=\s|\Z)")
@@ -412,7 +416,7 @@ GLUED = re.compile(r"(?<=\S)\s+(?:Assistant|AI|Bot|Answer|Response)\s?:(?=\s|\Z)
 
 ANSWER_LABEL = re.compile(r"\A(?:(?:the |worse |good )?(?:answer|response)|assistant)\s?:\s+", re.I)
 
-NEXT_QUESTION = re.compile(r"\s+(?:Question|User|Human|Message)\s?:(?=\s|\Z)")
+NEXT_QUESTION = re.compile(r"(?<!\s)\s+(?:Question|User|Human|Message)\s?:(?=\s|\Z)")
 """Where a model that was asked for an answer goes on with another message."""
 
 REFUSAL = re.compile(
@@ -490,6 +494,8 @@ def read_answer(
 
 def _readable(text: str, reply: str, *, may_refuse: bool = False) -> None:
     """Raises BadDraft for a text that no dataset should hold."""
+    if len(text) > MAX_REPLY:
+        raise BadDraft("unreadable", too_long(text), reply)
     if not re.search(r"\w", text):
         raise BadDraft("empty", "it is empty", reply)
     if is_refusal(text) and not may_refuse:
@@ -535,11 +541,10 @@ def _plain_sample(sample: str) -> str:
 
 def _whole_sentences(text: str, reply: str) -> str:
     """Up to the end of the last sentence of a text that was cut off."""
-    ends = [end.end() for end in SENTENCE_END.finditer(text)]
-    ends = [end for end in ends if not NO_END.search(text[:end])]
-    if not ends:
-        raise BadDraft("cut off", "it ends before its first sentence does", reply)
-    return text[: ends[-1]]
+    for end in reversed([match.end() for match in SENTENCE_END.finditer(text)]):
+        if not NO_END.search(text, max(0, end - NO_END_LENGTH), end):
+            return text[:end]
+    raise BadDraft("cut off", "it ends before its first sentence does", reply)
 
 
 def _unquoted(text: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fac.config import digest
 from fac.errors import BadReply
+from fac.markup import INVISIBLE, spelled_out
 from fac.schema import Message
 
 BEGIN, END = "=== data begins ===", "=== data ends ==="
@@ -41,18 +42,12 @@ CONFUSABLE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
-INVISIBLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
-    "\U000e0000-\U000e007f]"
-)
-"""Controls, line breaks of any kind, direction overrides, tags, lone halves of surrogate pairs."""
-
 NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def one_line(text: str) -> str:
     """The text with what cannot be seen, line breaks above all, spelled out."""
-    return INVISIBLE.sub(lambda m: NAMED.get(m[0], f"\\u{{{ord(m[0]):x}}}"), text)
+    return INVISIBLE.sub(lambda m: NAMED.get(m[0]) or spelled_out(m[0]), text)
 
 
 def harmless(text: str) -> str:
@@ -128,6 +123,8 @@ def material(explanation: str | None, texts: Sequence[str], *more: str) -> str:
     numbered = (f"Text {number}: {text}" for number, text in enumerate(texts, start=1))
     return fenced([*described(explanation), *numbered, *more])
 
+
+MAX_REPLY = 200_000  # characters of a reply without its thoughts
 
 MAX_TEXT = 2000  # characters of an explanation or a rationale; more is not what was asked for
 
@@ -207,12 +204,14 @@ def only_object(reply: str) -> dict[str, Any]:
 
     Thoughts do not count. Raises BadReply where there is no object,
     more than one, or a broken one: reading on inside a broken object could take a quotation for
-    the answer.
+    the answer; and above MAX_REPLY characters.
     """
     text = without_thoughts(reply)
+    if len(text) > MAX_REPLY:
+        raise bad_reply(too_long(text), reply)
     objects: list[dict[str, Any]] = []
     at = text.find("{")
-    while at >= 0:
+    while at >= 0 and len(objects) < 2:
         # An error counts the lines before it, so a thousand braces in prose must raise none.
         if OBJECT.match(text, at):
             try:
@@ -226,8 +225,7 @@ def only_object(reply: str) -> dict[str, Any]:
     if not text:
         raise bad_reply("it ends with its thoughts" if reply.strip() else "it is empty", reply)
     if len(objects) != 1:
-        n_objects = f"{len(objects) or 'no'} JSON object{'s' * (len(objects) > 1)}"
-        raise bad_reply(f"it has {n_objects}", reply)
+        raise bad_reply(f"it has {'more than one' if objects else 'no'} JSON object", reply)
     return objects[0]
 
 
@@ -243,7 +241,7 @@ THOUGHT = re.compile(
 """Where models begin and end to think, in the manner of Qwen and R1, Magistral, Kimi, Seed, Sky-T1,
 Granite. Many templates open thoughts themselves, so that a reply may hold the end alone."""
 
-CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>|\A(analysis|commentary)(?=[A-Z])")
+CHANNEL = re.compile(r"<\|channel\|>\s*+(\w++)[^<]*+<\|message\|>|\A(analysis|commentary)(?=[A-Z])")
 FINAL = re.compile(r"assistant\s*final(?=\S)")
 """gpt-oss's channels, and what is left of them where a server drops special tokens."""
 
@@ -283,8 +281,13 @@ def bad_reply(why: str, reply: str) -> BadReply:
     return BadReply(f"The reply cannot be read, {why}" + (f": {start}" if start else "."))
 
 
+def too_long(text: str) -> str:
+    """What is wrong with a reply above MAX_REPLY characters."""
+    return f"it has {len(text):,} characters, at most {MAX_REPLY:,} are read"
+
+
 def start_of(reply: str) -> str:
-    start = one_line(reply.strip())
+    start = one_line(reply.strip()[:81])
     return start[:80] + "…" * (len(start) > 80)
 
 

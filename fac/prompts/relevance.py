@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fac.errors import InputError
+from fac.errors import InputError, first_line
 from fac.prompts import form
 from fac.prompts.form import Excerpt, Prompt, bad_reply, material, safe, words, worked_prompt
 from fac.schema import EVERY_ROLE, LEVELS
@@ -118,8 +118,8 @@ def read_tasks(toml_text: str) -> dict[str, TaskProfile]:
     """
     try:
         tables = tomllib.loads(toml_text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"The task file is not valid TOML: {error}.") from error
+    except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
+        raise InputError(f"The task file is not valid TOML: {first_line(error)}.") from error
     return {name: _task(name, table) for name, table in tables.items()}
 
 

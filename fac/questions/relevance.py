@@ -346,7 +346,7 @@ def listed_ids(path: Path) -> Iterator[tuple[int, int]]:
     if text.lstrip().startswith("["):
         try:
             entries = list(enumerate(json.loads(text), start=1))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} begins like a JSON list but is none: {error}.") from error
     else:
         lines = enumerate(text.splitlines(), start=1)
@@ -361,5 +361,5 @@ def listed_ids(path: Path) -> Iterator[tuple[int, int]]:
 def _json_or_text(line: str) -> object:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line.strip()

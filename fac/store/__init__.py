@@ -4,6 +4,7 @@ runs       finished work: parquet and a manifest, immutable (no SQL)
 cache      DuckDB files derived from runs, the only DuckDB code
 queue      jobs waiting and running, in SQLite
 decisions  what people decided, in SQLite
+processes  which processes live, and scratch folders that go when theirs does
 memo       answers from runs and caches, remembered while those do not change
 """
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from fac.errors import InputError
 from fac.store.decisions import Decisions
+from fac.store.processes import BEFORE, PREFIX
 from fac.store.queue import Queue
 from fac.store.runs import Runs, is_run_id, lock_file
 
@@ -23,11 +24,11 @@ lock tells whether anybody is still at it."""
 
 EVERY_JOB = 1_000_000
 
-EXPORT = ".export-*"
-BEFORE = "before"
-"""In a temporary folder of an export: the one that stood in its place, until that is taken."""
-
-UPLOAD = ".*.part*"
+SCRATCH = f"{PREFIX}*"
+EXPORTS = (SCRATCH, ".export-*")
+UPLOADS = (SCRATCH, ".*.part*")
+"""How folders and files begin in which exports and uploads are written, by this version and by
+those before it."""
 
 
 class Leftover(NamedTuple):
@@ -58,8 +59,8 @@ def leftovers(
     every = [
         *(each for home in _folders(runs.root) for each in survey.of_step(home)),
         *survey.of_caches(runs.workspace.cache),
-        *survey.given_up(runs.workspace.inputs, UPLOAD, "half an upload"),
-        *(x for home in sorted(folders) for x in survey.given_up(home, EXPORT, "half an export")),
+        *survey.given_up(runs.workspace.inputs, UPLOADS, "half an upload"),
+        *(x for home in sorted(folders) for x in survey.given_up(home, EXPORTS, "half an export")),
     ]
     return sorted(every)
 
@@ -125,7 +126,7 @@ class _Survey:
             elif run := _run_of(path, ".tmp-"):
                 yield self._unfinished(self._held(path, "an unfinished run", run))
             elif _run_of(path, ".replies-"):
-                paid = self.given_up(home, path.name, "replies to a run that is not finished")
+                paid = self.given_up(home, [path.name], "replies to a run that is not finished")
                 yield from map(self._unfinished, paid)
             elif run := _run_of(path, ".adopt-"):
                 yield self._held(path, "half a copy of a run", run)
@@ -144,9 +145,9 @@ class _Survey:
             elif name == f"{run}.duckdb" and is_run_id(run) and not self.runs.find(run):
                 yield self._held(path, "the cache of a run that is not here", run, home)
 
-    def given_up(self, home: Path, pattern: str, what: str) -> Iterator[Leftover]:
+    def given_up(self, home: Path, patterns: Iterable[str], what: str) -> Iterator[Leftover]:
         """What matches in a folder, once nobody has written to it for long."""
-        for path in sorted(home.glob(pattern)):
+        for path in sorted(path for pattern in patterns for path in home.glob(pattern)):
             try:
                 newest = max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
             except FileNotFoundError:  # whoever wrote it has just finished

@@ -2,6 +2,9 @@
 
 One SQLite file, where a job changes hands in one statement, so two workers cannot both have it.
 Losing the file loses the waiting jobs and nothing else.
+
+A worker is a process: its machine, its number and when it began, for numbers are given out again.
+Clocks differ and are set: a sign of life in the future counts as one of now, seen now.
 """
 
 from __future__ import annotations
@@ -10,14 +13,17 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fac.config import Spec
 from fac.errors import Cancelled, InputError
+from fac.store.processes import birth, lives
 from fac.store.sqlite import Connection, Database, storable
 
-QUEUE_VERSION = 1
+QUEUE_VERSION = 2
 
 LEASE = 120.0
 """Seconds a running job may stay silent before another worker may have it."""
@@ -34,13 +40,22 @@ SCHEMA = f"""
         status TEXT NOT NULL DEFAULT 'waiting', done INTEGER NOT NULL DEFAULT 0,
         total INTEGER NOT NULL DEFAULT 0, note TEXT NOT NULL DEFAULT '', run_id TEXT, error TEXT,
         created REAL NOT NULL, started REAL, finished REAL, attempts INTEGER NOT NULL DEFAULT 0,
-        worker TEXT, host TEXT, pid INTEGER, lease REAL, stop INTEGER NOT NULL DEFAULT 0);
+        worker TEXT, host TEXT, pid INTEGER, lease REAL, stop INTEGER NOT NULL DEFAULT 0,
+        born TEXT);
     CREATE UNIQUE INDEX one_live_job_per_spec ON job (step, spec)
         WHERE status IN ('waiting', 'running');
     CREATE TABLE worker (host TEXT, pid INTEGER, started REAL NOT NULL, beat REAL NOT NULL,
-        PRIMARY KEY (host, pid));
+        born TEXT, PRIMARY KEY (host, pid));
     PRAGMA user_version = {QUEUE_VERSION};
 """
+
+FROM_1 = f"""
+    ALTER TABLE job ADD COLUMN born TEXT;
+    ALTER TABLE worker ADD COLUMN born TEXT;
+    DELETE FROM worker;
+    PRAGMA user_version = {QUEUE_VERSION};
+"""
+"""Makes one of version 1 one of this. Its workers cannot go on with it; their jobs wait again."""
 
 COLUMNS = (
     "id, step, spec, status, done, total, note, run_id, error, created, started, finished, attempts"
@@ -54,16 +69,21 @@ LIVE_JOB_OF = """
 
 CLAIM = f"""
     UPDATE job SET status = 'running', worker = :worker, host = :host, pid = :pid,
-                   lease = :now + {LEASE}, started = :now, attempts = attempts + 1, stop = 0
+                   born = :born, lease = :now + {LEASE}, started = :now,
+                   attempts = attempts + 1, stop = 0
     WHERE id = (SELECT id FROM job WHERE status = 'waiting' ORDER BY id LIMIT 1)
     RETURNING {COLUMNS}
 """
 
+MINE = "host = :host AND pid = :pid AND born IS :born"
+
 REPORT = f"""
     UPDATE job SET done = :done, total = :total, note = :note, lease = :now + {LEASE}
-    WHERE id = :id AND status = 'running' AND host = :host AND pid = :pid AND stop = 0
+    WHERE id = :id AND status = 'running' AND {MINE} AND stop = 0
     RETURNING id
 """
+
+RUNS_HERE = f"SELECT id FROM job WHERE id = :id AND status = 'running' AND {MINE}"
 
 # A result counts even if the lease was lost meanwhile: the run exists.
 FINISH = """
@@ -72,9 +92,9 @@ FINISH = """
     WHERE id = :id AND status IN ('waiting', 'running')
 """
 
-END_MINE = """
+END_MINE = f"""
     UPDATE job SET status = :status, error = :error, finished = :now
-    WHERE id = :id AND status = 'running' AND host = :host AND pid = :pid
+    WHERE id = :id AND status = 'running' AND {MINE}
 """
 
 CANCEL_WAITING = """
@@ -83,11 +103,15 @@ CANCEL_WAITING = """
 
 CANCEL_RUNNING = "UPDATE job SET stop = 1 WHERE id = :id AND status = 'running'"
 
-RUNNING = "SELECT id, host, pid, lease, attempts, stop FROM job WHERE status = 'running'"
+NO_LONGER_LEASE = f"""
+    UPDATE job SET lease = :now + {LEASE} WHERE status = 'running' AND lease > :now + {LEASE}
+"""
+
+RUNNING = "SELECT id, host, pid, born, lease, attempts, stop FROM job WHERE status = 'running'"
 
 GIVE_BACK = """
-    UPDATE job SET status = 'waiting', worker = NULL, host = NULL, pid = NULL, lease = NULL,
-                   note = 'waiting again, its worker stopped'
+    UPDATE job SET status = 'waiting', worker = NULL, host = NULL, pid = NULL, born = NULL,
+                   lease = NULL, note = 'waiting again, its worker stopped'
     WHERE id = :id
 """
 
@@ -103,13 +127,17 @@ LIVE = f"""
 """
 
 BEAT = """
-    INSERT INTO worker (host, pid, started, beat) VALUES (:host, :pid, :started, :now)
-    ON CONFLICT (host, pid) DO UPDATE SET started = excluded.started, beat = excluded.beat
+    INSERT INTO worker (host, pid, born, started, beat)
+    VALUES (:host, :pid, :born, :started, :now)
+    ON CONFLICT (host, pid) DO UPDATE
+    SET born = excluded.born, started = excluded.started, beat = excluded.beat
 """
 
-STILL_HERE = "UPDATE worker SET beat = :now WHERE host = :host AND pid = :pid"
+STILL_HERE = f"UPDATE worker SET beat = :now WHERE {MINE}"
 
-LAST_WORKER = "SELECT host, pid, beat FROM worker ORDER BY beat DESC LIMIT 1"
+NO_LATER_BEAT = "UPDATE worker SET beat = :now WHERE beat > :now"
+
+WORKERS = "SELECT host, pid, born, beat FROM worker ORDER BY beat DESC LIMIT 100"
 
 
 class Job(NamedTuple):
@@ -173,17 +201,18 @@ class Queue(Database):
 
         Raises Cancelled when a person asked to stop, or when the job is no longer this process's.
         """
-        me = self._me()
         values = {"id": job_id, "done": int(done), "total": int(total), "note": storable(note)}
         with self._writing() as con:
+            me = self._me()
             con.execute(STILL_HERE, me)
             if con.execute(REPORT, {**values, **me}).fetchall():
                 return
-            job = _job_of(con, job_id)
+            status = _job_of(con, job_id).status
+            is_mine = bool(con.execute(RUNS_HERE, {"id": job_id, **me}).fetchall())
         raise Cancelled(
             f"Job {job_id} was cancelled; finished parts are kept."
-            if job.status == "running"
-            else f"Job {job_id} is {job.status} and no longer this worker's."
+            if is_mine
+            else f"Job {job_id} is {status} and no longer this worker's."
         )
 
     def finish(self, job_id: int, run_id: str) -> None:
@@ -204,12 +233,13 @@ class Queue(Database):
 
         One that was to stop is cancelled instead, and one started MAX_ATTEMPTS times has failed.
         """
-        now = time.time()
         with self._writing() as con:
+            now = time.time()
+            con.execute(NO_LONGER_LEASE, {"now": now})
             lost = [
                 (job_id, attempts, stop)
-                for job_id, host, pid, lease, attempts, stop in con.execute(RUNNING).fetchall()
-                if lease < now or (host == self._host and not process_exists(pid))
+                for job_id, host, pid, born, lease, attempts, stop in con.execute(RUNNING)
+                if lease < now or (host == self._host and not lives(pid, born))
             ]
             for job_id, attempts, stop in lost:
                 if not stop and attempts < MAX_ATTEMPTS:
@@ -243,33 +273,46 @@ class Queue(Database):
     def beat(self, pid: int, started: float) -> None:
         """A worker says that it is alive; reporting on a job says so too."""
         with self._writing() as con:
-            con.execute(BEAT, {**self._me(), "pid": pid, "started": started})
+            values = {**self._me(), "pid": pid, "born": birth(pid), "started": started}
+            con.execute(BEAT, values)
 
     def worker(self) -> dict[str, Any] | None:
-        """The worker last heard of; None if never any.
+        """The worker last heard of, of those that are alive if any are; None if never any.
 
-        host, pid; here: whether that is this host, where the pid means something; alive;
+        host, pid, born; here: whether that is this host, where the pid means something; alive;
         seconds_since its last sign.
         """
         with self._writing() as con:
-            rows = con.execute(LAST_WORKER).fetchall()
-        if not rows:
-            return None
-        host, pid, beat = rows[0]
-        since = max(0.0, time.time() - beat)
-        here = host == self._host
-        alive = since < ALIVE and (not here or process_exists(pid))
-        return {"host": host, "pid": pid, "here": here, "alive": alive, "seconds_since": since}
+            now = time.time()
+            con.execute(NO_LATER_BEAT, {"now": now})
+            rows = con.execute(WORKERS).fetchall()
+        workers: list[dict[str, Any]] = []
+        for host, pid, born, beat in rows:
+            since, here = now - beat, host == self._host
+            alive = since < ALIVE and (not here or lives(pid, born))
+            process = {"host": host, "pid": pid, "born": born, "here": here}
+            workers.append({**process, "alive": alive, "seconds_since": since})
+        last = workers[0] if workers else None
+        return next((each for each in workers if each["alive"]), last)
 
     # ---- the file
 
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with super()._writing() as con:
+            if self._version(con) == 1:
+                for statement in FROM_1.split(";"):
+                    con.execute(statement)
+            yield con
+
     def _me(self) -> dict[str, Any]:
-        return {"host": self._host, "pid": os.getpid(), "now": time.time()}
+        pid = os.getpid()
+        return {"host": self._host, "pid": pid, "born": birth(pid), "now": time.time()}
 
     def _end_mine(self, job_id: int, status: str, error: str | None) -> None:
-        values = {"id": job_id, "status": status, "error": error, **self._me()}
+        values = {"id": job_id, "status": status, "error": error}
         with self._writing() as con:
-            con.execute(END_MINE, values)
+            con.execute(END_MINE, {**values, **self._me()})
 
     def _enqueue(self, step: str, spec: dict[str, Any]) -> int:
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
@@ -277,21 +320,6 @@ class Queue(Database):
         with self._writing() as con:
             live = con.execute(LIVE_JOB_OF, values).fetchall()
             return (live or con.execute(ENQUEUE, values).fetchall())[0][0]
-
-
-def process_exists(pid: int) -> bool:
-    """Whether a process of this machine lives; one that ended and was not yet buried does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-    except FileNotFoundError:  # no /proc on this system, or gone just now
-        return not Path("/proc/self").exists()
-    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def _job_of(con: Connection, job_id: int) -> Job:

@@ -9,7 +9,9 @@ from pathlib import Path
 import streamlit as st
 
 from fac.config import EXPLAINERS, DemoSpec, IngestSpec, MeasureSpec, Spec, SynthesizeSpec
+from fac.errors import disk_room
 from fac.jobs import worker
+from fac.store.processes import scratch
 from fac.store.queue import Job
 from fac.ui.endpoints import check_endpoint
 from fac.ui.stores import stores, workspace
@@ -122,14 +124,14 @@ def safe_name(name: str) -> str:
 
 
 def save_upload(name: str, content: bytes) -> Path:
-    """An uploaded file under `inputs/`, named by its content so that names cannot collide."""
+    """An uploaded file under `inputs/`, named by its content so that names cannot collide. Several
+    may save the same at once."""
     folder = workspace().inputs
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{hashlib.sha256(content).hexdigest()[:12]}-{safe_name(name)}"
     if not target.exists():
-        partial_file = target.with_name(f".{target.name}.part")
-        partial_file.write_bytes(content)
-        partial_file.rename(target)
+        with disk_room(f"the upload {target.name}"), scratch(folder) as temporary:
+            (temporary / target.name).write_bytes(content)
+            (temporary / target.name).replace(target)
     return target
 
 

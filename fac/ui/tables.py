@@ -14,6 +14,7 @@ from unicodedata import east_asian_width
 import streamlit as st
 
 from fac.errors import InputError
+from fac.markup import clean
 from fac.questions.gaps import COLUMNS, GapColumn
 from fac.ui.text import Row
 from fac.ui.views import set_param
@@ -243,7 +244,10 @@ def _lines(text: str, letters: float) -> list[str]:
 
 
 def _brief(name: str, value: Any) -> Any:
-    """A ratio without the decimals that nobody reads in a percentage; no text as nothing."""
+    """A ratio without the decimals that nobody reads in a percentage; no text as nothing; a text
+    with what cannot be seen shown."""
+    if isinstance(value, str):
+        value = clean(value)
     if name == "explanation":
         return value or ""
     return round(value, _DECIMALS[name]) if name in _DECIMALS and value is not None else value

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
 import json
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 from fac.config import ExplainSpec
+from fac.datasets import unzipped
 from fac.errors import InputError
 from fac.interpret.parts import Explainer, FeatureExplanation, OpenExplainer, repeating
 from fac.prompts.form import MAX_TEXT
@@ -31,8 +34,9 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
     content = data
     if path.suffix == ".gz":
         try:
-            content = gzip.decompress(data)
-        except (OSError, EOFError) as error:
+            with unzipped(io.BytesIO(data), len(data), path.name) as plain:
+                content = plain.read()
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path} is no whole gzip file: {error}.") from error
     texts: dict[int, FeatureExplanation] = {}
     for number, line in enumerate(content.splitlines(), start=1):
@@ -41,13 +45,14 @@ def _open(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
         where = f"{path.name}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON ({error}).") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: a JSON object is expected, one explanation a line.")
         index: Any = row.get("feature", row.get("index"))
-        if isinstance(index, bool) or not str(index).isascii() or not str(index).isdigit():
-            raise InputError(f"{where}: `feature` or `index` must be a number, got {index!r}.")
+        if isinstance(index, bool) or not re.fullmatch(r"[0-9]{1,9}", str(index)[:10]):
+            got = f"{index!r:.60}"
+            raise InputError(f"{where}: `feature` or `index` must be a number, got {got}.")
         fields = (row.get(name) for name in ("description", "explanation", "text"))
         text = next((t.strip() for t in fields if isinstance(t, str) and t.strip()), None)
         if text is None:
