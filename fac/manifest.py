@@ -149,6 +149,16 @@ class MeasureFacts(Facts):
         return (self.despite or "") if self.doubt else ""
 
     @property
+    def is_folder(self) -> bool:
+        """Whether the model is a folder or a file, which may be called anything."""
+        return self.model.startswith(("/", ".", "~"))
+
+    @property
+    def model_name(self) -> str:
+        """What people call the model, of a folder or a file too."""
+        return self.encoder.partition("/layer")[0].rpartition("@")[0] or self.model
+
+    @property
     def sae_name(self) -> str:
         """What people call the SAE: of a folder or a file the last part of its path."""
         is_path = self.sae.startswith(("/", ".", "~"))
@@ -204,12 +214,13 @@ class InterpretFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainFacts(InterpretFacts):
-    omitted = (*InterpretFacts.omitted, "too_few", "by_length")
+    omitted = (*InterpretFacts.omitted, "too_few", "by_length", "left_out")
     explainer: str = ""
     silent: int | None = None  # asked for, but never fire; None where the run was stopped
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # n features, median
     too_few: int | None = None  # features that fire in too few samples for an AUROC
     by_length: float | None = None  # median AUROC of a text's length alone on the same samples
+    left_out: Counts | None = None  # rows of a file by why they were not taken; None without one
 
 
 @dataclass(frozen=True, kw_only=True)

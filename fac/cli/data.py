@@ -91,12 +91,7 @@ def ingest(
 def _with_rejected(data: Mapping[str, Any]) -> Callable[[], None]:
     """The answer in lines, with the first rows that were left out."""
     rejected = data["rejected"]
-    first = [
-        f"line {row['line']}: {row['reason']}"
-        if row["line"] is not None
-        else f"sample {row['sample'] + 1}: {row['reason']}"
-        for row in rejected[: frame.LISTED]
-    ]
+    first = frame.first_rejected(rejected)
     return listing({**data, "rejected": len(rejected)}, first, len(rejected))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
@@ -322,6 +323,16 @@ def listing(rows: dict[str, Any], first: Iterable[str] = (), n: int = 0) -> Call
     return show
 
 
+def first_rejected(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first rows that were left out, a line each; without a line of a file by their number."""
+    return [
+        f"line {row['line']}: {row['reason']}"
+        if row["line"] is not None
+        else f"sample {row['sample'] + 1}: {row['reason']}"
+        for row in rows[:LISTED]
+    ]
+
+
 def readable(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
@@ -333,9 +344,10 @@ def readable(value: Any) -> str:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Raises InputError for a file that cannot be written."""
+    """Gzipped where the name says so. Raises InputError for a file that cannot be written."""
+    data = "".join(f"{line}\n" for line in lines).encode()
     try:
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 
