@@ -48,7 +48,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts(Facts):
-    omitted = ("layout", "columns", "note", "unread", "relabelled")
+    omitted = ("layout", "columns", "beside", "note", "unread", "relabelled")
     source: str = ""  # file name or `hf:ID`; the synthesis run that the samples were kept from
     n_samples: int = 0
     duplicates: int = 0
@@ -56,11 +56,20 @@ class DatasetFacts(Facts):
     kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`, `pilot`, `fill`
     layout: str | None = None
     columns: Sequence[str] | None = None  # columns that became the chat
+    beside: Sequence[str] | None = None  # of the first rows, kept in meta; None for none
     note: str | None = None  # what a reader of the samples should know about their layout
     roles: Counts = field(default_factory=dict)  # messages by role
     labels: Counts = field(default_factory=dict)  # samples by label, most common first
     unread: Counts | None = None  # messages by what they say beside their text; None for nothing
     relabelled: int | None = None  # duplicates that brought a label their text had not yet; None: 0
+
+    @property
+    def says_beside(self) -> str:
+        """A sentence about columns that became neither text nor label, "" where there are none."""
+        if not self.beside:
+            return ""
+        names = ", ".join(repr(name) for name in self.beside)
+        return f"Kept beside the texts, not measured: {names}."
 
     @property
     def says_unread(self) -> str:

@@ -375,8 +375,9 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
             "Features of the SAE that fire at least once; known once measured.",
         ),
     )
-    if about := " ".join(filter(None, (facts.note, facts.says_relabelled, facts.says_unread))):
-        st.caption(plain(about))
+    about = (facts.note, facts.says_beside, facts.says_relabelled, facts.says_unread)
+    if any(about):
+        st.caption(plain(" ".join(filter(None, about))))
     for each in measures:
         if each.facts.says_left_out:
             st.caption(plain(each.facts.says_left_out))

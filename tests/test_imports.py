@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fac import review
 from fac.config import ExplainSpec, Workspace
 from fac.errors import InputError
 from fac.interpret import explain
@@ -27,11 +28,27 @@ from fac.questions.explanations import explanations_of
 from fac.schema import REJECTED
 from fac.store import open_stores
 from fac.store.cache import build
+from fac.store.decisions import Decisions
+from fac.store.queue import Queue
 from fac.store.runs import Runs
 from tests import toy
 from tests.test_cli import assert_one_sentence, fac
+from tests.test_pages import (
+    button,
+    empty,
+    explained,
+    markup,
+    navigation_decides,
+    opened,
+    ran,
+    started,
+    words,
+)
+from tests.test_synthesis_page import work_off
 
-PYTHON, RIVER, QUASAR = (toy.WORDS.index(word) for word in ("python", "river", "quasar"))
+__all__ = ["empty", "explained", "navigation_decides", "started"]  # fixtures
+
+PYTHON, RIVER, QUASAR, OVEN = map(toy.WORDS.index, ("python", "river", "quasar", "oven"))
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +197,11 @@ def test_a_file_without_a_row_to_take_is_refused_in_a_sentence(workspace, tmp_pa
 
 def test_rows_that_name_no_model_and_no_layer_are_taken(workspace, tmp_path):
     file = tmp_path / "own.jsonl"
-    file.write_bytes(lines({"feature": PYTHON, "text": "snakes"}, {"index": 6, "explanation": "b"}))
+    file.write_bytes(
+        lines({"feature": PYTHON, "text": "snakes"}, {"index": OVEN, "explanation": "b"})
+    )
     run, facts = imported(workspace, file)
-    assert texts(workspace, run) == {PYTHON: "snakes", 6: "b"}
+    assert texts(workspace, run) == {PYTHON: "snakes", OVEN: "b"}
     assert (facts.left_out, facts.note) == (None, None)
     assert Runs(workspace).table(run, "explanations")["source"].to_pylist() == ["own.jsonl"] * 2
 
@@ -267,7 +286,7 @@ def test_what_goes_out_comes_in_equal(world, workspace, tmp_path):
     file = tmp_path / "np.jsonl"
     other = {"explanationModelName": "claude", "typeName": ""}
     file.write_bytes(
-        lines(row(PYTHON, "snakes"), row(RIVER, "“water” \u2028"), row(6, "b", **other))
+        lines(row(PYTHON, "snakes"), row(RIVER, "“water” \u2028"), row(OVEN, "b", **other))
     )
     fac("explain", "toy-anchor", "--explainer", "external", "--file", file, workspace=workspace)
     for explainer in ("tokens", "llm"):
@@ -275,15 +294,20 @@ def test_what_goes_out_comes_in_equal(world, workspace, tmp_path):
             runs, measure, {PYTHON: f"by {explainer}", RIVER: None}, explainer=explainer
         )
         build(runs, run, workspace.cache)
+    shown = review.item(review.explanation_content(measure, PYTHON, "by llm"))
+    store = Decisions(workspace.decisions)
+    store.add("ana", "explanation", shown.subject, shown.content, "no", edited_text="the language")
     out = tmp_path / "out.jsonl.gz"
     data = fac("explanations", "toy-anchor", "--out", out, "--json", workspace=workspace).json
-    assert (data["rows"], data["features"], data["left_out"]) == (5, 3, {"cannot tell": 2})
+    assert (data["rows"], data["features"], data["left_out"]) == (6, 3, {"cannot tell": 2})
     written = [json.loads(each) for each in gzip.decompress(out.read_bytes()).splitlines()]
     assert {each["modelId"] for each in written} == {"toy"}
+    assert "ana" not in {value for each in written for value in each.values()}
     assert {(r["index"], r["explanationModelName"], r["typeName"]) for r in written} >= {
         (str(PYTHON), "gpt-4o-mini", "oai_token-act-pair"),
-        ("6", "claude", ""),
+        (str(OVEN), "claude", ""),
         (str(PYTHON), "toy-llm", "llm"),
+        (str(PYTHON), "", "person"),
     }
     shutil.copytree(world.root, tmp_path / "other")
     there = Workspace(tmp_path / "other")
@@ -300,4 +324,27 @@ def test_what_goes_out_comes_in_equal(world, workspace, tmp_path):
 
 def test_nothing_to_write_is_a_sentence(workspace, tmp_path):
     answer = fac("explanations", "toy-seed", "--out", tmp_path / "a.jsonl", workspace=workspace)
-    assert "fac explain toy-seed" in assert_one_sentence(answer, 2)
+    assert_one_sentence(answer, 2)
+    assert "fac explain toy-seed" in answer.err
+
+
+# --- on the page ----------------------------------------------------------------------------------
+
+
+def test_a_file_is_imported_on_the_features_page_and_what_is_left_out_is_said(explained):  # noqa: F811
+    at = opened("features", dataset="toy-anchor")
+    other = {"explanationModelName": "claude"}
+    content = lines(row(PYTHON, "snakes"), row(12), row(RIVER, "streams", **other))
+    ran(at.file_uploader(key="explanations").upload("np.jsonl", content).run())
+    ran(button(at, "Import them").click().run())
+    jobs = Queue(explained.queue).jobs()
+    authors = {"gpt-4o-mini, oai_token-act-pair", "claude, oai_token-act-pair"}
+    assert {job.spec["author"] for job in jobs} == authors
+    work_off(explained)
+    at = opened("features", dataset="toy-anchor", feature=str(PYTHON))
+    assert "1 row of a feature that the dictionary lacks" in words(at)
+    assert "snakes" in markup(at)
+    assert "Explanations" in [each.proto.label for each in at.get("download_button")]
+    ran(at.file_uploader(key="explanations").upload("np.jsonl", lines(row(12))).run())
+    ran(button(at, "Import them").click().run())
+    assert "explains no feature of toy-anchor: 1 row of a feature" in words(at)

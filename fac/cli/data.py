@@ -85,7 +85,9 @@ def ingest(
     data = {"run": run_id, "samples": facts.n_samples, "duplicates": facts.duplicates}
     data |= {"relabelled": facts.relabelled or 0, "note": facts.note}
     data |= {"rejected": rejected, "layout": facts.layout, "unread": facts.unread or {}}
-    return Answer(data, _with_rejected(data))
+    data["beside"] = list(facts.beside or ())
+    words = {"unread": facts.says_unread or None, "beside": facts.says_beside or None}
+    return Answer(data, _with_rejected(data | words))
 
 
 def _with_rejected(data: Mapping[str, Any]) -> Callable[[], None]:

@@ -20,7 +20,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from typer import Option
 
 from fac import config
@@ -308,13 +307,16 @@ def plain(value: Any) -> Any:
 
 
 def listing(rows: dict[str, Any], first: Iterable[str] = (), n: int = 0) -> Callable[[], None]:
-    """Shows rows, and below them the `first` of `n` lines with the number of those left out."""
+    """Shows rows, and below them the `first` of `n` lines with the number of those left out.
+
+    A value stays on its line however narrow the terminal is: a path is there to be copied.
+    """
 
     def show() -> None:
-        table = Table(show_header=False, box=None, pad_edge=False)
+        width = max(map(len, rows), default=0)
         for key, value in rows.items():
-            table.add_row(key, escape(readable(value)))
-        out.print(table)
+            line = f"{key:<{width}}  {readable(value)}".rstrip()
+            out.print(escape(line), soft_wrap=True, highlight=False)
         for line in first:
             out.print(f"  {escape(line)}", soft_wrap=True)
         if n > LISTED:

@@ -38,10 +38,7 @@ class Preview(NamedTuple):
     @property
     def beside(self) -> list[str]:
         """Columns that are neither text nor label: they are kept in meta and not measured."""
-        if self.layout is None:
-            return []
-        used = {*self.layout.columns.values(), self.layout.label}
-        return [column for column in self.columns if column not in used]
+        return self.layout.beside(self.columns) if self.layout else []
 
 
 def preview(source: str | Path, fields: Mapping[str, str | None]) -> Preview:

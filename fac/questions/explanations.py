@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from fac import review
 from fac.config import EXPLAINERS, SCORERS, digest
 from fac.datasets import json_line
-from fac.interpret.imported import AUTHORS, sae_id
+from fac.interpret.imported import AUTHORS, in_counts, sae_id
 from fac.questions.catalogue import Row, anchor_of, measured
 from fac.schema import LEAST_SCORED
 from fac.store import Stores
@@ -217,6 +217,21 @@ def score_figures(stores: Stores, explain_run: str) -> Row:
         withheld = pc.and_(pc.equal(table["score"], "auroc"), pc.is_null(table["value"]))
         too_few = pc.sum(pc.and_(both, withheld)).as_py() or 0
     return {"scores": by_score, "too_few": too_few, "by_length": facts.by_length}
+
+
+def imports_in_words(stores: Stores, run: str) -> list[str]:
+    """What became of the rows of files that explain features of a measure run, a line a file and
+    author; those of which every row was taken, and nothing is open, are not there."""
+    lines = []
+    for explain_run in explained(stores, run):
+        facts = stores.runs.manifest(explain_run).facts
+        left_out = f"left out are {in_counts(facts.left_out)}." if facts.left_out else ""
+        if EXPLAINERS[facts.explainer].needs_file and (left_out or facts.note):
+            by = (
+                f" by {author}" if (author := stores.runs.manifest(explain_run).spec.author) else ""
+            )
+            lines.append(" ".join(filter(None, (f"{facts.source}{by}:", left_out, facts.note))))
+    return lines
 
 
 class Outgoing(NamedTuple):
