@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from fac import review
-from fac.config import ExplainSpec, Workspace
+from fac.config import REPOSITORY, ExplainSpec, Workspace
 from fac.errors import InputError
 from fac.interpret import explain
 from fac.interpret.imported import (
@@ -320,6 +321,12 @@ def test_what_goes_out_comes_in_equal(world, workspace, tmp_path):
         return sorted([*each.items()] for each in rows)
 
     assert by_all(returned) == by_all(written)
+
+
+def test_the_document_names_tests_that_there_are():
+    document = (REPOSITORY / "docs" / "formats.md").read_text("utf-8").split("\n# Explanations")[1]
+    tests = re.findall(r"`(test_\w+)`", document.split("\n# ")[0])
+    assert len(tests) >= 9 and {*tests} <= {*globals()}
 
 
 def test_nothing_to_write_is_a_sentence(workspace, tmp_path):

@@ -565,23 +565,6 @@ def test_explanations_of_another_run_can_be_scored_by_a_model(runs: Runs) -> Non
         interpret.explain(spec, runs=runs, ask=lambda: ScriptedChat([]), progress=quiet)
 
 
-@pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        ("not json", "line 2: not JSON"),
-        ("[1]", "line 2: a JSON object"),
-        ('{"index": "x", "text": "a"}', "line 2: .*must be a number"),
-        ('{"index": true, "text": "a"}', "line 2: .*must be a number"),
-        ('{"index": 3}', "line 2: no text"),
-    ],
-)
-def test_a_bad_line_of_an_import_is_named(runs: Runs, tmp_path: Path, line: str, why: str) -> None:
-    file = tmp_path / "names.jsonl"
-    file.write_text('{"index": 3, "text": "a"}\n' + line + "\n")
-    with pytest.raises(InputError, match=why):
-        explained(runs, explainer="external", source=str(file))
-
-
 # --- relevance ------------------------------------------------------------------------------------
 
 
