@@ -48,11 +48,11 @@ def preview(source: str | Path, fields: Mapping[str, str | None]) -> Preview:
     when the hub does not answer; columns that do not say which of them hold the samples are no
     error here.
     """
-    reader = read_samples(source, **fields)
+    reader = read_samples(source, **fields, look=True)
     rows: list[Sample | BadRow] = []
     bad: list[BadRow] = []
     lengths: list[int] = []
-    share = 1.0
+    share, number = 1.0, 0
     try:
         for number, row in enumerate(reader, start=1):
             if len(rows) < ROWS:
@@ -63,8 +63,8 @@ def preview(source: str | Path, fields: Mapping[str, str | None]) -> Preview:
                 lengths.append(sum(len(message["content"]) for message in row.messages))
             enough = number >= LOOKED_AT or reader.source.done > PEEK_BYTES
             if enough and number >= reader.n_peeked:
-                share = reader.source.share(number)
                 break
+        share = reader.source.share(number)
     except NoLayout as error:
         return Preview(error.columns, None, error.problem, (), (), (), 1.0)
     layout = reader.layout
