@@ -165,7 +165,8 @@ def look(source: str, stamp: object, fields: tuple[tuple[str, str], ...], _uploa
 def beginning(upload: Any, source: str) -> tuple[Preview | None, dict[str, str]]:
     """Shows what a source is taken for and its first rows; returns that, and the columns that a
     person names instead. None where it cannot be read, or the hub shows none of it."""
-    of_hub, fields = source.startswith("hf:"), None
+    of_hub = source.startswith("hf:")
+    fields: dict[str, str] | None = None
     if upload:
         read = partial(look, upload.name, upload.file_id, _upload=upload)
         name = f"{upload.name} {upload.file_id}"

@@ -193,7 +193,7 @@ class _Compared:
         if key not in self._verdicts:
             self._verdicts[key] = self._model(*key) or self._sae(entry.sae)
         if unfit := self._verdicts[key]:
-            raise unfit
+            raise UnfitRow(unfit.kind, unfit.reason)
 
     def one_sae(self, entries: Sequence[Entry]) -> str:
         """Of the SAEs that fit the one that counts: the run's own, or else that of most rows.
