@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from fac import review
 from fac.config import EXPLAINERS, SCORERS, digest
 from fac.datasets import json_line
-from fac.interpret.imported import AUTHORS, in_counts, sae_id
+from fac.interpret.imported import AUTHOR, AUTHORS, in_counts, sae_id
 from fac.questions.catalogue import Row, anchor_of, measured
 from fac.schema import LEAST_SCORED
 from fac.store import Stores
@@ -221,15 +221,15 @@ def score_figures(stores: Stores, explain_run: str) -> Row:
 
 def imports_in_words(stores: Stores, run: str) -> list[str]:
     """What became of the rows of files that explain features of a measure run, a line a file and
-    author; those of which every row was taken, and nothing is open, are not there."""
+    author, where some were left out or something is open."""
     lines = []
     for explain_run in explained(stores, run):
-        facts = stores.runs.manifest(explain_run).facts
-        left_out = f"left out are {in_counts(facts.left_out)}." if facts.left_out else ""
+        manifest = stores.runs.manifest(explain_run)
+        facts, author = manifest.facts, manifest.spec.author
+        counts = {kind: n for kind, n in (facts.left_out or {}).items() if kind != AUTHOR}
+        left_out = f"left out {in_counts(counts)}." if counts else ""
         if EXPLAINERS[facts.explainer].needs_file and (left_out or facts.note):
-            by = (
-                f" by {author}" if (author := stores.runs.manifest(explain_run).spec.author) else ""
-            )
+            by = f" by {author}" if author else ""
             lines.append(" ".join(filter(None, (f"{facts.source}{by}:", left_out, facts.note))))
     return lines
 
@@ -260,8 +260,8 @@ def outgoing(stores: Stores, run: str) -> Outgoing:
     for feature, model, method, text in said:
         if texts.setdefault((feature, model, method), text) != text:
             left_out["older, of the same author"] += 1
-    about = {"modelId": facts.model_name, "layer": sae_id(facts)}
-    rows = [
+    about: Row = {"modelId": facts.model_name, "layer": sae_id(facts)}
+    rows: list[Row] = [
         {**about, "index": str(feature), "description": text, **dict(zip(AUTHORS, by, strict=True))}
         for (feature, *by), text in sorted(texts.items(), key=lambda item: item[0][0])
     ]
