@@ -277,17 +277,18 @@ class ExplainSpec(AskSpec):
     features: tuple[int, ...] = ()  # which; empty is every feature that fires
     explainer: str = "tokens"  # one of EXPLAINERS
     source: str = ""  # the file to import, for an explainer that needs one
+    author: str = ""  # whose explanations of that file; "" takes the last one of each feature
     scores: tuple[str, ...] = ()  # some of `model_scores()`
     explanations: str = ""  # run of explanations to score with `model`; "" scores those made here
+
+    later = omitted = (*AskSpec.later, "author")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.explainer not in EXPLAINERS:
-            raise InputError(
-                f"The explainer must be one of {', '.join(EXPLAINERS)}, got {self.explainer!r}."
-            )
-        explainer = EXPLAINERS[self.explainer]
-        scores = model_scores()
+            known = ", ".join(EXPLAINERS)
+            raise InputError(f"The explainer must be one of {known}, got {self.explainer!r}.")
+        explainer, scores = EXPLAINERS[self.explainer], model_scores()
         if unknown := set(self.scores) - {*scores}:
             names = ", ".join(sorted(unknown))
             raise InputError(f"Scores are {' and '.join(scores)}, got {names}.")

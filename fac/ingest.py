@@ -138,6 +138,7 @@ def _write(reader: SampleReader, scratch: Path, spec: IngestSpec, report: Progre
         kind=reader.kind,
         layout=reader.layout.name,
         columns=reader.layout.chat_columns,
+        beside=reader.layout.beside(reader.columns) or None,
         note=reader.layout.note or _note_of_verdicts(reader.layout.columns, labels),
         roles=roles,
         labels=dict(labels.most_common()),

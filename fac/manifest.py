@@ -48,7 +48,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts(Facts):
-    omitted = ("layout", "columns", "note", "unread", "relabelled")
+    omitted = ("layout", "columns", "beside", "note", "unread", "relabelled")
     source: str = ""  # file name or `hf:ID`; the synthesis run that the samples were kept from
     n_samples: int = 0
     duplicates: int = 0
@@ -56,11 +56,20 @@ class DatasetFacts(Facts):
     kind: str = ""  # how the source was written (json, csv, ...), or `synthetic`, `pilot`, `fill`
     layout: str | None = None
     columns: Sequence[str] | None = None  # columns that became the chat
+    beside: Sequence[str] | None = None  # of the first rows, kept in meta; None for none
     note: str | None = None  # what a reader of the samples should know about their layout
     roles: Counts = field(default_factory=dict)  # messages by role
     labels: Counts = field(default_factory=dict)  # samples by label, most common first
     unread: Counts | None = None  # messages by what they say beside their text; None for nothing
     relabelled: int | None = None  # duplicates that brought a label their text had not yet; None: 0
+
+    @property
+    def says_beside(self) -> str:
+        """A sentence about columns that became neither text nor label, "" where there are none."""
+        if not self.beside:
+            return ""
+        names = ", ".join(repr(name) for name in self.beside)
+        return f"Kept beside the texts, not measured: {names}."
 
     @property
     def says_unread(self) -> str:
@@ -149,6 +158,16 @@ class MeasureFacts(Facts):
         return (self.despite or "") if self.doubt else ""
 
     @property
+    def is_folder(self) -> bool:
+        """Whether the model is a folder or a file, which may be called anything."""
+        return self.model.startswith(("/", ".", "~"))
+
+    @property
+    def model_name(self) -> str:
+        """What people call the model, of a folder or a file too."""
+        return self.encoder.partition("/layer")[0].rpartition("@")[0] or self.model
+
+    @property
     def sae_name(self) -> str:
         """What people call the SAE: of a folder or a file the last part of its path."""
         is_path = self.sae.startswith(("/", ".", "~"))
@@ -204,12 +223,13 @@ class InterpretFacts(Facts):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainFacts(InterpretFacts):
-    omitted = (*InterpretFacts.omitted, "too_few", "by_length")
+    omitted = (*InterpretFacts.omitted, "too_few", "by_length", "left_out")
     explainer: str = ""
     silent: int | None = None  # asked for, but never fire; None where the run was stopped
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # n features, median
     too_few: int | None = None  # features that fire in too few samples for an AUROC
     by_length: float | None = None  # median AUROC of a text's length alone on the same samples
+    left_out: Counts | None = None  # rows of a file by why they were not taken; None without one
 
 
 @dataclass(frozen=True, kw_only=True)

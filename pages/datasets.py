@@ -165,23 +165,27 @@ def look(source: str, stamp: object, fields: tuple[tuple[str, str], ...], _uploa
 
 def beginning(upload: Any, source: str) -> tuple[Preview | None, dict[str, str]]:
     """Shows what a source is taken for and its first rows; returns that, and the columns that a
-    person names instead. None where it cannot be read, or lies on the hub."""
-    if source.startswith("hf:"):
-        fields = columns_named(source, (), None)
-        st.caption("Rows of the hub are seen once they are read.")
-        return None, fields
+    person names instead. None where it cannot be read, or the hub shows none of it."""
+    of_hub = source.startswith("hf:")
+    fields: dict[str, str] | None = None
     if upload:
         read = partial(look, upload.name, upload.file_id, _upload=upload)
         name = f"{upload.name} {upload.file_id}"
     else:
-        read, name = partial(look, source, changed(source), _upload=None), source
+        stamp = time.time() // 600 if of_hub else changed(source)
+        read, name = partial(look, source, stamp, _upload=None), source
     try:
         guess = read(())
         fields = columns_named(name, guess.columns, guess.layout)
         seen = read(tuple(sorted(fields.items()))) if fields else guess
     except FacError as error:
-        st.error(plain(str(error)), icon=":material/error:")
-        return None, {}
+        if not of_hub:
+            st.error(plain(str(error)), icon=":material/error:")
+            return None, {}
+        # The worker may know what this page cannot see: a copy, a revision.
+        fields = columns_named(name, (), None) if fields is None else fields
+        st.caption(plain(str(error)))
+        return None, fields
     show_beginning(seen)
     return seen, fields
 
@@ -376,8 +380,9 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
             "Features of the SAE that fire at least once; known once measured.",
         ),
     )
-    if about := " ".join(filter(None, (facts.note, facts.says_relabelled, facts.says_unread))):
-        st.caption(plain(about))
+    about = (facts.note, facts.says_beside, facts.says_relabelled, facts.says_unread)
+    if any(about):
+        st.caption(plain(" ".join(filter(None, about))))
     for each in measures:
         if each.facts.says_left_out:
             st.caption(plain(each.facts.says_left_out))

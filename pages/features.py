@@ -12,7 +12,14 @@ from fac.questions.explanations import explained, names, with_names
 from fac.questions.feature_map import coactive, map_run
 from fac.ui import views
 from fac.ui.atlas import features_on_map, show_families_on_map, show_map
-from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
+from fac.ui.explanations import (
+    doubt,
+    exchange,
+    headline,
+    show_explanations,
+    show_verdicts,
+)
+from fac.ui.jobs import show_failures
 from fac.ui.pickers import (
     anchor_in_url,
     comparison_in_url,
@@ -71,6 +78,8 @@ def show_table(comparison: Comparison, sae: str | None) -> None:
     rows = with_names(stores(), anchor, rows, run=run)
     table(rows, columns, key="features", opens="feature")
     pager.draw(total, "feature", words)
+    show_failures("explain")
+    exchange(anchor)
 
 
 def examples(run: str, sae: str | None, feature: int, top: float) -> None:

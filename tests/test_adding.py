@@ -10,6 +10,7 @@ from fac.store import open_stores
 from fac.store.queue import Queue
 from fac.store.runs import Runs
 from tests.rows import json_lines
+from tests.test_files import SHOWN, SPLITS, viewer
 from tests.test_pages import (
     button,
     empty,
@@ -23,7 +24,7 @@ from tests.test_pages import (
 )
 from tests.toy import revise
 
-__all__ = ["empty", "navigation_decides", "started", "toy"]  # fixtures
+__all__ = ["empty", "navigation_decides", "started", "toy", "viewer"]  # fixtures
 
 HOSTILE = "<img src=x onerror=alert(1)> :red[x] **b**"
 BOTH = {"instruction": "Add.", "input": "1 2", "output": "3", "prompt": f"{HOSTILE} =>"}
@@ -112,16 +113,31 @@ def test_what_was_typed_stays_where_a_name_cannot_be(toy: Workspace):
     assert (spec.name, spec.text_field, spec.measure) == ("ab", "body", None)
 
 
-def test_columns_of_the_hub_are_typed(toy: Workspace):
+def test_columns_of_the_hub_are_typed_where_it_shows_none(toy: Workspace, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     at = opened("datasets", add="yes")
     ran(field(at, "Source", "button_group").set_value("hub").run())
     ran(field(at, "Dataset id", "text_input").set_value("a/b@main:fine:test").run())
     assert field(at, "Name", "text_input").value == "b"
+    assert "no rows of a revision: they are seen once they are read" in words(at)
     ran(field(at, "Read as").set_value("chat").run())
     ran(field(at, "Messages", "text_input").set_value("turns").run())
     ran(button(at, "Add").click().run())
     spec = read_spec("dataset", Queue(toy.queue).jobs()[0].spec)
     assert spec == IngestSpec(name="b", source="hf:a/b@main:fine:test", messages_field="turns")
+
+
+def test_rows_of_the_hub_are_seen_before_they_are_added(toy: Workspace, viewer):  # noqa: F811
+    answers, _ = viewer
+    answers |= {"splits": (200, json.dumps(SPLITS).encode())}
+    answers["rows"] = (200, json.dumps(SHOWN).encode())
+    at = opened("datasets", add="yes")
+    ran(field(at, "Source", "button_group").set_value("hub").run())
+    ran(field(at, "Dataset id", "text_input").set_value("x/y").run())
+    assert "Its about 400 rows become chats made of messages, labelled by label." in words(at)
+    assert "Kept beside them, not measured: id." in words(at)
+    ran(button(at, "Add").click().run())
+    assert Queue(toy.queue).jobs()[0].spec["source"] == "hf:x/y"
 
 
 def test_the_time_to_measure_is_at_the_pace_of_the_newest_measure(toy: Workspace, tmp_path):

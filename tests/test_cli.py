@@ -38,7 +38,7 @@ from tests.test_jobs import ToySteps
 COMMANDS = {
     *("demo", "ingest", "measure", "coverage", "gaps", "check", "probe"),
     *("preflight", "train-sae", "magpie", "worker", "cache rebuild"),
-    *("explain", "judge", "agreement", "decisions export", "decisions import"),
+    *("explain", "explanations", "judge", "agreement", "decisions export", "decisions import"),
     *("decisions backup", "decisions restore"),
     *("review export", "review import", "keep"),
     *("pairs", "approve", "synthesize", "export", "fill", "spare", "families"),
@@ -167,6 +167,32 @@ def test_ingest_counts_samples_duplicates_and_rejected_rows(workspace, tmp_path)
     assert Runs(workspace).find(answer.json["run"])
     assert (answer.json["samples"], answer.json["duplicates"]) == (2, 1)
     assert answer.json["rejected"] == [{"line": 4, "reason": "the column 'text' is empty"}]
+    assert answer.json["beside"] == []
+
+
+def test_ingest_says_which_columns_are_no_part_of_the_samples(workspace, tmp_path):
+    rows = [{"text": "tea", "id": 1, "label": "hot"}, {"text": "milk", "body": "a novel"}]
+    source = write_lines(tmp_path / "drinks.jsonl", *rows)
+    line = ("ingest", source, "--name", "drinks")
+    words = fac(*line, workspace=workspace)
+    assert "Kept beside the texts, not measured: 'id', 'body'." in words.out
+    assert fac(*line, "--json", workspace=workspace).json["beside"] == ["id", "body"]
+
+
+def test_a_path_stays_in_one_piece_however_narrow_the_terminal_is(
+    kitchen, workspace, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = tmp_path / f"a folder {'of a long name ' * 12}"
+    folder.mkdir()
+    decisions, gaps = folder / "decisions.jsonl", folder / "gaps.jsonl"
+    words = fac("decisions", "export", "--out", decisions, workspace=workspace)
+    assert any(line.endswith(str(decisions)) for line in words.out.splitlines())
+    words = fac("gaps", *PAIR, "--out", gaps, workspace=kitchen)
+    assert any(line.endswith(str(gaps)) for line in words.out.splitlines())
+    bad = write_lines(folder / "bad.jsonl", {"text": "a"}, {"text": ""})
+    words = fac("ingest", bad, "--name", "bad", "--on-bad", "skip", workspace=workspace)
+    assert "  line 2: the column 'text' is empty" in words.out.splitlines()
 
 
 def test_measure_stops_at_what_the_template_refuses_or_counts_and_lists_it(

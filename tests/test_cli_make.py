@@ -388,7 +388,7 @@ def test_export_takes_a_run_or_the_name_of_its_dataset(workspace, tmp_path, form
     assert exported["rows"] == kept["kept"] and exported["out"] == str(out)
     assert Path(exported["card"]).is_file()
     words = fac("export", kept["run"], "--out", out, "--format", format, workspace=workspace)
-    assert words.code == 0 and str(out) in words.out.replace("\n", "")
+    assert words.code == 0 and str(out) in words.out
 
 
 # --- the worker -----------------------------------------------------------------------------------

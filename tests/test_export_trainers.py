@@ -3,13 +3,14 @@ of a dataset and OpenAI's rules for a training file, each checked as its documen
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fac.config import Workspace
+from fac.config import REPOSITORY, Workspace
 from fac.errors import InputError
 from fac.export import EXPORT_FORMATS, export, forms_of, plan_export, refusals
 from fac.prompts.profiles import PROFILES
@@ -64,6 +65,20 @@ def refusals_aside(kitchen: Workspace, run: str, form: str) -> list[str]:
     """The formats that can hold the rows."""
     cannot = refusals(plan_export(run, runs=Runs(kitchen), form=form))
     return [format for format in EXPORT_FORMATS if format not in cannot]
+
+
+def test_the_document_lists_every_format_with_tests_that_there_are():
+    document = (REPOSITORY / "docs" / "formats.md").read_text("utf-8").split("\n# Exports")[1]
+    section = document.split("\n# ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [*EXPORT_FORMATS]
+    here, there = (
+        (REPOSITORY / "tests" / name).read_text("utf-8")
+        for name in ("test_export_trainers.py", "test_export.py")
+    )
+    tests = re.findall(r"`(test_\w+)`(\*?)", section)
+    assert len(tests) >= len(EXPORT_FORMATS)
+    for name, star in tests:
+        assert f"\ndef {name}(" in (there if star else here), name
 
 
 # --- OpenAI -----------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ that was written again, and a look at the beginning. docs/formats.md lists each 
 import gzip
 import hashlib
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -245,6 +247,123 @@ def test_a_hub_out_of_reach_is_told_at_once_or_its_copy_is_read(monkeypatch, pac
     with pytest.raises(ServiceError, match="cannot be reached and 'x/y' was not fetched before"):
         read_samples("hf:x/y:train")
     assert offline == [True, True] and not package.config.HF_HUB_OFFLINE
+
+
+# --- rows that the hub shows -------------------------------------------------------------------
+
+SPLITS = {
+    "splits": [{"dataset": "x/y", "config": "default", "split": s} for s in ("test", "train")]
+}
+SHOWN = {
+    "features": [
+        {"name": "messages", "type": [{"role": {"_type": "Value"}, "content": {"_type": "Value"}}]},
+        {"name": "label", "type": {"_type": "ClassLabel", "names": ["good", "bad"]}},
+        {"name": "photo", "type": {"_type": "Image"}},
+        {"name": "id", "type": {"dtype": "int64", "_type": "Value"}},
+    ],
+    "rows": [
+        {"row_idx": i, "row": {"messages": said, "label": 1, "photo": {"src": "a"}, "id": i}}
+        | {"truncated_cells": ["messages"] if isinstance(said, str) else []}
+        for i, said in enumerate(([user("a")], '[{"role": "us', [user("c")], []))
+    ],
+    "num_rows_total": 400,
+}
+
+
+@pytest.fixture
+def viewer(monkeypatch):
+    """The hub's viewer of datasets on this machine: what it answers, by path, and what it heard."""
+    answers: dict[str, tuple[int, bytes]] = {}
+    heard: list[str] = []
+
+    class Viewer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            heard.append(self.path)
+            status, body = answers[self.path.split("?")[0].strip("/")]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Viewer) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield answers, heard
+        server.shutdown()
+
+
+def test_the_first_rows_of_a_hub_dataset_are_seen_before_it_is_fetched(viewer):
+    answers, heard = viewer
+    answers |= {"splits": (200, json.dumps(SPLITS).encode())}
+    answers["rows"] = (200, json.dumps(SHOWN).encode())
+    seen = preview("hf:x/y", {})
+    assert [row.messages for row in seen.rows[:2]] == [[user("a")], [user("c")]]
+    assert seen.rows[0].label == "bad" and seen.beside == ["id"]
+    assert [row.line for row in seen.bad] == [4]
+    assert "dataset=x%2Fy" in heard[1] and "split=train" in heard[1] and "length=100" in heard[1]
+    # Of 400 rows four are shown, of which one is cut off within its messages.
+    assert (seen.share, seen.n_rows) == (3 / 400, 400)
+    preview("hf:x/y:test", {"label_field": "id"})
+    assert "split=test" in heard[3]
+
+
+@pytest.mark.parametrize(
+    ("source", "what", "status", "body", "kind", "why"),
+    [
+        (
+            "hf:x/y",
+            "splits",
+            404,
+            b'{"error": "It does not exist.\\nmore"}',
+            InputError,
+            "not exist",
+        ),
+        ("hf:x/y", "splits", 401, b"<html>", InputError, "shows no rows of 'x/y': 401"),
+        ("hf:x/y", "rows", 500, b'{"error": "No viewer."}', InputError, "'x/y': No viewer"),
+        ("hf:x/y", "rows", 200, b"<html>", ServiceError, "cannot be read"),
+        ("hf:x/y", "rows", 200, b"{}", ServiceError, "no form that is known"),
+        ("hf:x/y", "splits", 200, b"[]", ServiceError, "no form that is known"),
+        ("hf:x/y:odd", "", 0, b"", InputError, "has 'default:test', 'default:train': name one"),
+        ("hf:x/y:fine:test", "", 0, b"", InputError, "name one of them"),
+        ("hf:x/y@main", "", 0, b"", InputError, "no rows of a revision"),
+        ("hf:x/y:train[:9]", "", 0, b"", InputError, "no rows of a part of a split"),
+        (
+            "hf:x/y",
+            "splits",
+            200,
+            json.dumps({"splits": [{"config": c, "split": "train"} for c in "ab"]}).encode(),
+            InputError,
+            "has the configs 'a', 'b': name one, as in hf:x/y:a:train",
+        ),
+    ],
+)
+def test_what_the_hub_does_not_show_is_told_in_a_sentence(
+    viewer, source, what, status, body, kind, why
+):
+    answers, _ = viewer
+    answers |= {"splits": (200, json.dumps(SPLITS).encode())}
+    answers["rows"] = (200, json.dumps(SHOWN).encode())
+    answers |= {what: (status, body)} if what else {}
+    with pytest.raises(kind, match=why) as refused:
+        preview(source, {})
+    assert type(refused.value) is kind and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("offline", ["1", ""])
+def test_rows_of_a_hub_out_of_reach_are_seen_later(monkeypatch, offline):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    with pytest.raises(ServiceError, match="cannot be reached, so its rows are seen once they are"):
+        preview("hf:x/y", {})
+
+
+def test_a_folder_in_the_hubs_layout_is_looked_at_as_it_is_read(tmp_path, package):
+    (tmp_path / "train.jsonl").write_bytes(json_lines({"text": "a"}, {"text": "b"}))
+    seen = preview(f"hf:{tmp_path}", {})
+    assert [row.messages for row in seen.rows] == [[user("a")], [user("b")]] and seen.n_rows == 2
 
 
 # --- a look at the beginning -------------------------------------------------------------------

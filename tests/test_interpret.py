@@ -567,26 +567,6 @@ def test_explanations_of_another_run_can_be_scored_by_a_model(runs: Runs) -> Non
         interpret.explain(spec, runs=runs, ask=lambda: ScriptedChat([]), progress=quiet)
 
 
-@pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        ("not json", "line 2: not JSON"),
-        ("[1]", "line 2: a JSON object"),
-        ('{"index": "x", "text": "a"}', "line 2: .*must be a number"),
-        ('{"index": true, "text": "a"}', "line 2: .*must be a number"),
-        ('{"index": 3}', "line 2: no text"),
-        (f'{{"index": "{"9" * 5000}", "text": "a"}}', r"line 2: .*must be a number, got '9{59}\.$"),
-        (f'{{"index": {"9" * 5000}, "text": "a"}}', "line 2: not JSON"),
-        ('{"index": ' + "[" * 5000, "line 2: not JSON"),
-    ],
-)
-def test_a_bad_line_of_an_import_is_named(runs: Runs, tmp_path: Path, line: str, why: str) -> None:
-    file = tmp_path / "names.jsonl"
-    file.write_text('{"index": 3, "text": "a"}\n' + line + "\n")
-    with pytest.raises(InputError, match=why):
-        explained(runs, explainer="external", source=str(file))
-
-
 def test_an_import_that_unpacks_to_much_more_is_refused(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_UNPACKED", 2**20)
     file = tmp_path / "names.jsonl.gz"

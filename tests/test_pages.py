@@ -610,7 +610,8 @@ def test_an_uploaded_file_is_kept_and_waits_to_be_read(toy, started):
     assert toy in started
 
 
-def test_a_path_or_a_hub_id_is_read_too(toy):
+def test_a_path_or_a_hub_id_is_read_too(toy, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     at = opened("datasets", add="yes")
     source = next(each for each in at.segmented_control if each.label == "Source")
     ran(source.set_value("hub").run())

@@ -178,7 +178,7 @@ def gaps(
             soft_wrap=True,
         )
         if out_:
-            out.print(f"{len(rows):,} rows in {escape(str(out_))}")
+            out.print(f"{len(rows):,} rows in {escape(str(out_))}", soft_wrap=True, highlight=False)
 
     return Answer(data, show)
 

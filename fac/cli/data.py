@@ -85,18 +85,15 @@ def ingest(
     data = {"run": run_id, "samples": facts.n_samples, "duplicates": facts.duplicates}
     data |= {"relabelled": facts.relabelled or 0, "note": facts.note}
     data |= {"rejected": rejected, "layout": facts.layout, "unread": facts.unread or {}}
-    return Answer(data, _with_rejected(data))
+    data["beside"] = list(facts.beside or ())
+    words = {"unread": facts.says_unread or None, "beside": facts.says_beside or None}
+    return Answer(data, _with_rejected(data | words))
 
 
 def _with_rejected(data: Mapping[str, Any]) -> Callable[[], None]:
     """The answer in lines, with the first rows that were left out."""
     rejected = data["rejected"]
-    first = [
-        f"line {row['line']}: {row['reason']}"
-        if row["line"] is not None
-        else f"sample {row['sample'] + 1}: {row['reason']}"
-        for row in rejected[: frame.LISTED]
-    ]
+    first = frame.first_rejected(rejected)
     return listing({**data, "rejected": len(rejected)}, first, len(rejected))
 
 

@@ -13,13 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from fac import agreement, review
+from fac import agreement, interpret, review
 from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
+from fac.datasets import json_line
 from fac.errors import InputError
+from fac.interpret.imported import in_counts
 from fac.questions.by_name import CLEAR, build_caches, read_threshold
-from fac.questions.explanations import explain_runs, score_figures
+from fac.questions.catalogue import anchor_of
+from fac.questions.explanations import explain_runs, outgoing, score_figures
 from fac.questions.gap_evidence import gap_features
 from fac.questions.ratings import (
     KEPT_COUNTS,
@@ -42,6 +45,9 @@ decisions_app = typer.Typer(help="What people decided, as JSON lines.")
 review_app = typer.Typer(help="The same export and import, by the name of its page.")
 app.add_typer(decisions_app, name="decisions")
 app.add_typer(review_app, name="review")
+
+EXPLAINED = ("name", "explainer", "source", "n_features")
+"""What an explain run says of itself."""
 
 Measured = Annotated[str, Argument(help="Measured dataset whose features are meant.")]
 
@@ -127,17 +133,23 @@ def explain(
         list[str] | None, Option(help=f"{' or '.join(model_scores())}, by --model; repeatable.")
     ] = None,
     scored: Annotated[str, Option(help="Run of explanations to score instead of new ones.")] = "",
-    file: Annotated[str, Option(help="JSON lines of explanations to import.")] = "",
+    file: Annotated[
+        str,
+        Option(
+            help="Explanations to import, as Neuronpedia exports them: a file, a folder of them or "
+            "a quoted pattern; each author's are a run."
+        ),
+    ] = "",
     chat: ChatOptions,
     key: frame.KeyOptions,
 ) -> Answer:
     """Explain features, and score the explanations on samples they were not made from."""
     runs = stores.runs
-    measure = runs.resolve("measure", name)
+    measure, author = runs.resolve("measure", name), ""
     if scored:
         scored = runs.resolve("explain", scored)
         before = runs.manifest(scored).spec
-        explainer, file = before.explainer, before.source
+        explainer, file, author = before.explainer, before.source, before.author
     features, threshold = which.ids(stores, measure)
     endpoints = key.endpoints(runs.workspace, chat.endpoint)
     spec = ExplainSpec(
@@ -147,12 +159,46 @@ def explain(
         scores=tuple(score or ()),
         explanations=scored,
         source=str(Path(file).resolve()) if file else "",
+        author=author,
         **endpoints.priced(asdict(chat)),
     )
-    run_id = perform(runs.workspace, spec, "explaining", endpoints=endpoints)
-    build_caches(stores, [run_id])
-    names, figures = ("name", "explainer", "source", "n_features"), score_figures(stores, run_id)
-    return _interpreted(runs, run_id, names, threshold | figures)
+    answers = []
+    for each in interpret.by_author(spec, runs):
+        run_id = perform(runs.workspace, each, "explaining", endpoints=endpoints)
+        build_caches(stores, [run_id])
+        figures = threshold | score_figures(stores, run_id)
+        answers.append(_interpreted(runs, run_id, EXPLAINED, figures))
+    if len(answers) == 1:
+        return answers[0]
+
+    def show() -> None:
+        for answer in answers:
+            answer.show()
+
+    return Answer({"runs": [answer.data for answer in answers]}, show)
+
+
+@command("explanations")
+def explanations(
+    stores: Stores,
+    name: Measured,
+    out_: Annotated[Path, Option("--out", help="JSON lines; a name in .gz is gzipped.")],
+) -> Answer:
+    """Write what features are said to be, in Neuronpedia's form, as `explain --file` reads it."""
+    runs = stores.runs
+    measure = runs.resolve("measure", name)
+    build_caches(stores, [measure])
+    for each in (anchor_of(stores, measure), measure):
+        build_caches(stores, explain_runs(runs, each))
+    answer = outgoing(stores, measure)
+    if not answer.rows:
+        raise InputError(f"{name} has no explanation with a text: `fac explain {name}` makes some.")
+    frame.write_lines(out_, map(json_line, answer.rows))
+    features = len({row["index"] for row in answer.rows})
+    data = {"rows": len(answer.rows), "features": features, "left_out": dict(answer.left_out)}
+    data |= {"out": str(out_)}
+    left_out = ", ".join(f"{n:,} {why}" for why, n in answer.left_out.items())
+    return Answer(data, listing({**data, "left_out": left_out or "0"}))
 
 
 @command("judge")
@@ -220,7 +266,11 @@ def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...], more: dict[str
     facts = runs.manifest(run_id).facts.as_json()
     data = {"run": run_id, **{name: facts[name] for name in names}, **more}
     data["counts"] = facts["counts"]
-    data |= {key: facts[key] for key in ("asked", "tokens", "cost", "note") if key in facts}
+    further = ("asked", "tokens", "cost", "note", "left_out")
+    data |= {key: facts[key] for key in further if key in facts}
+    rejected: list[dict[str, Any]] = []
+    if "left_out" in data:
+        data["rejected"] = rejected = runs.table(run_id, "rejected").to_pylist()
 
     def show() -> None:
         flat = {key: value for key, value in data.items() if not isinstance(value, dict)}
@@ -233,7 +283,10 @@ def _interpreted(runs: Runs, run_id: str, names: tuple[str, ...], more: dict[str
             words = f"fire in fewer than {LEAST_SCORED} samples and have no score"
             flat["too few"] = f"{too_few:,} features {words}"
         flat |= {key: f"{count:,}" for key, count in facts.get("asked", {}).items() if count}
-        listing(flat)()
+        if "left_out" in data:
+            flat["left out"] = in_counts(data["left_out"])
+            del flat["rejected"]
+        listing(flat, frame.first_rejected(rejected), len(rejected))()
 
     return Answer(data, show)
 

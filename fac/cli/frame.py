@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
@@ -19,7 +20,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 from typer import Option
 
@@ -315,19 +315,32 @@ def plain(value: Any) -> Any:
 
 
 def listing(rows: dict[str, Any], first: Iterable[str] = (), n: int = 0) -> Callable[[], None]:
-    """Shows rows, and below them the `first` of `n` lines with the number of those left out."""
+    """Shows rows, and below them the `first` of `n` lines with the number of those left out.
+
+    A value stays on its line however narrow the terminal is: a path is there to be copied.
+    """
 
     def show() -> None:
-        table = Table(show_header=False, box=None, pad_edge=False)
+        width = max(map(len, rows), default=0)
         for key, value in rows.items():
-            table.add_row(key, escape(readable(value)))
-        out.print(table)
+            line = f"{key:<{width}}  {readable(value)}".rstrip()
+            out.print(escape(line), soft_wrap=True, highlight=False)
         for line in first:
             out.print(f"  {escape(line)}", soft_wrap=True)
         if n > LISTED:
             out.print(f"  … and {n - LISTED} more")
 
     return show
+
+
+def first_rejected(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first rows that were left out, a line each; without a line of a file by their number."""
+    return [
+        f"line {row['line']}: {row['reason']}"
+        if row["line"] is not None
+        else f"sample {row['sample'] + 1}: {row['reason']}"
+        for row in rows[:LISTED]
+    ]
 
 
 def readable(value: Any) -> str:
@@ -341,9 +354,10 @@ def readable(value: Any) -> str:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Raises InputError for a file that cannot be written."""
+    """Gzipped where the name says so. Raises InputError for a file that cannot be written."""
+    data = "".join(f"{line}\n" for line in lines).encode()
     try:
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 

@@ -328,6 +328,11 @@ class SourceLayout:
         """Columns that become the chat; all others are kept in `meta`."""
         return [name for part, name in self.columns.items() if part != REJECTED]
 
+    def beside(self, columns: Iterable[str]) -> list[str]:
+        """Of these columns those that are neither text nor label: they are kept in `meta`."""
+        used = {*self.columns.values(), self.label}
+        return [column for column in columns if column not in used]
+
     @property
     def note(self) -> str | None:
         """What a reader of the samples should know."""

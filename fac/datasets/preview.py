@@ -38,10 +38,7 @@ class Preview(NamedTuple):
     @property
     def beside(self) -> list[str]:
         """Columns that are neither text nor label: they are kept in meta and not measured."""
-        if self.layout is None:
-            return []
-        used = {*self.layout.columns.values(), self.layout.label}
-        return [column for column in self.columns if column not in used]
+        return self.layout.beside(self.columns) if self.layout else []
 
 
 def preview(source: str | Path, fields: Mapping[str, str | None]) -> Preview:
@@ -51,11 +48,11 @@ def preview(source: str | Path, fields: Mapping[str, str | None]) -> Preview:
     when the hub does not answer; columns that do not say which of them hold the samples are no
     error here.
     """
-    reader = read_samples(source, **fields)
+    reader = read_samples(source, **fields, look=True)
     rows: list[Sample | BadRow] = []
     bad: list[BadRow] = []
     lengths: list[int] = []
-    share = 1.0
+    share, number = 1.0, 0
     try:
         for number, row in enumerate(reader, start=1):
             if len(rows) < ROWS:
@@ -66,8 +63,8 @@ def preview(source: str | Path, fields: Mapping[str, str | None]) -> Preview:
                 lengths.append(sum(len(message["content"]) for message in row.messages))
             enough = number >= LOOKED_AT or reader.source.done > PEEK_BYTES
             if enough and number >= reader.n_peeked:
-                share = reader.source.share(number)
                 break
+        share = reader.source.share(number)
     except NoLayout as error:
         return Preview(error.columns, None, error.problem, (), (), (), 1.0)
     layout = reader.layout

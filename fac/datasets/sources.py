@@ -323,6 +323,8 @@ class Format:
     """What run ids and manifests call it: formats that only their text tells apart have one."""
     open: Callable[[Origin], Source]
     suffixes: tuple[str, ...] = ()  # of its files, the usual one first; none where it is no file
+    look: Callable[[Origin], Source] | None = None
+    """Opens no more than the beginning, where all of it may be much and far away."""
     scheme: str = ""  # what a source that is no file begins with
     magic: bytes = b""  # what files that are no text begin with
     holds: Callable[[str], bool] | None = None
@@ -379,13 +381,14 @@ class _Several(Source):
         return n_rows / self.total if self.columns else super().share(n_rows)
 
 
-def open_source(address: str | Sequence[str]) -> tuple[Source, str]:
-    """A source and its kind; several files, a folder of them or all that fit a pattern are read one
-    after another, by name. Raises InputError for what is no source or of no known format, or where
-    files are of several kinds, ServiceError when the hub does not answer."""
+def open_source(address: str | Sequence[str], *, look: bool = False) -> tuple[Source, str]:
+    """A source and its kind, for a `look` at its beginning perhaps not all of it; several files, a
+    folder of them or all that fit a pattern are read one after another, by name. Raises InputError
+    for what is no source or of no known format, or where files are of several kinds, ServiceError
+    when the hub does not answer."""
     named = [address] if isinstance(address, str) else [*address]
     files = [file for each in named for file in _files_of(each)]
-    opened = [_open_one(file) for file in files]
+    opened = [_open_one(file, look) for file in files]
     if len(opened) == 1 and [*named] == files:
         return opened[0]
     sources, kinds = zip(*opened, strict=True)
@@ -434,11 +437,12 @@ def _files_in(folder: Path) -> list[str]:
     ]
 
 
-def _open_one(address: str) -> tuple[Source, str]:
+def _open_one(address: str, look: bool) -> tuple[Source, str]:
     formats = [format for _, format in formats_in_order()]
     for format in formats:
         if format.scheme and address.startswith(format.scheme):
-            return format.open(Origin(address)), format.kind
+            open = format.look if look and format.look else format.open
+            return open(Origin(address)), format.kind
     folder = Path(address)
     with readable(Origin(address).name):
         is_folder = folder.is_dir()
@@ -501,10 +505,12 @@ def read_samples(
     prompt_field: str | None = None,
     reply_field: str | None = None,
     label_field: str | None = None,
+    look: bool = False,
 ) -> SampleReader:
     """Opens paths, a pattern or `hf:ID[@REVISION][:[CONFIG:]SPLIT]` for reading, as often as one
-    likes. Without options the columns say which layout it is. Raises InputError for what cannot be
-    opened, ServiceError when the hub does not answer."""
+    likes; for a `look` at the beginning of a dataset of the hub without fetching it. Without
+    options the columns say which layout it is. Raises InputError for what cannot be opened,
+    ServiceError when the hub does not answer."""
     options = {"text": text_field, "messages": messages_field}
     options |= {"prompt": prompt_field, "reply": reply_field, "label": label_field}
     ways = [name for name in ("text", "messages", "prompt", "reply") if options[name]]
@@ -514,7 +520,7 @@ def read_samples(
             f"{first} and {second} exclude each other: give the one that holds the samples."
         )
     address = str(source) if isinstance(source, Path) else source
-    return SampleReader(*open_source(address), options)
+    return SampleReader(*open_source(address, look=look), options)
 
 
 class SampleReader:

@@ -2,24 +2,30 @@
 immutable run, which holds the held-out test of every feature and every reply that was paid for.
 
     step_run  what the two steps share      evidence  what is known of a feature, and its test
+    imported  explanations of a file, row by row
     parts     what explainers, scorers and judges are, which stand in folders, one file each
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fac.config import ExplainSpec, JudgeSpec
 from fac.errors import InputError, Progress
-from fac.interpret import parts
+from fac.interpret import imported, parts
 from fac.interpret.explainers import tokens
 from fac.interpret.parts import FeatureExplanation, OpenExplainer
 from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, StepRun
 from fac.manifest import ExplainFacts, RelevanceFacts
 from fac.schema import LEAST_SCORED
 from fac.store.runs import Runs
+
+SILENT = "of features that do not fire in it, or were not asked for"
+"""Why rows of a file are left out that fit the run's dictionary."""
 
 
 def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress) -> str:
@@ -40,12 +46,22 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress)
     inputs = [spec.measure, *([earlier] if earlier else [])]
     run = StepRun(spec, runs, chat, progress, inputs=inputs, versions=versions)
     return run.perform(
-        _blocks(run, explainer.explain, source),
+        _blocks(run, explainer, source),
         ExplainFacts(explainer=spec.explainer, source=source),
-        tables=("explanations", "scores", "examples"),
+        tables=("explanations", "scores", "examples", *(["rejected"] if explainer.rows else [])),
         count="status",
         verb="explained",
     )
+
+
+def by_author(spec: ExplainSpec, runs: Runs) -> list[ExplainSpec]:
+    """The spec; or of a file with several authors one for each, the one of most rows first. Raises
+    as `imported.read`."""
+    if spec.author or spec.explanations or not parts.EXPLAINERS[spec.explainer].needs_file:
+        return [spec]
+    rows = imported.read(spec.source, runs.manifest(spec.measure).facts)
+    authors = [author for author, _ in rows.authors.most_common()]
+    return [replace(spec, author=author) for author in authors] if len(authors) > 1 else [spec]
 
 
 def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
@@ -60,8 +76,9 @@ def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
     return parts.repeating({row.pop("feature"): FeatureExplanation(**row) for row in rows})
 
 
-def _blocks(run: ExplainRun, explain: parts.Explain, source: str) -> Blocks:
-    spec = run.spec
+def _blocks(run: ExplainRun, explainer: OpenExplainer, source: str) -> Blocks:
+    spec, rows = run.spec, explainer.rows
+    rejected = rows.rejected if rows else []
     unasked = [name for name, scorer in parts.SCORERS.items() if not scorer.needs_model]
     scorers = [parts.SCORERS[name] for name in (*unasked, *spec.scores)]
     n_explained = 0
@@ -69,7 +86,7 @@ def _blocks(run: ExplainRun, explain: parts.Explain, source: str) -> Blocks:
     by_length: list[float] = []
     too_few = 0
     for items in run.evidence(texts=bool(spec.model)):  # only a model reads the texts of the test
-        explanations = explain(run, items)
+        explanations = explainer.explain(run, items)
         for item in items:
             if item.feature in explanations:
                 explanations[item.feature].examples = item.examples
@@ -96,7 +113,12 @@ def _blocks(run: ExplainRun, explain: parts.Explain, source: str) -> Blocks:
             ],
             "scores": scores,
             "examples": [row for each in explanations.values() for row in each.examples],
+            **({"rejected": rejected} if rejected else {}),
         }
+        rejected = []
+    left_out = Counter(rows.left_out) if rows else Counter()
+    if rows and run.stopped is None:
+        left_out[SILENT] = len(rows.by_feature) - n_explained
     return {
         "silent": None if run.stopped else len(run.features) - n_explained,
         "scores": {
@@ -105,6 +127,8 @@ def _blocks(run: ExplainRun, explain: parts.Explain, source: str) -> Blocks:
         },
         "too_few": too_few or None,
         "by_length": float(np.median(by_length)) if by_length else None,
+        "left_out": dict((+left_out).most_common()) or None,
+        "note": " ".join(rows.doubts) or None if rows else None,
     }
 
 

@@ -17,6 +17,7 @@ from fac import agreement, config
 from fac.config import ExplainSpec
 from fac.generator.batch_chat import Question
 from fac.interpret.evidence import Evidence
+from fac.interpret.imported import Imported
 from fac.interpret.step_run import ExplainRun, JudgeRun, Row, Unread
 from fac.prompts import Prompt, explaining
 from fac.registry import Registry
@@ -65,6 +66,7 @@ class OpenExplainer(NamedTuple):
     explain: Explain
     version: str = ""  # another is another run: digest of a file, of prompts, of a method
     source: str = ""  # who explains, where neither a model nor a file does
+    rows: Imported | None = None  # of a file: what became of each
 
 
 def repeating(texts: Explanations, version: str = "") -> OpenExplainer:

@@ -215,7 +215,8 @@ class StepRun(Generic[SpecT]):
                 priced = None not in (spec.price_in, spec.price_out)
                 further |= {"cost": self._cost if priced else None, "tokens": self._tokens}
                 further["replies"] = dict(sorted(self._counts.items()))
-                further["note"] = " ".join(self._notes) or None
+                notes = filter(None, (further.get("note"), *self._notes))
+                further["note"] = " ".join(notes) or None
             facts = replace(
                 facts,
                 name=runs.manifest(spec.measure).facts.name,

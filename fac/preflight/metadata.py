@@ -139,6 +139,16 @@ def _stem(name: str) -> str:
     return _canonical(name, {"hf", *TUNED})
 
 
+def same_model(name: str, other: str) -> bool | None:
+    """Whether two names are of one model; None where one may have been made of the other, or a name
+    says nothing."""
+    if _canonical(name) == _canonical(other):
+        return True
+    if _stem(name) == _stem(other) or _is_nameless(name) or _is_nameless(other):
+        return None
+    return False
+
+
 def match(sae: Sae, card: ModelCard, layer: int) -> list[Finding]:
     """What an SAE says of itself, held against a model and a layer in this project's counting.
 

@@ -6,6 +6,8 @@ what the tokens say.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +16,8 @@ import pyarrow.compute as pc
 
 from fac import review
 from fac.config import EXPLAINERS, SCORERS, digest
+from fac.datasets import json_line
+from fac.interpret.imported import AUTHOR, AUTHORS, in_counts, sae_id
 from fac.questions.catalogue import Row, anchor_of, measured
 from fac.schema import LEAST_SCORED
 from fac.store import Stores
@@ -32,6 +36,9 @@ LONGEST_NAME = 60
 
 UNKNOWN = "unknown"
 """What a feature is called whose explanation may be a guess, before the tokens it peaks on."""
+
+PERSON = "person"
+"""The method of what a person wrote in an explanation's place, outside."""
 
 GUESSING = 0.5
 """What every score comes to on average where the explanation says nothing."""
@@ -210,6 +217,68 @@ def score_figures(stores: Stores, explain_run: str) -> Row:
         withheld = pc.and_(pc.equal(table["score"], "auroc"), pc.is_null(table["value"]))
         too_few = pc.sum(pc.and_(both, withheld)).as_py() or 0
     return {"scores": by_score, "too_few": too_few, "by_length": facts.by_length}
+
+
+def imports_in_words(stores: Stores, run: str) -> list[str]:
+    """What became of the rows of files that explain features of a measure run, a line a file and
+    author, where some were left out or something is open."""
+    lines = []
+    for explain_run in explained(stores, run):
+        manifest = stores.runs.manifest(explain_run)
+        facts, author = manifest.facts, manifest.spec.author
+        counts = {kind: n for kind, n in (facts.left_out or {}).items() if kind != AUTHOR}
+        left_out = f"left out {in_counts(counts)}." if counts else ""
+        if EXPLAINERS[facts.explainer].needs_file and (left_out or facts.note):
+            by = f" by {author}" if author else ""
+            lines.append(" ".join(filter(None, (f"{facts.source}{by}:", left_out, facts.note))))
+    return lines
+
+
+class Outgoing(NamedTuple):
+    """Explanations as they leave a workspace."""
+
+    rows: list[Row]
+    """In Neuronpedia's form, by feature, preferred first; `fac explain` imports them."""
+    left_out: Counter[str]
+    """The other explanations, by why."""
+
+
+def outgoing(stores: Stores, run: str) -> Outgoing:
+    """Every explanation of a measure run's features that can be shown: of each author the newest of
+    a feature. What a person wrote is by `person`; who that was stays here."""
+    facts = stores.runs.manifest(run).facts
+    texts: dict[tuple[int, str, str], str] = {}
+    left_out: Counter[str] = Counter()
+    explain_runs = explained(stores, run)
+    said = [(f, "", PERSON, text) for _, f, text in _corrected(stores, explain_runs)]
+    for explain_run in explain_runs:
+        for row in stores.runs.table(explain_run, "explanations").to_pylist():
+            if row["text"] is None:
+                left_out[STATUS_NAMES.get(row["status"], row["status"])] += 1
+                continue
+            said.append((row["feature"], *_author_of(row), row["text"]))
+    for feature, model, method, text in said:
+        if texts.setdefault((feature, model, method), text) != text:
+            left_out["older, of the same author"] += 1
+    about: Row = {"modelId": facts.model_name, "layer": sae_id(facts)}
+    rows: list[Row] = [
+        {**about, "index": str(feature), "description": text, **dict(zip(AUTHORS, by, strict=True))}
+        for (feature, *by), text in sorted(texts.items(), key=lambda item: item[0][0])
+    ]
+    return Outgoing(rows, left_out)
+
+
+def _author_of(row: Row) -> tuple[str, str]:
+    """Model and method of an explanation; those of its file, where it was imported."""
+    inputs = json.loads(row["inputs"] or "{}")
+    if EXPLAINERS[row["explainer"]].needs_file and any(inputs.get(name) for name in AUTHORS):
+        return inputs.get(AUTHORS[0], ""), inputs.get(AUTHORS[1], "")
+    return row["source"], "" if EXPLAINERS[row["explainer"]].needs_file else row["explainer"]
+
+
+def outgoing_lines(stores: Stores, run: str) -> str:
+    """The rows of `outgoing` as JSON lines."""
+    return "".join(f"{json_line(row)}\n" for row in outgoing(stores, run).rows)
 
 
 def n_explained(stores: Stores, anchor: str) -> int:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from fac import charts
-from fac.config import EXPLAINERS, SCORERS
+from fac.config import EXPLAINERS, SCORERS, ExplainSpec
+from fac.errors import FacError
+from fac.interpret import by_author
 from fac.questions.explanations import (
     Explanation,
     corrections,
+    explained,
     explanations_of,
+    imports_in_words,
     named,
     names,
+    outgoing_lines,
 )
 from fac.questions.relevance import verdicts_of
 from fac.review import Standing
 from fac.schema import LEVELS
+from fac.ui.jobs import save_upload, start
 from fac.ui.stores import stores
 from fac.ui.text import Row, called, explanation_html, plain
 from fac.ui.views import CHART, link
@@ -77,6 +85,35 @@ def show_explanations(run: str, feature: int, *, brief: bool = False) -> None:
         by_length = next((each.by_length for each in explanations if each.by_length), None)
         baseline = f", and the length of a text alone reaches {by_length:.2f}" if by_length else ""
         st.caption(f"Scores on held-out samples, with 95 % intervals; 0.5 is guessing{baseline}.")
+
+
+def exchange(anchor: str) -> None:
+    """Explanations leave and arrive as files."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if explained(stores(), anchor):
+            help = (
+                "What features are said to be, as JSON lines in the form of Neuronpedia's export."
+            )
+            options: Row = {"on_click": "ignore", "icon": ":material/download:", "help": help}
+            content = partial(outgoing_lines, stores(), anchor)
+            st.download_button("Explanations", content, "explanations.jsonl", **options)
+        with st.popover("Import explanations", icon=":material/upload:"):
+            label = "As Neuronpedia exports them: JSON or JSON lines, gzip is fine"
+            upload = st.file_uploader(label, key="explanations")
+            if upload and st.button("Import them", type="primary"):
+                _import(anchor, save_upload(upload.name, upload.getvalue()))
+    for line in imports_in_words(stores(), anchor):
+        st.caption(plain(line))
+
+
+def _import(anchor: str, file: Path) -> None:
+    spec = ExplainSpec(measure=anchor, explainer="external", source=str(file))
+    try:
+        for each in by_author(spec, stores().runs):
+            of = f" by {each.author}" if each.author else ""
+            start(each, f"Importing explanations{of}")
+    except FacError as error:
+        st.error(plain(str(error)), icon=":material/error:")
 
 
 def _score_words(score: Row, *, interval: bool) -> str:
