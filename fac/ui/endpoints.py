@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from fac.config import Spec
-from fac.endpoints import UNLISTED, Endpoints, default_endpoint, read_endpoints
+from fac.endpoints import UNLISTED, Endpoint, Endpoints, default_endpoint, read_endpoints
 from fac.errors import InputError
+from fac.generator.connection import Connection, keep_connection, read_connections
 from fac.jobs.steps import asks_server
 from fac.ui.stores import workspace
 from fac.ui.text import Row, plain
@@ -34,14 +36,9 @@ def key_line() -> None:
     """Whether the worker will find the keys, never which; Streamlit puts its secrets into the
     environment."""
     st.secrets.load_if_toml_exists()
-    listed = [each for each in endpoints().listed if each.key]
-    there = dict.fromkeys(each.key for each in listed if each.has_key)
-    missing = {each.key: each for each in listed if not each.has_key}
-    words = [f":material/key: {plain(key)} is set." for key in there]
-    for key, endpoint in missing.items():
-        need = "" if endpoint.needs_key else "; a server of your own may need none"
-        words.append(f":material/key_off: {plain(key)} is not set{need}.")
-    if missing:
+    listed = {each.key: each for each in endpoints().listed if each.key}
+    words = [key_words(each) for each in sorted(listed.values(), key=lambda each: not each.has_key)]
+    if not all(each.has_key for each in listed.values()):
         words.append("Set it in the environment or in .streamlit/secrets.toml, restart the worker.")
     st.caption(" ".join(words) or ":material/key_off: No endpoint that is listed takes a key.")
 
@@ -105,6 +102,40 @@ def server_fields() -> Row:
         limits: Row = {"value": BUDGET, "step": 100_000, "help": help}
         budget = st.number_input("Token budget", 1, None, **limits)
     return {"model": model, "endpoint": endpoint, "budget_tokens": int(budget)}
+
+
+def key_words(endpoint: Endpoint) -> str:
+    """Whether an endpoint's key is there, never which, as Markdown."""
+    if not endpoint.key:
+        return ":material/key_off: It is asked without a key."
+    if endpoint.has_key:
+        return f":material/key: {plain(endpoint.key)} is set."
+    need = "" if endpoint.needs_key else "; a server of your own may need none"
+    return f":material/key_off: {plain(endpoint.key)} is not set{need}."
+
+
+def price_words(endpoint: Endpoint) -> str:
+    """What an endpoint's tokens cost, and since when that is known."""
+    if endpoint.price_in is None or endpoint.price_out is None:
+        return "Its prices are unknown, so no cost is."
+    since = f", of {endpoint.price_date:%d %B %Y}" if endpoint.price_date else ", without a date"
+    prices = f"\\${endpoint.price_in:g} for prompts, \\${endpoint.price_out:g} for replies"
+    return f"A million tokens: {prices}{since}."
+
+
+def _connections_file() -> Path:
+    return workspace().root / "connections.json"
+
+
+def connections() -> dict[tuple[str, str], Connection]:
+    """What the last test of each endpoint and model showed. Raises InputError as
+    `read_connections`."""
+    return read_connections(_connections_file())
+
+
+def keep(connection: Connection) -> None:
+    """Keeps what a test showed, for every page of the workspace."""
+    keep_connection(_connections_file(), connection)
 
 
 def priced(settings: Mapping[str, Any]) -> Row:
