@@ -180,7 +180,7 @@ def test_the_last_test_of_each_model_is_kept(tmp_path):
         read_connections(file)
 
 
-# --- what the operator lists ---------------------------------------------------------------------
+# --- what the operator lists --------------------------------------------------------------------
 
 
 def test_a_task_has_the_first_model_of_the_endpoint_that_names_it(tmp_path, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_default_that_cannot_be_is_one_sentence(tmp_path, lines, why):
         read_endpoints(file)
 
 
-# --- the page ------------------------------------------------------------------------------------
+# --- the page -----------------------------------------------------------------------------------
 
 
 @pytest.fixture

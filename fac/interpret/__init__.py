@@ -13,10 +13,11 @@ import numpy as np
 
 from fac.config import ExplainSpec, JudgeSpec
 from fac.errors import InputError, Progress
+from fac.generator.batch_chat import Question
 from fac.interpret import parts
 from fac.interpret.explainers import tokens
 from fac.interpret.parts import FeatureExplanation, OpenExplainer
-from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, StepRun
+from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, Rehearsal, StepRun
 from fac.manifest import ExplainFacts, RelevanceFacts
 from fac.schema import LEAST_SCORED
 from fac.store.runs import Runs
@@ -46,6 +47,25 @@ def explain(spec: ExplainSpec, *, runs: Runs, ask: OpenChat, progress: Progress)
         count="status",
         verb="explained",
     )
+
+
+def questions_of(spec: ExplainSpec | JudgeSpec, runs: Runs) -> list[Question]:
+    """What a language model would be asked, as far as that can be known before it answers: where a
+    score is about an explanation to come, another stands for it. Nobody is asked."""
+    if isinstance(spec, JudgeSpec):
+        judging = Rehearsal(spec, runs)
+        for _ in parts.JUDGES[spec.judge].judge(judging):
+            pass
+        return judging.questions
+    rehearsal = Rehearsal(spec, runs)
+    opened = (
+        _earlier(spec, runs)
+        if spec.explanations
+        else parts.EXPLAINERS[spec.explainer].open(spec, runs)
+    )
+    for _ in _blocks(rehearsal, opened.explain, ""):
+        pass
+    return rehearsal.questions
 
 
 def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:
