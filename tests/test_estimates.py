@@ -75,7 +75,7 @@ def test_an_estimate_counts_the_questions_that_a_run_then_asks(making, scores):
         price_out=2.0,
     )
     amount = asking(stores, spec, seconds_each=2.0)
-    chat = ScriptedChat(honest)
+    chat = ScriptedChat(honest, spec.model)
     run = interpret.explain(spec, runs=stores.runs, ask=lambda: chat, progress=lambda *_: None)
     assert (amount.features, amount.questions) == (3, len(chat.prompts))
     assert amount.questions == 3 if not scores else amount.questions > 3
@@ -102,7 +102,7 @@ def test_some_features_stand_for_all_and_room_is_counted(making):
     amount = asking(stores, spec)
     assert (amount.features, amount.questions, amount.most_tokens) == (11, 11, 11 * 1000)
     assert amount.seconds is None and amount.cost is None
-    chat = ScriptedChat(honest)
+    chat = ScriptedChat(honest, spec.model)
     interpret.judge(spec, runs=stores.runs, ask=lambda: chat, progress=lambda *_: None)
     assert len(chat.prompts) == 11
     tokens = sum(map(estimated_tokens, chat.prompts))
