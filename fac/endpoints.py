@@ -228,6 +228,14 @@ class Endpoints:
         at_default = endpoint.url == default_endpoint().url
         return "" if at_default else endpoint.url, endpoint.models[0]
 
+    def usual(self, settings: Mapping[str, Any], task: str) -> dict[str, Any]:
+        """The settings of a spec that asks a server, with the default of one of TASKS where they
+        name neither a model nor an endpoint."""
+        default = self.default_of(task)
+        if settings.get("model") or settings.get("endpoint") or default is None:
+            return dict(settings)
+        return {**settings, "endpoint": default[0], "model": default[1]}
+
     def with_key(self, url: str, variable: str) -> Endpoints:
         """With the key of this variable for this address, whatever is listed."""
         _check_variable(variable, "--key-variable")
@@ -325,8 +333,8 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
         url=url,
         key=variable,
         models=tuple(models),
-        price_in=prices[0],
-        price_out=prices[1],
+        price_in=None if prices[0] is None else float(prices[0]),
+        price_out=None if prices[1] is None else float(prices[1]),
         price_date=table.get("price_date"),
         tasks=tuple(tasks),
     )

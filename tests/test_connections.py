@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from fac.config import Workspace
+from fac.config import Workspace, read_spec
 from fac.endpoints import Endpoint, read_endpoints
 from fac.errors import InputError
 from fac.generator import batch_chat
@@ -22,7 +23,12 @@ from fac.generator.connection import (
     read_connections,
     try_connection,
 )
+from fac.jobs.worker import Worker
+from fac.store.queue import Queue
+from fac.store.runs import Runs
 from tests.server import Body, ScriptedServer, Status, completion
+from tests.test_cli import fac
+from tests.test_interpret import honest, prompt_of
 from tests.test_pages import (
     button,
     empty,
@@ -45,9 +51,11 @@ N_QUESTIONS = 3 + AT_ONCE
 
 
 def answer(body: Body) -> str:
-    """A greeting, or what a judge says."""
-    if "level" not in body["messages"][-1]["content"]:
+    """What a perfect reader of the toy answers, and a greeting to a greeting."""
+    if "Answer with one JSON object" not in body["messages"][-1]["content"]:
         return "Good morning."
+    if "response_format" in body:
+        return honest(prompt_of(body))
     return json.dumps({"rationale": "it is about fruit", "level": "yes"})
 
 
@@ -276,3 +284,97 @@ def test_a_server_that_is_not_there_is_a_sentence_on_the_page(toy, lab):
     assert f"It does not answer. None of the first 1 questions was answered. {url} cannot" in (
         words(at)
     )
+
+
+# --- what forms make of it ----------------------------------------------------------------------
+
+
+def fields(at: AppTest) -> dict[str, Any]:
+    every = (*at.text_input, *at.number_input, *at.selectbox, *at.radio, *at.toggle)
+    return {each.label: each for each in every}
+
+
+def newest(toy: Workspace) -> Any:
+    job = Queue(toy.queue).jobs()[0]
+    return read_spec(job.step, job.spec)
+
+
+def test_explaining_gaps_is_estimated_stopped_by_its_budget_raised_and_finished(toy, lab):
+    """The default of explain is asked about the six gaps; each is a question of about 500 tokens
+    that could take 2,500."""
+    lists = toy.endpoints.read_text()
+    toy.endpoints.write_text(lists.replace('tasks = ["judge"]', 'tasks = ["explain"]'))
+    at = opened("review", threshold="0", reviewer="ana")
+    assert fields(at)["Model"].value == "small"
+    assert [*fields(at)["Which features"].options] == ["The 6 gaps", "Every feature that fires"]
+    ran(fields(at)["Score them on held-out texts"].set_value(False).run())
+    text = words(at)
+    assert re.search(r"6 features, 6 questions: about [\d,]+ tokens of prompts", text)
+    assert "up to 1,536 of replies" in text and re.search(r"At most \$0\.0\d\.", text)
+    assert "The budget may end it" not in text
+    ran(fields(at)["Token budget"].set_value(4500).run())
+    assert "The budget may end it before" in words(at)
+    assert lab.bodies == [], "an estimate costs nothing"
+    ran(button(at, "Explain").click().run())
+    spec = newest(toy)
+    assert (spec.features, spec.scores) == ((3, 4, 5, 6, 7, 8), ())
+    assert (spec.price_in, spec.price_out, spec.model) == (1.5, 4, "small")
+    Worker(toy, say=silent).run(until_idle=True)
+    n_asked = len(lab.bodies)
+    assert 0 < n_asked < 6
+    ran(at.run())
+    assert "raise the budget to go on" in words(at)
+    assert fields(at)["Token budget"].value == 9_000, "twice what it was"
+    raised = next(each for each in at.number_input if each.key.startswith("budget_tokens "))
+    raised.set_value(40_000)
+    ran(button(at, "Go on within it").click().run())
+    assert newest(toy) == replace(spec, budget_tokens=40_000)
+    Worker(toy, say=silent).run(until_idle=True)
+    (done, stopped) = Queue(toy.queue).jobs()
+    assert (done.status, stopped.status) == ("done", "failed")
+    assert Runs(toy).manifest(done.run_id).facts.n_features == 6
+    assert len(lab.bodies) == 6 and {*lab.asked.values()} == {1}, "nothing was asked twice"
+
+
+def test_a_judge_is_asked_about_the_gaps_unless_one_wants_all(toy, lab):
+    at = opened("coverage", threshold="0")
+    assert "6 features, 6 questions" in words(at), "the default of judge is listed"
+    ran(button(at, "Judge").click().run())
+    assert newest(toy).features == (3, 4, 5, 6, 7, 8) and newest(toy).model == "small"
+    ran(fields(at)["Which features"].set_value("every").run())
+    assert "11 features, 11 questions" in words(at)
+    ran(button(at, "Judge").click().run())
+    assert newest(toy).features == ()
+
+
+def test_a_form_that_cannot_be_leaves_the_page_as_it_is(toy, lab):
+    (toy.root / "connections.json").write_text("{")
+    at = opened("coverage", threshold="0")
+    assert "test the endpoints anew" in words(at) and at.metric
+
+
+def test_forms_begin_with_the_room_that_a_test_found(toy, lab):
+    known = Connection(lab.endpoint, "small", "2026-11-30T12:00:00+00:00", room=4096)
+    keep_connection(toy.root / "connections.json", known)
+    at = opened("coverage", threshold="0")
+    assert "up to 24,576 of replies" in words(at), "six replies of 4,096"
+    ran(button(at, "Judge").click().run())
+    assert newest(toy).room == 4096
+    at = opened("pairs", features="3")
+    (writer,) = [each for each in at.segmented_control if each.label == "Writer"]
+    ran(writer.set_value("openai").run())
+    ran(fields(at)["Model"].set_value("small").run())
+    assert fields(at)["Room of a reply"].value == 4096
+    ran(fields(at)["Model"].set_value("large").run())
+    assert fields(at)["Room of a reply"].value == 0
+    ran(fields(at)["Room of a reply"].set_value(512).run())
+    assert re.search(r"At most \$\d", words(at))
+    ran(button(at, "Write pairs for 1 gap").click().run())
+    assert (newest(toy).room, newest(toy).model) == (512, "large")
+
+
+def test_a_command_asks_the_default_of_its_task(toy, lab):
+    line = ("judge", "toy-anchor", "--task", "toxicity", "--features", 3)
+    assert fac(*line, "--json", workspace=toy).json["source"] == f"small at {lab.endpoint}"
+    other = fac("explain", "toy-anchor", "--explainer", "llm", "--features", 3, workspace=toy)
+    assert other.code == 2 and "give --model" in other.err, "explain has no default"

@@ -17,6 +17,7 @@ from fac import agreement, review
 from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
+from fac.endpoints import Endpoints
 from fac.errors import InputError
 from fac.questions.by_name import CLEAR, build_caches, read_threshold
 from fac.questions.explanations import explain_runs, score_figures
@@ -83,12 +84,18 @@ class FeatureOptions:
 class ChatOptions(frame.SpendOptions):
     """The language model that is asked; the fields are those of the specs."""
 
-    model: Annotated[str, Option("--model", help="Name the server knows it by.")] = ""
+    model: Annotated[
+        str, Option("--model", help="Name the server knows it by; else as endpoints.toml says.")
+    ] = ""
     endpoint: Annotated[
         str, Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI.")
     ] = ""
     budget_tokens: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
     attempt: Annotated[int, Option(help="Another number asks anew what was answered before.")] = 0
+
+    def settings(self, endpoints: Endpoints, task: str) -> dict[str, Any]:
+        """As the specs call them, with the default of a task, "" for none, and listed prices."""
+        return endpoints.priced(endpoints.usual(asdict(self), task))
 
 
 def feature_ids(text: str) -> list[int]:
@@ -140,6 +147,7 @@ def explain(
         explainer, file = before.explainer, before.source
     features, threshold = which.ids(stores, measure)
     endpoints = key.endpoints(runs.workspace, chat.endpoint)
+    asks = bool(score) or (explainer in EXPLAINERS and EXPLAINERS[explainer].needs_model)
     spec = ExplainSpec(
         measure=measure,
         explainer=explainer,
@@ -147,7 +155,7 @@ def explain(
         scores=tuple(score or ()),
         explanations=scored,
         source=str(Path(file).resolve()) if file else "",
-        **endpoints.priced(asdict(chat)),
+        **chat.settings(endpoints, "explain" if asks else ""),
     )
     run_id = perform(runs.workspace, spec, "explaining", endpoints=endpoints)
     build_caches(stores, [run_id])
@@ -202,7 +210,7 @@ def judge(
         threshold=read_threshold(stores, measure, which.threshold) if by_label else 0.0,
         features=features,
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
-        **endpoints.priced(asdict(chat)),
+        **chat.settings(endpoints, "judge" if by_model else ""),
     )
     run_id = perform(runs.workspace, judged_anew(runs, spec), "judging", endpoints=endpoints)
     names = ("name", "task", "judge", "source", "n_features")
