@@ -53,7 +53,7 @@ def show_defaults(listed: tuple[Endpoint, ...]) -> None:
 def show_endpoint(number: int, endpoint: Endpoint) -> None:
     """One endpoint, and what its last test showed."""
     with st.container(border=True, gap="small"):
-        st.markdown(f"**{plain(endpoint.name)}** · {plain(endpoint.url)}")
+        st.markdown(f"**{plain(endpoint.name)}** · `{endpoint.url}`")
         st.caption(f"{key_words(endpoint)} {price_words(endpoint)}")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             tie = {"key": f"model {number} {endpoint.url}", "width": 360}
@@ -83,8 +83,10 @@ def test(endpoint: Endpoint, model: str) -> None:
     def show(done: int, total: int, note: str) -> None:
         bar.progress(min(done / total, 1.0), f"Asking for {note}")
 
-    keep(try_connection(endpoint, model, progress=show))
-    bar.empty()
+    try:
+        keep(try_connection(endpoint, model, progress=show))
+    finally:
+        bar.empty()
 
 
 def show_connection(last: Connection) -> None:
@@ -102,12 +104,12 @@ def show_connection(last: Connection) -> None:
     help = f"{last.answered} of {AT_ONCE} questions at once took {last.together:.1f} s."
     cards(
         ("One question", duration_words(last.seconds), "Alone, from asking to the whole answer."),
-        ("At once", f"{last.speedup:.1f} ×", f"As fast as one after the other. {help}"),
+        (f"{AT_ONCE} at once", f"{last.speedup:.1f} ×", f"As fast as one after the other. {help}"),
         ("Tokens", f"{last.completion_tokens:,}", tokens_help(last)),
         ("Room", f"{last.room:,}" if last.room else "enough", ROOM_HELP),
     )
     for refusal in last.refusals:
-        st.markdown(f":material/block: It takes no {refusal.what}. :small[{plain(refusal.answer)}]")
+        st.markdown(f":material/block: It refuses {refusal.what}. :small[{plain(refusal.answer)}]")
     if last.met:
         met = ", ".join(f"{kind.replace('_', ' ')} {n:,}" for kind, n in last.met.items())
         st.markdown(f":material/replay: With {AT_ONCE} at once it had trouble: {met}.")
@@ -148,10 +150,16 @@ st.caption(
     "The servers of language models that jobs may ask, as `endpoints.toml` of the workspace lists "
     "them. No key is shown or kept here."
 )
-listed = endpoints().listed
-show_defaults(listed)
-for number, endpoint in enumerate(listed):
+known = endpoints()
+show_defaults(known.listed)
+for number, endpoint in enumerate(known.listed):
     show_endpoint(number, endpoint)
+if known.unlisted:
+    help = "It is asked without a key."
+    url = st.text_input("Another address", placeholder="http://127.0.0.1:8000/v1", help=help)
+    if url.strip():
+        with guard():
+            show_endpoint(len(known.listed), known.of(url))
 with st.expander("List another, its prices, and what it is asked for", icon=":material/edit:"):
     st.caption(
         "Add to `endpoints.toml` of the workspace, then load this page again. Prices set there "

@@ -112,6 +112,7 @@ def test_what_a_server_refuses_is_told_with_its_words_and_with_what_helped():
     assert [*told] == ["a temperature", "a JSON schema", "a system message"]
     assert "Unsupported parameter: temperature" in told["a temperature"]
     assert "no grammar here" in told["a JSON schema"]
+    assert "roles must be user and assistant" in told["a system message"]
     assert "404" in result.unlisted and result.listed == ()
 
 
@@ -259,7 +260,7 @@ def test_a_person_tests_an_endpoint_and_the_result_stays(toy, lab):
     assert [each.value for each in at.success] == [
         "It works: it answers, and its answers can be read."
     ]
-    assert {*metrics(at)} == {"One question", "At once", "Tokens", "Room"}
+    assert {*metrics(at)} == {"One question", "8 at once", "Tokens", "Room"}
     assert {headers["authorization"] for headers in lab.headers} == {f"Bearer {CANARY}"}
     assert_secret(at, toy.root)
     again = opened("connections")
@@ -267,6 +268,24 @@ def test_a_person_tests_an_endpoint_and_the_result_stays(toy, lab):
     (model,) = [each for each in again.selectbox if each.label == "Model"]
     ran(model.set_value("large").run())
     assert not again.metric, "of the other model nothing is known"
+
+
+def test_an_address_that_nobody_listed_is_tested_where_the_operator_allows_it(
+    toy, lab, monkeypatch
+):
+    assert "Another address" not in fields(opened("connections"))
+    monkeypatch.setenv("FAC_UNLISTED_ENDPOINTS", "allow")
+    with served() as other:
+        at = opened("connections")
+        ran(fields(at)["Another address"].set_value("ftp://nowhere").run())
+        assert "must be an http(s) address" in words(at)
+        ran(fields(at)["Another address"].set_value(other.endpoint).run())
+        ran(fields(at)["Model"].set_value("small").run())
+        last = [each for each in at.button if each.label == "Test"][-1]
+        ran(last.click().run())
+    assert [each.value.startswith("It works") for each in at.success] == [True]
+    assert {headers.get("authorization") for headers in other.headers} == {None}
+    assert lab.bodies == []
 
 
 def test_a_server_that_is_not_there_is_a_sentence_on_the_page(toy, lab):
@@ -310,7 +329,7 @@ def test_explaining_gaps_is_estimated_stopped_by_its_budget_raised_and_finished(
     ran(fields(at)["Score them on held-out texts"].set_value(False).run())
     text = words(at)
     assert re.search(r"6 features, 6 questions: about [\d,]+ tokens of prompts", text)
-    assert "up to 1,536 of replies" in text and re.search(r"At most \$0\.0\d\.", text)
+    assert "up to 1,536 of replies" in text and re.search(r"At most \$0\.0\d{3}\.", text)
     assert "The budget may end it" not in text
     ran(fields(at)["Token budget"].set_value(4500).run())
     assert "The budget may end it before" in words(at)

@@ -39,6 +39,7 @@ def making(tmp_path_factory):
         ((3, 6), CHAT, 2 * (64 + 64) + 2 * (64 + MESSAGES * 64)),
         ((3, 6), {**CHAT, "answers": "none"}, 2 * 2 * 64),
         ((6,), SERVER, 2 * (64 + 64)),
+        ((6,), {**SERVER, "room": 500}, 2 * (500 + 500)),  # it may think as long, twice
         ((3,), {**CHAT, "max_new_tokens": 8}, 2 * (8 + 19)),  # room for 16 words
     ],
 )

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -267,6 +267,7 @@ class OpenAIChat:
 
     def _first_plainer(self, prompt: Prompt, rejection: _Rejected) -> Reply:
         without, untried = rejection.without, _shape(prompt) - self._taken - rejection.without
+        answers, last = dict[str, str](), rejection
         self._n_broken += rejection.passing
         # What passes by itself, as a server that is starting, shall not cost the schema.
         if not rejection.passing or self._n_broken > 1:
@@ -275,14 +276,16 @@ class OpenAIChat:
                     continue
                 self._taken |= {name}
                 without |= {name}
+                answers[name] = str(last.meaning)
                 try:
                     reply = self._reply_without(prompt, without)
-                except _Rejected:
+                except _Rejected as again:
+                    last = again
                     continue
                 except NoRoom:  # it took the question
-                    self._give_up(without, str(rejection.meaning))
+                    self._give_up(without, answers)
                     raise
-                self._give_up(without, str(rejection.meaning))
+                self._give_up(without, answers)
                 return reply
         raise rejection.meaning from None
 
@@ -295,15 +298,15 @@ class OpenAIChat:
             except _UnknownParameter as error:
                 if error.name in without:
                     raise Declined(error.reason) from error
-                self._give_up({error.name}, error.reason)
+                self._give_up({error.name}, {error.name: error.reason})
                 without |= {error.name}
             except _Rejected as rejection:
                 rejection.without = without
                 raise
 
-    def _give_up(self, names: Set[str], answer: str) -> None:
-        """Asks without these from now on; of those that are new the server's answer is kept."""
-        self._refusals |= {name: answer for name in names - self._without}
+    def _give_up(self, names: Set[str], answers: Mapping[str, str]) -> None:
+        """Asks without these from now on; what the server answered to each is kept."""
+        self._refusals |= answers
         self._without |= names
 
     def _request(self, prompt: Prompt, without: frozenset[str]) -> dict[str, Any]:

@@ -39,19 +39,19 @@ MOST_TOKENS = 120_000
 """What a test may use: eleven questions, most of which think."""
 
 INSTEAD = {
-    FORM: "a JSON schema; the form of a reply is asked for in words, which helps",
-    SYSTEM: "a system message; its text goes to the head of the user's, which helps",
-    "temperature": "a temperature; it draws as it likes",
-    "seed": "a seed; asked again it may say something else",
-    "max_tokens": "max_tokens; max_completion_tokens stands for it, which helps",
+    FORM: "a JSON schema; asked for the form in words alone, it answers",
+    SYSTEM: "a system message; with its text at the head of the user's, it answers",
+    "temperature": "a temperature; without one it answers, as it likes",
+    "seed": "a seed; without one it answers, and asked again it may say something else",
+    "max_tokens": "max_tokens; with max_completion_tokens it answers",
 }
-"""What a server may refuse, and what is done instead."""
+"""What a server may refuse, and what helped."""
 
 
 class Refusal(NamedTuple):
     """Something that a server did not take."""
 
-    what: str  # with what is done instead
+    what: str  # with what helped
     answer: str  # what the server said
 
 

@@ -176,7 +176,10 @@ def estimate(
     given the requests of the first. `seconds_each` of a text count where no run had this writer."""
     n_texts = len(gaps) * spec.candidates
     characters = sum(len(m["content"]) * style.texts for style in requests for m in style.messages)
-    most = n_texts * spec.max_new_tokens
+    longest = spec.max_new_tokens
+    if WRITERS[spec.writer].server:  # which thinks in its room
+        longest = max(longest, spec.room)
+    most = n_texts * longest
     parts = later_parts(spec.profile) if spec.answers != "none" else ()
     if parts:
         question = spec if isinstance(spec, PairsSpec) else stores.runs.manifest(spec.pairs).spec
@@ -186,7 +189,7 @@ def estimate(
             about = (question.anchor, tuple(sorted({*gaps})), spec.threshold, question.role)
             in_answers = _fired_in_answers(stores, *about)
         beside = [answers.MESSAGES if gap in in_answers else len(parts) for gap in gaps]
-        room = max(spec.max_new_tokens, _answer_room(stores, question.dataset))
+        room = max(longest, _answer_room(stores, question.dataset))
         most += spec.candidates * sum(beside) * room
     pace = _pace(stores, spec) or seconds_each
     seconds = None if pace is None else pace * n_texts

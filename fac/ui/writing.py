@@ -247,7 +247,7 @@ def estimate_words(
         f"{amount.prompt_tokens:,} of prompts{above}."
     )
     if amount.seconds is not None:
-        words += f" About {duration(amount.seconds)} at the pace of the last run or test."
+        words += f" {pace_words(amount.seconds)}"
     words += f" {cost_words(amount.cost)}" if WRITERS[spec.writer].server else ""
     return words + short_words(spec, amount.most_tokens + amount.prompt_tokens, amount.cost)
 
@@ -260,14 +260,21 @@ def asking_words(spec: ExplainSpec | JudgeSpec) -> str:
         f"{amount.prompt_tokens:,} tokens of prompts and up to {amount.most_tokens:,} of replies."
     )
     if amount.seconds is not None:
-        words += f" About {duration(amount.seconds)} at the pace of the last run or test."
+        words += f" {pace_words(amount.seconds)}"
     words += f" {cost_words(amount.cost)}"
     return words + short_words(spec, amount.prompt_tokens + amount.most_tokens, amount.cost)
 
 
+def pace_words(seconds: float) -> str:
+    """How long a job may take."""
+    return f"About {duration(max(seconds, 1))} at the pace of the last run or test."
+
+
 def cost_words(cost: float | None) -> str:
     """What a server may charge, as Markdown."""
-    return "Its prices are unknown." if cost is None else f"At most \\${cost:,.2f}."
+    if cost is None:
+        return "Its prices are unknown."
+    return f"At most \\${cost:,.2f}." if cost >= 0.1 else f"At most \\${cost:.4f}."
 
 
 def short_words(spec: AskSpec, tokens: int, cost: float | None) -> str:
