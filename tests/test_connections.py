@@ -363,8 +363,9 @@ def test_a_judge_is_asked_about_the_gaps_unless_one_wants_all(toy, lab):
     assert newest(toy).features == (3, 4, 5, 6, 7, 8) and newest(toy).model == "small"
     ran(fields(at)["Which features"].set_value("every").run())
     assert "11 features, 11 questions" in words(at)
+    fields(at)["Budget in $"].set_value(0.5)
     ran(button(at, "Judge").click().run())
-    assert newest(toy).features == ()
+    assert (newest(toy).features, newest(toy).budget_usd) == ((), 0.5)
 
 
 def test_a_form_that_cannot_be_leaves_the_page_as_it_is(toy, lab):
