@@ -58,12 +58,12 @@ def questions_of(spec: ExplainSpec | JudgeSpec, runs: Runs) -> list[Question]:
             pass
         return judging.questions
     rehearsal = Rehearsal(spec, runs)
-    opened = (
+    explainer = (
         _earlier(spec, runs)
         if spec.explanations
         else parts.EXPLAINERS[spec.explainer].open(spec, runs)
     )
-    for _ in _blocks(rehearsal, opened.explain, ""):
+    for _ in _blocks(rehearsal, explainer.explain, ""):
         pass
     return rehearsal.questions
 

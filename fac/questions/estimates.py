@@ -157,10 +157,10 @@ def _rehearsed(stores: Stores, spec: ExplainSpec | JudgeSpec) -> list[tuple[int,
 def _pace_of_questions(stores: Stores, spec: ExplainSpec | JudgeSpec) -> float | None:
     """Seconds a question of the newest run of the step that asked this model."""
     paces = (
-        manifest.seconds / asked
+        manifest.seconds / n_asked
         for manifest in stores.runs.list(spec.step)
         if (manifest.spec.model, manifest.spec.endpoint) == (spec.model, spec.endpoint)
-        and (asked := (manifest.facts.replies or {}).get("asked", 0))
+        and (n_asked := (manifest.facts.replies or {}).get("asked", 0))
     )
     return next(paces, None)
 

@@ -297,15 +297,15 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None, part: str = 
     """A job that ended before its end: why, and the button that goes on with it, by `go_on` where
     it is not simply asked for again."""
     cancelled = job.status == "cancelled"
-    raised = go_on is None and lacks_budget(job)
+    short = go_on is None and lacks_budget(job)
     why = f"Cancelled. Every finished {part} is kept." if cancelled else job.error or "It failed."
     with st.container(horizontal=True, vertical_alignment="center"):
         st.warning(plain(why), icon=":material/pause_circle:")
         help = "From where it stopped; nothing is done twice."
         again = go_on or partial(retry, job.id)
-        if not raised:
+        if not short:
             action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
-    if raised and raise_budget(job):
+    if short and raise_budget(job):
         st.rerun()
 
 
