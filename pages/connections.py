@@ -9,7 +9,7 @@ from fac.endpoints import TASKS, Endpoint
 from fac.generator.connection import AT_ONCE, MOST_TOKENS, Connection, try_connection
 from fac.ui.endpoints import connections, endpoints, keep, key_words, price_words
 from fac.ui.shell import title
-from fac.ui.text import plain
+from fac.ui.text import Row, plain
 from fac.ui.views import cards, guard
 from fac.ui.writing import duration
 
@@ -56,12 +56,12 @@ def show_endpoint(number: int, endpoint: Endpoint) -> None:
         st.markdown(f"**{plain(endpoint.name)}** · `{endpoint.url}`")
         st.caption(f"{key_words(endpoint)} {price_words(endpoint)}")
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            tie = {"key": f"model {number} {endpoint.url}", "width": 360}
+            tie: Row = {"key": f"model {number} {endpoint.url}", "width": 360}
             if endpoint.models:
-                model = st.selectbox("Model", endpoint.models, **tie)
+                model = str(st.selectbox("Model", endpoint.models, **tie))
             else:
-                placeholder = "the name the server knows"
-                model = st.text_input("Model", placeholder=placeholder, **tie).strip()
+                tie["placeholder"] = "the name the server knows"
+                model = str(st.text_input("Model", **tie)).strip()
             help = (
                 f"Asks {3 + AT_ONCE} short questions, the last {AT_ONCE} at once; it uses some "
                 f"thousand tokens, and never more than {MOST_TOKENS:,}."
