@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,13 @@ FIELDS = {
     "models": list,
     "price_in": (int, float),
     "price_out": (int, float),
+    "price_date": date,
+    "tasks": list,
 }
+
+TASKS = ("explain", "judge", "pairs", "synthesis")
+"""What a language model is asked for; each may have an endpoint that is asked unless somebody says
+otherwise."""
 
 
 class Address(NamedTuple):
@@ -137,6 +144,8 @@ class Endpoint:
     models: tuple[str, ...] = ()  # the only ones to ask for; () for any
     price_in: float | None = None  # US dollars per million prompt tokens
     price_out: float | None = None  # US dollars per million completion tokens
+    price_date: date | None = None  # when the operator looked them up
+    tasks: tuple[str, ...] = ()  # those of TASKS that its first model is the default of
 
     @property
     def address(self) -> Address:
@@ -210,6 +219,23 @@ class Endpoints:
             values |= {"price_in": endpoint.price_in, "price_out": endpoint.price_out}
         return values
 
+    def default_of(self, task: str) -> tuple[str, str] | None:
+        """Address and model that one of TASKS is asked of unless somebody says otherwise, as specs
+        have them: "" is the default endpoint. None where the operator names none."""
+        endpoint = next((each for each in self.listed if task in each.tasks), None)
+        if endpoint is None:
+            return None
+        at_default = endpoint.url == default_endpoint().url
+        return "" if at_default else endpoint.url, endpoint.models[0]
+
+    def usual(self, settings: Mapping[str, Any], task: str) -> dict[str, Any]:
+        """The settings of a spec that asks a server, with the default of one of TASKS where they
+        name neither a model nor an endpoint."""
+        default = self.default_of(task)
+        if settings.get("model") or settings.get("endpoint") or default is None:
+            return dict(settings)
+        return {**settings, "endpoint": default[0], "model": default[1]}
+
     def with_key(self, url: str, variable: str) -> Endpoints:
         """With the key of this variable for this address, whatever is listed."""
         _check_variable(variable, "--key-variable")
@@ -267,6 +293,9 @@ def _read_file(file: Path) -> list[Endpoint]:
             raise InputError(
                 f"{file.name} lists {endpoint.address} with two keys: give it one of them."
             )
+    tasks = [task for endpoint in endpoints for task in endpoint.tasks]
+    if twice := next((task for task in tasks if tasks.count(task) > 1), None):
+        raise InputError(f"{file.name} has two defaults for {twice}: give it one of them.")
     return endpoints
 
 
@@ -277,11 +306,17 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
     for each, value in table.items():
         if each not in FIELDS:
             raise InputError(f"{where}: there is no {each!r:.40}; known are {', '.join(FIELDS)}.")
-        if not isinstance(value, FIELDS[each]) or isinstance(value, bool):  # type: ignore[arg-type]
+        wrong = isinstance(value, bool | datetime)  # an int and a date to Python
+        if wrong or not isinstance(value, FIELDS[each]):  # type: ignore[arg-type]
             raise InputError(f"{where}: {each} has the wrong form.")
     models = table.get("models", [])
     if not all(isinstance(model, str) and model for model in models):
         raise InputError(f"{where}: models are a list of names.")
+    tasks = table.get("tasks", [])
+    if not all(task in TASKS for task in tasks):
+        raise InputError(f"{where}: tasks are some of {', '.join(TASKS)}.")
+    if tasks and not models:
+        raise InputError(f"{where}: tasks need models, of which the first is asked.")
     prices = [table.get(each) for each in ("price_in", "price_out")]
     if any(price is not None and not 0 <= price < float("inf") for price in prices):
         raise InputError(f"{where}: a price is a number of dollars per million tokens, from 0 on.")
@@ -298,8 +333,10 @@ def _read_entry(where: str, name: str, table: Any) -> Endpoint:
         url=url,
         key=variable,
         models=tuple(models),
-        price_in=prices[0],
-        price_out=prices[1],
+        price_in=None if prices[0] is None else float(prices[0]),
+        price_out=None if prices[1] is None else float(prices[1]),
+        price_date=table.get("price_date"),
+        tasks=tuple(tasks),
     )
 
 

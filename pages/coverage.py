@@ -28,7 +28,7 @@ from fac.questions.relevance import judged, judged_anew, limits_of, scope, task_
 from fac.questions.shares import GROUPINGS, by_group, weighted
 from fac.schema import EVERY_ROLE, ROLES, CoverageResult
 from fac.ui import pickers, views
-from fac.ui.endpoints import priced, server_fields
+from fac.ui.endpoints import server_fields
 from fac.ui.explanations import doubt, headline, show_explanations, show_verdicts
 from fac.ui.families import show_families
 from fac.ui.jobs import show_failures, start
@@ -38,6 +38,7 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import Pager, table, ticked, untick
 from fac.ui.text import Row, chips_html, plain, show_examples, show_near
+from fac.ui.writing import asking_words
 
 PAGE = {"title": "Coverage", "section": "Measure", "icon": "donut_large", "order": 30}
 
@@ -99,7 +100,7 @@ def controls(manifests: Mapping[str, MeasureManifest]) -> Comparison:
                 ),
             )
             st.markdown("**Which features matter for a task**")
-            judge_form(anchor, threshold)
+            judge_form(Comparison(anchor, dataset, threshold, support, role, added=added))
     return Comparison(anchor, dataset, threshold, support, role, relevance, added)
 
 
@@ -200,43 +201,57 @@ def growing(comparison: Comparison, result: CoverageResult) -> None:
     st.caption(plain(growth.answer))
 
 
-def judge_form(anchor: str, threshold: float) -> None:
-    """Asks which features matter for a task: a language model by the task's criteria, or labels of
-    any dataset of the same encoder, by how much more often a feature fires with one of them."""
+@st.fragment
+@views.guard()
+def judge_form(question: Comparison) -> None:
+    """Asks which features matter for a task: a language model by the task's criteria, of the gaps
+    unless somebody wants all; or labels of any dataset of the same encoder, by how much more often
+    a feature fires with one of them."""
+    anchor, threshold = question.anchor, question.threshold
     profiles, labels = task_profiles(stores().runs), labels_about(anchor)
-    with st.form("judge", border=False):
-        task = st.selectbox("Task", list(profiles), format_func=lambda name: profiles[name].title)
-        judges = [name for name in JUDGES if labels or not JUDGES[name].needs_label]
-        judges.sort(key=lambda name: JUDGES[name].needs_label)
-        judge = st.radio(
-            "Judge", judges, format_func=lambda name: JUDGES[name].title, horizontal=True
+    task = st.selectbox("Task", list(profiles), format_func=lambda name: profiles[name].title)
+    judges = [name for name in JUDGES if labels or not JUDGES[name].needs_label]
+    judges.sort(key=lambda name: JUDGES[name].needs_label)
+    names = {name: JUDGES[name].title for name in judges}
+    judge = st.radio("Judge", judges, format_func=names.__getitem__, horizontal=True)
+    fields: Row = {"measure": anchor, "task": task, "rubric": profiles[task].rubric, "judge": judge}
+    asks = JUDGES[judge].needs_model
+    if asks:
+        fields |= server_fields("judge")
+        fields |= {"features": judged_features(question)}
+        fields |= {"explanations": tuple(explained(stores(), anchor))}
+    else:
+        help = (
+            f"Features that peak above {threshold:g} more often in samples with this label than in "
+            "the others of its dataset, length held equal."
         )
-        run, label = "", ""
-        if labels:
-            run, label = st.selectbox(
-                "Label that marks the task",
-                list(labels),
-                format_func=labels.__getitem__,
-                help=f"Features that peak above {threshold:g} more often in samples with this "
-                "label than in the others of its dataset, length held equal.",
-            )
-        server = server_fields()
-        if st.form_submit_button("Judge", icon=":material/gavel:"):
-            asks = JUDGES[judge].needs_model
-            spec = JudgeSpec(
-                measure=anchor,
-                task=task,
-                rubric=profiles[task].rubric,
-                judge=judge,
-                explanations=tuple(explained(stores(), anchor)) if asks else (),
-                label="" if asks else label,
-                labels="" if asks or run == anchor else run,
-                threshold=0.0 if asks else threshold,
-                **(priced(server) if asks else {}),
-            )
-            spec = judged_anew(stores().runs, spec)
-            start(spec, f"Judging which features matter for {task}")
-            st.rerun()
+        title = labels.__getitem__
+        run, label = st.selectbox(
+            "Label that marks the task", [*labels], format_func=title, help=help
+        )
+        fields |= {"label": label, "labels": "" if run == anchor else run, "threshold": threshold}
+    pressed = st.button("Judge", icon=":material/gavel:")
+    if asks and not fields["model"] and not pressed:
+        st.caption("Name a model to see what it may take.")
+        return
+    spec = JudgeSpec(**fields)
+    if asks:
+        st.caption(asking_words(spec))
+    if pressed:
+        start(judged_anew(stores().runs, spec), f"Judging which features matter for {task}")
+        st.rerun()
+
+
+def judged_features(question: Comparison) -> tuple[int, ...]:
+    """Draws which features a language model is asked about: the gaps, or all that fire; () is
+    all."""
+    lacking = [] if question.dataset == question.anchor else gap_features(stores(), question)
+    names = {"gaps": f"The {len(lacking):,} gaps"} if lacking else {}
+    names |= {"every": "Every feature that fires"}
+    title = names.__getitem__
+    help = "Coverage within a task speaks of what was judged alone; judge all to compare datasets."
+    which = st.radio("Which features", [*names], format_func=title, horizontal=True, help=help)
+    return tuple(sorted(lacking)) if which == "gaps" else ()
 
 
 def labels_about(anchor: str) -> dict[tuple[str, str], str]:

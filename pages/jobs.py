@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from fac.store.queue import Job
-from fac.ui.jobs import job_title, progress, restart_worker, retry
+from fac.ui.jobs import job_title, lacks_budget, progress, raise_budget, restart_worker, retry
 from fac.ui.shell import title
 from fac.ui.stores import stores, workspace
 from fac.ui.text import clean, plain
@@ -50,12 +50,14 @@ def job_card(job: Job) -> None:
             if job.status in ("waiting", "running"):
                 cancel = stores().queue.cancel
                 action_button("Cancel", "close", cancel, job.id, key=f"cancel {job.id}")
-            elif job.status in ("failed", "cancelled"):
+            elif job.status in ("failed", "cancelled") and not lacks_budget(job):
                 action_button("Retry", "refresh", retry, job.id, key=f"retry {job.id}")
         if job.status == "running":
             progress(job)
         if job.error:
             st.markdown(f":red[{plain(job.error)}]")
+        if lacks_budget(job) and raise_budget(job):
+            st.rerun()
 
 
 def times(job: Job) -> str:

@@ -11,7 +11,7 @@ from fac.questions.explanations import explained
 from fac.questions.gap_evidence import gap_features
 from fac.questions.review_queue import ItemQueue, item_queue, items_of
 from fac.ui import pickers
-from fac.ui.endpoints import priced, server_fields
+from fac.ui.endpoints import server_fields
 from fac.ui.jobs import show_failures, start
 from fac.ui.review import pick_task, reviewer, show_item, undo_last_button
 from fac.ui.samples import open_samples, show_sample
@@ -20,6 +20,7 @@ from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.text import plain
 from fac.ui.views import choice, empty, get_param, guard, param_widget, set_param
+from fac.ui.writing import asking_words
 
 PAGE = {"title": "Review", "section": "Decide", "icon": "rate_review", "order": 60}
 
@@ -50,29 +51,33 @@ def explain_offer(anchor: str, features: list[int]) -> None:
         explain_form(anchor, features)
 
 
+@st.fragment
+@guard()
 def explain_form(anchor: str, features: list[int]) -> None:
-    """Asks for explanations by a language model, scored on held-out texts."""
-    with st.form("explain with a model", border=False):
-        server = server_fields()
-        names = {
-            "gaps": f"The {len(features):,} in question",
-            "every": "Every feature that fires",
-        }
-        which = st.radio(
-            "Which features", list(names), format_func=names.__getitem__, horizontal=True
-        )
-        listed = ", ".join(model_scores()).capitalize()
-        scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
-        if st.form_submit_button("Explain", icon=":material/smart_toy:"):
-            spec = ExplainSpec(
-                measure=anchor,
-                features=tuple(features) if which == "gaps" else (),
-                explainer="llm",
-                **priced(server),
-                scores=model_scores() if scored else (),
-            )
-            start(spec, "Asking the model for explanations")
-            st.rerun()
+    """Asks for explanations by a language model, scored on held-out texts, once it was said what
+    that may take; of the gaps unless somebody wants all."""
+    server = server_fields("explain")
+    names = {"gaps": f"The {len(features):,} gaps"} if features else {}
+    names |= {"every": "Every feature that fires"}
+    title = names.__getitem__
+    which = st.radio("Which features", list(names), format_func=title, horizontal=True)
+    listed = ", ".join(model_scores()).capitalize()
+    scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
+    pressed = st.button("Explain", icon=":material/smart_toy:")
+    if not server["model"] and not pressed:
+        st.caption("Name a model to see what it may take.")
+        return
+    spec = ExplainSpec(
+        measure=anchor,
+        features=tuple(features) if which == "gaps" else (),
+        explainer="llm",
+        **server,
+        scores=model_scores() if scored else (),
+    )
+    st.caption(asking_words(spec))
+    if pressed:
+        start(spec, "Asking the model for explanations")
+        st.rerun()
 
 
 @st.fragment
@@ -209,18 +214,17 @@ with row:
             st.caption(pickers.gaps_in_words(comparison))
 
 explain_runs = explained(stores(), anchor)
-features = None
-if which == "gaps" and dataset != anchor:
-    features = set(gap_features(stores(), comparison))
+lacking = sorted(gap_features(stores(), comparison)) if dataset != anchor else []
+features = {*lacking} if which == "gaps" and dataset != anchor else None
 if explain_runs:
     with more.popover("Explain more", icon=":material/add:"):
-        explain_offer(anchor, sorted(features or ()))
+        explain_offer(anchor, lacking)
 names = titles(manifests)
 if not explain_runs:
     called = plain(names[anchor])
     words = f"A feature of {called} is a number until something says what it fires on."
     empty("Nothing is explained yet", words, icon=":material/rate_review:")
-    explain_offer(anchor, sorted(features or ()))
+    explain_offer(anchor, lacking)
     show_failures("explain")
     st.stop()
 show_failures("explain")

@@ -67,10 +67,12 @@ class ScriptedServer:
         stall: float = 5.0,
         retry_after: str = "0.02",
         envelope: Callable[[Body, str], Any] | None = None,
+        models: Any = None,
     ):
         self.answer, self.shares, self.seed = answer, dict(shares or {}), seed
         self.stall, self.retry_after = stall, retry_after
         self.envelope = envelope or completion
+        self.models = models  # body of its list of models; None where it has none
         self.served: Counter[str] = Counter()
         self.met: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
@@ -159,6 +161,14 @@ def _handler(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, *_: Any) -> None:
             """A test prints nothing."""
+
+        def do_GET(self) -> None:
+            with script.lock:
+                script.headers.append({k.lower(): v for k, v in self.headers.items()})
+            if self.path.partition("?")[0] != "/v1/models" or script.models is None:
+                self.send(404, {"error": {"message": f"no such path {self.path}"}})
+            else:
+                self.send(200, script.models)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

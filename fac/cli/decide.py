@@ -18,6 +18,7 @@ from fac.cli import frame
 from fac.cli.frame import Answer, ComparisonOptions, app, command, listing, out, perform
 from fac.config import EXPLAINERS, JUDGES, ExplainSpec, JudgeSpec, Workspace, model_scores
 from fac.datasets import json_line
+from fac.endpoints import Endpoints
 from fac.errors import InputError
 from fac.interpret.imported import in_counts
 from fac.questions.by_name import CLEAR, build_caches, read_threshold
@@ -89,12 +90,18 @@ class FeatureOptions:
 class ChatOptions(frame.SpendOptions):
     """The language model that is asked; the fields are those of the specs."""
 
-    model: Annotated[str, Option("--model", help="Name the server knows it by.")] = ""
+    model: Annotated[
+        str, Option("--model", help="Name the server knows it by; else as endpoints.toml says.")
+    ] = ""
     endpoint: Annotated[
         str, Option(help="OpenAI-compatible base URL; default OPENAI_BASE_URL, else OpenAI.")
     ] = ""
     budget_tokens: Annotated[int | None, Option(help="Stop before using more tokens.")] = None
     attempt: Annotated[int, Option(help="Another number asks anew what was answered before.")] = 0
+
+    def settings(self, endpoints: Endpoints, task: str) -> dict[str, Any]:
+        """As the specs call them, with the default of a task, "" for none, and listed prices."""
+        return endpoints.priced(endpoints.usual(asdict(self), task))
 
 
 def feature_ids(text: str) -> list[int]:
@@ -152,6 +159,7 @@ def explain(
         explainer, file, author = before.explainer, before.source, before.author
     features, threshold = which.ids(stores, measure)
     endpoints = key.endpoints(runs.workspace, chat.endpoint)
+    asks = bool(score) or (explainer in EXPLAINERS and EXPLAINERS[explainer].needs_model)
     spec = ExplainSpec(
         measure=measure,
         explainer=explainer,
@@ -160,7 +168,7 @@ def explain(
         explanations=scored,
         source=str(Path(file).resolve()) if file else "",
         author=author,
-        **endpoints.priced(asdict(chat)),
+        **chat.settings(endpoints, "explain" if asks else ""),
     )
     answers = []
     for each in interpret.by_author(spec, runs):
@@ -248,7 +256,7 @@ def judge(
         threshold=read_threshold(stores, measure, which.threshold) if by_label else 0.0,
         features=features,
         explanations=tuple(explain_runs(runs, measure)) if by_model else (),
-        **endpoints.priced(asdict(chat)),
+        **chat.settings(endpoints, "judge" if by_model else ""),
     )
     run_id = perform(runs.workspace, judged_anew(runs, spec), "judging", endpoints=endpoints)
     names = ("name", "task", "judge", "source", "n_features")

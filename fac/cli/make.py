@@ -128,7 +128,7 @@ def pairs_(
         gaps = families.few(stores, comparison, gaps)[:limit]
     shape = shape_of(stores, comparison.dataset)
     settings = {"profile": shape.profile, **writing.settings(), **limits.settings()}
-    settings, endpoints = _of_server(runs.workspace, settings, key, writing.endpoint)
+    settings, endpoints = _of_server(runs.workspace, settings, key, writing.endpoint, "pairs")
     spec = PairsSpec(
         features=tuple(gaps),
         explanations=tuple(explain_runs(runs, comparison.anchor)),
@@ -327,7 +327,7 @@ def synthesize(
         build_caches(stores, [anchor])
         settings["threshold"] = read_threshold(stores, anchor, threshold)
     settings, endpoints = _of_server(
-        runs.workspace, settings | limits.settings(), key, writing.endpoint
+        runs.workspace, settings | limits.settings(), key, writing.endpoint, "synthesis"
     )
     spec = SynthesizeSpec(
         pairs=run_id,
@@ -395,16 +395,21 @@ def _share(hits: int, gaps: int, low: float | None, high: float | None) -> str:
 
 
 def _of_server(
-    workspace: Workspace, settings: dict[str, Any], key: frame.KeyOptions, url: str | None
+    workspace: Workspace,
+    settings: dict[str, Any],
+    key: frame.KeyOptions,
+    url: str | None,
+    task: str,
 ) -> tuple[dict[str, Any], Endpoints | None]:
-    """The settings with listed prices, and the endpoints to choose from, where a server writes."""
+    """The settings with the default of a task and listed prices, and the endpoints to choose from,
+    where a server writes."""
     writer = settings.get("writer") or WriteSpec.writer
     if writer not in WRITERS or not WRITERS[writer].server:
         if key.key_variable:
             raise InputError("--key-variable is for a server: give --writer openai.")
         return settings, None
     endpoints = key.endpoints(workspace, url)
-    return endpoints.priced(settings), endpoints
+    return endpoints.priced(endpoints.usual(settings, task)), endpoints
 
 
 def _pilot(

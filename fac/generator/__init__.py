@@ -3,6 +3,7 @@
 local        a Hugging Face model on this machine: seeded, steered continuations (torch)
 chat         one question, one reply: any OpenAI-compatible server
 completions  what the body of a response says
+connection   whether a server and a model can be worked with
 batch_chat   many questions: limits, retries, a journal, nothing asked twice
 writer       many candidate texts from either of them: one protocol, seeded, resumable
 """

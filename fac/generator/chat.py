@@ -12,13 +12,13 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fac.endpoints import DEFAULT_VARIABLE, Endpoint, read_address
-from fac.errors import ServiceError
+from fac.errors import ServiceError, first_line
 from fac.generator.completions import (
     CUT_OFF,
     DONE,
@@ -179,6 +179,9 @@ class OpenAIChat:
         self._taken: frozenset[str] = frozenset()
         """Of FORM and SYSTEM those with which a question was answered, or was tried without."""
 
+        self._refusals: dict[str, str] = {}
+        """Of what it has refused, what it answered."""
+
         self._n_broken = 0  # answers of status 500 and above before any reply
         self._first = threading.Lock()
 
@@ -208,6 +211,36 @@ class OpenAIChat:
             f"The server takes {means}." for name, means in UNTAKEN.items() if name in self._without
         )
 
+    @property
+    def refusals(self) -> dict[str, str]:
+        """What the server has not taken, of UNTAKEN or by its name, and what it answered to it."""
+        return dict(self._refusals)
+
+    def models(self) -> list[str]:
+        """The names of the models that the server lists. Raises Transient, Declined or Refused
+        where it lists none."""
+        import httpx2
+        import openai
+
+        try:
+            page = self._client.models.list()
+            names = [each.id for each in page.data]
+        except (openai.APITimeoutError, httpx2.TimeoutException):
+            raise self._timed_out() from None
+        except openai.APIStatusError as error:
+            failure = self._failure(error)
+            if isinstance(failure, _Rejected | _UnknownParameter):
+                words = self._quoted(message_of(error.body) or error.message)
+                failure = Declined(f"{self.endpoint} answered {error.status_code}: {words}")
+            raise failure from None  # the request in its traceback holds the key
+        except openai.APIConnectionError as error:
+            why = self._quoted(str(error.__cause__ or error))
+            raise Transient("unreachable", f"{self.endpoint} cannot be reached: {why}") from None
+        except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
+            why = self._quoted(first_line(error))
+            raise Declined(f"{self.endpoint} has no list of models: {why}") from None
+        return [self._redacted(name) for name in names if isinstance(name, str)]
+
     def ask(self, prompt: Prompt) -> Reply:
         """One reply; what the server does not take is given up for good.
 
@@ -234,6 +267,7 @@ class OpenAIChat:
 
     def _first_plainer(self, prompt: Prompt, rejection: _Rejected) -> Reply:
         without, untried = rejection.without, _shape(prompt) - self._taken - rejection.without
+        answers, last = dict[str, str](), rejection
         self._n_broken += rejection.passing
         # What passes by itself, as a server that is starting, shall not cost the schema.
         if not rejection.passing or self._n_broken > 1:
@@ -242,14 +276,16 @@ class OpenAIChat:
                     continue
                 self._taken |= {name}
                 without |= {name}
+                answers[name] = str(last.meaning)
                 try:
                     reply = self._reply_without(prompt, without)
-                except _Rejected:
+                except _Rejected as again:
+                    last = again
                     continue
                 except NoRoom:  # it took the question
-                    self._without |= without
+                    self._give_up(without, answers)
                     raise
-                self._without |= without
+                self._give_up(without, answers)
                 return reply
         raise rejection.meaning from None
 
@@ -262,11 +298,16 @@ class OpenAIChat:
             except _UnknownParameter as error:
                 if error.name in without:
                     raise Declined(error.reason) from error
-                self._without |= {error.name}
+                self._give_up({error.name}, {error.name: error.reason})
                 without |= {error.name}
             except _Rejected as rejection:
                 rejection.without = without
                 raise
+
+    def _give_up(self, names: Set[str], answers: Mapping[str, str]) -> None:
+        """Asks without these from now on; what the server answered to each is kept."""
+        self._refusals |= answers
+        self._without |= names
 
     def _request(self, prompt: Prompt, without: frozenset[str]) -> dict[str, Any]:
         limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"

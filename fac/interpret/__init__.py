@@ -16,10 +16,11 @@ import numpy as np
 
 from fac.config import ExplainSpec, JudgeSpec
 from fac.errors import InputError, Progress
+from fac.generator.batch_chat import Question
 from fac.interpret import imported, parts
 from fac.interpret.explainers import tokens
 from fac.interpret.parts import FeatureExplanation, OpenExplainer
-from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, StepRun
+from fac.interpret.step_run import Blocks, ExplainRun, OpenChat, Rehearsal, StepRun
 from fac.manifest import ExplainFacts, RelevanceFacts
 from fac.schema import LEAST_SCORED
 from fac.store.runs import Runs
@@ -62,6 +63,25 @@ def by_author(spec: ExplainSpec, runs: Runs) -> list[ExplainSpec]:
     rows = imported.read(spec.source, runs.manifest(spec.measure).facts)
     authors = [author for author, _ in rows.authors.most_common()]
     return [replace(spec, author=author) for author in authors] if len(authors) > 1 else [spec]
+
+
+def questions_of(spec: ExplainSpec | JudgeSpec, runs: Runs) -> list[Question]:
+    """What a language model would be asked, as far as that can be known before it answers: where a
+    score is about an explanation to come, another stands for it. Nobody is asked."""
+    if isinstance(spec, JudgeSpec):
+        judging = Rehearsal(spec, runs)
+        for _ in parts.JUDGES[spec.judge].judge(judging):
+            pass
+        return judging.questions
+    rehearsal = Rehearsal(spec, runs)
+    explainer = (
+        _earlier(spec, runs)
+        if spec.explanations
+        else parts.EXPLAINERS[spec.explainer].open(spec, runs)
+    )
+    for _ in _blocks(rehearsal, explainer.explain, ""):
+        pass
+    return rehearsal.questions
 
 
 def _earlier(spec: ExplainSpec, runs: Runs) -> OpenExplainer:

@@ -6,6 +6,7 @@ server that gave up, what is complete is published as a smaller run.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -266,6 +267,33 @@ class StepRun(Generic[SpecT]):
                 for name, rows in {**block, "replies": self._take_replies()}.items():
                     files[name].append(pa.Table.from_pylist(rows, files[name].schema))
                 self.report(len(features), verb)
+
+
+class Rehearsal(StepRun[SpecT]):
+    """A run that asks nobody and writes nothing: it notes what it would ask, and goes on from
+    answers of the form that was asked for and of about the usual length."""
+
+    def __init__(self, spec: SpecT, runs: Runs):
+        super().__init__(spec, runs, None, lambda *_: None, inputs=())
+        self.questions: list[Question] = []
+
+    def ask(
+        self, questions: Sequence[Question], *, share: int, note: str
+    ) -> dict[str, RecordedReply]:
+        self.questions += questions
+        blank = dict.fromkeys(RecordedReply._fields, "")
+        replies = {}
+        for question in questions:
+            fields = question.prompt.form["properties"].items()
+            reply = json.dumps({name: _filled(schema) for name, schema in fields})
+            values: Row = {**blank, "about": question.about, "reply": reply}
+            replies[question.about] = RecordedReply(**values)
+        return replies
+
+
+def _filled(schema: Mapping[str, Any]) -> Any:
+    """A value of a JSON schema: of a choice the first, else a sentence."""
+    return schema["enum"][0] if "enum" in schema else "a word about something " * 4
 
 
 ExplainRun = StepRun[ExplainSpec]

@@ -3,6 +3,7 @@
     form        texts from outside made unable to act, one question, the one object of its reply
     explaining  what a feature fires on, and the tests of an explanation
     relevance   tasks, and what matters for them
+    connection  what shows whether a server can be worked with
     profiles    the forms of samples
     drafts      samples for a gap, part by part
     lists       the same as lists that any local model goes on with

@@ -1,13 +1,28 @@
-"""What a job may take, said before anybody starts it: writing pairs and samples, measuring."""
+"""What a job may take, said before anybody starts it: asking a language model, writing pairs and
+samples, measuring."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
 
-from fac.config import WRITERS, MeasureSpec, PairsSpec, SynthesizeSpec, WriteSpec
+from fac.config import (
+    WRITERS,
+    AskSpec,
+    ExplainSpec,
+    JudgeSpec,
+    MeasureSpec,
+    PairsSpec,
+    SynthesizeSpec,
+    WriteSpec,
+)
+from fac.generator.batch_chat import limits_of
+from fac.generator.chat import estimated_tokens
+from fac.interpret import questions_of
 from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
 from fac.questions import catalogue
@@ -30,6 +45,24 @@ class Estimate(NamedTuple):
     """As fast as the last run with this writer; None where there was none."""
     is_answered: bool
     """Whether answers are written, whose prompts then come on top."""
+    cost: float | None = None
+    """US dollars if every text is as long as it may be; None where no price is known."""
+
+
+class Asking(NamedTuple):
+    """What explaining or judging features with a language model may take."""
+
+    features: int
+    questions: int
+    prompt_tokens: int  # about
+    most_tokens: int  # of replies, if every one takes all its room
+    seconds: float | None  # as fast as the last run; None where nothing is known
+    cost: float | None
+    """US dollars if every reply takes all its room; None where no price is known."""
+
+
+REHEARSED = 6
+"""Features whose questions stand for those of all."""
 
 
 ENOUGH_TOKENS = 1000
@@ -78,17 +111,75 @@ def _characters(stores: Stores, dataset: str) -> int:
     return pc.sum(pc.utf8_length(texts)).as_py() or 0
 
 
+def asking(
+    stores: Stores, spec: ExplainSpec | JudgeSpec, seconds_each: float | None = None
+) -> Asking:
+    """What a spec that asks a language model may take, from the questions about REHEARSED of its
+    features. `seconds_each` of a question count where no run asked this model before. Replies that
+    an earlier run got cost nothing and are counted all the same."""
+    features = spec.features or _firing(stores, spec.measure)
+    every = np.linspace(0, len(features) - 1, min(REHEARSED, len(features))).round().astype(int)
+    part = tuple(features[at] for at in dict.fromkeys(every.tolist()))
+    # What does not change a question is left out, so that the answer is remembered.
+    plain: dict[str, Any] = {
+        "endpoint": "",
+        "attempt": 0,
+        "room": 0,
+        "budget_tokens": None,
+        "budget_usd": None,
+    }
+    plain |= {"price_in": None, "price_out": None, "concurrency": AskSpec.concurrency}
+    sizes = _rehearsed(stores, replace(spec, features=part, **plain))
+    times = len(features) / max(len(part), 1)
+    questions = round(len(sizes) * times)
+    prompts = round(sum(prompt for prompt, _ in sizes) * times)
+    most = round(sum(max(room, spec.room) for _, room in sizes) * times)
+    each = _pace_of_questions(stores, spec) or seconds_each
+    seconds = None if each is None else each * questions
+    return Asking(
+        len(features), questions, prompts, most, seconds, limits_of(spec).cost(prompts, most)
+    )
+
+
+def _firing(stores: Stores, measure: str) -> Sequence[int]:
+    """Every feature that fires."""
+    lowest = stores.cache.summary(measure)["thresholds"][0]
+    return np.flatnonzero(stores.cache.support(measure, lowest) > 0).tolist()
+
+
+@remembered_for_good
+def _rehearsed(stores: Stores, spec: ExplainSpec | JudgeSpec) -> list[tuple[int, int]]:
+    """Of each question its tokens, about, and the room of its reply."""
+    prompts = [question.prompt for question in questions_of(spec, stores.runs)]
+    return [(estimated_tokens(prompt), prompt.max_tokens) for prompt in prompts]
+
+
+def _pace_of_questions(stores: Stores, spec: ExplainSpec | JudgeSpec) -> float | None:
+    """Seconds a question of the newest run of the step that asked this model."""
+    paces = (
+        manifest.seconds / n_asked
+        for manifest in stores.runs.list(spec.step)
+        if (manifest.spec.model, manifest.spec.endpoint) == (spec.model, spec.endpoint)
+        and (n_asked := (manifest.facts.replies or {}).get("asked", 0))
+    )
+    return next(paces, None)
+
+
 def estimate(
     stores: Stores,
     spec: PairsSpec | SynthesizeSpec,
     gaps: Sequence[int],
     requests: Sequence[StyleRequest],
+    seconds_each: float | None = None,
 ) -> Estimate:
     """What a spec may take for these gaps, one for every pair that is approved or to be written,
-    given the requests of the first."""
+    given the requests of the first. `seconds_each` of a text count where no run had this writer."""
     n_texts = len(gaps) * spec.candidates
     characters = sum(len(m["content"]) * style.texts for style in requests for m in style.messages)
-    most = n_texts * spec.max_new_tokens
+    longest = spec.max_new_tokens
+    if WRITERS[spec.writer].server:  # which thinks in its room
+        longest = max(longest, spec.room)
+    most = n_texts * longest
     parts = later_parts(spec.profile) if spec.answers != "none" else ()
     if parts:
         question = spec if isinstance(spec, PairsSpec) else stores.runs.manifest(spec.pairs).spec
@@ -98,12 +189,13 @@ def estimate(
             about = (question.anchor, tuple(sorted({*gaps})), spec.threshold, question.role)
             in_answers = _fired_in_answers(stores, *about)
         beside = [answers.MESSAGES if gap in in_answers else len(parts) for gap in gaps]
-        room = max(spec.max_new_tokens, _answer_room(stores, question.dataset))
+        room = max(longest, _answer_room(stores, question.dataset))
         most += spec.candidates * sum(beside) * room
-    pace = _pace(stores, spec)
+    pace = _pace(stores, spec) or seconds_each
     seconds = None if pace is None else pace * n_texts
     prompt_tokens = len(gaps) * characters // 4
-    return Estimate(n_texts, most, prompt_tokens, seconds, bool(parts))
+    cost = limits_of(spec).cost(prompt_tokens, most) if WRITERS[spec.writer].server else None
+    return Estimate(n_texts, most, prompt_tokens, seconds, bool(parts), cost)
 
 
 def _pace(stores: Stores, spec: WriteSpec) -> float | None:

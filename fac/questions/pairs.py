@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fac import review
-from fac.config import WRITERS, PairsSpec, RescoreSpec, WriteSpec
+from fac.config import SPECS, WRITERS, PairsSpec, RescoreSpec, WriteSpec
 from fac.errors import FacError, InputError
 from fac.manifest import PairsFacts
 from fac.questions.catalogue import Row
@@ -175,10 +175,15 @@ def is_live(job: Job) -> bool:
 
 
 def newest_attempt(stores: Stores, number: int) -> Job:
-    """The newest job that was asked for the same as this one."""
+    """The newest job that was asked for the same as this one, within whatever budget."""
     first = stores.queue.job(number)
-    jobs = (job for job in stores.queue.jobs() if (job.step, job.spec) == (first.step, first.spec))
-    return next(jobs, first)
+    return next((job for job in stores.queue.jobs() if _question(job) == _question(first)), first)
+
+
+def _question(job: Job) -> tuple[str, Mapping[str, Any]]:
+    """What a job was asked for, less how far and how fast it may go."""
+    operational = SPECS[job.step].operational if job.step in SPECS else ()
+    return job.step, {k: value for k, value in job.spec.items() if k not in operational}
 
 
 def left_by(stores: Stores, job: Job) -> str | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from fac.config import Spec
-from fac.endpoints import UNLISTED, Endpoints, default_endpoint, read_endpoints
+from fac.endpoints import UNLISTED, Endpoint, Endpoints, default_endpoint, read_endpoints
 from fac.errors import InputError
+from fac.generator.connection import Connection, keep_connection, read_connections
 from fac.jobs.steps import asks_server
 from fac.ui.stores import workspace
 from fac.ui.text import Row, plain
@@ -34,37 +36,33 @@ def key_line() -> None:
     """Whether the worker will find the keys, never which; Streamlit puts its secrets into the
     environment."""
     st.secrets.load_if_toml_exists()
-    listed = [each for each in endpoints().listed if each.key]
-    there = dict.fromkeys(each.key for each in listed if each.has_key)
-    missing = {each.key: each for each in listed if not each.has_key}
-    words = [f":material/key: {plain(key)} is set." for key in there]
-    for key, endpoint in missing.items():
-        need = "" if endpoint.needs_key else "; a server of your own may need none"
-        words.append(f":material/key_off: {plain(key)} is not set{need}.")
-    if missing:
+    listed = {each.key: each for each in endpoints().listed if each.key}
+    words = [key_words(each) for each in sorted(listed.values(), key=lambda each: not each.has_key)]
+    if not all(each.has_key for each in listed.values()):
         words.append("Set it in the environment or in .streamlit/secrets.toml, restart the worker.")
     st.caption(" ".join(words) or ":material/key_off: No endpoint that is listed takes a key.")
 
 
-def pick_endpoint(before: str = "", **tie: Any) -> str:
+def pick_endpoint(before: str | None = None, **tie: Any) -> str:
     """Draws which server is asked: an endpoint of the operator's, or any address where the operator
-    lets people type one. As specs have it: "" is the default."""
+    lets people type one. As specs have it: "" is the default; `before` is where it begins."""
     key_line()
     known, default = endpoints(), default_endpoint().url
     names: dict[str, str] = {}
     for each in known.listed:
         url = "" if each.url == default else each.url
         names[url] = f"{names[url]}, {each.name}" if url in names else each.name
-    urls, index = list(names), 0
-    if before and before != default:
+    urls = list(names)
+    before = "" if before == default else before
+    if before and before not in names:
         try:
             known.of(before)
         except InputError as error:
             words = f"What it was before cannot be asked: {plain(str(error))}"
             st.caption(f":material/link_off: {words}")
         else:
-            urls = list(dict.fromkeys([*urls, before]))
-            index = urls.index(before)
+            urls.append(before)
+    index = urls.index(before) if before in urls else 0
 
     def title(url: str) -> str:
         return f"{names[url]} · {url or default}" if url in names else url
@@ -95,16 +93,95 @@ def pick_model(column: Any, before: str = "", **tie: Any) -> str:
     return (column.selectbox("Model", models, index, **options) or "").strip()
 
 
-def server_fields() -> Row:
-    """Draws endpoint, model and budget; the fields of a spec that asks them, with the prices that
-    are listed. Where the choice cannot be, a start of the spec says why."""
-    endpoint = pick_endpoint()
+def default_of(task: str) -> tuple[str | None, str]:
+    """Endpoint and model that a form for a task begins with; (None, "") where nobody chose."""
+    return endpoints().default_of(task) or (None, "")
+
+
+def server_fields(task: str) -> Row:
+    """Draws endpoint, model, budgets and room; the fields of a spec that asks them for one of
+    `fac.endpoints.TASKS`, with the prices that are listed. Raises InputError as `Endpoints.of`."""
+    before, usual = default_of(task)
+    endpoint = pick_endpoint(before, key=f"{task} endpoint")
     with st.container(horizontal=True):
-        model = pick_model(st)
+        model = pick_model(st, usual, key=f"{task} model")
         help = "The job stops before it would use more; what was answered is kept."
-        limits: Row = {"value": BUDGET, "step": 100_000, "help": help}
-        budget = st.number_input("Token budget", 1, None, **limits)
-    return {"model": model, "endpoint": endpoint, "budget_tokens": int(budget)}
+        limits: Row = {"value": BUDGET, "step": 100_000, "help": help, "key": f"{task} budget"}
+        budget = int(st.number_input("Token budget", 1, None, **limits))
+    values: Row = priced({"model": model, "endpoint": endpoint, "budget_tokens": budget})
+    with st.container(horizontal=True):
+        values["budget_usd"] = dollar_field(values, task)
+        values["room"] = room_field(values, task)
+    return values
+
+
+def dollar_field(settings: Mapping[str, Any], key: str) -> float | None:
+    """Draws the budget in dollars, which can be set once prices are known; None for none."""
+    unpriced = None in (settings.get("price_in"), settings.get("price_out"))
+    help = "The job stops before it would cost more. Needs both prices: see Connections."
+    options: Row = {"help": help, "placeholder": "none", "disabled": unpriced, "key": f"{key} usd"}
+    budget = st.number_input("Budget in $", 0.01, None, None, **options)
+    return None if unpriced else budget
+
+
+def room_field(settings: Mapping[str, Any], key: str) -> int:
+    """Draws how many tokens a reply may have at least: as the last test of the model found until
+    somebody changes it."""
+    url, model = settings.get("endpoint") or "", settings.get("model") or ""
+    last = last_test(url, model)
+    room = last.room if last else 0
+    help = (
+        "In tokens, thoughts included; 0: what the answer needs, and more where a model thinks. "
+        "A test on Connections finds it out."
+    )
+    # Another model thinks more or less: its field is another one.
+    options: Row = {"step": 256, "help": help, "key": f"{key} room {url} {model}"}
+    return int(st.number_input("Room of a reply", 0, 2**18, room, **options))
+
+
+def last_test(url: str, model: str) -> Connection | None:
+    """What the last test of an endpoint, as specs have it, and a model showed; None without one."""
+    return connections().get((url or default_endpoint().url, model))
+
+
+def pace(settings: Mapping[str, Any]) -> float | None:
+    """Seconds a question where several are on their way, as the last test found."""
+    last = last_test(settings.get("endpoint") or "", settings.get("model") or "")
+    return last.pace if last else None
+
+
+def key_words(endpoint: Endpoint) -> str:
+    """Whether an endpoint's key is there, never which, as Markdown."""
+    if not endpoint.key:
+        return ":material/key_off: It is asked without a key."
+    if endpoint.has_key:
+        return f":material/key: {plain(endpoint.key)} is set."
+    need = "" if endpoint.needs_key else "; a server of your own may need none"
+    return f":material/key_off: {plain(endpoint.key)} is not set{need}."
+
+
+def price_words(endpoint: Endpoint) -> str:
+    """What an endpoint's tokens cost, and since when that is known."""
+    if endpoint.price_in is None or endpoint.price_out is None:
+        return "Its prices are unknown, so no cost is."
+    since = f", of {endpoint.price_date:%d %B %Y}" if endpoint.price_date else ", without a date"
+    prices = f"\\${endpoint.price_in:g} for prompts, \\${endpoint.price_out:g} for replies"
+    return f"A million tokens: {prices}{since}."
+
+
+def _connections_file() -> Path:
+    return workspace().root / "connections.json"
+
+
+def connections() -> dict[tuple[str, str], Connection]:
+    """What the last test of each endpoint and model showed. Raises InputError as
+    `read_connections`."""
+    return read_connections(_connections_file())
+
+
+def keep(connection: Connection) -> None:
+    """Keeps what a test showed, for every page of the workspace."""
+    keep_connection(_connections_file(), connection)
 
 
 def priced(settings: Mapping[str, Any]) -> Row:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
 
-from fac.config import EXPLAINERS, DemoSpec, IngestSpec, MeasureSpec, Spec, SynthesizeSpec
+from fac.config import (
+    EXPLAINERS,
+    DemoSpec,
+    IngestSpec,
+    MeasureSpec,
+    Spec,
+    SynthesizeSpec,
+    read_spec,
+)
 from fac.errors import disk_room
 from fac.jobs import worker
 from fac.store.processes import scratch
 from fac.store.queue import Job
 from fac.ui.endpoints import check_endpoint
 from fac.ui.stores import stores, workspace
-from fac.ui.text import plain
+from fac.ui.text import Row, plain
 from fac.ui.views import ANNOUNCED, action_button, guard
 
 
@@ -78,6 +87,31 @@ def start(spec: Spec, announcement: str) -> int:
     return job
 
 
+def lacks_budget(job: Job) -> bool:
+    """Whether a budget has stopped a job that goes on where it is raised."""
+    return job.status == "failed" and "raise the budget" in (job.error or "")
+
+
+def raise_budget(job: Job) -> int | None:
+    """Draws the budgets of a job that one of them has stopped, twice of what they were, and the
+    button that goes on within them; the id of the job that does, once it was pressed."""
+    spec = read_spec(job.step, job.spec)
+    labels = {"budget_tokens": "Token budget", "budget_usd": "Budget in $"}
+    budgets: Row = {}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        for field, label in labels.items():
+            if before := getattr(spec, field, None):
+                lowest, key = type(before)(before), f"{field} {job.id}"
+                budgets[field] = st.number_input(
+                    label, lowest, None, 2 * before, key=key, width=180
+                )
+        help = "What was paid for is kept: nothing is asked twice."
+        icon, key = ":material/resume:", f"raise {job.id}"
+        if st.button("Go on within it", icon=icon, key=key, help=help):
+            return start(replace(spec, **budgets), "Going on with a larger budget")
+    return None
+
+
 def show_failures(*steps: str) -> None:
     """Why jobs that this person started did not work out, until they are dismissed."""
     started = st.session_state.get("started", [])
@@ -92,6 +126,9 @@ def show_failures(*steps: str) -> None:
                 )
                 key, dismiss = f"dismiss {number}", started.remove
                 action_button("Dismiss", "", dismiss, number, key=key, type="tertiary")
+            if lacks_budget(job) and raise_budget(job):
+                started.remove(number)
+                st.rerun()
 
 
 def _followers(started: list[int]) -> list[int]:

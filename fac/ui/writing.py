@@ -16,6 +16,9 @@ from fac.config import (
     ANSWERERS,
     METHODS,
     WRITERS,
+    AskSpec,
+    ExplainSpec,
+    JudgeSpec,
     PairsSpec,
     SynthesizeSpec,
     WriteSpec,
@@ -24,13 +27,21 @@ from fac.errors import InputError
 from fac.prompts.profiles import PROFILES, later_parts
 from fac.questions.catalogue import measured, titles
 from fac.questions.comparison import Comparison
-from fac.questions.estimates import estimate
+from fac.questions.estimates import asking, estimate
 from fac.questions.pairs import StyleRequest, inherited, next_attempt
 from fac.questions.shape import Shape
 from fac.store.queue import Job
 from fac.synthesis import Forecast
-from fac.ui.endpoints import BUDGET, endpoints, pick_endpoint, pick_model
-from fac.ui.jobs import progress, retry, save_upload, start
+from fac.ui.endpoints import (
+    BUDGET,
+    default_of,
+    endpoints,
+    pace,
+    pick_endpoint,
+    pick_model,
+    room_field,
+)
+from fac.ui.jobs import counted, lacks_budget, progress, raise_budget, retry, save_upload, start
 from fac.ui.pickers import url_of
 from fac.ui.stores import stores
 from fac.ui.text import Row, chat_html, plain
@@ -74,11 +85,17 @@ class Form:
 
 
 def writer_form(
-    name: str, before: Mapping[str, Any], shape: Shape | None = None, *, pushed: bool = False
+    name: str,
+    before: Mapping[str, Any],
+    shape: Shape | None = None,
+    *,
+    task: str = "pairs",
+    pushed: bool = False,
 ) -> Form:
     """Draws who writes what, and how: the fields of a WriteSpec, as in the spec `before` until
-    somebody changes them; without one the samples have the `shape` of the dataset. `pushed` is
-    whether the measured model is, however it is called."""
+    somebody changes them; without one the samples have the `shape` of the dataset. `task`, one of
+    fac.endpoints.TASKS, says which server it begins with; `pushed` is whether the measured model
+    is, however it is called."""
     form = Form(name, before)
     writer = st.segmented_control(
         "Writer",
@@ -91,6 +108,9 @@ def writer_form(
         **form.tie("writer"),
     )
     model_before, kind = inherited(before, writer), WRITERS[writer]
+    if kind.server and not model_before.get("model"):
+        endpoint, model = default_of(task)
+        model_before |= {"model": model} | ({} if endpoint is None else {"endpoint": endpoint})
     steers = kind.steers or (pushed and not kind.server)
     profile, (second, third, *more) = _profile(form, shape, steers)
     # Another kind of writer means another model: its field is another one.
@@ -163,10 +183,10 @@ def lacks_model(form: Form) -> bool:
 
 def _server(form: Form, server: Mapping[str, Any]) -> None:
     """Where the server is, what it costs, how much of it is wanted."""
-    url = pick_endpoint(server.get("endpoint", ""), **form.tie("endpoint"))
+    url = pick_endpoint(server.get("endpoint"), **form.tie("endpoint"))
     form.values["endpoint"] = url
     listed = endpoints().of(url, form.values["model"])
-    prompts, texts, total = st.columns(3)
+    prompts, texts, total, room = st.columns(4)
     help = "US dollars per million tokens; without both, no cost is known."
     for field, column, name in (("price_in", prompts, "prompts"), ("price_out", texts, "texts")):
         options = {"help": help, "placeholder": "unknown"}
@@ -176,6 +196,8 @@ def _server(form: Form, server: Mapping[str, Any]) -> None:
         form.number(field, column, f"Price, {name}", 0.0, None, price, **options)
     help = "The job stops before it would cost more. Needs both prices."
     form.number("budget_usd", total, "Budget in $", 0.01, None, None, help=help, placeholder="none")
+    with room:
+        form.values["room"] = room_field(form.values, form.name)
 
 
 def show_request(messages: Sequence[Mapping[str, str]]) -> None:
@@ -216,7 +238,7 @@ def estimate_words(
     spec: PairsSpec | SynthesizeSpec, gaps: Sequence[int], requests: Sequence[StyleRequest]
 ) -> str:
     """What writing for these gaps may take, in a sentence or two."""
-    amount = estimate(stores(), spec, gaps, requests)
+    amount = estimate(stores(), spec, gaps, requests, pace(spec.as_json()))
     inside, above = ", answers included", ", and those of answers on top"
     if not amount.is_answered:
         inside = above = ""
@@ -225,11 +247,43 @@ def estimate_words(
         f"{amount.prompt_tokens:,} of prompts{above}."
     )
     if amount.seconds is not None:
-        words += f" About {duration(amount.seconds)} at the pace of the last run."
-    budget, due = spec.budget_tokens, amount.most_tokens + amount.prompt_tokens
-    if budget is not None and due > budget:
-        words += " The budget may end it before; what is complete by then is kept."
-    return words
+        words += f" {pace_words(amount.seconds)}"
+    words += f" {cost_words(amount.cost)}" if WRITERS[spec.writer].server else ""
+    return words + short_words(spec, amount.most_tokens + amount.prompt_tokens, amount.cost)
+
+
+def asking_words(spec: ExplainSpec | JudgeSpec) -> str:
+    """What explaining or judging with a language model may take, in a sentence or two."""
+    amount = asking(stores(), spec, pace(spec.as_json()))
+    words = (
+        f"{counted(amount.features, 'feature')}, {counted(amount.questions, 'question')}: about "
+        f"{amount.prompt_tokens:,} tokens of prompts and up to {amount.most_tokens:,} of replies."
+    )
+    if amount.seconds is not None:
+        words += f" {pace_words(amount.seconds)}"
+    words += f" {cost_words(amount.cost)}"
+    return words + short_words(spec, amount.prompt_tokens + amount.most_tokens, amount.cost)
+
+
+def pace_words(seconds: float) -> str:
+    """How long a job may take."""
+    return f"About {duration(max(seconds, 1))} at the pace of the last run or test."
+
+
+def cost_words(cost: float | None) -> str:
+    """What a server may charge, as Markdown."""
+    if cost is None:
+        return "Its prices are unknown."
+    return f"At most \\${cost:,.2f}." if cost >= 0.1 else f"At most \\${cost:.4f}."
+
+
+def short_words(spec: AskSpec, tokens: int, cost: float | None) -> str:
+    """That a budget may be too small for what a job may take; "" where none is."""
+    short = spec.budget_tokens is not None and tokens > spec.budget_tokens
+    dear = None not in (cost, spec.budget_usd) and cost > spec.budget_usd  # type: ignore[operator]
+    if not short and not dear:
+        return ""
+    return " The budget may end it before; what is complete by then is kept."
 
 
 def duration(seconds: float) -> str:
@@ -243,12 +297,16 @@ def show_stopped(job: Job, go_on: Callable[[], None] | None = None, part: str = 
     """A job that ended before its end: why, and the button that goes on with it, by `go_on` where
     it is not simply asked for again."""
     cancelled = job.status == "cancelled"
+    short = go_on is None and lacks_budget(job)
     why = f"Cancelled. Every finished {part} is kept." if cancelled else job.error or "It failed."
     with st.container(horizontal=True, vertical_alignment="center"):
         st.warning(plain(why), icon=":material/pause_circle:")
         help = "From where it stopped; nothing is done twice."
         again = go_on or partial(retry, job.id)
-        action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
+        if not short:
+            action_button("Go on", "resume", again, key=f"resume {job.id}", help=help)
+    if short and raise_budget(job):
+        st.rerun()
 
 
 def again_view(comparison: Comparison, features: Sequence[int]) -> dict[str, str]:
@@ -273,7 +331,7 @@ def launch_fields(run: str, approved: Sequence[Row]) -> SynthesizeSpec:
     """Draws the settings of a synthesis from these pairs, as they were for the pairs until somebody
     changes them. Raises InputError for settings that cannot be."""
     before = stores().runs.manifest(run).spec.as_json()
-    form = writer_form(f"synthesis {run}", before, pushed=True)
+    form = writer_form(f"synthesis {run}", before, task="synthesis", pushed=True)
     if lacks_model(form):
         st.stop()
     first, second, third, _ = st.columns(4)
