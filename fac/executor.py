@@ -33,7 +33,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fac.config import PACKAGE
+from fac.folders import PACKAGE
 from fac.encoder import Reading
 from fac.errors import InputError, ServiceError, first_line
 from fac.generator.local import Continuation
