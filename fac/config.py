@@ -21,6 +21,7 @@ from fac.folders import workspace as workspace
 from fac.registry import Registry
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, SCHEMA_VERSION
 
+
 def digest(*parts: object) -> str:
     """12 hex digits of the SHA-256 of the parts' canonical JSON."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -529,6 +529,24 @@ def _synthesize(steps: Steps, spec: config.SynthesizeSpec, progress: Progress) -
         return synthesize(spec, approved=approved, runs=steps.runs, progress=progress, **doors)
 
 
+def _fetch(steps: Steps, spec: config.FetchSpec, progress: Progress) -> str:
+    from fac.jobs import models
+
+    return models.fetch(steps, spec, progress)
+
+
+def _preflight(steps: Steps, spec: config.PreflightSpec, progress: Progress) -> str:
+    from fac.jobs import models
+
+    return models.preflight(steps, spec, progress)
+
+
+def _train(steps: Steps, spec: config.TrainSpec, progress: Progress) -> str:
+    from fac.jobs import models
+
+    return models.train(steps, spec, progress)
+
+
 HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     config.IngestSpec: lambda steps, spec, progress: ingest(
         spec, runs=steps.runs, progress=progress
@@ -545,6 +563,9 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     config.RescoreSpec: _rescore,
     config.SynthesizeSpec: _synthesize,
     config.RetouchSpec: _retouch,
+    config.FetchSpec: _fetch,
+    config.PreflightSpec: _preflight,
+    config.TrainSpec: _train,
 }
 """What carries out a spec: (steps, spec, progress) -> the id of its run."""
 

@@ -33,6 +33,12 @@ def job_title(job: Job) -> str:
             return "Read a text"
         case "demo":
             return "Set up the demo"
+        case "preflight":
+            return f"Preflight of {spec['sae']} on {spec['model']}, layer {spec['layer']}"
+        case "training":
+            return f"Train the SAE {spec['name']} on {name_of(spec['dataset'])}"
+        case "fetch":
+            return f"Fetch the model {spec['model']}"
         case "explain":
             how = EXPLAINERS[spec["explainer"]].job_title.format(model=spec["model"])
             return f"Explain {name_of(spec['measure'])} {how}"
