@@ -27,6 +27,7 @@ class ListedSae(NamedTuple):
     layer: int | None  # blocks that have run, this project's counting; None where no name says it
     width: str  # features as names have them, `16k`; "" where no name says it
     l0: float | None  # features active per token, as its makers found
+    repository: str  # of the hub, where its weights lie
     neuronpedia: str  # address of its page; "" where there is none
 
 
@@ -35,6 +36,10 @@ class Directory(NamedTuple):
 
     saes: tuple[ListedSae, ...]
     elsewhere: int  # SAEs it lists beside them, of other places of a model, and transcoders
+
+    @property
+    def by_reference(self) -> dict[str, ListedSae]:
+        return {sae.reference: sae for sae in self.saes}
 
     @property
     def models(self) -> list[str]:
@@ -124,6 +129,7 @@ def _listed(name: str, release: dict[str, Any], entry: dict[str, Any]) -> Listed
         layer=_layer(inside),
         width=_width((*names, page)),
         l0=float(l0) if l0 else None,
+        repository=str(release["repo_id"]),
         neuronpedia=NEURONPEDIA + page if page else "",
     )
 

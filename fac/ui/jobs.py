@@ -8,7 +8,15 @@ from pathlib import Path
 
 import streamlit as st
 
-from fac.config import EXPLAINERS, DemoSpec, IngestSpec, MeasureSpec, Spec, SynthesizeSpec
+from fac.config import (
+    EXPLAINERS,
+    DemoSpec,
+    IngestSpec,
+    MeasureSpec,
+    Spec,
+    SynthesizeSpec,
+    TrainSpec,
+)
 from fac.errors import disk_room
 from fac.jobs import worker
 from fac.store.processes import scratch
@@ -82,6 +90,12 @@ def start(spec: Spec, announcement: str) -> int:
     worker.start_worker(workspace())
     st.session_state.setdefault(ANNOUNCED, []).append(announcement)
     return job
+
+
+def saes_being_trained() -> set[str]:
+    """Names of the SAEs that live jobs train."""
+    live = stores().queue.live()
+    return {job.spec["name"] for job in live if job.step == TrainSpec.step}
 
 
 def show_failures(*steps: str) -> None:
