@@ -24,6 +24,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HEADLINES = {
     "home": "Where things stand",
     "datasets": "Datasets",
+    "models": "Models",
     "features": "Features",
     "coverage": "Coverage",
     "compare": "Compare",
@@ -50,6 +51,7 @@ def views(
     return {
         "home": pair,
         "datasets": {},
+        "models": {},
         "features": {"dataset": dataset, "anchor": anchor},
         "coverage": pair,
         "compare": {"before": dataset, "after": anchor, "anchor": anchor},

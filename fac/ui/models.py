@@ -267,19 +267,17 @@ def search_directory(model: str, sae: str) -> str:
     more = f", the first {PAGE_ROWS} shown" if len(matches) > PAGE_ROWS else ""
     st.caption(
         f"{len(matches):,} of {len(directory.saes):,} SAEs of the residual stream{more}; select "
-        f"one to choose it. {directory.elsewhere:,} others that sae-lens lists read another place of a "
-        f"model, such as an MLP, or are transcoders, and cannot be measured here."
+        f"one to choose it. {directory.elsewhere:,} others that sae-lens lists read another place "
+        f"of a model, such as an MLP, or are transcoders, and cannot be measured here."
     )
-    picked = views.view_param(PICKED, "")
-    if picked and picked != sae and picked != st.session_state.get(PICKED):
-        listed_sae = directory.by_reference[picked]
-        st.session_state[PICKED] = picked
+    by_reference = directory.by_reference
+    if (picked := views.get_param(PICKED, "")) in by_reference:
         views.set_param(PICKED, None)
         views.set_param("sae", picked, of_page=True)
-        if listed_sae.layer is not None:
-            views.set_param("layer", listed_sae.layer, of_page=True)
+        if (of_layer := by_reference[picked].layer) is not None:
+            views.set_param("layer", of_layer, of_page=True)
         st.rerun()
-    if sae not in directory.by_reference:
+    if sae not in by_reference:
         return ""
     st.caption(f"Chosen: {plain(sae)}")
     return sae
