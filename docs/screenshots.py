@@ -24,7 +24,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HEADLINES = {
     "home": "Where things stand",
     "datasets": "Datasets",
-    "models": "Models",
     "features": "Features",
     "coverage": "Coverage",
     "compare": "Compare",
@@ -51,7 +50,6 @@ def views(
     return {
         "home": pair,
         "datasets": {},
-        "models": {},
         "features": {"dataset": dataset, "anchor": anchor},
         "coverage": pair,
         "compare": {"before": dataset, "after": anchor, "anchor": anchor},
