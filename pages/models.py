@@ -40,12 +40,11 @@ def choose() -> None:
     """A model, an SAE and a layer; then whether they belong together, and the way to use them."""
     usual = encoder_in_url()
     left, right = st.columns(2)
-    with left.container(border=True):
-        st.markdown("**Model**")
+    below = st.container()
+    with left.container(border=True, height="stretch"):
         model = pick_model(usual.model)
-    with right.container(border=True):
-        st.markdown("**SAE**")
-        sae = pick_sae(usual.sae, model)
+    with right.container(border=True, height="stretch"):
+        sae = pick_sae(usual.sae, model, below)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         layer = int(
             st.number_input(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import FetchSpec, MeasureSpec
 from fac.errors import FacError
@@ -25,9 +26,9 @@ MODEL_SOURCES = {
 }
 SAE_SOURCES = {
     "here": "On this machine",
-    "path": "A folder or file",
+    "path": "A path",
     "hub": "Hugging Face",
-    "search": "Search sae-lens",
+    "search": "Search",
 }
 ANY = ""
 PICKED = "listed"
@@ -35,7 +36,7 @@ PICKED = "listed"
 
 _text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
 _COLUMNS = {
-    "sae": _text("SAE", width=330),
+    "sae": _text("SAE", width=520),
     "sae_layer": _number("Layer", width=60, help="Blocks that have run when it reads."),
     "width": _text("Width", width=60),
     "l0": _number("L0", width=60, format="%.0f", help="As its makers measured it."),
@@ -173,9 +174,9 @@ def source_of_sae(sae: str) -> str:
     return "path" if is_path else "hub"
 
 
-def pick_sae(usual: str, model: str) -> str:
-    """An SAE as a spec names it; "" while none is given. One that sae-lens lists brings its layer
-    along."""
+def pick_sae(usual: str, model: str, below: DeltaGenerator) -> str:
+    """An SAE as a spec names it; "" while none is given. The list of sae-lens, which needs more
+    room, stands in `below`; one of it brings its layer along."""
     sae = views.get_param("sae", usual, of_page=True)
     source = views.choice(
         "SAE", tuple(SAE_SOURCES), "sae-from", names=SAE_SOURCES, default=source_of_sae(sae)
@@ -191,7 +192,8 @@ def pick_sae(usual: str, model: str) -> str:
             **views.tied("sae", given or "demo", of_page=True),
         )
     if source == "search":
-        return search_directory(model, sae)
+        with below:
+            return search_directory(model, sae)
     is_path = source == "path"
     return st.text_input(
         SAE_SOURCES[source],
