@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from fac import demo
 from fac.config import FetchSpec, PreflightSpec, TrainSpec
@@ -38,15 +39,17 @@ def preflight(steps: Steps, spec: PreflightSpec, progress: Progress) -> str:
     Raises InputError as `fac.preflight.preflight` and where either cannot be read, ServiceError
     where it cannot be fetched.
     """
+    from fac.models import hub_unless_offline
     from fac.preflight import card_of, preflight, verdict
     from fac.saes import load_sae
 
     begun = time.monotonic()
     texts, chats = _texts(steps, spec)
     progress(0, 3, "reading what the model and the SAE say of themselves")
-    located = locate(spec.model, steps.models, progress)
-    card = card_of(located)  # a model that is not there is told before an SAE is fetched
-    sae = load_sae(spec.sae, sae_device())
+    with hub_unless_offline(spec.model, spec.sae):
+        located = locate(spec.model, steps.models, progress)
+        card = card_of(located)  # a model that is not there is told before an SAE is fetched
+        sae = load_sae(spec.sae, sae_device())
     encoder = f"{located.identity} · {sae.identity} · {spec.layer}"
     run_id = spec.run_id(encoder, spec.dataset)
     if steps.runs.find(run_id):
@@ -54,7 +57,8 @@ def preflight(steps: Steps, spec: PreflightSpec, progress: Progress) -> str:
     with steps.runs.exclusive(run_id):
         steps.encoders.forget()  # there is room for one
         progress(1, 3, "loading the model")
-        subject = load_subject(located, spec.layer)
+        with hub_unless_offline(spec.model):
+            subject = load_subject(located, spec.layer)
         progress(2, 3, "reconstructing the stream, here and at the layers beside")
         findings, quality = preflight(sae, subject, card, chats)
         is_path = spec.sae.startswith(("/", ".", "~"))
@@ -89,16 +93,19 @@ def train(steps: Steps, spec: TrainSpec, progress: Progress) -> str:
 
     Raises InputError where an SAE of that name is there that was trained otherwise.
     """
-    from fac.models import locate_model
+    from fac.models import hub_unless_offline
+    from fac.preflight import card_of
     from fac.sae_training import TrainRecipe
 
     begun = time.monotonic()
-    located = locate_model(spec.model, steps.models, lambda note: progress(0, 1, note))
+    with hub_unless_offline(spec.model):
+        located = locate(spec.model, steps.models, progress)
+        card_of(located)  # a model that is not there is told at once
     run_id, out = spec.run_id(located.identity, spec.dataset), steps.workspace.saes / spec.name
     if steps.runs.find(run_id) and out.is_dir():
         return run_id
-    _must_be_free(steps, spec.name, out, run_id)
-    with steps.runs.exclusive(run_id):
+    _must_be_free(steps, spec, located.identity, run_id)
+    with steps.runs.exclusive(run_id), hub_unless_offline(spec.model):
         steps.encoders.forget()
         result = train_sae(
             steps.workspace,
@@ -123,12 +130,19 @@ def train(steps: Steps, spec: TrainSpec, progress: Progress) -> str:
     return run_id
 
 
-def _must_be_free(steps: Steps, name: str, out: Path, run_id: str) -> None:
+def _must_be_free(steps: Steps, spec: TrainSpec, identity: str, run_id: str) -> None:
     """Weights that runs may refer to are never written over by others."""
-    others = [
-        each.run
-        for each in steps.runs.list(TrainSpec.step)
-        if each.facts.name == name and each.run != run_id
-    ]
-    if out.is_dir() and others:
-        raise InputError(f"There is an SAE {name} already, in {out}: choose another name.")
+    out = steps.workspace.saes / spec.name
+    if not (out / "recipe.json").is_file():
+        return
+    trained = steps.runs.list(TrainSpec.step)
+    others = any(each.facts.name == spec.name and each.run != run_id for each in trained)
+    recipe = json.loads((out / "recipe.json").read_text("utf-8"))
+    asked = {**spec.as_json(), "model": identity}
+    same = all(recipe.get(name) == asked[name] for name in RECIPE)
+    if others or not same:
+        raise InputError(f"There is an SAE {spec.name} already, in {out}: choose another name.")
+
+
+RECIPE = ("model", "layer", "width", "k", "passes", "batch", "context", "held_out", "seed")
+"""What the recipe beside an SAE says as its spec does."""
