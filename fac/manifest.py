@@ -425,8 +425,8 @@ class PreflightFacts(Facts):
     @property
     def refused(self) -> bool:
         """Whether the SAE's metadata says that it belongs elsewhere: measuring needs a reason."""
-        said = ("model", "hook point", "layer", "width", "normalisation")
-        return any(each["ok"] is False and each["check"] in said for each in self.findings)
+        metadata = ("model", "hook point", "layer", "width", "normalisation")
+        return any(each["ok"] is False and each["check"] in metadata for each in self.findings)
 
 
 @dataclass(frozen=True, kw_only=True)

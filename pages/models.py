@@ -175,10 +175,10 @@ def train() -> None:
         except FacError as error:
             st.error(plain(str(error)), icon=":material/error:")
             return
-        own = "" if about.is_same_model else ", on another model"
+        pace = "" if about.is_same_model else ", on another model"
         st.caption(
             plain(
-                f"About {duration(max(about.seconds, 1))}, as fast as {about.like}{own}: "
+                f"About {duration(max(about.seconds, 1))}, as fast as {about.like}{pace}: "
                 f"{about.tokens:,} tokens, each seen {counted(spec.passes, 'time')}."
             )
         )

@@ -138,8 +138,8 @@ def _must_be_free(steps: Steps, spec: TrainSpec, identity: str, run_id: str) -> 
     trained = steps.runs.list(TrainSpec.step)
     others = any(each.facts.name == spec.name and each.run != run_id for each in trained)
     recipe = json.loads((out / "recipe.json").read_text("utf-8"))
-    asked = {**spec.as_json(), "model": identity}
-    same = all(recipe.get(name) == asked[name] for name in RECIPE)
+    settings = {**spec.as_json(), "model": identity}
+    same = all(recipe.get(name) == settings[name] for name in RECIPE)
     if others or not same:
         raise InputError(f"There is an SAE {spec.name} already, in {out}: choose another name.")
 

@@ -106,14 +106,14 @@ def pick_model(usual: str) -> str:
         names=MODEL_SOURCES,
         default=source_of_model(model),
     )
-    given = model if source_of_model(model) == source else ""
+    current = model if source_of_model(model) == source else ""
     if source == "wheel":
         chosen = st.selectbox(
             "Model of the short list",
             [*WHEELS],
             format_func=lambda name: WHEELS[name].title,
             label_visibility="collapsed",
-            **views.tied("model", given or next(iter(WHEELS)), of_page=True),
+            **views.tied("model", current or next(iter(WHEELS)), of_page=True),
         )
         return chosen if _is_ready(chosen) else ""
     help = (
@@ -128,7 +128,7 @@ def pick_model(usual: str) -> str:
         placeholder=example,
         label_visibility="collapsed",
         help=help,
-        **views.tied("model", given, f" {source}", of_page=True),
+        **views.tied("model", current, f" {source}", of_page=True),
     ).strip()
 
 
@@ -181,7 +181,7 @@ def pick_sae(usual: str, model: str, below: DeltaGenerator) -> str:
     source = views.choice(
         "SAE", tuple(SAE_SOURCES), "sae-from", names=SAE_SOURCES, default=source_of_sae(sae)
     )
-    given = sae if source_of_sae(sae) == source else ""
+    current = sae if source_of_sae(sae) == source else ""
     if source == "here":
         names = {reference: name for name, reference in saes_here().items()}
         return st.selectbox(
@@ -189,7 +189,7 @@ def pick_sae(usual: str, model: str, below: DeltaGenerator) -> str:
             [*names],
             format_func=lambda reference: "The demo's" if reference == "demo" else names[reference],
             label_visibility="collapsed",
-            **views.tied("sae", given or "demo", of_page=True),
+            **views.tied("sae", current or "demo", of_page=True),
         )
     if source == "search":
         with below:
@@ -204,7 +204,7 @@ def pick_sae(usual: str, model: str, below: DeltaGenerator) -> str:
         else "A folder or file of the hub, or an SAE as sae-lens names it. It is fetched when it "
         "is first read, which needs the network.",
         label_visibility="collapsed",
-        **views.tied("sae", given, f" {source}", of_page=True),
+        **views.tied("sae", current, f" {source}", of_page=True),
     ).strip()
 
 
