@@ -420,7 +420,11 @@ class PreflightFacts(Facts):
     @property
     def layers(self) -> list[tuple[int, float, float]]:
         """Layer, FVU and L0 of each layer that was compared."""
-        return [tuple(each) for finding in self.findings for each in finding.get("layers", ())]
+        return [
+            (layer, fvu, l0)
+            for finding in self.findings
+            for layer, fvu, l0 in finding.get("layers", ())
+        ]
 
     @property
     def refused(self) -> bool:

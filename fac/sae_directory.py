@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +71,7 @@ def read_directory(path: Path | None = None) -> Directory:
             "sae-lens is not installed here, so its SAEs cannot be searched: install it, or give "
             "a folder or RELEASE/SAE_ID."
         )
-    import yaml
-
+    yaml = import_module("yaml")
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         releases = yaml.load(path.read_text("utf-8"), Loader=loader)

@@ -70,7 +70,7 @@ def _answers() -> bool:
     address = urlsplit(constants.ENDPOINT)
     port = address.port or (80 if address.scheme == "http" else 443)
     try:
-        socket.create_connection((address.hostname, port), PATIENCE).close()
+        socket.create_connection((address.hostname or "", port), PATIENCE).close()
     except OSError:
         return False
     return True

@@ -137,7 +137,8 @@ def _neighbours(sae: Sae, model: SubjectModel, chats: Sequence[Chat]) -> Finding
     table = ", ".join(f"{n}: {errors[n][0]:.3f} ({errors[n][1]:.0f})" for n in sorted(errors))
     asked, lowest = errors[model.layer][0], errors[best][0]
     says = f"FVU (and L0) by layer: {table}"
-    ok, words = None, "none fits"
+    ok: bool | None = None
+    words = "none fits"
     if best == model.layer and lowest < FITS:
         ok, words = True, f"{best}, as asked, is best"
     elif lowest < min(FITS, CLEARLY * asked) and asked - lowest > LEAST:

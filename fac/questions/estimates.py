@@ -113,12 +113,12 @@ def training_time(stores: Stores, spec: TrainSpec) -> TrainingTime:
         for each in catalogue.measured(stores).values()
         if each.facts.model == spec.model and each.facts.dataset == spec.dataset
     ]
-    tokens = (
+    every = (
         measured[0].content_tokens
         if measured and measured[0].content_tokens
         else _characters(stores, spec.dataset) / CHARACTERS_PER_TOKEN
     )
-    tokens = round(tokens * (1 - spec.held_out / facts.n_samples))
+    tokens = round(every * (1 - spec.held_out / facts.n_samples))
     trained: list[tuple[str, str, Mapping[str, Any]]] = [
         (each.facts.name, each.spec.model, each.facts.recipe)
         for each in stores.runs.list(TrainSpec.step)
