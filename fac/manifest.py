@@ -424,6 +424,52 @@ class RetouchFacts(Facts):
     reason: str = ""  # why it does not
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreflightFacts(Facts):
+    """Whether an SAE belongs to a model and layer; the name is the SAE's."""
+
+    omitted = ("quality",)
+    encoder: str = ""
+    verdict: str = ""  # in a sentence
+    belongs: bool = False  # whether nothing speaks against it
+    findings: Sequence[Mapping[str, Any]] = ()  # of fac.preflight.Finding
+    quality: Mapping[str, float] | None = None  # of fac.saes.Quality; None of another width
+    samples: int = 0  # that were tried
+    texts: str = ""  # whose
+
+    @property
+    def layers(self) -> list[tuple[int, float, float]]:
+        """Layer, FVU and L0 of each layer that was compared."""
+        return [
+            (layer, fvu, l0)
+            for finding in self.findings
+            for layer, fvu, l0 in finding.get("layers", ())
+        ]
+
+    @property
+    def refused(self) -> bool:
+        """Whether the SAE's metadata says that it belongs elsewhere: measuring needs a reason."""
+        metadata = ("model", "hook point", "layer", "width", "normalisation")
+        return any(each["ok"] is False and each["check"] in metadata for each in self.findings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts(Facts):
+    """Of an SAE that was trained here; the name is its own."""
+
+    folder: str = ""  # where it lies, as what reads texts takes it
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)  # on the samples held out
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchFacts(Facts):
+    """Of a model that was fetched; the name is what a spec calls it."""
+
+    identity: str = ""
+    terms: str = ""  # address of the terms that were accepted; "" where there were none
+
+
 FACTS: dict[str, type[Facts]] = {
     config.IngestSpec.step: DatasetFacts,
     config.MeasureSpec.step: MeasureFacts,
@@ -437,6 +483,9 @@ FACTS: dict[str, type[Facts]] = {
     config.RescoreSpec.step: PairsFacts,
     config.SynthesizeSpec.step: SynthesisFacts,
     config.RetouchSpec.step: RetouchFacts,
+    config.PreflightSpec.step: PreflightFacts,
+    config.TrainSpec.step: TrainingFacts,
+    config.FetchSpec.step: FetchFacts,
 }
 """The record of each step's facts."""
 
@@ -451,6 +500,8 @@ INPUTS: dict[str, tuple[str, ...]] = {
     config.RescoreSpec.step: ("pairs",),
     config.SynthesizeSpec.step: ("pairs",),
     config.RetouchSpec.step: ("synthetic",),
+    config.PreflightSpec.step: ("dataset",),
+    config.TrainSpec.step: ("dataset",),
 }
 """What a step's inputs are called, in their order; whatever follows are explanations."""
 
@@ -518,6 +569,8 @@ class Manifest(Generic[SpecT, FactsT]):
 
 
 AnyManifest = Manifest[Any, Any]
+PreflightManifest = Manifest[config.PreflightSpec, PreflightFacts]
+TrainingManifest = Manifest[config.TrainSpec, TrainingFacts]
 DatasetManifest = Manifest[config.IngestSpec, DatasetFacts]
 MeasureManifest = Manifest[config.MeasureSpec, MeasureFacts]
 PairsManifest = Manifest[config.PairsSpec, PairsFacts]

@@ -29,6 +29,7 @@ from fac.questions.estimates import measuring_time
 from fac.questions.results import synthesis_behind
 from fac.ui import views
 from fac.ui.jobs import safe_name, save_upload, show_failures, start
+from fac.ui.models import encoder_in_url, forget_choice, is_chosen
 from fac.ui.shell import title
 from fac.ui.stores import stores
 from fac.ui.tables import PAGE_ROWS, Pager, table
@@ -98,7 +99,7 @@ def add() -> None:
         "template refuses. Otherwise the first one stops the reading and nothing is stored.",
     )
     is_known = kind == "hub" or (seen is not None and seen.layout is not None)
-    encoder = like_the_anchor("", "skip" if skip else "stop")
+    encoder = encoder_in_url("", "skip" if skip else "stop")
     with st.container(horizontal=True, vertical_alignment="center"):
         early = not (is_known and name)
         both = st.button("Add and measure", type="primary", icon=":material/speed:", disabled=early)
@@ -125,22 +126,10 @@ def add() -> None:
         st.rerun()
 
 
-def like_the_anchor(dataset: str, on_bad: str) -> MeasureSpec:
-    """A measure with the anchor's model, layer and SAE."""
-    usual = catalogue.usual_encoder(stores())
-    return MeasureSpec(
-        dataset=dataset,
-        model=usual.model,
-        layer=usual.layer,
-        sae=usual.sae,
-        despite=usual.despite or "",
-        on_bad=on_bad,
-    )
-
-
 def measuring_words(spec: MeasureSpec, seen: Preview | None) -> str:
     """What a dataset would be measured with, and about how long that takes."""
     alike = ", as the anchor" if catalogue.measured(stores()) else ""
+    alike = ", as chosen" if is_chosen() else alike
     words = f"Measuring: model {spec.model}, layer {spec.layer}, SAE {spec.sae}{alike}."
     if seen is None or not seen.lengths:
         return words
@@ -323,10 +312,11 @@ def show_rejected(run: str, measures: list[MeasureManifest]) -> None:
 
 def measure(run: str, *, again: bool) -> None:
     """What the dataset is read with, and the button. Once measured, both are in the popover."""
-    usual = catalogue.usual_encoder(stores())
+    usual = encoder_in_url()
     slot = st.container(width="content")
     with st.popover("Measure again" if again else "With", icon=":material/tune:", type="tertiary"):
         st.caption("Features can only be compared where model, layer and SAE are the same.")
+        views.link("models", "Choose and check another pair", icon=":material/neurology:")
         model = st.text_input("Model", usual.model, help="demo, a folder or a hub id").strip()
         layer = st.number_input("Layer", 0, 1000, usual.layer)
         sae = st.text_input("SAE", usual.sae, help="demo, a folder or RELEASE/SAE_ID").strip()
@@ -337,7 +327,7 @@ def measure(run: str, *, again: bool) -> None:
         )
         despite = st.text_input(
             "Despite",
-            usual.despite or "",
+            usual.despite,
             placeholder="the reason, if the SAE says it belongs elsewhere",
             help="Why an SAE is taken that says it belongs to another model, layer or hook; the "
             "reason stays with the measure. Empty: such an SAE is refused.",
@@ -357,6 +347,23 @@ def measuring(dataset: str) -> bool:
     """Whether a live job is measuring this dataset run."""
     live = stores().queue.live()
     return any(job.step == MeasureSpec.step and job.spec["dataset"] == dataset for job in live)
+
+
+def is_like(measure: MeasureManifest, encoder: MeasureSpec) -> bool:
+    """Whether something was measured with this model, layer and SAE."""
+    facts = measure.facts
+    question = encoder.model, encoder.layer, encoder.sae
+    return not is_chosen() or (facts.model, facts.layer, facts.sae) == question
+
+
+def chosen_words() -> None:
+    """What was chosen on the page Models, and the way back to the anchor's."""
+    encoder = encoder_in_url()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        words = f"Measured with {encoder.sae} on {encoder.model}, layer {encoder.layer}."
+        st.caption(plain(words), width="stretch")
+        views.link("models", "Choose another", icon=":material/neurology:")
+        views.action_button("As the anchor", "undo", forget_choice, type="tertiary")
 
 
 def state(dataset: str, measures: list[MeasureManifest]) -> str:
@@ -398,7 +405,7 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
         if measuring(run):
             st.badge("Being measured", icon=":material/hourglass_top:", color="blue")
         else:
-            measure(run, again=bool(measures))
+            measure(run, again=any(is_like(each, encoder_in_url()) for each in measures))
     if measures and (doubt := measures[0].facts.doubt):
         st.caption(plain(doubt))
     rows = views.choice("Show", VIEWS, "rows", label_visibility="collapsed")
@@ -414,6 +421,8 @@ def show(manifest: DatasetManifest, measures: list[MeasureManifest]) -> None:
 
 title("Datasets")
 datasets = catalogue.datasets(stores())
+if is_chosen():
+    chosen_words()
 adding = views.get_param("add", "no") == "yes"
 with st.expander("Add a dataset", icon=":material/add:", expanded=adding or not datasets):
     add()

@@ -1,6 +1,8 @@
 """Adding a dataset on its page, run headless: what a file is taken for before anything is stored,
 the columns corrected, and the measure that follows."""
 
+import json
+
 import pytest
 
 from fac.config import IngestSpec, MeasureSpec, Workspace, read_spec

@@ -16,14 +16,14 @@ FAC = REPOSITORY / "fac"
 
 LAYERS = [
     {"errors"},
-    {"registry", "schema", "endpoints", "markup"},
+    {"registry", "schema", "endpoints", "folders", "markup"},
     {"config"},
     {"manifest"},
     {
         *("prompts", "coverage", "families", "layout", "matching"),
         *("agreement", "uncertainty", "selection", "diversity"),
     },
-    {"models", "sae_formats"},
+    {"models", "sae_formats", "sae_directory"},
     {"saes"},
     {"datasets", "encoder", "generator", "preflight", "sae_training", "store"},
     {

