@@ -26,7 +26,8 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from fac.config import REPOSITORY, Workspace
-from fac.store.queue import Queue, process_exists
+from fac.store.processes import lives
+from fac.store.queue import Queue
 
 CHROMIUM_FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"),
@@ -80,11 +81,11 @@ def _wait_until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
 def _end_worker(workspace: Workspace) -> None:
     """The worker outlives its server on purpose; a test must not leave it behind."""
     worker = Queue(workspace.queue).worker()
-    if worker is None or not process_exists(worker["pid"]):
+    if worker is None or not lives(worker["pid"], worker["born"]):
         return
     os.kill(worker["pid"], signal.SIGTERM)
     deadline = time.monotonic() + 20
-    while process_exists(worker["pid"]):
+    while lives(worker["pid"], worker["born"]):
         if time.monotonic() > deadline:
             os.kill(worker["pid"], signal.SIGKILL)
             return

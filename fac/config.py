@@ -238,7 +238,7 @@ class AskSpec(Spec):
     room: int = 0  # tokens that a server's reply may have at least, thoughts included
 
     later: ClassVar[tuple[str, ...]] = ("room",)
-    omitted = ("room",)
+    omitted: ClassVar[tuple[str, ...]] = ("room",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from rich.markup import escape
 from typer import Argument, Option
@@ -52,7 +52,7 @@ def doctor(stores: Stores) -> Answer:
         findings = [each for check in CHECKS for each in check(stores, progress)]
     wrong = [each for each in findings if each.state == WRONG]
     counts = {state: sum(each.state == state for each in findings) for state in (FINE, NOTE, WRONG)}
-    data = {"workspace": str(stores.runs.workspace.root), "counts": counts}
+    data: dict[str, Any] = {"workspace": str(stores.runs.workspace.root), "counts": counts}
     data["findings"] = [each._asdict() for each in findings]
 
     def show() -> None:
@@ -246,7 +246,7 @@ def gc(
     )
     free = [each for each in every if not each.stays]
     failed = {each.path: why for each in free if remove_ and (why := remove(each))}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "path": str(each.path),
             "what": each.what,

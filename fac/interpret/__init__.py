@@ -79,7 +79,7 @@ def questions_of(spec: ExplainSpec | JudgeSpec, runs: Runs) -> list[Question]:
         if spec.explanations
         else parts.EXPLAINERS[spec.explainer].open(spec, runs)
     )
-    for _ in _blocks(rehearsal, explainer.explain, ""):
+    for _ in _blocks(rehearsal, explainer, ""):
         pass
     return rehearsal.questions
 

@@ -145,8 +145,8 @@ def _neighbours(sae: Sae, model: SubjectModel, chats: Sequence[Chat]) -> Finding
         ok, words = False, f"{best} is best by far: give --layer {best}"
     elif lowest < FITS:
         words = f"{model.layer} and {best} are about alike"
-    layers = tuple(LayerFit(each, *errors[each]) for each in sorted(errors))
-    return Finding("neighbours", ok, f"{says}; {words}", layers)
+    fits = tuple(LayerFit(each, *errors[each]) for each in sorted(errors))
+    return Finding("neighbours", ok, f"{says}; {words}", fits)
 
 
 def _error(

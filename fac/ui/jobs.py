@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import streamlit as st
@@ -121,7 +120,8 @@ def raise_budget(job: Job) -> int | None:
         help = "What was paid for is kept: nothing is asked twice."
         icon, key = ":material/resume:", f"raise {job.id}"
         if st.button("Go on within it", icon=icon, key=key, help=help):
-            return start(replace(spec, **budgets), "Going on with a larger budget")
+            raised = read_spec(job.step, job.spec | budgets)
+            return start(raised, "Going on with a larger budget")
     return None
 
 
