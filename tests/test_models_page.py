@@ -20,7 +20,7 @@ from fac import charts, models
 from fac.config import FetchSpec, MeasureSpec, PreflightSpec, TrainSpec, Workspace, read_spec
 from fac.errors import InputError, ServiceError
 from fac.jobs.steps import Steps
-from fac.manifest import TrainingFacts
+from fac.manifest import MeasureFacts, TrainingFacts
 from fac.models import WHEELS, hub, knows_chats, locate_model, locating
 from fac.questions.estimates import training_time
 from fac.questions.installed import installed, remove
@@ -420,11 +420,11 @@ def hub_cache() -> str:
 
 
 def refer(place: Workspace, name: str, model: str) -> None:
-    """A measure of the toy says that it was read with this model."""
-    import json
-
+    """A dataset of the toy was also read with this model."""
     runs = Runs(place)
-    path = runs.path(runs.resolve("measure", name)) / "manifest.json"
-    content = json.loads(path.read_text())
-    content["spec"]["model"] = model
-    path.write_text(json.dumps(content))
+    dataset = runs.resolve("dataset", name)
+    spec = MeasureSpec(dataset=dataset, model=model)
+    run = spec.run_id(dataset)
+    runs.scratch(run)
+    facts = MeasureFacts(name=name, dataset=dataset, model=model, encoder="another")
+    runs.publish(run, spec=spec, inputs=(dataset,), facts=facts, seconds=1)
