@@ -7,7 +7,17 @@ import pytest
 from fac.generator.writer import Request
 from fac.questions import results
 from fac.schema import Chat
-from fac.synthesis.doubts import CIRCLES, GOES_ON, MARKS, PROMISES, STRANGE, STUB, doubts, usual
+from fac.synthesis.doubts import (
+    CIRCLES,
+    COPY,
+    GOES_ON,
+    MARKS,
+    PROMISES,
+    STRANGE,
+    STUB,
+    doubts,
+    usual,
+)
 from fac.synthesis.filter import Text, judge
 from fac.synthesis.gates import Norms, RoleNorms, norms_of
 from tests.scripted import ScriptedWriter
@@ -44,7 +54,11 @@ NO_WORDS = Norms({})
             "last year with my aunt, my two cousins and a friend of hers, and we all liked it.",
             CIRCLES,
         ),
+        ("The stork museum of Lyon has a stork and a cat, as the stork museum of Pau.", CIRCLES),
         ("The stork museum of Lyon is a stork museum of its own.", ""),
+        ("3D to 2D: the 2D is what a 3D is, or is the 3D what it is?", CIRCLES),
+        ("We saw it in 3D and in 2D, and in 4K.", ""),
+        ("000134B1A19324A36 is what they wrote here.", STRANGE),
         ("Two hundred persons live in U.", MARKS),
         ("Two hundred persons live in the U.S.", ""),
         ("They harm each other. by. them.", MARKS),
@@ -67,6 +81,11 @@ def test_an_answer_may_speak_of_its_message_and_every_doubt_is_named_once():
     chat = [*user("Where is the stork?"), {"role": "assistant", "content": "It is in their nest."}]
     assert doubts(chat, NO_WORDS) == ()
     assert doubts(chat[1:], NO_WORDS) == ()  # written first, its message comes later
+    echo = "The stork of Lyon sleeps in a tall tree near the river."
+    chat = [*user(echo), {"role": "assistant", "content": f"Yes. {echo}"}]
+    assert doubts(chat, NO_WORDS) == (COPY,)
+    chat[1]["content"] = "The stork of Lyon sleeps in a nest."  # six words in a row
+    assert doubts(chat, NO_WORDS) == ()
     chat = [*user("But where?"), {"role": "assistant", "content": "However, so it is here."}]
     assert doubts(chat, NO_WORDS) == (GOES_ON, STUB)
 
@@ -79,10 +98,10 @@ def test_what_most_of_a_dataset_does_is_nothing_to_prefer_another_text_for():
 
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("instructions_seed_tasks.jsonl", 0.4), ("toxicity_surge.jsonl", 0.25)],
+    [("instructions_seed_tasks.jsonl", 0.5), ("toxicity_surge.jsonl", 0.3)],
 )
 def test_most_real_texts_leave_no_doubt(name, most):
-    """36 and 22 % of them leave one: a preference, which drops nothing, may be that strict."""
+    """47 and 28 % of them leave one: a preference, which drops nothing, may be that strict."""
     chats: list[Chat] = real(name)
     half = len(chats) // 2
     norms = norms_of(chats[:half], real("sae_corpus.jsonl.gz")[:1500])

@@ -10,15 +10,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from fac.prompts.lists import ASSISTANT
 from fac.schema import Chat
 from fac.synthesis.filter import Gram, words
-from fac.synthesis.gates import LETTERS, MOSTLY, SENTENCES, SHORT, WORD, Norms, RoleNorms
+from fac.synthesis.gates import LETTERS, MOSTLY, SENTENCES, WORD, Norms, RoleNorms
 
 GOES_ON, PROMISES = "goes on from something", "promises more"
 CIRCLES, STRANGE, STUB = "goes round in circles", "strange words", "a stub"
-MARKS, LABEL_BARELY = "strange marks", "label barely sure"
+MARKS, COPY, LABEL_BARELY = "strange marks", "copies its message", "label barely sure"
 
 BEFORE = frozenset(
     {
@@ -59,9 +60,16 @@ MORE = re.compile(
 
 REST = 6  # words of a last sentence that begins with a conjunction, below which it is one's rest
 
-PHRASE, OFTEN, SHARE = 3, 4, 0.08
-"""Words in a row, with a longer one among them, that come again in a text of SHORT words or more;
-times that a longer word is said, and its share of any, from which on it goes round in circles."""
+PHRASE, OFTEN, SHARE, AT_LEAST = 3, 4, 0.08, 12
+"""Words in a row, with a longer one among them, that come again in a text of AT_LEAST words; times
+that a longer word is said, and its share of any, from which on it goes round in circles."""
+
+MIXED, MIXED_OFTEN = re.compile(r"(?=\w*\d)(?=\w*[^\W\d])\w+"), 3
+"""A word of digits and letters, as in "3D", and times from which on that is too often."""
+
+CODE = 8  # characters of such a word from which on it means nothing to a reader
+
+RUN = 7  # words in a row that an answer has from its message at most, less one
 
 _MARKS = re.compile(r"\s[A-Z]\.$|[^\W\d_]{2}[.?!] [a-z]|\w [.?!]$")
 """A last word of one letter, a sentence in lower case after another, a mark that stands alone: a
@@ -73,6 +81,8 @@ UNKNOWN, LEAST = 0.4, 4
 
 def doubts(messages: Chat, norms: Norms) -> tuple[str, ...]:
     """What there is to doubt about a chat, each once, in the order of its messages."""
+    spoken = [words(message["content"]) for message in messages]
+    copies = any(_runs(before) & _runs(after) for before, after in pairwise(spoken))
     names = [
         name
         for turn, message in enumerate(messages)
@@ -82,7 +92,7 @@ def doubts(messages: Chat, norms: Norms) -> tuple[str, ...]:
             norms.of(message["role"]),
         )
     ]
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys([*names, *((COPY,) if copies else ())]))
 
 
 def usual(chats: Sequence[Chat], norms: Norms) -> frozenset[str]:
@@ -104,7 +114,8 @@ def _of(text: str, begins: bool, norms: RoleNorms) -> Iterator[str]:
         yield CIRCLES
     longer = [word for word in spoken if len(word) >= LETTERS]
     unknown = sum(word not in norms.vocabulary for word in longer)
-    if norms.vocabulary and unknown > max(1, UNKNOWN * len(longer)):
+    codes = any(len(word) >= CODE and MIXED.fullmatch(word) for word in spoken)
+    if codes or (norms.vocabulary and unknown > max(1, UNKNOWN * len(longer))):
         yield STRANGE
     if text[0].isupper() and _MARKS.search(text):
         yield MARKS
@@ -127,8 +138,15 @@ def _is_many(word: str) -> bool:
 
 def _goes_round(spoken: Gram) -> bool:
     longer = Counter(word.removesuffix("s") for word in spoken if len(word) >= WORD)
+    mixed = Counter(filter(MIXED.fullmatch, spoken))
+    if any(n >= MIXED_OFTEN and n >= SHARE * len(spoken) for n in mixed.values()):
+        return True
     if any(n >= OFTEN and n >= SHARE * len(spoken) for n in longer.values()):
         return True
     phrases = Counter(spoken[i : i + PHRASE] for i in range(len(spoken) - PHRASE + 1))
-    again = (n > 1 and any(len(w) >= WORD for w in each) for each, n in phrases.items())
-    return len(spoken) >= SHORT and any(again)
+    again = (n > 1 and any(len(w) >= LETTERS for w in each) for each, n in phrases.items())
+    return len(spoken) >= AT_LEAST and any(again)
+
+
+def _runs(spoken: Gram) -> set[Gram]:
+    return {spoken[i : i + RUN] for i in range(len(spoken) - RUN + 1)}
