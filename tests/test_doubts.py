@@ -55,7 +55,7 @@ NO_WORDS = Norms({})
             CIRCLES,
         ),
         ("The stork museum of Lyon has a stork and a cat, as the stork museum of Pau.", CIRCLES),
-        ("The stork museum of Lyon is a stork museum of its own.", ""),
+        ("The stork museum of Lyon is a museum.", ""),
         ("3D to 2D: the 2D is what a 3D is, or is the 3D what it is?", CIRCLES),
         ("We saw it in 3D and in 2D, and in 4K.", ""),
         ("000134B1A19324A36 is what they wrote here.", STRANGE),
@@ -84,7 +84,7 @@ def test_an_answer_may_speak_of_its_message_and_every_doubt_is_named_once():
     echo = "The stork of Lyon sleeps in a tall tree near the river."
     chat = [*user(echo), {"role": "assistant", "content": f"Yes. {echo}"}]
     assert doubts(chat, NO_WORDS) == (COPY,)
-    chat[1]["content"] = "The stork of Lyon sleeps in a nest."  # six words in a row
+    chat[1]["content"] = "The stork of Lyon sleeps in nests."  # six words in a row
     assert doubts(chat, NO_WORDS) == ()
     chat = [*user("But where?"), {"role": "assistant", "content": "However, so it is here."}]
     assert doubts(chat, NO_WORDS) == (GOES_ON, STUB)
