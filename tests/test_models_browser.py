@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from string import ascii_letters
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -26,13 +27,21 @@ GEMMA, GEMMA_D, GEMMA_LAYER = "gemma-3-270m", 640, 9
 
 
 def two_datasets(root: Path) -> Workspace:
-    """Kitchen talk and code to be the anchor, a few of them to be the dataset; nothing is measured
-    and the demo is not wanted."""
+    """Kitchen talk, code and single letters to be the anchor, few chats to be the dataset; nothing
+    is measured and the demo is not wanted. What fires in whole chats fires in all of them, and what
+    fires in every sample tells none apart: letters make the difference."""
     place = Workspace(root)
     runs = Runs(place)
-    publish_dataset(runs, "all", ANCHOR)
+    letters = [[{"role": "user", "content": letter}] for letter in ascii_letters]
+    publish_dataset(runs, "all", (*ANCHOR, *letters))
     publish_dataset(runs, "few", SEED)
     return place
+
+
+def measured_with(place: Workspace) -> list[MeasureSpec]:
+    """How the two datasets were measured, without the demo's, which a server sets up."""
+    runs = Runs(place).list(MeasureSpec.step)
+    return [each.spec for each in runs if each.facts.name in ("all", "few")]
 
 
 def checked(page: Page, address: str, sae: str, layer: int, patience: float) -> None:
@@ -88,10 +97,10 @@ def test_a_tiny_model_from_choosing_to_coverage(tmp_path, chromium, monkeypatch)
         if target := os.environ.get("FAC_SCREENSHOTS"):
             page.screenshot(path=f"{target}/models.png", full_page=True)
         measured_and_compared(page, address, place, 3 * PATIENCE)
-        specs = [each.spec for each in Runs(place).list(MeasureSpec.step)]
+        specs = measured_with(place)
         assert {(spec.model, spec.layer, spec.sae) for spec in specs} == {(model, LAYER, sae)}
         assert all(job.status == "done" for job in Queue(place.queue).jobs() if job.step != "demo")
-        assert Runs(place).list("sae")[0].facts.d_model == D
+        assert D in {each.facts.d_model for each in Runs(place).list("sae")}
 
 
 GEMMA_HOME = Path(os.environ.get("FAC_MODELS") or "none")
@@ -121,4 +130,4 @@ def test_gemma_from_choosing_to_coverage(tmp_path, chromium):
         expect(page.get_by_text("It is on this machine")).to_be_visible(timeout=PATIENCE)
         checked(page, address, str(folder), GEMMA_LAYER, 10 * PATIENCE)
         measured_and_compared(page, address, place, 10 * PATIENCE)
-        assert {each.spec.model for each in Runs(place).list(MeasureSpec.step)} == {GEMMA}
+        assert {spec.model for spec in measured_with(place)} == {GEMMA}
