@@ -60,6 +60,7 @@ NO_WORDS = Norms({})
         ("We saw it in 3D and in 2D, and in 4K.", ""),
         ("000134B1A19324A36 is what they wrote here.", STRANGE),
         ("Two hundred persons live in U.", MARKS),
+        ("200 persons live in U.", MARKS),
         ("Two hundred persons live in the U.S.", ""),
         ("They harm each other. by. them.", MARKS),
         ("There are its owls and leaders .", MARKS),

@@ -117,7 +117,7 @@ def _of(text: str, begins: bool, norms: RoleNorms) -> Iterator[str]:
     codes = any(len(word) >= CODE and MIXED.fullmatch(word) for word in spoken)
     if codes or (norms.vocabulary and unknown > max(1, UNKNOWN * len(longer))):
         yield STRANGE
-    if text[0].isupper() and _MARKS.search(text):
+    if not text[0].islower() and _MARKS.search(text):
         yield MARKS
     if begins and len(spoken) < LEAST:
         yield STUB
