@@ -338,6 +338,8 @@ def _connected(address: str) -> Any:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # Its workers would run at the lowest priority, which on a busy machine is no speed at all.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # It would put a function of its own in the place of `print`, which Numba cannot compile.
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
         paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:

@@ -98,17 +98,25 @@ def search(
     width: str = "",
     text: str = "",
 ) -> list[ListedSae]:
-    """The SAEs of exactly this model, layer and width, whose reference has every word of `text`;
-    what is not given is any."""
-    words = text.casefold().split()
+    """The SAEs of exactly this model, layer and width, whose reference or model has every word of
+    `text`, whatever stands between its letters: "GPT-2 layer 6". What is not given is any."""
+    words = [_letters(word) for word in re.sub(r"layer\s+(?=\d)", "layer", text.lower()).split()]
     return [
         sae
         for sae in directory.saes
         if model in ("", sae.model)
         and layer in (None, sae.layer)
         and width in ("", sae.width)
-        and all(word in sae.reference.casefold() for word in words)
+        and all(
+            word == f"layer{sae.layer}" or word in _letters(sae.reference + sae.model)
+            for word in words
+            if word
+        )
     ]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 ELSEWHERE = re.compile(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -98,7 +98,8 @@ def add() -> None:
         help="Bad rows are listed with their line and reason, as are samples that the model's chat "
         "template refuses. Otherwise the first one stops the reading and nothing is stored.",
     )
-    is_known = kind == "hub" or (seen is not None and seen.layout is not None)
+    is_named = fields is not None
+    is_known = is_named and (kind == "hub" or (seen is not None and seen.layout is not None))
     encoder = encoder_in_url("", "skip" if skip else "stop")
     with st.container(horizontal=True, vertical_alignment="center"):
         early = not (is_known and name)
@@ -115,7 +116,7 @@ def add() -> None:
                 source=source,
                 on_bad="skip" if skip else "stop",
                 measure=settings if both else None,
-                **fields,
+                **(fields or {}),
             )
         except FacError as error:
             st.error(plain(str(error)), icon=":material/error:")
@@ -152,11 +153,12 @@ def look(source: str, stamp: object, fields: tuple[tuple[str, str], ...], _uploa
         return preview(file, dict(fields))
 
 
-def beginning(upload: Any, source: str) -> tuple[Preview | None, dict[str, str]]:
-    """Shows what a source is taken for and its first rows; returns that, and the columns that a
-    person names instead. None where it cannot be read, or the hub shows none of it."""
+def beginning(upload: Any, source: str) -> tuple[Preview | None, dict[str, str] | None]:
+    """Shows what a source is taken for and its first rows; returns that, None where it cannot be
+    read or the hub shows none of it, and the columns that a person names instead, None as long as
+    one of them is missing."""
     of_hub = source.startswith("hf:")
-    fields: dict[str, str] | None = None
+    named: Named | None = None
     if upload:
         read = partial(look, upload.name, upload.file_id, _upload=upload)
         name = f"{upload.name} {upload.file_id}"
@@ -165,18 +167,40 @@ def beginning(upload: Any, source: str) -> tuple[Preview | None, dict[str, str]]
         read, name = partial(look, source, stamp, _upload=None), source
     try:
         guess = read(())
-        fields = columns_named(name, guess.columns, guess.layout)
-        seen = read(tuple(sorted(fields.items()))) if fields else guess
+        named = columns_named(name, guess.columns, guess.layout)
+        if named.nothing:
+            ask_for_columns(named)
+            return None, None
+        seen = read(tuple(sorted(named.fields.items()))) if named.fields else guess
+        if seen.layout is None and named.lacking:
+            ask_for_columns(named)
+            return None, None
     except FacError as error:
         if not of_hub:
             st.error(plain(str(error)), icon=":material/error:")
             return None, {}
         # The worker may know what this page cannot see: a copy, a revision.
-        fields = columns_named(name, (), None) if fields is None else fields
+        named = named or columns_named(name, (), None)
         st.caption(plain(str(error)))
-        return None, fields
+        if named.nothing:
+            ask_for_columns(named)
+            return None, None
+        return None, named.fields
     show_beginning(seen)
-    return seen, fields
+    return seen, named.fields
+
+
+class Named(NamedTuple):
+    """Columns that a person names."""
+
+    fields: dict[str, str]  # of an IngestSpec
+    lacking: list[str]  # labels of those that are not named; the only other one may be meant
+    nothing: bool  # whether a way to read was chosen, and none of its columns
+
+
+def ask_for_columns(named: Named) -> None:
+    columns = f"{'columns' if len(named.lacking) > 1 else 'column'} for {in_words(named.lacking)}"
+    st.warning(f"Choose the {columns}: until then nothing is added.", icon=":material/view_column:")
 
 
 def changed(path: str) -> object:
@@ -187,7 +211,7 @@ def changed(path: str) -> object:
     return time.time() // 10
 
 
-def columns_named(name: str, columns: Sequence[str], guess: SourceLayout | None) -> dict[str, str]:
+def columns_named(name: str, columns: Sequence[str], guess: SourceLayout | None) -> Named:
     """How a source is to be read where its columns say it wrongly, or not at all; `columns` are
     typed where they are not known."""
     guessed = f"Guessed: {guess.layout.title}" if guess else WAYS[""]
@@ -215,8 +239,10 @@ def columns_named(name: str, columns: Sequence[str], guess: SourceLayout | None)
         )
         for field, label, part in WAY_COLUMNS[way]:
             column(label, field, parts.get(part))
-        column("Label", "label_field", guess.label if guess else None)
-    return fields
+        column("Label, if any", "label_field", guess.label if guess else None)
+    needed = WAY_COLUMNS[way]
+    lacking = [label for field, label, _ in needed if field not in fields]
+    return Named(fields, lacking, bool(needed) and len(lacking) == len(needed))
 
 
 def show_beginning(seen: Preview) -> None:

@@ -71,7 +71,10 @@ def choose() -> None:
     show_failures(FetchSpec.step, PreflightSpec.step)
     if not (model and sae):
         st.caption(
-            "Choose a model and an SAE; then a preflight tells whether they belong together."
+            "The model is not on this machine yet: fetch it, or choose another; then a preflight "
+            "tells whether the SAE belongs to it."
+            if sae
+            else "Choose a model and an SAE; then a preflight tells whether they belong together."
         )
         return
     for name, value in (("model", model), ("sae", sae)):

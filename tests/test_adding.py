@@ -90,6 +90,22 @@ def test_a_layout_is_corrected_and_the_measure_follows(toy: Workspace):
     assert "The SAE 'toy' is gone." not in words(at)
 
 
+def test_a_way_to_read_without_its_columns_adds_nothing(toy: Workspace):
+    """Whatever was guessed before: a text beside the columns that are meant."""
+    row = {"text": "from a forum", "frage": "Why?", "antwort": "So."}
+    at = uploaded(opened("datasets", add="yes"), row, {**row, "frage": "How?"})
+    assert not button(at, "Add").disabled and "from a forum" in markup(at)
+    ran(field(at, "Read as").set_value("reply").run())
+    assert "Choose the columns for Prompt and Reply: until then nothing is added." in words(at)
+    assert button(at, "Add").disabled and button(at, "Add and measure").disabled
+    assert "from a forum" not in markup(at)
+    ran(field(at, "Prompt").set_value("frage").run())
+    assert "Choose the column for Reply: until then nothing is added." in words(at)
+    assert button(at, "Add").disabled
+    ran(field(at, "Reply").set_value("antwort").run())
+    assert not button(at, "Add").disabled and "Why?" in markup(at)
+
+
 @pytest.mark.parametrize("form", [b"\xff\xfet\x00", b"", b"\n", b'{"text": 3}\n', b"[broken"])
 def test_a_file_that_cannot_be_added_is_one_sentence(toy: Workspace, form):
     at = opened("datasets", add="yes")

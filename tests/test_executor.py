@@ -167,6 +167,15 @@ def test_the_same_run_comes_out_of_both_executors(pool, tmp_path, parts_of_eight
 
 
 @needs_ray
+def test_print_stays_what_it_was(pool):
+    """What is compiled later in this process, as the map of features is, may print."""
+    from ray.experimental import tqdm_ray
+
+    tqdm_ray.instance()
+    assert type(print).__name__ == "builtin_function_or_method"
+
+
+@needs_ray
 def test_a_killed_worker_is_replaced_and_its_parts_are_read_again(
     pool, tmp_path, parts_of_eight, capfd
 ):

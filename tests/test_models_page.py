@@ -297,6 +297,8 @@ def test_the_list_is_searched_by_model_layer_and_width(tmp_path):
     assert len(search(directory, model="gemma-2-2b")) == 3
     (gpt2,) = search(directory, text="JB resid_pre")
     assert gpt2.neuronpedia == "https://www.neuronpedia.org/gpt2-small/7-res-jb"
+    assert search(directory, text="GPT-2 layer 7") == [gpt2]
+    assert search(directory, text="GPT-2 layer 6") == []
     path.write_text("- no: releases")
     with pytest.raises(InputError, match="cannot be read"):
         read_directory.__wrapped__(path)
@@ -315,6 +317,12 @@ def test_a_listed_sae_is_shown_with_its_model_first(place, tmp_path, monkeypatch
     at = opened("models", **view, listed="gpt2-small-res-jb/blocks.7.hook_resid_pre")
     assert field(at, "Layer", "number_input").value == 7
     assert at.query_params["sae"] == "gpt2-small-res-jb/blocks.7.hook_resid_pre"
+    assert "choose two that belong together" not in words(at)
+    sae = "gpt2-small-res-jb/blocks.7.hook_resid_pre"
+    at = opened("models", **{"model": "demo", "sae-from": "search", "sae": sae})
+    assert "This SAE is of gpt2-small, the chosen model is smollm2-135m-instruct" in words(at)
+    ran(field(at, "Name").set_value("of the moon").run())
+    assert "Nothing has all of “of the moon” in its name" in words(at)
 
 
 # --- training -------------------------------------------------------------------------------------

@@ -33,9 +33,10 @@ from fac.models.subject import (
     shared_tokens,
     tensor_device,
 )
-from fac.models.wheels import WHEELS, Wheel, wheel_here
+from fac.models.wheels import DEMO_MODEL, WHEELS, Wheel, wheel_here
 
 __all__ = [
+    "DEMO_MODEL",
     "QUANTISED",
     "ROLES",
     "SCAFFOLD",

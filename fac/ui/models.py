@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from fac.config import FetchSpec, MeasureSpec
 from fac.errors import FacError
-from fac.models import WHEELS, wheel_here
+from fac.models import DEMO_MODEL, WHEELS, wheel_here
 from fac.preflight import same_family
 from fac.questions import catalogue
 from fac.sae_directory import Directory, ListedSae, read_directory, search, size_of
@@ -266,6 +266,12 @@ def search_directory(model: str, sae: str) -> str:
         id_column="sae",
         more=_COLUMNS,
     )
+    if words and not matches:
+        st.info(
+            f"Nothing has all of “{plain(words)}” in its name: leave the name empty and choose a "
+            f"model, a layer and a width.",
+            icon=":material/search_off:",
+        )
     more = f", the first {PAGE_ROWS} shown" if len(matches) > PAGE_ROWS else ""
     st.caption(
         f"{len(matches):,} of {len(directory.saes):,} SAEs of the residual stream{more}; select "
@@ -282,6 +288,13 @@ def search_directory(model: str, sae: str) -> str:
     if sae not in by_reference:
         return ""
     st.caption(f"Chosen: {plain(sae)}")
+    of_sae, name = by_reference[sae].model, DEMO_MODEL if model == "demo" else model
+    if name and not Path(name).expanduser().exists() and not same_family(of_sae, name):
+        st.warning(
+            f"This SAE is of {plain(of_sae)}, the chosen model is {plain(name)}: choose two that "
+            f"belong together.",
+            icon=":material/link_off:",
+        )
     return sae
 
 
