@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from fac.endpoints import TASKS, Endpoint
+from fac.endpoints import TASKS, Endpoint, Endpoints
 from fac.generator.connection import AT_ONCE, MOST_TOKENS, Connection, try_connection
 from fac.ui.endpoints import connections, endpoints, keep, key_words, price_words
 from fac.ui.shell import title
@@ -145,21 +145,26 @@ def models_words(last: Connection) -> str:
     return f"It lists {names or 'no models'}{more}{unlisted if last.listed else ''}."
 
 
+def show_listed(known: Endpoints) -> None:
+    """What is asked where by default, every endpoint, and another address where that may be."""
+    show_defaults(known.listed)
+    for number, endpoint in enumerate(known.listed):
+        show_endpoint(number, endpoint)
+    if known.unlisted:
+        help = "It is asked without a key."
+        url = st.text_input("Another address", placeholder="http://127.0.0.1:8000/v1", help=help)
+        if url.strip():
+            with guard():
+                show_endpoint(len(known.listed), known.of(url))
+
+
 title("Connections")
 st.caption(
     "The servers of language models that jobs may ask, as `endpoints.toml` of the workspace lists "
     "them. No key is shown or kept here."
 )
-known = endpoints()
-show_defaults(known.listed)
-for number, endpoint in enumerate(known.listed):
-    show_endpoint(number, endpoint)
-if known.unlisted:
-    help = "It is asked without a key."
-    url = st.text_input("Another address", placeholder="http://127.0.0.1:8000/v1", help=help)
-    if url.strip():
-        with guard():
-            show_endpoint(len(known.listed), known.of(url))
+with guard():  # a list that cannot be read leaves the example below it
+    show_listed(endpoints())
 with st.expander("List another, its prices, and what it is asked for", icon=":material/edit:"):
     st.caption(
         "Add to `endpoints.toml` of the workspace, then load this page again. Prices set there "

@@ -230,13 +230,14 @@ def judge_form(question: Comparison) -> None:
             "Label that marks the task", [*labels], format_func=title, help=help
         )
         fields |= {"label": label, "labels": "" if run == anchor else run, "threshold": threshold}
+    about = st.container()  # above the button
     pressed = st.button("Judge", icon=":material/gavel:")
     if asks and not fields["model"] and not pressed:
-        st.caption("Name a model to see what it may take.")
+        about.caption("Name a model to see what it may take.")
         return
     spec = JudgeSpec(**fields)
     if asks:
-        st.caption(asking_words(spec))
+        about.caption(asking_words(spec))
     if pressed:
         start(judged_anew(stores().runs, spec), f"Judging which features matter for {task}")
         st.rerun()

@@ -63,9 +63,10 @@ def explain_form(anchor: str, features: list[int]) -> None:
     which = st.radio("Which features", list(names), format_func=title, horizontal=True)
     listed = ", ".join(model_scores()).capitalize()
     scored = st.toggle("Score them on held-out texts", value=True, help=f"{listed}.")
+    about = st.container()  # above the button
     pressed = st.button("Explain", icon=":material/smart_toy:")
     if not server["model"] and not pressed:
-        st.caption("Name a model to see what it may take.")
+        about.caption("Name a model to see what it may take.")
         return
     spec = ExplainSpec(
         measure=anchor,
@@ -74,7 +75,7 @@ def explain_form(anchor: str, features: list[int]) -> None:
         **server,
         scores=model_scores() if scored else (),
     )
-    st.caption(asking_words(spec))
+    about.caption(asking_words(spec))
     if pressed:
         start(spec, "Asking the model for explanations")
         st.rerun()

@@ -333,7 +333,9 @@ def test_explaining_gaps_is_estimated_stopped_by_its_budget_raised_and_finished(
     assert "up to 1,536 of replies" in text and re.search(r"At most \$0\.0\d{3}\.", text)
     assert "The budget may end it" not in text
     ran(fields(at)["Token budget"].set_value(4500).run())
-    assert "The budget may end it before" in words(at)
+    assert "The budget may end it before: it is enough for about 6 features" not in words(at)
+    (reach,) = re.findall(r"before: it is enough for about (\d) features? at least", words(at))
+    assert 1 <= int(reach) < 6
     assert lab.bodies == [], "an estimate costs nothing"
     ran(button(at, "Explain").click().run())
     spec = newest(toy)
@@ -392,6 +394,13 @@ def test_forms_begin_with_the_room_that_a_test_found(toy, lab):
     assert re.search(r"At most \$\d", words(at))
     ran(button(at, "Write pairs for 1 gap").click().run())
     assert (newest(toy).room, newest(toy).model) == (512, "large")
+
+
+def test_a_list_that_cannot_be_read_leaves_the_example(toy):
+    toy.endpoints.write_text('[lab]\nurl = "http://127.0.0.1:9/v1"\ntasks = ["explain"]\n')
+    at = opened("connections")
+    assert "tasks need models, of which the first is asked" in at.error[0].value
+    assert 'tasks = ["explain", "judge"]' in at.code[0].value
 
 
 def test_a_command_asks_the_default_of_its_task(toy, lab):

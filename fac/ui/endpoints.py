@@ -163,7 +163,7 @@ def key_words(endpoint: Endpoint) -> str:
 def price_words(endpoint: Endpoint) -> str:
     """What an endpoint's tokens cost, and since when that is known."""
     if endpoint.price_in is None or endpoint.price_out is None:
-        return "Its prices are unknown, so no cost is."
+        return "Its prices are not listed, so that no job can say what it costs."
     since = f", of {endpoint.price_date:%d %B %Y}" if endpoint.price_date else ", without a date"
     prices = f"\\${endpoint.price_in:g} for prompts, \\${endpoint.price_out:g} for replies"
     return f"A million tokens: {prices}{since}."

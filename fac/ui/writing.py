@@ -262,7 +262,8 @@ def asking_words(spec: ExplainSpec | JudgeSpec) -> str:
     if amount.seconds is not None:
         words += f" {pace_words(amount.seconds)}"
     words += f" {cost_words(amount.cost)}"
-    return words + short_words(spec, amount.prompt_tokens + amount.most_tokens, amount.cost)
+    tokens = amount.prompt_tokens + amount.most_tokens
+    return words + short_words(spec, tokens, amount.cost, amount.features)
 
 
 def pace_words(seconds: float) -> str:
@@ -277,13 +278,19 @@ def cost_words(cost: float | None) -> str:
     return f"At most \\${cost:,.2f}." if cost >= 0.1 else f"At most \\${cost:.4f}."
 
 
-def short_words(spec: AskSpec, tokens: int, cost: float | None) -> str:
-    """That a budget may be too small for what a job may take; "" where none is."""
-    short = spec.budget_tokens is not None and tokens > spec.budget_tokens
-    dear = None not in (cost, spec.budget_usd) and cost > spec.budget_usd  # type: ignore[operator]
-    if not short and not dear:
+def short_words(spec: AskSpec, tokens: int, cost: float | None, features: int = 0) -> str:
+    """That a budget may be too small for what a job may take, and for how many of the features it
+    is enough; "" where none is too small."""
+    enough = [1.0]
+    if spec.budget_tokens is not None and tokens:
+        enough.append(spec.budget_tokens / tokens)
+    if spec.budget_usd is not None and cost:
+        enough.append(spec.budget_usd / cost)
+    if min(enough) >= 1:
         return ""
-    return " The budget may end it before; what is complete by then is kept."
+    reach = int(min(enough) * features)
+    words = f": it is enough for about {counted(reach, 'feature')} at least" if features else ""
+    return f" The budget may end it before{words}; what is complete by then is kept."
 
 
 def duration(seconds: float) -> str:
