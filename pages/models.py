@@ -95,8 +95,8 @@ def choose() -> None:
         start(spec, f"Checking {sae} on {model}")
         st.rerun()
     if manifest:
+        use(manifest)  # above the figures, which fill a page
         show_preflight(manifest)
-        use(manifest)
     elif not live:
         st.caption(
             "A wrong pairing gives no error anywhere, only wrong numbers: the preflight looks "

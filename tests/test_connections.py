@@ -301,9 +301,7 @@ def test_a_server_that_is_not_there_is_a_sentence_on_the_page(toy, lab):
     toy.endpoints.write_text(f'[lab]\nurl = "{url}"\nmodels = ["small"]\n')
     at = opened("connections")
     ran(button(at, "Test").click().run())
-    assert f"It does not answer. None of the first 1 questions was answered. {url} cannot" in (
-        words(at)
-    )
+    assert f"It does not answer. The first question was not answered. {url} cannot" in words(at)
 
 
 # --- what forms make of it ----------------------------------------------------------------------

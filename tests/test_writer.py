@@ -441,7 +441,7 @@ def test_nothing_paid_for_is_lost_when_the_budget_ends(tmp_path):
 
 def test_a_server_that_answers_nothing_is_an_error_not_an_empty_result(tmp_path):
     request = Request("a", drafts.unguided_prompt("instruction"))
-    with pytest.raises(ServiceError, match="None of the first 1 questions was answered"):
+    with pytest.raises(ServiceError, match="The first question was not answered"):
         write_by_server([request], [Declined("no")], tmp_path)
 
 

@@ -515,8 +515,9 @@ class _Run:
         silent = self.counts["failed"] >= 2 * self.limits.concurrency
         never = lost == len(self.prompts) and not self.before
         if (silent or never) and not self.counts["answered"]:
+            first = f"None of the first {lost} questions was answered."
             raise ServiceError(
-                f"None of the first {lost} questions was answered. {failure} "
+                f"{first if lost > 1 else 'The first question was not answered.'} {failure} "
                 f"What was answered before is kept; start it again when the server answers."
             )
 
