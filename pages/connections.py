@@ -39,6 +39,9 @@ tasks = ["explain", "judge"]  # of explain, judge, pairs, synthesis: asked here 
 def show_defaults(listed: tuple[Endpoint, ...]) -> None:
     """What is asked where unless a form says otherwise."""
     names = {task: each for each in listed for task in each.tasks}
+    if not names:
+        st.caption("No task has a default: every form asks which server and model.")
+        return
     words = [
         f"{TASK_NAMES[task]}: **{plain(names[task].models[0])}** at {plain(names[task].name)}"
         if task in names
