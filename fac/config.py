@@ -284,8 +284,8 @@ class ExplainSpec(AskSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.explainer not in EXPLAINERS:
-            known = ", ".join(EXPLAINERS)
-            raise InputError(f"The explainer must be one of {known}, got {self.explainer!r}.")
+            explainers = ", ".join(EXPLAINERS)
+            raise InputError(f"The explainer must be one of {explainers}, got {self.explainer!r}.")
         explainer, scores = EXPLAINERS[self.explainer], model_scores()
         if unknown := set(self.scores) - {*scores}:
             names = ", ".join(sorted(unknown))

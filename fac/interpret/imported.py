@@ -199,10 +199,10 @@ class _Compared:
         """Of the SAEs that fit the one that counts: the run's own, or else that of most rows.
         Raises InputError where two have as many."""
         counts = Counter(entry.sae for entry in entries if entry.sae)
-        own = sae_id(self.facts)
+        sae = sae_id(self.facts)
         first, second, *_ = [*counts.most_common(2), ("", 0), ("", 0)]
-        if own in counts or first[1] > second[1] or not counts:
-            return own if own in counts else first[0]
+        if sae in counts or first[1] > second[1] or not counts:
+            return sae if sae in counts else first[0]
         raise InputError(
             f"{first[1]:,} rows are of {first[0]} and as many of {second[0]}, and either may be "
             f"the SAE of {self.facts.name}: give a file with the rows of one."

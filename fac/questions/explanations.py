@@ -250,14 +250,14 @@ def outgoing(stores: Stores, run: str) -> Outgoing:
     texts: dict[tuple[int, str, str], str] = {}
     left_out: Counter[str] = Counter()
     explain_runs = explained(stores, run)
-    said = [(f, "", PERSON, text) for _, f, text in _corrected(stores, explain_runs)]
+    every = [(f, "", PERSON, text) for _, f, text in _corrected(stores, explain_runs)]
     for explain_run in explain_runs:
         for row in stores.runs.table(explain_run, "explanations").to_pylist():
             if row["text"] is None:
                 left_out[STATUS_NAMES.get(row["status"], row["status"])] += 1
                 continue
-            said.append((row["feature"], *_author_of(row), row["text"]))
-    for feature, model, method, text in said:
+            every.append((row["feature"], *_author_of(row), row["text"]))
+    for feature, model, method, text in every:
         if texts.setdefault((feature, model, method), text) != text:
             left_out["older, of the same author"] += 1
     about: Row = {"modelId": facts.model_name, "layer": sae_id(facts)}

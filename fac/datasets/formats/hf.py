@@ -151,8 +151,8 @@ class _ShownRows(Source):
             )
         splits = [split for each, split in places if each == config]
         if not splits or (address.split and address.split not in splits):
-            known = listed([":".join(place) for place in places])
-            raise InputError(f"The hub dataset {address.name!r} has {known}: name one of them.")
+            names = listed([":".join(place) for place in places])
+            raise InputError(f"The hub dataset {address.name!r} has {names}: name one of them.")
         return config, address.split or address.split_of(splits)
 
     def rows(self) -> Iterator[SourceRow]:
