@@ -49,6 +49,11 @@ class Rows(NamedTuple):
     def n_features(self) -> int:
         return len(self.first) - 1
 
+    @property
+    def feature(self) -> np.ndarray:
+        """The feature of each pair, int64 `[pairs]`."""
+        return np.repeat(np.arange(self.n_features), np.diff(self.first))
+
     def having(self, feature: int) -> np.ndarray:
         """The rows that have a feature, int32."""
         return self.row[self.first[feature] : self.first[feature + 1]]

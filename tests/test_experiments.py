@@ -18,6 +18,7 @@ from fac.experiments import Doors, experiment
 from fac.experiments.arms import (
     ALL,
     ARMS,
+    FAMILIES,
     FILLING,
     MORE,
     NONE,
@@ -27,9 +28,15 @@ from fac.experiments.arms import (
     Draw,
     Pool,
 )
-from fac.experiments.effects import RESAMPLES, Resampled, average_precision
+from fac.experiments.effects import (
+    RESAMPLES,
+    Resampled,
+    average_precision,
+    decision_accuracy,
+)
 from fac.experiments.heads import STATES, scores
 from fac.experiments.kinds.rq1 import LORA_ARMS, MISLABELLED
+from fac.experiments.sentences import rankings
 from fac.questions.experiments import finding
 from fac.store import open_stores
 from fac.store.runs import Runs
@@ -102,6 +109,27 @@ def test_an_arm_beside_itself_differs_by_nothing_and_a_better_one_is_seen():
     assert np.percentile(better, 2.5) > 0
 
 
+def test_which_of_two_arms_is_better_is_asked_of_short_and_of_long_runs():
+    def values(outcome, size, *each):
+        arms = (RANDOM, FILLING, FAMILIES, MORE)
+        return [
+            {"outcome": outcome, "size": size, "arm": arm, "value": value}
+            for arm, value in zip(arms, each, strict=True)
+        ]
+
+    rows = [
+        *values("a head", 20, 0.3, 0.2, 0.1, 0.9),
+        *values("a head", 100, 0.3, 0.1, 0.2, 0.0),  # the last two exchanged; MORE is a control
+        *values("LoRA", 20, 0.1, 0.2, 0.2, 0.0),  # of three pairs one tie, two the wrong way round
+    ]
+    words = rankings(rows, "labels")
+    assert "a head at 20 as at 100 labels 0.67 of 3 pairs" in words
+    assert "a head as LoRA at 20 labels 0.17 of 3 pairs" in words and "LoRA at 20 as" not in words
+    assert rankings(rows[:4], "labels") == ""
+    with pytest.raises(ValueError, match="fewer than two"):
+        decision_accuracy({"a": 1.0}, {"a": 1.0})
+
+
 # --- arms -----------------------------------------------------------------------------------------
 
 
@@ -112,6 +140,25 @@ def test_rows_are_chosen_by_what_the_beginning_lacks():
     # Per token, the row of three features is dear.
     dear = pool_of([[0], [0], [0, 1], [2, 3, 4], [1], [0]], [1, 1, 1, 6, 1, 1])
     assert not ARMS[FILLING](dear, draw_of(dear, [0], 2))[3]
+
+
+def test_families_of_gaps_are_filled_once_each_before_any_gap_is():
+    whole, b = [*range(1, 9)], [9, 10]
+    # Features 1 to 8 mostly fire together, in rows that are too dear; 9 and 10 always do.
+    fires = [[0], [1, 2, 3, 4], [5, 6, 7, 8], whole, whole, whole, b, b]
+    pool = pool_of(fires, [1, 1, 1, 50, 50, 50, 1, 1])
+    draw = draw_of(pool, [0], 2)
+    family = pool.families(draw.begin | draw.free)
+    assert len({*family[1:9]}) == len({*family[9:]}) == 1
+    assert len({*family}) == 3  # that of feature 0 alone, too
+    assert np.flatnonzero(ARMS[FILLING](pool, draw)).tolist() == [1, 2]
+    assert np.flatnonzero(ARMS[FAMILIES](pool, draw)).tolist() == [1, 6]
+    # The third token goes to the gaps that are left.
+    assert np.flatnonzero(ARMS[FAMILIES](pool, draw_of(pool, [0], 3))).tolist() == [1, 2, 6]
+    # Families are those of rows that may be learned from: without the dear ones there are three.
+    cheap = draw._replace(free=draw.free & (pool.tokens == 1))
+    family = pool.families(cheap.begin | cheap.free)
+    assert family[1] == family[4] != family[5] == family[8]
 
 
 def test_k_center_takes_what_is_farthest():

@@ -69,6 +69,14 @@ def test_what_meets_as_often_as_chance_has_it_is_not_alike():
     assert families.likeness(10, 50, 50, 100) == 0
 
 
+def test_what_fires_in_every_sample_is_in_no_family():
+    every, some = range(9), range(3)
+    table = incidence(every, some, every, some, n_samples=9)
+    assert families.group(table, np.arange(4)).tolist() == [-1, 0, -1, 0]
+    pairs = families.group(table, np.arange(4), exact=1, nearest=2)
+    assert pairs.tolist() == [-1, 0, -1, 0]
+
+
 # --- groups ---------------------------------------------------------------------------------------
 
 

@@ -6,13 +6,14 @@ An arm sees what is known of rows before anybody labels them, and never a test r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from fac.diversity import DENSITY_POWER, density, unit
+from fac.families import group
 from fac.selection import Rows, greedy, random_rows
 
 ALIKE = 10
@@ -35,6 +36,8 @@ class Pool:
     relevant: np.ndarray
     """int64: features that count."""
 
+    _families: dict[bytes, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
     def unit_states(self) -> np.ndarray:
         """The states at length 1."""
         return unit(self.states)
@@ -43,6 +46,24 @@ class Pool:
     def rows(self) -> Rows:
         """The relevant features of each row."""
         return self.incidence(np.arange(len(self.tokens)))
+
+    def families(self, learnable: np.ndarray) -> np.ndarray:
+        """The family of each relevant feature (fac.families) by the rows that may be learned from,
+        bool `[n]`: int64 `[relevant]`. A feature that is like no other is a family of its own."""
+        from scipy.sparse import csr_array
+
+        key = np.packbits(learnable).tobytes()
+        if key not in self._families:
+            feature, row = self.rows.feature, self.rows.row
+            firing = learnable[row]
+            shape = self.rows.n_rows, self.rows.n_features
+            pairs = row[firing], feature[firing]
+            incidence = csr_array((np.ones(len(pairs[0]), bool), pairs), shape)[learnable]
+            family = group(incidence, np.unique(pairs[1])).astype(np.int64)
+            alone = np.flatnonzero(family < 0)
+            family[alone] = family.max(initial=-1) + 1 + np.arange(len(alone))
+            self._families[key] = family
+        return self._families[key]
 
     def incidence(self, rows: np.ndarray) -> Rows:
         """The relevant features of each row as it stands at `rows[row]`: int64 `[n]`."""
@@ -103,8 +124,24 @@ def filling_gaps(pool: Pool, draw: Draw) -> np.ndarray:
     return cover(pool, pool.rows, draw, lacking(pool.rows, draw))
 
 
+def filling_families(pool: Pool, draw: Draw) -> np.ndarray:
+    """Rows that fire every family of gaps once, most families per token first; what is left of the
+    budget goes to the gaps that these rows do not show."""
+    rows, family = pool.rows, pool.families(draw.begin | draw.free)
+    gap = lacking(rows, draw)[rows.feature]
+    pairs = np.unique(np.stack([family[rows.feature[gap]], rows.row[gap]]), axis=1)
+    n = int(family.max(initial=-1)) + 1
+    by_family = Rows.of(*pairs, n_features=n, n_rows=rows.n_rows)
+    once = np.ones(n, np.int64)
+    taken = greedy(by_family, once, cost=pool.tokens, allowed=draw.free, budget=draw.budget)
+    chosen = np.zeros(rows.n_rows, bool)
+    chosen[taken.rows] = True
+    begin, free, rest = draw.begin | chosen, draw.free & ~chosen, draw.budget - taken.cost
+    return chosen | filling_gaps(pool, Draw(begin, free, rest, draw.seed))
+
+
 def random_features(pool: Pool, draw: Draw) -> np.ndarray:
-    """Control: the same, with the features of other rows of about equal length."""
+    """Control: what fills gaps, with the features of other rows of about equal length."""
     rows = pool.incidence(exchanged(pool, draw.free, draw.seed))
     return cover(pool, rows, draw, lacking(rows, draw))
 
@@ -260,6 +297,7 @@ ARMS: Mapping[str, Arm] = {
     "none": none,
     "random rows": at_random,
     "rows that fill gaps": filling_gaps,
+    "rows that fill families of gaps": filling_families,
     "random features": random_features,
     "k-center": k_center,
     "greedy NovelSum": novel,
@@ -273,6 +311,7 @@ ARMS: Mapping[str, Arm] = {
 """Arms by name. The third is the one in question; random rows are what each is set beside."""
 
 RANDOM, FILLING, SHUFFLED = "random rows", "rows that fill gaps", "random features"
+FAMILIES = "rows that fill families of gaps"
 NULL = "random rows again"
 MORE, ALL, NONE = "twice the tokens", "all of the pool", "none"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -170,6 +171,23 @@ def at_once(family: Sequence[Contrast]) -> list[float]:
     largest = np.nanmax(np.abs(resampled - centre[:, None]) / error[:, None], axis=0)
     size = np.abs([each.about["difference"] for each in family]) / error
     return [float((1 + (largest >= each).sum()) / (1 + len(largest))) for each in size]
+
+
+def decision_accuracy(short: Mapping[str, float], long: Mapping[str, float]) -> float:
+    """Of the pairs of arms that both have a value of, the share of which a cheaper measurement says
+    which is better as a dearer one does; ties count half, and so does chance (pairwise decision
+    accuracy, Magnusson et al. 2025). Raises ValueError where they share fewer than two arms.
+
+    Of a, b and c the short one has b before c as the long one does, and a wrong way round twice:
+
+    >>> decision_accuracy({"a": 3, "b": 2, "c": 1}, {"a": 0, "b": 2, "c": 1, "d": 5}).__round__(3)
+    0.333
+    """
+    pairs = [*combinations(sorted(short.keys() & long.keys()), 2)]
+    if not pairs:
+        raise ValueError("fewer than two arms to compare")
+    margins = [(short[a] - short[b]) * (long[a] - long[b]) for a, b in pairs]
+    return float(credit(np.array(margins)).mean())
 
 
 def in_words(row: Mapping[str, Any], digits: int = 3) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fac.experiments.arms import FILLING, MORE, NULL, RANDOM, SHUFFLED, WRITTEN
-from fac.experiments.effects import in_words
+from fac.experiments.arms import ALL, ARMS, FILLING, MORE, NONE, NULL, RANDOM, SHUFFLED, WRITTEN
+from fac.experiments.effects import decision_accuracy, in_words
 from fac.experiments.run import Row
 
 REST_AT_RANDOM = "Where no row fills a gap any more, random rows take the tokens that are left."
@@ -34,6 +34,38 @@ def of_written(rows: Sequence[Row], digits: int = 3, unit: str = "") -> str:
     )
     name = rows[0]["arm"]
     return f"{name[0].upper()}{name[1:]}: these {verdict} ({figures})."
+
+
+EQUALS = frozenset(ARMS) - {NONE, ALL, MORE, NULL}
+"""Arms of equal tokens that differ in what they choose: which is better is what one would ask."""
+
+FEWEST = 3
+"""Arms below which their order says nothing."""
+
+
+def rankings(rows: Sequence[Row], unit: str) -> str:
+    """How far the cheapest measurement tells which of two arms is better as dearer ones do: the
+    smallest beginning beside the largest of every outcome, and, at the smallest, each outcome
+    beside the last one."""
+    values: dict[tuple[str, int], dict[str, float]] = {}
+    for row in rows:
+        if row["arm"] in EQUALS or row["arm"].startswith(WRITTEN):
+            values.setdefault((row["outcome"], row["size"]), {})[row["arm"]] = row["value"]
+    small, large = (pick(size for _, size in values) for pick in (min, max))
+    outcomes = [outcome for outcome, size in values if size == small]
+    asked = [(f"{o} at {small}", f"at {large} {unit}", (o, small), (o, large)) for o in outcomes]
+    *first, last = outcomes
+    asked += [(o, f"{last} at {small} {unit}", (o, small), (last, small)) for o in first]
+    parts = []
+    for short, long, of_short, of_long in asked:
+        one, other = values[of_short], values.get(of_long, {})
+        n = len(one.keys() & other.keys())
+        if of_short != of_long and n >= FEWEST:
+            share = f"{decision_accuracy(one, other):.2f} of {n * (n - 1) // 2:,} pairs"
+            parts.append(f"{short} as {long} {share}")
+    if not parts:
+        return ""
+    return f"Which of two arms is better is told alike: {'; '.join(parts)} (by chance half)."
 
 
 def controls(rows: Sequence[Row], wrong: str = "") -> str:

@@ -23,7 +23,7 @@ from fac.experiments.effects import contrasts, credit
 from fac.experiments.heads import margins
 from fac.experiments.material import pool_above, states_of, tokens_of, without_leaks
 from fac.experiments.run import Doors, Experiment, Piece, Row, Says
-from fac.experiments.sentences import REST_AT_RANDOM, conclusion, controls
+from fac.experiments.sentences import REST_AT_RANDOM, conclusion, controls, rankings
 from fac.experiments.trials import any_beginning, beside, coverage_of, judges, pieces, seed_of
 from fac.manifest import ExperimentFacts
 from fac.schema import Chat
@@ -192,7 +192,8 @@ def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
     left_out = ", ".join(f"{what} ({n:,})" for what, n in left.items() if n)
     note = f"{facts.n_rows:,} pairs; {facts.n_test:,} test, of which guessing gets half right."
     note += f" Left out: {left_out}." if left_out else ""
-    return Says(conclusion(rows, "pairs"), controls(rows), f"{note} {REST_AT_RANDOM}")
+    parts = note, REST_AT_RANDOM, rankings(rows, "pairs")
+    return Says(conclusion(rows, "pairs"), controls(rows), " ".join(filter(None, parts)))
 
 
 EXPERIMENT = Experiment(

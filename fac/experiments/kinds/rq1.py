@@ -21,7 +21,7 @@ from fac.experiments.effects import contrasts
 from fac.experiments.lora import Recipe
 from fac.experiments.material import Material, described, labelled, labels_suffice
 from fac.experiments.run import Doors, Experiment, Piece, Row, Says
-from fac.experiments.sentences import REST_AT_RANDOM, conclusion, controls
+from fac.experiments.sentences import REST_AT_RANDOM, conclusion, controls, rankings
 from fac.experiments.trials import Trial, beginning, beside, seed_of
 from fac.manifest import ExperimentFacts
 from fac.store.runs import Runs
@@ -136,11 +136,8 @@ def says(rows: list[Row], facts: ExperimentFacts, spec: ExperimentSpec) -> Says:
     each = rates(spec)
     at = f"learning rate {each[0]:g} alone" if len(each) == 1 else f"{len(each)} learning rates"
     lora = f"LoRA: {EPOCHS} epochs, {at}, {draws} draws, judged by {judged:,} of the test rows."
-    return Says(
-        conclusion(rows, "labels"),
-        controls(rows),
-        f"{described(facts, spec)} {lora} {REST_AT_RANDOM}",
-    )
+    parts = described(facts, spec), lora, REST_AT_RANDOM, rankings(rows, "labels")
+    return Says(conclusion(rows, "labels"), controls(rows), " ".join(filter(None, parts)))
 
 
 EXPERIMENT = Experiment(
