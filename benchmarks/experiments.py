@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from fac.config import EXPERIMENTS, REPOSITORY, ExperimentSpec, Workspace
 from fac.experiments.arms import FILLING, RANDOM, SHUFFLED
-from fac.experiments.kinds import rq5
+from fac.experiments.kinds import rq2, rq5
 from fac.experiments.published import PUBLISHED
 from fac.jobs.steps import Steps, silent
 from fac.questions.comparison import clear_firing
@@ -50,6 +50,7 @@ class Claim(NamedTuple):
     arm: str = ""
     against: str = ""
     sign: int = 1  # the side of 0 on which the claim is
+    negligible: float = 0.0  # what lies nearer to 0 is nothing
 
 
 HEAD = "heads on the frozen model, and LoRA, test rows apart, equal tokens"
@@ -99,8 +100,16 @@ CLAIMS = (
         "correlation",
         "RQ2",
         "FAC goes with AUPRC: Pearson .95, Spearman .90 over eight methods",
-        "Spearman over many subsets of rows",
-        *("rq2", "Spearman", "FAC", ""),
+        "Spearman over many subsets of rows, from few tokens to many",
+        *("rq2", "Spearman", rq2.FAC, ""),
+    ),
+    Claim(
+        "correlation at equal tokens",
+        "RQ2",
+        "The same; the paper's eight sets differ in size, which it does not hold equal",
+        "The same subsets, tokens, rows and labels held equal",
+        *("rq2", "Spearman", rq2.FAC, rq2.STRICT),
+        negligible=rq2.NEGLIGIBLE,
     ),
     Claim(
         "transfer",
@@ -160,14 +169,19 @@ CLAIMS = (
 )
 
 
-def verdict(rows: Sequence[Mapping[str, Any]], sign: int) -> str:
+def verdict(rows: Sequence[Mapping[str, Any]], sign: int, negligible: float = 0.0) -> str:
     """Held where more than half of the intervals lie on the claim's side of 0 and none on the
-    other; did not where any lies on the other and none on the claim's; else it cannot be told.
+    other; did not where any lies on the other and none on the claim's, or all lie within
+    `negligible` of 0; else it cannot be told.
 
     >>> above, below, around = ({"low": a, "high": b} for a, b in ((1, 2), (-2, -1), (-1, 1)))
     >>> [verdict(each, 1) for each in ([above, above, around], [below, around], [above, below])]
     ['held', 'did not', 'cannot tell']
+    >>> verdict([{"low": 0.01, "high": 0.1}], 1, 0.2), verdict([{"low": 0.1, "high": 0.3}], 1, 0.2)
+    ('did not', 'held')
     """
+    if all(max(-row["low"], row["high"]) < negligible for row in rows):
+        return DID_NOT
     sides = [(row["low"] > 0) - (row["high"] < 0) for row in rows]
     for_it, against = sides.count(sign), sides.count(-sign)
     if for_it > len(rows) / 2 and not against:
@@ -218,7 +232,13 @@ def _line(claim: Claim, answer: Mapping[str, Any]) -> str:
         f"({row['low']:+.3f} to {row['high']:+.3f})"
         for row in rows
     )
-    end = verdict(rows, claim.sign) if rows else UNMEASURED if claim.kind else CANNOT
+    end = (
+        verdict(rows, claim.sign, claim.negligible)
+        if rows
+        else UNMEASURED
+        if claim.kind
+        else CANNOT
+    )
     command = ""
     if claim.kind:
         kind = EXPERIMENTS[claim.kind]

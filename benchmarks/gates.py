@@ -55,7 +55,7 @@ def judged(chats: Sequence[Chat], messages: int, likelihood: Likelihood | None) 
     each = [(chat, message) for chat in chats[half:] for message in chat]
     each = random.Random(1).sample(each, min(messages, len(each)))
     read = list({id(chat): chat for chat, _ in each}.values())
-    nats = likelihood(read) if likelihood else np.full((len(read), len(ROLES)), np.nan)
+    nats = likelihood(read) if likelihood else np.full((len(read), 2, len(ROLES)), np.nan)
     by_chat = {id(chat): row for chat, row in zip(read, nats, strict=True)}
     return Counter(gates.flaw([m], norms, True, by_chat[id(chat)]) for chat, m in each)
 

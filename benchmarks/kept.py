@@ -122,7 +122,7 @@ def flaws(
     norms = gates.norms_of(dataset, anchor, losses)
     nats = likelihood(chats)
     dropped = Counter(gates.flaw(c, norms, True, n) for c, n in zip(chats, nats, strict=True))
-    return dropped, sum(bool(doubts(chat, norms)) for chat in chats)
+    return dropped, sum(bool(doubts(c, norms, n)) for c, n in zip(chats, nats, strict=True))
 
 
 def chats_of(runs: Runs, dataset: str, label: str = "") -> list[Chat]:

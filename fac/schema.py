@@ -18,6 +18,9 @@ SCHEMA_VERSION = 1
 ROLES = ("system", "user", "assistant")
 """Index = the code used in arrays; the string is what tables hold."""
 
+MEAN, END = range(2)
+"""Of what a model makes of a role's text: mean nats of its tokens, nats of a mark where it ends."""
+
 EVERY_ROLE = "all"
 """Asks for a sample's strongest activation over all its roles."""
 

@@ -267,7 +267,8 @@ def test_a_model_is_asked_about_an_answer_with_its_message_alone(world):
 
     def likelihood(read):
         chats.extend(read)
-        return np.array([[1.0, 1.0, -len(chat[0]["content"])] for chat in read])
+        nats = np.array([[1.0, 1.0, -len(chat[0]["content"])] for chat in read])
+        return np.stack([nats, np.full_like(nats, np.nan)], axis=1)
 
     def longer(request: Request) -> str:
         return silent_if_led(request) + " please" * (request.key.endswith("/message-2"))

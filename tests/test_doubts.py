@@ -2,11 +2,12 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from fac.generator.writer import Request
 from fac.questions import results
-from fac.schema import Chat
+from fac.schema import END, ROLES, Chat
 from fac.synthesis.doubts import (
     CIRCLES,
     COPY,
@@ -15,6 +16,7 @@ from fac.synthesis.doubts import (
     PROMISES,
     STRANGE,
     STUB,
+    UNEXPECTED,
     doubts,
     usual,
 )
@@ -76,6 +78,17 @@ def test_strange_words_are_those_of_no_other_text():
     assert doubts(user("Rabbaiso, Rabbat, over there."), NORMS) == (STRANGE,)
     assert doubts(user("Rabbaiso, many owls sleep over there."), NORMS) == ()
     assert doubts(user("Rabbaiso, Rabbat, over there."), NO_WORDS) == ()  # nothing is known
+
+
+def test_a_text_that_ends_where_none_would_leaves_a_doubt():
+    norms = Norms({"user": RoleNorms(end=2.5), "assistant": RoleNorms(end=np.inf)})
+    chat = [*user("The storks of Lyon can be a most double edged."), *user("And why?")]
+    chat[1] = {"role": "assistant", "content": "Storks are what they are."}
+    for ends, doubt in (((2.6, 9.0), (UNEXPECTED,)), ((2.5, 9.0), ()), ((np.nan, np.nan), ())):
+        nats = np.full((2, len(ROLES)), np.nan)
+        nats[END, [ROLES.index("user"), ROLES.index("assistant")]] = ends
+        assert doubts(chat, norms, nats) == doubt
+    assert doubts(chat, norms) == ()
 
 
 def test_an_answer_may_speak_of_its_message_and_every_doubt_is_named_once():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fac.config import REPOSITORY
 from fac.generator.edges import Edges
-from fac.schema import ROLES, Chat
+from fac.schema import END, MEAN, ROLES, Chat
 from fac.synthesis import gates
 from fac.synthesis.gates import flaw, norms_of, oddities
 
@@ -261,13 +261,17 @@ def test_length_is_between_what_99_of_100_have():
 
 def test_loss_is_judged_by_role_in_the_range_of_dataset_or_anchor():
     def losses(*values: float) -> np.ndarray:
-        table = np.full((len(values), len(ROLES)), np.nan)
-        table[:, ROLES.index("user")] = values
+        table = np.full((len(values), 2, len(ROLES)), np.nan)
+        table[:, MEAN, ROLES.index("user")] = values
+        table[:50, END, ROLES.index("user")] = values[:50]
         return table
 
     near, far = losses(*np.arange(1, 100) / 100), losses(*np.arange(1, 100) / 100 + 2)
     norms = norms_of([user(tidy(i)) for i in range(100)], (), [near, far])
     assert norms.of("user").loss == pytest.approx((0.01, 2.99))
+    # Of the hundred ends .01 to .50 and 2.01 to 2.50, 95 in a hundred lie below 2.45.
+    assert norms.of("user").end == pytest.approx(2.45, abs=0.01)
+    assert norms_of([user(tidy(i)) for i in range(100)], (), []).of("user").end == np.inf
     for value, drop in ((0.005, "unlikely"), (0.5, ""), (1.5, ""), (3.0, "unlikely"), (np.nan, "")):
         assert flaw(user(GOOD[0]), norms, True, losses(value)[0]) == drop
     assert norms.unchecked == ("language",) and TIDY.unchecked == ("language", "unlikely")

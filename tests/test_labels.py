@@ -12,10 +12,11 @@ from sklearn.metrics import roc_auc_score
 from fac.config import SynthesizeSpec
 from fac.errors import InputError
 from fac.generator.writer import Request
-from fac.schema import ROLES, Chat
+from fac.schema import END, MEAN, ROLES, Chat
 from fac.store.runs import Runs
 from fac.synthesis import labels
 from fac.synthesis.checks import Checks
+from fac.synthesis.doubts import UNEXPECTED
 from tests.lexicon import LexiconEncoder
 from tests.scripted import ScriptedWriter
 from tests.test_synthesis import GAPS, World, parts, says
@@ -199,11 +200,12 @@ def test_texts_are_judged_by_the_subject_models_loss(labelled_world):
     def likelihood(chats: Sequence[Chat]) -> np.ndarray:
         """The anchor's texts lose 1 to 2 nats; what is written for `function` is odd."""
         asked.append(len(chats))
-        nats = np.full((len(chats), len(ROLES)), np.nan)
+        nats = np.full((len(chats), 2, len(ROLES)), np.nan)
         for row, chat in enumerate(chats):
             text = chat[0]["content"]
             odd = "need some function" in text
-            nats[row, ROLES.index("user")] = 9 if odd else 1 + len(text) % 10 / 10
+            nats[row, MEAN, ROLES.index("user")] = 9 if odd else 1 + len(text) % 10 / 10
+            nats[row, END, ROLES.index("user")] = 5 if "need some" in text else len(text) % 10 / 10
         return nats
 
     run = world.pairs(ScriptedWriter(says))
@@ -220,6 +222,7 @@ def test_texts_are_judged_by_the_subject_models_loss(labelled_world):
     }
     assert "unlikely" in by_gap[4] and "unlikely" not in by_gap[3]
     assert "unlikely" not in world.facts(made).unchecked
+    assert dict(world.facts(made).doubts) == {UNEXPECTED: world.facts(made).kept}
     assert max(asked) <= 32 and sum(asked) <= 100 + 1 + len(writer.requests)
 
 

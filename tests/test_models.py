@@ -32,6 +32,7 @@ from fac.models import (
 )
 from fac.models.locating import DEMO_GGUF, DEMO_MODEL
 from fac.models.subject import TOGETHER, WORTHWHILE
+from fac.schema import END, MEAN
 
 TEMPLATES = ("chatml", "trimming", "mistral", "llama2", "none")
 FAMILIES = ("llama", "gpt2", "neox", "gemma", "mistral")
@@ -311,8 +312,10 @@ def test_the_loss_of_a_text_is_the_mean_over_each_roles_own_tokens(folders, fami
         ],
         [{"role": "user", "content": "The kitchen smells of warm bread today."}],
     ]
-    nats = model.likelihood(chats)
-    assert nats.shape == (2, 3) and np.isnan(nats[:, 0]).all() and np.isnan(nats[1, 2])
+    both = model.likelihood(chats)
+    assert both.shape == (2, 2, 3)
+    nats = both[:, MEAN]
+    assert np.isnan(nats[:, 0]).all() and np.isnan(nats[1, 2])
     for row, text in enumerate(model.renderer.render(chats)):
         ids = torch.from_numpy(text.ids.astype(np.int64))
         with torch.inference_mode():
@@ -323,7 +326,32 @@ def test_the_loss_of_a_text_is_the_mean_over_each_roles_own_tokens(folders, fami
             if losses:
                 assert nats[row, code] == pytest.approx(np.mean(losses), rel=1e-4)
     short = model.likelihood(chats, max_tokens=3)
-    assert np.isnan(short[0, 2]), "the answer begins after the limit"
+    assert np.isnan(short[0, MEAN, 2]), "the answer begins after the limit"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_end_of_a_text_is_as_odd_as_any_mark_is_there(folders, family):
+    import torch
+
+    model = SubjectModel(folders[family], layer=2)
+    words = model.renderer.tokenizer
+    ends = ("The oven is hot.", "Is it hot?", 'He said "it is hot."', "It is hot (very!)", "It is")
+    chats = [[{"role": "user", "content": text}] for text in ends]
+    nats = model.likelihood(chats)[:, END, ROLES.index("user")]
+    marks = [n for n in range(len(words)) if words.decode([n]).strip() in {".", "!", "?", "…"}]
+    for odd, text in zip(nats[:-1], model.renderer.render(chats), strict=False):
+        ids = torch.from_numpy(text.ids.astype(np.int64))
+        content = [i for i in range(1, len(ids)) if text.role[i] == ROLES.index("user")]
+        at = max(i for i in content if words.decode([ids[i]]).strip()[:1] in {".", "!", "?"})
+        with torch.inference_mode():
+            chances = model.model(ids[None]).logits[0, at - 1].softmax(-1)
+        # Tokens of a mark and what closes a quote are ends too, so that it is this or less.
+        assert 0 < odd <= -np.log(chances[marks].sum().item()) + 1e-4
+    assert np.isnan(nats[-1]), "it ends without a mark"
+    twice = [[*chats[0], {"role": "assistant", "content": "Yes."}, *chats[-1]]]
+    assert np.isnan(model.likelihood(twice)[0, END, ROLES.index("user")]), "its last text does"
+    cut = model.likelihood(chats[:1], max_tokens=4)[0, :, ROLES.index("user")]
+    assert np.isnan(cut[END]), "the end stands after the limit"
 
 
 @pytest.mark.parametrize("layer", [4, -1])

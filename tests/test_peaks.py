@@ -16,6 +16,7 @@ import pytest
 from fac.config import REPOSITORY, Workspace
 from fac.jobs.steps import load_encoder
 from fac.models import ROLES, SubjectModel, locate_model
+from fac.schema import MEAN
 from tests.test_models import one_thread  # noqa: F401
 
 ARCHITECTURES = {
@@ -207,5 +208,5 @@ def test_peaks_of_gemma_3_with_its_real_weights(tmp_path, differences):
     assert largest < LIMIT
     differences[GEMMA_270M] = largest
     seine = [[{"role": "user", "content": "Paris is the capital of France, on the river Seine."}]]
-    nats = SubjectModel(folder, layer=12).likelihood(seine)[0, ROLES.index("user")]
+    nats = SubjectModel(folder, layer=12).likelihood(seine)[0, MEAN, ROLES.index("user")]
     assert nats < 4, "weights that were converted wrongly know no English"

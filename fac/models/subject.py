@@ -6,9 +6,11 @@ from __future__ import annotations
 import copy
 import ctypes
 import importlib.util
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from fac.errors import InputError, first_line
 from fac.models.chats import ROLES, SCAFFOLD, Chat, ChatRenderer, Rendered
+from fac.schema import END, MEAN
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +52,10 @@ SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 
 QUANTISED = ("8bit", "4bit")
 """In the place of a data type: matrices are held in so many bits, by bitsandbytes."""
+
+
+MARK, CLOSING = re.compile(r"\s*[.!?…。！？]+[\"'”’)\]*]*\s*"), 3
+"""An end mark with what closes a quote or a bracket, and tokens in which they stand at most."""
 
 
 def tensor_device(device: str) -> str:
@@ -299,12 +306,14 @@ class SubjectModel:
         return self._run(ids, replace).logits
 
     def likelihood(self, chats: Sequence[Chat], *, max_tokens: int = 256) -> np.ndarray:
-        """How odd the model finds the texts: mean nats of each role's content tokens, the first
-        `max_tokens` tokens of a chat, given all before them: float64 `[n, n_roles]`, NaN where a
-        role has none. All blocks run, and nothing reads the residual stream."""
+        """How odd the model finds the texts, the first `max_tokens` tokens of a chat: float64
+        `[n, 2, n_roles]`. MEAN: mean nats of each role's content tokens given all before them, NaN
+        where a role has none. END: nats of an end mark, whichever, where each role's last one
+        stands, NaN where its last text ends without one or after the limit. All blocks run, and
+        nothing reads the residual stream."""
         import torch
 
-        nats = np.full((len(chats), len(ROLES)), np.nan)
+        nats = np.full((len(chats), 2, len(ROLES)), np.nan)
         rendered = self.renderer.render(chats)
         lengths = [min(len(text.ids), max_tokens) for text in rendered]
         for rows in batches_by_length(lengths, max_padded=self.batch_tokens):
@@ -316,10 +325,34 @@ class SubjectModel:
                     predicted, ids.to(self.device), reduction="none"
                 ).cpu()
                 for code in range(len(ROLES)):
-                    content = rendered[i].role[1 : lengths[i]] == code
-                    if content.any():
-                        nats[i, code] = losses[torch.from_numpy(content)].double().mean().item()
+                    content = np.flatnonzero(rendered[i].role[1 : lengths[i]] == code)
+                    if not len(content):
+                        continue
+                    nats[i, MEAN, code] = losses[torch.from_numpy(content)].double().mean().item()
+                    whole = code not in rendered[i].role[lengths[i] :]
+                    at = self._last_mark(ids[content[-CLOSING:]].tolist()) if whole else None
+                    if at is not None:
+                        chances = predicted[content[-CLOSING:][at]].log_softmax(-1)
+                        nats[i, END, code] = -chances[self._end_marks].logsumexp(-1).item()
         return nats
+
+    def _last_mark(self, ids: Sequence[int]) -> int | None:
+        """Where in these tokens the last end mark stands, with nothing behind it but what closes a
+        quote or bracket; None where there is no such one."""
+        for at in reversed(range(len(ids))):
+            if MARK.fullmatch(self.renderer.tokenizer.decode(ids[at:])):
+                return at
+        return None
+
+    @cached_property
+    def _end_marks(self) -> torch.Tensor:
+        """Tokens that end a sentence, int64."""
+        import torch
+
+        words = self.renderer.tokenizer
+        pieces = words.batch_decode([[token] for token in range(len(words))])
+        ends = [token for token, piece in enumerate(pieces) if MARK.fullmatch(piece)]
+        return torch.tensor(ends, device=self.device)
 
     def _until_layer(self, ids: Sequence[np.ndarray], cache: Any = None) -> torch.Tensor:
         kept: list[torch.Tensor] = []

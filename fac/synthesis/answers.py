@@ -21,7 +21,7 @@ from fac.prompts import drafts, lists
 from fac.prompts.drafts import BadDraft
 from fac.prompts.lists import ASSISTANT
 from fac.prompts.profiles import later_parts
-from fac.schema import ROLES, Chat
+from fac.schema import MEAN, ROLES, Chat
 from fac.store.runs import Runs
 from fac.synthesis import filter as verdicts
 from fac.synthesis.plan import Ask, chats_in, edges_by_role, reply_key
@@ -33,8 +33,8 @@ LOOKED_AT = 2_000  # chats that say how long answers are
 TOKENS_A_WORD = 1.15
 
 Likelihood = Callable[[Sequence[Chat]], np.ndarray]
-"""Mean nats of each role's content tokens under the subject model: float64 `[n, n_roles]`, NaN
-where a role has none."""
+"""What the subject model makes of texts: float64 `[n, 2, n_roles]`, MEAN and END of schema; NaN
+where a role has no text, or none that ends in a mark."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Answering:
         if len(texts) == 1 or self.likelihood is None:
             return texts[0]
         chats = [[{"role": "user", "content": text}, *candidate.messages] for text in texts]
-        nats = self.likelihood(chats)[:, ROLES.index(ASSISTANT)]
+        nats = self.likelihood(chats)[:, MEAN, ROLES.index(ASSISTANT)]
         return texts[int(np.argmin(np.nan_to_num(nats, nan=np.inf)))]
 
     def _read(self, candidate: Candidate, written: Written, before: Sequence[str]) -> str:

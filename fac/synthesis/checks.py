@@ -47,6 +47,7 @@ class Checks:
     """Of each labelled candidate to have its label, as the check has it."""
 
     _norms: Norms | None = None
+    _nats: dict[str, np.ndarray] = field(default_factory=dict)  # of candidates the model has read
     _learned: dict[str, tuple[str, LabelCheck | None]] = field(default_factory=dict)
     _usual: frozenset[str] = frozenset()  # doubts that most of the dataset's chats leave
     _barely: set[str] = field(default_factory=set)  # names of those whose label leaves a doubt
@@ -64,6 +65,7 @@ class Checks:
         flaws = dict.fromkeys((each.name for each in candidates), "")
         for each in going:
             flaws[each.name] = gates.flaw(each.messages, norms, each.finished)
+            self._nats.pop(each.name, None)
         # An answer whose message is still to be written surprises any model: it is read with it.
         whole = [each for each in going if each.messages[0]["role"] != ASSISTANT]
         fine = [each for each in whole if not flaws[each.name]]
@@ -71,18 +73,23 @@ class Checks:
         if losses is not None:
             for each, loss in zip(fine, losses, strict=True):
                 flaws[each.name] = gates.flaw(each.messages, norms, each.finished, loss)
+                self._nats[each.name] = loss
         return flaws
 
     def doubts(
         self, candidates: Sequence[Candidate], progress: Progress
     ) -> dict[str, tuple[str, ...]]:
-        """By name what there is to doubt about each, its label included once `unsure` has looked at
-        it."""
+        """By name what there is to doubt about each, its end included once `flaws` has asked the
+        model, and its label once `unsure` has looked at it."""
         going = [each for each in candidates if each.messages]
         norms = self._norms_of(progress) if going else Norms({})
         return {
             each.name: (
-                *(doubt for doubt in doubts(each.messages, norms) if doubt not in self._usual),
+                *(
+                    doubt
+                    for doubt in doubts(each.messages, norms, self._nats.get(each.name))
+                    if doubt not in self._usual
+                ),
                 *((LABEL_BARELY,) if each.name in self._barely else ()),
             )
             for each in going
@@ -187,7 +194,7 @@ class Checks:
         return self._norms
 
     def _losses(self, chats: Sequence[Chat], note: str, progress: Progress) -> np.ndarray | None:
-        """Of all texts `[n, n_roles]`; None where no model is at hand."""
+        """Of all texts `[n, 2, n_roles]`; None where no model is at hand."""
         if self.likelihood is None or not chats:
             return None
         parts = []

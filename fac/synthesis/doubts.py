@@ -12,14 +12,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from fac.prompts.lists import ASSISTANT
-from fac.schema import Chat
+from fac.schema import END, ROLES, Chat
 from fac.synthesis.filter import Gram, words
 from fac.synthesis.gates import LETTERS, MOSTLY, SENTENCES, WORD, Norms, RoleNorms
 
 GOES_ON, PROMISES = "goes on from something", "promises more"
 CIRCLES, STRANGE, STUB = "goes round in circles", "strange words", "a stub"
 MARKS, COPY, LABEL_BARELY = "strange marks", "copies its message", "label barely sure"
+UNEXPECTED = "an unexpected end"
 
 BEFORE = frozenset(
     {
@@ -79,8 +82,10 @@ UNKNOWN, LEAST = 0.4, 4
 """Share of the longer words that no other text has; words of a message below which it is a stub."""
 
 
-def doubts(messages: Chat, norms: Norms) -> tuple[str, ...]:
-    """What there is to doubt about a chat, each once, in the order of its messages."""
+def doubts(messages: Chat, norms: Norms, nats: np.ndarray | None = None) -> tuple[str, ...]:
+    """What there is to doubt about a chat, each once, in the order of its messages. `nats`
+    `[2, n_roles]` are what a model makes of it: a text that ends where none of the dataset would is
+    mostly cut, by a limit of tokens or by a rule that made it end."""
     spoken = [words(message["content"]) for message in messages]
     copies = any(_runs(before) & _runs(after) for before, after in pairwise(spoken))
     names = [
@@ -92,7 +97,13 @@ def doubts(messages: Chat, norms: Norms) -> tuple[str, ...]:
             norms.of(message["role"]),
         )
     ]
-    return tuple(dict.fromkeys([*names, *((COPY,) if copies else ())]))
+    names += [COPY] if copies else []
+    if nats is not None and any(
+        nats[END, ROLES.index(message["role"])] > norms.of(message["role"]).end
+        for message in messages
+    ):
+        names.append(UNEXPECTED)
+    return tuple(dict.fromkeys(names))
 
 
 def usual(chats: Sequence[Chat], norms: Norms) -> frozenset[str]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fac.generator.edges import END_MARK, Edges
-from fac.schema import ROLES, Chat
+from fac.schema import END, MEAN, ROLES, Chat
 from fac.synthesis.filter import FRAGMENT, LANGUAGE, LENGTH, LOOP, UNLIKELY, Gram, words
 
 HABIT, FAULT = 0.01, 0.02
@@ -32,6 +32,7 @@ SEVERAL = 5  # texts below which a loop is none of their habits, however few tex
 MOSTLY = 0.5  # share of the dataset's texts whose beginning and end what is written keeps to
 
 RANGE = (0.01, 0.99)  # quantiles of the dataset that length and loss have to lie between
+EXPECTED = 0.95  # share of real texts whose end mark a model expects no less than any it accepts
 FEW = 20  # texts of a role below which a dataset has no norms of its own
 MOST = 2000  # texts that norms are taken from
 READ = 100  # texts of the dataset, and of the anchor, whose loss is computed
@@ -158,6 +159,7 @@ class RoleNorms(NamedTuple):
     again: tuple[float, ...] = (np.inf,) * len(STEMS)  # shares of words that come again, at most
     length: tuple[float, float] = (0.0, np.inf)  # words
     loss: tuple[float, float] = (-np.inf, np.inf)  # nats per token
+    end: float = np.inf  # nats of an end mark, above which one is expected nowhere
 
 
 class Norms(NamedTuple):
@@ -179,9 +181,9 @@ def norms_of(
     losses: Sequence[np.ndarray] = (),
 ) -> Norms:
     """The norms of a dataset's chats. Roles with fewer than FEW texts have those of `beside`, the
-    anchor's chats, which also say where words stand. `losses` are those of some texts, of the
-    dataset and of the anchor, each `[n, n_roles]` in nats per token, NaN where a role says
-    nothing; the range is that of either."""
+    anchor's chats, which also say where words stand. `losses` are what a model makes of
+    some texts, of the dataset and of the anchor, each `[n, 2, n_roles]` as `answers.Likelihood`
+    has them; the range is that of either."""
     everything = [m["content"] for chat in (*chats, *beside) for m in chat]
     first, last = _never(everything)
     vocabulary = _common([words(text) for text in everything], least=2)
@@ -211,7 +213,8 @@ def norms_of(
                 for stem in STEMS
             ),
             length=_range([np.asarray([len(each) for each in spoken], float)]),
-            loss=_range([each[:, code] for each in losses]),
+            loss=_range([each[:, MEAN, code] for each in losses]),
+            end=_end_of([each[:, END, code] for each in losses]),
         )
     unchecked = (
         *(() if roles and tells else (LANGUAGE,)),
@@ -251,8 +254,8 @@ def edges_of(texts: Sequence[str]) -> Edges:
 def flaw(
     messages: Chat, norms: Norms, finished: bool = True, loss: np.ndarray | None = None
 ) -> str:
-    """The first gate that fails: one of `filter.FLAWS`, "" where none does. `loss` `[n_roles]` is
-    each role's, in nats per token; None or NaN is not judged."""
+    """The first gate that fails: one of `filter.FLAWS`, "" where none does. `loss` `[2, n_roles]`
+    is what a model makes of each role's; None or NaN is not judged."""
     judged = [(message["content"], norms.of(message["role"])) for message in messages]
     spoken = [words(text) for text, _ in judged]
     odd = [oddities(text, n.never_first, n.never_last) - n.habits for text, n in judged]
@@ -299,7 +302,7 @@ def _says_the_same(messages: Chat) -> bool:
 def _unlikely(messages: Chat, norms: Norms, loss: np.ndarray) -> bool:
     """Whether the loss of some role lies outside its range."""
     ranges = {message["role"]: norms.of(message["role"]).loss for message in messages}
-    nats = {role: float(loss[ROLES.index(role)]) for role in ranges}
+    nats = {role: float(loss[MEAN, ROLES.index(role)]) for role in ranges}
     return any(nats[role] < low or nats[role] > high for role, (low, high) in ranges.items())
 
 
@@ -542,6 +545,12 @@ def _range(values: Sequence[np.ndarray]) -> tuple[float, float]:
     if not ranges:
         return -np.inf, np.inf
     return float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
+
+
+def _end_of(values: Sequence[np.ndarray]) -> float:
+    """Below which EXPECTED of these ends `[n]` lie, taken together; inf where there are too few."""
+    there = np.concatenate([each[~np.isnan(each)] for each in values] or [np.zeros(0)])
+    return float(np.quantile(there, EXPECTED)) if len(there) >= FEW else np.inf
 
 
 def _common(spoken: Sequence[Gram], least: int = 0) -> frozenset[str]:
